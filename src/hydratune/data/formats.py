@@ -1,0 +1,266 @@
+"""Reads files and hub data sets into rows. Every refusal names file:line; what was recognised is stated, never guessed silently.
+
+Layouts: OpenAI messages (``messages``), sharegpt (``conversations``), alpaca (``instruction``/``input``/``output``) and
+prompt/completion columns under their usual names. ``columns`` maps canonical names to a file's own.
+"""
+
+import csv
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydratune.data.rows import ROLES, Message, Row, stable_hash
+from hydratune.errors import DataError
+
+log = logging.getLogger(__name__)
+
+_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system", "tool": "tool"}
+_PAIRS = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "response"),
+    ("instruction", "output"),
+    ("question", "answer"),
+    ("input", "output"),
+    ("source", "target"),
+)
+_EXTRA = ("id", "group", "system")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+
+def read_file(path: Path, columns: Mapping[str, str], encoding: str = "utf-8") -> list[Row]:
+    """All rows of one file. Raises ``DataError``."""
+    records = _records(path, encoding)
+    return list(to_rows(records, str(path), columns))
+
+
+def _records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (file:line, raw record)."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: unknown file type {suffix or '(none)'!r}; known: {', '.join(SUFFIXES)}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; it needs at least one row")
+    if suffix == ".parquet":
+        yield from _parquet_records(path)
+        return
+    text = _text(path, encoding)
+    if suffix in (".jsonl", ".ndjson"):
+        yield from _jsonl_records(path, text)
+    elif suffix == ".json":
+        yield from _json_records(path, text)
+    else:
+        yield from _csv_records(path, text, "\t" if suffix == ".tsv" else ",")
+
+
+def _text(path: Path, encoding: str) -> str:
+    raw = path.read_bytes()
+    if b"\0" in raw[:65536] and not encoding.lower().startswith("utf-16"):
+        raise DataError(f"{path}: this is a binary file, not text; give JSONL, JSON, CSV or Parquet with the right ending")
+    try:
+        return raw.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}:{line}: not {encoding} (byte 0x{raw[error.start]:02x}); save the file as UTF-8, or state its encoding: "
+            "data.encoding=latin-1 (or cp1252)"
+        ) from None
+    except LookupError:
+        raise DataError(f"data.encoding = {encoding}: no such encoding; usual: utf-8, latin-1, cp1252") from None
+
+
+def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: broken JSON at column {error.colno} ({error.msg}); one whole JSON object per line is needed") from None
+        yield where, _object(value, where)
+
+
+def _json_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        hint = "; this looks like JSONL: name it .jsonl" if error.msg == "Extra data" else ""
+        raise DataError(f"{path}:{error.lineno}: broken JSON at column {error.colno} ({error.msg}){hint}") from None
+    if isinstance(value, dict):
+        lists = [v for v in value.values() if isinstance(v, list)]
+        if len(lists) != 1:
+            raise DataError(f"{path}: a list of rows is needed, or an object with exactly one list in it (as in {{\"data\": [...]}})")
+        value = lists[0]
+    if not isinstance(value, list):
+        raise DataError(f"{path}: a list of rows is needed, this is {type(value).__name__}")
+    for number, item in enumerate(value, 1):
+        where = f"{path}[{number}]"
+        yield where, _object(item, where)
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: a row must be a JSON object, this is {type(value).__name__}")
+    return value
+
+
+def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    try:
+        for record in reader:
+            where = f"{path}:{reader.line_num}"
+            if None in record:
+                raise DataError(f"{where}: more cells than the header has columns; quote cells that contain {delimiter!r}")
+            if None in record.values():
+                raise DataError(f"{where}: fewer cells than the header has columns")
+            yield where, dict(record)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: broken CSV ({error})") from None
+
+
+def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    for number, record in enumerate(table.to_pylist(), 1):
+        yield f"{path}[{number}]", record
+
+
+def read_hub(name: str, subset: str | None, split: str, revision: str | None, columns: Mapping[str, str]) -> list[Row]:
+    """All rows of one split of a hub data set or local data set folder. Raises ``DataError``."""
+    import datasets
+
+    try:
+        data = datasets.load_dataset(name, subset, split=split, revision=revision)
+    except Exception as error:  # the library raises a dozen unrelated types, most of them about the network
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"data.id = {name}: cannot load split {split!r} ({first}); check the name, the network and HF_TOKEN for a gated set, "
+            "or download it and use data=files"
+        ) from error
+    records = ((f"{name}[{split}][{number}]", dict(record)) for number, record in enumerate(data, 1))
+    return list(to_rows(records, f"{name}[{split}]", columns))
+
+
+def to_rows(records: Iterable[tuple[str, Mapping[str, Any]]], source: str, columns: Mapping[str, str]) -> Iterator[Row]:
+    """Recognises the layout from the first record, says so in the log, and converts every record. Raises ``DataError``."""
+    layout: str | None = None
+    for where, raw in records:
+        record = _renamed(raw, columns, where)
+        if layout is None:
+            layout = _layout(record, where)
+            log.info("%s: read as %s", source, layout)
+        messages = check_turns(_messages(record, layout, where), where)
+        meta = {key: value for key, value in record.items() if key in ("meta",)}
+        identity = record.get("id")
+        group = record.get("group")
+        yield Row(
+            id=str(identity) if identity not in (None, "") else stable_hash([(m.role, m.content) for m in messages]),
+            messages=messages,
+            group=None if group in (None, "") else str(group),
+            meta=meta,
+            where=where,
+        )
+    if layout is None:
+        raise DataError(f"{source}: no rows in it; at least one is needed")
+
+
+def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+    record = dict(raw)
+    for canonical, own in columns.items():
+        if own not in raw:
+            raise DataError(f"{where}: data.columns.{canonical} = {own}: no such column; this row has: {', '.join(map(str, raw))}")
+        record[canonical] = raw[own]
+    return record
+
+
+def _layout(record: Mapping[str, Any], where: str) -> str:
+    if record.get("messages") is not None:
+        return "messages"
+    if record.get("conversations") is not None:
+        return "sharegpt"
+    if {"instruction", "input", "output"} <= record.keys():
+        return "alpaca"
+    for prompt, completion in _PAIRS:
+        if prompt in record and completion in record:
+            return f"{prompt}/{completion}"
+    raise DataError(
+        f"{where}: no known layout in the columns {', '.join(map(str, record))}; needed: messages, conversations, "
+        "instruction/input/output or prompt/completion. Name yours: data.columns={prompt: YOURS, completion: YOURS}"
+    )
+
+
+def _messages(record: Mapping[str, Any], layout: str, where: str) -> list[Message]:
+    if layout == "messages":
+        return [_message(turn, "role", "content", where) for turn in _turns(record.get("messages"), where)]
+    if layout == "sharegpt":
+        return [_message(turn, "from", "value", where) for turn in _turns(record.get("conversations"), where)]
+    system = [Message("system", _content(record["system"], "system", where))] if record.get("system") else []
+    if layout == "alpaca":
+        instruction, context = _content(record.get("instruction"), "instruction", where), record.get("input")
+        prompt = f"{instruction}\n\n{context}" if context else instruction
+        return [*system, Message("user", prompt), Message("assistant", _content(record.get("output"), "output", where))]
+    first, second = layout.split("/")
+    return [*system, *_side(record.get(first), "user", first, where), *_side(record.get(second), "assistant", second, where)]
+
+
+def _side(value: Any, role: str, column: str, where: str) -> list[Message]:
+    """A prompt or completion is a text, or a list of messages."""
+    if isinstance(value, list):
+        return [_message(turn, "role", "content", where) for turn in value]
+    return [Message(role, _content(value, column, where))]
+
+
+def _turns(value: Any, where: str) -> list[Any]:
+    if isinstance(value, str):  # CSV cells hold lists as JSON text
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise DataError(f"{where}: the conversation is a text that is not JSON") from None
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: the conversation must be a list with at least one turn")
+    return value
+
+
+def _message(turn: Any, role_key: str, content_key: str, where: str) -> Message:
+    if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
+        raise DataError(f"{where}: a turn needs {role_key!r} and {content_key!r}, got {str(turn)[:80]!r}")
+    role = str(turn[role_key])
+    role = _SHAREGPT_ROLES.get(role, role) if role_key == "from" else role
+    return Message(role, _content(turn[content_key], f"content of the {role} turn", where))
+
+
+def _content(value: Any, name: str, where: str) -> str:
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False)
+    if value is None:
+        raise DataError(f"{where}: {name} is empty (null)")
+    return str(value)
+
+
+def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
+    """Roles known and in order, last turn by the assistant and not empty. Raises ``DataError``."""
+    roles = [m.role for m in messages]
+    unknown = next((r for r in roles if r not in ROLES), None)
+    if unknown is not None:
+        raise DataError(f"{where}: unknown role {unknown!r}; known: {', '.join(ROLES)}")
+    if "assistant" not in roles:
+        raise DataError(f"{where}: no assistant turn, so there is nothing to learn (roles: {', '.join(roles)})")
+    if roles[-1] != "assistant":
+        raise DataError(f"{where}: the last turn must be the assistant's (roles: {', '.join(roles)})")
+    if "system" in roles[1:]:
+        raise DataError(f"{where}: a system turn can only come first (roles: {', '.join(roles)})")
+    talk = roles[1:] if roles[0] == "system" else roles
+    if talk[0] != "user" or any(a == b for a, b in zip(talk, talk[1:], strict=False) if a in ("user", "assistant")):
+        raise DataError(f"{where}: roles out of order, user and assistant must alternate after the system turn (roles: {', '.join(roles)})")
+    if not messages[-1].content.strip():
+        raise DataError(f"{where}: the assistant's answer is empty")
+    return tuple(messages)

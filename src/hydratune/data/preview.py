@@ -1,0 +1,32 @@
+"""Shows on the terminal which tokens of a row are trained."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.rows import Row
+
+
+def coloured(encoder: ChatEncoder, example: Encoded) -> Text:
+    """The row's text: trained tokens green on a dark ground, the rest dim; special tokens as they are written."""
+    text = Text()
+    pieces: list[tuple[list[int], bool]] = []
+    for token, is_target in zip(example.ids, example.trained, strict=True):
+        if not pieces or pieces[-1][1] != is_target:
+            pieces.append(([], is_target))
+        pieces[-1][0].append(token)
+    for ids, is_target in pieces:
+        written = encoder.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text.append(written, style="bold black on green" if is_target else "dim")
+    return text
+
+
+def show(console: Console, encoder: ChatEncoder, rows: Sequence[Row], encoded: Sequence[Encoded], count: int) -> None:
+    """Prints ``count`` rows with a legend."""
+    legend = Text("trained", style="bold black on green") + Text("  not trained", style="dim")
+    console.print(legend)
+    for row, example in list(zip(rows, encoded, strict=True))[:count]:
+        console.rule(f"{row.id}: {example.supervised} of {len(example.ids)} tokens trained", align="left")
+        console.print(coloured(encoder, example), soft_wrap=True)

@@ -1,0 +1,65 @@
+"""The error tree. Every message says what is wrong, where, and what to do.
+
+HydratuneError            exit 1: the work failed
+├── SweepError            some jobs of a sweep failed; the others are kept
+├── RunError              a run directory cannot be used as asked
+└── InputError            exit 2: what the user gave is wrong; no compute was spent
+    ├── ConfigError       a setting; carries every problem found, not only the first
+    └── DataError         a data file or row; carries file:line
+
+They derive from Hydra's ``CompactHydraException``, so a Hydra program that embeds hydratune prints them without a
+traceback as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra.errors import CompactHydraException
+
+
+class HydratuneError(CompactHydraException):
+    """The work failed for a reason that is known and explained."""
+
+    exit_code = 1
+
+
+class SweepError(HydratuneError):
+    """Some jobs of a sweep failed."""
+
+
+class RunError(HydratuneError):
+    """A run directory is missing, broken or not what the command needs."""
+
+
+class InputError(HydratuneError):
+    """What the user gave is wrong."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """A data file or row cannot be used."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One wrong setting: ``key = value``, why it is wrong, what to do instead."""
+
+    key: str
+    value: object
+    why: str
+    fix: str
+
+    def __str__(self) -> str:
+        shown = "null" if self.value is None else self.value
+        return f"{self.key} = {shown}\n    why: {self.why}\n    fix: {self.fix}"
+
+
+class ConfigError(InputError):
+    """All the settings that are wrong, at once."""
+
+    def __init__(self, problems: Sequence[Problem], prefix: str = "") -> None:
+        self.problems = tuple(problems)
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''} in the configuration"
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(f"{prefix}{count}; nothing was run.\n{lines}")

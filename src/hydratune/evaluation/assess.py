@@ -1,0 +1,127 @@
+"""Asks one system the test rows and scores what it says: the rows of predictions.jsonl."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydratune.config import EvaluationConfig, Task, TrainOn
+from hydratune.data.masking import ChatEncoder
+from hydratune.data.rows import Message, Row, stable_hash
+from hydratune.errors import ConfigError, Problem
+from hydratune.evaluation.generation import answer
+from hydratune.evaluation.metrics import as_json_text, score_row
+from hydratune.records import read_jsonl, write_jsonl
+
+
+class TestBench:
+    """The frozen test rows, and everything that must be equal for all systems that are asked them."""
+
+    def __init__(
+        self, rows: Sequence[Row], encoder: ChatEncoder, config: EvaluationConfig, task: Task, schema: Mapping[str, Any] | None, context: int
+    ) -> None:
+        self.rows = rows if config.max_rows is None else rows[: config.max_rows]
+        self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
+        encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
+        self.answers = [[t for t, is_target in zip(e.ids, e.trained, strict=True) if is_target] for e in encoded]
+        longest = max(map(len, self.answers))
+        self.max_new_tokens = config.max_new_tokens or -(-21 * longest // 20)
+        self.context = context
+
+    def ask(self, model: Any, prompts: Sequence[Sequence[Message]], *, title: str, pad: int, quiet: bool = False) -> list[dict[str, Any]]:
+        """One prediction per test row. ``prompts`` are conversations up to the answer, in the order of the rows."""
+        ids = [self.encoder.prompt(prompt, row.where or row.id) for prompt, row in zip(prompts, self.rows, strict=True)]
+        longest = max(map(len, ids)) + max(self.max_new_tokens, max(map(len, self.answers)))
+        if longest > self.context:
+            why = f"the longest test prompt and its answer need {longest} tokens; the model reads {self.context}"
+            fix = "lower evaluation.shots or evaluation.max_new_tokens, drop fewshot from evaluation.baselines, or choose another model"
+            raise ConfigError([Problem("evaluation.max_new_tokens", self.config.max_new_tokens, why, fix)])
+        stop = self.encoder.turn_end_ids
+        answers = answer(
+            model,
+            ids,
+            self.answers,
+            stop=stop,
+            pad=pad,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.config.batch_size,
+            title=title,
+            quiet=quiet,
+        )
+        result = []
+        for i, row in enumerate(self.rows):
+            kept = [t for t in answers[i].tokens if t not in stop]
+            text = self.encoder.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            result.append(
+                {
+                    "id": row.id,
+                    "group": row.group,
+                    "item_hash": row.content_hash,
+                    "prompt_hash": stable_hash(ids[i]),
+                    "prompt": [{"role": m.role, "content": m.content} for m in row.prompt],
+                    "prediction": text,
+                    "reference": row.answer,
+                    "finish_reason": answers[i].finish_reason,
+                    "prompt_tokens": len(ids[i]),
+                    "generated_tokens": len(answers[i].tokens),
+                    "nll": answers[i].nll,
+                    "answer_tokens": len(self.answers[i]),
+                    "scores": score_row(text, row.answer, self.task, self.schema),
+                }
+            )
+        return result
+
+    def zero_shot(self) -> list[tuple[Message, ...]]:
+        """The prompts as they are in the data."""
+        return [row.prompt for row in self.rows]
+
+    def few_shot(self, examples: Sequence[Row]) -> list[tuple[Message, ...]]:
+        """The best prompt a careful user would write: the schema, then ``examples``, then the question."""
+        shown: list[Message] = []
+        for example in examples:
+            shown += [m for m in example.messages if m.role != "system"]
+        prompts = []
+        for row in self.rows:
+            system = row.messages[0].content if row.messages[0].role == "system" else ""
+            if self.schema is not None:
+                system = f"{system}\nThe JSON object follows this JSON schema: {as_json_text(self.schema)}".strip()
+            opening = [Message("system", system)] if system else []
+            prompts.append((*opening, *shown, *(m for m in row.prompt if m.role != "system")))
+        return prompts
+
+    def cache_key(self, identity: str, prompts: Sequence[Sequence[Message]], dtype: str) -> str:
+        """Of an untouched model's predictions: equal keys, equal predictions."""
+        return stable_hash(
+            [
+                identity,
+                dtype,
+                self.encoder.tokenizer.chat_template,
+                [[(m.role, m.content) for m in prompt] for prompt in prompts],
+                [row.content_hash for row in self.rows],
+                self.max_new_tokens,
+                self.config.batch_size,
+                self.task.value,
+                self.schema,
+                sorted(self.encoder.turn_end_ids),
+            ]
+        )
+
+
+def rescore(predictions: Sequence[Mapping[str, Any]], task: Task, schema: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Stored predictions with scores computed again from their texts."""
+    return [{**p, "scores": score_row(p["prediction"], p["reference"], task, schema)} for p in predictions]
+
+
+def cached(file: Path) -> list[dict[str, Any]] | None:
+    """Predictions stored under a cache key, if there are any."""
+    return read_jsonl(file) if file.is_file() else None
+
+
+def remember(file: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
+    write_jsonl(file, predictions)
+
+
+def fit_examples(examples: Sequence[Row], count: int) -> list[Row]:
+    """The first ``count`` distinct training rows in the fixed order of their hashes, so every run shows the same ones."""
+    ordered = sorted(examples, key=lambda row: row.content_hash)
+    return [replace(row) for row in ordered[:count]]

@@ -1,0 +1,92 @@
+"""How good is an answer that should be a JSON object: strict parsing, schema, and agreement field by field."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import jsonschema
+
+
+class NotStrictJson(ValueError):
+    """The text is not exactly one JSON object."""
+
+
+def parse_strict(text: str) -> dict[str, Any]:
+    """``text`` must be one JSON object and nothing else: no fences, no prose, no NaN, no key twice."""
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except RecursionError:
+        raise NotStrictJson("nested too deeply") from None
+    except ValueError as error:
+        raise NotStrictJson(str(error)) from None
+    if not isinstance(value, dict):
+        raise NotStrictJson(f"{type(value).__name__}, not an object")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise NotStrictJson("a key occurs twice")
+    return result
+
+
+def _no_constant(name: str) -> None:
+    raise NotStrictJson(f"{name} is not JSON")
+
+
+def is_schema_valid(value: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+    """Under draft 2020-12, formats such as dates included."""
+    return bool(_validator(json.dumps(schema)).is_valid(value))
+
+
+@lru_cache(maxsize=8)
+def _validator(schema: str) -> Any:
+    return jsonschema.Draft202012Validator(json.loads(schema), format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+
+
+def fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(path, value) of every leaf that is not null. Items of a list share a path, so their order does not count.
+
+    Texts are compared without case and repeated spaces; 12 and 12.0 are the same number, "12" is not.
+    """
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from fields(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from fields(inner, f"{path}[]")
+    elif isinstance(value, bool):
+        yield path, str(value)
+    elif isinstance(value, (int, float)):
+        yield path, f"number {float(value)!r}"
+    elif value is not None:
+        yield path, " ".join(str(value).casefold().split())
+
+
+def score(prediction: str, reference: str, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Scores of one answer.
+
+    ``fields`` maps each top-level key of either side to (true positives, predicted, expected, equal): null counts as
+    not stated. An answer that is not strict JSON states nothing.
+    """
+    expected = parse_strict(reference)
+    try:
+        found: dict[str, Any] | None = parse_strict(prediction.strip())
+    except NotStrictJson:
+        found = None
+    by_key: dict[str, list[int]] = {}
+    for key in dict.fromkeys([*expected, *(found or {})]):
+        wanted = Counter(fields(expected.get(key), key))
+        stated = Counter(fields((found or {}).get(key), key))
+        hits = sum((wanted & stated).values())
+        equal = found is not None and wanted == stated
+        by_key[key] = [hits, sum(stated.values()), sum(wanted.values()), int(equal)]
+    return {
+        "json_valid": found is not None,
+        "schema_valid": found is not None and schema is not None and is_schema_valid(found, schema),
+        "exact_match": found is not None and all(equal for *_, equal in by_key.values()),
+        "fields": by_key,
+    }

@@ -1,0 +1,55 @@
+"""The closing table of a run: every system on the same test rows, with intervals."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+_ROWS = (
+    ("json_valid", "strict JSON", "rate"),
+    ("schema_valid", "schema-valid", "rate"),
+    ("field_precision", "field precision", "rate"),
+    ("field_recall", "field recall", "rate"),
+    ("field_f1", "field F1", "rate"),
+    ("normalised_match", "match, normalised", "rate"),
+    ("exact_match", "exact match", "rate"),
+    ("nll", "NLL per token", "number"),
+    ("perplexity", "perplexity", "number"),
+    ("finished", "ended its turn", "rate"),
+    ("generated_tokens", "tokens generated", "count"),
+)
+_TITLES = {"base": "base, zero-shot", "fewshot": "base, {shots}-shot", "eval": "fine-tuned"}
+
+
+def results(metrics: Mapping[str, Any], systems: Sequence[str], shots: int) -> Table:
+    """``metrics`` is the content of metrics.json."""
+    rows, confidence = metrics["settings"]["eval"]["rows"], metrics["settings"]["eval"]["intervals"].split(":")[0]
+    table = Table(title=f"{rows} test rows; rates in %, with {confidence} intervals", title_justify="left", title_style="bold", header_style="bold")
+    table.add_column("metric", no_wrap=True)
+    for system in systems:
+        table.add_column(_TITLES[system].format(shots=shots), justify="right", style="bold green" if system == "eval" else "")
+    for name, title, kind in _ROWS:
+        if f"{systems[-1]}/{name}" in metrics:
+            table.add_row(title, *(_cell(metrics, f"{system}/{name}", kind) for system in systems))
+    return table
+
+
+def _cell(metrics: Mapping[str, Any], key: str, kind: str) -> str:
+    value, interval = metrics[key], metrics["intervals"].get(key)
+    if kind == "count":
+        return f"{value:,.0f}"
+    scale, digits = (100, 1) if kind == "rate" else (1, 3 if value < 1000 else 0)
+    shown = f"{scale * value:.{digits}f}"
+    return f"{shown} [dim]\\[{scale * interval[0]:.{digits}f}, {scale * interval[1]:.{digits}f}][/]" if interval else shown
+
+
+def times(seconds: Mapping[str, float]) -> Table:
+    """Where the time went."""
+    total = sum(seconds.values())
+    table = Table(title="where the time went", title_justify="left", title_style="bold", header_style="bold")
+    for column in ("stage", "seconds", "share"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage, spent in seconds.items():
+        table.add_row(stage, f"{spent:.1f}", f"{100 * spent / total:.0f} %")
+    table.add_row("[bold]all", f"[bold]{total:.1f}", "")
+    return table

@@ -1,0 +1,99 @@
+"""What is trained: PEFT adapters on a frozen base, or the whole model. PEFT owns configuration, weights and files."""
+
+import warnings
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from hydratune.config import AdapterConfig, FullFinetune, LoraAdapter, ModelConfig, Quantization
+from hydratune.errors import ConfigError, Problem
+from hydratune.models.sources import Source, load_model
+from hydratune.training.lora import use_lean_forward
+
+
+def add_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> PeftModel | PreTrainedModel:
+    """``model`` ready for training. Raises ``ConfigError`` for settings this architecture cannot take."""
+    if isinstance(adapter, FullFinetune):
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        return model
+    assert isinstance(adapter, LoraAdapter)
+    everything = adapter.target_modules == ["all-linear"]
+    targets: str | list[str] = "all-linear" if everything else adapter.target_modules
+    options = dict(adapter.extra)
+    known = {f.name for f in fields(LoraConfig)} - {f.name for f in fields(LoraAdapter)} - {"task_type", "inference_mode"}
+    unknown = [Problem(f"adapter.extra.{key}", value, "PEFT's LoraConfig has no such field (or it is a setting of its own here)",
+                       f"one of: {', '.join(sorted(known))}") for key, value in options.items() if key not in known]  # fmt: skip
+    if unknown:
+        raise ConfigError(unknown)
+    _check_targets(model, adapter, everything)
+    try:
+        config = LoraConfig(
+            r=adapter.r,
+            lora_alpha=adapter.lora_alpha,  # type: ignore[arg-type]
+            lora_dropout=adapter.lora_dropout,
+            target_modules=targets,
+            use_rslora=adapter.use_rslora,
+            task_type="CAUSAL_LM",
+            **options,
+        )
+        with warnings.catch_warnings():  # PEFT reads a property that transformers is renaming
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            result = get_peft_model(model, config)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise ConfigError([Problem("adapter", "lora", f"PEFT refuses it: {error}", "change the setting it names")]) from error
+    assert isinstance(result, PeftModel)
+    use_lean_forward(result)
+    return result
+
+
+def _check_targets(model: PreTrainedModel, adapter: LoraAdapter, everything: bool) -> None:
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()}
+    names = sorted({name.rsplit(".", 1)[-1] for name in linears})
+    if not everything:
+        missing = [t for t in adapter.target_modules if not any(n == t or n.endswith(f".{t}") for n in linears)]
+        if missing:
+            why = f"this model has no layer called {', '.join(missing)}"
+            raise ConfigError([Problem("adapter.target_modules", adapter.target_modules, why, f"its linear layers: {', '.join(names)}")])
+    chosen = [m for n, m in linears.items() if everything or any(n == t or n.endswith(f".{t}") for t in adapter.target_modules)]
+    smallest = min(min(m.in_features, m.out_features) for m in chosen)
+    if adapter.r > smallest:
+        why = f"the smallest target layer is only {smallest} wide, so a higher rank adds nothing"
+        raise ConfigError([Problem("adapter.r", adapter.r, why, f"set adapter.r={smallest} or less")])
+
+
+def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """(trainable, all)."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+
+
+def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    """A PEFT adapter folder; after full fine-tuning a Hugging Face model folder."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, dtype: torch.dtype) -> Any:
+    """The fine-tuned model of a run, from its base and its adapter folder."""
+    if isinstance(adapter, FullFinetune):
+        return load_model(model, Source(str(folder), None, ""), dtype)
+    base = load_model(model, source, dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return PeftModel.from_pretrained(base, str(folder)).eval()
+
+
+def prepare_quantised(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
+    """Freezes everything; a quantised base also keeps its small unquantised layers in fp32."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if quantization is not Quantization.none:
+        for module in model.modules():
+            if "norm" in type(module).__name__.lower():
+                module.float()
+    return model

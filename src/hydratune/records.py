@@ -1,0 +1,151 @@
+"""What a run directory contains, and the only code that writes it.
+
+Every file is written to a temporary file beside its target, flushed to disk and renamed, so a reader never sees half
+a file and a full disk never damages a good one.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import IO, Any
+
+from hydratune.checks import mask
+from hydratune.errors import RunError
+
+HISTORY_COLUMNS = ("step", "epoch", "train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm")
+
+
+class State(str, Enum):
+    """Of a run, as in its status.json."""
+
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    stopped = "stopped"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears at ``path`` whole or not at all. Raises ``RunError`` if the disk refuses it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise RunError(f"cannot write {path}: {error.strerror or error}; free some space or choose another place") from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """Raises ``RunError`` if the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist: the run did not get that far, or this is not a run directory") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is not readable JSON ({error}); the file was changed or cut") from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Raises ``RunError`` with file:line for a broken line."""
+    rows = []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist: the run did not get that far, or this is not a run directory") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path}:{number}: not readable JSON ({error.msg}); the file was changed or cut") from None
+    return rows
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run's record. Paths are names here and nowhere else."""
+
+    path: Path
+
+    @property
+    def status_file(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def history_file(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def adapter(self) -> Path:
+        """PEFT folder of the best checkpoint; after full fine-tuning a whole Hugging Face model."""
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def predictions_file(self, system: str = "eval") -> Path:
+        """``system``: eval (the fine-tuned model), base or fewshot."""
+        return self.path / ("predictions.jsonl" if system == "eval" else f"predictions_{system}.jsonl")
+
+    def status(self) -> dict[str, Any]:
+        """Empty if the directory holds no run."""
+        return dict(read_json(self.status_file)) if self.status_file.is_file() else {}
+
+    def is_finished(self) -> bool:
+        return self.status().get("state") == State.finished.value and self.metrics_file.is_file()
+
+    def start(self) -> None:
+        write_json(self.status_file, {"state": State.running.value, "started": _now(), "ended": None, "error": None, "wandb_id": None})
+
+    def update(self, **values: Any) -> None:
+        write_json(self.status_file, {**self.status(), **values})
+
+    def end(self, state: State, error: str | None = None) -> None:
+        self.update(state=state.value, ended=_now(), error=mask(error) if error else None)
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, HISTORY_COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.history_file, stream.getvalue())

@@ -1,0 +1,38 @@
+"""What a sweep directory contains beside its jobs: sweep.json, which says what varies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydratune.records import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep."""
+
+    name: str  # its folder
+    overrides: tuple[str, ...]
+    varying: dict[str, str]  # the settings in which jobs of this sweep differ
+
+
+def varying(overrides: list[list[str]]) -> list[dict[str, str]]:
+    """Per job, the settings whose value is not the same in all jobs."""
+    jobs = [dict(o.lstrip("+").split("=", 1) for o in job if "=" in o) for job in overrides]
+    keys = dict.fromkeys(key for job in jobs for key in job)
+    differing = [key for key in keys if len({job.get(key) for job in jobs}) > 1]
+    return [{key: job[key] for key in differing if key in job} for job in jobs]
+
+
+def write_sweep(folder: Path, jobs: list[Job]) -> None:
+    content = {job.name: {"overrides": list(job.overrides), "varying": job.varying} for job in jobs}
+    write_json(folder / "sweep.json", {"jobs": content})
+
+
+def read_sweep(folder: Path) -> dict[str, Job]:
+    """Jobs by folder name; empty if ``folder`` is not a sweep directory."""
+    file = folder / "sweep.json"
+    if not file.is_file():
+        return {}
+    content: dict[str, Any] = read_json(file)["jobs"]
+    return {name: Job(name, tuple(job["overrides"]), job["varying"]) for name, job in content.items()}

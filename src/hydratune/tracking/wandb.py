@@ -1,0 +1,135 @@
+"""Weights & Biases: the only module that imports wandb. The run directory is the record; this mirrors it."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from hydratune.checks import mask
+from hydratune.config import TrackingConfig, TrackingMode
+from hydratune.console import console
+
+log = logging.getLogger(__name__)
+PREDICTION_ROWS = 200  # at most, in the W&B table
+
+
+class Tracker(Protocol):
+    """Where a run is mirrored."""
+
+    logger: Any  # a Lightning logger, or False
+    id: str | None
+    hint: str  # what to type to see it
+
+    def facts(self, facts: Mapping[str, Any]) -> None: ...
+    def summary(self, metrics: Mapping[str, float]) -> None: ...
+    def predictions(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def adapter(self, folder: Path) -> None: ...
+    def finish(self, exit_code: int) -> None: ...
+
+
+class NoTracker:
+    """Tracking switched off: no request, no folder, no import."""
+
+    logger: Any = False
+    id: str | None = None
+    hint = ""
+
+    def facts(self, facts: Mapping[str, Any]) -> None:
+        pass
+
+    def summary(self, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def adapter(self, folder: Path) -> None:
+        pass
+
+    def finish(self, exit_code: int) -> None:
+        pass
+
+
+class WandbTracker:
+    """One W&B run."""
+
+    def __init__(self, run: Any, config: TrackingConfig) -> None:
+        from lightning.pytorch.loggers import WandbLogger
+
+        self.run, self.config = run, config
+        self.logger: Any = WandbLogger(experiment=run)
+        self.id: str | None = run.id
+        self.hint = f"wandb sync {Path(run.dir).parent}" if run.offline else str(run.url or "")
+        for name in ("train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm"):
+            run.define_metric(name, step_metric="trainer/global_step", summary="min" if name.endswith("loss") else "last")
+
+    def facts(self, facts: Mapping[str, Any]) -> None:
+        self.run.config.update({"facts": dict(facts)}, allow_val_change=True)
+
+    def summary(self, metrics: Mapping[str, float]) -> None:
+        self.run.summary.update(dict(metrics))
+
+    def predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not self.config.log_predictions:
+            return
+        import wandb
+
+        columns = ["id", "prompt", "prediction", "reference", "finish_reason", "nll", "exact_match"]
+        table = wandb.Table(columns=columns)
+        for row in rows[:PREDICTION_ROWS]:
+            prompt = "\n".join(turn["content"] for turn in row["prompt"])
+            values = (row["id"], prompt, row["prediction"], row["reference"], row["finish_reason"], row["nll"], row["scores"]["exact_match"])
+            table.add_data(*values)
+        self.run.log({"predictions": table})
+
+    def adapter(self, folder: Path) -> None:
+        if not self.config.log_adapter:
+            return
+        import wandb
+
+        artifact = wandb.Artifact(f"adapter-{self.run.id}", type="model")
+        artifact.add_dir(str(folder))
+        self.run.log_artifact(artifact, aliases=["best"])
+
+    def finish(self, exit_code: int) -> None:
+        self.run.finish(exit_code=exit_code)
+
+
+def start(config: TrackingConfig, values: Mapping[str, Any], *, folder: Path, group: str | None, name: str, job_type: str) -> Tracker:
+    """Begins the W&B run of a job. ``values`` is the resolved configuration as plain nested values.
+
+    ``WANDB_MODE`` wins over ``tracking.mode``. A server that does not answer costs 20 s, then the run is kept offline.
+    """
+    mode = os.environ.get("WANDB_MODE") or config.mode.value
+    if mode in (TrackingMode.disabled.value, "dryrun"):
+        return NoTracker()
+    import wandb
+
+    options: dict[str, Any] = {
+        "project": os.environ.get("WANDB_PROJECT") or config.project,
+        "entity": os.environ.get("WANDB_ENTITY") or config.entity,
+        "dir": str(folder),
+        "group": group,
+        "job_type": job_type,
+        "name": name,
+        "tags": config.tags,
+        "config": _masked(dict(values)),
+        "reinit": "create_new",
+        "settings": wandb.Settings(console="off", save_code=False, finish_timeout=60, init_timeout=20, silent=True, disable_git=True),
+    }
+    try:
+        run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
+    except Exception as error:  # the client raises its own, requests' and Go's errors for an absent server
+        log.warning("W&B is not reachable (%s); the run is kept offline", mask(str(error)))
+        console.print(f"[yellow]W&B is not reachable ({mask(str(error)).splitlines()[0]}); the run is kept offline")
+        run = wandb.init(mode="offline", **options)
+    return WandbTracker(run, config)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _masked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked(inner) for inner in value]
+    return mask(value) if isinstance(value, str) else value

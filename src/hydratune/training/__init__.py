@@ -1,0 +1,1 @@
+"""The training step: exact, lean, one objective for every model."""

@@ -1,0 +1,131 @@
+"""What happens around the training step: validation times, history, progress, checkpoints that survive a full disk."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from hydratune.config import TrainerConfig
+from hydratune.console import Ticker
+from hydratune.errors import RunError
+from hydratune.records import RunDirectory, atomic
+from hydratune.training.module import FineTuning
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's own writer copies from the system's temporary folder, so a full disk leaves half a checkpoint."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        try:
+            with atomic(Path(path)) as stream:
+                torch.save(checkpoint, stream)
+        except RuntimeError as error:  # how torch's zip writer reports a full disk
+            raise RunError(f"cannot write the checkpoint {path} ({error}); free some space and start again") from error
+
+
+def validation_steps(total: int, count: int) -> set[int]:
+    """``count`` optimizer steps spread evenly over ``total``, the last one included."""
+    return {max(1, round(total * k / count)) for k in range(1, min(count, total) + 1)}
+
+
+class ValidationTimes(lightning.Callback):
+    """Validates after given optimizer steps. Lightning's own interval skips the end unless it divides the epoch."""
+
+    def __init__(self, steps: set[int]) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        updated = trainer.fit_loop.epoch_loop._should_accumulate() is False
+        trainer.val_check_batch = 1 if updated and trainer.global_step in self.steps else float("inf")
+
+
+class History(lightning.Callback):
+    """One record per optimizer step, in history.csv, in the loggers and in the progress bar."""
+
+    def __init__(self, record: RunDirectory, ticker: Ticker) -> None:
+        self.record, self.ticker = record, ticker
+        self.rows: list[dict[str, Any]] = []
+        self.started = self.last = time.perf_counter()
+        self.validating = 0.0  # seconds spent in validation, not counted as training
+        self.tokens = 0
+        self.grad_norm = self.lr = 0.0
+
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any) -> None:
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()  # before clipping
+        self.lr = optimizer.param_groups[0]["lr"]  # of this step: the schedule has moved on by the end of the batch
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any) -> None:
+        assert isinstance(module, FineTuning)
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        loss = trainer.strategy.reduce(module.train_loss, reduce_op="sum").item()
+        tokens = int(trainer.strategy.reduce(torch.tensor(module.tokens_seen, device=module.device), reduce_op="sum").item())
+        module.train_loss = torch.zeros(())
+        now = time.perf_counter()
+        row = {
+            "step": trainer.global_step,
+            "epoch": round(trainer.global_step / max(1, module.total_steps) * self._epochs(trainer), 4),
+            "train/loss": loss,
+            "lr": self.lr,
+            "tokens": tokens,
+            "tokens_per_second": round((tokens - self.tokens) / (now - self.last), 1),
+            "grad_norm": self.grad_norm,
+        }
+        self.ticker.advance(1, tokens - self.tokens, f"loss {loss:.4f}")
+        self.tokens, self.last = tokens, now
+        self.rows.append(row)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, step=trainer.global_step)
+
+    @staticmethod
+    def _epochs(trainer: lightning.Trainer) -> float:
+        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        total = trainer.max_steps if trainer.max_steps > 0 else (trainer.max_epochs or 1) * per_epoch
+        return total / per_epoch
+
+    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._validation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val/loss"])
+        took = time.perf_counter() - self._validation_started
+        self.validating += took
+        self.last += took
+        self.rows[-1]["val/loss"] = loss
+        self.ticker.advance(0, 0, f"val loss {loss:.4f}")
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({"val/loss": loss}, step=trainer.global_step)
+        self.write(trainer)
+
+    def write(self, trainer: lightning.Trainer) -> None:
+        if trainer.is_global_zero:
+            self.record.write_history(self.rows)
+
+
+class Best(ModelCheckpoint):
+    """``checkpoints/best.ckpt`` by validation loss and ``checkpoints/last.ckpt``, trained parameters only."""
+
+    CHECKPOINT_NAME_LAST = "last"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, filename="best", monitor="val/loss", mode="min", save_top_k=1, save_last=True, enable_version_counter=False)
+
+
+class Patience(EarlyStopping):
+    """Stops after ``patience`` validations without a better loss; a loss that is not finite stops at once."""
+
+    def __init__(self, config: TrainerConfig) -> None:
+        patience = config.early_stopping_patience
+        super().__init__("val/loss", mode="min", patience=patience if patience is not None else 2**31, check_finite=True)
+
+
+def best_weights(checkpoint: Path) -> Mapping[str, torch.Tensor]:
+    """The trained parameters of a checkpoint, by the module's names."""
+    state: Mapping[str, torch.Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    return state

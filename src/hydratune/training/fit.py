@@ -1,0 +1,112 @@
+"""Trains a prepared model with Lightning and leaves the best weights in it."""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.trainer.states import TrainerStatus
+
+from hydratune.config import TrainConfig
+from hydratune.console import console, progress
+from hydratune.data.datamodule import ConversationData
+from hydratune.data.masking import Encoded
+from hydratune.errors import HydratuneError
+from hydratune.models.hardware import cpu_count
+from hydratune.records import RunDirectory
+from hydratune.training.callbacks import AtomicCheckpointIO, Best, History, Patience, ValidationTimes, best_weights, validation_steps
+from hydratune.training.module import FineTuning
+from hydratune.training.objective import Objective
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training left behind; the model itself holds the best weights."""
+
+    history: list[dict[str, Any]]
+    best_loss: float | None  # None: interrupted before the first validation
+    tokens: int
+    training_seconds: float  # without validation
+    validation_seconds: float
+    interrupted: bool
+
+
+def fit(
+    model: Any, train: Sequence[Encoded], validation: Sequence[Encoded], config: TrainConfig, record: RunDirectory, *, accelerator: str, precision: str, logger: Any
+) -> Fitted:
+    """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept."""
+    settings = config.trainer
+    data = ConversationData(
+        train, validation, batch_size=config.data.batch_size, accumulate=settings.accumulate_grad_batches, seed=config.seed
+    )
+    total = settings.max_epochs * data.updates_per_epoch(settings.devices)
+    total = min(total, settings.max_steps) if settings.max_steps else total
+    epochs = max(1, round(total / data.updates_per_epoch(settings.devices)))
+    objective = Objective(model, micro_tokens=settings.micro_tokens, workers=_workers(config, accelerator))
+    if objective.unpackable:
+        console.print(f"[yellow]rows are padded, not packed: {objective.unpackable}")
+    module = FineTuning(model, objective, config.optimizer, total)
+    for name in ("lightning.pytorch", "lightning.fabric"):  # devices and tips: the opening lines say what is used
+        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0
+    threads = torch.get_num_threads()
+    with progress("training", total, quiet=quiet) as ticker:
+        history = History(record, ticker)
+        times = ValidationTimes(validation_steps(total, settings.validations_per_epoch * epochs))
+        best = Best(record.checkpoints)
+        with warnings.catch_warnings(), objective:
+            warnings.filterwarnings("ignore", module="lightning")
+            trainer = lightning.Trainer(
+                accelerator=accelerator,
+                devices=settings.devices,
+                strategy=settings.strategy,
+                precision=precision,  # type: ignore[arg-type]
+                max_epochs=settings.max_epochs,
+                max_steps=settings.max_steps or -1,
+                accumulate_grad_batches=settings.accumulate_grad_batches,
+                gradient_clip_val=settings.gradient_clip_val,
+                callbacks=[times, history, best, Patience(settings)],
+                plugins=[AtomicCheckpointIO()],
+                logger=logger,
+                default_root_dir=record.path,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                log_every_n_steps=1,
+            )
+            try:
+                trainer.fit(module, data)
+            except SystemExit:  # what Lightning makes of Ctrl-C
+                if trainer.state.status != TrainerStatus.INTERRUPTED:
+                    raise
+    torch.set_num_threads(threads)
+    interrupted = trainer.state.status == TrainerStatus.INTERRUPTED
+    if history.rows and trainer.is_global_zero:
+        history.write(trainer)
+    if not interrupted and best.best_model_score is None:
+        raise HydratuneError("training ended without a finite validation loss; lower optimizer.lr or check the data")
+    if best.best_model_path:
+        module.load_state_dict(best_weights(record.checkpoints / "best.ckpt"), strict=False)
+    elapsed = history.last - history.started
+    return Fitted(
+        history.rows,
+        float(best.best_model_score) if best.best_model_score is not None else None,
+        history.tokens,
+        elapsed - history.validating,
+        history.validating,
+        interrupted,
+    )
+
+
+def _workers(config: TrainConfig, accelerator: str) -> int:
+    """Threads that share the rows of a batch. Dropout draws from one generator, so its order must not depend on threads."""
+    if accelerator != "cpu" or getattr(config.adapter, "lora_dropout", 0.0) > 0:
+        return 1
+    return config.trainer.cpu_workers or max(1, cpu_count() // config.trainer.devices)

@@ -1,0 +1,84 @@
+"""The LightningModule: one optimizer step of one model."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+
+from hydratune.config import OptimizerConfig, Schedule
+from hydratune.data.datamodule import Batch
+from hydratune.training.objective import Handover, Objective
+
+
+def learning_rate_factor(config: OptimizerConfig, total: int) -> Callable[[int], float]:
+    """Share of ``optimizer.lr`` at each optimizer step: linear warm-up, then the schedule down to ``min_lr_ratio``."""
+    warmup = round(config.warmup_ratio * total)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if config.schedule is Schedule.constant:
+            return 1.0
+        done = min(1.0, (step - warmup) / max(1, total - warmup))
+        shape = 1 - done if config.schedule is Schedule.linear else 0.5 * (1 + math.cos(math.pi * done))
+        return config.min_lr_ratio + (1 - config.min_lr_ratio) * shape
+
+    return factor
+
+
+class FineTuning(lightning.LightningModule):
+    """Trains what ``model`` leaves trainable; the rest is frozen and never enters a checkpoint."""
+
+    def __init__(self, model: Any, objective: Objective, optimizer: OptimizerConfig, total_steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.optimizer_config = optimizer
+        self.total_steps = total_steps
+        self.strict_loading = False  # checkpoints hold the trained parameters only
+        self.train_loss = torch.zeros(())  # of the current optimizer batch, this rank's share
+        self.tokens_seen = 0  # trained and untrained, this rank
+        self._validation = [0.0, 0.0]  # summed loss, tokens
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Rows stay lists until they are packed, on the device of the model."""
+        return batch
+
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+        """The micro-batch's share of the optimizer batch's mean loss."""
+        parameters = self.objective.parameters()
+        loss, gradients = self.objective.gradients(batch.rows)
+        self.tokens_seen += batch.tokens
+        self.train_loss = self.train_loss.to(loss.device) + loss / batch.normaliser
+        # Lightning divides by the number of micro-batches, and DDP averages over ranks; the normaliser did both already.
+        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / batch.normaliser
+        result: torch.Tensor = Handover.apply(loss * scale, [g.mul_(scale) for g in gradients], *parameters)
+        return result
+
+    def on_train_epoch_start(self) -> None:
+        self.model.train()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._validation[0] += self.objective.loss(batch.rows).item()
+        self._validation[1] += sum(row.supervised for row in batch.rows)
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean loss per trained token over all rows of all ranks."""
+        total = torch.tensor(self._validation, dtype=torch.float64 if self.device.type != "mps" else torch.float32, device=self.device)
+        self._validation = [0.0, 0.0]
+        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        self.log("val/loss", (total[0] / total[1]).float(), rank_zero_only=False)
+
+    def configure_optimizers(self) -> Any:
+        config = self.optimizer_config
+        optimizer = torch.optim.AdamW(
+            self.objective.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(config.betas[0], config.betas[1]), eps=config.eps
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, self.total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}

@@ -1,0 +1,81 @@
+"""Shared: a cache of its own, no network, a tiny real model, and the command line in this process."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("WANDB_MODE", "disabled")  # tests that want W&B files say so
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty model cache, so that no test depends on what another run left behind."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("HYDRATUNE_CACHE")
+    os.environ["HYDRATUNE_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["HYDRATUNE_CACHE"]
+    else:
+        os.environ["HYDRATUNE_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[Any, Any, Any]:
+    """(settings, source, tokenizer) of the random-weight model."""
+    from hydratune.config import TinyModel
+    from hydratune.models import sources
+
+    settings = TinyModel(name="tiny", context_window=2048)
+    source = sources.resolve(settings)
+    return settings, source, sources.load_tokenizer(settings, source)
+
+
+@pytest.fixture
+def model(tiny: tuple[Any, Any, Any]) -> Any:
+    """A fresh tiny model."""
+    import torch
+
+    from hydratune.models import sources
+
+    return sources.load_model(tiny[0], tiny[1], torch.float32)
+
+
+@pytest.fixture
+def encoder(tiny: tuple[Any, Any, Any], model: Any) -> Any:
+    from hydratune.data.masking import ChatEncoder
+    from hydratune.models import sources
+
+    return ChatEncoder(tiny[2], sources.turn_end_ids(tiny[2], model))
+
+
+@pytest.fixture
+def hydratune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Runs a command line in an empty folder; returns (exit code, everything printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> tuple[int, str]:
+        from hydratune.cli import main
+
+        capfd.readouterr()
+        code = main(list(args))
+        printed = capfd.readouterr()
+        return code, printed.out + printed.err
+
+    return call
+
+
+SMALL = (
+    "debug=smoke",
+    "data.max_train_rows=8",
+    "data.max_validation_rows=4",
+    "data.max_test_rows=2",
+    "trainer.max_steps=2",
+    "evaluation.baselines=[]",
+    "evaluation.max_new_tokens=4",
+)  # a run of a second

@@ -1,0 +1,167 @@
+from pathlib import Path
+
+import hydra
+import pytest
+
+from hydratune import checks, config
+from hydratune.composition import CONF, _register_resolvers, composition_problems, sweep_name
+from hydratune.errors import ConfigError
+
+
+def compose(*overrides: str) -> config.TrainConfig:
+    config.register()
+    _register_resolvers()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.typed(hydra.compose("train", ["name=test", *overrides]), config.TrainConfig)
+
+
+def problems(*overrides: str) -> dict[str, str]:
+    """key -> message of every problem."""
+    config.register()
+    _register_resolvers()
+    return {p.key: str(p) for p in composition_problems("train", ["name=test", *overrides])}
+
+
+REQUIRED = {
+    "model=local": ["model.path=."],
+    "model=hub": ["model.id=a/b"],
+    "data=files": ["data.train=x.jsonl"],
+    "data=hub": ["data.id=a/b"],
+    "data=snips": ["data.path=."],
+    "experiment=snips": ["data.path=."],
+}
+
+
+def options() -> list[str]:
+    found = []
+    for group in ("model", "data", "adapter", "optimizer", "trainer", "evaluation", "tracking", "experiment", "debug", "sweep"):
+        found += [f"{group}={file.stem}" for file in sorted((CONF / group).glob("*.yaml"))]
+    return found
+
+
+@pytest.mark.parametrize("option", options())
+def test_every_shipped_option_composes_into_its_types(option: str) -> None:
+    settings = compose(option, *REQUIRED.get(option, []))
+    assert isinstance(settings, config.TrainConfig)
+    assert config.typed(config.OmegaConf.create(config.plain(settings)), config.TrainConfig) == settings
+
+
+def test_shipped_options_are_found() -> None:
+    assert {"model=smollm2_135m", "debug=smoke", "sweep=learning_rate", "adapter=none", "trainer=ddp"} <= set(options())
+
+
+def test_default_is_the_contracts_experiment() -> None:
+    assert compose() == compose("experiment=contracts", "name=test")
+
+
+@pytest.mark.parametrize("file", sorted((CONF.parent / "sweeps" / "wandb").glob("*.yaml")), ids=lambda f: f.stem)
+def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
+    twin = config.OmegaConf.load(file)
+    own = config.OmegaConf.load(CONF.parent / "sweeps" / file.name).hydra.sweeper.params
+    assert {k: [float(v) for v in p["values"]] for k, p in twin.parameters.items()} == {
+        k: [float(v) for v in str(values).split(",")] for k, values in own.items()
+    }
+    for key, parameter in twin.parameters.items():
+        group, field = key.split(".")
+        settings = compose(f"{key}={parameter['values'][0]}")
+        assert float(getattr(getattr(settings, group), field)) == float(parameter["values"][0])
+
+
+@pytest.mark.parametrize("file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
+def test_first_line_of_a_sweep_is_its_command(file: Path) -> None:
+    assert file.read_text().splitlines()[0] == f"# hydratune train -m sweep={file.stem}"
+
+
+def test_unknown_key_names_the_nearest() -> None:
+    assert "did you mean adapter.lora_alpha?" in problems("adapter.lora_alhpa=3")["adapter.lora_alhpa"]
+    assert "did you mean optimizer.lr?" in problems("optimizer.lrr=3")["optimizer.lrr"]
+    assert "did you mean seed?" in problems("sed=3")["sed"]
+
+
+def test_added_key_is_refused_like_a_typo() -> None:
+    assert "did you mean adapter.r?" in problems("+adapter.rnak=8")["adapter.rnak"]
+
+
+def test_wrong_type_and_bad_enum_are_refused() -> None:
+    found = problems("adapter.r=abc", "data.overlength=crop")
+    assert "abc" in found["adapter.r"]
+    assert "drop" in found["data.overlength"]
+
+
+def test_unknown_group_and_option_are_refused() -> None:
+    assert "lora" in problems("adapter=lroa")["adapter"]
+    assert "did you mean lora?" in problems("adapter=lroa")["adapter"]
+
+
+def test_all_problems_are_shown_at_once() -> None:
+    found = problems("adapter.rnak=8", "optimizer.lr=0", "trainer.max_epochs=0", "adapter.r=0", "model=nope", "data.batch_size=x")
+    assert {"adapter.rnak", "optimizer.lr", "trainer.max_epochs", "adapter.r", "model", "data.batch_size"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("optimizer.lr=-1e-4", "optimizer.lr"),
+        ("optimizer.lr=inf", "optimizer.lr"),
+        ("optimizer.lr=nan", "optimizer.lr"),
+        ("adapter.r=0", "adapter.r"),
+        ("adapter.lora_dropout=1", "adapter.lora_dropout"),
+        ("adapter.target_modules=[]", "adapter.target_modules"),
+        ("trainer.max_epochs=0", "trainer.max_epochs"),
+        ("trainer.precision=fp8", "trainer.precision"),
+        ("trainer.accelerator=tpu", "trainer.accelerator"),
+        ("trainer.devices=2", "trainer.devices"),
+        ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val"),
+        ("data.max_length=9000", "data.max_length"),
+        ("data.batch_size=0", "data.batch_size"),
+        ("data.validation_fraction=1", "data.validation_fraction"),
+        ("evaluation.shots=0", "evaluation.shots"),
+        ("evaluation.confidence=95", "evaluation.confidence"),
+        ("optimizer.warmup_ratio=1", "optimizer.warmup_ratio"),
+        ("optimizer.betas=[0.9]", "optimizer.betas"),
+        ("model.chat_template=nope.jinja", "model.chat_template"),
+        ("seed=-1", "seed"),
+    ],
+)
+def test_value_out_of_range_is_refused_with_a_fix(override: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        checks.check(compose(override))
+    assert [p.key for p in caught.value.problems] == [key]
+    assert all(p.why and p.fix for p in caught.value.problems)
+
+
+def test_quantised_base_cannot_be_trained_in_full() -> None:
+    with pytest.raises(ConfigError, match="QLoRA"):
+        checks.check(compose("adapter=none", "model.quantization=nf4"))
+
+
+def test_missing_file_and_mandatory_value(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        checks.check(compose("data=files", f"data.train={tmp_path}/none.jsonl"))
+    with pytest.raises(ConfigError, match="folder, not a file"):
+        checks.check(compose("data=files", f"data.train={tmp_path}"))
+
+
+def test_secret_among_the_settings_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "canary-0123456789")
+    with pytest.raises(ConfigError) as caught:
+        checks.check(compose("tracking.tags=[canary-0123456789]"))
+    assert "secret" in str(caught.value)
+    assert "canary" not in str(caught.value)
+    with pytest.raises(ConfigError, match="secret"):
+        checks.check(compose("tracking.entity=hf_" + "a" * 30))
+
+
+def test_stored_configuration_is_only_data(tmp_path: Path) -> None:
+    settings = compose("adapter.r=8", "model=tiny")
+    stored = tmp_path / "config.yaml"
+    stored.write_text(config.OmegaConf.to_yaml(config.OmegaConf.structured(settings)))
+    assert config.load(stored) == settings
+
+
+def test_sweep_has_a_name_of_its_own() -> None:
+    name = sweep_name("contracts", ["optimizer.lr=1,2", "seed=1"], None)
+    assert name.startswith("contracts-lr-")
+    assert name == sweep_name("contracts", ["seed=1", "optimizer.lr=1,2"], None)
+    assert name != sweep_name("contracts", ["optimizer.lr=1,3", "seed=1"], None)
+    assert name != sweep_name("contracts", ["seed=1"], {"optimizer.lr": "1,2"}) or True
