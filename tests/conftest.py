@@ -72,6 +72,7 @@ def hydratune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
 
 SMALL = (
     "debug=smoke",
+    "data.batch_size=4",
     "data.max_train_rows=8",
     "data.max_validation_rows=4",
     "data.max_test_rows=2",

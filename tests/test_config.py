@@ -68,8 +68,8 @@ def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
-def test_first_line_of_a_sweep_is_its_command(file: Path) -> None:
-    assert file.read_text().splitlines()[0] == f"# hydratune train -m sweep={file.stem}"
+def test_sweep_begins_with_its_command(file: Path) -> None:
+    assert file.read_text().splitlines()[:2] == ["# @package _global_", f"# hydratune train -m sweep={file.stem}"]
 
 
 def test_unknown_key_names_the_nearest() -> None:
@@ -164,4 +164,4 @@ def test_sweep_has_a_name_of_its_own() -> None:
     assert name.startswith("contracts-lr-")
     assert name == sweep_name("contracts", ["seed=1", "optimizer.lr=1,2"], None)
     assert name != sweep_name("contracts", ["optimizer.lr=1,3", "seed=1"], None)
-    assert name != sweep_name("contracts", ["seed=1"], {"optimizer.lr": "1,2"}) or True
+    assert sweep_name("contracts", [], {"optimizer.lr": "1,2"}).startswith("contracts-lr-")

@@ -119,7 +119,7 @@ def _data(config: TrainConfig) -> Iterator[Problem]:
         yield from _at_least(f"data.{name}", getattr(data, name), 1, " row")
     yield from _between("data.validation_fraction", data.validation_fraction, 0, 1, open_high=True)
     yield from _between("data.test_fraction", data.test_fraction, 0, 1, open_high=True)
-    if data.validation_fraction + data.test_fraction >= 1:
+    if data.validation_fraction < 1 and data.test_fraction < 1 and data.validation_fraction + data.test_fraction >= 1:
         why = "validation_fraction and test_fraction together leave nothing to train on"
         yield Problem("data.validation_fraction", data.validation_fraction, why, "keep their sum below 1")
     if data.schema is not None and data.schema_file is not None:

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,37 @@ from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 CONF = next(
     path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir()
 ).resolve()  # beside src/ in a clone, inside the package in a wheel
+_OTHER_NAMES = {  # what other tools call it
+    "rank": "adapter.r",
+    "lora_r": "adapter.r",
+    "lora_rank": "adapter.r",
+    "alpha": "adapter.lora_alpha",
+    "dropout": "adapter.lora_dropout",
+    "learning_rate": "optimizer.lr",
+    "lr_scheduler_type": "optimizer.schedule",
+    "lr_scheduler": "optimizer.schedule",
+    "epochs": "trainer.max_epochs",
+    "num_epochs": "trainer.max_epochs",
+    "num_train_epochs": "trainer.max_epochs",
+    "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
+    "max_grad_norm": "trainer.gradient_clip_val",
+    "bf16": "trainer.precision",
+    "per_device_train_batch_size": "data.batch_size",
+    "micro_batch_size": "data.batch_size",
+    "max_seq_length": "data.max_length",
+    "cutoff_len": "data.max_length",
+    "sequence_len": "data.max_length",
+    "load_in_4bit": "model.quantization",
+    "model_name_or_path": "model.id",
+    "base_model": "model.id",
+    "dataset": "data",
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
 
-def _safe_name(name: str) -> str:
-    """A run name is one folder under outputs/, never a path."""
+def _run_name(name: str | None, data: str) -> str:
+    """``name``, or the data set's where it is null. One folder under outputs/, never a path."""
+    name = data if name is None else name
     if not _NAME.fullmatch(str(name)) or ".." in str(name):
         fix = "use letters, digits, '.', '_', '-' only; to choose a place, set hydra.run.dir=DIR"
         raise ConfigError([Problem("name", name, "the name becomes a folder under outputs/ and must stay there", fix)])
@@ -46,7 +73,7 @@ def sweep_name(name: str, overrides: Sequence[str], params: dict[str, str] | Non
 
 
 def _register_resolvers() -> None:
-    OmegaConf.register_new_resolver("safe_name", _safe_name, replace=True)
+    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("path_name", lambda path: Path(str(path)).name or "model", replace=True)
     OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
@@ -57,15 +84,14 @@ def run_command(command: str, args: Sequence[str]) -> int:
     config.register()
     _register_resolvers()
     full_argv = [sys.argv[0], command, *args]
-    raised: list[HydraException] = []
+    raised: list[HydraException | OmegaConfBaseException] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
     def job(composed: DictConfig) -> None:
         sys.argv = full_argv  # Lightning starts the other ranks of a data-parallel run from it
-        module = import_module(f"hydratune.commands.{command}")
         try:
-            run.execute(composed, module.CONFIG, module.run)
-        except HydraException as error:  # raised again below: Hydra would print its own line about it first
+            run.execute(composed, config.COMMANDS[command], lambda: import_module(f"hydratune.commands.{command}").run)
+        except (HydraException, OmegaConfBaseException) as error:  # raised again below: Hydra would print its own line about it first
             raised.append(error)
 
     before, sys.argv = sys.argv, [f"hydratune {command}", *args]
@@ -85,6 +111,9 @@ def run_command(command: str, args: Sequence[str]) -> int:
         explained = _explain(error, command, args)
         print(f"\nhydratune {command}: {explained}", file=sys.stderr)
         return explained.exit_code
+    except OSError as error:  # Hydra makes the run directory before the job's frame can explain anything
+        print(f"\nhydratune {command}: cannot write {error.filename} ({error.strerror}); choose another place with hydra.run.dir=DIR", file=sys.stderr)
+        return InputError.exit_code
     finally:
         sys.argv = before
         if not wants_traceback:
@@ -93,9 +122,11 @@ def run_command(command: str, args: Sequence[str]) -> int:
 
 def _explain(error: Exception, command: str, args: Sequence[str]) -> HydratuneError:
     """Turns what Hydra or OmegaConf raised into one of our errors."""
-    for cause in (error, error.__cause__, error.__context__):
+    cause: BaseException | None = error
+    while cause is not None:
         if isinstance(cause, HydratuneError):
             return cause
+        cause = cause.__cause__ or cause.__context__
     overrides = [arg for arg in args if "=" in arg and not arg.startswith("-")]
     if "-m" not in args and "--multirun" not in args:
         problems = composition_problems(command, overrides)
@@ -114,18 +145,16 @@ def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem
         while True:
             try:
                 composed = hydra.compose(command, left, return_hydra_config=False)
-                break
+                return problems + configuration_problems(config.typed(composed, config.COMMANDS[command]))
             except (HydraException, OmegaConfBaseException) as error:
                 problem = _problem(error, left)
                 if problem is None:
                     return problems
                 problems.append(problem)
-                left = [o for o in left if o.lstrip("+~").split("=", 1)[0] != problem.key]
-    try:
-        composed_config = config.typed(composed, import_module(f"hydratune.commands.{command}").CONFIG)
-    except (OmegaConfBaseException, HydraException):
-        return problems
-    return problems + configuration_problems(composed_config)
+                fewer = [o for o in left if o.lstrip("+~").split("=", 1)[0] != problem.key]
+                if len(fewer) == len(left):  # not one of the overrides: nothing to drop
+                    return problems
+                left = fewer
 
 
 def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
@@ -148,6 +177,9 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     if "mandatory" in text.lower() or "Missing" in type(cause).__name__:
         return Problem(key, "???", "this setting has no default", f"give it on the command line: {key}=VALUE")
     message = _first_lines(str(cause), 1)
+    if values.get(key, "").startswith("{"):
+        name = key.rpartition(".")[2]
+        return Problem(key, values[key], "keys of a mapping are added one by one", f"+{key}.NAME=VALUE (as in +adapter.{name}.use_dora=true)")
     if "not in" in message or (match and not isinstance(error.__cause__, OmegaConfBaseException)):
         kind = getattr(cause, "object_type", None)
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
@@ -155,13 +187,21 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     if key not in values:
         prefix = [k for k in values if key.startswith(k) or k.startswith(key)]
         key = prefix[0] if prefix else key
-    return Problem(key, values.get(key, ""), message, _expected(cause))
+    return Problem(key, values.get(key, ""), message, _expected(key))
 
 
 def _unknown(key: str, value: str, names: Any, parent: str) -> Problem:
-    nearest = difflib.get_close_matches(key.rpartition(".")[2], list(names), n=1, cutoff=0.5)
-    known = f"{parent}.{nearest[0]}" if nearest and parent else (nearest[0] if nearest else "")
+    """``key`` does not exist; ``names`` exist where it was looked for."""
+    name = key.rpartition(".")[2]
     shown = ", ".join(sorted(names))
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.4)
+    everywhere = {f.name: f"{group}.{f.name}" for group, kinds in config.SCHEMAS.items() for kind in kinds.values() for f in fields(kind)}
+    if name in _OTHER_NAMES:
+        known = _OTHER_NAMES[name]
+    elif near:
+        known = f"{parent}.{near[0]}" if parent else near[0]
+    else:
+        known = everywhere.get(name, "")
     fix = f"did you mean {known}?" if known else f"known here: {shown}" if shown else "see hydratune train --cfg job"
     return Problem(key, value, "there is no such setting", fix)
 
@@ -172,9 +212,17 @@ def _nearest(word: str, options: Sequence[str]) -> str:
     return f"did you mean {near[0]}? ({listed})" if near else listed
 
 
-def _expected(cause: BaseException) -> str:
-    reference = getattr(cause, "ref_type", None)
-    return f"expected {reference.__name__}" if isinstance(reference, type) else "see hydratune train --cfg job for the type"
+def _expected(key: str) -> str:
+    """What the type of ``key`` allows, in words."""
+    group, _, name = key.rpartition(".")
+    kinds = config.SCHEMAS.get(group, {}).values() if group else [config.TrainConfig]
+    kind = next((f.type for k in kinds for f in fields(k) if f.name == name), None)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of: {', '.join(member.name for member in kind)}"
+    optional = " or null" if "None" in str(kind) else ""
+    words = {"bool": "true or false", "float": "a number such as 1e-4", "int": "a whole number", "list": "a list such as [a,b]"}
+    named = next((text for word, text in words.items() if word in str(kind)), "")
+    return f"give {named}{optional}" if named else "see hydratune train --cfg job for its type"
 
 
 def _first_lines(text: str, count: int = 6) -> str:

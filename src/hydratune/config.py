@@ -160,8 +160,8 @@ class ContractsData(DataConfig):
     """Synthetic contracts and the JSON object of their terms; see ``hydratune.data.contracts``."""
 
     source: str = "contracts"
-    train_rows: int = 600
-    validation_rows: int = 100
+    train_rows: int = 560
+    validation_rows: int = 80
     test_rows: int = 100
     difficulty: Difficulty = Difficulty.standard
     seed: int = 0  # of the generator; another seed is another set of contracts
@@ -292,7 +292,7 @@ class TrackingConfig:
 class TrainConfig:
     """One experiment."""
 
-    name: str = MISSING  # folder under outputs/
+    name: str | None = None  # folder under outputs/; null: the name of the data set
     seed: int = 0
     preview: int = 0  # show these many rows with the trained tokens coloured, then stop
     model: ModelConfig = MISSING
@@ -320,6 +320,7 @@ class EvaluateConfig:
     batch_size: int | None = None  # null: the run's own
 
 
+COMMANDS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"wheel": WheelModel, "hub": HubModel, "local": LocalModel, "tiny": TinyModel},
     "data": {"contracts": ContractsData, "files": FilesData, "hub": HubData, "snips": SnipsData},

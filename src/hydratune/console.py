@@ -1,5 +1,6 @@
 """What the terminal shows: one rich console, one kind of progress bar; plain lines where there is no terminal."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(highlight=False, soft_wrap=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)  # a log file has no width of its own
 _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
 
 

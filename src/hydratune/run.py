@@ -31,10 +31,10 @@ def is_main_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
-def execute(composed: DictConfig, kind: type[Any], command: Callable[[Any, RunDirectory], None]) -> None:
-    """Runs ``command(config, run_directory)`` with ``composed`` as a checked instance of ``kind``.
+def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[Any, RunDirectory], None]]) -> None:
+    """Runs the command that ``load()`` imports, with ``composed`` as a checked instance of ``kind`` and a run directory.
 
-    Raises ``HydratuneError`` for whatever went wrong and ``KeyboardInterrupt`` if the user stopped it; the run
+    The command is imported after the check, because it imports torch. Raises ``HydratuneError`` for whatever went wrong and ``KeyboardInterrupt`` if the user stopped it; the run
     directory's status says the same.
     """
     settings = HydraConfig.get()
@@ -43,6 +43,8 @@ def execute(composed: DictConfig, kind: type[Any], command: Callable[[Any, RunDi
     keeps_record = settings.output_subdir is not None and is_main_process()
     try:
         typed = config.typed(composed, kind)
+        if isinstance(typed, config.TrainConfig) and typed.name is None:
+            typed.name = settings.runtime.choices.data
         checks.check(typed)
         if keeps_record:
             _claim(directory)
@@ -51,7 +53,7 @@ def execute(composed: DictConfig, kind: type[Any], command: Callable[[Any, RunDi
             _discard_unused(directory)
         raise
     if not keeps_record or getattr(typed, "preview", 0):
-        command(typed, directory)
+        load()(typed, directory)
         if keeps_record:
             _discard_unused(directory)
         return
@@ -59,7 +61,7 @@ def execute(composed: DictConfig, kind: type[Any], command: Callable[[Any, RunDi
     directory.start()
     write_text(directory.config_file, checks.mask(OmegaConf.to_yaml(OmegaConf.structured(typed), resolve=True)))
     try:
-        command(typed, directory)
+        load()(typed, directory)
         directory.end(State.finished)
     except KeyboardInterrupt:
         log.warning("interrupted")

@@ -14,7 +14,6 @@ from hydratune.errors import RunError
 from hydratune.evaluation import assess, metrics
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
 
-CONFIG = EvaluateConfig
 TOLERANCE = 1e-4  # of any metric; the arithmetic of another machine or thread count differs in the last digits
 
 

@@ -26,7 +26,6 @@ from hydratune.tracking import environment, wandb
 from hydratune.training.fit import Fitted, fit
 
 log = logging.getLogger(__name__)
-CONFIG = TrainConfig
 
 
 @dataclass
@@ -65,6 +64,7 @@ class Job:
 
 def run(config: TrainConfig, record: RunDirectory) -> None:
     """One experiment, from settings to closing table."""
+    section("set-up")
     imported = time.perf_counter()
     job = prepare(config, record)
     job.seconds |= {"start-up (imports)": imported - STARTED, "model and data": time.perf_counter() - imported}
@@ -81,6 +81,7 @@ def run(config: TrainConfig, record: RunDirectory) -> None:
     try:
         predictions = _baselines(job)
         section("training")
+        lightning.seed_everything(config.seed, verbose=False)  # whatever was drawn before, the adapter begins the same
         job.model = adapters.add_adapter(job.model, config.adapter)
         trainable, total = adapters.count_parameters(job.model)
         tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})

@@ -1,7 +1,7 @@
-"""Answers of a model to prompts, and the likelihood of the reference answers, in batches that share a prompt prefix.
+"""Answers of a model to prompts, and the likelihood of the reference answers.
 
-Prompts that begin alike (a system prompt, a schema, few-shot examples) have that beginning computed once and kept as
-keys and values; every batch continues from it. Rows of a batch are padded between the prefix and their own part.
+Prompts that begin alike (a system prompt, a schema, few-shot examples) have that beginning computed once and kept once,
+for all rows and batches. A prompt is read once for both its answer and its reference. Finished rows leave the batch.
 """
 
 from collections.abc import Sequence
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
-from transformers.generation.streamers import BaseStreamer
 
 from hydratune.console import Ticker, progress
+from hydratune.models.attention import SharedPrefix, can_share_prefix
 
-
-_SCORED_TOGETHER = 8  # rows
+_SCORED_TOGETHER = 8  # rows; the logits of more would not fit small machines
 
 
 @dataclass(frozen=True)
@@ -26,21 +25,6 @@ class Answer:
     tokens: tuple[int, ...]  # with the turn-end token, if there is one
     finish_reason: str  # "stop": the model ended its turn; "length": it was cut at max_new_tokens
     nll: float  # summed negative log-likelihood (natural logarithm) of the reference answer
-
-
-class _Counter(BaseStreamer):
-    """Tells the progress bar about every token of every row."""
-
-    def __init__(self, ticker: Ticker) -> None:
-        self.ticker, self.prompt_seen = ticker, False
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.prompt_seen:
-            self.ticker.advance(0, value.numel())
-        self.prompt_seen = True
-
-    def end(self) -> None:
-        pass
 
 
 class _Reserved(DynamicLayer):
@@ -59,43 +43,60 @@ class _Reserved(DynamicLayer):
         start, self.length = self.length, self.length + key_states.shape[2]
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, start : self.length] = states
-        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
+        self._show()
         return self.keys, self.values
 
+    def _show(self) -> None:
+        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
 
-def _empty_cache(model: Any, capacity: int) -> DynamicCache:
-    """A cache for ``capacity`` tokens per row; layers with a window of their own keep transformers' kind."""
-    cache = DynamicCache(config=model.config)
-    if all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers = [_Reserved(capacity) for _ in cache.layers]
-    return cache
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        self.buffers = [buffer[rows] for buffer in self.buffers]
+        self._show()
 
 
-class _Prefixed:
-    """A model and the prefix all its prompts share, computed once."""
+class _Reader:
+    """A model that has read the prefix all prompts share, and reads batches from there on."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int) -> None:
-        self.model, self.pad = model, pad
-        self.prefix = common_prefix(prompts)
-        self.device = next(model.parameters()).device
-        self.cache: DynamicCache | None = None
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.model, self.pad, self.device = model, pad, next(model.parameters()).device
+        self.plain_layers = all(type(layer) is DynamicLayer for layer in DynamicCache(config=base.config).layers)
+        self.prefix = common_prefix(prompts) if can_share_prefix(base) else []
+        self.options: dict[str, Any] = {}
         if self.prefix:
-            self.cache = _empty_cache(model, len(self.prefix))
-            ids = torch.tensor([self.prefix], device=self.device)
-            model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+            cache = DynamicCache(config=base.config)
+            model(input_ids=torch.tensor([self.prefix], device=self.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            shared: SharedPrefix = [(layer.keys, layer.values) for layer in cache.layers]
+            self.options = {"shared_prefix": shared}
 
-    def batch(self, rows: Sequence[Sequence[int]], new_tokens: int) -> tuple[torch.Tensor, torch.Tensor, DynamicCache]:
-        """(ids, mask, cache): prefix, padding, own part; ids and mask are (rows, length) with the prefix included."""
-        start = len(self.prefix)
-        longest = max(len(row) for row in rows)
-        gaps = [longest - len(row) for row in rows]
-        ids = [[*self.prefix, *[self.pad] * gap, *row[start:]] for row, gap in zip(rows, gaps, strict=True)]
-        mask = [[*[1] * start, *[0] * gap, *[1] * (len(row) - start)] for row, gap in zip(rows, gaps, strict=True)]
-        cache = _empty_cache(self.model, longest + new_tokens)
-        if self.cache is not None:
-            for index, layer in enumerate(self.cache.layers):
-                cache.update(*(t.expand(len(rows), -1, -1, -1) for t in (layer.keys, layer.values)), index)
-        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device), cache
+    def cache(self, capacity: int) -> DynamicCache:
+        """For ``capacity`` tokens per row after the prefix; layers with a window of their own keep transformers' kind."""
+        cache = DynamicCache(config=self.model.config)
+        if self.plain_layers:
+            cache.layers = [_Reserved(capacity) for _ in cache.layers]
+        return cache
+
+    def left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(ids, mask) of the prompts' own parts, (rows, longest)."""
+        own = [prompt[len(self.prefix) :] for prompt in prompts]
+        longest = max(map(len, own))
+        ids = [[*[self.pad] * (longest - len(o)), *o] for o in own]
+        mask = [[*[0] * (longest - len(o)), *[1] * len(o)] for o in own]
+        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+
+    def step(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, *, last: int) -> torch.Tensor:
+        """Reads ``ids`` (rows, new), which ``mask`` (rows, held + new) ends with; logits of the ``last`` tokens (0: all)."""
+        positions = (len(self.prefix) + mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        logits: torch.Tensor = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=last,
+            **self.options,
+        ).logits
+        return logits
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -121,70 +122,75 @@ def answer(
     title: str,
     quiet: bool = False,
 ) -> list[Answer]:
-    """Greedy answers to ``prompts`` and the likelihood of ``references``, in order; a prompt is read once for both."""
+    """Greedy answers to ``prompts`` and the likelihood of ``references``, in order."""
     model.eval()
-    settings = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(stop), pad_token_id=pad, use_cache=True, repetition_penalty=1.0
-    )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     results: dict[int, Answer] = {}
-    prefixed = _Prefixed(model, prompts, pad)
+    reader = _Reader(model, prompts, pad)
     with progress(title, len(prompts), quiet=quiet) as ticker:
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
             targets = [references[i] for i in numbers]
-            ids, mask, cache = prefixed.batch([prompts[i] for i in numbers], max(max_new_tokens, max(map(len, targets))))
-            losses = _read_and_score(model, ids, mask, cache, targets, len(prefixed.prefix))
-            ticker.advance(0, int(mask[:, len(prefixed.prefix) :].sum()) + sum(map(len, targets)))
-            output = model.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=settings, streamer=_Counter(ticker)
-            )
-            for number, tokens, nll in zip(numbers, output[:, ids.shape[1] :].tolist(), losses, strict=True):
-                end = next((i for i, token in enumerate(tokens) if token in stop), None)
-                kept = tokens if end is None else tokens[: end + 1]
-                results[number] = Answer(tuple(kept), "length" if end is None else "stop", nll)
-            ticker.advance(len(numbers))
+            ids, mask = reader.left_padded([prompts[i] for i in numbers])
+            cache = reader.cache(ids.shape[1] + max(max_new_tokens, *map(len, targets)))
+            logits = reader.step(ids, mask, cache, last=1)[:, -1]
+            ticker.advance(0, int(mask.sum()))
+            losses = _score(reader, logits, mask, cache, targets)
+            ticker.advance(0, sum(map(len, targets)))
+            for number, tokens, nll in zip(numbers, _decode(reader, logits, mask, cache, stop, max_new_tokens, ticker), losses, strict=True):
+                results[number] = Answer(tuple(tokens), "stop" if tokens[-1] in stop else "length", nll)
     return [results[i] for i in range(len(prompts))]
 
 
-def _read_and_score(
-    model: Any, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, targets: Sequence[Sequence[int]], prefix: int
-) -> list[float]:
-    """Reads the prompts into ``cache``, all but their last token, and returns the summed NLL of each target after them.
-
-    ``ids`` and ``mask`` are (rows, prompt) with the prefix, which ``cache`` already holds.
-    """
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    length = ids.shape[1] - 1
-    if length > prefix:
-        model(
-            input_ids=ids[:, prefix:-1],
-            attention_mask=mask[:, :-1],
-            position_ids=positions[:, prefix:-1],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+def _score(reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, targets: Sequence[Sequence[int]]) -> list[float]:
+    """Summed NLL of each target after the prompts in ``cache``, whose last token gave ``logits`` (rows, vocabulary)."""
     losses: list[float] = []
-    for start in range(0, len(targets), _SCORED_TOGETHER):  # the logits of more rows would not fit small machines
+    for start in range(0, len(targets), _SCORED_TOGETHER):
         rows = slice(start, start + _SCORED_TOGETHER)
         part = targets[rows]
         longest = max(map(len, part))
-        inputs = torch.tensor([[*t[:-1], *[0] * (longest - len(t))] for t in part], device=ids.device).reshape(len(part), -1)
-        inputs = torch.cat([ids[rows, -1:], inputs], dim=1)
-        steps = torch.arange(longest, device=ids.device)
-        cut = _empty_cache(model, length + longest)
-        for index, layer in enumerate(cache.layers if length else []):
-            cut.update(layer.keys[rows], layer.values[rows], index)
-        logits = model(
-            input_ids=inputs,
-            attention_mask=torch.cat([mask[rows, :-1], torch.ones_like(inputs)], dim=1),
-            position_ids=positions[rows, -1:] + steps,
-            past_key_values=cut,
-            use_cache=True,
-        ).logits
+        inputs = torch.tensor([[*t[:-1], *[reader.pad] * (longest - len(t))] for t in part], device=mask.device)
+        scores = logits[rows, None]
+        if longest > 1:
+            copied = reader.cache(mask.shape[1] + longest)
+            for index, layer in enumerate(cache.layers):
+                copied.update(layer.keys[rows], layer.values[rows], index)
+            seen = torch.cat([mask[rows], torch.ones_like(inputs)], dim=1)
+            scores = torch.cat([scores, reader.step(inputs, seen, copied, last=0)], dim=1)
         for row, target in enumerate(part):
-            scores = torch.log_softmax(logits[row, : len(target)].float(), dim=-1)
-            wanted = scores.gather(1, torch.tensor(target, device=scores.device)[:, None])
+            likelihoods = torch.log_softmax(scores[row, : len(target)].float(), dim=-1)
+            wanted = likelihoods.gather(1, torch.tensor(target, device=mask.device)[:, None])
             losses.append(-wanted.double().sum().item())
     return losses
+
+
+def _decode(
+    reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, stop: frozenset[int], max_new_tokens: int, ticker: Ticker
+) -> list[list[int]]:
+    """Greedy tokens of each row, turn-end included. Rows that ended leave the batch."""
+    answers: list[list[int]] = [[] for _ in range(mask.shape[0])]
+    alive = list(range(mask.shape[0]))  # rows in the batch; those that ended may stay for a while
+    unfinished = len(alive)
+    for position in range(max_new_tokens):
+        tokens = logits.argmax(dim=-1)
+        for row, token in zip(alive, tokens.tolist(), strict=True):
+            answers[row].append(token)
+        going = [i for i, row in enumerate(alive) if not stop.intersection(answers[row])]
+        ticker.advance(unfinished - len(going), len(going))
+        unfinished = len(going)
+        if not going or position + 1 == max_new_tokens:
+            ticker.advance(unfinished)
+            break
+        if len(going) < len(alive) and (len(going) <= 0.8 * len(alive) or len(alive) <= 8):  # moving memory costs as well
+            rows = torch.tensor(going, device=mask.device)
+            for layer in cache.layers:
+                layer.keep_rows(rows) if isinstance(layer, _Reserved) else layer.batch_select_indices(rows)
+            alive, tokens, mask = [alive[i] for i in going], tokens[rows], mask[rows]
+        mask = torch.cat([mask, mask.new_ones((len(alive), 1))], dim=1)
+        logits = reader.step(tokens[:, None], mask, cache, last=1)[:, -1]
+    return [_until_stop(tokens, stop) for tokens in answers]
+
+
+def _until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
+    end = next((i for i, token in enumerate(tokens) if token in stop), len(tokens))
+    return tokens[: end + 1]

@@ -1,18 +1,21 @@
-"""Attention over rows laid end to end: each row attends to itself only, with no padding and no mask.
+"""Attention over rows laid end to end, each to itself only; and over rows that share a prefix.
 
 Registered in transformers' attention interface, so every architecture that uses the interface works. The row lengths
 travel as a keyword argument of the model's forward, so several threads can use one model at the same time.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "hydratune"
+SharedPrefix = Sequence[tuple[torch.Tensor, torch.Tensor]]  # per layer: keys and values, (1, key heads, prefix, width)
 
 
 def attention(
@@ -22,15 +25,19 @@ def attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     row_lengths: tuple[int, ...] | None = None,
+    shared_prefix: SharedPrefix | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """(1, heads, tokens, width) -> (1, tokens, heads, width), row by row; without ``row_lengths`` plain SDPA.
+    """(rows, heads, tokens, width) -> (rows, tokens, heads, width).
 
-    A loop of causal calls is 4.5x faster on a CPU than one call with a block-diagonal mask.
+    With ``row_lengths`` (training): one row of tokens holds many rows end to end, each attends to itself only. A loop of
+    causal calls is 4.5x faster on a CPU than one call with a block-diagonal mask. With ``shared_prefix`` (generation):
+    every row attends to the same prefix and to itself. With neither: plain SDPA.
     """
+    if shared_prefix is not None:
+        keys, values = shared_prefix[module.layer_idx]  # type: ignore[index]
+        return _after_prefix(query, key, value, attention_mask, keys, values, kwargs.get("scaling")), None
     if row_lengths is None:
-        if query.shape[2] == 1 and query.shape[1] != key.shape[1] and not kwargs.get("dropout"):
-            return _decode(query, key, value, attention_mask, kwargs.get("scaling")), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scale, dropout, window = kwargs.get("scaling"), kwargs.get("dropout", 0.0), kwargs.get("sliding_window")
     grouped = query.shape[1] != key.shape[1]
@@ -48,14 +55,39 @@ def attention(
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-def _decode(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float | None) -> torch.Tensor:
-    """One new token per row: the query heads that share a key head are taken as its queries, so no key is copied.
+def _after_prefix(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    prefix_key: torch.Tensor,
+    prefix_value: torch.Tensor,
+    scale: float | None,
+) -> torch.Tensor:
+    """Attention to a prefix that all rows share, (1, key heads, prefix, width), and to the row's own keys.
 
-    query (rows, heads, 1, width), key and value (rows, key heads, length, width) -> (rows, 1, heads, width).
+    One new token per row reads the prefix once for all rows instead of once per row, and query heads that share a key
+    head are taken as its queries, so nothing is copied.
     """
-    rows, heads, _, width = query.shape
-    grouped = query.view(rows, key.shape[1], heads // key.shape[1], width)
-    return F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale).reshape(rows, 1, heads, width)
+    rows, heads, length, width = query.shape
+    if length > 1:
+        keys, values = (torch.cat([p.expand(rows, -1, -1, -1), own], dim=2) for p, own in ((prefix_key, key), (prefix_value, value)))
+        own_mask = mask if mask is not None else torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).tril(key.shape[2] - length)
+        sees = torch.cat([own_mask.new_ones((*own_mask.shape[:-1], prefix_key.shape[2])), own_mask], dim=-1)
+        result = F.scaled_dot_product_attention(query, keys, values, attn_mask=sees, scale=scale, enable_gqa=heads != key.shape[1])
+        return result.transpose(1, 2)
+    groups = heads // key.shape[1]
+    q = query.reshape(rows, key.shape[1], groups, width) * (scale if scale is not None else width**-0.5)
+    together = q.transpose(0, 1).reshape(key.shape[1], rows * groups, width)  # every row's queries against one prefix
+    to_prefix = (together @ prefix_key[0].transpose(1, 2)).view(key.shape[1], rows, groups, -1).transpose(0, 1)
+    to_self = q @ key.transpose(2, 3)
+    if mask is not None:
+        to_self = to_self.masked_fill(~mask, float("-inf"))
+    weights = torch.cat([to_prefix, to_self], dim=-1).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    on_prefix, on_self = weights.split([prefix_key.shape[2], key.shape[2]], dim=-1)
+    shared = on_prefix.transpose(0, 1).reshape(key.shape[1], rows * groups, -1) @ prefix_value[0]
+    result = shared.view(key.shape[1], rows, groups, width).transpose(0, 1) + on_self @ value
+    return result.reshape(rows, 1, heads, width)
 
 
 def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
@@ -66,6 +98,13 @@ def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
 
 AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def can_share_prefix(model: PreTrainedModel) -> bool:
+    """Whether generation may keep one prefix for all rows: our attention in every layer, no window that would cut it."""
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
+    windowed = getattr(model.config.get_text_config(), "sliding_window", None) and any(k != "full_attention" for k in kinds)
+    return model.config._attn_implementation == NAME and not windowed and type(DynamicCache(config=model.config).layers[0]) is DynamicLayer
 
 
 def supports_packing(model: PreTrainedModel) -> str | None:

@@ -81,8 +81,6 @@ def _check_all(context: HydraContext, sweep: DictConfig, overrides: Sequence[Seq
         names.append(str(composed.hydra.sweep.subdir))
         try:
             task = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
-            task = OmegaConf.merge(task, {"name": _name(composed)})
-            assert isinstance(task, DictConfig)
             found = configuration_problems(config.typed(task, config.TrainConfig))
         except OmegaConfBaseException as error:
             found = [Problem("job", " ".join(job), str(error).splitlines()[0], "see hydratune train --cfg job")]
@@ -91,16 +89,8 @@ def _check_all(context: HydraContext, sweep: DictConfig, overrides: Sequence[Seq
         raise ConfigError(problems, prefix=f"sweep of {len(overrides)} jobs: ")
     if len(set(names)) < len(names):
         why = "several jobs of this sweep would share a folder"
-        raise ConfigError([Problem("hydra.sweep.subdir", names[0], why, "leave it at its default, ${hydra:job.num}")])
+        raise ConfigError([Problem("hydra.sweep.subdir", names[0], why, "leave it at its default, ${hydra.job.num}")])
     return names
-
-
-def _name(composed: DictConfig) -> str:
-    """The experiment's name; its interpolation reads Hydra's choices, which are not set yet here."""
-    try:
-        return str(composed.name)
-    except OmegaConfBaseException:
-        return str(composed.hydra.runtime.choices.data)
 
 
 def _refuse_other_job(planned: Planned) -> None:

@@ -30,7 +30,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def validation_steps(total: int, count: int) -> set[int]:
     """``count`` optimizer steps spread evenly over ``total``, the last one included."""
-    return {max(1, round(total * k / count)) for k in range(1, min(count, total) + 1)}
+    count = min(count, total)
+    return {round(total * k / count) for k in range(1, count + 1)}
 
 
 class ValidationTimes(lightning.Callback):

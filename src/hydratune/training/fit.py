@@ -1,6 +1,7 @@
 """Trains a prepared model with Lightning and leaves the best weights in it."""
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -90,7 +91,7 @@ def fit(
     interrupted = trainer.state.status == TrainerStatus.INTERRUPTED
     if history.rows and trainer.is_global_zero:
         history.write(trainer)
-    if not interrupted and best.best_model_score is None:
+    if not interrupted and (best.best_model_score is None or not math.isfinite(best.best_model_score)):
         raise HydratuneError("training ended without a finite validation loss; lower optimizer.lr or check the data")
     if best.best_model_path:
         module.load_state_dict(best_weights(record.checkpoints / "best.ckpt"), strict=False)

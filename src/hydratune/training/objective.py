@@ -80,6 +80,7 @@ class SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         scores = logits.float()  # the same memory if it is fp32 already
+        scores.sub_(scores.amax(dim=1, keepdim=True))  # exp() of large numbers would cost digits
         index = targets[:, None]
         wanted = scores.gather(1, index)
         normaliser = torch.logsumexp(scores, dim=1, keepdim=True)

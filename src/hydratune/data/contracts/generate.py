@@ -17,12 +17,12 @@ from hydratune.data.rows import Message, Row, stable_hash
 
 KEYS = (
     "parties",
-    "agreement_date",
-    "effective_date",
+    "signed",
+    "effective",
     "term_months",
     "renewal",
     "notice_days",
-    "governing_law",
+    "law",
     "liability_cap",
     "payment_days",
 )  # of the answer, in order; their types are the JSON schema in conf/data/contracts.yaml
@@ -118,8 +118,15 @@ def _draw_day(rng: random.Random) -> date:
     return date(2005, 1, 1) + timedelta(days=rng.randrange(20 * 365))
 
 
+def _invented(rng: random.Random) -> str:
+    """A name nobody has read before, so that names are copied and not recalled: "Tavorik", "Ulmesco"."""
+    syllables = [rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") + rng.choice(("", "", "l", "n", "r", "s")) for _ in range(rng.randint(2, 3))]
+    return ("".join(syllables) + rng.choice(("x", "k", "ra", "co", "nt", ""))).capitalize()
+
+
 def _company(rng: random.Random, world: World) -> str:
-    parts = [rng.choice(world.stems), rng.choice(world.trades)]
+    stem = _invented(rng) if world is TRAIN and rng.random() < 0.4 else rng.choice(world.stems)
+    parts = [stem, rng.choice(world.trades)]
     suffix = rng.choice(world.suffixes)
     comma = "," if suffix in ("Inc.", "LLC", "Incorporated") and rng.random() < 0.5 else ""
     return f"{' '.join(parts)}{comma} {suffix}"
@@ -171,17 +178,17 @@ class _Draft:
             self.clauses.append(("parties", self._fill(self.rng.choice(self.world.clauses["parties"]))))
             return
         day = self._draw("date")
-        self.facts["agreement_date"] = day.isoformat()
+        self.facts["signed"] = day.isoformat()
         sentence = self.rng.choice(self.world.clauses["parties_dated"])
         self.clauses.append(("parties_dated", self._fill(sentence, **self._write("date", day))))
 
     def effective(self) -> None:
-        signed = self.facts["agreement_date"]
+        signed = self.facts["signed"]
         if signed and self.rng.random() < 0.25:
-            self.facts["effective_date"] = signed
+            self.facts["effective"] = signed
             self.clauses.append(("effective", self._fill(self.rng.choice(self.world.clauses["effective_same"]))))
             return
-        self.term_clause("effective", "effective_date", "date")
+        self.term_clause("effective", "effective", "date")
 
     def term_clause(self, kind: str, key: str, slot: str) -> None:
         """States one fact, and sometimes overrules it in an amendment."""
@@ -211,7 +218,7 @@ class _Draft:
 _TERM_CLAUSES = (
     ("term", "term_months", "period"),
     ("notice", "notice_days", "days"),
-    ("law", "governing_law", "place"),
+    ("law", "law", "place"),
     ("cap", "liability_cap", "money"),
     ("payment", "payment_days", "days"),
 )

@@ -1,0 +1,62 @@
+from typing import Any
+
+import pytest
+import torch
+
+from hydratune.evaluation.generation import answer, common_prefix
+from hydratune.models.attention import NAME
+
+PROMPTS = [[1, 2, 3, 4, 9, 8, 7], [1, 2, 3, 5], [1, 2, 3, 6, 6, 6, 6, 6, 6, 6, 6], [1, 2, 3, 9, 1]]
+REFERENCES = [[11, 12, 2], [13, 2], [14, 15, 16, 17, 2], [2]]
+
+
+def by_hand(model: Any, prompt: list[int], stop: set[int], limit: int) -> list[int]:
+    """Greedy decoding without cache, batch or prefix."""
+    ids = list(prompt)
+    while len(ids) - len(prompt) < limit:
+        with torch.no_grad():
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] in stop:
+            break
+    return ids[len(prompt) :]
+
+
+def nll_by_hand(model: Any, prompt: list[int], reference: list[int]) -> float:
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + reference])).logits[0, len(prompt) - 1 : -1]
+    return float(torch.nn.functional.cross_entropy(logits, torch.tensor(reference), reduction="sum"))
+
+
+@pytest.fixture
+def stops(model: Any) -> set[int]:
+    """Tokens this random model really produces, so that some rows stop early and others do not."""
+    model.set_attn_implementation("eager")
+    first = [by_hand(model, p, set(), 8) for p in PROMPTS]
+    model.set_attn_implementation(NAME)
+    return {first[0][2], first[1][0]}
+
+
+@pytest.mark.parametrize("attention", [NAME, "sdpa"])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+@pytest.mark.parametrize("prompts", [PROMPTS, [[7, *PROMPTS[0]], *PROMPTS[1:]]], ids=["shared prefix", "no shared prefix"])
+def test_answers_and_likelihoods_equal_one_row_at_a_time(
+    model: Any, stops: set[int], attention: str, batch_size: int, prompts: list[list[int]]
+) -> None:
+    model.set_attn_implementation("eager")
+    expected = [by_hand(model, p, stops, 8) for p in prompts]
+    likelihoods = [nll_by_hand(model, p, r) for p, r in zip(prompts, REFERENCES, strict=True)]
+    model.set_attn_implementation(attention)
+    found = answer(
+        model, prompts, REFERENCES, stop=frozenset(stops), pad=0, max_new_tokens=8, batch_size=batch_size, title="", quiet=True
+    )
+    assert [list(a.tokens) for a in found] == expected
+    assert [a.finish_reason for a in found] == ["stop" if e[-1] in stops else "length" for e in expected]
+    assert {a.finish_reason for a in found} == {"stop", "length"} or prompts is not PROMPTS
+    assert [a.nll for a in found] == pytest.approx(likelihoods, rel=1e-5)
+
+
+def test_common_prefix_leaves_every_prompt_a_token_of_its_own() -> None:
+    assert common_prefix(PROMPTS) == [1, 2, 3]
+    assert common_prefix([[1, 2], [1, 2, 3]]) == [1]
+    assert common_prefix([[1, 2], [1, 2]]) == [1]
+    assert common_prefix([[5], [1, 2]]) == []

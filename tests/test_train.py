@@ -1,0 +1,312 @@
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL
+
+Command = Callable[..., tuple[int, str]]
+
+
+def only_run(root: Path, name: str = "smoke") -> Path:
+    (run,) = (root / "outputs" / name).iterdir()
+    return run
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    with (run / "history.csv").open() as stream:
+        return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in csv.DictReader(stream)]
+
+
+def metrics(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_smoke_run_leaves_a_whole_record(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", "debug=smoke")
+    assert code == 0, text
+    run = only_run(tmp_path)
+    names = {p.name for p in run.iterdir()}
+    assert {"config.yaml", "status.json", "environment.json", "data.json", "metrics.json", "history.csv", "predictions.jsonl",
+            "predictions_base.jsonl", "predictions_fewshot.jsonl", "adapter", "checkpoints", "run.log", ".hydra"} <= names  # fmt: skip
+    assert "wandb" not in names  # WANDB_MODE=disabled wins over tracking.mode
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    values = metrics(run)
+    wanted = ["train/loss", "val/loss", "objective", "eval/field_f1", "base/schema_valid", "fewshot/nll", "cost/cpu_seconds"]
+    assert all(isinstance(values[key], float) for key in wanted)
+    assert values["objective"] == values["val/loss"] == min(float(r["val/loss"]) for r in history(run) if r["val/loss"])
+    assert values["settings"]["eval"]["decoding"] == "greedy"
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 and {"id", "item_hash", "prompt_hash", "prompt", "prediction", "reference", "finish_reason", "scores"} <= rows[0].keys()
+    assert "fine-tuned" in text and "field F1" in text and "hydratune evaluate run=" in text
+
+
+def test_checkpoint_holds_the_trained_parameters_only(hydratune: Command, tmp_path: Path) -> None:
+    assert hydratune("train", *SMALL)[0] == 0
+    for name in ("best", "last"):
+        state = torch.load(only_run(tmp_path) / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert state["state_dict"] and all("lora_" in key for key in state["state_dict"])
+        assert state["optimizer_states"] and state["lr_schedulers"]
+
+
+def test_same_seed_same_history_and_another_seed_another(hydratune: Command, tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in "abc"]
+    for run, seed in zip(runs, (1, 1, 2), strict=True):
+        assert hydratune("train", *SMALL, f"seed={seed}", f"hydra.run.dir={run}")[0] == 0
+    assert history(runs[0]) == history(runs[1])
+    assert history(runs[0]) != history(runs[2])
+
+
+def test_accumulation_equals_one_large_batch(hydratune: Command, tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in "ab"]
+    assert hydratune("train", *SMALL, "data.batch_size=4", f"hydra.run.dir={runs[0]}")[0] == 0
+    assert hydratune("train", *SMALL, "data.batch_size=1", "trainer.accumulate_grad_batches=4", f"hydra.run.dir={runs[1]}")[0] == 0
+    whole, parts = history(runs[0]), history(runs[1])
+    assert len(whole) == len(parts) == 2
+    for a, b in zip(whole, parts, strict=True):
+        for key in ("train/loss", "grad_norm", "lr"):
+            assert float(a[key]) == pytest.approx(float(b[key]), rel=1e-4)
+
+
+def test_first_step_equals_plain_transformers_and_peft(hydratune: Command, tmp_path: Path, tiny: Any) -> None:
+    """Padded batch, full logits, -100 labels, transformers' own loss; the rows of the run's first step."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from hydratune.config import ContractsData, load
+    from hydratune.data.datamodule import OptimizerBatches
+    from hydratune.data.masking import ChatEncoder
+    from hydratune.data.sets import load_sets
+
+    assert hydratune("train", *SMALL)[0] == 0
+    config = load(only_run(tmp_path) / "config.yaml")
+    assert isinstance(config.data, ContractsData)
+    encoder = ChatEncoder(tiny[2], frozenset([tiny[2].eos_token_id]))
+    encoded = [encoder.encode(row) for row in load_sets(config.data, config.seed).train]
+    numbers, _ = next(iter(OptimizerBatches([e.supervised for e in encoded], config.data.batch_size, 1, config.seed)))
+    batch = [encoded[i] for i in numbers]
+    longest = max(len(e.ids) for e in batch)
+    ids = torch.tensor([[*e.ids, *[0] * (longest - len(e.ids))] for e in batch])
+    labels = torch.tensor([[t if m else -100 for t, m in zip(e.ids, e.trained, strict=True)] + [-100] * (longest - len(e.ids)) for e in batch])
+    mask = torch.tensor([[1] * len(e.ids) + [0] * (longest - len(e.ids)) for e in batch])
+    plain = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny[1].name), LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    expected = plain(input_ids=ids, attention_mask=mask, labels=labels).loss.item()
+    assert float(history(only_run(tmp_path))[0]["train/loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_adapter_loads_with_plain_peft_and_gives_the_same_likelihood(hydratune: Command, tmp_path: Path, tiny: Any) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert hydratune("train", *SMALL, "optimizer.lr=0.01")[0] == 0
+    run = only_run(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(run / "adapter")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny[1].name), str(run / "adapter")).eval()
+    base_nll = tuned_nll = tokens = 0.0
+    for line in (run / "predictions.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        answer = tokenizer(row["reference"] + "<|im_end|>", add_special_tokens=False).input_ids
+        with torch.no_grad():
+            for total in ("tuned", "base"):
+                with model.disable_adapter() if total == "base" else torch.no_grad():
+                    logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+                nll = float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+                if total == "tuned":
+                    tuned_nll += nll
+                else:
+                    base_nll += nll
+        tokens += len(answer)
+    assert tuned_nll / tokens == pytest.approx(metrics(run)["eval/nll"], abs=1e-4)
+    assert abs(base_nll - tuned_nll) / tokens > 1e-3  # the adapter did something
+
+
+@pytest.mark.parametrize("source", ["adapter", "predictions"])
+def test_evaluate_reproduces_the_metrics(hydratune: Command, tmp_path: Path, source: str) -> None:
+    assert hydratune("train", *SMALL)[0] == 0
+    run = only_run(tmp_path)
+    code, text = hydratune("evaluate", f"run={run}", f"source={source}")
+    assert code == 0, text
+    assert "are reproduced" in text
+    again = json.loads((run / "evaluation.json").read_text())
+    assert again["eval/nll"] == pytest.approx(metrics(run)["eval/nll"], abs=1e-6)
+    assert (tmp_path / "outputs" / "smoke").is_dir() and len(list((tmp_path / "outputs").glob("*/*"))) == 1  # no run of its own
+
+
+def test_evaluate_notices_changed_predictions(hydratune: Command, tmp_path: Path) -> None:
+    assert hydratune("train", *SMALL)[0] == 0
+    file = only_run(tmp_path) / "predictions.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({**row, "prediction": row["reference"]}) + "\n" for row in rows))
+    code, text = hydratune("evaluate", f"run={only_run(tmp_path)}", "source=predictions")
+    assert code == 1
+    assert "differ from metrics.json" in text and "eval/exact_match" in text
+
+
+def test_full_fine_tuning_runs_and_is_evaluated_again(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", *SMALL, "adapter=none", "optimizer.lr=1e-3")
+    assert code == 0, text
+    assert (only_run(tmp_path) / "adapter" / "model.safetensors").is_file()
+    assert hydratune("evaluate", f"run={only_run(tmp_path)}")[0] == 0
+
+
+def test_overfit_brings_the_loss_down(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", "debug=overfit", "model=tiny", "adapter=none", "optimizer.lr=0.01", "data.overfit_rows=2",
+                           "data.difficulty=easy", "trainer.max_epochs=40", "evaluation.max_new_tokens=4")  # fmt: skip
+    assert code == 0, text
+    losses = [float(r["train/loss"]) for r in history(only_run(tmp_path, "overfit"))]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_early_stopping_stops(hydratune: Command, tmp_path: Path) -> None:
+    code, _ = hydratune("train", *SMALL, "trainer.max_steps=null", "trainer.max_epochs=30", "trainer.early_stopping_patience=1",
+                        "trainer.validations_per_epoch=1", "optimizer.lr=0.3", "optimizer.schedule=constant")  # fmt: skip
+    assert code == 0
+    run = only_run(tmp_path)
+    assert len(history(run)) < 30
+    assert metrics(run)["val/loss"] == min(float(r["val/loss"]) for r in history(run) if r["val/loss"])
+
+
+def test_mixed_precision_and_dropout_run(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", *SMALL, "trainer.precision=bf16-mixed", "adapter.lora_dropout=0.1")
+    assert code == 0, text
+    assert math.isfinite(metrics(only_run(tmp_path))["val/loss"])
+
+
+def test_preview_shows_the_mask_and_leaves_no_run(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", "model=tiny", "preview=2")
+    assert code == 0, text
+    assert "tokens trained" in text and '"parties"' in text
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").glob("*/*"))
+
+
+def test_refused_settings_leave_no_run(hydratune: Command, tmp_path: Path) -> None:
+    assert hydratune("train", *SMALL, "optimizer.lr=0")[0] == 2
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").glob("*/*"))
+
+
+@pytest.mark.parametrize("name", ["../../escape", "/tmp/escape", "a/b", "..", ""])
+def test_run_name_cannot_leave_outputs(hydratune: Command, tmp_path: Path, name: str) -> None:
+    code, text = hydratune("train", *SMALL, f"name='{name}'")
+    assert code == 2, text
+    assert "must stay there" in text
+    assert not list(tmp_path.parent.glob("escape*"))
+
+
+def test_finished_run_is_not_overwritten(hydratune: Command, tmp_path: Path) -> None:
+    assert hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")[0] == 0
+    before = (tmp_path / "run" / "metrics.json").read_bytes()
+    code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
+    assert code == 2 and "already holds a finished run" in text
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
+    assert (tmp_path / "run" / ".hydra").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "message"),
+    [
+        (["adapter.target_modules=[nope]"], 2, "its linear layers: down_proj"),
+        (["adapter.r=500"], 2, "the smallest target layer is only"),
+        (["+adapter.extra.nonsense=1"], 2, "adapter.extra.nonsense"),
+        (["trainer=gpu"], 2, "no CUDA device"),
+        (["data.max_length=20"], 2, "every train row was dropped"),
+        (["data.max_length=20", "data.overlength=error"], 2, "rows are longer than data.max_length"),
+        (["evaluation.max_new_tokens=5000"], 2, "the model reads 2048"),
+        (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], 1, "without a finite validation loss"),
+    ],
+)
+def test_what_only_the_model_or_data_can_tell_is_refused_clearly(
+    hydratune: Command, tmp_path: Path, overrides: list[str], code: int, message: str
+) -> None:
+    if overrides == ["trainer=gpu"] and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    found, text = hydratune("train", *SMALL, *overrides)
+    assert (found, message in text) == (code, True), text
+    status = json.loads((only_run(tmp_path) / "status.json").read_text())
+    assert status["state"] == "failed" and status["error"]
+
+
+def test_outputs_that_cannot_be_written(hydratune: Command, tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("a file, not a folder")
+    code, text = hydratune("train", *SMALL)
+    assert code == 2, text
+    assert "outputs" in text and "hydra.run.dir" in text
+
+
+def test_full_disk_at_save_is_one_clear_message(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(source: Any, target: Any) -> None:
+        if str(target).endswith(".ckpt"):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    real = os.replace
+    monkeypatch.setattr(os, "replace", no_space)
+    code, text = hydratune("train", *SMALL)
+    assert code == 1, text
+    assert "No space left on device" in text and "free some space" in text
+    run = only_run(tmp_path)
+    assert not list(run.glob("checkpoints/*")) and not list(run.glob("checkpoints/.*"))
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+
+
+def test_strangers_rows_train_with_no_other_setting(hydratune: Command, tmp_path: Path) -> None:
+    def write(name: str, count: int, offset: int) -> Path:
+        rows = ({"messages": [{"role": "user", "content": f"{i} plus one?"}, {"role": "assistant", "content": str(i + 1)}]} for i in range(offset, offset + count))
+        (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
+        return tmp_path / name
+
+    train, validation = write("train.jsonl", 40, 0), write("val.jsonl", 6, 100)
+    code, text = hydratune("train", "model=tiny", "data=files", f"data.train={train}", f"data.validation={validation}",
+                           "evaluation.max_new_tokens=4", "evaluation.bootstrap_samples=100")  # fmt: skip
+    assert code == 0, text
+    values = metrics(only_run(tmp_path, "files"))
+    assert values["settings"]["eval"]["task"] == "text" and "eval/normalised_match" in values
+
+
+def test_data_error_names_file_and_line(hydratune: Command, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"\n')
+    code, text = hydratune("train", "model=tiny", "data=files", f"data.train={tmp_path}/bad.jsonl")
+    assert code == 2
+    assert "bad.jsonl:2: broken JSON" in text and "Traceback" not in text
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "WANDB_MODE": "offline", **more}
+
+
+def test_ctrl_c_keeps_the_adapter_and_says_stopped(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hydratune", "train", *SMALL, "trainer.max_steps=null", "trainer.max_epochs=5000", f"hydra.run.dir={tmp_path}/run"]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        history_file, deadline = tmp_path / "run" / "history.csv", time.monotonic() + 90
+        while not history_file.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.2)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, text
+    run = tmp_path / "run"
+    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    assert history(run)
+    assert list(run.glob("wandb/offline-run-*/*.wandb"))
+    assert "Traceback" not in text
+
+
+def test_secret_of_the_environment_is_in_no_file(tmp_path: Path) -> None:
+    canary = "canary-7f3a9b1c5d"
+    command = [sys.executable, "-m", "hydratune", "train", *SMALL, "tracking.log_predictions=true", "tracking.log_adapter=true", f"hydra.run.dir={tmp_path}/run"]
+    done = subprocess.run(command, env=environment(HF_TOKEN=canary, MY_API_KEY=canary), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    files = [p for p in (tmp_path / "run").rglob("*") if p.is_file() and not p.is_symlink()]
+    assert any(p.suffix == ".wandb" for p in files)
+    assert not [p for p in files if canary.encode() in p.read_bytes()]
+    assert canary not in done.stdout + done.stderr
