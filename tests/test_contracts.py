@@ -87,7 +87,14 @@ def test_difficulty_changes_the_length_of_contracts() -> None:
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(0, "zero"), (13, "thirteen"), (42, "forty-two"), (100, "one hundred"), (275_000, "two hundred seventy-five thousand"), (1_200_000, "one million two hundred thousand")],
+    [
+        (0, "zero"),
+        (13, "thirteen"),
+        (42, "forty-two"),
+        (100, "one hundred"),
+        (275_000, "two hundred seventy-five thousand"),
+        (1_200_000, "one million two hundred thousand"),
+    ],
 )
 def test_numbers_in_words(number: int, words: str) -> None:
     assert in_words(number) == words

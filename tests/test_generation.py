@@ -46,9 +46,7 @@ def test_answers_and_likelihoods_equal_one_row_at_a_time(
     expected = [by_hand(model, p, stops, 8) for p in prompts]
     likelihoods = [nll_by_hand(model, p, r) for p, r in zip(prompts, REFERENCES, strict=True)]
     model.set_attn_implementation(attention)
-    found = answer(
-        model, prompts, REFERENCES, stop=frozenset(stops), pad=0, max_new_tokens=8, batch_size=batch_size, title="", quiet=True
-    )
+    found = answer(model, prompts, REFERENCES, stop=frozenset(stops), pad=0, max_new_tokens=8, batch_size=batch_size, title="", quiet=True)
     assert [list(a.tokens) for a in found] == expected
     assert [a.finish_reason for a in found] == ["stop" if e[-1] in stops else "length" for e in expected]
     assert {a.finish_reason for a in found} == {"stop", "length"} or prompts is not PROMPTS

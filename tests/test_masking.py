@@ -16,7 +16,10 @@ LLAMA3 = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}<|endoftext|>\n\n{{ m['content'] | trim }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant<|endoftext|>\n\n{% endif %}"
 )
-MISTRAL = "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}<|im_end|>{% else %}[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
+MISTRAL = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}<|im_end|>{% else %}"
+    "[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
+)
 NO_END = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 REWRITES_HISTORY = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and loop.last %}<think></think>{% endif %}"
@@ -123,7 +126,11 @@ def test_gate_refuses_every_broken_mask(encoder: ChatEncoder) -> None:
     nothing = Encoded(good.ids, (False,) * len(good.ids))
     everything = Encoded(good.ids, (True,) * len(good.ids))
     no_end = Encoded(good.ids, (*good.trained[:-1], False))
-    for broken, message in ((nothing, "no token"), (no_end, "turn-end token is not trained"), (everything, "not the one that inference sends")):
+    for broken, message in (
+        (nothing, "no token"),
+        (no_end, "turn-end token is not trained"),
+        (everything, "not the one that inference sends"),
+    ):
         with pytest.raises(DataError, match=message):
             gate(encoder, [good_row], [broken])
     gate(encoder, [good_row], [good])
@@ -131,7 +138,7 @@ def test_gate_refuses_every_broken_mask(encoder: ChatEncoder) -> None:
 
 def test_gate_refuses_a_trained_user_turn(encoder: ChatEncoder) -> None:
     good = encoder.encode(CHAT)
-    with pytest.raises(DataError, match="text of a (system|user) turn is trained"):
+    with pytest.raises(DataError, match=r"text of a (system|user) turn is trained"):
         gate(encoder, [CHAT], [Encoded(good.ids, (True,) * len(good.ids))])
 
 

@@ -12,7 +12,14 @@ from hydratune.models.attention import NAME, supports_packing
 from hydratune.training.lora import LoraFunction
 from hydratune.training.objective import Handover, Objective, SummedCrossEntropy, micro_packs, pack, padded_loss
 
-SIZES = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 ARCHITECTURES = {
     "Llama": {"num_key_value_heads": 2},
     "Mistral": {"num_key_value_heads": 2, "sliding_window": 7},
@@ -49,7 +56,9 @@ def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
     longest = max(len(e.ids) for e in examples)
     ids = torch.tensor([[*e.ids, *[0] * (longest - len(e.ids))] for e in examples])
     mask = torch.tensor([[1] * len(e.ids) + [0] * (longest - len(e.ids)) for e in examples])
-    labels = torch.tensor([[t if m else -100 for t, m in zip(e.ids, e.trained, strict=True)] + [-100] * (longest - len(e.ids)) for e in examples])
+    labels = torch.tensor(
+        [[t if m else -100 for t, m in zip(e.ids, e.trained, strict=True)] + [-100] * (longest - len(e.ids)) for e in examples]
+    )
     logits = model(input_ids=ids, attention_mask=mask).logits
     return F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=-100, reduction="sum")
 

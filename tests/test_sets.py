@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import SHARED_DATA
 
+from conftest import SHARED_DATA
 from hydratune.config import ContractsData, Control, FilesData, SnipsData
 from hydratune.data.rows import stable_hash
 from hydratune.data.sets import json_schema, load_sets

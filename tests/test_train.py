@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from conftest import SMALL
 
 Command = Callable[..., tuple[int, str]]
@@ -46,7 +47,10 @@ def test_smoke_run_leaves_a_whole_record(hydratune: Command, tmp_path: Path) -> 
     assert values["objective"] == values["val/loss"] == min(float(r["val/loss"]) for r in history(run) if r["val/loss"])
     assert values["settings"]["eval"]["decoding"] == "greedy"
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
-    assert len(rows) == 4 and {"id", "item_hash", "prompt_hash", "prompt", "prediction", "reference", "finish_reason", "scores"} <= rows[0].keys()
+    assert (
+        len(rows) == 4
+        and {"id", "item_hash", "prompt_hash", "prompt", "prediction", "reference", "finish_reason", "scores"} <= rows[0].keys()
+    )
     assert "fine-tuned" in text and "field F1" in text and "hydratune evaluate run=" in text
 
 
@@ -96,9 +100,13 @@ def test_first_step_equals_plain_transformers_and_peft(hydratune: Command, tmp_p
     batch = [encoded[i] for i in numbers]
     longest = max(len(e.ids) for e in batch)
     ids = torch.tensor([[*e.ids, *[0] * (longest - len(e.ids))] for e in batch])
-    labels = torch.tensor([[t if m else -100 for t, m in zip(e.ids, e.trained, strict=True)] + [-100] * (longest - len(e.ids)) for e in batch])
+    labels = torch.tensor(
+        [[t if m else -100 for t, m in zip(e.ids, e.trained, strict=True)] + [-100] * (longest - len(e.ids)) for e in batch]
+    )
     mask = torch.tensor([[1] * len(e.ids) + [0] * (longest - len(e.ids)) for e in batch])
-    plain = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny[1].name), LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    plain = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny[1].name), LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     expected = plain(input_ids=ids, attention_mask=mask, labels=labels).loss.item()
     assert float(history(only_run(tmp_path))[0]["train/loss"]) == pytest.approx(expected, rel=1e-5)
 
@@ -243,13 +251,13 @@ def test_outputs_that_cannot_be_written(hydratune: Command, tmp_path: Path) -> N
 
 
 def test_full_disk_at_save_is_one_clear_message(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_space(source: Any, target: Any) -> None:
+    def no_space(source: Path, target: Path) -> Path:
         if str(target).endswith(".ckpt"):
             raise OSError(28, "No space left on device")
-        real(source, target)
+        return real(source, target)
 
-    real = os.replace
-    monkeypatch.setattr(os, "replace", no_space)
+    real = Path.replace
+    monkeypatch.setattr(Path, "replace", no_space)
     code, text = hydratune("train", *SMALL)
     assert code == 1, text
     assert "No space left on device" in text and "free some space" in text
@@ -260,7 +268,10 @@ def test_full_disk_at_save_is_one_clear_message(hydratune: Command, tmp_path: Pa
 
 def test_strangers_rows_train_with_no_other_setting(hydratune: Command, tmp_path: Path) -> None:
     def write(name: str, count: int, offset: int) -> Path:
-        rows = ({"messages": [{"role": "user", "content": f"{i} plus one?"}, {"role": "assistant", "content": str(i + 1)}]} for i in range(offset, offset + count))
+        rows = (
+            {"messages": [{"role": "user", "content": f"{i} plus one?"}, {"role": "assistant", "content": str(i + 1)}]}
+            for i in range(offset, offset + count)
+        )
         (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
         return tmp_path / name
 
@@ -284,7 +295,16 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def test_ctrl_c_keeps_the_adapter_and_says_stopped(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hydratune", "train", *SMALL, "trainer.max_steps=null", "trainer.max_epochs=5000", f"hydra.run.dir={tmp_path}/run"]
+    command = [
+        sys.executable,
+        "-m",
+        "hydratune",
+        "train",
+        *SMALL,
+        "trainer.max_steps=null",
+        "trainer.max_epochs=5000",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         history_file, deadline = tmp_path / "run" / "history.csv", time.monotonic() + 90
         while not history_file.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -303,7 +323,16 @@ def test_ctrl_c_keeps_the_adapter_and_says_stopped(tmp_path: Path) -> None:
 
 def test_secret_of_the_environment_is_in_no_file(tmp_path: Path) -> None:
     canary = "canary-7f3a9b1c5d"
-    command = [sys.executable, "-m", "hydratune", "train", *SMALL, "tracking.log_predictions=true", "tracking.log_adapter=true", f"hydra.run.dir={tmp_path}/run"]
+    command = [
+        sys.executable,
+        "-m",
+        "hydratune",
+        "train",
+        *SMALL,
+        "tracking.log_predictions=true",
+        "tracking.log_adapter=true",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
     done = subprocess.run(command, env=environment(HF_TOKEN=canary, MY_API_KEY=canary), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     files = [p for p in (tmp_path / "run").rglob("*") if p.is_file() and not p.is_symlink()]

@@ -112,7 +112,10 @@ def run_command(command: str, args: Sequence[str]) -> int:
         print(f"\nhydratune {command}: {explained}", file=sys.stderr)
         return explained.exit_code
     except OSError as error:  # Hydra makes the run directory before the job's frame can explain anything
-        print(f"\nhydratune {command}: cannot write {error.filename} ({error.strerror}); choose another place with hydra.run.dir=DIR", file=sys.stderr)
+        print(
+            f"\nhydratune {command}: cannot write {error.filename} ({error.strerror}); choose another place with hydra.run.dir=DIR",
+            file=sys.stderr,
+        )
         return InputError.exit_code
     finally:
         sys.argv = before
@@ -166,7 +169,9 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     match = re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text)
     if match:
         return _unknown(match[1], values.get(match[1], ""), config.SCHEMAS, "")
-    match = re.search(r"In '[^']*': Could not find '([^']+)/([^'/]+)'(?:\s*\n\nAvailable options in '[^']*':\n(.*?))?\n(?:Config|$)", text, re.S)
+    match = re.search(
+        r"In '[^']*': Could not find '([^']+)/([^'/]+)'(?:\s*\n\nAvailable options in '[^']*':\n(.*?))?\n(?:Config|$)", text, re.S
+    )
     if match:
         options = [line.strip() for line in (match[3] or "").splitlines() if line.strip()]
         return Problem(match[1], match[2], f"there is no such option in the group {match[1]!r}", _nearest(match[2], options))
@@ -179,7 +184,9 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     message = _first_lines(str(cause), 1)
     if values.get(key, "").startswith("{"):
         name = key.rpartition(".")[2]
-        return Problem(key, values[key], "keys of a mapping are added one by one", f"+{key}.NAME=VALUE (as in +adapter.{name}.use_dora=true)")
+        return Problem(
+            key, values[key], "keys of a mapping are added one by one", f"+{key}.NAME=VALUE (as in +adapter.{name}.use_dora=true)"
+        )
     if "not in" in message or (match and not isinstance(error.__cause__, OmegaConfBaseException)):
         kind = getattr(cause, "object_type", None)
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []

@@ -7,7 +7,7 @@ Imports no torch: ``hydratune train --cfg job`` and every refusal of a wrong set
 """
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 
-class Quantization(str, Enum):
+class Quantization(StrEnum):
     """How the frozen base is stored."""
 
     none = "none"
@@ -23,7 +23,7 @@ class Quantization(str, Enum):
     int8 = "int8"  # LLM.int8() (arXiv:2208.07339)
 
 
-class Difficulty(str, Enum):
+class Difficulty(StrEnum):
     """How hard the built-in contracts are to read."""
 
     easy = "easy"
@@ -31,7 +31,7 @@ class Difficulty(str, Enum):
     hard = "hard"
 
 
-class Overlength(str, Enum):
+class Overlength(StrEnum):
     """What happens to a row longer than ``data.max_length``. An answer is never cut."""
 
     drop = "drop"
@@ -39,21 +39,21 @@ class Overlength(str, Enum):
     error = "error"
 
 
-class TrainOn(str, Enum):
+class TrainOn(StrEnum):
     """Which assistant turns of a conversation are trained."""
 
     all = "all"
     last = "last"
 
 
-class Control(str, Enum):
+class Control(StrEnum):
     """A deliberately broken data set, to see what a score is worth."""
 
     none = "none"
     shuffled_targets = "shuffled_targets"  # every training prompt gets the answer of another row
 
 
-class Schedule(str, Enum):
+class Schedule(StrEnum):
     """Learning rate after warm-up."""
 
     cosine = "cosine"
@@ -61,7 +61,7 @@ class Schedule(str, Enum):
     constant = "constant"
 
 
-class Task(str, Enum):
+class Task(StrEnum):
     """How an answer is scored. ``auto``: json if the data has a schema or all references are JSON objects, else text."""
 
     auto = "auto"
@@ -69,14 +69,14 @@ class Task(str, Enum):
     text = "text"
 
 
-class Baseline(str, Enum):
+class Baseline(StrEnum):
     """The untouched base model, asked before training."""
 
     base = "base"  # zero-shot: the training prompt as it is
     fewshot = "fewshot"  # with the schema and ``evaluation.shots`` training examples in the prompt
 
 
-class TrackingMode(str, Enum):
+class TrackingMode(StrEnum):
     """Where Weights & Biases runs go."""
 
     offline = "offline"
@@ -304,7 +304,7 @@ class TrainConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-class EvaluationSource(str, Enum):
+class EvaluationSource(StrEnum):
     """What ``hydratune evaluate`` starts from."""
 
     adapter = "adapter"  # generates again

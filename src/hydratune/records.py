@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from enum import Enum
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +22,7 @@ from hydratune.errors import RunError
 HISTORY_COLUMNS = ("step", "epoch", "train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm")
 
 
-class State(str, Enum):
+class State(StrEnum):
     """Of a run, as in its status.json."""
 
     running = "running"
@@ -41,7 +41,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
@@ -89,7 +89,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

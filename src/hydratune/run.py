@@ -34,8 +34,8 @@ def is_main_process() -> bool:
 def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[Any, RunDirectory], None]]) -> None:
     """Runs the command that ``load()`` imports, with ``composed`` as a checked instance of ``kind`` and a run directory.
 
-    The command is imported after the check, because it imports torch. Raises ``HydratuneError`` for whatever went wrong and ``KeyboardInterrupt`` if the user stopped it; the run
-    directory's status says the same.
+    The command is imported after the check, because it imports torch. Raises ``HydratuneError`` for whatever went wrong
+    and ``KeyboardInterrupt`` if the user stopped it; the run directory's status says the same.
     """
     settings = HydraConfig.get()
     assert settings.mode == RunMode.RUN
@@ -44,7 +44,7 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
     try:
         typed = config.typed(composed, kind)
         if isinstance(typed, config.TrainConfig) and typed.name is None:
-            typed.name = settings.runtime.choices.data
+            typed.name = str(settings.runtime.choices["data"])
         checks.check(typed)
         if keeps_record:
             _claim(directory)
@@ -52,7 +52,7 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
         if keeps_record:
             _discard_unused(directory)
         raise
-    if not keeps_record or getattr(typed, "preview", 0):
+    if not keeps_record or (isinstance(typed, config.TrainConfig) and typed.preview):
         load()(typed, directory)
         if keeps_record:
             _discard_unused(directory)

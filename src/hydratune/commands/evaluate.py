@@ -40,7 +40,9 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
             f"{len(different)} of {len(values)} metrics differ from metrics.json by more than {TOLERANCE}: {', '.join(different[:6])}\n"
             f"  the new values are in {record.path}/evaluation.json; compare the versions and hardware in environment.json"
         )
-    console.print(f"[green]all {len(values)} metrics of metrics.json are reproduced[/] (tolerance {TOLERANCE}), from the {config.source.value}")
+    console.print(
+        f"[green]all {len(values)} metrics of metrics.json are reproduced[/] (tolerance {TOLERANCE}), from the {config.source.value}"
+    )
 
 
 def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> list[dict[str, Any]]:

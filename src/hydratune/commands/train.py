@@ -142,7 +142,19 @@ def prepare(config: TrainConfig, record: RunDirectory) -> Job:
     if accelerator == "gpu":
         model = model.to("cuda") if config.model.quantization.value == "none" else model
     return Job(
-        config, record, accelerator, precision, source, tokenizer, model, sets, encoder, kept["train"][1], kept["validation"][1], facts, bench
+        config,
+        record,
+        accelerator,
+        precision,
+        source,
+        tokenizer,
+        model,
+        sets,
+        encoder,
+        kept["train"][1],
+        kept["validation"][1],
+        facts,
+        bench,
     )
 
 
@@ -179,7 +191,9 @@ def _track(job: Job, facts: dict[str, Any]) -> wandb.Tracker:
     """The W&B run; in a sweep it is named after what varies and grouped by the sweep."""
     path = job.record.path
     mine = read_sweep(path.parent).get(path.name)
-    name = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in mine.varying.items()) if mine else f"{job.config.name}-{path.name}"
+    name = (
+        ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in mine.varying.items()) if mine else f"{job.config.name}-{path.name}"
+    )
     folder, group = (path.parent, path.parent.name) if mine else (path, None)
     values = plain(job.config)
     with job.timed("W&B"):

@@ -76,9 +76,7 @@ class EncodedRows(Dataset[Batch]):
 class ConversationData(lightning.LightningDataModule):
     """Encoded rows as Lightning wants them."""
 
-    def __init__(
-        self, train: Sequence[Encoded], validation: Sequence[Encoded], *, batch_size: int, accumulate: int, seed: int
-    ) -> None:
+    def __init__(self, train: Sequence[Encoded], validation: Sequence[Encoded], *, batch_size: int, accumulate: int, seed: int) -> None:
         super().__init__()
         self.train, self.validation = train, validation
         self.batch_size, self.accumulate, self.seed = batch_size, accumulate, seed
@@ -102,6 +100,8 @@ class ConversationData(lightning.LightningDataModule):
         shares = [tuple(own[i : i + self.batch_size]) for i in range(0, len(own), self.batch_size)]
         return self._loader(self.validation, [(share, 1) for share in shares])
 
-    def _loader(self, rows: Sequence[Encoded], sampler: Sampler[tuple[tuple[int, ...], int]] | list[tuple[tuple[int, ...], int]]) -> DataLoader[Batch]:
+    def _loader(
+        self, rows: Sequence[Encoded], sampler: Sampler[tuple[tuple[int, ...], int]] | list[tuple[tuple[int, ...], int]]
+    ) -> DataLoader[Batch]:
         # Its own generator: the loader must not draw from the global one, or the run depends on how often it is read.
         return DataLoader(EncodedRows(rows), sampler=sampler, batch_size=None, generator=torch.Generator().manual_seed(self.seed))  # type: ignore[arg-type]

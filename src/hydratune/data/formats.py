@@ -5,6 +5,7 @@ prompt/completion columns under their usual names. ``columns`` maps canonical na
 """
 
 import csv
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -79,7 +80,9 @@ def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{where}: broken JSON at column {error.colno} ({error.msg}); one whole JSON object per line is needed") from None
+            raise DataError(
+                f"{where}: broken JSON at column {error.colno} ({error.msg}); one whole JSON object per line is needed"
+            ) from None
         yield where, _object(value, where)
 
 
@@ -92,7 +95,7 @@ def _json_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]
     if isinstance(value, dict):
         lists = [v for v in value.values() if isinstance(v, list)]
         if len(lists) != 1:
-            raise DataError(f"{path}: a list of rows is needed, or an object with exactly one list in it (as in {{\"data\": [...]}})")
+            raise DataError(f'{path}: a list of rows is needed, or an object with exactly one list in it (as in {{"data": [...]}})')
         value = lists[0]
     if not isinstance(value, list):
         raise DataError(f"{path}: a list of rows is needed, this is {type(value).__name__}")
@@ -259,7 +262,7 @@ def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
     if "system" in roles[1:]:
         raise DataError(f"{where}: a system turn can only come first (roles: {', '.join(roles)})")
     talk = roles[1:] if roles[0] == "system" else roles
-    if talk[0] != "user" or any(a == b for a, b in zip(talk, talk[1:], strict=False) if a in ("user", "assistant")):
+    if talk[0] != "user" or any(a == b for a, b in itertools.pairwise(talk) if a in ("user", "assistant")):
         raise DataError(f"{where}: roles out of order, user and assistant must alternate after the system turn (roles: {', '.join(roles)})")
     if not messages[-1].content.strip():
         raise DataError(f"{where}: the assistant's answer is empty")

@@ -98,7 +98,8 @@ class ChatEncoder:
             if not after.startswith(before):
                 raise DataError(
                     f"{where}: the chat template renders an answer differently from the prompt that asks for it "
-                    f"(training: {after[len(before) - 20 : len(before) + 20]!r}, inference: {before[-20:]!r}); use another model.chat_template"
+                    f"(training: {after[len(before) - 20 : len(before) + 20]!r}, inference: {before[-20:]!r}); "
+                    "use another model.chat_template"
                 )
             context = self.tokens(before[len(done) :])
             answer = self._answer(after[len(before) :], row.messages[turn].content, where)

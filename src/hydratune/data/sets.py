@@ -135,7 +135,7 @@ def _shuffled_targets(rows: list[Row], seed: int) -> list[Row]:
     """Every prompt gets the answer of another row: a rotation in random order, so none keeps its own."""
     order = list(range(len(rows)))
     random.Random(f"control/{seed}").shuffle(order)
-    given = {a: b for a, b in zip(order, order[1:] + order[:1], strict=True)}
+    given = dict(zip(order, order[1:] + order[:1], strict=True))
     return [replace(row, messages=(*row.prompt, rows[given[i]].messages[-1])) for i, row in enumerate(rows)]
 
 

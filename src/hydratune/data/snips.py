@@ -20,7 +20,7 @@ def read_snips(folder: Path, pattern: str) -> list[Row]:
         except UnicodeDecodeError:
             text = raw.decode("latin-1")
         try:
-            (intent, requests), = json.loads(text).items()
+            ((intent, requests),) = json.loads(text).items()
         except (ValueError, AttributeError) as error:
             raise DataError(f"{path}: not a SNIPS file, one object {{INTENT: [requests]}} is needed ({error})") from None
         for number, request in enumerate(requests):
@@ -31,7 +31,9 @@ def read_snips(folder: Path, pattern: str) -> list[Row]:
                     slots[part["entity"]] = f"{slots[part['entity']]} and {value}" if part["entity"] in slots else value
             question = "".join(part["text"] for part in request["data"]).strip()
             answer = json.dumps({"intent": intent, "slots": slots}, ensure_ascii=False)
-            rows.append(Row(f"{path.stem}-{number}", (Message("user", question), Message("assistant", answer)), where=f"{path}[{number + 1}]"))
+            rows.append(
+                Row(f"{path.stem}-{number}", (Message("user", question), Message("assistant", answer)), where=f"{path}[{number + 1}]")
+            )
     if not rows:
         raise DataError(f"data.path = {folder}: no file matches {pattern}; give the folder of the published SNIPS files")
     return rows

@@ -18,7 +18,13 @@ class TestBench:
     """The frozen test rows, and everything that must be equal for all systems that are asked them."""
 
     def __init__(
-        self, rows: Sequence[Row], encoder: ChatEncoder, config: EvaluationConfig, task: Task, schema: Mapping[str, Any] | None, context: int
+        self,
+        rows: Sequence[Row],
+        encoder: ChatEncoder,
+        config: EvaluationConfig,
+        task: Task,
+        schema: Mapping[str, Any] | None,
+        context: int,
     ) -> None:
         self.rows = rows if config.max_rows is None else rows[: config.max_rows]
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema

@@ -27,7 +27,7 @@ class Answer:
     nll: float  # summed negative log-likelihood (natural logarithm) of the reference answer
 
 
-class _Reserved(DynamicLayer):
+class _Reserved(DynamicLayer):  # type: ignore[misc]
     """Keys and values in one buffer of known size. The usual layer copies everything it holds for every new token."""
 
     def __init__(self, capacity: int) -> None:
@@ -101,7 +101,7 @@ class _Reader:
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The tokens all prompts begin with, leaving every prompt at least one of its own."""
-    first, last = min(prompts), max(prompts)
+    first, last = min(map(list, prompts)), max(map(list, prompts))
     limit = min(len(p) for p in prompts) - 1
     length = 0
     while length < limit and first[length] == last[length]:
@@ -137,7 +137,9 @@ def answer(
             ticker.advance(0, int(mask.sum()))
             losses = _score(reader, logits, mask, cache, targets)
             ticker.advance(0, sum(map(len, targets)))
-            for number, tokens, nll in zip(numbers, _decode(reader, logits, mask, cache, stop, max_new_tokens, ticker), losses, strict=True):
+            for number, tokens, nll in zip(
+                numbers, _decode(reader, logits, mask, cache, stop, max_new_tokens, ticker), losses, strict=True
+            ):
                 results[number] = Answer(tuple(tokens), "stop" if tokens[-1] in stop else "length", nll)
     return [results[i] for i in range(len(prompts))]
 
@@ -165,7 +167,13 @@ def _score(reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: Dyn
 
 
 def _decode(
-    reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, stop: frozenset[int], max_new_tokens: int, ticker: Ticker
+    reader: _Reader,
+    logits: torch.Tensor,
+    mask: torch.Tensor,
+    cache: DynamicCache,
+    stop: frozenset[int],
+    max_new_tokens: int,
+    ticker: Ticker,
 ) -> list[list[int]]:
     """Greedy tokens of each row, turn-end included. Rows that ended leave the batch."""
     answers: list[list[int]] = [[] for _ in range(mask.shape[0])]

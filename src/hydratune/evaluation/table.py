@@ -24,7 +24,9 @@ _TITLES = {"base": "base, zero-shot", "fewshot": "base, {shots}-shot", "eval": "
 def results(metrics: Mapping[str, Any], systems: Sequence[str], shots: int) -> Table:
     """``metrics`` is the content of metrics.json."""
     rows, confidence = metrics["settings"]["eval"]["rows"], metrics["settings"]["eval"]["intervals"].split(":")[0]
-    table = Table(title=f"{rows} test rows; rates in %, with {confidence} intervals", title_justify="left", title_style="bold", header_style="bold")
+    table = Table(
+        title=f"{rows} test rows; rates in %, with {confidence} intervals", title_justify="left", title_style="bold", header_style="bold"
+    )
     table.add_column("metric", no_wrap=True)
     for system in systems:
         table.add_column(_TITLES[system].format(shots=shots), justify="right", style="bold green" if system == "eval" else "")

@@ -35,7 +35,7 @@ def attention(
     every row attends to the same prefix and to itself. With neither: plain SDPA.
     """
     if shared_prefix is not None:
-        keys, values = shared_prefix[module.layer_idx]  # type: ignore[index]
+        keys, values = shared_prefix[int(module.layer_idx)]  # type: ignore[arg-type]
         return _after_prefix(query, key, value, attention_mask, keys, values, kwargs.get("scaling")), None
     if row_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -72,7 +72,11 @@ def _after_prefix(
     rows, heads, length, width = query.shape
     if length > 1:
         keys, values = (torch.cat([p.expand(rows, -1, -1, -1), own], dim=2) for p, own in ((prefix_key, key), (prefix_value, value)))
-        own_mask = mask if mask is not None else torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).tril(key.shape[2] - length)
+        own_mask = (
+            mask
+            if mask is not None
+            else torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).tril(key.shape[2] - length)
+        )
         sees = torch.cat([own_mask.new_ones((*own_mask.shape[:-1], prefix_key.shape[2])), own_mask], dim=-1)
         result = F.scaled_dot_product_attention(query, keys, values, attn_mask=sees, scale=scale, enable_gqa=heads != key.shape[1])
         return result.transpose(1, 2)

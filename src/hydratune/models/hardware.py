@@ -14,7 +14,7 @@ from hydratune.errors import ConfigError, Problem
 
 
 def accelerator(config: TrainConfig) -> str:
-    """"gpu" or "cpu". Raises ``ConfigError`` if a GPU is asked for where there is none."""
+    """ "gpu" or "cpu". Raises ``ConfigError`` if a GPU is asked for where there is none."""
     asked = config.trainer.accelerator
     available = torch.cuda.is_available()
     if asked == "gpu" and not available:

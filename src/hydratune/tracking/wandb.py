@@ -79,7 +79,15 @@ class WandbTracker:
         table = wandb.Table(columns=columns)
         for row in rows[:PREDICTION_ROWS]:
             prompt = "\n".join(turn["content"] for turn in row["prompt"])
-            values = (row["id"], prompt, row["prediction"], row["reference"], row["finish_reason"], row["nll"], row["scores"]["exact_match"])
+            values = (
+                row["id"],
+                prompt,
+                row["prediction"],
+                row["reference"],
+                row["finish_reason"],
+                row["nll"],
+                row["scores"]["exact_match"],
+            )
             table.add_data(*values)
         self.run.log({"predictions": table})
 

@@ -115,7 +115,9 @@ class Best(ModelCheckpoint):
     CHECKPOINT_NAME_LAST = "last"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, filename="best", monitor="val/loss", mode="min", save_top_k=1, save_last=True, enable_version_counter=False)
+        super().__init__(
+            folder, filename="best", monitor="val/loss", mode="min", save_top_k=1, save_last=True, enable_version_counter=False
+        )
 
 
 class Patience(EarlyStopping):

@@ -39,7 +39,15 @@ class Fitted:
 
 
 def fit(
-    model: Any, train: Sequence[Encoded], validation: Sequence[Encoded], config: TrainConfig, record: RunDirectory, *, accelerator: str, precision: str, logger: Any
+    model: Any,
+    train: Sequence[Encoded],
+    validation: Sequence[Encoded],
+    config: TrainConfig,
+    record: RunDirectory,
+    *,
+    accelerator: str,
+    precision: str,
+    logger: Any,
 ) -> Fitted:
     """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept."""
     settings = config.trainer

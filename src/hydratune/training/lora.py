@@ -66,7 +66,9 @@ def _is_plain(layer: PeftLinear) -> bool:
     name = layer.active_adapters[0]
     variants = getattr(layer, "lora_variant", {})
     has_dropout = not isinstance(layer.lora_dropout[name], torch.nn.Identity)
-    return name in layer.lora_A and name not in variants and not has_dropout and layer.lora_B[name].bias is None and not layer.fan_in_fan_out
+    return (
+        name in layer.lora_A and name not in variants and not has_dropout and layer.lora_B[name].bias is None and not layer.fan_in_fan_out
+    )
 
 
 def use_lean_forward(model: torch.nn.Module) -> int:

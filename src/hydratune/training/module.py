@@ -74,7 +74,11 @@ class FineTuning(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
         optimizer = torch.optim.AdamW(
-            self.objective.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(config.betas[0], config.betas[1]), eps=config.eps
+            self.objective.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            betas=(config.betas[0], config.betas[1]),
+            eps=config.eps,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, self.total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -27,11 +27,29 @@ KEYS = (
     "payment_days",
 )  # of the answer, in order; their types are the JSON schema in conf/data/contracts.yaml
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["_", "_", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _CURRENCIES = {"USD": ("$", "US dollars"), "EUR": ("€", "euros"), "GBP": ("£", "pounds sterling")}
 _TERM_MONTHS = (6, 9, 12, 15, 18, 24, 30, 36, 42, 48, 54, 60, 72, 84, 96, 120)
 _DAYS = (5, 7, 10, 14, 15, 20, 21, 25, 28, 30, 35, 40, 45, 50, 60, 75, 90, 100, 120, 150, 180)
@@ -85,7 +103,7 @@ def _write_date(rng: random.Random, day: date) -> str:
 
 
 def _write_count(rng: random.Random, number: int, unit: str, level: Level) -> str:
-    """"ninety (90) days", "90 days" or "ninety days"."""
+    """ "ninety (90) days", "90 days" or "ninety days"."""
     units = unit if number == 1 else unit + "s"
     if rng.random() < level.words_only:
         return f"{in_words(number)} {units}"
@@ -120,7 +138,9 @@ def _draw_day(rng: random.Random) -> date:
 
 def _invented(rng: random.Random) -> str:
     """A name nobody has read before, so that names are copied and not recalled: "Tavorik", "Ulmesco"."""
-    syllables = [rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") + rng.choice(("", "", "l", "n", "r", "s")) for _ in range(rng.randint(2, 3))]
+    syllables = [
+        rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") + rng.choice(("", "", "l", "n", "r", "s")) for _ in range(rng.randint(2, 3))
+    ]
     return ("".join(syllables) + rng.choice(("x", "k", "ra", "co", "nt", ""))).capitalize()
 
 

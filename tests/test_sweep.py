@@ -1,0 +1,102 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from conftest import SMALL
+from hydratune.sweeps.records import varying
+from hydratune.tracking.ranking import Run, ranking_table
+
+Command = Callable[..., tuple[int, str]]
+
+
+def states(sweep: Path) -> dict[str, str]:
+    return {p.parent.name: json.loads(p.read_text())["state"] for p in sorted(sweep.glob("*/status.json"))}
+
+
+def test_failing_job_stops_nobody_and_only_it_runs_again(hydratune: Command, tmp_path: Path) -> None:
+    """Three jobs, each a process: one with a rank the model cannot bear."""
+    command = ("train", "-m", *SMALL, "adapter.r=2,4,9999", f"hydra.sweep.dir={tmp_path}/sweep")
+    code, text = hydratune(*command)
+    sweep = tmp_path / "sweep"
+    assert code == 1
+    assert states(sweep) == {"0": "finished", "1": "finished", "2": "failed"}
+    assert "1 of 3 jobs failed" in text and "the smallest target layer is only" in text
+    assert "best:" in text
+    losses = {name: json.loads((sweep / name / "metrics.json").read_text())["objective"] for name in ("0", "1")}
+    assert f"best: {sweep}/{min(losses, key=lambda name: losses[name])}" in text
+    before = {name: (sweep / name / "metrics.json").stat().st_mtime_ns for name in ("0", "1")}
+    code, text = hydratune(*command)
+    assert code == 1
+    assert text.count("finished before; skipped") == 2
+    assert {name: (sweep / name / "metrics.json").stat().st_mtime_ns for name in ("0", "1")} == before
+    assert OmegaConf.load(sweep / "0" / ".hydra" / "overrides.yaml") == [*SMALL, "adapter.r=2"]
+
+
+def test_wrong_job_is_refused_before_the_first_one(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", "-m", *SMALL, "optimizer.lr=1e-3,0", "trainer.max_epochs=1,0", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert code == 2
+    assert "optimizer.lr = 0" in text and "trainer.max_epochs = 0" in text and "nothing was run" in text
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_wrong_type_in_one_job_is_refused_before_the_first_one(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", "-m", *SMALL, "optimizer.lr=1e-3,fast", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert code == 2
+    assert "fast" in text and not states(tmp_path / "sweep")
+
+
+def test_same_sweep_finds_its_folder_again(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydratune.sweeps import processes
+
+    monkeypatch.setattr(
+        processes, "_run_one", lambda context, item: item.record.start() or item.record.update(state="failed", error="x") or 1
+    )
+    for lr in ("1e-3,2e-3", "1e-3,2e-3", "1e-3,3e-3"):
+        assert hydratune("train", "-m", *SMALL, f"optimizer.lr={lr}")[0] == 1
+    names = sorted(p.name for p in (tmp_path / "outputs").iterdir())
+    assert len(names) == 2 and all(name.startswith(("smoke-lr-", "contracts-lr-")) for name in names)
+
+
+def test_other_sweep_in_the_same_folder_is_refused(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydratune.sweeps import processes
+
+    def pretend(context: object, item: processes.Planned) -> int:
+        item.record.start()
+        (item.record.path / ".hydra").mkdir()
+        OmegaConf.save(OmegaConf.create(list(item.job.overrides)), item.record.path / ".hydra" / "overrides.yaml")
+        return 1
+
+    monkeypatch.setattr(processes, "_run_one", pretend)
+    assert hydratune("train", "-m", *SMALL, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")[0] == 1
+    code, text = hydratune("train", "-m", *SMALL, "seed=3,4", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert code == 2 and "was another one" in text
+
+
+def test_compare_ranks_what_it_finds_and_refuses_what_is_not_there(hydratune: Command, tmp_path: Path) -> None:
+    for name, lr in (("a", "1e-3"), ("b", "1e-2")):
+        assert hydratune("train", *SMALL, f"optimizer.lr={lr}", f"hydra.run.dir={tmp_path}/runs/{name}")[0] == 0
+    code, text = hydratune("compare", str(tmp_path / "runs"))
+    assert code == 0 and "best:" in text and "lr" in text
+    (tmp_path / "empty").mkdir()
+    assert hydratune("compare", str(tmp_path / "nothing"))[0] == 2
+    assert "no run in it" in hydratune("compare", str(tmp_path / "empty"))[1]
+
+
+def test_runs_that_did_not_finish_are_never_best() -> None:
+    runs = [
+        Run(Path("failed"), "failed", "x", {"lr": 1}, {"objective": 0.1}),
+        Run(Path("good"), "finished", None, {"lr": 2}, {"objective": 0.5}),
+        Run(Path("better"), "finished", None, {"lr": 3}, {"objective": 0.4}),
+        Run(Path("stopped"), "stopped", "x", {"lr": 4}, {}),
+    ]
+    table, best = ranking_table(runs)
+    assert "better" in best
+    assert list(table.columns[1].cells) == ["better", "good", "failed", "stopped"]
+    assert ranking_table(runs[:1])[1] == ""
+
+
+def test_what_varies() -> None:
+    assert varying([["a=1", "b=2"], ["a=1", "b=3", "+c=4"]]) == [{"b": "2"}, {"b": "3", "c": "4"}]

@@ -1,0 +1,61 @@
+"""W&B runs as files: the mode, the folder, the content. What a server receives is checked where one can be started."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import SMALL
+from hydratune.config import TrackingConfig
+from hydratune.tracking import wandb as tracking
+
+
+def train(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | environment
+    command = [sys.executable, "-m", "hydratune", "train", *SMALL, *overrides]
+    return subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_path: Path) -> None:
+    done = train(tmp_path, "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/my-sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    logs = list((tmp_path / "my-sweep" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(logs) == 2
+    for log in logs:
+        content = log.read_bytes()
+        assert b"my-sweep" in content  # the group
+        assert b"eval/field_f1" in content and b"val/loss" in content
+        assert b"trainer/global_step" in content
+    ids = {json.loads((tmp_path / "my-sweep" / name / "status.json").read_text())["wandb_id"] for name in "01"}
+    assert ids == {log.stem.removeprefix("run-") for log in logs}
+    assert "wandb sync --sync-all" in done.stdout
+
+
+def test_disabled_tracking_leaves_no_folder_and_imports_no_client(tmp_path: Path) -> None:
+    done = train(tmp_path, "tracking=disabled", f"hydra.run.dir={tmp_path}/run", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0, done.stdout
+    assert not list(tmp_path.rglob("wandb*"))
+    assert "wandb.sdk" not in done.stderr
+
+
+def test_environment_wins_over_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    tracker = tracking.start(TrackingConfig(), {}, folder=tmp_path, group=None, name="x", job_type="train")
+    assert isinstance(tracker, tracking.NoTracker)
+    assert not list(tmp_path.iterdir())
+
+
+def test_absent_server_costs_a_moment_and_the_run_is_kept_offline(tmp_path: Path) -> None:
+    done = train(tmp_path, "tracking=online", f"hydra.run.dir={tmp_path}/run", WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kept offline" in done.stdout
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
+    done = train(tmp_path, "adapter.r=9999", f"hydra.run.dir={tmp_path}/run", WANDB_MODE="offline")
+    assert done.returncode == 2
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
