@@ -83,6 +83,8 @@ def run_command(command: str, args: Sequence[str]) -> int:
     """Composes ``conf/<command>.yaml`` with ``args`` and runs the command. Returns the exit code."""
     config.register()
     _register_resolvers()
+    switches = [arg for arg in args if arg in ("-m", "--multirun", "--resolve")]  # argparse wants them before the settings
+    args = [*switches, *(arg for arg in args if arg not in switches)]
     full_argv = [sys.argv[0], command, *args]
     raised: list[HydraException | OmegaConfBaseException] = []
 
@@ -201,14 +203,11 @@ def _unknown(key: str, value: str, names: Any, parent: str) -> Problem:
     """``key`` does not exist; ``names`` exist where it was looked for."""
     name = key.rpartition(".")[2]
     shown = ", ".join(sorted(names))
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.4)
     everywhere = {f.name: f"{group}.{f.name}" for group, kinds in config.SCHEMAS.items() for kind in kinds.values() for f in fields(kind)}
-    if name in _OTHER_NAMES:
-        known = _OTHER_NAMES[name]
-    elif near:
-        known = f"{parent}.{near[0]}" if parent else near[0]
-    else:
-        known = everywhere.get(name, "")
+    own = {n: f"{parent}.{n}" if parent else n for n in names}
+    meant = {**_OTHER_NAMES, **own}
+    near = difflib.get_close_matches(name, list(meant), n=1, cutoff=0.6) or [name]
+    known = meant.get(near[0]) or everywhere.get(name, "")
     fix = f"did you mean {known}?" if known else f"known here: {shown}" if shown else "see hydratune train --cfg job"
     return Problem(key, value, "there is no such setting", fix)
 

@@ -197,7 +197,7 @@ def _layout(record: Mapping[str, Any], where: str) -> str:
             return f"{prompt}/{completion}"
     raise DataError(
         f"{where}: no known layout in the columns {', '.join(map(str, record))}; needed: messages, conversations, "
-        "instruction/input/output or prompt/completion. Name yours: data.columns={prompt: YOURS, completion: YOURS}"
+        "instruction/input/output or prompt/completion. Name yours: +data.columns.prompt=YOURS +data.columns.completion=YOURS"
     )
 
 

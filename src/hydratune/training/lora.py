@@ -56,7 +56,7 @@ def _forward(self: PeftLinear, x: torch.Tensor, *args: Any, **kwargs: Any) -> to
     a, b = self.lora_A[name].weight, self.lora_B[name].weight
     if a.dtype != x.dtype:
         return PeftLinear.forward(self, x, *args, **kwargs)
-    result: torch.Tensor = LoraFunction.apply(x, weight, self.base_layer.bias, a, b, self.scaling[name])
+    result: torch.Tensor = LoraFunction.apply(x, weight, self.base_layer.bias, a, b, self.scaling[name])  # type: ignore[no-untyped-call]
     return result
 
 

@@ -54,7 +54,7 @@ class FineTuning(lightning.LightningModule):
         self.train_loss = self.train_loss.to(loss.device) + loss / batch.normaliser
         # Lightning divides by the number of micro-batches, and DDP averages over ranks; the normaliser did both already.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / batch.normaliser
-        result: torch.Tensor = Handover.apply(loss * scale, [g.mul_(scale) for g in gradients], *parameters)
+        result: torch.Tensor = Handover.apply(loss * scale, [g.mul_(scale) for g in gradients], *parameters)  # type: ignore[no-untyped-call]
         return result
 
     def on_train_epoch_start(self) -> None:

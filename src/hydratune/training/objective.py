@@ -108,7 +108,7 @@ def packed_loss(model: PreTrainedModel, packed: Pack) -> torch.Tensor:
         use_cache=False,
         logits_to_keep=packed.predicts,
     ).logits[0]
-    loss: torch.Tensor = SummedCrossEntropy.apply(logits, packed.targets)
+    loss: torch.Tensor = SummedCrossEntropy.apply(logits, packed.targets)  # type: ignore[no-untyped-call]
     return loss
 
 

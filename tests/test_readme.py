@@ -1,0 +1,39 @@
+"""The README's commands compose and its tree is the tree."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from test_config import compose
+
+from hydratune.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    found = re.findall(r"`(hydratune [^`]*)`", README)
+    return sorted({c for c in found if not re.search(r"COMMAND|-sc |--config-dir", c)})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_readme_exists_and_composes(command: str) -> None:
+    words = shlex.split(command)
+    assert words[1] in COMMANDS, command
+    if words[1] != "train":
+        return
+    overrides = [w for w in words[2:] if "=" in w and not w.startswith("hydra.")]
+    compose(*(re.sub(r"=(?!\[|\{)([^,]*),.*", r"=\1", o) for o in overrides if not o.startswith("name=")))
+
+
+def test_readme_names_its_commands() -> None:
+    assert len(commands()) > 20
+
+
+@pytest.mark.parametrize("folder", ["data", "models", "training", "evaluation"])
+def test_every_module_is_in_the_readmes_tree(folder: str) -> None:
+    listed = README.split("## The tree")[1]
+    missing = [p.name for p in (ROOT / "src" / "hydratune" / folder).glob("*.py") if p.name != "__init__.py" and p.name not in listed]
+    assert not missing
