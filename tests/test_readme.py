@@ -5,9 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from test_config import compose
 
 from hydratune.cli import COMMANDS
+from test_config import compose
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
