@@ -75,6 +75,24 @@ def test_system_column_and_alpaca_input(tmp_path: Path) -> None:
     assert [(m.role, m.content) for m in row.messages] == [("system", "s"), ("user", "i\n\nx"), ("assistant", "o")]
 
 
+def test_rare_line_separators_stay_in_their_cell(tmp_path: Path) -> None:
+    text = "one\u2028two\x0cthree\x85four"
+    for kind in ("csv", "jsonl"):
+        (row,) = read_file(write(tmp_path / f"rows.{kind}", [{"prompt": "q", "completion": text}]), {})
+        assert row.answer == text
+
+
+def test_alpaca_input_is_kept_where_only_some_rows_have_it(tmp_path: Path) -> None:
+    records = [{"instruction": "i", "output": "o"}, {"instruction": "i", "input": "x", "output": "o"}]
+    assert [r.prompt[0].content for r in read_file(write(tmp_path / "rows.jsonl", records), {})] == ["i", "i\n\nx"]
+
+
+def test_openai_content_parts_are_joined(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    records = [{"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "b"}]}]
+    assert read_file(write(tmp_path / "rows.jsonl", records), {})[0].prompt[0].content == "hello"
+
+
 def test_answer_that_is_an_object_becomes_json(tmp_path: Path) -> None:
     (row,) = read_file(write(tmp_path / "rows.jsonl", [{"prompt": "p", "completion": {"a": 1}}]), {})
     assert row.answer == '{"a": 1}'

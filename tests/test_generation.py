@@ -58,3 +58,24 @@ def test_common_prefix_leaves_every_prompt_a_token_of_its_own() -> None:
     assert common_prefix([[1, 2], [1, 2, 3]]) == [1]
     assert common_prefix([[1, 2], [1, 2]]) == [1]
     assert common_prefix([[5], [1, 2]]) == []
+
+
+def test_windowed_layers_are_scored_right() -> None:
+    """Gemma 3's cache forgets what left the window; prompts here are longer than it."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.Gemma3TextConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"], max_position_embeddings=64,
+    )  # fmt: skip
+    windowed = transformers.Gemma3ForCausalLM(config).eval()
+    prompts = [[3, *range(4, 4 + length)] for length in (20, 30, 25)]
+    references = [[9, 8, 7, 2], [5, 2], [11, 12, 13, 14, 2]]
+    windowed.set_attn_implementation(NAME)
+    found = answer(windowed, prompts, references, stop=frozenset([2]), pad=0, max_new_tokens=6, batch_size=3, title="", quiet=True)
+    windowed.set_attn_implementation("eager")
+    assert [a.nll for a in found] == pytest.approx(
+        [nll_by_hand(windowed, p, r) for p, r in zip(prompts, references, strict=True)], rel=1e-4
+    )
+    assert [list(a.tokens) for a in found] == [by_hand(windowed, p, {2}, 6) for p in prompts]

@@ -114,6 +114,12 @@ def test_template_that_rewrites_history_is_refused_unless_only_the_last_turn_is_
         encoder.encode(CHAT)
 
 
+def test_what_a_template_writes_before_the_answer_is_no_part_of_it(encoder: ChatEncoder) -> None:
+    assert with_template(encoder, REWRITES_HISTORY).preamble(CHAT) == "<think></think>"
+    assert with_template(encoder, MISTRAL).preamble(CHAT) == " "
+    assert encoder.preamble(CHAT) == ""
+
+
 def test_template_error_names_the_row(encoder: ChatEncoder) -> None:
     template = "{{ raise_exception('no system turn please') }}"
     with pytest.raises(DataError, match=r"f\.jsonl:7: the chat template refuses"):

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from hydratune.config import EvaluationConfig, Task
+from hydratune.errors import ConfigError
 from hydratune.evaluation.json_scores import NotStrictJson, fields, is_schema_valid, parse_strict, score
 from hydratune.evaluation.metrics import choose_task, flat, metrics, score_row
 from hydratune.evaluation.statistics import bootstrap_ratio, wilson
@@ -61,6 +62,17 @@ def test_field_counts(prediction: str, counts: tuple[int, int, int]) -> None:
     assert tuple(sum(f[i] for f in scores["fields"].values()) for i in range(3)) == counts
 
 
+def test_numbers_too_large_for_a_float_and_half_characters_are_scored() -> None:
+    huge = '{"a": 1' + "0" * 400 + "}"
+    assert score(huge, huge, None)["exact_match"]
+    assert not score(huge, '{"a": 1}', None)["exact_match"]
+
+
+def test_a_schema_never_fetches_what_it_refers_to() -> None:
+    with pytest.raises(Exception, match="Unresolvable"):
+        is_schema_valid({}, {"$ref": "http://127.0.0.1:9/schema.json"})
+
+
 def test_exact_match_needs_every_field_but_not_their_order() -> None:
     reference = '{"a": 1, "n": null}'
     assert score('{"n": null, "a": 1}', reference, SCHEMA)["exact_match"]
@@ -70,9 +82,11 @@ def test_exact_match_needs_every_field_but_not_their_order() -> None:
 
 
 def test_task_is_json_only_if_every_reference_is_an_object() -> None:
-    assert choose_task(Task.auto, ['{"a": 1}', "{}"], None) is Task.json
-    assert choose_task(Task.auto, ['{"a": 1}', "hello"], SCHEMA) is Task.text
-    assert choose_task(Task.text, ["{}"], None) is Task.text
+    assert choose_task(Task.auto, ['{"a": 1}', "{}"]) is Task.json
+    with pytest.raises(ConfigError, match="not one JSON object"):
+        choose_task(Task.json, ["{}", "hello"])
+    assert choose_task(Task.auto, ['{"a": 1}', "hello"]) is Task.text
+    assert choose_task(Task.text, ["{}"]) is Task.text
 
 
 def prediction(i: int, text: str, reference: str = '{"a": 1, "b": 2}', **changes: object) -> dict:

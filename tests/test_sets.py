@@ -6,8 +6,9 @@ import pytest
 from conftest import SHARED_DATA
 from hydratune.config import ContractsData, Control, FilesData, SnipsData
 from hydratune.data.rows import stable_hash
-from hydratune.data.sets import json_schema, load_sets
+from hydratune.data.sets import load_sets
 from hydratune.errors import DataError
+from hydratune.evaluation.json_scores import json_schema
 
 
 def contracts(**options: object) -> ContractsData:
@@ -69,6 +70,8 @@ def test_schema_is_read_from_a_file_and_checked(tmp_path: Path) -> None:
     assert json_schema(contracts(schema_file=str(tmp_path / "s.json"))) == {"type": "object"}
     with pytest.raises(DataError, match="not a valid JSON schema"):
         json_schema(contracts(schema={"type": "objekt"}))
+    with pytest.raises(DataError, match="references must point into the schema"):
+        json_schema(contracts(schema={"$ref": "http://127.0.0.1:9/s.json"}))
 
 
 def test_hash_is_the_same_on_every_machine() -> None:

@@ -210,6 +210,28 @@ def test_run_name_cannot_leave_outputs(hydratune: Command, tmp_path: Path, name:
     assert not list(tmp_path.parent.glob("escape*"))
 
 
+def test_folder_with_other_files_is_left_as_it_was(hydratune: Command, tmp_path: Path) -> None:
+    for folder in (tmp_path / "mine", tmp_path / "outputs" / "mine"):
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "keep.yaml").write_text("a: 1")
+        assert hydratune("train", *SMALL, "optimizer.lr=0", f"hydra.run.dir={folder}")[0] == 2
+        assert hydratune("train", "model=tiny", "preview=1", f"hydra.run.dir={folder}")[0] == 0
+        assert (folder / ".hydra" / "keep.yaml").is_file()
+
+
+def test_refused_secret_is_written_nowhere(hydratune: Command, tmp_path: Path) -> None:
+    secret = "hf_" + "abcdefghij" * 3
+    for override in (f"tracking.entity={secret}", f"+hydra.job.env_set.HF_TOKEN={secret}"):
+        code, text = hydratune("train", *SMALL, override)
+        assert code == 2 and "secret" in text and secret not in text
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and secret in p.read_text(errors="ignore")]
+
+
+def test_prepared_sweep_without_m_is_refused(hydratune: Command) -> None:
+    code, text = hydratune("train", "sweep=learning_rate")
+    assert code == 2 and "hydratune train -m sweep=learning_rate" in text
+
+
 def test_finished_run_is_not_overwritten(hydratune: Command, tmp_path: Path) -> None:
     assert hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")[0] == 0
     before = (tmp_path / "run" / "metrics.json").read_bytes()

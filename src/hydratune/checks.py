@@ -52,7 +52,7 @@ def configuration_problems(config: Any) -> list[Problem]:
 
 def secrets() -> list[str]:
     """Values of environment variables whose name says that they are secret."""
-    return [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 8]
+    return [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 8 and "/" not in value]
 
 
 def mask(text: str) -> str:
@@ -60,6 +60,13 @@ def mask(text: str) -> str:
     for secret in secrets():
         text = text.replace(secret, "***")
     return _SECRET_VALUE.sub("***", text)
+
+
+def refuse_secrets(overrides: list[str]) -> None:
+    """The command line is stored as well. Raises ``ConfigError`` without showing the value."""
+    problems = [p for o in overrides for p in _no_secret(o.split("=", 1)[0], o)]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _at_least(key: str, value: float | None, least: float, unit: str = "") -> Iterator[Problem]:
@@ -73,7 +80,8 @@ def _between(key: str, value: float, low: float, high: float, *, open_high: bool
 
 
 def _train(config: TrainConfig) -> Iterator[Problem]:
-    yield from _at_least("seed", config.seed, 0)
+    if not 0 <= config.seed < 2**32:
+        yield Problem("seed", config.seed, "must be in [0, 4294967295]", "for example seed=0")
     yield from _at_least("preview", config.preview, 0)
     yield from _model(config)
     yield from _data(config)

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune import config, run
-from hydratune.checks import configuration_problems
+from hydratune.checks import configuration_problems, mask
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 
 CONF = next(
@@ -86,14 +86,14 @@ def run_command(command: str, args: Sequence[str]) -> int:
     switches = [arg for arg in args if arg in ("-m", "--multirun", "--resolve")]  # argparse wants them before the settings
     args = [*switches, *(arg for arg in args if arg not in switches)]
     full_argv = [sys.argv[0], command, *args]
-    raised: list[HydraException | OmegaConfBaseException] = []
+    raised: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
     def job(composed: DictConfig) -> None:
         sys.argv = full_argv  # Lightning starts the other ranks of a data-parallel run from it
         try:
             run.execute(composed, config.COMMANDS[command], lambda: import_module(f"hydratune.commands.{command}").run)
-        except (HydraException, OmegaConfBaseException) as error:  # raised again below: Hydra would print its own line about it first
+        except Exception as error:  # raised again below: Hydra would print its own line about it first
             raised.append(error)
 
     before, sys.argv = sys.argv, [f"hydratune {command}", *args]
@@ -114,11 +114,15 @@ def run_command(command: str, args: Sequence[str]) -> int:
         print(f"\nhydratune {command}: {explained}", file=sys.stderr)
         return explained.exit_code
     except OSError as error:  # Hydra makes the run directory before the job's frame can explain anything
-        print(
-            f"\nhydratune {command}: cannot write {error.filename} ({error.strerror}); choose another place with hydra.run.dir=DIR",
-            file=sys.stderr,
-        )
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR", file=sys.stderr)
         return InputError.exit_code
+    except Exception as error:
+        if wants_traceback:
+            traceback.print_exc()
+        print(f"\nhydratune {command}: unexpected error: {mask(f'{type(error).__name__}: {error}')}", file=sys.stderr)
+        print("  HYDRA_FULL_ERROR=1 shows where; a file it read may have been changed or cut", file=sys.stderr)
+        return HydratuneError.exit_code
     finally:
         sys.argv = before
         if not wants_traceback:

@@ -35,7 +35,7 @@ class Overlength(StrEnum):
     """What happens to a row longer than ``data.max_length``. An answer is never cut."""
 
     drop = "drop"
-    truncate_prompt = "truncate_prompt"  # cuts the middle of the prompt: the system turn and the prompt's end stay
+    truncate_prompt = "truncate_prompt"  # cuts the start of the last user turn; the system turn and its end stay
     error = "error"
 
 
@@ -62,7 +62,7 @@ class Schedule(StrEnum):
 
 
 class Task(StrEnum):
-    """How an answer is scored. ``auto``: json if the data has a schema or all references are JSON objects, else text."""
+    """How an answer is scored. ``auto``: json if all references are JSON objects, else text."""
 
     auto = "auto"
     json = "json"

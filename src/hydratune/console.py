@@ -61,4 +61,4 @@ def progress(title: str, total: int, unit: str = "tokens", *, quiet: bool = Fals
 
 
 def section(title: str) -> None:
-    console.rule(f"[bold]{title}", align="left", style="dim")
+    console.rule(Text(title, style="bold"), align="left", style="dim")

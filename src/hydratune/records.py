@@ -52,7 +52,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
 def write_text(path: Path, text: str) -> None:
     with atomic(path) as stream:
-        stream.write(text.encode())
+        stream.write(text.encode("utf-8", errors="backslashreplace"))  # a model may write half a character
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -77,7 +77,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Raises ``RunError`` with file:line for a broken line."""
     rows = []
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise RunError(f"{path} does not exist: the run did not get that far, or this is not a run directory") from None
     for number, line in enumerate(lines, 1):

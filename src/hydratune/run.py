@@ -5,7 +5,6 @@ The only place with a broad ``except``, and the last that sees a ``DictConfig``.
 
 import logging
 import os
-import shutil
 import signal
 import time
 import traceback
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydratune import checks, config
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 from hydratune.records import RunDirectory, State, write_text
+from hydratune.sweeps.records import read_sweep
 
 log = logging.getLogger(__name__)
 STARTED = time.perf_counter()  # this module is imported before anything slow
@@ -38,28 +38,31 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
     and ``KeyboardInterrupt`` if the user stopped it; the run directory's status says the same.
     """
     settings = HydraConfig.get()
-    assert settings.mode == RunMode.RUN
+    if settings.mode != RunMode.RUN:
+        raise InputError("this command runs one job; for a sweep use hydratune train -m, with hydra/launcher=process")
     directory = RunDirectory(Path(settings.runtime.output_dir))
-    keeps_record = settings.output_subdir is not None and is_main_process()
+    keeps_record = kind is config.TrainConfig and is_main_process()
     try:
+        checks.refuse_secrets([*settings.overrides.task, *settings.overrides.hydra])
         typed = config.typed(composed, kind)
-        if isinstance(typed, config.TrainConfig) and typed.name is None:
-            typed.name = str(settings.runtime.choices["data"])
+        if isinstance(typed, config.TrainConfig):
+            typed.name = typed.name or str(settings.runtime.choices["data"])
+            keeps_record = keeps_record and not typed.preview
+            _refuse_sweep_without_m(settings.runtime.choices.get("sweep"), directory)
         checks.check(typed)
         if keeps_record:
             _claim(directory)
     except BaseException:
-        if keeps_record:
-            _discard_unused(directory)
+        _discard_unused(directory)
         raise
-    if not keeps_record or (isinstance(typed, config.TrainConfig) and typed.preview):
+    if not keeps_record:
         load()(typed, directory)
-        if keeps_record:
-            _discard_unused(directory)
+        _discard_unused(directory)
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     directory.start()
     write_text(directory.config_file, checks.mask(OmegaConf.to_yaml(OmegaConf.structured(typed), resolve=True)))
+    _write_hydra_files(directory, composed, settings)
     try:
         load()(typed, directory)
         directory.end(State.finished)
@@ -80,7 +83,21 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
         raise HydratuneError(f"unexpected error: {checks.mask(summary)}\n  the full story is in {directory.path}/run.log") from error
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def _refuse_sweep_without_m(sweep: object, directory: RunDirectory) -> None:
+    """A prepared sweep is only a sweep with -m; its jobs, which name it as well, lie in a sweep's folder."""
+    if sweep is not None and directory.path.name not in read_sweep(directory.path.parent):
+        raise ConfigError(
+            [Problem("sweep", sweep, "this is a sweep of several jobs, and -m is missing", f"hydratune train -m sweep={sweep}")]
+        )
+
+
+def _write_hydra_files(directory: RunDirectory, composed: DictConfig, settings: Any) -> None:
+    """What Hydra writes into .hydra, after the check instead of before it, and without secrets."""
+    for name, content in (("config", composed), ("hydra", {"hydra": settings}), ("overrides", list(settings.overrides.task))):
+        write_text(directory.path / ".hydra" / f"{name}.yaml", checks.mask(OmegaConf.to_yaml(OmegaConf.create(content))))
+
+
+def interrupt(signum: int, frame: FrameType | None) -> None:
     """A polite kill is handled like Ctrl-C: adapter kept, status stopped."""
     raise KeyboardInterrupt
 
@@ -95,11 +112,13 @@ def _claim(directory: RunDirectory) -> None:
 
 
 def _discard_unused(directory: RunDirectory) -> None:
-    """Removes what Hydra wrote for a job that was refused before it began."""
-    if directory.status_file.exists() or not directory.path.is_dir():
+    """Removes the folder that Hydra made under outputs/ for a job that keeps no record; never one that holds anything."""
+    ours = Path.cwd() / "outputs"
+    if directory.status_file.exists() or not directory.path.is_relative_to(ours):
         return
-    shutil.rmtree(directory.path / ".hydra", ignore_errors=True)
-    (directory.path / "run.log").unlink(missing_ok=True)
-    for folder in (directory.path, directory.path.parent):
-        if folder.is_dir() and folder != Path.cwd() and not any(folder.iterdir()):
+    log_file = directory.path / "run.log"
+    if [p.name for p in directory.path.iterdir()] == ["run.log"]:
+        log_file.unlink()
+    for folder in (directory.path, directory.path.parent, ours):
+        if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -9,9 +9,9 @@ from rich.table import Table
 from hydratune import config as configuration
 from hydratune.config import EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
-from hydratune.data.sets import json_schema
 from hydratune.errors import RunError
 from hydratune.evaluation import assess, metrics
+from hydratune.evaluation.json_scores import json_schema
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
 
 TOLERANCE = 1e-4  # of any metric; the arithmetic of another machine or thread count differs in the last digits

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 
 from hydratune.config import Baseline, TrainConfig, plain
 from hydratune.console import console, section
 from hydratune.data.masking import ChatEncoder, Encoded, gate
 from hydratune.data.preview import show
-from hydratune.data.sets import RowSets, json_schema, load_sets
+from hydratune.data.sets import RowSets, load_sets
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation import assess, metrics, table
+from hydratune.evaluation.json_scores import json_schema
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
 from hydratune.run import STARTED, is_main_process
@@ -120,6 +120,8 @@ def prepare(config: TrainConfig, record: RunDirectory) -> Job:
     tokenizer = sources.load_tokenizer(config.model, source)
     model = sources.load_model(config.model, source, hardware.weights_dtype(config, precision))
     model = adapters.prepare_quantised(model, config.model.quantization)
+    adapters.check(model, config.adapter)
+    source = sources.identified(source, config.model, model)
     context = sources.context_window(config.model, model)
     if config.data.max_length > context:
         why, fix = f"{config.model.name} reads at most {context} tokens", f"set data.max_length={context} or less"
@@ -137,8 +139,14 @@ def prepare(config: TrainConfig, record: RunDirectory) -> Job:
         if report.truncated and is_main_process():
             console.print(f"[yellow]{len(report.truncated)} of {report.rows} {name} prompts cut to data.max_length")
     sets = RowSets(*(kept[name][0] for name in ("train", "validation", "test")))
-    task = metrics.choose_task(config.evaluation.task, [row.answer for row in sets.test], schema)
+    task = metrics.choose_task(config.evaluation.task, [row.answer for row in sets.test])
     bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context)
+    bench.check(bench.zero_shot())
+    if Baseline.fewshot in config.evaluation.baselines:
+        bench.check(bench.few_shot(assess.fit_examples(sets.train, config.evaluation.shots)))
+    if len(sets.validation) < config.trainer.devices:
+        why, fix = f"there are only {len(sets.validation)} validation rows, and every device needs one", "give more validation rows"
+        raise ConfigError([Problem("trainer.devices", config.trainer.devices, why, fix)])
     if accelerator == "gpu":
         model = model.to("cuda") if config.model.quantization.value == "none" else model
     return Job(
@@ -280,4 +288,3 @@ def _report(job: Job, result: dict[str, Any], systems: list[str], hint: str) -> 
     console.print("sweep       hydratune train -m sweep=learning_rate", soft_wrap=True)
     if hint:
         console.print(f"W&B         {hint}", soft_wrap=True)
-    torch.set_grad_enabled(True)

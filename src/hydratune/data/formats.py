@@ -5,6 +5,7 @@ prompt/completion columns under their usual names. ``columns`` maps canonical na
 """
 
 import csv
+import io
 import itertools
 import json
 import logging
@@ -22,7 +23,6 @@ _PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),
     ("instruction", "response"),
-    ("instruction", "output"),
     ("question", "answer"),
     ("input", "output"),
     ("source", "target"),
@@ -112,7 +112,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for record in reader:
             where = f"{path}:{reader.line_num}"
@@ -190,7 +190,7 @@ def _layout(record: Mapping[str, Any], where: str) -> str:
         return "messages"
     if record.get("conversations") is not None:
         return "sharegpt"
-    if {"instruction", "input", "output"} <= record.keys():
+    if {"instruction", "output"} <= record.keys():  # "input" is optional, and may be missing in some rows only
         return "alpaca"
     for prompt, completion in _PAIRS:
         if prompt in record and completion in record:
@@ -242,6 +242,10 @@ def _message(turn: Any, role_key: str, content_key: str, where: str) -> Message:
 
 
 def _content(value: Any, name: str, where: str) -> str:
+    if isinstance(value, bytes):
+        raise DataError(f"{where}: {name} is binary; a text is needed")
+    if isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
+        return "".join(str(p.get("text", "")) for p in value)  # OpenAI's content parts
     if isinstance(value, (dict, list)):
         return json.dumps(value, ensure_ascii=False)
     if value is None:

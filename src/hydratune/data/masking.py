@@ -78,6 +78,16 @@ class ChatEncoder:
         """What inference sends: the conversation and the generation prompt."""
         return self.tokens(self.render(messages, generation_prompt=True, where=where))
 
+    def preamble(self, row: Row) -> str:
+        """What the template itself puts between the generation prompt and the answer, such as an empty block of thoughts.
+
+        The model learns to write it, and it is no part of the answer.
+        """
+        where = row.where or row.id
+        before = self.render(row.prompt, generation_prompt=True, where=where)
+        text = self.render(row.messages, generation_prompt=False, where=where)[len(before) :]
+        return text[: max(0, text.find(row.answer.strip()))]
+
     def encode(self, row: Row, train_on: TrainOn = TrainOn.all) -> Encoded:
         """Raises ``DataError`` where the template makes an honest mask impossible."""
         turns = [i for i, m in enumerate(row.messages) if m.role == "assistant"]

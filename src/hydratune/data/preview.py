@@ -28,5 +28,5 @@ def show(console: Console, encoder: ChatEncoder, rows: Sequence[Row], encoded: S
     legend = Text("trained", style="bold black on green") + Text("  not trained", style="dim")
     console.print(legend)
     for row, example in list(zip(rows, encoded, strict=True))[:count]:
-        console.rule(f"{row.id}: {example.supervised} of {len(example.ids)} tokens trained", align="left")
+        console.rule(Text(f"{row.id}: {example.supervised} of {len(example.ids)} tokens trained"), align="left")
         console.print(coloured(encoder, example), soft_wrap=True)

@@ -1,12 +1,10 @@
 """From a data configuration to three sets of rows: reading, splitting, sampling, controls."""
 
 import hashlib
-import json
 import logging
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hydratune.config import ContractsData, Control, DataConfig, FilesData, HubData, SnipsData
 from hydratune.data.contracts import contract_rows
@@ -55,25 +53,6 @@ def load_sets(data: DataConfig, seed: int) -> RowSets:
     sets = RowSets(*([_with_system(row, system) for row in rows] for rows in (train, validation, test)))
     log.info("rows: %s; fingerprint %s", ", ".join(f"{name} {len(rows)}" for name, rows in sets.items()), sets.fingerprint)
     return sets
-
-
-def json_schema(data: DataConfig) -> dict[str, Any] | None:
-    """The JSON schema of the answers, from the configuration or its file. Raises ``DataError`` if it is not a schema."""
-    import jsonschema
-
-    schema = data.schema
-    if data.schema_file is not None:
-        try:
-            schema = json.loads(Path(data.schema_file).read_text("utf-8"))
-        except (ValueError, OSError) as error:
-            raise DataError(f"data.schema_file = {data.schema_file}: not readable JSON ({error})") from None
-    if schema is None:
-        return None
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise DataError(f"data.schema: not a valid JSON schema ({error.message})") from None
-    return schema
 
 
 def _read(data: DataConfig) -> tuple[list[Row], list[Row] | None, list[Row] | None]:

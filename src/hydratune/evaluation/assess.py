@@ -1,14 +1,14 @@
 """Asks one system the test rows and scores what it says: the rows of predictions.jsonl."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydratune import __version__
 from hydratune.config import EvaluationConfig, Task, TrainOn
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
-from hydratune.errors import ConfigError, Problem
+from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation.generation import answer
 from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.records import read_jsonl, write_jsonl
@@ -36,12 +36,7 @@ class TestBench:
 
     def ask(self, model: Any, prompts: Sequence[Sequence[Message]], *, title: str, pad: int, quiet: bool = False) -> list[dict[str, Any]]:
         """One prediction per test row. ``prompts`` are conversations up to the answer, in the order of the rows."""
-        ids = [self.encoder.prompt(prompt, row.where or row.id) for prompt, row in zip(prompts, self.rows, strict=True)]
-        longest = max(map(len, ids)) + max(self.max_new_tokens, max(map(len, self.answers)))
-        if longest > self.context:
-            why = f"the longest test prompt and its answer need {longest} tokens; the model reads {self.context}"
-            fix = "lower evaluation.shots or evaluation.max_new_tokens, drop fewshot from evaluation.baselines, or choose another model"
-            raise ConfigError([Problem("evaluation.max_new_tokens", self.config.max_new_tokens, why, fix)])
+        ids = self._tokens(prompts)
         stop = self.encoder.turn_end_ids
         answers = answer(
             model,
@@ -58,6 +53,7 @@ class TestBench:
         for i, row in enumerate(self.rows):
             kept = [t for t in answers[i].tokens if t not in stop]
             text = self.encoder.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            text = text.removeprefix(self.encoder.preamble(row))
             result.append(
                 {
                     "id": row.id,
@@ -76,6 +72,17 @@ class TestBench:
                 }
             )
         return result
+
+    def _tokens(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
+        return [self.encoder.prompt(prompt, row.where or row.id) for prompt, row in zip(prompts, self.rows, strict=True)]
+
+    def check(self, prompts: Sequence[Sequence[Message]]) -> None:
+        """Raises ``ConfigError`` if the model could not read a prompt and write its answer."""
+        longest = max(map(len, self._tokens(prompts))) + max(self.max_new_tokens, *map(len, self.answers))
+        if longest > self.context:
+            why = f"the longest test prompt and its answer need {longest} tokens; the model reads {self.context}"
+            fix = "lower evaluation.shots or evaluation.max_new_tokens, drop fewshot from evaluation.baselines, or choose another model"
+            raise ConfigError([Problem("evaluation.max_new_tokens", self.config.max_new_tokens, why, fix)])
 
     def zero_shot(self) -> list[tuple[Message, ...]]:
         """The prompts as they are in the data."""
@@ -108,6 +115,7 @@ class TestBench:
                 self.config.batch_size,
                 self.task.value,
                 self.schema,
+                __version__,
                 sorted(self.encoder.turn_end_ids),
             ]
         )
@@ -120,7 +128,10 @@ def rescore(predictions: Sequence[Mapping[str, Any]], task: Task, schema: Mappin
 
 def cached(file: Path) -> list[dict[str, Any]] | None:
     """Predictions stored under a cache key, if there are any."""
-    return read_jsonl(file) if file.is_file() else None
+    try:
+        return read_jsonl(file) if file.is_file() else None
+    except RunError:  # a broken cache is an empty one
+        return None
 
 
 def remember(file: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
@@ -128,6 +139,6 @@ def remember(file: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
 
 
 def fit_examples(examples: Sequence[Row], count: int) -> list[Row]:
-    """The first ``count`` distinct training rows in the fixed order of their hashes, so every run shows the same ones."""
+    """The first ``count`` training rows in the fixed order of their hashes, so every run shows the same ones."""
     ordered = sorted(examples, key=lambda row: row.content_hash)
-    return [replace(row) for row in ordered[:count]]
+    return ordered[:count]

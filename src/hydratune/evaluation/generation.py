@@ -135,7 +135,11 @@ def answer(
             cache = reader.cache(ids.shape[1] + max(max_new_tokens, *map(len, targets)))
             logits = reader.step(ids, mask, cache, last=1)[:, -1]
             ticker.advance(0, int(mask.sum()))
-            losses = _score(reader, logits, mask, cache, targets)
+            losses = (
+                _score(reader, logits, mask, cache, targets)
+                if reader.plain_layers
+                else [_score_alone(reader, prompts[i], references[i]) for i in numbers]
+            )
             ticker.advance(0, sum(map(len, targets)))
             for number, tokens, nll in zip(
                 numbers, _decode(reader, logits, mask, cache, stop, max_new_tokens, ticker), losses, strict=True
@@ -164,6 +168,14 @@ def _score(reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: Dyn
             wanted = likelihoods.gather(1, torch.tensor(target, device=mask.device)[:, None])
             losses.append(-wanted.double().sum().item())
     return losses
+
+
+def _score_alone(reader: _Reader, prompt: Sequence[int], target: Sequence[int]) -> float:
+    """Summed NLL of ``target`` by one forward without a cache: for layers whose cache forgets what left their window."""
+    ids = torch.tensor([[*prompt, *target[:-1]]], device=reader.device)
+    logits = reader.model(input_ids=ids, use_cache=False, logits_to_keep=len(target)).logits[0]
+    likelihoods = torch.log_softmax(logits.float(), dim=-1)
+    return -likelihoods.gather(1, torch.tensor(target, device=reader.device)[:, None]).double().sum().item()
 
 
 def _decode(

@@ -4,9 +4,36 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jsonschema
+from referencing import Registry
+
+from hydratune.config import DataConfig
+from hydratune.errors import DataError
+
+
+def json_schema(data: DataConfig) -> dict[str, Any] | None:
+    """The JSON schema of the answers, from the configuration or its file. Raises ``DataError`` if it is not a schema."""
+    import jsonschema
+
+    schema = data.schema
+    if data.schema_file is not None:
+        try:
+            schema = json.loads(Path(data.schema_file).read_text("utf-8"))
+        except (ValueError, OSError) as error:
+            raise DataError(f"data.schema_file = {data.schema_file}: not readable JSON ({error})") from None
+    if schema is None:
+        return None
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+        is_schema_valid({}, schema)  # a pattern or reference that cannot be resolved shows only in use
+    except jsonschema.SchemaError as error:
+        raise DataError(f"data.schema: not a valid JSON schema ({error.message})") from None
+    except Exception as error:
+        raise DataError(f"data.schema: cannot be used ({error}); references must point into the schema itself") from None
+    return schema
 
 
 class NotStrictJson(ValueError):
@@ -44,7 +71,8 @@ def is_schema_valid(value: Mapping[str, Any], schema: Mapping[str, Any]) -> bool
 
 @lru_cache(maxsize=8)
 def _validator(schema: str) -> Any:
-    return jsonschema.Draft202012Validator(json.loads(schema), format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+    kind = jsonschema.Draft202012Validator
+    return kind(json.loads(schema), format_checker=kind.FORMAT_CHECKER, registry=Registry())  # a registry of its own fetches nothing
 
 
 def fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -61,7 +89,7 @@ def fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, bool):
         yield path, str(value)
     elif isinstance(value, (int, float)):
-        yield path, f"number {float(value)!r}"
+        yield path, f"number {float(value)!r}" if abs(value) < 1e300 else f"number {value}"
     elif value is not None:
         yield path, " ".join(str(value).casefold().split())
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydratune.config import EvaluationConfig, Task
+from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation.json_scores import NotStrictJson, parse_strict, score
 from hydratune.evaluation.statistics import Interval, bootstrap_ratio, wilson
 
@@ -25,15 +26,18 @@ class Measured:
     interval: Interval | None = None
 
 
-def choose_task(task: Task, references: Sequence[str], schema: Mapping[str, Any] | None) -> Task:
-    """What ``evaluation.task=auto`` means for these references."""
-    if task is not Task.auto:
+def choose_task(task: Task, references: Sequence[str]) -> Task:
+    """What ``evaluation.task`` means for these references. Raises ``ConfigError`` if json is asked for and cannot be had."""
+    if task is Task.text:
         return task
-    try:
-        for reference in references:
+    for reference in references:
+        try:
             parse_strict(reference)
-    except NotStrictJson:
-        return Task.text
+        except NotStrictJson as error:
+            if task is Task.auto:
+                return Task.text
+            why = f"a reference answer is not one JSON object ({error}): {reference[:60]!r}"
+            raise ConfigError([Problem("evaluation.task", task.value, why, "set evaluation.task=text, or mend the data")]) from None
     return Task.json
 
 

@@ -24,13 +24,6 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> PeftModel | P
     assert isinstance(adapter, LoraAdapter)
     everything = adapter.target_modules == ["all-linear"]
     targets: str | list[str] = "all-linear" if everything else adapter.target_modules
-    options = dict(adapter.extra)
-    known = {f.name for f in fields(LoraConfig)} - {f.name for f in fields(LoraAdapter)} - {"task_type", "inference_mode"}
-    unknown = [Problem(f"adapter.extra.{key}", value, "PEFT's LoraConfig has no such field (or it is a setting of its own here)",
-                       f"one of: {', '.join(sorted(known))}") for key, value in options.items() if key not in known]  # fmt: skip
-    if unknown:
-        raise ConfigError(unknown)
-    _check_targets(model, adapter, everything)
     try:
         config = LoraConfig(
             r=adapter.r,
@@ -39,7 +32,7 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> PeftModel | P
             target_modules=targets,
             use_rslora=adapter.use_rslora,
             task_type="CAUSAL_LM",
-            **options,
+            **adapter.extra,
         )
         with warnings.catch_warnings():  # PEFT reads a property that transformers is renaming
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
@@ -51,7 +44,16 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> PeftModel | P
     return result
 
 
-def _check_targets(model: PreTrainedModel, adapter: LoraAdapter, everything: bool) -> None:
+def check(model: PreTrainedModel, adapter: AdapterConfig) -> None:
+    """Raises ``ConfigError`` for settings that this architecture cannot take, before anything is computed."""
+    if not isinstance(adapter, LoraAdapter):
+        return
+    known = {f.name for f in fields(LoraConfig)} - {f.name for f in fields(LoraAdapter)} - {"task_type", "inference_mode"}
+    why, fix = "PEFT's LoraConfig has no such field (or it is a setting of its own here)", f"one of: {', '.join(sorted(known))}"
+    unknown = [Problem(f"adapter.extra.{key}", value, why, fix) for key, value in adapter.extra.items() if key not in known]
+    if unknown:
+        raise ConfigError(unknown)
+    everything = adapter.target_modules == ["all-linear"]
     linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()}
     names = sorted({name.rsplit(".", 1)[-1] for name in linears})
     if not everything:

@@ -118,6 +118,8 @@ def supports_packing(model: PreTrainedModel) -> str | None:
         return f"{type(model).__name__} does not use transformers' attention interface"
     if getattr(config, "attn_logit_softcapping", None):
         return "the model caps attention logits, which SDPA cannot do"
+    if any(name.endswith("sinks") for name, _ in model.named_parameters()):
+        return "the model has attention sinks, which SDPA does not know"
     if any(kind not in ("full_attention", "sliding_attention") for kind in getattr(config, "layer_types", None) or ()):
         return "the model has layers other than attention, which would see the neighbouring rows"
     return None

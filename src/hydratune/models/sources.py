@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,17 @@ def load_model(model: ModelConfig, source: Source, dtype: torch.dtype) -> PreTra
     if supports_packing(loaded) is None:
         loaded.set_attn_implementation(ATTENTION)
     return loaded.eval()
+
+
+def identified(source: Source, model: ModelConfig, loaded: PreTrainedModel) -> Source:
+    """``source`` with the commit a hub model was really loaded from, and with its quantisation: equal identity, equal weights."""
+    identity = source.identity
+    commit = getattr(loaded.config, "_commit_hash", None)
+    if isinstance(model, HubModel) and commit:
+        identity = f"hub:{model.id}@{commit}"
+    if model.quantization is not Quantization.none:
+        identity += f"+{model.quantization}"
+    return replace(source, identity=identity)
 
 
 def turn_end_ids(tokenizer: Any, model: PreTrainedModel) -> frozenset[int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
 from rich.table import Table
 
 from hydratune import config
@@ -23,6 +24,7 @@ from hydratune.checks import configuration_problems, mask
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.records import RunDirectory
+from hydratune.run import interrupt
 from hydratune.sweeps.records import Job, read_sweep, varying, write_sweep
 from hydratune.tracking.ranking import collect, ranking_table
 
@@ -44,7 +46,7 @@ def launch(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequenc
     """
     folder = Path(str(sweep.hydra.sweep.dir)).absolute()
     try:
-        names = _check_all(context, sweep, overrides, first)
+        names, configs = _check_all(context, sweep, overrides, first)
     except ConfigError:
         if not read_sweep(folder):
             (folder / "multirun.yaml").unlink(missing_ok=True)
@@ -53,10 +55,11 @@ def launch(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequenc
         raise
     differing = varying([list(job) for job in overrides])
     jobs = [Job(name, tuple(job), vary) for name, job, vary in zip(names, overrides, differing, strict=True)]
-    write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *jobs])
     planned = [Planned(job, RunDirectory(folder / job.name)) for job in jobs]
-    for stale in planned:  # a folder of another sweep must not be taken for this job's result
-        _refuse_other_job(stale)
+    for item, settings in zip(planned, configs, strict=True):  # what lies there must not be taken for this job's result
+        _refuse_other_job(item, settings)
+    write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *jobs])
+    signal.signal(signal.SIGTERM, interrupt)
     console.print(f"[bold]sweep of {len(jobs)} jobs[/]  {_shown(folder)}", soft_wrap=True)
     failed = _run_all(context, planned)
     section("ranking")
@@ -70,10 +73,13 @@ def launch(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequenc
         raise SweepError(f"{len(failed)} of {len(jobs)} jobs failed; start the same sweep again to run only those")
 
 
-def _check_all(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int) -> list[str]:
-    """Composes and checks every job; returns their folder names."""
+def _check_all(
+    context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int
+) -> tuple[list[str], list[config.TrainConfig]]:
+    """Composes and checks every job; returns their folder names and settings."""
     problems: list[Problem] = []
     names = []
+    configs = []
     for number, job in enumerate(overrides, first):
         composed = context.config_loader.load_sweep_config(sweep, list(job))
         with open_dict(composed):
@@ -81,7 +87,10 @@ def _check_all(context: HydraContext, sweep: DictConfig, overrides: Sequence[Seq
         names.append(str(composed.hydra.sweep.subdir))
         try:
             task = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
-            found = configuration_problems(config.typed(task, config.TrainConfig))
+            settings = config.typed(task, config.TrainConfig)
+            settings.name = settings.name or str(composed.hydra.runtime.choices["data"])
+            configs.append(settings)
+            found = configuration_problems(settings)
         except OmegaConfBaseException as error:
             found = [Problem("job", " ".join(job), str(error).splitlines()[0], "see hydratune train --cfg job")]
         problems += [p for p in found if p not in problems]
@@ -90,24 +99,23 @@ def _check_all(context: HydraContext, sweep: DictConfig, overrides: Sequence[Seq
     if len(set(names)) < len(names):
         why = "several jobs of this sweep would share a folder"
         raise ConfigError([Problem("hydra.sweep.subdir", names[0], why, "leave it at its default, ${hydra.job.num}")])
-    return names
+    return names, configs
 
 
-def _refuse_other_job(planned: Planned) -> None:
-    stored = planned.record.path / ".hydra" / "overrides.yaml"
-    if planned.record.status() and stored.is_file():
-        before = {str(o) for o in OmegaConf.load(stored)}
-        if before != set(planned.job.overrides):
-            raise ConfigError(
-                [
-                    Problem(
-                        "hydra.sweep.dir",
-                        planned.record.path.parent,
-                        f"job {planned.job.name} there was another one: {' '.join(sorted(before))}",
-                        "choose another hydra.sweep.dir, or delete that one",
-                    )
-                ]
-            )
+def _refuse_other_job(planned: Planned, settings: config.TrainConfig) -> None:
+    """Raises ``ConfigError`` if the job's folder holds a run with other settings, or a finished one on older data files."""
+    record = planned.record
+    if not record.status() or not record.config_file.is_file():
+        return
+    why = ""
+    if config.load(record.config_file) != settings:
+        why = f"job {planned.job.name} was run there with other settings (see its config.yaml)"
+    elif isinstance(settings.data, config.FilesData) and record.is_finished():
+        files = [Path(p) for p in (settings.data.train, settings.data.validation, settings.data.test) if p]
+        changed = [str(p) for p in files if p.stat().st_mtime > record.config_file.stat().st_mtime]
+        why = f"job {planned.job.name} is finished, but {', '.join(changed)} changed since" if changed else ""
+    if why:
+        raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, "choose another hydra.sweep.dir, or delete that one")])
 
 
 def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]:
@@ -152,9 +160,11 @@ def _run_one(context: HydraContext, item: Planned) -> int:
 
 
 def _config_dirs(context: HydraContext) -> list[str]:
-    """A user's --config-dir, handed on to the jobs."""
+    """A user's --config-dir and hydra.searchpath, handed on to the jobs."""
     entries = context.config_loader.get_search_path().get_path()
-    return [f"--config-dir={e.path.removeprefix('file://')}" for e in entries if e.provider == "command-line" and e.path]
+    own = [f"--config-dir={e.path.removeprefix('file://')}" for e in entries if e.provider == "command-line" and e.path]
+    more = [e.path for e in entries if e.provider == "hydra.searchpath in command-line" and e.path]
+    return [*own, *([f"hydra.searchpath=[{','.join(more)}]"] if more else [])]
 
 
 def _failures(failed: Sequence[Planned]) -> Table:
@@ -163,7 +173,8 @@ def _failures(failed: Sequence[Planned]) -> Table:
         table.add_column(column, overflow="fold")
     for item in failed:
         settings = ", ".join(f"{key}={value}" for key, value in item.job.varying.items())
-        table.add_row(item.job.name, mask(settings), mask(str(item.record.status().get("error") or "unknown; see run.log")))
+        reason = mask(str(item.record.status().get("error") or "unknown; see run.log"))
+        table.add_row(item.job.name, escape(mask(settings)), escape(reason))
     return table
 
 

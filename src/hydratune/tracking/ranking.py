@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from rich.markup import escape
 from rich.table import Table
 
 from hydratune.errors import InputError
@@ -90,11 +91,11 @@ def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
         cells += [f"{run.objective:.4f}" if run.objective is not None else "-"]
         cells += [_cell(run.metrics.get(key)) for key, _ in shown]
         style = "bold green" if finished and place == 1 else "" if finished else "red" if run.state == "failed" else "dim"
-        table.add_row(str(place) if finished else "", run.path.name, *cells, run.state, style=style)
+        table.add_row(str(place) if finished else "", escape(run.path.name), *cells, run.state, style=style)
     best = ranked[0] if ranked and ranked[0].objective is not None else None
     line = f"best: {best.path}  (validation loss {best.objective:.4f}; the test metrics took no part in the choice)" if best else ""
     return table, line
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else escape(str(value))

@@ -110,7 +110,8 @@ def start(config: TrackingConfig, values: Mapping[str, Any], *, folder: Path, gr
     ``WANDB_MODE`` wins over ``tracking.mode``. A server that does not answer costs 20 s, then the run is kept offline.
     """
     mode = os.environ.get("WANDB_MODE") or config.mode.value
-    if mode in (TrackingMode.disabled.value, "dryrun"):
+    mode = "offline" if mode == "dryrun" else mode  # its older name
+    if mode == TrackingMode.disabled.value:
         return NoTracker()
     import wandb
 
