@@ -60,19 +60,12 @@ def test_same_sweep_finds_its_folder_again(hydratune: Command, tmp_path: Path, m
     assert len(names) == 2 and all(name.startswith(("smoke-lr-", "contracts-lr-")) for name in names)
 
 
-def test_other_sweep_in_the_same_folder_is_refused(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydratune.sweeps import processes
-
-    def pretend(context: object, item: processes.Planned) -> int:
-        item.record.start()
-        (item.record.path / ".hydra").mkdir()
-        OmegaConf.save(OmegaConf.create(list(item.job.overrides)), item.record.path / ".hydra" / "overrides.yaml")
-        return 1
-
-    monkeypatch.setattr(processes, "_run_one", pretend)
-    assert hydratune("train", "-m", *SMALL, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")[0] == 1
+def test_run_with_other_settings_in_a_jobs_folder_is_refused(hydratune: Command, tmp_path: Path) -> None:
+    """It must not be taken for the job's result, and the sweep's own record stays as it was."""
+    assert hydratune("train", *SMALL, "seed=1", f"hydra.run.dir={tmp_path}/sweep/0")[0] == 0
     code, text = hydratune("train", "-m", *SMALL, "seed=3,4", f"hydra.sweep.dir={tmp_path}/sweep")
-    assert code == 2 and "was another one" in text
+    assert code == 2 and "other settings" in text
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
 
 
 def test_compare_ranks_what_it_finds_and_refuses_what_is_not_there(hydratune: Command, tmp_path: Path) -> None:
