@@ -51,4 +51,4 @@ def test_schedule_warms_up_and_ends_where_it_should(schedule: Schedule) -> None:
     assert 0 < values[0] < 0.2
     assert max(values) == pytest.approx(1.0)
     assert values[100] == pytest.approx(1.0 if schedule is Schedule.constant else 0.2)
-    assert all(a >= b for a, b in itertools.pairwise(values))
+    assert all(a >= b for a, b in itertools.pairwise(values[10:]))
