@@ -79,6 +79,10 @@ def test_exact_match_needs_every_field_but_not_their_order() -> None:
     assert score('{"a": 1}', reference, SCHEMA)["exact_match"]  # a missing key and null both say nothing
     assert not score('{"a": 1, "n": 2}', reference, SCHEMA)["exact_match"]
     assert not score('{"a": 1, "n": null} done', reference, SCHEMA)["exact_match"]
+    pairs = '{"l": [{"n": "x", "v": 1}, {"n": "y", "v": 2}]}'
+    assert score('{"l": [{"n": "y", "v": 2}, {"n": "x", "v": 1}]}', pairs, None)["exact_match"]
+    assert not score('{"l": [{"n": "x", "v": 2}, {"n": "y", "v": 1}]}', pairs, None)["exact_match"]
+    assert not score('{"a": true}', '{"a": 1}', None)["exact_match"]
 
 
 def test_task_is_json_only_if_every_reference_is_an_object() -> None:

@@ -193,7 +193,7 @@ def test_mixed_precision_and_dropout_run(hydratune: Command, tmp_path: Path) -> 
 def test_preview_shows_the_mask_and_leaves_no_run(hydratune: Command, tmp_path: Path) -> None:
     code, text = hydratune("train", "model=tiny", "preview=2")
     assert code == 0, text
-    assert "tokens trained" in text and '"parties"' in text
+    assert "tokens trained" in text and '\u27e6{"parties"' in text
     assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").glob("*/*"))
 
 
@@ -285,7 +285,33 @@ def test_full_disk_at_save_is_one_clear_message(hydratune: Command, tmp_path: Pa
     assert "No space left on device" in text and "free some space" in text
     run = only_run(tmp_path)
     assert not list(run.glob("checkpoints/*")) and not list(run.glob("checkpoints/.*"))
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()  # what was learnt is kept
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.json", "{}", "metrics.json"),
+        ("metrics.json", '{"cut', "not readable JSON"),
+        ("predictions.jsonl", "", "predictions.jsonl"),
+        ("config.yaml", "model: {source: nonsense}", "config.yaml"),
+        ("config.yaml", "", "config.yaml"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_broken_run_directory_is_one_clear_message(
+    hydratune: Command, tmp_path: Path, name: str, content: str, message: str, command: str
+) -> None:
+    assert hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")[0] == 0
+    (tmp_path / "run" / name).write_text(content)
+    words = ("evaluate", f"run={tmp_path}/run", "source=predictions") if command == "evaluate" else ("compare", f"{tmp_path}/run")
+    code, text = hydratune(*words)
+    assert "Traceback" not in text
+    if command == "evaluate":
+        assert code in (1, 2) and message in text
+    else:
+        assert code == 0 and "run" in text
 
 
 def test_strangers_rows_train_with_no_other_setting(hydratune: Command, tmp_path: Path) -> None:

@@ -138,7 +138,8 @@ def _explain(error: Exception, command: str, args: Sequence[str]) -> HydratuneEr
         cause = cause.__cause__ or cause.__context__
     overrides = [arg for arg in args if "=" in arg and not arg.startswith("-")]
     if "-m" not in args and "--multirun" not in args:
-        problems = composition_problems(command, overrides)
+        own_folders = [arg for arg in args if arg.startswith(("-cd", "--config-dir"))] or [o for o in overrides if "searchpath" in o]
+        problems = [] if own_folders else composition_problems(command, overrides)  # it knows the shipped settings only
         if problems:
             return ConfigError(problems)
     problem = _problem(error, overrides)

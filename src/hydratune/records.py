@@ -75,7 +75,7 @@ def read_json(path: Path) -> Any:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Raises ``RunError`` with file:line for a broken line."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     try:
         lines = path.read_text("utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:

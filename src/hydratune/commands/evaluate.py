@@ -4,7 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
+from yaml import YAMLError
 
 from hydratune import config as configuration
 from hydratune.config import EvaluateConfig, EvaluationSource, Task, TrainConfig
@@ -21,7 +23,9 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     """Writes evaluation.json into the run's directory. Raises ``RunError`` if the metrics are not reproduced."""
     record = RunDirectory(Path(config.run).resolve())
     recorded = read_json(record.metrics_file)
-    trained = configuration.load(record.config_file)
+    if not isinstance(recorded, dict) or "eval" not in recorded.get("settings", {}):
+        raise RunError(f"{record.metrics_file} holds no metrics of a finished run; train it again")
+    trained = _settings(record)
     schema = json_schema(trained.data)
     task = Task(recorded["settings"]["eval"]["task"])
     if config.source is EvaluationSource.predictions:
@@ -45,13 +49,21 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     )
 
 
+def _settings(record: RunDirectory) -> TrainConfig:
+    try:
+        return configuration.load(record.config_file)
+    except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"{record.config_file} is not the settings of a run ({reason}); it was changed or cut") from error
+
+
 def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> list[dict[str, Any]]:
     """Loads base and adapter from disk and generates every answer again."""
     from hydratune.commands.train import prepare
     from hydratune.models import adapters, hardware
 
-    if not record.adapter.is_dir():
-        raise RunError(f"{record.adapter} does not exist; this run has no adapter to evaluate")
+    if not list(record.adapter.glob("*.safetensors")):
+        raise RunError(f"{record.adapter} holds no weights (*.safetensors); this run has no adapter to evaluate")
     if config.batch_size is not None:
         trained.evaluation.batch_size = config.batch_size
     trained.evaluation.max_new_tokens = recorded["settings"]["eval"]["max_new_tokens"]

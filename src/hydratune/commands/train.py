@@ -1,6 +1,7 @@
 """hydratune train: measure the base model, fine-tune it, measure it again, write everything down."""
 
 import logging
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from hydratune.console import console, section
 from hydratune.data.masking import ChatEncoder, Encoded, gate
 from hydratune.data.preview import show
 from hydratune.data.sets import RowSets, load_sets
-from hydratune.errors import ConfigError, Problem
+from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation import assess, metrics, table
 from hydratune.evaluation.json_scores import json_schema
 from hydratune.models import adapters, hardware, sources
@@ -86,7 +87,14 @@ def run(config: TrainConfig, record: RunDirectory) -> None:
         trainable, total = adapters.count_parameters(job.model)
         tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
         console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
-        fitted = _train(job, tracker.logger)
+        try:
+            fitted = _train(job, tracker.logger)
+        except RunError:  # a checkpoint could not be written: the adapter is smaller, and may still fit
+            adapters.save(job.model, job.tokenizer, record.adapter)
+            console.print(f"[yellow]the adapter so far is in {record.adapter}")
+            raise
+        if fitted.interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not cost the adapter
         adapters.save(job.model, job.tokenizer, record.adapter)
         if fitted.interrupted:
             console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}")

@@ -94,6 +94,17 @@ def fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, " ".join(str(value).casefold().split())
 
 
+def _canonical(value: Any) -> Any:
+    """``value`` so that what scoring calls the same is equal: null and missing, 1 and 1.0, texts without case, lists in any order."""
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return sorted((_canonical(inner) for inner in value), key=repr)
+    if isinstance(value, str):
+        return " ".join(value.casefold().split())
+    return ("bool", value) if isinstance(value, bool) else value
+
+
 def score(prediction: str, reference: str, schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """Scores of one answer.
 
@@ -110,7 +121,7 @@ def score(prediction: str, reference: str, schema: Mapping[str, Any] | None) -> 
         wanted = Counter(fields(expected.get(key), key))
         stated = Counter(fields((found or {}).get(key), key))
         hits = sum((wanted & stated).values())
-        equal = found is not None and wanted == stated
+        equal = found is not None and _canonical(expected.get(key)) == _canonical(found.get(key))
         by_key[key] = [hits, sum(stated.values()), sum(wanted.values()), int(equal)]
     return {
         "json_valid": found is not None,

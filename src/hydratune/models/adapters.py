@@ -1,5 +1,6 @@
 """What is trained: PEFT adapters on a frozen base, or the whole model. PEFT owns configuration, weights and files."""
 
+import shutil
 import warnings
 from dataclasses import fields
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from hydratune.config import AdapterConfig, FullFinetune, LoraAdapter, ModelConfig, Quantization
-from hydratune.errors import ConfigError, Problem
+from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models.sources import Source, load_model
 from hydratune.training.lora import use_lean_forward
 
@@ -75,9 +77,17 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """A PEFT adapter folder; after full fine-tuning a Hugging Face model folder."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """A PEFT adapter folder, or after full fine-tuning a Hugging Face model folder; whole or not at all. Raises ``RunError``."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(f"cannot write {folder} ({error}); free some space and start again") from error
 
 
 def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, dtype: torch.dtype) -> Any:
