@@ -65,7 +65,7 @@ def trained_text(encoder: ChatEncoder, example: Encoded) -> str:
 def test_exactly_the_answers_and_their_turn_ends_are_trained(encoder: ChatEncoder, template: str) -> None:
     encoder = with_template(encoder, template)
     example = encoder.encode(CHAT)
-    assert trained_text(encoder, example).split("<|im_end|>") == [*(t.replace("Paris", "Paris") for t in _answers(template)), ""]
+    assert trained_text(encoder, example).split("<|im_end|>") == [*_answers(template), ""]
     gate(encoder, [CHAT], [example])
 
 
