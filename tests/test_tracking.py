@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,26 @@ def train(folder: Path, *overrides: str, **environment: str) -> subprocess.Compl
     return subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, check=False)
 
 
+def exit_codes(log: Path) -> list[int]:
+    """What a .wandb file says about the end of its run. The file is a LevelDB log of protobuf records."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, codes, parts, at, block = log.read_bytes(), [], b"", 7, 32768
+    while at + 7 <= len(content):
+        if block - at % block < 7:  # no room for a header: the block ends in padding
+            at += block - at % block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            record = Record()
+            record.ParseFromString(parts)
+            parts = b""
+            codes += [record.exit.exit_code] if record.WhichOneof("record_type") == "exit" else []
+    return codes
+
+
 def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_path: Path) -> None:
     done = train(tmp_path, "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/my-sweep")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -29,6 +50,7 @@ def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_p
         assert b"my-sweep" in content  # the group
         assert b"eval/field_f1" in content and b"val/loss" in content
         assert b"trainer/global_step" in content
+        assert exit_codes(log) == [0]
     ids = {json.loads((tmp_path / "my-sweep" / name / "status.json").read_text())["wandb_id"] for name in "01"}
     assert ids == {log.stem.removeprefix("run-") for log in logs}
     assert "wandb sync --sync-all" in done.stdout
@@ -58,4 +80,8 @@ def test_absent_server_costs_a_moment_and_the_run_is_kept_offline(tmp_path: Path
 def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
     done = train(tmp_path, "adapter.r=9999", f"hydra.run.dir={tmp_path}/run", WANDB_MODE="offline")
     assert done.returncode == 2
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "failed"
+    (log,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert log.stem == f"run-{status['wandb_id']}"
+    assert exit_codes(log) == [1]

@@ -1,3 +1,4 @@
+import collections
 import csv
 import json
 import math
@@ -59,7 +60,21 @@ def test_checkpoint_holds_the_trained_parameters_only(hydratune: Command, tmp_pa
     for name in ("best", "last"):
         state = torch.load(only_run(tmp_path) / "checkpoints" / f"{name}.ckpt", weights_only=True)
         assert state["state_dict"] and all("lora_" in key for key in state["state_dict"])
-        assert state["optimizer_states"] and state["lr_schedulers"]
+        assert state["optimizer_states"] and state["lr_schedulers"] and set(state["rng"]) == {"python", "torch", "cuda"}
+
+
+def test_best_checkpoint_may_lie_inside_an_epoch(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", *SMALL, "data.batch_size=1", "trainer.max_steps=null", "trainer.validations_per_epoch=8",
+                           "optimizer.lr=0.3", "optimizer.schedule=constant", "optimizer.warmup_ratio=0")  # fmt: skip
+    assert code == 0, text
+    run = only_run(tmp_path)
+    losses = {int(row["step"]): float(row["val/loss"]) for row in history(run)}
+    assert len(losses) == 8
+    best = min(losses, key=lambda step: losses[step])
+    assert 1 < best < 8  # else this test says nothing
+    steps = {name: torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["global_step"] for name in ("best", "last")}
+    assert steps == {"best": best, "last": 8}
+    assert metrics(run)["val/loss"] == losses[best]
 
 
 def test_same_seed_same_history_and_another_seed_another(hydratune: Command, tmp_path: Path) -> None:
@@ -150,6 +165,37 @@ def test_evaluate_reproduces_the_metrics(hydratune: Command, tmp_path: Path, sou
     assert (tmp_path / "outputs" / "smoke").is_dir() and len(list((tmp_path / "outputs").glob("*/*"))) == 1  # no run of its own
 
 
+def test_evaluate_from_elsewhere_says_where_the_run_was_started(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(9)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    files = [f"data.{split}=a.jsonl" for split in ("train", "validation", "test")]
+    run = tmp_path / "run"
+    assert hydratune("train", *SMALL, "data=files", *files, f"hydra.run.dir={run}")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, text = hydratune("evaluate", f"run={run}")
+    assert code == 1 and "data.train = a.jsonl" in text and f"started in {tmp_path}" in text
+    assert hydratune("evaluate", f"run={run}", "source=predictions")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert hydratune("evaluate", f"run={run}", "accelerator=cpu")[0] == 0
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps({**environment, "base": "tiny:another"}))
+    code, text = hydratune("evaluate", f"run={run}")
+    assert code == 1 and "the base model has changed" in text
+
+
+def test_two_processes_never_share_a_run_directory(hydratune: Command, tmp_path: Path) -> None:
+    from hydratune.records import alone
+
+    (tmp_path / "run").mkdir()
+    with alone(tmp_path / "run"):
+        code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
+    assert code == 2 and "another process is working in" in text
+    assert hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")[0] == 0
+
+
 def test_evaluate_notices_changed_predictions(hydratune: Command, tmp_path: Path) -> None:
     assert hydratune("train", *SMALL)[0] == 0
     file = only_run(tmp_path) / "predictions.jsonl"
@@ -176,11 +222,12 @@ def test_overfit_brings_the_loss_down(hydratune: Command, tmp_path: Path) -> Non
 
 
 def test_early_stopping_stops(hydratune: Command, tmp_path: Path) -> None:
-    code, _ = hydratune("train", *SMALL, "trainer.max_steps=null", "trainer.max_epochs=30", "trainer.early_stopping_patience=1",
-                        "trainer.validations_per_epoch=1", "optimizer.lr=0.3", "optimizer.schedule=constant")  # fmt: skip
-    assert code == 0
+    code, text = hydratune("train", *SMALL, "data.batch_size=1", "trainer.max_steps=null", "trainer.early_stopping_patience=1",
+                           "trainer.validations_per_epoch=8", "optimizer.lr=0.3", "optimizer.schedule=constant")  # fmt: skip
+    assert code == 0, text
     run = only_run(tmp_path)
-    assert len(history(run)) < 30
+    steps = len(history(run))
+    assert steps < 8 and f"stopped early after step {steps} of 8" in text  # within the only epoch
     assert metrics(run)["val/loss"] == min(float(r["val/loss"]) for r in history(run) if r["val/loss"])
 
 
@@ -387,3 +434,18 @@ def test_secret_of_the_environment_is_in_no_file(tmp_path: Path) -> None:
     assert any(p.suffix == ".wandb" for p in files)
     assert not [p for p in files if canary.encode() in p.read_bytes()]
     assert canary not in done.stdout + done.stderr
+
+
+def test_ctrl_c_during_a_checkpoint_waits_for_it(tmp_path: Path) -> None:
+    """Interrupted in its midst, torch's zip writer raises what a full disk raises."""
+    from hydratune.training.callbacks import AtomicCheckpointIO
+
+    class Interrupting:
+        def __reduce__(self) -> tuple[type, tuple[()]]:
+            signal.raise_signal(signal.SIGINT)  # while it is pickled
+            return (collections.OrderedDict, ())
+
+    with pytest.raises(KeyboardInterrupt):
+        AtomicCheckpointIO().save_checkpoint({"x": Interrupting(), "y": torch.ones(3)}, tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["y"].tolist() == [1, 1, 1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -29,6 +29,7 @@ from hydratune.config import (
 )
 from hydratune.errors import ConfigError, Problem
 
+ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
 _SECRET_NAME = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.I)
 _SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
@@ -185,7 +186,7 @@ def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
     if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val > 0:
         fix = "set a positive norm, or null for no clipping"
         yield Problem("trainer.gradient_clip_val", trainer.gradient_clip_val, "must be above 0", fix)
-    for name, options in (("accelerator", ("auto", "cpu", "gpu")), ("strategy", ("auto", "ddp")), ("precision", PRECISIONS)):
+    for name, options in (("accelerator", ACCELERATORS), ("strategy", ("auto", "ddp")), ("precision", PRECISIONS)):
         if getattr(trainer, name) not in options:
             value = getattr(trainer, name)
             yield Problem(f"trainer.{name}", value, "no such option", f"one of: {', '.join(options)}")
@@ -208,6 +209,8 @@ def _evaluate(config: EvaluateConfig) -> Iterator[Problem]:
         fix = "give a run directory such as outputs/contracts/<timestamp>"
         yield Problem("run", config.run, "this is not a run directory (no config.yaml in it)", fix)
     yield from _at_least("batch_size", config.batch_size, 1)
+    if config.accelerator not in (None, *ACCELERATORS):
+        yield Problem("accelerator", config.accelerator, "no such option", f"one of: {', '.join(ACCELERATORS)}, or null")
 
 
 def _no_secret(key: str, value: Any) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydratune import config, run
+from hydratune import checks, config, run
 from hydratune.checks import configuration_problems, mask
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 
@@ -87,6 +87,11 @@ def run_command(command: str, args: Sequence[str]) -> int:
     args = [*switches, *(arg for arg in args if arg not in switches)]
     full_argv = [sys.argv[0], command, *args]
     raised: list[Exception] = []
+    try:  # before Hydra writes anything down
+        checks.refuse_secrets(args)
+    except ConfigError as error:
+        print(f"hydratune {command}: {error}", file=sys.stderr)
+        return error.exit_code
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
     def job(composed: DictConfig) -> None:

@@ -317,7 +317,8 @@ class EvaluateConfig:
 
     run: str = MISSING  # its directory
     source: EvaluationSource = EvaluationSource.adapter
-    batch_size: int | None = None  # null: the run's own
+    batch_size: int | None = None  # rows generated together; null: the run's own
+    accelerator: str | None = None  # auto, cpu or gpu; null: the run's own
 
 
 COMMANDS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}

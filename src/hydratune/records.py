@@ -16,8 +16,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 from hydratune.checks import mask
-from hydratune.errors import RunError
+from hydratune.errors import InputError, RunError
 
 HISTORY_COLUMNS = ("step", "epoch", "train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm")
 
@@ -48,6 +50,17 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError):
             raise RunError(f"cannot write {path}: {error.strerror or error}; free some space or choose another place") from error
         raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else writes into ``folder`` during the block. Raises ``InputError`` if somebody does."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        fix = "wait for it, or choose another place with hydra.run.dir=DIR or hydra.sweep.dir=DIR"
+        raise InputError(f"another process is working in {folder}; {fix}") from None
 
 
 def write_text(path: Path, text: str) -> None:

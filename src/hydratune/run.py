@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydratune import checks, config
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
-from hydratune.records import RunDirectory, State, write_text
+from hydratune.records import RunDirectory, State, alone, write_text
 from hydratune.sweeps.records import read_sweep
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,6 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
     directory = RunDirectory(Path(settings.runtime.output_dir))
     keeps_record = kind is config.TrainConfig and is_main_process()
     try:
-        checks.refuse_secrets([*settings.overrides.task, *settings.overrides.hydra])
         typed = config.typed(composed, kind)
         if isinstance(typed, config.TrainConfig):
             typed.name = typed.name or str(settings.runtime.choices["data"])
@@ -59,10 +58,16 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
         load()(typed, directory)
         _discard_unused(directory)
         return
+    with alone(directory.path):
+        _recorded(composed, typed, directory, load)
+
+
+def _recorded(composed: DictConfig, typed: Any, directory: RunDirectory, load: Callable[[], Callable[[Any, RunDirectory], None]]) -> None:
+    """Runs the command; however it ends, the run directory says so."""
     signal.signal(signal.SIGTERM, interrupt)
     directory.start()
     write_text(directory.config_file, checks.mask(OmegaConf.to_yaml(OmegaConf.structured(typed), resolve=True)))
-    _write_hydra_files(directory, composed, settings)
+    _write_hydra_files(directory, composed, HydraConfig.get())
     try:
         load()(typed, directory)
         directory.end(State.finished)

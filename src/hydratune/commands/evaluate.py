@@ -4,11 +4,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 from yaml import YAMLError
 
 from hydratune import config as configuration
+from hydratune.checks import configuration_problems
 from hydratune.config import EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
 from hydratune.errors import RunError
@@ -57,6 +59,16 @@ def _settings(record: RunDirectory) -> TrainConfig:
         raise RunError(f"{record.config_file} is not the settings of a run ({reason}); it was changed or cut") from error
 
 
+def _refuse_missing_files(trained: TrainConfig, record: RunDirectory) -> None:
+    """The files a run names are relative to where it was started."""
+    problems = configuration_problems(trained)
+    if problems:
+        origin = record.path / ".hydra" / "hydra.yaml"
+        started = OmegaConf.load(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise RunError(f"the run cannot be repeated here; it was started in {started}\n{listed}")
+
+
 def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> list[dict[str, Any]]:
     """Loads base and adapter from disk and generates every answer again."""
     from hydratune.commands.train import prepare
@@ -67,8 +79,14 @@ def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfi
     if config.batch_size is not None:
         trained.evaluation.batch_size = config.batch_size
     trained.evaluation.max_new_tokens = recorded["settings"]["eval"]["max_new_tokens"]
-    job = prepare(trained, record)
+    if config.accelerator is not None:
+        trained.trainer.accelerator = config.accelerator
+        trained.trainer.devices, trained.trainer.strategy = 1, "auto"
+    _refuse_missing_files(trained, record)
+    job = prepare(trained)
     stored = read_json(record.path / "environment.json")
+    if stored["base"] != job.source.identity:
+        raise RunError(f"the base model has changed since this run: {stored['base']} then, {job.source.identity} now")
     if stored["data_fingerprint"] != job.data_facts["fingerprint"]:
         raise RunError("the data has changed since this run: its fingerprint differs; from its predictions the run can still be scored:\n"
                        f"  hydratune evaluate run={config.run} source=predictions")  # fmt: skip

@@ -34,7 +34,6 @@ class Job:
     """Everything made ready for one run, before anything is trained."""
 
     config: TrainConfig
-    record: RunDirectory
     accelerator: str
     precision: str
     source: sources.Source
@@ -48,75 +47,83 @@ class Job:
     bench: assess.TestBench
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
-    def ask(self, system: str, title: str, prompts: Any) -> list[dict[str, Any]]:
-        """Predictions of the model as it is now, written to the run directory."""
-        predictions = self.bench.ask(self.model, prompts, title=title, pad=self.tokenizer.pad_token_id)
-        write_jsonl(self.record.predictions_file(system), predictions)
-        return predictions
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Adds the wall seconds of the block to ``seconds[stage]``."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def run(config: TrainConfig, record: RunDirectory) -> None:
     """One experiment, from settings to closing table."""
     section("set-up")
-    imported = time.perf_counter()
-    job = prepare(config, record)
-    job.seconds |= {"start-up (imports)": imported - STARTED, "model and data": time.perf_counter() - imported}
     if config.preview:
+        job = prepare(config)
         show(console, job.encoder, job.sets.train, job.train, config.preview)
         return
     if not is_main_process():  # the other ranks only train
+        job = prepare(config)
         job.model = adapters.add_adapter(job.model, config.adapter)
-        _train(job, False)
+        _train(job, record, False)
         return
-    facts = _write_down(job)
-    tracker = _track(job, facts)
+    seconds = {"start-up (imports)": time.perf_counter() - STARTED}
+    with timed(seconds, "W&B"):
+        tracker = _track(config, record)  # before anything can fail, so that W&B sees the failure
     exit_code = 1
     try:
-        predictions = _baselines(job)
-        section("training")
-        lightning.seed_everything(config.seed, verbose=False)  # whatever was drawn before, the adapter begins the same
-        job.model = adapters.add_adapter(job.model, config.adapter)
-        trainable, total = adapters.count_parameters(job.model)
-        tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
-        console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
-        try:
-            fitted = _train(job, tracker.logger)
-        except RunError:  # a checkpoint could not be written: the adapter is smaller, and may still fit
-            adapters.save(job.model, job.tokenizer, record.adapter)
-            console.print(f"[yellow]the adapter so far is in {record.adapter}")
-            raise
-        if fitted.interrupted:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not cost the adapter
-        adapters.save(job.model, job.tokenizer, record.adapter)
-        if fitted.interrupted:
-            console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}")
-            raise KeyboardInterrupt
-        with job.timed("fine-tuned model on the test rows"):
-            predictions["eval"] = job.ask("eval", "fine-tuned", job.bench.zero_shot())
-        result = _metrics(job, predictions, fitted)
-        write_json(record.metrics_file, result)
-        tracker.summary({k: v for k, v in result.items() if isinstance(v, (int, float))})
-        tracker.predictions(predictions["eval"])
-        tracker.adapter(record.adapter)
+        with timed(seconds, "model and data"):
+            job = prepare(config)
+        job.seconds = seconds
+        result, systems = _experiment(job, record, tracker)
         exit_code = 0
     except KeyboardInterrupt:
         exit_code = 130
         raise
     finally:
-        with job.timed("W&B"):
+        with timed(seconds, "W&B"):
             tracker.finish(exit_code)
-    _report(job, result, list(predictions), tracker.hint)
+    _report(job, record, result, systems, tracker.hint)
 
 
-def prepare(config: TrainConfig, record: RunDirectory) -> Job:
+def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker) -> tuple[dict[str, Any], list[str]]:
+    """Measures, trains, measures again. Returns the content of metrics.json and the names of the systems measured."""
+    config = job.config
+    facts = _write_down(job, record)
+    tracker.facts(facts)
+    predictions = _baselines(job, record)
+    section("training")
+    lightning.seed_everything(config.seed, verbose=False)  # whatever was drawn before, the adapter begins the same
+    job.model = adapters.add_adapter(job.model, config.adapter)
+    trainable, total = adapters.count_parameters(job.model)
+    tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
+    console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
+    try:
+        fitted = _train(job, record, tracker.logger)
+    except RunError:  # a checkpoint could not be written: the adapter is smaller, and may still fit
+        adapters.save(job.model, job.tokenizer, record.adapter)
+        console.print(f"[yellow]the adapter so far is in {record.adapter}")
+        raise
+    if fitted.interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not cost the adapter
+    adapters.save(job.model, job.tokenizer, record.adapter)
+    if fitted.interrupted:
+        console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}")
+        raise KeyboardInterrupt
+    with timed(job.seconds, "fine-tuned model on the test rows"):
+        predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot())
+    result = _metrics(job, predictions, fitted)
+    write_json(record.metrics_file, result)
+    tracker.summary({k: v for k, v in result.items() if isinstance(v, (int, float))})
+    tracker.predictions(predictions["eval"])
+    tracker.adapter(record.adapter)
+    return result, list(predictions)
+
+
+def prepare(config: TrainConfig) -> Job:
     """Loads model and data and checks everything that can be checked before training."""
     accelerator = hardware.accelerator(config)
     precision = hardware.precision(config, accelerator)
@@ -159,7 +166,6 @@ def prepare(config: TrainConfig, record: RunDirectory) -> Job:
         model = model.to("cuda") if config.model.quantization.value == "none" else model
     return Job(
         config,
-        record,
         accelerator,
         precision,
         source,
@@ -181,7 +187,7 @@ def sets_hash(rows: list[Any]) -> str:
     return stable_hash(sorted(row.content_hash for row in rows))
 
 
-def _write_down(job: Job) -> dict[str, Any]:
+def _write_down(job: Job, record: RunDirectory) -> dict[str, Any]:
     """environment.json, data.json and the opening lines on the terminal. Returns the facts for W&B."""
     config = job.config
     git = environment.git_commit(Path(__file__).parent)
@@ -193,33 +199,36 @@ def _write_down(job: Job) -> dict[str, Any]:
         "model": {"name": config.model.name, "licence": config.model.licence, "source": job.source.name, "identity": job.source.identity},
         **facts,
     }
-    write_json(job.record.path / "environment.json", content)
-    write_json(job.record.path / "data.json", job.data_facts)
+    write_json(record.path / "environment.json", content)
+    write_json(record.path / "data.json", job.data_facts)
     splits = job.data_facts["splits"]
     counts = ", ".join(f"{name} {facts_['kept']}" for name, facts_ in splits.items())
     console.print(f"[bold]{config.name}[/]  {config.model.name} ({config.model.licence}) on {job.accelerator}, {job.precision}")
     console.print(f"rows: {counts}; {splits['train']['tokens']:,} training tokens, {splits['train']['trained_tokens']:,} of them trained")
-    console.print(f"scored as {job.bench.task.value}; record: {job.record.path}")
+    console.print(f"scored as {job.bench.task.value}; record: {record.path}")
     return facts
 
 
-def _track(job: Job, facts: dict[str, Any]) -> wandb.Tracker:
+def _track(config: TrainConfig, record: RunDirectory) -> wandb.Tracker:
     """The W&B run; in a sweep it is named after what varies and grouped by the sweep."""
-    path = job.record.path
+    path = record.path
     mine = read_sweep(path.parent).get(path.name)
-    name = (
-        ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in mine.varying.items()) if mine else f"{job.config.name}-{path.name}"
-    )
+    varying = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in mine.varying.items()) if mine else ""
     folder, group = (path.parent, path.parent.name) if mine else (path, None)
-    values = plain(job.config)
-    with job.timed("W&B"):
-        tracker = wandb.start(job.config.tracking, values, folder=folder, group=group, name=name or path.name, job_type="train")
-    tracker.facts(facts)
-    job.record.update(wandb_id=tracker.id)
+    name = varying if mine else f"{config.name}-{path.name}"
+    tracker = wandb.start(config.tracking, plain(config), folder=folder, group=group, name=name or path.name, job_type="train")
+    record.update(wandb_id=tracker.id)
     return tracker
 
 
-def _baselines(job: Job) -> dict[str, list[dict[str, Any]]]:
+def _ask(job: Job, record: RunDirectory, system: str, title: str, prompts: Any) -> list[dict[str, Any]]:
+    """Predictions of the model as it is now, written to the run directory."""
+    predictions = job.bench.ask(job.model, prompts, title=title, pad=job.tokenizer.pad_token_id)
+    write_jsonl(record.predictions_file(system), predictions)
+    return predictions
+
+
+def _baselines(job: Job, record: RunDirectory) -> dict[str, list[dict[str, Any]]]:
     """Predictions of the untouched model, from the cache where the very same were made before."""
     config = job.config.evaluation
     predictions = {}
@@ -229,22 +238,22 @@ def _baselines(job: Job) -> dict[str, list[dict[str, Any]]]:
         prompts = job.bench.few_shot(assess.fit_examples(job.sets.train, config.shots)) if few else job.bench.zero_shot()
         key = job.bench.cache_key(job.source.identity, prompts, str(job.model.dtype))
         file = sources.cache_folder() / "baselines" / f"{key}.jsonl"
-        with job.timed(title):
+        with timed(job.seconds, title):
             stored = assess.cached(file) if config.reuse_baselines else None
             if stored is not None:
                 console.print(f"{title}: taken from the cache ({key}); evaluation.reuse_baselines=false asks again")
-                write_jsonl(job.record.predictions_file(baseline.value), stored)
+                write_jsonl(record.predictions_file(baseline.value), stored)
                 predictions[baseline.value] = stored
                 continue
-            predictions[baseline.value] = job.ask(baseline.value, title, prompts)
+            predictions[baseline.value] = _ask(job, record, baseline.value, title, prompts)
             assess.remember(file, predictions[baseline.value])
     return predictions
 
 
-def _train(job: Job, logger: Any) -> Fitted:
+def _train(job: Job, record: RunDirectory, logger: Any) -> Fitted:
     lightning.seed_everything(job.config.seed, verbose=False)
     fitted = fit(
-        job.model, job.train, job.validation, job.config, job.record, accelerator=job.accelerator, precision=job.precision, logger=logger
+        job.model, job.train, job.validation, job.config, record, accelerator=job.accelerator, precision=job.precision, logger=logger
     )
     job.seconds["training"] = fitted.training_seconds
     job.seconds["validation"] = fitted.validation_seconds
@@ -280,7 +289,7 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
     return result
 
 
-def _report(job: Job, result: dict[str, Any], systems: list[str], hint: str) -> None:
+def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: list[str], hint: str) -> None:
     """The closing table and what to type next."""
     section("results")
     console.print(table.results(result, systems, job.config.evaluation.shots))
@@ -288,7 +297,7 @@ def _report(job: Job, result: dict[str, Any], systems: list[str], hint: str) -> 
     speed, memory = result["cost/tokens_per_second"], result["cost/peak_memory_bytes"]
     console.print(f"validation loss {result['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory {memory / 2**30:.1f} GiB")
     section("next")
-    path = job.record.path
+    path = record.path
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     console.print(f"adapter     {shown}/adapter  [dim](PEFT format)", soft_wrap=True)
     console.print(f"read        {shown}/predictions.jsonl", soft_wrap=True)

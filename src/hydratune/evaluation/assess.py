@@ -139,6 +139,6 @@ def remember(file: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
 
 
 def fit_examples(examples: Sequence[Row], count: int) -> list[Row]:
-    """The first ``count`` training rows in the fixed order of their hashes, so every run shows the same ones."""
-    ordered = sorted(examples, key=lambda row: row.content_hash)
-    return ordered[:count]
+    """The first ``count`` different training rows in the order of their hashes, so every run shows the same ones."""
+    different = {row.content_hash: row for row in examples}
+    return [different[key] for key in sorted(different)[:count]]

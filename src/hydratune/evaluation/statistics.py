@@ -31,9 +31,12 @@ def bootstrap_ratio(
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     above = np.bincount(index, weights=np.asarray(numerators, dtype=float), minlength=len(names))
     below = np.bincount(index, weights=np.asarray(denominators, dtype=float), minlength=len(names))
-    draws = np.random.default_rng(seed).integers(len(names), size=(samples, len(names)))
-    totals = below[draws].sum(axis=1)
-    ratios = np.divide(above[draws].sum(axis=1), totals, out=np.zeros(samples), where=totals > 0)
+    generator = np.random.default_rng(seed)
+    sums = np.empty((samples, 2))
+    for sample in range(samples):  # one at a time: all at once would not fit for a large test set
+        drawn = generator.integers(len(names), size=len(names))
+        sums[sample] = above[drawn].sum(), below[drawn].sum()
+    ratios = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(samples), where=sums[:, 1] > 0)
     tail = (1 - confidence) / 2
     low, high = np.quantile(ratios, [tail, 1 - tail])
     return float(low), float(high)

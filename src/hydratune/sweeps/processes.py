@@ -23,7 +23,7 @@ from hydratune import config
 from hydratune.checks import configuration_problems, mask
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.records import RunDirectory
+from hydratune.records import RunDirectory, alone
 from hydratune.run import interrupt
 from hydratune.sweeps.records import Job, read_sweep, varying, write_sweep
 from hydratune.tracking.ranking import collect, ranking_table
@@ -47,7 +47,7 @@ def launch(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequenc
     folder = Path(str(sweep.hydra.sweep.dir)).absolute()
     try:
         names, configs = _check_all(context, sweep, overrides, first)
-    except ConfigError:
+    except Exception:  # Hydra wrote multirun.yaml before we were asked
         if not read_sweep(folder):
             (folder / "multirun.yaml").unlink(missing_ok=True)
             if folder.is_dir() and not any(folder.iterdir()):
@@ -56,12 +56,14 @@ def launch(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequenc
     differing = varying([list(job) for job in overrides])
     jobs = [Job(name, tuple(job), vary) for name, job, vary in zip(names, overrides, differing, strict=True)]
     planned = [Planned(job, RunDirectory(folder / job.name)) for job in jobs]
-    for item, settings in zip(planned, configs, strict=True):  # what lies there must not be taken for this job's result
-        _refuse_other_job(item, settings)
-    write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *jobs])
-    signal.signal(signal.SIGTERM, interrupt)
-    console.print(f"[bold]sweep of {len(jobs)} jobs[/]  {_shown(folder)}", soft_wrap=True)
-    failed = _run_all(context, planned)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        for item, settings in zip(planned, configs, strict=True):  # what lies there must not be taken for this job's result
+            _refuse_other_job(item, settings)
+        write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *jobs])
+        signal.signal(signal.SIGTERM, interrupt)
+        console.print(f"[bold]sweep of {len(jobs)} jobs[/]  {_shown(folder)}", soft_wrap=True)
+        failed = _run_all(context, planned)
     section("ranking")
     table, best = ranking_table([run for run in collect([folder]) if run.path.name in names])
     console.print(table)
@@ -96,8 +98,9 @@ def _check_all(
         problems += [p for p in found if p not in problems]
     if problems:
         raise ConfigError(problems, prefix=f"sweep of {len(overrides)} jobs: ")
-    if len(set(names)) < len(names):
-        why = "several jobs of this sweep would share a folder"
+    why = "several jobs of this sweep would share a folder" if len(set(names)) < len(names) else ""
+    why = "a job is one folder in the sweep's folder, not a path" if any(Path(n).name != n for n in names) else why
+    if why:
         raise ConfigError([Problem("hydra.sweep.subdir", names[0], why, "leave it at its default, ${hydra.job.num}")])
     return names, configs
 

@@ -1,8 +1,12 @@
 """What happens around the training step: validation times, history, progress, checkpoints that survive a full disk."""
 
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning
@@ -17,12 +21,33 @@ from hydratune.records import RunDirectory, atomic
 from hydratune.training.module import FineTuning
 
 
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect after the block: in the midst of torch's zip writer they look like a full disk."""
+    if threading.current_thread() is not threading.main_thread():  # signals never reach another
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    before = {number: signal.signal(number, lambda *arrived: waiting.append(arrived)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for arrived, frame in waiting[:1]:
+        handler = before[signal.Signals(arrived)]
+        if callable(handler):
+            handler(arrived, frame)
+        elif handler is signal.SIG_DFL:
+            signal.raise_signal(arrived)
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's own writer copies from the system's temporary folder, so a full disk leaves half a checkpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         try:
-            with atomic(Path(path)) as stream:
+            with signals_wait(), atomic(Path(path)) as stream:
                 torch.save(checkpoint, stream)
         except RuntimeError as error:  # how torch's zip writer reports a full disk
             raise RunError(f"cannot write the checkpoint {path} ({error}); free some space and start again") from error
@@ -109,15 +134,16 @@ class History(lightning.Callback):
             self.record.write_history(self.rows)
 
 
-class Best(ModelCheckpoint):
-    """``checkpoints/best.ckpt`` by validation loss and ``checkpoints/last.ckpt``, trained parameters only."""
+def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
+    """After every validation: ``best.ckpt`` by its loss, and ``last.ckpt``. Trained parameters only."""
 
-    CHECKPOINT_NAME_LAST = "last"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder, filename="best", monitor="val/loss", mode="min", save_top_k=1, save_last=True, enable_version_counter=False
+    def writer(name: str, monitor: str | None) -> ModelCheckpoint:
+        # Left to itself, Lightning would look at the end of an epoch only, and miss a better validation before it.
+        return ModelCheckpoint(
+            folder, filename=name, monitor=monitor, mode="min", save_on_train_epoch_end=False, enable_version_counter=False
         )
+
+    return writer("best", "val/loss"), writer("last", None)
 
 
 class Patience(EarlyStopping):
@@ -125,7 +151,13 @@ class Patience(EarlyStopping):
 
     def __init__(self, config: TrainerConfig) -> None:
         patience = config.early_stopping_patience
-        super().__init__("val/loss", mode="min", patience=patience if patience is not None else 2**31, check_finite=True)
+        super().__init__(
+            "val/loss",
+            mode="min",
+            patience=patience if patience is not None else 2**31,
+            check_finite=True,
+            check_on_train_epoch_end=False,  # after every validation
+        )
 
 
 def best_weights(checkpoint: Path) -> Mapping[str, torch.Tensor]:

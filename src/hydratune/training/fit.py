@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerStatus
 
 from hydratune.config import TrainConfig
@@ -19,7 +20,7 @@ from hydratune.data.masking import Encoded
 from hydratune.errors import HydratuneError
 from hydratune.models.hardware import cpu_count
 from hydratune.records import RunDirectory
-from hydratune.training.callbacks import AtomicCheckpointIO, Best, History, Patience, ValidationTimes, best_weights, validation_steps
+from hydratune.training.callbacks import AtomicCheckpointIO, History, Patience, ValidationTimes, best_weights, checkpoints, validation_steps
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
 
@@ -68,7 +69,7 @@ def fit(
     with progress("training", total, quiet=quiet) as ticker:
         history = History(record, ticker)
         times = ValidationTimes(validation_steps(total, settings.validations_per_epoch * epochs))
-        best = Best(record.checkpoints)
+        (best, last), patience = checkpoints(record.checkpoints), Patience(settings)
         with warnings.catch_warnings(), objective:
             warnings.filterwarnings("ignore", module="lightning")
             trainer = lightning.Trainer(
@@ -80,7 +81,7 @@ def fit(
                 max_steps=settings.max_steps or -1,
                 accumulate_grad_batches=settings.accumulate_grad_batches,
                 gradient_clip_val=settings.gradient_clip_val,
-                callbacks=[times, history, best, Patience(settings)],
+                callbacks=[times, history, best, last, patience],
                 plugins=[AtomicCheckpointIO()],
                 logger=logger,
                 default_root_dir=record.path,
@@ -97,6 +98,11 @@ def fit(
                     raise
     torch.set_num_threads(threads)
     interrupted = trainer.state.status == TrainerStatus.INTERRUPTED
+    if patience.stopping_reason is not EarlyStoppingReason.NOT_STOPPED and not quiet:
+        diverged = patience.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC
+        waited = f"{settings.early_stopping_patience} validations without a loss below {patience.best_score:.4f}"
+        why = "the validation loss is no longer a number" if diverged else waited
+        console.print(f"[yellow]stopped early after step {trainer.global_step} of {total}: {why}; the best weights are kept")
     if history.rows and trainer.is_global_zero:
         history.write(trainer)
     if not interrupted and (best.best_model_score is None or not math.isfinite(best.best_model_score)):
