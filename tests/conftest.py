@@ -16,13 +16,10 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty model cache, so that no test depends on what another run left behind."""
     folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("HYDRATUNE_CACHE")
-    os.environ["HYDRATUNE_CACHE"] = str(folder)
-    yield folder
-    if before is None:
-        del os.environ["HYDRATUNE_CACHE"]
-    else:
-        os.environ["HYDRATUNE_CACHE"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYDRATUNE_CACHE", str(folder))
+        patch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))  # before anything imports datasets
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -232,7 +232,7 @@ class FullFinetune(AdapterConfig):
 class OptimizerConfig:
     """AdamW (arXiv:1711.05101) and its learning-rate schedule."""
 
-    lr: float = 5e-4
+    lr: float = 1e-3
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8

@@ -39,9 +39,9 @@ class Ticker:
         elif time.monotonic() - self._last > _PLAIN_INTERVAL or (steps and self._done == self.total):
             self._last = time.monotonic()
             elapsed = self._last - self._start
-            left = elapsed / max(self._done, 1) * (self.total - self._done)
+            left = f", {elapsed / self._done * (self.total - self._done):.0f} s left" if self._done else ""
             speed = f", {self._amount / elapsed:,.0f} {self.unit}/s" if elapsed > 0 and self._amount else ""
-            remaining = f", {left:.0f} s left" if self._done < self.total else f", took {elapsed:.0f} s"
+            remaining = left if self._done < self.total else f", took {elapsed:.0f} s"
             console.print(f"{self.title}: {self._done}/{self.total}{speed}{remaining}{', ' + note if note else ''}")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydratune.console import console
 from hydratune.data.rows import ROLES, Message, Row, stable_hash
 from hydratune.errors import DataError
 
@@ -141,6 +142,8 @@ def read_hub(name: str, subset: str | None, split: str, revision: str | None, co
     """All rows of one split of a hub data set or local data set folder. Raises ``DataError``."""
     import datasets
 
+    if not console.is_terminal:
+        datasets.disable_progress_bars()
     try:
         data = datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:  # the library raises a dozen unrelated types, most of them about the network

@@ -101,11 +101,17 @@ def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folde
 
 
 def prepare_quantised(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
-    """Freezes everything; a quantised base also keeps its small unquantised layers in fp32."""
+    """Freezes everything; a quantised base also keeps its small unquantised layers in fp32.
+
+    On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation, rounding their scales: evaluating
+    would change the model that is trained. That is switched off.
+    """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if quantization is not Quantization.none:
         for module in model.modules():
             if "norm" in type(module).__name__.lower():
                 module.float()
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     return model

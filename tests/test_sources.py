@@ -1,0 +1,75 @@
+"""Where models come from. The hub's own code path is run on local folders, which it accepts as names."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import SMALL
+from hydratune.config import Quantization, TinyModel
+from hydratune.models import adapters, sources
+
+Command = Callable[..., tuple[int, str]]
+
+
+def loss(run: Path) -> float:
+    return float(json.loads((run / "metrics.json").read_text())["val/loss"])
+
+
+def test_same_weights_by_every_way_give_the_same_run(hydratune: Command, tmp_path: Path, tiny: tuple[Any, Any, Any]) -> None:
+    folder = tiny[1].name
+    ways = {"tiny": ("model=tiny",), "hub": ("model=hub", f"model.id={folder}"), "local": ("model=local", f"model.path={folder}")}
+    for name, way in ways.items():
+        code, text = hydratune("train", *SMALL, *way, f"hydra.run.dir={tmp_path / name}")
+        assert code == 0, text
+    assert loss(tmp_path / "hub") == loss(tmp_path / "local") == loss(tmp_path / "tiny")
+    source = json.loads((tmp_path / "hub" / "environment.json").read_text())["model"]
+    assert source["identity"] == f"hub:{folder}@main"
+    assert hydratune("evaluate", f"run={tmp_path / 'hub'}")[0] == 0
+
+
+def test_hub_data_set_trains(hydratune: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split, count in (("train", 12), ("validation", 3), ("test", 3)):
+        pairs = [{"question": f"{split} {i}?", "answer": f"It is {i}."} for i in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    own = ("data=hub", f"data.id={folder}", "data.validation=validation", "data.test=test", "data.max_train_rows=null")
+    code, text = hydratune("train", *SMALL, *own, f"hydra.run.dir={tmp_path}/run")
+    assert code == 0, text
+    splits = json.loads((tmp_path / "run" / "data.json").read_text())["splits"]
+    assert {name: split["rows"] for name, split in splits.items()} == {"train": 12, "validation": 3, "test": 2}
+    code, text = hydratune("train", *SMALL, "data=hub", f"data.id={folder}", "data.train=trian")
+    assert code == 2 and "cannot load split 'trian'" in text and "'test'" in text
+
+
+def test_hub_model_that_cannot_be_reached_is_one_message(hydratune: Command) -> None:
+    code, text = hydratune("train", *SMALL, "model=hub", "model.id=nobody/nothing")
+    assert code == 2
+    assert "model.id = nobody/nothing" in text and "HF_TOKEN" in text and "model=local" in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantised_base_trains_and_is_evaluated_again(hydratune: Command, tmp_path: Path, quantization: str) -> None:
+    run = tmp_path / "run"
+    code, text = hydratune("train", *SMALL, f"model.quantization={quantization}", "optimizer.lr=0.01", f"hydra.run.dir={run}")
+    assert code == 0, text
+    assert json.loads((run / "environment.json").read_text())["base"].endswith(f"+{quantization}")
+    code, text = hydratune("evaluate", f"run={run}")
+    assert code == 0, text
+
+
+def test_evaluating_does_not_change_quantised_weights(tiny: tuple[Any, Any, Any]) -> None:
+    settings = TinyModel(name="tiny", quantization=Quantization.nf4)
+    model = adapters.prepare_quantised(sources.load_model(settings, tiny[1], torch.float32), Quantization.nf4)
+    ids = torch.arange(5, 25)[None]
+    model.train()
+    before = model(input_ids=ids).logits
+    model.eval()
+    with torch.inference_mode():
+        model(input_ids=ids)
+    model.train()
+    assert torch.equal(model(input_ids=ids).logits, before)
