@@ -1,5 +1,7 @@
 """Shared: a cache of its own, no network, a tiny real model, and the command line in this process."""
 
+import csv
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +67,25 @@ def hydratune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
         return code, printed.out + printed.err
 
     return call
+
+
+def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:
+    """``records`` in the format that the ending of ``path`` names."""
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(records))
+    elif path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    else:
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(records[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows({k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()} for r in records)
+    return path
 
 
 SMALL = (

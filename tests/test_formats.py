@@ -1,10 +1,10 @@
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import write_rows
 from hydratune.data.formats import read_file
 from hydratune.errors import DataError
 
@@ -25,44 +25,40 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 TYPES = ("jsonl", "json", "csv", "tsv", "parquet")
 
 
-def write(path: Path, records: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(records))
-    elif path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
-    else:
-        with path.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(records[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
-            writer.writeheader()
-            writer.writerows({k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()} for r in records)
-    return path
-
-
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "conversational prompt/completion"])
 def test_every_layout_in_every_file_type_gives_the_same_row(tmp_path: Path, layout: str, kind: str) -> None:
-    (row,) = read_file(write(tmp_path / f"rows.{kind}", [LAYOUTS[layout]]), {})
+    (row,) = read_file(write_rows(tmp_path / f"rows.{kind}", [LAYOUTS[layout]]), {})
     assert [(m.role, m.content) for m in row.messages] == [("user", QUESTION), ("assistant", ANSWER)]
 
 
 def test_prompt_and_completion_may_be_lists_of_turns(tmp_path: Path) -> None:
-    (row,) = read_file(write(tmp_path / "rows.jsonl", [LAYOUTS["conversational prompt/completion"]]), {})
+    (row,) = read_file(write_rows(tmp_path / "rows.jsonl", [LAYOUTS["conversational prompt/completion"]]), {})
     assert [(m.role, m.content) for m in row.messages] == [("user", QUESTION), ("assistant", ANSWER)]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": "a \\ud83d", "completion": "b"}', "half a character"),
+        ('{"prompt": ' + "[" * 200_000, "nested too deeply"),
+    ],
+)
+def test_strange_text_is_refused_with_its_line(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n")
+    with pytest.raises(DataError, match=words) as caught:
+        read_file(tmp_path / "rows.jsonl", {})
+    assert "rows.jsonl:2" in str(caught.value)
 
 
 def test_what_was_recognised_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        read_file(write(tmp_path / "rows.jsonl", [LAYOUTS["alpaca"]]), {})
+        read_file(write_rows(tmp_path / "rows.jsonl", [LAYOUTS["alpaca"]]), {})
     assert "read as alpaca" in caplog.text
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.csv", [{"frage": "a", "antwort": "b", "kunde": "c"}])
+    path = write_rows(tmp_path / "rows.csv", [{"frage": "a", "antwort": "b", "kunde": "c"}])
     (row,) = read_file(path, {"prompt": "frage", "completion": "antwort", "group": "kunde"})
     assert (row.prompt[0].content, row.answer, row.group) == ("a", "b", "c")
     with pytest.raises(DataError, match="no such column"):
@@ -70,7 +66,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
 
 
 def test_system_column_and_alpaca_input(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", [{"system": "s", "instruction": "i", "input": "x", "output": "o"}])
+    path = write_rows(tmp_path / "rows.jsonl", [{"system": "s", "instruction": "i", "input": "x", "output": "o"}])
     (row,) = read_file(path, {})
     assert [(m.role, m.content) for m in row.messages] == [("system", "s"), ("user", "i\n\nx"), ("assistant", "o")]
 
@@ -78,23 +74,23 @@ def test_system_column_and_alpaca_input(tmp_path: Path) -> None:
 def test_rare_line_separators_stay_in_their_cell(tmp_path: Path) -> None:
     text = "one\u2028two\x0cthree\x85four"
     for kind in ("csv", "jsonl"):
-        (row,) = read_file(write(tmp_path / f"rows.{kind}", [{"prompt": "q", "completion": text}]), {})
+        (row,) = read_file(write_rows(tmp_path / f"rows.{kind}", [{"prompt": "q", "completion": text}]), {})
         assert row.answer == text
 
 
 def test_alpaca_input_is_kept_where_only_some_rows_have_it(tmp_path: Path) -> None:
     records = [{"instruction": "i", "output": "o"}, {"instruction": "i", "input": "x", "output": "o"}]
-    assert [r.prompt[0].content for r in read_file(write(tmp_path / "rows.jsonl", records), {})] == ["i", "i\n\nx"]
+    assert [r.prompt[0].content for r in read_file(write_rows(tmp_path / "rows.jsonl", records), {})] == ["i", "i\n\nx"]
 
 
 def test_openai_content_parts_are_joined(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
     records = [{"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "b"}]}]
-    assert read_file(write(tmp_path / "rows.jsonl", records), {})[0].prompt[0].content == "hello"
+    assert read_file(write_rows(tmp_path / "rows.jsonl", records), {})[0].prompt[0].content == "hello"
 
 
 def test_answer_that_is_an_object_becomes_json(tmp_path: Path) -> None:
-    (row,) = read_file(write(tmp_path / "rows.jsonl", [{"prompt": "p", "completion": {"a": 1}}]), {})
+    (row,) = read_file(write_rows(tmp_path / "rows.jsonl", [{"prompt": "p", "completion": {"a": 1}}]), {})
     assert row.answer == '{"a": 1}'
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import SMALL, write_rows
 
 Command = Callable[..., tuple[int, str]]
 
@@ -361,21 +361,20 @@ def test_broken_run_directory_is_one_clear_message(
         assert code == 0 and "run" in text
 
 
-def test_strangers_rows_train_with_no_other_setting(hydratune: Command, tmp_path: Path) -> None:
-    def write(name: str, count: int, offset: int) -> Path:
-        rows = (
-            {"messages": [{"role": "user", "content": f"{i} plus one?"}, {"role": "assistant", "content": str(i + 1)}]}
-            for i in range(offset, offset + count)
-        )
-        (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
-        return tmp_path / name
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_strangers_rows_train_with_no_other_setting(hydratune: Command, tmp_path: Path, kind: str) -> None:
+    def write(name: str, numbers: range) -> Path:
+        turns = [[{"role": "user", "content": f"{i} plus one?"}, {"role": "assistant", "content": str(i + 1)}] for i in numbers]
+        return write_rows(tmp_path / f"{name}.{kind}", [{"messages": row} for row in turns])
 
-    train, validation = write("train.jsonl", 40, 0), write("val.jsonl", 6, 100)
+    train, validation = write("train", range(40)), write("val", range(100, 106))
     code, text = hydratune("train", "model=tiny", "data=files", f"data.train={train}", f"data.validation={validation}",
                            "evaluation.max_new_tokens=4", "evaluation.bootstrap_samples=100")  # fmt: skip
     assert code == 0, text
     values = metrics(only_run(tmp_path, "files"))
     assert values["settings"]["eval"]["task"] == "text" and "eval/normalised_match" in values
+    rows = [json.loads(line) for line in (only_run(tmp_path, "files") / "predictions.jsonl").read_text().splitlines()]
+    assert rows and all(row["reference"] == str(int(row["prompt"][-1]["content"].split()[0]) + 1) for row in rows)
 
 
 def test_data_error_names_file_and_line(hydratune: Command, tmp_path: Path) -> None:

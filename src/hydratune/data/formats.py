@@ -80,6 +80,8 @@ def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]
         where = f"{path}:{number}"
         try:
             value = json.loads(line)
+        except RecursionError:
+            raise DataError(f"{where}: the JSON is nested too deeply to be a row") from None
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{where}: broken JSON at column {error.colno} ({error.msg}); one whole JSON object per line is needed"
@@ -90,6 +92,8 @@ def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]
 def _json_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         value = json.loads(text)
+    except RecursionError:
+        raise DataError(f"{path}: the JSON is nested too deeply to be rows") from None
     except json.JSONDecodeError as error:
         hint = "; this looks like JSONL: name it .jsonl" if error.msg == "Extra data" else ""
         raise DataError(f"{path}:{error.lineno}: broken JSON at column {error.colno} ({error.msg}){hint}") from None
@@ -229,7 +233,7 @@ def _turns(value: Any, where: str) -> list[Any]:
     if isinstance(value, str):  # CSV cells hold lists as JSON text
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             raise DataError(f"{where}: the conversation is a text that is not JSON") from None
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: the conversation must be a list with at least one turn")
@@ -271,6 +275,14 @@ def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
     talk = roles[1:] if roles[0] == "system" else roles
     if talk[0] != "user" or any(a == b for a, b in itertools.pairwise(talk) if a in ("user", "assistant")):
         raise DataError(f"{where}: roles out of order, user and assistant must alternate after the system turn (roles: {', '.join(roles)})")
+    for message in messages:
+        try:
+            message.content.encode()
+        except UnicodeEncodeError as error:
+            half = ascii(message.content[error.start])
+            raise DataError(
+                f"{where}: the {message.role} turn holds half a character ({half}), as cut text does; repair or remove it"
+            ) from None
     if not messages[-1].content.strip():
         raise DataError(f"{where}: the assistant's answer is empty")
     return tuple(messages)
