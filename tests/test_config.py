@@ -2,6 +2,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+import yaml
 
 from hydratune import checks, config
 from hydratune.composition import CONF, _register_resolvers, composition_problems, sweep_name
@@ -61,10 +62,17 @@ def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
     assert {k: [float(v) for v in p["values"]] for k, p in twin.parameters.items()} == {
         k: [float(v) for v in str(values).split(",")] for k, values in own.items()
     }
+    read_by_wandb = yaml.safe_load(file.read_text())["parameters"]
+    assert all(isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"])  # to YAML 1.1, 1e-4 is a text
     for key, parameter in twin.parameters.items():
         group, field = key.split(".")
         settings = compose(f"{key}={parameter['values'][0]}")
         assert float(getattr(getattr(settings, group), field)) == float(parameter["values"][0])
+    program, command, *fixed, swept = yaml.safe_load(file.read_text())["command"]
+    assert (program, command, swept) == ("hydratune", "train", "${args_no_hyphens}")
+    assert not any("${" in word for word in fixed)  # the agent would take it for one of its own
+    chosen = [f"{key}={parameter['values'][-1]}" for key, parameter in twin.parameters.items()]
+    assert compose(*fixed, "tracking=offline", *chosen) == compose(f"sweep={file.stem}", *chosen)
 
 
 @pytest.mark.parametrize("file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
