@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 _ROWS = (
@@ -18,6 +19,7 @@ _ROWS = (
     ("finished", "ended its turn", "rate"),
     ("generated_tokens", "tokens generated", "count"),
 )
+_FIELDS = 12  # of a JSON answer, shown one by one
 _TITLES = {"base": "base, zero-shot", "fewshot": "base, {shots}-shot", "eval": "fine-tuned"}
 
 
@@ -33,7 +35,18 @@ def results(metrics: Mapping[str, Any], systems: Sequence[str], shots: int) -> T
     for name, title, kind in _ROWS:
         if f"{systems[-1]}/{name}" in metrics:
             table.add_row(title, *(_cell(metrics, f"{system}/{name}", kind) for system in systems))
+        if name == "field_f1":
+            for field in _fields(metrics, systems[-1]):
+                cells = (_cell(metrics, f"{system}/field_f1/{field}", "rate") for system in systems)
+                table.add_row(f"[dim]  {escape(field)}", *cells, style="dim")
     return table
+
+
+def _fields(metrics: Mapping[str, Any], system: str) -> list[str]:
+    """Fields of the JSON answers; none where there are too many to be read."""
+    prefix = f"{system}/field_f1/"
+    fields = [key.removeprefix(prefix) for key in metrics if key.startswith(prefix)]
+    return fields if len(fields) <= _FIELDS else []
 
 
 def _cell(metrics: Mapping[str, Any], key: str, kind: str) -> str:
