@@ -135,7 +135,7 @@ def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]
             raise KeyboardInterrupt
         if code != 0:
             failed.append(item)
-            console.print(f"[red]job {number} failed (exit code {code}); the others go on")
+            console.print(f"[red]job {number} failed ({_how(code)}); the others go on")
     return failed
 
 
@@ -157,9 +157,14 @@ def _run_one(context: HydraContext, item: Planned) -> int:
     if code != 0 and not item.record.status().get("error"):
         if not item.record.status():
             item.record.start()
-        reason = f"the process was killed by signal {-code}" if code < 0 else f"exit code {code}"
-        item.record.update(state="failed", error=f"{reason}; repeat it alone: {shlex.join(['hydratune', 'train', *item.job.overrides])}")
+        item.record.update(
+            state="failed", error=f"{_how(code)}; repeat it alone: {shlex.join(['hydratune', 'train', *item.job.overrides])}"
+        )
     return code
+
+
+def _how(code: int) -> str:
+    return f"the process was killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _config_dirs(context: HydraContext) -> list[str]:
