@@ -135,7 +135,7 @@ def test_gate_refuses_every_broken_mask(encoder: ChatEncoder) -> None:
     for broken, message in (
         (nothing, "no token"),
         (no_end, "turn-end token is not trained"),
-        (everything, "not the one that inference sends"),
+        (everything, "text of a user turn is trained"),
     ):
         with pytest.raises(DataError, match=message):
             gate(encoder, [good_row], [broken])
@@ -195,3 +195,23 @@ def test_preview_colours_exactly_the_trained_tokens(encoder: ChatEncoder) -> Non
     text = coloured(encoder, encoder.encode(CHAT))
     trained = [text.plain[span.start : span.end] for span in text.spans if "green" in str(span.style)]
     assert trained == ["Paris<|im_end|>", "Madrid<|im_end|>"]
+
+
+def test_gate_compares_every_turn_with_what_inference_sends(encoder: ChatEncoder) -> None:
+    """With a space before an answer, it melts into the answer's first word in the conversation, and stays alone at its end."""
+    melting = "{% for m in messages %}{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' else ' ' }}{% endfor %}"
+    turns = [("user", "Hi"), ("assistant", "the"), ("user", "Hello"), ("assistant", "to")]
+    talk = Row("chat", tuple(Message(*turn) for turn in turns), where="f.jsonl:7")
+    encoder = with_template(encoder, melting)
+    first = encoder.prompt(talk.messages[:1])
+    assert encoder.prompt(talk.messages[:3])[: len(first)] != first  # else this test says nothing
+    with pytest.raises(DataError, match="turn 4 would be trained after other tokens"):
+        gate(encoder, [talk], [encoder.encode(talk)])
+    gate(encoder, [talk], [encoder.encode(talk, TrainOn.last)])
+
+
+def test_plain_template_passes_the_gate_over_several_turns(encoder: ChatEncoder) -> None:
+    from hydratune.models.sources import PLAIN_TEMPLATE
+
+    encoder = with_template(encoder, PLAIN_TEMPLATE)
+    gate(encoder, [CHAT], [encoder.encode(CHAT)])

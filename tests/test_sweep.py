@@ -23,7 +23,7 @@ def test_failing_job_stops_nobody_and_only_it_runs_again(hydratune: Command, tmp
     sweep = tmp_path / "sweep"
     assert code == 1
     assert states(sweep) == {"0": "finished", "1": "finished", "2": "failed"}
-    assert "1 of 3 jobs failed" in text and "the smallest target layer is only" in text
+    assert "1 of 3 jobs failed" in text and "no target layer is wider than" in text
     assert "best:" in text
     losses = {name: json.loads((sweep / name / "metrics.json").read_text())["objective"] for name in ("0", "1")}
     assert f"best: {sweep}/{min(losses, key=lambda name: losses[name])}" in text

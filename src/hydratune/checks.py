@@ -4,6 +4,7 @@ Needs no torch; what only the machine or the model can tell (is there a GPU, how
 ``hydratune.models`` with the same ``Problem`` as soon as it is known.
 """
 
+import difflib
 import math
 import os
 import re
@@ -19,6 +20,7 @@ from hydratune.config import (
     EvaluationConfig,
     FilesData,
     FullFinetune,
+    HubData,
     LocalModel,
     LoraAdapter,
     Quantization,
@@ -27,11 +29,14 @@ from hydratune.config import (
     TrainerConfig,
     WheelModel,
 )
+from hydratune.data.formats import COLUMNS
 from hydratune.errors import ConfigError, Problem
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
-_SECRET_NAME = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.I)
+_SECRET_NAME = re.compile(
+    r"(^|_)(TOKEN|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?|AUTH|DATABASE_URL|DSN)(_|$)", re.I
+)
 _SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 
 
@@ -51,14 +56,15 @@ def configuration_problems(config: Any) -> list[Problem]:
     return []
 
 
-def secrets() -> list[str]:
-    """Values of environment variables whose name says that they are secret."""
-    return [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 8 and "/" not in value]
+def secrets() -> dict[str, str]:
+    """Environment variables whose name says that they are secret: value -> name. A path to a secret is none."""
+    named = {value: name for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    return {value: name for value, name in named.items() if len(value) >= 8 and not value.startswith(("/", "~", "./"))}
 
 
 def mask(text: str) -> str:
     """``text`` without any secret of the environment."""
-    for secret in secrets():
+    for secret in sorted(secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
     return _SECRET_VALUE.sub("***", text)
 
@@ -146,6 +152,12 @@ def _data(config: TrainConfig) -> Iterator[Problem]:
             if path is not None and not Path(path).is_file():
                 why = "this is a folder, not a file" if Path(path).is_dir() else "no such file"
                 yield Problem(f"data.{name}", path, why, "give a JSONL, JSON, CSV or Parquet file")
+    if isinstance(data, FilesData | HubData):
+        for name in data.columns:
+            if name not in COLUMNS:
+                near = difflib.get_close_matches(name, COLUMNS, n=1)
+                fix = f"did you mean data.columns.{near[0]}?" if near else f"one of: {', '.join(COLUMNS)}"
+                yield Problem(f"data.columns.{name}", data.columns[name], "there is no such column to be mapped", fix)
     if isinstance(data, SnipsData) and not Path(data.path).is_dir():
         yield Problem("data.path", data.path, "no such folder", "give the folder with train_*_full.json and validate_*.json")
 
@@ -223,4 +235,5 @@ def _no_secret(key: str, value: Any) -> Iterator[Problem]:
             yield from _no_secret(key, inner)
     elif isinstance(value, str) and mask(value) != value:
         fix = "remove it here and rotate it; keys are read from environment variables such as WANDB_API_KEY or HF_TOKEN"
-        yield Problem(key, "***", "this looks like a secret, and settings are stored in the run directory", fix)
+        named = next((f" (the value of the environment variable {name})" for secret, name in secrets().items() if secret in value), "")
+        yield Problem(key, "***", f"this looks like a secret{named}, and settings are stored in the run directory", fix)

@@ -15,7 +15,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -120,6 +120,7 @@ def run_command(command: str, args: Sequence[str]) -> int:
         return explained.exit_code
     except OSError as error:  # Hydra makes the run directory before the job's frame can explain anything
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        what += " (a part of this path is a file)" if isinstance(error, NotADirectoryError | FileExistsError) else ""
         print(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR", file=sys.stderr)
         return InputError.exit_code
     except Exception as error:
@@ -178,6 +179,11 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     values = dict(o.lstrip("+~").split("=", 1) for o in overrides if "=" in o)
 
+    if isinstance(error, OverrideParseException):
+        return Problem(error.override, "", *_unreadable(error.override, text))
+    match = re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text)
+    if match:
+        return Problem(match[1], match[2], "several values are a sweep", f"add -m for a sweep, or write a list: {match[1]}=[{match[2]}]")
     match = re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text)
     if match:
         return _unknown(match[1], values.get(match[1], ""), config.SCHEMAS, "")
@@ -186,6 +192,8 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     )
     if match:
         options = [line.strip() for line in (match[3] or "").splitlines() if line.strip()]
+        if match[1] == "data" and "." in match[2]:
+            return Problem("data", match[2], "this is the place for a kind of data, not for a file", f"data=files data.train={match[2]}")
         return Problem(match[1], match[2], f"there is no such option in the group {match[1]!r}", _nearest(match[2], options))
     match = re.search(r"Could not override '([^']+)'", text)
     key = match[1] if match else getattr(cause, "full_key", None)
@@ -212,6 +220,12 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
 def _unknown(key: str, value: str, names: Any, parent: str) -> Problem:
     """``key`` does not exist; ``names`` exist where it was looked for."""
     name = key.rpartition(".")[2]
+    kinds = config.SCHEMAS.get(parent, {}).items() if parent else ()
+    owners = [kind for kind, node in kinds if name in {f.name for f in fields(node)}]
+    if owners and name not in names:
+        return Problem(
+            key, value, f"only {' and '.join(f'{parent}={o}' for o in owners)} has it", f"add {parent}={owners[0]} {key}={value}"
+        )
     shown = ", ".join(sorted(names))
     everywhere = {f.name: f"{group}.{f.name}" for group, kinds in config.SCHEMAS.items() for kind in kinds.values() for f in fields(kind)}
     own = {n: f"{parent}.{n}" if parent else n for n in names}
@@ -220,6 +234,14 @@ def _unknown(key: str, value: str, names: Any, parent: str) -> Problem:
     known = meant.get(near[0]) or everywhere.get(name, "")
     fix = f"did you mean {known}?" if known else f"known here: {shown}" if shown else "see hydratune train --cfg job"
     return Problem(key, value, "there is no such setting", fix)
+
+
+def _unreadable(override: str, text: str) -> tuple[str, str]:
+    """(why, fix) for an override that Hydra's grammar refuses."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return "a setting is written KEY=VALUE, without spaces", f"{key}=VALUE"
+    return _first_lines(text, 1), f"quote a value that holds special signs: '{key}=\"{value}\"'"
 
 
 def _nearest(word: str, options: Sequence[str]) -> str:
@@ -236,7 +258,8 @@ def _expected(key: str) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"one of: {', '.join(member.name for member in kind)}"
     optional = " or null" if "None" in str(kind) else ""
-    words = {"bool": "true or false", "float": "a number such as 1e-4", "int": "a whole number", "list": "a list such as [a,b]"}
+    words = {"list": "a list such as [a,b], in brackets even if it has one entry"}
+    words |= {"bool": "true or false", "float": "a number such as 1e-4", "int": "a whole number"}
     named = next((text for word, text in words.items() if word in str(kind)), "")
     return f"give {named}{optional}" if named else "see hydratune train --cfg job for its type"
 

@@ -357,6 +357,11 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
             tree[group] = OmegaConf.structured(SCHEMAS[group][values[group][variant_field]])
     result = OmegaConf.to_object(OmegaConf.merge(tree, values))
     assert isinstance(result, kind)
+    for part in (getattr(result, "data", None), getattr(result, "model", None)):
+        for name in ("train", "validation", "test", "path", "schema_file", "chat_template"):
+            file = getattr(part, name, None)
+            if isinstance(file, str) and file.startswith("~"):
+                setattr(part, name, str(Path(file).expanduser()))
     return result
 
 

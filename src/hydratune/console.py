@@ -1,6 +1,8 @@
 """What the terminal shows: one rich console, one kind of progress bar; plain lines where there is no terminal."""
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)  # a log file has no width of its own
+
+class _Terminal(Console):
+    """Whoever stops reading (head, a closed pager) stops reading; the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        silence()
+
+
+def silence() -> None:
+    """Nobody reads what is printed from now on: a closed pipe, a closed terminal."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+console = _Terminal(highlight=False, width=None if sys.stdout.isatty() else 110)  # a log file has no width of its own
 _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
 
 
@@ -29,11 +47,18 @@ class Ticker:
         self.title, self.total, self.unit = title, total, unit
         self._progress = progress
         self._task = progress.add_task(title, total=total, unit=unit, amount=0, note="") if progress else None
-        self._done, self._amount, self._start = 0, 0.0, time.monotonic()
+        self._done, self._amount, self._start, self._lock = 0.0, 0.0, time.monotonic(), threading.Lock()
         self._last = self._start
 
-    def advance(self, steps: int, amount: float = 0, note: str = "") -> None:
+    def advance(self, steps: float, amount: float = 0, note: str = "") -> None:
+        """Steps may be parts of one. Several threads may call this."""
+        with self._lock:
+            self._advance(steps, amount, note)
+
+    def _advance(self, steps: float, amount: float, note: str) -> None:
         self._done, self._amount = self._done + steps, self._amount + amount
+        if abs(self._done - self.total) < 1e-6:  # parts do not add up to the last digit
+            self._done = self.total
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._done, amount=self._amount, note=note)
         elif time.monotonic() - self._last > _PLAIN_INTERVAL or (steps and self._done == self.total):
@@ -42,7 +67,7 @@ class Ticker:
             left = f", {elapsed / self._done * (self.total - self._done):.0f} s left" if self._done else ""
             speed = f", {self._amount / elapsed:,.0f} {self.unit}/s" if elapsed > 0 and self._amount else ""
             remaining = left if self._done < self.total else f", took {elapsed:.0f} s"
-            console.print(f"{self.title}: {self._done}/{self.total}{speed}{remaining}{', ' + note if note else ''}")
+            console.print(f"{self.title}: {int(self._done)}/{self.total}{speed}{remaining}{', ' + note if note else ''}")
 
 
 @contextmanager
@@ -56,7 +81,7 @@ def progress(title: str, total: int, unit: str = "tokens", *, quiet: bool = Fals
         yield ticker
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bars:
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, speed_estimate_period=600) as bars:
         yield Ticker(title, total, unit, bars)
 
 

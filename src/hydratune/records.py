@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -93,12 +94,27 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text("utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise RunError(f"{path} does not exist: the run did not get that far, or this is not a run directory") from None
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is not UTF-8 ({error}); the file was changed or cut") from None
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise RunError(f"{path}:{number}: not readable JSON ({error.msg}); the file was changed or cut") from None
     return rows
+
+
+_OF_ONE_RUN = (
+    "config.yaml",
+    "environment.json",
+    "data.json",
+    "schema.json",
+    "metrics.json",
+    "evaluation.json",
+    "history.csv",
+    "adapter",
+    "checkpoints",
+)
 
 
 def _now() -> str:
@@ -124,6 +140,11 @@ class RunDirectory:
         return self.path / "metrics.json"
 
     @property
+    def schema_file(self) -> Path:
+        """JSON schema of the answers, where there is one."""
+        return self.path / "schema.json"
+
+    @property
     def history_file(self) -> Path:
         return self.path / "history.csv"
 
@@ -146,6 +167,17 @@ class RunDirectory:
 
     def is_finished(self) -> bool:
         return self.status().get("state") == State.finished.value and self.metrics_file.is_file()
+
+    def clear(self) -> None:
+        """Moves what an unfinished run left here into ``previous``, so that no file of it is taken for one of this run."""
+        old = [self.path / name for name in _OF_ONE_RUN] + sorted(self.path.glob("*predictions*.jsonl"))
+        old = [path for path in old if path.exists()]
+        if old:
+            previous = self.path / "previous"
+            shutil.rmtree(previous, ignore_errors=True)
+            previous.mkdir()
+            for path in old:
+                path.rename(previous / path.name)
 
     def start(self) -> None:
         write_json(self.status_file, {"state": State.running.value, "started": _now(), "ended": None, "error": None, "wandb_id": None})

@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hydratune import checks, config
+from hydratune.console import silence
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 from hydratune.records import RunDirectory, State, alone, write_text
 from hydratune.sweeps.records import read_sweep
@@ -65,6 +66,9 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
 def _recorded(composed: DictConfig, typed: Any, directory: RunDirectory, load: Callable[[], Callable[[Any, RunDirectory], None]]) -> None:
     """Runs the command; however it ends, the run directory says so."""
     signal.signal(signal.SIGTERM, interrupt)
+    if hasattr(signal, "SIGHUP"):  # the terminal was closed
+        signal.signal(signal.SIGHUP, _hung_up)
+    directory.clear()
     directory.start()
     write_text(directory.config_file, checks.mask(OmegaConf.to_yaml(OmegaConf.structured(typed), resolve=True)))
     _write_hydra_files(directory, composed, HydraConfig.get())
@@ -105,6 +109,12 @@ def _write_hydra_files(directory: RunDirectory, composed: DictConfig, settings: 
 def interrupt(signum: int, frame: FrameType | None) -> None:
     """A polite kill is handled like Ctrl-C: adapter kept, status stopped."""
     raise KeyboardInterrupt
+
+
+def _hung_up(signum: int, frame: FrameType | None) -> None:
+    """Without a terminal, printing is an error of its own."""
+    silence()
+    interrupt(signum, frame)
 
 
 def _claim(directory: RunDirectory) -> None:

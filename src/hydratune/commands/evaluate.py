@@ -15,9 +15,9 @@ from hydratune.config import EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
 from hydratune.errors import RunError
 from hydratune.evaluation import assess, metrics
-from hydratune.evaluation.json_scores import json_schema
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
 
+_NEEDED = ("id", "prediction", "reference", "nll", "answer_tokens", "finish_reason", "generated_tokens")
 TOLERANCE = 1e-4  # of any metric; the arithmetic of another machine or thread count differs in the last digits
 
 
@@ -28,10 +28,15 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     if not isinstance(recorded, dict) or "eval" not in recorded.get("settings", {}):
         raise RunError(f"{record.metrics_file} holds no metrics of a finished run; train it again")
     trained = _settings(record)
-    schema = json_schema(trained.data)
+    schema = read_json(record.schema_file) if record.schema_file.is_file() else None
     task = Task(recorded["settings"]["eval"]["task"])
     if config.source is EvaluationSource.predictions:
-        predictions = assess.rescore(read_jsonl(record.predictions_file()), task, schema)
+        stored = read_jsonl(record.predictions_file())
+        for number, row in enumerate(stored, 1):
+            missing = [key for key in _NEEDED if key not in row]
+            if missing:
+                raise RunError(f"{record.predictions_file()}:{number}: no {', '.join(missing)} in this row; the file was changed")
+        predictions = assess.rescore(stored, task, schema)
     else:
         predictions = _ask_again(trained, record, config, recorded)
     values, intervals = metrics.flat("eval", metrics.metrics(predictions, trained.evaluation, has_schema=schema is not None))

@@ -11,14 +11,15 @@ from typing import Any
 
 import lightning
 
-from hydratune.config import Baseline, TrainConfig, plain
+from hydratune.config import Baseline, ContractsData, TrainConfig, plain
 from hydratune.console import console, section
 from hydratune.data.masking import ChatEncoder, Encoded, gate
 from hydratune.data.preview import show
+from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation import assess, metrics, table
-from hydratune.evaluation.json_scores import json_schema
+from hydratune.evaluation.json_scores import is_valid_answer, json_schema
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
 from hydratune.run import STARTED, is_main_process
@@ -45,6 +46,7 @@ class Job:
     validation: list[Encoded]
     data_facts: dict[str, Any]
     bench: assess.TestBench
+    examples: list[Row]  # for the few-shot prompt, as many as fit
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds
 
 
@@ -148,7 +150,11 @@ def prepare(config: TrainConfig) -> Job:
         kept_rows, encoded, report = encoder.encode_all(rows, config.data, name)
         gate(encoder, kept_rows, encoded)
         kept[name] = kept_rows, encoded
-        facts["splits"][name] = {**report.summary(), "hash": sets_hash(kept_rows)}
+        facts["splits"][name] = {
+            **report.summary(),
+            "hash": sets_hash(kept_rows),
+            "tokens_hash": stable_hash(sorted(stable_hash((e.ids, e.trained)) for e in encoded)),  # losses over equal tokens compare
+        }
         if report.kept < report.rows and is_main_process():
             console.print(f"[yellow]{report.rows - report.kept} of {report.rows} {name} rows dropped: longer than data.max_length")
         if report.truncated and is_main_process():
@@ -157,8 +163,11 @@ def prepare(config: TrainConfig) -> Job:
     task = metrics.choose_task(config.evaluation.task, [row.answer for row in sets.test])
     bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context)
     bench.check(bench.zero_shot())
-    if Baseline.fewshot in config.evaluation.baselines:
-        bench.check(bench.few_shot(assess.fit_examples(sets.train, config.evaluation.shots)))
+    examples = assess.fit_examples(sets.train, config.evaluation.shots)
+    while examples and not bench.fits(bench.few_shot(examples)):
+        examples = examples[:-1]
+    if is_main_process():
+        _say_what_is_unusual(config, sets, examples, schema)
     if len(sets.validation) < config.trainer.devices:
         why, fix = f"there are only {len(sets.validation)} validation rows, and every device needs one", "give more validation rows"
         raise ConfigError([Problem("trainer.devices", config.trainer.devices, why, fix)])
@@ -177,13 +186,25 @@ def prepare(config: TrainConfig) -> Job:
         kept["validation"][1],
         facts,
         bench,
+        examples,
     )
 
 
-def sets_hash(rows: list[Any]) -> str:
-    """Of a split: the same rows in any order have the same hash."""
-    from hydratune.data.rows import stable_hash
+def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row], schema: dict[str, Any] | None) -> None:
+    if Baseline.fewshot in config.evaluation.baselines and len(examples) < config.evaluation.shots:
+        what = f"with {len(examples)} instead of {config.evaluation.shots} examples" if examples else "left out"
+        console.print(f"[yellow]the few-shot baseline is {what}: no more fit into the model's context, or there are no more rows")
+    if schema is None:
+        return
+    for name, rows in sets.items():
+        invalid = [row for row in rows if not is_valid_answer(row.answer, schema)]
+        if invalid:
+            where = invalid[0].where or invalid[0].id
+            console.print(f"[yellow]{len(invalid)} of {len(rows)} {name} answers are not valid under the schema, the first is {where}")
 
+
+def sets_hash(rows: list[Row]) -> str:
+    """Of a split: the same rows in any order have the same hash."""
     return stable_hash(sorted(row.content_hash for row in rows))
 
 
@@ -201,6 +222,8 @@ def _write_down(job: Job, record: RunDirectory) -> dict[str, Any]:
     }
     write_json(record.path / "environment.json", content)
     write_json(record.path / "data.json", job.data_facts)
+    if job.bench.schema is not None:
+        write_json(record.schema_file, job.bench.schema)
     splits = job.data_facts["splits"]
     counts = ", ".join(f"{name} {facts_['kept']}" for name, facts_ in splits.items())
     console.print(f"[bold]{config.name}[/]  {config.model.name} ({config.model.licence}) on {job.accelerator}, {job.precision}")
@@ -234,16 +257,18 @@ def _baselines(job: Job, record: RunDirectory) -> dict[str, list[dict[str, Any]]
     predictions = {}
     for baseline in config.baselines:
         few = baseline is Baseline.fewshot
-        title = f"base model, {config.shots}-shot" if few else "base model, zero-shot"
-        prompts = job.bench.few_shot(assess.fit_examples(job.sets.train, config.shots)) if few else job.bench.zero_shot()
+        if few and not job.examples:
+            continue
+        title = f"base model, {len(job.examples)}-shot" if few else "base model, zero-shot"
+        prompts = job.bench.few_shot(job.examples) if few else job.bench.zero_shot()
         key = job.bench.cache_key(job.source.identity, prompts, str(job.model.dtype))
         file = sources.cache_folder() / "baselines" / f"{key}.jsonl"
         with timed(job.seconds, title):
             stored = assess.cached(file) if config.reuse_baselines else None
             if stored is not None:
                 console.print(f"{title}: taken from the cache ({key}); evaluation.reuse_baselines=false asks again")
-                write_jsonl(record.predictions_file(baseline.value), stored)
-                predictions[baseline.value] = stored
+                predictions[baseline.value] = job.bench.rescored(stored)
+                write_jsonl(record.predictions_file(baseline.value), predictions[baseline.value])
                 continue
             predictions[baseline.value] = _ask(job, record, baseline.value, title, prompts)
             assess.remember(file, predictions[baseline.value])
@@ -281,7 +306,7 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
     result["cost/peak_memory_bytes"] = hardware.peak_memory()
     settings = metrics.settings(config, job.bench.task, job.bench.max_new_tokens, len(job.bench.rows))
     result["settings"] = {
-        **dict.fromkeys(predictions, settings),
+        **{system: {**settings, "shots": len(job.examples)} if system == "fewshot" else settings for system in predictions},
         "objective": {"metric": "val/loss", "mode": "min", "chosen": "the checkpoint with the lowest validation loss"},
     }
     result["intervals"] = intervals
@@ -292,7 +317,7 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
 def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: list[str], hint: str) -> None:
     """The closing table and what to type next."""
     section("results")
-    console.print(table.results(result, systems, job.config.evaluation.shots))
+    console.print(table.results(result, systems, len(job.examples)))
     console.print(table.times(job.seconds))
     speed, memory = result["cost/tokens_per_second"], result["cost/peak_memory_bytes"]
     console.print(f"validation loss {result['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory {memory / 2**30:.1f} GiB")
@@ -302,6 +327,10 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
     console.print(f"adapter     {shown}/adapter  [dim](PEFT format)", soft_wrap=True)
     console.print(f"read        {shown}/predictions.jsonl", soft_wrap=True)
     console.print(f"measure     hydratune evaluate run={shown}", soft_wrap=True)
-    console.print("sweep       hydratune train -m sweep=learning_rate", soft_wrap=True)
+    if not read_sweep(path.parent):
+        own = (
+            "sweep=learning_rate" if isinstance(job.config.data, ContractsData) else "optimizer.lr=3e-4,1e-3,3e-3, after your own settings"
+        )
+        console.print(f"sweep       hydratune train -m {own}", soft_wrap=True)
     if hint:
         console.print(f"W&B         {hint}", soft_wrap=True)

@@ -4,11 +4,13 @@ Layouts: OpenAI messages (``messages``), sharegpt (``conversations``), alpaca (`
 prompt/completion columns under their usual names. ``columns`` maps canonical names to a file's own.
 """
 
+import codecs
 import csv
 import io
 import itertools
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,16 @@ _PAIRS = (
     ("input", "output"),
     ("source", "target"),
 )
-_EXTRA = ("id", "group", "system")
+_EXTRA = {"id", "group", "system"}
+COLUMNS = (
+    "messages",
+    "conversations",
+    "instruction",
+    "input",
+    "output",
+    *dict.fromkeys(n for pair in _PAIRS for n in pair),
+    *sorted(_EXTRA),
+)
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -59,6 +70,8 @@ def _records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _text(path: Path, encoding: str) -> str:
     raw = path.read_bytes()
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not encoding.lower().startswith("utf-16"):
+        raise DataError(f"{path}: this is UTF-16 text; state it: data.encoding=utf-16, or save the file as UTF-8")
     if b"\0" in raw[:65536] and not encoding.lower().startswith("utf-16"):
         raise DataError(f"{path}: this is a binary file, not text; give JSONL, JSON, CSV or Parquet with the right ending")
     try:
@@ -118,6 +131,9 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(2**31 - 1)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header = text.partition("\n")[0]
+    if delimiter not in header and ";" in header:
+        raise DataError(f"{path}:1: the columns are separated by semicolons; save the file with commas, or with tabs as .tsv")
     try:
         for record in reader:
             where = f"{path}:{reader.line_num}"
@@ -166,7 +182,7 @@ def to_rows(records: Iterable[tuple[str, Mapping[str, Any]]], source: str, colum
     for where, raw in records:
         record = _renamed(raw, columns, where)
         if layout is None:
-            layout = _layout(record, where)
+            layout = _layout({name: record[name] for name in columns} if columns.keys() - _EXTRA else record, where)
             log.info("%s: read as %s", source, layout)
         messages = check_turns(_messages(record, layout, where), where)
         meta = {key: value for key, value in record.items() if key in ("meta",)}
@@ -175,7 +191,7 @@ def to_rows(records: Iterable[tuple[str, Mapping[str, Any]]], source: str, colum
         yield Row(
             id=str(identity) if identity not in (None, "") else stable_hash([(m.role, m.content) for m in messages]),
             messages=messages,
-            group=None if group in (None, "") else str(group),
+            group=None if group in (None, "") or group != group else str(group),
             meta=meta,
             where=where,
         )
@@ -249,6 +265,8 @@ def _message(turn: Any, role_key: str, content_key: str, where: str) -> Message:
 
 
 def _content(value: Any, name: str, where: str) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        raise DataError(f"{where}: {name} is empty (not a number)")
     if isinstance(value, bytes):
         raise DataError(f"{where}: {name} is binary; a text is needed")
     if isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value):

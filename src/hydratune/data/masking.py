@@ -205,10 +205,6 @@ def gate(encoder: ChatEncoder, rows: Sequence[Row], encoded: Sequence[Encoded]) 
             raise DataError(f"{where}: no token of this row is trained")
         if not example.trained[-1] or example.ids[-1] not in encoder.turn_end_ids:
             raise DataError(f"{where}: the turn-end token is not trained; the model would never learn to stop")
-        start = max((i for i, is_target in enumerate(example.trained) if not is_target), default=-1) + 1
-        prompt = encoder.prompt(row.prompt, where)
-        if len([m for m in row.messages if m.role == "assistant"]) == 1 and list(example.ids[:start]) != prompt:
-            raise DataError(f"{where}: the trained prompt is not the one that inference sends; this is a bug, please report it")
         if bos is not None and list(example.ids[:2]) == [bos, bos]:
             raise DataError(f"{where}: the row begins with two begin-of-text tokens; use another model.chat_template")
         trained_text = encoder.tokenizer.decode([t for t, is_target in zip(example.ids, example.trained, strict=True) if is_target])
@@ -217,3 +213,11 @@ def gate(encoder: ChatEncoder, rows: Sequence[Row], encoded: Sequence[Encoded]) 
             asked = message.content.strip()
             if message.role in ("system", "user") and len(asked) > 20 and asked in trained_text and asked not in answers:
                 raise DataError(f"{where}: text of a {message.role} turn is trained; use another model.chat_template")
+        starts = [i for i, is_target in enumerate(example.trained) if is_target and not (i and example.trained[i - 1])]
+        turns = [i for i, m in enumerate(row.messages) if m.role == "assistant"][-len(starts) :]
+        for start, turn in zip(starts, turns, strict=True):
+            if list(example.ids[:start]) != encoder.prompt(row.messages[:turn], where):
+                raise DataError(
+                    f"{where}: turn {turn + 1} would be trained after other tokens than inference sends, because the chat template "
+                    "lets neighbouring turns melt into one token; use another model.chat_template, or data.train_on=last"
+                )

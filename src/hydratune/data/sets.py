@@ -94,6 +94,11 @@ def _split_off(
             off_test.append(row)
         else:
             kept.append(row)
+    for wanted, off in ((validation_share, off_validation), (test_share, off_test)):
+        if wanted and not off and len({_place(row) for row in kept}) > 1:  # a small set: the hashes may leave a split empty
+            first = min(map(_place, kept))
+            off += [row for row in kept if _place(row) == first]
+            kept = [row for row in kept if _place(row) != first]
     return kept, off_validation if validation is None else validation, off_test if test is None else test
 
 

@@ -78,11 +78,23 @@ class TestBench:
 
     def check(self, prompts: Sequence[Sequence[Message]]) -> None:
         """Raises ``ConfigError`` if the model could not read a prompt and write its answer."""
-        longest = max(map(len, self._tokens(prompts))) + max(self.max_new_tokens, *map(len, self.answers))
+        longest = self._longest(prompts)
         if longest > self.context:
             why = f"the longest test prompt and its answer need {longest} tokens; the model reads {self.context}"
-            fix = "lower evaluation.shots or evaluation.max_new_tokens, drop fewshot from evaluation.baselines, or choose another model"
+            fix = "lower data.max_length or evaluation.max_new_tokens, or choose another model"
             raise ConfigError([Problem("evaluation.max_new_tokens", self.config.max_new_tokens, why, fix)])
+
+    def fits(self, prompts: Sequence[Sequence[Message]]) -> bool:
+        """Whether the model can read every prompt and write its answer."""
+        return self._longest(prompts) <= self.context
+
+    def _longest(self, prompts: Sequence[Sequence[Message]]) -> int:
+        return max(map(len, self._tokens(prompts))) + max(self.max_new_tokens, *map(len, self.answers))
+
+    def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Stored answers to the same rows, with what the rows and the scoring are now."""
+        named = [{**p, "id": row.id, "group": row.group} for p, row in zip(stored, self.rows, strict=True)]
+        return rescore(named, self.task, self.schema)
 
     def zero_shot(self) -> list[tuple[Message, ...]]:
         """The prompts as they are in the data."""

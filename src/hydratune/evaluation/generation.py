@@ -4,7 +4,10 @@ Prompts that begin alike (a system prompt, a schema, few-shot examples) have tha
 for all rows and batches. A prompt is read once for both its answer and its reference. Finished rows leave the batch.
 """
 
+import itertools
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from hydratune.console import Ticker, progress
 from hydratune.models.attention import SharedPrefix, can_share_prefix
+from hydratune.models.hardware import cpu_count
 
 _SCORED_TOGETHER = 8  # rows; the logits of more would not fit small machines
 
@@ -109,7 +113,13 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     return list(first[:length])
 
 
-@torch.inference_mode()
+def even_batches(count: int, at_most: int) -> list[range]:
+    """``count`` rows in as few batches of at most ``at_most`` as possible, all of about the same size."""
+    batches = -(-count // at_most)
+    edges = [count * i // batches for i in range(batches + 1)]
+    return [range(a, b) for a, b in itertools.pairwise(edges)]
+
+
 def answer(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -122,29 +132,50 @@ def answer(
     title: str,
     quiet: bool = False,
 ) -> list[Answer]:
-    """Greedy answers to ``prompts`` and the likelihood of ``references``, in order."""
+    """Greedy answers to ``prompts`` and the likelihood of ``references``, in order.
+
+    On a CPU several batches run side by side, each on one thread: matrices this small do not keep two threads busy. What
+    is in a batch does not depend on the number of threads.
+    """
     model.eval()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    batches = [[order[i] for i in batch] for batch in even_batches(len(order), batch_size)]
     results: dict[int, Answer] = {}
-    reader = _Reader(model, prompts, pad)
+    with torch.inference_mode():
+        reader = _Reader(model, prompts, pad)
+    abandoned = threading.Event()
+
+    @torch.inference_mode()
+    def work(numbers: Sequence[int]) -> None:
+        targets = [references[i] for i in numbers]
+        ids, mask = reader.left_padded([prompts[i] for i in numbers])
+        cache = reader.cache(ids.shape[1] + max(max_new_tokens, *map(len, targets)))
+        logits = reader.step(ids, mask, cache, last=1)[:, -1]
+        ticker.advance(0, int(mask.sum()))
+        losses = (
+            _score(reader, logits, mask, cache, targets)
+            if reader.plain_layers
+            else [_score_alone(reader, prompts[i], references[i]) for i in numbers]
+        )
+        ticker.advance(0, sum(map(len, targets)))
+        answers = _decode(reader, logits, mask, cache, stop, max_new_tokens, ticker, abandoned)
+        for number, tokens, nll in zip(numbers, answers, losses, strict=True):
+            results[number] = Answer(tuple(tokens), "stop" if tokens[-1] in stop else "length", nll)
+
+    workers = min(len(batches), cpu_count()) if reader.device.type == "cpu" else 1
     with progress(title, len(prompts), quiet=quiet) as ticker:
-        for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
-            targets = [references[i] for i in numbers]
-            ids, mask = reader.left_padded([prompts[i] for i in numbers])
-            cache = reader.cache(ids.shape[1] + max(max_new_tokens, *map(len, targets)))
-            logits = reader.step(ids, mask, cache, last=1)[:, -1]
-            ticker.advance(0, int(mask.sum()))
-            losses = (
-                _score(reader, logits, mask, cache, targets)
-                if reader.plain_layers
-                else [_score_alone(reader, prompts[i], references[i]) for i in numbers]
-            )
-            ticker.advance(0, sum(map(len, targets)))
-            for number, tokens, nll in zip(
-                numbers, _decode(reader, logits, mask, cache, stop, max_new_tokens, ticker), losses, strict=True
-            ):
-                results[number] = Answer(tuple(tokens), "stop" if tokens[-1] in stop else "length", nll)
+        if workers == 1:
+            for batch in batches:
+                work(batch)
+        else:
+            threads = torch.get_num_threads()
+            with ThreadPoolExecutor(workers, "answer", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                try:
+                    list(pool.map(work, batches))
+                finally:  # after Ctrl-C nobody waits for the answers that are still being written
+                    abandoned.set()
+                    pool.shutdown(cancel_futures=True)
+                    torch.set_num_threads(threads)
     return [results[i] for i in range(len(prompts))]
 
 
@@ -186,8 +217,9 @@ def _decode(
     stop: frozenset[int],
     max_new_tokens: int,
     ticker: Ticker,
+    abandoned: threading.Event,
 ) -> list[list[int]]:
-    """Greedy tokens of each row, turn-end included. Rows that ended leave the batch."""
+    """Greedy tokens of each row, turn-end included. Rows that ended leave the batch. Stops when ``abandoned``."""
     answers: list[list[int]] = [[] for _ in range(mask.shape[0])]
     alive = list(range(mask.shape[0]))  # rows in the batch; those that ended may stay for a while
     unfinished = len(alive)
@@ -196,10 +228,11 @@ def _decode(
         for row, token in zip(alive, tokens.tolist(), strict=True):
             answers[row].append(token)
         going = [i for i, row in enumerate(alive) if not stop.intersection(answers[row])]
-        ticker.advance(unfinished - len(going), len(going))
+        written = position / max_new_tokens  # a row's share of the work that was counted before this token
+        ended = unfinished - len(going)
+        ticker.advance(ended * (1 - written) + len(going) / max_new_tokens, len(going))
         unfinished = len(going)
-        if not going or position + 1 == max_new_tokens:
-            ticker.advance(unfinished)
+        if not going or position + 1 == max_new_tokens or abandoned.is_set():
             break
         if len(going) < len(alive) and (len(going) <= 0.8 * len(alive) or len(alive) <= 8):  # moving memory costs as well
             rows = torch.tensor(going, device=mask.device)

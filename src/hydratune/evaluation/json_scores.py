@@ -36,6 +36,16 @@ def json_schema(data: DataConfig) -> dict[str, Any] | None:
     return schema
 
 
+def is_valid_answer(text: str, schema: Mapping[str, Any]) -> bool:
+    """Raises ``DataError`` if the schema itself cannot be used, which may show only where it meets a value."""
+    try:
+        return is_schema_valid(parse_strict(text), schema)
+    except NotStrictJson:
+        return False
+    except Exception as error:
+        raise DataError(f"data.schema: cannot be used ({error}); references must point into the schema itself") from None
+
+
 class NotStrictJson(ValueError):
     """The text is not exactly one JSON object."""
 

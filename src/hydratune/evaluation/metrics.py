@@ -52,7 +52,7 @@ def score_row(prediction: str, reference: str, task: Task, schema: Mapping[str, 
 def metrics(predictions: Sequence[Prediction], config: EvaluationConfig, *, has_schema: bool) -> dict[str, Measured]:
     """Every metric of one system, from stored scores and likelihoods."""
     scores = [p["scores"] for p in predictions]
-    groups = [str(p.get("group") or p["id"]) for p in predictions]
+    groups = [f"group {p['group']}" if p.get("group") else f"row {i}" for i, p in enumerate(predictions)]
 
     def rate(values: Sequence[bool]) -> Measured:
         hits = sum(map(bool, values))

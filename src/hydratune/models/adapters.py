@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from hydratune.config import AdapterConfig, FullFinetune, LoraAdapter, ModelConfig, Quantization
 from hydratune.errors import ConfigError, Problem, RunError
@@ -55,8 +56,15 @@ def check(model: PreTrainedModel, adapter: AdapterConfig) -> None:
     unknown = [Problem(f"adapter.extra.{key}", value, why, fix) for key, value in adapter.extra.items() if key not in known]
     if unknown:
         raise ConfigError(unknown)
+    kinds = {f.name: type(f.default) for f in fields(LoraConfig) if isinstance(f.default, bool | int | float)}
+    wrong = {k: v for k, v in adapter.extra.items() if k in kinds and not (type(v) is kinds[k] or (kinds[k] is float and type(v) is int))}
+    if wrong:
+        raise ConfigError(
+            [Problem(f"adapter.extra.{k}", v, f"PEFT wants {kinds[k].__name__}", "correct the value") for k, v in wrong.items()]
+        )
     everything = adapter.target_modules == ["all-linear"]
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()}
+    head = model.get_output_embeddings() if everything else None  # only trained if it is named
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head}
     names = sorted({name.rsplit(".", 1)[-1] for name in linears})
     if not everything:
         missing = [t for t in adapter.target_modules if not any(n == t or n.endswith(f".{t}") for n in linears)]
@@ -64,10 +72,20 @@ def check(model: PreTrainedModel, adapter: AdapterConfig) -> None:
             why = f"this model has no layer called {', '.join(missing)}"
             raise ConfigError([Problem("adapter.target_modules", adapter.target_modules, why, f"its linear layers: {', '.join(names)}")])
     chosen = [m for n, m in linears.items() if everything or any(n == t or n.endswith(f".{t}") for t in adapter.target_modules)]
-    smallest = min(min(m.in_features, m.out_features) for m in chosen)
-    if adapter.r > smallest:
-        why = f"the smallest target layer is only {smallest} wide, so a higher rank adds nothing"
-        raise ConfigError([Problem("adapter.r", adapter.r, why, f"set adapter.r={smallest} or less")])
+    if not chosen:
+        raise ConfigError([Problem("adapter.target_modules", adapter.target_modules, "this model has no linear layer", "set adapter=none")])
+    widest = max(min(_width(m)) for m in chosen)
+    if adapter.r > widest:
+        why = f"no target layer is wider than {widest}, so a higher rank adds nothing"
+        raise ConfigError([Problem("adapter.r", adapter.r, why, f"set adapter.r={widest} or less")])
+
+
+def _width(layer: torch.nn.Module) -> tuple[int, int]:
+    """(in, out) of a linear layer; a quantised one no longer shows it in its weight."""
+    if isinstance(layer, torch.nn.Linear):
+        return layer.in_features, layer.out_features
+    assert isinstance(layer, Conv1D)
+    return layer.nx, layer.nf
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -31,7 +31,7 @@ def precision(config: TrainConfig, kind: str) -> str:
     """Lightning's name of the precision. bf16 on a CPU without AMX is slower than fp32, so ``auto`` takes fp32 there."""
     if config.trainer.precision != "auto":
         return config.trainer.precision
-    fast_bf16 = torch.cuda.is_bf16_supported() if kind == "gpu" else torch.cpu._is_amx_tile_supported()
+    fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if kind == "gpu" else torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if fast_bf16 else "32-true"
 
 

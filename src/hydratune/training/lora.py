@@ -68,7 +68,7 @@ def _is_plain(layer: PeftLinear) -> bool:
     has_dropout = not isinstance(layer.lora_dropout[name], torch.nn.Identity)
     return (
         name in layer.lora_A and name not in variants and not has_dropout and layer.lora_B[name].bias is None and not layer.fan_in_fan_out
-    )
+    ) and not (layer.base_layer.bias is not None and layer.base_layer.bias.requires_grad)
 
 
 def use_lean_forward(model: torch.nn.Module) -> int:

@@ -70,7 +70,7 @@ class FineTuning(lightning.LightningModule):
         total = torch.tensor(self._validation, dtype=torch.float64 if self.device.type != "mps" else torch.float32, device=self.device)
         self._validation = [0.0, 0.0]
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
-        self.log("val/loss", (total[0] / total[1]).float(), rank_zero_only=False)
+        self.log("val/loss", (total[0] / total[1]).float(), rank_zero_only=False, logger=False)
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config

@@ -396,7 +396,7 @@ TRAIN = World(
             "As amended, bills are now due within {days}.",
         ),
         "cap": (
-            "By Amendment No. {n}, the limit of liability was raised to {money}.",
+            "By Amendment No. {n}, the limit of liability was changed to {money}.",
             "Amendment: the liability cap is now {money}.",
             "Later the Parties altered the maximum liability; it is now {money}.",
             "A supplement replaces the cap by {money}.",
