@@ -71,6 +71,7 @@ def hydratune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
 
 def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:
     """``records`` in the format that the ending of ``path`` names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(r) + "\n" for r in records))
     elif path.suffix == ".json":

@@ -56,3 +56,31 @@ def test_version(hydratune) -> None:
     code, text = hydratune("--version")
     assert code == 0
     assert text.startswith("hydratune ")
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("hydratune ", "train evaluate compare"),
+        ("hydratune tr", "train"),
+        ("hydratune train model=s", "model=smollm2_135m"),
+        ("hydratune train optimizer.l", "optimizer.lr="),
+        ("hydratune evaluate so", "source="),
+    ],
+)
+def test_completion_offers_commands_and_settings(hydratune, monkeypatch: pytest.MonkeyPatch, line: str, offered: str) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    code, text = hydratune("-sc", "query=bash")
+    assert code == 0 and text.split() == offered.split()
+
+
+def test_completion_is_installed_for_the_program_alone(hydratune) -> None:
+    code, text = hydratune("-sc", "install=bash")
+    assert code == 0 and text.rstrip().endswith("hydra_bash_completion hydratune")
+
+
+def test_users_own_experiment_folder(hydratune, tmp_path) -> None:
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 77\n")
+    code, text = hydratune("train", "--config-dir", str(tmp_path / "own"), "experiment=mine", "--cfg", "job")
+    assert code == 0 and "seed: 77" in text

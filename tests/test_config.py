@@ -173,3 +173,34 @@ def test_sweep_has_a_name_of_its_own() -> None:
     assert name == sweep_name("contracts", ["seed=1", "optimizer.lr=1,2"], None)
     assert name != sweep_name("contracts", ["optimizer.lr=1,3", "seed=1"], None)
     assert sweep_name("contracts", [], {"optimizer.lr": "1,2"}).startswith("contracts-lr-")
+
+
+def test_setting_of_another_kind_names_the_kind() -> None:
+    assert "add data=files data.train=my.jsonl" in problems("data.train=my.jsonl")["data.train"]
+    assert "data=files data.train=my.jsonl" in problems("data=my.jsonl")["data"]
+
+
+def test_mistyped_overrides_say_how_to_write_them() -> None:
+    assert "KEY=VALUE" in problems("optimizer.lr")["optimizer.lr"]
+    assert "quote" in problems("data.schema_file={~")["data.schema_file={~"]
+    assert "add -m" in problems("optimizer.lr=1e-3,1e-4")["optimizer.lr"]
+    assert "in brackets" in problems("adapter.target_modules=q_proj")["adapter.target_modules"]
+
+
+def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert compose("data=files", "data.train='~/rows.jsonl'").data.train == f"{tmp_path}/rows.jsonl"  # type: ignore[attr-defined]
+
+
+def test_column_that_cannot_be_mapped_names_the_nearest() -> None:
+    found = problems("data=files", "data.train=x.jsonl", "+data.columns.grup=customer")
+    assert "did you mean data.columns.group?" in found["data.columns.grup"]
+
+
+def test_secrets_are_known_by_whole_words_and_may_hold_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCY")
+    monkeypatch.setenv("GOOGLE_CREDENTIALS", "/etc/google/key.json")
+    monkeypatch.setenv("TOKENIZER_NAME", "contracts")
+    assert checks.mask("a wJalrXUtnFEMI/K7MDENG/bPxRfiCY b /etc/google/key.json contracts") == "a *** b /etc/google/key.json contracts"
+    found = problems("tracking.entity='wJalrXUtnFEMI/K7MDENG/bPxRfiCY'")["tracking.entity"]
+    assert "AWS_SECRET_ACCESS_KEY" in found and "wJal" not in found

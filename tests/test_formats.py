@@ -137,3 +137,22 @@ def test_bad_file_is_refused_with_its_place(tmp_path: Path, name: str, content: 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_file(tmp_path / name, {})
+
+
+def test_columns_that_are_named_win_over_a_known_layout(tmp_path: Path) -> None:
+    record = {"instruction": "wrong", "output": "wrong", "question": QUESTION, "answer": ANSWER, "customer": "c1"}
+    file = write_rows(tmp_path / "rows.csv", [record])
+    (row,) = read_file(file, {"prompt": "question", "completion": "answer", "group": "customer"})
+    assert [m.content for m in row.messages] == [QUESTION, ANSWER] and row.group == "c1"
+    (row,) = read_file(file, {"group": "customer"})  # names no text column: the layout is recognised
+    assert [m.content for m in row.messages] == ["wrong", "wrong"] and row.group == "c1"
+
+
+def test_wrong_encoding_and_wrong_delimiter_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("prompt,completion\na,b\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"data\.encoding=utf-16"):
+        read_file(tmp_path / "a.csv", {})
+    assert read_file(tmp_path / "a.csv", {}, "utf-16")[0].answer == "b"
+    (tmp_path / "b.csv").write_text("prompt;completion\na;b\n")
+    with pytest.raises(DataError, match="semicolons"):
+        read_file(tmp_path / "b.csv", {})

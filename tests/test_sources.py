@@ -1,6 +1,7 @@
 """Where models come from. The hub's own code path is run on local folders, which it accepts as names."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,27 @@ def test_evaluating_does_not_change_quantised_weights(tiny: tuple[Any, Any, Any]
         model(input_ids=ids)
     model.train()
     assert torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_models_of_conv1d_layers_train(hydratune: Command, tmp_path: Path, tiny: tuple[Any, Any, Any]) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder, tokenizer = tmp_path / "gpt2", tiny[2]
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=2048, **ends)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for targets in ("[all-linear]", "[c_attn]"):
+        run = tmp_path / targets.strip("[]")
+        code, text = hydratune("train", *SMALL, "model=local", f"model.path={folder}", f"adapter.target_modules={targets}",
+                               f"hydra.run.dir={run}")  # fmt: skip
+        assert code == 0, text
+        assert hydratune("evaluate", f"run={run}")[0] == 0
+    assert loss(tmp_path / "c_attn") != loss(tmp_path / "all-linear")
+
+
+def test_damaged_model_files_are_one_message(hydratune: Command, tmp_path: Path, tiny: tuple[Any, Any, Any]) -> None:
+    shutil.copytree(tiny[1].name, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    code, text = hydratune("train", *SMALL, "model=local", f"model.path={tmp_path}/cut")
+    assert code == 2 and "cannot be loaded" in text and "unexpected" not in text

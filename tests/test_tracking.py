@@ -85,3 +85,12 @@ def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
     (log,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert log.stem == f"run-{status['wandb_id']}"
     assert exit_codes(log) == [1]
+
+
+def test_broken_mirror_ends_no_run(capfd: pytest.CaptureFixture[str]) -> None:
+    @tracking.never_fatal
+    def adapter() -> None:
+        raise OSError("the server [is] away")
+
+    adapter()
+    assert "the server [is] away" in capfd.readouterr().out

@@ -266,6 +266,15 @@ def test_folder_with_other_files_is_left_as_it_was(hydratune: Command, tmp_path:
         assert (folder / ".hydra" / "keep.yaml").is_file()
 
 
+def test_folder_whose_files_a_run_would_overwrite_is_refused(hydratune: Command, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "config.yaml").write_text("mine: 1")
+    code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/project")
+    assert code == 2 and "would overwrite what is in it: config.yaml" in text
+    assert [p.name for p in (tmp_path / "project").iterdir() if p.name != "run.log"] == ["config.yaml"]
+    assert (tmp_path / "project" / "config.yaml").read_text() == "mine: 1"
+
+
 def test_refused_secret_is_written_nowhere(hydratune: Command, tmp_path: Path) -> None:
     secret = "hf_" + "abcdefghij" * 3
     for override in (f"tracking.entity={secret}", f"+hydra.job.env_set.HF_TOKEN={secret}"):
@@ -448,3 +457,78 @@ def test_ctrl_c_during_a_checkpoint_waits_for_it(tmp_path: Path) -> None:
         AtomicCheckpointIO().save_checkpoint({"x": Interrupting(), "y": torch.ones(3)}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["y"].tolist() == [1, 1, 1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def start(tmp_path: Path, *overrides: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "hydratune", "train", *SMALL, *overrides, f"hydra.run.dir={tmp_path}/run"]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(90) == 0
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
+
+
+def test_closed_terminal_keeps_the_adapter(tmp_path: Path) -> None:
+    with start(tmp_path, "trainer.max_steps=null", "trainer.max_epochs=5000") as process:
+        deadline = time.monotonic() + 90
+        while not (tmp_path / "run" / "history.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
+    assert list((tmp_path / "run" / "adapter").glob("*.safetensors"))
+
+
+def test_run_in_the_folder_of_a_failed_one_keeps_none_of_its_files(hydratune: Command, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert hydratune("train", *SMALL, f"hydra.run.dir={run}")[0] == 0
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "state": "stopped"}))
+    assert hydratune("train", *SMALL, "adapter.r=9999", f"hydra.run.dir={run}")[0] == 2
+    assert not (run / "adapter").exists() and not (run / "metrics.json").exists() and not (run / "history.csv").exists()
+    assert list((run / "previous" / "adapter").glob("*.safetensors")) and (run / "previous" / "metrics.json").exists()
+
+
+def test_few_shot_prompt_takes_as_many_examples_as_fit(hydratune: Command, tmp_path: Path) -> None:
+    files = [f"data.{split}={tmp_path}/{split}.jsonl" for split in ("train", "validation", "test")]
+    for length, shown in (("word " * 140, "instead of 3 examples"), ("word " * 300, "left out")):
+        rows = [{"prompt": f"{i} {length}", "completion": "yes"} for i in range(9)]
+        for split in ("train", "validation", "test"):
+            write_rows(tmp_path / f"{split}.jsonl", rows)
+        code, text = hydratune("train", *SMALL, "data=files", *files, "evaluation.baselines=[fewshot]", "evaluation.shots=3",
+                               "model.context_window=1500", "data.max_length=1400", f"hydra.run.dir={tmp_path}/{len(length)}")  # fmt: skip
+        assert code == 0, text
+        assert shown in text
+        found = "fewshot" in json.loads((tmp_path / str(len(length)) / "metrics.json").read_text())["settings"]
+        assert found == ("instead" in shown)
+
+
+def test_cached_baseline_has_the_groups_of_this_run(hydratune: Command, tmp_path: Path) -> None:
+    pairs = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(9)]
+    for name, more in (("plain", {}), ("grouped", {"group": "g"})):
+        files = [
+            f"data.{split}={write_rows(tmp_path / name / f'{split}.jsonl', [{**p, **more} for p in pairs])}"
+            for split in ("train", "validation", "test")
+        ]
+        code, text = hydratune("train", *SMALL, "data=files", *files, "evaluation.baselines=[base]", f"hydra.run.dir={tmp_path}/{name}/run")
+        assert code == 0, text
+    assert "taken from the cache" in text
+    stored = [json.loads(line) for line in (tmp_path / "grouped" / "run" / "predictions_base.jsonl").read_text().splitlines()]
+    assert {row["group"] for row in stored} == {"g"}
+
+
+def test_losses_over_different_tokens_name_no_best_run(hydratune: Command, tmp_path: Path) -> None:
+    turns = [{"role": role, "content": f"{role} {i}"} for i in range(2) for role in ("user", "assistant")]
+    file = write_rows(tmp_path / "rows.jsonl", [{"messages": turns}] * 4)
+    files = [f"data.{split}={file}" for split in ("train", "validation", "test")]
+    for train_on in ("all", "last"):
+        run = f"hydra.run.dir={tmp_path}/runs/{train_on}"
+        assert hydratune("train", *SMALL, "data=files", *files, f"data.train_on={train_on}", run)[0] == 0
+    code, text = hydratune("compare", str(tmp_path / "runs"))
+    assert code == 0 and "no best run" in text

@@ -36,11 +36,27 @@ def _help() -> str:
     return f"usage: hydratune COMMAND [key=value ...]\n\ncommands:\n{rows}\n\n{_EXAMPLES}"
 
 
+def _complete(args: list[str]) -> int:
+    """Installs completion, or answers the shell: commands from here, settings from Hydra, which must not see the command."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    command = words[1] if len(words) > 1 else ""
+    if "query" in args[-1] and (command not in COMMANDS or line.endswith(command)):
+        print(" ".join(name for name in COMMANDS if name.startswith(command)))
+        return 0
+    if command == "compare":  # takes directories: the shell completes those itself
+        return 0
+    os.environ["COMP_LINE"] = line.replace(f" {command}", "", 1)
+    from hydratune.composition import run_command
+
+    return run_command(command if command in COMMANDS else "train", args)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if os.environ.get("COMP_LINE"):  # the shell asks Hydra for completions: it must not see the subcommand
-        os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(f" {args[0]}", "", 1) if args else ""
+    if args[:1] in (["-sc"], ["--shell-completion"]):
+        return _complete(args)
     if not args or args[0] in ("-h", "--help", "help"):
         print(_help(), end="")
         return 0

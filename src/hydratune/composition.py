@@ -101,8 +101,9 @@ def run_command(command: str, args: Sequence[str]) -> int:
         except Exception as error:  # raised again below: Hydra would print its own line about it first
             raised.append(error)
 
-    before, sys.argv = sys.argv, [f"hydratune {command}", *args]
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    completes = "-sc" in args or "--shell-completion" in args  # for which the program has one word
+    before, sys.argv = sys.argv, ["hydratune" if completes else f"hydratune {command}", *args]
+    wants_traceback = "1" in (os.environ.get("HYDRA_FULL_ERROR"), os.environ.get("HYDRATUNE_TRACEBACK"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of to Hydra's own printer
     try:
         job()
@@ -127,7 +128,7 @@ def run_command(command: str, args: Sequence[str]) -> int:
         if wants_traceback:
             traceback.print_exc()
         print(f"\nhydratune {command}: unexpected error: {mask(f'{type(error).__name__}: {error}')}", file=sys.stderr)
-        print("  HYDRA_FULL_ERROR=1 shows where; a file it read may have been changed or cut", file=sys.stderr)
+        print("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut", file=sys.stderr)
         return HydratuneError.exit_code
     finally:
         sys.argv = before

@@ -160,8 +160,8 @@ class ContractsData(DataConfig):
     """Synthetic contracts and the JSON object of their terms; see ``hydratune.data.contracts``."""
 
     source: str = "contracts"
-    train_rows: int = 500
-    validation_rows: int = 80
+    train_rows: int = 350
+    validation_rows: int = 50
     test_rows: int = 100
     difficulty: Difficulty = Difficulty.standard
     seed: int = 0  # of the generator; another seed is another set of contracts

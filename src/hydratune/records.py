@@ -168,10 +168,14 @@ class RunDirectory:
     def is_finished(self) -> bool:
         return self.status().get("state") == State.finished.value and self.metrics_file.is_file()
 
+    def contents(self) -> list[Path]:
+        """The files that a run writes, so far."""
+        named = [self.path / name for name in _OF_ONE_RUN]
+        return [path for path in named if path.exists()] + sorted(self.path.glob("*predictions*.jsonl"))
+
     def clear(self) -> None:
         """Moves what an unfinished run left here into ``previous``, so that no file of it is taken for one of this run."""
-        old = [self.path / name for name in _OF_ONE_RUN] + sorted(self.path.glob("*predictions*.jsonl"))
-        old = [path for path in old if path.exists()]
+        old = self.contents()
         if old:
             previous = self.path / "previous"
             shutil.rmtree(previous, ignore_errors=True)

@@ -87,8 +87,6 @@ def _recorded(composed: DictConfig, typed: Any, directory: RunDirectory, load: C
         log.error("unexpected error\n%s", checks.mask(traceback.format_exc()))
         summary = f"{type(error).__name__}: {error}"
         directory.end(State.failed, summary)
-        if os.environ.get("HYDRATUNE_TRACEBACK") == "1":
-            traceback.print_exc()
         raise HydratuneError(f"unexpected error: {checks.mask(summary)}\n  the full story is in {directory.path}/run.log") from error
 
 
@@ -122,6 +120,10 @@ def _claim(directory: RunDirectory) -> None:
     if status.get("state") == State.finished.value:
         fix = "choose another hydra.run.dir, or delete that directory first"
         raise ConfigError([Problem("hydra.run.dir", directory.path, "this directory already holds a finished run", fix)])
+    if not status and directory.contents():
+        names = ", ".join(path.name for path in directory.contents())
+        why = f"this is no run directory, and a run would overwrite what is in it: {names}"
+        raise ConfigError([Problem("hydra.run.dir", directory.path, why, "choose another directory")])
     if not os.access(directory.path, os.W_OK):
         raise InputError(f"cannot write into {directory.path}: no permission; choose another place with hydra.run.dir=DIR")
 

@@ -35,7 +35,7 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> PeftModel | P
             target_modules=targets,
             use_rslora=adapter.use_rslora,
             task_type="CAUSAL_LM",
-            **adapter.extra,
+            **{"fan_in_fan_out": any(isinstance(m, Conv1D) for m in model.modules()), **adapter.extra},
         )
         with warnings.catch_warnings():  # PEFT reads a property that transformers is renaming
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)

@@ -1,16 +1,20 @@
 """Weights & Biases: the only module that imports wandb. The run directory is the record; this mirrors it."""
 
+import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol
+
+from rich.markup import escape
 
 from hydratune.checks import mask
 from hydratune.config import TrackingConfig, TrackingMode
 from hydratune.console import console
 
 log = logging.getLogger(__name__)
+Parameters = ParamSpec("Parameters")
 PREDICTION_ROWS = 200  # at most, in the W&B table
 
 
@@ -51,6 +55,20 @@ class NoTracker:
         pass
 
 
+def never_fatal(method: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """The run directory is the record: a mirror that breaks is reported, and ends nothing."""
+
+    @functools.wraps(method)
+    def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception as error:  # the client raises its own, requests' and Go's errors
+            log.warning("W&B: %s failed (%s)", method.__name__, mask(str(error)))
+            console.print(f"[yellow]W&B: {method.__name__} failed ({escape(mask(str(error)))}); the run directory has everything")
+
+    return guarded
+
+
 class WandbTracker:
     """One W&B run."""
 
@@ -60,16 +78,21 @@ class WandbTracker:
         self.run, self.config = run, config
         self.logger: Any = WandbLogger(experiment=run)
         self.id: str | None = run.id
-        self.hint = f"wandb sync {Path(run.dir).parent}" if run.offline else str(run.url or "")
+        folder = Path(run.dir).parent
+        shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        self.hint = f"wandb sync {shown}" if run.offline else str(run.url or "")
         for name in ("train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm"):
             run.define_metric(name, step_metric="trainer/global_step", summary="min" if name.endswith("loss") else "last")
 
+    @never_fatal
     def facts(self, facts: Mapping[str, Any]) -> None:
         self.run.config.update({"facts": dict(facts)}, allow_val_change=True)
 
+    @never_fatal
     def summary(self, metrics: Mapping[str, float]) -> None:
         self.run.summary.update(dict(metrics))
 
+    @never_fatal
     def predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
         if not self.config.log_predictions:
             return
@@ -91,6 +114,7 @@ class WandbTracker:
             table.add_data(*values)
         self.run.log({"predictions": table})
 
+    @never_fatal
     def adapter(self, folder: Path) -> None:
         if not self.config.log_adapter:
             return
@@ -100,6 +124,7 @@ class WandbTracker:
         artifact.add_dir(str(folder))
         self.run.log_artifact(artifact, aliases=["best"])
 
+    @never_fatal
     def finish(self, exit_code: int) -> None:
         self.run.finish(exit_code=exit_code)
 
@@ -131,7 +156,7 @@ def start(config: TrackingConfig, values: Mapping[str, Any], *, folder: Path, gr
         run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
     except Exception as error:  # the client raises its own, requests' and Go's errors for an absent server
         log.warning("W&B is not reachable (%s); the run is kept offline", mask(str(error)))
-        console.print(f"[yellow]W&B is not reachable ({mask(str(error)).splitlines()[0]}); the run is kept offline")
+        console.print(f"[yellow]W&B is not reachable ({escape(mask(str(error)).splitlines()[0])}); the run is kept offline")
         run = wandb.init(mode="offline", **options)
     return WandbTracker(run, config)
 
