@@ -26,7 +26,7 @@ def test_failing_job_stops_nobody_and_only_it_runs_again(hydratune: Command, tmp
     assert "1 of 3 jobs failed" in text and "no target layer is wider than" in text
     assert "best:" in text
     losses = {name: json.loads((sweep / name / "metrics.json").read_text())["objective"] for name in ("0", "1")}
-    assert f"best: {sweep}/{min(losses, key=lambda name: losses[name])}" in text
+    assert f"best: sweep/{min(losses, key=lambda name: losses[name])}" in text
     before = {name: (sweep / name / "metrics.json").stat().st_mtime_ns for name in ("0", "1")}
     code, text = hydratune(*command)
     assert code == 1
