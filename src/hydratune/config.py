@@ -160,7 +160,7 @@ class ContractsData(DataConfig):
     """Synthetic contracts and the JSON object of their terms; see ``hydratune.data.contracts``."""
 
     source: str = "contracts"
-    train_rows: int = 320
+    train_rows: int = 280
     validation_rows: int = 50
     test_rows: int = 100
     difficulty: Difficulty = Difficulty.standard
