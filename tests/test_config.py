@@ -197,10 +197,24 @@ def test_column_that_cannot_be_mapped_names_the_nearest() -> None:
     assert "did you mean data.columns.group?" in found["data.columns.grup"]
 
 
-def test_secrets_are_known_by_whole_words_and_may_hold_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCY")
-    monkeypatch.setenv("GOOGLE_CREDENTIALS", "/etc/google/key.json")
-    monkeypatch.setenv("TOKENIZER_NAME", "contracts")
-    assert checks.mask("a wJalrXUtnFEMI/K7MDENG/bPxRfiCY b /etc/google/key.json contracts") == "a *** b /etc/google/key.json contracts"
-    found = problems("tracking.entity='wJalrXUtnFEMI/K7MDENG/bPxRfiCY'")["tracking.entity"]
-    assert "AWS_SECRET_ACCESS_KEY" in found and "wJal" not in found
+@pytest.mark.parametrize(
+    ("name", "value", "is_secret"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCY", True),
+        ("AWS_SECRET_ACCESS_KEY", "/JalrXUtnFEMIK7MDENGbPxRfiCY", True),
+        ("PGPASSWORD", "correct-horse", True),
+        ("GITHUBTOKEN", "correct-horse", True),
+        ("MYSQL_PWD", "correct-horse", True),
+        ("SMTP_PASS", "correct-horse", True),
+        ("GOOGLE_CREDENTIALS", __file__, False),
+        ("TOKENIZER_NAME", "contracts", False),
+        ("COMPASS", "contracts", False),
+    ],
+)
+def test_secrets_are_known_by_the_names_of_their_variables(monkeypatch: pytest.MonkeyPatch, name: str, value: str, is_secret: bool) -> None:
+    monkeypatch.setenv(name, value)
+    assert checks.mask(f"a {value} b") == ("a *** b" if is_secret else f"a {value} b")
+    found = problems(f"tracking.entity='{value}'")
+    assert ("tracking.entity" in found) == is_secret
+    if is_secret:
+        assert name in found["tracking.entity"] and value not in found["tracking.entity"]

@@ -144,3 +144,9 @@ def test_rows_of_one_group_make_the_interval_wider() -> None:
     alone = bootstrap_ratio(above, below, [str(i) for i in range(100)], 0.95, 1000)
     grouped = bootstrap_ratio(above, below, [str(i // 10) for i in range(100)], 0.95, 1000)
     assert grouped[1] - grouped[0] > 2 * (alone[1] - alone[0])
+
+
+def test_rows_without_a_group_are_no_group_even_if_they_share_an_id() -> None:
+    rows = [{**prediction(i, "{}"), "id": "x", "nll": float(i)} for i in range(10)]
+    low, high = metrics(rows, EvaluationConfig(), has_schema=False)["nll"].interval or (0, 0)
+    assert low < high

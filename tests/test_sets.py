@@ -90,3 +90,12 @@ def test_snips_files_become_requests_with_intent_and_slots() -> None:
 def test_folder_without_snips_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file matches"):
         load_sets(SnipsData(path=str(tmp_path)), 0)
+
+
+@pytest.mark.parametrize("count", range(3, 12))
+def test_small_file_leaves_no_split_empty(tmp_path: Path, count: int) -> None:
+    for name in "abc":  # whatever the hashes say
+        sets = load_sets(files(tmp_path / f"{name}-{count}.jsonl", count, groups=3), 0)
+        groups = [{row.group for row in rows} for _, rows in sets.items()]
+        assert all(groups) and sum(map(len, groups)) == 3
+        assert sum(len(rows) for _, rows in sets.items()) == count

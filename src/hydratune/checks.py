@@ -35,7 +35,7 @@ from hydratune.errors import ConfigError, Problem
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
 _SECRET_NAME = re.compile(
-    r"(^|_)(TOKEN|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?|AUTH|DATABASE_URL|DSN)(_|$)", re.I
+    r"TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|_PWD$|(^|_)(PASS|AUTH|DATABASE_URL|DSN)(_|$)", re.I
 )
 _SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 
@@ -57,9 +57,14 @@ def configuration_problems(config: Any) -> list[Problem]:
 
 
 def secrets() -> dict[str, str]:
-    """Environment variables whose name says that they are secret: value -> name. A path to a secret is none."""
-    named = {value: name for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    return {value: name for value, name in named.items() if len(value) >= 8 and not value.startswith(("/", "~", "./"))}
+    """Environment variables whose name says that they are secret: value -> name. The path of a file is no secret."""
+    named = {value: name for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 8}
+    return {value: name for value, name in named.items() if not ("/" in value and _exists(value))}
+
+
+def _exists(path: str) -> bool:
+    """Never raises: a long token is no possible path, to which pathlib objects."""
+    return os.path.exists(os.path.expanduser(path))  # noqa: PTH110, PTH111
 
 
 def mask(text: str) -> str:

@@ -163,7 +163,7 @@ def prepare(config: TrainConfig) -> Job:
     task = metrics.choose_task(config.evaluation.task, [row.answer for row in sets.test])
     bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context)
     bench.check(bench.zero_shot())
-    examples = assess.fit_examples(sets.train, config.evaluation.shots)
+    examples = assess.fit_examples(sets.train, config.evaluation.shots) if Baseline.fewshot in config.evaluation.baselines else []
     while examples and not bench.fits(bench.few_shot(examples)):
         examples = examples[:-1]
     if is_main_process():

@@ -20,15 +20,17 @@ from hydratune.errors import RunError
 from hydratune.records import RunDirectory, atomic
 from hydratune.training.module import FineTuning
 
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Ctrl-C and SIGTERM take effect after the block: in the midst of torch's zip writer they look like a full disk."""
+    """Ctrl-C, a kill or a closed terminal take effect after the block: in torch's zip writer they look like a full disk."""
     if threading.current_thread() is not threading.main_thread():  # signals never reach another
         yield
         return
     waiting: list[tuple[int, FrameType | None]] = []
-    before = {number: signal.signal(number, lambda *arrived: waiting.append(arrived)) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *arrived: waiting.append(arrived)) for number in _ENDING}
     try:
         yield
     finally:
