@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +11,25 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation, with OpenAI's names.
+
+    ``reasoning`` is an assistant's thinking, which templates print apart from its content. ``train`` false: this
+    assistant turn is context, whatever ``data.train_on`` says.
+    """
 
     role: str
     content: str
+    reasoning: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    train: bool = True
+
+    def turn(self) -> dict[str, Any]:
+        """What a chat template is given: only what is there, so that templates asking ``is defined`` are not misled."""
+        optional = {"reasoning_content": self.reasoning, "tool_call_id": self.tool_call_id, "name": self.name}
+        calls = {"tool_calls": [dict(call) for call in self.tool_calls]} if self.tool_calls else {}
+        return {"role": self.role, "content": self.content, **{k: v for k, v in optional.items() if v is not None}, **calls}
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,8 @@ class Row:
     """One example.
 
     ``group`` names what the row was cut from (contract, dialogue, customer); rows of one group stay on one side of a
-    split and count as one unit in confidence intervals. ``where`` is file:line of its source, for messages to people.
+    split and count as one unit in confidence intervals. ``tools`` are the functions the assistant may call, as JSON
+    schemas. ``where`` is file:line of its source, for messages to people.
     """
 
     id: str
@@ -29,6 +46,7 @@ class Row:
     group: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     where: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -43,7 +61,11 @@ class Row:
     @property
     def content_hash(self) -> str:
         """Hash of the conversation alone; equal texts have equal hashes whatever their id."""
-        return stable_hash([(m.role, m.content) for m in self.messages])
+        plain = [(m.role, m.content) for m in self.messages]
+        rest = [(m.reasoning, m.tool_calls, m.tool_call_id, m.name, m.train) for m in self.messages]
+        if self.tools or any(r != (None, (), None, None, True) for r in rest):
+            return stable_hash([plain, rest, self.tools])
+        return stable_hash(plain)
 
 
 def stable_hash(value: Any) -> str:
