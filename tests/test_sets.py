@@ -5,10 +5,10 @@ import pytest
 
 from conftest import SHARED_DATA
 from hydratune.config import ContractsData, Control, FilesData, SnipsData
+from hydratune.data.answers import json_schema
 from hydratune.data.rows import stable_hash
 from hydratune.data.sets import load_sets
 from hydratune.errors import DataError
-from hydratune.evaluation.json_scores import json_schema
 
 
 def contracts(**options: object) -> ContractsData:

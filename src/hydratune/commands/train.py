@@ -11,15 +11,16 @@ from typing import Any
 
 import lightning
 
+from hydratune.cache import cache_folder
 from hydratune.config import Baseline, ContractsData, TrainConfig, plain
 from hydratune.console import console, section
+from hydratune.data.answers import is_valid_answer, json_schema
 from hydratune.data.masking import ChatEncoder, Encoded, gate
 from hydratune.data.preview import show
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation import assess, metrics, table
-from hydratune.evaluation.json_scores import is_valid_answer, json_schema
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
 from hydratune.run import STARTED, is_main_process
@@ -262,7 +263,7 @@ def _baselines(job: Job, record: RunDirectory) -> dict[str, list[dict[str, Any]]
         title = f"base model, {len(job.examples)}-shot" if few else "base model, zero-shot"
         prompts = job.bench.few_shot(job.examples) if few else job.bench.zero_shot()
         key = job.bench.cache_key(job.source.identity, prompts, str(job.model.dtype))
-        file = sources.cache_folder() / "baselines" / f"{key}.jsonl"
+        file = cache_folder() / "baselines" / f"{key}.jsonl"
         with timed(job.seconds, title):
             stored = assess.cached(file) if config.reuse_baselines else None
             if stored is not None:
