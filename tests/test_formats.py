@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from conftest import write_rows
-from hydratune.data.formats import read_file
+from hydratune.data import formats
+from hydratune.data.rows import Row
 from hydratune.errors import DataError
 
 QUESTION, ANSWER = "What is the capital of France?", 'Paris, "of course".\nSince 987.'
@@ -23,6 +24,10 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
 }
 TYPES = ("jsonl", "json", "csv", "tsv", "parquet")
+
+
+def read_file(*args: Any) -> list[Row]:
+    return list(formats.read_file(*args))
 
 
 @pytest.mark.parametrize("kind", TYPES)

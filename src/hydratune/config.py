@@ -53,6 +53,14 @@ class Control(StrEnum):
     shuffled_targets = "shuffled_targets"  # every training prompt gets the answer of another row
 
 
+class Level(StrEnum):
+    """What a finding of a data check does."""
+
+    error = "error"  # training is refused
+    warn = "warn"  # said and reported
+    off = "off"  # not looked for
+
+
 class Schedule(StrEnum):
     """Learning rate after warm-up."""
 
@@ -136,6 +144,58 @@ class TinyModel(ModelConfig):
 
 # ---------------------------------------------------------------------------------------------------------------- data
 @dataclass
+class CleaningConfig:
+    """Repairs of the texts. What is off is still looked for: the report says how many rows it would change.
+
+    On are those that cannot change what a text means; each change is counted and shown before and after.
+    """
+
+    encoding: bool = True  # text decoded wrongly somewhere on its way ("cafÃ©"), by ftfy
+    control: bool = True  # control and zero-width characters, byte-order marks
+    whitespace: bool = True  # line ends, spaces at line ends, no-break spaces, more than two empty lines
+    code_fence: bool = True  # ```json ... ``` around an answer that is JSON
+    html: bool = False  # tags and entities left from web pages
+    chatter: bool = False  # "I hope this helps!" at the end of an answer
+    boilerplate: bool = False  # first and last lines that very many rows share
+    drop_duplicates: bool = False  # training rows with the request and the answer of an earlier one
+    drop_leaks: bool = False  # training rows whose request, or one near it, is asked in validation or test
+
+
+@dataclass
+class QualityConfig:
+    """What is looked for in the data, and what a finding does."""
+
+    exact_duplicates: Level = Level.warn  # the request and the answer of an earlier row, apart from case and punctuation
+    near_duplicates: Level = Level.warn  # a request nearly that of an earlier row
+    exact_leaks: Level = Level.error  # a test or validation request that is in training
+    near_leaks: Level = Level.warn  # likewise, or nearly
+    group_leaks: Level = Level.error  # a group with rows on both sides of a split
+    label_conflicts: Level = Level.warn  # one request, different labels or JSON answers
+    multi_answer: Level = Level.warn  # one request, different texts as answers: often right, never dropped
+    duplicate_ids: Level = Level.warn
+    encoding: Level = Level.warn  # text that was decoded wrongly, or a file in another encoding than the rest
+    template_tokens: Level = Level.error  # texts with the model's own special tokens: they would steer the template
+    rendered: Level = Level.warn  # texts that look like the output of some chat template
+    truncated_answers: Level = Level.warn  # cut in the middle: open brackets or code, no full stop where others have one
+    refusals: Level = Level.warn  # "I'm sorry, but I can't ..."
+    language_mix: Level = Level.warn  # rows in another language than most
+    length_outliers: Level = Level.warn  # answers far longer or shorter than the rest
+    pii_email: Level = Level.warn
+    pii_phone: Level = Level.warn
+    pii_card: Level = Level.warn  # payment cards, by their check digit
+    pii_iban: Level = Level.warn
+    pii_ip: Level = Level.warn
+    pii_ssn: Level = Level.warn  # US social security numbers
+    pii_names: Level = Level.off  # persons and places, by presidio: pip install "hydratune[pii]"
+    ungrounded: Level = Level.warn  # numbers, dates and names in the answer that the request does not contain
+    schema: Level = Level.error  # answers that are not valid under the JSON schema
+    mixed_answers: Level = Level.warn  # most answers are JSON objects, these are not
+    size: Level = Level.warn  # fewer than 500 training rows, or more than 5,000
+    label_balance: Level = Level.warn  # one label is most of the rows, or a label is very rare
+    similarity: float = 0.8  # Jaccard similarity of character 5-grams from which requests are near
+
+
+@dataclass
 class DataConfig:
     """What every data source shares."""
 
@@ -151,6 +211,9 @@ class DataConfig:
     max_test_rows: int | None = None
     validation_fraction: float = 0.1  # split off the training rows when there is no validation file
     test_fraction: float = 0.1  # likewise for the test rows
+    stratify: str | None = None  # keep the shares of a field (of the meta data or of the JSON answer), or of "answer", equal in all splits
+    clean: CleaningConfig = field(default_factory=CleaningConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
     control: Control = Control.none
     overfit_rows: int | None = None  # train, validate and test on these many rows: loss must go to 0
 
@@ -198,6 +261,22 @@ class SnipsData(DataConfig):
     """SNIPS voice requests -> {"intent", "slots"}; a folder with the published train_*_full.json and validate_*.json."""
 
     source: str = "snips"
+    path: str = MISSING
+
+
+@dataclass
+class MixedData(DataConfig):
+    """Several sources in one set. ``parts.NAME`` holds the settings of one: its ``source``, that source's own, and ``weight``."""
+
+    source: str = "mixed"
+    parts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PreparedData(DataConfig):
+    """What ``hydratune prepare`` wrote: read as it is, and refused if a file was changed since."""
+
+    source: str = "prepared"
     path: str = MISSING
 
 
@@ -304,6 +383,13 @@ class TrainConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
+@dataclass
+class PrepareConfig(TrainConfig):
+    """Look at a data set, and write it down ready for training. Takes every setting of train, so that both see the same rows."""
+
+    output: str | None = None  # folder; null: outputs/prepared/<name>
+
+
 class EvaluationSource(StrEnum):
     """What ``hydratune evaluate`` starts from."""
 
@@ -321,10 +407,17 @@ class EvaluateConfig:
     accelerator: str | None = None  # auto, cpu or gpu; null: the run's own
 
 
-COMMANDS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+COMMANDS: dict[str, type] = {"prepare": PrepareConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"wheel": WheelModel, "hub": HubModel, "local": LocalModel, "tiny": TinyModel},
-    "data": {"contracts": ContractsData, "files": FilesData, "hub": HubData, "snips": SnipsData},
+    "data": {
+        "contracts": ContractsData,
+        "files": FilesData,
+        "hub": HubData,
+        "mixed": MixedData,
+        "prepared": PreparedData,
+        "snips": SnipsData,
+    },
     "adapter": {"lora": LoraAdapter, "none": FullFinetune},
     "optimizer": {"adamw": OptimizerConfig},
     "trainer": {"trainer": TrainerConfig},
@@ -337,8 +430,8 @@ _VARIANT_FIELD = {"model": "source", "data": "source", "adapter": "method"}  # w
 def register() -> None:
     """Makes the classes available to Hydra's defaults lists as ``/schema/<group>@_here_: <variant>``."""
     store = ConfigStore.instance()
-    store.store(group="schema", name="train", node=TrainConfig)
-    store.store(group="schema", name="evaluate", node=EvaluateConfig)
+    for command, kind in COMMANDS.items():
+        store.store(group="schema", name=command, node=kind)
     for group, variants in SCHEMAS.items():
         for name, node in variants.items():
             store.store(group=f"schema/{group}", name=name, node=node)
