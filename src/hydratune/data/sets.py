@@ -103,8 +103,8 @@ def _split_off(
 
 
 def _place(row: Row) -> float:
-    """A number in [0, 1) that depends only on the row's group, or on its prompt where it has none."""
-    key = row.group or stable_hash([(m.role, m.content) for m in row.prompt])
+    """A number in [0, 1) that depends only on the row's group, or on its prompt (of a document: its text) where it has none."""
+    key = row.group or stable_hash([(m.role, m.content) for m in (row.messages if row.is_text else row.prompt)])
     return int(hashlib.sha256(f"split/{key}".encode()).hexdigest()[:13], 16) / 16**13
 
 
@@ -116,7 +116,12 @@ def _sample(rows: list[Row], limit: int | None, name: str) -> list[Row]:
 
 
 def _shuffled_targets(rows: list[Row], seed: int) -> list[Row]:
-    """Every prompt gets the answer of another row: a rotation in random order, so none keeps its own."""
+    """Every prompt gets the answer of another row: a rotation in random order, so none keeps its own. Raises ``DataError``."""
+    document = next((row for row in rows if row.is_text), None)
+    if document is not None:
+        raise DataError(
+            f"{document.where or document.id}: a text row has no prompt and no answer, so data.control=shuffled_targets cannot be had"
+        )
     order = list(range(len(rows)))
     random.Random(f"control/{seed}").shuffle(order)
     given = dict(zip(order, order[1:] + order[:1], strict=True))
@@ -124,6 +129,6 @@ def _shuffled_targets(rows: list[Row], seed: int) -> list[Row]:
 
 
 def _with_system(row: Row, system: str | None) -> Row:
-    if system is None or row.messages[0].role == "system":
+    if system is None or row.messages[0].role in ("system", "text"):
         return row
     return replace(row, messages=(Message("system", system), *row.messages))
