@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from hydratune.config import DataConfig, Overlength, TrainOn
-from hydratune.data.masking import ChatEncoder, Encoded, gate
+from hydratune.data.gate import gate
+from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.preview import coloured
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
@@ -135,7 +136,7 @@ def test_gate_refuses_every_broken_mask(encoder: ChatEncoder) -> None:
     for broken, message in (
         (nothing, "no token"),
         (no_end, "turn-end token is not trained"),
-        (everything, "text of a user turn is trained"),
+        (everything, "a token of a user, system, tool or context turn is trained"),
     ):
         with pytest.raises(DataError, match=message):
             gate(encoder, [good_row], [broken])
@@ -144,7 +145,7 @@ def test_gate_refuses_every_broken_mask(encoder: ChatEncoder) -> None:
 
 def test_gate_refuses_a_trained_user_turn(encoder: ChatEncoder) -> None:
     good = encoder.encode(CHAT)
-    with pytest.raises(DataError, match=r"text of a (system|user) turn is trained"):
+    with pytest.raises(DataError, match="a token of a user, system, tool or context turn is trained"):
         gate(encoder, [CHAT], [Encoded(good.ids, (True,) * len(good.ids))])
 
 

@@ -83,7 +83,7 @@ def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfi
         raise RunError(f"{record.adapter} holds no weights (*.safetensors); this run has no adapter to evaluate")
     if config.batch_size is not None:
         trained.evaluation.batch_size = config.batch_size
-    trained.evaluation.max_new_tokens = recorded["settings"]["eval"]["max_new_tokens"]
+    trained.evaluation.max_new_tokens = recorded["settings"]["eval"]["max_new_tokens"] or None  # 0: documents
     if config.accelerator is not None:
         trained.trainer.accelerator = config.accelerator
         trained.trainer.devices, trained.trainer.strategy = 1, "auto"

@@ -15,7 +15,8 @@ from hydratune.cache import cache_folder
 from hydratune.config import Baseline, ContractsData, TrainConfig, plain
 from hydratune.console import console, section
 from hydratune.data.answers import is_valid_answer, json_schema
-from hydratune.data.masking import ChatEncoder, Encoded, gate
+from hydratune.data.gate import gate
+from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.preview import show
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
@@ -161,10 +162,12 @@ def prepare(config: TrainConfig) -> Job:
         if report.truncated and is_main_process():
             console.print(f"[yellow]{len(report.truncated)} of {report.rows} {name} prompts cut to data.max_length")
     sets = RowSets(*(kept[name][0] for name in ("train", "validation", "test")))
-    task = metrics.choose_task(config.evaluation.task, [row.answer for row in sets.test])
+    task = metrics.choose_task(config.evaluation.task, [encoder.reference(row) for row in sets.test])
     bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context)
     bench.check(bench.zero_shot())
-    examples = assess.fit_examples(sets.train, config.evaluation.shots) if Baseline.fewshot in config.evaluation.baselines else []
+    examples: list[Row] = []
+    if Baseline.fewshot in config.evaluation.baselines and all(map(assess.can_be_shown, sets.test)):
+        examples = assess.fit_examples(sets.train, config.evaluation.shots)
     while examples and not bench.fits(bench.few_shot(examples)):
         examples = examples[:-1]
     if is_main_process():
@@ -194,7 +197,10 @@ def prepare(config: TrainConfig) -> Job:
 def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row], schema: dict[str, Any] | None) -> None:
     if Baseline.fewshot in config.evaluation.baselines and len(examples) < config.evaluation.shots:
         what = f"with {len(examples)} instead of {config.evaluation.shots} examples" if examples else "left out"
-        console.print(f"[yellow]the few-shot baseline is {what}: no more fit into the model's context, or there are no more rows")
+        why = "no more fit into the model's context, or there are no more rows"
+        if not all(map(assess.can_be_shown, sets.test)):
+            why = "the test rows are documents or use tools, for which examples make no prompt"
+        console.print(f"[yellow]the few-shot baseline is {what}: {why}")
     if schema is None:
         return
     for name, rows in sets.items():

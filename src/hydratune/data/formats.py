@@ -1,7 +1,8 @@
 """Reads files and hub data sets into rows. Every refusal names file:line; what was recognised is stated, never guessed silently.
 
-Layouts: OpenAI messages (``messages``), sharegpt (``conversations``), alpaca (``instruction``/``input``/``output``) and
-prompt/completion columns under their usual names. ``columns`` maps canonical names to a file's own.
+Layouts: OpenAI messages (``messages``), sharegpt (``conversations``), alpaca (``instruction``/``input``/``output``),
+prompt/completion columns under their usual names, and documents (``text``). ``tools`` is a column of the row; tool calls,
+thinking and ``train`` are keys of a turn. ``columns`` maps canonical names to a file's own.
 """
 
 import codecs
@@ -12,16 +13,18 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydratune.console import console
-from hydratune.data.rows import ROLES, Message, Row, stable_hash
+from hydratune.data.rows import ROLES, Message, Row
 from hydratune.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system", "tool": "tool"}
+_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
+_REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing under three names
 _PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -30,7 +33,7 @@ _PAIRS = (
     ("input", "output"),
     ("source", "target"),
 )
-_EXTRA = {"id", "group", "system"}
+_EXTRA = {"id", "group", "system", "tools"}
 COLUMNS = (
     "messages",
     "conversations",
@@ -38,6 +41,7 @@ COLUMNS = (
     "input",
     "output",
     *dict.fromkeys(n for pair in _PAIRS for n in pair),
+    "text",
     *sorted(_EXTRA),
 )
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
@@ -239,17 +243,18 @@ def to_rows(
             log.info("%s: read as %s", source, layout)
             if statements is not None:
                 statements.append(f"{source}: read as {layout}")
-        messages = check_turns(_messages(record, layout, where), where)
-        meta = {key: value for key, value in record.items() if key in ("meta",)}
-        identity = record.get("id")
-        group = record.get("group")
-        yield Row(
-            id=str(identity) if identity not in (None, "") else stable_hash([(m.role, m.content) for m in messages]),
-            messages=messages,
+        identity, group = record.get("id"), record.get("group")
+        row = Row(
+            id="" if identity is None else str(identity),
+            messages=check_turns(_messages(record, layout, where), where),
             group=None if group in (None, "") or group != group else str(group),
-            meta=meta,
+            meta={key: value for key, value in record.items() if key in ("meta",)},
             where=where,
+            tools=_tools(record.get("tools"), where),
         )
+        if row.tools and row.is_text:
+            raise DataError(f"{where}: a text row is a document without a conversation, so it cannot have tools; leave one of the two out")
+        yield row if row.id else replace(row, id=row.content_hash)
     if layout is None:
         raise DataError(f"{source}: no rows in it; at least one is needed")
 
@@ -273,24 +278,41 @@ def _layout(record: Mapping[str, Any], where: str) -> str:
     for prompt, completion in _PAIRS:
         if prompt in record and completion in record:
             return f"{prompt}/{completion}"
+    half = record.keys() & (set(COLUMNS) - _EXTRA - {"text", "source"})  # many documents state their source
+    if "text" in record and not half:
+        return "text"
     raise DataError(
         f"{where}: no known layout in the columns {', '.join(map(str, record))}; needed: messages, conversations, "
-        "instruction/input/output or prompt/completion. Name yours: +data.columns.prompt=YOURS +data.columns.completion=YOURS"
+        "instruction/input/output, prompt/completion or text. "
+        "Name yours: +data.columns.prompt=YOURS +data.columns.completion=YOURS, or +data.columns.text=YOURS"
     )
 
 
 def _messages(record: Mapping[str, Any], layout: str, where: str) -> list[Message]:
+    messages = _conversation(record, layout, where)
+    if not record.get("system"):
+        return messages
+    system = Message("system", _content(record["system"], "system", where))
+    if messages[0].role != "system":
+        return [system, *messages]
+    if messages[0] != system:
+        raise DataError(f"{where}: the system column and the conversation's own system turn differ; keep one of them")
+    return messages
+
+
+def _conversation(record: Mapping[str, Any], layout: str, where: str) -> list[Message]:
     if layout == "messages":
         return [_message(turn, "role", "content", where) for turn in _turns(record.get("messages"), where)]
     if layout == "sharegpt":
         return [_message(turn, "from", "value", where) for turn in _turns(record.get("conversations"), where)]
-    system = [Message("system", _content(record["system"], "system", where))] if record.get("system") else []
+    if layout == "text":
+        return [Message("text", _content(record.get("text"), "text", where))]
     if layout == "alpaca":
         instruction, context = _content(record.get("instruction"), "instruction", where), record.get("input")
         prompt = f"{instruction}\n\n{context}" if context else instruction
-        return [*system, Message("user", prompt), Message("assistant", _content(record.get("output"), "output", where))]
+        return [Message("user", prompt), Message("assistant", _content(record.get("output"), "output", where))]
     first, second = layout.split("/")
-    return [*system, *_side(record.get(first), "user", first, where), *_side(record.get(second), "assistant", second, where)]
+    return [*_side(record.get(first), "user", first, where), *_side(record.get(second), "assistant", second, where)]
 
 
 def _side(value: Any, role: str, column: str, where: str) -> list[Message]:
@@ -302,21 +324,139 @@ def _side(value: Any, role: str, column: str, where: str) -> list[Message]:
 
 def _turns(value: Any, where: str) -> list[Any]:
     if isinstance(value, str):  # CSV cells hold lists as JSON text
-        try:
-            value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
-            raise DataError(f"{where}: the conversation is a text that is not JSON") from None
+        value = _parsed(value, "the conversation", where)
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: the conversation must be a list with at least one turn")
     return value
 
 
+def _parsed(text: str, name: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        raise DataError(f"{where}: {name} is a text that is not JSON: {text[:60]!r}") from None
+
+
 def _message(turn: Any, role_key: str, content_key: str, where: str) -> Message:
-    if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
+    if not isinstance(turn, dict) or role_key not in turn:
         raise DataError(f"{where}: a turn needs {role_key!r} and {content_key!r}, got {str(turn)[:80]!r}")
-    role = str(turn[role_key])
-    role = _SHAREGPT_ROLES.get(role, role) if role_key == "from" else role
-    return Message(role, _content(turn[content_key], f"content of the {role} turn", where))
+    said = str(turn[role_key])
+    role = _SHAREGPT_ROLES.get(said, said) if role_key == "from" else said
+    content = turn.get(content_key)
+    if role_key == "from" and said == "function_call":  # sharegpt writes the call where others write the text
+        calls, content = _calls(content, where), ""
+        if not calls:
+            raise DataError(f"{where}: a function_call turn holds no call")
+    else:
+        calls = _calls(turn.get("tool_calls") or turn.get("function_call"), where)
+        content = "" if calls and content is None else content
+    if content is None and content_key not in turn:
+        raise DataError(f"{where}: a turn needs {role_key!r} and {content_key!r}, got {str(turn)[:80]!r}")
+    reasoning = next((text for key in _REASONING if (text := _optional_text(turn, key, role, where))), None)
+    identity, name = _optional_text(turn, "tool_call_id", role, where), _optional_text(turn, "name", role, where)
+    for key, value, owner in (
+        ("tool_calls", calls, "assistant"),
+        ("thinking", reasoning, "assistant"),
+        ("tool_call_id", identity, "tool"),
+    ):
+        if value and role != owner:
+            raise DataError(f"{where}: {key} on the {role} turn; only {owner} turns have it")
+    return Message(
+        role,
+        _content(content, f"content of the {role} turn", where),
+        reasoning=reasoning,
+        tool_calls=calls,
+        tool_call_id=identity,
+        name=name,
+        train=_is_trained(turn, role, where),
+    )
+
+
+def _optional_text(turn: Mapping[str, Any], key: str, role: str, where: str) -> str | None:
+    """A key that may be missing, null (Parquet fills what is missing) or a text."""
+    value = turn.get(key)
+    if value is None or isinstance(value, str):
+        return value or None
+    raise DataError(f"{where}: {key} of the {role} turn must be a text, this is {type(value).__name__}")
+
+
+def _is_trained(turn: Mapping[str, Any], role: str, where: str) -> bool:
+    """From ``train: true/false`` or OpenAI's ``weight: 0/1``."""
+    train, weight = turn.get("train"), turn.get("weight")
+    if train is not None and not isinstance(train, bool):
+        raise DataError(f"{where}: train of the {role} turn must be true or false, this is {train!r}")
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1)):
+        raise DataError(f"{where}: weight of the {role} turn must be 0 (context) or 1 (trained), this is {weight!r}")
+    stated = {bool(value) for value in (train, weight) if value is not None}
+    if len(stated) == 2:
+        raise DataError(f"{where}: train and weight of the {role} turn say opposite things; keep one of them")
+    if role != "assistant":
+        if True in stated:
+            raise DataError(f"{where}: the {role} turn is marked as trained; only assistant turns can be")
+        return True
+    return stated != {False}
+
+
+def _calls(value: Any, where: str) -> tuple[dict[str, Any], ...]:
+    """Tool calls in OpenAI's form, ``arguments`` as an object: templates print it as JSON, and would print a text as a JSON string."""
+    if isinstance(value, str):
+        value = _parsed(value, "a tool call", where)
+    if not value:
+        return ()
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise DataError(f"{where}: tool_calls must be a list, this is {type(value).__name__}")
+    return tuple(_call(call, where) for call in value)
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise DataError(f'{where}: a tool call needs {{"function": {{"name": ..., "arguments": ...}}}}, got {str(call)[:80]!r}')
+    arguments = function.get("arguments", function.get("parameters"))
+    if isinstance(arguments, str) and arguments.strip():
+        arguments = _parsed(arguments, f"arguments of the call to {function['name']}", where)
+    if arguments is not None and arguments != "" and not isinstance(arguments, dict):
+        raise DataError(f"{where}: arguments of the call to {function['name']} must be an object, this is {type(arguments).__name__}")
+    identity = call.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise DataError(f"{where}: id of the call to {function['name']} must be a text, this is {type(identity).__name__}")
+    named = {"id": identity} if identity else {}
+    return {**named, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
+
+
+def _tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
+    """The tools of a row in OpenAI's form, which is what servers hand to templates at inference."""
+    if isinstance(value, str) and value.strip():
+        value = _parsed(value, "tools", where)
+    if value is None or value in ("", []) or value != value:
+        return ()
+    if not isinstance(value, list):
+        raise DataError(f"{where}: tools must be a list of functions, this is {type(value).__name__}")
+    _refuse_half_characters(json.dumps(value, ensure_ascii=False, default=str), "tools", where)
+    return tuple(_tool(tool, where) for tool in value)
+
+
+def _tool(tool: Any, where: str) -> dict[str, Any]:
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise DataError(f"{where}: a tool needs a name, a description and parameters, got {str(tool)[:80]!r}")
+    if _has_null_property(function.get("parameters")):
+        raise DataError(
+            f"{where}: the parameters of the tool {function['name']} hold null where a JSON schema belongs, as Parquet does when it "
+            "gives all rows the same keys; store the tools as JSON text"
+        )
+    return dict(tool) if "function" in tool else {"type": "function", "function": dict(function)}
+
+
+def _has_null_property(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        properties = schema.get("properties")
+        if isinstance(properties, dict) and None in properties.values():
+            return True
+        return any(map(_has_null_property, schema.values()))
+    return isinstance(schema, list) and any(map(_has_null_property, schema))
 
 
 def _content(value: Any, name: str, where: str) -> str:
@@ -334,11 +474,24 @@ def _content(value: Any, name: str, where: str) -> str:
 
 
 def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
-    """Roles known and in order, last turn by the assistant and not empty. Raises ``DataError``."""
+    """The turns up to the last one that is trained. Raises ``DataError`` unless roles are known and in order and it says something.
+
+    What follows the last trained turn is neither trained nor read by anything that is.
+    """
     roles = [m.role for m in messages]
     unknown = next((r for r in roles if r not in ROLES), None)
     if unknown is not None:
         raise DataError(f"{where}: unknown role {unknown!r}; known: {', '.join(ROLES)}")
+    for message in messages:
+        apart = message.tool_calls or message.reasoning
+        text = json.dumps(message.turn(), ensure_ascii=False) if apart else message.content
+        _refuse_half_characters(text, f"the {message.role} turn", where)
+    if "text" in roles:
+        if len(roles) > 1:
+            raise DataError(f"{where}: a text is a whole document and stands alone in its row (roles: {', '.join(roles)})")
+        if not messages[0].content.strip():
+            raise DataError(f"{where}: the text is empty")
+        return tuple(messages)
     if "assistant" not in roles:
         raise DataError(f"{where}: no assistant turn, so there is nothing to learn (roles: {', '.join(roles)})")
     if roles[-1] != "assistant":
@@ -348,14 +501,20 @@ def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
     talk = roles[1:] if roles[0] == "system" else roles
     if talk[0] != "user" or any(a == b for a, b in itertools.pairwise(talk) if a in ("user", "assistant")):
         raise DataError(f"{where}: roles out of order, user and assistant must alternate after the system turn (roles: {', '.join(roles)})")
-    for message in messages:
-        try:
-            message.content.encode()
-        except UnicodeEncodeError as error:
-            half = ascii(message.content[error.start])
-            raise DataError(
-                f"{where}: the {message.role} turn holds half a character ({half}), as cut text does; repair or remove it"
-            ) from None
-    if not messages[-1].content.strip():
+    if any(b.role == "tool" and a.role != "tool" and not a.tool_calls for a, b in itertools.pairwise(messages)):
+        raise DataError(f"{where}: a tool turn must follow an assistant turn with tool_calls, or another tool turn")
+    trained = [i for i, m in enumerate(messages) if m.role == "assistant" and m.train]
+    if not trained:
+        raise DataError(f"{where}: every assistant turn is marked as context (train: false or weight: 0), so there is nothing to learn")
+    last = messages[trained[-1]]
+    if not last.content.strip() and not last.tool_calls:
         raise DataError(f"{where}: the assistant's answer is empty")
-    return tuple(messages)
+    return tuple(messages[: trained[-1] + 1])
+
+
+def _refuse_half_characters(text: str, name: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise DataError(f"{where}: {name} holds half a character ({half}), as cut text does; repair or remove it") from None

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "user", "assistant", "tool", "text")
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation, with OpenAI's names.
+    """One turn of a conversation, with OpenAI's names. The role ``text`` is a document: the only message of its row.
 
     ``reasoning`` is an assistant's thinking, which templates print apart from its content. ``train`` false: this
     assistant turn is context, whatever ``data.train_on`` says.
@@ -57,6 +57,11 @@ class Row:
     def answer(self) -> str:
         """The last assistant turn, which is what evaluation compares with."""
         return self.messages[-1].content
+
+    @property
+    def is_text(self) -> bool:
+        """Whether this is a document for continued training: no prompt, no answer, no chat template."""
+        return self.messages[0].role == "text"
 
     @property
     def content_hash(self) -> str:

@@ -68,7 +68,12 @@ def _sample(prepared: Prepared, split: str, limit: int | None) -> list[Row]:
 
 
 def _shuffled_targets(rows: list[Row], seed: int) -> list[Row]:
-    """Every prompt gets the answer of another row: a rotation in random order, so none keeps its own."""
+    """Every prompt gets the answer of another row: a rotation in random order, so none keeps its own. Raises ``DataError``."""
+    document = next((row for row in rows if row.is_text), None)
+    if document is not None:
+        raise DataError(
+            f"{document.where or document.id}: a text row has no prompt and no answer, so data.control=shuffled_targets cannot be had"
+        )
     order = list(range(len(rows)))
     random.Random(f"control/{seed}").shuffle(order)
     given = dict(zip(order, order[1:] + order[:1], strict=True))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hydratune.config import DataConfig, Level, Overlength
-from hydratune.data.masking import ChatEncoder, gate
+from hydratune.data.gate import gate
+from hydratune.data.masking import ChatEncoder
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
 from hydratune.data.rows import Row
 from hydratune.errors import DataError

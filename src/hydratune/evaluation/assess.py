@@ -8,8 +8,8 @@ from hydratune import __version__
 from hydratune.config import EvaluationConfig, Task, TrainOn
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
-from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.evaluation.generation import answer
+from hydratune.errors import ConfigError, DataError, Problem, RunError
+from hydratune.evaluation.generation import NOT_ASKED, answer
 from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.records import read_jsonl, write_jsonl
 
@@ -30,8 +30,13 @@ class TestBench:
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
         self.answers = [[t for t, is_target in zip(e.ids, e.trained, strict=True) if is_target] for e in encoded]
+        self.references = [encoder.reference(row) for row in self.rows]
+        self.documents = self.rows[0].is_text  # nothing to ask: their likelihood is all there is to measure
+        other = next((row for row in self.rows if row.is_text is not self.documents), None)
+        if other is not None:
+            raise DataError(f"{other.where or other.id}: the test rows mix documents and conversations; test one kind at a time")
         longest = max(map(len, self.answers))
-        self.max_new_tokens = config.max_new_tokens or -(-21 * longest // 20)
+        self.max_new_tokens = 0 if self.documents else config.max_new_tokens or -(-21 * longest // 20)
         self.context = context
 
     def ask(self, model: Any, prompts: Sequence[Sequence[Message]], *, title: str, pad: int, quiet: bool = False) -> list[dict[str, Any]]:
@@ -53,28 +58,30 @@ class TestBench:
         for i, row in enumerate(self.rows):
             kept = [t for t in answers[i].tokens if t not in stop]
             text = self.encoder.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            text = text.removeprefix(self.encoder.preamble(row))
+            text = self.encoder.said(row, text) if kept else text
             result.append(
                 {
                     "id": row.id,
                     "group": row.group,
                     "item_hash": row.content_hash,
                     "prompt_hash": stable_hash(ids[i]),
-                    "prompt": [{"role": m.role, "content": m.content} for m in row.prompt],
+                    "prompt": [m.turn() for m in row.prompt],
                     "prediction": text,
-                    "reference": row.answer,
+                    "reference": self.references[i],
                     "finish_reason": answers[i].finish_reason,
                     "prompt_tokens": len(ids[i]),
                     "generated_tokens": len(answers[i].tokens),
                     "nll": answers[i].nll,
                     "answer_tokens": len(self.answers[i]),
-                    "scores": score_row(text, row.answer, self.task, self.schema),
+                    "scores": {} if self.documents else score_row(text, self.references[i], self.task, self.schema),
                 }
             )
         return result
 
     def _tokens(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
-        return [self.encoder.prompt(prompt, row.where or row.id) for prompt, row in zip(prompts, self.rows, strict=True)]
+        if self.documents:  # their first token stands for a prompt: nothing predicts it
+            return [list(self.encoder.encode(row).ids[:1]) for row in self.rows]
+        return [self.encoder.prompt(prompt, row.tools, row.where or row.id) for prompt, row in zip(prompts, self.rows, strict=True)]
 
     def check(self, prompts: Sequence[Sequence[Message]]) -> None:
         """Raises ``ConfigError`` if the model could not read a prompt and write its answer."""
@@ -121,7 +128,7 @@ class TestBench:
                 identity,
                 dtype,
                 self.encoder.tokenizer.chat_template,
-                [[(m.role, m.content) for m in prompt] for prompt in prompts],
+                [[m.turn() for m in prompt] for prompt in prompts],
                 [row.content_hash for row in self.rows],
                 self.max_new_tokens,
                 self.config.batch_size,
@@ -134,8 +141,11 @@ class TestBench:
 
 
 def rescore(predictions: Sequence[Mapping[str, Any]], task: Task, schema: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Stored predictions with scores computed again from their texts."""
-    return [{**p, "scores": score_row(p["prediction"], p["reference"], task, schema)} for p in predictions]
+    """Stored predictions with scores computed again from their texts; what was not asked has none."""
+    return [
+        {**p, "scores": {} if p["finish_reason"] == NOT_ASKED else score_row(p["prediction"], p["reference"], task, schema)}
+        for p in predictions
+    ]
 
 
 def cached(file: Path) -> list[dict[str, Any]] | None:
@@ -150,7 +160,12 @@ def remember(file: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
     write_jsonl(file, predictions)
 
 
+def can_be_shown(row: Row) -> bool:
+    """Whether a row may stand in a few-shot prompt, or be asked after one: no document, and nothing to do with tools."""
+    return not row.tools and not row.is_text and all(m.role != "tool" and not m.tool_calls for m in row.messages)
+
+
 def fit_examples(examples: Sequence[Row], count: int) -> list[Row]:
     """The first ``count`` different training rows in the order of their hashes, so every run shows the same ones."""
-    different = {row.content_hash: row for row in examples}
+    different = {row.content_hash: row for row in examples if can_be_shown(row)}
     return [different[key] for key in sorted(different)[:count]]

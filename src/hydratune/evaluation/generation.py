@@ -20,6 +20,8 @@ from hydratune.models.attention import SharedPrefix, can_share_prefix
 from hydratune.models.hardware import cpu_count
 
 _SCORED_TOGETHER = 8  # rows; the logits of more would not fit small machines
+_SCORED_TOKENS = 4096  # of those rows: documents are long
+NOT_ASKED = "not asked"  # finish_reason where only a likelihood was wanted
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Answer:
     """What a model said to one prompt, and what it thought of the reference."""
 
     tokens: tuple[int, ...]  # with the turn-end token, if there is one
-    finish_reason: str  # "stop": the model ended its turn; "length": it was cut at max_new_tokens
+    finish_reason: str  # "stop": the model ended its turn; "length": it was cut at max_new_tokens; or NOT_ASKED
     nll: float  # summed negative log-likelihood (natural logarithm) of the reference answer
 
 
@@ -132,7 +134,7 @@ def answer(
     title: str,
     quiet: bool = False,
 ) -> list[Answer]:
-    """Greedy answers to ``prompts`` and the likelihood of ``references``, in order.
+    """Greedy answers to ``prompts`` and the likelihood of ``references``, in order; 0 ``max_new_tokens``: the likelihood alone.
 
     On a CPU several batches run side by side, each on one thread: matrices this small do not keep two threads busy. What
     is in a batch does not depend on the number of threads.
@@ -160,7 +162,8 @@ def answer(
         ticker.advance(0, sum(map(len, targets)))
         answers = _decode(reader, logits, mask, cache, stop, max_new_tokens, ticker, abandoned)
         for number, tokens, nll in zip(numbers, answers, losses, strict=True):
-            results[number] = Answer(tuple(tokens), "stop" if tokens[-1] in stop else "length", nll)
+            finish = "length" if max_new_tokens else NOT_ASKED
+            results[number] = Answer(tuple(tokens), "stop" if tokens and tokens[-1] in stop else finish, nll)
 
     workers = min(len(batches), cpu_count()) if reader.device.type == "cpu" else 1
     with progress(title, len(prompts), quiet=quiet) as ticker:
@@ -182,8 +185,9 @@ def answer(
 def _score(reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, targets: Sequence[Sequence[int]]) -> list[float]:
     """Summed NLL of each target after the prompts in ``cache``, whose last token gave ``logits`` (rows, vocabulary)."""
     losses: list[float] = []
-    for start in range(0, len(targets), _SCORED_TOGETHER):
-        rows = slice(start, start + _SCORED_TOGETHER)
+    together = max(1, min(_SCORED_TOGETHER, _SCORED_TOKENS // max(map(len, targets))))
+    for start in range(0, len(targets), together):
+        rows = slice(start, start + together)
         part = targets[rows]
         longest = max(map(len, part))
         inputs = torch.tensor([[*t[:-1], *[reader.pad] * (longest - len(t))] for t in part], device=mask.device)

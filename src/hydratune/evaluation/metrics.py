@@ -51,7 +51,7 @@ def score_row(prediction: str, reference: str, task: Task, schema: Mapping[str, 
 
 
 def metrics(predictions: Sequence[Prediction], config: EvaluationConfig, *, has_schema: bool) -> dict[str, Measured]:
-    """Every metric of one system, from stored scores and likelihoods."""
+    """Every metric of one system, from stored scores and likelihoods. Documents have no scores: nobody was asked anything."""
     scores = [p["scores"] for p in predictions]
     groups = [f"group {p['group']}" if p.get("group") else f"row {i}" for i, p in enumerate(predictions)]
 
@@ -81,13 +81,15 @@ def metrics(predictions: Sequence[Prediction], config: EvaluationConfig, *, has_
             result[f"field_accuracy/{key}"] = rate([s["json_valid"] and bool(p[3]) for s, p in zip(scores, parts, strict=True)])
     if "normalised_match" in scores[0]:
         result["normalised_match"] = rate([s["normalised_match"] for s in scores])
-    result["exact_match"] = rate([s["exact_match"] for s in scores])
+    if "exact_match" in scores[0]:
+        result["exact_match"] = rate([s["exact_match"] for s in scores])
     nll = ratio([p["nll"] for p in predictions], [p["answer_tokens"] for p in predictions])
     result["nll"] = nll
     assert nll.interval is not None
     result["perplexity"] = Measured(_exp(nll.value), (_exp(nll.interval[0]), _exp(nll.interval[1])))
-    result["finished"] = rate([p["finish_reason"] == "stop" for p in predictions])
-    result["generated_tokens"] = Measured(float(sum(p["generated_tokens"] for p in predictions)))
+    if scores[0]:
+        result["finished"] = rate([p["finish_reason"] == "stop" for p in predictions])
+        result["generated_tokens"] = Measured(float(sum(p["generated_tokens"] for p in predictions)))
     return result
 
 
@@ -105,7 +107,7 @@ def settings(config: EvaluationConfig, task: Task, max_new_tokens: int, rows: in
         "max_new_tokens": max_new_tokens,
         "json": "strict: the whole answer is one object; null counts as not stated; texts compared without case; lists as sets",
         "field_f1": "micro over all leaves of all rows",
-        "nll": "mean per token of the reference answer and its turn-end token, given the prompt; perplexity = exp(nll)",
+        "nll": "mean per token of the reference answer and its turn-end token, given the prompt, or of a whole document; perplexity = exp(nll)",
         "intervals": f"{percent} %: Wilson for rates, else bootstrap over groups ({config.bootstrap_samples} samples, seed 0)",
     }
 

@@ -109,7 +109,7 @@ class WandbTracker:
                 row["reference"],
                 row["finish_reason"],
                 row["nll"],
-                row["scores"]["exact_match"],
+                row["scores"].get("exact_match"),
             )
             table.add_data(*values)
         self.run.log({"predictions": table})

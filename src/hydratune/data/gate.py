@@ -1,0 +1,99 @@
+"""The last look before training: every row's mask against what inference would send."""
+
+from collections.abc import Sequence
+
+from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
+from hydratune.data.rows import Message, Row
+
+
+def gate(encoder: ChatEncoder, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
+    """Raises ``MaskError`` for the first row whose mask is wrong.
+
+    Every row trains something. What stands before a trained stretch is token for token what inference sends; the stretch
+    is one assistant turn and ends with the turn-end token; no other token is trained; no doubled begin-of-text token.
+    """
+    for row, example in zip(rows, encoded, strict=True):
+        where = row.where or row.id
+        if not example.supervised:
+            raise MaskError(f"{where}: no token of this row is trained", Defect.nothing_trained)
+        _check_bos(encoder, example, where)
+        if row.is_text:
+            _check_text(encoder, example, where)
+        else:
+            _check_stretches(encoder, row, example, where)
+
+
+def stretches(trained: Sequence[bool]) -> list[tuple[int, int]]:
+    """(start, end) of every run of trained tokens."""
+    edges = [i for i in range(len(trained) + 1) if (i < len(trained) and trained[i]) != (i > 0 and trained[i - 1])]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _check_bos(encoder: ChatEncoder, example: Encoded, where: str) -> None:
+    bos = getattr(encoder.tokenizer, "bos_token_id", None)
+    if bos is not None and example.ids[:2] == (bos, bos):
+        raise MaskError(f"{where}: the row begins with two begin-of-text tokens; use another model.chat_template", Defect.double_bos)
+
+
+def _check_text(encoder: ChatEncoder, example: Encoded, where: str) -> None:
+    if not example.trained[-1] or example.ids[-1] not in encoder.turn_end_ids:
+        raise _end_untrained(where)
+    if not all(example.trained[1:]):
+        raise MaskError(f"{where}: part of the text is not trained", Defect.answer_untrained)
+
+
+def _check_stretches(encoder: ChatEncoder, row: Row, example: Encoded, where: str) -> None:
+    spans = stretches(example.trained)
+    turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train][-len(spans) :]
+    if len(spans) != len(turns) or not all(encoder.sends(row, t, example.ids[:s]) for (s, _), t in zip(spans, turns, strict=True)):
+        raise _wrong_start(encoder, row, example, where)
+    for (start, end), turn in zip(spans, turns, strict=True):
+        if example.ids[end - 1] not in encoder.turn_end_ids:
+            raise _end_untrained(where)
+        ends = sum(token in encoder.turn_end_ids for token in example.ids[start:end])
+        if ends > 1 and ends > 1 + _quoted_ends(encoder, row.messages[turn]):
+            raise _others_trained(encoder, example.ids[start:end], where)
+
+
+def _quoted_ends(encoder: ChatEncoder, message: Message) -> int:
+    """Turn-end tokens that the turn's own texts hold."""
+    quoted = [message.content, message.reasoning or "", str(message.tool_calls)]
+    return sum(token in encoder.turn_end_ids for text in quoted for token in encoder.tokens(text))
+
+
+def _wrong_start(encoder: ChatEncoder, row: Row, example: Encoded, where: str) -> MaskError:
+    """Why a trained stretch does not begin where inference begins to generate."""
+    turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train]
+    prompts = {turn: tuple(encoder.prompt(row.messages[:turn], row.tools, where)) for turn in turns}
+    texts = {encoder.decode(prompt): turn for turn, prompt in prompts.items()}
+    for start, end in stretches(example.trained):
+        context = example.ids[:start]
+        turn = texts.get(encoder.decode(context))
+        if turn is not None and prompts[turn] != context:
+            return MaskError(
+                f"{where}: turn {turn + 1} would be trained after other tokens than inference sends, because the chat template "
+                "lets neighbouring turns melt into one token; use another model.chat_template, or data.train_on=last",
+                Defect.turns_melt,
+            )
+        if turn is not None:
+            if any(start < len(prompt) < end for prompt in prompts.values()):
+                return _others_trained(encoder, example.ids[start:end], where)
+            continue
+        agreed = max((len(prompt) for prompt in prompts.values() if context[: len(prompt)] == prompt), default=0)
+        if agreed and not encoder.turn_end_ids.intersection(context[agreed:]):
+            return MaskError(f"{where}: the beginning or middle of an answer is not trained", Defect.answer_untrained)
+        if agreed or any(prompt[:start] == context for prompt in prompts.values()):
+            return _others_trained(encoder, example.ids[start:end], where)
+    return MaskError(f"{where}: the training prompt is not the inference prompt; use another model.chat_template", Defect.prompt_differs)
+
+
+def _others_trained(encoder: ChatEncoder, ids: Sequence[int], where: str) -> MaskError:
+    what = encoder.decode(ids)[:80]
+    return MaskError(
+        f"{where}: a token of a user, system, tool or context turn is trained, in {what!r}; use another model.chat_template",
+        Defect.others_trained,
+    )
+
+
+def _end_untrained(where: str) -> MaskError:
+    return MaskError(f"{where}: the turn-end token is not trained; the model would never learn to stop", Defect.turn_end_untrained)
