@@ -6,11 +6,11 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydratune.config import ContractsData, Control, DataConfig, FilesData, HubData, SnipsData
+from hydratune.config import CaseData, ContractsData, Control, DataConfig, FilesData, HubData
+from hydratune.data.cases import CASES
 from hydratune.data.contracts import contract_rows
 from hydratune.data.formats import read_file, read_hub
 from hydratune.data.rows import Message, Row, stable_hash
-from hydratune.data.snips import read_snips
 from hydratune.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,8 @@ def _read(data: DataConfig) -> tuple[list[Row], list[Row] | None, list[Row] | No
         hub = [read_hub(data.id, data.subset, name, data.revision, data.columns) if name else None for name in names]
         assert hub[0] is not None
         return hub[0], hub[1], hub[2]
-    if isinstance(data, SnipsData):
-        folder = Path(data.path)
-        return read_snips(folder, "train_*_full.json"), None, read_snips(folder, "validate_*.json")
+    if isinstance(data, CaseData):
+        return CASES[data.source](data)
     raise AssertionError(type(data))
 
 

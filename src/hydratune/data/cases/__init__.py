@@ -1,0 +1,15 @@
+"""The case studies: readers that turn a folder of published files into rows, one module each."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hydratune.data.cases.snips import snips
+from hydratune.data.rows import Row
+
+# Settings -> (train, validation, test); None: to be split off the training rows. The keys are ``CaseData.source``.
+Reader = Callable[[Any], tuple[list[Row], list[Row] | None, list[Row] | None]]
+CASES: dict[str, Reader] = {
+    "snips": snips,
+}
+
+__all__ = ["CASES", "Reader"]
