@@ -9,7 +9,7 @@ from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
 
-def snips(data: SnipsData) -> tuple[list[Row], None, list[Row]]:
+def read_snips(data: SnipsData) -> tuple[list[Row], None, list[Row]]:
     """The published "validate" files are the test rows. Raises ``DataError``."""
     folder = Path(data.path)
     return _rows(folder, "train_*_full.json"), None, _rows(folder, "validate_*.json")
