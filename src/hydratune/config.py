@@ -265,7 +265,9 @@ class RepositoryData(CaseData):
 
     source: str = "repository"
     tasks: list[CodeTask] = field(default_factory=lambda: list(CodeTask))
-    exclude: list[str] = field(default_factory=list)  # globs on a path inside the folder, or on any of its parts
+    exclude: list[str] = field(  # globs on a path inside the folder or on any of its parts; virtual environments are left out anyway
+        default_factory=lambda: [".*", "__pycache__", "build", "dist", "node_modules", "site-packages", "*.egg-info", "_vendor"]
+    )
     min_lines: int = 3  # of a function, decorators and docstring counted
     max_lines: int = 60
 
