@@ -37,6 +37,7 @@ class Function:
     name: str  # with its class: "Row.prompt"
     node: _Definition
     lines: tuple[str, ...]
+    fixed: frozenset[int]  # lines of the file that lie inside a long string, whose indentation is part of the value
 
     @property
     def kind(self) -> str:
@@ -126,29 +127,37 @@ def parse_module(raw: bytes, file: str) -> Module:
         warnings.simplefilter("ignore")  # of the user's code, about which nobody asked
         tree = ast.parse(source)
     lines = source.split("\n")
-    return Module(file, tree, tuple(_functions(tree.body, file, lines, "")))
+    return Module(file, tree, tuple(_functions(tree.body, file, lines, _inside_strings(tree, lines), "")))
 
 
-def _functions(body: Sequence[ast.stmt], file: str, lines: Sequence[str], owner: str) -> Iterator[Function]:
+def _functions(body: Sequence[ast.stmt], file: str, lines: Sequence[str], fixed: frozenset[int], owner: str) -> Iterator[Function]:
     """Of a module and its classes; functions inside functions belong to these."""
     for node in body:
         if isinstance(node, _Definition):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            yield Function(file, owner + node.name, node, tuple(_to_margin(lines, node, first, node.end_lineno or first)))
+            source = _to_margin(lines[first - 1 : node.end_lineno], first, fixed)
+            yield Function(file, owner + node.name, node, tuple(source), fixed)
         elif isinstance(node, ast.ClassDef):
-            yield from _functions(node.body, file, lines, f"{owner}{node.name}.")
+            yield from _functions(node.body, file, lines, fixed, f"{owner}{node.name}.")
 
 
-def _to_margin(lines: Sequence[str], node: ast.AST, first: int, last: int) -> list[str]:
-    """Lines ``first`` to ``last`` (from 1) without the indentation of the first; the inside of long strings stays as it is."""
-    texts = [n for n in ast.walk(node) if isinstance(n, ast.Constant | ast.JoinedStr) and n.end_lineno]
-    frozen = {number for n in texts if not _is_docstring(n, node) for number in range(n.lineno + 1, (n.end_lineno or 0) + 1)}
-    indent = lines[first - 1][: len(lines[first - 1]) - len(lines[first - 1].lstrip())]
-    return [line if n in frozen else line.removeprefix(indent) for n, line in enumerate(lines[first - 1 : last], first)]
+def _inside_strings(tree: ast.Module, lines: Sequence[str]) -> frozenset[int]:
+    """Lines, from 1, that continue a triple-quoted string other than a docstring."""
+    documented = (n for n in ast.walk(tree) if isinstance(n, _Definition | ast.ClassDef) and ast.get_docstring(n, clean=False) is not None)
+    docstrings = {id(n.body[0].value) for n in documented if isinstance(n.body[0], ast.Expr)}
+    found: set[int] = set()
+    for text in ast.walk(tree):
+        if isinstance(text, ast.Constant | ast.JoinedStr) and id(text) not in docstrings and text.end_lineno:
+            start = lines[text.lineno - 1].encode()[text.col_offset :].decode(errors="replace").lstrip("rRbBuUfF")
+            if start.startswith(('"""', "'''")):
+                found.update(range(text.lineno + 1, text.end_lineno + 1))
+    return frozenset(found)
 
 
-def _is_docstring(text: ast.AST, node: ast.AST) -> bool:
-    return isinstance(node, _Definition) and isinstance(node.body[0], ast.Expr) and node.body[0].value is text
+def _to_margin(lines: Sequence[str], first: int, fixed: frozenset[int]) -> list[str]:
+    """``lines``, of which the first is number ``first``, without the indentation of the first, but for those in ``fixed``."""
+    indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
+    return [line if number in fixed else line.removeprefix(indent) for number, line in enumerate(lines, first)]
 
 
 def _row(function: Function, task: CodeTask, tests: dict[int, Function]) -> Row | None:
@@ -185,16 +194,8 @@ def _parts(function: Function) -> tuple[Sequence[str], Sequence[str], Sequence[s
     lines = function.lines
     if begin == node.lineno - first or node.body[1].lineno - first < end:  # all on one line
         return None
-    body = node.body[1:]
-    whole = [""] * (first - 1) + list(lines)  # numbered as in the file, which is how the nodes are
-    start = _first_line(body[0], end + first, whole)
-    moved = _to_margin(whole, ast.Module(body, []), start, node.end_lineno or start)
-    return lines[:end], moved, [*lines[:begin], *lines[end:]]
-
-
-def _first_line(statement: ast.stmt, after: int, lines: Sequence[str]) -> int:
-    """Of a body: its first statement, or the comment before it."""
-    return next((n for n in range(after, statement.lineno) if lines[n - 1].strip()), statement.lineno)
+    start = next(n for n in range(end, len(lines)) if lines[n].strip())  # the first statement, or the comment before it
+    return lines[:end], _to_margin(lines[start:], first + start, function.fixed), [*lines[:begin], *lines[end:]]
 
 
 def _does_something(node: _Definition) -> bool:
