@@ -47,7 +47,7 @@ def plain_notes(page: Page) -> str:
 
 
 def _without_markup(text: str) -> str:
-    return re.sub(r"[`*]|<(?=https?:)|(?<=\S)>(?=\.?$)", "", text)
+    return re.sub(r"<(https?://[^>]+)>", r"\1", text).replace("`", "")
 
 
 def _inside_a_sentence(text: str) -> str:

@@ -32,17 +32,19 @@ def published_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, d
     """(file:line where the row ends, row) of a CSV file that has at least ``columns``. Raises ``DataError``."""
     csv.field_size_limit(2**31 - 1)
     reader = csv.DictReader(io.StringIO(published_text(path), newline=""), strict=True)
+    begin = 1  # of the record that is being read
     try:
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        begin = reader.line_num + 1
         if missing:
             raise DataError(f"{path}:1: no column {', '.join(missing)}; take the file as it was published")
         for row in reader:
-            where = f"{path}:{reader.line_num}"
+            where, begin = f"{path}:{reader.line_num}", reader.line_num + 1
             if None in row or None in row.values():
                 raise DataError(f"{where}: not as many cells as the header has columns; take the file as it was published")
             yield where, row
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: broken CSV ({error}); take the file as it was published") from None
+        raise DataError(f"{path}:{begin}: broken CSV from here on ({error}); take the file as it was published") from None
 
 
 def published_objects(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

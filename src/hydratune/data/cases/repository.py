@@ -170,7 +170,7 @@ def _row(function: Function, task: CodeTask, tests: dict[int, Function]) -> Row 
     elif parts is None:
         return None
     elif task is CodeTask.body:
-        shown, answer = parts[0], "\n".join(parts[1]) if _does_something(function.node) else None
+        shown, answer = parts[0], "\n".join(parts[1]) if _is_whole(function.node, parts[1]) else None
     else:
         shown, answer = parts[2], function.docstring
     if not answer or not answer.strip():
@@ -198,9 +198,14 @@ def _parts(function: Function) -> tuple[Sequence[str], Sequence[str], Sequence[s
     return lines[:end], _to_margin(lines[start:], first + start, function.fixed), [*lines[:begin], *lines[end:]]
 
 
-def _does_something(node: _Definition) -> bool:
-    empty = (ast.Pass, ast.Expr)  # pass, ..., the docstring
-    return any(not isinstance(s, empty) or (isinstance(s, ast.Expr) and not isinstance(s.value, ast.Constant)) for s in node.body)
+def _is_whole(node: _Definition, moved: Sequence[str]) -> bool:
+    """``moved`` is the body of ``node``, unchanged by the move to the margin, and more than a placeholder."""
+    body = node.body[1:]
+    if all(isinstance(s, ast.Pass) or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)) for s in body):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [ast.dump(s) for s in ast.parse("\n".join(moved)).body] == [ast.dump(s) for s in body]
 
 
 def tests_of(functions: Sequence[Function], modules: Sequence[Module], max_lines: int) -> dict[int, Function]:
