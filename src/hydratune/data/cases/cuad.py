@@ -74,7 +74,6 @@ _LAWS = {
     "federal republic of germany": "Germany",
     "massachussets": "Massachusetts",
 }  # one name per law, where CUAD has several
-
 _ALSO = {"china": ("prc", "chinese"), "england": ("english",), "switzerland": ("swiss",)}  # other words for a place
 
 
