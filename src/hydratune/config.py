@@ -9,7 +9,7 @@ Imports no torch: ``hydratune train --cfg job`` and every refusal of a wrong set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -256,12 +256,83 @@ class HubData(DataConfig):
     columns: dict[str, str] = field(default_factory=dict)
 
 
+class CodeTask(StrEnum):
+    """What a row of ``data=repository`` asks for, given one function of the code base."""
+
+    body = "body"  # signature and docstring -> body
+    docstring = "docstring"  # source without its docstring -> docstring
+    test = "test"  # source -> a test of the code base that calls it
+
+
 @dataclass
-class SnipsData(DataConfig):
-    """SNIPS voice requests -> {"intent", "slots"}; a folder with the published train_*_full.json and validate_*.json."""
+class CaseData(DataConfig):
+    """A case study read from a folder of published files; ``hydratune.data.cases`` holds a reader for each ``source``."""
+
+    holds: ClassVar[str] = "the published files"  # what the folder must hold, for messages
+
+    source: str = MISSING
+    path: str = MISSING  # the folder
+
+
+@dataclass
+class SnipsData(CaseData):
+    """SNIPS voice requests -> {"intent", "slots"}."""
+
+    holds: ClassVar[str] = "train_*_full.json and validate_*.json"
 
     source: str = "snips"
-    path: str = MISSING
+
+
+@dataclass
+class CuadData(CaseData):
+    """CUAD's marked contract clauses -> JSON object of what they settle."""
+
+    holds: ClassVar[str] = "master_clauses.csv"
+
+    source: str = "cuad"
+
+
+@dataclass
+class MtsDialogData(CaseData):
+    """MTS-Dialog: doctor-patient dialogue -> one section of the clinical note."""
+
+    holds: ClassVar[str] = "MTS-Dialog-TrainingSet.csv, MTS-Dialog-ValidationSet.csv and MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv"
+
+    source: str = "mts_dialog"
+
+
+@dataclass
+class TechSupportData(CaseData):
+    """NL2Bash: request -> shell command; with ``tldr`` also the examples of tldr pages."""
+
+    holds: ClassVar[str] = "all.nl and all.cm"
+
+    source: str = "tech_support"
+    tldr: str | None = None  # a folder of tldr pages, as for data=brand_style; null: NL2Bash alone
+
+
+@dataclass
+class BrandStyleData(CaseData):
+    """Plain notes on a command -> its page in the style of the tldr project."""
+
+    holds: ClassVar[str] = "pages_common_linux.jsonl, or a clone of tldr-pages"
+
+    source: str = "brand_style"
+
+
+@dataclass
+class RepositoryData(CaseData):
+    """Your own Python code base -> body, docstring and test of its functions. Code is parsed, never imported or run."""
+
+    holds: ClassVar[str] = "Python files"
+
+    source: str = "repository"
+    tasks: list[CodeTask] = field(default_factory=lambda: list(CodeTask))
+    exclude: list[str] = field(  # globs on a path inside the folder or on any of its parts; virtual environments are left out anyway
+        default_factory=lambda: [".*", "__pycache__", "build", "dist", "node_modules", "site-packages", "*.egg-info", "_vendor"]
+    )
+    min_lines: int = 3  # of a function, decorators and docstring counted
+    max_lines: int = 60
 
 
 @dataclass
@@ -417,6 +488,11 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "mixed": MixedData,
         "prepared": PreparedData,
         "snips": SnipsData,
+        "cuad": CuadData,
+        "mts_dialog": MtsDialogData,
+        "tech_support": TechSupportData,
+        "brand_style": BrandStyleData,
+        "repository": RepositoryData,
     },
     "adapter": {"lora": LoraAdapter, "none": FullFinetune},
     "optimizer": {"adamw": OptimizerConfig},
@@ -451,7 +527,7 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
     result = OmegaConf.to_object(OmegaConf.merge(tree, values))
     assert isinstance(result, kind)
     for part in (getattr(result, "data", None), getattr(result, "model", None)):
-        for name in ("train", "validation", "test", "path", "schema_file", "chat_template"):
+        for name in ("train", "validation", "test", "path", "tldr", "schema_file", "chat_template"):
             file = getattr(part, name, None)
             if isinstance(file, str) and file.startswith("~"):
                 setattr(part, name, str(Path(file).expanduser()))

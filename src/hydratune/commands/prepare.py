@@ -1,12 +1,9 @@
 """hydratune prepare: read, clean, check and split a data set; write it down with a report for people and for machines."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from hydratune.config import Level, PrepareConfig, PreparedData
 from hydratune.console import console, progress, section

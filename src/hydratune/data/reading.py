@@ -11,11 +11,22 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydratune.config import SCHEMAS, ContractsData, DataConfig, FilesData, HubData, MixedData, SnipsData, plain
+from hydratune.config import (
+    SCHEMAS,
+    CaseData,
+    ContractsData,
+    DataConfig,
+    FilesData,
+    HubData,
+    MixedData,
+    RepositoryData,
+    TechSupportData,
+    plain,
+)
+from hydratune.data.cases import CASES
 from hydratune.data.contracts import contract_rows
 from hydratune.data.formats import open_hub, read_file, read_hub
 from hydratune.data.rows import Message, Row
-from hydratune.data.snips import read_snips
 from hydratune.data.splits import unit_hash
 from hydratune.errors import ConfigError, DataError, Problem
 
@@ -54,10 +65,11 @@ def open_source(data: DataConfig) -> Source:
         rows = {name: read_hub(opened[name], data.id, split, data.columns, statements) for name, split in names.items()}
         identity = {name: str(getattr(part, "_fingerprint", "")) for name, part in opened.items()}
         return Source(rows, identity, sum(map(len, opened.values())), statements)
-    if isinstance(data, SnipsData):
-        folder = Path(data.path)
-        rows = {"train": iter(read_snips(folder, "train_*_full.json")), "test": iter(read_snips(folder, "validate_*.json"))}
-        return Source(rows, {path.name: _digest(path) for path in sorted(folder.glob("*.json"))}, 0, statements)
+    if isinstance(data, CaseData):
+        parts = zip(SPLIT_NAMES, CASES[data.source](data), strict=True)
+        read = {name: part for name, part in parts if part is not None}
+        statements += [f"{data.path}: read as {data.source}"]
+        return Source({name: iter(part) for name, part in read.items()}, _folders(data), sum(map(len, read.values())), statements)
     if isinstance(data, MixedData):
         return _mixed(data)
     raise AssertionError(type(data))
@@ -66,6 +78,14 @@ def open_source(data: DataConfig) -> Source:
 def _digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _folders(data: CaseData) -> list[tuple[str, int, int]]:
+    """Name, size and time of every file that the case may read."""
+    folders = [data.path, *([data.tldr] if isinstance(data, TechSupportData) and data.tldr else [])]
+    pattern = "*.py" if isinstance(data, RepositoryData) else "*"
+    files = [path for folder in folders for path in sorted(Path(folder).rglob(pattern)) if path.is_file()]
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def _lines(path: Path) -> int:
