@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from hydratune.config import Level, PrepareConfig, PreparedData
 from hydratune.console import console, progress, section
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.prepared import Prepared, prepare, write_prepared
-from hydratune.data.preview import show
+from hydratune.data.preview import pieces, show
 from hydratune.data.quality.findings import CHECKS
 from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.report import write_html
@@ -77,13 +79,52 @@ def _count_tokens(config: PrepareConfig, prepared: Prepared, check: TokenCheck) 
     return check
 
 
+def _print(report: dict[str, Any]) -> None:
+    """The report for the terminal."""
+    console.print(_splits_table(report))
+    changed = {name: entry for name, entry in report["cleaning"].items() if entry["rows"]}
+    if changed:
+        table = Table("cleaning", "rows", "", header_style="bold")
+        for name, entry in changed.items():
+            state = "[green]done" if entry["on"] else f"[dim]left: data.clean.{name}=true does it"
+            table.add_row(entry["title"], f"{entry['rows']:,}", state)
+        console.print(table)
+    table = Table("check", "rows", "what", "the first", header_style="bold")
+    for name, check in report["checks"].items():
+        if not check["count"]:
+            continue
+        style = "bold red" if check["level"] == Level.error.value else "yellow"
+        what = f"{check['title']} ({check['note']})" if check["note"] else check["title"]
+        table.add_row(Text(name, style), f"{check['count']:,}", Text(what), Text("\n".join(check["rows"][:2]), "dim"))
+    console.print(table)
+    clean = [name for name, check in report["checks"].items() if not check["count"]]
+    console.print(f"[dim]nothing found by {', '.join(clean)}", soft_wrap=True)
+
+
+def _splits_table(report: dict[str, Any]) -> Table:
+    tokens = report["tokens"]
+    table = Table(header_style="bold", title=f"tokens of {tokens['model']}; data.max_length={tokens['max_length']}", title_justify="left")
+    for column in ("split", "rows", "groups", "tokens", "trained", "median", "99 %", "longest", "too long"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name, split in report["splits"].items():
+        mine = tokens["splits"][name]
+        numbers = (split["rows"], split["groups"], mine["tokens"], mine["trained_tokens"])
+        lengths = (mine["quantiles"]["50"], mine["quantiles"]["99"], mine["quantiles"]["100"], mine["too_long"])
+        table.add_row(name, *(f"{n:,}" for n in (*numbers, *lengths)))
+    left_out = report["left_out"]["straddles"]["rows"]
+    if left_out:
+        table.caption = f"{left_out:,} rows left out: their group or a near-duplicate is on two sides of the split"
+    return table
+
+
 def _report(config: PrepareConfig, prepared: Prepared, tokens: TokenCheck) -> dict[str, Any]:
     """The content of report.json."""
     summary = tokens.summary()
     previews = []
     rows, encoded = _masked(config, prepared, tokens.encoder, _SHOWN)
     for row, example in zip(rows, encoded, strict=True):
-        previews.append({"id": row.id, "pieces": mask_pieces(tokens.encoder, example)})
+        shown = [[piece.text, piece.trained, piece.special] for piece in pieces(tokens.encoder, example)]
+        previews.append({"id": row.id, "trained": example.supervised, "tokens": len(example.ids), "pieces": shown})
     return {
         "name": config.name,
         **prepared.report,
