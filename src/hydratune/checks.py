@@ -10,16 +10,20 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf.errors import OmegaConfBaseException
+
 from hydratune.config import (
+    SCHEMAS,
     BrandStyleData,
     CaseData,
     CodeTask,
     ContractsData,
     Control,
+    DataConfig,
     EvaluateConfig,
     EvaluationConfig,
     FilesData,
@@ -28,6 +32,7 @@ from hydratune.config import (
     Level,
     LocalModel,
     LoraAdapter,
+    MixedData,
     PreparedData,
     Quantization,
     RepositoryData,
@@ -35,6 +40,8 @@ from hydratune.config import (
     TrainConfig,
     TrainerConfig,
     WheelModel,
+    part,
+    plain,
 )
 from hydratune.data.formats import COLUMNS
 from hydratune.errors import ConfigError, Problem
@@ -103,7 +110,7 @@ def _train(config: TrainConfig) -> Iterator[Problem]:
         yield Problem("seed", config.seed, "must be in [0, 4294967295]", "for example seed=0")
     yield from _at_least("preview", config.preview, 0)
     yield from _model(config)
-    yield from _data(config)
+    yield from _data(config.data)
     yield from _adapter(config)
     yield from _optimizer(config)
     yield from _trainer(config.trainer)
@@ -138,8 +145,7 @@ def _model(config: TrainConfig) -> Iterator[Problem]:
         )
 
 
-def _data(config: TrainConfig) -> Iterator[Problem]:
-    data = config.data
+def _data(data: DataConfig) -> Iterator[Problem]:
     yield from _at_least("data.batch_size", data.batch_size, 1, " row")
     yield from _at_least("data.max_length", data.max_length, 8, " tokens")
     for name in ("max_train_rows", "max_validation_rows", "max_test_rows", "overfit_rows"):
@@ -161,6 +167,13 @@ def _data(config: TrainConfig) -> Iterator[Problem]:
     if data.quality.pii_names is not Level.off and importlib.util.find_spec("presidio_analyzer") is None:
         fix = 'pip install "hydratune[pii]" and python -m spacy download en_core_web_lg, or set it to off'
         yield Problem("data.quality.pii_names", data.quality.pii_names.value, "presidio is not installed", fix)
+    yield from _source(data)
+
+
+def _source(data: DataConfig) -> Iterator[Problem]:
+    """What only one kind of data has."""
+    if isinstance(data, MixedData):
+        yield from _mixed(data)
     if isinstance(data, PreparedData) and not (Path(data.path) / "report.json").is_file():
         fix = "give the folder that hydratune prepare wrote"
         yield Problem("data.path", data.path, "no prepared data set (no report.json in it)", fix)
@@ -181,6 +194,38 @@ def _data(config: TrainConfig) -> Iterator[Problem]:
                 yield Problem(f"data.columns.{name}", data.columns[name], "there is no such column to be mapped", fix)
     if isinstance(data, CaseData):
         yield from _case(data)
+
+
+def _mixed(data: MixedData) -> Iterator[Problem]:
+    if not data.parts:
+        yield Problem("data.parts", "{}", "there is nothing to mix", "+data.parts.NAME.source=files +data.parts.NAME.train=FILE")
+    kinds = [kind for kind in SCHEMAS["data"] if kind not in ("mixed", "prepared")]
+    shared = {f.name for f in fields(DataConfig)} - {"system_prompt", "max_train_rows"}
+    for name, values in data.parts.items():
+        key = f"data.parts.{name}"
+        settings = values if isinstance(values, dict) else {}
+        weight = settings.get("weight", 1)
+        if settings.get("source") not in kinds:
+            yield Problem(f"{key}.source", settings.get("source"), "no such source", f"one of: {', '.join(kinds)}")
+            continue
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+            yield Problem(f"{key}.weight", weight, "must be a number above 0", "for example 1")
+            continue
+        for setting in sorted(shared & settings.keys()):
+            yield Problem(f"{key}.{setting}", settings[setting], "this is decided for all parts together", f"set data.{setting}")
+        try:
+            typed_part, _ = part(settings)
+        except OmegaConfBaseException as error:
+            setting = getattr(error, "full_key", None) or ""
+            yield Problem(
+                f"{key}.{setting}", settings.get(setting, ""), str(error).splitlines()[0], f"see conf/data/{settings['source']}.yaml"
+            )
+            continue
+        if "???" in plain(typed_part).values():
+            missing = next(k for k, v in plain(typed_part).items() if v == "???")
+            yield Problem(f"{key}.{missing}", "???", "this setting has no default", f"+{key}.{missing}=VALUE")
+            continue
+        yield from (replace(problem, key=problem.key.replace("data.", f"{key}.", 1)) for problem in _source(typed_part))
 
 
 def _case(data: CaseData) -> Iterator[Problem]:

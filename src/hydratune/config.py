@@ -337,7 +337,10 @@ class RepositoryData(CaseData):
 
 @dataclass
 class MixedData(DataConfig):
-    """Several sources in one set. ``parts.NAME`` holds the settings of one: its ``source``, that source's own, and ``weight``."""
+    """Several sources in one set. ``parts.NAME`` holds the settings of one: its ``source``, that source's own, and ``weight``.
+
+    Of the shared settings a part has its own ``system_prompt`` and ``max_train_rows``; the others are those of the whole.
+    """
 
     source: str = "mixed"
     parts: dict[str, Any] = field(default_factory=dict)
@@ -532,6 +535,15 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
             if isinstance(file, str) and file.startswith("~"):
                 setattr(part, name, str(Path(file).expanduser()))
     return result
+
+
+def part(values: dict[str, Any]) -> tuple[DataConfig, float]:
+    """One of ``data.parts`` as its own source's settings, and its weight. Raises OmegaConf's own errors and ``KeyError``."""
+    own = {name: value for name, value in values.items() if name != "weight"}
+    schema = OmegaConf.structured(SCHEMAS["data"][own["source"]])
+    typed_part = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(own)))
+    assert isinstance(typed_part, DataConfig)
+    return typed_part, float(values.get("weight", 1))
 
 
 def load(path: Path) -> TrainConfig:

@@ -1,18 +1,12 @@
 """From a data configuration to rows as they are in their source, one after the other, and what identifies that source."""
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from hydratune.config import (
-    SCHEMAS,
     CaseData,
     ContractsData,
     DataConfig,
@@ -21,6 +15,7 @@ from hydratune.config import (
     MixedData,
     RepositoryData,
     TechSupportData,
+    part,
     plain,
 )
 from hydratune.data.cases import CASES
@@ -28,7 +23,7 @@ from hydratune.data.contracts import contract_rows
 from hydratune.data.formats import open_hub, read_file, read_hub
 from hydratune.data.rows import Message, Row
 from hydratune.data.splits import unit_hash
-from hydratune.errors import ConfigError, DataError, Problem
+from hydratune.errors import DataError
 
 SPLIT_NAMES = ("train", "validation", "test")
 _SHARED = {f.name for f in fields(DataConfig)}
@@ -96,79 +91,44 @@ def _lines(path: Path) -> int:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(1 << 20), b""))
 
 
-@dataclass(frozen=True)
-class _Part:
-    name: str
-    data: DataConfig
-    weight: float
-
-
 def _mixed(data: MixedData) -> Source:
-    """All parts together. The training rows of a part are as many as its weight allows without repeating a row of any."""
-    parts = mixed_parts(data)
-    sources = {part.name: open_source(part.data) for part in parts}
-    splits = {name: set(source.rows) for name, source in sources.items()}
-    if len({frozenset(s) for s in splits.values()}) > 1:
-        listed = "; ".join(f"{name}: {', '.join(sorted(s))}" for name, s in splits.items())
+    """All parts together. The training rows of a part are as many as its weight allows without repeating a row of any.
+
+    Which of its rows take part is decided by a hash, so that adding rows to a part changes few of the others.
+    """
+    parts = {name: part(values) for name, values in data.parts.items()}
+    sources = {name: open_source(settings) for name, (settings, _) in parts.items()}
+    splits = {name: sorted(source.rows) for name, source in sources.items()}
+    if len(set(map(tuple, splits.values()))) > 1:
+        listed = "; ".join(f"{name}: {', '.join(own)}" for name, own in splits.items())
         raise DataError(f"data.parts: some have rows of their own for a split and others do not ({listed}); give them to all, or to none")
-    taken = _shares(parts)
-    rows = {split: _chain(parts, sources, split, taken) for split in sources[parts[0].name].rows}
+    ranks: dict[str, list[int]] = {}
+    for name, (settings, _) in parts.items():
+        hashes = [unit_hash(f"mix/{name}/{row.id}") for row in open_source(settings).rows["train"]]
+        ranks[name] = sorted(range(len(hashes)), key=hashes.__getitem__)[: settings.max_train_rows]
+    unit = min(len(ranks[name]) / weight for name, (_, weight) in parts.items())
+    taken = {name: frozenset(ranks[name][: round(unit * weight)]) for name, (_, weight) in parts.items()}
     total = sum(map(len, taken.values()))
-    statements = [f"{name}: {len(rows):,} of its training rows, {100 * len(rows) / total:.0f} % of all" for name, rows in taken.items()]
-    identity = {name: source.identity for name, source in sources.items()}
-    return Source(rows, identity, sum(source.about for source in sources.values()), statements)
+    statements = [f"{name}: {len(own):,} of its training rows, {100 * len(own) / total:.0f} % of all" for name, own in taken.items()]
+    rows = {split: _chain(parts, sources, split, taken, statements) for split in next(iter(splits.values()))}
+    return Source(rows, {name: s.identity for name, s in sources.items()}, sum(s.about for s in sources.values()), statements)
 
 
-def mixed_parts(data: MixedData) -> list[_Part]:
-    """The parts as typed settings. Raises ``ConfigError`` with every problem."""
-    problems: list[Problem] = []
-    parts = []
-    if not data.parts:
-        problems.append(Problem("data.parts", "{}", "there is nothing to mix", "+data.parts.NAME.source=files +data.parts.NAME.train=FILE"))
-    for name, values in data.parts.items():
-        key = f"data.parts.{name}"
-        settings = dict(values) if isinstance(values, Mapping) else {}
-        source, weight = settings.pop("source", None), settings.pop("weight", 1)
-        kinds = [kind for kind in SCHEMAS["data"] if kind not in ("mixed", "prepared")]
-        if source not in kinds:
-            problems.append(Problem(f"{key}.source", source, "no such source", f"one of: {', '.join(kinds)}"))
-            continue
-        if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 < weight < math.inf:
-            problems.append(Problem(f"{key}.weight", weight, "must be a number above 0", "for example 1"))
-            continue
-        try:
-            merged = OmegaConf.merge(OmegaConf.structured(SCHEMAS["data"][source]), OmegaConf.create({**settings, "source": source}))
-            typed = OmegaConf.to_object(merged)
-        except OmegaConfBaseException as error:
-            why = str(error).splitlines()[0]
-            problems.append(Problem(f"{key}.{getattr(error, 'full_key', '') or ''}".rstrip("."), "", why, f"the settings of data={source}"))
-            continue
-        assert isinstance(typed, DataConfig)
-        parts.append(_Part(str(name), typed, float(weight)))
-    if problems:
-        raise ConfigError(problems)
-    return parts
-
-
-def _shares(parts: list[_Part]) -> dict[str, frozenset[int]]:
-    """part -> the numbers of its training rows that take part: those that come first by a hash of their id."""
-    ranks: dict[str, Any] = {}
-    for part in parts:
-        hashes = np.fromiter((unit_hash(f"mix/{part.name}/{row.id}") for row in open_source(part.data).rows["train"]), float)
-        limit = part.data.max_train_rows
-        ranks[part.name] = np.argsort(hashes, kind="stable")[: limit if limit is not None else len(hashes)]
-    unit = min(len(ranks[part.name]) / part.weight for part in parts)
-    return {part.name: frozenset(ranks[part.name][: round(unit * part.weight)].tolist()) for part in parts}
-
-
-def _chain(parts: list[_Part], sources: dict[str, Source], split: str, taken: dict[str, frozenset[int]]) -> Iterator[Row]:
-    for part in parts:
-        for number, row in enumerate(sources[part.name].rows[split]):
-            if split == "train" and number not in taken[part.name]:
+def _chain(
+    parts: Mapping[str, tuple[DataConfig, float]],
+    sources: Mapping[str, Source],
+    split: str,
+    taken: Mapping[str, frozenset[int]],
+    statements: list[str],
+) -> Iterator[Row]:
+    for name, (settings, _) in parts.items():
+        for number, row in enumerate(sources[name].rows[split]):
+            if split == "train" and number not in taken[name]:
                 continue
-            group = f"{part.name}/{row.group}" if row.group else None
-            named = replace(row, id=f"{part.name}/{row.id}", group=group, meta={**row.meta, "part": part.name})
-            yield with_system(named, part.data.system_prompt)
+            group = f"{name}/{row.group}" if row.group else None
+            named = replace(row, id=f"{name}/{row.id}", group=group, meta={**row.meta, "part": name})
+            yield with_system(named, settings.system_prompt)
+        statements += [f"{name}: {s}" for s in sources[name].statements if f"{name}: {s}" not in statements]
 
 
 def with_system(row: Row, system: str | None) -> Row:

@@ -16,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 GRAM = 5  # characters
-_MARKS = re.compile(r"[\s.,;:!?'\"`´’‘“”„«»…–—]+")
+_MARKS = re.compile(r"[\s.,;:!?'\"`´’‘“”„«»…–—()\[\]{}/\\*~$#@_&|^]+")
+_ARITHMETIC = re.compile(r"(?<=\d)\s*([*/^])\s*(?=\d)")
 _BUCKETS = 1 << 22  # of the counts that order grams by rarity
 _NEIGHBOURS = 400  # texts with a rare gram in common that are compared with each other
 _FACTORS = (np.uint64(0x9E3779B97F4A7C15) ** np.arange(1, GRAM + 1, dtype=np.uint64)).astype(np.uint64)
 
 
 def normalised(text: str) -> str:
-    """``text`` without what people vary freely: case, spaces, quotes and sentence marks."""
-    return _MARKS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    """``text`` without what people vary freely: case, spaces, brackets, quotes and sentence marks. 3 * 4 stays other than 3 / 4."""
+    text = _ARITHMETIC.sub(lambda found: f" o{ord(found[1])} ", unicodedata.normalize("NFKC", text).casefold())
+    return _MARKS.sub(" ", text).strip()
 
 
 def grams(text: str) -> NDArray[np.uint64]:

@@ -145,11 +145,11 @@ class Inspection:
         return np.flatnonzero(np.isin(self.sides, sides)).tolist()
 
     def label_counts(self) -> dict[str, dict[str, int]]:
-        """field -> label -> rows, for what has few enough values to be a label; ``answer`` where whole answers are labels."""
-        most = min(MOST_LABELS, max(2, len(self.source) // 20))
-        return {
-            name: dict(c.most_common()) for name, c in self.labels.items() if len(c) <= most and sum(c.values()) > len(self.source) // 2
-        }
+        """field -> label -> rows. Whole short answers are labels (``answer``) where each is given 20 times on average."""
+        rows = len(self.source)
+        most = {"answer": min(MOST_LABELS, rows // 20)}
+        counts = {name: c for name, c in self.labels.items() if len(c) <= most.get(name, MOST_LABELS)}
+        return {name: dict(c.most_common()) for name, c in counts.items() if sum(c.values()) > rows // 2}
 
 
 def _whole_answer(row: Row) -> str:

@@ -1,0 +1,339 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import SHARED_DATA, SMALL, write_rows
+from hydratune.config import FilesData, MixedData, PreparedData
+from hydratune.data.prepared import prepare, read_prepared
+from hydratune.data.rows import Message, Row
+from hydratune.data.sets import load_sets
+from hydratune.data.store import RowStore, RowWriter
+from hydratune.errors import DataError
+
+Run = Callable[..., tuple[int, str]]
+WORDS = [
+    "amber",
+    "basil",
+    "cedar",
+    "dune",
+    "ember",
+    "fjord",
+    "grove",
+    "heron",
+    "inlet",
+    "jetty",
+    "knoll",
+    "larch",
+    "maple",
+    "north",
+    "opal",
+    "pine",
+    "quarry",
+    "reef",
+    "slate",
+    "tarn",
+]
+
+
+def records(count: int, start: int = 0) -> list[dict[str, Any]]:
+    """Rows that resemble each other in nothing."""
+    return [
+        {
+            "id": f"r{i}",
+            "prompt": f"{WORDS[i % 20]} {WORDS[i * 7 % 19]} {i * 7919 % 100_003} {WORDS[i // 20 % 20]}?",
+            "completion": f"It is {WORDS[i % 17]}.",
+        }
+        for i in range(start, start + count)
+    ]
+
+
+def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text())
+
+
+def sides(prepared: Any) -> dict[str, str]:
+    return {row.id: name for name in ("train", "validation", "test") for row in prepared.rows(name)}
+
+
+# ---------------------------------------------------------------------------------------------------------- the command
+def test_prepared_set_is_written_reported_and_trained_on(hydratune: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", records(60))
+    code, printed = hydratune("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "output=out")
+    assert code == 0
+    assert "read as prompt/completion" in printed
+    told = report(tmp_path / "out")
+    assert sum(s["rows"] for s in told["splits"].values()) == 60
+    assert told["tokens"]["splits"]["train"]["rows"] == told["splits"]["train"]["rows"]
+    assert [piece[0] for piece in told["mask"][0]["pieces"] if piece[1]][-1] == "<|im_end|>"
+    assert (tmp_path / "out" / "report.html").is_file()
+    import datasets
+
+    data = datasets.load_dataset("parquet", data_files=str(tmp_path / "out" / "train.parquet"), split="train")
+    assert data[0]["messages"][1] == {"role": "assistant", "content": "It is amber."}
+    code, printed = hydratune("train", *SMALL, "data=prepared", "data.path=out", "hydra.run.dir=run")
+    assert code == 0, printed
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["prepared"] == told["fingerprint"]
+
+
+def test_errors_are_reported_and_nothing_is_given_to_training(hydratune: Run, tmp_path: Path) -> None:
+    rows = records(30)
+    write_rows(tmp_path / "train.jsonl", rows)
+    write_rows(tmp_path / "test.jsonl", [{**rows[3], "id": "leaked"}, *records(5, 100)])
+    settings = ("model=tiny", "data=files", "data.train=train.jsonl", "data.test=test.jsonl")
+    assert hydratune("prepare", *settings, "output=out", "data.quality.exact_leaks=warn")[0] == 0
+    code, printed = hydratune("prepare", *settings, "output=out")
+    assert code == 2
+    assert "exact_leaks" in printed
+    assert "data.clean.drop_leaks=true" in printed
+    assert report(tmp_path / "out")["checks"]["exact_leaks"]["rows"] == ["leaked"]
+    assert not list((tmp_path / "out").glob("*.parquet"))  # nor the ones of the earlier run
+    code, printed = hydratune("train", *SMALL, *settings)
+    assert code == 2
+    assert "leaked" in printed
+    code, printed = hydratune("prepare", *settings, "output=out", "data.clean.drop_leaks=true")
+    assert code == 0
+    assert report(tmp_path / "out")["cleaning"]["drop_leaks"]["ids"] == ["r3"]
+    assert report(tmp_path / "out")["checks"]["exact_leaks"]["count"] == 0
+
+
+def test_preview_shows_the_mask(hydratune: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", records(30))
+    _, printed = hydratune("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "preview=2", "output=out")
+    assert printed.count("tokens trained") == 2
+    assert "It is amber." in printed
+
+
+def test_special_tokens_in_a_text_are_an_error(hydratune: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [*records(30), {"id": "bad", "prompt": "hello <|im_end|> there", "completion": "Yes."}])
+    settings = ("model=tiny", "data=files", "data.train=rows.jsonl")
+    code, printed = hydratune("prepare", *settings, "output=out")
+    assert (code, report(tmp_path / "out")["checks"]["template_tokens"]["rows"]) == (2, ["bad"])
+    code, printed = hydratune("train", *SMALL, *settings, "data.max_train_rows=null", "data.max_validation_rows=null")
+    assert (code, "'<|im_end|>'" in printed) == (2, True)
+    code, printed = hydratune("train", *SMALL, *settings, "data.max_train_rows=null", "data.quality.template_tokens=warn")
+    assert code == 0, printed
+
+
+def test_wrong_mask_is_reported_by_its_defect(hydratune: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", records(30))
+    (tmp_path / "bad.jinja").write_text("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: ")
+    code, _ = hydratune("prepare", "model=tiny", "model.chat_template=bad.jinja", "data=files", "data.train=rows.jsonl", "output=out")
+    mask = report(tmp_path / "out")["checks"]["mask"]
+    assert (code, mask["level"], mask["count"]) == (2, "error", 30)
+    assert mask["note"].split()[0] in ("prompt_differs", "turn_end_missing")
+
+
+def test_overlength_is_counted_by_split(hydratune: Run, tmp_path: Path) -> None:
+    rows = [{**r, "prompt": r["prompt"] + " far too long" * 40} if i < 4 else r for i, r in enumerate(records(40))]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    settings = ("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "output=out", "data.max_length=100")
+    assert hydratune(*settings)[0] == 0
+    check = report(tmp_path / "out")["checks"]["overlength"]
+    assert (check["count"], check["level"]) == (4, "warn")
+    assert "dropped in training" in check["note"]
+    assert hydratune(*settings, "data.overlength=error")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["output=full"], "holds other things: mine.txt"),
+        (["output=rows.jsonl"], "this is a file"),
+        (["data.quality.exact_leaks=never"], "expected one of"),
+        (["data.quality.exact_leak=warn"], "exact_leaks"),
+        (["data.clean.htm=true"], "html"),
+        (["data.quality.similarity=0.1"], "must be in"),
+        (["data.quality.pii_names=warn"], "presidio is not installed"),
+        (["data.columns=x"], "data.columns"),
+    ],
+)
+def test_wrong_settings_are_one_message(hydratune: Run, tmp_path: Path, settings: list[str], words: str) -> None:
+    write_rows(tmp_path / "rows.jsonl", records(30))
+    write_rows(tmp_path / "full" / "x.jsonl", records(3)).with_name("mine.txt").write_text("precious")
+    (tmp_path / "full" / "x.jsonl").unlink()
+    code, printed = hydratune("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", *settings)
+    assert (code, "Traceback" in printed) == (2, False)
+    assert words in printed
+
+
+def test_unquoted_off_is_explained(hydratune: Run, tmp_path: Path) -> None:
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\ndata:\n  quality:\n    size: off\n")
+    code, printed = hydratune("prepare", "--config-dir", "own", "experiment=mine")
+    assert (code, 'size: "off"' in printed) == (2, True)
+
+
+# ------------------------------------------------------------------------------------------------------ cache and files
+def test_same_data_is_prepared_once_and_any_change_prepares_anew(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", records(30))
+    assert not prepare(FilesData(train=str(file))).reused
+    again = prepare(FilesData(train=str(file), batch_size=3, max_length=77))  # settings that change no row
+    assert again.reused
+    assert not prepare(FilesData(train=str(file), test_fraction=0.3)).reused
+    write_rows(file, records(31))
+    changed = prepare(FilesData(train=str(file)))
+    assert not changed.reused
+    assert changed.report["fingerprint"] != again.report["fingerprint"]
+
+
+def test_prepared_files_that_were_changed_are_refused(hydratune: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", records(40))
+    hydratune("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "output=out")
+    assert len(load_sets(PreparedData(path=str(tmp_path / "out")), 0).train) > 20
+    shutil.copyfile(tmp_path / "out" / "test.parquet", tmp_path / "out" / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet: changed since"):
+        read_prepared(tmp_path / "out")
+    (tmp_path / "out" / "train.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(DataError, match=r"train\.parquet: not readable"):
+        read_prepared(tmp_path / "out")
+    code, printed = hydratune("train", "data=prepared", "data.path=elsewhere")
+    assert (code, "no prepared data set" in printed) == (2, True)
+
+
+def test_rows_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": [1, "ü"]}}}
+    rows = [
+        Row("a", (Message("system", "s"), Message("user", "q"), Message("assistant", "a\n", train=False)), "g", {"k": 1}, "f:1"),
+        Row(
+            "b",
+            (Message("assistant", "", reasoning="hm", tool_calls=(call,)), Message("tool", "r", tool_call_id="1", name="f")),
+            tools=(call,),
+        ),
+    ] * 600
+    writer = RowWriter(tmp_path / "rows.arrow")
+    for row in rows:
+        writer.add(row, row.id.upper())
+    writer.close()
+    store = RowStore(tmp_path / "rows.arrow")
+    assert list(store) == rows
+    assert (len(store), store[1199], store.value("key", 600)) == (1200, rows[1199], "A")
+
+
+def test_context_turns_and_tools_survive_preparation(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b.", "train": False}]
+    rows = [{"messages": [*turns, {"role": "user", "content": f"c{i}?"}, {"role": "assistant", "content": "d."}]} for i in range(12)]
+    prepared = prepare(FilesData(train=str(write_rows(tmp_path / "rows.jsonl", rows))))
+    assert [m.train for m in next(prepared.rows("train")).messages] == [True, False, True, True]
+
+
+# -------------------------------------------------------------------------------------------------- cleaning and mixing
+def test_cleaning_happens_before_checks_and_never_empties_an_answer(tmp_path: Path) -> None:
+    rows = [
+        *records(20),
+        {"id": "d1", "prompt": "One\u200b two three", "completion": "Four."},
+        {"id": "d2", "prompt": "One two three", "completion": "Four. "},
+    ]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    told = prepare(FilesData(train=str(file))).report
+    assert told["checks"]["exact_duplicates"]["rows"] == ["d2"]
+    assert told["cleaning"]["control"]["rows"] == 1
+    dropped = FilesData(train=str(file))
+    dropped.clean.drop_duplicates = True
+    told = prepare(dropped).report
+    assert (told["cleaning"]["drop_duplicates"]["ids"], told["checks"]["exact_duplicates"]["count"]) == (["d2"], 0)
+    write_rows(file, [*records(5), {"prompt": "q", "completion": "\u200b"}])
+    with pytest.raises(DataError, match=r"rows\.jsonl:6: cleaning leaves nothing"):
+        prepare(FilesData(train=str(file)))
+
+
+def test_boilerplate_is_reported_and_removed_on_request(tmp_path: Path) -> None:
+    rows = [{**r, "prompt": f"INTERNAL USE ONLY\n{r['prompt']}"} for r in records(40)]
+    data = FilesData(train=str(write_rows(tmp_path / "rows.jsonl", rows)))
+    told = prepare(data).report["cleaning"]["boilerplate"]
+    assert (told["on"], told["rows"], told["examples"][0]["before"]) == (False, 40, "INTERNAL USE ONLY")
+    data.clean.boilerplate = True
+    assert next(prepare(data).rows("train")).messages[0].content == records(1)[0]["prompt"]
+
+
+def test_sources_are_mixed_by_weight_without_repeating_a_row(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", records(60))
+    write_rows(tmp_path / "b.jsonl", records(40, 200))
+    parts: dict[str, Any] = {
+        "a": {"source": "files", "train": str(tmp_path / "a.jsonl"), "weight": 1, "system_prompt": "Be brief."},
+        "b": {"source": "files", "train": str(tmp_path / "b.jsonl"), "weight": 2},
+    }
+    prepared = prepare(MixedData(parts=parts))
+    rows = [row for name in ("train", "validation", "test") for row in prepared.rows(name)]
+    assert sorted(row.id[0] for row in rows) == ["a"] * 20 + ["b"] * 40
+    assert len({row.id for row in rows}) == 60
+    assert {row.messages[0].content for row in rows if row.meta["part"] == "a"} == {"Be brief."}
+    assert any("33 % of all" in s for s in prepared.report["source"])
+    assert any("read as prompt/completion" in s for s in prepared.report["source"])
+
+
+def test_parts_that_do_not_fit_together_are_refused(hydratune: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", records(30))
+    a = ("+data.parts.a.source=files", "+data.parts.a.train=a.jsonl")
+    code, printed = hydratune("prepare", "model=tiny", "data=mixed", *a, "+data.parts.a.batch_size=2", "+data.parts.b.source=fils")
+    assert code == 2
+    assert "set data.batch_size" in printed
+    assert "data.parts.b.source = fils" in printed
+    b = ("+data.parts.b.source=files", "+data.parts.b.train=a.jsonl", "+data.parts.b.test=a.jsonl")
+    code, printed = hydratune("prepare", "model=tiny", "data=mixed", *a, *b)
+    assert (code, "give them to all, or to none" in printed) == (2, True)
+
+
+# ------------------------------------------------------------------------------------------------------------ real data
+real = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the published data sets are not beside the project")
+
+
+@real
+def test_snips_has_the_known_faults(hydratune: Run, tmp_path: Path) -> None:
+    code, _ = hydratune(
+        "prepare", "model=tiny", "data=snips", f"data.path={SHARED_DATA / 'snips'}", "data.clean.drop_leaks=false", "output=out"
+    )
+    checks = report(tmp_path / "out")["checks"]
+    assert code == 2  # it leaks
+    assert abs(checks["exact_duplicates"]["count"] - 251) <= 5
+    assert checks["label_conflicts"]["count"] == 5
+    assert checks["exact_leaks"]["count"] == len(checks["exact_leaks"]["rows"]) == 18
+    assert checks["near_leaks"]["count"] >= 32
+    assert checks["encoding"]["rows"][0].startswith("train_PlayMusic_full")
+
+
+@real
+def test_gsm8k_is_clean(hydratune: Run, tmp_path: Path) -> None:
+    files = (f"data.train={SHARED_DATA / 'gsm8k' / 'train.jsonl'}", f"data.test={SHARED_DATA / 'gsm8k' / 'test.jsonl'}")
+    code, printed = hydratune("prepare", "model=tiny", "data=files", *files, "output=out", "data.quality.ungrounded=off")
+    checks = report(tmp_path / "out")["checks"]
+    assert code == 0, printed
+    assert [checks[n]["count"] for n in ("exact_duplicates", "exact_leaks", "near_leaks", "label_conflicts")] == [0, 0, 0, 0]
+
+
+@real
+def test_nl2bash_keeps_several_answers_and_shows_addresses() -> None:
+    from hydratune.config import TechSupportData
+
+    told = prepare(TechSupportData(path=str(SHARED_DATA / "nl2bash"))).report
+    assert abs(told["checks"]["multi_answer"]["count"] - 924) <= 10
+    assert abs(told["checks"]["pii_email"]["count"] - 52) <= 5
+    assert told["checks"]["label_conflicts"]["count"] == 0
+    assert sum(s["rows"] for s in told["splits"].values()) + told["left_out"]["straddles"]["rows"] == 12_607
+
+
+@real
+def test_cuad_split_keeps_companies_and_near_duplicates_together_and_is_stable(tmp_path: Path) -> None:
+    from hydratune.config import CuadData
+    from hydratune.data.quality.duplicates import grams, jaccard, normalised
+    from hydratune.data.quality.texts import request
+
+    full = prepare(CuadData(path=str(SHARED_DATA / "cuad")))
+    rows = {name: list(full.rows(name)) for name in ("train", "validation", "test")}
+    groups = [{row.group for row in own} for own in rows.values()]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    texts = [(name, grams(normalised(request(row)))) for name, own in rows.items() for row in own]
+    assert all(jaccard(a, b) < 0.8 for i, (one, a) in enumerate(texts) for other, b in texts[:i] if one != other)
+    lines = (SHARED_DATA / "cuad" / "master_clauses.csv").read_text("utf-8-sig")
+    import csv
+    import io
+
+    table = list(csv.reader(io.StringIO(lines, newline="")))
+    with (tmp_path / "master_clauses.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(table[:-50])  # what there was before the last 50 contracts were added
+    fewer, all_of_them = sides(prepare(CuadData(path=str(tmp_path)))), sides(full)
+    assert len(all_of_them) - len(fewer) > 40
+    assert {row: side for row, side in all_of_them.items() if row in fewer} == fewer
