@@ -299,9 +299,7 @@ PLANTED: dict[Defect, tuple[Callable[[str], Callable[[str], str]], Row, str]] = 
 
 @pytest.mark.parametrize(
     ("name", "defect"),
-    [
-        (n, d) for n in FAMILIES for d in PLANTED if (n, d) != ("qwen3", Defect.history_rewritten)
-    ],  # Qwen3 drops thinking, which is said first
+    [(n, d) for n in FAMILIES for d in PLANTED if (n, d) != ("qwen3", Defect.history_rewritten)],  # which drops thinking first
 )
 def test_planted_defect_is_caught_by_its_own_message(build: Build, name: str, defect: Defect) -> None:
     plant, row, words = PLANTED[defect]
@@ -384,3 +382,22 @@ def test_template_file_of_a_family_trains_calls_and_leaves_few_shot_out(hydratun
     (prediction, *_) = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert prediction["reference"] == QWEN_CALL.removeprefix("<think>\n\n</think>\n\n").removesuffix("<|im_end|>")
     assert "eval/exact_match" in json.loads((run / "metrics.json").read_text())
+
+
+def test_documents_train_and_are_measured_by_their_likelihood_alone(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    rows = [{"text": f"Chapter {i}. " + "Once upon a time there was a small model. " * (1 + i % 3)} for i in range(16)]
+    train, run = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
+    small = [option for option in SMALL if "baselines" not in option]
+    options = [f"hydra.run.dir={run}", "evaluation.baselines=[base,fewshot]", "model.chat_template=plain"]
+    code, text = hydratune("train", *small, "data=files", f"data.train={train}", *options)
+    assert code == 0, text
+    assert "few-shot baseline is left out" in text
+    values = json.loads((run / "metrics.json").read_text())
+    assert {"eval/nll", "eval/perplexity", "base/perplexity"} <= values.keys()
+    assert not {"eval/exact_match", "eval/finished", "eval/generated_tokens"} & values.keys()
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert {(p["finish_reason"], p["prediction"], p["generated_tokens"]) for p in predictions} == {("not asked", "", 0)}
+    assert values["eval/nll"] == pytest.approx(sum(p["nll"] for p in predictions) / sum(p["answer_tokens"] for p in predictions))
+    for source in ("predictions", "adapter"):
+        code, text = hydratune("evaluate", f"run={run}", f"source={source}")
+        assert code == 0, text

@@ -63,11 +63,12 @@ def _check_prompts(encoder: ChatEncoder, part: Sequence[_Checked]) -> None:
         if not is_right:
             raise _wrong_start(encoder, checked.row, checked.example)
         trained = checked.example.ids[start:end]
-        if trained[-1] not in encoder.turn_end_ids:
-            raise _end_untrained(where)
-        ends = sum(token in encoder.turn_end_ids for token in trained)
-        if ends > 1 and ends > 1 + _quoted_ends(encoder, checked.row.messages[turn]):
+        ends_itself = trained[-1] in encoder.turn_end_ids
+        other_ends = sum(token in encoder.turn_end_ids for token in trained) - ends_itself
+        if other_ends and other_ends > _quoted_ends(encoder, checked.row.messages[turn]):
             raise _others_trained(encoder, trained, where)
+        if not ends_itself:
+            raise _end_untrained(where)
 
 
 def _quoted_ends(encoder: ChatEncoder, message: Message) -> int:

@@ -212,7 +212,7 @@ class ChatEncoder:
         return Encoded(tuple(ids), tuple(trained))
 
     def _turn_end(self, answer: Sequence[int], said: Sequence[str], where: str) -> int:
-        """How many tokens of ``answer`` are trained: those up to the first turn-end token after all that is ``said``, which may quote it."""
+        """How many tokens of ``answer`` are trained: those up to the first turn-end token after ``said``, which may quote it."""
         ends = [i for i, token in enumerate(answer, 1) if token in self.turn_end_ids]
         if not ends:
             raise MaskError(
