@@ -6,6 +6,7 @@ import yaml
 
 from hydratune import checks, config
 from hydratune.composition import CONF, _register_resolvers, composition_problems, sweep_name
+from hydratune.data.cases import CASES
 from hydratune.errors import ConfigError
 
 
@@ -28,8 +29,9 @@ REQUIRED = {
     "model=hub": ["model.id=a/b"],
     "data=files": ["data.train=x.jsonl"],
     "data=hub": ["data.id=a/b"],
-    "data=snips": ["data.path=."],
-    "experiment=snips": ["data.path=."],
+    **{f"{group}={case}": ["data.path=."] for group in ("data", "experiment") for case in CASES},
+    "data=earnings_call": ["data.train=calls.csv"],
+    "experiment=earnings_call": ["data.train=calls.csv"],
 }
 
 

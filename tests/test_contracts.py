@@ -6,10 +6,10 @@ from omegaconf import OmegaConf
 
 from hydratune.composition import CONF
 from hydratune.config import Difficulty
+from hydratune.data.answers import is_schema_valid
 from hydratune.data.contracts import KEYS, contract_rows
 from hydratune.data.contracts.generate import _order_belongs_to_test, in_words
 from hydratune.data.contracts.wordings import TEST, TRAIN
-from hydratune.evaluation.json_scores import is_schema_valid
 
 SCHEMA = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "contracts.yaml").schema)
 LEVELS = list(Difficulty)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from conftest import write_rows
-from hydratune.data.formats import read_file
+from hydratune.data import formats
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
@@ -24,6 +24,10 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
 }
 TYPES = ("jsonl", "json", "csv", "tsv", "parquet")
+
+
+def read_file(*args: Any) -> list[Row]:
+    return list(formats.read_file(*args))
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -253,10 +257,10 @@ def test_text_column_alone_is_a_document(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_documents_are_split_by_their_text() -> None:
-    from hydratune.data.sets import _place
+    from hydratune.data.splits import place
 
     documents = [Row(str(i), (Message("text", f"document {i}"),)) for i in range(50)]
-    assert len({_place(document) for document in documents}) == 50
+    assert len({place(document) for document in documents}) == 50
 
 
 def changed(number: int, **keys: Any) -> dict[str, Any]:

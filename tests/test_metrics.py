@@ -3,8 +3,9 @@ import math
 import pytest
 
 from hydratune.config import EvaluationConfig, Task
+from hydratune.data.answers import NotStrictJson, is_schema_valid, parse_strict
 from hydratune.errors import ConfigError
-from hydratune.evaluation.json_scores import NotStrictJson, fields, is_schema_valid, parse_strict, score
+from hydratune.evaluation.json_scores import fields, score
 from hydratune.evaluation.metrics import choose_task, flat, metrics, score_row
 from hydratune.evaluation.statistics import bootstrap_ratio, wilson
 

@@ -3,12 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SHARED_DATA
-from hydratune.config import ContractsData, Control, FilesData, SnipsData
+from hydratune.config import ContractsData, Control, FilesData
+from hydratune.data.answers import json_schema
 from hydratune.data.rows import stable_hash
 from hydratune.data.sets import load_sets
 from hydratune.errors import DataError
-from hydratune.evaluation.json_scores import json_schema
 
 
 def contracts(**options: object) -> ContractsData:
@@ -76,20 +75,6 @@ def test_schema_is_read_from_a_file_and_checked(tmp_path: Path) -> None:
 
 def test_hash_is_the_same_on_every_machine() -> None:
     assert stable_hash({"b": 1, "a": ["ü"]}) == "c79570202cf0d140"
-
-
-@pytest.mark.skipif(not (SHARED_DATA / "snips").is_dir(), reason="the published SNIPS files are not beside this repository")
-def test_snips_files_become_requests_with_intent_and_slots() -> None:
-    sets = load_sets(SnipsData(path=str(SHARED_DATA / "snips"), max_train_rows=50), 0)
-    assert len(sets.test) == 700
-    answers = [json.loads(row.answer) for row in sets.test]
-    assert {a["intent"] for a in answers} >= {"AddToPlaylist", "RateBook", "GetWeather"}
-    assert all(value for a in answers for value in a["slots"].values())
-
-
-def test_folder_without_snips_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no file matches"):
-        load_sets(SnipsData(path=str(tmp_path)), 0)
 
 
 @pytest.mark.parametrize("count", range(3, 12))

@@ -13,7 +13,7 @@ from conftest import SMALL, write_rows
 from hydratune.config import TrainOn
 from hydratune.data.gate import gate, stretches
 from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
-from hydratune.data.rows import Message, Row
+from hydratune.data.rows import Message, Row, stable_hash
 
 FOLDER = Path(__file__).parent / "templates"
 
@@ -369,10 +369,8 @@ def test_arguments_that_quote_the_user_are_no_leak(build: Build) -> None:
 
 
 def test_template_file_of_a_family_trains_calls_and_leaves_few_shot_out(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    turns = [m.turn() for m in (SYSTEM, *ASKED[:2])]
-    rows = [
-        {"messages": [turns[0], {"role": "user", "content": f"{turns[1]['content']} ({i})"}, turns[2]], "tools": TOOLS} for i in range(12)
-    ]
+    questions = [Message("user", f"Will it rain in {stable_hash(i)}, {stable_hash(-i)}?") for i in range(12)]  # none nearly like another
+    rows = [{"messages": [m.turn() for m in (SYSTEM, question, ASKED[1])], "tools": TOOLS} for question in questions]
     train, run = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
     options = [f"model.chat_template={FOLDER}/qwen3.jinja", f"hydra.run.dir={run}", "evaluation.baselines=[base,fewshot]"]
     small = [option for option in SMALL if "baselines" not in option]
@@ -385,7 +383,7 @@ def test_template_file_of_a_family_trains_calls_and_leaves_few_shot_out(hydratun
 
 
 def test_documents_train_and_are_measured_by_their_likelihood_alone(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    rows = [{"text": f"Chapter {i}. " + "Once upon a time there was a small model. " * (1 + i % 3)} for i in range(16)]
+    rows = [{"text": " ".join(stable_hash([i, word]) for word in range(3 + i % 5))} for i in range(16)]
     train, run = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
     small = [option for option in SMALL if "baselines" not in option]
     options = [f"hydra.run.dir={run}", "evaluation.baselines=[base,fewshot]", "model.chat_template=plain"]

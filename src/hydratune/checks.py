@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.config import (
+    BrandStyleData,
+    CaseData,
+    CodeTask,
     ContractsData,
     Control,
     EvaluateConfig,
@@ -24,7 +27,8 @@ from hydratune.config import (
     LocalModel,
     LoraAdapter,
     Quantization,
-    SnipsData,
+    RepositoryData,
+    TechSupportData,
     TrainConfig,
     TrainerConfig,
     WheelModel,
@@ -163,8 +167,24 @@ def _data(config: TrainConfig) -> Iterator[Problem]:
                 near = difflib.get_close_matches(name, COLUMNS, n=1)
                 fix = f"did you mean data.columns.{near[0]}?" if near else f"one of: {', '.join(COLUMNS)}"
                 yield Problem(f"data.columns.{name}", data.columns[name], "there is no such column to be mapped", fix)
-    if isinstance(data, SnipsData) and not Path(data.path).is_dir():
-        yield Problem("data.path", data.path, "no such folder", "give the folder with train_*_full.json and validate_*.json")
+    if isinstance(data, CaseData):
+        yield from _case(data)
+
+
+def _case(data: CaseData) -> Iterator[Problem]:
+    folders = [("path", data.path, data.holds)]
+    if isinstance(data, TechSupportData) and data.tldr is not None:
+        folders.append(("tldr", data.tldr, BrandStyleData.holds))
+    for name, path, holds in folders:
+        if not Path(path).is_dir():
+            why = "this is a file, not a folder" if Path(path).is_file() else "no such folder"
+            yield Problem(f"data.{name}", path, why, f"give the folder with {holds}")
+    if isinstance(data, RepositoryData):
+        if not data.tasks:
+            yield Problem("data.tasks", data.tasks, "nothing would be asked", f"some of: {', '.join(CodeTask)}")
+        yield from _at_least("data.min_lines", data.min_lines, 1, " line")
+        if data.max_lines < data.min_lines:
+            yield Problem("data.max_lines", data.max_lines, "below data.min_lines, so no function fits", f"set {data.min_lines} or more")
 
 
 def _adapter(config: TrainConfig) -> Iterator[Problem]:

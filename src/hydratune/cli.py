@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
+    "prepare": "read, clean, check and split a data set; a report of what is in it",
     "train": "fine-tune one model, or with -m a whole sweep; measure it before and after",
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
     "compare": "rank the runs of a sweep (or any run directories)",
@@ -20,6 +21,7 @@ examples:
   hydratune train                                       the built-in task, end to end
   hydratune train debug=smoke                           the same way in under a minute, on a toy model
   hydratune train preview=3                             see which tokens are trained, then stop
+  hydratune prepare data=files data.train=my.jsonl      look at your own rows before anything is trained on them
   hydratune train data=files data.train=my.jsonl        your own rows
   hydratune train -m optimizer.lr=3e-4,1e-3 adapter.r=4,16    a sweep
   hydratune train -m sweep=learning_rate                a prepared sweep from sweeps/

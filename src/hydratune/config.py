@@ -9,7 +9,7 @@ Imports no torch: ``hydratune train --cfg job`` and every refusal of a wrong set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -51,6 +51,14 @@ class Control(StrEnum):
 
     none = "none"
     shuffled_targets = "shuffled_targets"  # every training prompt gets the answer of another row
+
+
+class Level(StrEnum):
+    """What a finding of a data check does."""
+
+    error = "error"  # training is refused
+    warn = "warn"  # said and reported
+    off = "off"  # not looked for
 
 
 class Schedule(StrEnum):
@@ -136,6 +144,58 @@ class TinyModel(ModelConfig):
 
 # ---------------------------------------------------------------------------------------------------------------- data
 @dataclass
+class CleaningConfig:
+    """Repairs of the texts. What is off is still looked for: the report says how many rows it would change.
+
+    On are those that cannot change what a text means; each change is counted and shown before and after.
+    """
+
+    encoding: bool = True  # text decoded wrongly somewhere on its way ("cafÃ©"), by ftfy
+    control: bool = True  # control and zero-width characters, byte-order marks
+    whitespace: bool = True  # line ends, spaces at line ends, no-break spaces, more than two empty lines
+    code_fence: bool = True  # ```json ... ``` around an answer that is JSON
+    html: bool = False  # tags and entities left from web pages
+    chatter: bool = False  # "I hope this helps!" at the end of an answer
+    boilerplate: bool = False  # first and last lines that very many rows share
+    drop_duplicates: bool = False  # training rows with the request and the answer of an earlier one
+    drop_leaks: bool = False  # training rows whose request, or one near it, is asked in validation or test
+
+
+@dataclass
+class QualityConfig:
+    """What is looked for in the data, and what a finding does."""
+
+    exact_duplicates: Level = Level.warn  # the request and the answer of an earlier row, apart from case and punctuation
+    near_duplicates: Level = Level.warn  # a request nearly that of an earlier row
+    exact_leaks: Level = Level.error  # a test or validation request that is in training
+    near_leaks: Level = Level.warn  # likewise, or nearly
+    group_leaks: Level = Level.error  # a group with rows on both sides of a split
+    label_conflicts: Level = Level.warn  # one request, different labels or JSON answers
+    multi_answer: Level = Level.warn  # one request, different texts as answers: often right, never dropped
+    duplicate_ids: Level = Level.warn
+    encoding: Level = Level.warn  # text that was decoded wrongly, or a file in another encoding than the rest
+    template_tokens: Level = Level.error  # texts with the model's own special tokens: they would steer the template
+    rendered: Level = Level.warn  # texts that look like the output of some chat template
+    truncated_answers: Level = Level.warn  # cut in the middle: open brackets or code, no full stop where others have one
+    refusals: Level = Level.warn  # "I'm sorry, but I can't ..."
+    language_mix: Level = Level.warn  # rows in another language than most
+    length_outliers: Level = Level.warn  # answers far longer or shorter than the rest
+    pii_email: Level = Level.warn
+    pii_phone: Level = Level.warn
+    pii_card: Level = Level.warn  # payment cards, by their check digit
+    pii_iban: Level = Level.warn
+    pii_ip: Level = Level.warn
+    pii_ssn: Level = Level.warn  # US social security numbers
+    pii_names: Level = Level.off  # persons and places, by presidio: pip install "hydratune[pii]"
+    ungrounded: Level = Level.warn  # numbers, dates and names in the answer that the request does not contain
+    schema: Level = Level.error  # answers that are not valid under the JSON schema
+    mixed_answers: Level = Level.warn  # most answers are JSON objects, these are not
+    size: Level = Level.warn  # fewer than 500 training rows, or more than 5,000
+    label_balance: Level = Level.warn  # one label is most of the rows, or a label is very rare
+    similarity: float = 0.8  # Jaccard similarity of character 5-grams from which requests are near
+
+
+@dataclass
 class DataConfig:
     """What every data source shares."""
 
@@ -151,6 +211,9 @@ class DataConfig:
     max_test_rows: int | None = None
     validation_fraction: float = 0.1  # split off the training rows when there is no validation file
     test_fraction: float = 0.1  # likewise for the test rows
+    stratify: str | None = None  # keep the shares of a field (of the meta data or of the JSON answer), or of "answer", equal in all splits
+    clean: CleaningConfig = field(default_factory=CleaningConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
     control: Control = Control.none
     overfit_rows: int | None = None  # train, validate and test on these many rows: loss must go to 0
 
@@ -193,11 +256,98 @@ class HubData(DataConfig):
     columns: dict[str, str] = field(default_factory=dict)
 
 
+class CodeTask(StrEnum):
+    """What a row of ``data=repository`` asks for, given one function of the code base."""
+
+    body = "body"  # signature and docstring -> body
+    docstring = "docstring"  # source without its docstring -> docstring
+    test = "test"  # source -> a test of the code base that calls it
+
+
 @dataclass
-class SnipsData(DataConfig):
-    """SNIPS voice requests -> {"intent", "slots"}; a folder with the published train_*_full.json and validate_*.json."""
+class CaseData(DataConfig):
+    """A case study read from a folder of published files; ``hydratune.data.cases`` holds a reader for each ``source``."""
+
+    holds: ClassVar[str] = "the published files"  # what the folder must hold, for messages
+
+    source: str = MISSING
+    path: str = MISSING  # the folder
+
+
+@dataclass
+class SnipsData(CaseData):
+    """SNIPS voice requests -> {"intent", "slots"}."""
+
+    holds: ClassVar[str] = "train_*_full.json and validate_*.json"
 
     source: str = "snips"
+
+
+@dataclass
+class CuadData(CaseData):
+    """CUAD's marked contract clauses -> JSON object of what they settle."""
+
+    holds: ClassVar[str] = "master_clauses.csv"
+
+    source: str = "cuad"
+
+
+@dataclass
+class MtsDialogData(CaseData):
+    """MTS-Dialog: doctor-patient dialogue -> one section of the clinical note."""
+
+    holds: ClassVar[str] = "MTS-Dialog-TrainingSet.csv, MTS-Dialog-ValidationSet.csv and MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv"
+
+    source: str = "mts_dialog"
+
+
+@dataclass
+class TechSupportData(CaseData):
+    """NL2Bash: request -> shell command; with ``tldr`` also the examples of tldr pages."""
+
+    holds: ClassVar[str] = "all.nl and all.cm"
+
+    source: str = "tech_support"
+    tldr: str | None = None  # a folder of tldr pages, as for data=brand_style; null: NL2Bash alone
+
+
+@dataclass
+class BrandStyleData(CaseData):
+    """Plain notes on a command -> its page in the style of the tldr project."""
+
+    holds: ClassVar[str] = "pages_common_linux.jsonl, or a clone of tldr-pages"
+
+    source: str = "brand_style"
+
+
+@dataclass
+class RepositoryData(CaseData):
+    """Your own Python code base -> body, docstring and test of its functions. Code is parsed, never imported or run."""
+
+    holds: ClassVar[str] = "Python files"
+
+    source: str = "repository"
+    tasks: list[CodeTask] = field(default_factory=lambda: list(CodeTask))
+    exclude: list[str] = field(  # globs on a path inside the folder or on any of its parts; virtual environments are left out anyway
+        default_factory=lambda: [".*", "__pycache__", "build", "dist", "node_modules", "site-packages", "*.egg-info", "_vendor"]
+    )
+    min_lines: int = 3  # of a function, decorators and docstring counted
+    max_lines: int = 60
+
+
+@dataclass
+class MixedData(DataConfig):
+    """Several sources in one set. ``parts.NAME`` holds the settings of one: its ``source``, that source's own, and ``weight``."""
+
+    source: str = "mixed"
+    parts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PreparedData(DataConfig):
+    """What ``hydratune prepare`` wrote: read as it is, and refused if a file was changed since."""
+
+    source: str = "prepared"
     path: str = MISSING
 
 
@@ -304,6 +454,13 @@ class TrainConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
+@dataclass
+class PrepareConfig(TrainConfig):
+    """Look at a data set, and write it down ready for training. Takes every setting of train, so that both see the same rows."""
+
+    output: str | None = None  # folder; null: outputs/prepared/<name>
+
+
 class EvaluationSource(StrEnum):
     """What ``hydratune evaluate`` starts from."""
 
@@ -321,10 +478,22 @@ class EvaluateConfig:
     accelerator: str | None = None  # auto, cpu or gpu; null: the run's own
 
 
-COMMANDS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+COMMANDS: dict[str, type] = {"prepare": PrepareConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"wheel": WheelModel, "hub": HubModel, "local": LocalModel, "tiny": TinyModel},
-    "data": {"contracts": ContractsData, "files": FilesData, "hub": HubData, "snips": SnipsData},
+    "data": {
+        "contracts": ContractsData,
+        "files": FilesData,
+        "hub": HubData,
+        "mixed": MixedData,
+        "prepared": PreparedData,
+        "snips": SnipsData,
+        "cuad": CuadData,
+        "mts_dialog": MtsDialogData,
+        "tech_support": TechSupportData,
+        "brand_style": BrandStyleData,
+        "repository": RepositoryData,
+    },
     "adapter": {"lora": LoraAdapter, "none": FullFinetune},
     "optimizer": {"adamw": OptimizerConfig},
     "trainer": {"trainer": TrainerConfig},
@@ -337,8 +506,8 @@ _VARIANT_FIELD = {"model": "source", "data": "source", "adapter": "method"}  # w
 def register() -> None:
     """Makes the classes available to Hydra's defaults lists as ``/schema/<group>@_here_: <variant>``."""
     store = ConfigStore.instance()
-    store.store(group="schema", name="train", node=TrainConfig)
-    store.store(group="schema", name="evaluate", node=EvaluateConfig)
+    for command, kind in COMMANDS.items():
+        store.store(group="schema", name=command, node=kind)
     for group, variants in SCHEMAS.items():
         for name, node in variants.items():
             store.store(group=f"schema/{group}", name=name, node=node)
@@ -358,7 +527,7 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
     result = OmegaConf.to_object(OmegaConf.merge(tree, values))
     assert isinstance(result, kind)
     for part in (getattr(result, "data", None), getattr(result, "model", None)):
-        for name in ("train", "validation", "test", "path", "schema_file", "chat_template"):
+        for name in ("train", "validation", "test", "path", "tldr", "schema_file", "chat_template"):
             file = getattr(part, name, None)
             if isinstance(file, str) and file.startswith("~"):
                 setattr(part, name, str(Path(file).expanduser()))

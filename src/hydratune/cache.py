@@ -1,0 +1,37 @@
+"""The cache folder: what takes long to make and is the same for every run (models, baselines, prepared data)."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from hydratune.errors import InputError
+
+
+def cache_folder() -> Path:
+    """``$HYDRATUNE_CACHE``, else ``hydratune`` in the user's cache folder."""
+    own = os.environ.get("HYDRATUNE_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydratune"
+
+
+def built(name: str, build: Callable[[Path], None]) -> Path:
+    """The folder ``name`` in the cache, built into a temporary one and renamed, so that half of it is never found.
+
+    Raises ``InputError`` if the disk refuses it.
+    """
+    target = cache_folder() / name
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as temporary:
+            build(Path(temporary) / "built")
+            try:
+                (Path(temporary) / "built").rename(target)
+            except OSError:
+                if not target.is_dir():  # another process may have been faster
+                    raise
+    except OSError as error:
+        fix = "free some space, or choose another place with HYDRATUNE_CACHE=DIR"
+        raise InputError(f"cannot write into {target.parent} ({error.strerror or error}); {fix}") from error
+    return target

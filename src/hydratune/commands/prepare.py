@@ -1,0 +1,149 @@
+"""hydratune prepare: read, clean, check and split a data set; write it down with a report for people and for machines."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from hydratune.config import Level, PrepareConfig, PreparedData
+from hydratune.console import console, progress, section
+from hydratune.data.masking import ChatEncoder
+from hydratune.data.prepared import Prepared, prepare, write_prepared
+from hydratune.data.preview import pieces, show
+from hydratune.data.quality.findings import CHECKS
+from hydratune.data.reading import SPLIT_NAMES, with_system
+from hydratune.data.report import write_html
+from hydratune.data.tokens import TokenCheck
+from hydratune.errors import ConfigError, DataError, Problem
+from hydratune.models import sources
+from hydratune.records import RunDirectory, write_json
+
+_SHOWN = 5  # rows whose mask is in the report
+_QUIET = 5_000  # rows: below it there is nothing to wait for
+
+
+def run(config: PrepareConfig, record: RunDirectory) -> None:
+    """Raises ``DataError`` after everything is written, if a check refuses the data."""
+    output = _output(config)
+    section("data")
+    prepared = prepare(config.data)
+    for statement in prepared.report["source"]:
+        console.print(escape(statement), soft_wrap=True)
+    reader = sources.reader(config.model)
+    encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
+    tokens = _count_tokens(config, prepared, TokenCheck(encoder, config.data, reader.context_window))
+    report = _report(config, prepared, tokens)
+    _print(report)
+    if config.preview:
+        section("mask")
+        show(console, encoder, *_masked(config, prepared, encoder, config.preview), config.preview)
+    section("written")
+    errors = [name for name, check in report["checks"].items() if check["level"] == Level.error.value and check["count"]]
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "report.json", report)
+    write_html(output / "report.html", report)
+    console.print(f"report      {output}/report.html  [dim](and report.json)", soft_wrap=True)
+    if errors:
+        for name in SPLIT_NAMES:  # of an earlier, better time
+            (output / f"{name}.parquet").unlink(missing_ok=True)
+        found = "\n".join(f"  {name}: {CHECKS[name].title}\n    fix: {CHECKS[name].fix}" for name in errors)
+        raise DataError(f"the data set is not fit for training, so only the report was written.\n{found}")
+    write_prepared(prepared, output)
+    console.print(f"data        {output}/train.parquet, validation.parquet, test.parquet", soft_wrap=True)
+    console.print(f"train       hydratune train data=prepared data.path={output}", soft_wrap=True)
+
+
+def _output(config: PrepareConfig) -> Path:
+    """The folder to write. Raises ``ConfigError`` if it holds something else."""
+    output = Path(config.output).expanduser() if config.output else Path("outputs/prepared") / str(config.name)
+    ours = {"report.json", "report.html", *(f"{name}.parquet" for name in SPLIT_NAMES)}
+    if output.exists() and not output.is_dir():
+        raise ConfigError([Problem("output", output, "this is a file", "give a folder")])
+    if isinstance(config.data, PreparedData) and output.resolve() == Path(config.data.path).resolve():
+        raise ConfigError([Problem("output", output, "this is the data set that is read", "give another folder")])
+    others = sorted(path.name for path in output.iterdir() if path.name not in ours)[:5] if output.is_dir() else []
+    if others:
+        why = f"this folder holds other things: {', '.join(others)}"
+        raise ConfigError([Problem("output", output, why, "choose an empty or a new folder")])
+    return output
+
+
+def _count_tokens(config: PrepareConfig, prepared: Prepared, check: TokenCheck) -> TokenCheck:
+    count = sum(split["rows"] for split in prepared.report["splits"].values())
+    with progress("counting tokens, checking masks", count, "rows", quiet=count < _QUIET) as ticker:
+        for name in SPLIT_NAMES:
+            rows = (with_system(row, config.data.system_prompt) for row in prepared.rows(name))
+            check.split(name, rows, lambda steps: ticker.advance(steps, steps))
+    return check
+
+
+def _print(report: dict[str, Any]) -> None:
+    """The report for the terminal."""
+    console.print(_splits_table(report))
+    changed = {name: entry for name, entry in report["cleaning"].items() if entry["rows"]}
+    if changed:
+        table = Table("cleaning", "rows", "", header_style="bold")
+        for name, entry in changed.items():
+            state = "[green]done" if entry["on"] else f"[dim]left: data.clean.{name}=true does it"
+            table.add_row(entry["title"], f"{entry['rows']:,}", state)
+        console.print(table)
+    table = Table("check", "rows", "what", "the first", header_style="bold")
+    for name, check in report["checks"].items():
+        if not check["count"]:
+            continue
+        style = "bold red" if check["level"] == Level.error.value else "yellow"
+        what = f"{check['title']} ({check['note']})" if check["note"] else check["title"]
+        table.add_row(Text(name, style), f"{check['count']:,}", Text(what), Text("\n".join(check["rows"][:2]), "dim"))
+    console.print(table)
+    clean = [name for name, check in report["checks"].items() if not check["count"]]
+    console.print(f"[dim]nothing found by {', '.join(clean)}", soft_wrap=True)
+
+
+def _splits_table(report: dict[str, Any]) -> Table:
+    tokens = report["tokens"]
+    table = Table(header_style="bold", title=f"tokens of {tokens['model']}; data.max_length={tokens['max_length']}", title_justify="left")
+    for column in ("split", "rows", "groups", "tokens", "trained", "median", "99 %", "longest", "too long"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name, split in report["splits"].items():
+        mine = tokens["splits"][name]
+        numbers = (split["rows"], split["groups"], mine["tokens"], mine["trained_tokens"])
+        lengths = (mine["quantiles"]["50"], mine["quantiles"]["99"], mine["quantiles"]["100"], mine["too_long"])
+        table.add_row(name, *(f"{n:,}" for n in (*numbers, *lengths)))
+    left_out = report["left_out"]["straddles"]["rows"]
+    if left_out:
+        table.caption = f"{left_out:,} rows left out: their group or a near-duplicate is on two sides of the split"
+    return table
+
+
+def _report(config: PrepareConfig, prepared: Prepared, tokens: TokenCheck) -> dict[str, Any]:
+    """The content of report.json."""
+    summary = tokens.summary()
+    previews = []
+    rows, encoded = _masked(config, prepared, tokens.encoder, _SHOWN)
+    for row, example in zip(rows, encoded, strict=True):
+        shown = [[piece.text, piece.trained, piece.special] for piece in pieces(tokens.encoder, example)]
+        previews.append({"id": row.id, "trained": example.supervised, "tokens": len(example.ids), "pieces": shown})
+    return {
+        "name": config.name,
+        **prepared.report,
+        "checks": {**{name: finding.plain() for name, finding in tokens.findings.items()}, **prepared.report["checks"]},
+        "tokens": {"model": config.model.name, **summary},
+        "mask": previews,
+    }
+
+
+def _masked(config: PrepareConfig, prepared: Prepared, encoder: ChatEncoder, count: int) -> tuple[list[Any], list[Any]]:
+    """The first training rows whose mask can be made."""
+    rows, encoded = [], []
+    for raw in prepared.rows("train"):
+        row = with_system(raw, config.data.system_prompt)
+        try:
+            encoded.append(encoder.encode(row, config.data.train_on))
+        except DataError:
+            continue
+        rows.append(row)
+        if len(rows) == count:
+            break
+    return rows, encoded

@@ -1,0 +1,254 @@
+"""Reads, cleans, checks and splits a data set once; what comes out is kept in the cache and is the same for every run.
+
+Rows pass through one by one and lie on disk in between, so the memory needed grows with their number (some hundred bytes
+each), not with their texts.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from hydratune.cache import built, cache_folder
+from hydratune.config import DataConfig, Level, PreparedData, plain
+from hydratune.console import Ticker, progress
+from hydratune.data import cleaning
+from hydratune.data.answers import json_schema
+from hydratune.data.quality.findings import MOST_ROWS
+from hydratune.data.quality.inspection import Inspection
+from hydratune.data.quality.verdict import Verdict
+from hydratune.data.reading import SPLIT_NAMES, Source, open_source, settings_of
+from hydratune.data.rows import Row, stable_hash
+from hydratune.data.splits import SPLITS, Side
+from hydratune.data.store import RowStore, RowWriter, message_from, turns_of
+from hydratune.errors import DataError
+from hydratune.records import write_json
+
+_PREPARING = ("validation_fraction", "test_fraction", "stratify")  # shared settings that decide what preparation does
+_SHOW_PROGRESS = 5_000  # rows
+_BATCH = 1_000  # rows written together
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder with one Parquet file a split and ``report.json``."""
+
+    path: Path
+    report: dict[str, Any]
+    reused: bool = False  # it was in the cache
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Of one split, in file order."""
+        with pyarrow.parquet.ParquetFile(self.path / f"{split}.parquet") as file:
+            for batch in file.iter_batches(_BATCH):
+                for record in batch.to_pylist():
+                    yield _row(record)
+
+    def errors(self) -> list[str]:
+        """One sentence for every check that refuses training."""
+        refusing = {n: c for n, c in self.report["checks"].items() if c["level"] == Level.error.value and c["count"]}
+        return [_refusal(name, check) for name, check in refusing.items()]
+
+
+def _refusal(name: str, check: Mapping[str, Any]) -> str:
+    rows = f"; the first: {', '.join(check['rows'][:3])}" if check["rows"] else ""
+    return (
+        f"{name}: {check['count']:,} {check['title']}{rows}\n    why: {check['why']}\n    fix: {check['fix']}, or data.quality.{name}=warn"
+    )
+
+
+def prepare(data: DataConfig) -> Prepared:
+    """The prepared form of a data set, made or taken from the cache. Raises ``InputError``."""
+    if isinstance(data, PreparedData):
+        return read_prepared(Path(data.path))
+    source = open_source(data)
+    schema = json_schema(data)
+    shared = {name: value for name, value in plain(data).items() if name in _PREPARING}
+    settings = {**settings_of(data), **shared, "clean": plain(data.clean), "quality": plain(data.quality)}
+    key = stable_hash([settings, schema, source.identity, _code()])
+    reused = (cache_folder() / "data" / key).is_dir()
+    folder = built(f"data/{key}", lambda path: _build(data, schema, source, path))
+    return Prepared(folder, json.loads((folder / "report.json").read_text("utf-8")), reused)
+
+
+def _code() -> str:
+    """Of this package's own sources: another version prepares anew."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _build(data: DataConfig, schema: Mapping[str, Any] | None, source: Source, folder: Path) -> None:
+    folder.mkdir()
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="rows-") as temporary, _progress(source.about) as ticker:
+        inspection = Inspection(data, schema)
+        cleaner = cleaning.Cleaner(data.clean)
+        store = _read(source, cleaner, inspection, Path(temporary), ticker)
+        given = {Side[name] for name in source.rows if name != "train"} | {Side.train}
+        inspection.divide(store, given, ticker.advance)
+        report: dict[str, Any] = {
+            "source": source.statements,
+            "cleaning": {**cleaning.summary(cleaner.changes), **_removed(inspection, store)},
+            "checks": {finding.name: finding.plain() for finding in Verdict(inspection, store).findings()},
+            "splits": {},
+            "labels": inspection.label_counts(),
+        }
+        for side in SPLITS:
+            report["splits"][side.name] = _write(folder / f"{side.name}.parquet", store, inspection, side, ticker)
+        report["left_out"] = {"straddles": _listed(inspection, store, Side.straddles)}
+        report["fingerprint"] = stable_hash([report["splits"][side.name]["hash"] for side in SPLITS])
+        store.close()
+    write_json(folder / "report.json", report)
+
+
+@contextmanager
+def _progress(about: int) -> Iterator[Ticker]:
+    """Every row is read, looked at twice for near-duplicates, and written."""
+    with progress("preparing data", 4 * about, "rows", quiet=about < _SHOW_PROGRESS) as ticker:
+        yield ticker
+
+
+def _read(source: Source, cleaner: cleaning.Cleaner, inspection: Inspection, folder: Path, ticker: Ticker) -> RowStore:
+    """Cleaned rows on disk, in the order of the splits; ``inspection`` has seen each."""
+    boilerplate = cleaning.Boilerplate()
+    path = folder / "rows.arrow"
+    writer = RowWriter(path)
+    two_passes = cleaner.config.boilerplate
+    sides: list[int] = []
+    for name in SPLIT_NAMES:
+        for raw in source.rows.get(name, ()):
+            row = cleaner(raw)
+            if not row.answer.strip() and not row.messages[-1].tool_calls:
+                raise DataError(f"{row.where or row.id}: cleaning leaves nothing of the assistant's answer; correct it, or see data.clean")
+            boilerplate.see(row)
+            writer.add(row, "" if two_passes else inspection.see(row, Side[name]))
+            sides.append(Side[name])
+            ticker.advance(1, 1)
+    writer.close()
+    store = RowStore(path)
+    lines = boilerplate.lines()
+    changes = cleaner.changes["boilerplate"]
+    changes.examples = [{"id": f"{n:,} rows", "before": line, "after": ""} for line, n in list(lines.items())[:20]]
+    if not two_passes:
+        changes.rows = max(lines.values(), default=0)
+        return store
+    path = folder / "without.arrow"
+    writer = RowWriter(path)
+    for row, side in zip(store, sides, strict=True):
+        stripped = cleaning.without_lines(row, lines)
+        changes.rows += stripped is not row
+        writer.add(stripped, inspection.see(stripped, Side(side)))
+    writer.close()
+    store.close()
+    return RowStore(path)
+
+
+def _removed(inspection: Inspection, store: RowStore) -> dict[str, Any]:
+    """The rows that cleaning took out, as the report shows other changes."""
+    titles = {"drop_duplicates": (Side.duplicate, "repeated training rows removed"), "drop_leaks": (Side.leak, "leaking rows removed")}
+    return {
+        name: {"on": bool(getattr(inspection.data.clean, name)), "title": title, "examples": [], **_listed(inspection, store, side)}
+        for name, (side, title) in titles.items()
+    }
+
+
+def _listed(inspection: Inspection, store: RowStore, side: Side) -> dict[str, Any]:
+    numbers = inspection.numbers(side)
+    return {"rows": len(numbers), "ids": [store.value("id", i) for i in numbers[:MOST_ROWS]]}
+
+
+def _write(path: Path, store: RowStore, inspection: Inspection, side: Side, ticker: Ticker) -> dict[str, Any]:
+    """One split as Parquet. Returns what the report says of it."""
+    numbers = inspection.numbers(side)
+    digest, groups = hashlib.sha256(), set()
+    characters = np.zeros(len(numbers), np.int64)
+    with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as writer:
+        for start in range(0, max(1, len(numbers)), _BATCH):
+            rows = [store[i] for i in numbers[start : start + _BATCH]]
+            writer.write_table(pyarrow.Table.from_pylist([_record(row) for row in rows], _SCHEMA))
+            for i, row in enumerate(rows, start):
+                digest.update(row.content_hash.encode())
+                characters[i] = sum(len(m.content) for m in row.messages)
+                groups.add(row.group or row.id)
+            ticker.advance(len(rows), len(rows))
+    return {
+        "rows": len(numbers),
+        "groups": len(groups),
+        "characters": int(characters.sum()),
+        "hash": digest.hexdigest()[:16],
+    }
+
+
+_TURN = pyarrow.struct([(name, pyarrow.string()) for name in ("role", "content")])
+_SCHEMA = pyarrow.schema(
+    [
+        ("id", pyarrow.string()),
+        ("messages", pyarrow.list_(_TURN)),
+        ("group", pyarrow.string()),
+        ("where", pyarrow.string()),
+        ("meta", pyarrow.string()),  # JSON
+        ("turns", pyarrow.string()),  # JSON; only where turns hold more than role and content
+        ("tools", pyarrow.string()),  # JSON
+    ]
+)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    turns = turns_of(row)
+    more = any(turn.keys() - {"role", "content"} for turn in turns)
+    return {
+        "id": row.id,
+        "messages": [{"role": m.role, "content": m.content} for m in row.messages],
+        "group": row.group,
+        "where": row.where,
+        "meta": json.dumps(row.meta, ensure_ascii=False, default=str),
+        "turns": json.dumps(turns, ensure_ascii=False) if more else None,
+        "tools": json.dumps(row.tools, ensure_ascii=False) if row.tools else None,
+    }
+
+
+def _row(record: Mapping[str, Any]) -> Row:
+    turns = json.loads(record["turns"]) if record["turns"] else record["messages"]
+    tools = tuple(json.loads(record["tools"])) if record["tools"] else ()
+    return Row(
+        record["id"], tuple(map(message_from, turns)), record["group"], json.loads(record["meta"] or "{}"), record["where"] or "", tools
+    )
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """What ``write_prepared`` wrote. Raises ``DataError`` if a file was changed since."""
+    try:
+        report = json.loads((folder / "report.json").read_text("utf-8"))
+        expected = {side.name: report["splits"][side.name]["hash"] for side in SPLITS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"data.path = {folder}: not a prepared data set ({error}); make one with hydratune prepare") from None
+    prepared = Prepared(folder, report)
+    for name, wanted in expected.items():
+        digest = hashlib.sha256()
+        try:
+            for row in prepared.rows(name):
+                digest.update(row.content_hash.encode())
+        except (OSError, pyarrow.ArrowInvalid, KeyError, ValueError) as error:
+            raise DataError(f"{folder / name}.parquet: not readable ({str(error).splitlines()[0]}); run hydratune prepare again") from None
+        if digest.hexdigest()[:16] != wanted:
+            raise DataError(
+                f"{folder / name}.parquet: changed since hydratune prepare checked it; run hydratune prepare again, or use it as data=files"
+            )
+    return prepared
+
+
+def write_prepared(prepared: Prepared, folder: Path) -> None:
+    """Copies the Parquet files. Raises ``OSError``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for side in SPLITS:
+        shutil.copyfile(prepared.path / f"{side.name}.parquet", folder / f"{side.name}.parquet")

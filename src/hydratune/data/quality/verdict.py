@@ -1,0 +1,206 @@
+"""From what was seen of all rows to findings: repeated requests, leaks, and whatever is unlike the rest."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydratune.config import Level
+from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
+from hydratune.data.quality.inspection import Inspection
+from hydratune.data.rows import Row
+from hydratune.data.splits import SPLITS, Side
+from hydratune.data.store import RowStore
+
+_EXCERPT = 400  # characters of a text in an example
+_TOGETHER = 4  # rows shown side by side
+_FEW_ROWS, _MANY_ROWS = 500, 5000  # the usual range for LoRA
+
+
+class Verdict:
+    """The findings of one inspection; ``store`` holds its rows."""
+
+    def __init__(self, seen: Inspection, store: RowStore) -> None:
+        self.seen, self.store, self.sides = seen, store, seen.sides
+        self.alive = np.isin(seen.sides, SPLITS)  # rows that take part
+        self.texts = np.frombuffer(seen.texts, np.int64)
+        self.groups = np.frombuffer(seen.groups, np.int64)
+
+    def findings(self) -> list[Finding]:
+        """What every check that is on found among the rows that take part."""
+        found = [self._of_rows(name) for name in self.seen.checks]
+        found += [*self._repeats(), self._near_duplicates(), self._leaks("exact_leaks", near=False), self._leaks("near_leaks", near=True)]
+        found += [self._group_leaks(), self._mixed_answers(), self._length_outliers(), self._duplicate_ids()]
+        found += [self._language_mix(), self._size(), self._balance()]
+        order = list(type(self.seen.config).__dataclass_fields__)
+        return sorted((f for f in found if f.level is not Level.off), key=lambda f: order.index(f.name) if f.name in order else -1)
+
+    def _of_rows(self, name: str) -> Finding:
+        """What a check of single rows saw."""
+        hits = [(number, saw) for number, saw in self.seen.hits[name] if self.alive[number]]
+        if name == "truncated_answers":
+            hits = sorted({**dict.fromkeys(self._without_end(), "no mark at the end"), **dict(hits)}.items())
+        finding = self._finding(name, [number for number, _ in hits], [saw for _, saw in hits])
+        if self.seen.counts[name] > len(self.seen.hits[name]):  # more than were kept
+            finding.count = self.seen.counts[name]
+        return finding
+
+    def _finding(self, name: str, rows: Sequence[int], saw: Sequence[str] = (), note: str = "") -> Finding:
+        """A finding of single rows; ``saw`` says of each what is wrong with it."""
+        finding = self._listed(name, rows, note)
+        for i, text in list(zip(rows, saw or [""] * len(rows), strict=True))[:MOST_EXAMPLES]:
+            finding.examples.append({"rows": [self.store.value("id", i)], "texts": [_excerpt(self.store[i])], "note": text})
+        return finding
+
+    def _side_by_side(self, name: str, sets: Sequence[Sequence[int]], rows: Sequence[int], note: str = "") -> Finding:
+        """A finding of rows that belong together; ``rows`` are those that are listed and counted."""
+        finding = self._listed(name, rows, note)
+        for together in sets[:MOST_EXAMPLES]:
+            shown = [int(i) for i in together[:_TOGETHER]]
+            ids, texts = [self.store.value("id", i) for i in shown], [_excerpt(self.store[i]) for i in shown]
+            more = f"and {len(together) - _TOGETHER} more" if len(together) > _TOGETHER else ""
+            finding.examples.append({"rows": ids, "texts": texts, "note": more})
+        return finding
+
+    def _listed(self, name: str, rows: Sequence[int], note: str) -> Finding:
+        ids = [self.store.value("id", int(i)) for i in rows[:MOST_ROWS]]
+        return Finding(name, level_of(self.seen.config, name), len(rows), ids, note=note)
+
+    def _repeats(self) -> list[Finding]:
+        """Requests that occur several times in one split of the source: with one answer, or with several."""
+        often = np.bincount(self.texts[self.alive], minlength=len(self.seen.text_numbers)) > 1
+        same_request: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for i in np.flatnonzero(self.alive & often[self.texts]).tolist():
+            same_request[self.seen.source[i], self.seen.texts[i]].append(i)
+        duplicates: list[list[int]] = []
+        conflicts: list[list[int]] = []
+        several: list[list[int]] = []
+        labels = "answer" in self.seen.label_counts()
+        for rows in same_request.values():
+            same_answer: dict[int, list[int]] = defaultdict(list)
+            for i in rows:
+                same_answer[self.seen.loose_answers[i]].append(i)
+            duplicates += [same for same in same_answer.values() if len(same) > 1]
+            if len({self.seen.answers[i] for i in rows}) > 1:
+                (conflicts if labels or all(self.seen.json_answer[i] for i in rows) else several).append(rows)
+        answers = sum(len({self.seen.answers[i] for i in rows}) for rows in several)
+        kept = f"{answers:,} answers, all kept" if several else ""
+        found = [
+            self._side_by_side("exact_duplicates", duplicates, sorted(i for same in duplicates for i in same[1:])),
+            self._side_by_side("label_conflicts", conflicts, [i for rows in conflicts for i in rows]),
+            self._side_by_side("multi_answer", several, [i for rows in several for i in rows], kept),
+        ]
+        found[1].count, found[2].count = len(conflicts), len(several)  # requests, not rows
+        return found
+
+    def _near_duplicates(self) -> Finding:
+        """Texts with an earlier one in the same split of the source that is nearly like it."""
+        first: dict[tuple[int, int], int] = {}
+        if self.seen.near:
+            for i in np.flatnonzero(self.alive).tolist():
+                if self.seen.texts[i] in self.seen.near:
+                    first.setdefault((self.seen.source[i], self.seen.texts[i]), i)
+        sets = []
+        for (source, text), i in first.items():
+            earlier = [j for other in self.seen.near[text] if (j := first.get((source, other), i)) < i]
+            if earlier:
+                sets.append([*sorted(earlier), i])
+        note = "at least: very many texts are alike" if self.seen.near_capped else ""
+        return self._side_by_side("near_duplicates", [[rows[0], rows[-1]] for rows in sets], [rows[-1] for rows in sets], note)
+
+    def _leaks(self, name: str, *, near: bool) -> Finding:
+        """Test rows whose request is in training or validation, validation rows whose request is in training."""
+        there = self.seen.sides_of_texts(near=near)[self.texts]
+        leaked = ((self.sides == Side.test) & (there & 3 > 0)) | ((self.sides == Side.validation) & (there & 1 > 0))
+        rows = np.flatnonzero(leaked).tolist()
+        counts = {side.name: int((leaked & (self.sides == side)).sum()) for side in (Side.validation, Side.test)}
+        note = ", ".join(f"{n} {side}" for side, n in counts.items() if n)
+        return self._side_by_side(name, [[*self._partner(i, near=near), i] for i in rows[:MOST_EXAMPLES]], rows, note)
+
+    def _partner(self, row: int, *, near: bool) -> list[int]:
+        """One row of an earlier split with the request of ``row``, or with one like it."""
+        text = self.seen.texts[row]
+        for candidate in (text, *(self.seen.near.get(text, ()) if near else ())):
+            holders = np.flatnonzero((self.texts == candidate) & (self.sides < self.sides[row]))
+            if len(holders):
+                return [int(holders[0])]
+        return []
+
+    def _group_leaks(self) -> Finding:
+        """Rows of validation and test whose group has rows in an earlier split as well."""
+        held = np.zeros(len(self.seen.group_numbers) + 1, np.int8)  # the last: rows without a group (-1)
+        for side in SPLITS:
+            held[self.groups[self.sides == side]] |= np.int8(1 << side)
+        held[-1] = 0
+        there = held[self.groups]
+        leaked = ((self.sides == Side.validation) & (there & 1 > 0)) | ((self.sides == Side.test) & (there & 3 > 0))
+        return self._finding("group_leaks", np.flatnonzero(leaked).tolist())
+
+    def _without_end(self) -> list[int]:
+        """Answers without a mark at their end, where at most a fifth of the long ones lack it."""
+        lacking = self.alive & _flags(self.seen.lacks_end)
+        long = self.alive & (np.frombuffer(self.seen.answer_length, np.int64) > 40)
+        return np.flatnonzero(lacking).tolist() if lacking.sum() < 0.2 * long.sum() else []
+
+    def _mixed_answers(self) -> Finding:
+        is_json = _flags(self.seen.json_answer)
+        most = (self.alive & is_json).sum() > 0.5 * self.alive.sum()
+        return self._finding("mixed_answers", np.flatnonzero(self.alive & ~is_json).tolist() if most else [])
+
+    def _length_outliers(self) -> Finding:
+        """Answers whose log length is more than 6 robust standard deviations (and a factor of 8) from the median."""
+        if self.alive.sum() < 20:
+            return self._finding("length_outliers", [])
+        logs = np.log1p(np.frombuffer(self.seen.answer_length, np.int64))
+        middle = np.median(logs[self.alive])
+        spread = 1.4826 * np.median(np.abs(logs[self.alive] - middle))
+        rows = np.flatnonzero(self.alive & (np.abs(logs - middle) > max(6 * spread, np.log(8)))).tolist()
+        lengths = [f"{self.seen.answer_length[i]:,} characters, the median has {np.expm1(middle):,.0f}" for i in rows]
+        return self._finding("length_outliers", rows, lengths)
+
+    def _duplicate_ids(self) -> Finding:
+        _, number, times = np.unique(np.frombuffer(self.seen.ids, np.uint64), return_inverse=True, return_counts=True)
+        return self._finding("duplicate_ids", np.flatnonzero(self.alive & (times[number] > 1)).tolist())
+
+    def _language_mix(self) -> Finding:
+        if not len(self.seen.language):
+            return Finding("language_mix", Level.off)
+        codes = {number: code for code, number in self.seen.language_numbers.items()}
+        language = np.frombuffer(self.seen.language, np.int16)
+        known = self.alive & (language > 0)
+        counts = Counter(language[known].tolist())
+        most = counts.most_common(1)[0][0] if counts else 0
+        rows = np.flatnonzero(known & (language != most)).tolist()
+        shares = ", ".join(f"{codes[n]} {count:,}" for n, count in counts.most_common(6)) if rows else ""
+        return self._finding("language_mix", rows, [str(codes[int(language[i])]) for i in rows], shares)
+
+    def _size(self) -> Finding:
+        """Counts the training rows where they are fewer or more than usual."""
+        level, count = level_of(self.seen.config, "size"), len(self.seen.numbers(Side.train))
+        if count < _FEW_ROWS:
+            return Finding("size", level, count, note=f"fewer than {_FEW_ROWS}")
+        if count > _MANY_ROWS:
+            return Finding("size", level, count, note=f"more than {_MANY_ROWS:,}; data.max_train_rows takes a fixed sample")
+        return Finding("size", level)
+
+    def _balance(self) -> Finding:
+        """Labels with more than 80 % of the rows, or with less than 1 % and fewer than 10."""
+        weak = []
+        for name, counts in self.seen.label_counts().items():
+            total = sum(counts.values())
+            extreme = {label: n for label, n in counts.items() if n > 0.8 * total or n < min(10, 0.01 * total)}
+            weak += [f"{name}={label}: {n:,} of {total:,}" for label, n in extreme.items()] if len(counts) > 1 else []
+        return Finding("label_balance", level_of(self.seen.config, "label_balance"), len(weak), note="; ".join(weak[:6]))
+
+
+def _flags(values: Sequence[int]) -> NDArray[np.bool_]:
+    return np.asarray(values, np.int8).astype(bool)
+
+
+def _excerpt(row: Row) -> str:
+    """The last request and its answer, shortened."""
+    asked = next((m.content for m in reversed(row.prompt) if m.role != "system"), "")
+    shown = asked if len(asked) <= _EXCERPT else f"{asked[: _EXCERPT // 2]} … {asked[-_EXCERPT // 2 :]}"
+    answer = row.answer if len(row.answer) <= _EXCERPT else f"{row.answer[:_EXCERPT]} …"
+    return f"{shown}\n→ {answer}" if asked else answer

@@ -1,0 +1,116 @@
+"""A prepared data set under one model's tokenizer: lengths, what is too long, and whether every mask is right."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hydratune.config import DataConfig, Level, Overlength
+from hydratune.data.gate import gate
+from hydratune.data.masking import ChatEncoder
+from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
+from hydratune.data.rows import Row
+from hydratune.errors import DataError
+
+_BARS = 40  # of a histogram
+
+
+def special_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Finds the texts of the tokenizer's special tokens; one that is an ordinary word is no danger."""
+    names = [token for token in tokenizer.all_special_tokens if not token.isalnum()]
+    return re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or r"(?!)")
+
+
+def with_special_tokens(tokenizer: Any, rows: Iterable[Row]) -> list[tuple[Row, str]]:
+    """Rows with a turn whose text holds a special token, and that token."""
+    pattern = special_tokens(tokenizer)
+    found = []
+    for row in rows:
+        hit = next((h for m in row.messages if (h := pattern.search(m.content))), None)
+        if hit:
+            found.append((row, hit[0]))
+    return found
+
+
+@dataclass
+class TokenCheck:
+    """Feed it the rows of a split one by one; it keeps numbers, findings and nothing else."""
+
+    encoder: ChatEncoder
+    data: DataConfig
+    context_window: int
+    lengths: dict[str, list[int]] = field(default_factory=dict)
+    trained: Counter[str] = field(default_factory=Counter)
+    findings: dict[str, Finding] = field(default_factory=dict)
+    defects: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._special = special_tokens(self.encoder.tokenizer)
+        for name in ("template_tokens", "mask", "overlength"):
+            level = level_of(self.data.quality, name)
+            if level is not Level.off:
+                self.findings[name] = Finding(name, level)
+        self.too_long: Counter[str] = Counter()
+
+    def split(self, name: str, rows: Iterable[Row], advance: Callable[[int], None] = lambda steps: None) -> None:
+        """All rows of one split."""
+        lengths = self.lengths.setdefault(name, [])
+        for row in rows:
+            hit = next((h for m in row.messages if (h := self._special.search(m.content))), None)
+            if hit and "template_tokens" in self.findings:
+                self._add("template_tokens", row, hit[0])
+            try:
+                example = self.encoder.encode(row, self.data.train_on)
+                gate(self.encoder, [row], [example])
+            except DataError as error:
+                self.defects[getattr(error, "defect", "template")] += 1
+                self._add("mask", row, str(error))
+            else:
+                lengths.append(len(example.ids))
+                self.trained[name] += example.supervised
+                if len(example.ids) > self.data.max_length:
+                    self.too_long[name] += 1
+                    self._add("overlength", row, f"{name}: {len(example.ids):,} tokens")
+            advance(1)
+
+    def _add(self, name: str, row: Row, note: str) -> None:
+        finding = self.findings[name]
+        finding.count += 1
+        if len(finding.rows) < MOST_ROWS:
+            finding.rows.append(row.id)
+        if len(finding.examples) < MOST_EXAMPLES:
+            finding.examples.append({"rows": [row.id], "texts": [], "note": note})
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for report.json: by split, in tokens."""
+        policy = self.data.overlength
+        finding = self.findings["overlength"]
+        if finding.count:
+            done = {Overlength.drop: "dropped", Overlength.truncate_prompt: "their prompts cut", Overlength.error: "refused"}[policy]
+            finding.note = f"{', '.join(f'{n:,} {name}' for name, n in self.too_long.items())}; {done} in training"
+            finding.level = Level.error if policy is Overlength.error else Level.warn
+        if self.defects:
+            self.findings["mask"].note = ", ".join(f"{defect} {n:,}" for defect, n in self.defects.most_common())
+        top = max((max(lengths) for lengths in self.lengths.values() if lengths), default=1)
+        edges = np.linspace(0, top, _BARS + 1)
+        splits = {}
+        for name, lengths in self.lengths.items():
+            values = np.asarray(lengths or [0])
+            splits[name] = {
+                "rows": len(lengths),
+                "too_long": self.too_long[name],
+                "tokens": int(values.sum()),
+                "trained_tokens": self.trained[name],
+                "quantiles": {str(q): int(np.quantile(values, q / 100, method="lower")) for q in (0, 50, 90, 99, 100)},
+                "histogram": np.histogram(values, edges)[0].tolist() if lengths else [0] * _BARS,
+            }
+        return {
+            "max_length": self.data.max_length,
+            "context_window": self.context_window,
+            "overlength": policy.value,
+            "edges": edges.round(1).tolist(),
+            "splits": splits,
+        }
