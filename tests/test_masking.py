@@ -347,7 +347,11 @@ def test_pieces_keep_characters_whole_and_join_to_the_text(encoder: ChatEncoder)
     for cut in range(1, len(example.ids)):
         parts = pieces(encoder, Encoded(example.ids, tuple(i >= cut for i in range(len(example.ids)))))
         assert "".join(part.text for part in parts) == whole
-        assert all("\ufffd" not in part.text for part in parts)
+        assert all(part.text and "\ufffd" not in part.text for part in parts)
+        before = encoder.decode(example.ids[:cut]).rstrip("\ufffd")  # a character belongs to the token that completes it
+        assert "".join(part.text for part in parts if not part.trained) == before
+        alone = pieces(encoder, masked(Encoded(example.ids, (False,) * len(example.ids)), cut, value=True))
+        assert "".join(part.text for part in alone) == whole and all(part.text for part in alone)
 
 
 def test_gate_compares_every_turn_with_what_inference_sends(encoder: ChatEncoder) -> None:
