@@ -24,13 +24,13 @@ from hydratune.config import (
     SnipsData,
     TechSupportData,
 )
+from hydratune.data.answers import is_valid_answer, json_schema
 from hydratune.data.cases import CASES, cuad, mts_dialog
 from hydratune.data.cases.brand_style import plain_notes
 from hydratune.data.cases.tldr import parse_page
 from hydratune.data.rows import Row
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.errors import ConfigError, DataError
-from hydratune.evaluation.json_scores import is_valid_answer, json_schema
 from test_config import compose
 
 FOLDERS = {"snips": "snips", "cuad": "cuad", "mts_dialog": "mts-dialog", "tech_support": "nl2bash", "brand_style": "tldr"}

@@ -29,6 +29,7 @@ REQUIRED = {
     "model=hub": ["model.id=a/b"],
     "data=files": ["data.train=x.jsonl"],
     "data=hub": ["data.id=a/b"],
+    "data=prepared": ["data.path=."],
     **{f"{group}={case}": ["data.path=."] for group in ("data", "experiment") for case in CASES},
     "data=earnings_call": ["data.train=calls.csv"],
     "experiment=earnings_call": ["data.train=calls.csv"],

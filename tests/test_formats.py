@@ -114,7 +114,7 @@ def turns(*roles: str) -> bytes:
     [
         ("a.jsonl", b"", "empty"),
         ("a.jsonl", b"\n\n", "no rows"),
-        ("a.txt", b"hello", "unknown file type"),
+        ("a.docx", b"hello", "unknown file type"),
         ("a.jsonl", b"\x89PNG\r\n\x00\x00\x00", "binary"),
         ("a.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": "caf\xe9"', r"a\.jsonl:2: not utf-8"),
         ("a.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": "a", \n', r"a\.jsonl:2: broken JSON"),

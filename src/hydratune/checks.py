@@ -5,6 +5,7 @@ Needs no torch; what only the machine or the model can tell (is there a GPU, how
 """
 
 import difflib
+import importlib.util
 import math
 import os
 import re
@@ -24,8 +25,10 @@ from hydratune.config import (
     FilesData,
     FullFinetune,
     HubData,
+    Level,
     LocalModel,
     LoraAdapter,
+    PreparedData,
     Quantization,
     RepositoryData,
     TechSupportData,
@@ -152,6 +155,15 @@ def _data(config: TrainConfig) -> Iterator[Problem]:
         yield Problem("data.schema_file", data.schema_file, "no such file", "give a JSON schema file")
     if data.overfit_rows is not None and data.control is not Control.none:
         yield Problem("data.control", data.control.value, "data.overfit_rows is set as well", "use one of the two")
+    if not 0.5 <= data.quality.similarity <= 1:
+        why = "must be in [0.5, 1]: below, most texts are alike"
+        yield Problem("data.quality.similarity", data.quality.similarity, why, "usual: 0.8")
+    if data.quality.pii_names is not Level.off and importlib.util.find_spec("presidio_analyzer") is None:
+        fix = 'pip install "hydratune[pii]" and python -m spacy download en_core_web_lg, or set it to off'
+        yield Problem("data.quality.pii_names", data.quality.pii_names.value, "presidio is not installed", fix)
+    if isinstance(data, PreparedData) and not (Path(data.path) / "report.json").is_file():
+        fix = "give the folder that hydratune prepare wrote"
+        yield Problem("data.path", data.path, "no prepared data set (no report.json in it)", fix)
     if isinstance(data, ContractsData):
         for name in ("train_rows", "validation_rows", "test_rows"):
             yield from _at_least(f"data.{name}", getattr(data, name), 1, " row")

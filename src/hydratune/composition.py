@@ -203,6 +203,8 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     if "mandatory" in text.lower() or "Missing" in type(cause).__name__:
         return Problem(key, "???", "this setting has no default", f"give it on the command line: {key}=VALUE")
     message = _first_lines(str(cause), 1)
+    if re.search(r"Invalid value 'False', expected one of \[.*\boff\b", message):
+        return Problem(key, "off", "YAML reads off as false", f'write it in quotes: {key.rpartition(".")[2]}: "off"')
     if values.get(key, "").startswith("{"):
         name = key.rpartition(".")[2]
         return Problem(

@@ -213,7 +213,8 @@ def _look_for_special_tokens(config: TrainConfig, encoder: ChatEncoder, name: st
     if not found:
         return
     row, token = found[0]
-    what = f"{len(found)} of {len(rows)} {name} rows hold special tokens of the model in their texts (the first: {row.where or row.id}, {token!r})"
+    first = f"the first: {row.where or row.id}, {token!r}"
+    what = f"{len(found)} of {len(rows)} {name} rows hold special tokens of the model in their texts ({first})"
     if level is Level.error:
         raise DataError(f"{what}: they would open or close turns; remove them from the texts, or set data.quality.template_tokens=warn")
     if is_main_process():
