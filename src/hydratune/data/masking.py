@@ -102,7 +102,7 @@ class ChatEncoder:
         self.tokenizer = tokenizer
         self.turn_end_ids = turn_end_ids
         self._prompts: dict[int, int] = {}  # hash of a prompt's text -> hash of its tokens, for the gate
-        self._frames: set[int] = set()  # hashes of what templates put around answers and was found clean
+        self._frames: set[int] = set()  # hashes of what the template put around an answer, and nobody else had said
         self._shown: set[int] = set()  # hashes of tools that the template was seen to show
 
     # ------------------------------------------------------------------------------------------------------- rendering
@@ -288,7 +288,7 @@ class ChatEncoder:
     def sends(self, turns: Sequence[tuple[Row, int, Sequence[int]]]) -> list[bool]:
         """For each (row, number of an assistant turn, tokens before it): whether inference sends exactly those tokens.
 
-        A first turn's prompt was tokenised whole by ``encode``; what came out is remembered by its hash.
+        ``encode`` tokenised these prompts, each by itself; what came out is remembered by its hash.
         """
         texts = [self.render(row.messages[:n], tools=row.tools, generation_prompt=True, where=row.where or row.id) for row, n, _ in turns]
         unknown = [text for text in texts if hash(text) not in self._prompts]
