@@ -6,7 +6,7 @@ import pytest
 
 from conftest import write_rows
 from hydratune.data import formats
-from hydratune.data.rows import Row
+from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
 QUESTION, ANSWER = "What is the capital of France?", 'Paris, "of course".\nSince 987.'
@@ -161,3 +161,157 @@ def test_wrong_encoding_and_wrong_delimiter_are_told(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("prompt;completion\na;b\n")
     with pytest.raises(DataError, match="semicolons"):
         read_file(tmp_path / "b.csv", {})
+
+
+TOOL = {
+    "name": "weather",
+    "description": "of the coming days",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}
+AGENT: list[dict[str, Any]] = [
+    {"role": "user", "content": "Rain?"},
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", **CALL}]},
+    {"role": "tool", "content": "no", "tool_call_id": "c1", "name": "weather"},
+    {"role": "assistant", "content": "No.", "reasoning_content": "It said no."},
+]
+
+
+def one(path: Path, record: dict[str, Any], columns: dict[str, str] | None = None) -> Row:
+    (row,) = read_file(write_rows(path, [record]), columns or {})
+    return row
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Zürich"}, '{"city": "Zürich"}'])
+def test_tool_calls_reach_the_template_as_objects(tmp_path: Path, arguments: Any) -> None:
+    turns = [dict(turn) for turn in AGENT]
+    turns[1] = {"role": "assistant", "tool_calls": [{"id": "c1", "function": {"name": "weather", "arguments": arguments}}]}
+    row = one(tmp_path / "a.jsonl", {"messages": turns, "tools": [TOOL]})
+    assert row.messages[1].turn() == {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", **CALL}]}
+    assert row.messages[2].turn() == AGENT[2]
+    assert row.messages[3].turn() == AGENT[3]
+    assert row.tools == ({"type": "function", "function": TOOL},)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_tools_may_be_json_text(tmp_path: Path, kind: str) -> None:
+    record = {"messages": json.dumps(AGENT), "tools": json.dumps([{"type": "function", "function": TOOL}])}
+    row = one(tmp_path / f"a.{kind}", record)
+    assert row.tools == ({"type": "function", "function": TOOL},)
+    assert row.messages[1].tool_calls == ({"id": "c1", **CALL},)
+
+
+def test_parquet_structs_fill_turns_with_null_and_that_is_no_value(tmp_path: Path) -> None:
+    row = one(tmp_path / "a.parquet", {"messages": AGENT})
+    assert [message.turn() for message in row.messages] == [{**turn, "content": turn["content"] or ""} for turn in AGENT]
+
+
+def test_parquet_tools_whose_schemas_were_filled_with_null_are_refused(tmp_path: Path) -> None:
+    other = {**TOOL, "name": "time", "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}}}
+    with pytest.raises(DataError, match=r"a\.parquet\[1\]: the parameters of the tool weather hold null .* store the tools as JSON text"):
+        one(tmp_path / "a.parquet", {"messages": AGENT, "tools": [TOOL, other]})
+
+
+def test_sharegpt_with_calls_and_a_system_column(tmp_path: Path) -> None:
+    turns = [
+        {"from": "human", "value": "Rain?"},
+        {"from": "function_call", "value": json.dumps({"name": "weather", "arguments": {"city": "Zürich"}})},
+        {"from": "observation", "value": "no"},
+        {"from": "gpt", "value": "No."},
+    ]
+    row = one(tmp_path / "a.jsonl", {"conversations": turns, "tools": json.dumps([TOOL]), "system": "Be terse."})
+    assert [m.role for m in row.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert row.messages[2].tool_calls == (CALL,) and row.messages[2].content == ""
+    assert row.tools == ({"type": "function", "function": TOOL},)
+
+
+@pytest.mark.parametrize("context", [{"train": False}, {"weight": 0}])
+def test_turns_marked_as_context_are_not_trained(tmp_path: Path, context: dict[str, Any]) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **context}] * 2
+    turns += [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c", "weight": 1}]
+    row = one(tmp_path / "a.jsonl", {"messages": turns})
+    assert [m.train for m in row.messages if m.role == "assistant"] == [False, False, True]
+
+
+def test_turns_after_the_last_trained_one_are_left_out(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    turns += [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "train": False}]  # type: ignore[dict-item]
+    row = one(tmp_path / "a.jsonl", {"messages": turns})
+    assert (row.prompt[-1].content, row.answer) == ("a", "b")
+
+
+def test_rows_that_differ_in_their_calls_have_different_ids(tmp_path: Path) -> None:
+    turns = [AGENT[0], {"role": "assistant", "tool_calls": [{"function": {"name": "time", "arguments": {}}}]}]
+    ids = {one(tmp_path / f"{i}.jsonl", {"messages": messages}).id for i, messages in enumerate((AGENT[:2], turns))}
+    assert len(ids) == 2
+
+
+def test_text_column_alone_is_a_document(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        row = one(tmp_path / "a.jsonl", {"text": "Once upon a time", "source": "a book", "id": 7})
+    assert row.is_text and row.answer == "Once upon a time" and row.prompt == () and row.id == "7"
+    assert "read as text" in caplog.text
+    assert one(tmp_path / "b.csv", {"body": "Once", "label": "x"}, {"text": "body"}).is_text
+    with pytest.raises(DataError, match="no known layout in the columns text, prompt"):
+        one(tmp_path / "c.jsonl", {"text": "a", "prompt": "b"})
+
+
+def test_documents_are_split_by_their_text() -> None:
+    from hydratune.data.splits import place
+
+    documents = [Row(str(i), (Message("text", f"document {i}"),)) for i in range(50)]
+    assert len({place(document) for document in documents}) == 50
+
+
+def changed(number: int, **keys: Any) -> dict[str, Any]:
+    """AGENT with one turn changed."""
+    return {"messages": [{**turn, **(keys if i == number else {})} for i, turn in enumerate(AGENT)]}
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (changed(1, tool_calls="[{"), "a tool call is a text that is not JSON"),
+        (changed(1, tool_calls=7), "tool_calls must be a list"),
+        (changed(1, tool_calls=[{"function": {"arguments": {}}}]), "a tool call needs"),
+        (
+            changed(1, tool_calls=[{"name": "weather", "arguments": "{city: Zürich}"}]),
+            "arguments of the call to weather is a text",
+        ),
+        (changed(1, tool_calls=[{"name": "weather", "arguments": [1]}]), "arguments of the call to weather must be an object"),
+        (changed(1, tool_calls=[{"id": 7, "name": "weather"}]), "id of the call to weather must be a text"),
+        (changed(1, tool_calls=[]), "content of the assistant turn is empty"),
+        (changed(0, tool_calls=[CALL]), "tool_calls on the user turn"),
+        (changed(0, thinking="hm"), "thinking on the user turn"),
+        (changed(3, thinking=True, reasoning_content=None), "thinking of the assistant turn must be a text, this is bool"),
+        (changed(2, tool_call_id=7), "tool_call_id of the tool turn must be a text"),
+        (changed(3, tool_call_id="c1"), "tool_call_id on the assistant turn"),
+        (changed(3, train="no"), "train of the assistant turn must be true or false"),
+        (changed(3, weight=0.5), "weight of the assistant turn must be 0"),
+        (changed(3, weight=0, train=True), "say opposite things"),
+        (changed(0, weight=1), "only assistant turns can be"),
+        ({"messages": [{**t, "train": False} for t in AGENT]}, "every assistant turn is marked as context"),
+        ({"messages": [AGENT[0], AGENT[2], AGENT[3]]}, "a tool turn must follow an assistant turn with tool_calls"),
+        ({"messages": [AGENT[0], AGENT[3], AGENT[2], AGENT[3]]}, "a tool turn must follow an assistant turn with tool_calls"),
+        ({"messages": AGENT, "tools": "weather"}, "tools is a text that is not JSON"),
+        ({"messages": AGENT, "tools": {"name": "weather"}}, "tools must be a list of functions"),
+        ({"messages": AGENT, "tools": ["weather"]}, "a tool needs a name"),
+        ({"messages": AGENT, "tools": [{"name": "\ud83d"}]}, "tools holds half a character"),
+        (changed(1, tool_calls=[{"name": "a", "arguments": {"b": "\ud83d"}}]), "the assistant turn holds half a character"),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "b"}]},
+            "a tool call is a text that is not",
+        ),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": ""}]}, "holds no call"),
+        ({"messages": [{"role": "system", "content": "a"}, *AGENT], "system": "b"}, "own system turn differ"),
+        ({"messages": [{"role": "text", "content": "a"}, AGENT[0]]}, "stands alone in its row"),
+        ({"text": "a", "system": "b"}, "stands alone in its row"),
+        ({"text": "a", "tools": [TOOL]}, "cannot have tools"),
+        ({"text": " "}, "the text is empty"),
+        ({"text": None}, "text is empty"),
+    ],
+)
+def test_wrong_turn_is_refused_with_its_place(tmp_path: Path, record: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        one(tmp_path / "rows.jsonl", record)
+    assert "rows.jsonl:1: " in str(caught.value)

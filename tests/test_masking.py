@@ -1,11 +1,12 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hydratune.config import DataConfig, Overlength, TrainOn
-from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Encoded
-from hydratune.data.preview import coloured
+from hydratune.data.gate import gate, stretches
+from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
+from hydratune.data.preview import Piece, coloured, legend, pieces
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
@@ -127,26 +128,151 @@ def test_template_error_names_the_row(encoder: ChatEncoder) -> None:
         with_template(encoder, template).encode(row("a", "b"))
 
 
-def test_gate_refuses_every_broken_mask(encoder: ChatEncoder) -> None:
-    good_row = row("a long enough question of the user", "the answer")
-    good = encoder.encode(good_row)
-    nothing = Encoded(good.ids, (False,) * len(good.ids))
-    everything = Encoded(good.ids, (True,) * len(good.ids))
-    no_end = Encoded(good.ids, (*good.trained[:-1], False))
-    for broken, message in (
-        (nothing, "no token"),
-        (no_end, "turn-end token is not trained"),
-        (everything, "a token of a user, system, tool or context turn is trained"),
-    ):
-        with pytest.raises(DataError, match=message):
-            gate(encoder, [good_row], [broken])
-    gate(encoder, [good_row], [good])
+def spans(encoder: ChatEncoder, talk: Row) -> list[tuple[int, int]]:
+    return stretches(encoder.encode(talk).trained)
 
 
-def test_gate_refuses_a_trained_user_turn(encoder: ChatEncoder) -> None:
+def masked(example: Encoded, *changed: int | slice, value: bool) -> Encoded:
+    """``example`` with some positions trained or not."""
+    trained = list(example.trained)
+    for where in changed:
+        for position in range(len(trained))[where] if isinstance(where, slice) else [where]:
+            trained[position] = value
+    return Encoded(example.ids, tuple(trained))
+
+
+BROKEN: dict[str, tuple[Any, Defect, str]] = {
+    "nothing trained": (lambda good, one, two: masked(good, slice(None), value=False), Defect.nothing_trained, "no token of this row"),
+    "everything trained": (
+        lambda good, one, two: masked(good, slice(None), value=True),
+        Defect.others_trained,
+        "a token of a user",
+    ),
+    "one user token": (lambda good, one, two: masked(good, 3, value=True), Defect.others_trained, "a token of a user"),
+    "user turn in between": (
+        lambda good, one, two: masked(good, slice(one[1], two[0]), value=True),
+        Defect.others_trained,
+        "a token of a user",
+    ),
+    "user turn after": (
+        lambda good, one, two: masked(good, slice(one[1], two[0] - 4), value=True),
+        Defect.others_trained,
+        "a token of a user",
+    ),
+    "last end untrained": (
+        lambda good, one, two: masked(good, two[1] - 1, value=False),
+        Defect.turn_end_untrained,
+        "turn-end token",
+    ),
+    "first end untrained": (
+        lambda good, one, two: masked(good, one[1] - 1, value=False),
+        Defect.turn_end_untrained,
+        "turn-end token",
+    ),
+    "beginning untrained": (lambda good, one, two: masked(good, two[0], value=False), Defect.answer_untrained, "beginning or middle"),
+    "middle untrained": (lambda good, one, two: masked(good, one[0] + 1, value=False), Defect.answer_untrained, "beginning or middle"),
+    "prompt of another row": (
+        lambda good, one, two: Encoded((good.ids[0], good.ids[0] + 40, *good.ids[2:]), good.trained),
+        Defect.prompt_differs,
+        "the training prompt is not the inference prompt",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_gate_refuses_every_broken_mask_by_name(encoder: ChatEncoder, name: str) -> None:
+    change, defect, words = BROKEN[name]
     good = encoder.encode(CHAT)
-    with pytest.raises(DataError, match="a token of a user, system, tool or context turn is trained"):
-        gate(encoder, [CHAT], [Encoded(good.ids, (True,) * len(good.ids))])
+    gate(encoder, [CHAT], [good])
+    with pytest.raises(MaskError, match=words) as caught:
+        gate(encoder, [CHAT, CHAT], [good, change(good, *spans(encoder, CHAT))])
+    assert caught.value.defect is defect
+
+
+def test_defects_survive_the_way_between_processes() -> None:
+    import pickle
+
+    assert pickle.loads(pickle.dumps(MaskError("why", Defect.double_bos))).defect is Defect.double_bos
+
+
+def test_context_turn_is_not_trained_and_the_gate_knows(encoder: ChatEncoder) -> None:
+    messages = list(CHAT.messages)
+    messages[2] = replace(messages[2], train=False)
+    talk = replace(CHAT, messages=tuple(messages))
+    example = encoder.encode(talk)
+    assert trained_text(encoder, example) == "Madrid<|im_end|>"
+    assert encoder.decode(example.ids).count("Paris") == 1
+    gate(encoder, [talk], [example])
+    with pytest.raises(MaskError, match="a token of a user, system, tool or context turn"):
+        gate(encoder, [talk], [encoder.encode(CHAT)])
+
+
+def test_row_of_context_turns_only_is_refused(encoder: ChatEncoder) -> None:
+    talk = Row("row-1", (Message("user", "a"), Message("assistant", "b", train=False)), where="f.jsonl:7")
+    with pytest.raises(MaskError, match=r"f\.jsonl:7: no token of this row is trained") as caught:
+        encoder.encode(talk)
+    assert caught.value.defect is Defect.nothing_trained
+
+
+def test_tokenizer_that_changes_the_text_is_refused(encoder: ChatEncoder) -> None:
+    from tokenizers.normalizers import Lowercase
+
+    lower = with_template(encoder, CHATML)
+    lower.tokenizer.backend_tokenizer.normalizer = Lowercase()
+    with pytest.raises(MaskError, match="the tokenizer loses part of the assistant's text") as caught:
+        lower.encode(row("a", "Paris"))
+    assert caught.value.defect is Defect.tokens_differ
+
+
+DOCUMENT = Row("document", (Message("text", "Once upon a time there was a café."),), where="f.jsonl:7")
+
+
+def with_begin(encoder: ChatEncoder) -> ChatEncoder:
+    """A tokenizer that puts a begin-of-text token of its own in front, as Llama's does."""
+    from tokenizers.processors import TemplateProcessing
+
+    begun = with_template(encoder, CHATML)
+    begin = begun.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    begun.tokenizer.bos_token = "<|endoftext|>"
+    begun.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", begin)]
+    )
+    return begun
+
+
+def test_document_is_trained_whole_after_the_begin_of_text(encoder: ChatEncoder) -> None:
+    begun = with_begin(encoder)
+    example = begun.encode(DOCUMENT)
+    assert begun.decode(example.ids) == "<|endoftext|>Once upon a time there was a café.<|im_end|>"
+    assert trained_text(begun, example) == "Once upon a time there was a café.<|im_end|>"
+    gate(begun, [DOCUMENT], [example])
+
+
+def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(encoder: ChatEncoder) -> None:
+    example = encoder.encode(DOCUMENT)
+    assert encoder.decode(example.ids) == "Once upon a time there was a café.<|im_end|>"
+    assert stretches(example.trained) == [(1, len(example.ids))]
+    gate(encoder, [DOCUMENT], [example])
+
+
+@pytest.mark.parametrize(("position", "defect"), [(-1, Defect.turn_end_untrained), (3, Defect.answer_untrained)])
+def test_gate_knows_documents(encoder: ChatEncoder, position: int, defect: Defect) -> None:
+    with pytest.raises(MaskError) as caught:
+        gate(encoder, [DOCUMENT], [masked(encoder.encode(DOCUMENT), position, value=False)])
+    assert caught.value.defect is defect
+
+
+def test_document_that_begins_with_the_begin_of_text_is_refused(encoder: ChatEncoder) -> None:
+    begun = with_begin(encoder)
+    doubled = Row("document", (Message("text", "<|endoftext|>Once"),))
+    with pytest.raises(MaskError, match="two begin-of-text"):
+        gate(begun, [doubled], [begun.encode(doubled)])
+
+
+def test_long_document_is_dropped_and_never_cut(encoder: ChatEncoder) -> None:
+    data = DataConfig(max_length=20, overlength=Overlength.truncate_prompt)
+    kept, _, report = encoder.encode_all([row("a", "b"), Row("long", (Message("text", "word " * 50),))], data, "train")
+    assert [r.id for r in kept] == ["row-1"] and report.dropped == {"longer than data.max_length": ["long"]}
 
 
 def test_gate_refuses_two_begin_tokens(encoder: ChatEncoder) -> None:
@@ -195,7 +321,37 @@ def test_every_row_dropped_is_an_error(encoder: ChatEncoder) -> None:
 def test_preview_colours_exactly_the_trained_tokens(encoder: ChatEncoder) -> None:
     text = coloured(encoder, encoder.encode(CHAT))
     trained = [text.plain[span.start : span.end] for span in text.spans if "green" in str(span.style)]
-    assert trained == ["Paris<|im_end|>", "Madrid<|im_end|>"]
+    assert trained == ["Paris", "<|im_end|>", "Madrid", "<|im_end|>"]
+    assert coloured(encoder, encoder.encode(row("a", "b")), brackets=True).plain.endswith("assistant\n\u27e6b<|im_end|>\u27e7")
+
+
+def test_pieces_tell_trained_and_special_tokens_apart(encoder: ChatEncoder) -> None:
+    assert pieces(encoder, encoder.encode(row("Hi", "Paris"))) == [
+        Piece("<|im_start|>", trained=False, special=True),
+        Piece("user\nHi", trained=False, special=False),
+        Piece("<|im_end|>", trained=False, special=True),
+        Piece("\n", trained=False, special=False),
+        Piece("<|im_start|>", trained=False, special=True),
+        Piece("assistant\n", trained=False, special=False),
+        Piece("Paris", trained=True, special=False),
+        Piece("<|im_end|>", trained=True, special=True),
+    ]
+    assert len({str(part.style) for part in legend().spans}) == 4  # each kind looks different
+
+
+def test_pieces_keep_characters_whole_and_join_to_the_text(encoder: ChatEncoder) -> None:
+    """Every mask, even one that cuts through a character's bytes."""
+    example = encoder.encode(row("日本語のテキスト 🙂", "Ça va: naïve 🙂🙃"))
+    whole = encoder.decode(example.ids)
+    assert "\ufffd" not in whole and len(encoder.tokens("🙂")) > 1  # else this test says nothing
+    for cut in range(1, len(example.ids)):
+        parts = pieces(encoder, Encoded(example.ids, tuple(i >= cut for i in range(len(example.ids)))))
+        assert "".join(part.text for part in parts) == whole
+        assert all(part.text and "\ufffd" not in part.text for part in parts)
+        before = encoder.decode(example.ids[:cut]).rstrip("\ufffd")  # a character belongs to the token that completes it
+        assert "".join(part.text for part in parts if not part.trained) == before
+        alone = pieces(encoder, masked(Encoded(example.ids, (False,) * len(example.ids)), cut, value=True))
+        assert "".join(part.text for part in alone) == whole and all(part.text for part in alone)
 
 
 def test_gate_compares_every_turn_with_what_inference_sends(encoder: ChatEncoder) -> None:
@@ -206,8 +362,9 @@ def test_gate_compares_every_turn_with_what_inference_sends(encoder: ChatEncoder
     encoder = with_template(encoder, melting)
     first = encoder.prompt(talk.messages[:1])
     assert encoder.prompt(talk.messages[:3])[: len(first)] != first  # else this test says nothing
-    with pytest.raises(DataError, match="turn 4 would be trained after other tokens"):
+    with pytest.raises(MaskError, match="turn 4 would be trained after other tokens") as caught:
         gate(encoder, [talk], [encoder.encode(talk)])
+    assert caught.value.defect is Defect.turns_melt
     gate(encoder, [talk], [encoder.encode(talk, TrainOn.last)])
 
 

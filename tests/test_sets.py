@@ -84,3 +84,12 @@ def test_small_file_leaves_no_split_empty(tmp_path: Path, count: int) -> None:
         groups = [{row.group for row in rows} for _, rows in sets.items()]
         assert all(groups) and sum(map(len, groups)) == 3
         assert sum(len(rows) for _, rows in sets.items()) == count
+
+
+def test_documents_get_no_system_prompt_and_cannot_be_shuffled(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(60)))
+    sets = load_sets(FilesData(train=str(path), system_prompt="Be terse."), 0)
+    assert {len(row.messages) for _, rows in sets.items() for row in rows} == {1}
+    with pytest.raises(DataError, match=r"a\.jsonl:\d+: a text row has no prompt and no answer"):
+        load_sets(FilesData(train=str(path), control=Control.shuffled_targets), 0)

@@ -399,7 +399,7 @@ def _is_trained(turn: Mapping[str, Any], role: str, where: str) -> bool:
 
 def _calls(value: Any, where: str) -> tuple[dict[str, Any], ...]:
     """Tool calls in OpenAI's form, ``arguments`` as an object: templates print it as JSON, and would print a text as a JSON string."""
-    if isinstance(value, str):
+    if isinstance(value, str) and value.strip():
         value = _parsed(value, "a tool call", where)
     if not value:
         return ()

@@ -1,8 +1,9 @@
 """The last look before training: every row's mask against what inference would send."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
+from hydratune.data.masking import TOGETHER, ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.rows import Message, Row
 
 
@@ -12,15 +13,19 @@ def gate(encoder: ChatEncoder, rows: Sequence[Row], encoded: Sequence[Encoded]) 
     Every row trains something. What stands before a trained stretch is token for token what inference sends; the stretch
     is one assistant turn and ends with the turn-end token; no other token is trained; no doubled begin-of-text token.
     """
-    for row, example in zip(rows, encoded, strict=True):
-        where = row.where or row.id
-        if not example.supervised:
-            raise MaskError(f"{where}: no token of this row is trained", Defect.nothing_trained)
-        _check_bos(encoder, example, where)
-        if row.is_text:
-            _check_text(encoder, example, where)
-        else:
-            _check_stretches(encoder, row, example, where)
+    for start in range(0, len(rows), TOGETHER):
+        part = slice(start, start + TOGETHER)
+        _check_prompts(encoder, [_check_row(encoder, row, example) for row, example in zip(rows[part], encoded[part], strict=True)])
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A row whose trained stretches are whole turns, if their beginnings are right."""
+
+    row: Row
+    example: Encoded
+    spans: list[tuple[int, int]]
+    turns: list[int]  # the assistant turns that they should be
 
 
 def stretches(trained: Sequence[bool]) -> list[tuple[int, int]]:
@@ -29,30 +34,41 @@ def stretches(trained: Sequence[bool]) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _check_bos(encoder: ChatEncoder, example: Encoded, where: str) -> None:
+def _check_row(encoder: ChatEncoder, row: Row, example: Encoded) -> _Checked:
+    """Everything that can be said without tokenising the row's prompts."""
+    where = row.where or row.id
+    if not example.supervised:
+        raise MaskError(f"{where}: no token of this row is trained", Defect.nothing_trained)
     bos = getattr(encoder.tokenizer, "bos_token_id", None)
     if bos is not None and example.ids[:2] == (bos, bos):
         raise MaskError(f"{where}: the row begins with two begin-of-text tokens; use another model.chat_template", Defect.double_bos)
-
-
-def _check_text(encoder: ChatEncoder, example: Encoded, where: str) -> None:
-    if not example.trained[-1] or example.ids[-1] not in encoder.turn_end_ids:
-        raise _end_untrained(where)
-    if not all(example.trained[1:]):
-        raise MaskError(f"{where}: part of the text is not trained", Defect.answer_untrained)
-
-
-def _check_stretches(encoder: ChatEncoder, row: Row, example: Encoded, where: str) -> None:
     spans = stretches(example.trained)
-    turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train][-len(spans) :]
-    if len(spans) != len(turns) or not all(encoder.sends(row, t, example.ids[:s]) for (s, _), t in zip(spans, turns, strict=True)):
-        raise _wrong_start(encoder, row, example, where)
-    for (start, end), turn in zip(spans, turns, strict=True):
-        if example.ids[end - 1] not in encoder.turn_end_ids:
+    if row.is_text:
+        if not all(example.trained[1:-1]):
+            raise MaskError(f"{where}: part of the text is not trained", Defect.answer_untrained)
+        if not example.trained[-1] or example.ids[-1] not in encoder.turn_end_ids:
             raise _end_untrained(where)
-        ends = sum(token in encoder.turn_end_ids for token in example.ids[start:end])
-        if ends > 1 and ends > 1 + _quoted_ends(encoder, row.messages[turn]):
-            raise _others_trained(encoder, example.ids[start:end], where)
+        return _Checked(row, example, [], [])
+    turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train][-len(spans) :]
+    if len(spans) != len(turns):
+        raise _wrong_start(encoder, row, example)
+    return _Checked(row, example, spans, turns)
+
+
+def _check_prompts(encoder: ChatEncoder, part: Sequence[_Checked]) -> None:
+    asked = [(c, start, end, turn) for c in part for (start, end), turn in zip(c.spans, c.turns, strict=True)]
+    right = encoder.sends([(c.row, turn, c.example.ids[:start]) for c, start, _, turn in asked])
+    for (checked, start, end, turn), is_right in zip(asked, right, strict=True):
+        where = checked.row.where or checked.row.id
+        if not is_right:
+            raise _wrong_start(encoder, checked.row, checked.example)
+        trained = checked.example.ids[start:end]
+        ends_itself = trained[-1] in encoder.turn_end_ids
+        other_ends = sum(token in encoder.turn_end_ids for token in trained) - ends_itself
+        if other_ends and other_ends > _quoted_ends(encoder, checked.row.messages[turn]):
+            raise _others_trained(encoder, trained, where)
+        if not ends_itself:
+            raise _end_untrained(where)
 
 
 def _quoted_ends(encoder: ChatEncoder, message: Message) -> int:
@@ -61,8 +77,9 @@ def _quoted_ends(encoder: ChatEncoder, message: Message) -> int:
     return sum(token in encoder.turn_end_ids for text in quoted for token in encoder.tokens(text))
 
 
-def _wrong_start(encoder: ChatEncoder, row: Row, example: Encoded, where: str) -> MaskError:
+def _wrong_start(encoder: ChatEncoder, row: Row, example: Encoded) -> MaskError:
     """Why a trained stretch does not begin where inference begins to generate."""
+    where = row.where or row.id
     turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train]
     prompts = {turn: tuple(encoder.prompt(row.messages[:turn], row.tools, where)) for turn in turns}
     texts = {encoder.decode(prompt): turn for turn, prompt in prompts.items()}

@@ -2,8 +2,9 @@
 
 The tokenizer's own chat template is the only source of truth. A conversation is rendered up to each trained assistant
 turn, once without it (with the generation prompt, exactly what inference sends) and once with it; what the second adds
-to the first is the answer. The pieces are tokenised separately, so the prompt's tokens are those of inference by
-construction. Of an answer, everything up to and including the turn-end token is trained, and nothing after it.
+to the first is the answer. Both are tokenised by themselves, and every prompt must begin with the prompt and the answer
+before it, so each turn is trained after the tokens that inference sends. Of an answer, everything up to and including
+the turn-end token is trained, and nothing after it.
 
 A document (role ``text``) is rendered by no template: begin-of-text, if the tokenizer adds it, then the text and the
 end-of-text token. All of it is trained but the first token, which nothing predicts.
@@ -21,7 +22,7 @@ from hydratune.config import DataConfig, Overlength, TrainOn
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
-_TOGETHER = 256  # rows tokenised in one call, which uses every core
+TOGETHER = 256  # rows tokenised in one call, which uses every core
 _STAND_IN = "\u241f"  # for an answer: a character that no template strips or escapes
 _MARK = " \u241f7f3a"  # put at the end of what others say, to see whether it turns up in an answer
 
@@ -101,7 +102,7 @@ class ChatEncoder:
         self.tokenizer = tokenizer
         self.turn_end_ids = turn_end_ids
         self._prompts: dict[int, int] = {}  # hash of a prompt's text -> hash of its tokens, for the gate
-        self._frames: set[int] = set()  # hashes of what templates put around answers and was found clean
+        self._frames: set[int] = set()  # hashes of what the template put around an answer, and nobody else had said
         self._shown: set[int] = set()  # hashes of tools that the template was seen to show
 
     # ------------------------------------------------------------------------------------------------------- rendering
@@ -175,52 +176,59 @@ class ChatEncoder:
             yield self._document(row, own[0]) if row.is_text else self._conversation(row, train_on, texts, own)
 
     def _pieces(self, row: Row, train_on: TrainOn) -> list[str]:
-        """The rendered row, cut before and after every trained turn: context, answer, context, answer ..."""
+        """Of every trained turn: the prompt from the beginning of the row, and the answer."""
         where = row.where or row.id
         pieces: list[str] = []
-        done = ""
         for turn in trained_turns(row, train_on):
             history = row.messages[:turn]
             before = self.render(history, tools=row.tools, generation_prompt=True, where=where)
             after = self.render(row.messages[: turn + 1], tools=row.tools, generation_prompt=False, where=where)
-            _check_history(done, before, history, where)
             _check_prompt(before, after, where)
             answer = after[len(before) :]
             _check_answer(answer, row.messages[turn], where)
             self._check_tools(before, row, history, where)
             self._check_frame(answer, row, turn, where)
-            pieces += [before[len(done) :], answer]
-            done = after
+            pieces += [before, answer]
         if not pieces:
             raise MaskError(f"{where}: no token of this row is trained: all its turns are context", Defect.nothing_trained)
         return pieces
 
-    def _conversation(self, row: Row, train_on: TrainOn, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Encoded:
+    def _conversation(self, row: Row, train_on: TrainOn, texts: Sequence[str], tokens: Sequence[list[int]]) -> Encoded:
         where = row.where or row.id
-        self._prompts[hash(texts[0])] = hash(tuple(tokens[0]))
         ids: list[int] = []
         trained: list[bool] = []
+        done = ""  # the text of ids, up to the end of what the last answer says
         for number, turn in enumerate(trained_turns(row, train_on)):
-            context, answer = tokens[2 * number], tokens[2 * number + 1]
-            # The content itself may hold the token's text; the turn ends with the last one.
-            length = next((i for i in range(len(answer), 0, -1) if answer[i - 1] in self.turn_end_ids), None)
-            if length is None:
-                raise MaskError(
-                    f"{where}: the chat template does not end the assistant's turn with a turn-end token "
-                    f"({self._names(self.turn_end_ids)}), so the model would never learn to stop; use another model.chat_template",
-                    Defect.turn_end_missing,
-                )
-            if row.messages[turn].content.strip() not in self.decode(answer[:length]):
-                raise MaskError(
-                    f"{where}: the tokenizer loses part of the assistant's text, so the model would learn another one; "
-                    "normalise the text, or use another model",
-                    Defect.tokens_differ,
-                )
-            rest = len(answer) - length  # what the template puts after the turn-end token
-            ids += [*context, *answer]
-            trained += [False] * len(context) + [True] * length + [False] * rest
-        size = len(ids) - rest
-        return Encoded(tuple(ids[:size]), tuple(trained[:size]))
+            prompt, answer = tokens[2 * number : 2 * number + 2]
+            before, text = texts[2 * number : 2 * number + 2]
+            if prompt[: len(ids)] != ids:
+                raise _history_error(done, before, row.messages[:turn], turn, where)
+            self._prompts[hash(before)] = hash(tuple(prompt))
+            said = [part for part in _texts(row.messages[turn]) if part in text]
+            length = self._turn_end(answer, said, where)
+            trained += [False] * (len(prompt) - len(ids)) + [True] * length
+            ids = prompt + answer[:length]
+            done = before + text[: max(text.find(part) + len(part) for part in said)]
+        return Encoded(tuple(ids), tuple(trained))
+
+    def _turn_end(self, answer: Sequence[int], said: Sequence[str], where: str) -> int:
+        """How many tokens of ``answer`` are trained: those up to the first turn-end token after ``said``, which may quote it."""
+        ends = [i for i, token in enumerate(answer, 1) if token in self.turn_end_ids]
+        if not ends:
+            raise MaskError(
+                f"{where}: the chat template does not end the assistant's turn with a turn-end token "
+                f"({self._names(self.turn_end_ids)}), so the model would never learn to stop; use another model.chat_template",
+                Defect.turn_end_missing,
+            )
+        for end in ends:
+            written = self.decode(answer[:end])
+            if all(part in written for part in said):
+                return end
+        raise MaskError(
+            f"{where}: the tokenizer loses part of the assistant's text, so the model would learn another one; "
+            "normalise the text, or use another model",
+            Defect.tokens_differ,
+        )
 
     def _document(self, row: Row, tokens: Sequence[int]) -> Encoded:
         end = self.tokenizer.eos_token_id
@@ -277,11 +285,16 @@ class ChatEncoder:
             )
         self._frames.add(hash(frame))
 
-    def sends(self, row: Row, turn: int, ids: Sequence[int]) -> bool:
-        """Whether ``ids`` are token for token what inference sends before the assistant's turn number ``turn``."""
-        text = self.render(row.messages[:turn], tools=row.tools, generation_prompt=True, where=row.where or row.id)
-        known = self._prompts.get(hash(text))
-        return known == hash(tuple(ids)) if known is not None else self.tokens(text) == list(ids)
+    def sends(self, turns: Sequence[tuple[Row, int, Sequence[int]]]) -> list[bool]:
+        """For each (row, number of an assistant turn, tokens before it): whether inference sends exactly those tokens.
+
+        ``encode`` tokenised these prompts, each by itself; what came out is remembered by its hash.
+        """
+        texts = [self.render(row.messages[:n], tools=row.tools, generation_prompt=True, where=row.where or row.id) for row, n, _ in turns]
+        unknown = [text for text in texts if hash(text) not in self._prompts]
+        own = {text: hash(tuple(tokens)) for text, tokens in zip(unknown, self._tokens(unknown), strict=True)}
+        sent = [own[text] if text in own else self._prompts[hash(text)] for text in texts]
+        return [hash(tuple(ids)) == expected for (_, _, ids), expected in zip(turns, sent, strict=True)]
 
     # ----------------------------------------------------------------------------------------------------- whole splits
     def encode_all(self, rows: Sequence[Row], data: DataConfig, split: str) -> tuple[list[Row], list[Encoded], EncodingReport]:
@@ -290,7 +303,7 @@ class ChatEncoder:
         kept: list[Row] = []
         encoded: list[Encoded] = []
         too_long: list[tuple[Row, int]] = []
-        parts = (rows[start : start + _TOGETHER] for start in range(0, len(rows), _TOGETHER))
+        parts = (rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER))
         for row, example in ((r, e) for part in parts for r, e in zip(part, self._encode(part, data.train_on), strict=True)):
             if len(example.ids) > data.max_length:
                 too_long.append((row, len(example.ids)))
@@ -346,18 +359,35 @@ def trained_turns(row: Row, train_on: TrainOn) -> list[int]:
     return turns[-1:] if train_on is TrainOn.last else turns
 
 
-def _check_history(done: str, before: str, history: Sequence[Message], where: str) -> None:
-    """``done``: the text up to the end of the turn trained before; ``before``: the prompt of the next."""
+def _texts(message: Message) -> list[str]:
+    """Everything a turn says, piece by piece."""
+
+    def leaves(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list | tuple):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from leaves(item)
+
+    return [message.content.strip(), (message.reasoning or "").strip(), *leaves([call["function"] for call in message.tool_calls])]
+
+
+def _history_error(done: str, before: str, history: Sequence[Message], turn: int, where: str) -> MaskError:
+    """Why the prompt of a turn does not begin with the turns trained before it; ``done`` and ``before`` are the texts of both."""
     if before.startswith(done):
-        return
+        return MaskError(
+            f"{where}: turn {turn + 1} would be trained after other tokens than inference sends, because the chat template "
+            "lets neighbouring turns melt into one token; use another model.chat_template, or data.train_on=last",
+            Defect.turns_melt,
+        )
     thoughts = [m.reasoning.strip() for m in history if m.reasoning]
     if any(text in done and text not in before for text in thoughts) or done.count("</think>") > before.count("</think>"):
-        raise MaskError(
+        return MaskError(
             f"{where}: the chat template drops the thinking of earlier turns when a later one is added, so only the last turn can be "
             "trained with the prompt it has at inference; set data.train_on=last",
             Defect.thinking_dropped,
         )
-    raise MaskError(
+    return MaskError(
         f"{where}: the chat template rewrites earlier turns when a later one is added, so they are never seen at "
         "inference as they would be trained; set data.train_on=last",
         Defect.history_rewritten,

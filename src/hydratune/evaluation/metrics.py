@@ -107,7 +107,7 @@ def settings(config: EvaluationConfig, task: Task, max_new_tokens: int, rows: in
         "max_new_tokens": max_new_tokens,
         "json": "strict: the whole answer is one object; null counts as not stated; texts compared without case; lists as sets",
         "field_f1": "micro over all leaves of all rows",
-        "nll": "mean per token of the reference answer and its turn-end token, given the prompt, or of a whole document; perplexity = exp(nll)",
+        "nll": "mean per token of the reference answer and its turn-end, given the prompt, or of a whole document; perplexity = exp(nll)",
         "intervals": f"{percent} %: Wilson for rates, else bootstrap over groups ({config.bootstrap_samples} samples, seed 0)",
     }
 
