@@ -15,7 +15,7 @@ from hydratune.data.store import RowStore, RowWriter
 from hydratune.errors import DataError
 
 Run = Callable[..., tuple[int, str]]
-WORDS = [
+WORDS = "amber basil cedar dune ember fjord grove heron inlet jetty knoll larch maple north opal pine quarry reef slate tarn".split()  # noqa: SIM905
     "amber",
     "basil",
     "cedar",
@@ -41,14 +41,11 @@ WORDS = [
 
 def records(count: int, start: int = 0) -> list[dict[str, Any]]:
     """Rows that resemble each other in nothing."""
-    return [
-        {
-            "id": f"r{i}",
-            "prompt": f"{WORDS[i % 20]} {WORDS[i * 7 % 19]} {i * 7919 % 100_003} {WORDS[i // 20 % 20]}?",
-            "completion": f"It is {WORDS[i % 17]}.",
-        }
-        for i in range(start, start + count)
-    ]
+
+    def prompt(i: int) -> str:
+        return f"{WORDS[i % 20]} {WORDS[i * 7 % 19]} {i * 7919 % 100_003} {WORDS[i // 20 % 20]}?"
+
+    return [{"id": f"r{i}", "prompt": prompt(i), "completion": f"It is {WORDS[i % 17]}."} for i in range(start, start + count)]
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -164,7 +161,7 @@ def test_unquoted_off_is_explained(hydratune: Run, tmp_path: Path) -> None:
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\ndata:\n  quality:\n    size: off\n")
     code, printed = hydratune("prepare", "--config-dir", "own", "experiment=mine")
-    assert (code, 'size: "off"' in printed) == (2, True)
+    assert (code, 'write it in quotes: "off"' in printed) == (2, True)
 
 
 # ------------------------------------------------------------------------------------------------------ cache and files
@@ -222,11 +219,8 @@ def test_context_turns_and_tools_survive_preparation(tmp_path: Path) -> None:
 
 # -------------------------------------------------------------------------------------------------- cleaning and mixing
 def test_cleaning_happens_before_checks_and_never_empties_an_answer(tmp_path: Path) -> None:
-    rows = [
-        *records(20),
-        {"id": "d1", "prompt": "One\u200b two three", "completion": "Four."},
-        {"id": "d2", "prompt": "One two three", "completion": "Four. "},
-    ]
+    rows = [*records(20), {"id": "d1", "prompt": "One\u200b two three", "completion": "Four."}]
+    rows.append({"id": "d2", "prompt": "One two three", "completion": "Four. "})
     file = write_rows(tmp_path / "rows.jsonl", rows)
     told = prepare(FilesData(train=str(file))).report
     assert told["checks"]["exact_duplicates"]["rows"] == ["d2"]

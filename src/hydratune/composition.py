@@ -196,6 +196,9 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
         if match[1] == "data" and "." in match[2]:
             return Problem("data", match[2], "this is the place for a kind of data, not for a file", f"data=files data.train={match[2]}")
         return Problem(match[1], match[2], f"there is no such option in the group {match[1]!r}", _nearest(match[2], options))
+    match = re.search(r"(?:In '([^']+)': )?.*Invalid value 'False', expected one of \[.*\boff\b", text, re.S)
+    if match:
+        return Problem(match[1] or "data.quality", "off", "YAML reads off as false", 'write it in quotes: "off"')
     match = re.search(r"Could not override '([^']+)'", text)
     key = match[1] if match else getattr(cause, "full_key", None)
     if not key:
@@ -203,8 +206,6 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     if "mandatory" in text.lower() or "Missing" in type(cause).__name__:
         return Problem(key, "???", "this setting has no default", f"give it on the command line: {key}=VALUE")
     message = _first_lines(str(cause), 1)
-    if re.search(r"Invalid value 'False', expected one of \[.*\boff\b", message):
-        return Problem(key, "off", "YAML reads off as false", f'write it in quotes: {key.rpartition(".")[2]}: "off"')
     if values.get(key, "").startswith("{"):
         name = key.rpartition(".")[2]
         return Problem(

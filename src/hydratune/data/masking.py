@@ -165,9 +165,9 @@ class ChatEncoder:
     # -------------------------------------------------------------------------------------------------------- encoding
     def encode(self, row: Row, train_on: TrainOn = TrainOn.all) -> Encoded:
         """Raises ``MaskError`` where the template makes an honest mask impossible."""
-        return next(self._encode([row], train_on))
+        return next(self.encode_batch([row], train_on))
 
-    def _encode(self, rows: Sequence[Row], train_on: TrainOn) -> Iterator[Encoded]:
+    def encode_batch(self, rows: Sequence[Row], train_on: TrainOn) -> Iterator[Encoded]:
         """Renders all rows, tokenises them in one call, and yields them in order."""
         pieces = [[row.messages[0].content] if row.is_text else self._pieces(row, train_on) for row in rows]
         tokens = iter(self._tokens([text for texts in pieces for text in texts]))
@@ -304,7 +304,7 @@ class ChatEncoder:
         encoded: list[Encoded] = []
         too_long: list[tuple[Row, int]] = []
         parts = (rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER))
-        for row, example in ((r, e) for part in parts for r, e in zip(part, self._encode(part, data.train_on), strict=True)):
+        for row, example in ((r, e) for part in parts for r, e in zip(part, self.encode_batch(part, data.train_on), strict=True)):
             if len(example.ids) > data.max_length:
                 too_long.append((row, len(example.ids)))
                 shortened = self._truncate_prompt(row, data) if data.overlength is Overlength.truncate_prompt else None

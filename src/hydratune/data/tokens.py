@@ -1,8 +1,9 @@
 """A prepared data set under one model's tokenizer: lengths, what is too long, and whether every mask is right."""
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from hydratune.config import DataConfig, Level, Overlength
 from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.masking import TOGETHER, ChatEncoder
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
 from hydratune.data.rows import Row
 from hydratune.errors import DataError
@@ -29,7 +30,8 @@ def with_special_tokens(tokenizer: Any, rows: Iterable[Row]) -> list[tuple[Row, 
     pattern = special_tokens(tokenizer)
     found = []
     for row in rows:
-        hit = next((h for m in row.messages if (h := pattern.search(m.content))), None)
+        spoken = (text for m in row.messages for text in (m.content, m.reasoning or "", str(m.tool_calls) if m.tool_calls else ""))
+        hit = next((h for text in spoken if (h := pattern.search(text))), None)
         if hit:
             found.append((row, hit[0]))
     return found
@@ -48,7 +50,6 @@ class TokenCheck:
     defects: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._special = special_tokens(self.encoder.tokenizer)
         for name in ("template_tokens", "mask", "overlength"):
             level = level_of(self.data.quality, name)
             if level is not Level.off:
@@ -57,24 +58,36 @@ class TokenCheck:
 
     def split(self, name: str, rows: Iterable[Row], advance: Callable[[int], None] = lambda steps: None) -> None:
         """All rows of one split."""
-        lengths = self.lengths.setdefault(name, [])
-        for row in rows:
-            hit = next((h for m in row.messages if (h := self._special.search(m.content))), None)
-            if hit and "template_tokens" in self.findings:
-                self._add("template_tokens", row, hit[0])
+        self.lengths.setdefault(name, [])
+        remaining = iter(rows)
+        while batch := list(itertools.islice(remaining, TOGETHER)):
+            self._look_for_special_tokens(batch)
             try:
-                example = self.encoder.encode(row, self.data.train_on)
-                gate(self.encoder, [row], [example])
-            except DataError as error:
-                self.defects[getattr(error, "defect", "template")] += 1
-                self._add("mask", row, str(error))
-            else:
-                lengths.append(len(example.ids))
-                self.trained[name] += example.supervised
-                if len(example.ids) > self.data.max_length:
-                    self.too_long[name] += 1
-                    self._add("overlength", row, f"{name}: {len(example.ids):,} tokens")
-            advance(1)
+                self._count(name, batch)
+            except DataError:
+                for row in batch:  # whose mask is wrong?
+                    try:
+                        self._count(name, [row])
+                    except DataError as error:
+                        self.defects[getattr(error, "defect", "other")] += 1
+                        self._add("mask", row, str(error))
+            advance(len(batch))
+
+    def _look_for_special_tokens(self, rows: Sequence[Row]) -> None:
+        if "template_tokens" in self.findings:
+            for row, token in with_special_tokens(self.encoder.tokenizer, rows):
+                self._add("template_tokens", row, token)
+
+    def _count(self, name: str, rows: Sequence[Row]) -> None:
+        """Raises ``DataError``, having counted nothing, if a mask is wrong."""
+        examples = list(self.encoder.encode_batch(rows, self.data.train_on))
+        gate(self.encoder, rows, examples)
+        for row, example in zip(rows, examples, strict=True):
+            self.lengths[name].append(len(example.ids))
+            self.trained[name] += example.supervised
+            if len(example.ids) > self.data.max_length:
+                self.too_long[name] += 1
+                self._add("overlength", row, f"{name}: {len(example.ids):,} tokens")
 
     def _add(self, name: str, row: Row, note: str) -> None:
         finding = self.findings[name]

@@ -37,7 +37,8 @@ def grams(text: str) -> NDArray[np.uint64]:
     for i in range(GRAM):
         hashes += codes[i : i + count] * _FACTORS[i]
     hashes ^= hashes >> np.uint64(31)
-    return np.unique(hashes)
+    hashes.sort()
+    return hashes[np.concatenate(([True], hashes[1:] != hashes[:-1]))]  # np.unique takes three times as long
 
 
 def jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
