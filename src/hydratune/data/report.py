@@ -237,8 +237,14 @@ class Shown:
 def finding(name: str, check: Report) -> dict[str, Any]:
     """One check's words, ids and examples."""
     ids = check["rows"]
-    examples = [_example(name, example) for example in check["examples"]]
-    return {**check, "name": name, "ids": ids[:IDS_SHOWN], "more": max(0, len(ids) - IDS_SHOWN, check["count"] - IDS_SHOWN), "examples": examples}
+    more = max(0, len(ids) - IDS_SHOWN, check["count"] - IDS_SHOWN)
+    return {
+        **check,
+        "name": name,
+        "ids": ids[:IDS_SHOWN],
+        "more": more,
+        "examples": [_example(name, example) for example in check["examples"]],
+    }
 
 
 def _example(name: str, example: Report) -> Shown:
@@ -250,7 +256,7 @@ def _example(name: str, example: Report) -> Shown:
         quoted = [example["note"], *example["note"].split(", ")] if name in _QUOTING else []
         changed = [occurrences(text, quoted, max(0, text.rfind("\n→ "))) for text in texts]
     shown = [spans(text, stretches) for text, stretches in zip(texts, changed, strict=True)]
-    rows = list(itertools.zip_longest(example["rows"], shown, fillvalue=[]))
+    rows: list[tuple[Any, Any]] = list(itertools.zip_longest(example["rows"], shown, fillvalue=[]))
     return Shown(example["note"], [(str(id_ or ""), text) for id_, text in rows], len(texts) > 1 and not any(changed))
 
 
@@ -279,7 +285,7 @@ def idle(cleaning: Mapping[str, Report]) -> dict[str, list[str]]:
 
 def masked(row: Report) -> dict[str, Any]:
     """A row in runs that are trained or not, each of pieces that are special or not."""
-    runs = []
+    runs: list[tuple[bool, list[tuple[bool, list[Span]]]]] = []
     for trained, run in itertools.groupby(row["pieces"], key=lambda piece: piece[1]):
         runs.append((trained, [(special, spans(shortened(text, _PIECE), spaces=True)) for text, _, special in run]))
     return {**row, "runs": runs}
