@@ -15,28 +15,7 @@ from hydratune.data.store import RowStore, RowWriter
 from hydratune.errors import DataError
 
 Run = Callable[..., tuple[int, str]]
-WORDS = "amber basil cedar dune ember fjord grove heron inlet jetty knoll larch maple north opal pine quarry reef slate tarn".split()  # noqa: SIM905
-    "amber",
-    "basil",
-    "cedar",
-    "dune",
-    "ember",
-    "fjord",
-    "grove",
-    "heron",
-    "inlet",
-    "jetty",
-    "knoll",
-    "larch",
-    "maple",
-    "north",
-    "opal",
-    "pine",
-    "quarry",
-    "reef",
-    "slate",
-    "tarn",
-]
+WORDS = "amber basil cedar dune ember fjord grove heron inlet jetty knoll larch maple north opal pine reef slate tarn vale".split()  # noqa: SIM905
 
 
 def records(count: int, start: int = 0) -> list[dict[str, Any]]:

@@ -120,15 +120,16 @@ def _splits_table(report: dict[str, Any]) -> Table:
 def _report(config: PrepareConfig, prepared: Prepared, tokens: TokenCheck) -> dict[str, Any]:
     """The content of report.json."""
     summary = tokens.summary()
+    checks = {name: finding.plain() for name, finding in tokens.findings.items()}
     previews = []
     rows, encoded = _masked(config, prepared, tokens.encoder, _SHOWN)
     for row, example in zip(rows, encoded, strict=True):
         shown = [[piece.text, piece.trained, piece.special] for piece in pieces(tokens.encoder, example)]
         previews.append({"id": row.id, "trained": example.supervised, "tokens": len(example.ids), "pieces": shown})
     return {
-        "name": config.name,
         **prepared.report,
-        "checks": {**{name: finding.plain() for name, finding in tokens.findings.items()}, **prepared.report["checks"]},
+        "name": config.name,
+        "checks": checks | {name: check for name, check in prepared.report["checks"].items() if name not in checks},
         "tokens": {"model": config.model.name, **summary},
         "mask": previews,
     }

@@ -107,8 +107,9 @@ class TokenCheck:
             finding.level = Level.error if policy is Overlength.error else Level.warn
         if self.defects:
             self.findings["mask"].note = ", ".join(f"{defect} {n:,}" for defect, n in self.defects.most_common())
-        top = max((max(lengths) for lengths in self.lengths.values() if lengths), default=1)
-        edges = np.linspace(0, top, _BARS + 1)
+        every = np.concatenate([np.asarray(lengths, np.int64) for lengths in self.lengths.values()])
+        top = np.quantile(every, 0.995) * 1.02 if len(every) else 1  # a few far longer rows share the last bar
+        edges = np.append(np.linspace(0, top, _BARS), max(top + 1, every.max(initial=0)))
         splits = {}
         for name, lengths in self.lengths.items():
             values = np.asarray(lengths or [0])

@@ -50,7 +50,8 @@ class Verdict:
         """A finding of single rows; ``saw`` says of each what is wrong with it."""
         finding = self._listed(name, rows, note)
         for i, text in list(zip(rows, saw or [""] * len(rows), strict=True))[:MOST_EXAMPLES]:
-            finding.examples.append({"rows": [self.store.value("id", i)], "texts": [_excerpt(self.store[i])], "note": text})
+            texts = [] if name.startswith("pii_") else [_excerpt(self.store[i])]  # the note has it masked
+            finding.examples.append({"rows": [self.store.value("id", i)], "texts": texts, "note": text})
         return finding
 
     def _side_by_side(self, name: str, sets: Sequence[Sequence[int]], rows: Sequence[int], note: str = "") -> Finding:
@@ -58,7 +59,9 @@ class Verdict:
         finding = self._listed(name, rows, note)
         for together in sets[:MOST_EXAMPLES]:
             shown = [int(i) for i in together[:_TOGETHER]]
-            ids, texts = [self.store.value("id", i) for i in shown], [_excerpt(self.store[i]) for i in shown]
+            read = [self.store[i] for i in shown]
+            around = _difference(read)
+            ids, texts = [row.id for row in read], [_excerpt(row, around) for row in read]
             more = f"and {len(together) - _TOGETHER} more" if len(together) > _TOGETHER else ""
             finding.examples.append({"rows": ids, "texts": texts, "note": more})
         return finding
@@ -198,9 +201,18 @@ def _flags(values: Sequence[int]) -> NDArray[np.bool_]:
     return np.asarray(values, np.int8).astype(bool)
 
 
-def _excerpt(row: Row) -> str:
-    """The last request and its answer, shortened."""
+def _excerpt(row: Row, around: int = 0) -> str:
+    """The last request and its answer, shortened; of a long request its begin and what is ``around`` a place in it."""
     asked = next((m.content for m in reversed(row.prompt) if m.role != "system"), "")
-    shown = asked if len(asked) <= _EXCERPT else f"{asked[: _EXCERPT // 2]} … {asked[-_EXCERPT // 2 :]}"
+    if len(asked) > _EXCERPT:
+        start = max(0, min(around - _EXCERPT // 4, len(asked) - _EXCERPT))
+        asked = f"{'… ' if start else ''}{asked[start : start + _EXCERPT]}{' …' if start + _EXCERPT < len(asked) else ''}"
     answer = row.answer if len(row.answer) <= _EXCERPT else f"{row.answer[:_EXCERPT]} …"
-    return f"{shown}\n→ {answer}" if asked else answer
+    return f"{asked}\n→ {answer}" if asked else answer
+
+
+def _difference(rows: Sequence[Row]) -> int:
+    """Where the last requests begin to differ."""
+    asked = [next((m.content for m in reversed(row.prompt) if m.role != "system"), "") for row in rows]
+    shortest = min(map(len, asked))
+    return next((i for i in range(shortest) if len({text[i] for text in asked}) > 1), shortest)
