@@ -22,7 +22,7 @@ def commands() -> list[str]:
 def test_every_command_of_the_readme_exists_and_composes(command: str) -> None:
     words = shlex.split(command)
     assert words[1] in COMMANDS, command
-    if words[1] != "train":
+    if words[1] not in ("train", "prepare"):
         return
     overrides = [w for w in words[2:] if "=" in w and not w.startswith("hydra.")]
     compose(*(re.sub(r"=(?!\[|\{)([^,]*),.*", r"=\1", o) for o in overrides if not o.startswith("name=")))
@@ -32,7 +32,7 @@ def test_readme_names_its_commands() -> None:
     assert len(commands()) > 20
 
 
-@pytest.mark.parametrize("folder", ["data", "data/cases", "models", "training", "evaluation"])
+@pytest.mark.parametrize("folder", ["data", "data/cases", "data/quality", "models", "training", "evaluation"])
 def test_every_module_is_in_the_readmes_tree(folder: str) -> None:
     listed = README.split("## The tree")[1]
     missing = [p.name for p in (ROOT / "src" / "hydratune" / folder).glob("*.py") if p.name != "__init__.py" and p.name not in listed]

@@ -17,6 +17,7 @@ import torch
 from conftest import SMALL, write_rows
 
 Command = Callable[..., tuple[int, str]]
+SAME_ROWS = ("data.quality.exact_leaks=warn", "data.quality.group_leaks=warn")  # for tests that use one file three times
 
 
 def only_run(root: Path, name: str = "smoke") -> Path:
@@ -172,7 +173,7 @@ def test_evaluate_from_elsewhere_says_where_the_run_was_started(
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     files = [f"data.{split}=a.jsonl" for split in ("train", "validation", "test")]
     run = tmp_path / "run"
-    assert hydratune("train", *SMALL, "data=files", *files, f"hydra.run.dir={run}")[0] == 0
+    assert hydratune("train", *SMALL, "data=files", *files, *SAME_ROWS, f"hydra.run.dir={run}")[0] == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     code, text = hydratune("evaluate", f"run={run}")
@@ -501,7 +502,7 @@ def test_few_shot_prompt_takes_as_many_examples_as_fit(hydratune: Command, tmp_p
         rows = [{"prompt": f"{i} {length}", "completion": "yes"} for i in range(9)]
         for split in ("train", "validation", "test"):
             write_rows(tmp_path / f"{split}.jsonl", rows)
-        code, text = hydratune("train", *SMALL, "data=files", *files, "evaluation.baselines=[fewshot]", "evaluation.shots=3",
+        code, text = hydratune("train", *SMALL, "data=files", *files, *SAME_ROWS, "evaluation.baselines=[fewshot]", "evaluation.shots=3",
                                "model.context_window=1500", "data.max_length=1400", f"hydra.run.dir={tmp_path}/{len(length)}")  # fmt: skip
         assert code == 0, text
         assert shown in text
@@ -516,7 +517,8 @@ def test_cached_baseline_has_the_groups_of_this_run(hydratune: Command, tmp_path
             f"data.{split}={write_rows(tmp_path / name / f'{split}.jsonl', [{**p, **more} for p in pairs])}"
             for split in ("train", "validation", "test")
         ]
-        code, text = hydratune("train", *SMALL, "data=files", *files, "evaluation.baselines=[base]", f"hydra.run.dir={tmp_path}/{name}/run")
+        run = f"hydra.run.dir={tmp_path}/{name}/run"
+        code, text = hydratune("train", *SMALL, "data=files", *files, *SAME_ROWS, "evaluation.baselines=[base]", run)
         assert code == 0, text
     assert "taken from the cache" in text
     stored = [json.loads(line) for line in (tmp_path / "grouped" / "run" / "predictions_base.jsonl").read_text().splitlines()]
@@ -529,6 +531,6 @@ def test_losses_over_different_tokens_name_no_best_run(hydratune: Command, tmp_p
     files = [f"data.{split}={file}" for split in ("train", "validation", "test")]
     for train_on in ("all", "last"):
         run = f"hydra.run.dir={tmp_path}/runs/{train_on}"
-        assert hydratune("train", *SMALL, "data=files", *files, f"data.train_on={train_on}", run)[0] == 0
+        assert hydratune("train", *SMALL, "data=files", *files, *SAME_ROWS, f"data.train_on={train_on}", run)[0] == 0
     code, text = hydratune("compare", str(tmp_path / "runs"))
     assert code == 0 and "no best run" in text
