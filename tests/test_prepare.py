@@ -55,6 +55,48 @@ def test_prepared_set_is_written_reported_and_trained_on(hydratune: Run, tmp_pat
     assert json.loads((tmp_path / "run" / "data.json").read_text())["prepared"] == told["fingerprint"]
 
 
+def test_prepared_set_takes_its_system_prompt_and_schema_along(hydratune: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{**r, "completion": json.dumps({"n": i})} for i, r in enumerate(records(40))])
+    (tmp_path / "schema.json").write_text('{"type": "object", "required": ["n"]}')
+    settings = ("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "data.schema_file=schema.json")
+    code, printed = hydratune(*settings, "data.system_prompt=Count.")
+    assert (code, "outputs/prepared/rows/train.parquet" in printed) == (0, True)
+    code, printed = hydratune("train", *SMALL, "data=prepared", "data.path=outputs/prepared/rows", "hydra.run.dir=run")
+    assert code == 0, printed
+    assert json.loads((tmp_path / "run" / "schema.json").read_text()) == {"type": "object", "required": ["n"]}
+    prediction = json.loads((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()[0])
+    assert "Count." in json.dumps(prediction["prompt"])
+
+
+def test_answers_against_the_schema_refuse_training(hydratune: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{**r, "completion": json.dumps({"n": i})} for i, r in enumerate(records(40))])
+    (tmp_path / "schema.json").write_text('{"type": "object", "properties": {"n": {"maximum": 38}}}')
+    settings = ("train", *SMALL, "data=files", "data.train=rows.jsonl", "data.schema_file=schema.json")
+    code, printed = hydratune(*settings)
+    assert (code, "schema: 1 answers that are not valid" in printed, "r39" in printed) == (2, True, True)
+    code, printed = hydratune(*settings, "data.quality.schema=warn")
+    assert (code, "schema 1" in printed) == (0, True)
+
+
+def test_place_that_cannot_be_written_is_one_message(hydratune: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", records(30))
+    (tmp_path / "file").write_text("x")
+    code, printed = hydratune("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "output=file/below")
+    assert (code, "cannot write into file/below" in printed) == (2, True)
+
+
+def test_folders_of_the_datasets_library_are_read(hydratune: Run, tmp_path: Path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_list(records(40))
+    datasets.DatasetDict({"train": rows.select(range(30)), "test": rows.select(range(30, 40))}).save_to_disk(tmp_path / "saved")
+    settings = ("prepare", "model=tiny", "data=hub", "data.id=saved", "output=out")
+    assert hydratune(*settings, "data.test=test")[0] == 0
+    assert report(tmp_path / "out")["splits"]["test"]["rows"] == 10
+    code, printed = hydratune(*settings, "data.test=exam")
+    assert (code, "cannot load split 'exam'" in printed) == (2, True)
+
+
 def test_errors_are_reported_and_nothing_is_given_to_training(hydratune: Run, tmp_path: Path) -> None:
     rows = records(30)
     write_rows(tmp_path / "train.jsonl", rows)

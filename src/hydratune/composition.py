@@ -38,6 +38,7 @@ _OTHER_NAMES = {  # what other tools call it
     "epochs": "trainer.max_epochs",
     "num_epochs": "trainer.max_epochs",
     "num_train_epochs": "trainer.max_epochs",
+    "max_samples": "data.max_train_rows",
     "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
     "max_grad_norm": "trainer.gradient_clip_val",
     "bf16": "trainer.precision",

@@ -7,8 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hydratune.config import Level, PrepareConfig, PreparedData
+from hydratune.config import FilesData, HubData, Level, PrepareConfig, PreparedData
 from hydratune.console import console, progress, section
+from hydratune.data.answers import SCHEMA_FILE
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.prepared import Prepared, prepare, write_prepared
 from hydratune.data.preview import pieces, show
@@ -16,11 +17,12 @@ from hydratune.data.quality.findings import CHECKS
 from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.report import write_html
 from hydratune.data.tokens import TokenCheck
-from hydratune.errors import ConfigError, DataError, Problem
+from hydratune.errors import ConfigError, DataError, InputError, Problem
 from hydratune.models import sources
 from hydratune.records import RunDirectory, write_json
 
 _SHOWN = 5  # rows whose mask is in the report
+_DATA_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), SCHEMA_FILE)
 _QUIET = 5_000  # rows: below it there is nothing to wait for
 
 
@@ -41,24 +43,35 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
         show(console, encoder, *_masked(config, prepared, encoder, config.preview), config.preview)
     section("written")
     errors = [name for name, check in report["checks"].items() if check["level"] == Level.error.value and check["count"]]
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "report.json", report)
-    write_html(output / "report.html", report)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name in _DATA_FILES:  # of an earlier, better time
+            (output / name).unlink(missing_ok=True)
+        if not errors:
+            report |= write_prepared(prepared, output, config.data)
+        write_json(output / "report.json", report)
+        write_html(output / "report.html", report)
+    except OSError as error:
+        raise InputError(f"cannot write into {output} ({error.strerror or error}); choose another place with output=DIR") from error
     console.print(f"report      {output}/report.html  [dim](and report.json)", soft_wrap=True)
     if errors:
-        for name in SPLIT_NAMES:  # of an earlier, better time
-            (output / f"{name}.parquet").unlink(missing_ok=True)
         found = "\n".join(f"  {name}: {CHECKS[name].title}\n    fix: {CHECKS[name].fix}" for name in errors)
         raise DataError(f"the data set is not fit for training, so only the report was written.\n{found}")
-    write_prepared(prepared, output)
     console.print(f"data        {output}/train.parquet, validation.parquet, test.parquet", soft_wrap=True)
     console.print(f"train       hydratune train data=prepared data.path={output}", soft_wrap=True)
 
 
+def _default_output(config: PrepareConfig) -> Path:
+    """Other data, another folder."""
+    data = config.data
+    own = Path(data.train).stem if isinstance(data, FilesData) else data.id.rpartition("/")[2] if isinstance(data, HubData) else None
+    return Path("outputs/prepared") / str(own if own and config.name in ("files", "hub") else config.name)
+
+
 def _output(config: PrepareConfig) -> Path:
     """The folder to write. Raises ``ConfigError`` if it holds something else."""
-    output = Path(config.output).expanduser() if config.output else Path("outputs/prepared") / str(config.name)
-    ours = {"report.json", "report.html", *(f"{name}.parquet" for name in SPLIT_NAMES)}
+    output = Path(config.output).expanduser() if config.output else _default_output(config)
+    ours = {"report.json", "report.html", *_DATA_FILES}
     if output.exists() and not output.is_dir():
         raise ConfigError([Problem("output", output, "this is a file", "give a folder")])
     if isinstance(config.data, PreparedData) and output.resolve() == Path(config.data.path).resolve():

@@ -13,7 +13,7 @@ import lightning
 from rich.markup import escape
 
 from hydratune.cache import cache_folder
-from hydratune.config import Baseline, ContractsData, Level, TrainConfig, plain
+from hydratune.config import Baseline, ContractsData, Level, PreparedData, TrainConfig, plain
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.gate import gate
@@ -244,6 +244,7 @@ def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row]
     warned = ", ".join(f"{name} {check['count']:,}" for name, check in told["quality"].items() if name != "size")
     changed = ", ".join(f"{name} {rows:,}" for name, rows in told["cleaning"].items())
     where = "taken from the cache" if prepared.reused else "prepared and checked"
+    where = "as it was prepared" if isinstance(config.data, PreparedData) else where
     console.print(f"[dim]data: {where}{f'; cleaned: {changed}' if changed else ''}", soft_wrap=True)
     if warned:
         console.print(

@@ -9,18 +9,22 @@ from typing import Any
 import jsonschema
 from referencing import Registry
 
-from hydratune.config import DataConfig
+from hydratune.config import DataConfig, PreparedData
 from hydratune.errors import DataError
+
+SCHEMA_FILE = "schema.json"  # beside prepared rows
 
 
 def json_schema(data: DataConfig) -> dict[str, Any] | None:
     """The JSON schema of the answers, from the configuration or its file. Raises ``DataError`` if it is not a schema."""
-    schema = data.schema
-    if data.schema_file is not None:
+    schema, file = data.schema, data.schema_file
+    if isinstance(data, PreparedData) and schema is None and file is None and (Path(data.path) / SCHEMA_FILE).is_file():
+        file = str(Path(data.path) / SCHEMA_FILE)
+    if file is not None:
         try:
-            schema = json.loads(Path(data.schema_file).read_text("utf-8"))
+            schema = json.loads(Path(file).read_text("utf-8"))
         except (ValueError, OSError) as error:
-            raise DataError(f"data.schema_file = {data.schema_file}: not readable JSON ({error})") from None
+            raise DataError(f"data.schema_file = {file}: not readable JSON ({error})") from None
     if schema is None:
         return None
     try:

@@ -5,16 +5,15 @@ each), not with their texts.
 """
 
 import hashlib
+import itertools
 import json
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 
@@ -22,11 +21,11 @@ from hydratune.cache import built, cache_folder
 from hydratune.config import DataConfig, Level, PreparedData, plain
 from hydratune.console import Ticker, progress
 from hydratune.data import cleaning
-from hydratune.data.answers import json_schema
+from hydratune.data.answers import SCHEMA_FILE, json_schema
 from hydratune.data.quality.findings import MOST_ROWS
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.quality.verdict import Verdict
-from hydratune.data.reading import SPLIT_NAMES, Source, open_source, settings_of
+from hydratune.data.reading import SPLIT_NAMES, Source, open_source, settings_of, with_system
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore, RowWriter, message_from, turns_of
@@ -104,9 +103,10 @@ def _build(data: DataConfig, schema: Mapping[str, Any] | None, source: Source, f
             "labels": inspection.label_counts(),
         }
         for side in SPLITS:
-            report["splits"][side.name] = _write(folder / f"{side.name}.parquet", store, inspection, side, ticker)
+            rows = (store[i] for i in inspection.numbers(side))
+            report["splits"][side.name] = _write(folder / f"{side.name}.parquet", rows, ticker)
         report["left_out"] = {"straddles": _listed(inspection, store, Side.straddles)}
-        report["fingerprint"] = stable_hash([report["splits"][side.name]["hash"] for side in SPLITS])
+        report["fingerprint"] = _fingerprint(report["splits"])
         store.close()
     write_json(folder / "report.json", report)
 
@@ -167,26 +167,21 @@ def _listed(inspection: Inspection, store: RowStore, side: Side) -> dict[str, An
     return {"rows": len(numbers), "ids": [store.value("id", i) for i in numbers[:MOST_ROWS]]}
 
 
-def _write(path: Path, store: RowStore, inspection: Inspection, side: Side, ticker: Ticker) -> dict[str, Any]:
+def _write(path: Path, rows: Iterable[Row], ticker: Ticker | None = None) -> dict[str, Any]:
     """One split as Parquet. Returns what the report says of it."""
-    numbers = inspection.numbers(side)
-    digest, groups = hashlib.sha256(), set()
-    characters = np.zeros(len(numbers), np.int64)
+    digest, groups, count, characters = hashlib.sha256(), set(), 0, 0
+    remaining = iter(rows)
     with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as writer:
-        for start in range(0, max(1, len(numbers)), _BATCH):
-            rows = [store[i] for i in numbers[start : start + _BATCH]]
-            writer.write_table(pyarrow.Table.from_pylist([_record(row) for row in rows], _SCHEMA))
-            for i, row in enumerate(rows, start):
+        while batch := list(itertools.islice(remaining, _BATCH)):
+            writer.write_table(pyarrow.Table.from_pylist([_record(row) for row in batch], _SCHEMA))
+            for row in batch:
                 digest.update(row.content_hash.encode())
-                characters[i] = sum(len(m.content) for m in row.messages)
-                groups.add(row.group or row.id)
-            ticker.advance(len(rows), len(rows))
-    return {
-        "rows": len(numbers),
-        "groups": len(groups),
-        "characters": int(characters.sum()),
-        "hash": digest.hexdigest()[:16],
-    }
+                groups.add(stable_hash(row.group or row.id))
+                characters += sum(len(m.content) for m in row.messages)
+            count += len(batch)
+            if ticker is not None:
+                ticker.advance(len(batch), len(batch))
+    return {"rows": count, "groups": len(groups), "characters": characters, "hash": digest.hexdigest()[:16]}
 
 
 _TURN = pyarrow.struct([(name, pyarrow.string()) for name in ("role", "content")])
@@ -247,8 +242,20 @@ def read_prepared(folder: Path) -> Prepared:
     return prepared
 
 
-def write_prepared(prepared: Prepared, folder: Path) -> None:
-    """Copies the Parquet files. Raises ``OSError``."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _fingerprint(splits: Mapping[str, Mapping[str, Any]]) -> str:
+    return stable_hash([splits[side.name]["hash"] for side in SPLITS])
+
+
+def write_prepared(prepared: Prepared, folder: Path, data: DataConfig) -> dict[str, Any]:
+    """Writes the three Parquet files, with the system turn in every row, and the schema of the answers.
+
+    Returns the parts of the report that depend on it. Raises ``OSError``.
+    """
+    splits = {}
     for side in SPLITS:
-        shutil.copyfile(prepared.path / f"{side.name}.parquet", folder / f"{side.name}.parquet")
+        rows = (with_system(row, data.system_prompt) for row in prepared.rows(side.name))
+        splits[side.name] = _write(folder / f"{side.name}.parquet", rows)
+    schema = json_schema(data)
+    if schema is not None:
+        write_json(folder / SCHEMA_FILE, schema)
+    return {"splits": splits, "fingerprint": _fingerprint(splits)}

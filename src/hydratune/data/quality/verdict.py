@@ -41,7 +41,9 @@ class Verdict:
         hits = [(number, saw) for number, saw in self.seen.hits[name] if self.alive[number]]
         if name == "truncated_answers":
             hits = sorted({**dict.fromkeys(self._without_end(), "no mark at the end"), **dict(hits)}.items())
-        finding = self._finding(name, [number for number, _ in hits], [saw for _, saw in hits])
+        declared = Counter(saw for _, saw in hits if name == "encoding" and saw.startswith("read as "))
+        note = ", ".join(f"{count:,} {saw}" for saw, count in declared.items())
+        finding = self._finding(name, [number for number, _ in hits], [saw for _, saw in hits], note)
         if self.seen.counts[name] > len(self.seen.hits[name]):  # more than were kept
             finding.count = self.seen.counts[name]
         return finding
