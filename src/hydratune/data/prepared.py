@@ -113,8 +113,8 @@ def _build(data: DataConfig, schema: Mapping[str, Any] | None, source: Source, f
 
 @contextmanager
 def _progress(about: int) -> Iterator[Ticker]:
-    """Every row is read, looked at twice for near-duplicates, and written."""
-    with progress("preparing data", 4 * about, "rows", quiet=about < _SHOW_PROGRESS) as ticker:
+    """Every row is read, compared with the others, and written."""
+    with progress("preparing data", 3 * about, "rows", quiet=about < _SHOW_PROGRESS) as ticker:
         yield ticker
 
 
