@@ -15,6 +15,8 @@ def row(question: str, answer: str, number: int = 0) -> Row:
         (cleaning.encoding, "cafÃ© and naÃ¯ve", "café and naïve"),
         (cleaning.encoding, "café “quoted” ﬁne", "café “quoted” ﬁne"),
         (cleaning.control, "a\u200bb\x07c\ufeff", "abc"),
+        (cleaning.encoding, "\x93quoted\x94 caf\xe9", "“quoted” café"),
+        (cleaning.whitespace, "one\u2028two\x0cthree\x85four", "one\ntwo\nthree\nfour"),
         (cleaning.control, "👩\u200d💻 می\u200cخواهم\tx\n", "👩\u200d💻 می\u200cخواهم\tx\n"),
         (cleaning.whitespace, " a \t\r\nb\u00a0c\n\n\n\n\n\nd ", "a\nb c\n\n\nd"),
         (cleaning.whitespace, "def f():\n    return  1", "def f():\n    return  1"),

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ftfy
+from ftfy.fixes import fix_c1_controls
 
 from hydratune.config import CleaningConfig
 from hydratune.data.rows import Message, Row
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\u00ad\u200b\u2028\u2029\u2060\ufeff\ufff9-\ufffb]")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff\ufff9-\ufffb]")
+_LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 _TRAILING = re.compile(r"[ \t]+(?=\n|$)")
 _EMPTY_LINES = re.compile(r"\n{4,}")
@@ -39,7 +41,7 @@ _CHATTER = re.compile(
 
 def encoding(text: str) -> str:
     """Undoes wrong decodings; leaves quotes, ligatures and everything else as it is."""
-    return str(ftfy.fix_encoding(text)) if not text.isascii() else text
+    return text if text.isascii() else str(fix_c1_controls(ftfy.fix_encoding(text)))
 
 
 def control(text: str) -> str:
@@ -48,9 +50,8 @@ def control(text: str) -> str:
 
 
 def whitespace(text: str) -> str:
-    """Line feeds as line ends, plain spaces, no spaces at line ends or around the text; indentation stays."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = _TRAILING.sub("", _SPACES.sub(" ", text))
+    """Line feeds for all line and page ends, plain spaces, no spaces at line ends or around the text; indentation stays."""
+    text = _TRAILING.sub("", _SPACES.sub(" ", _LINE_ENDS.sub("\n", text)))
     return _EMPTY_LINES.sub("\n\n\n", text).strip()
 
 
