@@ -118,6 +118,17 @@ def test_errors_are_reported_and_nothing_is_given_to_training(hydratune: Run, tm
     assert report(tmp_path / "out")["checks"]["exact_leaks"]["count"] == 0
 
 
+def test_leaks_are_removed_from_validation_as_well(tmp_path: Path) -> None:
+    rows = records(40)
+    files = {"train": rows[:30], "validation": [*rows[30:36], rows[5]], "test": [*rows[36:], rows[31], rows[2]]}
+    data = FilesData(**{name: str(write_rows(tmp_path / f"{name}.jsonl", own)) for name, own in files.items()})
+    data.clean.drop_leaks = True
+    prepared = prepare(data)
+    assert [len(list(prepared.rows(name))) for name in files] == [28, 6, 6]
+    assert sorted(prepared.report["cleaning"]["drop_leaks"]["ids"]) == ["r2", "r31", "r5"]
+    assert prepared.report["checks"]["near_leaks"]["count"] == 0
+
+
 def test_preview_shows_the_mask(hydratune: Run, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", records(30))
     _, printed = hydratune("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "preview=2", "output=out")

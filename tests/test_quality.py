@@ -187,6 +187,12 @@ def test_leaks_exact_near_and_by_group_name_the_rows(tmp_path: Path) -> None:
     assert findings["near_leaks"].examples[1]["rows"] == ["train-1", "test-near"]
 
 
+def test_personal_data_is_not_copied_into_the_finding(tmp_path: Path) -> None:
+    finding = found(tmp_path, [row("Write to jo.doe@example.com please", id="a"), row("Nobody is named in this one", id="b")])["pii_email"]
+    assert finding.rows == ["a"]
+    assert "jo.doe@example.com" not in str(finding.plain())
+
+
 def test_what_is_unlike_the_rest_is_named(tmp_path: Path) -> None:
     words = ["lorem", "ipsum", "dolor", "sit", "amet", "consectetur", "adipiscing", "elit", "sed", "do"]
     rng = random.Random(0)

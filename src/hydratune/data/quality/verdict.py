@@ -43,6 +43,8 @@ class Verdict:
             hits = sorted({**dict.fromkeys(self._without_end(), "no mark at the end"), **dict(hits)}.items())
         declared = Counter(saw for _, saw in hits if name == "encoding" and saw.startswith("read as "))
         note = ", ".join(f"{count:,} {saw}" for saw, count in declared.items())
+        if name == "ungrounded" and len(hits) > 0.5 * self.alive.sum():
+            note = "most rows, so the answers are perhaps not meant to be drawn from the request"
         finding = self._finding(name, [number for number, _ in hits], [saw for _, saw in hits], note)
         if self.seen.counts[name] > len(self.seen.hits[name]):  # more than were kept
             finding.count = self.seen.counts[name]
