@@ -17,6 +17,7 @@ from hydratune.evaluation.json_scores import score
 from hydratune.evaluation.statistics import Interval, bootstrap_ratio, wilson
 
 Prediction = Mapping[str, Any]
+ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,15 @@ def score_row(prediction: str, reference: str, task: Task, schema: Mapping[str, 
     if task is Task.json:
         return score(prediction, reference, schema)
     same = " ".join(prediction.casefold().split()) == " ".join(reference.casefold().split())
-    return {"exact_match": prediction.strip() == reference.strip(), "normalised_match": same}
+    return {"exact_match": prediction.strip() == reference.strip(), "normalised_match": same, **rouge(prediction, reference)}
+
+
+def rouge(prediction: str, reference: str) -> dict[str, float]:
+    """F1 of ROUGE-1, -2 and -L (Lin 2004) of one answer, in [0, 1]."""
+    from torchmetrics.functional.text.rouge import rouge_score  # seconds to import, and only texts need it
+
+    found = rouge_score(prediction, reference, rouge_keys=ROUGE)  # rougeLsum, the default, would download a sentence splitter
+    return {key: float(found[f"{key}_fmeasure"]) for key in ROUGE}
 
 
 def metrics(predictions: Sequence[Prediction], config: EvaluationConfig, *, has_schema: bool) -> dict[str, Measured]:
@@ -79,6 +88,9 @@ def metrics(predictions: Sequence[Prediction], config: EvaluationConfig, *, has_
             parts = [s["fields"].get(key, [0, 0, 0, 1]) for s in scores]
             result[f"field_f1/{key}"] = ratio([2 * p[0] for p in parts], [p[1] + p[2] for p in parts])
             result[f"field_accuracy/{key}"] = rate([s["json_valid"] and bool(p[3]) for s, p in zip(scores, parts, strict=True)])
+    if ROUGE[0] in scores[0]:
+        for key in ROUGE:
+            result[key] = ratio([s[key] for s in scores], [1.0] * len(scores))
     if "normalised_match" in scores[0]:
         result["normalised_match"] = rate([s["normalised_match"] for s in scores])
     if "exact_match" in scores[0]:
@@ -106,6 +118,7 @@ def settings(config: EvaluationConfig, task: Task, max_new_tokens: int, rows: in
         "decoding": "greedy",
         "max_new_tokens": max_new_tokens,
         "json": "strict: the whole answer is one object; null counts as not stated; texts compared without case; lists as sets",
+        "rouge": "F1 by row, mean over rows; words are runs of a-z and digits, without case and stemming",
         "field_f1": "micro over all leaves of all rows",
         "nll": "mean per token of the reference answer and its turn-end, given the prompt, or of a whole document; perplexity = exp(nll)",
         "intervals": f"{percent} %: Wilson for rates, else bootstrap over groups ({config.bootstrap_samples} samples, seed 0)",
