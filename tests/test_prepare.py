@@ -164,6 +164,7 @@ def test_overlength_is_counted_by_split(hydratune: Run, tmp_path: Path) -> None:
     check = report(tmp_path / "out")["checks"]["overlength"]
     assert (check["count"], check["level"]) == (4, "warn")
     assert "dropped in training" in check["note"]
+    assert sum(split["too_long"] for split in report(tmp_path / "out")["tokens"]["splits"].values()) == 4
     assert hydratune(*settings, "data.overlength=error")[0] == 2
 
 
