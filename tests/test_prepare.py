@@ -129,6 +129,29 @@ def test_leaks_are_removed_from_validation_as_well(tmp_path: Path) -> None:
     assert prepared.report["checks"]["near_leaks"]["count"] == 0
 
 
+def test_split_that_leaves_little_for_training_is_an_error(hydratune: Run, tmp_path: Path) -> None:
+    rows = [{**r, "group": "big" if i < 80 else f"g{i}"} for i, r in enumerate(records(100))]
+    file = str(write_rows(tmp_path / "rows.jsonl", rows))
+    by_fraction = {f: prepare(FilesData(train=file, validation_fraction=f)).report for f in (0.1, 0.3, 0.5, 0.7)}
+    shares = {f: r["splits"]["train"]["rows"] for f, r in by_fraction.items()}
+    assert min(shares.values()) < 20 < max(shares.values())  # the big group is on either side
+    for fraction, told in by_fraction.items():
+        lopsided = shares[fraction] < 0.5 * (0.9 - fraction) * 100
+        assert ("left for training" in told["checks"]["splits"]["note"]) == lopsided
+    none = ("data.validation_fraction=0", "data.test_fraction=0")
+    code, printed = hydratune("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", *none)
+    assert (code, "the data set has no validation and no test rows" in printed) == (2, True)
+
+
+def test_unknown_stratum_and_one_that_is_there(tmp_path: Path) -> None:
+    file = str(write_rows(tmp_path / "rows.jsonl", [{**r, "completion": json.dumps({"kind": i % 2})} for i, r in enumerate(records(60))]))
+    with pytest.raises(DataError, match="no row has such a field"):
+        prepare(FilesData(train=file, stratify="colour"))
+    told = prepare(FilesData(train=file, stratify="kind", test_fraction=0.2))
+    kinds = [json.loads(row.answer)["kind"] for row in told.rows("test")]
+    assert abs(kinds.count(0) - kinds.count(1)) <= 1
+
+
 def test_preview_shows_the_mask(hydratune: Run, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", records(30))
     _, printed = hydratune("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "preview=2", "output=out")
@@ -217,9 +240,8 @@ def test_prepared_files_that_were_changed_are_refused(hydratune: Run, tmp_path: 
     shutil.copyfile(tmp_path / "out" / "test.parquet", tmp_path / "out" / "train.parquet")
     with pytest.raises(DataError, match=r"train\.parquet: changed since"):
         read_prepared(tmp_path / "out")
-    (tmp_path / "out" / "train.parquet").write_bytes(b"PAR1 cut")
-    with pytest.raises(DataError, match=r"train\.parquet: not readable"):
-        read_prepared(tmp_path / "out")
+    code, printed = hydratune("train", "data=prepared", "data.path=out", "data.test_fraction=0.5")
+    assert (code, "a prepared data set is taken as it is" in printed) == (2, True)
     code, printed = hydratune("train", "data=prepared", "data.path=elsewhere")
     assert (code, "no prepared data set" in printed) == (2, True)
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydratune.config import ContractsData, DataConfig, Level, QualityConfig
+from hydratune.config import ContractsData, DataConfig, Level, QualityConfig, TrainOn
 from hydratune.data.quality import pii, texts
-from hydratune.data.quality.duplicates import grams, jaccard, near_pairs, normalised
+from hydratune.data.quality.duplicates import grams, jaccard, near_pairs, normalised, words
 from hydratune.data.quality.findings import CHECKS, level_of
 from hydratune.data.quality.grounding import ungrounded
 from hydratune.data.quality.inspection import Inspection
@@ -38,7 +38,8 @@ def found(tmp_path: Path, rows: list[Row], sides: list[Side] | None = None, sche
 def test_normalising_keeps_what_carries_meaning() -> None:
     assert normalised("  What's   UP, “Doc”?! ") == "what s up doc"
     assert len({normalised(f"3 {sign} 4") for sign in "+-*/<>=^%"}) == 9
-    assert normalised("(a) b/c") == normalised('"A" b c')
+    assert normalised("what is $#?") != normalised("what is $@?")
+    assert words(normalised("(a) b/c")) == words(normalised('"A" b c'))
     assert normalised("3.5") != normalised("35")
 
 
@@ -66,11 +67,22 @@ def test_near_pairs_are_exactly_those_of_comparing_all(threshold: float) -> None
     assert not pairs.capped
 
 
+def test_an_instruction_before_every_request_makes_them_not_alike() -> None:
+    instruction = "Classify the sentiment of the following review as positive or negative, and answer with one word only: "
+    rng = random.Random(1)
+    reviews = ["".join(rng.choices(string.ascii_lowercase + " ", k=40)) for _ in range(300)]
+    texts_ = [instruction + review for review in reviews] + [f"{instruction}{reviews[7]} ok"]
+    assert set(near_pairs(len(texts_), texts_.__getitem__, 0.8)) == {(7, 300)}
+
+
 def test_too_many_alike_is_said_and_not_waited_for() -> None:
-    texts_ = [f"{'the very same long beginning of a request ' * 3}{i:04}" for i in range(900)]
+    rng = random.Random(2)
+    families = ["".join(rng.choices(string.ascii_lowercase + " ", k=200)) for _ in range(12)]
+    texts_ = [f"{family}{i:03}" for family in families for i in range(150)]
     pairs = near_pairs(len(texts_), texts_.__getitem__, 0.8)
     assert pairs.capped
-    assert len(np.unique(np.concatenate([pairs.first, pairs.second]))) == 900
+    assert len(np.unique(np.concatenate([pairs.first, pairs.second]))) > 0.9 * len(texts_)
+    assert all(a // 150 == b // 150 for a, b in pairs)
 
 
 # ----------------------------------------------------------------------------------------------------------------- pii
@@ -151,7 +163,7 @@ def test_check_that_is_off_is_not_run() -> None:
 def test_every_setting_of_the_gate_has_its_words() -> None:
     settings = {name for name in QualityConfig.__dataclass_fields__ if name != "similarity"}
     assert settings <= CHECKS.keys()
-    assert {name for name in CHECKS if name not in settings} == {"mask", "overlength"}
+    assert {name for name in CHECKS if name not in settings} == {"mask", "overlength", "splits"}
     assert level_of(QualityConfig(), "mask") is Level.error
 
 
@@ -191,6 +203,45 @@ def test_personal_data_is_not_copied_into_the_finding(tmp_path: Path) -> None:
     finding = found(tmp_path, [row("Write to jo.doe@example.com please", id="a"), row("Nobody is named in this one", id="b")])["pii_email"]
     assert finding.rows == ["a"]
     assert "jo.doe@example.com" not in str(finding.plain())
+
+
+def test_request_asked_inside_a_training_conversation_is_a_near_leak(tmp_path: Path) -> None:
+    talk = [
+        Message("user", "Which city is the capital?"),
+        Message("assistant", "Paris."),
+        Message("user", "Thanks!"),
+        Message("assistant", "Yes."),
+    ]
+    rows = [Row("talk", tuple(talk)), row("Something else altogether, I think", id="other"), row("which city is the capital", id="asked")]
+    sides = [Side.train, Side.train, Side.test]
+    assert found(tmp_path, rows, sides)["near_leaks"].rows == ["asked"]
+    assert found(tmp_path, rows, sides, train_on=TrainOn.last)["near_leaks"].rows == []
+
+
+def test_system_turns_tell_requests_apart(tmp_path: Path) -> None:
+    rows = [
+        Row(language, (Message("system", f"Answer in {language}"), Message("user", "Hello there!"), Message("assistant", f"{language}.")))
+        for language in ("French", "German", "Latin")
+    ]
+    assert found(tmp_path, rows)["multi_answer"].count == 0
+
+
+def test_split_without_rows_is_an_error(tmp_path: Path) -> None:
+    findings = found(tmp_path, [row(f"question {i}", id=str(i), group="one") for i in range(6)])
+    assert (findings["splits"].refuses, findings["splits"].note) == (True, "the data set has no validation and no test rows")
+
+
+def test_labels_are_counted_among_the_rows_that_take_part(tmp_path: Path) -> None:
+    rows = [row(f"{i} of many {i * 7919}", "yes" if i % 2 else "no", id=f"r{i}") for i in range(60)]
+    data = DataConfig()
+    data.clean.drop_duplicates = True
+    inspection = Inspection(data, None)
+    writer = RowWriter(tmp_path / "rows.arrow")
+    for each in [*rows, rows[0], rows[0]]:
+        writer.add(each, inspection.see(each, Side.train))
+    writer.close()
+    inspection.divide(RowStore(tmp_path / "rows.arrow"), set(Side), lambda steps: None)
+    assert inspection.label_counts() == {"answer": {"no": 30, "yes": 30}}
 
 
 def test_what_is_unlike_the_rest_is_named(tmp_path: Path) -> None:

@@ -177,6 +177,16 @@ def _source(data: DataConfig) -> Iterator[Problem]:
     if isinstance(data, PreparedData) and not (Path(data.path) / "report.json").is_file():
         fix = "give the folder that hydratune prepare wrote"
         yield Problem("data.path", data.path, "no prepared data set (no report.json in it)", fix)
+    if isinstance(data, PreparedData):
+        fixed = [
+            name
+            for name in ("clean", "stratify", "validation_fraction", "test_fraction")
+            if getattr(data, name) != getattr(DataConfig(), name)
+        ]
+        quality = replace(data.quality, template_tokens=DataConfig().quality.template_tokens)
+        for name in [*fixed, *(["quality"] if quality != DataConfig().quality else [])]:
+            fix = f"give data.{name} to hydratune prepare, which decides it"
+            yield Problem(f"data.{name}", "…", "a prepared data set is taken as it is", fix)
     if isinstance(data, ContractsData):
         for name in ("train_rows", "validation_rows", "test_rows"):
             yield from _at_least(f"data.{name}", getattr(data, name), 1, " row")

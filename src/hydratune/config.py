@@ -165,21 +165,19 @@ class CleaningConfig:
 class QualityConfig:
     """What is looked for in the data, and what a finding does."""
 
-    exact_duplicates: Level = Level.warn  # the request and the answer of an earlier row, apart from case and punctuation
-    near_duplicates: Level = Level.warn  # a request nearly that of an earlier row
-    exact_leaks: Level = Level.error  # a test or validation request that is in training
-    near_leaks: Level = Level.warn  # likewise, or nearly
+    exact_leaks: Level = Level.error  # a test or validation request that is in training, apart from case and sentence marks
+    near_leaks: Level = Level.warn  # likewise, or nearly; off: rows are split without looking at likeness
     group_leaks: Level = Level.error  # a group with rows on both sides of a split
-    label_conflicts: Level = Level.warn  # one request, different labels or JSON answers
-    multi_answer: Level = Level.warn  # one request, different texts as answers: often right, never dropped
-    duplicate_ids: Level = Level.warn
-    encoding: Level = Level.warn  # text that was decoded wrongly, or a file in another encoding than the rest
+    straddling: Level = Level.warn  # rows left out because they belong to two sides of the split at once
     template_tokens: Level = Level.error  # texts with the model's own special tokens: they would steer the template
+    schema: Level = Level.error  # answers that are not valid under the JSON schema
+    label_conflicts: Level = Level.warn  # one request, different labels or JSON answers
+    mixed_answers: Level = Level.warn  # most answers are JSON objects, these are not
+    encoding: Level = Level.warn  # text that was decoded wrongly, or a file in another encoding than the rest
     rendered: Level = Level.warn  # texts that look like the output of some chat template
     truncated_answers: Level = Level.warn  # cut in the middle: open brackets or code, no full stop where others have one
     refusals: Level = Level.warn  # "I'm sorry, but I can't ..."
-    language_mix: Level = Level.warn  # rows in another language than most
-    length_outliers: Level = Level.warn  # answers far longer or shorter than the rest
+    ungrounded: Level = Level.warn  # numbers, dates and names in the answer that the request does not contain
     pii_email: Level = Level.warn
     pii_phone: Level = Level.warn
     pii_card: Level = Level.warn  # payment cards, by their check digit
@@ -187,11 +185,14 @@ class QualityConfig:
     pii_ip: Level = Level.warn
     pii_ssn: Level = Level.warn  # US social security numbers
     pii_names: Level = Level.off  # persons and places, by presidio: pip install "hydratune[pii]"
-    ungrounded: Level = Level.warn  # numbers, dates and names in the answer that the request does not contain
-    schema: Level = Level.error  # answers that are not valid under the JSON schema
-    mixed_answers: Level = Level.warn  # most answers are JSON objects, these are not
-    size: Level = Level.warn  # fewer than 500 training rows, or more than 5,000
+    exact_duplicates: Level = Level.warn  # the answer of an earlier row, and its request apart from case and sentence marks
+    near_duplicates: Level = Level.warn  # a request nearly that of an earlier row
+    multi_answer: Level = Level.warn  # one request, different texts as answers: often right, never dropped
+    duplicate_ids: Level = Level.warn
+    language_mix: Level = Level.warn  # rows in another language than most
+    length_outliers: Level = Level.warn  # answers far longer or shorter than the rest
     label_balance: Level = Level.warn  # one label is most of the rows, or a label is very rare
+    size: Level = Level.warn  # fewer than 500 training rows, or more than 5,000
     similarity: float = 0.8  # Jaccard similarity of character 5-grams from which requests are near
 
 
@@ -206,7 +207,7 @@ class DataConfig:
     train_on: TrainOn = TrainOn.all
     schema: dict[str, Any] | None = None  # JSON schema of the answers; used for scoring and for the few-shot prompt
     schema_file: str | None = None  # the same from a file
-    max_train_rows: int | None = None  # take a seeded sample of the training rows
+    max_train_rows: int | None = None  # take a fixed sample of the training rows, whatever the seed
     max_validation_rows: int | None = None
     max_test_rows: int | None = None
     validation_fraction: float = 0.1  # split off the training rows when there is no validation file
@@ -232,7 +233,7 @@ class ContractsData(DataConfig):
 
 @dataclass
 class FilesData(DataConfig):
-    """JSONL, JSON, CSV or Parquet files; format and columns are detected and stated."""
+    """JSONL, JSON, CSV, TSV, Parquet or text files; format and columns are detected and stated."""
 
     source: str = "files"
     train: str = MISSING

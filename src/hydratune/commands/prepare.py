@@ -1,5 +1,6 @@
 """hydratune prepare: read, clean, check and split a data set; write it down with a report for people and for machines."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,12 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
 def _default_output(config: PrepareConfig) -> Path:
     """Other data, another folder."""
     data = config.data
-    own = Path(data.train).stem if isinstance(data, FilesData) else data.id.rpartition("/")[2] if isinstance(data, HubData) else None
+    own = None
+    if isinstance(data, FilesData):
+        file = Path(data.train)
+        own = file.resolve().parent.name if file.stem in ("train", "training", "data") else file.stem
+    elif isinstance(data, HubData):
+        own = data.id.rstrip("/").rpartition("/")[2]
     return Path("outputs/prepared") / str(own if own and config.name in ("files", "hub") else config.name)
 
 
@@ -76,6 +82,10 @@ def _output(config: PrepareConfig) -> Path:
         raise ConfigError([Problem("output", output, "this is a file", "give a folder")])
     if isinstance(config.data, PreparedData) and output.resolve() == Path(config.data.path).resolve():
         raise ConfigError([Problem("output", output, "this is the data set that is read", "give another folder")])
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write into {output} ({error.strerror or error}); choose another place with output=DIR") from error
     others = sorted(path.name for path in output.iterdir() if path.name not in ours)[:5] if output.is_dir() else []
     if others:
         why = f"this folder holds other things: {', '.join(others)}"
@@ -108,10 +118,16 @@ def _print(report: dict[str, Any]) -> None:
             continue
         style = "bold red" if check["level"] == Level.error.value else "yellow"
         what = f"{check['title']} ({check['note']})" if check["note"] else check["title"]
-        table.add_row(Text(name, style), f"{check['count']:,}", Text(what), Text("\n".join(check["rows"][:2]), "dim"))
+        table.add_row(Text(name, style), f"{check['count']:,}", Text(what), Text("\n".join(_where(check)), "dim"))
     console.print(table)
     clean = [name for name, check in report["checks"].items() if not check["count"]]
     console.print(f"[dim]nothing found by {', '.join(clean)}", soft_wrap=True)
+
+
+def _where(check: dict[str, Any]) -> list[str]:
+    """Where to look: file:line of the first rows, or their ids."""
+    places = [Path(place).name if place else "" for place in check.get("where", [])]
+    return [place or row for row, place in itertools.zip_longest(check["rows"][:2], places[:2], fillvalue="")]
 
 
 def _splits_table(report: dict[str, Any]) -> Table:
@@ -124,9 +140,6 @@ def _splits_table(report: dict[str, Any]) -> Table:
         numbers = (split["rows"], split["groups"], mine["tokens"], mine["trained_tokens"])
         lengths = (mine["quantiles"]["50"], mine["quantiles"]["99"], mine["quantiles"]["100"], mine["too_long"])
         table.add_row(name, *(f"{n:,}" for n in (*numbers, *lengths)))
-    left_out = report["left_out"]["straddles"]["rows"]
-    if left_out:
-        table.caption = f"{left_out:,} rows left out: their group or a near-duplicate is on two sides of the split"
     return table
 
 

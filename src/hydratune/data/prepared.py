@@ -22,7 +22,7 @@ from hydratune.config import DataConfig, Level, PreparedData, plain
 from hydratune.console import Ticker, progress
 from hydratune.data import cleaning
 from hydratune.data.answers import SCHEMA_FILE, json_schema
-from hydratune.data.quality.findings import MOST_ROWS
+from hydratune.data.quality.findings import ALWAYS_ERRORS, MOST_ROWS
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.quality.verdict import Verdict
 from hydratune.data.reading import SPLIT_NAMES, Source, open_source, settings_of, with_system
@@ -52,17 +52,19 @@ class Prepared:
                 for record in batch.to_pylist():
                     yield _row(record)
 
-    def errors(self) -> list[str]:
-        """One sentence for every check that refuses training."""
+    def errors(self) -> dict[str, str]:
+        """check -> a sentence, for every check that refuses training."""
         refusing = {n: c for n, c in self.report["checks"].items() if c["level"] == Level.error.value and c["count"]}
-        return [_refusal(name, check) for name, check in refusing.items()]
+        return {name: _refusal(name, check) for name, check in refusing.items()}
 
 
 def _refusal(name: str, check: Mapping[str, Any]) -> str:
-    rows = f"; the first: {', '.join(check['rows'][:3])}" if check["rows"] else ""
-    return (
-        f"{name}: {check['count']:,} {check['title']}{rows}\n    why: {check['why']}\n    fix: {check['fix']}, or data.quality.{name}=warn"
-    )
+    first = [f"{row} ({where})" if where else row for row, where in zip(check["rows"][:3], check["where"], strict=False)]
+    told = f"; the first: {', '.join(first)}" if first else ""
+    note = f" ({check['note']})" if check["note"] else ""
+    what = f"{name}: {check['count']:,} {check['title']}{note}{told}"
+    fix = check["fix"] if name in ALWAYS_ERRORS else f"{check['fix']}, or data.quality.{name}=warn"
+    return f"{what}\n    why: {check['why']}\n    fix: {fix}"
 
 
 def prepare(data: DataConfig) -> Prepared:
@@ -154,12 +156,14 @@ def _read(source: Source, cleaner: cleaning.Cleaner, inspection: Inspection, fol
 
 
 def _removed(inspection: Inspection, store: RowStore) -> dict[str, Any]:
-    """The rows that cleaning took out, as the report shows other changes."""
+    """The rows that cleaning took out, as the report shows other changes; of leaks also the rows they concerned."""
     titles = {"drop_duplicates": (Side.duplicate, "repeated training rows removed"), "drop_leaks": (Side.leak, "leaking rows removed")}
-    return {
+    told: dict[str, Any] = {
         name: {"on": bool(getattr(inspection.data.clean, name)), "title": title, "examples": [], **_listed(inspection, store, side)}
         for name, (side, title) in titles.items()
     }
+    told["drop_leaks"] |= {name: [store.value("id", i) for i in rows[:MOST_ROWS]] for name, rows in inspection.leaked.items()}
+    return told
 
 
 def _listed(inspection: Inspection, store: RowStore, side: Side) -> dict[str, Any]:
@@ -224,22 +228,14 @@ def read_prepared(folder: Path) -> Prepared:
     """What ``write_prepared`` wrote. Raises ``DataError`` if a file was changed since."""
     try:
         report = json.loads((folder / "report.json").read_text("utf-8"))
-        expected = {side.name: report["splits"][side.name]["hash"] for side in SPLITS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"data.path = {folder}: not a prepared data set ({error}); make one with hydratune prepare") from None
-    prepared = Prepared(folder, report)
-    for name, wanted in expected.items():
-        digest = hashlib.sha256()
-        try:
-            for row in prepared.rows(name):
-                digest.update(row.content_hash.encode())
-        except (OSError, pyarrow.ArrowInvalid, KeyError, ValueError) as error:
-            raise DataError(f"{folder / name}.parquet: not readable ({str(error).splitlines()[0]}); run hydratune prepare again") from None
-        if digest.hexdigest()[:16] != wanted:
-            raise DataError(
-                f"{folder / name}.parquet: changed since hydratune prepare checked it; run hydratune prepare again, or use it as data=files"
-            )
-    return prepared
+        files = dict(report["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        why = "it holds no prepared data set, or one that was found unfit for training"
+        raise DataError(f"data.path = {folder}: {why}; make one with hydratune prepare") from None
+    for name, expected in files.items():
+        if not (folder / name).is_file() or _digest(folder / name) != expected:
+            raise DataError(f"{folder / name}: changed since hydratune prepare checked it; run it again, or use the file as data=files")
+    return Prepared(folder, report)
 
 
 def _fingerprint(splits: Mapping[str, Mapping[str, Any]]) -> str:
@@ -258,4 +254,10 @@ def write_prepared(prepared: Prepared, folder: Path, data: DataConfig) -> dict[s
     schema = json_schema(data)
     if schema is not None:
         write_json(folder / SCHEMA_FILE, schema)
-    return {"splits": splits, "fingerprint": _fingerprint(splits)}
+    files = {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.suffix == ".parquet" or path.name == SCHEMA_FILE}
+    return {"splits": splits, "fingerprint": _fingerprint(splits), "files": files}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -125,8 +125,7 @@ def _chain(
         for number, row in enumerate(sources[name].rows[split]):
             if split == "train" and number not in taken[name]:
                 continue
-            group = f"{name}/{row.group}" if row.group else None
-            named = replace(row, id=f"{name}/{row.id}", group=group, meta={**row.meta, "part": name})
+            named = replace(row, id=f"{name}/{row.id}", meta={**row.meta, "part": name})
             yield with_system(named, settings.system_prompt)
         statements += [f"{name}: {s}" for s in sources[name].statements if f"{name}: {s}" not in statements]
 

@@ -37,7 +37,9 @@ def load_sets(data: DataConfig, seed: int, prepared: Prepared | None = None) -> 
     Raises ``DataError`` if a check refuses the data.
     """
     prepared = prepared or prepare(data)
-    errors = prepared.errors()
+    errors = list(prepared.errors().values())
+    if data.overfit_rows is not None:  # needs training rows only
+        errors = [error for name, error in prepared.errors().items() if name != "splits"]
     if errors:
         count = f"{len(errors)} check{'s' if len(errors) > 1 else ''} of the data found errors"
         listed = "\n".join(f"  {error}" for error in errors)
@@ -48,9 +50,7 @@ def load_sets(data: DataConfig, seed: int, prepared: Prepared | None = None) -> 
         train = validation = test = train[: data.overfit_rows]
     for name, rows in (("train", train), ("validation", validation), ("test", test)):
         if not rows:
-            raise DataError(
-                f"the data set has no {name} rows; give data.{name}=FILE, or a data.{name}_fraction large enough for the number of rows"
-            )
+            raise DataError(f"the data set has no {name} rows; hydratune prepare, with the same settings, shows where they went")
     if data.control is Control.shuffled_targets:
         train, validation = _shuffled_targets(train, seed), _shuffled_targets(validation, seed)
     sets = RowSets(*([with_system(row, data.system_prompt) for row in rows] for rows in (train, validation, test)))

@@ -1,4 +1,4 @@
-"""Which side of the split a row is on: decided by hashes, so that adding rows moves no other row.
+"""Which side of the split a row is on: decided by hashes, so that rows added at the end move no other row.
 
 Rows are placed one after the other. A row goes where its group is, else where a request nearly like its own is, else where
 its hash says. A row that belongs to two sides at once (its group here, its near-duplicate there) is left out: that is the

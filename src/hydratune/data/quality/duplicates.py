@@ -2,7 +2,7 @@
 
 Candidates for near pairs come from MinHash signatures in bands (Broder 1997; Leskovec et al., "Mining of Massive Datasets",
 3.4); each is verified on the 5-grams themselves. A pair at the very threshold is missed with a probability below 1e-5, a
-closer one with less. Texts with little in common are never compared.
+closer one with less.
 """
 
 import math
@@ -16,19 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 GRAM = 5  # characters
-_MARKS = re.compile(r"[\s.,;:!?'\"`´’‘“”„«»…–—()\[\]{}/\\*~$#@_&|^]+")
-_ARITHMETIC = re.compile(r"(?<=\d)\s*([*/^])\s*(?=\d)")
+_MARKS = re.compile(r"[\s.,;:!?'\"`´’‘“”„«»…–—]+")
+_SYMBOLS = re.compile(r"[^\w]+")
+_COMMON = 0.1  # grams that more of the texts share say nothing about likeness: an instruction before every request
+_FEW = 5  # texts that may share a gram in any case
+_BUCKETS = 1 << 22  # of the counts of grams
 _BANDS = 60
 _MISSED = 1e-5  # probability, of a pair at the threshold
 _MOST_HASHES = 16  # of a band
-_NEIGHBOURS = 200  # texts in one bucket that are compared with each other
+_NEIGHBOURS = 50  # texts in one bucket that are compared with each other
+_MOST_PAIRS = 20  # for each text, on average: where all texts are alike, all pairs would be too many
 _FACTORS = (np.uint64(0x9E3779B97F4A7C15) ** np.arange(1, GRAM + 1, dtype=np.uint64)).astype(np.uint64)
 
 
 def normalised(text: str) -> str:
-    """``text`` without what people vary freely: case, spaces, brackets, quotes and sentence marks. 3 * 4 stays other than 3 / 4."""
-    text = _ARITHMETIC.sub(lambda found: f" o{ord(found[1])} ", unicodedata.normalize("NFKC", text).casefold())
-    return _MARKS.sub(" ", text).strip()
+    """``text`` without what people vary freely: case, spaces, quotes and sentence marks. Symbols stay."""
+    return _MARKS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def words(text: str) -> str:
+    """Only the words of a normalised text: what looks like the same question, though it may not be."""
+    return _SYMBOLS.sub(" ", text).strip()
 
 
 def grams(text: str) -> NDArray[np.uint64]:
@@ -64,23 +72,56 @@ class NearPairs:
 def near_pairs(count: int, text: Callable[[int], str], threshold: float, advance: Callable[[int], None] = lambda steps: None) -> NearPairs:
     """Near pairs among ``count`` distinct texts, which ``text(i)`` reads; ``advance`` is told of each text once.
 
+    Compared are the grams that are not common to very many of the texts, so that an instruction which all of them repeat
+    does not make them alike.
+
     Holds 240 bytes a text, whatever its length.
     """
-    size = _band_size(threshold)
-    random = np.random.default_rng(0)
-    factors = random.integers(1, 1 << 32, _BANDS * size, dtype=np.uint64).astype(np.uint32) | np.uint32(1)
-    mixers = (random.integers(1, 1 << 32, size, dtype=np.uint64).astype(np.uint32) | np.uint32(1))[None, :]
+    common = _common_grams(count, text)
+
+    def telling(i: int) -> NDArray[np.uint64]:
+        own = grams(text(i))
+        kept = own[~common[_bucket(own)]]
+        return kept if len(kept) else own
+
     bands = np.zeros((_BANDS, count), np.uint32)
+    sign = _signer(_band_size(threshold))
     for i in range(count):
-        hashes = (grams(text(i)) >> np.uint64(32)).astype(np.uint32)
-        signature = np.multiply.outer(factors, hashes).min(axis=1).reshape(_BANDS, size)
-        bands[:, i] = ((signature ^ (signature >> np.uint32(15))) * mixers).sum(axis=1, dtype=np.uint32)
+        bands[:, i] = sign(telling(i))
         advance(1)
     first, second, capped = _candidates(bands)
-    read = lru_cache(maxsize=4096)(lambda i: grams(text(i)))
+    read = lru_cache(maxsize=4096)(telling)
     similar = (jaccard(read(a), read(b)) >= threshold for a, b in zip(first.tolist(), second.tolist(), strict=True))
     keep = np.fromiter(similar, bool, len(first))
     return NearPairs(first[keep], second[keep], capped)
+
+
+def _bucket(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    return (hashes & np.uint64(_BUCKETS - 1)).astype(np.int64)
+
+
+def _common_grams(count: int, text: Callable[[int], str]) -> NDArray[np.bool_]:
+    """By bucket, whether more than ``_COMMON`` of the texts have a gram of it; judged on at most 20,000 of them."""
+    looked_at = range(0, count, max(1, count // 20_000))
+    frequency = np.zeros(_BUCKETS, np.int32)
+    for i in looked_at:
+        frequency[_bucket(grams(text(i)))] += 1
+    return frequency > max(_FEW, _COMMON * len(looked_at))
+
+
+def _signer(size: int) -> Callable[[NDArray[np.uint64]], NDArray[np.uint32]]:
+    """From the grams of a text to one number a band, made of ``size`` MinHashes each."""
+    random = np.random.default_rng(0)
+    factors = random.integers(1, 1 << 32, _BANDS * size, dtype=np.uint64).astype(np.uint32) | np.uint32(1)
+    mixers = (random.integers(1, 1 << 32, size, dtype=np.uint64).astype(np.uint32) | np.uint32(1))[None, :]
+
+    def sign(own: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        hashes = (own >> np.uint64(32)).astype(np.uint32)
+        signature = np.multiply.outer(factors, hashes).min(axis=1).reshape(_BANDS, size)
+        mixed = (signature ^ (signature >> np.uint32(15))) * mixers
+        return np.asarray(mixed.sum(axis=1, dtype=np.uint32))
+
+    return sign
 
 
 def _band_size(threshold: float) -> int:
@@ -108,4 +149,6 @@ def _candidates(bands: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[n
         else:
             capped = True
         found = np.unique(np.concatenate(pairs))
+        if len(found) > _MOST_PAIRS * count:
+            return found // count, found % count, True
     return found // max(1, count), found % max(1, count), capped

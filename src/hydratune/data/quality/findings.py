@@ -64,6 +64,16 @@ CHECKS: dict[str, Check] = {
         "the roles would be learnt as text",
         "give the conversation as turns (messages), not as one rendered text",
     ),
+    "splits": Check(
+        "splits that cannot be used",
+        "training needs rows in all three",
+        "give data.validation=FILE and data.test=FILE or larger fractions; data.quality.near_leaks=off splits without looking at likeness",
+    ),
+    "straddling": Check(
+        "rows left out: their group or a near-duplicate is on two sides of the split",
+        "on either side they would leak",
+        "nothing, if they are few; data.quality.near_leaks=off splits without looking at likeness",
+    ),
     "mask": Check("rows whose mask is wrong", "other tokens would be trained than you think", "use another model.chat_template"),
     "overlength": Check("rows longer than data.max_length", "they are dropped or cut as data.overlength says", "raise data.max_length"),
     "truncated_answers": Check("answers that seem to be cut off", "the model would learn to stop in the middle", "complete or remove them"),
@@ -91,7 +101,7 @@ CHECKS: dict[str, Check] = {
         "labels that are very frequent or very rare", "the model would learn to guess the frequent one", "balance them, or judge by class"
     ),
 }
-ALWAYS_ERRORS = ("mask",)  # nothing good can come of training on these
+ALWAYS_ERRORS = ("mask", "splits")  # nothing good can come of training on these
 
 
 @dataclass
@@ -104,6 +114,7 @@ class Finding:
     rows: list[str] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
     note: str = ""
+    where: list[str] = field(default_factory=list)  # file:line of the rows, as far as they have one
 
     @property
     def refuses(self) -> bool:
@@ -120,14 +131,9 @@ class Finding:
             "fix": check.fix,
             "note": self.note,
             "rows": self.rows[:MOST_ROWS],
+            "where": self.where[:MOST_ROWS],
             "examples": self.examples[:MOST_EXAMPLES],
         }
-
-    def sentence(self) -> str:
-        """One line for the terminal or a message."""
-        first = f"; the first: {', '.join(self.rows[:3])}" if self.rows else ""
-        note = f" ({self.note})" if self.note else ""
-        return f"{self.name}: {self.count:,} {CHECKS[self.name].title}{note}{first}"
 
 
 def level_of(config: QualityConfig, name: str) -> Level:

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from hydratune.data.store import RowStore
 
 _EXCERPT = 400  # characters of a text in an example
 _TOGETHER = 4  # rows shown side by side
+_AT_LEAST = "at least: so many texts are alike that not all were compared"
 _FEW_ROWS, _MANY_ROWS = 500, 5000  # the usual range for LoRA
 
 
@@ -32,23 +34,21 @@ class Verdict:
         found = [self._of_rows(name) for name in self.seen.checks]
         found += [*self._repeats(), self._near_duplicates(), self._leaks("exact_leaks", near=False), self._leaks("near_leaks", near=True)]
         found += [self._group_leaks(), self._mixed_answers(), self._length_outliers(), self._duplicate_ids()]
-        found += [self._language_mix(), self._size(), self._balance()]
+        found += [self._language_mix(), self._splits(), self._straddling(), self._size(), self._balance()]
         order = list(type(self.seen.config).__dataclass_fields__)
         return sorted((f for f in found if f.level is not Level.off), key=lambda f: order.index(f.name) if f.name in order else -1)
 
     def _of_rows(self, name: str) -> Finding:
         """What a check of single rows saw."""
-        hits = [(number, saw) for number, saw in self.seen.hits[name] if self.alive[number]]
+        rows, saw = [i for i in self.seen.hits[name] if self.alive[i]], self.seen.saw[name]
         if name == "truncated_answers":
-            hits = sorted({**dict.fromkeys(self._without_end(), "no mark at the end"), **dict(hits)}.items())
-        declared = Counter(saw for _, saw in hits if name == "encoding" and saw.startswith("read as "))
-        note = ", ".join(f"{count:,} {saw}" for saw, count in declared.items())
-        if name == "ungrounded" and len(hits) > 0.5 * self.alive.sum():
+            more = dict.fromkeys(self._without_end(), "no mark at the end")
+            rows, saw = sorted({*more, *rows}), {**more, **saw}
+        declared = Counter(text for i, text in saw.items() if name == "encoding" and text.startswith("read as "))
+        note = ", ".join(declared)
+        if name == "ungrounded" and len(rows) > 0.5 * self.alive.sum():
             note = "most rows, so the answers are perhaps not meant to be drawn from the request"
-        finding = self._finding(name, [number for number, _ in hits], [saw for _, saw in hits], note)
-        if self.seen.counts[name] > len(self.seen.hits[name]):  # more than were kept
-            finding.count = self.seen.counts[name]
-        return finding
+        return self._finding(name, rows, [saw.get(i, "") for i in rows], note)
 
     def _finding(self, name: str, rows: Sequence[int], saw: Sequence[str] = (), note: str = "") -> Finding:
         """A finding of single rows; ``saw`` says of each what is wrong with it."""
@@ -72,23 +72,21 @@ class Verdict:
 
     def _listed(self, name: str, rows: Sequence[int], note: str) -> Finding:
         ids = [self.store.value("id", int(i)) for i in rows[:MOST_ROWS]]
-        return Finding(name, level_of(self.seen.config, name), len(rows), ids, note=note)
+        places = [self.store.value("where", int(i)) for i in rows[:MOST_ROWS]]
+        return Finding(name, level_of(self.seen.config, name), len(rows), ids, note=note, where=places)
 
     def _repeats(self) -> list[Finding]:
         """Requests that occur several times in one split of the source: with one answer, or with several."""
-        often = np.bincount(self.texts[self.alive], minlength=len(self.seen.text_numbers)) > 1
-        same_request: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for i in np.flatnonzero(self.alive & often[self.texts]).tolist():
-            same_request[self.seen.source[i], self.seen.texts[i]].append(i)
         duplicates: list[list[int]] = []
+        for rows in self._together(self.texts):
+            same_answer: dict[int, list[int]] = defaultdict(list)
+            for i in rows:
+                same_answer[self.seen.answers[i]].append(i)
+            duplicates += [same for same in same_answer.values() if len(same) > 1]
         conflicts: list[list[int]] = []
         several: list[list[int]] = []
         labels = "answer" in self.seen.label_counts()
-        for rows in same_request.values():
-            same_answer: dict[int, list[int]] = defaultdict(list)
-            for i in rows:
-                same_answer[self.seen.loose_answers[i]].append(i)
-            duplicates += [same for same in same_answer.values() if len(same) > 1]
+        for rows in self._together(np.frombuffer(self.seen.words, np.uint64)):
             if len({self.seen.answers[i] for i in rows}) > 1:
                 (conflicts if labels or all(self.seen.json_answer[i] for i in rows) else several).append(rows)
         answers = sum(len({self.seen.answers[i] for i in rows}) for rows in several)
@@ -100,6 +98,14 @@ class Verdict:
         ]
         found[1].count, found[2].count = len(conflicts), len(several)  # requests, not rows
         return found
+
+    def _together(self, keys: NDArray[Any]) -> list[list[int]]:
+        """The rows of one split of the source that share a key, where there are several, in file order."""
+        _, number, times = np.unique(keys[self.alive], return_inverse=True, return_counts=True)
+        rows_by_key: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for i, key in zip(np.flatnonzero(self.alive)[times[number] > 1].tolist(), number[times[number] > 1].tolist(), strict=True):
+            rows_by_key[self.seen.source[i], key].append(i)
+        return [rows for rows in rows_by_key.values() if len(rows) > 1]
 
     def _near_duplicates(self) -> Finding:
         """Texts with an earlier one in the same split of the source that is nearly like it."""
@@ -113,17 +119,18 @@ class Verdict:
             earlier = [j for other in self.seen.near[text] if (j := first.get((source, other), i)) < i]
             if earlier:
                 sets.append([*sorted(earlier), i])
-        note = "at least: very many texts are alike" if self.seen.near_capped else ""
+        note = _AT_LEAST if self.seen.near_capped else ""
         return self._side_by_side("near_duplicates", [[rows[0], rows[-1]] for rows in sets], [rows[-1] for rows in sets], note)
 
     def _leaks(self, name: str, *, near: bool) -> Finding:
         """Test rows whose request is in training or validation, validation rows whose request is in training."""
-        there = self.seen.sides_of_texts(near=near)[self.texts]
-        leaked = ((self.sides == Side.test) & (there & 3 > 0)) | ((self.sides == Side.validation) & (there & 1 > 0))
-        rows = np.flatnonzero(leaked).tolist()
-        counts = {side.name: int((leaked & (self.sides == side)).sum()) for side in (Side.validation, Side.test)}
-        note = ", ".join(f"{n} {side}" for side, n in counts.items() if n)
-        return self._side_by_side(name, [[*self._partner(i, near=near), i] for i in rows[:MOST_EXAMPLES]], rows, note)
+        rows = self.seen.leaks(near=near)
+        counts = Counter(Side(self.sides[i]).name for i in rows)
+        removed = len(self.seen.leaked.get(name, ()))
+        notes = [f"{n} {side}" for side, n in sorted(counts.items())]
+        notes += [f"there were {removed} before data.clean.drop_leaks"] if removed else []
+        notes += [_AT_LEAST] if near and self.seen.near_capped else []
+        return self._side_by_side(name, [[*self._partner(i, near=near), i] for i in rows[:MOST_EXAMPLES]], rows, ", ".join(notes))
 
     def _partner(self, row: int, *, near: bool) -> list[int]:
         """One row of an earlier split with the request of ``row``, or with one like it."""
@@ -181,6 +188,24 @@ class Verdict:
         rows = np.flatnonzero(known & (language != most)).tolist()
         shares = ", ".join(f"{codes[n]} {count:,}" for n, count in counts.most_common(6)) if rows else ""
         return self._finding("language_mix", rows, [str(codes[int(language[i])]) for i in rows], shares)
+
+    def _splits(self) -> Finding:
+        """Splits that cannot be used: without rows, or with far more than their share."""
+        level = level_of(self.seen.config, "splits")
+        counts = {side: len(self.seen.numbers(side)) for side in SPLITS}
+        empty = [side.name for side, count in counts.items() if not count]
+        if empty:
+            return Finding("splits", level, len(empty), note=f"the data set has no {' and no '.join(empty)} rows")
+        every, data = sum(counts.values()), self.seen.data
+        expected = every * (1 - data.validation_fraction - data.test_fraction)
+        if self.seen.given == {Side.train} and every >= 50 and counts[Side.train] < 0.5 * expected:
+            rows = f"only {counts[Side.train]:,} of {every:,} rows"
+            return Finding("splits", level, 1, note=f"{rows} are left for training: most are nearly alike or of one group")
+        return Finding("splits", level)
+
+    def _straddling(self) -> Finding:
+        rows = self.seen.numbers(Side.straddles)
+        return self._finding("straddling", rows)
 
     def _size(self) -> Finding:
         """Counts the training rows where they are fewer or more than usual."""
