@@ -236,7 +236,7 @@ class Shown:
 
 def finding(name: str, check: Report) -> dict[str, Any]:
     """One check's words, ids and examples."""
-    ids = check["rows"]
+    ids = [f"{row} ({Path(where).name})" if where else row for row, where in zip(check["rows"], places(check), strict=True)]
     more = max(0, len(ids) - IDS_SHOWN, check["count"] - IDS_SHOWN)
     return {
         **check,
@@ -245,6 +245,12 @@ def finding(name: str, check: Report) -> dict[str, Any]:
         "more": more,
         "examples": [_example(name, example) for example in check["examples"]],
     }
+
+
+def places(check: Report) -> list[str]:
+    """file:line of a finding's rows, empty where it is not known."""
+    known = check.get("where", [])
+    return [*known, *[""] * (len(check["rows"]) - len(known))]
 
 
 def _example(name: str, example: Report) -> Shown:

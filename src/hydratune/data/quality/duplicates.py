@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 GRAM = 5  # characters
 _MARKS = re.compile(r"[\s.,;:!?'\"`´’‘“”„«»…–—]+")
 _SYMBOLS = re.compile(r"[^\w]+")
-_COMMON = 0.1  # grams that more of the texts share say nothing about likeness: an instruction before every request
+_COMMON = 0.25  # grams that more of the texts share say nothing about likeness: an instruction before every request
 _FEW = 5  # texts that may share a gram in any case
 _BUCKETS = 1 << 22  # of the counts of grams
 _BANDS = 60
