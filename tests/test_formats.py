@@ -351,6 +351,18 @@ def test_context_can_be_named(tmp_path: Path) -> None:
     assert said(path, names) == ["read as prompt/completion from q, about, a; kept as meta data: input"]
 
 
+def test_context_alone_can_be_named(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{**PAIR, "passage": "x"}])
+    assert read_file(path, {"context": "passage"})[0].prompt[0].content == "p\n\nx"
+    assert said(path, {"context": "passage"}) == ["read as prompt/completion from prompt, completion, passage"]
+
+
+@pytest.mark.parametrize("columns", [{"text": "prompt", "context": "completion"}, {**{n: n for n in PAIR}, "question": "prompt"}])
+def test_named_column_without_a_place_is_refused(tmp_path: Path, columns: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"data\.columns\.(context|question) has no place in rows read as"):
+        one(tmp_path / "rows.jsonl", PAIR, columns)
+
+
 @pytest.mark.parametrize("absent", [None, "", float("nan")])
 @pytest.mark.parametrize("column", ["input", "context", "system", "id", "group"])
 def test_empty_optional_column_is_absent(tmp_path: Path, column: str, absent: Any) -> None:
@@ -441,7 +453,7 @@ def test_content_that_is_not_text_is_refused_with_its_place(tmp_path: Path, reco
 def test_answers_that_become_json_are_counted(tmp_path: Path, completion: Any, answer: str) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "p", "completion": c} for c in (completion, "text", completion)])
     assert [row.answer for row in read_file(path, {})] == [answer, "text", answer]
-    assert said(path)[1:] == ["answers that are objects became JSON (2 rows)"]
+    assert said(path)[1:] == ["answers that are objects, lists, true or false became JSON (2 rows)"]
 
 
 def test_numbers_are_text(tmp_path: Path) -> None:

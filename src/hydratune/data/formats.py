@@ -253,8 +253,8 @@ def _csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[t
         if "new-line" in str(error):
             fix = "a carriage return alone ends no line; save the file with line feeds, or quote the cell that holds it"
         else:
-            fix = 'a cell that starts with a quote must end with one, and quotes inside it are doubled: "5"" nails"'
-        raise DataError(f"{path}:{start + 1}: broken CSV in the row that begins here ({error}); {fix}") from None
+            fix = f'{error}; a cell that starts with a quote must end with one, and quotes inside it are doubled: "5"" nails"'
+        raise DataError(f"{path}:{start + 1}: broken CSV in the row that begins here: {fix}") from None
 
 
 def _refuse_other_delimiter(header: str, delimiter: str, where: str) -> None:
@@ -322,10 +322,11 @@ def to_rows(
     for where, raw in records:
         record = _renamed(raw, columns, where)
         if seen is None:
-            named = bool(columns.keys() - _EXTRA)
+            named = bool(columns.keys() - _EXTRA - {"context"})
             layout = _named_layout(columns, where) if named else _layout(record, where)
             seen = _Seen(source, layout, dict(columns), named)
-        meta = seen.meta(raw, where)
+            seen.refuse_unused(where)
+        meta = seen.meta(raw, record, where)
         if seen.rows == 0:
             log.info("%s", said := seen.statement())
             if statements is not None:
@@ -379,20 +380,26 @@ class _Seen:
         known = {"messages": ("messages",), "sharegpt": ("conversations",), "alpaca": ("instruction", "output"), "text": ("text",)}
         return known.get(self.layout) or tuple(self.layout.split("/"))
 
+    def refuse_unused(self, where: str) -> None:
+        """A column that was named and has no place in the layout would be dropped."""
+        places = {*self.sides, *_EXTRA, *(_CONTEXT if len(self.sides) == 2 else ())}
+        unused = next((name for name in self.columns if name not in places), None)
+        if unused is not None:
+            raise DataError(
+                f"{where}: data.columns.{unused} has no place in rows read as {self.layout}; leave it out, or name other columns"
+            )
+
     def context(self, record: Mapping[str, Any]) -> str | None:
         """The column with what the request is about."""
         if len(self.sides) < 2:
             return None
-        known = [name for name in _CONTEXT if name not in self.sides and name in record]
-        if self.named:
-            known = [name for name in known if name in self.columns]
-        elif self.sides[0] not in ("instruction", "question"):
-            return None
+        usual = not self.named and self.sides[0] in ("instruction", "question")
+        known = [name for name in _CONTEXT if name in record and name not in self.sides and (usual or name in self.columns)]
         return next((name for name in known if not _is_absent(record[name])), None)
 
-    def meta(self, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """The row's meta data; notes which columns were taken, kept and ignored."""
-        context = self.context(_renamed(raw, self.columns, where))
+    def meta(self, raw: Mapping[str, Any], record: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The row's meta data; notes which columns were taken, kept and ignored. ``record`` has the canonical names too."""
+        context = self.context(record)
         canonical = {*self.sides, *_EXTRA, *([context] if context else [])}
         canonical -= self.columns.keys()
         own = {*canonical, *self.columns.values()}
@@ -414,7 +421,7 @@ class _Seen:
         plain = {name: value for name, value in meta.items() if _is_plain(value) and name != _OTHER_MEANING}
         self.kept |= dict.fromkeys(plain)
         self.ignored |= dict.fromkeys(name for name in meta if name not in plain)
-        _refuse_half_characters(json.dumps([list(raw), plain], ensure_ascii=False), "meta data", where)
+        _refuse_half_characters("".join(map(str, (*raw, *plain, *plain.values()))), "meta data", where)
         return plain
 
     def statement(self) -> str:
@@ -427,7 +434,7 @@ class _Seen:
         """What was changed in rows, once all of them are read."""
         said = []
         if self.json_answers:
-            said.append(f"{self.source}: answers that are objects became JSON ({_rows(self.json_answers)})")
+            said.append(f"{self.source}: answers that are objects, lists, true or false became JSON ({_rows(self.json_answers)})")
         if self.cut:
             said.append(f"{self.source}: {_rows(self.cut)}: turns after the last trained one left out")
         return said
