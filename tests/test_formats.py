@@ -404,6 +404,12 @@ def test_meta_data_may_be_json_text(tmp_path: Path) -> None:
     assert [row.meta for row in read_file(path, {})] == [{"intent": "buy"}, {"metadata": "free words"}]
 
 
+def test_what_is_no_label_or_means_something_else_in_meta_data_is_ignored(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{**PAIR, "score": float("inf"), "encoding": "latin-1"}])
+    assert read_file(path, {})[0].meta == {}
+    assert said(path) == ["read as prompt/completion; ignored: score, encoding"]
+
+
 def test_stratum_is_found_in_a_column(tmp_path: Path) -> None:
     from hydratune.data.splits import stratum
 
@@ -446,6 +452,7 @@ def test_content_that_is_not_text_is_refused_with_its_place(tmp_path: Path, reco
         ({"a": "ü"}, '{"a": "ü"}'),
         (["a", 1], '["a", 1]'),
         ([], "[]"),
+        ([{"type": "file", "name": "a"}], '[{"type": "file", "name": "a"}]'),
         ([{"type": "PERSON", "text": "Bob"}], '[{"type": "PERSON", "text": "Bob"}]'),
         (True, "true"),
     ],
