@@ -315,3 +315,248 @@ def test_wrong_turn_is_refused_with_its_place(tmp_path: Path, record: dict[str, 
     with pytest.raises(DataError, match=words) as caught:
         one(tmp_path / "rows.jsonl", record)
     assert "rows.jsonl:1: " in str(caught.value)
+
+
+def said(path: Path, columns: dict[str, str] | None = None) -> list[str]:
+    """What reading a file states, without its path."""
+    statements: list[str] = []
+    read_file(path, columns or {}, "utf-8", statements)
+    return [s.removeprefix(f"{path}: ") for s in statements]
+
+
+PAIR = {"prompt": "p", "completion": "c"}
+
+
+@pytest.mark.parametrize(
+    ("record", "prompt", "statement"),
+    [
+        ({"instruction": "i", "context": "x", "response": "r"}, "i\n\nx", "instruction/response from instruction, context, response"),
+        ({"instruction": "i", "input": "x", "response": "r"}, "i\n\nx", "instruction/response from instruction, input, response"),
+        ({"instruction": "i", "context": "x", "output": "r"}, "i\n\nx", "alpaca from instruction, context, output"),
+        ({"question": "i", "context": "x", "answer": "r"}, "i\n\nx", "question/answer from question, context, answer"),
+        ({"prompt": "i", "context": "x", "completion": "r"}, "i", "prompt/completion; kept as meta data: context"),
+        ({"input": "i", "context": "x", "output": "r"}, "i", "input/output; kept as meta data: context"),
+    ],
+)
+def test_context_belongs_to_an_instruction(tmp_path: Path, record: dict[str, Any], prompt: str, statement: str) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [record])
+    assert read_file(path, {})[0].prompt[0].content == prompt
+    assert said(path) == [f"read as {statement}"]
+
+
+def test_context_can_be_named(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"q": "q", "about": "x", "a": "a", "input": "not named"}])
+    names = {"prompt": "q", "completion": "a", "context": "about"}
+    assert read_file(path, names)[0].prompt[0].content == "q\n\nx"
+    assert said(path, names) == ["read as prompt/completion from q, about, a; kept as meta data: input"]
+
+
+def test_context_alone_can_be_named(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{**PAIR, "passage": "x"}])
+    assert read_file(path, {"context": "passage"})[0].prompt[0].content == "p\n\nx"
+    assert said(path, {"context": "passage"}) == ["read as prompt/completion from prompt, completion, passage"]
+
+
+@pytest.mark.parametrize("columns", [{"text": "prompt", "context": "completion"}, {**{n: n for n in PAIR}, "question": "prompt"}])
+def test_named_column_without_a_place_is_refused(tmp_path: Path, columns: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"data\.columns\.(context|question) has no place in rows read as"):
+        one(tmp_path / "rows.jsonl", PAIR, columns)
+
+
+@pytest.mark.parametrize("absent", [None, "", float("nan")])
+@pytest.mark.parametrize("column", ["input", "context", "system", "id", "group"])
+def test_empty_optional_column_is_absent(tmp_path: Path, column: str, absent: Any) -> None:
+    record = {"instruction": "i", "output": "o"}
+    bare, row = one(tmp_path / "a.jsonl", record), one(tmp_path / "b.jsonl", {**record, column: absent})
+    assert (row.messages, row.id, row.group, row.meta) == (bare.messages, bare.id, None, {})
+
+
+@pytest.mark.parametrize("label", ["label", "Category", "target", "answer"])
+def test_label_beside_a_text_is_not_dropped(tmp_path: Path, label: str) -> None:
+    path = write_rows(tmp_path / "rows.csv", [{"text": "good", label: "positive"}])
+    with pytest.raises(DataError, match=rf"rows\.csv:2: .*data\.columns\.completion={label}"):
+        read_file(path, {})
+    assert read_file(path, {"prompt": "text", "completion": label})[0].answer == "positive"
+    assert read_file(path, {"text": "text"})[0].meta == {label: "positive"}
+
+
+def test_other_columns_are_meta_data_or_said_to_be_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    extra = {"intent": "buy", "stars": 4, "score": 0.5, "new": True, "note": "x" * 201, "tags": ["a"], "gone": None}
+    path = write_rows(tmp_path / "rows.jsonl", [{**PAIR, **extra, "meta": {"lang": "de", "intent": "not this", "deep": {"a": 1}}}])
+    with caplog.at_level("INFO"):
+        (statement,) = said(path)
+    assert statement == "read as prompt/completion; kept as meta data: intent, stars, score, new, lang; ignored: note, tags, deep"
+    assert caplog.messages == [f"{path}: {statement}"]
+    (row,) = read_file(path, {})
+    assert row.meta == {"intent": "buy", "stars": 4, "score": 0.5, "new": True, "lang": "de"}
+    assert row.content_hash == one(tmp_path / "bare.jsonl", PAIR).content_hash
+
+
+def test_columns_of_later_rows_are_said_too(tmp_path: Path) -> None:
+    records = [{**PAIR, "note": "short"}, {**PAIR, "note": "x" * 201, "intent": "buy"}]
+    assert said(write_rows(tmp_path / "rows.jsonl", records)) == [
+        "read as prompt/completion; kept as meta data: note, intent; ignored: note (in some rows)"
+    ]
+
+
+def test_meta_data_may_be_json_text(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.csv", [{**PAIR, "metadata": '{"intent": "buy"}'}, {**PAIR, "metadata": "free words"}])
+    assert [row.meta for row in read_file(path, {})] == [{"intent": "buy"}, {"metadata": "free words"}]
+
+
+def test_what_is_no_label_or_means_something_else_in_meta_data_is_ignored(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{**PAIR, "score": float("inf"), "encoding": "latin-1"}])
+    assert read_file(path, {})[0].meta == {}
+    assert said(path) == ["read as prompt/completion; ignored: score, encoding"]
+
+
+def test_stratum_is_found_in_a_column(tmp_path: Path) -> None:
+    from hydratune.data.splits import stratum
+
+    assert stratum(one(tmp_path / "a.jsonl", {**PAIR, "intent": "buy"}), "intent") == "buy"
+    assert stratum(one(tmp_path / "b.jsonl", {**PAIR, "meta": {"intent": "sell"}}), "intent") == "sell"
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "http://x/0.png"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
+BAD_CONTENT: list[tuple[dict[str, Any], str]] = [
+    ({"instruction": "i", "input": {"k": 1}, "output": "o"}, "input must be a text, this is dict"),
+    ({"instruction": ["i"], "output": "o"}, "instruction must be a text, this is list"),
+    ({"prompt": {"a": 1}, "completion": "c"}, "prompt must be a text, this is dict"),
+    ({"prompt": True, "completion": "c"}, "prompt must be a text, this is bool"),
+    ({"prompt": float("inf"), "completion": "c"}, "prompt is not a finite number"),
+    ({"prompt": "p", "completion": {"a": float("nan")}}, "completion cannot be written as JSON"),
+    ({"text": ["a"]}, "text must be a text, this is list"),
+    (changed(0, content=[{"type": "text", "text": "what"}, IMAGE]), "'image_url'; images cannot be trained on"),
+    (changed(0, content=[SOUND]), "'input_audio'; sounds cannot be trained on"),
+    (changed(3, content=[IMAGE]), "'image_url'; images cannot be trained on"),
+    (changed(0, content=[{"type": "text", "text": None}]), "of type 'text' that is not text"),
+    (changed(0, content=[{"type": "thinking", "thinking": "a"}]), "of type 'thinking' that is not text"),
+    (changed(0, content={"a": 1}), "content of the user turn must be a text, this is dict"),
+    ({**PAIR, "id": [1]}, "id must be a text or a number, this is list"),
+    ({**PAIR, "group": "\ud83d"}, "group holds half a character"),
+    ({**PAIR, "label": "\ud83d"}, "meta data holds half a character"),
+]
+
+
+@pytest.mark.parametrize(("record", "words"), BAD_CONTENT)
+def test_content_that_is_not_text_is_refused_with_its_place(tmp_path: Path, record: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        one(tmp_path / "rows.jsonl", record)
+    assert "rows.jsonl:1: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ({"a": "ü"}, '{"a": "ü"}'),
+        (["a", 1], '["a", 1]'),
+        ([], "[]"),
+        ([{"type": "file", "name": "a"}], '[{"type": "file", "name": "a"}]'),
+        ([{"type": "PERSON", "text": "Bob"}], '[{"type": "PERSON", "text": "Bob"}]'),
+        (True, "true"),
+    ],
+)
+def test_answers_that_become_json_are_counted(tmp_path: Path, completion: Any, answer: str) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "p", "completion": c} for c in (completion, "text", completion)])
+    assert [row.answer for row in read_file(path, {})] == [answer, "text", answer]
+    assert said(path)[1:] == ["answers that are objects, lists, true or false became JSON (2 rows)"]
+
+
+def test_numbers_are_text(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": 7, "completion": 0.5}])
+    (row,) = read_file(path, {})
+    assert (row.prompt[0].content, row.answer) == ("7", "0.5") and len(said(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"prompt": "p", "completion": "c"}\n{"prompt": "p", "completion": ' + b"1" * 5000 + b"}", r"a\.jsonl:2: .*digits"),
+        ("a.json", b'[{"prompt": "p",\n"completion": ' + b"1" * 5000 + b"}]", r"a\.json:2: .*digits"),
+        ("a.csv", b"prompt,completion\rhello a,b\r", r"a\.csv:1: broken CSV .*save the file with line feeds"),
+        ("a.csv", b"prompt,completion\nhello a,b\na\rb,c\n", r"a\.csv:3: broken CSV .*save the file with line feeds"),
+        ("a.csv", b"prompt|completion\na|b\n", r"a\.csv:1: the columns are separated by pipes"),
+        ("a.csv", b"\nprompt\tcompletion\na\tb\n", r"a\.csv:2: the columns are separated by tabs; .* with commas"),
+        ("a.tsv", b"prompt,completion\na,b\n", r"a\.tsv:1: the columns are separated by commas; .* with tabs"),
+        ("a.tsv", b'prompt\tcompletion\nx\ty\n5\t"good\n7" x\ty\n', r"a\.tsv:3: broken CSV .*quotes inside it are doubled"),
+        ("a.csv", "prompt,completion\na,b\n".encode("utf-16-le"), r"data\.encoding=utf-16-le"),
+        ("a.csv", "prompt,completion\na,b\n".encode("utf-16-be"), r"data\.encoding=utf-16-be"),
+        ("a.jsonl.gz", b"\x1f\x8b", "unpack it first"),
+        ("a.zip", b"PK", "unpack it first"),
+        ("a.xlsx", b"PK", "export the sheet as CSV"),
+        ("a.jsonl", b'{"prompt": "p", "completion": "x", "completion": "y"}', r"a\.jsonl:1: the key 'completion' occurs twice"),
+        ("a.jsonl", b'{"prompt": "p", "completion": {"a": 1, "a": 2}}', r"a\.jsonl:1: the key 'a' occurs twice"),
+        ("a.json", b'[{"prompt": "p", "completion": "x", "completion": "y"}]', r"a\.json: the key 'completion' occurs twice"),
+        (
+            "a.jsonl",
+            b'{"prompt": "p", "completion": "c"}\n{"question": "p", "completion": "c"}',
+            r"a\.jsonl:2: no column 'prompt' in this row; it has: question, completion",
+        ),
+        ("a.jsonl", b'{"prompt": "p", "completion": "c"}\n{"prompt": null, "completion": "c"}', r"a\.jsonl:2: prompt is empty \(null\)"),
+    ],
+)
+def test_broken_file_says_where_and_what_to_do(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_file(tmp_path / name, {})
+
+
+@pytest.mark.parametrize("encoding", ["hex", "rot13", "klingon", "a\0b", "undefined"])
+def test_encoding_that_is_none_is_refused(tmp_path: Path, encoding: str) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [PAIR])
+    with pytest.raises(DataError, match=r"rows\.jsonl: .*data\.encoding"):
+        read_file(path, {}, encoding)
+
+
+@pytest.mark.parametrize(
+    ("written", "stated"), [("utf-16", "utf-16-le"), ("utf-16", "UTF16"), ("utf-16-le", "utf-16-le"), ("utf-8-sig", "utf-8")]
+)
+def test_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path, written: str, stated: str) -> None:
+    (tmp_path / "a.csv").write_bytes("prompt,completion\na,b\n".encode(written))
+    assert read_file(tmp_path / "a.csv", {}, stated)[0].answer == "b"
+
+
+def test_empty_lines_before_a_header_are_skipped_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('\n\nprompt,completion\n\n"a\nb",c\nd,e\n')
+    rows = read_file(tmp_path / "a.csv", {})
+    assert [(row.prompt[0].content, row.where.rpartition(":")[2]) for row in rows] == [("a\nb", "5"), ("d", "7")]
+
+
+def test_quote_inside_a_cell_is_a_character(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('prompt\tcompletion\n5" nails\tsay "x"\n')
+    (row,) = read_file(tmp_path / "a.tsv", {})
+    assert (row.prompt[0].content, row.answer) == ('5" nails', 'say "x"')
+
+
+def test_developer_is_the_system(tmp_path: Path) -> None:
+    roles = [{"role": role, "content": "x"} for role in ("developer", "user", "assistant")]
+    assert one(tmp_path / "a.jsonl", {"messages": roles}).messages[0].role == "system"
+
+
+@pytest.mark.parametrize(
+    ("columns", "missing"),
+    [
+        ({"prompt": "prompt"}, "completion"),
+        ({"completion": "prompt", "group": "prompt"}, "prompt"),
+        ({"instruction": "prompt"}, "output"),
+        ({"answer": "prompt"}, "question"),
+    ],
+)
+def test_half_of_a_named_pair_is_refused(tmp_path: Path, columns: dict[str, str], missing: str) -> None:
+    with pytest.raises(DataError, match=rf"but not {missing}, .*\+data\.columns\.{missing}=YOURS"):
+        one(tmp_path / "a.jsonl", PAIR, columns)
+
+
+def test_ids_of_parquet_are_whole_numbers_or_absent(tmp_path: Path) -> None:
+    records = [{**PAIR, "id": i, "group": i} for i in (2.0, float("nan"), 2.5)]
+    rows = read_file(write_rows(tmp_path / "a.parquet", records), {})
+    assert [(row.id, row.group) for row in rows] == [("2", "2"), (rows[1].content_hash, None), ("2.5", "2.5")]
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 row: "), (3, "3 rows: ")])
+def test_rows_whose_last_turns_are_left_out_are_counted(tmp_path: Path, count: int, words: str) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    context = [*turns, turns[0], {**turns[1], "weight": 0}]
+    path = write_rows(tmp_path / "rows.jsonl", [{"messages": turns}, *[{"messages": context}] * count])
+    assert said(path) == ["read as messages", f"{words}turns after the last trained one left out"]

@@ -43,7 +43,7 @@ from hydratune.config import (
     part,
     plain,
 )
-from hydratune.data.formats import COLUMNS
+from hydratune.data.formats import COLUMNS, SUFFIXES
 from hydratune.errors import ConfigError, Problem
 
 ACCELERATORS = ("auto", "cpu", "gpu")
@@ -195,7 +195,7 @@ def _source(data: DataConfig) -> Iterator[Problem]:
             path = getattr(data, name)
             if path is not None and not Path(path).is_file():
                 why = "this is a folder, not a file" if Path(path).is_dir() else "no such file"
-                yield Problem(f"data.{name}", path, why, "give a JSONL, JSON, CSV or Parquet file")
+                yield Problem(f"data.{name}", path, why, f"give a file that ends with {', '.join(SUFFIXES)}")
     if isinstance(data, FilesData | HubData):
         for name in data.columns:
             if name not in COLUMNS:
