@@ -26,11 +26,14 @@ _ORDINALS += ["thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth
 _ORDINALS += [*(f"twenty-{unit}" for unit in _ORDINALS[:9]), "thirtieth", "thirty-first"]
 _IN_WORDS = "|".join(sorted(_ORDINALS, key=len, reverse=True)).replace("-", "[- ]")
 _DAY = rf"\b(?P<day>\d{{1,2}}(?=\D)|(?:{_IN_WORDS})\b)(?:\s?(?:s\s?t|n\s?d|r\s?d|t\s?h)\b)?"  # "15t h" is what PDFs make of it
-_DAY_FIRST = re.compile(rf"{_DAY}(?:\s+day)?(?:\s+of)?[\s,-]*{_MONTH},?(?:\s+of|\s+in the year)?[\s-]*(?P<year>\d{{4}})\b", re.IGNORECASE)
+_DAY_FIRST = re.compile(
+    rf"{_DAY}(?:\s+day)?(?:\s+of)?[\s,-]*{_MONTH}\s*,?(?:\s*of\b|\s*in the year\b)?[\s-]*(?P<year>\d{{4}})\b", re.IGNORECASE
+)
 _MONTH_FIRST = re.compile(rf"\b{_MONTH}\s*(?:the\s+)?{_DAY}\s*,?\s*(?P<year>\d{{4}})\b", re.IGNORECASE)
 _LIST_ITEM = re.compile(r"(?:^|\n|[.;] )\s*\(?\d{1,2}[.)](?=\s)")
 _NAME = re.compile(r"(?<=[\w,(&] )[A-Z][a-z]{2,}(?:[A-Z][a-z]+)*\b")  # capitalised, and not because a sentence begins
 _WORD = re.compile(r"[^\W\d_]+")
+_UNITS = {word: str(n) for n, word in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], 1)}
 _CALENDAR = {*_MONTHS, "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"}
 
 
@@ -49,6 +52,7 @@ def ungrounded(source: str, answer: str) -> list[str]:
         numbers = [n for n in numbers if _value(n) not in known]
     if numbers:
         in_words = {_value(n) for n in _ANY_NUMBER.findall(_digits(source))}
+        in_words |= {_UNITS[word] for word in _WORD.findall(source.casefold()) if word in _UNITS}  # it leaves "one or more"
         missing += [n for n in numbers if _value(n) not in in_words]
     names = _NAME.findall(rest)
     if names:
