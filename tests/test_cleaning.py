@@ -18,15 +18,41 @@ def row(question: str, answer: str, number: int = 0) -> Row:
         (cleaning.encoding, "\x93quoted\x94 caf\xe9", "“quoted” café"),
         (cleaning.whitespace, "one\u2028two\x0cthree\x85four", "one\ntwo\nthree\nfour"),
         (cleaning.control, "👩\u200d💻 می\u200cخواهم\tx\n", "👩\u200d💻 می\u200cخواهم\tx\n"),
-        (cleaning.whitespace, " a \t\r\nb\u00a0c\n\n\n\n\n\nd ", "a\nb c\n\n\nd"),
+        (cleaning.whitespace, " \n a \t\r\nb\u00a0c\n\n\n\n\n\nd \n ", " a \t\nb c\n\n\nd"),
+        (cleaning.whitespace, "    y = x\n    return y", "    y = x\n    return y"),
+        (cleaning.whitespace, " context\n \n-old\n+new", " context\n \n-old\n+new"),
+        (cleaning.whitespace, "one  \ntwo", "one  \ntwo"),
+        (cleaning.whitespace, "\n\n", ""),
+        (cleaning.whitespace, " Paris ", "Paris"),
+        (cleaning.whitespace, "全角\u3000空白", "全角\u3000空白"),
+        (cleaning.encoding, "The bytes Ã© mean é", "The bytes Ã© mean é"),
+        (cleaning.encoding, "Il écrit cafÃ©", "Il écrit cafÃ©"),
+        (cleaning.encoding, "“cafÃ©” for 5 €", "“café” for 5 €"),
+        (cleaning.encoding, "Ã© is a UTF-8 letter read as Latin-1", "Ã© is a UTF-8 letter read as Latin-1"),
+        (cleaning.control, "a\x1b[0m b\x1b[1;31mred\x1b[K\x1b]0;title\x07", "a bred"),
         (cleaning.whitespace, "def f():\n    return  1", "def f():\n    return  1"),
         (cleaning.without_html, "<p>Hi &amp; <b>bye</b><br/>x</p><script>alert(1)</script>", "Hi & bye\nx\n"),
         (cleaning.without_html, "if a < b and c > d: List[<T>]", "if a < b and c > d: List[<T>]"),
+        (cleaning.without_html, "if (a<b && c>d) return <a b=c", "if (a<b && c>d) return <a b=c"),
+        (cleaning.without_html, "std::vector<a> v; List<table> t; x<i>y", "std::vector<a> v; List<table> t; x<i>y"),
+        (cleaning.without_html, "cp <source> <title>", "cp <source> <title>"),
+        (cleaning.without_html, "<p>First<p>Second, see `<b>x</b>` or vector<a>.<br>", "\nFirst\nSecond, see `<b>x</b>` or vector<a>.\n"),
+        (cleaning.without_html, '<a href="x.html" hidden>here</a>', "here"),
+        (cleaning.without_html, "&copy the file, AT&amp;T", "&copy the file, AT&T"),
         (cleaning.code_fence, '```json\n{"a": 1}\n```', '{"a": 1}'),
         (cleaning.code_fence, "```python\nprint(1)\n```", "```python\nprint(1)\n```"),
         (cleaning.code_fence, 'Here: ```json\n{"a": 1}\n```', 'Here: ```json\n{"a": 1}\n```'),
         (cleaning.chatter, "It is Paris. I hope this helps!", "It is Paris."),
         (cleaning.chatter, "It is Paris.\n\nLet me know if you need more.", "It is Paris."),
+        (cleaning.chatter, "It is 5. I hope this helps! Please let me know if you have any further questions. 😊", "It is 5."),
+        (cleaning.chatter, "Yes.\nIf you have any other questions, feel free to ask!", "Yes."),
+        (
+            cleaning.chatter,
+            "Ok.\nHope this helps the patient recover and take 5mg daily",
+            "Ok.\nHope this helps the patient recover and take 5mg daily",
+        ),
+        (cleaning.chatter, "Done. Feel free to ask for a refund within 30 days.", "Done. Feel free to ask for a refund within 30 days."),
+        (cleaning.chatter, "Done. Let me know if you have the form.", "Done. Let me know if you have the form."),
         (cleaning.chatter, "Let me know if you need more.", "Let me know if you need more."),
         (cleaning.chatter, "I told them I hope this helps the team. Then I left.", "I told them I hope this helps the team. Then I left."),
     ],
@@ -69,8 +95,59 @@ def test_lines_that_many_rows_share_are_found_and_removed_at_the_edges_only() ->
     assert cleaning.without_lines(lonely, found.lines()) is lonely
 
 
-def test_rare_lines_are_no_boilerplate() -> None:
+def looked_at(texts: list[str]) -> cleaning.Boilerplate:
     found = cleaning.Boilerplate()
-    for i in range(30):
-        found.see(row(f"the very same header\nq{i}" if i < 19 else f"q{i}\nnothing", "a"))
-    assert found.lines() == {}
+    for i, text in enumerate(texts):
+        found.see(row(text, "a", i))
+    return found
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"the very same header line\nq{i}" if i < 19 else f"q{i}\nnothing" for i in range(30)],  # rare
+        [f"too short a line\nquestion {i}" for i in range(60)],
+        [f"Section: allergies and history\nDialogue {i}" for i in range(60)],
+        [f"Doctor asks number {i}\nPatient: No, not that I know." for i in range(60)],
+        [f"What is meant by this text?\nText {i}" for i in range(60)],
+        ["\n".join([f"{i} {j}" for j in range(i % 50 + 6)] + ["a line that all of them have", *"xyzuv"]) for i in range(60)],
+        [f"{'Write it down for children' if i % 2 else 'Write it down for experts'}\nSubject {i}" for i in range(60)],  # a field
+        [f"{'The tone has to be friendly' if i % 2 else f'The tone is number {i}'}\nSubject {i // 2}" for i in range(60)],
+    ],
+    ids=["rare", "short", "label", "dialogue", "question", "inside", "field", "telling"],
+)  # fmt: skip
+def test_lines_that_tell_rows_apart_are_no_boilerplate(texts: list[str]) -> None:
+    assert looked_at(texts).lines() == {}
+
+
+def test_boilerplate_has_one_place() -> None:
+    """A line that is anywhere among the first few is content that occurs often."""
+    texts = [
+        "\n".join([*[f"line {j} of {i}" for j in range(i % 5)], "this line moves about", *[f"{i} {j}" for j in range(9)]])
+        for i in range(95)
+    ]
+    assert looked_at(texts).lines() == {}
+
+
+def test_preview_counts_the_rows_that_removal_changes() -> None:
+    header, footer = "CONFIDENTIAL - internal only", "This message is for its recipient only."
+    texts = [f"{header}\nBody {i}\n{footer}" for i in range(40)] + [f"Body {i}\n{footer}" for i in range(40, 60)]
+    texts += [f"{header}\n{footer}"] * 3 + [f"{header}"] * 3 + [f"Body {i}\nmore" for i in range(60, 90)]
+    found = looked_at(texts)
+    lines = found.lines()
+    assert list(lines) == [footer, header]
+    removed = [cleaning.without_lines(row(text, "a"), lines) for text in texts]
+    assert found.changed_rows() == sum(after.messages[0].content != text for after, text in zip(removed, texts, strict=True)) == 60
+
+
+def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever comes first: a line of 6 % of the rows is found, with at most 0.5 % of the rows missing."""
+    monkeypatch.setattr(cleaning.Boilerplate, "MOST_LINES", 500)
+    texts = [f"an only line with number {i}\nanother only one, number {i}" for i in range(4700)] + [
+        f"This message is for its recipient only.\nBody {i}" for i in range(300)
+    ]
+    for order in (texts, texts[::-1], [texts[i * 1999 % 5000] for i in range(5000)]):
+        found = looked_at(order)
+        assert len(found.seen) < 1000
+        assert list(found.lines()) == ["This message is for its recipient only."]
+        assert 275 <= found.changed_rows() <= 300

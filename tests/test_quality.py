@@ -91,18 +91,28 @@ def test_too_many_alike_is_said_and_not_waited_for() -> None:
     [
         ("pii_email", "write to jo.doe+x@mail.example.co.uk now", "jo.doe+x@mail.example.co.uk"),
         ("pii_email", "user@remote without a domain", None),
+        ("pii_email", "npm i pkg@1.2.3 x@1.2.3-rc.1 y@2.x; ssh root@192.168.0.14", None),
+        ("pii_email", "git clone git@github.com:owner/name.git ssh://git@example.org/x", None),
+        ("pii_email", "scp x jo@example.com:/tmp and git@example.com", "jo@example.com"),
+        ("pii_email", "jörg@exämple.de", "jörg@exämple.de"),
         ("pii_phone", "call (212) 555-0123 today", "(212) 555-0123"),
         ("pii_phone", "ring +49 30 901820", "+49 30 901820"),
         ("pii_phone", "on 2026-11-22 10:30:11, order 20251111 or 2025551234", None),
         ("pii_card", "card 4111 1111 1111 1111 please", "4111 1111 1111 1111"),
         ("pii_card", "card 4111 1111 1111 1112 please", None),
+        ("pii_card", "card 4111.1111.1111.1111.", "4111.1111.1111.1111"),
+        ("pii_card", "0.4111111111111111 4.111111111111111 4111.1111.1111.1111.2", None),
         ("pii_card", "0000000000000000", None),
         ("pii_iban", "to DE89 3704 0044 0532 0130 00 BITTE", "DE89 3704 0044 0532 0130 00"),
         ("pii_iban", "to DE89 3704 0044 0532 0130 01", None),
+        ("pii_iban", "to de89370400440532013000 please, soon", "de89370400440532013000"),
         ("pii_ip", "from 10.20.30.40 and", "10.20.30.40"),
         ("pii_ip", "from fe80::1ff:fe23:4567:890a", "fe80::1ff:fe23:4567:890a"),
         ("pii_ip", "127.0.0.1, 255.255.255.0, version 1.2.3.4.5, 12:30:45, 300.1.1.1", None),
         ("pii_ssn", "her number is 123-45-6789.", "123-45-6789"),
+        ("pii_ssn", "SSN: 123 45 6789.", "123 45 6789"),
+        ("pii_ssn", "Her social security number is 123456789", "123456789"),
+        ("pii_ssn", "part 123 45 6789, ssn 000 45 6789, ssn 1234567890", None),
         ("pii_ssn", "666-45-6789 000-12-3456 1123-45-6789", None),
     ],
 )
@@ -112,7 +122,37 @@ def test_personal_data_is_found_and_look_alikes_are_not(name: str, text: str, ex
 
 def test_personal_data_is_shown_masked() -> None:
     check = texts.row_checks(QualityConfig(), None)["pii_email"]
-    assert check(row("I am jo.doe@example.com")) == "jo•••••@•••••••••••m".replace("•••••@•••••••••••", ".•••@•••••••.••")
+    assert check(row("I am jo.doe@example.com")) == "j•••.•••@•••.•••"
+    assert pii.masked("a@b.de") == "a@•••.•••"
+    assert pii.masked("4111 1111 1111 1111") == "4••• ••• ••• •••"
+
+
+def test_personal_data_is_looked_for_in_all_that_a_row_says() -> None:
+    check = texts.row_checks(QualityConfig(), None)["pii_email"]
+    asked, said = Message("user", "Send it"), Message("assistant", "Done")
+    call = {"function": {"name": "send", "arguments": {"to": ["jo@example.com"]}}}
+    as_text = {"function": {"name": "send", "arguments": '{"to": "jo@example.com"}'}}
+    tool = {"function": {"name": "send", "description": "ask jo@example.com"}}
+    rows = [
+        Row("system", (Message("system", "You serve jo@example.com"), asked, said)),
+        Row("call", (asked, Message("assistant", "", tool_calls=(call,)))),
+        Row("text", (asked, Message("assistant", "", tool_calls=(as_text,)))),
+        Row("result", (asked, Message("tool", "jo@example.com", name="look"), said)),
+        Row("reasoning", (asked, Message("assistant", "Done", reasoning="jo@example.com it is"))),
+        Row("tools", (asked, said), tools=(tool,)),
+    ]
+    assert [each.id for each in rows if check(each) is None] == []
+    number = {"function": {"name": "pay", "arguments": {"card": 4111111111111111}}}
+    assert texts.row_checks(QualityConfig(), None)["pii_card"](Row("n", (asked, Message("assistant", "", tool_calls=(number,)))))
+    assert check(Row("none", (asked, said))) is None
+
+
+def test_every_hit_in_an_excerpt_is_hidden() -> None:
+    text = "jo@example.com, an@b.de, (212) 555-0123, 4111 1111 1111 1111, 10.20.30.40, 123-45-6789, DE89370400440532013000, jo@example.com"
+    after = pii.hidden(text)
+    assert after.startswith("j•••@•••.•••, a•••@•••.•••, (•••) •••-•••, 4•••")
+    assert [name for name in ("pii_email", "pii_phone", "pii_card", "pii_iban", "pii_ip", "pii_ssn") if pii.FINDERS[name](after)] == []
+    assert pii.hidden("On 2020-03-04 it cost 1,500.") == "On 2020-03-04 it cost 1,500."
 
 
 # ----------------------------------------------------------------------------------------------------------- grounding
@@ -125,6 +165,20 @@ def test_personal_data_is_shown_masked() -> None:
         ("Seen on the 4th of March 2020.", '{"date": "2020-03-04"}', []),
         ("He saw Doctor Kumar.", "The patient saw Kumar and Brown. They agreed. Nothing else.", ["Brown"]),
         ("Take two pills.", "Take 3 pills.", ["3"]),
+        ("The fee is 1500.", "The fee is 150.", ["150"]),
+        ("The fee is 1,500.00 and 5mg.", "The fee is $1500, for 5 mg.", []),
+        ("The fee is 1,500.", "The fee is 500, or 1.5.", ["500", "1.5"]),
+        ("Es kostet 1.500 Euro.", "It costs 1500.", []),
+        ("Codes 1,2,3.", "Codes 1, 3, and 4,5.", ["4", "5"]),
+        ("Number 12345678901234567890.", "Number 12345678901234567891.", ["12345678901234567891"]),
+        ("made the first day of July, 2017", "2017-07-01", []),
+        ("made this 17t h day of February 2016", "2016-02-17", []),
+        ("made this 21 st day of May, in the year 2005", "2005-05-21", []),
+        ("on the twenty second of May 2005 and July thirtieth, 2006", "2005-05-22 to 2006-07-30, not 2006-07-31", ["2006-07-31"]),
+        ("1st day of JUNE , 2006, for additional one-year terms", "2006-06-01, 1 year", []),
+        ("on 3-5-98, and on 12 / 31 / 2001", "1998-03-05, 2001-12-31", []),
+        ("for five years from July 1, 2000", "2005-06-30", ["2005-06-30"]),
+        ("part 99.99.20", "part 99.99.20", []),
         ("A list.", "1. First\n2. Second", []),
         ("It was said on a Monday.", "Notes from Tuesday in May follow.", []),
     ],

@@ -147,16 +147,16 @@ class TinyModel(ModelConfig):
 class CleaningConfig:
     """Repairs of the texts. What is off is still looked for: the report says how many rows it would change.
 
-    On are those that cannot change what a text means; each change is counted and shown before and after.
+    On are those that leave code, diffs and Markdown as they are; each change is counted and shown before and after.
     """
 
-    encoding: bool = True  # text decoded wrongly somewhere on its way ("cafÃ©"), by ftfy
-    control: bool = True  # control and zero-width characters, byte-order marks
-    whitespace: bool = True  # line ends, spaces at line ends, no-break spaces, more than two empty lines
+    encoding: bool = True  # text decoded wrongly somewhere on its way ("cafÃ©"), by ftfy; not where a text may be quoting it
+    control: bool = True  # control and zero-width characters, byte-order marks, terminal escape sequences
+    whitespace: bool = True  # line ends, no-break spaces, more than two empty lines, white space around the text; not indentation
     code_fence: bool = True  # ```json ... ``` around an answer that is JSON
     html: bool = False  # tags and entities left from web pages
     chatter: bool = False  # "I hope this helps!" at the end of an answer
-    boilerplate: bool = False  # first and last lines that very many rows share
+    boilerplate: bool = False  # headers and footers that at least 5 % of the requests have in the same place
     drop_duplicates: bool = False  # training rows with the request and the answer of an earlier one
     drop_leaks: bool = False  # training rows whose request, or one near it, is asked in validation or test
 

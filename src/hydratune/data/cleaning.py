@@ -6,60 +6,116 @@ The repairs that are switched off are tried as well and counted, so that a repor
 import html
 import json
 import re
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ftfy
+from ftfy.chardata import UTF8_DETECTOR_RE
 from ftfy.fixes import fix_c1_controls
 
 from hydratune.config import CleaningConfig
 from hydratune.data.rows import Message, Row
 
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff\ufff9-\ufffb]")
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][0-9A-Z])")  # colours, cursor, titles: ECMA-48
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
-_SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
-_TRAILING = re.compile(r"[ \t]+(?=\n|$)")
+_NO_BREAK = re.compile("[\u00a0\u2007\u202f]")
+_FIRST_LINES = re.compile(r"\A(?:[ \t]*\n)+")
 _EMPTY_LINES = re.compile(r"\n{4,}")
-_TAG = re.compile(
-    r"</?(?:a|abbr|b|blockquote|body|br|center|div|em|font|footer|h[1-6]|head|header|hr|html|i|img|li|link|main|meta|nav|ol|p|script|"
-    r"section|small|span|strong|style|sub|sup|table|tbody|td|th|thead|title|tr|u|ul)(?:\s[^<>]*)?/?>",
-    re.IGNORECASE,
+_ABOUT_ENCODINGS = re.compile(
+    r"mojibake|\butf|unicode|latin-?\d|iso-?8859|windows-?125|\bcp125|encod|decod|charset|\bbytes?\b", re.IGNORECASE
 )
-_HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_WHOLE_TEXT = ftfy.TextFixerConfig(decode_inconsistent_utf8=False)
+_ATTRIBUTE = r"""\s+(?:[a-z_:][\w:.-]*\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=&|]+)|async|checked|defer|disabled|hidden|nowrap|selected)"""
+_TAG = re.compile(
+    r"(?P<code>```.*?```|`[^`\n]+`)|(?P<hidden><(?P<what>script|style)\b[^<>]*>.*?</(?P=what)>|<!--.*?-->)|"
+    r"<(?P<closes>/?)(?P<name>a|abbr|b|blockquote|body|br|center|div|em|font|footer|h[1-6]|head|header|hr|html|i|img|li|link|main|meta|"
+    r"nav|ol|p|script|section|small|span|strong|style|sub|sup|table|tbody|td|th|thead|title|tr|u|ul)"
+    rf"(?P<attributes>(?:{_ATTRIBUTE})*)\s*/?>",
+    re.IGNORECASE | re.DOTALL,
+)
+_BREAKS = {"br", "hr"}
+_BLOCKS = {"body", "div", "h1", "h2", "h3", "h4", "h5", "h6", "html", "ol", "table", "tbody", "td", "thead", "tr", "ul"}
+_LEFT_OPEN = {"p", "li"}  # in old pages
 _BREAK = re.compile(r"<(?:br|hr)\s*/?>|</(?:p|div|li|tr|h[1-6]|title)>", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{2,6}|#x[0-9a-f]{2,5});", re.IGNORECASE)
 _FENCE = re.compile(r"\s*```[a-zA-Z]*[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
-_CHATTER = re.compile(
-    r"(?:\n+|(?<=[.!?])\s+)(?:i hope (?:this|that) (?:helps|was helpful)|hope (?:this|that) helps|let me know if (?:you|there)|"
-    r"feel free to (?:ask|reach out|contact)|(?:please )?(?:do not|don't) hesitate to|if you (?:have|need) any (?:other|more|further)|"
-    r"is there anything else|happy to help|have a (?:great|nice|good) day)[^\n]*\Z",
-    re.IGNORECASE,
+_NEED = (  # no other words, so that "let me know if you have the form" stays
+    r"if (?:you(?:'d)?|there)(?:'s|'re)?(?:,? (?:a|about|additional|any|anything|anytime|are|assistance|can|clarifications?|concerns?|"
+    r"details|do|else|ever|examples?|explanations?|for|further|has|have|help|i|information|is|issues?|like|me|more|need|on|or|other|questions?|require|"
+    r"some|specific|still|that|this|to|want|with|would|you))+"
 )
+_OFFER = (
+    r"(?:(?:please )?let (?:me|us) know|(?:please )?feel free to (?:ask|reach out|contact (?:me|us)|let (?:me|us) know)|"
+    r"(?:please )?(?:do not|don't|never) hesitate to (?:ask|reach out|contact (?:me|us)|let (?:me|us) know)|just ask)"
+)
+_CHATTER = re.compile(
+    r"(?:(?:\n\s*|(?<=[.!?])\s+)(?:(?:i )?hope (?:this|that|it)(?: all)? (?:helps|was helpful|is helpful)(?: you)?(?: out)?|"
+    rf"{_OFFER}(?:,? {_NEED})?|{_NEED}, {_OFFER}|"
+    r"is there anything else(?: (?:i|we|you) (?:can|could|may|need)(?: (?:help|assist|do|with|for|you))*)?|"
+    r"(?:(?:i am|i'm|we are|we're) )?(?:always )?happy to help(?: you)?(?: further)?|have a (?:great|nice|good|wonderful) (?:day|one|time))"
+    r"(?:[.!?]+|(?=\s*\Z))[ \t]*[\U0001f300-\U0001faff\u263a]?[ \t]*)+\s*\Z",
+    re.IGNORECASE,
+)  # whole sentences only: "Hope this helps the patient recover" is none
 
 
 def encoding(text: str) -> str:
-    """Undoes wrong decodings; leaves quotes, ligatures and everything else as it is."""
-    return text if text.isascii() else str(fix_c1_controls(ftfy.fix_encoding(text)))
+    """Undoes wrong decodings; leaves quotes, ligatures and everything else as it is.
+
+    A text that speaks of encodings, or has right letters beside the garbage, may be quoting it ("The bytes Ã© mean é"): it is left.
+    """
+    if text.isascii():
+        return text
+    if not _ABOUT_ENCODINGS.search(text):
+        text = ftfy.fix_encoding(text, _WHOLE_TEXT)
+        if not any(c.isalpha() and not c.isascii() for c in UTF8_DETECTOR_RE.sub("", text)):
+            text = ftfy.fix_encoding(text)
+    return str(fix_c1_controls(text))
 
 
 def control(text: str) -> str:
-    """Without control and zero-width characters; those that join emoji and shape scripts stay."""
-    return _CONTROL.sub("", text) if _CONTROL.search(text) else text
+    """Without control and zero-width characters and terminal escape sequences; those that join emoji and shape scripts stay."""
+    return _CONTROL.sub("", _ANSI.sub("", text)) if _CONTROL.search(text) else text
 
 
 def whitespace(text: str) -> str:
-    """Line feeds for all line and page ends, plain spaces, no spaces at line ends or around the text; indentation stays."""
-    text = _TRAILING.sub("", _SPACES.sub(" ", _LINE_ENDS.sub("\n", text)))
-    return _EMPTY_LINES.sub("\n\n\n", text).strip()
+    """Line feeds for all line and page ends, plain spaces for no-break ones, no white space around the text.
+
+    Indentation (of the first line too) and blanks at the ends of inner lines stay: Python, diffs and Markdown mean something
+    by them. Only a text of a single line loses the blanks before it.
+    """
+    text = _NO_BREAK.sub(" ", _LINE_ENDS.sub("\n", text))
+    text = _FIRST_LINES.sub("", _EMPTY_LINES.sub("\n\n\n", text)).rstrip()
+    return text if "\n" in text else text.lstrip()
 
 
 def without_html(text: str) -> str:
-    """Text of a web page without its tags; entities as characters."""
-    if "<" in text:
-        text = _TAG.sub("", _BREAK.sub("\n", _HIDDEN.sub("", text)))
-    return html.unescape(text) if _ENTITY.search(text) else text
+    """Text of a web page without its tags; entities as characters. Quoted code, and what may be code, stays."""
+    return _ENTITY.sub(lambda entity: html.unescape(entity[0]), _without_tags(text) if "<" in text else text)
+
+
+def _without_tags(text: str) -> str:
+    """Closing tags go, and opening ones that are closed, have attributes or mean a block or a break: ``vector<a>`` stays."""
+    found = [tag for tag in _TAG.finditer(text) if not tag["code"]]
+    closed = {tag["name"].lower() for tag in found if tag["closes"]}
+
+    def is_tag(tag: re.Match[str]) -> bool:
+        name = (tag["name"] or "").lower()
+        if tag["hidden"] or tag["closes"] or tag["attributes"].strip() or name in closed | _BREAKS:
+            return True
+        return name in _BLOCKS and not re.match(r"[\w:]", text[tag.start() - 1 : tag.start()])  # List<table>
+
+    def without(tag: re.Match[str]) -> str:
+        if tag["code"]:
+            return tag[0]
+        if tag["name"] and tag["name"].lower() in _LEFT_OPEN - closed:
+            return "\n"
+        return ("\n" if _BREAK.fullmatch(tag[0]) else "") if is_tag(tag) else tag[0]
+
+    return _TAG.sub(without, text) if any(map(is_tag, found)) else text
 
 
 def code_fence(text: str) -> str:
@@ -142,30 +198,99 @@ class Cleaner:
 
 
 class Boilerplate:
-    """Finds the first and last lines that very many requests share, such as a header or a disclaimer."""
+    """Finds lines that very many requests have in the same place at their beginning or end: headers, footers, disclaimers.
+
+    Left out are lines that tell rows apart: labelled ones ("Section: allergies"), questions and headings, the few values
+    that a place takes in nearly all rows, and lines but for which many requests would be the same.
+
+    Memory: lines are counted by the rule of Manku and Motwani (2002, "lossy counting") once there are more than ``MOST_LINES``
+    of them. A line that is frequent enough is then still found; its count may miss ``ERROR`` of the rows.
+    """
 
     MOST = 0.05  # of the rows
     LEAST = 20  # rows
-    LONGEST = 10  # lines from the beginning and from the end that are looked at
+    SHORTEST = 20  # characters
+    EDGE = 5  # lines from the beginning and from the end, empty ones aside
+    MOST_LINES = 500_000
+    ERROR = 0.005  # of the rows
+    _COMPARED = 50_000  # requests whose rest is compared with that of others
+    _TELLING = 0.1  # of its rows: so many are the same as others but for this line
+    _FEW_VALUES = 0.8  # of the rows: a place in which so many have one of several repeated lines is a field
 
     def __init__(self) -> None:
         self.rows = 0
-        self.counts: Counter[str] = Counter()
+        self.requests = array("I")  # row of each request of several lines
+        self.sizes = array("I")  # distinct lines of each, empty ones aside
+        self.seen: dict[str, tuple[array[int], array[int]]] = {}  # line -> requests, places in them as bits
+        self.missed: dict[str, int] = {}  # line -> so many may have been forgotten
+        self.forgotten = 0
+        self.telling: Counter[str] = Counter()
+        self.rests: dict[tuple[bool, int], str] = {}
 
     def see(self, row: Row) -> None:
+        for message in row.messages:
+            if message.role == "user":
+                self._request([line for raw in message.content.split("\n") if (line := raw.strip())])
         self.rows += 1
-        self.counts.update({line for m in row.messages if m.role == "user" for line in self._edges(m.content)})
-        if len(self.counts) > 500_000:  # lines seen once will not become frequent in what is left
-            self.counts = Counter({line: n for line, n in self.counts.items() if n > 1})
+        if len(self.seen) > self.MOST_LINES:
+            self._forget()
 
-    def _edges(self, text: str) -> list[str]:
-        lines = [line.strip() for line in text.split("\n")]
-        return [line for line in (*lines[: self.LONGEST], *lines[-self.LONGEST :]) if len(line) > 8] if len(lines) > 1 else []
+    def _request(self, lines: list[str]) -> None:
+        if len(lines) < 2:
+            return
+        places: dict[str, int] = defaultdict(int)
+        for i, line in enumerate(lines[: self.EDGE]):
+            places[line] |= 1 << i
+        for i, line in enumerate(reversed(lines[-self.EDGE :]), self.EDGE):
+            places[line] |= 1 << i
+        for line, bits in places.items():
+            if len(line) >= self.SHORTEST and not _TELLS.search(line):
+                if line not in self.seen:
+                    self.seen[line] = (array("I"), array("H"))
+                    if self.forgotten:
+                        self.missed[line] = self.forgotten
+                self.seen[line][0].append(len(self.requests))
+                self.seen[line][1].append(bits)
+        if len(self.requests) < self._COMPARED:
+            for first, line, rest in ((True, lines[0], lines[1:]), (False, lines[-1], lines[:-1])):
+                other = self.rests.setdefault((first, hash(tuple(rest))), line)
+                if other != line:
+                    self.telling.update((line, other))
+        self.requests.append(self.rows)
+        self.sizes.append(len(set(lines)))
+
+    def _forget(self) -> None:
+        self.forgotten = int(self.ERROR * self.rows)
+        self.seen = {line: at for line, at in self.seen.items() if len(at[0]) + self.missed.get(line, 0) > self.forgotten}
+        self.missed = {line: n for line, n in self.missed.items() if line in self.seen}
 
     def lines(self) -> dict[str, int]:
-        """line -> number of rows, the most frequent first."""
-        least = max(self.LEAST, self.MOST * self.rows)
-        return {line: n for line, n in self.counts.most_common(100) if n >= least}
+        """line -> number of rows that have it at an edge, the most frequent first; at most 100."""
+        found: dict[str, int] = {}
+        for place in range(2 * self.EDGE):
+            there = {line: n for line in self.seen if (n := self._rows_with(line, place)) >= 3}
+            if sum(n > max(3, self.ERROR * self.rows) for n in there.values()) > 1 and sum(there.values()) >= self._FEW_VALUES * self.rows:
+                continue
+            for line, n in there.items():
+                if n + self.missed.get(line, 0) >= max(self.LEAST, self.MOST * self.rows) and self.telling[line] <= self._TELLING * n:
+                    found[line] = len({self.requests[i] for i in self.seen[line][0]})
+        return dict(sorted(found.items(), key=lambda item: -item[1])[:100])
+
+    def _rows_with(self, line: str, place: int) -> int:
+        requests, places = self.seen[line]
+        if len(requests) < 3:
+            return 0
+        return len({self.requests[i] for i, bits in zip(requests, places, strict=True) if bits >> place & 1})
+
+    def changed_rows(self) -> int:
+        """How many rows ``without_lines`` would change; up to ``ERROR`` of the rows fewer for each line where some were forgotten."""
+        unwanted: Counter[int] = Counter()
+        for line in self.lines():
+            unwanted.update(self.seen[line][0])
+        return len({self.requests[i] for i, n in unwanted.items() if n < self.sizes[i]})  # a request of nothing else stays
+
+
+_TELLS = re.compile(r"\A[-*#>\s]*[^\s:][^:.!?]{0,40}:(?:\s|\Z)(?!.{60})|[:?]\W*\Z|\A\W*\Z")  # a label and no long text, a question, a rule
 
 
 def without_lines(row: Row, lines: Iterable[str]) -> Row:
@@ -174,17 +299,19 @@ def without_lines(row: Row, lines: Iterable[str]) -> Row:
     messages = []
     for message in row.messages:
         if message.role == "user":
-            kept = _stripped(message.content.split("\n"), unwanted)
-            if any(line.strip() for line in kept) and len(kept) < message.content.count("\n") + 1:
-                message = replace(message, content="\n".join(kept).strip())
+            every = message.content.split("\n")
+            kept = _stripped(every, unwanted)
+            if any(line.strip() for line in kept) and len(kept) < len(every):
+                message = replace(message, content=whitespace("\n".join(kept)))
         messages.append(message)
     return replace(row, messages=tuple(messages)) if tuple(messages) != row.messages else row
 
 
 def _stripped(lines: list[str], unwanted: set[str]) -> list[str]:
-    """``lines`` without those of ``unwanted`` among the first and last few."""
-    edge = Boilerplate.LONGEST
-    return [line for i, line in enumerate(lines) if not (line.strip() in unwanted and (i < edge or i >= len(lines) - edge))]
+    """``lines`` without those of ``unwanted`` among the first and last few that are not empty."""
+    full = [i for i, line in enumerate(lines) if line.strip()]
+    edges = {*full[: Boilerplate.EDGE], *full[-Boilerplate.EDGE :]}
+    return [line for i, line in enumerate(lines) if not (i in edges and line.strip() in unwanted)]
 
 
 def summary(changes: dict[str, Changes]) -> dict[str, Any]:

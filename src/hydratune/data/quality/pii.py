@@ -6,7 +6,7 @@ order number is not taken for a card. What is found is shown masked: a report is
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -15,20 +15,30 @@ from stdnum import iban as iban_standard
 from stdnum import luhn
 from stdnum.exceptions import ValidationError
 
-_EMAIL = re.compile(r"[\w.%+-]+@[\w-]+(?:\.[\w-]+)+")
-_DIGITS = re.compile(r"\d(?:[ -]?\d){12,18}(?!\d)")
+from hydratune.data.rows import Row
+
+_EMAIL = re.compile(r"[\w.%+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2}[\w-]*")  # the last part begins with letters: "package@1.2.3" is none
+_REMOTE = {"git", "hg", "svn"}  # users of git@github.com:owner/name
+_DIGITS = re.compile(r"(?<!\d)(?<!\d\.)(?:\d{4}\.\d{4}\.\d{4}\.\d{4}|\d{4}\.\d{6}\.\d{5}|\d(?:[ -]?\d){12,18})(?!\.?\d)")
 _CARD_STARTS = re.compile(r"4|5[1-5]|2[2-7]|3[47]|3[068]|6011|65|35")  # Visa, Mastercard, Amex, Diners, Discover, JCB
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b", re.IGNORECASE)
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
 _IPV6 = re.compile(r"(?<![\w:])(?=[0-9a-f]*:[0-9a-f]*:)[0-9a-f:]{6,39}(?![\w:])", re.IGNORECASE)
 _SSN = re.compile(r"(?<![\d-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
+_SSN_NAMED = re.compile(
+    r"(?:\bssn|\bsocial[ -]security)\b\D{0,30}(?<!\d)(?P<number>(?!000|666|9\d\d)\d{3}[ .]?(?!00)\d{2}[ .]?(?!0000)\d{4})(?![\d-])",
+    re.IGNORECASE,
+)
 _PHONE_LIKE = re.compile(r"(?:\d[ ().-]{0,3}){6,}\d")
 _REGION = "US"  # of numbers without a country code
 
 
 def email(text: str) -> str | None:
-    found = _EMAIL.search(text) if "@" in text else None
-    return found[0] if found else None
+    """Not ``package@1.2.3``, ``user@192.168.0.14`` or the remote ``git@github.com:owner/name``."""
+    for found in _EMAIL.finditer(text) if "@" in text else ():
+        if found[0].partition("@")[0] not in _REMOTE or text[found.end() : found.end() + 1] not in (":", "/"):
+            return found[0]
+    return None
 
 
 def phone(text: str) -> str | None:
@@ -73,8 +83,12 @@ def ip(text: str) -> str | None:
 
 
 def ssn(text: str) -> str | None:
+    """With hyphens anywhere; with blanks, points or as nine digits only after the words "SSN" or "social security"."""
     found = _SSN.search(text)
-    return found[0] if found else None
+    if found:
+        return found[0]
+    named = _SSN_NAMED.search(text)
+    return named["number"] if named else None
 
 
 def names(text: str) -> str | None:
@@ -91,8 +105,8 @@ def _presidio() -> Any:
 
 
 def masked(found: str) -> str:
-    """Enough of a hit to recognise it in its row, not enough to use it."""
-    return found[:2] + re.sub(r"\w", "•", found[2:-1]) + found[-1:]
+    """The first character, and which marks a hit has: enough to recognise it in its row, neither its content nor its lengths."""
+    return found[:1] + re.sub(r"[^\W_]+|_+", "•••", found[1:])
 
 
 FINDERS: dict[str, Callable[[str], str | None]] = {
@@ -104,3 +118,39 @@ FINDERS: dict[str, Callable[[str], str | None]] = {
     "pii_ssn": ssn,
     "pii_names": names,
 }
+_FAST = [find for name, find in FINDERS.items() if name != "pii_names"]
+
+
+def hidden(text: str) -> str:
+    """``text`` with everything that a finder sees in it masked; names of persons, which need a slow model, stay."""
+    for find in _FAST:
+        while found := find(text):  # a masked hit is none
+            text = text.replace(found, masked(found))
+    return text
+
+
+def texts_of(row: Row) -> Iterator[str]:
+    """All that a row says: turns of every role with their reasoning and tool calls, and what it tells of the tools."""
+    for message in row.messages:
+        yield message.content
+        if message.reasoning:
+            yield message.reasoning
+        if message.name:
+            yield message.name
+        yield from _strings(message.tool_calls)
+    yield from _strings(row.tools)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Of nested tool calls and schemas. Arguments may be JSON in a string; a number may be a card."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _strings(key)
+            yield from _strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield str(value)

@@ -91,11 +91,10 @@ def ungrounded(row: Row) -> str | None:
 
 def _finder(find: Callable[[str], str | None]) -> RowCheck:
     def check(row: Row) -> str | None:
-        for message in row.messages:
-            if message.role != "system":
-                found = find(message.content)
-                if found:
-                    return pii.masked(found)
+        for text in pii.texts_of(row):
+            found = find(text)
+            if found:
+                return pii.masked(found)
         return None
 
     return check
