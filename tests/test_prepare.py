@@ -290,10 +290,10 @@ def test_cleaning_happens_before_checks_and_never_empties_an_answer(tmp_path: Pa
 
 
 def test_boilerplate_is_reported_and_removed_on_request(tmp_path: Path) -> None:
-    rows = [{**r, "prompt": f"INTERNAL USE ONLY\n{r['prompt']}"} for r in records(40)]
+    rows = [{**r, "prompt": f"For internal use only, do not forward.\n{r['prompt']}"} for r in records(40)]
     data = FilesData(train=str(write_rows(tmp_path / "rows.jsonl", rows)))
     told = prepare(data).report["cleaning"]["boilerplate"]
-    assert (told["on"], told["rows"], told["examples"][0]["before"]) == (False, 40, "INTERNAL USE ONLY")
+    assert (told["on"], told["rows"], told["examples"][0]["before"]) == (False, 40, "For internal use only, do not forward.")
     data.clean.boilerplate = True
     assert next(prepare(data).rows("train")).messages[0].content == records(1)[0]["prompt"]
 

@@ -91,7 +91,8 @@ def test_too_many_alike_is_said_and_not_waited_for() -> None:
     [
         ("pii_email", "write to jo.doe+x@mail.example.co.uk now", "jo.doe+x@mail.example.co.uk"),
         ("pii_email", "user@remote without a domain", None),
-        ("pii_email", "npm i pkg@1.2.3 x@1.2.3-rc.1 y@2.x; ssh root@192.168.0.14", None),
+        ("pii_email", "npm i pkg@1.2.3 x@1.2.3-rc.1 y@2.x", None),
+        ("pii_email", "ssh root@192.168.0.14", "root@192.168.0.14"),
         ("pii_email", "git clone git@github.com:owner/name.git ssh://git@example.org/x", None),
         ("pii_email", "scp x jo@example.com:/tmp and git@example.com", "jo@example.com"),
         ("pii_email", "jörg@exämple.de", "jörg@exämple.de"),

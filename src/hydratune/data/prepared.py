@@ -142,7 +142,7 @@ def _read(source: Source, cleaner: cleaning.Cleaner, inspection: Inspection, fol
     changes = cleaner.changes["boilerplate"]
     changes.examples = [{"id": f"{n:,} rows", "before": line, "after": ""} for line, n in list(lines.items())[:20]]
     if not two_passes:
-        changes.rows = max(lines.values(), default=0)
+        changes.rows = boilerplate.changed_rows()
         return store
     path = folder / "without.arrow"
     writer = RowWriter(path)

@@ -17,7 +17,8 @@ from stdnum.exceptions import ValidationError
 
 from hydratune.data.rows import Row
 
-_EMAIL = re.compile(r"[\w.%+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2}[\w-]*")  # the last part begins with letters: "package@1.2.3" is none
+_VERSION = r"v?\d+\.(?:x\b|\d+\.\d+(?:-|\b(?!\.)))"  # of a package: name@1.2.3-rc.1
+_EMAIL = re.compile(rf"[\w.%+-]+@(?!{_VERSION})[\w-]+(?:\.[\w-]+)+")
 _REMOTE = {"git", "hg", "svn"}  # users of git@github.com:owner/name
 _DIGITS = re.compile(r"(?<!\d)(?<!\d\.)(?:\d{4}\.\d{4}\.\d{4}\.\d{4}|\d{4}\.\d{6}\.\d{5}|\d(?:[ -]?\d){12,18})(?!\.?\d)")
 _CARD_STARTS = re.compile(r"4|5[1-5]|2[2-7]|3[47]|3[068]|6011|65|35")  # Visa, Mastercard, Amex, Diners, Discover, JCB
@@ -34,7 +35,7 @@ _REGION = "US"  # of numbers without a country code
 
 
 def email(text: str) -> str | None:
-    """Not ``package@1.2.3``, ``user@192.168.0.14`` or the remote ``git@github.com:owner/name``."""
+    """Also ``user@192.168.0.14``; not ``package@1.2.3`` or the remote ``git@github.com:owner/name``."""
     for found in _EMAIL.finditer(text) if "@" in text else ():
         if found[0].partition("@")[0] not in _REMOTE or text[found.end() : found.end() + 1] not in (":", "/"):
             return found[0]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydratune.config import Level
+from hydratune.data.quality import pii
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.rows import Row
@@ -237,7 +238,7 @@ def _excerpt(row: Row, around: int = 0) -> str:
         start = max(0, min(around - _EXCERPT // 4, len(asked) - _EXCERPT))
         asked = f"{'… ' if start else ''}{asked[start : start + _EXCERPT]}{' …' if start + _EXCERPT < len(asked) else ''}"
     answer = row.answer if len(row.answer) <= _EXCERPT else f"{row.answer[:_EXCERPT]} …"
-    return f"{asked}\n→ {answer}" if asked else answer
+    return pii.hidden(f"{asked}\n→ {answer}" if asked else answer)
 
 
 def _difference(rows: Sequence[Row]) -> int:
