@@ -17,7 +17,9 @@ from stdnum.exceptions import ValidationError
 
 from hydratune.data.rows import Row
 
-_EMAIL = re.compile(r"[\w.%+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2}[\w-]*")  # the last part begins with letters: "package@1.2.3" is none
+_EMAIL = re.compile(
+    r"(?<![\w.%+-])[\w.%+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2}[\w-]*"
+)  # the last part begins with letters: "package@1.2.3" is none
 _REMOTE = {"git", "hg", "svn"}  # users of git@github.com:owner/name
 _DIGITS = re.compile(r"(?<!\d)(?<!\d\.)(?:\d{4}\.\d{4}\.\d{4}\.\d{4}|\d{4}\.\d{6}\.\d{5}|\d(?:[ -]?\d){12,18})(?!\.?\d)")
 _CARD_STARTS = re.compile(r"4|5[1-5]|2[2-7]|3[47]|3[068]|6011|65|35")  # Visa, Mastercard, Amex, Diners, Discover, JCB
