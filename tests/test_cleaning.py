@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from hydratune.config import CleaningConfig
@@ -106,7 +108,7 @@ def looked_at(texts: list[str]) -> cleaning.Boilerplate:
     "texts",
     [
         [f"the very same header line\nq{i}" if i < 19 else f"q{i}\nnothing" for i in range(30)],  # rare
-        [f"too short a line\nquestion {i}" for i in range(60)],
+        [f"too short\nquestion {i}" for i in range(60)],
         [f"Section: allergies and history\nDialogue {i}" for i in range(60)],
         [f"Doctor asks number {i}\nPatient: No, not that I know." for i in range(60)],
         [f"What is meant by this text?\nText {i}" for i in range(60)],
@@ -151,3 +153,10 @@ def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> N
         assert len(found.seen) < 1000
         assert list(found.lines()) == ["This message is for its recipient only."]
         assert 275 <= found.changed_rows() <= 300
+
+
+@pytest.mark.parametrize("text", ["\n " * 20_000 + "x", "Yes. " + "if you have any help " * 2_000 + "x", "Yes!" + " \n" * 20_000 + "x"])
+def test_long_answers_are_looked_at_quickly(text: str) -> None:
+    started = time.perf_counter()
+    assert cleaning.chatter(text) == text
+    assert time.perf_counter() - started < 1

@@ -258,6 +258,9 @@ def test_personal_data_is_not_copied_into_the_finding(tmp_path: Path) -> None:
     finding = found(tmp_path, [row("Write to jo.doe@example.com please", id="a"), row("Nobody is named in this one", id="b")])["pii_email"]
     assert finding.rows == ["a"]
     assert "jo.doe@example.com" not in str(finding.plain())
+    everything = found(tmp_path, [row("A question about it", "I'm sorry, but I can't write to jo.doe@example.com now", id="c")])
+    assert everything["refusals"].rows == ["c"]
+    assert "jo.doe@example.com" not in str([f.plain() for f in everything.values()])
 
 
 def test_request_asked_inside_a_training_conversation_is_a_near_leak(tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ _OFFER = (
     r"(?:(?:please )?let (?:me|us) know|(?:please )?feel free to (?:ask|reach out|contact (?:me|us)|let (?:me|us) know)|"
     r"(?:please )?(?:do not|don't|never) hesitate to (?:ask|reach out|contact (?:me|us)|let (?:me|us) know)|just ask)"
 )
+_LONGEST_CLOSING = 400  # characters
 _CHATTER = re.compile(
-    r"(?:(?:\n\s*|(?<=[.!?])\s+)(?:(?:i )?hope (?:this|that|it)(?: all)? (?:helps|was helpful|is helpful)(?: you)?(?: out)?|"
+    r"(?:(?:\n\s{0,9}|(?<=[.!?])\s{1,9})(?:(?:i )?hope (?:this|that|it)(?: all)? (?:helps|was helpful|is helpful)(?: you)?(?: out)?|"
     rf"{_OFFER}(?:,? {_NEED})?|{_NEED}, {_OFFER}|"
     r"is there anything else(?: (?:i|we|you) (?:can|could|may|need)(?: (?:help|assist|do|with|for|you))*)?|"
     r"(?:(?:i am|i'm|we are|we're) )?(?:always )?happy to help(?: you)?(?: further)?|have a (?:great|nice|good|wonderful) (?:day|one|time))"
@@ -132,7 +133,9 @@ def code_fence(text: str) -> str:
 
 def chatter(text: str) -> str:
     """An answer without the polite phrase at its end, unless it is nothing else."""
-    return _CHATTER.sub("", text).rstrip() or text
+    text_end = text.rstrip()
+    found = _CHATTER.search(text_end, max(0, len(text_end) - _LONGEST_CLOSING))
+    return (text_end[: found.start()].rstrip() if found else "") or text
 
 
 ANY_TURN: dict[str, Callable[[str], str]] = {
@@ -209,7 +212,7 @@ class Boilerplate:
 
     MOST = 0.05  # of the rows
     LEAST = 20  # rows
-    SHORTEST = 20  # characters
+    SHORTEST = 12  # characters
     EDGE = 5  # lines from the beginning and from the end, empty ones aside
     MOST_LINES = 500_000
     ERROR = 0.005  # of the rows

@@ -22,6 +22,7 @@ from hydratune.config import DataConfig, Level, PreparedData, plain
 from hydratune.console import Ticker, progress
 from hydratune.data import cleaning
 from hydratune.data.answers import SCHEMA_FILE, json_schema
+from hydratune.data.quality import pii
 from hydratune.data.quality.findings import ALWAYS_ERRORS, MOST_ROWS
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.quality.verdict import Verdict
@@ -99,7 +100,7 @@ def _build(data: DataConfig, schema: Mapping[str, Any] | None, source: Source, f
         inspection.divide(store, given, ticker.advance)
         report: dict[str, Any] = {
             "source": source.statements,
-            "cleaning": {**cleaning.summary(cleaner.changes), **_removed(inspection, store)},
+            "cleaning": {**_hidden(cleaning.summary(cleaner.changes)), **_removed(inspection, store)},
             "checks": {finding.name: finding.plain() for finding in Verdict(inspection, store).findings()},
             "splits": {},
             "labels": inspection.label_counts(),
@@ -153,6 +154,14 @@ def _read(source: Source, cleaner: cleaning.Cleaner, inspection: Inspection, fol
     writer.close()
     store.close()
     return RowStore(path)
+
+
+def _hidden(changes: dict[str, Any]) -> dict[str, Any]:
+    """Examples of changes without personal data."""
+    for entry in changes.values():
+        for example in entry["examples"]:
+            example |= {"before": pii.hidden(example["before"]), "after": pii.hidden(example["after"])}
+    return changes
 
 
 def _removed(inspection: Inspection, store: RowStore) -> dict[str, Any]:

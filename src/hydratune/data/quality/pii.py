@@ -18,7 +18,7 @@ from stdnum.exceptions import ValidationError
 from hydratune.data.rows import Row
 
 _VERSION = r"v?\d+\.(?:x\b|\d+\.\d+(?:-|\b(?!\.)))"  # of a package: name@1.2.3-rc.1
-_EMAIL = re.compile(rf"[\w.%+-]+@(?!{_VERSION})[\w-]+(?:\.[\w-]+)+")
+_EMAIL = re.compile(rf"(?<![\w.%+-])[\w.%+-]+@(?!{_VERSION})[\w-]+(?:\.[\w-]+)+")
 _REMOTE = {"git", "hg", "svn"}  # users of git@github.com:owner/name
 _DIGITS = re.compile(r"(?<!\d)(?<!\d\.)(?:\d{4}\.\d{4}\.\d{4}\.\d{4}|\d{4}\.\d{6}\.\d{5}|\d(?:[ -]?\d){12,18})(?!\.?\d)")
 _CARD_STARTS = re.compile(r"4|5[1-5]|2[2-7]|3[47]|3[068]|6011|65|35")  # Visa, Mastercard, Amex, Diners, Discover, JCB

@@ -51,12 +51,13 @@ class Verdict:
             note = "most rows, so the answers are perhaps not meant to be drawn from the request"
         return self._finding(name, rows, [saw.get(i, "") for i in rows], note)
 
-    def _finding(self, name: str, rows: Sequence[int], saw: Sequence[str] = (), note: str = "") -> Finding:
+    def _finding(self, name: str, rows: Sequence[int], saw: Sequence[str] = (), summary: str = "") -> Finding:
         """A finding of single rows; ``saw`` says of each what is wrong with it."""
-        finding = self._listed(name, rows, note)
+        finding = self._listed(name, rows, summary)
         for i, text in list(zip(rows, saw or [""] * len(rows), strict=True))[:MOST_EXAMPLES]:
             texts = [] if name.startswith("pii_") else [_excerpt(self.store[i])]  # the note has it masked
-            finding.examples.append({"rows": [self.store.value("id", i)], "texts": texts, "note": text})
+            note = text if name.startswith("pii_") else pii.hidden(text)
+            finding.examples.append({"rows": [self.store.value("id", i)], "texts": texts, "note": note})
         return finding
 
     def _side_by_side(self, name: str, sets: Sequence[Sequence[int]], rows: Sequence[int], note: str = "") -> Finding:
@@ -232,13 +233,18 @@ def _flags(values: Sequence[int]) -> NDArray[np.bool_]:
 
 
 def _excerpt(row: Row, around: int = 0) -> str:
-    """The last request and its answer, shortened; of a long request its begin and what is ``around`` a place in it."""
+    """The last request and its answer, shortened, without personal data; of a long request what is ``around`` a place in it."""
     asked = next((m.content for m in reversed(row.prompt) if m.role != "system"), "")
-    if len(asked) > _EXCERPT:
-        start = max(0, min(around - _EXCERPT // 4, len(asked) - _EXCERPT))
-        asked = f"{'… ' if start else ''}{asked[start : start + _EXCERPT]}{' …' if start + _EXCERPT < len(asked) else ''}"
-    answer = row.answer if len(row.answer) <= _EXCERPT else f"{row.answer[:_EXCERPT]} …"
-    return pii.hidden(f"{asked}\n→ {answer}" if asked else answer)
+    start = max(0, min(around - _EXCERPT // 4, len(asked) - _EXCERPT))
+    shown, answer = _cut(asked, start), _cut(row.answer, 0)
+    return f"{shown}\n→ {answer}" if shown else answer
+
+
+def _cut(text: str, start: int) -> str:
+    """``_EXCERPT`` characters from ``start``; what lies at the edge is hidden before it is cut."""
+    before = min(start, 100)
+    hidden = pii.hidden(text[start - before : start + _EXCERPT + 100])[before : before + _EXCERPT]
+    return f"{'… ' if start else ''}{hidden}{' …' if start + _EXCERPT < len(text) else ''}"
 
 
 def _difference(rows: Sequence[Row]) -> int:
