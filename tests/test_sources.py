@@ -98,3 +98,17 @@ def test_damaged_model_files_are_one_message(hydratune: Command, tmp_path: Path,
     weights.write_bytes(weights.read_bytes()[:100])
     code, text = hydratune("train", *SMALL, "model=local", f"model.path={tmp_path}/cut")
     assert code == 2 and "cannot be loaded" in text and "unexpected" not in text
+
+
+def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    from hydratune.cache import built
+
+    monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
+    old, new = (tmp_path / "data" / f".building-{age}" for age in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    assert built("data/x", lambda path: path.mkdir()) == tmp_path / "data" / "x"
+    assert (old.exists(), new.exists()) == (False, True)

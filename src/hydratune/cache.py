@@ -1,11 +1,15 @@
 """The cache folder: what takes long to make and is the same for every run (models, baselines, prepared data)."""
 
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from hydratune.errors import InputError
+
+_STALE = 86_400.0  # seconds
 
 
 def cache_folder() -> Path:
@@ -24,6 +28,9 @@ def built(name: str, build: Callable[[Path], None]) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(".building-*"):  # by a process that was killed
+            if time.time() - left.stat().st_mtime > _STALE:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as temporary:
             build(Path(temporary) / "built")
             try:

@@ -24,7 +24,7 @@ from hydratune.records import RunDirectory, write_json
 
 _SHOWN = 5  # rows whose mask is in the report
 _DATA_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), SCHEMA_FILE)
-_QUIET = 5_000  # rows: below it there is nothing to wait for
+_QUIET = 2_000  # rows: below it there is nothing to wait for
 
 
 def run(config: PrepareConfig, record: RunDirectory) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from hydratune.errors import DataError
 from hydratune.records import write_json
 
 _PREPARING = ("validation_fraction", "test_fraction", "stratify")  # shared settings that decide what preparation does
-_SHOW_PROGRESS = 5_000  # rows
+_LOOKING = ("ftfy", "phonenumbers", "py3langid", "python-stdnum", "text2num")
+_SHOW_PROGRESS = 2_000  # rows
 _BATCH = 1_000  # rows written together
 
 
@@ -83,8 +85,8 @@ def prepare(data: DataConfig) -> Prepared:
 
 
 def _code() -> str:
-    """Of this package's own sources: another version prepares anew."""
-    digest = hashlib.sha256()
+    """Of this package's own sources and of the libraries that look at texts: another version prepares anew."""
+    digest = hashlib.sha256("".join(map(version, _LOOKING)).encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -102,7 +102,12 @@ class TokenCheck:
         policy = self.data.overlength
         finding = self.findings["overlength"]
         if finding.count:
-            done = {Overlength.drop: "dropped", Overlength.truncate_prompt: "their prompts cut", Overlength.error: "refused"}[policy]
+            cut = "prompts cut (rows whose answer alone is too long: dropped)"
+            done = {Overlength.drop: "dropped", Overlength.truncate_prompt: cut, Overlength.error: "refused"}[policy]
+                Overlength.drop: "dropped",
+                Overlength.truncate_prompt: "prompts cut (rows whose answer alone is too long: dropped)",
+                Overlength.error: "refused",
+            }[policy]
             finding.note = f"{', '.join(f'{n:,} {name}' for name, n in self.too_long.items())}; {done} in training"
             finding.level = Level.error if policy is Overlength.error else Level.warn
         if self.defects:
