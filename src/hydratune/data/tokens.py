@@ -104,10 +104,6 @@ class TokenCheck:
         if finding.count:
             cut = "prompts cut (rows whose answer alone is too long: dropped)"
             done = {Overlength.drop: "dropped", Overlength.truncate_prompt: cut, Overlength.error: "refused"}[policy]
-                Overlength.drop: "dropped",
-                Overlength.truncate_prompt: "prompts cut (rows whose answer alone is too long: dropped)",
-                Overlength.error: "refused",
-            }[policy]
             finding.note = f"{', '.join(f'{n:,} {name}' for name, n in self.too_long.items())}; {done} in training"
             finding.level = Level.error if policy is Overlength.error else Level.warn
         if self.defects:
