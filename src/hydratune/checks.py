@@ -43,7 +43,8 @@ from hydratune.config import (
     part,
     plain,
 )
-from hydratune.data.formats import COLUMNS, SUFFIXES
+from hydratune.data.files import SUFFIXES
+from hydratune.data.formats import COLUMNS
 from hydratune.errors import ConfigError, Problem
 
 ACCELERATORS = ("auto", "cpu", "gpu")
