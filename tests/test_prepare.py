@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conftest import SHARED_DATA, SMALL, write_rows
-from hydratune.config import FilesData, MixedData, PreparedData
+from hydratune.config import FilesData, MixedData, PreparedData, TrainOn
 from hydratune.data.prepared import prepare, read_prepared
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import load_sets
@@ -173,8 +173,9 @@ def test_special_tokens_in_a_text_are_an_error(hydratune: Run, tmp_path: Path) -
 def test_wrong_mask_is_reported_by_its_defect(hydratune: Run, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", records(30))
     (tmp_path / "bad.jinja").write_text("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: ")
-    code, _ = hydratune("prepare", "model=tiny", "model.chat_template=bad.jinja", "data=files", "data.train=rows.jsonl", "output=out")
+    code, printed = hydratune("prepare", "model=tiny", "model.chat_template=bad.jinja", "data=files", "data.train=rows.jsonl", "output=out")
     mask = report(tmp_path / "out")["checks"]["mask"]
+    assert "the first: r" in printed and "rows.jsonl:" in printed and mask["examples"][0]["note"] in " ".join(printed.split("\n    "))
     assert (code, mask["level"], mask["count"]) == (2, "error", 30)
     assert mask["note"].split()[0] in ("prompt_differs", "turn_end_missing")
 
@@ -227,6 +228,7 @@ def test_same_data_is_prepared_once_and_any_change_prepares_anew(tmp_path: Path)
     again = prepare(FilesData(train=str(file), batch_size=3, max_length=77))  # settings that change no row
     assert again.reused
     assert not prepare(FilesData(train=str(file), test_fraction=0.3)).reused
+    assert not prepare(FilesData(train=str(file), train_on=TrainOn.last)).reused  # decides which turns can leak
     write_rows(file, records(31))
     changed = prepare(FilesData(train=str(file)))
     assert not changed.reused

@@ -9,7 +9,7 @@ import pytest
 from hydratune.config import ContractsData, DataConfig, Level, QualityConfig, TrainOn
 from hydratune.data.quality import pii, texts
 from hydratune.data.quality.duplicates import grams, jaccard, near_pairs, normalised, words
-from hydratune.data.quality.findings import CHECKS, level_of
+from hydratune.data.quality.findings import CHECKS, level_of, refusals
 from hydratune.data.quality.grounding import ungrounded
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.quality.verdict import Verdict
@@ -250,7 +250,7 @@ def test_leaks_exact_near_and_by_group_name_the_rows(tmp_path: Path) -> None:
     assert findings["exact_leaks"].rows == ["test-exact"]
     assert findings["near_leaks"].rows == ["test-exact", "test-near"]
     assert findings["group_leaks"].rows == ["test-group"]
-    assert findings["exact_leaks"].refuses
+    assert list(refusals({"exact_leaks": findings["exact_leaks"].plain()})) == ["exact_leaks"]
     assert findings["near_leaks"].examples[1]["rows"] == ["train-1", "test-near"]
 
 
@@ -286,7 +286,7 @@ def test_system_turns_tell_requests_apart(tmp_path: Path) -> None:
 
 def test_split_without_rows_is_an_error(tmp_path: Path) -> None:
     findings = found(tmp_path, [row(f"question {i}", id=str(i), group="one") for i in range(6)])
-    assert (findings["splits"].refuses, findings["splits"].note) == (True, "the data set has no validation and no test rows")
+    assert (findings["splits"].level, findings["splits"].note) == (Level.error, "the data set has no validation and no test rows")
 
 
 def test_labels_are_counted_among_the_rows_that_take_part(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hydratune.data.answers import SCHEMA_FILE
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.prepared import Prepared, prepare, write_prepared
 from hydratune.data.preview import pieces, show
-from hydratune.data.quality.findings import CHECKS
+from hydratune.data.quality.findings import refusals
 from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.report import write_html
 from hydratune.data.tokens import TokenCheck
@@ -43,7 +43,7 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
         section("mask")
         show(console, encoder, *_masked(config, prepared, encoder, config.preview), config.preview)
     section("written")
-    errors = [name for name, check in report["checks"].items() if check["level"] == Level.error.value and check["count"]]
+    errors = refusals(report["checks"])
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name in _DATA_FILES:  # of an earlier, better time
@@ -56,7 +56,7 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
         raise InputError(f"cannot write into {output} ({error.strerror or error}); choose another place with output=DIR") from error
     console.print(f"report      {output}/report.html  [dim](and report.json)", soft_wrap=True)
     if errors:
-        found = "\n".join(f"  {name}: {CHECKS[name].title}\n    fix: {CHECKS[name].fix}" for name in errors)
+        found = "\n".join(f"  {error}" for error in errors.values())
         raise DataError(f"the data set is not fit for training, so only the report was written.\n{found}")
     console.print(f"data        {output}/train.parquet, validation.parquet, test.parquet", soft_wrap=True)
     console.print(f"train       hydratune train data=prepared data.path={output}", soft_wrap=True)

@@ -19,22 +19,22 @@ import pyarrow
 import pyarrow.parquet
 
 from hydratune.cache import built, cache_folder
-from hydratune.config import DataConfig, Level, PreparedData, plain
+from hydratune.config import DataConfig, PreparedData, plain
 from hydratune.console import Ticker, progress
 from hydratune.data import cleaning
 from hydratune.data.answers import SCHEMA_FILE, json_schema
 from hydratune.data.quality import pii
-from hydratune.data.quality.findings import ALWAYS_ERRORS, MOST_ROWS
+from hydratune.data.quality.findings import MOST_ROWS, refusals
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.quality.verdict import Verdict
-from hydratune.data.reading import SPLIT_NAMES, Source, open_source, settings_of, with_system
+from hydratune.data.reading import SPLIT_NAMES, Source, digest, open_source, settings_of, with_system
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore, RowWriter, message_from, turns_of
 from hydratune.errors import DataError
 from hydratune.records import write_json
 
-_PREPARING = ("validation_fraction", "test_fraction", "stratify")  # shared settings that decide what preparation does
+_PREPARING = ("validation_fraction", "test_fraction", "stratify", "train_on")  # shared settings that decide what preparation does
 _LOOKING = ("ftfy", "phonenumbers", "py3langid", "python-stdnum", "text2num")
 _SHOW_PROGRESS = 2_000  # rows
 _BATCH = 1_000  # rows written together
@@ -56,18 +56,8 @@ class Prepared:
                     yield _row(record)
 
     def errors(self) -> dict[str, str]:
-        """check -> a sentence, for every check that refuses training."""
-        refusing = {n: c for n, c in self.report["checks"].items() if c["level"] == Level.error.value and c["count"]}
-        return {name: _refusal(name, check) for name, check in refusing.items()}
-
-
-def _refusal(name: str, check: Mapping[str, Any]) -> str:
-    first = [f"{row} ({where})" if where else row for row, where in zip(check["rows"][:3], check["where"], strict=False)]
-    told = f"; the first: {', '.join(first)}" if first else ""
-    note = f" ({check['note']})" if check["note"] else ""
-    what = f"{name}: {check['count']:,} {check['title']}{note}{told}"
-    fix = check["fix"] if name in ALWAYS_ERRORS else f"{check['fix']}, or data.quality.{name}=warn"
-    return f"{what}\n    why: {check['why']}\n    fix: {fix}"
+        """check -> what it found, why and what to do, for every check that refuses training."""
+        return refusals(self.report["checks"])
 
 
 def prepare(data: DataConfig) -> Prepared:
@@ -86,10 +76,10 @@ def prepare(data: DataConfig) -> Prepared:
 
 def _code() -> str:
     """Of this package's own sources and of the libraries that look at texts: another version prepares anew."""
-    digest = hashlib.sha256("".join(map(version, _LOOKING)).encode())
+    code = hashlib.sha256("".join(map(version, _LOOKING)).encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+        code.update(path.read_bytes())
+    return code.hexdigest()
 
 
 def _build(data: DataConfig, schema: Mapping[str, Any] | None, source: Source, folder: Path) -> None:
@@ -184,19 +174,19 @@ def _listed(inspection: Inspection, store: RowStore, side: Side) -> dict[str, An
 
 def _write(path: Path, rows: Iterable[Row], ticker: Ticker | None = None) -> dict[str, Any]:
     """One split as Parquet. Returns what the report says of it."""
-    digest, groups, count, characters = hashlib.sha256(), set(), 0, 0
+    content, groups, count, characters = hashlib.sha256(), set(), 0, 0
     remaining = iter(rows)
     with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as writer:
         while batch := list(itertools.islice(remaining, _BATCH)):
             writer.write_table(pyarrow.Table.from_pylist([_record(row) for row in batch], _SCHEMA))
             for row in batch:
-                digest.update(row.content_hash.encode())
+                content.update(row.content_hash.encode())
                 groups.add(stable_hash(row.group or row.id))
                 characters += sum(len(m.content) for m in row.messages)
             count += len(batch)
             if ticker is not None:
                 ticker.advance(len(batch), len(batch))
-    return {"rows": count, "groups": len(groups), "characters": characters, "hash": digest.hexdigest()[:16]}
+    return {"rows": count, "groups": len(groups), "characters": characters, "hash": content.hexdigest()[:16]}
 
 
 _TURN = pyarrow.struct([(name, pyarrow.string()) for name in ("role", "content")])
@@ -244,7 +234,7 @@ def read_prepared(folder: Path) -> Prepared:
         why = "it holds no prepared data set, or one that was found unfit for training"
         raise DataError(f"data.path = {folder}: {why}; make one with hydratune prepare") from None
     for name, expected in files.items():
-        if not (folder / name).is_file() or _digest(folder / name) != expected:
+        if not (folder / name).is_file() or digest(folder / name) != expected:
             raise DataError(f"{folder / name}: changed since hydratune prepare checked it; run it again, or use the file as data=files")
     return Prepared(folder, report)
 
@@ -265,10 +255,5 @@ def write_prepared(prepared: Prepared, folder: Path, data: DataConfig) -> dict[s
     schema = json_schema(data)
     if schema is not None:
         write_json(folder / SCHEMA_FILE, schema)
-    files = {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.suffix == ".parquet" or path.name == SCHEMA_FILE}
+    files = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.suffix == ".parquet" or path.name == SCHEMA_FILE}
     return {"splits": splits, "fingerprint": _fingerprint(splits), "files": files}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

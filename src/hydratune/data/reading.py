@@ -22,10 +22,10 @@ from hydratune.data.cases import CASES
 from hydratune.data.contracts import contract_rows
 from hydratune.data.formats import open_hub, read_file, read_hub
 from hydratune.data.rows import Message, Row
-from hydratune.data.splits import unit_hash
+from hydratune.data.splits import SPLITS, unit_hash
 from hydratune.errors import DataError
 
-SPLIT_NAMES = ("train", "validation", "test")
+SPLIT_NAMES = tuple(side.name for side in SPLITS)
 _SHARED = {f.name for f in fields(DataConfig)}
 
 
@@ -53,7 +53,7 @@ def open_source(data: DataConfig) -> Source:
     if isinstance(data, FilesData):
         files = {name: Path(file) for name in SPLIT_NAMES if (file := getattr(data, name))}
         rows = {name: read_file(path, data.columns, data.encoding, statements) for name, path in files.items()}
-        return Source(rows, {name: _digest(path) for name, path in files.items()}, sum(map(_lines, files.values())), statements)
+        return Source(rows, {name: digest(path) for name, path in files.items()}, sum(map(_lines, files.values())), statements)
     if isinstance(data, HubData):
         names = {name: split for name in SPLIT_NAMES if (split := getattr(data, name))}
         opened = {name: open_hub(data.id, data.subset, split, data.revision) for name, split in names.items()}
@@ -70,7 +70,8 @@ def open_source(data: DataConfig) -> Source:
     raise AssertionError(type(data))
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

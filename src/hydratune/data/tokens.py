@@ -94,6 +94,7 @@ class TokenCheck:
         finding.count += 1
         if len(finding.rows) < MOST_ROWS:
             finding.rows.append(row.id)
+            finding.where.append(row.where)
         if len(finding.examples) < MOST_EXAMPLES:
             finding.examples.append({"rows": [row.id], "texts": [], "note": note})
 

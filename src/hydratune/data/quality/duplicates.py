@@ -63,7 +63,7 @@ class NearPairs:
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
-    capped: bool  # so many texts share their rarest grams that not all of them were compared
+    capped: bool  # so many texts are alike that not all of them were compared
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self.first.tolist(), self.second.tolist(), strict=True)

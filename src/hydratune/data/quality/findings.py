@@ -1,5 +1,6 @@
 """What a check found, and what every check means to people."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,10 +117,6 @@ class Finding:
     note: str = ""
     where: list[str] = field(default_factory=list)  # file:line of the rows, as far as they have one
 
-    @property
-    def refuses(self) -> bool:
-        return self.level is Level.error and self.count > 0
-
     def plain(self) -> dict[str, Any]:
         """For report.json."""
         check = CHECKS[self.name]
@@ -143,3 +140,17 @@ def level_of(config: QualityConfig, name: str) -> Level:
     own = getattr(config, name, Level.warn)
     assert isinstance(own, Level)
     return own
+
+
+def refusals(checks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """check -> what it found, why it matters and what to do, for the ``plain`` findings that refuse training."""
+    return {name: _refusal(name, check) for name, check in checks.items() if check["level"] == Level.error.value and check["count"]}
+
+
+def _refusal(name: str, check: Mapping[str, Any]) -> str:
+    first = [f"{row} ({where})" if where else row for row, where in zip(check["rows"][:3], check["where"], strict=False)]
+    told = f"; the first: {', '.join(first)}" if first else ""
+    note = f" ({check['note']})" if check["note"] else ""
+    reason = f"\n    {check['examples'][0]['note']}" if name == "mask" and check["examples"] else ""
+    fix = check["fix"] if name in ALWAYS_ERRORS else f"{check['fix']}, or data.quality.{name}=warn"
+    return f"{name}: {check['count']:,} {check['title']}{note}{told}{reason}\n    why: {check['why']}\n    fix: {fix}"

@@ -120,7 +120,7 @@ class Inspection:
         count, texts_ = len(self.source), np.frombuffer(self.texts, np.int64)
         first = np.zeros(len(self.text_numbers), np.int64)
         first[texts_[::-1]] = np.arange(count)[::-1]  # the first row with each text
-        if self.config.near_duplicates is not Level.off or self.config.near_leaks is not Level.off or len(given) < len(SPLITS):
+        if self.config.near_duplicates is not Level.off or self.config.near_leaks is not Level.off:
             pairs = near_pairs(len(first), lambda i: store.value("key", int(first[i])), self.config.similarity, advance)
             self.near_capped = pairs.capped
             for a, b in pairs:
