@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydratune.config import ContractsData, DataConfig, Level, QualityConfig, TrainOn
+from hydratune.config import CleaningConfig, ContractsData, DataConfig, Level, QualityConfig, TrainOn
 from hydratune.data.quality import pii, texts
 from hydratune.data.quality.duplicates import grams, jaccard, near_pairs, normalised, words
 from hydratune.data.quality.findings import CHECKS, level_of, refusals
@@ -68,7 +68,8 @@ def test_near_pairs_are_exactly_those_of_comparing_all(threshold: float) -> None
 
 
 def test_an_instruction_before_every_request_makes_them_not_alike() -> None:
-    instruction = "Classify the sentiment of the following review as positive or negative, and answer with one word only: "
+    sentence = "Classify the sentiment of the following review as positive or negative, and answer with one word only; "
+    instruction = sentence + "explain nothing, repeat nothing, never guess; " * 9 + sentence[::-1] * 3
     rng = random.Random(1)
     reviews = ["".join(rng.choices(string.ascii_lowercase + " ", k=40)) for _ in range(300)]
     texts_ = [instruction + review for review in reviews] + [f"{instruction}{reviews[7]} ok"]
@@ -274,6 +275,14 @@ def test_request_asked_inside_a_training_conversation_is_a_near_leak(tmp_path: P
     sides = [Side.train, Side.train, Side.test]
     assert found(tmp_path, rows, sides)["near_leaks"].rows == ["asked"]
     assert found(tmp_path, rows, sides, train_on=TrainOn.last)["near_leaks"].rows == []
+
+
+def test_training_conversation_that_asks_a_test_request_is_removed_with_the_leaks(tmp_path: Path) -> None:
+    turns = ("user", "Which city is the capital?"), ("assistant", "Paris."), ("user", "Thanks!"), ("assistant", "Yes.")
+    rows = [Row("talk", tuple(Message(role, text) for role, text in turns)), row("Which city is the capital", id="asked")]
+    findings = found(tmp_path, rows, [Side.train, Side.test], clean=CleaningConfig(drop_leaks=True))
+    assert (findings["near_leaks"].count, findings["splits"].note) == (0, "the data set has no train and no validation rows")
+    assert "there were 1 before" in findings["near_leaks"].note
 
 
 def test_system_turns_tell_requests_apart(tmp_path: Path) -> None:
