@@ -68,9 +68,8 @@ def test_near_pairs_are_exactly_those_of_comparing_all(threshold: float) -> None
 
 
 def test_an_instruction_before_every_request_makes_them_not_alike() -> None:
-    sentence = "Classify the sentiment of the following review as positive or negative, and answer with one word only; "
-    instruction = sentence + "explain nothing, repeat nothing, never guess; " * 9 + sentence[::-1] * 3
     rng = random.Random(1)
+    instruction = "".join(rng.choices(string.ascii_lowercase + " ", k=700))  # alone, it makes any two of them 0.9 alike
     reviews = ["".join(rng.choices(string.ascii_lowercase + " ", k=40)) for _ in range(300)]
     texts_ = [instruction + review for review in reviews] + [f"{instruction}{reviews[7]} ok"]
     assert set(near_pairs(len(texts_), texts_.__getitem__, 0.8)) == {(7, 300)}
