@@ -9,8 +9,9 @@ from hydratune.config import LoraAdapter, Quantization
 from hydratune.data.masking import Encoded
 from hydratune.models import adapters
 from hydratune.models.attention import NAME, supports_packing
-from hydratune.training.lora import LoraFunction
-from hydratune.training.objective import Handover, Objective, SummedCrossEntropy, micro_packs, pack, padded_loss
+from hydratune.training import packing
+from hydratune.training.objective import Handover, Objective, padded_loss
+from hydratune.training.packing import micro_packs, pack
 
 SIZES = {
     "vocab_size": 96,
@@ -137,44 +138,184 @@ def test_capped_attention_logits_are_not_packed() -> None:
     assert "caps attention logits" in str(supports_packing(model))
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_lora_function_has_exact_gradients(bias: bool) -> None:
-    torch.manual_seed(0)
-    shapes = {"x": (2, 5, 6), "weight": (7, 6), "a": (3, 6), "b": (7, 3)}
-    t = {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
-    offset = torch.randn(7, dtype=torch.float64) if bias else None
-    for name in ("x", "a", "b"):
-        t[name].requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda x, a, b: LoraFunction.apply(x, t["weight"], offset, a, b, 1.7), (t["x"], t["a"], t["b"]))
+def opening(common: list[int], seed: int = 0) -> list[Encoded]:
+    """Five rows that begin with the same tokens."""
+    return [Encoded((*common, *row.ids), (*[False] * len(common), *row.trained)) for row in rows(seed=seed)]
 
 
-def test_cross_entropy_has_the_gradient_of_the_standard_one() -> None:
-    torch.manual_seed(0)
-    logits = 20 * torch.randn(6, 11, dtype=torch.float64)
-    targets = torch.randint(11, (6,))
-    reference = logits.clone().float().requires_grad_(True)
-    expected = F.cross_entropy(reference, targets, reduction="sum")
-    (wanted,) = torch.autograd.grad(expected, reference)
-    leaf = logits.clone().float().requires_grad_(True)
-    loss = SummedCrossEntropy.apply(leaf * 1, targets)
-    (gradient,) = torch.autograd.grad(3 * loss, leaf)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("name", [n for n, options in ARCHITECTURES.items() if "sliding_window" not in options])
+def test_a_shared_prefix_changes_neither_loss_nor_gradients(name: str, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_lora(build(name))
+    model.get_base_model().set_attn_implementation(NAME)
+    examples = [*opening([5, 6, 7, 8, 9, 10]), *opening([5, 9, 3, 4, 2, 11, 12], seed=4), rows(seed=9)[2]]
+    assert [g.prefix for g in packing.alike(examples, 20)] == [6, 7, 0]
+    expected, wanted = Objective(model, micro_tokens=1000, workers=1, share=False).gradients(examples)
+    monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 20))
+    threads = torch.get_num_threads()
+    try:
+        with Objective(model, micro_tokens=40, workers=workers) as objective:
+            assert objective.share
+            loss, gradients = objective.gradients(examples)
+            again, repeated = objective.gradients(examples)
+            assert objective.loss(examples).item() == pytest.approx(expected.item(), rel=1e-6)
+    finally:
+        torch.set_num_threads(threads)
+    assert loss.item() == again.item()
+    assert all(torch.equal(a, b) for a, b in zip(gradients, repeated, strict=True))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    torch.testing.assert_close(gradient, 3 * wanted, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_lean_forward_equals_pefts_own() -> None:
+def test_models_with_windows_do_not_share_a_prefix() -> None:
+    model = with_lora(build("Mistral"))
+    model.get_base_model().set_attn_implementation(NAME)
+    assert not Objective(model, micro_tokens=40, workers=1).share
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_one_micro_pack_ends_all_of_them(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 8))
     model = with_lora(build("Llama"))
-    ids = torch.tensor([rows()[3].ids])
-    lean = model(input_ids=ids).logits
+    model.get_base_model().set_attn_implementation(NAME)
+    calls = iter(range(100))
+
+    def failing(*args: Any) -> Any:
+        if next(calls) == 3:
+            raise MemoryError("no more")
+        return pack(*args)
+
+    monkeypatch.setattr("hydratune.training.objective.pack", failing)
+    threads = torch.get_num_threads()
+    try:
+        with Objective(model, micro_tokens=16, workers=workers) as objective, pytest.raises(MemoryError, match="no more"):
+            objective.gradients(opening([5, 6, 7, 8]))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_only_what_pays_is_shared() -> None:
+    def row(*ids: int) -> Encoded:
+        return Encoded((*ids, 90, 91), (*[False] * len(ids), True, True))
+
+    assert [(g.prefix, len(g.rows)) for g in packing.alike([row(1, 2, 3), row(1, 2, 4)], 3)] == [(0, 2)]
+    assert [(g.prefix, len(g.rows)) for g in packing.alike([row(1, 2, 3), row(1, 2, 4)], 2)] == [(2, 2)]
+    four = [row(1, 2, 3, 7), row(1, 5, 6, 7), row(1, 2, 3, 8), row(1, 5, 6, 8)]
+    assert [(g.prefix, g.rows) for g in packing.alike(four, 3)] == [(3, (four[0], four[2])), (3, (four[1], four[3]))]
+    # the token that predicts the first trained one is never in a prefix, so a row always has one of its own
+    assert packing.alike([row(1, 2, 3), row(1, 2, 3)], 1)[0].prefix == 2
+    assert packing.alike([], 1) == []
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    model = with_lora(build("Llama"))
+    model.get_base_model().set_attn_implementation(NAME)
+    expected, wanted = Objective(model, micro_tokens=40, workers=1).gradients(rows())
+    model.train()
+    calls = []
+    model.get_base_model().model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    loss, gradients = Objective(model, micro_tokens=1000, workers=1, checkpointing=True).gradients(rows())
+    assert len(calls) == 2  # once more in the backward pass
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_draws_the_same_for_the_same_seed_on_any_thread() -> None:
+    model = with_lora(build("Llama"), lora_dropout=0.3).train()
+    model.get_base_model().set_attn_implementation(NAME)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        with Objective(model, micro_tokens=40, workers=2) as objective:
+            for seed in (1, 1, 2):
+                torch.manual_seed(seed)
+                results.append(objective.gradients(rows())[0].item())
+    finally:
+        torch.set_num_threads(threads)
+    assert results[0] == results[1] != results[2]
+    model.eval()
+    assert objective.gradients(rows())[0].item() == pytest.approx(objective.loss(rows()).item(), rel=1e-6)
+
+
+def test_noise_on_the_embeddings_is_bounded_and_only_for_training() -> None:
+    model = with_lora(build("Llama"))
+    model.get_base_model().set_attn_implementation(NAME)
+    objective = Objective(model, micro_tokens=1000, workers=1, neftune_alpha=5.0)
+    plain = Objective(model, micro_tokens=1000, workers=1)
+    torch.manual_seed(0)
+    noisy = objective.gradients(rows())[0].item()
+    torch.manual_seed(0)
+    assert objective.gradients(rows())[0].item() == noisy != plain.gradients(rows())[0].item()
+    assert objective.loss(rows()).item() == plain.loss(rows()).item()
+    packed = pack(rows(2))
+    with torch.no_grad():
+        difference = (objective._noisy(packed.input_ids, packed.row_lengths) - objective.model.get_input_embeddings()(packed.input_ids))[0]
+    for part, length in zip(difference.split(list(packed.row_lengths)), packed.row_lengths, strict=True):
+        limit = 5.0 / (length * 32) ** 0.5
+        assert 0.9 * limit < part.abs().max().item() <= limit * 1.0001
+
+
+def without_lean_forwards(model: Any) -> Any:
+    """The modules compute as transformers and PEFT wrote them."""
     for module in model.modules():
         module.__dict__.pop("forward", None)
-    torch.testing.assert_close(lean, model(input_ids=ids).logits, rtol=1e-5, atol=1e-6)
+    return model
 
 
-@pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"extra": {"use_dora": True}}])
-def test_anything_but_plain_lora_keeps_pefts_forward(options: dict[str, Any]) -> None:
-    model = with_lora(build("Llama"), **options)
-    assert not [m for m in model.modules() if "forward" in m.__dict__]
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_lean_forwards_equal_those_of_transformers_and_peft(name: str) -> None:
+    model = with_lora(build(name))
+    replaced = [m for m in model.modules() if "forward" in m.__dict__]
+    assert len({type(m).__name__ for m in replaced}) >= {"GPTNeoX": 1, "Phi3": 2}.get(name, 3)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    loss = plain_loss(model, rows())
+    gradients = torch.autograd.grad(loss, parameters)
+    own = plain_loss(without_lean_forwards(model), rows())
+    assert loss.item() == pytest.approx(own.item(), rel=1e-6)
+    for ours, theirs in zip(gradients, torch.autograd.grad(own, parameters), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
+
+
+def test_lean_forwards_follow_autocast_as_pefts_own_do() -> None:
+    model = with_lora(build("Llama"))
+    for name, parameter in model.named_parameters():  # as adapters are trained under mixed precision
+        if "lora_" not in name:
+            parameter.data = parameter.data.bfloat16()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    results = []
+    for prepare in (lambda m: m, without_lean_forwards):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = plain_loss(prepare(model), rows())
+        results.append((loss.item(), torch.autograd.grad(loss, parameters)))
+    (loss, ours), (own, theirs) = results
+    assert loss == pytest.approx(own, rel=5e-3)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).norm() <= 0.05 * b.norm() + 1e-4
+
+
+def test_a_4_bit_base_takes_the_lean_path(tmp_path: Any) -> None:
+    build("Llama").save_pretrained(tmp_path)
+    quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, dtype=torch.float32)
+    model = adapters.add_adapter(adapters.prepare_quantised(base, Quantization.nf4), LoraAdapter(r=4, lora_alpha=8))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    assert sum("forward" in m.__dict__ for m in model.modules() if hasattr(m, "lora_A")) == 14
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    loss = plain_loss(model, rows())
+    own = plain_loss(without_lean_forwards(model), rows())
+    assert loss.item() == pytest.approx(own.item(), rel=1e-6)
+    for ours, theirs in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(own, parameters), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
+
+
+def test_a_variant_of_lora_keeps_pefts_forward() -> None:
+    model = with_lora(build("Llama"), extra={"use_dora": True})
+    assert not [m for m in model.modules() if hasattr(m, "lora_A") and "forward" in m.__dict__]
 
 
 def test_disabled_adapter_gives_the_base_model() -> None:

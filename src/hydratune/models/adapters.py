@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from hydratune.config import AdapterConfig, FullFinetune, LoraAdapter, ModelConfig, Quantization
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models.sources import Source, load_model
+from hydratune.training.blocks import use_lean_blocks
 from hydratune.training.lora import use_lean_forward
 
 
@@ -44,6 +45,7 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> PeftModel | P
         raise ConfigError([Problem("adapter", "lora", f"PEFT refuses it: {error}", "change the setting it names")]) from error
     assert isinstance(result, PeftModel)
     use_lean_forward(result)
+    use_lean_blocks(result)
     return result
 
 

@@ -4,8 +4,8 @@ Registered in transformers' attention interface, so every architecture that uses
 travel as a keyword argument of the model's forward, so several threads can use one model at the same time.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,21 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from hydratune.models.row_attention import RowAttention
+
 NAME = "hydratune"
-SharedPrefix = Sequence[tuple[torch.Tensor, torch.Tensor]]  # per layer: keys and values, (1, key heads, prefix, width)
+
+
+class SharedPrefix(Protocol):
+    """By number of layer: keys and values of the prefix, (1, key heads, prefix, width)."""
+
+    def __getitem__(self, layer: int, /) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+class Recorder(Protocol):
+    """Takes keys and values of a layer, (1, key heads, tokens, width); the layer goes on with what is returned."""
+
+    def __call__(self, layer: int, key: torch.Tensor, value: torch.Tensor, /) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def attention(
@@ -26,33 +39,59 @@ def attention(
     attention_mask: torch.Tensor | None,
     row_lengths: tuple[int, ...] | None = None,
     shared_prefix: SharedPrefix | None = None,
+    record: Recorder | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """(rows, heads, tokens, width) -> (rows, tokens, heads, width).
 
     With ``row_lengths`` (training): one row of tokens holds many rows end to end, each attends to itself only. A loop of
-    causal calls is 4.5x faster on a CPU than one call with a block-diagonal mask. With ``shared_prefix`` (generation):
-    every row attends to the same prefix and to itself. With neither: plain SDPA.
+    causal calls is 4.5x faster on a CPU than one call with a block-diagonal mask. With ``shared_prefix``: every row
+    attends to the same prefix and to itself. ``record`` is shown keys and values. With none of them: plain SDPA.
     """
-    if shared_prefix is not None:
-        keys, values = shared_prefix[int(module.layer_idx)]  # type: ignore[arg-type]
-        return _after_prefix(query, key, value, attention_mask, keys, values, kwargs.get("scaling")), None
-    if row_lengths is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    scale, dropout, window = kwargs.get("scaling"), kwargs.get("dropout", 0.0), kwargs.get("sliding_window")
+    layer = int(getattr(module, "layer_idx", 0))
+    if record is not None:
+        key, value = record(layer, key, value)
+    prefix = shared_prefix[layer] if shared_prefix is not None else None
+    if row_lengths is not None:
+        return _rows(query, key, value, row_lengths, prefix, kwargs), None
+    if prefix is not None:
+        return _after_prefix(query, key, value, attention_mask, *prefix, kwargs.get("scaling")), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: tuple[int, ...],
+    prefix: tuple[torch.Tensor, torch.Tensor] | None,
+    settings: Mapping[str, Any],
+) -> torch.Tensor:
+    """Attention of rows laid end to end, each to the prefix and to itself."""
+    scale, dropout, window = settings.get("scaling"), settings.get("dropout", 0.0), settings.get("sliding_window")
+    windowed = window is not None and max(lengths) > window
+    if query.device.type == "cpu" and not dropout and not windowed and value.shape[-1] == query.shape[-1]:
+        pair = prefix if prefix is not None else (None, None)
+        scale = scale if scale is not None else query.shape[-1] ** -0.5
+        result: torch.Tensor = RowAttention.apply(query, key, value, *pair, lengths, scale)  # type: ignore[no-untyped-call]
+        return result
     grouped = query.shape[1] != key.shape[1]
     outputs, start = [], 0
-    for length in row_lengths:
-        rows = slice(start, start + length)
+    for length in lengths:
+        rows = slice(start, start := start + length)
         q, k, v = query[:, :, rows], key[:, :, rows], value[:, :, rows]
-        mask = _band(length, window, query.device) if window and length > window else None
+        mask = None
+        if prefix is not None:
+            k, v = torch.cat([prefix[0], k], dim=2), torch.cat([prefix[1], v], dim=2)
+            mask = torch.ones(length, k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - length)
+        elif window is not None and length > window:
+            mask = _band(length, window, q.device)
         outputs.append(
             F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scale, enable_gqa=grouped
             )
         )
-        start += length
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
 def _after_prefix(

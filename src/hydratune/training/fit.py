@@ -17,10 +17,12 @@ from hydratune.config import TrainConfig
 from hydratune.console import console, progress
 from hydratune.data.datamodule import ConversationData
 from hydratune.data.masking import Encoded
-from hydratune.errors import HydratuneError
+from hydratune.errors import ConfigError, HydratuneError, Problem
 from hydratune.models.hardware import cpu_count
 from hydratune.records import RunDirectory
 from hydratune.training.callbacks import AtomicCheckpointIO, History, Patience, ValidationTimes, best_weights, checkpoints, validation_steps
+from hydratune.training.lora import draws_elsewhere
+from hydratune.training.losses import LossShape
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
 
@@ -58,9 +60,21 @@ def fit(
     total = settings.max_epochs * data.updates_per_epoch(settings.devices)
     total = min(total, settings.max_steps) if settings.max_steps else total
     epochs = max(1, round(total / data.updates_per_epoch(settings.devices)))
-    objective = Objective(model, micro_tokens=settings.micro_tokens, workers=_workers(config, accelerator))
+    objective = Objective(
+        model,
+        micro_tokens=settings.micro_tokens,
+        workers=_workers(model, config, accelerator),
+        shape=LossShape(settings.label_smoothing, settings.z_loss),
+        share=settings.share_prefix,
+        neftune_alpha=settings.neftune_alpha,
+        checkpointing=settings.gradient_checkpointing,
+    )
     if objective.unpackable:
         console.print(f"[yellow]rows are padded, not packed: {objective.unpackable}")
+        if settings.neftune_alpha:
+            raise ConfigError(
+                [Problem("trainer.neftune_alpha", settings.neftune_alpha, "it needs packed rows", "set trainer.neftune_alpha=0")]
+            )
     module = FineTuning(model, objective, config.optimizer, total)
     for name in ("lightning.pytorch", "lightning.fabric"):  # devices and tips: the opening lines say what is used
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -120,8 +134,9 @@ def fit(
     )
 
 
-def _workers(config: TrainConfig, accelerator: str) -> int:
-    """Threads that share the rows of a batch. Dropout draws from one generator, so its order must not depend on threads."""
-    if accelerator != "cpu" or getattr(config.adapter, "lora_dropout", 0.0) > 0:
+def _workers(model: Any, config: TrainConfig, accelerator: str) -> int:
+    """Threads that share the rows of a batch. What is drawn at random must not depend on which of them is faster."""
+    drawn = getattr(config.adapter, "lora_dropout", 0.0) > 0 or config.trainer.neftune_alpha > 0
+    if accelerator != "cpu" or draws_elsewhere(model) or (drawn and config.trainer.gradient_checkpointing):
         return 1
     return config.trainer.cpu_workers or max(1, cpu_count() // config.trainer.devices)

@@ -1,145 +1,76 @@
 """The training objective: summed cross-entropy of the trained tokens, and its gradients.
 
-Rows are laid end to end in *micro-packs* of a bounded number of tokens; each is one forward and backward. On a CPU the
-micro-packs are dealt to worker threads with one intra-op thread each, because two threads on one matrix of this size
-waste a third of two cores. Sums run in a fixed order, so the result does not depend on which thread was faster.
+Rows are laid end to end in *micro-packs* of a bounded number of tokens; each is one forward and backward. What several rows
+of a batch begin with is computed once (``Prefix``). On a CPU the micro-packs are dealt to worker threads with one
+intra-op thread each, because two threads on one matrix of this size waste a third of two cores. Sums run in a fixed order,
+so the result does not depend on which thread was faster.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from hydratune.data.masking import Encoded
-from hydratune.models.attention import supports_packing
+from hydratune.models.attention import can_share_prefix, supports_packing
+from hydratune.training.blocks import only_needed
+from hydratune.training.lora import drawing, generator_here
+from hydratune.training.losses import PLAIN, HeadLoss, LogitLoss, LossShape
+from hydratune.training.packing import Alike, Pack, alike, micro_packs, pack
+from hydratune.training.prefix import Prefix, View
+
+Gradients = Sequence[torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Pack:
-    """Rows laid end to end; the last token of a row is only ever a target, never an input."""
+class _Work:
+    """One micro-pack."""
 
-    input_ids: torch.Tensor  # (1, tokens)
-    position_ids: torch.Tensor  # (1, tokens), from 0 in every row
-    row_lengths: tuple[int, ...]
-    predicts: torch.Tensor  # (targets,) positions whose next token is trained
-    targets: torch.Tensor  # (targets,)
-
-
-def pack(rows: Sequence[Encoded], device: torch.device | None = None) -> Pack:
-    """Lays ``rows`` end to end."""
-    ids: list[int] = []
-    positions: list[int] = []
-    predicts: list[int] = []
-    targets: list[int] = []
-    for row in rows:
-        start, length = len(ids), len(row.ids) - 1
-        ids += row.ids[:-1]
-        positions += range(length)
-        predicts += [start + i for i in range(length) if row.trained[i + 1]]
-        targets += [row.ids[i + 1] for i in range(length) if row.trained[i + 1]]
-    return Pack(
-        torch.tensor([ids], device=device),
-        torch.tensor([positions], device=device),
-        tuple(len(row.ids) - 1 for row in rows),
-        torch.tensor(predicts, device=device),
-        torch.tensor(targets, device=device),
-    )
+    rows: Sequence[Encoded]
+    skip: int = 0  # tokens of the prefix
+    view: View | None = None  # of the prefix
+    seed: int | None = None  # of what is drawn at random in it
 
 
-def micro_packs(rows: Sequence[Encoded], budget: int, at_least: int = 1) -> list[list[Encoded]]:
-    """Deals ``rows`` into packs of at most ``budget`` tokens (a longer row is a pack of its own), evenly by tokens.
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be computed for some rows."""
 
-    ``at_least`` packs are made where there are rows enough, so that every worker has one. Longest rows are dealt first.
-    """
-    total = sum(len(row.ids) for row in rows)
-    count = min(len(rows), max(at_least, -(-total // budget)))
-    while True:
-        packs: list[list[Encoded]] = [[] for _ in range(count)]
-        sizes = [0] * count
-        for row in sorted(rows, key=lambda row: -len(row.ids)):
-            smallest = sizes.index(min(sizes))
-            packs[smallest].append(row)
-            sizes[smallest] += len(row.ids)
-        if count == len(rows) or all(size <= budget or len(p) == 1 for size, p in zip(sizes, packs, strict=True)):
-            return packs
-        count += 1
-
-
-class SummedCrossEntropy(torch.autograd.Function):
-    """sum(cross_entropy(logits, targets)) in fp32, with the gradient made in the forward, in the logits' own memory.
-
-    logits (targets, vocabulary) are overwritten: nobody else may need them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        scores = logits.float()  # the same memory if it is fp32 already
-        scores.sub_(scores.amax(dim=1, keepdim=True))  # exp() of large numbers would cost digits
-        index = targets[:, None]
-        wanted = scores.gather(1, index)
-        normaliser = torch.logsumexp(scores, dim=1, keepdim=True)
-        loss = (normaliser - wanted).sum()
-        if ctx.needs_input_grad[0]:
-            gradient = scores.sub_(normaliser).exp_()
-            gradient.scatter_add_(1, index, torch.full_like(wanted, -1.0))
-            ctx.save_for_backward(gradient.to(logits.dtype))
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        (gradient,) = ctx.saved_tensors
-        return gradient.mul_(scale), None
-
-
-def packed_loss(model: PreTrainedModel, packed: Pack) -> torch.Tensor:
-    """Summed cross-entropy of the trained tokens. Logits exist only where a token is trained."""
-    logits = model(
-        input_ids=packed.input_ids,
-        position_ids=packed.position_ids,
-        attention_mask=_no_mask(packed.input_ids.device),
-        row_lengths=packed.row_lengths,
-        use_cache=False,
-        logits_to_keep=packed.predicts,
-    ).logits[0]
-    loss: torch.Tensor = SummedCrossEntropy.apply(logits, packed.targets)  # type: ignore[no-untyped-call]
-    return loss
-
-
-def padded_loss(model: PreTrainedModel, rows: Sequence[Encoded]) -> torch.Tensor:
-    """The same for models that cannot lay rows end to end: right-padded batch, full logits."""
-    device = next(model.parameters()).device
-    longest = max(len(row.ids) for row in rows) - 1
-    ids = torch.tensor([[*row.ids[:-1], *[0] * (longest - len(row.ids) + 1)] for row in rows], device=device)
-    mask = torch.tensor([[1] * (len(row.ids) - 1) + [0] * (longest - len(row.ids) + 1) for row in rows], device=device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    losses = []
-    for i, row in enumerate(rows):
-        where = torch.tensor([p for p in range(len(row.ids) - 1) if row.trained[p + 1]], device=device)
-        targets = torch.tensor(row.ids, device=device)[where + 1]
-        losses.append(F.cross_entropy(logits[i, where].float(), targets, reduction="sum"))
-    return torch.stack(losses).sum()
-
-
-def _no_mask(device: torch.device) -> torch.Tensor:
-    """A 4-D mask is handed through to the attention function untouched, which ignores it: nothing is built."""
-    return torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)
+    works: list[_Work]
+    prefixes: list[tuple[Prefix, tuple[int, ...]]]  # with their tokens
 
 
 class Objective:
     """Losses and gradients of one model on rows, by micro-packs and worker threads."""
 
-    def __init__(self, model: Any, *, micro_tokens: int, workers: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        micro_tokens: int,
+        workers: int,
+        shape: LossShape = PLAIN,
+        share: bool = True,
+        neftune_alpha: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
         base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.model = base
         self.unpackable = supports_packing(base)
         self.micro_tokens, self.workers = micro_tokens, workers
+        self.shape, self.neftune_alpha = shape, neftune_alpha
+        self.share = share and self.unpackable is None and can_share_prefix(base) and not checkpointing
+        self.checkpointing = checkpointing
+        if checkpointing:
+            enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable  # its name before 5.23
+            enable({"use_reentrant": False})
+        self._head = _plain_head(base) if self.unpackable is None else None
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "Objective":
@@ -156,41 +87,160 @@ class Objective:
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def _loss(self, rows: Sequence[Encoded]) -> torch.Tensor:
-        if self.unpackable is not None:
-            return padded_loss(self.model, rows)
-        return packed_loss(self.model, pack(rows, self.model.device))
-
     def gradients(self, rows: Sequence[Encoded]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(summed loss, its gradient for every trainable parameter), without touching ``.grad``."""
         parameters = self.parameters()
+        draws = self._draws()
+        # A layer that is computed twice must draw twice the same: then only the global generator will do.
+        seed = int(torch.randint(2**62, ()).item()) if draws and not self.checkpointing else None
+        plan = self._plan(rows, self.share and not draws, seed)
         total = torch.zeros((), device=self.model.device)
         sums: list[torch.Tensor] = []
-        for loss, grads in self._map(micro_packs(rows, self.micro_tokens, self.workers), True):
+        for loss, gradients in self._run(plan, parameters):
             total = total + loss
-            sums = list(grads) if not sums else [s.add_(g) for s, g in zip(sums, grads, strict=True)]
+            if sums:
+                torch._foreach_add_(sums, list(gradients))
+            else:
+                sums = list(gradients)
         return total, sums or [torch.zeros_like(p) for p in parameters]
 
     @torch.no_grad()
     def loss(self, rows: Sequence[Encoded]) -> torch.Tensor:
-        """Summed loss."""
-        parts = [loss for loss, _ in self._map(micro_packs(rows, self.micro_tokens, self.workers), False)]
+        """Summed cross-entropy, whatever is added to it in training."""
+        parts = [loss for loss, _ in self._run(self._plan(rows, self.share, None), None)]
         return torch.stack(parts).sum() if parts else torch.zeros((), device=self.model.device)
 
-    def _map(self, packs: Sequence[Sequence[Encoded]], with_gradients: bool) -> Iterator[tuple[torch.Tensor, Sequence[torch.Tensor]]]:
-        def work(rows: Sequence[Encoded]) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-            with autocast, torch.set_grad_enabled(with_gradients):
-                loss = self._loss(rows)
-                grads = torch.autograd.grad(loss, self.parameters()) if with_gradients else ()
-            return loss.detach(), grads
+    def _draws(self) -> bool:
+        """Whether training draws random numbers (dropout, noise), which no two rows may share."""
+        return self.neftune_alpha > 0 or any(isinstance(m, torch.nn.Dropout) and m.training and m.p > 0 for m in self.model.modules())
 
-        device = self.model.device.type
+    def _plan(self, rows: Sequence[Encoded], share: bool, seed: int | None) -> _Plan:
+        works: list[_Work] = []
+        prefixes = []
+        for group in alike(rows) if share else [Alike(tuple(rows), 0)] if rows else []:
+            packs = micro_packs(group.rows, self.micro_tokens, self.workers, group.prefix)
+            prefix = Prefix(len(packs)) if group.prefix else None
+            if prefix is not None:
+                prefixes.append((prefix, group.rows[0].ids[: group.prefix]))
+            for number, part in enumerate(packs):
+                view = View(prefix, number) if prefix is not None else None
+                works.append(_Work(part, group.prefix, view, None if seed is None else seed + len(works)))
+        return _Plan(works, prefixes)
+
+    def _hidden(self, packed: Pack, **options: Any) -> torch.Tensor:
+        """Last hidden states (tokens, width), right where a token is predicted."""
+        with nullcontext() if self.checkpointing else only_needed(packed.predicts):
+            hidden: torch.Tensor = self.model.base_model(**self._inputs(packed), **options).last_hidden_state
+        return hidden[0]
+
+    def _inputs(self, packed: Pack) -> dict[str, Any]:
+        noisy = self.neftune_alpha > 0 and torch.is_grad_enabled()
+        return {
+            **({"inputs_embeds": self._noisy(packed.input_ids, packed.row_lengths)} if noisy else {"input_ids": packed.input_ids}),
+            "position_ids": packed.position_ids,
+            "attention_mask": _no_mask(packed.input_ids.device),
+            "row_lengths": packed.row_lengths,
+            "use_cache": False,
+        }
+
+    def _noisy(self, ids: torch.Tensor, row_lengths: Sequence[int]) -> torch.Tensor:
+        """Embeddings with uniform noise of at most alpha / sqrt(length of the row * width): NEFTune (arXiv:2310.05914)."""
+        embedded: torch.Tensor = self.model.get_input_embeddings()(ids)
+        lengths = torch.tensor(row_lengths, device=embedded.device)
+        largest = self.neftune_alpha / (lengths.repeat_interleave(lengths) * embedded.shape[-1]).sqrt()
+        noise = torch.empty_like(embedded).uniform_(-1, 1, generator=generator_here())
+        return embedded + noise * largest[:, None]
+
+    def _loss(self, work: _Work, shape: LossShape) -> torch.Tensor:
+        """Summed loss of a micro-pack."""
+        if self.unpackable is not None:
+            return padded_loss(self.model, work.rows, shape)
+        packed = pack(work.rows, self.model.device, work.skip)
+        options = {"shared_prefix": work.view} if work.view is not None else {}
+        if self._head is not None:
+            hidden = self._hidden(packed, **options)[packed.predicts]
+            loss: torch.Tensor = HeadLoss.apply(hidden, self._head, packed.targets, shape)  # type: ignore[no-untyped-call]
+            return loss
+        logits = self.model(**self._inputs(packed), logits_to_keep=packed.predicts, **options).logits[0]
+        result: torch.Tensor = LogitLoss.apply(logits, packed.targets, shape)  # type: ignore[no-untyped-call]
+        return result
+
+    def _run(self, plan: _Plan, parameters: list[torch.nn.Parameter] | None) -> Iterator[tuple[torch.Tensor, Gradients]]:
+        """(loss, gradients) of every micro-pack, then of every prefix; without ``parameters`` the losses alone.
+
+        Prefixes are begun first and end last, so nobody waits for what has not been begun.
+        """
+        device = self.model.device
         autocast: AbstractContextManager[Any] = nullcontext()
-        if self._pool is None or len(packs) < 2:
-            return map(work, packs)
-        if torch.is_autocast_enabled(device):  # autocast belongs to a thread: hand it on
-            autocast = torch.autocast(device, dtype=torch.get_autocast_dtype(device))
-        return self._pool.map(work, packs)
+        if self._pool is not None and torch.is_autocast_enabled(device.type):  # it belongs to a thread: hand it on
+            autocast = torch.autocast(device.type, dtype=torch.get_autocast_dtype(device.type))
+
+        def guarded(job: Callable[[], tuple[torch.Tensor, Gradients]]) -> tuple[torch.Tensor, Gradients]:
+            try:
+                with autocast, torch.set_grad_enabled(parameters is not None):
+                    return job()
+            except BaseException:
+                for prefix, _ in plan.prefixes:
+                    prefix.fail()
+                raise
+
+        def read(prefix: Prefix, tokens: tuple[int, ...]) -> tuple[torch.Tensor, Gradients]:
+            ids = torch.tensor([tokens], device=device)
+            positions = torch.arange(len(tokens), device=device)[None]
+            self._hidden(Pack(ids, positions, (len(tokens),), positions[0, :0], ids[0, :0]), record=prefix.record)
+            return torch.zeros((), device=device), ()
+
+        def compute(work: _Work) -> tuple[torch.Tensor, Gradients]:
+            generator = None if work.seed is None else torch.Generator(device).manual_seed(work.seed)
+            with drawing(generator):
+                loss = self._loss(work, self.shape if parameters is not None else PLAIN)
+                if parameters is None:
+                    return loss, ()
+                leaves = work.view.leaves if work.view is not None else []
+                return loss.detach(), torch.autograd.grad(loss, [*parameters, *leaves])[: len(parameters)]
+
+        def finish(prefix: Prefix) -> tuple[torch.Tensor, Gradients]:
+            return torch.zeros((), device=device), prefix.backward(parameters or ())
+
+        before = [partial(read, prefix, tokens) for prefix, tokens in plan.prefixes]
+        jobs = [partial(compute, work) for work in plan.works]
+        after = [partial(finish, prefix) for prefix, _ in plan.prefixes] if parameters is not None else []
+        every: Iterator[tuple[torch.Tensor, Gradients]]
+        every = self._pool.map(guarded, [*before, *jobs, *after]) if self._pool is not None else map(guarded, [*before, *jobs, *after])
+        return itertools.islice(every, len(before), None)
+
+
+def _plain_head(model: PreTrainedModel) -> torch.Tensor | None:
+    """The output weight (vocabulary, width) if logits are nothing but hidden states times it, and it is not trained."""
+    head: Any = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
+        return None
+    if not torch.is_floating_point(head.weight) or model.base_model is model:
+        return None
+    ids = torch.arange(3, device=model.device)[None]
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+        expected = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    return head.weight if logits.shape == expected.shape and torch.equal(logits, expected) else None
+
+
+def padded_loss(model: PreTrainedModel, rows: Sequence[Encoded], shape: LossShape = PLAIN) -> torch.Tensor:
+    """The same for models that cannot lay rows end to end: right-padded batch, full logits."""
+    device = next(model.parameters()).device
+    longest = max(len(row.ids) for row in rows) - 1
+    ids = torch.tensor([[*row.ids[:-1], *[0] * (longest - len(row.ids) + 1)] for row in rows], device=device)
+    mask = torch.tensor([[1] * (len(row.ids) - 1) + [0] * (longest - len(row.ids) + 1) for row in rows], device=device)
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    where = [(number, i) for number, row in enumerate(rows) for i in range(len(row.ids) - 1) if row.trained[i + 1]]
+    targets = torch.tensor([rows[number].ids[i + 1] for number, i in where], device=device)
+    number, position = torch.tensor(where, device=device).unbind(1)
+    loss: torch.Tensor = LogitLoss.apply(logits[number, position], targets, shape)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _no_mask(device: torch.device) -> torch.Tensor:
+    """A 4-D mask is handed through to the attention function untouched, which ignores it: nothing is built."""
+    return torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
 class Handover(torch.autograd.Function):

@@ -1,0 +1,92 @@
+"""Exact causal attention of rows laid end to end on a CPU, with or without a prefix that all of them begin with.
+
+PyTorch's flash kernel is called once per row, and once for all rows against the prefix. Two partial results are merged by
+their log-sum-exp, as flash attention merges blocks (arXiv:2205.14135), and the kernel's own backward takes the merged
+values, so no mask is built and nothing is copied per row.
+"""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class RowAttention(torch.autograd.Function):
+    """Every token sees the prefix, and the tokens of its own row up to itself.
+
+    query (1, heads, tokens, width), key and value (1, key heads, tokens, width), prefix_key and prefix_value
+    (1, key heads, prefix, width) or None -> (1, tokens, heads, width).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        prefix_key: torch.Tensor | None,
+        prefix_value: torch.Tensor | None,
+        lengths: tuple[int, ...],
+        scale: float,
+    ) -> torch.Tensor:
+        heads, tokens, width = query.shape[1:]
+        result = query.new_empty(1, tokens, heads, width)
+        q, out = _by_key_head(query, key.shape[1]), _by_key_head(result.transpose(1, 2), key.shape[1])
+        groups = q.shape[1]
+        k, v = _for_group(key, groups), _for_group(value, groups)
+        total = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        start = 0
+        for length in lengths:
+            row = slice(start, start := start + length)
+            out[:, :, row], total[:, :, row] = _forward(q[:, :, row], k[:, :, row], v[:, :, row], 0.0, True, scale=scale)
+        if prefix_key is not None and prefix_value is not None:
+            own = total
+            seen, other = _forward(q, _for_group(prefix_key, groups), _for_group(prefix_value, groups), 0.0, False, scale=scale)
+            total = torch.logaddexp(own, other)
+            out.mul_((own - total).exp_()[..., None]).add_(seen.mul_((other - total).exp_()[..., None]))
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, result, total)
+        ctx.lengths, ctx.scale = lengths, scale
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_result: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        query, key, value, prefix_key, prefix_value, result, total = ctx.saved_tensors
+        heads = key.shape[1]
+        q, out, d_out = (_by_key_head(x, heads) for x in (query, result.transpose(1, 2), d_result.transpose(1, 2)))
+        groups = q.shape[1]
+        k, v = _for_group(key, groups), _for_group(value, groups)
+        d_query, d_key, d_value = (_like(x) for x in (query, key, value))
+        d_q = _by_key_head(d_query, heads)
+        start = 0
+        for length in ctx.lengths:
+            row = slice(start, start := start + length)
+            d_q[:, :, row], d_k, d_v = _backward(
+                d_out[:, :, row], q[:, :, row], k[:, :, row], v[:, :, row], out[:, :, row], total[:, :, row], 0.0, True, scale=ctx.scale
+            )
+            torch.sum(d_k, 1, out=d_key[0, :, row])
+            torch.sum(d_v, 1, out=d_value[0, :, row])
+        if prefix_key is None:
+            return d_query, d_key, d_value, None, None, None, None
+        k, v = _for_group(prefix_key, groups), _for_group(prefix_value, groups)
+        more, d_k, d_v = _backward(d_out, q, k, v, out, total, 0.0, False, scale=ctx.scale)
+        d_q.add_(more)
+        return d_query, d_key, d_value, d_k.sum(1)[None], d_v.sum(1)[None], None, None
+
+
+def _by_key_head(x: torch.Tensor, key_heads: int) -> torch.Tensor:
+    """(1, heads, tokens, width) -> (key heads, heads per key head, tokens, width), the same memory."""
+    return x[0].unflatten(0, (key_heads, -1))
+
+
+def _for_group(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """(1, key heads, tokens, width) -> (key heads, groups, tokens, width), the same memory for every head of a group."""
+    return x[0][:, None].expand(-1, groups, -1, -1)
+
+
+def _like(x: torch.Tensor) -> torch.Tensor:
+    """Empty, of the shape of ``x`` (1, heads, tokens, width), with a token's heads side by side as linear layers want them."""
+    return x.new_empty(1, x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)

@@ -1,0 +1,213 @@
+"""Norms and gated MLPs that keep less for the backward pass: what an elementwise operation can recompute is not saved.
+
+A module qualifies by what it computes, not by its name: its own forward is compared with the formula on random numbers
+before anything is replaced, so an architecture with another formula keeps its own code.
+"""
+
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from hydratune.training.lora import Frozen, can_be_lean, frozen, is_plain, lora_outputs, no_autocast, pair
+from hydratune.training.products import exact, times, times_transposed
+
+_Derivative = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], _Derivative]] = {  # name -> (f(x), dy, x -> dx)
+    "silu": (F.silu, torch.ops.aten.silu_backward),
+    "gelu": (F.gelu, torch.ops.aten.gelu_backward),
+    "gelu_tanh": (
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda dy, x: torch.ops.aten.gelu_backward(dy, x, approximate="tanh"),
+    ),
+}
+
+
+class RmsNorm(torch.autograd.Function):
+    """y = w x / sqrt(mean(x^2) + eps) over the last dimension, computed in fp32; w is frozen.
+
+    In fp32 the backward pass works from y, which the next layer keeps anyway, instead of from x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        precise = exact(x)
+        inverse = torch.linalg.vector_norm(precise, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+        y = (precise * inverse).to(x.dtype).mul_(weight)
+        from_y = precise is x
+        ctx.save_for_backward(y if from_y else x, weight, inverse)
+        ctx.from_y = from_y
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+        kept, weight, inverse = ctx.saved_tensors
+        d_scaled = exact(dy) * weight
+        if ctx.from_y:  # x / sqrt(...) = y / w
+            scaled = kept / weight
+            mean = (dy * kept).mean(-1, keepdim=True)
+        else:
+            scaled = exact(kept) * inverse
+            mean = (d_scaled * scaled).mean(-1, keepdim=True)
+        return d_scaled.sub_(scaled.mul_(mean)).mul_(inverse).to(dy.dtype), None, None
+
+
+class GatedDown(torch.autograd.Function):
+    """(f(g) * u) W' + b + s ((f(g) * u) A') B', with gradients for g, u, A and B. Keeps g and u, not their product.
+
+    Shapes: g, u (..., inner), W (hidden, inner), b (hidden), A (r, inner), B (hidden, r).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, gate: torch.Tensor, up: torch.Tensor, activation: str, layer: Frozen, a: torch.Tensor, b: torch.Tensor
+    ) -> torch.Tensor:
+        rows = ACTIVATIONS[activation][0](gate).mul_(up).view(-1, gate.shape[-1])
+        y = times_transposed(rows, layer.weight(), layer.bias)
+        thin = times_transposed(rows, a.to(rows.dtype))
+        y.addmm_(thin, b.t().to(rows.dtype), alpha=layer.scale)
+        ctx.save_for_backward(gate, up, a, b, thin)
+        ctx.activation, ctx.layer = activation, layer
+        return y.view(*gate.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        gate, up, a, b, thin = ctx.saved_tensors
+        function, derivative = ACTIVATIONS[ctx.activation]
+        activated = function(gate)
+        dy = dy.reshape(-1, dy.shape[-1])
+        d_rows = times(dy, ctx.layer.weight())
+        d_thin = times(dy, b.to(dy.dtype)).mul_(ctx.layer.scale)
+        d_b = times(thin.t(), dy).t().mul(ctx.layer.scale).to(b.dtype)
+        d_a = times(d_thin.t(), (activated * up).view(d_rows.shape)).to(a.dtype)
+        d_rows.addmm_(d_thin, a.to(d_thin.dtype))
+        d_rows = d_rows.view(gate.shape)
+        d_up = activated.mul_(d_rows)
+        return derivative(d_rows.mul_(up), gate), d_up, None, None, d_a, d_b
+
+
+def _is_norm(module: torch.nn.Module) -> bool | None:
+    """Whether ``module`` scales by its own weight (True) or, as Gemma does, by 1 + its weight (False); None: it is no RMS norm."""
+    weight, eps = getattr(module, "weight", None), _eps(module)
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 1 or eps is None or weight.requires_grad or "forward" in vars(module):
+        return None
+    if getattr(module, "bias", None) is not None or isinstance(module, torch.nn.LayerNorm) or weight.is_meta:
+        return None
+    x = torch.randn(2, len(weight), generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+    for own in (True, False):
+        scale = weight if own else weight + 1
+        if bool((scale == 0).any()):
+            continue
+        with torch.no_grad():
+            try:
+                same = torch.allclose(module(x), RmsNorm.apply(x, scale, eps), rtol=1e-3, atol=1e-4)  # type: ignore[no-untyped-call]
+            except (RuntimeError, TypeError):
+                return None
+        if same:
+            return own
+    return None
+
+
+def _eps(module: torch.nn.Module) -> float | None:
+    value = next((getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name)), None)
+    return value if isinstance(value, float) else None
+
+
+def _norm_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    if not torch.is_grad_enabled() or not x.requires_grad or torch.is_autocast_enabled(x.device.type):
+        result: torch.Tensor = type(self).forward(self, x)
+        return result
+    weight = self.weight if self.hydratune_own_weight else self.weight + 1
+    normed: torch.Tensor = RmsNorm.apply(x, weight, _eps(self))  # type: ignore[no-untyped-call]
+    return normed
+
+
+def _activation(module: torch.nn.Module) -> str | None:
+    """Which of the known functions ``module`` computes."""
+    x = torch.linspace(-4, 4, 33)
+    try:
+        y = module(x)
+    except (RuntimeError, TypeError):
+        return None
+    return next((name for name, (function, _) in ACTIVATIONS.items() if torch.allclose(y, function(x), rtol=1e-5, atol=1e-6)), None)
+
+
+def _gated(module: torch.nn.Module) -> str | None:
+    """The activation's name if ``module`` is down(f(gate(x)) * up(x)) with plain LoRA on all three, else None."""
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    function = getattr(module, "act_fn", None)
+    if not all(isinstance(part, torch.nn.Module) and is_plain(part) for part in parts) or not isinstance(function, torch.nn.Module):
+        return None
+    name = _activation(function)
+    if name is None or "forward" in vars(module):
+        return None
+    gate, up, down = parts
+    assert gate is not None and up is not None and down is not None
+    weight = gate.weight
+    x = torch.randn(1, 2, gate.in_features, generator=torch.Generator().manual_seed(0)).to(weight.device, pair(gate)[0].dtype)  # type: ignore[arg-type]
+    with torch.no_grad():
+        try:
+            same = torch.allclose(module(x), down(ACTIVATIONS[name][0](gate(x)) * up(x)), rtol=1e-3, atol=1e-4)
+        except (RuntimeError, TypeError):
+            return None
+    return name if same else None
+
+
+_thread = threading.local()  # .needed: positions of the last layer that somebody reads
+
+
+@contextmanager
+def only_needed(positions: torch.Tensor) -> Iterator[None]:
+    """In this thread, the last MLP of the model is computed at ``positions`` alone: no other layer reads what it writes.
+
+    Hidden states elsewhere are then wrong.
+    """
+    _thread.needed = positions
+    try:
+        yield
+    finally:
+        _thread.needed = None
+
+
+def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    down = frozen(self.down_proj)
+    if down.dropout > 0 or not all(can_be_lean(layer, x) for layer in (self.gate_proj, self.up_proj, self.down_proj)):
+        result: torch.Tensor = type(self).forward(self, x)
+        return result
+    needed = getattr(_thread, "needed", None) if self.hydratune_last else None
+    if needed is None:
+        return _gated_mlp(self, x, down)
+    everywhere = x.new_zeros(x.shape)
+    return everywhere.index_copy(1, needed, _gated_mlp(self, x[:, needed], down)) if len(needed) else everywhere
+
+
+def _gated_mlp(self: Any, x: torch.Tensor, down: Frozen) -> torch.Tensor:
+    gate, up = lora_outputs(x, (self.gate_proj, self.up_proj))
+    with no_autocast(x.device.type):
+        result: torch.Tensor = GatedDown.apply(gate, up, self.hydratune_activation, down, *pair(self.down_proj))  # type: ignore[no-untyped-call]
+    return result
+
+
+def use_lean_blocks(model: torch.nn.Module) -> int:
+    """Replaces the forward of every frozen RMS norm and of every gated MLP with plain LoRA; returns how many."""
+    count = 0
+    last = {id(layers[-1].mlp) for m in model.modules() if (layers := getattr(m, "layers", None)) and hasattr(layers[-1], "mlp")}
+    for module in model.modules():
+        if "rmsnorm" in type(module).__name__.lower():
+            own = _is_norm(module)
+            if own is not None:
+                module.hydratune_own_weight = own  # type: ignore[assignment]
+                module.forward = types.MethodType(_norm_forward, module)  # type: ignore[method-assign, assignment]
+                count += 1
+        elif hasattr(module, "gate_proj") and (name := _gated(module)) is not None:
+            module.hydratune_activation, module.hydratune_last = name, id(module) in last  # type: ignore[assignment]
+            module.forward = types.MethodType(_gated_forward, module)  # type: ignore[method-assign, assignment]
+            count += 1
+    return count

@@ -1,0 +1,161 @@
+"""The autograd functions of the training step, in float64 against numerical gradients, and against PyTorch's own."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hydratune.models.row_attention import RowAttention
+from hydratune.training import products
+from hydratune.training.blocks import ACTIVATIONS, GatedDown, RmsNorm
+from hydratune.training.lora import Frozen, LoraFunction
+from hydratune.training.losses import HeadLoss, LogitLoss, LossShape
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices of a few numbers are not worth waiting for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def leaf(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_(True)
+
+
+def fixed(*shape: int, seed: int = 0) -> torch.Tensor:
+    return leaf(*shape, seed=seed).detach()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("siblings", [1, 3])
+def test_lora_function(siblings: int, bias: bool, dropout: float) -> None:
+    sizes = [7, 4, 5][:siblings]
+    weights = [fixed(out, 6, seed=i) for i, out in enumerate(sizes)]
+    biases = [fixed(out, seed=9) if bias else None for out in sizes]
+    layers = [Frozen(lambda w=w: w, b, scale, dropout) for w, b, scale in zip(weights, biases, (1.7, 0.3, 2.0)[:siblings], strict=True)]
+    pairs = [t for i, out in enumerate(sizes) for t in (leaf(2 + i, 6, seed=10 + i), leaf(out, 2 + i, seed=20 + i))]
+
+    def outputs(x: torch.Tensor, *pairs: torch.Tensor) -> Any:
+        return LoraFunction.apply(x, layers, torch.Generator().manual_seed(3), *pairs)
+
+    x = leaf(2, 5, 6, seed=30)
+    assert torch.autograd.gradcheck(outputs, (x, *pairs))
+    if not dropout:
+        for y, w, b, layer, a, up in zip(outputs(x, *pairs), weights, biases, layers, pairs[::2], pairs[1::2], strict=True):
+            torch.testing.assert_close(y, F.linear(x, w, b) + layer.scale * F.linear(F.linear(x, a), up))
+
+
+def test_dropout_of_the_lora_function_keeps_the_expectation() -> None:
+    x, a, b = torch.ones(1, 400, 50), torch.ones(1, 50), torch.ones(1, 1)
+    layer = Frozen(lambda: torch.zeros(1, 50), None, 1.0, 0.25)
+    (y,) = LoraFunction.apply(x, [layer], torch.Generator().manual_seed(0), a, b)
+    assert y.mean().item() == pytest.approx(50, rel=0.02)
+    assert y.std().item() == pytest.approx(math.sqrt(50 * 0.25 / 0.75), rel=0.1)
+
+
+def test_an_unused_sibling_has_no_gradient() -> None:
+    layers = [Frozen(lambda: torch.zeros(2, 3, dtype=torch.float64), None, 1.0)] * 2
+    pairs = [leaf(1, 3), leaf(2, 1), leaf(1, 3), leaf(2, 1)]
+    first, _ = LoraFunction.apply(leaf(4, 3), layers, None, *pairs)
+    gradients = torch.autograd.grad(first.sum(), pairs)
+    assert gradients[0].abs().sum() > 0
+    assert gradients[2].abs().sum() == gradients[3].abs().sum() == 0
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_gated_down(activation: str) -> None:
+    weight, bias = fixed(4, 6, seed=1), fixed(4, seed=2)
+    layer = Frozen(lambda: weight, bias, 1.3)
+    inputs = leaf(2, 3, 6, seed=3), leaf(2, 3, 6, seed=4), leaf(2, 6, seed=5), leaf(4, 2, seed=6)
+    assert torch.autograd.gradcheck(lambda g, u, a, b: GatedDown.apply(g, u, activation, layer, a, b), inputs)
+    gate, up, a, b = inputs
+    product = ACTIVATIONS[activation][0](gate) * up
+    expected = F.linear(product, weight, bias) + 1.3 * F.linear(F.linear(product, a), b)
+    torch.testing.assert_close(GatedDown.apply(gate, up, activation, layer, a, b), expected)
+
+
+def test_rms_norm() -> None:
+    weight = fixed(6, seed=1) + 3
+    x = leaf(2, 3, 6, seed=2)
+    assert torch.autograd.gradcheck(lambda x: RmsNorm.apply(x, weight, 1e-5), (x,))
+    torch.testing.assert_close(RmsNorm.apply(x, weight, 1e-5), F.rms_norm(x, (6,), weight, 1e-5))
+
+
+def test_rms_norm_of_half_precision_is_computed_in_fp32() -> None:
+    x = (100 * torch.randn(8, 64, generator=torch.Generator().manual_seed(0))).bfloat16().requires_grad_(True)
+    weight = torch.ones(64, dtype=torch.bfloat16)
+    exact = x.detach().float().requires_grad_(True)
+    y, expected = RmsNorm.apply(x, weight, 1e-6), F.rms_norm(exact, (64,), None, 1e-6)
+    torch.testing.assert_close(y.float(), expected, rtol=1e-2, atol=1e-2)
+    direction = torch.randn(8, 64, generator=torch.Generator().manual_seed(1))
+    (ours,), (theirs,) = torch.autograd.grad(y, x, direction.bfloat16()), torch.autograd.grad(expected, exact, direction)
+    assert (ours.float() - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize("prefix", [0, 4])
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+def test_row_attention(key_heads: int, prefix: int) -> None:
+    lengths = (3, 1, 5)
+    query, key, value = leaf(1, 4, 9, 8, seed=1), leaf(1, key_heads, 9, 8, seed=2), leaf(1, key_heads, 9, 8, seed=3)
+    pair = (leaf(1, key_heads, prefix, 8, seed=4), leaf(1, key_heads, prefix, 8, seed=5)) if prefix else (None, None)
+
+    def ours(*inputs: torch.Tensor) -> torch.Tensor:
+        return RowAttention.apply(*inputs[:3], *(inputs[3:] or (None, None)), lengths, 0.3)
+
+    inputs = (query, key, value, *(p for p in pair if p is not None))
+    assert torch.autograd.gradcheck(ours, inputs)
+    numbers = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
+    sees = (numbers[:, None] == numbers) & torch.ones(9, 9, dtype=torch.bool).tril()
+    sees = torch.cat([torch.ones(9, prefix, dtype=torch.bool), sees], dim=1)
+    k, v = (torch.cat([own, x], dim=2) if own is not None else x for own, x in zip(pair, (key, value), strict=True))
+    expected = F.scaled_dot_product_attention(query, k, v, attn_mask=sees, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(ours(*inputs), expected.transpose(1, 2))
+
+
+SHAPES = [LossShape(), LossShape(label_smoothing=0.2), LossShape(z_loss=0.1), LossShape(0.1, 0.05)]
+
+
+def expected_loss(logits: torch.Tensor, targets: torch.Tensor, shape: LossShape) -> torch.Tensor:
+    smoothed = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=shape.label_smoothing)
+    return smoothed + shape.z_loss * logits.logsumexp(1).square().sum()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_head_loss(shape: LossShape, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hydratune.training.losses._CHUNK", 4)
+    hidden, weight, targets = leaf(10, 5, seed=1), 3 * fixed(7, 5, seed=2), torch.arange(10) % 7
+    assert torch.autograd.gradcheck(lambda h: HeadLoss.apply(h, weight, targets, shape), (hidden,))
+    torch.testing.assert_close(HeadLoss.apply(hidden, weight, targets, shape), expected_loss(hidden @ weight.t(), targets, shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logit_loss(shape: LossShape) -> None:
+    logits, targets = leaf(6, 7, seed=1), torch.arange(6) % 7
+    assert torch.autograd.gradcheck(lambda x: LogitLoss.apply(x * 1, targets, shape), (logits,))
+    torch.testing.assert_close(LogitLoss.apply(logits * 1, targets, shape), expected_loss(logits, targets, shape))
+
+
+def test_losses_of_large_logits_are_finite() -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    loss = LogitLoss.apply(logits * 1, torch.tensor([1]), LossShape())
+    assert loss.item() == pytest.approx(2e4)
+    assert torch.autograd.grad(loss, logits)[0].tolist() == [[1.0, -1.0, 0.0]]
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_products(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if onednn and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(products, "ONEDNN", onednn)
+    x, weight, bias = fixed(5, 4).float(), fixed(3, 4, seed=1).float(), fixed(3, seed=2).float()
+    dy, total = fixed(5, 3, seed=3).float(), fixed(5, 4, seed=4).float()
+    torch.testing.assert_close(products.times_transposed(x, weight, bias), x @ weight.t() + bias)
+    torch.testing.assert_close(products.times(dy, weight), dy @ weight)
+    torch.testing.assert_close(products.add_times(total.clone(), dy, weight), total + dy @ weight)
