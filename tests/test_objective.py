@@ -212,10 +212,9 @@ def test_checkpointing_changes_no_gradient() -> None:
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     expected, wanted = Objective(model, micro_tokens=40, workers=1).gradients(rows())
-    model.train()
-    calls = []
+    objective, calls = Objective(model.train(), micro_tokens=1000, workers=1, checkpointing=True), []
     model.get_base_model().model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
-    loss, gradients = Objective(model, micro_tokens=1000, workers=1, checkpointing=True).gradients(rows())
+    loss, gradients = objective.gradients(rows())
     assert len(calls) == 2  # once more in the backward pass
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for ours, theirs in zip(gradients, wanted, strict=True):
