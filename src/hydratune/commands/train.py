@@ -31,7 +31,8 @@ from hydratune.records import RunDirectory, write_json, write_jsonl
 from hydratune.run import STARTED, is_main_process
 from hydratune.sweeps.records import read_sweep
 from hydratune.tracking import environment, wandb
-from hydratune.training.fit import Fitted, fit
+from hydratune.training import optimizers, schedules
+from hydratune.training.fit import Fitted, fit, total_steps
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,9 @@ def run(config: TrainConfig, record: RunDirectory) -> None:
     exit_code = 1
     try:
         with timed(seconds, "model and data"):
+            optimizers.check_machine(config, hardware.accelerator(config))
             job = prepare(config)
+            schedules.check(config.optimizer, total_steps(config, len(job.train)))
         job.seconds = seconds
         result, systems = _experiment(job, record, tracker)
         exit_code = 0
@@ -106,6 +109,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker) -> tuple
     section("training")
     lightning.seed_everything(config.seed, verbose=False)  # whatever was drawn before, the adapter begins the same
     job.model = adapters.add_adapter(job.model, config.adapter)
+    optimizers.check(job.model, config.optimizer)
     trainable, total = adapters.count_parameters(job.model)
     tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
     console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")

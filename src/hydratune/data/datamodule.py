@@ -81,10 +81,6 @@ class ConversationData(lightning.LightningDataModule):
         self.train, self.validation = train, validation
         self.batch_size, self.accumulate, self.seed = batch_size, accumulate, seed
 
-    def updates_per_epoch(self, world: int) -> int:
-        """Optimizer steps in one epoch."""
-        return -(-len(self.train) // (self.batch_size * self.accumulate * world))
-
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         supervised = [row.supervised for row in self.train]

@@ -86,7 +86,8 @@ class History(lightning.Callback):
     def on_before_optimizer_step(self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any) -> None:
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()  # before clipping
-        self.lr = optimizer.param_groups[0]["lr"]  # of this step: the schedule has moved on by the end of the batch
+        group = optimizer.param_groups[0]
+        self.lr = group["lr"] / group["lr_factor"]  # of this step: the schedule has moved on by the end of the batch
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any) -> None:
         assert isinstance(module, FineTuning)

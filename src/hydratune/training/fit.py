@@ -55,9 +55,8 @@ def fit(
     data = ConversationData(
         train, validation, batch_size=config.data.batch_size, accumulate=settings.accumulate_grad_batches, seed=config.seed
     )
-    total = settings.max_epochs * data.updates_per_epoch(settings.devices)
-    total = min(total, settings.max_steps) if settings.max_steps else total
-    epochs = max(1, round(total / data.updates_per_epoch(settings.devices)))
+    total = total_steps(config, len(train))
+    epochs = max(1, round(total / updates_per_epoch(config, len(train))))
     objective = Objective(model, micro_tokens=settings.micro_tokens, workers=_workers(config, accelerator))
     if objective.unpackable:
         console.print(f"[yellow]rows are padded, not packed: {objective.unpackable}")
@@ -118,6 +117,17 @@ def fit(
         history.validating,
         interrupted,
     )
+
+
+def updates_per_epoch(config: TrainConfig, rows: int) -> int:
+    """Optimizer steps in one epoch of ``rows`` training rows."""
+    return -(-rows // (config.data.batch_size * config.trainer.accumulate_grad_batches * config.trainer.devices))
+
+
+def total_steps(config: TrainConfig, rows: int) -> int:
+    """Optimizer steps of a run on ``rows`` training rows."""
+    total = config.trainer.max_epochs * updates_per_epoch(config, rows)
+    return min(total, config.trainer.max_steps) if config.trainer.max_steps else total
 
 
 def _workers(config: TrainConfig, accelerator: str) -> int:

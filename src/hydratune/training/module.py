@@ -1,32 +1,16 @@
 """The LightningModule: one optimizer step of one model."""
 
-import math
 import random
-from collections.abc import Callable
 from typing import Any
 
 import lightning
 import torch
 
-from hydratune.config import OptimizerConfig, Schedule
+from hydratune.config import OptimizerConfig
 from hydratune.data.datamodule import Batch
+from hydratune.training import optimizers
 from hydratune.training.objective import Handover, Objective
-
-
-def learning_rate_factor(config: OptimizerConfig, total: int) -> Callable[[int], float]:
-    """Share of ``optimizer.lr`` at each optimizer step: linear warm-up, then the schedule down to ``min_lr_ratio``."""
-    warmup = round(config.warmup_ratio * total)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        if config.schedule is Schedule.constant:
-            return 1.0
-        done = min(1.0, (step - warmup) / max(1, total - warmup))
-        shape = 1 - done if config.schedule is Schedule.linear else 0.5 * (1 + math.cos(math.pi * done))
-        return config.min_lr_ratio + (1 - config.min_lr_ratio) * shape
-
-    return factor
+from hydratune.training.schedules import learning_rate_factor
 
 
 class FineTuning(lightning.LightningModule):
@@ -74,13 +58,7 @@ class FineTuning(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
-        optimizer = torch.optim.AdamW(
-            self.objective.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            betas=(config.betas[0], config.betas[1]),
-            eps=config.eps,
-        )
+        optimizer = optimizers.build(self.model, config)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, self.total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
