@@ -24,7 +24,7 @@ from hydratune.data.preview import show
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
-from hydratune.errors import ConfigError, DataError, Problem, RunError
+from hydratune.errors import ConfigError, DataError, DivergedError, Problem, RunError
 from hydratune.evaluation import assess, metrics, table
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
@@ -115,6 +115,10 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker) -> tuple
     console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
     try:
         fitted = _train(job, record, tracker.logger)
+    except DivergedError as error:
+        if error.usable:
+            adapters.save(job.model, job.tokenizer, record.adapter)
+        raise
     except RunError:  # a checkpoint could not be written: the adapter is smaller, and may still fit
         adapters.save(job.model, job.tokenizer, record.adapter)
         console.print(f"[yellow]the adapter so far is in {record.adapter}")
@@ -331,7 +335,15 @@ def _baselines(job: Job, record: RunDirectory) -> dict[str, list[dict[str, Any]]
 def _train(job: Job, record: RunDirectory, logger: Any) -> Fitted:
     lightning.seed_everything(job.config.seed, verbose=False)
     fitted = fit(
-        job.model, job.train, job.validation, job.config, record, accelerator=job.accelerator, precision=job.precision, logger=logger
+        job.model,
+        job.train,
+        job.validation,
+        job.config,
+        record,
+        accelerator=job.accelerator,
+        precision=job.precision,
+        logger=logger,
+        names=[row.where or row.id for row in job.sets.train],
     )
     job.seconds["training"] = fitted.training_seconds
     job.seconds["validation"] = fitted.validation_seconds

@@ -20,6 +20,7 @@ class Batch:
 
     rows: tuple[Encoded, ...]
     normaliser: int
+    numbers: tuple[int, ...] = ()  # which rows of their split these are
 
     @property
     def tokens(self) -> int:
@@ -70,7 +71,7 @@ class EncodedRows(Dataset[Batch]):
 
     def __getitem__(self, index: tuple[tuple[int, ...], int]) -> Batch:
         numbers, normaliser = index
-        return Batch(tuple(self.rows[i] for i in numbers), normaliser)
+        return Batch(tuple(self.rows[i] for i in numbers), normaliser, numbers)
 
 
 class ConversationData(lightning.LightningDataModule):

@@ -24,6 +24,7 @@ class FineTuning(lightning.LightningModule):
         self.total_steps = total_steps
         self.strict_loading = False  # checkpoints hold the trained parameters only
         self.train_loss = torch.zeros(())  # of the current optimizer batch, this rank's share
+        self.row_numbers: list[int] = []  # likewise: the rows behind it
         self.tokens_seen = 0  # trained and untrained, this rank
         self._validation = [0.0, 0.0]  # summed loss, tokens
 
@@ -36,6 +37,7 @@ class FineTuning(lightning.LightningModule):
         parameters = self.objective.parameters()
         loss, gradients = self.objective.gradients(batch.rows)
         self.tokens_seen += batch.tokens
+        self.row_numbers += batch.numbers
         self.train_loss = self.train_loss.to(loss.device) + loss / batch.normaliser
         # Lightning divides by the number of micro-batches, and DDP averages over ranks; the normaliser did both already.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / batch.normaliser
