@@ -4,7 +4,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,8 @@ def run(config: TrainConfig, record: RunDirectory) -> None:
     if not is_main_process():  # the other ranks only train
         job = prepare(config)
         job.model = adapters.add_adapter(job.model, config.adapter)
-        _train(job, record, False)
+        with suppress(DivergedError):  # the main process says so
+            _train(job, record, False)
         return
     seconds = {"start-up (imports)": time.perf_counter() - STARTED}
     with timed(seconds, "W&B"):
