@@ -60,13 +60,17 @@ def validation_loss(objective: Objective, rows: list[Encoded]) -> float:
 
 
 def step(objective: Objective, optimizer: torch.optim.Optimizer, rows: list[Encoded], clip: float | None) -> None:
+    """As the LightningModule does it, without Lightning."""
     _, gradients = objective.gradients(rows)
     parameters = objective.parameters()
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient / sum(row.supervised for row in rows)
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(parameters, clip)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if isinstance(optimizer, optimizers.Together) else 1)
     optimizer.step()
+    torch.set_num_threads(threads)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from conftest import SMALL
 from hydratune import checks, config
@@ -125,6 +126,19 @@ def test_fused_kernel_is_used(lora: Any, full: Any) -> None:
     for kind in ("adamw", "sgd"):
         assert all(group["fused"] for group in optimizers.build(full, settings(kind)).param_groups)
     assert not optimizers._can_fuse([{"params": [torch.nn.Parameter(torch.zeros(1, device="meta"))]}])
+
+
+@pytest.mark.parametrize(("kind", "adapter", "threads"), [("adamw", "lora", 1), ("muon", "none", 2)])
+def test_one_thread_updates_the_weights_unless_matrices_are_multiplied(hydratune: Command, kind: str, adapter: str, threads: int) -> None:
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    hook = register_optimizer_step_post_hook(lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        assert hydratune("train", *SMALL, f"optimizer={kind}", f"adapter={adapter}", "trainer.accelerator=cpu")[0] == 0
+        assert set(seen) == {threads} and torch.get_num_threads() == 2
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
 
 
 def test_adamw_equals_torch_without_the_fused_kernel(full: Any) -> None:

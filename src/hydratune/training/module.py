@@ -6,7 +6,7 @@ from typing import Any
 import lightning
 import torch
 
-from hydratune.config import OptimizerConfig
+from hydratune.config import MuonOptimizer, OptimizerConfig
 from hydratune.data.datamodule import Batch
 from hydratune.training import optimizers
 from hydratune.training.objective import Handover, Objective
@@ -63,6 +63,22 @@ class FineTuning(lightning.LightningModule):
         optimizer = optimizers.build(self.model, config)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, self.total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """On a CPU one thread updates the weights, unless there are matrices to multiply.
+
+        Fused AdamW is as fast with one (0.01 s for the 420 matrices of LoRA on a 135M model), and where another process
+        keeps a core busy, two wait for each other at every single tensor: 3 s were measured.
+        """
+        if self.device.type == "cpu" and not isinstance(self.optimizer_config, MuonOptimizer):
+            torch.set_num_threads(1)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        threads = torch.get_num_threads()
+        try:
+            super().optimizer_step(*args, **kwargs)
+        finally:
+            torch.set_num_threads(threads)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
