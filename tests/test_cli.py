@@ -64,7 +64,7 @@ def test_version(hydratune) -> None:
         ("hydratune ", "prepare train evaluate compare"),
         ("hydratune tr", "train"),
         ("hydratune train model=s", "model=smollm2_135m"),
-        ("hydratune train optimizer.l", "optimizer.lr="),
+        ("hydratune train optimizer.sch", "optimizer.schedule="),
         ("hydratune evaluate so", "source="),
     ],
 )

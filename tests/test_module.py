@@ -3,13 +3,13 @@ from typing import Any
 
 import torch
 
-from hydratune.config import OptimizerConfig
+from hydratune.config import AdamWOptimizer
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
 
 
 def test_loading_a_checkpoint_goes_on_drawing_where_it_was_written(model: Any) -> None:
-    module = FineTuning(model, Objective(model, micro_tokens=64, workers=1), OptimizerConfig(), 1)
+    module = FineTuning(model, Objective(model, micro_tokens=64, workers=1), AdamWOptimizer(), 1)
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     drawn = random.random(), torch.rand(3).tolist()

@@ -213,7 +213,7 @@ def test_checkpointing_changes_no_gradient() -> None:
     model.get_base_model().set_attn_implementation(NAME)
     expected, wanted = Objective(model, micro_tokens=40, workers=1).gradients(rows())
     objective, calls = Objective(model.train(), micro_tokens=1000, workers=1, checkpointing=True), []
-    model.get_base_model().model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     loss, gradients = objective.gradients(rows())
     assert len(calls) == 2  # once more in the backward pass
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)

@@ -308,7 +308,7 @@ def test_finished_run_is_not_overwritten(hydratune: Command, tmp_path: Path) -> 
         (["data.max_length=20"], 2, "every train row was dropped"),
         (["data.max_length=20", "data.overlength=error"], 2, "rows are longer than data.max_length"),
         (["evaluation.max_new_tokens=5000"], 2, "the model reads 2048"),
-        (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], 1, "without a finite validation loss"),
+        (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], 1, "the validation loss is nan"),
     ],
 )
 def test_what_only_the_model_or_data_can_tell_is_refused_clearly(

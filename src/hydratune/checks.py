@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.config import (
     SCHEMAS,
+    AdafactorOptimizer,
+    AdamWOptimizer,
     BrandStyleData,
     CaseData,
     CodeTask,
@@ -33,9 +35,15 @@ from hydratune.config import (
     LocalModel,
     LoraAdapter,
     MixedData,
+    MuonOptimizer,
+    OptimizerConfig,
+    PagedAdamW8bitOptimizer,
+    PagedAdamWOptimizer,
     PreparedData,
     Quantization,
     RepositoryData,
+    Schedule,
+    SgdOptimizer,
     TechSupportData,
     TrainConfig,
     TrainerConfig,
@@ -273,12 +281,84 @@ def _optimizer(config: TrainConfig) -> Iterator[Problem]:
     if not (optimizer.lr > 0 and math.isfinite(optimizer.lr)):
         yield Problem("optimizer.lr", optimizer.lr, "the learning rate must be above 0", "usual for LoRA: 1e-4 to 1e-3")
     yield from _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
-    yield from _between("optimizer.warmup_ratio", optimizer.warmup_ratio, 0, 1, open_high=True)
-    yield from _between("optimizer.min_lr_ratio", optimizer.min_lr_ratio, 0, 1)
-    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
-        yield Problem("optimizer.betas", optimizer.betas, "two numbers in [0, 1) are needed", "usual: [0.9,0.999]")
-    if not optimizer.eps > 0:
+    yield from _schedule(optimizer)
+    yield from _rates(config)
+    yield from _optimizer_kind(optimizer)
+    if isinstance(optimizer, MuonOptimizer) and not isinstance(config.adapter, FullFinetune):
+        why = "it makes the update of a whole weight matrix orthogonal; an adapter trains other things, such as thin factors"
+        yield Problem("optimizer", optimizer.kind, why, "set adapter=none, or optimizer=adamw")
+    if isinstance(optimizer, PagedAdamWOptimizer | PagedAdamW8bitOptimizer) and config.trainer.accelerator == "cpu":
+        yield paged_on_cpu(optimizer)
+
+
+def _optimizer_kind(optimizer: OptimizerConfig) -> Iterator[Problem]:
+    """What only one kind of optimizer has."""
+    betas = getattr(optimizer, "betas", [0.0, 0.0])
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        yield Problem("optimizer.betas", betas, "two numbers in [0, 1) are needed", "usual: [0.9,0.999]")
+    if isinstance(optimizer, AdamWOptimizer | MuonOptimizer) and not optimizer.eps > 0:
         yield Problem("optimizer.eps", optimizer.eps, "must be above 0", "usual: 1e-8")
+    if isinstance(optimizer, MuonOptimizer | SgdOptimizer):
+        yield from _between("optimizer.momentum", optimizer.momentum, 0, 1, open_high=True)
+    if isinstance(optimizer, SgdOptimizer) and optimizer.nesterov and optimizer.momentum == 0:
+        why = "Nesterov's step needs momentum"
+        yield Problem("optimizer.nesterov", "true", why, "set optimizer.momentum=0.9, or optimizer.nesterov=false")
+    if isinstance(optimizer, MuonOptimizer) and not 1 <= optimizer.ns_steps < 100:
+        yield Problem("optimizer.ns_steps", optimizer.ns_steps, "must be in [1, 99]", "usual: 5")
+    if isinstance(optimizer, AdafactorOptimizer):
+        if not optimizer.clip_threshold > 0:
+            yield Problem("optimizer.clip_threshold", optimizer.clip_threshold, "must be above 0", "usual: 1")
+        if not optimizer.decay_rate < 0:
+            yield Problem("optimizer.decay_rate", optimizer.decay_rate, "must be below 0", "usual: -0.8")
+        if optimizer.beta1 is not None:
+            yield from _between("optimizer.beta1", optimizer.beta1, 0, 1, open_high=True)
+
+
+def paged_on_cpu(optimizer: PagedAdamWOptimizer | PagedAdamW8bitOptimizer) -> Problem:
+    """What is wrong with a paged optimizer where there is no GPU."""
+    why = "paging moves moments from a GPU's memory to the CPU's, and this run is on a CPU"
+    return Problem("optimizer", optimizer.kind, why, f"set optimizer={optimizer.kind.removeprefix('paged_')}, or train on a GPU")
+
+
+def _schedule(optimizer: OptimizerConfig) -> Iterator[Problem]:
+    if optimizer.warmup_ratio is not None:
+        yield from _between("optimizer.warmup_ratio", optimizer.warmup_ratio, 0, 1, open_high=True)
+    yield from _at_least("optimizer.warmup_steps", optimizer.warmup_steps, 0, " steps")
+    if optimizer.warmup_ratio is not None and optimizer.warmup_steps is not None:
+        fix = "give one of the two; the other is null"
+        yield Problem("optimizer.warmup_steps", optimizer.warmup_steps, "optimizer.warmup_ratio is set as well", fix)
+    yield from _between("optimizer.min_lr_ratio", optimizer.min_lr_ratio, 0, 1)
+    if optimizer.schedule is Schedule.wsd:
+        yield from _between("optimizer.decay_ratio", optimizer.decay_ratio, 0, 1)
+        if optimizer.decay_ratio + (optimizer.warmup_ratio or 0) > 1:
+            fix = "keep its sum with optimizer.warmup_ratio at 1 or below"
+            yield Problem("optimizer.decay_ratio", optimizer.decay_ratio, "the rate would have to fall before it has risen", fix)
+    if optimizer.schedule is Schedule.polynomial and not (optimizer.power > 0 and math.isfinite(optimizer.power)):
+        yield Problem("optimizer.power", optimizer.power, "must be above 0", "1 is linear, 2 falls faster at first")
+
+
+def _rates(config: TrainConfig) -> Iterator[Problem]:
+    """Which parameters learn how fast."""
+    optimizer = config.optimizer
+    for name in ("loraplus_lr_ratio", "layer_lr_decay"):
+        value = getattr(optimizer, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            yield Problem(f"optimizer.{name}", value, "must be above 0", "usual: 16" if name.startswith("lora") else "usual: 0.9")
+    if optimizer.layer_lr_decay is not None and optimizer.layer_lr_decay > 1:
+        why = "above 1, the layers next to the input would learn fastest"
+        yield Problem("optimizer.layer_lr_decay", optimizer.layer_lr_decay, why, "usual: 0.9; 1 or null for equal rates")
+    if optimizer.loraplus_lr_ratio is not None and isinstance(config.adapter, FullFinetune):
+        why = "it is the rate of LoRA's matrix B, and full fine-tuning has none"
+        yield Problem("optimizer.loraplus_lr_ratio", optimizer.loraplus_lr_ratio, why, "set adapter=lora, or leave it at null")
+    for key, least in (("lr_groups", "above 0"), ("weight_decay_groups", "at least 0")):
+        for pattern, factor in getattr(optimizer, key).items():
+            if not math.isfinite(factor) or factor < 0 or (factor == 0 and key == "lr_groups"):
+                yield Problem(f"optimizer.{key}.{pattern}", factor, f"the factor must be {least}", "1 leaves it as it is")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                why = f"the pattern is no regular expression ({error})"
+                yield Problem(f"optimizer.{key}.{pattern}", factor, why, "a part of a parameter's name will do, such as lora_B")
 
 
 def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
@@ -286,6 +366,9 @@ def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
     for name in ("max_steps", "devices", "accumulate_grad_batches", "validations_per_epoch"):
         yield from _at_least(f"trainer.{name}", getattr(trainer, name), 1)
     yield from _at_least("trainer.early_stopping_patience", trainer.early_stopping_patience, 1)
+    if trainer.max_loss_ratio is not None and not trainer.max_loss_ratio > 1:
+        why, fix = "a loss equal to the usual one would stop the run", "usual: 5; null stops only at NaN or inf"
+        yield Problem("trainer.max_loss_ratio", trainer.max_loss_ratio, why, fix)
     yield from _at_least("trainer.cpu_workers", trainer.cpu_workers, 1)
     yield from _at_least("trainer.micro_tokens", trainer.micro_tokens, 16)
     yield from _between("trainer.label_smoothing", trainer.label_smoothing, 0, 1, open_high=True)

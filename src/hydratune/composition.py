@@ -35,6 +35,9 @@ _OTHER_NAMES = {  # what other tools call it
     "learning_rate": "optimizer.lr",
     "lr_scheduler_type": "optimizer.schedule",
     "lr_scheduler": "optimizer.schedule",
+    "optim": "optimizer",
+    "num_warmup_steps": "optimizer.warmup_steps",
+    "llrd": "optimizer.layer_lr_decay",
     "epochs": "trainer.max_epochs",
     "num_epochs": "trainer.max_epochs",
     "num_train_epochs": "trainer.max_epochs",
@@ -76,6 +79,7 @@ def sweep_name(name: str, overrides: Sequence[str], params: dict[str, str] | Non
 def _register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("path_name", lambda path: Path(str(path)).name or "model", replace=True)
+    OmegaConf.register_new_resolver("unless", lambda other, value: value if other is None else None, replace=True)
     OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 

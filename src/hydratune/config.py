@@ -62,11 +62,20 @@ class Level(StrEnum):
 
 
 class Schedule(StrEnum):
-    """Learning rate after warm-up."""
+    """Learning rate after warm-up. All but ``constant`` end at ``optimizer.min_lr_ratio``."""
 
     cosine = "cosine"
     linear = "linear"
     constant = "constant"
+    wsd = "wsd"  # warm-up, stable, decay: falls only in the last ``optimizer.decay_ratio`` of the steps (arXiv:2404.06395)
+    polynomial = "polynomial"  # (1 - share done) ** ``optimizer.power``
+
+
+class MuonRate(StrEnum):
+    """How Muon's learning rate follows a matrix's shape; names are torch's."""
+
+    original = "original"  # lr * sqrt(max(1, rows / columns))
+    match_rms_adamw = "match_rms_adamw"  # lr * 0.2 sqrt(max(rows, columns)): AdamW's lr and weight decay fit (arXiv:2502.16982)
 
 
 class Task(StrEnum):
@@ -384,15 +393,107 @@ class FullFinetune(AdapterConfig):
 # ----------------------------------------------------------------------------------------------------------- optimizer
 @dataclass
 class OptimizerConfig:
-    """AdamW (arXiv:1711.05101) and its learning-rate schedule."""
+    """What every optimizer shares: the learning rate, its schedule, and which parameters get how much of it.
+
+    A parameter's learning rate is ``lr`` times the schedule's factor times the factors of ``lr_groups``,
+    ``loraplus_lr_ratio`` and ``layer_lr_decay``. Patterns are regular expressions looked for anywhere in a parameter's
+    name (``model.layers.0.self_attn.q_proj.lora_A.default.weight``); of those that match, the first counts.
+    """
 
     lr: float = 1e-3
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # decoupled: a step takes lr * weight_decay of the weight away
+    decay_norms_and_biases: bool = False  # also what has one dimension: norms, biases, adapters' scaling vectors
+    schedule: Schedule = Schedule.cosine
+    warmup_ratio: float | None = 0.05  # share of all optimizer steps
+    warmup_steps: int | None = None  # optimizer steps, instead of warmup_ratio
+    min_lr_ratio: float = 0.0  # the schedule ends at lr * min_lr_ratio
+    decay_ratio: float = 0.2  # of schedule=wsd: share of all optimizer steps, the last ones, in which the rate falls linearly
+    power: float = 2.0  # of schedule=polynomial; 1 is linear
+    loraplus_lr_ratio: float | None = None  # learning rate of LoRA's B over that of A (LoRA+, arXiv:2402.12354); null: 1
+    layer_lr_decay: float | None = None  # each layer below the top learns at this times the rate of the one above; null: 1
+    lr_groups: dict[str, float] = field(default_factory=dict)  # pattern -> factor of lr
+    weight_decay_groups: dict[str, float] = field(default_factory=dict)  # pattern -> factor of weight_decay
+
+
+@dataclass
+class AdamWOptimizer(OptimizerConfig):
+    """AdamW (arXiv:1711.05101), torch's fused kernel where there is one."""
+
+    kind: str = "adamw"
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
-    schedule: Schedule = Schedule.cosine
-    warmup_ratio: float = 0.05  # share of all optimizer steps
-    min_lr_ratio: float = 0.0  # the schedule ends at lr * min_lr_ratio
+
+
+@dataclass
+class AdamW8bitOptimizer(AdamWOptimizer):
+    """AdamW whose moments are 8-bit codes, in blocks of 256 (arXiv:2110.02861, bitsandbytes): a quarter of the memory."""
+
+    kind: str = "adamw_8bit"
+
+
+@dataclass
+class PagedAdamWOptimizer(AdamWOptimizer):
+    """AdamW whose moments move to the CPU's memory when the GPU's is full (arXiv:2305.14314, bitsandbytes)."""
+
+    kind: str = "paged_adamw"
+
+
+@dataclass
+class PagedAdamW8bitOptimizer(AdamWOptimizer):
+    """Both: 8-bit moments that move to the CPU's memory when the GPU's is full."""
+
+    kind: str = "paged_adamw_8bit"
+
+
+@dataclass
+class AdafactorOptimizer(OptimizerConfig):
+    """Adafactor (arXiv:1804.04235) as transformers has it, with a given learning rate: moments of rows and columns only.
+
+    torch's own always scales the step by the size of the weights, which nearly stands still where LoRA's B begins: at 0.
+    """
+
+    kind: str = "adafactor"
+    clip_threshold: float = 1.0  # root mean square of an update
+    decay_rate: float = -0.8  # of the second moment, as a power of the step
+    beta1: float | None = None  # null: no first moment
+    scale_parameter: bool = False  # the step is lr times the size of the weights
+
+
+@dataclass
+class LionOptimizer(OptimizerConfig):
+    """Lion (arXiv:2302.06675, bitsandbytes): steps by the sign, so it wants 3 to 10 times less lr than AdamW."""
+
+    kind: str = "lion"
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+
+
+@dataclass
+class Lion8bitOptimizer(LionOptimizer):
+    """Lion with an 8-bit momentum."""
+
+    kind: str = "lion_8bit"
+
+
+@dataclass
+class MuonOptimizer(OptimizerConfig):
+    """Muon (Jordan et al. 2024) for hidden weight matrices in full fine-tuning; the rest is trained by AdamW."""
+
+    kind: str = "muon"
+    momentum: float = 0.95
+    nesterov: bool = True
+    ns_steps: int = 5  # Newton-Schulz iterations
+    adjust_lr_fn: MuonRate = MuonRate.match_rms_adamw
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of AdamW: embeddings, output head, norms, biases
+    eps: float = 1e-8  # likewise
+
+
+@dataclass
+class SgdOptimizer(OptimizerConfig):
+    """Stochastic gradient descent with momentum; wants a far higher lr than the others. Weight decay goes into the gradient (L2)."""
+
+    kind: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
 
 
 # ------------------------------------------------------------------------------------------------------------- trainer
@@ -410,6 +511,7 @@ class TrainerConfig:
     gradient_clip_val: float | None = 1.0  # norm; null: no clipping
     validations_per_epoch: int = 2
     early_stopping_patience: int | None = None  # validations without improvement; null: off
+    max_loss_ratio: float | None = 5.0  # stop at a loss above this times the median of the last 20 steps; null: only at NaN or inf
     cpu_workers: int | None = None  # rows of a batch are split over these many threads; null: one per core
     micro_tokens: int = 1024  # tokens of one forward and backward; bounds memory, changes no result
     share_prefix: bool = True  # compute once what several rows of a batch begin with; the same losses, fewer tokens
@@ -457,7 +559,7 @@ class TrainConfig:
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     adapter: AdapterConfig = MISSING
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -504,12 +606,23 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "repository": RepositoryData,
     },
     "adapter": {"lora": LoraAdapter, "none": FullFinetune},
-    "optimizer": {"adamw": OptimizerConfig},
+    "optimizer": {
+        "adamw": AdamWOptimizer,
+        "adamw_8bit": AdamW8bitOptimizer,
+        "paged_adamw": PagedAdamWOptimizer,
+        "paged_adamw_8bit": PagedAdamW8bitOptimizer,
+        "adafactor": AdafactorOptimizer,
+        "lion": LionOptimizer,
+        "lion_8bit": Lion8bitOptimizer,
+        "muon": MuonOptimizer,
+        "sgd": SgdOptimizer,
+    },
     "trainer": {"trainer": TrainerConfig},
     "evaluation": {"evaluation": EvaluationConfig},
     "tracking": {"tracking": TrackingConfig},
 }
-_VARIANT_FIELD = {"model": "source", "data": "source", "adapter": "method"}  # which field names the class in a stored config
+_VARIANT_FIELD = {"model": "source", "data": "source", "adapter": "method", "optimizer": "kind"}  # names the class in a stored config
+_BEFORE_VARIANTS = {"optimizer": "adamw"}  # what a configuration was whose group had no such field yet
 
 
 def register() -> None:
@@ -532,7 +645,10 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
     assert isinstance(values, dict)
     for group, variant_field in _VARIANT_FIELD.items():
         if isinstance(values.get(group), dict):
-            tree[group] = OmegaConf.structured(SCHEMAS[group][values[group][variant_field]])
+            variant = (
+                values[group][variant_field] if group not in _BEFORE_VARIANTS else values[group].get(variant_field, _BEFORE_VARIANTS[group])
+            )
+            tree[group] = OmegaConf.structured(SCHEMAS[group][variant])
     result = OmegaConf.to_object(OmegaConf.merge(tree, values))
     assert isinstance(result, kind)
     for part in (getattr(result, "data", None), getattr(result, "model", None)):

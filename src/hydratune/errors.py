@@ -3,6 +3,7 @@
 HydratuneError            exit 1: the work failed
 ├── SweepError            some jobs of a sweep failed; the others are kept
 ├── RunError              a run directory cannot be used as asked
+├── DivergedError         training was stopped: a loss or gradient that is not finite, or far above the usual
 └── InputError            exit 2: what the user gave is wrong; no compute was spent
     ├── ConfigError       a setting; carries every problem found, not only the first
     └── DataError         a data file or row; carries file:line
@@ -30,6 +31,14 @@ class SweepError(HydratuneError):
 
 class RunError(HydratuneError):
     """A run directory is missing, broken or not what the command needs."""
+
+
+class DivergedError(HydratuneError):
+    """Training was stopped because it no longer worked. ``usable`` says whether the model still holds finite weights."""
+
+    def __init__(self, message: str, *, usable: bool) -> None:
+        super().__init__(message)
+        self.usable = usable
 
 
 class InputError(HydratuneError):

@@ -11,7 +11,7 @@ from yaml import YAMLError
 
 from hydratune import config as configuration
 from hydratune.checks import configuration_problems
-from hydratune.config import EvaluateConfig, EvaluationSource, Task, TrainConfig
+from hydratune.config import AdamWOptimizer, EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
 from hydratune.errors import RunError
 from hydratune.evaluation import assess, metrics
@@ -87,6 +87,7 @@ def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfi
     if config.accelerator is not None:
         trained.trainer.accelerator = config.accelerator
         trained.trainer.devices, trained.trainer.strategy = 1, "auto"
+    trained.optimizer = AdamWOptimizer()  # nothing is trained here, so what the run's own wants of the machine does not count
     _refuse_missing_files(trained, record)
     job = prepare(trained)
     stored = read_json(record.path / "environment.json")

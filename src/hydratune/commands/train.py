@@ -4,7 +4,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ from hydratune.data.preview import show
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
-from hydratune.errors import ConfigError, DataError, Problem, RunError
+from hydratune.errors import ConfigError, DataError, DivergedError, Problem, RunError
 from hydratune.evaluation import assess, metrics, table
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
 from hydratune.run import STARTED, is_main_process
 from hydratune.sweeps.records import read_sweep
 from hydratune.tracking import environment, wandb
-from hydratune.training.fit import Fitted, fit
+from hydratune.training import optimizers, schedules
+from hydratune.training.fit import Fitted, fit, total_steps
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ def run(config: TrainConfig, record: RunDirectory) -> None:
     if not is_main_process():  # the other ranks only train
         job = prepare(config)
         job.model = adapters.add_adapter(job.model, config.adapter)
-        _train(job, record, False)
+        with suppress(DivergedError):  # the main process says so
+            _train(job, record, False)
         return
     seconds = {"start-up (imports)": time.perf_counter() - STARTED}
     with timed(seconds, "W&B"):
@@ -84,7 +86,9 @@ def run(config: TrainConfig, record: RunDirectory) -> None:
     exit_code = 1
     try:
         with timed(seconds, "model and data"):
+            optimizers.check_machine(config, hardware.accelerator(config))
             job = prepare(config)
+            schedules.check(config.optimizer, total_steps(config, len(job.train)))
         job.seconds = seconds
         result, systems = _experiment(job, record, tracker)
         exit_code = 0
@@ -106,11 +110,16 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker) -> tuple
     section("training")
     lightning.seed_everything(config.seed, verbose=False)  # whatever was drawn before, the adapter begins the same
     job.model = adapters.add_adapter(job.model, config.adapter)
+    optimizers.check(job.model, config.optimizer)
     trainable, total = adapters.count_parameters(job.model)
     tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
     console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
     try:
         fitted = _train(job, record, tracker.logger)
+    except DivergedError as error:
+        if error.usable:
+            adapters.save(job.model, job.tokenizer, record.adapter)
+        raise
     except RunError:  # a checkpoint could not be written: the adapter is smaller, and may still fit
         adapters.save(job.model, job.tokenizer, record.adapter)
         console.print(f"[yellow]the adapter so far is in {record.adapter}")
@@ -327,7 +336,15 @@ def _baselines(job: Job, record: RunDirectory) -> dict[str, list[dict[str, Any]]
 def _train(job: Job, record: RunDirectory, logger: Any) -> Fitted:
     lightning.seed_everything(job.config.seed, verbose=False)
     fitted = fit(
-        job.model, job.train, job.validation, job.config, record, accelerator=job.accelerator, precision=job.precision, logger=logger
+        job.model,
+        job.train,
+        job.validation,
+        job.config,
+        record,
+        accelerator=job.accelerator,
+        precision=job.precision,
+        logger=logger,
+        names=[row.where or row.id for row in job.sets.train],
     )
     job.seconds["training"] = fitted.training_seconds
     job.seconds["validation"] = fitted.validation_seconds

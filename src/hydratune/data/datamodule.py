@@ -20,6 +20,7 @@ class Batch:
 
     rows: tuple[Encoded, ...]
     normaliser: int
+    numbers: tuple[int, ...] = ()  # which rows of their split these are
 
     @property
     def tokens(self) -> int:
@@ -70,7 +71,7 @@ class EncodedRows(Dataset[Batch]):
 
     def __getitem__(self, index: tuple[tuple[int, ...], int]) -> Batch:
         numbers, normaliser = index
-        return Batch(tuple(self.rows[i] for i in numbers), normaliser)
+        return Batch(tuple(self.rows[i] for i in numbers), normaliser, numbers)
 
 
 class ConversationData(lightning.LightningDataModule):
@@ -80,10 +81,6 @@ class ConversationData(lightning.LightningDataModule):
         super().__init__()
         self.train, self.validation = train, validation
         self.batch_size, self.accumulate, self.seed = batch_size, accumulate, seed
-
-    def updates_per_epoch(self, world: int) -> int:
-        """Optimizer steps in one epoch."""
-        return -(-len(self.train) // (self.batch_size * self.accumulate * world))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None

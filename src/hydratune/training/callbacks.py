@@ -1,9 +1,12 @@
-"""What happens around the training step: validation times, history, progress, checkpoints that survive a full disk."""
+"""What happens around the training step: validation times, history, watchdog, checkpoints that survive a full disk."""
 
+import math
 import signal
+import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -81,35 +84,41 @@ class History(lightning.Callback):
         self.started = self.last = time.perf_counter()
         self.validating = 0.0  # seconds spent in validation, not counted as training
         self.tokens = 0
-        self.grad_norm = self.lr = 0.0
+        self.loss = self.grad_norm = self.lr = 0.0  # of the current optimizer batch
 
     def on_before_optimizer_step(self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any) -> None:
+        assert isinstance(module, FineTuning)
+        self.loss = trainer.strategy.reduce(module.train_loss, reduce_op="sum").item()
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()  # before clipping
-        self.lr = optimizer.param_groups[0]["lr"]  # of this step: the schedule has moved on by the end of the batch
+        group = optimizer.param_groups[0]
+        self.lr = group["lr"] / group["lr_factor"]  # of this step: the schedule has moved on by the end of the batch
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any) -> None:
         assert isinstance(module, FineTuning)
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
-        loss = trainer.strategy.reduce(module.train_loss, reduce_op="sum").item()
+        self.add(trainer, module, trainer.global_step)
+        module.train_loss, module.row_numbers = torch.zeros(()), []
+
+    def add(self, trainer: lightning.Trainer, module: FineTuning, step: int) -> None:
+        """The record of one optimizer step."""
         tokens = int(trainer.strategy.reduce(torch.tensor(module.tokens_seen, device=module.device), reduce_op="sum").item())
-        module.train_loss = torch.zeros(())
         now = time.perf_counter()
         row = {
-            "step": trainer.global_step,
-            "epoch": round(trainer.global_step / max(1, module.total_steps) * self._epochs(trainer), 4),
-            "train/loss": loss,
+            "step": step,
+            "epoch": round(step / max(1, module.total_steps) * self._epochs(trainer), 4),
+            "train/loss": self.loss,
             "lr": self.lr,
             "tokens": tokens,
             "tokens_per_second": round((tokens - self.tokens) / (now - self.last), 1),
             "grad_norm": self.grad_norm,
         }
-        self.ticker.advance(1, tokens - self.tokens, f"loss {loss:.4f}")
+        self.ticker.advance(1, tokens - self.tokens, f"loss {self.loss:.4f}")
         self.tokens, self.last = tokens, now
         self.rows.append(row)
         if trainer.logger is not None:
-            trainer.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, step=trainer.global_step)
+            trainer.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, step=step)
 
     @staticmethod
     def _epochs(trainer: lightning.Trainer) -> float:
@@ -148,8 +157,68 @@ def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
     return writer("best", "val/loss"), writer("last", None)
 
 
+class Stopped(Exception):
+    """What the watchdog raises, for ``fit`` to explain: what is wrong, and the rows (by number) behind it."""
+
+    def __init__(self, what: str, step: int, rows: Sequence[int] = ()) -> None:
+        super().__init__(what)
+        self.what, self.step, self.rows = what, step, tuple(rows)
+
+
+def what_is_wrong(loss: float, grad_norm: float, before: Sequence[float], limit: float | None) -> str | None:
+    """Why a step must not be taken, or None. ``before`` are the losses of the latest steps, ``limit`` is times their median.
+
+    The first steps vary too much to judge by. Below 0.1 a loss may jump to many times its median for one odd row, and
+    nothing is broken: the median counts as 0.1 there.
+    """
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    if not math.isfinite(grad_norm):
+        return f"the norm of the gradient is {grad_norm}"
+    if limit is None or len(before) < 10:
+        return None
+    usual = statistics.median(before)
+    if loss > limit * max(usual, 0.1):
+        return f"the loss is {loss:.4f}, and the median of the {len(before)} steps before is {usual:.4f} (trainer.max_loss_ratio={limit:g})"
+    return None
+
+
+def _of_all_ranks(numbers: list[int], world: int) -> list[int]:
+    """Every rank comes to the same verdict, for losses and gradients are summed over all of them; each knows its own rows."""
+    if world == 1:
+        return numbers
+    gathered: list[Any] = [None] * world
+    torch.distributed.all_gather_object(gathered, numbers)
+    return [number for part in gathered for number in part]
+
+
+class Watchdog(lightning.Callback):
+    """Raises ``Stopped`` before a step that would do damage is taken, and before damaged weights are written down.
+
+    Comes after ``history`` and before the checkpoints in the list of callbacks.
+    """
+
+    def __init__(self, history: History, limit: float | None) -> None:
+        self.history, self.limit = history, limit
+        self.before: deque[float] = deque(maxlen=20)
+
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any) -> None:
+        assert isinstance(module, FineTuning)
+        what = what_is_wrong(self.history.loss, self.history.grad_norm, self.before, self.limit)
+        if what is not None:
+            step = trainer.global_step + 1
+            self.history.add(trainer, module, step)
+            raise Stopped(what, step, _of_all_ranks(module.row_numbers, trainer.world_size))
+        self.before.append(self.history.loss)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val/loss"])
+        if not math.isfinite(loss):
+            raise Stopped(f"the validation loss is {loss}", trainer.global_step)
+
+
 class Patience(EarlyStopping):
-    """Stops after ``patience`` validations without a better loss; a loss that is not finite stops at once."""
+    """Stops after ``patience`` validations without a better loss."""
 
     def __init__(self, config: TrainerConfig) -> None:
         patience = config.early_stopping_patience
@@ -157,7 +226,7 @@ class Patience(EarlyStopping):
             "val/loss",
             mode="min",
             patience=patience if patience is not None else 2**31,
-            check_finite=True,
+            check_finite=False,  # the watchdog does
             check_on_train_epoch_end=False,  # after every validation
         )
 

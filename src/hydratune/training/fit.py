@@ -1,7 +1,6 @@
 """Trains a prepared model with Lightning and leaves the best weights in it."""
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerStatus
 
@@ -17,10 +17,20 @@ from hydratune.config import TrainConfig
 from hydratune.console import console, progress
 from hydratune.data.datamodule import ConversationData
 from hydratune.data.masking import Encoded
-from hydratune.errors import ConfigError, HydratuneError, Problem
+from hydratune.errors import ConfigError, DivergedError, Problem
 from hydratune.models.hardware import cpu_count
 from hydratune.records import RunDirectory
-from hydratune.training.callbacks import AtomicCheckpointIO, History, Patience, ValidationTimes, best_weights, checkpoints, validation_steps
+from hydratune.training.callbacks import (
+    AtomicCheckpointIO,
+    History,
+    Patience,
+    Stopped,
+    ValidationTimes,
+    Watchdog,
+    best_weights,
+    checkpoints,
+    validation_steps,
+)
 from hydratune.training.lora import draws_elsewhere
 from hydratune.training.losses import LossShape
 from hydratune.training.module import FineTuning
@@ -51,15 +61,18 @@ def fit(
     accelerator: str,
     precision: str,
     logger: Any,
+    names: Sequence[str] = (),
 ) -> Fitted:
-    """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept."""
+    """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept.
+
+    ``names`` are what the training rows are called in messages. Raises ``DivergedError`` if the watchdog stopped it.
+    """
     settings = config.trainer
     data = ConversationData(
         train, validation, batch_size=config.data.batch_size, accumulate=settings.accumulate_grad_batches, seed=config.seed
     )
-    total = settings.max_epochs * data.updates_per_epoch(settings.devices)
-    total = min(total, settings.max_steps) if settings.max_steps else total
-    epochs = max(1, round(total / data.updates_per_epoch(settings.devices)))
+    total = total_steps(config, len(train))
+    epochs = max(1, round(total / updates_per_epoch(config, len(train))))
     objective = Objective(
         model,
         micro_tokens=settings.micro_tokens,
@@ -83,6 +96,7 @@ def fit(
     with progress("training", total, quiet=quiet) as ticker:
         history = History(record, ticker)
         times = ValidationTimes(validation_steps(total, settings.validations_per_epoch * epochs))
+        watchdog = Watchdog(history, settings.max_loss_ratio)
         (best, last), patience = checkpoints(record.checkpoints), Patience(settings)
         with warnings.catch_warnings(), objective:
             warnings.filterwarnings("ignore", module="lightning")
@@ -95,7 +109,7 @@ def fit(
                 max_steps=settings.max_steps or -1,
                 accumulate_grad_batches=settings.accumulate_grad_batches,
                 gradient_clip_val=settings.gradient_clip_val,
-                callbacks=[times, history, best, last, patience],
+                callbacks=[times, history, watchdog, best, last, patience],
                 plugins=[AtomicCheckpointIO()],
                 logger=logger,
                 default_root_dir=record.path,
@@ -105,24 +119,25 @@ def fit(
                 use_distributed_sampler=False,
                 log_every_n_steps=1,
             )
+            stopped = None
             try:
                 trainer.fit(module, data)
+            except Stopped as error:
+                stopped = error
             except SystemExit:  # what Lightning makes of Ctrl-C
                 if trainer.state.status != TrainerStatus.INTERRUPTED:
                     raise
     torch.set_num_threads(threads)
-    interrupted = trainer.state.status == TrainerStatus.INTERRUPTED
+    interrupted = trainer.state.status == TrainerStatus.INTERRUPTED and stopped is None
     if patience.stopping_reason is not EarlyStoppingReason.NOT_STOPPED and not quiet:
-        diverged = patience.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC
-        waited = f"{settings.early_stopping_patience} validations without a loss below {patience.best_score:.4f}"
-        why = "the validation loss is no longer a number" if diverged else waited
+        why = f"{settings.early_stopping_patience} validations without a loss below {patience.best_score:.4f}"
         console.print(f"[yellow]stopped early after step {trainer.global_step} of {total}: {why}; the best weights are kept")
     if history.rows and trainer.is_global_zero:
         history.write(trainer)
-    if not interrupted and (best.best_model_score is None or not math.isfinite(best.best_model_score)):
-        raise HydratuneError("training ended without a finite validation loss; lower optimizer.lr or check the data")
     if best.best_model_path:
         module.load_state_dict(best_weights(record.checkpoints / "best.ckpt"), strict=False)
+    if stopped is not None:
+        raise _diverged(stopped, module, config, total, best, names)
     elapsed = history.last - history.started
     return Fitted(
         history.rows,
@@ -132,6 +147,40 @@ def fit(
         history.validating,
         interrupted,
     )
+
+
+def _diverged(
+    stopped: Stopped, module: FineTuning, config: TrainConfig, total: int, best: ModelCheckpoint, names: Sequence[str]
+) -> DivergedError:
+    """What happened, what is kept, what to do."""
+    usable = all(bool(p.isfinite().all()) for p in module.parameters() if p.requires_grad)
+    if best.best_model_score is not None:
+        kept = f"the weights with the best validation loss so far, {best.best_model_score:.4f}, and the last checkpoint before it"
+    else:
+        kept = "the weights as they were before that step" if usable else "nothing: the weights are no longer finite"
+    rows = ", ".join(names[number] if names else f"number {number}" for number in stopped.rows[:8])
+    rows += f" and {len(stopped.rows) - 8} more" if len(stopped.rows) > 8 else ""
+    clip = config.trainer.gradient_clip_val
+    fixes = [
+        f"lower optimizer.lr (now {config.optimizer.lr:g})",
+        "set trainer.gradient_clip_val=1" if clip is None else f"lower trainer.gradient_clip_val (now {clip:g})",
+        *(["look at these rows"] if rows else []),
+        *(["raise trainer.max_loss_ratio if such a loss is right for them"] if "max_loss_ratio" in stopped.what else []),
+    ]
+    when = f"before the update of step {stopped.step}" if rows else f"after step {stopped.step}"
+    lines = [f"training was stopped {when} of {total}: {stopped.what}", *([f"rows of this step: {rows}"] if rows else [])]
+    return DivergedError("\n  ".join([*lines, f"kept: {kept}", f"fix: {'; '.join(fixes)}"]), usable=usable)
+
+
+def updates_per_epoch(config: TrainConfig, rows: int) -> int:
+    """Optimizer steps in one epoch of ``rows`` training rows."""
+    return -(-rows // (config.data.batch_size * config.trainer.accumulate_grad_batches * config.trainer.devices))
+
+
+def total_steps(config: TrainConfig, rows: int) -> int:
+    """Optimizer steps of a run on ``rows`` training rows."""
+    total = config.trainer.max_epochs * updates_per_epoch(config, rows)
+    return min(total, config.trainer.max_steps) if config.trainer.max_steps else total
 
 
 def _workers(model: Any, config: TrainConfig, accelerator: str) -> int:
