@@ -3,9 +3,11 @@
     python benchmarks/qlora.py                           synthetic contracts, whole model
     python benchmarks/qlora.py --rows-share 0.125 --train-rows 16    quickly
 
-Shown are resident memory when the model is loaded and its peak over the whole process (imports, loading and training
-included), the base's weights as stored, and the loss of the first and last step. The run that learns is
-``hydratune train model.quantization=nf4``; its validation loss is read from its history.
+Shown are the base's weights as stored, resident memory when the model is loaded and its peak over the whole process
+(imports, loading and training included), and the loss of the first and last step. Activations are bounded to 256 tokens
+per worker, or they hide the base of a small model. An fp32 base is mapped from its file and becomes resident when it is
+first used; a quantised one has been fp32 before, and what that took is kept by the allocator for training.
+The run that learns is ``hydratune train model.quantization=nf4``; its validation loss is read from its history.
 """
 
 import argparse
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--only", choices=WORKLOADS, default="s")
     parser.add_argument("--rows-share", type=float, default=0.5)
     parser.add_argument("--train-rows", type=int, default=96, help="of the run that learns; 2 rows per step")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of hydratune for every base, e.g. trainer.micro_tokens=512")
+    parser.add_argument("--set", nargs="*", default=["trainer.micro_tokens=256"], help="settings of hydratune for every base")
     args = parser.parse_args()
     why = missing(args.only, args.data)
     if why:
