@@ -1,10 +1,11 @@
-"""hydratune beside the plain loop on a GPU: a random-weight model of the shape of Llama 3.2 1B, bf16, r=16 all-linear.
+"""hydratune beside the plain loop on a GPU: a random-weight model of the shape of Llama 3.2 1B, r=16 all-linear.
 
     python benchmarks/gpu.py                             needs CUDA; says so and ends where there is none
     python benchmarks/gpu.py --tiny                      the same way on a CPU with a toy, to see that this script works
 
-Rows are random tokens of 128 to 1,024, a quarter of each trained. Model FLOPs utilisation is the work of ``floor.py``
-(padding not counted) per second, over the rate of an 8,192 x 8,192 product of bf16 matrices measured on the same device.
+The base is bf16, the adapter fp32 under autocast: bf16-mixed, which is what hydratune chooses there. Rows are random tokens
+of 128 to 1,024, a quarter of each trained. Model FLOPs utilisation is the work of ``floor.py`` (padding not counted) per
+second, over the rate of an 8,192 x 8,192 product of bf16 matrices measured on the same device.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def main() -> None:
         raise SystemExit("no CUDA device: not run on a GPU")
     folder = fresh.named_now("gpu")
     build(folder / "model", tiny=args.tiny)
-    where = ["trainer=cpu", "trainer.precision=32-true"] if args.tiny else ["trainer=gpu", "trainer.precision=bf16-true"]
+    where = ["trainer=cpu" if args.tiny else "trainer=gpu", "trainer.precision=bf16-mixed"]
     micro = "trainer.micro_tokens=8192"  # a GPU wants large products
     overrides = ["model=local", f"model.path={(folder / 'model').resolve()}", "data.batch_size=8", *where, micro]
     rows = random_rows(args.rows if not args.tiny else 16, 512 if args.tiny else 128_256, 64 if args.tiny else 1024, overrides)

@@ -66,9 +66,9 @@ def plain(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str |
 
     accelerator = hardware.accelerator(config)
     device = torch.device("cuda" if accelerator == "gpu" else "cpu")
-    model = with_peft(base_model(config, layers, hardware.weights_dtype(config, hardware.precision(config, accelerator))), config).to(
-        device
-    )
+    precision = hardware.precision(config, accelerator)
+    model = with_peft(base_model(config, layers, hardware.weights_dtype(config, precision)), config).to(device)
+    mixed = torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
     optimizer = torch.optim.AdamW(trainable(model), lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
     model.train()
     begin(model, meter)
@@ -77,7 +77,8 @@ def plain(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str |
         total = torch.zeros((), device=device)
         for micro in step:
             ids, mask, labels = (t.to(device) for t in padded(rows, micro))
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            with mixed:
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), reduction="sum") / count
             loss.backward()
             total += loss.detach()

@@ -7,8 +7,9 @@
 
 Per workload the systems take turns (ours, TRL, plain, ours, TRL ...). Written down are CPU-seconds and wall seconds of
 training alone, tokens per second, the peak of resident memory of the whole process, the largest relative difference of a
-step's loss from the plain loop, and the distance to the floor (``floor.py``): CPU-seconds over those of the
-multiplications that cannot be left out, at the rate measured between the runs. Of several repeats the median counts.
+step's loss from the plain loop (from hydratune where that did not run), and the distance to the floor (``floor.py``):
+CPU-seconds over those of the multiplications that cannot be left out, at the rate measured between the runs. Of several
+repeats the median counts.
 
 TRL runs with gradient checkpointing off and on; the better counts, on each measure. Its ``packing`` and ``padding_free``
 are made for flash attention, which a CPU has not: with SDPA the rows get one block-diagonal mask, which costs more than
@@ -91,15 +92,18 @@ def summary(entry: dict[str, Any]) -> dict[str, dict[str, float]]:
     assert len(adapters) <= 1, f"the systems began with different adapters: {adapters}"
     floors = [floor for floor in entry["floors"] if floor]
     rate = statistics.median(floor["flops_per_cpu_second"] for floor in floors)
-    reference = runs.get("plain", [None])[0]
+    reference = runs.get("plain") or runs.get("ours")
     result = {}
     for system, repeats in runs.items():
         values = {measure: statistics.median(run[measure] for run in repeats) for measure in ("cpu_seconds", "wall_seconds", "peak_memory")}
         values["tokens_per_second"] = entry["tokens"] / values["wall_seconds"]
         values |= {f"floor_{kind}": values["cpu_seconds"] / (floors[0][kind]["flops"] / rate) for kind in ("apart", "shared")}
         if reference:
-            values["loss"] = max(difference(run["losses"], reference["losses"]) for run in repeats)
+            values["loss"] = max(difference(run["losses"], reference[0]["losses"]) for run in repeats)
         result[system] = values
+    for values in result.values():
+        if "ours" in result:
+            values["times"] = values["cpu_seconds"] / result["ours"]["cpu_seconds"]
     return result
 
 
@@ -117,7 +121,7 @@ def tables(found: dict[str, Any]) -> str:
         values = summary(entry)
         floor, shared = (entry["floors"][0][kind] for kind in ("apart", "shared"))
         rates = sorted(floor["flops_per_cpu_second"] / 1e9 for floor in entry["floors"] if floor)
-        head = ["", "CPU-s", "wall s", "tokens/s", "peak GiB", "loss difference", "x floor", "x floor, prefix once"]
+        head = ["", "CPU-s", "x ours", "wall s", "tokens/s", "peak GiB", "loss difference", "x floor", "x floor, prefix once"]
         rows = [[NAMES.get(system, system), *cells(v)] for system, v in values.items()]
         title = f"**({name}) {entry['title']}**: {entry['rows']} rows, {entry['tokens']:,} tokens, {entry['supervised']:,} trained"
         what = f"The floor is {floor['flops'] / 1e12:.2f} TFLOP; with the prefix once per batch {shared['flops'] / 1e12:.2f} TFLOP"
@@ -140,9 +144,10 @@ def tables(found: dict[str, Any]) -> str:
 
 def cells(values: dict[str, float]) -> list[str]:
     loss = f"{values['loss']:.1e}" if "loss" in values else ""
+    times = f"{values['times']:.2f}" if "times" in values else ""
     speed, memory = f"{values['tokens_per_second']:,.0f}", f"{values['peak_memory'] / GIB:.2f}"
     floors = (f"{values[f'floor_{kind}']:.2f}" for kind in ("apart", "shared"))
-    return [f"{values['cpu_seconds']:.1f}", f"{values['wall_seconds']:.1f}", speed, memory, loss, *floors]
+    return [f"{values['cpu_seconds']:.1f}", times, f"{values['wall_seconds']:.1f}", speed, memory, loss, *floors]
 
 
 def several(allowed: Sequence[str]) -> Any:

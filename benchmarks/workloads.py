@@ -118,6 +118,8 @@ def take(name: str, data: str | None, share: float, overrides: Sequence[str], *,
     reader = sources.reader(config.model)
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
     encoded = [row for row in map(encoder.encode, load_sets(config.data, config.seed).train) if len(row.ids) <= chosen.longest][:size]
+    if len(encoded) < size:
+        raise SystemExit(f"workload {name} has {len(encoded)} rows of at most {chosen.longest} tokens here, not {size}")
     ids, trained = [list(row.ids) for row in encoded], [list(row.trained) for row in encoded]
     return Rows(chosen.title, ids, trained, order(trained, config), [*batch, *overrides])
 

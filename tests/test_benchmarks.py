@@ -86,7 +86,7 @@ def entry(adapters: tuple[str, str]) -> dict[str, object]:
 
 def test_tables_compare_with_the_better_peer() -> None:
     text = tables({"workloads": {"s": entry(("x", "x"))}})
-    assert "| hydratune | 4.0 | 2.0 | 5 | 1.00 |  | 2.00 | 4.00 |" in text and "| 0.500 | 1.000 | 1.000 |" in text
+    assert "| TRL | 8.0 | 2.00 | 2.0 | 5 | 1.00 | 0.0e+00 | 4.00 | 8.00 |" in text and "| 0.500 | 1.000 | 1.000 |" in text
 
 
 def test_systems_that_began_with_different_adapters_are_not_compared() -> None:
