@@ -1,10 +1,11 @@
 # make train   set up and run the main job        make test      set up and pass the tests
 # make lint    ruff and mypy                      make test-all  the slow tests as well
+# make bench   training beside TRL and a plain loop, for hours; ARGS="--only s --rows-share 0.25 --repeats 1" for minutes
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test test-all lint format clean
+.PHONY: setup train test test-all lint format bench clean
 
 setup: $(READY)
 
@@ -33,6 +34,11 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
+
+# The constraints keep the torch that is there. Published data: HYDRATUNE_BENCH_DATA=FOLDER
+bench: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python benchmarks/training.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

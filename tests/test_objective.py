@@ -95,14 +95,10 @@ def test_micro_packs_and_workers_change_nothing(budget: int, workers: int) -> No
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     expected, wanted = Objective(model, micro_tokens=1000, workers=1).gradients(rows())
-    threads = torch.get_num_threads()
-    try:
-        with Objective(model, micro_tokens=budget, workers=workers) as objective:
-            loss, gradients = objective.gradients(rows())
-            again, _ = objective.gradients(rows())
-            assert objective.loss(rows()).item() == pytest.approx(expected.item(), rel=1e-5)
-    finally:
-        torch.set_num_threads(threads)
+    with Objective(model, micro_tokens=budget, workers=workers) as objective:
+        loss, gradients = objective.gradients(rows())
+        again, _ = objective.gradients(rows())
+        assert objective.loss(rows()).item() == pytest.approx(expected.item(), rel=1e-5)
     assert loss.item() == again.item()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for ours, theirs in zip(gradients, wanted, strict=True):
@@ -152,15 +148,11 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(name: str, workers: 
     assert [g.prefix for g in packing.alike(examples, 20)] == [6, 7, 0]
     expected, wanted = Objective(model, micro_tokens=1000, workers=1, share=False).gradients(examples)
     monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 20))
-    threads = torch.get_num_threads()
-    try:
-        with Objective(model, micro_tokens=40, workers=workers) as objective:
-            assert objective.share
-            loss, gradients = objective.gradients(examples)
-            again, repeated = objective.gradients(examples)
-            assert objective.loss(examples).item() == pytest.approx(expected.item(), rel=1e-6)
-    finally:
-        torch.set_num_threads(threads)
+    with Objective(model, micro_tokens=40, workers=workers) as objective:
+        assert objective.share
+        loss, gradients = objective.gradients(examples)
+        again, repeated = objective.gradients(examples)
+        assert objective.loss(examples).item() == pytest.approx(expected.item(), rel=1e-6)
     assert loss.item() == again.item()
     assert all(torch.equal(a, b) for a, b in zip(gradients, repeated, strict=True))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -187,12 +179,8 @@ def test_an_error_in_one_micro_pack_ends_all_of_them(workers: int, monkeypatch: 
         return pack(*args)
 
     monkeypatch.setattr("hydratune.training.objective.pack", failing)
-    threads = torch.get_num_threads()
-    try:
-        with Objective(model, micro_tokens=16, workers=workers) as objective, pytest.raises(MemoryError, match="no more"):
-            objective.gradients(opening([5, 6, 7, 8]))
-    finally:
-        torch.set_num_threads(threads)
+    with Objective(model, micro_tokens=16, workers=workers) as objective, pytest.raises(MemoryError, match="no more"):
+        objective.gradients(opening([5, 6, 7, 8]))
 
 
 def test_only_what_pays_is_shared() -> None:
@@ -224,15 +212,11 @@ def test_checkpointing_changes_no_gradient() -> None:
 def test_dropout_draws_the_same_for_the_same_seed_on_any_thread() -> None:
     model = with_lora(build("Llama"), lora_dropout=0.3).train()
     model.get_base_model().set_attn_implementation(NAME)
-    threads = torch.get_num_threads()
     results = []
-    try:
-        with Objective(model, micro_tokens=40, workers=2) as objective:
-            for seed in (1, 1, 2):
-                torch.manual_seed(seed)
-                results.append(objective.gradients(rows())[0].item())
-    finally:
-        torch.set_num_threads(threads)
+    with Objective(model, micro_tokens=40, workers=2) as objective:
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            results.append(objective.gradients(rows())[0].item())
     assert results[0] == results[1] != results[2]
     model.eval()
     assert objective.gradients(rows())[0].item() == pytest.approx(objective.loss(rows()).item(), rel=1e-6)

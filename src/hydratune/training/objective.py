@@ -74,8 +74,13 @@ class Objective:
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "Objective":
-        """Starts the worker threads; without them micro-packs are computed one after the other."""
+        """Starts the worker threads; without them micro-packs are computed one after the other.
+
+        This thread then only adds up: with more than one intra-op thread it would wait for cores the workers keep busy.
+        """
         if self.workers > 1:
+            self._threads = torch.get_num_threads()
+            torch.set_num_threads(1)
             self._pool = ThreadPoolExecutor(self.workers, "objective", initializer=torch.set_num_threads, initargs=(1,))
         return self
 
@@ -83,6 +88,7 @@ class Objective:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+            torch.set_num_threads(self._threads)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]

@@ -1,0 +1,75 @@
+"""hydratune beside a plain transformers + PEFT loop (padded, full logits), step by step and in the trained adapter.
+
+    python benchmarks/exactness.py                       30 steps on the synthetic contracts, whole model
+    python benchmarks/exactness.py --only c --data FOLDER    on MTS-Dialog, whose rows are from 50 to 600 tokens
+    python benchmarks/exactness.py --layers 4            quickly
+
+Two rows per micro-batch, two micro-batches per step, and a last step of three rows, so that the micro-batches of a step
+have unequal numbers of trained tokens. Compared are the loss of every step, and the adapter after the last one: of each
+of its tensors the norm of the difference over the norm of what training changed, and over the norm of the tensor.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import fresh
+from training import difference
+from workloads import DATA, WORKLOADS, missing
+
+
+def adapters(ours: Path, plain: Path, start: Path) -> dict[str, Any]:
+    """Relative differences of two trained adapters that began as ``start``; the largest over their tensors."""
+    from safetensors.torch import load_file
+
+    a, b, begin = load_file(ours), load_file(plain), load_file(start)
+    assert a.keys() == b.keys() == begin.keys()
+    apart = {name: (a[name] - b[name]).norm().item() for name in a}
+    of_tensor = {name: apart[name] / b[name].norm().item() for name in a}
+    of_change = {name: apart[name] / (b[name] - begin[name]).norm().item() for name in a}
+    worst = max(of_tensor, key=of_tensor.__getitem__)
+    return {"tensor": of_tensor[worst], "worst": worst, "change": max(of_change.values()), "tensors": len(a)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=os.environ.get(DATA))
+    parser.add_argument("--only", choices=WORKLOADS, default="s")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--set", nargs="*", default=[], help="settings of hydratune for both, e.g. optimizer.lr=1e-4")
+    args = parser.parse_args()
+    why = missing(args.only, args.data)
+    if why:
+        raise SystemExit(f"{args.only} ({WORKLOADS[args.only].title}) cannot be had: {why}")
+    folder = fresh.named_now("exactness")
+    layers = ("--layers", str(args.layers)) if args.layers else ()
+    data = ("--data", args.data) if args.data else ()
+    shape = ("data.batch_size=2", "trainer.accumulate_grad_batches=2")
+    count = ("--count", str(4 * args.steps - 1))
+    rows = folder / "rows.json"
+    found: dict[str, Any] = {"steps": args.steps, "layers": args.layers, "workload": args.only, "set": args.set}
+    fresh.run("workloads.py", *data, *count, "--set", *shape, *args.set, "--", args.only, log=rows.with_suffix(".log"))
+    runs = {}
+    for system in ("ours", "plain"):
+        saved = ("--save", folder / f"{system}.safetensors", "--save-start", folder / "start.safetensors")
+        runs[system] = fresh.run("systems.py", *layers, *saved, system, rows, log=folder / f"{system}.log")
+        if not runs[system]:
+            raise SystemExit(1)
+    assert runs["ours"]["adapter"] == runs["plain"]["adapter"], "the two began with different adapters"
+    a, b = runs["ours"]["losses"], runs["plain"]["losses"]
+    found |= {"loss": difference(a, b), "losses": {"ours": a, "plain": b}}
+    found |= {"adapter": adapters(*(folder / f"{name}.safetensors" for name in ("ours", "plain", "start")))}
+    fresh.store("exactness", found, folder)
+    for step, (x, y) in enumerate(zip(a, b, strict=True), 1):
+        print(f"step {step:2}: {x:.7f} {y:.7f}  {abs(x - y) / abs(y):.1e}")
+    own = found["adapter"]
+    print(f"largest relative difference of a step's loss: {found['loss']:.1e}")
+    print(
+        f"of the adapter's {own['tensors']} tensors: {own['tensor']:.1e} of the tensor ({own['worst']}), {own['change']:.1e} of its change"
+    )
+
+
+if __name__ == "__main__":
+    main()

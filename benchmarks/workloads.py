@@ -1,0 +1,149 @@
+"""The rows that every system of the benchmark trains on, written to one file as tokens, masks and order.
+
+    python benchmarks/workloads.py a --data FOLDER rows.json
+
+FOLDER holds the published files of the case studies in ``cuad``, ``snips`` and ``mts-dialog``. The rows come from
+hydratune's own readers and encoder; the synthetic workload needs no files.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+DATA = "HYDRATUNE_BENCH_DATA"
+SETTINGS = (  # of every system; r=16, lora_alpha=32, all-linear and clipping at 1.0 are hydratune's defaults
+    "name=bench",
+    "adapter=lora",
+    "optimizer.lr=1e-3",
+    "optimizer.schedule=constant",
+    "optimizer.warmup_ratio=0",
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.validations_per_epoch=1",
+    "tracking=disabled",
+)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Which rows: the first ``rows`` of a data set's training rows, in the order of a hash, that are not too long."""
+
+    title: str
+    data: str  # option of the config group
+    folder: str | None  # below the data folder
+    rows: int
+    longest: int  # tokens; keeps the mean near that of the figures to compare with
+    schema: bool = False  # the JSON schema is part of the system prompt
+
+
+WORKLOADS = {
+    "a": Workload("CUAD, JSON schema in the system prompt", "cuad", "cuad", 64, 696, schema=True),
+    "a1": Workload("CUAD", "cuad", "cuad", 64, 410),
+    "b": Workload("SNIPS, short rows", "snips", "snips", 256, 512),
+    "c": Workload("MTS-Dialog, long rows", "mts_dialog", "mts-dialog", 48, 600),
+    "s": Workload("synthetic contracts", "contracts", None, 64, 1024),
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is trained, in which order, under which settings."""
+
+    title: str
+    ids: list[list[int]]
+    trained: list[list[bool]]
+    steps: list[list[list[int]]]  # optimizer step -> micro-batch -> row numbers
+    overrides: list[str]  # for ``settings``
+
+    @property
+    def tokens(self) -> int:
+        """Every token of every row, padding not counted."""
+        return sum(map(len, self.ids))
+
+    @property
+    def supervised(self) -> int:
+        return sum(map(sum, self.trained))
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)))
+
+    @staticmethod
+    def read(path: Path) -> "Rows":
+        return Rows(**json.loads(path.read_text()))
+
+
+def missing(name: str, data: str | None) -> str | None:
+    """Why this workload cannot be had, or None."""
+    folder = WORKLOADS[name].folder
+    if folder is None:
+        return None
+    if data is None:
+        return f"no folder with published data: give --data FOLDER or set {DATA}"
+    return None if (Path(data) / folder).is_dir() else f"{Path(data) / folder} does not exist"
+
+
+def settings(overrides: Sequence[str]) -> Any:
+    """``overrides`` as hydratune's own typed settings."""
+    import hydra
+
+    from hydratune import config
+    from hydratune.composition import CONF, _register_resolvers
+
+    config.register()
+    _register_resolvers()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.typed(hydra.compose("train", [*SETTINGS, *overrides]), config.TrainConfig)
+
+
+def take(name: str, data: str | None, share: float, overrides: Sequence[str], *, count: int | None = None) -> Rows:
+    """The rows of a workload: ``share`` of their usual number in whole batches of 8, or exactly ``count``."""
+    from hydratune.data.masking import ChatEncoder
+    from hydratune.data.sets import load_sets
+    from hydratune.evaluation.metrics import as_json_text
+    from hydratune.models import sources
+
+    chosen = WORKLOADS[name]
+    batch = ["data.batch_size=8", *[o for o in overrides if o.startswith(("data.batch_size=", "model", "trainer.accumulate"))]]
+    path = [f"data.path={Path(str(data)).resolve() / chosen.folder}"] if chosen.folder else []
+    config = settings([f"data={chosen.data}", *path, *batch])
+    if chosen.schema:
+        config.data.system_prompt += f"\nThe JSON object follows this JSON schema: {as_json_text(config.data.schema)}"
+    size = count or max(config.data.batch_size, round(chosen.rows * share / 8) * 8)
+    config.data.max_train_rows = 2 * size
+    reader = sources.reader(config.model)
+    encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
+    encoded = [row for row in map(encoder.encode, load_sets(config.data, config.seed).train) if len(row.ids) <= chosen.longest][:size]
+    if len(encoded) < size:
+        raise SystemExit(f"workload {name} has {len(encoded)} rows of at most {chosen.longest} tokens here, not {size}")
+    ids, trained = [list(row.ids) for row in encoded], [list(row.trained) for row in encoded]
+    return Rows(chosen.title, ids, trained, order(trained, config), [*batch, *overrides])
+
+
+def order(trained: Sequence[Sequence[bool]], config: Any) -> list[list[list[int]]]:
+    """hydratune's own order of the first epoch: optimizer step -> micro-batch -> row numbers."""
+    from hydratune.data.datamodule import OptimizerBatches
+
+    accumulate = config.trainer.accumulate_grad_batches
+    micro = [list(rows) for rows, _ in OptimizerBatches([sum(t) for t in trained], config.data.batch_size, accumulate, config.seed)]
+    return [micro[i : i + accumulate] for i in range(0, len(micro), accumulate)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=WORKLOADS)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--data", default=os.environ.get(DATA))
+    parser.add_argument("--rows-share", type=float, default=1.0)
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--set", nargs="*", default=[], help="settings of hydratune, for every system")
+    args = parser.parse_args()
+    take(args.name, args.data, args.rows_share, args.set, count=args.count).write(args.output)
+
+
+if __name__ == "__main__":
+    main()
