@@ -20,6 +20,7 @@ from hydratune.data.masking import Encoded
 from hydratune.errors import HydratuneError
 from hydratune.models.hardware import cpu_count
 from hydratune.records import RunDirectory
+from hydratune.training.adalora import rank_allocation
 from hydratune.training.callbacks import AtomicCheckpointIO, History, Patience, ValidationTimes, best_weights, checkpoints, validation_steps
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
@@ -39,6 +40,14 @@ class Fitted:
     interrupted: bool
 
 
+def optimizer_steps(config: TrainConfig, rows: int) -> int:
+    """Of a whole run over ``rows`` training rows."""
+    trainer = config.trainer
+    per_epoch = -(-rows // (config.data.batch_size * trainer.accumulate_grad_batches * trainer.devices))
+    total = trainer.max_epochs * per_epoch
+    return min(total, trainer.max_steps) if trainer.max_steps else total
+
+
 def fit(
     model: Any,
     train: Sequence[Encoded],
@@ -55,8 +64,7 @@ def fit(
     data = ConversationData(
         train, validation, batch_size=config.data.batch_size, accumulate=settings.accumulate_grad_batches, seed=config.seed
     )
-    total = settings.max_epochs * data.updates_per_epoch(settings.devices)
-    total = min(total, settings.max_steps) if settings.max_steps else total
+    total = optimizer_steps(config, len(train))
     epochs = max(1, round(total / data.updates_per_epoch(settings.devices)))
     objective = Objective(model, micro_tokens=settings.micro_tokens, workers=_workers(config, accelerator))
     if objective.unpackable:
@@ -81,7 +89,7 @@ def fit(
                 max_steps=settings.max_steps or -1,
                 accumulate_grad_batches=settings.accumulate_grad_batches,
                 gradient_clip_val=settings.gradient_clip_val,
-                callbacks=[times, history, best, last, patience],
+                callbacks=[*rank_allocation(model), times, history, best, last, patience],
                 plugins=[AtomicCheckpointIO()],
                 logger=logger,
                 default_root_dir=record.path,
@@ -122,6 +130,7 @@ def fit(
 
 def _workers(config: TrainConfig, accelerator: str) -> int:
     """Threads that share the rows of a batch. Dropout draws from one generator, so its order must not depend on threads."""
-    if accelerator != "cpu" or getattr(config.adapter, "lora_dropout", 0.0) > 0:
+    dropout = [value for name, value in vars(config.adapter).items() if name.endswith("dropout")]
+    if accelerator != "cpu" or any(dropout):
         return 1
     return config.trainer.cpu_workers or max(1, cpu_count() // config.trainer.devices)

@@ -118,7 +118,7 @@ def padded_loss(model: PreTrainedModel, rows: Sequence[Encoded]) -> torch.Tensor
     longest = max(len(row.ids) for row in rows) - 1
     ids = torch.tensor([[*row.ids[:-1], *[0] * (longest - len(row.ids) + 1)] for row in rows], device=device)
     mask = torch.tensor([[1] * (len(row.ids) - 1) + [0] * (longest - len(row.ids) + 1) for row in rows], device=device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -longest:]  # virtual tokens stand before
     losses = []
     for i, row in enumerate(rows):
         where = torch.tensor([p for p in range(len(row.ids) - 1) if row.trained[p + 1]], device=device)
@@ -137,8 +137,9 @@ class Objective:
 
     def __init__(self, model: Any, *, micro_tokens: int, workers: int) -> None:
         base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.model = base
-        self.unpackable = supports_packing(base)
+        prompts = base is not model and model.active_peft_config.is_prompt_learning  # PEFT's own forward puts them in front
+        self.model = model if prompts else base
+        self.unpackable = "the adapter puts virtual tokens before every row" if prompts else supports_packing(base)
         self.micro_tokens, self.workers = micro_tokens, workers
         self._pool: ThreadPoolExecutor | None = None
 
