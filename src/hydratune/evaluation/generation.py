@@ -64,7 +64,7 @@ class _Reader:
     """A model that has read what comes before all prompts, and reads batches from there on.
 
     That is an adapter's virtual tokens, and the prefix all prompts share. Where the model's attention can keep one copy for
-    all rows they are no part of a row's own cache; elsewhere every row's cache begins with the virtual tokens.
+    all rows they are no part of a row's own cache; elsewhere every row, alone in its batch, begins with the virtual tokens.
     """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int) -> None:
@@ -176,11 +176,12 @@ def answer(
     is in a batch does not depend on the number of threads.
     """
     model.eval()
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    batches = [[order[i] for i in batch] for batch in even_batches(len(order), batch_size)]
-    results: dict[int, Answer] = {}
     with torch.inference_mode():
         reader = _Reader(model, prompts, pad)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    together = batch_size if reader.virtual is None else 1  # padding after virtual tokens would count in a layer's window
+    batches = [[order[i] for i in batch] for batch in even_batches(len(order), together)]
+    results: dict[int, Answer] = {}
     abandoned = threading.Event()
 
     @torch.inference_mode()

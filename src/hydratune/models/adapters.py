@@ -55,10 +55,15 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) 
 
 @contextmanager
 def _peft_warnings() -> Iterator[None]:
-    """Without what PEFT says about transformers' future, and about its own file of AdaLoRA's ranks."""
+    """Without what PEFT says about transformers' future, and about what is looked after here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="The following rank_pattern keys.*lora_E", category=RuntimeWarning)
+        for handled in (
+            "The following rank_pattern keys.*lora_E",  # its own file of AdaLoRA's ranks
+            "Using Rank-Stabilized LoRA with rank_pattern",  # its conversion of PiSSA, which is not used
+            "Specified to not (save|load) vera_A",  # adapter.save_projection=false says it
+        ):
+            warnings.filterwarnings("ignore", message=handled)
         yield
 
 
@@ -140,11 +145,17 @@ def _save_adapter(model: PeftModel, folder: Path) -> None:
     if config.peft_type == PeftType.ADALORA:
         # PEFT remembers the last allocation; the weights may be those of an earlier checkpoint
         values = [(name, p) for name, p in model.base_model.model.named_parameters() if ".lora_E." in name]
-        config.rank_pattern = {name: (p != 0).view(-1).tolist() for name, p in values}
+        config.rank_pattern = {name: _kept(p) for name, p in values}
     model.save_pretrained(folder, save_embedding_layers=False)  # the base's embeddings are trained by modules_to_save at most
     start = getattr(model, "start", None)
     if start is not None:
         initialisation.rewrite_for_original_base(model, start, folder)
+
+
+def _kept(values: torch.Tensor) -> list[bool]:
+    """Which singular values AdaLoRA left; one at least, because PEFT stumbles over a rank of 0."""
+    kept: list[bool] = (values != 0).view(-1).tolist()
+    return kept if any(kept) else [True, *kept[1:]]
 
 
 def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, dtype: torch.dtype) -> Any:
@@ -157,17 +168,16 @@ def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folde
 
 
 def prepare_quantised(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
-    """Freezes everything; a quantised base also keeps its small unquantised layers in fp32.
+    """Freezes everything.
 
     On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation, rounding their scales: evaluating
-    would change the model that is trained. That is switched off.
+    would change the model that is trained. That is switched off. The layers that stay unquantised keep the base's precision:
+    norms in fp32 (as for fp16 training) would hand fp32 to an output head in bf16.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if quantization is not Quantization.none:
         for module in model.modules():
-            if "norm" in type(module).__name__.lower():
-                module.float()
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
     return model

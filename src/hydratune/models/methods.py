@@ -30,6 +30,7 @@ from hydratune.config import (
     PeftAdapter,
     PrefixInit,
     PrefixTuning,
+    PromptAdapter,
     PromptInit,
     PromptTuning,
     VeraAdapter,
@@ -160,6 +161,8 @@ def problems(model: PreTrainedModel, adapter: PeftAdapter, steps: int | None = N
     unknown = list(_unknown_extra(adapter))
     if unknown:
         raise ConfigError(unknown)
+    if isinstance(adapter, PromptAdapter):
+        yield from _window(model, adapter)
     if not isinstance(adapter, LayerAdapter):
         return
     chosen = targets(model, adapter)
@@ -223,9 +226,17 @@ def _modules_to_save(model: PreTrainedModel, adapter: LayerAdapter, chosen: Mapp
 
 def _tied_head(model: PreTrainedModel, adapter: LayerAdapter, chosen: Mapping[str, torch.nn.Module]) -> Iterator[Problem]:
     head = next((name for name, module in chosen.items() if module is model.get_output_embeddings()), None)
-    if head is not None and ties_embeddings(model) and (changes_base(adapter) or not isinstance(adapter, LoraAdapter)):
-        why = f"{head} and the embeddings are one matrix in this model, and this method would change both"
-        yield Problem("adapter.target_modules", adapter.target_modules, why, f"leave {head} out, or set adapter=lora")
+    if head is not None and ties_embeddings(model):
+        why = f"{head} and the embeddings are one matrix in this model: merged, the adapter would change both"
+        fix = f"leave {head} out; to train both in full: adapter=lora adapter.modules_to_save=[{head}]"
+        yield Problem("adapter.target_modules", adapter.target_modules, why, fix)
+
+
+def _window(model: PreTrainedModel, adapter: PromptAdapter) -> Iterator[Problem]:
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if window and adapter.num_virtual_tokens >= window:
+        why = f"layers of this model see {window} tokens, so the virtual tokens would be out of sight"
+        yield Problem("adapter.num_virtual_tokens", adapter.num_virtual_tokens, why, f"set fewer than {window}")
 
 
 def _rank(key: str, r: int, chosen: Mapping[str, torch.nn.Module], *, everywhere: bool = False) -> Iterator[Problem]:
@@ -241,6 +252,11 @@ def _rank(key: str, r: int, chosen: Mapping[str, torch.nn.Module], *, everywhere
 
 def _lora_problems(model: PreTrainedModel, adapter: LoraAdapter, chosen: Mapping[str, torch.nn.Module]) -> Iterator[Problem]:
     yield from _rank("adapter.r", adapter.r, chosen, everywhere=changes_base(adapter))
+    if adapter.use_dora and any(
+        hasattr(m, "state") and hasattr(m.weight, "SCB") and m.weight.device.type == "cpu" for m in chosen.values()
+    ):
+        why = "on a CPU, PEFT's DoRA loses the scales of an 8-bit base"
+        yield Problem("adapter.use_dora", True, why, "set model.quantization=nf4, or adapter=lora, or train on a GPU")
     for field in ("rank_pattern", "alpha_pattern"):
         for pattern, value in getattr(adapter, field).items():
             own = {n: m for n, m in chosen.items() if re.match(rf"(.*\.)?({pattern})$", n)}  # as PEFT matches them
