@@ -1,12 +1,8 @@
-"""The parts of hydratune's training step, each of which can be left out to see what it brings.
-
-``PARTS`` names, for each, the settings of ``hydratune train`` or the keyword arguments of ``Objective`` that switch it off.
-"""
+"""The parts of hydratune's training step, each of which can be left out to see what it brings."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -15,29 +11,37 @@ from unittest.mock import patch
 class Part:
     """How to do without it."""
 
-    overrides: dict[str, Any] = field(default_factory=dict)  # setting -> value
-    objective: dict[str, Any] = field(default_factory=dict)  # keyword arguments of Objective
-    lean_lora: bool = True  # False: PEFT's own forward
+    overrides: dict[str, Any] = field(default_factory=dict)  # setting of ``hydratune train`` -> value
+    replaced: dict[str, Any] = field(default_factory=dict)  # name in the package -> what stands there instead
+
+
+def _nothing(model: Any) -> Any:
+    """Leaves the model as it is."""
+    return None
 
 
 PARTS = {
+    "shared prefix": Part(overrides={"trainer.share_prefix": False}),
     "worker threads": Part(overrides={"trainer.cpu_workers": 1}),
     "micro-packs": Part(overrides={"trainer.micro_tokens": 1 << 30}),
-    "LoRA function": Part(lean_lora=False),
+    "LoRA function, norms and MLPs": Part(
+        replaced={"hydratune.models.adapters.use_lean_forward": _nothing, "hydratune.models.adapters.use_lean_blocks": _nothing}
+    ),
+    "norms and MLPs": Part(replaced={"hydratune.models.adapters.use_lean_blocks": _nothing}),
+    "head loss without logits": Part(replaced={"hydratune.training.objective._plain_head": _nothing}),
+    "oneDNN's products": Part(replaced={"hydratune.training.products.ONEDNN": False}),
+    "packing (rows are padded)": Part(replaced={"hydratune.training.objective.supports_packing": lambda model: "left out"}),
 }
 
 
 @contextmanager
 def without(name: str, config: Any) -> Iterator[None]:
     """hydratune without the part ``name`` during the block; ``config`` is changed in place."""
-    from hydratune.models import adapters
-    from hydratune.training import fit
-    from hydratune.training.objective import Objective
-
     part = PARTS[name]
     for key, value in part.overrides.items():
         group, _, attribute = key.rpartition(".")
         setattr(getattr(config, group) if group else config, attribute, value)
-    lean = adapters.use_lean_forward if part.lean_lora else lambda model: 0
-    with patch.object(fit, "Objective", partial(Objective, **part.objective)), patch.object(adapters, "use_lean_forward", lean):
+    with ExitStack() as stack:
+        for target, value in part.replaced.items():
+            stack.enter_context(patch(target, value))
         yield

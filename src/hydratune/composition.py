@@ -212,10 +212,7 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
         return Problem(key, "???", "this setting has no default", f"give it on the command line: {key}=VALUE")
     message = _first_lines(str(cause), 1)
     if values.get(key, "").startswith("{"):
-        name = key.rpartition(".")[2]
-        return Problem(
-            key, values[key], "keys of a mapping are added one by one", f"+{key}.NAME=VALUE (as in +adapter.{name}.use_dora=true)"
-        )
+        return Problem(key, values[key], "keys of a mapping are added one by one", f"+{key}.NAME=VALUE")
     if "not in" in message or (match and not isinstance(error.__cause__, OmegaConfBaseException)):
         kind = getattr(cause, "object_type", None)
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []

@@ -76,7 +76,7 @@ def run(config: TrainConfig, record: RunDirectory) -> None:
         return
     if not is_main_process():  # the other ranks only train
         job = prepare(config)
-        job.model = adapters.add_adapter(job.model, config.adapter)
+        job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
         with suppress(DivergedError):  # the main process says so
             _train(job, record, False)
         return
@@ -109,7 +109,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker) -> tuple
     predictions = _baselines(job, record)
     section("training")
     lightning.seed_everything(config.seed, verbose=False)  # whatever was drawn before, the adapter begins the same
-    job.model = adapters.add_adapter(job.model, config.adapter)
+    job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
     optimizers.check(job.model, config.optimizer)
     trainable, total = adapters.count_parameters(job.model)
     tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
@@ -161,6 +161,9 @@ def prepare(config: TrainConfig) -> Job:
         raise ConfigError([Problem("data.max_length", config.data.max_length, why, fix)])
     encoder = ChatEncoder(tokenizer, sources.turn_end_ids(tokenizer, model))
     sets, encoded, splits = _encode(config, encoder, sets)
+    context -= adapters.virtual_tokens(config.adapter)
+    _refuse_what_does_not_fit(config, context, encoded)
+    adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
     facts = {"fingerprint": sets.fingerprint, "splits": splits, **_quality(prepared)}
     task = metrics.choose_task(config.evaluation.task, [encoder.reference(row) for row in sets.test])
     bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context)
@@ -213,6 +216,16 @@ def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> tuple[R
         if report.truncated and is_main_process():
             console.print(f"[yellow]{len(report.truncated)} of {report.rows} {name} prompts cut to data.max_length")
     return RowSets(kept["train"], kept["validation"], kept["test"]), tokens, facts
+
+
+def _refuse_what_does_not_fit(config: TrainConfig, context: int, encoded: dict[str, list[Encoded]]) -> None:
+    """Rows fit the model's window; do they still with an adapter's virtual tokens before them? Raises ``ConfigError``."""
+    longest = max(len(row.ids) for rows in encoded.values() for row in rows)
+    taken = adapters.virtual_tokens(config.adapter)
+    if taken and longest > context:
+        why = f"they leave {max(context, 0)} tokens of the model's context, and the longest row has {longest}"
+        fix = f"set fewer, or data.max_length={context}" if context > 8 else "set fewer"
+        raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, fix)])
 
 
 def _look_for_special_tokens(config: TrainConfig, encoder: ChatEncoder, name: str, rows: list[Row]) -> None:

@@ -61,38 +61,60 @@ class _Reserved(DynamicLayer):  # type: ignore[misc]
 
 
 class _Reader:
-    """A model that has read the prefix all prompts share, and reads batches from there on."""
+    """A model that has read what comes before all prompts, and reads batches from there on.
+
+    That is an adapter's virtual tokens, and the prefix all prompts share. Where the model's attention can keep one copy for
+    all rows they are no part of a row's own cache; elsewhere every row, alone in its batch, begins with the virtual tokens.
+    """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.model, self.pad, self.device = model, pad, next(model.parameters()).device
+        self.whole, self.pad, self.device = model, pad, next(model.parameters()).device
         self.plain_layers = all(type(layer) is DynamicLayer for layer in DynamicCache(config=base.config).layers)
-        self.prefix = common_prefix(prompts) if can_share_prefix(base) else []
+        virtual = _virtual_tokens(model)
+        self.model = model if virtual is None else base  # which has read the virtual tokens once and for all
+        shares = can_share_prefix(base)
+        self.prefix = common_prefix(prompts) if shares else []
+        self.virtual = None if shares else virtual
+        self.shared_tokens = 0
         self.options: dict[str, Any] = {}
-        if self.prefix:
-            cache = DynamicCache(config=base.config)
-            model(input_ids=torch.tensor([self.prefix], device=self.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        if shares and (self.prefix or virtual is not None):
+            cache = virtual if virtual is not None else DynamicCache(config=base.config)
+            if self.prefix:
+                ids = torch.tensor([self.prefix], device=self.device)
+                self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             shared: SharedPrefix = [(layer.keys, layer.values) for layer in cache.layers]
             self.options = {"shared_prefix": shared}
+            self.shared_tokens = cache.get_seq_length()
 
     def cache(self, capacity: int) -> DynamicCache:
-        """For ``capacity`` tokens per row after the prefix; layers with a window of their own keep transformers' kind."""
+        """For ``capacity`` tokens per row; layers with a window of their own keep transformers' kind."""
         cache = DynamicCache(config=self.model.config)
         if self.plain_layers:
             cache.layers = [_Reserved(capacity) for _ in cache.layers]
         return cache
 
+    def opened(self, rows: int, capacity: int) -> DynamicCache:
+        """A cache for ``capacity`` tokens of each row's own, after the virtual tokens that no shared prefix holds."""
+        if self.virtual is None:
+            return self.cache(capacity)
+        cache = self.cache(self.virtual.get_seq_length() + capacity)
+        for index, layer in enumerate(self.virtual.layers):
+            cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), index)
+        return cache
+
     def left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(ids, mask) of the prompts' own parts, (rows, longest)."""
+        """(ids, mask) of the prompts' own parts, (rows, longest); the mask also covers what the cache begins with."""
         own = [prompt[len(self.prefix) :] for prompt in prompts]
         longest = max(map(len, own))
+        opened = [1] * (self.virtual.get_seq_length() if self.virtual is not None else 0)
         ids = [[*[self.pad] * (longest - len(o)), *o] for o in own]
-        mask = [[*[0] * (longest - len(o)), *[1] * len(o)] for o in own]
+        mask = [[*opened, *[0] * (longest - len(o)), *[1] * len(o)] for o in own]
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
     def step(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, *, last: int) -> torch.Tensor:
         """Reads ``ids`` (rows, new), which ``mask`` (rows, held + new) ends with; logits of the ``last`` tokens (0: all)."""
-        positions = (len(self.prefix) + mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        positions = (self.shared_tokens + mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         logits: torch.Tensor = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -103,6 +125,20 @@ class _Reader:
             **self.options,
         ).logits
         return logits
+
+
+def _virtual_tokens(model: Any) -> DynamicCache | None:
+    """Keys and values of the virtual tokens that an adapter puts before every row, (1, heads, tokens, width) per layer."""
+    settings = getattr(model, "active_peft_config", None)
+    if settings is None or not settings.is_prompt_learning:
+        return None
+    prompt = model.get_prompt(batch_size=1)
+    if not isinstance(prompt, torch.Tensor):  # prefix tuning trains keys and values themselves
+        return prompt
+    base = model.get_base_model()
+    cache = DynamicCache(config=base.config)
+    base(inputs_embeds=prompt.to(base.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -140,18 +176,19 @@ def answer(
     is in a batch does not depend on the number of threads.
     """
     model.eval()
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    batches = [[order[i] for i in batch] for batch in even_batches(len(order), batch_size)]
-    results: dict[int, Answer] = {}
     with torch.inference_mode():
         reader = _Reader(model, prompts, pad)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    together = batch_size if reader.virtual is None else 1  # padding after virtual tokens would count in a layer's window
+    batches = [[order[i] for i in batch] for batch in even_batches(len(order), together)]
+    results: dict[int, Answer] = {}
     abandoned = threading.Event()
 
     @torch.inference_mode()
     def work(numbers: Sequence[int]) -> None:
         targets = [references[i] for i in numbers]
         ids, mask = reader.left_padded([prompts[i] for i in numbers])
-        cache = reader.cache(ids.shape[1] + max(max_new_tokens, *map(len, targets)))
+        cache = reader.opened(len(numbers), ids.shape[1] + max(max_new_tokens, *map(len, targets)))
         logits = reader.step(ids, mask, cache, last=1)[:, -1]
         ticker.advance(0, int(mask.sum()))
         losses = (
@@ -208,7 +245,7 @@ def _score(reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: Dyn
 def _score_alone(reader: _Reader, prompt: Sequence[int], target: Sequence[int]) -> float:
     """Summed NLL of ``target`` by one forward without a cache: for layers whose cache forgets what left their window."""
     ids = torch.tensor([[*prompt, *target[:-1]]], device=reader.device)
-    logits = reader.model(input_ids=ids, use_cache=False, logits_to_keep=len(target)).logits[0]
+    logits = reader.whole(input_ids=ids, use_cache=False, logits_to_keep=len(target)).logits[0]
     likelihoods = torch.log_softmax(logits.float(), dim=-1)
     return -likelihoods.gather(1, torch.tensor(target, device=reader.device)[:, None]).double().sum().item()
 

@@ -1,98 +1,127 @@
-"""What is trained: PEFT adapters on a frozen base, or the whole model. PEFT owns configuration, weights and files."""
+"""What is trained: PEFT adapters on a frozen base, or parameters of the model itself. PEFT owns weights and files of adapters."""
 
 import shutil
 import warnings
-from dataclasses import fields
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, PeftType, get_peft_model
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from hydratune.config import AdapterConfig, FullFinetune, LoraAdapter, ModelConfig, Quantization
+from hydratune.config import (
+    AdapterConfig,
+    FullFinetune,
+    LoraAdapter,
+    ModelConfig,
+    PartialFinetune,
+    PeftAdapter,
+    PromptAdapter,
+    Quantization,
+)
 from hydratune.errors import ConfigError, Problem, RunError
+from hydratune.models import initialisation, methods
 from hydratune.models.sources import Source, load_model
+from hydratune.models.targets import layer_number, matches, short_names, unreadable
 from hydratune.training.blocks import use_lean_blocks
 from hydratune.training.lora import use_lean_forward
 
 
-def add_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> PeftModel | PreTrainedModel:
-    """``model`` ready for training. Raises ``ConfigError`` for settings this architecture cannot take."""
+def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) -> PeftModel | PreTrainedModel:
+    """``model`` ready for ``steps`` optimizer steps. Raises ``ConfigError`` for settings this architecture cannot take."""
     if isinstance(adapter, FullFinetune):
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
+        trained = _trained(model, adapter)
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if name in trained:
+                parameter.requires_grad_(True)
         return model
-    assert isinstance(adapter, LoraAdapter)
-    everything = adapter.target_modules == ["all-linear"]
-    targets: str | list[str] = "all-linear" if everything else adapter.target_modules
+    assert isinstance(adapter, PeftAdapter)
     try:
-        config = LoraConfig(
-            r=adapter.r,
-            lora_alpha=adapter.lora_alpha,  # type: ignore[arg-type]
-            lora_dropout=adapter.lora_dropout,
-            target_modules=targets,
-            use_rslora=adapter.use_rslora,
-            task_type="CAUSAL_LM",
-            **{"fan_in_fan_out": any(isinstance(m, Conv1D) for m in model.modules()), **adapter.extra},
-        )
-        with warnings.catch_warnings():  # PEFT reads a property that transformers is renaming
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            result = get_peft_model(model, config)  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
-        raise ConfigError([Problem("adapter", "lora", f"PEFT refuses it: {error}", "change the setting it names")]) from error
+        with _peft_warnings():
+            result = get_peft_model(model, methods.peft_config(model, adapter, steps))  # type: ignore[arg-type]
+    except (ValueError, TypeError, NotImplementedError) as error:
+        why = f"PEFT refuses it: {error}"
+        raise ConfigError([Problem("adapter", getattr(adapter, "method", ""), why, "change the setting it names")]) from error
     assert isinstance(result, PeftModel)
+    if methods.changes_base(adapter):
+        result.start = initialisation.start_of(result)
+    if isinstance(adapter, LoraAdapter) and adapter.init_lora_weights == "loftq":
+        initialisation.loftq(result)
     use_lean_forward(result)
     use_lean_blocks(result)
     return result
 
 
-def check(model: PreTrainedModel, adapter: AdapterConfig) -> None:
-    """Raises ``ConfigError`` for settings that this architecture cannot take, before anything is computed."""
-    if not isinstance(adapter, LoraAdapter):
-        return
-    known = {f.name for f in fields(LoraConfig)} - {f.name for f in fields(LoraAdapter)} - {"task_type", "inference_mode"}
-    why, fix = "PEFT's LoraConfig has no such field (or it is a setting of its own here)", f"one of: {', '.join(sorted(known))}"
-    unknown = [Problem(f"adapter.extra.{key}", value, why, fix) for key, value in adapter.extra.items() if key not in known]
-    if unknown:
-        raise ConfigError(unknown)
-    kinds = {f.name: type(f.default) for f in fields(LoraConfig) if isinstance(f.default, bool | int | float)}
-    wrong = {k: v for k, v in adapter.extra.items() if k in kinds and not (type(v) is kinds[k] or (kinds[k] is float and type(v) is int))}
-    if wrong:
-        raise ConfigError(
-            [Problem(f"adapter.extra.{k}", v, f"PEFT wants {kinds[k].__name__}", "correct the value") for k, v in wrong.items()]
-        )
-    everything = adapter.target_modules == ["all-linear"]
-    head = model.get_output_embeddings() if everything else None  # only trained if it is named
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head}
-    names = sorted({name.rsplit(".", 1)[-1] for name in linears})
-    if not everything:
-        missing = [t for t in adapter.target_modules if not any(n == t or n.endswith(f".{t}") for n in linears)]
-        if missing:
-            why = f"this model has no layer called {', '.join(missing)}"
-            raise ConfigError([Problem("adapter.target_modules", adapter.target_modules, why, f"its linear layers: {', '.join(names)}")])
-    chosen = [m for n, m in linears.items() if everything or any(n == t or n.endswith(f".{t}") for t in adapter.target_modules)]
-    if not chosen:
-        raise ConfigError([Problem("adapter.target_modules", adapter.target_modules, "this model has no linear layer", "set adapter=none")])
-    widest = max(min(_width(m)) for m in chosen)
-    if adapter.r > widest:
-        why = f"no target layer is wider than {widest}, so a higher rank adds nothing"
-        raise ConfigError([Problem("adapter.r", adapter.r, why, f"set adapter.r={widest} or less")])
+@contextmanager
+def _peft_warnings() -> Iterator[None]:
+    """Without what PEFT says about transformers' future, and about what is looked after here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        for handled in (
+            "The following rank_pattern keys.*lora_E",  # its own file of AdaLoRA's ranks
+            "Using Rank-Stabilized LoRA with rank_pattern",  # its conversion of PiSSA, which is not used
+            "Specified to not (save|load) vera_A",  # adapter.save_projection=false says it
+        ):
+            warnings.filterwarnings("ignore", message=handled)
+        yield
 
 
-def _width(layer: torch.nn.Module) -> tuple[int, int]:
-    """(in, out) of a linear layer; a quantised one no longer shows it in its weight."""
-    if isinstance(layer, torch.nn.Linear):
-        return layer.in_features, layer.out_features
-    assert isinstance(layer, Conv1D)
-    return layer.nx, layer.nf
+def check(model: PreTrainedModel, adapter: AdapterConfig, steps: int | None = None) -> None:
+    """Raises ``ConfigError`` for settings that this architecture, or a run of ``steps``, cannot take; changes nothing."""
+    problems: list[Problem] = []
+    if isinstance(adapter, FullFinetune):
+        _trained(model, adapter)
+    elif isinstance(adapter, PeftAdapter):
+        problems = list(methods.problems(model, adapter, steps))
+    if problems:
+        raise ConfigError(problems)
+
+
+def virtual_tokens(adapter: AdapterConfig) -> int:
+    """How many tokens ``adapter`` puts before every row."""
+    return adapter.num_virtual_tokens if isinstance(adapter, PromptAdapter) else 0
+
+
+def _trained(model: PreTrainedModel, adapter: FullFinetune) -> set[str]:
+    """Names of the parameters that are trained in full. Raises ``ConfigError`` for what the model does not have."""
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    if not isinstance(adapter, PartialFinetune):
+        return set(names)
+    problems = list(unreadable("adapter.trainable", adapter.trainable))
+    layers = sorted({number for name in names if (number := layer_number(name, None)) is not None})
+    if adapter.last_layers > len(layers):
+        why = f"this model has {len(layers)} layers"
+        problems.append(Problem("adapter.last_layers", adapter.last_layers, why, f"set adapter.last_layers={len(layers)} or less"))
+    top = layers[len(layers) - adapter.last_layers :]
+    chosen = {name for name in names if layer_number(name, None) in top}
+    for pattern in adapter.trainable if not problems else ():
+        found = {name for name in names if any(matches(part, pattern) for part in _parts(name))}
+        if not found:
+            why = f"this model has no module or parameter called {pattern}"
+            parents = short_names([part for name in names for part in _parts(name)[:-1] if not part[-1].isdigit()])
+            problems.append(Problem("adapter.trainable", adapter.trainable, why, f"some of: {parents}"))
+        chosen |= found
+    if problems:
+        raise ConfigError(problems)
+    return chosen
+
+
+def _parts(name: str) -> list[str]:
+    """``a.b.c`` -> a, a.b, a.b.c: the modules a parameter is in, and itself."""
+    words = name.split(".")
+    return [".".join(words[:end]) for end in range(1, len(words) + 1)]
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """(trainable, all)."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    """(trainable, all). A 4-bit weight is stored two to a byte."""
+
+    def size(p: torch.nn.Parameter) -> int:
+        return p.numel() * (2 * p.element_size() if hasattr(p, "quant_storage") else 1)
+
+    sizes = [(size(p), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
 
@@ -101,7 +130,10 @@ def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path) -> No
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(temporary)
+        if isinstance(model, PeftModel):
+            _save_adapter(model, temporary)
+        else:
+            model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -110,28 +142,44 @@ def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path) -> No
         raise RunError(f"cannot write {folder} ({error}); free some space and start again") from error
 
 
+def _save_adapter(model: PeftModel, folder: Path) -> None:
+    config = model.peft_config[model.active_adapter]
+    if config.peft_type == PeftType.ADALORA:
+        # PEFT remembers the last allocation; the weights may be those of an earlier checkpoint
+        values = [(name, p) for name, p in model.base_model.model.named_parameters() if ".lora_E." in name]
+        config.rank_pattern = {name: _kept(p) for name, p in values}
+    model.save_pretrained(folder, save_embedding_layers=False)  # the base's embeddings are trained by modules_to_save at most
+    start = getattr(model, "start", None)
+    if start is not None:
+        initialisation.rewrite_for_original_base(model, start, folder)
+
+
+def _kept(values: torch.Tensor) -> list[bool]:
+    """Which singular values AdaLoRA left; one at least, because PEFT stumbles over a rank of 0."""
+    kept: list[bool] = (values != 0).view(-1).tolist()
+    return kept if any(kept) else [True, *kept[1:]]
+
+
 def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, dtype: torch.dtype) -> Any:
     """The fine-tuned model of a run, from its base and its adapter folder."""
     if isinstance(adapter, FullFinetune):
         return load_model(model, Source(str(folder), None, ""), dtype)
-    base = load_model(model, source, dtype)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    base = prepare_quantised(load_model(model, source, dtype), model.quantization)
+    with _peft_warnings():
         return PeftModel.from_pretrained(base, str(folder)).eval()
 
 
 def prepare_quantised(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
-    """Freezes everything; a quantised base also keeps its small unquantised layers in fp32.
+    """Freezes everything.
 
     On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation, rounding their scales: evaluating
-    would change the model that is trained. That is switched off.
+    would change the model that is trained. That is switched off. The layers that stay unquantised keep the base's precision:
+    norms in fp32 (as for fp16 training) would hand fp32 to an output head in bf16.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if quantization is not Quantization.none:
         for module in model.modules():
-            if "norm" in type(module).__name__.lower():
-                module.float()
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
     return model

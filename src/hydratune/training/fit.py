@@ -20,6 +20,7 @@ from hydratune.data.masking import Encoded
 from hydratune.errors import ConfigError, DivergedError, Problem
 from hydratune.models.hardware import cpu_count
 from hydratune.records import RunDirectory
+from hydratune.training.adalora import rank_allocation
 from hydratune.training.callbacks import (
     AtomicCheckpointIO,
     History,
@@ -109,7 +110,7 @@ def fit(
                 max_steps=settings.max_steps or -1,
                 accumulate_grad_batches=settings.accumulate_grad_batches,
                 gradient_clip_val=settings.gradient_clip_val,
-                callbacks=[times, history, watchdog, best, last, patience],
+                callbacks=[*rank_allocation(model), times, history, watchdog, best, last, patience],
                 plugins=[AtomicCheckpointIO()],
                 logger=logger,
                 default_root_dir=record.path,

@@ -234,7 +234,12 @@ def draws_elsewhere(model: torch.nn.Module) -> bool:
     ours = {id(dropout) for m in model.modules() if hasattr(m, "hydratune_siblings") for dropout in m.lora_dropout.values()}  # type: ignore[union-attr, operator]
     if getattr(getattr(model, "config", None), "attention_dropout", 0.0):
         return True
-    return any(isinstance(m, torch.nn.Dropout) and m.p > 0 and id(m) not in ours for m in model.modules())
+    return any(drops(m) and id(m) not in ours for m in model.modules())
+
+
+def drops(module: torch.nn.Module) -> bool:
+    """Whether ``module`` is some kind of dropout that is in use."""
+    return "dropout" in type(module).__name__.lower() and getattr(module, "p", 0.0) > 0
 
 
 def use_lean_forward(model: torch.nn.Module) -> int:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from hydratune.data.masking import Encoded
 from hydratune.models.attention import can_share_prefix, supports_packing
 from hydratune.training.blocks import only_needed
-from hydratune.training.lora import drawing, generator_here
+from hydratune.training.lora import drawing, drops, generator_here
 from hydratune.training.losses import PLAIN, HeadLoss, LogitLoss, LossShape
 from hydratune.training.packing import Alike, Pack, alike, micro_packs, pack
 from hydratune.training.prefix import Prefix, View
@@ -61,8 +61,9 @@ class Objective:
         checkpointing: bool = False,
     ) -> None:
         base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.model = base
-        self.unpackable = supports_packing(base)
+        prompts = base is not model and model.active_peft_config.is_prompt_learning  # PEFT's own forward puts them in front
+        self.model = model if prompts else base
+        self.unpackable = "the adapter puts virtual tokens before every row" if prompts else supports_packing(base)
         self.micro_tokens, self.workers = micro_tokens, workers
         self.shape, self.neftune_alpha = shape, neftune_alpha
         self.share = share and self.unpackable is None and can_share_prefix(base) and not checkpointing
@@ -118,7 +119,7 @@ class Objective:
 
     def _draws(self) -> bool:
         """Whether training draws random numbers (dropout, noise), which no two rows may share."""
-        return self.neftune_alpha > 0 or any(isinstance(m, torch.nn.Dropout) and m.training and m.p > 0 for m in self.model.modules())
+        return self.neftune_alpha > 0 or any(m.training and drops(m) for m in self.model.modules())
 
     def _plan(self, rows: Sequence[Encoded], share: bool, seed: int | None) -> _Plan:
         works: list[_Work] = []
@@ -236,7 +237,7 @@ def padded_loss(model: PreTrainedModel, rows: Sequence[Encoded], shape: LossShap
     longest = max(len(row.ids) for row in rows) - 1
     ids = torch.tensor([[*row.ids[:-1], *[0] * (longest - len(row.ids) + 1)] for row in rows], device=device)
     mask = torch.tensor([[1] * (len(row.ids) - 1) + [0] * (longest - len(row.ids) + 1) for row in rows], device=device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -longest:]  # virtual tokens stand before
     where = [(number, i) for number, row in enumerate(rows) for i in range(len(row.ids) - 1) if row.trained[i + 1]]
     targets = torch.tensor([rows[number].ids[i + 1] for number, i in where], device=device)
     number, position = torch.tensor(where, device=device).unbind(1)

@@ -1,0 +1,147 @@
+"""Every adapter on the real base for a few steps: what it trains, what it learns, what it weighs, what loading it gives.
+
+    python benchmarks/methods.py                      all of conf/adapter, and QLoRA; a fresh process for each
+    python benchmarks/methods.py --only lora,dora     some of them
+    python benchmarks/methods.py --steps 40 --set data.max_length=512
+
+Rows are the built-in contracts, shortened. Loss before: of the untouched base. Reload: the largest difference of any logit
+of the validation rows between the trained model and what plain PEFT loads from disk on the untouched base.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CONF = Path(__file__).parents[1] / "conf"
+RATES = {  # what each method takes; LoRA's elsewhere
+    "ia3": 1e-2, "vera": 1e-2, "oft": 1e-3, "prompt_tuning": 3e-2, "prefix_tuning": 1e-2, "freeze": 1e-4, "none": 2e-5,
+}  # fmt: skip
+VARIANTS = {
+    "loftq": ["adapter=loftq", "model.quantization=nf4"],
+    "qlora_nf4": ["adapter=lora", "model.quantization=nf4"],
+    "qlora_int8": ["adapter=lora", "model.quantization=int8"],
+}
+ROWS = [
+    "data=contracts",
+    "data.difficulty=easy",
+    "data.max_length=256",
+    "data.overlength=truncate_prompt",
+    "data.batch_size=4",
+    "data.max_train_rows=80",
+    "data.max_validation_rows=16",
+    "data.max_test_rows=2",
+    "data.quality.template_tokens=off",
+    "evaluation.baselines=[]",
+    "tracking=disabled",
+    "trainer.validations_per_epoch=1",
+    "trainer.max_epochs=100",
+]
+
+
+def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
+    """One method, in this process."""
+    import hydra
+    import torch
+
+    from hydratune import config as configuration
+    from hydratune.commands.train import prepare
+    from hydratune.composition import _register_resolvers
+    from hydratune.models import adapters, hardware, sources
+    from hydratune.records import RunDirectory
+    from hydratune.training.fit import fit, optimizer_steps
+    from hydratune.training.objective import Objective
+
+    configuration.register()
+    _register_resolvers()
+    settings = [*ROWS, *VARIANTS.get(name, [f"adapter={name}"]), f"optimizer.lr={RATES.get(name, 1e-3)}", f"trainer.max_steps={steps}"]
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        config = configuration.typed(hydra.compose("train", [f"name={name}", *settings, *overrides]), configuration.TrainConfig)
+    job = prepare(config)
+    trained_tokens = sum(row.supervised for row in job.validation)
+    with Objective(job.model, micro_tokens=1024, workers=1) as objective:
+        before = float(objective.loss(job.validation)) / trained_tokens
+    torch.manual_seed(0)
+    model = adapters.add_adapter(job.model, config.adapter, optimizer_steps(config, len(job.train)))
+    trainable, total = adapters.count_parameters(model)
+    with tempfile.TemporaryDirectory() as folder:
+        record = RunDirectory(Path(folder))
+        started = time.perf_counter()
+        fitted = fit(model, job.train, job.validation, config, record, accelerator=job.accelerator, precision=job.precision, logger=False)
+        seconds = time.perf_counter() - started
+        model.to("cuda") if job.accelerator == "gpu" else None
+        adapters.save(model, job.tokenizer, record.adapter)
+        saved = sum(file.stat().st_size for file in record.adapter.glob("*.safetensors"))
+        expected = logits(model, job.validation)
+        del model, job.model
+        again = adapters.load_tuned(
+            config.model, config.adapter, sources.resolve(config.model), record.adapter, hardware.weights_dtype(config, job.precision)
+        )
+        again.to("cuda") if job.accelerator == "gpu" else None
+        difference = max(float((a - b).abs().max()) for a, b in zip(expected, logits(again, job.validation), strict=True))
+    return {
+        "name": name,
+        "trainable": trainable,
+        "parameters": total,
+        "before": before,
+        "after": fitted.best_loss,
+        "saved": saved,
+        "difference": difference,
+        "seconds": seconds,
+        "memory": hardware.peak_memory(),
+    }
+
+
+def logits(model: Any, rows: Any) -> list[Any]:
+    """Of each row's tokens, without an adapter's virtual tokens, by the model's own forward."""
+    import torch
+
+    model.eval()
+    found = []
+    with torch.inference_mode():
+        for row in rows[:4]:
+            ids = torch.tensor([row.ids], device=next(model.parameters()).device)
+            found.append(model(input_ids=ids).logits[0, -len(row.ids) :].float().cpu())
+    return found
+
+
+def line(found: dict[str, Any]) -> str:
+    share = 100 * found["trainable"] / found["parameters"]
+    return (
+        f"| {found['name']} | {found['trainable']:,} ({share:.3f} %) | {found['before']:.4f} | {found['after']:.4f} "
+        f"| {found['saved'] / 1e6:.2f} MB | {found['difference']:.1e} | {found['seconds']:.0f} s | {found['memory'] / 2**30:.2f} GiB |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shipped = sorted(file.stem for file in (CONF / "adapter").glob("*.yaml"))
+    everything = [*shipped, *(name for name in VARIANTS if name not in shipped)]
+    parser.add_argument("--only", default=",".join(everything), help="names with commas between")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--set", nargs="*", default=[], help="further settings, such as data.max_length=512")
+    parser.add_argument("--here", help=argparse.SUPPRESS)  # one method, in this process; the result as JSON in the last line
+    args = parser.parse_args()
+    if args.here:
+        print(json.dumps(measure(args.here, args.steps, args.set)))
+        return
+    print(f"| adapter | trainable parameters | val loss before | after {args.steps} steps | saved | reload | training | peak memory |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    failed = []
+    for name in args.only.split(","):
+        command = [sys.executable, __file__, "--here", name, "--steps", str(args.steps), "--set", *args.set]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            failed.append(name)
+            print(f"| {name} | failed: {(done.stderr.strip().splitlines() or ['?'])[-1]} |", flush=True)
+        else:
+            print(line(json.loads(done.stdout.strip().splitlines()[-1])), flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
