@@ -70,8 +70,8 @@ class FineTuning(lightning.LightningModule):
         Fused AdamW is as fast with one (0.01 s for the 420 matrices of LoRA on a 135M model), and where another process
         keeps a core busy, two wait for each other at every single tensor: 3 s were measured.
         """
-        if self.device.type == "cpu" and not isinstance(self.optimizer_config, MuonOptimizer):
-            torch.set_num_threads(1)
+        if self.device.type == "cpu":
+            torch.set_num_threads(self.objective.threads if isinstance(self.optimizer_config, MuonOptimizer) else 1)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         threads = torch.get_num_threads()

@@ -72,6 +72,7 @@ class Objective:
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable  # its name before 5.23
             enable({"use_reentrant": False})
         self._head = _plain_head(base) if self.unpackable is None else None
+        self.threads = torch.get_num_threads()  # intra-op, of this thread, when no worker is busy
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "Objective":
@@ -80,7 +81,6 @@ class Objective:
         This thread then only adds up: with more than one intra-op thread it would wait for cores the workers keep busy.
         """
         if self.workers > 1:
-            self._threads = torch.get_num_threads()
             torch.set_num_threads(1)
             self._pool = ThreadPoolExecutor(self.workers, "objective", initializer=torch.set_num_threads, initargs=(1,))
         return self
@@ -89,7 +89,7 @@ class Objective:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
-            torch.set_num_threads(self._threads)
+            torch.set_num_threads(self.threads)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
