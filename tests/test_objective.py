@@ -166,17 +166,18 @@ def test_models_with_windows_do_not_share_a_prefix() -> None:
     assert not Objective(model, micro_tokens=40, workers=1).share
 
 
+@pytest.mark.parametrize("number", [0, 3])  # the one that holds the prefix, or one that reads it
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_one_micro_pack_ends_all_of_them(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_one_micro_pack_ends_all_of_them(workers: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 8))
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     calls = iter(range(100))
 
-    def failing(*args: Any) -> Any:
-        if next(calls) == 3:
+    def failing(*args: Any, **options: Any) -> Any:
+        if next(calls) == number:
             raise MemoryError("no more")
-        return pack(*args)
+        return pack(*args, **options)
 
     monkeypatch.setattr("hydratune.training.objective.pack", failing)
     with Objective(model, micro_tokens=16, workers=workers) as objective, pytest.raises(MemoryError, match="no more"):
@@ -330,3 +331,63 @@ def test_pack_positions_restart_and_last_tokens_are_only_targets() -> None:
     assert packed.row_lengths == (8, 13)
     assert packed.position_ids[0].tolist() == [*range(8), *range(13)]
     assert len(packed.targets) == sum(r.supervised for r in rows(2))
+
+
+def test_a_prefix_stands_once_in_front_of_a_pack() -> None:
+    examples = opening([5, 6, 7, 8])[:2]
+    packed = pack(examples, skip=4, prefix=True)
+    assert packed.input_ids[0, :4].tolist() == [5, 6, 7, 8]
+    assert packed.row_lengths == (4, 8, 13)
+    assert packed.position_ids[0].tolist() == [*range(4), *range(4, 12), *range(4, 17)]
+    behind = pack(examples, skip=4)
+    assert behind.row_lengths == (8, 13)
+    assert torch.equal(packed.predicts, behind.predicts + 4)
+    assert torch.equal(packed.targets, behind.targets)
+
+
+def test_every_pack_has_a_row_even_beside_a_long_prefix() -> None:
+    packs = micro_packs(opening(list(range(60)))[:3], 70, at_least=2, skip=60)
+    assert all(packs)
+    assert sorted(len(r.ids) for p in packs for r in p) == [69, 74, 79]
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Gemma3Text", "Phi3"])
+def test_frozen_layers_are_computed_once_and_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 8))
+    model = with_lora(build(name), layers_to_transform=[1])
+    model.get_base_model().set_attn_implementation(NAME)
+    examples = [*opening([5, 6, 7]), rows(seed=8)[4]]
+    expected, wanted = Objective(model, micro_tokens=40, workers=1).gradients(examples)
+    shown: list[Any] = []
+    calls: list[int] = []
+    for _ in range(2):  # written, and found again
+        objective = Objective(model, micro_tokens=40, workers=2)
+        calls.clear()
+        shown.clear()
+        hook = model.get_base_model().base_model.layers[0].self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
+        assert objective.keep_bottom(examples, "base", 1e9, lambda *step: shown.append(step)) == 1
+        assert bool(calls) == bool(shown)
+        calls.clear()
+        with objective:
+            loss, gradients = objective.gradients(examples)
+            assert objective.loss(examples).item() == pytest.approx(expected.item(), rel=1e-6)
+        assert not calls
+        hook.remove()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+        for ours, theirs in zip(gradients, wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert not shown
+    assert objective.loss(rows(seed=5)).item() > 0  # rows it does not know are computed from the bottom
+
+
+@pytest.mark.parametrize(("limit", "options"), [(1e9, {}), (100.0, {"layers_to_transform": [1]})])
+def test_layers_are_not_kept_where_all_are_trained_or_the_disk_is_too_small(
+    limit: float, options: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
+    model = with_lora(build("Llama"), **options)
+    model.get_base_model().set_attn_implementation(NAME)
+    objective = Objective(model, micro_tokens=40, workers=1)
+    assert objective.keep_bottom(rows(), "base", limit, lambda *step: None) == 0
+    assert not list(tmp_path.rglob("*.bin"))

@@ -470,6 +470,7 @@ def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
     yield from _at_least("trainer.micro_tokens", trainer.micro_tokens, 16)
     yield from _between("trainer.label_smoothing", trainer.label_smoothing, 0, 1, open_high=True)
     yield from _at_least("trainer.z_loss", trainer.z_loss, 0)
+    yield from _at_least("trainer.frozen_cache_gb", trainer.frozen_cache_gb, 0)
     yield from _at_least("trainer.neftune_alpha", trainer.neftune_alpha, 0)
     if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val > 0:
         fix = "set a positive norm, or null for no clipping"

@@ -646,6 +646,7 @@ class TrainerConfig:
     cpu_workers: int | None = None  # rows of a batch are split over these many threads; null: one per core
     micro_tokens: int = 1024  # tokens of one forward and backward; bounds memory, changes no result
     share_prefix: bool = True  # compute once what several rows of a batch begin with; the same losses, fewer tokens
+    frozen_cache_gb: float = 20.0  # most that may be written of what layers below the first trained one compute; 0: nothing
     gradient_checkpointing: bool = False  # recompute layers in the backward pass: less memory, about a third more time
     label_smoothing: float = 0.0  # share of the target spread evenly over the vocabulary; in the training loss only
     z_loss: float = 0.0  # weight of the squared log-normaliser, usual 1e-4; in the training loss only

@@ -358,6 +358,7 @@ def _train(job: Job, record: RunDirectory, logger: Any) -> Fitted:
         precision=job.precision,
         logger=logger,
         names=[row.where or row.id for row in job.sets.train],
+        base=job.source.identity,
     )
     job.seconds["training"] = fitted.training_seconds
     job.seconds["validation"] = fitted.validation_seconds

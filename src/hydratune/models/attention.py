@@ -4,7 +4,8 @@ Registered in transformers' attention interface, so every architecture that uses
 travel as a keyword argument of the model's forward, so several threads can use one model at the same time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -46,17 +47,34 @@ def attention(
 
     With ``row_lengths`` (training): one row of tokens holds many rows end to end, each attends to itself only. A loop of
     causal calls is 4.5x faster on a CPU than one call with a block-diagonal mask. With ``shared_prefix``: every row
-    attends to the same prefix and to itself. ``record`` is shown keys and values. With none of them: plain SDPA.
+    attends to the same prefix and to itself. With ``record``: the first row is itself the prefix of the others, and
+    ``record`` is shown its keys and values. With none of them: plain SDPA.
     """
     layer = int(getattr(module, "layer_idx", 0))
-    if record is not None:
-        key, value = record(layer, key, value)
+    if record is not None and row_lengths is not None:
+        return _behind_prefix(query, key, value, row_lengths, partial(record, layer), kwargs), None
     prefix = shared_prefix[layer] if shared_prefix is not None else None
     if row_lengths is not None:
         return _rows(query, key, value, row_lengths, prefix, kwargs), None
     if prefix is not None:
         return _after_prefix(query, key, value, attention_mask, *prefix, kwargs.get("scaling")), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _behind_prefix(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: tuple[int, ...],
+    record: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    settings: Mapping[str, Any],
+) -> torch.Tensor:
+    """Attention of rows laid end to end, the first of which is the prefix of all others."""
+    first, rest = lengths[:1], lengths[1:]
+    (own_q, q), (own_k, k), (own_v, v) = (x.split([first[0], sum(rest)], dim=2) for x in (query, key, value))
+    prefix = record(own_k, own_v)
+    outputs = [_rows(own_q, *prefix, first, None, settings), *([_rows(q, k, v, rest, prefix, settings)] if rest else [])]
+    return torch.cat(outputs, dim=1)
 
 
 def _rows(

@@ -63,10 +63,12 @@ def fit(
     precision: str,
     logger: Any,
     names: Sequence[str] = (),
+    base: str = "",
 ) -> Fitted:
     """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept.
 
-    ``names`` are what the training rows are called in messages. Raises ``DivergedError`` if the watchdog stopped it.
+    ``names`` are what the training rows are called in messages, ``base`` identifies the frozen weights. Raises
+    ``DivergedError`` if the watchdog stopped it.
     """
     settings = config.trainer
     data = ConversationData(
@@ -93,6 +95,10 @@ def fit(
     for name in ("lightning.pytorch", "lightning.fabric"):  # devices and tips: the opening lines say what is used
         logging.getLogger(name).setLevel(logging.WARNING)
     quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0
+    with progress("layers that stay as they are", len(train) + len(validation), quiet=quiet) as ticker:
+        frozen = objective.keep_bottom([*train, *validation], f"{base} {accelerator}", settings.frozen_cache_gb * 1e9, ticker.advance)
+    if frozen and not quiet:
+        console.print(f"the lowest {frozen} layers are computed once and kept")
     threads = torch.get_num_threads()
     with progress("training", total, quiet=quiet) as ticker:
         history = History(record, ticker)

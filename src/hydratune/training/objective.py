@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from hydratune.data.masking import Encoded
 from hydratune.models.attention import can_share_prefix, supports_packing
 from hydratune.training.blocks import only_needed
+from hydratune.training.frozen import FrozenBottom, frozen_bottom
 from hydratune.training.lora import drawing, drops, generator_here
 from hydratune.training.losses import PLAIN, HeadLoss, LogitLoss, LossShape
 from hydratune.training.packing import Alike, Pack, alike, micro_packs, pack
@@ -34,16 +34,9 @@ class _Work:
 
     rows: Sequence[Encoded]
     skip: int = 0  # tokens of the prefix
-    view: View | None = None  # of the prefix
+    holds: Prefix | None = None  # the prefix stands before these rows
+    view: View | None = None  # or another micro-pack holds it
     seed: int | None = None  # of what is drawn at random in it
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is to be computed for some rows."""
-
-    works: list[_Work]
-    prefixes: list[tuple[Prefix, tuple[int, ...]]]  # with their tokens
 
 
 class Objective:
@@ -72,6 +65,7 @@ class Objective:
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable  # its name before 5.23
             enable({"use_reentrant": False})
         self._head = _plain_head(base) if self.unpackable is None else None
+        self.bottom: FrozenBottom | None = None
         self.threads = torch.get_num_threads()  # intra-op, of this thread, when no worker is busy
         self._pool: ThreadPoolExecutor | None = None
 
@@ -93,6 +87,12 @@ class Objective:
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def keep_bottom(self, rows: Sequence[Encoded], identity: str, limit: float, advance: Callable[[float, float], None]) -> int:
+        """Computes the layers that no training changes once for ``rows``, see ``frozen_bottom``; returns how many."""
+        if self.unpackable is None and self._head is not None and not self.checkpointing and not self.neftune_alpha:
+            self.bottom = frozen_bottom(self.model, rows, identity, limit, self.loss, advance)
+        return self.bottom.layers if self.bottom is not None else 0
 
     def gradients(self, rows: Sequence[Encoded]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(summed loss, its gradient for every trainable parameter), without touching ``.grad``."""
@@ -121,22 +121,25 @@ class Objective:
         """Whether training draws random numbers (dropout, noise), which no two rows may share."""
         return self.neftune_alpha > 0 or any(m.training and drops(m) for m in self.model.modules())
 
-    def _plan(self, rows: Sequence[Encoded], share: bool, seed: int | None) -> _Plan:
+    def _plan(self, rows: Sequence[Encoded], share: bool, seed: int | None) -> list[_Work]:
         works: list[_Work] = []
-        prefixes = []
         for group in alike(rows) if share else [Alike(tuple(rows), 0)] if rows else []:
             packs = micro_packs(group.rows, self.micro_tokens, self.workers, group.prefix)
-            prefix = Prefix(len(packs)) if group.prefix else None
-            if prefix is not None:
-                prefixes.append((prefix, group.rows[0].ids[: group.prefix]))
+            prefix = Prefix(len(packs) - 1) if group.prefix else None
             for number, part in enumerate(packs):
-                view = View(prefix, number) if prefix is not None else None
-                works.append(_Work(part, group.prefix, view, None if seed is None else seed + len(works)))
-        return _Plan(works, prefixes)
+                view = View(prefix, number - 1) if prefix is not None and number else None
+                drawn = None if seed is None else seed + len(works)
+                works.append(_Work(part, group.prefix, prefix if number == 0 else None, view, drawn))
+        return works
 
-    def _hidden(self, packed: Pack, **options: Any) -> torch.Tensor:
-        """Last hidden states (tokens, width), right where a token is predicted."""
-        with nullcontext() if self.checkpointing else only_needed(packed.predicts):
+    def _hidden(self, packed: Pack, parts: Sequence[tuple[Encoded, int, int]], **options: Any) -> torch.Tensor:
+        """Last hidden states (tokens, width), right where a token is predicted.
+
+        ``parts`` are what was packed: row, first token, and the one after the last.
+        """
+        known = self.bottom is not None and self.bottom.knows([row for row, _, _ in parts])
+        entering = self.bottom.entering(parts, self.model.device) if self.bottom is not None and known else nullcontext()
+        with entering, nullcontext() if self.checkpointing else only_needed(packed.predicts):
             hidden: torch.Tensor = self.model.base_model(**self._inputs(packed), **options).last_hidden_state
         return hidden[0]
 
@@ -162,59 +165,62 @@ class Objective:
         """Summed loss of a micro-pack."""
         if self.unpackable is not None:
             return padded_loss(self.model, work.rows, shape)
-        packed = pack(work.rows, self.model.device, work.skip)
-        options = {"shared_prefix": work.view} if work.view is not None else {}
+        packed = pack(work.rows, self.model.device, work.skip, prefix=work.holds is not None)
+        options: dict[str, Any] = {"shared_prefix": work.view} if work.view is not None else {}
+        if work.holds is not None:
+            options["record"] = work.holds.record
         if self._head is not None:
-            hidden = self._hidden(packed, **options)[packed.predicts]
+            parts = [(row, work.skip, len(row.ids) - 1) for row in work.rows]
+            parts = [(work.rows[0], 0, work.skip), *parts] if work.holds is not None else parts
+            hidden = self._hidden(packed, parts, **options)[packed.predicts]
             loss: torch.Tensor = HeadLoss.apply(hidden, self._head, packed.targets, shape)  # type: ignore[no-untyped-call]
             return loss
         logits = self.model(**self._inputs(packed), logits_to_keep=packed.predicts, **options).logits[0]
         result: torch.Tensor = LogitLoss.apply(logits, packed.targets, shape)  # type: ignore[no-untyped-call]
         return result
 
-    def _run(self, plan: _Plan, parameters: list[torch.nn.Parameter] | None) -> Iterator[tuple[torch.Tensor, Gradients]]:
-        """(loss, gradients) of every micro-pack, then of every prefix; without ``parameters`` the losses alone.
+    def _run(self, works: Sequence[_Work], parameters: list[torch.nn.Parameter] | None) -> Iterator[tuple[torch.Tensor, Gradients]]:
+        """(loss, gradients) of every micro-pack; without ``parameters`` the loss alone.
 
-        Prefixes are begun first and end last, so nobody waits for what has not been begun.
+        Micro-packs that hold a prefix go forward first and backward last, so nobody waits for what has not been begun.
         """
         device = self.model.device
         autocast: AbstractContextManager[Any] = nullcontext()
         if self._pool is not None and torch.is_autocast_enabled(device.type):  # it belongs to a thread: hand it on
             autocast = torch.autocast(device.type, dtype=torch.get_autocast_dtype(device.type))
+        held: dict[int, torch.Tensor] = {}  # losses of the micro-packs that wait for the others
 
-        def guarded(job: Callable[[], tuple[torch.Tensor, Gradients]]) -> tuple[torch.Tensor, Gradients]:
-            try:
-                with autocast, torch.set_grad_enabled(parameters is not None):
-                    return job()
-            except BaseException:
-                for prefix, _ in plan.prefixes:
-                    prefix.fail()
-                raise
-
-        def read(prefix: Prefix, tokens: tuple[int, ...]) -> tuple[torch.Tensor, Gradients]:
-            ids = torch.tensor([tokens], device=device)
-            positions = torch.arange(len(tokens), device=device)[None]
-            self._hidden(Pack(ids, positions, (len(tokens),), positions[0, :0], ids[0, :0]), record=prefix.record)
-            return torch.zeros((), device=device), ()
-
-        def compute(work: _Work) -> tuple[torch.Tensor, Gradients]:
+        def forward(work: _Work) -> torch.Tensor:
             generator = None if work.seed is None else torch.Generator(device).manual_seed(work.seed)
             with drawing(generator):
-                loss = self._loss(work, self.shape if parameters is not None else PLAIN)
-                if parameters is None:
-                    return loss, ()
-                leaves = work.view.leaves if work.view is not None else []
-                return loss.detach(), torch.autograd.grad(loss, [*parameters, *leaves])[: len(parameters)]
+                return self._loss(work, self.shape if parameters is not None else PLAIN)
 
-        def finish(prefix: Prefix) -> tuple[torch.Tensor, Gradients]:
-            return torch.zeros((), device=device), prefix.backward(parameters or ())
+        def begin(number: int) -> None:
+            held[number] = forward(works[number])
 
-        before = [partial(read, prefix, tokens) for prefix, tokens in plan.prefixes]
-        jobs = [partial(compute, work) for work in plan.works]
-        after = [partial(finish, prefix) for prefix, _ in plan.prefixes] if parameters is not None else []
-        every: Iterator[tuple[torch.Tensor, Gradients]]
-        every = self._pool.map(guarded, [*before, *jobs, *after]) if self._pool is not None else map(guarded, [*before, *jobs, *after])
-        return itertools.islice(every, len(before), None)
+        def finish(number: int) -> tuple[torch.Tensor, Gradients]:
+            loss = held.pop(number) if number in held else forward(works[number])
+            if parameters is None:
+                return loss, ()
+            view = works[number].view
+            leaves = view.leaves if view is not None else []
+            return loss.detach(), torch.autograd.grad(loss, [*parameters, *leaves])[: len(parameters)]
+
+        def guarded(job: Callable[[int], Any], number: int) -> Any:
+            try:
+                with autocast, torch.set_grad_enabled(parameters is not None):
+                    return job(number)
+            except BaseException:
+                for prefix in (work.holds for work in works):
+                    if prefix is not None:
+                        prefix.fail()
+                raise
+
+        holding = [number for number, work in enumerate(works) if work.holds is not None]
+        others = [number for number, work in enumerate(works) if work.holds is None]
+        jobs = [*((begin, n) for n in holding), *((finish, n) for n in others), *((finish, n) for n in holding)]
+        every = self._pool.map(guarded, *zip(*jobs, strict=True)) if self._pool is not None and jobs else itertools.starmap(guarded, jobs)
+        return itertools.islice(every, len(holding), None)
 
 
 def _plain_head(model: PreTrainedModel) -> torch.Tensor | None:

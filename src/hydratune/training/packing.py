@@ -22,10 +22,13 @@ class Pack:
     targets: torch.Tensor  # (targets,)
 
 
-def pack(rows: Sequence[Encoded], device: torch.device | None = None, skip: int = 0) -> Pack:
-    """Lays ``rows`` end to end, without their first ``skip`` tokens, none of which may predict a trained one."""
-    ids: list[int] = []
-    positions: list[int] = []
+def pack(rows: Sequence[Encoded], device: torch.device | None = None, skip: int = 0, *, prefix: bool = False) -> Pack:
+    """Lays ``rows`` end to end, without their first ``skip`` tokens, none of which may predict a trained one.
+
+    With ``prefix`` these tokens, the same in all rows, stand in front, once.
+    """
+    ids = list(rows[0].ids[:skip]) if prefix else []
+    positions = list(range(len(ids)))
     predicts: list[int] = []
     targets: list[int] = []
     for row in rows:
@@ -37,7 +40,7 @@ def pack(rows: Sequence[Encoded], device: torch.device | None = None, skip: int 
     return Pack(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
-        tuple(len(row.ids) - 1 - skip for row in rows),
+        (*([skip] if prefix else []), *(len(row.ids) - 1 - skip for row in rows)),
         torch.tensor(predicts, device=device),
         torch.tensor(targets, device=device),
     )
@@ -47,15 +50,19 @@ def micro_packs(rows: Sequence[Encoded], budget: int, at_least: int = 1, skip: i
     """Deals ``rows`` into packs of at most ``budget`` tokens (a longer row is a pack of its own), evenly by tokens.
 
     The number of packs is a multiple of ``at_least`` where there are rows enough, so that every worker has as many.
-    The first ``skip`` tokens of a row do not count. Longest rows are dealt first.
+    Of the first ``skip`` tokens, which all rows share, only the first pack holds a copy. Longest rows are dealt first.
     """
     sizes = {id(row): len(row.ids) - skip for row in rows}
-    count = max(1, -(-sum(sizes[id(row)] for row in rows) // budget))
+    count = max(1, -(-(skip + sum(sizes[id(row)] for row in rows)) // budget))
     while True:
         count = min(len(rows), -(-count // at_least) * at_least)
         packs: list[list[Encoded]] = [[] for _ in range(count)]
-        held = [0] * count
-        for row in sorted(rows, key=lambda row: -len(row.ids)):
+        held = [skip, *[0] * (count - 1)]
+        order = sorted(rows, key=lambda row: -len(row.ids))
+        if skip:  # a prefix alone would be no pack
+            packs[0].append(shortest := order.pop())
+            held[0] += sizes[id(shortest)]
+        for row in order:
             smallest = held.index(min(held))
             packs[smallest].append(row)
             held[smallest] += sizes[id(row)]

@@ -1,13 +1,13 @@
 """A prefix that several rows share: computed once, read by many micro-packs, its gradients collected from all of them.
 
-The prefix is a forward pass of its own. Every micro-pack reads the keys and values of its layers, cut off from its graph,
-and runs its own backward pass down to them; the prefix then goes backward once, with their sum. Layer by layer: a
-micro-pack may read layer 3 while the prefix is at layer 4, and the prefix may go back through layer 9 while the last
-micro-pack is at layer 8. So the prefix keeps no worker waiting, and the sums run in a fixed order all the same.
+The prefix is laid before the rows of the first micro-pack of its group. Every other micro-pack reads the keys and values
+of its layers, cut off from its graph, and runs its own backward pass down to them; the first micro-pack then goes
+backward with their sum. Layer by layer: a micro-pack may read layer 3 while the first is at layer 4, and the first may
+go back through layer 9 while the last micro-pack is at layer 8. So nobody waits long, and the sums run in a fixed order
+all the same.
 """
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,33 +17,25 @@ Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values of one layer, (1, ke
 
 
 class Prefix:
-    """Keys and values of every layer, as they become known; and their gradients, as micro-packs deliver them."""
+    """Keys and values of every layer, as they become known; and their gradients, as the other micro-packs deliver them."""
 
     def __init__(self, packs: int) -> None:
-        self._packs = packs
+        self._packs = packs  # that read it, and deliver
         self._news = threading.Condition()
         self._pairs: dict[int, Pair] = {}  # by number of layer
         self._gradients: dict[int, list[dict[int, torch.Tensor]]] = {}  # by layer, for key and value: by pack
         self._failed = False
-        self._last: Pair | None = None
 
-    # ------------------------------------------------------------------------------------------- the prefix's own passes
+    # --------------------------------------------------------------------------------------- the micro-pack that holds it
     def record(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
-        """Called by the attention of every layer while the prefix is computed; the layer goes on with what is returned."""
-        if torch.is_grad_enabled():
-            self._last = key, value = _Collected.apply(key, value, self, layer)  # type: ignore[no-untyped-call]
+        """Called by the attention of every layer with the prefix's keys and values; it goes on with what is returned."""
+        if torch.is_grad_enabled() and self._packs:
+            key, value = _Collected.apply(key, value, self, layer)  # type: ignore[no-untyped-call]
         with self._news:
             self._pairs[layer] = key.detach(), value.detach()
             self._gradients[layer] = [{}, {}]
             self._news.notify_all()
         return key, value
-
-    def backward(self, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Gradients of ``parameters`` through the prefix. Waits for micro-packs that are still on their way."""
-        assert self._last is not None
-        nothing = [torch.zeros_like(state) for state in self._last]  # what counts comes in layer by layer, in ``_Collected``
-        found = torch.autograd.grad(self._last, parameters, nothing, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
 
     def fail(self) -> None:
         """Something went wrong in some thread: nobody waits any longer."""
@@ -51,7 +43,7 @@ class Prefix:
             self._failed = True
             self._news.notify_all()
 
-    # -------------------------------------------------------------------------------------------------- the micro-packs
+    # -------------------------------------------------------------------------------------------------------- the others
     def pair(self, layer: int) -> Pair:
         """Waits until the prefix has come to ``layer``."""
         with self._news:
