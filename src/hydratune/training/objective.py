@@ -66,6 +66,8 @@ class Objective:
             enable({"use_reentrant": False})
         self._head = _plain_head(base) if self.unpackable is None else None
         self.bottom: FrozenBottom | None = None
+        self._parameters: list[torch.nn.Parameter] | None = None
+        self._dropout = [m for m in self.model.modules() if drops(m)]
         self.threads = torch.get_num_threads()  # intra-op, of this thread, when no worker is busy
         self._pool: ThreadPoolExecutor | None = None
 
@@ -86,7 +88,10 @@ class Objective:
             torch.set_num_threads(self.threads)
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [p for p in self.model.parameters() if p.requires_grad]
+        """What is trained. Looked for once: walking through all modules takes longer than a small layer."""
+        if self._parameters is None:
+            self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        return self._parameters
 
     def keep_bottom(self, rows: Sequence[Encoded], identity: str, limit: float, advance: Callable[[float, float], None]) -> int:
         """Computes the layers that no training changes once for ``rows``, see ``frozen_bottom``; returns how many."""
@@ -119,7 +124,7 @@ class Objective:
 
     def _draws(self) -> bool:
         """Whether training draws random numbers (dropout, noise), which no two rows may share."""
-        return self.neftune_alpha > 0 or any(m.training and drops(m) for m in self.model.modules())
+        return self.neftune_alpha > 0 or any(m.training for m in self._dropout)
 
     def _plan(self, rows: Sequence[Encoded], share: bool, seed: int | None) -> list[_Work]:
         works: list[_Work] = []
