@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 import parts
 from fresh import Meter, peak_memory, resident_memory
-from workloads import Rows, settings
+from workloads import Rows, padded, settings
 
 
 def ours(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | None) -> torch.nn.Module:
@@ -63,8 +63,8 @@ def ours(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | 
 def plain(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | None, exact: bool = False, alone: bool = False) -> Any:
     """transformers and PEFT in the loop that their documentation shows: padded batch, full logits.
 
-    ``exact``: cross-entropy of the logits in float64. PyTorch's sums an fp32 vocabulary naively on a CPU, and with 49,152
-    entries its losses come out 8e-6 too low per token (measured; its softmax is 9e-6 off). ``alone``: row by row, unpadded.
+    ``exact``: cross-entropy of the logits in float64. PyTorch's in fp32 is 8e-6 too low per token on a CPU with a vocabulary
+    of 49,152, and its softmax 9e-6 off (measured). ``alone``: row by row, unpadded.
     """
     from peft import get_peft_model
 
@@ -144,14 +144,8 @@ def trl(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | N
             **options,
         )
         tokenizer = sources.load_tokenizer(config.model, sources.resolve(config.model))
-        trainer = Recorded(
-            base,
-            arguments,
-            train_dataset=Dataset.from_dict(columns),
-            processing_class=tokenizer,
-            peft_config=lora(config),
-            callbacks=[Steps()],
-        )
+        data = {"train_dataset": Dataset.from_dict(columns), "processing_class": tokenizer}
+        trainer = Recorded(base, arguments, **data, peft_config=lora(config), callbacks=[Steps()])
         wanted = [[t if m else -100 for t, m in zip(rows.ids[i], rows.trained[i], strict=True)] for i in in_order]
         assert list(trainer.train_dataset["labels"]) == wanted and list(trainer.train_dataset["input_ids"]) == columns["input_ids"]
         begin(trainer.model, meter)
@@ -193,19 +187,6 @@ def lora(config: Any) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(r=config.adapter.r, lora_alpha=config.adapter.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-
-
-def padded(rows: Rows, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(ids, mask, labels) of a right-padded batch, (rows, longest); what is not trained has the label -100."""
-    longest = max(len(rows.ids[i]) for i in numbers)
-    fill = [longest - len(rows.ids[i]) for i in numbers]
-    ids = [[*rows.ids[i], *[0] * n] for i, n in zip(numbers, fill, strict=True)]
-    mask = [[*[1] * len(rows.ids[i]), *[0] * n] for i, n in zip(numbers, fill, strict=True)]
-    labels = [
-        [*(t if m else -100 for t, m in zip(rows.ids[i], rows.trained[i], strict=True)), *[-100] * n]
-        for i, n in zip(numbers, fill, strict=True)
-    ]
-    return torch.tensor(ids), torch.tensor(mask), torch.tensor(labels)
 
 
 def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:

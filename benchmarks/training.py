@@ -137,9 +137,12 @@ def tables(found: dict[str, Any]) -> str:
     if ratios:
         out += ["hydratune's share of the better TRL, on each measure:", ""]
         out += [fresh.markdown(["", "CPU-seconds", "wall", "peak memory"], ratios), ""]
-    loads = [run["load_before"] for e in found["workloads"].values() for repeats in e["runs"].values() for run in repeats if run]
-    if loads and max(loads) > 1.5:
-        out.append(f"The machine was busy before some runs (load up to {max(loads):.1f}): wall seconds are not to be believed.")
+    others = [run["others"] for e in found["workloads"].values() for repeats in e["runs"].values() for run in repeats if run]
+    if others and max(others) > 0.1:
+        out.append(
+            f"Not to be believed: other processes used up to {max(others):.1f} cores during a run. CPU-seconds suffer as well:"
+            " intra-op threads spin while they wait for one that has lost its core."
+        )
     return "\n".join(out)
 
 
