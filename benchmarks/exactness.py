@@ -6,7 +6,11 @@
 
 Two rows per micro-batch, two micro-batches per step, and a last step of three rows, so that the micro-batches of a step
 have unequal numbers of trained tokens. Compared are the loss of every step, and the adapter after the last one: of each
-of its tensors the norm of the difference over the norm of what training changed, and over the norm of the tensor.
+of its tensors the norm of the difference over the norm of the tensor, and over the norm of what training changed.
+
+The reference computes the cross-entropy of its logits in float64 (``systems.py`` says why; ``--fp32-loss`` takes PyTorch's).
+A second plain loop that takes its rows one by one, unpadded, shows what rounding alone makes of the same training: Adam
+divides every gradient by its size, so the smallest of them, which rounding decides, move the adapter as far as the largest.
 """
 
 import argparse
@@ -38,6 +42,7 @@ def main() -> None:
     parser.add_argument("--only", choices=WORKLOADS, default="s")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--layers", type=int)
+    parser.add_argument("--fp32-loss", action="store_true", help="the reference uses PyTorch's cross-entropy in fp32")
     parser.add_argument("--set", nargs="*", default=[], help="settings of hydratune for both, e.g. optimizer.lr=1e-4")
     args = parser.parse_args()
     why = missing(args.only, args.data)
@@ -52,23 +57,26 @@ def main() -> None:
     found: dict[str, Any] = {"steps": args.steps, "layers": args.layers, "workload": args.only, "set": args.set}
     fresh.run("workloads.py", *data, *count, "--set", *shape, *args.set, "--", args.only, log=rows.with_suffix(".log"))
     runs = {}
-    for system in ("ours", "plain"):
+    reference = "plain" if args.fp32_loss else "plain-exact"
+    for system in ("ours", reference, "plain-alone"):
         saved = ("--save", folder / f"{system}.safetensors", "--save-start", folder / "start.safetensors")
         runs[system] = fresh.run("systems.py", *layers, *saved, system, rows, log=folder / f"{system}.log")
         if not runs[system]:
             raise SystemExit(1)
-    assert runs["ours"]["adapter"] == runs["plain"]["adapter"], "the two began with different adapters"
-    a, b = runs["ours"]["losses"], runs["plain"]["losses"]
-    found |= {"loss": difference(a, b), "losses": {"ours": a, "plain": b}}
-    found |= {"adapter": adapters(*(folder / f"{name}.safetensors" for name in ("ours", "plain", "start")))}
+    assert len({run["adapter"] for run in runs.values()}) == 1, "they began with different adapters"
+    losses = {system: run["losses"] for system, run in runs.items()}
+    found["losses"] = losses
+    for step, (a, b, c) in enumerate(zip(*losses.values(), strict=True), 1):
+        print(f"step {step:2}: {a:.7f} {b:.7f}  {abs(a - b) / abs(b):.1e}   row by row {abs(c - b) / abs(b):.1e}")
+    table = []
+    for system, name in (("ours", "hydratune"), ("plain-alone", "plain loop, row by row")):
+        own = adapters(*(folder / f"{file}.safetensors" for file in (system, reference, "start")))
+        own["loss"] = difference(losses[system], losses[reference])
+        found[system] = own
+        table.append([name, *(f"{own[measure]:.1e}" for measure in ("loss", "tensor", "change"))])
     fresh.store("exactness", found, folder)
-    for step, (x, y) in enumerate(zip(a, b, strict=True), 1):
-        print(f"step {step:2}: {x:.7f} {y:.7f}  {abs(x - y) / abs(y):.1e}")
-    own = found["adapter"]
-    print(f"largest relative difference of a step's loss: {found['loss']:.1e}")
-    print(
-        f"of the adapter's {own['tensors']} tensors: {own['tensor']:.1e} of the tensor ({own['worst']}), {own['change']:.1e} of its change"
-    )
+    print(f"\nLargest relative difference from the plain loop over {args.steps} steps:\n")
+    print(fresh.markdown(["", "loss of a step", "a tensor of the adapter", "over its change"], table))
 
 
 if __name__ == "__main__":

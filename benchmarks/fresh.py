@@ -24,14 +24,25 @@ def run(script: str, *arguments: str | Path, log: Path) -> dict[str, Any] | None
     result = log.with_suffix(".json")
     result.unlink(missing_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    load = os.getloadavg()[0]
+    before, started = _others(), time.perf_counter()
     with log.open("w") as stream:
         command = [sys.executable, str(HERE / script), *map(str, arguments), str(result)]
         done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, **_ENVIRONMENT}, check=False)
     if done.returncode or not result.is_file():
         print(f"  {script} failed with exit code {done.returncode}; the end of {log}:\n{log.read_text()[-1500:]}", flush=True)
         return None
-    return {**json.loads(result.read_text()), "load_before": load}
+    others = (_others() - before) / (time.perf_counter() - started)
+    return {**json.loads(result.read_text()), "others": round(others, 2)}
+
+
+def _others() -> float:
+    """CPU-seconds that went to anybody but this process and its finished children, or were stolen by a host; 0 without /proc."""
+    file = Path("/proc/stat")
+    if not file.is_file():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, file.read_text().split("\n", 1)[0].split()[1:9])
+    own = sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own
 
 
 class Meter:

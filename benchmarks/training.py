@@ -36,6 +36,7 @@ NAMES = {
     "trl-checkpointing": "TRL, gradient checkpointing",
     "trl-padding-free": "TRL, padding-free",
     "plain": "transformers + PEFT loop",
+    "plain-exact": "the loop, cross-entropy in float64",
 }
 
 
@@ -92,7 +93,7 @@ def summary(entry: dict[str, Any]) -> dict[str, dict[str, float]]:
     assert len(adapters) <= 1, f"the systems began with different adapters: {adapters}"
     floors = [floor for floor in entry["floors"] if floor]
     rate = statistics.median(floor["flops_per_cpu_second"] for floor in floors)
-    reference = runs.get("plain") or runs.get("ours")
+    reference = next((runs[system] for system in ("plain-exact", "plain", "ours") if system in runs), None)
     result = {}
     for system, repeats in runs.items():
         values = {measure: statistics.median(run[measure] for run in repeats) for measure in ("cpu_seconds", "wall_seconds", "peak_memory")}
@@ -136,9 +137,12 @@ def tables(found: dict[str, Any]) -> str:
     if ratios:
         out += ["hydratune's share of the better TRL, on each measure:", ""]
         out += [fresh.markdown(["", "CPU-seconds", "wall", "peak memory"], ratios), ""]
-    loads = [run["load_before"] for e in found["workloads"].values() for repeats in e["runs"].values() for run in repeats if run]
-    if loads and max(loads) > 1.5:
-        out.append(f"The machine was busy before some runs (load up to {max(loads):.1f}): wall seconds are not to be believed.")
+    others = [run["others"] for e in found["workloads"].values() for repeats in e["runs"].values() for run in repeats if run]
+    if others and max(others) > 0.1:
+        out.append(
+            f"Not to be believed: other processes used up to {max(others):.1f} cores during a run. CPU-seconds suffer as well:"
+            " intra-op threads spin while they wait for one that has lost its core."
+        )
     return "\n".join(out)
 
 

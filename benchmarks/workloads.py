@@ -133,6 +133,21 @@ def order(trained: Sequence[Sequence[bool]], config: Any) -> list[list[list[int]
     return [micro[i : i + accumulate] for i in range(0, len(micro), accumulate)]
 
 
+def padded(rows: Rows, numbers: list[int]) -> tuple[Any, Any, Any]:
+    """(ids, mask, labels) of a right-padded batch, (rows, longest); what is not trained has the label -100."""
+    import torch
+
+    longest = max(len(rows.ids[i]) for i in numbers)
+    fill = [longest - len(rows.ids[i]) for i in numbers]
+    ids = [[*rows.ids[i], *[0] * n] for i, n in zip(numbers, fill, strict=True)]
+    mask = [[*[1] * len(rows.ids[i]), *[0] * n] for i, n in zip(numbers, fill, strict=True)]
+    labels = [
+        [*(t if m else -100 for t, m in zip(rows.ids[i], rows.trained[i], strict=True)), *[-100] * n]
+        for i, n in zip(numbers, fill, strict=True)
+    ]
+    return torch.tensor(ids), torch.tensor(mask), torch.tensor(labels)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=WORKLOADS)

@@ -11,7 +11,7 @@ import parts
 import workloads
 from floor import linear_weights, work
 from fresh import Meter
-from systems import SYSTEMS, padded
+from systems import SYSTEMS
 from training import difference, summary, tables
 
 TINY = ["model=tiny", "data.batch_size=2", "trainer.accumulate_grad_batches=2"]
@@ -72,13 +72,13 @@ def test_floor_takes_the_weights_from_the_model() -> None:
 
 
 def test_padding_is_never_a_target(rows: workloads.Rows) -> None:
-    ids, mask, labels = padded(rows, [0, 1, 2])
+    ids, mask, labels = workloads.padded(rows, [0, 1, 2])
     assert ids.shape == mask.shape == labels.shape and (labels[mask == 0] == -100).all()
     assert (labels != -100).sum() == sum(sum(rows.trained[i]) for i in (0, 1, 2))
 
 
 def entry(adapters: tuple[str, str]) -> dict[str, object]:
-    run = {"cpu_seconds": 4.0, "wall_seconds": 2.0, "peak_memory": 2**30, "losses": [1.0, 2.0], "load_before": 0.0}
+    run = {"cpu_seconds": 4.0, "wall_seconds": 2.0, "peak_memory": 2**30, "losses": [1.0, 2.0], "others": 0.0}
     floor = {"apart": {"flops": 2e9, "tokens": 9}, "shared": {"flops": 1e9, "tokens": 5}, "flops_per_cpu_second": 1e9}
     runs = {"ours": [{**run, "adapter": adapters[0]}], "trl": [{**run, "cpu_seconds": 8.0, "adapter": adapters[1]}, None]}
     return {"title": "rows", "rows": 2, "tokens": 10, "supervised": 3, "floors": [floor], "runs": runs}
