@@ -435,11 +435,14 @@ def test_virtual_tokens_that_leave_the_rows_no_room_are_refused_before_training(
 
 @pytest.mark.parametrize("name", ["pissa", "dora"])
 def test_in_bf16_the_saved_adapter_is_what_was_measured(hydratune: Command, tmp_path: Path, name: str) -> None:
+    """PiSSA's trained base and the untouched one differ by more than the conversion says: each is rounded for itself."""
     run = tmp_path / "run"
     settings = (f"adapter={name}", "trainer.precision=bf16-mixed", "optimizer.lr=0.01", f"hydra.run.dir={run}")
     assert hydratune("train", *SMALL, *settings)[0] == 0
     code, text = hydratune("evaluate", f"run={run}")
-    assert code == 0 and "are reproduced" in text, text
+    assert code == 0, text
+    nll = [json.loads((run / file).read_text())["eval/nll"] for file in ("metrics.json", "evaluation.json")]
+    assert nll[0] == pytest.approx(nll[1], abs=1e-7)
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
