@@ -28,8 +28,7 @@ VARIANTS = {
 }
 ROWS = [
     "data=contracts",
-    "data.difficulty=easy",
-    "data.max_length=256",
+    "data.max_length=160",
     "data.overlength=truncate_prompt",
     "data.batch_size=4",
     "data.max_train_rows=80",

@@ -431,3 +431,21 @@ def test_virtual_tokens_that_leave_the_rows_no_room_are_refused_before_training(
     code, text = hydratune("train", *SMALL, "adapter=prompt_tuning", "adapter.num_virtual_tokens=1900")
     assert code == 2 and "adapter.num_virtual_tokens = 1900" in text and "the longest row has" in text
     assert not list(tmp_path.glob("outputs/*/*/checkpoints"))
+
+
+@pytest.mark.parametrize("name", ["pissa", "dora"])
+def test_in_bf16_the_saved_adapter_is_what_was_measured(hydratune: Command, tmp_path: Path, name: str) -> None:
+    """PiSSA's trained base and the untouched one differ by more than the conversion says: each is rounded for itself."""
+    run = tmp_path / "run"
+    settings = (f"adapter={name}", "trainer.precision=bf16-mixed", "optimizer.lr=0.01", f"hydra.run.dir={run}")
+    assert hydratune("train", *SMALL, *settings)[0] == 0
+    code, text = hydratune("evaluate", f"run={run}")
+    assert code == 0, text
+    nll = [json.loads((run / file).read_text())["eval/nll"] for file in ("metrics.json", "evaluation.json")]
+    assert nll[0] == pytest.approx(nll[1], abs=1e-7)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantised_base_in_bf16_trains_and_answers(hydratune: Command, quantization: str) -> None:
+    code, text = hydratune("train", *SMALL, f"model.quantization={quantization}", "trainer.precision=bf16-mixed")
+    assert code == 0, text

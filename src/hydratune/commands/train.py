@@ -130,6 +130,11 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker) -> tuple
     if fitted.interrupted:
         console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}")
         raise KeyboardInterrupt
+    if adapters.changes_base(config.adapter):  # in bf16, what is saved for the untouched base differs by roundings: measure that
+        job.model = None  # its memory is needed
+        dtype = hardware.weights_dtype(config, job.precision)
+        job.model = adapters.load_tuned(config.model, config.adapter, job.source, record.adapter, dtype)
+        job.model = job.model.to("cuda") if job.accelerator == "gpu" else job.model
     with timed(job.seconds, "fine-tuned model on the test rows"):
         predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot())
     result = _metrics(job, predictions, fitted)

@@ -24,10 +24,13 @@ from hydratune.config import (
 )
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models import initialisation, methods
+from hydratune.models.methods import changes_base
 from hydratune.models.sources import Source, load_model
 from hydratune.models.targets import layer_number, matches, short_names, unreadable
 from hydratune.training.blocks import use_lean_blocks
 from hydratune.training.lora import use_lean_forward
+
+__all__ = ["add_adapter", "changes_base", "check", "count_parameters", "load_tuned", "prepare_quantised", "save", "virtual_tokens"]
 
 
 def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) -> PeftModel | PreTrainedModel:
@@ -46,7 +49,7 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) 
         why = f"PEFT refuses it: {error}"
         raise ConfigError([Problem("adapter", getattr(adapter, "method", ""), why, "change the setting it names")]) from error
     assert isinstance(result, PeftModel)
-    if methods.changes_base(adapter):
+    if changes_base(adapter):
         result.start = initialisation.start_of(result)
     if isinstance(adapter, LoraAdapter) and adapter.init_lora_weights == "loftq":
         initialisation.loftq(result)

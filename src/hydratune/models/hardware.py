@@ -64,7 +64,9 @@ def keep_memory() -> None:
     """Lets glibc keep freed blocks for the next step instead of handing them back to the kernel and asking again.
 
     Blocks of this size are otherwise mapped and cleared anew every time: a tenth of a CPU step went there. mallopt(3).
+    oneDNN keeps a compiled product for each of the last 1024 shapes; packs of ever new lengths fill that with 0.2 GB.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent in musl
