@@ -215,7 +215,8 @@ def is_plain(layer: Any) -> bool:
         return False
     base, name = layer.get_base_layer(), layer.active_adapters[0]
     dense = type(layer) is PeftLinear and type(base) is torch.nn.Linear
-    if not dense and getattr(getattr(base, "weight", None), "quant_state", None) is None:
+    quantised = type(layer).__module__ == "peft.tuners.lora.bnb" and getattr(base.weight, "quant_state", None) is not None
+    if not dense and not quantised:
         return False
     return (
         name in layer.lora_A
