@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hydratune.models.row_attention import RowAttention
+from hydratune.models.row_attention import RowAttention, flash
 
 NAME = "hydratune"
 
@@ -137,18 +137,28 @@ def _after_prefix(
         sees = torch.cat([own_mask.new_ones((*own_mask.shape[:-1], prefix_key.shape[2])), own_mask], dim=-1)
         result = F.scaled_dot_product_attention(query, keys, values, attn_mask=sees, scale=scale, enable_gqa=heads != key.shape[1])
         return result.transpose(1, 2)
-    groups = heads // key.shape[1]
-    q = query.reshape(rows, key.shape[1], groups, width) * (scale if scale is not None else width**-0.5)
-    together = q.transpose(0, 1).reshape(key.shape[1], rows * groups, width)  # every row's queries against one prefix
-    to_prefix = (together @ prefix_key[0].transpose(1, 2)).view(key.shape[1], rows, groups, -1).transpose(0, 1)
-    to_self = q @ key.transpose(2, 3)
+    key_heads = key.shape[1]
+    scale = scale if scale is not None else width**-0.5
+    q = query.reshape(rows, key_heads, -1, width)
+    together = q.transpose(0, 1).reshape(1, key_heads, -1, width)  # every row's queries against one prefix
+    if query.device.type == "cpu" and value.shape[-1] == width:
+        own, total = flash(q, key, value, 0.0, False, attn_mask=_added(mask, q.dtype), scale=scale)
+        seen, other = (x[0].unflatten(1, (rows, -1)).transpose(0, 1) for x in flash(together, prefix_key, prefix_value, 0.0, False, scale=scale))
+        return torch.lerp(own, seen, torch.sigmoid(other - total)[..., None].to(q.dtype)).reshape(rows, 1, heads, width)
+    to_prefix = (together[0] @ prefix_key[0].transpose(1, 2) * scale).unflatten(1, (rows, -1)).transpose(0, 1)
+    to_self = q @ key.transpose(2, 3) * scale
     if mask is not None:
         to_self = to_self.masked_fill(~mask, float("-inf"))
     weights = torch.cat([to_prefix, to_self], dim=-1).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     on_prefix, on_self = weights.split([prefix_key.shape[2], key.shape[2]], dim=-1)
-    shared = on_prefix.transpose(0, 1).reshape(key.shape[1], rows * groups, -1) @ prefix_value[0]
-    result = shared.view(key.shape[1], rows, groups, width).transpose(0, 1) + on_self @ value
+    shared = on_prefix.transpose(0, 1).flatten(1, 2) @ prefix_value[0]
+    result = shared.unflatten(1, (rows, -1)).transpose(0, 1) + on_self @ value
     return result.reshape(rows, 1, heads, width)
+
+
+def _added(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """What is added to scores where ``mask`` says who is seen."""
+    return None if mask is None else torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
 def _band(length: int, window: int, device: torch.device) -> torch.Tensor:

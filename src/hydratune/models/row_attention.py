@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
@@ -41,10 +41,10 @@ class RowAttention(torch.autograd.Function):
         start = 0
         for length in lengths:
             row = slice(start, start := start + length)
-            out[:, :, row], total[:, :, row] = _forward(q[:, :, row], k[:, :, row], v[:, :, row], 0.0, True, scale=scale)
+            out[:, :, row], total[:, :, row] = flash(q[:, :, row], k[:, :, row], v[:, :, row], 0.0, True, scale=scale)
         if prefix_key is not None and prefix_value is not None:
             own = total
-            seen, other = _forward(q, _for_group(prefix_key, groups), _for_group(prefix_value, groups), 0.0, False, scale=scale)
+            seen, other = flash(q, _for_group(prefix_key, groups), _for_group(prefix_value, groups), 0.0, False, scale=scale)
             total = torch.logaddexp(own, other)
             out.mul_((own - total).exp_()[..., None]).add_(seen.mul_((other - total).exp_()[..., None]))
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, result, total)
