@@ -143,7 +143,9 @@ def _after_prefix(
     together = q.transpose(0, 1).reshape(1, key_heads, -1, width)  # every row's queries against one prefix
     if query.device.type == "cpu" and value.shape[-1] == width:
         own, total = flash(q, key, value, 0.0, False, attn_mask=_added(mask, q.dtype), scale=scale)
-        seen, other = (x[0].unflatten(1, (rows, -1)).transpose(0, 1) for x in flash(together, prefix_key, prefix_value, 0.0, False, scale=scale))
+        seen, other = (
+            x[0].unflatten(1, (rows, -1)).transpose(0, 1) for x in flash(together, prefix_key, prefix_value, 0.0, False, scale=scale)
+        )
         return torch.lerp(own, seen, torch.sigmoid(other - total)[..., None].to(q.dtype)).reshape(rows, 1, heads, width)
     to_prefix = (together[0] @ prefix_key[0].transpose(1, 2) * scale).unflatten(1, (rows, -1)).transpose(0, 1)
     to_self = q @ key.transpose(2, 3) * scale
