@@ -1,16 +1,20 @@
 """The autograd functions of the training step, in float64 against numerical gradients, and against PyTorch's own."""
 
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from hydratune.errors import ConfigError
 from hydratune.models.row_attention import RowAttention
-from hydratune.training import products
-from hydratune.training.blocks import ACTIVATIONS, GatedDown, RmsNorm
+from hydratune.training import fit, products
+from hydratune.training.blocks import GatedDown, RmsNorm
+from hydratune.training.elementwise import ACTIVATIONS, EAGER, compiled, using
 from hydratune.training.lora import Frozen, LoraFunction
 from hydratune.training.losses import HeadLoss, LogitLoss, LossShape
 
@@ -97,6 +101,44 @@ def test_rms_norm_of_half_precision_is_computed_in_fp32() -> None:
     direction = torch.randn(8, 64, generator=torch.Generator().manual_seed(1))
     (ours,), (theirs,) = torch.autograd.grad(y, x, direction.bfloat16()), torch.autograd.grad(expected, exact, direction)
     assert (ours.float() - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_without_a_compiler_the_message_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("No working C++ compiler found\nand a long story")
+
+    monkeypatch.setattr(fit, "compiled", broken)
+    assert fit._pieces(False) is EAGER
+    with pytest.raises(ConfigError, match=r"trainer\.compile = True.*\n.*No working C\+\+ compiler found.*\n.*install a C\+\+ compiler"):
+        fit._pieces(True)
+
+
+@pytest.mark.slow  # compiling takes half a minute
+@pytest.mark.filterwarnings("default")  # of the compiler's own
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_pieces_compute_the_same(dtype: torch.dtype) -> None:
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler here, which torch.compile needs")
+    pieces = compiled()
+    layer = Frozen(lambda: fixed(4, 6, seed=1).to(dtype), None, 1.3)
+    weight = (fixed(6, seed=1) + 3).to(dtype)
+
+    def both(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
+        leaves = [x.detach().to(dtype).requires_grad_(True) for x in inputs]
+        expected = function(*leaves)
+        with using(pieces):
+            found = function(*leaves)
+        close = {} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+        torch.testing.assert_close(found, expected, **close)
+        gradients = (torch.autograd.grad(y, leaves, torch.ones_like(y)) for y in (found, expected))
+        for ours, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, **close)
+
+    for tokens in (1, 3, 40):
+        both(lambda x: RmsNorm.apply(x, weight, 1e-5), leaf(tokens, 6, seed=3))
+        for name in ACTIVATIONS:
+            gated = partial(lambda name, g, u, a, b: GatedDown.apply(g, u, name, layer, a, b), name)
+            both(gated, leaf(tokens, 6, seed=3), leaf(tokens, 6, seed=4), leaf(2, 6, seed=5), leaf(4, 2, seed=6))
 
 
 @pytest.mark.parametrize("prefix", [0, 4])

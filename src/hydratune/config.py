@@ -648,6 +648,7 @@ class TrainerConfig:
     share_prefix: bool = True  # compute once what several rows of a batch begin with; the same losses, fewer tokens
     frozen_cache_gb: float = 20.0  # most that may be written of what layers below the first trained one compute; 0: nothing
     gradient_checkpointing: bool = False  # recompute layers in the backward pass: less memory, about a third more time
+    compile: bool = False  # fuse elementwise work by torch.compile, which takes half a minute at the start; needs a C++ compiler
     label_smoothing: float = 0.0  # share of the target spread evenly over the vocabulary; in the training loss only
     z_loss: float = 0.0  # weight of the squared log-normaliser, usual 1e-4; in the training loss only
     neftune_alpha: float = 0.0  # noise on the embeddings while training (arXiv:2310.05914), usual 5; 0: none

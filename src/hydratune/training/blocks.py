@@ -6,26 +6,16 @@ before anything is replaced, so an architecture with another formula keeps its o
 
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from hydratune.training.elementwise import ACTIVATIONS, pieces_here
 from hydratune.training.lora import Frozen, can_be_lean, frozen, is_plain, lora_outputs, no_autocast, pair
 from hydratune.training.products import exact, times, times_transposed
-
-_Derivative = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], _Derivative]] = {  # name -> (f(x), dy, x -> dx)
-    "silu": (F.silu, torch.ops.aten.silu_backward),
-    "gelu": (F.gelu, torch.ops.aten.gelu_backward),
-    "gelu_tanh": (
-        lambda x: F.gelu(x, approximate="tanh"),
-        lambda dy, x: torch.ops.aten.gelu_backward(dy, x, approximate="tanh"),
-    ),
-}
 
 
 class RmsNorm(torch.autograd.Function):
@@ -36,26 +26,17 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        precise = exact(x)
-        inverse = torch.linalg.vector_norm(precise, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
-        y = (precise * inverse).to(x.dtype).mul_(weight)
-        from_y = precise is x
+        pieces = pieces_here()
+        y, inverse = pieces.norm(x, weight, eps)
+        from_y = exact(x) is x
         ctx.save_for_backward(y if from_y else x, weight, inverse)
-        ctx.from_y = from_y
+        ctx.from_y, ctx.pieces = from_y, pieces
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        kept, weight, inverse = ctx.saved_tensors
-        d_scaled = exact(dy) * weight
-        if ctx.from_y:  # x / sqrt(...) = y / w
-            scaled = kept / weight
-            mean = (dy * kept).mean(-1, keepdim=True)
-        else:
-            scaled = exact(kept) * inverse
-            mean = (d_scaled * scaled).mean(-1, keepdim=True)
-        return d_scaled.sub_(scaled.mul_(mean)).mul_(inverse).to(dy.dtype), None, None
+        return ctx.pieces.norm_gradient(dy, *ctx.saved_tensors, ctx.from_y), None, None
 
 
 class GatedDown(torch.autograd.Function):
@@ -68,29 +49,27 @@ class GatedDown(torch.autograd.Function):
     def forward(
         ctx: Any, gate: torch.Tensor, up: torch.Tensor, activation: str, layer: Frozen, a: torch.Tensor, b: torch.Tensor
     ) -> torch.Tensor:
-        rows = ACTIVATIONS[activation][0](gate).mul_(up).view(-1, gate.shape[-1])
+        pieces = pieces_here()
+        rows = pieces.gated(gate, up, activation).view(-1, gate.shape[-1])
         y = times_transposed(rows, layer.weight(), layer.bias)
         thin = times_transposed(rows, a.to(rows.dtype))
         y.addmm_(thin, b.t().to(rows.dtype), alpha=layer.scale)
         ctx.save_for_backward(gate, up, a, b, thin)
-        ctx.activation, ctx.layer = activation, layer
+        ctx.activation, ctx.layer, ctx.pieces = activation, layer, pieces
         return y.view(*gate.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         gate, up, a, b, thin = ctx.saved_tensors
-        function, derivative = ACTIVATIONS[ctx.activation]
-        activated = function(gate)
         dy = dy.reshape(-1, dy.shape[-1])
         d_rows = times(dy, ctx.layer.weight())
         d_thin = times(dy, b.to(dy.dtype)).mul_(ctx.layer.scale)
         d_b = times(thin.t(), dy).t().mul(ctx.layer.scale).to(b.dtype)
-        d_a = times(d_thin.t(), (activated * up).view(d_rows.shape)).to(a.dtype)
         d_rows.addmm_(d_thin, a.to(d_thin.dtype))
-        d_rows = d_rows.view(gate.shape)
-        d_up = activated.mul_(d_rows)
-        return derivative(d_rows.mul_(up), gate), d_up, None, None, d_a, d_b
+        rows, d_gate, d_up = ctx.pieces.gated_gradient(d_rows.view(gate.shape), gate, up, ctx.activation)
+        d_a = times(d_thin.t(), rows.view(d_rows.shape)).to(a.dtype)
+        return d_gate, d_up, None, None, d_a, d_b
 
 
 def _is_norm(module: torch.nn.Module) -> bool | None:

@@ -32,6 +32,7 @@ from hydratune.training.callbacks import (
     checkpoints,
     validation_steps,
 )
+from hydratune.training.elementwise import EAGER, Elementwise, compiled
 from hydratune.training.lora import draws_elsewhere
 from hydratune.training.losses import LossShape
 from hydratune.training.module import FineTuning
@@ -84,6 +85,7 @@ def fit(
         share=settings.share_prefix,
         neftune_alpha=settings.neftune_alpha,
         checkpointing=settings.gradient_checkpointing,
+        pieces=_pieces(settings.compile),
     )
     if objective.unpackable:
         console.print(f"[yellow]rows are padded, not packed: {objective.unpackable}")
@@ -154,6 +156,17 @@ def fit(
         history.validating,
         interrupted,
     )
+
+
+def _pieces(compile: bool) -> Elementwise:
+    if not compile:
+        return EAGER
+    try:
+        return compiled()
+    except Exception as error:  # no compiler, a broken one, no Triton: each has its own exception
+        why = f"torch.compile does not work here: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        fix = "install a C++ compiler (on a GPU, Triton), or leave it at false"
+        raise ConfigError([Problem("trainer.compile", True, why, fix)]) from error
 
 
 def _diverged(

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from hydratune.data.masking import Encoded
 from hydratune.models.attention import can_share_prefix, supports_packing
 from hydratune.training.blocks import only_needed
+from hydratune.training.elementwise import EAGER, Elementwise, using
 from hydratune.training.frozen import FrozenBottom, frozen_bottom
 from hydratune.training.lora import drawing, drops, generator_here
 from hydratune.training.losses import PLAIN, HeadLoss, LogitLoss, LossShape
@@ -52,6 +53,7 @@ class Objective:
         share: bool = True,
         neftune_alpha: float = 0.0,
         checkpointing: bool = False,
+        pieces: Elementwise = EAGER,
     ) -> None:
         base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
         prompts = base is not model and model.active_peft_config.is_prompt_learning  # PEFT's own forward puts them in front
@@ -60,7 +62,7 @@ class Objective:
         self.micro_tokens, self.workers = micro_tokens, workers
         self.shape, self.neftune_alpha = shape, neftune_alpha
         self.share = share and self.unpackable is None and can_share_prefix(base) and not checkpointing
-        self.checkpointing = checkpointing
+        self.checkpointing, self.pieces = checkpointing, pieces
         if checkpointing:
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable  # its name before 5.23
             enable({"use_reentrant": False})
@@ -197,7 +199,7 @@ class Objective:
 
         def forward(work: _Work) -> torch.Tensor:
             generator = None if work.seed is None else torch.Generator(device).manual_seed(work.seed)
-            with drawing(generator):
+            with drawing(generator), using(self.pieces):
                 return self._loss(work, self.shape if parameters is not None else PLAIN)
 
         def begin(number: int) -> None:

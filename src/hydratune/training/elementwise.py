@@ -1,0 +1,116 @@
+"""What norms and gated MLPs compute element by element, as it is or fused by ``torch.compile``.
+
+Eagerly every operation reads and writes whole tensors; compiled, one pass does. The formulas are the same.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+from hydratune.training.products import exact
+
+_Derivative = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], _Derivative]] = {  # name -> (f(x), dy, x -> dx)
+    "silu": (F.silu, torch.ops.aten.silu_backward),
+    "gelu": (F.gelu, torch.ops.aten.gelu_backward),
+    "gelu_tanh": (
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda dy, x: torch.ops.aten.gelu_backward(dy, x, approximate="tanh"),
+    ),
+}
+
+
+def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    precise = exact(x)
+    inverse = torch.linalg.vector_norm(precise, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    return (precise * inverse).to(x.dtype).mul_(weight), inverse
+
+
+def _norm_gradient(dy: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, from_y: bool) -> torch.Tensor:
+    d_scaled = exact(dy) * weight
+    if from_y:  # x / sqrt(...) = y / w
+        scaled = kept / weight
+        mean = (dy * kept).mean(-1, keepdim=True)
+    else:
+        scaled = exact(kept) * inverse
+        mean = (d_scaled * scaled).mean(-1, keepdim=True)
+    return d_scaled.sub_(scaled.mul_(mean)).mul_(inverse).to(dy.dtype)
+
+
+def _gated(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
+    return ACTIVATIONS[activation][0](gate).mul_(up)
+
+
+def _gated_gradient(
+    d_rows: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, activation: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    function, derivative = ACTIVATIONS[activation]
+    activated = function(gate)
+    rows = activated * up
+    d_up = activated.mul_(d_rows)
+    return rows, derivative(d_rows.mul_(up), gate), d_up
+
+
+def _pure_norm_gradient(dy: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, from_y: bool) -> torch.Tensor:
+    scaled = exact(kept) / weight if from_y else exact(kept) * inverse
+    d_scaled = exact(dy) * weight
+    return ((d_scaled - scaled * (d_scaled * scaled).mean(-1, keepdim=True)) * inverse).to(dy.dtype)
+
+
+def _pure_gated_gradient(
+    d_rows: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, activation: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    function, derivative = ACTIVATIONS[activation]
+    activated = function(gate)
+    return activated * up, derivative(d_rows * up, gate), activated * d_rows
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """The four pieces."""
+
+    norm: Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
+    """x, weight, eps -> (w x / sqrt(mean(x^2) + eps), 1 / that square root); in fp32 at least."""
+    norm_gradient: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, bool], torch.Tensor]
+    """dy, y (if the last argument is true) or x, weight, inverse -> dx."""
+    gated: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
+    """gate, up, activation -> f(gate) * up."""
+    gated_gradient: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, str], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    """Gradient of f(gate) * up (overwritten), gate, up, activation -> (f(gate) * up, d gate, d up)."""
+
+
+EAGER = Elementwise(_norm, _norm_gradient, _gated, _gated_gradient)
+
+
+@cache
+def compiled() -> Elementwise:
+    """Fused by ``torch.compile``, for any number of tokens. Raises whatever the compiler does if it does not work here."""
+
+    def fused(function: Callable[..., object]) -> Callable[..., object]:
+        return torch.compile(function, dynamic=True)
+
+    pieces = Elementwise(*map(fused, (_norm, _pure_norm_gradient, _gated, _pure_gated_gradient)))  # type: ignore[arg-type]
+    pieces.gated(torch.zeros(2, 3), torch.zeros(2, 3), "silu")
+    return pieces
+
+
+_thread = threading.local()  # .pieces
+
+
+@contextmanager
+def using(pieces: Elementwise) -> Iterator[None]:
+    """In this thread, norms and MLPs are computed by ``pieces``."""
+    _thread.pieces = pieces
+    try:
+        yield
+    finally:
+        _thread.pieces = EAGER
+
+
+def pieces_here() -> Elementwise:
+    return getattr(_thread, "pieces", EAGER)

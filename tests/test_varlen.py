@@ -1,0 +1,73 @@
+"""What is handed to the GPU's kernel for rows of uneven length; a kernel written here stands in for it."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hydratune.models import varlen
+from hydratune.models.attention import NAME
+from hydratune.training.objective import Objective
+from test_objective import build, plain_loss, rows
+
+
+def with_options(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor, max_q: int, max_k: int,
+    *, scale: float | None = None, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """As documented: (tokens, heads, width); the last query of a row sees its last key."""
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert max_q == int(cu_seq_q.diff().max())
+    assert max_k == int(cu_seq_k.diff().max())
+    assert enable_gqa or query.shape[1] == key.shape[1]
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    outputs = []
+    for number in range(len(cu_seq_q) - 1):
+        q = query[cu_seq_q[number] : cu_seq_q[number + 1]]
+        k, v = (x[cu_seq_k[number] : cu_seq_k[number + 1]] for x in (key, value))
+        distance = torch.arange(len(q))[:, None] + (len(k) - len(q)) - torch.arange(len(k))
+        left, right = window_size
+        seen = (distance >= -right) & ((distance <= left) if left >= 0 else torch.ones_like(distance, dtype=torch.bool))
+        scores = torch.einsum("qhd,khd->hqk", q, k) * (scale if scale is not None else q.shape[-1] ** -0.5)
+        outputs.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v))
+    return torch.cat(outputs)
+
+
+def without_gqa(*args: Any, scale: float | None = None, window_size: tuple[int, int] = (-1, -1)) -> torch.Tensor:
+    """The kernel before it knew query heads that share a key head."""
+    return with_options(*args, scale=scale, window_size=window_size)
+
+
+@pytest.mark.parametrize("kernel", [with_options, without_gqa])
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Gemma3Text", "Qwen3"])
+@pytest.mark.parametrize("share", [False, True])
+def test_the_kernel_is_given_what_rows_see(monkeypatch: pytest.MonkeyPatch, name: str, kernel: Any, share: bool) -> None:
+    calls = []
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(args)
+        return kernel(*args, **kwargs)
+
+    counted.__signature__ = varlen.inspect.signature(kernel)  # type: ignore[attr-defined]
+    examples = rows()
+    if share:  # all begin alike, beyond what a shared prefix takes at least
+        monkeypatch.setattr("hydratune.training.packing.LEAST_SAVED", 8)
+        examples = [type(e)((5, 6, 7, 8, *e.ids), (*[False] * 4, *e.trained)) for e in examples]
+    model = build(name)
+    expected = plain_loss(model, examples)
+    wanted = torch.autograd.grad(expected, list(model.parameters()))
+    model.set_attn_implementation(NAME)
+    monkeypatch.setattr(varlen, "kernel", counted)
+    monkeypatch.setattr(varlen, "can_take", lambda query, value, dropout: not dropout)
+    loss, gradients = Objective(model, micro_tokens=1000, workers=1, share=share).gradients(examples)
+    assert calls
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for found, own in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_left_alone_where_it_cannot_be_used() -> None:
+    x = torch.zeros(1, 2, 4, 8, dtype=torch.bfloat16)
+    assert not varlen.can_take(x, x, 0.0)  # no GPU
+    meta = x.to("meta")
+    assert not varlen.can_take(meta, meta, 0.0)
