@@ -177,11 +177,15 @@ def prepare_quantised(model: PreTrainedModel, quantization: Quantization) -> Pre
 
     On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation, rounding their scales: evaluating
     would change the model that is trained. That is switched off. The layers that stay unquantised keep the base's precision:
-    norms in fp32 (as for fp16 training) would hand fp32 to an output head in bf16.
+    norms in fp32 (as for fp16 training) would hand fp32 to an output head in bf16. They are also views of the file that was
+    mapped into memory, and would keep all of it there: they are copied.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if quantization is not Quantization.none:
+        for parameter in model.parameters():
+            if parameter.device.type == "cpu" and parameter.is_floating_point():
+                parameter.data = parameter.data.clone()
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
