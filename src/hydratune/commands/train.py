@@ -365,6 +365,8 @@ def _train(job: Job, record: RunDirectory, logger: Any) -> Fitted:
         names=[row.where or row.id for row in job.sets.train],
         base=job.source.identity,
     )
+    if fitted.frozen_seconds:
+        job.seconds["layers that stay as they are"] = fitted.frozen_seconds
     job.seconds["training"] = fitted.training_seconds
     job.seconds["validation"] = fitted.validation_seconds
     if job.accelerator == "gpu":

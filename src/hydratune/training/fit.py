@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Fitted:
     tokens: int
     training_seconds: float  # without validation
     validation_seconds: float
+    frozen_seconds: float  # computing the layers that training does not change, before it
     interrupted: bool
 
 
@@ -97,8 +99,10 @@ def fit(
     for name in ("lightning.pytorch", "lightning.fabric"):  # devices and tips: the opening lines say what is used
         logging.getLogger(name).setLevel(logging.WARNING)
     quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0
+    began = time.perf_counter()
     with progress("layers that stay as they are", len(train) + len(validation), quiet=quiet) as ticker:
         frozen = objective.keep_bottom([*train, *validation], f"{base} {accelerator}", settings.frozen_cache_gb * 1e9, ticker.advance)
+    frozen_seconds = time.perf_counter() - began if frozen else 0.0
     if frozen and not quiet:
         console.print(f"the lowest {frozen} layers are computed once and kept")
     threads = torch.get_num_threads()
@@ -154,6 +158,7 @@ def fit(
         history.tokens,
         elapsed - history.validating,
         history.validating,
+        frozen_seconds,
         interrupted,
     )
 

@@ -8,6 +8,7 @@ import shutil
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,14 @@ def frozen_bottom(
     limit: float,
     run: Callable[[Sequence[Encoded]], Any],
     advance: Callable[[float, float], None],
+    *,
+    together: int,
+    workers: int,
 ) -> FrozenBottom | None:
-    """The states of ``rows``, from the cache or computed by ``run`` row by row; None where there is nothing to gain.
+    """The states of ``rows``, from the cache or computed by ``run``, which takes rows end to end; None where nothing is gained.
 
     ``identity`` names the base model and how it is computed. Not more than ``limit`` bytes are written, and never more
-    than half of what is free on the disk.
+    than half of what is free on the disk. About ``together`` tokens are computed at once in each of ``workers`` threads.
     """
     layers, size = frozen_layers(model), _bytes_needed(model, rows)
     folder = cache_folder()
@@ -102,21 +106,42 @@ def frozen_bottom(
     _make_skippable(model, layers)
     key = stable_hash([identity, str(model.dtype), layers, torch.__version__, [stable_hash(list(row.ids)) for row in rows]])
 
+    def states(part: Sequence[Encoded]) -> torch.Tensor:
+        _thread.wanted = True
+        try:
+            run(part)
+        except _Reached as reached:
+            return reached.states[0].contiguous().cpu()
+        finally:
+            _thread.wanted = False
+        raise AssertionError("the model has no such layer")
+
     def build(target: Path) -> None:
         target.mkdir()
-        with (target / "states.bin").open("wb") as stream:
-            for row in rows:
-                _thread.wanted = True
-                try:
-                    run([row])
-                except _Reached as reached:
-                    states = reached.states[0].contiguous().cpu()
-                    stream.write(states.view(torch.uint8).numpy().tobytes())
-                finally:
-                    _thread.wanted = False
-                advance(1, len(row.ids))
+        parts = _parts(rows, together)
+        options: dict[str, Any] = {"initializer": torch.set_num_threads, "initargs": (1,)} if workers > 1 else {}
+        with ThreadPoolExecutor(workers, "frozen", **options) as pool, (target / "states.bin").open("wb") as stream:
+            try:
+                for part, found in zip(parts, pool.map(states, parts), strict=True):
+                    stream.write(found.view(torch.uint8).numpy().tobytes())
+                    advance(len(part), sum(len(row.ids) for row in part))
+            finally:  # after Ctrl-C nobody waits for the rest
+                pool.shutdown(cancel_futures=True)
 
     return FrozenBottom(model, layers, rows, built(f"frozen/{key}", build) / "states.bin")
+
+
+def _parts(rows: Sequence[Encoded], tokens: int) -> list[list[Encoded]]:
+    """``rows`` in order, in parts of at most ``tokens`` tokens, or one row."""
+    parts: list[list[Encoded]] = []
+    held = tokens
+    for row in rows:
+        held += len(row.ids)
+        if held > tokens:
+            parts.append([])
+            held = len(row.ids)
+        parts[-1].append(row)
+    return parts
 
 
 def _make_skippable(model: Any, count: int) -> None:

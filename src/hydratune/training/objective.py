@@ -98,7 +98,9 @@ class Objective:
     def keep_bottom(self, rows: Sequence[Encoded], identity: str, limit: float, advance: Callable[[float, float], None]) -> int:
         """Computes the layers that no training changes once for ``rows``, see ``frozen_bottom``; returns how many."""
         if self.unpackable is None and self._head is not None and not self.checkpointing and not self.neftune_alpha:
-            self.bottom = frozen_bottom(self.model, rows, identity, limit, self.loss, advance)
+            run = torch.no_grad()(lambda part: self._loss(_Work(part), PLAIN))
+            sizes = {"together": self.micro_tokens, "workers": self.workers}
+            self.bottom = frozen_bottom(self.model, rows, identity, limit, run, advance, **sizes)
         return self.bottom.layers if self.bottom is not None else 0
 
     def gradients(self, rows: Sequence[Encoded]) -> tuple[torch.Tensor, list[torch.Tensor]]:
