@@ -4,16 +4,26 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+_thread = threading.local()  # .paper: what this thread prints goes there; .told: how its work goes on is told there
+
 
 class _Terminal(Console):
     """Whoever stops reading (head, a closed pager) stops reading; the work goes on."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        paper: Console | None = getattr(_thread, "paper", None)
+        if paper is not None:
+            paper.print(*objects, **options)
+        else:
+            super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
         silence()
@@ -29,6 +39,19 @@ def silence() -> None:
 
 console = _Terminal(highlight=False, width=None if sys.stdout.isatty() else 110)  # a log file has no width of its own
 _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
+
+
+Told = Callable[[str, float, float], None]  # (title of a piece of work, share that is done, amount per second)
+
+
+@contextmanager
+def printing_to(stream: IO[str], told: Told) -> Iterator[None]:
+    """What this thread prints goes to ``stream`` instead of the terminal, and the progress of its work to ``told``."""
+    _thread.paper, _thread.told = Console(file=stream, highlight=False, width=110), told
+    try:
+        yield
+    finally:
+        _thread.paper = _thread.told = None
 
 
 class _Speed(ProgressColumn):
@@ -49,6 +72,9 @@ class Ticker:
         self._task = progress.add_task(title, total=total, unit=unit, amount=0, note="") if progress else None
         self._done, self._amount, self._start, self._lock = 0.0, 0.0, time.monotonic(), threading.Lock()
         self._last = self._start
+        self._told: Told | None = getattr(_thread, "told", None)
+        if self._told is not None:
+            self._told(title, 0.0, 0.0)
 
     def advance(self, steps: float, amount: float = 0, note: str = "") -> None:
         """Steps may be parts of one. Several threads may call this."""
@@ -59,7 +85,10 @@ class Ticker:
         self._done, self._amount = self._done + steps, self._amount + amount
         if abs(self._done - self.total) < 1e-6:  # parts do not add up to the last digit
             self._done = self.total
-        if self._progress is not None and self._task is not None:
+        if self._told is not None:
+            elapsed = time.monotonic() - self._start
+            self._told(self.title, self._done / self.total if self.total else 1.0, self._amount / elapsed if elapsed > 0 else 0.0)
+        elif self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._done, amount=self._amount, note=note)
         elif time.monotonic() - self._last > _PLAIN_INTERVAL or (steps and self._done == self.total):
             self._last = time.monotonic()
@@ -73,7 +102,7 @@ class Ticker:
 @contextmanager
 def progress(title: str, total: int, unit: str = "tokens", *, quiet: bool = False) -> Iterator[Ticker]:
     """A bar with speed and remaining time while the block runs; ``quiet`` shows nothing (other ranks, tests)."""
-    if quiet or not console.is_terminal:
+    if quiet or not console.is_terminal or getattr(_thread, "told", None) is not None:
         ticker = Ticker(title, total, unit, None)
         if quiet:
             ticker._last = float("inf")

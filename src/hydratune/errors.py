@@ -2,6 +2,7 @@
 
 HydratuneError            exit 1: the work failed
 ├── SweepError            some jobs of a sweep failed; the others are kept
+├── UnpackedError         a job of a pack has to run by itself; it is run again, alone
 ├── RunError              a run directory cannot be used as asked
 ├── DivergedError         training was stopped: a loss or gradient that is not finite, or far above the usual
 └── InputError            exit 2: what the user gave is wrong; no compute was spent
@@ -27,6 +28,10 @@ class HydratuneError(CompactHydraException):
 
 class SweepError(HydratuneError):
     """Some jobs of a sweep failed."""
+
+
+class UnpackedError(HydratuneError):
+    """A job cannot share a process with others, which showed when its model was there."""
 
 
 class RunError(HydratuneError):

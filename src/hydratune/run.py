@@ -8,7 +8,8 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -60,20 +61,22 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
         _discard_unused(directory)
         return
     with alone(directory.path):
-        _recorded(composed, typed, directory, load)
+        signal.signal(signal.SIGTERM, interrupt)
+        if hasattr(signal, "SIGHUP"):  # the terminal was closed
+            signal.signal(signal.SIGHUP, _hung_up)
+        directory.clear()
+        directory.start()
+        write_hydra_files(directory, composed, settings, list(settings.overrides.task))
+        with recorded(typed, directory):
+            load()(typed, directory)
 
 
-def _recorded(composed: DictConfig, typed: Any, directory: RunDirectory, load: Callable[[], Callable[[Any, RunDirectory], None]]) -> None:
-    """Runs the command; however it ends, the run directory says so."""
-    signal.signal(signal.SIGTERM, interrupt)
-    if hasattr(signal, "SIGHUP"):  # the terminal was closed
-        signal.signal(signal.SIGHUP, _hung_up)
-    directory.clear()
-    directory.start()
+@contextmanager
+def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
+    """A run that was started; however it ends, its directory says so."""
     write_text(directory.config_file, checks.mask(OmegaConf.to_yaml(OmegaConf.structured(typed), resolve=True)))
-    _write_hydra_files(directory, composed, HydraConfig.get())
     try:
-        load()(typed, directory)
+        yield
         directory.end(State.finished)
     except KeyboardInterrupt:
         log.warning("interrupted")
@@ -98,9 +101,9 @@ def _refuse_sweep_without_m(sweep: object, directory: RunDirectory) -> None:
         )
 
 
-def _write_hydra_files(directory: RunDirectory, composed: DictConfig, settings: Any) -> None:
+def write_hydra_files(directory: RunDirectory, composed: DictConfig, settings: Any, overrides: Sequence[str]) -> None:
     """What Hydra writes into .hydra, after the check instead of before it, and without secrets."""
-    for name, content in (("config", composed), ("hydra", {"hydra": settings}), ("overrides", list(settings.overrides.task))):
+    for name, content in (("config", composed), ("hydra", {"hydra": settings}), ("overrides", list(overrides))):
         write_text(directory.path / ".hydra" / f"{name}.yaml", checks.mask(OmegaConf.to_yaml(OmegaConf.create(content))))
 
 

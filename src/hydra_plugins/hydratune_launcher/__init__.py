@@ -1,4 +1,4 @@
-"""Hydra launcher ``process``: hands a sweep to ``hydratune.sweeps``. Kept tiny: a bug here breaks every Hydra program."""
+"""Hydra launchers ``pack`` and ``process``: hand a sweep to ``hydratune.sweeps``. Kept tiny: a bug here breaks every Hydra program."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +16,16 @@ class ProcessLauncherConfig:
     _target_: str = "hydra_plugins.hydratune_launcher.ProcessLauncher"
 
 
+@dataclass
+class PackLauncherConfig:
+    """Jobs that share base model and data in one process, at the same time."""
+
+    _target_: str = "hydra_plugins.hydratune_launcher.PackLauncher"
+    pack_size: int | None = None  # jobs of one pack at most; null: all
+    together: int | None = None  # jobs of a pack that run at the same time; null: two more than cores
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="pack", node=PackLauncherConfig, provider="hydratune")
 ConfigStore.instance().store(group="hydra/launcher", name="process", node=ProcessLauncherConfig, provider="hydratune")
 
 
@@ -29,4 +39,17 @@ class ProcessLauncher(Launcher):  # type: ignore[misc]
         from hydratune.sweeps.processes import launch
 
         launch(self.hydra_context, self.config, job_overrides, initial_job_idx)
+        return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
+
+
+class PackLauncher(ProcessLauncher):
+    """See ``hydratune.sweeps.pack``."""
+
+    def __init__(self, pack_size: int | None = None, together: int | None = None) -> None:
+        self.pack_size, self.together = pack_size, together
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from hydratune.sweeps.processes import Packing, launch
+
+        launch(self.hydra_context, self.config, job_overrides, initial_job_idx, Packing(self.pack_size, self.together))
         return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]

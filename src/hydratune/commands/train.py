@@ -1,7 +1,6 @@
 """hydratune train: measure the base model, fine-tune it, measure it again, write everything down."""
 
 import logging
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lightning
 from rich.markup import escape
 
 from hydratune.cache import cache_folder
@@ -28,13 +26,15 @@ from hydratune.errors import ConfigError, DataError, DivergedError, Problem, Run
 from hydratune.evaluation import assess, metrics, table
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
-from hydratune.run import STARTED, is_main_process
+from hydratune.run import is_main_process
 from hydratune.sweeps.records import read_sweep
+from hydratune.sweeps.workshop import Workshop
 from hydratune.tracking import environment, wandb
 from hydratune.training import optimizers, schedules
 from hydratune.training.fit import Fitted, fit, total_steps
 
 log = logging.getLogger(__name__)
+ALONE = Workshop()
 
 
 @dataclass
@@ -67,30 +67,30 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
         seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def run(config: TrainConfig, record: RunDirectory) -> None:
+def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> None:
     """One experiment, from settings to closing table."""
     section("set-up")
     if config.preview:
-        job = prepare(config)
+        job = prepare(config, shop)
         show(console, job.encoder, job.sets.train, job.train, config.preview)
         return
     if not is_main_process():  # the other ranks only train
-        job = prepare(config)
+        job = prepare(config, shop)
         job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
         with suppress(DivergedError):  # the main process says so
-            _train(job, record, False)
+            _train(job, record, False, shop)
         return
-    seconds = {"start-up (imports)": time.perf_counter() - STARTED}
+    seconds = {"start-up (imports)": time.perf_counter() - shop.began}
     with timed(seconds, "W&B"):
         tracker = _track(config, record)  # before anything can fail, so that W&B sees the failure
     exit_code = 1
     try:
         with timed(seconds, "model and data"):
             optimizers.check_machine(config, hardware.accelerator(config))
-            job = prepare(config)
+            job = prepare(config, shop)
             schedules.check(config.optimizer, total_steps(config, len(job.train)))
         job.seconds = seconds
-        result, systems = _experiment(job, record, tracker)
+        result, systems = _experiment(job, record, tracker, shop)
         exit_code = 0
     except KeyboardInterrupt:
         exit_code = 130
@@ -101,21 +101,22 @@ def run(config: TrainConfig, record: RunDirectory) -> None:
     _report(job, record, result, systems, tracker.hint)
 
 
-def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker) -> tuple[dict[str, Any], list[str]]:
+def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Workshop) -> tuple[dict[str, Any], list[str]]:
     """Measures, trains, measures again. Returns the content of metrics.json and the names of the systems measured."""
     config = job.config
     facts = _write_down(job, record)
     tracker.facts(facts)
-    predictions = _baselines(job, record)
+    predictions = _baselines(job, record, shop)
     section("training")
-    lightning.seed_everything(config.seed, verbose=False)  # whatever was drawn before, the adapter begins the same
-    job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+    with shop.seeded(config.seed):  # whatever was drawn before, the adapter begins the same
+        job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+    shop.accept(job.model)
     optimizers.check(job.model, config.optimizer)
     trainable, total = adapters.count_parameters(job.model)
     tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
     console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
     try:
-        fitted = _train(job, record, tracker.logger)
+        fitted = _train(job, record, tracker.logger, shop)
     except DivergedError as error:
         if error.usable:
             adapters.save(job.model, job.tokenizer, record.adapter)
@@ -125,7 +126,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker) -> tuple
         console.print(f"[yellow]the adapter so far is in {record.adapter}")
         raise
     if fitted.interrupted:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not cost the adapter
+        shop.last_words()
     adapters.save(job.model, job.tokenizer, record.adapter)
     if fitted.interrupted:
         console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}")
@@ -136,8 +137,8 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker) -> tuple
         job.model = adapters.load_tuned(config.model, config.adapter, job.source, record.adapter, dtype)
         job.model = job.model.to("cuda") if job.accelerator == "gpu" else job.model
     with timed(job.seconds, "fine-tuned model on the test rows"):
-        predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot())
-    result = _metrics(job, predictions, fitted)
+        predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot(), shop)
+    result = _metrics(job, predictions, fitted, shop.cpu_seconds())
     write_json(record.metrics_file, result)
     tracker.summary({k: v for k, v in result.items() if isinstance(v, (int, float))})
     tracker.predictions(predictions["eval"])
@@ -145,27 +146,24 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker) -> tuple
     return result, list(predictions)
 
 
-def prepare(config: TrainConfig) -> Job:
+def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     """Loads model and data and checks everything that can be checked before training."""
     accelerator = hardware.accelerator(config)
     precision = hardware.precision(config, accelerator)
     hardware.keep_memory()
-    lightning.seed_everything(config.seed, verbose=False)
-    schema = json_schema(config.data)
-    prepared = prepare_data(config.data)
-    sets = load_sets(config.data, config.seed, prepared)
-    source = sources.resolve(config.model)
-    tokenizer = sources.load_tokenizer(config.model, source)
-    model = sources.load_model(config.model, source, hardware.weights_dtype(config, precision))
-    model = adapters.prepare_quantised(model, config.model.quantization)
+    with shop.seeded(config.seed):
+        schema = json_schema(config.data)
+        prepared = shop.shared("prepared", lambda: prepare_data(config.data))
+        sets = shop.shared("sets", lambda: load_sets(config.data, config.seed, prepared))
+        source, tokenizer, base = shop.shared("base", lambda: _base(config, precision))
+    model = shop.own(base)
     adapters.check(model, config.adapter)
-    source = sources.identified(source, config.model, model)
     context = sources.context_window(config.model, model)
     if config.data.max_length > context:
         why, fix = f"{config.model.name} reads at most {context} tokens", f"set data.max_length={context} or less"
         raise ConfigError([Problem("data.max_length", config.data.max_length, why, fix)])
     encoder = ChatEncoder(tokenizer, sources.turn_end_ids(tokenizer, model))
-    sets, encoded, splits = _encode(config, encoder, sets)
+    sets, encoded, splits = shop.shared("tokens", lambda: _encode(config, encoder, sets))
     context -= adapters.virtual_tokens(config.adapter)
     _refuse_what_does_not_fit(config, context, encoded)
     adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
@@ -200,6 +198,15 @@ def prepare(config: TrainConfig) -> Job:
         bench,
         examples,
     )
+
+
+def _base(config: TrainConfig, precision: str) -> tuple[sources.Source, Any, Any]:
+    """(source, tokenizer, frozen model)."""
+    source = sources.resolve(config.model)
+    tokenizer = sources.load_tokenizer(config.model, source)
+    model = sources.load_model(config.model, source, hardware.weights_dtype(config, precision))
+    model = adapters.prepare_quantised(model, config.model.quantization)
+    return sources.identified(source, config.model, model), tokenizer, model
 
 
 def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> tuple[RowSets, dict[str, list[Encoded]], dict[str, Any]]:
@@ -320,14 +327,14 @@ def _track(config: TrainConfig, record: RunDirectory) -> wandb.Tracker:
     return tracker
 
 
-def _ask(job: Job, record: RunDirectory, system: str, title: str, prompts: Any) -> list[dict[str, Any]]:
+def _ask(job: Job, record: RunDirectory, system: str, title: str, prompts: Any, shop: Workshop) -> list[dict[str, Any]]:
     """Predictions of the model as it is now, written to the run directory."""
-    predictions = job.bench.ask(job.model, prompts, title=title, pad=job.tokenizer.pad_token_id)
+    predictions = job.bench.ask(job.model, prompts, title=title, pad=job.tokenizer.pad_token_id, pool=shop.pool)
     write_jsonl(record.predictions_file(system), predictions)
     return predictions
 
 
-def _baselines(job: Job, record: RunDirectory) -> dict[str, list[dict[str, Any]]]:
+def _baselines(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, list[dict[str, Any]]]:
     """Predictions of the untouched model, from the cache where the very same were made before."""
     config = job.config.evaluation
     predictions = {}
@@ -339,20 +346,21 @@ def _baselines(job: Job, record: RunDirectory) -> dict[str, list[dict[str, Any]]
         prompts = job.bench.few_shot(job.examples) if few else job.bench.zero_shot()
         key = job.bench.cache_key(job.source.identity, prompts, str(job.model.dtype))
         file = cache_folder() / "baselines" / f"{key}.jsonl"
-        with timed(job.seconds, title):
+        with timed(job.seconds, title), shop.one_at_a_time(key):
             stored = assess.cached(file) if config.reuse_baselines else None
             if stored is not None:
                 console.print(f"{title}: taken from the cache ({key}); evaluation.reuse_baselines=false asks again")
                 predictions[baseline.value] = job.bench.rescored(stored)
                 write_jsonl(record.predictions_file(baseline.value), predictions[baseline.value])
                 continue
-            predictions[baseline.value] = _ask(job, record, baseline.value, title, prompts)
+            predictions[baseline.value] = _ask(job, record, baseline.value, title, prompts, shop)
             assess.remember(file, predictions[baseline.value])
     return predictions
 
 
-def _train(job: Job, record: RunDirectory, logger: Any) -> Fitted:
-    lightning.seed_everything(job.config.seed, verbose=False)
+def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitted:
+    with shop.seeded(job.config.seed):
+        pass  # what is drawn in training begins the same as well
     fitted = fit(
         job.model,
         job.train,
@@ -364,6 +372,8 @@ def _train(job: Job, record: RunDirectory, logger: Any) -> Fitted:
         logger=logger,
         names=[row.where or row.id for row in job.sets.train],
         base=job.source.identity,
+        pool=shop.pool,
+        callbacks=shop.callbacks,
     )
     if fitted.frozen_seconds:
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds
@@ -374,7 +384,7 @@ def _train(job: Job, record: RunDirectory, logger: Any) -> Fitted:
     return fitted
 
 
-def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fitted) -> dict[str, Any]:
+def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fitted, cpu_seconds: float) -> dict[str, Any]:
     """The content of metrics.json."""
     result: dict[str, Any] = {}
     intervals: dict[str, list[float]] = {}
@@ -387,7 +397,7 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
     result["val/loss"] = fitted.best_loss
     result["objective"] = fitted.best_loss
     result["cost/wall_seconds"] = round(sum(job.seconds.values()), 2)
-    result["cost/cpu_seconds"] = round(hardware.cpu_seconds(), 2)
+    result["cost/cpu_seconds"] = round(cpu_seconds, 2)
     result["cost/tokens"] = fitted.tokens
     result["cost/tokens_per_second"] = round(fitted.tokens / fitted.training_seconds, 1)
     result["cost/peak_memory_bytes"] = hardware.peak_memory()

@@ -1,6 +1,7 @@
 """Asks one system the test rows and scores what it says: the rows of predictions.jsonl."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,16 @@ class TestBench:
         self.max_new_tokens = 0 if self.documents else config.max_new_tokens or -(-21 * longest // 20)
         self.context = context
 
-    def ask(self, model: Any, prompts: Sequence[Sequence[Message]], *, title: str, pad: int, quiet: bool = False) -> list[dict[str, Any]]:
+    def ask(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[Message]],
+        *,
+        title: str,
+        pad: int,
+        quiet: bool = False,
+        pool: Executor | None = None,
+    ) -> list[dict[str, Any]]:
         """One prediction per test row. ``prompts`` are conversations up to the answer, in the order of the rows."""
         ids = self._tokens(prompts)
         stop = self.encoder.turn_end_ids
@@ -53,6 +63,7 @@ class TestBench:
             batch_size=self.config.batch_size,
             title=title,
             quiet=quiet,
+            pool=pool,
         )
         result = []
         for i, row in enumerate(self.rows):

@@ -8,7 +8,7 @@ its batch where the model can do that. Finished rows leave the batch.
 import itertools
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -207,11 +207,12 @@ def answer(
     batch_size: int,
     title: str,
     quiet: bool = False,
+    pool: Executor | None = None,
 ) -> list[Answer]:
     """Greedy answers to ``prompts`` and the likelihood of ``references``, in order; 0 ``max_new_tokens``: the likelihood alone.
 
     On a CPU several batches run side by side, each on one thread: matrices this small do not keep two threads busy. What
-    is in a batch does not depend on the number of threads.
+    is in a batch does not depend on the number of threads. They are its own, or those of ``pool``.
     """
     model.eval()
     with torch.inference_mode():
@@ -240,7 +241,9 @@ def answer(
 
     workers = min(len(batches), cpu_count()) if reader.device.type == "cpu" else 1
     with progress(title, len(prompts), quiet=quiet) as ticker, faster_linears(model):
-        if workers == 1:
+        if pool is not None:
+            list(pool.map(work, batches))
+        elif workers == 1:
             for batch in batches:
                 work(batch)
         else:

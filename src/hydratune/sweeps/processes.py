@@ -1,7 +1,7 @@
-"""Runs the jobs of a sweep one after the other, each in a process of its own.
+"""Runs the jobs of a sweep: in packs that share a process and a base model, or one after the other in processes of their own.
 
-Every job is the command a user would type, so a job's folder alone says how to repeat it. Memory is freed between jobs,
-and a crash is the crash of one job.
+Every job is the command a user would type, so a job's folder alone says how to repeat it. Memory is freed between packs,
+and a crash is the crash of one pack.
 """
 
 import os
@@ -23,8 +23,9 @@ from hydratune import config
 from hydratune.checks import configuration_problems, mask
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.records import RunDirectory, alone
-from hydratune.run import interrupt
+from hydratune.records import RunDirectory, alone, write_text
+from hydratune.run import interrupt, write_hydra_files
+from hydratune.sweeps.planning import RUNS_ALONE, plan
 from hydratune.sweeps.records import Job, read_sweep, varying, write_sweep
 from hydratune.tracking.ranking import collect, ranking_table
 
@@ -33,20 +34,32 @@ _GRACE = 90.0  # seconds a job has to keep its work after Ctrl-C
 
 @dataclass(frozen=True)
 class Planned:
-    """A job and its folder."""
+    """A job, its folder and what it is run with."""
 
     job: Job
     record: RunDirectory
+    settings: config.TrainConfig
+    composed: DictConfig
 
 
-def launch(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int) -> None:
-    """Checks every job, then runs those that are not finished yet.
+@dataclass(frozen=True)
+class Packing:
+    """How jobs share a process."""
+
+    size: int | None = None  # jobs in a pack at most; None: as many as there are
+    together: int | None = None  # jobs of a pack that run at the same time; None: two more than cores
+
+
+def launch(
+    context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int, packing: Packing | None = None
+) -> None:
+    """Checks every job, then runs those that are not finished yet; without ``packing`` each in a process of its own.
 
     Raises ``ConfigError`` before anything runs if any job is wrong, ``SweepError`` at the end if any failed.
     """
     folder = Path(str(sweep.hydra.sweep.dir)).absolute()
     try:
-        names, configs = _check_all(context, sweep, overrides, first)
+        names, configs, composed = _check_all(context, sweep, overrides, first)
     except Exception:  # Hydra wrote multirun.yaml before we were asked
         if not read_sweep(folder):
             (folder / "multirun.yaml").unlink(missing_ok=True)
@@ -55,15 +68,16 @@ def launch(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequenc
         raise
     differing = varying([list(job) for job in overrides])
     jobs = [Job(name, tuple(job), vary) for name, job, vary in zip(names, overrides, differing, strict=True)]
-    planned = [Planned(job, RunDirectory(folder / job.name)) for job in jobs]
+    everything = zip(jobs, configs, composed, strict=True)
+    planned = [Planned(job, RunDirectory(folder / job.name), settings, own) for job, settings, own in everything]
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
-        for item, settings in zip(planned, configs, strict=True):  # what lies there must not be taken for this job's result
-            _refuse_other_job(item, settings)
+        for item in planned:  # what lies there must not be taken for this job's result
+            _refuse_other_job(item, item.settings)
         write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *jobs])
         signal.signal(signal.SIGTERM, interrupt)
         console.print(f"[bold]sweep of {len(jobs)} jobs[/]  {_shown(folder)}", soft_wrap=True)
-        failed = _run_all(context, planned)
+        failed = _run_all(context, planned) if packing is None else _run_packs(context, folder, planned, packing)
     section("ranking")
     table, best = ranking_table([run for run in collect([folder]) if run.path.name in names])
     console.print(table)
@@ -77,19 +91,20 @@ def launch(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequenc
 
 def _check_all(
     context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int
-) -> tuple[list[str], list[config.TrainConfig]]:
-    """Composes and checks every job; returns their folder names and settings."""
+) -> tuple[list[str], list[config.TrainConfig], list[DictConfig]]:
+    """Composes and checks every job; returns their folder names, settings, and what Hydra composed."""
     problems: list[Problem] = []
     names = []
     configs = []
+    everything = []
     for number, job in enumerate(overrides, first):
         composed = context.config_loader.load_sweep_config(sweep, list(job))
         with open_dict(composed):
             composed.hydra.job.id, composed.hydra.job.num = str(number), number
         names.append(str(composed.hydra.sweep.subdir))
+        everything.append(composed)
         try:
-            task = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
-            settings = config.typed(task, config.TrainConfig)
+            settings = config.typed(without_hydra(composed), config.TrainConfig)
             settings.name = settings.name or str(composed.hydra.runtime.choices["data"])
             configs.append(settings)
             found = configuration_problems(settings)
@@ -102,7 +117,11 @@ def _check_all(
     why = "a job is one folder in the sweep's folder, not a path" if any(Path(n).name != n for n in names) else why
     if why:
         raise ConfigError([Problem("hydra.sweep.subdir", names[0], why, "leave it at its default, ${hydra.job.num}")])
-    return names, configs
+    return names, configs, everything
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
 
 
 def _refuse_other_job(planned: Planned, settings: config.TrainConfig) -> None:
@@ -139,21 +158,54 @@ def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]
     return failed
 
 
+def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], packing: Packing) -> list[Planned]:
+    """Runs jobs in packs, and those that cannot share one by one; returns those that failed."""
+    left = {number: item for number, item in enumerate(planned) if not item.record.is_finished()}
+    if len(left) < len(planned):
+        console.print(f"{len(planned) - len(left)} of {len(planned)} jobs finished before; skipped")
+    chosen = plan({number: item.settings for number, item in left.items()}, packing.size)
+    for count, numbers in enumerate(chosen.packs, 1):
+        section(f"pack {count} of {len(chosen.packs)}: {len(numbers)} jobs on one base model")
+        _run_pack(folder, [left[number] for number in numbers], packing)
+    alone = {left[number].job.name: why for number, why in chosen.alone.items()}
+    for number in (number for numbers in chosen.packs for number in numbers):
+        item = left[number]
+        error = str(item.record.status().get("error") or "")
+        if error.startswith(RUNS_ALONE):
+            alone[item.job.name] = error.removeprefix(f"{RUNS_ALONE}: ")
+    for name, why in alone.items():
+        console.print(f"[dim]job {escape(name)} runs alone: {escape(why)}", soft_wrap=True)
+    if alone:
+        _run_all(context, [item for item in planned if item.job.name in alone])
+    return [item for item in planned if not item.record.is_finished()]
+
+
+def _run_pack(folder: Path, items: Sequence[Planned], packing: Packing) -> None:
+    """One pack, in a process. Raises ``KeyboardInterrupt`` after its jobs have kept their work."""
+    for item in items:
+        item.record.path.mkdir(parents=True, exist_ok=True)
+        if item.record.status():
+            item.record.update(state="waiting", error=None)
+        write_hydra_files(item.record, without_hydra(item.composed), item.composed.hydra, item.job.overrides)
+        write_text(item.record.config_file, mask(OmegaConf.to_yaml(OmegaConf.structured(item.settings), resolve=True)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    together = packing.together or cores + 2
+    command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), str(together), str(cores), *(item.job.name for item in items)]
+    code = _wait(subprocess.Popen(command))
+    if code == 130:
+        raise KeyboardInterrupt
+    for item in items:
+        if item.record.status().get("state") not in ("finished", "failed", "stopped"):
+            item.record.start() if not item.record.status() else None
+            item.record.update(state="failed", error=f"its pack ended before it did ({_how(code)}); see {folder}/pack.log")
+
+
 def _run_one(context: HydraContext, item: Planned) -> int:
     command = [sys.executable, "-m", "hydratune", "train", *_config_dirs(context), *item.job.overrides]
     command += [f'hydra.run.dir="{item.record.path}"']
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     item.record.path.mkdir(parents=True, exist_ok=True)
-    with subprocess.Popen(command, env=environment) as process:
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the job as well; a kill of this process alone did not
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            raise
+    code = _wait(subprocess.Popen(command, env=environment))
     if code != 0 and not item.record.status().get("error"):
         if not item.record.status():
             item.record.start()
@@ -161,6 +213,20 @@ def _run_one(context: HydraContext, item: Planned) -> int:
             state="failed", error=f"{_how(code)}; repeat it alone: {shlex.join(['hydratune', 'train', *item.job.overrides])}"
         )
     return code
+
+
+def _wait(started: subprocess.Popen[bytes]) -> int:
+    """The exit code. After Ctrl-C the process has some time to keep its work."""
+    with started as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal sent it to the process as well; a kill of this one alone did not
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
 
 
 def _how(code: int) -> str:

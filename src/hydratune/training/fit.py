@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from hydratune.training.adalora import rank_allocation
 from hydratune.training.callbacks import (
     AtomicCheckpointIO,
     History,
+    Leaving,
     Patience,
     Stopped,
     ValidationTimes,
@@ -67,11 +69,13 @@ def fit(
     logger: Any,
     names: Sequence[str] = (),
     base: str = "",
+    pool: Executor | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
 ) -> Fitted:
     """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept.
 
-    ``names`` are what the training rows are called in messages, ``base`` identifies the frozen weights. Raises
-    ``DivergedError`` if the watchdog stopped it.
+    ``names`` are what the training rows are called in messages, ``base`` identifies the frozen weights. ``pool`` are threads
+    that are shared with other runs. Raises ``DivergedError`` if the watchdog stopped it.
     """
     settings = config.trainer
     data = ConversationData(
@@ -88,6 +92,8 @@ def fit(
         neftune_alpha=settings.neftune_alpha,
         checkpointing=settings.gradient_checkpointing,
         pieces=_pieces(settings.compile),
+        pool=pool,
+        seed=config.seed,
     )
     if objective.unpackable:
         console.print(f"[yellow]rows are padded, not packed: {objective.unpackable}")
@@ -122,7 +128,7 @@ def fit(
                 max_steps=settings.max_steps or -1,
                 accumulate_grad_batches=settings.accumulate_grad_batches,
                 gradient_clip_val=settings.gradient_clip_val,
-                callbacks=[*rank_allocation(model), times, history, watchdog, best, last, patience],
+                callbacks=[*rank_allocation(model), times, history, watchdog, best, last, patience, *callbacks],
                 plugins=[AtomicCheckpointIO()],
                 logger=logger,
                 default_root_dir=record.path,
@@ -133,15 +139,18 @@ def fit(
                 log_every_n_steps=1,
             )
             stopped = None
+            left = False
             try:
                 trainer.fit(module, data)
             except Stopped as error:
                 stopped = error
+            except Leaving:
+                left = True
             except SystemExit:  # what Lightning makes of Ctrl-C
                 if trainer.state.status != TrainerStatus.INTERRUPTED:
                     raise
     torch.set_num_threads(threads)
-    interrupted = trainer.state.status == TrainerStatus.INTERRUPTED and stopped is None
+    interrupted = left or (trainer.state.status == TrainerStatus.INTERRUPTED and stopped is None)
     if patience.stopping_reason is not EarlyStoppingReason.NOT_STOPPED and not quiet:
         why = f"{settings.early_stopping_patience} validations without a loss below {patience.best_score:.4f}"
         console.print(f"[yellow]stopped early after step {trainer.global_step} of {total}: {why}; the best weights are kept")

@@ -84,11 +84,17 @@ class FineTuning(lightning.LightningModule):
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        checkpoint["rng"] = {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": cuda}
+        checkpoint["rng"] = {
+            "python": random.getstate(),
+            "torch": torch.get_rng_state(),
+            "cuda": cuda,
+            "objective": self.objective.generator.get_state(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on drawing where the checkpoint was written (dropout); the order of rows needs no generator."""
         random.setstate(checkpoint["rng"]["python"])
         torch.set_rng_state(checkpoint["rng"]["torch"])
+        self.objective.generator.set_state(checkpoint["rng"]["objective"])
         if torch.cuda.is_available() and checkpoint["rng"]["cuda"]:
             torch.cuda.set_rng_state_all(checkpoint["rng"]["cuda"])

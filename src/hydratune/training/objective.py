@@ -8,7 +8,7 @@ so the result does not depend on which thread was faster.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +54,12 @@ class Objective:
         neftune_alpha: float = 0.0,
         checkpointing: bool = False,
         pieces: Elementwise = EAGER,
+        pool: Executor | None = None,
+        seed: int = 0,
     ) -> None:
+        """``workers``: by how many threads the rows are split. The threads are its own, or those of ``pool``, which it may
+        share with other objectives: what is computed is the same. ``seed``: of what is drawn at random in training.
+        """
         base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
         prompts = base is not model and model.active_peft_config.is_prompt_learning  # PEFT's own forward puts them in front
         self.model = model if prompts else base
@@ -71,20 +76,21 @@ class Objective:
         self._parameters: list[torch.nn.Parameter] | None = None
         self._dropout = [m for m in self.model.modules() if drops(m)]
         self.threads = torch.get_num_threads()  # intra-op, of this thread, when no worker is busy
-        self._pool: ThreadPoolExecutor | None = None
+        self.generator = torch.Generator().manual_seed(seed)
+        self._shared, self._pool = pool, pool
 
     def __enter__(self) -> "Objective":
         """Starts the worker threads; without them micro-packs are computed one after the other.
 
         This thread then only adds up: with more than one intra-op thread it would wait for cores the workers keep busy.
         """
-        if self.workers > 1:
+        if self.workers > 1 and self._shared is None:
             torch.set_num_threads(1)
             self._pool = ThreadPoolExecutor(self.workers, "objective", initializer=torch.set_num_threads, initargs=(1,))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._pool is not None:
+        if self._pool is not None and self._shared is None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
             torch.set_num_threads(self.threads)
@@ -108,7 +114,7 @@ class Objective:
         parameters = self.parameters()
         draws = self._draws()
         # A layer that is computed twice must draw twice the same: then only the global generator will do.
-        seed = int(torch.randint(2**62, ()).item()) if draws and not self.checkpointing else None
+        seed = int(torch.randint(2**62, (), generator=self.generator).item()) if draws and not self.checkpointing else None
         plan = self._plan(rows, self.share and not draws, seed)
         total = torch.zeros((), device=self.model.device)
         sums: list[torch.Tensor] = []

@@ -1,0 +1,62 @@
+"""Which jobs of a sweep can share a process, and why the others cannot. Needs no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hydratune.config import Control, FullFinetune, LoraAdapter, TrainConfig, plain
+from hydratune.data.rows import stable_hash
+
+RUNS_ALONE = "runs alone"  # begins the status of a job that a pack found it cannot hold
+_BASE_CHANGING_STARTS = ("pissa", "olora", "loftq")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``packs``: numbers of the jobs that run together; ``alone``: number -> why it runs by itself."""
+
+    packs: tuple[tuple[int, ...], ...]
+    alone: Mapping[int, str]
+
+
+def why_alone(config: TrainConfig) -> str | None:
+    """Why a job cannot share frozen weights and threads with others, or None."""
+    trainer = config.trainer
+    if isinstance(config.adapter, FullFinetune):
+        return "it trains the base model's own weights"
+    start = str(getattr(config.adapter, "init_lora_weights", ""))
+    if isinstance(config.adapter, LoraAdapter) and start.startswith(_BASE_CHANGING_STARTS):
+        return f"adapter.init_lora_weights={start} changes the base model's weights"
+    if trainer.devices > 1 or trainer.strategy != "auto":
+        return "it runs on several devices"
+    drawn = getattr(config.adapter, "lora_dropout", 0.0) > 0 or trainer.neftune_alpha > 0
+    if trainer.gradient_checkpointing and drawn:
+        return "trainer.gradient_checkpointing draws dropout from the process's generator"
+    return None
+
+
+def shared_by(config: TrainConfig) -> str:
+    """Equal for jobs that have base model, rows, tokens and precision in common."""
+    data = {key: value for key, value in plain(config.data).items() if key != "batch_size"}
+    trainer = config.trainer
+    control = config.data.control is not Control.none
+    return stable_hash([plain(config.model), data, trainer.accelerator, trainer.precision, config.seed if control else None])
+
+
+def plan(configs: Mapping[int, TrainConfig], size: int | None) -> Plan:
+    """Packs of at most ``size`` jobs, in the order of the jobs."""
+    alone = {number: why for number, config in configs.items() if (why := why_alone(config)) is not None}
+    groups: dict[str, list[int]] = {}
+    for number, config in configs.items():
+        if number not in alone:
+            groups.setdefault(shared_by(config), []).append(number)
+    packs: list[tuple[int, ...]] = []
+    for numbers in groups.values():
+        if len(numbers) == 1:
+            alone[numbers[0]] = "no other job has the same base model, data and precision"
+        else:
+            packs += _parts(numbers, size or len(numbers))
+    return Plan(tuple(packs), alone)
+
+
+def _parts(numbers: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    return [tuple(numbers[start : start + size]) for start in range(0, len(numbers), size)]

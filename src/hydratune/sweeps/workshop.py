@@ -1,0 +1,62 @@
+"""Where one run is done: what it has to itself, or shares with the other runs of its process.
+
+A run asks its workshop for whatever belongs to the whole process: the base model, the rows, seeds, threads, the clock.
+``Workshop`` is that of a run alone; in a pack every run has one that shares (``hydratune.sweeps.pack``).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from hydratune.run import STARTED
+
+Made = TypeVar("Made")
+
+
+class Workshop:
+    """Everything is the run's own."""
+
+    pool: Executor | None = None  # threads that compute; None: the run makes its own
+    callbacks: Sequence[Any] = ()  # of Lightning, besides the run's own
+
+    @property
+    def began(self) -> float:
+        """When the run began, by ``time.perf_counter``."""
+        return STARTED
+
+    def shared(self, name: str, make: Callable[[], Made]) -> Made:
+        """What ``make`` makes. Runs that share it see one thing of each name, which nobody may change."""
+        return make()
+
+    def own(self, model: Any) -> Any:
+        """``model`` to put an adapter on."""
+        return model
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """What is drawn from the process's generators inside is drawn as ``seed`` has it."""
+        import lightning
+
+        lightning.seed_everything(seed, verbose=False)
+        yield
+
+    @contextmanager
+    def one_at_a_time(self, name: str) -> Iterator[None]:
+        """No two runs are inside with the same ``name``."""
+        yield
+
+    def accept(self, model: Any) -> None:
+        """Raises where a run with this ``model`` cannot be done here."""
+
+    def cpu_seconds(self) -> float:
+        """That this run has taken so far."""
+        from hydratune.models import hardware
+
+        return hardware.cpu_seconds()
+
+    def last_words(self) -> None:
+        """From here on the run only writes down what it has: it is not to be interrupted."""
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not cost the adapter
