@@ -28,6 +28,7 @@ HISTORY_COLUMNS = ("step", "epoch", "train/loss", "val/loss", "lr", "tokens", "t
 class State(StrEnum):
     """Of a run, as in its status.json."""
 
+    waiting = "waiting"
     running = "running"
     finished = "finished"
     failed = "failed"

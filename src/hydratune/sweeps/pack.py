@@ -15,14 +15,16 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
 import lightning
+import lightning.pytorch.trainer.trainer as lightning_trainer
 import torch
 
 from hydratune import config
@@ -32,9 +34,8 @@ from hydratune.errors import HydratuneError, UnpackedError
 from hydratune.records import RunDirectory, State, alone
 from hydratune.run import recorded
 from hydratune.sweeps.board import Board
-from hydratune.sweeps.planning import RUNS_ALONE
+from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS
 from hydratune.sweeps.workshop import Made, Workshop
-from hydratune.training.lora import draws_elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,8 @@ class Desk(Workshop):
         return self.crew.seconds + time.thread_time() - self._thread_began
 
     def accept(self, model: Any) -> None:
+        from hydratune.training.lora import draws_elsewhere
+
         if draws_elsewhere(model):
             raise UnpackedError("its dropout draws from the process's generator, whose order would depend on the other jobs")
 
@@ -200,7 +203,7 @@ def _one(settings: TrainConfig, record: RunDirectory, premises: Premises, board:
 def run(folder: Path, names: Sequence[str], together: int, workers: int) -> None:
     """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time. Raises ``KeyboardInterrupt`` at the end if asked."""
     records = {name: RunDirectory(folder / name) for name in names}
-    settings = {name: config.load(record.config_file) for name, record in records.items()}
+    settings = {name: config.load(folder / SETTINGS / f"{name}.yaml") for name in names}
     premises = Premises(workers)
     torch.set_num_threads(1)
     waiting = list(names)
@@ -209,6 +212,9 @@ def run(folder: Path, names: Sequence[str], together: int, workers: int) -> None
         logs = _ByThread(common)
         logging.root.addHandler(logs)
         logging.root.setLevel(logging.INFO)
+        warnings.filterwarnings("ignore", module="lightning|torch")
+        # Around its sanity check, which is off, Lightning sets the process's generators back while another job may draw.
+        vars(lightning_trainer)["isolate_rng"] = nullcontext
 
         def station() -> None:
             while not premises.asked.is_set():

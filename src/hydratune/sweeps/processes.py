@@ -6,6 +6,7 @@ and a crash is the crash of one pack.
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,9 @@ from hydratune import config
 from hydratune.checks import configuration_problems, mask
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.records import RunDirectory, alone, write_text
+from hydratune.records import RunDirectory, State, alone, write_text
 from hydratune.run import interrupt, write_hydra_files
-from hydratune.sweeps.planning import RUNS_ALONE, plan
+from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, plan
 from hydratune.sweeps.records import Job, read_sweep, varying, write_sweep
 from hydratune.tracking.ranking import collect, ranking_table
 
@@ -185,13 +186,16 @@ def _run_pack(folder: Path, items: Sequence[Planned], packing: Packing) -> None:
     for item in items:
         item.record.path.mkdir(parents=True, exist_ok=True)
         if item.record.status():
-            item.record.update(state="waiting", error=None)
+            item.record.update(state=State.waiting.value, error=None)
         write_hydra_files(item.record, without_hydra(item.composed), item.composed.hydra, item.job.overrides)
-        write_text(item.record.config_file, mask(OmegaConf.to_yaml(OmegaConf.structured(item.settings), resolve=True)))
+        write_text(folder / SETTINGS / f"{item.job.name}.yaml", OmegaConf.to_yaml(OmegaConf.structured(item.settings), resolve=True))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     together = packing.together or cores + 2
     command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), str(together), str(cores), *(item.job.name for item in items)]
-    code = _wait(subprocess.Popen(command))
+    try:
+        code = _wait(subprocess.Popen(command))
+    finally:
+        shutil.rmtree(folder / SETTINGS, ignore_errors=True)
     if code == 130:
         raise KeyboardInterrupt
     for item in items:
