@@ -2,6 +2,11 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +14,10 @@ import pytest
 from safetensors.torch import load_file
 
 from conftest import SMALL
+from hydratune.config import FullFinetune
+from hydratune.sweeps.planning import plan, why_alone
 from hydratune.sweeps.records import read_sweep
+from test_config import compose
 
 Command = Callable[..., tuple[int, str]]
 QUICK = (*SMALL[:1], *(s for s in SMALL[1:] if not s.startswith(("data.batch_size", "trainer.max_steps"))), "data.max_train_rows=9")
@@ -67,3 +75,110 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(hydratune: Command
         assert code == 0, text
         assert_same_run(sweep / str(number), alone)
         assert sorted(p.name for p in (sweep / str(number)).iterdir()) == sorted(p.name for p in alone.iterdir())
+
+
+def states(sweep: Path) -> dict[str, str]:
+    return {p.parent.name: json.loads(p.read_text())["state"] for p in sorted(sweep.glob("*/status.json"))}
+
+
+def test_failing_jobs_leave_and_change_nobody(hydratune: Command, tmp_path: Path) -> None:
+    """A rank the model cannot bear, an infinite loss, and one that raises in the middle; the fourth is as alone."""
+    sweep, config = tmp_path / "sweep", tmp_path / "own" / "experiment"
+    config.mkdir(parents=True)
+    broken = {"well": "seed: 0", "rank": "adapter: {r: 9999}", "infinite": "optimizer: {lr: 1e30}\ntrainer: {gradient_clip_val: null}"}
+    for name, text in broken.items():
+        (config / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    command = ("train", f"--config-dir={config.parent}", *QUICK)
+    code, text = hydratune(*command, "-m", f"experiment={','.join(broken)}", "hydra/launcher=pack", f"hydra.sweep.dir={sweep}")
+    assert code == 1
+    assert states(sweep) == {"0": "finished", "1": "failed", "2": "failed"}
+    assert "2 of 3 jobs failed" in text and "no target layer is wider than" in text and "training was stopped" in text
+    assert json.loads((sweep / "2" / "status.json").read_text())["error"].startswith("training was stopped")
+    code, text = hydratune(*command, "experiment=well", f"hydra.run.dir={tmp_path}/alone")
+    assert code == 0, text
+    assert_same_run(sweep / "0", tmp_path / "alone")
+
+
+def test_ctrl_c_keeps_every_adapter_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    words = [*QUICK, "seed=0,1,2,3,4,5,6", "trainer.max_epochs=40", "hydra/launcher=pack", "hydra.launcher.together=3"]
+    command = [sys.executable, "-m", "hydratune", "train", "-m", *words, f"hydra.sweep.dir={sweep}"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": tmp_path}
+    with subprocess.Popen(command, **options) as process:  # type: ignore[call-overload]
+        deadline = time.monotonic() + 120
+        while "finished" not in states(sweep).values() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    found = states(sweep)
+    assert set(found.values()) <= {"finished", "stopped"} and "stopped" in found.values(), found
+    for name, state in found.items():
+        if state == "stopped" and (sweep / name / "history.csv").is_file():
+            assert (sweep / name / "adapter" / "adapter_model.safetensors").is_file()
+    finished = {name: (sweep / name / "metrics.json").stat().st_mtime_ns for name, state in found.items() if state == "finished"}
+    done = subprocess.run(command, check=False, **options)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stdout
+    assert f"{len(finished)} of 7 jobs finished before; skipped" in done.stdout
+    assert set(states(sweep).values()) == {"finished"} and len(states(sweep)) == 7
+    assert {name: (sweep / name / "metrics.json").stat().st_mtime_ns for name in finished} == finished
+
+
+def test_a_killed_pack_is_reported_and_what_was_finished_stays(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    words = [*QUICK, "seed=0,1,2,3", "trainer.max_epochs=40", "hydra/launcher=pack", "hydra.launcher.together=1"]
+    command = [sys.executable, "-m", "hydratune", "train", "-m", *words, f"hydra.sweep.dir={sweep}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 120
+        while "finished" not in states(sweep).values() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 1, text
+    assert "killed by signal 9" in text
+    assert states(sweep)["0"] == "finished" and "failed" in states(sweep).values()
+    assert not (sweep / ".pack").exists()
+
+
+def test_jobs_that_cannot_share_run_alone_and_say_why(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune(
+        "train", "-m", *QUICK, "adapter=lora,none,freeze,pissa", "hydra/launcher=pack", f"hydra.sweep.dir={tmp_path}/sweep"
+    )
+    assert code == 0, text
+    assert "it trains the base model's own weights" in text and "changes the base model's weights" in text
+    assert "no other job has the same base model" in text
+    assert states(tmp_path / "sweep") == dict.fromkeys("0123", "finished")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"trainer": {"devices": 2}}, "several devices"),
+        ({"adapter": {"lora_dropout": 0.1}, "trainer": {"gradient_checkpointing": True}}, "gradient_checkpointing"),
+        ({"adapter": {"init_lora_weights": "olora"}}, "init_lora_weights=olora"),
+    ],
+)
+def test_why_a_job_runs_alone(change: dict[str, dict[str, object]], why: str) -> None:
+    settings = compose()
+    assert why_alone(settings) is None
+    for group, values in change.items():
+        for key, value in values.items():
+            setattr(getattr(settings, group), key, value)
+    assert why in str(why_alone(settings))
+
+
+def test_packs_hold_what_has_base_data_and_precision_in_common() -> None:
+    configs = {number: compose() for number in range(7)}
+    configs[1].optimizer.lr = 0.5
+    configs[2].data.max_length = 7
+    configs[3].data.max_length = 7
+    configs[4].data.batch_size = 31
+    configs[5].trainer.precision = "bf16-true"
+    configs[6].adapter = FullFinetune(method="none")
+    found = plan(configs, None)
+    assert found.packs == ((0, 1, 4), (2, 3))
+    assert set(found.alone) == {5, 6}
+    assert plan(configs, 2).packs == ((0, 1), (4,), (2, 3))

@@ -17,6 +17,7 @@ from hydratune.console import Told, console
 from hydratune.sweeps.records import read_sweep
 
 _PLAIN_INTERVAL = 30.0  # seconds between two lines where there is no terminal
+_LONGEST_REASON = 160  # letters; the table at the end and status.json have all of it
 _STYLES = {"finished": "green", "failed": "red", "stopped": "yellow", "running": "bold"}
 
 
@@ -75,7 +76,8 @@ class Board:
         with self._lock:
             line = self.lines[name]
             line.state, line.took = str(status.get("state", "?")), time.monotonic() - (line.began or time.monotonic())
-            line.reason = mask(str(status.get("error") or "")).splitlines()[0] if status.get("error") else ""
+            line.reason = " ".join(mask(str(status.get("error") or "")).split())
+            line.reason = line.reason if len(line.reason) <= _LONGEST_REASON else f"{line.reason[:_LONGEST_REASON]} ..."
             if self._live is None:
                 why = f": {line.reason}" if line.reason else ""
                 console.print(f"job {name} ({escape(line.settings)}) {line.state} after {line.took:.0f} s{escape(why)}", soft_wrap=True)
