@@ -29,7 +29,6 @@ PARTS = {
     ),
     "norms and MLPs": Part(replaced={"hydratune.models.adapters.use_lean_blocks": _nothing}),
     "head loss without logits": Part(replaced={"hydratune.training.objective._plain_head": _nothing}),
-    "oneDNN's products": Part(replaced={"hydratune.training.products.ONEDNN": False}),
     "packing (rows are padded)": Part(replaced={"hydratune.training.objective.supports_packing": lambda model: "left out"}),
 }
 

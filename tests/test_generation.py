@@ -53,6 +53,14 @@ def test_answers_and_likelihoods_equal_one_row_at_a_time(
     assert [a.nll for a in found] == pytest.approx(likelihoods, rel=1e-5)
 
 
+def test_nothing_to_answer_and_nothing_to_score(model: Any) -> None:
+    model.set_attn_implementation(NAME)
+    options: dict[str, Any] = {"stop": frozenset([2]), "pad": 0, "batch_size": 2, "title": "", "quiet": True}
+    assert answer(model, [], [], max_new_tokens=3, **options) == []
+    (found,) = answer(model, [[1, 2, 3]], [[]], max_new_tokens=0, **options)
+    assert found.tokens == () and found.nll == 0
+
+
 def test_common_prefix_leaves_every_prompt_a_token_of_its_own() -> None:
     assert common_prefix(PROMPTS) == [1, 2, 3]
     assert common_prefix([[1, 2], [1, 2, 3]]) == [1]

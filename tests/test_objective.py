@@ -10,6 +10,7 @@ from hydratune.data.masking import Encoded
 from hydratune.models import adapters
 from hydratune.models.attention import NAME, supports_packing
 from hydratune.training import packing
+from hydratune.training.frozen import frozen_layers
 from hydratune.training.objective import Handover, Objective, padded_loss
 from hydratune.training.packing import micro_packs, pack
 
@@ -391,3 +392,67 @@ def test_layers_are_not_kept_where_all_are_trained_or_the_disk_is_too_small(
     objective = Objective(model, micro_tokens=40, workers=1)
     assert objective.keep_bottom(rows(), "base", limit, lambda *step: None) == 0
     assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_dropout_of_attention_shares_no_prefix_and_no_layers() -> None:
+    model = build("Llama", attention_dropout=0.3)
+    model.set_attn_implementation(NAME)
+    objective = Objective(model, micro_tokens=1000, workers=1)
+    assert objective.share
+    assert not objective._draws()  # in evaluation nothing is drawn
+    model.train()
+    assert objective._draws()
+    top = with_lora(build("Llama", attention_dropout=0.3), layers_to_transform=[1])
+    assert frozen_layers(top.get_base_model()) == 0
+    assert frozen_layers(with_lora(build("Llama"), layers_to_transform=[1]).get_base_model()) == 1
+
+
+def test_the_head_is_found_while_an_adapter_drops() -> None:
+    model = with_lora(build("Llama"), lora_dropout=0.5).train()
+    assert Objective(model, micro_tokens=1000, workers=1)._head is not None
+    assert model.training and all(m.training for m in model.modules() if isinstance(m, torch.nn.Dropout))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_padded_packs_count_their_padding(workers: int) -> None:
+    long = Encoded(tuple(range(200)), (False, *[True] * 199))
+    short = [Encoded(tuple(range(4 + i % 3)), (*[False] * 3, *[True] * (1 + i % 3))) for i in range(40)]
+    packs = micro_packs([*short, long], 64, workers, padded=True)
+    assert sorted(id(row) for part in packs for row in part) == sorted(map(id, [*short, long]))
+    assert all(len(part) == 1 or len(part) * max(len(row.ids) for row in part) <= 64 for part in packs)
+    assert len(packs) >= workers
+
+
+def test_a_thousand_rows_that_begin_alike_are_divided_without_recursion() -> None:
+    many = [Encoded((*range(200), 200 + i), (*[False] * 200, True)) for i in range(1500)]
+    (group,) = packing.alike(many)
+    assert len(group.rows) == 1500 and group.prefix == 199
+
+
+def test_a_row_of_one_token_adds_nothing() -> None:
+    model = with_lora(build("Llama"))
+    model.get_base_model().set_attn_implementation(NAME)
+    objective = Objective(model, micro_tokens=1000, workers=1)
+    nothing = Encoded((7,), (False,))
+    for extra in ([nothing], []):
+        loss, _ = objective.gradients([*rows(2), *extra])
+        assert loss.item() == pytest.approx(objective.loss(rows(2)).item())
+    assert objective.gradients([nothing])[0].item() == 0
+
+
+@pytest.mark.parametrize("trained", [None, "lm_head"])
+def test_fp32_weights_under_autocast(trained: str | None) -> None:
+    """Full fine-tuning in bf16-mixed: rotary embeddings hand on fp32 beside bf16."""
+    model = build("Llama")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained is None or trained in name)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = plain_loss(model, rows())
+        wanted = torch.autograd.grad(expected, parameters)
+        model.set_attn_implementation(NAME)
+        loss, gradients = Objective(model, micro_tokens=1000, workers=1).gradients(rows())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-2)
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        assert ours.dtype == theirs.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.05 * theirs.norm()

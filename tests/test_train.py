@@ -394,6 +394,14 @@ def test_data_error_names_file_and_line(hydratune: Command, tmp_path: Path) -> N
     assert "bad.jsonl:2: broken JSON" in text and "Traceback" not in text
 
 
+@pytest.mark.parametrize("adapter", ["lora", "none", "freeze"])
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_half_precision(hydratune: Command, tmp_path: Path, precision: str, adapter: str) -> None:
+    code, text = hydratune("train", *SMALL, f"trainer.precision={precision}", f"adapter={adapter}", f"hydra.run.dir={tmp_path}/run")
+    assert code == 0, text
+    assert all(math.isfinite(float(row["train/loss"])) for row in history(tmp_path / "run"))
+
+
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "WANDB_MODE": "offline", **more}
 

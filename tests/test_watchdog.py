@@ -17,7 +17,7 @@ TOO_FAST = ("optimizer.lr=1e30", "optimizer.schedule=constant", "optimizer.warmu
 
 
 @pytest.mark.parametrize(
-    ("loss", "grad_norm", "before", "limit", "wrong"),
+    ("loss", "grad_norm", "before", "limit", "wrong"),  # the first loss is 1, that of a model that knows nothing is 10
     [
         (math.nan, 1.0, [], None, "the loss is nan"),
         (math.inf, 1.0, [1.0] * 20, 5.0, "the loss is inf"),
@@ -29,11 +29,28 @@ TOO_FAST = ("optimizer.lr=1e30", "optimizer.schedule=constant", "optimizer.warmu
         (5.1, 1.0, [1.0] * 9, 5.0, None),  # too early to say
         (0.4, 1.0, [0.01] * 20, 5.0, None),  # one odd row
         (0.6, 1.0, [0.01] * 20, 5.0, "the loss is 0.6000"),
+        (1.0, 0.0, [1.0], 5.0, "the gradient is 0"),
+        (0.05, 0.0, [1.0], 5.0, None),  # everything is learnt
+        (9.9, 1.0, [1.0], 5.0, None),  # one odd row
+        (9.9, 1.0, [1.0, 9.8], 5.0, "as of a model that knows nothing (10.00), and it was 1.0000 at first"),
+        (9.9, 1.0, [1.0, 9.8], None, None),
     ],
 )
 def test_what_stops_a_run(loss: float, grad_norm: float, before: list[float], limit: float | None, wrong: str | None) -> None:
-    found = what_is_wrong(loss, grad_norm, before, limit)
+    found = what_is_wrong(loss, grad_norm, before, limit, 1.0, 10.0)
     assert found is None if wrong is None else found is not None and wrong in found
+
+
+def test_a_model_that_is_new_may_know_nothing() -> None:
+    assert what_is_wrong(9.9, 1.0, [9.9, 9.8], 5.0, first=9.9, blind=10.0) is None
+
+
+def test_weights_that_were_blown_up_stop_the_run(hydratune: Command, tmp_path: Path) -> None:
+    """The logits are so large that nothing has a gradient any more; the loss itself looks harmless."""
+    code, text = hydratune("train", *SMALL, "optimizer.lr=1e9", "optimizer.schedule=constant", "optimizer.warmup_ratio=0",
+                           "trainer.max_epochs=3", "trainer.max_steps=null", f"hydra.run.dir={tmp_path}/run")  # fmt: skip
+    assert code == 1, text
+    assert "the gradient is 0: nothing more can be learnt" in text and "lower optimizer.lr" in text
 
 
 def test_loss_that_is_no_number_stops_before_the_update(hydratune: Command, tmp_path: Path) -> None:

@@ -294,6 +294,9 @@ def _adapter(config: TrainConfig) -> Iterator[Problem]:
             yield Problem("adapter.eps", adapter.eps, "must be above 0", "usual: 6e-5")
     if isinstance(adapter, PromptAdapter):
         yield from _prompt(adapter, config.model.context_window)
+        if config.trainer.neftune_alpha > 0:
+            why = "it needs rows laid end to end, and this adapter puts virtual tokens before every row"
+            yield Problem("trainer.neftune_alpha", config.trainer.neftune_alpha, why, "set trainer.neftune_alpha=0, or adapter=lora")
     if isinstance(adapter, PartialFinetune):
         yield from _at_least("adapter.last_layers", adapter.last_layers, 0)
         if adapter.last_layers == 0 and not adapter.trainable:

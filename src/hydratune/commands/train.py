@@ -31,7 +31,7 @@ from hydratune.sweeps.records import read_sweep
 from hydratune.sweeps.workshop import Workshop
 from hydratune.tracking import environment, wandb
 from hydratune.training import optimizers, schedules
-from hydratune.training.fit import Fitted, fit, total_steps
+from hydratune.training.fit import Fitted, elementwise_pieces, fit, total_steps
 
 log = logging.getLogger(__name__)
 ALONE = Workshop()
@@ -87,6 +87,7 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
     try:
         with timed(seconds, "model and data"):
             optimizers.check_machine(config, hardware.accelerator(config))
+            elementwise_pieces(config.trainer.compile)
             job = prepare(config, shop)
             schedules.check(config.optimizer, total_steps(config, len(job.train)))
         job.seconds = seconds

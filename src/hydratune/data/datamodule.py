@@ -1,7 +1,6 @@
 """The order of rows, and the batches of an optimizer step."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import lightning
 import torch
@@ -10,17 +9,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hydratune.data.masking import Encoded
 
 
-@dataclass(frozen=True)
 class Batch:
-    """Rows of one micro-batch on one device.
+    """Rows of one micro-batch on one device, and ``numbers``: which rows of their split these are.
 
     ``normaliser`` is the number of trained tokens in the *whole* optimizer batch: all its micro-batches on all devices.
-    A loss summed over tokens and divided by it is the mean over tokens, however rows were dealt out.
+    A loss summed over tokens and divided by it is the mean over tokens, however rows were dealt out. It is no dataclass,
+    because Lightning looks for tensors inside those, to convert them, by assigning to every field.
     """
 
-    rows: tuple[Encoded, ...]
-    normaliser: int
-    numbers: tuple[int, ...] = ()  # which rows of their split these are
+    def __init__(self, rows: tuple[Encoded, ...], normaliser: int, numbers: tuple[int, ...] = ()) -> None:
+        self.rows, self.normaliser, self.numbers = rows, normaliser, numbers
 
     @property
     def tokens(self) -> int:

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 from hydratune.console import Ticker, progress
 from hydratune.models.attention import SharedPrefix, can_share_prefix, supports_packing
 from hydratune.models.hardware import cpu_count
-from hydratune.training.products import faster_linears
+from hydratune.training.products import fast, faster_linears
 
 _SCORED_TOGETHER = 8  # rows; the logits of more would not fit small machines
 _SCORED_TOKENS = 4096  # of those rows: documents are long
@@ -215,6 +215,8 @@ def answer(
     is in a batch does not depend on the number of threads. They are its own, or those of ``pool``.
     """
     model.eval()
+    if not prompts:
+        return []
     with torch.inference_mode():
         reader = _Reader(model, prompts, pad)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -224,6 +226,7 @@ def answer(
     abandoned = threading.Event()
 
     @torch.inference_mode()
+    @fast()
     def work(numbers: Sequence[int]) -> None:
         targets = [references[i] for i in numbers]
         logits, mask, cache = reader.read([prompts[i] for i in numbers], max(max_new_tokens, *map(len, targets)))
@@ -261,7 +264,7 @@ def answer(
 def _score(reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, targets: Sequence[Sequence[int]]) -> list[float]:
     """Summed NLL of each target after the prompts in ``cache``, whose last token gave ``logits`` (rows, vocabulary)."""
     losses: list[float] = []
-    together = max(1, min(_SCORED_TOGETHER, _SCORED_TOKENS // max(map(len, targets))))
+    together = max(1, min(_SCORED_TOGETHER, _SCORED_TOKENS // max(1, *map(len, targets))))
     for start in range(0, len(targets), together):
         rows = slice(start, start + together)
         part = targets[rows]

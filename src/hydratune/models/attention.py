@@ -52,6 +52,8 @@ def attention(
     prefix of the others, and ``record`` is shown its keys and values. With none of them: plain SDPA.
     """
     layer = int(getattr(module, "layer_idx", 0))
+    if row_lengths is not None or shared_prefix is not None:  # SDPA does this itself
+        query, key, value = in_one_dtype(query, key, value)
     if record is not None and row_lengths is not None:
         return _behind_prefix(query, key, value, row_lengths, partial(record, layer), kwargs), None
     prefix = shared_prefix[layer] if shared_prefix is not None else None
@@ -60,6 +62,14 @@ def attention(
     if prefix is not None:
         return _after_prefix(query, key, value, attention_mask, *prefix, kwargs.get("scaling")), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def in_one_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What autocast makes of the inputs of attention: rotary embeddings hand on fp32 beside bf16."""
+    kind = tensors[0].device.type
+    if torch.is_autocast_enabled(kind):
+        return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
+    return tensors
 
 
 def _behind_prefix(

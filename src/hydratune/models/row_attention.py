@@ -39,7 +39,7 @@ class RowAttention(torch.autograd.Function):
         k, v = _for_group(key, groups), _for_group(value, groups)
         total = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         start = 0
-        for length in lengths:
+        for length in filter(None, lengths):
             row = slice(start, start := start + length)
             out[:, :, row], total[:, :, row] = flash(q[:, :, row], k[:, :, row], v[:, :, row], 0.0, True, scale=scale)
         if prefix_key is not None and prefix_value is not None:
@@ -62,7 +62,7 @@ class RowAttention(torch.autograd.Function):
         d_query, d_key, d_value = (_like(x) for x in (query, key, value))
         d_q = _by_key_head(d_query, heads)
         start = 0
-        for length in ctx.lengths:
+        for length in filter(None, ctx.lengths):
             row = slice(start, start := start + length)
             d_q[:, :, row], d_k, d_v = _backward(
                 d_out[:, :, row], q[:, :, row], k[:, :, row], v[:, :, row], out[:, :, row], total[:, :, row], 0.0, True, scale=ctx.scale

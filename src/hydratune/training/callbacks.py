@@ -169,17 +169,24 @@ class Stopped(Exception):
         self.what, self.step, self.rows = what, step, tuple(rows)
 
 
-def what_is_wrong(loss: float, grad_norm: float, before: Sequence[float], limit: float | None) -> str | None:
+def what_is_wrong(loss: float, grad_norm: float, before: Sequence[float], limit: float | None, first: float, blind: float) -> str | None:
     """Why a step must not be taken, or None. ``before`` are the losses of the latest steps, ``limit`` is times their median.
 
-    The first steps vary too much to judge by. Below 0.1 a loss may jump to many times its median for one odd row, and
-    nothing is broken: the median counts as 0.1 there.
+    The first steps vary too much to judge by their median. Below 0.1 a loss may jump to many times its median for one odd
+    row, and nothing is broken: the median counts as 0.1 there. ``blind`` is the loss of a model that knows nothing, the
+    logarithm of the vocabulary's size: whoever began (``first``) far below it and is there twice in a row has lost it all.
     """
     if not math.isfinite(loss):
         return f"the loss is {loss}"
     if not math.isfinite(grad_norm):
         return f"the norm of the gradient is {grad_norm}"
-    if limit is None or len(before) < 10:
+    if grad_norm == 0 and loss > 0.1:
+        return f"the loss is {loss:.4f} and the gradient is 0: nothing more can be learnt"
+    if limit is None:
+        return None
+    if first < blind / 2 and before and min(loss, before[-1]) > 0.95 * blind:
+        return f"the loss is {loss:.4f}, as of a model that knows nothing ({blind:.2f}), and it was {first:.4f} at first"
+    if len(before) < 10:
         return None
     usual = statistics.median(before)
     if loss > limit * max(usual, 0.1):
@@ -205,15 +212,19 @@ class Watchdog(lightning.Callback):
     def __init__(self, history: History, limit: float | None) -> None:
         self.history, self.limit = history, limit
         self.before: deque[float] = deque(maxlen=20)
+        self.first: float | None = None
 
     def on_before_optimizer_step(self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any) -> None:
         assert isinstance(module, FineTuning)
-        what = what_is_wrong(self.history.loss, self.history.grad_norm, self.before, self.limit)
+        loss = self.history.loss
+        self.first = loss if self.first is None else self.first
+        blind = math.log(module.objective.model.config.get_text_config().vocab_size)
+        what = what_is_wrong(loss, self.history.grad_norm, self.before, self.limit, self.first, blind)
         if what is not None:
             step = trainer.global_step + 1
             self.history.add(trainer, module, step)
             raise Stopped(what, step, _of_all_ranks(module.row_numbers, trainer.world_size))
-        self.before.append(self.history.loss)
+        self.before.append(loss)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         loss = float(trainer.callback_metrics["val/loss"])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +83,17 @@ class Elementwise:
     """gate, up, activation -> f(gate) * up."""
     gated_gradient: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, str], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
     """Gradient of f(gate) * up (overwritten), gate, up, activation -> (f(gate) * up, d gate, d up)."""
+    is_compiled: bool = False
+
+    def warm_up(self, dtype: torch.dtype) -> None:
+        """Compiles what is to be compiled, for as many intra-op threads as this thread uses."""
+        if self.is_compiled:
+            with torch.no_grad():
+                x = torch.ones(3, 4, dtype=dtype)
+                y, inverse = self.norm(x, x[0], 1e-5)
+                self.norm_gradient(x, y, x[0], inverse, True)
+                self.gated(x, x, "silu")
+                self.gated_gradient(x.clone(), x, x, "silu")
 
 
 EAGER = Elementwise(_norm, _norm_gradient, _gated, _gated_gradient)
@@ -91,10 +103,9 @@ EAGER = Elementwise(_norm, _norm_gradient, _gated, _gated_gradient)
 def compiled() -> Elementwise:
     """Fused by ``torch.compile``, for any number of tokens. Raises whatever the compiler does if it does not work here."""
 
-    def fused(function: Callable[..., object]) -> Callable[..., object]:
-        return torch.compile(function, dynamic=True)
-
-    pieces = Elementwise(*map(fused, (_norm, _pure_norm_gradient, _gated, _pure_gated_gradient)))  # type: ignore[arg-type]
+    functions: tuple[Any, ...] = (_norm, _pure_norm_gradient, _gated, _pure_gated_gradient)
+    norm, norm_gradient, gated, gated_gradient = (torch.compile(function, dynamic=True) for function in functions)
+    pieces = Elementwise(norm, norm_gradient, gated, gated_gradient, is_compiled=True)
     pieces.gated(torch.zeros(2, 3), torch.zeros(2, 3), "silu")
     return pieces
 

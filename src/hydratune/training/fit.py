@@ -91,7 +91,7 @@ def fit(
         share=settings.share_prefix,
         neftune_alpha=settings.neftune_alpha,
         checkpointing=settings.gradient_checkpointing,
-        pieces=_pieces(settings.compile),
+        pieces=elementwise_pieces(settings.compile),
         pool=pool,
         seed=config.seed,
     )
@@ -172,7 +172,8 @@ def fit(
     )
 
 
-def _pieces(compile: bool) -> Elementwise:
+def elementwise_pieces(compile: bool) -> Elementwise:
+    """Raises ``ConfigError`` if they are to be compiled, and cannot be."""
     if not compile:
         return EAGER
     try:

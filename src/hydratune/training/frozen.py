@@ -40,6 +40,8 @@ def frozen_layers(model: Any) -> int:
     """How many layers at the bottom, and the embeddings below them, are not trained and draw no random numbers."""
     layers = _layers(model)
     trained = {id(p) for p in model.parameters() if p.requires_grad}
+    if getattr(model.config.get_text_config(), "attention_dropout", 0.0):
+        return 0
     if layers is None or any(id(p) in trained for p in model.get_input_embeddings().parameters()):
         return 0
     count = 0

@@ -75,6 +75,7 @@ class Objective:
         self.bottom: FrozenBottom | None = None
         self._parameters: list[torch.nn.Parameter] | None = None
         self._dropout = [m for m in self.model.modules() if drops(m)]
+        self._attention_drops = bool(getattr(base.config.get_text_config(), "attention_dropout", 0.0))
         self.threads = torch.get_num_threads()  # intra-op, of this thread, when no worker is busy
         self.generator = torch.Generator().manual_seed(seed)
         self._shared, self._pool = pool, pool
@@ -87,6 +88,8 @@ class Objective:
         if self.workers > 1 and self._shared is None:
             torch.set_num_threads(1)
             self._pool = ThreadPoolExecutor(self.workers, "objective", initializer=torch.set_num_threads, initargs=(1,))
+        if self._pool is not None:
+            self._pool.submit(self.pieces.warm_up, self.model.dtype).result()  # or every worker would compile the same
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -134,12 +137,13 @@ class Objective:
 
     def _draws(self) -> bool:
         """Whether training draws random numbers (dropout, noise), which no two rows may share."""
-        return self.neftune_alpha > 0 or any(m.training for m in self._dropout)
+        return self.neftune_alpha > 0 or (self._attention_drops and self.model.training) or any(m.training for m in self._dropout)
 
     def _plan(self, rows: Sequence[Encoded], share: bool, seed: int | None) -> list[_Work]:
         works: list[_Work] = []
+        rows = [row for row in rows if True in row.trained[1:]]  # the others add nothing
         for group in alike(rows) if share else [Alike(tuple(rows), 0)] if rows else []:
-            packs = micro_packs(group.rows, self.micro_tokens, self.workers, group.prefix)
+            packs = micro_packs(group.rows, self.micro_tokens, self.workers, group.prefix, padded=self.unpackable is not None)
             prefix = Prefix(len(packs) - 1) if group.prefix else None
             for number, part in enumerate(packs):
                 view = View(prefix, number - 1) if prefix is not None and number else None
@@ -246,9 +250,13 @@ def _plain_head(model: PreTrainedModel) -> torch.Tensor | None:
     if not torch.is_floating_point(head.weight) or model.base_model is model:
         return None
     ids = torch.arange(3, device=model.device)[None]
+    modes = {module: module.training for module in model.modules()}
+    model.eval()  # two passes with dropout would differ
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits
         expected = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    for module, mode in modes.items():
+        module.training = mode
     return head.weight if logits.shape == expected.shape and torch.equal(logits, expected) else None
 
 

@@ -41,17 +41,20 @@ def pack(rows: Sequence[Encoded], device: torch.device | None = None, skip: int 
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
         (*([skip] if prefix else []), *(len(row.ids) - 1 - skip for row in rows)),
-        torch.tensor(predicts, device=device),
-        torch.tensor(targets, device=device),
+        torch.tensor(predicts, dtype=torch.long, device=device),
+        torch.tensor(targets, dtype=torch.long, device=device),
     )
 
 
-def micro_packs(rows: Sequence[Encoded], budget: int, at_least: int = 1, skip: int = 0) -> list[list[Encoded]]:
+def micro_packs(rows: Sequence[Encoded], budget: int, at_least: int = 1, skip: int = 0, *, padded: bool = False) -> list[list[Encoded]]:
     """Deals ``rows`` into packs of at most ``budget`` tokens (a longer row is a pack of its own), evenly by tokens.
 
     The number of packs is a multiple of ``at_least`` where there are rows enough, so that every worker has as many.
     Of the first ``skip`` tokens, which all rows share, only the first pack holds a copy. Longest rows are dealt first.
+    ``padded``: rows of a pack will be as long as its longest, which the budget then counts.
     """
+    if padded:
+        return _padded_packs(rows, budget, at_least)
     sizes = {id(row): len(row.ids) - skip for row in rows}
     count = max(1, -(-(skip + sum(sizes[id(row)] for row in rows)) // budget))
     while True:
@@ -71,6 +74,18 @@ def micro_packs(rows: Sequence[Encoded], budget: int, at_least: int = 1, skip: i
         count += 1
 
 
+def _padded_packs(rows: Sequence[Encoded], budget: int, at_least: int) -> list[list[Encoded]]:
+    """Rows of like length together, none in a pack of more than ``budget`` tokens with its padding unless it is alone."""
+    order = sorted(rows, key=lambda row: -len(row.ids))
+    most = -(-len(order) // at_least)  # rows in a pack: every worker gets one
+    packs: list[list[Encoded]] = []
+    for row in order:
+        if not packs or len(packs[-1]) >= most or (len(packs[-1]) + 1) * len(packs[-1][0].ids) > budget:
+            packs.append([])
+        packs[-1].append(row)
+    return packs
+
+
 @dataclass(frozen=True)
 class Alike:
     """Rows that begin with the same ``prefix`` tokens, which are worth computing once for all of them (0: they are not)."""
@@ -88,21 +103,35 @@ def alike(rows: Sequence[Encoded], least_saved: int = LEAST_SAVED) -> list[Alike
     order = sorted(range(len(rows)), key=lambda i: rows[i].ids)  # neighbours share most
     shared = [_common(rows[a], rows[b]) for a, b in itertools.pairwise(order)]
 
-    def best(first: int, last: int) -> tuple[int, list[tuple[int, int, int]]]:
-        """(tokens saved, groups as (first, last, prefix)) of the best division of ``order[first : last + 1]``."""
-        if first == last:
-            return 0, []
-        least = min(range(first, last), key=lambda i: shared[i])
-        left, right = best(first, least), best(least + 1, last)
-        divided = left[0] + right[0], left[1] + right[1]
-        together = (last - first) * shared[least]
-        return (together, [(first, last, shared[least])]) if together >= max(least_saved, divided[0]) else divided
-
-    _, groups = best(0, len(rows) - 1) if rows else (0, [])
+    groups = _divided(shared, least_saved)
     found = [Alike(tuple(rows[i] for i in sorted(order[first : last + 1])), prefix) for first, last, prefix in groups]
     taken = {i for first, last, _ in groups for i in order[first : last + 1]}
     rest = tuple(row for i, row in enumerate(rows) if i not in taken)
     return [*found, *([Alike(rest, 0)] if rest else [])]
+
+
+def _divided(shared: Sequence[int], least_saved: int) -> list[tuple[int, int, int]]:
+    """Groups (first, last, prefix) of neighbours that save most tokens, where ``shared[i]`` is what i and i + 1 share.
+
+    A span is best as one group, or divided where its neighbours share least: a tree, folded from its leaves up. It may be
+    as deep as there are rows, so there is no recursion.
+    """
+    spans = [(0, len(shared))]
+    for first, last in spans:  # grows while it is read: parents before children
+        if first < last:
+            least = min(range(first, last), key=shared.__getitem__)
+            spans += [(first, least), (least + 1, last)]
+    best: dict[tuple[int, int], tuple[int, list[tuple[int, int, int]]]] = {}
+    for first, last in reversed(spans):
+        if first >= last:
+            best[first, last] = 0, []
+            continue
+        least = min(range(first, last), key=shared.__getitem__)
+        (left, left_groups), (right, right_groups) = best[first, least], best[least + 1, last]
+        together = (last - first) * shared[least]
+        alone = together >= max(least_saved, left + right)
+        best[first, last] = (together, [(first, last, shared[least])]) if alone else (left + right, left_groups + right_groups)
+    return best[0, len(shared)][1]
 
 
 def _common(a: Encoded, b: Encoded) -> int:
