@@ -198,6 +198,15 @@ def test_products(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "ONEDNN", onednn)
     x, weight, bias = fixed(5, 4).float(), fixed(3, 4, seed=1).float(), fixed(3, seed=2).float()
     dy, total = fixed(5, 3, seed=3).float(), fixed(5, 4, seed=4).float()
+    by_onednn = []
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *args: by_onednn.append(args) or x @ weight.t() + bias)
+    products.times_transposed(x, weight, bias)
+    assert not by_onednn  # training is exact
+    with products.fast():
+        products.times_transposed(x, weight, bias)
+    assert bool(by_onednn) is onednn
+    monkeypatch.undo()
+    monkeypatch.setattr(products, "ONEDNN", onednn)
     with products.fast():
         torch.testing.assert_close(products.times_transposed(x, weight, bias), x @ weight.t() + bias)
         torch.testing.assert_close(products.times(dy, weight), dy @ weight)

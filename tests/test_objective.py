@@ -1,3 +1,5 @@
+import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -281,6 +283,17 @@ def test_lean_forwards_follow_autocast_as_pefts_own_do() -> None:
         assert (a - b).norm() <= 0.05 * b.norm() + 1e-4
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux says what is mapped into memory")
+def test_a_quantised_base_lets_go_of_its_file(tmp_path: Path) -> None:
+    build("Llama").save_pretrained(tmp_path)
+    quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, dtype=torch.float32)
+    model = adapters.prepare_quantised(base, Quantization.nf4)
+    gc.collect()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert all(not p.requires_grad for p in model.parameters())
+
+
 def test_a_4_bit_base_takes_the_lean_path(tmp_path: Any) -> None:
     build("Llama").save_pretrained(tmp_path)
     quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
@@ -421,6 +434,7 @@ def test_padded_packs_count_their_padding(workers: int) -> None:
     assert sorted(id(row) for part in packs for row in part) == sorted(map(id, [*short, long]))
     assert all(len(part) == 1 or len(part) * max(len(row.ids) for row in part) <= 64 for part in packs)
     assert len(packs) >= workers
+    assert len(micro_packs(short, 10_000, workers, padded=True)) == workers
 
 
 def test_a_thousand_rows_that_begin_alike_are_divided_without_recursion() -> None:

@@ -8,7 +8,8 @@ import torch
 from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.training.objective import Objective
-from test_objective import build, plain_loss, rows
+from hydratune.training.packing import LEAST_SAVED
+from test_objective import ARCHITECTURES, build, plain_loss, rows
 
 
 def with_options(
@@ -49,10 +50,9 @@ def test_the_kernel_is_given_what_rows_see(monkeypatch: pytest.MonkeyPatch, name
         return kernel(*args, **kwargs)
 
     counted.__signature__ = varlen.inspect.signature(kernel)  # type: ignore[attr-defined]
-    examples = rows()
-    if share:  # all begin alike, beyond what a shared prefix takes at least
-        monkeypatch.setattr("hydratune.training.packing.LEAST_SAVED", 8)
-        examples = [type(e)((5, 6, 7, 8, *e.ids), (*[False] * 4, *e.trained)) for e in examples]
+    examples = rows(4)
+    if share:  # all begin alike
+        examples = [type(e)((*range(LEAST_SAVED // 3 + 1), *e.ids), (*[False] * (LEAST_SAVED // 3 + 1), *e.trained)) for e in examples]
     model = build(name)
     expected = plain_loss(model, examples)
     wanted = torch.autograd.grad(expected, list(model.parameters()))
@@ -61,6 +61,8 @@ def test_the_kernel_is_given_what_rows_see(monkeypatch: pytest.MonkeyPatch, name
     monkeypatch.setattr(varlen, "can_take", lambda query, value, dropout: not dropout)
     loss, gradients = Objective(model, micro_tokens=1000, workers=1, share=share).gradients(examples)
     assert calls
+    windowed = "sliding_window" in ARCHITECTURES[name]
+    assert any(int(call[4][-1]) > int(call[3][-1]) for call in calls) is (share and not windowed)  # more keys than queries
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for found, own in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
