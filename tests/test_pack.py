@@ -112,6 +112,7 @@ def test_ctrl_c_keeps_every_adapter_and_the_same_command_goes_on(tmp_path: Path)
         text = process.communicate(timeout=60)[0]
     assert process.returncode == 130, text
     assert "Traceback" not in text
+    assert not (sweep / ".pack").exists()
     found = states(sweep)
     assert set(found.values()) <= {"finished", "stopped"} and "stopped" in found.values(), found
     for name, state in found.items():
@@ -143,6 +144,7 @@ def test_a_killed_pack_is_reported_and_what_was_finished_stays(tmp_path: Path) -
     assert not (sweep / ".pack").exists()
 
 
+@pytest.mark.slow  # five processes
 def test_jobs_that_cannot_share_run_alone_and_say_why(hydratune: Command, tmp_path: Path) -> None:
     code, text = hydratune(
         "train", "-m", *QUICK, "adapter=lora,none,freeze,pissa", "hydra/launcher=pack", f"hydra.sweep.dir={tmp_path}/sweep"

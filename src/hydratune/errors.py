@@ -26,6 +26,10 @@ class HydratuneError(CompactHydraException):
     exit_code = 1
 
 
+class Leaving(Exception):
+    """Ends a run in a thread that is asked to leave, as ``KeyboardInterrupt`` does in the main thread; what was learnt is kept."""
+
+
 class SweepError(HydratuneError):
     """Some jobs of a sweep failed."""
 

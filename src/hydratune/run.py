@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydratune import checks, config
 from hydratune.console import silence
-from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
+from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Problem
 from hydratune.records import RunDirectory, State, alone, write_text
 from hydratune.sweeps.records import read_sweep
 
@@ -78,7 +78,7 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
     try:
         yield
         directory.end(State.finished)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Leaving):
         log.warning("interrupted")
         directory.end(State.stopped, "interrupted by the user")
         raise

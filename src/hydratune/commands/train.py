@@ -22,7 +22,7 @@ from hydratune.data.preview import show
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
-from hydratune.errors import ConfigError, DataError, DivergedError, Problem, RunError
+from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Problem, RunError
 from hydratune.evaluation import assess, metrics, table
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
@@ -93,7 +93,7 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
         job.seconds = seconds
         result, systems = _experiment(job, record, tracker, shop)
         exit_code = 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Leaving):
         exit_code = 130
         raise
     finally:
@@ -374,7 +374,6 @@ def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitte
         names=[row.where or row.id for row in job.sets.train],
         base=job.source.identity,
         pool=shop.pool,
-        callbacks=shop.callbacks,
     )
     if fitted.frozen_seconds:
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds

@@ -23,14 +23,13 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-import lightning
 import lightning.pytorch.trainer.trainer as lightning_trainer
 import torch
 
 from hydratune import config
 from hydratune.config import TrainConfig
 from hydratune.console import printing_to
-from hydratune.errors import HydratuneError, UnpackedError
+from hydratune.errors import HydratuneError, Leaving, UnpackedError
 from hydratune.records import RunDirectory, State, alone
 from hydratune.run import recorded
 from hydratune.sweeps.board import Board
@@ -41,25 +40,30 @@ log = logging.getLogger(__name__)
 
 
 class _Crew(Executor):
-    """The threads of a pack as one job sees them: what they compute for it is counted as its own time."""
+    """The threads of a pack as one job sees them: what they compute for it is counted as its own time.
 
-    def __init__(self, threads: ThreadPoolExecutor, submitting: threading.Lock) -> None:
-        self._threads, self._submitting = threads, submitting
+    Once the pack is asked to leave they compute nothing more, and raise ``Leaving``.
+    """
+
+    def __init__(self, premises: "Premises") -> None:
+        self._premises = premises
         self.seconds = 0.0
         self._counting = threading.Lock()
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return self._threads.submit(self._counted, function, *args, **kwargs)
+        return self._premises.threads.submit(self._counted, function, *args, **kwargs)
 
     def map(
         self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1, **_: Any
     ) -> Iterator[Any]:
         """Pieces of one job follow each other: a piece only waits for pieces of its job that have begun before it."""
-        with self._submitting:
+        with self._premises.submitting:
             waiting = [self.submit(fn, *args) for args in zip(*iterables, strict=True)]
         return _results(waiting)
 
     def _counted(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._premises.asked.is_set():
+            raise Leaving
         start = time.thread_time()
         try:
             return function(*args, **kwargs)
@@ -75,19 +79,6 @@ def _results(waiting: Sequence[Future[Any]]) -> Iterator[Any]:
     finally:
         for future in waiting:
             future.cancel()
-
-
-class _Leave(lightning.Callback):
-    """Ends training between two batches once ``asked`` is set."""
-
-    def __init__(self, asked: threading.Event) -> None:
-        self.asked = asked
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        if self.asked.is_set():
-            from hydratune.training.callbacks import Leaving
-
-            raise Leaving
 
 
 class Premises:
@@ -119,9 +110,8 @@ class Desk(Workshop):
 
     def __init__(self, premises: Premises) -> None:
         self.premises = premises
-        self.crew = _Crew(premises.threads, premises.submitting)
+        self.crew = _Crew(premises)
         self.pool = self.crew
-        self.callbacks = (_Leave(premises.asked),)
         self._began, self._thread_began = time.perf_counter(), time.thread_time()
 
     @property
@@ -191,7 +181,7 @@ def _one(settings: TrainConfig, record: RunDirectory, premises: Premises, board:
                     train.run(settings, record, Desk(premises))
         except UnpackedError as error:
             record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
-        except (HydratuneError, KeyboardInterrupt):
+        except (HydratuneError, KeyboardInterrupt, Leaving):
             pass
         except BaseException:
             log.exception("unexpected error")

@@ -194,14 +194,25 @@ def _run_pack(folder: Path, items: Sequence[Planned], packing: Packing) -> None:
     command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), str(together), str(cores), *(item.job.name for item in items)]
     try:
         code = _wait(subprocess.Popen(command))
+    except KeyboardInterrupt:
+        _settle(items, State.stopped, "interrupted by the user")
+        raise
     finally:
         shutil.rmtree(folder / SETTINGS, ignore_errors=True)
     if code == 130:
+        _settle(items, State.stopped, "interrupted by the user")
         raise KeyboardInterrupt
+    _settle(items, State.failed, f"its pack ended before it did ({_how(code)}); see {folder}/pack.log")
+
+
+def _settle(items: Sequence[Planned], state: State, why: str) -> None:
+    """Whoever a pack left without an end gets this one."""
     for item in items:
-        if item.record.status().get("state") not in ("finished", "failed", "stopped"):
-            item.record.start() if not item.record.status() else None
-            item.record.update(state="failed", error=f"its pack ended before it did ({_how(code)}); see {folder}/pack.log")
+        if item.record.status().get("state") in (State.running.value, State.waiting.value):
+            item.record.end(state, why)
+        elif not item.record.status() and state is State.failed:
+            item.record.start()
+            item.record.end(state, why)
 
 
 def _run_one(context: HydraContext, item: Planned) -> int:

@@ -4,7 +4,7 @@ A run asks its workshop for whatever belongs to the whole process: the base mode
 ``Workshop`` is that of a run alone; in a pack every run has one that shares (``hydratune.sweeps.pack``).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -18,7 +18,6 @@ class Workshop:
     """Everything is the run's own."""
 
     pool: Executor | None = None  # threads that compute; None: the run makes its own
-    callbacks: Sequence[Any] = ()  # of Lightning, besides the run's own
 
     @property
     def began(self) -> float:

@@ -157,10 +157,6 @@ def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
     return writer("best", "val/loss"), writer("last", None)
 
 
-class Leaving(Exception):
-    """Ends a run that is asked to leave, as Ctrl-C does in the main thread; what was learnt is kept."""
-
-
 class Stopped(Exception):
     """What the watchdog raises, for ``fit`` to explain: what is wrong, and the rows (by number) behind it."""
 

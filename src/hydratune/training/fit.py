@@ -19,14 +19,13 @@ from hydratune.config import TrainConfig
 from hydratune.console import console, progress
 from hydratune.data.datamodule import ConversationData
 from hydratune.data.masking import Encoded
-from hydratune.errors import ConfigError, DivergedError, Problem
+from hydratune.errors import ConfigError, DivergedError, Leaving, Problem
 from hydratune.models.hardware import cpu_count
 from hydratune.records import RunDirectory
 from hydratune.training.adalora import rank_allocation
 from hydratune.training.callbacks import (
     AtomicCheckpointIO,
     History,
-    Leaving,
     Patience,
     Stopped,
     ValidationTimes,
@@ -70,7 +69,6 @@ def fit(
     names: Sequence[str] = (),
     base: str = "",
     pool: Executor | None = None,
-    callbacks: Sequence[lightning.Callback] = (),
 ) -> Fitted:
     """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept.
 
@@ -128,7 +126,7 @@ def fit(
                 max_steps=settings.max_steps or -1,
                 accumulate_grad_batches=settings.accumulate_grad_batches,
                 gradient_clip_val=settings.gradient_clip_val,
-                callbacks=[*rank_allocation(model), times, history, watchdog, best, last, patience, *callbacks],
+                callbacks=[*rank_allocation(model), times, history, watchdog, best, last, patience],
                 plugins=[AtomicCheckpointIO()],
                 logger=logger,
                 default_root_dir=record.path,
