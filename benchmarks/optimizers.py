@@ -64,7 +64,8 @@ def step(objective: Objective, optimizer: torch.optim.Optimizer, rows: list[Enco
     _, gradients = objective.gradients(rows)
     parameters = objective.parameters()
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient / sum(row.supervised for row in rows)
+        mean = gradient / sum(row.supervised for row in rows)
+        parameter.grad = mean.contiguous()  # as autograd would: fused AdamW reads memory in the order of the parameter
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(parameters, clip)
     threads = torch.get_num_threads()
