@@ -219,7 +219,7 @@ def test_dropout_draws_the_same_for_the_same_seed_on_any_thread() -> None:
     results = []
     with Objective(model, micro_tokens=40, workers=2) as objective:
         for seed in (1, 1, 2):
-            torch.manual_seed(seed)
+            objective.generator.manual_seed(seed)
             results.append(objective.gradients(rows())[0].item())
     assert results[0] == results[1] != results[2]
     model.eval()
@@ -231,9 +231,9 @@ def test_noise_on_the_embeddings_is_bounded_and_only_for_training() -> None:
     model.get_base_model().set_attn_implementation(NAME)
     objective = Objective(model, micro_tokens=1000, workers=1, neftune_alpha=5.0)
     plain = Objective(model, micro_tokens=1000, workers=1)
-    torch.manual_seed(0)
+    objective.generator.manual_seed(0)
     noisy = objective.gradients(rows())[0].item()
-    torch.manual_seed(0)
+    objective.generator.manual_seed(0)
     assert objective.gradients(rows())[0].item() == noisy != plain.gradients(rows())[0].item()
     assert objective.loss(rows()).item() == plain.loss(rows()).item()
     packed = pack(rows(2))
