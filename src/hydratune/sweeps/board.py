@@ -31,7 +31,6 @@ class _Line:
     began: float = 0.0
     since: float = 0.0  # when its stage began
     took: float | None = None
-    loss: float | None = None
     reason: str = ""
 
 

@@ -5,7 +5,7 @@ model is its own as well, but for the frozen weights, which are the same tensors
 through one pool of threads, one per core with one intra-op thread each, in the same pieces as in a run alone: a job's
 numbers do not depend on its neighbours. A job that fails, ends or is stopped leaves; nobody waits for anybody.
 
-    python -m hydratune.sweeps.pack FOLDER TOGETHER WORKERS NAME...    what hydratune.sweeps.launch starts
+    python -m hydratune.sweeps.pack FOLDER TOGETHER WORKERS NAME...    what hydratune.sweeps.processes starts
 """
 
 import copy
