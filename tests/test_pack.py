@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from conftest import SMALL
-from hydratune.config import FullFinetune
+from hydratune.config import Control, FullFinetune
 from hydratune.sweeps.planning import plan, why_alone
 from hydratune.sweeps.records import read_sweep
 from test_config import compose
@@ -184,3 +184,7 @@ def test_packs_hold_what_has_base_data_and_precision_in_common() -> None:
     assert found.packs == ((0, 1, 4), (2, 3))
     assert set(found.alone) == {5, 6}
     assert plan(configs, 2).packs == ((0, 1), (4,), (2, 3))
+    for number in (0, 1, 4):
+        configs[number].data.control = Control.shuffled_targets
+    configs[1].seed = 7  # shuffles otherwise: other rows
+    assert plan(configs, None).packs == ((0, 4), (2, 3))
