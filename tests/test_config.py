@@ -1,3 +1,4 @@
+from operator import attrgetter
 from pathlib import Path
 
 import hydra
@@ -68,9 +69,8 @@ def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
     read_by_wandb = yaml.safe_load(file.read_text())["parameters"]
     assert all(isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"])  # to YAML 1.1, 1e-4 is a text
     for key, parameter in twin.parameters.items():
-        group, field = key.split(".")
         settings = compose(f"{key}={parameter['values'][0]}")
-        assert float(getattr(getattr(settings, group), field)) == float(parameter["values"][0])
+        assert float(attrgetter(key)(settings)) == float(parameter["values"][0])
     program, command, *fixed, swept = yaml.safe_load(file.read_text())["command"]
     assert (program, command, swept) == ("hydratune", "train", "${args_no_hyphens}")
     assert not any("${" in word for word in fixed)  # the agent would take it for one of its own

@@ -1,0 +1,119 @@
+"""Seeds as replicates: runs that differ in their seed alone are one entry of the ranking."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from hydratune.records import RunDirectory, State, write_json, write_text
+from hydratune.sweeps.records import Job, write_sweep
+from hydratune.tracking.ranking import Run, collect, entries, ranking_table, told_apart
+
+
+def run(name: str, lr: float, seed: int, loss: float | None, **more: Any) -> Run:
+    settings = {"optimizer.lr": lr, "seed": seed, "adapter.r": 4, **more.pop("settings", {})}
+    metrics = {"objective": loss, "eval/field_f1": 0.5 + seed / 10} if loss is not None else {}
+    state = more.pop("state", "finished" if loss is not None else "failed")
+    return Run(Path(name), state, more.pop("error", None), settings, metrics, **more)
+
+
+def printed(table: Table) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def column(table: Table, title: str) -> list[str]:
+    return [str(cell) for c in table.columns if c.header == title for cell in c.cells]
+
+
+def test_seeds_are_one_entry_ranked_by_its_mean() -> None:
+    """The single best run belongs to the worse settings: it does not lead."""
+    runs = [run("a", 0.1, 1, 0.20), run("b", 0.1, 2, 0.90), run("c", 0.1, 3, 0.70)]
+    runs += [run("d", 0.2, 1, 0.32), run("e", 0.2, 2, 0.30), run("f", 0.2, 3, 0.31)]
+    table, best = ranking_table(runs)
+    assert column(table, "run") == ["", "e", "f", "d", "", "a", "c", "b"]
+    assert column(table, "val loss") == ["0.3100 ± 0.01", "0.3000", "0.3100", "0.3200", "0.6000 ± 0.36", "0.2000", "0.7000", "0.9000"]
+    assert column(table, "seed")[:2] == ["3 of 3", "2"] and column(table, "field F1")[0] == "0.7 ± 0.1"
+    assert column(table, "lr") == ["0.2", "", "", "", "0.1", "", "", ""]
+    assert best.startswith("best: e  (validation loss 0.3000, the lowest of 3 seeds of optimizer.lr=0.2, mean 0.3100 ± 0.01;")
+
+
+def test_means_within_the_noise_are_not_told_apart() -> None:
+    noisy = [run("a", 0.1, 1, 0.30), run("b", 0.1, 2, 0.40), run("c", 0.2, 1, 0.36), run("d", 0.2, 2, 0.38)]
+    assert "not told apart from it by these seeds: optimizer.lr=0.2 (0.3700 ± 0.014)" in ranking_table(noisy)[1]
+    clear = [run("a", 0.1, 1, 0.30), run("b", 0.1, 2, 0.31), run("c", 0.2, 1, 0.76), run("d", 0.2, 2, 0.78)]
+    assert "told apart" not in ranking_table(clear)[1]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "apart"),
+    [
+        ([1.0, 3.0], [2.9, 4.9], False),  # standard error sqrt(2), difference 1.9: between one and two of them
+        ([1.0, 3.0], [4.9, 6.9], True),  # difference 3.9
+        ([1.0, 3.0], [4.0], False),  # one run beside several: standard error sqrt(3)
+        ([1.0], [1.0001], True),  # nothing to judge by
+    ],
+)
+def test_two_standard_errors(a: list[float], b: list[float], apart: bool) -> None:
+    assert told_apart(a, b) is apart and told_apart(b, a) is apart
+
+
+def test_one_seed_each_is_the_table_without_seeds() -> None:
+    table, best = ranking_table([run("a", 0.1, 0, 0.5), run("b", 0.2, 0, 0.4)])
+    assert [c.header for c in table.columns] == ["", "run", "lr", "val loss", "field F1", "state"]
+    assert column(table, "run") == ["b", "a"] and best == ("best: b  (validation loss 0.4000; the test metrics took no part in the choice)")
+
+
+def test_seeds_that_did_not_finish_are_counted_and_say_why() -> None:
+    runs = [run("a", 0.1, 1, 0.4), run("b", 0.1, 2, None, error="the loss is [nan]\nrows: 7"), run("c", 0.1, 3, 0.5)]
+    runs += [run("d", 0.2, 1, None, error="x" * 200), run("e", 0.2, 2, None, state="not started")]
+    table, best = ranking_table(runs)
+    assert column(table, "seed")[0] == "2 of 3" and column(table, "seed")[4] == "0 of 2"
+    assert column(table, "val loss")[4] == "-"
+    assert "2 of 3 seeds of optimizer.lr=0.1, mean 0.4500" in best
+    text = printed(table)
+    assert "failed: the loss is [nan]" in text and "rows: 7" not in text and "x" * 60 + " ..." in text and "x" * 61 not in text
+
+
+def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:
+    runs = [run("failed", 0.4, 1, None), run("early", 0.1, 1, None, state="stopped", halved={"step": 4, "value": 0.01, "rung": 0})]
+    runs += [run("late", 0.2, 1, None, state="stopped", halved={"step": 12, "value": 0.3, "rung": 1}), run("good", 0.3, 1, 0.5)]
+    table, best = ranking_table(runs)
+    assert column(table, "run") == ["good", "late", "early", "failed"]
+    assert column(table, "state") == ["finished", "halved at step 12 with 0.3000", "halved at step 4 with 0.0100", "failed"]
+    assert best.startswith("best: good")
+    assert ranking_table(runs[:3])[1] == ""
+
+
+def test_a_setting_that_follows_the_seed_does_not_separate_replicates() -> None:
+    """With ``data.seed=${seed}`` the rows follow as well: comparable as long as every entry saw the same ones."""
+
+    def drawn(name: str, lr: float, seed: int, loss: float) -> Run:
+        return run(name, lr, seed, loss, settings={"data.seed": seed, "model.seed": 0}, measured_on=f"rows of {seed}")
+
+    runs = [drawn("a", 0.1, 1, 0.4), drawn("b", 0.1, 2, 0.5), drawn("c", 0.2, 1, 0.6), drawn("d", 0.2, 2, 0.7)]
+    assert [len(entry.runs) for entry in entries(runs)] == [2, 2]
+    assert ranking_table(runs)[1].startswith("best: a")
+    assert ranking_table(runs[:3])[1].startswith("no best run")
+    assert len(entries([run("a", 0.1, 1, 0.4, settings={"data.seed": 7}), run("b", 0.1, 2, 0.4, settings={"data.seed": 8})])) == 2
+
+
+def test_the_same_run_twice_is_no_replicate() -> None:
+    found = entries([run("a", 0.1, 1, 0.4), run("b", 0.1, 1, 0.4), run("c", 0.1, 2, 0.5)])
+    assert [[r.path.name for r in entry.runs] for entry in found] == [["b"], ["a", "c"]]
+
+
+def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [Job(str(n), (), {"optimizer.lr": lr, "seed": str(n % 2)}) for n, lr in enumerate(("1e-3", "1e-3", "2e-3"))])
+    record = RunDirectory(tmp_path / "0")
+    record.start()
+    write_text(record.config_file, "optimizer: {lr: 0.001}\nseed: 0\n")
+    write_json(record.metrics_file, {"objective": 0.5})
+    record.end(State.finished)
+    first, second = entries(collect([tmp_path]))
+    assert [(r.path.name, r.state) for r in first.runs] == [("0", "finished"), ("1", "not started")]
+    assert [r.path.name for r in second.runs] == ["2"]
