@@ -37,7 +37,11 @@ def test_seeds_are_one_entry_ranked_by_its_mean() -> None:
     table, best = ranking_table(runs)
     assert column(table, "run") == ["", "e", "f", "d", "", "a", "c", "b"]
     assert column(table, "val loss") == ["0.3100 ± 0.01", "0.3000", "0.3100", "0.3200", "0.6000 ± 0.36", "0.2000", "0.7000", "0.9000"]
-    assert column(table, "seed")[:2] == ["3 of 3", "2"] and column(table, "field F1")[0] == "0.7 ± 0.1"
+    assert (
+        column(table, "seed")[:2] == ["n=3", "2"]
+        and column(table, "state")[0] == "finished"
+        and column(table, "field F1")[0] == "0.7 ± 0.1"
+    )
     assert column(table, "lr") == ["0.2", "", "", "", "0.1", "", "", ""]
     assert best.startswith("best: e  (validation loss 0.3000, the lowest of 3 seeds of optimizer.lr=0.2, mean 0.3100 ± 0.01;")
 
@@ -72,7 +76,8 @@ def test_seeds_that_did_not_finish_are_counted_and_say_why() -> None:
     runs = [run("a", 0.1, 1, 0.4), run("b", 0.1, 2, None, error="the loss is [nan]\nrows: 7"), run("c", 0.1, 3, 0.5)]
     runs += [run("d", 0.2, 1, None, error="x" * 200), run("e", 0.2, 2, None, state="not started")]
     table, best = ranking_table(runs)
-    assert column(table, "seed")[0] == "2 of 3" and column(table, "seed")[4] == "0 of 2"
+    assert [column(table, "state")[n] for n in (0, 4)] == ["2 of 3 finished", "0 of 2 finished"]
+    assert [column(table, "seed")[n] for n in (0, 4)] == ["n=2", "n=0"]
     assert column(table, "val loss")[4] == "-"
     assert "2 of 3 seeds of optimizer.lr=0.1, mean 0.4500" in best
     text = printed(table)

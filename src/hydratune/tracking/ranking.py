@@ -177,7 +177,7 @@ def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
     table.add_column("val loss", justify="right")
     for _, title in shown:
         table.add_column(title, justify="right")
-    table.add_column("state")
+    table.add_column("state", overflow="fold")
     for place, entry in enumerate(ranked, 1):
         finished = entry.finished
         number = str(place) if finished else ""
@@ -185,8 +185,9 @@ def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
         settings = [_cell(next((r.settings[key] for r in entry.runs if key in r.settings), None)) for key in varying]
         if len(entry.runs) > 1:
             values = [_spread([float(r.metrics[key]) for r in finished if r.metrics.get(key) is not None], ".4g") for key, _ in shown]
-            count = f"{len(finished)} of {len(entry.runs)}"
-            table.add_row(number, "", *settings, count, _spread(entry.losses, ".4f"), *values, f"{count} finished", style=style)
+            whole = len(finished) == len(entry.runs)
+            state = State.finished.value if whole else f"{len(finished)} of {len(entry.runs)} finished"
+            table.add_row(number, "", *settings, f"n={len(finished)}", _spread(entry.losses, ".4f"), *values, state, style=style)
             number, style, settings = "", "dim", [""] * len(varying)
         for run in entry.runs:
             own = [_cell(run.settings.get("seed"))] if seeded else []
