@@ -4,8 +4,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 from rich.console import Console
@@ -41,7 +42,22 @@ console = _Terminal(highlight=False, width=None if sys.stdout.isatty() else 110)
 _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
 
 
-Told = Callable[[str, float, float], None]  # (title of a piece of work, share that is done, amount per second)
+@dataclass(frozen=True)
+class Stage:
+    """How far a piece of work is."""
+
+    title: str
+    done: float = 0.0  # steps
+    total: int = 0  # not positive: unknown
+    speed: float = 0.0  # amount per second
+    numbers: Mapping[str, float] = field(default_factory=dict)  # the latest of each: loss, val loss
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+
+Told = Callable[[Stage], None]
 
 
 @contextmanager
@@ -71,23 +87,27 @@ class Ticker:
         self._progress = progress
         self._task = progress.add_task(title, total=total, unit=unit, amount=0, note="") if progress else None
         self._done, self._amount, self._start, self._lock = 0.0, 0.0, time.monotonic(), threading.Lock()
+        self._numbers: dict[str, float] = {}
         self._last = self._start
         self._told: Told | None = getattr(_thread, "told", None)
         if self._told is not None:
-            self._told(title, 0.0, 0.0)
+            self._told(Stage(title, 0.0, total))
 
-    def advance(self, steps: float, amount: float = 0, note: str = "") -> None:
-        """Steps may be parts of one. Several threads may call this."""
+    def advance(self, steps: float, amount: float = 0, **numbers: float) -> None:
+        """Steps may be parts of one; ``numbers`` are shown by their names until they change. Several threads may call this."""
         with self._lock:
-            self._advance(steps, amount, note)
+            self._numbers.update({name.replace("_", " "): value for name, value in numbers.items()})
+            self._advance(steps, amount)
 
-    def _advance(self, steps: float, amount: float, note: str) -> None:
+    def _advance(self, steps: float, amount: float) -> None:
         self._done, self._amount = self._done + steps, self._amount + amount
+        note = ", ".join(f"{name} {value:.4f}" for name, value in self._numbers.items())
         if abs(self._done - self.total) < 1e-6:  # parts do not add up to the last digit
             self._done = self.total
         if self._told is not None:
             elapsed = time.monotonic() - self._start
-            self._told(self.title, self._done / self.total if self.total else 1.0, self._amount / elapsed if elapsed > 0 else 0.0)
+            per_second = self._amount / elapsed if elapsed > 0 else 0.0
+            self._told(Stage(self.title, self._done, self.total, per_second, dict(self._numbers)))
         elif self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._done, amount=self._amount, note=note)
         elif time.monotonic() - self._last > _PLAIN_INTERVAL or (steps and self._done == self.total):

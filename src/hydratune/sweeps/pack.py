@@ -225,6 +225,7 @@ def run(folder: Path, names: Sequence[str], together: int, workers: int) -> None
         for thread in stations:
             while thread.is_alive():  # join() alone would keep a signal waiting
                 thread.join(0.5)
+                board.say()
         premises.threads.shutdown()
         logging.root.removeHandler(logs)
     if premises.asked.is_set():

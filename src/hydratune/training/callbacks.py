@@ -114,7 +114,7 @@ class History(lightning.Callback):
             "tokens_per_second": round((tokens - self.tokens) / (now - self.last), 1),
             "grad_norm": self.grad_norm,
         }
-        self.ticker.advance(1, tokens - self.tokens, f"loss {self.loss:.4f}")
+        self.ticker.advance(1, tokens - self.tokens, loss=self.loss)
         self.tokens, self.last = tokens, now
         self.rows.append(row)
         if trainer.logger is not None:
@@ -135,7 +135,7 @@ class History(lightning.Callback):
         self.validating += took
         self.last += took
         self.rows[-1]["val/loss"] = loss
-        self.ticker.advance(0, 0, f"val loss {loss:.4f}")
+        self.ticker.advance(0, 0, val_loss=loss)
         if trainer.logger is not None:
             trainer.logger.log_metrics({"val/loss": loss}, step=trainer.global_step)
         self.write(trainer)

@@ -1,0 +1,124 @@
+"""What a pack shows of its jobs: which of them, what in one line, and when it will be over."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from hydratune import console
+from hydratune.console import Stage, printing_to, progress
+from hydratune.sweeps import board as boards
+from hydratune.sweeps.board import Board, Line, choose, plain, span, summary, table, time_left
+from hydratune.sweeps.records import Job, write_sweep
+
+
+def line(state: str = "running", **values: object) -> Line:
+    return Line(**{"settings": "lr=1", "state": state, **values})  # type: ignore[arg-type]
+
+
+def training(share: float, began: float = 0.0, since: float = 0.0) -> Line:
+    return line(began=began, since=since, stage=Stage("training", 100 * share, 100))
+
+
+def test_numbers_of_the_work_arrive_as_numbers(tmp_path: Path) -> None:
+    """The loss of a step stays while the model is validated, the best validation loss when work goes on."""
+    write_sweep(tmp_path, [Job("0", (), {"optimizer.lr": "0.1"})])
+    board = Board(tmp_path, ["0"])
+    board.began("0")
+    with printing_to(io.StringIO(), board.teller("0")):
+        with progress("training", 4) as ticker:
+            ticker.advance(1, 10, loss=2.0)
+            ticker.advance(0, 0, val_loss=1.5)
+            ticker.advance(1, 10, loss=1.0)
+            ticker.advance(0, 0, val_loss=1.75)
+        found = board.lines["0"]
+        assert (found.settings, found.state, found.loss, found.best, found.stage.share) == ("lr=0.1", "running", 1.0, 1.5, 0.5)
+        assert board.seen("0") == "training 50 %"
+        with progress("fine-tuned", 8):
+            pass
+    assert (found.loss, found.best, found.stage.done, found.trained is not None) == (1.0, 1.5, 0, True)
+
+
+def test_notes_of_a_bar_are_the_same_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress("training", 1) as ticker:
+        ticker.advance(1, 10, loss=2.0, val_loss=0.5)
+    assert "training: 1/1" in (printed := capfd.readouterr().out) and "loss 2.0000, val loss 0.5000" in printed
+
+
+def test_a_long_sweep_shows_who_runs_who_failed_and_the_best() -> None:
+    lines = {str(n): line("waiting") for n in range(40)}
+    lines |= {str(n): line("finished", best=100.0 - n, took=1.0) for n in range(20)}
+    lines |= {"3": line("failed"), "4": line("stopped", best=0.1), "22": line(), "23": line()}
+    assert list(choose(lines, 8)) == ["3", "15", "16", "17", "18", "19", "22", "23"]
+    assert list(choose(lines, 10))[-4:] == ["20", "21", "22", "23"]
+    assert choose(lines, 40) == lines
+    assert list(choose(lines, -5)) == ["3", "22", "23"]
+    text = summary(lines, 0.0, choose(lines, 8))
+    assert text.startswith("20 of 40 jobs ended (1 failed); 2 running, 18 waiting; about ")
+    assert "best so far: job 19 (lr=1) 81.0000" in text and text.endswith("not shown: 13 finished, 1 stopped, 18 waiting")
+
+
+@pytest.mark.parametrize(("width", "wide"), [(140, True), (80, False)])
+def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
+    lines = {"0": training(0.5), "1": line("failed", reason="because " * 40, settings="a=1, " * 30, took=5.0), "2": line("waiting")}
+    lines["0"].loss, lines["0"].best = 1.25, 2.5
+    paper = Console(width=width, file=io.StringIO())
+    paper.print(table(lines, 10.0, wide=wide))
+    rows = paper.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(rows) == 4 + 3 and max(map(len, rows)) <= width
+    assert all(word in rows[3] for word in ("training", "50 %", "1.2500", "2.5000", "10 s left"))
+    assert ("50/100" in rows[3]) is wide
+    assert "failed" in rows[4] and "becau" in rows[4] and "…" in rows[4] and "waiting" in rows[5]
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        ([line("waiting")], None),
+        ([training(0.0), line("waiting")], None),  # nobody knows yet
+        ([training(0.25), line("waiting")], 30 + 40),  # at 10 s: 30 s more, and the next takes 40 s
+        ([training(0.25), training(0.25), line("waiting")], (30 + 30 + 40) / 2),
+        ([training(0.1), training(0.5)], 90),  # the longest
+        ([line("finished", took=20.0), line("waiting"), line("waiting")], 40),
+        ([line("finished", took=20.0), training(0.0)], 10),
+        ([line("finished", took=20.0, trained=15.0), training(0.5)], 10 + 5),  # what comes after training
+        ([line("failed", took=1.0), line("finished", took=20.0), line("waiting")], 20),
+        ([line("finished", took=20.0, trained=12.0), line(trained=7.0, stage=Stage("fine-tuned", 0, 4))], 8 - 3),
+    ],
+)
+def test_time_left(lines: list[Line], left: float | None) -> None:
+    assert time_left(lines, 10.0) == (pytest.approx(left) if left is not None else None)
+
+
+def test_times_as_a_person_says_them() -> None:
+    assert [span(s) for s in (3.2, 99, 100, 3600, 7500)] == ["3 s", "99 s", "2 min", "60 min", "2 h 5 min"]
+
+
+def test_without_a_terminal_the_same_facts_are_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever says them, they are not for the run.log of a job."""
+    write_sweep(tmp_path, [Job(name, (), {"optimizer.lr": name}) for name in "01"])
+    assert not console.console.is_terminal
+    with Board(tmp_path, ["0", "1"]) as board:
+        board.began("0")
+        board.teller("0")(Stage("training", 5, 10, 123.0, {"loss": 1.5, "val loss": 1.25}))
+        board.say()
+        assert capfd.readouterr().out == ""
+        monkeypatch.setattr(boards, "_PLAIN_INTERVAL", 0.0)
+        board.say()
+        said = capfd.readouterr().out
+        board.ended("0", {"state": "finished"})
+        board.ended("1", {"state": "stopped", "halved": {"step": 7, "value": 2.0, "rung": 0}})
+    assert "0 of 2 jobs ended; 1 running, 1 waiting" in said and "best so far: job 0 (lr=0) 1.2500" in said
+    assert "job 0: training 50 % (5/10), loss 1.5000, best val 1.2500, 123 tokens/s" in said
+    assert capfd.readouterr().out.splitlines() == [
+        "job 0 (lr=0) finished after 0 s, val loss 1.2500",
+        "job 1 (lr=1) stopped after 0 s: halved at step 7",
+    ]
+
+
+def test_a_job_that_has_not_said_anything() -> None:
+    assert plain("7", line()) == "job 7: starting"
+    assert Stage("x", 5, -1).share == 0.0
