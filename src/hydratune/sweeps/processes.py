@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.types import HydraContext
@@ -24,10 +24,11 @@ from hydratune import config
 from hydratune.checks import configuration_problems, mask
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.records import RunDirectory, State, alone, write_text
+from hydratune.records import RunDirectory, State, alone, read_json, write_text
 from hydratune.run import interrupt, write_hydra_files
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, plan
 from hydratune.sweeps.records import Job, read_sweep, varying, write_sweep
+from hydratune.tracking import environment
 from hydratune.tracking.ranking import collect, ranking_table
 
 _GRACE = 90.0  # seconds a job has to keep its work after Ctrl-C
@@ -131,12 +132,18 @@ def _refuse_other_job(planned: Planned, settings: config.TrainConfig) -> None:
     if not record.status() or not record.config_file.is_file():
         return
     why = ""
-    if config.load(record.config_file) != settings:
+    if replace(config.load(record.config_file), resume=settings.resume) != settings:
         why = f"job {planned.job.name} was run there with other settings (see its config.yaml)"
     elif isinstance(settings.data, config.FilesData) and record.is_finished():
         files = [Path(p) for p in (settings.data.train, settings.data.validation, settings.data.test) if p]
         changed = [str(p) for p in files if p.stat().st_mtime > record.config_file.stat().st_mtime]
         why = f"job {planned.job.name} is finished, but {', '.join(changed)} changed since" if changed else ""
+    if not why and record.is_finished() and settings.resume is not config.Resume.force:
+        changed = environment.changes(read_json(record.path / "environment.json"))
+        fix = "resume=force compares them all the same; or choose another hydra.sweep.dir"
+        if changed:
+            why = f"job {planned.job.name} is finished, and since then {'; '.join(changed)}: the others would not compare with it"
+            raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, fix)])
     if why:
         raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, "choose another hydra.sweep.dir, or delete that one")])
 
