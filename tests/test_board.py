@@ -119,6 +119,15 @@ def test_without_a_terminal_the_same_facts_are_lines(
     ]
 
 
+def test_what_was_done_before_is_no_speed(tmp_path: Path) -> None:
+    """A job that goes on from its checkpoint at step 80 of 100 has done 10 steps in 10 s."""
+    assert Stage("training", 90, 100, before=80).left(10.0) == 10
+    board = Board(tmp_path, ["0"])
+    with printing_to(io.StringIO(), board.teller("0")), progress("training", 10) as ticker:
+        ticker.go_on(8)
+    assert (board.lines["0"].stage.share, board.lines["0"].stage.left(5.0)) == (0.8, None)
+
+
 def test_a_job_that_has_not_said_anything() -> None:
     assert plain("7", line()) == "job 7: starting"
     assert Stage("x", 5, -1).share == 0.0

@@ -51,10 +51,16 @@ class Stage:
     total: int = 0  # not positive: unknown
     speed: float = 0.0  # amount per second
     numbers: Mapping[str, float] = field(default_factory=dict)  # the latest of each: loss, val loss
+    before: float = 0.0  # steps that were done before it began
 
     @property
     def share(self) -> float:
         return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+    def left(self, elapsed: float) -> float | None:
+        """Seconds to its end, ``elapsed`` after it began; None as long as too little is done to tell."""
+        here = self.done - self.before
+        return elapsed / here * max(0.0, self.total - self.done) if self.total > 0 and here > 0.02 * self.total else None
 
 
 Told = Callable[[Stage], None]
@@ -87,7 +93,7 @@ class Ticker:
         self._progress = progress
         self._task = progress.add_task(title, total=total, unit=unit, amount=0, note="") if progress else None
         self._done, self._amount, self._start, self._lock = 0.0, 0.0, time.monotonic(), threading.Lock()
-        self._numbers: dict[str, float] = {}
+        self._before, self._numbers = 0.0, dict[str, float]()
         self._last = self._start
         self._told: Told | None = getattr(_thread, "told", None)
         if self._told is not None:
@@ -99,6 +105,12 @@ class Ticker:
             self._numbers.update({name.replace("_", " "): value for name, value in numbers.items()})
             self._advance(steps, amount)
 
+    def go_on(self, steps: float) -> None:
+        """So many were done when this began."""
+        with self._lock:
+            self._before = steps
+            self._advance(steps, 0)
+
     def _advance(self, steps: float, amount: float) -> None:
         self._done, self._amount = self._done + steps, self._amount + amount
         note = ", ".join(f"{name} {value:.4f}" for name, value in self._numbers.items())
@@ -107,13 +119,14 @@ class Ticker:
         if self._told is not None:
             elapsed = time.monotonic() - self._start
             per_second = self._amount / elapsed if elapsed > 0 else 0.0
-            self._told(Stage(self.title, self._done, self.total, per_second, dict(self._numbers)))
+            self._told(Stage(self.title, self._done, self.total, per_second, dict(self._numbers), self._before))
         elif self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._done, amount=self._amount, note=note)
         elif time.monotonic() - self._last > _PLAIN_INTERVAL or (steps and self._done == self.total):
             self._last = time.monotonic()
             elapsed = self._last - self._start
-            left = f", {elapsed / self._done * (self.total - self._done):.0f} s left" if self._done else ""
+            here = self._done - self._before
+            left = f", {elapsed / here * (self.total - self._done):.0f} s left" if here > 0 else ""
             speed = f", {self._amount / elapsed:,.0f} {self.unit}/s" if elapsed > 0 and self._amount else ""
             remaining = left if self._done < self.total else f", took {elapsed:.0f} s"
             console.print(f"{self.title}: {int(self._done)}/{self.total}{speed}{remaining}{', ' + note if note else ''}")

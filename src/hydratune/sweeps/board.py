@@ -141,7 +141,7 @@ def table(lines: Mapping[str, Line], now: float, *, wide: bool) -> Table:
             result.add_column(title, justify="left" if title in texts else "right", no_wrap=title not in ("settings", "doing"))
     for name, line in lines.items():
         running, stage = line.state == "running", line.stage
-        rest = _rest_of_stage(line, now)
+        rest = line.stage.left(now - line.since)
         doing = (stage.title or "starting") if running else line.reason
         doing = doing if wide or running else f"{line.state}: {line.reason}" if line.reason else line.state
         cells = {
@@ -199,7 +199,7 @@ def time_left(lines: Sequence[Line], now: float) -> float | None:
     running = [line for line in lines if line.state == "running"]
     rests: list[float | None] = []
     for line in running:
-        rest = _rest_of_stage(line, now)
+        rest = line.stage.left(now - line.since)
         if line.trained is not None:
             rests.append(max(0.0, tail - (now - line.trained)))
         else:
@@ -220,11 +220,6 @@ def span(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _rest_of_stage(line: Line, now: float) -> float | None:
-    share = line.stage.share
-    return (now - line.since) / share * (1 - share) if share > 0.02 else None
 
 
 def _beaten(line: Line) -> bool:

@@ -5,7 +5,7 @@ model is its own as well, but for the frozen weights, which are the same tensors
 through one pool of threads, one per core with one intra-op thread each, in the same pieces as in a run alone: a job's
 numbers do not depend on its neighbours. A job that fails, ends or is stopped leaves; nobody waits for anybody.
 
-    python -m hydratune.sweeps.pack FOLDER TOGETHER WORKERS NAME...    what hydratune.sweeps.processes starts
+    python -m hydratune.sweeps.pack FOLDER TOGETHER WORKERS PATIENCE|never NAME...    what hydratune.sweeps.processes starts
 """
 
 import copy
@@ -28,12 +28,13 @@ import torch
 
 from hydratune import config
 from hydratune.config import TrainConfig
-from hydratune.console import printing_to
+from hydratune.console import console, printing_to
 from hydratune.errors import HydratuneError, Leaving, UnpackedError
 from hydratune.records import RunDirectory, State, alone
 from hydratune.run import begin, recorded
 from hydratune.sweeps.board import Board
-from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS
+from hydratune.sweeps.planning import GOES_ON, RUNS_ALONE, SETTINGS
+from hydratune.sweeps.watch import Pulse, Watch
 from hydratune.sweeps.workshop import Made, Workshop
 
 log = logging.getLogger(__name__)
@@ -45,12 +46,13 @@ class _Crew(Executor):
     Once the pack is asked to leave they compute nothing more, and raise ``Leaving``.
     """
 
-    def __init__(self, premises: "Premises") -> None:
-        self._premises = premises
+    def __init__(self, premises: "Premises", pulse: Pulse) -> None:
+        self._premises, self._pulse = premises, pulse
         self.seconds = 0.0
         self._counting = threading.Lock()
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._pulse.beat()
         return self._premises.threads.submit(self._counted, function, *args, **kwargs)
 
     def map(
@@ -59,23 +61,27 @@ class _Crew(Executor):
         """Pieces of one job follow each other: a piece only waits for pieces of its job that have begun before it."""
         with self._premises.submitting:
             waiting = [self.submit(fn, *args) for args in zip(*iterables, strict=True)]
-        return _results(waiting)
+        return _results(waiting, self._pulse)
 
     def _counted(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._premises.asked.is_set():
             raise Leaving
+        self._pulse.begins()
         start = time.thread_time()
         try:
             return function(*args, **kwargs)
         finally:
+            self._pulse.ends()
             with self._counting:
                 self.seconds += time.thread_time() - start
 
 
-def _results(waiting: Sequence[Future[Any]]) -> Iterator[Any]:
+def _results(waiting: Sequence[Future[Any]], pulse: Pulse) -> Iterator[Any]:
     try:
         for future in waiting:
-            yield future.result()
+            with pulse.waiting():
+                result = future.result()
+            yield result
     finally:
         for future in waiting:
             future.cancel()
@@ -97,8 +103,8 @@ class Premises:
         with self._naming:
             return self._locks.setdefault(name, threading.Lock())
 
-    def shared(self, name: str, make: Callable[[], Made]) -> Made:
-        with self.lock(f"shared {name}"):
+    def shared(self, name: str, make: Callable[[], Made], pulse: Pulse) -> Made:
+        with pulse.holding(self.lock(f"shared {name}")):
             if name not in self._made:
                 self._made[name] = make()
             made: Made = self._made[name]
@@ -108,9 +114,9 @@ class Premises:
 class Desk(Workshop):
     """The workshop of one job of a pack."""
 
-    def __init__(self, premises: Premises) -> None:
-        self.premises = premises
-        self.crew = _Crew(premises)
+    def __init__(self, premises: Premises, pulse: Pulse) -> None:
+        self.premises, self.pulse = premises, pulse
+        self.crew = _Crew(premises, pulse)
         self.pool = self.crew
         self._began, self._thread_began = time.perf_counter(), time.thread_time()
 
@@ -119,22 +125,22 @@ class Desk(Workshop):
         return self._began
 
     def shared(self, name: str, make: Callable[[], Made]) -> Made:
-        return self.premises.shared(name, make)
+        return self.premises.shared(name, make, self.pulse)
 
     def own(self, model: Any) -> Any:
         """The same modules anew, holding the same tensors: an adapter changes modules, never a frozen tensor."""
         tensors = [*model.parameters(), *model.buffers()]
-        with self.premises.lock("own"):
+        with self.pulse.holding(self.premises.lock("own")):
             return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
-        with self.premises.seeding, super().seeded(seed):
+        with self.pulse.holding(self.premises.seeding), super().seeded(seed):
             yield
 
     @contextmanager
     def one_at_a_time(self, name: str) -> Iterator[None]:
-        with self.premises.lock(name):
+        with self.pulse.holding(self.premises.lock(name)):
             yield
 
     def cpu_seconds(self) -> float:
@@ -164,20 +170,20 @@ class _ByThread(logging.Handler):
         stream.flush()
 
 
-def _one(settings: TrainConfig, record: RunDirectory, premises: Premises, board: Board, logs: _ByThread) -> None:
+def _one(settings: TrainConfig, place: RunDirectory, premises: Premises, board: Board, logs: _ByThread, watch: Watch) -> None:
     """One job, in this thread. Never raises: its status says how it ended."""
     from hydratune.commands import train
 
-    with (record.path / "run.log").open("a", encoding="utf-8") as stream:
+    with (place.path / "run.log").open("a", encoding="utf-8") as stream, watch.over(place) as pulse:
         logs.streams[threading.get_ident()] = stream
-        name = record.path.name
+        name, record = pulse.name, pulse.record
         try:
             torch.set_num_threads(1)
-            with printing_to(stream, board.teller(name)), alone(record.path):
+            with printing_to(stream, pulse.telling(board.teller(name))), alone(record.path):
                 begin(settings, record)
                 board.began(name)
                 with recorded(settings, record):
-                    train.run(settings, record, Desk(premises))
+                    train.run(settings, record, Desk(premises, pulse))
         except UnpackedError as error:
             record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
         except (HydratuneError, KeyboardInterrupt, Leaving):
@@ -186,11 +192,15 @@ def _one(settings: TrainConfig, record: RunDirectory, premises: Premises, board:
             log.exception("unexpected error")
         finally:
             del logs.streams[threading.get_ident()]
-            board.ended(name, record.status())
+            if not pulse.given_up:
+                board.ended(name, record.status())
 
 
-def run(folder: Path, names: Sequence[str], together: int, workers: int) -> None:
-    """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time. Raises ``KeyboardInterrupt`` at the end if asked."""
+def run(folder: Path, names: Sequence[str], together: int, workers: int, patience: float | None = None) -> None:
+    """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time. Raises ``KeyboardInterrupt`` at the end if asked.
+
+    Whoever is silent for ``patience`` seconds is given up. Raises ``Leaving`` if the pack could not go on because of that.
+    """
     records = {name: RunDirectory(folder / name) for name in names}
     settings = {name: config.load(folder / SETTINGS / f"{name}.yaml") for name in names}
     premises = Premises(workers)
@@ -205,40 +215,61 @@ def run(folder: Path, names: Sequence[str], together: int, workers: int) -> None
         # Around its sanity check, which is off, Lightning sets the process's generators back while another job may draw.
         vars(lightning_trainer)["isolate_rng"] = nullcontext
 
+        watch = Watch(patience, board.seen, premises.asked)
+
         def station() -> None:
             while not premises.asked.is_set():
                 with taking:
                     if not waiting:
                         return
                     name = waiting.pop(0)
-                _one(settings[name], records[name], premises, board, logs)
+                _one(settings[name], records[name], premises, board, logs, watch)
 
         def asked(signum: int, frame: FrameType | None) -> None:
             premises.asked.set()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, asked)
-        stations = [threading.Thread(target=station, name=f"station {n}") for n in range(min(together, len(names)))]
-        for thread in stations:
-            thread.start()
-        for thread in stations:
-            while thread.is_alive():  # join() alone would keep a signal waiting
-                thread.join(0.5)
-                board.say()
-        premises.threads.shutdown()
+        stations = [_started(station, n) for n in range(min(together, len(names)))]
+        while stations and not watch.overdue():
+            stations[0].join(0.5)  # without an end it would keep a signal waiting
+            board.say()
+            hung = watch.look()
+            for pulse in hung:
+                board.ended(pulse.name, records[pulse.name].status())
+                stations.append(_started(station, len(stations)))  # it takes the place of the one that hangs
+            lost = {pulse.thread for pulse in hung}
+            stations = [thread for thread in stations if thread.is_alive() and thread.ident not in lost]
+        if watch.broken_at is not None:
+            console.print("[red]this pack cannot go on because of the job that hangs; the others go on in a new one", soft_wrap=True)
+            watch.hand_on()
+        premises.threads.shutdown(wait=watch.broken_at is None, cancel_futures=True)
         logging.root.removeHandler(logs)
+    if watch.broken_at is not None:
+        raise Leaving
     if premises.asked.is_set():
         raise KeyboardInterrupt
 
 
+def _started(station: Callable[[], None], number: int) -> threading.Thread:
+    thread = threading.Thread(target=station, name=f"station {number}")
+    thread.start()
+    return thread
+
+
 def main(args: Sequence[str]) -> int:
-    """``FOLDER TOGETHER WORKERS NAME...``; exit code 130 if it was interrupted, else 0: statuses tell the rest."""
-    folder, together, workers, *names = args
+    """``FOLDER TOGETHER WORKERS PATIENCE|never NAME...``; statuses tell how the jobs ended.
+
+    Exit code 130 if it was interrupted, ``GOES_ON`` if what is left needs a new pack, else 0.
+    """
+    folder, together, workers, patience, *names = args
     config.register()
     try:
-        run(Path(folder), names, int(together), int(workers))
+        run(Path(folder), names, int(together), int(workers), None if patience == "never" else float(patience))
     except KeyboardInterrupt:
         return 130
+    except Leaving:
+        return GOES_ON
     return 0
 
 

@@ -7,6 +7,7 @@ from hydratune.config import Control, FullFinetune, LoraAdapter, TrainConfig, pl
 from hydratune.data.rows import stable_hash
 
 RUNS_ALONE = "runs alone"  # begins the status of a job that a pack found it cannot hold
+GOES_ON = 75  # exit code of a pack that cannot go on, and whose jobs can
 SETTINGS = ".pack"  # folder in that of the sweep: settings of the jobs that a pack is to run
 _BASE_CHANGING_STARTS = ("pissa", "olora", "loftq")
 

@@ -129,7 +129,10 @@ class History(lightning.Callback):
         self.rows, self.tokens, self.validating = list(state_dict["rows"]), state_dict["tokens"], state_dict["validating"]
         self.last = time.perf_counter()
         self.started = self.last - state_dict["elapsed"]
-        self.ticker.advance(len(self.rows), 0, "as it was left")
+        self.ticker.go_on(len(self.rows))
+        for row in self.rows:
+            if "val/loss" in row:
+                self.ticker.advance(0, 0, val_loss=row["val/loss"])
 
     def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._validation_started = time.perf_counter()

@@ -1,0 +1,162 @@
+"""A job of a pack that hangs is given up, says where it stands, and nobody waits for it."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from hydratune.console import progress
+from hydratune.errors import Leaving
+from hydratune.records import RunDirectory, State, write_text
+from hydratune.sweeps import pack, watch
+from hydratune.sweeps.planning import GOES_ON, SETTINGS
+from hydratune.sweeps.workshop import Workshop
+from test_config import compose
+
+PATIENCE = 1.0
+Task = Callable[[Workshop], None]
+
+
+@pytest.fixture(scope="module")
+def settings() -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(compose()))
+
+
+@pytest.fixture
+def awake() -> Iterator[threading.Event]:
+    """Set at the end, so that no thread hangs for longer than its test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> Callable[..., int]:
+    """Runs a pack in this process whose jobs do something else than to train; returns its exit code."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)  # set back at the end
+    monkeypatch.setattr(watch, "_LEAVING", 3.0)
+
+    def run(patience: float | str, **tasks: Task) -> int:
+        def work(config: Any, record: RunDirectory, shop: Workshop) -> None:
+            tasks[record.path.name](shop)
+
+        monkeypatch.setattr("hydratune.commands.train.run", work)
+        for name in tasks:
+            (tmp_path / name).mkdir(exist_ok=True)
+            write_text(tmp_path / SETTINGS / f"{name}.yaml", settings)
+        try:
+            return pack.main([str(tmp_path), "2", "2", str(patience), *tasks])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    return run
+
+
+def status(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "status.json").read_text()))
+
+
+def quick(shop: Workshop) -> None:
+    with progress("training", 2) as ticker:
+        ticker.advance(1)
+        assert shop.pool is not None and list(shop.pool.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_a_job_that_hangs_is_given_up_and_the_others_finish(
+    run_pack: Callable[..., int], tmp_path: Path, awake: threading.Event, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With two at a time both places are lost; others take them. What a hanging one does later changes nothing."""
+    woke = threading.Event()
+
+    def hang(shop: Workshop) -> None:
+        with progress("training", 10) as ticker:
+            ticker.advance(4)
+            try:
+                awake.wait()
+                ticker.advance(1)
+            finally:
+                woke.set()
+
+    assert run_pack(PATIENCE, hang=hang, too=hang, a=quick, b=quick) == 0
+    states = {name: status(tmp_path / name)["state"] for name in ("hang", "too", "a", "b")}
+    assert states == {"hang": "failed", "too": "failed", "a": "finished", "b": "finished"}
+    why = status(tmp_path / "hang")["error"]
+    assert why.startswith("job hang gave no sign of life for 1 s; last seen: training 40 %") and "hydra.launcher.patience=1 seconds" in why
+    assert "awake.wait()" in (tmp_path / "hang" / "run.log").read_text()
+    assert "job hang () failed after" in capfd.readouterr().out
+    awake.set()
+    assert woke.wait(5)
+    time.sleep(0.2)
+    assert status(tmp_path / "hang")["state"] == "failed"
+
+
+def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
+    run_pack: Callable[..., int], tmp_path: Path, awake: threading.Event
+) -> None:
+    """The crew has lost a thread. Who is at work leaves; who waits for what the hanging one holds is not blamed."""
+
+    def hang(shop: Workshop) -> None:
+        assert shop.pool is not None
+        with shop.one_at_a_time("key"):
+            list(shop.pool.map(lambda n: awake.wait(), [1]))
+
+    def behind(shop: Workshop) -> None:
+        with shop.one_at_a_time("key"):
+            pass
+
+    assert run_pack(PATIENCE, hang=hang, behind=behind, later=quick) == GOES_ON
+    assert "gave no sign of life" in status(tmp_path / "hang")["error"]
+    assert "awake.wait()" in (tmp_path / "hang" / "run.log").read_text().split("thread crew")[1]
+    assert status(tmp_path / "behind")["state"] == "waiting" and status(tmp_path / "behind")["error"] is None
+    assert not (tmp_path / "later" / "status.json").exists()
+
+
+def test_waiting_for_others_is_no_silence(run_pack: Callable[..., int], tmp_path: Path) -> None:
+    def slow(shop: Workshop) -> None:
+        with shop.one_at_a_time("key"), progress("training", 14) as ticker:
+            for _ in range(14):
+                time.sleep(0.1)
+                ticker.advance(1)
+
+    assert run_pack(PATIENCE, a=slow, b=slow) == 0
+    assert {status(tmp_path / name)["state"] for name in "ab"} == {"finished"}
+
+
+def test_a_circle_of_jobs_that_wait_for_each_other_ends(run_pack: Callable[..., int], tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+
+    def crossing(first: str, second: str) -> Task:
+        def task(shop: Workshop) -> None:
+            with shop.one_at_a_time(first):
+                both.wait()
+                with shop.one_at_a_time(second):
+                    pass
+
+        return task
+
+    assert run_pack(PATIENCE, a=crossing("x", "y"), b=crossing("y", "x")) == GOES_ON
+    assert sorted(status(tmp_path / name)["state"] for name in "ab") == ["failed", "waiting"]
+
+
+def test_without_patience_nobody_is_given_up(run_pack: Callable[..., int], tmp_path: Path) -> None:
+    assert run_pack("never", a=lambda shop: time.sleep(1.0), b=quick) == 0
+    assert status(tmp_path / "a")["state"] == "finished"
+
+
+def test_whoever_was_given_up_does_not_go_on(tmp_path: Path) -> None:
+    pulse = watch.Pulse(RunDirectory(tmp_path), threading.Event())
+    pulse.record.start()
+    pulse.given_up = True
+    for sign in (pulse.beat, pulse.begins, lambda: pulse.telling(lambda stage: None)(None)):  # type: ignore[arg-type]
+        with pytest.raises(Leaving):
+            sign()
+    pulse.record.end(State.finished)
+    assert status(tmp_path)["state"] == "running"
