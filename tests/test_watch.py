@@ -102,13 +102,16 @@ def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
     run_pack: Callable[..., int], tmp_path: Path, awake: threading.Event
 ) -> None:
     """The crew has lost a thread. Who is at work leaves; who waits for what the hanging one holds is not blamed."""
+    inside = threading.Event()
 
     def hang(shop: Workshop) -> None:
         assert shop.pool is not None
         with shop.one_at_a_time("key"):
+            inside.set()
             list(shop.pool.map(lambda n: awake.wait(), [1]))
 
     def behind(shop: Workshop) -> None:
+        inside.wait()
         with shop.one_at_a_time("key"):
             pass
 
