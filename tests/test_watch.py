@@ -146,7 +146,8 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(run_pack: Callable[..., 
         return task
 
     assert run_pack(PATIENCE, a=crossing("x", "y"), b=crossing("y", "x")) == GOES_ON
-    assert sorted(status(tmp_path / name)["state"] for name in "ab") == ["failed", "waiting"]
+    failed, other = sorted(status(tmp_path / name)["state"] for name in "ab")
+    assert failed == "failed" and other in ("finished", "waiting")  # it may get what the other one lets go
 
 
 def test_without_patience_nobody_is_given_up(run_pack: Callable[..., int], tmp_path: Path) -> None:
