@@ -41,7 +41,7 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
     """
     settings = HydraConfig.get()
     if settings.mode != RunMode.RUN:
-        raise InputError("this command runs one job; for a sweep use hydratune train -m, with hydra/launcher=process")
+        raise InputError("this command runs one job; for a sweep use hydratune train -m, with hydra/launcher=pack or process")
     directory = RunDirectory(Path(settings.runtime.output_dir))
     keeps_record = kind is config.TrainConfig and is_main_process()
     try:
