@@ -43,7 +43,7 @@ def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> 
     monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)  # set back at the end
     monkeypatch.setattr(watch, "_LEAVING", 3.0)
 
-    def run(patience: float | str, **tasks: Task) -> int:
+    def run(patience: float | None, **tasks: Task) -> int:
         def work(config: Any, record: RunDirectory, shop: Workshop) -> None:
             tasks[record.path.name](shop)
 
@@ -51,8 +51,9 @@ def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> 
         for name in tasks:
             (tmp_path / name).mkdir(exist_ok=True)
             write_text(tmp_path / SETTINGS / f"{name}.yaml", settings)
+        options = {"together": 2, "workers": 2, "halving": None, "patience": patience, "lost": []}
         try:
-            return pack.main([str(tmp_path), "2", "2", str(patience), *tasks])
+            return pack.main([str(tmp_path), json.dumps(options), *tasks])
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -151,7 +152,7 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(run_pack: Callable[..., 
 
 
 def test_without_patience_nobody_is_given_up(run_pack: Callable[..., int], tmp_path: Path) -> None:
-    assert run_pack("never", a=lambda shop: time.sleep(1.0), b=quick) == 0
+    assert run_pack(None, a=lambda shop: time.sleep(1.0), b=quick) == 0
     assert status(tmp_path / "a")["state"] == "finished"
 
 

@@ -23,6 +23,9 @@ class PackLauncherConfig:
     _target_: str = "hydra_plugins.hydratune_launcher.PackLauncher"
     pack_size: int | None = None  # jobs of one pack at most; null: all
     together: int | None = None  # jobs of a pack that run at the same time; null: two more than cores
+    patience: float | None = 1800.0  # seconds without a sign of life after which a job is given up; null: never
+    retries: int = 1  # how often a job is tried again whose pack was killed while it ran, the last time alone
+    halving: Any = None  # {min_steps: 10, eta: 3, kind: sync}: most jobs leave early; null: none
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pack", node=PackLauncherConfig, provider="hydratune")
@@ -45,11 +48,13 @@ class ProcessLauncher(Launcher):  # type: ignore[misc]
 class PackLauncher(ProcessLauncher):
     """See ``hydratune.sweeps.pack``."""
 
-    def __init__(self, pack_size: int | None = None, together: int | None = None) -> None:
-        self.pack_size, self.together = pack_size, together
+    def __init__(self, halving: dict[str, Any] | None = None, **options: Any) -> None:
+        self.halving, self.options = halving, options
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from hydratune.sweeps.halving import Halving
         from hydratune.sweeps.processes import Packing, launch
 
-        launch(self.hydra_context, self.config, job_overrides, initial_job_idx, Packing(self.pack_size, self.together))
+        halving = Halving.of(self.halving) if self.halving is not None else None
+        launch(self.hydra_context, self.config, job_overrides, initial_job_idx, Packing(**self.options, halving=halving))
         return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from hydratune.checks import mask
 from hydratune.console import Stage, Told, console
+from hydratune.records import RunDirectory, State, read_json
 from hydratune.sweeps.records import read_sweep
 
 _PLAIN_INTERVAL = 30.0  # seconds between two lines where there is no terminal
@@ -57,7 +58,7 @@ class Board:
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         jobs = read_sweep(folder)
-        self.lines = {name: Line(_settings(jobs[name].varying) if name in jobs else "") for name in names}
+        self.lines = {name: _line(folder / name, jobs[name].varying if name in jobs else {}) for name in names}
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self.view, console=console, refresh_per_second=2) if console.is_terminal else None
         self._said = time.monotonic()
@@ -73,7 +74,9 @@ class Board:
 
     def began(self, name: str) -> None:
         with self._lock:
-            self.lines[name] = Line(self.lines[name].settings, "running", began=time.monotonic())
+            line, now = self.lines[name], time.monotonic()
+            line.began = line.began + now - line.since if line.state == "paused" else now
+            line.state, line.stage, line.reason = "running", Stage(""), ""
 
     def teller(self, name: str) -> Told:
         """Takes the progress of job ``name``."""
@@ -89,6 +92,14 @@ class Board:
         with self._lock:
             stage = self.lines[name].stage
         return f"{stage.title} {100 * stage.share:.0f} %" if stage.title else "not yet at work"
+
+    def paused(self, name: str, status: Mapping[str, Any]) -> None:
+        """``name`` waits for the verdict on the others."""
+        with self._lock:
+            line = self.lines[name]
+            step, value = (status.get("rungs") or [[0, None]])[-1]
+            line.state, line.reason = "paused", f"step {step}" + (f", validation loss {value:.4f}" if value is not None else "")
+            line.since = time.monotonic()
 
     def ended(self, name: str, status: Mapping[str, Any]) -> None:
         with self._lock:
@@ -164,9 +175,10 @@ def table(lines: Mapping[str, Line], now: float, *, wide: bool) -> Table:
 def summary(lines: Mapping[str, Line], now: float, shown: Mapping[str, Line] | None = None) -> str:
     """All jobs in one line; ``shown`` are those of which more is to be seen."""
     states = [line.state for line in lines.values()]
-    waiting, running, failed = (states.count(state) for state in ("waiting", "running", "failed"))
-    parts = [f"{len(states) - waiting - running} of {len(states)} jobs ended{f' ({failed} failed)' if failed else ''}"]
-    parts += [f"{running} running, {waiting} waiting"] if running or waiting else []
+    waiting, running, paused, failed = (states.count(state) for state in ("waiting", "running", "paused", "failed"))
+    parts = [f"{len(states) - waiting - running - paused} of {len(states)} jobs ended{f' ({failed} failed)' if failed else ''}"]
+    going = [f"{running} running, {waiting} waiting"] if running or waiting or paused else []
+    parts += [", ".join([*going, f"{paused} paused until all are judged"] if paused else going)] if going else []
     left = time_left(list(lines.values()), now)
     parts += [f"about {span(left)} left"] if left is not None and (running or waiting) else []
     best = min(((ln.best, name) for name, ln in lines.items() if ln.best is not None and not _beaten(ln)), default=None)
@@ -231,5 +243,10 @@ def _number(value: float | None) -> str:
     return f"{value:.4f}" if value is not None else ""
 
 
-def _settings(varying: Mapping[str, str]) -> str:
-    return mask(", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in varying.items()))
+def _line(folder: Path, varying: Mapping[str, str]) -> Line:
+    """A job as the pack finds it: some have ended before, and count in the halving."""
+    record = RunDirectory(folder)
+    settings = mask(", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in varying.items()))
+    if record.is_finished():
+        return Line(settings, State.finished.value, best=read_json(record.metrics_file).get("objective"))
+    return Line(settings, State.stopped.value) if "halved" in record.status() else Line(settings)

@@ -5,18 +5,20 @@ model is its own as well, but for the frozen weights, which are the same tensors
 through one pool of threads, one per core with one intra-op thread each, in the same pieces as in a run alone: a job's
 numbers do not depend on its neighbours. A job that fails, ends or is stopped leaves; nobody waits for anybody.
 
-    python -m hydratune.sweeps.pack FOLDER TOGETHER WORKERS PATIENCE|never NAME...    what hydratune.sweeps.processes starts
+    python -m hydratune.sweeps.pack FOLDER OPTIONS NAME...    what hydratune.sweeps.processes starts; options in JSON
 """
 
 import copy
+import json
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -29,10 +31,11 @@ import torch
 from hydratune import config
 from hydratune.config import TrainConfig
 from hydratune.console import console, printing_to
-from hydratune.errors import HydratuneError, Leaving, UnpackedError
-from hydratune.records import RunDirectory, State, alone
+from hydratune.errors import HydratuneError, Leaving, Paused, UnpackedError
+from hydratune.records import RunDirectory, State, alone, read_json
 from hydratune.run import begin, recorded
 from hydratune.sweeps.board import Board
+from hydratune.sweeps.halving import Halving, Turns, values_of
 from hydratune.sweeps.planning import GOES_ON, RUNS_ALONE, SETTINGS
 from hydratune.sweeps.watch import Pulse, Watch
 from hydratune.sweeps.workshop import Made, Workshop
@@ -95,6 +98,7 @@ class Premises:
         self.submitting = threading.Lock()
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
+        self.trackers: dict[str, Any] = {}  # by name of job
         self._made: dict[str, Any] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._naming = threading.Lock()
@@ -114,8 +118,9 @@ class Premises:
 class Desk(Workshop):
     """The workshop of one job of a pack."""
 
-    def __init__(self, premises: Premises, pulse: Pulse) -> None:
-        self.premises, self.pulse = premises, pulse
+    def __init__(self, premises: Premises, pulse: Pulse, turns: Turns) -> None:
+        self.premises, self.pulse, self.record, self.turns = premises, pulse, pulse.record, turns
+        self._rungs: list[int] = []
         self.crew = _Crew(premises, pulse)
         self.pool = self.crew
         self._began, self._thread_began = time.perf_counter(), time.thread_time()
@@ -142,6 +147,23 @@ class Desk(Workshop):
     def one_at_a_time(self, name: str) -> Iterator[None]:
         with self.pulse.holding(self.premises.lock(name)):
             yield
+
+    def tracker(self, start: Callable[[], Made]) -> tuple[Made, bool]:
+        name = self.record.path.name
+        new = name not in self.premises.trackers
+        if new:
+            self.premises.trackers[name] = start()
+        tracker: Made = self.premises.trackers[name]
+        return tracker, new
+
+    def rungs(self, total: int) -> Sequence[int]:
+        self._rungs = self.turns.halving.rungs(total) if self.turns.halving is not None else []
+        return self._rungs
+
+    def may_go_on(self, step: int, loss: float) -> bool:
+        known = [entry for entry in self.record.status().get("rungs", []) if entry[0] < step]
+        self.record.update(rungs=[*known, [step, loss if math.isfinite(loss) else None]])
+        return self.turns.reached(self.record.path.name, self._rungs.index(step), loss)
 
     def cpu_seconds(self) -> float:
         return self.crew.seconds + time.thread_time() - self._thread_began
@@ -170,44 +192,102 @@ class _ByThread(logging.Handler):
         stream.flush()
 
 
-def _one(settings: TrainConfig, place: RunDirectory, premises: Premises, board: Board, logs: _ByThread, watch: Watch) -> None:
-    """One job, in this thread. Never raises: its status says how it ended."""
+def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, board: Board, logs: _ByThread) -> None:
+    """One job, in this thread, to its end or until it has to wait. Never raises: its status says how it ended."""
     from hydratune.commands import train
 
-    with (place.path / "run.log").open("a", encoding="utf-8") as stream, watch.over(place) as pulse:
+    name, record = pulse.name, pulse.record
+    with (record.path / "run.log").open("a", encoding="utf-8") as stream:
         logs.streams[threading.get_ident()] = stream
-        name, record = pulse.name, pulse.record
         try:
             torch.set_num_threads(1)
             with printing_to(stream, pulse.telling(board.teller(name))), alone(record.path):
                 begin(settings, record)
                 board.began(name)
                 with recorded(settings, record):
-                    train.run(settings, record, Desk(premises, pulse))
+                    train.run(settings, record, Desk(premises, pulse, turns))
         except UnpackedError as error:
             record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
-        except (HydratuneError, KeyboardInterrupt, Leaving):
+        except (HydratuneError, KeyboardInterrupt, Leaving, Paused):
             pass
         except BaseException:
             log.exception("unexpected error")
         finally:
             del logs.streams[threading.get_ident()]
             if not pulse.given_up:
-                board.ended(name, record.status())
+                _report(record, premises, turns, board)
 
 
-def run(folder: Path, names: Sequence[str], together: int, workers: int, patience: float | None = None) -> None:
-    """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time. Raises ``KeyboardInterrupt`` at the end if asked.
+def _report(record: RunDirectory, premises: Premises, turns: Turns, board: Board) -> None:
+    """Tells everybody that a job has ended, or waits for a verdict."""
+    name, status = record.path.name, record.status()
+    if status.get("state") == State.waiting.value:
+        board.paused(name, status)
+    else:
+        premises.trackers.pop(name, None)
+        board.ended(name, status)
+    turns.ended(name, *_outcome(record))
 
-    Whoever is silent for ``patience`` seconds is given up. Raises ``Leaving`` if the pack could not go on because of that.
+
+def _outcome(record: RunDirectory) -> tuple[str, float | None]:
+    """(state, validation loss) as ``Turns`` wants them."""
+    status = record.status()
+    if record.is_finished():
+        return "finished", read_json(record.metrics_file).get("val/loss")
+    if "halved" in status:
+        return "out", None
+    return ("paused" if status.get("state") == State.waiting.value else "failed"), None
+
+
+def _turns(
+    records: Mapping[str, RunDirectory], premises: Premises, board: Board, halving: Halving | None, lost: Sequence[str] = ()
+) -> Turns:
+    """The order of jobs, and what is known of those of an earlier start; ``lost`` have failed, and are not tried again."""
+    turns = Turns(list(records), halving, premises.asked)
+
+    def out(name: str) -> None:
+        """``name`` is not among the best: what it has is kept."""
+        step, value = records[name].status()["rungs"][-1]
+        why = f"halved: not among the best at step {step} (validation loss {value:.4f})" if value is not None else f"halved at step {step}"
+        records[name].update(halved={"step": step, "value": value, "rung": len(records[name].status()["rungs"]) - 1})
+        records[name].end(State.stopped, why)
+        tracker = premises.trackers.pop(name, None)
+        if tracker is not None:
+            tracker.summary({"halved_at_step": step})
+            tracker.finish(0)
+        board.ended(name, records[name].status())
+
+    turns.on_out = out
+    for name, record in records.items() if halving is not None else ():
+        state, final = _outcome(record)
+        values = values_of(record.status())
+        if state in ("finished", "out") or name in lost:
+            turns.known(name, values, state, final)
+        elif values and record.left() is not None:
+            turns.known(name, values, "paused")
+    return turns
+
+
+def run(
+    folder: Path,
+    names: Sequence[str],
+    together: int,
+    workers: int,
+    halving: Halving | None = None,
+    patience: float | None = None,
+    lost: Sequence[str] = (),
+) -> None:
+    """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time; those that ended before, or are ``lost``, only count.
+
+    A job that is silent for ``patience`` seconds is given up. Raises ``KeyboardInterrupt`` at the end if asked, and ``Leaving``
+    if a job hangs in such a way that the pack cannot go on.
     """
     records = {name: RunDirectory(folder / name) for name in names}
-    settings = {name: config.load(folder / SETTINGS / f"{name}.yaml") for name in names}
     premises = Premises(workers)
     torch.set_num_threads(1)
-    waiting = list(names)
-    taking = threading.Lock()
     with (folder / "pack.log").open("a", encoding="utf-8") as common, Board(folder, names) as board:
+        turns = _turns(records, premises, board, halving, lost)
+        watch = Watch(patience, board.seen, premises.asked)
         logs = _ByThread(common)
         logging.root.addHandler(logs)
         logging.root.setLevel(logging.INFO)
@@ -215,15 +295,11 @@ def run(folder: Path, names: Sequence[str], together: int, workers: int, patienc
         # Around its sanity check, which is off, Lightning sets the process's generators back while another job may draw.
         vars(lightning_trainer)["isolate_rng"] = nullcontext
 
-        watch = Watch(patience, board.seen, premises.asked)
-
         def station() -> None:
-            while not premises.asked.is_set():
-                with taking:
-                    if not waiting:
-                        return
-                    name = waiting.pop(0)
-                _one(settings[name], records[name], premises, board, logs, watch)
+            while (name := turns.next()) is not None:
+                settings = config.load(folder / SETTINGS / f"{name}.yaml")
+                with watch.over(records[name]) as pulse:
+                    _one(settings, pulse, premises, turns, board, logs)
 
         def asked(signum: int, frame: FrameType | None) -> None:
             premises.asked.set()
@@ -236,14 +312,18 @@ def run(folder: Path, names: Sequence[str], together: int, workers: int, patienc
             board.say()
             hung = watch.look()
             for pulse in hung:
-                board.ended(pulse.name, records[pulse.name].status())
+                _report(records[pulse.name], premises, turns, board)
                 stations.append(_started(station, len(stations)))  # it takes the place of the one that hangs
-            lost = {pulse.thread for pulse in hung}
-            stations = [thread for thread in stations if thread.is_alive() and thread.ident not in lost]
+            lost_threads = {pulse.thread for pulse in hung}
+            stations = [thread for thread in stations if thread.is_alive() and thread.ident not in lost_threads]
         if watch.broken_at is not None:
             console.print("[red]this pack cannot go on because of the job that hangs; the others go on in a new one", soft_wrap=True)
             watch.hand_on()
+            for pulse in watch.left:
+                premises.trackers.pop(pulse.name, None)
         premises.threads.shutdown(wait=watch.broken_at is None, cancel_futures=True)
+        for tracker in premises.trackers.values():  # of jobs that were waiting
+            tracker.finish(130)
         logging.root.removeHandler(logs)
     if watch.broken_at is not None:
         raise Leaving
@@ -258,14 +338,16 @@ def _started(station: Callable[[], None], number: int) -> threading.Thread:
 
 
 def main(args: Sequence[str]) -> int:
-    """``FOLDER TOGETHER WORKERS PATIENCE|never NAME...``; statuses tell how the jobs ended.
+    """``FOLDER OPTIONS NAME...``; exit code 130 if it was interrupted, ``GOES_ON`` if what is left needs a new pack, else 0.
 
-    Exit code 130 if it was interrupted, ``GOES_ON`` if what is left needs a new pack, else 0.
+    Statuses tell the rest.
     """
-    folder, together, workers, patience, *names = args
+    folder, options, *names = args
     config.register()
+    chosen = json.loads(options)
+    halving = Halving(**chosen["halving"]) if chosen["halving"] else None
     try:
-        run(Path(folder), names, int(together), int(workers), None if patience == "never" else float(patience))
+        run(Path(folder), names, chosen["together"], chosen["workers"], halving, chosen["patience"], chosen["lost"])
     except KeyboardInterrupt:
         return 130
     except Leaving:

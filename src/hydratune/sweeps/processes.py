@@ -4,14 +4,18 @@ Every job is the command a user would type, so a job's folder alone says how to 
 and a crash is the crash of one pack.
 """
 
+import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hydra.types import HydraContext
@@ -19,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hydratune import config
 from hydratune.checks import configuration_problems, mask
@@ -26,8 +31,11 @@ from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.records import RunDirectory, State, alone, read_json, write_text
 from hydratune.run import interrupt, write_hydra_files
-from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, plan
+from hydratune.sweeps.gpus import visible_gpus
+from hydratune.sweeps.halving import Halving
+from hydratune.sweeps.planning import GOES_ON, RUNS_ALONE, SETTINGS, plan
 from hydratune.sweeps.records import Job, read_sweep, varying, write_sweep
+from hydratune.sweeps.retries import Again, Death, after
 from hydratune.tracking import environment
 from hydratune.tracking.ranking import collect, ranking_table
 
@@ -48,8 +56,44 @@ class Planned:
 class Packing:
     """How jobs share a process."""
 
-    size: int | None = None  # jobs in a pack at most; None: as many as there are
+    pack_size: int | None = None  # jobs in a pack at most; None: as many as there are
     together: int | None = None  # jobs of a pack that run at the same time; None: two more than cores
+    halving: Halving | None = None  # who leaves early; None: nobody
+    patience: float | None = 1800.0  # seconds without a sign of life after which a job is given up; None: never
+    retries: int = 1  # how often a job is tried again whose pack was killed while it ran
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError``."""
+        whole = "set a whole number, 1 or more, or null"
+        checks = {
+            "pack_size": (self.pack_size, self.pack_size is None or self.pack_size >= 1, whole),
+            "together": (self.together, self.together is None or self.together >= 1, whole),
+            "patience": (self.patience, self.patience is None or self.patience > 0, "set seconds, or null: never"),
+            "retries": (self.retries, self.retries >= 0, "set 0 or more"),
+        }
+        problems = [Problem(f"hydra.launcher.{key}", value, "too small", fix) for key, (value, right, fix) in checks.items() if not right]
+        if problems:
+            raise ConfigError(problems)
+
+
+@dataclass(frozen=True)
+class _Pack:
+    """Jobs that are to share a process."""
+
+    title: str
+    items: tuple[Planned, ...]
+    together: int
+    lost: tuple[str, ...] = ()  # of these, the names of those that have failed: they only count
+
+
+@dataclass
+class _Running:
+    """A pack at work."""
+
+    pack: _Pack
+    process: "subprocess.Popen[bytes]"
+    gpu: str | None
+    relay: threading.Thread | None = None  # hands on what it prints
 
 
 def launch(
@@ -157,6 +201,8 @@ def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]
         if item.record.is_finished():
             console.print("finished before; skipped")
             continue
+        if item.record.status().get("state") == State.failed.value:
+            console.print("failed before; tried again")
         code = _run_one(context, item)
         if code == 130 or (code != 0 and item.record.status().get("state") == "stopped"):
             raise KeyboardInterrupt
@@ -168,16 +214,33 @@ def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]
 
 def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], packing: Packing) -> list[Planned]:
     """Runs jobs in packs, and those that cannot share one by one; returns those that failed."""
-    left = {number: item for number, item in enumerate(planned) if not item.record.is_finished()}
-    if len(left) < len(planned):
-        console.print(f"{len(planned) - len(left)} of {len(planned)} jobs finished before; skipped")
-    chosen = plan({number: item.settings for number, item in left.items()}, packing.size)
+    finished = {number for number, item in enumerate(planned) if item.record.is_finished()}
+    halved = {number for number, item in enumerate(planned) if packing.halving is not None and "halved" in item.record.status()}
+    if finished or halved:
+        early = f", {len(halved)} left early" if halved else ""
+        console.print(f"{len(finished)} of {len(planned)} jobs finished before{early}; skipped")
+    ended = finished | halved
+    again = [item.job.name for item in planned if item.record.status().get("state") == State.failed.value]
+    for item in planned:
+        if "tries" in item.record.status() and not item.record.is_finished():
+            item.record.update(tries=1)  # whoever starts a sweep again wants them tried again
+    if again:
+        console.print(f"{len(again)} of {len(planned)} jobs failed before and are tried again: {', '.join(again)}", soft_wrap=True)
+    gpus = [] if all(item.settings.trainer.accelerator == "cpu" for item in planned) else visible_gpus()
+    size = packing.pack_size or (-(-len(planned) // len(gpus)) if len(gpus) > 1 and packing.halving is None else None)
+    # All jobs are planned, so that a pack has the same members however often the sweep is started.
+    chosen = plan({number: item.settings for number, item in enumerate(planned)}, size)
+    packs = []
     for count, numbers in enumerate(chosen.packs, 1):
-        section(f"pack {count} of {len(chosen.packs)}: {len(numbers)} jobs on one base model")
-        _run_pack(folder, [left[number] for number in numbers], packing)
-    alone = {left[number].job.name: why for number, why in chosen.alone.items()}
+        left = [number for number in numbers if number not in ended]
+        if left:
+            members = numbers if packing.halving is not None else left
+            title = f"pack {count} of {len(chosen.packs)}: {len(left)} jobs on one base model"
+            packs.append(_Pack(title, tuple(planned[number] for number in members), packing.together or _cores() + 2))
+    _work_off(folder, packs, packing, gpus if len(gpus) > 1 else [])
+    alone = {planned[number].job.name: why for number, why in chosen.alone.items() if number not in ended}
     for number in (number for numbers in chosen.packs for number in numbers):
-        item = left[number]
+        item = planned[number]
         error = str(item.record.status().get("error") or "")
         if error.startswith(RUNS_ALONE):
             alone[item.job.name] = error.removeprefix(f"{RUNS_ALONE}: ")
@@ -185,31 +248,132 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
         console.print(f"[dim]job {escape(name)} runs alone: {escape(why)}", soft_wrap=True)
     if alone:
         _run_all(context, [item for item in planned if item.job.name in alone])
-    return [item for item in planned if not item.record.is_finished()]
+    return [item for item in planned if not item.record.is_finished() and "halved" not in item.record.status()]
 
 
-def _run_pack(folder: Path, items: Sequence[Planned], packing: Packing) -> None:
-    """One pack, in a process. Raises ``KeyboardInterrupt`` after its jobs have kept their work."""
-    for item in items:
+def _work_off(folder: Path, packs: Sequence[_Pack], packing: Packing, gpus: Sequence[str]) -> None:
+    """Runs packs one after the other, or one on each of ``gpus``, and what is left of those that were killed.
+
+    Raises ``KeyboardInterrupt`` after all jobs have kept their work.
+    """
+    queue, running = deque(packs), list[_Running]()
+    free: list[str | None] = [*gpus] or [None]
+    tries: dict[str, int] = {}
+    try:
+        while queue or running:
+            while queue and free:
+                pack = queue.popleft()
+                section(pack.title)
+                running.append(_start_pack(folder, pack, packing, free.pop(0), beside=len(gpus)))
+            ended = next((one for one in running if one.process.poll() is not None), None)
+            if ended is None:
+                time.sleep(0.1)
+                continue
+            running.remove(ended)
+            free.append(ended.gpu)
+            _forget_settings(folder, [ended.pack])
+            if ended.relay is not None:
+                ended.relay.join()
+            if ended.process.returncode == 130:
+                _settle(ended.pack.items, State.stopped, "interrupted by the user")
+                raise KeyboardInterrupt
+            queue.extend(_what_is_left(folder, ended.pack, ended.process.returncode, tries, packing))
+    except KeyboardInterrupt:
+        _interrupt([one.process for one in running])
+        for pack in (*(one.pack for one in running), *queue):
+            _settle(pack.items, State.stopped, "interrupted by the user")
+        raise
+    finally:
+        _forget_settings(folder, [one.pack for one in running])
+
+
+def _start_pack(folder: Path, pack: _Pack, packing: Packing, gpu: str | None, beside: int) -> _Running:
+    """Starts its process; on one of several GPUs (``beside`` of them) it sees that one alone, and what it prints is marked."""
+    for item in pack.items:
+        if item.record.is_finished() or item.job.name in pack.lost or (packing.halving is not None and "halved" in item.record.status()):
+            continue
         item.record.path.mkdir(parents=True, exist_ok=True)
         if item.record.status():
             item.record.update(state=State.waiting.value, error=None)
         write_hydra_files(item.record, without_hydra(item.composed), item.composed.hydra, item.job.overrides)
         write_text(folder / SETTINGS / f"{item.job.name}.yaml", OmegaConf.to_yaml(OmegaConf.structured(item.settings), resolve=True))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    together = packing.together or cores + 2
-    command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), str(together), str(cores), *(item.job.name for item in items)]
-    try:
-        code = _wait(subprocess.Popen(command))
-    except KeyboardInterrupt:
-        _settle(items, State.stopped, "interrupted by the user")
-        raise
-    finally:
-        shutil.rmtree(folder / SETTINGS, ignore_errors=True)
-    if code == 130:
-        _settle(items, State.stopped, "interrupted by the user")
-        raise KeyboardInterrupt
-    _settle(items, State.failed, f"its pack ended before it did ({_how(code)}); see {folder}/pack.log")
+    options = {
+        "together": pack.together,
+        "workers": max(1, _cores() // max(1, beside)),
+        "halving": asdict(packing.halving) if packing.halving else None,
+        "patience": packing.patience,
+        "lost": pack.lost,
+    }
+    names = [item.job.name for item in pack.items]
+    command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), json.dumps(options), *names]
+    if gpu is None:
+        return _Running(pack, subprocess.Popen(command), None)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    relay = threading.Thread(target=_relay, args=(process, pack.title.partition(":")[0]), daemon=True)
+    relay.start()
+    return _Running(pack, process, gpu, relay)
+
+
+def _relay(process: "subprocess.Popen[bytes]", title: str) -> None:
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            console.print(Text(f"{title} | {line.decode(errors='replace').rstrip()}"), soft_wrap=True)
+
+
+def _what_is_left(folder: Path, pack: _Pack, code: int, tries: dict[str, int], packing: Packing) -> list[_Pack]:
+    """The packs that go on with what an ended one left; ``tries``, how often jobs were tried, is kept up to date."""
+    states = {item.job.name: item.record.status().get("state", State.waiting.value) for item in pack.items}
+    at_work = [name for name, state in states.items() if state == State.running.value]
+    waiting = [name for name, state in states.items() if state == State.waiting.value]
+    items = {item.job.name: item for item in pack.items}
+    title = pack.title.partition(":")[0].partition(" of ")[0].removesuffix(", again")
+    if not at_work and not waiting:
+        return []
+    if code == 0:
+        _settle(pack.items, State.failed, f"its pack ended before it did; see {folder}/pack.log")
+        return []
+    if code == GOES_ON:
+        packs, lost = [Again((*at_work, *waiting), pack.together)], []
+    else:
+        for name in at_work or waiting:
+            tries[name] = tries.get(name, 0) + 1
+        death = Death(at_work, waiting, pack.together, one_pack=packing.halving is not None)
+        packs, lost = after(death, tries, packing.retries)
+        console.print(f"[red]{title} ended early: {_how(code)}{', often for want of memory' if code == -signal.SIGKILL else ''}")
+    for name in lost:
+        count = f"{tries[name]} time{'s' if tries[name] > 1 else ''}"
+        why = f"its pack ended {count} while it ran (the last time {_how(code)}; hydra.launcher.retries={packing.retries}); see pack.log"
+        _settle([items[name]], State.failed, why)
+        items[name].record.update(tries=tries[name])
+    suspects = [name for name in (at_work or waiting) if name not in lost] if code != GOES_ON else []
+    if suspects:
+        console.print(f"[yellow]tried again: {', '.join(suspects)}", soft_wrap=True)
+        for name in suspects:
+            if items[name].record.status():
+                items[name].record.update(state=State.waiting.value, tries=tries[name] + 1)
+    for name in waiting:
+        if items[name].record.status() and name not in lost:
+            items[name].record.update(state=State.waiting.value, error=None)
+    failed = tuple(name for name, state in states.items() if state == State.failed.value or name in lost)
+    result = []
+    for again in packs:
+        names = list(states) if packing.halving is not None else again.names
+        result.append(_Pack(f"{title}, again: {len(again.names)} jobs", tuple(items[n] for n in names), again.together, failed))
+    return result
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _forget_settings(folder: Path, packs: Sequence[_Pack]) -> None:
+    """Others may have theirs in the same folder."""
+    for item in (item for pack in packs for item in pack.items):
+        (folder / SETTINGS / f"{item.job.name}.yaml").unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / SETTINGS).rmdir()
 
 
 def _settle(items: Sequence[Planned], state: State, why: str) -> None:
@@ -237,18 +401,26 @@ def _run_one(context: HydraContext, item: Planned) -> int:
     return code
 
 
-def _wait(started: subprocess.Popen[bytes]) -> int:
+def _wait(process: "subprocess.Popen[bytes]") -> int:
     """The exit code. After Ctrl-C the process has some time to keep its work."""
-    with started as process:
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        _interrupt([process])
+        raise
+
+
+def _interrupt(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """The terminal sent Ctrl-C to them as well; a kill of this process alone did not."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    until = time.monotonic() + _GRACE
+    for process in processes:
         try:
-            return process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the process as well; a kill of this one alone did not
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            raise
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _how(code: int) -> str:
