@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -324,44 +324,47 @@ def _relay(process: "subprocess.Popen[bytes]", title: str) -> None:
 
 def _what_is_left(folder: Path, pack: _Pack, code: int, tries: dict[str, int], packing: Packing) -> list[_Pack]:
     """The packs that go on with what an ended one left; ``tries``, how often jobs were tried, is kept up to date."""
-    states = {item.job.name: item.record.status().get("state", State.waiting.value) for item in pack.items}
-    at_work = [name for name, state in states.items() if state == State.running.value]
-    waiting = [name for name, state in states.items() if state == State.waiting.value]
     items = {item.job.name: item for item in pack.items}
+    states = {name: item.record.status().get("state", State.waiting.value) for name, item in items.items()}
+    at_work, waiting = ([name for name, state in states.items() if state == wanted.value] for wanted in (State.running, State.waiting))
     title = pack.title.partition(":")[0].partition(" of ")[0].removesuffix(", again")
     if not at_work and not waiting:
         return []
     if code == 0:
-        _settle(pack.items, State.failed, f"its pack ended before it did; see {folder}/pack.log")
+        _settle(pack.items, State.failed, "its pack ended before it did; see pack.log in the sweep's folder")
         return []
     if code == GOES_ON:
-        packs, lost = [Again((*at_work, *waiting), pack.together)], []
+        packs = [Again((*at_work, *waiting), pack.together)]
     else:
-        for name in at_work or waiting:
-            tries[name] = tries.get(name, 0) + 1
-        death = Death(at_work, waiting, pack.together, one_pack=packing.halving is not None)
-        packs, lost = after(death, tries, packing.retries)
         console.print(f"[red]{title} ended early: {_how(code)}{', often for want of memory' if code == -signal.SIGKILL else ''}")
-    for name in lost:
-        count = f"{tries[name]} time{'s' if tries[name] > 1 else ''}"
-        why = f"its pack ended {count} while it ran (the last time {_how(code)}; hydra.launcher.retries={packing.retries}); see pack.log"
-        _settle([items[name]], State.failed, why)
-        items[name].record.update(tries=tries[name])
-    suspects = [name for name in (at_work or waiting) if name not in lost] if code != GOES_ON else []
-    if suspects:
-        console.print(f"[yellow]tried again: {', '.join(suspects)}", soft_wrap=True)
-        for name in suspects:
-            if items[name].record.status():
-                items[name].record.update(state=State.waiting.value, tries=tries[name] + 1)
-    for name in waiting:
-        if items[name].record.status() and name not in lost:
-            items[name].record.update(state=State.waiting.value, error=None)
-    failed = tuple(name for name, state in states.items() if state == State.failed.value or name in lost)
+        packs = _after_death(items, Death(at_work, waiting, pack.together, one_pack=packing.halving is not None), code, tries, packing)
+    failed = tuple(name for name, item in items.items() if item.record.status().get("state") == State.failed.value)
     result = []
     for again in packs:
-        names = list(states) if packing.halving is not None else again.names
-        result.append(_Pack(f"{title}, again: {len(again.names)} jobs", tuple(items[n] for n in names), again.together, failed))
+        names = list(items) if packing.halving is not None else again.names
+        count = f"{len(again.names)} job{'s' if len(again.names) > 1 else ''}"
+        result.append(_Pack(f"{title}, again: {count}", tuple(items[name] for name in names), again.together, failed))
     return result
+
+
+def _after_death(items: Mapping[str, Planned], death: Death, code: int, tries: dict[str, int], packing: Packing) -> list[Again]:
+    """Writes down what a death means for each job; returns the packs that go on."""
+    suspects = death.at_work or death.waiting
+    for name in suspects:
+        tries[name] = tries.get(name, 0) + 1
+    packs, lost = after(death, tries, packing.retries)
+    for name in lost:
+        count = f"{tries[name]} times" if tries[name] > 1 else "once"
+        why = f"its pack ended {count} while it ran ({_how(code)}; hydra.launcher.retries={packing.retries}); see pack.log"
+        _settle([items[name]], State.failed, why)
+        items[name].record.update(tries=tries[name])
+    again = [name for name in suspects if name not in lost]
+    for name in again:
+        if items[name].record.status():
+            items[name].record.update(state=State.waiting.value, tries=tries[name] + 1)
+    if again:
+        console.print(f"[yellow]tried again: {', '.join(again)}", soft_wrap=True)
+    return packs
 
 
 def _cores() -> int:

@@ -38,7 +38,7 @@ def after(death: Death, tries: Mapping[str, int], retries: int) -> tuple[list[Ag
     last = [name for name in again if tries[name] == retries]
     half = max(1, min(death.together, len(suspects)) // 2)
     if death.one_pack:
-        names = tuple([*again, *others])
+        names = (*again, *others)
         return ([Again(names, 1 if last else half)] if names else []), lost
     rest = [name for name in again if name not in last]
     packs = [Again(tuple(others), death.together)] if others else []

@@ -1,0 +1,225 @@
+"""What becomes of the jobs of a pack that was killed, and on which GPUs packs run."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from hydratune.errors import ConfigError
+from hydratune.records import RunDirectory, write_json
+from hydratune.sweeps import gpus, processes
+from hydratune.sweeps.halving import Halving
+from hydratune.sweeps.planning import GOES_ON
+from hydratune.sweeps.processes import Packing, Planned, _run_packs
+from hydratune.sweeps.records import Job
+from hydratune.sweeps.retries import Again, Death, after
+from test_config import compose
+
+
+def test_who_was_waiting_goes_on_and_who_was_at_work_is_tried_alone() -> None:
+    packs, lost = after(Death("ab", "cde", together=2), {"a": 1, "b": 1}, retries=1)
+    assert packs == [Again(("c", "d", "e"), 2), Again(("a",), 1), Again(("b",), 1)] and lost == []
+
+
+def test_with_more_tries_packs_become_smaller_until_jobs_are_alone() -> None:
+    packs, lost = after(Death("abcd", "", together=4), dict.fromkeys("abcd", 1), retries=3)
+    assert packs == [Again(("a", "b"), 2), Again(("c", "d"), 2)] and lost == []
+    packs, lost = after(Death("ab", "", together=2), dict.fromkeys("ab", 2), retries=3)
+    assert packs == [Again(("a",), 1), Again(("b",), 1)] and lost == []
+    assert after(Death("a", "", together=1), {"a": 3}, retries=3) == ([Again(("a",), 1)], [])
+    assert after(Death("a", "", together=1), {"a": 4}, retries=3) == ([], ["a"])
+
+
+def test_without_retries_who_was_at_work_has_failed() -> None:
+    assert after(Death("ab", "c", together=2), {"a": 1, "b": 1}, retries=0) == ([Again(("c",), 2)], ["a", "b"])
+
+
+def test_a_pack_that_dies_before_its_work_is_tried_as_it_is() -> None:
+    assert after(Death("", "abc", together=2), dict.fromkeys("abc", 1), retries=1) == ([Again(("a", "b", "c"), 2)], [])
+    assert after(Death("", "abc", together=2), dict.fromkeys("abc", 2), retries=1) == ([], ["a", "b", "c"])
+
+
+def test_jobs_that_are_judged_together_stay_together() -> None:
+    death = Death("abcd", "e", together=4, one_pack=True)
+    assert after(death, dict.fromkeys("abcd", 1), retries=2) == ([Again(("a", "b", "c", "d", "e"), 2)], [])
+    assert after(death, dict.fromkeys("abcd", 1), retries=1) == ([Again(("a", "b", "c", "d", "e"), 1)], [])
+    assert after(death, {"a": 2, "b": 1, "c": 1, "d": 1}, retries=1) == ([Again(("b", "c", "d", "e"), 1)], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "found"),
+    [("0,1", ["0", "1"]), (" 2 ", ["2"]), ("", []), ("-1", []), ("0,-1,1", ["0"]), ("GPU-a,GPU-b", ["GPU-a", "GPU-b"])],
+)
+def test_gpus_by_the_variable(variable: str, found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert gpus.visible_gpus() == found
+
+
+def test_gpus_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus.visible_gpus() == []
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho 'GPU 0: X (UUID: GPU-1a)'\necho '  MIG 1g.5gb Device 0: (UUID: MIG-2)'\necho 'GPU 1: X (UUID: GPU-3b)'\n"
+    )
+    tool.chmod(0o755)
+    assert gpus.visible_gpus() == ["GPU-1a", "GPU-3b"]
+
+
+# A pack that only does what is planned: the process that starts packs is tested, not the packs. Imports nothing of ours: it is quick.
+STUB = """
+import json, os, sys, time
+from pathlib import Path
+folder, options, names = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
+plan = json.loads((folder / "plan.json").read_text())
+with (folder / "starts.jsonl").open("a") as stream:
+    stream.write(json.dumps([os.environ.get("CUDA_VISIBLE_DEVICES"), options["together"], names, time.time()]) + chr(10))
+print("hello from", *names, flush=True)
+time.sleep(plan.get("seconds", 0))
+for name in names:
+    file = folder / name / "status.json"
+    status = json.loads(file.read_text()) if file.exists() else {}
+    ends = plan.get(name, [])[status.get("tries", 1) - 1:][:1]
+    if ends != [75]:
+        file.write_text(json.dumps({**status, "state": "running"}))
+    if ends and ends != [75]:
+        os._exit(ends[0])
+    file.write_text(json.dumps({**status, "state": "failed" if ends else "finished", "error": "it hangs" if ends else None}))
+    (folder / name / "metrics.json").write_text("{}")
+    if ends:
+        sys.exit(75)
+"""
+
+
+class Sweep:
+    """Jobs in ``folder`` whose packs do as planned: name of job -> exit code of its pack, at its first try, its second, ..."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = compose()
+
+    def run(self, plan: dict[str, Any], jobs: int = 4, **packing: Any) -> dict[str, str]:
+        """States at the end."""
+        write_json(self.folder / "plan.json", plan)
+        (self.folder / "starts.jsonl").unlink(missing_ok=True)
+        planned = [
+            Planned(Job(str(n), (), {}), RunDirectory(self.folder / str(n)), self.settings, OmegaConf.create({"hydra": {}}))
+            for n in range(jobs)
+        ]
+        context: Any = None
+        self.failed = [item.job.name for item in _run_packs(context, self.folder, planned, Packing(together=2, **packing))]
+        return {str(n): self.status(n)["state"] for n in range(jobs)}
+
+    def status(self, number: int) -> dict[str, Any]:
+        return dict(json.loads((self.folder / str(number) / "status.json").read_text()))
+
+    def starts(self) -> list[Any]:
+        """(GPU, how many at a time, jobs, when) of every pack."""
+        return [json.loads(line) for line in (self.folder / "starts.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
+    start = subprocess.Popen
+    (tmp_path / "stub.py").write_text(STUB)
+
+    def popen(command: list[str], **options: Any) -> Any:
+        assert command[1:3] == ["-m", "hydratune.sweeps.pack"]
+        return start([sys.executable, "-I", str(tmp_path / "stub.py"), *command[3:]], **options)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(processes.subprocess, "Popen", popen)
+    monkeypatch.setattr(processes, "visible_gpus", list)
+    return Sweep(tmp_path)
+
+
+def test_a_job_that_kills_its_pack_fails_alone(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    assert sweep.run({"1": [9, 9]}) == {"0": "finished", "1": "failed", "2": "finished", "3": "finished"}
+    assert sweep.failed == ["1"]
+    assert [names for _, _, names, _ in sweep.starts()] == [["0", "1", "2", "3"], ["2", "3"], ["1"]]
+    assert "its pack ended 2 times while it ran (exit code 9; hydra.launcher.retries=1)" in sweep.status(1)["error"]
+    assert "pack 1 ended early: exit code 9\ntried again: 1\n" in capfd.readouterr().out
+    assert not (sweep.folder / ".pack").exists()
+
+
+def test_starting_again_tries_a_failed_job_again(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep.run({"1": [9, 9]})
+    assert sweep.run({"1": [9]})["1"] == "finished" and sweep.status(1)["tries"] == 2
+    assert "1 of 4 jobs failed before and are tried again: 1" in capfd.readouterr().out
+
+
+def test_a_pack_that_cannot_begin_does_not_begin_for_ever(sweep: Sweep) -> None:
+    (sweep.folder / "stub.py").write_text(f"open({str(sweep.folder / 'count')!r}, 'a').write('x'); raise SystemExit(3)")
+    assert set(sweep.run({}, retries=2).values()) == {"failed"}
+    assert (sweep.folder / "count").read_text() == "xxx"
+
+
+def test_a_job_that_hangs_in_the_crew_is_not_tried_again_and_the_others_go_on(sweep: Sweep) -> None:
+    assert sweep.run({"1": [GOES_ON]}) == {"0": "finished", "1": "failed", "2": "finished", "3": "finished"}
+    assert [names for _, _, names, _ in sweep.starts()] == [["0", "1", "2", "3"], ["2", "3"]]
+    assert "tries" not in sweep.status(2) and sweep.status(1)["error"] == "it hangs"
+
+
+def test_halving_goes_on_with_all_its_members(sweep: Sweep) -> None:
+    assert set(sweep.run({"1": [9]}, halving=Halving(1)).values()) == {"finished"}
+    assert [(together, names) for _, together, names, _ in sweep.starts()] == [(2, list("0123")), (1, list("0123"))]
+
+
+def test_packs_are_dealt_out_to_gpus_one_each_at_a_time(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two side by side, the third on the GPU that is free first."""
+    monkeypatch.setattr(processes, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    assert set(sweep.run({"seconds": 1.0}, jobs=6, pack_size=2).values()) == {"finished"}
+    starts = sorted(sweep.starts(), key=lambda start: float(start[3]))
+    assert sorted(gpu for gpu, *_ in starts[:2]) == ["GPU-a", "GPU-b"] and len(starts) == 3
+    assert starts[1][3] - starts[0][3] < 1.0 <= starts[2][3] - starts[0][3]
+    text = capfd.readouterr().out
+    assert "pack 1 of 3 | hello from 0 1" in text and "pack 3 of 3 | hello from 4 5" in text
+
+
+def test_a_sweep_is_parted_for_the_gpus_that_are_there(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
+    sweep.run({}, jobs=7)
+    assert sorted((gpu, names) for gpu, _, names, _ in sweep.starts()) == [
+        ("GPU-a", list("012")),
+        ("GPU-b", list("345")),
+        ("GPU-c", ["6"]),
+    ]
+
+
+@pytest.mark.parametrize(("accelerator", "found"), [("auto", ["GPU-a"]), ("cpu", ["GPU-a", "GPU-b"])])
+def test_one_gpu_or_none_wanted_is_as_without(accelerator: str, found: list[str], sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "visible_gpus", lambda: found)
+    sweep.settings.trainer.accelerator = accelerator
+    sweep.run({})
+    assert [(gpu, names) for gpu, _, names, _ in sweep.starts()] == [(None, list("0123"))]
+
+
+def test_ctrl_c_ends_every_pack_at_once(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    began, pause, pressed = time.monotonic(), time.sleep, list[int]()
+
+    def sleep(seconds: float) -> None:
+        if not pressed and (sweep.folder / "starts.jsonl").exists() and len(sweep.starts()) == 2:
+            pressed.append(1)
+            raise KeyboardInterrupt
+        pause(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run({"seconds": 60}, jobs=6, pack_size=2)
+    assert time.monotonic() - began < 20 and len(sweep.starts()) == 2
+    assert not (sweep.folder / ".pack").exists()
+
+
+def test_what_a_pack_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        Packing(pack_size=0, together=-1, patience=0, retries=-1)
+    assert [problem.key.rpartition(".")[2] for problem in error.value.problems] == ["pack_size", "together", "patience", "retries"]
