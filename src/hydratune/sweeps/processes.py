@@ -195,7 +195,11 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
         console.print(f"[dim]job {escape(name)} runs alone: {escape(why)}", soft_wrap=True)
     if alone:
         _run_all(context, [item for item in planned if item.job.name in alone])
-    return [item for item in planned if not item.record.is_finished() and "halved" not in item.record.status()]
+    stopped = [item.job.name for item in planned if item.record.status().get("state") == State.stopped.value]
+    stopped = [name for name in stopped if "halved" not in RunDirectory(folder / name).status()]
+    if stopped:  # one by one, in W&B; Ctrl-C ends the sweep
+        console.print(f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command again goes on with it")
+    return [item for item in planned if not item.record.is_finished() and item.record.status().get("state") != State.stopped.value]
 
 
 def _run_pack(folder: Path, items: Sequence[Planned], packing: Packing) -> None:
