@@ -182,7 +182,7 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
     for count, numbers in enumerate(chosen.packs, 1):
         left = [number for number in numbers if number not in ended]
         if left:
-            section(f"pack {count} of {len(chosen.packs)}: {len(left)} jobs on one base model")
+            section(f"pack {count} of {len(chosen.packs)}: {len(left)} job{'s' if len(left) > 1 else ''} on one base model")
             members = numbers if packing.halving is not None else left
             _run_pack(folder, [planned[number] for number in members], packing)
     alone = {planned[number].job.name: why for number, why in chosen.alone.items() if number not in ended}
