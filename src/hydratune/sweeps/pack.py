@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -49,8 +50,9 @@ class _Crew(Executor):
     Once the pack is asked to leave they compute nothing more, and raise ``Leaving``.
     """
 
-    def __init__(self, premises: "Premises", pulse: Pulse) -> None:
-        self._premises, self._pulse = premises, pulse
+    def __init__(self, premises: "Premises", pulse: Pulse, leaving: threading.Event) -> None:
+        """``leaving``: set when this job alone is to leave."""
+        self._premises, self._pulse, self._leaving = premises, pulse, leaving
         self.seconds = 0.0
         self._counting = threading.Lock()
 
@@ -67,7 +69,7 @@ class _Crew(Executor):
         return _results(waiting, self._pulse)
 
     def _counted(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._premises.asked.is_set():
+        if self._premises.asked.is_set() or self._leaving.is_set():
             raise Leaving
         self._pulse.begins()
         start = time.thread_time()
@@ -99,6 +101,7 @@ class Premises:
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
         self.trackers: dict[str, Any] = {}  # by name of job
+        self.leaving: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # by name of job
         self._made: dict[str, Any] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._naming = threading.Lock()
@@ -121,7 +124,8 @@ class Desk(Workshop):
     def __init__(self, premises: Premises, pulse: Pulse, turns: Turns) -> None:
         self.premises, self.pulse, self.record, self.turns = premises, pulse, pulse.record, turns
         self._rungs: list[int] = []
-        self.crew = _Crew(premises, pulse)
+        leaving = premises.leaving[pulse.name]
+        self.crew, self.stop = _Crew(premises, pulse, leaving), leaving.set
         self.pool = self.crew
         self._began, self._thread_began = time.perf_counter(), time.thread_time()
 
