@@ -81,7 +81,7 @@ def test_seeds_that_did_not_finish_are_counted_and_say_why() -> None:
     assert column(table, "val loss")[4] == "-"
     assert "2 of 3 seeds of optimizer.lr=0.1, mean 0.4500" in best
     text = printed(table)
-    assert "failed: the loss is [nan]" in text and "rows: 7" not in text and "x" * 60 + " ..." in text and "x" * 61 not in text
+    assert "failed: the loss is [nan]" in text and "rows: 7" not in text and "x" * 40 + " ..." in text and "x" * 41 not in text
 
 
 def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:

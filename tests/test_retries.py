@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 from hydratune.errors import ConfigError
 from hydratune.records import RunDirectory, write_json
-from hydratune.sweeps import gpus, processes
+from hydratune.sweeps import fleet, gpus, processes
 from hydratune.sweeps.halving import Halving
-from hydratune.sweeps.planning import GOES_ON
-from hydratune.sweeps.processes import Packing, Planned, _run_packs
+from hydratune.sweeps.planning import GOES_ON, Packing, Planned
+from hydratune.sweeps.processes import _run_packs
 from hydratune.sweeps.records import Job
 from hydratune.sweeps.retries import Again, Death, after
 from test_config import compose
@@ -134,7 +134,7 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
         return start([sys.executable, "-I", str(tmp_path / "stub.py"), *command[3:]], **options)
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(processes.subprocess, "Popen", popen)
+    monkeypatch.setattr(fleet.subprocess, "Popen", popen)
     monkeypatch.setattr(processes, "visible_gpus", list)
     return Sweep(tmp_path)
 

@@ -53,7 +53,8 @@ class PackLauncher(ProcessLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from hydratune.sweeps.halving import Halving
-        from hydratune.sweeps.processes import Packing, launch
+        from hydratune.sweeps.planning import Packing
+        from hydratune.sweeps.processes import launch
 
         halving = Halving.of(self.halving) if self.halving is not None else None
         launch(self.hydra_context, self.config, job_overrides, initial_job_idx, Packing(**self.options, halving=halving))

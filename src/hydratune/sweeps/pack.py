@@ -310,10 +310,13 @@ def run(
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, asked)
+        driver = os.getppid()
         stations = [_started(station, n) for n in range(min(together, len(names)))]
         while stations and not watch.overdue():
             stations[0].join(0.5)  # without an end it would keep a signal waiting
             board.say()
+            if os.getppid() != driver:  # it was killed: nobody is left to hand the rest to
+                premises.asked.set()
             hung = watch.look()
             for pulse in hung:
                 _report(records[pulse.name], premises, turns, board)

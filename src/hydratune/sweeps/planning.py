@@ -3,13 +3,53 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from omegaconf import DictConfig, OmegaConf
+
 from hydratune.config import Control, FullFinetune, LoraAdapter, TrainConfig, plain
 from hydratune.data.rows import stable_hash
+from hydratune.errors import ConfigError, Problem
+from hydratune.records import RunDirectory
+from hydratune.sweeps.halving import Halving
+from hydratune.sweeps.records import Job
 
 RUNS_ALONE = "runs alone"  # begins the status of a job that a pack found it cannot hold
 GOES_ON = 75  # exit code of a pack that cannot go on, and whose jobs can
 SETTINGS = ".pack"  # folder in that of the sweep: settings of the jobs that a pack is to run
 _BASE_CHANGING_STARTS = ("pissa", "olora", "loftq")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job, its folder and what it is run with."""
+
+    job: Job
+    record: RunDirectory
+    settings: TrainConfig
+    composed: DictConfig
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How jobs share a process."""
+
+    pack_size: int | None = None  # jobs in a pack at most; None: as many as there are
+    together: int | None = None  # jobs of a pack that run at the same time; None: two more than cores
+    halving: Halving | None = None  # who leaves early; None: nobody
+    patience: float | None = 1800.0  # seconds without a sign of life after which a job is given up; None: never
+    retries: int = 1  # how often a job is tried again whose pack was killed while it ran
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError``."""
+        whole = "set a whole number, 1 or more, or null"
+        checks = {
+            "pack_size": (self.pack_size, self.pack_size is None or self.pack_size >= 1, whole),
+            "together": (self.together, self.together is None or self.together >= 1, whole),
+            "patience": (self.patience, self.patience is None or self.patience > 0, "set seconds, or null: never"),
+            "retries": (self.retries, self.retries >= 0, "set 0 or more"),
+        }
+        problems = [Problem(f"hydra.launcher.{key}", value, "too small", fix) for key, (value, right, fix) in checks.items() if not right]
+        if problems:
+            raise ConfigError(problems)
 
 
 @dataclass(frozen=True)
@@ -62,3 +102,7 @@ def plan(configs: Mapping[int, TrainConfig], size: int | None) -> Plan:
 
 def _parts(numbers: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])

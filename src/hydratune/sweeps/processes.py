@@ -4,96 +4,33 @@ Every job is the command a user would type, so a job's folder alone says how to 
 and a crash is the crash of one pack.
 """
 
-import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from hydratune import config
 from hydratune.checks import configuration_problems, mask
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.records import RunDirectory, State, alone, read_json, write_text
-from hydratune.run import interrupt, write_hydra_files
+from hydratune.records import RunDirectory, State, alone, read_json
+from hydratune.run import interrupt
+from hydratune.sweeps.fleet import Pack, cores, how, wait, work_off
 from hydratune.sweeps.gpus import visible_gpus
-from hydratune.sweeps.halving import Halving
-from hydratune.sweeps.planning import GOES_ON, RUNS_ALONE, SETTINGS, plan
+from hydratune.sweeps.planning import RUNS_ALONE, Packing, Planned, plan, without_hydra
 from hydratune.sweeps.records import Job, read_sweep, varying, write_sweep
-from hydratune.sweeps.retries import Again, Death, after
 from hydratune.tracking import environment
 from hydratune.tracking.ranking import collect, ranking_table
-
-_GRACE = 90.0  # seconds a job has to keep its work after Ctrl-C
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A job, its folder and what it is run with."""
-
-    job: Job
-    record: RunDirectory
-    settings: config.TrainConfig
-    composed: DictConfig
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How jobs share a process."""
-
-    pack_size: int | None = None  # jobs in a pack at most; None: as many as there are
-    together: int | None = None  # jobs of a pack that run at the same time; None: two more than cores
-    halving: Halving | None = None  # who leaves early; None: nobody
-    patience: float | None = 1800.0  # seconds without a sign of life after which a job is given up; None: never
-    retries: int = 1  # how often a job is tried again whose pack was killed while it ran
-
-    def __post_init__(self) -> None:
-        """Raises ``ConfigError``."""
-        whole = "set a whole number, 1 or more, or null"
-        checks = {
-            "pack_size": (self.pack_size, self.pack_size is None or self.pack_size >= 1, whole),
-            "together": (self.together, self.together is None or self.together >= 1, whole),
-            "patience": (self.patience, self.patience is None or self.patience > 0, "set seconds, or null: never"),
-            "retries": (self.retries, self.retries >= 0, "set 0 or more"),
-        }
-        problems = [Problem(f"hydra.launcher.{key}", value, "too small", fix) for key, (value, right, fix) in checks.items() if not right]
-        if problems:
-            raise ConfigError(problems)
-
-
-@dataclass(frozen=True)
-class _Pack:
-    """Jobs that are to share a process."""
-
-    title: str
-    items: tuple[Planned, ...]
-    together: int
-    lost: tuple[str, ...] = ()  # of these, the names of those that have failed: they only count
-
-
-@dataclass
-class _Running:
-    """A pack at work."""
-
-    pack: _Pack
-    process: "subprocess.Popen[bytes]"
-    gpu: str | None
-    relay: threading.Thread | None = None  # hands on what it prints
 
 
 def launch(
@@ -166,10 +103,6 @@ def _check_all(
     return names, configs, everything
 
 
-def without_hydra(composed: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
-
-
 def _refuse_other_job(planned: Planned, settings: config.TrainConfig) -> None:
     """Raises ``ConfigError`` if the job's folder holds a run with other settings, or a finished one on older data files."""
     record = planned.record
@@ -208,7 +141,7 @@ def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]
             raise KeyboardInterrupt
         if code != 0:
             failed.append(item)
-            console.print(f"[red]job {number} failed ({_how(code)}); the others go on")
+            console.print(f"[red]job {number} failed ({how(code)}); the others go on")
     return failed
 
 
@@ -236,8 +169,8 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
         if left:
             members = numbers if packing.halving is not None else left
             title = f"pack {count} of {len(chosen.packs)}: {len(left)} job{'s' if len(left) > 1 else ''} on one base model"
-            packs.append(_Pack(title, tuple(planned[number] for number in members), packing.together or _cores() + 2))
-    _work_off(folder, packs, packing, gpus if len(gpus) > 1 else [])
+            packs.append(Pack(title, tuple(planned[number] for number in members), packing.together or cores() + 2))
+    work_off(folder, packs, packing, gpus if len(gpus) > 1 else [])
     alone = {planned[number].job.name: why for number, why in chosen.alone.items() if number not in ended}
     for number in (number for numbers in chosen.packs for number in numbers):
         item = planned[number]
@@ -255,183 +188,17 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
     return [item for item in planned if not item.record.is_finished() and item.record.status().get("state") != State.stopped.value]
 
 
-def _work_off(folder: Path, packs: Sequence[_Pack], packing: Packing, gpus: Sequence[str]) -> None:
-    """Runs packs one after the other, or one on each of ``gpus``, and what is left of those that were killed.
-
-    Raises ``KeyboardInterrupt`` after all jobs have kept their work.
-    """
-    queue, running = deque(packs), list[_Running]()
-    free: list[str | None] = [*gpus] or [None]
-    tries: dict[str, int] = {}
-    try:
-        while queue or running:
-            while queue and free:
-                pack = queue.popleft()
-                section(pack.title)
-                running.append(_start_pack(folder, pack, packing, free.pop(0), beside=len(gpus)))
-            ended = next((one for one in running if one.process.poll() is not None), None)
-            if ended is None:
-                time.sleep(0.1)
-                continue
-            running.remove(ended)
-            free.append(ended.gpu)
-            _forget_settings(folder, [ended.pack])
-            if ended.relay is not None:
-                ended.relay.join()
-            if ended.process.returncode == 130:
-                _settle(ended.pack.items, State.stopped, "interrupted by the user")
-                raise KeyboardInterrupt
-            queue.extend(_what_is_left(folder, ended.pack, ended.process.returncode, tries, packing))
-    except KeyboardInterrupt:
-        _interrupt([one.process for one in running])
-        for pack in (*(one.pack for one in running), *queue):
-            _settle(pack.items, State.stopped, "interrupted by the user")
-        raise
-    finally:
-        _forget_settings(folder, [one.pack for one in running])
-
-
-def _start_pack(folder: Path, pack: _Pack, packing: Packing, gpu: str | None, beside: int) -> _Running:
-    """Starts its process; on one of several GPUs (``beside`` of them) it sees that one alone, and what it prints is marked."""
-    for item in pack.items:
-        if item.record.is_finished() or item.job.name in pack.lost or (packing.halving is not None and "halved" in item.record.status()):
-            continue
-        item.record.path.mkdir(parents=True, exist_ok=True)
-        if item.record.status():
-            item.record.update(state=State.waiting.value, error=None)
-        write_hydra_files(item.record, without_hydra(item.composed), item.composed.hydra, item.job.overrides)
-        write_text(folder / SETTINGS / f"{item.job.name}.yaml", OmegaConf.to_yaml(OmegaConf.structured(item.settings), resolve=True))
-    options = {
-        "together": pack.together,
-        "workers": max(1, _cores() // max(1, beside)),
-        "halving": asdict(packing.halving) if packing.halving else None,
-        "patience": packing.patience,
-        "lost": pack.lost,
-    }
-    names = [item.job.name for item in pack.items]
-    command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), json.dumps(options), *names]
-    if gpu is None:
-        return _Running(pack, subprocess.Popen(command), None)
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    relay = threading.Thread(target=_relay, args=(process, pack.title.partition(":")[0]), daemon=True)
-    relay.start()
-    return _Running(pack, process, gpu, relay)
-
-
-def _relay(process: "subprocess.Popen[bytes]", title: str) -> None:
-    assert process.stdout is not None
-    with process.stdout as lines:
-        for line in lines:
-            console.print(Text(f"{title} | {line.decode(errors='replace').rstrip()}"), soft_wrap=True)
-
-
-def _what_is_left(folder: Path, pack: _Pack, code: int, tries: dict[str, int], packing: Packing) -> list[_Pack]:
-    """The packs that go on with what an ended one left; ``tries``, how often jobs were tried, is kept up to date."""
-    items = {item.job.name: item for item in pack.items}
-    states = {name: item.record.status().get("state", State.waiting.value) for name, item in items.items()}
-    at_work, waiting = ([name for name, state in states.items() if state == wanted.value] for wanted in (State.running, State.waiting))
-    title = pack.title.partition(":")[0].partition(" of ")[0].removesuffix(", again")
-    if not at_work and not waiting:
-        return []
-    if code == 0:
-        _settle(pack.items, State.failed, "its pack ended before it did; see pack.log in the sweep's folder")
-        return []
-    if code == GOES_ON:
-        packs = [Again((*at_work, *waiting), pack.together)]
-    else:
-        console.print(f"[red]{title} ended early: {_how(code)}{', often for want of memory' if code == -signal.SIGKILL else ''}")
-        packs = _after_death(items, Death(at_work, waiting, pack.together, one_pack=packing.halving is not None), code, tries, packing)
-    failed = tuple(name for name, item in items.items() if item.record.status().get("state") == State.failed.value)
-    result = []
-    for again in packs:
-        names = list(items) if packing.halving is not None else again.names
-        count = f"{len(again.names)} job{'s' if len(again.names) > 1 else ''}"
-        result.append(_Pack(f"{title}, again: {count}", tuple(items[name] for name in names), again.together, failed))
-    return result
-
-
-def _after_death(items: Mapping[str, Planned], death: Death, code: int, tries: dict[str, int], packing: Packing) -> list[Again]:
-    """Writes down what a death means for each job; returns the packs that go on."""
-    suspects = death.at_work or death.waiting
-    for name in suspects:
-        tries[name] = tries.get(name, 0) + 1
-    packs, lost = after(death, tries, packing.retries)
-    for name in lost:
-        count = f"{tries[name]} times" if tries[name] > 1 else "once"
-        why = f"its pack ended {count} while it ran ({_how(code)}; hydra.launcher.retries={packing.retries}); see pack.log"
-        _settle([items[name]], State.failed, why)
-        items[name].record.update(tries=tries[name])
-    again = [name for name in suspects if name not in lost]
-    for name in again:
-        if items[name].record.status():
-            items[name].record.update(state=State.waiting.value, tries=tries[name] + 1)
-    if again:
-        console.print(f"[yellow]tried again: {', '.join(again)}", soft_wrap=True)
-    return packs
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _forget_settings(folder: Path, packs: Sequence[_Pack]) -> None:
-    """Others may have theirs in the same folder."""
-    for item in (item for pack in packs for item in pack.items):
-        (folder / SETTINGS / f"{item.job.name}.yaml").unlink(missing_ok=True)
-    with suppress(OSError):
-        (folder / SETTINGS).rmdir()
-
-
-def _settle(items: Sequence[Planned], state: State, why: str) -> None:
-    """Whoever a pack left without an end gets this one."""
-    for item in items:
-        if item.record.status().get("state") in (State.running.value, State.waiting.value):
-            item.record.end(state, why)
-        elif not item.record.status() and state is State.failed:
-            item.record.start()
-            item.record.end(state, why)
-
-
 def _run_one(context: HydraContext, item: Planned) -> int:
     command = [sys.executable, "-m", "hydratune", "train", *_config_dirs(context), *item.job.overrides]
     command += [f'hydra.run.dir="{item.record.path}"']
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     item.record.path.mkdir(parents=True, exist_ok=True)
-    code = _wait(subprocess.Popen(command, env=environment))
+    code = wait(subprocess.Popen(command, env=environment))
     if code != 0 and not item.record.status().get("error"):
         if not item.record.status():
             item.record.start()
-        item.record.update(
-            state="failed", error=f"{_how(code)}; repeat it alone: {shlex.join(['hydratune', 'train', *item.job.overrides])}"
-        )
+        item.record.update(state="failed", error=f"{how(code)}; repeat it alone: {shlex.join(['hydratune', 'train', *item.job.overrides])}")
     return code
-
-
-def _wait(process: "subprocess.Popen[bytes]") -> int:
-    """The exit code. After Ctrl-C the process has some time to keep its work."""
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        _interrupt([process])
-        raise
-
-
-def _interrupt(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """The terminal sent Ctrl-C to them as well; a kill of this process alone did not."""
-    for process in processes:
-        process.send_signal(signal.SIGINT)
-    until = time.monotonic() + _GRACE
-    for process in processes:
-        try:
-            process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _how(code: int) -> str:
-    return f"the process was killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _config_dirs(context: HydraContext) -> list[str]:

@@ -25,7 +25,7 @@ _METRICS = (("eval/field_f1", "field F1"), ("eval/schema_valid", "schema valid")
 _IGNORED = ("name",)
 _COLUMNS = 6  # settings shown at most
 _LIKELY = ("optimizer", "adapter", "trainer")  # groups whose settings are shown first
-_LONGEST_REASON = 60  # letters; status.json has all of it
+_LONGEST_REASON = 40  # letters; status.json has all of it
 _APART = 2.0  # standard errors by which two means must differ before one is called better
 
 
