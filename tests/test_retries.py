@@ -74,8 +74,9 @@ def test_gpus_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 # A pack that only does what is planned: the process that starts packs is tested, not the packs. Imports nothing of ours: it is quick.
 STUB = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may ignore it
 folder, options, names = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 plan = json.loads((folder / "plan.json").read_text())
 with (folder / "starts.jsonl").open("a") as stream:

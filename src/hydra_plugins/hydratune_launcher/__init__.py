@@ -1,7 +1,7 @@
 """Hydra launchers ``pack`` and ``process``: hand a sweep to ``hydratune.sweeps``. Kept tiny: a bug here breaks every Hydra program."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -17,6 +17,16 @@ class ProcessLauncherConfig:
 
 
 @dataclass
+class HalvingConfig:
+    """Most jobs leave early, see ``hydratune.sweeps.halving``."""
+
+    min_steps: int | None = None  # optimizer steps before the first verdict; null: all jobs are trained to their end
+    eta: int = 3  # the best one of so many goes on
+    metric: str = "val/loss"
+    kind: str = "sync"  # or asha: nobody waits for the others
+
+
+@dataclass
 class PackLauncherConfig:
     """Jobs that share base model and data in one process, at the same time."""
 
@@ -25,7 +35,7 @@ class PackLauncherConfig:
     together: int | None = None  # jobs of a pack that run at the same time; null: two more than cores
     patience: float | None = 1800.0  # seconds without a sign of life after which a job is given up; null: never
     retries: int = 1  # how often a job is tried again whose pack was killed while it ran, the last time alone
-    halving: Any = None  # {min_steps: 10, eta: 3, kind: sync}: most jobs leave early; null: none
+    halving: HalvingConfig | None = field(default_factory=HalvingConfig)
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pack", node=PackLauncherConfig, provider="hydratune")
@@ -56,6 +66,6 @@ class PackLauncher(ProcessLauncher):
         from hydratune.sweeps.planning import Packing
         from hydratune.sweeps.processes import launch
 
-        halving = Halving.of(self.halving) if self.halving is not None else None
+        halving = Halving.of(self.halving) if self.halving and self.halving["min_steps"] is not None else None
         launch(self.hydra_context, self.config, job_overrides, initial_job_idx, Packing(**self.options, halving=halving))
         return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]

@@ -267,8 +267,8 @@ def _turns(
         values = values_of(record.status())
         if state in ("finished", "out") or name in lost:
             turns.known(name, values, state, final)
-        elif values and record.left() is not None:
-            turns.known(name, values, "paused")
+        elif values and record.left() is not None:  # what was killed between its report and its checkpoint reports again
+            turns.known(name, values, "paused" if record.status().get("paused") else "new")
     return turns
 
 
@@ -328,6 +328,9 @@ def run(
             watch.hand_on()
             for pulse in watch.left:
                 premises.trackers.pop(pulse.name, None)
+        if halving is not None and not any(record.status().get("rungs") for record in records.values()):
+            least = f"hydra.launcher.halving.min_steps={halving.min_steps}"
+            console.print(f"[yellow]nobody was halved: no job that ended has more than {least} steps", soft_wrap=True)
         premises.threads.shutdown(wait=watch.broken_at is None, cancel_futures=True)
         for tracker in premises.trackers.values():  # of jobs that were waiting
             tracker.finish(130)

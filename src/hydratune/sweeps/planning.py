@@ -40,14 +40,14 @@ class Packing:
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError``."""
-        whole = "set a whole number, 1 or more, or null"
         checks = {
-            "pack_size": (self.pack_size, self.pack_size is None or self.pack_size >= 1, whole),
-            "together": (self.together, self.together is None or self.together >= 1, whole),
-            "patience": (self.patience, self.patience is None or self.patience > 0, "set seconds, or null: never"),
-            "retries": (self.retries, self.retries >= 0, "set 0 or more"),
+            "pack_size": (self.pack_size is None or self.pack_size >= 1, "somebody has to run", "set 1 or more, or null"),
+            "together": (self.together is None or self.together >= 1, "somebody has to run", "set 1 or more, or null"),
+            "patience": (self.patience is None or self.patience > 0, "a job needs some time for each step", "set seconds, or null: never"),
+            "retries": (self.retries >= 0, "there are no fewer tries than one", "set 0 or more"),
         }
-        problems = [Problem(f"hydra.launcher.{key}", value, "too small", fix) for key, (value, right, fix) in checks.items() if not right]
+        wrong = {key: (why, fix) for key, (right, why, fix) in checks.items() if not right}
+        problems = [Problem(f"hydra.launcher.{key}", getattr(self, key), why, fix) for key, (why, fix) in wrong.items()]
         if problems:
             raise ConfigError(problems)
 
