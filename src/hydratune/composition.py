@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from importlib import import_module
@@ -55,6 +55,7 @@ _OTHER_NAMES = {  # what other tools call it
     "base_model": "model.id",
     "dataset": "data",
 }
+_WAY_OF_SEARCHING = ("sampler", "seed", "objectives", "options")  # of hydra.sweeper
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
 
@@ -67,12 +68,16 @@ def _run_name(name: str | None, data: str) -> str:
     return str(name)
 
 
-def sweep_name(name: str, overrides: Sequence[str], params: dict[str, str] | None) -> str:
-    """``<name>-<swept keys>-<hash>``: the same sweep always has the same name, another sweep another."""
+def sweep_name(name: str, overrides: Sequence[str], params: dict[str, str] | None, sweeper: Mapping[str, Any] | None = None) -> str:
+    """``<name>-<swept keys>-<hash>``: the same sweep always has the same name, another sweep another.
+
+    ``sweeper``: of a search the way of searching counts as well, but not the number of trials: more continue it.
+    """
     from hydratune.data.rows import stable_hash
 
     settings = [f"{key}={value}" for key, value in (params or {}).items()] + list(overrides)
     swept = [s.split("=", 1)[0].lstrip("+").rsplit(".", 1)[-1] for s in settings if "," in s or "(" in s]
+    settings += [f"hydra.sweeper.{key}={sweeper[key]}" for key in _WAY_OF_SEARCHING if sweeper and key in sweeper]
     return "-".join([name, *dict.fromkeys(swept), stable_hash(sorted(settings))[:8]])
 
 

@@ -38,8 +38,12 @@ class ProcessLauncher(Launcher):  # type: ignore[misc]
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from hydratune.sweeps.processes import launch
 
-        launch(self.hydra_context, self.config, job_overrides, initial_job_idx)
+        launch(self.hydra_context, self.config, job_overrides, initial_job_idx, self.packing())
         return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
+
+    def packing(self) -> Any:
+        """How jobs share a process; None: not at all."""
+        return None
 
 
 class PackLauncher(ProcessLauncher):
@@ -48,8 +52,7 @@ class PackLauncher(ProcessLauncher):
     def __init__(self, pack_size: int | None = None, together: int | None = None) -> None:
         self.pack_size, self.together = pack_size, together
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from hydratune.sweeps.processes import Packing, launch
+    def packing(self) -> Any:
+        from hydratune.sweeps.processes import Packing
 
-        launch(self.hydra_context, self.config, job_overrides, initial_job_idx, Packing(self.pack_size, self.together))
-        return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
+        return Packing(self.pack_size, self.together)
