@@ -64,11 +64,17 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
         signal.signal(signal.SIGTERM, interrupt)
         if hasattr(signal, "SIGHUP"):  # the terminal was closed
             signal.signal(signal.SIGHUP, _hung_up)
-        directory.clear()
-        directory.start()
+        begin(typed, directory)
         write_hydra_files(directory, composed, settings, list(settings.overrides.task))
         with recorded(typed, directory):
             load()(typed, directory)
+
+
+def begin(typed: Any, directory: RunDirectory) -> None:
+    """The directory as a run finds it that begins, or goes on from the checkpoint of an interrupted one."""
+    going_on = typed.resume is not config.Resume.never and directory.left() is not None
+    directory.clear(keep_checkpoints=going_on)
+    directory.start(going_on=going_on)
 
 
 @contextmanager

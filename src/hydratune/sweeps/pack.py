@@ -31,7 +31,7 @@ from hydratune.config import TrainConfig
 from hydratune.console import printing_to
 from hydratune.errors import HydratuneError, Leaving, UnpackedError
 from hydratune.records import RunDirectory, State, alone
-from hydratune.run import recorded
+from hydratune.run import begin, recorded
 from hydratune.sweeps.board import Board
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS
 from hydratune.sweeps.workshop import Made, Workshop
@@ -174,8 +174,7 @@ def _one(settings: TrainConfig, record: RunDirectory, premises: Premises, board:
         try:
             torch.set_num_threads(1)
             with printing_to(stream, board.teller(name)), alone(record.path):
-                record.clear()
-                record.start()
+                begin(settings, record)
                 board.began(name)
                 with recorded(settings, record):
                     train.run(settings, record, Desk(premises))

@@ -24,10 +24,11 @@ from hydratune import config
 from hydratune.checks import configuration_problems, mask
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.records import RunDirectory, State, alone, write_text
+from hydratune.records import RunDirectory, State, alone, read_json, write_text
 from hydratune.run import interrupt, write_hydra_files
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, plan
 from hydratune.sweeps.records import Job, read_study, read_sweep, varying, write_sweep
+from hydratune.tracking import environment
 from hydratune.tracking.ranking import collect, ranking_table
 
 _GRACE = 90.0  # seconds a job has to keep its work after Ctrl-C
@@ -149,7 +150,7 @@ def refuse_other_job(planned: Planned) -> None:
     if not record.status() or not record.config_file.is_file():
         return
     why = ""
-    if config.load(record.config_file) != settings:
+    if replace(config.load(record.config_file), resume=settings.resume) != settings:
         why = f"job {planned.job.name} was run there with other settings (see its config.yaml)"
     elif isinstance(settings.data, config.FilesData) and record.is_finished():
         files = [Path(p) for p in (settings.data.train, settings.data.validation, settings.data.test) if p]
@@ -157,6 +158,18 @@ def refuse_other_job(planned: Planned) -> None:
         why = f"job {planned.job.name} is finished, but {', '.join(changed)} changed since" if changed else ""
     if why:
         raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, "choose another hydra.sweep.dir, or delete that one")])
+    if record.is_finished():
+        refuse_changed([record], settings.resume)
+
+
+def refuse_changed(finished: Sequence[RunDirectory], resume: config.Resume) -> None:
+    """Raises ``ConfigError`` if code or versions are not what finished runs were made with, unless forced."""
+    for record in finished if resume is not config.Resume.force else ():
+        changed = environment.changes(read_json(record.path / "environment.json"))
+        fix = "resume=force compares them all the same; or choose another hydra.sweep.dir"
+        if changed:
+            why = f"job {record.path.name} is finished, and since then {'; '.join(changed)}: the others would not compare with it"
+            raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, fix)])
 
 
 def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]:

@@ -26,6 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.checks import mask
+from hydratune.config import TrainConfig
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, InputError, Problem, SweepError
 from hydratune.records import RunDirectory, State, read_json, write_text
@@ -81,16 +82,21 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
     if not hasattr(launcher, "packing"):
         fix = "set hydra/launcher=pack or hydra/launcher=process"
         raise ConfigError([Problem("hydra/launcher", type(launcher).__name__, "it cannot run the trials of a search", fix)])
-    _check_corners(context, config, dimensions, fixed)
+    settings = _check_corners(context, config, dimensions, fixed)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     place, name = wanted.storage or str(folder / STUDY_FILE), wanted.study_name or folder.name
     place = place if "://" in place else str(Path(place).absolute())
-    span = {"ranges or choices": [f"{d.key}: {d.distribution}" for d in dimensions], "settings": fixed}
+    span = {
+        "ranges or choices": [f"{d.key}: {d.distribution}" for d in dimensions],
+        "settings": [o for o in fixed if not o.startswith("resume=")],
+    }
     with _turn(folder):
         if read_sweep(folder) and not read_study(folder):
             raise ConfigError([Problem("hydra.sweep.dir", folder, "the jobs of another sweep are in it", "choose another hydra.sweep.dir")])
         study = open_study(place, name, sampler, objectives, span)
+        done = [RunDirectory(folder / str(t.number)) for t in _asked(study) if t.state is TrialState.COMPLETE]
+        processes.refuse_changed(done if len(_asked(study)) < wanted.n_trials else [], settings.resume)
         write_text(folder / "multirun.yaml", mask(OmegaConf.to_yaml(config)))
         write_sweep(folder, list(read_sweep(folder).values()), {"storage": mask(place), "name": name})
     found = Search(context, config, folder, launcher.packing(), study, dimensions, fixed, objectives, wanted.n_trials, wanted.batch)
@@ -102,8 +108,11 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
     _report(found)
 
 
-def _check_corners(context: HydraContext, config: DictConfig, dimensions: Sequence[Dimension], fixed: Sequence[str]) -> None:
-    """Composes and checks a job for every choice and every end of a range. Raises ``ConfigError``, or Hydra's errors, before job 0."""
+def _check_corners(context: HydraContext, config: DictConfig, dimensions: Sequence[Dimension], fixed: Sequence[str]) -> TrainConfig:
+    """Composes and checks a job for every choice and every end of a range; returns the settings of one.
+
+    Raises ``ConfigError``, or Hydra's own errors, before anything runs.
+    """
     first = {d.key: d.corners()[0] for d in dimensions}
     corners = [first] + [{**first, d.key: value} for d in dimensions for value in d.corners()[1:]]
     problems: list[Problem] = []
@@ -116,6 +125,8 @@ def _check_corners(context: HydraContext, config: DictConfig, dimensions: Sequen
             break
     if problems:
         raise ConfigError(problems, prefix="search: ")
+    assert planned is not None
+    return planned.settings
 
 
 @contextmanager

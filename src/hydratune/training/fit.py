@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from hydratune.console import console, progress
 from hydratune.data.datamodule import ConversationData
 from hydratune.data.masking import Encoded
 from hydratune.errors import ConfigError, DivergedError, Leaving, Problem
-from hydratune.models.hardware import cpu_count
+from hydratune.models.hardware import cpu_count, cpu_seconds
 from hydratune.records import RunDirectory
 from hydratune.training.adalora import rank_allocation
 from hydratune.training.callbacks import (
@@ -30,8 +30,8 @@ from hydratune.training.callbacks import (
     Stopped,
     ValidationTimes,
     Watchdog,
+    best_checkpoint,
     best_weights,
-    checkpoints,
     validation_steps,
 )
 from hydratune.training.elementwise import EAGER, Elementwise, compiled
@@ -39,6 +39,7 @@ from hydratune.training.lora import draws_elsewhere
 from hydratune.training.losses import LossShape
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
+from hydratune.training.resume import GoOn, Place
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +70,15 @@ def fit(
     names: Sequence[str] = (),
     base: str = "",
     pool: Executor | None = None,
+    made_of: Mapping[str, Any] | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
+    spent: Callable[[], float] = cpu_seconds,
 ) -> Fitted:
     """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept.
 
     ``names`` are what the training rows are called in messages, ``base`` identifies the frozen weights. ``pool`` are threads
-    that are shared with other runs. Raises ``DivergedError`` if the watchdog stopped it.
+    that are shared with other runs. ``made_of`` goes into the checkpoints, to be compared before one is gone on from;
+    ``checkpoint`` is such a one. ``spent`` are the CPU-seconds of the run so far. Raises ``DivergedError`` if the watchdog stopped it.
     """
     settings = config.trainer
     data = ConversationData(
@@ -111,10 +116,12 @@ def fit(
         console.print(f"the lowest {frozen} layers are computed once and kept")
     threads = torch.get_num_threads()
     with progress("training", total, quiet=quiet) as ticker:
-        history = History(record, ticker)
+        history = History(record, ticker, updates_per_epoch(config, len(train)))
         times = ValidationTimes(validation_steps(total, settings.validations_per_epoch * epochs))
         watchdog = Watchdog(history, settings.max_loss_ratio)
-        (best, last), patience = checkpoints(record.checkpoints), Patience(settings)
+        best, patience = best_checkpoint(record.checkpoints), Patience(settings)
+        place = Place(record.checkpoints / "last.ckpt", data, made_of or {}, settings.checkpoint_minutes, spent)
+        going_on = GoOn(checkpoint, shares_process=pool is not None) if checkpoint is not None else None
         with warnings.catch_warnings(), objective:
             warnings.filterwarnings("ignore", module="lightning")
             trainer = lightning.Trainer(
@@ -126,7 +133,7 @@ def fit(
                 max_steps=settings.max_steps or -1,
                 accumulate_grad_batches=settings.accumulate_grad_batches,
                 gradient_clip_val=settings.gradient_clip_val,
-                callbacks=[*rank_allocation(model), times, history, watchdog, best, last, patience],
+                callbacks=[*rank_allocation(model), times, history, watchdog, patience, best, place, *([going_on] if going_on else [])],
                 plugins=[AtomicCheckpointIO()],
                 logger=logger,
                 default_root_dir=record.path,
@@ -134,11 +141,15 @@ def fit(
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,
+                reload_dataloaders_every_n_epochs=1 if going_on else 0,  # the first epoch is shorter than the others
                 log_every_n_steps=1,
             )
             stopped = None
             left = False
             try:
+                if going_on is not None:
+                    data.trainer = trainer
+                    going_on.before_fit(trainer, module, data)
                 trainer.fit(module, data)
             except Stopped as error:
                 stopped = error
