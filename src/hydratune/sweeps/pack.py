@@ -218,12 +218,15 @@ def run(folder: Path, names: Sequence[str], together: int, workers: int) -> None
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, asked)
+        parent = os.getppid()
         stations = [threading.Thread(target=station, name=f"station {n}") for n in range(min(together, len(names)))]
         for thread in stations:
             thread.start()
         for thread in stations:
             while thread.is_alive():  # join() alone would keep a signal waiting
                 thread.join(0.5)
+                if os.getppid() != parent:  # it was killed; who starts the sweep again must not find its jobs taken
+                    premises.asked.set()
         premises.threads.shutdown()
         logging.root.removeHandler(logs)
     if premises.asked.is_set():

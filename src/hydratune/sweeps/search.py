@@ -96,7 +96,8 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
             raise ConfigError([Problem("hydra.sweep.dir", folder, "the jobs of another sweep are in it", "choose another hydra.sweep.dir")])
         study = open_study(place, name, sampler, objectives, span)
         done = [RunDirectory(folder / str(t.number)) for t in _asked(study) if t.state is TrialState.COMPLETE]
-        processes.refuse_changed(done if len(_asked(study)) < wanted.n_trials else [], settings.resume)
+        if len(_asked(study)) < wanted.n_trials:
+            processes.refuse_changed([record for record in done if record.is_finished()], settings.resume)
         write_text(folder / "multirun.yaml", mask(OmegaConf.to_yaml(config)))
         write_sweep(folder, list(read_sweep(folder).values()), {"storage": mask(place), "name": name})
     found = Search(context, config, folder, launcher.packing(), study, dimensions, fixed, objectives, wanted.n_trials, wanted.batch)
