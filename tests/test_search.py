@@ -355,6 +355,7 @@ def test_several_objectives_end_in_a_pareto_front(hydratune: Command, tmp_path: 
         (["adapter.r=interval(4,8)"], "adapter.r"),
         (["adapter.r=4", "optimizer.lr=1e-3"], "nothing to search"),
         (["hydra.sweeper.objectives=accuracy:max"], "one of: val/loss"),
+        (["hydra/sweeper=basic"], "add hydra/sweeper=optuna"),
         (["hydra/launcher=basic"], "hydra/launcher=pack"),
         (["hydra.sweep.subdir=trial"], "hydra.sweep.subdir"),
     ],

@@ -196,6 +196,10 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     match = re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text)
     if match:
         return Problem(match[1], match[2], "several values are a sweep", f"add -m for a sweep, or write a list: {match[1]}=[{match[2]}]")
+    interval = next((key for key, value in values.items() if "interval(" in value), "")
+    if "does not support sweep type" in text and interval:
+        why = "a grid runs every value, and an interval has no end of them"
+        return Problem(interval, values[interval], why, "add hydra/sweeper=optuna or hydra/sweeper=random, or name the values: a,b,c")
     match = re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text)
     if match:
         return _unknown(match[1], values.get(match[1], ""), config.SCHEMAS, "")

@@ -91,9 +91,9 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
         "ranges or choices": [f"{d.key}: {d.distribution}" for d in dimensions],
         "settings": [o for o in fixed if not o.startswith("resume=")],
     }
+    _refuse_grid(folder)
     with _turn(folder):
-        if read_sweep(folder) and not read_study(folder):
-            raise ConfigError([Problem("hydra.sweep.dir", folder, "the jobs of another sweep are in it", "choose another hydra.sweep.dir")])
+        _refuse_grid(folder)
         study = open_study(place, name, sampler, objectives, span)
         done = [RunDirectory(folder / str(t.number)) for t in _asked(study) if t.state is TrialState.COMPLETE]
         if len(_asked(study)) < wanted.n_trials:
@@ -128,6 +128,11 @@ def _check_corners(context: HydraContext, config: DictConfig, dimensions: Sequen
         raise ConfigError(problems, prefix="search: ")
     assert planned is not None
     return planned.settings
+
+
+def _refuse_grid(folder: Path) -> None:
+    if read_sweep(folder) and not read_study(folder):
+        raise ConfigError([Problem("hydra.sweep.dir", folder, "the jobs of another sweep are in it", "choose another hydra.sweep.dir")])
 
 
 @contextmanager
