@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydratune import checks, config
 from hydratune.console import silence
-from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Problem
+from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Paused, Problem
 from hydratune.records import RunDirectory, State, alone, write_text
 from hydratune.sweeps.records import read_sweep
 
@@ -41,7 +41,7 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
     """
     settings = HydraConfig.get()
     if settings.mode != RunMode.RUN:
-        raise InputError("this command runs one job; for a sweep use hydratune train -m, with hydra/launcher=process")
+        raise InputError("this command runs one job; for a sweep use hydratune train -m, with hydra/launcher=pack or process")
     directory = RunDirectory(Path(settings.runtime.output_dir))
     keeps_record = kind is config.TrainConfig and is_main_process()
     try:
@@ -87,6 +87,9 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
     except (KeyboardInterrupt, Leaving):
         log.warning("interrupted")
         directory.end(State.stopped, "interrupted by the user")
+        raise
+    except Paused:
+        directory.update(state=State.waiting.value)
         raise
     except HydratuneError as error:
         log.error("%s", checks.mask(str(error)))

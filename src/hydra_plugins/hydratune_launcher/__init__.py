@@ -23,6 +23,7 @@ class PackLauncherConfig:
     _target_: str = "hydra_plugins.hydratune_launcher.PackLauncher"
     pack_size: int | None = None  # jobs of one pack at most; null: all
     together: int | None = None  # jobs of a pack that run at the same time; null: two more than cores
+    halving: Any = None  # {min_steps: 10, eta: 3, kind: sync}: most jobs leave early; null: none
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pack", node=PackLauncherConfig, provider="hydratune")
@@ -49,10 +50,11 @@ class ProcessLauncher(Launcher):  # type: ignore[misc]
 class PackLauncher(ProcessLauncher):
     """See ``hydratune.sweeps.pack``."""
 
-    def __init__(self, pack_size: int | None = None, together: int | None = None) -> None:
-        self.pack_size, self.together = pack_size, together
+    def __init__(self, pack_size: int | None = None, together: int | None = None, halving: dict[str, Any] | None = None) -> None:
+        self.pack_size, self.together, self.halving = pack_size, together, halving
 
     def packing(self) -> Any:
+        from hydratune.sweeps.halving import Halving
         from hydratune.sweeps.processes import Packing
 
-        return Packing(self.pack_size, self.together)
+        return Packing(self.pack_size, self.together, Halving.of(self.halving) if self.halving is not None else None)

@@ -22,7 +22,7 @@ from hydratune.data.preview import show
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
-from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Problem, RunError
+from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import assess, metrics, table
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
@@ -84,8 +84,8 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
         return
     seconds = {"start-up (imports)": time.perf_counter() - shop.began}
     with timed(seconds, "W&B"):
-        tracker = _track(config, record)  # before anything can fail, so that W&B sees the failure
-    exit_code = 1
+        tracker, new = shop.tracker(lambda: _track(config, record))  # before anything can fail, so that W&B sees the failure
+    exit_code: int | None = 1
     try:
         with timed(seconds, "model and data"):
             optimizers.check_machine(config, hardware.accelerator(config))
@@ -93,16 +93,21 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
             job = prepare(config, shop)
             schedules.check(config.optimizer, total_steps(config, len(job.train)))
             job.checkpoint = _place_left(job, record)
-            tracker.again(resume.history(job.checkpoint))
+            if new:
+                tracker.again(resume.history(job.checkpoint))
         job.seconds = seconds
         result, systems = _experiment(job, record, tracker, shop)
         exit_code = 0
+    except Paused:
+        exit_code = None
+        raise
     except (KeyboardInterrupt, Leaving):
         exit_code = 130
         raise
     finally:
-        with timed(seconds, "W&B"):
-            tracker.finish(exit_code)
+        if exit_code is not None:
+            with timed(seconds, "W&B"):
+                tracker.finish(exit_code)
     _report(job, record, result, systems, tracker.hint)
 
 
@@ -130,6 +135,9 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         adapters.save(job.model, job.tokenizer, record.adapter)
         console.print(f"[yellow]the adapter so far is in {record.adapter}")
         raise
+    if fitted.paused:
+        adapters.save(job.model, job.tokenizer, record.adapter)
+        raise Paused
     if fitted.interrupted:
         shop.last_words()
     adapters.save(job.model, job.tokenizer, record.adapter)
@@ -427,6 +435,8 @@ def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitte
         made_of=_made_of(job),
         checkpoint=job.checkpoint,
         spent=lambda: _spent(job, shop),
+        rungs=shop.rungs(total_steps(job.config, len(job.train))),
+        ask=shop.may_go_on,
     )
     if fitted.frozen_seconds:
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds

@@ -82,6 +82,7 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
     if not hasattr(launcher, "packing"):
         fix = "set hydra/launcher=pack or hydra/launcher=process"
         raise ConfigError([Problem("hydra/launcher", type(launcher).__name__, "it cannot run the trials of a search", fix)])
+    packing = launcher.packing()
     settings = _check_corners(context, config, dimensions, fixed)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
             processes.refuse_changed([record for record in done if record.is_finished()], settings.resume)
         write_text(folder / "multirun.yaml", mask(OmegaConf.to_yaml(config)))
         write_sweep(folder, list(read_sweep(folder).values()), {"storage": mask(place), "name": name})
-    found = Search(context, config, folder, launcher.packing(), study, dimensions, fixed, objectives, wanted.n_trials, wanted.batch)
+    found = Search(context, config, folder, packing, study, dimensions, fixed, objectives, wanted.n_trials, wanted.batch)
     what = f"by {wanted.sampler} for {', '.join(map(str, objectives))}"
     so_far = f"{len(_asked(study))} of {wanted.n_trials} trials so far"
     console.print(f"[bold]search[/] {what}: {so_far}  {processes.shown(folder)}", soft_wrap=True)
@@ -166,8 +167,9 @@ def _batch(search: Search) -> bool:
         for trial, _ in held:
             _tell(search, trial)
         return True
-    except BaseException:  # of a batch that was interrupted, what has ended is told; the rest goes on with the next call
-        for trial, _ in held:
+    except BaseException:
+        # What has ended is told now, what was interrupted goes on with the next call; under halving all of it, to be judged together.
+        for trial, _ in held if search.packing is None or search.packing.halving is None else ():
             if _has_ended(search.record(trial.number)):
                 _tell(search, trial)
         raise
@@ -178,7 +180,7 @@ def _batch(search: Search) -> bool:
 
 
 def _take(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
-    """Appends to ``held`` the trials that were left by drivers that were killed, then new ones, at most a batch."""
+    """Appends to ``held`` the trials that a driver which was killed has left, or if there are none new ones, at most a batch."""
     study = search.study
     (search.folder / _LOCKS).mkdir(exist_ok=True)
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -191,7 +193,8 @@ def _take(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
         held.append((Trial(study, left._trial_id), lock))
         if len(held) == search.batch:
             break
-    while len(held) < search.batch and len(_asked(study)) < search.n_trials:
+    wanted = 0 if held else min(search.batch, search.n_trials - len(_asked(study)))
+    for _ in range(wanted):
         trial = study.ask()
         lock = _locked(search, trial.number)
         assert lock is not None, "a trial that nobody else knows"
@@ -214,19 +217,18 @@ def _locked(search: Search, number: int) -> FileLock | None:
 
 def _run(search: Search, trials: Sequence[Trial]) -> None:
     """Has the launcher run what has not ended. A trial that cannot be composed or is refused fails alone."""
-    planned = []
+    batch = []
     for trial in trials:
-        record = search.record(trial.number)
-        _await(record)
+        _await(search.record(trial.number))
         item = _planned(search, trial)
         if item is not None:
             processes.refuse_other_job(item)
-            if not _has_ended(record):
-                planned.append(item)
-    numbers = ", ".join(item.job.name for item in planned)
-    if planned:
-        section(f"trial{'s' if len(planned) > 1 else ''} {numbers} of {search.n_trials}")
-        processes.run_jobs(search.context, search.folder, planned, search.packing)
+            batch.append(item)
+    if all(_has_ended(item.record) for item in batch):
+        return
+    batch = [item for item in batch if not _has_failed(item.record)]  # those that finished or were halved count for the halving of others
+    section(f"trial{'s' if len(batch) > 1 else ''} {', '.join(item.job.name for item in batch)} of {search.n_trials}")
+    processes.run_jobs(search.context, search.folder, batch, search.packing)
 
 
 def _await(record: RunDirectory) -> None:
@@ -263,9 +265,12 @@ def _planned(search: Search, trial: Trial) -> Planned | None:
 
 
 def _has_ended(record: RunDirectory) -> bool:
-    """Finished, failed, or stopped for good by halving; not one that was interrupted."""
-    status = record.status()
-    return record.is_finished() or status.get("state") == State.failed.value or _was_halved(status)
+    """Not one that was interrupted."""
+    return record.is_finished() or _has_failed(record) or _was_halved(record.status())
+
+
+def _has_failed(record: RunDirectory) -> bool:
+    return bool(record.status().get("state") == State.failed.value)
 
 
 def _was_halved(status: Mapping[str, Any]) -> bool:
@@ -279,10 +284,10 @@ def _tell(search: Search, trial: Trial) -> None:
         return
     record = search.record(trial.number)
     status = record.status()
-    if len(search.objectives) == 1 and _halving_metric(search.config) in _same(search.objectives[0].metric):
+    if [o.metric in _VALIDATION_LOSS for o in search.objectives] == [True]:  # rungs are about validation losses
         for step, value in status.get("rungs") or []:
             if step not in known.intermediate_values:
-                trial.report(float(value), int(step))
+                trial.report(math.nan if value is None else value, step)
     if _was_halved(status):
         trial.set_user_attr("halved", status["halved"])
         search.study.tell(trial, state=TrialState.PRUNED)
@@ -293,14 +298,6 @@ def _tell(search: Search, trial: Trial) -> None:
         search.study.tell(trial, state=TrialState.FAIL)
     else:
         search.study.tell(trial, values)
-
-
-def _halving_metric(config: DictConfig) -> str:
-    return str(OmegaConf.select(config, "hydra.launcher.halving.metric") or _VALIDATION_LOSS[0])
-
-
-def _same(metric: str) -> tuple[str, ...]:
-    return _VALIDATION_LOSS if metric in _VALIDATION_LOSS else (metric,)
 
 
 def _values(record: RunDirectory, objectives: Sequence[Objective]) -> tuple[list[float], str]:

@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,11 +15,11 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from hydratune.config import TrainerConfig
 from hydratune.console import Ticker
-from hydratune.errors import RunError
+from hydratune.errors import Paused, RunError
 from hydratune.records import RunDirectory, atomic
 from hydratune.training.module import FineTuning
 
@@ -234,6 +234,40 @@ class Watchdog(lightning.Callback):
         loss = float(trainer.callback_metrics["val/loss"])
         if not math.isfinite(loss):
             raise Stopped(f"the validation loss is {loss}", trainer.global_step)
+
+
+class Rungs(Checkpoint):
+    """Asks at given steps whether the run goes on; if not, the checkpoint is written and ``Paused`` raised.
+
+    Comes after whatever writes checkpoints. A rung costs a validation where there is none, and changes nothing else.
+    """
+
+    def __init__(self, steps: Sequence[int], times: ValidationTimes, history: History, ask: Callable[[int, float], bool]) -> None:
+        """``ask(step, validation loss)`` says whether to go on."""
+        self.steps, self.times, self.history, self.ask = set(steps), times, history, ask
+        self.write: Callable[[lightning.Trainer], None] = lambda trainer: None  # the checkpoint
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any) -> None:
+        assert isinstance(module, FineTuning)
+        step = trainer.global_step
+        if step not in self.steps or step in self.times.steps or trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        start = time.perf_counter()
+        loss = module.validation_loss()
+        took = time.perf_counter() - start
+        self.history.validating += took
+        self.history.last += took
+        self._decide(trainer, step, loss)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.global_step in self.steps:
+            self._decide(trainer, trainer.global_step, float(trainer.callback_metrics["val/loss"]))
+
+    def _decide(self, trainer: lightning.Trainer, step: int, loss: float) -> None:
+        goes_on = self.ask(step, loss)
+        self.write(trainer)
+        if not goes_on:
+            raise Paused
 
 
 class Patience(EarlyStopping):
