@@ -299,10 +299,10 @@ def search(*more: str, sweeper: str = "random") -> list[str]:
 
 @pytest.mark.usefixtures("formula")
 def test_a_search_runs_as_many_trials_as_asked_for_and_goes_on_with_more(hydratune: Command, tmp_path: Path) -> None:
-    code, text = hydratune(*search("hydra.sweeper.n_trials=7"))
+    code, text = hydratune(*search("hydra.sweeper.n_trials=4", "hydra.sweeper.batch=3"))
     (folder,) = (tmp_path / "outputs").iterdir()
     trials = opened(folder).trials
-    assert [trial.number for trial in trials] == list(range(7)) and len(list(folder.glob("*/status.json"))) == 7
+    assert [trial.number for trial in trials] == list(range(4)) and len(list(folder.glob("*/status.json"))) == 4
     expected = [TrialState.FAIL if t.params["optimizer.lr"] > 5e-3 else t.params["adapter.r"] for t in trials]
     assert [t.state for t in trials] == [e if e is TrialState.FAIL else TrialState(1 if e == 4 else 2) for e in expected]
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
@@ -318,23 +318,23 @@ def test_a_search_runs_as_many_trials_as_asked_for_and_goes_on_with_more(hydratu
         if trial.state is TrialState.FAIL:
             assert trial.user_attrs["reason"] == "the loss is not finite"
     failed = states(folder).count("FAIL")
-    assert code == 1 and f"{failed} of 7 trials failed" in text and text.count("failed trials") == 1
+    assert code == 1 and f"{failed} of 4 trials failed" in text and text.count("failed trials") == 1
     assert text.count("ranking by validation loss") == 1 and text.count("best: ") == 1
     assert f"best: outputs/{folder.name}/{opened(folder).best_trial.number} " in text
 
     before = {file: file.stat().st_mtime_ns for file in folder.glob("*/status.json")}
     opened(folder).ask()  # as if a driver had been killed before the trial had parameters
-    assert hydratune(*search("hydra.sweeper.n_trials=8", "resume=auto"))[0] == 1
-    assert len(opened(folder).trials[7].params) == 2 and "RUNNING" not in states(folder)
-    assert len(states(folder)) == 8 and list((tmp_path / "outputs").iterdir()) == [folder]
+    assert hydratune(*search("hydra.sweeper.n_trials=6", "resume=auto"))[0] == 1
+    assert len(opened(folder).trials[4].params) == 2 and "RUNNING" not in states(folder)
+    assert len(states(folder)) == 6 and list((tmp_path / "outputs").iterdir()) == [folder]
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert [trial.params for trial in opened(folder).trials[:7]] == [trial.params for trial in trials]
+    assert [trial.params for trial in opened(folder).trials[:4]] == [trial.params for trial in trials]
 
     code, text = hydratune("train", "-m", "debug=smoke", "adapter.r=4,8", f"hydra.sweep.dir={folder}")
     assert code == 2 and "the trials of a search are in this folder" in text
     code, text = hydratune(*search("adapter.r=4,8,16", f"hydra.sweep.dir={folder}"))
     assert code == 2 and "other ranges or choices" in text and "(4, 8, 16)" in text
-    assert len(states(folder)) == 8
+    assert len(states(folder)) == 6
 
 
 @pytest.mark.usefixtures("formula")
@@ -472,16 +472,25 @@ def test_tpe_over_packs_of_real_runs(hydratune: Command, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_killed_search_over_packs_goes_on(tmp_path: Path) -> None:
-    folder = tmp_path / "sweep"
+@pytest.mark.parametrize("halving", ["null", "{min_steps: 2, eta: 2}"])
+def test_a_killed_search_over_packs_ends_like_an_undisturbed_one(tmp_path: Path, halving: str) -> None:
     settings = (*SMALL[:1], *(s for s in SMALL[1:] if not s.startswith("trainer.max_steps")), "trainer.max_epochs=20")
-    words = [*settings, *TRAINED, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.batch=3", f"hydra.sweep.dir={folder}"]
+    options = ("hydra.sweeper.n_trials=6", "hydra.sweeper.batch=3", "+hydra.sweeper.options.n_startup_trials=3")
+    words = [*settings, *TRAINED, "hydra/sweeper=optuna", *options, f"hydra.launcher.halving={halving}"]
     command = [sys.executable, "-m", "hydratune", "train", "-m", *words]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, text=True) as first:
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
+    done = subprocess.run([*command, f"hydra.sweep.dir={undisturbed}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with subprocess.Popen([*command, f"hydra.sweep.dir={folder}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
         wait_for(lambda: len(ended(folder)) >= 1 and len(list(folder.glob("*/history.csv"))) >= 2, first)
         first.send_signal(signal.SIGKILL)
-    done = {file: file.stat().st_mtime_ns for file in ended(folder) if "finished" in file.read_text()}
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "RUNNING" in states(folder)
+    finished = {file: file.stat().st_mtime_ns for file in ended(folder) if "finished" in file.read_text()}
+    again = subprocess.run([*command, f"hydra.sweep.dir={folder}"], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert {file: file.stat().st_mtime_ns for file in done} == done
-    assert_study_is_that_of_the_runs(folder, 6)
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished
+    ours, theirs = (
+        [(t.state.name, t.params, t.values, t.intermediate_values) for t in opened(path).trials] for path in (folder, undisturbed)
+    )
+    assert ours == theirs and len(ours) == 6
+    assert {state for state, *_ in ours} == ({"COMPLETE"} if halving == "null" else {"COMPLETE", "PRUNED"})

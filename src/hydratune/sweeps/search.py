@@ -58,6 +58,10 @@ class Search:
     n_trials: int
     batch: int
 
+    @property
+    def is_halving(self) -> bool:
+        return self.packing is not None and self.packing.halving is not None
+
     def record(self, number: int) -> RunDirectory:
         return RunDirectory(self.folder / str(number))
 
@@ -168,9 +172,9 @@ def _batch(search: Search) -> bool:
             _tell(search, trial)
         return True
     except BaseException:
-        # What has ended is told now, what was interrupted goes on with the next call; under halving all of it, to be judged together.
-        for trial, _ in held if search.packing is None or search.packing.halving is None else ():
-            if _has_ended(search.record(trial.number)):
+        # What has ended is told; the rest goes on with the next call. Under halving all of it does, to be judged together.
+        for trial, _ in held:
+            if not search.is_halving and _has_ended(search.record(trial.number)):
                 _tell(search, trial)
         raise
     finally:
@@ -226,7 +230,8 @@ def _run(search: Search, trials: Sequence[Trial]) -> None:
             batch.append(item)
     if all(_has_ended(item.record) for item in batch):
         return
-    batch = [item for item in batch if not _has_failed(item.record)]  # those that finished or were halved count for the halving of others
+    # Those that were finished or halved before take no time, but the others are judged beside them.
+    batch = [item for item in batch if not _has_ended(item.record) or (search.is_halving and not _has_failed(item.record))]
     section(f"trial{'s' if len(batch) > 1 else ''} {', '.join(item.job.name for item in batch)} of {search.n_trials}")
     processes.run_jobs(search.context, search.folder, batch, search.packing)
 
