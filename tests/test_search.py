@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
+from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -24,6 +26,7 @@ from hydratune.composition import sweep_name
 from hydratune.errors import ConfigError
 from hydratune.records import RunDirectory, State, write_json, write_text
 from hydratune.sweeps import processes
+from hydratune.sweeps.search import _await
 from hydratune.sweeps.space import Dimension, read_space
 from hydratune.sweeps.study import Objective, Wanted, open_study, read_objectives, sampler_for
 
@@ -430,6 +433,16 @@ def test_a_killed_driver_leaves_nothing_running_and_nothing_is_repeated(tmp_path
     assert [trial.params for trial in opened(folder).trials][:4] == params
     assert {file: file.stat().st_mtime_ns for file in done} == done
     assert [len((folder / str(n) / "tries").read_text().split()) for n in range(5)] == [1, 1, 1, 2, 1]
+
+
+def test_a_run_that_outlived_its_driver_is_waited_for(tmp_path: Path) -> None:
+    _await(RunDirectory(tmp_path / "none"))
+    child = FileLock(tmp_path / ".lock")
+    child.acquire()
+    timer = threading.Timer(0.3, child.release)
+    timer.start()
+    _await(RunDirectory(tmp_path))
+    assert timer.finished.is_set() and not child.is_locked
 
 
 def test_two_drivers_share_a_study(tmp_path: Path) -> None:
