@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -48,8 +49,9 @@ class _Crew(Executor):
     Once the pack is asked to leave they compute nothing more, and raise ``Leaving``.
     """
 
-    def __init__(self, premises: "Premises") -> None:
-        self._premises = premises
+    def __init__(self, premises: "Premises", leaving: threading.Event) -> None:
+        """``leaving``: set when this job alone is to leave."""
+        self._premises, self._leaving = premises, leaving
         self.seconds = 0.0
         self._counting = threading.Lock()
 
@@ -65,7 +67,7 @@ class _Crew(Executor):
         return _results(waiting)
 
     def _counted(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._premises.asked.is_set():
+        if self._premises.asked.is_set() or self._leaving.is_set():
             raise Leaving
         start = time.thread_time()
         try:
@@ -93,6 +95,7 @@ class Premises:
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
         self.trackers: dict[str, Any] = {}  # by name of job
+        self.leaving: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # by name of job
         self._made: dict[str, Any] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._naming = threading.Lock()
@@ -115,7 +118,8 @@ class Desk(Workshop):
     def __init__(self, premises: Premises, record: RunDirectory, turns: Turns) -> None:
         self.premises, self.record, self.turns = premises, record, turns
         self._rungs: list[int] = []
-        self.crew = _Crew(premises)
+        leaving = premises.leaving[record.path.name]
+        self.crew, self.stop = _Crew(premises, leaving), leaving.set
         self.pool = self.crew
         self._began, self._thread_began = time.perf_counter(), time.thread_time()
 
