@@ -80,6 +80,10 @@ def launch(
         write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *(item.job for item in planned)])
         console.print(f"[bold]sweep of {len(planned)} jobs[/]  {shown(folder)}", soft_wrap=True)
         failed = run_jobs(context, folder, planned, packing)
+    stopped = [item.job.name for item in planned if item.record.status().get("state") == State.stopped.value]
+    stopped = [name for name in stopped if "halved" not in RunDirectory(folder / name).status()]
+    if stopped:  # one by one, in W&B; Ctrl-C ends the sweep
+        console.print(f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command again goes on with it")
     section("ranking")
     table, best = ranking_table([run for run in collect([folder]) if run.path.name in names])
     console.print(table)
@@ -219,10 +223,6 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
         console.print(f"[dim]job {escape(name)} runs alone: {escape(why)}", soft_wrap=True)
     if alone:
         _run_all(context, [item for item in planned if item.job.name in alone])
-    stopped = [item.job.name for item in planned if item.record.status().get("state") == State.stopped.value]
-    stopped = [name for name in stopped if "halved" not in RunDirectory(folder / name).status()]
-    if stopped:  # one by one, in W&B; Ctrl-C ends the sweep
-        console.print(f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command again goes on with it")
     return [item for item in planned if not item.record.is_finished() and item.record.status().get("state") != State.stopped.value]
 
 

@@ -7,7 +7,7 @@ over. So a search goes on where it was, and several drivers can work on one stud
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +158,7 @@ def _asked(study: Study) -> list[FrozenTrial]:
 def _batch(search: Search) -> bool:
     """Takes trials, runs them, tells the study. False if there is nothing to run any more."""
     held: list[tuple[Trial, FileLock]] = []
+    ran = False
     try:
         with _turn(search.folder):
             _take(search, held)
@@ -165,22 +166,14 @@ def _batch(search: Search) -> bool:
             own = {str(trial.number): search.job(trial) for trial, _ in held}
             if not own.keys() <= jobs.keys():
                 write_sweep(search.folder, list({**jobs, **own}.values()), read_study(search.folder))
-        if not held:
-            return False
         _run(search, [trial for trial, _ in held])
-        for trial, _ in held:
-            _tell(search, trial)
-        return True
-    except BaseException:
-        # What has ended is told; the rest goes on with the next call. Under halving all of it does, to be judged together.
-        for trial, _ in held:
-            if not search.is_halving and _has_ended(search.record(trial.number)):
+        ran = True
+    finally:  # interrupted: what has ended is told, the rest goes on with the next call; under halving all of it, to be judged together
+        for trial, lock in held:
+            if ran or (not search.is_halving and _has_ended(search.record(trial.number))):
                 _tell(search, trial)
-        raise
-    finally:
-        for _, lock in held:
-            Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
+    return bool(held)
 
 
 def _take(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
@@ -259,27 +252,24 @@ def _planned(search: Search, trial: Trial) -> Planned | None:
         item, problems = processes.check_job(search.context, search.config, trial.number, job.overrides)
         why = "; ".join(f"{p.key} = {p.value}: {p.why}; {p.fix}" for p in problems)
     except (HydraException, OmegaConfBaseException) as error:
-        item, why = None, str(error).splitlines()[0]
+        item, why = None, " ".join(str(error).split())
     if item is None or why:
         record = search.record(trial.number)
-        record.path.mkdir(exist_ok=True)
-        record.start()
-        record.end(State.failed, why)
+        if not _has_ended(record):
+            record.path.mkdir(exist_ok=True)
+            record.start()
+            record.end(State.failed, why)
         return None
     return Planned(job, item.record, item.settings, item.composed)
 
 
 def _has_ended(record: RunDirectory) -> bool:
     """Not one that was interrupted."""
-    return record.is_finished() or _has_failed(record) or _was_halved(record.status())
+    return record.is_finished() or _has_failed(record) or "halved" in record.status()
 
 
 def _has_failed(record: RunDirectory) -> bool:
     return bool(record.status().get("state") == State.failed.value)
-
-
-def _was_halved(status: Mapping[str, Any]) -> bool:
-    return status.get("state") == State.stopped.value and bool(status.get("halved"))
 
 
 def _tell(search: Search, trial: Trial) -> None:
@@ -293,8 +283,8 @@ def _tell(search: Search, trial: Trial) -> None:
         for step, value in status.get("rungs") or []:
             if step not in known.intermediate_values:
                 trial.report(math.nan if value is None else value, step)
-    if _was_halved(status):
-        trial.set_user_attr("halved", status["halved"])
+    if status.get("state") == State.stopped.value:  # by halving, or by the user in W&B, who ends one run with it
+        trial.set_user_attr("reason", str(status.get("error") or "stopped"))
         search.study.tell(trial, state=TrialState.PRUNED)
         return
     values, reason = _values(record, search.objectives)
