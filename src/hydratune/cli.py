@@ -25,6 +25,7 @@ examples:
   hydratune train data=files data.train=my.jsonl        your own rows
   hydratune train -m optimizer.lr=3e-4,1e-3 adapter.r=4,16    a sweep
   hydratune train -m sweep=learning_rate                a prepared sweep from sweeps/
+  hydratune train -m sweep=search                       24 trials that learn from each other
   hydratune evaluate run=DIR                            measure a run again
   hydratune compare DIR                                 rank the runs below DIR
   hydratune train --cfg job                             show the composed configuration, run nothing

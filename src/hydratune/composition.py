@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from importlib import import_module
@@ -55,6 +55,7 @@ _OTHER_NAMES = {  # what other tools call it
     "base_model": "model.id",
     "dataset": "data",
 }
+_WAY_OF_SEARCHING = ("sampler", "seed", "objectives", "options")  # of hydra.sweeper
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
 
@@ -67,13 +68,17 @@ def _run_name(name: str | None, data: str) -> str:
     return str(name)
 
 
-def sweep_name(name: str, overrides: Sequence[str], params: dict[str, str] | None) -> str:
-    """``<name>-<swept keys>-<hash>``: the same sweep always has the same name, another sweep another."""
+def sweep_name(name: str, overrides: Sequence[str], params: dict[str, str] | None, sweeper: Mapping[str, Any] | None = None) -> str:
+    """``<name>-<swept keys>-<hash>``: the same sweep always has the same name, another sweep another.
+
+    ``sweeper``: of a search the way of searching counts as well, but not the number of trials: more continue it.
+    """
     from hydratune.data.rows import stable_hash
 
     asked = [o for o in overrides if not o.startswith("resume=")]  # how to go on does not make it another sweep
     settings = [f"{key}={value}" for key, value in (params or {}).items()] + asked
     swept = [s.split("=", 1)[0].lstrip("+").rsplit(".", 1)[-1] for s in settings if "," in s or "(" in s]
+    settings += [f"hydra.sweeper.{key}={sweeper[key]}" for key in _WAY_OF_SEARCHING if sweeper and key in sweeper]
     return "-".join([name, *dict.fromkeys(swept), stable_hash(sorted(settings))[:8]])
 
 
@@ -191,6 +196,10 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     match = re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text)
     if match:
         return Problem(match[1], match[2], "several values are a sweep", f"add -m for a sweep, or write a list: {match[1]}=[{match[2]}]")
+    interval = next((key for key, value in values.items() if "interval(" in value), "")
+    if "does not support sweep type" in text and interval:
+        why = "a grid runs every value, and an interval has no end of them"
+        return Problem(interval, values[interval], why, "add hydra/sweeper=optuna or hydra/sweeper=random, or name the values: a,b,c")
     match = re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text)
     if match:
         return _unknown(match[1], values.get(match[1], ""), config.SCHEMAS, "")

@@ -51,8 +51,12 @@ class ProcessLauncher(Launcher):  # type: ignore[misc]
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from hydratune.sweeps.processes import launch
 
-        launch(self.hydra_context, self.config, job_overrides, initial_job_idx)
+        launch(self.hydra_context, self.config, job_overrides, initial_job_idx, self.packing())
         return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
+
+    def packing(self) -> Any:
+        """How jobs share a process; None: not at all."""
+        return None
 
 
 class PackLauncher(ProcessLauncher):
@@ -61,11 +65,9 @@ class PackLauncher(ProcessLauncher):
     def __init__(self, halving: dict[str, Any] | None = None, **options: Any) -> None:
         self.halving, self.options = halving, options
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def packing(self) -> Any:
         from hydratune.sweeps.halving import Halving
         from hydratune.sweeps.planning import Packing
-        from hydratune.sweeps.processes import launch
 
         halving = Halving.of(self.halving) if self.halving and self.halving["min_steps"] is not None else None
-        launch(self.hydra_context, self.config, job_overrides, initial_job_idx, Packing(**self.options, halving=halving))
-        return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
+        return Packing(**self.options, halving=halving)

@@ -22,6 +22,7 @@ _ROWS = (
     ("finished", "ended its turn", "rate"),
     ("generated_tokens", "tokens generated", "count"),
 )
+NAMES = tuple(name for name, _, _ in _ROWS)  # of the metrics of a system, but for those of single fields
 _FIELDS = 12  # of a JSON answer, shown one by one
 _TITLES = {"base": "base, zero-shot", "fewshot": "base, {shots}-shot", "eval": "fine-tuned"}
 

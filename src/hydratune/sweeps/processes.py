@@ -28,7 +28,7 @@ from hydratune.run import interrupt
 from hydratune.sweeps.fleet import Pack, cores, how, wait, work_off
 from hydratune.sweeps.gpus import visible_gpus
 from hydratune.sweeps.planning import RUNS_ALONE, Packing, Planned, plan, without_hydra
-from hydratune.sweeps.records import Job, read_sweep, varying, write_sweep
+from hydratune.sweeps.records import Job, read_study, read_sweep, varying, write_sweep
 from hydratune.tracking import environment
 from hydratune.tracking.ranking import collect, ranking_table
 
@@ -42,70 +42,92 @@ def launch(
     """
     folder = Path(str(sweep.hydra.sweep.dir)).absolute()
     try:
-        names, configs, composed = _check_all(context, sweep, overrides, first)
+        planned = _check_all(context, sweep, overrides, first)
     except Exception:  # Hydra wrote multirun.yaml before we were asked
         if not read_sweep(folder):
             (folder / "multirun.yaml").unlink(missing_ok=True)
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         raise
-    differing = varying([list(job) for job in overrides])
-    jobs = [Job(name, tuple(job), vary) for name, job, vary in zip(names, overrides, differing, strict=True)]
-    everything = zip(jobs, configs, composed, strict=True)
-    planned = [Planned(job, RunDirectory(folder / job.name), settings, own) for job, settings, own in everything]
+    names = {item.job.name for item in planned}
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
+        _refuse_study(folder)
         for item in planned:  # what lies there must not be taken for this job's result
-            _refuse_other_job(item, item.settings)
-        write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *jobs])
-        signal.signal(signal.SIGTERM, interrupt)
-        console.print(f"[bold]sweep of {len(jobs)} jobs[/]  {_shown(folder)}", soft_wrap=True)
-        failed = _run_all(context, planned) if packing is None else _run_packs(context, folder, planned, packing)
+            refuse_other_job(item)
+        write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *(item.job for item in planned)])
+        console.print(f"[bold]sweep of {len(planned)} jobs[/]  {shown(folder)}", soft_wrap=True)
+        failed = run_jobs(context, folder, planned, packing)
+    stopped = [item.job.name for item in planned if item.record.status().get("state") == State.stopped.value]
+    stopped = [name for name in stopped if "halved" not in RunDirectory(folder / name).status()]
+    if stopped:  # one by one, in W&B; Ctrl-C ends the sweep
+        console.print(f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command again goes on with it")
     section("ranking")
     table, best = ranking_table([run for run in collect([folder]) if run.path.name in names])
     console.print(table)
     console.print(best.replace(f"{Path.cwd()}/", ""), soft_wrap=True)
-    if any((folder / "wandb").glob("offline-run-*")):
-        console.print(f"W&B         wandb sync --sync-all {_shown(folder / 'wandb')}", soft_wrap=True)
+    print_wandb_hint(folder)
     if failed:
-        console.print(_failures(failed))
-        raise SweepError(f"{len(failed)} of {len(jobs)} jobs failed; start the same sweep again to run only those")
+        console.print(
+            failures([(item.job, str(item.record.status().get("error") or "unknown; see run.log")) for item in failed], "failed jobs")
+        )
+        raise SweepError(f"{len(failed)} of {len(planned)} jobs failed; start the same sweep again to run only those")
 
 
-def _check_all(
-    context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int
-) -> tuple[list[str], list[config.TrainConfig], list[DictConfig]]:
-    """Composes and checks every job; returns their folder names, settings, and what Hydra composed."""
+def run_jobs(context: HydraContext, folder: Path, planned: Sequence[Planned], packing: Packing | None) -> list[Planned]:
+    """Runs those of ``planned`` that are not finished; returns those that still are not at the end."""
+    signal.signal(signal.SIGTERM, interrupt)
+    return _run_all(context, planned) if packing is None else _run_packs(context, folder, planned, packing)
+
+
+def print_wandb_hint(folder: Path) -> None:
+    if any((folder / "wandb").glob("offline-run-*")):
+        console.print(f"W&B         wandb sync --sync-all {shown(folder / 'wandb')}", soft_wrap=True)
+
+
+def _check_all(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int) -> list[Planned]:
+    """Composes and checks every job. Raises ``ConfigError`` with what is wrong in any of them."""
+    checked = [check_job(context, sweep, number, job) for number, job in enumerate(overrides, first)]
     problems: list[Problem] = []
-    names = []
-    configs = []
-    everything = []
-    for number, job in enumerate(overrides, first):
-        composed = context.config_loader.load_sweep_config(sweep, list(job))
-        with open_dict(composed):
-            composed.hydra.job.id, composed.hydra.job.num = str(number), number
-        names.append(str(composed.hydra.sweep.subdir))
-        everything.append(composed)
-        try:
-            settings = config.typed(without_hydra(composed), config.TrainConfig)
-            settings.name = settings.name or str(composed.hydra.runtime.choices["data"])
-            configs.append(settings)
-            found = configuration_problems(settings)
-        except OmegaConfBaseException as error:
-            found = [Problem("job", " ".join(job), str(error).splitlines()[0], "see hydratune train --cfg job")]
+    for _, found in checked:
         problems += [p for p in found if p not in problems]
     if problems:
         raise ConfigError(problems, prefix=f"sweep of {len(overrides)} jobs: ")
+    planned = [item for item, _ in checked if item is not None]
+    names = [item.job.name for item in planned]
     why = "several jobs of this sweep would share a folder" if len(set(names)) < len(names) else ""
     why = "a job is one folder in the sweep's folder, not a path" if any(Path(n).name != n for n in names) else why
     if why:
         raise ConfigError([Problem("hydra.sweep.subdir", names[0], why, "leave it at its default, ${hydra.job.num}")])
-    return names, configs, everything
+    differing = varying([list(job) for job in overrides])
+    return [replace(item, job=replace(item.job, varying=own)) for item, own in zip(planned, differing, strict=True)]
 
 
-def _refuse_other_job(planned: Planned, settings: config.TrainConfig) -> None:
+def check_job(context: HydraContext, sweep: DictConfig, number: int, job: Sequence[str]) -> tuple[Planned | None, list[Problem]]:
+    """(job ``number`` of a sweep as it is run, what is wrong with it). Raises Hydra's errors for what cannot be composed."""
+    composed = context.config_loader.load_sweep_config(sweep, list(job))
+    with open_dict(composed):
+        composed.hydra.job.id, composed.hydra.job.num = str(number), number
+    name = str(composed.hydra.sweep.subdir)
+    try:
+        settings = config.typed(without_hydra(composed), config.TrainConfig)
+    except OmegaConfBaseException as error:
+        return None, [Problem("job", " ".join(job), str(error).splitlines()[0], "see hydratune train --cfg job")]
+    settings.name = settings.name or str(composed.hydra.runtime.choices["data"])
+    record = RunDirectory(Path(str(sweep.hydra.sweep.dir)).absolute() / name)
+    return Planned(Job(name, tuple(job), {}), record, settings, composed), configuration_problems(settings)
+
+
+def _refuse_study(folder: Path) -> None:
+    """Raises ``ConfigError`` if a search lives in ``folder``: its directories are numbered by the trials of its study."""
+    if read_study(folder):
+        fix = "choose another hydra.sweep.dir"
+        raise ConfigError([Problem("hydra.sweep.dir", folder, "the trials of a search are in this folder", fix)])
+
+
+def refuse_other_job(planned: Planned) -> None:
     """Raises ``ConfigError`` if the job's folder holds a run with other settings, or a finished one on older data files."""
-    record = planned.record
+    record, settings = planned.record, planned.settings
     if not record.status() or not record.config_file.is_file():
         return
     why = ""
@@ -115,14 +137,20 @@ def _refuse_other_job(planned: Planned, settings: config.TrainConfig) -> None:
         files = [Path(p) for p in (settings.data.train, settings.data.validation, settings.data.test) if p]
         changed = [str(p) for p in files if p.stat().st_mtime > record.config_file.stat().st_mtime]
         why = f"job {planned.job.name} is finished, but {', '.join(changed)} changed since" if changed else ""
-    if not why and record.is_finished() and settings.resume is not config.Resume.force:
+    if why:
+        raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, "choose another hydra.sweep.dir, or delete that one")])
+    if record.is_finished():
+        refuse_changed([record], settings.resume)
+
+
+def refuse_changed(finished: Sequence[RunDirectory], resume: config.Resume) -> None:
+    """Raises ``ConfigError`` if code or versions are not what finished runs were made with, unless forced."""
+    for record in finished if resume is not config.Resume.force else ():
         changed = environment.changes(read_json(record.path / "environment.json"))
         fix = "resume=force compares them all the same; or choose another hydra.sweep.dir"
         if changed:
-            why = f"job {planned.job.name} is finished, and since then {'; '.join(changed)}: the others would not compare with it"
+            why = f"job {record.path.name} is finished, and since then {'; '.join(changed)}: the others would not compare with it"
             raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, fix)])
-    if why:
-        raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, "choose another hydra.sweep.dir, or delete that one")])
 
 
 def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]:
@@ -181,10 +209,6 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
         console.print(f"[dim]job {escape(name)} runs alone: {escape(why)}", soft_wrap=True)
     if alone:
         _run_all(context, [item for item in planned if item.job.name in alone])
-    stopped = [item.job.name for item in planned if item.record.status().get("state") == State.stopped.value]
-    stopped = [name for name in stopped if "halved" not in RunDirectory(folder / name).status()]
-    if stopped:  # one by one, in W&B; Ctrl-C ends the sweep
-        console.print(f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command again goes on with it")
     return [item for item in planned if not item.record.is_finished() and item.record.status().get("state") != State.stopped.value]
 
 
@@ -209,16 +233,16 @@ def _config_dirs(context: HydraContext) -> list[str]:
     return [*own, *([f"hydra.searchpath=[{','.join(more)}]"] if more else [])]
 
 
-def _failures(failed: Sequence[Planned]) -> Table:
-    table = Table(title="failed jobs", title_justify="left", title_style="bold red", header_style="bold")
+def failures(failed: Sequence[tuple[Job, str]], title: str) -> Table:
+    """Jobs and why they failed."""
+    table = Table(title=title, title_justify="left", title_style="bold red", header_style="bold")
     for column in ("job", "settings", "reason"):
         table.add_column(column, overflow="fold")
-    for item in failed:
-        settings = ", ".join(f"{key}={value}" for key, value in item.job.varying.items())
-        reason = mask(str(item.record.status().get("error") or "unknown; see run.log"))
-        table.add_row(item.job.name, escape(mask(settings)), escape(reason))
+    for job, reason in failed:
+        settings = ", ".join(f"{key}={value}" for key, value in job.varying.items())
+        table.add_row(job.name, escape(mask(settings)), escape(mask(reason)))
     return table
 
 
-def _shown(path: Path) -> Path:
+def shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

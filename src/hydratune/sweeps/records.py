@@ -24,9 +24,16 @@ def varying(overrides: list[list[str]]) -> list[dict[str, str]]:
     return [{key: job[key] for key in differing if key in job} for job in jobs]
 
 
-def write_sweep(folder: Path, jobs: list[Job]) -> None:
+def write_sweep(folder: Path, jobs: list[Job], study: dict[str, str] | None = None) -> None:
+    """``study``: storage and name of the Optuna study whose trials the jobs are."""
     content = {job.name: {"overrides": list(job.overrides), "varying": job.varying} for job in jobs}
-    write_json(folder / "sweep.json", {"jobs": content})
+    write_json(folder / "sweep.json", {"jobs": content, **({"study": study} if study else {})})
+
+
+def read_study(folder: Path) -> dict[str, str]:
+    """Storage and name of the study in ``folder``; empty if no search lives there."""
+    file = folder / "sweep.json"
+    return dict(read_json(file).get("study", {})) if file.is_file() else {}
 
 
 def read_sweep(folder: Path) -> dict[str, Job]:
