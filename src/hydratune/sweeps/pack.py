@@ -3,9 +3,10 @@
 Every job is an ordinary run in a thread of its own, with its own Trainer, optimizer, checkpoints, W&B run and record. Its
 model is its own as well, but for the frozen weights, which are the same tensors in all of them. Whatever computes goes
 through one pool of threads, one per core with one intra-op thread each, in the same pieces as in a run alone: a job's
-numbers do not depend on its neighbours. A job that fails, ends or is stopped leaves; nobody waits for anybody.
+numbers do not depend on its neighbours, but for rounding where short pieces of several jobs are computed in one pass
+(``hydratune.sweeps.crew``). A job that fails, ends or is stopped leaves; nobody waits for anybody.
 
-    python -m hydratune.sweeps.pack FOLDER TOGETHER WORKERS NAME...    what hydratune.sweeps.processes starts
+    python -m hydratune.sweeps.pack FOLDER TOGETHER WORKERS MERGE_TOKENS|auto NAME...    what hydratune.sweeps.processes starts
 """
 
 import copy
@@ -17,8 +18,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -30,16 +32,20 @@ from hydratune import config
 from hydratune.config import TrainConfig
 from hydratune.console import printing_to
 from hydratune.errors import HydratuneError, Leaving, UnpackedError
+from hydratune.models import hardware
 from hydratune.records import RunDirectory, State, alone
 from hydratune.run import recorded
 from hydratune.sweeps.board import Board
+from hydratune.sweeps.crew import Crew, Task
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS
 from hydratune.sweeps.workshop import Made, Workshop
+from hydratune.training.merged import Guest, Host, MergingPool
 
 log = logging.getLogger(__name__)
+MERGE_TOKENS = {"cpu": 512, "gpu": 8192}  # accelerator -> tokens of a pass that serves several jobs; the second is not measured
 
 
-class _Crew(Executor):
+class _Crew(MergingPool):
     """The threads of a pack as one job sees them: what they compute for it is counted as its own time.
 
     Once the pack is asked to leave they compute nothing more, and raise ``Leaving``.
@@ -50,26 +56,42 @@ class _Crew(Executor):
         self.seconds = 0.0
         self._counting = threading.Lock()
 
+    @property
+    def host(self) -> Host | None:  # type: ignore[override]
+        return self._premises.threads.host
+
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return self._premises.threads.submit(self._counted, function, *args, **kwargs)
+        task = Task(partial(self._counted, function, *args, **kwargs))
+        self._premises.threads.submit([task])
+        return task.future
 
     def map(
         self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1, **_: Any
     ) -> Iterator[Any]:
         """Pieces of one job follow each other: a piece only waits for pieces of its job that have begun before it."""
-        with self._premises.submitting:
-            waiting = [self.submit(fn, *args) for args in zip(*iterables, strict=True)]
-        return _results(waiting)
+        jobs = list(zip(*iterables, strict=True))
+        return self.map_guests(fn, jobs, [None] * len(jobs))
 
-    def _counted(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def map_guests(self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]) -> Iterator[Any]:
+        tasks = [Task(partial(self._counted, work, *job), guest, self._admit, self._count) for job, guest in zip(jobs, guests, strict=True)]
+        self._premises.threads.submit(tasks)
+        return _results([task.future for task in tasks])
+
+    def _admit(self) -> None:
         if self._premises.asked.is_set():
             raise Leaving
+
+    def _count(self, seconds: float) -> None:
+        with self._counting:
+            self.seconds += seconds
+
+    def _counted(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._admit()
         start = time.thread_time()
         try:
             return function(*args, **kwargs)
         finally:
-            with self._counting:
-                self.seconds += time.thread_time() - start
+            self._count(time.thread_time() - start)
 
 
 def _results(waiting: Sequence[Future[Any]]) -> Iterator[Any]:
@@ -84,9 +106,8 @@ def _results(waiting: Sequence[Future[Any]]) -> Iterator[Any]:
 class Premises:
     """What the jobs of a pack share."""
 
-    def __init__(self, workers: int) -> None:
-        self.threads = ThreadPoolExecutor(workers, "crew", initializer=torch.set_num_threads, initargs=(1,))
-        self.submitting = threading.Lock()
+    def __init__(self, workers: int, merge_tokens: int = 0) -> None:
+        self.threads = Crew(workers, merge_tokens)
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
         self._made: dict[str, Any] = {}
@@ -124,8 +145,14 @@ class Desk(Workshop):
     def own(self, model: Any) -> Any:
         """The same modules anew, holding the same tensors: an adapter changes modules, never a frozen tensor."""
         tensors = [*model.parameters(), *model.buffers()]
-        with self.premises.lock("own"):
+
+        def copied() -> Any:
             return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+        with self.premises.lock("own"):
+            if self.premises.threads.merge_tokens:
+                self.premises.threads.host = self.premises.shared("host", lambda: Host(copied()))
+            return copied()
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
@@ -190,11 +217,16 @@ def _one(settings: TrainConfig, record: RunDirectory, premises: Premises, board:
             board.ended(name, record.status())
 
 
-def run(folder: Path, names: Sequence[str], together: int, workers: int) -> None:
-    """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time. Raises ``KeyboardInterrupt`` at the end if asked."""
+def run(folder: Path, names: Sequence[str], together: int, workers: int, merge_tokens: int | None = 0) -> None:
+    """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time. Raises ``KeyboardInterrupt`` at the end if asked.
+
+    Small micro-packs of several jobs are computed in passes of at most ``merge_tokens``; None: as many as suit the device.
+    """
     records = {name: RunDirectory(folder / name) for name in names}
     settings = {name: config.load(folder / SETTINGS / f"{name}.yaml") for name in names}
-    premises = Premises(workers)
+    if merge_tokens is None:
+        merge_tokens = MERGE_TOKENS[hardware.accelerator(settings[names[0]])]
+    premises = Premises(workers, merge_tokens)
     torch.set_num_threads(1)
     waiting = list(names)
     taking = threading.Lock()
@@ -225,18 +257,18 @@ def run(folder: Path, names: Sequence[str], together: int, workers: int) -> None
         for thread in stations:
             while thread.is_alive():  # join() alone would keep a signal waiting
                 thread.join(0.5)
-        premises.threads.shutdown()
+        premises.threads.dismiss()
         logging.root.removeHandler(logs)
     if premises.asked.is_set():
         raise KeyboardInterrupt
 
 
 def main(args: Sequence[str]) -> int:
-    """``FOLDER TOGETHER WORKERS NAME...``; exit code 130 if it was interrupted, else 0: statuses tell the rest."""
-    folder, together, workers, *names = args
+    """``FOLDER TOGETHER WORKERS MERGE_TOKENS|auto NAME...``; exit code 130 if it was interrupted, else 0: statuses tell the rest."""
+    folder, together, workers, merge_tokens, *names = args
     config.register()
     try:
-        run(Path(folder), names, int(together), int(workers))
+        run(Path(folder), names, int(together), int(workers), None if merge_tokens == "auto" else int(merge_tokens))
     except KeyboardInterrupt:
         return 130
     return 0

@@ -49,6 +49,7 @@ class Packing:
 
     size: int | None = None  # jobs in a pack at most; None: as many as there are
     together: int | None = None  # jobs of a pack that run at the same time; None: two more than cores
+    merge_tokens: int | None = None  # tokens of a pass that serves short micro-packs of several jobs; None: by device; 0: no such pass
 
 
 def launch(
@@ -191,7 +192,9 @@ def _run_pack(folder: Path, items: Sequence[Planned], packing: Packing) -> None:
         write_text(folder / SETTINGS / f"{item.job.name}.yaml", OmegaConf.to_yaml(OmegaConf.structured(item.settings), resolve=True))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     together = packing.together or cores + 2
-    command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), str(together), str(cores), *(item.job.name for item in items)]
+    merge = "auto" if packing.merge_tokens is None else str(packing.merge_tokens)
+    command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), str(together), str(cores), merge]
+    command += [item.job.name for item in items]
     try:
         code = _wait(subprocess.Popen(command))
     except KeyboardInterrupt:
