@@ -1,4 +1,6 @@
 import gc
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hydratune.models import adapters
 from hydratune.models.attention import NAME, supports_packing
 from hydratune.training import packing
 from hydratune.training.frozen import frozen_layers
+from hydratune.training.losses import HeadLoss
 from hydratune.training.objective import Handover, Objective, padded_loss
 from hydratune.training.packing import micro_packs, pack
 
@@ -161,6 +164,28 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(name: str, workers: 
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for ours, theirs in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others have read all of the prefix and are done, and a free thread takes the end of the micro-pack that holds it."""
+    model = with_lora(build("Llama"))
+    model.get_base_model().set_attn_implementation(NAME)
+    monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 20))
+    wanted = Objective(model, micro_tokens=40, workers=1).gradients(opening([5, 6, 7, 8, 9, 10]))[1]
+    head = HeadLoss.apply
+    late = threading.Event()
+
+    def slow(*args: Any) -> torch.Tensor:
+        if not late.is_set():
+            late.set()
+            time.sleep(0.5)
+        result: torch.Tensor = head(*args)
+        return result
+
+    monkeypatch.setattr(HeadLoss, "apply", slow)
+    with Objective(model, micro_tokens=40, workers=3) as objective:
+        for ours, theirs in zip(objective.gradients(opening([5, 6, 7, 8, 9, 10]))[1], wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_models_with_windows_do_not_share_a_prefix() -> None:

@@ -71,7 +71,8 @@ def sweep_name(name: str, overrides: Sequence[str], params: dict[str, str] | Non
     """``<name>-<swept keys>-<hash>``: the same sweep always has the same name, another sweep another."""
     from hydratune.data.rows import stable_hash
 
-    settings = [f"{key}={value}" for key, value in (params or {}).items()] + list(overrides)
+    asked = [o for o in overrides if not o.startswith("resume=")]  # how to go on does not make it another sweep
+    settings = [f"{key}={value}" for key, value in (params or {}).items()] + asked
     swept = [s.split("=", 1)[0].lstrip("+").rsplit(".", 1)[-1] for s in settings if "," in s or "(" in s]
     return "-".join([name, *dict.fromkeys(swept), stable_hash(sorted(settings))[:8]])
 

@@ -648,6 +648,7 @@ class TrainerConfig:
     share_prefix: bool = True  # compute once what several rows of a batch begin with; the same losses, fewer tokens
     frozen_cache_gb: float = 20.0  # most that may be written of what layers below the first trained one compute; 0: nothing
     gradient_checkpointing: bool = False  # recompute layers in the backward pass: less memory, about a third more time
+    checkpoint_minutes: float | None = 10.0  # besides after every validation, last.ckpt is written so often; null: not
     compile: bool = False  # fuse elementwise work by torch.compile, which takes half a minute at the start; needs a C++ compiler
     label_smoothing: float = 0.0  # share of the target spread evenly over the vocabulary; in the training loss only
     z_loss: float = 0.0  # weight of the squared log-normaliser, usual 1e-4; in the training loss only
@@ -682,6 +683,14 @@ class TrackingConfig:
     log_adapter: bool = False  # the adapter as an artifact
 
 
+class Resume(StrEnum):
+    """What to do where the run directory holds a run that was interrupted."""
+
+    auto = "auto"  # go on from its last checkpoint; refuse if settings, data, base model, code or versions changed since
+    force = "force"  # go on although data, base model, code or versions changed
+    never = "never"  # begin anew; what was there is moved to previous/
+
+
 @dataclass
 class TrainConfig:
     """One experiment."""
@@ -689,6 +698,7 @@ class TrainConfig:
     name: str | None = None  # folder under outputs/; null: the name of the data set
     seed: int = 0
     preview: int = 0  # show these many rows with the trained tokens coloured, then stop
+    resume: Resume = Resume.auto
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     adapter: AdapterConfig = MISSING
@@ -816,6 +826,16 @@ def load(path: Path) -> TrainConfig:
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     return typed(config, TrainConfig)
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, inner in value.items():
+        result |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return result
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -30,6 +30,10 @@ class Leaving(Exception):
     """Ends a run in a thread that is asked to leave, as ``KeyboardInterrupt`` does in the main thread; what was learnt is kept."""
 
 
+class Paused(Exception):
+    """Ends a run that waits for the verdict on all jobs of its sweep; its checkpoint is written."""
+
+
 class SweepError(HydratuneError):
     """Some jobs of a sweep failed."""
 

@@ -118,6 +118,9 @@ _OF_ONE_RUN = (
 )
 
 
+_KEPT = ("tries",)  # of a status, when a run begins anew
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -174,9 +177,12 @@ class RunDirectory:
         named = [self.path / name for name in _OF_ONE_RUN]
         return [path for path in named if path.exists()] + sorted(self.path.glob("*predictions*.jsonl"))
 
-    def clear(self) -> None:
-        """Moves what an unfinished run left here into ``previous``, so that no file of it is taken for one of this run."""
-        old = self.contents()
+    def clear(self, *, keep_checkpoints: bool = False) -> None:
+        """Moves what an unfinished run left here into ``previous``, so that no file of it is taken for one of this run.
+
+        ``keep_checkpoints``: the run is to go on from them.
+        """
+        old = [path for path in self.contents() if not (keep_checkpoints and path == self.checkpoints)]
         if old:
             previous = self.path / "previous"
             shutil.rmtree(previous, ignore_errors=True)
@@ -184,8 +190,19 @@ class RunDirectory:
             for path in old:
                 path.rename(previous / path.name)
 
-    def start(self) -> None:
-        write_json(self.status_file, {"state": State.running.value, "started": _now(), "ended": None, "error": None, "wandb_id": None})
+    def start(self, *, going_on: bool = False) -> None:
+        """``going_on``: with what an interrupted run left, its W&B run included."""
+        before = self.status()
+        kept = before if going_on else {key: before[key] for key in _KEPT if key in before}
+        started = before.get("started") if going_on else None
+        state = {"state": State.running.value, "started": started or _now(), "ended": None, "error": None}
+        kept = {key: value for key, value in kept.items() if key != "halved"}
+        write_json(self.status_file, {"wandb_id": None, **kept, **state})
+
+    def left(self) -> Path | None:
+        """The checkpoint that an unfinished run left, to go on from."""
+        file = self.checkpoints / "last.ckpt"
+        return file if self.status() and not self.is_finished() and file.is_file() else None
 
     def update(self, **values: Any) -> None:
         write_json(self.status_file, {**self.status(), **values})

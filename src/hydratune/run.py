@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydratune import checks, config
 from hydratune.console import silence
-from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Problem
+from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Paused, Problem
 from hydratune.records import RunDirectory, State, alone, write_text
 from hydratune.sweeps.records import read_sweep
 
@@ -41,7 +41,7 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
     """
     settings = HydraConfig.get()
     if settings.mode != RunMode.RUN:
-        raise InputError("this command runs one job; for a sweep use hydratune train -m, with hydra/launcher=process")
+        raise InputError("this command runs one job; for a sweep use hydratune train -m, with hydra/launcher=pack or process")
     directory = RunDirectory(Path(settings.runtime.output_dir))
     keeps_record = kind is config.TrainConfig and is_main_process()
     try:
@@ -64,11 +64,17 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
         signal.signal(signal.SIGTERM, interrupt)
         if hasattr(signal, "SIGHUP"):  # the terminal was closed
             signal.signal(signal.SIGHUP, _hung_up)
-        directory.clear()
-        directory.start()
+        begin(typed, directory)
         write_hydra_files(directory, composed, settings, list(settings.overrides.task))
         with recorded(typed, directory):
             load()(typed, directory)
+
+
+def begin(typed: Any, directory: RunDirectory) -> None:
+    """The directory as a run finds it that begins, or goes on from the checkpoint of an interrupted one."""
+    going_on = typed.resume is not config.Resume.never and directory.left() is not None
+    directory.clear(keep_checkpoints=going_on)
+    directory.start(going_on=going_on)
 
 
 @contextmanager
@@ -81,6 +87,9 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
     except (KeyboardInterrupt, Leaving):
         log.warning("interrupted")
         directory.end(State.stopped, "interrupted by the user")
+        raise
+    except Paused:
+        directory.update(state=State.waiting.value)
         raise
     except HydratuneError as error:
         log.error("%s", checks.mask(str(error)))

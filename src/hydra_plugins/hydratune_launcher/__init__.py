@@ -23,6 +23,7 @@ class PackLauncherConfig:
     _target_: str = "hydra_plugins.hydratune_launcher.PackLauncher"
     pack_size: int | None = None  # jobs of one pack at most; null: all
     together: int | None = None  # jobs of a pack that run at the same time; null: two more than cores
+    halving: Any = None  # {min_steps: 10, eta: 3, kind: sync}: most jobs leave early; null: none
     merge_tokens: int | None = None  # tokens of a pass that serves short micro-packs of several jobs; null: 512 on a CPU; 0: no such pass
 
 
@@ -46,12 +47,20 @@ class ProcessLauncher(Launcher):  # type: ignore[misc]
 class PackLauncher(ProcessLauncher):
     """See ``hydratune.sweeps.pack``."""
 
-    def __init__(self, pack_size: int | None = None, together: int | None = None, merge_tokens: int | None = None) -> None:
-        self.pack_size, self.together, self.merge_tokens = pack_size, together, merge_tokens
+    def __init__(
+        self,
+        pack_size: int | None = None,
+        together: int | None = None,
+        halving: dict[str, Any] | None = None,
+        merge_tokens: int | None = None,
+    ) -> None:
+        self.pack_size, self.together, self.halving, self.merge_tokens = pack_size, together, halving, merge_tokens
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from hydratune.sweeps.halving import Halving
         from hydratune.sweeps.processes import Packing, launch
 
-        packing = Packing(self.pack_size, self.together, self.merge_tokens)
+        halving = Halving.of(self.halving) if self.halving is not None else None
+        packing = Packing(self.pack_size, self.together, halving, self.merge_tokens)
         launch(self.hydra_context, self.config, job_overrides, initial_job_idx, packing)
         return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]

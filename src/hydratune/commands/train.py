@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 
 from hydratune.cache import cache_folder
-from hydratune.config import Baseline, ContractsData, Level, PreparedData, TrainConfig, plain
+from hydratune.config import AdaLoraAdapter, Baseline, ContractsData, Level, PreparedData, Resume, TrainConfig, flat, plain
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.gate import gate
@@ -22,7 +22,7 @@ from hydratune.data.preview import show
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
-from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Problem, RunError
+from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import assess, metrics, table
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
@@ -30,11 +30,12 @@ from hydratune.run import is_main_process
 from hydratune.sweeps.records import read_sweep
 from hydratune.sweeps.workshop import Workshop
 from hydratune.tracking import environment, wandb
-from hydratune.training import optimizers, schedules
+from hydratune.training import optimizers, resume, schedules
 from hydratune.training.fit import Fitted, elementwise_pieces, fit, total_steps
 
 log = logging.getLogger(__name__)
 ALONE = Workshop()
+_TRAINED_BY = ("seed", "model", "data", "adapter", "optimizer", "trainer")  # settings that decide what is trained
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Job:
     data_facts: dict[str, Any]
     bench: assess.TestBench
     examples: list[Row]  # for the few-shot prompt, as many as fit
+    checkpoint: dict[str, Any] | None = None  # to go on from
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds
 
 
@@ -82,23 +84,30 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
         return
     seconds = {"start-up (imports)": time.perf_counter() - shop.began}
     with timed(seconds, "W&B"):
-        tracker = _track(config, record)  # before anything can fail, so that W&B sees the failure
-    exit_code = 1
+        tracker, new = shop.tracker(lambda: _track(config, record))  # before anything can fail, so that W&B sees the failure
+    exit_code: int | None = 1
     try:
         with timed(seconds, "model and data"):
             optimizers.check_machine(config, hardware.accelerator(config))
             elementwise_pieces(config.trainer.compile)
             job = prepare(config, shop)
             schedules.check(config.optimizer, total_steps(config, len(job.train)))
+            job.checkpoint = _place_left(job, record)
+            if new:
+                tracker.again(resume.history(job.checkpoint))
         job.seconds = seconds
         result, systems = _experiment(job, record, tracker, shop)
         exit_code = 0
+    except Paused:
+        exit_code = None
+        raise
     except (KeyboardInterrupt, Leaving):
         exit_code = 130
         raise
     finally:
-        with timed(seconds, "W&B"):
-            tracker.finish(exit_code)
+        if exit_code is not None:
+            with timed(seconds, "W&B"):
+                tracker.finish(exit_code)
     _report(job, record, result, systems, tracker.hint)
 
 
@@ -126,6 +135,9 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         adapters.save(job.model, job.tokenizer, record.adapter)
         console.print(f"[yellow]the adapter so far is in {record.adapter}")
         raise
+    if fitted.paused:
+        adapters.save(job.model, job.tokenizer, record.adapter)
+        raise Paused
     if fitted.interrupted:
         shop.last_words()
     adapters.save(job.model, job.tokenizer, record.adapter)
@@ -139,7 +151,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         job.model = job.model.to("cuda") if job.accelerator == "gpu" else job.model
     with timed(job.seconds, "fine-tuned model on the test rows"):
         predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot(), shop)
-    result = _metrics(job, predictions, fitted, shop.cpu_seconds())
+    result = _metrics(job, predictions, fitted, _spent(job, shop))
     write_json(record.metrics_file, result)
     tracker.summary({k: v for k, v in result.items() if isinstance(v, (int, float))})
     tracker.predictions(predictions["eval"])
@@ -300,6 +312,7 @@ def _write_down(job: Job, record: RunDirectory) -> dict[str, Any]:
     content = {
         "versions": environment.versions(),
         "hardware": {**hardware.describe(), "accelerator": job.accelerator, "precision": job.precision},
+        "code": environment.code_hash(),
         "seed": config.seed,
         "model": {"name": config.model.name, "licence": config.model.licence, "source": job.source.name, "identity": job.source.identity},
         **facts,
@@ -316,6 +329,49 @@ def _write_down(job: Job, record: RunDirectory) -> dict[str, Any]:
     return facts
 
 
+def _made_of(job: Job) -> dict[str, Any]:
+    """What must be the same for a run to be gone on with."""
+    every = flat(plain(job.config)).items()
+    settings = {key: str(value) for key, value in every if key.split(".")[0] in _TRAINED_BY and key != "trainer.checkpoint_minutes"}
+    splits = job.data_facts["splits"]
+    return {
+        "settings": settings,
+        "training data": [splits[name]["tokens_hash"] for name in ("train", "validation")],
+        "base model": str(job.source.identity),
+        "code": environment.code_hash(),
+        "versions": environment.versions(),
+    }
+
+
+def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
+    """The checkpoint from which this run goes on. Raises ``ConfigError`` if it does not belong to what is to be run now."""
+    file = record.checkpoints / "last.ckpt"
+    checkpoint = resume.load(file)
+    if checkpoint is None:
+        return None
+    if job.config.trainer.devices > 1 or isinstance(job.config.adapter, AdaLoraAdapter):
+        what = "AdaLoRA" if isinstance(job.config.adapter, AdaLoraAdapter) else "a run on several devices"
+        console.print(f"[yellow]{what} cannot be gone on with from a checkpoint: the run begins anew")
+        return None
+    before, now = checkpoint["made_of"], _made_of(job)
+    old, new = before["settings"], now["settings"]
+    other = [f"{key} was {old.get(key)} and is {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    since = [f"the {what} changed" for what in ("training data", "base model") if before[what] != now[what]]
+    since = [] if job.config.resume is Resume.force else [*since, *environment.changes(before, now)]
+    if other or since:
+        why = f"an interrupted run is there, and since then {'; '.join([*other, *since])}"
+        fix = "resume=never begins anew" + ("" if other else ", resume=force goes on all the same") + "; or choose another hydra.run.dir"
+        raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
+    place = checkpoint["place"]
+    console.print(f"[bold]goes on after step {place['step']}[/] of {total_steps(job.config, len(job.train))}, from {file}", soft_wrap=True)
+    return checkpoint
+
+
+def _spent(job: Job, shop: Workshop) -> float:
+    """CPU-seconds of the run, those before an interruption included."""
+    return shop.cpu_seconds() + (job.checkpoint["cpu_seconds"] if job.checkpoint else 0.0)
+
+
 def _track(config: TrainConfig, record: RunDirectory) -> wandb.Tracker:
     """The W&B run; in a sweep it is named after what varies and grouped by the sweep."""
     path = record.path
@@ -323,7 +379,9 @@ def _track(config: TrainConfig, record: RunDirectory) -> wandb.Tracker:
     varying = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in mine.varying.items()) if mine else ""
     folder, group = (path.parent, path.parent.name) if mine else (path, None)
     name = varying if mine else f"{config.name}-{path.name}"
-    tracker = wandb.start(config.tracking, plain(config), folder=folder, group=group, name=name or path.name, job_type="train")
+    known = record.status().get("wandb_id") if record.left() is not None else None
+    name = name or path.name
+    tracker = wandb.start(config.tracking, plain(config), folder=folder, group=group, name=name, job_type="train", known=known)
     record.update(wandb_id=tracker.id)
     return tracker
 
@@ -374,6 +432,11 @@ def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitte
         names=[row.where or row.id for row in job.sets.train],
         base=job.source.identity,
         pool=shop.pool,
+        made_of=_made_of(job),
+        checkpoint=job.checkpoint,
+        spent=lambda: _spent(job, shop),
+        rungs=shop.rungs(total_steps(job.config, len(job.train))),
+        ask=shop.may_go_on,
     )
     if fitted.frozen_seconds:
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds

@@ -1,5 +1,6 @@
 """The order of rows, and the batches of an optimizer step."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import lightning
@@ -36,6 +37,7 @@ class OptimizerBatches(Sampler[tuple[tuple[int, ...], int]]):
     def __init__(self, supervised: Sequence[int], batch_size: int, accumulate: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.supervised, self.batch_size, self.accumulate = list(supervised), batch_size, accumulate
         self.seed, self.rank, self.world, self.epoch = seed, rank, world, 0
+        self.skip = 0  # micro-batches at the beginning that were trained before
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before every epoch."""
@@ -46,11 +48,14 @@ class OptimizerBatches(Sampler[tuple[tuple[int, ...], int]]):
         return self.batch_size * self.accumulate * self.world
 
     def __len__(self) -> int:
-        """Micro-batches per epoch on one rank."""
+        """Micro-batches per epoch on one rank, without those that are skipped."""
         full, left = divmod(len(self.supervised), self.rows_per_update)
-        return full * self.accumulate + -(-left // (self.batch_size * self.world))
+        return full * self.accumulate + -(-left // (self.batch_size * self.world)) - self.skip
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], int]]:
+        return itertools.islice(self._whole_epoch(), self.skip, None)
+
+    def _whole_epoch(self) -> Iterator[tuple[tuple[int, ...], int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.supervised), generator=generator).tolist()
         for start in range(0, len(order), self.rows_per_update):
@@ -79,12 +84,28 @@ class ConversationData(lightning.LightningDataModule):
         super().__init__()
         self.train, self.validation = train, validation
         self.batch_size, self.accumulate, self.seed = batch_size, accumulate, seed
+        self._begun = (0, 0)  # (epoch, micro-batches of it) that were trained before
+
+    def go_on(self, epoch: int, batches: int) -> None:
+        """Training begins in ``epoch`` after so many micro-batches; the Trainer must ask for a new loader every epoch."""
+        self._begun = (epoch, batches)
+
+    def place(self, epoch: int, batches: int) -> tuple[int, int]:
+        """(epoch, micro-batches of it done), from how the Trainer counts: since it began, in this epoch."""
+        done = batches + (self._begun[1] if epoch == self._begun[0] else 0)
+        return (epoch, done) if done < len(self._order()) else (epoch + 1, 0)
+
+    def _order(self) -> OptimizerBatches:
+        assert self.trainer is not None
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        return OptimizerBatches([row.supervised for row in self.train], self.batch_size, self.accumulate, self.seed, rank, world)
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        """Training rows in the order of this epoch, from where it was left."""
         assert self.trainer is not None
-        supervised = [row.supervised for row in self.train]
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        sampler = OptimizerBatches(supervised, self.batch_size, self.accumulate, self.seed, rank, world)
+        sampler = self._order()
+        if self.trainer.current_epoch == self._begun[0]:
+            sampler.skip = self._begun[1]
         return self._loader(self.train, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -71,6 +71,13 @@ class Board:
 
         return told
 
+    def paused(self, name: str, status: Mapping[str, Any]) -> None:
+        """``name`` waits for the verdict on the others."""
+        with self._lock:
+            line = self.lines[name]
+            step, value = (status.get("rungs") or [[0, None]])[-1]
+            line.state, line.reason = "paused", f"step {step}" + (f", validation loss {value:.4f}" if value is not None else "")
+
     def ended(self, name: str, status: Mapping[str, Any]) -> None:
         with self._lock:
             line = self.lines[name]

@@ -6,18 +6,20 @@ through one pool of threads, one per core with one intra-op thread each, in the 
 numbers do not depend on its neighbours, but for rounding where short pieces of several jobs are computed in one pass
 (``hydratune.sweeps.crew``). A job that fails, ends or is stopped leaves; nobody waits for anybody.
 
-    python -m hydratune.sweeps.pack FOLDER TOGETHER WORKERS MERGE_TOKENS|auto NAME...    what hydratune.sweeps.processes starts
+    python -m hydratune.sweeps.pack FOLDER OPTIONS NAME...    what hydratune.sweeps.processes starts; options in JSON
 """
 
 import copy
+import json
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -31,12 +33,13 @@ import torch
 from hydratune import config
 from hydratune.config import TrainConfig
 from hydratune.console import printing_to
-from hydratune.errors import HydratuneError, Leaving, UnpackedError
+from hydratune.errors import HydratuneError, Leaving, Paused, UnpackedError
 from hydratune.models import hardware
-from hydratune.records import RunDirectory, State, alone
-from hydratune.run import recorded
+from hydratune.records import RunDirectory, State, alone, read_json
+from hydratune.run import begin, recorded
 from hydratune.sweeps.board import Board
 from hydratune.sweeps.crew import Crew, Task
+from hydratune.sweeps.halving import Halving, Turns, values_of
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS
 from hydratune.sweeps.workshop import Made, Workshop
 from hydratune.training.merged import Guest, Host, MergingPool
@@ -110,6 +113,7 @@ class Premises:
         self.threads = Crew(workers, merge_tokens)
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
+        self.trackers: dict[str, Any] = {}  # by name of job
         self._made: dict[str, Any] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._naming = threading.Lock()
@@ -129,8 +133,9 @@ class Premises:
 class Desk(Workshop):
     """The workshop of one job of a pack."""
 
-    def __init__(self, premises: Premises) -> None:
-        self.premises = premises
+    def __init__(self, premises: Premises, record: RunDirectory, turns: Turns) -> None:
+        self.premises, self.record, self.turns = premises, record, turns
+        self._rungs: list[int] = []
         self.crew = _Crew(premises)
         self.pool = self.crew
         self._began, self._thread_began = time.perf_counter(), time.thread_time()
@@ -164,6 +169,23 @@ class Desk(Workshop):
         with self.premises.lock(name):
             yield
 
+    def tracker(self, start: Callable[[], Made]) -> tuple[Made, bool]:
+        name = self.record.path.name
+        new = name not in self.premises.trackers
+        if new:
+            self.premises.trackers[name] = start()
+        tracker: Made = self.premises.trackers[name]
+        return tracker, new
+
+    def rungs(self, total: int) -> Sequence[int]:
+        self._rungs = self.turns.halving.rungs(total) if self.turns.halving is not None else []
+        return self._rungs
+
+    def may_go_on(self, step: int, loss: float) -> bool:
+        known = [entry for entry in self.record.status().get("rungs", []) if entry[0] < step]
+        self.record.update(rungs=[*known, [step, loss if math.isfinite(loss) else None]])
+        return self.turns.reached(self.record.path.name, self._rungs.index(step), loss)
+
     def cpu_seconds(self) -> float:
         return self.crew.seconds + time.thread_time() - self._thread_began
 
@@ -191,8 +213,8 @@ class _ByThread(logging.Handler):
         stream.flush()
 
 
-def _one(settings: TrainConfig, record: RunDirectory, premises: Premises, board: Board, logs: _ByThread) -> None:
-    """One job, in this thread. Never raises: its status says how it ended."""
+def _one(settings: TrainConfig, record: RunDirectory, premises: Premises, turns: Turns, board: Board, logs: _ByThread) -> None:
+    """One job, in this thread, to its end or until it has to wait. Never raises: its status says how it ended."""
     from hydratune.commands import train
 
     with (record.path / "run.log").open("a", encoding="utf-8") as stream:
@@ -201,36 +223,83 @@ def _one(settings: TrainConfig, record: RunDirectory, premises: Premises, board:
         try:
             torch.set_num_threads(1)
             with printing_to(stream, board.teller(name)), alone(record.path):
-                record.clear()
-                record.start()
+                begin(settings, record)
                 board.began(name)
                 with recorded(settings, record):
-                    train.run(settings, record, Desk(premises))
+                    train.run(settings, record, Desk(premises, record, turns))
         except UnpackedError as error:
             record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
-        except (HydratuneError, KeyboardInterrupt, Leaving):
+        except (HydratuneError, KeyboardInterrupt, Leaving, Paused):
             pass
         except BaseException:
             log.exception("unexpected error")
         finally:
             del logs.streams[threading.get_ident()]
-            board.ended(name, record.status())
+            status = record.status()
+            if status.get("state") == State.waiting.value:
+                board.paused(name, status)
+            else:
+                premises.trackers.pop(name, None)
+                board.ended(name, status)
+            turns.ended(name, *_outcome(record))
 
 
-def run(folder: Path, names: Sequence[str], together: int, workers: int, merge_tokens: int | None = 0) -> None:
-    """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time. Raises ``KeyboardInterrupt`` at the end if asked.
+def _outcome(record: RunDirectory) -> tuple[str, float | None]:
+    """(state, validation loss) as ``Turns`` wants them."""
+    status = record.status()
+    if record.is_finished():
+        return "finished", read_json(record.metrics_file).get("val/loss")
+    if "halved" in status:
+        return "out", None
+    return ("paused" if status.get("state") == State.waiting.value else "failed"), None
+
+
+def _turns(records: Mapping[str, RunDirectory], premises: Premises, board: Board, halving: Halving | None) -> Turns:
+    """The order of jobs, and what is known of those of an earlier start."""
+    turns = Turns(list(records), halving, premises.asked)
+
+    def out(name: str) -> None:
+        """``name`` is not among the best: what it has is kept."""
+        step, value = records[name].status()["rungs"][-1]
+        why = f"halved: not among the best at step {step} (validation loss {value:.4f})" if value is not None else f"halved at step {step}"
+        records[name].update(halved={"step": step, "value": value, "rung": len(records[name].status()["rungs"]) - 1})
+        records[name].end(State.stopped, why)
+        tracker = premises.trackers.pop(name, None)
+        if tracker is not None:
+            tracker.summary({"halved_at_step": step})
+            tracker.finish(0)
+        board.ended(name, records[name].status())
+
+    turns.on_out = out
+    for name, record in records.items() if halving is not None else ():
+        state, final = _outcome(record)
+        values = values_of(record.status())
+        if state in ("finished", "out"):
+            turns.known(name, values, state, final)
+        elif values and record.left() is not None:
+            turns.known(name, values, "paused")
+    return turns
+
+
+def _merge_tokens(folder: Path) -> int:
+    """What suits the device of the sweep's jobs."""
+    some = next((folder / SETTINGS).glob("*.yaml"), None)
+    return MERGE_TOKENS[hardware.accelerator(config.load(some))] if some is not None else 0
+
+
+def run(
+    folder: Path, names: Sequence[str], together: int, workers: int, halving: Halving | None = None, merge_tokens: int | None = 0
+) -> None:
+    """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time; those that ended before only count.
 
     Small micro-packs of several jobs are computed in passes of at most ``merge_tokens``; None: as many as suit the device.
+    Raises ``KeyboardInterrupt`` at the end if asked.
     """
     records = {name: RunDirectory(folder / name) for name in names}
-    settings = {name: config.load(folder / SETTINGS / f"{name}.yaml") for name in names}
-    if merge_tokens is None:
-        merge_tokens = MERGE_TOKENS[hardware.accelerator(settings[names[0]])]
-    premises = Premises(workers, merge_tokens)
+    premises = Premises(workers, _merge_tokens(folder) if merge_tokens is None else merge_tokens)
     torch.set_num_threads(1)
-    waiting = list(names)
-    taking = threading.Lock()
     with (folder / "pack.log").open("a", encoding="utf-8") as common, Board(folder, names) as board:
+        turns = _turns(records, premises, board, halving)
         logs = _ByThread(common)
         logging.root.addHandler(logs)
         logging.root.setLevel(logging.INFO)
@@ -239,12 +308,9 @@ def run(folder: Path, names: Sequence[str], together: int, workers: int, merge_t
         vars(lightning_trainer)["isolate_rng"] = nullcontext
 
         def station() -> None:
-            while not premises.asked.is_set():
-                with taking:
-                    if not waiting:
-                        return
-                    name = waiting.pop(0)
-                _one(settings[name], records[name], premises, board, logs)
+            while (name := turns.next()) is not None:
+                settings = config.load(folder / SETTINGS / f"{name}.yaml")
+                _one(settings, records[name], premises, turns, board, logs)
 
         def asked(signum: int, frame: FrameType | None) -> None:
             premises.asked.set()
@@ -258,17 +324,21 @@ def run(folder: Path, names: Sequence[str], together: int, workers: int, merge_t
             while thread.is_alive():  # join() alone would keep a signal waiting
                 thread.join(0.5)
         premises.threads.dismiss()
+        for tracker in premises.trackers.values():  # of jobs that were waiting
+            tracker.finish(130)
         logging.root.removeHandler(logs)
     if premises.asked.is_set():
         raise KeyboardInterrupt
 
 
 def main(args: Sequence[str]) -> int:
-    """``FOLDER TOGETHER WORKERS MERGE_TOKENS|auto NAME...``; exit code 130 if it was interrupted, else 0: statuses tell the rest."""
-    folder, together, workers, merge_tokens, *names = args
+    """``FOLDER OPTIONS NAME...``; exit code 130 if it was interrupted, else 0: statuses tell the rest."""
+    folder, options, *names = args
     config.register()
+    chosen = json.loads(options)
+    halving = Halving(**chosen["halving"]) if chosen["halving"] else None
     try:
-        run(Path(folder), names, int(together), int(workers), None if merge_tokens == "auto" else int(merge_tokens))
+        run(Path(folder), names, chosen["together"], chosen["workers"], halving, chosen["merge_tokens"])
     except KeyboardInterrupt:
         return 130
     return 0

@@ -4,6 +4,7 @@ Every job is the command a user would type, so a job's folder alone says how to 
 and a crash is the crash of one pack.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hydra.types import HydraContext
@@ -24,10 +25,12 @@ from hydratune import config
 from hydratune.checks import configuration_problems, mask
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.records import RunDirectory, State, alone, write_text
+from hydratune.records import RunDirectory, State, alone, read_json, write_text
 from hydratune.run import interrupt, write_hydra_files
+from hydratune.sweeps.halving import Halving
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, plan
 from hydratune.sweeps.records import Job, read_sweep, varying, write_sweep
+from hydratune.tracking import environment
 from hydratune.tracking.ranking import collect, ranking_table
 
 _GRACE = 90.0  # seconds a job has to keep its work after Ctrl-C
@@ -49,6 +52,7 @@ class Packing:
 
     size: int | None = None  # jobs in a pack at most; None: as many as there are
     together: int | None = None  # jobs of a pack that run at the same time; None: two more than cores
+    halving: Halving | None = None  # who leaves early; None: nobody
     merge_tokens: int | None = None  # tokens of a pass that serves short micro-packs of several jobs; None: by device; 0: no such pass
 
 
@@ -132,12 +136,18 @@ def _refuse_other_job(planned: Planned, settings: config.TrainConfig) -> None:
     if not record.status() or not record.config_file.is_file():
         return
     why = ""
-    if config.load(record.config_file) != settings:
+    if replace(config.load(record.config_file), resume=settings.resume) != settings:
         why = f"job {planned.job.name} was run there with other settings (see its config.yaml)"
     elif isinstance(settings.data, config.FilesData) and record.is_finished():
         files = [Path(p) for p in (settings.data.train, settings.data.validation, settings.data.test) if p]
         changed = [str(p) for p in files if p.stat().st_mtime > record.config_file.stat().st_mtime]
         why = f"job {planned.job.name} is finished, but {', '.join(changed)} changed since" if changed else ""
+    if not why and record.is_finished() and settings.resume is not config.Resume.force:
+        changed = environment.changes(read_json(record.path / "environment.json"))
+        fix = "resume=force compares them all the same; or choose another hydra.sweep.dir"
+        if changed:
+            why = f"job {planned.job.name} is finished, and since then {'; '.join(changed)}: the others would not compare with it"
+            raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, fix)])
     if why:
         raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, "choose another hydra.sweep.dir, or delete that one")])
 
@@ -162,16 +172,23 @@ def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]
 
 def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], packing: Packing) -> list[Planned]:
     """Runs jobs in packs, and those that cannot share one by one; returns those that failed."""
-    left = {number: item for number, item in enumerate(planned) if not item.record.is_finished()}
-    if len(left) < len(planned):
-        console.print(f"{len(planned) - len(left)} of {len(planned)} jobs finished before; skipped")
-    chosen = plan({number: item.settings for number, item in left.items()}, packing.size)
+    finished = {number for number, item in enumerate(planned) if item.record.is_finished()}
+    halved = {number for number, item in enumerate(planned) if packing.halving is not None and "halved" in item.record.status()}
+    if finished or halved:
+        early = f", {len(halved)} left early" if halved else ""
+        console.print(f"{len(finished)} of {len(planned)} jobs finished before{early}; skipped")
+    ended = finished | halved
+    # All jobs are planned, so that a pack has the same members however often the sweep is started.
+    chosen = plan({number: item.settings for number, item in enumerate(planned)}, packing.size)
     for count, numbers in enumerate(chosen.packs, 1):
-        section(f"pack {count} of {len(chosen.packs)}: {len(numbers)} jobs on one base model")
-        _run_pack(folder, [left[number] for number in numbers], packing)
-    alone = {left[number].job.name: why for number, why in chosen.alone.items()}
+        left = [number for number in numbers if number not in ended]
+        if left:
+            section(f"pack {count} of {len(chosen.packs)}: {len(left)} jobs on one base model")
+            members = numbers if packing.halving is not None else left
+            _run_pack(folder, [planned[number] for number in members], packing)
+    alone = {planned[number].job.name: why for number, why in chosen.alone.items() if number not in ended}
     for number in (number for numbers in chosen.packs for number in numbers):
-        item = left[number]
+        item = planned[number]
         error = str(item.record.status().get("error") or "")
         if error.startswith(RUNS_ALONE):
             alone[item.job.name] = error.removeprefix(f"{RUNS_ALONE}: ")
@@ -179,12 +196,14 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
         console.print(f"[dim]job {escape(name)} runs alone: {escape(why)}", soft_wrap=True)
     if alone:
         _run_all(context, [item for item in planned if item.job.name in alone])
-    return [item for item in planned if not item.record.is_finished()]
+    return [item for item in planned if not item.record.is_finished() and "halved" not in item.record.status()]
 
 
 def _run_pack(folder: Path, items: Sequence[Planned], packing: Packing) -> None:
     """One pack, in a process. Raises ``KeyboardInterrupt`` after its jobs have kept their work."""
     for item in items:
+        if item.record.is_finished() or ("halved" in item.record.status() and packing.halving is not None):
+            continue
         item.record.path.mkdir(parents=True, exist_ok=True)
         if item.record.status():
             item.record.update(state=State.waiting.value, error=None)
@@ -192,9 +211,9 @@ def _run_pack(folder: Path, items: Sequence[Planned], packing: Packing) -> None:
         write_text(folder / SETTINGS / f"{item.job.name}.yaml", OmegaConf.to_yaml(OmegaConf.structured(item.settings), resolve=True))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     together = packing.together or cores + 2
-    merge = "auto" if packing.merge_tokens is None else str(packing.merge_tokens)
-    command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), str(together), str(cores), merge]
-    command += [item.job.name for item in items]
+    options = {"together": together, "workers": cores, "halving": asdict(packing.halving) if packing.halving else None}
+    options["merge_tokens"] = packing.merge_tokens
+    command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), json.dumps(options), *(item.job.name for item in items)]
     try:
         code = _wait(subprocess.Popen(command))
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ A run asks its workshop for whatever belongs to the whole process: the base mode
 ``Workshop`` is that of a run alone; in a pack every run has one that shares (``hydratune.sweeps.pack``).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -47,6 +47,18 @@ class Workshop:
 
     def accept(self, model: Any) -> None:
         """Raises where a run with this ``model`` cannot be done here."""
+
+    def tracker(self, start: Callable[[], Made]) -> tuple[Made, bool]:
+        """The W&B run, and whether it is new: one that was paused finds its own again."""
+        return start(), True
+
+    def rungs(self, total: int) -> Sequence[int]:
+        """Steps, of a run of ``total``, after which ``may_go_on`` is to be asked."""
+        return ()
+
+    def may_go_on(self, step: int, loss: float) -> bool:
+        """Whether the run goes on after ``step`` with this validation loss; otherwise it is to raise ``Paused``."""
+        return True
 
     def cpu_seconds(self) -> float:
         """That this run has taken so far."""

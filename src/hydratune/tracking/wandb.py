@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol
@@ -29,6 +30,7 @@ class Tracker(Protocol):
     def summary(self, metrics: Mapping[str, float]) -> None: ...
     def predictions(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def adapter(self, folder: Path) -> None: ...
+    def again(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def finish(self, exit_code: int) -> None: ...
 
 
@@ -49,6 +51,9 @@ class NoTracker:
         pass
 
     def adapter(self, folder: Path) -> None:
+        pass
+
+    def again(self, rows: Sequence[Mapping[str, Any]]) -> None:
         pass
 
     def finish(self, exit_code: int) -> None:
@@ -125,13 +130,33 @@ class WandbTracker:
         self.run.log_artifact(artifact, aliases=["best"])
 
     @never_fatal
+    def again(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """History of the time before an interruption: a server has it, the files of an offline run begin anew."""
+        if not self.run.offline:
+            return
+        for row in rows:
+            values = {key: value for key, value in row.items() if key not in ("step", "epoch")}
+            self.logger.log_metrics(values, step=row["step"])
+
+    @never_fatal
     def finish(self, exit_code: int) -> None:
         self.run.finish(exit_code=exit_code)
 
 
-def start(config: TrackingConfig, values: Mapping[str, Any], *, folder: Path, group: str | None, name: str, job_type: str) -> Tracker:
+def start(
+    config: TrackingConfig,
+    values: Mapping[str, Any],
+    *,
+    folder: Path,
+    group: str | None,
+    name: str,
+    job_type: str,
+    known: str | None = None,
+) -> Tracker:
     """Begins the W&B run of a job. ``values`` is the resolved configuration as plain nested values.
 
+    ``known`` is the id of the run that an interrupted job had: it goes on. Offline, new files of that run take the place of
+    the old ones; ``Tracker.again`` fills them.
     ``WANDB_MODE`` wins over ``tracking.mode``. A server that does not answer costs 20 s, then the run is kept offline.
     """
     mode = os.environ.get("WANDB_MODE") or config.mode.value
@@ -149,9 +174,13 @@ def start(config: TrackingConfig, values: Mapping[str, Any], *, folder: Path, gr
         "name": name,
         "tags": config.tags,
         "config": _masked(dict(values)),
+        **({"id": known, "resume": "allow"} if known and mode == "online" else {"id": known} if known else {}),
         "reinit": "create_new",
         "settings": wandb.Settings(console="off", save_code=False, finish_timeout=60, init_timeout=20, silent=True, disable_git=True),
     }
+    if known and mode != "online":
+        for left in (folder / "wandb").glob(f"offline-run-*-{known}"):
+            shutil.rmtree(left, ignore_errors=True)
     try:
         run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
     except Exception as error:  # the client raises its own, requests' and Go's errors for an absent server

@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,11 +15,11 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from hydratune.config import TrainerConfig
 from hydratune.console import Ticker
-from hydratune.errors import RunError
+from hydratune.errors import Paused, RunError
 from hydratune.records import RunDirectory, atomic
 from hydratune.training.module import FineTuning
 
@@ -78,8 +78,9 @@ class ValidationTimes(lightning.Callback):
 class History(lightning.Callback):
     """One record per optimizer step, in history.csv, in the loggers and in the progress bar."""
 
-    def __init__(self, record: RunDirectory, ticker: Ticker) -> None:
-        self.record, self.ticker = record, ticker
+    def __init__(self, record: RunDirectory, ticker: Ticker, per_epoch: int) -> None:
+        """``per_epoch``: optimizer steps in one epoch."""
+        self.record, self.ticker, self.per_epoch = record, ticker, per_epoch
         self.rows: list[dict[str, Any]] = []
         self.started = self.last = time.perf_counter()
         self.validating = 0.0  # seconds spent in validation, not counted as training
@@ -107,7 +108,7 @@ class History(lightning.Callback):
         now = time.perf_counter()
         row = {
             "step": step,
-            "epoch": round(step / max(1, module.total_steps) * self._epochs(trainer), 4),
+            "epoch": round(step / self.per_epoch, 4),
             "train/loss": self.loss,
             "lr": self.lr,
             "tokens": tokens,
@@ -120,11 +121,15 @@ class History(lightning.Callback):
         if trainer.logger is not None:
             trainer.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, step=step)
 
-    @staticmethod
-    def _epochs(trainer: lightning.Trainer) -> float:
-        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
-        total = trainer.max_steps if trainer.max_steps > 0 else (trainer.max_epochs or 1) * per_epoch
-        return total / per_epoch
+    def state_dict(self) -> dict[str, Any]:
+        elapsed = time.perf_counter() - self.started
+        return {"rows": self.rows, "tokens": self.tokens, "elapsed": elapsed, "validating": self.validating}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.tokens, self.validating = list(state_dict["rows"]), state_dict["tokens"], state_dict["validating"]
+        self.last = time.perf_counter()
+        self.started = self.last - state_dict["elapsed"]
+        self.ticker.advance(len(self.rows), 0, "as it was left")
 
     def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._validation_started = time.perf_counter()
@@ -145,16 +150,12 @@ class History(lightning.Callback):
             self.record.write_history(self.rows)
 
 
-def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """After every validation: ``best.ckpt`` by its loss, and ``last.ckpt``. Trained parameters only."""
-
-    def writer(name: str, monitor: str | None) -> ModelCheckpoint:
-        # Left to itself, Lightning would look at the end of an epoch only, and miss a better validation before it.
-        return ModelCheckpoint(
-            folder, filename=name, monitor=monitor, mode="min", save_on_train_epoch_end=False, enable_version_counter=False
-        )
-
-    return writer("best", "val/loss"), writer("last", None)
+def best_checkpoint(folder: Path) -> ModelCheckpoint:
+    """After every validation: ``best.ckpt`` by its loss. Trained parameters only."""
+    # Left to itself, Lightning would look at the end of an epoch only, and miss a better validation before it.
+    return ModelCheckpoint(
+        folder, filename="best", monitor="val/loss", mode="min", save_on_train_epoch_end=False, enable_version_counter=False
+    )
 
 
 class Stopped(Exception):
@@ -210,6 +211,13 @@ class Watchdog(lightning.Callback):
         self.before: deque[float] = deque(maxlen=20)
         self.first: float | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": list(self.before), "first": self.first}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before.extend(state_dict["before"])
+        self.first = state_dict["first"]
+
     def on_before_optimizer_step(self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any) -> None:
         assert isinstance(module, FineTuning)
         loss = self.history.loss
@@ -226,6 +234,40 @@ class Watchdog(lightning.Callback):
         loss = float(trainer.callback_metrics["val/loss"])
         if not math.isfinite(loss):
             raise Stopped(f"the validation loss is {loss}", trainer.global_step)
+
+
+class Rungs(Checkpoint):
+    """Asks at given steps whether the run goes on; if not, the checkpoint is written and ``Paused`` raised.
+
+    Comes after whatever writes checkpoints. A rung costs a validation where there is none, and changes nothing else.
+    """
+
+    def __init__(self, steps: Sequence[int], times: ValidationTimes, history: History, ask: Callable[[int, float], bool]) -> None:
+        """``ask(step, validation loss)`` says whether to go on."""
+        self.steps, self.times, self.history, self.ask = set(steps), times, history, ask
+        self.write: Callable[[lightning.Trainer], None] = lambda trainer: None  # the checkpoint
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any) -> None:
+        assert isinstance(module, FineTuning)
+        step = trainer.global_step
+        if step not in self.steps or step in self.times.steps or trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        start = time.perf_counter()
+        loss = module.validation_loss()
+        took = time.perf_counter() - start
+        self.history.validating += took
+        self.history.last += took
+        self._decide(trainer, step, loss)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.global_step in self.steps:
+            self._decide(trainer, trainer.global_step, float(trainer.callback_metrics["val/loss"]))
+
+    def _decide(self, trainer: lightning.Trainer, step: int, loss: float) -> None:
+        goes_on = self.ask(step, loss)
+        self.write(trainer)
+        if not goes_on:
+            raise Paused
 
 
 class Patience(EarlyStopping):

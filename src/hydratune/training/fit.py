@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -19,19 +19,20 @@ from hydratune.config import TrainConfig
 from hydratune.console import console, progress
 from hydratune.data.datamodule import ConversationData
 from hydratune.data.masking import Encoded
-from hydratune.errors import ConfigError, DivergedError, Leaving, Problem
-from hydratune.models.hardware import cpu_count
+from hydratune.errors import ConfigError, DivergedError, Leaving, Paused, Problem
+from hydratune.models.hardware import cpu_count, cpu_seconds
 from hydratune.records import RunDirectory
 from hydratune.training.adalora import rank_allocation
 from hydratune.training.callbacks import (
     AtomicCheckpointIO,
     History,
     Patience,
+    Rungs,
     Stopped,
     ValidationTimes,
     Watchdog,
+    best_checkpoint,
     best_weights,
-    checkpoints,
     validation_steps,
 )
 from hydratune.training.elementwise import EAGER, Elementwise, compiled
@@ -39,6 +40,7 @@ from hydratune.training.lora import draws_elsewhere
 from hydratune.training.losses import LossShape
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
+from hydratune.training.resume import GoOn, Place
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Fitted:
     validation_seconds: float
     frozen_seconds: float  # computing the layers that training does not change, before it
     interrupted: bool
+    paused: bool = False  # the sweep decides whether it goes on
 
 
 def fit(
@@ -69,11 +72,18 @@ def fit(
     names: Sequence[str] = (),
     base: str = "",
     pool: Executor | None = None,
+    made_of: Mapping[str, Any] | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
+    spent: Callable[[], float] = cpu_seconds,
+    rungs: Sequence[int] = (),
+    ask: Callable[[int, float], bool] = lambda step, loss: True,
 ) -> Fitted:
     """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept.
 
     ``names`` are what the training rows are called in messages, ``base`` identifies the frozen weights. ``pool`` are threads
-    that are shared with other runs. Raises ``DivergedError`` if the watchdog stopped it.
+    that are shared with other runs. ``made_of`` goes into the checkpoints, to be compared before one is gone on from;
+    ``checkpoint`` is such a one. ``spent`` are the CPU-seconds of the run so far. After ``rungs`` steps, ``ask(step,
+    validation loss)`` says whether training goes on. Raises ``DivergedError`` if the watchdog stopped it.
     """
     settings = config.trainer
     data = ConversationData(
@@ -111,12 +121,18 @@ def fit(
         console.print(f"the lowest {frozen} layers are computed once and kept")
     threads = torch.get_num_threads()
     with progress("training", total, quiet=quiet) as ticker:
-        history = History(record, ticker)
+        history = History(record, ticker, updates_per_epoch(config, len(train)))
         times = ValidationTimes(validation_steps(total, settings.validations_per_epoch * epochs))
         watchdog = Watchdog(history, settings.max_loss_ratio)
-        (best, last), patience = checkpoints(record.checkpoints), Patience(settings)
+        best, patience = best_checkpoint(record.checkpoints), Patience(settings)
+        place = Place(record.checkpoints / "last.ckpt", data, made_of or {}, settings.checkpoint_minutes, spent)
+        halts = Rungs(rungs, times, history, ask)
+        halts.write = place.write
+        going_on = GoOn(checkpoint, shares_process=pool is not None) if checkpoint is not None else None
         with warnings.catch_warnings(), objective:
             warnings.filterwarnings("ignore", module="lightning")
+            callbacks = [*rank_allocation(model), times, history, watchdog, patience, best, place, halts]
+            callbacks += [going_on] if going_on is not None else []
             trainer = lightning.Trainer(
                 accelerator=accelerator,
                 devices=settings.devices,
@@ -126,7 +142,17 @@ def fit(
                 max_steps=settings.max_steps or -1,
                 accumulate_grad_batches=settings.accumulate_grad_batches,
                 gradient_clip_val=settings.gradient_clip_val,
-                callbacks=[*rank_allocation(model), times, history, watchdog, best, last, patience],
+                callbacks=[
+                    *rank_allocation(model),
+                    times,
+                    history,
+                    watchdog,
+                    patience,
+                    best,
+                    place,
+                    halts,
+                    *([going_on] if going_on else []),
+                ],
                 plugins=[AtomicCheckpointIO()],
                 logger=logger,
                 default_root_dir=record.path,
@@ -134,21 +160,27 @@ def fit(
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,
+                reload_dataloaders_every_n_epochs=1 if going_on else 0,  # the first epoch is shorter than the others
                 log_every_n_steps=1,
             )
             stopped = None
-            left = False
+            left = paused = False
             try:
+                if going_on is not None:
+                    data.trainer = trainer
+                    going_on.before_fit(trainer, module, data)
                 trainer.fit(module, data)
             except Stopped as error:
                 stopped = error
             except Leaving:
                 left = True
+            except Paused:
+                paused = True
             except SystemExit:  # what Lightning makes of Ctrl-C
                 if trainer.state.status != TrainerStatus.INTERRUPTED:
                     raise
     torch.set_num_threads(threads)
-    interrupted = left or (trainer.state.status == TrainerStatus.INTERRUPTED and stopped is None)
+    interrupted = left or (trainer.state.status == TrainerStatus.INTERRUPTED and stopped is None and not paused)
     if patience.stopping_reason is not EarlyStoppingReason.NOT_STOPPED and not quiet:
         why = f"{settings.early_stopping_patience} validations without a loss below {patience.best_score:.4f}"
         console.print(f"[yellow]stopped early after step {trainer.global_step} of {total}: {why}; the best weights are kept")
@@ -167,6 +199,7 @@ def fit(
         history.validating,
         frozen_seconds,
         interrupted,
+        paused,
     )
 
 

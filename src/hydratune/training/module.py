@@ -1,6 +1,7 @@
 """The LightningModule: one optimizer step of one model."""
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
@@ -51,6 +52,20 @@ class FineTuning(lightning.LightningModule):
         self._validation[0] += self.objective.loss(batch.rows).item()
         self._validation[1] += sum(row.supervised for row in batch.rows)
 
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Mean loss per trained token over the validation rows, between two steps; one device. Changes nothing."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        summed, tokens = 0.0, 0
+        for batch in data.val_dataloader():
+            summed += self.objective.loss(batch.rows).item()
+            tokens += sum(row.supervised for row in batch.rows)
+        for module, mode in modes.items():
+            module.training = mode
+        return summed / tokens
+
     def on_validation_epoch_end(self) -> None:
         """Mean loss per trained token over all rows of all ranks."""
         total = torch.tensor(self._validation, dtype=torch.float64 if self.device.type != "mps" else torch.float32, device=self.device)
@@ -91,10 +106,22 @@ class FineTuning(lightning.LightningModule):
             "objective": self.objective.generator.get_state(),
         }
 
+        checkpoint["tokens_seen"] = self.tokens_seen
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on drawing where the checkpoint was written (dropout); the order of rows needs no generator."""
-        random.setstate(checkpoint["rng"]["python"])
-        torch.set_rng_state(checkpoint["rng"]["torch"])
-        self.objective.generator.set_state(checkpoint["rng"]["objective"])
-        if torch.cuda.is_available() and checkpoint["rng"]["cuda"]:
-            torch.cuda.set_rng_state_all(checkpoint["rng"]["cuda"])
+        self.take_up(checkpoint)
+
+    def take_up(self, checkpoint: Mapping[str, Any], *, of_process: bool = True) -> None:
+        """Goes on drawing where the checkpoint was written (dropout); the order of rows needs no generator.
+
+        ``of_process``: the process's generators are set as well.
+        """
+        self.tokens_seen = checkpoint["tokens_seen"]
+        drawn = checkpoint["rng"]
+        self.objective.generator.set_state(drawn["objective"])
+        if not of_process:
+            return
+        random.setstate(drawn["python"])
+        torch.set_rng_state(drawn["torch"])
+        if torch.cuda.is_available() and drawn["cuda"]:
+            torch.cuda.set_rng_state_all(drawn["cuda"])

@@ -8,8 +8,8 @@ so the result does not depend on which thread was faster.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,7 +221,9 @@ class Objective:
         cast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
         if self._pool is not None and cast is not None:  # it belongs to a thread: hand it on
             autocast = torch.autocast(device.type, dtype=cast)
-        held: dict[int, torch.Tensor] = {}  # losses of the micro-packs that wait for the others
+        holding = [number for number, work in enumerate(works) if work.holds is not None]
+        others = [number for number, work in enumerate(works) if work.holds is None]
+        held = {number: Future[torch.Tensor]() for number in holding}  # losses of the micro-packs that wait for the others
 
         def forward(work: _Work) -> torch.Tensor:
             generator = None if work.seed is None else torch.Generator(device).manual_seed(work.seed)
@@ -229,10 +231,13 @@ class Objective:
                 return self._loss(work, self.shape if parameters is not None else PLAIN)
 
         def begin(number: int) -> None:
-            held[number] = forward(works[number])
+            loss = forward(works[number])
+            with suppress(InvalidStateError):  # another piece failed meanwhile
+                held[number].set_result(loss)
 
         def finish(number: int) -> tuple[torch.Tensor, Gradients]:
-            loss = held.pop(number) if number in held else forward(works[number])
+            # Others may have read all of a prefix, and be done, while its own forward pass still has its head to compute.
+            loss = held[number].result() if number in held else forward(works[number])
             if parameters is None:
                 return loss, ()
             view = works[number].view
@@ -244,13 +249,24 @@ class Objective:
                 with autocast, torch.set_grad_enabled(parameters is not None):
                     return job(number)
             except BaseException:
-                for prefix in (work.holds for work in works):
-                    if prefix is not None:
-                        prefix.fail()
+                give_up()
                 raise
 
-        holding = [number for number, work in enumerate(works) if work.holds is not None]
-        others = [number for number, work in enumerate(works) if work.holds is None]
+        def give_up() -> None:
+            """Nobody waits any longer."""
+            for future in held.values():
+                future.cancel()
+            for work in works:
+                if work.holds is not None:
+                    work.holds.fail()
+
+        def results(every: Iterator[Any]) -> Iterator[Any]:
+            try:
+                yield from every
+            except BaseException:  # of a piece that never began, perhaps: then it could not say so itself
+                give_up()
+                raise
+
         jobs = [*((begin, n) for n in holding), *((finish, n) for n in others), *((finish, n) for n in holding)]
         if isinstance(self._pool, MergingPool) and self._adapter is not None:
             guests = [self._guest(works[n], cast, parameters is not None) for _, n in jobs]
@@ -259,7 +275,7 @@ class Objective:
             every = self._pool.map(guarded, *zip(*jobs, strict=True))
         else:
             every = itertools.starmap(guarded, jobs)
-        return itertools.islice(every, len(holding), None)
+        return itertools.islice(results(every), len(holding), None)
 
 
 def _plain_head(model: PreTrainedModel) -> torch.Tensor | None:

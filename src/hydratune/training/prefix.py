@@ -32,6 +32,7 @@ class Prefix:
         if torch.is_grad_enabled() and self._packs:
             key, value = _Collected.apply(key, value, self, layer)  # type: ignore[no-untyped-call]
         with self._news:
+            assert layer not in self._pairs, "what was delivered for this layer would be lost"
             self._pairs[layer] = key.detach(), value.detach()
             self._gradients[layer] = [{}, {}]
             self._news.notify_all()

@@ -1,0 +1,202 @@
+"""Which job of a pack runs next, and which leaves early. Needs no torch.
+
+Successive halving (arXiv:1502.07943): at each *rung* (``min_steps``, then ``eta`` times as many optimizer steps, and so on)
+the best ``1 / eta`` of the jobs go on. Whoever has to wait for the verdict leaves its checkpoint and its place to others,
+and goes on from there, to the last bit, if it is among the best. ``sync`` decides when all jobs have come to a rung;
+``asha`` (arXiv:1810.05934) lets a job go on as soon as it is among the best of those seen so far, so nobody waits, and
+some go on who would not have.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hydratune.errors import ConfigError, Problem
+
+METRICS = ("val/loss",)
+KINDS = ("sync", "asha")
+
+
+@dataclass(frozen=True)
+class Halving:
+    """``hydra.launcher.halving``."""
+
+    min_steps: int  # optimizer steps before the first verdict
+    eta: int = 3  # one of so many goes on
+    metric: str = "val/loss"
+    kind: str = "sync"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Halving":
+        """Raises ``ConfigError`` for whatever cannot be."""
+        where = "hydra.launcher.halving"
+        known = [f.name for f in fields(cls)]
+        problems = [
+            Problem(f"{where}.{k}", v, "there is no such setting", f"known: {', '.join(known)}")
+            for k, v in values.items()
+            if k not in known
+        ]
+        wanted = {name: values.get(name, None if name == "min_steps" else getattr(cls, name)) for name in known}
+        checks = {
+            "min_steps": (_whole(wanted["min_steps"], 1), "a job must be trained before it is judged", "set a whole number, 1 or more"),
+            "eta": (_whole(wanted["eta"], 2), "the best one of eta jobs goes on", "set a whole number, 2 or more; usual is 3"),
+            "metric": (wanted["metric"] in METRICS, "it is not known in the middle of training", f"set {' or '.join(METRICS)}"),
+            "kind": (wanted["kind"] in KINDS, "there is no such kind", f"set {' or '.join(KINDS)}"),
+        }
+        problems += [Problem(f"{where}.{name}", wanted[name], why, fix) for name, (right, why, fix) in checks.items() if not right]
+        if problems:
+            raise ConfigError(problems)
+        return cls(**wanted)
+
+    def rungs(self, total: int) -> list[int]:
+        """Steps at which a job of ``total`` steps is judged; never at its end."""
+        count = max(0, math.ceil(math.log(total / self.min_steps, self.eta) - 1e-9)) if total > self.min_steps else 0
+        return [self.min_steps * self.eta**k for k in range(count) if self.min_steps * self.eta**k < total]
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+@dataclass
+class _Job:
+    values: dict[int, float] = field(default_factory=dict)  # by number of rung
+    state: str = "new"  # running, leaving, paused, finished, failed, out
+    final: float | None = None
+
+    def at(self, rung: int) -> float | None:
+        """Its value at ``rung``; whoever ended before that, or was out, has the last it had."""
+        if rung in self.values:
+            return self.values[rung]
+        if self.state == "finished":
+            return self.final if self.final is not None else math.inf
+        return math.inf if self.state == "failed" else None
+
+
+class Turns:
+    """Hands out jobs to threads, in order; with ``halving``, each until its next rung."""
+
+    def __init__(self, names: Sequence[str], halving: Halving | None = None, asked: threading.Event | None = None) -> None:
+        """``asked``: set when everybody is to leave."""
+        self.halving = halving
+        self._jobs = {name: _Job() for name in names}
+        self._news = threading.Condition()
+        self._asked = asked or threading.Event()
+        self.on_out: Callable[[str], None] = lambda name: None  # told who is out
+
+    def known(self, name: str, values: Sequence[float], state: str, final: float | None = None) -> None:
+        """A job of an earlier start of this sweep: its values at the rungs, and ``state``: new, paused, finished or failed."""
+        self._jobs[name] = _Job(dict(enumerate(values)), state, final)
+
+    # ---------------------------------------------------------------------------------------------------- asked by threads
+    def next(self) -> str | None:
+        """A job to run now; waits while others may still make one free. None: there is nothing more to do."""
+        with self._news:
+            while not self._asked.is_set():
+                self._judge()
+                ready = self._ready()
+                if ready is None and not any(job.state in ("running", "leaving") for job in self._jobs.values()):
+                    ready = self._last_resort()
+                    if ready is None:
+                        self._close()
+                        self._news.notify_all()
+                        return None
+                if ready is not None:
+                    self._jobs[ready].state = "running"
+                    return ready
+                self._news.wait(0.5)
+        return None
+
+    def reached(self, name: str, rung: int, value: float) -> bool:
+        """Whether ``name`` goes on at once; otherwise it is to write its checkpoint and leave."""
+        with self._news:
+            job = self._jobs[name]
+            job.values[rung] = value if math.isfinite(value) else math.inf
+            goes_on = self._may_go_on(name)
+            job.state = "running" if goes_on else "leaving"
+            self._news.notify_all()
+            return goes_on
+
+    def ended(self, name: str, state: str, final: float | None = None) -> None:
+        """``state``: finished, failed, or paused after ``reached`` said so."""
+        with self._news:
+            job = self._jobs[name]
+            if job.state != "out":
+                job.state, job.final = state, final
+            self._judge()
+            self._news.notify_all()
+
+    # ----------------------------------------------------------------------------------------------------------- verdicts
+    def _rung(self, job: _Job) -> int:
+        return max(job.values, default=-1)
+
+    def _best(self, rung: int, *, of: int) -> list[str]:
+        """Who goes on from ``rung``, at most one of ``eta`` of ``of`` jobs; values that are equal go by order of jobs."""
+        assert self.halving is not None
+        known = [(value, number, name) for number, (name, job) in enumerate(self._jobs.items()) if (value := job.at(rung)) is not None]
+        return [name for value, _, name in sorted(known)[: of // self.halving.eta] if math.isfinite(value)]
+
+    def _members(self, rung: int) -> list[str]:
+        """Who comes to ``rung`` at all: everybody to the first, to the next the best of the one before."""
+        members = list(self._jobs)
+        for before in range(rung):
+            members = self._winners(before, members)
+        return members
+
+    def _winners(self, rung: int, members: Sequence[str]) -> list[str]:
+        assert self.halving is not None
+        known = [(self._jobs[name].at(rung), number, name) for number, name in enumerate(members)]
+        if any(value is None for value, _, _ in known):
+            return []
+        able = sorted((value, number, name) for value, number, name in known if value is not None and math.isfinite(value))
+        return [name for _, _, name in able[: max(1, len(members) // self.halving.eta)]]
+
+    def _may_go_on(self, name: str) -> bool:
+        assert self.halving is not None
+        rung = self._rung(self._jobs[name])
+        if self.halving.kind == "asha":
+            return name in self._best(rung, of=len([j for j in self._jobs.values() if j.at(rung) is not None]))
+        members = self._members(rung)
+        return name in members and name in self._winners(rung, members)
+
+    def _judge(self) -> None:
+        """In ``sync``, whoever is not among the winners of a rung that all have come to is out."""
+        if self.halving is None or self.halving.kind == "asha":
+            return
+        for name, job in self._jobs.items():
+            if job.state == "paused" and job.values:
+                rung = self._rung(job)
+                members = self._members(rung)
+                decided = bool(members) and bool(self._winners(rung, members))
+                if decided and not self._may_go_on(name):
+                    job.state = "out"
+                    self.on_out(name)
+
+    def _ready(self) -> str | None:
+        waiting = [name for name, job in self._jobs.items() if job.state == "paused" and job.values and self._may_go_on(name)]
+        if waiting:
+            return max(waiting, key=lambda name: self._rung(self._jobs[name]))
+        return next((name for name, job in self._jobs.items() if job.state == "new"), None)
+
+    def _last_resort(self) -> str | None:
+        """Nobody is among the best third of two, say: the best at the highest rung goes on, so that somebody comes to the end."""
+        paused = [name for name, job in self._jobs.items() if job.state == "paused" and job.values]
+        if not paused or any(job.state == "finished" for job in self._jobs.values()):
+            return None
+        top = max(self._rung(self._jobs[name]) for name in paused)
+        best = min((name for name in paused if self._rung(self._jobs[name]) == top), key=lambda n: self._jobs[n].values[top])
+        return best if math.isfinite(self._jobs[best].values[top]) else None
+
+    def _close(self) -> None:
+        for name, job in self._jobs.items():
+            if job.state == "paused":
+                job.state = "out"
+                self.on_out(name)
+
+
+def values_of(status: Mapping[str, object]) -> list[float]:
+    """At the rungs a job has come to, from its status.json."""
+    rungs = status.get("rungs") or []
+    return [float(value) if value is not None else math.inf for _, value in rungs]  # type: ignore[attr-defined]

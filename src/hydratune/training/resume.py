@@ -1,0 +1,105 @@
+"""Goes on with an interrupted run where its last checkpoint was written, to the last bit.
+
+``last.ckpt`` is written after an optimizer step and holds everything that changes: trained weights, optimizer, schedule,
+random numbers, history, and the place in the data (epoch, micro-batches done). Lightning's own restart is not used: it
+knows epochs, but not a place within one. Here a new fit simply begins with counters that stand where they stood.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from rich.markup import escape
+
+from hydratune.console import console
+from hydratune.data.datamodule import ConversationData
+from hydratune.training.module import FineTuning
+
+
+def load(file: Path) -> dict[str, Any] | None:
+    """The checkpoint, or None if there is none that can be read."""
+    if not file.is_file():
+        return None
+    try:
+        checkpoint = dict(torch.load(file, map_location="cpu", weights_only=True))
+        return checkpoint if "place" in checkpoint else None
+    except Exception as error:  # torch, its zip reader and its unpickler each have their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        console.print(f"[yellow]{escape(str(file))} cannot be read ({escape(reason)}): the run begins anew", soft_wrap=True)
+        return None
+
+
+def history(checkpoint: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps before it, as ``History`` kept them."""
+    return list(checkpoint["callbacks"]["History"]["rows"]) if checkpoint is not None else []
+
+
+class Place(Checkpoint):
+    """Writes ``last.ckpt``: after every validation, and every so many minutes in between.
+
+    Comes last in the list of callbacks, so that whatever others learn from a validation is in it.
+    """
+
+    def __init__(
+        self, file: Path, data: ConversationData, made_of: Mapping[str, Any], minutes: float | None, spent: Callable[[], float]
+    ) -> None:
+        """``spent``: CPU-seconds of the run so far."""
+        self.file, self.data, self.made_of, self.spent = file, data, dict(made_of), spent
+        self.seconds = 60 * minutes if minutes else None
+        self.written = time.monotonic()
+
+    def write(self, trainer: lightning.Trainer) -> None:
+        trainer.save_checkpoint(self.file)
+        self.written = time.monotonic()
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.write(trainer)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        if self.seconds is None or trainer.world_size > 1 or trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        if time.monotonic() - self.written >= self.seconds:
+            self.write(trainer)
+
+    def on_save_checkpoint(self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]) -> None:
+        loop = trainer.fit_loop
+        epoch, batches = self.data.place(trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready)
+        checkpoint["place"] = {"epoch": epoch, "batches": batches, "step": trainer.global_step}
+        checkpoint["made_of"] = self.made_of
+        checkpoint["cpu_seconds"] = self.spent()
+
+
+class GoOn(lightning.Callback):
+    """Sets a new Trainer to where ``checkpoint`` was written."""
+
+    def __init__(self, checkpoint: Mapping[str, Any], *, shares_process: bool) -> None:
+        """``shares_process``: the process's own generators belong to other runs as well, and this one does not use them."""
+        self.checkpoint, self.shares_process = checkpoint, shares_process
+
+    def before_fit(self, trainer: lightning.Trainer, module: FineTuning, data: ConversationData) -> None:
+        """What must be right before Lightning looks at it first."""
+        place = self.checkpoint["place"]
+        data.go_on(place["epoch"], place["batches"])
+        trainer.fit_loop.epoch_progress.current.processed = place["epoch"]  # type: ignore[attr-defined]
+        loop = trainer.fit_loop.epoch_loop
+        loop.automatic_optimization.optim_progress.optimizer.step.total.completed = place["step"]
+        loop._batches_that_stepped = place["step"]
+        module.load_state_dict(self.checkpoint["state_dict"], strict=False)
+        module.take_up(self.checkpoint, of_process=not self.shares_process)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = self.checkpoint["callbacks"].get(callback.state_key)
+            if state:
+                callback.load_state_dict(state)
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, FineTuning)
+        trainer.optimizers[0].load_state_dict(self.checkpoint["optimizer_states"][0])
+        trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.checkpoint["lr_schedulers"][0])
+        module.take_up(self.checkpoint, of_process=not self.shares_process)
+        stopping = trainer.early_stopping_callback
+        if stopping is not None and stopping.wait_count >= stopping.patience:  # it was about to end
+            trainer.should_stop = True

@@ -1,0 +1,191 @@
+"""Most jobs of a sweep leave early; those that stay are what they would be without the others."""
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import SMALL
+from hydratune.errors import ConfigError
+from hydratune.sweeps.halving import Halving, Turns
+from test_pack import assert_same_run, history, states
+
+Command = Callable[..., tuple[int, str]]
+RUN = (
+    *(s for s in SMALL if not s.startswith(("data.batch_size", "trainer.max_steps"))),
+    "data.max_train_rows=9",
+    "data.batch_size=1",
+    "trainer.max_steps=null",
+    "trainer.max_epochs=2",
+)  # 18 steps
+
+
+@pytest.mark.parametrize(
+    ("min_steps", "eta", "total", "rungs"),
+    [(7, 3, 64, [7, 21, 63]), (7, 3, 63, [7, 21]), (7, 3, 7, []), (1, 2, 9, [1, 2, 4, 8]), (1, 2, 8, [1, 2, 4]), (9, 4, 3, [])],
+)
+def test_rungs(min_steps: int, eta: int, total: int, rungs: list[int]) -> None:
+    assert Halving(min_steps, eta).rungs(total) == rungs
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, ["min_steps = null"]),
+        ({"min_steps": 0, "eta": 1}, ["min_steps = 0", "eta = 1"]),
+        (
+            {"min_steps": 5, "metric": "eval/rouge", "kind": "hyper"},
+            ["metric = eval/rouge", "kind = hyper", "sync or asha"],
+        ),
+        ({"min_steps": "5", "steps": 3}, ["min_steps = 5", "halving.steps = 3", "known: min_steps, eta"]),
+    ],
+)
+def test_what_cannot_be_is_refused(values: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        Halving.of(values)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def simulate(turns: Turns, quality: dict[str, float], total: int, workers: int, fails: str = "") -> dict[str, int]:
+    """Runs jobs whose loss is ``quality`` in threads; returns how many steps each was trained."""
+    assert turns.halving is not None
+    rungs = turns.halving.rungs(total)
+    steps = dict.fromkeys(quality, 0)
+
+    def work() -> None:
+        while (name := turns.next()) is not None:
+            state, final = "finished", quality[name]
+            while True:
+                time.sleep(random.random() / 300)
+                left = [step for step in rungs if step > steps[name]]
+                steps[name] = left[0] if left else total
+                if name == fails and steps[name] >= rungs[-1]:
+                    state, final = "failed", float("inf")
+                    break
+                if not left:
+                    break
+                if not turns.reached(name, rungs.index(left[0]), quality[name]):
+                    state = "paused"
+                    break
+            turns.ended(name, state, final)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    return steps
+
+
+@pytest.mark.parametrize("workers", [1, 3, 20])
+def test_the_best_third_goes_on(workers: int) -> None:
+    quality = {str(n): (n * 7 % 16) / 10 for n in range(16)}
+    out: list[str] = []
+    turns = Turns(list(quality), Halving(2))
+    turns.on_out = out.append
+    steps = simulate(turns, quality, 20, workers)
+    by_quality = sorted(quality, key=lambda n: quality[n])
+    assert [steps[n] for n in by_quality] == [20] + [6] * 4 + [2] * 11
+    assert sorted(out) == sorted(by_quality[1:])
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_without_waiting_somebody_comes_to_the_end_and_few_steps_are_spent(workers: int) -> None:
+    quality = {str(n): (n * 7 % 27) / 10 for n in range(27)}
+    steps = simulate(Turns(list(quality), Halving(1, kind="asha")), quality, 9, workers)
+    assert steps[min(quality, key=lambda n: quality[n])] == 9
+    assert sum(steps.values()) < 27 * 9 / 2
+    assert list(steps.values()).count(1) >= 9
+
+
+def test_whoever_fails_takes_no_place_and_nobody_waits_for_it() -> None:
+    quality = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "e": 0.5, "f": 0.6}
+    steps = simulate(Turns(list(quality), Halving(1)), quality, 9, 2, fails="a")
+    assert steps == {"a": 3, "b": 9, "c": 1, "d": 1, "e": 1, "f": 1}
+    assert simulate(Turns(list(quality), Halving(1)), dict.fromkeys(quality, float("inf")), 9, 2) == dict.fromkeys(quality, 1)
+
+
+def test_what_is_known_from_an_earlier_start_counts() -> None:
+    turns = Turns(list("abcdef"), Halving(1))
+    turns.known("a", [0.6], "paused")
+    turns.known("b", [0.1, 0.1], "paused")
+    turns.known("c", [], "finished", 0.2)
+    steps = simulate(turns, {"a": 0.6, "b": 0.1, "c": 0.2, "d": 0.3, "e": 0.4, "f": 0.5}, 9, 1)
+    assert steps["c"] == steps["a"] == 0 and steps["d"] == steps["e"] == steps["f"] == 1
+
+
+def test_asked_to_leave_nobody_waits() -> None:
+    asked = threading.Event()
+    turns = Turns(["a"], Halving(1), asked)
+    assert turns.next() == "a"
+    threading.Timer(0.2, asked.set).start()
+    assert turns.next() is None
+
+
+def sweep(folder: Path, *more: str) -> tuple[str, ...]:
+    words = ("train", "-m", *RUN, "optimizer.lr=1e-5,1e-4,3e-4,1e-3,3e-3,1e-2", "adapter.lora_dropout=0.1", "hydra/launcher=pack")
+    return (*words, f"hydra.sweep.dir={folder}", *more)
+
+
+@pytest.mark.parametrize("kind", ["sync", pytest.param("asha", marks=pytest.mark.slow)])
+def test_losers_leave_and_the_winner_is_the_same_as_without_them(hydratune: Command, tmp_path: Path, kind: str) -> None:
+    halving = f"hydra.launcher.halving={{min_steps: 3, kind: {kind}}}"
+    code, text = hydratune(*sweep(tmp_path / "halved", halving))
+    assert code == 0, text
+    code, whole = hydratune(*sweep(tmp_path / "whole"))
+    assert code == 0, whole
+    found = states(tmp_path / "halved")
+    winners = [name for name, state in found.items() if state == "finished"]
+    assert winners and (kind == "asha" or len(winners) == 1)
+    assert len(found) == 6
+    for name, state in found.items():
+        ours, theirs = (history(tmp_path / which / name) for which in ("halved", "whole"))
+        if state == "finished":
+            assert_same_run(tmp_path / "halved" / name, tmp_path / "whole" / name)
+        else:
+            status = json.loads((tmp_path / "halved" / name / "status.json").read_text())
+            assert state == "stopped" and status["halved"]["step"] == status["rungs"][-1][0] == len(ours)
+            assert status["error"].startswith("halved: not among the best at step")
+            assert [row["train/loss"] for row in ours] == [row["train/loss"] for row in theirs[: len(ours)]]
+            assert (tmp_path / "halved" / name / "adapter" / "adapter_model.safetensors").is_file()
+    # the same command again has nothing to do; without halving, the losers go on to the end
+    code, text = hydratune(*sweep(tmp_path / "halved", halving))
+    assert code == 0 and f"{len(winners)} of 6 jobs finished before, {6 - len(winners)} left early; skipped" in text
+    code, text = hydratune(*sweep(tmp_path / "halved"))
+    assert code == 0, text
+    assert states(tmp_path / "halved") == dict.fromkeys("012345", "finished")
+    for name in found:
+        assert_same_run(tmp_path / "halved" / name, tmp_path / "whole" / name)
+
+
+@pytest.mark.slow  # two sweeps in processes of their own
+def test_a_sweep_killed_among_the_rungs_ends_like_one_that_was_not(hydratune: Command, tmp_path: Path) -> None:
+    halving = "hydra.launcher.halving={min_steps: 5}"
+    words = [*sweep(tmp_path / "killed", halving), "trainer.max_epochs=20", "hydra.launcher.together=2"]
+    with subprocess.Popen([sys.executable, "-m", "hydratune", *words], cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and sum("rungs" in p.read_text() for p in (tmp_path / "killed").glob("*/status.json")) < 3:
+            time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+        for child in children:
+            subprocess.run(["kill", "-9", child], check=False)
+    code, text = hydratune(*words)
+    assert code == 0, text
+    code, text = hydratune(*sweep(tmp_path / "whole", halving), "trainer.max_epochs=20")
+    assert code == 0, text
+    assert states(tmp_path / "killed") == states(tmp_path / "whole")
+    for name, state in states(tmp_path / "whole").items():
+        if state == "finished":
+            assert_same_run(tmp_path / "killed" / name, tmp_path / "whole" / name)
+        else:
+            assert history(tmp_path / "killed" / name) == history(tmp_path / "whole" / name)

@@ -1,0 +1,125 @@
+"""A run that was interrupted goes on where it was left, and ends as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import SMALL
+from hydratune.training.callbacks import History
+from test_pack import assert_same_run, history
+
+Command = Callable[..., tuple[int, str]]
+RUN = (
+    *(s for s in SMALL if not s.startswith(("data.batch_size", "trainer.max_steps"))),
+    "data.max_train_rows=9",
+    "data.batch_size=2",
+    "trainer.max_steps=null",
+    "trainer.max_epochs=3",
+    "trainer.validations_per_epoch=1",
+)
+ODD = ("adapter.lora_dropout=0.2", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1", "optimizer.schedule=wsd")
+
+
+def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of the step after ``step``, once."""
+    done: list[int] = []
+    before = History.on_before_optimizer_step
+
+    def stopping(self: History, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == step and not done:
+            done.append(step)
+            raise KeyboardInterrupt
+        before(self, trainer, *args)
+
+    monkeypatch.setattr(History, "on_before_optimizer_step", stopping)
+
+
+@pytest.mark.parametrize(
+    ("step", "minutes", "left", "options"),
+    [
+        (3, 1e-9, 3, ()),  # within the first epoch
+        (7, 1e-9, 7, ODD[:1]),  # within the second
+        (5, 1e-9, 5, ODD),  # accumulation: 3 steps in an epoch, the last of them of one row
+        (6, 1e-9, 6, ODD),  # at the end of an epoch
+        (8, None, 5, ("optimizer=lion", "optimizer.lr=1e-4")),  # only validations write: at the end of the first epoch
+        (5, 1e-9, 5, ("trainer.max_steps=8", "trainer.max_epochs=9", "adapter.layers_to_transform=[1]")),
+    ],
+)
+def test_an_interrupted_run_ends_like_one_that_was_not(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, minutes: float, left: int, options: tuple[str, ...]
+) -> None:
+    words = ("train", *RUN, *options, f"trainer.checkpoint_minutes={minutes if minutes else 'null'}")
+    code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/whole")
+    assert code == 0, text
+    interrupt_after(step, monkeypatch)
+    code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
+    assert code == 130, text
+    assert len(history(tmp_path / "broken")) == step
+    code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
+    assert code == 0, text
+    assert f"goes on after step {left} of" in text
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+    code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
+    assert code == 2 and "already holds a finished run" in text
+
+
+def test_what_changed_since_is_said_and_refused(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9", f"hydra.run.dir={tmp_path}/run")
+    interrupt_after(4, monkeypatch)
+    assert hydratune(*words)[0] == 130
+    code, text = hydratune(*words, "optimizer.lr=0.5")
+    assert code == 2 and "optimizer.lr was 0.0" in text and "is 0.5" in text and "resume=never begins anew" in text
+    code, text = hydratune(*words, "resume=force", "optimizer.lr=0.5")
+    assert code == 2 and "resume=force" not in text.split("fix:")[1]
+    monkeypatch.setattr("hydratune.tracking.environment.code_hash", lambda: "other")
+    code, text = hydratune(*words)
+    assert code == 2 and "the code of hydratune changed" in text and "resume=force goes on" in text
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["place"]["step"] == 4  # nothing is lost
+    code, text = hydratune(*words, "resume=force")
+    assert code == 0 and "goes on after step 4" in text
+
+
+def test_never_begins_anew_and_a_broken_checkpoint_does_too(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9", f"hydra.run.dir={tmp_path}/run")
+    for change in ("resume=never", "seed=0"):
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt_after(4, patch)
+            assert hydratune(*words, change)[0] == 130
+        file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        if change == "seed=0":
+            file.write_bytes(file.read_bytes()[:2000])
+    code, text = hydratune(*words)
+    assert code == 0, text
+    assert "cannot be read" in text and "goes on" not in text
+    assert (tmp_path / "run" / "previous" / "history.csv").is_file()
+
+
+def test_a_killed_run_goes_on_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*RUN, "trainer.max_epochs=60", "trainer.checkpoint_minutes=1e-9", "tracking=offline", f"hydra.run.dir={run}"]
+    command = [sys.executable, "-m", "hydratune", "train", *words]
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": tmp_path}
+    options["env"] = {**os.environ, "WANDB_MODE": "offline"}
+    with subprocess.Popen(command, **options) as process:
+        deadline = time.monotonic() + 100
+        while not (run / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    before = json.loads((run / "status.json").read_text())
+    assert before["state"] == "running" and before["wandb_id"]
+    done = subprocess.run(command, check=False, **options)
+    assert done.returncode == 0, done.stdout
+    assert "goes on after step" in done.stdout
+    after = json.loads((run / "status.json").read_text())
+    assert after["state"] == "finished" and (after["wandb_id"], after["started"]) == (before["wandb_id"], before["started"])
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 1
+    assert [int(row["step"]) for row in history(run)] == list(range(1, 301))
