@@ -21,7 +21,7 @@ import torch
 from fresh import _cpu_seconds
 from hydratune.data.masking import Encoded
 from hydratune.models import adapters, hardware, sources
-from hydratune.sweeps.pack import Desk, Premises
+from hydratune.sweeps.pack import JobCrew, Premises
 from hydratune.training.objective import Objective
 from workloads import settings
 
@@ -43,11 +43,10 @@ class Pack:
         self.premises = Premises(workers, merge_tokens)
         self.objectives = []
         for seed in range(trials):
-            desk = Desk(self.premises)
             torch.manual_seed(seed)
-            model = adapters.add_adapter(desk.own(base), config.adapter, 10)
+            model = adapters.add_adapter(self.premises.own(base), config.adapter, 10)
             model.train()
-            self.objectives.append(Objective(model, micro_tokens=4096, workers=1, share=False, pool=desk.pool, seed=seed))
+            self.objectives.append(Objective(model, micro_tokens=4096, workers=1, share=False, pool=JobCrew(self.premises), seed=seed))
 
     def gradients(self, parts: list[list[Encoded]]) -> tuple[float, float]:
         """(CPU-seconds, wall seconds) of one micro-pack for as many trials as there are parts."""

@@ -21,7 +21,7 @@ from hydratune.errors import Leaving
 from hydratune.models import adapters
 from hydratune.models.attention import NAME
 from hydratune.sweeps.crew import Crew, Task
-from hydratune.sweeps.pack import Desk, Premises
+from hydratune.sweeps.pack import JobCrew, Premises
 from hydratune.training.elementwise import EAGER
 from hydratune.training.losses import PLAIN, LossShape
 from hydratune.training.merged import Guest, Host, MergingPool
@@ -339,9 +339,8 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
     premises = Premises(1, 4096)
     objectives = []
     for seed, name in enumerate(("all", "dropout", "few")):
-        desk = Desk(premises)
-        model = trial(desk.own(base), ADAPTERS[name], seed)
-        objectives.append(Objective(model, micro_tokens=512, workers=2, pool=desk.pool, seed=seed))
+        model = trial(premises.own(base), ADAPTERS[name], seed)
+        objectives.append(Objective(model, micro_tokens=512, workers=2, pool=JobCrew(premises), seed=seed))
     crew, parts = premises.threads, [rows(2 + seed, seed) for seed in range(3)]
 
     def together(parts: Sequence[list[Encoded]]) -> list[Future[Any]]:

@@ -64,8 +64,7 @@ def experiments(tmp_path: Path) -> str:
 def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(hydratune: Command, tmp_path: Path, experiments: str) -> None:
     sweep = tmp_path / "sweep"
     names = ",".join(TRIALS)
-    words = [f"experiment={names}", "hydra/launcher=pack", "hydra.launcher.merge_tokens=0", f"hydra.sweep.dir={sweep}"]
-    code, text = hydratune("train", experiments, "-m", *QUICK, *words)
+    code, text = hydratune("train", experiments, "-m", *QUICK, f"experiment={names}", "hydra/launcher=pack", f"hydra.sweep.dir={sweep}")
     assert code == 0, text
     assert f"{len(TRIALS)} jobs on one base model" in text and "best:" in text
     jobs = read_sweep(sweep)
@@ -90,8 +89,7 @@ def test_failing_jobs_leave_and_change_nobody(hydratune: Command, tmp_path: Path
     for name, text in broken.items():
         (config / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
     command = ("train", f"--config-dir={config.parent}", *QUICK)
-    pack = ["hydra/launcher=pack", "hydra.launcher.merge_tokens=0", f"hydra.sweep.dir={sweep}"]
-    code, text = hydratune(*command, "-m", f"experiment={','.join(broken)}", *pack)
+    code, text = hydratune(*command, "-m", f"experiment={','.join(broken)}", "hydra/launcher=pack", f"hydra.sweep.dir={sweep}")
     assert code == 1
     assert states(sweep) == {"0": "finished", "1": "failed", "2": "failed"}
     assert "2 of 3 jobs failed" in text and "no target layer is wider than" in text and "training was stopped" in text

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 MERGE_TOKENS = {"cpu": 512, "gpu": 8192}  # accelerator -> tokens of a pass that serves several jobs; the second is not measured
 
 
-class _Crew(MergingPool):
+class JobCrew(MergingPool):
     """The threads of a pack as one job sees them: what they compute for it is counted as its own time.
 
     Once the pack is asked to leave they compute nothing more, and raise ``Leaving``.
@@ -129,6 +129,18 @@ class Premises:
             made: Made = self._made[name]
             return made
 
+    def own(self, model: Any) -> Any:
+        """The same modules anew, holding the same tensors: an adapter changes modules, never a frozen tensor."""
+        tensors = [*model.parameters(), *model.buffers()]
+
+        def copied() -> Any:
+            return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+        with self.lock("own"):
+            if self.threads.merge_tokens:
+                self.threads.host = self.shared("host", lambda: Host(copied()))
+            return copied()
+
 
 class Desk(Workshop):
     """The workshop of one job of a pack."""
@@ -136,7 +148,7 @@ class Desk(Workshop):
     def __init__(self, premises: Premises, record: RunDirectory, turns: Turns) -> None:
         self.premises, self.record, self.turns = premises, record, turns
         self._rungs: list[int] = []
-        self.crew = _Crew(premises)
+        self.crew = JobCrew(premises)
         self.pool = self.crew
         self._began, self._thread_began = time.perf_counter(), time.thread_time()
 
@@ -148,16 +160,7 @@ class Desk(Workshop):
         return self.premises.shared(name, make)
 
     def own(self, model: Any) -> Any:
-        """The same modules anew, holding the same tensors: an adapter changes modules, never a frozen tensor."""
-        tensors = [*model.parameters(), *model.buffers()]
-
-        def copied() -> Any:
-            return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
-        with self.premises.lock("own"):
-            if self.premises.threads.merge_tokens:
-                self.premises.threads.host = self.premises.shared("host", lambda: Host(copied()))
-            return copied()
+        return self.premises.own(model)
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
