@@ -285,11 +285,11 @@ def test_guests_of_two_kinds_are_not_in_one_pass() -> None:
     assert host.passes == [[3, 5, 7], [4, 6, 8]] and not done
 
 
-def test_an_idle_thread_is_left_its_part() -> None:
+def test_threads_take_equal_parts() -> None:
     host, done = Recorder(seconds=0.2), list[Any]()
     crew = Crew(2, 80)
     crew.host = host  # type: ignore[assignment]
-    while crew._idle < 2:
+    while len(crew._shares) < 2:
         time.sleep(0.001)
     tasks = [task(10, done) for _ in range(6)]
     crew.submit(tasks)

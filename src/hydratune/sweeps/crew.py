@@ -52,7 +52,7 @@ class Crew:
         self.merged = self.micro_packs = 0  # how many micro-packs were computed with others; of how many of LoRA trials
         self._waiting: deque[Task] = deque()
         self._news = threading.Condition()
-        self._idle = 0
+        self._shares: dict[int, int] = {}  # thread -> tokens of small micro-packs it computes; without those that compute other things
         self._closed = False
         self._threads = [threading.Thread(target=self._work, name=f"crew {n}", daemon=True) for n in range(workers)]
         for thread in self._threads:
@@ -90,13 +90,18 @@ class Crew:
     def _take(self) -> list[Task]:
         """The longest waiting task, and what is to be computed with it; nothing: there will be no more."""
         with self._news:
-            self._idle += 1
+            me = threading.get_ident()
+            self._shares[me] = 0
             self._news.wait_for(lambda: self._waiting or self._closed)
-            self._idle -= 1
             if not self._waiting:
                 return []
             first = self._waiting.popleft()
-            return [first, *self._company(first)]
+            if not self._is_small(first):
+                del self._shares[me]
+                return [first]
+            tasks = [first, *self._company(first)]
+            self._shares[me] = sum(map(_tokens, tasks))
+            return tasks
 
     def _note(self, tasks: Sequence[Task], *, together: bool) -> None:
         with self._news:
@@ -105,14 +110,18 @@ class Crew:
             self.merged += count if together else 0
 
     def _company(self, first: Task) -> list[Task]:
-        """Taken out of the queue. Threads that have nothing to do are left their part of it."""
-        if self.host is None or not self._is_small(first):
+        """What is computed with ``first``, taken out of the queue.
+
+        No more than makes the threads that compute such things, or nothing, equally busy: one that takes all would have them
+        all come back at once, to be taken all by the next, while the others find nothing but single ones.
+        """
+        if self.host is None or first.guest is None:
             return []
-        assert first.guest is not None
         kind = first.guest.kind
         alike = [task for task in self._waiting if self._is_small(task) and task.guest is not None and task.guest.kind == kind]
         tokens = first.guest.tokens
-        limit = min(self.merge_tokens, -(-sum(_tokens(task) for task in [first, *alike]) // (1 + self._idle)))
+        everything = sum(map(_tokens, [first, *alike])) + sum(self._shares.values())
+        limit = min(self.merge_tokens, -(-everything // len(self._shares)))
         company = []
         for task in alike:
             if tokens + _tokens(task) <= limit:
@@ -135,7 +144,10 @@ class Crew:
                 welcome.append(task)
             except BaseException as error:
                 task.future.set_exception(error)
-        if not welcome:
+        if len(welcome) < 2:
+            self._note(welcome, together=False)
+            for task in welcome:
+                task.run()
             return
         host, start, why = self.host, time.thread_time(), None
         try:
@@ -147,7 +159,7 @@ class Crew:
         spent, tokens = time.thread_time() - start, sum(map(_tokens, welcome))
         for task in welcome:
             task.count(spent * _tokens(task) / tokens)
-        self._note(welcome, together=why is None and len(welcome) > 1)
+        self._note(welcome, together=why is None)
         if why is None:
             for task, result in zip(welcome, results, strict=True):
                 task.future.set_result(result)
