@@ -121,10 +121,10 @@ class Crew:
         alike = [task for task in self._waiting if self._is_small(task) and task.guest is not None and task.guest.kind == kind]
         tokens = first.guest.tokens
         everything = sum(map(_tokens, [first, *alike])) + sum(self._shares.values())
-        limit = min(self.merge_tokens, -(-everything // len(self._shares)))
+        limit = everything / len(self._shares)
         company = []
         for task in alike:
-            if tokens + _tokens(task) <= limit:
+            if tokens < limit and tokens + _tokens(task) <= self.merge_tokens:
                 tokens += _tokens(task)
                 company.append(task)
         if company:
