@@ -171,7 +171,7 @@ def expected_loss(logits: torch.Tensor, targets: torch.Tensor, shape: LossShape)
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_head_loss(shape: LossShape, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydratune.training.losses._CHUNK", 4)
+    monkeypatch.setattr("hydratune.training.losses.CHUNK", 4)
     hidden, weight, targets = leaf(10, 5, seed=1), 3 * fixed(7, 5, seed=2), torch.arange(10) % 7
     assert torch.autograd.gradcheck(lambda h: HeadLoss.apply(h, weight, targets, shape), (hidden,))
     torch.testing.assert_close(HeadLoss.apply(hidden, weight, targets, shape), expected_loss(hidden @ weight.t(), targets, shape))

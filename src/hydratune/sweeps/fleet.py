@@ -97,6 +97,7 @@ def _start_pack(folder: Path, pack: Pack, packing: Packing, gpu: str | None, bes
         "halving": asdict(packing.halving) if packing.halving else None,
         "patience": packing.patience,
         "lost": pack.lost,
+        "merge_tokens": packing.merge_tokens,
     }
     names = [item.job.name for item in pack.items]
     command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), json.dumps(options), *names]

@@ -3,7 +3,8 @@
 Every job is an ordinary run in a thread of its own, with its own Trainer, optimizer, checkpoints, W&B run and record. Its
 model is its own as well, but for the frozen weights, which are the same tensors in all of them. Whatever computes goes
 through one pool of threads, one per core with one intra-op thread each, in the same pieces as in a run alone: a job's
-numbers do not depend on its neighbours. A job that fails, ends or is stopped leaves; nobody waits for anybody.
+numbers do not depend on its neighbours, but for rounding where short pieces of several jobs are computed in one pass
+(``hydratune.sweeps.crew``). A job that fails, ends or is stopped leaves; nobody waits for anybody.
 
     python -m hydratune.sweeps.pack FOLDER OPTIONS NAME...    what hydratune.sweeps.processes starts; options in JSON
 """
@@ -20,8 +21,9 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -36,15 +38,17 @@ from hydratune.errors import HydratuneError, Leaving, Paused, UnpackedError
 from hydratune.records import RunDirectory, State, alone, read_json
 from hydratune.run import begin, recorded
 from hydratune.sweeps.board import Board
+from hydratune.sweeps.crew import Crew, Task
 from hydratune.sweeps.halving import Halving, Turns, values_of
 from hydratune.sweeps.planning import GOES_ON, RUNS_ALONE, SETTINGS
 from hydratune.sweeps.watch import Pulse, Watch
 from hydratune.sweeps.workshop import Made, Workshop
+from hydratune.training.merged import Guest, Host, MergingPool
 
 log = logging.getLogger(__name__)
 
 
-class _Crew(Executor):
+class JobCrew(MergingPool):
     """The threads of a pack as one job sees them: what they compute for it is counted as its own time.
 
     Once the pack is asked to leave they compute nothing more, and raise ``Leaving``.
@@ -56,29 +60,47 @@ class _Crew(Executor):
         self.seconds = 0.0
         self._counting = threading.Lock()
 
+    @property
+    def host(self) -> Host | None:  # type: ignore[override]
+        return self._premises.threads.host
+
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         self._pulse.beat()
-        return self._premises.threads.submit(self._counted, function, *args, **kwargs)
+        task = Task(partial(self._counted, function, *args, **kwargs))
+        self._premises.threads.submit([task])
+        return task.future
 
     def map(
         self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1, **_: Any
     ) -> Iterator[Any]:
         """Pieces of one job follow each other: a piece only waits for pieces of its job that have begun before it."""
-        with self._premises.submitting:
-            waiting = [self.submit(fn, *args) for args in zip(*iterables, strict=True)]
-        return _results(waiting, self._pulse)
+        jobs = list(zip(*iterables, strict=True))
+        return self.map_guests(fn, jobs, [None] * len(jobs))
 
-    def _counted(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def map_guests(self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]) -> Iterator[Any]:
+        self._pulse.beat()
+        pieces = [partial(self._counted, work, *job) for job in jobs]
+        tasks = [Task(piece, guest, self._begin, self._end) for piece, guest in zip(pieces, guests, strict=True)]
+        self._premises.threads.submit(tasks)
+        return _results([task.future for task in tasks], self._pulse)
+
+    def _begin(self) -> None:
         if self._premises.asked.is_set() or self._leaving.is_set():
             raise Leaving
         self._pulse.begins()
+
+    def _end(self, seconds: float) -> None:
+        self._pulse.ends()
+        with self._counting:
+            self.seconds += seconds
+
+    def _counted(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._begin()
         start = time.thread_time()
         try:
             return function(*args, **kwargs)
         finally:
-            self._pulse.ends()
-            with self._counting:
-                self.seconds += time.thread_time() - start
+            self._end(time.thread_time() - start)
 
 
 def _results(waiting: Sequence[Future[Any]], pulse: Pulse) -> Iterator[Any]:
@@ -95,9 +117,8 @@ def _results(waiting: Sequence[Future[Any]], pulse: Pulse) -> Iterator[Any]:
 class Premises:
     """What the jobs of a pack share."""
 
-    def __init__(self, workers: int) -> None:
-        self.threads = ThreadPoolExecutor(workers, "crew", initializer=torch.set_num_threads, initargs=(1,))
-        self.submitting = threading.Lock()
+    def __init__(self, workers: int, merge_tokens: int = 0) -> None:
+        self.threads = Crew(workers, merge_tokens)
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
         self.trackers: dict[str, Any] = {}  # by name of job
@@ -117,6 +138,18 @@ class Premises:
             made: Made = self._made[name]
             return made
 
+    def own(self, model: Any, pulse: Pulse) -> Any:
+        """The same modules anew, holding the same tensors: an adapter changes modules, never a frozen tensor."""
+        tensors = [*model.parameters(), *model.buffers()]
+
+        def copied() -> Any:
+            return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+        with pulse.holding(self.lock("own")):
+            if self.threads.merge_tokens:
+                self.threads.host = self.shared("host", lambda: Host(copied()), pulse)
+            return copied()
+
 
 class Desk(Workshop):
     """The workshop of one job of a pack."""
@@ -125,7 +158,7 @@ class Desk(Workshop):
         self.premises, self.pulse, self.record, self.turns = premises, pulse, pulse.record, turns
         self._rungs: list[int] = []
         leaving = premises.leaving[pulse.name]
-        self.crew, self.stop = _Crew(premises, pulse, leaving), leaving.set
+        self.crew, self.stop = JobCrew(premises, pulse, leaving), leaving.set
         self.pool = self.crew
         self._began, self._thread_began = time.perf_counter(), time.thread_time()
 
@@ -137,10 +170,7 @@ class Desk(Workshop):
         return self.premises.shared(name, make, self.pulse)
 
     def own(self, model: Any) -> Any:
-        """The same modules anew, holding the same tensors: an adapter changes modules, never a frozen tensor."""
-        tensors = [*model.parameters(), *model.buffers()]
-        with self.pulse.holding(self.premises.lock("own")):
-            return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+        return self.premises.own(model, self.pulse)
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
@@ -280,14 +310,16 @@ def run(
     halving: Halving | None = None,
     patience: float | None = None,
     lost: Sequence[str] = (),
+    merge_tokens: int = 0,
 ) -> None:
     """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time; those that ended before, or are ``lost``, only count.
 
-    A job that is silent for ``patience`` seconds is given up. Raises ``KeyboardInterrupt`` at the end if asked, and ``Leaving``
-    if a job hangs in such a way that the pack cannot go on.
+    Small micro-packs of several jobs are computed in passes of at most ``merge_tokens``. A job that is silent for ``patience``
+    seconds is given up. Raises ``KeyboardInterrupt`` at the end if asked, and ``Leaving`` if a job hangs in such a way that the
+    pack cannot go on.
     """
     records = {name: RunDirectory(folder / name) for name in names}
-    premises = Premises(workers)
+    premises = Premises(workers, merge_tokens)
     torch.set_num_threads(1)
     with (folder / "pack.log").open("a", encoding="utf-8") as common, Board(folder, names) as board:
         turns = _turns(records, premises, board, halving, lost)
@@ -331,7 +363,7 @@ def run(
         if halving is not None and not any(record.status().get("rungs") for record in records.values()):
             least = f"hydra.launcher.halving.min_steps={halving.min_steps}"
             console.print(f"[yellow]nobody was halved: no job that ended has more than {least} steps", soft_wrap=True)
-        premises.threads.shutdown(wait=watch.broken_at is None, cancel_futures=True)
+        premises.threads.dismiss(wait=watch.broken_at is None)
         for tracker in premises.trackers.values():  # of jobs that were waiting
             tracker.finish(130)
         logging.root.removeHandler(logs)
@@ -357,7 +389,8 @@ def main(args: Sequence[str]) -> int:
     chosen = json.loads(options)
     halving = Halving(**chosen["halving"]) if chosen["halving"] else None
     try:
-        run(Path(folder), names, chosen["together"], chosen["workers"], halving, chosen["patience"], chosen["lost"])
+        settings = chosen["together"], chosen["workers"], halving, chosen["patience"], chosen["lost"], chosen["merge_tokens"]
+        run(Path(folder), names, *settings)
     except KeyboardInterrupt:
         return 130
     except Leaving:

@@ -6,7 +6,7 @@ before anything is replaced, so an architecture with another formula keeps its o
 
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,19 +118,19 @@ def _activation(module: torch.nn.Module) -> str | None:
     return next((name for name, (function, _) in ACTIVATIONS.items() if torch.allclose(y, function(x), rtol=1e-5, atol=1e-6)), None)
 
 
-def _gated(module: torch.nn.Module) -> str | None:
-    """The activation's name if ``module`` is down(f(gate(x)) * up(x)) with plain LoRA on all three, else None."""
+def gated_activation(module: torch.nn.Module, is_part: Callable[[Any], bool]) -> str | None:
+    """The activation's name if ``module`` is down(f(gate(x)) * up(x)), ``is_part`` holds of all three, and nobody replaced its forward."""
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     function = getattr(module, "act_fn", None)
-    if not all(isinstance(part, torch.nn.Module) and is_plain(part) for part in parts) or not isinstance(function, torch.nn.Module):
+    if not all(isinstance(part, torch.nn.Module) and is_part(part) for part in parts) or not isinstance(function, torch.nn.Module):
         return None
     name = _activation(function)
     if name is None or "forward" in vars(module):
         return None
     gate, up, down = parts
     assert gate is not None and up is not None and down is not None
-    weight = gate.weight
-    x = torch.randn(1, 2, gate.in_features, generator=torch.Generator().manual_seed(0)).to(weight.device, pair(gate)[0].dtype)  # type: ignore[arg-type]
+    dtype = pair(gate)[0].dtype if is_plain(gate) else gate.weight.dtype  # type: ignore[arg-type]
+    x = torch.randn(1, 2, gate.in_features, generator=torch.Generator().manual_seed(0)).to(gate.weight.device, dtype)  # type: ignore[arg-type]
     with torch.no_grad():
         try:
             same = torch.allclose(module(x), down(ACTIVATIONS[name][0](gate(x)) * up(x)), rtol=1e-3, atol=1e-4)
@@ -174,10 +174,15 @@ def _gated_mlp(self: Any, x: torch.Tensor, down: Frozen) -> torch.Tensor:
     return result
 
 
+def last_mlps(model: torch.nn.Module) -> set[int]:
+    """The ``id`` of the MLP in the last layer."""
+    return {id(layers[-1].mlp) for m in model.modules() if (layers := getattr(m, "layers", None)) and hasattr(layers[-1], "mlp")}
+
+
 def use_lean_blocks(model: torch.nn.Module) -> int:
     """Replaces the forward of every frozen RMS norm and of every gated MLP with plain LoRA; returns how many."""
     count = 0
-    last = {id(layers[-1].mlp) for m in model.modules() if (layers := getattr(m, "layers", None)) and hasattr(layers[-1], "mlp")}
+    last = last_mlps(model)
     for module in model.modules():
         if "rmsnorm" in type(module).__name__.lower():
             own = _is_norm(module)
@@ -185,7 +190,7 @@ def use_lean_blocks(model: torch.nn.Module) -> int:
                 module.hydratune_own_weight = own  # type: ignore[assignment]
                 module.forward = types.MethodType(_norm_forward, module)  # type: ignore[method-assign, assignment]
                 count += 1
-        elif hasattr(module, "gate_proj") and (name := _gated(module)) is not None:
+        elif hasattr(module, "gate_proj") and (name := gated_activation(module, is_plain)) is not None:
             module.hydratune_activation, module.hydratune_last = name, id(module) in last  # type: ignore[assignment]
             module.forward = types.MethodType(_gated_forward, module)  # type: ignore[method-assign, assignment]
             count += 1

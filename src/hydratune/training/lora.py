@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from hydratune.training.products import add_times, times, times_transposed
 
-_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("query", "key", "value"), ("w1", "w3"))  # read one input
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("query", "key", "value"), ("w1", "w3"))  # read one input
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LoraFunction(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         rows = x.reshape(-1, x.shape[-1])
         downs, ups = [a.to(x.dtype) for a in pairs[::2]], [b.to(x.dtype) for b in pairs[1::2]]
-        masks = [_mask(rows, layer.dropout, generator) for layer in layers if layer.dropout > 0]
+        masks = [dropout_mask(rows, layer.dropout, generator) for layer in layers if layer.dropout > 0]
         if masks:
             dropped = zip(masks, layers, downs, strict=True)
             thin = torch.cat([times_transposed((rows * mask).mul_(1 / (1 - layer.dropout)), a) for mask, layer, a in dropped], dim=1)
@@ -100,7 +100,8 @@ class LoraFunction(torch.autograd.Function):
         return (d_x.view(ctx.shape) if d_x is not None else None, None, None, *pairs)
 
 
-def _mask(x: torch.Tensor, dropout: float, generator: torch.Generator | None) -> torch.Tensor:
+def dropout_mask(x: torch.Tensor, dropout: float, generator: torch.Generator | None) -> torch.Tensor:
+    """What is kept of ``x``."""
     return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout, generator=generator)
 
 
@@ -248,7 +249,7 @@ def use_lean_forward(model: torch.nn.Module) -> int:
     count = 0
     for parent in model.modules():
         plain = {name: child for name, child in parent.named_children() if is_plain(child)}
-        groups = [[plain.pop(name) for name in names] for names in _SIBLINGS if all(name in plain for name in names)]
+        groups = [[plain.pop(name) for name in names] for names in SIBLINGS if all(name in plain for name in names)]
         for group in [*groups, *([layer] for layer in plain.values())]:
             siblings = Siblings(group)  # type: ignore[arg-type]
             for layer in group:

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from hydratune.training.products import exact, times, times_transposed
 
-_CHUNK = 128  # positions: on a CPU the logits of a chunk stay in the last-level cache
+CHUNK = 128  # positions: on a CPU the logits of a chunk stay in the last-level cache
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class HeadLoss(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wanted else None
         losses = torch.empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        for start in range(0, len(targets), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
+        for start in range(0, len(targets), CHUNK):
+            chunk = slice(start, start + CHUNK)
             logits = exact(times_transposed(hidden[chunk], weight))
             losses[chunk], d_logits = loss_and_gradient(logits, targets[chunk], shape, wanted)
             if gradient is not None:

@@ -23,6 +23,7 @@ from hydratune.training.elementwise import EAGER, Elementwise, using
 from hydratune.training.frozen import FrozenBottom, frozen_bottom
 from hydratune.training.lora import drawing, drops, generator_here
 from hydratune.training.losses import PLAIN, HeadLoss, LogitLoss, LossShape
+from hydratune.training.merged import Adapter, Guest, MergingPool, adapter_of
 from hydratune.training.packing import Alike, Pack, alike, micro_packs, pack
 from hydratune.training.prefix import Prefix, View
 
@@ -79,6 +80,7 @@ class Objective:
         self.threads = torch.get_num_threads()  # intra-op, of this thread, when no worker is busy
         self.generator = torch.Generator().manual_seed(seed)
         self._shared, self._pool = pool, pool
+        self._adapter = self._merged_adapter(base)
 
     def __enter__(self) -> "Objective":
         """Starts the worker threads; without them micro-packs are computed one after the other.
@@ -97,6 +99,21 @@ class Objective:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
             torch.set_num_threads(self.threads)
+
+    def _merged_adapter(self, base: torch.nn.Module) -> Adapter | None:
+        """What is trained, if its micro-packs can be computed together with those of other objectives of the pool."""
+        host = self._pool.host if isinstance(self._pool, MergingPool) else None
+        if host is None or self._head is None or self.checkpointing or self.neftune_alpha:
+            return None
+        adapter = adapter_of(base, self.parameters())
+        return adapter if adapter is not None and host.takes(adapter) else None
+
+    def _guest(self, work: _Work, autocast: torch.dtype | None, gradients: bool) -> Guest | None:
+        """``work`` for a pass with others, or None: it has to be computed by this model."""
+        if self._adapter is None or self._head is None or self.bottom is not None or work.skip or not self._adapter.is_lean(autocast):
+            return None
+        shape = self.shape if gradients else PLAIN
+        return Guest(self._adapter, work.rows, shape, self._head, self.pieces, work.seed, gradients, autocast)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained. Looked for once: walking through all modules takes longer than a small layer."""
@@ -163,14 +180,10 @@ class Objective:
         return hidden[0]
 
     def _inputs(self, packed: Pack) -> dict[str, Any]:
-        noisy = self.neftune_alpha > 0 and torch.is_grad_enabled()
-        return {
-            **({"inputs_embeds": self._noisy(packed.input_ids, packed.row_lengths)} if noisy else {"input_ids": packed.input_ids}),
-            "position_ids": packed.position_ids,
-            "attention_mask": _no_mask(packed.input_ids.device),
-            "row_lengths": packed.row_lengths,
-            "use_cache": False,
-        }
+        inputs = packed.inputs()
+        if self.neftune_alpha > 0 and torch.is_grad_enabled():
+            inputs["inputs_embeds"] = self._noisy(inputs.pop("input_ids"), packed.row_lengths)
+        return inputs
 
     def _noisy(self, ids: torch.Tensor, row_lengths: Sequence[int]) -> torch.Tensor:
         """Embeddings with uniform noise of at most alpha / sqrt(length of the row * width): NEFTune (arXiv:2310.05914)."""
@@ -205,8 +218,9 @@ class Objective:
         """
         device = self.model.device
         autocast: AbstractContextManager[Any] = nullcontext()
-        if self._pool is not None and torch.is_autocast_enabled(device.type):  # it belongs to a thread: hand it on
-            autocast = torch.autocast(device.type, dtype=torch.get_autocast_dtype(device.type))
+        cast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        if self._pool is not None and cast is not None:  # it belongs to a thread: hand it on
+            autocast = torch.autocast(device.type, dtype=cast)
         holding = [number for number, work in enumerate(works) if work.holds is not None]
         others = [number for number, work in enumerate(works) if work.holds is None]
         held = {number: Future[torch.Tensor]() for number in holding}  # losses of the micro-packs that wait for the others
@@ -254,7 +268,13 @@ class Objective:
                 raise
 
         jobs = [*((begin, n) for n in holding), *((finish, n) for n in others), *((finish, n) for n in holding)]
-        every = self._pool.map(guarded, *zip(*jobs, strict=True)) if self._pool is not None and jobs else itertools.starmap(guarded, jobs)
+        if isinstance(self._pool, MergingPool) and self._adapter is not None:
+            guests = [self._guest(works[n], cast, parameters is not None) for _, n in jobs]
+            every = self._pool.map_guests(guarded, jobs, guests)
+        elif self._pool is not None and jobs:
+            every = self._pool.map(guarded, *zip(*jobs, strict=True))
+        else:
+            every = itertools.starmap(guarded, jobs)
         return itertools.islice(results(every), len(holding), None)
 
 
@@ -288,11 +308,6 @@ def padded_loss(model: PreTrainedModel, rows: Sequence[Encoded], shape: LossShap
     number, position = torch.tensor(where, device=device).unbind(1)
     loss: torch.Tensor = LogitLoss.apply(logits[number, position], targets, shape)  # type: ignore[no-untyped-call]
     return loss
-
-
-def _no_mask(device: torch.device) -> torch.Tensor:
-    """A 4-D mask is handed through to the attention function untouched, which ignores it: nothing is built."""
-    return torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
 class Handover(torch.autograd.Function):

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -20,6 +21,19 @@ class Pack:
     row_lengths: tuple[int, ...]
     predicts: torch.Tensor  # (targets,) positions whose next token is trained
     targets: torch.Tensor  # (targets,)
+
+    def inputs(self) -> dict[str, Any]:
+        """Of a transformers model with our attention.
+
+        A 4-D mask is handed through to the attention function untouched, which ignores it: nothing is built.
+        """
+        return {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.input_ids.device),
+            "row_lengths": self.row_lengths,
+            "use_cache": False,
+        }
 
 
 def pack(rows: Sequence[Encoded], device: torch.device | None = None, skip: int = 0, *, prefix: bool = False) -> Pack:

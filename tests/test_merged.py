@@ -1,0 +1,392 @@
+"""Micro-packs of several trials in one pass: every trial gets what it would have got alone."""
+
+import copy
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hydratune.config import Ia3Adapter, LoraAdapter
+from hydratune.data.masking import Encoded
+from hydratune.errors import Leaving
+from hydratune.models import adapters
+from hydratune.models.attention import NAME
+from hydratune.sweeps.crew import Crew, Task
+from hydratune.sweeps.pack import JobCrew, Premises
+from hydratune.training.elementwise import EAGER
+from hydratune.training.losses import PLAIN, LossShape
+from hydratune.training.merged import Guest, Host, MergingPool
+from hydratune.training.objective import Objective
+from test_objective import build, rows
+from test_pack import QUICK, history
+
+ADAPTERS = {
+    "all": LoraAdapter(r=4, lora_alpha=8),
+    "few": LoraAdapter(r=2, lora_alpha=16, target_modules=["q_proj", "down_proj"], use_rslora=True),
+    "dropout": LoraAdapter(r=8, lora_dropout=0.3),
+    "attention": LoraAdapter(r=3, lora_dropout=0.2, target_modules=["k_proj", "v_proj", "o_proj"]),
+    "strong dropout": LoraAdapter(r=4, lora_dropout=0.5),
+    "top": LoraAdapter(r=4, layers_to_transform=[1]),
+}
+
+
+class Together(MergingPool):
+    """Computes all guests of one call in one pass."""
+
+    def __init__(self, host: Host | None) -> None:
+        self.host, self.passes = host, list[int]()
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+    def map_guests(self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]) -> Any:
+        assert self.host is not None
+        self.guests = list(guests)
+        return iter([work(*job) for job in jobs])
+
+
+def base_of(name: str = "Llama", dtype: torch.dtype = torch.float32) -> Any:
+    model = build(name).to(dtype)
+    model.set_attn_implementation(NAME)
+    return model
+
+
+def own(base: Any) -> Any:
+    return copy.deepcopy(base, {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())})
+
+
+def trial(base: Any, adapter: LoraAdapter, seed: int) -> Any:
+    torch.manual_seed(seed)
+    model = adapters.add_adapter(own(base), adapter)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.train()
+
+
+def guests_of(base: Any, names: Sequence[str], **options: Any) -> tuple[Host, list[Guest], list[Any]]:
+    """The host, a guest for every adapter, and (loss, gradients) of each alone."""
+    host = Host(own(base))
+    guests, alone = [], []
+    shapes = [PLAIN, LossShape(label_smoothing=0.1), LossShape(z_loss=1e-3)]
+    for number, name in enumerate(names):
+        pool = Together(host)
+        model = trial(base, ADAPTERS[name], number)
+        objective = Objective(model, micro_tokens=512, workers=1, share=False, pool=pool, shape=shapes[number % 3], seed=number, **options)
+        alone.append(objective.gradients(rows(2 + number, seed=number)))
+        (guest,) = pool.guests
+        assert guest is not None
+        guests.append(guest)
+    return host, guests, alone
+
+
+def assert_same(result: Any, alone: Any, tolerance: float) -> None:
+    (loss, gradients), (expected, wanted) = result, alone
+    torch.testing.assert_close(loss.double(), expected.double(), rtol=tolerance, atol=0)
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * max(1e-3, theirs.abs().max().item()))
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "Qwen3", "Gemma3Text", "Mistral", "Phi3", "GPTNeoX"])
+def test_every_guest_gets_its_own_loss_and_gradients(architecture: str) -> None:
+    names = list(ADAPTERS) if architecture not in ("Phi3", "GPTNeoX") else ["all", "strong dropout"]
+    host, guests, alone = guests_of(base_of(architecture), names)
+    for result, expected in zip(host.run(guests), alone, strict=True):
+        assert_same(result, expected, 1e-5)
+
+
+def test_guests_differ_from_alone_by_rounding_only() -> None:
+    """In float64 nothing else is left. Not with layer 1 alone: the norms of layer 0 are then transformers' own, in fp32."""
+    host, guests, alone = guests_of(base_of(dtype=torch.float64), ["all", "few", "dropout", "attention"])
+    for result, expected in zip(host.run(guests), alone, strict=True):
+        assert_same(result, expected, 1e-12)
+
+
+def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
+    base = base_of()
+    host, guests, expected = Host(own(base)), [], []
+    for seed, name in enumerate(("dropout", "all")):
+        pool = Together(host)
+        model = trial(base, ADAPTERS[name], seed).eval()
+        objective = Objective(model, micro_tokens=512, workers=1, pool=pool, shape=LossShape(0.1, 0.1))
+        expected.append(objective.loss(rows(3, seed)))
+        guests += pool.guests
+    found = host.run(guests)
+    assert all(gradients == () and not loss.requires_grad for loss, gradients in found)
+    torch.testing.assert_close(torch.stack([loss for loss, _ in found]), torch.stack(expected), rtol=1e-6, atol=0)
+
+
+def test_two_micro_packs_of_one_trial_get_a_gradient_each() -> None:
+    base = base_of()
+    pool = Together(Host(own(base)))
+    objective = Objective(trial(base, ADAPTERS["all"], 0), micro_tokens=24, workers=1, share=False, pool=pool)
+    total = objective.gradients(rows(3))
+    assert len(pool.guests) > 1 and pool.host is not None
+    results = pool.host.run(pool.guests)
+    summed = [sum(parts[1:], parts[0]) for parts in zip(*(gradients for _, gradients in results), strict=True)]
+    assert_same((torch.stack([loss for loss, _ in results]).sum(), summed), total, 1e-5)
+
+
+def test_a_guest_that_is_not_finite_spoils_nobody() -> None:
+    host, guests, alone = guests_of(base_of(), ["all", "few", "dropout"])
+    with torch.no_grad():
+        guests[1].adapter.parameters[0].fill_(float("inf"))
+    results = host.run(guests)
+    assert not results[1][0].isfinite()
+    for number in (0, 2):
+        assert_same(results[number], alone[number], 1e-5)
+
+
+def test_bf16_under_autocast_is_what_each_gets_alone() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        host, guests, alone = guests_of(base_of(dtype=torch.bfloat16), ["all", "few", "dropout"])
+    for guest in guests:
+        assert guest.autocast is torch.bfloat16 and guest.adapter.parameters[0].dtype is torch.float32
+    for result, expected in zip(host.run(guests), alone, strict=True):
+        assert_same(result, expected, 5e-2)
+
+
+# ------------------------------------------------------------------------------------------------------- who can be a guest
+def guest_of(base: Any, adapter: Any, rows_: Sequence[Encoded] = (), **options: Any) -> list[Guest | None] | None:
+    """What an objective offers; None if it does not even ask."""
+    pool = Together(Host(own(base)))
+    model = adapters.add_adapter(own(base), adapter)
+    objective = Objective(model.train(), micro_tokens=256, workers=1, pool=pool, **options)
+    objective.gradients(rows_ or rows(2))
+    return getattr(pool, "guests", None)
+
+
+def test_plain_lora_is_a_guest_and_others_are_not() -> None:
+    base = base_of()
+    (guest,) = guest_of(base, ADAPTERS["all"]) or [None]
+    assert guest is not None and guest.tokens == sum(len(row.ids) - 1 for row in rows(2))
+    for other in (LoraAdapter(r=2, use_dora=True), Ia3Adapter(), LoraAdapter(r=2, modules_to_save=["lm_head"])):
+        assert guest_of(base, other) is None, other
+    assert guest_of(base, ADAPTERS["all"], neftune_alpha=1.0) is None
+    assert guest_of(base, ADAPTERS["all"], checkpointing=True) is None
+    assert guest_of(base_of("Llama", torch.bfloat16), ADAPTERS["all"]) == [None]  # PEFT keeps A and B in fp32: its own forward
+
+
+def test_rows_behind_a_shared_prefix_are_no_guests() -> None:
+    same = tuple(range(1, 60)) * 3
+    alike = [Encoded((*same, number, 7), (False,) * (len(same) + 1) + (True,)) for number in range(8)]
+    others = rows(2)
+    found = guest_of(base_of(), ADAPTERS["all"], [*alike, *others])
+    assert found is not None and {len(guest.rows) if guest is not None else 0 for guest in found} == {0, 2}
+
+
+def test_a_frozen_bottom_is_not_entered_in_company(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
+    base = base_of()
+    pool = Together(Host(own(base)))
+    objective = Objective(trial(base, ADAPTERS["top"], 0), micro_tokens=256, workers=1, pool=pool)
+    assert objective.keep_bottom(rows(2), "base", 1e9, lambda *_: None) == 1
+    objective.gradients(rows(2))
+    assert pool.guests == [None]
+
+
+def test_a_model_on_other_weights_is_no_guest() -> None:
+    pool = Together(Host(base_of()))
+    Objective(trial(base_of(), ADAPTERS["all"], 0), micro_tokens=256, workers=1, pool=pool).gradients(rows(2))
+    assert not hasattr(pool, "guests")
+
+
+# ------------------------------------------------------------------------------------------------------------------ the queue
+class Recorder:
+    """Stands for a host: remembers how many tokens each guest of each pass had."""
+
+    def __init__(self, error: Exception | None = None, seconds: float = 0.0) -> None:
+        self.passes, self.error, self.seconds = list[list[int]](), error, seconds
+
+    def run(self, guests: Sequence[Guest]) -> list[Any]:
+        self.passes.append([guest.tokens for guest in guests])
+        time.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+        return [("merged", guest.tokens) for guest in guests]
+
+
+HEAD = torch.zeros(1)
+
+
+def task(tokens: int, done: list[Any], *, small: bool = True, error: Exception | None = None, **options: Any) -> Task:
+    guest = Guest(None, [Encoded((1,) * (tokens + 1), (True,) * (tokens + 1))], PLAIN, HEAD, EAGER, None, True, None)  # type: ignore[arg-type]
+
+    def work() -> tuple[str, int]:
+        done.append(tokens)
+        if error is not None:
+            raise error
+        return "alone", tokens
+
+    return Task(work, guest if small else None, **options)
+
+
+@contextmanager
+def crew_of(host: Any, merge_tokens: int = 80, workers: int = 1) -> Iterator[tuple[Crew, threading.Event]]:
+    """A crew whose threads are all busy until the event is set."""
+    crew, go = Crew(workers, merge_tokens), threading.Event()
+    crew.host = host
+    for _ in range(workers):
+        crew.submit([Task(go.wait)])
+    while crew._waiting:
+        time.sleep(0.001)
+    yield crew, go
+    go.set()
+    crew.dismiss()
+
+
+def test_small_micro_packs_that_wait_are_taken_along_and_the_rest_stays_in_order() -> None:
+    host, done = Recorder(), list[Any]()
+    with crew_of(host) as (crew, go):
+        first = [task(20, done), task(300, done), task(19, done), task(21, done), task(5, done, small=False), task(18, done)]
+        second = [task(17, done), task(16, done), task(400, done)]
+        crew.submit(first)
+        crew.submit(second)
+        go.set()
+        results = [t.future.result(10) for t in (*first, *second)]
+    assert host.passes == [[20, 19, 18, 17]] and done == [300, 21, 5, 16, 400]  # 20 is a quarter of 80; 74 tokens, and 16 more are too many
+    assert [how for how, _ in results] == ["merged", "alone", "merged", "alone", "alone", "merged", "merged", "alone", "alone"]
+    assert [tokens for _, tokens in results] == [20, 300, 19, 21, 5, 18, 17, 16, 400]
+    assert (crew.merged, crew.micro_packs) == (4, 8)
+
+
+def test_nothing_is_merged_where_nothing_waits_or_it_is_switched_off() -> None:
+    for host, limit in ((Recorder(), 80), (Recorder(), 0), (None, 80)):
+        done = list[Any]()
+        with crew_of(host, limit) as (crew, go):
+            tasks = [task(5, done) for _ in range(3 if limit == 0 or host is None else 1)]
+            crew.submit(tasks)
+            go.set()
+            assert {t.future.result(10)[0] for t in tasks} == {"alone"}
+        assert crew.merged == 0
+
+
+def test_guests_of_two_kinds_are_not_in_one_pass() -> None:
+    host, done = Recorder(), list[Any]()
+    with crew_of(host) as (crew, go):
+        tasks = [task(number, done) for number in range(3, 9)]
+        for one in tasks[::2]:
+            assert one.guest is not None
+            one.guest = replace(one.guest, gradients=False)
+        crew.submit(tasks)
+        go.set()
+    assert host.passes == [[3, 5, 7], [4, 6, 8]] and not done
+
+
+def test_threads_take_equal_parts() -> None:
+    host, done = Recorder(seconds=0.2), list[Any]()
+    crew = Crew(2, 80)
+    crew.host = host  # type: ignore[assignment]
+    while len(crew._shares) < 2:
+        time.sleep(0.001)
+    tasks = [task(10, done) for _ in range(6)]
+    crew.submit(tasks)
+    crew.dismiss()
+    assert host.passes == [[10] * 3] * 2
+
+
+def test_where_a_pass_fails_everybody_is_computed_alone_and_only_the_guilty_fails(caplog: pytest.LogCaptureFixture) -> None:
+    host, done = Recorder(ValueError("a bad row")), list[Any]()
+    with crew_of(host) as (crew, go):
+        tasks = [task(5, done), task(6, done, error=ValueError("a bad row")), task(7, done)]
+        crew.submit(tasks)
+        go.set()
+        assert tasks[0].future.result(10) == ("alone", 5) and tasks[2].future.result(10) == ("alone", 7)
+        assert isinstance(tasks[1].future.exception(10), ValueError)
+        assert crew.merge_tokens and not caplog.records
+    done.clear()
+    with crew_of(host) as (crew, go):  # nobody's fault: it is not tried again
+        tasks = [task(5, done), task(7, done)]
+        crew.submit(tasks)
+        go.set()
+        assert [t.future.result(10) for t in tasks] == [("alone", 5), ("alone", 7)]
+    assert not crew.merge_tokens and "no longer computed together: ValueError: a bad row" in caplog.text
+
+
+def test_who_is_to_leave_is_not_computed_and_time_is_shared_by_tokens() -> None:
+    def leave() -> None:
+        raise Leaving
+
+    spent: dict[int, float] = {}
+    done: list[Any] = []
+    with crew_of(Recorder()) as (crew, go):
+        tasks = [task(n, done, count=partial(spent.__setitem__, n)) for n in (5, 15)]
+        gone, cancelled = task(9, done, admit=leave), task(8, done)
+        crew.submit([*tasks, gone, cancelled])
+        cancelled.future.cancel()
+        go.set()
+        assert [t.future.result(10)[0] for t in tasks] == ["merged", "merged"]
+        assert isinstance(gone.future.exception(10), Leaving)
+    assert crew.merged == 2 and not done
+    assert spent[15] == pytest.approx(3 * spent[5])
+
+
+# ----------------------------------------------------------------------------------------------------------------- a real pack
+def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> None:
+    base = base_of()
+    premises = Premises(1, 4096)
+    objectives = []
+    for seed, name in enumerate(("all", "dropout", "few")):
+        model = trial(premises.own(base), ADAPTERS[name], seed)
+        objectives.append(Objective(model, micro_tokens=512, workers=2, pool=JobCrew(premises), seed=seed))
+    crew, parts = premises.threads, [rows(2 + seed, seed) for seed in range(3)]
+
+    def together(parts: Sequence[list[Encoded]]) -> list[Future[Any]]:
+        go = threading.Event()
+        crew.submit([Task(go.wait)])
+        with ThreadPoolExecutor(3) as stations:
+            for objective in objectives:  # what they draw
+                objective.generator.manual_seed(0)
+            futures = [stations.submit(objective.gradients, part) for objective, part in zip(objectives, parts, strict=True)]
+            while len(crew._waiting) < 6:
+                time.sleep(0.001)
+            go.set()
+        return futures
+
+    results = [future.result() for future in together(parts)]
+    assert (crew.merged, crew.micro_packs) == (6, 6)
+    crew.host = None
+    alone = [future.result() for future in together(parts)]
+    assert crew.merged == 6
+    for result, expected in zip(results, alone, strict=True):
+        assert_same(result, expected, 1e-5)
+    crew.host = premises.shared("host", lambda: None)  # type: ignore[arg-type, return-value]
+    outside = [Encoded((1, 96_000, 3, 4), (False, False, True, True))] * 2
+    good, bad, also = together([parts[0], outside, parts[2]])
+    assert isinstance(bad.exception(), IndexError)
+    assert_same(good.result(), alone[0], 1e-5)
+    assert_same(also.result(), alone[2], 1e-5)
+    assert crew.merge_tokens
+    crew.dismiss()
+
+
+def test_a_sweep_of_short_rows_is_computed_together_and_its_numbers_are_those_of_each_alone(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    sweep, words = tmp_path / "sweep", [*QUICK, "data.batch_size=2"]
+    pack = ["hydra/launcher=pack", "hydra.launcher.merge_tokens=8192", f"hydra.sweep.dir={sweep}"]
+    code, text = hydratune("train", "-m", *words, "adapter.r=2,8", "adapter.lora_dropout=0,0.2", *pack)
+    assert code == 0, text
+    said = re.search(r"(\d+) of (\d+) micro-packs were computed together with others", (sweep / "pack.log").read_text())
+    assert said is not None and 0 < int(said[1]) <= int(said[2])
+    for number, trial_ in (("0", ["adapter.r=2", "adapter.lora_dropout=0"]), ("3", ["adapter.r=8", "adapter.lora_dropout=0.2"])):
+        code, text = hydratune("train", *words, *trial_, f"hydra.run.dir={tmp_path / number}")
+        assert code == 0, text
+        ours, theirs = (
+            [[float(row[c] or 0) for c in ("train/loss", "val/loss")] for row in history(f / number)] for f in (sweep, tmp_path)
+        )
+        assert len(ours) == len(theirs) == 4
+        for mine, wanted in zip(ours, theirs, strict=True):
+            assert mine == pytest.approx(wanted, rel=1e-5)
