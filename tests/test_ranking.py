@@ -89,7 +89,8 @@ def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:
     runs += [run("late", 0.2, 1, None, state="stopped", halved={"step": 12, "value": 0.3, "rung": 1}), run("good", 0.3, 1, 0.5)]
     table, best = ranking_table(runs)
     assert column(table, "run") == ["good", "late", "early", "failed"]
-    assert column(table, "state") == ["finished", "halved at step 12 with 0.3000", "halved at step 4 with 0.0100", "failed"]
+    assert column(table, "state") == ["finished", "halved at step 12", "halved at step 4", "failed"]
+    assert column(table, "val loss") == ["0.5000", "(0.3000)", "(0.0100)", "-"]
     assert best.startswith("best: good")
     assert ranking_table(runs[:3])[1] == ""
 

@@ -97,8 +97,8 @@ class Board:
         """``name`` waits for the verdict on the others."""
         with self._lock:
             line = self.lines[name]
-            step, value = (status.get("rungs") or [[0, None]])[-1]
-            line.state, line.reason = "paused", f"step {step}" + (f", validation loss {value:.4f}" if value is not None else "")
+            step, _ = (status.get("rungs") or [[0, None]])[-1]
+            line.state, line.reason = "paused", f"at step {step}"
             line.since = time.monotonic()
 
     def ended(self, name: str, status: Mapping[str, Any]) -> None:

@@ -158,7 +158,7 @@ def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
     """(table, lines that name the best run and what cannot be told from it, or "" if none finished).
 
     Best is the lowest validation loss, of entries with several seeds the lowest mean. Runs that did not finish come last
-    and are never best.
+    and are never best; those that were halved show the loss they had then, in brackets.
     """
     ranked = entries(runs)
     seeded = any(len(entry.runs) > 1 for entry in ranked)
@@ -174,7 +174,7 @@ def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
     table.add_column("run")
     for key in [*varying, *(["seed"] if seeded else [])]:
         table.add_column(key.rsplit(".", 1)[-1], justify="right")
-    table.add_column("val loss", justify="right")
+    table.add_column("val loss", justify="right", no_wrap=True)
     for _, title in shown:
         table.add_column(title, justify="right")
     table.add_column("state", overflow="fold")
@@ -191,7 +191,8 @@ def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
             number, style, settings = "", "dim", [""] * len(varying)
         for run in entry.runs:
             own = [_cell(run.settings.get("seed"))] if seeded else []
-            loss = f"{run.objective:.4f}" if run.objective is not None else "-"
+            early = (run.halved or {}).get("value")
+            loss = f"{run.objective:.4f}" if run.objective is not None else f"({early:.4f})" if isinstance(early, float) else "-"
             metrics = [_cell(run.metrics.get(key)) for key, _ in shown]
             look = "red" if run.state == State.failed.value else style if run.objective is not None else "dim"
             table.add_row(number, escape(run.path.name), *settings, *own, loss, *metrics, escape(_state(run)), style=look)
@@ -242,8 +243,7 @@ def _named(entry: Entry, varying: Sequence[str]) -> str:
 def _state(run: Run) -> str:
     """How a run ended, and in short why if it did not finish."""
     if run.halved:
-        value = run.halved.get("value")
-        return f"halved at step {run.halved.get('step')}" + (f" with {value:.4f}" if isinstance(value, float) else "")
+        return f"halved at step {run.halved.get('step')}"
     why = mask((str(run.error or "").splitlines() or [""])[0]) if run.objective is None else ""
     why = why if len(why) <= _LONGEST_REASON else f"{why[:_LONGEST_REASON].rstrip()} ..."
     return f"{run.state}: {why}" if why else run.state
