@@ -31,7 +31,7 @@ import torch
 
 from hydratune import config
 from hydratune.config import TrainConfig
-from hydratune.console import printing_to
+from hydratune.console import console, printing_to
 from hydratune.errors import HydratuneError, Leaving, Paused, UnpackedError
 from hydratune.records import RunDirectory, State, alone, read_json
 from hydratune.run import begin, recorded
@@ -253,8 +253,8 @@ def _turns(records: Mapping[str, RunDirectory], premises: Premises, board: Board
         values = values_of(record.status())
         if state in ("finished", "out"):
             turns.known(name, values, state, final)
-        elif values and record.left() is not None:
-            turns.known(name, values, "paused")
+        elif values and record.left() is not None:  # what was killed between its report and its checkpoint reports again
+            turns.known(name, values, "paused" if record.status().get("paused") else "new")
     return turns
 
 
@@ -294,6 +294,9 @@ def run(folder: Path, names: Sequence[str], together: int, workers: int, halving
                 thread.join(0.5)
                 if os.getppid() != parent:  # it was killed; who starts the sweep again must not find its jobs taken
                     premises.asked.set()
+        if halving is not None and not any(record.status().get("rungs") for record in records.values()):
+            least = f"hydra.launcher.halving.min_steps={halving.min_steps}"
+            console.print(f"[yellow]nobody was halved: no job that ended has more than {least} steps", soft_wrap=True)
         premises.threads.shutdown()
         for tracker in premises.trackers.values():  # of jobs that were waiting
             tracker.finish(130)
