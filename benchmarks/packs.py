@@ -12,8 +12,10 @@ medians of ``--repeats`` rounds. Words with "=" are settings of `hydratune train
 import argparse
 import copy
 import statistics
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +23,9 @@ import torch
 from fresh import _cpu_seconds
 from hydratune.data.masking import Encoded
 from hydratune.models import adapters, hardware, sources
+from hydratune.records import RunDirectory
 from hydratune.sweeps.pack import JobCrew, Premises
+from hydratune.sweeps.watch import Pulse
 from hydratune.training.objective import Objective
 from workloads import settings
 
@@ -41,12 +45,14 @@ class Pack:
 
     def __init__(self, base: Any, config: Any, trials: int, workers: int, merge_tokens: int) -> None:
         self.premises = Premises(workers, merge_tokens)
+        pulse = Pulse(RunDirectory(Path("job")), self.premises.asked)
         self.objectives = []
         for seed in range(trials):
             torch.manual_seed(seed)
-            model = adapters.add_adapter(self.premises.own(base), config.adapter, 10)
+            model = adapters.add_adapter(self.premises.own(base, pulse), config.adapter, 10)
             model.train()
-            self.objectives.append(Objective(model, micro_tokens=4096, workers=1, share=False, pool=JobCrew(self.premises), seed=seed))
+            pool = JobCrew(self.premises, pulse, threading.Event())
+            self.objectives.append(Objective(model, micro_tokens=4096, workers=1, share=False, pool=pool, seed=seed))
 
     def gradients(self, parts: list[list[Encoded]]) -> tuple[float, float]:
         """(CPU-seconds, wall seconds) of one micro-pack for as many trials as there are parts."""

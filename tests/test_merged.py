@@ -20,8 +20,10 @@ from hydratune.data.masking import Encoded
 from hydratune.errors import Leaving
 from hydratune.models import adapters
 from hydratune.models.attention import NAME
+from hydratune.records import RunDirectory
 from hydratune.sweeps.crew import Crew, Task
 from hydratune.sweeps.pack import JobCrew, Premises
+from hydratune.sweeps.watch import Pulse
 from hydratune.training.elementwise import EAGER
 from hydratune.training.losses import PLAIN, LossShape
 from hydratune.training.merged import Guest, Host, MergingPool
@@ -337,10 +339,11 @@ def test_who_is_to_leave_is_not_computed_and_time_is_shared_by_tokens() -> None:
 def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> None:
     base = base_of()
     premises = Premises(1, 4096)
+    pulse = Pulse(RunDirectory(Path("job")), premises.asked)
     objectives = []
     for seed, name in enumerate(("all", "dropout", "few")):
-        model = trial(premises.own(base), ADAPTERS[name], seed)
-        objectives.append(Objective(model, micro_tokens=512, workers=2, pool=JobCrew(premises), seed=seed))
+        model = trial(premises.own(base, pulse), ADAPTERS[name], seed)
+        objectives.append(Objective(model, micro_tokens=512, workers=2, pool=JobCrew(premises, pulse, threading.Event()), seed=seed))
     crew, parts = premises.threads, [rows(2 + seed, seed) for seed in range(3)]
 
     def together(parts: Sequence[list[Encoded]]) -> list[Future[Any]]:
