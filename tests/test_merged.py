@@ -365,7 +365,7 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
     assert crew.merged == 6
     for result, expected in zip(results, alone, strict=True):
         assert_same(result, expected, 1e-5)
-    crew.host = premises.shared("host", lambda: None)  # type: ignore[arg-type, return-value]
+    crew.host = premises.shared("host", lambda: None, pulse)  # type: ignore[arg-type, return-value]
     outside = [Encoded((1, 96_000, 3, 4), (False, False, True, True))] * 2
     good, bad, also = together([parts[0], outside, parts[2]])
     assert isinstance(bad.exception(), IndexError)
