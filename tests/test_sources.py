@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from conftest import SMALL
+from hydratune.cache import built
 from hydratune.config import Quantization, TinyModel
 from hydratune.models import adapters, sources
 
@@ -103,8 +106,6 @@ def test_damaged_model_files_are_one_message(hydratune: Command, tmp_path: Path,
 def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    from hydratune.cache import built
-
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
     old, new = (tmp_path / "data" / f".building-{age}" for age in ("old", "new"))
     for folder in (old, new):
@@ -112,3 +113,17 @@ def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path: Path, monk
     os.utime(old, (0, 0))
     assert built("data/x", lambda path: path.mkdir()) == tmp_path / "data" / "x"
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_what_two_need_at_the_same_time_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
+    builds: list[Path] = []
+
+    def build(path: Path) -> None:
+        builds.append(path)
+        time.sleep(0.3)
+        path.mkdir()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(lambda _: built("layers/x", build), range(3))) == {tmp_path / "layers" / "x"}
+    assert len(builds) == 1

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+
 from hydratune.errors import InputError
 
 _STALE = 86_400.0  # seconds
@@ -19,7 +21,7 @@ def cache_folder() -> Path:
 
 
 def built(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder ``name`` in the cache, built into a temporary one and renamed, so that half of it is never found.
+    """The folder ``name`` in the cache, built by one at a time into a temporary one and renamed: half of it is never found.
 
     Raises ``InputError`` if the disk refuses it.
     """
@@ -31,13 +33,12 @@ def built(name: str, build: Callable[[Path], None]) -> Path:
         for left in target.parent.glob(".building-*"):  # by a process that was killed
             if time.time() - left.stat().st_mtime > _STALE:
                 shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as temporary:
-            build(Path(temporary) / "built")
-            try:
+        with FileLock(target.with_name(f".{target.name}.lock")):  # whoever comes second waits, and finds it
+            if target.is_dir():
+                return target
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as temporary:
+                build(Path(temporary) / "built")
                 (Path(temporary) / "built").rename(target)
-            except OSError:
-                if not target.is_dir():  # another process may have been faster
-                    raise
     except OSError as error:
         fix = "free some space, or choose another place with HYDRATUNE_CACHE=DIR"
         raise InputError(f"cannot write into {target.parent} ({error.strerror or error}); {fix}") from error
