@@ -12,6 +12,7 @@ medians of ``--repeats`` rounds. Words with "=" are settings of `hydratune train
 import argparse
 import copy
 import statistics
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -46,7 +47,9 @@ class Pack:
             torch.manual_seed(seed)
             model = adapters.add_adapter(self.premises.own(base), config.adapter, 10)
             model.train()
-            self.objectives.append(Objective(model, micro_tokens=4096, workers=1, share=False, pool=JobCrew(self.premises), seed=seed))
+            self.objectives.append(
+                Objective(model, micro_tokens=4096, workers=1, share=False, pool=JobCrew(self.premises, threading.Event()), seed=seed)
+            )
 
     def gradients(self, parts: list[list[Encoded]]) -> tuple[float, float]:
         """(CPU-seconds, wall seconds) of one micro-pack for as many trials as there are parts."""

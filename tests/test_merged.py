@@ -340,7 +340,7 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
     objectives = []
     for seed, name in enumerate(("all", "dropout", "few")):
         model = trial(premises.own(base), ADAPTERS[name], seed)
-        objectives.append(Objective(model, micro_tokens=512, workers=2, pool=JobCrew(premises), seed=seed))
+        objectives.append(Objective(model, micro_tokens=512, workers=2, pool=JobCrew(premises, threading.Event()), seed=seed))
     crew, parts = premises.threads, [rows(2 + seed, seed) for seed in range(3)]
 
     def together(parts: Sequence[list[Encoded]]) -> list[Future[Any]]:

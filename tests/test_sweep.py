@@ -18,7 +18,7 @@ def states(sweep: Path) -> dict[str, str]:
 
 def test_failing_job_stops_nobody_and_only_it_runs_again(hydratune: Command, tmp_path: Path) -> None:
     """Three jobs, each a process: one with a rank the model cannot bear."""
-    command = ("train", "-m", *SMALL, "adapter.r=2,4,9999", f"hydra.sweep.dir={tmp_path}/sweep")
+    command = ("train", "-m", *SMALL, "adapter.r=2,4,9999", "hydra/launcher=process", f"hydra.sweep.dir={tmp_path}/sweep")
     code, text = hydratune(*command)
     sweep = tmp_path / "sweep"
     assert code == 1
@@ -55,7 +55,7 @@ def test_same_sweep_finds_its_folder_again(hydratune: Command, tmp_path: Path, m
         processes, "_run_one", lambda context, item: item.record.start() or item.record.update(state="failed", error="x") or 1
     )
     for lr in ("1e-3,2e-3", "1e-3,2e-3", "1e-3,3e-3"):
-        assert hydratune("train", "-m", *SMALL, f"optimizer.lr={lr}")[0] == 1
+        assert hydratune("train", "-m", *SMALL, f"optimizer.lr={lr}", "hydra/launcher=process")[0] == 1
     names = sorted(p.name for p in (tmp_path / "outputs").iterdir())
     assert len(names) == 2 and all(name.startswith(("smoke-lr-", "contracts-lr-")) for name in names)
 

@@ -212,6 +212,8 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     if "mandatory" in text.lower() or "Missing" in type(cause).__name__:
         return Problem(key, "???", "this setting has no default", f"give it on the command line: {key}=VALUE")
     message = _first_lines(str(cause), 1)
+    if values.get(key, "").startswith("{") and "not in" in message:
+        return Problem(key, values[key], message, "see hydratune train --cfg hydra -p hydra.launcher for what there is")
     if values.get(key, "").startswith("{"):
         return Problem(key, values[key], "keys of a mapping are added one by one", f"+{key}.NAME=VALUE")
     if "not in" in message or (match and not isinstance(error.__cause__, OmegaConfBaseException)):

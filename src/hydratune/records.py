@@ -196,7 +196,7 @@ class RunDirectory:
         kept = before if going_on else {key: before[key] for key in _KEPT if key in before}
         started = before.get("started") if going_on else None
         state = {"state": State.running.value, "started": started or _now(), "ended": None, "error": None}
-        kept = {key: value for key, value in kept.items() if key != "halved"}
+        kept = {key: value for key, value in kept.items() if key not in ("halved", "paused")}
         write_json(self.status_file, {"wandb_id": None, **kept, **state})
 
     def left(self) -> Path | None:

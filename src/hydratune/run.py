@@ -89,7 +89,7 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
         directory.end(State.stopped, "interrupted by the user")
         raise
     except Paused:
-        directory.update(state=State.waiting.value)
+        directory.update(state=State.waiting.value, paused=True)
         raise
     except HydratuneError as error:
         log.error("%s", checks.mask(str(error)))

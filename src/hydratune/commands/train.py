@@ -84,7 +84,7 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
         return
     seconds = {"start-up (imports)": time.perf_counter() - shop.began}
     with timed(seconds, "W&B"):
-        tracker, new = shop.tracker(lambda: _track(config, record))  # before anything can fail, so that W&B sees the failure
+        tracker, new = shop.tracker(lambda: _track(config, record, shop))  # before anything can fail, so that W&B sees the failure
     exit_code: int | None = 1
     try:
         with timed(seconds, "model and data"):
@@ -372,7 +372,7 @@ def _spent(job: Job, shop: Workshop) -> float:
     return shop.cpu_seconds() + (job.checkpoint["cpu_seconds"] if job.checkpoint else 0.0)
 
 
-def _track(config: TrainConfig, record: RunDirectory) -> wandb.Tracker:
+def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> wandb.Tracker:
     """The W&B run; in a sweep it is named after what varies and grouped by the sweep."""
     path = record.path
     mine = read_sweep(path.parent).get(path.name)
@@ -381,7 +381,16 @@ def _track(config: TrainConfig, record: RunDirectory) -> wandb.Tracker:
     name = varying if mine else f"{config.name}-{path.name}"
     known = record.status().get("wandb_id") if record.left() is not None else None
     name = name or path.name
-    tracker = wandb.start(config.tracking, plain(config), folder=folder, group=group, name=name, job_type="train", known=known)
+    tracker = wandb.start(
+        config.tracking,
+        plain(config),
+        folder=folder,
+        group=group,
+        name=name,
+        job_type="train",
+        known=known,
+        on_stop=shop.stop,
+    )
     record.update(wandb_id=tracker.id)
     return tracker
 

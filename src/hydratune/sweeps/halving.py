@@ -10,7 +10,7 @@ some go on who would not have.
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydratune.errors import ConfigError, Problem
@@ -31,33 +31,22 @@ class Halving:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Halving":
         """Raises ``ConfigError`` for whatever cannot be."""
-        where = "hydra.launcher.halving"
-        known = [f.name for f in fields(cls)]
-        problems = [
-            Problem(f"{where}.{k}", v, "there is no such setting", f"known: {', '.join(known)}")
-            for k, v in values.items()
-            if k not in known
-        ]
-        wanted = {name: values.get(name, None if name == "min_steps" else getattr(cls, name)) for name in known}
+        made = cls(**values)
         checks = {
-            "min_steps": (_whole(wanted["min_steps"], 1), "a job must be trained before it is judged", "set a whole number, 1 or more"),
-            "eta": (_whole(wanted["eta"], 2), "the best one of eta jobs goes on", "set a whole number, 2 or more; usual is 3"),
-            "metric": (wanted["metric"] in METRICS, "it is not known in the middle of training", f"set {' or '.join(METRICS)}"),
-            "kind": (wanted["kind"] in KINDS, "there is no such kind", f"set {' or '.join(KINDS)}"),
+            "min_steps": (made.min_steps >= 1, "a job must be trained before it is judged", "set 1 or more"),
+            "eta": (made.eta >= 2, "the best one of eta jobs goes on", "set 2 or more; usual is 3"),
+            "metric": (made.metric in METRICS, "it is not known in the middle of training", f"set {' or '.join(METRICS)}"),
+            "kind": (made.kind in KINDS, "there is no such kind", f"set {' or '.join(KINDS)}"),
         }
-        problems += [Problem(f"{where}.{name}", wanted[name], why, fix) for name, (right, why, fix) in checks.items() if not right]
-        if problems:
-            raise ConfigError(problems)
-        return cls(**wanted)
+        wrong = [(name, why, fix) for name, (right, why, fix) in checks.items() if not right]
+        if wrong:
+            raise ConfigError([Problem(f"hydra.launcher.halving.{name}", values[name], why, fix) for name, why, fix in wrong])
+        return made
 
     def rungs(self, total: int) -> list[int]:
         """Steps at which a job of ``total`` steps is judged; never at its end."""
         count = max(0, math.ceil(math.log(total / self.min_steps, self.eta) - 1e-9)) if total > self.min_steps else 0
         return [self.min_steps * self.eta**k for k in range(count) if self.min_steps * self.eta**k < total]
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 @dataclass

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
@@ -32,7 +33,7 @@ import torch
 
 from hydratune import config
 from hydratune.config import TrainConfig
-from hydratune.console import printing_to
+from hydratune.console import console, printing_to
 from hydratune.errors import HydratuneError, Leaving, Paused, UnpackedError
 from hydratune.models import hardware
 from hydratune.records import RunDirectory, State, alone, read_json
@@ -54,8 +55,9 @@ class JobCrew(MergingPool):
     Once the pack is asked to leave they compute nothing more, and raise ``Leaving``.
     """
 
-    def __init__(self, premises: "Premises") -> None:
-        self._premises = premises
+    def __init__(self, premises: "Premises", leaving: threading.Event) -> None:
+        """``leaving``: set when this job alone is to leave."""
+        self._premises, self._leaving = premises, leaving
         self.seconds = 0.0
         self._counting = threading.Lock()
 
@@ -81,7 +83,7 @@ class JobCrew(MergingPool):
         return _results([task.future for task in tasks])
 
     def _admit(self) -> None:
-        if self._premises.asked.is_set():
+        if self._premises.asked.is_set() or self._leaving.is_set():
             raise Leaving
 
     def _count(self, seconds: float) -> None:
@@ -114,6 +116,7 @@ class Premises:
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
         self.trackers: dict[str, Any] = {}  # by name of job
+        self.leaving: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # by name of job
         self._made: dict[str, Any] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._naming = threading.Lock()
@@ -148,7 +151,8 @@ class Desk(Workshop):
     def __init__(self, premises: Premises, record: RunDirectory, turns: Turns) -> None:
         self.premises, self.record, self.turns = premises, record, turns
         self._rungs: list[int] = []
-        self.crew = JobCrew(premises)
+        leaving = premises.leaving[record.path.name]
+        self.crew, self.stop = JobCrew(premises, leaving), leaving.set
         self.pool = self.crew
         self._began, self._thread_began = time.perf_counter(), time.thread_time()
 
@@ -279,8 +283,8 @@ def _turns(records: Mapping[str, RunDirectory], premises: Premises, board: Board
         values = values_of(record.status())
         if state in ("finished", "out"):
             turns.known(name, values, state, final)
-        elif values and record.left() is not None:
-            turns.known(name, values, "paused")
+        elif values and record.left() is not None:  # what was killed between its report and its checkpoint reports again
+            turns.known(name, values, "paused" if record.status().get("paused") else "new")
     return turns
 
 
@@ -326,6 +330,9 @@ def run(
         for thread in stations:
             while thread.is_alive():  # join() alone would keep a signal waiting
                 thread.join(0.5)
+        if halving is not None and not any(record.status().get("rungs") for record in records.values()):
+            least = f"hydra.launcher.halving.min_steps={halving.min_steps}"
+            console.print(f"[yellow]nobody was halved: no job that ended has more than {least} steps", soft_wrap=True)
         premises.threads.dismiss()
         for tracker in premises.trackers.values():  # of jobs that were waiting
             tracker.finish(130)

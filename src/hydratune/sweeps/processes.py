@@ -183,7 +183,7 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
     for count, numbers in enumerate(chosen.packs, 1):
         left = [number for number in numbers if number not in ended]
         if left:
-            section(f"pack {count} of {len(chosen.packs)}: {len(left)} jobs on one base model")
+            section(f"pack {count} of {len(chosen.packs)}: {len(left)} job{'s' if len(left) > 1 else ''} on one base model")
             members = numbers if packing.halving is not None else left
             _run_pack(folder, [planned[number] for number in members], packing)
     alone = {planned[number].job.name: why for number, why in chosen.alone.items() if number not in ended}
@@ -196,7 +196,11 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
         console.print(f"[dim]job {escape(name)} runs alone: {escape(why)}", soft_wrap=True)
     if alone:
         _run_all(context, [item for item in planned if item.job.name in alone])
-    return [item for item in planned if not item.record.is_finished() and "halved" not in item.record.status()]
+    stopped = [item.job.name for item in planned if item.record.status().get("state") == State.stopped.value]
+    stopped = [name for name in stopped if "halved" not in RunDirectory(folder / name).status()]
+    if stopped:  # one by one, in W&B; Ctrl-C ends the sweep
+        console.print(f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command again goes on with it")
+    return [item for item in planned if not item.record.is_finished() and item.record.status().get("state") != State.stopped.value]
 
 
 def _run_pack(folder: Path, items: Sequence[Planned], packing: Packing) -> None:

@@ -18,6 +18,7 @@ class Workshop:
     """Everything is the run's own."""
 
     pool: Executor | None = None  # threads that compute; None: the run makes its own
+    stop: Callable[[], None] | None = None  # ends this run alone, its work kept; None: Ctrl-C does
 
     @property
     def began(self) -> float:

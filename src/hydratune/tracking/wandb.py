@@ -152,11 +152,12 @@ def start(
     name: str,
     job_type: str,
     known: str | None = None,
+    on_stop: Callable[[], None] | None = None,
 ) -> Tracker:
     """Begins the W&B run of a job. ``values`` is the resolved configuration as plain nested values.
 
     ``known`` is the id of the run that an interrupted job had: it goes on. Offline, new files of that run take the place of
-    the old ones; ``Tracker.again`` fills them.
+    the old ones; ``Tracker.again`` fills them. ``on_stop`` is called when the user presses Stop in W&B; None: as Ctrl-C.
     ``WANDB_MODE`` wins over ``tracking.mode``. A server that does not answer costs 20 s, then the run is kept offline.
     """
     mode = os.environ.get("WANDB_MODE") or config.mode.value
@@ -176,7 +177,9 @@ def start(
         "config": _masked(dict(values)),
         **({"id": known, "resume": "allow"} if known and mode == "online" else {"id": known} if known else {}),
         "reinit": "create_new",
-        "settings": wandb.Settings(console="off", save_code=False, finish_timeout=60, init_timeout=20, silent=True, disable_git=True),
+        "settings": wandb.Settings(
+            console="off", save_code=False, finish_timeout=60, init_timeout=20, silent=True, disable_git=True, stop_fn=on_stop
+        ),
     }
     if known and mode != "online":
         for left in (folder / "wandb").glob(f"offline-run-*-{known}"):
