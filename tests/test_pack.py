@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from conftest import SMALL
-from hydratune.config import Control, FullFinetune
+from hydratune.config import Control, FullFinetune, LoraBias
 from hydratune.sweeps.planning import plan, why_alone
 from hydratune.sweeps.records import read_sweep
 from test_config import compose
@@ -172,6 +172,7 @@ def test_jobs_that_cannot_share_run_alone_and_say_why(hydratune: Command, tmp_pa
         ({"trainer": {"devices": 2}}, "several devices"),
         ({"adapter": {"lora_dropout": 0.1}, "trainer": {"gradient_checkpointing": True}}, "gradient_checkpointing"),
         ({"adapter": {"init_lora_weights": "olora"}}, "init_lora_weights=olora"),
+        ({"adapter": {"bias": LoraBias.lora_only}}, "adapter.bias=lora_only trains biases"),
     ],
 )
 def test_why_a_job_runs_alone(change: dict[str, dict[str, object]], why: str) -> None:

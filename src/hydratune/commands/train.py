@@ -451,8 +451,6 @@ def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitte
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds
     job.seconds["training"] = fitted.training_seconds
     job.seconds["validation"] = fitted.validation_seconds
-    if job.accelerator == "gpu":
-        job.model = job.model.to("cuda")  # Lightning hands the model back on the CPU
     return fitted
 
 

@@ -157,6 +157,7 @@ class Desk(Workshop):
     def __init__(self, premises: Premises, pulse: Pulse, turns: Turns) -> None:
         self.premises, self.pulse, self.record, self.turns = premises, pulse, pulse.record, turns
         self._rungs: list[int] = []
+        self._shared: set[int] = set()  # weights of the base model
         leaving = premises.leaving[pulse.name]
         self.crew, self.stop = JobCrew(premises, pulse, leaving), leaving.set
         self.pool = self.crew
@@ -170,6 +171,7 @@ class Desk(Workshop):
         return self.premises.shared(name, make, self.pulse)
 
     def own(self, model: Any) -> Any:
+        self._shared = {id(tensor) for tensor in model.parameters()}
         return self.premises.own(model, self.pulse)
 
     @contextmanager
@@ -205,6 +207,11 @@ class Desk(Workshop):
     def accept(self, model: Any) -> None:
         from hydratune.training.lora import draws_elsewhere
 
+        own = [p for p in model.parameters() if p.requires_grad and id(p) in self._shared]
+        for parameter in own:  # nobody else may take it for one of theirs
+            parameter.requires_grad_(False)
+        if own:
+            raise UnpackedError("its adapter trains weights of the base model, which are not its own here")
         if draws_elsewhere(model):
             raise UnpackedError("its dropout draws from the process's generator, whose order would depend on the other jobs")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from hydratune.config import Control, FullFinetune, LoraAdapter, TrainConfig, plain
+from hydratune.config import Control, FullFinetune, LoraAdapter, LoraBias, TrainConfig, plain
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, Problem
 from hydratune.records import RunDirectory
@@ -70,6 +70,8 @@ def why_alone(config: TrainConfig) -> str | None:
     start = str(getattr(config.adapter, "init_lora_weights", ""))
     if isinstance(config.adapter, LoraAdapter) and start.startswith(_BASE_CHANGING_STARTS):
         return f"adapter.init_lora_weights={start} changes the base model's weights"
+    if isinstance(config.adapter, LoraAdapter) and config.adapter.bias is not LoraBias.none:
+        return f"adapter.bias={config.adapter.bias.value} trains biases of the base model"
     if trainer.devices > 1 or trainer.strategy != "auto":
         return "it runs on several devices"
     drawn = getattr(config.adapter, "lora_dropout", 0.0) > 0 or trainer.neftune_alpha > 0

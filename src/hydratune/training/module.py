@@ -29,6 +29,10 @@ class FineTuning(lightning.LightningModule):
         self.tokens_seen = 0  # trained and untrained, this rank
         self._validation = [0.0, 0.0]  # summed loss, tokens
 
+    def cpu(self) -> "FineTuning":
+        """Lightning would move the model off its device at the end of training, under the feet of whoever shares its weights."""
+        return self
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Rows stay lists until they are packed, on the device of the model."""
         return batch
