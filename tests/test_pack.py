@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from conftest import SMALL
+from conftest import SMALL, write_rows
 from hydratune.config import Control, FullFinetune, LoraBias
 from hydratune.sweeps.planning import plan, why_alone
 from hydratune.sweeps.records import read_sweep
@@ -75,6 +75,38 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(hydratune: Command
         assert code == 0, text
         assert_same_run(sweep / str(number), alone)
         assert sorted(p.name for p in (sweep / str(number)).iterdir()) == sorted(p.name for p in alone.iterdir())
+
+
+@pytest.mark.slow  # 16 runs of 40 steps on the real base
+def test_on_the_real_base_eight_jobs_are_the_same_as_alone_and_as_fewer_in_another_order(hydratune: Command, tmp_path: Path) -> None:
+    trials = {
+        "small": "adapter: {r: 2, lora_alpha: 8}\noptimizer: {lr: 3e-3}",
+        "large": "adapter: {r: 32}\noptimizer: {lr: 1e-4}",
+        "drops": "adapter: {r: 8, lora_dropout: 0.1}\nseed: 5",
+        "one": "data: {batch_size: 1}",
+        "four": "data: {batch_size: 4}\ntrainer: {max_epochs: 2}",
+        "accumulates": "trainer: {accumulate_grad_batches: 2}",
+        "unclipped": "trainer: {gradient_clip_val: null}\noptimizer: {schedule: constant}",
+        "attention": "adapter: {r: 16, target_modules: [q_proj, v_proj]}",
+    }
+    folder = tmp_path / "own" / "experiment"
+    folder.mkdir(parents=True)
+    for name, text in trials.items():
+        (folder / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    rows = [{"prompt": f"What is {a} times {b}?", "completion": f"{a} times {b} is {a * b}."} for a in range(2, 11) for b in range(2, 13)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    data = ("data=files", f"data.train={tmp_path}/rows.jsonl", "data.batch_size=2", "data.max_test_rows=2", "data.max_validation_rows=8")
+    rest = ("trainer.max_steps=40", "trainer.max_epochs=3", "evaluation.baselines=[]", "evaluation.max_new_tokens=8", "tracking=disabled")
+    command = ("train", f"--config-dir={folder.parent}", *data, *rest)
+    for place, names in (("sweep", list(trials)), ("fewer", ["attention", "drops", "small"])):
+        code, text = hydratune(*command, "-m", f"experiment={','.join(names)}", f"hydra.sweep.dir={tmp_path}/{place}")
+        assert code == 0, text
+        for number, name in enumerate(names):
+            if place == "sweep":
+                code, text = hydratune(*command, f"experiment={name}", f"hydra.run.dir={tmp_path}/{name}")
+                assert code == 0, text
+            assert len(history(tmp_path / name)) == 40
+            assert_same_run(tmp_path / place / str(number), tmp_path / name)
 
 
 def states(sweep: Path) -> dict[str, str]:
