@@ -63,7 +63,7 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
     with alone(directory.path):
         signal.signal(signal.SIGTERM, interrupt)
         if hasattr(signal, "SIGHUP"):  # the terminal was closed
-            signal.signal(signal.SIGHUP, _hung_up)
+            signal.signal(signal.SIGHUP, hung_up)
         begin(typed, directory)
         write_hydra_files(directory, composed, settings, list(settings.overrides.task))
         with recorded(typed, directory):
@@ -121,7 +121,7 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _hung_up(signum: int, frame: FrameType | None) -> None:
+def hung_up(signum: int, frame: FrameType | None) -> None:
     """Without a terminal, printing is an error of its own."""
     silence()
     interrupt(signum, frame)

@@ -98,6 +98,7 @@ def _start_pack(folder: Path, pack: Pack, packing: Packing, gpu: str | None, bes
         "patience": packing.patience,
         "lost": pack.lost,
         "merge_tokens": packing.merge_tokens,
+        "driver": os.getpid(),
     }
     names = [item.job.name for item in pack.items]
     command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), json.dumps(options), *names]
@@ -194,16 +195,22 @@ def wait(process: "subprocess.Popen[bytes]") -> int:
 
 
 def _interrupt(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """The terminal sent Ctrl-C to them as well; a kill of this process alone did not."""
-    for process in processes:
-        process.send_signal(signal.SIGINT)
-    until = time.monotonic() + _GRACE
-    for process in processes:
-        try:
-            process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    """The terminal sent Ctrl-C to them as well; a kill of this process alone did not. An impatient second one changes nothing."""
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if here else None
+    try:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        until = time.monotonic() + _GRACE
+        for process in processes:
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def how(code: int) -> str:

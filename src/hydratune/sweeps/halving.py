@@ -179,8 +179,8 @@ class Turns:
         return best if math.isfinite(self._jobs[best].values[top]) else None
 
     def _close(self) -> None:
-        for name, job in self._jobs.items():
-            if job.state == "paused":
+        for name, job in self._jobs.items() if self.halving is not None else ():
+            if job.state == "paused" and job.values:
                 job.state = "out"
                 self.on_out(name)
 

@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -33,8 +34,8 @@ import torch
 
 from hydratune import config
 from hydratune.config import TrainConfig
-from hydratune.console import console, printing_to
-from hydratune.errors import HydratuneError, Leaving, Paused, UnpackedError
+from hydratune.console import console, printing_to, silence
+from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
 from hydratune.records import RunDirectory, State, alone, read_json
 from hydratune.run import begin, recorded
 from hydratune.sweeps.board import Board
@@ -243,6 +244,8 @@ def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, 
         try:
             torch.set_num_threads(1)
             with printing_to(stream, pulse.telling(board.teller(name))), alone(record.path):
+                if name in premises.trackers:  # it was paused here: resume=never is about what an earlier command left
+                    settings = replace(settings, resume=config.Resume.auto)
                 begin(settings, record)
                 board.began(name)
                 with recorded(settings, record):
@@ -318,12 +321,13 @@ def run(
     patience: float | None = None,
     lost: Sequence[str] = (),
     merge_tokens: int = 0,
+    driver: int | None = None,
 ) -> None:
     """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time; those that ended before, or are ``lost``, only count.
 
     Small micro-packs of several jobs are computed in passes of at most ``merge_tokens``. A job that is silent for ``patience``
-    seconds is given up. Raises ``KeyboardInterrupt`` at the end if asked, and ``Leaving`` if a job hangs in such a way that the
-    pack cannot go on.
+    seconds is given up. ``driver`` is the process that started this one: without it, everybody leaves. Raises
+    ``KeyboardInterrupt`` at the end if asked, ``Leaving`` if a job hangs in such a way that the pack cannot go on.
     """
     records = {name: RunDirectory(folder / name) for name in names}
     premises = Premises(workers, merge_tokens)
@@ -338,23 +342,32 @@ def run(
         # Around its sanity check, which is off, Lightning sets the process's generators back while another job may draw.
         vars(lightning_trainer)["isolate_rng"] = nullcontext
 
+        broken: list[str] = []
+
         def station() -> None:
-            while (name := turns.next()) is not None:
-                settings = config.load(folder / SETTINGS / f"{name}.yaml")
-                with watch.over(records[name]) as pulse:
-                    _one(settings, pulse, premises, turns, board, logs)
+            try:
+                while (name := turns.next()) is not None:
+                    settings = config.load(folder / SETTINGS / f"{name}.yaml")
+                    with watch.over(records[name]) as pulse:
+                        _one(settings, pulse, premises, turns, board, logs)
+            except BaseException as error:
+                log.exception("the pack itself is broken")
+                broken.append(f"{type(error).__name__}: {error}; see {folder}/pack.log")
+                premises.asked.set()
 
         def asked(signum: int, frame: FrameType | None) -> None:
+            if signum == hung_up:
+                silence()
             premises.asked.set()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        hung_up = getattr(signal, "SIGHUP", None)  # the terminal was closed
+        for number in (signal.SIGINT, signal.SIGTERM, *([hung_up] if hung_up else [])):
             signal.signal(number, asked)
-        driver = os.getppid()
         stations = [_started(station, n) for n in range(min(together, len(names)))]
         while stations and not watch.overdue():
             stations[0].join(0.5)  # without an end it would keep a signal waiting
             board.say()
-            if os.getppid() != driver:  # it was killed: nobody is left to hand the rest to
+            if driver not in (None, os.getppid()):  # it was killed: nobody is left to hand the rest to
                 premises.asked.set()
             hung = watch.look()
             for pulse in hung:
@@ -374,6 +387,8 @@ def run(
         for tracker in premises.trackers.values():  # of jobs that were waiting
             tracker.finish(130)
         logging.root.removeHandler(logs)
+    if broken:
+        raise SweepError(broken[0])
     if watch.broken_at is not None:
         raise Leaving
     if premises.asked.is_set():
@@ -393,13 +408,16 @@ def main(args: Sequence[str]) -> int:
     """
     folder, options, *names = args
     config.register()
-    chosen = json.loads(options)
+    chosen = {"halving": None, "patience": None, "lost": (), "merge_tokens": 0, "driver": None, **json.loads(options)}
     halving = Halving(**chosen["halving"]) if chosen["halving"] else None
     try:
         settings = chosen["together"], chosen["workers"], halving, chosen["patience"], chosen["lost"], chosen["merge_tokens"]
-        run(Path(folder), names, *settings)
+        run(Path(folder), names, *settings, chosen["driver"])
     except KeyboardInterrupt:
         return 130
+    except SweepError as error:
+        console.print(f"[red]{error}", soft_wrap=True)
+        return 1
     except Leaving:
         return GOES_ON
     return 0

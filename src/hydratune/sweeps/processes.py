@@ -6,13 +6,16 @@ and a crash is the crash of one pack.
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -24,13 +27,16 @@ from hydratune.checks import configuration_problems, mask
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.records import RunDirectory, State, alone, read_json
-from hydratune.run import interrupt
+from hydratune.run import hung_up, interrupt
 from hydratune.sweeps.fleet import Pack, cores, how, wait, work_off
 from hydratune.sweeps.gpus import visible_gpus
-from hydratune.sweeps.planning import RUNS_ALONE, Packing, Planned, plan, without_hydra
+from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, Packing, Planned, plan, without_hydra
 from hydratune.sweeps.records import Job, read_study, read_sweep, varying, write_sweep
 from hydratune.tracking import environment
 from hydratune.tracking.ranking import collect, ranking_table
+
+_KEPT = ".multirun.yaml"  # of the last sweep that was not refused
+_OURS = ("", "wandb", "sweep.json", "multirun.yaml", "pack.log", "study.log")  # in the folder of a sweep
 
 
 def launch(
@@ -52,9 +58,17 @@ def launch(
     names = {item.job.name for item in planned}
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
-        _refuse_study(folder)
-        for item in planned:  # what lies there must not be taken for this job's result
-            refuse_other_job(item)
+        try:
+            _refuse_study(folder)
+            for item in planned:  # what lies there must not be taken for this job's result
+                refuse_other_job(item)
+                _refuse_other_halving(item, packing)
+        except ConfigError:
+            _put_back(folder)
+            raise
+        shutil.rmtree(folder / SETTINGS, ignore_errors=True)  # of a driver that was killed
+        if (folder / "multirun.yaml").is_file():
+            shutil.copyfile(folder / "multirun.yaml", folder / _KEPT)
         write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *(item.job for item in planned)])
         console.print(f"[bold]sweep of {len(planned)} jobs[/]  {shown(folder)}", soft_wrap=True)
         failed = run_jobs(context, folder, planned, packing)
@@ -77,7 +91,27 @@ def launch(
 def run_jobs(context: HydraContext, folder: Path, planned: Sequence[Planned], packing: Packing | None) -> list[Planned]:
     """Runs those of ``planned`` that are not finished; returns those that still are not at the end."""
     signal.signal(signal.SIGTERM, interrupt)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, hung_up)
+    for item in planned:
+        wait_for_left(item.record)
     return _run_all(context, planned) if packing is None else _run_packs(context, folder, planned, packing)
+
+
+def wait_for_left(record: RunDirectory) -> None:
+    """Waits for a run whose driver was killed: it leaves by itself, or comes to its end."""
+    if not record.path.is_dir():
+        return
+    lock, said = FileLock(record.path / ".lock"), False
+    while True:
+        try:
+            with lock.acquire(timeout=0):
+                return
+        except Timeout:
+            if not said:
+                console.print(f"{record.path.name} is still being run by a process of an earlier call; waiting for it")
+            said = True
+            time.sleep(0.5)
 
 
 def print_wandb_hint(folder: Path) -> None:
@@ -96,11 +130,32 @@ def _check_all(context: HydraContext, sweep: DictConfig, overrides: Sequence[Seq
     planned = [item for item, _ in checked if item is not None]
     names = [item.job.name for item in planned]
     why = "several jobs of this sweep would share a folder" if len(set(names)) < len(names) else ""
-    why = "a job is one folder in the sweep's folder, not a path" if any(Path(n).name != n for n in names) else why
+    odd = [name for name in names if Path(name).name != name or name.startswith(".") or name in _OURS]
+    why = "a job is one folder in the sweep's folder, not a path, and none of the sweep's own files" if odd else why
     if why:
         raise ConfigError([Problem("hydra.sweep.subdir", names[0], why, "leave it at its default, ${hydra.job.num}")])
     differing = varying([list(job) for job in overrides])
     return [replace(item, job=replace(item.job, varying=own)) for item, own in zip(planned, differing, strict=True)]
+
+
+def _put_back(folder: Path) -> None:
+    """Hydra wrote multirun.yaml before we were asked; what was there is worth more than what was refused."""
+    if (folder / _KEPT).is_file():
+        shutil.copyfile(folder / _KEPT, folder / "multirun.yaml")
+
+
+def _refuse_other_halving(item: Planned, packing: Packing | None) -> None:
+    """Raises ``ConfigError`` if the job was judged at other steps: it would be compared with what others had at theirs."""
+    judged = [step for step, _ in item.record.status().get("rungs") or []]
+    if packing is None or packing.halving is None or not judged or item.settings.resume is config.Resume.force:
+        return
+    wanted = [packing.halving.min_steps * packing.halving.eta**number for number in range(len(judged))]
+    if judged != wanted:
+        why = f"job {item.job.name} was judged after {', '.join(map(str, judged))} steps, and now it would be after {wanted[0]}"
+        fix = "halve as before, not at all, or in another hydra.sweep.dir"
+        raise ConfigError(
+            [Problem("hydra.launcher.halving", f"min_steps {packing.halving.min_steps}, eta {packing.halving.eta}", why, fix)]
+        )
 
 
 def check_job(context: HydraContext, sweep: DictConfig, number: int, job: Sequence[str]) -> tuple[Planned | None, list[Problem]]:
@@ -187,6 +242,10 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
             item.record.update(tries=1)  # whoever starts a sweep again wants them tried again
     if again:
         console.print(f"{len(again)} of {len(planned)} jobs failed before and are tried again: {', '.join(again)}", soft_wrap=True)
+    if packing.halving is not None and len({item.settings.seed for item in planned}) > 1:
+        console.print(
+            "[yellow]halving judges every seed by itself: a mean over seeds is then one over those that were left", soft_wrap=True
+        )
     gpus = [] if all(item.settings.trainer.accelerator == "cpu" for item in planned) else visible_gpus()
     size = packing.pack_size or (-(-len(planned) // len(gpus)) if len(gpus) > 1 and packing.halving is None else None)
     # All jobs are planned, so that a pack has the same members however often the sweep is started.

@@ -6,7 +6,6 @@ over. So a search goes on where it was, and several drivers can work on one stud
 """
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,7 +89,7 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
     settings = _check_corners(context, config, dimensions, fixed)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    place, name = wanted.storage or str(folder / STUDY_FILE), wanted.study_name or folder.name
+    place, name = wanted.storage or str(folder / STUDY_FILE), wanted.study_name or read_study(folder).get("name") or folder.name
     place = place if "://" in place else str(Path(place).absolute())
     span = {
         "ranges or choices": [f"{d.key}: {d.distribution}" for d in dimensions],
@@ -216,7 +215,7 @@ def _run(search: Search, trials: Sequence[Trial]) -> None:
     """Has the launcher run what has not ended. A trial that cannot be composed or is refused fails alone."""
     batch = []
     for trial in trials:
-        _await(search.record(trial.number))
+        processes.wait_for_left(search.record(trial.number))
         item = _planned(search, trial)
         if item is not None:
             processes.refuse_other_job(item)
@@ -227,22 +226,6 @@ def _run(search: Search, trials: Sequence[Trial]) -> None:
     batch = [item for item in batch if not _has_ended(item.record) or (search.is_halving and not _has_failed(item.record))]
     section(f"trial{'s' if len(batch) > 1 else ''} {', '.join(item.job.name for item in batch)} of {search.n_trials}")
     processes.run_jobs(search.context, search.folder, batch, search.packing)
-
-
-def _await(record: RunDirectory) -> None:
-    """Waits for a run that a driver which was killed has left behind."""
-    if not record.path.is_dir():
-        return
-    lock, said = FileLock(record.path / ".lock"), False
-    while True:
-        try:
-            with lock.acquire(timeout=0):
-                return
-        except Timeout:
-            if not said:
-                console.print(f"trial {record.path.name} is still being run by a process of an earlier call; waiting for it")
-            said = True
-            time.sleep(1)
 
 
 def _planned(search: Search, trial: Trial) -> Planned | None:
