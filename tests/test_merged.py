@@ -375,6 +375,7 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
     crew.dismiss()
 
 
+@pytest.mark.slow  # four processes
 def test_a_sweep_of_short_rows_is_computed_together_and_its_numbers_are_those_of_each_alone(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:

@@ -47,11 +47,13 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ("step", "minutes", "left", "options"),
     [
         (3, 1e-9, 3, ()),  # within the first epoch
-        (7, 1e-9, 7, ODD[:1]),  # within the second
+        pytest.param(7, 1e-9, 7, ODD[:1], marks=pytest.mark.slow),  # within the second
         (5, 1e-9, 5, ODD),  # accumulation: 3 steps in an epoch, the last of them of one row
-        (6, 1e-9, 6, ODD),  # at the end of an epoch
+        pytest.param(6, 1e-9, 6, ODD, marks=pytest.mark.slow),  # at the end of an epoch
         (8, None, 5, ("optimizer=lion", "optimizer.lr=1e-4")),  # only validations write: at the end of the first epoch
-        (5, 1e-9, 5, ("trainer.max_steps=8", "trainer.max_epochs=9", "adapter.layers_to_transform=[1]")),
+        pytest.param(
+            5, 1e-9, 5, ("trainer.max_steps=8", "trainer.max_epochs=9", "adapter.layers_to_transform=[1]"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_an_interrupted_run_ends_like_one_that_was_not(
@@ -105,7 +107,7 @@ def test_never_begins_anew_and_a_broken_checkpoint_does_too(hydratune: Command, 
 
 def test_a_killed_run_goes_on_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = [*RUN, "trainer.max_epochs=60", "trainer.checkpoint_minutes=1e-9", "tracking=offline", f"hydra.run.dir={run}"]
+    words = [*RUN, "trainer.max_epochs=30", "trainer.checkpoint_minutes=1e-9", "tracking=offline", f"hydra.run.dir={run}"]
     command = [sys.executable, "-m", "hydratune", "train", *words]
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": tmp_path}
     options["env"] = {**os.environ, "WANDB_MODE": "offline"}
@@ -122,4 +124,4 @@ def test_a_killed_run_goes_on_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
     after = json.loads((run / "status.json").read_text())
     assert after["state"] == "finished" and (after["wandb_id"], after["started"]) == (before["wandb_id"], before["started"])
     assert len(list((run / "wandb").glob("offline-run-*"))) == 1
-    assert [int(row["step"]) for row in history(run)] == list(range(1, 301))
+    assert [int(row["step"]) for row in history(run)] == list(range(1, 151))

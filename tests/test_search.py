@@ -26,8 +26,8 @@ from hydratune.composition import sweep_name
 from hydratune.errors import ConfigError
 from hydratune.records import RunDirectory, State, write_json, write_text
 from hydratune.sweeps import processes
+from hydratune.sweeps.processes import wait_for_left
 from hydratune.sweeps.records import Job, write_sweep
-from hydratune.sweeps.search import _await
 from hydratune.sweeps.space import Dimension, read_space
 from hydratune.sweeps.study import Objective, Wanted, open_study, read_objectives, sampler_for
 
@@ -433,16 +433,17 @@ def test_a_killed_driver_leaves_nothing_running_and_nothing_is_repeated(tmp_path
     assert len(states(folder)) == 5 and "RUNNING" not in states(folder)
     assert [trial.params for trial in opened(folder).trials][:4] == params
     assert {file: file.stat().st_mtime_ns for file in done} == done
-    assert [len((folder / str(n) / "tries").read_text().split()) for n in range(5)] == [1, 1, 1, 2, 1]
+    tries = [len((folder / str(n) / "tries").read_text().split()) for n in range(5)]
+    assert tries in ([1, 1, 1, 2, 1], [1, 1, 1, 1, 1])  # the fourth may have been killed before it began
 
 
 def test_a_run_that_outlived_its_driver_is_waited_for(tmp_path: Path) -> None:
-    _await(RunDirectory(tmp_path / "none"))
+    wait_for_left(RunDirectory(tmp_path / "none"))
     child = FileLock(tmp_path / ".lock", thread_local=False)  # a thread stands for a process
     child.acquire()
     timer = threading.Timer(0.3, child.release)
     timer.start()
-    _await(RunDirectory(tmp_path))
+    wait_for_left(RunDirectory(tmp_path))
     assert timer.finished.is_set() and not child.is_locked
 
 

@@ -16,6 +16,7 @@ def states(sweep: Path) -> dict[str, str]:
     return {p.parent.name: json.loads(p.read_text())["state"] for p in sorted(sweep.glob("*/status.json"))}
 
 
+@pytest.mark.slow  # a process for each job; in packs: test_pack.py
 def test_failing_job_stops_nobody_and_only_it_runs_again(hydratune: Command, tmp_path: Path) -> None:
     """Three jobs, each a process: one with a rank the model cannot bear."""
     command = ("train", "-m", *SMALL, "adapter.r=2,4,9999", "hydra/launcher=process", f"hydra.sweep.dir={tmp_path}/sweep")
@@ -40,6 +41,13 @@ def test_wrong_job_is_refused_before_the_first_one(hydratune: Command, tmp_path:
     assert code == 2
     assert "optimizer.lr = 0" in text and "trainer.max_epochs = 0" in text and "nothing was run" in text
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", ".hidden", "wandb"])
+def test_a_job_stays_in_the_folder_of_its_sweep(hydratune: Command, tmp_path: Path, name: str) -> None:
+    code, text = hydratune("train", "-m", *SMALL, "seed=1", f"hydra.sweep.dir={tmp_path}/in/sweep", f"hydra.sweep.subdir={name}")
+    assert code == 2 and "a job is one folder in the sweep's folder" in text
+    assert not list((tmp_path / "in").glob("*.json"))
 
 
 def test_wrong_type_in_one_job_is_refused_before_the_first_one(hydratune: Command, tmp_path: Path) -> None:
