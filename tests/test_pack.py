@@ -96,7 +96,14 @@ def test_on_the_real_base_eight_jobs_are_the_same_as_alone_and_as_fewer_in_anoth
     rows = [{"prompt": f"What is {a} times {b}?", "completion": f"{a} times {b} is {a * b}."} for a in range(2, 11) for b in range(2, 13)]
     write_rows(tmp_path / "rows.jsonl", rows)
     data = ("data=files", f"data.train={tmp_path}/rows.jsonl", "data.batch_size=2", "data.max_test_rows=2", "data.max_validation_rows=8")
-    rest = ("trainer.max_steps=40", "trainer.max_epochs=3", "evaluation.baselines=[]", "evaluation.max_new_tokens=8", "tracking=disabled")
+    rest = (
+        "trainer.max_steps=40",
+        "trainer.max_epochs=3",
+        "trainer.max_loss_ratio=null",
+        "evaluation.baselines=[]",
+        "evaluation.max_new_tokens=8",
+        "tracking=disabled",
+    )
     command = ("train", f"--config-dir={folder.parent}", *data, *rest)
     for place, names in (("sweep", list(trials)), ("fewer", ["attention", "drops", "small"])):
         code, text = hydratune(*command, "-m", f"experiment={','.join(names)}", f"hydra.sweep.dir={tmp_path}/{place}")
