@@ -17,6 +17,7 @@ from rich.table import Table
 from yaml import YAMLError
 
 from hydratune.checks import mask
+from hydratune.config import flat
 from hydratune.errors import InputError, RunError
 from hydratune.records import RunDirectory, State, read_json
 from hydratune.sweeps.records import Job, read_sweep
@@ -81,7 +82,7 @@ def read(path: Path) -> Run:
     record = RunDirectory(path)
     try:
         status = record.status()
-        settings = _flat(OmegaConf.to_container(OmegaConf.load(record.config_file))) if record.config_file.is_file() else {}
+        settings = flat(OmegaConf.to_container(OmegaConf.load(record.config_file))) if record.config_file.is_file() else {}
         metrics = read_json(record.metrics_file) if record.metrics_file.is_file() else {}
         data = read_json(path / "data.json") if (path / "data.json").is_file() else {}
         validation = data.get("splits", {}).get("validation", {})
@@ -90,15 +91,6 @@ def read(path: Path) -> Run:
         return Run(path, state, error, settings, dict(metrics), measured_on, halved)
     except (RunError, OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
         return Run(path, "unreadable", str(error), {}, {})
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    result: dict[str, Any] = {}
-    for key, inner in value.items():
-        result |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return result
 
 
 @dataclass(frozen=True)
