@@ -131,9 +131,13 @@ class WandbTracker:
 
     @never_fatal
     def again(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """History of the time before an interruption: a server has it, the files of an offline run begin anew."""
+        """History of the time before an interruption: a server has it; offline, these files take the place of the old ones."""
         if not self.run.offline:
             return
+        mine = Path(self.run.dir).parent
+        for left in mine.parent.glob(f"offline-run-*-{self.run.id}"):
+            if left != mine:
+                shutil.rmtree(left, ignore_errors=True)
         for row in rows:
             values = {key: value for key, value in row.items() if key not in ("step", "epoch")}
             self.logger.log_metrics(values, step=row["step"])
@@ -156,8 +160,8 @@ def start(
 ) -> Tracker:
     """Begins the W&B run of a job. ``values`` is the resolved configuration as plain nested values.
 
-    ``known`` is the id of the run that an interrupted job had: it goes on. Offline, new files of that run take the place of
-    the old ones; ``Tracker.again`` fills them. ``on_stop`` is called when the user presses Stop in W&B; None: as Ctrl-C.
+    ``known`` is the id of the run that an interrupted job had: it goes on. Offline, ``Tracker.again`` puts
+    its new files in the place of the old ones. ``on_stop`` is called when the user presses Stop in W&B; None: as Ctrl-C.
     ``WANDB_MODE`` wins over ``tracking.mode``. A server that does not answer costs 20 s, then the run is kept offline.
     """
     mode = os.environ.get("WANDB_MODE") or config.mode.value
@@ -181,9 +185,6 @@ def start(
             console="off", save_code=False, finish_timeout=60, init_timeout=20, silent=True, disable_git=True, stop_fn=on_stop
         ),
     }
-    if known and mode != "online":
-        for left in (folder / "wandb").glob(f"offline-run-*-{known}"):
-            shutil.rmtree(left, ignore_errors=True)
     try:
         run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
     except Exception as error:  # the client raises its own, requests' and Go's errors for an absent server
