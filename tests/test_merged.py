@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from conftest import write_rows
 from hydratune.config import Ia3Adapter, LoraAdapter
 from hydratune.data.masking import Encoded
 from hydratune.errors import Leaving
@@ -29,7 +31,7 @@ from hydratune.training.losses import PLAIN, LossShape
 from hydratune.training.merged import Guest, Host, MergingPool
 from hydratune.training.objective import Objective
 from test_objective import build, rows
-from test_pack import QUICK, history
+from test_pack import QUICK, assert_same_run, history
 
 ADAPTERS = {
     "all": LoraAdapter(r=4, lora_alpha=8),
@@ -107,6 +109,42 @@ def test_every_guest_gets_its_own_loss_and_gradients(architecture: str) -> None:
     host, guests, alone = guests_of(base_of(architecture), names)
     for result, expected in zip(host.run(guests), alone, strict=True):
         assert_same(result, expected, 1e-5)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in those of a crew."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "Qwen3", "Gemma3Text", "Mistral", "Phi3", "GPTNeoX"])
+def test_no_bit_of_a_guest_depends_on_its_company(architecture: str, gradients: bool, one_thread: None) -> None:
+    base = base_of(architecture)
+    host = Host(own(base), steadily=True)
+    names = [name for name in ADAPTERS if architecture not in ("Phi3", "GPTNeoX") or name in ("all", "strong dropout")]
+    pools = [Together(host) for _ in names]
+    alone = []
+    for seed, (name, pool) in enumerate(zip(names, pools, strict=True)):
+        model = trial(base, ADAPTERS[name], seed).train(gradients)
+        objective = Objective(model, micro_tokens=512, workers=1, share=False, pool=pool, seed=seed)
+        own_rows = [Encoded((5, 6, 7, 8), (False, False, False, True))] if seed == 1 else rows(1 + seed, seed)  # one position is trained
+        alone.append(objective.gradients(own_rows) if gradients else (objective.loss(own_rows), []))
+    if not host.serves(None):
+        pytest.skip("products are not steady on this machine")
+    guests = [pool.guests[0] for pool in pools]
+    kinds = {guest.kind for guest in guests}
+    assert len(kinds) == (1 if len(names) == 2 else 2)  # "top" trains nothing in layer 0
+    for kind in kinds:
+        chosen = [number for number, guest in enumerate(guests) if guest.kind == kind]
+        for order in (chosen, chosen[::-1], chosen[:2]):
+            for number, (loss, found) in zip(order, host.run([guests[number] for number in order]), strict=True):
+                expected, wanted = alone[number]
+                assert torch.equal(loss, expected), names[number]
+                assert len(found) == len(wanted) and all(map(torch.equal, found, wanted)), names[number]
 
 
 def test_guests_differ_from_alone_by_rounding_only() -> None:
@@ -224,7 +262,7 @@ HEAD = torch.zeros(1)
 
 
 def task(tokens: int, done: list[Any], *, small: bool = True, error: Exception | None = None, **options: Any) -> Task:
-    guest = Guest(None, [Encoded((1,) * (tokens + 1), (True,) * (tokens + 1))], PLAIN, HEAD, EAGER, None, True, None)  # type: ignore[arg-type]
+    guest = Guest(SimpleNamespace(first=""), [Encoded((1,) * (tokens + 1), (True,) * (tokens + 1))], PLAIN, HEAD, EAGER, None, True, None)  # type: ignore[arg-type]
 
     def work() -> tuple[str, int]:
         done.append(tokens)
@@ -375,19 +413,26 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
     crew.dismiss()
 
 
-@pytest.mark.slow  # four processes
+@pytest.mark.slow  # six processes
+@pytest.mark.parametrize("merge_tokens", [None, 8192])
 def test_a_sweep_of_short_rows_is_computed_together_and_its_numbers_are_those_of_each_alone(
-    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path, merge_tokens: int | None
 ) -> None:
-    sweep, words = tmp_path / "sweep", [*QUICK, "data.batch_size=2"]
-    pack = ["hydra/launcher=pack", "hydra.launcher.merge_tokens=8192", f"hydra.sweep.dir={sweep}"]
-    code, text = hydratune("train", "-m", *words, "adapter.r=2,8", "adapter.lora_dropout=0,0.2", *pack)
+    """To the last bit, unless passes are asked for wherever they can be."""
+    pairs = [(a, b) for a in range(2, 9) for b in range(2, 9)]
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{a} times {b}?", "completion": f"It is {a * b}."} for a, b in pairs])
+    sweep, words = tmp_path / "sweep", ["data=files", f"data.train={tmp_path}/rows.jsonl", *(w for w in QUICK if not w.startswith("data="))]
+    words += ["data.batch_size=2", "data.max_train_rows=12"]
+    merging = [] if merge_tokens is None else [f"hydra.launcher.merge_tokens={merge_tokens}"]
+    code, text = hydratune("train", "-m", *words, "adapter.r=2,8", "adapter.lora_dropout=0,0.2", *merging, f"hydra.sweep.dir={sweep}")
     assert code == 0, text
     said = re.search(r"(\d+) of (\d+) micro-packs were computed together with others", (sweep / "pack.log").read_text())
     assert said is not None and 0 < int(said[1]) <= int(said[2])
     for number, trial_ in (("0", ["adapter.r=2", "adapter.lora_dropout=0"]), ("3", ["adapter.r=8", "adapter.lora_dropout=0.2"])):
         code, text = hydratune("train", *words, *trial_, f"hydra.run.dir={tmp_path / number}")
         assert code == 0, text
+        if merge_tokens is None:
+            assert_same_run(sweep / number, tmp_path / number)
         ours, theirs = (
             [[float(row[c] or 0) for c in ("train/loss", "val/loss")] for row in history(f / number)] for f in (sweep, tmp_path)
         )

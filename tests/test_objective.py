@@ -22,7 +22,7 @@ from hydratune.training.packing import micro_packs, pack
 SIZES = {
     "vocab_size": 96,
     "hidden_size": 32,
-    "intermediate_size": 48,
+    "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "max_position_embeddings": 64,

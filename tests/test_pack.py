@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -77,43 +77,59 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(hydratune: Command
         assert sorted(p.name for p in (sweep / str(number)).iterdir()) == sorted(p.name for p in alone.iterdir())
 
 
-@pytest.mark.slow  # 16 runs of 40 steps on the real base
-def test_on_the_real_base_eight_jobs_are_the_same_as_alone_and_as_fewer_in_another_order(hydratune: Command, tmp_path: Path) -> None:
-    trials = {
-        "small": "adapter: {r: 2, lora_alpha: 8}\noptimizer: {lr: 3e-3}",
-        "large": "adapter: {r: 32}\noptimizer: {lr: 1e-4}",
-        "drops": "adapter: {r: 8, lora_dropout: 0.1}\nseed: 5",
-        "one": "data: {batch_size: 1}",
-        "four": "data: {batch_size: 4}\ntrainer: {max_epochs: 2}",
-        "accumulates": "trainer: {accumulate_grad_batches: 2}",
-        "unclipped": "trainer: {gradient_clip_val: null}\noptimizer: {schedule: constant}",
-        "attention": "adapter: {r: 16, target_modules: [q_proj, v_proj]}",
-    }
-    folder = tmp_path / "own" / "experiment"
+REAL_TRIALS = {
+    "small": "adapter: {r: 2, lora_alpha: 8}\noptimizer: {lr: 3e-3}",
+    "large": "adapter: {r: 32}\noptimizer: {lr: 1e-4}",
+    "drops": "adapter: {r: 8, lora_dropout: 0.1}\nseed: 5",
+    "one": "data: {batch_size: 1}",
+    "four": "data: {batch_size: 4}\ntrainer: {max_epochs: 2}",
+    "accumulates": "trainer: {accumulate_grad_batches: 2}",
+    "unclipped": "trainer: {gradient_clip_val: null}\noptimizer: {schedule: constant}",
+    "attention": "adapter: {r: 16, target_modules: [q_proj, v_proj]}",
+}
+
+
+@pytest.fixture(scope="module")
+def on_the_real_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Runs experiments of ``REAL_TRIALS``, 40 steps each: by name, in packs or alone; returns the folder."""
+    place = tmp_path_factory.mktemp("real")
+    folder = place / "own" / "experiment"
     folder.mkdir(parents=True)
-    for name, text in trials.items():
+    for name, text in REAL_TRIALS.items():
         (folder / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
     rows = [{"prompt": f"What is {a} times {b}?", "completion": f"{a} times {b} is {a * b}."} for a in range(2, 11) for b in range(2, 13)]
-    write_rows(tmp_path / "rows.jsonl", rows)
-    data = ("data=files", f"data.train={tmp_path}/rows.jsonl", "data.batch_size=2", "data.max_test_rows=2", "data.max_validation_rows=8")
-    rest = (
-        "trainer.max_steps=40",
-        "trainer.max_epochs=3",
-        "trainer.max_loss_ratio=null",
-        "evaluation.baselines=[]",
-        "evaluation.max_new_tokens=8",
-        "tracking=disabled",
-    )
-    command = ("train", f"--config-dir={folder.parent}", *data, *rest)
-    for place, names in (("sweep", list(trials)), ("fewer", ["attention", "drops", "small"])):
-        code, text = hydratune(*command, "-m", f"experiment={','.join(names)}", f"hydra.sweep.dir={tmp_path}/{place}")
-        assert code == 0, text
-        for number, name in enumerate(names):
-            if place == "sweep":
-                code, text = hydratune(*command, f"experiment={name}", f"hydra.run.dir={tmp_path}/{name}")
-                assert code == 0, text
-            assert len(history(tmp_path / name)) == 40
-            assert_same_run(tmp_path / place / str(number), tmp_path / name)
+    write_rows(place / "rows.jsonl", rows)
+    data = ("data=files", f"data.train={place}/rows.jsonl", "data.batch_size=2", "data.max_test_rows=2", "data.max_validation_rows=8")
+    trainer = ("trainer.max_steps=40", "trainer.max_epochs=3", "trainer.max_loss_ratio=null")
+    rest = ("evaluation.baselines=[]", "evaluation.max_new_tokens=8", "tracking=disabled")
+
+    def call(names: Sequence[str], *options: str, packed: bool = True) -> Path:
+        target = place / "-".join([*names, "packed" if packed else "alone"])
+        where = ["-m", f"hydra.sweep.dir={target}"] if packed else [f"hydra.run.dir={target}"]
+        if not target.exists():
+            words = ["train", f"--config-dir={folder.parent}", *data, *trainer, *rest, f"experiment={','.join(names)}", *where, *options]
+            done = subprocess.run([sys.executable, "-m", "hydratune", *words], capture_output=True, text=True, cwd=place, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        return target
+
+    return call
+
+
+@pytest.mark.slow  # the real base: five minutes, then one for each
+@pytest.mark.parametrize("name", list(REAL_TRIALS))
+def test_on_the_real_base_each_of_eight_jobs_is_the_same_as_alone(on_the_real_base: Callable[..., Path], name: str) -> None:
+    sweep, alone = on_the_real_base(list(REAL_TRIALS)), on_the_real_base([name], packed=False)
+    assert len(history(alone)) == 40
+    assert_same_run(sweep / str(list(REAL_TRIALS).index(name)), alone)
+
+
+@pytest.mark.slow
+def test_on_the_real_base_jobs_are_the_same_in_another_pack(on_the_real_base: Callable[..., Path]) -> None:
+    """Fewer, in another order."""
+    names = ["attention", "drops", "small"]
+    sweep, fewer = on_the_real_base(list(REAL_TRIALS)), on_the_real_base(names)
+    for number, name in enumerate(names):
+        assert_same_run(fewer / str(number), sweep / str(list(REAL_TRIALS).index(name)))
 
 
 def states(sweep: Path) -> dict[str, str]:

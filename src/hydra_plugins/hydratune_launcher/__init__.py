@@ -36,7 +36,7 @@ class PackLauncherConfig:
     patience: float | None = 1800.0  # seconds without a sign of life after which a job is given up; null: never
     retries: int = 1  # how often a job is tried again whose pack was killed while it ran, the last time alone
     halving: HalvingConfig | None = field(default_factory=HalvingConfig)
-    merge_tokens: int = 0  # tokens of a pass that serves short micro-packs of several jobs, 512 on a CPU; 0: no such pass
+    merge_tokens: int | None = None  # tokens of a pass for short micro-packs of several jobs; 0: none; null: 512 where no bit depends on it
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pack", node=PackLauncherConfig, provider="hydratune")

@@ -2,9 +2,9 @@
 
 Every job is an ordinary run in a thread of its own, with its own Trainer, optimizer, checkpoints, W&B run and record. Its
 model is its own as well, but for the frozen weights, which are the same tensors in all of them. Whatever computes goes
-through one pool of threads, one per core with one intra-op thread each, in the same pieces as in a run alone: a job's
-numbers do not depend on its neighbours, but for rounding where short pieces of several jobs are computed in one pass
-(``hydratune.sweeps.crew``). A job that fails, ends or is stopped leaves; nobody waits for anybody.
+through one pool of threads, one per core with one intra-op thread each, in the same pieces as in a run alone. Short pieces
+of several jobs are computed in one pass (``hydratune.sweeps.crew``), where that changes no bit: a job's numbers do not
+depend on its neighbours. A job that fails, ends or is stopped leaves; nobody waits for anybody.
 
     python -m hydratune.sweeps.pack FOLDER OPTIONS NAME...    what hydratune.sweeps.processes starts; options in JSON
 """
@@ -47,6 +47,7 @@ from hydratune.sweeps.workshop import Made, Workshop
 from hydratune.training.merged import Guest, Host, MergingPool
 
 log = logging.getLogger(__name__)
+_MERGE_TOKENS = 512
 
 
 class JobCrew(MergingPool):
@@ -118,8 +119,10 @@ def _results(waiting: Sequence[Future[Any]], pulse: Pulse) -> Iterator[Any]:
 class Premises:
     """What the jobs of a pack share."""
 
-    def __init__(self, workers: int, merge_tokens: int = 0) -> None:
-        self.threads = Crew(workers, merge_tokens)
+    def __init__(self, workers: int, merge_tokens: int | None = None) -> None:
+        """``merge_tokens``: of a pass for several jobs; None: as many as pay on a CPU, and only where no bit depends on company."""
+        self.steadily = merge_tokens is None
+        self.threads = Crew(workers, _MERGE_TOKENS if merge_tokens is None else merge_tokens)
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
         self.trackers: dict[str, Any] = {}  # by name of job
@@ -148,7 +151,7 @@ class Premises:
 
         with pulse.holding(self.lock("own")):
             if self.threads.merge_tokens:
-                self.threads.host = self.shared("host", lambda: Host(copied()), pulse)
+                self.threads.host = self.shared("host", lambda: Host(copied(), steadily=self.steadily), pulse)
             return copied()
 
 
@@ -320,14 +323,14 @@ def run(
     halving: Halving | None = None,
     patience: float | None = None,
     lost: Sequence[str] = (),
-    merge_tokens: int = 0,
+    merge_tokens: int | None = None,
     driver: int | None = None,
 ) -> None:
     """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time; those that ended before, or are ``lost``, only count.
 
-    Small micro-packs of several jobs are computed in passes of at most ``merge_tokens``. A job that is silent for ``patience``
-    seconds is given up. ``driver`` is the process that started this one: without it, everybody leaves. Raises
-    ``KeyboardInterrupt`` at the end if asked, ``Leaving`` if a job hangs in such a way that the pack cannot go on.
+    For ``merge_tokens`` see ``Premises``. A job that is silent for ``patience`` seconds is given up. ``driver`` is the process
+    that started this one: without it, everybody leaves. Raises ``KeyboardInterrupt`` at the end if asked, ``Leaving`` if a
+    job hangs in such a way that the pack cannot go on.
     """
     records = {name: RunDirectory(folder / name) for name in names}
     premises = Premises(workers, merge_tokens)
@@ -408,7 +411,7 @@ def main(args: Sequence[str]) -> int:
     """
     folder, options, *names = args
     config.register()
-    chosen = {"halving": None, "patience": None, "lost": (), "merge_tokens": 0, "driver": None, **json.loads(options)}
+    chosen = {"halving": None, "patience": None, "lost": (), "merge_tokens": None, "driver": None, **json.loads(options)}
     halving = Halving(**chosen["halving"]) if chosen["halving"] else None
     try:
         settings = chosen["together"], chosen["workers"], halving, chosen["patience"], chosen["lost"], chosen["merge_tokens"]

@@ -36,7 +36,7 @@ class Packing:
     together: int | None = None  # jobs of a pack that run at the same time; None: two more than cores
     halving: Halving | None = None  # who leaves early; None: nobody
     patience: float | None = 1800.0  # seconds without a sign of life after which a job is given up; None: never
-    merge_tokens: int = 0  # tokens of a pass that serves short micro-packs of several jobs; 0: there is no such pass
+    merge_tokens: int | None = None  # tokens of a pass for short micro-packs of several jobs; 0: none; None: where no bit depends on it
     retries: int = 1  # how often a job is tried again whose pack was killed while it ran
 
     def __post_init__(self) -> None:
@@ -45,7 +45,11 @@ class Packing:
             "pack_size": (self.pack_size is None or self.pack_size >= 1, "somebody has to run", "set 1 or more, or null"),
             "together": (self.together is None or self.together >= 1, "somebody has to run", "set 1 or more, or null"),
             "patience": (self.patience is None or self.patience > 0, "a job needs some time for each step", "set seconds, or null: never"),
-            "merge_tokens": (self.merge_tokens >= 0, "a pass has some tokens", "set 0 for no such pass, or 512"),
+            "merge_tokens": (
+                self.merge_tokens is None or self.merge_tokens >= 0,
+                "a pass has some tokens",
+                "set 0 for no such pass, or null",
+            ),
             "retries": (self.retries >= 0, "there are no fewer tries than one", "set 0 or more"),
         }
         wrong = {key: (why, fix) for key, (right, why, fix) in checks.items() if not right}

@@ -6,7 +6,7 @@ before anything is replaced, so an architecture with another formula keeps its o
 
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,25 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from hydratune.training.elementwise import ACTIVATIONS, pieces_here
-from hydratune.training.lora import Frozen, can_be_lean, frozen, is_plain, lora_outputs, no_autocast, pair
-from hydratune.training.products import exact, times, times_transposed
+from hydratune.training.lora import (
+    Frozen,
+    Share,
+    add_to_input,
+    can_be_lean,
+    compute_dtype,
+    flattened,
+    frozen,
+    inner_gradients,
+    is_lean,
+    lora_outputs,
+    low_rank_forward,
+    no_autocast,
+    outer_gradients,
+    own_share,
+    paired,
+    saved,
+)
+from hydratune.training.products import exact, steadily, times
 
 
 class RmsNorm(torch.autograd.Function):
@@ -40,36 +57,39 @@ class RmsNorm(torch.autograd.Function):
 
 
 class GatedDown(torch.autograd.Function):
-    """(f(g) * u) W' + b + s ((f(g) * u) A') B', with gradients for g, u, A and B. Keeps g and u, not their product.
+    """x W' + b for x = f(gate) * up, and s (x A') B' more on the rows of every share. Keeps gate and up, not their product.
 
-    Shapes: g, u (..., inner), W (hidden, inner), b (hidden), A (r, inner), B (hidden, r).
+    Shapes: gate, up (..., inner), W (hidden, inner), b (hidden), A (r, inner), B (hidden, r).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, gate: torch.Tensor, up: torch.Tensor, activation: str, layer: Frozen, a: torch.Tensor, b: torch.Tensor
+        ctx: Any,
+        gate: torch.Tensor,
+        up: torch.Tensor,
+        activation: str,
+        linear: Frozen,
+        shares: Sequence[Share],
+        *flat: torch.Tensor,
     ) -> torch.Tensor:
         pieces = pieces_here()
         rows = pieces.gated(gate, up, activation).view(-1, gate.shape[-1])
-        y = times_transposed(rows, layer.weight(), layer.bias)
-        thin = times_transposed(rows, a.to(rows.dtype))
-        y.addmm_(thin, b.t().to(rows.dtype), alpha=layer.scale)
-        ctx.save_for_backward(gate, up, a, b, thin)
-        ctx.activation, ctx.layer, ctx.pieces = activation, layer, pieces
+        (y,), thins, masks = low_rank_forward(rows, [linear], shares, paired(shares, flat))
+        ctx.save_for_backward(gate, up, *flat, *thins, *(mask for drawn in masks for mask in drawn))
+        ctx.activation, ctx.linear, ctx.shares, ctx.pieces = activation, linear, shares, pieces
         return y.view(*gate.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        gate, up, a, b, thin = ctx.saved_tensors
+        (gate, up), pairs, thins, masks = saved(ctx, 2)
         dy = dy.reshape(-1, dy.shape[-1])
-        d_rows = times(dy, ctx.layer.weight())
-        d_thin = times(dy, b.to(dy.dtype)).mul_(ctx.layer.scale)
-        d_b = times(thin.t(), dy).t().mul(ctx.layer.scale).to(b.dtype)
-        d_rows.addmm_(d_thin, a.to(d_thin.dtype))
+        d_thins, d_ups = outer_gradients([dy], ctx.shares, pairs, thins)
+        d_rows = steadily(times, (dy,), ctx.linear.weight())
+        add_to_input(d_rows, ctx.shares, pairs, masks, d_thins)
         rows, d_gate, d_up = ctx.pieces.gated_gradient(d_rows.view(gate.shape), gate, up, ctx.activation)
-        d_a = times(d_thin.t(), rows.view(d_rows.shape)).to(a.dtype)
-        return d_gate, d_up, None, None, d_a, d_b
+        d_downs = inner_gradients(rows.view(d_rows.shape), ctx.shares, pairs, masks, d_thins)
+        return d_gate, d_up, None, None, None, *flattened(d_downs, d_ups)
 
 
 def _is_norm(module: torch.nn.Module) -> bool | None:
@@ -129,7 +149,7 @@ def gated_activation(module: torch.nn.Module, is_part: Callable[[Any], bool]) ->
         return None
     gate, up, down = parts
     assert gate is not None and up is not None and down is not None
-    dtype = pair(gate)[0].dtype if is_plain(gate) else gate.weight.dtype  # type: ignore[arg-type]
+    dtype = compute_dtype(gate)  # type: ignore[arg-type]
     x = torch.randn(1, 2, gate.in_features, generator=torch.Generator().manual_seed(0)).to(gate.weight.device, dtype)  # type: ignore[arg-type]
     with torch.no_grad():
         try:
@@ -156,21 +176,21 @@ def only_needed(positions: torch.Tensor) -> Iterator[None]:
 
 
 def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-    down = frozen(self.down_proj)
-    if down.dropout > 0 or not all(can_be_lean(layer, x) for layer in (self.gate_proj, self.up_proj, self.down_proj)):
+    if not all(can_be_lean(layer, x) for layer in (self.gate_proj, self.up_proj, self.down_proj)):
         result: torch.Tensor = type(self).forward(self, x)
         return result
     needed = getattr(_thread, "needed", None) if self.hydratune_last else None
     if needed is None:
-        return _gated_mlp(self, x, down)
+        return _gated_mlp(self, x)
     everywhere = x.new_zeros(x.shape)
-    return everywhere.index_copy(1, needed, _gated_mlp(self, x[:, needed], down)) if len(needed) else everywhere
+    return everywhere.index_copy(1, needed, _gated_mlp(self, x[:, needed])) if len(needed) else everywhere
 
 
-def _gated_mlp(self: Any, x: torch.Tensor, down: Frozen) -> torch.Tensor:
+def _gated_mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
     gate, up = lora_outputs(x, (self.gate_proj, self.up_proj))
+    shares, flat = own_share([self.down_proj])
     with no_autocast(x.device.type):
-        result: torch.Tensor = GatedDown.apply(gate, up, self.hydratune_activation, down, *pair(self.down_proj))  # type: ignore[no-untyped-call]
+        result: torch.Tensor = GatedDown.apply(gate, up, self.hydratune_activation, frozen(self.down_proj), shares, *flat)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -180,7 +200,7 @@ def last_mlps(model: torch.nn.Module) -> set[int]:
 
 
 def use_lean_blocks(model: torch.nn.Module) -> int:
-    """Replaces the forward of every frozen RMS norm and of every gated MLP with plain LoRA; returns how many."""
+    """Replaces the forward of every frozen RMS norm and of every gated MLP whose linears are lean; returns how many."""
     count = 0
     last = last_mlps(model)
     for module in model.modules():
@@ -190,7 +210,7 @@ def use_lean_blocks(model: torch.nn.Module) -> int:
                 module.hydratune_own_weight = own  # type: ignore[assignment]
                 module.forward = types.MethodType(_norm_forward, module)  # type: ignore[method-assign, assignment]
                 count += 1
-        elif hasattr(module, "gate_proj") and (name := gated_activation(module, is_plain)) is not None:
+        elif hasattr(module, "gate_proj") and (name := gated_activation(module, is_lean)) is not None:
             module.hydratune_activation, module.hydratune_last = name, id(module) in last  # type: ignore[assignment]
             module.forward = types.MethodType(_gated_forward, module)  # type: ignore[method-assign, assignment]
             count += 1

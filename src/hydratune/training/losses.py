@@ -1,12 +1,13 @@
 """Cross-entropy of the trained tokens straight from hidden states: full logits never exist."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from hydratune.training.products import exact, times, times_transposed
+from hydratune.training.products import exact, steadily, times, times_transposed
 
 CHUNK = 128  # positions: on a CPU the logits of a chunk stay in the last-level cache
 
@@ -42,30 +43,51 @@ def loss_and_gradient(
 
 
 class HeadLoss(torch.autograd.Function):
-    """Summed loss of ``hidden`` (positions, width) under the frozen ``weight`` (vocabulary, width), a few positions at a time.
+    """Summed losses of ``hidden`` (positions, width) under the frozen ``weight`` (vocabulary, width), a few positions at a time.
 
+    Positions of several groups follow each other, ``counts`` of each; every group has a sum (groups,) and a shape of its own.
     The gradient is made in the forward pass, while the logits of a chunk are at hand; it needs no more memory than ``hidden``.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, shape: LossShape) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, counts: Sequence[int], shapes: Sequence[LossShape]
+    ) -> torch.Tensor:
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wanted else None
         losses = torch.empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        stretches = _stretches(counts, shapes)
         for start in range(0, len(targets), CHUNK):
-            chunk = slice(start, start + CHUNK)
-            logits = exact(times_transposed(hidden[chunk], weight))
-            losses[chunk], d_logits = loss_and_gradient(logits, targets[chunk], shape, wanted)
+            stop = min(start + CHUNK, len(targets))
+            logits = exact(steadily(times_transposed, (hidden[start:stop],), weight))
+            for first, last, shape in stretches:
+                part = slice(max(first, start), min(last, stop))
+                if part.start < part.stop:  # its logits become their gradient
+                    own = logits[part.start - start : part.stop - start]
+                    losses[part], _ = loss_and_gradient(own, targets[part], shape, wanted)
             if gradient is not None:
-                gradient[chunk] = times(d_logits.to(weight.dtype), weight)
+                gradient[start:stop] = steadily(times, (logits.to(weight.dtype),), weight)
         ctx.save_for_backward(gradient)
-        return losses.sum()
+        ctx.counts = counts
+        return torch.stack([part.sum() for part in losses.split(list(counts))])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, scales: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
-        return gradient * scale.to(gradient.dtype), None, None, None
+        parts = zip(gradient.split(list(ctx.counts)), scales.to(gradient.dtype).unbind(), strict=True)
+        return torch.cat([part * scale for part, scale in parts]), None, None, None, None
+
+
+def _stretches(counts: Sequence[int], shapes: Sequence[LossShape]) -> list[tuple[int, int, LossShape]]:
+    """(first position, the one after the last, shape) where neighbouring groups have one loss shape."""
+    found: list[tuple[int, int, LossShape]] = []
+    end = 0
+    for count, shape in zip(counts, shapes, strict=True):
+        start = found.pop()[0] if found and found[-1][2] == shape else end
+        end += count
+        found.append((start, end, shape))
+    return found
 
 
 class LogitLoss(torch.autograd.Function):

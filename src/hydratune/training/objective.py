@@ -110,7 +110,10 @@ class Objective:
 
     def _guest(self, work: _Work, autocast: torch.dtype | None, gradients: bool) -> Guest | None:
         """``work`` for a pass with others, or None: it has to be computed by this model."""
-        if self._adapter is None or self._head is None or self.bottom is not None or work.skip or not self._adapter.is_lean(autocast):
+        host = self._pool.host if isinstance(self._pool, MergingPool) else None
+        if host is None or self._adapter is None or self._head is None or self.bottom is not None or work.skip:
+            return None
+        if not self._adapter.is_lean(autocast) or not host.serves(autocast):
             return None
         shape = self.shape if gradients else PLAIN
         return Guest(self._adapter, work.rows, shape, self._head, self.pieces, work.seed, gradients, autocast)
@@ -205,8 +208,8 @@ class Objective:
             parts = [(row, work.skip, len(row.ids) - 1) for row in work.rows]
             parts = [(work.rows[0], 0, work.skip), *parts] if work.holds is not None else parts
             hidden = self._hidden(packed, parts, **options)[packed.predicts]
-            loss: torch.Tensor = HeadLoss.apply(hidden, self._head, packed.targets, shape)  # type: ignore[no-untyped-call]
-            return loss
+            losses: torch.Tensor = HeadLoss.apply(hidden, self._head, packed.targets, (len(packed.targets),), (shape,))  # type: ignore[no-untyped-call]
+            return losses[0]
         logits = self.model(**self._inputs(packed), logits_to_keep=packed.predicts, **options).logits[0]
         result: torch.Tensor = LogitLoss.apply(logits, packed.targets, shape)  # type: ignore[no-untyped-call]
         return result

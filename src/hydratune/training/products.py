@@ -3,14 +3,19 @@
 PyTorch hands fp32 products to MKL, which on processors not made by Intel reads streamed weights 10-20 % slower than
 oneDNN does (measured on an AMD EPYC: 84 against 101 GFLOP/s a core). But oneDNN rounds more: gradients of a 135M model
 were 8e-6 off the exact ones, 2.4e-6 by MKL. So answers are written with oneDNN, and training computes with MKL.
+
+In training no row of a product may depend on what other rows are computed with it: then rows of several trials can share a
+product, and every trial's numbers stay what they are alone, to the last bit. Libraries choose another kernel for a handful
+of rows, so fewer than ``LEAST`` are never handed over (``steadily``); ``is_steady`` tries whether that is enough here.
 """
 
 import platform
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +32,8 @@ def _prefers_onednn() -> bool:
 
 ONEDNN = _prefers_onednn()
 
+
+LEAST = 8  # rows; MKL takes other kernels below 4, oneDNN below 2
 
 _thread = threading.local()  # .fast: whether this thread prefers speed
 
@@ -54,6 +61,39 @@ def add_times(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> tor
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, total, weight.t(), None, "add")
         return result
     return total.addmm_(x, weight)
+
+
+def steadily(product: Callable[..., torch.Tensor], rows: Sequence[torch.Tensor], *rest: Any) -> torch.Tensor:
+    """``product(*rows, *rest)``, in which a row of the result has the same bits whatever other rows there are."""
+    count = len(rows[0])
+    if count >= LEAST or rows[0].device.type != "cpu" or getattr(_thread, "fast", False):
+        return product(*rows, *rest)
+    return product(*(F.pad(x, (0, 0, 0, LEAST - count)) for x in rows), *rest)[:count]
+
+
+@torch.no_grad()
+def is_steady(weights: Iterable[torch.Tensor], dtype: torch.dtype) -> bool:
+    """Whether that is so on this machine for these weights (out, in): tried with one of every shape.
+
+    Not where results are no multiple of ``_VECTORS`` wide: what computes their elements one by one has other code, which rounds
+    otherwise, for what is left over at the end.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for weight in {weight.shape: weight for weight in weights}.values():
+        if weight.device.type != "cpu" or any(width % _VECTORS for width in weight.shape):
+            return False
+        frozen = weight.to(dtype)
+        outer, inner = (torch.randn(_TRIED[-1].stop, width, generator=generator).to(dtype) for width in weight.shape)
+        for product, rows in ((times_transposed, (inner,)), (times, (outer,)), (add_times, (inner, outer))):
+            every = steadily(product, [x.clone() for x in rows], frozen)
+            for part in _TRIED:
+                if not torch.equal(steadily(product, [x[part].clone() for x in rows], frozen), every[part]):
+                    return False
+    return True
+
+
+_VECTORS = 32  # numbers in two of the widest registers
+_TRIED = [slice(0, 1), slice(1, 4), slice(2, 9), slice(3, 11), slice(5, 22), slice(7, 40), slice(0, 64), slice(30, 131), slice(1, 160)]
 
 
 def _linear(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
