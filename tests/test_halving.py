@@ -38,15 +38,20 @@ def test_rungs(min_steps: int, eta: int, total: int, rungs: list[int]) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        ({"eta": 4, "kind": "asha"}, ["halving.eta = 4", "halving.kind = asha", "nobody is halved while min_steps is not set"]),
         ({"min_steps": 0, "eta": 1}, ["halving.min_steps = 0", "halving.eta = 1"]),
         ({"min_steps": 5, "metric": "eval/rouge", "kind": "hyper"}, ["metric = eval/rouge", "kind = hyper", "sync or asha"]),
     ],
 )
 def test_what_cannot_be_is_refused(values: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
-        Halving.of({"eta": 3, "metric": "val/loss", "kind": "sync", **values})
+        Halving.asked_for({"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync", **values})
     for word in words:
         assert word in str(raised.value)
+
+
+def test_nobody_is_halved_unless_asked_for() -> None:
+    assert Halving.asked_for({}) is Halving.asked_for({"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync"}) is None
 
 
 def simulate(turns: Turns, quality: dict[str, float], total: int, workers: int, fails: str = "") -> dict[str, int]:

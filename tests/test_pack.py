@@ -137,18 +137,25 @@ def states(sweep: Path) -> dict[str, str]:
 
 
 def test_failing_jobs_leave_and_change_nobody(hydratune: Command, tmp_path: Path) -> None:
-    """A rank the model cannot bear, an infinite loss, and one that raises in the middle; the fourth is as alone."""
+    """A rank the model cannot bear, an infinite loss, and more memory than there is; the fourth is as alone."""
     sweep, config = tmp_path / "sweep", tmp_path / "own" / "experiment"
     config.mkdir(parents=True)
-    broken = {"well": "seed: 0", "rank": "adapter: {r: 9999}", "infinite": "optimizer: {lr: 1e30}\ntrainer: {gradient_clip_val: null}"}
+    broken = {
+        "well": "seed: 0",
+        "rank": "adapter: {r: 9999}",
+        "infinite": "optimizer: {lr: 1e30}\ntrainer: {gradient_clip_val: null}",
+        "memory": "defaults:\n  - override /adapter: prefix_tuning\nadapter: {prefix_projection: true, encoder_hidden_size: 100000000000}",
+    }
     for name, text in broken.items():
         (config / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
     command = ("train", f"--config-dir={config.parent}", *QUICK)
     code, text = hydratune(*command, "-m", f"experiment={','.join(broken)}", "hydra/launcher=pack", f"hydra.sweep.dir={sweep}")
     assert code == 1
-    assert states(sweep) == {"0": "finished", "1": "failed", "2": "failed"}
-    assert "2 of 3 jobs failed" in text and "no target layer is wider than" in text and "training was stopped" in text
+    assert states(sweep) == {"0": "finished", "1": "failed", "2": "failed", "3": "failed"}
+    assert "3 of 4 jobs failed" in text and "no target layer is wider than" in text and "training was stopped" in text
     assert json.loads((sweep / "2" / "status.json").read_text())["error"].startswith("training was stopped")
+    assert json.loads((sweep / "3" / "status.json").read_text())["error"].startswith("out of memory (")
+    assert "out of memory" in text and "what helps: smaller trainer.micro_tokens" in text
     code, text = hydratune(*command, "experiment=well", f"hydra.run.dir={tmp_path}/alone")
     assert code == 0, text
     assert_same_run(sweep / "0", tmp_path / "alone")

@@ -76,6 +76,20 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(hydratune: Command,
     assert not (tmp_path / "sweep" / "sweep.json").exists()
 
 
+def test_settings_of_packs_are_not_those_of_processes(hydratune: Command) -> None:
+    code, text = hydratune("train", "-m", *SMALL, "seed=1,2", "hydra/launcher=process", "hydra.launcher.halving.min_steps=4")
+    assert code == 2 and "hydra.launcher.halving" in text and "only hydra/launcher=pack, the default, has some" in text
+
+
+def test_a_damaged_status_says_what_to_do(hydratune: Command, tmp_path: Path) -> None:
+    status = tmp_path / "sweep" / "1" / "status.json"
+    status.parent.mkdir(parents=True)
+    status.write_text('{"state": "fin')
+    code, text = hydratune("train", "-m", *SMALL, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert code == 1 and f"{status} is not readable JSON" in text and f"with {status.parent} moved elsewhere" in text
+    assert status.read_text() == '{"state": "fin' and not (tmp_path / "sweep" / "0").exists()
+
+
 def test_compare_ranks_what_it_finds_and_refuses_what_is_not_there(hydratune: Command, tmp_path: Path) -> None:
     for name, lr in (("a", "1e-3"), ("b", "1e-2")):
         assert hydratune("train", *SMALL, f"optimizer.lr={lr}", f"hydra.run.dir={tmp_path}/runs/{name}")[0] == 0

@@ -238,6 +238,13 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
 def _unknown(key: str, value: str, names: Any, parent: str) -> Problem:
     """``key`` does not exist; ``names`` exist where it was looked for."""
     name = key.rpartition(".")[2]
+    if key.startswith("hydra.launcher."):
+        return Problem(
+            key,
+            value,
+            "this launcher has no such setting",
+            "only hydra/launcher=pack, the default, has some: see hydratune train --cfg hydra -p hydra.launcher",
+        )
     kinds = config.SCHEMAS.get(parent, {}).items() if parent else ()
     owners = [kind for kind, node in kinds if name in {f.name for f in fields(node)}]
     if owners and name not in names:

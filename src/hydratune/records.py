@@ -166,8 +166,14 @@ class RunDirectory:
         return self.path / ("predictions.jsonl" if system == "eval" else f"predictions_{system}.jsonl")
 
     def status(self) -> dict[str, Any]:
-        """Empty if the directory holds no run."""
-        return dict(read_json(self.status_file)) if self.status_file.is_file() else {}
+        """Empty if the directory holds no run. Raises ``RunError``."""
+        if not self.status_file.is_file():
+            return {}
+        try:
+            return dict(read_json(self.status_file))
+        except (RunError, TypeError, ValueError) as error:
+            why = str(error) if isinstance(error, RunError) else f"{self.status_file} holds no object"
+            raise RunError(f"{why}. Nothing was touched; with {self.path} moved elsewhere, the same command runs it anew") from error
 
     def is_finished(self) -> bool:
         return self.status().get("state") == State.finished.value and self.metrics_file.is_file()

@@ -5,6 +5,7 @@ The only place with a broad ``except``, and the last that sees a ``DictConfig``.
 
 import logging
 import os
+import re
 import signal
 import time
 import traceback
@@ -25,6 +26,7 @@ from hydratune.records import RunDirectory, State, alone, write_text
 from hydratune.sweeps.records import read_sweep
 
 log = logging.getLogger(__name__)
+_NO_MEMORY = "out of memory"
 STARTED = time.perf_counter()  # this module is imported before anything slow
 
 
@@ -97,9 +99,24 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
         raise
     except BaseException as error:
         log.error("unexpected error\n%s", checks.mask(traceback.format_exc()))
-        summary = f"{type(error).__name__}: {error}"
+        summary = _out_of_memory(error) or f"{type(error).__name__}: {error}"
         directory.end(State.failed, summary)
+        if summary.startswith(_NO_MEMORY):
+            raise HydratuneError(summary) from error
         raise HydratuneError(f"unexpected error: {checks.mask(summary)}\n  the full story is in {directory.path}/run.log") from error
+
+
+def _out_of_memory(error: BaseException) -> str:
+    """What to say if there was not enough memory, or nothing."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in text:
+        return ""
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+) ?(\w+)", text)
+    wanted = (
+        f" ({f'{int(asked[1]) / 2**30:.1f} GiB' if asked[2] == 'bytes' else f'{asked[1]} {asked[2]}'} more were wanted)" if asked else ""
+    )
+    fix = "smaller trainer.micro_tokens, data.batch_size or data.max_length, trainer.gradient_checkpointing=true, model.quantization=nf4"
+    return f"{_NO_MEMORY}{wanted}; what helps: {fix}"
 
 
 def _refuse_sweep_without_m(sweep: object, directory: RunDirectory) -> None:

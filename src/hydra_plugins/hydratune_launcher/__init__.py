@@ -70,5 +70,4 @@ class PackLauncher(ProcessLauncher):
         from hydratune.sweeps.halving import Halving
         from hydratune.sweeps.planning import Packing
 
-        halving = Halving.of(self.halving) if self.halving and self.halving["min_steps"] is not None else None
-        return Packing(**self.options, halving=halving)
+        return Packing(**self.options, halving=Halving.asked_for(self.halving or {}))

@@ -1,7 +1,8 @@
-"""Intervals. Pure functions on numbers."""
+"""How sure a number is, and whether two can be told apart. Pure functions on numbers."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -28,15 +29,99 @@ def bootstrap_ratio(
 
     Rows of one group (one contract, one dialogue) are not independent, so a group is drawn whole.
     """
+    sums = _resampled([numerators, denominators], groups, samples, seed)
+    return _middle(_ratios(sums[:, 0], sums[:, 1]), confidence)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more one system has than another on the same rows."""
+
+    value: float
+    interval: Interval
+    p: float  # how often chance alone makes as much of a difference, or more
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the interval is all on one side of zero."""
+        return self.interval[0] > 0 or self.interval[1] < 0
+
+
+def paired_bootstrap(
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    denominators: Sequence[float],
+    groups: Sequence[str],
+    confidence: float,
+    samples: int,
+    seed: int = 0,
+) -> Difference:
+    """Of sum(ours) / sum(denominators) to sum(theirs) / sum(denominators), both on the same drawn groups.
+
+    ``p`` is twice the share of samples on the other side of zero than most, at least one of them.
+    """
+    sums = _resampled([np.subtract(ours, theirs), denominators], groups, samples, seed)
+    differences = _ratios(sums[:, 0], sums[:, 1])
+    below = float(np.sum(differences < 0) + 0.5 * np.sum(differences == 0))
+    p = min(1.0, 2 * (min(below, samples - below) + 1) / (samples + 1))
+    total = float(np.sum(denominators))
+    value = float(np.sum(np.subtract(ours, theirs))) / total if total else 0.0
+    return Difference(value, _middle(differences, confidence), p)
+
+
+def mcnemar(ours_alone: int, theirs_alone: int) -> float:
+    """Exact two-sided p of two systems on the same rows, by the rows that one of them alone got right (McNemar 1947)."""
+    trials, fewer = ours_alone + theirs_alone, min(ours_alone, theirs_alone)
+    return min(1.0, 2 * sum(math.comb(trials, k) for k in range(fewer + 1)) / 2**trials)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """``ps`` of several comparisons, made larger so that all of them together are wrong as rarely as one (Holm 1979)."""
+    order = sorted(range(len(ps)), key=ps.__getitem__)
+    adjusted, largest = [0.0] * len(ps), 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(ps) - place) * ps[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def least_difference(rows: int, disagreeing: float, confidence: float, power: float = 0.8) -> float:
+    """The smallest difference of two rates on the same ``rows`` that a test would find with probability ``power``.
+
+    ``disagreeing`` is the share of rows on which one system is right and the other is wrong (Connor 1987); 1 if the rows are
+    too few for any difference.
+    """
+    if rows == 0 or disagreeing <= 0:
+        return 1.0
+    normal = NormalDist()
+    alpha, beta = normal.inv_cdf(0.5 + confidence / 2), normal.inv_cdf(power)
+    low, high = 0.0, disagreeing
+    if alpha * math.sqrt(disagreeing) + beta * math.sqrt(disagreeing - high * high) > high * math.sqrt(rows):
+        return 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        needed = alpha * math.sqrt(disagreeing) + beta * math.sqrt(disagreeing - middle * middle)
+        low, high = (middle, high) if needed > middle * math.sqrt(rows) else (low, middle)
+    return high
+
+
+def _resampled(columns: Sequence[Sequence[float]], groups: Sequence[str], samples: int, seed: int) -> np.ndarray:
+    """Sums of every column over groups drawn with replacement (samples, columns)."""
     names, index = np.unique(np.asarray(groups), return_inverse=True)
-    above = np.bincount(index, weights=np.asarray(numerators, dtype=float), minlength=len(names))
-    below = np.bincount(index, weights=np.asarray(denominators, dtype=float), minlength=len(names))
+    totals = [np.bincount(index, weights=np.asarray(column, dtype=float), minlength=len(names)) for column in columns]
     generator = np.random.default_rng(seed)
-    sums = np.empty((samples, 2))
+    sums = np.empty((samples, len(columns)))
     for sample in range(samples):  # one at a time: all at once would not fit for a large test set
         drawn = generator.integers(len(names), size=len(names))
-        sums[sample] = above[drawn].sum(), below[drawn].sum()
-    ratios = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(samples), where=sums[:, 1] > 0)
+        sums[sample] = [total[drawn].sum() for total in totals]
+    return sums
+
+
+def _ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
+
+
+def _middle(values: np.ndarray, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
+    low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

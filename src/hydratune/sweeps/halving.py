@@ -10,7 +10,7 @@ some go on who would not have.
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydratune.errors import ConfigError, Problem
@@ -27,6 +27,17 @@ class Halving:
     eta: int = 3  # one of so many goes on
     metric: str = "val/loss"
     kind: str = "sync"
+
+    @classmethod
+    def asked_for(cls, values: Mapping[str, Any]) -> "Halving | None":
+        """None unless ``min_steps`` is set. Raises ``ConfigError`` if something else is, which would have no effect."""
+        if values.get("min_steps") is not None:
+            return cls.of(values)
+        idle = [f for f in fields(cls) if f.name != "min_steps" and values.get(f.name, f.default) != f.default]
+        if idle:
+            why, fix = "nobody is halved while min_steps is not set", "add hydra.launcher.halving.min_steps=8"
+            raise ConfigError([Problem(f"hydra.launcher.halving.{f.name}", values[f.name], why, fix) for f in idle])
+        return None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Halving":

@@ -31,6 +31,7 @@ from typing import IO, Any
 
 import lightning.pytorch.trainer.trainer as lightning_trainer
 import torch
+from rich.markup import escape
 
 from hydratune import config
 from hydratune.config import TrainConfig
@@ -241,7 +242,7 @@ def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, 
     """One job, in this thread, to its end or until it has to wait. Never raises: its status says how it ended."""
     from hydratune.commands import train
 
-    name, record = pulse.name, pulse.record
+    name, record, recording = pulse.name, pulse.record, False
     with (record.path / "run.log").open("a", encoding="utf-8") as stream:
         logs.streams[threading.get_ident()] = stream
         try:
@@ -251,11 +252,15 @@ def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, 
                     settings = replace(settings, resume=config.Resume.auto)
                 begin(settings, record)
                 board.began(name)
+                recording = True
                 with recorded(settings, record):
                     train.run(settings, record, Desk(premises, pulse, turns))
         except UnpackedError as error:
             record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
-        except (HydratuneError, KeyboardInterrupt, Leaving, Paused):
+        except HydratuneError as error:
+            if not recording:  # another process holds the folder, say: nothing may be written there
+                console.print(f"[red]job {name} did not begin: {escape(str(error))}", soft_wrap=True)
+        except (KeyboardInterrupt, Leaving, Paused):
             pass
         except BaseException:
             log.exception("unexpected error")

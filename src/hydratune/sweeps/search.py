@@ -106,7 +106,10 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
         write_sweep(folder, list(read_sweep(folder).values()), {"storage": mask(place), "name": name})
     found = Search(context, config, folder, packing, study, dimensions, fixed, objectives, wanted.n_trials, wanted.batch)
     what = f"by {wanted.sampler} for {', '.join(map(str, objectives))}"
-    so_far = f"{len(_asked(study))} of {wanted.n_trials} trials so far"
+    count = len(_asked(study))
+    so_far = (
+        f"{count} of {wanted.n_trials} trials so far" if count <= wanted.n_trials else f"{count} trials, {wanted.n_trials} were asked for"
+    )
     console.print(f"[bold]search[/] {what}: {so_far}  {processes.shown(folder)}", soft_wrap=True)
     while _batch(found):
         pass

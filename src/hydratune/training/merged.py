@@ -9,6 +9,7 @@ rounding.
 A *guest* is one micro-pack in such a pass, the *host* a copy of the base's modules, without any adapter, on the same weights.
 """
 
+import logging
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ from hydratune.training.losses import HeadLoss, LossShape
 from hydratune.training.packing import pack
 from hydratune.training.products import is_steady
 
+log = logging.getLogger(__name__)
 Result = tuple[torch.Tensor, Sequence[torch.Tensor]]  # summed loss, and its gradients
 
 
@@ -261,6 +263,8 @@ class Host:
             if dtype not in self._steady:
                 modules = [*(self._linears or {}).values(), self._base.get_output_embeddings()]
                 self._steady[dtype] = is_steady([module.weight for module in modules], dtype)
+                if not self._steady[dtype]:
+                    log.info("no micro-packs are computed together: in products in %s on this machine, rows depend on their company", dtype)
             return self._steady[dtype]
 
     def _prepared(self, device: torch.device) -> dict[str, torch.nn.Linear]:
