@@ -123,7 +123,7 @@ def test_a_row_of_a_product_does_not_depend_on_its_company() -> None:
     """By padding what is short, if the library is steady from there on; one whose last bit depends on the number of rows is found out."""
     weights = [torch.randn(size, generator=torch.Generator().manual_seed(1)) for size in ((64, 96), (96, 64), (64, 96))]
     x = torch.randn(200, 96, generator=torch.Generator().manual_seed(2))
-    if products.is_steady(weights, torch.float32):
+    if products.is_steady(weights, torch.float32, 160):
         every = products.steadily(products.times_transposed, (x,), weights[0])
         for part in (slice(0, 1), slice(7, 10), slice(50, 64)):
             assert torch.equal(products.steadily(products.times_transposed, (x[part],), weights[0]), every[part])
@@ -134,10 +134,10 @@ def test_a_row_of_a_product_does_not_depend_on_its_company() -> None:
 def test_products_that_depend_on_the_number_of_rows_are_not_steady(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = [torch.eye(32)]
     monkeypatch.setattr(products, "times_transposed", lambda x, w, b=None: F.linear(x, w, b))
-    assert products.is_steady(weights, torch.float32)
+    assert products.is_steady(weights, torch.float32, 160)
     monkeypatch.setattr(products, "times_transposed", lambda x, w, b=None: F.linear(x, w, b) * (1 + 1e-6 * (len(x) > 20)))
-    assert not products.is_steady(weights, torch.float32)
-    assert not products.is_steady([torch.ones(48, 32)], torch.float32)
+    assert not products.is_steady(weights, torch.float32, 160)
+    assert not products.is_steady([torch.ones(48, 32)], torch.float32, 160)
 
 
 def test_rms_norm() -> None:

@@ -30,7 +30,7 @@ from hydratune.training.elementwise import EAGER
 from hydratune.training.losses import PLAIN, LossShape
 from hydratune.training.merged import Guest, Host, MergingPool
 from hydratune.training.objective import Objective
-from test_objective import build, rows
+from test_objective import ARCHITECTURES, SIZES, build, rows
 from test_pack import QUICK, assert_same_run, history
 
 ADAPTERS = {
@@ -122,7 +122,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "Qwen3", "Gemma3Text", "Mistral", "Phi3", "GPTNeoX"])
-def test_no_bit_of_a_guest_depends_on_its_company(architecture: str, gradients: bool, one_thread: None) -> None:
+def test_no_bit_of_a_guest_depends_on_its_company(
+    architecture: str, gradients: bool, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "hidden_size", 64)  # as wide as is asked for, keys and values included
+    if "head_dim" in ARCHITECTURES[architecture]:
+        monkeypatch.setitem(ARCHITECTURES, architecture, {**ARCHITECTURES[architecture], "head_dim": 16})
     base = base_of(architecture)
     host = Host(own(base), steadily=True)
     names = [name for name in ADAPTERS if architecture not in ("Phi3", "GPTNeoX") or name in ("all", "strong dropout")]

@@ -76,9 +76,20 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(hydratune: Command,
     assert not (tmp_path / "sweep" / "sweep.json").exists()
 
 
-def test_settings_of_packs_are_not_those_of_processes(hydratune: Command) -> None:
-    code, text = hydratune("train", "-m", *SMALL, "seed=1,2", "hydra/launcher=process", "hydra.launcher.halving.min_steps=4")
-    assert code == 2 and "hydra.launcher.halving" in text and "only hydra/launcher=pack, the default, has some" in text
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra/launcher=process", "hydra.launcher.halving.min_steps=4"], "only hydra/launcher=pack, the default, has some"),
+        (["hydra.launcher.packsize=2"], "did you mean hydra.launcher.pack_size?"),
+        (["hydra.launcher=process"], "hydra/launcher=process"),
+        (["hydra.launcher.halving=8"], "hydra.launcher.halving.min_steps=8"),
+        (["hydra.launcher.merge_tokens=many"], "--cfg hydra -p hydra.launcher shows its type"),
+        (["hydra.launcher.retries=-1"], "a job is tried once at least"),
+    ],
+)
+def test_wrong_settings_of_launchers_are_refused(hydratune: Command, words: list[str], said: str) -> None:
+    code, text = hydratune("train", "-m", *SMALL, "seed=1,2", *words)
+    assert code == 2 and words[-1].split("=")[0] in text.replace(" = ", "=") and said in text, text
 
 
 def test_a_damaged_status_says_what_to_do(hydratune: Command, tmp_path: Path) -> None:

@@ -190,6 +190,13 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
     text = str(error)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     values = dict(o.lstrip("+~").split("=", 1) for o in overrides if "=" in o)
+    for door in ("hydra.launcher", "hydra.sweeper"):
+        if values.get(door, "{").isidentifier():  # it would replace the settings of what is chosen
+            group = door.replace(".", "/")
+            return Problem(door, values[door], "it is chosen with a slash, not with a dot", f"{group}={values[door]}")
+    if values.get("hydra.launcher.halving", "{").isdigit():
+        steps = values["hydra.launcher.halving"]
+        return Problem("hydra.launcher.halving", steps, "it has several settings", f"hydra.launcher.halving.min_steps={steps}")
 
     if isinstance(error, OverrideParseException):
         return Problem(error.override, "", *_unreadable(error.override, text))
@@ -222,7 +229,7 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
         return Problem(key, "???", "this setting has no default", f"give it on the command line: {key}=VALUE")
     message = _first_lines(str(cause), 1)
     if values.get(key, "").startswith("{") and "not in" in message:
-        return Problem(key, values[key], message, "see hydratune train --cfg hydra -p hydra.launcher for what there is")
+        return Problem(key, values[key], message, f"{_LAUNCHER} shows what there is")
     if values.get(key, "").startswith("{"):
         return Problem(key, values[key], "keys of a mapping are added one by one", f"+{key}.NAME=VALUE")
     if "not in" in message or (match and not isinstance(error.__cause__, OmegaConfBaseException)):
@@ -239,12 +246,12 @@ def _unknown(key: str, value: str, names: Any, parent: str) -> Problem:
     """``key`` does not exist; ``names`` exist where it was looked for."""
     name = key.rpartition(".")[2]
     if key.startswith("hydra.launcher."):
-        return Problem(
-            key,
-            value,
-            "this launcher has no such setting",
-            "only hydra/launcher=pack, the default, has some: see hydratune train --cfg hydra -p hydra.launcher",
-        )
+        options = [n for n in names if n != "_target_"]
+        near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+        fix = f"did you mean hydra.launcher.{near[0]}?" if near else f"known here: {', '.join(options)}"
+        if not options:
+            fix = "only hydra/launcher=pack, the default, has some"
+        return Problem(key, value, "this launcher has no such setting", f"{fix}; all are shown by {_LAUNCHER}")
     kinds = config.SCHEMAS.get(parent, {}).items() if parent else ()
     owners = [kind for kind, node in kinds if name in {f.name for f in fields(node)}]
     if owners and name not in names:
@@ -275,6 +282,9 @@ def _nearest(word: str, options: Sequence[str]) -> str:
     return f"did you mean {near[0]}? ({listed})" if near else listed
 
 
+_LAUNCHER = "hydratune train --cfg hydra -p hydra.launcher"
+
+
 def _expected(key: str) -> str:
     """What the type of ``key`` allows, in words."""
     group, _, name = key.rpartition(".")
@@ -286,7 +296,8 @@ def _expected(key: str) -> str:
     words = {"list": "a list such as [a,b], in brackets even if it has one entry"}
     words |= {"bool": "true or false", "float": "a number such as 1e-4", "int": "a whole number"}
     named = next((text for word, text in words.items() if word in str(kind)), "")
-    return f"give {named}{optional}" if named else "see hydratune train --cfg job for its type"
+    where = _LAUNCHER if key.startswith("hydra.launcher") else "hydratune train --cfg job"
+    return f"give {named}{optional}" if named else f"{where} shows its type"
 
 
 def _first_lines(text: str, count: int = 6) -> str:

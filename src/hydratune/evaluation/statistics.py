@@ -60,12 +60,13 @@ def paired_bootstrap(
 
     ``p`` is twice the share of samples on the other side of zero than most, at least one of them.
     """
-    sums = _resampled([np.subtract(ours, theirs), denominators], groups, samples, seed)
+    more = np.subtract(ours, theirs).tolist()
+    sums = _resampled([more, denominators], groups, samples, seed)
     differences = _ratios(sums[:, 0], sums[:, 1])
     below = float(np.sum(differences < 0) + 0.5 * np.sum(differences == 0))
     p = min(1.0, 2 * (min(below, samples - below) + 1) / (samples + 1))
     total = float(np.sum(denominators))
-    value = float(np.sum(np.subtract(ours, theirs))) / total if total else 0.0
+    value = math.fsum(more) / total if total else 0.0
     return Difference(value, _middle(differences, confidence), p)
 
 

@@ -77,8 +77,10 @@ class Crew:
             self._news.notify_all()
         for thread in self._threads if wait else ():
             thread.join()
-        if self.merged:
+        if self.micro_packs:
             log.info("%d of %d micro-packs were computed together with others", self.merged, self.micro_packs)
+        elif self.merge_tokens:
+            log.info("no micro-packs were computed together: none was of plain LoRA and of at most %d tokens", self.merge_tokens // _SHARE)
 
     def _work(self) -> None:
         torch.set_num_threads(1)
@@ -136,8 +138,12 @@ class Crew:
             self._waiting = deque(task for task in self._waiting if id(task) not in taken)
         return company
 
+    def is_small(self, tokens: int) -> bool:
+        """Whether a micro-pack of so many tokens may have company."""
+        return _SHARE * tokens <= self.merge_tokens
+
     def _is_small(self, task: Task) -> bool:
-        return task.guest is not None and _SHARE * task.guest.tokens <= self.merge_tokens
+        return task.guest is not None and self.is_small(task.guest.tokens)
 
     def _together(self, tasks: Sequence[Task]) -> None:
         """One pass for all. If it fails, each by its own model; if that goes well, there are no such passes any more."""

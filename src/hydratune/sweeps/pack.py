@@ -67,6 +67,9 @@ class JobCrew(MergingPool):
     def host(self) -> Host | None:  # type: ignore[override]
         return self._premises.threads.host
 
+    def welcomes(self, tokens: int) -> bool:
+        return self._premises.threads.is_small(tokens)
+
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         self._pulse.beat()
         task = Task(partial(self._counted, function, *args, **kwargs))

@@ -47,10 +47,10 @@ class Packing:
             "patience": (self.patience is None or self.patience > 0, "a job needs some time for each step", "set seconds, or null: never"),
             "merge_tokens": (
                 self.merge_tokens is None or self.merge_tokens >= 0,
-                "a pass has some tokens",
+                "there is no negative number of tokens",
                 "set 0 for no such pass, or null",
             ),
-            "retries": (self.retries >= 0, "there are no fewer tries than one", "set 0 or more"),
+            "retries": (self.retries >= 0, "a job is tried once at least", "set 0 for no second try, or more"),
         }
         wrong = {key: (why, fix) for key, (right, why, fix) in checks.items() if not right}
         problems = [Problem(f"hydra.launcher.{key}", getattr(self, key), why, fix) for key, (why, fix) in wrong.items()]

@@ -39,11 +39,12 @@ from hydratune.training.lora import (
     pair,
     share_of,
 )
-from hydratune.training.losses import HeadLoss, LossShape
+from hydratune.training.losses import CHUNK, HeadLoss, LossShape
 from hydratune.training.packing import pack
 from hydratune.training.products import is_steady
 
 log = logging.getLogger(__name__)
+_ROWS = 512  # on which products are tried
 Result = tuple[torch.Tensor, Sequence[torch.Tensor]]  # summed loss, and its gradients
 
 
@@ -110,6 +111,10 @@ class MergingPool(Executor):
     """Threads that may compute a guest together with others that wait at the same time, of whatever model."""
 
     host: "Host | None" = None
+
+    def welcomes(self, tokens: int) -> bool:
+        """Whether a micro-pack of so many tokens would be computed together with others."""
+        return True
 
     @abstractmethod
     def map_guests(self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]) -> Iterator[Any]:
@@ -250,6 +255,8 @@ class Host:
         """Whether every layer of ``adapter`` stands on a linear of this very base, which is frozen."""
         with self._preparing:
             if self._linears is None:  # not before: adding the first adapter froze the base
+                if any(p.requires_grad for p in self._base.parameters()):  # of a job that is just finding out that it runs alone
+                    return False
                 self._linears = self._prepared(next(iter(adapter.parameters)).device)
         here = self._linears
         return all(name in here and layer.base_layer.weight is here[name].weight for name, layer in adapter.layers.items())
@@ -261,16 +268,14 @@ class Host:
         dtype = autocast or self._base.dtype
         with self._preparing:
             if dtype not in self._steady:
-                modules = [*(self._linears or {}).values(), self._base.get_output_embeddings()]
-                self._steady[dtype] = is_steady([module.weight for module in modules], dtype)
+                linears, head = [m.weight for m in (self._linears or {}).values()], self._base.get_output_embeddings().weight
+                self._steady[dtype] = is_steady(linears, dtype, _ROWS) and is_steady([head], dtype, CHUNK, adding=False)
                 if not self._steady[dtype]:
                     log.info("no micro-packs are computed together: in products in %s on this machine, rows depend on their company", dtype)
             return self._steady[dtype]
 
     def _prepared(self, device: torch.device) -> dict[str, torch.nn.Linear]:
         base = self._base.to(device).eval()
-        if any(p.requires_grad for p in base.parameters()):
-            return {}
         names = {id(module): name for name, module in base.named_modules()}
         linears = {name: m for name, m in base.named_modules() if is_still(m) and m is not base.get_output_embeddings()}
         use_lean_blocks(base)

@@ -113,7 +113,9 @@ class Objective:
         host = self._pool.host if isinstance(self._pool, MergingPool) else None
         if host is None or self._adapter is None or self._head is None or self.bottom is not None or work.skip:
             return None
-        if not self._adapter.is_lean(autocast) or not host.serves(autocast):
+        tokens = sum(len(row.ids) - 1 for row in work.rows)
+        assert isinstance(self._pool, MergingPool)
+        if not self._pool.welcomes(tokens) or not self._adapter.is_lean(autocast) or not host.serves(autocast):
             return None
         shape = self.shape if gradients else PLAIN
         return Guest(self._adapter, work.rows, shape, self._head, self.pieces, work.seed, gradients, autocast)

@@ -72,28 +72,31 @@ def steadily(product: Callable[..., torch.Tensor], rows: Sequence[torch.Tensor],
 
 
 @torch.no_grad()
-def is_steady(weights: Iterable[torch.Tensor], dtype: torch.dtype) -> bool:
-    """Whether that is so on this machine for these weights (out, in): tried with one of every shape.
+def is_steady(weights: Iterable[torch.Tensor], dtype: torch.dtype, rows: int, *, adding: bool = True) -> bool:
+    """Whether that is so on this machine for these weights (out, in): tried with one of every shape, on up to ``rows`` rows.
 
-    Not where results are no multiple of ``_VECTORS`` wide: what computes their elements one by one has other code, which rounds
-    otherwise, for what is left over at the end.
+    ``adding``: also in sums, and with biases. Not where results are no multiple of two of the widest registers wide: what
+    computes their elements one by one has other code, which rounds otherwise, for what is left over at the end.
     """
     generator = torch.Generator().manual_seed(0)
     for weight in {weight.shape: weight for weight in weights}.values():
-        if weight.device.type != "cpu" or any(width % _VECTORS for width in weight.shape):
+        if weight.device.type != "cpu" or any(width % (_REGISTERS // dtype.itemsize) for width in weight.shape):
             return False
         frozen = weight.to(dtype)
-        outer, inner = (torch.randn(_TRIED[-1].stop, width, generator=generator).to(dtype) for width in weight.shape)
-        for product, rows in ((times_transposed, (inner,)), (times, (outer,)), (add_times, (inner, outer))):
-            every = steadily(product, [x.clone() for x in rows], frozen)
-            for part in _TRIED:
-                if not torch.equal(steadily(product, [x[part].clone() for x in rows], frozen), every[part]):
+        outer, inner = (torch.randn(rows, width, generator=generator).to(dtype) for width in weight.shape)
+        tried: list[tuple[Callable[..., torch.Tensor], Sequence[torch.Tensor], Sequence[Any]]]
+        tried = [(times_transposed, (inner,), ()), (times, (outer,), ())]
+        tried += [(times_transposed, (inner,), (outer[0],)), (add_times, (inner, outer), ())] if adding else []
+        for product, inputs, rest in tried:
+            every = steadily(product, [x.clone() for x in inputs], frozen, *rest)
+            for part in (*_FEW, slice(1, rows // 3), slice(rows // 2, rows)):
+                if not torch.equal(steadily(product, [x[part].clone() for x in inputs], frozen, *rest), every[part]):
                     return False
     return True
 
 
-_VECTORS = 32  # numbers in two of the widest registers
-_TRIED = [slice(0, 1), slice(1, 4), slice(2, 9), slice(3, 11), slice(5, 22), slice(7, 40), slice(0, 64), slice(30, 131), slice(1, 160)]
+_REGISTERS = 128  # bytes
+_FEW = (slice(0, 1), slice(1, 4), slice(2, 9), slice(3, 11), slice(5, 22), slice(7, 40))  # rows
 
 
 def _linear(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
