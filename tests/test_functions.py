@@ -140,6 +140,22 @@ def test_products_that_depend_on_the_number_of_rows_are_not_steady(monkeypatch: 
     assert not products.is_steady([torch.ones(48, 32)], torch.float32, 160)
 
 
+def test_a_kernel_for_a_few_rows_is_never_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may round otherwise: fewer than ``LEAST`` rows are filled up, on a CPU, unless speed is preferred."""
+    met: list[int] = []
+
+    def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        met.append(len(x))
+        return F.linear(x, weight, bias) * (1 + 1e-6 * (len(x) < 4))
+
+    monkeypatch.setattr(products, "times_transposed", product)
+    assert products.is_steady([torch.eye(32)], torch.float32, 160)
+    assert min(met) == products.LEAST and products.steadily(product, (torch.ones(3, 32),), torch.eye(32)).equal(torch.ones(3, 32))
+    with products.fast():
+        assert products.steadily(product, (torch.ones(3, 32),), torch.eye(32)).shape == (3, 32)
+    assert met[-1] == 3
+
+
 def test_rms_norm() -> None:
     weight = fixed(6, seed=1) + 3
     x = leaf(2, 3, 6, seed=2)
