@@ -2,7 +2,9 @@
 
     python benchmarks/sweeps.py                                  hours: 16 jobs (4 learning rates x 4 ranks), 256 rows x 2 epochs
     python benchmarks/sweeps.py --rows 64 --batch 4              a quarter of it
-    python benchmarks/sweeps.py --winners 5 --rows 32 --batch 4  is the winner with halving as good as that without? over 5 seeds
+    python benchmarks/sweeps.py --workload a --data FOLDER       rows that share a long prompt (workloads.py)
+    python benchmarks/sweeps.py --winners 5 --workload b --data FOLDER --rows 32 --batch 4
+                                                                 is the winner with halving as good as that without? over 5 seeds
     python benchmarks/sweeps.py --show outputs/bench/.../sweeps.json
 
 Measured are whole commands with their imports: CPU-seconds of all their processes, wall seconds, the peak of resident memory
@@ -22,15 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import fresh
+import workloads
 
 RATES, RANKS = ("1e-4", "3e-4", "1e-3", "3e-3"), ("4", "8", "16", "32")
-QUIET = ("data.max_test_rows=2", "evaluation.baselines=[]", "tracking=disabled", "trainer.precision=32-true")
+QUIET = ("evaluation.baselines=[]", "tracking=disabled", "trainer.precision=32-true")
 GIB = 2**30
 
 
 def words(args: argparse.Namespace, rates: Sequence[str], ranks: Sequence[str], seed: int = 0) -> list[str]:
     """Overrides of the sweep."""
-    rows = [f"data.max_train_rows={args.rows}", f"data.max_validation_rows={args.validation}", f"data.batch_size={args.batch}"]
+    files = [f"data.{split}={args.folder / split}.jsonl" for split in ("train", "validation", "test")]
+    rows = ["data=files", *files, f"data.batch_size={args.batch}"]
     epochs = f"trainer.max_epochs={args.epochs}"
     return [*QUIET, *rows, epochs, f"optimizer.lr={','.join(rates)}", f"adapter.r={','.join(ranks)}", f"seed={seed}", *args.set]
 
@@ -65,17 +69,23 @@ def hydratune(args: argparse.Namespace, folder: Path, name: str, settings: Seque
     return {**found, "best": min(m["val/loss"] for m in metrics), "finished": len(metrics), "steps": steps}
 
 
+def write_rows(args: argparse.Namespace, folder: Path) -> None:
+    """The same rows for everybody: as files of conversations, and as tokens in the order of hydratune's first epoch."""
+    batch = [f"data.batch_size={args.batch}"]
+    config, taken = workloads.first(args.workload, args.data, args.rows + args.validation + 2, batch)
+    training = taken[: args.rows]
+    workloads.write_chats(training, folder / "train.jsonl")
+    workloads.write_chats(taken[args.rows : -2], folder / "validation.jsonl")
+    workloads.write_chats(taken[-2:], folder / "test.jsonl")
+    ids, trained = [list(row.ids) for _, row in training], [list(row.trained) for _, row in training]
+    steps = workloads.order(trained, config) * args.epochs
+    workloads.Rows(workloads.WORKLOADS[args.workload].title, ids, trained, steps, batch).write(folder / "rows.json")
+
+
 def trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One run on all cores, and one per core side by side; of the jobs in the middle of the grid."""
     rows = folder / "rows.json"
     cores = len(os.sched_getaffinity(0))
-    sizes = ["--count", str(args.rows), "--set", f"data.batch_size={args.batch}", "--"]
-    subprocess.run(
-        [sys.executable, str(fresh.HERE / "workloads.py"), *sizes, "s", str(rows)], check=True, env={**os.environ, **fresh._ENVIRONMENT}
-    )
-    content = json.loads(rows.read_text())
-    content["steps"] *= args.epochs
-    rows.write_text(json.dumps(content))
 
     def command(number: int) -> list[str]:
         result = str(folder / f"trl-{number}.json")
@@ -90,7 +100,10 @@ def trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def sweep(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The reference sweep by every system; the file in ``folder`` is whole after each."""
-    found: dict[str, Any] = {"settings": {k: v for k, v in vars(args).items() if k != "show"}, "jobs": len(RATES) * len(RANKS)}
+    found: dict[str, Any] = {
+        "settings": {k: v for k, v in vars(args).items() if k not in ("show", "folder")},
+        "jobs": len(RATES) * len(RANKS),
+    }
     every, few = words(args, RATES, RANKS), words(args, RATES[1:3], RANKS[2:3])
     halving = f"hydra.launcher.halving={{min_steps: {args.min_steps}, eta: 3}}"
     measurements = {
@@ -110,7 +123,7 @@ def sweep(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def winners(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """With and without halving, over several seeds: how much worse is the winner's validation loss?"""
-    found: dict[str, Any] = {"settings": {k: v for k, v in vars(args).items() if k != "show"}, "winners": []}
+    found: dict[str, Any] = {"settings": {k: v for k, v in vars(args).items() if k not in ("show", "folder")}, "winners": []}
     halving = f"hydra.launcher.halving={{min_steps: {args.min_steps}, eta: 3}}"
     for seed in range(args.winners):
         settings = words(args, RATES, RANKS[::2], seed)
@@ -161,6 +174,8 @@ def tables(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--workload", choices=workloads.WORKLOADS, default="s")
+    parser.add_argument("--data", default=os.environ.get(workloads.DATA))
     parser.add_argument("--validation", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=2)
@@ -173,7 +188,8 @@ def main() -> None:
     if args.show:
         print(tables(json.loads(args.show.read_text())))
         return
-    folder = fresh.named_now("sweeps")
+    folder = args.folder = fresh.named_now("sweeps").resolve()
+    write_rows(args, folder)
     print(tables(winners(args, folder) if args.winners else sweep(args, folder)))
 
 

@@ -102,26 +102,40 @@ def settings(overrides: Sequence[str]) -> Any:
 
 def take(name: str, data: str | None, share: float, overrides: Sequence[str], *, count: int | None = None) -> Rows:
     """The rows of a workload: ``share`` of their usual number in whole batches of 8, or exactly ``count``."""
+    batch = ["data.batch_size=8", *[o for o in overrides if o.startswith(("data.batch_size=", "model", "trainer.accumulate"))]]
+    config, taken = first(name, data, count or share, batch)
+    ids, trained = [list(row.ids) for _, row in taken], [list(row.trained) for _, row in taken]
+    return Rows(WORKLOADS[name].title, ids, trained, order(trained, config), [*batch, *overrides])
+
+
+def first(name: str, data: str | None, size: int | float, overrides: Sequence[str]) -> tuple[Any, list[tuple[Any, Any]]]:
+    """The settings of a workload, and its first rows as read and as encoded: so many, or a share of their usual number."""
     from hydratune.data.masking import ChatEncoder
     from hydratune.data.sets import load_sets
     from hydratune.evaluation.metrics import as_json_text
     from hydratune.models import sources
 
     chosen = WORKLOADS[name]
-    batch = ["data.batch_size=8", *[o for o in overrides if o.startswith(("data.batch_size=", "model", "trainer.accumulate"))]]
     path = [f"data.path={Path(str(data)).resolve() / chosen.folder}"] if chosen.folder else []
-    config = settings([f"data={chosen.data}", *path, *batch])
+    config = settings([f"data={chosen.data}", *path, *overrides])
     if chosen.schema:
         config.data.system_prompt += f"\nThe JSON object follows this JSON schema: {as_json_text(config.data.schema)}"
-    size = count or max(config.data.batch_size, round(chosen.rows * share / 8) * 8)
+    size = size if isinstance(size, int) else max(config.data.batch_size, round(chosen.rows * size / 8) * 8)
     config.data.max_train_rows = 2 * size
     reader = sources.reader(config.model)
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
-    encoded = [row for row in map(encoder.encode, load_sets(config.data, config.seed).train) if len(row.ids) <= chosen.longest][:size]
-    if len(encoded) < size:
-        raise SystemExit(f"workload {name} has {len(encoded)} rows of at most {chosen.longest} tokens here, not {size}")
-    ids, trained = [list(row.ids) for row in encoded], [list(row.trained) for row in encoded]
-    return Rows(chosen.title, ids, trained, order(trained, config), [*batch, *overrides])
+    every = ((row, encoder.encode(row)) for row in load_sets(config.data, config.seed).train)
+    taken = [(row, encoded) for row, encoded in every if len(encoded.ids) <= chosen.longest][:size]
+    if len(taken) < size:
+        raise SystemExit(f"workload {name} has {len(taken)} rows of at most {chosen.longest} tokens here, not {size}")
+    return config, taken
+
+
+def write_chats(taken: Sequence[tuple[Any, Any]], path: Path) -> None:
+    """Rows as read, as a file of conversations."""
+    lines = [json.dumps({"messages": [message.turn() for message in row.messages]}) for row, _ in taken]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
 
 
 def order(trained: Sequence[Sequence[bool]], config: Any) -> list[list[list[int]]]:

@@ -5,9 +5,11 @@ import pytest
 from hydratune.config import EvaluationConfig, Task
 from hydratune.data.answers import NotStrictJson, is_schema_valid, parse_strict
 from hydratune.errors import ConfigError
+from hydratune.evaluation.families import Answered
 from hydratune.evaluation.json_scores import fields, score
-from hydratune.evaluation.metrics import choose_task, flat, metrics, rouge, score_row
+from hydratune.evaluation.metrics import choose_task, flat, metrics, score_row
 from hydratune.evaluation.statistics import bootstrap_ratio, wilson
+from hydratune.evaluation.text_scores import rouge
 
 SCHEMA = {
     "type": "object",
@@ -96,7 +98,7 @@ def test_task_is_json_only_if_every_reference_is_an_object() -> None:
 
 def prediction(i: int, text: str, reference: str = '{"a": 1, "b": 2}', **changes: object) -> dict:
     row = {"id": str(i), "group": None, "nll": 2.0, "answer_tokens": 4, "finish_reason": "stop", "generated_tokens": 5}
-    return {**row, "scores": score_row(text, reference, Task.json, SCHEMA), **changes}
+    return {**row, "scores": score_row(Answered(text, [reference], SCHEMA), ["json"]), **changes}
 
 
 def test_metrics_by_hand() -> None:
@@ -117,8 +119,8 @@ def test_metrics_by_hand() -> None:
 
 
 def test_text_is_scored_by_match() -> None:
-    assert score_row(" Paris ", "paris", Task.text, None).items() >= {"exact_match": False, "normalised_match": True}.items()
-    assert score_row("Paris", "Paris", Task.text, None).items() >= {"exact_match": True, "rouge1": 1.0}.items()
+    assert score_row(Answered(" Paris ", ["paris"]), ["rouge", "match"]).items() >= {"exact_match": False, "normalised_match": True}.items()
+    assert score_row(Answered("Paris", ["Paris"]), ["rouge", "match"]).items() >= {"exact_match": True, "rouge1": 1.0}.items()
 
 
 @pytest.mark.parametrize(
@@ -154,9 +156,9 @@ def test_rows_without_a_group_are_no_group_even_if_they_share_an_id() -> None:
 
 
 def test_rouge_counts_shared_words_and_their_order() -> None:
-    found = rouge("the cat sat on the mat", "The cat lay on the mat.")
+    found = rouge("the cat sat on the mat", ["The cat lay on the mat."])
     assert found["rouge1"] == pytest.approx(5 / 6)
     assert found["rouge2"] == pytest.approx(3 / 5)
     assert found["rougeL"] == pytest.approx(5 / 6)
-    assert rouge("mat the on sat cat the", "the cat sat on the mat")["rougeL"] <= 0.5
-    assert set(rouge("", "something").values()) == {0.0}
+    assert rouge("mat the on sat cat the", ["the cat sat on the mat"])["rougeL"] <= 0.5
+    assert set(rouge("", ["something"]).values()) == {0.0}

@@ -11,12 +11,15 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.config import (
+    METRIC_FAMILIES,
+    METRICS_GROUP,
     SCHEMAS,
     AdafactorOptimizer,
     AdaLoraAdapter,
@@ -52,6 +55,7 @@ from hydratune.config import (
     RepositoryData,
     Schedule,
     SgdOptimizer,
+    Task,
     TechSupportData,
     TrainConfig,
     TrainerConfig,
@@ -486,7 +490,28 @@ def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
         yield Problem("trainer.devices", trainer.devices, "several devices need a strategy", "set trainer=ddp")
 
 
+def _metric_families(evaluation: EvaluationConfig) -> Iterator[Problem]:
+    if evaluation.metrics is None:
+        return
+    if not evaluation.metrics:
+        yield Problem("evaluation.metrics", [], "names no family", "set evaluation.metrics=null for those of the task")
+    known = [*METRIC_FAMILIES, *(point.name for point in entry_points(group=METRICS_GROUP))]
+    for name in evaluation.metrics:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+            yield Problem(
+                "evaluation.metrics", name, "no such family of metrics", f"{hint} (a package brings others: entry points {METRICS_GROUP})"
+            )
+    if "code" in evaluation.metrics and not evaluation.run_code:
+        why = "it executes what the model writes, under limits of time and memory that are no jail"
+        yield Problem("evaluation.run_code", False, why, "set evaluation.run_code=true, or leave out the family code")
+    if "json" in evaluation.metrics and evaluation.task is Task.text:
+        yield Problem("evaluation.metrics", "json", "evaluation.task=text answers are not JSON objects", "set evaluation.task=json")
+
+
 def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
+    yield from _metric_families(evaluation)
     yield from _at_least("evaluation.shots", evaluation.shots, 1)
     yield from _at_least("evaluation.batch_size", evaluation.batch_size, 1)
     yield from _at_least("evaluation.max_new_tokens", evaluation.max_new_tokens, 1)

@@ -101,6 +101,10 @@ class MuonRate(StrEnum):
     match_rms_adamw = "match_rms_adamw"  # lr * 0.2 sqrt(max(rows, columns)): AdamW's lr and weight decay fit (arXiv:2502.16982)
 
 
+METRIC_FAMILIES = ("json", "match", "rouge", "bleu", "label", "code")
+METRICS_GROUP = "hydratune.metrics"  # entry points of packages that bring other metrics
+
+
 class Task(StrEnum):
     """How an answer is scored. ``auto``: json if all references are JSON objects, else text."""
 
@@ -661,6 +665,8 @@ class EvaluationConfig:
     """What is measured on the test rows before and after training."""
 
     task: Task = Task.auto
+    metrics: list[str] | None = None  # families: json, match, rouge, bleu, label, code, or of a package; null: those of the task
+    run_code: bool = False  # allows the family "code" to execute what the model wrote
     baselines: list[Baseline] = field(default_factory=lambda: [Baseline.base, Baseline.fewshot])
     shots: int = 3  # examples in the few-shot prompt
     batch_size: int = 50  # rows generated together

@@ -15,6 +15,7 @@ from hydratune.config import AdamWOptimizer, EvaluateConfig, EvaluationSource, T
 from hydratune.console import console
 from hydratune.errors import RunError
 from hydratune.evaluation import assess, metrics
+from hydratune.evaluation.families import names
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
 
 _NEEDED = ("id", "prediction", "reference", "nll", "answer_tokens", "finish_reason", "generated_tokens")
@@ -36,7 +37,7 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
             missing = [key for key in _NEEDED if key not in row]
             if missing:
                 raise RunError(f"{record.predictions_file()}:{number}: no {', '.join(missing)} in this row; the file was changed")
-        predictions = assess.rescore(stored, task, schema)
+        predictions = assess.rescore(stored, names(trained.evaluation.metrics, task), schema)
     else:
         predictions = _ask_again(trained, record, config, recorded)
     values, intervals = metrics.flat("eval", metrics.metrics(predictions, trained.evaluation, has_schema=schema is not None))

@@ -181,7 +181,8 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     _refuse_what_does_not_fit(config, context, encoded)
     adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
     facts = {"fingerprint": sets.fingerprint, "splits": splits, **_quality(prepared)}
-    task = metrics.choose_task(config.evaluation.task, [encoder.reference(row) for row in sets.test])
+    references = [encoder.reference(row) for row in sets.test]
+    task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context)
     bench.check(bench.zero_shot())
     examples: list[Row] = []

@@ -80,6 +80,12 @@ def is_schema_valid(value: Mapping[str, Any], schema: Mapping[str, Any]) -> bool
     return bool(_validator(json.dumps(schema)).is_valid(value))
 
 
+def schema_errors(value: Mapping[str, Any], schema: Mapping[str, Any], at_most: int = 3) -> list[str]:
+    """What is wrong and where: ``$.signed: '31 April' is not a 'date'``."""
+    found = sorted(_validator(json.dumps(schema)).iter_errors(value), key=lambda error: error.json_path)
+    return [f"{error.json_path}: {error.message}"[:200] for error in found[:at_most]]
+
+
 @lru_cache(maxsize=8)
 def _validator(schema: str) -> Any:
     kind = jsonschema.Draft202012Validator

@@ -195,7 +195,7 @@ class _Seen:
                 meta[name] = value
         for name, value in nested.items():
             meta.setdefault(name, value)
-        plain = {name: value for name, value in meta.items() if _is_plain(value) and name != _OTHER_MEANING}
+        plain = {name: value for name, value in meta.items() if (_is_plain(value) and name != _OTHER_MEANING) or _scores(name, value)}
         self.kept |= dict.fromkeys(plain)
         self.ignored |= dict.fromkeys(name for name in meta if name not in plain)
         refuse_half_characters("".join(map(str, (*raw, *plain, *plain.values()))), "meta data", where)
@@ -236,6 +236,13 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, float) and math.isinf(value):
         return False
     return isinstance(value, bool | int | float | str) and len(str(value)) <= _META_CHARACTERS
+
+
+def _scores(name: str, value: Any) -> bool:
+    """Whether a value is what answers are scored by, of any length: other right answers, or tests of code."""
+    if name == "references":
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return name == "tests" and isinstance(value, str)
 
 
 def _meta_object(value: Any, where: str) -> dict[str, Any] | None:

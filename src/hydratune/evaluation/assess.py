@@ -10,6 +10,7 @@ from hydratune.config import EvaluationConfig, Task, TrainOn
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
+from hydratune.evaluation.families import Answered, names
 from hydratune.evaluation.generation import NOT_ASKED, answer
 from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.records import read_jsonl, write_jsonl
@@ -32,6 +33,8 @@ class TestBench:
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
         self.answers = [[t for t, is_target in zip(e.ids, e.trained, strict=True) if is_target] for e in encoded]
         self.references = [encoder.reference(row) for row in self.rows]
+        self.families = names(config.metrics, task)
+        self.extra = [_extra(row, others) for row, others in zip(self.rows, _other_answers(self.rows, self.references), strict=True)]
         self.documents = self.rows[0].is_text  # nothing to ask: their likelihood is all there is to measure
         other = next((row for row in self.rows if row.is_text is not self.documents), None)
         if other is not None:
@@ -84,10 +87,11 @@ class TestBench:
                     "generated_tokens": len(answers[i].tokens),
                     "nll": answers[i].nll,
                     "answer_tokens": len(self.answers[i]),
-                    "scores": {} if self.documents else score_row(text, self.references[i], self.task, self.schema),
+                    "answer_bytes": len(self.references[i].encode()),
+                    **self.extra[i],
                 }
             )
-        return result
+        return rescore(result, self.families, self.schema)
 
     def _tokens(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
         if self.documents:  # their first token stands for a prompt: nothing predicts it
@@ -112,7 +116,7 @@ class TestBench:
     def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Stored answers to the same rows, with what the rows and the scoring are now."""
         named = [{**p, "id": row.id, "group": row.group} for p, row in zip(stored, self.rows, strict=True)]
-        return rescore(named, self.task, self.schema)
+        return rescore(named, self.families, self.schema)
 
     def zero_shot(self) -> list[tuple[Message, ...]]:
         """The prompts as they are in the data."""
@@ -143,7 +147,7 @@ class TestBench:
                 [row.content_hash for row in self.rows],
                 self.max_new_tokens,
                 self.config.batch_size,
-                self.task.value,
+                self.families,
                 self.schema,
                 __version__,
                 sorted(self.encoder.turn_end_ids),
@@ -151,12 +155,34 @@ class TestBench:
         )
 
 
-def rescore(predictions: Sequence[Mapping[str, Any]], task: Task, schema: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Stored predictions with scores computed again from their texts; what was not asked has none."""
+def rescore(predictions: Sequence[Mapping[str, Any]], families: Sequence[str], schema: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Predictions with scores computed from their texts; what was not asked has none."""
+    return [{**p, "scores": {} if p["finish_reason"] == NOT_ASKED else score_row(answered(p, schema), families)} for p in predictions]
+
+
+def answered(prediction: Mapping[str, Any], schema: Mapping[str, Any] | None) -> Answered:
+    """A row of predictions.jsonl as it is scored."""
+    return Answered(prediction["prediction"], [prediction["reference"], *prediction.get("references", [])], schema, prediction)
+
+
+def _other_answers(rows: Sequence[Row], references: Sequence[str]) -> list[list[str]]:
+    """Of every row, what else is right: its field ``references``, and the answers of rows with the very same request."""
+    by_request: dict[str, list[str]] = {}
+    requests = [stable_hash([m.turn() for m in row.prompt]) for row in rows]
+    for request, reference in zip(requests, references, strict=True):
+        by_request.setdefault(request, []).append(reference)
+    given = [row.meta.get("references") for row in rows]
+    texts = [[str(text) for text in some] if isinstance(some, list) else [] for some in given]
     return [
-        {**p, "scores": {} if p["finish_reason"] == NOT_ASKED else score_row(p["prediction"], p["reference"], task, schema)}
-        for p in predictions
+        [text for text in dict.fromkeys([*own, *by_request[request]]) if text != reference]
+        for own, request, reference in zip(texts, requests, references, strict=True)
     ]
+
+
+def _extra(row: Row, others: Sequence[str]) -> dict[str, Any]:
+    """What a prediction holds only where there is such a thing."""
+    tests = row.meta.get("tests")
+    return {**({"references": list(others)} if others and not row.is_text else {}), **({"tests": str(tests)} if tests else {})}
 
 
 def cached(file: Path) -> list[dict[str, Any]] | None:

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hydratune.config import EvaluationConfig, Task
 from hydratune.data.answers import NotStrictJson, parse_strict
 from hydratune.errors import ConfigError, Problem
-from hydratune.evaluation.json_scores import score
-from hydratune.evaluation.statistics import Interval, bootstrap_ratio, wilson
+from hydratune.evaluation.families import Answered, family, names
+from hydratune.evaluation.measures import Measure, groups_of, rate, share
+from hydratune.evaluation.statistics import Interval, ratio
 
 Prediction = Mapping[str, Any]
-ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,10 @@ class Measured:
     interval: Interval | None = None
 
 
-def choose_task(task: Task, references: Sequence[str]) -> Task:
+def choose_task(task: Task, references: Sequence[str], families: Sequence[str] | None = None) -> Task:
     """What ``evaluation.task`` means for these references. Raises ``ConfigError`` if json is asked for and cannot be had."""
+    if families is not None and "json" in families:
+        task = Task.json
     if task is Task.text:
         return task
     for reference in references:
@@ -43,83 +47,67 @@ def choose_task(task: Task, references: Sequence[str]) -> Task:
     return Task.json
 
 
-def score_row(prediction: str, reference: str, task: Task, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+def score_row(answered: Answered, families: Sequence[str]) -> dict[str, Any]:
     """Scores of one answer, stored with it."""
-    if task is Task.json:
-        return score(prediction, reference, schema)
-    same = " ".join(prediction.casefold().split()) == " ".join(reference.casefold().split())
-    return {"exact_match": prediction.strip() == reference.strip(), "normalised_match": same, **rouge(prediction, reference)}
+    scores: dict[str, Any] = {}
+    for name in families:
+        scores |= family(name).score(answered)
+    return scores
 
 
-def rouge(prediction: str, reference: str) -> dict[str, float]:
-    """F1 of ROUGE-1, -2 and -L (Lin 2004) of one answer, in [0, 1]."""
-    from torchmetrics.functional.text.rouge import rouge_score  # seconds to import, and only texts need it
-
-    found = rouge_score(prediction, reference, rouge_keys=ROUGE)  # rougeLsum, the default, would download a sentence splitter
-    return {key: float(found[f"{key}_fmeasure"]) for key in ROUGE}
-
-
-def metrics(predictions: Sequence[Prediction], config: EvaluationConfig, *, has_schema: bool) -> dict[str, Measured]:
+def measures(predictions: Sequence[Prediction], families: Sequence[str], *, has_schema: bool) -> dict[str, Measure]:
     """Every metric of one system, from stored scores and likelihoods. Documents have no scores: nobody was asked anything."""
     scores = [p["scores"] for p in predictions]
-    groups = [f"group {p['group']}" if p.get("group") else f"row {i}" for i, p in enumerate(predictions)]
-
-    def rate(values: Sequence[bool]) -> Measured:
-        hits = sum(map(bool, values))
-        if len(set(groups)) == len(groups):
-            return Measured(hits / len(values), wilson(hits, len(values), config.confidence))
-        return ratio([float(v) for v in values], [1.0] * len(values))
-
-    def ratio(above: Sequence[float], below: Sequence[float]) -> Measured:
-        total = sum(below)
-        interval = bootstrap_ratio(above, below, groups, config.confidence, config.bootstrap_samples)
-        return Measured(sum(above) / total if total else 0.0, interval)
-
-    result: dict[str, Measured] = {}
-    if "fields" in scores[0]:
-        result["json_valid"] = rate([s["json_valid"] for s in scores])
-        if has_schema:
-            result["schema_valid"] = rate([s["schema_valid"] for s in scores])
-        counts = [[sum(f[i] for f in s["fields"].values()) for i in range(3)] for s in scores]
-        result["field_precision"] = ratio([c[0] for c in counts], [c[1] for c in counts])
-        result["field_recall"] = ratio([c[0] for c in counts], [c[2] for c in counts])
-        result["field_f1"] = ratio([2 * c[0] for c in counts], [c[1] + c[2] for c in counts])
-        for key in dict.fromkeys(key for s in scores for key in s["fields"] if any(p["fields"].get(key, [0, 0, 0])[2] for p in scores)):
-            parts = [s["fields"].get(key, [0, 0, 0, 1]) for s in scores]
-            result[f"field_f1/{key}"] = ratio([2 * p[0] for p in parts], [p[1] + p[2] for p in parts])
-            result[f"field_accuracy/{key}"] = rate([s["json_valid"] and bool(p[3]) for s, p in zip(scores, parts, strict=True)])
-    if ROUGE[0] in scores[0]:
-        for key in ROUGE:
-            result[key] = ratio([s[key] for s in scores], [1.0] * len(scores))
-    if "normalised_match" in scores[0]:
-        result["normalised_match"] = rate([s["normalised_match"] for s in scores])
-    if "exact_match" in scores[0]:
-        result["exact_match"] = rate([s["exact_match"] for s in scores])
-    nll = ratio([p["nll"] for p in predictions], [p["answer_tokens"] for p in predictions])
+    result: dict[str, Measure] = {}
+    if scores[0]:
+        for name in families:
+            result |= family(name).measures(scores)
+    if not has_schema:
+        result.pop("schema_valid", None)
+    nll = share([p["nll"] for p in predictions], [p["answer_tokens"] for p in predictions])
     result["nll"] = nll
-    assert nll.interval is not None
-    result["perplexity"] = Measured(_exp(nll.value), (_exp(nll.interval[0]), _exp(nll.interval[1])))
+    result["perplexity"] = Measure(nll.columns, _perplexity)
+    if all("answer_bytes" in p for p in predictions):
+        result["bits_per_byte"] = share([p["nll"] / math.log(2) for p in predictions], [p["answer_bytes"] for p in predictions])
     if scores[0]:
         result["finished"] = rate([p["finish_reason"] == "stop" for p in predictions])
+        result["length_ratio"] = share([p["generated_tokens"] for p in predictions], [p["answer_tokens"] for p in predictions])
+    return result
+
+
+def metrics(
+    predictions: Sequence[Prediction], config: EvaluationConfig, *, has_schema: bool, families: Sequence[str] | None = None
+) -> dict[str, Measured]:
+    """Every metric with its interval. ``families``: those of the rows' scores where nothing else is said."""
+    groups = groups_of(predictions)
+    result: dict[str, Measured] = {}
+    for name, measure in measures(predictions, families or _families(predictions, config), has_schema=has_schema).items():
+        result[name] = Measured(measure.value, measure.interval(groups, config.confidence, config.bootstrap_samples))
+    if predictions[0]["scores"]:
         result["generated_tokens"] = Measured(float(sum(p["generated_tokens"] for p in predictions)))
     return result
 
 
-def _exp(value: float) -> float:
-    return math.exp(min(value, 700.0))
+def _families(predictions: Sequence[Prediction], config: EvaluationConfig) -> tuple[str, ...]:
+    task = Task.json if "fields" in predictions[0]["scores"] else Task.text
+    return names(config.metrics, task)
+
+
+def _perplexity(sums: np.ndarray) -> np.ndarray:
+    return np.exp(np.minimum(ratio(sums), 700.0))
 
 
 def settings(config: EvaluationConfig, task: Task, max_new_tokens: int, rows: int) -> dict[str, Any]:
     """How the metrics were taken: without it a number cannot be compared."""
     percent = round(100 * config.confidence)
+    families = names(config.metrics, task)
     return {
         "rows": rows,
         "task": task.value,
+        "metrics": list(families),
         "decoding": "greedy",
         "max_new_tokens": max_new_tokens,
-        "json": "strict: the whole answer is one object; null counts as not stated; texts compared without case; lists as sets",
-        "rouge": "F1 by row, mean over rows; words are runs of a-z and digits, without case and stemming",
-        "field_f1": "micro over all leaves of all rows",
+        **{key: text for name in families for key, text in family(name).how.items()},
         "nll": "mean per token of the reference answer and its turn-end, given the prompt, or of a whole document; perplexity = exp(nll)",
         "intervals": f"{percent} %: Wilson for rates, else bootstrap over groups ({config.bootstrap_samples} samples, seed 0)",
     }

@@ -1,13 +1,25 @@
-"""How sure a number is, and whether two can be told apart. Pure functions on numbers."""
+"""How sure a number is, and whether two can be told apart. Pure functions on numbers.
+
+Nearly every metric is a function of sums over rows: a rate is hits / rows, macro F1 a mean over labels of ratios of sums.
+``Of`` is that function; with it, rows can be drawn again and the metric taken of what was drawn.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 Interval = tuple[float, float]
+Columns = Sequence[Sequence[float]]  # column -> row -> what is summed
+Of = Callable[[np.ndarray], np.ndarray]  # sums (..., columns) -> values (...)
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """The first column over the second; 0 where there is nothing to divide by."""
+    above, below = sums[..., 0], sums[..., 1]
+    return np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)
 
 
 def wilson(successes: int, trials: int, confidence: float) -> Interval:
@@ -22,15 +34,19 @@ def wilson(successes: int, trials: int, confidence: float) -> Interval:
     return low, (1.0 if successes == trials else min(1.0, centre + half))
 
 
-def bootstrap_ratio(
-    numerators: Sequence[float], denominators: Sequence[float], groups: Sequence[str], confidence: float, samples: int, seed: int = 0
-) -> Interval:
-    """Percentile interval of sum(numerators) / sum(denominators) when whole groups are drawn again, with replacement.
+def bootstrap(columns: Columns, of: Of, groups: Sequence[str], confidence: float, samples: int, seed: int = 0) -> Interval:
+    """Percentile interval of ``of`` the sums of ``columns`` when whole groups are drawn again, with replacement.
 
     Rows of one group (one contract, one dialogue) are not independent, so a group is drawn whole.
     """
-    sums = _resampled([numerators, denominators], groups, samples, seed)
-    return _middle(_ratios(sums[:, 0], sums[:, 1]), confidence)
+    return _middle(of(_resampled(columns, groups, samples, seed)), confidence)
+
+
+def bootstrap_ratio(
+    numerators: Sequence[float], denominators: Sequence[float], groups: Sequence[str], confidence: float, samples: int, seed: int = 0
+) -> Interval:
+    """Of sum(numerators) / sum(denominators)."""
+    return bootstrap([numerators, denominators], ratio, groups, confidence, samples, seed)
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,19 @@ class Difference:
         return self.interval[0] > 0 or self.interval[1] < 0
 
 
+def paired(ours: Columns, theirs: Columns, of: Of, groups: Sequence[str], confidence: float, samples: int, seed: int = 0) -> Difference:
+    """Of ``of`` the sums of ``ours`` to that of ``theirs``, both over the same drawn groups.
+
+    ``p`` is twice the share of samples on the other side of zero than most, at least one of them.
+    """
+    sums = _resampled([*ours, *theirs], groups, samples, seed)
+    differences = of(sums[:, : len(ours)]) - of(sums[:, len(ours) :])
+    below = float(np.sum(differences < 0) + 0.5 * np.sum(differences == 0))
+    p = min(1.0, 2 * (min(below, samples - below) + 1) / (samples + 1))
+    value = of(np.array([math.fsum(column) for column in ours])) - of(np.array([math.fsum(column) for column in theirs]))
+    return Difference(float(value), _middle(differences, confidence), p)
+
+
 def paired_bootstrap(
     ours: Sequence[float],
     theirs: Sequence[float],
@@ -56,18 +85,8 @@ def paired_bootstrap(
     samples: int,
     seed: int = 0,
 ) -> Difference:
-    """Of sum(ours) / sum(denominators) to sum(theirs) / sum(denominators), both on the same drawn groups.
-
-    ``p`` is twice the share of samples on the other side of zero than most, at least one of them.
-    """
-    more = np.subtract(ours, theirs).tolist()
-    sums = _resampled([more, denominators], groups, samples, seed)
-    differences = _ratios(sums[:, 0], sums[:, 1])
-    below = float(np.sum(differences < 0) + 0.5 * np.sum(differences == 0))
-    p = min(1.0, 2 * (min(below, samples - below) + 1) / (samples + 1))
-    total = float(np.sum(denominators))
-    value = math.fsum(more) / total if total else 0.0
-    return Difference(value, _middle(differences, confidence), p)
+    """Of sum(ours) / sum(denominators) to sum(theirs) / sum(denominators)."""
+    return paired([ours, denominators], [theirs, denominators], ratio, groups, confidence, samples, seed)
 
 
 def mcnemar(ours_alone: int, theirs_alone: int) -> float:
@@ -106,7 +125,7 @@ def least_difference(rows: int, disagreeing: float, confidence: float, power: fl
     return high
 
 
-def _resampled(columns: Sequence[Sequence[float]], groups: Sequence[str], samples: int, seed: int) -> np.ndarray:
+def _resampled(columns: Columns, groups: Sequence[str], samples: int, seed: int) -> np.ndarray:
     """Sums of every column over groups drawn with replacement (samples, columns)."""
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     totals = [np.bincount(index, weights=np.asarray(column, dtype=float), minlength=len(names)) for column in columns]
@@ -116,10 +135,6 @@ def _resampled(columns: Sequence[Sequence[float]], groups: Sequence[str], sample
         drawn = generator.integers(len(names), size=len(names))
         sums[sample] = [total[drawn].sum() for total in totals]
     return sums
-
-
-def _ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
 
 
 def _middle(values: np.ndarray, confidence: float) -> Interval:

@@ -6,20 +6,35 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from hydratune.config import METRIC_FAMILIES
+
 _ROWS = (
     ("json_valid", "strict JSON", "rate"),
     ("schema_valid", "schema-valid", "rate"),
     ("field_precision", "field precision", "rate"),
     ("field_recall", "field recall", "rate"),
     ("field_f1", "field F1", "rate"),
+    ("invented_keys", "answers with invented keys", "rate"),
+    ("hallucinated", "values where there are none", "rate"),
+    ("in_source", "values found in the request", "rate"),
+    ("in_source_reference", "  true values likewise", "rate"),
+    ("label_accuracy", "accuracy", "rate"),
+    ("label_f1", "macro F1", "rate"),
+    ("label_unknown", "answers that are no label", "rate"),
+    ("tests_passed", "tests passed", "rate"),
+    ("code_runs", "code that runs", "rate"),
     ("rouge1", "ROUGE-1", "rate"),
     ("rouge2", "ROUGE-2", "rate"),
     ("rougeL", "ROUGE-L", "rate"),
+    ("bleu", "BLEU", "rate"),
+    ("chrf", "chrF", "rate"),
     ("normalised_match", "match, normalised", "rate"),
     ("exact_match", "exact match", "rate"),
     ("nll", "NLL per token", "number"),
     ("perplexity", "perplexity", "number"),
+    ("bits_per_byte", "bits per byte", "number"),
     ("finished", "ended its turn", "rate"),
+    ("length_ratio", "length, of the reference's", "rate"),
     ("generated_tokens", "tokens generated", "count"),
 )
 NAMES = tuple(name for name, _, _ in _ROWS)  # of the metrics of a system, but for those of single fields
@@ -43,6 +58,10 @@ def results(metrics: Mapping[str, Any], systems: Sequence[str], shots: int) -> T
             for field in _fields(metrics, systems[-1]):
                 cells = (_cell(metrics, f"{system}/field_f1/{field}", "rate") for system in systems)
                 table.add_row(f"[dim]  {escape(field)}", *cells, style="dim")
+    brought = [name for name in metrics["settings"]["eval"].get("metrics", []) if name not in METRIC_FAMILIES]
+    for name in brought:  # by a package
+        if f"{systems[-1]}/{name}" in metrics:
+            table.add_row(escape(name), *(_cell(metrics, f"{system}/{name}", "number") for system in systems))
     return table
 
 
