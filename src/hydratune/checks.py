@@ -30,6 +30,7 @@ from hydratune.config import (
     ContractsData,
     Control,
     DataConfig,
+    DecideConfig,
     EvaluateConfig,
     EvaluationConfig,
     FilesData,
@@ -85,6 +86,8 @@ def check(config: Any) -> None:
 
 def configuration_problems(config: Any) -> list[Problem]:
     """Every problem of a command's configuration, in the order of its groups."""
+    if isinstance(config, DecideConfig):
+        return [*_decide(config), *(_train(config) if config.run is None else ())]
     if isinstance(config, TrainConfig):
         return list(_train(config))
     if isinstance(config, EvaluateConfig):
@@ -519,6 +522,16 @@ def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
     yield from _at_least("evaluation.bootstrap_samples", evaluation.bootstrap_samples, 100)
     if not 0.5 <= evaluation.confidence < 1:
         yield Problem("evaluation.confidence", evaluation.confidence, "must be in [0.5, 1)", "usual: 0.95")
+
+
+def _decide(config: DecideConfig) -> Iterator[Problem]:
+    if config.run is not None and not (Path(config.run) / "config.yaml").is_file():
+        fix = "give a run directory such as outputs/contracts/<timestamp>, or leave it out"
+        yield Problem("run", config.run, "this is not a run directory (no config.yaml in it)", fix)
+    for key, value, least in (("passages", config.passages, 1), ("passage_words", config.passage_words, 10), ("rows", config.rows, 1)):
+        yield from _at_least(key, value, least)
+    if not 0 <= config.margin < 1:
+        yield Problem("margin", config.margin, "must be in [0, 1)", "usual: 0.02")
 
 
 def _evaluate(config: EvaluateConfig) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ COMMANDS = {
     "prepare": "read, clean, check and split a data set; a report of what is in it",
     "train": "fine-tune one model, or with -m a whole sweep; measure it before and after",
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
+    "decide": "prompt, retrieve or fine-tune? every way on the same test rows",
     "compare": "rank the runs of a sweep (or any run directories)",
 }
 

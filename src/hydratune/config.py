@@ -721,6 +721,20 @@ class PrepareConfig(TrainConfig):
     output: str | None = None  # folder; null: outputs/prepared/<name>
 
 
+@dataclass
+class DecideConfig(TrainConfig):
+    """Ask the base with several prompts, with retrieval, and a fine-tuned run. Takes a run, or the settings of train."""
+
+    run: str | None = None  # directory of a finished run
+    knowledge: str | None = None  # folder or file with texts to look things up in; null: the training rows
+    passages: int = 3  # shown in the prompt
+    passage_words: int = 120
+    metric: str | None = None  # which decides; null: label_accuracy, field_f1 or rougeL, by the task
+    margin: float = 0.02  # a smaller difference of the metric is no reason for anything
+    rows: int | None = None  # of the test set; null: all
+    output: str | None = None  # folder; null: outputs/decide/<name>
+
+
 class EvaluationSource(StrEnum):
     """What ``hydratune evaluate`` starts from."""
 
@@ -738,7 +752,7 @@ class EvaluateConfig:
     accelerator: str | None = None  # auto, cpu or gpu; null: the run's own
 
 
-COMMANDS: dict[str, type] = {"prepare": PrepareConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+COMMANDS: dict[str, type] = {"prepare": PrepareConfig, "train": TrainConfig, "evaluate": EvaluateConfig, "decide": DecideConfig}
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"wheel": WheelModel, "hub": HubModel, "local": LocalModel, "tiny": TinyModel},
     "data": {

@@ -28,7 +28,7 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     recorded = read_json(record.metrics_file)
     if not isinstance(recorded, dict) or "eval" not in recorded.get("settings", {}):
         raise RunError(f"{record.metrics_file} holds no metrics of a finished run; train it again")
-    trained = _settings(record)
+    trained = settings_of(record)
     schema = read_json(record.schema_file) if record.schema_file.is_file() else None
     task = Task(recorded["settings"]["eval"]["task"])
     if config.source is EvaluationSource.predictions:
@@ -57,7 +57,8 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     )
 
 
-def _settings(record: RunDirectory) -> TrainConfig:
+def settings_of(record: RunDirectory) -> TrainConfig:
+    """Those a run was made with. Raises ``RunError`` if they cannot be read."""
     try:
         return configuration.load(record.config_file)
     except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
@@ -65,7 +66,7 @@ def _settings(record: RunDirectory) -> TrainConfig:
         raise RunError(f"{record.config_file} is not the settings of a run ({reason}); it was changed or cut") from error
 
 
-def _refuse_missing_files(trained: TrainConfig, record: RunDirectory) -> None:
+def refuse_missing_files(trained: TrainConfig, record: RunDirectory) -> None:
     """The files a run names are relative to where it was started."""
     problems = configuration_problems(trained)
     if problems:
@@ -89,7 +90,7 @@ def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfi
         trained.trainer.accelerator = config.accelerator
         trained.trainer.devices, trained.trainer.strategy = 1, "auto"
     trained.optimizer = AdamWOptimizer()  # nothing is trained here, so what the run's own wants of the machine does not count
-    _refuse_missing_files(trained, record)
+    refuse_missing_files(trained, record)
     job = prepare(trained)
     stored = read_json(record.path / "environment.json")
     if stored["base"] != job.source.identity:

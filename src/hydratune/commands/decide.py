@@ -1,0 +1,209 @@
+"""hydratune decide: the base with several prompts, with retrieval, and fine-tuned, on the same frozen test rows."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from rich.markup import escape
+from rich.table import Table
+
+from hydratune.config import DecideConfig, Task, TrainConfig
+from hydratune.console import console, section
+from hydratune.data.rows import Message, Row
+from hydratune.errors import ConfigError, Problem
+from hydratune.evaluation import assess, decision, metrics
+from hydratune.evaluation.decision import TITLES
+from hydratune.evaluation.measures import Measure, groups_of
+from hydratune.evaluation.retrieval import Library, Passage, from_files, from_rows, request, with_sources
+from hydratune.records import RunDirectory, write_json, write_jsonl
+
+_METRIC = {Task.json: "field_f1", Task.text: "rougeL"}
+Prompts = list[tuple[Message, ...]]
+
+
+def run(config: DecideConfig, _: RunDirectory) -> None:
+    """Writes decision.json and the predictions of every system into ``output``."""
+    from hydratune.commands import train
+    from hydratune.models import adapters, hardware
+
+    settings, record = _settings(config)
+    output = Path(config.output).expanduser() if config.output else Path("outputs/decide") / str(config.name or settings.name)
+    section("set-up")
+    job = train.prepare(settings)
+    if job.bench.documents or not all(map(assess.can_be_shown, job.sets.test)):
+        why = "the test rows are documents or use tools: there is no prompt to better"
+        raise ConfigError([Problem("data", settings.name, why, "give rows of requests and answers")])
+    examples = {row.content_hash: row for row in job.sets.train if assess.can_be_shown(row)}
+    passages = from_files(Path(config.knowledge), config.passage_words) if config.knowledge else from_rows(list(examples.values()))
+    found = [Library(passages).search(request(row), config.passages) for row in job.bench.rows]
+    console.print(f"{len(job.bench.rows)} test rows; {len(passages):,} passages to look things up in "
+                  f"({config.knowledge or 'the training rows'})", soft_wrap=True)  # fmt: skip
+    prompts: dict[str, Prompts] = {"base": job.bench.zero_shot()}
+    if job.examples:
+        prompts["fewshot"] = job.bench.few_shot(job.examples)
+        prompts["nearest"] = _nearest(job, list(examples.values()), len(job.examples))
+    prompts["rag"] = _fitting(job.bench, prompts["base"], found)
+    section("base model")
+    predictions: dict[str, list[dict[str, Any]]] = {}
+    seconds: dict[str, float] = {}
+
+    def ask(system: str, model: Any, asked: Prompts) -> None:
+        start = time.perf_counter()
+        predictions[system] = job.bench.ask(model, asked, title=TITLES[system], pad=job.tokenizer.pad_token_id)
+        seconds[system] = time.perf_counter() - start
+        write_jsonl(output / f"predictions_{system}.jsonl", predictions[system])
+
+    for system, asked in prompts.items():
+        if system == "base" or job.bench.fits(asked):
+            ask(system, job.model, asked)
+        else:
+            console.print(f"[yellow]{TITLES[system]} is left out: its prompts are longer than the model reads")
+    if record is not None:
+        section("fine-tuned model")
+        job.model = None
+        model = adapters.load_tuned(
+            settings.model, settings.adapter, job.source, record.adapter, hardware.weights_dtype(settings, job.precision)
+        )
+        model = model.to("cuda") if job.accelerator == "gpu" else model
+        ask("tuned", model, prompts["base"])
+        if "rag" in predictions:
+            ask("tuned_rag", model, prompts["rag"])
+    families = job.bench.families
+    measured = {s: metrics.measures(rows, families, has_schema=job.bench.schema is not None) for s, rows in predictions.items()}
+    metric = config.metric or ("label_accuracy" if "label" in families else _METRIC[job.bench.task])
+    if metric not in measured["base"]:
+        why = f"not measured here; measured: {', '.join(n for n in measured['base'] if '/' not in n)}"
+        raise ConfigError([Problem("metric", metric, why, "choose one of them, or add its family with evaluation.metrics")])
+    decided = decision.decide(measured, predictions, metric, config.margin, settings.evaluation)
+    costs = {system: _cost(rows, seconds[system]) for system, rows in predictions.items()}
+    _write(output, config, settings, job.bench, metric, measured, predictions, costs, decided)
+    section("decision")
+    console.print(_table(metric, measured, predictions, costs, settings))
+    console.print(f"[bold]{escape(decided.headline)}", soft_wrap=True)
+    for reason in decided.reasons:
+        console.print(f"  {escape(reason)}", soft_wrap=True)
+    console.print(f"written     {output}/decision.json  [dim](and predictions_*.jsonl)", soft_wrap=True)
+
+
+def _settings(config: DecideConfig) -> tuple[TrainConfig, RunDirectory | None]:
+    """Those of the run, or of the command line. Raises ``ConfigError`` if both are given."""
+    from hydratune.commands.evaluate import refuse_missing_files, settings_of
+
+    if config.run is None:
+        settings: TrainConfig = config
+        record = None
+    else:
+        own = [o.split("=")[0].lstrip("+~") for o in HydraConfig.get().overrides.task]
+        both = [key for key in own if key.split(".")[0] in ("model", "data", "adapter", "optimizer", "trainer", "experiment", "debug")]
+        if both:
+            raise ConfigError([Problem(both[0], "...", "run=DIR brings its own settings", "leave one of the two out")])
+        record = RunDirectory(Path(config.run).resolve())
+        settings = settings_of(record)
+        refuse_missing_files(settings, record)
+        if not list(record.adapter.glob("*.safetensors")):
+            raise ConfigError([Problem("run", config.run, "holds no trained weights (adapter/*.safetensors)", "give a finished run")])
+    settings.evaluation.baselines = list(config.evaluation.baselines)
+    settings.evaluation.shots = config.evaluation.shots
+    settings.evaluation.metrics = config.evaluation.metrics or settings.evaluation.metrics
+    settings.evaluation.max_rows = config.rows if config.rows is not None else settings.evaluation.max_rows
+    return settings, record
+
+
+def _nearest(job: Any, examples: Sequence[Row], count: int) -> Prompts:
+    """For every test row the examples that are most like it, the most alike last."""
+    library = Library([Passage(str(number), request(row)) for number, row in enumerate(examples)])
+    prompts = []
+    for index, row in enumerate(job.bench.rows):
+        chosen = [examples[int(p.source)] for p in library.search(request(row), count)]
+        prompts.append(job.bench.few_shot(chosen[::-1] or job.examples)[index])
+    return prompts
+
+
+def _fitting(bench: assess.TestBench, prompts: Prompts, found: Sequence[Sequence[Passage]]) -> Prompts:
+    """Prompts with as many passages as the longest leaves room for."""
+    most = max(map(len, found))
+    for count in range(most, 0, -1):
+        asked = [with_sources(prompt, some[:count]) for prompt, some in zip(prompts, found, strict=True)]
+        if bench.fits(asked):
+            if count < most:
+                console.print(f"[yellow]{count} instead of {most} passages: no more fit into the model's context")
+            return asked
+    return [with_sources(prompt, some[:1]) for prompt, some in zip(prompts, found, strict=True)]
+
+
+def _cost(rows: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, float]:
+    """Of 1,000 calls, as they were made here: in batches, with what all prompts begin with read once."""
+    thousand = 1000 / len(rows)
+    return {
+        "tokens_in": round(sum(r["prompt_tokens"] for r in rows) * thousand),
+        "tokens_out": round(sum(r["generated_tokens"] for r in rows) * thousand),
+        "seconds": round(seconds * thousand, 1),
+    }
+
+
+def _write(
+    output: Path,
+    config: DecideConfig,
+    settings: TrainConfig,
+    bench: assess.TestBench,
+    metric: str,
+    measured: Mapping[str, Mapping[str, Measure]],
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+    costs: Mapping[str, Mapping[str, float]],
+    decided: decision.Decision,
+) -> None:
+    systems: dict[str, Any] = {}
+    for system, rows in predictions.items():
+        values, intervals = metrics.flat(
+            system, metrics.metrics(rows, settings.evaluation, has_schema=bench.schema is not None, families=bench.families)
+        )
+        systems[system] = {"metrics": values, "intervals": intervals, "per_1000_calls": costs[system]}
+    how = metrics.settings(settings.evaluation, bench.task, bench.max_new_tokens, len(bench.rows))
+    content = {
+        "choice": decided.choice,
+        "headline": decided.headline,
+        "reasons": list(decided.reasons),
+        "metric": metric,
+        "margin": config.margin,
+        "comparisons": [asdict(comparison) for comparison in decided.comparisons],
+        "systems": systems,
+        "settings": {
+            **how,
+            "run": config.run,
+            "knowledge": config.knowledge,
+            "passages": config.passages,
+            "shots": settings.evaluation.shots,
+        },
+    }
+    write_json(output / "decision.json", content)
+
+
+def _table(
+    metric: str,
+    measured: Mapping[str, Mapping[str, Measure]],
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+    costs: Mapping[str, Mapping[str, float]],
+    settings: TrainConfig,
+) -> Table:
+    evaluation = settings.evaluation
+    form = [name for name in ("schema_valid", "exact_match") if name in measured["base"] and name != metric]
+    title = f"the same {len(predictions['base'])} test rows, {round(100 * evaluation.confidence)} % intervals; cost of 1,000 calls here"
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    table.add_column("system", no_wrap=True)
+    for title in (metric, *form, "tokens in", "tokens out", "seconds"):
+        table.add_column(title, justify="right")
+    for system, some in measured.items():
+        low, high = some[metric].interval(groups_of(predictions[system]), evaluation.confidence, evaluation.bootstrap_samples)
+        cost = costs[system]
+        table.add_row(
+            TITLES[system],
+            f"{some[metric].value:.3f} [dim]\\[{low:.3f}, {high:.3f}][/]",
+            *(f"{some[name].value:.3f}" for name in form),
+            f"{cost['tokens_in']:,}",
+            f"{cost['tokens_out']:,}",
+            f"{cost['seconds']:,.0f}",
+        )
+    return table

@@ -1,0 +1,120 @@
+"""Is fine-tuning needed? Systems on the same test rows, compared in pairs, and what follows. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydratune.config import EvaluationConfig
+from hydratune.evaluation.measures import Measure, difference, groups_of
+from hydratune.evaluation.statistics import Interval, holm, least_difference
+
+TITLES = {
+    "base": "base, zero-shot",
+    "fewshot": "base, few-shot",
+    "nearest": "base, nearest examples",
+    "rag": "base, retrieval",
+    "tuned": "fine-tuned",
+    "tuned_rag": "fine-tuned, retrieval",
+}
+PROMPTS, RETRIEVAL = ("base", "fewshot", "nearest"), ("rag",)
+_LOWER_IS_BETTER = ("nll", "perplexity", "bits_per_byte", "invented_keys", "hallucinated", "label_unknown")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One system against another on the same rows; ``p`` is corrected for all comparisons of the decision (Holm)."""
+
+    ours: str
+    theirs: str
+    value: float  # positive: ours is better
+    interval: Interval
+    p: float
+    better: bool  # told apart, and by more than the margin
+
+    def sentence(self) -> str:
+        sign = f"{100 * self.value:+.1f} points [{100 * self.interval[0]:+.1f}, {100 * self.interval[1]:+.1f}], p = {self.p:.2g}"
+        verdict = "better" if self.better else "not told apart by enough" if self.value >= 0 else "not better"
+        return f"{TITLES[self.ours]} against {TITLES[self.theirs]}: {sign}: {verdict}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``choice``: tune, tune_and_retrieve, retrieve, prompt, or open where no fine-tuned model was asked."""
+
+    choice: str
+    headline: str
+    reasons: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def decide(
+    measures: Mapping[str, Mapping[str, Measure]],
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+    metric: str,
+    margin: float,
+    config: EvaluationConfig,
+) -> Decision:
+    """``measures`` and ``predictions`` by system, all on the same rows, on which the best prompt is chosen as well: that favours it."""
+    sign = -1.0 if metric.split("/")[0] in _LOWER_IS_BETTER else 1.0
+    scores = {system: sign * some[metric].value for system, some in measures.items()}
+    prompt = max((s for s in PROMPTS if s in scores), key=scores.__getitem__)
+    plain = max((s for s in (prompt, *RETRIEVAL) if s in scores), key=scores.__getitem__)
+    pairs = [("rag", prompt), ("tuned", prompt), ("tuned", "rag"), ("tuned_rag", "tuned"), ("tuned_rag", plain)]
+    pairs = list(dict.fromkeys(pair for pair in pairs if all(s in scores for s in pair)))
+    groups = groups_of(next(iter(predictions.values())))
+    found = [difference(measures[a][metric], measures[b][metric], groups, config.confidence, config.bootstrap_samples) for a, b in pairs]
+    compared: dict[tuple[str, str], Comparison] = {}
+    for (a, b), one, p in zip(pairs, found, holm([f.p for f in found]), strict=True):
+        interval = one.interval if sign > 0 else (-one.interval[1], -one.interval[0])
+        better = p < 1 - config.confidence and sign * one.value > margin
+        compared[a, b] = Comparison(a, b, sign * one.value, interval, p, better)
+
+    def wins(a: str, b: str) -> bool:
+        return (a, b) in compared and compared[a, b].better
+
+    choice, headline = _choice(scores, prompt, wins)
+    reasons = [comparison.sentence() for comparison in compared.values()]
+    reasons += _why(measures, prompt, choice)
+    disagree = _disagreement(measures, metric, prompt)
+    if disagree is not None and choice in ("prompt", "open"):
+        least = least_difference(len(groups), disagree, config.confidence)
+        reasons.append(
+            f"{len(groups)} test rows find a difference of {100 * least:.0f} points with a probability of 80 %; more rows find less"
+        )
+    return Decision(choice, headline, tuple(reasons), tuple(compared.values()))
+
+
+def _choice(scores: Mapping[str, float], prompt: str, wins: Any) -> tuple[str, str]:
+    if "tuned" not in scores:
+        if wins("rag", prompt):
+            return "open", "retrieval beats the best prompt; train a model (hydratune train) and ask again with run=DIR"
+        return "open", f"the best prompt is {TITLES[prompt]}; train a model (hydratune train) and ask again with run=DIR"
+    if wins("tuned_rag", "tuned") and (wins("tuned_rag", prompt) or wins("tuned_rag", "rag")):
+        return "tune_and_retrieve", "fine-tune, and retrieve: each adds to the other"
+    if wins("tuned", prompt) and ("rag" not in scores or not wins("rag", prompt) or scores["tuned"] >= scores["rag"]):
+        return "tune", "fine-tune: neither a better prompt nor retrieval comes near"
+    if wins("rag", prompt):
+        return "retrieve", "retrieve, do not fine-tune: the answers are in the documents"
+    return "prompt", f"do not fine-tune: {TITLES[prompt]} is not beaten"
+
+
+def _why(measures: Mapping[str, Mapping[str, Measure]], prompt: str, choice: str) -> list[str]:
+    """What the numbers say about the kind of gap."""
+    told = []
+    tuned, best = measures.get("tuned"), measures[prompt]
+    form = next((name for name in ("schema_valid", "json_valid") if name in best), None)
+    if tuned is not None and form is not None and tuned[form].value - best[form].value > 0.1:
+        gap = f"{100 * best[form].value:.0f} % to {100 * tuned[form].value:.0f} %"
+        told.append(f"the form of the answers ({'valid under the schema' if form == 'schema_valid' else 'strict JSON'}) goes from {gap}: "
+                    "form, style and fixed logic are what fine-tuning teaches")  # fmt: skip
+    if choice in ("retrieve", "tune_and_retrieve"):
+        told.append("what has to be known changes or is too much to learn by heart: a document can be replaced tomorrow, weights cannot")
+    return told
+
+
+def _disagreement(measures: Mapping[str, Mapping[str, Measure]], metric: str, prompt: str) -> float | None:
+    """Share of rows on which the fine-tuned model and the best prompt differ, for rates."""
+    if "tuned" not in measures or not measures["tuned"][metric].hits:
+        return None
+    pairs = list(zip(measures["tuned"][metric].columns[0], measures[prompt][metric].columns[0], strict=True))
+    return sum(a != b for a, b in pairs) / len(pairs)

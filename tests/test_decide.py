@@ -1,0 +1,106 @@
+"""Prompt, retrieve or fine-tune: what is looked up, what follows from the numbers, and the command."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import SMALL, write_rows
+from hydratune.config import EvaluationConfig
+from hydratune.data.rows import Message
+from hydratune.errors import ConfigError, InputError
+from hydratune.evaluation.decision import decide
+from hydratune.evaluation.measures import rate
+from hydratune.evaluation.retrieval import Library, Passage, from_files, pieces, with_sources
+
+
+def test_the_passage_about_the_question_is_found_first() -> None:
+    library = Library([Passage("tar", "list the contents of an archive"), Passage("cp", "copy a file"), Passage("mv", "rename a file")])
+    assert next(p.source for p in library.search("how do I copy a file?", 2)) == "cp"
+    assert library.search("zebra", 2) == []
+    assert len(library.search("file archive", 9)) == 3
+
+
+def test_a_library_without_a_word_is_refused() -> None:
+    with pytest.raises(InputError, match="nothing to look things up in"):
+        Library([Passage("", "")])
+
+
+def test_pieces_keep_paragraphs_together_and_lose_no_word() -> None:
+    text = "\n\n".join(" ".join(f"w{i}.{j}" for j in range(n)) for i, n in enumerate([5, 30, 3, 3, 70, 1]))
+    found = pieces(text, 32)
+    assert " ".join(found).split() == text.split()
+    assert max(len(piece.split()) for piece in found) <= 32
+    assert any("w2.2\n\nw3.0" in piece for piece in found)
+
+
+def test_documents_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("alpha beta")
+    (tmp_path / "b.jsonl").write_text('{"name": "x", "page": "gamma"}\n{"text": "delta"}\n')
+    assert from_files(tmp_path, 50) == [Passage("a", "alpha beta"), Passage("x", "gamma"), Passage("b 2", "delta")]
+    with pytest.raises(ConfigError, match="no such file"):
+        from_files(tmp_path / "none", 50)
+    (tmp_path / "b.jsonl").write_text('{"title": "x"}\n')
+    with pytest.raises(InputError, match=r"b.jsonl:1: a document needs one of the fields"):
+        from_files(tmp_path, 50)
+
+
+def test_sources_stand_before_the_question() -> None:
+    prompt = with_sources([Message("system", "S"), Message("user", "Q?")], [Passage("tar", "text")])
+    assert prompt[0].content == "S"
+    assert prompt[1].content.startswith("Sources:\n\n[1] tar: text") and prompt[1].content.endswith("Q?")
+
+
+@pytest.mark.parametrize(
+    ("right", "choice"),
+    [
+        ({"base": 0, "fewshot": 40, "rag": 45, "tuned": 90, "tuned_rag": 90}, "tune"),
+        ({"base": 0, "fewshot": 40, "rag": 60, "tuned": 50, "tuned_rag": 90}, "tune_and_retrieve"),
+        ({"base": 0, "fewshot": 40, "rag": 90, "tuned": 50, "tuned_rag": 90}, "retrieve"),
+        ({"base": 0, "fewshot": 40, "rag": 90, "tuned": 50, "tuned_rag": 50}, "retrieve"),
+        ({"base": 0, "fewshot": 88, "rag": 80, "tuned": 89, "tuned_rag": 90}, "prompt"),  # a point is no reason
+        ({"base": 0, "fewshot": 40, "rag": 45}, "open"),
+        ({"base": 10, "tuned": 90}, "tune"),
+    ],
+)
+def test_what_follows_from_the_numbers(right: dict[str, int], choice: str) -> None:
+    measures = {system: {"exact_match": rate([i < hits for i in range(100)])} for system, hits in right.items()}
+    rows = {system: [{"group": None}] * 100 for system in right}
+    found = decide(measures, rows, "exact_match", 0.02, EvaluationConfig(bootstrap_samples=300))
+    assert found.choice == choice, found
+    for comparison in found.comparisons:
+        assert comparison.value == pytest.approx((right[comparison.ours] - right[comparison.theirs]) / 100)
+        assert comparison.better == (comparison.p < 0.05 and comparison.value > 0.02)
+
+
+def test_a_smaller_number_is_better_where_it_is_a_loss() -> None:
+    from hydratune.evaluation.measures import mean
+
+    measures = {"base": {"nll": mean([2.0, 2.1, 1.9] * 20)}, "tuned": {"nll": mean([1.0, 1.1, 0.9] * 20)}}
+    rows = {system: [{"group": None}] * 60 for system in measures}
+    assert decide(measures, rows, "nll", 0.02, EvaluationConfig(bootstrap_samples=300)).choice == "tune"
+
+
+def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    records = [{"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}, of course."} for i in range(30)]
+    data = ["data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', records)}"]
+    code, said = hydratune("train", *SMALL, *data, "hydra.run.dir=run")
+    assert code == 0, said
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "sums.md").write_text("Two and two is four.\n\nThree plus three is six.")
+    code, said = hydratune("decide", "run=run", "knowledge=docs", "output=decided", "evaluation.shots=1")
+    assert code == 0, said
+    found = json.loads(Path("decided/decision.json").read_text())
+    assert set(found["systems"]) == {"base", "fewshot", "nearest", "rag", "tuned", "tuned_rag"}
+    assert found["metric"] == "rougeL" and found["headline"] in said
+    assert found["systems"]["rag"]["per_1000_calls"]["tokens_in"] > found["systems"]["base"]["per_1000_calls"]["tokens_in"]
+    told = json.loads(Path("run/metrics.json").read_text())
+    assert found["systems"]["tuned"]["metrics"]["tuned/nll"] == pytest.approx(told["eval/nll"], rel=1e-5)
+
+    code, said = hydratune("decide", "run=run", "data.batch_size=2", "output=decided")
+    assert code == 2 and "run=DIR brings its own settings" in said
+    code, said = hydratune("decide", "run=run", "metric=field_f1", "output=decided")
+    assert code == 2 and "rougeL" in said
+    code, said = hydratune("decide", "run=nowhere")
+    assert code == 2 and "not a run directory" in said
