@@ -93,6 +93,7 @@ def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) 
     assert code == 0, said
     found = json.loads(Path("decided/decision.json").read_text())
     assert set(found["systems"]) == {"base", "fewshot", "nearest", "rag", "tuned", "tuned_rag"}
+    assert any("are too few to build on" in reason for reason in found["reasons"])
     assert found["metric"] == "rougeL" and found["headline"] in said
     assert found["systems"]["rag"]["per_1000_calls"]["tokens_in"] > found["systems"]["base"]["per_1000_calls"]["tokens_in"]
     told = json.loads(Path("run/metrics.json").read_text())

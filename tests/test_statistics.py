@@ -73,3 +73,8 @@ def test_the_least_difference_is_found_as_often_as_promised() -> None:
     assert 0.70 < found < 0.85  # 0.8, and the exact test is a little careful
     assert least_difference(rows * 4, disagreeing, 0.95) == pytest.approx(least / 2, rel=0.03)
     assert least_difference(5, 0.1, 0.95) == least_difference(0, 0.5, 0.95) == 1.0
+
+
+def test_two_rows_prove_nothing_however_often_they_are_drawn() -> None:
+    found = paired_bootstrap([1.0, 1.0], [0.0, 0.0], [1.0, 1.0], ["a", "b"], 0.95, 1000)
+    assert found.value == 1.0 and found.p == 0.5

@@ -45,7 +45,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     if job.examples:
         prompts["fewshot"] = job.bench.few_shot(job.examples)
         prompts["nearest"] = _nearest(job, list(examples.values()), len(job.examples))
-    prompts["rag"] = _fitting(job.bench, prompts["base"], found)
+    prompts["rag"] = _fitting(job.bench, job.bench.few_shot([]), found)  # with the schema, as every good prompt
     section("base model")
     predictions: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, float] = {}
@@ -69,8 +69,9 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
         )
         model = model.to("cuda") if job.accelerator == "gpu" else model
         ask("tuned", model, prompts["base"])
-        if "rag" in predictions:
-            ask("tuned_rag", model, prompts["rag"])
+        looked_up = _fitting(job.bench, prompts["base"], found)
+        if job.bench.fits(looked_up):
+            ask("tuned_rag", model, looked_up)
     families = job.bench.families
     measured = {s: metrics.measures(rows, families, has_schema=job.bench.schema is not None) for s, rows in predictions.items()}
     metric = config.metric or ("label_accuracy" if "label" in families else _METRIC[job.bench.task])

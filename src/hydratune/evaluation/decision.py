@@ -17,6 +17,7 @@ TITLES = {
     "tuned_rag": "fine-tuned, retrieval",
 }
 PROMPTS, RETRIEVAL = ("base", "fewshot", "nearest"), ("rag",)
+_FEW = 30
 _LOWER_IS_BETTER = ("nll", "perplexity", "bits_per_byte", "invented_keys", "hallucinated", "label_unknown")
 
 
@@ -75,6 +76,8 @@ def decide(
     choice, headline = _choice(scores, prompt, wins)
     reasons = [comparison.sentence() for comparison in compared.values()]
     reasons += _why(measures, prompt, choice)
+    if len(set(groups)) < _FEW:
+        reasons.append(f"{len(set(groups))} independent test rows are too few to build on: give {_FEW} or more")
     disagree = _disagreement(measures, metric, prompt)
     if disagree is not None and choice in ("prompt", "open"):
         least = least_difference(len(groups), disagree, config.confidence)

@@ -66,12 +66,13 @@ class Difference:
 def paired(ours: Columns, theirs: Columns, of: Of, groups: Sequence[str], confidence: float, samples: int, seed: int = 0) -> Difference:
     """Of ``of`` the sums of ``ours`` to that of ``theirs``, both over the same drawn groups.
 
-    ``p`` is twice the share of samples on the other side of zero than most, at least one of them.
+    ``p`` is twice the share of samples on the other side of zero than most, at least one of them; and never less than the chance
+    that all groups differ to the same side, for two groups drawn again and again stay two.
     """
     sums = _resampled([*ours, *theirs], groups, samples, seed)
     differences = of(sums[:, : len(ours)]) - of(sums[:, len(ours) :])
     below = float(np.sum(differences < 0) + 0.5 * np.sum(differences == 0))
-    p = min(1.0, 2 * (min(below, samples - below) + 1) / (samples + 1))
+    p = min(1.0, max(2 * (min(below, samples - below) + 1) / (samples + 1), 2.0 ** (1 - len(set(groups)))))
     value = of(np.array([math.fsum(column) for column in ours])) - of(np.array([math.fsum(column) for column in theirs]))
     return Difference(float(value), _middle(differences, confidence), p)
 
