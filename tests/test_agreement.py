@@ -39,7 +39,7 @@ def test_alpha_of_krippendorffs_example_with_gaps() -> None:
 
 
 def test_spearman_shares_ranks_between_ties() -> None:
-    assert spearman([1, 2, 2, 3], [10, 20, 20, 90]) == pytest.approx(1)
+    assert spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / 22.5**0.5)
     assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
 
 
