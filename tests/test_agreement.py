@@ -5,7 +5,7 @@ import pytest
 
 from conftest import SHARED_DATA
 from hydratune.evaluation.judge.agreement import Weights, accuracy, both, cohen_kappa, krippendorff_alpha, spearman
-from hydratune.evaluation.metrics import rouge
+from hydratune.evaluation.text_scores import rouge
 
 
 def test_kappa_of_a_worked_table() -> None:
@@ -62,5 +62,5 @@ def test_rouge_against_human_factuality_on_mts_dialog() -> None:
     if not all((folder / name).is_file() for name in names):
         pytest.skip(f"the scored summaries are not in {folder}")
     scored, texts = (list(csv.DictReader((folder / name).read_text("utf-8-sig").splitlines(keepends=True))) for name in names)
-    overlap = [rouge(row["Automatic Summary"], row["Reference Summary"])["rougeL"] for row in texts]
+    overlap = [rouge(row["Automatic Summary"], [row["Reference Summary"]])["rougeL"] for row in texts]
     assert spearman(overlap, [float(row["FactualF1"]) for row in scored]) == pytest.approx(0.366, abs=5e-4)
