@@ -82,6 +82,19 @@ def test_a_smaller_number_is_better_where_it_is_a_loss() -> None:
     assert decide(measures, rows, "nll", 0.02, EvaluationConfig(bootstrap_samples=300)).choice == "tune"
 
 
+def test_answers_on_the_page_are_text() -> None:
+    from hydratune.evaluation.decision_report import render
+
+    rows = [
+        {"group": None, "id": "<1>", "prompt": [{"role": "user", "content": "<b>?"}], "reference": "r", "prediction": "<script>x</script>"}
+    ]
+    measures = {"base": {"exact_match": rate([True])}}
+    config = EvaluationConfig(bootstrap_samples=100)
+    decided = decide(measures, {"base": rows}, "exact_match", 0.02, config)
+    page = render("n", "exact_match", decided, measures, {"base": rows}, {"base": {"tokens_in": 1, "tokens_out": 1, "seconds": 1}}, config)
+    assert "&lt;script&gt;x" in page and "<script" not in page and "&lt;b&gt;?" in page and "row &lt;1&gt;" in page
+
+
 def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     records = [{"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}, of course."} for i in range(30)]
     data = ["data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', records)}"]
@@ -96,6 +109,8 @@ def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) 
     assert any("are too few to build on" in reason for reason in found["reasons"])
     assert found["metric"] == "rougeL" and found["headline"] in said
     assert found["systems"]["rag"]["per_1000_calls"]["tokens_in"] > found["systems"]["base"]["per_1000_calls"]["tokens_in"]
+    page = Path("decided/report.html").read_text()
+    assert found["headline"] in page and "http" not in page and "<script" not in page
     told = json.loads(Path("run/metrics.json").read_text())
     assert found["systems"]["tuned"]["metrics"]["tuned/nll"] == pytest.approx(told["eval/nll"], rel=1e-5)
 

@@ -16,16 +16,17 @@ from hydratune.data.rows import Message, Row
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation import assess, decision, metrics
 from hydratune.evaluation.decision import TITLES
+from hydratune.evaluation.decision_report import render
 from hydratune.evaluation.measures import Measure, groups_of
 from hydratune.evaluation.retrieval import Library, Passage, from_files, from_rows, request, with_sources
-from hydratune.records import RunDirectory, write_json, write_jsonl
+from hydratune.records import RunDirectory, write_json, write_jsonl, write_text
 
 _METRIC = {Task.json: "field_f1", Task.text: "rougeL"}
 Prompts = list[tuple[Message, ...]]
 
 
 def run(config: DecideConfig, _: RunDirectory) -> None:
-    """Writes decision.json and the predictions of every system into ``output``."""
+    """Writes decision.json, report.html and the predictions of every system into ``output``."""
     from hydratune.commands import train
     from hydratune.models import adapters, hardware
 
@@ -81,12 +82,14 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     decided = decision.decide(measured, predictions, metric, config.margin, settings.evaluation)
     costs = {system: _cost(rows, seconds[system]) for system, rows in predictions.items()}
     _write(output, config, settings, job.bench, metric, measured, predictions, costs, decided)
+    page = render(str(config.name or settings.name), metric, decided, measured, predictions, costs, settings.evaluation)
+    write_text(output / "report.html", page)
     section("decision")
     console.print(_table(metric, measured, predictions, costs, settings))
     console.print(f"[bold]{escape(decided.headline)}", soft_wrap=True)
     for reason in decided.reasons:
         console.print(f"  {escape(reason)}", soft_wrap=True)
-    console.print(f"written     {output}/decision.json  [dim](and predictions_*.jsonl)", soft_wrap=True)
+    console.print(f"report      {output}/report.html  [dim](and decision.json, predictions_*.jsonl)", soft_wrap=True)
 
 
 def _settings(config: DecideConfig) -> tuple[TrainConfig, RunDirectory | None]:
