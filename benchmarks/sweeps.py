@@ -3,6 +3,7 @@
     python benchmarks/sweeps.py                                  hours: 16 jobs (4 learning rates x 4 ranks), 256 rows x 2 epochs
     python benchmarks/sweeps.py --rows 64 --batch 4              a quarter of it
     python benchmarks/sweeps.py --workload a --data FOLDER       rows that share a long prompt (workloads.py)
+    python benchmarks/sweeps.py --ranks 16                       fewer jobs: 4 learning rates x 1 rank
     python benchmarks/sweeps.py --winners 5 --workload b --data FOLDER --rows 32 --batch 4
                                                                  is the winner with halving as good as that without? over 5 seeds
     python benchmarks/sweeps.py --show outputs/bench/.../sweeps.json
@@ -102,9 +103,9 @@ def sweep(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The reference sweep by every system; the file in ``folder`` is whole after each."""
     found: dict[str, Any] = {
         "settings": {k: v for k, v in vars(args).items() if k not in ("show", "folder")},
-        "jobs": len(RATES) * len(RANKS),
+        "jobs": len(args.rates) * len(args.ranks),
     }
-    every, few = words(args, RATES, RANKS), words(args, RATES[1:3], RANKS[2:3])
+    every, few = words(args, args.rates, args.ranks), words(args, RATES[1:3], RANKS[2:3])
     halving = f"hydra.launcher.halving={{min_steps: {args.min_steps}, eta: 3}}"
     measurements = {
         "pack": lambda: hydratune(args, folder, "pack", every),
@@ -126,7 +127,7 @@ def winners(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"settings": {k: v for k, v in vars(args).items() if k not in ("show", "folder")}, "winners": []}
     halving = f"hydra.launcher.halving={{min_steps: {args.min_steps}, eta: 3}}"
     for seed in range(args.winners):
-        settings = words(args, RATES, RANKS[::2], seed)
+        settings = words(args, args.rates, args.ranks[::2], seed)
         pair = {
             "whole": hydratune(args, folder, f"whole-{seed}", settings),
             "halved": hydratune(args, folder, f"halved-{seed}", settings, halving),
@@ -179,6 +180,8 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rates", nargs="+", default=RATES)
+    parser.add_argument("--ranks", nargs="+", default=RANKS)
     parser.add_argument("--min-steps", type=int, default=4)
     parser.add_argument("--winners", type=int, default=0, metavar="SEEDS")
     parser.add_argument("--only", nargs="*", help="pack, trl, halving, process, 'pack of two', one")

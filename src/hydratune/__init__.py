@@ -1,3 +1,8 @@
 """Config-driven fine-tuning experiments: honest, cheap, tracked."""
 
+import logging
+
 __version__ = "0.1.0"
+
+# On a CPU it recommends a kernel package that the default needs nothing of, wherever PEFT is imported.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
