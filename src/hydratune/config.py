@@ -750,6 +750,12 @@ class EvaluateConfig:
     source: EvaluationSource = EvaluationSource.adapter
     batch_size: int | None = None  # rows generated together; null: the run's own
     accelerator: str | None = None  # auto, cpu or gpu; null: the run's own
+    texts: str | None = None  # file or folder of running texts: their likelihood instead, of the base and of the fine-tuned model
+    window: int | None = None  # tokens the model sees of a text at once; null: as many as it reads
+    stride: int | None = None  # tokens predicted in a window, the others are context; null: the whole window
+    lm_eval: list[str] | None = None  # tasks of lm-eval instead, of the base and of the fine-tuned model
+    lm_eval_path: str | None = None  # folder with task files of one's own
+    lm_eval_limit: int | None = None  # rows of each task; null: all
 
 
 COMMANDS: dict[str, type] = {"prepare": PrepareConfig, "train": TrainConfig, "evaluate": EvaluateConfig, "decide": DecideConfig}

@@ -1,11 +1,12 @@
-"""hydratune evaluate: measure a finished run again, from its adapter or from its stored predictions."""
+"""hydratune evaluate: measure a finished run again, from its adapter or its stored predictions; or on other texts and tasks."""
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
 from rich.table import Table
 from yaml import YAMLError
 
@@ -13,10 +14,17 @@ from hydratune import config as configuration
 from hydratune.checks import configuration_problems
 from hydratune.config import AdamWOptimizer, EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
-from hydratune.errors import RunError
-from hydratune.evaluation import assess, metrics
+from hydratune.errors import ConfigError, Problem, RunError
+from hydratune.evaluation import assess, harness, metrics
+from hydratune.evaluation import texts as running
+from hydratune.evaluation.corpus import score_texts
+from hydratune.evaluation.decision import TITLES
 from hydratune.evaluation.families import names
+from hydratune.evaluation.retrieval import documents
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
+
+if TYPE_CHECKING:
+    from hydratune.commands.train import Job
 
 _NEEDED = ("id", "prediction", "reference", "nll", "answer_tokens", "finish_reason", "generated_tokens")
 TOLERANCE = 1e-4  # of any metric; the arithmetic of another machine or thread count differs in the last digits
@@ -29,6 +37,9 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     if not isinstance(recorded, dict) or "eval" not in recorded.get("settings", {}):
         raise RunError(f"{record.metrics_file} holds no metrics of a finished run; train it again")
     trained = settings_of(record)
+    if config.texts is not None or config.lm_eval is not None:
+        _elsewhere(trained, record, config, recorded)
+        return
     schema = read_json(record.schema_file) if record.schema_file.is_file() else None
     task = Task(recorded["settings"]["eval"]["task"])
     if config.source is EvaluationSource.predictions:
@@ -77,7 +88,13 @@ def refuse_missing_files(trained: TrainConfig, record: RunDirectory) -> None:
 
 
 def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> list[dict[str, Any]]:
-    """Loads base and adapter from disk and generates every answer again."""
+    """Generates every answer again."""
+    job, model = _load(trained, record, config, recorded)
+    return job.bench.ask(model, job.bench.zero_shot(), title="fine-tuned", pad=job.tokenizer.pad_token_id)
+
+
+def _load(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> tuple["Job", Any]:
+    """(the run made ready again, its fine-tuned model), both from disk. Raises ``RunError`` where anything has changed."""
     from hydratune.commands.train import prepare
     from hydratune.models import adapters, hardware
 
@@ -100,9 +117,58 @@ def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfi
                        f"  hydratune evaluate run={config.run} source=predictions")  # fmt: skip
     dtype = hardware.weights_dtype(trained, job.precision)
     model = adapters.load_tuned(trained.model, trained.adapter, job.source, record.adapter, dtype)
-    if job.accelerator == "gpu":
-        model = model.to("cuda")
-    return job.bench.ask(model, job.bench.zero_shot(), title="fine-tuned", pad=job.tokenizer.pad_token_id)
+    return job, model.to("cuda") if job.accelerator == "gpu" else model
+
+
+def _elsewhere(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> None:
+    """Base and fine-tuned model on running texts and on lm-eval's tasks: evaluation_texts.json, evaluation_lm_eval.json."""
+    from hydratune.models import adapters
+    from hydratune.models.sources import context_window
+
+    if config.source is EvaluationSource.predictions:
+        raise ConfigError([Problem("source", "predictions", "texts and tasks need the model", "leave source out")])
+    if config.lm_eval is not None:
+        harness.check(config.lm_eval, config.lm_eval_path)
+    found = documents(Path(config.texts).expanduser(), "texts") if config.texts is not None else []
+    empty = [name for name, text in found if not text]
+    if empty:
+        raise ConfigError([Problem("texts", config.texts, f"{empty[0]} is empty", "leave it out")])
+    job, tuned = _load(trained, record, config, recorded)
+    models = {"base": job.model, "tuned": tuned}
+    reads = context_window(trained.model, job.model) - adapters.virtual_tokens(trained.adapter)
+    window = reads if config.window is None else config.window
+    stride = window if config.stride is None else config.stride
+    if not 1 <= stride <= window <= reads:
+        wrong, key = (window, "window") if not 1 <= window <= reads else (stride, "stride")
+        raise ConfigError([Problem(key, wrong, f"the model reads {reads} tokens, and stride is at most the window", "give less")])
+    pad = job.tokenizer.pad_token_id
+    if found:
+        named, texts = zip(*found, strict=True)
+        scores = {s: score_texts(m, job.tokenizer, texts, window=window, stride=stride, pad=pad, title=s) for s, m in models.items()}
+        evaluation = trained.evaluation
+        content = running.summary(scores, named, window, stride, evaluation.confidence, evaluation.bootstrap_samples)
+        write_json(record.path / "evaluation_texts.json", content)
+        console.print(_beside({s: {k: v for k, v in some.items() if k != "interval"} for s, some in content["systems"].items()}))
+        delta = content["bits_per_byte_delta"]
+        between = "[{:+.4f}, {:+.4f}]".format(*delta["interval"]) if delta["interval"] else "(one text: no interval)"
+        console.print(f"bits per byte: {delta['value']:+.4f} {escape(between)} by fine-tuning; windows of {window} tokens, stride {stride}")
+    if config.lm_eval is not None:
+        size = config.batch_size or 8
+        options: dict[str, Any] = {"window": window, "limit": config.lm_eval_limit, "batch_size": size}
+        told = {s: harness.ask(m, job.tokenizer, config.lm_eval, config.lm_eval_path, **options) for s, m in models.items()}
+        write_json(record.path / "evaluation_lm_eval.json", {"systems": told, "settings": {"tasks": config.lm_eval, **options}})
+        console.print(_beside({s: {f"{t}/{k}": v for t, some in by.items() for k, v in some.items()} for s, by in told.items()}))
+
+
+def _beside(systems: dict[str, dict[str, float]]) -> Table:
+    table = Table(header_style="bold")
+    table.add_column("metric")
+    for system in systems:
+        table.add_column(TITLES[system], justify="right")
+    for key in next(iter(systems.values())):
+        values = [by[key] for by in systems.values()]
+        table.add_row(escape(key), *(f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" for value in values))
+    return table
 
 
 def _table(recorded: dict[str, Any], values: dict[str, float]) -> Table:

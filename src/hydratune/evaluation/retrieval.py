@@ -71,19 +71,24 @@ def pieces(text: str, words: int) -> list[str]:
     return [*found, *(["\n\n".join(here)] if here else [])]
 
 
-def from_files(place: Path, words: int) -> list[Passage]:
-    """Passages of a text file or of every one below a folder; of a JSONL file one document a line. Raises ``ConfigError``."""
+def documents(place: Path, setting: str) -> list[tuple[str, str]]:
+    """(name, text) of a text file or of every one below a folder; of a JSONL file one a line. Raises ``ConfigError``."""
     files = sorted(p for p in place.rglob("*") if p.suffix in _ENDINGS and p.is_file()) if place.is_dir() else [place]
     if not place.exists() or not files:
         why = "no such file or folder" if not place.exists() else f"no text in it ({', '.join(_ENDINGS)})"
-        raise ConfigError([Problem("knowledge", place, why, "give a folder of texts, or null for the training rows")])
-    documents: list[tuple[str, str]] = []
+        raise ConfigError([Problem(setting, place, why, "give a text file or a folder of texts")])
+    found: list[tuple[str, str]] = []
     for file in files:
         if file.suffix == ".jsonl":
-            documents += [_document(record, file, number) for number, record in enumerate(read_jsonl(file), 1)]
+            found += [_document(record, file, number) for number, record in enumerate(read_jsonl(file), 1)]
         else:
-            documents.append((file.stem, file.read_text("utf-8", errors="replace")))
-    return [Passage(name, piece) for name, text in documents for piece in pieces(text, words)]
+            found.append((file.stem, file.read_text("utf-8", errors="replace")))
+    return found
+
+
+def from_files(place: Path, words: int) -> list[Passage]:
+    """Passages of the documents in a file or folder. Raises ``ConfigError``."""
+    return [Passage(name, piece) for name, text in documents(place, "knowledge") for piece in pieces(text, words)]
 
 
 def _document(record: Any, file: Path, number: int) -> tuple[str, str]:

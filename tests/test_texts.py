@@ -1,0 +1,77 @@
+"""hydratune evaluate on running texts and on lm-eval's tasks."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import SMALL, write_rows
+from hydratune.evaluation.corpus import TextScore
+from hydratune.evaluation.texts import summary
+
+Hydratune = Callable[..., tuple[int, str]]
+
+
+def test_summary_sums_over_texts_and_compares_them_in_pairs() -> None:
+    base = [TextScore(-10.0, 5, 20), TextScore(-30.0, 10, 40), TextScore(-21.0, 9, 33)]
+    tuned = [TextScore(-11.0, 5, 20), TextScore(-33.0, 10, 40), TextScore(-25.0, 9, 33)]
+    found = summary({"base": base, "tuned": tuned}, ["a", "b", "c"], 128, None, 0.95, 500)
+    assert found["systems"]["base"]["log_likelihood"] == -61.0
+    assert found["systems"]["base"]["perplexity_w128"] == pytest.approx(2.718281828 ** (61 / 24))
+    assert found["systems"]["base"]["bits_per_byte"] == pytest.approx(61 / 0.6931471806 / 93)
+    low, high = found["bits_per_byte_delta"]["interval"]
+    assert 0 < low <= found["bits_per_byte_delta"]["value"] <= high
+    assert found["bits_per_byte_delta"]["value"] == pytest.approx(8 / 0.6931471806 / 93)
+
+
+def test_one_text_has_no_interval() -> None:
+    one = [TextScore(-10.0, 5, 20)]
+    found = summary({"base": one, "tuned": one}, ["a"], 128, 64, 0.95, 500)
+    assert found["systems"]["base"]["interval"] is None
+    assert found["bits_per_byte_delta"] == {"value": 0.0, "interval": None, "p": None}
+
+
+@pytest.fixture
+def trained(hydratune: Hydratune, tmp_path: Path) -> Path:
+    code, out = hydratune("train", *SMALL, "hydra.run.dir=run")
+    assert code == 0, out
+    return tmp_path / "run"
+
+
+def test_texts_of_a_folder(hydratune: Hydratune, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("The supplier delivers within ten days. " * 8)
+    write_rows(tmp_path / "texts" / "b.jsonl", [{"title": "[one]", "text": "Either party may terminate."}])
+    code, out = hydratune("evaluate", "run=run", "texts=texts", "window=64", "stride=32")
+    assert code == 0, out
+    found = json.loads((trained / "evaluation_texts.json").read_text())
+    assert found["settings"] == {"window": 64, "stride": 32, "texts": 2}
+    assert found["systems"]["base"]["bytes"] == 8 * 39 + 27
+    assert found["systems"]["base"]["log_likelihood"] != found["systems"]["tuned"]["log_likelihood"]
+    assert "perplexity_w64" in out and "bits per byte" in out
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["texts=nowhere"], "no such file or folder"),
+        (["texts=run/config.yaml", "window=0"], "window"),
+        (["texts=run/config.yaml", "window=16", "stride=17"], "stride"),
+        (["texts=run/config.yaml", "window=100000"], "the model reads"),
+        (["texts=empty.txt"], "is empty"),
+        (["texts=empty.txt", "source=predictions"], "source"),
+    ],
+)
+def test_what_cannot_be_read(hydratune: Hydratune, trained: Path, tmp_path: Path, settings: list[str], told: str) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    code, out = hydratune("evaluate", "run=run", *settings)
+    assert code == 2 and told in out, out
+    assert not (trained / "evaluation_texts.json").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
+def test_tasks_need_lm_eval(hydratune: Hydratune, trained: Path) -> None:
+    code, out = hydratune("evaluate", "run=run", "lm_eval=[wikitext]")
+    assert code == 2 and "pip install 'hydratune[lm_eval]'" in out
