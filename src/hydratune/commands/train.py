@@ -23,7 +23,7 @@ from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
 from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
-from hydratune.evaluation import assess, metrics, table
+from hydratune.evaluation import assess, metrics, overfitting, table
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
 from hydratune.run import is_main_process
@@ -464,6 +464,9 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
         values, own = metrics.flat(system, metrics.metrics(rows, config, has_schema=job.bench.schema is not None))
         result |= values
         intervals |= own
+    went = overfitting.course(fitted.history)
+    result |= went.flat()
+    result["course"] = went.stored()
     result["train/loss"] = fitted.history[-1]["train/loss"]
     result["val/loss"] = fitted.best_loss
     result["objective"] = fitted.best_loss
@@ -489,6 +492,8 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
     console.print(table.times(job.seconds))
     speed, memory = result["cost/tokens_per_second"], result["cost/peak_memory_bytes"]
     console.print(f"validation loss {result['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory {memory / 2**30:.1f} GiB")
+    overfitted = result["course"]["verdict"] == overfitting.Verdict.overfitted.value
+    console.print(f"{'[yellow]' if overfitted else ''}{result['course']['advice']}", soft_wrap=True)
     section("next")
     path = record.path
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

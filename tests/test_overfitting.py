@@ -1,0 +1,65 @@
+"""The course of training, read from its history."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import SMALL
+from hydratune.evaluation.overfitting import Verdict, course
+
+
+def history(validations: list[float | None], train: float = 0.5, per_epoch: int = 4) -> list[dict[str, Any]]:
+    """One validation (or none) at the end of each epoch."""
+    rows: list[dict[str, Any]] = []
+    for epoch, loss in enumerate(validations):
+        for part in range(1, per_epoch + 1):
+            rows.append({"step": epoch * per_epoch + part, "epoch": round(epoch + part / per_epoch, 4), "train/loss": train / (epoch + 1)})
+        if loss is not None:
+            rows[-1]["val/loss"] = loss
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("validations", "verdict", "epoch"),
+    [
+        ([1.0, 0.8, 0.9, 1.1], Verdict.overfitted, 2.0),
+        ([1.0, 0.8, 0.803, 0.801], Verdict.settled, 2.0),
+        ([1.0, 0.8, 0.799], Verdict.settled, 3.0),
+        ([1.0, 0.8, 0.6], Verdict.learning, 3.0),
+        ([1.0], Verdict.unknown, 1.0),
+        ([None, None], Verdict.unknown, None),
+        ([0.5, float("nan"), 0.9], Verdict.overfitted, 1.0),
+        ([], Verdict.unknown, None),
+    ],
+)
+def test_verdicts(validations: list[float | None], verdict: Verdict, epoch: float | None) -> None:
+    found = course(history(validations))
+    assert (found.verdict, found.best_epoch) == (verdict, epoch)
+
+
+def test_advice_names_the_epoch_to_stop_at() -> None:
+    found = course(history([1.0, 0.8, 0.9, 1.0]))
+    assert "25.0 %" in found.advice and "trainer.max_epochs=2" in found.advice
+    assert found.flat()["fit/rise"] == pytest.approx(0.25)
+
+
+def test_gap_by_epoch() -> None:
+    found = course(history([1.0, 0.8], train=0.6))
+    assert [(e.epoch, e.train, e.gap) for e in found.epochs] == [(1, 0.6, pytest.approx(0.4)), (2, 0.3, pytest.approx(0.5))]
+
+
+def test_cells_of_a_csv_file_are_texts() -> None:
+    rows = [{k: str(v) for k, v in {"val/loss": "", **row}.items()} for row in history([1.0, 0.7, 0.9])]
+    assert course(rows) == course(history([1.0, 0.7, 0.9]))
+
+
+def test_a_run_says_how_it_went(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, out = hydratune("train", *SMALL, "trainer.max_steps=4", "trainer.max_epochs=2", "hydra.run.dir=run")
+    assert code == 0, out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["course"]["advice"] in " ".join(out.split())
+    assert [epoch["epoch"] for epoch in metrics["course"]["epochs"]] == [1, 2]
+    assert {"fit/best_step", "fit/best_epoch", "fit/rise", "fit/gap"} <= metrics.keys()
