@@ -15,8 +15,8 @@ def history(validations: list[float | None], train: float = 0.5, per_epoch: int 
     """One validation (or none) at the end of each epoch."""
     rows: list[dict[str, Any]] = []
     for epoch, loss in enumerate(validations):
-        for part in range(1, per_epoch + 1):
-            rows.append({"step": epoch * per_epoch + part, "epoch": round(epoch + part / per_epoch, 4), "train/loss": train / (epoch + 1)})
+        steps = range(1, per_epoch + 1)
+        rows += [{"step": epoch * per_epoch + n, "epoch": round(epoch + n / per_epoch, 4), "train/loss": train / (epoch + 1)} for n in steps]
         if loss is not None:
             rows[-1]["val/loss"] = loss
     return rows
