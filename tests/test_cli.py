@@ -61,7 +61,7 @@ def test_version(hydratune) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("hydratune ", "prepare train evaluate decide compare"),
+        ("hydratune ", "prepare train evaluate decide judge compare"),
         ("hydratune tr", "train"),
         ("hydratune train model=s", "model=smollm2_135m"),
         ("hydratune train optimizer.sch", "optimizer.schedule="),

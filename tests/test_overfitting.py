@@ -16,7 +16,7 @@ def history(validations: list[float | None], train: float = 0.5, per_epoch: int 
     rows: list[dict[str, Any]] = []
     for epoch, loss in enumerate(validations):
         steps = range(1, per_epoch + 1)
-        rows += [{"step": epoch * per_epoch + n, "epoch": round(epoch + n / per_epoch, 4), "train/loss": train / (epoch + 1)} for n in steps]
+        rows += [{"step": epoch * per_epoch + n, "epoch": epoch + n / per_epoch, "train/loss": train / (epoch + 1)} for n in steps]
         if loss is not None:
             rows[-1]["val/loss"] = loss
     return rows

@@ -36,6 +36,7 @@ from hydratune.config import (
     FilesData,
     FullFinetune,
     HubData,
+    JudgeConfig,
     LayerAdapter,
     Level,
     LocalModel,
@@ -92,6 +93,8 @@ def configuration_problems(config: Any) -> list[Problem]:
         return list(_train(config))
     if isinstance(config, EvaluateConfig):
         return list(_evaluate(config))
+    if isinstance(config, JudgeConfig):
+        return list(_judge(config))
     return []
 
 
@@ -541,6 +544,28 @@ def _evaluate(config: EvaluateConfig) -> Iterator[Problem]:
     yield from _at_least("batch_size", config.batch_size, 1)
     if config.accelerator not in (None, *ACCELERATORS):
         yield Problem("accelerator", config.accelerator, "no such option", f"one of: {', '.join(ACCELERATORS)}, or null")
+
+
+def _judge(config: JudgeConfig) -> Iterator[Problem]:
+    if not (Path(config.run) / "config.yaml").is_file():
+        fix = "give a run directory such as outputs/contracts/<timestamp>"
+        yield Problem("run", config.run, "this is not a run directory (no config.yaml in it)", fix)
+    if config.system not in ("eval", "base", "fewshot"):
+        yield Problem("system", config.system, "no such system", "one of: eval, base, fewshot")
+    if config.local is None and not config.judge:
+        yield Problem("judge", None, "nobody to ask", "set judge=NAME and base_url=URL of a server, or local=DIR, or local=base")
+    if set(config.rubric) != {1, 2, 3, 4, 5}:
+        yield Problem("rubric", sorted(config.rubric), "a text for each of the scores 1 to 5", "see hydratune judge --cfg job")
+    for key in ("rows", "max_tokens", "attempts", "concurrency", "batch_size"):
+        yield from _at_least(key, getattr(config, key), 1)
+    yield from _at_least("bootstrap_samples", config.bootstrap_samples, 100)
+    for key in ("retries", "price_in", "price_out", "budget"):
+        yield from _at_least(key, getattr(config, key), 0)
+    if config.timeout <= 0:
+        yield Problem("timeout", config.timeout, "a server needs some time", "usual: 60")
+    if config.budget is not None and config.local is None and not (config.price_in or config.price_out):
+        yield Problem("budget", config.budget, "without prices nothing is known to cost anything", "set price_in and price_out")
+    yield from _no_secret("", plain(config))
 
 
 def _no_secret(key: str, value: Any) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "fine-tune one model, or with -m a whole sweep; measure it before and after",
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
     "decide": "prompt, retrieve or fine-tune? every way on the same test rows",
+    "judge": "a model reads the answers of a run, by a rubric or beside those of another",
     "compare": "rank the runs of a sweep (or any run directories)",
 }
 

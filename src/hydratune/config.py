@@ -758,7 +758,44 @@ class EvaluateConfig:
     lm_eval_limit: int | None = None  # rows of each task; null: all
 
 
-COMMANDS: dict[str, type] = {"prepare": PrepareConfig, "train": TrainConfig, "evaluate": EvaluateConfig, "decide": DecideConfig}
+@dataclass
+class JudgeConfig:
+    """A model reads the answers of a run. Its server's key is never a setting: ``key_env`` names where it is."""
+
+    run: str = MISSING  # directory of a finished run
+    system: str = "eval"  # whose answers: eval (fine-tuned), base or fewshot
+    against: str | None = None  # pairs with the answers of another run (its directory), or of a system of this one
+    rows: int | None = None  # of the test set; null: all
+    rubric: dict[int, str] = field(default_factory=dict)
+    criteria: str = ""
+    references: bool = True  # show the right answer to the judge
+    labels: str | None = None  # JSONL of people's labels: id and score, or winner (ours, theirs, tie)
+    base_url: str = "https://api.openai.com/v1"  # any server that speaks its chat completions
+    judge: str | None = None  # name of the model there
+    key_env: str | None = "OPENAI_API_KEY"  # name of the environment variable with the key; null: the server wants none
+    local: str | None = None  # instead of a server: folder or hub id of a chat model, or base: that of the run
+    max_tokens: int = 400  # of a judgement
+    attempts: int = 2  # requests for one judgement until it can be read
+    concurrency: int = 4  # requests at a time
+    timeout: float = 60.0  # seconds for a request
+    retries: int = 4  # after 429, 5xx and lost connections, with growing pauses
+    price_in: float = 0.0  # of a million tokens, in any money
+    price_out: float = 0.0
+    budget: float | None = None  # most to spend, in that money; null: no limit
+    batch_size: int = 4  # rows that a local judge answers together
+    confidence: float = 0.95
+    bootstrap_samples: int = 2000
+    seed: int = 0
+    output: str | None = None  # folder; null: judge/ in the run's
+
+
+COMMANDS: dict[str, type] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "decide": DecideConfig,
+    "judge": JudgeConfig,
+}
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"wheel": WheelModel, "hub": HubModel, "local": LocalModel, "tiny": TinyModel},
     "data": {
