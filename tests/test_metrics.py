@@ -1,10 +1,13 @@
+import io
 import math
 
 import pytest
+from rich.console import Console
 
 from hydratune.config import EvaluationConfig, Task
 from hydratune.data.answers import NotStrictJson, is_schema_valid, parse_strict
 from hydratune.errors import ConfigError
+from hydratune.evaluation import table
 from hydratune.evaluation.families import Answered
 from hydratune.evaluation.json_scores import fields, score
 from hydratune.evaluation.metrics import choose_task, flat, metrics, score_row
@@ -162,3 +165,12 @@ def test_rouge_counts_shared_words_and_their_order() -> None:
     assert found["rougeL"] == pytest.approx(5 / 6)
     assert rouge("mat the on sat cat the", ["the cat sat on the mat"])["rougeL"] <= 0.5
     assert set(rouge("", ["something"]).values()) == {0.0}
+
+
+def test_the_closing_table_stands_where_a_system_has_nothing_to_count() -> None:
+    settings = {"rows": 2, "intervals": "95 %: ..."}
+    recorded = {"eval/json_valid": 1.0, "eval/hallucinated": 0.5, "base/json_valid": 0.0, "intervals": {}, "settings": {"eval": settings}}
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table.results(recorded, ["base", "eval"], 3))
+    line = next(line for line in console.export_text().splitlines() if "values where there are none" in line)
+    assert "-" in line and "50.0" in line

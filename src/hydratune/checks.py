@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.config import (
+    FORGETTING,
     METRIC_FAMILIES,
     METRICS_GROUP,
     SCHEMAS,
@@ -34,6 +35,7 @@ from hydratune.config import (
     EvaluateConfig,
     EvaluationConfig,
     FilesData,
+    ForgettingConfig,
     FullFinetune,
     HubData,
     JudgeConfig,
@@ -496,6 +498,18 @@ def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
         yield Problem("trainer.devices", trainer.devices, "several devices need a strategy", "set trainer=ddp")
 
 
+def _forgetting(config: ForgettingConfig) -> Iterator[Problem]:
+    for key in ("answer_tokens", "items", "batch_size"):
+        yield from _at_least(f"evaluation.forgetting.{key}", getattr(config, key), 1)
+    yield from _at_least("evaluation.forgetting.window", config.window, 16)
+    for key in ("warn", "fail"):
+        for name, most in getattr(config, key).items():
+            if name not in FORGETTING:
+                yield Problem(f"evaluation.forgetting.{key}.{name}", most, "no such measure", f"one of: {', '.join(FORGETTING)}")
+    if (config.warn or config.fail) and not config.measure:
+        yield Problem("evaluation.forgetting.measure", False, "there is a budget, and nothing is measured", "set it to true")
+
+
 def _metric_families(evaluation: EvaluationConfig) -> Iterator[Problem]:
     if evaluation.metrics is None:
         return
@@ -523,6 +537,7 @@ def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
     yield from _at_least("evaluation.max_new_tokens", evaluation.max_new_tokens, 1)
     yield from _at_least("evaluation.max_rows", evaluation.max_rows, 1)
     yield from _at_least("evaluation.bootstrap_samples", evaluation.bootstrap_samples, 100)
+    yield from _forgetting(evaluation.forgetting)
     if not 0.5 <= evaluation.confidence < 1:
         yield Problem("evaluation.confidence", evaluation.confidence, "must be in [0.5, 1)", "usual: 0.95")
 

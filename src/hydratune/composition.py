@@ -229,7 +229,8 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
         return Problem(key, "???", "this setting has no default", f"give it on the command line: {key}=VALUE")
     message = _first_lines(str(cause), 1)
     if values.get(key, "").startswith("{") and "not in" in message:
-        return Problem(key, values[key], message, f"{_LAUNCHER} shows what there is")
+        fix = f"{_LAUNCHER} shows what there is" if key.startswith("hydra") else f"a key that is not there yet is added: +{key}.NAME=VALUE"
+        return Problem(key, values[key], message, fix)
     if values.get(key, "").startswith("{"):
         return Problem(key, values[key], "keys of a mapping are added one by one", f"+{key}.NAME=VALUE")
     if "not in" in message or (match and not isinstance(error.__cause__, OmegaConfBaseException)):

@@ -102,6 +102,7 @@ class MuonRate(StrEnum):
 
 
 METRIC_FAMILIES = ("json", "match", "rouge", "bleu", "label", "code")
+FORGETTING = ("bits_per_byte", "nll", "instructions", "kl")  # what evaluation.forgetting measures
 METRICS_GROUP = "hydratune.metrics"  # entry points of packages that bring other metrics
 
 
@@ -661,6 +662,23 @@ class TrainerConfig:
 
 # ---------------------------------------------------------------------------------------------- evaluation and tracking
 @dataclass
+class ForgettingConfig:
+    """A panel of what the model could do before, read by the untouched and by the fine-tuned model."""
+
+    measure: bool = False
+    texts: str | None = None  # file or folder of running texts; null: the small panel that comes along, as below
+    questions: str | None = None  # JSONL with questions and reference answers
+    instructions: str | None = None  # JSONL in IFEval's form, whose answers are checked by rules
+    answers: bool = True  # have the instructions answered, which takes most of the time
+    answer_tokens: int = 96  # of such an answer
+    items: int = 64  # of each part
+    window: int = 1024  # tokens of a text read at once
+    batch_size: int = 8
+    warn: dict[str, float] = field(default_factory=dict)  # measure -> most that may be lost: bits_per_byte, nll, instructions, kl
+    fail: dict[str, float] = field(default_factory=dict)  # likewise; a run that loses more is never called the best
+
+
+@dataclass
 class EvaluationConfig:
     """What is measured on the test rows before and after training."""
 
@@ -674,6 +692,7 @@ class EvaluationConfig:
     max_rows: int | None = None  # of the test set; null: all
     confidence: float = 0.95
     bootstrap_samples: int = 2000
+    forgetting: ForgettingConfig = field(default_factory=ForgettingConfig)
     reuse_baselines: bool = True  # take an identical baseline from the cache instead of generating it again
 
 

@@ -23,7 +23,7 @@ from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
 from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
-from hydratune.evaluation import assess, metrics, overfitting, table
+from hydratune.evaluation import assess, forgetting, metrics, overfitting, panel, table
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
 from hydratune.run import is_main_process
@@ -89,6 +89,7 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
     try:
         with timed(seconds, "model and data"):
             optimizers.check_machine(config, hardware.accelerator(config))
+            panel.check(config.evaluation.forgetting)
             elementwise_pieces(config.trainer.compile)
             job = prepare(config, shop)
             schedules.check(config.optimizer, total_steps(config, len(job.train)))
@@ -116,6 +117,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     config = job.config
     facts = _write_down(job, record)
     tracker.facts(facts)
+    before = _panel(job, shop, "the panel, before")
     predictions = _baselines(job, record, shop)
     section("training")
     with shop.seeded(config.seed):  # whatever was drawn before, the adapter begins the same
@@ -151,7 +153,10 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         job.model = job.model.to("cuda") if job.accelerator == "gpu" else job.model
     with timed(job.seconds, "fine-tuned model on the test rows"):
         predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot(), shop)
+    lost = _lost(job, record, shop, before)
     result = _metrics(job, predictions, fitted, _spent(job, shop))
+    result |= lost[0]
+    result["intervals"] |= lost[1]
     write_json(record.metrics_file, result)
     tracker.summary({k: v for k, v in result.items() if isinstance(v, (int, float))})
     tracker.predictions(predictions["eval"])
@@ -427,6 +432,34 @@ def _baselines(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, list
     return predictions
 
 
+def _panel(job: Job, shop: Workshop, title: str) -> forgetting.Probe | None:
+    """The model as it is now on the forgetting panel, if that is to be measured. The untouched model is shared."""
+    config = job.config.evaluation.forgetting
+    if not config.measure:
+        return None
+    shown = panel.load(config)
+    window = job.bench.context
+
+    def read() -> forgetting.Probe:
+        pad = job.tokenizer.pad_token_id
+        return forgetting.probe(job.model, job.encoder, shown, config, pad=pad, window=window, title=title, pool=shop.pool)
+
+    with timed(job.seconds, title):
+        key = stable_hash([shown.fingerprint, plain(config), window])
+        return shop.shared(f"panel {key}", read) if title.endswith("before") else read()
+
+
+def _lost(job: Job, record: RunDirectory, shop: Workshop, before: forgetting.Probe | None) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Metrics of forgetting and their intervals; forgetting.jsonl is what they are made of."""
+    after = _panel(job, shop, "the panel, after")
+    if before is None or after is None:
+        return {}, {}
+    rows = forgetting.together(before, after)
+    write_jsonl(record.path / "forgetting.jsonl", rows)
+    config = job.config.evaluation
+    return forgetting.summary(rows, config.forgetting, config.confidence, config.bootstrap_samples)
+
+
 def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitted:
     with shop.seeded(job.config.seed):
         pass  # what is drawn in training begins the same as well
@@ -492,6 +525,12 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
     console.print(table.times(job.seconds))
     speed, memory = result["cost/tokens_per_second"], result["cost/peak_memory_bytes"]
     console.print(f"validation loss {result['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory {memory / 2**30:.1f} GiB")
+    if "forgetting/within_budget" in result:
+        console.print(table.forgetting(result))
+        budgets = job.config.evaluation.forgetting
+        for most, colour in ((budgets.fail, "red"), (budgets.warn, "yellow")):
+            for told in forgetting.exceeded(result, most):
+                console.print(f"[{colour}]forgotten too much: {escape(told)}", soft_wrap=True)
     overfitted = result["course"]["verdict"] == overfitting.Verdict.overfitted.value
     console.print(f"{'[yellow]' if overfitted else ''}{result['course']['advice']}", soft_wrap=True)
     section("next")

@@ -52,7 +52,7 @@ def results(metrics: Mapping[str, Any], systems: Sequence[str], shots: int) -> T
     for system in systems:
         table.add_column(_TITLES[system].format(shots=shots), justify="right", style="bold green" if system == "eval" else "")
     for name, title, kind in _ROWS:
-        if f"{systems[-1]}/{name}" in metrics:
+        if any(f"{system}/{name}" in metrics for system in systems):
             table.add_row(title, *(_cell(metrics, f"{system}/{name}", kind) for system in systems))
         if name == "field_f1":
             for field in _fields(metrics, systems[-1]):
@@ -73,12 +73,37 @@ def _fields(metrics: Mapping[str, Any], system: str) -> list[str]:
 
 
 def _cell(metrics: Mapping[str, Any], key: str, kind: str) -> str:
+    if key not in metrics:  # a measure that has nothing to count in this system's answers
+        return "-"
     value, interval = metrics[key], metrics["intervals"].get(key)
     if kind == "count":
         return f"{value:,.0f}"
     scale, digits = (100, 1) if kind == "rate" else (1, 3 if value < 1000 else 0)
     shown = f"{scale * value:.{digits}f}"
     return f"{shown} [dim]\\[{scale * interval[0]:.{digits}f}, {scale * interval[1]:.{digits}f}][/]" if interval else shown
+
+
+_LOST = (
+    ("bits_per_byte", "general texts, bits per byte", "{:.4f}"),
+    ("nll", "answers to general questions, NLL", "{:.4f}"),
+    ("instructions", "instructions followed", "{:.3f}"),
+)
+
+
+def forgetting(metrics: Mapping[str, Any]) -> Table:
+    """What the fine-tuned model lost on the panel."""
+    table = Table(title="forgetting", title_justify="left", title_style="bold", header_style="bold")
+    for column in ("", "before", "after", "difference"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, title, form in _LOST:
+        key = f"forgetting/{name}"
+        if key in metrics:
+            low, high = metrics["intervals"][f"{key}_delta"]
+            delta = f"{metrics[f'{key}_delta']:+.4f} [dim]\\[{low:+.4f}, {high:+.4f}][/]"
+            table.add_row(title, form.format(metrics[f"{key}_base"]), form.format(metrics[key]), delta)
+    if "forgetting/kl" in metrics:
+        table.add_row("divergence from the base, nats a token", "", f"{metrics['forgetting/kl']:.4f}", "")
+    return table
 
 
 def times(seconds: Mapping[str, float]) -> Table:

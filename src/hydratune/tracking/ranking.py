@@ -22,7 +22,13 @@ from hydratune.errors import InputError, RunError
 from hydratune.records import RunDirectory, State, read_json
 from hydratune.sweeps.records import Job, read_sweep
 
-_METRICS = (("eval/field_f1", "field F1"), ("eval/schema_valid", "schema valid"), ("eval/exact_match", "exact match"), ("eval/nll", "NLL"))
+_METRICS = (
+    ("eval/field_f1", "field F1"),
+    ("eval/schema_valid", "schema valid"),
+    ("eval/exact_match", "exact match"),
+    ("eval/nll", "NLL"),
+    ("forgetting/bits_per_byte_delta", "forgotten, bits/byte"),
+)
 _IGNORED = ("name",)
 _COLUMNS = 6  # settings shown at most
 _LIKELY = ("optimizer", "adapter", "trainer")  # groups whose settings are shown first
@@ -44,7 +50,12 @@ class Run:
 
     @property
     def objective(self) -> float | None:
-        return self.metrics.get("objective") if self.state == State.finished.value else None
+        """None: it takes no part in the choice, for it did not finish or forgot more than its budget allows."""
+        return self.metrics.get("objective") if self.state == State.finished.value and not self.over_budget else None
+
+    @property
+    def over_budget(self) -> bool:
+        return self.metrics.get("forgetting/within_budget") is False
 
 
 def collect(folders: Sequence[Path]) -> list[Run]:
@@ -236,6 +247,8 @@ def _state(run: Run) -> str:
     """How a run ended, and in short why if it did not finish."""
     if run.halved:
         return f"halved at step {run.halved.get('step')}"
+    if run.over_budget:
+        return f"{run.state}: forgot more than evaluation.forgetting.fail allows"
     why = mask((str(run.error or "").splitlines() or [""])[0]) if run.objective is None else ""
     why = why if len(why) <= _LONGEST_REASON else f"{why[:_LONGEST_REASON].rstrip()} ..."
     return f"{run.state}: {why}" if why else run.state

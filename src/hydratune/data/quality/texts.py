@@ -142,6 +142,11 @@ def language(text: str) -> str | None:
     return str(code) if share > 0.9 and code != "zxx" else None
 
 
+def likeliest(text: str) -> str:
+    """ISO 639-1 code of the language a text is most likely in, however short it is."""
+    return str(_languages().classify(text)[0])
+
+
 @lru_cache(maxsize=1)
 def _languages() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
