@@ -23,7 +23,7 @@ from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
 from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
-from hydratune.evaluation import assess, forgetting, metrics, overfitting, panel, table
+from hydratune.evaluation import assess, forgetting, memorisation, metrics, overfitting, panel, table
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, write_json, write_jsonl
 from hydratune.run import is_main_process
@@ -154,9 +154,10 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     with timed(job.seconds, "fine-tuned model on the test rows"):
         predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot(), shop)
     lost = _lost(job, record, shop, before)
+    known = _known_by_heart(job, shop)
     result = _metrics(job, predictions, fitted, _spent(job, shop))
-    result |= lost[0]
-    result["intervals"] |= lost[1]
+    result |= lost[0] | known[0]
+    result["intervals"] |= lost[1] | known[1]
     write_json(record.metrics_file, result)
     tracker.summary({k: v for k, v in result.items() if isinstance(v, (int, float))})
     tracker.predictions(predictions["eval"])
@@ -460,6 +461,17 @@ def _lost(job: Job, record: RunDirectory, shop: Workshop, before: forgetting.Pro
     return forgetting.summary(rows, config.forgetting, config.confidence, config.bootstrap_samples)
 
 
+def _known_by_heart(job: Job, shop: Workshop) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Metrics of memorisation and their intervals."""
+    config = job.config.evaluation
+    if not config.memorisation:
+        return {}, {}
+    with timed(job.seconds, "memorisation"):
+        options: dict[str, Any] = {"pad": job.tokenizer.pad_token_id, "batch_size": config.batch_size, "pool": shop.pool}
+        found = memorisation.probe(job.model, job.train, job.validation, config.memorisation, stop=job.encoder.turn_end_ids, **options)
+    return memorisation.summary(found, config.confidence)
+
+
 def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitted:
     with shop.seeded(job.config.seed):
         pass  # what is drawn in training begins the same as well
@@ -531,6 +543,8 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
         for most, colour in ((budgets.fail, "red"), (budgets.warn, "yellow")):
             for told in forgetting.exceeded(result, most):
                 console.print(f"[{colour}]forgotten too much: {escape(told)}", soft_wrap=True)
+    if "memorisation/difference" in result:
+        console.print(memorisation.told(result, result["intervals"]), soft_wrap=True)
     overfitted = result["course"]["verdict"] == overfitting.Verdict.overfitted.value
     console.print(f"{'[yellow]' if overfitted else ''}{result['course']['advice']}", soft_wrap=True)
     section("next")
