@@ -73,7 +73,7 @@ def test_lora_function_of_two_adapters_each_on_its_own_rows_and_places() -> None
     first, second, third = outputs(x, *pairs)
     torch.testing.assert_close(first[:, 3:], F.linear(x[:, 3:], weights[0]))
     torch.testing.assert_close(third[:, :3], F.linear(x[:, :3], weights[2] + 0.5 * pairs[3] @ pairs[2]))
-    assert torch.equal(second[:, :3], F.linear(x[:, :3], weights[1], fixed(3, seed=3)))
+    assert torch.equal(second[:, :3], F.linear(x, weights[1], fixed(3, seed=3))[:, :3])  # of the same shape: fewer rows may round otherwise
 
 
 def test_linears_without_any_adapter_keep_nothing_for_the_backward_pass() -> None:
