@@ -65,17 +65,22 @@ def test_checkpoint_holds_the_trained_parameters_only(hydratune: Command, tmp_pa
 
 
 def test_best_checkpoint_may_lie_inside_an_epoch(hydratune: Command, tmp_path: Path) -> None:
-    code, text = hydratune("train", *SMALL, "data.batch_size=1", "trainer.max_steps=null", "trainer.validations_per_epoch=8",
-                           "optimizer.lr=0.1", "optimizer.schedule=constant", "optimizer.warmup_ratio=0")  # fmt: skip
-    assert code == 0, text
-    run = only_run(tmp_path)
-    losses = {int(row["step"]): float(row["val/loss"]) for row in history(run)}
-    assert len(losses) == 8
-    best = min(losses, key=lambda step: losses[step])
-    assert best < 8  # else this test says nothing
-    steps = {name: torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["global_step"] for name in ("best", "last")}
-    assert steps == {"best": best, "last": 8}
-    assert metrics(run)["val/loss"] == losses[best]
+    """At this rate a toy's losses go up and down, and where they are lowest depends on the processor: some seed has it inside."""
+    for seed in range(6):
+        run = tmp_path / str(seed)
+        code, text = hydratune("train", *SMALL, "data.batch_size=1", "trainer.max_steps=null", "trainer.validations_per_epoch=8",
+                               "optimizer.lr=0.1", "optimizer.schedule=constant", "optimizer.warmup_ratio=0",
+                               f"seed={seed}", f"hydra.run.dir={run}")  # fmt: skip
+        assert code == 0, text
+        losses = {int(row["step"]): float(row["val/loss"]) for row in history(run)}
+        assert len(losses) == 8
+        best = min(losses, key=lambda step: losses[step])
+        steps = {name: torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["global_step"] for name in ("best", "last")}
+        assert steps == {"best": best, "last": 8}
+        assert metrics(run)["val/loss"] == losses[best]
+        if best < 8:
+            return
+    pytest.fail("the last validation was the best with every seed: this test has said nothing")
 
 
 def test_same_seed_same_history_and_another_seed_another(hydratune: Command, tmp_path: Path) -> None:
