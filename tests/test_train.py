@@ -69,7 +69,7 @@ def test_best_checkpoint_may_lie_inside_an_epoch(hydratune: Command, tmp_path: P
     for seed in range(6):
         run = tmp_path / str(seed)
         code, text = hydratune("train", *SMALL, "data.batch_size=1", "trainer.max_steps=null", "trainer.validations_per_epoch=8",
-                               "optimizer.lr=0.1", "optimizer.schedule=constant", "optimizer.warmup_ratio=0",
+                               "optimizer=sgd", "optimizer.lr=30", "optimizer.schedule=constant", "optimizer.warmup_ratio=0.9",
                                f"seed={seed}", f"hydra.run.dir={run}")  # fmt: skip
         assert code == 0, text
         losses = {int(row["step"]): float(row["val/loss"]) for row in history(run)}
