@@ -204,7 +204,7 @@ QUANTISED = [
 ]
 
 
-@pytest.mark.parametrize("quantization", [Quantization.nf4, Quantization.int8])
+@pytest.mark.parametrize("quantization", [Quantization.nf4, pytest.param(Quantization.int8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("adapter", QUANTISED, ids=lambda a: f"{a.method}{'-dora' * getattr(a, 'use_dora', False)}")
 def test_quantised_bases_on_a_cpu(tiny: Any, tmp_path: Path, adapter: Any, quantization: Quantization) -> None:
     is_lora = isinstance(adapter, LoraAdapter)
@@ -433,7 +433,7 @@ def test_virtual_tokens_that_leave_the_rows_no_room_are_refused_before_training(
     assert not list(tmp_path.glob("outputs/*/*/checkpoints"))
 
 
-@pytest.mark.parametrize("name", ["pissa", "dora"])
+@pytest.mark.parametrize("name", ["pissa", pytest.param("dora", marks=pytest.mark.slow)])
 def test_in_bf16_the_saved_adapter_is_what_was_measured(hydratune: Command, tmp_path: Path, name: str) -> None:
     """PiSSA's trained base and the untouched one differ by more than the conversion says: each is rounded for itself."""
     run = tmp_path / "run"
@@ -445,7 +445,7 @@ def test_in_bf16_the_saved_adapter_is_what_was_measured(hydratune: Command, tmp_
     assert nll[0] == pytest.approx(nll[1], abs=1e-7)
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("quantization", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_quantised_base_in_bf16_trains_and_answers(hydratune: Command, quantization: str) -> None:
     code, text = hydratune("train", *SMALL, f"model.quantization={quantization}", "trainer.precision=bf16-mixed")
     assert code == 0, text

@@ -136,7 +136,8 @@ def sweep(folder: Path, *more: str) -> tuple[str, ...]:
     return (*words, f"hydra.sweep.dir={folder}", *more)
 
 
-@pytest.mark.parametrize("kind", ["sync", pytest.param("asha", marks=pytest.mark.slow)])
+@pytest.mark.slow  # two sweeps each
+@pytest.mark.parametrize("kind", ["sync", "asha"])
 def test_losers_leave_and_the_winner_is_the_same_as_without_them(hydratune: Command, tmp_path: Path, kind: str) -> None:
     halving = f"hydra.launcher.halving={{min_steps: 3, kind: {kind}}}"
     code, text = hydratune(*sweep(tmp_path / "halved", halving))

@@ -188,7 +188,8 @@ def test_ctrl_c_keeps_every_adapter_and_the_same_command_goes_on(tmp_path: Path)
     assert {name: (sweep / name / "metrics.json").stat().st_mtime_ns for name in finished} == finished
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow  # two sweeps each
+@pytest.mark.parametrize("kills", [1, None])
 def test_a_killed_pack_goes_on_in_another(tmp_path: Path, kills: int | None) -> None:
     """Killed once while job 1 is at work: everything is finished in the end. Killed whenever it is: it has failed, and no other."""
     sweep = tmp_path / "sweep"

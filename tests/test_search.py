@@ -476,6 +476,7 @@ def assert_study_is_that_of_the_runs(folder: Path, count: int) -> None:
 TRAINED = (*SPACE, "adapter.target_modules=[q_proj,v_proj],[up_proj]", "hydra/launcher=pack")
 
 
+@pytest.mark.slow
 def test_tpe_over_a_pack_of_real_runs(hydratune: Command, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     options = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.batch=6")

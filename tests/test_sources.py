@@ -56,7 +56,7 @@ def test_hub_model_that_cannot_be_reached_is_one_message(hydratune: Command) -> 
     assert "model.id = nobody/nothing" in text and "HF_TOKEN" in text and "model=local" in text and "Traceback" not in text
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("quantization", [pytest.param("nf4", marks=pytest.mark.slow), "int8"])
 def test_quantised_base_trains_and_is_evaluated_again(hydratune: Command, tmp_path: Path, quantization: str) -> None:
     run = tmp_path / "run"
     code, text = hydratune("train", *SMALL, f"model.quantization={quantization}", "optimizer.lr=0.01", f"hydra.run.dir={run}")

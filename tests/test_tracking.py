@@ -70,6 +70,7 @@ def test_environment_wins_over_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow  # the client tries for half a minute
 def test_absent_server_costs_a_moment_and_the_run_is_kept_offline(tmp_path: Path) -> None:
     done = train(tmp_path, "tracking=online", f"hydra.run.dir={tmp_path}/run", WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)
     assert done.returncode == 0, done.stdout + done.stderr
