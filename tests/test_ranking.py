@@ -8,9 +8,11 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from hydratune.comparison.entries import entries, told_apart
+from hydratune.comparison.ranking import ranking_table
+from hydratune.comparison.runs import Run, collect
 from hydratune.records import RunDirectory, State, write_json, write_text
 from hydratune.sweeps.records import Job, write_sweep
-from hydratune.tracking.ranking import Run, collect, entries, ranking_table, told_apart
 
 
 def run(name: str, lr: float, seed: int, loss: float | None, **more: Any) -> Run:

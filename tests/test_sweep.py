@@ -6,8 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import SMALL
+from hydratune.comparison.ranking import ranking_table
+from hydratune.comparison.runs import Run
 from hydratune.sweeps.records import varying
-from hydratune.tracking.ranking import Run, ranking_table
 
 Command = Callable[..., tuple[int, str]]
 

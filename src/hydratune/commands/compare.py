@@ -1,26 +1,138 @@
-"""hydratune compare DIR...: rank the runs of sweep or run directories."""
+"""hydratune compare DIR...: rank runs, test which are tied, show what each setting did; or hold one run against another."""
 
+import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.markup import escape
+from rich.table import Table
+
+from hydratune.comparison import gate
+from hydratune.comparison.compared import compare
+from hydratune.comparison.names import criterion, title
+from hydratune.comparison.ranking import shown
+from hydratune.comparison.runs import Run, collect, read
 from hydratune.console import console
-from hydratune.errors import HydratuneError
-from hydratune.tracking.ranking import collect, ranking_table
+from hydratune.errors import HydratuneError, InputError
+
+_HELP = """\
+usage: hydratune compare DIR [DIR ...] [option=value ...]
+       hydratune compare baseline=DIR candidate=DIR [fail_if=...]
+
+DIR is a sweep directory, a run directory, or a folder of run directories.
+
+options:
+  metric=NAME          rank by this metric of metrics.json instead of the validation loss
+  mode=min|max         whether less or more of it is better, where that is not known
+  pareto=[X,Y]         weigh these two metrics against each other
+  confidence=0.95      of intervals and tests
+
+a check for scripts, exit code 1 if the candidate is worse:
+  fail_if='eval/field_f1<-0.02, val/loss>+1%'    candidate less baseline; without it: significantly worse on the same test rows
+  certain=true         fail only if the whole interval of a difference is beyond the limit
+"""
+_OPTIONS = ("metric", "mode", "pareto", "confidence", "baseline", "candidate", "fail_if", "certain")
 
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit code."""
     if not args or args[0] in ("-h", "--help"):
-        print("usage: hydratune compare DIR [DIR ...]\n\nDIR is a sweep directory, a run directory, or a folder of run directories.")
+        print(_HELP, end="")
         return 0 if args else 2
     try:
-        runs = collect([Path(arg) for arg in args])
-        table, best = ranking_table(runs)
+        folders, options = _read(args)
+        if "baseline" in options or "candidate" in options:
+            return _gate(folders, options)
+        return _compare(folders, options)
     except HydratuneError as error:
         print(f"hydratune compare: {error}", file=sys.stderr)
         return error.exit_code
-    console.print(table)
-    if best:
-        console.print(best, soft_wrap=True)
+
+
+def _read(args: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """(directories, options). A directory's own name may hold "="."""
+    folders: list[Path] = []
+    options: dict[str, str] = {}
+    for arg in args:
+        key, sign, value = arg.partition("=")
+        if key in _OPTIONS and sign and not Path(arg).exists():
+            options[key] = value
+        elif sign and not Path(arg).exists():
+            near = difflib.get_close_matches(key, _OPTIONS, n=1)
+            hint = f"did you mean {near[0]}=?" if near else f"options: {', '.join(_OPTIONS)}"
+            raise InputError(f"{arg}: no such option or directory; {hint}")
+        elif arg.startswith("-"):
+            raise InputError(f"{arg}: no such option; hydratune compare --help lists them")
+        else:
+            folders.append(Path(arg))
+    return folders, options
+
+
+def _compare(folders: Sequence[Path], options: Mapping[str, str]) -> int:
+    if not folders:
+        raise InputError("nothing to compare: give a sweep or run directory from outputs/")
+    for name in ("fail_if", "certain"):
+        if name in options:
+            raise InputError(f"{name}: belongs to baseline=DIR candidate=DIR")
+    by = criterion(options.get("metric"), options.get("mode"))
+    compared = compare(collect(folders), by, pareto=_pair(options.get("pareto")), confidence=_confidence(options))
+    for part in shown(compared):
+        console.print(part, soft_wrap=isinstance(part, str))
     return 0
+
+
+def _gate(folders: Sequence[Path], options: Mapping[str, str]) -> int:
+    missing = [name for name in ("baseline", "candidate") if name not in options]
+    if missing or folders:
+        raise InputError("a check needs baseline=DIR and candidate=DIR, and nothing else to compare")
+    baseline, candidate = (_run(name, options[name]) for name in ("baseline", "candidate"))
+    certain = _truth("certain", options.get("certain", "false"))
+    confidence = _confidence(options)
+    checked = gate.check(baseline, candidate, options.get("fail_if"), certain=certain, confidence=confidence)
+    table = Table(title_justify="left", header_style="bold")
+    for column in ("metric", "baseline", "candidate", f"difference, {100 * confidence:.0f} %", "p", "fails if", ""):
+        table.add_column(column, justify="right" if column in ("baseline", "candidate", "p") else "left")
+    for one in checked:
+        found = one.difference
+        interval = f" \\[{found.interval[0]:+.4f}, {found.interval[1]:+.4f}]" if found else ""
+        values = f"{one.baseline:.4f}", f"{one.candidate:.4f}", f"{one.candidate - one.baseline:+.4f}{interval}"
+        mark = "[bold red]FAIL" if one.failed else "[green]ok"
+        table.add_row(escape(title(one.metric)), *values, f"{found.p:.2g}" if found else "-", escape(one.limit), mark)
+    console.print(table)
+    failed = any(one.failed for one in checked)
+    console.print(f"[{'red' if failed else 'green'}]{escape(gate.sentence(checked))}")
+    return 1 if failed else 0
+
+
+def _run(name: str, folder: str) -> Run:
+    path = Path(folder)
+    if not (path / "status.json").is_file():
+        raise InputError(f"{name}: {folder} is no run directory (no status.json)")
+    return read(path)
+
+
+def _pair(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.strip("[]").split(",") if name.strip()]
+    if len(names) != 2:
+        raise InputError(f"pareto = {text}: give two metrics of metrics.json, pareto=[val/loss,cost/cpu_seconds]")
+    return names[0], names[1]
+
+
+def _confidence(options: Mapping[str, str]) -> float:
+    text = options.get("confidence", "0.95")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.5 <= value < 1:
+        raise InputError(f"confidence = {text}: give a number from 0.5 to below 1, usual 0.95")
+    return value
+
+
+def _truth(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise InputError(f"{name} = {text}: give true or false")
+    return text.lower() == "true"

@@ -81,14 +81,14 @@ def metrics(
     """Every metric with its interval. ``families``: those of the rows' scores where nothing else is said."""
     groups = groups_of(predictions)
     result: dict[str, Measured] = {}
-    for name, measure in measures(predictions, families or _families(predictions, config), has_schema=has_schema).items():
+    for name, measure in measures(predictions, families or families_of(predictions, config), has_schema=has_schema).items():
         result[name] = Measured(measure.value, measure.interval(groups, config.confidence, config.bootstrap_samples))
     if predictions[0]["scores"]:
         result["generated_tokens"] = Measured(float(sum(p["generated_tokens"] for p in predictions)))
     return result
 
 
-def _families(predictions: Sequence[Prediction], config: EvaluationConfig) -> tuple[str, ...]:
+def families_of(predictions: Sequence[Prediction], config: EvaluationConfig) -> tuple[str, ...]:
     task = Task.json if "fields" in predictions[0]["scores"] else Task.text
     return names(config.metrics, task)
 

@@ -37,6 +37,7 @@ _ROWS = (
     ("length_ratio", "length, of the reference's", "rate"),
     ("generated_tokens", "tokens generated", "count"),
 )
+TITLES = {name: title.strip() for name, title, _ in _ROWS}
 NAMES = tuple(name for name, _, _ in _ROWS)  # of the metrics of a system, but for those of single fields
 _FIELDS = 12  # of a JSON answer, shown one by one
 _TITLES = {"base": "base, zero-shot", "fewshot": "base, {shots}-shot", "eval": "fine-tuned"}

@@ -24,6 +24,8 @@ from rich.table import Table
 
 from hydratune import config
 from hydratune.checks import configuration_problems, mask
+from hydratune.comparison.ranking import ranking_table
+from hydratune.comparison.runs import collect
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.records import RunDirectory, State, alone, read_json
@@ -33,7 +35,6 @@ from hydratune.sweeps.gpus import visible_gpus
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, Packing, Planned, plan, without_hydra
 from hydratune.sweeps.records import Job, read_study, read_sweep, varying, write_sweep
 from hydratune.tracking import environment
-from hydratune.tracking.ranking import collect, ranking_table
 
 _KEPT = ".multirun.yaml"  # of the last sweep that was not refused
 _OURS = ("", "wandb", "sweep.json", "multirun.yaml", "pack.log", "study.log")  # in the folder of a sweep

@@ -25,6 +25,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.checks import mask
+from hydratune.comparison.ranking import ranking_table
+from hydratune.comparison.runs import collect
 from hydratune.config import TrainConfig
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, InputError, Problem, SweepError
@@ -34,7 +36,6 @@ from hydratune.sweeps.planning import Packing, Planned
 from hydratune.sweeps.records import Job, read_study, read_sweep, write_sweep
 from hydratune.sweeps.space import Dimension, read_space
 from hydratune.sweeps.study import Objective, Wanted, open_study, read_objectives, sampler_for
-from hydratune.tracking.ranking import collect, ranking_table
 
 STUDY_FILE = "study.log"
 _LOCKS = ".trials"  # folder in that of the sweep: a lock for every trial that somebody runs

@@ -1,0 +1,130 @@
+"""Runs as they are compared: what their directories say. Reads run directories and nothing else."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from hydratune.config import flat
+from hydratune.errors import InputError, RunError
+from hydratune.records import RunDirectory, State, read_json, read_jsonl
+from hydratune.sweeps.records import Job, read_sweep
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory as the comparison sees it."""
+
+    path: Path
+    state: str
+    error: str | None
+    settings: dict[str, Any]  # flat
+    metrics: dict[str, Any]
+    measured_on: str = ""  # hash of the validation rows, as tokens
+    halved: Mapping[str, Any] | None = None  # step, value and rung at which successive halving stopped it
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def objective(self) -> float | None:
+        """None: it takes no part in the choice, for it did not finish, has no loss or forgot more than its budget allows."""
+        value = self.metrics.get("objective")
+        known = isinstance(value, (int, float)) and math.isfinite(value)
+        return value if self.state == State.finished.value and known and not self.over_budget else None
+
+    @property
+    def over_budget(self) -> bool:
+        return self.metrics.get("forgetting/within_budget") is False
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def value(self, metric: str) -> float | None:
+        """A number of metrics.json; None where there is none, or it is not a number."""
+        found = self.metrics.get(metric)
+        return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found) else None
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        found = self.metrics.get("intervals", {}).get(metric)
+        return (found[0], found[1]) if found else None
+
+    def predictions(self, system: str = "eval") -> list[dict[str, Any]]:
+        """Empty where nobody was asked. Raises ``RunError`` for a broken file."""
+        file = RunDirectory(self.path).predictions_file(system)
+        return read_jsonl(file) if file.is_file() else []
+
+    def history(self) -> list[dict[str, float]]:
+        """One record for each step so far, of what is a number; empty where there is none, or it cannot be read."""
+        file = RunDirectory(self.path).history_file
+        try:
+            rows = list(csv.DictReader(io.StringIO(file.read_text("utf-8"))))
+            return [{key: float(value) for key, value in row.items() if key and value} for row in rows]
+        except (OSError, ValueError, csv.Error):
+            return []
+
+
+def collect(folders: Sequence[Path]) -> list[Run]:
+    """Every run in and below ``folders``. Raises ``InputError`` if there is none."""
+    runs: list[Run] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such directory; give a sweep or run directory from outputs/")
+        found = sorted((p.parent for p in folder.glob("**/status.json")), key=_natural)
+        jobs = read_sweep(folder)
+        missing = [folder / name for name in jobs if folder / name not in found]
+        if not found and not missing:
+            raise InputError(f"{folder}: no run in it (no status.json); give a sweep or run directory from outputs/")
+        found = [path for path in found if path.resolve() not in {run.path.resolve() for run in runs}]
+        here = [read(path) for path in found] + [Run(path, "not started", None, {}, {}) for path in missing]
+        known = {run.path.name: run.settings for run in here if run.path.parent == folder and run.settings}
+        runs += [run if run.settings or run.path.parent != folder else _told_by_the_sweep(run, jobs, known) for run in here]
+    return runs
+
+
+def _natural(path: Path) -> tuple[str, int, str]:
+    """Job 10 comes after job 9."""
+    return str(path.parent), int(path.name) if path.name.isdecimal() else -1, path.name
+
+
+def _told_by_the_sweep(run: Run, jobs: Mapping[str, Job], known: Mapping[str, dict[str, Any]]) -> Run:
+    """A run that wrote no settings down has those of a job that differs in its seed alone, or at least what varies."""
+    if run.path.name not in jobs:
+        return run
+    varying = jobs[run.path.name].varying
+    others = {key: value for key, value in varying.items() if key != "seed"}
+    for name, settings in known.items():
+        if "seed" in varying and name in jobs and others == {k: v for k, v in jobs[name].varying.items() if k != "seed"}:
+            return replace(run, settings={**settings, "seed": varying["seed"]})
+    return replace(run, settings=dict(varying))
+
+
+def read(path: Path) -> Run:
+    """One run directory; a broken one is shown as unreadable, not an error: the others can still be ranked."""
+    record = RunDirectory(path)
+    try:
+        status = record.status()
+        settings = flat(OmegaConf.to_container(OmegaConf.load(record.config_file))) if record.config_file.is_file() else {}
+        metrics = _object(record.metrics_file)
+        data, environment = _object(path / "data.json"), _object(path / "environment.json")
+        validation = data.get("splits", {}).get("validation", {})
+        measured_on = str(validation.get("tokens_hash") or validation.get("hash", ""))
+        state, error, halved = status.get("state", "unknown"), status.get("error"), status.get("halved")
+        return Run(path, state, error, settings, metrics, measured_on, halved, environment, data)
+    except (RunError, OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
+        return Run(path, "unreadable", str(error), {}, {})
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """Raises ``RunError`` for a file that is not whole, ``ValueError`` for one that holds something else."""
+    content = read_json(file) if file.is_file() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no object")
+    return content

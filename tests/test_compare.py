@@ -1,0 +1,277 @@
+"""hydratune compare: ties over the same rows, effects of settings, fronts, refusals, and the check of two runs for scripts."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydratune.comparison.compared import compare, front, verdict
+from hydratune.comparison.effects import effects
+from hydratune.comparison.gate import limits
+from hydratune.comparison.names import Criterion, criterion, lower_is_better
+from hydratune.comparison.runs import collect
+from hydratune.errors import InputError
+
+Command = Callable[..., tuple[int, str]]
+
+
+def make(
+    folder: Path,
+    *,
+    loss: float | None = 0.5,
+    right: list[bool] | None = None,
+    nll: list[float] | None = None,
+    lr: float = 1e-3,
+    rank: int = 8,
+    seed: int = 0,
+    state: str = "finished",
+    rows: str = "validation rows",
+    **metrics: Any,
+) -> Path:
+    """A run directory as hydratune train leaves it, scored by exact matches."""
+    folder.mkdir(parents=True)
+    right = right or [True] * 40
+    nll = nll or [1.0] * len(right)
+    (folder / "status.json").write_text(json.dumps({"state": state, "error": None if state == "finished" else "it broke"}))
+    settings = f"name: x\nseed: {seed}\noptimizer: {{lr: {lr}}}\nadapter: {{r: {rank}}}\nevaluation: {{metrics: [match]}}\n"
+    (folder / "config.yaml").write_text(settings)
+    (folder / "data.json").write_text(json.dumps({"splits": {"validation": {"tokens_hash": rows}}}))
+    if state == "finished":
+        values = {"eval/exact_match": sum(right) / len(right), "eval/nll": sum(nll) / len(nll), "val/loss": loss, "objective": loss}
+        (folder / "metrics.json").write_text(json.dumps({**values, "intervals": {}, **metrics}))
+        lines = [
+            {
+                "id": str(i),
+                "group": None,
+                "item_hash": f"item {i}",
+                "prompt": [{"role": "user", "content": "q"}],
+                "prediction": "a" if hit else "b",
+                "reference": "a",
+                "finish_reason": "stop",
+                "generated_tokens": 1,
+                "answer_tokens": 1,
+                "nll": value,
+                "scores": {"exact_match": hit, "normalised_match": hit},
+            }
+            for i, (hit, value) in enumerate(zip(right, nll, strict=True))
+        ]
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def hits(count: int, of: int = 40) -> list[bool]:
+    return [i < count for i in range(of)]
+
+
+def test_copies_of_one_run_are_never_told_apart(tmp_path: Path) -> None:
+    noise = random.Random(0)
+    nll = [noise.gauss(1, 0.3) for _ in range(40)]
+    for n in range(12):
+        make(tmp_path / str(n), right=hits(31), nll=nll, lr=n + 1.0)
+    compared = compare(collect([tmp_path]))
+    assert len(compared.tied()) == 11
+    assert all(a.p == 1 and a.value == 0 and a.interval == (0, 0) for tests in compared.against.values() for a in tests.values())
+
+
+def test_38_of_40_against_37_is_not_distinguishable(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "sweep" / "a", right=hits(38), lr=1.0, loss=0.4)
+    make(tmp_path / "sweep" / "b", right=hits(37), lr=2.0, loss=0.5)
+    code, text = hydratune("compare", str(tmp_path / "sweep"))
+    assert code == 0 and "not distinguishable from the best: optimizer.lr=2" in text and "tied" in text, text
+    code, text = hydratune("compare", f"baseline={tmp_path}/sweep/a", f"candidate={tmp_path}/sweep/b")
+    assert code == 0 and "the candidate is not worse" in text
+
+
+def test_a_clear_difference_on_the_same_rows_is_told_apart(tmp_path: Path) -> None:
+    make(tmp_path / "a", right=hits(38), lr=1.0, loss=0.4)
+    make(tmp_path / "b", right=hits(20), lr=2.0, loss=0.5)
+    compared = compare(collect([tmp_path]))
+    assert not compared.tied()
+    found = compared.against[1]["exact_match"]
+    assert found.told_apart and not found.better and found.value == pytest.approx(-18 / 40) and found.interval[1] < 0
+    assert found.p == pytest.approx(2**-17)  # McNemar's: 18 rows, all to one side
+    assert "told apart from all others" in "\n".join(verdict(compared))
+
+
+def test_many_equal_comparisons_are_corrected(tmp_path: Path) -> None:
+    """7 rows to one side have p = 0.016: a find alone, nothing among ten."""
+    make(tmp_path / "best", right=hits(30), loss=0.1, lr=9.0)
+    make(tmp_path / "0", right=hits(23), loss=0.5, lr=1.0)
+    assert compare(collect([tmp_path])).against[1]["exact_match"].told_apart
+    for n in range(1, 10):
+        make(tmp_path / str(n), right=hits(30 - n % 3), loss=0.5 + n, lr=n + 1.0)
+    assert not compare(collect([tmp_path])).against[1]["exact_match"].told_apart
+
+
+def test_seeds_that_differ_more_than_settings_are_a_tie(tmp_path: Path) -> None:
+    """Row by row every seed of b beats the worst seed of a; the seeds of a differ as much among themselves."""
+    for seed, count in enumerate((100, 140)):
+        make(tmp_path / f"a{seed}", right=hits(count, 200), lr=1.0, seed=seed, loss=0.40 + seed / 50)
+        make(tmp_path / f"b{seed}", right=hits(count + 8, 200), lr=2.0, seed=seed, loss=0.41 + seed / 50)
+    compared = compare(collect([tmp_path]))
+    found = compared.against[1]["exact_match"]
+    assert found.replicated and not found.told_apart and found.interval[0] < -0.1 and found.interval[1] > 0.1
+    alone = compare([run for run in compared.runs if run.name in ("a0", "b0")]).against[1]["exact_match"]
+    assert not alone.replicated and alone.told_apart
+
+
+def test_other_test_rows_are_not_paired(tmp_path: Path) -> None:
+    make(tmp_path / "a", lr=1.0, loss=0.4)
+    make(tmp_path / "b", lr=2.0, loss=0.5, right=hits(30, 41))
+    compared = compare(collect([tmp_path]))
+    assert not compared.against and "not paired with the best: b" in compared.notes[0]
+
+
+def test_runs_of_different_data_are_not_ranked(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "a", rows="these", loss=0.4, lr=1.0)
+    make(tmp_path / "b", rows="those", loss=0.3, lr=2.0)
+    code, text = hydratune("compare", str(tmp_path))
+    assert code == 0 and "not ranked" in text and "no best run" in text and "run a" in text and "best:" not in text and "│ 1 " not in text
+
+
+def test_effects_are_those_that_were_put_in(tmp_path: Path) -> None:
+    """The loss follows the learning rate, hardly the rank, and not at all the seed."""
+    noise = random.Random(1)
+    n = 0
+    for lr in (1e-4, 1e-3, 1e-2):
+        for rank in (4, 16):
+            for seed in (1, 2):
+                loss = 1 + 0.3 * (lr == 1e-4) + 0.6 * (lr == 1e-2) + 0.01 * (rank == 16) + noise.gauss(0, 0.001)
+                make(tmp_path / str(n), loss=loss, lr=lr, rank=rank, seed=seed)
+                n += 1
+    found = {effect.key: effect for effect in effects(collect([tmp_path]), Criterion())}
+    assert list(found) == ["optimizer.lr", "adapter.r", "seed"] and found["seed"].is_noise
+    rate = found["optimizer.lr"]
+    assert [level.value for level in rate.levels] == [1e-4, 1e-3, 1e-2] and [level.runs for level in rate.levels] == [4, 4, 4]
+    assert rate.levels[1].mean == pytest.approx(1.005, abs=0.003)
+    low, high = rate.levels[1].interval or (0, 0)
+    assert low < 1.005 < high and high - low < 0.05
+    assert rate.importance is not None and rate.importance > 0.9 and (found["seed"].importance or 0) < 0.05
+    assert rate.correlation is not None and 0 < rate.correlation < 1
+
+
+def test_a_front_is_what_nothing_beats_twice(tmp_path: Path) -> None:
+    for name, loss, cost in (("a", 0.1, 9.0), ("b", 0.2, 5.0), ("c", 0.3, 6.0), ("d", 0.4, 1.0), ("e", 0.4, 2.0)):
+        make(tmp_path / name, loss=loss, lr=cost, **{"cost/cpu_seconds": cost})
+    runs = collect([tmp_path])
+    assert [run.name for run in front(runs, "cost/cpu_seconds", "val/loss").runs] == ["d", "b", "a"]
+    assert [run.name for run in front(runs, "cost/cpu_seconds", "val/loss", x_lower=False).runs] == ["a"]
+
+
+def test_metrics_know_which_way_is_better() -> None:
+    lower = ("val/loss", "objective", "eval/nll", "base/perplexity", "cost/peak_memory_bytes", "forgetting/kl", "eval/invented_keys")
+    assert all(lower_is_better(name) is True for name in (*lower, "forgetting/bits_per_byte_delta"))
+    assert all(lower_is_better(name) is False for name in ("eval/field_f1", "base/rougeL", "cost/tokens_per_second", "eval/field_f1/party"))
+    assert lower_is_better("eval/my_own") is None
+    assert criterion("eval/my_own", "max") == Criterion("eval/my_own", lower=False)
+    with pytest.raises(InputError, match="mode=min or mode=max"):
+        criterion("eval/my_own", None)
+
+
+def test_a_test_metric_that_chooses_is_said(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "a", right=hits(30), loss=0.4, lr=1.0)
+    make(tmp_path / "b", right=hits(35), loss=0.5, lr=2.0)
+    code, text = hydratune("compare", str(tmp_path), "metric=eval/exact_match")
+    assert code == 0 and "best: " in text and f"{tmp_path}/b" in text and "the winner looks better than it is" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["metric=eval/exact_matsch"], "mode=min or mode=max"),
+        (["metric=eval/exact_matsch", "mode=max"], "did you mean eval/exact_match"),
+        (["metrik=val/loss"], "did you mean metric=?"),
+        (["pareto=[val/loss]"], "give two metrics"),
+        (["pareto=[val/loss,cost/cpu]"], "no finished run has it"),
+        (["confidence=95"], "from 0.5 to below 1"),
+        (["--html"], "no such option"),
+        (["fail_if=val/loss>1"], "baseline=DIR candidate=DIR"),
+        (["baseline=a"], "baseline=DIR and candidate=DIR"),
+    ],
+)
+def test_wrong_words_are_one_message(hydratune: Command, tmp_path: Path, words: list[str], told: str) -> None:
+    make(tmp_path / "runs" / "a")
+    code, text = hydratune("compare", "runs", *words)
+    assert code == 2 and told in text and "Traceback" not in text, text
+
+
+# ------------------------------------------------------------------------------------------------------- the check for scripts
+@pytest.mark.parametrize(
+    ("fail_if", "code"),
+    [
+        ("eval/exact_match<-0.02", 1),
+        ("eval/exact_match<-0.03", 0),
+        ("eval/exact_match<-2%", 1),
+        ("val/loss>+1%", 1),
+        ("val/loss>+30%", 0),
+        ("val/loss > 0.2, eval/nll>0", 0),
+    ],
+)
+def test_limits_of_a_check(hydratune: Command, tmp_path: Path, fail_if: str, code: int) -> None:
+    make(tmp_path / "a", right=hits(38), loss=0.4)
+    make(tmp_path / "b", right=hits(37), loss=0.5)
+    ended, text = hydratune("compare", "baseline=a", "candidate=b", f"fail_if={fail_if}")
+    assert ended == code and ("FAIL" in text) is bool(code), text
+
+
+def test_certain_asks_for_the_whole_interval(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "a", right=hits(38))
+    make(tmp_path / "b", right=hits(37))
+    make(tmp_path / "c", right=hits(10))
+    words = ("baseline=a", "fail_if=eval/exact_match<-0.02", "certain=true")
+    assert hydratune("compare", "candidate=b", *words)[0] == 0
+    assert hydratune("compare", "candidate=c", *words)[0] == 1
+
+
+def test_without_limits_a_significantly_worse_candidate_fails(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "a", right=hits(38))
+    make(tmp_path / "b", right=hits(20))
+    assert hydratune("compare", "baseline=a", "candidate=b")[0] == 1
+    assert hydratune("compare", "baseline=b", "candidate=a")[0] == 0
+
+
+@pytest.mark.parametrize("text", ["eval/f1", "eval/f1<", "eval/f1=1", "eval/f1<0.02", "val/loss>-1%", ""])
+def test_limits_that_mean_nothing(text: str) -> None:
+    with pytest.raises(InputError, match="fail_if"):
+        limits(text)
+
+
+def test_runs_that_cannot_be_checked(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    make(tmp_path / "failed", state="failed")
+    make(tmp_path / "other", right=hits(41, 41))
+    for candidate, more, told in (
+        ("failed", [], "not a finished run"),
+        ("nowhere", [], "no run directory"),
+        ("other", [], "different rows"),
+        ("a", ["fail_if=eval/nothing<-1"], "has no metric eval/nothing"),
+        ("a", ["certain=perhaps"], "give true or false"),
+    ):
+        code, text = hydratune("compare", "baseline=a", f"candidate={candidate}", *more)
+        assert code == 2 and told in text and "Traceback" not in text, text
+
+
+# ---------------------------------------------------------------------------------------------------------------- broken runs
+def test_broken_runs_are_shown_and_never_best(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "good", loss=0.5, lr=1.0)
+    make(tmp_path / "nan", loss=float("nan"), lr=2.0)
+    make(tmp_path / "half", loss=0.1, lr=3.0)
+    (tmp_path / "half" / "metrics.json").write_text('{"objective": 0.')
+    make(tmp_path / "none", loss=None, lr=4.0)
+    make(tmp_path / "list", loss=0.1, lr=5.0)
+    (tmp_path / "list" / "metrics.json").write_text("[1]")
+    make(tmp_path / "cut", loss=0.6, lr=6.0)
+    (tmp_path / "cut" / "predictions.jsonl").write_text('{"id": "0", "sco')
+    code, text = hydratune("compare", str(tmp_path))
+    assert code == 0 and "best: " in text and f"{tmp_path}/good" in text and text.count("unreadable") == 2, text
+    assert "not paired with the best: cut" in " ".join(text.split())
+
+
+def test_nothing_to_compare(hydratune: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for words, told in ((["empty"], "no run in it"), (["nowhere"], "no such directory"), (["metric=val/loss"], "nothing to compare")):
+        code, text = hydratune("compare", *words)
+        assert code == 2 and told in text
