@@ -113,6 +113,7 @@ _OF_ONE_RUN = (
     "metrics.json",
     "evaluation.json",
     "history.csv",
+    "sample.jsonl",
     "adapter",
     "checkpoints",
 )
@@ -158,6 +159,11 @@ class RunDirectory:
         return self.path / "adapter"
 
     @property
+    def sample_file(self) -> Path:
+        """What the model said to a few validation rows during training, where that was asked for."""
+        return self.path / "sample.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -188,7 +194,7 @@ class RunDirectory:
 
         ``keep_checkpoints``: the run is to go on from them.
         """
-        old = [path for path in self.contents() if not (keep_checkpoints and path == self.checkpoints)]
+        old = [path for path in self.contents() if not (keep_checkpoints and path in (self.checkpoints, self.sample_file))]
         if old:
             previous = self.path / "previous"
             shutil.rmtree(previous, ignore_errors=True)
@@ -218,7 +224,8 @@ class RunDirectory:
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         stream = io.StringIO()
-        writer = csv.DictWriter(stream, HISTORY_COLUMNS, restval="", lineterminator="\n")
+        more = dict.fromkeys(key for row in rows for key in row if key not in HISTORY_COLUMNS)
+        writer = csv.DictWriter(stream, [*HISTORY_COLUMNS, *more], restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.history_file, stream.getvalue())

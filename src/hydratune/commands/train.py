@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from hydratune.data.tokens import with_special_tokens
 from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import assess, forgetting, memorisation, metrics, overfitting, panel, table
 from hydratune.models import adapters, hardware, sources
-from hydratune.records import RunDirectory, write_json, write_jsonl
+from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl
 from hydratune.run import is_main_process
 from hydratune.sweeps.records import read_sweep
 from hydratune.sweeps.workshop import Workshop
 from hydratune.tracking import environment, wandb
 from hydratune.training import optimizers, resume, schedules
 from hydratune.training.fit import Fitted, elementwise_pieces, fit, total_steps
+from hydratune.training.sampling import Ask
 
 log = logging.getLogger(__name__)
 ALONE = Workshop()
@@ -492,12 +493,35 @@ def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitte
         spent=lambda: _spent(job, shop),
         rungs=shop.rungs(total_steps(job.config, len(job.train))),
         ask=shop.may_go_on,
+        sample=_sampler(job, record, shop),
     )
     if fitted.frozen_seconds:
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds
     job.seconds["training"] = fitted.training_seconds
     job.seconds["validation"] = fitted.validation_seconds
     return fitted
+
+
+def _sampler(job: Job, record: RunDirectory, shop: Workshop) -> Ask | None:
+    """Has the model answer the same few validation rows, as far as it has come; None where that is not asked for."""
+    config = job.config.evaluation
+    if config.every_steps is None:
+        return None
+    rows = sorted({row.content_hash: row for row in job.sets.validation}.values(), key=lambda row: row.content_hash)[: config.sample]
+    bench = assess.TestBench(rows, job.encoder, replace(config, max_rows=None), job.bench.task, job.bench.schema, job.bench.context)
+
+    def ask(step: int) -> dict[str, float]:
+        said = bench.ask(job.model, bench.zero_shot(), title="", pad=job.tokenizer.pad_token_id, quiet=True, pool=shop.pool)
+        before = read_jsonl(record.sample_file) if record.sample_file.is_file() else []  # beyond this step: of what was gone on from
+        now = [{"step": step, **{key: row[key] for key in ("id", "prediction", "reference", "finish_reason", "scores")}} for row in said]
+        write_jsonl(record.sample_file, [*(row for row in before if row["step"] < step), *now])
+        measured = metrics.measures(said, bench.families, has_schema=bench.schema is not None)
+        values = {name: measure.value for name, measure in measured.items() if "/" not in name}
+        best = next((name for name in metrics.MAIN if name in values), "nll")
+        console.print(f"step {step}: {table.TITLES[best]} {values[best]:.3f} on {len(rows)} validation rows")
+        return values
+
+    return ask
 
 
 def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fitted, cpu_seconds: float) -> dict[str, Any]:

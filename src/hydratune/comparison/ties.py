@@ -19,7 +19,6 @@ from hydratune.evaluation import metrics
 from hydratune.evaluation.measures import Measure, groups_of
 from hydratune.evaluation.statistics import Interval, holm, mcnemar
 
-MAIN = ("label_accuracy", "field_f1", "tests_passed", "rougeL", "normalised_match", "exact_match")
 _LOWER = ("nll",)
 _FEW = 30
 
@@ -64,7 +63,7 @@ def read_rows(run: Run, system: str = "eval") -> _Read | None:
 
 def main_metric(run: Run) -> str | None:
     """What says best how good the answers are."""
-    return next((name for name in MAIN if f"eval/{name}" in run.metrics), None)
+    return next((name for name in metrics.MAIN if f"eval/{name}" in run.metrics), None)
 
 
 def against_best(

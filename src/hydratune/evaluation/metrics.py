@@ -20,6 +20,7 @@ from hydratune.evaluation.measures import Measure, groups_of, rate, share
 from hydratune.evaluation.statistics import Interval, ratio
 
 Prediction = Mapping[str, Any]
+MAIN = ("label_accuracy", "field_f1", "tests_passed", "rougeL", "normalised_match", "exact_match")  # what says best how good answers are
 
 
 @dataclass(frozen=True)

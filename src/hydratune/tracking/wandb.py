@@ -86,7 +86,7 @@ class WandbTracker:
         folder = Path(run.dir).parent
         shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         self.hint = f"wandb sync {shown}" if run.offline else str(run.url or "")
-        for name in ("train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm"):
+        for name in ("train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm", "sample/*"):
             run.define_metric(name, step_metric="trainer/global_step", summary="min" if name.endswith("loss") else "last")
 
     @never_fatal

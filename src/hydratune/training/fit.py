@@ -41,6 +41,7 @@ from hydratune.training.losses import LossShape
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
 from hydratune.training.resume import GoOn, Place
+from hydratune.training.sampling import Ask, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +78,15 @@ def fit(
     spent: Callable[[], float] = cpu_seconds,
     rungs: Sequence[int] = (),
     ask: Callable[[int, float], bool] = lambda step, loss: True,
+    sample: Ask | None = None,
 ) -> Fitted:
     """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept.
 
     ``names`` are what the training rows are called in messages, ``base`` identifies the frozen weights. ``pool`` are threads
     that are shared with other runs. ``made_of`` goes into the checkpoints, to be compared before one is gone on from;
     ``checkpoint`` is such a one. ``spent`` are the CPU-seconds of the run so far. After ``rungs`` steps, ``ask(step,
-    validation loss)`` says whether training goes on. Raises ``DivergedError`` if the watchdog stopped it.
+    validation loss)`` says whether training goes on. After every ``evaluation.every_steps``,
+    ``sample(step)`` has the model answer. Raises ``DivergedError`` if the watchdog stopped it.
     """
     settings = config.trainer
     data = ConversationData(
@@ -131,7 +134,9 @@ def fit(
         going_on = GoOn(checkpoint, shares_process=pool is not None) if checkpoint is not None else None
         with warnings.catch_warnings(), objective:
             warnings.filterwarnings("ignore", module="lightning")
-            callbacks = [*rank_allocation(model), times, history, watchdog, patience, best, place, halts]
+            every = config.evaluation.every_steps
+            sampling = [Sampling(every, sample, history)] if sample is not None and every is not None else []
+            callbacks = [*rank_allocation(model), times, history, *sampling, watchdog, patience, best, place, halts]
             callbacks += [going_on] if going_on is not None else []
             trainer = lightning.Trainer(
                 accelerator=accelerator,
