@@ -538,6 +538,7 @@ def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
     yield from _at_least("evaluation.max_rows", evaluation.max_rows, 1)
     yield from _at_least("evaluation.bootstrap_samples", evaluation.bootstrap_samples, 100)
     yield from _at_least("evaluation.memorisation", evaluation.memorisation, 0)
+    yield from _at_least("evaluation.canaries", evaluation.canaries, 0)
     yield from _at_least("evaluation.every_steps", evaluation.every_steps, 1)
     yield from _at_least("evaluation.sample", evaluation.sample, 1)
     yield from _forgetting(evaluation.forgetting)

@@ -695,6 +695,7 @@ class EvaluationConfig:
     every_steps: int | None = None  # optimizer steps after which a sample of the validation rows is answered in training; null: never
     sample: int = 8  # rows of that sample
     memorisation: int = 0  # training and held-out rows whose answers are to be continued from their middle; 0: none
+    canaries: int = 0  # made-up rows with secrets put among the training rows, to see how well they are remembered; 0: none
     forgetting: ForgettingConfig = field(default_factory=ForgettingConfig)
     reuse_baselines: bool = True  # take an identical baseline from the cache instead of generating it again
 

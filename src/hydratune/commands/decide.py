@@ -15,6 +15,7 @@ from hydratune.console import console, section
 from hydratune.data.rows import Message, Row
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation import assess, decision, metrics
+from hydratune.evaluation.canaries import is_canary
 from hydratune.evaluation.decision import TITLES
 from hydratune.evaluation.decision_report import render
 from hydratune.evaluation.measures import Measure, groups_of
@@ -37,7 +38,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     if job.bench.documents or not all(map(assess.can_be_shown, job.sets.test)):
         why = "the test rows are documents or use tools: there is no prompt to better"
         raise ConfigError([Problem("data", settings.name, why, "give rows of requests and answers")])
-    examples = {row.content_hash: row for row in job.sets.train if assess.can_be_shown(row)}
+    examples = {row.content_hash: row for row in job.sets.train if not is_canary(row) and assess.can_be_shown(row)}
     passages = from_files(Path(config.knowledge), config.passage_words) if config.knowledge else from_rows(list(examples.values()))
     found = [Library(passages).search(request(row), config.passages) for row in job.bench.rows]
     console.print(f"{len(job.bench.rows)} test rows; {len(passages):,} passages to look things up in "

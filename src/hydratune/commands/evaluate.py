@@ -15,7 +15,7 @@ from hydratune.checks import configuration_problems
 from hydratune.config import AdamWOptimizer, EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
 from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.evaluation import assess, harness, metrics
+from hydratune.evaluation import assess, harness, metrics, table
 from hydratune.evaluation import texts as running
 from hydratune.evaluation.corpus import score_texts
 from hydratune.evaluation.decision import TITLES
@@ -51,12 +51,15 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
         predictions = assess.rescore(stored, names(trained.evaluation.metrics, task), schema)
     else:
         predictions = _ask_again(trained, record, config, recorded)
-    values, intervals = metrics.flat("eval", metrics.metrics(predictions, trained.evaluation, has_schema=schema is not None))
+    values, intervals = metrics.flat_with_clean("eval", predictions, trained.evaluation, has_schema=schema is not None)
     content = {**values, "intervals": intervals, "source": config.source.value, "settings": recorded["settings"]["eval"]}
     write_json(record.path / "evaluation.json", content)
     if config.source is EvaluationSource.adapter:
         write_jsonl(record.path / "evaluation_predictions.jsonl", predictions)
     console.print(_table(recorded, values))
+    clean = table.without_leaks(values)
+    if clean:
+        console.print(f"[yellow]{clean}", soft_wrap=True)
     different = [k for k, v in values.items() if not math.isclose(v, recorded.get(k, math.nan), rel_tol=TOLERANCE, abs_tol=TOLERANCE)]
     if different:
         raise RunError(

@@ -23,7 +23,7 @@ from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
 from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
-from hydratune.evaluation import assess, forgetting, memorisation, metrics, overfitting, panel, table
+from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, overfitting, panel, table
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl
 from hydratune.run import is_main_process
@@ -174,7 +174,7 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     with shop.seeded(config.seed):
         schema = json_schema(config.data)
         prepared = shop.shared("prepared", lambda: prepare_data(config.data))
-        sets = shop.shared("sets", lambda: load_sets(config.data, config.seed, prepared))
+        sets = shop.shared("sets", lambda: _sets(config, prepared))
         source, tokenizer, base = shop.shared("base", lambda: _base(config, precision))
     model = shop.own(base)
     adapters.check(model, config.adapter)
@@ -188,13 +188,15 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     _refuse_what_does_not_fit(config, context, encoded)
     adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
     facts = {"fingerprint": sets.fingerprint, "splits": splits, **_quality(prepared)}
+    if config.evaluation.canaries:
+        facts["canaries"] = [row.id for row in sets.train if canaries.is_canary(row)]
     references = [encoder.reference(row) for row in sets.test]
     task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
-    bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context)
+    bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context, leaky=prepared.leaks)
     bench.check(bench.zero_shot())
     examples: list[Row] = []
     if Baseline.fewshot in config.evaluation.baselines and all(map(assess.can_be_shown, sets.test)):
-        examples = assess.fit_examples(sets.train, config.evaluation.shots)
+        examples = assess.fit_examples(_real(sets.train), config.evaluation.shots)
     while examples and not bench.fits(bench.few_shot(examples)):
         examples = examples[:-1]
     if is_main_process():
@@ -219,6 +221,16 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         bench,
         examples,
     )
+
+
+def _sets(config: TrainConfig, prepared: Prepared) -> RowSets:
+    sets = load_sets(config.data, config.seed, prepared)
+    return canaries.with_canaries(sets, config.evaluation.canaries, config.seed, config.data.system_prompt)
+
+
+def _real(rows: list[Row]) -> list[Row]:
+    """Without what was made up for ``evaluation.canaries``."""
+    return [row for row in rows if not canaries.is_canary(row)]
 
 
 def _base(config: TrainConfig, precision: str) -> tuple[sources.Source, Any, Any]:
@@ -301,6 +313,8 @@ def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row]
     where = "taken from the cache" if prepared.reused else "prepared and checked"
     where = "as it was prepared" if isinstance(config.data, PreparedData) else where
     console.print(f"[dim]data: {where}{f'; cleaned: {changed}' if changed else ''}", soft_wrap=True)
+    if config.evaluation.canaries:
+        console.print(f"[yellow]{config.evaluation.canaries} canaries, made-up rows with secrets, are among the training rows")
     if warned:
         console.print(
             f"[yellow]data checks found: {warned} [dim](hydratune prepare, with the same settings, shows the rows)", soft_wrap=True
@@ -465,12 +479,23 @@ def _lost(job: Job, record: RunDirectory, shop: Workshop, before: forgetting.Pro
 def _known_by_heart(job: Job, shop: Workshop) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Metrics of memorisation and their intervals."""
     config = job.config.evaluation
-    if not config.memorisation:
-        return {}, {}
-    with timed(job.seconds, "memorisation"):
-        options: dict[str, Any] = {"pad": job.tokenizer.pad_token_id, "batch_size": config.batch_size, "pool": shop.pool}
-        found = memorisation.probe(job.model, job.train, job.validation, config.memorisation, stop=job.encoder.turn_end_ids, **options)
-    return memorisation.summary(found, config.confidence)
+    values: dict[str, float] = {}
+    intervals: dict[str, list[float]] = {}
+    options: dict[str, Any] = {"pad": job.tokenizer.pad_token_id, "pool": shop.pool}
+    if config.memorisation:
+        with timed(job.seconds, "memorisation"):
+            seen = [tokens for row, tokens in zip(job.sets.train, job.train, strict=True) if not canaries.is_canary(row)]
+            stop, size = job.encoder.turn_end_ids, config.batch_size
+            found = memorisation.probe(job.model, seen, job.validation, config.memorisation, stop=stop, batch_size=size, **options)
+        values, intervals = memorisation.summary(found, config.confidence)
+    if config.canaries:
+        with timed(job.seconds, "canaries"):
+            trained = [row for row in job.sets.train if canaries.is_canary(row)]
+            others = canaries.made(config.canaries, job.config.seed, job.config.data.system_prompt, trained=False)
+            records = canaries.probe(job.model, job.encoder, trained, others, job.config.seed, **options)
+        own = canaries.summary(records, config.confidence, config.bootstrap_samples)
+        values, intervals = values | own[0], intervals | own[1]
+    return values, intervals
 
 
 def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitted:
@@ -530,7 +555,7 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
     intervals: dict[str, list[float]] = {}
     config = job.config.evaluation
     for system, rows in predictions.items():
-        values, own = metrics.flat(system, metrics.metrics(rows, config, has_schema=job.bench.schema is not None))
+        values, own = metrics.flat_with_clean(system, rows, config, has_schema=job.bench.schema is not None)
         result |= values
         intervals |= own
     went = overfitting.course(fitted.history)
@@ -569,6 +594,11 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
                 console.print(f"[{colour}]forgotten too much: {escape(told)}", soft_wrap=True)
     if "memorisation/difference" in result:
         console.print(memorisation.told(result, result["intervals"]), soft_wrap=True)
+    if "memorisation/canary_difference" in result:
+        console.print(canaries.told(result, result["intervals"]), soft_wrap=True)
+    clean = table.without_leaks(result)
+    if clean:
+        console.print(f"[yellow]{clean}", soft_wrap=True)
     overfitted = result["course"]["verdict"] == overfitting.Verdict.overfitted.value
     console.print(f"{'[yellow]' if overfitted else ''}{result['course']['advice']}", soft_wrap=True)
     section("next")

@@ -55,6 +55,12 @@ class Prepared:
                 for record in batch.to_pylist():
                     yield _row(record)
 
+    @property
+    def leaks(self) -> frozenset[str]:
+        """Ids of the rows that leak from training, as far as they are still there (the first 10,000)."""
+        checks = self.report["checks"]
+        return frozenset(row for name in ("exact_leaks", "near_leaks") for row in checks.get(name, {}).get("rows", ()))
+
     def errors(self) -> dict[str, str]:
         """check -> what it found, why and what to do, for every check that refuses training."""
         return refusals(self.report["checks"])

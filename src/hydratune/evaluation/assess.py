@@ -15,6 +15,8 @@ from hydratune.evaluation.generation import NOT_ASKED, answer
 from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.records import read_jsonl, write_jsonl
 
+_OF_THE_DATA = ("references", "tests", "leaky")  # of a prediction: what else is right, or known of its row
+
 
 class TestBench:
     """The frozen test rows, and everything that must be equal for all systems that are asked them."""
@@ -27,14 +29,18 @@ class TestBench:
         task: Task,
         schema: Mapping[str, Any] | None,
         context: int,
+        leaky: frozenset[str] = frozenset(),
     ) -> None:
+        """``leaky``: ids of rows whose request is in training, or nearly."""
         self.rows = rows if config.max_rows is None else rows[: config.max_rows]
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
         self.answers = [[t for t, is_target in zip(e.ids, e.trained, strict=True) if is_target] for e in encoded]
         self.references = [encoder.reference(row) for row in self.rows]
         self.families = names(config.metrics, task)
-        self.extra = [_extra(row, others) for row, others in zip(self.rows, _other_answers(self.rows, self.references), strict=True)]
+        self.leaky = leaky
+        others = _other_answers(self.rows, self.references)
+        self.extra = [_extra(row, more, row.id in leaky) for row, more in zip(self.rows, others, strict=True)]
         self.documents = self.rows[0].is_text  # nothing to ask: their likelihood is all there is to measure
         other = next((row for row in self.rows if row.is_text is not self.documents), None)
         if other is not None:
@@ -115,7 +121,8 @@ class TestBench:
 
     def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Stored answers to the same rows, with what the rows and the scoring are now."""
-        named = [{**p, "id": row.id, "group": row.group} for p, row in zip(stored, self.rows, strict=True)]
+        known = [{k: v for k, v in p.items() if k not in _OF_THE_DATA} for p in stored]
+        named = [{**p, "id": row.id, "group": row.group, **extra} for p, row, extra in zip(known, self.rows, self.extra, strict=True)]
         return rescore(named, self.families, self.schema)
 
     def zero_shot(self) -> list[tuple[Message, ...]]:
@@ -179,10 +186,11 @@ def _other_answers(rows: Sequence[Row], references: Sequence[str]) -> list[list[
     ]
 
 
-def _extra(row: Row, others: Sequence[str]) -> dict[str, Any]:
+def _extra(row: Row, others: Sequence[str], leaky: bool) -> dict[str, Any]:
     """What a prediction holds only where there is such a thing."""
     tests = row.meta.get("tests")
-    return {**({"references": list(others)} if others and not row.is_text else {}), **({"tests": str(tests)} if tests else {})}
+    told = {"references": list(others) if not row.is_text else [], "tests": str(tests) if tests else "", "leaky": leaky}
+    return {name: value for name, value in told.items() if value}
 
 
 def cached(file: Path) -> list[dict[str, Any]] | None:

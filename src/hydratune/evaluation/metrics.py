@@ -121,6 +121,20 @@ def flat(system: str, measured: Mapping[str, Measured]) -> tuple[dict[str, float
     return values, intervals
 
 
+def flat_with_clean(
+    system: str, predictions: Sequence[Prediction], config: EvaluationConfig, *, has_schema: bool
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """As ``flat``; where some rows are leaky, beside it ``<system>_clean/...`` of the others."""
+    families = families_of(predictions, config) if predictions[0]["scores"] else None
+    values, intervals = flat(system, metrics(predictions, config, has_schema=has_schema, families=families))
+    clean = [p for p in predictions if not p.get("leaky")]
+    if clean and len(clean) < len(predictions):
+        own = flat(f"{system}_clean", metrics(clean, config, has_schema=has_schema, families=families))
+        values, intervals = values | own[0], intervals | own[1]
+        values[f"{system}_clean/rows"] = float(len(clean))
+    return values, intervals
+
+
 def as_json_text(schema: Mapping[str, Any]) -> str:
     """A schema as it is shown to a model."""
     return json.dumps(schema, separators=(",", ":"), ensure_ascii=False)

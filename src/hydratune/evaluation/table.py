@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.config import METRIC_FAMILIES
+from hydratune.evaluation.metrics import MAIN
 
 _ROWS = (
     ("json_valid", "strict JSON", "rate"),
@@ -105,6 +106,15 @@ def forgetting(metrics: Mapping[str, Any]) -> Table:
     if "forgetting/kl" in metrics:
         table.add_row("divergence from the base, nats a token", "", f"{metrics['forgetting/kl']:.4f}", "")
     return table
+
+
+def without_leaks(values: Mapping[str, Any]) -> str:
+    """One sentence about leaky rows; empty where there are none."""
+    if "eval_clean/rows" not in values:
+        return ""
+    name = next((name for name in MAIN if f"eval/{name}" in values), "nll")
+    raw, clean, rows = values[f"eval/{name}"], values[f"eval_clean/{name}"], values["eval_clean/rows"]
+    return f"some test rows are in training, or nearly: without them {TITLES[name]} is {clean:.3f} instead of {raw:.3f} ({rows:.0f} rows)"
 
 
 def times(seconds: Mapping[str, float]) -> Table:

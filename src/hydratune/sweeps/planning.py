@@ -89,7 +89,9 @@ def shared_by(config: TrainConfig) -> str:
     data = {key: value for key, value in plain(config.data).items() if key != "batch_size"}
     trainer = config.trainer
     control = config.data.control is not Control.none
-    return stable_hash([plain(config.model), data, trainer.accelerator, trainer.precision, config.seed if control else None])
+    drawn = config.seed if control or config.evaluation.canaries else None
+    canaries = config.evaluation.canaries
+    return stable_hash([plain(config.model), data, trainer.accelerator, trainer.precision, drawn, canaries])
 
 
 def plan(configs: Mapping[int, TrainConfig], size: int | None) -> Plan:
