@@ -753,6 +753,7 @@ class DecideConfig(TrainConfig):
     passages: int = 3  # shown in the prompt
     passage_words: int = 120
     metric: str | None = None  # which decides; null: label_accuracy, field_f1 or rougeL, by the task
+    constrained: bool = False  # also answers held to the JSON schema, which take no part in the decision
     margin: float = 0.02  # a smaller difference of the metric is no reason for anything
     rows: int | None = None  # of the test set; null: all
     output: str | None = None  # folder; null: outputs/decide/<name>
@@ -773,6 +774,7 @@ class EvaluateConfig:
     source: EvaluationSource = EvaluationSource.adapter
     batch_size: int | None = None  # rows generated together; null: the run's own
     accelerator: str | None = None  # auto, cpu or gpu; null: the run's own
+    constrained: bool = False  # answers held to the JSON schema instead, beside those of the run
     texts: str | None = None  # file or folder of running texts: their likelihood instead, of the base and of the fine-tuned model
     window: int | None = None  # tokens the model sees of a text at once; null: as many as it reads
     stride: int | None = None  # tokens predicted in a window, the others are context; null: the whole window

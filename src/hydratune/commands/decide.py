@@ -16,7 +16,8 @@ from hydratune.data.rows import Message, Row
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation import assess, decision, metrics
 from hydratune.evaluation.canaries import is_canary
-from hydratune.evaluation.decision import TITLES
+from hydratune.evaluation.constrained import Guide, guide_for
+from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.decision_report import render
 from hydratune.evaluation.measures import Measure, groups_of
 from hydratune.evaluation.retrieval import Library, Passage, from_files, from_rows, request, with_sources
@@ -52,9 +53,11 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     predictions: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, float] = {}
 
-    def ask(system: str, model: Any, asked: Prompts) -> None:
+    guide = guide_for(job.bench.schema, job.encoder, job.model) if config.constrained else None
+
+    def ask(system: str, model: Any, asked: Prompts, guide: Guide | None = None) -> None:
         start = time.perf_counter()
-        predictions[system] = job.bench.ask(model, asked, title=TITLES[system], pad=job.tokenizer.pad_token_id)
+        predictions[system] = job.bench.ask(model, asked, title=TITLES[system], pad=job.tokenizer.pad_token_id, guide=guide)
         seconds[system] = time.perf_counter() - start
         write_jsonl(output / f"predictions_{system}.jsonl", predictions[system])
 
@@ -63,6 +66,8 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
             ask(system, job.model, asked)
         else:
             console.print(f"[yellow]{TITLES[system]} is left out: its prompts are longer than the model reads")
+    if guide is not None and "fewshot" in predictions:
+        ask("fewshot_constrained", job.model, prompts["fewshot"], guide)
     if record is not None:
         section("fine-tuned model")
         job.model = None
@@ -74,22 +79,28 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
         looked_up = _fitting(job.bench, prompts["base"], found)
         if job.bench.fits(looked_up):
             ask("tuned_rag", model, looked_up)
+        if guide is not None:
+            ask("tuned_constrained", model, prompts["base"], guide)
     families = job.bench.families
     measured = {s: metrics.measures(rows, families, has_schema=job.bench.schema is not None) for s, rows in predictions.items()}
     metric = config.metric or ("label_accuracy" if "label" in families else _METRIC[job.bench.task])
     if metric not in measured["base"]:
         why = f"not measured here; measured: {', '.join(n for n in measured['base'] if '/' not in n)}"
         raise ConfigError([Problem("metric", metric, why, "choose one of them, or add its family with evaluation.metrics")])
-    decided = decision.decide(measured, predictions, metric, config.margin, settings.evaluation)
+    freely = {system: some for system, some in measured.items() if not system.endswith(CONSTRAINED)}
+    decided = decision.decide(freely, predictions, metric, config.margin, settings.evaluation)
+    held = decision.constrained(measured, predictions, metric, settings.evaluation)
     costs = {system: _cost(rows, seconds[system]) for system, rows in predictions.items()}
-    _write(output, config, settings, job.bench, metric, measured, predictions, costs, decided)
-    page = render(str(config.name or settings.name), metric, decided, measured, predictions, costs, settings.evaluation)
+    _write(output, config, settings, job.bench, metric, measured, predictions, costs, decided, held)
+    page = render(str(config.name or settings.name), metric, decided, measured, predictions, costs, settings.evaluation, held)
     write_text(output / "report.html", page)
     section("decision")
     console.print(_table(metric, measured, predictions, costs, settings))
     console.print(f"[bold]{escape(decided.headline)}", soft_wrap=True)
     for reason in decided.reasons:
         console.print(f"  {escape(reason)}", soft_wrap=True)
+    for line in held:
+        console.print(f"  [dim]{escape(line)}", soft_wrap=True)
     console.print(f"report      {output}/report.html  [dim](and decision.json, predictions_*.jsonl)", soft_wrap=True)
 
 
@@ -159,6 +170,7 @@ def _write(
     predictions: Mapping[str, Sequence[Mapping[str, Any]]],
     costs: Mapping[str, Mapping[str, float]],
     decided: decision.Decision,
+    held: Sequence[str],
 ) -> None:
     systems: dict[str, Any] = {}
     for system, rows in predictions.items():
@@ -171,6 +183,7 @@ def _write(
         "choice": decided.choice,
         "headline": decided.headline,
         "reasons": list(decided.reasons),
+        "constrained": list(held),
         "metric": metric,
         "margin": config.margin,
         "comparisons": [asdict(comparison) for comparison in decided.comparisons],

@@ -17,15 +17,18 @@ from hydratune.console import console
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation import assess, harness, metrics, table
 from hydratune.evaluation import texts as running
+from hydratune.evaluation.constrained import guide_for, library
 from hydratune.evaluation.corpus import score_texts
-from hydratune.evaluation.decision import TITLES
+from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.families import names
+from hydratune.evaluation.measures import difference, groups_of
 from hydratune.evaluation.retrieval import documents
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from hydratune.commands.train import Job
 
+_SAME_WHEN_CONSTRAINED = ("nll", "perplexity", "bits_per_byte")  # likelihoods are those of the model
 _NEEDED = ("id", "prediction", "reference", "nll", "answer_tokens", "finish_reason", "generated_tokens")
 TOLERANCE = 1e-4  # of any metric; the arithmetic of another machine or thread count differs in the last digits
 
@@ -41,6 +44,9 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
         _elsewhere(trained, record, config, recorded)
         return
     schema = read_json(record.schema_file) if record.schema_file.is_file() else None
+    if config.constrained:
+        _constrained(trained, record, config, recorded, schema)
+        return
     task = Task(recorded["settings"]["eval"]["task"])
     if config.source is EvaluationSource.predictions:
         stored = read_jsonl(record.predictions_file())
@@ -94,6 +100,40 @@ def _ask_again(trained: TrainConfig, record: RunDirectory, config: EvaluateConfi
     """Generates every answer again."""
     job, model = _load(trained, record, config, recorded)
     return job.bench.ask(model, job.bench.zero_shot(), title="fine-tuned", pad=job.tokenizer.pad_token_id)
+
+
+def _constrained(
+    trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any], schema: dict[str, Any] | None
+) -> None:
+    """Answers that are held to the schema, beside the free ones of the run: evaluation_constrained.json."""
+    if config.source is EvaluationSource.predictions:
+        raise ConfigError([Problem("source", "predictions", "answers held to the schema need the model", "leave source out")])
+    if schema is None:
+        guide_for(None, None, None)
+    library("constrained")
+    job, tuned = _load(trained, record, config, recorded)
+    evaluation, pad = trained.evaluation, job.tokenizer.pad_token_id
+    asked: dict[str, Any] = {"eval": (tuned, job.bench.zero_shot())}
+    if record.predictions_file("fewshot").is_file() and job.examples:
+        asked["fewshot"] = (job.model, job.bench.few_shot(job.examples))
+    content: dict[str, Any] = {"settings": {**recorded["settings"]["eval"], "decoding": "greedy, held to the JSON schema"}}
+    for system, (model, prompts) in asked.items():
+        title = TITLES[f"{'tuned' if system == 'eval' else system}{CONSTRAINED}"]
+        said = job.bench.ask(model, prompts, title=title, pad=pad, guide=guide_for(schema, job.encoder, model))
+        write_jsonl(record.path / f"predictions_{'' if system == 'eval' else f'{system}_'}constrained.jsonl", said)
+        free = job.bench.rescored(read_jsonl(record.predictions_file(system)))
+        both = [metrics.measures(rows, job.bench.families, has_schema=True) for rows in (said, free)]
+        groups, table = groups_of(said), Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+        for column in ("metric", "free", "constrained", f"difference, {100 * evaluation.confidence:.0f} %", "p"):
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        for name in [name for name in both[0] if "/" not in name and name in both[1] and name not in _SAME_WHEN_CONSTRAINED]:
+            change = difference(both[0][name], both[1][name], groups, evaluation.confidence, evaluation.bootstrap_samples)
+            content[f"{system}_constrained/{name}"] = both[0][name].value
+            content[f"{system}_constrained/{name}_difference"] = {"value": change.value, "interval": list(change.interval), "p": change.p}
+            between = f"{change.value:+.4f} \\[{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
+            table.add_row(name, f"{both[1][name].value:.4f}", f"{both[0][name].value:.4f}", between, f"{change.p:.2g}")
+        console.print(table)
+    write_json(record.path / "evaluation_constrained.json", content)
 
 
 def _load(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> tuple["Job", Any]:

@@ -10,6 +10,7 @@ from hydratune.config import EvaluationConfig, Task, TrainOn
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
+from hydratune.evaluation.constrained import Guide
 from hydratune.evaluation.families import Answered, names
 from hydratune.evaluation.generation import NOT_ASKED, answer
 from hydratune.evaluation.metrics import as_json_text, score_row
@@ -58,6 +59,7 @@ class TestBench:
         pad: int,
         quiet: bool = False,
         pool: Executor | None = None,
+        guide: Guide | None = None,
     ) -> list[dict[str, Any]]:
         """One prediction per test row. ``prompts`` are conversations up to the answer, in the order of the rows."""
         ids = self._tokens(prompts)
@@ -73,6 +75,7 @@ class TestBench:
             title=title,
             quiet=quiet,
             pool=pool,
+            guide=guide,
         )
         result = []
         for i, row in enumerate(self.rows):

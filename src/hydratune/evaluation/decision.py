@@ -15,7 +15,10 @@ TITLES = {
     "rag": "base, retrieval",
     "tuned": "fine-tuned",
     "tuned_rag": "fine-tuned, retrieval",
+    "fewshot_constrained": "base, few-shot, constrained",
+    "tuned_constrained": "fine-tuned, constrained",
 }
+CONSTRAINED = "_constrained"  # ends the names of systems whose answers were held to the JSON schema
 PROMPTS, RETRIEVAL = ("base", "fewshot", "nearest"), ("rag",)
 _FEW = 30
 _LOWER_IS_BETTER = ("nll", "perplexity", "bits_per_byte", "invented_keys", "hallucinated", "label_unknown")
@@ -85,6 +88,27 @@ def decide(
             f"{len(groups)} test rows find a difference of {100 * least:.0f} points with a probability of 80 %; more rows find less"
         )
     return Decision(choice, headline, tuple(reasons), tuple(compared.values()))
+
+
+def constrained(
+    measures: Mapping[str, Mapping[str, Measure]],
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+    metric: str,
+    config: EvaluationConfig,
+) -> list[str]:
+    """What holding the answers to the schema changes, in sentences; it takes no part in the decision."""
+    told = []
+    for system in measures:
+        free = system.removesuffix(CONSTRAINED)
+        if free == system:
+            continue
+        groups = groups_of(predictions[system])
+        found = difference(measures[system][metric], measures[free][metric], groups, config.confidence, config.bootstrap_samples)
+        change = f"{100 * found.value:+.1f} points [{100 * found.interval[0]:+.1f}, {100 * found.interval[1]:+.1f}], p = {found.p:.2g}"
+        cut = sum(row["finish_reason"] != "stop" for row in predictions[system])
+        more = f"; {cut} answers were cut before their end" if cut else ""
+        told.append(f"held to the JSON schema, {TITLES[free]} changes by {change} of {metric}{more}")
+    return told
 
 
 def _choice(scores: Mapping[str, float], prompt: str, wins: Any) -> tuple[str, str]:

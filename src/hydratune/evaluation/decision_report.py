@@ -22,6 +22,7 @@ def render(
     predictions: Mapping[str, Sequence[Mapping[str, Any]]],
     costs: Mapping[str, Mapping[str, float]],
     config: EvaluationConfig,
+    held: Sequence[str] = (),
 ) -> str:
     """The page."""
     groups = groups_of(next(iter(predictions.values())))
@@ -57,4 +58,4 @@ def render(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("decision.html.j2")
-    return template.render(name=name, metric=metric, rows=len(base), decided=decided, systems=systems, shown=shown)
+    return template.render(name=name, metric=metric, rows=len(base), decided=decided, systems=systems, shown=shown, held=held)

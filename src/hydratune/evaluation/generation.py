@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from hydratune.console import Ticker, progress
+from hydratune.evaluation.constrained import Guide, Guided
 from hydratune.models.attention import SharedPrefix, can_share_prefix, supports_packing
 from hydratune.models.hardware import cpu_count
 from hydratune.training.products import fast, faster_linears
@@ -208,11 +209,13 @@ def answer(
     title: str,
     quiet: bool = False,
     pool: Executor | None = None,
+    guide: Guide | None = None,
 ) -> list[Answer]:
     """Greedy answers to ``prompts`` and the likelihood of ``references``, in order; 0 ``max_new_tokens``: the likelihood alone.
 
     On a CPU several batches run side by side, each on one thread: matrices this small do not keep two threads busy. What
-    is in a batch does not depend on the number of threads. They are its own, or those of ``pool``.
+    is in a batch does not depend on the number of threads. They are its own, or those of ``pool``. ``guide`` says which tokens
+    an answer may have; likelihoods are those without it.
     """
     model.eval()
     if not prompts:
@@ -237,7 +240,8 @@ def answer(
             else [_score_alone(reader, prompts[i], references[i]) for i in numbers]
         )
         ticker.advance(0, sum(map(len, targets)))
-        answers = _decode(reader, logits, mask, cache, stop, max_new_tokens, ticker, abandoned)
+        guided = [guide.row() for _ in numbers] if guide is not None else None
+        answers = _decode(reader, logits, mask, cache, stop, max_new_tokens, ticker, abandoned, guided)
         for number, tokens, nll in zip(numbers, answers, losses, strict=True):
             finish = "length" if max_new_tokens else NOT_ASKED
             results[number] = Answer(tuple(tokens), "stop" if tokens and tokens[-1] in stop else finish, nll)
@@ -301,15 +305,20 @@ def _decode(
     max_new_tokens: int,
     ticker: Ticker,
     abandoned: threading.Event,
+    guided: Sequence[Guided] | None = None,
 ) -> list[list[int]]:
     """Greedy tokens of each row, turn-end included. Rows that ended leave the batch. Stops when ``abandoned``."""
     answers: list[list[int]] = [[] for _ in range(mask.shape[0])]
     alive = list(range(mask.shape[0]))  # rows in the batch; those that ended may stay for a while
     unfinished = len(alive)
     for position in range(max_new_tokens):
+        if guided is not None:
+            logits = _narrowed(logits, [None if stop.intersection(answers[row]) else guided[row] for row in alive])
         tokens = logits.argmax(dim=-1)
         for row, token in zip(alive, tokens.tolist(), strict=True):
             answers[row].append(token)
+            if guided is not None:
+                guided[row].take(token)
         going = [i for i, row in enumerate(alive) if not stop.intersection(answers[row])]
         written = position / max_new_tokens  # a row's share of the work that was counted before this token
         ended = unfinished - len(going)
@@ -325,6 +334,13 @@ def _decode(
         mask = torch.cat([mask, mask.new_ones((len(alive), 1))], dim=1)
         logits = reader.step(tokens[:, None], mask, cache, last=1)[:, -1]
     return [_until_stop(tokens, stop) for tokens in answers]
+
+
+def _narrowed(logits: torch.Tensor, guided: Sequence[Guided | None]) -> torch.Tensor:
+    """Logits (rows, vocabulary) of what each row may say next; None: whatever it likes, for it has ended."""
+    anything = torch.ones(logits.shape[1], dtype=torch.bool)
+    allowed = torch.stack([one.allowed() if one is not None else anything for one in guided])
+    return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
 
 def _until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
