@@ -79,7 +79,7 @@ def test_what_cannot_be_enforced_is_named(model: Any, encoder: Any) -> None:
 def test_constrained_answers_stand_beside_the_free_ones(hydratune: Command, tmp_path: Path) -> None:
     words = [s for s in SMALL if not s.startswith("evaluation.baselines")]
     run = tmp_path / "run"
-    small = ("evaluation.baselines=[fewshot]", "evaluation.shots=1", "evaluation.max_new_tokens=200")
+    small = ("evaluation.baselines=[fewshot]", "evaluation.shots=1", "evaluation.max_new_tokens=60")
     assert hydratune("train", *words, *small, f"hydra.run.dir={run}")[0] == 0
     before = {file: (run / file).read_bytes() for file in ("predictions.jsonl", "metrics.json", "predictions_fewshot.jsonl")}
     code, text = hydratune("evaluate", f"run={run}", "constrained=true")
