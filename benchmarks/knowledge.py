@@ -1,0 +1,65 @@
+"""A task that needs facts: which option of a command does what. Writes rows of questions and the pages that hold the answers.
+
+    python benchmarks/knowledge.py FOLDER outputs/knowledge        FOLDER: published tldr pages, or a clone of tldr-pages
+    hydratune train data=files data.train=outputs/knowledge/train.jsonl data.validation=outputs/knowledge/validation.jsonl \
+        data.test=outputs/knowledge/test.jsonl hydra.run.dir=outputs/knowledge/run
+    hydratune decide run=outputs/knowledge/run knowledge=outputs/knowledge/pages.jsonl
+
+Pages of test questions are in no training row, as tomorrow's commands would be: weights cannot know them, a look at the page can.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from hydratune.data.cases.tldr import Page, read_pages
+
+
+def question(page: Page, what: str) -> str:
+    return f"Which command line of {page.title} does this: {what.rstrip(':.').strip()}?"
+
+
+def rows(pages: list[Page], most: int) -> list[dict[str, Any]]:
+    """One question of each page."""
+    found = []
+    for page in pages[:most]:
+        what, command = page.examples[len(page.path) % len(page.examples)]
+        turns = [{"role": "user", "content": question(page, what)}, {"role": "assistant", "content": command}]
+        found.append({"id": page.path, "group": page.family, "messages": turns})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--train", type=int, default=400)
+    parser.add_argument("--test", type=int, default=60)
+    parser.add_argument("--pages", type=int, default=1500, help="of the library")
+    args = parser.parse_args()
+    pages = [page for page in read_pages(args.folder) if page.examples and not page.is_alias]
+    random.Random(0).shuffle(pages)
+    pages = pages[: args.pages]
+    families: dict[str, list[Page]] = {}
+    for page in pages:
+        families.setdefault(page.family, []).append(page)
+    order = [page for family in sorted(families) for page in families[family]]
+    names = sorted(families)
+    random.Random(1).shuffle(names)
+    held = set(names[: len(names) // 3])  # families of commands of which nothing is trained
+    tests, others = [p for p in order if p.family in held], [p for p in order if p.family not in held]
+    for some in (tests, others):
+        random.Random(2).shuffle(some)
+    parts = {"train": rows(others, args.train), "validation": rows(tests[args.test :], 40), "test": rows(tests, args.test)}
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name, some in parts.items():
+        (args.output / f"{name}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some), "utf-8")
+    library = "".join(json.dumps({"title": page.title, "text": page.text}, ensure_ascii=False) + "\n" for page in order)
+    (args.output / "pages.jsonl").write_text(library, "utf-8")
+    print(", ".join(f"{name} {len(some)}" for name, some in parts.items()), f"and {len(order)} pages in {args.output}")
+
+
+if __name__ == "__main__":
+    main()
