@@ -48,11 +48,13 @@ def main() -> None:
     order = [page for family in sorted(families) for page in families[family]]
     names = sorted(families)
     random.Random(1).shuffle(names)
-    held = set(names[: len(names) // 3])  # families of commands of which nothing is trained
-    tests, others = [p for p in order if p.family in held], [p for p in order if p.family not in held]
-    for some in (tests, others):
+    third = len(names) // 3  # families of commands of which nothing is trained; another tenth for validation
+    sides = {name: "test" if n < third else "validation" if n < third + len(names) // 10 else "train" for n, name in enumerate(names)}
+    parts = {}
+    for name, most in (("train", args.train), ("validation", 40), ("test", args.test)):
+        some = [page for page in order if sides[page.family] == name]
         random.Random(2).shuffle(some)
-    parts = {"train": rows(others, args.train), "validation": rows(tests[args.test :], 40), "test": rows(tests, args.test)}
+        parts[name] = rows(some, most)
     args.output.mkdir(parents=True, exist_ok=True)
     for name, some in parts.items():
         (args.output / f"{name}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some), "utf-8")
