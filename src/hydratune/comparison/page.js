@@ -20,10 +20,10 @@ const shown = value => (value === null || value === undefined ? "-" : number(val
 let data, kept; // kept: which runs the brushes and the filter leave
 const label = run => `${run.name}${run.place ? ` (#${run.place})` : ""}`;
 const told = run => `${label(run)}: ${data.settings.map(key => `${short(key)}=${shown(run.settings[key])}`).join(", ")}`;
-const valueOf = (run, key) => (key === data.objective.key ? run.objective : key in run.settings ? run.settings[key] : run.values[key]);
+const valueOf = (run, key) => (key === data.objective.key ? run.objective : key in run.settings ? run.settings[key] : run.measured[key]);
 
 function layout(more) {
-  const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
+  const axis = { exponentformat: "power", gridcolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 13 },
     margin: { l: 60, r: 20, t: 20, b: 50 }, showlegend: false, hovermode: "closest", ...more,
@@ -61,7 +61,7 @@ function refresh() {
     if (stays) kept.add(index);
   }
   $("count").textContent = `${kept.size} of ${data.runs.length} runs`;
-  curves();
+  if (seen.has("curves")) curves();
 }
 
 // ---------------------------------------------------------------------------------------------------- parallel coordinates
@@ -167,7 +167,7 @@ function difference() {
   };
   for (const key of data.settings) add(key, a.settings[key], b.settings[key]);
   add(data.objective.title, a.objective, b.objective);
-  for (const metric of data.metrics) add(metric.title, a.values[metric.key], b.values[metric.key]);
+  for (const metric of data.metrics) add(metric.title, a.measured[metric.key], b.measured[metric.key]);
   add("state", a.state, b.state);
   if (!body.rows.length) body.insertRow().insertCell().textContent = "nothing that varies in this comparison";
 }
@@ -198,7 +198,7 @@ function rowsToShow() {
   const columns = chosen(), select = $("answer-row"), before = select.value;
   const rows = data.rows.map((row, i) => i).filter(i => !$("answer-differ").checked || new Set(columns.map(c => data.rows[i].said[c])).size > 1);
   select.replaceChildren(...rows.map(i => option(i, `${i + 1}: ${data.rows[i].id}`)));
-  if (rows.includes(Number(before))) select.value = before;
+  if (before !== "" && rows.includes(Number(before))) select.value = before;
   $("answer-told").textContent = `${rows.length} of ${data.rows.length} rows${data.left_out ? ` (${data.left_out} more are in predictions.jsonl)` : ""}; marked is what the reference does not have.`;
   answers();
 }
@@ -222,7 +222,23 @@ function answers() {
 }
 
 // ------------------------------------------------------------------------------------------------------------------- all of it
-function everything() { parallel(); curves(); if ($("setting-x")) cloud("setting-plot", $("setting-x").value, $("setting-y").value); front(); }
+// What is not on the screen is drawn when it comes there, or is printed.
+const pictures = { effects: settings, parallel: parallel, curves: curves, scatter: front };
+const seen = new Set();
+function settings() { if ($("setting-x")) cloud("setting-plot", $("setting-x").value, $("setting-y").value); }
+function everything() { for (const id of seen) pictures[id](); }
+function watch() {
+  const watcher = new IntersectionObserver(entries => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      watcher.unobserve(target);
+      seen.add(target.id);
+      pictures[target.id]();
+    }
+  }, { rootMargin: "300px" });
+  for (const id of Object.keys(pictures)) watcher.observe($(id));
+  addEventListener("beforeprint", () => { for (const id of Object.keys(pictures)) if (!seen.has(id)) { seen.add(id); pictures[id](); } });
+}
 
 async function main() {
   data = JSON.parse(await unpack("data"));
@@ -234,7 +250,7 @@ async function main() {
   if ($("setting-x")) {
     $("setting-x").append(...data.settings.map(key => option(key, key)));
     $("setting-y").append(...metrics.map(([key, title]) => option(key, title)));
-    for (const id of ["setting-x", "setting-y"]) $(id).onchange = () => cloud("setting-plot", $("setting-x").value, $("setting-y").value);
+    for (const id of ["setting-x", "setting-y"]) $(id).onchange = settings;
   }
   for (const id of ["front-x", "front-y"]) { $(id).append(...metrics.map(([key, title]) => option(key, title))); $(id).onchange = front; }
   $("front-x").value = data.fronts[0]?.x ?? metrics.at(-1)[0];
@@ -255,7 +271,7 @@ async function main() {
   $("answer-row").onchange = answers;
   $("answer-next").onclick = () => { const s = $("answer-row"); s.selectedIndex = (s.selectedIndex + 1) % s.options.length; answers(); };
   $("unbrush").onclick = () => { Plotly.restyle($("parallel-plot"), Object.fromEntries(dimensions.map((_, i) => [`dimensions[${i}].constraintrange`, null]))); };
-  everything(); difference(); rowsToShow();
+  watch(); difference(); rowsToShow();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", everything);
   document.documentElement.dataset.ready = Math.round(performance.now());
 }

@@ -49,12 +49,11 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
     )
     environment.globals["raw"] = lambda part: (Path(__file__).parent / part).read_text("utf-8")
     data = content(compared, folder)
-    rows = [run for run in data["runs"]]
     return environment.get_template("page.html.j2").render(
         name=name,
         compared=compared,
         lines=verdict(compared),
-        rows=rows,
+        rows=data["runs"],
         metrics=data["metrics"],
         settings=[{"key": key, "short": key.rsplit(".", 1)[-1]} for key in data["settings"]],
         objective=data["objective"],
@@ -86,7 +85,7 @@ def content(compared: Comparison, folder: Path) -> dict[str, Any]:
                 "against": against_best(compared, place) if compared.against else "",
                 "objective": value,
                 "settings": {key: _plain(run.settings.get(key)) for key in settings},
-                "values": {key: run.value(key) for key in names if run.value(key) is not None},
+                "measured": {key: run.value(key) for key in names if run.value(key) is not None},
                 "intervals": {key: interval for key in names if (interval := run.interval(key)) is not None},
                 "curve": _curve(run),
                 "links": {label: link for file, label in _LINKS.items() if (link := _link(run.path / file, folder)) is not None},

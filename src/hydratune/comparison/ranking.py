@@ -15,7 +15,7 @@ from hydratune.comparison.runs import Run
 from hydratune.records import State
 
 _COLUMNS = 6  # settings shown at most
-_ROWS = 40  # entries shown at most; the page has all
+_ROWS = 40  # entries shown at most, and lines up to which every seed has its own; the page has all
 _LONGEST_REASON = 40  # letters; status.json has all of it
 _EFFECTS = 6
 
@@ -60,13 +60,15 @@ def table(compared: Comparison) -> Table:
         result.add_column(title(name), justify="right")
     result.add_column("state", overflow="fold")
     for place, entry in enumerate(compared.ranked[:_ROWS]):
-        _add(result, compared, place, entry, keys)
-    if len(compared.ranked) > _ROWS:
-        result.caption = f"and {len(compared.ranked) - _ROWS} more, which the page shows"
+        _add(result, compared, place, entry, keys, each=result.row_count + len(entry.runs) < _ROWS)
+    left = len(compared.ranked) - _ROWS
+    if left > 0:
+        result.caption = f"and {left} more, which the page shows"
     return result
 
 
-def _add(result: Table, compared: Comparison, place: int, entry: Entry, keys: Sequence[str]) -> None:
+def _add(result: Table, compared: Comparison, place: int, entry: Entry, keys: Sequence[str], *, each: bool) -> None:
+    """``each``: with a line for every seed."""
     finished = entry.finished
     number = str(place + 1) if finished and not compared.refused else ""
     style = "bold green" if number == "1" else ""
@@ -77,6 +79,8 @@ def _add(result: Table, compared: Comparison, place: int, entry: Entry, keys: Se
         whole = len(finished) == len(entry.runs)
         ended = State.finished.value if whole else f"{len(finished)} of {len(entry.runs)} finished"
         result.add_row(number, "", *settings, f"n={len(finished)}", spread(entry.scores, ".4f"), *against, *values, ended, style=style)
+        if not each:
+            return
         number, style, settings, against = "", "dim", [""] * len(keys), [""] * len(against)
     for run in entry.runs:
         own = [escape(cell(run.settings.get("seed")))] if compared.seeded else []
