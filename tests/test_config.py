@@ -11,11 +11,11 @@ from hydratune.data.cases import CASES
 from hydratune.errors import ConfigError
 
 
-def compose(*overrides: str) -> config.TrainConfig:
+def compose(*overrides: str, command: str = "train") -> config.TrainConfig:
     config.register()
     _register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.typed(hydra.compose("train", ["name=test", *overrides]), config.TrainConfig)
+        return config.typed(hydra.compose(command, ["name=test", *overrides]), config.COMMANDS[command])
 
 
 def problems(*overrides: str) -> dict[str, str]:

@@ -352,3 +352,70 @@ def test_length_control_takes_away_what_length_alone_explains() -> None:
 )
 def test_trust(kappa: float, rows: int, told: str) -> None:
     assert summary.trust(kappa, rows)[0] == told
+
+
+# --------------------------------------------------------------------------------------- the factual check of data preparation
+def training_rows(folder: Path) -> list[str]:
+    rows = [{"prompt": f"The fee of contract {n} is {n * 10} euros, paid by firm {n}.", "completion": f"fee {n * 10}"} for n in range(30)]
+    rows[4]["completion"] = "fee 40, due in May"
+    files = {"train": rows[:24], "validation": rows[24:27], "test": rows[27:]}
+    given = [f"data.{name}={write_rows(folder / f'{name}.jsonl', some)}" for name, some in files.items()]
+    return ["prepare", "model=tiny", "data=files", *given, "data.quality.near_leaks=off"]
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "out" / "report.json").read_text())["checks"]["unsupported"]
+    return found
+
+
+def may(messages: list[dict[str, str]], n: int) -> str:
+    """Finds what was invented, whatever the answer says of itself."""
+    wrong = "due in May" in messages[1]["content"]
+    return json.dumps({"feedback": "May is invented <b>" if wrong else "fine", "verdict": "unsupported" if wrong else "supported"})
+
+
+def test_training_answers_that_nothing_supports_are_found(hydratune: Hydratune, run: Path, serve: Callable[..., Judge]) -> None:
+    judge, folder = serve(may), run.parent
+    words = [*training_rows(folder), f"facts.base_url={judge.url}", "facts.judge=scripted", "output=out"]
+    code, out = hydratune(*words)
+    assert code == 0 and "1 unsupported" in out, out
+    found = facts_of(folder)
+    train = json.loads((folder / "out" / "report.json").read_text())["splits"]["train"]["rows"]
+    assert found["count"] == 1 and found["level"] == "warn" and found["examples"][0]["texts"][1] == "fee 40, due in May"
+    assert found["note"].startswith(f"{train} rows asked of {judge.url} scripted: {train - 1} supported, 1 unsupported, 0 unclear")
+    assert len(judge.requests) == train and judge.requests[0]["temperature"] == 0
+    page = (folder / "out" / "report.html").read_text()
+    assert "May is invented &lt;b&gt;" in page and "May is invented <b>" not in page
+    code, out = hydratune(*words)
+    assert code == 0 and len(judge.requests) == train and facts_of(folder)["count"] == 1
+    code, _ = hydratune(*words[:-1], "output=out", "facts.rows=5")
+    assert code == 0 and "5 rows asked" in facts_of(folder)["note"] and len(judge.requests) == train
+
+
+@pytest.mark.parametrize("answer", ["unsupported", '{"verdict": "unsupported"}', '{"feedback": "", "verdict": "no"}'])
+def test_what_is_no_verdict_calls_no_row_unsupported(hydratune: Hydratune, run: Path, serve: Callable[..., Judge], answer: str) -> None:
+    judge = serve(lambda messages, n: answer)
+    code, out = hydratune(*training_rows(run.parent), f"facts.base_url={judge.url}", "facts.judge=scripted", "output=out", "facts.rows=3")
+    assert code == 1 and "no answer was judged: unparsed" in out and "3 without a verdict" in facts_of(run.parent)["note"]
+    assert facts_of(run.parent)["count"] == 0 and (run.parent / "out" / "train.parquet").is_file()
+
+
+def test_a_dead_server_loses_nothing_of_the_preparation(hydratune: Hydratune, run: Path, serve: Callable[..., Judge]) -> None:
+    judge = serve(may)
+    judge.close()
+    judge.close = lambda: None  # type: ignore[method-assign]
+    words = (f"facts.base_url={judge.url}", "facts.judge=scripted", "output=out", "facts.retries=0", "facts.rows=4")
+    code, out = hydratune(*training_rows(run.parent), *words)
+    assert code == 1 and "no answer was judged" in out and "Traceback" not in out, out
+    assert facts_of(run.parent)["count"] == 0 and (run.parent / "out" / "train.parquet").is_file()
+
+
+def test_the_factual_check_refuses_nonsense_before_it_reads_anything(
+    hydratune: Hydratune, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words, told in ((["facts.rows=0"], "facts.rows"), (["facts.budget=1"], "facts.price_in"), (["facts.timeout=0"], "facts.timeout")):
+        code, out = hydratune(*training_rows(run.parent), "facts.judge=x", "output=out", *words)
+        assert code == 2 and told in out, out
+    monkeypatch.delenv("OPENAI_API_KEY")
+    code, out = hydratune(*training_rows(run.parent), "facts.judge=x", "output=out")
+    assert code == 2 and "key_env" in out and not (run.parent / "out" / "report.json").is_file()

@@ -25,7 +25,7 @@ def test_every_command_of_the_readme_exists_and_composes(command: str) -> None:
     if words[1] not in ("train", "prepare"):
         return
     overrides = [w for w in words[2:] if "=" in w and not w.startswith("hydra.")]
-    compose(*(re.sub(r"=(?!\[|\{)([^,]*),.*", r"=\1", o) for o in overrides if not o.startswith("name=")))
+    compose(*(re.sub(r"=(?!\[|\{)([^,]*),.*", r"=\1", o) for o in overrides if not o.startswith("name=")), command=words[1])
 
 
 def test_readme_names_its_commands() -> None:

@@ -25,6 +25,7 @@ from hydratune.config import (
     AdafactorOptimizer,
     AdaLoraAdapter,
     AdamWOptimizer,
+    AskingConfig,
     BrandStyleData,
     CaseData,
     CodeTask,
@@ -51,6 +52,7 @@ from hydratune.config import (
     PagedAdamWOptimizer,
     PartialFinetune,
     PrefixTuning,
+    PrepareConfig,
     PreparedData,
     PromptAdapter,
     PromptInit,
@@ -91,6 +93,8 @@ def configuration_problems(config: Any) -> list[Problem]:
     """Every problem of a command's configuration, in the order of its groups."""
     if isinstance(config, DecideConfig):
         return [*_decide(config), *(_train(config) if config.run is None else ())]
+    if isinstance(config, PrepareConfig):
+        return [*_train(config), *_asking("facts.", config.facts), *_at_least("facts.rows", config.facts.rows, 1)]
     if isinstance(config, TrainConfig):
         return list(_train(config))
     if isinstance(config, EvaluateConfig):
@@ -575,16 +579,22 @@ def _judge(config: JudgeConfig) -> Iterator[Problem]:
         yield Problem("judge", None, "nobody to ask", "set judge=NAME and base_url=URL of a server, or local=DIR, or local=base")
     if set(config.rubric) != {1, 2, 3, 4, 5}:
         yield Problem("rubric", sorted(config.rubric), "a text for each of the scores 1 to 5", "see hydratune judge --cfg job")
-    for key in ("rows", "max_tokens", "attempts", "concurrency", "batch_size"):
-        yield from _at_least(key, getattr(config, key), 1)
+    yield from _asking("", config)
+    yield from _at_least("rows", config.rows, 1)
     yield from _at_least("bootstrap_samples", config.bootstrap_samples, 100)
-    for key in ("retries", "price_in", "price_out", "budget"):
-        yield from _at_least(key, getattr(config, key), 0)
-    if config.timeout <= 0:
-        yield Problem("timeout", config.timeout, "a server needs some time", "usual: 60")
-    if config.budget is not None and config.local is None and not (config.price_in or config.price_out):
-        yield Problem("budget", config.budget, "without prices nothing is known to cost anything", "set price_in and price_out")
     yield from _no_secret("", plain(config))
+
+
+def _asking(prefix: str, config: AskingConfig) -> Iterator[Problem]:
+    for key in ("max_tokens", "attempts", "concurrency", "batch_size"):
+        yield from _at_least(f"{prefix}{key}", getattr(config, key), 1)
+    for key in ("retries", "price_in", "price_out", "budget"):
+        yield from _at_least(f"{prefix}{key}", getattr(config, key), 0)
+    if config.timeout <= 0:
+        yield Problem(f"{prefix}timeout", config.timeout, "a server needs some time", "usual: 60")
+    if config.budget is not None and config.local is None and not (config.price_in or config.price_out):
+        fix = f"set {prefix}price_in and {prefix}price_out"
+        yield Problem(f"{prefix}budget", config.budget, "without prices nothing is known to cost anything", fix)
 
 
 def _no_secret(key: str, value: Any) -> Iterator[Problem]:

@@ -738,10 +738,37 @@ class TrainConfig:
 
 
 @dataclass
+class AskingConfig:
+    """A judge: who is asked, and at what cost. A server's key is never a setting: ``key_env`` names where it is."""
+
+    base_url: str = "https://api.openai.com/v1"  # any server that speaks its chat completions
+    judge: str | None = None  # name of the model there
+    key_env: str | None = "OPENAI_API_KEY"  # name of the environment variable with the key; null: the server wants none
+    local: str | None = None  # instead of a server: folder or hub id of a chat model, or base: that of the run
+    max_tokens: int = 400  # of a judgement
+    attempts: int = 2  # requests for one judgement until it can be read
+    concurrency: int = 4  # requests at a time
+    timeout: float = 60.0  # seconds for a request
+    retries: int = 4  # after 429, 5xx and lost connections, with growing pauses
+    price_in: float = 0.0  # of a million tokens, in any money
+    price_out: float = 0.0
+    budget: float | None = None  # most to spend, in that money; null: no limit
+    batch_size: int = 4  # rows that a local judge answers together
+
+
+@dataclass
+class FactsConfig(AskingConfig):
+    """Training answers read by a judge: does the request support what they say? Off unless ``judge`` or ``local`` is given."""
+
+    rows: int | None = 200  # of the training rows, drawn by their hashes; null: all
+
+
+@dataclass
 class PrepareConfig(TrainConfig):
     """Look at a data set, and write it down ready for training. Takes every setting of train, so that both see the same rows."""
 
     output: str | None = None  # folder; null: outputs/prepared/<name>
+    facts: FactsConfig = field(default_factory=FactsConfig)
 
 
 @dataclass
@@ -784,8 +811,8 @@ class EvaluateConfig:
 
 
 @dataclass
-class JudgeConfig:
-    """A model reads the answers of a run. Its server's key is never a setting: ``key_env`` names where it is."""
+class JudgeConfig(AskingConfig):
+    """A model reads the answers of a run."""
 
     run: str = MISSING  # directory of a finished run
     system: str = "eval"  # whose answers: eval (fine-tuned), base or fewshot
@@ -795,19 +822,6 @@ class JudgeConfig:
     criteria: str = ""
     references: bool = True  # show the right answer to the judge
     labels: str | None = None  # JSONL of people's labels: id and score, or winner (ours, theirs, tie)
-    base_url: str = "https://api.openai.com/v1"  # any server that speaks its chat completions
-    judge: str | None = None  # name of the model there
-    key_env: str | None = "OPENAI_API_KEY"  # name of the environment variable with the key; null: the server wants none
-    local: str | None = None  # instead of a server: folder or hub id of a chat model, or base: that of the run
-    max_tokens: int = 400  # of a judgement
-    attempts: int = 2  # requests for one judgement until it can be read
-    concurrency: int = 4  # requests at a time
-    timeout: float = 60.0  # seconds for a request
-    retries: int = 4  # after 429, 5xx and lost connections, with growing pauses
-    price_in: float = 0.0  # of a million tokens, in any money
-    price_out: float = 0.0
-    budget: float | None = None  # most to spend, in that money; null: no limit
-    batch_size: int = 4  # rows that a local judge answers together
     confidence: float = 0.95
     bootstrap_samples: int = 2000
     seed: int = 0

@@ -9,13 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.commands.evaluate import settings_of
-from hydratune.config import HubModel, JudgeConfig, LocalModel
+from hydratune.config import JudgeConfig
 from hydratune.console import console, section
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, InputError, Problem, RunError
 from hydratune.evaluation.judge import questions, summary
 from hydratune.evaluation.judge.asking import Judged, Kept, ask
-from hydratune.evaluation.judge.clients import Client, Local, Purse, Server
+from hydratune.evaluation.judge.clients import Client, Purse, client_for
 from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl
 
 _SYSTEMS = ("eval", "base", "fewshot")
@@ -29,7 +29,7 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     theirs = _matching(ours, _against(record, config)) if config.against else None
     labels = _labels(Path(config.labels).expanduser(), theirs is not None) if config.labels else {}
     purse = Purse(config)
-    client = _client(config, record, purse)
+    client = client_for(config, lambda: settings_of(record).model, purse)
     output = Path(config.output).expanduser() if config.output else record.path / "judge"
     section("judge")
     content: dict[str, Any] = {"judge": client.identity, "system": config.system, "against": config.against}
@@ -50,17 +50,6 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     if not content["judged"]:
         why = next((row["why"] for row in judgements if row["why"]), "no rows")
         raise RunError(f"none of {content['rows']} rows was judged: {why}; no score was made up for them")
-
-
-def _client(config: JudgeConfig, record: RunDirectory, purse: Purse) -> Client:
-    if config.local is None:
-        return Server(config, purse)
-    if config.local == "base":
-        return Local(settings_of(record).model, config, purse)
-    if Path(config.local).expanduser().is_dir():
-        path = Path(config.local).expanduser()
-        return Local(LocalModel(name=path.name, path=str(path)), config, purse)
-    return Local(HubModel(name=config.local, id=config.local), config, purse)
 
 
 def _predictions(record: RunDirectory, system: str, key: str, most: int | None) -> Rows:

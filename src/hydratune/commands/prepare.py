@@ -18,7 +18,9 @@ from hydratune.data.quality.findings import refusals
 from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.report import write_html
 from hydratune.data.tokens import TokenCheck
-from hydratune.errors import ConfigError, DataError, InputError, Problem
+from hydratune.errors import ConfigError, DataError, InputError, Problem, RunError
+from hydratune.evaluation.judge import facts
+from hydratune.evaluation.judge.clients import Client, Purse, client_for
 from hydratune.models import sources
 from hydratune.records import RunDirectory, write_json
 
@@ -30,6 +32,7 @@ _QUIET = 2_000  # rows: below it there is nothing to wait for
 def run(config: PrepareConfig, record: RunDirectory) -> None:
     """Raises ``DataError`` after everything is written, if a check refuses the data."""
     output = _output(config)
+    judge = client_for(config.facts, lambda: config.model, Purse(config.facts)) if facts.wanted(config.facts) else None
     section("data")
     prepared = prepare(config.data)
     for statement in prepared.report["source"]:
@@ -38,6 +41,7 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
     tokens = _count_tokens(config, prepared, TokenCheck(encoder, config.data, reader.context_window))
     report = _report(config, prepared, tokens)
+    unjudged = _facts(config, prepared, report, judge) if judge is not None else ""
     _print(report)
     if config.preview:
         section("mask")
@@ -58,8 +62,20 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
     if errors:
         found = "\n".join(f"  {error}" for error in errors.values())
         raise DataError(f"the data set is not fit for training, so only the report was written.\n{found}")
+    if unjudged:
+        raise RunError(f"everything was written, but no answer was judged: {unjudged}; none is called supported or unsupported for it")
     console.print(f"data        {output}/train.parquet, validation.parquet, test.parquet", soft_wrap=True)
     console.print(f"train       hydratune train data=prepared data.path={output}", soft_wrap=True)
+
+
+def _facts(config: PrepareConfig, prepared: Prepared, report: dict[str, Any], judge: Client) -> str:
+    """Has a judge read training answers. Returns why nothing was judged; empty: something was."""
+    section("facts")
+    rows = (with_system(row, config.data.system_prompt) for row in prepared.rows("train"))
+    found = facts.check(rows, config.facts, judge)
+    report["checks"]["unsupported"] = found.finding.plain()
+    console.print(escape(found.finding.note), soft_wrap=True)
+    return "" if found.judged else found.why or "no training row has an answer"
 
 
 def _default_output(config: PrepareConfig) -> Path:

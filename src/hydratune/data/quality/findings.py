@@ -93,6 +93,11 @@ CHECKS: dict[str, Check] = {
         "a model trained to extract or summarise would learn to invent",
         "correct them; data.quality.ungrounded=off for tasks that are not drawn from a source",
     ),
+    "unsupported": Check(
+        "answers that a judge finds unsupported by their request",
+        "a model trained to extract or summarise would learn to invent",
+        "read them, and correct those where the judge is right",
+    ),
     "schema": Check("answers that are not valid under the JSON schema", "the model would learn to break it", "correct them, or the schema"),
     "mixed_answers": Check("answers that are no JSON object while most are", "the model would learn two formats", "correct or remove them"),
     "size": Check(

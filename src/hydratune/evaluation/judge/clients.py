@@ -5,10 +5,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from hydratune.checks import mask
-from hydratune.config import JudgeConfig, ModelConfig
+from hydratune.config import AskingConfig, HubModel, LocalModel, ModelConfig
 from hydratune.console import progress
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation.judge.questions import Question
@@ -40,7 +41,7 @@ class Client(Protocol):
 class Purse:
     """What may still be spent. A request is only made if its largest cost fits in."""
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: AskingConfig) -> None:
         self.config = config
         self.tokens_in = self.tokens_out = 0
         self._reserved = 0.0
@@ -72,7 +73,7 @@ class Purse:
 class Server:
     """Anything that speaks OpenAI's chat completions. The key is read from the environment and kept nowhere."""
 
-    def __init__(self, config: JudgeConfig, purse: Purse) -> None:
+    def __init__(self, config: AskingConfig, purse: Purse) -> None:
         """Raises ``ConfigError``."""
         try:
             import openai
@@ -150,7 +151,7 @@ class Server:
 class Local:
     """A chat model loaded here, asked greedily."""
 
-    def __init__(self, chosen: ModelConfig, config: JudgeConfig, purse: Purse) -> None:
+    def __init__(self, chosen: ModelConfig, config: AskingConfig, purse: Purse) -> None:
         import torch
 
         from hydratune.data.masking import ChatEncoder
@@ -194,3 +195,15 @@ class Local:
                 reply = Reply(text.strip(), len(prompts[number]), len(one.tokens))
                 self.purse.pay(0.0, reply)
                 tell(number, reply)
+
+
+def client_for(config: AskingConfig, base: Callable[[], ModelConfig], purse: Purse) -> Client:
+    """``base``: the model that ``local=base`` means. Raises ``ConfigError``."""
+    if config.local is None:
+        return Server(config, purse)
+    if config.local == "base":
+        return Local(base(), config, purse)
+    if Path(config.local).expanduser().is_dir():
+        path = Path(config.local).expanduser()
+        return Local(LocalModel(name=path.name, path=str(path)), config, purse)
+    return Local(HubModel(name=config.local, id=config.local), config, purse)

@@ -12,6 +12,7 @@ from typing import Any
 
 SCORES = (1, 2, 3, 4, 5)
 CHOICES = ("A", "B", "tie")
+SUPPORT = ("supported", "unsupported", "unclear")
 Turns = tuple[dict[str, str], ...]
 
 
@@ -60,6 +61,15 @@ def pair(criteria: str, request: str, first: str, second: str, references: Seque
     """Which of two answers is better?"""
     task = f"Say which answer is better, A or B, or tie if neither is. {criteria} Neither order nor length is a merit."
     return _question(task, request, {"answer A": first, "answer B": second}, references, "verdict", CHOICES)
+
+
+def support(request: str, answer: str) -> Question:
+    """Does the request contain what the answer states?"""
+    task = (
+        "Say whether everything the answer states as a fact is supported by the request: supported, unsupported if anything is invented or "
+        "contradicts it, unclear if the request does not decide. Name the words in question in your feedback."
+    )
+    return _question(task, request, {"answer": answer}, (), "verdict", SUPPORT)
 
 
 def _question(
