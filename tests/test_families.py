@@ -139,10 +139,26 @@ def test_bleu_over_rows_equals_sacrebleu() -> None:
     wanted = ["the cat sat on the mat", "a dog is in the garden now", "one two three four six"]
     measured = text_scores.bleu_measures([text_scores.bleu(a, [b]) for a, b in zip(said, wanted, strict=True)])
     assert measured["bleu"].value == pytest.approx(BLEU(smooth_method="none").corpus_score(said, [wanted]).score / 100, abs=1e-9)
-    each = [CHRF().sentence_score(a, [b]).score / 100 for a, b in zip(said, wanted, strict=True)]
-    assert measured["chrf"].value == pytest.approx(sum(each) / 3)
+    assert measured["chrf"].value == pytest.approx(CHRF().corpus_score(said, [wanted]).score / 100, abs=1e-9)
     low, high = measured["bleu"].interval(["1", "2", "3"], 0.95, 200)
     assert low <= measured["bleu"].value <= high
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (["", "cat"], [["the cat", "a cat"], ["cat", "dog"]]),
+        (["x", "ab"], [["x", "y"], ["ba", "abc"]]),
+        (["", ""], [["a", "b"], ["c", "d"]]),
+        (["Grüße, Welt"], [["Gruesse Welt", "Grüße Welt"]]),
+    ],
+)
+def test_chrf_with_several_references_equals_sacrebleu(said: list[str], wanted: list[list[str]]) -> None:
+    from sacrebleu.metrics.chrf import CHRF
+
+    measured = text_scores.bleu_measures([text_scores.bleu(a, some) for a, some in zip(said, wanted, strict=True)])
+    streams = [list(one) for one in zip(*wanted, strict=True)]
+    assert measured["chrf"].value == pytest.approx(CHRF().corpus_score(said, streams).score / 100, abs=1e-9)
 
 
 def test_labels_by_hand() -> None:

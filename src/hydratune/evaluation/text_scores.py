@@ -10,7 +10,10 @@ from hydratune.evaluation.measures import Measure, mean, rate
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 ROUGE_HOW = {"rouge": "F1 by row, mean over rows; words are runs of a-z and digits, without case and stemming; the best reference counts"}
-BLEU_HOW = {"bleu": "over all rows, sacrebleu 13a, case kept, all references", "chrf": "mean of rows, sacrebleu chrF2, all references"}
+BLEU_HOW = {
+    "bleu": "over all rows, sacrebleu 13a, case kept, all references",
+    "chrf": "over all rows, sacrebleu chrF2, the nearest reference of each row",
+}
 _ORDERS = 4
 
 
@@ -54,18 +57,26 @@ def _sacrebleu() -> tuple[Any, Any]:
 
 
 def bleu(prediction: str, references: Sequence[str]) -> dict[str, Any]:
-    """``bleu`` holds what is summed over rows: matched n-grams, all n-grams, words of the answer and of the reference."""
+    """What is summed over rows. ``bleu``: matched n-grams, all n-grams, words of the answer and of the reference; ``chrf``: for each
+    order of n-grams of characters those of the answer, of the reference, and of both.
+    """
     counted, characters = _sacrebleu()
     found = counted.sentence_score(prediction, list(references))
     counts = [*found.counts, *found.totals, found.sys_len, found.ref_len]
-    return {"bleu": list(map(int, counts)), "chrf": characters.sentence_score(prediction, list(references)).score / 100}
+    return {"bleu": list(map(int, counts)), "chrf": characters._extract_corpus_statistics([prediction], [[r] for r in references])[0]}
 
 
 def bleu_measures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
     if "bleu" not in scores[0]:
         return {}
-    columns = [list(map(float, column)) for column in zip(*(s["bleu"] for s in scores), strict=True)]
-    return {"bleu": Measure(columns, _bleu), "chrf": mean([s["chrf"] for s in scores])}
+    measured = {"bleu": Measure(_columns([s["bleu"] for s in scores]), _bleu)}
+    if isinstance(scores[0]["chrf"], list):
+        measured["chrf"] = Measure(_columns([s["chrf"] for s in scores]), _chrf)
+    return measured
+
+
+def _columns(rows: Sequence[Sequence[int]]) -> list[list[float]]:
+    return [list(map(float, column)) for column in zip(*rows, strict=True)]
 
 
 def _bleu(sums: np.ndarray) -> np.ndarray:
@@ -77,3 +88,17 @@ def _bleu(sums: np.ndarray) -> np.ndarray:
     logs = np.log(np.where(precise > 0, precise, 1.0)).mean(axis=-1)
     brevity = np.minimum(0.0, 1 - np.divide(wanted, said, out=np.ones(np.shape(said)), where=said > 0))
     return np.where(usable & (said > 0), np.exp(logs + brevity), 0.0)
+
+
+def _chrf(sums: np.ndarray) -> np.ndarray:
+    """chrF2 (Popovic 2015) in [0, 1] of summed counts (..., 3 * orders); orders that no text has do not count."""
+    said, wanted, matched = (sums[..., part::3] for part in range(3))
+    counts = (said > 0) & (wanted > 0)
+    orders = counts.sum(axis=-1)
+    shares = []
+    for whole in (said, wanted):
+        each = np.divide(matched, whole, out=np.zeros(np.shape(matched)), where=counts)
+        shares.append(np.divide(each.sum(axis=-1), orders, out=np.zeros(np.shape(orders)), where=orders > 0))
+    precision, recall = shares
+    below = 4 * precision + recall
+    return np.divide(5 * precision * recall, below, out=np.zeros(np.shape(below)), where=below > 0)
