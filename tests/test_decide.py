@@ -74,6 +74,15 @@ def test_what_follows_from_the_numbers(right: dict[str, int], choice: str) -> No
         assert comparison.better == (comparison.p < 0.05 and comparison.value > 0.02)
 
 
+@pytest.mark.parametrize(("tokens", "tuned", "choice"), [(700, 90, "either"), (150, 90, "prompt"), (700, 60, "prompt")])
+def test_as_good_with_far_shorter_prompts_is_said(tokens: int, tuned: int, choice: str) -> None:
+    right = {"base": 0, "fewshot": 88, "tuned": tuned}
+    measures = {system: {"exact_match": rate([i < hits for i in range(100)])} for system, hits in right.items()}
+    rows = {system: [{"group": None, "prompt_tokens": tokens if system == "fewshot" else 100}] * 100 for system in right}
+    found = decide(measures, rows, "exact_match", 0.02, EvaluationConfig(bootstrap_samples=300))
+    assert found.choice == choice and ("7.0 times as long" in found.headline) is (choice == "either")
+
+
 def test_a_smaller_number_is_better_where_it_is_a_loss() -> None:
     from hydratune.evaluation.measures import mean
 
@@ -110,7 +119,7 @@ def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) 
     assert found["metric"] == "rougeL" and found["headline"] in said
     assert found["systems"]["rag"]["per_1000_calls"]["tokens_in"] > found["systems"]["base"]["per_1000_calls"]["tokens_in"]
     page = Path("decided/report.html").read_text()
-    assert found["headline"] in page and "http" not in page and "<script" not in page
+    assert found["headline"] in page and "http:" not in page and "https:" not in page and "<script" not in page
     told = json.loads(Path("run/metrics.json").read_text())
     assert found["systems"]["tuned"]["metrics"]["tuned/nll"] == pytest.approx(told["eval/nll"], rel=1e-5)
 

@@ -86,9 +86,11 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
     try:
         yield
         directory.end(State.finished)
+        write_page(directory)
     except (KeyboardInterrupt, Leaving):
         log.warning("interrupted")
         directory.end(State.stopped, "interrupted by the user")
+        write_page(directory)
         raise
     except Paused:
         directory.update(state=State.waiting.value, paused=True)
@@ -96,6 +98,7 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
     except HydratuneError as error:
         log.error("%s", checks.mask(str(error)))
         directory.end(State.failed, str(error))
+        write_page(directory)
         raise
     except BaseException as error:
         log.error("unexpected error\n%s", checks.mask(traceback.format_exc()))
@@ -104,6 +107,17 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
         if summary.startswith(_NO_MEMORY):
             raise HydratuneError(summary) from error
         raise HydratuneError(f"unexpected error: {checks.mask(summary)}\n  the full story is in {directory.path}/run.log") from error
+
+
+def write_page(directory: RunDirectory) -> None:
+    """report.html, if there is anything to report. What goes wrong with it changes nothing of the run."""
+    try:
+        if directory.history_file.is_file():
+            from hydratune.evaluation import run_report
+
+            run_report.write(directory)
+    except Exception:
+        log.exception("the report could not be written; hydratune evaluate writes it again")
 
 
 def _out_of_memory(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from hydratune.evaluation.constrained import Guide, guide_for
 from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.decision_report import render
 from hydratune.evaluation.measures import Measure, groups_of
+from hydratune.evaluation.overfitting import Verdict
 from hydratune.evaluation.retrieval import Library, Passage, from_files, from_rows, request, with_sources
-from hydratune.records import RunDirectory, write_json, write_jsonl, write_text
+from hydratune.records import RunDirectory, read_json, write_json, write_jsonl, write_text
 
 _METRIC = {Task.json: "field_f1", Task.text: "rougeL"}
 Prompts = list[tuple[Message, ...]]
@@ -90,6 +91,9 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     freely = {system: some for system, some in measured.items() if not system.endswith(CONSTRAINED)}
     decided = decision.decide(freely, predictions, metric, config.margin, settings.evaluation)
     held = decision.constrained(measured, predictions, metric, settings.evaluation)
+    if record is not None and _was_learning(record):
+        reasons = (*decided.reasons, "the run was still learning at its end: with more epochs the fine-tuned model may do better")
+        decided = replace(decided, reasons=reasons)
     costs = {system: _cost(rows, seconds[system]) for system, rows in predictions.items()}
     _write(output, config, settings, job.bench, metric, measured, predictions, costs, decided, held)
     page = render(str(config.name or settings.name), metric, decided, measured, predictions, costs, settings.evaluation, held)
@@ -102,6 +106,11 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     for line in held:
         console.print(f"  [dim]{escape(line)}", soft_wrap=True)
     console.print(f"report      {output}/report.html  [dim](and decision.json, predictions_*.jsonl)", soft_wrap=True)
+
+
+def _was_learning(record: RunDirectory) -> bool:
+    course = (read_json(record.metrics_file) if record.metrics_file.is_file() else {}).get("course") or {}
+    return course.get("verdict") == Verdict.learning.value
 
 
 def _settings(config: DecideConfig) -> tuple[TrainConfig, RunDirectory | None]:

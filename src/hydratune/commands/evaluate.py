@@ -24,6 +24,7 @@ from hydratune.evaluation.families import names
 from hydratune.evaluation.measures import difference, groups_of
 from hydratune.evaluation.retrieval import documents
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
+from hydratune.run import write_page
 
 if TYPE_CHECKING:
     from hydratune.commands.train import Job
@@ -60,6 +61,7 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     values, intervals = metrics.flat_with_clean("eval", predictions, trained.evaluation, has_schema=schema is not None)
     content = {**values, "intervals": intervals, "source": config.source.value, "settings": recorded["settings"]["eval"]}
     write_json(record.path / "evaluation.json", content)
+    write_page(record)
     if config.source is EvaluationSource.adapter:
         write_jsonl(record.path / "evaluation_predictions.jsonl", predictions)
     console.print(_table(recorded, values))

@@ -605,7 +605,7 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
     path = record.path
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     console.print(f"adapter     {shown}/adapter  [dim](PEFT format)", soft_wrap=True)
-    console.print(f"read        {shown}/predictions.jsonl", soft_wrap=True)
+    console.print(f"read        {shown}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
     console.print(f"measure     hydratune evaluate run={shown}", soft_wrap=True)
     if not read_sweep(path.parent):
         own = (

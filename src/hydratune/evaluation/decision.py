@@ -21,6 +21,7 @@ TITLES = {
 CONSTRAINED = "_constrained"  # ends the names of systems whose answers were held to the JSON schema
 PROMPTS, RETRIEVAL = ("base", "fewshot", "nearest"), ("rag",)
 _FEW = 30
+_FAR_SHORTER = 2.0  # times the tokens of a prompt
 _LOWER_IS_BETTER = ("nll", "perplexity", "bits_per_byte", "invented_keys", "hallucinated", "label_unknown")
 
 
@@ -43,7 +44,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Decision:
-    """``choice``: tune, tune_and_retrieve, retrieve, prompt, or open where no fine-tuned model was asked."""
+    """``choice``: tune, tune_and_retrieve, retrieve, prompt, either where the fine-tuned model is as good and far shorter to ask,
+    or open where no fine-tuned model was asked.
+    """
 
     choice: str
     headline: str
@@ -77,12 +80,18 @@ def decide(
         return (a, b) in compared and compared[a, b].better
 
     choice, headline = _choice(scores, prompt, wins)
+    shorter = _shorter(predictions, prompt)
+    even = compared.get(("tuned", prompt))
+    if choice == "prompt" and even is not None and even.interval[1] > 0 and even.value > -margin and shorter >= _FAR_SHORTER:
+        choice = "either"
+        headline = f"{TITLES[prompt]} is not beaten, but its prompts are {shorter:.1f} times as long as those of the fine-tuned model"
+        headline += ", which is as good: fine-tune for many calls, prompt for few"
     reasons = [comparison.sentence() for comparison in compared.values()]
     reasons += _why(measures, prompt, choice)
     if len(set(groups)) < _FEW:
         reasons.append(f"{len(set(groups))} independent test rows are too few to build on: give {_FEW} or more")
     disagree = _disagreement(measures, metric, prompt)
-    if disagree is not None and choice in ("prompt", "open"):
+    if disagree is not None and choice in ("prompt", "either", "open"):
         least = least_difference(len(groups), disagree, config.confidence)
         reasons.append(
             f"{len(groups)} test rows find a difference of {100 * least:.0f} points with a probability of 80 %; more rows find less"
@@ -109,6 +118,12 @@ def constrained(
         more = f"; {cut} answers were cut before their end" if cut else ""
         told.append(f"held to the JSON schema, {TITLES[free]} changes by {change} of {metric}{more}")
     return told
+
+
+def _shorter(predictions: Mapping[str, Sequence[Mapping[str, Any]]], prompt: str) -> float:
+    """How many times the tokens of the fine-tuned model's prompts the best prompt takes; 0 where that is not known."""
+    tokens = [sum(row.get("prompt_tokens", 0) for row in predictions.get(system, ())) for system in (prompt, "tuned")]
+    return tokens[0] / tokens[1] if tokens[1] else 0.0
 
 
 def _choice(scores: Mapping[str, float], prompt: str, wins: Any) -> tuple[str, str]:

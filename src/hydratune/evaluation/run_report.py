@@ -1,0 +1,266 @@
+"""report.html of a run: a pure function of its directory, finished or not. What is not there is left out."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from hydratune.checks import mask
+from hydratune.config import EvaluationConfig, flat
+from hydratune.errors import RunError
+from hydratune.evaluation import canaries, memorisation, metrics, table
+from hydratune.evaluation.json_scores import agreement
+from hydratune.evaluation.measures import difference, groups_of
+from hydratune.evaluation.pages import bar, curves, page
+from hydratune.records import RunDirectory, read_json, read_jsonl, write_text
+
+_SYSTEMS = {"base": "base, zero-shot", "fewshot": "base, few-shot", "eval": "fine-tuned"}
+_SHOWN = 40  # rows whose answers are on the page
+_LONGEST = 3000  # letters of a text
+_LOWER = ("nll",)
+_LOST = {
+    "bits_per_byte": "general texts, bits per byte",
+    "nll": "answers to general questions, NLL",
+    "instructions": "instructions followed",
+}
+
+
+def write(record: RunDirectory) -> Path:
+    """Raises ``RunError`` if the disk refuses it."""
+    file = record.path / "report.html"
+    write_text(file, render(record))
+    return file
+
+
+def render(record: RunDirectory) -> str:
+    measured = _json(record.metrics_file)
+    intervals: Mapping[str, Any] = measured.get("intervals", {})
+    settings = _settings(record)
+    predictions = {system: rows for system in _SYSTEMS if (rows := _rows(record, system))}
+    status = _json(record.status_file)
+    systems = [system for system in _SYSTEMS if any(key.startswith(f"{system}/") for key in measured)]
+    main = next((name for name in metrics.MAIN if f"eval/{name}" in measured), None)
+    evaluation = EvaluationConfig(metrics=settings.get("evaluation.metrics"))
+    return page(
+        "run_report.html.j2",
+        name=str(settings.get("name") or record.path.name),
+        path=mask(str(record.path)),
+        state=str(status.get("state", "unknown")),
+        error=mask(str(status.get("error") or "")),
+        model=str(settings.get("model.name", "")),
+        systems=[_SYSTEMS[system] for system in systems],
+        main=table.TITLES.get(main or "", ""),
+        bars=_bars(measured, intervals, systems, main),
+        rows=_table(measured, intervals, systems),
+        verdicts=_verdicts(predictions, main, evaluation, "eval/schema_valid" in measured),
+        clean=table.without_leaks(measured),
+        course=measured.get("course") or {},
+        chart=_chart(record, measured),
+        lost=_lost(measured, intervals),
+        heart=memorisation.told(measured, intervals) if "memorisation/difference" in measured else "",
+        secrets=canaries.told(measured, intervals) if "memorisation/canary_difference" in measured else "",
+        costs=_costs(measured),
+        seconds=measured.get("seconds", {}),
+        changed=_overrides(record),
+        settings={key: mask(str(value)) for key, value in settings.items()},
+        environment=_environment(record),
+        data=_data(record),
+        answers=_answers(predictions, main),
+        asked=len(predictions.get("eval", [])),
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = read_json(file) if file.is_file() else {}
+    except RunError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _settings(record: RunDirectory) -> dict[str, Any]:
+    try:
+        return flat(OmegaConf.to_container(OmegaConf.load(record.config_file))) if record.config_file.is_file() else {}
+    except (OmegaConfBaseException, YAMLError, ValueError):
+        return {}
+
+
+def _rows(record: RunDirectory, system: str) -> list[dict[str, Any]]:
+    file = record.predictions_file(system)
+    try:
+        return [row for row in read_jsonl(file) if isinstance(row, dict) and "prediction" in row] if file.is_file() else []
+    except RunError:
+        return []
+
+
+def _overrides(record: RunDirectory) -> list[str]:
+    """What was typed."""
+    file = record.path / ".hydra" / "overrides.yaml"
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else []
+    except (OmegaConfBaseException, YAMLError, ValueError):
+        return []
+    return [mask(str(one)) for one in found] if isinstance(found, list) else []
+
+
+def _bars(measured: Mapping[str, Any], intervals: Mapping[str, Any], systems: Sequence[str], main: str | None) -> list[dict[str, Any]]:
+    if main is None:
+        return []
+    known = [
+        (system, float(measured[f"{system}/{main}"]), intervals.get(f"{system}/{main}"))
+        for system in systems
+        if f"{system}/{main}" in measured
+    ]
+    largest = max([value for _, value, _ in known] + [edge[1] for _, _, edge in known if edge])
+    return [
+        {"title": _SYSTEMS[system], "value": f"{value:.3f}", "interval": edge, "bar": bar(value, edge, largest, best=system == "eval")}
+        for system, value, edge in known
+    ]
+
+
+def _table(measured: Mapping[str, Any], intervals: Mapping[str, Any], systems: Sequence[str]) -> list[tuple[str, list[str]]]:
+    known = [name for name in table.NAMES if any(f"{system}/{name}" in measured for system in systems)]
+    return [(table.TITLES[name], [_number(measured, intervals, f"{system}/{name}") for system in systems]) for name in known]
+
+
+def _number(measured: Mapping[str, Any], intervals: Mapping[str, Any], key: str) -> str:
+    if key not in measured:
+        return "-"
+    edge = intervals.get(key)
+    value = f"{measured[key]:,.4g}"
+    return f"{value} [{edge[0]:.3g}, {edge[1]:.3g}]" if edge else value
+
+
+def _verdicts(
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]], main: str | None, config: EvaluationConfig, has_schema: bool
+) -> list[str]:
+    """The fine-tuned model against each baseline, paired over the same rows."""
+    ours = predictions.get("eval")
+    told = []
+    for system in ("fewshot", "base"):
+        theirs = predictions.get(system)
+        if not ours or not theirs or [row.get("item_hash") for row in ours] != [row.get("item_hash") for row in theirs]:
+            continue
+        try:
+            both = [metrics.measures(rows, metrics.families_of(rows, config), has_schema=has_schema) for rows in (ours, theirs)]
+            names = [name for name in (main, "nll") if name and name in both[0] and name in both[1]]
+            for name in names:
+                found = difference(both[0][name], both[1][name], groups_of(ours), config.confidence, config.bootstrap_samples)
+                better = (found.value < 0) == (name in _LOWER)
+                word = ("better" if better else "worse") if found.p < 1 - config.confidence else "not distinguishable"
+                low, high = found.interval
+                change = f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}], p = {found.p:.2g}"
+                told.append(f"{table.TITLES[name]}, fine-tuned against {_SYSTEMS[system]}: {change}: {word}")
+        except (RunError, KeyError, TypeError, ValueError):
+            continue
+    return told
+
+
+def _chart(record: RunDirectory, measured: Mapping[str, Any]) -> str:
+    try:
+        history = list(csv.DictReader(io.StringIO(record.history_file.read_text("utf-8")))) if record.history_file.is_file() else []
+        lines = []
+        for key, title, look in (("train/loss", "training loss", "train"), ("val/loss", "validation loss", "val")):
+            lines.append((title, look, [(float(row["step"]), float(row[key])) for row in history if row.get(key)]))
+    except (OSError, ValueError, KeyError, csv.Error):
+        return ""
+    step = measured.get("fit/best_step")
+    best = next((point for point in lines[1][2] if point[0] == step), None)
+    finite = [(title, look, [p for p in points if p[1] == p[1] and abs(p[1]) < 1e9]) for title, look, points in lines]
+    return curves(finite, best, "optimizer step")
+
+
+def _lost(measured: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for name, title in _LOST.items():
+        key = f"forgetting/{name}"
+        if f"{key}_delta" in measured:
+            edge = intervals.get(f"{key}_delta", (measured[f"{key}_delta"],) * 2)
+            delta = f"{measured[f'{key}_delta']:+.4f} [{edge[0]:+.4f}, {edge[1]:+.4f}]"
+            rows.append((title, f"{measured[f'{key}_base']:.4f}", f"{measured[key]:.4f}", delta))
+    if "forgetting/kl" in measured:
+        rows.append(("divergence from the base, nats a token", "", f"{measured['forgetting/kl']:.4f}", ""))
+    if measured.get("forgetting/within_budget") is False:
+        rows.append(("more was lost than evaluation.forgetting.fail allows", "", "", ""))
+    return rows
+
+
+def _costs(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+    known = {
+        "cost/wall_seconds": ("seconds", "{:,.0f}"),
+        "cost/cpu_seconds": ("CPU-seconds", "{:,.0f}"),
+        "cost/tokens": ("tokens trained", "{:,}"),
+        "cost/tokens_per_second": ("tokens/s in training", "{:,.0f}"),
+    }
+    rows = [(title, form.format(measured[key])) for key, (title, form) in known.items() if key in measured]
+    if "cost/peak_memory_bytes" in measured:
+        rows.append(("peak memory", f"{measured['cost/peak_memory_bytes'] / 2**30:.2f} GiB"))
+    return rows
+
+
+def _environment(record: RunDirectory) -> dict[str, str]:
+    found = _json(record.path / "environment.json")
+    return {key: mask(str(value)) for key, value in flat(found).items()} if found else {}
+
+
+def _data(record: RunDirectory) -> dict[str, Any]:
+    found = _json(record.path / "data.json")
+    splits = [
+        {
+            "name": name,
+            "rows": one.get("rows", 0),
+            "kept": one.get("kept", 0),
+            "tokens": one.get("tokens", 0),
+            "trained": one.get("trained_tokens", 0),
+        }
+        for name, one in found.get("splits", {}).items()
+    ]
+    findings = [(name, one.get("level", ""), one.get("count", 0)) for name, one in found.get("quality", {}).items()]
+    return {"splits": splits, "findings": findings, "canaries": len(found.get("canaries", []))}
+
+
+def _answers(predictions: Mapping[str, Sequence[Mapping[str, Any]]], main: str | None) -> list[dict[str, Any]]:
+    """The fine-tuned model's worst answers first, with what the others said."""
+    ours = predictions.get("eval", [])
+    order = sorted(range(len(ours)), key=lambda i: (_quality(ours[i], main), -float(ours[i].get("nll") or 0.0)))
+    others = {system: {row.get("item_hash"): row for row in rows} for system, rows in predictions.items() if system != "eval"}
+    shown = []
+    for i in order[:_SHOWN]:
+        row, scores = ours[i], ours[i].get("scores") or {}
+        said = [(_SYSTEMS["eval"], str(row["prediction"])[:_LONGEST])]
+        said += [
+            (_SYSTEMS[s], str(rows[row.get("item_hash")]["prediction"])[:_LONGEST])
+            for s, rows in others.items()
+            if row.get("item_hash") in rows
+        ]
+        wrong = [str(error) for error in scores.get("errors", [])][:5] if isinstance(scores.get("errors"), list) else []
+        request = "\n\n".join(str(turn.get("content") or "") for turn in row.get("prompt", []) if turn.get("role") == "user")
+        shown.append(
+            {
+                "id": str(row.get("id")),
+                "score": f"{_quality(row, main):.2f}",
+                "leaky": bool(row.get("leaky")),
+                "cut": row.get("finish_reason") == "length",
+                "request": request[:_LONGEST],
+                "reference": str(row.get("reference"))[:_LONGEST],
+                "said": said,
+                "errors": wrong,
+            }
+        )
+    return shown
+
+
+def _quality(row: Mapping[str, Any], main: str | None) -> float:
+    """Of one answer, in [0, 1]."""
+    scores = row.get("scores") or {}
+    if "fields" in scores:
+        return agreement(scores)
+    value = scores.get(main or "", scores.get("exact_match", 0.0))
+    if main == "label_accuracy":
+        value = scores.get("label") == scores.get("expected_label")
+    return float(value) if isinstance(value, (int, float)) else 0.0

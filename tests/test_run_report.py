@@ -1,0 +1,89 @@
+"""report.html of a run: what is in its directory and nothing else, whatever is missing or broken there."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import SMALL
+from hydratune.evaluation import run_report
+from hydratune.records import RunDirectory
+
+Command = Callable[..., tuple[int, str]]
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def run(hydratune: Command, tmp_path: Path) -> Path:
+    words = [s for s in SMALL if not s.startswith("evaluation.baselines")]
+    more = ("evaluation.baselines=[base]", "evaluation.memorisation=4", "evaluation.canaries=3", "trainer.max_steps=4")
+    code, text = hydratune("train", *words, *more, f"hydra.run.dir={tmp_path}/run")
+    assert code == 0 and "run/report.html" in text, text
+    return tmp_path / "run"
+
+
+def test_a_run_leaves_a_page_that_says_what_metrics_json_says(hydratune: Command, run: Path) -> None:
+    page = (run / "report.html").read_text()
+    found = json.loads((run / "metrics.json").read_text())
+    for words in (
+        "smoke: finished",
+        f"{found['eval/nll']:,.4g} [",
+        "base, zero-shot",
+        "fine-tuned against base, zero-shot",
+        "canaries: exposure",
+    ):
+        assert words in page, words
+    assert found["course"]["advice"] in page and "3 canaries, made-up rows" in page and "memorisation:" in page
+    assert (
+        '<svg class="chart"' in page
+        and "trainer.max_steps=4" in page
+        and "<script" not in page
+        and "http" not in page.replace("http-equiv", "")
+    )
+    assert len(page) < 1_000_000
+    (run / "report.html").unlink()
+    assert hydratune("evaluate", f"run={run}", "source=predictions")[0] == 0
+    assert (run / "report.html").read_text() == page
+
+
+def test_texts_are_text_and_the_worst_come_first(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    lines[1] |= {"prediction": EVIL, "reference": EVIL, "nll": 1e6, "finish_reason": "length", "leaky": True}
+    (run / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = run_report.render(RunDirectory(run))
+    assert EVIL not in page and page.count("&lt;script&gt;alert(1)") == 2
+    assert page.index(f"row {lines[1]['id']} · 0.00 · leaks from training · cut before its end") < page.index(f"row {lines[0]['id']}")
+
+
+@pytest.mark.parametrize(
+    "file", ["metrics.json", "config.yaml", "data.json", "environment.json", "history.csv", "predictions.jsonl", "status.json"]
+)
+@pytest.mark.parametrize("content", [None, "", "{", "[1]", '{"a": 1}\n', "step,val/loss\n1,x\n"])
+def test_broken_or_missing_files_leave_their_part_out(run_once: Path, tmp_path: Path, file: str, content: str | None) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run_once, copy)
+    (copy / file).unlink()
+    if content is not None:
+        (copy / file).write_text(content)
+    page = run_report.render(RunDirectory(copy))
+    assert page.startswith("<!doctype html>") and "</html>" in page
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run for all cases."""
+    from hydratune.cli import main
+
+    folder = tmp_path_factory.mktemp("once") / "run"
+    assert main(["train", *SMALL, f"hydra.run.dir={folder}"]) == 0
+    return folder
+
+
+def test_a_failed_run_says_why(hydratune: Command, tmp_path: Path) -> None:
+    code, _ = hydratune("train", *SMALL, "optimizer.lr=1e9", "trainer.max_steps=6", f"hydra.run.dir={tmp_path}/run")
+    assert code == 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "smoke: failed" in page and "training was stopped" in page
