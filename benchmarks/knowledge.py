@@ -3,7 +3,7 @@
     python benchmarks/knowledge.py FOLDER outputs/knowledge        FOLDER: published tldr pages, or a clone of tldr-pages
     hydratune train data=files data.train=outputs/knowledge/train.jsonl data.validation=outputs/knowledge/validation.jsonl \
         data.test=outputs/knowledge/test.jsonl hydra.run.dir=outputs/knowledge/run
-    hydratune decide run=outputs/knowledge/run knowledge=outputs/knowledge/pages.jsonl
+    hydratune decide run=outputs/knowledge/run knowledge=outputs/knowledge/pages.jsonl metric=normalised_match passages=1
 
 Pages of test questions are in no training row, as tomorrow's commands would be: weights cannot know them, a look at the page can.
 """
@@ -11,23 +11,29 @@ Pages of test questions are in no training row, as tomorrow's commands would be:
 import argparse
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 from hydratune.data.cases.tldr import Page, read_pages
 
-
-def question(page: Page, what: str) -> str:
-    return f"Which command line of {page.title} does this: {what.rstrip(':.').strip()}?"
+_OPTION = re.compile(r"(?<![\w-])--?[A-Za-z][\w-]*")
 
 
 def rows(pages: list[Page], most: int) -> list[dict[str, Any]]:
-    """One question of each page."""
-    found = []
-    for page in pages[:most]:
-        what, command = page.examples[len(page.path) % len(page.examples)]
-        turns = [{"role": "user", "content": question(page, what)}, {"role": "assistant", "content": command}]
-        found.append({"id": page.path, "group": page.family, "messages": turns})
+    """One question of each page that has an example with a single option, in its long or its short form."""
+    found: list[dict[str, Any]] = []
+    for page in pages:
+        for what, command in page.examples:
+            options = sorted(set(_OPTION.findall(command)), key=len)
+            if not options or len(options) > 2 or (len(options) == 2 and f"[{options[0]}|{options[1]}]" not in command):
+                continue
+            asked = f"Which option of {page.title} does this: {what.rstrip(':.').strip()}?"
+            turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": options[-1]}]
+            found.append({"id": page.path, "group": page.family, "messages": turns, "references": options[:-1]})
+            break
+        if len(found) == most:
+            break
     return found
 
 

@@ -42,14 +42,15 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
         raise ConfigError([Problem("data", settings.name, why, "give rows of requests and answers")])
     examples = {row.content_hash: row for row in job.sets.train if not is_canary(row) and assess.can_be_shown(row)}
     passages = from_files(Path(config.knowledge), config.passage_words) if config.knowledge else from_rows(list(examples.values()))
-    found = [Library(passages).search(request(row), config.passages) for row in job.bench.rows]
+    library = Library(passages)
+    found = [library.search(request(row), config.passages) for row in job.bench.rows]
     console.print(f"{len(job.bench.rows)} test rows; {len(passages):,} passages to look things up in "
                   f"({config.knowledge or 'the training rows'})", soft_wrap=True)  # fmt: skip
     prompts: dict[str, Prompts] = {"base": job.bench.zero_shot()}
     if job.examples:
         prompts["fewshot"] = job.bench.few_shot(job.examples)
         prompts["nearest"] = _nearest(job, list(examples.values()), len(job.examples))
-    prompts["rag"] = _fitting(job.bench, job.bench.few_shot([]), found)  # with the schema, as every good prompt
+    prompts["rag"] = _looked_up(job, library if config.knowledge else None, found)
     section("base model")
     predictions: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, float] = {}
@@ -145,6 +146,24 @@ def _nearest(job: Any, examples: Sequence[Row], count: int) -> Prompts:
         chosen = [examples[int(p.source)] for p in library.search(request(row), count)]
         prompts.append(job.bench.few_shot(chosen[::-1] or job.examples)[index])
     return prompts
+
+
+def _looked_up(job: Any, library: Library | None, found: Sequence[Sequence[Passage]]) -> Prompts:
+    """The best prompt with what was found: the schema, and as many examples as fit, which show the form of an answer.
+
+    With a ``library`` of documents they show as well how an answer is taken from one.
+    """
+    shown = list(job.examples)
+    if library is not None:
+        looked = [library.search(request(row), 1) for row in shown]
+        shown = [
+            replace(row, messages=(*with_sources(row.prompt, some), row.messages[-1])) for row, some in zip(shown, looked, strict=True)
+        ]
+    for count in range(len(shown), 0, -1):
+        prompts = job.bench.few_shot(shown[:count])
+        if job.bench.fits([with_sources(prompt, some[:1]) for prompt, some in zip(prompts, found, strict=True)]):
+            return _fitting(job.bench, prompts, found)
+    return _fitting(job.bench, job.bench.few_shot([]), found)
 
 
 def _fitting(bench: assess.TestBench, prompts: Prompts, found: Sequence[Sequence[Passage]]) -> Prompts:
