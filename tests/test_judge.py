@@ -354,6 +354,24 @@ def test_trust(kappa: float, rows: int, told: str) -> None:
     assert summary.trust(kappa, rows)[0] == told
 
 
+# ------------------------------------------------------------------------------------------------------------------ its page
+def test_the_page_says_what_was_judged_and_shows_texts_as_text(hydratune: Hydratune, run: Path, serve: Callable[..., Judge]) -> None:
+    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    lines[3]["prediction"] = "<script>alert(1)</script>"
+    write_rows(run / "predictions.jsonl", lines)
+    said = json.dumps({"feedback": "<img src=x> fine", "score": 4})
+    judge = serve(lambda messages, n: "?" if "short 7" in messages[1]["content"] else said)
+    assert hydratune(*asked(judge))[0] == 0
+    page = (run / "judge" / "report.html").read_text()
+    assert "4.00 of 5 on 11 of 12 rows" in page and "1 rows have no judgement" in page and "Nobody has checked this judge" in page
+    assert page.index("row r7 · unparsed") < page.index("row r3 · score 4")
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page and "<img" not in page and "&lt;img src=x&gt; fine" in page
+    assert hydratune(*asked(serve(lambda messages, n: verdict("A")), "against=base"))[0] == 0
+    page = (run / "judge" / "report.html").read_text()
+    assert "not distinguishable: 50% won on 12 of 12 rows" in page and "tie, changed with the order" in page
+    assert "a much longer answer 3 with more words" in page and "100 % of the verdicts change" in page
+
+
 # --------------------------------------------------------------------------------------- the factual check of data preparation
 def training_rows(folder: Path) -> list[str]:
     rows = [{"prompt": f"The fee of contract {n} is {n * 10} euros, paid by firm {n}.", "completion": f"fee {n * 10}"} for n in range(30)]

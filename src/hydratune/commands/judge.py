@@ -16,7 +16,8 @@ from hydratune.errors import ConfigError, InputError, Problem, RunError
 from hydratune.evaluation.judge import questions, summary
 from hydratune.evaluation.judge.asking import Judged, Kept, ask
 from hydratune.evaluation.judge.clients import Client, Purse, client_for
-from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl
+from hydratune.evaluation.judge.report import render
+from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl, write_text
 
 _SYSTEMS = ("eval", "base", "fewshot")
 Rows = list[dict[str, Any]]
@@ -45,8 +46,9 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     content["settings"] = {"rubric": dict(config.rubric), "criteria": config.criteria, "references": config.references}
     write_jsonl(output / "judgements.jsonl", judgements)
     write_json(output / "judge.json", content)
+    write_text(output / "report.html", render(record.path.name, content, judgements, ours, theirs or []))
     _show(content, config)
-    console.print(f"report      {output}/judge.json  [dim](and judgements.jsonl)", soft_wrap=True)
+    console.print(f"report      {output}/report.html  [dim](and judge.json, judgements.jsonl)", soft_wrap=True)
     if not content["judged"]:
         why = next((row["why"] for row in judgements if row["why"]), "no rows")
         raise RunError(f"none of {content['rows']} rows was judged: {why}; no score was made up for them")

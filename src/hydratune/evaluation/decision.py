@@ -134,6 +134,8 @@ def _choice(scores: Mapping[str, float], prompt: str, wins: Any) -> tuple[str, s
     if wins("tuned_rag", "tuned") and (wins("tuned_rag", prompt) or wins("tuned_rag", "rag")):
         return "tune_and_retrieve", "fine-tune, and retrieve: each adds to the other"
     if wins("tuned", prompt) and ("rag" not in scores or not wins("rag", prompt) or scores["tuned"] >= scores["rag"]):
+        if "rag" in scores and not wins("tuned", "rag"):
+            return "tune", "fine-tune: it beats every prompt; whether retrieval would be as good cannot be told from these rows"
         return "tune", "fine-tune: neither a better prompt nor retrieval comes near"
     if wins("rag", prompt):
         return "retrieve", "retrieve, do not fine-tune: the answers are in the documents"
