@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune.comparison import gate
-from hydratune.comparison.compared import Comparison, compare
+from hydratune.comparison import closing, gate
+from hydratune.comparison.compared import compare
+from hydratune.comparison.exports import kinds_of
 from hydratune.comparison.names import criterion, title
 from hydratune.comparison.ranking import shown
 from hydratune.comparison.runs import Run, collect, read
@@ -29,12 +30,13 @@ options:
   confidence=0.95      of intervals and tests
   output=DIR           where the page goes; else comparison/ in the sweep, or outputs/comparison for several directories
   html=false           no page
+  export=csv,latex     also csv, parquet, markdown, latex, png, svg, or all of them
 
 a check for scripts, exit code 1 if the candidate is worse:
   fail_if='eval/field_f1<-0.02, val/loss>+1%'    candidate less baseline; without it: significantly worse on the same test rows
   certain=true         fail only if the whole interval of a difference is beyond the limit
 """
-_OPTIONS = ("metric", "mode", "pareto", "confidence", "baseline", "candidate", "fail_if", "certain", "output", "html")
+_OPTIONS = ("metric", "mode", "pareto", "confidence", "baseline", "candidate", "fail_if", "certain", "output", "html", "export")
 
 
 def main(args: Sequence[str]) -> int:
@@ -78,11 +80,14 @@ def _compare(folders: Sequence[Path], options: Mapping[str, str]) -> int:
         if name in options:
             raise InputError(f"{name}: belongs to baseline=DIR candidate=DIR")
     by = criterion(options.get("metric"), options.get("mode"))
+    kinds = kinds_of(options["export"]) if "export" in options else []
     compared = compare(collect(folders), by, pareto=_pair(options.get("pareto")), confidence=_confidence(options))
     for part in shown(compared):
         console.print(part, soft_wrap=isinstance(part, str))
     if _truth("html", options.get("html", "true")):
-        write_page(compared, place(folders, options.get("output")), ", ".join(folder.name for folder in folders))
+        closing.page(compared, place(folders, options.get("output")), ", ".join(folder.absolute().name for folder in folders))
+    if kinds:
+        closing.exports(compared, place(folders, options.get("output")), kinds)
     return 0
 
 
@@ -91,14 +96,6 @@ def place(folders: Sequence[Path], output: str | None) -> Path:
     if output is not None:
         return Path(output).expanduser()
     return folders[0] / "comparison" if len(folders) == 1 else Path("outputs/comparison")
-
-
-def write_page(compared: Comparison, folder: Path, name: str) -> None:
-    from hydratune.comparison import page
-
-    size = page.write(compared, folder / "report.html", name)
-    shown_ = folder.absolute().relative_to(Path.cwd()) if folder.absolute().is_relative_to(Path.cwd()) else folder
-    console.print(f"page        {shown_}/report.html  [dim]({size / 1e6:.1f} MB, needs nothing else)", soft_wrap=True)
 
 
 def _gate(folders: Sequence[Path], options: Mapping[str, str]) -> int:

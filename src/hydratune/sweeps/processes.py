@@ -24,8 +24,7 @@ from rich.table import Table
 
 from hydratune import config
 from hydratune.checks import configuration_problems, mask
-from hydratune.comparison.ranking import ranking_table
-from hydratune.comparison.runs import collect
+from hydratune.comparison.closing import end_of_sweep
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.records import RunDirectory, State, alone, read_json
@@ -37,7 +36,7 @@ from hydratune.sweeps.records import Job, read_study, read_sweep, varying, write
 from hydratune.tracking import environment
 
 _KEPT = ".multirun.yaml"  # of the last sweep that was not refused
-_OURS = ("", "wandb", "sweep.json", "multirun.yaml", "pack.log", "study.log")  # in the folder of a sweep
+_OURS = ("", "wandb", "comparison", "sweep.json", "multirun.yaml", "pack.log", "study.log")  # in the folder of a sweep
 
 
 def launch(
@@ -78,9 +77,7 @@ def launch(
     if stopped:  # one by one, in W&B; Ctrl-C ends the sweep
         console.print(f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command again goes on with it")
     section("ranking")
-    table, best = ranking_table([run for run in collect([folder]) if run.path.name in names])
-    console.print(table)
-    console.print(best.replace(f"{Path.cwd()}/", ""), soft_wrap=True)
+    end_of_sweep(folder, names)
     print_wandb_hint(folder)
     if failed:
         console.print(

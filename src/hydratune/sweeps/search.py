@@ -25,8 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.checks import mask
-from hydratune.comparison.ranking import ranking_table
-from hydratune.comparison.runs import collect
+from hydratune.comparison.closing import end_of_sweep
 from hydratune.config import TrainConfig
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, InputError, Problem, SweepError
@@ -303,11 +302,9 @@ def _report(search: Search) -> None:
     """The ranking of every trial of the study, and the best. Raises ``SweepError`` if any failed."""
     study, names = search.study, {str(trial.number) for trial in _asked(search.study)}
     section("ranking")
-    ranking, best = ranking_table([run for run in collect([search.folder]) if run.path.name in names])
-    console.print(ranking)
-    if len(search.objectives) == 1 and search.objectives[0].metric in _VALIDATION_LOSS and search.objectives[0].direction == "min":
-        console.print(best.replace(f"{Path.cwd()}/", ""), soft_wrap=True)
-    elif any(trial.state is TrialState.COMPLETE for trial in _asked(study)):
+    by_loss = len(search.objectives) == 1 and search.objectives[0].metric in _VALIDATION_LOSS and search.objectives[0].direction == "min"
+    end_of_sweep(search.folder, names, best=by_loss)
+    if not by_loss and any(trial.state is TrialState.COMPLETE for trial in _asked(study)):
         console.print(_best(search))
         on_test = [o.metric for o in search.objectives if o.metric.startswith("eval/")]
         if on_test:
