@@ -95,3 +95,28 @@ def test_broken_mirror_ends_no_run(capfd: pytest.CaptureFixture[str]) -> None:
 
     adapter()
     assert "the server [is] away" in capfd.readouterr().out
+
+
+def test_tensorboard_has_every_run_of_a_sweep(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    done = train(tmp_path, "-m", "seed=1,2", "tracking=tensorboard", f"hydra.sweep.dir={tmp_path}/s")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for job in "01":
+        events = list((tmp_path / "s" / job / "tensorboard").glob("**/events.out.tfevents.*"))
+        written = b"".join(file.read_bytes() for file in events)
+        assert b"train/loss" in written and b"val/loss" in written and b"eval/field_f1" in written
+    assert not list(tmp_path.glob("**/wandb"))
+
+
+def test_no_text_leaves_the_machine_if_that_is_asked_for(tmp_path: Path) -> None:
+    prompt = "You are the secret recipe of this company."
+    words = ("tracking=offline", f"data.system_prompt='{prompt}'")
+    for extra, there in (((), True), (("tracking.log_text=false",), False)):
+        folder = tmp_path / str(there)
+        folder.mkdir()
+        done = train(folder, *words, *extra, f"hydra.run.dir={folder}/run")
+        assert done.returncode == 0, done.stdout + done.stderr
+        log = next((folder / "run" / "wandb").glob("offline-run-*/run-*.wandb")).read_bytes()
+        assert (prompt.encode() in log) is there
+    done = train(tmp_path, "tracking.log_text=false", "tracking.log_predictions=true")
+    assert done.returncode == 2 and "tracking.log_predictions = True" in done.stdout + done.stderr

@@ -149,6 +149,9 @@ def _train(config: TrainConfig) -> Iterator[Problem]:
     yield from _optimizer(config)
     yield from _trainer(config.trainer)
     yield from _evaluation(config.evaluation)
+    if config.tracking.log_predictions and not config.tracking.log_text:
+        fix = "leave out one of the two"
+        yield Problem("tracking.log_predictions", True, "tracking.log_text=false keeps all texts on this machine", fix)
     yield from _no_secret("", asdict(config))
 
 

@@ -122,11 +122,12 @@ class Baseline(StrEnum):
 
 
 class TrackingMode(StrEnum):
-    """Where Weights & Biases runs go."""
+    """Where Weights & Biases runs go, or TensorBoard's event files instead."""
 
     offline = "offline"
     online = "online"
     disabled = "disabled"
+    tensorboard = "tensorboard"
 
 
 # --------------------------------------------------------------------------------------------------------------- model
@@ -708,6 +709,7 @@ class TrackingConfig:
     project: str = "hydratune"
     entity: str | None = None
     tags: list[str] = field(default_factory=list)
+    log_text: bool = True  # false: no text of prompts or answers leaves the machine, not even the system prompt among the settings
     log_predictions: bool = False  # a table with the test prompts and answers: these texts leave the machine
     log_adapter: bool = False  # the adapter as an artifact
 

@@ -412,6 +412,7 @@ def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> wandb.T
         job_type="train",
         known=known,
         on_stop=shop.stop,
+        run_folder=path,
     )
     record.update(wandb_id=tracker.id)
     return tracker

@@ -13,10 +13,12 @@ from rich.markup import escape
 from hydratune.checks import mask
 from hydratune.config import TrackingConfig, TrackingMode
 from hydratune.console import console
+from hydratune.tracking.tensorboard import TensorBoardTracker
 
 log = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")
 PREDICTION_ROWS = 200  # at most, in the W&B table
+_TEXTS = ("system_prompt", "prompt_tuning_init_text", "user_prompt")  # settings
 
 
 class Tracker(Protocol):
@@ -157,13 +159,17 @@ def start(
     job_type: str,
     known: str | None = None,
     on_stop: Callable[[], None] | None = None,
+    run_folder: Path | None = None,
 ) -> Tracker:
     """Begins the W&B run of a job. ``values`` is the resolved configuration as plain nested values.
 
     ``known`` is the id of the run that an interrupted job had: it goes on. Offline, ``Tracker.again`` puts
     its new files in the place of the old ones. ``on_stop`` is called when the user presses Stop in W&B; None: as Ctrl-C.
-    ``WANDB_MODE`` wins over ``tracking.mode``. A server that does not answer costs 20 s, then the run is kept offline.
+    ``run_folder`` is where TensorBoard's files go. ``WANDB_MODE`` wins over ``tracking.mode``, unless that is TensorBoard. A server
+    that does not answer costs 20 s, then the run is kept offline.
     """
+    if config.mode is TrackingMode.tensorboard:
+        return TensorBoardTracker(run_folder or folder, values)
     mode = os.environ.get("WANDB_MODE") or config.mode.value
     mode = "offline" if mode == "dryrun" else mode  # its older name
     if mode == TrackingMode.disabled.value:
@@ -178,11 +184,18 @@ def start(
         "job_type": job_type,
         "name": name,
         "tags": config.tags,
-        "config": _masked(dict(values)),
+        "config": _masked(dict(values) if config.log_text else _without_texts(dict(values))),
         **({"id": known, "resume": "allow"} if known and mode == "online" else {"id": known} if known else {}),
         "reinit": "create_new",
         "settings": wandb.Settings(
-            console="off", save_code=False, finish_timeout=60, init_timeout=20, silent=True, disable_git=True, stop_fn=on_stop
+            console="off",
+            save_code=False,
+            finish_timeout=60,
+            init_timeout=20,
+            silent=True,
+            disable_git=True,
+            stop_fn=on_stop,
+            x_disable_meta=not config.log_text,  # the command line is part of it
         ),
     }
     try:
@@ -192,6 +205,12 @@ def start(
         console.print(f"[yellow]W&B is not reachable ({escape(mask(str(error)).splitlines()[0])}); the run is kept offline")
         run = wandb.init(mode="offline", **options)
     return WandbTracker(run, config)
+
+
+def _without_texts(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that are texts for a model."""
+    told = {key: "not sent" if key in _TEXTS and value else value for key, value in values.items()}
+    return {key: _without_texts(value) if isinstance(value, dict) else value for key, value in told.items()}
 
 
 def _masked(value: Any) -> Any:
