@@ -188,6 +188,7 @@ def test_a_test_metric_that_chooses_is_said(hydratune: Command, tmp_path: Path) 
         (["pareto=[val/loss,cost/cpu]"], "no finished run has it"),
         (["confidence=95"], "from 0.5 to below 1"),
         (["--html"], "no such option"),
+        (["html=perhaps"], "give true or false"),
         (["fail_if=val/loss>1"], "baseline=DIR candidate=DIR"),
         (["baseline=a"], "baseline=DIR and candidate=DIR"),
     ],
@@ -268,6 +269,12 @@ def test_broken_runs_are_shown_and_never_best(hydratune: Command, tmp_path: Path
     code, text = hydratune("compare", str(tmp_path))
     assert code == 0 and "best: " in text and f"{tmp_path}/good" in text and text.count("unreadable") == 2, text
     assert "not paired with the best: cut" in " ".join(text.split())
+
+
+def test_a_page_that_cannot_be_written_is_one_message(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "runs" / "a")
+    code, text = hydratune("compare", "runs", "output=/proc/nothing")
+    assert code == 1 and "cannot write /proc/nothing" in text and "best: " in text and "Traceback" not in text
 
 
 def test_nothing_to_compare(hydratune: Command, tmp_path: Path) -> None:

@@ -79,12 +79,12 @@ def _compare(folders: Sequence[Path], options: Mapping[str, str]) -> int:
     for name in ("fail_if", "certain"):
         if name in options:
             raise InputError(f"{name}: belongs to baseline=DIR candidate=DIR")
-    by = criterion(options.get("metric"), options.get("mode"))
+    by, html = criterion(options.get("metric"), options.get("mode")), _truth("html", options.get("html", "true"))
     kinds = kinds_of(options["export"]) if "export" in options else []
     compared = compare(collect(folders), by, pareto=_pair(options.get("pareto")), confidence=_confidence(options))
     for part in shown(compared):
         console.print(part, soft_wrap=isinstance(part, str))
-    if _truth("html", options.get("html", "true")):
+    if html:
         closing.page(compared, place(folders, options.get("output")), ", ".join(folder.absolute().name for folder in folders))
     if kinds:
         closing.exports(compared, place(folders, options.get("output")), kinds)

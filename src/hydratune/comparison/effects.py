@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydratune.comparison.entries import cell, score, varying
+from hydratune.comparison.entries import score, varying
 from hydratune.comparison.names import Criterion
 from hydratune.comparison.runs import Run
 from hydratune.evaluation.statistics import Interval
@@ -56,8 +56,8 @@ def _effect(counted: Sequence[tuple[Run, float]], key: str, share: float | None,
     numbers = [(float(setting), value) for setting, value in known if setting is not None and _is_number(setting)]
     by_value: dict[str, list[float]] = {}
     for setting, value in known:
-        by_value.setdefault(cell(setting), []).append(value)
-    first = {cell(setting): setting for setting, _ in known}
+        by_value.setdefault(str(setting), []).append(value)
+    first = {str(setting): setting for setting, _ in known}
     levels = [Level(first[name], len(some), statistics.fmean(some), _mean_interval(some, confidence)) for name, some in by_value.items()]
     numeric = len(numbers) == len(known)
     levels.sort(key=lambda level: (float(level.value), "") if numeric else (0.0, str(level.value)))
@@ -107,13 +107,13 @@ def _distribution(values: Sequence[Any]) -> Any:
     if all(map(_is_number, values)):
         low, high = min(values), max(values)
         return optuna.distributions.FloatDistribution(low, high, log=low > 0 and high / low >= 10)
-    return optuna.distributions.CategoricalDistribution(sorted({cell(value) for value in values}))
+    return optuna.distributions.CategoricalDistribution(sorted({str(value) for value in values}))
 
 
 def _parameter(value: Any, distribution: Any) -> Any:
     import optuna
 
-    return float(value) if isinstance(distribution, optuna.distributions.FloatDistribution) else cell(value)
+    return float(value) if isinstance(distribution, optuna.distributions.FloatDistribution) else str(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -11,6 +11,7 @@ from hydratune.comparison.runs import Run
 
 IGNORED = ("name",)  # settings nobody compares
 _LIKELY = ("optimizer", "adapter", "trainer")  # groups whose settings are shown first
+_LONGEST = 24  # letters of a setting
 _APART = 2.0  # standard errors by which two means must differ before one is called better
 
 
@@ -96,8 +97,9 @@ def named(entry: Entry, keys: Sequence[str]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A setting or a number as people write it."""
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+    """A setting or a number as people write it; a text by its beginning."""
+    text = f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} ..."
 
 
 def spread(values: Sequence[float], form: str) -> str:
