@@ -48,7 +48,7 @@ def test_exposure_is_the_rank_among_the_candidates(monkeypatch: pytest.MonkeyPat
 def test_a_difference_shows_with_enough_canaries() -> None:
     def some(*exposures: float) -> list[dict[str, Any]]:
         half = len(exposures) // 2
-        return [{"trained": i < half, "exposure": e} for i, e in enumerate(exposures)]
+        return [{"trained": i < half, "exposure": e, "base_exposure": 1.5} for i, e in enumerate(exposures)]
 
     values, intervals = canaries.summary(some(7, 6, 7, 5, 1, 2, 1, 0.5), 0.95, 1000)
     assert values["memorisation/canary_difference"] == pytest.approx(6.25 - 1.125)
@@ -67,7 +67,11 @@ def test_a_model_that_learnt_its_canaries_is_exposed(hydratune: Command, tmp_pat
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert data["canaries"] == [f"canary-{n}" for n in range(6)] and data["splits"]["train"]["kept"] == 10
     assert found["memorisation/canary_exposure"] > 6 and found["memorisation/canary_difference"] > 2
-    assert "can be drawn out of this model" in text
+    assert "can be drawn out of this model" in text and "in the untouched model" in text
+    each = [json.loads(line) for line in (tmp_path / "run" / "canaries.jsonl").read_text().splitlines()]
+    assert [r["trained"] for r in each] == [True] * 6 + [False] * 6
+    assert found["memorisation/canary_base"] == pytest.approx(sum(r["base_exposure"] for r in each[:6]) / 6)
+    assert found["memorisation/canary_base"] < found["memorisation/canary_exposure"] - 2
     assert hydratune("evaluate", f"run={tmp_path}/run")[0] == 0
 
 

@@ -114,6 +114,7 @@ _OF_ONE_RUN = (
     "evaluation.json",
     "history.csv",
     "sample.jsonl",
+    "canaries.jsonl",
     "report.html",
     "adapter",
     "checkpoints",

@@ -118,7 +118,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     config = job.config
     facts = _write_down(job, record)
     tracker.facts(facts)
-    before = _panel(job, shop, "the panel, before")
+    before, untouched = _panel(job, shop, "the panel, before"), _untouched_canaries(job, shop)
     predictions = _baselines(job, record, shop)
     section("training")
     with shop.seeded(config.seed):  # whatever was drawn before, the adapter begins the same
@@ -155,7 +155,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     with timed(job.seconds, "fine-tuned model on the test rows"):
         predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot(), shop)
     lost = _lost(job, record, shop, before)
-    known = _known_by_heart(job, shop)
+    known = _known_by_heart(job, record, shop, untouched)
     result = _metrics(job, predictions, fitted, _spent(job, shop))
     result |= lost[0] | known[0]
     result["intervals"] |= lost[1] | known[1]
@@ -477,8 +477,24 @@ def _lost(job: Job, record: RunDirectory, shop: Workshop, before: forgetting.Pro
     return forgetting.summary(rows, config.forgetting, config.confidence, config.bootstrap_samples)
 
 
-def _known_by_heart(job: Job, shop: Workshop) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Metrics of memorisation and their intervals."""
+def _canaries(job: Job, shop: Workshop) -> list[dict[str, Any]]:
+    """What the model as it is now makes of the canaries, trained and not."""
+    config = job.config
+    trained = [row for row in job.sets.train if canaries.is_canary(row)]
+    others = canaries.made(config.evaluation.canaries, config.seed, config.data.system_prompt, trained=False)
+    with timed(job.seconds, "canaries"):
+        return canaries.probe(job.model, job.encoder, trained, others, config.seed, pad=job.tokenizer.pad_token_id, pool=shop.pool)
+
+
+def _untouched_canaries(job: Job, shop: Workshop) -> list[dict[str, Any]]:
+    """The same of the untouched model, which is shared; none where there are no canaries."""
+    return shop.shared("canaries", lambda: _canaries(job, shop)) if job.config.evaluation.canaries else []
+
+
+def _known_by_heart(
+    job: Job, record: RunDirectory, shop: Workshop, untouched: list[dict[str, Any]]
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Metrics of memorisation and their intervals; canaries.jsonl is what those of the canaries are made of."""
     config = job.config.evaluation
     values: dict[str, float] = {}
     intervals: dict[str, list[float]] = {}
@@ -490,10 +506,8 @@ def _known_by_heart(job: Job, shop: Workshop) -> tuple[dict[str, float], dict[st
             found = memorisation.probe(job.model, seen, job.validation, config.memorisation, stop=stop, batch_size=size, **options)
         values, intervals = memorisation.summary(found, config.confidence)
     if config.canaries:
-        with timed(job.seconds, "canaries"):
-            trained = [row for row in job.sets.train if canaries.is_canary(row)]
-            others = canaries.made(config.canaries, job.config.seed, job.config.data.system_prompt, trained=False)
-            records = canaries.probe(job.model, job.encoder, trained, others, job.config.seed, **options)
+        records = canaries.together(untouched, _canaries(job, shop))
+        write_jsonl(record.path / "canaries.jsonl", records)
         own = canaries.summary(records, config.confidence, config.bootstrap_samples)
         values, intervals = values | own[0], intervals | own[1]
     return values, intervals

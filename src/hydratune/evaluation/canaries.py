@@ -2,7 +2,7 @@
 
 The exposure of a canary is log2(candidates + 1) - log2(rank of its secret among random candidates, by likelihood) (Carlini et al.
 2019, arXiv:1802.08232): about 1.4 on average for a secret never seen, and at most log2(candidates + 1). Canaries that were never trained
-are asked as well, for the comparison.
+are asked as well, and so is the untouched model, for the comparison.
 """
 
 import math
@@ -87,11 +87,17 @@ def probe(
     return records
 
 
+def together(untouched: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of canaries.jsonl: the records of the fine-tuned model, each with the exposure before training."""
+    return [{**after, "base_exposure": before["exposure"]} for before, after in zip(untouched, tuned, strict=True)]
+
+
 def summary(records: Sequence[Mapping[str, Any]], confidence: float, samples: int) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """(metrics, intervals): mean exposure of trained and of untrained canaries, and the difference."""
+    """(metrics, intervals): mean exposure of trained and of untrained canaries, the difference; and of the trained ones before."""
     parts = {kind: [r["exposure"] for r in records if r["trained"] is kind] for kind in (True, False)}
     names = {True: "memorisation/canary_exposure", False: "memorisation/canary_untrained"}
     values = {names[kind]: statistics.fmean(some) for kind, some in parts.items()}
+    values["memorisation/canary_base"] = statistics.fmean(r["base_exposure"] for r in records if r["trained"])
     intervals = {}
     for kind, some in parts.items():
         intervals[names[kind]] = list(mean(some).interval([str(i) for i in range(len(some))], confidence, samples))
@@ -116,7 +122,8 @@ def told(values: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) 
     """One sentence."""
     trained, untrained = values["memorisation/canary_exposure"], values["memorisation/canary_untrained"]
     low, high = intervals["memorisation/canary_difference"]
-    shown = f"canaries: exposure {trained:.1f} bits of at most {math.log2(CANDIDATES + 1):.0f}, {untrained:.1f} without training"
+    shown = f"canaries: exposure {trained:.1f} bits of at most {math.log2(CANDIDATES + 1):.0f}, {values['memorisation/canary_base']:.1f}"
+    shown += f" in the untouched model, {untrained:.1f} for secrets never trained"
     shown += f" (difference [{low:+.1f}, {high:+.1f}])"
     if low > 0:
         return f"{shown}: secrets in the training rows can be drawn out of this model"
