@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conftest import SMALL
+from conftest import SMALL, write_rows
 from test_pack import assert_same_run
 from test_resume import RUN, interrupt_after
 
@@ -75,3 +75,18 @@ def test_in_a_pack_as_alone(hydratune: Command, tmp_path: Path) -> None:
 def test_nonsense_is_refused(hydratune: Command, setting: str) -> None:
     code, text = hydratune("train", *SMALL, setting)
     assert code == 2 and setting.split("=")[0] in text
+
+
+def test_validation_answers_that_cannot_be_scored_as_the_test_rows_are(hydratune: Command, tmp_path: Path) -> None:
+    """Test answers are JSON, validation answers are not: scored as texts, or refused before training where JSON is asked for."""
+    answers = {"train": '{"a": 1}', "validation": "nothing", "test": '{"a": 1}'}
+    files = [
+        f"data.{name}={write_rows(tmp_path / f'{name}.jsonl', [{'prompt': f'{name}: how many are {n}?', 'completion': text} for n in range(4)])}"
+        for name, text in answers.items()
+    ]
+    quality = ("data.quality.mixed_answers=off", "data.quality.near_leaks=off")
+    words = ("train", *(s for s in SMALL if not s.startswith("data.max")), "data=files", *files, *quality, *SAMPLED)
+    code, text = hydratune(*words)
+    assert code == 0 and "step 2: ROUGE-L" in text, text
+    code, text = hydratune(*words, "evaluation.task=json")
+    assert code == 2 and "evaluation.task" in text and "loss" not in text, text

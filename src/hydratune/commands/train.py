@@ -56,6 +56,7 @@ class Job:
     data_facts: dict[str, Any]
     bench: assess.TestBench
     examples: list[Row]  # for the few-shot prompt, as many as fit
+    sample: assess.TestBench | None = None  # validation rows that are answered during training
     checkpoint: dict[str, Any] | None = None  # to go on from
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds
 
@@ -220,7 +221,21 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         facts,
         bench,
         examples,
+        _sample(config, sets, encoder, bench),
     )
+
+
+def _sample(config: TrainConfig, sets: RowSets, encoder: ChatEncoder, test: assess.TestBench) -> assess.TestBench | None:
+    """The first different validation rows in the order of their hashes, scored as the test rows are if their answers allow it."""
+    settings = config.evaluation
+    if settings.every_steps is None:
+        return None
+    different = {row.content_hash: row for row in sets.validation}
+    rows = [different[key] for key in sorted(different)[: settings.sample]]
+    task = metrics.choose_task(settings.task, [*test.references, *map(encoder.reference, rows)], settings.metrics)
+    bench = assess.TestBench(rows, encoder, replace(settings, max_rows=None), task, test.schema, test.context)
+    bench.check(bench.zero_shot())
+    return bench
 
 
 def _sets(config: TrainConfig, prepared: Prepared) -> RowSets:
@@ -544,11 +559,9 @@ def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitte
 
 def _sampler(job: Job, record: RunDirectory, shop: Workshop) -> Ask | None:
     """Has the model answer the same few validation rows, as far as it has come; None where that is not asked for."""
-    config = job.config.evaluation
-    if config.every_steps is None:
+    bench = job.sample
+    if bench is None:
         return None
-    rows = sorted({row.content_hash: row for row in job.sets.validation}.values(), key=lambda row: row.content_hash)[: config.sample]
-    bench = assess.TestBench(rows, job.encoder, replace(config, max_rows=None), job.bench.task, job.bench.schema, job.bench.context)
 
     def ask(step: int) -> dict[str, float]:
         said = bench.ask(job.model, bench.zero_shot(), title="", pad=job.tokenizer.pad_token_id, quiet=True, pool=shop.pool)
@@ -558,7 +571,7 @@ def _sampler(job: Job, record: RunDirectory, shop: Workshop) -> Ask | None:
         measured = metrics.measures(said, bench.families, has_schema=bench.schema is not None)
         values = {name: measure.value for name, measure in measured.items() if "/" not in name}
         best = next((name for name in metrics.MAIN if name in values), "nll")
-        console.print(f"step {step}: {table.TITLES[best]} {values[best]:.3f} on {len(rows)} validation rows")
+        console.print(f"step {step}: {table.TITLES[best]} {values[best]:.3f} on {len(bench.rows)} validation rows")
         return values
 
     return ask
