@@ -80,13 +80,13 @@ def test_nonsense_is_refused(hydratune: Command, setting: str) -> None:
 def test_validation_answers_that_cannot_be_scored_as_the_test_rows_are(hydratune: Command, tmp_path: Path) -> None:
     """Test answers are JSON, validation answers are not: scored as texts, or refused before training where JSON is asked for."""
     answers = {"train": '{"a": 1}', "validation": "nothing", "test": '{"a": 1}'}
-    files = [
-        f"data.{name}={write_rows(tmp_path / f'{name}.jsonl', [{'prompt': f'{name}: how many are {n}?', 'completion': text} for n in range(4)])}"
-        for name, text in answers.items()
-    ]
+    files = []
+    for name, answer in answers.items():
+        records = [{"prompt": f"{name}: how many are {n}?", "completion": answer} for n in range(8)]
+        files.append(f"data.{name}={write_rows(tmp_path / f'{name}.jsonl', records)}")
     quality = ("data.quality.mixed_answers=off", "data.quality.near_leaks=off")
     words = ("train", *(s for s in SMALL if not s.startswith("data.max")), "data=files", *files, *quality, *SAMPLED)
     code, text = hydratune(*words)
-    assert code == 0 and "step 2: ROUGE-L" in text, text
+    assert code == 0 and "on 3 validation rows" in text and "step 2: field F1" not in text, text
     code, text = hydratune(*words, "evaluation.task=json")
     assert code == 2 and "evaluation.task" in text and "loss" not in text, text
