@@ -168,7 +168,7 @@ def test_ctrl_c_keeps_every_adapter_and_the_same_command_goes_on(tmp_path: Path)
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": tmp_path}
     with subprocess.Popen(command, **options) as process:  # type: ignore[call-overload]
         deadline = time.monotonic() + 120
-        while "finished" not in states(sweep).values() and time.monotonic() < deadline and process.poll() is None:
+        while not {"finished", "running"} <= set(states(sweep).values()) and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         text = process.communicate(timeout=60)[0]
