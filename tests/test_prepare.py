@@ -347,6 +347,7 @@ def test_snips_has_the_known_faults(hydratune: Run, tmp_path: Path) -> None:
 
 
 @real
+@pytest.mark.slow
 def test_gsm8k_is_clean(hydratune: Run, tmp_path: Path) -> None:
     files = (f"data.train={SHARED_DATA / 'gsm8k' / 'train.jsonl'}", f"data.test={SHARED_DATA / 'gsm8k' / 'test.jsonl'}")
     code, printed = hydratune("prepare", "model=tiny", "data=files", *files, "output=out", "data.quality.ungrounded=off")

@@ -105,6 +105,7 @@ def test_never_begins_anew_and_a_broken_checkpoint_does_too(hydratune: Command, 
     assert (tmp_path / "run" / "previous" / "history.csv").is_file()
 
 
+@pytest.mark.slow  # three processes
 def test_a_killed_run_goes_on_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*RUN, "trainer.max_epochs=30", "trainer.checkpoint_minutes=1e-9", "tracking=offline", f"hydra.run.dir={run}"]

@@ -111,12 +111,9 @@ def test_tensorboard_has_every_run_of_a_sweep(tmp_path: Path) -> None:
 def test_no_text_leaves_the_machine_if_that_is_asked_for(tmp_path: Path) -> None:
     prompt = "You are the secret recipe of this company."
     words = ("tracking=offline", f"data.system_prompt='{prompt}'")
-    for extra, there in (((), True), (("tracking.log_text=false",), False)):
-        folder = tmp_path / str(there)
-        folder.mkdir()
-        done = train(folder, *words, *extra, f"hydra.run.dir={folder}/run")
-        assert done.returncode == 0, done.stdout + done.stderr
-        log = next((folder / "run" / "wandb").glob("offline-run-*/run-*.wandb")).read_bytes()
-        assert (prompt.encode() in log) is there
+    done = train(tmp_path, *words, "tracking.log_text=false", f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = next((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")).read_bytes()
+    assert b"val/loss" in log and prompt.encode() not in log and prompt in (tmp_path / "run" / "config.yaml").read_text()
     done = train(tmp_path, "tracking.log_text=false", "tracking.log_predictions=true")
     assert done.returncode == 2 and "tracking.log_predictions = True" in done.stdout + done.stderr
