@@ -95,6 +95,8 @@ def test_constrained_answers_stand_beside_the_free_ones(hydratune: Command, tmp_
     assert "value" in found["fewshot_constrained/schema_valid_difference"] and "eval_constrained/nll" not in found
     code, text = hydratune("evaluate", f"run={run}", "constrained=true", "source=predictions")
     assert code == 2 and "need the model" in text
+    code, text = hydratune("evaluate", f"run={run}", "constrained=true", "texts=some")
+    assert code == 2 and "leave one of the two out" in text
     code, text = hydratune("decide", f"run={run}", "constrained=true", "rows=2", f"output={tmp_path}/d", "evaluation.shots=1")
     assert code == 0 and "held to the JSON schema, fine-tuned changes by" in text, text
     decision = json.loads((tmp_path / "d" / "decision.json").read_text())

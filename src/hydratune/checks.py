@@ -567,6 +567,8 @@ def _evaluate(config: EvaluateConfig) -> Iterator[Problem]:
     if not (Path(config.run) / "config.yaml").is_file():
         fix = "give a run directory such as outputs/contracts/<timestamp>"
         yield Problem("run", config.run, "this is not a run directory (no config.yaml in it)", fix)
+    if config.constrained and (config.texts is not None or config.lm_eval is not None):
+        yield Problem("constrained", True, "texts and tasks have no JSON schema to be held to", "leave one of the two out")
     yield from _at_least("batch_size", config.batch_size, 1)
     if config.accelerator not in (None, *ACCELERATORS):
         yield Problem("accelerator", config.accelerator, "no such option", f"one of: {', '.join(ACCELERATORS)}, or null")

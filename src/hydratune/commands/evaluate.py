@@ -136,6 +136,7 @@ def _constrained(
             table.add_row(name, f"{both[1][name].value:.4f}", f"{both[0][name].value:.4f}", between, f"{change.p:.2g}")
         console.print(table)
     write_json(record.path / "evaluation_constrained.json", content)
+    console.print(f"written     {record.path}/evaluation_constrained.json  [dim](and predictions_*constrained.jsonl)", soft_wrap=True)
 
 
 def _load(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> tuple["Job", Any]:

@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,4 +79,13 @@ def keep_memory() -> None:
 def describe() -> dict[str, Any]:
     """For environment.json."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    return {"machine": platform.machine(), "system": platform.platform(), "cores": cpu_count(), "gpus": gpus}
+    return {"machine": platform.machine(), "processor": _processor(), "system": platform.platform(), "cores": cpu_count(), "gpus": gpus}
+
+
+def _processor() -> str:
+    """Its name, where the system tells: another one rounds otherwise in the last digits."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "") or platform.processor()
