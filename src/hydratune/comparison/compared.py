@@ -186,7 +186,8 @@ def _by_seeds(compared: Comparison, best: Entry) -> list[str]:
         return []
     names = "; ".join(f"{compared.named(entry)} ({spread(entry.scores, '.4f')})" for entry in alike[:3])
     more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
-    return [f"not told apart from it by these seeds: {names}{more}: less than 2 standard errors between the means"]
+    what = "validation losses" if compared.by.metric == "objective" else title(compared.by.metric)
+    return [f"not told apart from it by these seeds: {names}{more}: less than 2 standard errors between the means of the {what}"]
 
 
 def _by_rows(compared: Comparison) -> list[str]:

@@ -101,7 +101,8 @@ def against_best(compared: Comparison, place: int) -> str:
     apart = [a for a in tests.values() if a.told_apart]
     if not apart:
         return "tied"
-    return ", ".join(f"{'better' if a.better else 'worse'} ({title(f'eval/{a.metric}')})" for a in apart)
+    kinds = {word: [title(f"eval/{a.metric}") for a in apart if a.better is (word == "better")] for word in ("better", "worse")}
+    return "; ".join(f"{word} ({', '.join(names)})" for word, names in kinds.items() if names)
 
 
 def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:
