@@ -37,6 +37,7 @@ from hydratune import config
 from hydratune.config import TrainConfig
 from hydratune.console import console, printing_to, silence
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
+from hydratune.models.hardware import give_back
 from hydratune.records import RunDirectory, State, alone, read_json
 from hydratune.run import begin, recorded
 from hydratune.sweeps.board import Board
@@ -49,6 +50,7 @@ from hydratune.training.merged import Guest, Host, MergingPool
 
 log = logging.getLogger(__name__)
 _MERGE_TOKENS = 512
+_SPARE_MEMORY = 3 * 2**28  # bytes of freed memory that a pack keeps for its next pieces
 
 
 class JobCrew(MergingPool):
@@ -378,6 +380,7 @@ def run(
         while stations and not watch.overdue():
             stations[0].join(0.5)  # without an end it would keep a signal waiting
             board.say()
+            give_back(_SPARE_MEMORY)
             if driver not in (None, os.getppid()):  # it was killed: nobody is left to hand the rest to
                 premises.asked.set()
             hung = watch.look()

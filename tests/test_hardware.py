@@ -1,0 +1,41 @@
+"""Memory that the allocator keeps goes back to the kernel."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# Blocks between which others stay: what glibc alone never gives back.
+_HOLES = """
+import json
+import resource
+from pathlib import Path
+import torch
+from hydratune.models import hardware
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+hardware.keep_memory()
+blocks = [torch.ones(2**20) for _ in range(160)]  # 640 MiB
+kept = blocks[1::2]
+calm = hardware.give_back(2**28)
+del blocks
+before = resident()
+modest = hardware.give_back(2**30)
+gave = hardware.give_back(2**28)
+after = resident()
+print(json.dumps({"calm": calm, "modest": modest, "gave": gave, "less": before - after, "sum": sum(float(k.sum()) for k in kept)}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_blocks_between_others_go_back_and_the_others_stay():
+    ran = subprocess.run([sys.executable, "-c", _HOLES], capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(ran.stdout)
+    assert not found["calm"]  # everything is in use
+    assert not found["modest"]  # it keeps less than that
+    assert found["gave"]
+    assert found["less"] > 250 * 2**20
+    assert found["sum"] == 80 * 2**20
