@@ -100,6 +100,7 @@ def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:
 
 SMALL = (
     "debug=smoke",
+    "trainer.precision=32-true",  # on processors with AMX, auto is bf16
     "data.batch_size=4",
     "data.max_train_rows=8",
     "data.max_validation_rows=4",

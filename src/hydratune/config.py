@@ -711,7 +711,8 @@ class TrackingConfig:
     tags: list[str] = field(default_factory=list)
     log_text: bool = True  # false: no text of prompts or answers leaves the machine, not even the system prompt among the settings
     log_predictions: bool = False  # a table with the test prompts and answers: these texts leave the machine
-    log_adapter: bool = False  # the adapter as an artifact
+    log_data: bool = False  # the data report as an artifact: data.json, and data.html, which shows some rows, unless log_text=false
+    log_adapter: bool = False  # the adapter as an artifact with the alias best
 
 
 class Resume(StrEnum):

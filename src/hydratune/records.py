@@ -109,6 +109,7 @@ _OF_ONE_RUN = (
     "config.yaml",
     "environment.json",
     "data.json",
+    "data.html",
     "schema.json",
     "metrics.json",
     "evaluation.json",

@@ -11,9 +11,10 @@ from rich.text import Text
 from hydratune.config import FilesData, HubData, Level, PrepareConfig, PreparedData
 from hydratune.console import console, progress, section
 from hydratune.data.answers import SCHEMA_FILE
+from hydratune.data.described import SHOWN, count_tokens, described
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.prepared import Prepared, prepare, write_prepared
-from hydratune.data.preview import pieces, show
+from hydratune.data.preview import show
 from hydratune.data.quality.findings import refusals
 from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.report import write_html
@@ -24,7 +25,6 @@ from hydratune.evaluation.judge.clients import Client, Purse, client_for
 from hydratune.models import sources
 from hydratune.records import RunDirectory, write_json
 
-_SHOWN = 5  # rows whose mask is in the report
 _DATA_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), SCHEMA_FILE)
 _QUIET = 2_000  # rows: below it there is nothing to wait for
 
@@ -39,8 +39,9 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
         console.print(escape(statement), soft_wrap=True)
     reader = sources.reader(config.model)
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
-    tokens = _count_tokens(config, prepared, TokenCheck(encoder, config.data, reader.context_window))
-    report = _report(config, prepared, tokens)
+    tokens = _count_tokens(config, prepared, encoder, reader.context_window)
+    masked = zip(*_masked(config, prepared, encoder, SHOWN), strict=True)
+    report = described(str(config.name), config.model.name, prepared, tokens, masked)
     unjudged = _facts(config, prepared, report, judge) if judge is not None else ""
     _print(report)
     if config.preview:
@@ -109,13 +110,10 @@ def _output(config: PrepareConfig) -> Path:
     return output
 
 
-def _count_tokens(config: PrepareConfig, prepared: Prepared, check: TokenCheck) -> TokenCheck:
+def _count_tokens(config: PrepareConfig, prepared: Prepared, encoder: ChatEncoder, context_window: int) -> TokenCheck:
     count = sum(split["rows"] for split in prepared.report["splits"].values())
     with progress("counting tokens, checking masks", count, "rows", quiet=count < _QUIET) as ticker:
-        for name in SPLIT_NAMES:
-            rows = (with_system(row, config.data.system_prompt) for row in prepared.rows(name))
-            check.split(name, rows, lambda steps: ticker.advance(steps, steps))
-    return check
+        return count_tokens(config.data, prepared, encoder, context_window, lambda rows: ticker.advance(rows, rows))
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -157,24 +155,6 @@ def _splits_table(report: dict[str, Any]) -> Table:
         lengths = (mine["quantiles"]["50"], mine["quantiles"]["99"], mine["quantiles"]["100"], mine["too_long"])
         table.add_row(name, *(f"{n:,}" for n in (*numbers, *lengths)))
     return table
-
-
-def _report(config: PrepareConfig, prepared: Prepared, tokens: TokenCheck) -> dict[str, Any]:
-    """The content of report.json."""
-    summary = tokens.summary()
-    checks = {name: finding.plain() for name, finding in tokens.findings.items()}
-    previews = []
-    rows, encoded = _masked(config, prepared, tokens.encoder, _SHOWN)
-    for row, example in zip(rows, encoded, strict=True):
-        shown = [[piece.text, piece.trained, piece.special] for piece in pieces(tokens.encoder, example)]
-        previews.append({"id": row.id, "trained": example.supervised, "tokens": len(example.ids), "pieces": shown})
-    return {
-        **prepared.report,
-        "name": config.name,
-        "checks": checks | {name: check for name, check in prepared.report["checks"].items() if name not in checks},
-        "tokens": {"model": config.model.name, **summary},
-        "mask": previews,
-    }
 
 
 def _masked(config: PrepareConfig, prepared: Prepared, encoder: ChatEncoder, count: int) -> tuple[list[Any], list[Any]]:

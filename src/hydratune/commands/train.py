@@ -14,18 +14,20 @@ from hydratune.cache import cache_folder
 from hydratune.config import AdaLoraAdapter, Baseline, ContractsData, Level, PreparedData, Resume, TrainConfig, flat, plain
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
+from hydratune.data.described import SHOWN, count_tokens, described
 from hydratune.data.gate import gate
 from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.prepared import Prepared
 from hydratune.data.prepared import prepare as prepare_data
 from hydratune.data.preview import show
+from hydratune.data.report import render
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
 from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, overfitting, panel, table
 from hydratune.models import adapters, hardware, sources
-from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl
+from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl, write_text
 from hydratune.run import is_main_process
 from hydratune.sweeps.records import read_sweep
 from hydratune.sweeps.workshop import Workshop
@@ -54,6 +56,7 @@ class Job:
     train: list[Encoded]
     validation: list[Encoded]
     data_facts: dict[str, Any]
+    prepared: Prepared
     bench: assess.TestBench
     examples: list[Row]  # for the few-shot prompt, as many as fit
     sample: assess.TestBench | None = None  # validation rows that are answered during training
@@ -117,8 +120,9 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
 def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Workshop) -> tuple[dict[str, Any], list[str]]:
     """Measures, trains, measures again. Returns the content of metrics.json and the names of the systems measured."""
     config = job.config
-    facts = _write_down(job, record)
+    facts = _write_down(job, record, shop)
     tracker.facts(facts)
+    tracker.data([record.path / "data.json", record.path / "data.html"])
     before, untouched = _panel(job, shop, "the panel, before"), _untouched_canaries(job, shop)
     predictions = _baselines(job, record, shop)
     section("training")
@@ -219,6 +223,7 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         encoded["train"],
         encoded["validation"],
         facts,
+        prepared,
         bench,
         examples,
         _sample(config, sets, encoder, bench),
@@ -341,8 +346,8 @@ def sets_hash(rows: list[Row]) -> str:
     return stable_hash(sorted(row.content_hash for row in rows))
 
 
-def _write_down(job: Job, record: RunDirectory) -> dict[str, Any]:
-    """environment.json, data.json and the opening lines on the terminal. Returns the facts for W&B."""
+def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any]:
+    """environment.json, data.json, data.html and the opening lines on the terminal. Returns the facts for W&B."""
     config = job.config
     git = environment.git_commit(Path(__file__).parent)
     facts = {"base": job.source.identity, "data_fingerprint": job.data_facts["fingerprint"], "git": git, "precision": job.precision}
@@ -356,6 +361,7 @@ def _write_down(job: Job, record: RunDirectory) -> dict[str, Any]:
     }
     write_json(record.path / "environment.json", content)
     write_json(record.path / "data.json", job.data_facts)
+    write_text(record.path / "data.html", shop.shared("data page", lambda: _data_page(job)))
     if job.bench.schema is not None:
         write_json(record.schema_file, job.bench.schema)
     splits = job.data_facts["splits"]
@@ -364,6 +370,13 @@ def _write_down(job: Job, record: RunDirectory) -> dict[str, Any]:
     console.print(f"rows: {counts}; {splits['train']['tokens']:,} training tokens, {splits['train']['trained_tokens']:,} of them trained")
     console.print(f"scored as {job.bench.task.value}; record: {record.path}")
     return facts
+
+
+def _data_page(job: Job) -> str:
+    """The report of ``hydratune prepare``, with the masks of the first rows that are really trained on."""
+    tokens = count_tokens(job.config.data, job.prepared, job.encoder, job.bench.context)
+    shown = zip(job.sets.train[:SHOWN], job.train[:SHOWN], strict=True)
+    return render(described(str(job.config.name), job.config.model.name, job.prepared, tokens, shown))
 
 
 def _made_of(job: Job) -> dict[str, Any]:

@@ -30,7 +30,7 @@ _TALKING = 12  # runs whose answers are in the page
 _ROWS = 60  # test rows likewise
 _LONGEST = 1500  # letters of a text
 _BUDGET = 2_000_000  # letters of all answers
-_LINKS = {"report.html": "report", "data.json": "data", "run.log": "log", "predictions.jsonl": "answers"}
+_LINKS = (("report.html", "report"), ("data.html", "data"), ("data.json", "data"), ("run.log", "log"), ("predictions.jsonl", "answers"))
 
 
 def write(compared: Comparison, file: Path, name: str) -> int:
@@ -88,7 +88,7 @@ def content(compared: Comparison, folder: Path) -> dict[str, Any]:
                 "measured": {key: run.value(key) for key in names if run.value(key) is not None},
                 "intervals": {key: interval for key in names if (interval := run.interval(key)) is not None},
                 "curve": _curve(run),
-                "links": {label: link for file, label in _LINKS.items() if (link := _link(run.path / file, folder)) is not None},
+                "links": _links(run, folder),
             }
         )
     return {
@@ -130,8 +130,14 @@ def _curve(run: Run) -> dict[str, list[list[float]]]:
     return found
 
 
-def _link(file: Path, folder: Path) -> str | None:
-    return Path(os.path.relpath(file, folder)).as_posix() if file.is_file() else None
+def _links(run: Run, folder: Path) -> dict[str, str]:
+    """To a run's files; where two have the same label, to the first that is there."""
+    found: dict[str, str] = {}
+    for name, label in _LINKS:
+        file = run.path / name
+        if file.is_file():
+            found.setdefault(label, Path(os.path.relpath(file, folder)).as_posix())
+    return found
 
 
 def _answers(ordered: Sequence[Run], compared: Comparison) -> dict[str, Any]:

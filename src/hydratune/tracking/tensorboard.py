@@ -37,6 +37,9 @@ class TensorBoardTracker:
     def predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
         pass
 
+    def data(self, files: Sequence[Path]) -> None:
+        pass
+
     def adapter(self, folder: Path) -> None:
         pass
 

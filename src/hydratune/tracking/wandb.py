@@ -31,6 +31,7 @@ class Tracker(Protocol):
     def facts(self, facts: Mapping[str, Any]) -> None: ...
     def summary(self, metrics: Mapping[str, float]) -> None: ...
     def predictions(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def data(self, files: Sequence[Path]) -> None: ...
     def adapter(self, folder: Path) -> None: ...
     def again(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def finish(self, exit_code: int) -> None: ...
@@ -50,6 +51,9 @@ class NoTracker:
         pass
 
     def predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def data(self, files: Sequence[Path]) -> None:
         pass
 
     def adapter(self, folder: Path) -> None:
@@ -122,14 +126,24 @@ class WandbTracker:
         self.run.log({"predictions": table})
 
     @never_fatal
+    def data(self, files: Sequence[Path]) -> None:
+        if self.config.log_data:
+            told = [file for file in files if self.config.log_text or file.suffix == ".json"]
+            self._artifact(f"data-{self.run.id}", "dataset", {file.name: file for file in told}, [])
+
+    @never_fatal
     def adapter(self, folder: Path) -> None:
-        if not self.config.log_adapter:
-            return
+        if self.config.log_adapter:
+            files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+            self._artifact(f"adapter-{self.run.id}", "model", files, ["best"])
+
+    def _artifact(self, name: str, kind: str, files: Mapping[str, Path], aliases: list[str]) -> None:
         import wandb
 
-        artifact = wandb.Artifact(f"adapter-{self.run.id}", type="model")
-        artifact.add_dir(str(folder))
-        self.run.log_artifact(artifact, aliases=["best"])
+        artifact = wandb.Artifact(name, type=kind)
+        for file_name, file in files.items():
+            artifact.add_file(str(file), name=file_name)
+        self.run.log_artifact(artifact, aliases=aliases)
 
     @never_fatal
     def again(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -198,6 +212,7 @@ def start(
             x_disable_meta=not config.log_text,  # the command line is part of it
         ),
     }
+    wandb.setup(wandb.Settings(silent=True))  # else the login speaks before the settings of a run count
     try:
         run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
     except Exception as error:  # the client raises its own, requests' and Go's errors for an absent server
