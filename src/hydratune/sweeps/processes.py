@@ -33,7 +33,7 @@ from hydratune.sweeps.fleet import Pack, cores, how, wait, work_off
 from hydratune.sweeps.gpus import visible_gpus
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, Packing, Planned, plan, without_hydra
 from hydratune.sweeps.records import Job, read_study, read_sweep, varying, write_sweep
-from hydratune.tracking import environment
+from hydratune.tracking import environment, wandb
 
 _KEPT = ".multirun.yaml"  # of the last sweep that was not refused
 _OURS = ("", "wandb", "comparison", "sweep.json", "multirun.yaml", "pack.log", "study.log")  # in the folder of a sweep
@@ -113,8 +113,8 @@ def wait_for_left(record: RunDirectory) -> None:
 
 
 def print_wandb_hint(folder: Path) -> None:
-    if any((folder / "wandb").glob("offline-run-*")):
-        console.print(f"W&B         wandb sync --sync-all {shown(folder / 'wandb')}", soft_wrap=True)
+    if command := wandb.to_send(folder):
+        console.print(f"W&B         {escape(command)}", soft_wrap=True)
 
 
 def _check_all(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int) -> list[Planned]:

@@ -3,7 +3,9 @@
 import functools
 import logging
 import os
+import secrets
 import shutil
+import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol
@@ -18,6 +20,7 @@ from hydratune.tracking.tensorboard import TensorBoardTracker
 log = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")
 PREDICTION_ROWS = 200  # at most, in the W&B table
+_NOT_SENT = "not-sent"  # a file in the folder of a run
 _TEXTS = ("system_prompt", "prompt_tuning_init_text", "user_prompt")  # settings
 
 
@@ -89,9 +92,7 @@ class WandbTracker:
         self.run, self.config = run, config
         self.logger: Any = WandbLogger(experiment=run)
         self.id: str | None = run.id
-        folder = Path(run.dir).parent
-        shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-        self.hint = f"wandb sync {shown}" if run.offline else str(run.url or "")
+        self.hint = f"wandb sync {_shown(self._folder)}" if run.offline else str(run.url or "")
         for name in ("train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm", "sample/*"):
             run.define_metric(name, step_metric="trainer/global_step", summary="min" if name.endswith("loss") else "last")
 
@@ -160,7 +161,38 @@ class WandbTracker:
 
     @never_fatal
     def finish(self, exit_code: int) -> None:
-        self.run.finish(exit_code=exit_code)
+        try:
+            self.run.finish(exit_code=exit_code)
+        except Exception as error:  # TimeoutError, or what the client stumbles over while it makes one
+            log.warning("W&B: the server does not have all of this run (%s)", mask(str(error)))
+            self.not_sent()
+
+    def not_sent(self) -> None:
+        """The server does not have all of this run, though it should."""
+        (self._folder / _NOT_SENT).touch()
+        self.hint = f"wandb sync --include-online {_shown(self._folder)}  (the server did not answer in the end)"
+        if self.run.offline:
+            self.hint = f"wandb sync {_shown(self._folder)}  (the server did not answer)"
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.run.dir).parent
+
+
+def to_send(folder: Path) -> str | None:
+    """What to type to send every run of a sweep that the server does not have; None where there is none. Imports no client."""
+    left = [run for run in (folder / "wandb").glob("*run-*-*") if not any(run.glob("*.wandb.synced"))]
+    online = [run for run in left if not run.name.startswith("offline-") and (run / _NOT_SENT).exists()]
+    offline = [run for run in left if run.name.startswith("offline-")]
+    if not online and not offline:
+        return None
+    lost = len(online) + sum((run / _NOT_SENT).exists() for run in offline)
+    told = f"  (the server did not answer: it lacks {lost} run{'s' * (lost > 1)})" if lost else ""
+    return f"wandb sync {'--include-online ' if online else ''}{_shown(folder / 'wandb')}{told}"
+
+
+def _shown(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def start(
@@ -199,12 +231,14 @@ def start(
         "name": name,
         "tags": config.tags,
         "config": _masked(dict(values) if config.log_text else _without_texts(dict(values))),
-        **({"id": known, "resume": "allow"} if known and mode == "online" else {"id": known} if known else {}),
+        "id": known or os.environ.get("WANDB_RUN_ID") or _new_id(),
+        **({"resume": "allow"} if known and mode == "online" else {}),
         "reinit": "create_new",
         "settings": wandb.Settings(
             console="off",
             save_code=False,
             finish_timeout=60,
+            finish_timeout_raises=True,
             init_timeout=20,
             silent=True,
             disable_git=True,
@@ -218,8 +252,18 @@ def start(
     except Exception as error:  # the client raises its own, requests' and Go's errors for an absent server
         log.warning("W&B is not reachable (%s); the run is kept offline", mask(str(error)))
         console.print(f"[yellow]W&B is not reachable ({escape(mask(str(error)).splitlines()[0])}); the run is kept offline")
-        run = wandb.init(mode="offline", **options)
+        for left in (folder / "wandb").glob(f"run-*-{options['id']}") if not known else ():
+            shutil.rmtree(left, ignore_errors=True)  # an empty beginning, which wandb sync would send as a run of its own
+        options = {key: value for key, value in options.items() if key != "resume"} | {"id": _new_id()}  # the client keeps the first one
+        tracker = WandbTracker(wandb.init(mode="offline", **options), config)
+        tracker.not_sent()
+        return tracker
     return WandbTracker(run, config)
+
+
+def _new_id() -> str:
+    """As the client makes them, so that the folders of a run can be told before it began."""
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
 
 
 def _without_texts(values: dict[str, Any]) -> dict[str, Any]:
