@@ -13,7 +13,7 @@ from hydratune.comparison.compared import compare
 from hydratune.comparison.exports import kinds_of
 from hydratune.comparison.names import criterion, title
 from hydratune.comparison.ranking import shown
-from hydratune.comparison.runs import Run, collect, read
+from hydratune.comparison.runs import UNREADABLE, Run, collect, read
 from hydratune.console import console
 from hydratune.errors import HydratuneError, InputError
 
@@ -21,7 +21,8 @@ _HELP = """\
 usage: hydratune compare DIR [DIR ...] [option=value ...]
        hydratune compare baseline=DIR candidate=DIR [fail_if=...]
 
-DIR is a sweep directory, a run directory, or a folder of run directories.
+DIR is a sweep directory, a run directory, or a folder of run directories. Where those are not at hand, what W&B's client
+wrote will do: a wandb directory, the folder of one run in it, or a .wandb file; these hold no answers, so nothing is paired.
 
 options:
   metric=NAME          rank by this metric of metrics.json instead of the validation loss
@@ -81,7 +82,10 @@ def _compare(folders: Sequence[Path], options: Mapping[str, str]) -> int:
             raise InputError(f"{name}: belongs to baseline=DIR candidate=DIR")
     by, html = criterion(options.get("metric"), options.get("mode")), _truth("html", options.get("html", "true"))
     kinds = kinds_of(options["export"]) if "export" in options else []
-    compared = compare(collect(folders), by, pareto=_pair(options.get("pareto")), confidence=_confidence(options))
+    runs = collect(folders)
+    if all(run.state == UNREADABLE for run in runs):
+        raise InputError(f"nothing here can be read: {runs[0].error}{f' (and {len(runs) - 1} more)' if len(runs) > 1 else ''}")
+    compared = compare(runs, by, pareto=_pair(options.get("pareto")), confidence=_confidence(options))
     for part in shown(compared):
         console.print(part, soft_wrap=isinstance(part, str))
     if html:
@@ -95,7 +99,9 @@ def place(folders: Sequence[Path], output: str | None) -> Path:
     """Where pages and tables go."""
     if output is not None:
         return Path(output).expanduser()
-    return folders[0] / "comparison" if len(folders) == 1 else Path("outputs/comparison")
+    if len(folders) > 1:
+        return Path("outputs/comparison")
+    return (folders[0] if folders[0].is_dir() else folders[0].parent) / "comparison"
 
 
 def _gate(folders: Sequence[Path], options: Mapping[str, str]) -> int:

@@ -351,6 +351,7 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     config = job.config
     git = environment.git_commit(Path(__file__).parent)
     facts = {"base": job.source.identity, "data_fingerprint": job.data_facts["fingerprint"], "git": git, "precision": job.precision}
+    measured_on = {"validation": job.data_facts["splits"]["validation"]["tokens_hash"], "code": environment.code_hash()}
     content = {
         "versions": environment.versions(),
         "hardware": {**hardware.describe(), "accelerator": job.accelerator, "precision": job.precision},
@@ -369,7 +370,7 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     console.print(f"[bold]{config.name}[/]  {config.model.name} ({config.model.licence}) on {job.accelerator}, {job.precision}")
     console.print(f"rows: {counts}; {splits['train']['tokens']:,} training tokens, {splits['train']['trained_tokens']:,} of them trained")
     console.print(f"scored as {job.bench.task.value}; record: {record.path}")
-    return facts
+    return facts | measured_on
 
 
 def _data_page(job: Job) -> str:

@@ -104,6 +104,9 @@ def compare(
         notes.insert(0, f"chosen by {title(by.metric)} on the test rows: the winner looks better than it is; choose on validation")
     if by.metric != "objective" and not any(entry.scores for entry in ranked):
         raise InputError(_nobody_has(by.metric, runs))
+    if logged := sum(run.logged for run in runs):
+        whose = "these runs are" if logged == len(runs) else f"{logged} of these runs are"
+        notes.append(f"{whose} known from W&B's files, which hold no answers: they take part in no test over rows")
     notes += conditions.differences([run for run in runs if run.environment])
     counted = [] if refused else list(runs)
     return Comparison(
@@ -200,6 +203,8 @@ def _by_rows(compared: Comparison) -> list[str]:
     replicated = any(a.replicated for tests in compared.against.values() for a in tests.values())
     noise = "" if replicated else "; one seed each, so the noise of training itself is not in this: add seed=1,2,3"
     if not tied:
-        return [f"told apart from all others {how}{noise}"]
+        seeds = any(not any(a.told_apart for a in tests.values()) for tests in compared.against.values())
+        what = f"by the {title(compared.by.metric)} of several seeds, or " if seeds else ""
+        return [f"told apart from all others {what}{how}{noise}"]
     shown = "; ".join(compared.named(entry) for entry in tied[:4]) + (f" and {len(tied) - 4} more" if len(tied) > 4 else "")
     return [f"not distinguishable from the best: {shown}: {how}{noise}"]

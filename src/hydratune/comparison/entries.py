@@ -9,7 +9,7 @@ from typing import Any
 from hydratune.comparison.names import Criterion
 from hydratune.comparison.runs import Run
 
-IGNORED = ("name",)  # settings nobody compares
+_IGNORED = ("name", "preview", "resume", "tracking")  # settings nobody compares, and a group of them
 _LIKELY = ("optimizer", "adapter", "trainer")  # groups whose settings are shown first
 _LONGEST = 24  # letters of a setting
 _APART = 2.0  # standard errors by which two means must differ before one is called better
@@ -55,7 +55,7 @@ def entries(runs: Sequence[Run], by: Criterion | None = None) -> list[Entry]:
     groups: dict[tuple[object, ...], list[Run]] = {}
     times: dict[tuple[object, ...], int] = {}
     for run in runs:
-        same = tuple(sorted((key, str(value)) for key, value in run.settings.items() if key not in IGNORED and key not in seeds))
+        same = tuple(sorted((key, str(value)) for key, value in run.settings.items() if _compared(key) and key not in seeds))
         whole = (same or run.path, str(run.settings.get("seed")))
         times[whole] = times.get(whole, 0) + 1
         groups.setdefault((same or run.path, times[whole]), []).append(run)
@@ -74,9 +74,13 @@ def seed_keys(runs: Sequence[Run]) -> set[str]:
 
 def varying(runs: Sequence[Run]) -> list[str]:
     """Settings that are not the same in all runs, those that are usually compared first; the seed is one where it varies."""
-    keys = [k for k in dict.fromkeys(k for r in runs for k in r.settings) if k not in IGNORED]
+    keys = [k for k in dict.fromkeys(k for r in runs for k in r.settings) if _compared(k)]
     differing = [k for k in keys if len({str(r.settings.get(k)) for r in runs if r.settings}) > 1]
     return sorted(differing, key=lambda k: k.rpartition(".")[0] not in _LIKELY)
+
+
+def _compared(key: str) -> bool:
+    return key.split(".")[0] not in _IGNORED
 
 
 def told_apart(a: Sequence[float], b: Sequence[float]) -> bool:

@@ -100,7 +100,7 @@ def against_best(compared: Comparison, place: int) -> str:
         return "-"
     apart = [a for a in tests.values() if a.told_apart]
     if not apart:
-        return "tied"
+        return f"worse ({title(compared.by.metric)}, seeds)" if compared.apart_by_seeds(compared.ranked[place]) else "tied"
     kinds = {word: [title(f"eval/{a.metric}") for a in apart if a.better is (word == "better")] for word in ("better", "worse")}
     return "; ".join(f"{word} ({', '.join(names)})" for word, names in kinds.items() if names)
 

@@ -16,6 +16,9 @@ from hydratune.config import flat
 from hydratune.errors import InputError, RunError
 from hydratune.records import RunDirectory, State, read_json, read_jsonl
 from hydratune.sweeps.records import Job, read_sweep
+from hydratune.tracking import wandb_file
+
+UNREADABLE = "unreadable"  # the state of a run whose files are broken
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Run:
     @property
     def over_budget(self) -> bool:
         return self.metrics.get("forgetting/within_budget") is False
+
+    @property
+    def logged(self) -> bool:
+        """Whether all that is known comes from W&B's files."""
+        return False
 
     @property
     def name(self) -> str:
@@ -72,9 +80,18 @@ class Run:
 
 
 def collect(folders: Sequence[Path]) -> list[Run]:
-    """Every run in and below ``folders``. Raises ``InputError`` if there is none."""
+    """Every run in and below ``folders``; of one without run directories, and of .wandb files, what W&B's client wrote.
+
+    Raises ``InputError`` if there is none.
+    """
+    from hydratune.comparison import logged  # which builds on this module
+
     runs: list[Run] = []
     for folder in folders:
+        logs = wandb_file.files_of(folder) if folder.suffix == ".wandb" or not any(folder.glob("**/status.json")) else []
+        if logs:
+            runs += logged.collect(logs)
+            continue
         if not folder.is_dir():
             raise InputError(f"{folder}: no such directory; give a sweep or run directory from outputs/")
         found = sorted((p.parent for p in folder.glob("**/status.json")), key=_natural)
@@ -119,7 +136,7 @@ def read(path: Path) -> Run:
         state, error, halved = status.get("state", "unknown"), status.get("error"), status.get("halved")
         return Run(path, state, error, settings, metrics, measured_on, halved, environment, data)
     except (RunError, OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
-        return Run(path, "unreadable", str(error), {}, {})
+        return Run(path, UNREADABLE, str(error), {}, {})
 
 
 def _object(file: Path) -> dict[str, Any]:

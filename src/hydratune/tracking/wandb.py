@@ -170,9 +170,9 @@ class WandbTracker:
     def not_sent(self) -> None:
         """The server does not have all of this run, though it should."""
         (self._folder / _NOT_SENT).touch()
-        self.hint = f"wandb sync --include-online {_shown(self._folder)}  (the server did not answer in the end)"
+        self.hint = f"wandb sync --include-online {_shown(self._folder)}  # the server did not answer in the end"
         if self.run.offline:
-            self.hint = f"wandb sync {_shown(self._folder)}  (the server did not answer)"
+            self.hint = f"wandb sync {_shown(self._folder)}  # the server did not answer"
 
     @property
     def _folder(self) -> Path:
@@ -187,7 +187,7 @@ def to_send(folder: Path) -> str | None:
     if not online and not offline:
         return None
     lost = len(online) + sum((run / _NOT_SENT).exists() for run in offline)
-    told = f"  (the server did not answer: it lacks {lost} run{'s' * (lost > 1)})" if lost else ""
+    told = f"  # the server did not answer: it lacks {lost} run{'s' * (lost > 1)}" if lost else ""
     return f"wandb sync {'--include-online ' if online else ''}{_shown(folder / 'wandb')}{told}"
 
 
