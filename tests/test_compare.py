@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from conftest import SMALL
 from hydratune.comparison.compared import compare, front, verdict
 from hydratune.comparison.effects import effects
 from hydratune.comparison.gate import limits
-from hydratune.comparison.names import Criterion, criterion, lower_is_better
+from hydratune.comparison.names import Criterion, criterion, known, lower_is_better
 from hydratune.comparison.runs import collect
 from hydratune.errors import InputError
 
@@ -169,6 +170,17 @@ def test_metrics_know_which_way_is_better() -> None:
     assert criterion("eval/my_own", "max") == Criterion("eval/my_own", lower=False)
     with pytest.raises(InputError, match="mode=min or mode=max"):
         criterion("eval/my_own", None)
+
+
+def test_every_number_of_a_run_has_a_meaning(hydratune: Command, tmp_path: Path) -> None:
+    wanted = ("evaluation.forgetting.measure=true", "evaluation.forgetting.items=2", "evaluation.forgetting.answer_tokens=2",
+              "evaluation.canaries=2", "evaluation.memorisation=4", "evaluation.baselines=[base,fewshot]")  # fmt: skip
+    code, text = hydratune("train", *SMALL, *wanted, f"hydra.run.dir={tmp_path}/run")
+    assert code == 0, text
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    numbers = [name for name, value in metrics.items() if isinstance(value, (int, float))]
+    assert {name.split("/")[0] for name in numbers} >= {"eval", "base", "fewshot", "forgetting", "memorisation", "fit", "cost", "val"}
+    assert [name for name in numbers if not known(name)] == []
 
 
 def test_a_test_metric_that_chooses_is_said(hydratune: Command, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,34 +9,17 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL
+from hydratune.comparison.compared import compare
+from hydratune.comparison.runs import collect
 from hydratune.config import TrackingConfig
 from hydratune.tracking import wandb as tracking
+from hydratune.tracking import wandb_file
 
 
 def train(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | environment
     command = [sys.executable, "-m", "hydratune", "train", *SMALL, *overrides]
     return subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, check=False)
-
-
-def exit_codes(log: Path) -> list[int]:
-    """What a .wandb file says about the end of its run. The file is a LevelDB log of protobuf records."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, codes, parts, at, block = log.read_bytes(), [], b"", 7, 32768
-    while at + 7 <= len(content):
-        if block - at % block < 7:  # no room for a header: the block ends in padding
-            at += block - at % block
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, at)
-        parts += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last piece
-            record = Record()
-            record.ParseFromString(parts)
-            parts = b""
-            codes += [record.exit.exit_code] if record.WhichOneof("record_type") == "exit" else []
-    return codes
 
 
 def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_path: Path) -> None:
@@ -50,7 +32,13 @@ def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_p
         assert b"my-sweep" in content  # the group
         assert b"eval/field_f1" in content and b"val/loss" in content
         assert b"trainer/global_step" in content
-        assert exit_codes(log) == [0]
+        assert wandb_file.read(log).exit_code == 0
+    own, logged = compare(collect([tmp_path / "my-sweep"])), compare(collect([tmp_path / "my-sweep" / "wandb"]))
+    assert own.best is not None and logged.best is not None
+    assert logged.best.scores == own.best.scores and own.best.runs[0].settings["seed"] == logged.best.runs[0].settings["seed"]
+    assert own.best.runs[0].measured_on == logged.best.runs[0].measured_on
+    losses = [[row["train/loss"] for row in c.best.finished[0].history() if "train/loss" in row] for c in (own, logged)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     ids = {json.loads((tmp_path / "my-sweep" / name / "status.json").read_text())["wandb_id"] for name in "01"}
     assert ids == {log.stem.removeprefix("run-") for log in logs}
     hint = next(line for line in done.stdout.splitlines() if "wandb sync" in line)
@@ -89,7 +77,7 @@ def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
     assert status["state"] == "failed"
     (log,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert log.stem == f"run-{status['wandb_id']}"
-    assert exit_codes(log) == [1]
+    assert wandb_file.read(log).exit_code == 1
 
 
 def test_broken_mirror_ends_no_run(capfd: pytest.CaptureFixture[str]) -> None:

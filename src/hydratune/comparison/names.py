@@ -24,11 +24,33 @@ _OTHERS = {
     "forgetting/nll_delta": "forgotten, NLL",
     "forgetting/instructions_delta": "instructions, difference",
     "forgetting/kl": "divergence from the base",
+    "forgetting/bits_per_byte": "general texts, bits/byte",
+    "forgetting/bits_per_byte_base": "general texts, bits/byte, base",
+    "forgetting/nll": "general answers, NLL",
+    "forgetting/nll_base": "general answers, NLL, base",
+    "forgetting/instructions": "instructions followed",
+    "forgetting/instructions_base": "instructions followed, base",
+    "forgetting/within_budget": "forgot no more than allowed",
     "memorisation/difference": "known by heart, difference",
+    "memorisation/train": "training rows known by heart",
+    "memorisation/train_tokens": "training tokens in a row by heart",
+    "memorisation/heldout": "other rows known by heart",
+    "memorisation/heldout_tokens": "other tokens in a row by heart",
+    "memorisation/canary_exposure": "canaries, exposure",
+    "memorisation/canary_untrained": "untrained secrets, exposure",
+    "memorisation/canary_base": "canaries, exposure in the base",
+    "memorisation/canary_difference": "canaries, exposure less untrained",
+    "fit/best_step": "step of the best validation",
+    "fit/best_epoch": "epoch of the best validation",
+    "fit/rise": "rise of the validation loss after it",
+    "fit/gap": "validation less training loss",
+    "halved_at_step": "stopped at step",
 }
-_LOWER = ("loss", "nll", "perplexity", "bits_per_byte", "invented_keys", "hallucinated", "label_unknown", "kl", "objective", "gap")
+_PARTS = {"field_f1": "field F1", "field_accuracy": "field accuracy", "label_f1": "label F1"}  # of one field or one class of the answers
+_LOWER = ("rise", "loss", "nll", "perplexity", "bits_per_byte", "invented_keys", "hallucinated", "label_unknown", "kl", "objective", "gap")
 _LOWER_PREFIXES = ("cost/", "memorisation/")
-_NEITHER = ("cost/tokens", "eval/length_ratio", "eval/generated_tokens")
+_NEITHER = ("cost/tokens", "fit/best_step", "fit/best_epoch", "halved_at_step", "forgetting/within_budget")
+_NEITHER_ENDINGS = ("length_ratio", "generated_tokens", "_base")
 
 
 @dataclass(frozen=True)
@@ -47,24 +69,38 @@ class Criterion:
 def title(metric: str) -> str:
     if metric in _OTHERS:
         return _OTHERS[metric]
-    system, _, name = metric.partition("/")
-    if system in _SYSTEMS and name:
-        return _SYSTEMS[system] + TITLES.get(name, name.replace("_", " "))
-    return metric.replace("/", ": ").replace("_", " ")
+    system, name = _parts(metric)
+    if system is None:
+        return metric.replace("/", ": ").replace("_", " ")
+    family, _, part = name.partition("/")
+    of = f"{_PARTS[family]}: {part}" if part and family in _PARTS else TITLES.get(name, name.replace("_", " "))
+    return _SYSTEMS[system] + of
+
+
+def known(metric: str) -> bool:
+    """Whether a name of metrics.json has a meaning here; else it was brought by a package, or somebody forgot it."""
+    system, name = _parts(metric)
+    return metric in _OTHERS or (system is not None and (name in TITLES or name.partition("/")[0] in _PARTS or name == "rows"))
 
 
 def lower_is_better(metric: str) -> bool | None:
     """None: neither way is, or nobody knows."""
-    if metric in _NEITHER:
+    system, name = _parts(metric)
+    if metric in _NEITHER or metric.endswith(_NEITHER_ENDINGS) or (system is not None and name == "rows"):
         return None
     if metric == "cost/tokens_per_second":
         return False
-    name = metric.split("/")[1] if metric.split("/")[0] in _SYSTEMS and "/" in metric else metric
-    if metric.startswith(_LOWER_PREFIXES) or name.rsplit("/", 1)[-1].removesuffix("_delta") in _LOWER:
+    if metric.startswith(_LOWER_PREFIXES) or (name or metric).rsplit("/", 1)[-1].removesuffix("_delta") in _LOWER:
         return True
-    if metric.split("/")[0] in _SYSTEMS and name in TITLES:
+    if system is not None and (name in TITLES or name.partition("/")[0] in _PARTS):
         return False
     return False if metric.startswith("forgetting/instructions") else None
+
+
+def _parts(metric: str) -> tuple[str | None, str]:
+    """(system, name) of what was measured on the test rows; (None, "") of anything else."""
+    system, slash, name = metric.partition("/")
+    return (system, name) if slash and name and system in _SYSTEMS else (None, "")
 
 
 def criterion(metric: str | None, mode: str | None) -> Criterion:
