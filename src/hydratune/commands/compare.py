@@ -31,13 +31,14 @@ options:
   confidence=0.95      of intervals and tests
   output=DIR           where the page goes; else comparison/ in the sweep, or outputs/comparison for several directories
   html=false           no page
+  to_wandb=true        also a report and a saved view on the W&B server, which has the runs (--to-wandb is the same)
   export=csv,latex     also csv, parquet, markdown, latex, png, svg, or all of them
 
 a check for scripts, exit code 1 if the candidate is worse:
   fail_if='eval/field_f1<-0.02, val/loss>+1%'    candidate less baseline; without it: significantly worse on the same test rows
   certain=true         fail only if the whole interval of a difference is beyond the limit
 """
-_OPTIONS = ("metric", "mode", "pareto", "confidence", "baseline", "candidate", "fail_if", "certain", "output", "html", "export")
+_OPTIONS = ("metric", "mode", "pareto", "confidence", "baseline", "candidate", "fail_if", "certain", "output", "html", "export", "to_wandb")
 
 
 def main(args: Sequence[str]) -> int:
@@ -59,7 +60,7 @@ def _read(args: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     """(directories, options). A directory's own name may hold "="."""
     folders: list[Path] = []
     options: dict[str, str] = {}
-    for arg in args:
+    for arg in ("to_wandb=true" if arg == "--to-wandb" else arg for arg in args):
         key, sign, value = arg.partition("=")
         if key in _OPTIONS and sign and not Path(arg).exists():
             options[key] = value
@@ -81,6 +82,7 @@ def _compare(folders: Sequence[Path], options: Mapping[str, str]) -> int:
         if name in options:
             raise InputError(f"{name}: belongs to baseline=DIR candidate=DIR")
     by, html = criterion(options.get("metric"), options.get("mode")), _truth("html", options.get("html", "true"))
+    to_wandb = _truth("to_wandb", options.get("to_wandb", "false"))
     kinds = kinds_of(options["export"]) if "export" in options else []
     runs = collect(folders)
     if all(run.state == UNREADABLE for run in runs):
@@ -92,6 +94,8 @@ def _compare(folders: Sequence[Path], options: Mapping[str, str]) -> int:
         closing.page(compared, place(folders, options.get("output")), ", ".join(folder.absolute().name for folder in folders))
     if kinds:
         closing.exports(compared, place(folders, options.get("output")), kinds)
+    if to_wandb:
+        closing.to_wandb(compared, place(folders, options.get("output")), ", ".join(folder.absolute().name for folder in folders))
     return 0
 
 

@@ -40,6 +40,16 @@ def exports(compared: Comparison, folder: Path, kinds: Sequence[str]) -> None:
         console.print(f"export      {_short(file)}", soft_wrap=True)
 
 
+def to_wandb(compared: Comparison, folder: Path, name: str) -> None:
+    from hydratune.comparison.publish import publish
+
+    published = publish(compared, name, folder)
+    console.print(f"W&B report  {published.report}", soft_wrap=True)
+    console.print(f"W&B view    {published.view}", soft_wrap=True)
+    if published.missing:
+        console.print(f"[yellow]{published.missing} of {len(compared.runs)} runs are not on the server: in the tables, but in no panel")
+
+
 def _short(file: Path) -> str:
     whole = file.absolute()
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(file)

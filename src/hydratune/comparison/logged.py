@@ -76,6 +76,7 @@ def _run(log: wandb_file.Log) -> Run:
         str(facts.get("validation", "")),
         halved,
         environment,
+        wandb_id=log.id,
         title=title,
         rows=rows,
     )

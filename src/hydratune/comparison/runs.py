@@ -34,6 +34,7 @@ class Run:
     halved: Mapping[str, Any] | None = None  # step, value and rung at which successive halving stopped it
     environment: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    wandb_id: str | None = None
 
     @property
     def objective(self) -> float | None:
@@ -134,7 +135,7 @@ def read(path: Path) -> Run:
         validation = data.get("splits", {}).get("validation", {})
         measured_on = str(validation.get("tokens_hash") or validation.get("hash", ""))
         state, error, halved = status.get("state", "unknown"), status.get("error"), status.get("halved")
-        return Run(path, state, error, settings, metrics, measured_on, halved, environment, data)
+        return Run(path, state, error, settings, metrics, measured_on, halved, environment, data, status.get("wandb_id"))
     except (RunError, OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
         return Run(path, UNREADABLE, str(error), {}, {})
 

@@ -6,7 +6,9 @@ import os
 import secrets
 import shutil
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol
 
@@ -15,13 +17,15 @@ from rich.markup import escape
 from hydratune.checks import mask
 from hydratune.config import TrackingConfig, TrackingMode
 from hydratune.console import console
+from hydratune.errors import HydratuneError, RunError
 from hydratune.tracking.tensorboard import TensorBoardTracker
 
 log = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")
 PREDICTION_ROWS = 200  # at most, in the W&B table
+_PATIENCE = 30  # seconds for an answer
 _NOT_SENT = "not-sent"  # a file in the folder of a run
-_TEXTS = ("system_prompt", "prompt_tuning_init_text", "user_prompt")  # settings
+TEXTS = ("system_prompt", "prompt_tuning_init_text", "user_prompt")  # settings
 
 
 class Tracker(Protocol):
@@ -191,6 +195,53 @@ def to_send(folder: Path) -> str | None:
     return f"wandb sync {'--include-online ' if online else ''}{_shown(folder / 'wandb')}{told}"
 
 
+@dataclass(frozen=True)
+class Place:
+    """A project on a server."""
+
+    entity: str
+    project: str
+
+    def __str__(self) -> str:
+        return f"{self.entity}/{self.project}"
+
+
+def place(project: object, entity: object) -> Place:
+    """Where runs with these settings go. Raises ``RunError`` where no server answers, or nobody is logged in."""
+    with answering("W&B cannot be asked"):
+        import wandb
+
+        owner = os.environ.get("WANDB_ENTITY") or entity or wandb.Api(timeout=_PATIENCE).default_entity
+    return Place(str(owner), str(os.environ.get("WANDB_PROJECT") or project or TrackingConfig.project))
+
+
+def on_server(place: Place, ids: Sequence[str]) -> set[str]:
+    """Which of these runs a server has."""
+    with answering(f"{place} cannot be read"):
+        import wandb
+
+        try:
+            found = wandb.Api(timeout=_PATIENCE).runs(str(place), filters={"name": {"$in": list(ids)}})
+            return {run.id for run in found} & set(ids)
+        except ValueError:  # there is no such project yet
+            return set()
+
+
+@contextmanager
+def answering(what: str, fix: str = "is WANDB_API_KEY set, and the server there?") -> Iterator[None]:
+    """Turns whatever the client raises into a ``RunError``."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    try:
+        yield
+    except HydratuneError:
+        raise
+    except Exception as error:  # the client raises its own, requests' and Go's errors
+        reason = mask(str(error)).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"{what}: {reason}; {fix}") from error
+
+
 def _shown(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
@@ -268,7 +319,7 @@ def _new_id() -> str:
 
 def _without_texts(values: dict[str, Any]) -> dict[str, Any]:
     """Settings without those that are texts for a model."""
-    told = {key: "not sent" if key in _TEXTS and value else value for key, value in values.items()}
+    told = {key: "not sent" if key in TEXTS and value else value for key, value in values.items()}
     return {key: _without_texts(value) if isinstance(value, dict) else value for key, value in told.items()}
 
 
