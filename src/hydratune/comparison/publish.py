@@ -37,7 +37,6 @@ def publish(compared: Comparison, name: str, folder: Path) -> Published:
     """
     try:
         import wandb_workspaces.reports.v2 as reports
-        import wandb_workspaces.workspaces as workspaces
     except ImportError:
         raise InputError("to_wandb: needs wandb-workspaces: pip install 'hydratune[workspaces]'") from None
     tracked = [run for run in compared.runs if run.wandb_id]
