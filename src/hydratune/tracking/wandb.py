@@ -152,14 +152,15 @@ class WandbTracker:
 
     @never_fatal
     def again(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """History of the time before an interruption: a server has it; offline, these files take the place of the old ones."""
-        if not self.run.offline:
-            return
-        mine = Path(self.run.dir).parent
-        for left in mine.parent.glob(f"offline-run-*-{self.run.id}"):
-            if left != mine:
-                shutil.rmtree(left, ignore_errors=True)
-        for row in rows:
+        """History of the time before an interruption: of a server's run what it did not get; offline all, in new files for the old."""
+        last = -1
+        if self.run.offline:
+            for left in self._folder.parent.glob(f"offline-run-*-{self.run.id}"):
+                if left != self._folder:
+                    shutil.rmtree(left, ignore_errors=True)
+        elif isinstance(there := self.run.summary.get("trainer/global_step"), (int, float)):
+            last = int(there)
+        for row in (row for row in rows if row["step"] > last):
             values = {key: value for key, value in row.items() if key not in ("step", "epoch")}
             self.logger.log_metrics(values, step=row["step"])
 
