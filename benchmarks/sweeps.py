@@ -92,10 +92,13 @@ def trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         result = str(folder / f"trl-{number}.json")
         return [sys.executable, str(fresh.HERE / "systems.py"), "trl", str(rows), result, "--set", f"adapter.r={RANKS[1 + number % 2]}"]
 
-    found: dict[str, Any] = {"one": measured([command(0)], folder / "trl-one.log")}
+    found: dict[str, Any] = {"one": measured([command(0)], folder / "trl-one.log"), "cores": cores}
+    needed, there = (found["one"] or {}).get("peak_memory", 0) * cores, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > 0.95 * there:
+        print(f"  {cores} runs of TRL side by side would need {needed / GIB:.1f} GiB; this machine has {there / GIB:.1f}", flush=True)
+        return found
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     found["side by side"] = measured([command(number) for number in range(cores)], folder / "trl-side.log", single)
-    found["cores"] = cores
     return found
 
 

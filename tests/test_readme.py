@@ -32,7 +32,9 @@ def test_readme_names_its_commands() -> None:
     assert len(commands()) > 20
 
 
-@pytest.mark.parametrize("folder", ["data", "data/cases", "data/quality", "models", "training", "evaluation", "sweeps", "comparison", "tracking"])
+@pytest.mark.parametrize(
+    "folder", ["data", "data/cases", "data/quality", "models", "training", "evaluation", "sweeps", "comparison", "tracking"]
+)
 def test_every_module_is_in_the_readmes_tree(folder: str) -> None:
     listed = README.split("## The tree")[1]
     missing = [p.name for p in (ROOT / "src" / "hydratune" / folder).glob("*.py") if p.name != "__init__.py" and p.name not in listed]

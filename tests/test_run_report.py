@@ -47,6 +47,18 @@ def test_a_run_leaves_a_page_that_says_what_metrics_json_says(hydratune: Command
     assert (run / "report.html").read_text() == page
 
 
+def test_the_page_on_the_data_says_which_rows_the_run_took_and_shows_their_masks(run: Path) -> None:
+    page = (run / "data.html").read_text()
+    splits = json.loads((run / "data.json").read_text())["splits"]
+    assert f"the run took {splits['train']['kept']} train rows, {splits['validation']['kept']} validation rows" in page
+    assert (
+        "tokens trained" in page
+        and 'class="trained"' in page
+        and "report.json" not in page
+        and "data.html" in (run / "report.html").read_text()
+    )
+
+
 def test_texts_are_text_and_the_worst_come_first(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     lines[1] |= {"prediction": EVIL, "reference": EVIL, "nll": 1e6, "finish_reason": "length", "leaky": True}

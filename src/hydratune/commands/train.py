@@ -377,7 +377,8 @@ def _data_page(job: Job) -> str:
     """The report of ``hydratune prepare``, with the masks of the first rows that are really trained on."""
     tokens = count_tokens(job.config.data, job.prepared, job.encoder, job.bench.context)
     shown = zip(job.sets.train[:SHOWN], job.train[:SHOWN], strict=True)
-    return render(described(str(job.config.name), job.config.model.name, job.prepared, tokens, shown))
+    used = ", ".join(f"{facts['kept']} {name} rows" for name, facts in job.data_facts["splits"].items())
+    return render(described(str(job.config.name), job.config.model.name, job.prepared, tokens, shown, used))
 
 
 def _made_of(job: Job) -> dict[str, Any]:

@@ -24,8 +24,10 @@ def count_tokens(
     return check
 
 
-def described(name: str, model: str, prepared: Prepared, tokens: TokenCheck, masked: Iterable[tuple[Row, Encoded]]) -> dict[str, Any]:
-    """The content of report.json."""
+def described(
+    name: str, model: str, prepared: Prepared, tokens: TokenCheck, masked: Iterable[tuple[Row, Encoded]], used: str | None = None
+) -> dict[str, Any]:
+    """The content of report.json. ``used``: which of the rows a run took, in words."""
     summary = tokens.summary()
     checks = {check: finding.plain() for check, finding in tokens.findings.items()}
     mask = []
@@ -38,4 +40,5 @@ def described(name: str, model: str, prepared: Prepared, tokens: TokenCheck, mas
         "checks": checks | {check: found for check, found in prepared.report["checks"].items() if check not in checks},
         "tokens": {"model": model, **summary},
         "mask": mask,
+        "used": used,
     }

@@ -221,7 +221,8 @@ def _data(record: RunDirectory) -> dict[str, Any]:
         for name, one in found.get("splits", {}).items()
     ]
     findings = [(name, one.get("level", ""), one.get("count", 0)) for name, one in found.get("quality", {}).items()]
-    return {"splits": splits, "findings": findings, "canaries": len(found.get("canaries", []))}
+    page = (record.path / "data.html").is_file()
+    return {"splits": splits, "findings": findings, "canaries": len(found.get("canaries", [])), "page": page}
 
 
 def _answers(predictions: Mapping[str, Sequence[Mapping[str, Any]]], main: str | None) -> list[dict[str, Any]]:
