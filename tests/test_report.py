@@ -63,6 +63,7 @@ def empty() -> dict[str, Any]:
         "fingerprint": "0123",
         "tokens": {**tokens, "splits": {name: _split(0) for name in splits}},
         "mask": [],
+        "used": None,
     }
 
 
