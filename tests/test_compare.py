@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,18 +94,38 @@ def test_a_clear_difference_on_the_same_rows_is_told_apart(tmp_path: Path) -> No
     assert not compared.tied()
     found = compared.against[1]["exact_match"]
     assert found.told_apart and not found.better and found.value == pytest.approx(-18 / 40) and found.interval[1] < 0
-    assert found.p == pytest.approx(2**-17)  # McNemar's: 18 rows, all to one side
+    assert found.p == pytest.approx(2 * 2**-17)  # McNemar's, 18 rows all to one side, of two tests
     assert "told apart from all others" in "\n".join(verdict(compared))
 
 
 def test_many_equal_comparisons_are_corrected(tmp_path: Path) -> None:
-    """7 rows to one side have p = 0.016: a find alone, nothing among ten."""
+    """7 rows to one side have p = 0.016: a find alone, nothing among ten. 6 have 0.03: nothing where two metrics are tested."""
     make(tmp_path / "best", right=hits(30), loss=0.1, lr=9.0)
     make(tmp_path / "0", right=hits(23), loss=0.5, lr=1.0)
     assert compare(collect([tmp_path])).against[1]["exact_match"].told_apart
+    make(tmp_path / "other" / "best", right=hits(30), loss=0.1, lr=9.0)
+    make(tmp_path / "other" / "0", right=hits(24), loss=0.5, lr=1.0)
+    assert not compare(collect([tmp_path / "other"])).against[1]["exact_match"].told_apart
+    shutil.rmtree(tmp_path / "other")
     for n in range(1, 10):
         make(tmp_path / str(n), right=hits(30 - n % 3), loss=0.5 + n, lr=n + 1.0)
     assert not compare(collect([tmp_path])).against[1]["exact_match"].told_apart
+
+
+def test_what_is_plain_is_told_apart_among_two_hundred(tmp_path: Path) -> None:
+    """The least p that drawn samples can show, times 200, must stay below what tells apart."""
+    for n in range(200):
+        make(tmp_path / str(n), nll=[1.0 + i / 100 + (i % 7 + 1) * (n == 1) for i in range(40)], loss=0.1 + n, lr=n + 1.0)
+    against = compare(collect([tmp_path])).against
+    assert against[1]["nll"].told_apart and not against[2]["nll"].told_apart
+
+
+def test_costs_and_intervals_are_on_the_terminal(hydratune: Command, tmp_path: Path) -> None:
+    cost = {"cost/cpu_seconds": 1234.5, "cost/tokens": 56789, "cost/peak_memory_bytes": 3 * 2**30}
+    for n in range(2):
+        make(tmp_path / str(n), right=hits(30), lr=n + 1.0, loss=0.1 + n, intervals={"eval/exact_match": [0.598, 0.858]}, **cost)
+    code, text = hydratune("compare", str(tmp_path), "html=false")
+    assert code == 0 and "0.75 [0.598, 0.858]" in text and "1,234" in text and "56,789" in text and "3.00" in text, text
 
 
 def test_seeds_that_differ_more_than_settings_are_a_tie(tmp_path: Path) -> None:

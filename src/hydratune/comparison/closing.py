@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from hydratune.comparison.compared import Comparison, compare, verdict
-from hydratune.comparison.ranking import table
+from hydratune.comparison.ranking import tables
 from hydratune.comparison.runs import collect
 from hydratune.console import console
 
@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 def end_of_sweep(folder: Path, names: Collection[str], *, best: bool = True) -> None:
     """Ranking and verdict of the jobs ``names``, and the page. ``best`` false: somebody else says which is."""
     compared = compare([run for run in collect([folder]) if run.path.name in names])
-    console.print(table(compared))
+    for part in tables(compared):
+        console.print(part)
     for line in verdict(compared) if best else ():
         console.print(escape(line.replace(f"{Path.cwd()}/", "")), soft_wrap=True)
     try:

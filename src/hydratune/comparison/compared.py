@@ -7,7 +7,7 @@ from hydratune.comparison import conditions, effects, ties
 from hydratune.comparison.effects import Effect
 from hydratune.comparison.entries import Entry, entries, seed_keys, spread, told_apart, varying
 from hydratune.comparison.entries import named as named_entry
-from hydratune.comparison.names import Criterion, lower_is_better, title
+from hydratune.comparison.names import COSTS, Criterion, lower_is_better, title
 from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import Against
 from hydratune.errors import InputError
@@ -42,6 +42,13 @@ class Comparison:
     effects: tuple[Effect, ...]
     fronts: tuple[Front, ...]
     confidence: float
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """What runs cost: seconds of the device that computed, tokens, memory, as far as anybody wrote it down."""
+        on_cpu = all((run.environment.get("hardware") or {}).get("accelerator", "cpu") == "cpu" for run in self.runs)
+        other = "cost/wall_seconds" if on_cpu else "cost/cpu_seconds"
+        return tuple(key for key in COSTS if key != other and any(run.value(key) is not None for run in self.runs))
 
     @property
     def seeded(self) -> bool:
@@ -196,9 +203,9 @@ def _by_seeds(compared: Comparison, best: Entry) -> list[str]:
 def _by_rows(compared: Comparison) -> list[str]:
     if not compared.against:
         return []
-    count, tied = len(compared.against), compared.tied()
+    count, tied = sum(map(len, compared.against.values())), compared.tied()
     names = " and ".join(dict.fromkeys(title(f"eval/{name}") for tests in compared.against.values() for name in tests))
-    corrected = f"corrected for {count} comparisons (Holm)" if count > 1 else "one comparison"
+    corrected = f"corrected for {count} tests (Holm)" if count > 1 else "one test"
     how = f"by {names} of the same test rows, paired, {100 * compared.confidence:.0f} %, {corrected}"
     replicated = any(a.replicated for tests in compared.against.values() for a in tests.values())
     noise = "" if replicated else "; one seed each, so the noise of training itself is not in this: add seed=1,2,3"

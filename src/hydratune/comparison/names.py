@@ -46,6 +46,12 @@ _OTHERS = {
     "fit/gap": "validation less training loss",
     "halved_at_step": "stopped at step",
 }
+COSTS = {
+    "cost/cpu_seconds": "CPU-s",
+    "cost/wall_seconds": "seconds",
+    "cost/tokens": "tokens",
+    "cost/peak_memory_bytes": "GiB",
+}  # short titles
 _PARTS = {"field_f1": "field F1", "field_accuracy": "field accuracy", "label_f1": "label F1"}  # of one field or one class of the answers
 _LOWER = ("rise", "loss", "nll", "perplexity", "bits_per_byte", "invented_keys", "hallucinated", "label_unknown", "kl", "objective", "gap")
 _LOWER_PREFIXES = ("cost/", "memorisation/")
@@ -75,6 +81,15 @@ def title(metric: str) -> str:
     family, _, part = name.partition("/")
     of = f"{_PARTS[family]}: {part}" if part and family in _PARTS else TITLES.get(name, name.replace("_", " "))
     return _SYSTEMS[system] + of
+
+
+def written(metric: str, value: float | None) -> str:
+    """A value as people write it, without its unit: bytes in GiB, seconds and tokens whole."""
+    if value is None:
+        return "-"
+    if metric == "cost/peak_memory_bytes":
+        return f"{value / 2**30:.2f}"
+    return f"{value:,.0f}" if metric in COSTS and value >= 10 else f"{value:.4g}"
 
 
 def known(metric: str) -> bool:

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, verdict
 from hydratune.comparison.entries import cell, score, varying
-from hydratune.comparison.names import lower_is_better, title
+from hydratune.comparison.names import lower_is_better, title, written
 from hydratune.comparison.ranking import against_best, state
 from hydratune.comparison.runs import Run
 from hydratune.errors import RunError
@@ -59,6 +59,7 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
         objective=data["objective"],
         effects=[effect for effect in compared.effects if effect.levels],
         cell=cell,
+        written=written,
         data=_packed(json.dumps(data, ensure_ascii=False, allow_nan=False)),
         plotly=_plotly(),
     )

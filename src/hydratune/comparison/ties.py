@@ -5,6 +5,7 @@ sides, and seeds with replacement on each side. Few seeds drawn with replacement
 mean are widened by sqrt(n / (n - 1)) (Rao and Wu 1988). An entry with one seed brings only the noise of the rows.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from hydratune.evaluation.statistics import Interval, holm, mcnemar
 
 _LOWER = ("nll",)
 _FEW = 30
+_SAMPLES, _FINE = 2000, 4  # at least; and so many that the least p, times the comparisons, is a small part of what tells apart
+_BLOCK = 1024  # samples
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Against:
     metric: str  # without its system
     value: float  # the entry's mean less the best one's
     interval: Interval
-    p: float  # corrected for all entries (Holm)
+    p: float  # corrected for all entries and metrics (Holm)
     told_apart: bool
     better: bool  # than the best, whatever of that is chance
     replicated: bool  # both have several seeds
@@ -67,7 +70,7 @@ def main_metric(run: Run) -> str | None:
 
 
 def against_best(
-    ranked: Sequence[Entry], names: Sequence[str], confidence: float = 0.95, samples: int = 2000
+    ranked: Sequence[Entry], names: Sequence[str], confidence: float = 0.95
 ) -> tuple[dict[int, dict[str, Against]], list[str]]:
     """(place in ``ranked`` -> metric -> difference, why some could not be compared). The first of ``ranked`` is the best."""
     reads = {i: [r for run in entry.finished if (r := read_rows(run)) is not None] for i, entry in enumerate(ranked) if entry.finished}
@@ -81,47 +84,44 @@ def against_best(
     if odd:
         which = ", ".join(run.name for i in odd[:4] for run in ranked[i].finished[:1]) + (" ..." if len(odd) > 4 else "")
         told.append(f"not paired with the best: {which}: other test rows, or none that can be read")
-    weights, floor = _weights(best.groups, samples)
+    measured = [name for name in names if all(name in one.measures for one in reads[0])]
+    pairs = [(i, name) for name in measured for i in reads if i and i not in odd and all(name in one.measures for one in reads[i])]
+    weights, floor = _weights(best.groups, max(_SAMPLES, math.ceil(_FINE * len(pairs) / (1 - confidence))))
+    ours = {name: _drawn([one.measures[name] for one in reads[0]], best.groups, weights, seed=1) for name in measured}
+    raw = []
+    for i, name in pairs:
+        theirs = _drawn([one.measures[name] for one in reads[i]], best.groups, weights, seed=2 + i)
+        raw.append(_difference(theirs, ours[name], confidence, floor))
+        both = [reads[0][0].measures[name], reads[i][0].measures[name]]
+        single = len(reads[0]) == len(reads[i]) == 1 and len(set(best.groups)) == len(best.groups)
+        if single and all(m.hits for m in both):
+            raw[-1] = (*raw[-1][:2], _exact(*both))
     found: dict[int, dict[str, Against]] = {}
-    for name in names:
-        if any(name not in one.measures for one in reads[0]):
-            continue
-        pairs = [i for i in reads if i and i not in odd and all(name in one.measures for one in reads[i])]
-        ours = _drawn([one.measures[name] for one in reads[0]], best.groups, weights, seed=1)
-        raw = []
-        for i in pairs:
-            theirs = _drawn([one.measures[name] for one in reads[i]], best.groups, weights, seed=2 + i)
-            raw.append(_difference(theirs, ours, confidence, floor))
-            both = [reads[0][0].measures[name], reads[i][0].measures[name]]
-            single = len(reads[0]) == len(reads[i]) == 1 and len(set(best.groups)) == len(best.groups)
-            if single and all(m.hits for m in both):
-                raw[-1] = (*raw[-1][:2], _exact(*both))
-        corrected = holm([p for _, _, p in raw])
-        lower = name in _LOWER
-        for i, (value, interval, _), p in zip(pairs, raw, corrected, strict=True):
-            replicated = min(len(reads[0]), len(reads[i])) > 1
-            apart = p < 1 - confidence
-            found.setdefault(i, {})[name] = Against(name, value, interval, p, apart, (value < 0) == lower and value != 0, replicated)
+    for (i, name), (value, interval, _), p in zip(pairs, raw, holm([p for _, _, p in raw]), strict=True):
+        replicated = min(len(reads[0]), len(reads[i])) > 1
+        better = (value < 0) == (name in _LOWER) and value != 0
+        found.setdefault(i, {})[name] = Against(name, value, interval, p, p < 1 - confidence, better, replicated)
     few = len(set(best.groups))
     if few < _FEW:
         told.append(f"{few} independent test rows can hardly tell anything apart: give {_FEW} or more")
     return found, told
 
 
-def _weights(groups: Sequence[str], samples: int) -> tuple[np.ndarray, float]:
-    """(how often each group is drawn (samples, groups), least p that so few groups can show)."""
+def _weights(groups: Sequence[str], samples: int) -> tuple[list[np.ndarray], float]:
+    """(how often each group is drawn, in blocks of samples (block, groups), least p that so few groups can show)."""
     count = len(set(groups))
-    drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=samples).astype(np.float64)
-    return drawn, 2.0 ** (1 - count)
+    generator = np.random.default_rng(0)
+    sizes = [min(_BLOCK, samples - start) for start in range(0, samples, _BLOCK)]
+    return [generator.multinomial(count, [1 / count] * count, size=size).astype(np.uint16) for size in sizes], 2.0 ** (1 - count)
 
 
-def _drawn(seeds: Sequence[Measure], groups: Sequence[str], weights: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
+def _drawn(seeds: Sequence[Measure], groups: Sequence[str], weights: Sequence[np.ndarray], seed: int) -> tuple[float, np.ndarray]:
     """(mean over seeds, that of every sample)."""
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     values = []
     for measure in seeds:
         totals = np.stack([np.bincount(index, weights=np.asarray(c, dtype=float), minlength=len(names)) for c in measure.columns], axis=1)
-        values.append(measure.of(weights @ totals))
+        values.append(measure.of(np.concatenate([block.astype(np.float64) @ totals for block in weights])))
     each = np.stack(values)  # (seeds, samples)
     value = float(np.mean([measure.value for measure in seeds]))
     n = len(seeds)
