@@ -12,6 +12,7 @@ import pytest
 from conftest import SMALL
 from hydratune.comparison.compared import compare, front, verdict
 from hydratune.comparison.effects import effects
+from hydratune.comparison.entries import entries
 from hydratune.comparison.gate import limits
 from hydratune.comparison.names import Criterion, criterion, known, lower_is_better
 from hydratune.comparison.runs import collect
@@ -140,6 +141,22 @@ def test_seeds_that_differ_more_than_settings_are_a_tie(tmp_path: Path) -> None:
     assert not alone.replicated and alone.told_apart
 
 
+@pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])
+def test_settings_that_do_nothing_are_rarely_told_apart_on_the_test_rows(tmp_path: Path, seeds: int, others: int) -> None:
+    """What differs is the luck of the seed, which shifts all rows: one pair in 20 may look different."""
+    noise = random.Random(5)
+    wrong = 0
+    for trial in range(100):
+        rows = [noise.gauss(2, 0.3) for _ in range(30)]
+        for side, count in (("a", seeds), ("b", others)):
+            for seed in range(count):
+                shift = noise.gauss(0, 0.05)
+                nll = [row + shift + noise.gauss(0, 0.02) for row in rows]
+                make(tmp_path / f"{trial}" / f"{side}{seed}", nll=nll, right=[True] * 30, lr=1.0 + (side == "b"), seed=seed)
+        wrong += compare(collect([tmp_path / f"{trial}"])).against[1]["nll"].told_apart
+    assert wrong <= 10
+
+
 def test_other_test_rows_are_not_paired(tmp_path: Path) -> None:
     make(tmp_path / "a", lr=1.0, loss=0.4)
     make(tmp_path / "b", lr=2.0, loss=0.5, right=hits(30, 41))
@@ -154,6 +171,50 @@ def test_runs_of_different_data_are_not_ranked(hydratune: Command, tmp_path: Pat
     assert code == 0 and "not ranked" in text and "no best run" in text and "run a" in text and "best:" not in text and "│ 1 " not in text
 
 
+def test_a_test_metric_asks_for_the_same_test_rows_and_no_other(hydratune: Command, tmp_path: Path) -> None:
+    """Two base models have other tokens, so other losses; their answers to the same rows can be ranked."""
+    make(tmp_path / "s" / "a", rows="these tokens", right=hits(30), lr=1.0)
+    make(tmp_path / "s" / "b", rows="those tokens", right=hits(39), lr=2.0)
+    code, text = hydratune("compare", "s", "metric=eval/exact_match", "html=false")
+    assert code == 0 and "not ranked" not in text and "best: s/b" in text and "worse (exact match)" in " ".join(text.split()), text
+    make(tmp_path / "s" / "c", right=hits(40, 41), lr=3.0)
+    code, text = hydratune("compare", "s", "metric=eval/exact_match", "html=false")
+    assert code == 0 and "no best run: these runs were tested on different rows" in text, text
+
+
+def test_what_the_verdict_says_is_so(tmp_path: Path) -> None:
+    """Better on the test rows than the one validation chose; not tested; of few seeds that finished."""
+    make(tmp_path / "s" / "a", right=hits(20), loss=0.4, lr=1.0)
+    make(tmp_path / "s" / "b", right=hits(38), loss=0.5, lr=2.0)
+    compared = compare(collect([tmp_path / "s"]))
+    told = "\n".join(verdict(compared))
+    assert "significantly better than it on the test rows: optimizer.lr=2 (exact match +0.45)" in told
+    make(tmp_path / "s" / "c", right=hits(38, 41), loss=0.6, lr=3.0)
+    assert "told apart from the 1 others that could be tested" in "\n".join(verdict(compare(collect([tmp_path / "s"]))))
+    for seed in range(3):
+        make(tmp_path / "t" / str(seed), loss=0.3 + seed, seed=seed, state="finished" if seed == 0 else "failed")
+    make(tmp_path / "t" / "3", loss=0.9, lr=7.0)
+    compared = compare(collect([tmp_path / "t"]))
+    assert any("1 of 3 seeds of optimizer.lr=0.001 finished" in note for note in compared.notes)
+    (tmp_path / "s" / "a" / "predictions.jsonl").write_text('{"id"')
+    assert "the best entry has no answers that can be read" in "\n".join(compare(collect([tmp_path / "s"])).notes)
+
+
+def test_a_few_points_prove_no_correlation_and_noise_has_no_importance(tmp_path: Path) -> None:
+    for n in range(4):
+        make(tmp_path / "few" / str(n), loss=0.1 + n, lr=n + 1.0)
+    (found,) = effects(entries(collect([tmp_path / "few"])), Criterion())
+    assert found.correlation == pytest.approx(1) and found.correlation_p == pytest.approx(2 / 24)
+    noise = random.Random(2)
+    for n in range(24):
+        make(tmp_path / "noise" / str(n), loss=noise.random(), lr=noise.random(), rank=noise.choice([4, 8, 16]))
+    compared = compare(collect([tmp_path / "noise"]), tests=False)
+    assert all(effect.importance is None for effect in compared.effects)
+    assert any("no importances" in note for note in compared.notes)
+    rate = next(effect for effect in compared.effects if effect.key == "optimizer.lr")
+    assert len(rate.levels) == 4 and sum(level.runs for level in rate.levels) == 24 and " to " in rate.levels[0].value
+
+
 def test_effects_are_those_that_were_put_in(tmp_path: Path) -> None:
     """The loss follows the learning rate, hardly the rank, and not at all the seed."""
     noise = random.Random(1)
@@ -164,7 +225,7 @@ def test_effects_are_those_that_were_put_in(tmp_path: Path) -> None:
                 loss = 1 + 0.3 * (lr == 1e-4) + 0.6 * (lr == 1e-2) + 0.01 * (rank == 16) + noise.gauss(0, 0.001)
                 make(tmp_path / str(n), loss=loss, lr=lr, rank=rank, seed=seed)
                 n += 1
-    found = {effect.key: effect for effect in effects(collect([tmp_path]), Criterion())}
+    found = {effect.key: effect for effect in effects(entries(collect([tmp_path])), Criterion())}
     assert list(found) == ["optimizer.lr", "adapter.r", "seed"] and found["seed"].is_noise
     rate = found["optimizer.lr"]
     assert [level.value for level in rate.levels] == [1e-4, 1e-3, 1e-2] and [level.runs for level in rate.levels] == [4, 4, 4]
@@ -214,8 +275,9 @@ def test_a_test_metric_that_chooses_is_said(hydratune: Command, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["metric=eval/exact_matsch"], "mode=min or mode=max"),
-        (["metric=eval/exact_matsch", "mode=max"], "did you mean eval/exact_match"),
+        (["metric=eval/exact_matsch"], "did you mean eval/exact_match"),
+        (["metric=exact_match", "mode=max"], "did you mean eval/exact_match"),
+        (["baseline=runs/a", "candidate=runs/a", "metric=val/loss"], "has no such option"),
         (["metrik=val/loss"], "did you mean metric=?"),
         (["pareto=[val/loss]"], "give two metrics"),
         (["pareto=[val/loss,cost/cpu]"], "no finished run has it"),
@@ -228,7 +290,7 @@ def test_a_test_metric_that_chooses_is_said(hydratune: Command, tmp_path: Path) 
 )
 def test_wrong_words_are_one_message(hydratune: Command, tmp_path: Path, words: list[str], told: str) -> None:
     make(tmp_path / "runs" / "a")
-    code, text = hydratune("compare", "runs", *words)
+    code, text = hydratune("compare", *([] if "candidate=runs/a" in words else ["runs"]), *words)
     assert code == 2 and told in text and "Traceback" not in text, text
 
 
@@ -242,6 +304,7 @@ def test_wrong_words_are_one_message(hydratune: Command, tmp_path: Path, words: 
         ("val/loss>+1%", 1),
         ("val/loss>+30%", 0),
         ("val/loss > 0.2, eval/nll>0", 0),
+        ("eval/exact_match<-.02", 1),
     ],
 )
 def test_limits_of_a_check(hydratune: Command, tmp_path: Path, fail_if: str, code: int) -> None:
@@ -267,7 +330,9 @@ def test_without_limits_a_significantly_worse_candidate_fails(hydratune: Command
     assert hydratune("compare", "baseline=b", "candidate=a")[0] == 0
 
 
-@pytest.mark.parametrize("text", ["eval/f1", "eval/f1<", "eval/f1=1", "eval/f1<0.02", "val/loss>-1%", ""])
+@pytest.mark.parametrize(
+    "text", ["eval/f1", "eval/f1<", "eval/f1=1", "eval/f1<0.02", "val/loss>-1%", "val/loss<-1%", "eval/field_f1>.1", ""]
+)
 def test_limits_that_mean_nothing(text: str) -> None:
     with pytest.raises(InputError, match="fail_if"):
         limits(text)
@@ -277,12 +342,22 @@ def test_runs_that_cannot_be_checked(hydratune: Command, tmp_path: Path) -> None
     make(tmp_path / "a")
     make(tmp_path / "failed", state="failed")
     make(tmp_path / "other", right=hits(41, 41))
+    make(tmp_path / "validated", rows="other rows")
+    make(tmp_path / "nan", nll=[float("nan")] + [1.0] * 39)
+    make(tmp_path / "silent")
+    (tmp_path / "silent" / "predictions.jsonl").unlink()
     for candidate, more, told in (
         ("failed", [], "not a finished run"),
         ("nowhere", [], "no run directory"),
         ("other", [], "different rows"),
         ("a", ["fail_if=eval/nothing<-1"], "has no metric eval/nothing"),
         ("a", ["certain=perhaps"], "give true or false"),
+        ("a", ["certain=true"], "belongs to fail_if"),
+        ("a", ["certain=true", "fail_if=val/loss>0"], "has no interval"),
+        ("other", ["fail_if=eval/exact_match<0"], "were tested on different rows"),
+        ("validated", ["fail_if=val/loss>1%"], "were validated on different rows"),
+        ("nan", [], "eval/nll of its answers is no number"),
+        ("silent", [], "predictions.jsonl is missing"),
     ):
         code, text = hydratune("compare", "baseline=a", f"candidate={candidate}", *more)
         assert code == 2 and told in text and "Traceback" not in text, text
@@ -302,6 +377,35 @@ def test_broken_runs_are_shown_and_never_best(hydratune: Command, tmp_path: Path
     code, text = hydratune("compare", str(tmp_path))
     assert code == 0 and "best: " in text and f"{tmp_path}/good" in text and text.count("unreadable") == 2, text
     assert "not paired with the best: cut" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", '{"objective": 0.7, "eval/nll": 1.0, "intervals": null}'),
+        ("metrics.json", '{"objective": 0.7, "eval/nll": 1.0, "intervals": {"eval/nll": [1]}}'),
+        ("status.json", '{"state": null}'),
+        ("status.json", '{"state": "finished", "halved": "yes"}'),
+        ("environment.json", '{"versions": null, "model": "x", "hardware": []}'),
+        ("data.json", '{"splits": {"train": null, "validation": {"hash": "validation rows"}}}'),
+        ("history.csv", "step,train/loss\n1,abc\n"),
+        ("predictions.jsonl", "[1,2]\n"),
+        ("config.yaml", "- 1\n"),
+    ],
+)
+def test_files_that_hold_something_else_cost_no_other_run_its_place(hydratune: Command, tmp_path: Path, file: str, content: str) -> None:
+    make(tmp_path / "s" / "good", lr=1.0)
+    make(tmp_path / "s" / "odd", lr=2.0, loss=0.7)
+    (tmp_path / "s" / "odd" / file).write_text(content)
+    code, text = hydratune("compare", "s", "export=csv,markdown,latex")
+    assert code == 0 and "best: s/good" in text, text
+
+
+def test_names_are_text_whatever_brackets_they_hold(hydratune: Command, tmp_path: Path) -> None:
+    for n in range(2):
+        make(tmp_path / "[" / "x]" / f"[red]{n}[/red]", lr=n + 1.0, loss=0.1 + n, right=hits(30 + n))
+    code, text = hydratune("compare", "[/x]", "export=csv")
+    assert code == 0 and "[/x]/comparison/report.html" in text and "[red]0[/red]" in text, text
 
 
 def test_a_page_that_cannot_be_written_is_one_message(hydratune: Command, tmp_path: Path) -> None:

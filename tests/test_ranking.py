@@ -1,16 +1,20 @@
 """Seeds as replicates: runs that differ in their seed alone are one entry of the ranking."""
 
 import io
+import math
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import t, ttest_ind
 
-from hydratune.comparison.entries import entries, told_apart
+from hydratune.comparison.entries import Entry, cells, entries, short_names
 from hydratune.comparison.ranking import ranking_table
 from hydratune.comparison.runs import Run, collect
+from hydratune.comparison.ties import by_seeds
 from hydratune.records import RunDirectory, State, write_json, write_text
 from hydratune.sweeps.records import Job, write_sweep
 
@@ -55,17 +59,38 @@ def test_means_within_the_noise_are_not_told_apart() -> None:
     assert "told apart" not in ranking_table(clear)[1]
 
 
+def replicated(*samples: list[float]) -> list[Entry]:
+    """Entries with these losses, the best mean first."""
+    runs = [run(f"{n}.{seed}", n + 1.0, seed, loss) for n, some in enumerate(samples) for seed, loss in enumerate(some)]
+    return entries(runs)
+
+
 @pytest.mark.parametrize(
-    ("a", "b", "apart"),
+    ("a", "b", "p"),
     [
-        ([1.0, 3.0], [2.9, 4.9], False),  # standard error sqrt(2), difference 1.9: between one and two of them
-        ([1.0, 3.0], [4.9, 6.9], True),  # difference 3.9
-        ([1.0, 3.0], [4.0], False),  # one run beside several: standard error sqrt(3)
-        ([1.0], [1.0001], True),  # nothing to judge by
+        ([1.0, 3.0], [4.9, 6.9], ttest_ind([1.0, 3.0], [4.9, 6.9]).pvalue),  # 2.8 standard errors, and p = 0.11
+        ([1.0, 3.0, 2.0], [4.9, 6.9], ttest_ind([1.0, 3.0, 2.0], [4.9, 6.9]).pvalue),
+        ([1.0, 3.0], [7.0], 2 * t.sf(5 / math.sqrt(2 * 1.5), 1)),  # one run beside several: their spread is all there is
     ],
 )
-def test_two_standard_errors(a: list[float], b: list[float], apart: bool) -> None:
-    assert told_apart(a, b) is apart and told_apart(b, a) is apart
+def test_few_seeds_know_little_of_their_own_spread(a: list[float], b: list[float], p: float) -> None:
+    assert by_seeds(replicated(a, b)) == {1: pytest.approx(p)}
+
+
+def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow_the_spread() -> None:
+    assert by_seeds(replicated([1.0], [2.0], [3.0])) == {}
+    spread = t.sf(1 / math.sqrt(0.02 * 2), 1) * 2  # of the third entry: variance 0.02, one degree of freedom
+    found = by_seeds(replicated([1.0], [2.0], [8.9, 9.1]))
+    assert found[1] == pytest.approx(spread) and found[2] == pytest.approx(2 * t.sf(8 / math.sqrt(0.02 * 1.5), 1) * 2)  # Holm
+
+
+@pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])
+def test_settings_that_do_nothing_are_rarely_told_apart(seeds: int, others: int) -> None:
+    """Their seeds are drawn alike: one pair in 20 may look different."""
+    noise = random.Random(3)
+    pairs = [[[noise.gauss(1, 0.1) for _ in range(count)] for count in (seeds, others)] for _ in range(400)]
+    wrong = sum(by_seeds(replicated(*pair))[1] < 0.05 for pair in pairs)
+    assert wrong / len(pairs) < 0.09
 
 
 def test_one_seed_each_is_the_table_without_seeds() -> None:
@@ -125,3 +150,26 @@ def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
     first, second = entries(collect([tmp_path]))
     assert [(r.path.name, r.state) for r in first.runs] == [("0", "finished"), ("1", "not started")]
     assert [r.path.name for r in second.runs] == ["2"]
+
+
+def test_names_and_values_are_as_short_as_tells_them_apart() -> None:
+    names = short_names(["optimizer.lr", "optimizer.name", "adapter.name", "seed"])
+    assert names == {"optimizer.lr": "lr", "optimizer.name": "optimizer.name", "adapter.name": "adapter.name", "seed": "seed"}
+    long = "You are a helpful assistant who answers in "
+    assert list(cells([f"{long}one\nline", f"{long}verse", 8, 8.0, None]).values()) == [
+        "You are a helpful assist ...", "You are a helpful assist ... (2)", "8", "-"]  # fmt: skip
+
+
+def test_the_same_number_written_in_two_ways_is_one_setting() -> None:
+    found = entries([run("a", 1.0, 1, 0.4), run("b", 1, 2, 0.5)])
+    assert len(found) == 1
+
+
+def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path: Path) -> None:
+    for sweep in ("x1", "x2"):
+        for job in "01":
+            record = RunDirectory(tmp_path / sweep / job)
+            record.start()
+            record.end(State.finished)
+    assert sorted(r.name for r in collect([tmp_path / "x1", tmp_path / "x2"])) == ["x1/0", "x1/1", "x2/0", "x2/1"]
+    assert [r.name for r in collect([tmp_path / "x1"])] == ["0", "1"]

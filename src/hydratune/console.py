@@ -38,7 +38,8 @@ def silence() -> None:
     os.close(nowhere)
 
 
-console = _Terminal(highlight=False, width=None if sys.stdout.isatty() else 110)  # a log file has no width of its own
+_SIZED = sys.stdout.isatty() or "COLUMNS" in os.environ  # a log file has no width of its own
+console = _Terminal(highlight=False, width=None if _SIZED else 110)
 _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
 
 

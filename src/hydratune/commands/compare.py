@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.comparison import closing, gate
-from hydratune.comparison.compared import compare
+from hydratune.comparison.compared import compare, measured
 from hydratune.comparison.exports import kinds_of
 from hydratune.comparison.names import criterion, title
 from hydratune.comparison.ranking import shown
@@ -39,11 +39,12 @@ a check for scripts, exit code 1 if the candidate is worse:
   certain=true         fail only if the whole interval of a difference is beyond the limit
 """
 _OPTIONS = ("metric", "mode", "pareto", "confidence", "baseline", "candidate", "fail_if", "certain", "output", "html", "export", "to_wandb")
+_CHECKS = ("baseline", "candidate", "fail_if", "certain", "confidence")
 
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit code."""
-    if not args or args[0] in ("-h", "--help"):
+    if not args or {"-h", "--help"} & set(args):
         print(_HELP, end="")
         return 0 if args else 2
     try:
@@ -81,12 +82,14 @@ def _compare(folders: Sequence[Path], options: Mapping[str, str]) -> int:
     for name in ("fail_if", "certain"):
         if name in options:
             raise InputError(f"{name}: belongs to baseline=DIR candidate=DIR")
-    by, html = criterion(options.get("metric"), options.get("mode")), _truth("html", options.get("html", "true"))
+    html = _truth("html", options.get("html", "true"))
     to_wandb = _truth("to_wandb", options.get("to_wandb", "false"))
     kinds = kinds_of(options["export"]) if "export" in options else []
     runs = collect(folders)
     if all(run.state == UNREADABLE for run in runs):
         raise InputError(f"nothing here can be read: {runs[0].error}{f' (and {len(runs) - 1} more)' if len(runs) > 1 else ''}")
+    finished = any(run.objective is not None for run in runs)
+    by = criterion(options.get("metric"), options.get("mode"), measured(runs) if finished else None)
     compared = compare(runs, by, pareto=_pair(options.get("pareto")), confidence=_confidence(options))
     for part in shown(compared):
         console.print(part, soft_wrap=isinstance(part, str))
@@ -112,12 +115,14 @@ def _gate(folders: Sequence[Path], options: Mapping[str, str]) -> int:
     missing = [name for name in ("baseline", "candidate") if name not in options]
     if missing or folders:
         raise InputError("a check needs baseline=DIR and candidate=DIR, and nothing else to compare")
+    if strange := [name for name in options if name not in _CHECKS]:
+        raise InputError(f"{strange[0]}: a check of two runs has no such option; it takes {', '.join(_CHECKS)}")
     baseline, candidate = (_run(name, options[name]) for name in ("baseline", "candidate"))
     certain = _truth("certain", options.get("certain", "false"))
     confidence = _confidence(options)
     checked = gate.check(baseline, candidate, options.get("fail_if"), certain=certain, confidence=confidence)
     table = Table(title_justify="left", header_style="bold")
-    for column in ("metric", "baseline", "candidate", f"difference, {100 * confidence:.0f} %", "p", "fails if", ""):
+    for column in ("metric", "baseline", "candidate", f"difference, {100 * confidence:.4g} %", "p", "fails if", ""):
         table.add_column(column, justify="right" if column in ("baseline", "candidate", "p") else "left")
     for one in checked:
         found = one.difference

@@ -31,22 +31,22 @@ def page(compared: Comparison, folder: Path, name: str) -> None:
     from hydratune.comparison import page as pages
 
     size = pages.write(compared, folder / "report.html", name)
-    console.print(f"compare     {_short(folder / 'report.html')}  [dim]({size / 1e6:.1f} MB, needs nothing else)", soft_wrap=True)
+    console.print(f"compare     {escape(_short(folder / 'report.html'))}  [dim]({size / 1e6:.1f} MB, needs nothing else)", soft_wrap=True)
 
 
 def exports(compared: Comparison, folder: Path, kinds: Sequence[str]) -> None:
     from hydratune.comparison import exports as written
 
     for file in written.write(compared, folder, kinds):
-        console.print(f"export      {_short(file)}", soft_wrap=True)
+        console.print(f"export      {escape(_short(file))}", soft_wrap=True)
 
 
 def to_wandb(compared: Comparison, folder: Path, name: str) -> None:
     from hydratune.comparison.publish import publish
 
     published = publish(compared, name, folder)
-    console.print(f"W&B report  {published.report}", soft_wrap=True)
-    console.print(f"W&B view    {published.view}", soft_wrap=True)
+    console.print(f"W&B report  {escape(published.report)}", soft_wrap=True)
+    console.print(f"W&B view    {escape(published.view)}", soft_wrap=True)
     if published.missing:
         console.print(f"[yellow]{published.missing} of {len(compared.runs)} runs are not on the server: in the tables, but in no panel")
 

@@ -1,19 +1,20 @@
 """A comparison: everything that is said of a set of runs, for the terminal, the page and the exports alike."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydratune.comparison import conditions, effects, ties
 from hydratune.comparison.effects import Effect
-from hydratune.comparison.entries import Entry, entries, seed_keys, spread, told_apart, varying
+from hydratune.comparison.entries import Entry, canonical, cell, cells, decimals, entries, seed_keys, short_names, spread, varying
 from hydratune.comparison.entries import named as named_entry
-from hydratune.comparison.names import COSTS, Criterion, lower_is_better, title
+from hydratune.comparison.names import COSTS, Criterion, lower_is_better, title, unknown
 from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import Against
-from hydratune.errors import InputError
 
 _FRONTS = ("forgetting/bits_per_byte_delta", "cost/cpu_seconds")  # what quality is weighed against
 _ALWAYS = ("eval/schema_valid", "eval/exact_match", "eval/nll", "forgetting/bits_per_byte_delta", "memorisation/difference")
+_MANY = 4  # settings
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Comparison:
     metrics: tuple[str, ...]  # shown beside the criterion
     refused: str | None  # why there is no ranking
     notes: tuple[str, ...]  # what one should know before believing it
-    against: Mapping[int, Mapping[str, Against]]  # place in ``ranked`` -> metric -> difference to the best
+    against: Mapping[int, Mapping[str, Against]]  # place in ``ranked`` -> metric -> difference to the best on the test rows
+    seeds: Mapping[int, float]  # place -> p that its mean differs from the best one's, by the spread of seeds
     effects: tuple[Effect, ...]
     fronts: tuple[Front, ...]
     confidence: float
@@ -49,6 +51,11 @@ class Comparison:
         on_cpu = all((run.environment.get("hardware") or {}).get("accelerator", "cpu") == "cpu" for run in self.runs)
         other = "cost/wall_seconds" if on_cpu else "cost/cpu_seconds"
         return tuple(key for key in COSTS if key != other and any(run.value(key) is not None for run in self.runs))
+
+    @property
+    def tested(self) -> list[str]:
+        """Metrics by which entries were held against the best, without their system."""
+        return list(dict.fromkeys(name for tests in self.against.values() for name in tests))
 
     @property
     def seeded(self) -> bool:
@@ -62,25 +69,36 @@ class Comparison:
     def best(self) -> Entry | None:
         return self.finished[0] if self.finished and not self.refused else None
 
-    def named(self, entry: Entry) -> str:
-        return named_entry(entry, self.keys)
+    @functools.cached_property
+    def short(self) -> dict[str, str]:
+        """Names of all settings that vary, as short as tells them apart."""
+        return short_names(varying(self.runs))
+
+    @functools.cached_property
+    def _cells(self) -> dict[str, dict[str, str]]:
+        return {key: cells([run.settings.get(key) for run in self.runs]) for key in self.short}
+
+    def cell(self, key: str, value: object) -> str:
+        """The value of a setting in few letters, other than those of all other values."""
+        return self._cells.get(key, {}).get(canonical(value)) or cell(value)
+
+    def named(self, entry: Entry, *, short: bool = False) -> str:
+        """An entry by its settings that are not those of all; a single run with many by its name. ``short``: for a table."""
+        known = [key for key in self.keys if key in entry.settings]
+        if len(known) > _MANY and len(entry.runs) == 1:
+            return f"run {entry.runs[0].name}"
+        return ", ".join(f"{self.short[key] if short else key}={self.cell(key, entry.settings[key])}" for key in known) or "these settings"
 
     def tied(self) -> list[Entry]:
         """Entries that no test tells from the best: neither the rows nor the seeds."""
         if self.best is None:
             return []
-        found = []
-        for place, entry in enumerate(self.ranked[1:], 1):
-            tests = self.against.get(place, {})
-            if entry.scores and tests and not any(a.told_apart for a in tests.values()) and not self.apart_by_seeds(entry):
-                found.append(entry)
-        return found
+        places = [place for place in self.against if not any(a.told_apart for a in self.against[place].values())]
+        return [self.ranked[place] for place in sorted(places) if not self.apart_by_seeds(place)]
 
-    def apart_by_seeds(self, entry: Entry) -> bool:
+    def apart_by_seeds(self, place: int) -> bool:
         """Whether the seeds tell an entry from the best by the criterion; False where there are no several."""
-        assert self.best is not None
-        replicated = min(len(self.best.scores), len(entry.scores)) > 1
-        return replicated and told_apart(self.best.scores, entry.scores)
+        return self.seeds.get(place, 1.0) < 1 - self.confidence
 
 
 def compare(
@@ -94,28 +112,34 @@ def compare(
     """``pareto``: two metrics to weigh against each other. ``tests``: pair the test rows with those of the best."""
     by = by or Criterion()
     ranked = entries(runs, by)
-    refused = conditions.different_rows(ranked)
+    refused = conditions.different_rows(ranked, by)
     if refused:
         ranked = sorted(ranked, key=lambda entry: (not entry.scores, entry.runs[0].measured_on, str(entry.runs[0].path)))
     keys = varying(runs)
     if any(len(entry.runs) > 1 for entry in ranked):
         keys = [key for key in keys if key not in seed_keys(runs)]
     main = next((name for run in runs if (name := ties.main_metric(run)) is not None), None)
-    wanted = [*([f"eval/{main}"] if main else []), *_ALWAYS]
+    wanted = [*([] if by.metric == "objective" else ["val/loss"]), *([f"eval/{main}"] if main else []), *_ALWAYS]
     shown = [name for name in dict.fromkeys(wanted) if name != by.metric and any(run.value(name) is not None for run in runs)]
     against: Mapping[int, Mapping[str, Against]] = {}
     notes: list[str] = []
     if tests and not refused and len(ranked) > 1:
-        against, notes = ties.against_best(ranked, [*([main] if main else []), "nll"], confidence)
+        first = by.metric.removeprefix("eval/") if by.metric.startswith("eval/") else main
+        against, notes = ties.against_best(ranked, list(dict.fromkeys([*([first] if first else []), "nll"])), confidence)
+    notes += [_survivors(entry, keys) for entry in ranked if 0 < len(entry.finished) < len(entry.runs)]
     if by.on_test:
         notes.insert(0, f"chosen by {title(by.metric)} on the test rows: the winner looks better than it is; choose on validation")
     if by.metric != "objective" and not any(entry.scores for entry in ranked):
-        raise InputError(_nobody_has(by.metric, runs))
+        raise unknown("metric", by.metric, measured(runs))
     if logged := sum(run.logged for run in runs):
         whose = "these runs are" if logged == len(runs) else f"{logged} of these runs are"
         notes.append(f"{whose} known from W&B's files, which hold no answers: they take part in no test over rows")
     notes += conditions.differences([run for run in runs if run.environment])
     counted = [] if refused else list(runs)
+    told = [] if refused else effects.effects(ranked, by, confidence)
+    finished = sum(len(entry.scores) for entry in ranked)
+    if finished >= effects.LEAST_RUNS and len(told) > 1 and all(effect.importance is None for effect in told):
+        notes.append("no importances: a forest fitted to these runs does not predict the ones that it has not seen")
     return Comparison(
         by,
         tuple(runs),
@@ -125,27 +149,30 @@ def compare(
         refused,
         tuple(notes),
         against,
-        tuple(effects.effects(counted, by, confidence)),
+        {} if refused else ties.by_seeds(ranked, confidence),
+        tuple(told),
         tuple(_fronts(counted, by, pareto)),
         confidence,
     )
 
 
-def _nobody_has(metric: str, runs: Sequence[Run]) -> str:
-    import difflib
+def _survivors(entry: Entry, keys: Sequence[str]) -> str:
+    count, of = len(entry.finished), len(entry.runs)
+    return f"{count} of {of} seeds of {named_entry(entry, keys)} finished: its mean is that of {'these' if count > 1 else 'this one'}"
 
-    known = sorted({name for run in runs for name, value in run.metrics.items() if isinstance(value, (int, float))})
-    near = difflib.get_close_matches(metric, known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known[:12])}{' ...' if len(known) > 12 else ''}"
-    return f"metric = {metric}: no finished run has it; {hint}"
+
+def measured(runs: Sequence[Run]) -> set[str]:
+    """Metrics that some finished run has."""
+    return {name for run in runs if run.objective is not None for name in run.metrics if run.value(name) is not None}
 
 
 def _fronts(runs: Sequence[Run], by: Criterion, pareto: Sequence[str] | None) -> list[Front]:
     if pareto:
         x, y = pareto
+        there = measured(runs)
         for name in pareto:
-            if not any(run.objective is not None and run.value(name) is not None for run in runs):
-                raise InputError(_nobody_has(name, runs).replace("metric =", "pareto ="))
+            if name not in there:
+                raise unknown("pareto", name, there)
         return [front(runs, x, y)]
     return [front(runs, name, by.metric, y_lower=by.lower) for name in _FRONTS if sum(run.value(name) is not None for run in runs) > 1]
 
@@ -177,41 +204,64 @@ def verdict(compared: Comparison) -> list[str]:
         return []
     run, by = best.finished[0], compared.by
     what = "validation loss" if by.metric == "objective" else title(by.metric)
-    value = best.scores[0]
+    value = decimals(best.scores[0])
     chosen = "chosen by a test metric" if by.on_test else "the test metrics took no part in the choice"
     if len(best.runs) == 1:
-        lines = [f"best: {run.path}  ({what} {value:.4f}; {chosen})"]
+        lines = [f"best: {run.path}  ({what} {value}; {chosen})"]
     else:
         of = f"{len(best.scores)} seeds" if len(best.scores) == len(best.runs) else f"{len(best.scores)} of {len(best.runs)} seeds"
         rank = "lowest" if by.lower else "highest"
-        told = f"{what} {value:.4f}, the {rank} of {of} of {compared.named(best)}, mean {spread(best.scores, '.4f')}"
+        told = f"{what} {value}, the {rank} of {of} of {compared.named(best)}, mean {spread(best.scores, decimals)}"
         lines = [f"best: {run.path}  ({told}; {chosen})"]
-    lines += _by_seeds(compared, best)
-    return lines + _by_rows(compared)
+    return lines + _by_seeds(compared) + _better(compared) + _by_rows(compared)
 
 
-def _by_seeds(compared: Comparison, best: Entry) -> list[str]:
-    alike = [entry for entry in compared.finished[1:] if not told_apart(best.scores, entry.scores)]
+def _by_seeds(compared: Comparison) -> list[str]:
+    alike = [compared.ranked[place] for place in sorted(compared.seeds) if not compared.apart_by_seeds(place)]
     if not alike:
         return []
-    names = "; ".join(f"{compared.named(entry)} ({spread(entry.scores, '.4f')})" for entry in alike[:3])
+    names = "; ".join(f"{compared.named(entry)} ({spread(entry.scores, decimals)})" for entry in alike[:3])
     more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
     what = "validation losses" if compared.by.metric == "objective" else title(compared.by.metric)
-    return [f"not told apart from it by these seeds: {names}{more}: less than 2 standard errors between the means of the {what}"]
+    how = f"means of the {what}, t test, {_percent(compared)}{_holm(len(compared.seeds))}"
+    return [f"not told apart from it by these seeds: {names}{more}: {how}"]
+
+
+def _better(compared: Comparison) -> list[str]:
+    """Validation chose, and the test rows may disagree."""
+    lines = []
+    for place in sorted(compared.against):
+        better = [a for a in compared.against[place].values() if a.told_apart and a.better]
+        if better:
+            told = ", ".join(f"{title(f'eval/{a.metric}')} {a.value:+.3g}" for a in better)
+            lines.append(f"{compared.named(compared.ranked[place])} ({told})")
+    if not lines:
+        return []
+    more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+    return [f"significantly better than it on the test rows: {'; '.join(lines[:3])}{more}: validation and test rows do not agree"]
 
 
 def _by_rows(compared: Comparison) -> list[str]:
     if not compared.against:
         return []
-    count, tied = sum(map(len, compared.against.values())), compared.tied()
-    names = " and ".join(dict.fromkeys(title(f"eval/{name}") for tests in compared.against.values() for name in tests))
-    corrected = f"corrected for {count} tests (Holm)" if count > 1 else "one test"
-    how = f"by {names} of the same test rows, paired, {100 * compared.confidence:.0f} %, {corrected}"
-    replicated = any(a.replicated for tests in compared.against.values() for a in tests.values())
-    noise = "" if replicated else "; one seed each, so the noise of training itself is not in this: add seed=1,2,3"
-    if not tied:
-        seeds = any(not any(a.told_apart for a in tests.values()) for tests in compared.against.values())
-        what = f"by the {title(compared.by.metric)} of several seeds, or " if seeds else ""
-        return [f"told apart from all others {what}{how}{noise}"]
-    shown = "; ".join(compared.named(entry) for entry in tied[:4]) + (f" and {len(tied) - 4} more" if len(tied) > 4 else "")
-    return [f"not distinguishable from the best: {shown}: {how}{noise}"]
+    tests = [a for some in compared.against.values() for a in some.values()]
+    tied = compared.tied()
+    names = " and ".join(dict.fromkeys(title(f"eval/{a.metric}") for a in tests))
+    how = f"by {names} of the same test rows, paired, {_percent(compared)}{_holm(len(tests))}"
+    noise = "" if any(a.replicated for a in tests) else "; one seed each, so the noise of training itself is not in this: add seed=1,2,3"
+    if tied:
+        shown = "; ".join(compared.named(entry) for entry in tied[:4]) + (f" and {len(tied) - 4} more" if len(tied) > 4 else "")
+        return [f"not distinguishable from the best: {shown}: {how}{noise}"]
+    untested = [place for place, entry in enumerate(compared.ranked) if place and entry.scores and place not in compared.against]
+    whom = "all others" if not untested else f"the {len(compared.against)} others that could be tested"
+    seeds = any(not any(a.told_apart for a in some.values()) for some in compared.against.values())
+    what = f"by the {title(compared.by.metric)} of several seeds, or " if seeds else ""
+    return [f"told apart from {whom} {what}{how}{noise}"]
+
+
+def _percent(compared: Comparison) -> str:
+    return f"{100 * compared.confidence:.4g} %"
+
+
+def _holm(tests: int) -> str:
+    return f", corrected for {tests} tests (Holm)" if tests > 1 else ", one test"

@@ -4,26 +4,33 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydratune.comparison.entries import Entry, seed_keys
-from hydratune.comparison.runs import Run
+from hydratune.comparison.names import Criterion
+from hydratune.comparison.runs import Run, inside
 
 _SHOWN = 3  # names of runs
 
 
-def different_rows(found: Sequence[Entry]) -> str | None:
-    """Why these runs cannot be ranked: their losses are of different validation rows. None if they are of the same.
+def different_rows(found: Sequence[Entry], by: Criterion) -> str | None:
+    """Why these runs cannot be ranked: their losses are of different validation rows, or their scores of different test rows.
 
-    Where the rows follow the seed, every entry must have seen the same ones.
+    None if they are of the same. Where the rows follow the seed, every entry must have seen the same ones.
     """
-    counted = [run for entry in found for run in entry.finished]
-    rows = [sorted(run.measured_on for run in entry.finished) for entry in found if entry.finished]
+
+    def seen(run: Run) -> str:
+        return run.tested_on if by.on_test else run.measured_on
+
+    known = [[run for run in entry.finished if seen(run) or not by.on_test] for entry in found]
+    counted = [run for some in known for run in some]
+    rows = [sorted(map(seen, some)) for some in known if some]
     follow = "data.seed" in seed_keys([run for entry in found for run in entry.runs])
     if len({one for some in rows for one in some}) < 2 or (follow and all(some == rows[0] for some in rows)):
         return None
     sets: dict[tuple[str, str], list[str]] = {}
     for run in counted:
-        sets.setdefault((run.measured_on, _data(run)), []).append(run.name)
+        sets.setdefault((seen(run), _data(run)), []).append(run.name)
     told = "; ".join(f"{_names(names)}: {data} ({hash_[:8] or 'not written down'})" for (hash_, data), names in sets.items())
-    return f"these runs were validated on different rows or tokens, so their losses cannot be compared ({told}); compare those of one kind"
+    what = "tested on different rows, so their scores" if by.on_test else "validated on different rows or tokens, so their losses"
+    return f"these runs were {what} cannot be compared ({told}); compare those of one kind"
 
 
 def _data(run: Run) -> str:
@@ -34,18 +41,18 @@ def _data(run: Run) -> str:
 def differences(runs: Sequence[Run]) -> list[str]:
     """One sentence for each condition that is not the same for all runs that wrote it down."""
     checks: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-        "the base model": lambda e: (e.get("model") or {}).get("identity"),
+        "the base model": lambda e: inside(e, "model", "identity"),
         "the code of hydratune": lambda e: e.get("code"),
-        "the accelerator": lambda e: (e.get("hardware") or {}).get("accelerator"),
+        "the accelerator": lambda e: inside(e, "hardware", "accelerator"),
         "the precision": lambda e: e.get("precision"),
-        "the processor": lambda e: (e.get("hardware") or {}).get("processor"),
-        "the GPU": lambda e: ", ".join(map(str, (e.get("hardware") or {}).get("gpus") or [])) or None,
+        "the processor": lambda e: inside(e, "hardware", "processor"),
+        "the GPU": lambda e: ", ".join(map(str, inside(e, "hardware", "gpus") or [])) or None,
     }
     told = [_told(what, [of(run.environment) for run in runs], runs) for what, of in checks.items()]
-    packages = dict.fromkeys(name for run in runs for name in run.environment.get("versions", {}))
-    told += [_told(name, [run.environment.get("versions", {}).get(name) for run in runs], runs) for name in packages]
+    packages = dict.fromkeys(name for run in runs for name in inside(run.environment, "versions") or ())
+    told += [_told(name, [inside(run.environment, "versions", name) for run in runs], runs) for name in packages]
     for split, what in (("train", "the training rows"), ("test", "the test rows")):
-        told.append(_told(what, [run.data.get("splits", {}).get(split, {}).get("hash") for run in runs], runs))
+        told.append(_told(what, [inside(run.data, "splits", split, "hash") for run in runs], runs))
     return [line for line in told if line is not None]
 
 

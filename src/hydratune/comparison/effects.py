@@ -1,29 +1,40 @@
 """What each setting did, over all finished runs of a comparison: means by value, rank correlation, importance."""
 
+import itertools
 import math
 import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydratune.comparison.entries import score, varying
+import numpy as np
+
+from hydratune.comparison.entries import Entry, canonical, cell, score, varying
 from hydratune.comparison.names import Criterion
 from hydratune.comparison.runs import Run
 from hydratune.evaluation.statistics import Interval
 
 LEAST_RUNS = 10  # for importances: a forest of fewer says nothing
-_MOST_LEVELS = 12  # values of a setting that are listed
+_MOST_LEVELS, _BINS = 12, 4  # values of a setting that are listed; groups of neighbours where there are more
+_LEAST_POINTS, _EXACT = 4, 8  # for a rank correlation; up to which all orders are gone through for its p
 
 
 @dataclass(frozen=True)
 class Level:
     """Runs with one value of a setting."""
 
-    value: Any
-    runs: int
-    mean: float
+    value: Any  # "a to b" where there are too many to list each
+    scores: tuple[float, ...]
     interval: Interval | None  # of the mean, over these runs, by Student's t; None for a single run
+
+    @property
+    def runs(self) -> int:
+        return len(self.scores)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.scores)
 
 
 @dataclass(frozen=True)
@@ -31,10 +42,10 @@ class Effect:
     """One setting."""
 
     key: str
-    levels: tuple[Level, ...]  # in order; none where there are too many values
-    correlation: float | None  # Spearman's, of a number with the metric
+    levels: tuple[Level, ...]  # in order; none where there are too many texts
+    correlation: float | None  # Spearman's, of a number with the metric, seeds counted as one
     correlation_p: float | None
-    importance: float | None  # share of the metric's variance that this setting alone explains (fANOVA)
+    importance: float | None  # share of the forest's variance that this setting alone explains (fANOVA); None: the forest predicts nothing
 
     @property
     def is_noise(self) -> bool:
@@ -42,34 +53,55 @@ class Effect:
         return self.key == "seed"
 
 
-def effects(runs: Sequence[Run], by: Criterion, confidence: float = 0.95) -> list[Effect]:
+def effects(ranked: Sequence[Entry], by: Criterion, confidence: float = 0.95) -> list[Effect]:
     """Of every setting that varies over finished runs, the most important first, the seed last. Halved and failed runs take no part."""
-    counted = [(run, value) for run in runs if (value := score(run, by)) is not None]
+    counted = [(run, value) for entry in ranked for run in entry.runs if (value := score(run, by)) is not None]
     keys = varying([run for run, _ in counted])
     shares = _importances(counted, keys)
-    found = [_effect(counted, key, shares.get(key), confidence) for key in keys]
+    means = [(entry.settings, entry.mean) for entry in ranked if entry.mean is not None]
+    found = [Effect(key, _levels(counted, key, confidence), *_correlation(means, key), shares.get(key)) for key in keys]
     return sorted(found, key=lambda effect: (effect.is_noise, -(effect.importance or 0.0)))
 
 
-def _effect(counted: Sequence[tuple[Run, float]], key: str, share: float | None, confidence: float) -> Effect:
-    known = [(run.settings.get(key), value) for run, value in counted]
-    numbers = [(float(setting), value) for setting, value in known if setting is not None and _is_number(setting)]
+def _levels(counted: Sequence[tuple[Run, float]], key: str, confidence: float) -> tuple[Level, ...]:
     by_value: dict[str, list[float]] = {}
-    for setting, value in known:
-        by_value.setdefault(str(setting), []).append(value)
-    first = {str(setting): setting for setting, _ in known}
-    levels = [Level(first[name], len(some), statistics.fmean(some), _mean_interval(some, confidence)) for name, some in by_value.items()]
-    numeric = len(numbers) == len(known)
-    levels.sort(key=lambda level: (float(level.value), "") if numeric else (0.0, str(level.value)))
-    correlation = p = None
-    if numeric and len(levels) > 1 and len({value for _, value in numbers}) > 1 and len(numbers) > 2:
-        from scipy.stats import spearmanr
+    first: dict[str, Any] = {}
+    for run, value in counted:
+        name = canonical(run.settings.get(key))
+        by_value.setdefault(name, []).append(value)
+        first.setdefault(name, run.settings.get(key))
+    numeric = all(map(_is_number, first.values()))
+    names = sorted(by_value, key=lambda name: (float(first[name]), "") if numeric else (0.0, name))
+    if len(names) <= _MOST_LEVELS:
+        return tuple(_level(first[name], by_value[name], confidence) for name in names)
+    if not numeric:
+        return ()
+    size = -(-len(names) // _BINS)
+    bins = [names[start : start + size] for start in range(0, len(names), size)]
+    named = [(f"{cell(first[some[0]])} to {cell(first[some[-1]])}", [v for name in some for v in by_value[name]]) for some in bins]
+    return tuple(_level(name, scores, confidence) for name, scores in named)
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = spearmanr([setting for setting, _ in numbers], [value for _, value in numbers])
-        correlation, p = float(found.statistic), float(found.pvalue)
-    return Effect(key, tuple(levels) if len(levels) <= _MOST_LEVELS else (), correlation, p, share)
+
+def _level(value: Any, scores: Sequence[float], confidence: float) -> Level:
+    return Level(value, tuple(scores), _mean_interval(scores, confidence))
+
+
+def _correlation(means: Sequence[tuple[Mapping[str, Any], float]], key: str) -> tuple[float | None, float | None]:
+    """(Spearman's rank correlation of a numeric setting with the metric, p); None where there is none."""
+    settings, values = [found.get(key) for found, _ in means], [value for _, value in means]
+    if len(values) < _LEAST_POINTS or not all(map(_is_number, settings)) or len({float(s) for s in settings if s is not None}) < 2:
+        return None, None
+    if len(set(values)) < 2:
+        return None, None
+    from scipy.stats import rankdata, spearmanr
+
+    found = spearmanr(settings, values)
+    if len(values) > _EXACT:
+        return float(found.statistic), float(found.pvalue)
+    x, y = rankdata(settings), rankdata(values)
+    orders = np.array(list(itertools.permutations(y - y.mean())))  # (orders, points): all there are
+    strength = np.abs(orders @ (x - x.mean()))
+    return float(found.statistic), float(np.mean(strength >= strength[0] - 1e-9))
 
 
 def _mean_interval(values: Sequence[float], confidence: float) -> Interval | None:
@@ -83,7 +115,10 @@ def _mean_interval(values: Sequence[float], confidence: float) -> Interval | Non
 
 
 def _importances(counted: Sequence[tuple[Run, float]], keys: Sequence[str]) -> dict[str, float]:
-    """fANOVA's of Optuna: a forest is fitted, and its variance split over the settings. Empty where there are too few runs."""
+    """fANOVA's of Optuna: a forest is fitted, and its variance split over the settings.
+
+    Empty where there are too few runs, or where a forest does not predict runs that it has not seen: its variance is then chance.
+    """
     if len(counted) < LEAST_RUNS or len(keys) < 2 or len({value for _, value in counted}) < 2:
         return {}
     import optuna
@@ -91,14 +126,35 @@ def _importances(counted: Sequence[tuple[Run, float]], keys: Sequence[str]) -> d
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = {key: _distribution([run.settings.get(key) for run, _ in counted]) for key in keys}
+    if not _predictable(counted, space):
+        return {}
     study = optuna.create_study()
     for run, value in counted:
         params = {key: _parameter(run.settings.get(key), space[key]) for key in keys}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = optuna.importance.get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=list(keys))
+        found = optuna.importance.get_param_importances(
+            study, evaluator=FanovaImportanceEvaluator(seed=0), params=list(keys), normalize=False
+        )
     return {key: float(share) for key, share in found.items()}
+
+
+def _predictable(counted: Sequence[tuple[Run, float]], space: Mapping[str, Any]) -> bool:
+    """Whether a forest predicts runs left out of its trees better than their mean does."""
+    import optuna
+    from sklearn.ensemble import RandomForestRegressor
+
+    columns = []
+    for key, distribution in space.items():
+        values = [_parameter(run.settings.get(key), distribution) for run, _ in counted]
+        if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+            columns += [[float(value == choice) for value in values] for choice in distribution.choices]
+        else:
+            columns.append(values)
+    forest = RandomForestRegressor(n_estimators=256, oob_score=True, random_state=0)
+    forest.fit(np.array(columns).T, [value for _, value in counted])
+    return bool(forest.oob_score_ > 0)
 
 
 def _distribution(values: Sequence[Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,6 @@ from hydratune.comparison.runs import Run
 _IGNORED = ("name", "preview", "resume", "tracking")  # settings nobody compares, and a group of them
 _LIKELY = ("optimizer", "adapter", "trainer")  # groups whose settings are shown first
 _LONGEST = 24  # letters of a setting
-_APART = 2.0  # standard errors by which two means must differ before one is called better
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def entries(runs: Sequence[Run], by: Criterion | None = None) -> list[Entry]:
     groups: dict[tuple[object, ...], list[Run]] = {}
     times: dict[tuple[object, ...], int] = {}
     for run in runs:
-        same = tuple(sorted((key, str(value)) for key, value in run.settings.items() if _compared(key) and key not in seeds))
+        same = tuple(sorted((key, canonical(value)) for key, value in run.settings.items() if _compared(key) and key not in seeds))
         whole = (same or run.path, str(run.settings.get("seed")))
         times[whole] = times.get(whole, 0) + 1
         groups.setdefault((same or run.path, times[whole]), []).append(run)
@@ -75,7 +74,7 @@ def seed_keys(runs: Sequence[Run]) -> set[str]:
 def varying(runs: Sequence[Run]) -> list[str]:
     """Settings that are not the same in all runs, those that are usually compared first; the seed is one where it varies."""
     keys = [k for k in dict.fromkeys(k for r in runs for k in r.settings) if _compared(k)]
-    differing = [k for k in keys if len({str(r.settings.get(k)) for r in runs if r.settings}) > 1]
+    differing = [k for k in keys if len({canonical(r.settings.get(k)) for r in runs if r.settings}) > 1]
     return sorted(differing, key=lambda k: k.rpartition(".")[0] not in _LIKELY)
 
 
@@ -83,16 +82,19 @@ def _compared(key: str) -> bool:
     return key.split(".")[0] not in _IGNORED
 
 
-def told_apart(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two means differ by more than ``_APART`` standard errors of their difference; True where there is no spread to judge by.
+def canonical(value: Any) -> str:
+    """The same text for the same value, however it was written: 8 and 8.0."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
-    The variance is pooled over both, so that one run can be compared with several.
-    """
-    free = len(a) + len(b) - 2
-    if free < 1:
-        return True
-    within = sum((x - statistics.fmean(some)) ** 2 for some in (a, b) for x in some) / free
-    return abs(statistics.fmean(a) - statistics.fmean(b)) > _APART * math.sqrt(within * (1 / len(a) + 1 / len(b)))
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Settings by the last parts of their names, as few as tell them apart."""
+    found = {}
+    for key in keys:
+        parts = key.split(".")
+        ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
+        found[key] = next((end for end in ends if sum(f".{other}".endswith(f".{end}") for other in keys) == 1), key)
+    return found
 
 
 def named(entry: Entry, keys: Sequence[str]) -> str:
@@ -102,14 +104,30 @@ def named(entry: Entry, keys: Sequence[str]) -> str:
 
 def cell(value: Any) -> str:
     """A setting or a number as people write it; a text by its beginning."""
-    text = f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else "-" if value is None else " ".join(str(value).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} ..."
 
 
-def spread(values: Sequence[float], form: str) -> str:
+def cells(values: Sequence[Any]) -> dict[str, str]:
+    """Each different value (by ``canonical``) as ``cell`` writes it; those whose beginnings are the same are numbered."""
+    found: dict[str, str] = {}
+    for value in values:
+        text, key = cell(value), canonical(value)
+        if key not in found:
+            same = sum(other.partition(" (")[0] == text for other in found.values())
+            found[key] = f"{text} ({same + 1})" if same else text
+    return found
+
+
+def decimals(value: float) -> str:
+    """A loss or a score with four decimals, or with what it takes to see it."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
+
+
+def spread(values: Sequence[float], write: Callable[[float], str] = cell) -> str:
     if not values:
         return "-"
-    mean = f"{statistics.fmean(values):{form}}"
+    mean = write(statistics.fmean(values))
     return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 
 

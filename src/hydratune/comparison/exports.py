@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.comparison.compared import Comparison
-from hydratune.comparison.entries import cell, score, spread, varying
+from hydratune.comparison.entries import decimals, score, spread, varying
 from hydratune.comparison.names import title
 from hydratune.comparison.ranking import against_best, state
 from hydratune.comparison.runs import Run
@@ -58,13 +58,16 @@ def records(compared: Comparison) -> list[dict[str, Any]]:
     found = []
     for run in runs:
         place = places[id(run)]
-        ranked = compared.ranked[place].scores and not compared.refused
+        ranked = score(run, compared.by) is not None and not compared.refused
         record: dict[str, Any] = {"place": place + 1 if ranked else None, "run": str(run.path), "state": state(run)}
         record |= {f"setting/{key}": run.settings.get(key) for key in keys}
         record |= {key: run.value(key) for key in metrics}
         for key in metrics:
             if (interval := run.interval(key)) is not None:
                 record |= {f"{key}/low": interval[0], f"{key}/high": interval[1]}
+        for name, test in compared.against.get(place, {}).items():  # of the entry
+            less = f"less_the_best/{name}"
+            record |= {less: test.value, f"{less}/low": test.interval[0], f"{less}/high": test.interval[1], f"{less}/p": test.p}
         found.append(record)
     columns = dict.fromkeys(key for record in found for key in record)
     return [{key: record.get(key) for key in columns} for record in found]
@@ -96,19 +99,19 @@ def _parquet(file: Path, compared: Comparison) -> Path:
 
 def _rows(compared: Comparison) -> tuple[list[str], list[list[str]]]:
     """(headings, one row for each entry), as in the ranking."""
-    names = [key.rsplit(".", 1)[-1] for key in compared.keys]
+    names = [compared.short[key] for key in compared.keys]
     headings = ["", *names, *(["seeds"] if compared.seeded else []), title(compared.by.metric), *map(title, compared.metrics)]
     headings += ["against the best"] if compared.against else []
     rows = []
     for place, entry in enumerate(compared.ranked):
-        number = str(place + 1) if entry.scores and not compared.refused else "-"
-        row = [number, *(cell(entry.settings.get(key)) for key in compared.keys)]
+        rank = str(place + 1) if entry.scores and not compared.refused else "-"
+        row = [rank, *(compared.cell(key, entry.settings.get(key)) for key in compared.keys)]
         row += [str(len(entry.finished))] if compared.seeded else []
-        row.append(spread(entry.scores, ".4f") if entry.scores else state(entry.runs[0]))
+        row.append(spread(entry.scores, decimals) if entry.scores else state(entry.runs[0]))
         for key in compared.metrics:
             values = [value for run in entry.finished if (value := run.value(key)) is not None]
             interval = entry.finished[0].interval(key) if len(entry.finished) == 1 else None
-            row.append(spread(values, ".3g") + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""))
+            row.append(spread(values, "{:.3g}".format) + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""))
         rows.append(row + ([against_best(compared, place)] if compared.against else []))
     return headings, rows
 
@@ -116,7 +119,8 @@ def _rows(compared: Comparison) -> tuple[list[str], list[list[str]]]:
 def markdown(compared: Comparison) -> str:
     headings, rows = _rows(compared)
     lines = [headings, ["---"] * len(headings), *rows]
-    return "".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |\n" for line in lines)
+    why = f"{' '.join(compared.refused.split())}\n\n" if compared.refused else ""
+    return why + "".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |\n" for line in lines)
 
 
 def latex(compared: Comparison) -> str:
@@ -128,8 +132,9 @@ def latex(compared: Comparison) -> str:
         return " & ".join(texts) + r" \\"
 
     body = "\n".join(map(line, rows))
+    why = f"% not ranked: {' '.join(compared.refused.split())}\n" if compared.refused else ""
     top = f"\\begin{{tabular}}{{{'r' * len(headings)}}}\n\\toprule\n{line(headings)}\n\\midrule\n"
-    return f"{top}{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    return f"{why}{top}{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
 def _pictures(compared: Comparison, folder: Path, formats: Sequence[str]) -> list[Path]:
@@ -156,14 +161,16 @@ def _draw_curves(figure: Any, compared: Comparison) -> bool:
     runs = [run for entry in compared.ranked for run in entry.runs]
     curves = [(run, [(row["step"], row["val/loss"]) for row in run.history() if "val/loss" in row]) for run in runs]
     curves = [(run, points) for run, points in curves if points][:_MOST]
+    if not curves:
+        return False
     axes = figure.subplots()
-    for number, (run, points) in enumerate(curves):
-        label = ", ".join(f"{key.rsplit('.', 1)[-1]}={cell(run.settings.get(key))}" for key in compared.keys) or run.name
-        axes.plot(*zip(*points, strict=True), label=label, linewidth=2.2 if number == 0 else 1.0, marker="o", markersize=3)
+    for place, (run, points) in enumerate(curves):
+        label = ", ".join(f"{compared.short[key]}={compared.cell(key, run.settings.get(key))}" for key in compared.keys) or run.name
+        axes.plot(*zip(*points, strict=True), label=label, linewidth=2.2 if place == 0 else 1.0, marker="o", markersize=3)
     axes.set(xlabel="optimizer step", ylabel="validation loss")
     axes.legend(fontsize=7, frameon=False)
     _plain(axes)
-    return bool(curves)
+    return True
 
 
 def _draw_settings(figure: Any, compared: Comparison) -> bool:
@@ -173,11 +180,9 @@ def _draw_settings(figure: Any, compared: Comparison) -> bool:
         return False
     figure.set_size_inches(3.2 * len(effects), 3.2)
     for axes, effect in zip(figure.subplots(1, len(effects), sharey=True, squeeze=False)[0], effects, strict=True):
-        names = [cell(level.value) for level in effect.levels]
-        for run in compared.runs:
-            value = score(run, compared.by)
-            if value is not None:
-                axes.plot(names.index(cell(run.settings.get(effect.key))), value, "o", color="0.6", markersize=4)
+        names = [compared.cell(effect.key, level.value) for level in effect.levels]
+        for at, level in enumerate(effect.levels):
+            axes.plot([at] * level.runs, level.scores, "o", color="0.6", markersize=4)
         means = [level.mean for level in effect.levels]
         edges = [[m - (lv.interval or (m, m))[0] for m, lv in zip(means, effect.levels, strict=True)] for _ in range(2)]
         axes.errorbar(range(len(names)), means, yerr=edges, fmt="s-", color="C0", capsize=3)

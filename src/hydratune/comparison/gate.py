@@ -1,8 +1,9 @@
 """Is a candidate worse than a baseline? Two runs, paired over the same test rows, for scripts and CI."""
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydratune.comparison.names import lower_is_better, title
 from hydratune.comparison.runs import Run
@@ -11,8 +12,9 @@ from hydratune.errors import InputError
 from hydratune.evaluation.measures import Measure, difference
 from hydratune.evaluation.statistics import Difference, holm
 
-_NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LIMIT = re.compile(rf"\s*(?P<metric>[A-Za-z][\w/.\-]*)\s*(?P<sign>[<>])\s*(?P<number>{_NUMBER})\s*(?P<percent>%?)\s*")
+_SAMPLES = 2000  # at least
 _FORM = "write metrics with the difference that fails, candidate less baseline: fail_if='eval/field_f1<-0.02, val/loss>+1%'"
 
 
@@ -52,11 +54,15 @@ def limits(text: str) -> list[Limit]:
         limit = Limit(match["metric"], match["sign"] == "<", number, bool(match["percent"]))
         if (limit.below and number > 0) or (not limit.below and number < 0):
             raise InputError(f"fail_if: {part.strip()!r} would fail a candidate that is equal to the baseline; {_FORM}")
+        better_lower = lower_is_better(limit.metric)
+        if better_lower is not None and limit.below is better_lower:
+            way = "lower" if better_lower else "higher"
+            raise InputError(f"fail_if: {part.strip()!r} would fail a candidate that is better: {limit.metric} is better {way}; {_FORM}")
         found.append(limit)
     return found
 
 
-def check(baseline: Run, candidate: Run, fail_if: str | None, *, certain: bool, confidence: float, samples: int = 2000) -> list[Checked]:
+def check(baseline: Run, candidate: Run, fail_if: str | None, *, certain: bool, confidence: float) -> list[Checked]:
     """Without ``fail_if`` a candidate fails that is significantly worse in its main metric or the likelihood of the answers.
 
     ``certain``: a limit only fails if the whole interval of the difference is beyond it. Raises ``InputError`` if the runs
@@ -65,43 +71,73 @@ def check(baseline: Run, candidate: Run, fail_if: str | None, *, certain: bool, 
     for run in (baseline, candidate):
         if run.state != "finished" or not run.metrics:
             raise InputError(f"{run.path}: not a finished run ({run.state}{f': {run.error}' if run.error else ''})")
-    ours, theirs = read_rows(candidate), read_rows(baseline)
-    paired = ours is not None and theirs is not None and ours.rows == theirs.rows
-    if fail_if is None:
-        if ours is None or theirs is None or not paired:
-            raise InputError(f"{candidate.path} and {baseline.path} were tested on different rows: nothing can be paired; give fail_if=...")
-        main = main_metric(baseline)
-        names = [name for name in dict.fromkeys([main, "nll"]) if name and name in ours.measures and name in theirs.measures]
-        found = [_paired(ours.measures[n], theirs.measures[n], ours.groups, confidence, samples) for n in names]
-        corrected = zip(names, found, holm([one.p for one in found]), strict=True)
-        return [_significant(name, one, p, confidence, baseline, candidate) for name, one, p in corrected]
+    if fail_if is not None:
+        return [_held(limit, baseline, candidate, certain=certain, confidence=confidence) for limit in limits(fail_if)]
+    if certain:
+        raise InputError("certain = true: belongs to fail_if=...; without it the check is one of significance already")
+    return _significance(baseline, candidate, confidence)
+
+
+def _significance(baseline: Run, candidate: Run, confidence: float) -> list[Checked]:
+    """By the main metric and the likelihood of the answers, corrected for both (Holm)."""
+    theirs, ours = read_rows(baseline), read_rows(candidate)
+    if ours is None or theirs is None:
+        lacking = candidate if ours is None else baseline
+        raise InputError(f"{lacking.path}: predictions.jsonl is missing or cannot be read, so nothing can be paired; give fail_if=...")
+    if ours.rows != theirs.rows:
+        raise InputError(f"{candidate.path} and {baseline.path} were tested on different rows: nothing can be paired; give fail_if=...")
+    main = main_metric(baseline)
+    if main != main_metric(candidate):
+        mains = f"the main metric of {baseline.path} is {main}, of {candidate.path} {main_metric(candidate)}"
+        raise InputError(f"{mains}; say by fail_if=... what counts")
+    names = [name for name in dict.fromkeys([main, "nll"]) if name and name in theirs.measures]
+    for run, read in ((baseline, theirs), (candidate, ours)):
+        if unknown := [name for name in names if name not in read.measures or not math.isfinite(read.measures[name].value)]:
+            raise InputError(f"{run.path}: eval/{unknown[0]} of its answers is no number, so it is neither better nor worse")
+    found = [_paired(ours.measures[name], theirs.measures[name], ours.groups, confidence) for name in names]
     checked = []
-    for limit in limits(fail_if):
-        for run in (baseline, candidate):
-            if run.value(limit.metric) is None:
-                raise InputError(f"fail_if: {run.path} has no metric {limit.metric}; its metrics.json has the names")
-        before, after = baseline.value(limit.metric), candidate.value(limit.metric)
-        assert before is not None and after is not None
-        difference_, name = None, limit.metric.removeprefix("eval/")
-        if ours is not None and theirs is not None and paired and limit.metric.startswith("eval/") and name in ours.measures:
-            difference_ = _paired(ours.measures[name], theirs.measures[name], ours.groups, confidence, samples)
-        number = limit.number * abs(before) if limit.relative else limit.number
-        low, high = difference_.interval if certain and difference_ is not None else (after - before, after - before)
-        failed = high < number if limit.below else low > number
-        checked.append(Checked(limit.metric, before, after, difference_, str(limit), failed))
+    for name, one, p in zip(names, found, holm([one.p for one in found]), strict=True):
+        worse = one.value > 0 if lower_is_better(f"eval/{name}") else one.value < 0
+        limit = f"significantly worse (p < {1 - confidence:.2g}, Holm)"
+        values = theirs.measures[name].value, ours.measures[name].value
+        checked.append(Checked(f"eval/{name}", *values, replace(one, p=p), limit, worse and p < 1 - confidence))
     return checked
 
 
-def _paired(ours: Measure, theirs: Measure, groups: Sequence[str], confidence: float, samples: int) -> Difference:
-    return difference(ours, theirs, groups, confidence, samples)
+def _held(limit: Limit, baseline: Run, candidate: Run, *, certain: bool, confidence: float) -> Checked:
+    """One metric against its limit."""
+    before, after = (_value(run, limit.metric) for run in (baseline, candidate))
+    system, _, name = limit.metric.partition("/")
+    theirs, ours = (read_rows(run) if system == "eval" else None for run in (baseline, candidate))
+    found = None
+    if ours is not None and theirs is not None and ours.rows == theirs.rows:
+        if name in ours.measures and name in theirs.measures:
+            found = _paired(ours.measures[name], theirs.measures[name], ours.groups, confidence)
+    elif system in ("eval", "val", "objective"):
+        tested = system == "eval"
+        seen = [run.tested_on if tested else run.measured_on for run in (baseline, candidate)]
+        if seen[0] != seen[1]:
+            how = "tested" if tested else "validated"
+            raise InputError(f"fail_if: {limit.metric}: {candidate.path} and {baseline.path} were {how} on different rows")
+    if certain and found is None:
+        raise InputError(f"certain = true: the difference of {limit.metric} has no interval; those of the answers (eval/...) have")
+    number = limit.number * abs(before) if limit.relative else limit.number
+    low, high = found.interval if certain and found is not None else (after - before, after - before)
+    failed = high < number if limit.below else low > number
+    return Checked(limit.metric, before, after, found, str(limit), failed)
 
 
-def _significant(name: str, found: Difference, p: float, confidence: float, baseline: Run, candidate: Run) -> Checked:
-    metric = f"eval/{name}"
-    worse = found.value > 0 if lower_is_better(metric) else found.value < 0
-    before, after = baseline.value(metric), candidate.value(metric)
-    limit = f"significantly worse (p < {1 - confidence:.2g}, Holm)"
-    return Checked(metric, before or 0.0, after or 0.0, Difference(found.value, found.interval, p), limit, worse and p < 1 - confidence)
+def _value(run: Run, metric: str) -> float:
+    value = run.value(metric)
+    if value is None:
+        there = run.metrics.get(metric)
+        what = f"has no metric {metric}; its metrics.json has the names" if there is None else f"has {metric} = {there}, which is no number"
+        raise InputError(f"fail_if: {run.path} {what}")
+    return value
+
+
+def _paired(ours: Measure, theirs: Measure, groups: Sequence[str], confidence: float) -> Difference:
+    return difference(ours, theirs, groups, confidence, max(_SAMPLES, math.ceil(8 / (1 - confidence))))  # two tests at most
 
 
 def sentence(checked: Sequence[Checked]) -> str:

@@ -13,13 +13,13 @@ const colour = name => {
   return value;
 };
 const option = (value, text) => Object.assign(document.createElement("option"), { value, textContent: text });
-const short = key => key.split(".").pop();
+const short = key => data.short[key] ?? key;
 const number = value => typeof value === "number" && Number.isFinite(value);
 const shown = value => (value === null || value === undefined ? "-" : number(value) ? String(+value.toPrecision(5)) : String(value));
 
 let data, kept; // kept: which runs the brushes and the filter leave
 const label = run => `${run.name}${run.place ? ` (#${run.place})` : ""}`;
-const told = run => `${label(run)}: ${data.settings.map(key => `${short(key)}=${shown(run.settings[key])}`).join(", ")}`;
+const told = run => `${label(run)}: ${data.settings.map(key => `${short(key)}=${run.cells[key]}`).join(", ")}`;
 const valueOf = (run, key) => (key === data.objective.key ? run.objective : key in run.settings ? run.settings[key] : run.measured[key]);
 
 function layout(more) {
@@ -31,7 +31,7 @@ function layout(more) {
   };
 }
 const options = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
-const draw = (id, traces, more) => Plotly.react($(id), traces, layout(more), options);
+const draw = (id, traces, more, bar = true) => Plotly.react($(id), traces, layout(more), { ...options, ...(bar ? {} : { displayModeBar: false }) });
 
 // ------------------------------------------------------------------------------------------------------------- the table
 function sortTable(heading) {
@@ -55,8 +55,8 @@ function refresh() {
   kept = new Set();
   for (const row of $("runs").tBodies[0].rows) {
     const index = Number(row.dataset.run), run = data.runs[index];
-    const text = `${row.textContent} ${data.settings.map(key => `${short(key)}=${shown(run.settings[key])}`).join(" ")}`.toLowerCase();
-    const stays = words.every(word => text.includes(word)) && brushed.every(test => test(run));
+    const text = row.textContent.toLowerCase(), exact = data.settings.flatMap(key => [short(key), key].map(name => `${name}=${run.cells[key]}`.toLowerCase()));
+    const stays = words.every(word => (word.includes("=") ? exact.some(one => one === word || one.endsWith(`.${word}`)) : text.includes(word))) && brushed.every(test => test(run));
     row.hidden = !stays;
     if (stays) kept.add(index);
   }
@@ -67,8 +67,8 @@ function refresh() {
 // ---------------------------------------------------------------------------------------------------- parallel coordinates
 let dimensions = [];
 function dimension(key, title) {
-  const values = data.runs.map(run => valueOf(run, key)), known = values.filter(v => v !== null && v !== undefined);
-  if (known.length && known.every(number)) {
+  const values = data.runs.filter(run => number(run.objective)).map(run => valueOf(run, key)), known = values.filter(v => v !== null && v !== undefined);
+  if (known.length === values.length && known.every(number)) {
     const low = Math.min(...known), high = Math.max(...known), different = [...new Set(known)].sort((a, b) => a - b);
     const log = low > 0 && high / low >= 10, place = log ? Math.log10 : v => v;
     const ticks = different.length <= 8 ? { tickvals: different.map(place), ticktext: different.map(shown) }
@@ -76,15 +76,17 @@ function dimension(key, title) {
     if (log && !ticks.ticktext) ticks.ticktext = ticks.tickvals.map(v => (10 ** v).toPrecision(2));
     return { key, title, place: run => { const v = valueOf(run, key); return number(v) ? place(v) : null; }, ...ticks };
   }
-  const names = [...new Set(values.map(shown))];
-  return { key, title, place: run => names.indexOf(shown(valueOf(run, key))), tickvals: names.map((_, i) => i), ticktext: names };
+  const text = run => run.cells[key] ?? shown(valueOf(run, key));
+  const names = [...new Set(data.runs.map(text))];
+  return { key, title, place: run => names.indexOf(text(run)), tickvals: names.map((_, i) => i), ticktext: names };
 }
 
 function parallel() {
-  const main = data.metrics.slice(0, 1).map(m => [m.key, m.title]);
+  const finished = data.runs.filter(run => number(run.objective));
+  const main = data.metrics.filter(m => finished.every(run => number(valueOf(run, m.key)))).slice(0, 1).map(m => [m.key, m.title]);
   const wanted = [...data.settings.map(key => [key, short(key)]), ...main, [data.objective.key, data.objective.title]];
   dimensions = wanted.slice(-14).map(([key, title]) => dimension(key, title));
-  const runs = data.runs.filter(run => number(run.objective) && dimensions.every(d => d.place(run) !== null));
+  const runs = finished;
   if (runs.length < 2) { $("parallel").hidden = true; return; }
   const before = $("parallel-plot").data?.[0]?.dimensions ?? [];
   const trace = {
@@ -95,7 +97,7 @@ function parallel() {
       ...(before[i]?.constraintrange ? { constraintrange: before[i].constraintrange } : {}),
     })),
   };
-  draw("parallel-plot", [trace], { margin: { l: 60, r: 60, t: 50, b: 30 } });
+  draw("parallel-plot", [trace], { margin: { l: 60, r: 60, t: 50, b: 30 } }, false);
   if (!$("parallel-plot").dataset.wired) {
     $("parallel-plot").dataset.wired = "yes";
     $("parallel-plot").on("plotly_restyle", refresh);
@@ -124,6 +126,8 @@ function curves() {
       text: told(run), hovertemplate: "%{text}<br>step %{x}: %{y:.4f}<extra></extra>",
     }];
   });
+  $("curve-told").textContent = traces.length ? "" : kept.size ? `None of these runs wrote down a ${kind === "val" ? "validation" : "training"} loss.` : "No run is left by the filter and the brushes.";
+  $("curve-plot").hidden = !traces.length;
   traces.sort((a, b) => (a.line.width ?? 0) - (b.line.width ?? 0)); // the best on top
   draw("curve-plot", traces, { xaxis: { title: { text: "optimizer step" } }, yaxis: { title: { text: `${kind === "val" ? "validation" : "training"} loss` }, type: $("curve-log").checked ? "log" : "linear" } });
 }
@@ -134,7 +138,7 @@ function cloud(id, x, y, more = []) {
   const bars = runs.map(run => run.intervals[y]), ys = runs.map(run => valueOf(run, y));
   const titleOf = key => data.metrics.find(m => m.key === key)?.title ?? (key === data.objective.key ? data.objective.title : key);
   const trace = {
-    x: numbers ? xs : xs.map(shown), y: ys, mode: "markers", type: "scatter", text: runs.map(told), hovertemplate: "%{text}<br>%{x}; %{y}<extra></extra>",
+    x: numbers ? xs : runs.map(run => run.cells[x] ?? shown(valueOf(run, x))), y: ys, mode: "markers", type: "scatter", text: runs.map(told), hovertemplate: "%{text}<br>%{x}; %{y}<extra></extra>",
     marker: { size: 9, color: runs.map(run => (run.best ? colour("--best") : colour("--accent"))), opacity: 0.85 },
     ...(bars.some(Boolean) && runs.length <= 60 ? { error_y: { type: "data", symmetric: false, thickness: 1, color: colour("--soft"),
       array: bars.map((b, i) => (b ? b[1] - ys[i] : 0)), arrayminus: bars.map((b, i) => (b ? ys[i] - b[0] : 0)) } } : {}),

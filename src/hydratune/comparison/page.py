@@ -19,9 +19,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, verdict
-from hydratune.comparison.entries import cell, score, varying
+from hydratune.comparison.entries import decimals, score, varying
 from hydratune.comparison.names import lower_is_better, title, written
-from hydratune.comparison.ranking import against_best, state
+from hydratune.comparison.ranking import against_best, difference, state
 from hydratune.comparison.runs import Run
 from hydratune.errors import RunError
 
@@ -55,10 +55,11 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
         lines=verdict(compared),
         rows=data["runs"],
         metrics=data["metrics"],
-        settings=[{"key": key, "short": key.rsplit(".", 1)[-1]} for key in data["settings"]],
+        settings=[{"key": key, "short": compared.short[key]} for key in data["settings"]],
         objective=data["objective"],
-        effects=[effect for effect in compared.effects if effect.levels],
-        cell=cell,
+        difference=difference,
+        titles={name: title(f"eval/{name}") for name in compared.tested},
+        decimals=decimals,
         written=written,
         data=_packed(json.dumps(data, ensure_ascii=False, allow_nan=False)),
         plotly=_plotly(),
@@ -67,25 +68,27 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
 
 def content(compared: Comparison, folder: Path) -> dict[str, Any]:
     """Everything that the script shows."""
-    places = {id(run): (place, entry) for place, entry in enumerate(compared.ranked) for run in entry.runs}
+    places = {id(run): place for place, entry in enumerate(compared.ranked) for run in entry.runs}
     ordered = [run for entry in compared.ranked for run in entry.runs]
     settings = varying(ordered)
     names = [*compared.metrics, *_more(ordered, compared)]
     runs = []
     for run in ordered:
-        place, entry = places[id(run)]
+        place = places[id(run)]
         value = score(run, compared.by)
         runs.append(
             {
                 "name": run.name,
                 "path": mask(str(run.path)),
-                "place": place + 1 if entry.scores and not compared.refused else None,
+                "place": place + 1 if value is not None and not compared.refused else None,
+                "entry": place,
                 "best": compared.best is not None and run is compared.best.finished[0],
                 "state": mask(state(run)),
                 "kind": "halved" if run.halved else run.state,
                 "against": against_best(compared, place) if compared.against else "",
                 "objective": value,
                 "settings": {key: _plain(run.settings.get(key)) for key in settings},
+                "cells": {key: mask(compared.cell(key, run.settings.get(key))) for key in settings},
                 "measured": {key: run.value(key) for key in names if run.value(key) is not None},
                 "intervals": {key: interval for key in names if (interval := run.interval(key)) is not None},
                 "curve": _curve(run),
@@ -96,6 +99,7 @@ def content(compared: Comparison, folder: Path) -> dict[str, Any]:
         "objective": {"key": compared.by.metric, "title": title(compared.by.metric), "lower": compared.by.lower},
         "metrics": [{"key": key, "title": title(key), "lower": lower_is_better(key)} for key in names],
         "settings": settings,
+        "short": compared.short,
         "runs": runs,
         "fronts": [{"x": front.x, "y": front.y} for front in compared.fronts],
         "importance": {effect.key: effect.importance for effect in compared.effects if effect.importance is not None},
@@ -104,12 +108,14 @@ def content(compared: Comparison, folder: Path) -> dict[str, Any]:
 
 
 def _more(runs: Sequence[Run], compared: Comparison) -> list[str]:
-    """Metrics that can be looked at besides those of the table."""
-    candidates = ("eval/json_valid", "eval/rougeL", "eval/rouge1", "eval/label_accuracy", "eval/label_f1", "eval/perplexity", "train/loss")
-    costs = ("cost/cpu_seconds", "cost/wall_seconds", "cost/peak_memory_bytes", "cost/tokens", "cost/tokens_per_second")
-    lost = ("forgetting/kl", "forgetting/nll_delta", "memorisation/canary_difference", "fit/gap")
-    known = [*candidates, *costs, *lost]
-    return [key for key in known if key not in compared.metrics and any(run.value(key) is not None for run in runs)]
+    """Metrics that can be looked at besides those of the table: costs, and whatever is not the same for all runs."""
+    values: dict[str, set[float]] = {}
+    for run in runs:
+        for key in run.metrics:
+            if (value := run.value(key)) is not None:
+                values.setdefault(key, set()).add(value)
+    shown = [key for key, some in values.items() if key in compared.costs or len(some) > 1]
+    return [key for key in shown if key not in (*compared.metrics, compared.by.metric, "objective")]
 
 
 def _plain(value: Any) -> Any:

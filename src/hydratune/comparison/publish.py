@@ -8,7 +8,7 @@ from typing import Any
 
 from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, compare, verdict
-from hydratune.comparison.entries import cell, score
+from hydratune.comparison.entries import score
 from hydratune.comparison.exports import markdown
 from hydratune.comparison.names import title
 from hydratune.comparison.runs import Run
@@ -138,7 +138,9 @@ def _effects(compared: Comparison) -> str:
     for effect in compared.effects:
         if not effect.levels:
             continue
-        means = "; ".join(f"{cell(level.value)}: {level.mean:.4g} (n={level.runs})" for level in effect.levels).replace("|", "\\|")
+        means = "; ".join(
+            f"{compared.cell(effect.key, level.value)}: {level.mean:.4g} (n={level.runs})" for level in effect.levels
+        ).replace("|", "\\|")
         correlation = "-" if effect.correlation is None else f"{effect.correlation:+.2f}"
         share = "-" if effect.importance is None else f"{100 * effect.importance:.0f} %"
         lines.append(f"| {effect.key} | {means} | {correlation} | {share} |\n")
@@ -159,7 +161,7 @@ def _panels(compared: Comparison) -> list[tuple[str, list[Any]]]:
     by = compared.by.metric
     keys = [key for key in compared.keys if any(isinstance(run.settings.get(key), (int, float)) for run in compared.runs)]
     columns = [
-        reports.ParallelCoordinatesPlotColumn(reports.Config(key), display_name=key.rsplit(".", 1)[-1], log=_wide(compared.runs, key))
+        reports.ParallelCoordinatesPlotColumn(reports.Config(key), display_name=compared.short[key], log=_wide(compared.runs, key))
         for key in compared.keys
     ]
     measured = [name for name in (*compared.metrics, by) if any(run.value(name) is not None for run in compared.runs)]

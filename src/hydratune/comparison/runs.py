@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hydratune.config import flat
+from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
 from hydratune.records import RunDirectory, State, read_json, read_jsonl
 from hydratune.sweeps.records import Job, read_sweep
@@ -35,6 +37,7 @@ class Run:
     environment: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     wandb_id: str | None = None
+    label: str | None = None  # where the name of the folder alone would not tell it from others
 
     @property
     def objective(self) -> float | None:
@@ -54,7 +57,19 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.label or self.path.name
+
+    @property
+    def tested_on(self) -> str:
+        """Hash of the test rows, whatever the tokens; empty where nobody knows."""
+        known = inside(self.data, "splits", "test", "hash")
+        if known:
+            return str(known)
+        try:
+            items = [str(row.get("item_hash")) for row in self.predictions()]
+        except (RunError, AttributeError):
+            return ""
+        return stable_hash(items) if items else ""
 
     def value(self, metric: str) -> float | None:
         """A number of metrics.json; None where there is none, or it is not a number."""
@@ -62,8 +77,10 @@ class Run:
         return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found) else None
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        found = self.metrics.get("intervals", {}).get(metric)
-        return (found[0], found[1]) if found else None
+        found = inside(self.metrics, "intervals", metric)
+        if not isinstance(found, list) or len(found) != 2 or not all(isinstance(edge, (int, float)) for edge in found):
+            return None
+        return float(found[0]), float(found[1])
 
     def predictions(self, system: str = "eval") -> list[dict[str, Any]]:
         """Empty where nobody was asked. Raises ``RunError`` for a broken file."""
@@ -104,7 +121,19 @@ def collect(folders: Sequence[Path]) -> list[Run]:
         here = [read(path) for path in found] + [Run(path, "not started", None, {}, {}) for path in missing]
         known = {run.path.name: run.settings for run in here if run.path.parent == folder and run.settings}
         runs += [run if run.settings or run.path.parent != folder else _told_by_the_sweep(run, jobs, known) for run in here]
-    return runs
+    return _labelled(runs)
+
+
+def _labelled(runs: Sequence[Run]) -> list[Run]:
+    """Runs of several sweeps by as much of their paths as tells them apart."""
+    found = list(runs)
+    parts = [run.path.absolute().parts for run in runs]
+    for length in range(2, max((len(some) for some in parts), default=0) + 1):
+        times = Counter(run.name for run in found)
+        if max(times.values(), default=0) < 2:
+            break
+        found = [replace(r, label="/".join(some[-length:])) if times[r.name] > 1 else r for r, some in zip(found, parts, strict=True)]
+    return found
 
 
 def _natural(path: Path) -> tuple[str, int, str]:
@@ -129,15 +158,31 @@ def read(path: Path) -> Run:
     record = RunDirectory(path)
     try:
         status = record.status()
-        settings = flat(OmegaConf.to_container(OmegaConf.load(record.config_file))) if record.config_file.is_file() else {}
+        settings = _settings(record.config_file) if record.config_file.is_file() else {}
         metrics = _object(record.metrics_file)
         data, environment = _object(path / "data.json"), _object(path / "environment.json")
-        validation = data.get("splits", {}).get("validation", {})
-        measured_on = str(validation.get("tokens_hash") or validation.get("hash", ""))
-        state, error, halved = status.get("state", "unknown"), status.get("error"), status.get("halved")
+        hashes = [inside(data, "splits", "validation", name) for name in ("tokens_hash", "hash")]
+        measured_on = next((str(one) for one in hashes if one), "")
+        state, error, halved = str(status.get("state") or "unknown"), status.get("error"), status.get("halved")
+        halved = halved if isinstance(halved, dict) else None
         return Run(path, state, error, settings, metrics, measured_on, halved, environment, data, status.get("wandb_id"))
     except (RunError, OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
         return Run(path, UNREADABLE, str(error), {}, {})
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """Raises ``ValueError`` for a file that holds something else."""
+    content = OmegaConf.to_container(OmegaConf.load(file))
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no settings")
+    return flat({str(key): value for key, value in content.items()})
+
+
+def inside(values: Any, *keys: str) -> Any:
+    """What stands under these names in objects of a file that may hold anything; None where that is not there."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
 
 
 def _object(file: Path) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Which entries cannot be told from the best: paired over the same test rows, with the seeds as replicates.
 
-The difference of two means over seeds is drawn again and again: whole groups of rows with replacement, the same for both
-sides, and seeds with replacement on each side. Few seeds drawn with replacement vary too little, so their deviations from the
-mean are widened by sqrt(n / (n - 1)) (Rao and Wu 1988). An entry with one seed brings only the noise of the rows.
+A difference of two means over seeds varies with the rows and with the seeds. The rows' part is drawn: whole groups of them with
+replacement, the same for both sides. The seeds' part is the variance of runs around the mean of their entry: that of the two
+entries, or where neither has several seeds, that of all entries which have. Both together are judged by Student's t, for a few seeds
+know little of their own spread. Where nobody has several seeds, there is the noise of the rows alone.
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from hydratune.config import EvaluationConfig
 from hydratune.errors import RunError
 from hydratune.evaluation import metrics
 from hydratune.evaluation.measures import Measure, groups_of
-from hydratune.evaluation.statistics import Interval, holm, mcnemar
+from hydratune.evaluation.statistics import Difference, Interval, by_t, holm, mcnemar, within
 
 _LOWER = ("nll",)
 _FEW = 30
@@ -36,7 +38,7 @@ class Against:
     p: float  # corrected for all entries and metrics (Holm)
     told_apart: bool
     better: bool  # than the best, whatever of that is chance
-    replicated: bool  # both have several seeds
+    replicated: bool  # the noise of seeds is in it
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,10 @@ def against_best(
 ) -> tuple[dict[int, dict[str, Against]], list[str]]:
     """(place in ``ranked`` -> metric -> difference, why some could not be compared). The first of ``ranked`` is the best."""
     reads = {i: [r for run in entry.finished if (r := read_rows(run)) is not None] for i, entry in enumerate(ranked) if entry.finished}
-    if not reads or not reads.get(0):
+    if not any(reads.values()):
         return {}, []
+    if not reads.get(0):
+        return {}, ["the best entry has no answers that can be read, so nothing is paired with it"]
     best = reads[0][0]
     odd = sorted(i for i, some in reads.items() if not some or any(one.rows != best.rows for one in some))
     told = []
@@ -84,68 +88,99 @@ def against_best(
     if odd:
         which = ", ".join(run.name for i in odd[:4] for run in ranked[i].finished[:1]) + (" ..." if len(odd) > 4 else "")
         told.append(f"not paired with the best: {which}: other test rows, or none that can be read")
-    measured = [name for name in names if all(name in one.measures for one in reads[0])]
-    pairs = [(i, name) for name in measured for i in reads if i and i not in odd and all(name in one.measures for one in reads[i])]
-    weights, floor = _weights(best.groups, max(_SAMPLES, math.ceil(_FINE * len(pairs) / (1 - confidence))))
-    ours = {name: _drawn([one.measures[name] for one in reads[0]], best.groups, weights, seed=1) for name in measured}
-    raw = []
+    pairs = [(i, name) for name in names for i in reads if i and i not in odd and _have(name, [*reads[0], *reads[i]])]
+    drawn = _Drawn(best.groups, max(_SAMPLES, math.ceil(_FINE * len(pairs) / (1 - confidence))))
+    tests = []
     for i, name in pairs:
-        theirs = _drawn([one.measures[name] for one in reads[i]], best.groups, weights, seed=2 + i)
-        raw.append(_difference(theirs, ours[name], confidence, floor))
-        both = [reads[0][0].measures[name], reads[i][0].measures[name]]
-        single = len(reads[0]) == len(reads[i]) == 1 and len(set(best.groups)) == len(best.groups)
-        if single and all(m.hits for m in both):
-            raw[-1] = (*raw[-1][:2], _exact(*both))
+        ours, theirs = ([one.measures[name] for one in reads[j]] for j in (0, i))
+        noise = within([[m.value for m in some] for some in (ours, theirs)])
+        noise = noise or within([[one.measures[name].value for one in some] for some in reads.values() if _have(name, some)])
+        tests.append((_difference(ours, theirs, drawn, noise, confidence), noise is not None))
     found: dict[int, dict[str, Against]] = {}
-    for (i, name), (value, interval, _), p in zip(pairs, raw, holm([p for _, _, p in raw]), strict=True):
-        replicated = min(len(reads[0]), len(reads[i])) > 1
-        better = (value < 0) == (name in _LOWER) and value != 0
-        found.setdefault(i, {})[name] = Against(name, value, interval, p, p < 1 - confidence, better, replicated)
+    for (i, name), (one, seeds), p in zip(pairs, tests, holm([one.p for one, _ in tests]), strict=True):
+        better = (one.value < 0) == (name in _LOWER) and one.value != 0
+        found.setdefault(i, {})[name] = Against(name, one.value, one.interval, p, p < 1 - confidence, better, seeds)
     few = len(set(best.groups))
     if few < _FEW:
         told.append(f"{few} independent test rows can hardly tell anything apart: give {_FEW} or more")
     return found, told
 
 
-def _weights(groups: Sequence[str], samples: int) -> tuple[list[np.ndarray], float]:
-    """(how often each group is drawn, in blocks of samples (block, groups), least p that so few groups can show)."""
-    count = len(set(groups))
-    generator = np.random.default_rng(0)
-    sizes = [min(_BLOCK, samples - start) for start in range(0, samples, _BLOCK)]
-    return [generator.multinomial(count, [1 / count] * count, size=size).astype(np.uint16) for size in sizes], 2.0 ** (1 - count)
+def _have(name: str, reads: Sequence[_Read]) -> bool:
+    """Whether all of them have a number of this name."""
+    return all(name in one.measures and math.isfinite(one.measures[name].value) for one in reads)
 
 
-def _drawn(seeds: Sequence[Measure], groups: Sequence[str], weights: Sequence[np.ndarray], seed: int) -> tuple[float, np.ndarray]:
-    """(mean over seeds, that of every sample)."""
-    names, index = np.unique(np.asarray(groups), return_inverse=True)
-    values = []
-    for measure in seeds:
-        totals = np.stack([np.bincount(index, weights=np.asarray(c, dtype=float), minlength=len(names)) for c in measure.columns], axis=1)
-        values.append(measure.of(np.concatenate([block.astype(np.float64) @ totals for block in weights])))
-    each = np.stack(values)  # (seeds, samples)
-    value = float(np.mean([measure.value for measure in seeds]))
-    n = len(seeds)
-    if n == 1:
-        return value, each[0]
-    chosen = np.random.default_rng(seed).integers(n, size=(n, each.shape[1]))
-    centre = each.mean(axis=0)
-    drawn = np.take_along_axis(each, chosen, axis=0).mean(axis=0)
-    return value, centre + (drawn - centre) * np.sqrt(n / (n - 1))
+class _Drawn:
+    """Rows drawn again and again, whole groups with replacement, the same for whatever is asked."""
+
+    def __init__(self, groups: Sequence[str], samples: int) -> None:
+        names, self.index = np.unique(np.asarray(groups), return_inverse=True)
+        self.count = len(names)
+        self.independent = self.count == len(groups)
+        generator, share = np.random.default_rng(0), [1 / self.count] * self.count
+        sizes = [min(_BLOCK, samples - start) for start in range(0, samples, _BLOCK)]
+        self.times = [generator.multinomial(self.count, share, size=size).astype(np.uint16) for size in sizes]  # (block, groups)
+
+    def means(self, seeds: Sequence[Measure]) -> np.ndarray:
+        """The mean over seeds, of every sample."""
+        return np.mean([self._of(measure) for measure in seeds], axis=0)
+
+    def _of(self, measure: Measure) -> np.ndarray:
+        sums = [np.bincount(self.index, weights=np.asarray(c, dtype=float), minlength=self.count) for c in measure.columns]
+        totals = np.stack(sums, axis=1)  # (groups, columns)
+        return measure.of(np.concatenate([block.astype(np.float64) @ totals for block in self.times]))
 
 
 def _difference(
-    theirs: tuple[float, np.ndarray], ours: tuple[float, np.ndarray], confidence: float, floor: float
-) -> tuple[float, Interval, float]:
-    samples = theirs[1] - ours[1]
-    samples = np.where(np.abs(samples) < 1e-12, 0.0, samples)  # equal rows, summed in another order
+    ours: Sequence[Measure], theirs: Sequence[Measure], drawn: _Drawn, noise: tuple[float, int] | None, confidence: float
+) -> Difference:
+    """Of ``theirs`` to ``ours``, one measure for each seed. ``noise``: (variance between seeds, degrees of freedom), if it is known."""
+    samples = _cleaned(drawn.means(theirs) - drawn.means(ours))
+    value = float(_cleaned(np.array(np.mean([m.value for m in theirs]) - np.mean([m.value for m in ours]))))
+    if noise is not None:
+        variance, freedom = noise
+        rows = float(np.var(samples, ddof=1)), float(max(1, drawn.count - 1))
+        found = by_t(value, [rows, (variance * (1 / len(ours) + 1 / len(theirs)), float(freedom))], confidence)
+    else:
+        found = _percentile(value, samples, confidence)
+        if drawn.independent and ours[0].hits and theirs[0].hits:
+            found = replace(found, p=_exact(ours[0], theirs[0]))
+    return replace(found, p=max(found.p, 2.0 ** (1 - drawn.count)))  # no less than so few groups can show
+
+
+def _cleaned(samples: np.ndarray) -> np.ndarray:
+    """Equal rows, summed in another order, do not differ."""
+    return np.where(np.abs(samples) < 1e-12, 0.0, samples)
+
+
+def _percentile(value: float, samples: np.ndarray, confidence: float) -> Difference:
     tail = (1 - confidence) / 2
     low, high = np.quantile(samples, [tail, 1 - tail])
     below = float(np.sum(samples < 0) + 0.5 * np.sum(samples == 0))
-    p = min(1.0, max(2 * (min(below, len(samples) - below) + 1) / (len(samples) + 1), floor))
-    return theirs[0] - ours[0], (float(low), float(high)), p
+    p = min(1.0, 2 * (min(below, len(samples) - below) + 1) / (len(samples) + 1))
+    return Difference(value, (float(low), float(high)), p)
 
 
 def _exact(ours: Measure, theirs: Measure) -> float:
     """McNemar's p, where rows are right or wrong and independent."""
     pairs = list(zip(ours.columns[0], theirs.columns[0], strict=True))
     return mcnemar(sum(a > b for a, b in pairs), sum(b > a for a, b in pairs))
+
+
+def by_seeds(ranked: Sequence[Entry], confidence: float = 0.95) -> dict[int, float]:
+    """Place in ``ranked`` -> p, corrected for all (Holm), that its mean differs from that of the best by the spread of seeds alone.
+
+    Student's t; empty where no entry has several seeds. The entry that is truly the best is called worse than the one that came
+    first no more often than 1 - ``confidence``.
+    """
+    scores = {i: entry.scores for i, entry in enumerate(ranked) if entry.scores}
+    every = within(list(scores.values()))
+    if every is None or 0 not in scores:
+        return {}
+    raw = {}
+    for i in list(scores)[1:]:
+        variance, freedom = within([scores[0], scores[i]]) or every
+        part = variance * (1 / len(scores[0]) + 1 / len(scores[i])), float(freedom)
+        raw[i] = by_t(statistics.fmean(scores[i]) - statistics.fmean(scores[0]), [part], confidence).p
+    return dict(zip(raw, holm(list(raw.values())), strict=True))

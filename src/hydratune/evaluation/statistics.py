@@ -90,6 +90,28 @@ def paired_bootstrap(
     return paired([ours, denominators], [theirs, denominators], ratio, groups, confidence, samples, seed)
 
 
+def within(samples: Sequence[Sequence[float]]) -> tuple[float, int] | None:
+    """(variance of values around the mean of their own sample, its degrees of freedom); None where no sample has two values."""
+    freedom = sum(len(sample) - 1 for sample in samples if sample)
+    if freedom < 1:
+        return None
+    squares = math.fsum((value - math.fsum(sample) / len(sample)) ** 2 for sample in samples for value in sample)
+    return squares / freedom, freedom
+
+
+def by_t(value: float, parts: Sequence[tuple[float, float]], confidence: float) -> Difference:
+    """Of a difference whose variance is the sum of ``parts``, (variance, degrees of freedom) each: Student's t (Satterthwaite 1946)."""
+    from scipy.stats import t
+
+    total = math.fsum(variance for variance, _ in parts)
+    if total <= 0:
+        return Difference(value, (value, value), 1.0 if value == 0 else 0.0)
+    freedom = total**2 / math.fsum(variance**2 / free for variance, free in parts if variance > 0)
+    error = math.sqrt(total)
+    half = float(t.ppf(0.5 + confidence / 2, freedom)) * error
+    return Difference(value, (value - half, value + half), float(2 * t.sf(abs(value) / error, freedom)))
+
+
 def mcnemar(ours_alone: int, theirs_alone: int) -> float:
     """Exact two-sided p of two systems on the same rows, by the rows that one of them alone got right (McNemar 1947)."""
     trials, fewer = ours_alone + theirs_alone, min(ours_alone, theirs_alone)
