@@ -10,6 +10,7 @@ from rich.table import Table
 
 from hydratune.comparison import closing, gate
 from hydratune.comparison.compared import compare, measured
+from hydratune.comparison.entries import chance
 from hydratune.comparison.exports import kinds_of
 from hydratune.comparison.names import criterion, title
 from hydratune.comparison.ranking import shown
@@ -129,7 +130,7 @@ def _gate(folders: Sequence[Path], options: Mapping[str, str]) -> int:
         interval = f" \\[{found.interval[0]:+.4f}, {found.interval[1]:+.4f}]" if found else ""
         values = f"{one.baseline:.4f}", f"{one.candidate:.4f}", f"{one.candidate - one.baseline:+.4f}{interval}"
         mark = "[bold red]FAIL" if one.failed else "[green]ok"
-        table.add_row(escape(title(one.metric)), *values, f"{found.p:.2g}" if found else "-", escape(one.limit), mark)
+        table.add_row(escape(title(one.metric)), *values, chance(found.p).removeprefix("= ") if found else "-", escape(one.limit), mark)
     console.print(table)
     failed = any(one.failed for one in checked)
     console.print(f"[{'red' if failed else 'green'}]{escape(gate.sentence(checked))}")

@@ -11,6 +11,7 @@ from hydratune.comparison.runs import Run
 
 _IGNORED = ("name", "preview", "resume", "tracking")  # settings nobody compares, and a group of them
 _LIKELY = ("optimizer", "adapter", "trainer")  # groups whose settings are shown first
+_LEAST_P = 1e-4  # that is written out
 _LONGEST = 24  # letters of a setting
 
 
@@ -122,6 +123,11 @@ def cells(values: Sequence[Any]) -> dict[str, str]:
 def decimals(value: float) -> str:
     """A loss or a score with four decimals, or with what it takes to see it."""
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
+
+
+def chance(p: float) -> str:
+    """How likely, after the letter p."""
+    return f"< {_LEAST_P:g}" if p < _LEAST_P else f"= {p:.2g}"
 
 
 def spread(values: Sequence[float], write: Callable[[float], str] = cell) -> str:

@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, verdict
-from hydratune.comparison.entries import decimals, score, varying
+from hydratune.comparison.entries import chance, decimals, score, varying
 from hydratune.comparison.names import lower_is_better, title, written
 from hydratune.comparison.ranking import against_best, difference, state
 from hydratune.comparison.runs import Run
@@ -60,6 +60,7 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
         difference=difference,
         titles={name: title(f"eval/{name}") for name in compared.tested},
         decimals=decimals,
+        chance=chance,
         written=written,
         data=_packed(json.dumps(data, ensure_ascii=False, allow_nan=False)),
         plotly=_plotly(),

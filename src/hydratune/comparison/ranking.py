@@ -10,7 +10,7 @@ from rich.table import Table
 from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, Front, compare, verdict
 from hydratune.comparison.effects import Effect
-from hydratune.comparison.entries import Entry, cell, decimals, score, spread
+from hydratune.comparison.entries import Entry, cell, chance, decimals, score, spread
 from hydratune.comparison.names import COSTS, title, written
 from hydratune.comparison.runs import Run
 from hydratune.console import console
@@ -209,7 +209,7 @@ def difference(compared: Comparison, place: int, metric: str) -> str:
     found = compared.against.get(place, {}).get(metric)
     if found is None:
         return "" if place == 0 else "-"
-    return f"{found.value:+.3g} [{found.interval[0]:+.3g}, {found.interval[1]:+.3g}] p={found.p:.2g}"
+    return f"{found.value:+.3g} [{found.interval[0]:+.3g}, {found.interval[1]:+.3g}] p {chance(found.p)}"
 
 
 def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:
@@ -228,7 +228,7 @@ def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:
         for level in effect.levels:
             interval = f" \\[{level.interval[0]:.4g}, {level.interval[1]:.4g}]" if level.interval else ""
             levels.append(f"{escape(compared.cell(effect.key, level.value))}: {level.mean:.4g}{interval} n={level.runs}")
-        correlation = "-" if effect.correlation is None else f"{effect.correlation:+.2f} (p = {effect.correlation_p:.2g})"
+        correlation = "-" if effect.correlation is None else f"{effect.correlation:+.2f} (p {chance(effect.correlation_p or 0.0)})"
         share = [] if not ranked else ["-" if effect.importance is None else f"{100 * effect.importance:.0f} %"]
         key = f"{effect.key} [dim](chance)[/]" if effect.is_noise else escape(effect.key)
         result.add_row(key, "\n".join(levels) or "many values", correlation, *share)
