@@ -35,8 +35,13 @@ def project(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     yield f"{os.environ.get('WANDB_ENTITY', '')}/{name}".lstrip("/")
 
 
+def own(**more: str) -> dict[str, str]:
+    """The environment of a process with a client of its own: this one has asked the server too, and has one running."""
+    return {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | more
+
+
 def call(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, env=own(**environment), capture_output=True, text=True, check=False)
 
 
 def hydratune(folder: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -111,7 +116,7 @@ def test_offline_and_sent_later_is_the_same(tmp_path: Path, project: str) -> Non
 def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -> None:
     words = (*SMALL, "tracking=online", "trainer.max_steps=null", "trainer.checkpoint_minutes=0.001", f"hydra.run.dir={tmp_path}/run")
     long = (*words, "trainer.max_epochs=400", "trainer.validations_per_epoch=1")
-    process = subprocess.Popen([sys.executable, "-m", "hydratune", "train", *long], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "hydratune", "train", *long], cwd=tmp_path, env=own(), stdout=subprocess.DEVNULL)
     while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
         time.sleep(0.1)
@@ -119,7 +124,7 @@ def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -
     process.kill()
     process.wait()
     first = wandb_id(tmp_path / "run")
-    process = subprocess.Popen([sys.executable, "-m", "hydratune", "train", *long], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "hydratune", "train", *long], cwd=tmp_path, env=own(), stdout=subprocess.DEVNULL)
     assert process.wait(300) == 0
     assert wandb_id(tmp_path / "run") == first
     (run,) = runs(project)
@@ -171,7 +176,7 @@ def test_a_server_that_dies_costs_a_minute_and_nothing_is_lost(tmp_path: Path, p
     line = Line()
     words = (*SMALL, "tracking=online", "trainer.max_steps=60", "trainer.max_epochs=60", f"hydra.sweep.dir={tmp_path}/s", "seed=1,2")
     command = [sys.executable, "-m", "hydratune", "train", "-m", *words]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ | {"WANDB_BASE_URL": line.url})
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=own(WANDB_BASE_URL=line.url))
     while len(list(tmp_path.glob("s/wandb/run-*"))) < 2 or not all((tmp_path / "s" / job / "history.csv").is_file() for job in "01"):
         assert process.poll() is None
         time.sleep(0.05)
