@@ -386,7 +386,7 @@ def test_broken_runs_are_shown_and_never_best(hydratune: Command, tmp_path: Path
         ("metrics.json", '{"objective": 0.7, "eval/nll": 1.0, "intervals": {"eval/nll": [1]}}'),
         ("status.json", '{"state": null}'),
         ("status.json", '{"state": "finished", "halved": "yes"}'),
-        ("environment.json", '{"versions": null, "model": "x", "hardware": []}'),
+        ("environment.json", '{"versions": null, "model": "x", "hardware": "y"}'),
         ("data.json", '{"splits": {"train": null, "validation": {"hash": "validation rows"}}}'),
         ("history.csv", "step,train/loss\n1,abc\n"),
         ("predictions.jsonl", "[1,2]\n"),

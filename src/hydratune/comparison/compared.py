@@ -9,7 +9,7 @@ from hydratune.comparison.effects import Effect
 from hydratune.comparison.entries import Entry, canonical, cell, cells, decimals, entries, seed_keys, short_names, spread, varying
 from hydratune.comparison.entries import named as named_entry
 from hydratune.comparison.names import COSTS, Criterion, lower_is_better, title, unknown
-from hydratune.comparison.runs import Run
+from hydratune.comparison.runs import Run, inside
 from hydratune.comparison.ties import Against
 
 _FRONTS = ("forgetting/bits_per_byte_delta", "cost/cpu_seconds")  # what quality is weighed against
@@ -48,7 +48,7 @@ class Comparison:
     @property
     def costs(self) -> tuple[str, ...]:
         """What runs cost: seconds of the device that computed, tokens, memory, as far as anybody wrote it down."""
-        on_cpu = all((run.environment.get("hardware") or {}).get("accelerator", "cpu") == "cpu" for run in self.runs)
+        on_cpu = all(inside(run.environment, "hardware", "accelerator") in (None, "cpu") for run in self.runs)
         other = "cost/wall_seconds" if on_cpu else "cost/cpu_seconds"
         return tuple(key for key in COSTS if key != other and any(run.value(key) is not None for run in self.runs))
 

@@ -57,6 +57,8 @@ def tables(compared: Comparison) -> list[Table]:
     ranked = [table(compared, measured=False, settings=count) for count in range(most, -1, -1)]
     first = next((one for one in ranked if _width(one).minimum <= console.width), ranked[-1])
     entries = [(place, entry) for place, entry in enumerate(compared.ranked[:_ROWS]) if any(run.metrics for run in entry.runs)]
+    if not entries:
+        return [first]
     values = list(zip(*(_values(entry, compared.metrics, compared.costs) for _, entry in entries), strict=True))
     metrics = [(title(name), cells) for name, cells in zip(compared.metrics, values, strict=False)]
     costs = [(COSTS[name], cells) for name, cells in zip(compared.costs, values[len(metrics) :], strict=True)]
