@@ -111,7 +111,9 @@ def collect(folders: Sequence[Path]) -> list[Run]:
             runs += logged.collect(logs)
             continue
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such directory; give a sweep or run directory from outputs/")
+            what = "not a directory, nor a .wandb file" if folder.exists() else "no such directory"
+            what = "no such file" if folder.suffix == ".wandb" and not folder.exists() else what
+            raise InputError(f"{folder}: {what}; give a sweep or run directory from outputs/")
         found = sorted((p.parent for p in folder.glob("**/status.json")), key=_natural)
         jobs = read_sweep(folder)
         missing = [folder / name for name in jobs if folder / name not in found]
