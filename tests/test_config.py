@@ -200,6 +200,13 @@ def test_column_that_cannot_be_mapped_names_the_nearest() -> None:
     assert "did you mean data.columns.group?" in found["data.columns.grup"]
 
 
+def test_the_password_in_an_address_is_a_secret() -> None:
+    assert checks.mask("postgresql://me:s3cr3t@host/db and http://host:80/a@b") == "postgresql://me:***@host/db and http://host:80/a@b"
+    with pytest.raises(ConfigError) as caught:
+        checks.refuse_secrets(["hydra.sweeper.storage=postgresql://me:s3cr3t@host/db"])
+    assert "s3cr3t" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "is_secret"),
     [

@@ -8,13 +8,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from conftest import SMALL
-from hydratune.errors import ConfigError
+from hydratune.errors import ConfigError, Paused
 from hydratune.sweeps.halving import Halving, Turns
+from hydratune.training.callbacks import Rungs
+from hydratune.training.module import FineTuning
 from test_pack import assert_same_run, history, states
 
 Command = Callable[..., tuple[int, str]]
@@ -121,6 +124,64 @@ def test_what_is_known_from_an_earlier_start_counts() -> None:
     turns.known("c", [], "finished", 0.2)
     steps = simulate(turns, {"a": 0.6, "b": 0.1, "c": 0.2, "d": 0.3, "e": 0.4, "f": 0.5}, 9, 1)
     assert steps["c"] == steps["a"] == 0 and steps["d"] == steps["e"] == steps["f"] == 1
+
+
+def test_whoever_was_given_up_does_not_come_back() -> None:
+    """It hung while a checkpoint was written, say, and wakes up: nobody would wait for its end."""
+    turns = Turns(["a", "b"], Halving(1))
+    assert turns.next() == "a"
+    turns.ended("a", "failed")
+    assert not turns.reached("a", 0, 0.1)
+    assert turns.next() == "b" and turns.reached("b", 0, 0.5)  # the best of all that are left
+
+
+def test_without_waiting_those_that_failed_early_lend_nobody_their_places() -> None:
+    turns = Turns(list("abcdef"), Halving(1, kind="asha"))
+    for name in "abcd":
+        assert turns.next() == name
+    for name in "abc":
+        turns.ended(name, "failed")
+    assert not turns.reached("d", 0, 0.9)  # one of one, and not of four
+
+
+def test_nobody_waits_while_somebody_is_put_out_and_a_full_disk_stops_nobody() -> None:
+    turns = Turns(["a", "b", "c"], Halving(1))
+    free: list[bool] = []
+
+    def out(name: str) -> None:
+        asking = threading.Thread(target=lambda: turns.reached("a", 0, 0.1))
+        asking.start()
+        asking.join(5)
+        free.append(not asking.is_alive())
+        raise OSError("no space left on device")
+
+    turns.on_out = out
+    for name, value in (("a", 0.1), ("b", 0.2), ("c", 0.3)):
+        assert turns.next() == name
+        if not turns.reached(name, 0, value):
+            turns.ended(name, "paused")
+    assert turns.next() == "a"
+    assert free == [True, True]
+
+
+def test_a_run_that_passed_a_rung_unasked_is_asked_when_it_goes_on() -> None:
+    """It was killed between its checkpoint and the question, or was not halved then."""
+    asked: list[tuple[int, float]] = []
+
+    def ask(step: int, loss: float) -> bool:
+        asked.append((step, loss))
+        return step < 24
+
+    module = FineTuning.__new__(FineTuning)
+    module.validation_loss = lambda: 0.7  # type: ignore[method-assign]
+    history: Any = SimpleNamespace(rows=[{"step": 8, "val/loss": 0.9}, {"step": 9}])
+    rungs = Rungs([2, 8, 24, 72], SimpleNamespace(steps=set()), history, ask, judged=lambda step: step == 2)  # type: ignore[arg-type]
+    with pytest.raises(Paused):
+        rungs.on_train_start(SimpleNamespace(global_step=40), module)  # type: ignore[arg-type]
+    assert asked == [(8, 0.9), (24, 0.7)]
+    asked.clear()
+    rungs.on_train_start(SimpleNamespace(global_step=5), module)  # type: ignore[arg-type]
+    assert asked == []
 
 
 def test_asked_to_leave_nobody_waits() -> None:

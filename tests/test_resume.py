@@ -12,9 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from conftest import SMALL
+from hydratune.records import RunDirectory, write_json
+from hydratune.run import recorded
 from hydratune.training.callbacks import History
+from hydratune.training.resume import _moved
+from test_config import compose
 from test_pack import assert_same_run, history
 
 Command = Callable[..., tuple[int, str]]
@@ -72,6 +77,28 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
     assert code == 2 and "already holds a finished run" in text
+
+
+def test_a_run_that_was_moved_remembers_its_best(tmp_path: Path) -> None:
+    before, now = (ModelCheckpoint(dirpath=tmp_path / name, monitor="val/loss", save_top_k=1) for name in ("before", "now"))
+    best = str(tmp_path / "before" / "best.ckpt")
+    before.best_model_path, before.best_model_score, before.kth_best_model_path = best, torch.tensor(0.25), best
+    before.best_k_models = {best: torch.tensor(0.25)}
+    now.load_state_dict(_moved(before.state_dict(), now))
+    there = str(tmp_path / "now" / "best.ckpt")
+    assert now.best_model_score == 0.25 and now.best_model_path == now.kth_best_model_path == there and set(now.best_k_models) == {there}
+
+
+def test_ctrl_c_while_the_report_is_written_leaves_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(record: RunDirectory) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hydratune.run.write_page", interrupted)
+    record = RunDirectory(tmp_path)
+    record.start()
+    with pytest.raises(KeyboardInterrupt), recorded(compose(), record):
+        write_json(record.metrics_file, {"objective": 0.5})
+    assert record.is_finished()
 
 
 def test_what_changed_since_is_said_and_refused(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A job of a pack that hangs is given up, says where it stands, and nobody waits for it."""
 
 import json
+import logging
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from hydratune.console import progress
-from hydratune.errors import Leaving
+from hydratune.errors import HydratuneError, Leaving
 from hydratune.records import RunDirectory, State, write_text
 from hydratune.sweeps import pack, watch
 from hydratune.sweeps.planning import GOES_ON, SETTINGS
@@ -43,7 +44,7 @@ def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> 
     monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)  # set back at the end
     monkeypatch.setattr(watch, "_LEAVING", 3.0)
 
-    def run(patience: float | None, **tasks: Task) -> int:
+    def run(patience: float | None, halving: dict[str, Any] | None = None, **tasks: Task) -> int:
         def work(config: Any, record: RunDirectory, shop: Workshop) -> None:
             tasks[record.path.name](shop)
 
@@ -51,7 +52,7 @@ def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> 
         for name in tasks:
             (tmp_path / name).mkdir(exist_ok=True)
             write_text(tmp_path / SETTINGS / f"{name}.yaml", settings)
-        options = {"together": 2, "workers": 2, "halving": None, "patience": patience, "lost": []}
+        options = {"together": 2, "workers": 2, "halving": halving, "patience": patience, "lost": []}
         try:
             return pack.main([str(tmp_path), json.dumps(options), *tasks])
         finally:
@@ -69,6 +70,44 @@ def quick(shop: Workshop) -> None:
     with progress("training", 2) as ticker:
         ticker.advance(1)
         assert shop.pool is not None and list(shop.pool.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_a_job_that_cannot_begin_is_not_handed_out_for_ever(
+    run_pack: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[str] = []
+
+    def begin(settings: Any, record: RunDirectory) -> None:
+        began.append(record.path.name)
+        if record.path.name == "a":
+            raise HydratuneError("no space left on device")
+        record.start()
+
+    monkeypatch.setattr(pack, "begin", begin)
+    for name, value in (("a", 0.1), ("b", 0.5)):  # both came to the first rung, and a is to go on
+        record = RunDirectory(tmp_path / name)
+        record.start()
+        record.update(state="waiting", paused=True, rungs=[[1, value]])
+        write_text(record.checkpoints / "last.ckpt", "")
+    assert run_pack(None, {"min_steps": 1, "eta": 2}, a=quick, b=quick) == 0
+    assert began == ["a"] and "halved" in status(tmp_path / "b")
+
+
+def test_a_full_disk_costs_lines_of_the_log_and_no_job(
+    run_pack: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, record: Any) -> str:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pack._ByThread, "format", full)
+    monkeypatch.setattr(pack._ByThread, "handleError", lambda self, record: None)
+
+    def speaks(shop: Workshop) -> None:
+        logging.getLogger("hydratune").warning("something")
+        quick(shop)
+
+    assert run_pack(None, a=speaks, b=speaks) == 0
+    assert {status(tmp_path / name)["state"] for name in "ab"} == {"finished"}
 
 
 def test_a_job_that_hangs_is_given_up_and_the_others_finish(

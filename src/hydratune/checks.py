@@ -79,6 +79,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
 _SECRET_NAME = re.compile(
     r"TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|_PWD$|(^|_)(PASS|AUTH|DATABASE_URL|DSN)(_|$)", re.I
 )
+_PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+(?=@)")  # of a URL
 _SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 
 
@@ -119,7 +120,7 @@ def mask(text: str) -> str:
     """``text`` without any secret of the environment."""
     for secret in sorted(secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _SECRET_VALUE.sub("***", text)
+    return _PASSWORD.sub(r"\1:***", _SECRET_VALUE.sub("***", text))
 
 
 def refuse_secrets(overrides: list[str]) -> None:

@@ -86,7 +86,6 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
     try:
         yield
         directory.end(State.finished)
-        write_page(directory)
     except (KeyboardInterrupt, Leaving):
         log.warning("interrupted")
         directory.end(State.stopped, "interrupted by the user")
@@ -107,6 +106,8 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
         if summary.startswith(_NO_MEMORY):
             raise HydratuneError(summary) from error
         raise HydratuneError(f"unexpected error: {checks.mask(summary)}\n  the full story is in {directory.path}/run.log") from error
+    else:
+        write_page(directory)  # whatever interrupts this, the run is finished
 
 
 def write_page(directory: RunDirectory) -> None:

@@ -31,8 +31,12 @@ class OptunaSweeperConfig(RandomSweeperConfig):
     sampler: str = "tpe"  # or cmaes, nsgaii, random
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="random", node=RandomSweeperConfig, provider="hydratune")
-ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConfig, provider="hydratune")
+def register() -> None:
+    """For hydratune's own commands alone: another program may have installed another sweeper ``optuna``."""
+    Plugins.instance()  # whatever is installed has put its own there now
+    store = ConfigStore.instance()
+    store.store(group="hydra/sweeper", name="random", node=RandomSweeperConfig, provider="hydratune")
+    store.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConfig, provider="hydratune")
 
 
 class SearchSweeper(Sweeper):

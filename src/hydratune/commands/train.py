@@ -563,6 +563,7 @@ def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitte
         spent=lambda: _spent(job, shop),
         rungs=shop.rungs(total_steps(job.config, len(job.train))),
         ask=shop.may_go_on,
+        judged=shop.judged,
         sample=_sampler(job, record, shop),
     )
     if fitted.frozen_seconds:

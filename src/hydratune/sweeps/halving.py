@@ -7,6 +7,7 @@ and goes on from there, to the last bit, if it is among the best. ``sync`` decid
 some go on who would not have.
 """
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from hydratune.errors import ConfigError, Problem
 
+log = logging.getLogger(__name__)
 METRICS = ("val/loss",)
 KINDS = ("sync", "asha")
 
@@ -84,7 +86,8 @@ class Turns:
         self._jobs = {name: _Job() for name in names}
         self._news = threading.Condition()
         self._asked = asked or threading.Event()
-        self.on_out: Callable[[str], None] = lambda name: None  # told who is out
+        self._out: list[str] = []  # of whom nobody was told yet
+        self.on_out: Callable[[str], None] = lambda name: None  # told who is out, while others go on
 
     def known(self, name: str, values: Sequence[float], state: str, final: float | None = None) -> None:
         """A job of an earlier start of this sweep: its values at the rungs, and ``state``: new, paused, finished or failed."""
@@ -93,26 +96,31 @@ class Turns:
     # ---------------------------------------------------------------------------------------------------- asked by threads
     def next(self) -> str | None:
         """A job to run now; waits while others may still make one free. None: there is nothing more to do."""
-        with self._news:
-            while not self._asked.is_set():
+        while not self._asked.is_set():
+            with self._news:
                 self._judge()
-                ready = self._ready()
+                ready, closed = self._ready(), False
                 if ready is None and not any(job.state in ("running", "leaving") for job in self._jobs.values()):
                     ready = self._last_resort()
-                    if ready is None:
+                    closed = ready is None
+                    if closed:
                         self._close()
                         self._news.notify_all()
-                        return None
                 if ready is not None:
                     self._jobs[ready].state = "running"
-                    return ready
-                self._news.wait(0.5)
+                elif not closed and not self._out:
+                    self._news.wait(0.5)
+            self._tell()
+            if ready is not None or closed:
+                return ready
         return None
 
     def reached(self, name: str, rung: int, value: float) -> bool:
         """Whether ``name`` goes on at once; otherwise it is to write its checkpoint and leave."""
         with self._news:
             job = self._jobs[name]
+            if job.state != "running":  # it was given up
+                return False
             job.values[rung] = value if math.isfinite(value) else math.inf
             goes_on = self._may_go_on(name)
             job.state = "running" if goes_on else "leaving"
@@ -127,16 +135,27 @@ class Turns:
                 job.state, job.final = state, final
             self._judge()
             self._news.notify_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Of those who are out, outside the lock: it writes files and talks to servers, and nobody is to wait for that."""
+        with self._news:
+            out, self._out = self._out, []
+        for name in out:
+            try:
+                self.on_out(name)
+            except Exception:  # on disk it waits for a verdict, and gets the same one at the next start
+                log.exception("job %s is out, and that could not be written down", name)
 
     # ----------------------------------------------------------------------------------------------------------- verdicts
     def _rung(self, job: _Job) -> int:
         return max(job.values, default=-1)
 
-    def _best(self, rung: int, *, of: int) -> list[str]:
-        """Who goes on from ``rung``, at most one of ``eta`` of ``of`` jobs; values that are equal go by order of jobs."""
+    def _best(self, rung: int) -> list[str]:
+        """Who goes on from ``rung``: one of ``eta`` of the jobs that came to it; values that are equal go by order of jobs."""
         assert self.halving is not None
-        known = [(value, number, name) for number, (name, job) in enumerate(self._jobs.items()) if (value := job.at(rung)) is not None]
-        return [name for value, _, name in sorted(known)[: of // self.halving.eta] if math.isfinite(value)]
+        came = sorted((job.values[rung], number, name) for number, (name, job) in enumerate(self._jobs.items()) if rung in job.values)
+        return [name for value, _, name in came[: len(came) // self.halving.eta] if math.isfinite(value)]
 
     def _members(self, rung: int) -> list[str]:
         """Who comes to ``rung`` at all: everybody to the first, to the next the best of the one before."""
@@ -157,7 +176,7 @@ class Turns:
         assert self.halving is not None
         rung = self._rung(self._jobs[name])
         if self.halving.kind == "asha":
-            return name in self._best(rung, of=len([j for j in self._jobs.values() if j.at(rung) is not None]))
+            return name in self._best(rung)
         members = self._members(rung)
         return name in members and name in self._winners(rung, members)
 
@@ -172,7 +191,7 @@ class Turns:
                 decided = bool(members) and bool(self._winners(rung, members))
                 if decided and not self._may_go_on(name):
                     job.state = "out"
-                    self.on_out(name)
+                    self._out.append(name)
 
     def _ready(self) -> str | None:
         waiting = [name for name, job in self._jobs.items() if job.state == "paused" and job.values and self._may_go_on(name)]
@@ -193,7 +212,7 @@ class Turns:
         for name, job in self._jobs.items() if self.halving is not None else ():
             if job.state == "paused" and job.values:
                 job.state = "out"
-                self.on_out(name)
+                self._out.append(name)
 
 
 def values_of(status: Mapping[str, object]) -> list[float]:

@@ -34,6 +34,7 @@ import torch
 from rich.markup import escape
 
 from hydratune import config
+from hydratune.checks import mask
 from hydratune.config import TrainConfig
 from hydratune.console import console, printing_to, silence
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
@@ -206,7 +207,11 @@ class Desk(Workshop):
         self._rungs = self.turns.halving.rungs(total) if self.turns.halving is not None else []
         return self._rungs
 
+    def judged(self, step: int) -> bool:
+        return any(entry[0] == step for entry in self.record.status().get("rungs", []))
+
     def may_go_on(self, step: int, loss: float) -> bool:
+        self.pulse.beat()
         known = [entry for entry in self.record.status().get("rungs", []) if entry[0] < step]
         self.record.update(rungs=[*known, [step, loss if math.isfinite(loss) else None]])
         return self.turns.reached(self.record.path.name, self._rungs.index(step), loss)
@@ -239,8 +244,11 @@ class _ByThread(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = self.streams.get(threading.get_ident(), self.common)
-        stream.write(self.format(record) + "\n")
-        stream.flush()
+        try:
+            stream.write(mask(self.format(record)) + "\n")
+            stream.flush()
+        except Exception:  # a full disk must not end a job, or a pack, for the sake of a line
+            self.handleError(record)
 
 
 def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, board: Board, logs: _ByThread) -> None:
@@ -271,8 +279,11 @@ def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, 
             log.exception("unexpected error")
         finally:
             del logs.streams[threading.get_ident()]
-            if not pulse.given_up:
+            if not pulse.given_up and recording:
                 _report(record, premises, turns, board)
+            elif not pulse.given_up:  # nothing of it may be written; and it is not to be handed out again and again
+                board.ended(name, record.status())
+                turns.ended(name, "failed")
 
 
 def _report(record: RunDirectory, premises: Premises, turns: Turns, board: Board) -> None:
@@ -320,8 +331,10 @@ def _turns(
         values = values_of(record.status())
         if state in ("finished", "out") or name in lost:
             turns.known(name, values, state, final)
-        elif values and record.left() is not None:  # what was killed between its report and its checkpoint reports again
-            turns.known(name, values, "paused" if record.status().get("paused") else "new")
+        elif values and record.left() is not None:
+            # In sync a verdict is the same whenever it is asked for, so whoever was killed after its report waits for one. In asha
+            # that may have been the permission to go on: it goes on, and what was killed before its checkpoint reports again.
+            turns.known(name, values, "paused" if halving.kind == "sync" or record.status().get("paused") else "new")
     return turns
 
 

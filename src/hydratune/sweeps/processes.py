@@ -62,7 +62,7 @@ def launch(
             _refuse_study(folder)
             for item in planned:  # what lies there must not be taken for this job's result
                 refuse_other_job(item)
-                _refuse_other_halving(item, packing)
+                refuse_other_halving(item, packing)
         except ConfigError:
             _put_back(folder)
             raise
@@ -142,7 +142,7 @@ def _put_back(folder: Path) -> None:
         shutil.copyfile(folder / _KEPT, folder / "multirun.yaml")
 
 
-def _refuse_other_halving(item: Planned, packing: Packing | None) -> None:
+def refuse_other_halving(item: Planned, packing: Packing | None) -> None:
     """Raises ``ConfigError`` if the job was judged at other steps: it would be compared with what others had at theirs."""
     judged = [step for step, _ in item.record.status().get("rungs") or []]
     if packing is None or packing.halving is None or not judged or item.settings.resume is config.Resume.force:
@@ -217,10 +217,10 @@ def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]
             continue
         if item.record.status().get("state") == State.failed.value:
             console.print("failed before; tried again")
-        code = _run_one(context, item)
-        if code == 130 or (code != 0 and item.record.status().get("state") == "stopped"):
-            raise KeyboardInterrupt
-        if code != 0:
+        code = _run_one(context, item)  # raises KeyboardInterrupt if this process was asked to leave as well
+        if code == 130:
+            console.print(f"[yellow]job {number} was stopped; the others go on")
+        elif code != 0:
             failed.append(item)
             console.print(f"[red]job {number} failed ({how(code)}); the others go on")
     return failed

@@ -222,6 +222,7 @@ def _run(search: Search, trials: Sequence[Trial]) -> None:
         item = _planned(search, trial)
         if item is not None:
             processes.refuse_other_job(item)
+            processes.refuse_other_halving(item, search.packing)
             batch.append(item)
     if all(_has_ended(item.record) for item in batch):
         return

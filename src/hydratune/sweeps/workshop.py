@@ -57,6 +57,10 @@ class Workshop:
         """Steps, of a run of ``total``, after which ``may_go_on`` is to be asked."""
         return ()
 
+    def judged(self, step: int) -> bool:
+        """Whether ``may_go_on`` was asked at ``step`` before, by what this run goes on from."""
+        return True
+
     def may_go_on(self, step: int, loss: float) -> bool:
         """Whether the run goes on after ``step`` with this validation loss; otherwise it is to raise ``Paused``."""
         return True

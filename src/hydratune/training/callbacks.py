@@ -245,10 +245,29 @@ class Rungs(Checkpoint):
     Comes after whatever writes checkpoints. A rung costs a validation where there is none, and changes nothing else.
     """
 
-    def __init__(self, steps: Sequence[int], times: ValidationTimes, history: History, ask: Callable[[int, float], bool]) -> None:
-        """``ask(step, validation loss)`` says whether to go on."""
-        self.steps, self.times, self.history, self.ask = set(steps), times, history, ask
+    def __init__(
+        self,
+        steps: Sequence[int],
+        times: ValidationTimes,
+        history: History,
+        ask: Callable[[int, float], bool],
+        judged: Callable[[int], bool] = lambda step: True,
+    ) -> None:
+        """``ask(step, validation loss)`` says whether to go on, ``judged(step)`` whether that was asked before the run was interrupted."""
+        self.steps, self.times, self.history, self.ask, self.judged = set(steps), times, history, ask, judged
         self.write: Callable[[lightning.Trainer], None] = lambda trainer: None  # the checkpoint
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """A run that goes on may have passed rungs of which it was never asked: it was not halved then, or killed in between."""
+        assert isinstance(module, FineTuning)
+        missed = [step for step in sorted(self.steps) if step <= trainer.global_step and not self.judged(step)]
+        if not missed:
+            return
+        known = {int(row["step"]): row["val/loss"] for row in self.history.rows if isinstance(row.get("val/loss"), float)}
+        now = None if all(step in known for step in missed) else module.validation_loss()
+        for step in missed:
+            if not self.ask(step, known[step] if step in known else float(math.nan if now is None else now)):
+                raise Paused  # the checkpoint that it goes on from is still there
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any) -> None:
         assert isinstance(module, FineTuning)

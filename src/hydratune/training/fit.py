@@ -78,6 +78,7 @@ def fit(
     spent: Callable[[], float] = cpu_seconds,
     rungs: Sequence[int] = (),
     ask: Callable[[int, float], bool] = lambda step, loss: True,
+    judged: Callable[[int], bool] = lambda step: True,
     sample: Ask | None = None,
 ) -> Fitted:
     """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept.
@@ -85,8 +86,8 @@ def fit(
     ``names`` are what the training rows are called in messages, ``base`` identifies the frozen weights. ``pool`` are threads
     that are shared with other runs. ``made_of`` goes into the checkpoints, to be compared before one is gone on from;
     ``checkpoint`` is such a one. ``spent`` are the CPU-seconds of the run so far. After ``rungs`` steps, ``ask(step,
-    validation loss)`` says whether training goes on. After every ``evaluation.every_steps``,
-    ``sample(step)`` has the model answer. Raises ``DivergedError`` if the watchdog stopped it.
+    validation loss)`` says whether training goes on, and ``judged(step)`` whether that was asked before. After every
+    ``evaluation.every_steps``, ``sample(step)`` has the model answer. Raises ``DivergedError`` if the watchdog stopped it.
     """
     settings = config.trainer
     data = ConversationData(
@@ -129,15 +130,15 @@ def fit(
         watchdog = Watchdog(history, settings.max_loss_ratio)
         best, patience = best_checkpoint(record.checkpoints), Patience(settings)
         place = Place(record.checkpoints / "last.ckpt", data, made_of or {}, settings.checkpoint_minutes, spent)
-        halts = Rungs(rungs, times, history, ask)
+        halts = Rungs(rungs, times, history, ask, judged)
         halts.write = place.write
         going_on = GoOn(checkpoint, shares_process=pool is not None) if checkpoint is not None else None
         with warnings.catch_warnings(), objective:
             warnings.filterwarnings("ignore", module="lightning")
             every = config.evaluation.every_steps
             sampling = [Sampling(every, sample, history)] if sample is not None and every is not None else []
-            callbacks = [*rank_allocation(model), times, history, *sampling, watchdog, patience, best, place, halts]
-            callbacks += [going_on] if going_on is not None else []
+            resumed = [going_on] if going_on is not None else []  # before whoever asks for a loss as it was then
+            callbacks = [*rank_allocation(model), times, history, *sampling, watchdog, patience, best, place, *resumed, halts]
             trainer = lightning.Trainer(
                 accelerator=accelerator,
                 devices=settings.devices,

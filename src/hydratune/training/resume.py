@@ -73,6 +73,18 @@ class Place(Checkpoint):
         checkpoint["cpu_seconds"] = self.spent()
 
 
+def _moved(state: Mapping[str, Any], callback: Any) -> dict[str, Any]:
+    """Of a ModelCheckpoint whose folder lies elsewhere now: Lightning would forget which was the best."""
+    if "best_k_models" not in state or state.get("dirpath") == callback.dirpath:
+        return dict(state)
+
+    def here(path: str) -> str:
+        return str(Path(callback.dirpath) / Path(path).name) if path else path
+
+    paths = {key: here(state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path") if key in state}
+    return {**state, **paths, "dirpath": callback.dirpath, "best_k_models": {here(k): v for k, v in state["best_k_models"].items()}}
+
+
 class GoOn(lightning.Callback):
     """Sets a new Trainer to where ``checkpoint`` was written."""
 
@@ -93,7 +105,7 @@ class GoOn(lightning.Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = self.checkpoint["callbacks"].get(callback.state_key)
             if state:
-                callback.load_state_dict(state)
+                callback.load_state_dict(_moved(state, callback))
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, FineTuning)
