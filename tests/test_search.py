@@ -447,6 +447,20 @@ def test_a_run_that_outlived_its_driver_is_waited_for(tmp_path: Path) -> None:
     assert timer.finished.is_set() and not child.is_locked
 
 
+@pytest.mark.usefixtures("formula")
+def test_a_driver_in_another_folder_keeps_its_trials(hydratune: Command, tmp_path: Path) -> None:
+    """It may be on another machine, where its locks are."""
+    file = tmp_path / "shared.log"
+    words = search(f"hydra.sweeper.storage={file}", "hydra.sweeper.study_name=both")
+    code, text = hydratune(*words, "hydra.sweeper.n_trials=2", f"hydra.sweep.dir={tmp_path}/one")
+    assert code in (0, 1), text
+    study = optuna.load_study(study_name="both", storage=JournalStorage(JournalFileBackend(str(file))))
+    study.ask().set_user_attr("run", str(tmp_path / "one" / "2"))
+    code, text = hydratune(*words, "hydra.sweeper.n_trials=4", f"hydra.sweep.dir={tmp_path}/two")
+    assert code in (0, 1) and not (tmp_path / "two" / "2").exists() and (tmp_path / "two" / "3").is_dir(), text
+    assert [trial.state.name for trial in study.get_trials()][2] == "RUNNING"
+
+
 def test_two_drivers_share_a_study(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     with driver(folder, "hydra.sweeper.n_trials=6", "hydra.sweeper.batch=2") as first:

@@ -182,7 +182,10 @@ def _take(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
     """Appends to ``held`` the trials that a driver which was killed has left, or if there are none new ones, at most a batch."""
     study = search.study
     (search.folder / _LOCKS).mkdir(exist_ok=True)
+    shared = Path(str(read_study(search.folder).get("storage") or "")).parent != search.folder
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if shared and Path(left.user_attrs.get("run", search.record(left.number).path)).parent != search.folder:
+            continue  # of a driver in another folder, perhaps on another machine, whose locks are there
         lock = _locked(search, left.number)
         if lock is None:
             continue
