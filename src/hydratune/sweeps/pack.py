@@ -326,6 +326,7 @@ def _turns(
         board.ended(name, records[name].status())
 
     turns.on_out = out
+    in_sync = halving is not None and halving.kind == "sync"
     for name, record in records.items() if halving is not None else ():
         state, final = _outcome(record)
         values = values_of(record.status())
@@ -334,7 +335,7 @@ def _turns(
         elif values and record.left() is not None:
             # In sync a verdict is the same whenever it is asked for, so whoever was killed after its report waits for one. In asha
             # that may have been the permission to go on: it goes on, and what was killed before its checkpoint reports again.
-            turns.known(name, values, "paused" if halving.kind == "sync" or record.status().get("paused") else "new")
+            turns.known(name, values, "paused" if in_sync or record.status().get("paused") else "new")
     return turns
 
 
