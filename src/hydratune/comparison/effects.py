@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hydratune.comparison.entries import Entry, canonical, cell, score, varying
+from hydratune.comparison.entries import Entry, canonical, cell, score, seed_keys, varying
 from hydratune.comparison.names import Criterion
 from hydratune.comparison.runs import Run
 from hydratune.evaluation.statistics import Interval
@@ -59,7 +59,9 @@ def effects(ranked: Sequence[Entry], by: Criterion, confidence: float = 0.95) ->
     keys = varying([run for run, _ in counted])
     shares = _importances(counted, keys)
     means = [(entry.settings, entry.mean) for entry in ranked if entry.mean is not None]
-    found = [Effect(key, _levels(counted, key, confidence), *_correlation(means, key), shares.get(key)) for key in keys]
+    drawn = seed_keys([run for run, _ in counted])  # an entry has several, and no order among them means anything
+    ranks = {key: (None, None) if key in drawn else _correlation(means, key) for key in keys}
+    found = [Effect(key, _levels(counted, key, confidence), *ranks[key], shares.get(key)) for key in keys]
     return sorted(found, key=lambda effect: (effect.is_noise, -(effect.importance or 0.0)))
 
 
