@@ -19,7 +19,6 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydra_plugins import hydratune_sweeper
 from hydratune import checks, config, run
 from hydratune.checks import configuration_problems, mask
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
@@ -94,7 +93,6 @@ def _register_resolvers() -> None:
 def run_command(command: str, args: Sequence[str]) -> int:
     """Composes ``conf/<command>.yaml`` with ``args`` and runs the command. Returns the exit code."""
     config.register()
-    hydratune_sweeper.register()
     _register_resolvers()
     switches = [arg for arg in args if arg in ("-m", "--multirun", "--resolve")]  # argparse wants them before the settings
     args = [*switches, *(arg for arg in args if arg not in switches)]

@@ -884,7 +884,10 @@ _BEFORE_VARIANTS = {"optimizer": "adamw"}  # what a configuration was whose grou
 
 
 def register() -> None:
-    """Makes the classes available to Hydra's defaults lists as ``/schema/<group>@_here_: <variant>``."""
+    """Makes the classes available to Hydra's defaults lists as ``/schema/<group>@_here_: <variant>``, and the sweepers to it."""
+    from hydra_plugins import hydratune_sweeper
+
+    hydratune_sweeper.register()
     store = ConfigStore.instance()
     for command, kind in COMMANDS.items():
         store.store(group="schema", name=command, node=kind)
