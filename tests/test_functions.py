@@ -1,5 +1,6 @@
 """The autograd functions of the training step, in float64 against numerical gradients, and against PyTorch's own."""
 
+import copy
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -124,18 +125,18 @@ def test_a_row_of_a_product_does_not_depend_on_its_company() -> None:
     weights = [torch.randn(size, generator=torch.Generator().manual_seed(1)) for size in ((64, 96), (96, 64), (64, 96))]
     x = torch.randn(200, 96, generator=torch.Generator().manual_seed(2))
     if products.is_steady(weights, torch.float32, 160):
-        every = products.steadily(products.times_transposed, (x,), weights[0])
+        every = products.steadily(products.through, (x,), weights[0])
         for part in (slice(0, 1), slice(7, 10), slice(50, 64)):
-            assert torch.equal(products.steadily(products.times_transposed, (x[part],), weights[0]), every[part])
-    few = products.steadily(products.add_times, (torch.ones(2, 64), x[:2]), weights[1])
+            assert torch.equal(products.steadily(products.through, (x[part],), weights[0]), every[part])
+    few = products.steadily(products.add_back, (torch.ones(2, 64), x[:2]), weights[1])
     torch.testing.assert_close(few, x[:2] @ weights[1] + 1)
 
 
 def test_products_that_depend_on_the_number_of_rows_are_not_steady(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = [torch.eye(32)]
-    monkeypatch.setattr(products, "times_transposed", lambda x, w, b=None: F.linear(x, w, b))
+    monkeypatch.setattr(products, "through", lambda x, w, b=None: F.linear(x, w, b))
     assert products.is_steady(weights, torch.float32, 160)
-    monkeypatch.setattr(products, "times_transposed", lambda x, w, b=None: F.linear(x, w, b) * (1 + 1e-6 * (len(x) > 20)))
+    monkeypatch.setattr(products, "through", lambda x, w, b=None: F.linear(x, w, b) * (1 + 1e-6 * (len(x) > 20)))
     assert not products.is_steady(weights, torch.float32, 160)
     assert not products.is_steady([torch.ones(48, 32)], torch.float32, 160)
 
@@ -148,7 +149,7 @@ def test_a_kernel_for_a_few_rows_is_never_met(monkeypatch: pytest.MonkeyPatch) -
         met.append(len(x))
         return F.linear(x, weight, bias) * (1 + 1e-6 * (len(x) < 4))
 
-    monkeypatch.setattr(products, "times_transposed", product)
+    monkeypatch.setattr(products, "through", product)
     assert products.is_steady([torch.eye(32)], torch.float32, 160)
     assert min(met) == products.LEAST and products.steadily(product, (torch.ones(3, 32),), torch.eye(32)).equal(torch.ones(3, 32))
     with products.fast():
@@ -275,7 +276,7 @@ def test_products(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     by_onednn = []
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *args: by_onednn.append(args) or x @ weight.t() + bias)
     products.times_transposed(x, weight, bias)
-    assert not by_onednn  # training is exact
+    assert not by_onednn  # sums of training are exact
     with products.fast():
         products.times_transposed(x, weight, bias)
     assert bool(by_onednn) is onednn
@@ -284,4 +285,54 @@ def test_products(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     with products.fast():
         torch.testing.assert_close(products.times_transposed(x, weight, bias), x @ weight.t() + bias)
         torch.testing.assert_close(products.times(dy, weight), dy @ weight)
-        torch.testing.assert_close(products.add_times(total.clone(), dy, weight), total + dy @ weight)
+    torch.testing.assert_close(products.through(x, weight, bias), x @ weight.t() + bias)
+    torch.testing.assert_close(products.back(dy, weight), dy @ weight)
+    torch.testing.assert_close(products.add_back(total.clone(), dy, weight), total + dy @ weight)
+
+
+@pytest.fixture
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        pytest.skip("this PyTorch lays out no weights")
+    monkeypatch.setattr(products, "ONEDNN", True)
+
+
+def test_laid_out_weights_give_the_same_bits(by_onednn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.nn.Linear(96, 64).requires_grad_(False)
+    laid = copy.deepcopy(plain)
+    assert products.lay_out(laid, 1.0) == 2 * 4 * 96 * 64
+    assert products.lay_out(laid, 1.0) == 0  # they are already
+    inner, outer = torch.randn(70, 96), torch.randn(70, 64)
+    met = []
+    inside = products._onednn
+    monkeypatch.setattr(products, "_onednn", lambda x, weight, bias=None: met.append(weight.is_mkldnn) or inside(x, weight, bias))
+    for rows in (1, 2, 8, 33, 70):
+        x, dy, total = inner[:rows], outer[:rows], inner[:rows].clone()
+        for product, inputs, rest in (
+            (products.through, (x,), ()),
+            (products.through, (x,), (plain.bias,)),
+            (products.back, (dy,), ()),
+            (products.add_back, (total, dy), ()),
+        ):
+            expected, found = (product(*(part.clone() for part in inputs), m.weight, *rest) for m in (plain, laid))
+            assert torch.equal(found, expected) or (rows == 1 and product is not products.through), (rows, product)
+            assert torch.allclose(found, expected, atol=1e-5)
+    assert sum(met) == 2 * 4 + 5  # never of one row going forward
+
+
+def test_weights_that_changed_are_not_taken_for_the_laid_out_ones(by_onednn: None) -> None:
+    layer = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
+    products.lay_out(layer, 1.0)
+    x = torch.randn(9, 64)
+    before = products.through(x, layer.weight)
+    layer.weight.data = 2 * layer.weight.data
+    torch.testing.assert_close(products.through(x, layer.weight), 2 * before)
+    torch.testing.assert_close(products.back(x[:, :32], layer.weight), x[:, :32] @ layer.weight)
+
+
+def test_weights_are_laid_out_within_a_share_of_the_memory(by_onednn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, half = torch.nn.Linear(64, 32), torch.nn.Linear(64, 32).bfloat16()
+    assert products.lay_out(half, 1.0) == 0  # oneDNN computes fp32 here
+    assert products.lay_out(layer, 1e-12) == 0 and not hasattr(layer.weight, "hydratune_layouts")
+    monkeypatch.setattr(products, "ONEDNN", False)
+    assert products.lay_out(layer, 1.0) == 0

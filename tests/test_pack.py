@@ -17,6 +17,7 @@ from conftest import SMALL, write_rows
 from hydratune.config import Control, FullFinetune, LoraBias
 from hydratune.sweeps.planning import plan, why_alone
 from hydratune.sweeps.records import read_sweep
+from hydratune.training import products
 from test_config import compose
 
 Command = Callable[..., tuple[int, str]]
@@ -67,6 +68,8 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(hydratune: Command
     code, text = hydratune("train", experiments, "-m", *QUICK, f"experiment={names}", "hydra/launcher=pack", f"hydra.sweep.dir={sweep}")
     assert code == 0, text
     assert f"{len(TRIALS)} jobs on one base model" in text and "best:" in text
+    logs = [log.read_text() for log in sweep.glob("*/run.log")]
+    assert sum("copies of the frozen weights" in log for log in logs) == products.ONEDNN  # those alone do without
     jobs = read_sweep(sweep)
     for number, name in enumerate(TRIALS):
         assert jobs[str(number)].varying == {"experiment": name}

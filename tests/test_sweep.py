@@ -86,6 +86,7 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(hydratune: Command,
         (["hydra.launcher.halving=8"], "hydra.launcher.halving.min_steps=8"),
         (["hydra.launcher.merge_tokens=many"], "--cfg hydra -p hydra.launcher shows its type"),
         (["hydra.launcher.retries=-1"], "a job is tried once at least"),
+        (["hydra.launcher.lay_out=some"], "--cfg hydra -p hydra.launcher shows its type"),
     ],
 )
 def test_wrong_settings_of_launchers_are_refused(hydratune: Command, words: list[str], said: str) -> None:

@@ -37,6 +37,7 @@ class PackLauncherConfig:
     retries: int = 1  # how often a job is tried again whose pack was killed while it ran, the last time alone
     halving: HalvingConfig | None = field(default_factory=HalvingConfig)
     merge_tokens: int | None = None  # tokens of a pass for short micro-packs of several jobs; 0: none; null: 512 where no bit depends on it
+    lay_out: bool | None = None  # copies of frozen weights as a CPU reads them fastest; null: for several jobs, in 1/8 of the memory
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pack", node=PackLauncherConfig, provider="hydratune")

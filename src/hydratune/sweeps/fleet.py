@@ -98,6 +98,7 @@ def _start_pack(folder: Path, pack: Pack, packing: Packing, gpu: str | None, bes
         "patience": packing.patience,
         "lost": pack.lost,
         "merge_tokens": packing.merge_tokens,
+        "lay_out": packing.lay_out,
         "driver": os.getpid(),
     }
     names = [item.job.name for item in pack.items]

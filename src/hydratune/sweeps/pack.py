@@ -48,10 +48,12 @@ from hydratune.sweeps.planning import GOES_ON, RUNS_ALONE, SETTINGS
 from hydratune.sweeps.watch import Pulse, Watch
 from hydratune.sweeps.workshop import Made, Workshop
 from hydratune.training.merged import Guest, Host, MergingPool
+from hydratune.training.products import lay_out
 
 log = logging.getLogger(__name__)
 _MERGE_TOKENS = 512
 _SPARE_MEMORY = 3 * 2**28  # bytes of freed memory that a pack keeps for its next pieces
+_MEMORY_SHARE = 1 / 8  # of the machine's memory: most that laid-out copies of weights may take unasked
 
 
 class JobCrew(MergingPool):
@@ -126,9 +128,11 @@ def _results(waiting: Sequence[Future[Any]], pulse: Pulse) -> Iterator[Any]:
 class Premises:
     """What the jobs of a pack share."""
 
-    def __init__(self, workers: int, merge_tokens: int | None = None) -> None:
-        """``merge_tokens``: of a pass for several jobs; None: as many as pay on a CPU, and only where no bit depends on company."""
-        self.steadily = merge_tokens is None
+    def __init__(self, workers: int, merge_tokens: int | None = None, memory_share: float = 0.0) -> None:
+        """``merge_tokens``: of a pass for several jobs; None: as many as pay on a CPU, and only where no bit depends on company.
+        ``memory_share``: of the machine's memory that copies of the base's weights may take to be read faster.
+        """
+        self.steadily, self.memory_share = merge_tokens is None, memory_share
         self.threads = Crew(workers, _MERGE_TOKENS if merge_tokens is None else merge_tokens)
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
@@ -157,6 +161,8 @@ class Premises:
             return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
         with pulse.holding(self.lock("own")):
+            if self.memory_share and (taken := lay_out(model, self.memory_share)):
+                log.info("on a CPU, copies of the frozen weights as it reads them fastest take up to %.2f GiB", taken / 2**30)
             if self.threads.merge_tokens:
                 self.threads.host = self.shared("host", lambda: Host(copied(), steadily=self.steadily), pulse)
             return copied()
@@ -349,15 +355,18 @@ def run(
     lost: Sequence[str] = (),
     merge_tokens: int | None = None,
     driver: int | None = None,
+    lay_out: bool | None = None,
 ) -> None:
     """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time; those that ended before, or are ``lost``, only count.
 
-    For ``merge_tokens`` see ``Premises``. A job that is silent for ``patience`` seconds is given up. ``driver`` is the process
-    that started this one: without it, everybody leaves. Raises ``KeyboardInterrupt`` at the end if asked, ``Leaving`` if a
+    For ``merge_tokens`` see ``Premises``; ``lay_out``: the base's weights, None: within an eighth of the memory, for several
+    jobs. A job that is silent for ``patience`` seconds is given up. ``driver`` is the process that started this one: without
+    it, everybody leaves. Raises ``KeyboardInterrupt`` at the end if asked, ``Leaving`` if a
     job hangs in such a way that the pack cannot go on.
     """
     records = {name: RunDirectory(folder / name) for name in names}
-    premises = Premises(workers, merge_tokens)
+    memory_share = (math.inf if lay_out else 0.0) if lay_out is not None else _MEMORY_SHARE if len(names) > 1 else 0.0
+    premises = Premises(workers, merge_tokens, memory_share)
     torch.set_num_threads(1)
     with (folder / "pack.log").open("a", encoding="utf-8") as common, Board(folder, names) as board:
         turns = _turns(records, premises, board, halving, lost)
@@ -436,11 +445,11 @@ def main(args: Sequence[str]) -> int:
     """
     folder, options, *names = args
     config.register()
-    chosen = {"halving": None, "patience": None, "lost": (), "merge_tokens": None, "driver": None, **json.loads(options)}
+    chosen = {"halving": None, "patience": None, "lost": (), "merge_tokens": None, "lay_out": None, "driver": None, **json.loads(options)}
     halving = Halving(**chosen["halving"]) if chosen["halving"] else None
     try:
         settings = chosen["together"], chosen["workers"], halving, chosen["patience"], chosen["lost"], chosen["merge_tokens"]
-        run(Path(folder), names, *settings, chosen["driver"])
+        run(Path(folder), names, *settings, chosen["driver"], chosen["lay_out"])
     except KeyboardInterrupt:
         return 130
     except SweepError as error:

@@ -37,6 +37,7 @@ class Packing:
     halving: Halving | None = None  # who leaves early; None: nobody
     patience: float | None = 1800.0  # seconds without a sign of life after which a job is given up; None: never
     merge_tokens: int | None = None  # tokens of a pass for short micro-packs of several jobs; 0: none; None: where no bit depends on it
+    lay_out: bool | None = None  # copies of frozen weights as a CPU reads them fastest; None: for several jobs, if there is room
     retries: int = 1  # how often a job is tried again whose pack was killed while it ran
 
     def __post_init__(self) -> None:

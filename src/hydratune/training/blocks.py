@@ -32,7 +32,7 @@ from hydratune.training.lora import (
     paired,
     saved,
 )
-from hydratune.training.products import exact, steadily, times
+from hydratune.training.products import back, exact, steadily
 
 
 class RmsNorm(torch.autograd.Function):
@@ -85,7 +85,7 @@ class GatedDown(torch.autograd.Function):
         (gate, up), pairs, thins, masks = saved(ctx, 2)
         dy = dy.reshape(-1, dy.shape[-1])
         d_thins, d_ups = outer_gradients([dy], ctx.shares, pairs, thins)
-        d_rows = steadily(times, (dy,), ctx.linear.weight())
+        d_rows = steadily(back, (dy,), ctx.linear.weight())
         add_to_input(d_rows, ctx.shares, pairs, masks, d_thins)
         rows, d_gate, d_up = ctx.pieces.gated_gradient(d_rows.view(gate.shape), gate, up, ctx.activation)
         d_downs = inner_gradients(rows.view(d_rows.shape), ctx.shares, pairs, masks, d_thins)

@@ -22,7 +22,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.autograd.function import once_differentiable
 
-from hydratune.training.products import add_times, steadily, times, times_transposed
+from hydratune.training.products import add_back, back, steadily, through, times, times_transposed
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("query", "key", "value"), ("w1", "w3"))  # read one input
 
@@ -53,7 +53,7 @@ def low_rank_forward(
     rows: torch.Tensor, linears: Sequence[Frozen], shares: Sequence[Share], pairs: Sequence[Pairs]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[list[torch.Tensor]]]:
     """(outputs of the linears, x A' of every share, masks of every share) for x (tokens, in)."""
-    results = [steadily(times_transposed, (rows,), linear.weight(), linear.bias) for linear in linears]
+    results = [steadily(through, (rows,), linear.weight(), linear.bias) for linear in linears]
     thins, masks = [], []
     for share, own in zip(shares, pairs, strict=True):
         thin, drawn = _thin(rows[share.span], share, [a.to(rows.dtype) for a, _ in own])
@@ -187,7 +187,7 @@ class LoraFunction(torch.autograd.Function):
         for dy, linear in zip(outputs, ctx.linears, strict=True):
             if dy is not None and ctx.needs_input_grad[0]:
                 weight = linear.weight()
-                d_x = steadily(times, (dy,), weight) if d_x is None else steadily(add_times, (d_x, dy), weight)
+                d_x = steadily(back, (dy,), weight) if d_x is None else steadily(add_back, (d_x, dy), weight)
         if d_x is not None:
             add_to_input(d_x, ctx.shares, pairs, masks, d_thins)
         d_downs = inner_gradients(rows[0], ctx.shares, pairs, masks, d_thins) if ctx.shares else []

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from hydratune.training.products import exact, steadily, times, times_transposed
+from hydratune.training.products import exact, steadily, through, times
 
 CHUNK = 128  # positions: on a CPU the logits of a chunk stay in the last-level cache
 
@@ -59,7 +59,7 @@ class HeadLoss(torch.autograd.Function):
         stretches = _stretches(counts, shapes)
         for start in range(0, len(targets), CHUNK):
             stop = min(start + CHUNK, len(targets))
-            logits = exact(steadily(times_transposed, (hidden[start:stop],), weight))
+            logits = exact(steadily(through, (hidden[start:stop],), weight))
             for first, last, shape in stretches:
                 part = slice(max(first, start), min(last, stop))
                 if part.start < part.stop:  # its logits become their gradient

@@ -269,7 +269,7 @@ class Host:
         with self._preparing:
             if dtype not in self._steady:
                 linears, head = [m.weight for m in (self._linears or {}).values()], self._base.get_output_embeddings().weight
-                self._steady[dtype] = is_steady(linears, dtype, _ROWS) and is_steady([head], dtype, CHUNK, adding=False)
+                self._steady[dtype] = is_steady(linears, dtype, _ROWS) and is_steady([head], dtype, CHUNK, of_head=True)
                 if not self._steady[dtype]:
                     log.info("no micro-packs are computed together: in products in %s on this machine, rows depend on their company", dtype)
             return self._steady[dtype]
