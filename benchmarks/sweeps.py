@@ -10,8 +10,9 @@
 
 Measured are whole commands with their imports: CPU-seconds of all their processes, wall seconds, the peak of resident memory
 of the largest process. hydratune's commands validate, save adapters and answer two test rows besides; TRL's runs only load
-and train. TRL and the one-process-per-job launcher are run for some jobs and scaled up, which the table says. TRL has two
-arrangements: one run on all cores, and one run per core side by side; the better counts, on each measure.
+and train, but for those that validate as often: without validation losses a sweep has no winner. TRL and the
+one-process-per-job launcher are run for some jobs and scaled up, which the table says. TRL has two arrangements: one run on
+all cores, and one run per core side by side; the better counts, on each measure.
 """
 
 import argparse
@@ -80,18 +81,23 @@ def write_rows(args: argparse.Namespace, folder: Path) -> None:
     workloads.write_chats(taken[-2:], folder / "test.jsonl")
     ids, trained = [list(row.ids) for _, row in training], [list(row.trained) for _, row in training]
     steps = workloads.order(trained, config) * args.epochs
-    workloads.Rows(workloads.WORKLOADS[args.workload].title, ids, trained, steps, batch).write(folder / "rows.json")
+    judges = [row for _, row in taken[args.rows : -2]]
+    validation = [list(row.ids) for row in judges], [list(row.trained) for row in judges]
+    title, validations = workloads.WORKLOADS[args.workload].title, 2 * args.epochs  # twice an epoch, hydratune's default
+    workloads.Rows(title, ids, trained, steps, batch, validation, validations).write(folder / "rows.json")
 
 
-def trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One run on all cores, and one per core side by side; of the jobs in the middle of the grid."""
+def trl(args: argparse.Namespace, folder: Path, *, validating: bool = False) -> dict[str, Any]:
+    """One run on all cores, and one per core side by side; of the jobs in the middle of the grid. ``validating``: one run only."""
     rows = folder / "rows.json"
     cores = len(os.sched_getaffinity(0))
 
-    def command(number: int) -> list[str]:
-        result = str(folder / f"trl-{number}.json")
-        return [sys.executable, str(fresh.HERE / "systems.py"), "trl", str(rows), result, "--set", f"adapter.r={RANKS[1 + number % 2]}"]
+    def command(number: int, system: str = "trl") -> list[str]:
+        result = str(folder / f"{system}-{number}.json")
+        return [sys.executable, str(fresh.HERE / "systems.py"), system, str(rows), result, "--set", f"adapter.r={RANKS[1 + number % 2]}"]
 
+    if validating:
+        return {"one": measured([command(0, "trl-validating")], folder / "trl-validating.log"), "cores": cores}
     found: dict[str, Any] = {"one": measured([command(0)], folder / "trl-one.log"), "cores": cores}
     needed, there = (found["one"] or {}).get("peak_memory", 0) * cores, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > 0.95 * there:
@@ -113,6 +119,7 @@ def sweep(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     measurements = {
         "pack": lambda: hydratune(args, folder, "pack", every),
         "trl": lambda: trl(args, folder),
+        "trl validating": lambda: trl(args, folder, validating=True),
         "halving": lambda: hydratune(args, folder, "halving", every, halving),
         "process": lambda: hydratune(args, folder, "process", few, "hydra/launcher=process"),
         "pack of two": lambda: hydratune(args, folder, "two", few),
@@ -172,6 +179,7 @@ def tables(found: dict[str, Any]) -> str:
         theirs.get("side by side"),
         jobs / (theirs.get("cores") or 1),
     )
+    line(f"TRL, one run that validates x {jobs}", (found.get("trl validating") or {}).get("one"), jobs)
     return fresh.markdown(["", "CPU-s", "wall s", "peak GiB", "best validation loss"], lines)
 
 
@@ -187,7 +195,7 @@ def main() -> None:
     parser.add_argument("--ranks", nargs="+", default=RANKS)
     parser.add_argument("--min-steps", type=int, default=4)
     parser.add_argument("--winners", type=int, default=0, metavar="SEEDS")
-    parser.add_argument("--only", nargs="*", help="pack, trl, halving, process, 'pack of two', one")
+    parser.add_argument("--only", nargs="*", help="pack, trl, 'trl validating', halving, process, 'pack of two', one")
     parser.add_argument("--set", nargs="*", default=[], help="settings of hydratune's runs")
     parser.add_argument("--show", type=Path)
     args = parser.parse_args()

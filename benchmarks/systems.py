@@ -100,8 +100,8 @@ def plain(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str |
     return model
 
 
-def trl(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | None, **options: Any) -> torch.nn.Module:
-    """TRL's SFTTrainer on the same tokens; everything not named here is its default."""
+def trl(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | None, validating: bool = False, **options: Any) -> Any:
+    """TRL's SFTTrainer on the same tokens; everything not named here is its default. ``validating``: as often as hydratune does."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -120,6 +120,9 @@ def trl(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | N
             meter.step(losses[-1].item())
 
     assert all(len(step) == 1 for step in rows.steps), "one micro-batch per step"
+    if validating:
+        each = {"eval_strategy": "steps", "eval_steps": max(1, len(rows.steps) // rows.validations)}
+        options = {**options, **each, "per_device_eval_batch_size": config.data.batch_size}
     in_order = [i for step in rows.steps for micro in step for i in micro]
     columns = {"input_ids": [rows.ids[i] for i in in_order], "completion_mask": [list(map(int, rows.trained[i])) for i in in_order]}
     base = base_model(config, layers, torch.float32)
@@ -145,11 +148,15 @@ def trl(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | N
         )
         tokenizer = sources.load_tokenizer(config.model, sources.resolve(config.model))
         data = {"train_dataset": Dataset.from_dict(columns), "processing_class": tokenizer}
+        if validating:
+            ids, trained = rows.validation
+            data["eval_dataset"] = Dataset.from_dict({"input_ids": ids, "completion_mask": [list(map(int, mask)) for mask in trained]})
         trainer = Recorded(base, arguments, **data, peft_config=lora(config), callbacks=[Steps()])
         wanted = [[t if m else -100 for t, m in zip(rows.ids[i], rows.trained[i], strict=True)] for i in in_order]
         assert list(trainer.train_dataset["labels"]) == wanted and list(trainer.train_dataset["input_ids"]) == columns["input_ids"]
         begin(trainer.model, meter)
         trainer.train()
+        assert sum("eval_loss" in entry for entry in trainer.state.log_history) == (rows.validations if validating else 0)
     return trainer.model
 
 
@@ -157,6 +164,7 @@ System = Callable[[Any, Rows, Meter, int | None, str | None], torch.nn.Module]
 SYSTEMS: dict[str, System] = {
     "ours": ours,
     "trl": partial(trl, gradient_checkpointing=False),
+    "trl-validating": partial(trl, gradient_checkpointing=False, validating=True),
     "trl-checkpointing": partial(trl, gradient_checkpointing=True),
     "trl-padding-free": partial(trl, gradient_checkpointing=False, padding_free=True),
     "plain": plain,

@@ -58,6 +58,8 @@ class Rows:
     trained: list[list[bool]]
     steps: list[list[list[int]]]  # optimizer step -> micro-batch -> row numbers
     overrides: list[str]  # for ``settings``
+    validation: tuple[list[list[int]], list[list[bool]]] = ((), ())  # ids and masks of rows on which a system may be asked to validate
+    validations: int = 2  # in all steps, the last one after the last
 
     @property
     def tokens(self) -> int:
