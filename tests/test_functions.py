@@ -291,19 +291,20 @@ def test_products(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        pytest.skip("this PyTorch lays out no weights")
-    monkeypatch.setattr(products, "ONEDNN", True)
+def by_onednn() -> None:
+    if not products.ONEDNN or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        pytest.skip("oneDNN computes nothing on this machine")
 
 
 def test_laid_out_weights_give_the_same_bits(by_onednn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(4)
     plain = torch.nn.Linear(96, 64).requires_grad_(False)
     laid = copy.deepcopy(plain)
-    assert products.lay_out(laid, 1.0) == 2 * 4 * 96 * 64
-    assert products.lay_out(laid, 1.0) == 0  # they are already
-    inner, outer = torch.randn(70, 96), torch.randn(70, 64)
-    met = []
+    assert products.lay_out(laid, 1e9) == 2 * 4 * 96 * 64
+    assert products.lay_out(laid, 1e9) == 0  # they are already
+    generator = torch.Generator().manual_seed(5)
+    inner, outer = (torch.randn(70, width, generator=generator) for width in (96, 64))
+    met: list[bool] = []
     inside = products._onednn
     monkeypatch.setattr(products, "_onednn", lambda x, weight, bias=None: met.append(weight.is_mkldnn) or inside(x, weight, bias))
     for rows in (1, 2, 8, 33, 70):
@@ -322,7 +323,7 @@ def test_laid_out_weights_give_the_same_bits(by_onednn: None, monkeypatch: pytes
 
 def test_weights_that_changed_are_not_taken_for_the_laid_out_ones(by_onednn: None) -> None:
     layer = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
-    products.lay_out(layer, 1.0)
+    products.lay_out(layer, 1e9)
     x = torch.randn(9, 64)
     before = products.through(x, layer.weight)
     layer.weight.data = 2 * layer.weight.data
@@ -330,9 +331,29 @@ def test_weights_that_changed_are_not_taken_for_the_laid_out_ones(by_onednn: Non
     torch.testing.assert_close(products.back(x[:, :32], layer.weight), x[:, :32] @ layer.weight)
 
 
-def test_weights_are_laid_out_within_a_share_of_the_memory(by_onednn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_laid_out_within_a_limit(by_onednn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, half = torch.nn.Linear(64, 32), torch.nn.Linear(64, 32).bfloat16()
-    assert products.lay_out(half, 1.0) == 0  # oneDNN computes fp32 here
-    assert products.lay_out(layer, 1e-12) == 0 and not hasattr(layer.weight, "hydratune_layouts")
-    monkeypatch.setattr(products, "ONEDNN", False)
-    assert products.lay_out(layer, 1.0) == 0
+    assert products.lay_out(half, 1e9) == 0  # oneDNN computes fp32 here
+    assert products.lay_out(layer, 2 * 4 * 64 * 32 - 1) == 0 and not hasattr(layer.weight, "hydratune_layouts")
+    with monkeypatch.context() as patch:
+        patch.setattr(products, "ONEDNN", False)
+        assert products.lay_out(layer, 1e9) == 0
+    assert products.lay_out(layer, 2 * 4 * 64 * 32) == 2 * 4 * 64 * 32
+
+
+def test_weights_are_not_laid_out_where_that_changes_the_last_digits(by_onednn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, inside = torch.nn.Linear(64, 32), products._onednn
+    monkeypatch.setattr(products, "_onednn", lambda x, weight, bias=None: inside(x, weight, bias) * (1 + 1e-6 * weight.is_mkldnn))
+    assert products.lay_out(layer, 1e9) == 0 and not hasattr(layer.weight, "hydratune_layouts")
+
+
+def test_answers_and_training_share_laid_out_weights(by_onednn: None) -> None:
+    layer = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
+    products.lay_out(layer, 1e9)
+    x = torch.randn(9, 64, requires_grad=True)
+    with torch.inference_mode(), products.fast():
+        answered = products.through(x, layer.weight)
+    (trained,) = LoraFunction.apply(x, [Frozen(lambda: layer.weight)], [])
+    trained.sum().backward()
+    torch.testing.assert_close(trained.detach(), answered)
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(9, -1))

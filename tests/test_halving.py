@@ -113,8 +113,53 @@ def test_without_waiting_somebody_comes_to_the_end_and_few_steps_are_spent(worke
 def test_whoever_fails_takes_no_place_and_nobody_waits_for_it() -> None:
     quality = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "e": 0.5, "f": 0.6}
     steps = simulate(Turns(list(quality), Halving(1)), quality, 9, 2, fails="a")
-    assert steps == {"a": 3, "b": 9, "c": 1, "d": 1, "e": 1, "f": 1}
+    assert steps == {"a": 3, "b": 9, "c": 3, "d": 1, "e": 1, "f": 1}  # c has the place that a leaves
     assert simulate(Turns(list(quality), Halving(1)), dict.fromkeys(quality, float("inf")), 9, 2) == dict.fromkeys(quality, 1)
+
+
+def test_without_waiting_whoever_fails_leaves_its_place_as_well() -> None:
+    turns = Turns(list("abcd"), Halving(1, kind="asha"))
+    for name, value in zip("abc", (0.6, 0.5, 0.4), strict=True):
+        assert turns.next() == name
+        assert turns.reached(name, 0, value) is (name == "c")  # the best of three
+        turns.ended(name, "failed" if name == "c" else "paused")
+    assert turns.next() == "b"
+
+
+def test_a_substitute_comes_from_those_who_were_out_already() -> None:
+    out: list[str] = []
+    turns = Turns(list("abc"), Halving(1))
+    turns.on_out = out.append
+    for name, value in zip("abc", (0.1, 0.2, 0.3), strict=True):
+        assert turns.next() == name
+        if not turns.reached(name, 0, value):
+            turns.ended(name, "paused")
+    assert turns.next() == "a" and out == ["b", "c"]
+    turns.ended("a", "failed")
+    assert turns.next() == "b" and turns.reached("b", 1, 0.2)
+    turns.ended("b", "finished", 0.2)
+    assert turns.next() is None and out == ["b", "c"]
+
+
+def test_whoever_waits_looks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting threads must not wake each other again and again while somebody trains."""
+    turns = Turns(list("abc"), Halving(1))
+    looks: list[float] = []
+    judge = turns._judge
+    monkeypatch.setattr(turns, "_judge", lambda: looks.append(time.monotonic()) or judge())
+    for name in "abc":
+        assert turns.next() == name
+    looks.clear()
+    waiting = [threading.Thread(target=turns.next, daemon=True) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    time.sleep(1.2)
+    assert 3 <= len(looks) <= 12
+    for name in "abc":
+        turns.ended(name, "finished", 0.1)
+    for thread in waiting:
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_what_is_known_from_an_earlier_start_counts() -> None:

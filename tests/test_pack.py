@@ -2,20 +2,29 @@
 
 import csv
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from conftest import SMALL, write_rows
+from hydratune.commands import train
 from hydratune.config import Control, FullFinetune, LoraBias
-from hydratune.sweeps.planning import plan, why_alone
+from hydratune.errors import Paused, RunError, SweepError
+from hydratune.records import RunDirectory, State, write_json, write_text
+from hydratune.sweeps import pack
+from hydratune.sweeps.halving import Halving
+from hydratune.sweeps.planning import SETTINGS, plan, why_alone
 from hydratune.sweeps.records import read_sweep
 from hydratune.training import products
 from test_config import compose
@@ -68,8 +77,9 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(hydratune: Command
     code, text = hydratune("train", experiments, "-m", *QUICK, f"experiment={names}", "hydra/launcher=pack", f"hydra.sweep.dir={sweep}")
     assert code == 0, text
     assert f"{len(TRIALS)} jobs on one base model" in text and "best:" in text
+    lays_out = products.ONEDNN and hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and not torch.cuda.is_available()
     logs = [log.read_text() for log in sweep.glob("*/run.log")]
-    assert sum("copies of the frozen weights" in log for log in logs) == products.ONEDNN  # those alone do without
+    assert sum("copies of the frozen weights" in log for log in logs) == lays_out  # those alone do without
     jobs = read_sweep(sweep)
     for number, name in enumerate(TRIALS):
         assert jobs[str(number)].varying == {"experiment": name}
@@ -267,3 +277,74 @@ def test_packs_hold_what_has_base_data_and_precision_in_common() -> None:
         configs[number].data.control = Control.shuffled_targets
     configs[1].seed = 7  # shuffles otherwise: other rows
     assert plan(configs, None).packs == ((0, 4), (2, 3))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a pack sets for its whole process is put back."""
+    monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)
+    threads, level = torch.get_num_threads(), logging.root.level
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    torch.set_num_threads(threads)
+    logging.root.setLevel(level)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def jobs(folder: Path, *names: str) -> dict[str, RunDirectory]:
+    for name in names:
+        (folder / name).mkdir()
+        write_text(folder / SETTINGS / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.structured(compose("resume=never"))))
+    return {name: RunDirectory(folder / name) for name in names}
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_pack_that_breaks_hands_on_whom_nobody_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = jobs(tmp_path, "ends", "works", "breaks")
+    for record in records.values():
+        record.start()
+
+    def one(settings: Any, pulse: Any, premises: pack.Premises, *rest: Any) -> None:
+        if pulse.name == "breaks":
+            while records["ends"].status()["state"] != "stopped":
+                time.sleep(0.01)
+            raise OSError("the disk is gone")
+        if pulse.name == "works":
+            premises.asked.wait(20)
+        pulse.record.end(State.stopped, "interrupted by the user")
+
+    monkeypatch.setattr(pack, "_one", one)
+    with pytest.raises(SweepError, match="the disk is gone"):
+        pack.run(tmp_path, list(records), together=3, workers=1)
+    assert records["ends"].status()["state"] == "stopped"  # by somebody, before
+    assert records["works"].status() == {**records["works"].status(), "state": "waiting", "error": None}
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("together", [1, 3])
+def test_the_place_of_a_winner_that_fails_goes_to_the_next_best_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """Once to the second, who fails as well, and then to the third; nobody begins anew, resume=never or not."""
+    losses, done = {"0": 0.3, "1": 0.2, "2": 0.1, "3": 0.4}, []
+
+    def run(settings: Any, record: RunDirectory, shop: Any) -> None:
+        name, checkpoint = record.path.name, record.checkpoints / "last.ckpt"
+        began = int(checkpoint.read_text()) if checkpoint.is_file() else 0
+        for step in (step for step in shop.rungs(12) if step > began):
+            done.append((name, step))
+            record.checkpoints.mkdir(exist_ok=True)
+            checkpoint.write_text(str(step))
+            if not shop.may_go_on(step, losses[name]):
+                raise Paused
+        if name != "0":
+            raise RunError("its file cannot be read")
+        write_json(record.metrics_file, {"val/loss": losses[name]})
+
+    monkeypatch.setattr(train, "run", run)
+    records = jobs(tmp_path, *losses)
+    pack.run(tmp_path, list(losses), together=together, workers=1, halving=Halving(2))
+    assert states(tmp_path) == {"0": "finished", "1": "failed", "2": "failed", "3": "stopped"}
+    assert sorted(done) == [("0", 2), ("0", 6), ("1", 2), ("1", 6), ("2", 2), ("2", 6), ("3", 2)]
+    assert "halved" not in records["0"].status() and records["3"].status()["halved"]["step"] == 2

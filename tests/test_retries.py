@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from hydratune.errors import ConfigError
-from hydratune.records import RunDirectory, write_json
+from hydratune.records import RunDirectory, State, write_json
 from hydratune.sweeps import fleet, gpus, processes
 from hydratune.sweeps.halving import Halving
 from hydratune.sweeps.planning import GOES_ON, Packing, Planned
@@ -70,6 +70,30 @@ def test_gpus_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     )
     tool.chmod(0o755)
     assert gpus.visible_gpus() == ["GPU-1a", "GPU-3b"]
+
+
+def test_the_next_best_have_the_places_of_jobs_that_died(tmp_path: Path) -> None:
+    """When nobody else was left in their pack; once for each of them."""
+    items = []
+    for name in ("winner", "second", "third"):
+        record = RunDirectory(tmp_path / name)
+        record.path.mkdir()
+        record.start()
+        if name != "winner":
+            record.update(halved={"step": 2})
+            record.end(State.stopped, "halved")
+        items.append(Planned(Job(name, (), {}), record, compose(), OmegaConf.create({"hydra": {}})))
+    pack, halving = fleet.Pack("pack 1 of 1: 3 jobs", tuple(items), 2), Packing(retries=1, halving=Halving(2))
+    tries: dict[str, int] = {}
+    (again,) = fleet._what_is_left(pack, -9, tries, halving)
+    assert again.lost == () and "again: 1 job" in again.title  # the winner once more
+    items[0].record.update(state="running")
+    (instead,) = fleet._what_is_left(again, -9, tries, halving)
+    assert instead.lost == ("winner",) and len(instead.items) == 3 and instead.title == "pack 1, again: for the places of jobs that failed"
+    assert fleet._what_is_left(instead, 0, tries, halving) == [] == fleet._what_is_left(instead, GOES_ON, tries, halving)
+    (instead,) = fleet._what_is_left(pack, GOES_ON, tries, halving)  # the winner hung, and was given up
+    assert instead.lost == ("winner",)
+    assert fleet._what_is_left(pack, GOES_ON, tries, Packing()) == []  # nobody left early
 
 
 # A pack that only does what is planned: the process that starts packs is tested, not the packs. Imports nothing of ours: it is quick.

@@ -29,7 +29,7 @@ from hydratune.sweeps import processes
 from hydratune.sweeps.processes import wait_for_left
 from hydratune.sweeps.records import Job, write_sweep
 from hydratune.sweeps.space import Dimension, read_space
-from hydratune.sweeps.study import Objective, Wanted, open_study, read_objectives, sampler_for
+from hydratune.sweeps.study import COMPOSED, Objective, Wanted, open_study, read_objectives, sampler_for
 
 Command = Callable[..., tuple[int, str]]
 LOSS = [Objective("val/loss", "min")]
@@ -222,6 +222,17 @@ def test_half_a_line_of_a_killed_driver_is_removed(tmp_path: Path) -> None:
     assert drawn(file, [1])[:2] == before and len(drawn(file, [])) == 3
 
 
+def test_half_a_line_of_another_driver_is_removed_while_this_one_works(tmp_path: Path) -> None:
+    """Of one whose disk was full, say: whatever this one appended to it could never be read."""
+    study = open_study(str(tmp_path / "s"), "s", optuna.samplers.RandomSampler(), LOSS, {})
+    study.tell(study.ask(), 0.5)
+    with (tmp_path / "s").open("a") as stream:
+        stream.write('{"op_code": 4, "wor')
+    study.tell(study.ask(), 0.25)
+    assert [trial.value for trial in study.trials] == [0.5, 0.25]
+    assert len(open_study(str(tmp_path / "s"), "s", optuna.samplers.RandomSampler(), LOSS, {}).trials) == 2
+
+
 def test_other_ranges_settings_or_objectives_are_another_study(tmp_path: Path) -> None:
     def again(objective: str = "min", **span: list[str]) -> optuna.Study:
         given = {"ranges or choices": ["a: 1"], "settings": ["b=2"], **span}
@@ -234,6 +245,7 @@ def test_other_ranges_settings_or_objectives_are_another_study(tmp_path: Path) -
         again(**{"ranges or choices": []})
     with pytest.raises(ConfigError, match="other objectives"):
         again("max")
+    assert again(**{COMPOSED: ["b=2", "c=1"]})._study_id == again()._study_id  # of a study that was made without
     optuna.create_study(storage=JournalStorage(JournalFileBackend(str(tmp_path / "t"))), study_name="s").ask()
     with pytest.raises(ConfigError, match="another program"):
         open_study(str(tmp_path / "t"), "s", optuna.samplers.RandomSampler(), LOSS, {})

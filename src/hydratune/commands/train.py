@@ -29,6 +29,7 @@ from hydratune.evaluation import assess, canaries, forgetting, memorisation, met
 from hydratune.models import adapters, hardware, sources
 from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl, write_text
 from hydratune.run import is_main_process
+from hydratune.sweeps import peers
 from hydratune.sweeps.records import read_sweep
 from hydratune.sweeps.workshop import Workshop
 from hydratune.tracking import environment, wandb
@@ -98,6 +99,7 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
             elementwise_pieces(config.trainer.compile)
             job = prepare(config, shop)
             schedules.check(config.optimizer, total_steps(config, len(job.train)))
+            peers.refuse_other_rows(config, record.path, job.data_facts["splits"], shop.shared)
             job.checkpoint = _place_left(job, record)
             if new:
                 tracker.again(resume.history(job.checkpoint))

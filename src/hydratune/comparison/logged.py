@@ -59,7 +59,9 @@ def _run(log: wandb_file.Log) -> Run:
         metrics["objective"] = metrics[known]
     state = {None: "without an end", 0: State.finished.value}.get(log.exit_code, State.failed.value)
     error = None if log.exit_code in (None, 0) else f"exit code {log.exit_code}"
-    halved = {"step": metrics["halved_at_step"], "value": metrics.get("val/loss")} if "halved_at_step" in metrics else None
+    went_on = "objective" in log.summary  # it was taken up again, and came to its end
+    early = "halved_at_step" in metrics and not went_on
+    halved = {"step": metrics["halved_at_step"], "value": metrics.get("val/loss")} if early else None
     facts = log.config.get("facts")
     facts = facts if isinstance(facts, dict) else {}
     settings = flat({key: value for key, value in log.config.items() if key not in _NO_SETTINGS})

@@ -48,6 +48,16 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def memory() -> int:
+    """Bytes that this machine has, or the control group of this process may take."""
+    limit = Path("/sys/fs/cgroup/memory.max")  # cgroups(7), version 2
+    try:
+        known = [int(text) for text in (limit.read_text("ascii").strip(),) if text.isdigit()]
+    except OSError:
+        known = []
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *known]) if hasattr(os, "sysconf") else 2**63
+
+
 def peak_memory() -> int:
     """Bytes: the most this process ever held, or on a GPU the most PyTorch ever allocated there."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():

@@ -84,12 +84,13 @@ def work_off(folder: Path, packs: Sequence[Pack], packing: Packing, gpus: Sequen
 def _start_pack(folder: Path, pack: Pack, packing: Packing, gpu: str | None, beside: int) -> _Running:
     """Starts its process; on one of several GPUs (``beside`` of them) it sees that one alone, and what it prints is marked."""
     for item in pack.items:
-        if item.record.is_finished() or item.job.name in pack.lost or (packing.halving is not None and "halved" in item.record.status()):
+        if item.record.is_finished() or item.job.name in pack.lost:
             continue
-        item.record.path.mkdir(parents=True, exist_ok=True)
-        if item.record.status():
-            item.record.update(state=State.waiting.value, error=None)
-        write_hydra_files(item.record, without_hydra(item.composed), item.composed.hydra, item.job.overrides)
+        if packing.halving is None or "halved" not in item.record.status():  # else it only runs if a better one fails
+            item.record.path.mkdir(parents=True, exist_ok=True)
+            if item.record.status():
+                item.record.update(state=State.waiting.value, error=None)
+            write_hydra_files(item.record, without_hydra(item.composed), item.composed.hydra, item.job.overrides)
         write_text(folder / SETTINGS / f"{item.job.name}.yaml", OmegaConf.to_yaml(OmegaConf.structured(item.settings), resolve=True))
     options = {
         "together": pack.together,
@@ -126,7 +127,7 @@ def _what_is_left(pack: Pack, code: int, tries: dict[str, int], packing: Packing
     at_work, waiting = ([name for name, state in states.items() if state == wanted.value] for wanted in (State.running, State.waiting))
     title = pack.title.partition(":")[0].partition(" of ")[0].removesuffix(", again")
     if not at_work and not waiting:
-        return []
+        return _substitutes(pack, title) if code and packing.halving is not None else []
     if code == 0:
         _settle(pack.items, State.failed, "its pack ended before it did; see pack.log in the sweep's folder")
         return []
@@ -135,13 +136,27 @@ def _what_is_left(pack: Pack, code: int, tries: dict[str, int], packing: Packing
     else:
         console.print(f"[red]{title} ended early: {how(code)}{', often for want of memory' if code == -signal.SIGKILL else ''}")
         packs = _after_death(items, Death(at_work, waiting, pack.together, one_pack=packing.halving is not None), code, tries, packing)
-    failed = tuple(name for name, item in items.items() if item.record.status().get("state") == State.failed.value)
+    if not packs and packing.halving is not None:
+        return _substitutes(pack, title)
+    failed = _failed(pack)
     result = []
     for again in packs:
         names = list(items) if packing.halving is not None else again.names
         count = f"{len(again.names)} job{'s' if len(again.names) > 1 else ''}"
         result.append(Pack(f"{title}, again: {count}", tuple(items[name] for name in names), again.together, failed))
     return result
+
+
+def _failed(pack: Pack) -> tuple[str, ...]:
+    return tuple(item.job.name for item in pack.items if item.record.status().get("state") == State.failed.value)
+
+
+def _substitutes(pack: Pack, title: str) -> list[Pack]:
+    """One more pack if jobs failed that none of those knew who left early: the next best have their places."""
+    failed = _failed(pack)
+    if set(failed) <= set(pack.lost) or not any("halved" in item.record.status() for item in pack.items):
+        return []
+    return [Pack(f"{title}, again: for the places of jobs that failed", pack.items, pack.together, failed)]
 
 
 def _after_death(items: Mapping[str, Planned], death: Death, code: int, tries: dict[str, int], packing: Packing) -> list[Again]:

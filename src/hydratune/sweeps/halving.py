@@ -69,12 +69,14 @@ class _Job:
     final: float | None = None
 
     def at(self, rung: int) -> float | None:
-        """Its value at ``rung``; whoever ended before that, or was out, has the last it had."""
+        """Its value at ``rung``; None: not known yet. Whoever fails, whenever that is, leaves its place to the next best."""
+        if self.state == "failed":
+            return math.inf
         if rung in self.values:
             return self.values[rung]
         if self.state == "finished":
             return self.final if self.final is not None else math.inf
-        return math.inf if self.state == "failed" else None
+        return None
 
 
 class Turns:
@@ -87,6 +89,7 @@ class Turns:
         self._news = threading.Condition()
         self._asked = asked or threading.Event()
         self._out: list[str] = []  # of whom nobody was told yet
+        self._telling: set[str] = set()  # of whom somebody is just being told
         self.on_out: Callable[[str], None] = lambda name: None  # told who is out, while others go on
 
     def known(self, name: str, values: Sequence[float], state: str, final: float | None = None) -> None:
@@ -100,7 +103,8 @@ class Turns:
             with self._news:
                 self._judge()
                 ready, closed = self._ready(), False
-                if ready is None and not any(job.state in ("running", "leaving") for job in self._jobs.values()):
+                busy = self._out or self._telling or any(job.state in ("running", "leaving") for job in self._jobs.values())
+                if ready is None and not busy:
                     ready = self._last_resort()
                     closed = ready is None
                     if closed:
@@ -141,11 +145,17 @@ class Turns:
         """Of those who are out, outside the lock: it writes files and talks to servers, and nobody is to wait for that."""
         with self._news:
             out, self._out = self._out, []
+            self._telling.update(out)
+        if not out:
+            return
         for name in out:
             try:
                 self.on_out(name)
             except Exception:  # on disk it waits for a verdict, and gets the same one at the next start
                 log.exception("job %s is out, and that could not be written down", name)
+        with self._news:
+            self._telling.difference_update(out)
+            self._news.notify_all()
 
     # ----------------------------------------------------------------------------------------------------------- verdicts
     def _rung(self, job: _Job) -> int:
@@ -154,8 +164,9 @@ class Turns:
     def _best(self, rung: int) -> list[str]:
         """Who goes on from ``rung``: one of ``eta`` of the jobs that came to it; values that are equal go by order of jobs."""
         assert self.halving is not None
-        came = sorted((job.values[rung], number, name) for number, (name, job) in enumerate(self._jobs.items()) if rung in job.values)
-        return [name for value, _, name in came[: len(came) // self.halving.eta] if math.isfinite(value)]
+        came = [(job.at(rung), number, name) for number, (name, job) in enumerate(self._jobs.items()) if rung in job.values]
+        able = sorted((value, number, name) for value, number, name in came if value is not None and math.isfinite(value))
+        return [name for _, _, name in able[: len(came) // self.halving.eta]]
 
     def _members(self, rung: int) -> list[str]:
         """Who comes to ``rung`` at all: everybody to the first, to the next the best of the one before."""
@@ -194,7 +205,8 @@ class Turns:
                     self._out.append(name)
 
     def _ready(self) -> str | None:
-        waiting = [name for name, job in self._jobs.items() if job.state == "paused" and job.values and self._may_go_on(name)]
+        there = {name: job for name, job in self._jobs.items() if job.values and name not in self._out and name not in self._telling}
+        waiting = [name for name, job in there.items() if job.state in ("paused", "out") and self._may_go_on(name)]
         if waiting:
             return max(waiting, key=lambda name: self._rung(self._jobs[name]))
         return next((name for name, job in self._jobs.items() if job.state == "new"), None)

@@ -22,7 +22,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from hydratune.checks import mask
 from hydratune.config import TrainConfig
 from hydratune.console import console, printing_to, silence
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
-from hydratune.models.hardware import give_back
+from hydratune.models.hardware import give_back, memory
 from hydratune.records import RunDirectory, State, alone, read_json
 from hydratune.run import begin, recorded
 from hydratune.sweeps.board import Board
@@ -137,6 +137,7 @@ class Premises:
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
         self.trackers: dict[str, Any] = {}  # by name of job
+        self.begun: set[str] = set()  # names of jobs
         self.leaving: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # by name of job
         self._made: dict[str, Any] = {}
         self._locks: dict[str, threading.Lock] = {}
@@ -161,8 +162,8 @@ class Premises:
             return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
         with pulse.holding(self.lock("own")):
-            if self.memory_share and (taken := lay_out(model, self.memory_share)):
-                log.info("on a CPU, copies of the frozen weights as it reads them fastest take up to %.2f GiB", taken / 2**30)
+            if self.memory_share and not torch.cuda.is_available() and (taken := lay_out(model, self.memory_share * memory())):
+                log.info("copies of the frozen weights as this processor reads them fastest take up to %.2f GiB", taken / 2**30)
             if self.threads.merge_tokens:
                 self.threads.host = self.shared("host", lambda: Host(copied(), steadily=self.steadily), pulse)
             return copied()
@@ -267,9 +268,10 @@ def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, 
         try:
             torch.set_num_threads(1)
             with printing_to(stream, pulse.telling(board.teller(name))), alone(record.path):
-                if name in premises.trackers:  # it was paused here: resume=never is about what an earlier command left
+                if name in premises.begun:  # it was paused here: resume=never is about what an earlier command left
                     settings = replace(settings, resume=config.Resume.auto)
                 begin(settings, record)
+                premises.begun.add(name)
                 board.began(name)
                 recording = True
                 with recorded(settings, record):
@@ -379,6 +381,8 @@ def run(
         vars(lightning_trainer)["isolate_rng"] = nullcontext
 
         broken: list[str] = []
+        stopped: set[str] = set()  # before it broke
+        breaking = threading.Lock()
 
         def station() -> None:
             try:
@@ -388,8 +392,11 @@ def run(
                         _one(settings, pulse, premises, turns, board, logs)
             except BaseException as error:
                 log.exception("the pack itself is broken")
-                broken.append(f"{type(error).__name__}: {error}; see {folder}/pack.log")
-                premises.asked.set()
+                with breaking:
+                    if not broken:
+                        stopped.update(_stopped(records))
+                    broken.append(f"{type(error).__name__}: {error}; see {folder}/pack.log")
+                    premises.asked.set()
 
         def asked(signum: int, frame: FrameType | None) -> None:
             if signum == hung_up:
@@ -425,11 +432,24 @@ def run(
             tracker.finish(130)
         logging.root.removeHandler(logs)
     if broken:
+        for name in _stopped(records) - stopped:  # nobody wanted that: another pack goes on with them
+            records[name].update(state=State.waiting.value, error=None)
         raise SweepError(broken[0])
     if watch.broken_at is not None:
         raise Leaving
     if premises.asked.is_set():
         raise KeyboardInterrupt
+
+
+def _stopped(records: Mapping[str, RunDirectory]) -> set[str]:
+    """By somebody, that is, and not halved; as far as that can be read."""
+    found = set()
+    for name, record in records.items():
+        with suppress(HydratuneError, OSError):
+            status = record.status()
+            if status.get("state") == State.stopped.value and "halved" not in status:
+                found.add(name)
+    return found
 
 
 def _started(station: Callable[[], None], number: int) -> threading.Thread:

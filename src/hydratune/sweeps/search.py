@@ -8,7 +8,7 @@ over. So a search goes on where it was, and several drivers can work on one stud
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from hydratune.checks import mask
 from hydratune.comparison.closing import end_of_sweep
-from hydratune.config import TrainConfig
+from hydratune.config import Resume, TrainConfig, flat, plain
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, InputError, Problem, SweepError
 from hydratune.records import RunDirectory, State, read_json, write_text
@@ -34,7 +34,7 @@ from hydratune.sweeps import processes
 from hydratune.sweeps.planning import Packing, Planned
 from hydratune.sweeps.records import Job, read_study, read_sweep, write_sweep
 from hydratune.sweeps.space import Dimension, read_space
-from hydratune.sweeps.study import Objective, Wanted, open_study, read_objectives, sampler_for
+from hydratune.sweeps.study import COMPOSED, Objective, Wanted, open_study, read_objectives, sampler_for
 
 STUDY_FILE = "study.log"
 _LOCKS = ".trials"  # folder in that of the sweep: a lock for every trial that somebody runs
@@ -95,13 +95,15 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
         "ranges or choices": [f"{d.key}: {d.distribution}" for d in dimensions],
         "settings": [o for o in fixed if not o.startswith("resume=")],
     }
+    if settings[0].resume is not Resume.force:  # a file of settings may have been edited
+        span[COMPOSED] = _composed(settings)
     _refuse_grid(folder)
     with _turn(folder):
         _refuse_grid(folder)
         study = open_study(place, name, sampler, objectives, span)
         done = [RunDirectory(folder / str(t.number)) for t in _asked(study) if t.state is TrialState.COMPLETE]
         if len(_asked(study)) < wanted.n_trials:
-            processes.refuse_changed([record for record in done if record.is_finished()], settings.resume)
+            processes.refuse_changed([record for record in done if record.is_finished()], settings[0].resume)
         write_text(folder / "multirun.yaml", mask(OmegaConf.to_yaml(config)))
         write_sweep(folder, list(read_sweep(folder).values()), {"storage": mask(place), "name": name})
     found = Search(context, config, folder, packing, study, dimensions, fixed, objectives, wanted.n_trials, wanted.batch)
@@ -116,25 +118,33 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
     _report(found)
 
 
-def _check_corners(context: HydraContext, config: DictConfig, dimensions: Sequence[Dimension], fixed: Sequence[str]) -> TrainConfig:
-    """Composes and checks a job for every choice and every end of a range; returns the settings of one.
+def _composed(corners: Sequence[TrainConfig]) -> list[str]:
+    """Every setting of every corner, but for places on this machine: the next driver may be on another."""
+    every = [flat(plain(replace(settings, resume=Resume.auto))) for settings in corners]
+    words = {f"{key}={value}" for settings in every for key, value in settings.items() if not str(value).startswith("/")}
+    return sorted(map(mask, words))
+
+
+def _check_corners(context: HydraContext, config: DictConfig, dimensions: Sequence[Dimension], fixed: Sequence[str]) -> list[TrainConfig]:
+    """Composes and checks a job for every choice and every end of a range; returns the settings of all.
 
     Raises ``ConfigError``, or Hydra's own errors, before anything runs.
     """
     first = {d.key: d.corners()[0] for d in dimensions}
     corners = [first] + [{**first, d.key: value} for d in dimensions for value in d.corners()[1:]]
     problems: list[Problem] = []
+    every: list[TrainConfig] = []
     for number, corner in enumerate(corners):
         planned, found = processes.check_job(context, config, number, [*fixed, *(d.override(corner[d.key]) for d in dimensions)])
         problems += [p for p in found if p not in problems]
+        every += [planned.settings] if planned is not None else []
         if planned is not None and planned.job.name != str(number):
             why = "trial 7 of a search lives in folder 7"
             problems.append(Problem("hydra.sweep.subdir", planned.job.name, why, "leave it at its default, ${hydra.job.num}"))
             break
     if problems:
         raise ConfigError(problems, prefix="search: ")
-    assert planned is not None
-    return planned.settings
+    return every
 
 
 def _refuse_grid(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The study of a search: what is wanted, the sampler, and the storage, which is Optuna's own."""
 
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -152,6 +153,7 @@ class _PerTrial(BaseSampler):
         self._of(trial).after_trial(study, trial, state, values)
 
 
+COMPOSED = "settings when composed"
 _OTHER_PLACE = "search in another hydra.sweep.dir, or repeat what the study was started with; only n_trials may change"
 
 
@@ -173,10 +175,12 @@ def open_study(place: str, name: str, sampler: BaseSampler, objectives: Sequence
             warnings.simplefilter("ignore")  # that names are experimental
             study.set_metric_names([o.metric for o in objectives])
         return study
-    problems = []
+    if COMPOSED in now and COMPOSED not in before:  # it was made by force, or by an older version
+        study.set_user_attr(_SPAN, before := {**before, COMPOSED: now[COMPOSED]})
+    problems: list[Problem] = []
     for key, words in now.items():
-        was = before.get(key, [])
-        if was != words:
+        was = before.get(key, words)
+        if was != words and not (problems and key == COMPOSED):  # they follow from the others
             changed = [*(f"was {x}" for x in was if x not in words), *(f"is {x}" for x in words if x not in was)]
             why = f"the study has other {key} ({'; '.join(changed) or 'in another order'})"
             problems.append(Problem("hydra.sweeper.study_name", name, why, _OTHER_PLACE))
@@ -189,8 +193,7 @@ def _storage(place: str) -> BaseStorage:
     if "://" not in place:
         file = Path(place)
         file.parent.mkdir(parents=True, exist_ok=True)
-        _mend(file)
-        return JournalStorage(JournalFileBackend(place))
+        return JournalStorage(JournalFileBackend(place, _Mending(file)))
     from sqlalchemy.exc import SQLAlchemyError  # only databases need it
 
     try:
@@ -200,11 +203,28 @@ def _storage(place: str) -> BaseStorage:
         raise ConfigError([Problem("hydra.sweeper.storage", mask(place), str(error).splitlines()[0], fix)], prefix="search: ") from error
 
 
-def _mend(journal: Path) -> None:
-    """Removes half a line at the end, which a driver that was killed may have left: what follows it could not be read."""
-    if not journal.is_file():
-        return
-    with journal.open("rb+") as stream:
-        content = stream.read()
-        if content and not content.endswith(b"\n"):
-            stream.truncate(content.rfind(b"\n") + 1)
+class _Mending(JournalFileSymlinkLock):
+    """Held while a journal is appended to. Half a line at its end, which a driver that was killed or a full disk may have left,
+    is removed first: nobody could read what follows it.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(str(journal))
+        self._journal = journal
+
+    def acquire(self) -> bool:
+        acquired = super().acquire()
+        try:
+            self._mend()
+        except BaseException:
+            self.release()
+            raise
+        return acquired
+
+    def _mend(self) -> None:
+        with self._journal.open("rb+") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, end - 1))
+            if stream.read(1) not in (b"\n", b""):
+                stream.seek(0)
+                stream.truncate(stream.read().rfind(b"\n") + 1)

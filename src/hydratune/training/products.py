@@ -11,7 +11,6 @@ product, and every trial's numbers stay what they are alone, to the last bit. Li
 of rows, so fewer than ``LEAST`` are never handed over (``steadily``); ``is_steady`` tries whether that is enough here.
 """
 
-import os
 import platform
 import threading
 import types
@@ -90,20 +89,20 @@ class _Layouts:
     """One frozen weight once more, arranged as oneDNN wants it: what it otherwise does at every product. Made when first asked for."""
 
     def __init__(self, weight: torch.Tensor) -> None:
-        self._of = weight.data_ptr()
+        self._of = weight.detach()  # and its memory: nothing else is ever found at its address
         self._made: dict[bool, torch.Tensor] = {}
         self._making = threading.Lock()
 
     def of(self, weight: torch.Tensor, transposed: bool) -> torch.Tensor:
         """Of W, or of W'."""
-        if weight.data_ptr() != self._of:  # it holds other numbers now
+        if weight.data_ptr() != self._of.data_ptr():  # it holds other numbers now
             return weight.t() if transposed else weight
         made = self._made.get(transposed)
         if made is None:
-            with self._making:
+            with self._making, torch.inference_mode(False), torch.no_grad():  # answers and training share it
                 made = self._made.get(transposed)
                 if made is None:
-                    plain = weight.detach().t().contiguous() if transposed else weight.detach()
+                    plain = weight.t().contiguous() if transposed else weight
                     made = self._made[transposed] = torch.ops.mkldnn._reorder_linear_weight(plain, _LAID_FOR)
         return made
 
@@ -115,18 +114,19 @@ def _laid(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
     return weight.t() if transposed else weight
 
 
-def lay_out(model: torch.nn.Module, share: float) -> int:
-    """Has products with the weights of frozen linears of ``model`` use laid-out copies, on every product with them from now on.
+def lay_out(model: torch.nn.Module, limit: float) -> int:
+    """Has products with the weights of frozen linears of ``model`` use laid-out copies from now on; returns bytes at most taken.
 
     The same numbers to the last bit, and a tenth faster; it takes the weights' memory twice more. Nothing where that would be
-    more than ``share`` of this machine's, or where another library computes. Returns bytes at most taken.
+    more than ``limit`` bytes, where another library computes, or where this machine rounds otherwise on them (tried with one
+    of every shape). Weights that are changed in place afterwards would not be noticed.
     """
     if not ONEDNN or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return 0
     linears = [m.weight for m in model.modules() if type(m) is torch.nn.Linear and m.weight.device.type == "cpu"]
     every = {id(w): w for w in linears if w.dtype == torch.float32 and not hasattr(w, "hydratune_layouts")}
     needed = 2 * sum(w.numel() * w.element_size() for w in every.values())
-    if needed > share * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    if needed > limit or not all(_rounds_alike(w) for w in {w.shape: w for w in every.values()}.values()):
         return 0
     for weight in every.values():
         weight.hydratune_layouts = _Layouts(weight)  # type: ignore[attr-defined]
@@ -139,6 +139,19 @@ def steadily(product: Callable[..., torch.Tensor], rows: Sequence[torch.Tensor],
     if count >= LEAST or rows[0].device.type != "cpu" or getattr(_thread, "fast", False):
         return product(*rows, *rest)
     return product(*(F.pad(x, (0, 0, 0, LEAST - count)) for x in rows), *rest)[:count]
+
+
+@torch.no_grad()
+def _rounds_alike(weight: torch.Tensor) -> bool:
+    """Whether products with ``weight`` have the same bits when it is laid out."""
+    plain = weight.detach()  # its Python object is another one, without layouts
+    generator, layouts = torch.Generator().manual_seed(0), _Layouts(plain)
+    for rows in (LEAST, 33, 200):
+        outer, inner = (torch.randn(rows, width, generator=generator) for width in weight.shape)
+        for x, wanted, transposed in ((inner, plain, False), (outer, plain.t(), True)):
+            if not torch.equal(_onednn(x, layouts.of(plain, transposed)), _onednn(x, wanted)):
+                return False
+    return True
 
 
 @torch.no_grad()
