@@ -82,7 +82,7 @@ def write_rows(args: argparse.Namespace, folder: Path) -> None:
     ids, trained = [list(row.ids) for _, row in training], [list(row.trained) for _, row in training]
     steps = workloads.order(trained, config) * args.epochs
     judges = [row for _, row in taken[args.rows : -2]]
-    validation = [list(row.ids) for row in judges], [list(row.trained) for row in judges]
+    validation = [[list(row.ids) for row in judges], [list(row.trained) for row in judges]]
     title, validations = workloads.WORKLOADS[args.workload].title, 2 * args.epochs  # twice an epoch, hydratune's default
     workloads.Rows(title, ids, trained, steps, batch, validation, validations).write(folder / "rows.json")
 

@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Rows:
     trained: list[list[bool]]
     steps: list[list[list[int]]]  # optimizer step -> micro-batch -> row numbers
     overrides: list[str]  # for ``settings``
-    validation: tuple[list[list[int]], list[list[bool]]] = ((), ())  # ids and masks of rows on which a system may be asked to validate
+    validation: list[list[Any]] = field(default_factory=lambda: [[], []])  # ids and masks of rows to validate on
     validations: int = 2  # in all steps, the last one after the last
 
     @property
