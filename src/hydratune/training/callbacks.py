@@ -286,9 +286,9 @@ class Rungs(Checkpoint):
             self._decide(trainer, trainer.global_step, float(trainer.callback_metrics["val/loss"]))
 
     def _decide(self, trainer: lightning.Trainer, step: int, loss: float) -> None:
-        goes_on = self.ask(step, loss)
+        self.history.write(trainer)  # before anybody knows of the rung: whoever is killed now has all it was judged by
         self.write(trainer)
-        if not goes_on:
+        if not self.ask(step, loss):
             raise Paused
 
 
