@@ -508,7 +508,7 @@ def test_tpe_over_a_pack_of_real_runs(hydratune: Command, tmp_path: Path) -> Non
     options = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.batch=6")
     code, text = hydratune("train", "-m", *SMALL, *TRAINED, *options, f"hydra.sweep.dir={folder}")
     assert code == 0, text
-    assert text.count("6 jobs on one base model") == 1 and text.count("best: ") == 1
+    assert text.count("6 jobs on one base model") == 1 and text.count("\nbest: ") == 1
     assert_study_is_that_of_the_runs(folder, 6)
 
 
