@@ -246,6 +246,11 @@ def test_other_ranges_settings_or_objectives_are_another_study(tmp_path: Path) -
     with pytest.raises(ConfigError, match="other objectives"):
         again("max")
     assert again(**{COMPOSED: ["b=2", "c=1"]})._study_id == again()._study_id  # of a study that was made without
+    with pytest.raises(ConfigError, match=r"other settings when composed \(was c=1; is c=3"):
+        again(**{COMPOSED: ["b=2", "c=3"]})
+    with pytest.raises(ConfigError, match="other settings ") as raised:  # what follows from them is not said again
+        again(settings=["b=3"], **{COMPOSED: ["b=3", "c=1"]})
+    assert COMPOSED not in str(raised.value)
     optuna.create_study(storage=JournalStorage(JournalFileBackend(str(tmp_path / "t"))), study_name="s").ask()
     with pytest.raises(ConfigError, match="another program"):
         open_study(str(tmp_path / "t"), "s", optuna.samplers.RandomSampler(), LOSS, {})

@@ -162,11 +162,16 @@ class Premises:
             return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
         with pulse.holding(self.lock("own")):
-            if self.memory_share and not torch.cuda.is_available() and (taken := lay_out(model, self.memory_share * memory())):
-                log.info("copies of the frozen weights as this processor reads them fastest take up to %.2f GiB", taken / 2**30)
+            self.shared("layouts", lambda: self._lay_out(model), pulse)  # once: it also tries whether they change any bit
             if self.threads.merge_tokens:
                 self.threads.host = self.shared("host", lambda: Host(copied(), steadily=self.steadily), pulse)
             return copied()
+
+    def _lay_out(self, model: Any) -> int:
+        taken = lay_out(model, self.memory_share * memory()) if self.memory_share and not torch.cuda.is_available() else 0
+        if taken:
+            log.info("copies of the frozen weights as this processor reads them fastest take up to %.2f GiB", taken / 2**30)
+        return taken
 
 
 class Desk(Workshop):
@@ -367,7 +372,8 @@ def run(
     job hangs in such a way that the pack cannot go on.
     """
     records = {name: RunDirectory(folder / name) for name in names}
-    memory_share = (math.inf if lay_out else 0.0) if lay_out is not None else _MEMORY_SHARE if len(names) > 1 else 0.0
+    unasked = _MEMORY_SHARE if len(names) > 1 else 0.0
+    memory_share = {None: unasked, True: math.inf, False: 0.0}[lay_out]
     premises = Premises(workers, merge_tokens, memory_share)
     torch.set_num_threads(1)
     with (folder / "pack.log").open("a", encoding="utf-8") as common, Board(folder, names) as board:

@@ -151,6 +151,9 @@ def _rounds_alike(weight: torch.Tensor) -> bool:
         for x, wanted, transposed in ((inner, plain, False), (outer, plain.t(), True)):
             if not torch.equal(_onednn(x, layouts.of(plain, transposed)), _onednn(x, wanted)):
                 return False
+        sums = (torch.ops.mkldnn._linear_pointwise.binary(outer, inner, w, None, "add") for w in (layouts.of(plain, True), plain.t()))
+        if not torch.equal(*sums):
+            return False
     return True
 
 
