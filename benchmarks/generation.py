@@ -60,12 +60,13 @@ def prepared(args: argparse.Namespace, *, own: bool) -> tuple[list[list[int]], A
     import torch
 
     from hydratune.models import sources
+    from hydratune.models.compute import on_cpu
     from systems import base_model, truncated
 
     rows = Rows.read(args.rows)
     config = settings(rows.overrides)
     source = sources.resolve(config.model)
-    base = sources.load_model(config.model, source, torch.float32) if own else base_model(config, None, torch.float32)
+    base = sources.load_model(config.model, source, on_cpu()) if own else base_model(config, None, torch.float32)
     model = truncated(base, args.layers)
     if args.adapter:
         from peft import PeftModel

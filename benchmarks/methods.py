@@ -73,19 +73,16 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         record = RunDirectory(Path(folder))
         started = time.perf_counter()
-        fitted = fit(model, job.train, job.validation, config, record, accelerator=job.accelerator, precision=job.precision, logger=False)
+        fitted = fit(model, job.train, job.validation, config, record, compute=job.compute, logger=False)
         seconds = time.perf_counter() - started
         if fitted.interrupted:
             raise SystemExit("interrupted")
-        model.to("cuda") if job.accelerator == "gpu" else None
+        model.to(job.compute.device)
         adapters.save(model, job.tokenizer, record.adapter)
         saved = sum(file.stat().st_size for file in record.adapter.glob("*.safetensors"))
         expected = logits(model, job.validation)
         del model, job.model
-        again = adapters.load_tuned(
-            config.model, config.adapter, sources.resolve(config.model), record.adapter, hardware.weights_dtype(config, job.precision)
-        )
-        again.to("cuda") if job.accelerator == "gpu" else None
+        again = adapters.load_tuned(config.model, config.adapter, sources.resolve(config.model), record.adapter, job.compute)
         difference = max(float((a - b).abs().max()) for a, b in zip(expected, logits(again, job.validation), strict=True))
     return {
         "name": name,

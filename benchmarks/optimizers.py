@@ -28,6 +28,7 @@ from hydratune.data.datamodule import OptimizerBatches
 from hydratune.data.masking import Encoded
 from hydratune.errors import ConfigError
 from hydratune.models import adapters, hardware
+from hydratune.models.memory_plan import CPU_MICRO_TOKENS
 from hydratune.training import optimizers, schedules
 from hydratune.training.objective import Objective
 
@@ -90,7 +91,7 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
     model = adapters.add_adapter(job.model, settings.adapter)
     workers = hardware.cpu_count() if accelerator == "cpu" else 1
     total, clip = settings.trainer.max_steps or 20, settings.trainer.gradient_clip_val
-    with Objective(model, micro_tokens=settings.trainer.micro_tokens, workers=workers) as objective:
+    with Objective(model, micro_tokens=settings.trainer.micro_tokens or CPU_MICRO_TOKENS, workers=workers) as objective:
         optimizer = optimizers.build(model, settings.optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules.learning_rate_factor(settings.optimizer, total + 1))
         before = validation_loss(objective, job.validation)

@@ -23,6 +23,7 @@ import torch
 from fresh import _cpu_seconds
 from hydratune.data.masking import Encoded
 from hydratune.models import adapters, hardware, sources
+from hydratune.models.compute import on_cpu
 from hydratune.records import RunDirectory
 from hydratune.sweeps.pack import JobCrew, Premises
 from hydratune.sweeps.watch import Pulse
@@ -80,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(1)
     hardware.keep_memory()
     config = settings(args.overrides)
-    base = sources.load_model(config.model, sources.resolve(config.model), torch.float32)
+    base = sources.load_model(config.model, sources.resolve(config.model), on_cpu())
     alone, merged = (Pack(copy.deepcopy(base), config, max(trials), args.workers, tokens) for tokens in (0, args.merge_tokens))
     print(f"{args.workers} workers, passes of up to {args.merge_tokens} tokens; medians of {args.repeats}, in seconds")
     print("| tokens | trials | one by one: CPU / wall | in common: CPU / wall | share |")

@@ -31,7 +31,8 @@ def ours(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | 
     from lightning.pytorch.loggers.logger import Logger
 
     from hydratune.data.masking import Encoded
-    from hydratune.models import adapters, hardware, sources
+    from hydratune.models import adapters, sources
+    from hydratune.models.compute import compute_of
     from hydratune.records import RunDirectory
     from hydratune.training.fit import fit
 
@@ -44,19 +45,17 @@ def ours(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | 
             if "train/loss" in metrics:
                 meter.step(metrics["train/loss"])
 
-    accelerator = hardware.accelerator(config)
-    precision = hardware.precision(config, accelerator)
+    compute = compute_of(config)
     with parts.without(part, config) if part else nullcontext():
-        base = sources.load_model(config.model, sources.resolve(config.model), hardware.weights_dtype(config, precision))
+        base = sources.load_model(config.model, sources.resolve(config.model), compute)
         base = adapters.prepare_quantised(truncated(base, layers), config.model.quantization)
         lightning.seed_everything(config.seed, verbose=False)
-        moved = accelerator == "gpu" and config.model.quantization.value == "none"  # a quantised one is there already
-        model = adapters.add_adapter(base.to("cuda") if moved else base, config.adapter)
+        model = adapters.add_adapter(base, config.adapter)
         begin(model, meter)
         train = [Encoded(tuple(ids), tuple(trained)) for ids, trained in zip(rows.ids, rows.trained, strict=True)]
         with tempfile.TemporaryDirectory() as folder:
             record = RunDirectory(Path(folder))
-            fit(model, train, train[:1], config, record, accelerator=accelerator, precision=precision, logger=Steps())
+            fit(model, train, train[:1], config, record, compute=compute, logger=Steps())
     return model
 
 

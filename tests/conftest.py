@@ -47,11 +47,10 @@ def tiny() -> tuple[Any, Any, Any]:
 @pytest.fixture
 def model(tiny: tuple[Any, Any, Any]) -> Any:
     """A fresh tiny model."""
-    import torch
-
     from hydratune.models import sources
+    from hydratune.models.compute import on_cpu
 
-    return sources.load_model(tiny[0], tiny[1], torch.float32)
+    return sources.load_model(tiny[0], tiny[1], on_cpu())
 
 
 @pytest.fixture

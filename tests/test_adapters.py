@@ -31,6 +31,7 @@ from hydratune.errors import ConfigError
 from hydratune.evaluation.generation import answer
 from hydratune.models import adapters, sources
 from hydratune.models.attention import NAME
+from hydratune.models.compute import on_cpu
 from hydratune.training.adalora import RankAllocation, orthogonality
 from hydratune.training.objective import Objective
 from test_config import problems
@@ -117,7 +118,7 @@ def examples(count: int = 4) -> list[Encoded]:
 def prepared(tiny: Any, adapter: Any, quantization: Quantization = Quantization.none, steps: int = 6) -> Any:
     """The tiny model with ``adapter``, not yet trained."""
     settings = TinyModel(name="tiny", context_window=2048, quantization=quantization)
-    model = adapters.prepare_quantised(sources.load_model(settings, tiny[1], torch.float32), quantization)
+    model = adapters.prepare_quantised(sources.load_model(settings, tiny[1], on_cpu()), quantization)
     adapters.check(model, adapter, steps)
     torch.manual_seed(0)
     return adapters.add_adapter(model, adapter, steps)

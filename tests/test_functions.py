@@ -242,14 +242,15 @@ def expected_loss(logits: torch.Tensor, targets: torch.Tensor, shape: LossShape)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_head_loss(shape: LossShape, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydratune.training.losses.CHUNK", 4)
+@pytest.mark.parametrize("at_once", [4, 128])  # positions: a chunk ends within a group, or holds all of them
+def test_head_loss(shape: LossShape, at_once: int) -> None:
     hidden, weight, targets = leaf(10, 5, seed=1), 3 * fixed(7, 5, seed=2), torch.arange(10) % 7
     counts, shapes = (3, 0, 7), (shape, LossShape(), LossShape(z_loss=0.2))
-    assert torch.autograd.gradcheck(lambda h: HeadLoss.apply(h, weight, targets, counts, shapes), (hidden,))
+    assert torch.autograd.gradcheck(lambda h: HeadLoss.apply(h, weight, targets, counts, shapes, at_once), (hidden,))
     logits = hidden @ weight.t()
     expected = [expected_loss(logits[:3], targets[:3], shape), torch.tensor(0.0), expected_loss(logits[3:], targets[3:], shapes[2])]
-    torch.testing.assert_close(HeadLoss.apply(hidden, weight, targets, counts, shapes), torch.stack(expected), check_dtype=False)
+    losses = HeadLoss.apply(hidden, weight, targets, counts, shapes, at_once)
+    torch.testing.assert_close(losses, torch.stack(expected), check_dtype=False)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -15,6 +15,7 @@ from conftest import SMALL
 from hydratune.cache import built
 from hydratune.config import Quantization, TinyModel
 from hydratune.models import adapters, sources
+from hydratune.models.compute import on_cpu
 
 Command = Callable[..., tuple[int, str]]
 
@@ -68,7 +69,7 @@ def test_quantised_base_trains_and_is_evaluated_again(hydratune: Command, tmp_pa
 
 def test_evaluating_does_not_change_quantised_weights(tiny: tuple[Any, Any, Any]) -> None:
     settings = TinyModel(name="tiny", quantization=Quantization.nf4)
-    model = adapters.prepare_quantised(sources.load_model(settings, tiny[1], torch.float32), Quantization.nf4)
+    model = adapters.prepare_quantised(sources.load_model(settings, tiny[1], on_cpu()), Quantization.nf4)
     ids = torch.arange(5, 25)[None]
     model.train()
     before = model(input_ids=ids).logits

@@ -181,6 +181,13 @@ def _model(config: TrainConfig) -> Iterator[Problem]:
             "the weights of a quantised base cannot be trained: they are frozen codes",
             "set adapter=lora (QLoRA), or model.quantization=none",
         )
+    if config.trainer.precision == "bf16-true" and not isinstance(config.adapter, FullFinetune):
+        yield Problem(
+            "trainer.precision",
+            "bf16-true",
+            "the adapter's weights would be bf16, in which most updates of AdamW round to nothing",
+            "set trainer.precision=bf16-mixed: the base is bf16 as well, and the adapter stays in fp32",
+        )
 
 
 def _data(data: DataConfig) -> Iterator[Problem]:
@@ -542,6 +549,7 @@ def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
     yield from _metric_families(evaluation)
     yield from _at_least("evaluation.shots", evaluation.shots, 1)
     yield from _at_least("evaluation.batch_size", evaluation.batch_size, 1)
+    yield from _at_least("evaluation.batch_tokens", evaluation.batch_tokens, 1)
     yield from _at_least("evaluation.max_new_tokens", evaluation.max_new_tokens, 1)
     yield from _at_least("evaluation.max_rows", evaluation.max_rows, 1)
     yield from _at_least("evaluation.bootstrap_samples", evaluation.bootstrap_samples, 100)

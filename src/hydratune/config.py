@@ -642,6 +642,7 @@ class TrainerConfig:
     devices: int = 1
     strategy: str = "auto"  # auto or ddp
     precision: str = "auto"  # 32-true, bf16-mixed, bf16-true; auto: bf16-mixed where the hardware has fast bf16, else 32-true
+    deterministic: bool = True  # on a GPU: the same run twice gives the same bits, a little slower; a CPU always does
     max_epochs: int = 1
     max_steps: int | None = None  # optimizer steps; ends training before max_epochs
     accumulate_grad_batches: int = 1
@@ -650,7 +651,7 @@ class TrainerConfig:
     early_stopping_patience: int | None = None  # validations without improvement; null: off
     max_loss_ratio: float | None = 5.0  # stop at a loss above this times the median of the last 20 steps; null: only at NaN or inf
     cpu_workers: int | None = None  # rows of a batch are split over these many threads; null: one per core
-    micro_tokens: int = 1024  # tokens of one forward and backward; bounds memory, changes no result
+    micro_tokens: int | None = None  # tokens of one forward and backward; null: by the memory of the GPU, 1,024 on a CPU
     share_prefix: bool = True  # compute once what several rows of a batch begin with; the same losses, fewer tokens
     frozen_cache_gb: float = 20.0  # most that may be written of what layers below the first trained one compute; 0: nothing
     gradient_checkpointing: bool = False  # recompute layers in the backward pass: less memory, about a third more time
@@ -688,7 +689,8 @@ class EvaluationConfig:
     run_code: bool = False  # allows the family "code" to execute what the model wrote
     baselines: list[Baseline] = field(default_factory=lambda: [Baseline.base, Baseline.fewshot])
     shots: int = 3  # examples in the few-shot prompt
-    batch_size: int = 50  # rows generated together
+    batch_size: int = 50  # rows generated together, at most
+    batch_tokens: int | None = None  # tokens of prompts and answers generated together, at most; null: as many as memory holds
     max_new_tokens: int | None = None  # null: the longest reference answer + 5 %
     max_rows: int | None = None  # of the test set; null: all
     confidence: float = 0.95

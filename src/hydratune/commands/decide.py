@@ -31,7 +31,7 @@ Prompts = list[tuple[Message, ...]]
 def run(config: DecideConfig, _: RunDirectory) -> None:
     """Writes decision.json, report.html and the predictions of every system into ``output``."""
     from hydratune.commands import train
-    from hydratune.models import adapters, hardware
+    from hydratune.models import adapters
 
     settings, record = _settings(config)
     output = Path(config.output).expanduser() if config.output else Path("outputs/decide") / str(config.name or settings.name)
@@ -73,10 +73,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     if record is not None:
         section("fine-tuned model")
         job.model = None
-        model = adapters.load_tuned(
-            settings.model, settings.adapter, job.source, record.adapter, hardware.weights_dtype(settings, job.precision)
-        )
-        model = model.to("cuda") if job.accelerator == "gpu" else model
+        model = adapters.load_tuned(settings.model, settings.adapter, job.source, record.adapter, job.compute)
         ask("tuned", model, prompts["base"])
         looked_up = _fitting(job.bench, prompts["base"], found)
         if job.bench.fits(looked_up):

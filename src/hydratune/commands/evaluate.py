@@ -142,7 +142,7 @@ def _constrained(
 def _load(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> tuple["Job", Any]:
     """(the run made ready again, its fine-tuned model), both from disk. Raises ``RunError`` where anything has changed."""
     from hydratune.commands.train import prepare
-    from hydratune.models import adapters, hardware
+    from hydratune.models import adapters
 
     if not list(record.adapter.glob("*.safetensors")):
         raise RunError(f"{record.adapter} holds no weights (*.safetensors); this run has no adapter to evaluate")
@@ -161,9 +161,7 @@ def _load(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, re
     if stored["data_fingerprint"] != job.data_facts["fingerprint"]:
         raise RunError("the data has changed since this run: its fingerprint differs; from its predictions the run can still be scored:\n"
                        f"  hydratune evaluate run={config.run} source=predictions")  # fmt: skip
-    dtype = hardware.weights_dtype(trained, job.precision)
-    model = adapters.load_tuned(trained.model, trained.adapter, job.source, record.adapter, dtype)
-    return job, model.to("cuda") if job.accelerator == "gpu" else model
+    return job, adapters.load_tuned(trained.model, trained.adapter, job.source, record.adapter, job.compute)
 
 
 def _elsewhere(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> None:

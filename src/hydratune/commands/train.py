@@ -27,7 +27,9 @@ from hydratune.data.tokens import with_special_tokens
 from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, overfitting, panel, table
 from hydratune.models import adapters, hardware, sources
-from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl, write_text
+from hydratune.models.compute import Compute, compute_of
+from hydratune.models.memory_plan import MemoryPlan
+from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl, write_text
 from hydratune.run import is_main_process
 from hydratune.sweeps import peers
 from hydratune.sweeps.records import read_sweep
@@ -47,8 +49,7 @@ class Job:
     """Everything made ready for one run, before anything is trained."""
 
     config: TrainConfig
-    accelerator: str
-    precision: str
+    compute: Compute
     source: sources.Source
     tokenizer: Any
     model: Any
@@ -156,9 +157,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         raise KeyboardInterrupt
     if adapters.changes_base(config.adapter):  # in bf16, what is saved for the untouched base differs by roundings: measure that
         job.model = None  # its memory is needed
-        dtype = hardware.weights_dtype(config, job.precision)
-        job.model = adapters.load_tuned(config.model, config.adapter, job.source, record.adapter, dtype)
-        job.model = job.model.to("cuda") if job.accelerator == "gpu" else job.model
+        job.model = adapters.load_tuned(config.model, config.adapter, job.source, record.adapter, job.compute)
     with timed(job.seconds, "fine-tuned model on the test rows"):
         predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot(), shop)
     lost = _lost(job, record, shop, before)
@@ -175,14 +174,12 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
 
 def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     """Loads model and data and checks everything that can be checked before training."""
-    accelerator = hardware.accelerator(config)
-    precision = hardware.precision(config, accelerator)
-    hardware.keep_memory()
+    compute = compute_of(config)
     with shop.seeded(config.seed):
         schema = json_schema(config.data)
         prepared = shop.shared("prepared", lambda: prepare_data(config.data))
         sets = shop.shared("sets", lambda: _sets(config, prepared))
-        source, tokenizer, base = shop.shared("base", lambda: _base(config, precision))
+        source, tokenizer, base = shop.shared("base", lambda: _base(config, compute))
     model = shop.own(base)
     adapters.check(model, config.adapter)
     context = sources.context_window(config.model, model)
@@ -211,12 +208,9 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     if len(sets.validation) < config.trainer.devices:
         why, fix = f"there are only {len(sets.validation)} validation rows, and every device needs one", "give more validation rows"
         raise ConfigError([Problem("trainer.devices", config.trainer.devices, why, fix)])
-    if accelerator == "gpu":
-        model = model.to("cuda") if config.model.quantization.value == "none" else model
     return Job(
         config,
-        accelerator,
-        precision,
+        compute,
         source,
         tokenizer,
         model,
@@ -255,11 +249,11 @@ def _real(rows: list[Row]) -> list[Row]:
     return [row for row in rows if not canaries.is_canary(row)]
 
 
-def _base(config: TrainConfig, precision: str) -> tuple[sources.Source, Any, Any]:
+def _base(config: TrainConfig, compute: Compute) -> tuple[sources.Source, Any, Any]:
     """(source, tokenizer, frozen model)."""
     source = sources.resolve(config.model)
     tokenizer = sources.load_tokenizer(config.model, source)
-    model = sources.load_model(config.model, source, hardware.weights_dtype(config, precision))
+    model = sources.load_model(config.model, source, compute)
     model = adapters.prepare_quantised(model, config.model.quantization)
     return sources.identified(source, config.model, model), tokenizer, model
 
@@ -335,6 +329,9 @@ def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row]
     where = "taken from the cache" if prepared.reused else "prepared and checked"
     where = "as it was prepared" if isinstance(config.data, PreparedData) else where
     console.print(f"[dim]data: {where}{f'; cleaned: {changed}' if changed else ''}", soft_wrap=True)
+    if config.trainer.precision == "bf16-true":  # with adapters it is refused
+        what = "weights in bf16 lose updates smaller than 1/256 of them, most of those of usual learning rates"
+        console.print(f"[yellow]trainer.precision=bf16-true: {what}; bf16-mixed keeps them, for twice the memory", soft_wrap=True)
     if config.evaluation.canaries:
         console.print(f"[yellow]{config.evaluation.canaries} canaries, made-up rows with secrets, are among the training rows")
     if warned:
@@ -352,11 +349,11 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     """environment.json, data.json, data.html and the opening lines on the terminal. Returns the facts for W&B."""
     config = job.config
     git = environment.git_commit(Path(__file__).parent)
-    facts = {"base": job.source.identity, "data_fingerprint": job.data_facts["fingerprint"], "git": git, "precision": job.precision}
+    facts = {"base": job.source.identity, "data_fingerprint": job.data_facts["fingerprint"], "git": git, "precision": job.compute.precision}
     measured_on = {"validation": job.data_facts["splits"]["validation"]["tokens_hash"], "code": environment.code_hash()}
     content = {
         "versions": environment.versions(),
-        "hardware": {**hardware.describe(), "accelerator": job.accelerator, "precision": job.precision},
+        "hardware": {**hardware.describe(), "accelerator": job.compute.accelerator, "precision": job.compute.precision},
         "code": environment.code_hash(),
         "seed": config.seed,
         "model": {"name": config.model.name, "licence": config.model.licence, "source": job.source.name, "identity": job.source.identity},
@@ -369,7 +366,8 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
         write_json(record.schema_file, job.bench.schema)
     splits = job.data_facts["splits"]
     counts = ", ".join(f"{name} {facts_['kept']}" for name, facts_ in splits.items())
-    console.print(f"[bold]{config.name}[/]  {config.model.name} ({config.model.licence}) on {job.accelerator}, {job.precision}")
+    where = f"{job.compute.accelerator}, {job.compute.precision}"
+    console.print(f"[bold]{config.name}[/]  {config.model.name} ({config.model.licence}) on {where}")
     console.print(f"rows: {counts}; {splits['train']['tokens']:,} training tokens, {splits['train']['trained_tokens']:,} of them trained")
     console.print(f"scored as {job.bench.task.value}; record: {record.path}")
     return facts | measured_on
@@ -467,7 +465,7 @@ def _baselines(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, list
             continue
         title = f"base model, {len(job.examples)}-shot" if few else "base model, zero-shot"
         prompts = job.bench.few_shot(job.examples) if few else job.bench.zero_shot()
-        key = job.bench.cache_key(job.source.identity, prompts, str(job.model.dtype))
+        key = job.bench.cache_key(job.source.identity, prompts, job.model)
         file = cache_folder() / "baselines" / f"{key}.jsonl"
         with timed(job.seconds, title), shop.one_at_a_time(key):
             stored = assess.cached(file) if config.reuse_baselines else None
@@ -554,8 +552,7 @@ def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitte
         job.validation,
         job.config,
         record,
-        accelerator=job.accelerator,
-        precision=job.precision,
+        compute=job.compute,
         logger=logger,
         names=[row.where or row.id for row in job.sets.train],
         base=job.source.identity,
@@ -567,12 +564,28 @@ def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitte
         ask=shop.may_go_on,
         judged=shop.judged,
         sample=_sampler(job, record, shop),
+        shared=shop.shared,
+        planned=lambda plan: _planned(job, record, plan),
     )
+    _note_plan(record, fitted.plan)  # where memory ran out, it is another one now
     if fitted.frozen_seconds:
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds
     job.seconds["training"] = fitted.training_seconds
     job.seconds["validation"] = fitted.validation_seconds
     return fitted
+
+
+def _planned(job: Job, record: RunDirectory, plan: MemoryPlan) -> None:
+    """Tells how much is computed at once; on a CPU these sizes are always the same."""
+    _note_plan(record, plan)
+    if job.compute.accelerator == "gpu" and is_main_process():
+        console.print(f"{hardware.name_of(job.compute.device)} ({job.compute.device}): {plan.told()}", soft_wrap=True)
+
+
+def _note_plan(record: RunDirectory, plan: MemoryPlan) -> None:
+    file = record.path / "environment.json"
+    if is_main_process():
+        write_json(file, {**read_json(file), "memory_plan": plan.stored()})
 
 
 def _sampler(job: Job, record: RunDirectory, shop: Workshop) -> Ask | None:

@@ -12,8 +12,11 @@ from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
 from hydratune.evaluation.constrained import Guide
 from hydratune.evaluation.families import Answered, names
-from hydratune.evaluation.generation import NOT_ASKED, answer
+from hydratune.evaluation.generation import NOT_ASKED, answer, batches_of
 from hydratune.evaluation.metrics import as_json_text, score_row
+from hydratune.models import hardware
+from hydratune.models.compute import autocast_of
+from hydratune.models.memory_plan import generation_tokens
 from hydratune.records import read_jsonl, write_jsonl
 
 _OF_THE_DATA = ("references", "tests", "leaky")  # of a prediction: what else is right, or known of its row
@@ -72,6 +75,7 @@ class TestBench:
             pad=pad,
             max_new_tokens=self.max_new_tokens,
             batch_size=self.config.batch_size,
+            batch_tokens=self.config.batch_tokens,
             title=title,
             quiet=quiet,
             pool=pool,
@@ -146,17 +150,22 @@ class TestBench:
             prompts.append((*opening, *shown, *(m for m in row.prompt if m.role != "system")))
         return prompts
 
-    def cache_key(self, identity: str, prompts: Sequence[Sequence[Message]], dtype: str) -> str:
-        """Of an untouched model's predictions: equal keys, equal predictions."""
+    def cache_key(self, identity: str, prompts: Sequence[Sequence[Message]], model: Any) -> str:
+        """Of the predictions of the untouched ``model``: equal keys, equal predictions to the last bit.
+
+        Another device, another arithmetic and other batches all round differently.
+        """
+        limit = self.config.batch_tokens or generation_tokens(model)
+        batches = batches_of(self._tokens(prompts), self.answers, self.max_new_tokens, self.config.batch_size, limit)
         return stable_hash(
             [
                 identity,
-                dtype,
+                [str(model.dtype), str(autocast_of(model)), hardware.name_of(model.device)],
+                [len(batch) for batch in batches],
                 self.encoder.tokenizer.chat_template,
                 [[m.turn() for m in prompt] for prompt in prompts],
                 [row.content_hash for row in self.rows],
                 self.max_new_tokens,
-                self.config.batch_size,
                 self.families,
                 self.schema,
                 __version__,

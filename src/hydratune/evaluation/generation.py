@@ -16,10 +16,13 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from hydratune.console import Ticker, progress
+from hydratune.console import Ticker, console, progress
 from hydratune.evaluation.constrained import Guide, Guided
-from hydratune.models.attention import SharedPrefix, can_share_prefix, supports_packing
+from hydratune.models.attention import SharedPrefix, can_share_prefix, in_one_dtype, supports_packing
+from hydratune.models.compute import as_trained, autocast_of, is_out_of_memory
 from hydratune.models.hardware import cpu_count
+from hydratune.models.memory_plan import generation_tokens, released
+from hydratune.training.lora import CastWeights, lora_weights, using_cast
 from hydratune.training.products import fast, faster_linears
 
 _SCORED_TOGETHER = 8  # rows; the logits of more would not fit small machines
@@ -44,7 +47,8 @@ class _Reserved(DynamicLayer):  # type: ignore[misc]
         self.capacity = capacity
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Appends (rows, heads, new, width) and returns everything held so far."""
+        """Appends (rows, heads, new, width) and returns everything held so far, in the dtype that attention computes in."""
+        key_states, value_states = in_one_dtype(key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.buffers = [s.new_empty((*s.shape[:2], self.capacity, s.shape[3])) for s in (key_states, value_states)]
@@ -57,6 +61,7 @@ class _Reserved(DynamicLayer):  # type: ignore[misc]
 
     def hold(self, rows: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Takes (keys, values) of every row, (heads, own tokens, width), as if they had been padded on the left."""
+        rows = [in_one_dtype(*row) for row in rows]  # type: ignore[misc]
         self.length = max(keys.shape[1] for keys, _ in rows)
         self.lazy_initialization(*(states[None] for states in rows[0]))
         self.buffers = [s.new_zeros((len(rows), len(s), self.capacity, s.shape[2])) for s in rows[0]]
@@ -97,7 +102,7 @@ class _Reader:
             if self.prefix:
                 ids = torch.tensor([self.prefix], device=self.device)
                 self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            shared: SharedPrefix = [(layer.keys, layer.values) for layer in cache.layers]
+            shared: SharedPrefix = [in_one_dtype(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[assignment, misc]
             self.options = {"shared_prefix": shared}
             self.shared_tokens = cache.get_seq_length()
 
@@ -197,6 +202,25 @@ def even_batches(count: int, at_most: int) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(edges)]
 
 
+def batches_of(
+    prompts: Sequence[Sequence[int]], references: Sequence[Sequence[int]], max_new_tokens: int, at_most: int, tokens: int
+) -> list[list[int]]:
+    """Numbers of the prompts that are answered together, the shortest first: at most ``at_most`` rows in a batch.
+
+    A batch holds its longest prompt and answer for each of its rows; where that is more than ``tokens``, it is divided
+    evenly, down to one row. What all prompts begin with is held once, so it does not count.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    shared = len(common_prefix(prompts))
+    result: list[list[int]] = []
+    for batch in even_batches(len(order), at_most):
+        numbers = [order[i] for i in batch]
+        longest = max(len(prompts[i]) for i in numbers) - shared + max(max_new_tokens, *(len(references[i]) for i in numbers))
+        fitting = max(1, tokens // longest)
+        result += [[numbers[i] for i in part] for part in even_batches(len(numbers), fitting)]
+    return result
+
+
 def answer(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -207,33 +231,59 @@ def answer(
     max_new_tokens: int,
     batch_size: int,
     title: str,
+    batch_tokens: int | None = None,
     quiet: bool = False,
     pool: Executor | None = None,
     guide: Guide | None = None,
 ) -> list[Answer]:
     """Greedy answers to ``prompts`` and the likelihood of ``references``, in order; 0 ``max_new_tokens``: the likelihood alone.
 
-    On a CPU several batches run side by side, each on one thread: matrices this small do not keep two threads busy. What
-    is in a batch does not depend on the number of threads. They are its own, or those of ``pool``. ``guide`` says which tokens
-    an answer may have; likelihoods are those without it.
+    The model computes as in its training steps. On a CPU several batches run side by side, each on one thread: matrices this
+    small do not keep two threads busy. A batch has at most ``batch_size`` rows and ``batch_tokens`` tokens (None: as many as
+    memory allows); where memory does not do even so, batches are halved once. Threads are its own, or those of ``pool``, which
+    then compute everything. ``guide`` says which tokens an answer may have; likelihoods are those without it.
     """
     model.eval()
     if not prompts:
         return []
-    with torch.inference_mode():
-        reader = _Reader(model, prompts, pad)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+
+    @torch.inference_mode()
+    def read_beginning() -> _Reader:
+        with as_trained(model):
+            return _Reader(model, prompts, pad)
+
+    (reader,) = pool.map(lambda read: read(), [read_beginning]) if pool is not None else [read_beginning()]
     together = batch_size if reader.virtual is None else 1  # padding after virtual tokens would count in a layer's window
-    batches = [[order[i] for i in batch] for batch in even_batches(len(order), together)]
+    batches = batches_of(prompts, references, max_new_tokens, together, batch_tokens or generation_tokens(model))
     results: dict[int, Answer] = {}
-    abandoned = threading.Event()
+    abandoned, halved = threading.Event(), threading.Event()
+
+    cast = CastWeights(lora_weights(model), autocast_of(model))
+
+    def work(numbers: Sequence[int]) -> None:
+        for part in even_batches(len(numbers), -(-len(numbers) // 2) if halved.is_set() else len(numbers)):
+            own = [numbers[i] for i in part]
+            try:
+                work_on(own)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or halved.is_set() or len(own) == 1:
+                    raise
+            halved.set()  # here the error is gone, and what it kept alive
+            released(reader.device)
+            console.print(f"[yellow]out of memory with {len(own)} answers at once: batches are halved from here on")
+            work(own)
 
     @torch.inference_mode()
     @fast()
-    def work(numbers: Sequence[int]) -> None:
+    def work_on(numbers: Sequence[int]) -> None:
+        with as_trained(model), using_cast(cast):
+            answer_batch(numbers)
+
+    def answer_batch(numbers: Sequence[int]) -> None:
         targets = [references[i] for i in numbers]
         logits, mask, cache = reader.read([prompts[i] for i in numbers], max(max_new_tokens, *map(len, targets)))
-        ticker.advance(0, int(mask.sum()))
+        ticker.advance(0, sum(len(prompts[i]) - len(reader.prefix) for i in numbers))
         losses = (
             _score(reader, logits, mask, cache, targets)
             if reader.plain_layers
@@ -267,7 +317,7 @@ def answer(
 
 def _score(reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, targets: Sequence[Sequence[int]]) -> list[float]:
     """Summed NLL of each target after the prompts in ``cache``, whose last token gave ``logits`` (rows, vocabulary)."""
-    losses: list[float] = []
+    losses: list[torch.Tensor] = []
     together = max(1, min(_SCORED_TOGETHER, _SCORED_TOKENS // max(1, *map(len, targets))))
     for start in range(0, len(targets), together):
         rows = slice(start, start + together)
@@ -284,8 +334,9 @@ def _score(reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: Dyn
         for row, target in enumerate(part):
             likelihoods = torch.log_softmax(scores[row, : len(target)].float(), dim=-1)
             wanted = likelihoods.gather(1, torch.tensor(target, device=mask.device)[:, None])
-            losses.append(-wanted.double().sum().item())
-    return losses
+            losses.append(-wanted.double().sum())
+    scored: list[float] = torch.stack(losses).tolist()  # one wait for the device, not one a row
+    return scored
 
 
 def _score_alone(reader: _Reader, prompt: Sequence[int], target: Sequence[int]) -> float:

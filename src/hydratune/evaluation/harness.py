@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.errors import ConfigError, Problem, RunError
+from hydratune.models.compute import as_trained
 
 
 def check(tasks: Sequence[str], folder: str | None) -> None:
@@ -37,7 +38,8 @@ def ask(
     device, options = str(next(model.parameters()).device), {"limit": limit, "log_samples": False, "bootstrap_iters": 1000}
     asked = HFLM(pretrained=model.eval(), tokenizer=tokenizer, backend="causal", max_length=window, batch_size=batch_size, device=device)
     try:
-        found = simple_evaluate(asked, tasks=list(tasks), task_manager=_manager(folder), **options)
+        with as_trained(model):
+            found = simple_evaluate(asked, tasks=list(tasks), task_manager=_manager(folder), **options)
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(f"lm-eval could not run {', '.join(tasks)}: {first}; tasks on local files need data_files in their YAML") from error

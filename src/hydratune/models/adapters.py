@@ -24,6 +24,7 @@ from hydratune.config import (
 )
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models import initialisation, methods
+from hydratune.models.compute import Compute
 from hydratune.models.methods import changes_base
 from hydratune.models.sources import Source, load_model
 from hydratune.models.targets import layer_number, matches, short_names, unreadable
@@ -163,13 +164,13 @@ def _kept(values: torch.Tensor) -> list[bool]:
     return kept if any(kept) else [True, *kept[1:]]
 
 
-def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, dtype: torch.dtype) -> Any:
-    """The fine-tuned model of a run, from its base and its adapter folder."""
+def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, compute: Compute) -> Any:
+    """The fine-tuned model of a run, from its base and its adapter folder, on its device."""
     if isinstance(adapter, FullFinetune):
-        return load_model(model, Source(str(folder), None, ""), dtype)
-    base = prepare_quantised(load_model(model, source, dtype), model.quantization)
+        return load_model(model, Source(str(folder), None, ""), compute)
+    base = prepare_quantised(load_model(model, source, compute), model.quantization)
     with _peft_warnings():
-        return PeftModel.from_pretrained(base, str(folder)).eval()
+        return PeftModel.from_pretrained(base, str(folder), torch_device=str(compute.device)).eval()
 
 
 def prepare_quantised(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:

@@ -101,6 +101,8 @@ def _rows(
     windowed = window is not None and max(lengths) > window
     if varlen.can_take(query, value, dropout) and not (windowed and prefix is not None):
         return varlen.attend(query, key, value, lengths, prefix, scale, window if windowed else None)
+    if prefix is not None:  # whose gradients are wanted in fp32
+        prefix = prefix[0].to(key.dtype), prefix[1].to(value.dtype)
     if query.device.type == "cpu" and not dropout and not windowed and value.shape[-1] == query.shape[-1]:
         pair = prefix if prefix is not None else (None, None)
         scale = scale if scale is not None else query.shape[-1] ** -0.5

@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ def weights_dtype(config: TrainConfig, chosen: str) -> torch.dtype:
     return torch.float32
 
 
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether a GPU has bf16 units: compute capability 8.0 (Ampere) or newer. Others emulate it, slower than fp32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def cpu_count() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
@@ -58,11 +64,27 @@ def memory() -> int:
     return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *known]) if hasattr(os, "sysconf") else 2**63
 
 
+_peaks = [0]  # bytes allocated on the GPU at most, before its count was set back
+
+
 def peak_memory() -> int:
     """Bytes: the most this process ever held, or on a GPU the most PyTorch ever allocated there."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return int(torch.cuda.max_memory_allocated())
+        return max(*_peaks, int(torch.cuda.max_memory_allocated()))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_during(run: Callable[[], object], device: torch.device) -> int:
+    """Most bytes that a GPU held while ``run`` ran, beyond what it held before; 0 on a CPU, where nothing is counted."""
+    if device.type != "cuda":
+        run()
+        return 0
+    _peaks.append(int(torch.cuda.max_memory_allocated(device)))
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    torch.cuda.synchronize(device)
+    return int(torch.cuda.max_memory_allocated(device) - before)
 
 
 def cpu_seconds() -> float:
@@ -117,6 +139,13 @@ def describe() -> dict[str, Any]:
     """For environment.json."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return {"machine": platform.machine(), "processor": _processor(), "system": platform.platform(), "cores": cpu_count(), "gpus": gpus}
+
+
+def name_of(device: torch.device) -> str:
+    """What computes there: the name of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {_processor()}" if device.type == "cpu" else device.type
 
 
 def _processor() -> str:

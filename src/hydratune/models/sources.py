@@ -27,6 +27,7 @@ from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.models.attention import NAME as ATTENTION
 from hydratune.models.attention import supports_packing
+from hydratune.models.compute import Compute, remember_autocast
 
 PLAIN_TEMPLATE = (  # one line break between turns: two could melt into one token, or not, depending on what follows
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + eos_token + '\n' }}"
@@ -76,14 +77,18 @@ def load_tokenizer(model: ModelConfig, source: Source) -> Any:
     return tokenizer
 
 
-def load_model(model: ModelConfig, source: Source, dtype: torch.dtype) -> PreTrainedModel:
-    """The base model, in evaluation mode, on the CPU (quantised: where its kernels are)."""
-    options: dict[str, Any] = {"dtype": dtype}
-    if model.quantization is not Quantization.none:
-        options["quantization_config"] = _quantization(model.quantization, dtype)
+def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrainedModel:
+    """The base model in evaluation mode, read straight onto its device and in its final dtype."""
+    options: dict[str, Any] = {"dtype": compute.weights}
+    quantised = model.quantization is not Quantization.none
+    if compute.device.type != "cpu" or quantised:  # else bitsandbytes takes the first GPU there is
+        options["device_map"] = {"": str(compute.device)}
+    if quantised:
+        options["quantization_config"] = _quantization(model.quantization, compute.weights)
     loaded: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, model, source, **options)
     if supports_packing(loaded) is None:
         loaded.set_attn_implementation(ATTENTION)
+    remember_autocast(loaded, compute.autocast)
     return loaded.eval()
 
 

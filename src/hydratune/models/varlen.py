@@ -7,9 +7,13 @@ the tests compare what is handed to the kernel against a kernel of their own.
 import inspect
 import itertools
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
+
+from hydratune.models.compute import sent
 
 try:
     from torch.nn.attention.varlen import varlen_attn as kernel
@@ -22,15 +26,25 @@ def _has(kernel: Callable[..., object] | None, *names: str) -> bool:
 
 
 def can_take(query: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
-    """Whether the kernel computes attention of these tensors."""
+    """Whether the kernel computes attention of these tensors, forward and backward."""
     return (
         query.device.type == "cuda"
         and query.dtype in (torch.float16, torch.bfloat16)
-        and query.shape[-1] == value.shape[-1] <= 256
-        and query.shape[-1] % 8 == 0
+        and query.shape[-1] == value.shape[-1]
+        and takes_heads(query.shape[-1], torch.cuda.get_device_capability(query.device))
         and not dropout
         and _has(kernel, "scale", "window_size")
     )
+
+
+def takes_heads(width: int, capability: tuple[int, int]) -> bool:
+    """Whether flash-attention takes heads of ``width`` on a GPU of this compute capability, forward and backward.
+
+    It needs 8.0 (Ampere). The backward pass of 193 to 224 needs more shared memory than 8.6, 8.9 and 12.x have: PyTorch's own
+    choice of kernels leaves them out as well (sdp_utils.cpp).
+    """
+    small = capability in ((8, 6), (8, 7), (8, 9)) or capability[0] == 12
+    return capability >= (8, 0) and width % 8 == 0 and width <= 256 and not (small and 192 < width <= 224)
 
 
 def attend(
@@ -51,14 +65,14 @@ def attend(
     extra = 0
     if prefix is not None:  # the last query sees the last key, so a row's keys are the prefix and its own
         extra = prefix[0].shape[2]
-        k, v = (_before_each(p[0].transpose(0, 1), x, lengths) for p, x in zip(prefix, (k, v), strict=True))
+        k, v = (BeforeEach.apply(p[0].transpose(0, 1), x, lengths) for p, x in zip(prefix, (k, v), strict=True))  # type: ignore[no-untyped-call]
     options: dict[str, object] = {}
     if q.shape[1] != k.shape[1]:
         if _has(kernel, "enable_gqa"):
             options["enable_gqa"] = True
         else:
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-    starts, key_starts = (_starts([n + more for n in lengths], q.device) for more in (0, extra))
+    starts, key_starts = (_starts(lengths, more, q.device) for more in (0, extra))
     longest = max(lengths)
     left = window - 1 if window is not None else -1
     assert kernel is not None
@@ -78,10 +92,43 @@ def attend(
     return result
 
 
-def _before_each(prefix: torch.Tensor, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
-    """(prefix, heads, width) and rows end to end (tokens, heads, width) -> the prefix stands before every row."""
-    return torch.cat([part for row in x.split(lengths) for part in (prefix, row)])
+class BeforeEach(torch.autograd.Function):
+    """A prefix (prefix, heads, width) put before every one of the rows laid end to end in x (tokens, heads, width).
+
+    The gradient of the prefix is a sum over rows, taken in fp32 and in a fixed order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, prefix: torch.Tensor, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
+        ctx.lengths, ctx.prefix, ctx.dtype = lengths, len(prefix), prefix.dtype
+        places, _, _ = _places(lengths, len(prefix), x.device)
+        return torch.cat([prefix.to(x.dtype), x]).index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+        _, of_prefix, of_rows = _places(ctx.lengths, ctx.prefix, gradient.device)
+        shares = gradient.index_select(0, of_prefix).unflatten(0, (len(ctx.lengths), ctx.prefix))
+        total = shares.sum(0, dtype=torch.promote_types(gradient.dtype, torch.float32))
+        return total.to(ctx.dtype), gradient.index_select(0, of_rows), None
 
 
-def _starts(lengths: list[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+@lru_cache(maxsize=16)  # the same for every layer of a micro-pack
+def _places(lengths: tuple[int, ...], prefix: int, device: torch.device) -> list[torch.Tensor]:
+    """(what stands where when the prefix is before every row, counted in prefix and x end to end; places of the copies; of the rows)."""
+    places: list[int] = []
+    of_prefix: list[int] = []
+    of_rows: list[int] = []
+    start = prefix
+    for length in lengths:
+        of_prefix += range(len(places), len(places) + prefix)
+        of_rows += range(len(places) + prefix, len(places) + prefix + length)
+        places += [*range(prefix), *range(start, start := start + length)]
+    return sent([places, of_prefix, of_rows], device)
+
+
+@lru_cache(maxsize=16)  # the same for every layer of a micro-pack
+def _starts(lengths: tuple[int, ...], more: int, device: torch.device) -> torch.Tensor:
+    """Where rows begin that are ``more`` longer than ``lengths`` say, and where the last one ends; int32, as the kernel wants it."""
+    (starts,) = sent([[0, *itertools.accumulate(length + more for length in lengths)]], device)
+    return starts.to(torch.int32)

@@ -38,7 +38,7 @@ from hydratune.checks import mask
 from hydratune.config import TrainConfig
 from hydratune.console import console, printing_to, silence
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
-from hydratune.models.hardware import give_back, memory
+from hydratune.models.hardware import accelerator, give_back, memory
 from hydratune.records import RunDirectory, State, alone, read_json
 from hydratune.run import begin, recorded
 from hydratune.sweeps.board import Board
@@ -168,7 +168,7 @@ class Premises:
             return copied()
 
     def _lay_out(self, model: Any) -> int:
-        taken = lay_out(model, self.memory_share * memory()) if self.memory_share and not torch.cuda.is_available() else 0
+        taken = lay_out(model, self.memory_share * memory()) if self.memory_share else 0
         if taken:
             log.info("copies of the frozen weights as this processor reads them fastest take up to %.2f GiB", taken / 2**30)
         return taken
@@ -374,7 +374,7 @@ def run(
     records = {name: RunDirectory(folder / name) for name in names}
     unasked = _MEMORY_SHARE if len(names) > 1 else 0.0
     memory_share = {None: unasked, True: math.inf, False: 0.0}[lay_out]
-    premises = Premises(workers, merge_tokens, memory_share)
+    premises = Premises(computing_threads(folder, names, workers), merge_tokens, memory_share)
     torch.set_num_threads(1)
     with (folder / "pack.log").open("a", encoding="utf-8") as common, Board(folder, names) as board:
         turns = _turns(records, premises, board, halving, lost)
@@ -445,6 +445,20 @@ def run(
         raise Leaving
     if premises.asked.is_set():
         raise KeyboardInterrupt
+
+
+def computing_threads(folder: Path, names: Sequence[str], cores: int) -> int:
+    """How many threads compute for a pack: one per core on a CPU, one on a GPU.
+
+    A GPU does one thing after the other whoever asks, and every further thread would hold the activations of a micro-pack or
+    the keys and values of a batch of answers there. Jobs of a pack all compute on the same device.
+    """
+    for name in names:
+        file = folder / SETTINGS / f"{name}.yaml"
+        if file.is_file():  # those of finished jobs are gone
+            with suppress(HydratuneError):  # its job says that there is no GPU
+                return 1 if accelerator(config.load(file)) == "gpu" else cores
+    return cores
 
 
 def _stopped(records: Mapping[str, RunDirectory]) -> set[str]:

@@ -18,6 +18,7 @@ from hydratune.training.lora import (
     Frozen,
     Share,
     add_to_input,
+    as_used,
     can_be_lean,
     compute_dtype,
     flattened,
@@ -74,8 +75,9 @@ class GatedDown(torch.autograd.Function):
     ) -> torch.Tensor:
         pieces = pieces_here()
         rows = pieces.gated(gate, up, activation).view(-1, gate.shape[-1])
-        (y,), thins, masks = low_rank_forward(rows, [linear], shares, paired(shares, flat))
-        ctx.save_for_backward(gate, up, *flat, *thins, *(mask for drawn in masks for mask in drawn))
+        used = as_used(flat, rows.dtype)
+        (y,), thins, masks = low_rank_forward(rows, [linear], shares, paired(shares, used))
+        ctx.save_for_backward(gate, up, *used, *thins, *(mask for drawn in masks for mask in drawn))
         ctx.activation, ctx.linear, ctx.shares, ctx.pieces = activation, linear, shares, pieces
         return y.view(*gate.shape[:-1], -1)
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +24,8 @@ from hydratune.errors import Paused, RunError
 from hydratune.records import RunDirectory, atomic
 from hydratune.training.module import FineTuning
 
+_SECONDS_UNREAD = 1.0  # for which a GPU's numbers may stay there
+_STEPS_UNREAD = 8  # likewise, in a data-parallel run
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -75,51 +78,111 @@ class ValidationTimes(lightning.Callback):
         trainer.val_check_batch = 1 if updated and trainer.global_step in self.steps else float("inf")
 
 
-class History(lightning.Callback):
-    """One record per optimizer step, in history.csv, in the loggers and in the progress bar."""
+@dataclass
+class OptimizerStep:
+    """What is measured of one optimizer step; on a GPU the numbers stay there until ``read``, which waits for them."""
 
-    def __init__(self, record: RunDirectory, ticker: Ticker, per_epoch: int) -> None:
-        """``per_epoch``: optimizer steps in one epoch."""
-        self.record, self.ticker, self.per_epoch = record, ticker, per_epoch
+    number: int
+    loss: torch.Tensor | float  # mean over the trained tokens of the optimizer batch
+    grad_norm: torch.Tensor | float  # before clipping
+    lr: float
+    rows: list[int]  # this rank's rows of the optimizer batch
+    tokens: torch.Tensor | int = 0  # of all ranks, since training began
+
+    @staticmethod
+    def read(steps: Sequence["OptimizerStep"]) -> None:
+        """Makes plain numbers of what is measured, in one copy from the device."""
+        values = [value for step in steps for value in (step.loss, step.grad_norm, step.tokens)]
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        if not tensors:
+            return
+        read = iter(torch.stack([tensor.double() for tensor in tensors]).tolist())
+        for step in steps:
+            for name in ("loss", "grad_norm", "tokens"):
+                if isinstance(getattr(step, name), torch.Tensor):
+                    setattr(step, name, next(read))
+            step.tokens = int(step.tokens)
+
+
+class History(lightning.Callback):
+    """One record per optimizer step, in history.csv, in the loggers and in the progress bar.
+
+    On a CPU a step is recorded at once. A GPU works through a queue, and reading a number from it waits for all that is queued:
+    there, steps are recorded together, about once a second, and before every validation and checkpoint.
+    """
+
+    def __init__(self, record: RunDirectory, ticker: Ticker, per_epoch: int, *, at_once: bool = True) -> None:
+        """``per_epoch``: optimizer steps in one epoch. ``at_once``: every step is read and recorded by itself."""
+        self.record, self.ticker, self.per_epoch, self.at_once = record, ticker, per_epoch, at_once
         self.rows: list[dict[str, Any]] = []
         self.started = self.last = time.perf_counter()
         self.validating = 0.0  # seconds spent in validation, not counted as training
         self.tokens = 0
-        self.loss = self.grad_norm = self.lr = 0.0  # of the current optimizer batch
+        self.step: OptimizerStep | None = None  # the one that is being computed
+        self.pending: list[OptimizerStep] = []  # done, and not recorded
+        self.recorded: list[OptimizerStep] = []  # that the watchdog has not looked at
 
     def on_before_optimizer_step(self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any) -> None:
         assert isinstance(module, FineTuning)
-        self.loss = trainer.strategy.reduce(module.train_loss, reduce_op="sum").item()
+        assert module.train_loss is not None
+        loss = trainer.strategy.reduce(module.train_loss, reduce_op="sum")
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()  # before clipping
         group = optimizer.param_groups[0]
-        self.lr = group["lr"] / group["lr_factor"]  # of this step: the schedule has moved on by the end of the batch
+        lr = group["lr"] / group["lr_factor"]  # of this step: the schedule has moved on by the end of the batch
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.step = OptimizerStep(trainer.global_step + 1, loss, norm, lr, list(module.row_numbers))
+        if self.at_once:
+            OptimizerStep.read([self.step])
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any) -> None:
         assert isinstance(module, FineTuning)
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
-        self.add(trainer, module, trainer.global_step)
-        module.train_loss, module.row_numbers = torch.zeros(()), []
+        self.end_step(trainer, module)
+        module.train_loss, module.row_numbers = None, []
+        if self._is_time(trainer):
+            self.record_pending(trainer)
 
-    def add(self, trainer: lightning.Trainer, module: FineTuning, step: int) -> None:
-        """The record of one optimizer step."""
-        tokens = int(trainer.strategy.reduce(torch.tensor(module.tokens_seen, device=module.device), reduce_op="sum").item())
+    def _is_time(self, trainer: lightning.Trainer) -> bool:
+        if trainer.world_size > 1:  # all ranks at the same step: what is wrong is found by all of them, and nobody waits for ever
+            return self.at_once or trainer.global_step % _STEPS_UNREAD == 0
+        return self.at_once or time.perf_counter() - self.last >= _SECONDS_UNREAD
+
+    def end_step(self, trainer: lightning.Trainer, module: FineTuning) -> None:
+        """The step that is being computed is done, or given up."""
+        assert self.step is not None
+        if trainer.world_size > 1:
+            self.step.tokens = trainer.strategy.reduce(torch.tensor(module.tokens_seen, device=module.device), reduce_op="sum")
+        else:
+            self.step.tokens = module.tokens_seen
+        self.pending.append(self.step)
+        self.step = None
+
+    def record_pending(self, trainer: lightning.Trainer) -> None:
+        """Records all steps that are done; those that were read together count as equally fast."""
+        steps, self.pending = self.pending, []
+        if not steps:
+            return
+        OptimizerStep.read(steps)
         now = time.perf_counter()
-        row = {
-            "step": step,
-            "epoch": round(step / self.per_epoch, 4),
-            "train/loss": self.loss,
-            "lr": self.lr,
-            "tokens": tokens,
-            "tokens_per_second": round((tokens - self.tokens) / (now - self.last), 1),
-            "grad_norm": self.grad_norm,
-        }
-        self.ticker.advance(1, tokens - self.tokens, loss=self.loss)
-        self.tokens, self.last = tokens, now
-        self.rows.append(row)
-        if trainer.logger is not None:
-            trainer.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, step=step)
+        speed = round((int(steps[-1].tokens) - self.tokens) / (now - self.last), 1)
+        self.last = now
+        for step in steps:
+            row: dict[str, Any] = {
+                "step": step.number,
+                "epoch": round(step.number / self.per_epoch, 4),
+                "train/loss": step.loss,
+                "lr": step.lr,
+                "tokens": int(step.tokens),
+                "tokens_per_second": speed,
+                "grad_norm": step.grad_norm,
+            }
+            self.ticker.advance(1, int(step.tokens) - self.tokens, loss=float(step.loss))
+            self.tokens = int(step.tokens)
+            self.rows.append(row)
+            if trainer.logger is not None:
+                trainer.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, step=step.number)
+        self.recorded += steps
 
     def state_dict(self) -> dict[str, Any]:
         elapsed = time.perf_counter() - self.started
@@ -135,6 +198,7 @@ class History(lightning.Callback):
                 self.ticker.advance(0, 0, val_loss=row["val/loss"])
 
     def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.record_pending(trainer)
         self._validation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -164,9 +228,10 @@ def best_checkpoint(folder: Path) -> ModelCheckpoint:
 class Stopped(Exception):
     """What the watchdog raises, for ``fit`` to explain: what is wrong, and the rows (by number) behind it."""
 
-    def __init__(self, what: str, step: int, rows: Sequence[int] = ()) -> None:
+    def __init__(self, what: str, step: int, rows: Sequence[int] = (), steps_since: int | None = None) -> None:
+        """``steps_since``: how many updates came after that of ``step``; None: that of ``step`` itself was not taken."""
         super().__init__(what)
-        self.what, self.step, self.rows = what, step, tuple(rows)
+        self.what, self.step, self.rows, self.steps_since = what, step, tuple(rows), steps_since
 
 
 def what_is_wrong(loss: float, grad_norm: float, before: Sequence[float], limit: float | None, first: float, blind: float) -> str | None:
@@ -206,6 +271,7 @@ def _of_all_ranks(numbers: list[int], world: int) -> list[int]:
 class Watchdog(lightning.Callback):
     """Raises ``Stopped`` before a step that would do damage is taken, and before damaged weights are written down.
 
+    On a GPU the steps are judged when ``history`` has read them: the update was taken by then, and nothing was written.
     Comes after ``history`` and before the checkpoints in the list of callbacks.
     """
 
@@ -223,15 +289,45 @@ class Watchdog(lightning.Callback):
 
     def on_before_optimizer_step(self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any) -> None:
         assert isinstance(module, FineTuning)
-        loss = self.history.loss
+        step = self.history.step
+        if step is None or isinstance(step.loss, torch.Tensor):
+            return
+        what = self._look_at(step, module)
+        if what is not None:
+            self.history.end_step(trainer, module)
+            self.history.record_pending(trainer)
+            raise Stopped(what, step.number, _of_all_ranks(step.rows, trainer.world_size))
+
+    def _look_at(self, step: OptimizerStep, module: FineTuning) -> str | None:
+        """What is wrong with a step that was read, or None."""
+        loss = float(step.loss)
         self.first = loss if self.first is None else self.first
         blind = math.log(module.objective.model.config.get_text_config().vocab_size)
-        what = what_is_wrong(loss, self.history.grad_norm, self.before, self.limit, self.first, blind)
-        if what is not None:
-            step = trainer.global_step + 1
-            self.history.add(trainer, module, step)
-            raise Stopped(what, step, _of_all_ranks(module.row_numbers, trainer.world_size))
-        self.before.append(loss)
+        what = what_is_wrong(loss, float(step.grad_norm), self.before, self.limit, self.first, blind)
+        if what is None:
+            self.before.append(loss)
+        return what
+
+    def look(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Raises ``Stopped`` if one of the steps that were recorded since the last look is wrong."""
+        assert isinstance(module, FineTuning)
+        steps, self.history.recorded = self.history.recorded, []
+        for step in steps if not self.history.at_once else ():
+            what = self._look_at(step, module)
+            if what is not None:
+                rows = _of_all_ranks(step.rows, trainer.world_size)
+                raise Stopped(what, step.number, rows, steps_since=trainer.global_step - step.number)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any) -> None:
+        self.look(trainer, module)
+
+    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.look(trainer, module)
+
+    def before_checkpoint(self, trainer: lightning.Trainer) -> None:
+        """Records what is pending and looks at it: nothing damaged is written, and nothing is missing in what is."""
+        self.history.record_pending(trainer)
+        self.look(trainer, trainer.lightning_module)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         loss = float(trainer.callback_metrics["val/loss"])
@@ -274,6 +370,7 @@ class Rungs(Checkpoint):
         step = trainer.global_step
         if step not in self.steps or step in self.times.steps or trainer.fit_loop.epoch_loop._should_accumulate():
             return
+        self.history.record_pending(trainer)
         start = time.perf_counter()
         loss = module.validation_loss()
         took = time.perf_counter() - start

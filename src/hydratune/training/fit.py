@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
@@ -20,7 +20,9 @@ from hydratune.console import console, progress
 from hydratune.data.datamodule import ConversationData
 from hydratune.data.masking import Encoded
 from hydratune.errors import ConfigError, DivergedError, Leaving, Paused, Problem
+from hydratune.models.compute import Compute, as_trained
 from hydratune.models.hardware import cpu_count, cpu_seconds
+from hydratune.models.memory_plan import CPU_MICRO_TOKENS, MemoryPlan, generation_tokens, training_plan
 from hydratune.records import RunDirectory
 from hydratune.training.adalora import rank_allocation
 from hydratune.training.callbacks import (
@@ -57,7 +59,8 @@ class Fitted:
     validation_seconds: float
     frozen_seconds: float  # computing the layers that training does not change, before it
     interrupted: bool
-    paused: bool = False  # the sweep decides whether it goes on
+    paused: bool  # the sweep decides whether it goes on
+    plan: MemoryPlan  # as it was in the end
 
 
 def fit(
@@ -67,8 +70,7 @@ def fit(
     config: TrainConfig,
     record: RunDirectory,
     *,
-    accelerator: str,
-    precision: str,
+    compute: Compute,
     logger: Any,
     names: Sequence[str] = (),
     base: str = "",
@@ -80,6 +82,8 @@ def fit(
     ask: Callable[[int, float], bool] = lambda step, loss: True,
     judged: Callable[[int], bool] = lambda step: True,
     sample: Ask | None = None,
+    shared: Callable[[str, Callable[[], MemoryPlan]], MemoryPlan] = lambda name, make: make(),
+    planned: Callable[[MemoryPlan], None] = lambda plan: None,
 ) -> Fitted:
     """Runs the training loop. An interruption is reported in the result, not raised, so that what was learnt is kept.
 
@@ -87,7 +91,8 @@ def fit(
     that are shared with other runs. ``made_of`` goes into the checkpoints, to be compared before one is gone on from;
     ``checkpoint`` is such a one. ``spent`` are the CPU-seconds of the run so far. After ``rungs`` steps, ``ask(step,
     validation loss)`` says whether training goes on, and ``judged(step)`` whether that was asked before. After every
-    ``evaluation.every_steps``, ``sample(step)`` has the model answer. Raises ``DivergedError`` if the watchdog stopped it.
+    ``evaluation.every_steps``, ``sample(step)`` has the model answer. ``shared(name, make)`` makes the plan of memory once for
+    all runs on the device; ``planned`` is told of it. Raises ``DivergedError`` if the watchdog stopped it.
     """
     settings = config.trainer
     data = ConversationData(
@@ -97,8 +102,8 @@ def fit(
     epochs = max(1, round(total / updates_per_epoch(config, len(train))))
     objective = Objective(
         model,
-        micro_tokens=settings.micro_tokens,
-        workers=_workers(model, config, accelerator),
+        micro_tokens=settings.micro_tokens or CPU_MICRO_TOKENS,
+        workers=_workers(model, config, compute.accelerator),
         shape=LossShape(settings.label_smoothing, settings.z_loss),
         share=settings.share_prefix,
         neftune_alpha=settings.neftune_alpha,
@@ -113,23 +118,27 @@ def fit(
             raise ConfigError(
                 [Problem("trainer.neftune_alpha", settings.neftune_alpha, "it needs packed rows", "set trainer.neftune_alpha=0")]
             )
+    plan = _memory_plan(objective, config, compute, checkpoint, shared)
+    planned(plan)
     module = FineTuning(model, objective, config.optimizer, total)
     for name in ("lightning.pytorch", "lightning.fabric"):  # devices and tips: the opening lines say what is used
         logging.getLogger(name).setLevel(logging.WARNING)
     quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0
     began = time.perf_counter()
     with progress("layers that stay as they are", len(train) + len(validation), quiet=quiet) as ticker:
-        frozen = objective.keep_bottom([*train, *validation], f"{base} {accelerator}", settings.frozen_cache_gb * 1e9, ticker.advance)
+        identity = f"{base} {compute.accelerator} {compute.precision}"
+        frozen = objective.keep_bottom([*train, *validation], identity, settings.frozen_cache_gb * 1e9, ticker.advance)
     frozen_seconds = time.perf_counter() - began if frozen else 0.0
     if frozen and not quiet:
         console.print(f"the lowest {frozen} layers are computed once and kept")
     threads = torch.get_num_threads()
     with progress("training", total, quiet=quiet) as ticker:
-        history = History(record, ticker, updates_per_epoch(config, len(train)))
+        history = History(record, ticker, updates_per_epoch(config, len(train)), at_once=compute.device.type == "cpu")
         times = ValidationTimes(validation_steps(total, settings.validations_per_epoch * epochs))
         watchdog = Watchdog(history, settings.max_loss_ratio)
         best, patience = best_checkpoint(record.checkpoints), Patience(settings)
-        place = Place(record.checkpoints / "last.ckpt", data, made_of or {}, settings.checkpoint_minutes, spent)
+        file = record.checkpoints / "last.ckpt"
+        place = Place(file, data, made_of or {}, settings.checkpoint_minutes, spent, watchdog.before_checkpoint)
         halts = Rungs(rungs, times, history, ask, judged)
         halts.write = place.write
         going_on = GoOn(checkpoint, shares_process=pool is not None) if checkpoint is not None else None
@@ -140,10 +149,10 @@ def fit(
             resumed = [going_on] if going_on is not None else []  # before whoever asks for a loss as it was then
             callbacks = [*rank_allocation(model), times, history, *sampling, watchdog, patience, best, place, *resumed, halts]
             trainer = lightning.Trainer(
-                accelerator=accelerator,
+                accelerator=compute.accelerator,
                 devices=settings.devices,
                 strategy=settings.strategy,
-                precision=precision,  # type: ignore[arg-type]
+                precision=compute.precision,  # type: ignore[arg-type]
                 max_epochs=settings.max_epochs,
                 max_steps=settings.max_steps or -1,
                 accumulate_grad_batches=settings.accumulate_grad_batches,
@@ -180,6 +189,7 @@ def fit(
     if patience.stopping_reason is not EarlyStoppingReason.NOT_STOPPED and not quiet:
         why = f"{settings.early_stopping_patience} validations without a loss below {patience.best_score:.4f}"
         console.print(f"[yellow]stopped early after step {trainer.global_step} of {total}: {why}; the best weights are kept")
+    history.record_pending(trainer)
     if history.rows and trainer.is_global_zero:
         history.write(trainer)
     if best.best_model_path:
@@ -196,7 +206,34 @@ def fit(
         frozen_seconds,
         interrupted,
         paused,
+        replace(plan, micro_tokens=objective.micro_tokens),
     )
+
+
+def _memory_plan(
+    objective: Objective,
+    config: TrainConfig,
+    compute: Compute,
+    checkpoint: Mapping[str, Any] | None,
+    shared: Callable[[str, Callable[[], MemoryPlan]], MemoryPlan],
+) -> MemoryPlan:
+    """How much is computed at once, from now on by ``objective`` as well; a run that goes on keeps the size it had."""
+    known = checkpoint.get("micro_tokens") if checkpoint is not None else None
+    wanted = config.trainer.micro_tokens or known
+
+    def measure(tokens: int) -> int:
+        with as_trained(objective.model), objective:
+            return objective.peak_of_a_step(tokens)
+
+    def make() -> MemoryPlan:
+        vocabulary = objective.model.config.get_text_config().vocab_size
+        trained = sum(p.numel() for p in objective.parameters())
+        answers = config.evaluation.batch_tokens or generation_tokens(objective.model)
+        return training_plan(compute.device, vocabulary, trained, answers, wanted, measure)
+
+    plan = shared(f"memory plan {wanted} {type(config.adapter).__name__} {config.trainer.gradient_checkpointing}", make)
+    objective.micro_tokens, objective.loss_positions = plan.micro_tokens, plan.loss_positions
+    return plan
 
 
 def elementwise_pieces(compile: bool) -> Elementwise:
@@ -219,7 +256,8 @@ def _diverged(
     if best.best_model_score is not None:
         kept = f"the weights with the best validation loss so far, {best.best_model_score:.4f}, and the last checkpoint before it"
     else:
-        kept = "the weights as they were before that step" if usable else "nothing: the weights are no longer finite"
+        point = "before" if stopped.steps_since is None else "after"
+        kept = f"the weights as they were {point} that step" if usable else "nothing: the weights are no longer finite"
     rows = ", ".join(names[number] if names else f"number {number}" for number in stopped.rows[:8])
     rows += f" and {len(stopped.rows) - 8} more" if len(stopped.rows) > 8 else ""
     clip = config.trainer.gradient_clip_val
@@ -230,6 +268,8 @@ def _diverged(
         *(["raise trainer.max_loss_ratio if such a loss is right for them"] if "max_loss_ratio" in stopped.what else []),
     ]
     when = f"before the update of step {stopped.step}" if rows else f"after step {stopped.step}"
+    if stopped.steps_since is not None:  # on a GPU, steps are judged some time after they were taken
+        when = f"after the update of step {stopped.step + stopped.steps_since}, for what happened at step {stopped.step}"
     lines = [f"training was stopped {when} of {total}: {stopped.what}", *([f"rows of this step: {rows}"] if rows else [])]
     return DivergedError("\n  ".join([*lines, f"kept: {kept}", f"fix: {'; '.join(fixes)}"]), usable=usable)
 

@@ -8,7 +8,7 @@ import shutil
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,13 @@ def frozen_bottom(
     *,
     together: int,
     workers: int,
+    pool: Executor | None = None,
 ) -> FrozenBottom | None:
     """The states of ``rows``, from the cache or computed by ``run``, which takes rows end to end; None where nothing is gained.
 
     ``identity`` names the base model and how it is computed. Not more than ``limit`` bytes are written, and never more
-    than half of what is free on the disk. About ``together`` tokens are computed at once in each of ``workers`` threads.
+    than half of what is free on the disk. About ``together`` tokens are computed at once in each of ``workers`` threads, or
+    those of ``pool``.
     """
     layers, size = frozen_layers(model), _bytes_needed(model, rows)
     folder = cache_folder()
@@ -122,13 +124,13 @@ def frozen_bottom(
         target.mkdir()
         parts = _parts(rows, together)
         options: dict[str, Any] = {"initializer": torch.set_num_threads, "initargs": (1,)} if workers > 1 else {}
-        with ThreadPoolExecutor(workers, "frozen", **options) as pool, (target / "states.bin").open("wb") as stream:
+        with ThreadPoolExecutor(workers, "frozen", **options) as own, (target / "states.bin").open("wb") as stream:
             try:
-                for part, found in zip(parts, pool.map(states, parts), strict=True):
+                for part, found in zip(parts, (pool or own).map(states, parts), strict=True):
                     stream.write(found.view(torch.uint8).numpy().tobytes())
                     advance(len(part), sum(len(row.ids) for row in part))
             finally:  # after Ctrl-C nobody waits for the rest
-                pool.shutdown(cancel_futures=True)
+                own.shutdown(cancel_futures=True)
 
     return FrozenBottom(model, layers, rows, built(f"frozen/{key}", build) / "states.bin")
 

@@ -49,16 +49,61 @@ class Share:
 Pairs = Sequence[tuple[torch.Tensor, torch.Tensor]]  # (A, B) of every place of a share
 
 
+class CastWeights:
+    """Weights of a model's LoRA layers in the dtype of products, all cast by one call instead of one by one where they are used.
+
+    Good for as long as the weights do not change.
+    """
+
+    def __init__(self, weights: Sequence[torch.Tensor] = (), dtype: torch.dtype | None = None) -> None:
+        """``dtype`` None: nothing is cast."""
+        weights = [weight for weight in weights if weight.dtype != dtype] if dtype is not None else []
+        made = [torch.empty_like(weight, dtype=dtype) for weight in weights]
+        if weights:
+            with torch.no_grad():
+                torch._foreach_copy_(made, weights)
+        self._made = {id(weight): (weight, cast) for weight, cast in zip(weights, made, strict=True)}
+
+    def of(self, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """``weight`` in ``dtype``."""
+        known, cast = self._made.get(id(weight), (None, None))
+        return cast if known is weight and cast is not None and cast.dtype == dtype else weight.to(dtype)
+
+
+_UNCAST = CastWeights()
+
+
+def lora_weights(model: torch.nn.Module) -> list[torch.Tensor]:
+    """A and B of every LoRA layer of ``model`` that is computed here."""
+    return [weight for module in model.modules() if is_lean(module) and isinstance(module, LoraLayer) for weight in pair(module)]  # type: ignore[arg-type]
+
+
+@contextmanager
+def using_cast(weights: CastWeights) -> Iterator[None]:
+    """In this thread, LoRA layers take their weights from ``weights`` where those have them."""
+    _thread.cast = weights
+    try:
+        yield
+    finally:
+        _thread.cast = _UNCAST
+
+
+def as_used(weights: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """``weights`` in ``dtype``; those that have it already are the same tensors."""
+    cast: CastWeights = getattr(_thread, "cast", _UNCAST)
+    return [weight if weight.dtype == dtype else cast.of(weight, dtype) for weight in weights]
+
+
 def low_rank_forward(
     rows: torch.Tensor, linears: Sequence[Frozen], shares: Sequence[Share], pairs: Sequence[Pairs]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[list[torch.Tensor]]]:
-    """(outputs of the linears, x A' of every share, masks of every share) for x (tokens, in)."""
+    """(outputs of the linears, x A' of every share, masks of every share) for x (tokens, in); all in one dtype."""
     results = [steadily(through, (rows,), linear.weight(), linear.bias) for linear in linears]
     thins, masks = [], []
     for share, own in zip(shares, pairs, strict=True):
-        thin, drawn = _thin(rows[share.span], share, [a.to(rows.dtype) for a, _ in own])
+        thin, drawn = _thin(rows[share.span], share, [a for a, _ in own])
         for place, scale, (_, b), part in zip(share.places, share.scales, own, _parts(thin, own), strict=True):
-            results[place][share.span].addmm_(part, b.to(rows.dtype).t(), alpha=scale)
+            results[place][share.span].addmm_(part, b.t(), alpha=scale)
         thins.append(thin)
         masks.append(drawn)
     return results, thins, masks
@@ -172,8 +217,9 @@ class LoraFunction(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         ctx.set_materialize_grads(False)
         rows = x.reshape(-1, x.shape[-1])
-        results, thins, masks = low_rank_forward(rows, linears, shares, paired(shares, flat))
-        ctx.save_for_backward(*([rows] if shares else []), *flat, *thins, *(mask for drawn in masks for mask in drawn))
+        used = as_used(flat, rows.dtype)
+        results, thins, masks = low_rank_forward(rows, linears, shares, paired(shares, used))
+        ctx.save_for_backward(*([rows] if shares else []), *used, *thins, *(mask for drawn in masks for mask in drawn))
         ctx.linears, ctx.shares, ctx.shape = linears, shares, x.shape
         return tuple(y.view(*x.shape[:-1], -1) for y in results)
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from hydratune.models.memory_plan import CPU_LOSS_POSITIONS
 from hydratune.training.products import exact, steadily, through, times
-
-CHUNK = 128  # positions: on a CPU the logits of a chunk stay in the last-level cache
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,26 @@ class HeadLoss(torch.autograd.Function):
     """Summed losses of ``hidden`` (positions, width) under the frozen ``weight`` (vocabulary, width), a few positions at a time.
 
     Positions of several groups follow each other, ``counts`` of each; every group has a sum (groups,) and a shape of its own.
-    The gradient is made in the forward pass, while the logits of a chunk are at hand; it needs no more memory than ``hidden``.
+    The logits of ``at_once`` positions exist at a time. The gradient is made in the forward pass, while the logits of a chunk
+    are at hand; it needs no more memory than ``hidden``.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, counts: Sequence[int], shapes: Sequence[LossShape]
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        counts: Sequence[int],
+        shapes: Sequence[LossShape],
+        at_once: int = CPU_LOSS_POSITIONS,
     ) -> torch.Tensor:
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wanted else None
         losses = torch.empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         stretches = _stretches(counts, shapes)
-        for start in range(0, len(targets), CHUNK):
-            stop = min(start + CHUNK, len(targets))
+        for start in range(0, len(targets), at_once):
+            stop = min(start + at_once, len(targets))
             logits = exact(steadily(through, (hidden[start:stop],), weight))
             for first, last, shape in stretches:
                 part = slice(max(first, start), min(last, stop))
@@ -73,10 +79,10 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scales: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, scales: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None, None]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
         parts = zip(gradient.split(list(ctx.counts)), scales.to(gradient.dtype).unbind(), strict=True)
-        return torch.cat([part * scale for part, scale in parts]), None, None, None, None
+        return torch.cat([part * scale for part, scale in parts]), None, None, None, None, None
 
 
 def _stretches(counts: Sequence[int], shapes: Sequence[LossShape]) -> list[tuple[int, int, LossShape]]:

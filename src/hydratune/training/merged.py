@@ -24,6 +24,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from hydratune.data.masking import Encoded
+from hydratune.models.memory_plan import CPU_LOSS_POSITIONS
 from hydratune.training.blocks import GatedDown, gated_activation, last_mlps, use_lean_blocks
 from hydratune.training.elementwise import Elementwise, using
 from hydratune.training.lora import (
@@ -39,7 +40,7 @@ from hydratune.training.lora import (
     pair,
     share_of,
 )
-from hydratune.training.losses import CHUNK, HeadLoss, LossShape
+from hydratune.training.losses import HeadLoss, LossShape
 from hydratune.training.packing import pack
 from hydratune.training.products import is_steady
 
@@ -96,6 +97,7 @@ class Guest:
     seed: int | None  # of its dropout
     gradients: bool  # or the loss alone
     autocast: torch.dtype | None
+    positions: int = CPU_LOSS_POSITIONS  # trained tokens whose logits exist at once
 
     @property
     def tokens(self) -> int:
@@ -104,7 +106,7 @@ class Guest:
     @property
     def kind(self) -> tuple[object, ...]:
         """Guests of one kind can be in one pass."""
-        return self.gradients, self.autocast, id(self.pieces), id(self.head), self.adapter.first
+        return self.gradients, self.autocast, id(self.pieces), id(self.head), self.adapter.first, self.positions
 
 
 class MergingPool(Executor):
@@ -269,7 +271,7 @@ class Host:
         with self._preparing:
             if dtype not in self._steady:
                 linears, head = [m.weight for m in (self._linears or {}).values()], self._base.get_output_embeddings().weight
-                self._steady[dtype] = is_steady(linears, dtype, _ROWS) and is_steady([head], dtype, CHUNK, of_head=True)
+                self._steady[dtype] = is_steady(linears, dtype, _ROWS) and is_steady([head], dtype, CPU_LOSS_POSITIONS, of_head=True)
                 if not self._steady[dtype]:
                     log.info("no micro-packs are computed together: in products in %s on this machine, rows depend on their company", dtype)
             return self._steady[dtype]
@@ -309,7 +311,7 @@ class Host:
         try:
             with using(first.pieces), autocast, torch.set_grad_enabled(first.gradients):
                 hidden = self._base.base_model(**packed.inputs()).last_hidden_state[0][packed.predicts]
-                losses = HeadLoss.apply(hidden, first.head, packed.targets, counts, [guest.shape for guest in guests])  # type: ignore[no-untyped-call]
+                losses = HeadLoss.apply(hidden, first.head, packed.targets, counts, [guest.shape for guest in guests], first.positions)  # type: ignore[no-untyped-call]
                 if not first.gradients:
                     return [(loss, ()) for loss in losses.unbind()]
                 leaves = [leaf for stay in stays for leaf in stay.leaves]

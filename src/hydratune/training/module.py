@@ -24,7 +24,7 @@ class FineTuning(lightning.LightningModule):
         self.optimizer_config = optimizer
         self.total_steps = total_steps
         self.strict_loading = False  # checkpoints hold the trained parameters only
-        self.train_loss = torch.zeros(())  # of the current optimizer batch, this rank's share
+        self.train_loss: torch.Tensor | None = None  # of the current optimizer batch, this rank's share
         self.row_numbers: list[int] = []  # likewise: the rows behind it
         self.tokens_seen = 0  # trained and untrained, this rank
         self._validation = [0.0, 0.0]  # summed loss, tokens
@@ -43,10 +43,12 @@ class FineTuning(lightning.LightningModule):
         loss, gradients = self.objective.gradients(batch.rows)
         self.tokens_seen += batch.tokens
         self.row_numbers += batch.numbers
-        self.train_loss = self.train_loss.to(loss.device) + loss / batch.normaliser
+        share = loss / batch.normaliser
+        self.train_loss = share if self.train_loss is None else self.train_loss + share
         # Lightning divides by the number of micro-batches, and DDP averages over ranks; the normaliser did both already.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / batch.normaliser
-        result: torch.Tensor = Handover.apply(loss * scale, [g.mul_(scale) for g in gradients], *parameters)  # type: ignore[no-untyped-call]
+        torch._foreach_mul_(gradients, scale)
+        result: torch.Tensor = Handover.apply(loss * scale, gradients, *parameters)  # type: ignore[no-untyped-call]
         return result
 
     def on_train_epoch_start(self) -> None:
@@ -63,9 +65,10 @@ class FineTuning(lightning.LightningModule):
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         summed, tokens = 0.0, 0
-        for batch in data.val_dataloader():
-            summed += self.objective.loss(batch.rows).item()
-            tokens += sum(row.supervised for row in batch.rows)
+        with self.trainer.precision_plugin.val_step_context():
+            for batch in data.val_dataloader():
+                summed += self.objective.loss(batch.rows).item()
+                tokens += sum(row.supervised for row in batch.rows)
         for module, mode in modes.items():
             module.training = mode
         return summed / tokens
@@ -111,6 +114,7 @@ class FineTuning(lightning.LightningModule):
         }
 
         checkpoint["tokens_seen"] = self.tokens_seen
+        checkpoint["micro_tokens"] = self.objective.micro_tokens
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.take_up(checkpoint)

@@ -11,23 +11,28 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
+from hydratune.console import console
 from hydratune.data.masking import Encoded
+from hydratune.models import hardware
 from hydratune.models.attention import can_share_prefix, supports_packing
+from hydratune.models.compute import NOT_DETERMINISTIC, as_trained, has_one_autograd_thread, is_out_of_memory
+from hydratune.models.memory_plan import CPU_LOSS_POSITIONS, released
 from hydratune.training.blocks import only_needed
 from hydratune.training.elementwise import EAGER, Elementwise, using
 from hydratune.training.frozen import FrozenBottom, frozen_bottom
-from hydratune.training.lora import drawing, drops, generator_here
+from hydratune.training.lora import CastWeights, drawing, drops, generator_here, lora_weights, using_cast
 from hydratune.training.losses import PLAIN, HeadLoss, LogitLoss, LossShape
 from hydratune.training.merged import Adapter, Guest, MergingPool, adapter_of
 from hydratune.training.packing import Alike, Pack, alike, micro_packs, pack
 from hydratune.training.prefix import Prefix, View
 
 Gradients = Sequence[torch.Tensor]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Objective:
         *,
         micro_tokens: int,
         workers: int,
+        loss_positions: int = CPU_LOSS_POSITIONS,
         shape: LossShape = PLAIN,
         share: bool = True,
         neftune_alpha: float = 0.0,
@@ -59,13 +65,15 @@ class Objective:
         seed: int = 0,
     ) -> None:
         """``workers``: by how many threads the rows are split. The threads are its own, or those of ``pool``, which it may
-        share with other objectives: what is computed is the same. ``seed``: of what is drawn at random in training.
+        share with other objectives: what is computed is the same. ``loss_positions``: trained tokens whose logits exist at
+        once. ``seed``: of what is drawn at random in training.
         """
         base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
         prompts = base is not model and model.active_peft_config.is_prompt_learning  # PEFT's own forward puts them in front
         self.model = model if prompts else base
         self.unpackable = "the adapter puts virtual tokens before every row" if prompts else supports_packing(base)
-        self.micro_tokens, self.workers = micro_tokens, workers
+        self.micro_tokens, self.workers, self.loss_positions = micro_tokens, workers, loss_positions
+        self._halved = False
         self.shape, self.neftune_alpha = shape, neftune_alpha
         self.share = share and self.unpackable is None and can_share_prefix(base) and not checkpointing
         self.checkpointing, self.pieces = checkpointing, pieces
@@ -75,6 +83,7 @@ class Objective:
         self._head = _plain_head(base) if self.unpackable is None else None
         self.bottom: FrozenBottom | None = None
         self._parameters: list[torch.nn.Parameter] | None = None
+        self._lora_weights = lora_weights(self.model)
         self._dropout = [m for m in self.model.modules() if drops(m)]
         self._attention_drops = bool(getattr(base.config.get_text_config(), "attention_dropout", 0.0))
         self.threads = torch.get_num_threads()  # intra-op, of this thread, when no worker is busy
@@ -118,7 +127,7 @@ class Objective:
         if not self._pool.welcomes(tokens) or not self._adapter.is_lean(autocast) or not host.serves(autocast):
             return None
         shape = self.shape if gradients else PLAIN
-        return Guest(self._adapter, work.rows, shape, self._head, self.pieces, work.seed, gradients, autocast)
+        return Guest(self._adapter, work.rows, shape, self._head, self.pieces, work.seed, gradients, autocast, self.loss_positions)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained. Looked for once: walking through all modules takes longer than a small layer."""
@@ -129,13 +138,66 @@ class Objective:
     def keep_bottom(self, rows: Sequence[Encoded], identity: str, limit: float, advance: Callable[[float, float], None]) -> int:
         """Computes the layers that no training changes once for ``rows``, see ``frozen_bottom``; returns how many."""
         if self.unpackable is None and self._head is not None and not self.checkpointing and not self.neftune_alpha:
-            run = torch.no_grad()(lambda part: self._loss(_Work(part), PLAIN))
+
+            @torch.no_grad()
+            def run(part: Sequence[Encoded]) -> None:
+                with as_trained(self.model):
+                    self._loss(_Work(part), PLAIN)
+
             sizes = {"together": self.micro_tokens, "workers": self.workers}
-            self.bottom = frozen_bottom(self.model, rows, identity, limit, run, advance, **sizes)
+            self.bottom = frozen_bottom(self.model, rows, identity, limit, run, advance, **sizes, pool=self._shared)
         return self.bottom.layers if self.bottom is not None else 0
 
     def gradients(self, rows: Sequence[Encoded]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(summed loss, its gradient for every trainable parameter), without touching ``.grad``."""
+        """(summed loss, its gradient for every trainable parameter), without touching ``.grad``.
+
+        Where memory does not do, micro-packs are halved once and everything is computed again, from the same random numbers.
+        """
+        return self._again_if_it_must(lambda: self._gradients(rows))
+
+    def _again_if_it_must(self, compute: Callable[[], Result]) -> Result:
+        drawn = self.generator.get_state()
+        try:
+            return compute()
+        except (RuntimeError, MemoryError) as error:  # RuntimeError: also CUDA's out of memory
+            adapt = self._halve if is_out_of_memory(error) and not self._halved else None
+            adapt = _allow_any_order if NOT_DETERMINISTIC in str(error) else adapt
+            if adapt is None:
+                raise
+            why = str(error)
+        adapt(why)  # here the error is gone, and the tensors that it kept
+        self.generator.set_state(drawn)
+        return compute()
+
+    def _halve(self, why: str) -> None:
+        self._halved = True
+        before, self.micro_tokens = self.micro_tokens, max(1, self.micro_tokens // 2)
+        released(self.model.device)
+        console.print(
+            f"[yellow]out of memory: micro-packs of {self.micro_tokens:,} tokens from here on instead of {before:,}; "
+            f"the step is computed again. trainer.micro_tokens={self.micro_tokens} avoids it",
+            soft_wrap=True,
+        )
+
+    def peak_of_a_step(self, tokens: int) -> int:
+        """Most bytes that the device held during a training step of ``tokens`` made-up tokens in one micro-pack; changes nothing."""
+        ids = tuple(range(min(tokens, 512) + 1))
+        row = Encoded(ids, tuple(2 * i > len(ids) for i in ids))
+        drawn, modes = self.generator.get_state(), {module: module.training for module in self.model.modules()}
+        before, self.micro_tokens = self.micro_tokens, 2 * tokens
+        share, self.share = self.share, False
+        self.model.train()
+        device = self.model.device
+        try:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                return hardware.peak_during(lambda: self._gradients([row] * max(1, tokens // 512)), device)
+        finally:
+            self.micro_tokens, self.share = before, share
+            self.generator.set_state(drawn)
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _gradients(self, rows: Sequence[Encoded]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         parameters = self.parameters()
         draws = self._draws()
         # A layer that is computed twice must draw twice the same: then only the global generator will do.
@@ -153,7 +215,10 @@ class Objective:
 
     @torch.no_grad()
     def loss(self, rows: Sequence[Encoded]) -> torch.Tensor:
-        """Summed cross-entropy, whatever is added to it in training."""
+        """Summed cross-entropy, whatever is added to it in training; where memory does not do, as in ``gradients``."""
+        return self._again_if_it_must(lambda: self._loss_of(rows))
+
+    def _loss_of(self, rows: Sequence[Encoded]) -> torch.Tensor:
         parts = [loss for loss, _ in self._run(self._plan(rows, self.share, None), None)]
         return torch.stack(parts).sum() if parts else torch.zeros((), device=self.model.device)
 
@@ -210,7 +275,7 @@ class Objective:
             parts = [(row, work.skip, len(row.ids) - 1) for row in work.rows]
             parts = [(work.rows[0], 0, work.skip), *parts] if work.holds is not None else parts
             hidden = self._hidden(packed, parts, **options)[packed.predicts]
-            losses: torch.Tensor = HeadLoss.apply(hidden, self._head, packed.targets, (len(packed.targets),), (shape,))  # type: ignore[no-untyped-call]
+            losses: torch.Tensor = HeadLoss.apply(hidden, self._head, packed.targets, (len(packed.targets),), (shape,), self.loss_positions)  # type: ignore[no-untyped-call]
             return losses[0]
         logits = self.model(**self._inputs(packed), logits_to_keep=packed.predicts, **options).logits[0]
         result: torch.Tensor = LogitLoss.apply(logits, packed.targets, shape)  # type: ignore[no-untyped-call]
@@ -222,17 +287,19 @@ class Objective:
         Micro-packs that hold a prefix go forward first and backward last, so nobody waits for what has not been begun.
         """
         device = self.model.device
+        one_thread = has_one_autograd_thread(device)
         autocast: AbstractContextManager[Any] = nullcontext()
         cast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
         if self._pool is not None and cast is not None:  # it belongs to a thread: hand it on
             autocast = torch.autocast(device.type, dtype=cast)
+        weights = CastWeights(self._lora_weights, cast)
         holding = [number for number, work in enumerate(works) if work.holds is not None]
         others = [number for number, work in enumerate(works) if work.holds is None]
         held = {number: Future[torch.Tensor]() for number in holding}  # losses of the micro-packs that wait for the others
 
         def forward(work: _Work) -> torch.Tensor:
             generator = None if work.seed is None else torch.Generator(device).manual_seed(work.seed)
-            with drawing(generator), using(self.pieces):
+            with drawing(generator), using(self.pieces), using_cast(weights):
                 return self._loss(work, self.shape if parameters is not None else PLAIN)
 
         def begin(number: int) -> None:
@@ -245,7 +312,9 @@ class Objective:
             loss = held[number].result() if number in held else forward(works[number])
             if parameters is None:
                 return loss, ()
-            view = works[number].view
+            holds, view = works[number].holds, works[number].view
+            if holds is not None and one_thread:
+                holds.wait_for_gradients()
             leaves = view.leaves if view is not None else []
             return loss.detach(), torch.autograd.grad(loss, [*parameters, *leaves])[: len(parameters)]
 
@@ -281,6 +350,17 @@ class Objective:
         else:
             every = itertools.starmap(guarded, jobs)
         return itertools.islice(results(every), len(holding), None)
+
+
+def _allow_any_order(why: str) -> None:
+    """Goes on without the promise of equal bits, where PyTorch has no deterministic way for an operation of this model."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    operation = why.partition(NOT_DETERMINISTIC)[0].strip().rpartition(" ")[2]
+    console.print(
+        f"[yellow]{operation} has no deterministic implementation on this device: the same run twice may differ in its last digits. "
+        "trainer.deterministic=false says that this is all right, and is a little faster",
+        soft_wrap=True,
+    )
 
 
 def _plain_head(model: PreTrainedModel) -> torch.Tensor | None:
@@ -325,4 +405,7 @@ class Handover(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        dtypes = {g.dtype for g in ctx.gradients}
+        if len(dtypes) == 1:
+            return (None, None, *torch._foreach_mul(ctx.gradients, scale.to(*dtypes)))
         return (None, None, *(g * scale.to(g.dtype) for g in ctx.gradients))

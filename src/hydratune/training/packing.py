@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hydratune.data.masking import Encoded
+from hydratune.models.compute import sent
 
 LEAST_SAVED = 128  # tokens: reading a prefix on its own costs about as much as these, so sharing must save more
 
@@ -51,13 +52,9 @@ def pack(rows: Sequence[Encoded], device: torch.device | None = None, skip: int 
         positions += range(skip, length)
         predicts += [start + i for i in range(skip, length) if row.trained[i + 1]]
         targets += [row.ids[i + 1] for i in range(skip, length) if row.trained[i + 1]]
-    return Pack(
-        torch.tensor([ids], device=device),
-        torch.tensor([positions], device=device),
-        (*([skip] if prefix else []), *(len(row.ids) - 1 - skip for row in rows)),
-        torch.tensor(predicts, dtype=torch.long, device=device),
-        torch.tensor(targets, dtype=torch.long, device=device),
-    )
+    input_ids, position_ids, places, wanted = sent([ids, positions, predicts, targets], device)
+    lengths = (*([skip] if prefix else []), *(len(row.ids) - 1 - skip for row in rows))
+    return Pack(input_ids[None], position_ids[None], lengths, places, wanted)
 
 
 def micro_packs(rows: Sequence[Encoded], budget: int, at_least: int = 1, skip: int = 0, *, padded: bool = False) -> list[list[Encoded]]:

@@ -4,7 +4,10 @@ The prefix is laid before the rows of the first micro-pack of its group. Every o
 of its layers, cut off from its graph, and runs its own backward pass down to them; the first micro-pack then goes
 backward with their sum. Layer by layer: a micro-pack may read layer 3 while the first is at layer 4, and the first may
 go back through layer 9 while the last micro-pack is at layer 8. So nobody waits long, and the sums run in a fixed order
-all the same.
+all the same. That needs a backward pass to be able to wait for another one: on a GPU, where all of them run in one thread,
+the first micro-pack goes backward only once every gradient is there (``wait_for_gradients``).
+
+Gradients are delivered and summed in fp32, whatever keys and values are stored in.
 """
 
 import threading
@@ -12,6 +15,8 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+
+from hydratune.training.products import exact
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values of one layer, (1, key heads, prefix, width)
 
@@ -58,6 +63,16 @@ class Prefix:
             self._gradients[layer][which][pack] = gradient
             self._news.notify_all()
 
+    def wait_for_gradients(self) -> None:
+        """Waits until every other micro-pack has delivered the gradients of every layer."""
+        with self._news:
+            self._news.wait_for(lambda: self._failed or self._is_complete())
+            if not self._is_complete():
+                raise RuntimeError("a micro-pack could not be computed")
+
+    def _is_complete(self) -> bool:
+        return all(len(delivered) == self._packs for both in self._gradients.values() for delivered in both)
+
     def collected(self, layer: int, which: int) -> torch.Tensor:
         """Sum of what all micro-packs delivered, in the order of the packs. Waits for them."""
         delivered = self._gradients[layer][which]
@@ -82,7 +97,7 @@ class View:
         key, value = self.prefix.pair(layer)
         if not torch.is_grad_enabled():
             return key, value
-        leaves = key.detach().requires_grad_(), value.detach().requires_grad_()
+        leaves = exact(key.detach()).requires_grad_(), exact(value.detach()).requires_grad_()
         for which, leaf in enumerate(leaves):
             leaf.register_hook(lambda gradient, which=which: self.prefix.deliver(layer, which, self.pack, gradient))
         self.leaves += leaves
@@ -101,4 +116,4 @@ class _Collected(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_key: torch.Tensor, d_value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # type: ignore[override]
         key, value = (ctx.prefix.collected(ctx.layer, which) for which in (0, 1))
-        return d_key + key, d_value + value, None, None
+        return (exact(d_key) + key).to(d_key.dtype), (exact(d_value) + value).to(d_value.dtype), None, None

@@ -45,14 +45,22 @@ class Place(Checkpoint):
     """
 
     def __init__(
-        self, file: Path, data: ConversationData, made_of: Mapping[str, Any], minutes: float | None, spent: Callable[[], float]
+        self,
+        file: Path,
+        data: ConversationData,
+        made_of: Mapping[str, Any],
+        minutes: float | None,
+        spent: Callable[[], float],
+        before: Callable[[lightning.Trainer], None] = lambda trainer: None,
     ) -> None:
-        """``spent``: CPU-seconds of the run so far."""
+        """``spent``: CPU-seconds of the run so far. ``before`` is called before anything is written, and raises if it must not be."""
+        self.before = before
         self.file, self.data, self.made_of, self.spent = file, data, dict(made_of), spent
         self.seconds = 60 * minutes if minutes else None
         self.written = time.monotonic()
 
     def write(self, trainer: lightning.Trainer) -> None:
+        self.before(trainer)
         trainer.save_checkpoint(self.file)
         self.written = time.monotonic()
 

@@ -31,6 +31,7 @@ class Sampling(lightning.Callback):
         for part, mode in modes.items():
             part.training = mode
         took = time.perf_counter() - start
+        self.history.record_pending(trainer)
         self.history.validating += took
         self.history.last += took
         self.history.rows[-1] |= values

@@ -152,18 +152,15 @@ class Local:
     """A chat model loaded here, asked greedily."""
 
     def __init__(self, chosen: ModelConfig, config: AskingConfig, purse: Purse) -> None:
-        import torch
-
         from hydratune.data.masking import ChatEncoder
         from hydratune.models import hardware, sources
+        from hydratune.models.compute import for_answers
 
         source = sources.resolve(chosen)
         self.config, self.purse = config, purse
         self.tokenizer = sources.load_tokenizer(chosen, source)
-        self.model = sources.load_model(chosen, source, torch.float32)
-        if torch.cuda.is_available():
-            self.model = self.model.to("cuda")
         hardware.keep_memory()
+        self.model = sources.load_model(chosen, source, for_answers())
         self.stop = sources.turn_end_ids(self.tokenizer, self.model)
         self.encoder = ChatEncoder(self.tokenizer, self.stop)
         self.context = sources.context_window(chosen, self.model)

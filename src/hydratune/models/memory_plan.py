@@ -1,0 +1,119 @@
+"""How much is computed at once, from the memory that a device has left.
+
+None of these sizes changes a result but for rounding. All can be set by hand: trainer.micro_tokens,
+evaluation.batch_tokens; the loss chunk follows from the vocabulary.
+"""
+
+import gc
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from hydratune.models.hardware import cpu_count, memory
+
+CPU_MICRO_TOKENS = 1024  # measured on two cores: 512 and 2,048 cost 2 % and 6 % more CPU-seconds
+CPU_LOSS_POSITIONS = 128  # the logits of a chunk stay in the last-level cache
+_MOST_MICRO_TOKENS = 16384  # beyond this a GPU has nothing to gain from larger products
+_LEAST_MICRO_TOKENS = 256
+_LOSS_BYTES = 2**29  # of the logits of a chunk on a GPU, with what is computed from them
+_KEPT_FREE = 0.2  # of the memory that is free: fragments, a longer row than those measured, optimizer state
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Sizes of one run; ``free`` and ``bytes_per_token`` are None where nothing was measured."""
+
+    micro_tokens: int  # tokens of one forward and backward pass
+    loss_positions: int  # trained tokens whose logits exist at once
+    generation_tokens: int  # of prompts and answers that are held at once while the model writes
+    free: int | None = None  # bytes, with weights and adapter loaded
+    bytes_per_token: int | None = None  # that a training step takes beyond its weights
+
+    def stored(self) -> dict[str, Any]:
+        """For environment.json."""
+        return asdict(self)
+
+    def told(self) -> str:
+        """For the terminal."""
+        measured = ""
+        if self.free is not None and self.bytes_per_token is not None:
+            measured = f" ({self.free / 2**30:.1f} GiB free, {self.bytes_per_token / 2**20:.2f} MiB per token)"
+        sizes = f"loss chunks of {self.loss_positions:,} positions, {self.generation_tokens:,} tokens in generation"
+        return f"micro-packs of {self.micro_tokens:,} tokens{measured}, {sizes}"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that new tensors on ``device`` may take.
+
+    On a GPU what the driver has and what PyTorch holds unused; on a CPU half of the machine's memory.
+    """
+    if device.type != "cuda":
+        return memory() // 2
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + held)
+
+
+def training_plan(
+    device: torch.device,
+    vocabulary: int,
+    trained_parameters: int,
+    generation: int,
+    micro_tokens: int | None,
+    measure: Callable[[int], int],
+) -> MemoryPlan:
+    """The sizes of a training run that writes with ``generation`` tokens at once.
+
+    ``measure(tokens)`` runs a training step of so many tokens on ``device`` and returns the most bytes that it took. Two
+    steps tell what a token takes. ``micro_tokens`` is what the user has set, or None. On a CPU nothing is measured.
+    """
+    if device.type == "cpu":
+        return MemoryPlan(micro_tokens or CPU_MICRO_TOKENS, CPU_LOSS_POSITIONS, generation)
+    positions = power_of_two_below(_LOSS_BYTES / (10 * vocabulary))  # bf16 logits, fp32 logits, and their gradient in bf16
+    positions = max(CPU_LOSS_POSITIONS, min(positions, 4096))
+    if micro_tokens is not None:
+        return MemoryPlan(micro_tokens, positions, generation)
+    few, more = 512, 2048
+    first, second = measure(few), measure(more)
+    per_token = max(1, (second - first) // (more - few))
+    fixed = max(0, first - few * per_token) + 12 * trained_parameters  # a gradient and Adam's two moments in fp32
+    free = free_memory(device)
+    fitting = (free * (1 - _KEPT_FREE) - fixed) / per_token
+    tokens = max(_LEAST_MICRO_TOKENS, min(_MOST_MICRO_TOKENS, power_of_two_below(fitting)))
+    return MemoryPlan(tokens, positions, generation, free, int(per_token))
+
+
+def power_of_two_below(number: float) -> int:
+    """The largest power of two that is at most ``number``; 1 if there is none."""
+    return 1 << max(0, int(number).bit_length() - 1) if number >= 1 else 1
+
+
+def generation_tokens(model: Any) -> int:
+    """Tokens of prompts and answers that may be held at once while ``model`` writes: keys and values, and reading the prompts.
+
+    Several batches run side by side on a CPU, and share its memory.
+    """
+    parameter = next(model.parameters())
+    config = model.config.get_text_config()
+    at_once = cpu_count() if parameter.device.type == "cpu" else 1
+    taken = bytes_per_generated_token(config, max(2, getattr(model, "dtype", parameter.dtype).itemsize))
+    return max(1, int(free_memory(parameter.device) * (1 - _KEPT_FREE) / taken / at_once))
+
+
+def bytes_per_generated_token(config: Any, itemsize: int) -> int:
+    """Bytes of one token: keys and values of all layers, twice while a prompt is read, and the widest activations of one layer."""
+    width: int = config.hidden_size
+    heads: int = config.num_attention_heads
+    key_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    head: int = getattr(config, "head_dim", None) or width // heads
+    inner: int = getattr(config, "intermediate_size", None) or 4 * width
+    cached = 2 * config.num_hidden_layers * key_heads * head
+    return itemsize * (2 * cached + 6 * width + 3 * inner)
+
+
+def released(device: torch.device) -> None:
+    """Gives memory of tensors that nobody holds any more back to ``device``, after it ran out."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
