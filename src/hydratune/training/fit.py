@@ -268,9 +268,10 @@ def _diverged(
         *(["raise trainer.max_loss_ratio if such a loss is right for them"] if "max_loss_ratio" in stopped.what else []),
     ]
     when = f"before the update of step {stopped.step}" if rows else f"after step {stopped.step}"
+    what = stopped.what
     if stopped.steps_since is not None:  # on a GPU, steps are judged some time after they were taken
-        when = f"after the update of step {stopped.step + stopped.steps_since}, for what happened at step {stopped.step}"
-    lines = [f"training was stopped {when} of {total}: {stopped.what}", *([f"rows of this step: {rows}"] if rows else [])]
+        when, what = f"after step {stopped.step + stopped.steps_since}", f"at step {stopped.step}, {stopped.what}"
+    lines = [f"training was stopped {when} of {total}: {what}", *([f"rows of this step: {rows}"] if rows else [])]
     return DivergedError("\n  ".join([*lines, f"kept: {kept}", f"fix: {'; '.join(fixes)}"]), usable=usable)
 
 

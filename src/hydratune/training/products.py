@@ -190,6 +190,8 @@ _FEW = (slice(0, 1), slice(1, 4), slice(2, 9), slice(3, 11), slice(5, 22), slice
 
 
 def _linear(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    if torch.is_autocast_enabled(x.device.type):  # which does not know oneDNN's own operations
+        return F.linear(x, self.weight, self.bias)
     return through(x, self.weight, self.bias)
 
 

@@ -1,0 +1,206 @@
+"""How much is computed at once, from the memory of a device; and what happens where it does not do."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import SMALL
+from hydratune.models import hardware, memory_plan
+from hydratune.models.attention import NAME
+from hydratune.models.memory_plan import MemoryPlan, training_plan
+from hydratune.training import objective as objectives
+from hydratune.training.objective import Objective
+from hydratune.training.packing import pack
+from test_objective import build, rows, with_lora
+
+Command = Callable[..., tuple[int, str]]
+CUDA = torch.device("cuda", 0)
+MIB = 2**20
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets how many GiB are free on a GPU that is not there."""
+
+    def of(gib: float) -> None:
+        monkeypatch.setattr(memory_plan, "free_memory", lambda device: int(gib * 2**30))
+
+    return of
+
+
+def taking(per_token: int, fixed: int = 0) -> Callable[[int], int]:
+    """A training step that holds so many bytes per token, and ``fixed`` whatever its size."""
+    return lambda tokens: fixed + tokens * per_token
+
+
+@pytest.mark.parametrize(
+    ("gib", "per_token", "expected"),
+    [(70, MIB, 16384), (20, MIB, 16384), (16, MIB, 8192), (4, MIB, 2048), (4, 4 * MIB, 512), (0.1, 4 * MIB, 256)],
+)
+def test_micro_packs_are_as_large_as_memory_allows(card: Callable[[float], None], gib: float, per_token: int, expected: int) -> None:
+    card(gib)
+    plan = training_plan(CUDA, 128_256, 0, 1000, None, taking(per_token))
+    assert plan.micro_tokens == expected
+    assert plan.bytes_per_token == per_token and plan.free == int(gib * 2**30)
+    assert plan.micro_tokens * per_token <= gib * 2**30 or plan.micro_tokens == 256
+
+
+def test_what_does_not_depend_on_tokens_is_set_aside(card: Callable[[float], None]) -> None:
+    card(10)
+    assert training_plan(CUDA, 1000, 0, 1000, None, taking(MIB)).micro_tokens == 8192
+    assert training_plan(CUDA, 1000, 0, 1000, None, taking(MIB, fixed=5 * 2**30)).micro_tokens == 2048
+    assert training_plan(CUDA, 1000, 500_000_000, 1000, None, taking(MIB)).micro_tokens == 2048  # gradient and Adam: 6 GB
+
+
+def test_chunks_of_the_loss_are_bounded_by_bytes(card: Callable[[float], None]) -> None:
+    card(70)
+    for vocabulary, positions in ((32_000, 1024), (49_152, 1024), (128_256, 256), (262_144, 128), (1000, 4096)):
+        plan = training_plan(CUDA, vocabulary, 0, 1000, None, taking(MIB))
+        assert plan.loss_positions == positions
+        assert positions == 128 or 10 * vocabulary * positions <= 2**29
+
+
+def test_what_the_user_sets_is_taken_without_measuring(card: Callable[[float], None]) -> None:
+    card(70)
+
+    def measure(tokens: int) -> int:
+        raise AssertionError("measured all the same")
+
+    assert training_plan(CUDA, 1000, 0, 1000, 777, measure).micro_tokens == 777
+    assert training_plan(torch.device("cpu"), 1000, 0, 1000, None, measure) == MemoryPlan(1024, 128, 1000)
+    assert training_plan(torch.device("cpu"), 1000, 0, 1000, 96, measure).micro_tokens == 96
+
+
+def test_free_memory_counts_what_pytorch_holds_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (10, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device=None: 7)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device=None: 4)
+    assert memory_plan.free_memory(CUDA) == 13
+    assert memory_plan.free_memory(torch.device("cpu")) == hardware.memory() // 2
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_measuring_a_step_changes_nothing(dropout: float) -> None:
+    model = with_lora(build("Llama"), lora_dropout=dropout)
+    model.get_base_model().set_attn_implementation(NAME)
+    results = []
+    for measured in (False, True):
+        torch.manual_seed(3)
+        objective = Objective(model.eval(), micro_tokens=40, workers=1, seed=5)
+        if measured:
+            assert objective.peak_of_a_step(60) == 0  # a CPU counts nothing
+            assert not any(module.training for module in model.modules())
+        model.train()
+        results.append((*objective.gradients(rows()), torch.rand(3)))
+    (loss, gradients, drawn), (again, same, as_before) = results
+    assert torch.equal(loss, again) and torch.equal(drawn, as_before) and all(map(torch.equal, gradients, same))
+
+
+def running_out(calls: list[int], fails: Callable[[int], bool]) -> Callable[..., Any]:
+    """``pack``, which runs out of memory where ``fails(number of the call)``; ``calls`` are the rows of each."""
+
+    def failing(some: Any, *args: Any, **options: Any) -> Any:
+        calls.append(len(some))
+        if fails(len(calls)):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB")
+        return pack(some, *args, **options)
+
+    return failing
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_step_that_does_not_fit_is_computed_again_in_halves(
+    workers: int, dropout: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = with_lora(build("Llama"), lora_dropout=dropout).train()
+    model.get_base_model().set_attn_implementation(NAME)
+    with Objective(model, micro_tokens=32, workers=workers, seed=5) as objective:
+        expected, wanted = objective.gradients(rows())
+        later = objective.gradients(rows(3))
+    calls: list[int] = []
+    monkeypatch.setattr(objectives, "pack", running_out(calls, lambda number: number == 2))
+    with Objective(model, micro_tokens=64, workers=workers, seed=5) as objective:
+        loss, gradients = objective.gradients(rows())
+        assert objective.micro_tokens == 32
+        after = objective.gradients(rows(3))
+    assert torch.equal(loss, expected) and all(map(torch.equal, gradients, wanted))
+    assert torch.equal(after[0], later[0]) and all(map(torch.equal, after[1], later[1]))
+    printed = capsys.readouterr().out
+    assert "out of memory: micro-packs of 32 tokens from here on instead of 64" in printed
+    assert "trainer.micro_tokens=32" in printed
+
+
+def test_memory_that_does_not_do_for_halves_either_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_lora(build("Llama"))
+    model.get_base_model().set_attn_implementation(NAME)
+    objective = Objective(model, micro_tokens=64, workers=1)
+    monkeypatch.setattr(objectives, "pack", running_out([], lambda number: True))
+    with pytest.raises(torch.OutOfMemoryError):
+        objective.gradients(rows())
+    assert objective.micro_tokens == 32
+    with pytest.raises(torch.OutOfMemoryError):
+        objective.loss(rows())
+    assert objective.micro_tokens == 32  # once
+
+
+def test_a_validation_that_does_not_fit_is_computed_again_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_lora(build("Llama"))
+    model.get_base_model().set_attn_implementation(NAME)
+    expected = Objective(model, micro_tokens=32, workers=1).loss(rows())
+    monkeypatch.setattr(objectives, "pack", running_out([], lambda number: number == 1))
+    assert torch.equal(Objective(model, micro_tokens=64, workers=1).loss(rows()), expected)
+
+
+# ------------------------------------------------------------------------------------------------- through the command line
+def environment_of(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "environment.json").read_text())
+    return content
+
+
+def losses(run: Path) -> list[str]:
+    return [line.split(",")[2] for line in (run / "history.csv").read_text().splitlines()]
+
+
+def test_the_plan_is_recorded_and_can_be_set(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
+    assert code == 0, text
+    plan = environment_of(tmp_path / "run")["memory_plan"]
+    assert plan["micro_tokens"] == 1024 and plan["loss_positions"] == 128 and plan["free"] is None
+    assert plan["generation_tokens"] > 1000
+    code, text = hydratune(
+        "train", *SMALL, "trainer.micro_tokens=96", "evaluation.batch_tokens=500", f"hydra.run.dir={tmp_path}/set", "resume=never"
+    )
+    assert code == 0, text
+    plan = environment_of(tmp_path / "set")["memory_plan"]
+    assert plan["micro_tokens"] == 96 and plan["generation_tokens"] == 500
+
+
+def test_a_run_goes_on_after_its_memory_ran_out(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (*SMALL, "trainer.max_steps=4")
+    code, text = hydratune("train", *options, "trainer.micro_tokens=256", f"hydra.run.dir={tmp_path}/small")
+    assert code == 0, text
+    monkeypatch.setattr(objectives, "pack", running_out([], lambda number: number == 1))
+    code, text = hydratune("train", *options, "trainer.micro_tokens=512", f"hydra.run.dir={tmp_path}/run")
+    assert code == 0, text
+    assert "out of memory: micro-packs of 256 tokens from here on instead of 512" in text
+    assert losses(tmp_path / "run") == losses(tmp_path / "small")
+    assert environment_of(tmp_path / "run")["memory_plan"]["micro_tokens"] == 256
+
+
+def test_a_run_whose_memory_never_does_says_what_helps(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objectives, "pack", running_out([], lambda number: True))
+    code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
+    assert code == 1
+    assert "out of memory (1.50 GiB more were wanted); what helps: smaller trainer.micro_tokens" in text and "Traceback" not in text
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(("key", "value"), [("trainer.micro_tokens", 3), ("evaluation.batch_tokens", 0)])
+def test_sizes_that_cannot_be_are_refused(hydratune: Command, key: str, value: int) -> None:
+    code, text = hydratune("train", *SMALL, f"{key}={value}")
+    assert code == 2 and f"{key} = {value}" in text and "must be at least" in text
