@@ -122,17 +122,18 @@ def nf4_step(setting: Setting) -> dict[str, Any]:
 
 def shared_prefix(setting: Setting, kind: str) -> dict[str, Any]:
     """Rows that begin alike, whose beginning is computed once, against the same rows each for itself; in several micro-packs."""
-    from hydratune.training.packing import LEAST_SAVED, alike
+    from hydratune.training.packing import LEAST_SAVED, alike, micro_packs
 
     config = setting.settings()
     rows = setting.rows(config, common=LEAST_SAVED)
     model = ours(setting.base(kind), config).eval()
     trained = disturb(model)
-    prefix = alike(encoded(rows))[0].prefix
-    assert prefix >= LEAST_SAVED // 2, "these rows share nothing"
-    size = {"micro_tokens": LEAST_SAVED + sum(map(len, rows.ids)) // 3}
-    found, wanted = (our_step(model, trained, rows, setting, kind, share=share, **size) for share in (True, False))
-    return {**compared(found, wanted, kind), "prefix": prefix}
+    (group,) = alike(encoded(rows))
+    size = group.prefix + sum(len(row.ids) - group.prefix for row in group.rows) // 3
+    packs = len(micro_packs(group.rows, size, 1, group.prefix))
+    assert group.prefix and packs > 1, "nothing is shared between micro-packs"
+    found, wanted = (our_step(model, trained, rows, setting, kind, share=share, micro_tokens=size) for share in (True, False))
+    return {**compared(found, wanted, kind), "prefix": group.prefix, "micro_packs": packs}
 
 
 def same_bits(setting: Setting) -> dict[str, Any]:

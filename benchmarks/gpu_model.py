@@ -104,19 +104,14 @@ def build(shape: Shape, place: Place, dtype: torch.dtype, *, nf4: bool = False, 
     torch.manual_seed(seed)
     config = shape.config()
     config.num_hidden_layers = 0
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(place.device):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
-            for number in range(shape.layers):
-                layer = LlamaDecoderLayer(model.config, number)
-                for parameter in layer.parameters():
-                    if parameter.ndim == 2:
-                        parameter.data.normal_(std=0.02)
-                model.model.layers.append(_in_4_bits(layer, dtype) if nf4 else layer)
-    finally:
-        torch.set_default_dtype(before)
+    with torch.device(place.device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        for number in range(shape.layers):
+            layer = LlamaDecoderLayer(model.config, number).to(dtype)
+            for parameter in layer.parameters():
+                if parameter.ndim == 2:
+                    parameter.data.normal_(std=0.02)
+            model.model.layers.append(_in_4_bits(layer, dtype) if nf4 else layer)
     model.config.num_hidden_layers = shape.layers
     model.is_loaded_in_4bit = nf4  # what PEFT asks
     return adapters.prepare_quantised(model.eval(), Quantization.nf4 if nf4 else Quantization.none)

@@ -57,7 +57,9 @@ def test_every_check_passes_with_its_figures_and_its_tolerance(toy: tuple[dict[s
     step = checks["check: packed step, fp32"]["result"]
     assert step["matrices"] == 2 * 7 * 2 and 0 < step["gradient_error"] <= step["gradient_tolerance"]
     assert checks["check: nf4 step"]["result"]["gradient_error"] > 0
-    assert checks["check: shared prefix, bf16"]["result"]["prefix"] > 64
+    assert (
+        checks["check: shared prefix, bf16"]["result"]["prefix"] > 64 and checks["check: shared prefix, bf16"]["result"]["micro_packs"] > 1
+    )
     assert checks["check: generation, fp32"]["result"]["tokens"] == 6 * 16
 
 
@@ -186,6 +188,26 @@ def test_rows_that_see_their_neighbours_fail_the_check(
     parts = parts_of(tmp_path / "gpu.json")
     assert code == 1 and {parts[f"check: packed step, {kind}"]["status"] for kind in ("fp32", "bf16")} == {"FAILED"}
     assert "check: packed step, fp32: FAILED" in capsys.readouterr().out
+
+
+def test_a_4_bit_base_has_the_bits_that_transformers_makes_of_the_same_weights(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    place, shape = gpu_model.Place(torch.device("cpu")), gpu_model.TOY_1B
+    gpu_model.build(shape, place, torch.bfloat16).save_pretrained(tmp_path)
+    options = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+    quantization = BitsAndBytesConfig(load_in_4bit=True, **options)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, dtype=torch.bfloat16)
+    made = gpu_model.build(shape, place, torch.bfloat16, nf4=True)
+    for name, module in made.model.layers.named_modules():
+        if hasattr(module, "compute_dtype"):
+            own, theirs = module.weight, loaded.model.layers.get_submodule(name).weight
+            states = own.quant_state, theirs.quant_state
+            pairs = [(own, theirs), *((getattr(s, key) for s in states) for key in ("absmax", "code", "offset"))]
+            pairs += [(getattr(s.state2, key) for s in states) for key in ("absmax", "code")]
+            assert all(torch.equal(a.flatten(), b.flatten()) for a, b in pairs) and states[0].dtype == states[1].dtype, name
+            assert module.compute_dtype == torch.bfloat16
+    assert sum(hasattr(module, "compute_dtype") for module in made.modules()) == 7 * shape.layers
 
 
 def test_without_bitsandbytes_4_bit_parts_say_why_they_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
