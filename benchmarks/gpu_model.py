@@ -9,6 +9,7 @@ import io
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +188,14 @@ class Fit:
 
 
 def fit(
-    model: Any, rows: Rows, config: Any, place: Place, *, pause_at: int | None = None, checkpoint: Mapping[str, Any] | None = None
+    model: Any,
+    rows: Rows,
+    config: Any,
+    place: Place,
+    *,
+    pause_at: int | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
+    pool: Executor | None = None,
 ) -> Fit:
     """hydratune's whole training run, one validation row at its end. ``pause_at``: as a sweep pauses it, after so many steps."""
     from hydratune.console import printing_to
@@ -210,6 +218,7 @@ def fit(
             record,
             **device,
             logger=False,
+            pool=pool,
             checkpoint=checkpoint,
             rungs=rungs,
             ask=lambda step, loss: False,

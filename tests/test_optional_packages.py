@@ -31,49 +31,39 @@ for module in modules:
 
 sys.path.insert(0, sys.argv[1])
 import torch
-from workloads import settings
+from gpu_model import TOY_CHECKED, Place, build, fit, ours, random_rows
 
-from hydratune.data.masking import Encoded
 from hydratune.evaluation.generation import answer
-from hydratune.models import adapters, sources
 from hydratune.records import RunDirectory
 from hydratune.sweeps.pack import JobCrew, Premises
 from hydratune.sweeps.watch import Pulse
-from hydratune.training.fit import fit
 
-folder = Path(sys.argv[2])
-config = settings(["model=tiny", "data.batch_size=2", "trainer.cpu_workers=1"])
-base = sources.load_model(config.model, sources.resolve(config.model), torch.float32)
-rows = [Encoded(tuple(range(5, 25 + n)), (*[False] * 10, *[True] * (10 + n))) for n in range(4)]
+place = Place(torch.device("cpu"))
+config = place.settings("data.batch_size=2")
+rows = random_rows(4, TOY_CHECKED, 20, 24, config)
+model = ours(build(TOY_CHECKED, place, torch.float32), config)
+alone = fit(model, rows, config, place)
 
-
-def trained(model, name, pool=None):
-    options = {"accelerator": "cpu", "precision": "32-true", "logger": None, "pool": pool}
-    (folder / name).mkdir()
-    return fit(model, rows, rows[:1], config, RunDirectory(folder / name), **options)
-
-
+base = build(TOY_CHECKED, place, torch.float32)
 premises = Premises(2)
-pulses = [Pulse(RunDirectory(folder / f"trial{n}"), premises.asked) for n in range(2)]
-trials = [adapters.add_adapter(premises.own(base, pulse), config.adapter) for pulse in pulses]
+pulses = [Pulse(RunDirectory(Path(f"trial{n}")), premises.asked) for n in range(2)]
+trials = [ours(premises.own(base, pulse), config) for pulse in pulses]
 crews = [JobCrew(premises, pulse, threading.Event()) for pulse in pulses]
 with ThreadPoolExecutor(2) as threads:
-    packed = list(threads.map(trained, trials, ("trial0", "trial1"), crews))
+    packed = list(threads.map(lambda trial, crew: fit(trial, rows, config, place, pool=crew), trials, crews))
 premises.threads.dismiss()
-model = adapters.add_adapter(base, config.adapter)
-alone = trained(model, "alone")
-assert len(alone.history) == 2 and all(len(fitted.history) == 2 for fitted in packed)
+assert len(alone.losses) == 2 and all(fitted.losses == alone.losses for fitted in packed)
 (said,) = answer(model, [[5, 6, 7]], [[8, 9]], stop=frozenset(), pad=0, max_new_tokens=3, batch_size=1, title="")
 assert len(said.tokens) == 3
 loaded = {name for name in without_packages.DISTRIBUTIONS.values() if name in sys.modules}
 assert not loaded, loaded
-print("trained", premises.threads.merged)
+print("trained")
 """
 
 
-def test_training_generation_and_packs_need_none_of_the_packages_of_other_commands(cache: Path, tmp_path: Path) -> None:
+def test_training_generation_and_packs_need_none_of_the_packages_of_other_commands(cache: Path) -> None:
     """In a process that cannot find them."""
     search = os.pathsep.join([str(TESTS), *sys.path])
-    command = [sys.executable, "-c", SCRIPT, str(TESTS.parent / "benchmarks"), str(tmp_path)]
+    command = [sys.executable, "-c", SCRIPT, str(TESTS.parent / "benchmarks")]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "trained" in done.stdout, done.stderr[-3000:]
