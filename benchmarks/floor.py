@@ -49,12 +49,19 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
 
 def linear_weights(config: Any, layers: int | None) -> dict[str, int]:
     """Weights of the frozen linear layers, of the adapters on them, of the head; and heads x width x layers."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     from hydratune.models import sources
 
     described = AutoConfig.from_pretrained(sources.resolve(config.model).name).get_text_config()
     described.num_hidden_layers = layers or described.num_hidden_layers
+    return weights_of(described, config.adapter.r)
+
+
+def weights_of(described: Any, rank: int) -> dict[str, int]:
+    """The same for transformers' description of a model, and LoRA of this rank on all its linear layers."""
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(described)
     head = model.get_output_embeddings()
@@ -62,7 +69,7 @@ def linear_weights(config: Any, layers: int | None) -> dict[str, int]:
     width = getattr(described, "head_dim", None) or described.hidden_size // described.num_attention_heads
     return {
         "frozen": sum(m.weight.numel() for m in linears),
-        "adapter": sum(config.adapter.r * (m.in_features + m.out_features) for m in linears),
+        "adapter": sum(rank * (m.in_features + m.out_features) for m in linears),
         "head": head.weight.numel(),
         "attention": described.num_attention_heads * width * described.num_hidden_layers,
     }

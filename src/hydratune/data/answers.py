@@ -6,9 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-from referencing import Registry
-
 from hydratune.config import DataConfig, PreparedData
 from hydratune.errors import DataError
 
@@ -27,6 +24,8 @@ def json_schema(data: DataConfig) -> dict[str, Any] | None:
             raise DataError(f"data.schema_file = {file}: not readable JSON ({error})") from None
     if schema is None:
         return None
+    import jsonschema
+
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
         is_schema_valid({}, schema)  # a pattern or reference that cannot be resolved shows only in use
@@ -88,5 +87,8 @@ def schema_errors(value: Mapping[str, Any], schema: Mapping[str, Any], at_most: 
 
 @lru_cache(maxsize=8)
 def _validator(schema: str) -> Any:
+    import jsonschema
+    from referencing import Registry
+
     kind = jsonschema.Draft202012Validator
     return kind(json.loads(schema), format_checker=kind.FORMAT_CHECKER, registry=Registry())  # a registry of its own fetches nothing

@@ -12,10 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ftfy
-from ftfy.chardata import UTF8_DETECTOR_RE
-from ftfy.fixes import fix_c1_controls
-
 from hydratune.config import CleaningConfig
 from hydratune.data.rows import Message, Row
 
@@ -28,7 +24,6 @@ _EMPTY_LINES = re.compile(r"\n{4,}")
 _ABOUT_ENCODINGS = re.compile(
     r"mojibake|\butf|unicode|latin-?\d|iso-?8859|windows-?125|\bcp125|encod|decod|charset|\bbytes?\b", re.IGNORECASE
 )
-_WHOLE_TEXT = ftfy.TextFixerConfig(decode_inconsistent_utf8=False)
 _ATTRIBUTE = r"""\s+(?:[a-z_:][\w:.-]*\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=&|]+)|async|checked|defer|disabled|hidden|nowrap|selected)"""
 _TAG = re.compile(
     r"(?P<code>```.*?```|`[^`\n]+`)|(?P<hidden><(?P<what>script|style)\b[^<>]*>.*?</(?P=what)>|<!--.*?-->)|"
@@ -70,8 +65,12 @@ def encoding(text: str) -> str:
     """
     if text.isascii():
         return text
+    import ftfy
+    from ftfy.chardata import UTF8_DETECTOR_RE
+    from ftfy.fixes import fix_c1_controls
+
     if not _ABOUT_ENCODINGS.search(text):
-        text = ftfy.fix_encoding(text, _WHOLE_TEXT)
+        text = ftfy.fix_encoding(text, ftfy.TextFixerConfig(decode_inconsistent_utf8=False))
         if not any(c.isalpha() and not c.isascii() for c in UTF8_DETECTOR_RE.sub("", text)):
             text = ftfy.fix_encoding(text)
     return str(fix_c1_controls(text))

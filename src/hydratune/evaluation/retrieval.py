@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bm25s
-
 from hydratune.data.rows import Message, Row
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.records import read_jsonl
@@ -29,6 +27,8 @@ class Library:
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         """Raises ``InputError`` if there is nothing to search."""
+        import bm25s
+
         self.passages = list(passages)
         self._index = bm25s.BM25()
         corpus = _words([f"{p.source} {p.text}" for p in self.passages])
@@ -48,6 +48,8 @@ class Library:
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
     """Lower-case words without the most frequent English ones."""
+    import bm25s
+
     words: list[list[str]] = bm25s.tokenize(list(texts), return_ids=False, show_progress=False)
     return words
 

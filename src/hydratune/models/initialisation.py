@@ -9,7 +9,6 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import PeftModel, get_peft_model_state_dict
-from peft.tuners.lora import Linear4bit
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +24,7 @@ def loftq(model: PeftModel) -> None:
     Raises ``ConfigError`` if the weights before quantisation are not on this machine.
     """
     from bitsandbytes.functional import dequantize_4bit
+    from peft.tuners.lora import Linear4bit  # only where bitsandbytes is
 
     files = _tensor_files(model.get_base_model())
     layers = {name.removeprefix("base_model.model."): m for name, m in model.named_modules() if isinstance(m, Linear4bit)}

@@ -8,8 +8,6 @@ import datetime
 import re
 from collections.abc import Iterator
 
-from text_to_num import alpha2digit
-
 _DIGITS = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?"  # 1,500.00 and 1,00,000 are one number, 1,2 are two
 _NUMBER = re.compile(rf"(?<![\w.]){_DIGITS}(?!\w|\.\d)|(?<=[$€£#]){_DIGITS}(?!\.?\d)")
 _ANY_NUMBER = re.compile(_DIGITS)  # also "5mg" and those of dates and versions
@@ -63,6 +61,8 @@ def ungrounded(source: str, answer: str) -> list[str]:
 
 def _digits(text: str) -> str:
     """English number words as digits: "seventy six" -> "76"."""
+    from text_to_num import alpha2digit
+
     return str(alpha2digit(text.replace("-", " "), "en"))
 
 

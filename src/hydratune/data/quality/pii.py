@@ -10,11 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from phonenumbers import Leniency, PhoneNumberMatcher
-from stdnum import iban as iban_standard
-from stdnum import luhn
-from stdnum.exceptions import ValidationError
-
 from hydratune.data.rows import Row
 
 _VERSION = r"v?\d+\.(?:x\b|\d+\.\d+(?:-|\b(?!\.)))"  # of a package: name@1.2.3-rc.1
@@ -46,11 +41,15 @@ def phone(text: str) -> str | None:
     """International numbers, and national ones of the US, written as people write them (not as bare digits)."""
     if not _PHONE_LIKE.search(text):
         return None
+    from phonenumbers import Leniency, PhoneNumberMatcher
+
     matches = PhoneNumberMatcher(text, _REGION, leniency=Leniency.STRICT_GROUPING)
     return next((m.raw_string for m in matches if not m.raw_string.isdigit() and not _SSN.fullmatch(m.raw_string)), None)
 
 
 def card(text: str) -> str | None:
+    from stdnum import luhn
+
     for found in _DIGITS.finditer(text):
         number = re.sub(r"\D", "", found[0])
         if _CARD_STARTS.match(number) and len(set(number)) > 1 and luhn.is_valid(number):
@@ -59,6 +58,9 @@ def card(text: str) -> str | None:
 
 
 def iban(text: str) -> str | None:
+    from stdnum import iban as iban_standard
+    from stdnum.exceptions import ValidationError
+
     for found in _IBAN.finditer(text):
         words = found[0].split(" ")
         for end in range(len(words), 0, -1):  # the words after it may look like a part of it

@@ -1,0 +1,304 @@
+"""Random-weight Llamas of published shapes, made on the device, and the two ways of training them that gpu.py compares.
+
+Everything gpu.py knows of hydratune's own interfaces is here. Layers are made, and quantised, one after the other on the
+device, so a 4-bit model never exists in bf16 as a whole, and nothing is read from a disk.
+"""
+
+import gc
+import io
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from systems import lora, trainable
+from workloads import Rows, order, padded, settings
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a Llama."""
+
+    name: str
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    key_heads: int
+    vocabulary: int
+    tied: bool = True
+
+    def config(self) -> Any:
+        from transformers import LlamaConfig
+
+        return LlamaConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=self.inner,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.key_heads,
+            max_position_embeddings=8192,
+            tie_word_embeddings=self.tied,
+            bos_token_id=None,
+            eos_token_id=None,  # generation goes on to its last token
+        )
+
+
+LLAMA_1B = Shape("Llama-3.2-1B", 2048, 8192, 16, 32, 8, 128_256)
+LLAMA_8B = Shape("Llama-3.1-8B", 4096, 14_336, 32, 32, 8, 128_256, tied=False)
+CHECKED = Shape("4 layers of 512", 512, 1536, 4, 8, 2, 8192)  # small enough for fp32, heads as wide as those of the 1B
+TOY_1B = Shape("toy, tied", 64, 128, 2, 4, 2, 512)
+TOY_8B = Shape("toy, untied", 64, 128, 3, 4, 2, 512, tied=False)
+TOY_CHECKED = Shape("toy", 64, 128, 2, 4, 2, 512)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where everything is computed."""
+
+    device: torch.device
+
+    @property
+    def accelerator(self) -> str:
+        return "gpu" if self.device.type == "cuda" else "cpu"
+
+    def settings(self, *overrides: str) -> Any:
+        """hydratune's typed settings for this device."""
+        workers = ["trainer.cpu_workers=1"] if self.accelerator == "cpu" else []
+        return settings([f"trainer={self.accelerator}", *workers, *overrides])
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def release(self) -> None:
+        """Frees what nobody holds any more, and begins to count the peak of memory anew."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak(self) -> int | None:
+        """Bytes allocated at most since ``release``; None on a CPU, where PyTorch does not count them."""
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
+
+    def mixed(self, bf16: bool) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def build(shape: Shape, place: Place, dtype: torch.dtype, *, nf4: bool = False, seed: int = 0) -> Any:
+    """The frozen base in evaluation mode; equal arguments give equal weights."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    from hydratune.config import Quantization
+    from hydratune.models import adapters
+
+    torch.manual_seed(seed)
+    config = shape.config()
+    config.num_hidden_layers = 0
+    with torch.device(place.device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        for number in range(shape.layers):
+            layer = LlamaDecoderLayer(model.config, number).to(dtype)
+            for parameter in layer.parameters():
+                if parameter.ndim == 2:
+                    parameter.data.normal_(std=0.02)
+            model.model.layers.append(_in_4_bits(layer, dtype) if nf4 else layer)
+    model.config.num_hidden_layers = shape.layers
+    model.is_loaded_in_4bit = nf4  # what PEFT asks
+    return adapters.prepare_quantised(model.eval(), Quantization.nf4 if nf4 else Quantization.none)
+
+
+def _in_4_bits(layer: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """``layer`` with nf4 linears, double quantisation, products in ``dtype``: what ``model.quantization=nf4`` loads."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for parent in list(layer.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is not torch.nn.Linear:
+                continue
+            weight = child.weight.data
+            with torch.device("meta"):
+                small = Linear4bit(child.in_features, child.out_features, False, dtype, compress_statistics=True, quant_type="nf4")
+            small.weight = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4").to(weight.device)
+            setattr(parent, name, small)
+    return layer
+
+
+def ours(base: Any, config: Any) -> Any:
+    """``base`` as hydratune trains it: its attention and its lean LoRA layers."""
+    from hydratune.models import adapters
+    from hydratune.models.attention import NAME
+
+    base.set_attn_implementation(NAME)
+    torch.manual_seed(config.seed)
+    return adapters.add_adapter(base, config.adapter)
+
+
+def theirs(base: Any, config: Any) -> Any:
+    """``base`` with the same adapter by PEFT alone."""
+    from peft import get_peft_model
+
+    torch.manual_seed(config.seed)
+    return get_peft_model(base, lora(config))
+
+
+def disturb(model: Any) -> dict[str, torch.Tensor]:
+    """Moves every B of ``model`` away from 0, where the gradient of A would be 0; returns all trained parameters by name."""
+    generator = torch.Generator().manual_seed(1)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for name, parameter in trained.items():
+        if "lora_B" in name:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    return trained
+
+
+def random_rows(count: int, shape: Shape, shortest: int, longest: int, config: Any, *, common: int = 0, seed: int = 0) -> Rows:
+    """Random tokens, the last quarter of each row trained, in hydratune's order. The first ``common`` tokens are the same in all."""
+    draw = random.Random(seed)
+    start = [draw.randrange(1, shape.vocabulary) for _ in range(common)]
+    lengths = [draw.randint(shortest, longest) for _ in range(count)]
+    ids = [start + [draw.randrange(1, shape.vocabulary) for _ in range(n - common)] for n in lengths]
+    trained = [[i >= n - n // 4 for i in range(n)] for n in lengths]
+    return Rows("random tokens", ids, trained, order(trained, config), [])
+
+
+def encoded(rows: Rows) -> list[Any]:
+    from hydratune.data.masking import Encoded
+
+    return [Encoded(tuple(ids), tuple(trained)) for ids, trained in zip(rows.ids, rows.trained, strict=True)]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one call of ``fit`` left behind."""
+
+    losses: list[float]
+    checkpoint: dict[str, Any]  # the last one
+    trained: dict[str, torch.Tensor]  # its parameters, on the CPU
+
+
+def fit(
+    model: Any,
+    rows: Rows,
+    config: Any,
+    place: Place,
+    *,
+    pause_at: int | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
+    pool: Executor | None = None,
+) -> Fit:
+    """hydratune's whole training run, one validation row at its end. ``pause_at``: as a sweep pauses it, after so many steps."""
+    from hydratune.console import printing_to
+    from hydratune.models import hardware
+    from hydratune.records import RunDirectory
+    from hydratune.training import fit as training
+    from hydratune.training import resume
+
+    every = encoded(rows)
+    accelerator = hardware.accelerator(config)
+    device = {"accelerator": accelerator, "precision": hardware.precision(config, accelerator)}
+    rungs = [pause_at] if pause_at is not None else []
+    with tempfile.TemporaryDirectory() as folder, printing_to(io.StringIO(), lambda stage: None):
+        record = RunDirectory(Path(folder))
+        fitted = training.fit(
+            model,
+            every,
+            every[:1],
+            config,
+            record,
+            **device,
+            logger=False,
+            pool=pool,
+            checkpoint=checkpoint,
+            rungs=rungs,
+            ask=lambda step, loss: False,
+        )
+        last = resume.load(record.checkpoints / "last.ckpt")
+    if last is None:
+        raise RuntimeError("training left no checkpoint")
+    place.synchronize()
+    return Fit([row["train/loss"] for row in fitted.history], last, dict(last["state_dict"]))
+
+
+def objective(model: Any, micro_tokens: int, **options: Any) -> Any:
+    from hydratune.training.objective import Objective
+
+    return Objective(model, micro_tokens=micro_tokens, workers=1, **options)
+
+
+def plain_loss(model: Any, rows: Rows, numbers: Sequence[int], place: Place, *, exact: bool = False) -> torch.Tensor:
+    """Summed loss of a padded batch by full logits. ``exact``: the cross-entropy in float64 (``systems.plain`` says why)."""
+    ids, mask, labels = (t.to(place.device) for t in padded(rows, list(numbers)))
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].flatten(0, 1)
+    targets = labels[:, 1:].flatten()
+    if exact:
+        return F.cross_entropy(logits[targets != -100].double(), targets[targets != -100], reduction="sum")
+    return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def plain_training(model: Any, rows: Rows, config: Any, place: Place, at_once: int) -> list[float]:
+    """The loop of PEFT's documentation, ``at_once`` rows padded together, gradients added up over a step; losses."""
+    parameters = trainable(model)
+    optimizer = torch.optim.AdamW(parameters, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
+    mixed = config.trainer.precision == "bf16-mixed"
+    losses = []
+    model.train()
+    for step in rows.steps:
+        numbers = [i for micro in step for i in micro]
+        count = sum(sum(rows.trained[i]) for i in numbers)
+        total = torch.zeros((), device=place.device)
+        for start in range(0, len(numbers), at_once):
+            with place.mixed(mixed):
+                loss = plain_loss(model, rows, numbers[start : start + at_once], place) / count
+            loss.backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(parameters, config.trainer.gradient_clip_val)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total.item())
+    return losses
+
+
+@contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Whether PyTorch is to add up in the same order every time."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error) or "ALLOC_FAILED" in str(error)
+
+
+class OutOfMemory(MemoryError):
+    """Even the smallest batch did not fit."""
+
+
+def halving(run: Callable[[int], dict[str, Any]], size: int, least: int, place: Place) -> dict[str, Any]:
+    """``run(size)``, with half the size each time memory runs out; the result says so. Raises ``OutOfMemory`` below ``least``."""
+    tried: list[str] = []
+    while True:
+        try:
+            return {**run(size), "batch": size, "out_of_memory": tried}
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        tried.append(f"{size}: out of memory")  # here the error is gone, and with it what it kept alive
+        place.release()
+        if size <= least:
+            raise OutOfMemory("; ".join(tried))
+        size //= 2

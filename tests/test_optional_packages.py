@@ -1,0 +1,69 @@
+"""Training, generation and packs of trials run where only PyTorch, Lightning, transformers, PEFT and Hydra are installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+SCRIPT = """
+import pkgutil, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+
+import without_packages
+
+without_packages.hide()
+for name in without_packages.DISTRIBUTIONS.values():
+    try:
+        import_module(name)
+    except ModuleNotFoundError:
+        continue
+    raise AssertionError(f"{name} was to be hidden")
+
+modules = ["config", "run", "data.masking", "data.datamodule", "evaluation.generation", "sweeps.crew", "sweeps.pack", "commands.train"]
+for package in ("models", "training"):
+    folder = str(Path(import_module(f"hydratune.{package}").__file__).parent)
+    modules += [f"{package}.{module.name}" for module in pkgutil.iter_modules([folder])]
+for module in modules:
+    import_module(f"hydratune.{module}")
+
+sys.path.insert(0, sys.argv[1])
+import torch
+from gpu_model import TOY_CHECKED, Place, build, fit, ours, random_rows
+
+from hydratune.evaluation.generation import answer
+from hydratune.records import RunDirectory
+from hydratune.sweeps.pack import JobCrew, Premises
+from hydratune.sweeps.watch import Pulse
+
+place = Place(torch.device("cpu"))
+config = place.settings("data.batch_size=2")
+rows = random_rows(4, TOY_CHECKED, 20, 24, config)
+model = ours(build(TOY_CHECKED, place, torch.float32), config)
+alone = fit(model, rows, config, place)
+
+base = build(TOY_CHECKED, place, torch.float32)
+premises = Premises(2)
+pulses = [Pulse(RunDirectory(Path(f"trial{n}")), premises.asked) for n in range(2)]
+trials = [ours(premises.own(base, pulse), config) for pulse in pulses]
+crews = [JobCrew(premises, pulse, threading.Event()) for pulse in pulses]
+with ThreadPoolExecutor(2) as threads:
+    packed = list(threads.map(lambda trial, crew: fit(trial, rows, config, place, pool=crew), trials, crews))
+premises.threads.dismiss()
+assert len(alone.losses) == 2 and all(fitted.losses == alone.losses for fitted in packed)
+(said,) = answer(model, [[5, 6, 7]], [[8, 9]], stop=frozenset(), pad=0, max_new_tokens=3, batch_size=1, title="")
+assert len(said.tokens) == 3
+loaded = {name for name in without_packages.DISTRIBUTIONS.values() if name in sys.modules}
+assert not loaded, loaded
+print("trained")
+"""
+
+
+def test_training_generation_and_packs_need_none_of_the_packages_of_other_commands(cache: Path) -> None:
+    """In a process that cannot find them."""
+    search = os.pathsep.join([str(TESTS), *sys.path])
+    command = [sys.executable, "-c", SCRIPT, str(TESTS.parent / "benchmarks")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "trained" in done.stdout, done.stderr[-3000:]
