@@ -202,7 +202,7 @@ def kernel_facts() -> dict[str, Any]:
     from hydratune.models import varlen
 
     found = list(inspect.signature(varlen.kernel).parameters) if varlen.kernel is not None else None
-    return {"varlen_attn": found, "used": found is not None and {"scale", "window_size"} <= set(found)}
+    return {"varlen_attn": found, "used": found is not None and bool({"window_size", "is_causal"} & set(found))}
 
 
 def no_bitsandbytes() -> str | None:
@@ -251,6 +251,7 @@ def planned(run: Run, toy: bool) -> list[Part]:
         return Part(f"trials: {many.count} of {many.tokens} tokens a step, {way}", measure, lambda: 3.0 if toy else 15.0)
 
     run.release = release
+    freely = speed.Cell("ours", shapes[0], False, short, step // short, bf16=not toy, in_any_order=True)
     mixed = [speed.Cell(s, shapes[0], False, short, step // short, shortest=short // 8, bf16=not toy) for s in ("plain", "ours")]
     guess = 3.0 if toy else 12.0
     return [
@@ -267,6 +268,7 @@ def planned(run: Run, toy: bool) -> list[Part]:
         Part("check: nf4 step", partial(checks.nf4_step, setting), lambda: guess, no_bitsandbytes),
         Part("device rate", lambda: {"flops_per_second": speed.device_rate(place)}),
         *map(cell_part, speed.cells(shapes, step, short, bf16=not toy)),
+        cell_part(freely),
         *map(pack_part, speed.WAYS),
         *map(cell_part, speed.cells(shapes, step, long, bf16=not toy)),
         *map(cell_part, mixed),
@@ -282,7 +284,8 @@ def line(name: str, entry: Mapping[str, Any]) -> list[str]:
     def shown(key: str, form: Callable[[Any], str] = lambda value: f"{value:,}") -> str:
         return form(result[key]) if result.get(key) is not None else "-"
 
-    halved = f"{result['batch']:,}" + (" (halved)" if result.get("out_of_memory") else "")
+    at_once = (result.get("plan") or {}).get("micro_tokens", result["batch"])
+    halved = f"{at_once:,}" + (" (halved)" if result.get("out_of_memory") else "")
     tokens, used = shown("tokens_per_second", lambda v: f"{v:,.0f}"), shown("utilisation", lambda v: f"{100 * v:.1f} %")
     took, peak = shown("step_seconds", lambda v: f"{1000 * v:.1f}"), shown("peak_memory", lambda v: f"{v / GIB:.2f}")
     return [name, tokens, used, took, peak, *map(shown, ("kernel_launches", "stream_syncs", "copies_to_host")), halved]
@@ -295,7 +298,7 @@ def row(cells: Sequence[str]) -> str:
 def told(name: str, entry: Mapping[str, Any]) -> str:
     """One part as a line of text."""
     result = entry["result"] or {}
-    known = {key: value for key, value in result.items() if not isinstance(value, list) and key != "passed"}
+    known = {key: value for key, value in result.items() if not isinstance(value, list | dict) and key != "passed"}
     shown = [f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in known.items()]
     return f"{name}: {entry['status']} ({entry['seconds']:.1f} s)" + "".join(f"; {part}" for part in [entry["reason"], *shown] if part)
 

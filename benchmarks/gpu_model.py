@@ -135,11 +135,13 @@ def _in_4_bits(layer: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def ours(base: Any, config: Any) -> Any:
-    """``base`` as hydratune trains it: its attention and its lean LoRA layers."""
+    """``base`` as hydratune trains it: its attention and its lean LoRA layers; in bf16 it is asked in bf16 as well."""
     from hydratune.models import adapters
     from hydratune.models.attention import NAME
+    from hydratune.models.compute import remember_autocast
 
     base.set_attn_implementation(NAME)
+    remember_autocast(base, torch.bfloat16 if base.dtype == torch.bfloat16 else None)
     torch.manual_seed(config.seed)
     return adapters.add_adapter(base, config.adapter)
 
@@ -185,6 +187,7 @@ class Fit:
     losses: list[float]
     checkpoint: dict[str, Any]  # the last one
     trained: dict[str, torch.Tensor]  # its parameters, on the CPU
+    plan: dict[str, Any]  # how much was computed at once
 
 
 def fit(
@@ -199,14 +202,13 @@ def fit(
 ) -> Fit:
     """hydratune's whole training run, one validation row at its end. ``pause_at``: as a sweep pauses it, after so many steps."""
     from hydratune.console import printing_to
-    from hydratune.models import hardware
+    from hydratune.models.compute import compute_of
     from hydratune.records import RunDirectory
     from hydratune.training import fit as training
     from hydratune.training import resume
 
     every = encoded(rows)
-    accelerator = hardware.accelerator(config)
-    device = {"accelerator": accelerator, "precision": hardware.precision(config, accelerator)}
+    plans: list[dict[str, Any]] = []
     rungs = [pause_at] if pause_at is not None else []
     with tempfile.TemporaryDirectory() as folder, printing_to(io.StringIO(), lambda stage: None):
         record = RunDirectory(Path(folder))
@@ -216,24 +218,28 @@ def fit(
             every[:1],
             config,
             record,
-            **device,
+            compute=compute_of(config),
             logger=False,
             pool=pool,
             checkpoint=checkpoint,
             rungs=rungs,
             ask=lambda step, loss: False,
+            planned=lambda plan: plans.append(plan.stored()),
         )
         last = resume.load(record.checkpoints / "last.ckpt")
     if last is None:
         raise RuntimeError("training left no checkpoint")
     place.synchronize()
-    return Fit([row["train/loss"] for row in fitted.history], last, dict(last["state_dict"]))
+    return Fit([row["train/loss"] for row in fitted.history], last, dict(last["state_dict"]), {**plans[0], **fitted.plan.stored()})
 
 
 def objective(model: Any, micro_tokens: int, **options: Any) -> Any:
+    from hydratune.models.memory_plan import loss_positions
     from hydratune.training.objective import Objective
 
-    return Objective(model, micro_tokens=micro_tokens, workers=1, **options)
+    base = model.get_base_model()
+    positions = loss_positions(base.device, base.config.vocab_size)
+    return Objective(model, micro_tokens=micro_tokens, workers=1, loss_positions=positions, **options)
 
 
 def plain_loss(model: Any, rows: Rows, numbers: Sequence[int], place: Place, *, exact: bool = False) -> torch.Tensor:
@@ -271,17 +277,15 @@ def plain_training(model: Any, rows: Rows, config: Any, place: Place, at_once: i
 
 @contextmanager
 def deterministic(wanted: bool = True) -> Iterator[None]:
-    """Whether PyTorch is to add up in the same order every time."""
+    """Whether PyTorch is to add up in the same order every time, as with ``trainer.deterministic``; as it was before, afterwards."""
+    from hydratune.models.compute import be_deterministic
+
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    be_deterministic() if wanted else torch.use_deterministic_algorithms(False)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error) or "ALLOC_FAILED" in str(error)
 
 
 class OutOfMemory(MemoryError):
@@ -290,6 +294,8 @@ class OutOfMemory(MemoryError):
 
 def halving(run: Callable[[int], dict[str, Any]], size: int, least: int, place: Place) -> dict[str, Any]:
     """``run(size)``, with half the size each time memory runs out; the result says so. Raises ``OutOfMemory`` below ``least``."""
+    from hydratune.models.compute import is_out_of_memory
+
     tried: list[str] = []
     while True:
         try:

@@ -20,7 +20,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from floor import weights_of, work
-from gpu_model import Place, Shape, build, encoded, fit, halving, objective, ours, plain_training, random_rows, theirs
+from gpu_model import Place, Shape, build, deterministic, encoded, fit, halving, objective, ours, plain_training, random_rows, theirs
 from systems import trainable
 
 WARM_UP, TIMED = 2, 4  # optimizer steps; one more is profiled
@@ -135,15 +135,18 @@ class Cell:
     rows: int  # of an optimizer step
     shortest: int | None = None  # of a row; None: all are of ``length``
     bf16: bool = True
+    in_any_order: bool = False  # trainer.deterministic=false
 
     @property
     def name(self) -> str:
         lengths = f"{self.shortest}-{self.length}" if self.shortest else f"{self.length}"
-        return f"{self.shape.name}, {'QLoRA nf4' if self.nf4 else 'LoRA'}, {lengths} tokens, {self.system}"
+        order = ", not deterministic" if self.in_any_order else ""
+        return f"{self.shape.name}, {'QLoRA nf4' if self.nf4 else 'LoRA'}, {lengths} tokens, {self.system}{order}"
 
     def config(self, place: Place) -> Any:
         precision = "bf16-mixed" if self.bf16 else "32-true"
-        return place.settings(f"trainer.precision={precision}", f"data.batch_size={self.rows}", "trainer.frozen_cache_gb=0")
+        order = f"trainer.deterministic={str(not self.in_any_order).lower()}"
+        return place.settings(f"trainer.precision={precision}", f"data.batch_size={self.rows}", "trainer.frozen_cache_gb=0", order)
 
     def seconds(self, rate: float) -> float:
         """A guess: a third of the device's rate, 4-bit weights half as fast, and what making the model and beginning takes."""
@@ -153,7 +156,11 @@ class Cell:
 
 
 def speed(cell: Cell, place: Place, rate: float) -> dict[str, Any]:
-    """Tokens per second of one system. Out of memory: with half as much at once, and the same optimizer step."""
+    """Tokens per second of one system. Out of memory: with half as much at once, and the same optimizer step.
+
+    Ours begins with as much at once as its own plan of memory says, in the order of additions that its setting asks for; the
+    plain loop in any order, as it is written everywhere.
+    """
     config = cell.config(place)
     count = cell.rows * (WARM_UP + TIMED + 1)
     rows = random_rows(count, cell.shape, cell.shortest or cell.length, cell.length, config)
@@ -164,22 +171,25 @@ def speed(cell: Cell, place: Place, rate: float) -> dict[str, Any]:
         base = build(cell.shape, place, dtype, nf4=cell.nf4)
         model = (ours if cell.system == "ours" else theirs)(base, config)
         place.release()
-        with StepClock(place) as clock:
+        plan = None
+        with deterministic(cell.system == "ours" and not cell.in_any_order), StepClock(place) as clock:
             if cell.system == "ours":
-                config.trainer.micro_tokens = at_once
-                losses = fit(model, rows, config, place).losses
+                config.trainer.micro_tokens = None if at_once == micro else at_once
+                fitted = fit(model, rows, config, place)
+                losses, plan = fitted.losses, fitted.plan
             else:
                 losses = plain_training(model, rows, config, place, max(1, at_once // cell.length))
         if clock.seconds is None:
             raise RuntimeError("no optimizer was seen to step")
-        return {"step_seconds": clock.seconds / TIMED, "peak_memory": clock.peak, "first_loss": losses[0], **clock.counters}
+        measured = {"step_seconds": clock.seconds / TIMED, "peak_memory": clock.peak, "first_loss": losses[0], **clock.counters}
+        return {**measured, "plan": plan}
 
     found = halving(run, micro, cell.length, place)
     timed = [i for step in rows.steps[WARM_UP : WARM_UP + TIMED] for part in step for i in part]
     tokens = sum(len(rows.ids[i]) for i in timed) / TIMED
     flops = work(rows, weights_of(cell.shape.config(), config.adapter.r), shared=False)["flops"] / len(rows.steps)
     rates = {"tokens_per_second": tokens / found["step_seconds"], "utilisation": flops / found["step_seconds"] / rate}
-    facts = {"system": cell.system, "deterministic": torch.are_deterministic_algorithms_enabled()}
+    facts = {"system": cell.system, "deterministic": cell.system == "ours" and not cell.in_any_order}
     return {**facts, "tokens_per_step": tokens, "flops_per_step": flops, **rates, **found}
 
 

@@ -66,7 +66,7 @@ def test_every_check_passes_with_its_figures_and_its_tolerance(toy: tuple[dict[s
 def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(toy: tuple[dict[str, Any], str, int]) -> None:
     found, printed, _ = toy
     speeds = {name: part["result"] for name, part in found["parts"].items() if name.startswith("speed: ")}
-    assert len(speeds) == 2 * 2 * 2 * 2 + 2 and all(speeds.values())
+    assert len(speeds) == 2 * 2 * 2 * 2 + 3 and all(speeds.values())
     for result in speeds.values():
         assert result["tokens_per_second"] > 0 and result["step_seconds"] > 0 and 0 < result["utilisation"] < 1
         assert {result[name] for name in gpu_speed.COUNTED} == {None} and result["why_no_counters"] == "no CUDA device"

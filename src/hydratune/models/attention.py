@@ -99,7 +99,7 @@ def _rows(
     """Attention of rows laid end to end, each to the prefix and to itself."""
     scale, dropout, window = settings.get("scaling"), settings.get("dropout", 0.0), settings.get("sliding_window")
     windowed = window is not None and max(lengths) > window
-    if varlen.can_take(query, value, dropout) and not (windowed and prefix is not None):
+    if varlen.can_take(query, value, dropout, windowed) and not (windowed and prefix is not None):
         return varlen.attend(query, key, value, lengths, prefix, scale, window if windowed else None)
     if prefix is not None:  # whose gradients are wanted in fp32
         prefix = prefix[0].to(key.dtype), prefix[1].to(value.dtype)

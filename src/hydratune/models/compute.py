@@ -111,7 +111,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that a device or this machine had no memory left for a tensor."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    words = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def remember_autocast(model: torch.nn.Module, autocast: torch.dtype | None) -> None:

@@ -70,8 +70,7 @@ def training_plan(
     """
     if device.type == "cpu":
         return MemoryPlan(micro_tokens or CPU_MICRO_TOKENS, CPU_LOSS_POSITIONS, generation)
-    positions = power_of_two_below(_LOSS_BYTES / (10 * vocabulary))  # bf16 logits, fp32 logits, and their gradient in bf16
-    positions = max(CPU_LOSS_POSITIONS, min(positions, 4096))
+    positions = loss_positions(device, vocabulary)
     if micro_tokens is not None:
         return MemoryPlan(micro_tokens, positions, generation)
     few, more = 512, 2048
@@ -82,6 +81,14 @@ def training_plan(
     fitting = (free * (1 - _KEPT_FREE) - fixed) / per_token
     tokens = max(_LEAST_MICRO_TOKENS, min(_MOST_MICRO_TOKENS, power_of_two_below(fitting)))
     return MemoryPlan(tokens, positions, generation, free, int(per_token))
+
+
+def loss_positions(device: torch.device, vocabulary: int) -> int:
+    """Trained tokens whose logits exist at once: on a CPU those that stay in its cache, on a GPU half a GiB of them."""
+    if device.type == "cpu":
+        return CPU_LOSS_POSITIONS
+    fitting = power_of_two_below(_LOSS_BYTES / (10 * vocabulary))  # bf16 logits, fp32 logits, and their gradient in bf16
+    return max(CPU_LOSS_POSITIONS, min(fitting, 4096))
 
 
 def power_of_two_below(number: float) -> int:

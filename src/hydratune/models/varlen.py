@@ -25,15 +25,15 @@ def _has(kernel: Callable[..., object] | None, *names: str) -> bool:
     return kernel is not None and all(name in inspect.signature(kernel).parameters for name in names)
 
 
-def can_take(query: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
-    """Whether the kernel computes attention of these tensors, forward and backward."""
+def can_take(query: torch.Tensor, value: torch.Tensor, dropout: float, windowed: bool = False) -> bool:
+    """Whether the kernel computes attention of these tensors, forward and backward; ``windowed``: in a sliding window."""
     return (
         query.device.type == "cuda"
         and query.dtype in (torch.float16, torch.bfloat16)
         and query.shape[-1] == value.shape[-1]
         and takes_heads(query.shape[-1], torch.cuda.get_device_capability(query.device))
         and not dropout
-        and _has(kernel, "scale", "window_size")
+        and (_has(kernel, "window_size") or (_has(kernel, "is_causal") and not windowed))  # the latter before PyTorch 2.11
     )
 
 
@@ -74,7 +74,14 @@ def attend(
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     starts, key_starts = (_starts(lengths, more, q.device) for more in (0, extra))
     longest = max(lengths)
-    left = window - 1 if window is not None else -1
+    if _has(kernel, "window_size"):
+        options["window_size"] = (window - 1 if window is not None else -1, 0)
+    else:
+        options["is_causal"] = True
+    if _has(kernel, "scale"):
+        options["scale"] = scale
+    elif scale is not None:  # the kernel divides by the root of the width
+        q = q * (scale * q.shape[-1] ** 0.5)
     assert kernel is not None
     attended: Any = kernel(
         q.contiguous(),
@@ -84,8 +91,6 @@ def attend(
         key_starts,
         longest,
         longest + extra,
-        scale=scale,
-        window_size=(left, 0),
         **options,  # type: ignore[arg-type]
     )
     result: torch.Tensor = attended[None]
