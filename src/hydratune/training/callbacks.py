@@ -21,6 +21,7 @@ from hydratune.config import TrainerConfig
 from hydratune.console import Ticker
 from hydratune.errors import Paused, RunError
 from hydratune.records import RunDirectory, atomic
+from hydratune.training.ddp import gathered
 from hydratune.training.module import FineTuning
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -194,15 +195,6 @@ def what_is_wrong(loss: float, grad_norm: float, before: Sequence[float], limit:
     return None
 
 
-def _of_all_ranks(numbers: list[int], world: int) -> list[int]:
-    """Every rank comes to the same verdict, for losses and gradients are summed over all of them; each knows its own rows."""
-    if world == 1:
-        return numbers
-    gathered: list[Any] = [None] * world
-    torch.distributed.all_gather_object(gathered, numbers)
-    return [number for part in gathered for number in part]
-
-
 class Watchdog(lightning.Callback):
     """Raises ``Stopped`` before a step that would do damage is taken, and before damaged weights are written down.
 
@@ -230,7 +222,8 @@ class Watchdog(lightning.Callback):
         if what is not None:
             step = trainer.global_step + 1
             self.history.add(trainer, module, step)
-            raise Stopped(what, step, _of_all_ranks(module.row_numbers, trainer.world_size))
+            # Every rank comes to the same verdict, for losses and gradients are summed over all; each knows its own rows.
+            raise Stopped(what, step, [number for numbers in gathered(module.row_numbers) for number in numbers])
         self.before.append(loss)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from hydratune.config import MuonOptimizer, OptimizerConfig
 from hydratune.data.datamodule import Batch
-from hydratune.training import optimizers
+from hydratune.training import ddp, optimizers
 from hydratune.training.objective import Handover, Objective
 from hydratune.training.schedules import learning_rate_factor
 
@@ -103,25 +103,24 @@ class FineTuning(lightning.LightningModule):
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        checkpoint["rng"] = {
+        drawn = {
             "python": random.getstate(),
             "torch": torch.get_rng_state(),
             "cuda": cuda,
             "objective": self.objective.generator.get_state(),
         }
-
-        checkpoint["tokens_seen"] = self.tokens_seen
+        checkpoint["ranks"] = ddp.gathered({"rng": drawn, "tokens_seen": self.tokens_seen})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.take_up(checkpoint)
 
     def take_up(self, checkpoint: Mapping[str, Any], *, of_process: bool = True) -> None:
-        """Goes on drawing where the checkpoint was written (dropout); the order of rows needs no generator.
+        """Goes on drawing where this rank was when the checkpoint was written (dropout); the order of rows needs no generator.
 
         ``of_process``: the process's generators are set as well.
         """
-        self.tokens_seen = checkpoint["tokens_seen"]
-        drawn = checkpoint["rng"]
+        own = checkpoint["ranks"][ddp.rank()]
+        self.tokens_seen, drawn = own["tokens_seen"], own["rng"]
         self.objective.generator.set_state(drawn["objective"])
         if not of_process:
             return
