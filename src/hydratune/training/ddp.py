@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,18 +127,20 @@ class OtherProcesses:
                 kept = "\n  the same command with this hydra.run.dir goes on from the last checkpoint"
                 kept = kept if (self.record.checkpoints / "last.ckpt").is_file() else ""
                 if told:
-                    log.error("what the process of device %d printed:\n%s", number, text)
-                return f"the process of device {number} of {len(self._processes) + 1} {how}{told}{kept}"
+                    log.error("what the process of rank %d printed:\n%s", number, text)
+                return f"the process of rank {number}, of a run on {len(self._processes) + 1} devices, {how}{told}{kept}"
         return None
 
-    def reason(self) -> str | None:
-        """``failure`` of a process that is about to end, or has, after this one got an error from talking to it."""
-        until = time.monotonic() + _NOTICE
-        while self._processes and time.monotonic() < until:
-            if why := self.failure():
+    def reason(self, error: Exception) -> str | None:
+        """``failure`` of the process behind an ``error`` of this one, which may not have ended quite yet; None if there is none."""
+        text = str(error).lower()
+        from_talking = isinstance(error, torch.distributed.DistError) or any(word in text for word in ("gloo", "nccl", "connection"))
+        until = time.monotonic() + (_NOTICE if from_talking else 0.0)
+        while True:
+            why = self.failure()
+            if why is not None or time.monotonic() >= until:
                 return why
             time.sleep(0.1)
-        return None
 
     def end(self) -> None:
         """Ends them all at once: they have nothing to keep."""
@@ -201,7 +204,7 @@ def other_processes(config: TrainerConfig, record: RunDirectory, prepared: str) 
         except HydratuneError:
             raise
         except Exception as error:
-            if why := others.reason():
+            if why := others.reason(error):
                 raise RunError(why) from error
             raise
         finally:
@@ -236,6 +239,7 @@ def join_main_process() -> None:
     def watch() -> None:
         while os.getppid() == int(os.environ[_PARENT]):
             time.sleep(0.5)
+        shutil.rmtree(os.environ[_MEETING], ignore_errors=True)  # the main process was killed, or it would have ended this one
         os._exit(HydratuneError.exit_code)
 
     threading.Thread(target=watch, name="ddp", daemon=True).start()
