@@ -107,6 +107,39 @@ def test_w_and_b_has_one_run(two: tuple[Path, str]) -> None:
     assert wandb_file.read(log).exit_code == 0
 
 
+def started_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where the process number of rank 1 will be found."""
+    started: list[int] = []
+    start = ddp.OtherProcesses.start
+
+    def starting(self: ddp.OtherProcesses, *args: Any) -> None:
+        start(self, *args)
+        started.append(self._processes[0].pid)
+
+    monkeypatch.setattr(ddp.OtherProcesses, "start", starting)
+    return started
+
+
+def assert_alone(started: list[int]) -> None:
+    """This process is one on one device again."""
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+    assert "LOCAL_RANK" not in os.environ and not torch.distributed.is_initialized()
+
+
+def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> list[int]:
+    """In the main process, has ``act(process number of rank 1)`` done after ``step``; returns where that number will be."""
+    started, before = started_processes(monkeypatch), History.on_train_batch_end
+
+    def acting(self: History, trainer: Any, *args: Any) -> None:
+        before(self, trainer, *args)
+        if trainer.global_step == step:
+            act(started[0])
+
+    monkeypatch.setattr(History, "on_train_batch_end", acting)
+    return started
+
+
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
     """(settings, run directory) of a run on two devices that Ctrl-C ended after five of six steps.
@@ -127,8 +160,10 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], P
         patch.chdir(run.parent)
         patch.setattr(Place, "on_train_batch_end", due)
         interrupt_after(5, patch)
+        started = started_processes(patch)
         assert main([*words, f"hydra.run.dir={run}"]) == 130
     signal.signal(signal.SIGINT, before)
+    assert_alone(started)
     return words, run
 
 
@@ -186,25 +221,7 @@ def test_divergence_is_one_message(hydratune: Command, tmp_path: Path) -> None:
     assert status(tmp_path / "run")["state"] == "failed"
 
 
-def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> list[int]:
-    """In the main process, has ``act(process number of rank 1)`` done after ``step``; returns where that number will be."""
-    started: list[int] = []
-    start, before = ddp.OtherProcesses.start, History.on_train_batch_end
-
-    def starting(self: ddp.OtherProcesses, *args: Any) -> None:
-        start(self, *args)
-        started.append(self._processes[0].pid)
-
-    def acting(self: History, trainer: Any, *args: Any) -> None:
-        before(self, trainer, *args)
-        if trainer.global_step == step:
-            act(started[0])
-
-    monkeypatch.setattr(ddp.OtherProcesses, "start", starting)
-    monkeypatch.setattr(History, "on_train_batch_end", acting)
-    return started
-
-
+@pytest.mark.slow
 def test_an_error_of_the_main_process_leaves_nothing_behind(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(number: int) -> None:
         raise RuntimeError("the main process is broken")
@@ -212,9 +229,7 @@ def test_an_error_of_the_main_process_leaves_nothing_behind(hydratune: Command, 
     started = at_step(1, monkeypatch, fails)
     code, text = hydratune("train", *SMALL, *TWO, "data.batch_size=2", f"hydra.run.dir={tmp_path}/run")
     assert code == 1 and "the main process is broken" in text and "rank 1" not in text
-    with pytest.raises(ProcessLookupError):
-        os.kill(started[0], 0)
-    assert "LOCAL_RANK" not in os.environ and not torch.distributed.is_initialized()
+    assert_alone(started)
 
 
 def test_a_killed_rank_ends_the_run_with_its_reason(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
