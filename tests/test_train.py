@@ -61,7 +61,11 @@ def test_checkpoint_holds_the_trained_parameters_only(hydratune: Command, tmp_pa
     for name in ("best", "last"):
         state = torch.load(only_run(tmp_path) / "checkpoints" / f"{name}.ckpt", weights_only=True)
         assert state["state_dict"] and all("lora_" in key for key in state["state_dict"])
-        assert state["optimizer_states"] and state["lr_schedulers"] and set(state["rng"]) == {"python", "torch", "cuda", "objective"}
+        assert (
+            state["optimizer_states"]
+            and state["lr_schedulers"]
+            and set(state["ranks"][0]["rng"]) == {"python", "torch", "cuda", "objective"}
+        )
 
 
 def test_best_checkpoint_may_lie_inside_an_epoch(hydratune: Command, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from hydratune.sweeps import peers
 from hydratune.sweeps.records import read_sweep
 from hydratune.sweeps.workshop import Workshop
 from hydratune.tracking import environment, wandb
-from hydratune.training import optimizers, resume, schedules
+from hydratune.training import ddp, optimizers, resume, schedules
 from hydratune.training.fit import Fitted, elementwise_pieces, fit, total_steps
 from hydratune.training.sampling import Ask
 
@@ -64,6 +64,7 @@ class Job:
     sample: assess.TestBench | None = None  # validation rows that are answered during training
     checkpoint: dict[str, Any] | None = None  # to go on from
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds
+    elsewhere: float = 0.0  # CPU-seconds of the other processes of a data-parallel run
 
 
 @contextmanager
@@ -84,10 +85,12 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
         show(console, job.encoder, job.sets.train, job.train, config.preview)
         return
     if not is_main_process():  # the other ranks only train
+        ddp.join_main_process()
         job = prepare(config, shop)
-        job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
-        with suppress(DivergedError):  # the main process says so
-            _train(job, record, False, shop)
+        job.checkpoint = _place_left(job, record)
+        with shop.seeded(config.seed):
+            job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+        _train_on_all_devices(job, record, False, shop)
         return
     seconds = {"start-up (imports)": time.perf_counter() - shop.began}
     with timed(seconds, "W&B"):
@@ -137,7 +140,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
     console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
     try:
-        fitted = _train(job, record, tracker.logger, shop)
+        fitted = _train_on_all_devices(job, record, tracker.logger, shop)
     except DivergedError as error:
         if error.usable:
             adapters.save(job.model, job.tokenizer, record.adapter)
@@ -401,9 +404,8 @@ def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
     checkpoint = resume.load(file)
     if checkpoint is None:
         return None
-    if job.config.trainer.devices > 1 or isinstance(job.config.adapter, AdaLoraAdapter):
-        what = "AdaLoRA" if isinstance(job.config.adapter, AdaLoraAdapter) else "a run on several devices"
-        console.print(f"[yellow]{what} cannot be gone on with from a checkpoint: the run begins anew")
+    if isinstance(job.config.adapter, AdaLoraAdapter):
+        console.print("[yellow]AdaLoRA cannot be gone on with from a checkpoint: the run begins anew")
         return None
     before, now = checkpoint["made_of"], _made_of(job)
     old, new = before["settings"], now["settings"]
@@ -420,8 +422,8 @@ def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
 
 
 def _spent(job: Job, shop: Workshop) -> float:
-    """CPU-seconds of the run, those before an interruption included."""
-    return shop.cpu_seconds() + (job.checkpoint["cpu_seconds"] if job.checkpoint else 0.0)
+    """CPU-seconds of the run, those before an interruption and those of other processes that have ended included."""
+    return shop.cpu_seconds() + job.elsewhere + (job.checkpoint["cpu_seconds"] if job.checkpoint else 0.0)
 
 
 def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> wandb.Tracker:
@@ -541,6 +543,16 @@ def _known_by_heart(
         own = canaries.summary(records, config.confidence, config.bootstrap_samples)
         values, intervals = values | own[0], intervals | own[1]
     return values, intervals
+
+
+def _train_on_all_devices(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitted:
+    """Trains in this process, and in one for each further device."""
+    with ddp.other_processes(job.config.trainer, record, stable_hash(_made_of(job))) as others:
+        fitted = _train(job, record, logger, shop)
+    job.elsewhere = others.cpu_seconds
+    if others.starting_seconds:
+        job.seconds["start of the other processes"] = others.starting_seconds
+    return fitted
 
 
 def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitted:

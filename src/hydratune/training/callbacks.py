@@ -22,10 +22,11 @@ from hydratune.config import TrainerConfig
 from hydratune.console import Ticker
 from hydratune.errors import Paused, RunError
 from hydratune.records import RunDirectory, atomic
+from hydratune.training.ddp import gathered
 from hydratune.training.module import FineTuning
 
 _SECONDS_UNREAD = 1.0  # for which a GPU's numbers may stay there
-_STEPS_UNREAD = 8  # likewise, in a data-parallel run
+STEPS_UNREAD = 8  # likewise, in a data-parallel run
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -145,7 +146,7 @@ class History(lightning.Callback):
 
     def _is_time(self, trainer: lightning.Trainer) -> bool:
         if trainer.world_size > 1:  # all ranks at the same step: what is wrong is found by all of them, and nobody waits for ever
-            return self.at_once or trainer.global_step % _STEPS_UNREAD == 0
+            return self.at_once or trainer.global_step % STEPS_UNREAD == 0
         return self.at_once or time.perf_counter() - self.last >= _SECONDS_UNREAD
 
     def end_step(self, trainer: lightning.Trainer, module: FineTuning) -> None:
@@ -259,13 +260,9 @@ def what_is_wrong(loss: float, grad_norm: float, before: Sequence[float], limit:
     return None
 
 
-def _of_all_ranks(numbers: list[int], world: int) -> list[int]:
+def rows_of_all_ranks(step: OptimizerStep) -> list[int]:
     """Every rank comes to the same verdict, for losses and gradients are summed over all of them; each knows its own rows."""
-    if world == 1:
-        return numbers
-    gathered: list[Any] = [None] * world
-    torch.distributed.all_gather_object(gathered, numbers)
-    return [number for part in gathered for number in part]
+    return [number for numbers in gathered(step.rows) for number in numbers]
 
 
 class Watchdog(lightning.Callback):
@@ -296,7 +293,7 @@ class Watchdog(lightning.Callback):
         if what is not None:
             self.history.end_step(trainer, module)
             self.history.record_pending(trainer)
-            raise Stopped(what, step.number, _of_all_ranks(step.rows, trainer.world_size))
+            raise Stopped(what, step.number, rows_of_all_ranks(step))
 
     def _look_at(self, step: OptimizerStep, module: FineTuning) -> str | None:
         """What is wrong with a step that was read, or None."""
@@ -315,8 +312,7 @@ class Watchdog(lightning.Callback):
         for step in steps if not self.history.at_once else ():
             what = self._look_at(step, module)
             if what is not None:
-                rows = _of_all_ranks(step.rows, trainer.world_size)
-                raise Stopped(what, step.number, rows, steps_since=trainer.global_step - step.number)
+                raise Stopped(what, step.number, rows_of_all_ranks(step), steps_since=trainer.global_step - step.number)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any) -> None:
         self.look(trainer, module)

@@ -1,7 +1,6 @@
 """Trains a prepared model with Lightning and leaves the best weights in it."""
 
 import logging
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from hydratune.models.compute import Compute, as_trained
 from hydratune.models.hardware import cpu_count, cpu_seconds
 from hydratune.models.memory_plan import CPU_MICRO_TOKENS, MemoryPlan, generation_tokens, training_plan
 from hydratune.records import RunDirectory
+from hydratune.training import ddp
 from hydratune.training.adalora import rank_allocation
 from hydratune.training.callbacks import (
     AtomicCheckpointIO,
@@ -123,7 +123,7 @@ def fit(
     module = FineTuning(model, objective, config.optimizer, total)
     for name in ("lightning.pytorch", "lightning.fabric"):  # devices and tips: the opening lines say what is used
         logging.getLogger(name).setLevel(logging.WARNING)
-    quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0
+    quiet = ddp.rank() > 0
     began = time.perf_counter()
     with progress("layers that stay as they are", len(train) + len(validation), quiet=quiet) as ticker:
         identity = f"{base} {compute.accelerator} {compute.precision}"
@@ -147,7 +147,8 @@ def fit(
             every = config.evaluation.every_steps
             sampling = [Sampling(every, sample, history)] if sample is not None and every is not None else []
             resumed = [going_on] if going_on is not None else []  # before whoever asks for a loss as it was then
-            callbacks = [*rank_allocation(model), times, history, *sampling, watchdog, patience, best, place, *resumed, halts]
+            ranks = [ddp.RankSetup()] if settings.strategy == "ddp" else []
+            callbacks = [*ranks, *rank_allocation(model), times, history, *sampling, watchdog, patience, best, place, *resumed, halts]
             trainer = lightning.Trainer(
                 accelerator=compute.accelerator,
                 devices=settings.devices,
@@ -158,7 +159,7 @@ def fit(
                 accumulate_grad_batches=settings.accumulate_grad_batches,
                 gradient_clip_val=settings.gradient_clip_val,
                 callbacks=callbacks,
-                plugins=[AtomicCheckpointIO()],
+                plugins=[AtomicCheckpointIO(), *ddp.plugins()],
                 logger=logger,
                 default_root_dir=record.path,
                 enable_progress_bar=False,
@@ -218,7 +219,7 @@ def _memory_plan(
     shared: Callable[[str, Callable[[], MemoryPlan]], MemoryPlan],
 ) -> MemoryPlan:
     """How much is computed at once, from now on by ``objective`` as well; a run that goes on keeps the size it had."""
-    known = checkpoint.get("micro_tokens") if checkpoint is not None else None
+    known = checkpoint["ranks"][ddp.rank()]["micro_tokens"] if checkpoint is not None else None
     wanted = config.trainer.micro_tokens or known
 
     def measure(tokens: int) -> int:

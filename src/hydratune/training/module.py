@@ -9,7 +9,7 @@ import torch
 
 from hydratune.config import MuonOptimizer, OptimizerConfig
 from hydratune.data.datamodule import Batch
-from hydratune.training import optimizers
+from hydratune.training import ddp, optimizers
 from hydratune.training.objective import Handover, Objective
 from hydratune.training.schedules import learning_rate_factor
 
@@ -28,6 +28,11 @@ class FineTuning(lightning.LightningModule):
         self.row_numbers: list[int] = []  # likewise: the rows behind it
         self.tokens_seen = 0  # trained and untrained, this rank
         self._validation = [0.0, 0.0]  # summed loss, tokens
+
+    @property
+    def _device_of_weights(self) -> torch.device:
+        """Where the model is; Lightning's ``device`` says so only once training has begun."""
+        return next(self.model.parameters()).device
 
     def cpu(self) -> "FineTuning":
         """Lightning would move the model off its device at the end of training, under the feet of whoever shares its weights."""
@@ -105,31 +110,29 @@ class FineTuning(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        checkpoint["rng"] = {
+        drawn = {
             "python": random.getstate(),
             "torch": torch.get_rng_state(),
-            "cuda": cuda,
+            "cuda": torch.cuda.get_rng_state(self._device_of_weights) if self._device_of_weights.type == "cuda" else None,
             "objective": self.objective.generator.get_state(),
         }
-
-        checkpoint["tokens_seen"] = self.tokens_seen
-        checkpoint["micro_tokens"] = self.objective.micro_tokens
+        own = {"rng": drawn, "tokens_seen": self.tokens_seen, "micro_tokens": self.objective.micro_tokens}
+        checkpoint["ranks"] = ddp.gathered(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.take_up(checkpoint)
 
     def take_up(self, checkpoint: Mapping[str, Any], *, of_process: bool = True) -> None:
-        """Goes on drawing where the checkpoint was written (dropout); the order of rows needs no generator.
+        """Goes on drawing where this rank was when the checkpoint was written (dropout); the order of rows needs no generator.
 
         ``of_process``: the process's generators are set as well.
         """
-        self.tokens_seen = checkpoint["tokens_seen"]
-        drawn = checkpoint["rng"]
+        own = checkpoint["ranks"][ddp.rank()]
+        self.tokens_seen, drawn = own["tokens_seen"], own["rng"]
         self.objective.generator.set_state(drawn["objective"])
         if not of_process:
             return
         random.setstate(drawn["python"])
         torch.set_rng_state(drawn["torch"])
-        if torch.cuda.is_available() and drawn["cuda"]:
-            torch.cuda.set_rng_state_all(drawn["cuda"])
+        if self._device_of_weights.type == "cuda" and drawn["cuda"] is not None:
+            torch.cuda.set_rng_state(drawn["cuda"], self._device_of_weights)

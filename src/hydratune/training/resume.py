@@ -17,6 +17,9 @@ from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.data.datamodule import ConversationData
+from hydratune.models.hardware import cpu_seconds
+from hydratune.training.callbacks import STEPS_UNREAD
+from hydratune.training.ddp import gathered
 from hydratune.training.module import FineTuning
 
 
@@ -26,7 +29,7 @@ def load(file: Path) -> dict[str, Any] | None:
         return None
     try:
         checkpoint = dict(torch.load(file, map_location="cpu", weights_only=True))
-        return checkpoint if "place" in checkpoint else None
+        return checkpoint if {"place", "ranks"} <= checkpoint.keys() else None
     except Exception as error:  # torch, its zip reader and its unpickler each have their own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         console.print(f"[yellow]{escape(str(file))} cannot be read ({escape(reason)}): the run begins anew", soft_wrap=True)
@@ -68,9 +71,12 @@ class Place(Checkpoint):
         self.write(trainer)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        if self.seconds is None or trainer.world_size > 1 or trainer.fit_loop.epoch_loop._should_accumulate():
+        if self.seconds is None or trainer.fit_loop.epoch_loop._should_accumulate():
             return
-        if time.monotonic() - self.written >= self.seconds:
+        if trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu" and trainer.global_step % STEPS_UNREAD:
+            return  # asking the others makes the host wait for the GPU
+        due = time.monotonic() - self.written >= self.seconds
+        if trainer.strategy.broadcast(due):  # rank 0 decides: a checkpoint takes all ranks
             self.write(trainer)
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -78,7 +84,7 @@ class Place(Checkpoint):
         epoch, batches = self.data.place(trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready)
         checkpoint["place"] = {"epoch": epoch, "batches": batches, "step": trainer.global_step}
         checkpoint["made_of"] = self.made_of
-        checkpoint["cpu_seconds"] = self.spent()
+        checkpoint["cpu_seconds"] = self.spent() + sum(gathered(cpu_seconds())[1:])
 
 
 def _moved(state: Mapping[str, Any], callback: Any) -> dict[str, Any]:
