@@ -356,7 +356,7 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     measured_on = {"validation": job.data_facts["splits"]["validation"]["tokens_hash"], "code": environment.code_hash()}
     content = {
         "versions": environment.versions(),
-        "hardware": {**hardware.describe(), "accelerator": job.compute.accelerator, "precision": job.compute.precision},
+        "hardware": {**hardware.describe(), **job.compute.stored()},
         "code": environment.code_hash(),
         "seed": config.seed,
         "model": {"name": config.model.name, "licence": config.model.licence, "source": job.source.name, "identity": job.source.identity},

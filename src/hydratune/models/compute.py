@@ -28,6 +28,11 @@ class Compute:
     precision: str  # Lightning's name: 32-true, bf16-mixed or bf16-true
     weights: torch.dtype  # in which the base model is stored
 
+    def stored(self) -> dict[str, str]:
+        """For environment.json."""
+        device = f"{self.device}, {hardware.name_of(self.device)}"
+        return {"accelerator": self.accelerator, "device": device, "precision": self.precision}
+
     @property
     def autocast(self) -> torch.dtype | None:
         """The dtype of products under mixed precision; None: that of the weights."""
