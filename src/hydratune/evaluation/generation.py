@@ -257,22 +257,21 @@ def answer(
     batches = batches_of(prompts, references, max_new_tokens, together, batch_tokens or generation_tokens(model))
     results: dict[int, Answer] = {}
     abandoned, halved = threading.Event(), threading.Event()
-
     cast = CastWeights(lora_weights(model), autocast_of(model))
 
     def work(numbers: Sequence[int]) -> None:
-        for part in even_batches(len(numbers), -(-len(numbers) // 2) if halved.is_set() else len(numbers)):
-            own = [numbers[i] for i in part]
+        if not halved.is_set():
             try:
-                work_on(own)
-                continue
+                work_on(numbers)
+                return
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or halved.is_set() or len(own) == 1:
+                if not is_out_of_memory(error) or len(numbers) == 1:
                     raise
             halved.set()  # here the error is gone, and what it kept alive
             released(reader.device)
-            console.print(f"[yellow]out of memory with {len(own)} answers at once: batches are halved from here on")
-            work(own)
+            console.print(f"[yellow]out of memory with {len(numbers)} answers at once: batches are halved from here on")
+        for half in even_batches(len(numbers), -(-len(numbers) // 2)):
+            work_on([numbers[i] for i in half])
 
     @torch.inference_mode()
     @fast()

@@ -21,6 +21,7 @@ except ImportError:  # it came with PyTorch 2.10
     kernel = None  # type: ignore[assignment]
 
 
+@lru_cache(maxsize=64)
 def _has(kernel: Callable[..., object] | None, *names: str) -> bool:
     return kernel is not None and all(name in inspect.signature(kernel).parameters for name in names)
 
@@ -129,11 +130,13 @@ def _places(lengths: tuple[int, ...], prefix: int, device: torch.device) -> list
         of_prefix += range(len(places), len(places) + prefix)
         of_rows += range(len(places) + prefix, len(places) + prefix + length)
         places += [*range(prefix), *range(start, start := start + length)]
-    return sent([places, of_prefix, of_rows], device)
+    with torch.inference_mode(False):  # answers and training steps may share it
+        return sent([places, of_prefix, of_rows], device)
 
 
 @lru_cache(maxsize=16)  # the same for every layer of a micro-pack
 def _starts(lengths: tuple[int, ...], more: int, device: torch.device) -> torch.Tensor:
     """Where rows begin that are ``more`` longer than ``lengths`` say, and where the last one ends; int32, as the kernel wants it."""
-    (starts,) = sent([[0, *itertools.accumulate(length + more for length in lengths)]], device)
-    return starts.to(torch.int32)
+    with torch.inference_mode(False):  # answers and training steps may share it
+        (starts,) = sent([[0, *itertools.accumulate(length + more for length in lengths)]], device)
+        return starts.to(torch.int32)
