@@ -92,7 +92,7 @@ def test_measuring_a_step_changes_nothing(dropout: float) -> None:
         torch.manual_seed(3)
         objective = Objective(model.eval(), micro_tokens=40, workers=1, seed=5)
         if measured:
-            assert objective.peak_of_a_step(60) == 0  # a CPU counts nothing
+            assert objective.peak_of_a_step(600) == 0  # a CPU counts nothing; the model reads 64 tokens, and knows 96
             assert not any(module.training for module in model.modules())
         model.train()
         results.append((*objective.gradients(rows()), torch.rand(3)))

@@ -181,8 +181,9 @@ class Objective:
 
     def peak_of_a_step(self, tokens: int) -> int:
         """Most bytes that the device held during a training step of ``tokens`` made-up tokens in one micro-pack; changes nothing."""
-        ids = tuple(range(min(tokens, 512) + 1))
-        row = Encoded(ids, tuple(2 * i > len(ids) for i in ids))
+        config = self.model.config.get_text_config()
+        length = min(tokens, 512, getattr(config, "max_position_embeddings", None) or 512)
+        row = Encoded(tuple(i % config.vocab_size for i in range(length + 1)), tuple(2 * i > length for i in range(length + 1)))
         drawn, modes = self.generator.get_state(), {module: module.training for module in self.model.modules()}
         before, self.micro_tokens = self.micro_tokens, 2 * tokens
         share, self.share = self.share, False
@@ -190,7 +191,7 @@ class Objective:
         device = self.model.device
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                return hardware.peak_during(lambda: self._gradients([row] * max(1, tokens // 512)), device)
+                return hardware.peak_during(lambda: self._gradients([row] * max(1, tokens // length)), device)
         finally:
             self.micro_tokens, self.share = before, share
             self.generator.set_state(drawn)
