@@ -194,6 +194,12 @@ def test_an_interrupted_run_ends_like_one_that_was_not(hydratune: Command, tmp_p
     assert_same_run(run, tmp_path / "whole")
 
 
+def test_wrong_settings_are_told_once(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", *SMALL, *TWO, "adapter.r=500", f"hydra.run.dir={tmp_path}/run")
+    assert code == 2 and text.count("no target layer is wider than") == 1
+    assert "LOCAL_RANK" not in os.environ
+
+
 @pytest.mark.slow  # four processes
 def test_a_killed_run_goes_on(hydratune: Command, tmp_path: Path) -> None:
     words = (*UNEVEN, *TWO, "data.batch_size=2", "trainer.max_epochs=20", "trainer.checkpoint_minutes=1e-9", "adapter.lora_dropout=0.2")

@@ -165,6 +165,8 @@ class OtherProcesses:
                 print(f"\nhydratune train: {why}", file=sys.stderr, flush=True)
                 for process in self._processes:
                     process.kill()
+                if self.folder is not None:
+                    shutil.rmtree(self.folder, ignore_errors=True)
                 os._exit(HydratuneError.exit_code)
 
 
