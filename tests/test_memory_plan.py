@@ -75,6 +75,26 @@ def test_what_the_user_sets_is_taken_without_measuring(card: Callable[[float], N
     assert training_plan(torch.device("cpu"), 1000, 0, 1000, 96, measure).micro_tokens == 96
 
 
+@pytest.mark.parametrize("fits", [0, 512])
+def test_where_a_measured_step_does_not_fit_the_smallest_is_tried(card: Callable[[float], None], fits: int) -> None:
+    card(1)
+
+    def measure(tokens: int) -> int:
+        if tokens > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return tokens * MIB
+
+    plan = training_plan(CUDA, 128_256, 0, 1000, None, measure)
+    assert plan == MemoryPlan(256, 256, 1000, 2**30, None)
+    assert plan.told() == "micro-packs of 256 tokens, loss chunks of 256 positions, 1,000 tokens in generation"
+
+    def broken(tokens: int) -> int:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        training_plan(CUDA, 128_256, 0, 1000, None, broken)
+
+
 def test_free_memory_counts_what_pytorch_holds_unused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (10, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device=None: 7)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hydratune.models.compute import is_out_of_memory
 from hydratune.models.hardware import cpu_count, memory
 
 CPU_MICRO_TOKENS = 1024  # measured on two cores: 512 and 2,048 cost 2 % and 6 % more CPU-seconds
@@ -66,7 +67,8 @@ def training_plan(
     """The sizes of a training run that writes with ``generation`` tokens at once.
 
     ``measure(tokens)`` runs a training step of so many tokens on ``device`` and returns the most bytes that it took. Two
-    steps tell what a token takes. ``micro_tokens`` is what the user has set, or None. On a CPU nothing is measured.
+    steps tell what a token takes; where even they do not fit, the smallest size is left to try. ``micro_tokens`` is what the
+    user has set, or None. On a CPU nothing is measured.
     """
     if device.type == "cpu":
         return MemoryPlan(micro_tokens or CPU_MICRO_TOKENS, CPU_LOSS_POSITIONS, generation)
@@ -74,7 +76,15 @@ def training_plan(
     if micro_tokens is not None:
         return MemoryPlan(micro_tokens, positions, generation)
     few, more = 512, 2048
-    first, second = measure(few), measure(more)
+    try:
+        first, second = measure(few), measure(more)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        first = second = 0
+    if not second:  # here the error is gone, and what it kept alive
+        released(device)
+        return MemoryPlan(_LEAST_MICRO_TOKENS, positions, generation, free_memory(device))
     per_token = max(1, (second - first) // (more - few))
     fixed = max(0, first - few * per_token) + 12 * trained_parameters  # a gradient and Adam's two moments in fp32
     free = free_memory(device)

@@ -155,12 +155,12 @@ class Objective:
         """
         return self._again_if_it_must(lambda: self._gradients(rows))
 
-    def _again_if_it_must(self, compute: Callable[[], Result]) -> Result:
+    def _again_if_it_must(self, compute: Callable[[], Result], *, halve: bool = True) -> Result:
         drawn = self.generator.get_state()
         try:
             return compute()
         except (RuntimeError, MemoryError) as error:  # RuntimeError: also CUDA's out of memory
-            adapt = self._halve if is_out_of_memory(error) and not self._halved else None
+            adapt = self._halve if halve and is_out_of_memory(error) and not self._halved else None
             adapt = _allow_any_order if NOT_DETERMINISTIC in str(error) else adapt
             if adapt is None:
                 raise
@@ -191,7 +191,8 @@ class Objective:
         device = self.model.device
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                return hardware.peak_during(lambda: self._gradients([row] * max(1, tokens // length)), device)
+                rows = [row] * max(1, tokens // length)
+                return hardware.peak_during(lambda: self._again_if_it_must(lambda: self._gradients(rows), halve=False), device)
         finally:
             self.micro_tokens, self.share = before, share
             self.generator.set_state(drawn)
