@@ -8,6 +8,7 @@ early, so that no status and no reason is written down, because Ctrl-C does noth
 because its handler of SIGTERM talks to the other processes in the midst of a step.
 """
 
+import atexit
 import logging
 import os
 import random
@@ -238,10 +239,17 @@ def join_main_process() -> None:
     if _PARENT not in os.environ:  # started by torchrun, which ends all of them
         return
 
+    main = int(os.environ[_PARENT])
+
+    def tidy_up() -> None:
+        if os.getppid() != main:  # it was killed, or it would have ended this process
+            shutil.rmtree(os.environ[_MEETING], ignore_errors=True)
+
     def watch() -> None:
-        while os.getppid() == int(os.environ[_PARENT]):
+        while os.getppid() == main:
             time.sleep(0.5)
-        shutil.rmtree(os.environ[_MEETING], ignore_errors=True)  # the main process was killed, or it would have ended this one
+        tidy_up()
         os._exit(HydratuneError.exit_code)
 
+    atexit.register(tidy_up)
     threading.Thread(target=watch, name="ddp", daemon=True).start()
