@@ -112,7 +112,13 @@ def test_what_changed_since_is_said_and_refused(hydratune: Command, tmp_path: Pa
     monkeypatch.setattr("hydratune.tracking.environment.code_hash", lambda: "other")
     code, text = hydratune(*words)
     assert code == 2 and "the code of hydratune changed" in text and "resume=force goes on" in text
-    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["place"]["step"] == 4  # nothing is lost
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    assert checkpoint["place"]["step"] == 4  # nothing is lost
+    torch.save({key: value for key, value in checkpoint.items() if key != "ranks"}, file)
+    code, text = hydratune(*words, "resume=force")
+    assert code == 2 and "was written by an older hydratune" in text and "resume=never begins anew" in text
+    torch.save(checkpoint, file)
     code, text = hydratune(*words, "resume=force")
     assert code == 0 and "goes on after step 4" in text
 

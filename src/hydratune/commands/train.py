@@ -416,6 +416,10 @@ def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
         why = f"an interrupted run is there, and since then {'; '.join([*other, *since])}"
         fix = "resume=never begins anew" + ("" if other else ", resume=force goes on all the same") + "; or choose another hydra.run.dir"
         raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
+    if "ranks" not in checkpoint:
+        why = f"{file} was written by an older hydratune, which kept other things"
+        fix = "resume=never begins anew; to go on, use the version that wrote it (environment.json says which)"
+        raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
     place = checkpoint["place"]
     console.print(f"[bold]goes on after step {place['step']}[/] of {total_steps(job.config, len(job.train))}, from {file}", soft_wrap=True)
     return checkpoint

@@ -29,7 +29,7 @@ def load(file: Path) -> dict[str, Any] | None:
         return None
     try:
         checkpoint = dict(torch.load(file, map_location="cpu", weights_only=True))
-        return checkpoint if {"place", "ranks"} <= checkpoint.keys() else None
+        return checkpoint if "place" in checkpoint else None
     except Exception as error:  # torch, its zip reader and its unpickler each have their own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         console.print(f"[yellow]{escape(str(file))} cannot be read ({escape(reason)}): the run begins anew", soft_wrap=True)
