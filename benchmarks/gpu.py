@@ -40,7 +40,8 @@ GRACE = 20.0  # seconds after its time at which a run that hangs in a kernel is 
 STATUSES = ("passed", "FAILED", "measured", "skipped", "out of memory", "out of time", "error", "interrupted", "running")
 MEASURED = ("speed: ", "trials: ")  # parts whose results are lines of one table
 GIB = 2**30
-HEAD = ["", "tokens/s", "MFU", "ms/step", "peak GiB", "launches", "stream syncs", "copies to host", "at once"]
+HEAD = ["", "tokens/s", "MFU*", "ms/step", "peak GiB", "launches", "stream syncs", "copies to host", "tokens per pass", "trials"]
+NOTE = "* model FLOPs per second over the rate of a large bf16 matrix product measured on this card, not over its data sheet's peak"
 
 
 class OutOfTime(BaseException):
@@ -93,9 +94,10 @@ class Run:
 
     def _tried(self, part: Part, entry: dict[str, Any]) -> dict[str, Any]:
         try:
-            missing, estimate = part.lacks(), part.seconds()
+            missing = part.lacks()
             if missing is not None:
                 return {"status": "skipped", "reason": missing}
+            estimate = part.seconds()
             entry["estimate"] = round(estimate, 1)
             if estimate > self.left:
                 return {"status": "skipped", "reason": f"it takes about {estimate:.0f} s, and {max(0.0, self.left):.0f} s are left"}
@@ -231,6 +233,9 @@ def planned(run: Run, toy: bool) -> list[Part]:
         torch.use_deterministic_algorithms(False)
         place.release()
 
+    def no_rate() -> str | None:
+        return None if (run.parts.get("device rate") or {}).get("result") else "the device's rate was not measured"
+
     def rate() -> float:
         entry = run.parts.get("device rate")
         if entry is None or entry["result"] is None:
@@ -239,7 +244,7 @@ def planned(run: Run, toy: bool) -> list[Part]:
         return measured
 
     def cell_part(cell: speed.Cell) -> Part:
-        lacks = no_bitsandbytes if cell.nf4 else lambda: None
+        lacks = (lambda: no_rate() or no_bitsandbytes()) if cell.nf4 else no_rate
         return Part(f"speed: {cell.name}", lambda: speed.speed(cell, place, rate()), lambda: cell.seconds(rate()), lacks)
 
     def pack_part(way: str) -> Part:
@@ -269,7 +274,7 @@ def planned(run: Run, toy: bool) -> list[Part]:
         Part("device rate", lambda: {"flops_per_second": speed.device_rate(place)}),
         *map(cell_part, speed.cells(shapes, step, short, bf16=not toy)),
         cell_part(freely),
-        *map(pack_part, speed.WAYS),
+        *map(pack_part, speed.MODES),
         *map(cell_part, speed.cells(shapes, step, long, bf16=not toy)),
         *map(cell_part, mixed),
     ]
@@ -286,9 +291,10 @@ def line(name: str, entry: Mapping[str, Any]) -> list[str]:
 
     at_once = (result.get("plan") or {}).get("micro_tokens", result["batch"])
     halved = f"{at_once:,}" + (" (halved)" if result.get("out_of_memory") else "")
+    last = ["-", halved] if "trial_steps_per_second" in result else [halved, "-"]
     tokens, used = shown("tokens_per_second", lambda v: f"{v:,.0f}"), shown("utilisation", lambda v: f"{100 * v:.1f} %")
     took, peak = shown("step_seconds", lambda v: f"{1000 * v:.1f}"), shown("peak_memory", lambda v: f"{v / GIB:.2f}")
-    return [name, tokens, used, took, peak, *map(shown, ("kernel_launches", "stream_syncs", "copies_to_host")), halved]
+    return [name, tokens, used, took, peak, *map(shown, ("kernel_launches", "stream_syncs", "copies_to_host")), *last]
 
 
 def row(cells: Sequence[str]) -> str:
@@ -311,7 +317,7 @@ def report(run: Run) -> str:
     measured = [line(n, e) for n, e in run.parts.items() if n.startswith(MEASURED)]
     tables = [fresh.markdown(["check", "result", "why"], checks), fresh.markdown(HEAD, measured)]
     published = fresh.markdown(["published elsewhere, on other data and settings", ""], [list(anchor) for anchor in ANCHORS])
-    return "\n\n".join([f"{run.found['device']['name']}, versions {run.found['versions']}", *tables, published])
+    return "\n\n".join([f"{run.found['device']['name']}, versions {run.found['versions']}", *tables, NOTE, published])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -323,6 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--out", type=Path, help="the JSON file")
     args = parser.parse_args(arguments)
+    if args.minutes <= 0:
+        parser.error(f"--minutes {args.minutes:g}: give more than 0")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA begins: cuBLAS adds up the same way every time
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -332,21 +340,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit("no CUDA device: not run on a GPU (--toy runs the same code on a CPU)")
     if args.toy:
         torch.set_num_threads(1)
-    run = Run(args.out or fresh.named_now("gpu") / "gpu.json", facts(args.toy), args.minutes)
+    from hydratune.errors import HydratuneError
+
+    try:
+        run = Run(args.out or fresh.named_now("gpu") / "gpu.json", facts(args.toy), args.minutes)
+        parts = planned(run, args.toy)
+        unknown = [word for word in args.only if not any(word in part.name for part in parts)]
+        if unknown:
+            listed = "\n  ".join(part.name for part in parts)
+            parser.error(f"--only {unknown[0]}: no part has this in its name; parts:\n  {listed}")
+        return work_through(run, parts, args.only)
+    except HydratuneError as error:  # a full disk, a folder that cannot be written
+        print(f"gpu.py: {error}", file=sys.stderr)
+        return 1
+
+
+def work_through(run: Run, parts: Sequence[Part], only: Sequence[str]) -> int:
+    """Runs the ``parts`` whose names contain one of the words of ``only``, and prints the report; the exit code."""
     with run.ended_at_last():
         head = [HEAD]  # of the table that grows line by line
-        for part in planned(run, args.toy):
-            if args.only and part.name != "device rate" and not any(word in part.name for word in args.only):
-                continue
-            entry = run.do(part)
-            if part.name.startswith(MEASURED):
-                print(fresh.markdown(head.pop(), [line(part.name, entry)]) if head else row(line(part.name, entry)), flush=True)
-            if not part.name.startswith(MEASURED) or entry["reason"]:
-                print(told(part.name, entry), flush=True)
-        run.found["ended"] = "by itself"
+        ended = "by itself"
+        try:
+            for part in parts:
+                if only and part.name != "device rate" and not any(word in part.name for word in only):
+                    continue
+                entry = run.do(part)
+                if part.name.startswith(MEASURED):
+                    print(fresh.markdown(head.pop(), [line(part.name, entry)]) if head else row(line(part.name, entry)), flush=True)
+                if not part.name.startswith(MEASURED) or entry["reason"]:
+                    print(told(part.name, entry), flush=True)
+        except KeyboardInterrupt:
+            ended = "interrupted"
+        run.found["ended"] = ended
         run._write()
         print(f"\n{report(run)}\n\n{run.file}")
-    return 1 if run.bad else 0
+    return 130 if ended == "interrupted" else 1 if run.bad else 0
 
 
 if __name__ == "__main__":

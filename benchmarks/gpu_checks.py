@@ -159,7 +159,7 @@ def same_bits(setting: Setting) -> dict[str, Any]:
 
 
 def resumed(setting: Setting, steps: int = 4) -> dict[str, Any]:
-    """A run in one go against one that is paused half-way and gone on with from its checkpoint; with dropout."""
+    """A run in one go against one that is paused half-way and resumed from its checkpoint; with dropout."""
     bf16 = setting.place.accelerator == "gpu"
     with deterministic():
         straight = fit(*_run(setting, bf16, steps), setting.place)

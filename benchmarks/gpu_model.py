@@ -227,6 +227,8 @@ def fit(
             planned=lambda plan: plans.append(plan.stored()),
         )
         last = resume.load(record.checkpoints / "last.ckpt")
+    if fitted.interrupted:
+        raise KeyboardInterrupt
     if last is None:
         raise RuntimeError("training left no checkpoint")
     place.synchronize()

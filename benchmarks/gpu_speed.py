@@ -38,7 +38,7 @@ def device_rate(place: Place) -> float:
     on_gpu = place.accelerator == "gpu"
     size, dtype, repeats = (8192, torch.bfloat16, (5, 50)) if on_gpu else (512, torch.float32, (2, 5))
     a = torch.randn(size, size, device=place.device, dtype=dtype)
-    for repeat in repeats:  # the first round is for warmth
+    for repeat in repeats:  # the first round is the warm-up
         place.synchronize()
         started = time.perf_counter()
         for _ in range(repeat):
@@ -209,11 +209,11 @@ class Trials:
         return self.rows * self.length
 
 
-WAYS = ("one by one", "pack", "pack, merged")
+MODES = ("one by one", "pack", "pack, merged")
 
 
 def trials(way: str, many: Trials, place: Place) -> dict[str, Any]:
-    """All trials' steps by one of ``WAYS``: ``Objective``, clipping and AdamW, in threads as jobs of a pack are.
+    """All trials' steps by one of ``MODES``: ``Objective``, clipping and AdamW, in threads as jobs of a pack are.
 
     The machinery is that of ``hydratune.sweeps.pack`` (``Premises``, ``JobCrew``, ``Crew``, ``Host``) without Lightning, files
     and processes around it. Merged: micro-packs that wait at the same moment are one pass over the frozen base.
@@ -244,12 +244,12 @@ def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
         taken.append(Trial(objective(model, many.tokens, pool=pool, share=False), config, encoded(drawn), many, place, premises.asked))
     place.release()
     try:
-        with ThreadPoolExecutor(count if packed else 1) as stations:
+        with ThreadPoolExecutor(count if packed else 1) as threads:
             try:
-                list(stations.map(lambda trial: trial.steps(0, 1), taken))
+                list(threads.map(lambda trial: trial.steps(0, 1), taken))
                 place.synchronize()
                 started = time.perf_counter()
-                list(stations.map(lambda trial: trial.steps(1, many.rounds + 1), taken))
+                list(threads.map(lambda trial: trial.steps(1, many.rounds + 1), taken))
                 place.synchronize()
                 seconds = time.perf_counter() - started
             except BaseException:

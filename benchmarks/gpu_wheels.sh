@@ -18,10 +18,12 @@ platforms=(manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_24_x86_64 man
 pinned() { grep -iE "^$1==" "$here/constraints.txt"; }
 options=(--no-deps --disable-pip-version-check --quiet)
 
-mkdir -p "$folder"
-rm -f "$folder"/*.whl
+target=$folder
+mkdir -p "$target"
+folder=$(mktemp -d) # what is in the target stays as it is until everything is there
+trap 'rm -rf "$folder"' EXIT
 wanted=()
-for name in hydra-core omegaconf peft rich markdown-it-py mdurl Pygments bitsandbytes; do wanted+=("$(pinned $name)"); done
+for name in hydra-core omegaconf peft accelerate psutil rich markdown-it-py mdurl Pygments bitsandbytes; do wanted+=("$(pinned $name)"); done
 "$python" -m pip download "${options[@]}" --only-binary=:all: --python-version 3.12 --implementation cp \
     "${platforms[@]/#/--platform=}" --dest "$folder" "${wanted[@]}"
 "$python" -m pip wheel "${options[@]}" --wheel-dir "$folder" "$(pinned antlr4-python3-runtime)" # published as source only
@@ -63,3 +65,8 @@ du -b "$folder"/*.whl | awk -v limit="$limit" '
         printf "%8.2f MiB  in all\n", sum / 1048576
         if (sum > limit * 1048576) { print "more than " limit " MiB" > "/dev/stderr"; exit 1 }
     }'
+for wheel in "$folder"/*.whl; do
+    name=$(basename "$wheel")
+    rm -f "$target/${name%%-*}"-*.whl # two versions of a package stop the installation
+    cp "$wheel" "$target"
+done

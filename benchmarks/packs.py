@@ -93,7 +93,7 @@ def main() -> None:
             for repeat in range(args.repeats + 1):
                 for pack, found in taken.items():
                     seconds = pack.gradients(parts)
-                    if repeat:  # the first is for warmth
+                    if repeat:  # the first is the warm-up
                         found.append(seconds)
             (cpu, wall), (cpu_merged, wall_merged) = (map(statistics.median, zip(*found, strict=True)) for found in taken.values())
             print(

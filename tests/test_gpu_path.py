@@ -16,7 +16,7 @@ from conftest import SMALL
 from hydratune import config as configuration
 from hydratune.config import LoraAdapter
 from hydratune.data.masking import Encoded
-from hydratune.evaluation import assess, generation
+from hydratune.evaluation import assess, corpus, generation
 from hydratune.evaluation.generation import answer, batches_of
 from hydratune.models import adapters, compute, memory_plan, sources, varlen
 from hydratune.models.attention import NAME
@@ -204,6 +204,14 @@ def test_the_device_of_a_rank_is_current_before_anything_is_loaded_straight_onto
     assert (chosen.accelerator, str(chosen.device), chosen.precision) == ("gpu", device, "bf16-mixed")
 
 
+def test_a_rank_that_was_left_in_the_environment_is_refused(hydratune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep no record, and compute on another GPU than Lightning."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    code, text = hydratune("train", *SMALL)
+    assert code == 2 and "LOCAL_RANK" in text and "set trainer=ddp trainer.devices=N, or unset LOCAL_RANK" in text
+    assert str(compute.device_of_rank("gpu", "auto")) == "cuda:0" and str(compute.device_of_rank("gpu", "ddp")) == "cuda:1"
+
+
 def test_weights_arrive_on_the_device_in_their_final_type(tiny: tuple[Any, Any, Any]) -> None:
     model = sources.load_model(tiny[0], tiny[1], Compute("gpu", torch.device("meta"), "bf16-mixed", torch.bfloat16))
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
@@ -314,6 +322,41 @@ def test_an_operation_that_has_no_order_is_named_and_training_goes_on(
     loss, gradients = objective.gradients(rows())
     assert torch.equal(loss, expected) and all(map(torch.equal, gradients, wanted))
     assert "histc_cuda has no deterministic implementation on this device" in capsys.readouterr().out
+
+
+def test_answers_and_readings_go_on_as_well(
+    model: Any, nothing_deterministic: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passages = [corpus.Passage((1, 2), (3, 4)), corpus.Passage((1,), (5,))]
+    expected = nlls(model), corpus.token_log_likelihoods(model, passages, pad=0, quiet=True)
+
+    def strict(*args: Any) -> None:
+        if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set 'torch.use_...'")
+
+    model.register_forward_pre_hook(strict)
+    for number, found in enumerate((lambda: nlls(model), lambda: corpus.token_log_likelihoods(model, passages, pad=0, quiet=True))):
+        compute.be_deterministic()
+        again = found()
+        assert all(map(torch.equal, again, expected[1])) if number else again == expected[0]
+        assert "cumsum_cuda_kernel has no deterministic implementation" in capsys.readouterr().out
+
+
+def test_what_only_warns_is_set_back(nothing_deterministic: None) -> None:
+    compute.be_deterministic()
+    with compute.nothing_refused():
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    with compute.nothing_refused():
+        assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_only_workspaces_that_are_deterministic_are_left(nothing_deterministic: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, used in ((":16:8", ":16:8"), (":0:0", ":4096:8"), ("", ":4096:8")):
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given)
+        compute.be_deterministic()
+        assert compute.os.environ["CUBLAS_WORKSPACE_CONFIG"] == used
 
 
 # ------------------------------------------------------------- 7: what is evaluated is computed as it is in training steps

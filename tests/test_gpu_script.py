@@ -74,7 +74,7 @@ def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(toy: 
     for plain in (name for name in speeds if name.endswith("plain")):  # the same model, adapter and rows
         assert speeds[plain]["first_loss"] == pytest.approx(speeds[plain.replace("plain", "ours")]["first_loss"], rel=1e-5)
     trials = {name: part["result"] for name, part in found["parts"].items() if name.startswith("trials: ")}
-    assert [name.split("step, ")[1] for name in trials] == list(gpu_speed.WAYS)
+    assert [name.split("step, ")[1] for name in trials] == list(gpu_speed.MODES)
     assert all(t["trial_steps_per_second"] > 0 and t["losses_apart"] < 1e-5 and len(t["losses"]) == 4 for t in trials.values())
     assert [t["merged"] > 0.5 for t in trials.values()] == [False, False, True]
     assert all(f"| {name.partition(': ')[2]} |" in printed for name in (*speeds, *trials)) and "3,083 tokens/s" in printed
@@ -221,3 +221,43 @@ def test_the_wheels_that_are_collected_have_a_version() -> None:
     (names,) = [line.split(" in ")[1].split(";")[0].split() for line in script.splitlines() if line.startswith("for name in")]
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert {*names, "antlr4-python3-runtime"} <= pinned and "peft" in names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["--only", "nonsense"], "--only nonsense: no part has this in its name"), (["--minutes", "0"], "--minutes 0: give more than 0")],
+)
+def test_arguments_that_make_no_sense_are_refused(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: None, arguments: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(["--toy", "--out", str(tmp_path / "gpu.json"), *arguments])
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and told in printed
+    assert "check: packed step, fp32" in printed or "minutes" in told
+
+
+def test_a_file_that_cannot_be_written_is_one_message(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: None
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert gpu.main(["--toy", "--out", str(tmp_path / "file" / "gpu.json")]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("gpu.py: ") and "Traceback" not in printed
+
+
+def test_without_the_rate_of_the_device_speeds_are_left_out(run: gpu.Run) -> None:
+    (part,) = [part for part in gpu.planned(run, toy=True) if part.name == "speed: toy, tied, LoRA, 16 tokens, plain"]
+    assert run.do(part)["reason"] == "the device's rate was not measured"
+
+
+def test_ctrl_c_keeps_what_was_measured(run: gpu.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    parts = [gpu.Part("check: first", lambda: {"passed": True}), gpu.Part("check: second", interrupted), gpu.Part("check: third", dict)]
+    assert gpu.work_through(run, parts, []) == 130
+    kept = json.loads(run.file.read_text())
+    assert kept["ended"] == "interrupted"
+    assert [part["status"] for part in kept["parts"].values()] == ["passed", "interrupted"]
+    assert "| check: first | passed |" in capsys.readouterr().out

@@ -24,6 +24,7 @@ from hydratune.training import callbacks, fit, packing
 from hydratune.training.callbacks import History, OptimizerStep, Watchdog
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
+from hydratune.training.sampling import Sampling
 from test_objective import build, opening, rows, with_lora
 from test_watchdog import TOO_FAST
 
@@ -149,6 +150,18 @@ def casts(objective: Objective, examples: list[Encoded]) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile, torch.autocast("cpu", torch.bfloat16):
         objective.gradients(examples)
     return sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy")
+
+
+def test_every_rank_records_at_the_same_steps() -> None:
+    """The watchdog of a rank that alone had recorded would wait for the others, who wait in the next step."""
+    recorded: list[Any] = []
+    record: Any = SimpleNamespace(record_pending=recorded.append)
+    sampling = Sampling(2, lambda step: pytest.fail("only the main process asks"), record)
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: False))
+    for step in (1, 2, 3, 4):
+        trainer: Any = SimpleNamespace(global_step=step, fit_loop=loop, is_global_zero=False)
+        sampling.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
+    assert [trainer.global_step for trainer in recorded] == [2, 4]
 
 
 def test_the_weights_of_adapters_are_cast_together(monkeypatch: pytest.MonkeyPatch) -> None:

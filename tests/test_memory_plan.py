@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from conftest import SMALL
+from hydratune.data.masking import Encoded
 from hydratune.models import hardware, memory_plan
 from hydratune.models.attention import NAME
+from hydratune.models.compute import Compute
 from hydratune.models.memory_plan import MemoryPlan, training_plan
+from hydratune.training import fit
 from hydratune.training import objective as objectives
 from hydratune.training.objective import Objective
-from hydratune.training.packing import pack
+from hydratune.training.packing import micro_packs, pack
+from test_config import compose
 from test_objective import build, rows, with_lora
 
 Command = Callable[..., tuple[int, str]]
@@ -75,18 +80,24 @@ def test_what_the_user_sets_is_taken_without_measuring(card: Callable[[float], N
     assert training_plan(torch.device("cpu"), 1000, 0, 1000, 96, measure).micro_tokens == 96
 
 
-@pytest.mark.parametrize("fits", [0, 512])
-def test_where_a_measured_step_does_not_fit_the_smallest_is_tried(card: Callable[[float], None], fits: int) -> None:
+@pytest.mark.parametrize("fits", [0, 200, 600, 1500])
+def test_where_a_measured_step_does_not_fit_smaller_ones_are_measured(card: Callable[[float], None], fits: int) -> None:
     card(1)
+    tried: list[int] = []
 
     def measure(tokens: int) -> int:
+        tried.append(tokens)
         if tokens > fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return tokens * MIB
 
     plan = training_plan(CUDA, 128_256, 0, 1000, None, measure)
-    assert plan == MemoryPlan(256, 256, 1000, 2**30, None)
-    assert plan.told() == "micro-packs of 256 tokens, loss chunks of 256 positions, 1,000 tokens in generation"
+    assert tried[:1] == [512] and len(tried) <= 9
+    if fits < 512:
+        assert plan == MemoryPlan(256, 256, 1000, 2**30, None)
+        assert plan.told() == "micro-packs of 256 tokens, loss chunks of 256 positions, 1,000 tokens in generation"
+    else:
+        assert plan == MemoryPlan(512, 256, 1000, 2**30, MIB)
 
     def broken(tokens: int) -> int:
         raise RuntimeError("something else")
@@ -132,19 +143,22 @@ def running_out(calls: list[int], fails: Callable[[int], bool]) -> Callable[...,
     return failing
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "checkpointing"), [(1, False), (2, False), (1, True)])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_step_that_does_not_fit_is_computed_again_in_halves(
-    workers: int, dropout: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workers: int, checkpointing: bool, dropout: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = with_lora(build("Llama"), lora_dropout=dropout).train()
     model.get_base_model().set_attn_implementation(NAME)
-    with Objective(model, micro_tokens=32, workers=workers, seed=5) as objective:
+    options: dict[str, Any] = {"workers": workers, "checkpointing": checkpointing, "seed": 5}
+    torch.manual_seed(1)
+    with Objective(model, micro_tokens=32, **options) as objective:
         expected, wanted = objective.gradients(rows())
         later = objective.gradients(rows(3))
     calls: list[int] = []
     monkeypatch.setattr(objectives, "pack", running_out(calls, lambda number: number == 2))
-    with Objective(model, micro_tokens=64, workers=workers, seed=5) as objective:
+    torch.manual_seed(1)
+    with Objective(model, micro_tokens=64, **options) as objective:
         loss, gradients = objective.gradients(rows())
         assert objective.micro_tokens == 32
         after = objective.gradients(rows(3))
@@ -174,6 +188,58 @@ def test_a_validation_that_does_not_fit_is_computed_again_in_halves(monkeypatch:
     expected = Objective(model, micro_tokens=32, workers=1).loss(rows())
     monkeypatch.setattr(objectives, "pack", running_out([], lambda number: number == 1))
     assert torch.equal(Objective(model, micro_tokens=64, workers=1).loss(rows()), expected)
+
+
+def test_what_attention_copies_of_a_prefix_is_counted() -> None:
+    shared, many = 100, 40
+    some = [Encoded((*range(shared), number, 5, 6), (*[False] * (shared + 1), True, True)) for number in range(many)]
+    assert len(micro_packs(some, shared + 3 * many, 1, shared)) == 1
+    packs = micro_packs(some, shared + 3 * many, 1, shared, copied=0.05)
+    assert len(packs) > 1 and sum(map(len, packs)) == many
+    budget = shared + 3 * many
+    assert all((shared if number == 0 else 0) + len(pack) * (3 + 5) <= budget for number, pack in enumerate(packs))
+    eight_b = transformers.LlamaConfig(hidden_size=4096, intermediate_size=14336, num_attention_heads=32, num_key_value_heads=8)
+    assert 0.02 < memory_plan.prefix_share(eight_b) < 0.05  # 4 KiB of about 110 in a layer
+    model = with_lora(build("Llama"))
+    model.get_base_model().set_attn_implementation(NAME)
+    assert Objective(model, micro_tokens=64, workers=1)._copied == 0  # on a CPU nothing is copied
+
+
+def test_scoring_references_is_set_aside(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_plan, "cpu_count", lambda: 1)
+    taken = memory_plan.bytes_per_generated_token(model.config, 4)
+    logits = 2 * memory_plan.SCORED_TOKENS * model.config.vocab_size * 4
+    for free, left in ((10 * logits, 9 * logits), (logits, logits / 2)):
+        monkeypatch.setattr(memory_plan, "free_memory", lambda device, free=free: int(free / 0.8) + 1)
+        assert memory_plan.generation_tokens(model) == pytest.approx(left / taken, rel=1e-3)
+
+
+def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None:
+    """The chunks of the loss are known before a step is measured; another adapter is measured for itself."""
+    card(30)
+    model = with_lora(build("Llama"))
+    model.get_base_model().set_attn_implementation(NAME)
+    seen: list[int] = []
+    made: dict[str, MemoryPlan] = {}
+
+    def plan_of(*settings: str) -> MemoryPlan:
+        objective = Objective(model, micro_tokens=1024, workers=1)
+        objective.peak_of_a_step = lambda tokens: seen.append(objective.loss_positions) or tokens * MIB  # type: ignore[method-assign, func-returns-value]
+        on_gpu = Compute("gpu", CUDA, "32-true", torch.float32)
+
+        def shared(name: str, make: Callable[[], MemoryPlan]) -> MemoryPlan:
+            if name not in made:
+                made[name] = make()
+            return made[name]
+
+        plan = fit._memory_plan(objective, compose("model=tiny", *settings), on_gpu, None, shared)
+        assert objective.micro_tokens == plan.micro_tokens and objective.loss_positions == plan.loss_positions
+        return plan
+
+    first = plan_of("adapter.r=4")
+    assert first.micro_tokens == 16384 and set(seen) == {first.loss_positions} == {4096}
+    assert plan_of("adapter.r=4", "optimizer.lr=0.1") is first
+    assert plan_of("adapter.r=64") is not first and len(made) == 2
 
 
 # ------------------------------------------------------------------------------------------------- through the command line

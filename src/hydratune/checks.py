@@ -509,6 +509,10 @@ def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
         if getattr(trainer, name) not in options:
             value = getattr(trainer, name)
             yield Problem(f"trainer.{name}", value, "no such option", f"one of: {', '.join(options)}")
+    started_as = os.environ.get("LOCAL_RANK", "0")
+    if started_as != "0" and trainer.strategy != "ddp":
+        why = f"this process was started as number {started_as} of several (the environment variable LOCAL_RANK)"
+        yield Problem("trainer.strategy", trainer.strategy, why, "set trainer=ddp trainer.devices=N, or unset LOCAL_RANK")
     if trainer.devices > 1 and trainer.strategy != "ddp":
         yield Problem("trainer.devices", trainer.devices, "several devices need a strategy", "set trainer=ddp")
 

@@ -153,6 +153,11 @@ class RunDirectory:
         return self.path / "schema.json"
 
     @property
+    def shown(self) -> Path:
+        """The directory as it can be typed from the current one."""
+        return self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
+
+    @property
     def history_file(self) -> Path:
         return self.path / "history.csv"
 

@@ -156,7 +156,9 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         shop.last_words()
     adapters.save(job.model, job.tokenizer, record.adapter)
     if fitted.interrupted:
-        console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}")
+        console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}", soft_wrap=True)
+        if (record.checkpoints / "last.ckpt").is_file() and not read_sweep(record.path.parent):
+            console.print(f"the same command with hydra.run.dir={record.shown} resumes from the last checkpoint", soft_wrap=True)
         raise KeyboardInterrupt
     if adapters.changes_base(config.adapter):  # in bf16, what is saved for the untouched base differs by roundings: measure that
         job.model = None  # its memory is needed
@@ -209,7 +211,8 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     if is_main_process():
         _say_what_is_unusual(config, sets, examples, prepared)
     if len(sets.validation) < config.trainer.devices:
-        why, fix = f"there are only {len(sets.validation)} validation rows, and every device needs one", "give more validation rows"
+        why = f"there are only {len(sets.validation)} validation rows, and every device needs one"
+        fix = f"set trainer.devices={len(sets.validation)} or less, or give more validation rows"
         raise ConfigError([Problem("trainer.devices", config.trainer.devices, why, fix)])
     return Job(
         config,
@@ -678,10 +681,10 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
     console.print(f"{'[yellow]' if overfitted else ''}{result['course']['advice']}", soft_wrap=True)
     section("next")
     path = record.path
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    console.print(f"adapter     {shown}/adapter  [dim](PEFT format)", soft_wrap=True)
-    console.print(f"read        {shown}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
-    console.print(f"measure     hydratune evaluate run={shown}", soft_wrap=True)
+    place = record.shown
+    console.print(f"adapter     {place}/adapter  [dim](PEFT format)", soft_wrap=True)
+    console.print(f"read        {place}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
+    console.print(f"measure     hydratune evaluate run={place}", soft_wrap=True)
     if not read_sweep(path.parent):
         own = (
             "sweep=learning_rate" if isinstance(job.config.data, ContractsData) else "optimizer.lr=3e-4,1e-3,3e-3, after your own settings"

@@ -15,7 +15,7 @@ import torch
 
 from hydratune.console import progress
 from hydratune.models.attention import NAME, supports_packing
-from hydratune.models.compute import as_trained
+from hydratune.models.compute import as_trained, deterministic_if_possible
 from hydratune.models.hardware import cpu_count
 
 _TOGETHER = 1024  # tokens of one forward, unless a single passage has more: their logits have to fit
@@ -109,7 +109,7 @@ def read(
     @torch.inference_mode()
     def work(numbers: Sequence[int]) -> None:
         with as_trained(model):
-            read_batch(numbers)
+            deterministic_if_possible(lambda: read_batch(numbers))
 
     def read_batch(numbers: Sequence[int]) -> None:
         part = [passages[number] for number in numbers]

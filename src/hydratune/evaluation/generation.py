@@ -19,14 +19,12 @@ from transformers.cache_utils import DynamicLayer
 from hydratune.console import Ticker, console, progress
 from hydratune.evaluation.constrained import Guide, Guided
 from hydratune.models.attention import SharedPrefix, can_share_prefix, in_one_dtype, supports_packing
-from hydratune.models.compute import as_trained, autocast_of, is_out_of_memory
+from hydratune.models.compute import as_trained, autocast_of, deterministic_if_possible, is_out_of_memory
 from hydratune.models.hardware import cpu_count
-from hydratune.models.memory_plan import generation_tokens, released
+from hydratune.models.memory_plan import SCORED_TOGETHER, SCORED_TOKENS, generation_tokens, released
 from hydratune.training.lora import CastWeights, lora_weights, using_cast
 from hydratune.training.products import fast, faster_linears
 
-_SCORED_TOGETHER = 8  # rows; the logits of more would not fit small machines
-_SCORED_TOKENS = 4096  # of those rows: documents are long
 NOT_ASKED = "not asked"  # finish_reason where only a likelihood was wanted
 
 
@@ -203,12 +201,18 @@ def even_batches(count: int, at_most: int) -> list[range]:
 
 
 def batches_of(
-    prompts: Sequence[Sequence[int]], references: Sequence[Sequence[int]], max_new_tokens: int, at_most: int, tokens: int
+    prompts: Sequence[Sequence[int]],
+    references: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    at_most: int,
+    tokens: int,
+    copied: float = 0.0,
 ) -> list[list[int]]:
     """Numbers of the prompts that are answered together, the shortest first: at most ``at_most`` rows in a batch.
 
     A batch holds its longest prompt and answer for each of its rows; where that is more than ``tokens``, it is divided
-    evenly, down to one row. What all prompts begin with is held once, so it does not count.
+    evenly, down to one row. What all prompts begin with is held once; for each row counts the part ``copied`` of it, which a GPU
+    copies while it reads the prompts, one layer at a time.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     shared = len(common_prefix(prompts))
@@ -216,7 +220,7 @@ def batches_of(
     for batch in even_batches(len(order), at_most):
         numbers = [order[i] for i in batch]
         longest = max(len(prompts[i]) for i in numbers) - shared + max(max_new_tokens, *(len(references[i]) for i in numbers))
-        fitting = max(1, tokens // longest)
+        fitting = max(1, int(tokens / (longest + copied * shared)))
         result += [[numbers[i] for i in part] for part in even_batches(len(numbers), fitting)]
     return result
 
@@ -240,7 +244,7 @@ def answer(
 
     The model computes as in its training steps. On a CPU several batches run side by side, each on one thread: matrices this
     small do not keep two threads busy. A batch has at most ``batch_size`` rows and ``batch_tokens`` tokens (None: as many as
-    memory allows); where memory does not do even so, batches are halved once. Threads are its own, or those of ``pool``, which
+    memory allows); where memory does not suffice even so, batches are halved once. Threads are its own, or those of ``pool``, which
     then compute everything. ``guide`` says which tokens an answer may have; likelihoods are those without it.
     """
     model.eval()
@@ -250,11 +254,13 @@ def answer(
     @torch.inference_mode()
     def read_beginning() -> _Reader:
         with as_trained(model):
-            return _Reader(model, prompts, pad)
+            return deterministic_if_possible(lambda: _Reader(model, prompts, pad))
 
     (reader,) = pool.map(lambda read: read(), [read_beginning]) if pool is not None else [read_beginning()]
     together = batch_size if reader.virtual is None else 1  # padding after virtual tokens would count in a layer's window
-    batches = batches_of(prompts, references, max_new_tokens, together, batch_tokens or generation_tokens(model))
+    limit = batch_tokens or generation_tokens(model)
+    copied = 0.0 if reader.device.type == "cpu" else 1 / model.config.get_text_config().num_hidden_layers  # of the prefix, for each row
+    batches = batches_of(prompts, references, max_new_tokens, together, limit, copied)
     results: dict[int, Answer] = {}
     abandoned, halved = threading.Event(), threading.Event()
     cast = CastWeights(lora_weights(model), autocast_of(model))
@@ -277,14 +283,14 @@ def answer(
     @fast()
     def work_on(numbers: Sequence[int]) -> None:
         with as_trained(model), using_cast(cast):
-            answer_batch(numbers)
+            deterministic_if_possible(lambda: answer_batch(numbers))
 
     def answer_batch(numbers: Sequence[int]) -> None:
         targets = [references[i] for i in numbers]
         logits, mask, cache = reader.read([prompts[i] for i in numbers], max(max_new_tokens, *map(len, targets)))
         ticker.advance(0, sum(len(prompts[i]) - len(reader.prefix) for i in numbers))
         losses = (
-            _score(reader, logits, mask, cache, targets)
+            _score(reader, logits, mask, cache, targets, SCORED_TOGETHER // 2 if halved.is_set() else SCORED_TOGETHER)
             if reader.plain_layers
             else [_score_alone(reader, prompts[i], references[i]) for i in numbers]
         )
@@ -314,10 +320,15 @@ def answer(
     return [results[i] for i in range(len(prompts))]
 
 
-def _score(reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, targets: Sequence[Sequence[int]]) -> list[float]:
-    """Summed NLL of each target after the prompts in ``cache``, whose last token gave ``logits`` (rows, vocabulary)."""
+def _score(
+    reader: _Reader, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, targets: Sequence[Sequence[int]], at_once: int
+) -> list[float]:
+    """Summed NLL of each target after the prompts in ``cache``, whose last token gave ``logits`` (rows, vocabulary).
+
+    The logits of ``at_once`` rows exist at a time, fewer where targets are long.
+    """
     losses: list[torch.Tensor] = []
-    together = max(1, min(_SCORED_TOGETHER, _SCORED_TOKENS // max(1, *map(len, targets))))
+    together = max(1, min(at_once, SCORED_TOKENS // max(1, *map(len, targets))))
     for start in range(0, len(targets), together):
         rows = slice(start, start + together)
         part = targets[rows]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.models.compute import as_trained
+from hydratune.models.compute import as_trained, deterministic_if_possible
 
 
 def check(tasks: Sequence[str], folder: str | None) -> None:
@@ -39,7 +39,7 @@ def ask(
     asked = HFLM(pretrained=model.eval(), tokenizer=tokenizer, backend="causal", max_length=window, batch_size=batch_size, device=device)
     try:
         with as_trained(model):
-            found = simple_evaluate(asked, tasks=list(tasks), task_manager=_manager(folder), **options)
+            found = deterministic_if_possible(lambda: simple_evaluate(asked, tasks=list(tasks), task_manager=_manager(folder), **options))
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(f"lm-eval could not run {', '.join(tasks)}: {first}; tasks on local files need data_files in their YAML") from error

@@ -5,10 +5,11 @@ loaded, so nothing of a rank ever lands on the first GPU, and weights are read s
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +18,7 @@ from hydratune.console import console
 from hydratune.models import hardware
 
 CPU = torch.device("cpu")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def for_answers() -> Compute:
     """The first GPU in bf16 where it has that, else in fp32, else the CPU: for a model that is only asked."""
     if not torch.cuda.is_available():
         return on_cpu()
-    device = device_of_rank("gpu")
+    device = torch.device("cuda", 0)
     if hardware.has_fast_bf16(device):
         return Compute("gpu", device, "bf16-true", torch.bfloat16)
     return Compute("gpu", device, "32-true", torch.float32)
@@ -57,7 +59,7 @@ def for_answers() -> Compute:
 def compute_of(config: TrainConfig) -> Compute:
     """What ``config`` asks for on this machine; a GPU is made the current device. Raises ``ConfigError`` if it cannot be had."""
     accelerator = hardware.accelerator(config)
-    device = device_of_rank(accelerator)
+    device = device_of_rank(accelerator, config.trainer.strategy)
     precision = hardware.precision(config, accelerator)
     hardware.keep_memory()
     if accelerator == "gpu":
@@ -70,9 +72,11 @@ def compute_of(config: TrainConfig) -> Compute:
     return Compute(accelerator, device, precision, hardware.weights_dtype(config, precision))
 
 
-def device_of_rank(accelerator: str) -> torch.device:
-    """The CPU, or the GPU whose number is this process's rank on the machine (``LOCAL_RANK``, which Lightning sets)."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if accelerator == "gpu" else CPU
+def device_of_rank(accelerator: str, strategy: str) -> torch.device:
+    """The CPU, the first GPU, or in a data-parallel run the GPU whose number is this process's rank (``LOCAL_RANK``)."""
+    if accelerator == "cpu":
+        return CPU
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if strategy == "ddp" else 0)
 
 
 def be_deterministic() -> None:
@@ -82,12 +86,44 @@ def be_deterministic() -> None:
     workspaces. Filling fresh memory, which PyTorch's deterministic mode does as well, is for finding bugs: it is left out.
     https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):  # the two that PyTorch knows to be deterministic
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-NOT_DETERMINISTIC = "does not have a deterministic implementation"  # part of the error that PyTorch raises for such an operation
+_NOT_DETERMINISTIC = "does not have a deterministic implementation"  # part of the error that PyTorch raises for such an operation
+
+
+def deterministic_if_possible(compute: Callable[[], Result]) -> Result:
+    """The result of ``compute``; where PyTorch refuses an operation of it, computed again without deterministic algorithms.
+
+    From then on this process warns of such operations instead of refusing them. Whatever runs a model belongs inside.
+    """
+    try:
+        return compute()
+    except RuntimeError as error:
+        if _NOT_DETERMINISTIC not in str(error):
+            raise
+        operation = str(error).partition(_NOT_DETERMINISTIC)[0].strip().rpartition("\n")[2]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    console.print(
+        f"[yellow]{operation} has no deterministic implementation on this device: the same run twice may differ in its last digits. "
+        "trainer.deterministic=false turns this check off, and is a little faster",
+        soft_wrap=True,
+    )
+    return compute()
+
+
+@contextmanager
+def nothing_refused() -> Iterator[None]:
+    """PyTorch only warns of operations without a deterministic implementation: for those whose used results are deterministic."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(before[0], warn_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+        yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def has_one_autograd_thread(device: torch.device) -> bool:

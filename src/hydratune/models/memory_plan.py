@@ -16,6 +16,8 @@ from hydratune.models.hardware import cpu_count, memory
 
 CPU_MICRO_TOKENS = 1024  # measured on two cores: 512 and 2,048 cost 2 % and 6 % more CPU-seconds
 CPU_LOSS_POSITIONS = 128  # the logits of a chunk stay in the last-level cache
+SCORED_TOGETHER = 8  # rows whose references are scored at once; the logits of more would not fit small machines
+SCORED_TOKENS = 4096  # of those rows: documents are long
 _MOST_MICRO_TOKENS = 16384  # beyond this a GPU has nothing to gain from larger products
 _LEAST_MICRO_TOKENS = 256
 _LOSS_BYTES = 2**29  # of the logits of a chunk on a GPU, with what is computed from them
@@ -67,23 +69,24 @@ def training_plan(
     """The sizes of a training run that writes with ``generation`` tokens at once.
 
     ``measure(tokens)`` runs a training step of so many tokens on ``device`` and returns the most bytes that it took. Two
-    steps tell what a token takes; where even they do not fit, the smallest size is left to try. ``micro_tokens`` is what the
-    user has set, or None. On a CPU nothing is measured.
+    steps tell what a token takes, smaller ones where they do not fit; if the smallest do not, the smallest size is left to
+    try. ``micro_tokens`` is what the user has set, or None. On a CPU nothing is measured.
     """
     if device.type == "cpu":
         return MemoryPlan(micro_tokens or CPU_MICRO_TOKENS, CPU_LOSS_POSITIONS, generation)
     positions = loss_positions(device, vocabulary)
     if micro_tokens is not None:
         return MemoryPlan(micro_tokens, positions, generation)
-    few, more = 512, 2048
-    try:
-        first, second = measure(few), measure(more)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        first = second = 0
-    if not second:  # here the error is gone, and what it kept alive
-        released(device)
+    for few, more in ((512, 2048), (256, 1024), (128, 512)):
+        try:
+            measure(few)  # libraries take their workspaces at the first call
+            first, second = measure(few), measure(more)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        released(device)  # here the error is gone, and what it kept alive
+    else:
         return MemoryPlan(_LEAST_MICRO_TOKENS, positions, generation, free_memory(device))
     per_token = max(1, (second - first) // (more - few))
     fixed = max(0, first - few * per_token) + 12 * trained_parameters  # a gradient and Adam's two moments in fp32
@@ -113,9 +116,11 @@ def generation_tokens(model: Any) -> int:
     """
     parameter = next(model.parameters())
     config = model.config.get_text_config()
+    itemsize = max(2, getattr(model, "dtype", parameter.dtype).itemsize)
     at_once = cpu_count() if parameter.device.type == "cpu" else 1
-    taken = bytes_per_generated_token(config, max(2, getattr(model, "dtype", parameter.dtype).itemsize))
-    return max(1, int(free_memory(parameter.device) * (1 - _KEPT_FREE) / taken / at_once))
+    free = free_memory(parameter.device) * (1 - _KEPT_FREE) / at_once
+    scoring = 2 * SCORED_TOKENS * config.vocab_size * itemsize  # logits of references, and a copy while they are put together
+    return max(1, int((free - min(scoring, free / 2)) / bytes_per_generated_token(config, itemsize)))
 
 
 def bytes_per_generated_token(config: Any, itemsize: int) -> int:
@@ -127,6 +132,20 @@ def bytes_per_generated_token(config: Any, itemsize: int) -> int:
     inner: int = getattr(config, "intermediate_size", None) or 4 * width
     cached = 2 * config.num_hidden_layers * key_heads * head
     return itemsize * (2 * cached + 6 * width + 3 * inner)
+
+
+def prefix_share(config: Any) -> float:
+    """What a token of a shared prefix takes for each row behind it, over what a token takes in a training step.
+
+    PyTorch's kernel for rows of uneven length wants the keys and values of the prefix before every row; a training step keeps
+    them, beside two activations of the inner width and about eight of the width.
+    """
+    width: int = config.hidden_size
+    heads: int = config.num_attention_heads
+    key_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    head: int = getattr(config, "head_dim", None) or width // heads
+    inner: int = getattr(config, "intermediate_size", None) or 4 * width
+    return 2 * key_heads * head / (2 * inner + 8 * width)
 
 
 def released(device: torch.device) -> None:

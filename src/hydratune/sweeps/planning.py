@@ -92,7 +92,8 @@ def shared_by(config: TrainConfig) -> str:
     control = config.data.control is not Control.none
     drawn = config.seed if control or config.evaluation.canaries else None
     canaries = config.evaluation.canaries
-    return stable_hash([plain(config.model), data, trainer.accelerator, trainer.precision, drawn, canaries])
+    how = [trainer.accelerator, trainer.precision, trainer.deterministic]  # which are those of a process
+    return stable_hash([plain(config.model), data, how, drawn, canaries])
 
 
 def plan(configs: Mapping[int, TrainConfig], size: int | None) -> Plan:

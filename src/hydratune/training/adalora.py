@@ -6,6 +6,8 @@ import lightning
 import torch
 from peft import PeftModel, PeftType
 
+from hydratune.models.compute import nothing_refused
+
 
 def rank_allocation(model: Any) -> list[lightning.Callback]:
     """The callback that AdaLoRA needs; nothing for any other method."""
@@ -33,7 +35,8 @@ class RankAllocation(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         if not trainer.fit_loop.epoch_loop._should_accumulate():
-            self.model.base_model.update_and_allocate(trainer.global_step)  # reads the gradients of the step just taken
+            with nothing_refused():  # the k-th smallest value, whose index alone is not deterministic on a GPU
+                self.model.base_model.update_and_allocate(trainer.global_step)  # reads the gradients of the step just taken
 
 
 def orthogonality(factors: list[torch.Tensor]) -> torch.Tensor:

@@ -22,7 +22,7 @@ from hydratune.config import TrainerConfig
 from hydratune.console import Ticker
 from hydratune.errors import Paused, RunError
 from hydratune.records import RunDirectory, atomic
-from hydratune.training.ddp import gathered
+from hydratune.training.ddp import gathered, summed
 from hydratune.training.module import FineTuning
 
 _SECONDS_UNREAD = 1.0  # for which a GPU's numbers may stay there
@@ -88,21 +88,20 @@ class OptimizerStep:
     grad_norm: torch.Tensor | float  # before clipping
     lr: float
     rows: list[int]  # this rank's rows of the optimizer batch
-    tokens: torch.Tensor | int = 0  # of all ranks, since training began
+    tokens: int = 0  # since training began; of this rank, once recorded of all
 
     @staticmethod
     def read(steps: Sequence["OptimizerStep"]) -> None:
         """Makes plain numbers of what is measured, in one copy from the device."""
-        values = [value for step in steps for value in (step.loss, step.grad_norm, step.tokens)]
+        values = [value for step in steps for value in (step.loss, step.grad_norm)]
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         if not tensors:
             return
         read = iter(torch.stack([tensor.double() for tensor in tensors]).tolist())
         for step in steps:
-            for name in ("loss", "grad_norm", "tokens"):
+            for name in ("loss", "grad_norm"):
                 if isinstance(getattr(step, name), torch.Tensor):
                     setattr(step, name, next(read))
-            step.tokens = int(step.tokens)
 
 
 class History(lightning.Callback):
@@ -126,7 +125,7 @@ class History(lightning.Callback):
     def on_before_optimizer_step(self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any) -> None:
         assert isinstance(module, FineTuning)
         assert module.train_loss is not None
-        loss = trainer.strategy.reduce(module.train_loss, reduce_op="sum")
+        loss = summed(module.train_loss)
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         group = optimizer.param_groups[0]
         lr = group["lr"] / group["lr_factor"]  # of this step: the schedule has moved on by the end of the batch
@@ -139,7 +138,7 @@ class History(lightning.Callback):
         assert isinstance(module, FineTuning)
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
-        self.end_step(trainer, module)
+        self.end_step(module)
         module.train_loss, module.row_numbers = None, []
         if self._is_time(trainer):
             self.record_pending(trainer)
@@ -149,24 +148,25 @@ class History(lightning.Callback):
             return self.at_once or trainer.global_step % STEPS_UNREAD == 0
         return self.at_once or time.perf_counter() - self.last >= _SECONDS_UNREAD
 
-    def end_step(self, trainer: lightning.Trainer, module: FineTuning) -> None:
+    def end_step(self, module: FineTuning) -> None:
         """The step that is being computed is done, or given up."""
         assert self.step is not None
-        if trainer.world_size > 1:
-            self.step.tokens = trainer.strategy.reduce(torch.tensor(module.tokens_seen, device=module.device), reduce_op="sum")
-        else:
-            self.step.tokens = module.tokens_seen
+        self.step.tokens = module.tokens_seen
         self.pending.append(self.step)
         self.step = None
 
     def record_pending(self, trainer: lightning.Trainer) -> None:
-        """Records all steps that are done; those that were read together count as equally fast."""
+        """Records all steps that are done; those that were read together count as equally fast. Every rank must ask."""
         steps, self.pending = self.pending, []
         if not steps:
             return
         OptimizerStep.read(steps)
+        if trainer.world_size > 1:
+            of_all = summed(torch.tensor([step.tokens for step in steps], device=trainer.strategy.root_device))
+            for step, tokens in zip(steps, of_all.tolist(), strict=True):
+                step.tokens = tokens
         now = time.perf_counter()
-        speed = round((int(steps[-1].tokens) - self.tokens) / (now - self.last), 1)
+        speed = round((steps[-1].tokens - self.tokens) / (now - self.last), 1)
         self.last = now
         for step in steps:
             row: dict[str, Any] = {
@@ -174,12 +174,12 @@ class History(lightning.Callback):
                 "epoch": round(step.number / self.per_epoch, 4),
                 "train/loss": step.loss,
                 "lr": step.lr,
-                "tokens": int(step.tokens),
+                "tokens": step.tokens,
                 "tokens_per_second": speed,
                 "grad_norm": step.grad_norm,
             }
-            self.ticker.advance(1, int(step.tokens) - self.tokens, loss=float(step.loss))
-            self.tokens = int(step.tokens)
+            self.ticker.advance(1, step.tokens - self.tokens, loss=float(step.loss))
+            self.tokens = step.tokens
             self.rows.append(row)
             if trainer.logger is not None:
                 trainer.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, step=step.number)
@@ -291,7 +291,7 @@ class Watchdog(lightning.Callback):
             return
         what = self._look_at(step, module)
         if what is not None:
-            self.history.end_step(trainer, module)
+            self.history.end_step(module)
             self.history.record_pending(trainer)
             raise Stopped(what, step.number, rows_of_all_ranks(step))
 

@@ -14,14 +14,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerStatus
 
-from hydratune.config import TrainConfig
+from hydratune.config import TrainConfig, plain
 from hydratune.console import console, progress
 from hydratune.data.datamodule import ConversationData
 from hydratune.data.masking import Encoded
+from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, DivergedError, Leaving, Paused, Problem
-from hydratune.models.compute import Compute, as_trained
+from hydratune.models.compute import Compute
 from hydratune.models.hardware import cpu_count, cpu_seconds
-from hydratune.models.memory_plan import CPU_MICRO_TOKENS, MemoryPlan, generation_tokens, training_plan
+from hydratune.models.memory_plan import CPU_MICRO_TOKENS, MemoryPlan, generation_tokens, loss_positions, training_plan
 from hydratune.records import RunDirectory
 from hydratune.training import ddp
 from hydratune.training.adalora import rank_allocation
@@ -190,7 +191,8 @@ def fit(
     if patience.stopping_reason is not EarlyStoppingReason.NOT_STOPPED and not quiet:
         why = f"{settings.early_stopping_patience} validations without a loss below {patience.best_score:.4f}"
         console.print(f"[yellow]stopped early after step {trainer.global_step} of {total}: {why}; the best weights are kept")
-    history.record_pending(trainer)
+    if trainer.world_size == 1:  # the others may be gone
+        history.record_pending(trainer)
     if history.rows and trainer.is_global_zero:
         history.write(trainer)
     if best.best_model_path:
@@ -223,16 +225,18 @@ def _memory_plan(
     wanted = config.trainer.micro_tokens or known
 
     def measure(tokens: int) -> int:
-        with as_trained(objective.model), objective:
+        with objective:
             return objective.peak_of_a_step(tokens)
 
     def make() -> MemoryPlan:
         vocabulary = objective.model.config.get_text_config().vocab_size
+        objective.loss_positions = loss_positions(compute.device, vocabulary)
         trained = sum(p.numel() for p in objective.parameters())
         answers = config.evaluation.batch_tokens or generation_tokens(objective.model)
         return training_plan(compute.device, vocabulary, trained, answers, wanted, measure)
 
-    plan = shared(f"memory plan {wanted} {type(config.adapter).__name__} {config.trainer.gradient_checkpointing}", make)
+    key = stable_hash([wanted, plain(config.adapter), config.trainer.gradient_checkpointing, config.evaluation.batch_tokens])
+    plan = shared(f"memory plan {key}", make)
     objective.micro_tokens, objective.loss_positions = plan.micro_tokens, plan.loss_positions
     return plan
 

@@ -9,7 +9,7 @@ so the result does not depend on which thread was faster.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,8 +20,8 @@ from hydratune.console import console
 from hydratune.data.masking import Encoded
 from hydratune.models import hardware
 from hydratune.models.attention import can_share_prefix, supports_packing
-from hydratune.models.compute import NOT_DETERMINISTIC, as_trained, has_one_autograd_thread, is_out_of_memory
-from hydratune.models.memory_plan import CPU_LOSS_POSITIONS, released
+from hydratune.models.compute import as_trained, deterministic_if_possible, has_one_autograd_thread, is_out_of_memory, sent
+from hydratune.models.memory_plan import CPU_LOSS_POSITIONS, prefix_share, released
 from hydratune.training.blocks import only_needed
 from hydratune.training.elementwise import EAGER, Elementwise, using
 from hydratune.training.frozen import FrozenBottom, frozen_bottom
@@ -74,6 +74,8 @@ class Objective:
         self.unpackable = "the adapter puts virtual tokens before every row" if prompts else supports_packing(base)
         self.micro_tokens, self.workers, self.loss_positions = micro_tokens, workers, loss_positions
         self._halved = False
+        # Of a shared prefix, what a GPU's attention copies for each row.
+        self._copied = 0.0 if base.device.type == "cpu" else prefix_share(base.config.get_text_config())
         self.shape, self.neftune_alpha = shape, neftune_alpha
         self.share = share and self.unpackable is None and can_share_prefix(base) and not checkpointing
         self.checkpointing, self.pieces = checkpointing, pieces
@@ -142,7 +144,7 @@ class Objective:
             @torch.no_grad()
             def run(part: Sequence[Encoded]) -> None:
                 with as_trained(self.model):
-                    self._loss(_Work(part), PLAIN)
+                    deterministic_if_possible(lambda: self._loss(_Work(part), PLAIN))
 
             sizes = {"together": self.micro_tokens, "workers": self.workers}
             self.bottom = frozen_bottom(self.model, rows, identity, limit, run, advance, **sizes, pool=self._shared)
@@ -151,51 +153,72 @@ class Objective:
     def gradients(self, rows: Sequence[Encoded]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(summed loss, its gradient for every trainable parameter), without touching ``.grad``.
 
-        Where memory does not do, micro-packs are halved once and everything is computed again, from the same random numbers.
+        Where memory does not suffice, micro-packs are halved once and everything is computed again, from the same random numbers.
         """
-        return self._again_if_it_must(lambda: self._gradients(rows))
+        return self._in_halves_if_it_must(lambda: self._gradients(rows))
 
-    def _again_if_it_must(self, compute: Callable[[], Result], *, halve: bool = True) -> Result:
-        drawn = self.generator.get_state()
-        try:
+    def _in_halves_if_it_must(self, compute: Callable[[], Result]) -> Result:
+        with self._same_random_numbers() as reset:
+            try:
+                return deterministic_if_possible(lambda: reset(compute))
+            except (RuntimeError, MemoryError) as error:  # RuntimeError: CUDA's out of memory
+                if self._halved or not is_out_of_memory(error):
+                    raise
+            self._halve()  # here the error is gone, and the tensors that it kept
+            return reset(compute)
+
+    @contextmanager
+    def _same_random_numbers(self) -> Iterator[Callable[[Callable[[], Result]], Result]]:
+        """What calls a function as if nothing had been drawn since the block began."""
+        drawn, device = self.generator.get_state(), self.model.device
+        process = (torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+
+        def reset(compute: Callable[[], Result]) -> Result:
+            self.generator.set_state(drawn)
+            if self.checkpointing and self._shared is None:  # which draws from the process's generators
+                torch.set_rng_state(process[0])
+                if process[1] is not None:
+                    torch.cuda.set_rng_state(process[1], device)
             return compute()
-        except (RuntimeError, MemoryError) as error:  # RuntimeError: also CUDA's out of memory
-            adapt = self._halve if halve and is_out_of_memory(error) and not self._halved else None
-            adapt = _allow_any_order if NOT_DETERMINISTIC in str(error) else adapt
-            if adapt is None:
-                raise
-            why = str(error)
-        adapt(why)  # here the error is gone, and the tensors that it kept
-        self.generator.set_state(drawn)
-        return compute()
 
-    def _halve(self, why: str) -> None:
+        yield reset
+
+    def _halve(self) -> None:
         self._halved = True
         before, self.micro_tokens = self.micro_tokens, max(1, self.micro_tokens // 2)
         released(self.model.device)
         console.print(
             f"[yellow]out of memory: micro-packs of {self.micro_tokens:,} tokens from here on instead of {before:,}; "
-            f"the step is computed again. trainer.micro_tokens={self.micro_tokens} avoids it",
+            f"what did not fit is computed again. trainer.micro_tokens={self.micro_tokens} avoids it",
             soft_wrap=True,
         )
 
     def peak_of_a_step(self, tokens: int) -> int:
-        """Most bytes that the device held during a training step of ``tokens`` made-up tokens in one micro-pack; changes nothing."""
+        """Most bytes that the device held during a training step of ``tokens`` made-up tokens in one micro-pack.
+
+        Computed at once by one thread of the pool, so that what others compute there is not counted. Changes nothing.
+        """
         config = self.model.config.get_text_config()
         length = min(tokens, 512, getattr(config, "max_position_embeddings", None) or 512)
         row = Encoded(tuple(i % config.vocab_size for i in range(length + 1)), tuple(2 * i > length for i in range(length + 1)))
-        drawn, modes = self.generator.get_state(), {module: module.training for module in self.model.modules()}
+        rows = [row] * max(1, tokens // length)
+        modes = {module: module.training for module in self.model.modules()}
         before, self.micro_tokens = self.micro_tokens, 2 * tokens
         share, self.share = self.share, False
+        pool, self._pool = self._pool, None
         self.model.train()
-        device = self.model.device
+
+        def step() -> int:
+            with as_trained(self.model):
+                return hardware.peak_during(lambda: deterministic_if_possible(lambda: self._gradients(rows)), self.model.device)
+
         try:
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                rows = [row] * max(1, tokens // length)
-                return hardware.peak_during(lambda: self._again_if_it_must(lambda: self._gradients(rows), halve=False), device)
+            with self._same_random_numbers() as reset:
+                (peak,) = pool.map(lambda measure: measure(), [step]) if pool is not None else [step()]
+                reset(lambda: None)
+            return peak
         finally:
-            self.micro_tokens, self.share = before, share
-            self.generator.set_state(drawn)
+            self.micro_tokens, self.share, self._pool = before, share, pool
             for module, mode in modes.items():
                 module.training = mode
 
@@ -217,8 +240,8 @@ class Objective:
 
     @torch.no_grad()
     def loss(self, rows: Sequence[Encoded]) -> torch.Tensor:
-        """Summed cross-entropy, whatever is added to it in training; where memory does not do, as in ``gradients``."""
-        return self._again_if_it_must(lambda: self._loss_of(rows))
+        """Summed cross-entropy, whatever is added to it in training; where memory does not suffice, as in ``gradients``."""
+        return self._in_halves_if_it_must(lambda: self._loss_of(rows))
 
     def _loss_of(self, rows: Sequence[Encoded]) -> torch.Tensor:
         parts = [loss for loss, _ in self._run(self._plan(rows, self.share, None), None)]
@@ -232,7 +255,8 @@ class Objective:
         works: list[_Work] = []
         rows = [row for row in rows if True in row.trained[1:]]  # the others add nothing
         for group in alike(rows) if share else [Alike(tuple(rows), 0)] if rows else []:
-            packs = micro_packs(group.rows, self.micro_tokens, self.workers, group.prefix, padded=self.unpackable is not None)
+            padded = self.unpackable is not None
+            packs = micro_packs(group.rows, self.micro_tokens, self.workers, group.prefix, padded=padded, copied=self._copied)
             prefix = Prefix(len(packs) - 1) if group.prefix else None
             for number, part in enumerate(packs):
                 view = View(prefix, number - 1) if prefix is not None and number else None
@@ -260,8 +284,8 @@ class Objective:
     def _noisy(self, ids: torch.Tensor, row_lengths: Sequence[int]) -> torch.Tensor:
         """Embeddings with uniform noise of at most alpha / sqrt(length of the row * width): NEFTune (arXiv:2310.05914)."""
         embedded: torch.Tensor = self.model.get_input_embeddings()(ids)
-        lengths = torch.tensor(row_lengths, device=embedded.device)
-        largest = self.neftune_alpha / (lengths.repeat_interleave(lengths) * embedded.shape[-1]).sqrt()
+        (lengths,) = sent([[length for length in row_lengths for _ in range(length)]], embedded.device)  # of every token's row
+        largest = self.neftune_alpha / (lengths * embedded.shape[-1]).sqrt()
         noise = torch.empty_like(embedded).uniform_(-1, 1, generator=generator_here())
         return embedded + noise * largest[:, None]
 
@@ -352,17 +376,6 @@ class Objective:
         else:
             every = itertools.starmap(guarded, jobs)
         return itertools.islice(results(every), len(holding), None)
-
-
-def _allow_any_order(why: str) -> None:
-    """Goes on without the promise of equal bits, where PyTorch has no deterministic way for an operation of this model."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    operation = why.partition(NOT_DETERMINISTIC)[0].strip().rpartition(" ")[2]
-    console.print(
-        f"[yellow]{operation} has no deterministic implementation on this device: the same run twice may differ in its last digits. "
-        "trainer.deterministic=false says that this is all right, and is a little faster",
-        soft_wrap=True,
-    )
 
 
 def _plain_head(model: PreTrainedModel) -> torch.Tensor | None:

@@ -57,16 +57,19 @@ def pack(rows: Sequence[Encoded], device: torch.device | None = None, skip: int 
     return Pack(input_ids[None], position_ids[None], lengths, places, wanted)
 
 
-def micro_packs(rows: Sequence[Encoded], budget: int, at_least: int = 1, skip: int = 0, *, padded: bool = False) -> list[list[Encoded]]:
+def micro_packs(
+    rows: Sequence[Encoded], budget: int, at_least: int = 1, skip: int = 0, *, padded: bool = False, copied: float = 0.0
+) -> list[list[Encoded]]:
     """Deals ``rows`` into packs of at most ``budget`` tokens (a longer row is a pack of its own), evenly by tokens.
 
     The number of packs is a multiple of ``at_least`` where there are rows enough, so that every worker has as many.
-    Of the first ``skip`` tokens, which all rows share, only the first pack holds a copy. Longest rows are dealt first.
+    Of the first ``skip`` tokens, which all rows share, only the first pack holds a copy; for each row counts the part
+    ``copied`` of them, which attention copies for it. Longest rows are dealt first.
     ``padded``: rows of a pack will be as long as its longest, which the budget then counts.
     """
     if padded:
         return _padded_packs(rows, budget, at_least)
-    sizes = {id(row): len(row.ids) - skip for row in rows}
+    sizes = {id(row): len(row.ids) - skip + int(skip * copied) for row in rows}
     count = max(1, -(-(skip + sum(sizes[id(row)] for row in rows)) // budget))
     while True:
         count = min(len(rows), -(-count // at_least) * at_least)

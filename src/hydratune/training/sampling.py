@@ -23,7 +23,10 @@ class Sampling(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        if trainer.fit_loop.epoch_loop._should_accumulate() or step % self.every or not trainer.is_global_zero:
+        if trainer.fit_loop.epoch_loop._should_accumulate() or step % self.every:
+            return
+        self.history.record_pending(trainer)  # by all ranks at the same step, or the watchdog of one would wait for the others
+        if not trainer.is_global_zero:
             return
         start = time.perf_counter()
         modes = {part: part.training for part in module.modules()}
@@ -31,7 +34,6 @@ class Sampling(lightning.Callback):
         for part, mode in modes.items():
             part.training = mode
         took = time.perf_counter() - start
-        self.history.record_pending(trainer)
         self.history.validating += took
         self.history.last += took
         self.history.rows[-1] |= values
