@@ -95,10 +95,11 @@ def be_deterministic() -> None:
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"  # part of the error that PyTorch raises for such an operation
 
 
-def deterministic_if_possible(compute: Callable[[], Result]) -> Result:
+def deterministic_if_possible(compute: Callable[[], Result], before_again: Callable[[], None] = lambda: None) -> Result:
     """The result of ``compute``; where PyTorch refuses an operation of it, computed again without deterministic algorithms.
 
-    From then on this process warns of such operations instead of refusing them. Whatever runs a model belongs inside.
+    ``before_again`` is called in between. From then on this process warns of such operations instead of refusing them.
+    Whatever runs a model belongs inside.
     """
     try:
         return compute()
@@ -112,6 +113,7 @@ def deterministic_if_possible(compute: Callable[[], Result]) -> Result:
         "trainer.deterministic=false turns this check off, and is a little faster",
         soft_wrap=True,
     )
+    before_again()
     return compute()
 
 

@@ -9,7 +9,7 @@ so the result does not depend on which thread was faster.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -158,30 +158,31 @@ class Objective:
         return self._in_halves_if_it_must(lambda: self._gradients(rows))
 
     def _in_halves_if_it_must(self, compute: Callable[[], Result]) -> Result:
-        with self._same_random_numbers() as reset:
-            try:
-                return deterministic_if_possible(lambda: reset(compute))
-            except (RuntimeError, MemoryError) as error:  # RuntimeError: CUDA's out of memory
-                if self._halved or not is_out_of_memory(error):
-                    raise
-            self._halve()  # here the error is gone, and the tensors that it kept
-            return reset(compute)
+        reset = self._random_numbers()
+        try:
+            return deterministic_if_possible(compute, reset)
+        except (RuntimeError, MemoryError) as error:  # RuntimeError: CUDA's out of memory
+            if self._halved or not is_out_of_memory(error):
+                raise
+        self._halve()  # here the error is gone, and the tensors that it kept
+        reset()
+        return deterministic_if_possible(compute, reset)
 
-    @contextmanager
-    def _same_random_numbers(self) -> Iterator[Callable[[Callable[[], Result]], Result]]:
-        """What calls a function as if nothing had been drawn since the block began."""
+    def _random_numbers(self) -> Callable[[], None]:
+        """What sets the generators that may be drawn from back to where they are now; in a pack those of the process are nobody's."""
         drawn, device = self.generator.get_state(), self.model.device
-        process = (torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+        alone, on_gpu = self._shared is None, device.type == "cuda"
+        of_process = torch.get_rng_state() if alone else None
+        of_device = torch.cuda.get_rng_state(device) if alone and on_gpu else None
 
-        def reset(compute: Callable[[], Result]) -> Result:
+        def reset() -> None:
             self.generator.set_state(drawn)
-            if self.checkpointing and self._shared is None:  # which draws from the process's generators
-                torch.set_rng_state(process[0])
-                if process[1] is not None:
-                    torch.cuda.set_rng_state(process[1], device)
-            return compute()
+            if of_process is not None:
+                torch.set_rng_state(of_process)
+            if of_device is not None:
+                torch.cuda.set_rng_state(of_device, device)
 
-        yield reset
+        return reset
 
     def _halve(self) -> None:
         self._halved = True
@@ -212,12 +213,12 @@ class Objective:
             with as_trained(self.model):
                 return hardware.peak_during(lambda: deterministic_if_possible(lambda: self._gradients(rows)), self.model.device)
 
+        reset = self._random_numbers()
         try:
-            with self._same_random_numbers() as reset:
-                (peak,) = pool.map(lambda measure: measure(), [step]) if pool is not None else [step()]
-                reset(lambda: None)
+            (peak,) = pool.map(lambda measure: measure(), [step]) if pool is not None else [step()]
             return peak
         finally:
+            reset()
             self.micro_tokens, self.share, self._pool = before, share, pool
             for module, mode in modes.items():
                 module.training = mode
