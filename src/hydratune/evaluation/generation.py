@@ -7,7 +7,7 @@ its batch where the model can do that. Finished rows leave the batch.
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -225,6 +225,28 @@ def batches_of(
     return result
 
 
+class _InHalves:
+    """Works on batches; where memory runs out, on the halves of that batch and of every later one."""
+
+    def __init__(self, work: Callable[[Sequence[int]], None], device: torch.device) -> None:
+        self.work, self.device = work, device
+        self.halved = threading.Event()
+
+    def __call__(self, numbers: Sequence[int]) -> None:
+        if not self.halved.is_set():
+            try:
+                self.work(numbers)
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or len(numbers) == 1:
+                    raise
+            self.halved.set()  # here the error is gone, and what it kept alive
+            released(self.device)
+            console.print(f"[yellow]out of memory with {len(numbers)} answers at once: batches are halved from here on")
+        for half in even_batches(len(numbers), -(-len(numbers) // 2)):
+            self.work([numbers[i] for i in half])
+
+
 def answer(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -262,22 +284,8 @@ def answer(
     copied = 0.0 if reader.device.type == "cpu" else 1 / model.config.get_text_config().num_hidden_layers  # of the prefix, for each row
     batches = batches_of(prompts, references, max_new_tokens, together, limit, copied)
     results: dict[int, Answer] = {}
-    abandoned, halved = threading.Event(), threading.Event()
+    abandoned = threading.Event()
     cast = CastWeights(lora_weights(model), autocast_of(model))
-
-    def work(numbers: Sequence[int]) -> None:
-        if not halved.is_set():
-            try:
-                work_on(numbers)
-                return
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or len(numbers) == 1:
-                    raise
-            halved.set()  # here the error is gone, and what it kept alive
-            released(reader.device)
-            console.print(f"[yellow]out of memory with {len(numbers)} answers at once: batches are halved from here on")
-        for half in even_batches(len(numbers), -(-len(numbers) // 2)):
-            work_on([numbers[i] for i in half])
 
     @torch.inference_mode()
     @fast()
@@ -290,7 +298,7 @@ def answer(
         logits, mask, cache = reader.read([prompts[i] for i in numbers], max(max_new_tokens, *map(len, targets)))
         ticker.advance(0, sum(len(prompts[i]) - len(reader.prefix) for i in numbers))
         losses = (
-            _score(reader, logits, mask, cache, targets, SCORED_TOGETHER // 2 if halved.is_set() else SCORED_TOGETHER)
+            _score(reader, logits, mask, cache, targets, SCORED_TOGETHER // 2 if work.halved.is_set() else SCORED_TOGETHER)
             if reader.plain_layers
             else [_score_alone(reader, prompts[i], references[i]) for i in numbers]
         )
@@ -301,6 +309,7 @@ def answer(
             finish = "length" if max_new_tokens else NOT_ASKED
             results[number] = Answer(tuple(tokens), "stop" if tokens and tokens[-1] in stop else finish, nll)
 
+    work = _InHalves(work_on, reader.device)
     workers = min(len(batches), cpu_count()) if reader.device.type == "cpu" else 1
     with progress(title, len(prompts), quiet=quiet) as ticker, faster_linears(model):
         if pool is not None:
