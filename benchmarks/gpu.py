@@ -374,7 +374,12 @@ def work_through(run: Run, parts: Sequence[Part], only: Sequence[str]) -> int:
         run.found["ended"] = ended
         run._write()
         print(f"\n{report(run)}\n\n{run.file}")
-    return 130 if ended == "interrupted" else 1 if run.bad else 0
+    if ended == "interrupted":
+        return 130
+    if all(entry["status"] == "skipped" for entry in run.parts.values()):
+        print("nothing was run; the reasons are above")
+        return 1
+    return 1 if run.bad else 0
 
 
 if __name__ == "__main__":

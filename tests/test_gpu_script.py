@@ -100,9 +100,14 @@ def parts_of(file: Path) -> dict[str, Any]:
     return parts
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gpu.Run:
+@pytest.fixture(autouse=True)
+def just_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script counts from its first line, which was imported long ago here."""
     monkeypatch.setattr(gpu, "STARTED", time.monotonic())
+
+
+@pytest.fixture
+def run(tmp_path: Path, just_started: None) -> gpu.Run:
     return gpu.Run(tmp_path / "gpu.json", {"device": {"name": "none"}, "versions": {}}, 1.0)
 
 
@@ -244,6 +249,11 @@ def test_a_file_that_cannot_be_written_is_one_message(
     assert gpu.main(["--toy", "--out", str(tmp_path / "file" / "gpu.json")]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("gpu.py: ") and "Traceback" not in printed
+
+
+def test_a_run_of_which_nothing_was_done_is_no_success(run: gpu.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.work_through(run, [gpu.Part("check: first", dict, lambda: 3600.0)], []) == 1
+    assert "nothing was run" in capsys.readouterr().out
 
 
 def test_without_the_rate_of_the_device_speeds_are_left_out(run: gpu.Run) -> None:
