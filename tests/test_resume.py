@@ -18,6 +18,7 @@ from conftest import SMALL
 from hydratune.records import RunDirectory, write_json
 from hydratune.run import recorded
 from hydratune.training.callbacks import History
+from hydratune.training.module import FineTuning
 from hydratune.training.resume import _moved
 from test_config import compose
 from test_pack import assert_same_run, history
@@ -77,6 +78,26 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
     assert code == 2 and "already holds a finished run" in text
+
+
+def test_a_validation_that_was_interrupted_is_done_again(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9")
+    assert hydratune(*words, f"hydra.run.dir={tmp_path}/whole")[0] == 0
+    validate, done = FineTuning.validation_step, list[int]()
+
+    def stopping(self: FineTuning, *args: Any) -> None:
+        if self.trainer.global_step == 10 and not done:
+            done.append(10)
+            raise KeyboardInterrupt
+        validate(self, *args)
+
+    monkeypatch.setattr(FineTuning, "validation_step", stopping)
+    assert hydratune(*words, f"hydra.run.dir={tmp_path}/broken")[0] == 130
+    (tmp_path / "broken" / "checkpoints" / ".last.ckpt.1.tmp").write_text("half of it")
+    code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
+    assert code == 0 and "goes on after step 9 of 15" in text, text
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+    assert not list((tmp_path / "broken" / "checkpoints").glob(".*"))
 
 
 def test_a_run_that_was_moved_remembers_its_best(tmp_path: Path) -> None:

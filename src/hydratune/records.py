@@ -202,6 +202,8 @@ class RunDirectory:
 
         ``keep_checkpoints``: the run is to go on from them.
         """
+        for file in self.checkpoints.glob(".*.tmp"):  # of a process that was killed while it wrote: nobody else is here
+            file.unlink(missing_ok=True)
         old = [path for path in self.contents() if not (keep_checkpoints and path in (self.checkpoints, self.sample_file))]
         if old:
             previous = self.path / "previous"

@@ -139,7 +139,7 @@ def fit(
         watchdog = Watchdog(history, settings.max_loss_ratio)
         best, patience = best_checkpoint(record.checkpoints), Patience(settings)
         file = record.checkpoints / "last.ckpt"
-        place = Place(file, data, made_of or {}, settings.checkpoint_minutes, spent, watchdog.before_checkpoint)
+        place = Place(file, data, made_of or {}, settings.checkpoint_minutes, spent, watchdog.before_checkpoint, times.steps)
         halts = Rungs(rungs, times, history, ask, judged)
         halts.write = place.write
         going_on = GoOn(checkpoint, shares_process=pool is not None) if checkpoint is not None else None

@@ -6,7 +6,7 @@ knows epochs, but not a place within one. Here a new fit simply begins with coun
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,14 @@ class Place(Checkpoint):
         minutes: float | None,
         spent: Callable[[], float],
         before: Callable[[lightning.Trainer], None] = lambda trainer: None,
+        validated: Container[int] = (),
     ) -> None:
-        """``spent``: CPU-seconds of the run so far. ``before`` is called before anything is written, and raises if it must not be."""
-        self.before = before
+        """``spent``: CPU-seconds of the run so far. ``before`` is called before anything is written, and raises if it must not be.
+
+        ``validated``: steps that are followed by a validation, which writes when it is over. Written before it, a checkpoint
+        would have the validation left out for good if the run was killed meanwhile.
+        """
+        self.before, self.validated = before, validated
         self.file, self.data, self.made_of, self.spent = file, data, dict(made_of), spent
         self.seconds = 60 * minutes if minutes else None
         self.written = time.monotonic()
@@ -71,7 +76,7 @@ class Place(Checkpoint):
         self.write(trainer)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        if self.seconds is None or trainer.fit_loop.epoch_loop._should_accumulate():
+        if self.seconds is None or trainer.global_step in self.validated or trainer.fit_loop.epoch_loop._should_accumulate():
             return
         if trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu" and trainer.global_step % STEPS_UNREAD:
             return  # asking the others makes the host wait for the GPU
