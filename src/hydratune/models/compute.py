@@ -63,8 +63,7 @@ def compute_of(config: TrainConfig) -> Compute:
     precision = hardware.precision(config, accelerator)
     hardware.keep_memory()
     if accelerator == "gpu":
-        if config.trainer.deterministic:
-            be_deterministic()
+        be_deterministic() if config.trainer.deterministic else torch.use_deterministic_algorithms(False)
         torch.cuda.set_device(device)
         if "bf16" in precision and not hardware.has_fast_bf16(device):
             name = torch.cuda.get_device_name(device)
@@ -122,10 +121,12 @@ def nothing_refused() -> Iterator[None]:
     """PyTorch only warns of operations without a deterministic implementation: for those whose used results are deterministic."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(before[0], warn_only=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
-        yield
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=f".*{_NOT_DETERMINISTIC}")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def has_one_autograd_thread(device: torch.device) -> bool:
