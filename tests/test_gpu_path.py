@@ -22,7 +22,9 @@ from hydratune.models import adapters, compute, memory_plan, sources, varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import Compute, as_trained, remember_autocast
 from hydratune.sweeps.pack import computing_threads
+from hydratune.sweeps.planning import shared_by
 from hydratune.training import packing
+from hydratune.training.adalora import RankAllocation
 from hydratune.training.objective import Objective
 from hydratune.training.prefix import Prefix, View
 from test_config import compose
@@ -325,22 +327,31 @@ def test_an_operation_that_has_no_order_is_named_and_training_goes_on(
     assert "histc_cuda has no deterministic implementation on this device" in capsys.readouterr().out
 
 
-def test_answers_and_readings_go_on_as_well(
-    model: Any, nothing_deterministic: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def apart(model: Any) -> list[float]:
+    """Likelihoods after prompts that share no beginning: nothing is read before the batches."""
+    options: dict[str, Any] = {"stop": frozenset([2]), "pad": 0, "max_new_tokens": 3, "batch_size": 4, "title": "", "quiet": True}
+    return [one.nll for one in answer(model, [[1, 2, 3], [4, 5]], [[6], [7]], **options)]
+
+
+def passages(model: Any) -> list[list[float]]:
+    both = [corpus.Passage((1, 2), (3, 4)), corpus.Passage((1,), (5,))]
+    return [values.tolist() for values in corpus.token_log_likelihoods(model, both, pad=0, quiet=True)]
+
+
+@pytest.mark.parametrize("evaluated", [lambda model: nlls(model), apart, passages], ids=["shared beginning", "answers", "passages"])
+def test_whatever_is_evaluated_goes_on_as_well(
+    model: Any, nothing_deterministic: None, capsys: pytest.CaptureFixture[str], evaluated: Callable[[Any], Any]
 ) -> None:
-    passages = [corpus.Passage((1, 2), (3, 4)), corpus.Passage((1,), (5,))]
-    expected = nlls(model), corpus.token_log_likelihoods(model, passages, pad=0, quiet=True)
+    expected = evaluated(model)
 
     def strict(*args: Any) -> None:
         if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
             raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set 'torch.use_...'")
 
     model.register_forward_pre_hook(strict)
-    for number, found in enumerate((lambda: nlls(model), lambda: corpus.token_log_likelihoods(model, passages, pad=0, quiet=True))):
-        compute.be_deterministic()
-        again = found()
-        assert all(map(torch.equal, again, expected[1])) if number else again == expected[0]
-        assert "cumsum_cuda_kernel has no deterministic implementation" in capsys.readouterr().out
+    compute.be_deterministic()
+    assert evaluated(model) == expected
+    assert "cumsum_cuda_kernel has no deterministic implementation" in capsys.readouterr().out
 
 
 def test_what_only_warns_is_set_back(nothing_deterministic: None) -> None:
@@ -351,6 +362,24 @@ def test_what_only_warns_is_set_back(nothing_deterministic: None) -> None:
     torch.use_deterministic_algorithms(False)
     with compute.nothing_refused():
         assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_ranks_are_dealt_out_where_nothing_is_refused(nothing_deterministic: None) -> None:
+    """AdaLoRA's threshold is a k-th smallest value, which CUDA refuses in deterministic mode; computed twice, ranks would differ."""
+    refusing: list[bool] = []
+    callback = object.__new__(RankAllocation)
+    allocate = lambda step: refusing.append(not torch.is_deterministic_algorithms_warn_only_enabled())  # noqa: E731
+    callback.model = SimpleNamespace(base_model=SimpleNamespace(update_and_allocate=allocate))  # type: ignore[assignment]
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: False))
+    trainer: Any = SimpleNamespace(global_step=1, fit_loop=loop)
+    compute.be_deterministic()
+    callback.on_train_batch_end(trainer)
+    assert refusing == [False] and not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_jobs_that_are_deterministic_share_no_process_with_others() -> None:
+    assert shared_by(compose()) == shared_by(compose("optimizer.lr=0.5"))
+    assert shared_by(compose()) != shared_by(compose("trainer.deterministic=false"))
 
 
 def test_only_workspaces_that_are_deterministic_are_left(nothing_deterministic: None, monkeypatch: pytest.MonkeyPatch) -> None:
