@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from hydratune.config import DataConfig, Overlength, TrainOn
+from hydratune.data.examples import encode_split
 from hydratune.data.gate import gate, stretches
 from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.preview import Piece, coloured, legend, pieces
@@ -271,7 +272,7 @@ def test_document_that_begins_with_the_begin_of_text_is_refused(encoder: ChatEnc
 
 def test_long_document_is_dropped_and_never_cut(encoder: ChatEncoder) -> None:
     data = DataConfig(max_length=20, overlength=Overlength.truncate_prompt)
-    kept, _, report = encoder.encode_all([row("a", "b"), Row("long", (Message("text", "word " * 50),))], data, "train")
+    kept, _, report = encode_split(encoder, [row("a", "b"), Row("long", (Message("text", "word " * 50),))], data, "train")
     assert [r.id for r in kept] == ["row-1"] and report.dropped == {"longer than data.max_length": ["long"]}
 
 
@@ -287,14 +288,14 @@ def long_rows(encoder: ChatEncoder) -> list[Row]:
 
 
 def test_long_rows_are_dropped_with_a_count(encoder: ChatEncoder) -> None:
-    kept, encoded, report = encoder.encode_all(long_rows(encoder), DataConfig(max_length=60), "train")
+    kept, encoded, report = encode_split(encoder, long_rows(encoder), DataConfig(max_length=60), "train")
     assert [len(kept), len(encoded), report.kept] == [1, 1, 1]
     assert report.summary()["dropped"] == {"longer than data.max_length": {"count": 1, "ids": ["row-1"]}}
 
 
 def test_long_prompts_are_cut_but_never_the_answer(encoder: ChatEncoder) -> None:
     data = DataConfig(max_length=60, overlength=Overlength.truncate_prompt)
-    kept, encoded, report = encoder.encode_all(long_rows(encoder), data, "train")
+    kept, encoded, report = encode_split(encoder, long_rows(encoder), data, "train")
     assert len(kept) == 2 and report.truncated == ["row-1"]
     assert len(encoded[1].ids) <= 60
     assert kept[1].prompt[-1].content.endswith("finish") and "start" not in kept[1].prompt[-1].content
@@ -304,18 +305,18 @@ def test_long_prompts_are_cut_but_never_the_answer(encoder: ChatEncoder) -> None
 
 def test_answer_longer_than_the_limit_is_dropped_even_when_prompts_are_cut(encoder: ChatEncoder) -> None:
     data = DataConfig(max_length=60, overlength=Overlength.truncate_prompt)
-    _, _, report = encoder.encode_all([row("a", "b"), row("a", "word " * 100)], data, "train")
+    _, _, report = encode_split(encoder, [row("a", "b"), row("a", "word " * 100)], data, "train")
     assert report.kept == 1
 
 
 def test_overlength_error_states_count_and_longest(encoder: ChatEncoder) -> None:
     with pytest.raises(DataError, match=r"1 of 2 train rows are longer .* \(longest: f.jsonl:7, \d+\)"):
-        encoder.encode_all(long_rows(encoder), DataConfig(max_length=60, overlength=Overlength.error), "train")
+        encode_split(encoder, long_rows(encoder), DataConfig(max_length=60, overlength=Overlength.error), "train")
 
 
 def test_every_row_dropped_is_an_error(encoder: ChatEncoder) -> None:
     with pytest.raises(DataError, match="every test row was dropped"):
-        encoder.encode_all([row("word " * 100, "b")], DataConfig(max_length=20), "test")
+        encode_split(encoder, [row("word " * 100, "b")], DataConfig(max_length=20), "test")
 
 
 def test_preview_colours_exactly_the_trained_tokens(encoder: ChatEncoder) -> None:

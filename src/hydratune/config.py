@@ -35,6 +35,7 @@ class Overlength(StrEnum):
     """What happens to a row longer than ``data.max_length``. An answer is never cut."""
 
     drop = "drop"
+    split = "split"  # documents (text rows) become several parts; conversations are dropped
     truncate_prompt = "truncate_prompt"  # cuts the start of the last user turn; the system turn and its end stay
     error = "error"
 
@@ -44,6 +45,7 @@ class TrainOn(StrEnum):
 
     all = "all"
     last = "last"
+    each = "each"  # every one as an example of its own, which ends with it: for templates that rewrite earlier turns
 
 
 class Control(StrEnum):
@@ -241,6 +243,7 @@ class DataConfig:
     batch_size: int = 8  # rows per step and device; times trainer.accumulate_grad_batches per optimizer step
     max_length: int = 2048  # tokens of a rendered row
     overlength: Overlength = Overlength.drop
+    split_overlap: int = 64  # tokens of a document that each part repeats from the part before it, as context, with overlength=split
     system_prompt: str | None = None  # put in front of rows that have none
     train_on: TrainOn = TrainOn.all
     schema: dict[str, Any] | None = None  # JSON schema of the answers; used for scoring and for the few-shot prompt

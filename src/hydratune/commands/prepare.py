@@ -12,6 +12,7 @@ from hydratune.config import FilesData, HubData, Level, PrepareConfig, PreparedD
 from hydratune.console import console, progress, section
 from hydratune.data.answers import SCHEMA_FILE
 from hydratune.data.described import SHOWN, count_tokens, described
+from hydratune.data.examples import encoded_examples
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.prepared import Prepared, prepare, write_prepared
 from hydratune.data.preview import show
@@ -159,14 +160,15 @@ def _splits_table(report: dict[str, Any]) -> Table:
 
 def _masked(config: PrepareConfig, prepared: Prepared, encoder: ChatEncoder, count: int) -> tuple[list[Any], list[Any]]:
     """The first training rows whose mask can be made."""
-    rows, encoded = [], []
+    rows: list[Any] = []
+    encoded: list[Any] = []
     for raw in prepared.rows("train"):
-        row = with_system(raw, config.data.system_prompt)
         try:
-            encoded.append(encoder.encode(row, config.data.train_on))
+            examples = list(encoded_examples(encoder, [with_system(raw, config.data.system_prompt)], config.data, "train"))
         except DataError:
             continue
-        rows.append(row)
-        if len(rows) == count:
+        rows += [row for row, _ in examples]
+        encoded += [example for _, example in examples]
+        if len(rows) >= count:
             break
-    return rows, encoded
+    return rows[:count], encoded[:count]

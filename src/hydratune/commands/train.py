@@ -15,6 +15,7 @@ from hydratune.config import AdaLoraAdapter, Baseline, ContractsData, Level, Pre
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.described import SHOWN, count_tokens, described
+from hydratune.data.examples import encode_split
 from hydratune.data.gate import gate
 from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.prepared import Prepared
@@ -271,17 +272,15 @@ def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> tuple[R
     facts: dict[str, Any] = {}
     for name, rows in sets.items():
         _look_for_special_tokens(config, encoder, name, rows)
-        kept[name], tokens[name], report = encoder.encode_all(rows, config.data, name)
+        kept[name], tokens[name], report = encode_split(encoder, rows, config.data, name)
         gate(encoder, kept[name], tokens[name])
         facts[name] = {
             **report.summary(),
             "hash": sets_hash(kept[name]),
             "tokens_hash": stable_hash(sorted(stable_hash((e.ids, e.trained)) for e in tokens[name])),  # losses over equal tokens compare
         }
-        if report.kept < report.rows and is_main_process():
-            console.print(f"[yellow]{report.rows - report.kept} of {report.rows} {name} rows dropped: longer than data.max_length")
-        if report.truncated and is_main_process():
-            console.print(f"[yellow]{len(report.truncated)} of {report.rows} {name} prompts cut to data.max_length")
+        for statement in report.statements(name, config.data) if is_main_process() else ():
+            console.print(f"[yellow]{statement}")
     return RowSets(kept["train"], kept["validation"], kept["test"]), tokens, facts
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydratune.data.masking import TOGETHER, ChatEncoder, Defect, Encoded, MaskError
+from hydratune.data.masking import TOGETHER, ChatEncoder, Defect, Encoded, MaskError, turns_melt_error
 from hydratune.data.rows import Message, Row
 
 
@@ -44,15 +44,24 @@ def _check_row(encoder: ChatEncoder, row: Row, example: Encoded) -> _Checked:
         raise MaskError(f"{where}: the row begins with two begin-of-text tokens; use another model.chat_template", Defect.double_bos)
     spans = stretches(example.trained)
     if row.is_text:
-        if not all(example.trained[1:-1]):
-            raise MaskError(f"{where}: part of the text is not trained", Defect.answer_untrained)
-        if not example.trained[-1] or example.ids[-1] not in encoder.turn_end_ids:
-            raise _end_untrained(where)
+        _check_document(encoder, row, example, where)
         return _Checked(row, example, [], [])
     turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train][-len(spans) :]
     if len(spans) != len(turns):
         raise _wrong_start(encoder, row, example)
     return _Checked(row, example, spans, turns)
+
+
+def _check_document(encoder: ChatEncoder, row: Row, example: Encoded, where: str) -> None:
+    """All of its text is trained but its first token, or but its context, and its end where it ends."""
+    (start, end) = stretches(example.trained)[0]
+    has_context = len(row.answer) < len(row.text)
+    text = encoder.decode(example.ids[start:end])
+    whole = row.answer.strip() in text if has_context else start == 1
+    if not whole or not all(example.trained[start:-1]):
+        raise MaskError(f"{where}: part of the text is not trained", Defect.answer_untrained)
+    if not example.trained[-1] or not (row.messages[-1].continues or example.ids[-1] in encoder.turn_end_ids):
+        raise _end_untrained(where)
 
 
 def _check_prompts(encoder: ChatEncoder, part: Sequence[_Checked]) -> None:
@@ -87,11 +96,7 @@ def _wrong_start(encoder: ChatEncoder, row: Row, example: Encoded) -> MaskError:
         context = example.ids[:start]
         turn = texts.get(encoder.decode(context))
         if turn is not None and prompts[turn] != context:
-            return MaskError(
-                f"{where}: turn {turn + 1} would be trained after other tokens than inference sends, because the chat template "
-                "lets neighbouring turns melt into one token; use another model.chat_template, or data.train_on=last",
-                Defect.turns_melt,
-            )
+            return turns_melt_error(where, turn)
         if turn is not None:
             if any(start < len(prompt) < end for prompt in prompts.values()):
                 return _others_trained(encoder, example.ids[start:end], where)

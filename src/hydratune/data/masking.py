@@ -2,27 +2,32 @@
 
 The tokenizer's own chat template is the only source of truth. A conversation is rendered up to each trained assistant
 turn, once without it (with the generation prompt, exactly what inference sends) and once with it; what the second adds
-to the first is the answer. Both are tokenised by themselves, and every prompt must begin with the prompt and the answer
-before it, so each turn is trained after the tokens that inference sends. Of an answer, everything up to and including
-the turn-end token is trained, and nothing after it.
+to the first is the answer. The prompt is tokenised as inference does, and the answer as the tokenizer writes it after the
+prompt: SentencePiece tokenizers write a word at the beginning of a text differently from the same word after a line break.
+Every prompt must begin with the tokens of the prompt and the answer before it, so each turn is trained after the tokens
+that inference sends. Of an answer, everything up to and including the turn-end token is trained, and nothing after it.
 
 A document (role ``text``) is rendered by no template: begin-of-text, if the tokenizer adds it, then the text and the
-end-of-text token. All of it is trained but the first token, which nothing predicts.
+end-of-text token. All of it is trained but the first token, which nothing predicts. A part of a long document may begin
+with context: text of the part before it, which is read and not trained.
 """
 
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from hydratune.config import DataConfig, Overlength, TrainOn
+from hydratune.config import TrainOn
+from hydratune.data import thoughts
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
 TOGETHER = 256  # rows tokenised in one call, which uses every core
+_NEAR = 200  # characters before an answer in which a token that no neighbour melts into is looked for
 _STAND_IN = "\u241f"  # for an answer: a character that no template strips or escapes
 _MARK = " \u241f7f3a"  # put at the end of what others say, to see whether it turns up in an answer
 
@@ -35,9 +40,11 @@ class Defect(StrEnum):
     calls_ignored = "calls_ignored"  # a trained turn without its tool calls
     thinking_ignored = "thinking_ignored"  # a trained turn without its thinking
     thinking_dropped = "thinking_dropped"  # thinking that is there when trained and gone when a later turn is
+    thinking_doubled = "thinking_doubled"  # the template closes a thought that the row's text closes as well
     history_rewritten = "history_rewritten"  # earlier turns change when a later one is added
     prompt_differs = "prompt_differs"  # the answer does not begin where inference begins it
     answer_changed = "answer_changed"  # the template writes another text than the row's
+    answer_empty = "answer_empty"  # a trained turn says nothing and calls nothing
     tokens_differ = "tokens_differ"  # the tokenizer cannot write the answer's text
     turn_end_missing = "turn_end_missing"  # the rendered answer does not end with a token that stops generation
     turn_end_untrained = "turn_end_untrained"
@@ -69,30 +76,20 @@ class Encoded:
         return sum(self.trained)
 
 
-@dataclass
-class EncodingReport:
-    """What happened to the rows of one split on their way to tokens."""
+@dataclass(frozen=True)
+class _Answer:
+    """One trained turn as the template writes it."""
 
-    rows: int = 0
-    kept: int = 0
-    dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> row ids
-    truncated: list[str] = field(default_factory=list)  # row ids
-    lengths: list[int] = field(default_factory=list)  # tokens of kept rows
-    supervised: list[int] = field(default_factory=list)  # trained tokens of kept rows
+    turn: int  # position in the row
+    before: str  # the prompt
+    text: str  # what the template adds to the prompt for the answer
+    near: str  # the end of ``before``: as much of it as decides how ``text`` is cut into tokens
+    said: tuple[str, ...]  # what the row's turn says, piece by piece, the content first
 
-    def summary(self) -> dict[str, Any]:
-        """Plain values for data.json."""
-        ordered = sorted(self.lengths)
-        quantiles = {str(q): ordered[min(len(ordered) - 1, int(q / 100 * len(ordered)))] for q in (0, 50, 90, 99, 100)} if ordered else {}
-        return {
-            "rows": self.rows,
-            "kept": self.kept,
-            "dropped": {reason: {"count": len(ids), "ids": ids[:100]} for reason, ids in self.dropped.items()},
-            "truncated": {"count": len(self.truncated), "ids": self.truncated[:100]},
-            "tokens": sum(self.lengths),
-            "trained_tokens": sum(self.supervised),
-            "length_quantiles": quantiles,
-        }
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """What must be tokenised."""
+        return self.before, self.near, self.near + self.text
 
 
 class ChatEncoder:
@@ -136,7 +133,7 @@ class ChatEncoder:
 
         The model learns to write it, and it is no part of the answer.
         """
-        where = row.where or row.id
+        where, row = row.where or row.id, self.with_thoughts_apart(row)
         before = self.render(row.prompt, tools=row.tools, generation_prompt=True, where=where)
         turn = replace(row.messages[-1], content=_STAND_IN, tool_calls=())
         text = self.render([*row.prompt, turn], tools=row.tools, generation_prompt=False, where=where)[len(before) :]
@@ -145,18 +142,24 @@ class ChatEncoder:
     def said(self, row: Row, generated: str) -> str:
         """The answer in a text generated after the row's prompt: without the preamble, whatever was thought in it."""
         preamble = self.preamble(row)
-        if generated.startswith(preamble) or not preamble.split():
+        if (generated.startswith(preamble) and preamble) or not generated:
             return generated.removeprefix(preamble)
-        _, found, answer = generated.partition(preamble.split()[-1])  # such as </think>
-        return answer.lstrip() if found else generated
+        if preamble.split():
+            _, found, answer = generated.partition(preamble.split()[-1])  # such as </think>
+            return answer.lstrip() if found else generated
+        return self._without_thoughts(generated.removeprefix(preamble))
 
     def reference(self, row: Row) -> str:
         """What a generated answer is compared with: the last turn's content, or as the template writes it where it calls tools."""
         if not row.messages[-1].tool_calls:
-            return row.answer
+            return row.answer if row.is_text else self._without_thoughts(row.answer)
         example = self.encode(row, TrainOn.last)
         kept = [t for t, is_target in zip(example.ids, example.trained, strict=True) if is_target and t not in self.turn_end_ids]
         return self.said(row, self.decode(kept))
+
+    def _without_thoughts(self, text: str) -> str:
+        found = thoughts.parted(text, opened=bool(self._opened)) if thoughts.closings(text) else None
+        return text if found is None else found[1]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones as they are written."""
@@ -169,47 +172,97 @@ class ChatEncoder:
 
     def encode_batch(self, rows: Sequence[Row], train_on: TrainOn) -> Iterator[Encoded]:
         """Renders all rows, tokenises them in one call, and yields them in order."""
-        pieces = [[row.messages[0].content] if row.is_text else self._pieces(row, train_on) for row in rows]
-        tokens = iter(self._tokens([text for texts in pieces for text in texts]))
-        for row, texts in zip(rows, pieces, strict=True):
-            own = [next(tokens) for _ in texts]
-            yield self._document(row, own[0]) if row.is_text else self._conversation(row, train_on, texts, own)
+        answers = [[] if row.is_text else self._answers(row, train_on) for row in rows]
+        texts = [row.text for row in rows if row.is_text] + [text for turns in answers for turn in turns for text in turn.texts]
+        distinct = list(dict.fromkeys(texts))
+        tokens = dict(zip(distinct, self._tokens(distinct), strict=True))
+        for row, turns in zip(rows, answers, strict=True):
+            yield self._document(row, tokens[row.text]) if row.is_text else self._conversation(row, turns, tokens)
 
-    def _pieces(self, row: Row, train_on: TrainOn) -> list[str]:
-        """Of every trained turn: the prompt from the beginning of the row, and the answer."""
+    def _answers(self, row: Row, train_on: TrainOn) -> list["_Answer"]:
+        """Every trained turn as the template writes it. Raises ``MaskError`` where it is not what the row says."""
         where = row.where or row.id
-        pieces: list[str] = []
+        told = self.with_thoughts_apart(row)
+        answers: list[_Answer] = []
         for turn in trained_turns(row, train_on):
-            history = row.messages[:turn]
+            if not row.messages[turn].content.strip() and not row.messages[turn].tool_calls:
+                raise MaskError(
+                    f"{where}: turn {turn + 1}, the assistant's, is empty, so only its end would be trained; take it out of the data, "
+                    'or mark it as context with "train": false',
+                    Defect.answer_empty,
+                )
+            history = told.messages[:turn]
             before = self.render(history, tools=row.tools, generation_prompt=True, where=where)
-            after = self.render(row.messages[: turn + 1], tools=row.tools, generation_prompt=False, where=where)
+            after = self.render(told.messages[: turn + 1], tools=row.tools, generation_prompt=False, where=where)
             _check_prompt(before, after, where)
-            answer = after[len(before) :]
-            _check_answer(answer, row.messages[turn], where)
+            answer = _Answer(turn, before, after[len(before) :], self._near(before), tuple(self._said(told.messages[turn])))
+            _check_answer(answer.text, answer.said[0], told.messages[turn], where)
+            _check_thoughts(self._opened, answer.text, row.messages[turn], where)
             self._check_tools(before, row, history, where)
-            self._check_frame(answer, row, turn, where)
-            pieces += [before, answer]
-        if not pieces:
+            self._check_frame(answer.text, told, turn, where)
+            answers.append(answer)
+        if not answers:
             raise MaskError(f"{where}: no token of this row is trained: all its turns are context", Defect.nothing_trained)
-        return pieces
+        return answers
 
-    def _conversation(self, row: Row, train_on: TrainOn, texts: Sequence[str], tokens: Sequence[list[int]]) -> Encoded:
+    def _conversation(self, row: Row, answers: Sequence["_Answer"], tokens: Mapping[str, list[int]]) -> Encoded:
         where = row.where or row.id
         ids: list[int] = []
         trained: list[bool] = []
         done = ""  # the text of ids, up to the end of what the last answer says
-        for number, turn in enumerate(trained_turns(row, train_on)):
-            prompt, answer = tokens[2 * number : 2 * number + 2]
-            before, text = texts[2 * number : 2 * number + 2]
+        for answer in answers:
+            prompt = tokens[answer.before]
             if prompt[: len(ids)] != ids:
-                raise _history_error(done, before, row.messages[:turn], turn, where)
-            self._prompts[hash(before)] = hash(tuple(prompt))
-            said = [part for part in _texts(row.messages[turn]) if part in text]
-            length = self._turn_end(answer, said, where)
+                raise _history_error(done, answer.before, row.messages[: answer.turn], answer.turn, where)
+            self._prompts[hash(answer.before)] = hash(tuple(prompt))
+            written = self._after(prompt, answer, tokens, where)
+            said = [part for part in answer.said if part in answer.text]
+            length = self._turn_end(written, said, where)
             trained += [False] * (len(prompt) - len(ids)) + [True] * length
-            ids = prompt + answer[:length]
-            done = before + text[: max(text.find(part) + len(part) for part in said)]
+            ids = prompt + written[:length]
+            done = answer.before + answer.text[: max((answer.text.find(part) + len(part) for part in said), default=0)]
         return Encoded(tuple(ids), tuple(trained))
+
+    def _after(self, prompt: Sequence[int], answer: "_Answer", tokens: Mapping[str, list[int]], where: str) -> list[int]:
+        """The tokens of an answer as the tokenizer writes it after the prompt. Raises ``MaskError``.
+
+        Where the last token of the prompt and the first of the answer would be one, it is cut as inference cuts it: after
+        the prompt. What is trained then still decodes to the template's text.
+        """
+        near, whole = tokens[answer.near], tokens[answer.near + answer.text]
+        if list(prompt[len(prompt) - len(near) :]) != near:  # the text near the answer is cut otherwise when it stands alone
+            near, whole = list(prompt), self.tokens(answer.before + answer.text)
+        if whole[: len(near)] == near:
+            return whole[len(near) :]
+        line = self.tokens("\n")
+        after_line = self.tokens("\n" + answer.text)
+        candidates = [self.tokens(answer.text), after_line[len(line) :] if after_line[: len(line)] == line else []]
+        written = self.decode(whole)
+        for candidate in filter(None, candidates):
+            if self.decode([*near, *candidate]) == written:
+                return candidate
+        raise MaskError(
+            f"{where}: the tokenizer joins the end of the generation prompt ({answer.before[-12:]!r}) and the beginning of the answer "
+            f"({answer.text[:12]!r}) into one token, which inference cannot do; use a model.chat_template whose generation prompt ends "
+            "with a line break or a special token",
+            Defect.turns_melt,
+        )
+
+    def _near(self, before: str) -> str:
+        """The end of a prompt from its last added token on: what decides how the text after it is cut into tokens.
+
+        Added tokens are cut out of a text before anything else is, so nothing before one has a say in what follows it.
+        """
+        end = before[-_NEAR:]
+        starts = [found.start() for found in self._added.finditer(end)]
+        return end[starts[-1] :] if starts else before
+
+    @functools.cached_property
+    def _added(self) -> re.Pattern[str]:
+        """Finds the tokens that are cut out of every text."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        names = sorted((token.content for token in added if not token.normalized and not token.single_word), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, filter(None, names))) or r"(?!)")
 
     def _turn_end(self, answer: Sequence[int], said: Sequence[str], where: str) -> int:
         """How many tokens of ``answer`` are trained: those up to the first turn-end token after ``said``, which may quote it."""
@@ -231,11 +284,68 @@ class ChatEncoder:
         )
 
     def _document(self, row: Row, tokens: Sequence[int]) -> Encoded:
+        """A document, or a part of one: what stands before ``row.answer`` is context, and an end follows only the last part."""
         end = self.tokenizer.eos_token_id
         if end is None:
             raise MaskError(f"{row.where or row.id}: the tokenizer has no end-of-text token to end a text with", Defect.turn_end_missing)
-        ids = (*self._opening, *tokens, end)
-        return Encoded(ids, (False, *[True] * (len(ids) - 1)))
+        ids = (*self._opening, *tokens, *(() if row.messages[-1].continues else (end,)))
+        first = max(1, len(self._opening) + self._context(row))
+        return Encoded(ids, (False,) * first + (True,) * (len(ids) - first))
+
+    def _context(self, row: Row) -> int:
+        """How many tokens of a document lie before the text that is trained."""
+        context = len(row.text) - len(row.answer)
+        return sum(start < context for start, _ in self.offsets(row.text)) if context else 0
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """(start, end) in characters of every token of ``text``; of fast tokenizers."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return list(encoded["offset_mapping"])
+
+    # -------------------------------------------------------------------------------------------------------- thoughts
+    def with_thoughts_apart(self, row: Row) -> Row:
+        """The row with thoughts that its answers hold in their text where the template wants them.
+
+        That is ``reasoning_content`` where the template shows it; otherwise they stay in the text, opened as the generation
+        prompt opens them.
+        """
+        if row.is_text or not any(m.role == "assistant" and not m.reasoning and thoughts.closings(m.content) for m in row.messages):
+            return row
+        return replace(row, messages=tuple(self._apart(m) if m.role == "assistant" else m for m in row.messages))
+
+    def _apart(self, message: Message) -> Message:
+        found = None if message.reasoning else thoughts.parted(message.content, opened=bool(self._opened))
+        if found is None:
+            return message
+        if self._shows_thoughts:
+            return replace(message, reasoning=found[0] or None, content=found[1])
+        opening = self._opened.rstrip()
+        if opening and not message.content.lstrip().startswith(opening):
+            return replace(message, content=self._opened + message.content.lstrip("\n"))
+        return message
+
+    @functools.cached_property
+    def _opened(self) -> str:
+        """The opening of a thought with which generation prompts end, if they do."""
+        try:
+            return thoughts.opened_at_end(self.render([Message("user", _STAND_IN)], generation_prompt=True))
+        except MaskError:
+            return ""
+
+    @functools.cached_property
+    def _shows_thoughts(self) -> bool:
+        """Whether the template writes the ``reasoning_content`` of a last turn."""
+        talk = [Message("user", _STAND_IN), Message("assistant", _STAND_IN, reasoning=_MARK)]
+        try:
+            return _MARK in self.render(talk, generation_prompt=False)
+        except MaskError:
+            return False
+
+    def _said(self, message: Message) -> list[str]:
+        """Everything a turn says, piece by piece, the content first; an opening that the prompt has is no part of it."""
+        content, opening = message.content, self._opened
+        content = content.removeprefix(opening) if opening and content.startswith(opening) else content
+        return [content.strip(), (message.reasoning or "").strip(), *_leaves([call["function"] for call in message.tool_calls])]
 
     @functools.cached_property
     def _opening(self) -> tuple[int, ...]:
@@ -296,117 +406,89 @@ class ChatEncoder:
         sent = [own[text] if text in own else self._prompts[hash(text)] for text in texts]
         return [hash(tuple(ids)) == expected for (_, _, ids), expected in zip(turns, sent, strict=True)]
 
-    # ----------------------------------------------------------------------------------------------------- whole splits
-    def encode_all(self, rows: Sequence[Row], data: DataConfig, split: str) -> tuple[list[Row], list[Encoded], EncodingReport]:
-        """Encodes a split under the over-length policy. Raises ``DataError`` if the policy refuses or nothing is left."""
-        report = EncodingReport(rows=len(rows))
-        kept: list[Row] = []
-        encoded: list[Encoded] = []
-        too_long: list[tuple[Row, int]] = []
-        parts = (rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER))
-        for row, example in ((r, e) for part in parts for r, e in zip(part, self.encode_batch(part, data.train_on), strict=True)):
-            if len(example.ids) > data.max_length:
-                too_long.append((row, len(example.ids)))
-                shortened = self._truncate_prompt(row, data) if data.overlength is Overlength.truncate_prompt else None
-                if shortened is None:
-                    report.dropped.setdefault("longer than data.max_length", []).append(row.id)
-                    continue
-                row, example = shortened
-                report.truncated.append(row.id)
-            kept.append(row)
-            encoded.append(example)
-            report.lengths.append(len(example.ids))
-            report.supervised.append(example.supervised)
-        report.kept = len(kept)
-        if too_long and data.overlength is Overlength.error:
-            longest, tokens = max(too_long, key=lambda pair: pair[1])
-            raise DataError(
-                f"{len(too_long)} of {len(rows)} {split} rows are longer than data.max_length = {data.max_length} tokens "
-                f"(longest: {longest.where or longest.id}, {tokens}); raise it, or set data.overlength=drop or truncate_prompt"
-            )
-        if not kept:
-            shortest = min(tokens for _, tokens in too_long)
-            raise DataError(
-                f"every {split} row was dropped: all {len(rows)} are longer than data.max_length = {data.max_length} tokens "
-                f"(shortest: {shortest}); raise data.max_length, or set data.overlength=truncate_prompt"
-            )
-        return kept, encoded, report
-
-    def _truncate_prompt(self, row: Row, data: DataConfig) -> tuple[Row, Encoded] | None:
-        """Cuts characters off the start of the last user turn until the row fits. None: no cut is enough, or there is no prompt."""
-        if row.is_text:
-            return None
-        index = max(i for i, m in enumerate(row.messages) if m.role == "user")
-        text = row.messages[index].content
-        low, high = 1, len(text)  # the smallest cut that fits, by bisection
-        best: tuple[Row, Encoded] | None = None
-        while low <= high:
-            cut = (low + high) // 2
-            messages = list(row.messages)
-            messages[index] = replace(messages[index], content=text[cut:])
-            candidate = replace(row, messages=tuple(messages))
-            example = self.encode(candidate, data.train_on)
-            if len(example.ids) <= data.max_length:
-                best, high = (candidate, example), cut - 1
-            else:
-                low = cut + 1
-        return best
-
 
 def trained_turns(row: Row, train_on: TrainOn) -> list[int]:
     """Positions of the assistant turns that are trained."""
     turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train]
-    return turns[-1:] if train_on is TrainOn.last else turns
+    return turns if train_on is TrainOn.all else turns[-1:]
 
 
-def _texts(message: Message) -> list[str]:
-    """Everything a turn says, piece by piece."""
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)
 
-    def leaves(value: Any) -> Iterator[str]:
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict | list | tuple):
-            for item in value.values() if isinstance(value, dict) else value:
-                yield from leaves(item)
 
-    return [message.content.strip(), (message.reasoning or "").strip(), *leaves([call["function"] for call in message.tool_calls])]
+_EACH = (
+    "set data.train_on=each (every assistant turn becomes an example of its own, with the history as inference sends it), "
+    "or data.train_on=last"
+)
+
+
+def turns_melt_error(where: str, turn: int) -> MaskError:
+    """The same text as at inference, cut into other tokens."""
+    return MaskError(
+        f"{where}: turn {turn + 1} would be trained after other tokens than inference sends, because the end of a generation prompt "
+        f"and the beginning of an answer before it are one token in the history; {_EACH}, or use another model.chat_template",
+        Defect.turns_melt,
+    )
 
 
 def _history_error(done: str, before: str, history: Sequence[Message], turn: int, where: str) -> MaskError:
     """Why the prompt of a turn does not begin with the turns trained before it; ``done`` and ``before`` are the texts of both."""
     if before.startswith(done):
+        return turns_melt_error(where, turn)
+    said = [m.reasoning.strip() for m in history if m.reasoning]
+    if any(text in done and text not in before for text in said) or thoughts.closings(done) > thoughts.closings(before):
         return MaskError(
-            f"{where}: turn {turn + 1} would be trained after other tokens than inference sends, because the chat template "
-            "lets neighbouring turns melt into one token; use another model.chat_template, or data.train_on=last",
-            Defect.turns_melt,
-        )
-    thoughts = [m.reasoning.strip() for m in history if m.reasoning]
-    if any(text in done and text not in before for text in thoughts) or done.count("</think>") > before.count("</think>"):
-        return MaskError(
-            f"{where}: the chat template drops the thinking of earlier turns when a later one is added, so only the last turn can be "
-            "trained with the prompt it has at inference; set data.train_on=last",
+            f"{where}: the chat template drops the thinking of earlier turns when a later one is added, so not all turns of one "
+            f"conversation can be trained together; {_EACH}",
             Defect.thinking_dropped,
         )
     return MaskError(
         f"{where}: the chat template rewrites earlier turns when a later one is added, so they are never seen at "
-        "inference as they would be trained; set data.train_on=last",
+        f"inference as they would be trained; {_EACH}",
         Defect.history_rewritten,
     )
 
 
 def _check_prompt(before: str, after: str, where: str) -> None:
-    if not after.startswith(before):
+    if after.startswith(before):
+        return
+    at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    shown = f"training: {after[max(0, at - 20) : at + 20]!r}, inference: {before[max(0, at - 20) : at + 20]!r}"
+    what = f"{where}: the chat template renders an answer differently from the prompt that asks for it ({shown})"
+    if opened := thoughts.opened_at_end(before):
         raise MaskError(
-            f"{where}: the chat template renders an answer differently from the prompt that asks for it "
-            f"(training: {after[max(0, len(before) - 20) : len(before) + 20]!r}, inference: {before[-20:]!r}); "
-            "use another model.chat_template",
+            f"{what}: its generation prompt opens a thought ({opened.strip()}), and the answers that it writes leave thoughts out; give as "
+            "model.chat_template a Jinja file that keeps the thoughts of the last assistant turn, or whose generation prompt opens none",
             Defect.prompt_differs,
         )
+    raise MaskError(f"{what}; use another model.chat_template", Defect.prompt_differs)
 
 
-def _check_answer(answer: str, message: Message, where: str) -> None:
-    """The rendered turn holds everything the row's turn holds."""
-    if message.content.strip() not in answer:
+def _check_thoughts(opened: str, answer: str, message: Message, where: str) -> None:
+    """An answer that holds its thoughts in its text is closed as often as the row closes it."""
+    closed, written = thoughts.closings(message.content), thoughts.closings(opened + answer)
+    if not closed or message.reasoning or written == closed:
+        return
+    if written > closed:
+        raise MaskError(
+            f"{where}: the answer closes a thought ({closed} time{'s' if closed > 1 else ''}), and the chat template closes one as well, "
+            "so the model would learn to close it twice; put the thoughts of the row into reasoning_content, apart from content",
+            Defect.thinking_doubled,
+        )
+    raise MaskError(
+        f"{where}: the chat template leaves out the (empty) thoughts that the answer holds; take them out of the data",
+        Defect.thinking_ignored,
+    )
+
+
+def _check_answer(answer: str, content: str, message: Message, where: str) -> None:
+    """The rendered turn holds everything the row's turn holds; ``content`` without an opening that the prompt has."""
+    if content not in answer:
         raise MaskError(f"{where}: the chat template changes the assistant's text; use another model.chat_template", Defect.answer_changed)
     if message.reasoning and message.reasoning.strip() not in answer:
         raise MaskError(

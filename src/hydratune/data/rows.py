@@ -14,7 +14,8 @@ class Message:
     """One turn of a conversation, with OpenAI's names. The role ``text`` is a document: the only message of its row.
 
     ``reasoning`` is an assistant's thinking, which templates print apart from its content. ``train`` false: this
-    assistant turn is context, whatever ``data.train_on`` says.
+    assistant turn is context, whatever ``data.train_on`` says. ``continues``: the document goes on in another row, so no
+    end-of-text token follows; such a row may have a first message of text that is context.
     """
 
     role: str
@@ -24,6 +25,7 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     train: bool = True
+    continues: bool = False
 
     def turn(self) -> dict[str, Any]:
         """What a chat template is given: only what is there, so that templates asking ``is defined`` are not misled."""
@@ -57,6 +59,11 @@ class Row:
     def answer(self) -> str:
         """The last assistant turn, which is what evaluation compares with."""
         return self.messages[-1].content
+
+    @property
+    def text(self) -> str:
+        """All the text of a document: its context, if it is a part with one, and what is trained."""
+        return "".join(m.content for m in self.messages)
 
     @property
     def is_text(self) -> bool:

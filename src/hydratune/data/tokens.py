@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hydratune.config import DataConfig, Level, Overlength
+from hydratune.data.examples import encoded_examples
 from hydratune.data.gate import gate
 from hydratune.data.masking import TOGETHER, ChatEncoder
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
@@ -80,9 +81,9 @@ class TokenCheck:
 
     def _count(self, name: str, rows: Sequence[Row]) -> None:
         """Raises ``DataError``, having counted nothing, if a mask is wrong."""
-        examples = list(self.encoder.encode_batch(rows, self.data.train_on))
-        gate(self.encoder, rows, examples)
-        for row, example in zip(rows, examples, strict=True):
+        examples = list(encoded_examples(self.encoder, rows, self.data, name))
+        gate(self.encoder, [row for row, _ in examples], [example for _, example in examples])
+        for row, example in examples:
             self.lengths[name].append(len(example.ids))
             self.trained[name] += example.supervised
             if len(example.ids) > self.data.max_length:
@@ -104,7 +105,7 @@ class TokenCheck:
         finding = self.findings["overlength"]
         if finding.count:
             cut = "prompts cut (rows whose answer alone is too long: dropped)"
-            done = {Overlength.drop: "dropped", Overlength.truncate_prompt: cut, Overlength.error: "refused"}[policy]
+            done = {Overlength.truncate_prompt: cut, Overlength.error: "refused"}.get(policy, "dropped")
             finding.note = f"{', '.join(f'{n:,} {name}' for name, n in self.too_long.items())}; {done} in training"
             finding.level = Level.error if policy is Overlength.error else Level.warn
         if self.defects:

@@ -107,8 +107,9 @@ class TestBench:
         return rescore(result, self.families, self.schema)
 
     def _tokens(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
-        if self.documents:  # their first token stands for a prompt: nothing predicts it
-            return [list(self.encoder.encode(row).ids[:1]) for row in self.rows]
+        if self.documents:  # their first token, or their context, stands for a prompt
+            encoded = [self.encoder.encode(row) for row in self.rows]
+            return [list(e.ids[: e.trained.index(True)]) for e in encoded]
         return [self.encoder.prompt(prompt, row.tools, row.where or row.id) for prompt, row in zip(prompts, self.rows, strict=True)]
 
     def check(self, prompts: Sequence[Sequence[Message]]) -> None:

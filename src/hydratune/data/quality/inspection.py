@@ -105,7 +105,7 @@ class Inspection:
 
     def _see_inner_requests(self, row: Row, number: int) -> None:
         """Where every turn is trained, a test request may be asked in the middle of a training conversation."""
-        if self.data.train_on is not TrainOn.all:
+        if self.data.train_on is TrainOn.last:
             return
         for turn, message in enumerate(row.messages[:-1]):
             if message.role == "assistant" and message.train:
