@@ -35,7 +35,7 @@ class Overlength(StrEnum):
     """What happens to a row longer than ``data.max_length``. An answer is never cut."""
 
     drop = "drop"
-    split = "split"  # documents (text rows) become several parts; conversations are dropped
+    split = "split"  # type: ignore[assignment]  # documents (text rows) become several parts; conversations are dropped
     truncate_prompt = "truncate_prompt"  # cuts the start of the last user turn; the system turn and its end stay
     error = "error"
 

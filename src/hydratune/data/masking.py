@@ -107,7 +107,7 @@ class ChatEncoder:
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = (), generation_prompt: bool, where: str = ""
     ) -> str:
         """The template's text. Raises ``MaskError`` if the template refuses the conversation."""
-        turns = [message.turn() for message in messages]
+        turns = [self._apart(message).turn() for message in messages]
         try:
             return str(
                 self.tokenizer.apply_chat_template(
@@ -194,16 +194,32 @@ class ChatEncoder:
             history = told.messages[:turn]
             before = self.render(history, tools=row.tools, generation_prompt=True, where=where)
             after = self.render(told.messages[: turn + 1], tools=row.tools, generation_prompt=False, where=where)
-            _check_prompt(before, after, where)
-            answer = _Answer(turn, before, after[len(before) :], self._near(before), tuple(self._said(told.messages[turn])))
+            text = self._added_by(before, after, told.messages[turn], where)
+            answer = _Answer(turn, before, text, self._near(before), tuple(self._said(told.messages[turn])))
             _check_answer(answer.text, answer.said[0], told.messages[turn], where)
             _check_thoughts(self._opened, answer.text, row.messages[turn], where)
             self._check_tools(before, row, history, where)
-            self._check_frame(answer.text, told, turn, where)
+            self._check_frame(answer, told, where)
             answers.append(answer)
         if not answers:
             raise MaskError(f"{where}: no token of this row is trained: all its turns are context", Defect.nothing_trained)
         return answers
+
+    def _added_by(self, before: str, after: str, message: Message, where: str) -> str:
+        """What an assistant turn adds to the prompt that asks for it. Raises ``MaskError``.
+
+        A template may open the thoughts in its generation prompt and leave them out of the turns it writes, as those of
+        DeepSeek's distilled models do. The row's own text, from where the prompt ends, is then what the model should write.
+        """
+        if after.startswith(before):
+            return after[len(before) :]
+        found = thoughts.parted(message.content, opened=True) if self._opened else None
+        start = before.removesuffix(self._opened)
+        if found is not None and after.startswith(start) and (written := found[1].strip()):
+            rest = after[len(start) :]
+            if rest.lstrip().startswith(written):
+                return self._unopened(message.content) + rest[rest.index(written) + len(written) :]
+        raise _prompt_error(before, after, where)
 
     def _conversation(self, row: Row, answers: Sequence["_Answer"], tokens: Mapping[str, list[int]]) -> Encoded:
         where = row.where or row.id
@@ -309,12 +325,12 @@ class ChatEncoder:
         That is ``reasoning_content`` where the template shows it; otherwise they stay in the text, opened as the generation
         prompt opens them.
         """
-        if row.is_text or not any(m.role == "assistant" and not m.reasoning and thoughts.closings(m.content) for m in row.messages):
-            return row
-        return replace(row, messages=tuple(self._apart(m) if m.role == "assistant" else m for m in row.messages))
+        return replace(row, messages=tuple(map(self._apart, row.messages)))
 
     def _apart(self, message: Message) -> Message:
-        found = None if message.reasoning else thoughts.parted(message.content, opened=bool(self._opened))
+        if message.role != "assistant" or message.reasoning or not thoughts.closings(message.content):
+            return message
+        found = thoughts.parted(message.content, opened=bool(self._opened))
         if found is None:
             return message
         if self._shows_thoughts:
@@ -341,11 +357,18 @@ class ChatEncoder:
         except MaskError:
             return False
 
+    def _unopened(self, content: str) -> str:
+        """An answer without the opening of its thoughts, if the prompt has opened them."""
+        tag, body = self._opened.rstrip(), content.lstrip()
+        return body.removeprefix(tag).lstrip("\n") if tag and body.startswith(tag) else content
+
     def _said(self, message: Message) -> list[str]:
         """Everything a turn says, piece by piece, the content first; an opening that the prompt has is no part of it."""
-        content, opening = message.content, self._opened
-        content = content.removeprefix(opening) if opening and content.startswith(opening) else content
-        return [content.strip(), (message.reasoning or "").strip(), *_leaves([call["function"] for call in message.tool_calls])]
+        return [
+            self._unopened(message.content).strip(),
+            (message.reasoning or "").strip(),
+            *_leaves([call["function"] for call in message.tool_calls]),
+        ]
 
     @functools.cached_property
     def _opening(self) -> tuple[int, ...]:
@@ -370,14 +393,14 @@ class ChatEncoder:
             )
         self._shown.add(key)
 
-    def _check_frame(self, answer: str, row: Row, turn: int, where: str) -> None:
+    def _check_frame(self, answer: "_Answer", row: Row, where: str) -> None:
         """Nothing that others say may turn up in what a template puts around an answer.
 
         Most rows have the same frame, so the two renderings with marked texts are seldom needed.
         """
-        message = row.messages[turn]
-        frame = answer
-        for text in filter(None, (message.content.strip(), (message.reasoning or "").strip())):
+        message, turn = row.messages[answer.turn], answer.turn
+        frame = answer.text
+        for text in filter(None, answer.said[:2]):
             frame = frame.replace(text, _STAND_IN, 1)
         if hash(frame) in self._frames:
             return
@@ -454,19 +477,18 @@ def _history_error(done: str, before: str, history: Sequence[Message], turn: int
     )
 
 
-def _check_prompt(before: str, after: str, where: str) -> None:
-    if after.startswith(before):
-        return
+def _prompt_error(before: str, after: str, where: str) -> MaskError:
+    """Why a rendered turn does not begin with the prompt that asks for it."""
     at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
     shown = f"training: {after[max(0, at - 20) : at + 20]!r}, inference: {before[max(0, at - 20) : at + 20]!r}"
     what = f"{where}: the chat template renders an answer differently from the prompt that asks for it ({shown})"
     if opened := thoughts.opened_at_end(before):
-        raise MaskError(
-            f"{what}: its generation prompt opens a thought ({opened.strip()}), and the answers that it writes leave thoughts out; give as "
-            "model.chat_template a Jinja file that keeps the thoughts of the last assistant turn, or whose generation prompt opens none",
+        return MaskError(
+            f"{what}: its generation prompt opens a thought ({opened.strip()}), and this answer has none; begin the answers of the data "
+            "with their thoughts (thoughts</think>answer), or give as model.chat_template a Jinja file whose generation prompt opens none",
             Defect.prompt_differs,
         )
-    raise MaskError(f"{what}; use another model.chat_template", Defect.prompt_differs)
+    return MaskError(f"{what}; use another model.chat_template", Defect.prompt_differs)
 
 
 def _check_thoughts(opened: str, answer: str, message: Message, where: str) -> None:

@@ -66,7 +66,7 @@ def load_tokenizer(model: ModelConfig, source: Source) -> Any:
     """The tokenizer with the configured chat template and a padding token. Raises ``ConfigError`` without a template."""
     tokenizer = _from_pretrained(AutoTokenizer, model, source)
     if model.chat_template == "plain":
-        tokenizer.chat_template = ("{{ bos_token }}" if adds_begin(tokenizer) else "") + PLAIN_TEMPLATE
+        tokenizer.chat_template = plain_template(tokenizer)
     elif model.chat_template is not None:
         tokenizer.chat_template = Path(model.chat_template).read_text("utf-8")
     if tokenizer.chat_template is None:
@@ -75,6 +75,11 @@ def load_tokenizer(model: ModelConfig, source: Source) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def plain_template(tokenizer: Any) -> str:
+    """The built-in chat template, which begins as the tokenizer begins a text."""
+    return ("{{ bos_token }}" if adds_begin(tokenizer) else "") + PLAIN_TEMPLATE
 
 
 def adds_begin(tokenizer: Any) -> bool:

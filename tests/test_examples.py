@@ -1,0 +1,266 @@
+"""Which examples the rows of a split give: one for each assistant turn, parts of long documents, thoughts in answers."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import SMALL, write_rows
+from hydratune.config import DataConfig, Overlength, TrainOn
+from hydratune.data import thoughts
+from hydratune.data.examples import each_turn, encode_split, parts_of
+from hydratune.data.gate import gate
+from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
+from hydratune.data.rows import Message, Row, stable_hash
+from hydratune.errors import DataError
+
+LAST_THINKS = (  # writes a block of thoughts, if only an empty one, in the last turn and nowhere else
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and loop.last %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+OPENS = (  # as LAST_THINKS in every turn, and the generation prompt opens the thought
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+OPENS_AND_DROPS = (  # opens the thought, and leaves thoughts out of every turn
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+PLAIN_CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TALK = Row(
+    "talk",
+    (
+        Message("user", "What is the capital of France?"),
+        Message("assistant", "Paris"),
+        Message("user", "And of Spain?"),
+        Message("assistant", "Madrid"),
+    ),
+    where="f.jsonl:7",
+)
+
+
+def under(encoder: ChatEncoder, template: str) -> ChatEncoder:
+    tokenizer: Any = copy.deepcopy(encoder.tokenizer)
+    tokenizer.chat_template = template
+    return ChatEncoder(tokenizer, encoder.turn_end_ids)
+
+
+def halves(encoder: ChatEncoder, example: Encoded) -> tuple[str, str]:
+    """The text that is read and the text that is trained, where one follows the other."""
+    start = example.trained.index(True)
+    assert all(example.trained[start:])
+    return encoder.decode(example.ids[:start]), encoder.decode(example.ids[start:])
+
+
+# ------------------------------------------------------------------------------------------------- one example for each turn
+def test_each_turn_is_an_example_with_the_history_that_inference_sends(encoder: ChatEncoder) -> None:
+    encoder = under(encoder, LAST_THINKS)
+    with pytest.raises(MaskError, match=r"data\.train_on=each"):
+        encoder.encode(TALK)
+    kept, examples, report = encode_split(encoder, [TALK], DataConfig(train_on=TrainOn.each), "train")
+    gate(encoder, kept, examples)
+    assert [halves(encoder, example)[1] for example in examples] == [
+        f"<think>\n\n</think>\n\n{city}<|im_end|>" for city in ("Paris", "Madrid")
+    ]
+    assert [halves(encoder, example)[0] for example in examples] == [
+        encoder.render(TALK.messages[:1], generation_prompt=True),
+        encoder.render(TALK.messages[:3], generation_prompt=True),
+    ]
+    assert [(row.id, row.group) for row in kept] == [("talk[2]", "talk"), ("talk[4]", "talk")]
+    assert report.summary()["parted"] == {"rows": 1, "examples": 2} and (report.rows, report.kept) == (1, 2)
+
+
+def test_each_leaves_out_context_turns_and_keeps_single_turns_as_they_are() -> None:
+    context = replace(TALK, messages=(TALK.messages[0], replace(TALK.messages[1], train=False), *TALK.messages[2:]))
+    assert each_turn(context) == [context]
+    assert each_turn(replace(TALK, messages=TALK.messages[:2])) == [replace(TALK, messages=TALK.messages[:2])]
+
+
+def test_test_rows_are_asked_their_last_turn_only(encoder: ChatEncoder) -> None:
+    kept, examples, _ = encode_split(under(encoder, LAST_THINKS), [TALK], DataConfig(train_on=TrainOn.each), "test")
+    assert [row.id for row in kept] == ["talk"] and len(examples) == 1
+
+
+@pytest.mark.parametrize("train_on", ["each", "last"])
+def test_advice_for_templates_that_rewrite_history_works_when_typed(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path, train_on: str
+) -> None:
+    template = tmp_path / "last.jinja"
+    template.write_text(LAST_THINKS)
+    rows = [
+        {"messages": [{**m.turn(), "content": f"{m.content} {stable_hash([i, n])}"} for n, m in enumerate(TALK.messages)]}
+        for i in range(16)
+    ]
+    run = tmp_path / "run"
+    small = [option for option in SMALL if "baselines" not in option]
+    command = ["train", *small, "data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}", f"hydra.run.dir={run}"]
+    command += [f"model.chat_template={template}", "evaluation.baselines=[]"]
+    code, text = hydratune(*command)
+    assert code == 2 and "rows.jsonl:" in text and f"data.train_on={train_on}" in text
+    code, text = hydratune(*command, f"data.train_on={train_on}")
+    assert code == 0, text
+    splits = json.loads((run / "data.json").read_text())["splits"]
+    assert splits["train"]["kept"] == splits["train"]["rows"] * (2 if train_on == "each" else 1)
+    assert ("one for each assistant turn" in text) == (train_on == "each")
+
+
+def test_empty_answer_in_the_middle_is_refused_unless_it_is_context(encoder: ChatEncoder) -> None:
+    empty = replace(TALK, messages=(TALK.messages[0], Message("assistant", " \n"), *TALK.messages[2:]))
+    with pytest.raises(MaskError, match=r'f\.jsonl:7: turn 2, the assistant\'s, is empty.*"train": false') as caught:
+        encoder.encode(empty)
+    assert caught.value.defect is Defect.answer_empty
+    context = replace(empty, messages=(empty.messages[0], replace(empty.messages[1], train=False), *empty.messages[2:]))
+    assert encoder.encode(context) == encoder.encode(empty, TrainOn.last)
+
+
+# --------------------------------------------------------------------------------------------------------- long documents
+DOCUMENT = Row("book", (Message("text", " ".join(f"word{stable_hash(i)[:4]}" for i in range(120))),), where="f.jsonl:7")
+
+
+@pytest.mark.parametrize("overlap", [0, 7, 20])
+def test_long_document_is_trained_in_parts_every_character_once(encoder: ChatEncoder, overlap: int) -> None:
+    parts = parts_of(encoder, DOCUMENT, 64, overlap)
+    examples = [encoder.encode(part) for part in parts]
+    gate(encoder, parts, examples)
+    assert len(parts) > 5 and all(len(example.ids) <= 64 for example in examples)
+    assert "".join(part.answer for part in parts) == DOCUMENT.text
+    assert all(part.answer[0] == " " for part in parts[1:])  # cut between words
+    ends = [example.ids[-1] in encoder.turn_end_ids for example in examples]
+    assert ends == [False] * (len(parts) - 1) + [True]
+    for before, part, example in zip(parts, parts[1:], examples[1:], strict=False):
+        context = part.text.removesuffix(part.answer)
+        read, trained = halves(encoder, example)
+        if overlap:
+            assert before.text.endswith(context) and context
+            assert read == context and trained.removesuffix("<|im_end|>") == part.answer
+            assert abs(example.trained.index(True) - overlap) <= 1
+        else:
+            assert not context and example.trained.index(True) == 1
+
+
+def test_only_documents_are_split_and_the_rest_is_dropped_with_a_count(encoder: ChatEncoder) -> None:
+    data = DataConfig(max_length=64, overlength=Overlength.split, split_overlap=8)
+    long_talk = Row("long", (Message("user", "word " * 100), Message("assistant", "b")))
+    kept, _, report = encode_split(encoder, [DOCUMENT, TALK, long_talk], data, "train")
+    assert "talk" in [row.id for row in kept] and report.dropped == {"longer than data.max_length": ["long"]}
+    assert report.parted["book"] == len(kept) - 1 and {row.group for row in kept} == {"book", None}
+    assert any("parts of documents longer than data.max_length" in said for said in report.statements("train", data))
+
+
+def test_characters_of_many_tokens_are_never_cut(encoder: ChatEncoder) -> None:
+    text = "🙂🙃日本語" * 40
+    parts = parts_of(encoder, Row("emoji", (Message("text", text),)), 40, 8)
+    assert "".join(part.answer for part in parts) == text
+    gate(encoder, parts, [encoder.encode(part) for part in parts])
+
+
+def test_advice_about_length_names_nothing_that_is_in_force(encoder: ChatEncoder) -> None:
+    talk = replace(TALK, messages=(Message("user", "word " * 100), Message("assistant", "word " * 100)))
+    for rows, policy, advice in (
+        ([DOCUMENT], Overlength.drop, "data.overlength=split"),
+        ([DOCUMENT], Overlength.error, "data.overlength=drop or data.overlength=split"),
+        ([talk], Overlength.drop, "data.overlength=truncate_prompt"),
+        ([talk], Overlength.truncate_prompt, ""),
+        ([talk], Overlength.split, "data.overlength=truncate_prompt"),
+    ):
+        with pytest.raises(DataError) as caught:
+            encode_split(encoder, rows, DataConfig(max_length=64, overlength=policy, split_overlap=8), "train")
+        assert str(caught.value).partition("set ")[2] == advice, policy
+
+
+def test_documents_are_split_trained_and_measured_from_the_command_line(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    rows = [{"text": " ".join(f"word{stable_hash([i, n])[:4]}" for n in range(60))} for i in range(12)]
+    run = tmp_path / "run"
+    small = [option for option in SMALL if "baselines" not in option and "max_length" not in option]
+    command = ["train", *small, "data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}", f"hydra.run.dir={run}"]
+    command += ["evaluation.baselines=[base]", "model.chat_template=plain", "data.max_length=64"]
+    code, text = hydratune(*command)
+    assert code == 2 and "data.overlength=split" in text
+    code, text = hydratune(*command, "data.overlength=split", "data.split_overlap=40")
+    assert code == 2 and "data.split_overlap=30 or less" in " ".join(text.split())
+    code, text = hydratune(*command, "data.overlength=split", "data.split_overlap=8")
+    assert code == 0, text
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    values = json.loads((run / "metrics.json").read_text())
+    assert len(predictions) > 3 and all(p["nll"] > 0 for p in predictions)
+    assert values["eval/nll"] == pytest.approx(sum(p["nll"] for p in predictions) / sum(p["answer_tokens"] for p in predictions))
+    code, text = hydratune("evaluate", f"run={run}", "source=adapter")
+    assert code == 0, text
+
+
+# ------------------------------------------------------------------------------------------------------ thoughts in answers
+@pytest.mark.parametrize(
+    ("content", "opened", "expected"),
+    [
+        ("<think>\nT\n</think>\n\nA", False, ("T", "A")),
+        ("<think></think>A", False, ("", "A")),
+        ("[THINK]T[/THINK]A", False, ("T", "A")),
+        ("T\n</think>\n\nA", True, ("T", "A")),
+        ("T\n</think>\n\nA", False, None),
+        ("A", True, None),
+        ("Write <think> and </think> around it", False, None),
+        ("<think>a</think>b</think>c", True, None),
+    ],
+)
+def test_thoughts_are_parted_from_the_answer(content: str, opened: bool, expected: tuple[str, str] | None) -> None:
+    assert thoughts.parted(content, opened=opened) == expected
+
+
+def asked(content: str) -> Row:
+    return Row("row", (Message("user", "Where?"), Message("assistant", content)), where="f.jsonl:7")
+
+
+@pytest.mark.parametrize("content", ["T\n</think>\n\nA", "<think>\nT\n</think>\n\nA", "<think>T</think>A"])
+@pytest.mark.parametrize("template", [OPENS, OPENS_AND_DROPS])
+def test_thought_that_the_prompt_opens_is_closed_once(encoder: ChatEncoder, template: str, content: str) -> None:
+    encoder, row = under(encoder, template), asked(content)
+    if template is OPENS_AND_DROPS and content == "<think>T</think>A":
+        pytest.skip("the row opens the thought otherwise than the prompt does")
+    example = encoder.encode(row)
+    gate(encoder, [row], [example])
+    assert halves(encoder, example) == (
+        "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n<think>\n",
+        "T\n</think>\n\nA<|im_end|>",
+    )
+    assert encoder.reference(row) == "A" == encoder.said(row, "Other thoughts\n</think>\n\nA")
+
+
+def test_rows_without_thoughts_are_refused_where_the_prompt_opens_one(encoder: ChatEncoder) -> None:
+    with pytest.raises(MaskError, match=r"opens a thought \(<think>\), and this answer has none") as caught:
+        under(encoder, OPENS_AND_DROPS).encode(asked("A"))
+    assert caught.value.defect is Defect.prompt_differs
+    for way in (asked("thoughts</think>A"), asked("A")):  # both ways that the message names
+        template = OPENS_AND_DROPS if "</think>" in way.answer else OPENS_AND_DROPS.replace("<think>\n", "")
+        assert halves(under(encoder, template), under(encoder, template).encode(way))[1].endswith("A<|im_end|>")
+
+
+@pytest.mark.parametrize("content", ["<think>\nT\n</think>\n\nA", "<think>T</think>A"])
+def test_template_that_wants_thoughts_apart_gets_them_apart(encoder: ChatEncoder, content: str) -> None:
+    encoder = under(encoder, LAST_THINKS)
+    assert halves(encoder, encoder.encode(asked(content)))[1] == "<think>\nT\n</think>\n\nA<|im_end|>"
+
+
+def test_thoughts_stay_in_the_text_where_the_template_knows_none(encoder: ChatEncoder) -> None:
+    row = asked("<think>T</think>A")
+    encoder = under(encoder, PLAIN_CHAT)
+    assert halves(encoder, encoder.encode(row))[1] == "<think>T</think>A<|im_end|>"
+    assert encoder.reference(row) == "A" == encoder.said(row, "<think>other</think>A")
+
+
+def test_doubled_close_is_refused_with_a_way_that_works(encoder: ChatEncoder) -> None:
+    quoting = asked("<think>T</think>Write </think> at the end")
+    encoder = under(encoder, OPENS)
+    with pytest.raises(MaskError, match="close it twice; put the thoughts of the row into reasoning_content") as caught:
+        encoder.encode(quoting)
+    assert caught.value.defect is Defect.thinking_doubled
+    apart = Row("row", (quoting.messages[0], Message("assistant", "Write </think> at the end", reasoning="T")))
+    assert halves(encoder, encoder.encode(apart))[1] == "T\n</think>\n\nWrite </think> at the end<|im_end|>"
