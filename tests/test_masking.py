@@ -225,6 +225,30 @@ def test_tokenizer_that_changes_the_text_is_refused(encoder: ChatEncoder) -> Non
     assert caught.value.defect is Defect.tokens_differ
 
 
+def test_plain_template_begins_as_the_tokenizer_begins_a_text(encoder: ChatEncoder) -> None:
+    from hydratune.models.sources import plain_template
+
+    begun = with_begin(encoder)
+    for one, opening in ((begun, "<|endoftext|>"), (encoder, "")):
+        plain = with_template(one, plain_template(one.tokenizer))
+        document = plain.encode(Row("document", (Message("text", "Hi"),)))
+        assert plain.decode(document.ids) == f"{opening}Hi<|im_end|>"
+        assert plain.decode(plain.encode(row("Hi", "Ho")).ids) == f"{opening}Hi\nHo<|im_end|>"
+
+
+def test_answer_is_cut_into_tokens_as_after_its_prompt() -> None:
+    """A canary's candidates, which are scored beside the trained answer."""
+    from generated_cases import END, FORMATS, tokenizer
+
+    own = tokenizer("SentencePiece, first", adds_begin=False)
+    own.chat_template = FORMATS["ChatML"].jinja
+    encoder = ChatEncoder(own, frozenset({own.convert_tokens_to_ids(END)}))
+    asked = row("Where?", "Oskar left")
+    example = encoder.encode(asked)
+    assert encoder.answer(asked, "Oskar left") == list(example.ids[example.trained.index(True) : -1])
+    assert encoder.answer(asked, "Oskar left") != own.encode("Oskar left", add_special_tokens=False)
+
+
 DOCUMENT = Row("document", (Message("text", "Once upon a time there was a café."),), where="f.jsonl:7")
 
 

@@ -92,6 +92,12 @@ class _Answer:
         return self.before, self.near, self.near + self.text
 
 
+def adds_begin(tokenizer: Any) -> bool:
+    """Whether the tokenizer begins every text with a begin-of-text token, as the model saw it in pre-training."""
+    begin = tokenizer.bos_token_id
+    return begin is not None and list(tokenizer("a").input_ids)[:1] == [begin]
+
+
 class ChatEncoder:
     """Turns conversations into tokens for one tokenizer and one set of turn-end tokens."""
 
@@ -156,6 +162,12 @@ class ChatEncoder:
         example = self.encode(row, TrainOn.last)
         kept = [t for t, is_target in zip(example.ids, example.trained, strict=True) if is_target and t not in self.turn_end_ids]
         return self.said(row, self.decode(kept))
+
+    def answer(self, row: Row, text: str) -> list[int]:
+        """The tokens of ``text`` as the answer to the row's request, without the turn end."""
+        turns = (*row.prompt, replace(row.messages[-1], content=text))
+        example = self.encode(replace(row, messages=turns), TrainOn.last)
+        return list(example.ids[example.trained.index(True) : -1])
 
     def _without_thoughts(self, text: str) -> str:
         found = thoughts.parted(text, opened=bool(self._opened)) if thoughts.closings(text) else None
@@ -372,9 +384,8 @@ class ChatEncoder:
 
     @functools.cached_property
     def _opening(self) -> tuple[int, ...]:
-        """The begin-of-text token, if the tokenizer has one and adds it."""
-        bos = self.tokenizer.bos_token_id
-        return (bos,) if bos is not None and list(self.tokenizer("a").input_ids)[:1] == [bos] else ()
+        """What a document begins with before its text."""
+        return (self.tokenizer.bos_token_id,) if adds_begin(self.tokenizer) else ()
 
     def _names(self, ids: frozenset[int]) -> str:
         return ", ".join(repr(self.tokenizer.decode([i])) for i in sorted(ids))

@@ -61,7 +61,7 @@ def probe(
             others.add(_secret(drawn))
         texts = [row.answer, *sorted(others - {row.answer})]
         prompt = encoder.prompt(row.prompt, row.tools, row.id)
-        answers = [encoder.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        answers = [encoder.answer(row, text) for text in texts]
         found = answer(
             model,
             [prompt] * len(texts),

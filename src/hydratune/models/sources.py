@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from hydratune.cache import built
 from hydratune.config import HubModel, LocalModel, ModelConfig, Quantization, TinyModel, WheelModel
 from hydratune.console import console
+from hydratune.data.masking import adds_begin
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.models.attention import NAME as ATTENTION
@@ -80,12 +81,6 @@ def load_tokenizer(model: ModelConfig, source: Source) -> Any:
 def plain_template(tokenizer: Any) -> str:
     """The built-in chat template, which begins as the tokenizer begins a text."""
     return ("{{ bos_token }}" if adds_begin(tokenizer) else "") + PLAIN_TEMPLATE
-
-
-def adds_begin(tokenizer: Any) -> bool:
-    """Whether the tokenizer begins every text with its begin-of-text token, as the model saw it in pre-training."""
-    begin = tokenizer.bos_token_id
-    return begin is not None and list(tokenizer("a").input_ids)[:1] == [begin]
 
 
 def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrainedModel:
