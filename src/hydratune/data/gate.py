@@ -1,10 +1,13 @@
 """The last look before training: every row's mask against what inference would send."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydratune.data.masking import TOGETHER, ChatEncoder, Defect, Encoded, MaskError, turns_melt_error
 from hydratune.data.rows import Message, Row
+
+_RUN = re.compile(rb"\x01+")  # of true values, as bytes
 
 
 def gate(encoder: ChatEncoder, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
@@ -30,8 +33,7 @@ class _Checked:
 
 def stretches(trained: Sequence[bool]) -> list[tuple[int, int]]:
     """(start, end) of every run of trained tokens."""
-    edges = [i for i in range(len(trained) + 1) if (i < len(trained) and trained[i]) != (i > 0 and trained[i - 1])]
-    return list(zip(edges[::2], edges[1::2], strict=True))
+    return [run.span() for run in _RUN.finditer(bytes(trained))]
 
 
 def _check_row(encoder: ChatEncoder, row: Row, example: Encoded) -> _Checked:

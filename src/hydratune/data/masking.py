@@ -73,7 +73,7 @@ class Encoded:
     @property
     def supervised(self) -> int:
         """Number of trained tokens."""
-        return sum(self.trained)
+        return self.trained.count(True)
 
 
 @dataclass(frozen=True)
