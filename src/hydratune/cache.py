@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
+from rich.markup import escape
 
+from hydratune import digests
+from hydratune.console import console
 from hydratune.errors import InputError
 
 _STALE = 86_400.0  # seconds
@@ -23,10 +26,10 @@ def cache_folder() -> Path:
 def built(name: str, build: Callable[[Path], None]) -> Path:
     """The folder ``name`` in the cache, built by one at a time into a temporary one and renamed: half of it is never found.
 
-    Raises ``InputError`` if the disk refuses it.
+    What was damaged since is built again. Raises ``InputError`` if the disk refuses it.
     """
     target = cache_folder() / name
-    if target.is_dir():
+    if target.is_dir() and _is_whole(target):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -35,11 +38,29 @@ def built(name: str, build: Callable[[Path], None]) -> Path:
                 shutil.rmtree(left, ignore_errors=True)
         with FileLock(target.with_name(f".{target.name}.lock")):  # whoever comes second waits, and finds it
             if target.is_dir():
-                return target
+                if _is_whole(target):
+                    return target
+                shutil.rmtree(target)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as temporary:
                 build(Path(temporary) / "built")
+                digests.seal(Path(temporary) / "built")
                 (Path(temporary) / "built").rename(target)
     except OSError as error:
         fix = "free some space, or choose another place with HYDRATUNE_CACHE=DIR"
         raise InputError(f"cannot write into {target.parent} ({error.strerror or error}); {fix}") from error
     return target
+
+
+_whole: set[Path] = set()  # folders that this process has verified
+
+
+def _is_whole(folder: Path) -> bool:
+    """Says why not. Folders that were built by an older version are taken as they are."""
+    if folder in _whole:
+        return True
+    why = digests.damaged(folder)
+    if why is None:
+        _whole.add(folder)
+        return True
+    console.print(f"[yellow]damaged, and built again: {escape(why.partition(';')[0])}", soft_wrap=True)
+    return False

@@ -82,7 +82,7 @@ def begin(typed: Any, directory: RunDirectory) -> None:
 @contextmanager
 def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
     """A run that was started; however it ends, its directory says so."""
-    write_text(directory.config_file, checks.mask(OmegaConf.to_yaml(OmegaConf.structured(typed), resolve=True)))
+    write_text(directory.config_file, checks.mask(OmegaConf.to_yaml(OmegaConf.structured(typed), resolve=True)), digest=True)
     try:
         yield
         directory.end(State.finished)
@@ -145,7 +145,7 @@ def _refuse_sweep_without_m(sweep: object, directory: RunDirectory) -> None:
 def write_hydra_files(directory: RunDirectory, composed: DictConfig, settings: Any, overrides: Sequence[str]) -> None:
     """What Hydra writes into .hydra, after the check instead of before it, and without secrets."""
     for name, content in (("config", composed), ("hydra", {"hydra": settings}), ("overrides", list(overrides))):
-        write_text(directory.path / ".hydra" / f"{name}.yaml", checks.mask(OmegaConf.to_yaml(OmegaConf.create(content))))
+        write_text(directory.path / ".hydra" / f"{name}.yaml", checks.mask(OmegaConf.to_yaml(OmegaConf.create(content))), digest=True)
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:

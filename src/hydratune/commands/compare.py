@@ -141,7 +141,10 @@ def _run(name: str, folder: str) -> Run:
     path = Path(folder)
     if not (path / "status.json").is_file():
         raise InputError(f"{name}: {folder} is no run directory (no status.json)")
-    return read(path)
+    run = read(path)
+    if run.damaged:
+        raise InputError(f"{name}: {run.damaged[0]}")
+    return run
 
 
 def _pair(text: str | None) -> tuple[str, str] | None:

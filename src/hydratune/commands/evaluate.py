@@ -11,6 +11,7 @@ from rich.table import Table
 from yaml import YAMLError
 
 from hydratune import config as configuration
+from hydratune import digests
 from hydratune.checks import configuration_problems
 from hydratune.config import AdamWOptimizer, EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
@@ -62,6 +63,8 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     content = {**values, "intervals": intervals, "source": config.source.value, "settings": recorded["settings"]["eval"]}
     write_json(record.path / "evaluation.json", content)
     write_page(record)
+    for why in digests.problems(record.path):  # the page is without them
+        console.print(f"[yellow]{escape(why)}", soft_wrap=True)
     if config.source is EvaluationSource.adapter:
         write_jsonl(record.path / "evaluation_predictions.jsonl", predictions)
     console.print(_table(recorded, values))
@@ -81,6 +84,8 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
 
 def settings_of(record: RunDirectory) -> TrainConfig:
     """Those a run was made with. Raises ``RunError`` if they cannot be read."""
+    if record.config_file.is_file():
+        digests.content(record.config_file)
     try:
         return configuration.load(record.config_file)
     except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:

@@ -402,10 +402,10 @@ def _made_of(job: Job) -> dict[str, Any]:
 
 def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
     """The checkpoint from which this run goes on. Raises ``ConfigError`` if it does not belong to what is to be run now."""
-    file = record.checkpoints / "last.ckpt"
-    checkpoint = resume.load(file)
-    if checkpoint is None:
+    found = resume.load(record.checkpoints)
+    if found is None:
         return None
+    file, checkpoint = found
     if isinstance(job.config.adapter, AdaLoraAdapter):
         console.print("[yellow]AdaLoRA cannot be gone on with from a checkpoint: the run begins anew")
         return None
@@ -614,7 +614,11 @@ def _sampler(job: Job, record: RunDirectory, shop: Workshop) -> Ask | None:
 
     def ask(step: int) -> dict[str, float]:
         said = bench.ask(job.model, bench.zero_shot(), title="", pad=job.tokenizer.pad_token_id, quiet=True, pool=shop.pool)
-        before = read_jsonl(record.sample_file) if record.sample_file.is_file() else []  # beyond this step: of what was gone on from
+        try:
+            before = read_jsonl(record.sample_file) if record.sample_file.is_file() else []  # beyond this step: of what was gone on from
+        except RunError as error:
+            console.print(f"[yellow]{escape(str(error))}; it begins anew", soft_wrap=True)
+            before = []
         now = [{"step": step, **{key: row[key] for key in ("id", "prediction", "reference", "finish_reason", "scores")}} for row in said]
         write_jsonl(record.sample_file, [*(row for row in before if row["step"] < step), *now])
         measured = metrics.measures(said, bench.families, has_schema=bench.schema is not None)

@@ -126,6 +126,7 @@ def compare(
     if tests and not refused and len(ranked) > 1:
         first = by.metric.removeprefix("eval/") if by.metric.startswith("eval/") else main
         against, notes = ties.against_best(ranked, list(dict.fromkeys([*([first] if first else []), "nll"])), confidence)
+    notes += [f"run {run.name}: {why}" for run in runs for why in run.damaged]
     notes += [_survivors(entry, keys) for entry in ranked if 0 < len(entry.finished) < len(entry.runs)]
     if by.on_test:
         notes.insert(0, f"chosen by {title(by.metric)} on the test rows: the winner looks better than it is; choose on validation")

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from hydratune import digests
 from hydratune.config import flat
 from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
-from hydratune.records import RunDirectory, State, read_json, read_jsonl
+from hydratune.records import RunDirectory, State, read_json, read_jsonl, read_text
 from hydratune.sweeps.records import Job, read_sweep
 from hydratune.tracking import wandb_file
 
@@ -37,6 +38,7 @@ class Run:
     environment: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     wandb_id: str | None = None
+    damaged: tuple[str, ...] = ()  # what is wrong with files that its rank does not depend on
     label: str | None = None  # where the name of the folder alone would not tell it from others
 
     @property
@@ -91,9 +93,9 @@ class Run:
         """One record for each step so far, of what is a number; empty where there is none, or it cannot be read."""
         file = RunDirectory(self.path).history_file
         try:
-            rows = list(csv.DictReader(io.StringIO(file.read_text("utf-8"))))
+            rows = list(csv.DictReader(io.StringIO(read_text(file))))
             return [{key: float(value) for key, value in row.items() if key and value} for row in rows]
-        except (OSError, ValueError, csv.Error):
+        except (RunError, OSError, ValueError, csv.Error):
             return []
 
 
@@ -167,14 +169,15 @@ def read(path: Path) -> Run:
         measured_on = next((str(one) for one in hashes if one), "")
         state, error, halved = str(status.get("state") or "unknown"), status.get("error"), status.get("halved")
         halved = halved if isinstance(halved, dict) else None
-        return Run(path, state, error, settings, metrics, measured_on, halved, environment, data, status.get("wandb_id"))
+        damaged = tuple(digests.problems(path))
+        return Run(path, state, error, settings, metrics, measured_on, halved, environment, data, status.get("wandb_id"), damaged)
     except (RunError, OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
         return Run(path, UNREADABLE, str(error), {}, {})
 
 
 def _settings(file: Path) -> dict[str, Any]:
     """Raises ``ValueError`` for a file that holds something else."""
-    content = OmegaConf.to_container(OmegaConf.load(file))
+    content = OmegaConf.to_container(OmegaConf.create(read_text(file)))
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no settings")
     return flat({str(key): value for key, value in content.items()})

@@ -31,8 +31,8 @@ from hydratune.data.reading import SPLIT_NAMES, Source, digest, open_source, set
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore, RowWriter, message_from, turns_of
-from hydratune.errors import DataError
-from hydratune.records import write_json
+from hydratune.errors import DataError, RunError
+from hydratune.records import read_json, write_json
 
 _PREPARING = ("validation_fraction", "test_fraction", "stratify", "train_on")  # shared settings that decide what preparation does
 _LOOKING = ("ftfy", "phonenumbers", "py3langid", "python-stdnum", "text2num")
@@ -231,14 +231,20 @@ def _row(record: Mapping[str, Any]) -> Row:
     )
 
 
+_NOTHING = "it holds no prepared data set, or one that was found unfit for training"
+
+
 def read_prepared(folder: Path) -> Prepared:
     """What ``write_prepared`` wrote. Raises ``DataError`` if a file was changed since."""
     try:
-        report = json.loads((folder / "report.json").read_text("utf-8"))
+        report = read_json(folder / "report.json")
         files = dict(report["files"])
+    except RunError as error:
+        if (folder / "report.json").is_file():
+            raise DataError(f"data.path = {folder}: {error}, or run hydratune prepare again") from None
+        raise DataError(f"data.path = {folder}: {_NOTHING}; make one with hydratune prepare") from None
     except (OSError, ValueError, KeyError, TypeError):
-        why = "it holds no prepared data set, or one that was found unfit for training"
-        raise DataError(f"data.path = {folder}: {why}; make one with hydratune prepare") from None
+        raise DataError(f"data.path = {folder}: {_NOTHING}; make one with hydratune prepare") from None
     for name, expected in files.items():
         if not (folder / name).is_file() or digest(folder / name) != expected:
             raise DataError(f"{folder / name}: changed since hydratune prepare checked it; run it again, or use the file as data=files")

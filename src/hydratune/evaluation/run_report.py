@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from hydratune import digests
 from hydratune.checks import mask
 from hydratune.config import EvaluationConfig, flat
 from hydratune.errors import RunError
@@ -17,7 +18,7 @@ from hydratune.evaluation import canaries, memorisation, metrics, table
 from hydratune.evaluation.json_scores import agreement
 from hydratune.evaluation.measures import difference, groups_of
 from hydratune.evaluation.pages import bar, curves, page
-from hydratune.records import RunDirectory, read_json, read_jsonl, write_text
+from hydratune.records import RunDirectory, read_json, read_jsonl, read_text, write_text
 
 _SYSTEMS = {"base": "base, zero-shot", "fewshot": "base, few-shot", "eval": "fine-tuned"}
 _SHOWN = 40  # rows whose answers are on the page
@@ -43,6 +44,7 @@ def render(record: RunDirectory) -> str:
     settings = _settings(record)
     predictions = {system: rows for system in _SYSTEMS if (rows := _rows(record, system))}
     status = _json(record.status_file)
+    damaged = [*digests.problems(record.path), *digests.problems(record.path / ".hydra")]
     systems = [system for system in _SYSTEMS if any(key.startswith(f"{system}/") for key in measured)]
     main = next((name for name in metrics.MAIN if f"eval/{name}" in measured), None)
     evaluation = EvaluationConfig(metrics=settings.get("evaluation.metrics"))
@@ -51,7 +53,7 @@ def render(record: RunDirectory) -> str:
         name=str(settings.get("name") or record.path.name),
         path=mask(str(record.path)),
         state=str(status.get("state", "unknown")),
-        error=mask(str(status.get("error") or "")),
+        error=mask(". ".join([*([str(status["error"])] if status.get("error") else []), *damaged])),
         model=str(settings.get("model.name", "")),
         systems=[_SYSTEMS[system] for system in systems],
         main=table.TITLES.get(main or "", ""),
@@ -163,11 +165,11 @@ def _verdicts(
 
 def _chart(record: RunDirectory, measured: Mapping[str, Any]) -> str:
     try:
-        history = list(csv.DictReader(io.StringIO(record.history_file.read_text("utf-8")))) if record.history_file.is_file() else []
+        history = list(csv.DictReader(io.StringIO(read_text(record.history_file)))) if record.history_file.is_file() else []
         lines = []
         for key, title, look in (("train/loss", "training loss", "train"), ("val/loss", "validation loss", "val")):
             lines.append((title, look, [(float(row["step"]), float(row[key])) for row in history if row.get(key)]))
-    except (OSError, ValueError, KeyError, csv.Error):
+    except (RunError, OSError, ValueError, KeyError, csv.Error):
         return ""
     step = measured.get("fit/best_step")
     best = next((point for point in lines[1][2] if point[0] == step), None)

@@ -1,5 +1,6 @@
 """What is trained: PEFT adapters on a frozen base, or parameters of the model itself. PEFT owns weights and files of adapters."""
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from peft import PeftModel, PeftType, get_peft_model
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from hydratune import digests
 from hydratune.config import (
     AdapterConfig,
     FullFinetune,
@@ -139,6 +141,7 @@ def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path) -> No
         else:
             model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        digests.seal(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -156,6 +159,16 @@ def _save_adapter(model: PeftModel, folder: Path) -> None:
     start = getattr(model, "start", None)
     if start is not None:
         initialisation.rewrite_for_original_base(model, start, folder)
+    _sort_sets(config, folder / "adapter_config.json")
+
+
+def _sort_sets(config: Any, file: Path) -> None:
+    """PEFT writes sets (``target_modules``) in an order that changes with every process."""
+    content = json.loads(file.read_text("utf-8"))
+    for name, value in content.items():
+        if isinstance(value, list) and isinstance(getattr(config, name, None), set | frozenset):
+            content[name] = sorted(value)
+    file.write_text(json.dumps(content, indent=2, sort_keys=True), "utf-8")
 
 
 def _kept(values: torch.Tensor) -> list[bool]:
@@ -165,7 +178,9 @@ def _kept(values: torch.Tensor) -> list[bool]:
 
 
 def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, compute: Compute) -> Any:
-    """The fine-tuned model of a run, from its base and its adapter folder, on its device."""
+    """The fine-tuned model of a run, from its base and its adapter folder, on its device. Raises ``RunError`` if that was damaged."""
+    if (why := digests.damaged(folder)) is not None:
+        raise RunError(why)
     if isinstance(adapter, FullFinetune):
         return load_model(model, Source(str(folder), None, ""), compute)
     base = prepare_quantised(load_model(model, source, compute), model.quantization)

@@ -197,7 +197,9 @@ def refuse_other_job(planned: Planned) -> None:
 
 
 def refuse_changed(finished: Sequence[RunDirectory], resume: config.Resume) -> None:
-    """Raises ``ConfigError`` if code or versions are not what finished runs were made with, unless forced."""
+    """Raises ``ConfigError`` if code or versions are not what finished runs were made with, unless forced; ``RunError`` for damage."""
+    for record in finished:
+        read_json(record.metrics_file)  # which the others are to be compared with
     for record in finished if resume is not config.Resume.force else ():
         changed = environment.changes(read_json(record.path / "environment.json"))
         fix = "resume=force compares them all the same; or choose another hydra.sweep.dir"

@@ -1,5 +1,6 @@
 """The study of a search: what is wanted, the sampler, and the storage, which is Optuna's own."""
 
+import hashlib
 import inspect
 import os
 import warnings
@@ -18,8 +19,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydratune.checks import mask
-from hydratune.errors import ConfigError, Problem
+from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation import table
+from hydratune.records import write_text
 from hydratune.sweeps.space import Dimension
 
 _SAMPLERS = {"tpe": "TPESampler", "cmaes": "CmaEsSampler", "nsgaii": "NSGAIISampler", "random": "RandomSampler"}
@@ -193,7 +195,11 @@ def _storage(place: str) -> BaseStorage:
     if "://" not in place:
         file = Path(place)
         file.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(place, _Mending(file)))
+        lock = _Mending(file)
+        if file.is_file():  # before anybody reads it
+            lock.acquire()
+            lock.release()
+        return JournalStorage(JournalFileBackend(place, lock))
     from sqlalchemy.exc import SQLAlchemyError  # only databases need it
 
     try:
@@ -206,20 +212,59 @@ def _storage(place: str) -> BaseStorage:
 class _Mending(JournalFileSymlinkLock):
     """Held while a journal is appended to. Half a line at its end, which a driver that was killed or a full disk may have left,
     is removed first: nobody could read what follows it.
+
+    ``JOURNAL.sha256`` says what the journal was when the lock was last released, by whomever: its length and the SHA-256 of so
+    much of it. Whoever takes the lock verifies that. A journal without such a file is of an older version, and taken as it is.
     """
 
     def __init__(self, journal: Path) -> None:
         super().__init__(str(journal))
-        self._journal = journal
+        self._journal, self._seal = journal, journal.with_name(f"{journal.name}.sha256")
+        self._hash, self._length = hashlib.sha256(), 0  # of what this process has verified or written
 
     def acquire(self) -> bool:
         acquired = super().acquire()
         try:
             self._mend()
+            self._verify()
         except BaseException:
-            self.release()
+            super().release()
             raise
         return acquired
+
+    def release(self) -> None:
+        try:
+            self._read_on(None)
+            write_text(self._seal, f"{self._hash.hexdigest()} {self._length}\n")
+        finally:
+            super().release()
+
+    def _read_on(self, end: int | None) -> None:
+        """Takes the journal up to ``end`` into the hash."""
+        with self._journal.open("rb") as stream:
+            stream.seek(self._length)
+            new = stream.read() if end is None else stream.read(max(0, end - self._length))
+        self._hash.update(new)
+        self._length += len(new)
+
+    def _verify(self) -> None:
+        """Raises ``RunError`` if the journal is not what was written."""
+        try:
+            known, length = self._seal.read_text("ascii").split()
+            end = int(length)
+        except FileNotFoundError:
+            return
+        except ValueError:
+            raise RunError(f"{self._seal} is not readable: {self._advice()}") from None
+        self._read_on(end)
+        if self._length != end or self._hash.hexdigest() != known:
+            raise RunError(f"{self._journal} is not as it was written: its SHA-256 is not the one in {self._seal}; {self._advice()}")
+
+    def _advice(self) -> str:
+        return (
+            "one of the two was changed or damaged. Bring it back from a copy, or search in another hydra.sweep.dir; "
+            f"if you changed it yourself, rm '{self._seal}' has it used unverified"
+        )
 
     def _mend(self) -> None:
         with self._journal.open("rb+") as stream:

@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
+from hydratune import digests
 from hydratune.config import TrainerConfig
 from hydratune.console import Ticker
 from hydratune.errors import Paused, RunError
@@ -56,7 +57,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         try:
-            with signals_wait(), atomic(Path(path)) as stream:
+            with signals_wait(), atomic(Path(path), digest=True) as stream:
                 torch.save(checkpoint, stream)
         except RuntimeError as error:  # how torch's zip writer reports a full disk
             raise RunError(f"cannot write the checkpoint {path} ({error}); free some space and start again") from error
@@ -399,7 +400,21 @@ class Patience(EarlyStopping):
         )
 
 
+def read_checkpoint(file: Path) -> tuple[dict[str, Any], bool]:
+    """(its content, whether that was verified). Raises ``RunError`` if it is not what was written, or cannot be read."""
+    try:
+        verified = digests.verify(file)
+        return dict(torch.load(file, map_location="cpu", weights_only=True)), verified
+    except RunError:
+        raise
+    except Exception as error:  # torch, its zip reader and its unpickler each have their own, with advice that is not to be followed
+        raise RunError(f"{file} cannot be read as a checkpoint ({type(error).__name__}): it was changed or cut") from error
+
+
 def best_weights(checkpoint: Path) -> Mapping[str, torch.Tensor]:
-    """The trained parameters of a checkpoint, by the module's names."""
-    state: Mapping[str, torch.Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    """The trained parameters of a checkpoint, by the module's names. Raises ``RunError`` if it was damaged since."""
+    try:
+        state: Mapping[str, torch.Tensor] = read_checkpoint(checkpoint)[0]["state_dict"]
+    except RunError as error:
+        raise RunError(f"{error}. The same command again is resumed from what is whole, or begins anew") from error
     return state

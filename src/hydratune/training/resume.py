@@ -5,35 +5,76 @@ random numbers, history, and the place in the data (epoch, micro-batches done). 
 knows epochs, but not a place within one. Here a new fit simply begins with counters that stand where they stood.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.data.datamodule import ConversationData
+from hydratune.errors import RunError
 from hydratune.models.hardware import cpu_seconds
-from hydratune.training.callbacks import STEPS_UNREAD
+from hydratune.records import atomic
+from hydratune.run import is_main_process
+from hydratune.training.callbacks import STEPS_UNREAD, read_checkpoint
 from hydratune.training.ddp import gathered
 from hydratune.training.module import FineTuning
 
 
-def load(file: Path) -> dict[str, Any] | None:
-    """The checkpoint, or None if there is none that can be read."""
+def load(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint in ``folder`` from which a run can be resumed, and its content; None if there is none.
+
+    That is ``last.ckpt``, or where it is damaged ``best.ckpt``, which was written at an earlier validation and holds as much.
+    A run cannot be resumed from ``last.ckpt`` where the best weights before it are damaged: in the end they would be missing.
+    """
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    if not last.is_file():
+        return None
+    newest, older = _readable(last), _readable(best)
+    if newest is not None and (older is not None or _best_step(newest) is None):
+        return last, newest
+    if newest is not None and _best_step(newest) == newest["place"]["step"]:
+        console.print(f"[yellow]{escape(str(last))} holds the same weights as {best.name} did: restored from it", soft_wrap=True)
+        if is_main_process():
+            with atomic(best, digest=True) as target, last.open("rb") as source:
+                shutil.copyfileobj(source, target)
+        return last, newest
+    if newest is not None:
+        why = f"{escape(str(last))} alone is not enough: the best weights were written before it, at step {_best_step(newest)}"
+        console.print(f"[yellow]{why}: the run begins anew", soft_wrap=True)
+        return None
+    if older is not None:
+        console.print(f"[yellow]the run is resumed from {escape(str(best))} instead, the validation with the lowest loss", soft_wrap=True)
+        return best, older
+    console.print(f"[yellow]no checkpoint in {escape(str(folder))} is left whole: the run begins anew", soft_wrap=True)
+    return None
+
+
+def _readable(file: Path) -> dict[str, Any] | None:
+    """Says why not where it is there and damaged, or not verified."""
     if not file.is_file():
         return None
     try:
-        checkpoint = dict(torch.load(file, map_location="cpu", weights_only=True))
-        return checkpoint if "place" in checkpoint else None
-    except Exception as error:  # torch, its zip reader and its unpickler each have their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        console.print(f"[yellow]{escape(str(file))} cannot be read ({escape(reason)}): the run begins anew", soft_wrap=True)
+        checkpoint, verified = read_checkpoint(file)
+    except RunError as error:
+        console.print(f"[yellow]damaged checkpoint: {escape(str(error))}", soft_wrap=True)
         return None
+    if "place" not in checkpoint:
+        return None
+    if not verified:
+        console.print(f"[yellow]{escape(str(file))} is used unverified: no digest of it was stored with it", soft_wrap=True)
+    return checkpoint
+
+
+def _best_step(checkpoint: Mapping[str, Any]) -> int | None:
+    """The step whose weights are in ``best.ckpt`` beside ``checkpoint``; None before the first validation."""
+    validated = [row for row in history(checkpoint) if isinstance(row.get("val/loss"), float)]
+    return int(min(validated, key=lambda row: row["val/loss"])["step"]) if validated else None
 
 
 def history(checkpoint: Mapping[str, Any] | None) -> list[dict[str, Any]]:
