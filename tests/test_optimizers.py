@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from conftest import SMALL
+from conftest import SMALL, edited
 from hydratune import checks, config
 from hydratune.composition import CONF
 from hydratune.config import SCHEMAS, AdamWOptimizer, LoraAdapter, OptimizerConfig
@@ -256,6 +256,6 @@ def test_run_with_a_paged_optimizer_is_evaluated_on_a_cpu(hydratune: Command, tm
     run = tmp_path / "run"
     assert hydratune("train", *SMALL, f"hydra.run.dir={run}")[0] == 0
     stored = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(stored.replace("kind: adamw", "kind: paged_adamw"))
+    edited(run / "config.yaml", stored.replace("kind: adamw", "kind: paged_adamw"))
     code, text = hydratune("evaluate", f"run={run}", "accelerator=cpu")
     assert code == 0, text

@@ -109,6 +109,7 @@ print("hello from", *names, flush=True)
 time.sleep(plan.get("seconds", 0))
 for name in names:
     file = folder / name / "status.json"
+    (folder / name / "digests.json").unlink(missing_ok=True)
     status = json.loads(file.read_text()) if file.exists() else {}
     ends = plan.get(name, [])[status.get("tries", 1) - 1:][:1]
     if ends != [75]:

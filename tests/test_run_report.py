@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SMALL
+from conftest import SMALL, edited
 from hydratune.evaluation import run_report
 from hydratune.records import RunDirectory
 
@@ -62,7 +62,7 @@ def test_the_page_on_the_data_says_which_rows_the_run_took_and_shows_their_masks
 def test_texts_are_text_and_the_worst_come_first(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     lines[1] |= {"prediction": EVIL, "reference": EVIL, "nll": 1e6, "finish_reason": "length", "leaky": True}
-    (run / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    edited(run / "predictions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     page = run_report.render(RunDirectory(run))
     assert EVIL not in page and page.count("&lt;script&gt;alert(1)") == 2
     assert page.index(f"row {lines[1]['id']} · 0.00 · leaks from training · cut before its end") < page.index(f"row {lines[0]['id']}")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import SMALL, write_rows
+from conftest import SMALL, edited, write_rows
 
 Command = Callable[..., tuple[int, str]]
 SAME_ROWS = ("data.quality.exact_leaks=warn", "data.quality.group_leaks=warn")  # for tests that use one file three times
@@ -191,7 +191,7 @@ def test_evaluate_from_elsewhere_says_where_the_run_was_started(
     monkeypatch.chdir(tmp_path)
     assert hydratune("evaluate", f"run={run}", "accelerator=cpu")[0] == 0
     environment = json.loads((run / "environment.json").read_text())
-    (run / "environment.json").write_text(json.dumps({**environment, "base": "tiny:another"}))
+    edited(run / "environment.json", json.dumps({**environment, "base": "tiny:another"}))
     code, text = hydratune("evaluate", f"run={run}")
     assert code == 1 and "the base model has changed" in text
 
@@ -211,6 +211,9 @@ def test_evaluate_notices_changed_predictions(hydratune: Command, tmp_path: Path
     file = only_run(tmp_path) / "predictions.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps({**row, "prediction": row["reference"]}) + "\n" for row in rows))
+    code, text = hydratune("evaluate", f"run={only_run(tmp_path)}", "source=predictions")
+    assert code == 1 and f"{file} is not as it was written" in text
+    (file.parent / "digests.json").unlink()
     code, text = hydratune("evaluate", f"run={only_run(tmp_path)}", "source=predictions")
     assert code == 1
     assert "differ from metrics.json" in text and "eval/exact_match" in text
@@ -511,7 +514,7 @@ def test_run_in_the_folder_of_a_failed_one_keeps_none_of_its_files(hydratune: Co
     run = tmp_path / "run"
     assert hydratune("train", *SMALL, f"hydra.run.dir={run}")[0] == 0
     status = json.loads((run / "status.json").read_text())
-    (run / "status.json").write_text(json.dumps({**status, "state": "stopped"}))
+    edited(run / "status.json", json.dumps({**status, "state": "stopped"}))
     assert hydratune("train", *SMALL, "adapter.r=9999", f"hydra.run.dir={run}")[0] == 2
     assert not (run / "adapter").exists() and not (run / "metrics.json").exists() and not (run / "history.csv").exists()
     assert list((run / "previous" / "adapter").glob("*.safetensors")) and (run / "previous" / "metrics.json").exists()

@@ -10,7 +10,8 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +28,7 @@ from hydratune.sweeps.records import read_sweep
 
 log = logging.getLogger(__name__)
 _NO_MEMORY = "out of memory"
+_UNNOTICED = 30.0  # seconds; Python drops what is raised inside a destructor
 STARTED = time.perf_counter()  # this module is imported before anything slow
 
 
@@ -63,9 +65,7 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
         _discard_unused(directory)
         return
     with alone(directory.path):
-        signal.signal(signal.SIGTERM, interrupt)
-        if hasattr(signal, "SIGHUP"):  # the terminal was closed
-            signal.signal(signal.SIGHUP, hung_up)
+        listen()
         begin(typed, directory)
         write_hydra_files(directory, composed, settings, list(settings.overrides.task))
         with recorded(typed, directory):
@@ -148,8 +148,49 @@ def write_hydra_files(directory: RunDirectory, composed: DictConfig, settings: A
         write_text(directory.path / ".hydra" / f"{name}.yaml", checks.mask(OmegaConf.to_yaml(OmegaConf.create(content))), digest=True)
 
 
+@dataclass
+class _Ending:
+    """What is known of the end that a signal asked for."""
+
+    asked: float | None = None  # when, by ``time.monotonic``
+    closing: bool = False  # the run knows of it, and only writes down what it has
+
+
+_ending = _Ending()
+
+
+def listen() -> None:
+    """Ctrl-C, a kill and a closed terminal end the run from now on: its adapter is kept, its status is stopped.
+
+    One of them is enough, and those that follow change nothing. A signal that whoever started this process has it ignore
+    stays ignored.
+    """
+    _ending.asked, _ending.closing = None, False
+    _install()
+
+
+def _install() -> None:
+    handlers = {"SIGINT": interrupt, "SIGTERM": interrupt, "SIGHUP": hung_up}
+    for name, handler in handlers.items():
+        number = getattr(signal, name, None)
+        if number is not None and (name != "SIGINT" or signal.getsignal(number) is not signal.SIG_IGN):
+            signal.signal(number, handler)
+
+
+def closing() -> None:
+    """From here on the run only writes down what it has: no signal interrupts that."""
+    _ending.asked, _ending.closing = _ending.asked or time.monotonic(), True
+    _install()
+
+
 def interrupt(signum: int, frame: FrameType | None) -> None:
-    """A polite kill is handled like Ctrl-C: adapter kept, status stopped."""
+    """Raises ``KeyboardInterrupt`` at the first signal, and again if nobody has noticed for a while that there was one."""
+    now = time.monotonic()
+    if _ending.asked is not None and (_ending.closing or now - _ending.asked < _UNNOTICED):
+        with suppress(OSError):  # not print: this may be in the midst of one
+            os.write(2, b"\nending: what was trained is being saved, a moment (Ctrl-\\ ends it at once, and loses it)\n")
+        return
+    _ending.asked = now
     raise KeyboardInterrupt
 
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from hydratune import digests
 from hydratune.config import FilesData, HubData, Level, PrepareConfig, PreparedData
 from hydratune.console import console, progress, section
 from hydratune.data.answers import SCHEMA_FILE
@@ -95,7 +96,7 @@ def _default_output(config: PrepareConfig) -> Path:
 def _output(config: PrepareConfig) -> Path:
     """The folder to write. Raises ``ConfigError`` if it holds something else."""
     output = Path(config.output).expanduser() if config.output else _default_output(config)
-    ours = {"report.json", "report.html", *_DATA_FILES}
+    ours = {"report.json", "report.html", digests.INDEX, *_DATA_FILES}
     if output.exists() and not output.is_dir():
         raise ConfigError([Problem("output", output, "this is a file", "give a folder")])
     if isinstance(config.data, PreparedData) and output.resolve() == Path(config.data.path).resolve():

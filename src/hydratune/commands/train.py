@@ -37,6 +37,7 @@ from hydratune.sweeps.records import read_sweep
 from hydratune.sweeps.workshop import Workshop
 from hydratune.tracking import environment, wandb
 from hydratune.training import ddp, optimizers, resume, schedules
+from hydratune.training.callbacks import signals_wait
 from hydratune.training.fit import Fitted, elementwise_pieces, fit, total_steps
 from hydratune.training.sampling import Ask
 
@@ -144,18 +145,18 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         fitted = _train_on_all_devices(job, record, tracker.logger, shop)
     except DivergedError as error:
         if error.usable:
-            adapters.save(job.model, job.tokenizer, record.adapter)
+            _save(job, record)
         raise
     except RunError:  # a checkpoint could not be written: the adapter is smaller, and may still fit
-        adapters.save(job.model, job.tokenizer, record.adapter)
+        _save(job, record)
         console.print(f"[yellow]the adapter so far is in {record.adapter}")
         raise
     if fitted.paused:
-        adapters.save(job.model, job.tokenizer, record.adapter)
+        _save(job, record)
         raise Paused
     if fitted.interrupted:
         shop.last_words()
-    adapters.save(job.model, job.tokenizer, record.adapter)
+    _save(job, record)
     if fitted.interrupted:
         console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}", soft_wrap=True)
         if (record.checkpoints / "last.ckpt").is_file() and not read_sweep(record.path.parent):
@@ -176,6 +177,12 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     tracker.predictions(predictions["eval"])
     tracker.adapter(record.adapter)
     return result, list(predictions)
+
+
+def _save(job: Job, record: RunDirectory) -> None:
+    """The adapter as it is now; no signal interrupts that."""
+    with signals_wait():
+        adapters.save(job.model, job.tokenizer, record.adapter)
 
 
 def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from hydratune import digests
 from hydratune.cache import built
 from hydratune.config import HubModel, LocalModel, ModelConfig, Quantization, TinyModel, WheelModel
 from hydratune.console import console
@@ -57,6 +58,8 @@ def resolve(model: ModelConfig) -> Source:
         folder = built(f"models/tiny-{key}", lambda path: _build_tiny(model, path))
         return Source(str(folder), None, f"tiny:{key}")
     if isinstance(model, LocalModel):
+        if (why := digests.damaged(Path(model.path))) is not None:  # of a run that trained the whole model
+            raise InputError(f"model.path = {model.path}: {why}")
         return Source(model.path, None, f"folder:{_folder_identity(Path(model.path))}")
     if isinstance(model, HubModel):
         return Source(model.id, model.revision, f"hub:{model.id}@{model.revision or 'main'}")

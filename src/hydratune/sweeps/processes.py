@@ -7,7 +7,6 @@ and a crash is the crash of one pack.
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from hydratune.comparison.closing import end_of_sweep
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.records import RunDirectory, State, alone, read_json
-from hydratune.run import hung_up, interrupt
+from hydratune.run import listen
 from hydratune.sweeps.fleet import Pack, cores, how, wait, work_off
 from hydratune.sweeps.gpus import visible_gpus
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, Packing, Planned, plan, without_hydra
@@ -36,7 +35,17 @@ from hydratune.sweeps.records import Job, read_study, read_sweep, varying, write
 from hydratune.tracking import environment, wandb
 
 _KEPT = ".multirun.yaml"  # of the last sweep that was not refused
-_OURS = ("", "wandb", "comparison", "sweep.json", "multirun.yaml", "pack.log", "study.log")  # in the folder of a sweep
+_OURS = (
+    "",
+    "wandb",
+    "comparison",
+    "sweep.json",
+    "multirun.yaml",
+    "pack.log",
+    "study.log",
+    "study.log.sha256",
+    "digests.json",
+)  # in the folder of a sweep
 
 
 def launch(
@@ -88,9 +97,7 @@ def launch(
 
 def run_jobs(context: HydraContext, folder: Path, planned: Sequence[Planned], packing: Packing | None) -> list[Planned]:
     """Runs those of ``planned`` that are not finished; returns those that still are not at the end."""
-    signal.signal(signal.SIGTERM, interrupt)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, hung_up)
+    listen()
     for item in planned:
         wait_for_left(item.record)
     return _run_all(context, planned) if packing is None else _run_packs(context, folder, planned, packing)

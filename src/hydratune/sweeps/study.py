@@ -234,6 +234,7 @@ class _Mending(JournalFileSymlinkLock):
 
     def release(self) -> None:
         try:
+            self._mend()
             self._read_on(None)
             write_text(self._seal, f"{self._hash.hexdigest()} {self._length}\n")
         finally:

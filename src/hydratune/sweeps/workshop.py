@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from hydratune.run import STARTED
+from hydratune.run import STARTED, closing
 
 Made = TypeVar("Made")
 
@@ -73,6 +73,4 @@ class Workshop:
 
     def last_words(self) -> None:
         """From here on the run only writes down what it has: it is not to be interrupted."""
-        import signal
-
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not cost the adapter
+        closing()

@@ -36,6 +36,7 @@ from hydratune.training.callbacks import (
     Watchdog,
     best_checkpoint,
     best_weights,
+    signals_wait,
     validation_steps,
 )
 from hydratune.training.elementwise import EAGER, Elementwise, compiled
@@ -187,16 +188,20 @@ def fit(
                 if trainer.state.status != TrainerStatus.INTERRUPTED:
                     raise
     torch.set_num_threads(threads)
+    try:
+        with signals_wait():  # whatever arrives now, what was trained is brought to where it is saved
+            if trainer.world_size == 1:  # the others may be gone
+                history.record_pending(trainer)
+            if history.rows and trainer.is_global_zero:
+                history.write(trainer)
+            if best.best_model_path:
+                module.load_state_dict(best_weights(record.checkpoints / "best.ckpt"), strict=False)
+    except KeyboardInterrupt:
+        left = True
     interrupted = left or (trainer.state.status == TrainerStatus.INTERRUPTED and stopped is None and not paused)
     if patience.stopping_reason is not EarlyStoppingReason.NOT_STOPPED and not quiet:
         why = f"{settings.early_stopping_patience} validations without a loss below {patience.best_score:.4f}"
         console.print(f"[yellow]stopped early after step {trainer.global_step} of {total}: {why}; the best weights are kept")
-    if trainer.world_size == 1:  # the others may be gone
-        history.record_pending(trainer)
-    if history.rows and trainer.is_global_zero:
-        history.write(trainer)
-    if best.best_model_path:
-        module.load_state_dict(best_weights(record.checkpoints / "best.ckpt"), strict=False)
     if stopped is not None:
         raise _diverged(stopped, module, config, total, best, names)
     elapsed = history.last - history.started

@@ -62,7 +62,7 @@ def _readable(file: Path) -> dict[str, Any] | None:
     try:
         checkpoint, verified = read_checkpoint(file)
     except RunError as error:
-        console.print(f"[yellow]damaged checkpoint: {escape(str(error))}", soft_wrap=True)
+        console.print(f"[yellow]a checkpoint cannot be read: {escape(str(error))}", soft_wrap=True)
         return None
     if "place" not in checkpoint:
         return None
