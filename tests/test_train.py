@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from conftest import SMALL, edited, write_rows
+from hydratune import digests
 
 Command = Callable[..., tuple[int, str]]
 SAME_ROWS = ("data.quality.exact_leaks=warn", "data.quality.group_leaks=warn")  # for tests that use one file three times
@@ -447,6 +448,66 @@ def test_ctrl_c_keeps_the_adapter_and_says_stopped(tmp_path: Path) -> None:
     assert history(run)
     assert list(run.glob("wandb/offline-run-*/*.wandb"))
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "delay", [0.15, *(pytest.param(seconds, marks=pytest.mark.slow) for seconds in (0.0, 0.02, 0.05, 0.1, 0.3, 0.5, 1.0))]
+)
+def test_signals_after_the_first_do_not_cost_the_adapter(tmp_path: Path, delay: float) -> None:
+    with start(tmp_path, "trainer.max_steps=null", "trainer.max_epochs=5000") as process:
+        deadline = time.monotonic() + 90
+        while not (tmp_path / "run" / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+            time.sleep(delay)
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, text
+    assert "Traceback" not in text and "the adapter so far is in" in text
+    run = tmp_path / "run"
+    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+    assert (run / "adapter" / "adapter_model.safetensors").is_file() and digests.damaged(run / "adapter") is None
+
+
+def test_a_signal_while_the_adapter_of_a_whole_training_is_saved_waits_for_it(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydratune.models import adapters
+    from hydratune.training import fit
+
+    save, load = adapters.save, fit.best_weights
+
+    def saving(*args: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        save(*args)
+
+    def loading(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return load(*args)
+
+    for module, name, arriving in ((adapters, "save", saving), (fit, "best_weights", loading)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, arriving)
+            code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/{name}")
+        assert code == 130, text
+        assert (tmp_path / name / "adapter" / "adapter_model.safetensors").is_file()
+        assert json.loads((tmp_path / name / "status.json").read_text())["state"] == "stopped"
+
+
+def test_a_signal_that_nobody_noticed_is_not_the_last_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydratune import run
+
+    monkeypatch.setattr(run, "_ending", run._Ending())
+    with pytest.raises(KeyboardInterrupt):
+        run.interrupt(signal.SIGINT, None)
+    run.interrupt(signal.SIGINT, None)
+    assert run._ending.asked is not None
+    run._ending.asked -= 31  # dropped by Python, in a destructor say
+    with pytest.raises(KeyboardInterrupt):
+        run.interrupt(signal.SIGTERM, None)
+    run._ending.closing = True
+    run._ending.asked -= 1000
+    run.interrupt(signal.SIGINT, None)  # however long it takes to save
 
 
 def test_secret_of_the_environment_is_in_no_file(tmp_path: Path) -> None:
