@@ -462,7 +462,8 @@ def test_signals_after_the_first_do_not_cost_the_adapter(tmp_path: Path, delay: 
             process.send_signal(number)
             time.sleep(delay)
         text = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, text
+    late = (-signal.SIGINT, -signal.SIGTERM)  # when Python itself was ending
+    assert process.returncode in (130, *late), text
     assert "Traceback" not in text and "the adapter so far is in" in text
     run = tmp_path / "run"
     assert json.loads((run / "status.json").read_text())["state"] == "stopped"
