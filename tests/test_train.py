@@ -374,7 +374,7 @@ def test_broken_run_directory_is_one_clear_message(
     hydratune: Command, tmp_path: Path, name: str, content: str, message: str, command: str
 ) -> None:
     assert hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")[0] == 0
-    (tmp_path / "run" / name).write_text(content)
+    edited(tmp_path / "run" / name, content)
     words = ("evaluate", f"run={tmp_path}/run", "source=predictions") if command == "evaluate" else ("compare", f"{tmp_path}/run")
     code, text = hydratune(*words)
     assert "Traceback" not in text

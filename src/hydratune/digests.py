@@ -81,7 +81,12 @@ def replace(temporary: Path, path: Path) -> None:
         before = known.get(path.name, []) if path.exists() else []
         known[path.name] = [new, *(one for one in before if one != new)][:_KEPT]
         _write(index, known)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if set(known) == {path.name} and not path.exists():  # nothing is left behind
+                index.unlink(missing_ok=True)
+            raise
 
 
 def _write(index: Path, known: dict[str, list[str]]) -> None:
