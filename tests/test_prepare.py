@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,115 @@ def test_errors_are_reported_and_nothing_is_given_to_training(hydratune: Run, tm
     assert code == 0
     assert report(tmp_path / "out")["cleaning"]["drop_leaks"]["ids"] == ["r3"]
     assert report(tmp_path / "out")["checks"]["exact_leaks"]["count"] == 0
+
+
+def fixes(printed: str, name: str) -> list[str]:
+    """The settings that what was said of a check tells to type."""
+    said = printed[printed.index(f"  {name}: ") :].partition("fix: ")[2].partition("\n")[0]
+    return re.findall(r"data\.[\w.]+=\w+", said)
+
+
+def test_test_row_in_validation_is_called_so_and_its_fix_removes_the_validation_row(hydratune: Run, tmp_path: Path) -> None:
+    rows = records(60)
+    write_rows(tmp_path / "train.jsonl", rows[:40])
+    write_rows(tmp_path / "validation.jsonl", rows[40:50])
+    write_rows(tmp_path / "test.jsonl", [{**rows[45], "id": "leaked", "prompt": rows[45]["prompt"].upper()}, *rows[50:]])
+    files = [f"data.{name}={name}.jsonl" for name in ("train", "validation", "test")]
+    settings = ("prepare", "model=tiny", "data=files", *files, "output=out")
+    code, printed = hydratune(*settings)
+    assert code == 2
+    assert "exact_leaks: 1 requests of one split that an earlier one has too (1 test in validation); the first: leaked" in printed
+    assert "data.clean.drop_leaks=true removes 1 validation row," in printed
+    first, second = fixes(printed, "exact_leaks")
+    assert hydratune(*settings, second)[0] == 0
+    code, printed = hydratune(*settings, first)
+    assert code == 0, printed
+    told = report(tmp_path / "out")
+    assert told["cleaning"]["drop_leaks"]["ids"] == ["r45"]
+    assert {name: split["rows"] for name, split in told["splits"].items()} == {"train": 40, "validation": 9, "test": 11}
+    assert "there were 1 before data.clean.drop_leaks" in told["checks"]["exact_leaks"]["note"]
+
+
+def test_only_what_is_in_training_is_said_to_leak_from_it(tmp_path: Path) -> None:
+    rows = records(60)
+    write_rows(tmp_path / "train.jsonl", rows[:40])
+    write_rows(tmp_path / "validation.jsonl", rows[40:50])
+    write_rows(tmp_path / "test.jsonl", [{**rows[i], "id": f"leaked-{i}"} for i in (3, 45)] + rows[50:])
+    prepared = prepare(FilesData(**{name: str(tmp_path / f"{name}.jsonl") for name in ("train", "validation", "test")}))
+    assert prepared.report["checks"]["exact_leaks"]["rows"] == ["leaked-3", "leaked-45"]
+    assert prepared.leaks == {"leaked-3"}
+
+
+def test_repeats_are_counted_by_split_and_their_fix_removes_what_it_says(hydratune: Run, tmp_path: Path) -> None:
+    rows = records(60)
+    repeats = [{**rows[i], "id": f"again-{i}", "prompt": rows[i]["prompt"].upper()} for i in (1, 2, 3)]
+    write_rows(tmp_path / "train.jsonl", [*rows[:40], *repeats, {**rows[4], "id": "symbols", "prompt": f"[{rows[4]['prompt']}]"}])
+    write_rows(tmp_path / "validation.jsonl", rows[40:50])
+    write_rows(tmp_path / "test.jsonl", [*rows[50:], {**rows[55], "id": "again-55"}])
+    files = [f"data.{name}={name}.jsonl" for name in ("train", "validation", "test")]
+    settings = ("prepare", "model=tiny", "data=files", *files, "output=out")
+    code, printed = hydratune(*settings, "data.quality.exact_duplicates=error")
+    assert code == 2
+    assert "exact_duplicates: 5 rows that repeat the request and the answer of an earlier row (train 4, test 1)" in printed
+    assert "data.clean.drop_duplicates=true removes 3 of them from training; those in validation and test, and those that" in printed
+    code, printed = hydratune(*settings, fixes(printed, "exact_duplicates")[0])
+    told = report(tmp_path / "out")
+    assert (code, told["cleaning"]["drop_duplicates"]["ids"]) == (0, ["again-1", "again-2", "again-3"])
+    assert told["checks"]["exact_duplicates"]["rows"] == ["symbols", "again-55"]
+    assert told["checks"]["exact_duplicates"]["splits"] == {"train": 1, "test": 1}
+
+
+def test_system_prompt_is_no_hiding_place_for_a_test_row(hydratune: Run, tmp_path: Path) -> None:
+    def chat(r: dict[str, Any], system: str) -> dict[str, Any]:
+        said = [("system", system), ("user", r["prompt"]), ("assistant", r["completion"])]
+        return {"id": f"{r['id']}-{system}", "messages": [{"role": role, "content": text} for role, text in said]}
+
+    rows = records(60)
+    write_rows(tmp_path / "train.jsonl", [chat(r, "You answer questions of visitors to the forest.") for r in rows[:40]])
+    write_rows(tmp_path / "validation.jsonl", [chat(r, "Say it.") for r in rows[40:50]])
+    write_rows(tmp_path / "test.jsonl", [chat(r, "Be brief.") for r in (*rows[:7], *rows[50:])])
+    files = [f"data.{name}={name}.jsonl" for name in ("train", "validation", "test")]
+    settings = ("prepare", "model=tiny", "data=files", *files, "output=out")
+    code, printed = hydratune(*settings, "data.quality.turn_leaks=error")
+    assert (code, "(7 test in train)" in printed) == (2, True)
+    assert report(tmp_path / "out")["checks"]["exact_leaks"]["count"] == 0
+    code, printed = hydratune(*settings, fixes(printed, "turn_leaks")[0])
+    told = report(tmp_path / "out")
+    assert (code, told["checks"]["turn_leaks"]["count"], told["splits"]["train"]["rows"], told["splits"]["test"]["rows"]) == (0, 0, 33, 17)
+
+
+def test_empty_requests_are_refused_with_their_line(hydratune: Run, tmp_path: Path) -> None:
+    rows = records(60)
+    rows[7]["prompt"] = " \n"
+    write_rows(tmp_path / "rows.jsonl", rows)
+    settings = ("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "output=out")
+    code, printed = hydratune(*settings)
+    assert code == 2
+    assert "empty_requests: 1 rows with a user turn in which nothing is said" in printed
+    assert "rows.jsonl:8" in printed
+    assert hydratune(*settings, *fixes(printed, "empty_requests"))[0] == 0
+
+
+def test_train_names_what_was_found_with_its_splits_and_what_is_left(hydratune: Run, tmp_path: Path) -> None:
+    rows = records(60)
+    for i in (1, 2, 55):
+        rows[i]["prompt"] = f"<p>{rows[i]['prompt']}</p>"
+    rows[3]["completion"] = "It is pine.</s>"
+    write_rows(tmp_path / "train.jsonl", rows[:40])
+    write_rows(tmp_path / "validation.jsonl", rows[40:50])
+    write_rows(tmp_path / "test.jsonl", [*rows[50:], {**rows[9], "id": "leaked"}])
+    files = [f"data.{name}={name}.jsonl" for name in ("train", "validation", "test")]
+    settings = ("train", *SMALL, "data=files", *files, "data.quality.exact_leaks=warn")
+    code, printed = hydratune(*settings, "hydra.run.dir=run")
+    assert code == 0, printed
+    line = next(line for line in printed.splitlines() if "data checks found" in line)
+    assert "exact_leaks 1 (1 test in train)" in line
+    assert "rendered 1 (train 1)" in line
+    assert "html 3 (train 2, test 1; data.clean.html=true repairs them)" in line
+    kept = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert (kept["left"], kept["quality"]["rendered"]["splits"]) == ({"html": 3}, {"train": 1})
+    code, printed = hydratune(*settings, "data.clean.html=true", "hydra.run.dir=again")
+    assert (code, "cleaned: html 3" in printed, "html 3 (train" in printed) == (0, True, False)
 
 
 def test_leaks_are_removed_from_validation_as_well(tmp_path: Path) -> None:
@@ -361,7 +471,7 @@ def test_nl2bash_keeps_several_answers_and_shows_addresses() -> None:
     from hydratune.config import TechSupportData
 
     told = prepare(TechSupportData(path=str(SHARED_DATA / "nl2bash"))).report
-    assert abs(told["checks"]["multi_answer"]["count"] - 924) <= 10
+    assert abs(told["checks"]["multi_answer"]["count"] - 892) <= 5  # 924 without symbols: "/TBD" and "TBD", "*.gz" and "*gz" as one request
     assert abs(told["checks"]["pii_email"]["count"] - 52) <= 5
     assert told["checks"]["label_conflicts"]["count"] == 0
     assert sum(s["rows"] for s in told["splits"].values()) + told["left_out"]["straddles"]["rows"] == 12_607
@@ -370,7 +480,8 @@ def test_nl2bash_keeps_several_answers_and_shows_addresses() -> None:
 @real
 def test_cuad_split_keeps_companies_and_near_duplicates_together_and_is_stable(tmp_path: Path) -> None:
     from hydratune.config import CuadData
-    from hydratune.data.quality.duplicates import grams, jaccard, normalised
+    from hydratune.data.quality.duplicates import grams, jaccard
+    from hydratune.data.quality.equality import normalised
     from hydratune.data.quality.texts import request
 
     full = prepare(CuadData(path=str(SHARED_DATA / "cuad")))

@@ -1,5 +1,6 @@
 import random
 import string
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 from hydratune.config import CleaningConfig, ContractsData, DataConfig, Level, QualityConfig, TrainOn
 from hydratune.data.quality import pii, texts
-from hydratune.data.quality.duplicates import grams, jaccard, near_pairs, normalised, words
+from hydratune.data.quality.duplicates import grams, jaccard, near_pairs, spelled_alike
+from hydratune.data.quality.equality import core, normalised, words
 from hydratune.data.quality.findings import CHECKS, level_of, refusals
 from hydratune.data.quality.grounding import ungrounded
 from hydratune.data.quality.inspection import Inspection
@@ -359,3 +361,363 @@ def test_builtin_contracts_pass_their_own_checks() -> None:
 
     report = prepare(ContractsData(train_rows=60, validation_rows=20, test_rows=30)).report
     assert {n for n, c in report["checks"].items() if c["count"]} <= {"size", "near_duplicates", "ungrounded", "label_balance"}
+
+
+# ------------------------------------------------------------------------------------------------ equality in two strengths
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("sort in C++", "sort in C#"),
+        ("5 < 7", "5 > 7"),
+        ("-5", "5"),
+        ("−5", "5"),
+        ("5 - 7", "5 7"),
+        ("1.5", "15"),
+        ("1,5", "1 5"),
+        ("10:30", "1030"),
+        ("$5", "5 €"),
+        ("50%", "50"),
+        ("use .NET?", "use net"),
+        ("what is 5!", "what is 5"),
+        ("n!", "n"),
+        ("5²", "52"),
+        ("ls -la", "ls la"),
+        ("rm --force x", "rm force x"),
+        ("f(x)", "f x"),
+        ("[1, 2]", "(1, 2)"),
+        ("what is '?'", "what is '!'"),
+        ("what does ? mean", "what does . mean"),
+        ("/tmp/a", "tmp/a"),
+        ("?", "!"),
+        ("🍕", "🍣"),
+        ("I love 🍕", "I love 🍣"),
+        ("की", "का"),
+        ("Maß", "Mas"),
+        ("x == y", "x = y"),
+    ],
+)
+def test_symbols_count_where_they_may_mean_something(one: str, other: str) -> None:
+    assert normalised(one) != normalised(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Top-up failed!", "top up failed"),
+        ("top–up", "Top Up"),
+        ("state-of-the-art", "State of the art."),
+        ("hello - world", "hello world"),
+        ("What’s up?", "what's up"),
+        ("What´s up?", "what's up"),
+        ('say "hi"', "say hi"),
+        ("how are you ?", "How are you?"),
+        ("Really?!", "really"),
+        ("...and then", "and then…"),
+        ("it costs 5.", "it costs 5"),
+        ("5–7", "5-7"),
+        ("你好，世界！", "你好 世界"),
+        ("ＦＵＬＬ  width", "full\nwidth"),
+    ],
+)
+def test_what_people_vary_freely_does_not_count(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other) != ""
+
+
+def test_loose_rule_keeps_letters_with_their_marks_and_never_ends_with_nothing() -> None:
+    def loose(text: str) -> str:
+        return words(normalised(text))
+
+    same = [("e-mail", "e mail"), ("(urgent)", "urgent"), ("and/or", "and or"), ("sort in C++", "sort in C#"), ("你好 世界", "你好,世界")]
+    assert [pair for pair in same if loose(pair[0]) != loose(pair[1])] == []
+    others = ["?", "!", "🍕", "🍣", "👍", "👎", "की", "का", "***", "$", "你好", "世界", "résumé", "resume"]
+    assert len({loose(text) for text in others}) == len(others)
+    assert "" not in map(loose, others)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("What is my balance?", "what's my balance", True),
+        ("Whats my balance", "What is the my balance, please?", True),
+        ("how do I top-up my card", "how do i topup my cards", True),
+        ("show my current balance", "show my curent balance", True),
+        ("I can't pay by card", "i cannot pay by card", True),
+        ("what is the wether in rome", "what is the weather in rome", True),
+        ("book a flight to Rome", "book a flight to Paris", False),
+        ("set an alarm at 5", "set an alarm at 6", False),
+        ("wake me at 5 am", "wake me at 5", False),
+        ("turn on the light", "turn off the light", False),
+        ("I can pay by card", "I can't pay by card", False),
+        ("fly from Rome to Paris", "fly from Paris to Rome", False),
+        ("sort a list in C++", "sort a list in C#", False),
+        ("take vitamin A", "take vitamin", False),
+        ("the balance", "a balance", False),  # too little is said
+    ],
+)
+def test_short_requests_are_alike_by_their_words(one: str, other: str, alike: bool) -> None:
+    cores = {i: told for i, text in enumerate((one, other)) if (told := core(normalised(text)))}
+    assert list(spelled_alike(cores)) == ([(0, 1)] if alike else [])
+
+
+BANKING = [f"{verb} {thing} {when}" for verb in ("how do I find", "why was I charged for", "where can I see") for thing in
+           ("my missing transfer", "a card payment", "the exchange rate", "an extra fee", "my direct debit") for when in
+           ("from last week", "in another country", "on the website", "after the refund")]  # 60 requests of a bank's customers  # fmt: skip
+
+
+def banking() -> tuple[list[Row], list[Side], dict[str, int]]:
+    """Training and test rows with known numbers of variants."""
+    prompt = "You are the assistant of a bank."
+    rows = [row(f"{text}?", f"Label {i % 7}", id=f"train-{i}") for i, text in enumerate(BANKING)]
+    train = len(rows)
+    planted = {"case": 3, "hyphen": 4, "symbol": 5, "near": 6, "prompt": 7}
+
+    def variant(kind: str, i: int) -> Row:
+        text, answer = BANKING[i], f"Label {i % 7}"
+        if kind == "prompt":
+            turns = Message("system", prompt), Message("user", f"{text}?"), Message("assistant", answer)
+            return Row(f"{kind}-{i}", turns)
+        changed = {
+            "case": text.upper() + " !",
+            "hyphen": text.replace(" ", "-", 3) if i % 2 else text.replace(" the ", " the-").replace(" my ", " my-"),
+            "symbol": f"[{text}] #1".replace(" #1", " $"),
+            "near": f"please {text.replace(' I ', ' i ')}".replace("charged", "chargd").replace("where", "hello where"),
+        }[kind]
+        return row(changed, answer, id=f"{kind}-{i}")
+
+    at = 0
+    for kind, count in planted.items():
+        for _ in range(count):
+            rows.append(variant(kind, at))
+            at += 1
+    rows += [row(f"an entirely other matter number {word}", "Label 1", id=f"clean-{word}") for word in ("ochre", "umber", "sienna")]
+    rows.append(row("whatever is asked for in validation", "Label 1", id="validation"))
+    return rows, [Side.train] * train + [Side.test] * (len(rows) - train - 1) + [Side.validation], planted
+
+
+def test_every_planted_variant_is_counted_where_it_belongs(tmp_path: Path) -> None:
+    rows, sides, planted = banking()
+    findings = found(tmp_path, rows, sides)
+    kinds = {name: Counter(each.split("-")[0] for each in findings[name].rows) for name in ("exact_leaks", "near_leaks", "turn_leaks")}
+    exact = {kind: planted[kind] for kind in ("case", "hyphen", "symbol")}
+    assert kinds["exact_leaks"] == exact
+    assert kinds["near_leaks"] == exact | {"near": planted["near"]}
+    assert {k: n for k, n in kinds["turn_leaks"].items() if k not in ("near",)} == {"prompt": planted["prompt"]}
+    assert (findings["exact_leaks"].splits, findings["exact_leaks"].note) == ({"test": 12}, "12 test in train")
+    assert findings["turn_leaks"].examples[0]["rows"] == [f"train-{12 + 6}", "prompt-18"]
+
+
+def test_repeats_are_sought_loosely_and_conflicts_claimed_strictly(tmp_path: Path) -> None:
+    rows = [row(*said, id=f"r{i}") for i, said in enumerate([
+        ("sort in C++", "std::sort"), ("sort in C#", "Array.Sort"), ("is 5 < 7", '{"a": true}'), ("is 5 > 7", '{"a": false}'),
+        ("top up", "Add money."), ("Top-up", "Add money."), ("(help)", "Ask."), ("help", "Ask."),
+        ("fees", '{"a": 1, "b": 2}'), ("Fees?", '{"b": 2,  "a": 1}'), ("rates", '{"a": 1}'), ("rates!", '{"a": 2}'),
+    ])]  # fmt: skip
+    findings = found(tmp_path, rows)
+    assert findings["exact_duplicates"].rows == ["r5", "r7", "r9"]
+    assert (findings["label_conflicts"].count, findings["label_conflicts"].rows) == (1, ["r10", "r11"])
+    assert findings["multi_answer"].count == 0
+    assert findings["exact_duplicates"].fix.startswith("data.clean.drop_duplicates=true removes 1 of them from training; those in")
+    left = found(tmp_path, rows, clean=CleaningConfig(drop_duplicates=True))["exact_duplicates"]
+    assert (left.rows, left.fix.startswith("data.clean.drop_duplicates removes none")) == (["r7", "r9"], True)
+
+
+def test_symbols_that_change_the_answer_make_no_leak(tmp_path: Path) -> None:
+    rows = [row("what is 12 + 7", "19", id="a"), row("what is 12 - 7", "5", id="b"), row("what is 12 * 7", "84", id="c")]
+    rows += [row("what are the fees [USD]", "Ten.", id="d"), row("what are the fees USD", "Ten.", id="e")]
+    rows.append(row("whatever is asked in validation", "Nothing.", id="v"))
+    sides = [Side.train, Side.test, Side.test, Side.train, Side.test, Side.validation]
+    findings = found(tmp_path, rows, sides)
+    assert findings["exact_leaks"].rows == findings["near_leaks"].rows == ["e"]
+    dropped = found(tmp_path, rows, sides, clean=CleaningConfig(drop_leaks=True))
+    assert dropped["size"].count == 1  # a
+
+
+def test_tools_and_thoughts_make_other_rows_that_are_not_removed(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
+    asked = Message("user", "How warm is it today?")
+    rows = [
+        Row("a", (asked, Message("assistant", "Warm."))),
+        Row("tools", (asked, Message("assistant", "Warm.")), tools=(tool,)),
+        Row("thought", (asked, Message("assistant", "Warm.", reasoning="It is July."))),
+        Row("again", (asked, Message("assistant", "Warm.\n"))),
+    ]
+    findings = found(tmp_path, rows, clean=CleaningConfig(drop_duplicates=True))
+    assert findings["exact_duplicates"].rows == ["tools", "thought"]
+    other = [rows[0], Row("calls", (asked, Message("assistant", "", tool_calls=({"function": {"name": "look_up"}},))), tools=(tool,))]
+    assert found(tmp_path, other)["multi_answer"].count == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ leaks by turn
+def talk(id_: str, *said: str, system: str = "") -> Row:
+    turns = [Message("assistant" if i % 2 else "user", text) for i, text in enumerate(said)]
+    return Row(id_, (*([Message("system", system)] if system else []), *turns))
+
+
+def test_a_turn_with_its_answer_leaks_under_any_system_turn_and_history(tmp_path: Path) -> None:
+    asked, answer = "Which river is the longest in Europe?", "The Volga."
+    rows = [
+        talk("train", asked, answer, system="You know rivers."),
+        talk("talk", "Hello!", "Hi.", "Which lake is the deepest of all?", "Baikal.", "Thanks.", "Welcome."),
+        talk("system", asked, answer, system="Be brief."),
+        talk("none", asked, "The  Volga.\n"),
+        talk("history", "Good morning to you", "Hello.", asked.lower(), answer),
+        talk("inner", "which lake is the deepest of all", "Baikal."),
+        talk("other answer", asked, "The Danube, I think.", system="Answer wrongly."),
+        talk("polite", "So it is.", "Is it?", "Thanks.", "Welcome."),
+    ]
+    rows.append(row("whatever is asked in validation", "Nothing.", id="v"))
+    sides = [Side.train] * 2 + [Side.test] * 6 + [Side.validation]
+    findings = found(tmp_path, rows, sides)
+    assert findings["turn_leaks"].rows == ["system", "none", "history", "inner"]
+    assert findings["turn_leaks"].note == "4 test in train"
+    assert findings["turn_leaks"].examples[0]["rows"] == ["train", "system"]
+    assert findings["exact_leaks"].count == 0
+    assert found(tmp_path, rows, sides, train_on=TrainOn.last)["turn_leaks"].rows == ["system", "none", "history"]
+    assert found(tmp_path, rows, sides, clean=CleaningConfig(drop_leaks=True))["turn_leaks"].count == 0
+
+
+def test_only_tools_ids_and_white_space_make_no_other_request(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
+    asked = "Which river is the longest in Europe?"
+    rows = [
+        row(asked, "The Volga.", id="train"),
+        row(asked, "The Volga.", id="test", meta={"n": 1}),
+        row(asked, " The\nVolga. ", id="white"),
+    ]
+    rows.append(Row("tools", rows[0].messages, tools=(tool,)))
+    assert found(tmp_path, rows, [Side.train] + [Side.test] * 3)["exact_leaks"].rows == ["test", "white", "tools"]
+
+
+def test_leaks_say_between_which_splits_and_how_many_rows_the_fix_removes(tmp_path: Path) -> None:
+    texts_ = ["Which river is longest?", "How deep is the sea here?", "Name a mountain in Peru", "What grows in a desert?"]
+    rows = [row(text, id=f"train-{i}") for i, text in enumerate(texts_)]
+    rows += [row(texts_[0], id="v0"), row("Where do whales sleep", id="v1"), row("Who built the old bridge", id="v2")]
+    rows += [
+        row("Where do whales sleep?", id="t0"),
+        row(texts_[0], id="t1"),
+        row(texts_[1], id="t2"),
+        row("Can a fish get thirsty", id="t3"),
+    ]
+    sides = [Side.train] * 4 + [Side.validation] * 3 + [Side.test] * 4
+    finding = found(tmp_path, rows, sides)["exact_leaks"]
+    assert finding.rows == ["v0", "t0", "t1", "t2"]
+    assert finding.found_in == ["train", "validation", "train and validation", "train"]
+    assert finding.note == "1 test in train, 1 test in train and validation, 1 test in validation, 1 validation in train"
+    assert finding.splits == {"validation": 1, "test": 3}
+    assert finding.fix == "data.clean.drop_leaks=true removes 2 train rows and 2 validation rows, which validation or test asks too"
+    after = found(tmp_path, rows, sides, clean=CleaningConfig(drop_leaks=True))
+    assert (after["exact_leaks"].count, after["size"].count) == (0, 2)
+
+
+# ------------------------------------------------------------------------------------- tokens, empty requests, cut answers
+@pytest.mark.parametrize(
+    "token",
+    [
+        *(
+            "</s>",
+            "<|im_end|>",
+            "<|eot_id|>",
+            "<|eom_id|>",
+            "<end_of_turn>",
+            "<|end|>",
+            "<eos>",
+            "<bos>",
+            "<pad>",
+            "<unk>",
+            "[EOS]",
+            "[BOS]",
+        ),
+        *("<|endoftext|>", "<|return|>", "<|channel|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>", "<EOS_TOKEN>", "<|EOT|>"),
+        *("<|end_of_role|>", "[/INST]", "[TOOL_CALLS]", "<turn|>", "<eop>", "[gMASK]"),
+    ],
+)
+def test_special_tokens_of_any_model_are_found_in_any_text(token: str) -> None:
+    check = texts.row_checks(QualityConfig(), None)["rendered"]
+    assert token in str(check(row("How?", f"Like this.{token}")))
+    assert check(row(f"How?{token}", "Like this."))
+    assert check(Row("thought", (Message("user", "How?"), Message("assistant", "So.", reasoning=f"Well{token}"))))
+
+
+@pytest.mark.parametrize("text", [
+    "It costs <s>49 €</s> 39 € now.", "if a <| b |> c then", "x |> f |> g", "a[EO]", "<span>1</span>", "vector<s> of them",
+    "press <s> to stop",
+    "a list[int] | None", "<|>", "the <end> of it",
+])  # fmt: skip
+def test_what_looks_a_little_like_a_special_token_is_not_found(text: str) -> None:
+    assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text)) is None
+
+
+@pytest.mark.parametrize("text", ["<s> Hello there.</s>", "<s>[INST] Hi", "Hello.</s>\n", "a</s>b", "<s>Hello"])
+def test_begin_and_end_of_text_are_told_from_struck_text(text: str) -> None:
+    assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
+
+
+def test_empty_requests_are_an_error_unless_most_are_so(tmp_path: Path) -> None:
+    empty = [row(text, "Yes, it is.", id=f"empty-{i}") for i, text in enumerate(("", "  \n\t", "\u200b\u2060"))]
+    inner = talk("inner", "How are you?", "Well.", " ", "Still well.")
+    rows = [*empty, inner, *(row(f"question number {i}", id=f"r{i}") for i in range(6))]
+    finding = found(tmp_path, rows)["empty_requests"]
+    assert (finding.level, finding.rows) == (Level.error, ["empty-0", "empty-1", "empty-2", "inner"])
+    assert finding.examples[3]["note"] == "turn 3 is empty"
+    system = Row("system", (Message("system", "Write a poem."), Message("assistant", "Roses.")))
+    assert found(tmp_path, [system, *rows[4:]])["empty_requests"].count == 0
+    meant = found(tmp_path, empty)["empty_requests"]
+    assert (meant.level, meant.count, "most rows" in meant.note) == (Level.warn, 3, True)
+
+
+def test_cut_answers_are_found_where_half_of_the_others_have_no_full_stop(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    things = ["kitchen", "garden", "library", "station", "harbour", "market", "museum", "theatre"]
+
+    def sentence() -> str:
+        return f"The {rng.choice(things)} was rebuilt by the city after the {rng.choice(things)} had closed"
+
+    rows = [row(f"question {i} about {rng.random()}", sentence(), id=f"open-{i}") for i in range(40)]
+    rows += [row(f"another {i} on {rng.random()}", f"{sentence()}. {sentence()}.", id=f"ended-{i}") for i in range(40)]
+    rows += [row(f"short {i} of {rng.random()}", rng.choice(things), id=f"short-{i}") for i in range(40)]
+    cut = {
+        "cut-prose": f"{sentence()}. The old {rng.choice(things)} of the city closed",
+        "cut-word": "The city has closed the old kitch",
+        "cut-the": "The garden was rebuilt by the",
+        "cut-comma": "It was the library,",
+        "cut-and": "They closed the market and",
+    }
+    rows += [row(f"the {name} {rng.random()}", answer, id=name) for name, answer in cut.items()]
+    assert set(found(tmp_path, rows)["truncated_answers"].rows) == set(cut)
+
+
+def test_short_cut_answers_are_found_among_whole_ones(tmp_path: Path) -> None:
+    rows = [row(f"question {i * 7919}", f"It is number {i} of them.", id=f"r{i}") for i in range(20)]
+    rows.append(row("What is the capital of France?", "The capital of France", id="cut"))
+    assert found(tmp_path, rows)["truncated_answers"].rows == ["cut"]
+    labels = [
+        row(f"question {i * 7919}", f"card payment not {word}", id=f"{i}") for i, word in enumerate(("seen", "known", "due", "made") * 6)
+    ]
+    assert found(tmp_path, labels)["truncated_answers"].count == 0
+
+
+def test_own_split_keeps_symbol_and_prompt_variants_together_and_stable(tmp_path: Path) -> None:
+    rows = []
+    for i, text in enumerate(BANKING):
+        rows += [row(f"{text}?", f"Label {i}", id=f"plain-{i}"), row(f"[{text}]", f"Label {i}", id=f"symbol-{i}")]
+        rows.append(talk(f"prompt-{i}", text, f"Label {i}", system=f"You are assistant {i * 7919} of a bank."))
+        rows.append(row(f"{text} (#{i % 3})", "Another answer", id=f"other-{i}"))
+
+    def placed(own: list[Row], **data: Any) -> tuple[dict[str, Any], dict[str, int]]:
+        inspection = Inspection(DataConfig(**data), None)
+        writer = RowWriter(tmp_path / "rows.arrow")
+        for each in own:
+            writer.add(each, inspection.see(each, Side.train))
+        writer.close()
+        store = RowStore(tmp_path / "rows.arrow")
+        inspection.divide(store, {Side.train}, lambda steps: None)
+        findings = {f.name: f for f in Verdict(inspection, store).findings()}
+        return findings, {each.id: int(side) for each, side in zip(own, inspection.sides, strict=True)}
+
+    quality = QualityConfig(similarity=1)  # so that nothing else keeps them together
+    findings, sides = placed(rows, validation_fraction=0.2, test_fraction=0.2, quality=quality)
+    assert [findings[name].count for name in ("exact_leaks", "near_leaks", "turn_leaks")] == [0, 0, 0]
+    assert len(set(sides.values())) > 2
+    joined = [*rows, *(row(f"[{text}]", "Another answer", id=f"join-{i}") for i, text in enumerate(BANKING))]
+    after = placed(joined, validation_fraction=0.2, test_fraction=0.2, quality=quality)[1]
+    assert {id_: side for id_, side in after.items() if id_ in sides} == sides

@@ -369,3 +369,15 @@ def test_occurrences_are_whole_words() -> None:
 def test_shortened_says_how_much_is_missing() -> None:
     assert shortened("short", 100) == "short"
     assert shortened("a" * 500 + "b" * 500, 30) == f"{'a' * 20} [… 970 characters …] {'b' * 10}"
+
+
+def test_findings_and_cleaning_say_in_which_splits_they_are(report: dict[str, Any]) -> None:
+    report["checks"]["near_duplicates"].update(splits={"train": 3, "test": 1}, note="at least")
+    report["checks"]["exact_leaks"].update(
+        splits={"test": 2}, found_in=["train", "validation"], note="1 test in train, 1 test in validation"
+    )
+    report["cleaning"]["html"]["splits"] = {"train": 1, "validation": 1}
+    page = Page(render(report))
+    assert "near_duplicates: train 3, test 1; at least" in page.text
+    assert "exact_leaks: 1 test in train, 1 test in validation" in page.text
+    assert "train 1, validation 1; data.clean.html=true does it" in page.text

@@ -197,16 +197,17 @@ class CleaningConfig:
     html: bool = False  # tags and entities left from web pages
     chatter: bool = False  # "I hope this helps!" at the end of an answer
     boilerplate: bool = False  # headers and footers that at least 5 % of the requests have in the same place
-    drop_duplicates: bool = False  # training rows with the request and the answer of an earlier one
-    drop_leaks: bool = False  # training rows whose request, or one near it, is asked in validation or test
+    drop_duplicates: bool = False  # training rows with the request and the answer of an earlier one; symbols, tools, thoughts count
+    drop_leaks: bool = False  # training rows that leak into validation or test, and validation rows that leak into test, near or exactly
 
 
 @dataclass
 class QualityConfig:
     """What is looked for in the data, and what a finding does."""
 
-    exact_leaks: Level = Level.error  # a test or validation request that is in training, apart from case and sentence marks
+    exact_leaks: Level = Level.error  # a request of one split is in an earlier one; symbols count where the answers differ
     near_leaks: Level = Level.warn  # likewise, or nearly; off: rows are split without looking at likeness
+    turn_leaks: Level = Level.warn  # last user turn and answer are in an earlier split, under another system prompt or history
     group_leaks: Level = Level.error  # a group with rows on both sides of a split
     straddling: Level = Level.warn  # rows left out because they belong to two sides of the split at once
     template_tokens: Level = Level.error  # texts with the model's own special tokens: they would steer the template
@@ -214,8 +215,9 @@ class QualityConfig:
     label_conflicts: Level = Level.warn  # one request, different labels or JSON answers
     mixed_answers: Level = Level.warn  # most answers are JSON objects, these are not
     encoding: Level = Level.warn  # text that was decoded wrongly, or a file in another encoding than the rest
-    rendered: Level = Level.warn  # texts that look like the output of some chat template
-    truncated_answers: Level = Level.warn  # cut in the middle: open brackets or code, no full stop where others have one
+    empty_requests: Level = Level.error  # a user turn in which nothing is said; a warning, where most rows are so
+    rendered: Level = Level.warn  # texts that look like the output of some chat template, or hold some model's special tokens
+    truncated_answers: Level = Level.warn  # cut in the middle: open brackets or code, half a sentence, no full stop where others have one
     refusals: Level = Level.warn  # "I'm sorry, but I can't ..."
     ungrounded: Level = Level.warn  # numbers, dates and names in the answer that the request does not contain
     pii_email: Level = Level.warn
@@ -225,7 +227,7 @@ class QualityConfig:
     pii_ip: Level = Level.warn
     pii_ssn: Level = Level.warn  # US social security numbers
     pii_names: Level = Level.off  # persons and places, by presidio: pip install "hydratune[pii]"
-    exact_duplicates: Level = Level.warn  # the answer of an earlier row, and its request apart from case and sentence marks
+    exact_duplicates: Level = Level.warn  # the answer of an earlier row, and its request apart from case, marks and symbols
     near_duplicates: Level = Level.warn  # a request nearly that of an earlier row
     multi_answer: Level = Level.warn  # one request, different texts as answers: often right, never dropped
     duplicate_ids: Level = Level.warn

@@ -17,7 +17,7 @@ from hydratune.data.examples import encoded_examples
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.prepared import Prepared, prepare, write_prepared
 from hydratune.data.preview import show
-from hydratune.data.quality.findings import refusals
+from hydratune.data.quality.findings import by_split, refusals
 from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.report import write_html
 from hydratune.data.tokens import TokenCheck
@@ -126,14 +126,16 @@ def _print(report: dict[str, Any]) -> None:
         table = Table("cleaning", "rows", "", header_style="bold")
         for name, entry in changed.items():
             state = "[green]done" if entry["on"] else f"[dim]left: data.clean.{name}=true does it"
-            table.add_row(entry["title"], f"{entry['rows']:,}", state)
+            where = by_split(entry)
+            table.add_row(f"{entry['title']} [dim]({where})" if where else entry["title"], f"{entry['rows']:,}", state)
         console.print(table)
     table = Table("check", "rows", "what", "the first", header_style="bold")
     for name, check in report["checks"].items():
         if not check["count"]:
             continue
         style = "bold red" if check["level"] == Level.error.value else "yellow"
-        what = f"{check['title']} ({check['note']})" if check["note"] else check["title"]
+        notes = "; ".join(filter(None, (by_split(check), check["note"])))
+        what = f"{check['title']} ({notes})" if notes else check["title"]
         table.add_row(Text(name, style), f"{check['count']:,}", Text(what), Text("\n".join(_where(check)), "dim"))
     console.print(table)
     clean = [name for name, check in report["checks"].items() if not check["count"]]

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.prepared import Prepared
 from hydratune.data.prepared import prepare as prepare_data
 from hydratune.data.preview import show
+from hydratune.data.quality.findings import places
 from hydratune.data.report import render
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
@@ -322,8 +323,13 @@ def _quality(prepared: Prepared) -> dict[str, Any]:
     return {
         "prepared": report["fingerprint"],
         "source": report["source"],
-        "quality": {name: {"level": check["level"], "count": check["count"]} for name, check in report["checks"].items() if check["count"]},
+        "quality": {
+            name: {"level": check["level"], "count": check["count"], "splits": check.get("splits", {})}
+            for name, check in report["checks"].items()
+            if check["count"]
+        },
         "cleaning": {name: entry["rows"] for name, entry in report["cleaning"].items() if entry["on"] and entry["rows"]},
+        "left": {name: entry["rows"] for name, entry in report["cleaning"].items() if not entry["on"] and entry["rows"]},
         "left_out": report["left_out"],
     }
 
@@ -336,7 +342,7 @@ def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row]
             why = "the test rows are documents or use tools, for which examples make no prompt"
         console.print(f"[yellow]the few-shot baseline is {what}: {why}")
     told = _quality(prepared)
-    warned = ", ".join(f"{name} {check['count']:,}" for name, check in told["quality"].items() if name != "size")
+    warned = _warned(prepared, told)
     changed = ", ".join(f"{name} {rows:,}" for name, rows in told["cleaning"].items())
     where = "taken from the cache" if prepared.reused else "prepared and checked"
     where = "as it was prepared" if isinstance(config.data, PreparedData) else where
@@ -348,8 +354,19 @@ def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row]
         console.print(f"[yellow]{config.evaluation.canaries} canaries, made-up rows with secrets, are among the training rows")
     if warned:
         console.print(
-            f"[yellow]data checks found: {warned} [dim](hydratune prepare, with the same settings, shows the rows)", soft_wrap=True
+            f"[yellow]data checks found: {escape(warned)} [dim](hydratune prepare, with the same settings, shows the rows)", soft_wrap=True
         )
+
+
+def _warned(prepared: Prepared, told: Mapping[str, Any]) -> str:
+    """What the checks found and what is left uncleaned, each with its splits, in one line."""
+    checks, repairs = prepared.report["checks"], prepared.report["cleaning"]
+    found = [f"{name} {check['count']:,} ({places(checks[name])})" for name, check in told["quality"].items() if name != "size"]
+    found += [
+        f"{name} {rows:,} ({places(repairs[name])}; data.clean.{name}=true repairs {'them' if rows > 1 else 'it'})"
+        for name, rows in told["left"].items()
+    ]
+    return ", ".join(found).replace(" ()", "").replace("(; ", "(")
 
 
 def sets_hash(rows: list[Row]) -> str:

@@ -163,6 +163,7 @@ class Changes:
     on: bool
     rows: int = 0
     examples: list[dict[str, str]] = field(default_factory=list)  # id, before, after
+    numbers: "array[int]" = field(default_factory=lambda: array("I"))  # of the rows, as they came
 
     def add(self, row: Row, before: str, after: str) -> None:
         self.rows += 1
@@ -178,8 +179,10 @@ class Cleaner:
     def __init__(self, config: CleaningConfig) -> None:
         self.config = config
         self.changes = {name: Changes(bool(getattr(config, name))) for name in TITLES}
+        self.number = -1  # of the row that is cleaned
 
     def __call__(self, row: Row) -> Row:
+        self.number += 1
         changed: set[str] = set()
         messages = tuple(self._message(row, message, changed) for message in row.messages)
         return replace(row, messages=messages) if messages != row.messages else row
@@ -194,6 +197,7 @@ class Cleaner:
             if name not in changed:  # counted once a row
                 changed.add(name)
                 self.changes[name].add(row, text, after)
+                self.changes[name].numbers.append(self.number)
             if self.changes[name].on:
                 text = after
         return message if text == message.content else replace(message, content=text)
@@ -286,10 +290,14 @@ class Boilerplate:
 
     def changed_rows(self) -> int:
         """How many rows ``without_lines`` would change; up to ``ERROR`` of the rows fewer for each line where some were forgotten."""
+        return len(self.changed())
+
+    def changed(self) -> list[int]:
+        """The numbers of these rows, as they came."""
         unwanted: Counter[int] = Counter()
         for line in self.lines():
             unwanted.update(self.seen[line][0])
-        return len({self.requests[i] for i, n in unwanted.items() if n < self.sizes[i]})  # a request of nothing else stays
+        return sorted({self.requests[i] for i, n in unwanted.items() if n < self.sizes[i]})  # a request of nothing else stays
 
 
 _TELLS = re.compile(r"\A[-*#>\s]*[^\s:][^:.!?]{0,40}:(?:\s|\Z)(?!.{60})|[:?]\W*\Z|\A\W*\Z")  # a label and no long text, a question, a rule

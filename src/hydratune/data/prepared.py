@@ -26,6 +26,7 @@ from hydratune.data.answers import SCHEMA_FILE, json_schema
 from hydratune.data.quality import pii
 from hydratune.data.quality.findings import MOST_ROWS, refusals
 from hydratune.data.quality.inspection import Inspection
+from hydratune.data.quality.leaks import Leak
 from hydratune.data.quality.verdict import Verdict
 from hydratune.data.reading import SPLIT_NAMES, Source, digest, open_source, settings_of, with_system
 from hydratune.data.rows import Row, stable_hash
@@ -57,9 +58,15 @@ class Prepared:
 
     @property
     def leaks(self) -> frozenset[str]:
-        """Ids of the rows that leak from training, as far as they are still there (the first 10,000)."""
-        checks = self.report["checks"]
-        return frozenset(row for name in ("exact_leaks", "near_leaks") for row in checks.get(name, {}).get("rows", ()))
+        """Ids of the rows that leak from training, as far as they are still there (the first 10,000 of each kind)."""
+        leaks: set[str] = set()
+        for name in Leak:
+            check = self.report["checks"].get(name.value, {})
+            found = itertools.zip_longest(
+                check.get("rows", ()), check.get("found_in", ()), fillvalue="train"
+            )  # older reports do not say where
+            leaks.update(row for row, where in found if "train" in where)
+        return frozenset(leaks)
 
     def errors(self) -> dict[str, str]:
         """check -> what it found, why and what to do, for every check that refuses training."""
@@ -98,7 +105,7 @@ def _build(data: DataConfig, schema: Mapping[str, Any] | None, source: Source, f
         inspection.divide(store, given, ticker.advance)
         report: dict[str, Any] = {
             "source": source.statements,
-            "cleaning": {**_hidden(cleaning.summary(cleaner.changes)), **_removed(inspection, store)},
+            "cleaning": {**_changed(cleaner, inspection), **_removed(inspection, store)},
             "checks": {finding.name: finding.plain() for finding in Verdict(inspection, store).findings()},
             "splits": {},
             "labels": inspection.label_counts(),
@@ -141,25 +148,30 @@ def _read(source: Source, cleaner: cleaning.Cleaner, inspection: Inspection, fol
     changes = cleaner.changes["boilerplate"]
     changes.examples = [{"id": f"{n:,} rows", "before": line, "after": ""} for line, n in list(lines.items())[:20]]
     if not two_passes:
-        changes.rows = boilerplate.changed_rows()
+        changes.numbers.extend(boilerplate.changed())
+        changes.rows = len(changes.numbers)
         return store
     path = folder / "without.arrow"
     writer = RowWriter(path)
-    for row, side in zip(store, sides, strict=True):
+    for number, (row, side) in enumerate(zip(store, sides, strict=True)):
         stripped = cleaning.without_lines(row, lines)
-        changes.rows += stripped is not row
+        if stripped is not row:
+            changes.rows += 1
+            changes.numbers.append(number)
         writer.add(stripped, inspection.see(stripped, Side(side)))
     writer.close()
     store.close()
     return RowStore(path)
 
 
-def _hidden(changes: dict[str, Any]) -> dict[str, Any]:
-    """Examples of changes without personal data."""
-    for entry in changes.values():
+def _changed(cleaner: cleaning.Cleaner, inspection: Inspection) -> dict[str, Any]:
+    """What was repaired, or would be, in which splits; examples without personal data."""
+    told = cleaning.summary(cleaner.changes)
+    for name, entry in told.items():
+        entry["splits"] = inspection.by_split(cleaner.changes[name].numbers)
         for example in entry["examples"]:
             example |= {"before": pii.hidden(example["before"]), "after": pii.hidden(example["after"])}
-    return changes
+    return told
 
 
 def _removed(inspection: Inspection, store: RowStore) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hydratune.config import Level
+from hydratune.data.quality.findings import by_split
 from hydratune.data.spans import Span, character_differences, named, occurrences, shortened, spans, word_differences
 from hydratune.records import write_text
 
@@ -241,6 +242,7 @@ def finding(name: str, check: Report) -> dict[str, Any]:
     return {
         **check,
         "name": name,
+        "note": "; ".join(filter(None, (by_split(check), check["note"]))),
         "ids": ids[:IDS_SHOWN],
         "more": more,
         "examples": [_example(name, example) for example in check["examples"]],
@@ -274,7 +276,7 @@ def cleaned(entry: Report) -> dict[str, Any]:
         old, new = character_differences(before, after)
         examples.append({"id": example["id"], "before": spans(before, old), "after": spans(after, new)})
     ids = entry.get("ids", [])
-    return {**entry, "examples": examples, "ids": ids[:IDS_SHOWN], "more": max(0, len(ids) - IDS_SHOWN)}
+    return {**entry, "where": by_split(entry), "examples": examples, "ids": ids[:IDS_SHOWN], "more": max(0, len(ids) - IDS_SHOWN)}
 
 
 def idle(cleaning: Mapping[str, Report]) -> dict[str, list[str]]:

@@ -1,13 +1,13 @@
 """Which side of the split a row is on: decided by hashes, so that rows added at the end move no other row.
 
-Rows are placed one after the other. A row goes where its group is, else where a request nearly like its own is, else where
-its hash says. A row that belongs to two sides at once (its group here, its near-duplicate there) is left out: that is the
-price of never moving a row that was placed before.
+Rows are placed one after the other. A row goes where its group is, else where a request nearly like its own is, or the same turn
+with the same answer, else where its hash says. A row that belongs to two sides at once (its group here, its near-duplicate
+there) is left out: that is the price of never moving a row that was placed before.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -51,6 +51,7 @@ class Candidates:
     groups: NDArray[np.int64]  # number of the group, -1 without
     texts: NDArray[np.int64]  # number of the request's text
     strata: Sequence[str] | None = None  # what is to be equally frequent on all sides
+    turns: Mapping[int, Sequence[int]] = field(default_factory=dict)  # entry -> numbers of turns with their answers that others have too
 
 
 def split(rows: Candidates, near: Mapping[int, Sequence[int]], validation: float, test: float) -> NDArray[np.int8]:
@@ -67,10 +68,13 @@ def split(rows: Candidates, near: Mapping[int, Sequence[int]], validation: float
 
     first_of_group: dict[int, int] = {}
     first_of_text: dict[int, int] = {}
+    first_of_turn: dict[int, int] = {}
     seen_of_stratum: dict[str, int] = {}
     for i in range(count):
         group, text = int(rows.groups[i]), int(rows.texts[i])
         related = [first_of_text[t] for t in (text, *near.get(text, ())) if t in first_of_text]
+        turns = rows.turns.get(i, ())
+        related += [first_of_turn[t] for t in turns if t in first_of_turn]
         if group in first_of_group:
             related.insert(0, first_of_group[group])
         if len({int(sides[r]) for r in related}) > 1:
@@ -89,6 +93,8 @@ def split(rows: Candidates, near: Mapping[int, Sequence[int]], validation: float
                 at = (unit_hash(f"stratum/{stratum}") + number * _GOLDEN) % 1
             sides[i] = Side.validation if at < validation else Side.test if at < validation + test else Side.train
         first_of_text.setdefault(text, i)
+        for turn in turns:
+            first_of_turn.setdefault(turn, i)
         if group >= 0:
             first_of_group.setdefault(group, i)
     for share, side in ((validation, Side.validation), (test, Side.test)):

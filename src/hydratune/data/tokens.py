@@ -22,7 +22,8 @@ _BARS = 40  # of a histogram
 
 def special_tokens(tokenizer: Any) -> re.Pattern[str]:
     """Finds the texts of the tokenizer's special tokens; one that is an ordinary word is no danger."""
-    names = [token for token in tokenizer.all_special_tokens if not token.isalnum()]
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}  # <|eot_id|> has no role of its own
+    names = [token for token in added | set(tokenizer.all_special_tokens) if not token.isalnum()]
     return re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or r"(?!)")
 
 
@@ -56,10 +57,12 @@ class TokenCheck:
             if level is not Level.off:
                 self.findings[name] = Finding(name, level)
         self.too_long: Counter[str] = Counter()
+        self.at = ""  # the split that is looked at
 
     def split(self, name: str, rows: Iterable[Row], advance: Callable[[int], None] = lambda steps: None) -> None:
         """All rows of one split."""
         self.lengths.setdefault(name, [])
+        self.at = name
         remaining = iter(rows)
         while batch := list(itertools.islice(remaining, TOGETHER)):
             self._look_for_special_tokens(batch)
@@ -93,6 +96,7 @@ class TokenCheck:
     def _add(self, name: str, row: Row, note: str) -> None:
         finding = self.findings[name]
         finding.count += 1
+        finding.splits[self.at] = finding.splits.get(self.at, 0) + 1
         if len(finding.rows) < MOST_ROWS:
             finding.rows.append(row.id)
             finding.where.append(row.where)
@@ -106,7 +110,7 @@ class TokenCheck:
         if finding.count:
             cut = "prompts cut (rows whose answer alone is too long: dropped)"
             done = {Overlength.truncate_prompt: cut, Overlength.error: "refused"}.get(policy, "dropped")
-            finding.note = f"{', '.join(f'{n:,} {name}' for name, n in self.too_long.items())}; {done} in training"
+            finding.note = f"{done} in training"
             finding.level = Level.error if policy is Overlength.error else Level.warn
         if self.defects:
             self.findings["mask"].note = ", ".join(f"{defect} {n:,}" for defect, n in self.defects.most_common())

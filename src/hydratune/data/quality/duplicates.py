@@ -1,4 +1,4 @@
-"""Which texts say the same: exactly, apart from case and punctuation, or nearly, by shared character 5-grams.
+"""Which texts say nearly the same: by shared character 5-grams, and short ones by their words.
 
 Candidates for near pairs come from MinHash signatures in bands (Broder 1997; Leskovec et al., "Mining of Massive Datasets",
 3.4); each is verified on the 5-grams themselves. A pair at the very threshold is missed with a probability below 1e-5, a
@@ -6,9 +6,8 @@ closer one with less.
 """
 
 import math
-import re
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 GRAM = 5  # characters
-_MARKS = re.compile(r"[\s.,;:!?'\"`´’‘“”„«»…–—]+")
-_SYMBOLS = re.compile(r"[^\w]+")
 _COMMON = 0.25  # grams that more of the texts share say nothing about likeness: an instruction before every request
 _FEW = 5  # texts that may share a gram in any case
+_MISSPELLED = 5  # letters a word has at least, so that another spelling is no other word
 _BUCKETS = 1 << 22  # of the counts of grams
 _BANDS = 60
 _MISSED = 1e-5  # probability, of a pair at the threshold
@@ -27,16 +25,6 @@ _MOST_HASHES = 16  # of a band
 _NEIGHBOURS = 50  # texts in one bucket that are compared with each other
 _MOST_PAIRS = 20  # for each text, on average: where all texts are alike, all pairs would be too many
 _FACTORS = (np.uint64(0x9E3779B97F4A7C15) ** np.arange(1, GRAM + 1, dtype=np.uint64)).astype(np.uint64)
-
-
-def normalised(text: str) -> str:
-    """``text`` without what people vary freely: case, spaces, quotes and sentence marks. Symbols stay."""
-    return _MARKS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-
-
-def words(text: str) -> str:
-    """Only the words of a normalised text: what looks like the same question, though it may not be."""
-    return _SYMBOLS.sub(" ", text).strip()
 
 
 def grams(text: str) -> NDArray[np.uint64]:
@@ -152,3 +140,53 @@ def _candidates(bands: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[n
         if len(found) > _MOST_PAIRS * count:
             return found // count, found % count, True
     return found // max(1, count), found % max(1, count), capped
+
+
+def spelled_alike(cores: Mapping[int, str]) -> NearPairs:
+    """Pairs of short requests (number -> its ``equality.core``) with the same telling words, up to one that is spelled otherwise.
+
+    One letter more, less, other or exchanged, in a word of five letters or more and not at its beginning; words may be joined
+    ("topup"). Numbers, values and signs are the same: "to Rome" and "to Paris", "at 5" and "at 6" are not alike.
+    """
+    holders: dict[str, list[int]] = defaultdict(list)
+    for number, words in cores.items():
+        holders[words.replace(" ", "")].append(number)
+    found = {pair for same in holders.values() for pair in _all_pairs(same)}
+    like = _misspelled({word for words in cores.values() for word in words.split()})
+    for number, core in cores.items():
+        words_ = core.split()
+        for i, word in enumerate(words_):
+            for other in like.get(word, ()):
+                same = holders.get("".join((*words_[:i], other, *words_[i + 1 :])), ())
+                found.update((min(number, n), max(number, n)) for n in same[:_NEIGHBOURS])
+    pairs = np.asarray(sorted(found), np.int64).reshape(-1, 2)
+    return NearPairs(pairs[:, 0], pairs[:, 1], any(len(same) > _NEIGHBOURS for same in holders.values()))
+
+
+def _all_pairs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Each with those that follow it, as far as ``_NEIGHBOURS``."""
+    for i, number in enumerate(numbers):
+        for other in numbers[i + 1 : i + 1 + _NEIGHBOURS]:
+            yield number, other
+
+
+def _misspelled(vocabulary: set[str]) -> dict[str, list[str]]:
+    """word -> the words one edit away from it (Damerau 1964), by the letters that are left when one is taken out."""
+    shared: dict[str, list[str]] = defaultdict(list)
+    for word in vocabulary:
+        if len(word) >= _MISSPELLED and word.isalpha():
+            for variant in {word, *(word[:i] + word[i + 1 :] for i in range(1, len(word)))}:
+                shared[variant].append(word)
+    like: dict[str, set[str]] = defaultdict(set)
+    for words in shared.values():
+        for a in words if len(words) > 1 else ():
+            like[a].update(b for b in words if a != b and _one_edit(a, b))
+    return {word: sorted(others) for word, others in like.items()}
+
+
+def _one_edit(a: str, b: str) -> bool:
+    """Whether a letter put in, left out, replaced, or two neighbours exchanged make one word of the other."""
+    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    if len(a) == len(b):
+        return a[start + 1 :] == b[start + 1 :] or (a[start : start + 2] == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :])
+    return a[start + 1 :] == b[start:] or a[start:] == b[start + 1 :]

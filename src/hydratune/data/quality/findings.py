@@ -21,14 +21,19 @@ class Check:
 
 CHECKS: dict[str, Check] = {
     "exact_leaks": Check(
-        "test or validation requests that are in training",
+        "requests of one split that an earlier one has too",
         "the score would measure memory",
-        "data.clean.drop_leaks=true removes them from training",
+        "data.clean.drop_leaks=true removes them from the earlier split",
     ),
     "near_leaks": Check(
-        "test or validation requests that are in training, or nearly",
+        "requests of one split that an earlier one has too, or nearly",
         "the score would partly measure memory",
-        "data.clean.drop_leaks=true removes them from training",
+        "data.clean.drop_leaks=true removes them from the earlier split",
+    ),
+    "turn_leaks": Check(
+        "rows of one split whose user turn and answer an earlier one has under another system prompt or after other turns",
+        "the answer can be known by heart",
+        "data.clean.drop_leaks=true removes them from the earlier split",
     ),
     "group_leaks": Check(
         "rows whose group is also on another side of the split",
@@ -61,9 +66,12 @@ CHECKS: dict[str, Check] = {
         "remove them from the texts; they belong to the chat template",
     ),
     "rendered": Check(
-        "texts that look like the output of a chat template",
-        "the roles would be learnt as text",
-        "give the conversation as turns (messages), not as one rendered text",
+        "texts that look like the output of a chat template, or hold special tokens of some model",
+        "roles and ends of turns would be learnt as text",
+        "give the conversation as turns (messages), not as one rendered text, and remove such tokens from the texts",
+    ),
+    "empty_requests": Check(
+        "rows with a user turn in which nothing is said", "the model would learn to answer nothing", "remove these rows, or correct them"
     ),
     "splits": Check(
         "splits that cannot be used",
@@ -121,6 +129,9 @@ class Finding:
     examples: list[dict[str, Any]] = field(default_factory=list)
     note: str = ""
     where: list[str] = field(default_factory=list)  # file:line of the rows, as far as they have one
+    splits: dict[str, int] = field(default_factory=dict)  # split -> how much of the count is there
+    found_in: list[str] = field(default_factory=list)  # of leaks: the earlier splits that hold each row
+    fix: str = ""  # where it depends on the rows
 
     def plain(self) -> dict[str, Any]:
         """For report.json."""
@@ -130,10 +141,12 @@ class Finding:
             "count": self.count,
             "title": check.title,
             "why": check.why,
-            "fix": check.fix,
+            "fix": self.fix or check.fix,
             "note": self.note,
             "rows": self.rows[:MOST_ROWS],
             "where": self.where[:MOST_ROWS],
+            "splits": self.splits,
+            "found_in": self.found_in[:MOST_ROWS],
             "examples": self.examples[:MOST_EXAMPLES],
         }
 
@@ -147,6 +160,16 @@ def level_of(config: QualityConfig, name: str) -> Level:
     return own
 
 
+def by_split(check: Mapping[str, Any]) -> str:
+    """In which splits what was found is: "train 3, test 2"; empty where a note says it, or where it is of no split."""
+    return "" if check.get("found_in") else ", ".join(f"{split} {count:,}" for split, count in check.get("splits", {}).items())
+
+
+def places(check: Mapping[str, Any]) -> str:
+    """As ``by_split``; of leaks, where they were found too."""
+    return str(check["note"]) if check.get("found_in") else by_split(check)
+
+
 def refusals(checks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """check -> what it found, why it matters and what to do, for the ``plain`` findings that refuse training."""
     return {name: _refusal(name, check) for name, check in checks.items() if check["level"] == Level.error.value and check["count"]}
@@ -155,7 +178,8 @@ def refusals(checks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def _refusal(name: str, check: Mapping[str, Any]) -> str:
     first = [f"{row} ({where})" if where else row for row, where in zip(check["rows"][:3], check["where"], strict=False)]
     told = f"; the first: {', '.join(first)}" if first else ""
-    note = f" ({check['note']})" if check["note"] else ""
+    note = "; ".join(filter(None, (by_split(check), check["note"])))
+    note = f" ({note})" if note else ""
     reason = f"\n    {check['examples'][0]['note']}" if name == "mask" and check["examples"] else ""
     fix = check["fix"] if name in ALWAYS_ERRORS else f"{check['fix']}, or data.quality.{name}=warn"
     return f"{name}: {check['count']:,} {check['title']}{note}{told}{reason}\n    why: {check['why']}\n    fix: {fix}"

@@ -1,9 +1,11 @@
 """What is kept of every row to judge all of them together (numbers, no texts), and which side of the split each is on."""
 
+import json
 import re
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -12,15 +14,18 @@ from numpy.typing import NDArray
 
 from hydratune.config import DataConfig, Level, TrainOn
 from hydratune.data.answers import NotStrictJson, parse_strict
-from hydratune.data.quality import texts
-from hydratune.data.quality.duplicates import near_pairs, normalised, words
+from hydratune.data.quality import leaks, texts
+from hydratune.data.quality.duplicates import near_pairs, spelled_alike
+from hydratune.data.quality.equality import core, normalised, words
 from hydratune.data.rows import Message, Row
 from hydratune.data.splits import SPLITS, Candidates, Side, place, split, stratum
 from hydratune.data.store import RowStore
 from hydratune.errors import DataError
 
 MOST_LABELS = 200
+_MOST_WORDS = 300_000  # different ones
 _MOST_SEEN = 2_000  # notes kept of one check
+_TELLING_WORDS = 4  # of a user turn after others
 _DERIVED_ID = re.compile("(?:.*/)?[0-9a-f]{16}")  # a row without an id has the hash of its text
 
 
@@ -41,14 +46,18 @@ class Inspection:
         self.text_numbers: dict[bytes, int] = {}
         self.groups, self.texts = array("q"), array("q")
         self.words, self.answers, self.ids = array("Q"), array("Q"), array("Q")
-        self.keys = array("q")
-        self._inner_rows, self._inner_texts = array("q"), array("q")  # requests inside a conversation whose answer is trained
-        self.answer_length, self.json_answer, self.lacks_end = array("q"), array("b"), array("b")
+        self.strict, self.whole = array("Q"), array("Q")  # request and tools; those, the answer as it is written, and its thoughts
+        self.own, self.inner, self.turns, self.inner_turns = leaks.Keys(), leaks.Keys(), leaks.Keys(), leaks.Keys()
+        self.answer_length, self.json_answer = array("q"), array("b")
+        self.ending, self.lacks_end = array("b"), array("b")
+        self.words_said: set[str] = set()  # in answers, but for the last of each
+        self.last_words: dict[int, str] = {}  # of answers without a mark at their end
         self.language_numbers: dict[str | None, int] = {None: 0}
         self.language = array("h")
         self.strata: list[str] = []
         self.sides: NDArray[np.int8] = np.zeros(0, np.int8)
-        self.near: dict[int, list[int]] = {}
+        self.requests: NDArray[np.int64] = np.zeros(0, np.int64)  # of each row: the first text that is its own but for symbols
+        self.near: dict[int, list[int]] = {}  # request -> those nearly like it
         self.leaked: dict[str, list[int]] = {}  # before clean.drop_leaks: the rows that each kind of leak concerned
         self.near_capped = False
         self.given: set[Side] = set()
@@ -62,26 +71,44 @@ class Inspection:
                 self.hits[name].append(number)
                 if len(self.saw[name]) < _MOST_SEEN:
                     self.saw[name][number] = saw
-        key = normalised(_asked(row.prompt or row.messages))
+        parts = [_part(m) for m in row.prompt or row.messages]
+        key = _joined(parts)
         self.source.append(source)
         self.places.append(place(row))
         self.groups.append(self.group_numbers.setdefault(row.group, len(self.group_numbers)) if row.group else -1)
         self.texts.append(self._text_number(key))
-        self._see_inner_requests(row, number)
-        self.keys.append(_hash(key) >> 1)
-        self.words.append(_hash(words(key)))
-        self.answers.append(_hash(" ".join(_whole_answer(row).split())))
+        request, answer, said = _hash(key), texts.json_object(row.answer), _said(row.messages[-1])
+        self.own.add(number, request)
+        loose = words(key)
+        self.words.append(_hash(loose))
+        self.answers.append(_answer_hash(answer, said))
+        tools = json.dumps(row.tools, sort_keys=True, default=str) if row.tools else ""
+        self.strict.append(_hash(f"{key}\0{tools}") if tools else request)
+        self.whole.append(_hash(f"{key}\0{tools}\0{' '.join(said.split())}\0{row.messages[-1].reasoning or ''}"))
+        self._see_turns(row, parts, number, loose)
         self.ids.append(number if _DERIVED_ID.fullmatch(row.id) else _hash(row.id))
         self.answer_length.append(len(row.answer))
-        is_json = texts.is_json_object(row.answer)
+        is_json = answer is not None
         self.json_answer.append(is_json)
-        self.lacks_end.append(texts.lacks_end(row.answer))
+        self._see_end("" if is_json else row.answer, number)
         if self.config.language_mix is not Level.off:
             self.language.append(self.language_numbers.setdefault(texts.language(texts.request(row)), len(self.language_numbers)))
         self._see_labels(row, is_json)
         if self.data.stratify is not None:
             self.strata.append(stratum(row, self.data.stratify) or "")
         return key
+
+    def _see_end(self, answer: str, number: int) -> None:
+        kind, lacks_end = texts.ending(answer)
+        self.ending.append(kind)
+        self.lacks_end.append(lacks_end)
+        if kind is texts.Ending.none:
+            return
+        said = texts.plain_words(answer)
+        if lacks_end and said and said[-1].islower() and answer.rstrip().endswith(said[-1]):
+            self.last_words[number] = said.pop()
+        if len(self.words_said) < _MOST_WORDS:
+            self.words_said.update(said)
 
     def _see_labels(self, row: Row, is_json: bool) -> None:
         found: dict[str, str] = {}
@@ -103,102 +130,148 @@ class Inspection:
         """Texts are numbered as they come."""
         return self.text_numbers.setdefault(blake2b(key.encode(), digest_size=12).digest(), len(self.text_numbers))
 
-    def _see_inner_requests(self, row: Row, number: int) -> None:
-        """Where every turn is trained, a test request may be asked in the middle of a training conversation."""
+    def _see_turns(self, row: Row, parts: Sequence[str], number: int, loose: str) -> None:
+        """The row's last turn and its answer; where every turn is trained, also what is asked in the middle of its conversation."""
+        if row.prompt:
+            talk = [i for i, m in enumerate(row.prompt) if m.role != "system"]
+            start = next((i for i in reversed(talk) if row.prompt[i].role == "user"), 0)
+            asked = words(_joined(parts[start:])) if start else loose
+            if start in talk[:1] or _is_telling(asked):
+                self.turns.add(number, _hash(f"{asked}\0{self.answers[number]}"))
+            if talk and talk[0] < start:  # all that was said, under whatever system turn
+                said = words(_joined([parts[i] for i in talk]))
+                self.turns.add(number, _hash(f"{said}\0{self.answers[number]}"))
         if self.data.train_on is TrainOn.last:
             return
+        start = 0
         for turn, message in enumerate(row.messages[:-1]):
+            if message.role == "user":
+                start = turn
             if message.role == "assistant" and message.train:
-                self._inner_rows.append(number)
-                self._inner_texts.append(_hash(normalised(_asked(row.messages[:turn]))) >> 1)
+                self.inner.add(number, _hash(_joined(parts[:turn])))
+                asked, said = words(_joined(parts[start:turn])), _said(message)
+                if _is_telling(asked):
+                    self.inner_turns.add(number, _hash(f"{asked}\0{_answer_hash(texts.json_object(said), said)}"))
 
     def divide(self, store: RowStore, given: set[Side], advance: Callable[[int], None]) -> None:
         """Decides the side of every row. ``given``: the splits that the source has itself."""
         self.given = given
         if self.strata and not any(self.strata):
             raise DataError(f"data.stratify = {self.data.stratify}: no row has such a field in its meta data or its JSON answer")
-        count, texts_ = len(self.source), np.frombuffer(self.texts, np.int64)
-        first = np.zeros(len(self.text_numbers), np.int64)
-        first[texts_[::-1]] = np.arange(count)[::-1]  # the first row with each text
+        texts_ = np.frombuffer(self.texts, np.int64)
+        request_of = self._requests()
+        self.requests = request_of[texts_]
         if self.config.near_duplicates is not Level.off or self.config.near_leaks is not Level.off:
-            pairs = near_pairs(len(first), lambda i: store.value("key", int(first[i])), self.config.similarity, advance)
-            self.near_capped = pairs.capped
-            for a, b in pairs:
-                self.near.setdefault(a, []).append(b)
-                self.near.setdefault(b, []).append(a)
+            self._find_near(store, request_of, advance)
         self.sides = np.frombuffer(self.source, np.int8).copy()
-        training = np.flatnonzero(self.sides == Side.train)
         if self.data.clean.drop_duplicates:
-            pairs_seen = set()
-            for i in training.tolist():
-                pair = (self.texts[i], self.answers[i])
-                if pair in pairs_seen:
-                    self.sides[i] = Side.duplicate
-                pairs_seen.add(pair)
-            training = np.flatnonzero(self.sides == Side.train)
+            self.sides[self.repeated()] = Side.duplicate
+        training = np.flatnonzero(self.sides == Side.train)
         if len(given) < len(SPLITS):
-            rows = Candidates(
-                np.frombuffer(self.places)[training],
-                np.frombuffer(self.groups, np.int64)[training],
-                texts_[training],
-                [self.strata[i] for i in training.tolist()] if self.strata else None,
-            )
+            rows, near = self._candidates(training)
             shares = [
                 0.0 if side in given else share
                 for side, share in ((Side.validation, self.data.validation_fraction), (Side.test, self.data.test_fraction))
             ]
-            self.sides[training] = split(rows, {} if self.config.near_leaks is Level.off else self.near, *shares)
+            self.sides[training] = split(rows, {} if self.config.near_leaks is Level.off else near, *shares)
         if self.data.clean.drop_leaks:
-            self.leaked = {name: self.leaks(near=name == "near_leaks") for name in ("exact_leaks", "near_leaks")}
-            self.sides[(self.sides == Side.validation) & (self._there(near=True) & 4 > 0)] = Side.leak
-            there = self._there(near=True) | self._asked_inside()
-            self.sides[(self.sides == Side.train) & (there & 6 > 0)] = Side.leak
+            self.leaked = {kind.value: self.leaking(kind)[0].tolist() for kind in leaks.Leak}
+            self.sides[leaks.removed(self.held, self.sides)] = Side.leak
 
-    def leaks(self, *, near: bool) -> list[int]:
-        """Test rows whose request is in training or validation, validation rows whose request is in training.
+    def _candidates(self, training: NDArray[np.int64]) -> tuple[Candidates, dict[int, list[int]]]:
+        """The rows to be split, whose requests differ in more than symbols, and which of these requests are nearly alike.
 
-        With ``near`` also those nearly asked there, and test requests asked in the middle of a trained conversation.
+        What two rows have in common depends on nothing but the two, so that rows added at the end move no other.
         """
-        there = self._there(near=near)
-        if near and len(self._inner_texts):
-            inner = np.frombuffer(self._inner_texts, np.int64)[self.sides[np.frombuffer(self._inner_rows, np.int64)] == Side.train]
-            there = there | np.isin(self._text_hashes(), inner).astype(np.int8)
-        return np.flatnonzero(((self.sides == Side.test) & (there & 3 > 0)) | ((self.sides == Side.validation) & (there & 1 > 0))).tolist()
+        number = np.unique(np.frombuffer(self.words, np.uint64), return_inverse=True)[1].astype(np.int64)
+        of_text = np.zeros(len(self.text_numbers), np.int64)
+        of_text[np.frombuffer(self.texts, np.int64)] = number
+        near: dict[int, list[int]] = defaultdict(list)
+        for request, others in self.near.items():
+            near[int(of_text[request])] += of_text[others].tolist()
+        turns: dict[int, list[int]] = defaultdict(list)
+        if self.config.turn_leaks is not Level.off and self.config.near_leaks is not Level.off:
+            place_of = {row: i for i, row in enumerate(training.tolist())}
+            rows, hashes = self.turns.arrays()
+            _, at, times = np.unique(hashes, return_inverse=True, return_counts=True)
+            for row, key in zip(rows[times[at] > 1].tolist(), at[times[at] > 1].tolist(), strict=True):
+                if row in place_of:
+                    turns[place_of[row]].append(key)
+        strata = [self.strata[i] for i in training.tolist()] if self.strata else None
+        own = np.frombuffer(self.places)[training], np.frombuffer(self.groups, np.int64)[training], number[training]
+        return Candidates(*own, strata, turns), near
 
-    def _there(self, *, near: bool) -> NDArray[np.int8]:
-        """For each row the splits that hold its request (1 train, 2 validation, 4 test), or with ``near`` one like it."""
-        return self.sides_of_texts(near=near)[np.frombuffer(self.texts, np.int64)]
+    def _requests(self) -> NDArray[np.int64]:
+        """For each text the number of the first that differs from it only in symbols and has the same answer somewhere."""
+        request_of = list(range(len(self.text_numbers)))
 
-    def _asked_inside(self) -> NDArray[np.int8]:
-        """For each row the splits (2 validation, 4 test) that hold a request asked in the middle of its conversation."""
-        result = np.zeros(len(self.source), np.int8)
-        if len(self._inner_texts):
-            rows, inner = np.frombuffer(self._inner_rows, np.int64), np.frombuffer(self._inner_texts, np.int64)
-            for side in (Side.validation, Side.test):
-                result[rows[np.isin(inner, self._text_hashes()[self.sides == side])]] |= np.int8(1 << side)
-        return result
+        def root(text: int) -> int:
+            while request_of[text] != text:
+                request_of[text] = request_of[request_of[text]]
+                text = request_of[text]
+            return text
 
-    def _text_hashes(self) -> NDArray[np.int64]:
-        """Of each row's request, comparable with those inside conversations."""
-        return np.frombuffer(self.keys, np.int64)
+        first: dict[tuple[int, int], int] = {}
+        for text, *same in zip(self.texts, self.words, self.answers, strict=True):
+            other = first.setdefault((same[0], same[1]), text)
+            if other != text:
+                a, b = root(other), root(text)
+                request_of[max(a, b)] = min(a, b)
+        return np.asarray([root(text) for text in range(len(request_of))], np.int64)
 
-    def sides_of_texts(self, *, near: bool) -> NDArray[np.int8]:
-        """For each text the splits that hold it (1 train, 2 validation, 4 test), or with ``near`` one like it."""
-        own = np.zeros(len(self.text_numbers), np.int8)
-        texts_ = np.frombuffer(self.texts, np.int64)
-        for side in SPLITS:
-            own[texts_[self.sides == side]] |= np.int8(1 << side)
-        if not near:
-            return own
-        result = own.copy()
-        for text, others in self.near.items():
-            for other in others:
-                result[text] |= own[other]
-        return result
+    def _find_near(self, store: RowStore, request_of: NDArray[np.int64], advance: Callable[[int], None]) -> None:
+        first = np.zeros(len(self.text_numbers), np.int64)
+        first[np.frombuffer(self.texts, np.int64)[::-1]] = np.arange(len(self.source))[::-1]  # the first row with each text
+
+        cores: dict[int, str] = {}
+
+        def text(i: int) -> str:
+            read = str(store.value("key", int(first[i])))
+            if i not in cores:
+                cores[i] = core(read)
+            return read
+
+        found = [near_pairs(len(first), text, self.config.similarity, advance)]
+        if self.config.similarity < 1:
+            found.append(spelled_alike({i: telling for i, telling in sorted(cores.items()) if telling}))
+        self.near_capped = any(pairs.capped for pairs in found)
+        pairs = {(int(request_of[a]), int(request_of[b])) for some in found for a, b in some}
+        for a, b in sorted(pairs):
+            if a != b and b not in self.near.get(a, ()):
+                self.near.setdefault(a, []).append(b)
+                self.near.setdefault(b, []).append(a)
+
+    def repeated(self) -> list[int]:
+        """Training rows of the source that repeat an earlier one strictly: request, tools, thoughts, answer. Safe to remove."""
+        seen: set[int] = set()
+        rows = []
+        for i, (side, whole) in enumerate(zip(self.source, self.whole, strict=True)):
+            if side == Side.train:
+                if whole in seen:
+                    rows.append(i)
+                seen.add(whole)
+        return rows
+
+    @cached_property
+    def held(self) -> leaks.Held:
+        """What the rows hold, for leaks to be sought in it."""
+        own = (self.own, self.inner, self.turns, self.inner_turns)
+        return leaks.Held(self.requests, len(self.text_numbers), self.near, *own)
+
+    def leaking(self, kind: leaks.Leak) -> tuple[NDArray[np.int64], leaks.Bits]:
+        """(the rows of validation and test that are in an earlier split, the splits they are in)."""
+        bits = leaks.found_in(self.held, self.sides, kind)
+        rows = np.flatnonzero(bits)
+        return rows, bits[rows]
 
     def numbers(self, *sides: Side) -> list[int]:
         """The rows on these sides, in file order."""
         return np.flatnonzero(np.isin(self.sides, sides)).tolist()
+
+    def by_split(self, rows: Sequence[int]) -> dict[str, int]:
+        """split -> how many of these rows it has."""
+        counts = np.bincount(self.sides[np.asarray(rows, np.int64)], minlength=len(Side))
+        return {side.name: int(counts[side]) for side in SPLITS if counts[side]}
 
     def label_counts(self) -> dict[str, dict[str, int]]:
         """field -> label -> rows that take part. Whole short answers are labels (``answer``) where each is given 20 times on average."""
@@ -214,15 +287,35 @@ class Inspection:
         return result
 
 
-def _asked(messages: Sequence[Message]) -> str:
-    """Everything that comes before an answer, as it is compared: the system turn and the calls of tools too."""
-    said = [f"{m.content}{[dict(call) for call in m.tool_calls]}" if m.tool_calls else m.content for m in messages]
-    return "\n".join(said)
+def _part(message: Message) -> str:
+    """A turn before an answer, as it is compared: by the strict rule, the calls of tools too."""
+    return _system(message.content) if message.role == "system" else normalised(_said(message))
 
 
-def _whole_answer(row: Row) -> str:
-    last = row.messages[-1]
-    return f"{last.content}{[dict(call) for call in last.tool_calls]}" if last.tool_calls else last.content
+@lru_cache(maxsize=64)
+def _system(text: str) -> str:
+    return normalised(text)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return " ".join(filter(None, parts))
+
+
+def _said(message: Message) -> str:
+    return f"{message.content}{[dict(call) for call in message.tool_calls]}" if message.tool_calls else message.content
+
+
+def _answer_hash(answer: Mapping[str, Any] | None, said: str) -> int:
+    """JSON objects are the same in whatever order and spacing they are written, other answers but for white space."""
+    try:
+        return _hash(" ".join(said.split()) if answer is None else json.dumps(answer, sort_keys=True))
+    except RecursionError:
+        return _hash(said)
+
+
+def _is_telling(asked: str) -> bool:
+    """Whether a turn says more than "yes" or "go on", which are answered alike in many conversations."""
+    return len(asked.split()) >= _TELLING_WORDS or (not asked.isascii() and len(asked) >= 3 * _TELLING_WORDS)
 
 
 def _hash(text: str) -> int:

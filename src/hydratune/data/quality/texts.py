@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
@@ -16,11 +17,15 @@ from hydratune.data.rows import Row
 RowCheck = Callable[[Row], str | None]
 
 _RENDERED = re.compile(
-    r"<\|(?:im_start|im_end|eot_id|start_header_id|end_header_id|begin_of_text|endoftext|end_of_text|system|user|assistant|end)\|>"
-    r"|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"
-    r"|^#{2,3} (?:Instruction|Response|Human|Assistant):|^(?:Human|Assistant|USER|ASSISTANT): ",
-    re.MULTILINE,
+    r"<\|[A-Za-z0-9_.:-]{2,40}\|>"  # ChatML, Llama 3, Phi, GPT, Command R, Granite and whoever came after them
+    r"|<｜[^｜<>\s]{1,40}｜>"  # DeepSeek
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\]|\[TOOL_CALLS\]|<</?SYS>>"  # Llama 2, Mistral
+    r"|<(?:start|end)_of_turn>|<\|turn>|<turn\|>"  # Gemma
+    r"|<(?:[be]os|unk|pad|[BE]OS_TOKEN|PAD_TOKEN|[es]op)>|\[(?:[BE]OS|PAD|CLS|SEP|gMASK)\]"
 )
+_ROLE = re.compile(r"^#{2,3} (?:Instruction|Response|Human|Assistant):|^(?:Human|Assistant|USER|ASSISTANT): ", re.MULTILINE)
+_STRUCK = re.compile(r"<s>((?:(?!</?s>).)*)</s>", re.DOTALL)  # HTML's; alone, the begin- and end-of-text tokens of Llama and Mistral
+_LONE = re.compile(r"\A\s*<s>|</s>")
 _REFUSAL = re.compile(
     r"\A\W*(?:(?:i'?m|i am) (?:really |very |so )?sorry,? (?:but )?(?:i|as an)|i (?:can't|cannot|can not|am unable to|'m unable to|won't) "
     r"(?:assist|help|provide|fulfill|fulfil|comply|do that|answer|discuss|generate|create)|as an ai(?: language)?(?: model)?\b|"
@@ -28,7 +33,18 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _LATIN_LEFTOVERS = re.compile("\ufffd|[\u0080-\u009f]|Ã[\u0080-\u00bf]|â€|Â[\u00a0-\u00bf]")
-_END = re.compile(r"[.!?:;…\"'”’)\]}>`*_|。！？]\s*\Z")
+_END = re.compile(r"[.!?:;…\"'”’)\]}>`*_|。！？」』]\s*\Z")
+_SENTENCE_END = re.compile(r"[a-z0-9)\"'][.!?] +[A-Z\"'(]|[。！？].")  # in the middle of a line
+_NO_PROSE = re.compile(
+    r"\A\s*(?:[-*+|>#$]|\d+[.)]\s)|https?://\S+\s*\Z|[{}=;\\<>$`|]|\s(?:--?[a-zA-Z]|@)|(?:\s|/\S*)/|\b[\w.-]+@[\w.-]+\s*\Z"
+)
+_DANGLING = re.compile(
+    r"(?:,|\b(?:an?|the|and|or|but|nor|of|to the|with|from|into|onto|than|because|although|whereas|which|whose|while|"
+    r"my|your|our|their|is a|are|was|were|has been|have been|by the|in the|on the|for the|at the))\s*\Z",
+    re.IGNORECASE,
+)
+_AROUND = ".,;:!?…()[]\"'“”‘’*_`"
+_VISIBLE = re.compile("[^\\s\u200b-\u200f\u2060\ufeff\u00ad]")
 _PAIRS = {"{": "}", "[": "]"}
 
 
@@ -53,28 +69,72 @@ def encoding(row: Row) -> str | None:
 
 
 def rendered(row: Row) -> str | None:
+    """Role marks or special tokens of some model, whichever is trained, in anything that the row says."""
     for message in row.messages:
-        found = _RENDERED.search(message.content)
-        if found:
-            return message.content[max(0, found.start() - 30) : found.end() + 30]
+        for text in (message.content, message.reasoning or "", str(message.tool_calls) if message.tool_calls else ""):
+            found = _RENDERED.search(text) if "<" in text or "[" in text else None
+            found = found or (_ROLE.search(text) if ":" in text else None) or _lone_end(text)
+            if found:
+                return text[max(0, found.start() - 30) : found.end() + 30]
+    return None
+
+
+def _lone_end(text: str) -> re.Match[str] | None:
+    """``<s>`` or ``</s>`` that strikes nothing through: without the other, or around the whole text."""
+    if "s>" not in text:
+        return None
+    whole = _STRUCK.fullmatch(text.strip())
+    return _LONE.search(text if whole else _STRUCK.sub(lambda struck: "x" * len(struck[0]), text))
+
+
+def empty_request(row: Row) -> str | None:
+    """A user turn in which nothing is said."""
+    for number, message in enumerate(row.messages, 1):
+        if message.role == "user" and not _VISIBLE.search(message.content):
+            return f"turn {number} is empty"
     return None
 
 
 def truncated(row: Row) -> str | None:
-    """Open brackets, code or an ellipsis at the end. Missing full stops are judged over all rows: see ``lacks_end``."""
+    """Open brackets or code, an ellipsis or a dangling word at the end. Missing full stops are judged over all rows: see ``ending``."""
     answer = row.answer.strip()
     if answer[:1] in _PAIRS and not answer.endswith(_PAIRS[answer[0]]):
         return f"… {answer[-60:]}"
     if answer.count("```") % 2:
         return f"… {answer[-60:]}"
-    if answer.endswith(("...", "…")) and len(answer) > 40:
+    if (answer.endswith(("...", "…")) and len(answer) > 40) or dangling(answer):
         return f"… {answer[-60:]}"
     return None
 
 
-def lacks_end(answer: str) -> bool:
-    """A text of several words that ends without a mark."""
-    return len(answer) > 40 and answer.count(" ") > 5 and not _END.search(answer)
+class Ending(IntEnum):
+    """Kinds of answers that are compared with each other: who writes full stops in one need not in another."""
+
+    none = 0  # JSON, code, a list, a few words
+    label = 1  # a few words more
+    line = 2  # one long sentence, or what may be none
+    prose = 3  # sentences
+
+
+def ending(answer: str) -> tuple[Ending, bool]:
+    """(kind of the answer by its last line, whether that ends without a mark)."""
+    line = answer.rstrip().rpartition("\n")[2]
+    words = line.count(" ") + sum("\u3040" <= c <= "\u9fff" for c in line[-60:]) // 2
+    if _NO_PROSE.search(line) or words < 3:
+        return Ending.none, False
+    kind = Ending.prose if _SENTENCE_END.search(line) else Ending.line if len(answer) > 40 and words > 5 else Ending.label
+    return kind, not _END.search(line[-1:])
+
+
+def plain_words(answer: str) -> list[str]:
+    """The words of letters alone, in order."""
+    return [word for piece in answer.split() if (word := piece.strip(_AROUND)).isalpha()]
+
+
+def dangling(answer: str) -> bool:
+    """Whether prose breaks off after a word that no sentence ends with ("... in the"). English."""
+    line = answer.rstrip().rpartition("\n")[2]
+    return line.count(" ") >= 3 and bool(_DANGLING.search(line[-40:])) and not _NO_PROSE.search(line)
 
 
 def refusal(row: Row) -> str | None:
@@ -89,9 +149,22 @@ def ungrounded(row: Row) -> str | None:
     return ", ".join(found[:8]) or None
 
 
-def _finder(find: Callable[[str], str | None]) -> RowCheck:
+class _Said:
+    """All texts of a row, gathered once for the checks that ask one after the other."""
+
+    def __init__(self) -> None:
+        self.row: Row | None = None
+        self.texts: tuple[str, ...] = ()
+
+    def __call__(self, row: Row) -> tuple[str, ...]:
+        if row is not self.row:
+            self.row, self.texts = row, tuple(pii.texts_of(row))
+        return self.texts
+
+
+def _finder(find: Callable[[str], str | None], said: Callable[[Row], Iterable[str]]) -> RowCheck:
     def check(row: Row) -> str | None:
-        for text in pii.texts_of(row):
+        for text in said(row):
             found = find(text)
             if found:
                 return pii.masked(found)
@@ -111,26 +184,30 @@ def _schema_check(schema: Mapping[str, Any]) -> RowCheck:
 
 def row_checks(config: QualityConfig, schema: Mapping[str, Any] | None) -> dict[str, RowCheck]:
     """The checks that are switched on."""
+    said = _Said()
     every: dict[str, RowCheck] = {
         "encoding": encoding,
+        "empty_requests": empty_request,
         "rendered": rendered,
         "truncated_answers": truncated,
         "refusals": refusal,
         "ungrounded": ungrounded,
-        **{name: _finder(find) for name, find in pii.FINDERS.items()},
+        **{name: _finder(find, said) for name, find in pii.FINDERS.items()},
     }
     if schema is not None:
         every["schema"] = _schema_check(schema)
     return {name: check for name, check in every.items() if level_of(config, name) is not Level.off}
 
 
-def is_json_object(text: str) -> bool:
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that ``text`` is, or None."""
     if not text.lstrip().startswith("{"):
-        return False
+        return None
     try:
-        return isinstance(json.loads(text), dict)
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def language(text: str) -> str | None:

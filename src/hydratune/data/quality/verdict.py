@@ -1,5 +1,6 @@
 """From what was seen of all rows to findings: repeated requests, leaks, and whatever is unlike the rest."""
 
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from hydratune.config import Level
 from hydratune.data.quality import pii
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
 from hydratune.data.quality.inspection import Inspection
+from hydratune.data.quality.leaks import Leak, holders, removed
+from hydratune.data.quality.texts import Ending
 from hydratune.data.rows import Row
 from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore
@@ -33,7 +36,7 @@ class Verdict:
     def findings(self) -> list[Finding]:
         """What every check that is on found among the rows that take part."""
         found = [self._of_rows(name) for name in self.seen.checks]
-        found += [*self._repeats(), self._near_duplicates(), self._leaks("exact_leaks", near=False), self._leaks("near_leaks", near=True)]
+        found += [*self._repeats(), self._near_duplicates(), *map(self._leaks, Leak)]
         found += [self._group_leaks(), self._mixed_answers(), self._length_outliers(), self._duplicate_ids()]
         found += [self._language_mix(), self._splits(), self._straddling(), self._size(), self._balance()]
         order = list(type(self.seen.config).__dataclass_fields__)
@@ -43,10 +46,14 @@ class Verdict:
         """What a check of single rows saw."""
         rows, saw = [i for i in self.seen.hits[name] if self.alive[i]], self.seen.saw[name]
         if name == "truncated_answers":
-            more = dict.fromkeys(self._without_end(), "no mark at the end")
+            more = self._without_end()
             rows, saw = sorted({*more, *rows}), {**more, **saw}
         declared = Counter(text for i, text in saw.items() if name == "encoding" and text.startswith("read as "))
         note = ", ".join(declared)
+        if name == "empty_requests" and len(rows) > 0.5 * self.alive.sum():
+            finding = self._finding(name, rows, [saw.get(i, "") for i in rows], "most rows, so nothing is meant to be asked")
+            finding.level = Level.warn
+            return finding
         if name == "ungrounded" and len(rows) > 0.5 * self.alive.sum():
             note = "most rows, so the answers are perhaps not meant to be drawn from the request"
         return self._finding(name, rows, [saw.get(i, "") for i in rows], note)
@@ -75,12 +82,16 @@ class Verdict:
     def _listed(self, name: str, rows: Sequence[int], note: str) -> Finding:
         ids = [self.store.value("id", int(i)) for i in rows[:MOST_ROWS]]
         places = [self.store.value("where", int(i)) for i in rows[:MOST_ROWS]]
-        return Finding(name, level_of(self.seen.config, name), len(rows), ids, note=note, where=places)
+        splits = self.seen.by_split(rows)
+        return Finding(name, level_of(self.seen.config, name), len(rows), ids, note=note, where=places, splits=splits)
 
     def _repeats(self) -> list[Finding]:
-        """Requests that occur several times in one split of the source: with one answer, or with several."""
+        """Requests that occur several times in one split of the source: with one answer, or with several.
+
+        Repeats are sought by the loose rule, conflicts claimed by the strict one.
+        """
         duplicates: list[list[int]] = []
-        for rows in self._together(self.texts):
+        for rows in self._together(np.frombuffer(self.seen.words, np.uint64)):
             same_answer: dict[int, list[int]] = defaultdict(list)
             for i in rows:
                 same_answer[self.seen.answers[i]].append(i)
@@ -88,7 +99,7 @@ class Verdict:
         conflicts: list[list[int]] = []
         several: list[list[int]] = []
         labels = "answer" in self.seen.label_counts()
-        for rows in self._together(np.frombuffer(self.seen.words, np.uint64)):
+        for rows in self._together(np.frombuffer(self.seen.strict, np.uint64)):
             if len({self.seen.answers[i] for i in rows}) > 1:
                 (conflicts if labels or all(self.seen.json_answer[i] for i in rows) else several).append(rows)
         answers = sum(len({self.seen.answers[i] for i in rows}) for rows in several)
@@ -98,8 +109,21 @@ class Verdict:
             self._side_by_side("label_conflicts", conflicts, [i for rows in conflicts for i in rows]),
             self._side_by_side("multi_answer", several, [i for rows in several for i in rows], kept),
         ]
-        found[1].count, found[2].count = len(conflicts), len(several)  # requests, not rows
+        self._say_how_to_remove_repeats(found[0])
+        for finding, requests in zip(found[1:], (conflicts, several), strict=True):  # requests, not rows
+            finding.count, finding.splits = len(requests), self.seen.by_split([rows[0] for rows in requests])
         return found
+
+    def _say_how_to_remove_repeats(self, finding: Finding) -> None:
+        """``drop_duplicates`` is for training, and leaves rows that differ in symbols, tools or thoughts."""
+        if not finding.count:
+            return
+        removable = sum(self.alive[i] for i in self.seen.repeated())
+        left = finding.count - removable
+        by_hand = "those in validation and test, and those that differ in symbols, tools or thoughts, are for you to remove"
+        finding.fix = f"data.clean.drop_duplicates=true removes {removable:,} of them from training" if removable else ""
+        if left:
+            finding.fix = f"{finding.fix or 'data.clean.drop_duplicates removes none'}; {by_hand}"
 
     def _together(self, keys: NDArray[Any]) -> list[list[int]]:
         """The rows of one split of the source that share a key, where there are several, in file order."""
@@ -114,8 +138,9 @@ class Verdict:
         first: dict[tuple[int, int], int] = {}
         if self.seen.near:
             for i in np.flatnonzero(self.alive).tolist():
-                if self.seen.texts[i] in self.seen.near:
-                    first.setdefault((self.seen.source[i], self.seen.texts[i]), i)
+                request = int(self.seen.requests[i])
+                if request in self.seen.near:
+                    first.setdefault((self.seen.source[i], request), i)
         sets = []
         for (source, text), i in first.items():
             earlier = [j for other in self.seen.near[text] if (j := first.get((source, other), i)) < i]
@@ -124,24 +149,24 @@ class Verdict:
         note = _AT_LEAST if self.seen.near_capped else ""
         return self._side_by_side("near_duplicates", [[rows[0], rows[-1]] for rows in sets], [rows[-1] for rows in sets], note)
 
-    def _leaks(self, name: str, *, near: bool) -> Finding:
-        """Test rows whose request is in training or validation, validation rows whose request is in training."""
-        rows = self.seen.leaks(near=near)
-        counts = Counter(Side(self.sides[i]).name for i in rows)
-        removed = len(self.seen.leaked.get(name, ()))
-        notes = [f"{n} {side}" for side, n in sorted(counts.items())]
-        notes += [f"there were {removed} before data.clean.drop_leaks"] if removed else []
-        notes += [_AT_LEAST] if near and self.seen.near_capped else []
-        return self._side_by_side(name, [[*self._partner(i, near=near), i] for i in rows[:MOST_EXAMPLES]], rows, ", ".join(notes))
-
-    def _partner(self, row: int, *, near: bool) -> list[int]:
-        """One row of an earlier split with the request of ``row``, or with one like it."""
-        text = self.seen.texts[row]
-        for candidate in (text, *(self.seen.near.get(text, ()) if near else ())):
-            holders = np.flatnonzero((self.texts == candidate) & (self.sides < self.sides[row]))
-            if len(holders):
-                return [int(holders[0])]
-        return []
+    def _leaks(self, kind: Leak) -> Finding:
+        """Test rows that are in training or validation, validation rows that are in training."""
+        found, bits = self.seen.leaking(kind)
+        rows = found.tolist()
+        where = [_names(bit) for bit in bits.tolist()]
+        counts = Counter(f"{Side(self.sides[i]).name} in {there}" for i, there in zip(rows, where, strict=True))
+        dropped = len(self.seen.leaked.get(kind.value, ()))
+        notes = [f"{n:,} {what}" for what, n in sorted(counts.items())]
+        notes += [f"there were {dropped} before data.clean.drop_leaks"] if dropped else []
+        notes += [_AT_LEAST] if kind is Leak.near and self.seen.near_capped else []
+        pairs = [[*holders(self.seen.held, self.sides, kind, i), i] for i in rows[:MOST_EXAMPLES]]
+        finding = self._side_by_side(kind.value, pairs, rows, ", ".join(notes))
+        finding.found_in = where
+        if rows:
+            gone = self.seen.by_split(np.flatnonzero(removed(self.seen.held, self.sides)).tolist())
+            taken = " and ".join(f"{n:,} {side} row{'s' * (n > 1)}" for side, n in gone.items())
+            finding.fix = f"data.clean.drop_leaks=true removes {taken}, which validation or test asks too"
+        return finding
 
     def _group_leaks(self) -> Finding:
         """Rows of validation and test whose group has rows in an earlier split as well."""
@@ -153,11 +178,20 @@ class Verdict:
         leaked = ((self.sides == Side.validation) & (there & 1 > 0)) | ((self.sides == Side.test) & (there & 3 > 0))
         return self._finding("group_leaks", np.flatnonzero(leaked).tolist())
 
-    def _without_end(self) -> list[int]:
-        """Answers without a mark at their end, where at most a fifth of the long ones lack it."""
-        lacking = self.alive & _flags(self.seen.lacks_end)
-        long = self.alive & (np.frombuffer(self.seen.answer_length, np.int64) > 40)
-        return np.flatnonzero(lacking).tolist() if lacking.sum() < 0.2 * long.sum() else []
+    def _without_end(self) -> dict[int, str]:
+        """Answers that break off, with the reason: no mark at the end where others of their kind have one, or half a word."""
+        lacking, kinds = self.alive & _flags(self.seen.lacks_end), np.frombuffer(self.seen.ending, np.int8)
+        found: dict[int, str] = {}
+        for kind in (Ending.label, Ending.line, Ending.prose):
+            mine = self.alive & (kinds == kind)
+            if (lacking & mine).sum() < 0.2 * mine.sum():
+                found |= dict.fromkeys(np.flatnonzero(lacking & mine).tolist(), "no mark at the end")
+        known = sorted(self.seen.words_said)
+        for row, word in self.seen.last_words.items():
+            longer = known[bisect(known, word) : bisect(known, word) + 1]
+            if self.alive[row] and word not in self.seen.words_said and longer and longer[0].startswith(word):
+                found[row] = f"perhaps half a word at the end: {word!r}, others write {longer[0]!r}"
+        return found
 
     def _mixed_answers(self) -> Finding:
         is_json = _flags(self.seen.json_answer)
@@ -226,6 +260,11 @@ class Verdict:
             extreme = {label: n for label, n in counts.items() if n > 0.8 * total or n < min(10, 0.01 * total)}
             weak += [f"{name}={label}: {n:,} of {total:,}" for label, n in extreme.items()] if len(counts) > 1 else []
         return Finding("label_balance", level_of(self.seen.config, "label_balance"), len(weak), note="; ".join(weak[:6]))
+
+
+def _names(bits: int) -> str:
+    """The splits that ``leaks`` writes as bits."""
+    return " and ".join(side.name for side in SPLITS if bits >> side & 1)
 
 
 def _flags(values: Sequence[int]) -> NDArray[np.bool_]:

@@ -45,6 +45,7 @@ def check(rows: Iterable[Row], config: FactsConfig, client: Client) -> Facts:
     note += f", {unjudged} without a verdict ({why})" if unjudged else ""
     wrong = [(row, one) for row, one in pairs if one.opinion is not None and one.opinion.value == "unsupported"]
     finding = Finding("unsupported", Level.warn, len(wrong), [row.id for row, _ in wrong], note=note, where=[row.where for row, _ in wrong])
+    finding.splits = {"train": len(wrong)} if wrong else {}  # no other rows are read
     for row, one in wrong[:MOST_EXAMPLES]:
         texts = [pii.hidden(text)[:_SHOWN] for text in (_request(row), row.answer)]
         told = pii.hidden(one.opinion.feedback)[:_SHOWN] if one.opinion else ""
