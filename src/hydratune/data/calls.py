@@ -15,6 +15,7 @@ from hydratune.errors import DataError
 log = logging.getLogger(__name__)
 
 Tools = tuple[Mapping[str, Any], ...]
+TEXT_ARGUMENTS = "the chat template takes the arguments of tool calls as text, so they are given to it as JSON text"
 _ANY_VALUE = {"default", "const", "example"}  # keywords of a JSON schema whose value may be null
 
 
@@ -169,5 +170,5 @@ def takes_text_arguments(template: Callable[[list[Any]], Any], turns: list[dict[
         return None if with_objects is None else False
     if not all(json.dumps(arguments, ensure_ascii=False) in with_texts for arguments in given):
         return None if with_objects is None else False
-    log.info("the chat template takes the arguments of tool calls as text, so they are given as JSON")
+    log.info(TEXT_ARGUMENTS)
     return True

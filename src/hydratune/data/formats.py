@@ -244,7 +244,7 @@ class _Seen:
         meta: dict[str, Any] = {}
         nested: dict[str, Any] = {}
         for name, value in raw.items():
-            if _is_absent(value):
+            if _is_absent(value) or value in ([], {}) or (name == HISTORY and value == "[]"):
                 continue
             if name in own:
                 self.taken[name] = None

@@ -108,7 +108,7 @@ class ChatEncoder:
         self._prompts: dict[int, int] = {}  # hash of a prompt's text -> hash of its tokens, for the gate
         self._frames: set[int] = set()  # hashes of what the template put around an answer, and nobody else had said
         self._shown: set[int] = set()  # hashes of tools that the template was seen to show
-        self._text_arguments: bool | None = None  # whether the template takes arguments of calls as text; None: not seen yet
+        self.text_arguments: bool | None = None  # whether the template takes arguments of calls as text; None: not seen yet
 
     # ------------------------------------------------------------------------------------------------------- rendering
     def render(
@@ -119,9 +119,9 @@ class ChatEncoder:
         options = {"tools": list(map(dict, tools)) or None, "tokenize": False, "add_generation_prompt": generation_prompt}
         template = functools.partial(self.tokenizer.apply_chat_template, **options)
         try:
-            if self._text_arguments is None and any(message.tool_calls for message in messages):
-                self._text_arguments = takes_text_arguments(template, turns)
-            return str(template(with_text_arguments(turns) if self._text_arguments else turns))
+            if self.text_arguments is None and any(message.tool_calls for message in messages):
+                self.text_arguments = takes_text_arguments(template, turns)
+            return str(template(with_text_arguments(turns) if self.text_arguments else turns))
         except (TemplateError, TypeError, ValueError) as error:
             raise MaskError(f"{where}: the chat template refuses this conversation ({error})", Defect.template_refuses) from error
 

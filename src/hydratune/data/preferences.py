@@ -82,9 +82,10 @@ def refuse_marked(raw: Mapping[str, Any], other: set[str], where: str) -> None:
             continue
         key = f"+data.keep.{sure}" if sure else "data.keep"
         unnamed = "" if sure else " (rename the column first: a setting cannot name it)"
+        said = str(value).lower() if isinstance(value, bool) else value
         raise DataError(
-            f"{where}: {name} = {value} says that this answer is not to be learned (as in KTO's layout, a rating or a mask), and "
-            f"training would teach it. Only the rows with good answers: {key}={good}; all rows, {name} being something else: "
+            f"{where}: {name} = {said} says that this answer is not to be learned (as in KTO's layout, a rating or a mask), "
+            f"and training would teach it. Only the rows with good answers: {key}={good}; all rows, {name} being something else: "
             f"{key}={ANY}{unnamed}"
         )
 

@@ -1,6 +1,7 @@
 """The names that data sets give to those who speak -> the roles of chat templates."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,18 +36,27 @@ ROLES_OF_TURNS = tuple(_NAMES)  # what data.roles may name
 
 
 def role_of(said: Any, mapping: Mapping[str, str], where: str) -> str:
-    """The role that ``said`` names; ``mapping`` (data.roles) comes first. Raises ``DataError`` for a name that nobody knows."""
+    """The role that ``said`` names. Raises ``DataError`` for a name that nobody knows.
+
+    ``mapping`` (data.roles) comes first: name -> role, or role -> name for names that a command line cannot have as a key.
+    """
     name = str(said)
     if name == "text":  # a document; whether it stands alone is checked later
         return name
     plain = _plain(name)
-    role = next((role for own, role in mapping.items() if _plain(own) == plain), None) or _ROLES.get(plain)
+    role = _mapped(mapping).get(plain) or _ROLES.get(plain)
     if role is None:
         others = ", ".join(r for r in ROLES_OF_TURNS if r != "user")
         raise DataError(
-            f"{where}: unknown role {name!r}; known: {', '.join(ROLES_OF_TURNS)}. Say who it is: {_setting(name)} (or {others})"
+            f"{where}: unknown role {name!r}; known: {', '.join(ROLES_OF_TURNS)}. Say who it is: {_setting(name)} "
+            f"(or, in place of user: {others})"
         )
     return role
+
+
+def _mapped(mapping: Mapping[str, str]) -> dict[str, str]:
+    """Name -> role."""
+    return {_plain(key if value in _NAMES else value): value if value in _NAMES else key for key, value in mapping.items()}
 
 
 def _plain(name: str) -> str:
@@ -57,5 +67,5 @@ def _setting(name: str) -> str:
     """What to type so that ``name`` is the user."""
     if re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
         return f"+data.roles.{name}=user"
-    escaped = re.sub(r"([^\w-])", r"\\\1", name)
-    return f"'+data.roles={{{escaped}: user}}'"
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'+data.roles.user="{quoted}"')
