@@ -317,6 +317,22 @@ def test_columns_that_call_no_answer_bad_are_meta_data(tmp_path: Path, extra: di
     assert [row.meta for row in rows] == [extra] * 2 and said == [f"read as prompt/completion; kept as meta data: {next(iter(extra))}"]
 
 
+@pytest.mark.parametrize(("column", "value"), [("no_loss", True), ("train_mask", [0, 1]), ("loss_mask", [1]), ("is_training_row", False)])
+def test_columns_that_may_say_what_is_trained_are_refused(tmp_path: Path, column: str, value: Any) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{**PAIR, column: value}])
+    assert f"{column} looks like a mark of what is trained" in error_of(path) and f"+data.keep.{column}=any" in error_of(path)
+    assert spoken(read(path, Naming(keep={column: "any"}))[0][0]) == SPOKEN
+    if isinstance(value, bool):
+        assert f"+data.keep.{column}={str(value).lower()}" in error_of(path)
+        assert len(read(path, Naming(keep={column: value}))[0]) == 1
+
+
+def test_documents_are_marked_too(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{"text": "Once.", "quality": False, "train": True}, {"text": "Twice.", "train": False}])
+    assert "a.jsonl:2: train = false" in error_of(path)
+    assert len(read(path, Naming(keep={"train": True}))[0]) == 1
+
+
 def test_a_column_that_was_named_is_no_mark(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": "q", "label": False}])
     assert read(path, {"prompt": "text", "completion": "label"})[0][0].answer == "false"

@@ -425,6 +425,14 @@ def test_required_property_without_a_schema_is_refused(tmp_path: Path) -> None:
     chat(tmp_path / "b.jsonl", ASK, SAID, tools=[broken])
 
 
+def test_nulls_of_answers_that_are_typed_are_counted(tmp_path: Path) -> None:
+    records = [{"prompt": "p", "completion": {"a": 1}}, {"prompt": "q", "completion": {"b": 1}}]
+    _, said = read(tmp_path / "a.parquet", records)
+    assert said[2].startswith("2 nulls in answers kept") and "store the answers as JSON text" in said[2]
+    rows, said = read(tmp_path / "b.parquet", [{**r, "completion": json.dumps(r["completion"])} for r in records])
+    assert [row.answer for row in rows] == ['{"a": 1}', '{"b": 1}'] and len(said) == 1
+
+
 # -------------------------------------------------------------------------------------------------------- calls and tools
 ARGUMENTS = '{"town": "Attic \\"Zürich\\""}'
 BEGIN = (
@@ -526,13 +534,43 @@ def test_tools_of_other_providers(tmp_path: Path) -> None:
         assert chat(tmp_path / "a.jsonl", ASK, SAID, tools=[given]).tools == (WEATHER,)
 
 
+@pytest.mark.parametrize("arguments", ["[1]", '"{}"', "7", "{town: Ulm}", "{'town': 'Ulm'}"])
+def test_arguments_that_are_no_object_are_refused_with_row_and_field(tmp_path: Path, arguments: str) -> None:
+    asking = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "weather", "arguments": arguments}}]}
+    assert "arguments of the call to weather" in refused(tmp_path / "a.jsonl", ASK, asking)
+
+
+def test_a_conversation_as_an_object_of_lists(tmp_path: Path) -> None:
+    (row,), _ = read(tmp_path / "a.jsonl", [{"messages": {"role": ["user", "assistant"], "content": ["Where?", "There."]}}])
+    assert [(m.role, m.content) for m in row.messages] == [("user", "Where?"), ("assistant", "There.")]
+
+
+def test_marks_that_are_not_a_number_are_missing(tmp_path: Path) -> None:
+    assert chat(tmp_path / "a.jsonl", ASK, {**SAID, "loss": float("nan"), "weight": float("nan")}).messages[1].train
+
+
+def test_a_system_column_may_be_text_parts(tmp_path: Path) -> None:
+    assert chat(tmp_path / "a.jsonl", ASK, SAID, system=[TEXT]).messages[0].content == "In the attic."
+    assert "must be a text" in refused(tmp_path / "b.jsonl", ASK, SAID, system=[{"type": "thinking", "thinking": "a"}])
+
+
+@pytest.mark.parametrize("content", [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "image", "source": {"type": "base64"}}])
+def test_a_picture_that_stands_alone_is_refused(tmp_path: Path, content: Any) -> None:
+    assert "images cannot be trained on" in refused(tmp_path / "a.jsonl", ASK, {"role": "assistant", "content": content})
+
+
+def test_an_answer_that_looks_like_a_turn_of_somebody_is_json(tmp_path: Path) -> None:
+    (row,), _ = read(tmp_path / "a.jsonl", [{"prompt": "Who?", "completion": {"role": "engineer", "content": "bridges"}}])
+    assert row.answer == '{"role": "engineer", "content": "bridges"}'
+
+
 def test_deep_nesting_is_refused_with_its_line(tmp_path: Path) -> None:
-    deep = "[" * 900 + "]" * 900
-    arguments = '{"name": "f", "arguments": {"a": null, "b": ' + deep + "}}"
-    (tmp_path / "a.jsonl").write_text(
-        '{"messages": [{"role": "user", "content": "a"}, {"role": "function_call", "content": ' + arguments + "}]}\n"
-    )
-    try:
-        list(formats.read_file(tmp_path / "a.jsonl", {}))
-    except DataError as error:
-        assert "a.jsonl:1: " in str(error) and "nested too deeply" in str(error)
+    for depth in (500, 2_000, 50_000):
+        deep = '{"name": "f", "arguments": {"a": null, "b": ' + "[" * depth + "]" * depth + "}}"
+        path = tmp_path / f"{depth}.jsonl"
+        path.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "function_call", "content": ' + deep + "}]}\n")
+        if depth > 1_000:
+            with pytest.raises(DataError, match=r"jsonl:1: .*nested too deeply"):
+                list(formats.read_file(path, {}))
+        else:
+            assert len(list(formats.read_file(path, {}))) == 1

@@ -54,10 +54,8 @@ def _call(call: Any, tools: Tools, notes: Notes, where: str) -> dict[str, Any]:
         raise DataError(f'{where}: a tool call needs {{"function": {{"name": ..., "arguments": ...}}}}, got {str(call)[:80]!r}')
     name = function["name"]
     arguments = next((function[key] for key in ("arguments", "parameters", "input") if function.get(key) is not None), None)
-    if isinstance(arguments, str) and arguments.strip():
-        arguments = parsed(arguments, f"arguments of the call to {name}", where)
     if isinstance(arguments, str):
-        arguments = None
+        arguments = parsed(arguments, f"arguments of the call to {name}", where) if arguments.strip() else None
     if arguments is not None and not isinstance(arguments, dict):
         raise DataError(f"{where}: arguments of the call to {name} must be an object, this is {type(arguments).__name__}")
     identity = call.get("id")
@@ -70,8 +68,7 @@ def _call(call: Any, tools: Tools, notes: Notes, where: str) -> dict[str, Any]:
 
 def _required(name: str, tools: Tools) -> tuple[str, ...]:
     """Arguments that a call must have: where one of them is null, null is its value."""
-    function = next((tool["function"] for tool in tools if tool["function"]["name"] == name), {})
-    parameters = function.get("parameters")
+    parameters = next((tool["function"].get("parameters") for tool in tools if tool["function"]["name"] == name), None)
     required = parameters.get("required") if isinstance(parameters, dict) else None
     return tuple(required) if isinstance(required, list) else ()
 

@@ -239,8 +239,7 @@ class _Seen:
         canonical |= {"functions"} if self.functions(record) and not record.get("tools") else set()
         canonical -= self.naming.columns.keys()
         own = {*canonical, *self.naming.columns.values()}
-        if self.layout != "text":
-            refuse_marked(raw, {*own, *self.naming.keep}, where)
+        refuse_marked(raw, {*own, *self.naming.keep}, where, document=self.layout == "text")
         meta: dict[str, Any] = {}
         nested: dict[str, Any] = {}
         for name, value in raw.items():

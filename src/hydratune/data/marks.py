@@ -19,7 +19,7 @@ _WORDS = {"true", "false", "yes", "no", "0", "1"}
 
 def is_trained(turn: Mapping[str, Any], role: str, where: str) -> bool:
     """Whether an assistant turn is trained; true for others. Raises ``DataError`` for marks that are unclear or disagree."""
-    said = {key: _value(turn[key], key, role, where) for key in (*TRAINED, *CONTEXT) if turn.get(key) is not None}
+    said = {key: _value(turn[key], key, role, where) for key in (*TRAINED, *CONTEXT) if not is_missing(turn.get(key))}
     stated = {key: value != (key in CONTEXT) for key, value in said.items()}
     if len(set(stated.values())) == 2:
         raise DataError(f"{where}: {' and '.join(stated)} of the {role} turn say opposite things; keep one of them")
@@ -29,6 +29,11 @@ def is_trained(turn: Mapping[str, Any], role: str, where: str) -> bool:
             raise DataError(f"{where}: the {role} turn is marked as trained ({key}: {turn[key]}); only assistant turns can be")
         return True
     return False not in stated.values()
+
+
+def is_missing(value: Any) -> bool:
+    """Null, or not a number, which pandas writes for null."""
+    return value is None or value != value
 
 
 def _value(value: Any, key: str, role: str, where: str) -> bool:

@@ -12,6 +12,7 @@ class Notes:
     argument_nulls: int = 0
     schema_nulls: int = 0
     json_answers: int = 0  # rows
+    answer_nulls: int = 0  # in answers that are objects of a typed column
     cut: int = 0  # rows with turns after the last trained one
     refusals: int = 0  # turns
     merged: int = 0  # turns
@@ -20,6 +21,11 @@ class Notes:
         said = []
         if self.json_answers:
             said.append(f"answers that are objects, lists, true or false became JSON ({counted(self.json_answers, 'row')})")
+        if self.answer_nulls:
+            said.append(
+                f"{counted(self.answer_nulls, 'null')} in answers kept: a typed column gives every answer the keys of all others; store "
+                "the answers as JSON text if they should be without"
+            )
         if self.cut:
             said.append(f"{counted(self.cut, 'row')}: turns after the last trained one left out")
         if self.keys:

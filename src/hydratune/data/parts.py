@@ -42,7 +42,10 @@ def parts_of(value: Any, name: str, where: str, *, strict: bool) -> list[Part] |
     In a conversation (``strict``) every list with an object that has a ``type`` is one of parts, and a part that is not known is
     refused. An answer in a column of its own may be any list of objects, so it is one of parts only if all of them are known.
     """
-    if isinstance(value, dict) and strict and _part(value) is not None:
+    if isinstance(value, dict) and strict:
+        if _part(value) is None:
+            refuse_media([value], name, where)
+            return None
         value = [value]
     if not isinstance(value, list) or not value:
         return None
@@ -130,6 +133,6 @@ def refuse_media(value: Any, name: str, where: str) -> None:
     """An answer in a column of its own that holds a picture or a sound; it may be a list of objects with a key ``type``."""
     for part in value if isinstance(value, list) else ():
         kind = part.get("type") if isinstance(part, dict) else None
-        medium = next((medium for medium in _MEDIA if isinstance(kind, str) and medium in kind and kind in part), None)
-        if medium is not None:
+        medium = next((medium for medium in _MEDIA if isinstance(kind, str) and medium in kind), None)
+        if medium is not None and (kind in part or isinstance(part.get("source"), dict)):
             raise DataError(f"{where}: {name} holds a part of type {kind!r}; {_MEDIA[medium]} cannot be trained on, only text")

@@ -3,6 +3,7 @@
 Training on an answer that its own row calls bad teaches it, so such rows are refused; ``data.keep`` says which are wanted.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from hydratune.data.layouts import CONTEXT, is_turn, is_turn_list
 from hydratune.data.marks import CONTEXT as MASKED
-from hydratune.data.marks import TRAINED
+from hydratune.data.marks import TRAINED, seems_to_decide
 from hydratune.errors import DataError
 
 ANY = "any"  # data.keep.COLUMN=any: the column is no mark, rows with every value of it are read
@@ -34,14 +35,14 @@ _BAD_WORDS = {"bad", "wrong", "incorrect", "reject", "rejected", "undesirable", 
 
 def chosen_column(record: Mapping[str, Any]) -> str | None:
     """The column of chosen answers, where the row has rejected ones beside them."""
-    return next((good for good, bad in _CHOSEN if record.get(good) is not None and record.get(bad) is not None), None)
+    return next((good for good, bad in _CHOSEN if all(isinstance(record.get(n), str | list | dict) for n in (good, bad))), None)
 
 
 def refuse_preferences(record: Mapping[str, Any], chosen: str, where: str) -> None:
     """Says how to train on the chosen answers alone. Raises ``DataError``."""
     value = _value(record[chosen])
     prompt = next((name for name in _PROMPTS if record.get(name) not in (None, "")), None)
-    if is_turn_list(value) and any(turn.get("role", turn.get("from")) not in ("assistant", "gpt") for turn in value):
+    if is_turn_list(value) and any(str(turn.get("role") or turn.get("from")).lower() not in ("assistant", "gpt") for turn in value):
         fix = f"+data.columns.messages={chosen}"
     elif prompt is not None:
         context = next(
@@ -67,27 +68,44 @@ def _value(value: Any) -> Any:
     return [value] if is_turn(value) else value
 
 
-def refuse_marked(raw: Mapping[str, Any], other: set[str], where: str) -> None:
-    """A row whose own columns say that its answer is bad; columns in ``other`` mean something else. Raises ``DataError``."""
+def refuse_marked(raw: Mapping[str, Any], other: set[str], where: str, *, document: bool = False) -> None:
+    """A row whose own columns say that its answer is bad; columns in ``other`` mean something else. Raises ``DataError``.
+
+    Of a ``document`` only marks of training are looked at: it is no answer.
+    """
     for name, value in raw.items():
         if name in other or value is None:
             continue
-        plain = re.sub(r"^(is|was|answer|response|completion)_", "", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name)).lower())
-        sure = str(name) if re.fullmatch(r"[A-Za-z_][\w-]*", str(name), re.ASCII) else None
-        if plain in _GOOD and (_is(value, False, plain) or (isinstance(value, str) and value.strip().lower() in _BAD_WORDS)):
-            good: Any = "true" if _is(value, False, plain) else "VALUE"
-        elif plain in _BAD and _is(value, True, plain):
+        plain = _plain(str(name))
+        marks = {*TRAINED, *MASKED, "mask"}
+        if plain in _GOOD and (plain in marks or not document) and _says_bad(value, plain):
+            good = "true" if _is(value, False, plain) else "VALUE"
+        elif plain in _BAD and (plain in marks or not document) and _is(value, True, plain):
             good = "false"
+        elif isinstance(value, bool | list) and plain not in _GOOD | _BAD and seems_to_decide(str(name), value):
+            raise DataError(
+                f"{where}: {name} looks like a mark of what is trained, and it is not known what it means; rows where it is true: "
+                f"+data.keep.{name}=true; where it is false: +data.keep.{name}=false; all rows: +data.keep.{name}={ANY}; of single "
+                "turns: write train: false into those that are not to be trained"
+            )
         else:
             continue
-        key = f"+data.keep.{sure}" if sure else "data.keep"
-        unnamed = "" if sure else " (rename the column first: a setting cannot name it)"
         said = str(value).lower() if isinstance(value, bool) else value
         raise DataError(
             f"{where}: {name} = {said} says that this answer is not to be learned (as in KTO's layout, a rating or a mask), "
-            f"and training would teach it. Only the rows with good answers: {key}={good}; all rows, {name} being something else: "
-            f"{key}={ANY}{unnamed}"
+            f"and training would teach it. Only the rows with good answers: +data.keep.{name}={good}; all rows, {name} being "
+            f"something else: +data.keep.{name}={ANY}"
         )
+
+
+@functools.cache
+def _plain(name: str) -> str:
+    """isGood, is_good and answer_good -> good."""
+    return re.sub(r"^(is|was|answer|response|completion)_", "", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+
+
+def _says_bad(value: Any, name: str) -> bool:
+    return _is(value, False, name) or (isinstance(value, str) and value.strip().lower() in _BAD_WORDS)
 
 
 def _is(value: Any, wanted: bool, name: str) -> bool:
@@ -103,9 +121,11 @@ def _is(value: Any, wanted: bool, name: str) -> bool:
 def is_kept(raw: Mapping[str, Any], keep: Mapping[str, Any], where: str) -> bool:
     """Whether a row has the values that data.keep wants. Raises ``DataError`` for a column that is not there."""
     for name, wanted in keep.items():
+        if wanted == ANY:
+            continue
         if name not in raw:
             raise DataError(f"{where}: data.keep.{name}: no such column; this row has: {', '.join(map(str, raw))}")
-        if wanted != ANY and not _matches(raw[name], wanted):
+        if not _matches(raw[name], wanted):
             return False
     return True
 

@@ -54,6 +54,10 @@ def role_of(said: Any, mapping: Mapping[str, str], where: str) -> str:
     return role
 
 
+def is_known(said: Any, mapping: Mapping[str, str]) -> bool:
+    return isinstance(said, str) and (_plain(said) in _ROLES or _plain(said) in _mapped(mapping))
+
+
 def _mapped(mapping: Mapping[str, str]) -> dict[str, str]:
     """Name -> role."""
     return {_plain(key if value in _NAMES else value): value if value in _NAMES else key for key, value in mapping.items()}

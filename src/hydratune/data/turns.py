@@ -11,10 +11,11 @@ from typing import Any
 
 from hydratune.data.calls import Tools, parsed, refuse_half_characters, tool_calls
 from hydratune.data.layouts import CONTENT_KEYS, ROLE_KEYS, is_turn, is_turn_list
-from hydratune.data.marks import CONTEXT, TRAINED, is_trained, refuse_unclear
+from hydratune.data.marks import CONTEXT, TRAINED, is_missing, is_trained, refuse_unclear
 from hydratune.data.notes import Notes
+from hydratune.data.padding import unpadded
 from hydratune.data.parts import Part, PartKind, parts_of, refuse_media
-from hydratune.data.roles import CALL, role_of
+from hydratune.data.roles import CALL, is_known, role_of
 from hydratune.data.rows import ROLES, Message
 from hydratune.errors import DataError
 
@@ -29,9 +30,17 @@ _PART_KEYS |= {"thinking", "reasoning", "reasoning_content", "thought", "think"}
 def turn_list(value: Any, where: str) -> list[Any]:
     if isinstance(value, str):  # CSV cells hold lists as JSON text
         value = parsed(value, "the conversation", where)
+    if isinstance(value, dict) and _is_table(value):
+        value = [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: the conversation must be a list with at least one turn")
     return value
+
+
+def _is_table(value: Mapping[str, Any]) -> bool:
+    """An object of lists, as the datasets library has for a Sequence of objects."""
+    lengths = {len(item) if isinstance(item, list) else -1 for item in value.values()}
+    return not value.keys().isdisjoint(ROLE_KEYS) and len(lengths) == 1 and -1 not in lengths
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class TurnReader:
 
     def side(self, value: Any, role: str, column: str, tools: Tools, where: str) -> tuple[list[Message], bool]:
         """One side of a pair: a text, an object that becomes JSON (answers only), a turn or a list of turns."""
-        if is_turn(value):
+        if is_turn(value) and any(is_known(value[key], self.roles) for key in ROLE_KEYS if key in value):
             value = [value]
         if (
             role == "user"
@@ -114,7 +123,7 @@ class TurnReader:
     def _note_keys(self, turn: Mapping[str, Any], role: str, where: str) -> None:
         """Keys that nothing reads are named, unless what they say would change what is trained."""
         for key, value in turn.items():
-            if key in _KNOWN or value is None or value in ("", [], {}):
+            if key in _KNOWN or is_missing(value) or value in ("", [], {}):
                 continue
             if key in _MEDIA_KEYS:
                 raise DataError(f"{where}: {key} of the {role} turn cannot be trained on, only text; take it out")
@@ -126,6 +135,8 @@ class TurnReader:
     def _content(self, value: Any, role: str, name: str, tools: Tools, where: str, *, strict: bool) -> "_Said":
         parts = parts_of(value, name, where, strict=strict)
         if parts is None:
+            if becomes_json(value):
+                self.notes.answer_nulls += unpadded(value)[1]
             return _Said(content_text(value, name, where, answer=role in ("assistant", "tool")), became_json=becomes_json(value))
         for part in value if isinstance(value, list) else [value]:
             extra = [key for key, item in part.items() if key not in _PART_KEYS and item] if isinstance(part, dict) else []
@@ -249,7 +260,10 @@ def content_text(value: Any, name: str, where: str, *, answer: bool = False) -> 
         raise DataError(f"{where}: {name} is binary; a text is needed")
     if isinstance(value, bool | dict | list):
         if not answer:
-            raise DataError(f"{where}: {name} must be a text, this is {_python(value)}: {str(value)[:60]}")
+            parts = parts_of(value, name, where, strict=True)
+            if parts is None or any(part.kind is not PartKind.text for part in parts):
+                raise DataError(f"{where}: {name} must be a text, this is {_python(value)}: {str(value)[:60]}")
+            return "".join(part.value for part in parts)
         refuse_media(value, name, where)
         try:
             return json.dumps(value, ensure_ascii=False, allow_nan=False)
