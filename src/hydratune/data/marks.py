@@ -13,12 +13,15 @@ from hydratune.errors import DataError
 
 TRAINED = ("train", "training", "trained", "trainable", "is_trainable", "train_on_turn", "loss", "weight", "loss_weight", "loss_scale")
 CONTEXT = ("masked", "is_masked")  # true: not trained
+_MARKS = {*TRAINED, *CONTEXT}
 _DECIDES = re.compile(r"(^|_)(train|loss|mask|weight|supervis|ignore|skip|exclu|unlearn)")
 _WORDS = {"true", "false", "yes", "no", "0", "1"}
 
 
 def is_trained(turn: Mapping[str, Any], role: str, where: str) -> bool:
     """Whether an assistant turn is trained; true for others. Raises ``DataError`` for marks that are unclear or disagree."""
+    if turn.keys().isdisjoint(_MARKS):
+        return True
     said = {key: _value(turn[key], key, role, where) for key in (*TRAINED, *CONTEXT) if not is_missing(turn.get(key))}
     stated = {key: value != (key in CONTEXT) for key, value in said.items()}
     if len(set(stated.values())) == 2:

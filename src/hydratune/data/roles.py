@@ -1,5 +1,6 @@
 """The names that data sets give to those who speak -> the roles of chat templates."""
 
+import functools
 import re
 import shlex
 from collections.abc import Mapping
@@ -63,6 +64,7 @@ def _mapped(mapping: Mapping[str, str]) -> dict[str, str]:
     return {_plain(key if value in _NAMES else value): value if value in _NAMES else key for key, value in mapping.items()}
 
 
+@functools.cache
 def _plain(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
