@@ -44,7 +44,7 @@ ASSISTANTS = ("assistant", "Assistant", "gpt", "GPT", "chatgpt", "ChatGPT", "bin
 
 
 @pytest.mark.parametrize("column", ["messages", "conversations"])
-@pytest.mark.parametrize("keys", [("role", "content"), ("from", "value"), ("role", "value"), ("from", "content")])
+@pytest.mark.parametrize("keys", [("role", "content"), ("from", "value"), ("role", "value"), ("from", "content"), ("role", "text")])
 def test_either_column_has_turns_under_either_keys(tmp_path: Path, column: str, keys: tuple[str, str]) -> None:
     for kind in ("jsonl", "json", "csv", "parquet"):
         path = write_rows(tmp_path / f"a.{kind}", [{column: [dict(zip(keys, turn, strict=True)) for turn in SPOKEN]}])
@@ -123,6 +123,7 @@ WHOLE: list[tuple[str, Any, int, str]] = [
     ("json", {"data": ROWS}, 2, "rows taken from the list 'data'"),
     ("json", {"version": "1", "data": ROWS}, 2, "rows taken from the list 'data'; ignored beside it: version"),
     ("json", {"tags": ["a", "b"], "rows": ROWS}, 2, "rows taken from the list 'rows'; ignored beside it: tags"),
+    ("json", {"licences": [{"name": "MIT"}], "data": ROWS}, 2, "rows taken from the list 'data'; ignored beside it: licences"),
     ("json", {"data": [CHAT, CHAT]}, 2, "rows taken from the list 'data'"),
     ("jsonl", [CHAT, CHAT], 2, "read as messages"),
     ("jsonl", [{"messages": CHAT}, CHAT], 2, "read as messages"),

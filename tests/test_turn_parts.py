@@ -150,6 +150,8 @@ def test_results_in_a_user_turn_become_turns_of_the_tool(tmp_path: Path) -> None
     assert [m.role for m in row.messages] == ["user", "assistant", "tool", "tool", "user", "assistant"]
     row = chat(tmp_path / "c.jsonl", ASK, use, {"role": "tool", "content": results[:1]}, {"role": "tool", "content": results[1:]}, SAID)
     assert [m.role for m in row.messages] == ["user", "assistant", "tool", "tool", "assistant"]
+    nothing = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1"}]}
+    assert plain(chat(tmp_path / "e.jsonl", ASK, use, nothing, SAID).messages[2]) == {"role": "tool", "content": "", "tool_call_id": "t1"}
     assert "results come first" in refused(
         tmp_path / "d.jsonl", ASK, use, {"role": "user", "content": [{"type": "text", "text": "So?"}, *results]}, SAID
     )
@@ -261,6 +263,7 @@ def test_keys_of_turns_that_cannot_be_left_out_are_refused(tmp_path: Path, key: 
     [
         ({**SAID, "reasoning": "a", "thinking": "b"}, "thinking and reasoning of the assistant turn differ"),
         ({**SAID, "value": "other"}, "content and value of a turn differ"),
+        ({**SAID, "refusal": "No."}, "content and refusal of the assistant turn are both there"),
         ({**SAID, "from": "user"}, "role and from of a turn differ"),
         (
             {"role": "assistant", "content": [{"type": "thinking", "thinking": "a"}, TEXT], "thinking": "b"},

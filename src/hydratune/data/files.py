@@ -175,6 +175,8 @@ def _rows_in(value: Any, path: Path) -> tuple[list[Any], str]:
     lists = {key: item for key, item in value.items() if isinstance(item, list)}
     if len(lists) > 1:  # beside the rows there may be lists of something else
         lists = {key: item for key, item in lists.items() if item and all(isinstance(row, dict | list) for row in item)}
+        known = {key: item for key, item in lists.items() if is_turn_list(item[0]) or (isinstance(item[0], dict) and is_row(item[0]))}
+        lists = known or lists
     if len(lists) != 1:
         which = f"; this object has {len(lists)}: {', '.join(lists)}; give each a file of its own" if lists else ""
         raise DataError(f'{path}: a list of rows is needed, or an object with exactly one list in it (as in {{"data": [...]}}){which}')

@@ -84,8 +84,12 @@ def _part(item: Any) -> Part | None:
         return Part(PartKind.refusal, item["refusal"], item["type"])
     if kind in _CALLS and (call := _call(item)) is not None:
         return Part(PartKind.call, call, item["type"])
-    if kind in _RESULTS and (content := _first(item, ("content", "output", "result", "response"))) is not None:
+    if kind in _RESULTS:
+        content = _first(item, ("content", "output", "result", "response"))
         identity = _first(item, ("tool_use_id", "tool_call_id", "toolCallId", "call_id"))
+        if content is None and identity is None:
+            return None
+        content = "" if content is None else content  # Anthropic leaves an empty one out
         return Part(PartKind.result, {"id": identity, "name": _first(item, ("name", "toolName")), "content": content}, item["type"])
     return None
 

@@ -19,8 +19,9 @@ from hydratune.data.roles import CALL, is_known, role_of
 from hydratune.data.rows import ROLES, Message
 from hydratune.errors import DataError
 
+_CONTENT_KEYS = (*CONTENT_KEYS, "text")  # beside a role; rows of documents have a text too
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing under three names
-_KNOWN = {*ROLE_KEYS, *CONTENT_KEYS, *_REASONING, *TRAINED, *CONTEXT, "tool_calls", "function_call", "tool_call_id", "name", "refusal"}
+_KNOWN = {*ROLE_KEYS, *_CONTENT_KEYS, *_REASONING, *TRAINED, *CONTEXT, "tool_calls", "function_call", "tool_call_id", "name", "refusal"}
 _MEDIA_KEYS = {"image", "images", "image_url", "audio", "audios", "video", "videos"}
 _PART_KEYS = {"type", "text", "refusal", "signature", "id", "name", "toolName", "toolCallId", "tool_use_id", "tool_call_id", "call_id"}
 _PART_KEYS |= {"function", "input", "arguments", "args", "parameters", "content", "output", "result", "response", "summary"}
@@ -87,7 +88,7 @@ class TurnReader:
         role = role_of(turn[role_key], self.roles, where)
         self._note_keys(turn, role, where)
         train = is_trained(turn, role, where)
-        content_key = _one_of(turn, CONTENT_KEYS, where)
+        content_key = _one_of(turn, _CONTENT_KEYS, where)
         content = turn[content_key] if content_key else None
         if role == CALL:  # the call stands where others write the text
             calls = tool_calls(content or turn.get("tool_calls") or turn.get("function_call"), tools, self.notes, where)
@@ -97,11 +98,13 @@ class TurnReader:
         else:
             calls = tool_calls(turn.get("tool_calls") or turn.get("function_call"), tools, self.notes, where)
             content = "" if calls and content is None else content
-        if not content and isinstance(turn.get("refusal"), str) and turn["refusal"]:
-            content = turn["refusal"]
+        if refusal := _optional_text(turn, "refusal", role, where):
+            if content:
+                raise DataError(f"{where}: content and refusal of the {role} turn are both there; keep one of them")
+            content = refusal
             self.notes.refusals += 1
         speaker = "assistant" if role == CALL else role
-        if content is None and not any(key in turn for key in CONTENT_KEYS):
+        if content is None and not any(key in turn for key in _CONTENT_KEYS):
             raise DataError(f"{where}: a turn needs 'role' and 'content' (or 'from' and 'value'), got {str(turn)[:80]!r}")
         frame = Message(
             speaker,
