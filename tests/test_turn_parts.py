@@ -347,8 +347,9 @@ def test_json_lines_padded_before_they_were_split_are_known_by_the_tools(tmp_pat
         [call("weather", town="Ulm", unit=None)],
     ],
 )
-def test_null_that_a_model_wrote_stays(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
-    rows, said = read(tmp_path / "a.jsonl", [asked(c) for c in calls])
+@pytest.mark.parametrize("tools", [{}, {"tools": [tool("weather", town=TOWN, unit=TOWN), PRICE]}])
+def test_null_that_a_model_wrote_stays(tmp_path: Path, calls: list[dict[str, Any]], tools: dict[str, Any]) -> None:
+    rows, said = read(tmp_path / "a.jsonl", [asked(c, **tools) for c in calls])
     assert [row.messages[1].tool_calls for row in rows] == [(c,) for c in calls] and len(said) == 1
 
 

@@ -87,10 +87,9 @@ def _is_padded(records: Iterable[Mapping[str, Any]]) -> bool:
             keys = set(arguments)
             filled[name] |= {key for key, value in arguments.items() if value is not None}
         declared |= _declared(record)
-    names = {*filled, *declared}
-    own = {name: filled[name] | declared.get(name, set()) for name in names}  # the arguments that a function is known to have
-    foreign = {name: (keys or set()) - own[name] for name, calls in filled.items() if calls or keys}
-    return any(foreign[name] & own[other] for name in foreign for other in names if other != name)
+    own = {name: filled.get(name, set()) | declared.get(name, set()) for name in {*filled, *declared}}  # what a function is known to have
+    foreign = {name: (keys or set()) - own[name] for name in filled}
+    return any(foreign[name] & own[other] for name in foreign for other in own if other != name)
 
 
 def _declared(record: Mapping[str, Any]) -> dict[str, set[str]]:
