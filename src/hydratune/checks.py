@@ -72,7 +72,8 @@ from hydratune.config import (
     plain,
 )
 from hydratune.data.files import SUFFIXES
-from hydratune.data.formats import COLUMNS
+from hydratune.data.layouts import COLUMNS
+from hydratune.data.roles import ROLES_OF_TURNS
 from hydratune.errors import ConfigError, Problem
 
 ACCELERATORS = ("auto", "cpu", "gpu")
@@ -253,6 +254,9 @@ def _source(data: DataConfig) -> Iterator[Problem]:
                 near = difflib.get_close_matches(name, COLUMNS, n=1)
                 fix = f"did you mean data.columns.{near[0]}?" if near else f"one of: {', '.join(COLUMNS)}"
                 yield Problem(f"data.columns.{name}", data.columns[name], "there is no such column to be mapped", fix)
+        for name, role in data.roles.items():
+            if role not in ROLES_OF_TURNS and name not in ROLES_OF_TURNS:
+                yield Problem(f"data.roles.{name}", role, "there is no such role", f"one of: {', '.join(ROLES_OF_TURNS)}")
     if isinstance(data, CaseData):
         yield from _case(data)
 

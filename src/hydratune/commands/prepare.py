@@ -12,6 +12,7 @@ from hydratune import digests
 from hydratune.config import FilesData, HubData, Level, PrepareConfig, PreparedData
 from hydratune.console import console, progress, section
 from hydratune.data.answers import SCHEMA_FILE
+from hydratune.data.calls import TEXT_ARGUMENTS
 from hydratune.data.described import SHOWN, count_tokens, described
 from hydratune.data.examples import encoded_examples
 from hydratune.data.masking import ChatEncoder
@@ -42,6 +43,8 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
     reader = sources.reader(config.model)
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
     tokens = _count_tokens(config, prepared, encoder, reader.context_window)
+    if encoder.text_arguments:
+        console.print(f"{escape(str(config.model.name))}: {TEXT_ARGUMENTS}", soft_wrap=True)
     masked = zip(*_masked(config, prepared, encoder, SHOWN), strict=True)
     report = described(str(config.name), config.model.name, prepared, tokens, masked)
     unjudged = _facts(config, prepared, report, judge) if judge is not None else ""

@@ -2,15 +2,21 @@
 
 import codecs
 import csv
+import functools
 import io
 import itertools
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hydratune.data.layouts import is_row, is_turn_list
+from hydratune.data.padding import typed, unpadded_records
 from hydratune.errors import DataError
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _UNREADABLE = {
@@ -20,8 +26,8 @@ _UNREADABLE = {
 }
 
 
-def records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (file:line, raw record)."""
+def records(path: Path, encoding: str, statements: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (file:line, raw record); what was taken as the rows of a file that is no plain list is appended to ``statements``."""
     suffix = path.suffix.lower()
     if suffix in _UNREADABLE:
         raise DataError(f"{path}: {suffix} files are not read; {_UNREADABLE[suffix]}")
@@ -32,16 +38,27 @@ def records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if suffix == ".parquet":
         yield from _parquet_records(path)
         return
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        read = functools.partial(_json_values, path, encoding, statements if statements is not None else [])
+        yield from unpadded_records(read)
+        return
     with _text(path, encoding) as stream:
         try:
-            if suffix in (".jsonl", ".ndjson"):
-                yield from _jsonl_records(path, stream)
-            elif suffix == ".json":
-                yield from _json_records(path, stream.read())
-            elif suffix == ".txt":
+            if suffix == ".txt":
                 yield from _paragraphs(path, stream)
             else:
                 yield from _csv_records(path, stream, "\t" if suffix == ".tsv" else ",")
+        except UnicodeError:
+            raise _wrong_encoding(path, encoding) from None
+
+
+def _json_values(path: Path, encoding: str, statements: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    with _text(path, encoding) as stream:
+        try:
+            if path.suffix.lower() == ".json":
+                yield from _json_records(path, stream.read(), statements)
+            else:
+                yield from _jsonl_records(path, stream)
         except UnicodeError:
             raise _wrong_encoding(path, encoding) from None
 
@@ -86,13 +103,12 @@ def _wrong_encoding(path: Path, encoding: str) -> DataError:
         raw.decode(encoding)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        return DataError(
-            f"{path}:{line}: not {encoding} (byte 0x{raw[error.start]:02x}); save the file as UTF-8, or state its encoding: "
-            "data.encoding=latin-1 (or cp1252)"
-        )
+        place = f"{path}:{line}: not {encoding} (byte 0x{raw[error.start]:02x})"
     except UnicodeError:
-        pass
-    return DataError(f"{path}: not {encoding}; save the file as UTF-8, or state its encoding: data.encoding=latin-1 (or cp1252)")
+        place = f"{path}: not {encoding}"
+    one_byte = [name for name in ("latin-1", "cp1252") if codecs.lookup(name).name != codecs.lookup(encoding).name]
+    others = f"{one_byte[0]} (or {one_byte[1]})" if len(one_byte) > 1 else one_byte[0]
+    return DataError(f"{place}; save the file as UTF-8, or state its encoding: data.encoding={others}")
 
 
 def _jsonl_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -130,23 +146,43 @@ def load_json(text: str, where: str) -> Any:
         raise DataError(f"{where}: a number with thousands of digits; put it in quotes, as text") from None
 
 
-def _json_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_records(path: Path, text: str, statements: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """A JSON file is one value, so it is read whole."""
     try:
         value = load_json(text, _place_of_long_number(path, text))
     except json.JSONDecodeError as error:
         hint = "; this looks like JSONL: name it .jsonl" if error.msg == "Extra data" else ""
         raise DataError(f"{path}:{error.lineno}: broken JSON at column {error.colno} ({error.msg}){hint}") from None
-    if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list)]
-        if len(lists) != 1:
-            raise DataError(f'{path}: a list of rows is needed, or an object with exactly one list in it (as in {{"data": [...]}})')
-        value = lists[0]
-    if not isinstance(value, list):
-        raise DataError(f"{path}: a list of rows is needed, this is {type(value).__name__}")
-    for number, item in enumerate(value, 1):
+    rows, how = _rows_in(value, path)
+    if how and how not in statements:  # the file may be read twice
+        log.info("%s", how)
+        statements.append(how)
+    for number, item in enumerate(rows, 1):
         where = f"{path}[{number}]"
         yield where, _object(item, where)
+
+
+def _rows_in(value: Any, path: Path) -> tuple[list[Any], str]:
+    """The rows of a JSON file, and what is to be said where it is no plain list of them."""
+    if is_turn_list(value):
+        return [{"messages": value}], f"{path}: the whole file is one conversation, so it is one row"
+    if isinstance(value, list):
+        return value, ""
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: a list of rows is needed, this is {type(value).__name__}")
+    if is_row(value):
+        return [value], f"{path}: the whole file is one object, so it is one row"
+    lists = {key: item for key, item in value.items() if isinstance(item, list)}
+    if len(lists) > 1:  # beside the rows there may be lists of something else
+        lists = {key: item for key, item in lists.items() if item and all(isinstance(row, dict | list) for row in item)}
+        known = {key: item for key, item in lists.items() if is_turn_list(item[0]) or (isinstance(item[0], dict) and is_row(item[0]))}
+        lists = known or lists
+    if len(lists) != 1:
+        which = f"; this object has {len(lists)}: {', '.join(lists)}; give each a file of its own" if lists else ""
+        raise DataError(f'{path}: a list of rows is needed, or an object with exactly one list in it (as in {{"data": [...]}}){which}')
+    key = next(iter(lists))
+    others = ", ".join(name for name in value if name != key)
+    return lists[key], f"{path}: rows taken from the list {key!r}" + (f"; ignored beside it: {others}" if others else "")
 
 
 def _place_of_long_number(path: Path, text: str) -> str:
@@ -167,6 +203,8 @@ def _paragraphs(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[st
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
+    if is_turn_list(value):  # a conversation without anything around it
+        return {"messages": value}
     if not isinstance(value, dict):
         raise DataError(f"{where}: a row must be a JSON object, this is {type(value).__name__}")
     return value
@@ -227,9 +265,11 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            kinds = {item.name: item.type for item in file.schema_arrow}
             for batch in file.iter_batches(1000):
                 for record in batch.to_pylist():
                     number += 1
-                    yield f"{path}[{number}]", record
+                    where = f"{path}[{number}]"
+                    yield where, {name: typed(value, kinds[name], where) for name, value in record.items()}
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None

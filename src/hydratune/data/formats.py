@@ -1,9 +1,10 @@
 """Records of files and hub data sets -> rows. Every refusal names file:line; what was recognised is stated, never guessed silently.
 
 Layouts: OpenAI messages (``messages``), sharegpt (``conversations``), alpaca (``instruction``/``input``/``output``),
-prompt/completion columns under their usual names, and documents (``text``). ``tools`` is a column of the row; tool calls,
-thinking and ``train`` are keys of a turn. ``columns`` maps canonical names to a file's own. Other columns with short plain
-values are meta data of the row; the rest is ignored, and said to be.
+prompt/completion columns under their usual names, and documents (``text``). ``tools`` is a column of the row, ``history`` one of
+pairs; tool calls, thinking and ``train`` are keys of a turn. ``columns`` maps canonical names to a file's own, ``roles`` the names
+of those who speak, and ``keep`` names the value that a column of every row must have. Other columns with short plain values are
+meta data of the row; the rest is ignored, and said to be.
 """
 
 import json
@@ -15,54 +16,42 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.console import console
+from hydratune.data.calls import Tools, refuse_half_characters, tool_list
 from hydratune.data.files import load_json, records
+from hydratune.data.layouts import CONTEXT, EXTRA, HISTORY, found_layout, is_turn_list, named_layout
+from hydratune.data.notes import Notes, counted
+from hydratune.data.padding import typed
+from hydratune.data.preferences import chosen_column, is_kept, refuse_marked, refuse_preferences
 from hydratune.data.rows import Message, Row
-from hydratune.data.turns import (
-    becomes_json,
-    check_turns,
-    content_text,
-    refuse_half_characters,
-    tool_list,
-    turn_list,
-    turn_message,
-)
+from hydratune.data.turns import TurnReader, check_turns, content_text, turn_list
 from hydratune.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_PAIRS = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("instruction", "response"),
-    ("question", "answer"),
-    ("input", "output"),
-    ("source", "target"),
-)
-_EXTRA = {"id", "group", "system", "tools"}
-_CONTEXT = ("input", "context")  # what an instruction or a question is about: alpaca's name and Dolly's
-_ANSWERS = {"label", "labels", "label_text", "target", "targets", "category", "class", "answer", "answers", "output", "completion"}
-_ANSWERS |= {"response", "summary", "sentiment", "intent"}  # beside a text column: what is to be learned, not a document's origin
 _META = ("meta", "metadata")
 _META_CHARACTERS = 200
 _OTHER_MEANING = "encoding"  # in meta data it says how a case's file had to be decoded
-COLUMNS = (
-    "messages",
-    "conversations",
-    "instruction",
-    "output",
-    *_CONTEXT,
-    *dict.fromkeys(n for pair in _PAIRS for n in pair if n not in (*_CONTEXT, "instruction", "output")),
-    "text",
-    *sorted(_EXTRA),
-)
+_CHATS = ("messages", "sharegpt")
 
 
-def read_file(path: Path, columns: Mapping[str, str], encoding: str = "utf-8", statements: list[str] | None = None) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Naming:
+    """What the user says of a source: canonical name -> column, name of a speaker -> role, column -> the value that rows must have."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
+    keep: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_file(
+    path: Path, naming: Naming | Mapping[str, str], encoding: str = "utf-8", statements: list[str] | None = None
+) -> Iterator[Row]:
     """The rows of one file, one after the other, so that a large file need not fit into memory. Raises ``DataError``.
 
-    What was recognised is logged and appended to ``statements``.
+    What was recognised is logged and appended to ``statements``. A mapping is one of columns alone.
     """
-    return to_rows(records(path, encoding), str(path), columns, statements)
+    statements = [] if statements is None else statements
+    return to_rows(records(path, encoding, statements), str(path), naming, statements)
 
 
 def open_hub(name: str, subset: str | None, split: str, revision: str | None) -> Any:
@@ -84,56 +73,101 @@ def open_hub(name: str, subset: str | None, split: str, revision: str | None) ->
         ) from error
 
 
-def read_hub(data: Any, name: str, split: str, columns: Mapping[str, str], statements: list[str] | None = None) -> Iterator[Row]:
+def read_hub(data: Any, name: str, split: str, naming: Naming | Mapping[str, str], statements: list[str] | None = None) -> Iterator[Row]:
     """The rows of what ``open_hub`` opened. Raises ``DataError``."""
-    records = ((f"{name}[{split}][{number}]", dict(record)) for number, record in enumerate(data, 1))
-    return to_rows(records, f"{name}[{split}]", columns, statements)
+    features = getattr(data, "features", None)
+    kinds = {item.name: item.type for item in features.arrow_schema} if features is not None else {}
+
+    def found() -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, record in enumerate(data, 1):
+            where = f"{name}[{split}][{number}]"
+            yield where, {key: typed(value, kinds[key], where) if key in kinds else value for key, value in record.items()}
+
+    return to_rows(found(), f"{name}[{split}]", naming, statements)
 
 
 def to_rows(
-    records: Iterable[tuple[str, Mapping[str, Any]]], source: str, columns: Mapping[str, str], statements: list[str] | None = None
+    records: Iterable[tuple[str, Mapping[str, Any]]],
+    source: str,
+    naming: Naming | Mapping[str, str],
+    statements: list[str] | None = None,
 ) -> Iterator[Row]:
     """Recognises the layout from the first record, says so in the log, and converts every record. Raises ``DataError``."""
+    naming = naming if isinstance(naming, Naming) else Naming(naming)
+    statements = [] if statements is None else statements
     seen: _Seen | None = None
     place = 0
     for where, raw in records:
-        record = _renamed(raw, columns, where)
+        record = _renamed(raw, naming.columns, where)
         if seen is None:
-            named = bool(columns.keys() - _EXTRA - {"context"})
-            layout = _named_layout(columns, where) if named else _layout(record, where)
-            seen = _Seen(source, layout, dict(columns), named)
-            seen.refuse_unused(where)
+            seen = _recognised(record, naming, source, where)
+        if not is_kept(raw, naming.keep, where):
+            seen.left_out += 1
+            continue
         meta = seen.meta(raw, record, where)
         if seen.rows == 0:
             log.info("%s", said := seen.statement())
-            if statements is not None:
-                place = len(statements)
-                statements.append(said)
-        messages = _messages(record, seen, where)
-        kept = check_turns(messages, where)
+            place = len(statements)
+            statements.append(said)
+        try:
+            row = _row(record, seen, meta, where)
+        except RecursionError:
+            raise DataError(f"{where}: this is nested too deeply to be a row") from None
         seen.rows += 1
-        seen.cut += len(kept) < len(messages)
-        row = Row(
-            id=_name(record.get("id"), "id", where),
-            messages=kept,
-            group=_name(record.get("group"), "group", where) or None,
-            meta=meta,
-            where=where,
-            tools=tool_list(record.get("tools"), where),
-        )
-        if row.tools and row.is_text:
-            raise DataError(f"{where}: a text row is a document without a conversation, so it cannot have tools; leave one of the two out")
         yield row if row.id else replace(row, id=row.content_hash)
     if seen is None:
         raise DataError(f"{source}: no rows in it; at least one is needed")
+    if not seen.rows:
+        raise DataError(f"{source}: none of its {counted(seen.left_out, 'row')} has {_wanted(naming.keep)}; see data.keep")
     if (whole := seen.statement()) != said:
         log.info("%s", whole)
     more = seen.counts()
     for line in more:
         log.info("%s", line)
-    if statements is not None:
-        statements[place] = whole
-        statements += more
+    statements[place] = whole
+    statements += more
+
+
+def _wanted(keep: Mapping[str, Any]) -> str:
+    return " and ".join(f"{name} = {str(value).lower() if isinstance(value, bool) else value}" for name, value in keep.items())
+
+
+def _recognised(record: Mapping[str, Any], naming: Naming, source: str, where: str) -> "_Seen":
+    columns = naming.columns
+    named = bool(columns.keys() - EXTRA - {"context", HISTORY})
+    chosen = None if named else chosen_column(record)
+    if chosen is not None and not _answered(record):
+        refuse_preferences(record, chosen, where)
+    layout = named_layout(columns, where) if named else found_layout(record, where)
+    seen = _Seen(source, layout, naming, named)
+    seen.refuse_unused(where)
+    return seen
+
+
+def _answered(record: Mapping[str, Any]) -> bool:
+    """Whether a row with a preference pair holds a whole conversation, or a completion, beside it."""
+    turns = next((record[name] for name in ("messages", "conversations") if is_turn_list(record.get(name))), None)
+    if turns is not None:
+        return str(turns[-1].get("role") or turns[-1].get("from")).lower() in ("assistant", "gpt")
+    return any(record.get(name) not in (None, "") for name in ("completion", "response", "output", "answer"))
+
+
+def _row(record: Mapping[str, Any], seen: "_Seen", meta: dict[str, Any], where: str) -> Row:
+    tools = tool_list(record.get("tools") or seen.functions(record), seen.notes, where)
+    messages = _messages(record, seen, tools, where)
+    kept = check_turns(messages, where)
+    seen.notes.cut += len(kept) < len(messages)
+    row = Row(
+        id=_name(record.get("id"), "id", where),
+        messages=kept,
+        group=_name(record.get("group"), "group", where) or None,
+        meta=meta,
+        where=where,
+        tools=tools,
+    )
+    if row.tools and row.is_text:
+        raise DataError(f"{where}: a text row is a document without a conversation, so it cannot have tools; leave one of the two out")
+    return row
 
 
 @dataclass
@@ -142,11 +176,11 @@ class _Seen:
 
     source: str
     layout: str
-    columns: Mapping[str, str]
+    naming: Naming
     named: bool  # the user named columns that hold text, so no other column is text
+    notes: Notes = field(default_factory=Notes)
     rows: int = 0
-    cut: int = 0  # rows with turns after the last trained one
-    json_answers: int = 0
+    left_out: int = 0  # rows without the value that data.keep wants
     taken: dict[str, None] = field(default_factory=dict)  # in the order of the file; so are the next two
     kept: dict[str, None] = field(default_factory=dict)
     ignored: dict[str, None] = field(default_factory=dict)
@@ -159,8 +193,8 @@ class _Seen:
 
     def refuse_unused(self, where: str) -> None:
         """A column that was named and has no place in the layout would be dropped."""
-        places = {*self.sides, *_EXTRA, *(_CONTEXT if len(self.sides) == 2 else ())}
-        unused = next((name for name in self.columns if name not in places), None)
+        places = {*self.sides, *EXTRA, *((*CONTEXT, HISTORY) if len(self.sides) == 2 else ())}
+        unused = next((name for name in self.naming.columns if name not in places), None)
         if unused is not None:
             raise DataError(
                 f"{where}: data.columns.{unused} has no place in rows read as {self.layout}; leave it out, or name other columns"
@@ -171,19 +205,45 @@ class _Seen:
         if len(self.sides) < 2:
             return None
         usual = not self.named and self.sides[0] in ("instruction", "question")
-        known = [name for name in _CONTEXT if name in record and name not in self.sides and (usual or name in self.columns)]
+        known = [name for name in CONTEXT if name in record and name not in self.sides and (usual or name in self.naming.columns)]
         return next((name for name in known if not _is_absent(record[name])), None)
+
+    def history(self, record: Mapping[str, Any], where: str) -> list[list[str]] | None:
+        """Earlier requests and answers of a pair; None where the column holds something else, which is no history."""
+        value = record.get(HISTORY) if len(self.sides) == 2 else None
+        named = HISTORY in self.naming.columns
+        if isinstance(value, str) and (named or value.lstrip().startswith("[[")):  # CSV cells hold lists as JSON text
+            value = turn_list(value, where) if value.strip() not in ("", "[]") else None
+        if _is_absent(value) or value == [] or (isinstance(value, str) and not named):
+            return None
+        pairs = isinstance(value, list) and all(
+            isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(said, str) for said in pair) for pair in value
+        )
+        if not pairs and not is_turn_list(value):
+            raise DataError(f"{where}: history must be a list of [request, answer], this is {str(value)[:60]!r}; correct it, or rename it")
+        return value  # type: ignore[no-any-return]
+
+    def functions(self, record: Mapping[str, Any]) -> Any:
+        """OpenAI's name for ``tools`` before tools were: a list of functions."""
+        value = record.get("functions") if self.layout in _CHATS and "tools" not in self.naming.columns else None
+        if isinstance(value, str) and value.lstrip().startswith("[{"):
+            return value
+        functions = isinstance(value, list) and all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value)
+        return value if functions else None
 
     def meta(self, raw: Mapping[str, Any], record: Mapping[str, Any], where: str) -> dict[str, Any]:
         """The row's meta data; notes which columns were taken, kept and ignored. ``record`` has the canonical names too."""
         context = self.context(record)
-        canonical = {*self.sides, *_EXTRA, *([context] if context else [])}
-        canonical -= self.columns.keys()
-        own = {*canonical, *self.columns.values()}
+        canonical = {*self.sides, *EXTRA, *([context] if context else [])}
+        canonical |= {HISTORY} if self.history(record, where) else set()
+        canonical |= {"functions"} if self.functions(record) and not record.get("tools") else set()
+        canonical -= self.naming.columns.keys()
+        own = {*canonical, *self.naming.columns.values()}
+        refuse_marked(raw, {*own, *self.naming.keep}, where, document=self.layout == "text")
         meta: dict[str, Any] = {}
         nested: dict[str, Any] = {}
         for name, value in raw.items():
-            if _is_absent(value):
+            if _is_absent(value) or value in ([], {}) or (name == HISTORY and value == "[]"):
                 continue
             if name in own:
                 self.taken[name] = None
@@ -208,17 +268,11 @@ class _Seen:
         return f"{self.source}: read as {self.layout}{taken}{kept}" + (f"; ignored: {_listed(ignored)}" if ignored else "")
 
     def counts(self) -> list[str]:
-        """What was changed in rows, once all of them are read."""
+        """What was changed in rows and left out, once all of them are read."""
         said = []
-        if self.json_answers:
-            said.append(f"{self.source}: answers that are objects, lists, true or false became JSON ({_rows(self.json_answers)})")
-        if self.cut:
-            said.append(f"{self.source}: {_rows(self.cut)}: turns after the last trained one left out")
-        return said
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
+        if self.left_out:
+            said.append(f"rows with {_wanted(self.naming.keep)}: {self.rows:,} of {self.rows + self.left_out:,}; the others left out")
+        return [f"{self.source}: {line}" for line in (*said, *self.notes.lines())]
 
 
 def _listed(names: Iterable[str], most: int = 20) -> str:
@@ -275,63 +329,14 @@ def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> 
     return record
 
 
-def _named_layout(columns: Mapping[str, str], where: str) -> str:
-    """The layout of the columns that the user named."""
-    if (layout := _known(dict.fromkeys(columns, ""), columns)) is not None:
-        return layout
-    halves = sorted(columns.keys() - _EXTRA)
-    pairs = [("instruction", "output"), *_PAIRS]
-    partners = dict(reversed(pairs)) | {b: a for a, b in reversed(pairs)}
-    named = next((name for name in halves if name in partners and name not in _CONTEXT), halves[0])
-    missing = partners.get(named, "prompt")
-    raise DataError(
-        f"{where}: data.columns names {', '.join(halves)} but not {missing}, and it takes both; add +data.columns.{missing}=YOURS"
-    )
-
-
-def _known(record: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """The layout whose columns are in ``names``."""
-    names = set(names)
-    for column, layout in (("messages", "messages"), ("conversations", "sharegpt")):
-        if column in names and record[column] is not None:
-            return layout
-    if {"instruction", "output"} <= names:  # "input" is optional, and may be missing in some rows only
-        return "alpaca"
-    for prompt, completion in _PAIRS:
-        if prompt in names and completion in names:
-            return f"{prompt}/{completion}"
-    half = names & (set(COLUMNS) - _EXTRA - {"text", "source", "context"})  # many documents state their source
-    return "text" if "text" in names and not half else None
-
-
-def _layout(record: Mapping[str, Any], where: str) -> str:
-    layout = _known(record, record)
-    answers = [name for name in record if str(name).lower() in _ANSWERS]
-    if "text" in record and answers and layout in ("text", None):
-        raise DataError(
-            f"{where}: is the column {answers[0]} beside text to be learned? Then name both: +data.columns.prompt=text "
-            f"+data.columns.completion={answers[0]}; if the texts alone are, as documents: +data.columns.text=text"
-        )
-    if layout is not None:
-        return layout
-    raise DataError(
-        f"{where}: no known layout in the columns {', '.join(map(str, record))}; needed: messages, conversations, "
-        "instruction/input/output, prompt/completion or text. "
-        "Name yours: +data.columns.prompt=YOURS +data.columns.completion=YOURS, or +data.columns.text=YOURS"
-    )
-
-
-def _messages(record: Mapping[str, Any], seen: _Seen, where: str) -> list[Message]:
+def _messages(record: Mapping[str, Any], seen: _Seen, tools: Tools, where: str) -> list[Message]:
     missing = next((name for name in seen.sides if name not in record), None)
     if missing is not None:
         raise DataError(
             f"{where}: no column {missing!r} in this row; it has: {', '.join(map(str, record))} (rows before were {seen.layout})"
         )
-    messages, became_json = [], False
-    for message, changed in _conversation(record, seen, where):
-        messages.append(message)
-        became_json |= changed
-    seen.json_answers += became_json
+    messages, became_json = _conversation(record, seen, tools, where)
+    seen.notes.json_answers += became_json
     if _is_absent(record.get("system")):
         return messages
     system = Message("system", content_text(record["system"], "system", where))
@@ -342,25 +347,38 @@ def _messages(record: Mapping[str, Any], seen: _Seen, where: str) -> list[Messag
     return messages
 
 
-def _conversation(record: Mapping[str, Any], seen: _Seen, where: str) -> Iterator[tuple[Message, bool]]:
-    """The turns, each with whether its content was an object that became JSON."""
-    if seen.layout in ("messages", "sharegpt"):
-        role, content = ("role", "content") if seen.layout == "messages" else ("from", "value")
-        for turn in turn_list(record[seen.sides[0]], where):
-            yield turn_message(turn, role, content, where), isinstance(turn, dict) and becomes_json(turn.get(content))
-        return
+def _conversation(record: Mapping[str, Any], seen: _Seen, tools: Tools, where: str) -> tuple[list[Message], bool]:
+    """The turns, and whether the content of one was an object that became JSON."""
+    reader = TurnReader(seen.naming.roles, seen.notes)
+    if seen.layout in _CHATS:
+        return reader.conversation(turn_list(record[seen.sides[0]], where), tools, where)
     if seen.layout == "text":
-        yield Message("text", content_text(record["text"], "text", where)), False
-        return
+        return [Message("text", content_text(record["text"], "text", where))], False
     first, second = seen.sides
-    prompt, completion, context = record[first], record[second], seen.context(record)
+    prompt, completion, context = _cell(record[first], seen, where), _cell(record[second], seen, where), seen.context(record)
     if context is not None:
         texts = [content_text(prompt, first, where), content_text(record[context], context, where)]
         prompt = "\n\n".join(text for text in texts if text.strip())
+    messages, changed = _earlier(seen.history(record, where) or [], reader, tools, where)
     for value, role, column in ((prompt, "user", first), (completion, "assistant", second)):
-        if isinstance(value, list) and value and all(isinstance(turn, dict) and "role" in turn for turn in value):
-            for turn in value:
-                yield turn_message(turn, "role", "content", where), becomes_json(turn.get("content"))
-        else:
-            answer = role == "assistant"
-            yield Message(role, content_text(value, column, where, answer=answer)), answer and becomes_json(value)
+        said, became_json = reader.side(value, role, column, tools, where)
+        messages += said
+        changed |= became_json
+    return messages, changed
+
+
+def _cell(value: Any, seen: _Seen, where: str) -> Any:
+    """A cell of a CSV file that holds the JSON text of turns is those turns."""
+    if isinstance(value, str) and seen.source.lower().endswith((".csv", ".tsv")) and value.lstrip().startswith("[{"):
+        try:
+            turns = load_json(value, where)
+        except json.JSONDecodeError:
+            return value
+        return turns if is_turn_list(turns) else value
+    return value
+
+
+def _earlier(history: list[Any], reader: TurnReader, tools: Tools, where: str) -> tuple[list[Message], bool]:
+    if is_turn_list(history):
+        return reader.conversation(history, tools, where)
+    return [Message(role, text) for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)], False

@@ -23,6 +23,7 @@ from jinja2.exceptions import TemplateError
 
 from hydratune.config import TrainOn
 from hydratune.data import thoughts
+from hydratune.data.calls import takes_text_arguments, with_text_arguments
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
@@ -107,6 +108,7 @@ class ChatEncoder:
         self._prompts: dict[int, int] = {}  # hash of a prompt's text -> hash of its tokens, for the gate
         self._frames: set[int] = set()  # hashes of what the template put around an answer, and nobody else had said
         self._shown: set[int] = set()  # hashes of tools that the template was seen to show
+        self.text_arguments: bool | None = None  # whether the template takes arguments of calls as text; None: not seen yet
 
     # ------------------------------------------------------------------------------------------------------- rendering
     def render(
@@ -114,12 +116,12 @@ class ChatEncoder:
     ) -> str:
         """The template's text. Raises ``MaskError`` if the template refuses the conversation."""
         turns = [self._apart(message).turn() for message in messages]
+        options = {"tools": list(map(dict, tools)) or None, "tokenize": False, "add_generation_prompt": generation_prompt}
+        template = functools.partial(self.tokenizer.apply_chat_template, **options)
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, tools=list(map(dict, tools)) or None, tokenize=False, add_generation_prompt=generation_prompt
-                )
-            )
+            if self.text_arguments is None and any(message.tool_calls for message in messages):
+                self.text_arguments = takes_text_arguments(template, turns)
+            return str(template(with_text_arguments(turns) if self.text_arguments else turns))
         except (TemplateError, TypeError, ValueError) as error:
             raise MaskError(f"{where}: the chat template refuses this conversation ({error})", Defect.template_refuses) from error
 

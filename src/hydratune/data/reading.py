@@ -20,7 +20,8 @@ from hydratune.config import (
 )
 from hydratune.data.cases import CASES
 from hydratune.data.contracts import contract_rows
-from hydratune.data.formats import open_hub, read_file, read_hub
+from hydratune.data.formats import Naming, open_hub, read_file, read_hub
+from hydratune.data.preferences import ANY
 from hydratune.data.rows import Message, Row
 from hydratune.data.splits import SPLITS, unit_hash
 from hydratune.errors import DataError
@@ -52,12 +53,12 @@ def open_source(data: DataConfig) -> Source:
         return Source(rows, "generated", sum(counts.values()), statements)
     if isinstance(data, FilesData):
         files = {name: Path(file) for name in SPLIT_NAMES if (file := getattr(data, name))}
-        rows = {name: read_file(path, data.columns, data.encoding, statements) for name, path in files.items()}
+        rows = {name: read_file(path, _naming(data), data.encoding, statements) for name, path in files.items()}
         return Source(rows, {name: digest(path) for name, path in files.items()}, sum(map(_lines, files.values())), statements)
     if isinstance(data, HubData):
         names = {name: split for name in SPLIT_NAMES if (split := getattr(data, name))}
         opened = {name: open_hub(data.id, data.subset, split, data.revision) for name, split in names.items()}
-        rows = {name: read_hub(opened[name], data.id, split, data.columns, statements) for name, split in names.items()}
+        rows = {name: read_hub(opened[name], data.id, split, _naming(data), statements) for name, split in names.items()}
         identity = {name: str(getattr(part, "_fingerprint", "")) for name, part in opened.items()}
         return Source(rows, identity, sum(map(len, opened.values())), statements)
     if isinstance(data, CaseData):
@@ -68,6 +69,12 @@ def open_source(data: DataConfig) -> Source:
     if isinstance(data, MixedData):
         return _mixed(data)
     raise AssertionError(type(data))
+
+
+def _naming(data: FilesData | HubData) -> Naming:
+    """What the settings say of columns, speakers and rows; a column that rows are divided by is no mark of good answers."""
+    divides = {data.stratify: ANY} if data.stratify and data.stratify != "answer" else {}
+    return Naming(data.columns, data.roles, {**divides, **data.keep})
 
 
 def digest(path: Path) -> str:

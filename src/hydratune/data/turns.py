@@ -1,72 +1,250 @@
-"""One turn of a conversation as a file has it -> Message: roles, contents, tool calls, thinking, and whether it is trained."""
+"""The turns of a conversation as a file has them -> Messages: who speaks, contents, tool calls, thinking, and what is trained."""
 
 import itertools
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from hydratune.data.files import load_json
+from hydratune.data.calls import Tools, parsed, refuse_half_characters, tool_calls
+from hydratune.data.layouts import CONTENT_KEYS, ROLE_KEYS, is_turn, is_turn_list
+from hydratune.data.marks import CONTEXT, TRAINED, is_missing, is_trained, refuse_unclear
+from hydratune.data.notes import Notes
+from hydratune.data.padding import unpadded
+from hydratune.data.parts import Part, PartKind, parts_of, refuse_media
+from hydratune.data.roles import CALL, is_known, role_of
 from hydratune.data.rows import ROLES, Message
 from hydratune.errors import DataError
 
-_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
-_OPENAI_ROLES = {"developer": "system"}  # its name since the o1 models
+_CONTENT_KEYS = (*CONTENT_KEYS, "text")  # beside a role; rows of documents have a text too
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing under three names
-_TEXT_PARTS = {"text", "input_text", "output_text"}
-_MEDIA = {"image": "images", "audio": "sounds", "video": "videos", "file": "files", "document": "files"}
+_KNOWN = {*ROLE_KEYS, *_CONTENT_KEYS, *_REASONING, *TRAINED, *CONTEXT, "tool_calls", "function_call", "tool_call_id", "name", "refusal"}
+_MEDIA_KEYS = {"image", "images", "image_url", "audio", "audios", "video", "videos"}
+_PART_KEYS = {"type", "text", "refusal", "signature", "id", "name", "toolName", "toolCallId", "tool_use_id", "tool_call_id", "call_id"}
+_PART_KEYS |= {"function", "input", "arguments", "args", "parameters", "content", "output", "result", "response", "summary"}
+_PART_KEYS |= {"thinking", "reasoning", "reasoning_content", "thought", "think"}
 
 
 def turn_list(value: Any, where: str) -> list[Any]:
     if isinstance(value, str):  # CSV cells hold lists as JSON text
-        value = _parsed(value, "the conversation", where)
+        value = parsed(value, "the conversation", where)
+    if isinstance(value, dict) and _is_table(value):
+        value = [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: the conversation must be a list with at least one turn")
     return value
 
 
-def _parsed(text: str, name: str, where: str) -> Any:
-    try:
-        return load_json(text, where)
-    except json.JSONDecodeError:
-        raise DataError(f"{where}: {name} is a text that is not JSON: {text[:60]!r}") from None
+def _is_table(value: Mapping[str, Any]) -> bool:
+    """An object of lists, as the datasets library has for a Sequence of objects."""
+    lengths = {len(item) if isinstance(item, list) else -1 for item in value.values()}
+    return not value.keys().isdisjoint(ROLE_KEYS) and len(lengths) == 1 and -1 not in lengths
 
 
-def turn_message(turn: Any, role_key: str, content_key: str, where: str) -> Message:
-    if not isinstance(turn, dict) or role_key not in turn:
-        raise DataError(f"{where}: a turn needs {role_key!r} and {content_key!r}, got {str(turn)[:80]!r}")
-    said = str(turn[role_key])
-    role = (_SHAREGPT_ROLES if role_key == "from" else _OPENAI_ROLES).get(said, said)
-    content = turn.get(content_key)
-    if role_key == "from" and said == "function_call":  # sharegpt writes the call where others write the text
-        calls, content = _calls(content, where), ""
-        if not calls:
-            raise DataError(f"{where}: a function_call turn holds no call")
-    else:
-        calls = _calls(turn.get("tool_calls") or turn.get("function_call"), where)
-        content = "" if calls and content is None else content
-    if content is None and content_key not in turn:
-        raise DataError(f"{where}: a turn needs {role_key!r} and {content_key!r}, got {str(turn)[:80]!r}")
-    reasoning = next((text for key in _REASONING if (text := _optional_text(turn, key, role, where))), None)
-    identity, name = _optional_text(turn, "tool_call_id", role, where), _optional_text(turn, "name", role, where)
+@dataclass(frozen=True)
+class TurnReader:
+    """Reads the turns of one source. ``roles`` is data.roles; ``notes`` counts what was changed or left out."""
+
+    roles: Mapping[str, str]
+    notes: Notes
+
+    def conversation(self, turns: list[Any], tools: Tools, where: str) -> tuple[list[Message], bool]:
+        """The messages, and whether the content of one was an object that became JSON. Raises ``DataError``."""
+        messages: list[Message] = []
+        became_json = False
+        for turn in turns:
+            role, found, changed = self._turn(turn, tools, where)
+            became_json |= changed
+            if role == CALL and messages and messages[-1].role == "assistant":
+                self.notes.merged += 1
+                messages[-1] = _together(messages[-1], found[0], where)
+            else:
+                messages += found
+        return messages, became_json
+
+    def side(self, value: Any, role: str, column: str, tools: Tools, where: str) -> tuple[list[Message], bool]:
+        """One side of a pair: a text, an object that becomes JSON (answers only), a turn or a list of turns."""
+        if is_turn(value) and any(is_known(value[key], self.roles) for key in ROLE_KEYS if key in value):
+            value = [value]
+        if (
+            role == "user"
+            and isinstance(value, dict)
+            and is_turn_list(value.get("messages"))
+            and not any(item for key, item in value.items() if key != "messages")
+        ):
+            value = value["messages"]  # OpenAI's input of a preference pair
+        if is_turn_list(value):
+            return self.conversation(value, tools, where)
+        said = self._content(value, role, column, tools, where, strict=role != "assistant")
+        return said.messages(Message(role, ""), where), said.became_json
+
+    def _turn(self, turn: Any, tools: Tools, where: str) -> tuple[str, list[Message], bool]:
+        role_key = _one_of(turn, ROLE_KEYS, where) if isinstance(turn, dict) else None
+        if role_key is None:
+            raise DataError(f"{where}: a turn needs 'role' and 'content' (or 'from' and 'value'), got {str(turn)[:80]!r}")
+        role = role_of(turn[role_key], self.roles, where)
+        self._note_keys(turn, role, where)
+        train = is_trained(turn, role, where)
+        content_key = _one_of(turn, _CONTENT_KEYS, where)
+        content = turn[content_key] if content_key else None
+        if role == CALL:  # the call stands where others write the text
+            calls = tool_calls(content or turn.get("tool_calls") or turn.get("function_call"), tools, self.notes, where)
+            content = ""
+            if not calls:
+                raise DataError(f"{where}: a function_call turn holds no call")
+        else:
+            calls = tool_calls(turn.get("tool_calls") or turn.get("function_call"), tools, self.notes, where)
+            content = "" if calls and content is None else content
+        if refusal := _optional_text(turn, "refusal", role, where):
+            if content:
+                raise DataError(f"{where}: content and refusal of the {role} turn are both there; keep one of them")
+            content = refusal
+            self.notes.refusals += 1
+        speaker = "assistant" if role == CALL else role
+        if content is None and not any(key in turn for key in _CONTENT_KEYS):
+            raise DataError(f"{where}: a turn needs 'role' and 'content' (or 'from' and 'value'), got {str(turn)[:80]!r}")
+        frame = Message(
+            speaker,
+            "",
+            reasoning=_reasoning(turn, speaker, where),
+            tool_calls=calls,
+            tool_call_id=_optional_text(turn, "tool_call_id", speaker, where),
+            name=_optional_text(turn, "name", speaker, where),
+            train=train,
+        )
+        if content_key == "parts" and isinstance(content, list):  # Gemini's parts have no type
+            content = [{"type": "text", **part} if isinstance(part, dict) and set(part) == {"text"} else part for part in content]
+        said = self._content(content, speaker, f"content of the {speaker} turn", tools, where, strict=speaker != "tool")
+        messages = said.messages(frame, where)
+        for message in messages:
+            _refuse_misplaced(message, where)
+        return role, messages, said.became_json
+
+    def _note_keys(self, turn: Mapping[str, Any], role: str, where: str) -> None:
+        """Keys that nothing reads are named, unless what they say would change what is trained."""
+        for key, value in turn.items():
+            if key in _KNOWN or is_missing(value) or value in ("", [], {}):
+                continue
+            if key in _MEDIA_KEYS:
+                raise DataError(f"{where}: {key} of the {role} turn cannot be trained on, only text; take it out")
+            if key in ("tools", "functions"):
+                raise DataError(f"{where}: {key} of the {role} turn: the tools of a row are a column of the row; put them beside the turns")
+            refuse_unclear(turn, key, role, where)
+            self.notes.keys[key] += 1
+
+    def _content(self, value: Any, role: str, name: str, tools: Tools, where: str, *, strict: bool) -> "_Said":
+        parts = parts_of(value, name, where, strict=strict)
+        if parts is None:
+            if becomes_json(value):
+                self.notes.answer_nulls += unpadded(value)[1]
+            return _Said(content_text(value, name, where, answer=role in ("assistant", "tool")), became_json=becomes_json(value))
+        for part in value if isinstance(value, list) else [value]:
+            extra = [key for key, item in part.items() if key not in _PART_KEYS and item] if isinstance(part, dict) else []
+            self.notes.keys.update(f"{part['type']}.{key}" for key in extra)
+        self.notes.refusals += sum(part.kind is PartKind.refusal for part in parts)
+        if role == "assistant":
+            return self._assistant(parts, name, tools, where)
+        said = _Said("")
+        for part in parts:
+            if part.kind is PartKind.text:
+                said.text += part.value
+            elif part.kind is PartKind.result and role in ("user", "tool"):
+                if said.text.strip():
+                    raise DataError(f"{where}: {name} holds the result of a tool after a text; results come first")
+                said.text = ""
+                result = part.value
+                text = self._content(result["content"], "tool", "the result of a tool", tools, where, strict=False).text
+                said.results.append(Message("tool", text, tool_call_id=result["id"] or None, name=result["name"] or None))
+            else:
+                raise DataError(f"{where}: {name} holds a part of type {part.type!r} that is not text; only text can be trained on")
+        return said
+
+    def _assistant(self, parts: list[Part], name: str, tools: Tools, where: str) -> "_Said":
+        """Thoughts come first, then the text, then the calls: the order in which templates write them."""
+        order = (PartKind.thought, PartKind.text, PartKind.call)
+        said, last = _Said(""), 0
+        thoughts: list[str] = []
+        for part in parts:
+            kind = PartKind.text if part.kind is PartKind.refusal else part.kind
+            if kind is PartKind.result:
+                raise DataError(f"{where}: {name} holds the result of a tool; results belong in a turn of the tool or the user")
+            if isinstance(part.value, str) and not part.value.strip() and (kind is PartKind.thought or not said.text or said.calls):
+                continue  # an empty part says nothing
+            if order.index(kind) < last:
+                raise DataError(
+                    f"{where}: {name} holds {_plural(kind)} after {_plural(order[last])}; templates write thoughts, then the text, then "
+                    "the calls: put them in this order, or split the turn"
+                )
+            last = order.index(kind)
+            if kind is PartKind.thought:
+                thoughts.append(part.value)
+            elif kind is PartKind.text:
+                said.text += part.value
+            else:
+                said.calls += tool_calls(part.value, tools, self.notes, where)
+        said.reasoning = "\n\n".join(thoughts) or None
+        return said
+
+
+@dataclass
+class _Said:
+    """What the content of one turn says; ``results`` are turns of tools that come before it."""
+
+    text: str
+    reasoning: str | None = None
+    calls: tuple[dict[str, Any], ...] = ()
+    results: list[Message] = field(default_factory=list)
+    became_json: bool = False
+
+    def messages(self, frame: Message, where: str) -> list[Message]:
+        """The results of tools, and ``frame`` with what is said; nothing of it where only results are."""
+        if self.results and not self.text.strip():
+            return self.results
+        if (self.reasoning and frame.reasoning and self.reasoning != frame.reasoning) or (self.calls and frame.tool_calls):
+            raise DataError(f"{where}: the turn has thoughts or calls both in its content and beside it; keep one of them")
+        own = replace(frame, content=self.text, reasoning=self.reasoning or frame.reasoning, tool_calls=self.calls or frame.tool_calls)
+        return [*self.results, own]
+
+
+def _together(turn: Message, call: Message, where: str) -> Message:
+    """Calls that follow an assistant turn without a result between them are made in that turn."""
+    if turn.train != call.train:
+        raise DataError(f"{where}: the calls of one assistant turn are marked both as trained and as context; mark them alike")
+    if turn.reasoning and call.reasoning:
+        raise DataError(f"{where}: two calls of one assistant turn have thoughts of their own; put the result of the first between them")
+    return replace(turn, tool_calls=(*turn.tool_calls, *call.tool_calls), reasoning=turn.reasoning or call.reasoning)
+
+
+def _plural(kind: PartKind) -> str:
+    return "text" if kind is PartKind.text else f"{kind}s"
+
+
+def _one_of(turn: Mapping[str, Any], keys: tuple[str, ...], where: str) -> str | None:
+    """The one of ``keys`` that the turn has, null being none."""
+    present = [key for key in keys if turn.get(key) is not None]
+    if len(present) > 1 and any(turn[key] != turn[present[0]] for key in present):
+        raise DataError(f"{where}: {' and '.join(present)} of a turn differ; keep one of them")
+    return present[0] if present else None
+
+
+def _refuse_misplaced(message: Message, where: str) -> None:
     for key, value, owner in (
-        ("tool_calls", calls, "assistant"),
-        ("thinking", reasoning, "assistant"),
-        ("tool_call_id", identity, "tool"),
+        ("tool_calls", message.tool_calls, "assistant"),
+        ("thinking", message.reasoning, "assistant"),
+        ("tool_call_id", message.tool_call_id, "tool"),
     ):
-        if value and role != owner:
-            raise DataError(f"{where}: {key} on the {role} turn; only {owner} turns have it")
-    return Message(
-        role,
-        content_text(content, f"content of the {role} turn", where, answer=role in ("assistant", "tool")),
-        reasoning=reasoning,
-        tool_calls=calls,
-        tool_call_id=identity,
-        name=name,
-        train=_is_trained(turn, role, where),
-    )
+        if value and message.role != owner:
+            raise DataError(f"{where}: {key} on the {message.role} turn; only {owner} turns have it")
+
+
+def _reasoning(turn: Mapping[str, Any], role: str, where: str) -> str | None:
+    thoughts = {key: text for key in _REASONING if (text := _optional_text(turn, key, role, where))}
+    if len(set(thoughts.values())) > 1:
+        raise DataError(f"{where}: {' and '.join(thoughts)} of the {role} turn differ; keep one of them")
+    return next(iter(thoughts.values()), None)
 
 
 def _optional_text(turn: Mapping[str, Any], key: str, role: str, where: str) -> str | None:
@@ -77,97 +255,19 @@ def _optional_text(turn: Mapping[str, Any], key: str, role: str, where: str) -> 
     raise DataError(f"{where}: {key} of the {role} turn must be a text, this is {type(value).__name__}")
 
 
-def _is_trained(turn: Mapping[str, Any], role: str, where: str) -> bool:
-    """From ``train: true/false`` or OpenAI's ``weight: 0/1``."""
-    train, weight = turn.get("train"), turn.get("weight")
-    if train is not None and not isinstance(train, bool):
-        raise DataError(f"{where}: train of the {role} turn must be true or false, this is {train!r}")
-    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1)):
-        raise DataError(f"{where}: weight of the {role} turn must be 0 (context) or 1 (trained), this is {weight!r}")
-    stated = {bool(value) for value in (train, weight) if value is not None}
-    if len(stated) == 2:
-        raise DataError(f"{where}: train and weight of the {role} turn say opposite things; keep one of them")
-    if role != "assistant":
-        if True in stated:
-            raise DataError(f"{where}: the {role} turn is marked as trained; only assistant turns can be")
-        return True
-    return stated != {False}
-
-
-def _calls(value: Any, where: str) -> tuple[dict[str, Any], ...]:
-    """Tool calls in OpenAI's form, ``arguments`` as an object: templates print it as JSON, and would print a text as a JSON string."""
-    if isinstance(value, str) and value.strip():
-        value = _parsed(value, "a tool call", where)
-    if not value:
-        return ()
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list):
-        raise DataError(f"{where}: tool_calls must be a list, this is {type(value).__name__}")
-    return tuple(_call(call, where) for call in value)
-
-
-def _call(call: Any, where: str) -> dict[str, Any]:
-    function = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise DataError(f'{where}: a tool call needs {{"function": {{"name": ..., "arguments": ...}}}}, got {str(call)[:80]!r}')
-    arguments = function.get("arguments", function.get("parameters"))
-    if isinstance(arguments, str) and arguments.strip():
-        arguments = _parsed(arguments, f"arguments of the call to {function['name']}", where)
-    if arguments is not None and arguments != "" and not isinstance(arguments, dict):
-        raise DataError(f"{where}: arguments of the call to {function['name']} must be an object, this is {type(arguments).__name__}")
-    identity = call.get("id")
-    if identity is not None and not isinstance(identity, str):
-        raise DataError(f"{where}: id of the call to {function['name']} must be a text, this is {type(identity).__name__}")
-    named = {"id": identity} if identity else {}
-    return {**named, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
-
-
-def tool_list(value: Any, where: str) -> tuple[dict[str, Any], ...]:
-    """The tools of a row in OpenAI's form, which is what servers hand to templates at inference."""
-    if isinstance(value, str) and value.strip():
-        value = _parsed(value, "tools", where)
-    if value is None or value in ("", []) or value != value:
-        return ()
-    if not isinstance(value, list):
-        raise DataError(f"{where}: tools must be a list of functions, this is {type(value).__name__}")
-    refuse_half_characters(json.dumps(value, ensure_ascii=False, default=str), "tools", where)
-    return tuple(_tool(tool, where) for tool in value)
-
-
-def _tool(tool: Any, where: str) -> dict[str, Any]:
-    function = tool.get("function", tool) if isinstance(tool, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise DataError(f"{where}: a tool needs a name, a description and parameters, got {str(tool)[:80]!r}")
-    if _has_null_property(function.get("parameters")):
-        raise DataError(
-            f"{where}: the parameters of the tool {function['name']} hold null where a JSON schema belongs, as Parquet does when it "
-            "gives all rows the same keys; store the tools as JSON text"
-        )
-    return dict(tool) if "function" in tool else {"type": "function", "function": dict(function)}
-
-
-def _has_null_property(schema: Any) -> bool:
-    if isinstance(schema, dict):
-        properties = schema.get("properties")
-        if isinstance(properties, dict) and None in properties.values():
-            return True
-        return any(map(_has_null_property, schema.values()))
-    return isinstance(schema, list) and any(map(_has_null_property, schema))
-
-
 def content_text(value: Any, name: str, where: str, *, answer: bool = False) -> str:
-    """A text, a number as text, or the text parts of OpenAI's content. An ``answer`` may also be an object, which becomes JSON."""
+    """A text, or a number as text. An ``answer`` may also be an object, which becomes JSON."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{where}: {name} is empty ({'null' if value is None else 'not a number'})")
     if isinstance(value, bytes):
         raise DataError(f"{where}: {name} is binary; a text is needed")
-    if _are_text_parts(value):
-        return "".join(part["text"] for part in value)
-    _refuse_media(value, name, where, strict=not answer)
     if isinstance(value, bool | dict | list):
         if not answer:
-            raise DataError(f"{where}: {name} must be a text, this is {type(value).__name__}: {str(value)[:60]}")
+            parts = parts_of(value, name, where, strict=True)
+            if parts is None or any(part.kind is not PartKind.text for part in parts):
+                raise DataError(f"{where}: {name} must be a text, this is {_python(value)}: {str(value)[:60]}")
+            return "".join(part.value for part in parts)
+        refuse_media(value, name, where)
         try:
             return json.dumps(value, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -179,27 +279,12 @@ def content_text(value: Any, name: str, where: str, *, answer: bool = False) -> 
     return str(value)
 
 
+def _python(value: Any) -> str:
+    return "dict" if isinstance(value, dict) else type(value).__name__
+
+
 def becomes_json(value: Any) -> bool:
-    return isinstance(value, bool | dict | list) and not _are_text_parts(value)
-
-
-def _are_text_parts(value: Any) -> bool:
-    """OpenAI's content parts; each is a text."""
-    known = isinstance(value, list) and all(isinstance(p, dict) and p.get("type") in _TEXT_PARTS for p in value)
-    return known and bool(value) and all(isinstance(p.get("text"), str) for p in value)
-
-
-def _refuse_media(value: Any, name: str, where: str, *, strict: bool) -> None:
-    """Content parts that are no text. An answer that is a list of objects may have a key ``type``, so it is ``strict`` for others only."""
-    if not isinstance(value, list) or not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in value):
-        return
-    for part in value:
-        kind = part["type"]
-        medium = next((medium for medium in _MEDIA if medium in kind and (strict or kind in part)), None)
-        if medium is not None:
-            raise DataError(f"{where}: {name} holds a part of type {kind!r}; {_MEDIA[medium]} cannot be trained on, only text")
-        if strict and (kind not in _TEXT_PARTS or not isinstance(part.get("text"), str)):
-            raise DataError(f"{where}: {name} holds a part of type {kind!r} that is not text; only text can be trained on")
+    return isinstance(value, bool | dict | list)
 
 
 def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
@@ -234,16 +319,10 @@ def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
         raise DataError(f"{where}: a tool turn must follow an assistant turn with tool_calls, or another tool turn")
     trained = [i for i, m in enumerate(messages) if m.role == "assistant" and m.train]
     if not trained:
-        raise DataError(f"{where}: every assistant turn is marked as context (train: false or weight: 0), so there is nothing to learn")
+        raise DataError(
+            f"{where}: every assistant turn is marked as context (train: false, weight: 0 or the like), so there is nothing to learn"
+        )
     last = messages[trained[-1]]
     if not last.content.strip() and not last.tool_calls:
         raise DataError(f"{where}: the assistant's answer is empty")
     return tuple(messages[: trained[-1] + 1])
-
-
-def refuse_half_characters(text: str, name: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = ascii(text[error.start])
-        raise DataError(f"{where}: {name} holds half a character ({half}), as cut text does; repair or remove it") from None

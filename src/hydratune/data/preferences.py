@@ -1,0 +1,136 @@
+"""Columns that say which answers are good: pairs of a chosen and a rejected answer (DPO), and marks of single answers (KTO, ratings).
+
+Training on an answer that its own row calls bad teaches it, so such rows are refused; ``data.keep`` says which are wanted.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hydratune.data.layouts import CONTEXT, is_turn, is_turn_list
+from hydratune.data.marks import CONTEXT as MASKED
+from hydratune.data.marks import TRAINED, seems_to_decide
+from hydratune.errors import DataError
+
+ANY = "any"  # data.keep.COLUMN=any: the column is no mark, rows with every value of it are read
+_CHOSEN = (
+    ("chosen", "rejected"),
+    ("accepted", "rejected"),
+    ("preferred", "dispreferred"),
+    ("preferred_output", "non_preferred_output"),  # OpenAI's
+    ("chosen_response", "rejected_response"),
+    ("response_chosen", "response_rejected"),
+)
+_PROMPTS = ("prompt", "question", "instruction", "query", "input", "conversations", "messages")
+_GOOD = {"label", "kto_tag", "rating", "feedback", "accept", "accepted", "acceptable", "approved", "good", "correct", "right", "ok"}
+_GOOD |= {"chosen", "preferred", "desirable", "helpful", "useful", "like", "liked", "thumbs_up", "thumb_up", "upvoted", "valid", "passed"}
+_GOOD |= {"success", "successful", "verified", "keep", "use", "score", "reward", "quality", *TRAINED}
+_BAD = {"reject", "rejected", "bad", "wrong", "incorrect", "undesirable", "dislike", "disliked", "thumbs_down", "thumb_down", "downvoted"}
+_BAD |= {"invalid", "failed", "flagged", "mask", "masked", "ignore", "ignored", "skip", "exclude", "excluded", "discard", *MASKED}
+_GRADED = {"rating", "score", "reward", "quality"}  # 0 may be a grade, so only true and false are marks
+_BAD_WORDS = {"bad", "wrong", "incorrect", "reject", "rejected", "undesirable", "thumbs_down", "down", "dislike", "disliked"}
+
+
+def chosen_column(record: Mapping[str, Any]) -> str | None:
+    """The column of chosen answers, where the row has rejected ones beside them."""
+    return next((good for good, bad in _CHOSEN if all(isinstance(record.get(n), str | list | dict) for n in (good, bad))), None)
+
+
+def refuse_preferences(record: Mapping[str, Any], chosen: str, where: str) -> None:
+    """Says how to train on the chosen answers alone. Raises ``DataError``."""
+    value = _value(record[chosen])
+    prompt = next((name for name in _PROMPTS if record.get(name) not in (None, "")), None)
+    if is_turn_list(value) and any(str(turn.get("role") or turn.get("from")).lower() not in ("assistant", "gpt") for turn in value):
+        fix = f"+data.columns.messages={chosen}"
+    elif prompt is not None:
+        context = next(
+            (n for n in CONTEXT if record.get(n) not in (None, "") and n != prompt and prompt in ("instruction", "question")), None
+        )
+        about = f" +data.columns.context={context}" if context else ""
+        fix = f"+data.columns.prompt={prompt} +data.columns.completion={chosen}{about}"
+    else:
+        fix = f"+data.columns.prompt=YOURS +data.columns.completion={chosen}, or whole texts as documents: +data.columns.text={chosen}"
+    raise DataError(
+        f"{where}: {chosen} and the rejected answer beside it are a preference pair, and pairs are not trained on (no DPO). To train on "
+        f"the chosen answers alone: {fix}"
+    )
+
+
+def _value(value: Any) -> Any:
+    """A cell of a CSV file may hold a list as JSON text."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return [value] if is_turn(value) else value
+
+
+def refuse_marked(raw: Mapping[str, Any], other: set[str], where: str, *, document: bool = False) -> None:
+    """A row whose own columns say that its answer is bad; columns in ``other`` mean something else. Raises ``DataError``.
+
+    Of a ``document`` only marks of training are looked at: it is no answer.
+    """
+    for name, value in raw.items():
+        if name in other or value is None:
+            continue
+        plain = _plain(str(name))
+        marks = {*TRAINED, *MASKED, "mask"}
+        if plain in _GOOD and (plain in marks or not document) and _says_bad(value, plain):
+            good = "true" if _is(value, False, plain) else "VALUE"
+        elif plain in _BAD and (plain in marks or not document) and _is(value, True, plain):
+            good = "false"
+        elif isinstance(value, bool | list) and plain not in _GOOD | _BAD and seems_to_decide(str(name), value):
+            raise DataError(
+                f"{where}: {name} looks like a mark of what is trained, and it is not known what it means; rows where it is true: "
+                f"+data.keep.{name}=true; where it is false: +data.keep.{name}=false; all rows: +data.keep.{name}={ANY}; of single "
+                "turns: write train: false into those that are not to be trained"
+            )
+        else:
+            continue
+        said = str(value).lower() if isinstance(value, bool) else value
+        raise DataError(
+            f"{where}: {name} = {said} says that this answer is not to be learned (as in KTO's layout, a rating or a mask), "
+            f"and training would teach it. Only the rows with good answers: +data.keep.{name}={good}; all rows, {name} being "
+            f"something else: +data.keep.{name}={ANY}"
+        )
+
+
+@functools.cache
+def _plain(name: str) -> str:
+    """isGood, is_good and answer_good -> good."""
+    return re.sub(r"^(is|was|answer|response|completion)_", "", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+
+
+def _says_bad(value: Any, name: str) -> bool:
+    return _is(value, False, name) or (isinstance(value, str) and value.strip().lower() in _BAD_WORDS)
+
+
+def _is(value: Any, wanted: bool, name: str) -> bool:
+    """Whether a mark is true or false; CSV has them as texts, and 0 and 1 are usual too."""
+    if isinstance(value, bool):
+        return value is wanted
+    if isinstance(value, str):
+        text = value.strip().lower()
+        return text == str(wanted).lower() or (text == str(int(wanted)) and name not in _GRADED)
+    return isinstance(value, int | float) and value == int(wanted) and name not in _GRADED
+
+
+def is_kept(raw: Mapping[str, Any], keep: Mapping[str, Any], where: str) -> bool:
+    """Whether a row has the values that data.keep wants. Raises ``DataError`` for a column that is not there."""
+    for name, wanted in keep.items():
+        if wanted == ANY:
+            continue
+        if name not in raw:
+            raise DataError(f"{where}: data.keep.{name}: no such column; this row has: {', '.join(map(str, raw))}")
+        if not _matches(raw[name], wanted):
+            return False
+    return True
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, bool):
+        return value is not None and _is(value, wanted, "")
+    return bool(value == wanted) or (value is not None and str(value).strip() == str(wanted))
