@@ -131,8 +131,9 @@ def _constrained(
         for name in [name for name in both[0] if "/" not in name and name in both[1] and name not in _SAME_WHEN_CONSTRAINED]:
             change = difference(both[0][name], both[1][name], groups, evaluation.confidence, evaluation.bootstrap_samples)
             content[f"{system}_constrained/{name}"] = both[0][name].value
-            content[f"{system}_constrained/{name}_difference"] = {"value": change.value, "interval": list(change.interval), "p": change.p}
-            between = f"{change.value:+.4f} \\[{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
+            edges = None if change.interval is None else list(change.interval)
+            content[f"{system}_constrained/{name}_difference"] = {"value": change.value, "interval": edges, "p": change.p}
+            between = f"{change.value:+.4f} {escape(change.between('+.4f'))}"
             table.add_row(name, f"{both[1][name].value:.4f}", f"{both[0][name].value:.4f}", between, f"{change.p:.2g}")
         console.print(table)
     write_json(record.path / "evaluation_constrained.json", content)

@@ -78,7 +78,11 @@ class Run:
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         found = inside(self.metrics, "intervals", metric)
-        if not isinstance(found, list) or len(found) != 2 or not all(isinstance(edge, (int, float)) for edge in found):
+        if (
+            not isinstance(found, list)
+            or len(found) != 2
+            or not all(isinstance(edge, (int, float)) and math.isfinite(edge) for edge in found)
+        ):
             return None
         return float(found[0]), float(found[1])
 

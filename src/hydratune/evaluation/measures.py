@@ -1,13 +1,13 @@
 """A metric over rows: columns of numbers, and what is made of their sums."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hydratune.evaluation import statistics
-from hydratune.evaluation.statistics import Columns, Difference, Interval, Of
+from hydratune.evaluation.statistics import Columns, Comparison, Difference, Interval, Of
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,24 @@ def groups_of(predictions: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"group {p['group']}" if p.get("group") else f"row {i}" for i, p in enumerate(predictions)]
 
 
-def difference(ours: Measure, theirs: Measure, groups: Sequence[str], confidence: float, samples: int) -> Difference:
+def comparison(ours: Measure, theirs: Measure, groups: Sequence[str], samples: int) -> Comparison:
     """Of two systems on the same rows. Where rows are right or wrong and independent, p is McNemar's, which is exact."""
-    found = statistics.paired(ours.columns, theirs.columns, ours.of, groups, confidence, samples)
-    if not (ours.hits and theirs.hits and len(set(groups)) == len(groups)):
-        return found
-    alone = [sum(a > b for a, b in zip(one.columns[0], other.columns[0], strict=True)) for one, other in ((ours, theirs), (theirs, ours))]
-    return Difference(found.value, found.interval, statistics.mcnemar(*alone))
+    found = statistics.paired(ours.columns, theirs.columns, ours.of, groups, samples)
+    return replace(found, alone=alone(ours, theirs)) if exact(ours, theirs, groups) else found
+
+
+def exact(ours: Measure, theirs: Measure, groups: Sequence[str]) -> bool:
+    """Whether rows are right or wrong and independent."""
+    return ours.hits and theirs.hits and len(set(groups)) == len(groups)
+
+
+def alone(ours: Measure, theirs: Measure) -> tuple[int, int, int]:
+    """Rows that only one side got right: ours, theirs, of all."""
+    pairs = list(zip(ours.columns[0], theirs.columns[0], strict=True))
+    return sum(a > b for a, b in pairs), sum(b > a for a, b in pairs), len(pairs)
+
+
+def difference(ours: Measure, theirs: Measure, groups: Sequence[str], confidence: float, samples: int) -> Difference:
+    """Of two systems on the same rows, where nothing else is tested beside it."""
+    (found,) = statistics.corrected([comparison(ours, theirs, groups, samples)], confidence)
+    return found

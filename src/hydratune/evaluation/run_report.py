@@ -23,6 +23,7 @@ _SYSTEMS = {"base": "base, zero-shot", "fewshot": "base, few-shot", "eval": "fin
 _SHOWN = 40  # rows whose answers are on the page
 _LONGEST = 3000  # letters of a text
 _LOWER = ("nll",)
+ONE_RUN = "All this is of one run: by how much another seed of the same settings would differ is not in these intervals."
 _LOST = {
     "bits_per_byte": "general texts, bits per byte",
     "nll": "answers to general questions, NLL",
@@ -153,12 +154,11 @@ def _verdicts(
                 found = difference(both[0][name], both[1][name], groups_of(ours), config.confidence, config.bootstrap_samples)
                 better = (found.value < 0) == (name in _LOWER)
                 word = ("better" if better else "worse") if found.p < 1 - config.confidence else "not distinguishable"
-                low, high = found.interval
-                change = f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}], p = {found.p:.2g}"
+                change = f"{found.value:+.3f} {found.between('+.3f')}, p = {found.p:.2g}"
                 told.append(f"{table.TITLES[name]}, fine-tuned against {_SYSTEMS[system]}: {change}: {word}")
         except (RunError, KeyError, TypeError, ValueError):
             continue
-    return told
+    return [*told, ONE_RUN] if told else []
 
 
 def _chart(record: RunDirectory, measured: Mapping[str, Any]) -> str:
@@ -180,8 +180,8 @@ def _lost(measured: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[tup
     for name, title in _LOST.items():
         key = f"forgetting/{name}"
         if f"{key}_delta" in measured:
-            edge = intervals.get(f"{key}_delta", (measured[f"{key}_delta"],) * 2)
-            delta = f"{measured[f'{key}_delta']:+.4f} [{edge[0]:+.4f}, {edge[1]:+.4f}]"
+            edge = intervals.get(f"{key}_delta")
+            delta = f"{measured[f'{key}_delta']:+.4f} " + (f"[{edge[0]:+.4f}, {edge[1]:+.4f}]" if edge else "(too few to tell)")
             rows.append((title, f"{measured[f'{key}_base']:.4f}", f"{measured[key]:.4f}", delta))
     if "forgetting/kl" in measured:
         rows.append(("divergence from the base, nats a token", "", f"{measured['forgetting/kl']:.4f}", ""))

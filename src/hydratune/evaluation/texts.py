@@ -36,7 +36,7 @@ def summary(
         found = difference(bits_per_byte(scores["tuned"]), bits_per_byte(scores["base"]), groups, confidence, samples)
         content["bits_per_byte_delta"] = {
             "value": found.value,
-            "interval": list(found.interval) if several else None,
+            "interval": list(found.interval) if found.interval is not None else None,
             "p": found.p if several else None,
         }
     content["by_text"] = [
