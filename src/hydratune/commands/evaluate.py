@@ -59,7 +59,8 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     else:
         predictions = _ask_again(trained, record, config, recorded)
     values, intervals = metrics.flat_with_clean("eval", predictions, trained.evaluation, has_schema=schema is not None)
-    content = {**values, "intervals": intervals, "source": config.source.value, "settings": recorded["settings"]["eval"]}
+    how = metrics.settings(trained.evaluation, task, recorded["settings"]["eval"]["max_new_tokens"], predictions)
+    content = {**values, "intervals": intervals, "source": config.source.value, "settings": how}
     write_json(record.path / "evaluation.json", content)
     write_page(record)
     if config.source is EvaluationSource.adapter:
@@ -68,10 +69,14 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     clean = table.without_leaks(values)
     if clean:
         console.print(f"[yellow]{clean}", soft_wrap=True)
-    different = [k for k, v in values.items() if not math.isclose(v, recorded.get(k, math.nan), rel_tol=TOLERANCE, abs_tol=TOLERANCE)]
+    known = {k: v for k, v in values.items() if k in recorded or not k.endswith("/cut")}  # which older runs did not count
+    different = [k for k, v in known.items() if not math.isclose(v, recorded.get(k, math.nan), rel_tol=TOLERANCE, abs_tol=TOLERANCE)]
     if different:
+        before = recorded["settings"]["eval"]
+        other = [f"\n  {key} was taken as {before[key]!r}, now {text!r}" for key, text in how.items() if before.get(key, text) != text]
         raise RunError(
-            f"{len(different)} of {len(values)} metrics differ from metrics.json by more than {TOLERANCE}: {', '.join(different[:6])}\n"
+            f"{len(different)} of {len(values)} metrics differ from metrics.json by more than {TOLERANCE}: {', '.join(different[:6])}"
+            f"{''.join(other)}\n"
             f"  the new values are in {record.path}/evaluation.json; compare the versions and hardware in environment.json"
         )
     console.print(
@@ -195,7 +200,11 @@ def _elsewhere(trained: TrainConfig, record: RunDirectory, config: EvaluateConfi
         write_json(record.path / "evaluation_texts.json", content)
         console.print(_beside({s: {k: v for k, v in some.items() if k != "interval"} for s, some in content["systems"].items()}))
         delta = content["bits_per_byte_delta"]
-        between = "[{:+.4f}, {:+.4f}]".format(*delta["interval"]) if delta["interval"] else "(one text: no interval)"
+        between = (
+            "[{:+.4f}, {:+.4f}]".format(*delta["interval"])
+            if delta["interval"]
+            else f"({len(texts)} text{'s'[: len(texts) > 1]} cannot tell: no interval)"
+        )
         console.print(f"bits per byte: {delta['value']:+.4f} {escape(between)} by fine-tuning; windows of {window} tokens, stride {stride}")
     if config.lm_eval is not None:
         size = config.batch_size or 8

@@ -13,7 +13,7 @@ from hydratune.comparison.runs import Run, inside
 from hydratune.comparison.ties import ONE_SEED, Against
 
 _FRONTS = ("forgetting/bits_per_byte_delta", "cost/cpu_seconds")  # what quality is weighed against
-_ALWAYS = ("eval/schema_valid", "eval/exact_match", "eval/nll", "forgetting/bits_per_byte_delta", "memorisation/difference")
+_ALWAYS = ("eval/schema_valid", "eval/exact_match", "eval/cut", "eval/nll", "forgetting/bits_per_byte_delta", "memorisation/difference")
 _MANY = 4  # settings
 
 
@@ -136,6 +136,7 @@ def compare(
     if logged := sum(run.logged for run in runs):
         whose = "these runs are" if logged == len(runs) else f"{logged} of these runs are"
         notes.append(f"{whose} known from W&B's files, which hold no answers: they take part in no test over rows")
+    notes += _cut(runs)
     notes += conditions.differences([run for run in runs if run.environment])
     counted = [] if refused else list(runs)
     told = [] if refused else effects.effects(ranked, by, confidence)
@@ -157,6 +158,15 @@ def compare(
         tuple(_fronts(counted, by, pareto)),
         confidence,
     )
+
+
+def _cut(runs: Sequence[Run]) -> list[str]:
+    """Answers that ended at the token limit."""
+    some = [(run.name, int(cut)) for run in runs if (cut := run.value("eval/cut"))]
+    if not some:
+        return []
+    names = ", ".join(f"{name} ({cut})" for name, cut in some[:4]) + (f" and {len(some) - 4} more" if len(some) > 4 else "")
+    return [f"answers were cut at the token limit (evaluation.max_new_tokens) and are scored as they stand, in {names}"]
 
 
 def _survivors(entry: Entry, keys: Sequence[str]) -> str:

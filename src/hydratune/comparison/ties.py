@@ -196,6 +196,7 @@ class Noise:
     variance: float
     freedom: int
     by_rows: float  # what of it comes from drawing rows, to which seeds answer differently
+    logits: float | None = None  # the variance of log odds, where runs have shares of rows that are right
 
 
 def _noise(samples: Sequence[Sequence[Measure]], drawn: Drawn) -> Noise | None:
@@ -204,7 +205,14 @@ def _noise(samples: Sequence[Sequence[Measure]], drawn: Drawn) -> Noise | None:
     if found is None:
         return None
     squares = sum(float(np.var([drawn.of(m) - drawn.mean(some) for m in some], axis=1, ddof=1).sum()) for some in samples if len(some) > 1)
-    return Noise(*found, squares / found[1] * drawn.count / max(1, drawn.count - 1))
+    shares = within([[log_odds(m) for m in some] for some in samples]) if all(m.hits for some in samples for m in some) else None
+    return Noise(*found, squares / found[1] * drawn.count / max(1, drawn.count - 1), shares[0] if shares else None)
+
+
+def log_odds(measure: Measure) -> float:
+    """Of a row being right, by half a row away from never and always."""
+    right, rows = float(sum(measure.columns[0])), len(measure.columns[0])
+    return math.log((right + 0.5) / (rows - right + 0.5))
 
 
 def seeds_and_rows(ours: Sequence[Measure], theirs: Sequence[Measure], drawn: Drawn, noise: Noise | None) -> Comparison:
@@ -224,11 +232,24 @@ def seeds_and_rows(ours: Sequence[Measure], theirs: Sequence[Measure], drawn: Dr
         found = over_rows(value, samples, groups, informative)
         same = exact(theirs[0], ours[0], groups) and len(ours) == len(theirs) == 1
         return replace(found, alone=alone(theirs[0], ours[0])) if same else found
-    rows, freedom = rows_part(samples, count)
-    share = 1 / len(ours) + 1 / len(theirs)
-    own: Part = max(0.0, rows - share * noise.by_rows), freedom
-    seeds: Part = share * noise.variance, float(noise.freedom)
-    return Comparison(cleaned(value), (((rows, freedom),), (own, seeds)), count, informative)
+    odds = None
+    if noise.logits is not None:
+        odds = statistics.fmean(map(log_odds, theirs)) - statistics.fmean(map(log_odds, ours))
+    both = bounds(rows_part(samples, count), noise, 1 / len(ours) + 1 / len(theirs), value, odds)
+    return Comparison(cleaned(value), both, count, informative)
+
+
+def bounds(rows: Part, noise: Noise, share: float, value: float, odds: float | None) -> tuple[tuple[Part, ...], ...]:
+    """(the rows alone, R and T) of ``seeds_and_rows``; ``share`` is 1/n + 1/k, ``odds`` the difference of mean log odds.
+
+    Seeds that differ much crowd near 0 and 1 if values are shares, where two of them come out alike too often for Student's t. On
+    log odds they do not, so the seeds must tell there as well: T is then at least as many times ``value``^2 as it is ``odds``^2.
+    """
+    own: Part = max(0.0, rows[0] - share * noise.by_rows), rows[1]
+    seeds = noise.variance
+    if noise.logits is not None and odds:
+        seeds = max(seeds, noise.logits * (value / odds) ** 2)
+    return (rows,), (own, (share * seeds, float(noise.freedom)))
 
 
 def _by_seeds(ranked: Sequence[Entry]) -> dict[int, Comparison]:

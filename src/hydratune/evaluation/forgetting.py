@@ -138,7 +138,8 @@ def summary(
     if neutral:
         kl = share([row["kl"] for row in neutral], [row["tokens"] for row in neutral])
         values["forgetting/kl"] = kl.value
-        intervals["forgetting/kl"] = list(kl.interval([str(row["id"]) for row in neutral], confidence, samples))
+        if (edges := kl.interval([str(row["id"]) for row in neutral], confidence, samples)) is not None:
+            intervals["forgetting/kl"] = list(edges)
     values["forgetting/within_budget"] = not exceeded(values, config.fail)
     return values, intervals
 

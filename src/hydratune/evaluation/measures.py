@@ -22,10 +22,12 @@ class Measure:
     def value(self) -> float:
         return float(self.of(np.array([float(sum(column)) for column in self.columns])))
 
-    def interval(self, groups: Sequence[str], confidence: float, samples: int) -> Interval:
-        """Wilson's where rows are right or wrong and independent, else a bootstrap over groups."""
+    def interval(self, groups: Sequence[str], confidence: float, samples: int) -> Interval | None:
+        """Wilson's where rows are right or wrong and independent, else a bootstrap over groups; None where there is one group."""
         if self.hits and len(set(groups)) == len(groups):
             return statistics.wilson(round(sum(self.columns[0])), len(groups), confidence)
+        if len(set(groups)) < 2:  # drawn again and again, one stays as it is
+            return None
         return statistics.bootstrap(self.columns, self.of, groups, confidence, samples)
 
 
@@ -41,6 +43,28 @@ def share(above: Sequence[float], below: Sequence[float]) -> Measure:
 
 def mean(values: Sequence[float]) -> Measure:
     return share(values, [1.0] * len(values))
+
+
+def request_of(prediction: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The turns of its row up to the answer, without what a prompt had beside them: examples, passages, a schema."""
+    found = prediction.get("request", prediction.get("prompt"))
+    return list(found) if isinstance(found, list) else []
+
+
+def asked_by_user(prediction: Mapping[str, Any]) -> str:
+    """What the user says in it."""
+    return "\n\n".join(str(turn.get("content") or "") for turn in request_of(prediction) if turn.get("role") == "user")
+
+
+def cut_of(predictions: Sequence[Mapping[str, Any]]) -> int:
+    """How many answers were cut at the token limit."""
+    return sum(p.get("finish_reason") == "length" for p in predictions)
+
+
+def told_cut(cut: int, of: int, whose: str) -> str:
+    """A sentence; empty where none was cut."""
+    limit = "at the token limit (evaluation.max_new_tokens) and scored as they stand"
+    return f"{cut} of {of} answers of {whose} were cut {limit}" if cut else ""
 
 
 def groups_of(predictions: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,7 +15,7 @@ from hydratune.config import EvaluationConfig, flat
 from hydratune.errors import RunError
 from hydratune.evaluation import canaries, memorisation, metrics, table
 from hydratune.evaluation.json_scores import agreement
-from hydratune.evaluation.measures import difference, groups_of
+from hydratune.evaluation.measures import asked_by_user, cut_of, difference, groups_of, told_cut
 from hydratune.evaluation.pages import bar, curves, page
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_text
 
@@ -158,7 +158,8 @@ def _verdicts(
                 told.append(f"{table.TITLES[name]}, fine-tuned against {_SYSTEMS[system]}: {change}: {word}")
         except (RunError, KeyError, TypeError, ValueError):
             continue
-    return [*told, ONE_RUN] if told else []
+    cut = [told_cut(cut_of(rows), len(rows), _SYSTEMS[system]) for system, rows in predictions.items()]
+    return [*told, *([ONE_RUN] if told else []), *filter(None, cut)]
 
 
 def _chart(record: RunDirectory, measured: Mapping[str, Any]) -> str:
@@ -240,7 +241,7 @@ def _answers(predictions: Mapping[str, Sequence[Mapping[str, Any]]], main: str |
             if row.get("item_hash") in rows
         ]
         wrong = [str(error) for error in scores.get("errors", [])][:5] if isinstance(scores.get("errors"), list) else []
-        request = "\n\n".join(str(turn.get("content") or "") for turn in row.get("prompt", []) if turn.get("role") == "user")
+        request = asked_by_user(row)
         shown.append(
             {
                 "id": str(row.get("id")),

@@ -35,6 +35,7 @@ _ROWS = (
     ("perplexity", "perplexity", "number"),
     ("bits_per_byte", "bits per byte", "number"),
     ("finished", "ended its turn", "rate"),
+    ("cut", "answers cut at the token limit", "count"),
     ("length_ratio", "length, of the reference's", "rate"),
     ("generated_tokens", "tokens generated", "count"),
 )
