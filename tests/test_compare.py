@@ -571,3 +571,11 @@ def test_answers_that_were_cut_are_counted(hydratune: Command, tmp_path: Path) -
     )
     assert "answers cut at the token limit" in (tmp_path / "s" / "comparison" / "ranking.md").read_text()
     assert lower_is_better("eval/cut") is True and known("base/cut")
+
+
+def test_runs_that_did_not_count_what_was_cut_are_counted_by_what_finished(tmp_path: Path) -> None:
+    settings = {"settings": {"eval": {"rows": 40}}}
+    make(tmp_path / "a", lr=1.0, **{"eval/finished": 0.95}, **settings)
+    make(tmp_path / "b", lr=2.0, loss=0.7, **{"eval/finished": 1.0}, **settings)
+    compared = compare(collect([tmp_path]))
+    assert any(note.endswith("in a (2)") for note in compared.notes) and "eval/cut" not in compared.metrics

@@ -145,11 +145,7 @@ def test_the_prompt_that_was_asked_is_stored_and_its_hash_is_that_of_its_tokens(
     assert "taken from the cache" in said
     code, said = hydratune("decide", "run=run", "output=decided", "evaluation.shots=2")
     assert code == 0, said
-    files = [
-        *Path("run").glob("predictions*.jsonl"),
-        *Path("again").glob("predictions*.jsonl"),
-        *Path("decided").glob("predictions*.jsonl"),
-    ]
+    files = [file for name in ("run", "again", "decided") for file in Path(name).glob("predictions*.jsonl")]
     assert len(files) == 3 + 3 + 6
     for file in files:
         for row in map(json.loads, file.read_text().splitlines()):

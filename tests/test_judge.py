@@ -532,9 +532,11 @@ def test_a_judgement_that_was_cut_says_so(hydratune: Hydratune, run: Path, serve
 
 
 def test_two_rows_won_are_no_better(hydratune: Hydratune, run: Path, serve: Callable[..., Judge]) -> None:
-    ours_wins = serve(
-        lambda messages, n: verdict("A" if messages[1]["content"].index("short") < messages[1]["content"].index("longer") else "B")
-    )
+    def ours(messages: list[dict[str, str]], n: int) -> str:
+        text = messages[1]["content"]
+        return verdict("A" if text.index("short") < text.index("longer") else "B")
+
+    ours_wins = serve(ours)
     code, out = hydratune(*asked(ours_wins, "against=base", "rows=2"))
     found = result(run)
     assert code == 0 and found["win_rate"] == 1 and found["win_rate_interval"] is None and found["p"] == 0.5

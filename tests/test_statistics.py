@@ -143,3 +143,11 @@ def test_mcnemars_p_has_its_own_interval() -> None:
         other = [False] * ours + [True] + [True] * 20 + [False] * 20
         found = difference(rate(one), rate(other), [str(i) for i in range(len(one))], 0.95, 500)
         assert found.p == pytest.approx(mcnemar(ours, 1)) and found.told_apart is apart
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_of_what_is_no_number_nothing_is_said(bad: float) -> None:
+    groups = [str(i) for i in range(40)]
+    for ours, theirs in (([1.0] * 39 + [bad], [1.0] * 40), ([1.0] * 40, [bad] * 40)):
+        found = difference(mean(ours), mean(theirs), groups, 0.95, 200)
+        assert found.p == 1 and found.interval is None and not found.told_apart and found.between() == "(no number)"

@@ -121,7 +121,7 @@ def compare(
         keys = [key for key in keys if key not in seed_keys(runs)]
     main = next((name for run in runs if (name := ties.main_metric(run)) is not None), None)
     wanted = [*([] if by.metric == "objective" else ["val/loss"]), *([f"eval/{main}"] if main else []), *_ALWAYS]
-    shown = [name for name in dict.fromkeys(wanted) if name != by.metric and any(run.value(name) is not None for run in runs)]
+    shown = [name for name in dict.fromkeys(wanted) if name != by.metric and any(_worth_showing(run, name) for run in runs)]
     criterion = by.metric.removeprefix("eval/") if by.metric.startswith("eval/") else None
     names = [name for name in dict.fromkeys([criterion or main, "nll"]) if name]
     tested = ties.Tests()
@@ -160,9 +160,15 @@ def compare(
     )
 
 
+def _worth_showing(run: Run, name: str) -> bool:
+    """What nobody has says nothing, and neither does that no answer was cut."""
+    value = run.value(name)
+    return value is not None and (name != "eval/cut" or value > 0)
+
+
 def _cut(runs: Sequence[Run]) -> list[str]:
     """Answers that ended at the token limit."""
-    some = [(run.name, int(cut)) for run in runs if (cut := run.value("eval/cut"))]
+    some = [(run.name, cut) for run in runs if (cut := run.cut)]
     if not some:
         return []
     names = ", ".join(f"{name} ({cut})" for name, cut in some[:4]) + (f" and {len(some) - 4} more" if len(some) > 4 else "")

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from hydratune.comparison.names import lower_is_better, title
@@ -77,10 +77,10 @@ def check(baseline: Run, candidate: Run, fail_if: str | None, *, certain: bool, 
         return broken + [_held(limit, baseline, candidate, certain=certain, confidence=confidence) for limit in wanted]
     if certain:
         raise InputError("certain = true: belongs to fail_if=...; without it the check is one of significance already")
-    return _broken(baseline, candidate, set()) or _significance(baseline, candidate, confidence)
+    return _broken(baseline, candidate, frozenset()) or _significance(baseline, candidate, confidence)
 
 
-def _broken(baseline: Run, candidate: Run, limited: Collection[str]) -> list[Checked]:
+def _broken(baseline: Run, candidate: Run, limited: Set[str]) -> list[Checked]:
     """What fails whatever the limits: no validation loss that is a number, or more forgotten than the run itself allowed.
 
     ``limited``: metrics that have limits of their own. Raises ``InputError`` if it is the baseline.

@@ -1,5 +1,6 @@
 """Is fine-tuning needed? Systems on the same test rows, compared in pairs, and what follows. Pure functions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,7 @@ def decide(
     """``measures`` and ``predictions`` by system, all on the same rows, on which the best prompt is chosen as well: that favours it."""
     sign = -1.0 if metric.split("/")[0] in _LOWER_IS_BETTER else 1.0
     scores = {system: sign * some[metric].value for system, some in measures.items()}
+    scores = {system: score if math.isfinite(score) else -math.inf for system, score in scores.items()}  # no number is no good one
     prompt = max((s for s in PROMPTS if s in scores), key=scores.__getitem__)
     plain = max((s for s in (prompt, *RETRIEVAL) if s in scores), key=scores.__getitem__)
     pairs = [("rag", prompt), ("tuned", prompt), ("tuned", "rag"), ("tuned_rag", "tuned"), ("tuned_rag", plain)]

@@ -65,6 +65,8 @@ class Difference:
 
     def between(self, form: str = "+.3g", scale: float = 1.0) -> str:
         """The interval as people write it, or why there is none."""
+        if not math.isfinite(self.value):
+            return "(no number)"
         if self.interval is None:
             return f"({self.groups} independent row{'' if self.groups == 1 else 's'} cannot tell)"
         return f"[{scale * self.interval[0]:{form}}, {scale * self.interval[1]:{form}}]"
@@ -124,15 +126,22 @@ class Comparison:
     alone: tuple[int, int, int] | None = None
 
     @property
+    def _known(self) -> bool:
+        """Whether all of it are numbers: of a loss that is none, nothing is known."""
+        return math.isfinite(self.value) and all(math.isfinite(variance) for parts in self.bounds for variance, _ in parts)
+
+    @property
     def p(self) -> float:
         """Of this one alone."""
         if self.alone is not None:
             return mcnemar(self.alone[0], self.alone[1])
+        if not self._known:
+            return 1.0
         return min(1.0, max(2.0 ** (1 - self.informative), *(by_parts(self.value, parts) for parts in self.bounds)))
 
     def interval(self, alpha: float) -> Interval | None:
         """Excludes 0 exactly where p < ``alpha``; None where so few groups could not, whatever they say."""
-        if 2.0 ** (1 - self.groups) >= alpha:
+        if 2.0 ** (1 - self.groups) >= alpha or not self._known:
             return None
         half = max(half_width(parts, alpha) for parts in self.bounds)
         low, high = self.value - half, self.value + half
@@ -190,7 +199,8 @@ def over_rows(value: float, samples: np.ndarray, groups: Sequence[str], informat
 
 def rows_part(samples: np.ndarray, groups: int) -> Part:
     """The variance that the rows make, from ``samples`` over ``groups`` drawn again."""
-    variance = float(np.var(samples, ddof=1)) * groups / max(1, groups - 1)
+    known = bool(np.isfinite(samples).all())
+    variance = float(np.var(samples, ddof=1)) * groups / max(1, groups - 1) if known else math.inf
     return (variance if variance > 1e-24 else 0.0), float(max(1, groups - 1))  # equal rows, summed in another order, do not differ
 
 

@@ -169,9 +169,8 @@ class Server:
         with progress("judge", len(questions)) as ticker:
             if not self._clock.told:
                 self._clock.told = True
-                console.print(
-                    f"judge: {len(questions)} requests to {self.config.base_url}, {self.config.concurrency} at a time; {self._clock.limits}"
-                )
+                many = f"{len(questions)} requests, {self.config.concurrency} at a time, to {mask(self.config.base_url)}"
+                console.print(f"judge: {many}; {self._clock.limits}", soft_wrap=True)
             try:
                 for _ in range(min(self.config.concurrency, len(questions))):
                     self._begin(questions, waiting)
