@@ -470,3 +470,112 @@ def test_an_unknown_export_is_refused_before_anything_is_written(hydratune: Comm
     some_runs(tmp_path / "s")
     code, text = hydratune("compare", "s", "export=xlsx")
     assert code == 2 and "csv, parquet, markdown, latex, png, svg, or all" in text and not (tmp_path / "s" / "comparison").exists()
+
+
+# ------------------------------------------------------------------------------------- one family of tests, and few rows
+def test_validation_losses_and_test_rows_are_corrected_together(tmp_path: Path) -> None:
+    """Losses of three seeds that differ with p = 0.03 are one test of three: nothing is told apart by it alone."""
+    for side, losses in ((0, (0.50, 0.52, 0.51)), (1, (0.53, 0.56, 0.545))):
+        for seed, loss in enumerate(losses):
+            make(tmp_path / f"{side}{seed}", lr=1.0 + side, seed=seed, loss=loss, nll=[1.0 + i / 40 + seed / 50 for i in range(40)])
+    compared = compare(collect([tmp_path]))
+    alone = compare(collect([tmp_path]), tests=False)
+    assert compared.tests == 3 and alone.tests == 1
+    assert alone.seeds[1] == pytest.approx(0.0282, abs=1e-3) and compared.seeds[1] == pytest.approx(3 * alone.seeds[1])
+    assert [entry.mean for entry in compared.tied()] == [pytest.approx(0.545)]
+    assert "corrected for 3 tests (Holm)" in "\n".join(verdict(compared))
+
+
+def test_a_metric_of_the_test_rows_that_ranks_is_tested_once(tmp_path: Path) -> None:
+    for side in (0, 1):
+        for seed in range(2):
+            make(tmp_path / f"{side}{seed}", lr=1.0 + side, seed=seed, right=hits(30 - side - seed))
+    compared = compare(collect([tmp_path]), Criterion("eval/exact_match", lower=False))
+    assert compared.tests == 2 and not compared.seeds and set(compared.against[1]) == {"exact_match", "nll"}
+    for file in tmp_path.glob("*/predictions.jsonl"):
+        file.unlink()
+    assert set(compare(collect([tmp_path]), Criterion("eval/exact_match", lower=False)).seeds) == {1}  # the seeds are all there is
+
+
+def test_where_a_few_rows_cannot_tell_no_interval_is_shown_anywhere(hydratune: Command, tmp_path: Path) -> None:
+    import csv
+
+    for name, hit, at in (("a", True, 1.0), ("b", False, 1.3)):
+        nll = [at + i / 100 for i in range(4)]
+        make(tmp_path / "s" / name, right=[hit] * 4, nll=nll, lr=at, loss=at)
+    code, text = hydratune("compare", "s", "export=csv,markdown,latex")
+    flat = " ".join(text.split())
+    assert code == 0 and flat.count("4 independent rows cannot tell") == 2 and "4 independent test rows can hardly tell" in flat, text
+    with (tmp_path / "s" / "comparison" / "runs.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows[1]["less_the_best/nll/low"] == rows[1]["less_the_best/nll/high"] == "" and float(rows[1]["less_the_best/nll/p"]) >= 0.125
+    assert rows[1]["less_the_best/nll/seeds"] == "False"
+    page = (tmp_path / "s" / "comparison" / "report.html").read_text()
+    assert "(4 independent rows cannot tell)" in page
+    code, text = hydratune("compare", "baseline=s/a", "candidate=s/b")
+    flat = " ".join(text.split())
+    assert code == 0 and "4 independent test rows cannot show that any candidate is worse: give 30 or more" in flat, text
+    assert hydratune("compare", "baseline=s/a", "candidate=s/b", "fail_if=eval/nll>0.1", "certain=true")[0] == 0  # nothing is certain here
+    assert hydratune("compare", "baseline=s/a", "candidate=s/b", "fail_if=eval/nll>0.1")[0] == 1
+
+
+def test_what_is_said_of_single_seeds_is_of_these_runs(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "s" / "a", right=hits(38), lr=1.0)
+    make(tmp_path / "s" / "b", right=hits(20), lr=2.0, loss=0.6)
+    for words in (("s", "html=false"), ("baseline=s/a", "candidate=s/b")):
+        assert "one seed each, so this is of these runs" in " ".join(hydratune("compare", *words)[1].split())
+
+
+# ------------------------------------------------------------------------------------------------------------- no numbers
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("more", [[], ["fail_if=eval/exact_match<-0.5"], ["fail_if=val/loss>1%"], ["fail_if=objective>1, eval/nll>9"]])
+def test_a_candidate_without_a_validation_loss_fails(hydratune: Command, tmp_path: Path, loss: float | None, more: list[str]) -> None:
+    make(tmp_path / "a")
+    make(tmp_path / "b", loss=loss)
+    code, text = hydratune("compare", "baseline=a", "candidate=b", *more)
+    flat = " ".join(text.split())
+    assert code == 1 and "FAIL" in text and "no number" in flat and "the candidate fails: val loss" in flat and "Traceback" not in text, (
+        text
+    )
+    code, text = hydratune("compare", "baseline=b", "candidate=a", *more)
+    assert code == 2 and "no number, so nothing is better or worse than it; give another run as baseline=DIR" in text, text
+
+
+def test_a_candidate_that_lacks_the_loss_or_forgot_too_much_fails(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    make(tmp_path / "b")
+    values = json.loads((tmp_path / "b" / "metrics.json").read_text())
+    del values["objective"]
+    (tmp_path / "b" / "metrics.json").write_text(json.dumps(values))
+    code, text = hydratune("compare", "baseline=a", "candidate=b")
+    assert code == 1 and "no number (missing)" in text, text
+    make(tmp_path / "c", **{"forgetting/within_budget": False})
+    code, text = hydratune("compare", "baseline=a", "candidate=c")
+    assert code == 1 and "forgot no more than allowed" in " ".join(text.split()), text
+
+
+def test_intervals_that_are_no_numbers_are_not_shown(hydratune: Command, tmp_path: Path) -> None:
+    for n in range(2):
+        make(tmp_path / "s" / str(n), lr=n + 1.0, loss=0.1 + n, intervals={"eval/exact_match": [float("nan"), 1.0]})
+    code, text = hydratune("compare", "s")
+    assert code == 0 and "nan" not in text and (tmp_path / "s" / "comparison" / "report.html").is_file(), text
+
+
+def test_answers_that_were_cut_are_counted(hydratune: Command, tmp_path: Path) -> None:
+    make(tmp_path / "s" / "a", lr=1.0, **{"eval/cut": 3.0})
+    make(tmp_path / "s" / "b", lr=2.0, loss=0.7, **{"eval/cut": 0.0})
+    code, text = hydratune("compare", "s", "export=markdown")
+    flat = " ".join(text.split())
+    assert code == 0 and "answers were cut at the token limit (evaluation.max_new_tokens) and are scored as they stand, in a (3)" in flat, (
+        text
+    )
+    assert "answers cut at the token limit" in (tmp_path / "s" / "comparison" / "ranking.md").read_text()
+    assert lower_is_better("eval/cut") is True and known("base/cut")
+
+
+def test_runs_that_did_not_count_what_was_cut_are_counted_by_what_finished(tmp_path: Path) -> None:
+    settings = {"settings": {"eval": {"rows": 40}}}
+    make(tmp_path / "a", lr=1.0, **{"eval/finished": 0.95}, **settings)
+    make(tmp_path / "b", lr=2.0, loss=0.7, **{"eval/finished": 1.0}, **settings)
+    compared = compare(collect([tmp_path]))
+    assert any(note.endswith("in a (2)") for note in compared.notes) and "eval/cut" not in compared.metrics

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import SMALL, write_rows
 from hydratune.config import EvaluationConfig
-from hydratune.data.rows import Message
+from hydratune.data.rows import Message, stable_hash
 from hydratune.errors import ConfigError, InputError
 from hydratune.evaluation.decision import decide
-from hydratune.evaluation.measures import rate
+from hydratune.evaluation.families import Answered
+from hydratune.evaluation.measures import asked_by_user, rate, request_of
 from hydratune.evaluation.retrieval import Library, Passage, from_files, pieces, with_sources
 
 
@@ -129,3 +131,55 @@ def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) 
     assert code == 2 and "rougeL" in said
     code, said = hydratune("decide", "run=nowhere")
     assert code == 2 and "not a run directory" in said
+
+
+def test_the_prompt_that_was_asked_is_stored_and_its_hash_is_that_of_its_tokens(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path, encoder: Any
+) -> None:
+    """Of every system, from the cache as well; beside it the row's own request, which is what is judged and searched for values."""
+    records = [{"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}."} for i in range(30)]
+    data = ["data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', records)}", "evaluation.baselines=[base,fewshot]"]
+    for name in ("run", "again"):  # the second from the cache
+        code, said = hydratune("train", *[s for s in SMALL if "baselines" not in s], *data, "evaluation.shots=2", f"hydra.run.dir={name}")
+        assert code == 0, said
+    assert "taken from the cache" in said
+    code, said = hydratune("decide", "run=run", "output=decided", "evaluation.shots=2")
+    assert code == 0, said
+    files = [file for name in ("run", "again", "decided") for file in Path(name).glob("predictions*.jsonl")]
+    assert len(files) == 3 + 3 + 6
+    for file in files:
+        for row in map(json.loads, file.read_text().splitlines()):
+            asked = [Message(turn["role"], turn["content"]) for turn in row["prompt"]]
+            tokens = encoder.prompt(asked, (), "test")
+            assert stable_hash(tokens) == row["prompt_hash"] and len(tokens) == row["prompt_tokens"], file
+            own = request_of(row)
+            assert [turn["role"] for turn in own] == ["user"] and own[0]["content"].startswith("What is")
+            assert asked_by_user(row) == own[0]["content"]
+            plain = file.stem in ("predictions", "predictions_base", "predictions_tuned")
+            assert ("request" in row) is not plain, file
+            if "fewshot" in file.stem:
+                assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant"] * 2 + ["user"]
+    assert Path("run/predictions_fewshot.jsonl").read_text() == Path("again/predictions_fewshot.jsonl").read_text()
+
+
+def test_values_are_searched_in_the_request_and_not_in_examples() -> None:
+    turns = [{"role": "user", "content": "42"}]
+    row = {"prompt": [{"role": "user", "content": "an example: 7"}, *turns], "request": turns}
+    assert Answered("", [""], None, row).source == "42" and Answered("", [""], None, {"prompt": turns}).source == "42"
+
+
+def test_few_rows_decide_nothing_and_show_no_interval() -> None:
+    from hydratune.evaluation.decision_report import render
+
+    rows = [{"group": "all", "id": str(i), "prompt": [], "reference": "r", "prediction": "p", "finish_reason": "length"} for i in range(8)]
+    measures = {system: {"exact_match": rate([hit] * 8)} for system, hit in (("base", False), ("tuned", True))}
+    config = EvaluationConfig(bootstrap_samples=200)
+    predictions = dict.fromkeys(measures, rows)
+    found = decide(measures, predictions, "exact_match", 0.02, config)
+    (one,) = found.comparisons
+    assert one.interval is None and one.p == 1 and not one.better and "(1 independent row cannot tell)" in one.sentence()
+    assert any("one run of one seed" in reason for reason in found.reasons)
+    costs = {system: {"tokens_in": 1, "tokens_out": 1, "seconds": 1} for system in measures}
+    page = render("n", "exact_match", found, measures, predictions, costs, config)
+    assert "one group of rows: none" in page and "(1 independent row cannot tell)" in page and '<th class="n">cut</th>' in page
+    assert page.count('<td class="n">8</td>') == 2  # cut, of both

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from conftest import SHARED_DATA, SMALL, write_rows
-from hydratune.config import EvaluationConfig
+from hydratune.config import EvaluationConfig, Task
 from hydratune.evaluation import code_scores, families, json_scores, label_scores, text_scores
 from hydratune.evaluation.families import Answered
 from hydratune.evaluation.measures import difference, rate
-from hydratune.evaluation.metrics import metrics, score_row
+from hydratune.evaluation.metrics import metrics, score_row, settings
 
 SCHEMA = {
     "type": "object",
@@ -272,3 +272,34 @@ def test_a_run_with_several_families(hydratune: Callable[..., tuple[int, str]], 
 def test_a_family_nobody_knows_is_refused(hydratune: Callable[..., tuple[int, str]]) -> None:
     code, said = hydratune("train", "evaluation.metrics=[rogue]")
     assert code == 2 and "did you mean rouge?" in said
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (["a b c d x"], ["a b c e y"]),  # no 4-gram
+        (["a x c y e"], ["a b c d e"]),  # nothing but words
+        (["the cat"], ["the cat"]),  # too short for an order
+        (["x y z u v"], ["a b c d e"]),
+        ([""], ["a b c d e"]),
+        (["a b c d", "q"], ["a b c f", "q r s t u v"]),
+    ],
+)
+def test_bleu_is_smoothed_as_sacrebleu_does_by_itself_and_signs_itself_so(said: list[str], wanted: list[str]) -> None:
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    measured = text_scores.bleu_measures([text_scores.bleu(a, [b]) for a, b in zip(said, wanted, strict=True)])
+    theirs = BLEU(), CHRF()
+    assert measured["bleu"].value == pytest.approx(theirs[0].corpus_score(said, [wanted]).score / 100, abs=1e-9)
+    assert theirs[1].corpus_score(said, [wanted]).score >= 0
+    for name, metric in zip(("bleu", "chrf"), theirs, strict=True):
+        assert f"sacrebleu {metric.get_signature()};" in text_scores.signatures([1] * len(said))[name]
+    assert "nrefs:2|" in text_scores.signatures([2, 2])["bleu"] and "nrefs:var|" in text_scores.signatures([1, 2])["chrf"]
+
+
+def test_settings_say_how_every_text_score_was_taken() -> None:
+    rows = [{"references": ["b"]}, {}]
+    found = settings(EvaluationConfig(metrics=["match", "rouge", "bleu"]), Task.text, 9, rows)
+    assert found["rows"] == 2 and "smooth:exp" in found["bleu"] and "nrefs:var" in found["bleu"] and "nc:6|nw:0" in found["chrf"]
+    assert "without case and stemming" in found["rouge"] and "white space" in found["exact_match"] and "case" in found["normalised_match"]

@@ -1,6 +1,8 @@
 """hydratune judge, through a scripted server on loopback."""
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from conftest import write_rows
-from hydratune.evaluation.judge import questions, summary
+from hydratune.evaluation.judge import clients, questions, summary
 from hydratune.evaluation.judge.questions import CHOICES, SCORES, Question
 
 Hydratune = Callable[..., tuple[int, str]]
@@ -24,6 +26,7 @@ class Judge:
 
     def __init__(self, script: Callable[[list[dict[str, str]], int], Any]) -> None:
         self.requests: list[dict[str, Any]] = []
+        self.finish_reason = "stop"
         judge = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,7 +41,7 @@ class Judge:
                     "object": "chat.completion",
                     "created": 0,
                     "model": "scripted",
-                    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                    "choices": [{"index": 0, "message": message, "finish_reason": judge.finish_reason}],
                     "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
                 }
                 data = json.dumps(content if status == 200 else {"error": {"message": f"scripted {status}"}}).encode()
@@ -437,3 +440,117 @@ def test_the_factual_check_refuses_nonsense_before_it_reads_anything(
     monkeypatch.delenv("OPENAI_API_KEY")
     code, out = hydratune(*training_rows(run.parent), "facts.judge=x", "output=out")
     assert code == 2 and "key_env" in out and not (run.parent / "out" / "report.json").is_file()
+
+
+# --------------------------------------------------------------------------------------------------- judges that take their time
+def test_a_judge_that_hangs_is_given_up_in_bounded_time_and_it_is_said(
+    hydratune: Hydratune, run: Path, serve: Callable[..., Judge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody ever answers: as many timeouts as are asked at a time are enough, whatever retries=, for nothing hangs twice."""
+    monkeypatch.setattr(clients, "_SILENCE", 0.3)
+    hung = threading.Event()
+    judge = serve(lambda messages, n: hung.wait(60) and given(4))
+    start = time.monotonic()
+    code, out = hydratune(*asked(judge, "timeout=1", "retries=4", "concurrency=3"))
+    hung.set()
+    flat = " ".join(out.split())
+    assert code == 1 and time.monotonic() - start < 20 and len(judge.requests) <= 6, out
+    assert "each at most 1 s (timeout); all of them at most 3600 s (time_limit)" in flat and "judge: no answer for" in flat, out
+    assert "none of 12 rows was judged" in flat and "time" in flat
+    assert any("the server is away" in row["why"] for row in judgements(run))
+
+
+def test_what_was_answered_before_the_time_limit_counts_and_is_kept(hydratune: Hydratune, run: Path, serve: Callable[..., Judge]) -> None:
+    hung = threading.Event()
+    judge = serve(lambda messages, n: given(4) if n <= 5 else hung.wait(60) and given(2))
+    start = time.monotonic()
+    code, out = hydratune(*asked(judge, "timeout=50", "time_limit=3", "concurrency=2"))
+    hung.set()
+    flat = " ".join(out.split())
+    assert code == 0 and time.monotonic() - start < 20, out
+    assert result(run)["judged"] == 5 and result(run)["mean"] == 4
+    assert "7 rows have no judgement and count nowhere: not answered: time_limit = 3 s for all requests is over" in flat, out
+    assert "the same command asks only for the others" in flat
+    before = len(judge.requests)
+    code, out = hydratune(*asked(judge, "timeout=50", "time_limit=50", "concurrency=2"))
+    assert code == 0 and result(run)["judged"] == 12 and result(run)["from_cache"] == 5 and len(judge.requests) == before + 7, out
+
+
+def test_an_answer_that_trickles_is_no_answer(hydratune: Hydratune, run: Path) -> None:
+    """A byte now and then keeps a connection alive, and every single read within its timeout."""
+    server = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        with connection:
+            try:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
+                while not ended.wait(0.2):
+                    connection.sendall(b" ")
+            except OSError:
+                return
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=trickle, args=(server.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    start = time.monotonic()
+    words = ("judge", "run=run", f"base_url=http://127.0.0.1:{server.getsockname()[1]}/v1", "judge=scripted", "timeout=1", "concurrency=2")
+    code, out = hydratune(*words)
+    ended.set()
+    server.close()
+    assert code == 1 and "no answer within 1 s (timeout)" in " ".join(out.split()) and time.monotonic() - start < 20, out
+
+
+def test_a_time_limit_is_a_time(hydratune: Hydratune, run: Path) -> None:
+    code, out = hydratune("judge", "run=run", "judge=x", "time_limit=0")
+    assert code == 2 and "time_limit = 0" in out and "null for no limit" in out
+
+
+# ------------------------------------------------------------------------------------------------------- what was cut, and few rows
+def test_answers_that_were_cut_are_counted_beside_the_score(hydratune: Hydratune, run: Path, serve: Callable[..., Judge]) -> None:
+    for name, cut in (("predictions.jsonl", 3), ("predictions_base.jsonl", 12)):
+        rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
+        write_rows(run / name, [{**row, "finish_reason": "length" if n < cut else "stop"} for n, row in enumerate(rows)])
+    judge = serve(lambda messages, n: verdict("A"))
+    code, out = hydratune(*asked(judge, "against=base"))
+    flat, limit = " ".join(out.split()), "were cut at the token limit (evaluation.max_new_tokens) and scored as they stand"
+    assert code == 0 and f"3 of 12 answers of the system eval {limit}" in flat and f"12 of 12 answers of base {limit}" in flat, out
+    page = (run / "judge" / "report.html").read_text()
+    assert result(run)["cut"] == {"ours": 3, "theirs": 12} and "3 of 12 answers of the system eval" in page
+    assert sum(row["cut"] for row in judgements(run)) == 3 and page.count("answer cut at the token limit") == 3
+
+
+def test_a_judgement_that_was_cut_says_so(hydratune: Hydratune, run: Path, serve: Callable[..., Judge]) -> None:
+    judge = serve(lambda messages, n: '{"feedback": "it goes on and')
+    judge.finish_reason = "length"
+    for _ in range(2):  # the second from the cache
+        code, out = hydratune(*asked(judge, "rows=2"))
+        assert code == 1 and "the judge's answer was cut at max_tokens" in " ".join(out.split()), out
+
+
+def test_two_rows_won_are_no_better(hydratune: Hydratune, run: Path, serve: Callable[..., Judge]) -> None:
+    def ours(messages: list[dict[str, str]], n: int) -> str:
+        text = messages[1]["content"]
+        return verdict("A" if text.index("short") < text.index("longer") else "B")
+
+    ours_wins = serve(ours)
+    code, out = hydratune(*asked(ours_wins, "against=base", "rows=2"))
+    found = result(run)
+    assert code == 0 and found["win_rate"] == 1 and found["win_rate_interval"] is None and found["p"] == 0.5
+    assert "2 independent rows cannot tell" in " ".join(out.split()) and "better" not in out
+    assert "2 independent rows cannot tell" in (run / "judge" / "report.html").read_text()
+    code, out = hydratune(*asked(ours_wins, "against=base"))
+    found = result(run)
+    assert found["verdict"] == "better" and found["p"] == 2.0**-11 and 0.5 < found["win_rate_interval"][0] < 0.8, found
+    assert found["win_rate_interval"][1] == 1
+
+
+def test_a_server_that_answers_late_is_not_heard_any_more_and_the_others_are(
+    hydratune: Hydratune, run: Path, serve: Callable[..., Judge]
+) -> None:
+    judge = serve(lambda messages, n: time.sleep(2.5 if n == 2 else 0) or given(3))
+    code, out = hydratune(*asked(judge, "timeout=1", "concurrency=2"))
+    assert code == 0 and result(run)["judged"] == 11 and len(judge.requests) == 12, out

@@ -174,3 +174,21 @@ def test_the_closing_table_stands_where_a_system_has_nothing_to_count() -> None:
     console.print(table.results(recorded, ["base", "eval"], 3))
     line = next(line for line in console.export_text().splitlines() if "values where there are none" in line)
     assert "-" in line and "50.0" in line
+
+
+def test_answers_that_were_cut_are_counted() -> None:
+    row = {"nll": 1.0, "answer_tokens": 1, "generated_tokens": 1, "scores": {"exact_match": True, "normalised_match": True}}
+    rows = [{**row, "finish_reason": reason} for reason in ("stop", "length", "length", "stop")]
+    assert metrics(rows, EvaluationConfig(metrics=["match"]), has_schema=False)["cut"].value == 2
+
+
+def test_one_group_of_rows_has_no_interval() -> None:
+    row = {
+        "nll": 1.0,
+        "answer_tokens": 1,
+        "generated_tokens": 1,
+        "finish_reason": "stop",
+        "scores": {"exact_match": True, "normalised_match": True},
+    }
+    found = metrics([{**row, "group": "all"} for _ in range(4)], EvaluationConfig(metrics=["match"]), has_schema=False)
+    assert found["exact_match"].interval is None and found["nll"].interval is None

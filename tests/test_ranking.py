@@ -173,3 +173,9 @@ def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path: Path) -> None:
             record.end(State.finished)
     assert sorted(r.name for r in collect([tmp_path / "x1", tmp_path / "x2"])) == ["x1/0", "x1/1", "x2/0", "x2/1"]
     assert [r.name for r in collect([tmp_path / "x1"])] == ["0", "1"]
+
+
+def test_halved_runs_whose_loss_was_no_number_come_after_those_that_had_one() -> None:
+    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved={"step": 4, "value": value, "rung": 0})
+              for n, value in enumerate((math.nan, 0.3, math.inf, 0.2, math.nan, 0.1))]  # fmt: skip
+    assert [entry.runs[0].path.name for entry in entries([*halved, run("good", 9.0, 1, 0.5)])] == ["good", "5", "3", "1", "0", "2", "4"]

@@ -21,9 +21,11 @@ def test_summary_sums_over_texts_and_compares_them_in_pairs() -> None:
     assert found["systems"]["base"]["log_likelihood"] == -61.0
     assert found["systems"]["base"]["perplexity_w128"] == pytest.approx(2.718281828 ** (61 / 24))
     assert found["systems"]["base"]["bits_per_byte"] == pytest.approx(61 / 0.6931471806 / 93)
-    low, high = found["bits_per_byte_delta"]["interval"]
-    assert 0 < low <= found["bits_per_byte_delta"]["value"] <= high
-    assert found["bits_per_byte_delta"]["value"] == pytest.approx(8 / 0.6931471806 / 93)
+    delta = found["bits_per_byte_delta"]
+    assert delta == {"value": pytest.approx(8 / 0.6931471806 / 93), "interval": None, "p": 0.25}  # three texts cannot tell
+    many = summary({"base": base * 3, "tuned": tuned * 3}, [str(n) for n in range(9)], 128, None, 0.95, 500)["bits_per_byte_delta"]
+    assert 0 < many["interval"][0] <= many["value"] <= many["interval"][1] and many["p"] < 0.05
+    assert many["value"] == pytest.approx(delta["value"])
 
 
 def test_one_text_has_no_interval() -> None:

@@ -618,7 +618,9 @@ def _asking(prefix: str, config: AskingConfig) -> Iterator[Problem]:
         yield from _at_least(f"{prefix}{key}", getattr(config, key), 1)
     for key in ("retries", "price_in", "price_out", "budget"):
         yield from _at_least(f"{prefix}{key}", getattr(config, key), 0)
-    if config.timeout <= 0:
+    if config.time_limit is not None and not config.time_limit > 0:
+        yield Problem(f"{prefix}time_limit", config.time_limit, "a judge needs some time", "seconds, usual: 3600, or null for no limit")
+    if not config.timeout > 0:
         yield Problem(f"{prefix}timeout", config.timeout, "a server needs some time", "usual: 60")
     if config.budget is not None and config.local is None and not (config.price_in or config.price_out):
         fix = f"set {prefix}price_in and {prefix}price_out"

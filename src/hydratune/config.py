@@ -762,7 +762,8 @@ class AskingConfig:
     max_tokens: int = 400  # of a judgement
     attempts: int = 2  # requests for one judgement until it can be read
     concurrency: int = 4  # requests at a time
-    timeout: float = 60.0  # seconds for a request
+    timeout: float = 60.0  # seconds for a request; one that takes longer is given up, and not asked again
+    time_limit: float | None = 3600.0  # seconds for all requests together; what was answered until then counts and is kept; null: no limit
     retries: int = 4  # after 429, 5xx and lost connections, with growing pauses
     price_in: float = 0.0  # of a million tokens, in any money
     price_out: float = 0.0

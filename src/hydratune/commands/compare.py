@@ -1,6 +1,7 @@
 """hydratune compare DIR...: rank runs, test which are tied, show what each setting did; or hold one run against another."""
 
 import difflib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -127,8 +128,9 @@ def _gate(folders: Sequence[Path], options: Mapping[str, str]) -> int:
         table.add_column(column, justify="right" if column in ("baseline", "candidate", "p") else "left")
     for one in checked:
         found = one.difference
-        interval = f" \\[{found.interval[0]:+.4f}, {found.interval[1]:+.4f}]" if found else ""
-        values = f"{one.baseline:.4f}", f"{one.candidate:.4f}", f"{one.candidate - one.baseline:+.4f}{interval}"
+        interval = f" {escape(found.between('+.4f'))}" if found else ""
+        change = one.candidate - one.baseline
+        values = f"{one.baseline:.4f}", f"{one.candidate:.4f}", f"{change:+.4f}{interval}" if math.isfinite(change) else "-"
         mark = "[bold red]FAIL" if one.failed else "[green]ok"
         table.add_row(escape(title(one.metric)), *values, chance(found.p).removeprefix("= ") if found else "-", escape(one.limit), mark)
     console.print(table)

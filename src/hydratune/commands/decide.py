@@ -19,7 +19,7 @@ from hydratune.evaluation.canaries import is_canary
 from hydratune.evaluation.constrained import Guide, guide_for
 from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.decision_report import render
-from hydratune.evaluation.measures import Measure, groups_of
+from hydratune.evaluation.measures import Measure, cut_of, groups_of
 from hydratune.evaluation.overfitting import Verdict
 from hydratune.evaluation.retrieval import Library, Passage, from_files, from_rows, request, with_sources
 from hydratune.records import RunDirectory, read_json, write_json, write_jsonl, write_text
@@ -203,7 +203,7 @@ def _write(
             system, metrics.metrics(rows, settings.evaluation, has_schema=bench.schema is not None, families=bench.families)
         )
         systems[system] = {"metrics": values, "intervals": intervals, "per_1000_calls": costs[system]}
-    how = metrics.settings(settings.evaluation, bench.task, bench.max_new_tokens, len(bench.rows))
+    how = metrics.settings(settings.evaluation, bench.task, bench.max_new_tokens, predictions["base"])
     content = {
         "choice": decided.choice,
         "headline": decided.headline,
@@ -236,15 +236,17 @@ def _table(
     title = f"the same {len(predictions['base'])} test rows, {round(100 * evaluation.confidence)} % intervals; cost of 1,000 calls here"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     table.add_column("system", no_wrap=True)
-    for title in (metric, *form, "tokens in", "tokens out", "seconds"):
+    for title in (metric, *form, "cut", "tokens in", "tokens out", "seconds"):
         table.add_column(title, justify="right")
     for system, some in measured.items():
-        low, high = some[metric].interval(groups_of(predictions[system]), evaluation.confidence, evaluation.bootstrap_samples)
+        edges = some[metric].interval(groups_of(predictions[system]), evaluation.confidence, evaluation.bootstrap_samples)
+        between = "" if edges is None else f" [dim]\\[{edges[0]:.3f}, {edges[1]:.3f}][/]"
         cost = costs[system]
         table.add_row(
             TITLES[system],
-            f"{some[metric].value:.3f} [dim]\\[{low:.3f}, {high:.3f}][/]",
+            f"{some[metric].value:.3f}{between}",
             *(f"{some[name].value:.3f}" for name in form),
+            str(cut_of(predictions[system])),
             f"{cost['tokens_in']:,}",
             f"{cost['tokens_out']:,}",
             f"{cost['seconds']:,.0f}",

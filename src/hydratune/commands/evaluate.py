@@ -60,7 +60,8 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     else:
         predictions = _ask_again(trained, record, config, recorded)
     values, intervals = metrics.flat_with_clean("eval", predictions, trained.evaluation, has_schema=schema is not None)
-    content = {**values, "intervals": intervals, "source": config.source.value, "settings": recorded["settings"]["eval"]}
+    how = metrics.settings(trained.evaluation, task, recorded["settings"]["eval"]["max_new_tokens"], predictions)
+    content = {**values, "intervals": intervals, "source": config.source.value, "settings": how}
     write_json(record.path / "evaluation.json", content)
     write_page(record)
     for why in digests.problems(record.path):  # the page is without them
@@ -71,10 +72,14 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     clean = table.without_leaks(values)
     if clean:
         console.print(f"[yellow]{clean}", soft_wrap=True)
-    different = [k for k, v in values.items() if not math.isclose(v, recorded.get(k, math.nan), rel_tol=TOLERANCE, abs_tol=TOLERANCE)]
+    known = {k: v for k, v in values.items() if k in recorded or not k.endswith("/cut")}  # which older runs did not count
+    different = [k for k, v in known.items() if not math.isclose(v, recorded.get(k, math.nan), rel_tol=TOLERANCE, abs_tol=TOLERANCE)]
     if different:
+        before = recorded["settings"]["eval"]
+        other = [f"\n  {key} was taken as {before[key]!r}, now {text!r}" for key, text in how.items() if before.get(key, text) != text]
         raise RunError(
-            f"{len(different)} of {len(values)} metrics differ from metrics.json by more than {TOLERANCE}: {', '.join(different[:6])}\n"
+            f"{len(different)} of {len(values)} metrics differ from metrics.json by more than {TOLERANCE}: {', '.join(different[:6])}"
+            f"{''.join(other)}\n"
             f"  the new values are in {record.path}/evaluation.json; compare the versions and hardware in environment.json"
         )
     console.print(
@@ -136,8 +141,9 @@ def _constrained(
         for name in [name for name in both[0] if "/" not in name and name in both[1] and name not in _SAME_WHEN_CONSTRAINED]:
             change = difference(both[0][name], both[1][name], groups, evaluation.confidence, evaluation.bootstrap_samples)
             content[f"{system}_constrained/{name}"] = both[0][name].value
-            content[f"{system}_constrained/{name}_difference"] = {"value": change.value, "interval": list(change.interval), "p": change.p}
-            between = f"{change.value:+.4f} \\[{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
+            edges = None if change.interval is None else list(change.interval)
+            content[f"{system}_constrained/{name}_difference"] = {"value": change.value, "interval": edges, "p": change.p}
+            between = f"{change.value:+.4f} {escape(change.between('+.4f'))}"
             table.add_row(name, f"{both[1][name].value:.4f}", f"{both[0][name].value:.4f}", between, f"{change.p:.2g}")
         console.print(table)
     write_json(record.path / "evaluation_constrained.json", content)
@@ -199,7 +205,11 @@ def _elsewhere(trained: TrainConfig, record: RunDirectory, config: EvaluateConfi
         write_json(record.path / "evaluation_texts.json", content)
         console.print(_beside({s: {k: v for k, v in some.items() if k != "interval"} for s, some in content["systems"].items()}))
         delta = content["bits_per_byte_delta"]
-        between = "[{:+.4f}, {:+.4f}]".format(*delta["interval"]) if delta["interval"] else "(one text: no interval)"
+        between = (
+            "[{:+.4f}, {:+.4f}]".format(*delta["interval"])
+            if delta["interval"]
+            else f"({len(texts)} text{'s'[: len(texts) > 1]} cannot tell: no interval)"
+        )
         console.print(f"bits per byte: {delta['value']:+.4f} {escape(between)} by fine-tuning; windows of {window} tokens, stride {stride}")
     if config.lm_eval is not None:
         size = config.batch_size or 8

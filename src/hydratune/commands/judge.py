@@ -16,7 +16,8 @@ from hydratune.errors import ConfigError, InputError, Problem, RunError
 from hydratune.evaluation.judge import questions, summary
 from hydratune.evaluation.judge.asking import Judged, Kept, ask
 from hydratune.evaluation.judge.clients import Client, Purse, client_for
-from hydratune.evaluation.judge.report import render
+from hydratune.evaluation.judge.report import cut_lines, render
+from hydratune.evaluation.measures import cut_of, request_of
 from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl, write_text
 
 _SYSTEMS = ("eval", "base", "fewshot")
@@ -37,11 +38,13 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     kept = Kept(client.identity, config.max_tokens)
     judgements, told = _pairs(config, client, kept, ours, theirs) if theirs is not None else _scores(config, client, kept, ours)
     content |= told
+    content["why"] = next((row["why"] for row in judgements if row["why"]), "")
     if labels:
         key, categories = ("winner", summary.OUTCOMES) if theirs is not None else ("score", questions.SCORES)
         both = [(labels[row["id"]], row[key]) for row in judgements if row["id"] in labels and row[key] is not None]
         content["agreement"] = summary.agreement(both, categories)
     content["cost"] = {"tokens_in": purse.tokens_in, "tokens_out": purse.tokens_out, "money": round(purse.spent, 6)}
+    content["cut"] = {"ours": cut_of(ours), "theirs": cut_of(theirs) if theirs is not None else None}
     content["from_cache"] = sum(row["from_cache"] for row in judgements)
     content["settings"] = {"rubric": dict(config.rubric), "criteria": config.criteria, "references": config.references}
     write_jsonl(output / "judgements.jsonl", judgements)
@@ -50,7 +53,7 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     _show(content, config)
     console.print(f"report      {output}/report.html  [dim](and judge.json, judgements.jsonl)", soft_wrap=True)
     if not content["judged"]:
-        why = next((row["why"] for row in judgements if row["why"]), "no rows")
+        why = content["why"] or "no rows"
         raise RunError(f"none of {content['rows']} rows was judged: {why}; no score was made up for them")
 
 
@@ -83,7 +86,7 @@ def _against(record: RunDirectory, config: JudgeConfig) -> Rows:
 def _matching(ours: Rows, theirs: Rows) -> Rows:
     """Their answers to the very same rows. Raises ``ConfigError``."""
     there = {row["id"]: row for row in theirs}
-    wrong = [row["id"] for row in ours if row["id"] not in there or there[row["id"]]["prompt"] != row["prompt"]]
+    wrong = [row["id"] for row in ours if row["id"] not in there or request_of(there[row["id"]]) != request_of(row)]
     if wrong:
         why = f"{len(wrong)} of {len(ours)} rows have no answer there to the same request, the first: {wrong[0]}"
         raise ConfigError([Problem("against", "...", why, "compare runs with the same test rows")])
@@ -105,7 +108,7 @@ def _labels(file: Path, pairs: bool) -> dict[str, Any]:
 
 
 def _request(row: Mapping[str, Any]) -> str:
-    turns = row["prompt"]
+    turns = request_of(row)
     return "\n\n".join(f"{turn.get('role')}: {turn.get('content') or ''}" for turn in turns) if len(turns) > 1 else turns[0]["content"]
 
 
@@ -159,7 +162,8 @@ def _pairs(config: JudgeConfig, client: Client, kept: Kept, rows: Rows, others: 
 
 def _row(row: Mapping[str, Any], found: Sequence[Judged]) -> dict[str, Any]:
     why = next((one.why for one in found if one.why), "")
-    return {"id": row["id"], "group": row.get("group"), "why": why, "from_cache": all(one.from_cache for one in found)}
+    cut = row.get("finish_reason") == "length"
+    return {"id": row["id"], "group": row.get("group"), "cut": cut, "why": why, "from_cache": all(one.from_cache for one in found)}
 
 
 def _show(content: Mapping[str, Any], config: JudgeConfig) -> None:
@@ -169,13 +173,15 @@ def _show(content: Mapping[str, Any], config: JudgeConfig) -> None:
     table.add_row("rows judged", f"{content['judged']} of {content['rows']}")
     percent = 100 * config.confidence
     if content["judged"] and content["kind"] == "score":
-        low, high = content["interval"]
-        table.add_row("mean score, 1 to 5", f"{content['mean']:.2f}  \\[{low:.2f}, {high:.2f}] {percent:g} %")
+        edges = content["interval"]
+        between = f"  \\[{edges[0]:.2f}, {edges[1]:.2f}] {percent:g} %" if edges else ""
+        table.add_row("mean score, 1 to 5", f"{content['mean']:.2f}{between}")
         table.add_row("scores 1 / 2 / 3 / 4 / 5", " / ".join(map(str, content["counts"].values())))
     elif content["judged"]:
-        low, high = content["win_rate_interval"]
-        verdict = "better" if low > 0.5 else "worse" if high < 0.5 else "not distinguishable"
-        table.add_row(f"win rate against {escape(str(config.against))}", f"{content['win_rate']:.1%}  \\[{low:.1%}, {high:.1%}] {verdict}")
+        edges = content["win_rate_interval"]
+        between = f"\\[{edges[0]:.1%}, {edges[1]:.1%}], p = {content['p']:.2g}: " if edges else ""
+        told = f"{content['win_rate']:.1%}  {between}{content['verdict']}"
+        table.add_row(f"win rate against {escape(str(config.against))}", told)
         table.add_row("won / tie / lost", f"{content['ours']} / {content['tie']} / {content['theirs']}")
         table.add_row("the same at equal length", f"{content['length_controlled_win_rate']:.1%}")
         table.add_row("changed with the order", f"{content['inconsistent']:.1%}")
@@ -187,10 +193,11 @@ def _show(content: Mapping[str, Any], config: JudgeConfig) -> None:
     console.print(table)
     for warning in content.get("warnings", []):
         console.print(f"[yellow]{escape(warning)}", soft_wrap=True)
+    for line in cut_lines(content):
+        console.print(f"[yellow]{escape(line)}", soft_wrap=True)
     if content["unjudged"]:
-        console.print(
-            f"[yellow]{content['unjudged']} rows have no judgement and count nowhere (see why in judgements.jsonl)", soft_wrap=True
-        )
+        told = f"{content['unjudged']} rows have no judgement and count nowhere: {content['why']}; see judgements.jsonl"
+        console.print(f"[yellow]{escape(told)}. What was answered is kept: the same command asks only for the others", soft_wrap=True)
     if "agreement" in content:
         found = content["agreement"]
         console.print(f"agreement with people: [bold]{found['verdict']}[/]: {found['why']}", soft_wrap=True)

@@ -674,7 +674,7 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
     result["cost/tokens"] = fitted.tokens
     result["cost/tokens_per_second"] = round(fitted.tokens / fitted.training_seconds, 1)
     result["cost/peak_memory_bytes"] = hardware.peak_memory()
-    settings = metrics.settings(config, job.bench.task, job.bench.max_new_tokens, len(job.bench.rows))
+    settings = metrics.settings(config, job.bench.task, job.bench.max_new_tokens, next(iter(predictions.values())))
     result["settings"] = {
         **{system: {**settings, "shots": len(job.examples)} if system == "fewshot" else settings for system in predictions},
         "objective": {"metric": "val/loss", "mode": "min", "chosen": "the checkpoint with the lowest validation loss"},

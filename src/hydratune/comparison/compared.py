@@ -10,10 +10,10 @@ from hydratune.comparison.entries import Entry, canonical, cell, cells, decimals
 from hydratune.comparison.entries import named as named_entry
 from hydratune.comparison.names import COSTS, Criterion, lower_is_better, title, unknown
 from hydratune.comparison.runs import Run, inside
-from hydratune.comparison.ties import Against
+from hydratune.comparison.ties import ONE_SEED, Against
 
 _FRONTS = ("forgetting/bits_per_byte_delta", "cost/cpu_seconds")  # what quality is weighed against
-_ALWAYS = ("eval/schema_valid", "eval/exact_match", "eval/nll", "forgetting/bits_per_byte_delta", "memorisation/difference")
+_ALWAYS = ("eval/schema_valid", "eval/exact_match", "eval/cut", "eval/nll", "forgetting/bits_per_byte_delta", "memorisation/difference")
 _MANY = 4  # settings
 
 
@@ -41,6 +41,7 @@ class Comparison:
     notes: tuple[str, ...]  # what one should know before believing it
     against: Mapping[int, Mapping[str, Against]]  # place in ``ranked`` -> metric -> difference to the best on the test rows
     seeds: Mapping[int, float]  # place -> p that its mean differs from the best one's, by the spread of seeds
+    tests: int  # for which all these p are corrected together (Holm)
     effects: tuple[Effect, ...]
     fronts: tuple[Front, ...]
     confidence: float
@@ -120,12 +121,13 @@ def compare(
         keys = [key for key in keys if key not in seed_keys(runs)]
     main = next((name for run in runs if (name := ties.main_metric(run)) is not None), None)
     wanted = [*([] if by.metric == "objective" else ["val/loss"]), *([f"eval/{main}"] if main else []), *_ALWAYS]
-    shown = [name for name in dict.fromkeys(wanted) if name != by.metric and any(run.value(name) is not None for run in runs)]
-    against: Mapping[int, Mapping[str, Against]] = {}
-    notes: list[str] = []
-    if tests and not refused and len(ranked) > 1:
-        first = by.metric.removeprefix("eval/") if by.metric.startswith("eval/") else main
-        against, notes = ties.against_best(ranked, list(dict.fromkeys([*([first] if first else []), "nll"])), confidence)
+    shown = [name for name in dict.fromkeys(wanted) if name != by.metric and any(_worth_showing(run, name) for run in runs)]
+    criterion = by.metric.removeprefix("eval/") if by.metric.startswith("eval/") else None
+    names = [name for name in dict.fromkeys([criterion or main, "nll"]) if name]
+    tested = ties.Tests()
+    if not refused and len(ranked) > 1:
+        tested = ties.against_best(ranked, names if tests else [], confidence, criterion=criterion)
+    notes = list(tested.notes)
     notes += [f"run {run.name}: {why}" for run in runs for why in run.damaged]
     notes += [_survivors(entry, keys) for entry in ranked if 0 < len(entry.finished) < len(entry.runs)]
     if by.on_test:
@@ -135,6 +137,7 @@ def compare(
     if logged := sum(run.logged for run in runs):
         whose = "these runs are" if logged == len(runs) else f"{logged} of these runs are"
         notes.append(f"{whose} known from W&B's files, which hold no answers: they take part in no test over rows")
+    notes += _cut(runs)
     notes += conditions.differences([run for run in runs if run.environment])
     counted = [] if refused else list(runs)
     told = [] if refused else effects.effects(ranked, by, confidence)
@@ -149,12 +152,28 @@ def compare(
         tuple(shown),
         refused,
         tuple(notes),
-        against,
-        {} if refused else ties.by_seeds(ranked, confidence),
+        tested.rows,
+        tested.seeds,
+        tested.count,
         tuple(told),
         tuple(_fronts(counted, by, pareto)),
         confidence,
     )
+
+
+def _worth_showing(run: Run, name: str) -> bool:
+    """What nobody has says nothing, and neither does that no answer was cut."""
+    value = run.value(name)
+    return value is not None and (name != "eval/cut" or value > 0)
+
+
+def _cut(runs: Sequence[Run]) -> list[str]:
+    """Answers that ended at the token limit."""
+    some = [(run.name, cut) for run in runs if (cut := run.cut)]
+    if not some:
+        return []
+    names = ", ".join(f"{name} ({cut})" for name, cut in some[:4]) + (f" and {len(some) - 4} more" if len(some) > 4 else "")
+    return [f"answers were cut at the token limit (evaluation.max_new_tokens) and are scored as they stand, in {names}"]
 
 
 def _survivors(entry: Entry, keys: Sequence[str]) -> str:
@@ -224,7 +243,7 @@ def _by_seeds(compared: Comparison) -> list[str]:
     names = "; ".join(f"{compared.named(entry)} ({spread(entry.scores, decimals)})" for entry in alike[:3])
     more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
     what = "validation losses" if compared.by.metric == "objective" else title(compared.by.metric)
-    how = f"means of the {what}, t test, {_percent(compared)}{_holm(len(compared.seeds))}"
+    how = f"means of the {what}, t test, {_percent(compared)}{_holm(compared.tests)}"
     return [f"not told apart from it by these seeds: {names}{more}: {how}"]
 
 
@@ -248,8 +267,8 @@ def _by_rows(compared: Comparison) -> list[str]:
     tests = [a for some in compared.against.values() for a in some.values()]
     tied = compared.tied()
     names = " and ".join(dict.fromkeys(title(f"eval/{a.metric}") for a in tests))
-    how = f"by {names} of the same test rows, paired, {_percent(compared)}{_holm(len(tests))}"
-    noise = "" if any(a.replicated for a in tests) else "; one seed each, so the noise of training itself is not in this: add seed=1,2,3"
+    how = f"by {names} of the same test rows, paired, {_percent(compared)}{_holm(compared.tests)}"
+    noise = "" if any(a.replicated for a in tests) else f"; {ONE_SEED}: add seed=1,2,3"
     if tied:
         shown = "; ".join(compared.named(entry) for entry in tied[:4]) + (f" and {len(tied) - 4} more" if len(tied) > 4 else "")
         return [f"not distinguishable from the best: {shown}: {how}{noise}"]

@@ -147,4 +147,5 @@ def _place(run: Run, by: Criterion) -> tuple[bool, float, bool, int, float, str]
     halved = run.halved or {}
     value = score(run, by)
     cost = _cost(value, by) if value is not None else 0.0
-    return value is None, cost, not halved, -int(halved.get("step", 0)), float(halved.get("value") or 0.0), str(run.path)
+    early = float(halved.get("value") or 0.0)
+    return value is None, cost, not halved, -int(halved.get("step", 0)), early if math.isfinite(early) else math.inf, str(run.path)

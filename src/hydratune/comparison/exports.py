@@ -67,7 +67,8 @@ def records(compared: Comparison) -> list[dict[str, Any]]:
                 record |= {f"{key}/low": interval[0], f"{key}/high": interval[1]}
         for name, test in compared.against.get(place, {}).items():  # of the entry
             less = f"less_the_best/{name}"
-            record |= {less: test.value, f"{less}/low": test.interval[0], f"{less}/high": test.interval[1], f"{less}/p": test.p}
+            low, high = test.interval or (None, None)
+            record |= {less: test.value, f"{less}/low": low, f"{less}/high": high, f"{less}/p": test.p, f"{less}/seeds": test.replicated}
         found.append(record)
     columns = dict.fromkeys(key for record in found for key in record)
     return [{key: record.get(key) for key in columns} for record in found]

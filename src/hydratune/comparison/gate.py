@@ -2,19 +2,19 @@
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
 from hydratune.comparison.names import lower_is_better, title
 from hydratune.comparison.runs import Run
-from hydratune.comparison.ties import main_metric, read_rows
+from hydratune.comparison.ties import ONE_SEED, main_metric, read_rows
 from hydratune.errors import InputError
-from hydratune.evaluation.measures import Measure, difference
-from hydratune.evaluation.statistics import Difference, holm
+from hydratune.evaluation.measures import comparison, difference
+from hydratune.evaluation.statistics import Difference, corrected
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LIMIT = re.compile(rf"\s*(?P<metric>[A-Za-z][\w/.\-]*)\s*(?P<sign>[<>])\s*(?P<number>{_NUMBER})\s*(?P<percent>%?)\s*")
-_SAMPLES = 2000  # at least
+_SAMPLES = 2000
 _FORM = "write metrics with the difference that fails, candidate less baseline: fail_if='eval/field_f1<-0.02, val/loss>+1%'"
 
 
@@ -72,10 +72,36 @@ def check(baseline: Run, candidate: Run, fail_if: str | None, *, certain: bool, 
         if run.state != "finished" or not run.metrics:
             raise InputError(f"{run.path}: not a finished run ({run.state}{f': {run.error}' if run.error else ''})")
     if fail_if is not None:
-        return [_held(limit, baseline, candidate, certain=certain, confidence=confidence) for limit in limits(fail_if)]
+        wanted = limits(fail_if)
+        broken = _broken(baseline, candidate, {limit.metric for limit in wanted})
+        return broken + [_held(limit, baseline, candidate, certain=certain, confidence=confidence) for limit in wanted]
     if certain:
         raise InputError("certain = true: belongs to fail_if=...; without it the check is one of significance already")
-    return _significance(baseline, candidate, confidence)
+    return _broken(baseline, candidate, frozenset()) or _significance(baseline, candidate, confidence)
+
+
+def _broken(baseline: Run, candidate: Run, limited: Set[str]) -> list[Checked]:
+    """What fails whatever the limits: no validation loss that is a number, or more forgotten than the run itself allowed.
+
+    ``limited``: metrics that have limits of their own. Raises ``InputError`` if it is the baseline.
+    """
+    for what, run in (("baseline", baseline), ("candidate", candidate)):
+        if run.value("objective") is None and ("objective" in run.metrics or (what == "candidate" and "objective" in baseline.metrics)):
+            if what == "baseline":
+                told = f"its validation loss is {run.metrics['objective']}, no number, so nothing is better or worse than it"
+                raise InputError(f"{run.path}: {told}; give another run as baseline=DIR")
+            if limited.isdisjoint(("objective", "val/loss")):
+                before = baseline.value("objective")
+                return [_no_number("val/loss", before if before is not None else math.nan, run.metrics.get("objective"))]
+    if candidate.over_budget and not baseline.over_budget:
+        name = "forgetting/within_budget"
+        return [Checked(name, 1.0, 0.0, None, "more was forgotten than evaluation.forgetting.fail of the run allows", True)]
+    return []
+
+
+def _no_number(metric: str, before: float, after: object) -> Checked:
+    seen = float(after) if isinstance(after, (int, float)) else math.nan
+    return Checked(metric, before, seen, None, f"no number ({'missing' if after is None else after})", True)
 
 
 def _significance(baseline: Run, candidate: Run, confidence: float) -> list[Checked]:
@@ -94,25 +120,28 @@ def _significance(baseline: Run, candidate: Run, confidence: float) -> list[Chec
     for run, read in ((baseline, theirs), (candidate, ours)):
         if unknown := [name for name in names if name not in read.measures or not math.isfinite(read.measures[name].value)]:
             raise InputError(f"{run.path}: eval/{unknown[0]} of its answers is no number, so it is neither better nor worse")
-    found = [_paired(ours.measures[name], theirs.measures[name], ours.groups, confidence) for name in names]
+    tests = [comparison(ours.measures[name], theirs.measures[name], ours.groups, _SAMPLES) for name in names]
     checked = []
-    for name, one, p in zip(names, found, holm([one.p for one in found]), strict=True):
+    for name, one in zip(names, corrected(tests, confidence), strict=True):
         worse = one.value > 0 if lower_is_better(f"eval/{name}") else one.value < 0
         limit = f"significantly worse (p < {1 - confidence:.2g}, Holm)"
         values = theirs.measures[name].value, ours.measures[name].value
-        checked.append(Checked(f"eval/{name}", *values, replace(one, p=p), limit, worse and p < 1 - confidence))
+        checked.append(Checked(f"eval/{name}", *values, one, limit, worse and one.p < 1 - confidence))
     return checked
 
 
 def _held(limit: Limit, baseline: Run, candidate: Run, *, certain: bool, confidence: float) -> Checked:
     """One metric against its limit."""
-    before, after = (_value(run, limit.metric) for run in (baseline, candidate))
+    before = _value(baseline, limit.metric)
+    if limit.metric in candidate.metrics and candidate.value(limit.metric) is None:
+        return _no_number(limit.metric, before, candidate.metrics[limit.metric])
+    after = _value(candidate, limit.metric)
     system, _, name = limit.metric.partition("/")
     theirs, ours = (read_rows(run) if system == "eval" else None for run in (baseline, candidate))
     found = None
     if ours is not None and theirs is not None and ours.rows == theirs.rows:
         if name in ours.measures and name in theirs.measures:
-            found = _paired(ours.measures[name], theirs.measures[name], ours.groups, confidence)
+            found = difference(ours.measures[name], theirs.measures[name], ours.groups, confidence, _SAMPLES)
     elif system in ("eval", "val", "objective"):
         tested = system == "eval"
         seen = [run.tested_on if tested else run.measured_on for run in (baseline, candidate)]
@@ -122,7 +151,9 @@ def _held(limit: Limit, baseline: Run, candidate: Run, *, certain: bool, confide
     if certain and found is None:
         raise InputError(f"certain = true: the difference of {limit.metric} has no interval; those of the answers (eval/...) have")
     number = limit.number * abs(before) if limit.relative else limit.number
-    low, high = found.interval if certain and found is not None else (after - before, after - before)
+    low, high = after - before, after - before
+    if certain and found is not None:
+        low, high = found.interval or (-math.inf, math.inf)  # so few rows are never certain
     failed = high < number if limit.below else low > number
     return Checked(limit.metric, before, after, found, str(limit), failed)
 
@@ -136,10 +167,13 @@ def _value(run: Run, metric: str) -> float:
     return value
 
 
-def _paired(ours: Measure, theirs: Measure, groups: Sequence[str], confidence: float) -> Difference:
-    return difference(ours, theirs, groups, confidence, max(_SAMPLES, math.ceil(8 / (1 - confidence))))  # two tests at most
-
-
 def sentence(checked: Sequence[Checked]) -> str:
+    """What follows, and of what."""
+    few = next((one.difference.groups for one in checked if one.difference is not None and one.difference.interval is None), None)
+    more = "" if few is None else f"; {few} independent test rows cannot show that any candidate is worse: give 30 or more"
+    return f"{_outcome(checked)}{more} ({ONE_SEED})"
+
+
+def _outcome(checked: Sequence[Checked]) -> str:
     failed = [title(one.metric) for one in checked if one.failed]
     return f"the candidate fails: {', '.join(failed)}" if failed else "the candidate is not worse by these limits"

@@ -55,7 +55,20 @@ COSTS = {
     "cost/peak_memory_bytes": "GiB",
 }  # short titles
 _PARTS = {"field_f1": "field F1", "field_accuracy": "field accuracy", "label_f1": "label F1"}  # of one field or one class of the answers
-_LOWER = ("rise", "loss", "nll", "perplexity", "bits_per_byte", "invented_keys", "hallucinated", "label_unknown", "kl", "objective", "gap")
+_LOWER = (
+    "rise",
+    "loss",
+    "nll",
+    "perplexity",
+    "bits_per_byte",
+    "invented_keys",
+    "hallucinated",
+    "label_unknown",
+    "cut",
+    "kl",
+    "objective",
+    "gap",
+)
 _LOWER_PREFIXES = ("cost/", "memorisation/")
 _NEITHER = ("cost/tokens", "fit/best_step", "fit/best_epoch", "halved_at_step", "forgetting/within_budget")
 _NEITHER_ENDINGS = ("length_ratio", "generated_tokens", "_base")

@@ -24,6 +24,7 @@ from hydratune.comparison.names import lower_is_better, title, written
 from hydratune.comparison.ranking import against_best, difference, state
 from hydratune.comparison.runs import Run
 from hydratune.errors import RunError
+from hydratune.evaluation.measures import asked_by_user
 
 _POINTS = 120  # of a learning curve
 _TALKING = 12  # runs whose answers are in the page
@@ -170,7 +171,7 @@ def _answers(ordered: Sequence[Run], compared: Comparison) -> dict[str, Any]:
     letters = 0
     for item, row in first.items():
         texts = [str(said[number][item]["prediction"])[:_LONGEST] if item in said[number] else None for number in talking]
-        request = "\n\n".join(str(t.get("content") or "") for t in row.get("prompt", []) if t.get("role") == "user")
+        request = asked_by_user(row)
         entry = {"id": str(row.get("id")), "request": request[:_LONGEST], "reference": str(row.get("reference"))[:_LONGEST], "said": texts}
         letters += len(entry["request"]) + len(entry["reference"]) + sum(len(text or "") for text in texts)
         if len(shown) == _ROWS or letters > _BUDGET:

@@ -211,7 +211,7 @@ def difference(compared: Comparison, place: int, metric: str) -> str:
     found = compared.against.get(place, {}).get(metric)
     if found is None:
         return "" if place == 0 else "-"
-    return f"{found.value:+.3g} [{found.interval[0]:+.3g}, {found.interval[1]:+.3g}] p {chance(found.p)}"
+    return f"{found.value:+.3g} {found.found.between()} p {chance(found.p)}"
 
 
 def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:

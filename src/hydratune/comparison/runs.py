@@ -79,9 +79,21 @@ class Run:
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         found = inside(self.metrics, "intervals", metric)
-        if not isinstance(found, list) or len(found) != 2 or not all(isinstance(edge, (int, float)) for edge in found):
+        if (
+            not isinstance(found, list)
+            or len(found) != 2
+            or not all(isinstance(edge, (int, float)) and math.isfinite(edge) for edge in found)
+        ):
             return None
         return float(found[0]), float(found[1])
+
+    @property
+    def cut(self) -> int:
+        """Answers that ended at the token limit; of a run that did not count them, what its share of finished ones leaves."""
+        found, finished, rows = self.value("eval/cut"), self.value("eval/finished"), inside(self.metrics, "settings", "eval", "rows")
+        if found is None and finished is not None and isinstance(rows, int):
+            found = (1 - finished) * rows
+        return round(found or 0)
 
     def predictions(self, system: str = "eval") -> list[dict[str, Any]]:
         """Empty where nobody was asked. Raises ``RunError`` for a broken file."""

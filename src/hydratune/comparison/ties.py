@@ -1,15 +1,17 @@
-"""Which entries cannot be told from the best: paired over the same test rows, with the seeds as replicates.
+"""Which entries cannot be told from the best: paired over the same test rows, with the seeds as replicates. One family of tests.
 
 A difference of two means over seeds varies with the rows and with the seeds. The rows' part is drawn: whole groups of them with
 replacement, the same for both sides. The seeds' part is the variance of runs around the mean of their entry: that of the two
-entries, or where neither has several seeds, that of all entries which have. Both together are judged by Student's t, for a few seeds
-know little of their own spread. Where nobody has several seeds, there is the noise of the rows alone.
+entries, whose seeds are taken to vary alike, or where neither has several seeds, that of all entries which have. Two entries are told
+apart where the rows alone tell it, and the rows and the seeds together as well; see ``seeds_and_rows``. The seeds also tell by what runs
+are ranked by, where that is not measured on the test rows. All these tests of all entries are corrected together (Holm 1979), and so are
+their intervals. Where nobody has several seeds, there is the noise of the rows alone, and what is told apart are these runs.
 """
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,26 @@ from hydratune.comparison.runs import Run
 from hydratune.config import EvaluationConfig
 from hydratune.errors import RunError
 from hydratune.evaluation import metrics
-from hydratune.evaluation.measures import Measure, groups_of
-from hydratune.evaluation.statistics import Difference, Interval, by_t, holm, mcnemar, within
+from hydratune.evaluation.measures import Measure, alone, exact, groups_of
+from hydratune.evaluation.statistics import (
+    Comparison,
+    Difference,
+    Interval,
+    Part,
+    cleaned,
+    corrected,
+    differing,
+    over_rows,
+    rows_part,
+    within,
+)
 
 _LOWER = ("nll",)
 _FEW = 30
-_SAMPLES, _FINE = 2000, 4  # at least; and so many that the least p, times the comparisons, is a small part of what tells apart
+_SAMPLES = 2000
 _BLOCK = 1024  # samples
+ONE_SEED = "one seed each, so this is of these runs: with other seeds the same settings may differ less, or the other way"
+_MANY = 10**6  # groups: they bound nothing
 
 
 @dataclass(frozen=True)
@@ -33,12 +48,32 @@ class Against:
     """One entry against the best on the same test rows."""
 
     metric: str  # without its system
-    value: float  # the entry's mean less the best one's
-    interval: Interval
-    p: float  # corrected for all entries and metrics (Holm)
+    found: Difference  # the entry's mean less the best one's, corrected for all tests of the comparison (Holm)
     told_apart: bool
     better: bool  # than the best, whatever of that is chance
     replicated: bool  # the noise of seeds is in it
+
+    @property
+    def value(self) -> float:
+        return self.found.value
+
+    @property
+    def interval(self) -> Interval | None:
+        return self.found.interval
+
+    @property
+    def p(self) -> float:
+        return self.found.p
+
+
+@dataclass(frozen=True)
+class Tests:
+    """All tests against the best entry. Keys are places in the ranking."""
+
+    rows: Mapping[int, Mapping[str, Against]] = field(default_factory=dict)  # place -> metric -> on the test rows
+    seeds: Mapping[int, float] = field(default_factory=dict)  # place -> corrected p that the means of the criterion differ
+    notes: tuple[str, ...] = ()  # why some could not be compared
+    count: int = 0  # for which p and intervals are corrected
 
 
 @dataclass(frozen=True)
@@ -71,39 +106,57 @@ def main_metric(run: Run) -> str | None:
     return next((name for name in metrics.MAIN if f"eval/{name}" in run.metrics), None)
 
 
-def against_best(
-    ranked: Sequence[Entry], names: Sequence[str], confidence: float = 0.95
-) -> tuple[dict[int, dict[str, Against]], list[str]]:
-    """(place in ``ranked`` -> metric -> difference, why some could not be compared). The first of ``ranked`` is the best."""
+def against_best(ranked: Sequence[Entry], names: Sequence[str], confidence: float = 0.95, *, criterion: str | None = None) -> Tests:
+    """The first of ``ranked`` is the best. ``criterion``: which of ``names`` runs are ranked by, if any; no second test is made of it."""
+    pairs, notes = _pairs(ranked, names) if names else ([], [])
+    done = {pair.place for pair in pairs if pair.metric == criterion}
+    seeds = {place: test for place, test in _by_seeds(ranked).items() if place not in done}
+    tests = corrected([pair.test for pair in pairs] + list(seeds.values()), confidence)
+    found: dict[int, dict[str, Against]] = {}
+    for pair, one in zip(pairs, tests, strict=False):
+        better = (one.value < 0) == (pair.metric in _LOWER) and one.value != 0
+        found.setdefault(pair.place, {})[pair.metric] = Against(pair.metric, one, one.p < 1 - confidence, better, pair.replicated)
+    return Tests(found, {place: one.p for place, one in zip(seeds, tests[len(pairs) :], strict=True)}, tuple(notes), len(tests))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One metric of one entry against the best."""
+
+    place: int
+    metric: str
+    test: Comparison
+    replicated: bool
+
+
+def _pairs(ranked: Sequence[Entry], names: Sequence[str]) -> tuple[list[_Pair], list[str]]:
+    """(what is tested over the test rows, why some could not be compared)."""
     reads = {i: [r for run in entry.finished if (r := read_rows(run)) is not None] for i, entry in enumerate(ranked) if entry.finished}
     if not any(reads.values()):
-        return {}, []
+        return [], []
     if not reads.get(0):
-        return {}, ["the best entry has no answers that can be read, so nothing is paired with it"]
+        return [], ["the best entry has no answers that can be read, so nothing is paired with it"]
     best = reads[0][0]
     odd = sorted(i for i, some in reads.items() if not some or any(one.rows != best.rows for one in some))
     told = []
     if 0 in odd:
-        return {}, ["the seeds of the best entry were tested on different rows, so nothing can be paired with it"]
+        return [], ["the seeds of the best entry were tested on different rows, so nothing can be paired with it"]
     if odd:
         which = ", ".join(run.name for i in odd[:4] for run in ranked[i].finished[:1]) + (" ..." if len(odd) > 4 else "")
         told.append(f"not paired with the best: {which}: other test rows, or none that can be read")
-    pairs = [(i, name) for name in names for i in reads if i and i not in odd and _have(name, [*reads[0], *reads[i]])]
-    drawn = _Drawn(best.groups, max(_SAMPLES, math.ceil(_FINE * len(pairs) / (1 - confidence))))
-    tests = []
-    for i, name in pairs:
-        ours, theirs = ([one.measures[name] for one in reads[j]] for j in (0, i))
-        noise = within([[m.value for m in some] for some in (ours, theirs)])
-        noise = noise or within([[one.measures[name].value for one in some] for some in reads.values() if _have(name, some)])
-        tests.append((_difference(ours, theirs, drawn, noise, confidence), noise is not None))
-    found: dict[int, dict[str, Against]] = {}
-    for (i, name), (one, seeds), p in zip(pairs, tests, holm([one.p for one, _ in tests]), strict=True):
-        better = (one.value < 0) == (name in _LOWER) and one.value != 0
-        found.setdefault(i, {})[name] = Against(name, one.value, one.interval, p, p < 1 - confidence, better, seeds)
+    drawn = Drawn(best.groups)
+    pairs = []
+    for name in names:
+        every = [[one.measures[name] for one in some] for i, some in reads.items() if i not in odd and _have(name, some)]
+        for i, some in reads.items():
+            if i and i not in odd and _have(name, [*reads[0], *some]):
+                ours, theirs = ([one.measures[name] for one in both] for both in (reads[0], some))
+                noise = _noise([ours, theirs], drawn) or _noise(every, drawn)
+                pairs.append(_Pair(i, name, seeds_and_rows(ours, theirs, drawn, noise), noise is not None))
     few = len(set(best.groups))
     if few < _FEW:
         told.append(f"{few} independent test rows can hardly tell anything apart: give {_FEW} or more")
-    return found, told
+    return pairs, told
 
 
 def _have(name: str, reads: Sequence[_Read]) -> bool:
@@ -111,65 +164,96 @@ def _have(name: str, reads: Sequence[_Read]) -> bool:
     return all(name in one.measures and math.isfinite(one.measures[name].value) for one in reads)
 
 
-class _Drawn:
+class Drawn:
     """Rows drawn again and again, whole groups with replacement, the same for whatever is asked."""
 
-    def __init__(self, groups: Sequence[str], samples: int) -> None:
+    def __init__(self, groups: Sequence[str], samples: int = _SAMPLES) -> None:
         names, self.index = np.unique(np.asarray(groups), return_inverse=True)
-        self.count = len(names)
-        self.independent = self.count == len(groups)
+        self.groups, self.count = groups, len(names)
         generator, share = np.random.default_rng(0), [1 / self.count] * self.count
         sizes = [min(_BLOCK, samples - start) for start in range(0, samples, _BLOCK)]
         self.times = [generator.multinomial(self.count, share, size=size).astype(np.uint16) for size in sizes]  # (block, groups)
+        self._known: dict[int, tuple[Measure, np.ndarray]] = {}
 
-    def means(self, seeds: Sequence[Measure]) -> np.ndarray:
+    def of(self, measure: Measure) -> np.ndarray:
+        """The measure, of every sample."""
+        if id(measure) not in self._known:
+            sums = [np.bincount(self.index, weights=np.asarray(c, dtype=float), minlength=self.count) for c in measure.columns]
+            totals = np.stack(sums, axis=1)  # (groups, columns)
+            found = measure.of(np.concatenate([block.astype(np.float64) @ totals for block in self.times]))
+            self._known[id(measure)] = measure, found  # the measure is kept, so that its id stays its own
+        return self._known[id(measure)][1]
+
+    def mean(self, seeds: Sequence[Measure]) -> np.ndarray:
         """The mean over seeds, of every sample."""
-        return np.mean([self._of(measure) for measure in seeds], axis=0)
-
-    def _of(self, measure: Measure) -> np.ndarray:
-        sums = [np.bincount(self.index, weights=np.asarray(c, dtype=float), minlength=self.count) for c in measure.columns]
-        totals = np.stack(sums, axis=1)  # (groups, columns)
-        return measure.of(np.concatenate([block.astype(np.float64) @ totals for block in self.times]))
+        return np.mean([self.of(measure) for measure in seeds], axis=0)
 
 
-def _difference(
-    ours: Sequence[Measure], theirs: Sequence[Measure], drawn: _Drawn, noise: tuple[float, int] | None, confidence: float
-) -> Difference:
-    """Of ``theirs`` to ``ours``, one measure for each seed. ``noise``: (variance between seeds, degrees of freedom), if it is known."""
-    samples = _cleaned(drawn.means(theirs) - drawn.means(ours))
-    value = float(_cleaned(np.array(np.mean([m.value for m in theirs]) - np.mean([m.value for m in ours]))))
-    if noise is not None:
-        variance, freedom = noise
-        rows = float(np.var(samples, ddof=1)), float(max(1, drawn.count - 1))
-        found = by_t(value, [rows, (variance * (1 / len(ours) + 1 / len(theirs)), float(freedom))], confidence)
-    else:
-        found = _percentile(value, samples, confidence)
-        if drawn.independent and ours[0].hits and theirs[0].hits:
-            found = replace(found, p=_exact(ours[0], theirs[0]))
-    return replace(found, p=max(found.p, 2.0 ** (1 - drawn.count)))  # no less than so few groups can show
+@dataclass(frozen=True)
+class Noise:
+    """Of the runs of one entry around their mean."""
+
+    variance: float
+    freedom: int
+    by_rows: float  # what of it comes from drawing rows, to which seeds answer differently
+    logits: float | None = None  # the variance of log odds, where runs have shares of rows that are right
 
 
-def _cleaned(samples: np.ndarray) -> np.ndarray:
-    """Equal rows, summed in another order, do not differ."""
-    return np.where(np.abs(samples) < 1e-12, 0.0, samples)
+def _noise(samples: Sequence[Sequence[Measure]], drawn: Drawn) -> Noise | None:
+    """None where no entry has several seeds."""
+    found = within([[measure.value for measure in some] for some in samples])
+    if found is None:
+        return None
+    squares = sum(float(np.var([drawn.of(m) - drawn.mean(some) for m in some], axis=1, ddof=1).sum()) for some in samples if len(some) > 1)
+    shares = within([[log_odds(m) for m in some] for some in samples]) if all(m.hits for some in samples for m in some) else None
+    return Noise(*found, squares / found[1] * drawn.count / max(1, drawn.count - 1), shares[0] if shares else None)
 
 
-def _percentile(value: float, samples: np.ndarray, confidence: float) -> Difference:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail])
-    below = float(np.sum(samples < 0) + 0.5 * np.sum(samples == 0))
-    p = min(1.0, 2 * (min(below, len(samples) - below) + 1) / (len(samples) + 1))
-    return Difference(value, (float(low), float(high)), p)
+def log_odds(measure: Measure) -> float:
+    """Of a row being right, by half a row away from never and always."""
+    right, rows = float(sum(measure.columns[0])), len(measure.columns[0])
+    return math.log((right + 0.5) / (rows - right + 0.5))
 
 
-def _exact(ours: Measure, theirs: Measure) -> float:
-    """McNemar's p, where rows are right or wrong and independent."""
-    pairs = list(zip(ours.columns[0], theirs.columns[0], strict=True))
-    return mcnemar(sum(a > b for a, b in pairs), sum(b > a for a, b in pairs))
+def seeds_and_rows(ours: Sequence[Measure], theirs: Sequence[Measure], drawn: Drawn, noise: Noise | None) -> Comparison:
+    """``theirs`` less ``ours``, one measure for each seed. Without ``noise`` the rows alone.
+
+    A run's mean is m + s + r + e: its settings, its seed, how these rows suit its settings, and how they suit its seed. The difference
+    of two means over n and k seeds has the variance R + T, with T = (1/n + 1/k) (var s + var e) and R that of r. T is estimated by the
+    ``noise``, with the few degrees of freedom of the seeds; R is the variance over drawn rows, in which (1/n + 1/k) var e is as
+    well and is taken off. The interval is that of ``half_width`` for R and T, and at least that of the rows alone, which no luck of two
+    seeds that came out alike makes narrower. Both hold their level, so the wider one does (benchmarks/ties.py).
+    """
+    count, groups = drawn.count, drawn.groups
+    samples = drawn.mean(theirs) - drawn.mean(ours)
+    value = float(np.mean([m.value for m in theirs]) - np.mean([m.value for m in ours]))
+    informative = differing([m.columns for m in theirs], [m.columns for m in ours], groups)
+    if noise is None:
+        found = over_rows(value, samples, groups, informative)
+        same = exact(theirs[0], ours[0], groups) and len(ours) == len(theirs) == 1
+        return replace(found, alone=alone(theirs[0], ours[0])) if same else found
+    odds = None
+    if noise.logits is not None:
+        odds = statistics.fmean(map(log_odds, theirs)) - statistics.fmean(map(log_odds, ours))
+    both = bounds(rows_part(samples, count), noise, 1 / len(ours) + 1 / len(theirs), value, odds)
+    return Comparison(cleaned(value), both, count, informative)
 
 
-def by_seeds(ranked: Sequence[Entry], confidence: float = 0.95) -> dict[int, float]:
-    """Place in ``ranked`` -> p, corrected for all (Holm), that its mean differs from that of the best by the spread of seeds alone.
+def bounds(rows: Part, noise: Noise, share: float, value: float, odds: float | None) -> tuple[tuple[Part, ...], ...]:
+    """(the rows alone, R and T) of ``seeds_and_rows``; ``share`` is 1/n + 1/k, ``odds`` the difference of mean log odds.
+
+    Seeds that differ much crowd near 0 and 1 if values are shares, where two of them come out alike too often for Student's t. On
+    log odds they do not, so the seeds must tell there as well: T is then at least as many times ``value``^2 as it is ``odds``^2.
+    """
+    own: Part = max(0.0, rows[0] - share * noise.by_rows), rows[1]
+    seeds = noise.variance
+    if noise.logits is not None and odds:
+        seeds = max(seeds, noise.logits * (value / odds) ** 2)
+    return (rows,), (own, (share * seeds, float(noise.freedom)))
+
+
+def _by_seeds(ranked: Sequence[Entry]) -> dict[int, Comparison]:
+    """Place in ``ranked`` -> whether its mean differs from that of the best by the spread of seeds, on the same validation rows.
 
     Student's t; empty where no entry has several seeds. The entry that is truly the best is called worse than the one that came
     first no more often than 1 - ``confidence``.
@@ -178,9 +262,15 @@ def by_seeds(ranked: Sequence[Entry], confidence: float = 0.95) -> dict[int, flo
     every = within(list(scores.values()))
     if every is None or 0 not in scores:
         return {}
-    raw = {}
+    found = {}
     for i in list(scores)[1:]:
         variance, freedom = within([scores[0], scores[i]]) or every
-        part = variance * (1 / len(scores[0]) + 1 / len(scores[i])), float(freedom)
-        raw[i] = by_t(statistics.fmean(scores[i]) - statistics.fmean(scores[0]), [part], confidence).p
-    return dict(zip(raw, holm(list(raw.values())), strict=True))
+        part: Part = variance * (1 / len(scores[0]) + 1 / len(scores[i])), float(freedom)
+        value = statistics.fmean(scores[i]) - statistics.fmean(scores[0])
+        found[i] = Comparison(value, ((part,),), _MANY, _MANY)
+    return found
+
+
+def by_seeds(ranked: Sequence[Entry], confidence: float = 0.95) -> dict[int, float]:
+    """Place -> p by the seeds alone, corrected for all (Holm)."""
+    return dict(against_best(ranked, [], confidence).seeds)

@@ -19,6 +19,7 @@ from hydratune.models.compute import autocast_of
 from hydratune.models.memory_plan import generation_tokens
 from hydratune.records import read_jsonl, write_jsonl
 
+_STORED = "the prompt that was asked, and beside it the row's own"  # what a cached prediction holds; other words, other caches
 _OF_THE_DATA = ("references", "tests", "leaky")  # of a prediction: what else is right, or known of its row
 
 
@@ -92,7 +93,7 @@ class TestBench:
                     "group": row.group,
                     "item_hash": row.content_hash,
                     "prompt_hash": stable_hash(ids[i]),
-                    "prompt": [m.turn() for m in row.prompt],
+                    **_prompt(row, prompts[i]),
                     "prediction": text,
                     "reference": self.references[i],
                     "finish_reason": answers[i].finish_reason,
@@ -164,6 +165,7 @@ class TestBench:
                 [str(model.dtype), str(autocast_of(model)), hardware.name_of(model.device)],
                 [len(batch) for batch in batches],
                 self.encoder.tokenizer.chat_template,
+                _STORED,
                 [[m.turn() for m in prompt] for prompt in prompts],
                 [row.content_hash for row in self.rows],
                 self.max_new_tokens,
@@ -197,6 +199,12 @@ def _other_answers(rows: Sequence[Row], references: Sequence[str]) -> list[list[
         [text for text in dict.fromkeys([*own, *by_request[request]]) if text != reference]
         for own, request, reference in zip(texts, requests, references, strict=True)
     ]
+
+
+def _prompt(row: Row, asked: Sequence[Message]) -> dict[str, Any]:
+    """``prompt``: the turns that were asked, of which ``prompt_hash`` are the tokens. ``request``: the row's own, where that is another."""
+    prompt, own = [m.turn() for m in asked], [m.turn() for m in row.prompt]
+    return {"prompt": prompt, **({"request": own} if own != prompt else {})}
 
 
 def _extra(row: Row, others: Sequence[str], leaky: bool) -> dict[str, Any]:

@@ -100,7 +100,8 @@ def summary(records: Sequence[Mapping[str, Any]], confidence: float, samples: in
     values["memorisation/canary_base"] = statistics.fmean(r["base_exposure"] for r in records if r["trained"])
     intervals = {}
     for kind, some in parts.items():
-        intervals[names[kind]] = list(mean(some).interval([str(i) for i in range(len(some))], confidence, samples))
+        if (edges := mean(some).interval([str(i) for i in range(len(some))], confidence, samples)) is not None:
+            intervals[names[kind]] = list(edges)
     # Both sides are drawn again on their own: zero-padded columns make one table of the two.
     ours, theirs = parts[True], parts[False]
     columns = [[*ours, *[0.0] * len(theirs)], [*[1.0] * len(ours), *[0.0] * len(theirs)]]

@@ -1,12 +1,13 @@
 """Is fine-tuning needed? Systems on the same test rows, compared in pairs, and what follows. Pure functions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydratune.config import EvaluationConfig
-from hydratune.evaluation.measures import Measure, difference, groups_of
-from hydratune.evaluation.statistics import Interval, holm, least_difference
+from hydratune.evaluation.measures import Measure, comparison, difference, groups_of
+from hydratune.evaluation.statistics import Interval, corrected, least_difference
 
 TITLES = {
     "base": "base, zero-shot",
@@ -32,12 +33,13 @@ class Comparison:
     ours: str
     theirs: str
     value: float  # positive: ours is better
-    interval: Interval
+    interval: Interval | None  # corrected as p is; None: the rows are too few to tell anything
     p: float
     better: bool  # told apart, and by more than the margin
+    between: str  # the interval in points, or why there is none
 
     def sentence(self) -> str:
-        sign = f"{100 * self.value:+.1f} points [{100 * self.interval[0]:+.1f}, {100 * self.interval[1]:+.1f}], p = {self.p:.2g}"
+        sign = f"{100 * self.value:+.1f} points {self.between}, p = {self.p:.2g}"
         verdict = "better" if self.better else "not told apart by enough" if self.value >= 0 else "not better"
         return f"{TITLES[self.ours]} against {TITLES[self.theirs]}: {sign}: {verdict}"
 
@@ -64,17 +66,18 @@ def decide(
     """``measures`` and ``predictions`` by system, all on the same rows, on which the best prompt is chosen as well: that favours it."""
     sign = -1.0 if metric.split("/")[0] in _LOWER_IS_BETTER else 1.0
     scores = {system: sign * some[metric].value for system, some in measures.items()}
+    scores = {system: score if math.isfinite(score) else -math.inf for system, score in scores.items()}  # no number is no good one
     prompt = max((s for s in PROMPTS if s in scores), key=scores.__getitem__)
     plain = max((s for s in (prompt, *RETRIEVAL) if s in scores), key=scores.__getitem__)
     pairs = [("rag", prompt), ("tuned", prompt), ("tuned", "rag"), ("tuned_rag", "tuned"), ("tuned_rag", plain)]
     pairs = list(dict.fromkeys(pair for pair in pairs if all(s in scores for s in pair)))
     groups = groups_of(next(iter(predictions.values())))
-    found = [difference(measures[a][metric], measures[b][metric], groups, config.confidence, config.bootstrap_samples) for a, b in pairs]
+    tests = [comparison(measures[a][metric], measures[b][metric], groups, config.bootstrap_samples) for a, b in pairs]
     compared: dict[tuple[str, str], Comparison] = {}
-    for (a, b), one, p in zip(pairs, found, holm([f.p for f in found]), strict=True):
-        interval = one.interval if sign > 0 else (-one.interval[1], -one.interval[0])
-        better = p < 1 - config.confidence and sign * one.value > margin
-        compared[a, b] = Comparison(a, b, sign * one.value, interval, p, better)
+    for (a, b), found in zip(pairs, corrected(tests, config.confidence), strict=True):
+        one = found if sign > 0 else found.negative()
+        better = one.p < 1 - config.confidence and one.value > margin
+        compared[a, b] = Comparison(a, b, one.value, one.interval, one.p, better, one.between("+.1f", 100))
 
     def wins(a: str, b: str) -> bool:
         return (a, b) in compared and compared[a, b].better
@@ -82,12 +85,15 @@ def decide(
     choice, headline = _choice(scores, prompt, wins)
     shorter = _shorter(predictions, prompt)
     even = compared.get(("tuned", prompt))
-    if choice == "prompt" and even is not None and even.interval[1] > 0 and even.value > -margin and shorter >= _FAR_SHORTER:
+    as_good = even is not None and even.interval is not None and even.interval[1] > 0 and even.value > -margin
+    if choice == "prompt" and as_good and shorter >= _FAR_SHORTER:
         choice = "either"
         headline = f"{TITLES[prompt]} is not beaten, but its prompts are {shorter:.1f} times as long as those of the fine-tuned model"
         headline += ", which is as good: fine-tune for many calls, prompt for few"
     reasons = [comparison.sentence() for comparison in compared.values()]
     reasons += _why(measures, prompt, choice)
+    if "tuned" in scores:
+        reasons.append("the fine-tuned model is one run of one seed: by how much another seed would differ is in none of these intervals")
     if len(set(groups)) < _FEW:
         reasons.append(f"{len(set(groups))} independent test rows are too few to build on: give {_FEW} or more")
     disagree = _disagreement(measures, metric, prompt)
@@ -113,7 +119,7 @@ def constrained(
             continue
         groups = groups_of(predictions[system])
         found = difference(measures[system][metric], measures[free][metric], groups, config.confidence, config.bootstrap_samples)
-        change = f"{100 * found.value:+.1f} points [{100 * found.interval[0]:+.1f}, {100 * found.interval[1]:+.1f}], p = {found.p:.2g}"
+        change = f"{100 * found.value:+.1f} points {found.between('+.1f', 100)}, p = {found.p:.2g}"
         cut = sum(row["finish_reason"] != "stop" for row in predictions[system])
         more = f"; {cut} answers were cut before their end" if cut else ""
         told.append(f"held to the JSON schema, {TITLES[free]} changes by {change} of {metric}{more}")

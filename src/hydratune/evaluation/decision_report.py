@@ -5,7 +5,7 @@ from typing import Any
 
 from hydratune.config import EvaluationConfig
 from hydratune.evaluation.decision import TITLES, Decision
-from hydratune.evaluation.measures import Measure, groups_of
+from hydratune.evaluation.measures import Measure, asked_by_user, cut_of, groups_of
 from hydratune.evaluation.pages import bar, page
 
 _SHOWN = 10  # rows whose answers are on the page
@@ -25,16 +25,16 @@ def render(
     groups = groups_of(next(iter(predictions.values())))
     values = {s: some[metric].value for s, some in measured.items()}
     intervals = {s: some[metric].interval(groups, config.confidence, config.bootstrap_samples) for s, some in measured.items()}
-    largest = max(*values.values(), *(high for _, high in intervals.values()))
+    largest = max([*values.values(), *(edges[1] for edges in intervals.values() if edges is not None)])
     winner = {"tune": "tuned", "tune_and_retrieve": "tuned_rag", "retrieve": "rag"}.get(decided.choice)
     systems = [
         {
             "title": TITLES[system],
             "value": f"{value:.3f}",
-            "low": f"{intervals[system][0]:.3f}",
-            "high": f"{intervals[system][1]:.3f}",
+            "interval": "one group of rows: none" if (edges := intervals[system]) is None else f"{edges[0]:.3f} to {edges[1]:.3f}",
             "bar": bar(value, intervals[system], largest, best=system == winner),
             "cost": costs[system],
+            "cut": cut_of(predictions[system]),
         }
         for system, value in values.items()
     ]
@@ -42,7 +42,7 @@ def render(
     shown = [
         {
             "id": row["id"],
-            "request": "\n\n".join(str(turn.get("content") or "") for turn in row["prompt"] if turn["role"] == "user"),
+            "request": asked_by_user(row),
             "reference": row["reference"],
             "answers": [(TITLES[system], rows[number]["prediction"]) for system, rows in predictions.items()],
         }

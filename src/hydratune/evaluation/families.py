@@ -16,7 +16,7 @@ from typing import Any
 from hydratune.config import METRICS_GROUP, Task
 from hydratune.errors import RunError
 from hydratune.evaluation import code_scores, json_scores, label_scores, text_scores
-from hydratune.evaluation.measures import Measure, mean, rate
+from hydratune.evaluation.measures import Measure, mean, rate, request_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Answered:
     @property
     def source(self) -> str:
         """What the model was told."""
-        return "\n".join(str(turn.get("content") or "") for turn in self.row.get("prompt", []))
+        return "\n".join(str(turn.get("content") or "") for turn in request_of(self.row))
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Family:
     score: Callable[[Answered], dict[str, Any]]
     measures: Callable[[Sequence[Mapping[str, Any]]], dict[str, Measure]]
     how: Mapping[str, str]  # for settings beside the metrics
+    signed: Callable[[Sequence[int]], Mapping[str, str]] | None = None  # likewise, by how many references each row has
 
 
 def _json(answered: Answered) -> dict[str, Any]:
@@ -58,9 +59,9 @@ def _code(answered: Answered) -> dict[str, Any]:
 
 FAMILIES = {
     "json": Family(_json, json_scores.measures, json_scores.HOW),
-    "match": Family(_match, text_scores.match_measures, {}),
+    "match": Family(_match, text_scores.match_measures, text_scores.MATCH_HOW),
     "rouge": Family(lambda a: text_scores.rouge(a.prediction, a.references), text_scores.rouge_measures, text_scores.ROUGE_HOW),
-    "bleu": Family(lambda a: text_scores.bleu(a.prediction, a.references), text_scores.bleu_measures, text_scores.BLEU_HOW),
+    "bleu": Family(lambda a: text_scores.bleu(a.prediction, a.references), text_scores.bleu_measures, {}, text_scores.signatures),
     "label": Family(lambda a: label_scores.score(a.prediction, a.references[0]), label_scores.measures, label_scores.HOW),
     "code": Family(_code, code_scores.measures, code_scores.HOW),
 }

@@ -132,12 +132,14 @@ def summary(
         after = _measure(part, [row["tuned"] for row in some])[1]
         delta = difference(after, before, groups, confidence, samples)
         values |= {f"forgetting/{name}_base": before.value, f"forgetting/{name}": after.value, f"forgetting/{name}_delta": delta.value}
-        intervals[f"forgetting/{name}_delta"] = list(delta.interval)
+        if delta.interval is not None:
+            intervals[f"forgetting/{name}_delta"] = list(delta.interval)
     neutral = [row for row in rows if row["part"] == "neutral"]
     if neutral:
         kl = share([row["kl"] for row in neutral], [row["tokens"] for row in neutral])
         values["forgetting/kl"] = kl.value
-        intervals["forgetting/kl"] = list(kl.interval([str(row["id"]) for row in neutral], confidence, samples))
+        if (edges := kl.interval([str(row["id"]) for row in neutral], confidence, samples)) is not None:
+            intervals["forgetting/kl"] = list(edges)
     values["forgetting/within_budget"] = not exceeded(values, config.fail)
     return values, intervals
 

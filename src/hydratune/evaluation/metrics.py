@@ -16,7 +16,7 @@ from hydratune.config import EvaluationConfig, Task
 from hydratune.data.answers import NotStrictJson, parse_strict
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation.families import Answered, family, names
-from hydratune.evaluation.measures import Measure, groups_of, rate, share
+from hydratune.evaluation.measures import Measure, cut_of, groups_of, rate, share
 from hydratune.evaluation.statistics import Interval, ratio
 
 Prediction = Mapping[str, Any]
@@ -86,6 +86,7 @@ def metrics(
         result[name] = Measured(measure.value, measure.interval(groups, config.confidence, config.bootstrap_samples))
     if predictions[0]["scores"]:
         result["generated_tokens"] = Measured(float(sum(p["generated_tokens"] for p in predictions)))
+        result["cut"] = Measured(float(cut_of(predictions)))
     return result
 
 
@@ -98,20 +99,25 @@ def _perplexity(sums: np.ndarray) -> np.ndarray:
     return np.exp(np.minimum(ratio(sums), 700.0))
 
 
-def settings(config: EvaluationConfig, task: Task, max_new_tokens: int, rows: int) -> dict[str, Any]:
-    """How the metrics were taken: without it a number cannot be compared."""
+def settings(config: EvaluationConfig, task: Task, max_new_tokens: int, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """How the metrics of ``predictions`` were taken: without it a number cannot be compared."""
     percent = round(100 * config.confidence)
     families = names(config.metrics, task)
     return {
-        "rows": rows,
+        "rows": len(predictions),
         "task": task.value,
         "metrics": list(families),
         "decoding": "greedy",
         "max_new_tokens": max_new_tokens,
-        **{key: text for name in families for key, text in family(name).how.items()},
+        **{key: text for name in families for key, text in _how(name, predictions).items()},
         "nll": "mean per token of the reference answer and its turn-end, given the prompt, or of a whole document; perplexity = exp(nll)",
         "intervals": f"{percent} %: Wilson for rates, else bootstrap over groups ({config.bootstrap_samples} samples, seed 0)",
     }
+
+
+def _how(name: str, predictions: Sequence[Prediction]) -> dict[str, str]:
+    chosen = family(name)
+    return {**chosen.how, **(chosen.signed([1 + len(p.get("references", [])) for p in predictions]) if chosen.signed else {})}
 
 
 def flat(system: str, measured: Mapping[str, Measured]) -> tuple[dict[str, float], dict[str, list[float]]]:

@@ -16,7 +16,7 @@ from hydratune.config import EvaluationConfig, flat
 from hydratune.errors import RunError
 from hydratune.evaluation import canaries, memorisation, metrics, table
 from hydratune.evaluation.json_scores import agreement
-from hydratune.evaluation.measures import difference, groups_of
+from hydratune.evaluation.measures import asked_by_user, cut_of, difference, groups_of, told_cut
 from hydratune.evaluation.pages import bar, curves, page
 from hydratune.records import RunDirectory, read_json, read_jsonl, read_text, write_text
 
@@ -24,6 +24,7 @@ _SYSTEMS = {"base": "base, zero-shot", "fewshot": "base, few-shot", "eval": "fin
 _SHOWN = 40  # rows whose answers are on the page
 _LONGEST = 3000  # letters of a text
 _LOWER = ("nll",)
+ONE_RUN = "All this is of one run: by how much another seed of the same settings would differ is not in these intervals."
 _LOST = {
     "bits_per_byte": "general texts, bits per byte",
     "nll": "answers to general questions, NLL",
@@ -155,12 +156,12 @@ def _verdicts(
                 found = difference(both[0][name], both[1][name], groups_of(ours), config.confidence, config.bootstrap_samples)
                 better = (found.value < 0) == (name in _LOWER)
                 word = ("better" if better else "worse") if found.p < 1 - config.confidence else "not distinguishable"
-                low, high = found.interval
-                change = f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}], p = {found.p:.2g}"
+                change = f"{found.value:+.3f} {found.between('+.3f')}, p = {found.p:.2g}"
                 told.append(f"{table.TITLES[name]}, fine-tuned against {_SYSTEMS[system]}: {change}: {word}")
         except (RunError, KeyError, TypeError, ValueError):
             continue
-    return told
+    cut = [told_cut(cut_of(rows), len(rows), _SYSTEMS[system]) for system, rows in predictions.items()]
+    return [*told, *([ONE_RUN] if told else []), *filter(None, cut)]
 
 
 def _chart(record: RunDirectory, measured: Mapping[str, Any]) -> str:
@@ -182,8 +183,8 @@ def _lost(measured: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[tup
     for name, title in _LOST.items():
         key = f"forgetting/{name}"
         if f"{key}_delta" in measured:
-            edge = intervals.get(f"{key}_delta", (measured[f"{key}_delta"],) * 2)
-            delta = f"{measured[f'{key}_delta']:+.4f} [{edge[0]:+.4f}, {edge[1]:+.4f}]"
+            edge = intervals.get(f"{key}_delta")
+            delta = f"{measured[f'{key}_delta']:+.4f} " + (f"[{edge[0]:+.4f}, {edge[1]:+.4f}]" if edge else "(too few to tell)")
             rows.append((title, f"{measured[f'{key}_base']:.4f}", f"{measured[key]:.4f}", delta))
     if "forgetting/kl" in measured:
         rows.append(("divergence from the base, nats a token", "", f"{measured['forgetting/kl']:.4f}", ""))
@@ -242,7 +243,7 @@ def _answers(predictions: Mapping[str, Sequence[Mapping[str, Any]]], main: str |
             if row.get("item_hash") in rows
         ]
         wrong = [str(error) for error in scores.get("errors", [])][:5] if isinstance(scores.get("errors"), list) else []
-        request = "\n\n".join(str(turn.get("content") or "") for turn in row.get("prompt", []) if turn.get("role") == "user")
+        request = asked_by_user(row)
         shown.append(
             {
                 "id": str(row.get("id")),

@@ -6,7 +6,7 @@ Nearly every metric is a function of sums over rows: a rate is hits / rows, macr
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -51,30 +51,169 @@ def bootstrap_ratio(
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more one system has than another on the same rows."""
+    """How much more one system has than another on the same rows. The interval excludes 0 exactly where ``p`` tells them apart."""
 
     value: float
-    interval: Interval
+    interval: Interval | None  # None: ``groups`` are too few to show any difference, however large
     p: float  # how often chance alone makes as much of a difference, or more
+    groups: int = 0  # independent rows, or groups of rows
 
     @property
     def told_apart(self) -> bool:
         """Whether the interval is all on one side of zero."""
-        return self.interval[0] > 0 or self.interval[1] < 0
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    def between(self, form: str = "+.3g", scale: float = 1.0) -> str:
+        """The interval as people write it, or why there is none."""
+        if not math.isfinite(self.value):
+            return "(no number)"
+        if self.interval is None:
+            return f"({self.groups} independent row{'' if self.groups == 1 else 's'} cannot tell)"
+        return f"[{scale * self.interval[0]:{form}}, {scale * self.interval[1]:{form}}]"
+
+    def negative(self) -> "Difference":
+        """Of theirs to ours."""
+        return replace(self, value=-self.value, interval=None if self.interval is None else (-self.interval[1], -self.interval[0]))
 
 
-def paired(ours: Columns, theirs: Columns, of: Of, groups: Sequence[str], confidence: float, samples: int, seed: int = 0) -> Difference:
-    """Of ``of`` the sums of ``ours`` to that of ``theirs``, both over the same drawn groups.
+Part = tuple[float, float]  # (variance, its degrees of freedom)
 
-    ``p`` is twice the share of samples on the other side of zero than most, at least one of them; and never less than the chance
-    that all groups differ to the same side, for two groups drawn again and again stay two.
+
+def half_width(parts: Sequence[Part], alpha: float) -> float:
+    """Of an interval of a normal value whose variance is the sum of independently estimated ``parts``: sqrt(sum of t^2 * variance).
+
+    t is Student's for the degrees of freedom of each part. It covers in at least 1 - ``alpha`` of all cases whatever the true
+    variances are (Banerjee 1960, Sankhya 22, 359; Cochran 1964, Biometrics 20, 191): the chance that Z^2 <= x is concave in x, so that
+    of a mixture is at least the mixture of the chances, each of which is 1 - alpha. Satterthwaite's t (1946), which estimates the
+    degrees of freedom of the sum, has no such bound: it believes a spread of two seeds that is small by chance.
+    """
+    from scipy.special import stdtrit
+
+    return math.sqrt(math.fsum(variance * float(stdtrit(freedom, alpha / 2)) ** 2 for variance, freedom in parts if variance > 0))
+
+
+def by_parts(value: float, parts: Sequence[Part]) -> float:
+    """p: the largest ``alpha`` for which the interval of ``half_width`` still holds 0."""
+    from scipy.special import stdtr
+
+    if value == 0:
+        return 1.0
+    known = [(variance, freedom) for variance, freedom in parts if variance > 0]
+    if not known:
+        return 0.0
+    if len(known) == 1:
+        return float(2 * stdtr(known[0][1], -abs(value) / math.sqrt(known[0][0])))
+    low, high = math.log(1e-300), 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if half_width(known, math.exp(middle)) > abs(value) else (low, middle)
+    return math.exp(high)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A difference before it is known how many others are tested beside it.
+
+    ``bounds``: the parts of its variance, in one or several ways of which the most careful counts. ``informative``: groups that differ
+    at all. Each of them is as likely to differ to the other side if there is no difference, so p is at least 2^(1 - informative).
+    ``alone``: for rows that are right or wrong, those that only ours, and only theirs, got right, of so many; p is then McNemar's.
+    """
+
+    value: float
+    bounds: tuple[tuple[Part, ...], ...]
+    groups: int
+    informative: int
+    alone: tuple[int, int, int] | None = None
+
+    @property
+    def _known(self) -> bool:
+        """Whether all of it are numbers: of a loss that is none, nothing is known."""
+        return math.isfinite(self.value) and all(math.isfinite(variance) for parts in self.bounds for variance, _ in parts)
+
+    @property
+    def p(self) -> float:
+        """Of this one alone."""
+        if self.alone is not None:
+            return mcnemar(self.alone[0], self.alone[1])
+        if not self._known:
+            return 1.0
+        return min(1.0, max(2.0 ** (1 - self.informative), *(by_parts(self.value, parts) for parts in self.bounds)))
+
+    def interval(self, alpha: float) -> Interval | None:
+        """Excludes 0 exactly where p < ``alpha``; None where so few groups could not, whatever they say."""
+        if 2.0 ** (1 - self.groups) >= alpha or not self._known:
+            return None
+        half = max(half_width(parts, alpha) for parts in self.bounds)
+        low, high = self.value - half, self.value + half
+        if self.alone is not None:
+            return self._exact(alpha, low, high)
+        if 2.0 ** (1 - self.informative) >= alpha:
+            return min(low, 0.0), max(high, 0.0)
+        return low, high
+
+    def _exact(self, alpha: float, low: float, high: float) -> Interval:
+        """That of McNemar's test: Clopper and Pearson's of the share of ours among the rows that differ, times their share of all rows
+        (Fay and Lumbard 2021, Statistics in Medicine 40, 1147). Away from 0 the wider of it and ``low``, ``high`` counts, for how many
+        rows differ is chance as well.
+        """
+        from scipy.special import betaincinv
+
+        assert self.alone is not None
+        ours, theirs, rows = self.alone
+        trials = ours + theirs
+        if not trials:
+            return 0.0, 0.0
+        least = float(betaincinv(ours, theirs + 1, alpha / 2)) if ours else 0.0
+        most = float(betaincinv(ours + 1, theirs, 1 - alpha / 2)) if theirs else 1.0
+        near = (2 * least - 1) * trials / rows, (2 * most - 1) * trials / rows
+        return near[0] if ours > theirs else min(near[0], low), near[1] if ours < theirs else max(near[1], high)
+
+
+def corrected(comparisons: Sequence[Comparison], confidence: float) -> list[Difference]:
+    """All comparisons of one family: p after Holm (1979), and intervals that exclude 0 exactly where that p is below 1 - ``confidence``.
+
+    An interval is at the level at which Holm's procedure judges its comparison: alpha / n for the smallest p, alpha / (n - 1) for the
+    next, and from the first one that tells nothing apart on, that one's.
+    """
+    raw = [one.p for one in comparisons]
+    levels = holm_levels(raw, 1 - confidence)
+    return [Difference(one.value, one.interval(level), p, one.groups) for one, level, p in zip(comparisons, levels, holm(raw), strict=True)]
+
+
+def paired(ours: Columns, theirs: Columns, of: Of, groups: Sequence[str], samples: int, seed: int = 0) -> Comparison:
+    """``of`` the sums of ``ours`` less that of ``theirs``, over the same groups of rows, by Student's t.
+
+    Its variance is that over groups drawn again, with replacement (bootstrap), times n / (n - 1) for n groups.
     """
     sums = _resampled([*ours, *theirs], groups, samples, seed)
     differences = of(sums[:, : len(ours)]) - of(sums[:, len(ours) :])
-    below = float(np.sum(differences < 0) + 0.5 * np.sum(differences == 0))
-    p = min(1.0, max(2 * (min(below, samples - below) + 1) / (samples + 1), 2.0 ** (1 - len(set(groups)))))
     value = of(np.array([math.fsum(column) for column in ours])) - of(np.array([math.fsum(column) for column in theirs]))
-    return Difference(float(value), _middle(differences, confidence), p)
+    return over_rows(float(value), differences, groups, differing([ours], [theirs], groups))
+
+
+def over_rows(value: float, samples: np.ndarray, groups: Sequence[str], informative: int) -> Comparison:
+    """A difference whose ``samples`` are those over groups drawn again."""
+    count = len(set(groups))
+    return Comparison(cleaned(value), ((rows_part(samples, count),),), count, informative)
+
+
+def rows_part(samples: np.ndarray, groups: int) -> Part:
+    """The variance that the rows make, from ``samples`` over ``groups`` drawn again."""
+    known = bool(np.isfinite(samples).all())
+    variance = float(np.var(samples, ddof=1)) * groups / max(1, groups - 1) if known else math.inf
+    return (variance if variance > 1e-24 else 0.0), float(max(1, groups - 1))  # equal rows, summed in another order, do not differ
+
+
+def cleaned(value: float) -> float:
+    """Equal rows, summed in another order, do not differ."""
+    return 0.0 if abs(value) < 1e-12 else value
+
+
+def differing(ours: Sequence[Columns], theirs: Sequence[Columns], groups: Sequence[str]) -> int:
+    """In how many groups the two sides, each the mean of several runs, have not the same."""
+    sides = [np.mean([np.asarray(columns, dtype=float) for columns in runs], axis=0) for runs in (ours, theirs)]  # (columns, rows)
+    rows = (np.abs(sides[0] - sides[1]) > 1e-12).any(axis=0)
+    return len({group for group, differs in zip(groups, rows, strict=True) if differs})
 
 
 def paired_bootstrap(
@@ -87,7 +226,8 @@ def paired_bootstrap(
     seed: int = 0,
 ) -> Difference:
     """Of sum(ours) / sum(denominators) to sum(theirs) / sum(denominators)."""
-    return paired([ours, denominators], [theirs, denominators], ratio, groups, confidence, samples, seed)
+    (found,) = corrected([paired([ours, denominators], [theirs, denominators], ratio, groups, samples, seed)], confidence)
+    return found
 
 
 def within(samples: Sequence[Sequence[float]]) -> tuple[float, int] | None:
@@ -97,19 +237,6 @@ def within(samples: Sequence[Sequence[float]]) -> tuple[float, int] | None:
         return None
     squares = math.fsum((value - math.fsum(sample) / len(sample)) ** 2 for sample in samples for value in sample)
     return squares / freedom, freedom
-
-
-def by_t(value: float, parts: Sequence[tuple[float, float]], confidence: float) -> Difference:
-    """Of a difference whose variance is the sum of ``parts``, (variance, degrees of freedom) each: Student's t (Satterthwaite 1946)."""
-    from scipy.stats import t
-
-    total = math.fsum(variance for variance, _ in parts)
-    if total <= 0:
-        return Difference(value, (value, value), 1.0 if value == 0 else 0.0)
-    freedom = total**2 / math.fsum(variance**2 / free for variance, free in parts if variance > 0)
-    error = math.sqrt(total)
-    half = float(t.ppf(0.5 + confidence / 2, freedom)) * error
-    return Difference(value, (value - half, value + half), float(2 * t.sf(abs(value) / error, freedom)))
 
 
 def mcnemar(ours_alone: int, theirs_alone: int) -> float:
@@ -126,6 +253,17 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - place) * ps[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def holm_levels(ps: Sequence[float], alpha: float) -> list[float]:
+    """The level at which Holm's procedure judges each of ``ps``: below it p is told apart."""
+    order = sorted(range(len(ps)), key=ps.__getitem__)
+    levels, level = [alpha] * len(ps), 0.0
+    for place, index in enumerate(order):
+        if place == 0 or ps[order[place - 1]] < level:  # so far all were told apart
+            level = alpha / (len(ps) - place)
+        levels[index] = level
+    return levels
 
 
 def least_difference(rows: int, disagreeing: float, confidence: float, power: float = 0.8) -> float:

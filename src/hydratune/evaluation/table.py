@@ -35,6 +35,7 @@ _ROWS = (
     ("perplexity", "perplexity", "number"),
     ("bits_per_byte", "bits per byte", "number"),
     ("finished", "ended its turn", "rate"),
+    ("cut", "answers cut at the token limit", "count"),
     ("length_ratio", "length, of the reference's", "rate"),
     ("generated_tokens", "tokens generated", "count"),
 )
@@ -100,8 +101,8 @@ def forgetting(metrics: Mapping[str, Any]) -> Table:
     for name, title, form in _LOST:
         key = f"forgetting/{name}"
         if key in metrics:
-            low, high = metrics["intervals"][f"{key}_delta"]
-            delta = f"{metrics[f'{key}_delta']:+.4f} [dim]\\[{low:+.4f}, {high:+.4f}][/]"
+            edge = metrics["intervals"].get(f"{key}_delta")
+            delta = f"{metrics[f'{key}_delta']:+.4f} " + (f"[dim]\\[{edge[0]:+.4f}, {edge[1]:+.4f}][/]" if edge else "[dim](too few)[/]")
             table.add_row(title, form.format(metrics[f"{key}_base"]), form.format(metrics[key]), delta)
     if "forgetting/kl" in metrics:
         table.add_row("divergence from the base, nats a token", "", f"{metrics['forgetting/kl']:.4f}", "")

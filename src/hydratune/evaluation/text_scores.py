@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,28 @@ import numpy as np
 from hydratune.evaluation.measures import Measure, mean, rate
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
-ROUGE_HOW = {"rouge": "F1 by row, mean over rows; words are runs of a-z and digits, without case and stemming; the best reference counts"}
-BLEU_HOW = {
-    "bleu": "over all rows, sacrebleu 13a, case kept, all references",
-    "chrf": "over all rows, sacrebleu chrF2, the nearest reference of each row",
+ROUGE_HOW = {
+    "rouge": "F1 by row, mean over rows; words are runs of a-z and digits, without case and stemming; rougeL over the whole text, not by "
+    "sentences (rougeLsum); the best reference counts"
+}
+MATCH_HOW = {
+    "exact_match": "equal to a reference but for white space at the ends",
+    "normalised_match": "equal to a reference but for case and white space",
 }
 _ORDERS = 4
+
+
+def signatures(references: Sequence[int]) -> dict[str, str]:
+    """How BLEU and chrF were taken, as sacrebleu itself signs it (Post 2018). ``references``: how many each row has."""
+    kinds = set(references)
+    count = kinds.pop() if len(kinds) == 1 else "var"
+    own = f"version:{version('sacrebleu')}"
+    bleu = f"nrefs:{count}|case:mixed|eff:no|tok:13a|smooth:exp|{own}"
+    chrf = f"nrefs:{count}|case:mixed|eff:yes|nc:6|nw:0|space:no|{own}"
+    return {
+        "bleu": f"sacrebleu {bleu}; over all rows, in [0, 1]; 1- to {_ORDERS}-grams, an order without a match is smoothed",
+        "chrf": f"sacrebleu {chrf}; over all rows, in [0, 1]; chrF2, the nearest reference of each row",
+    }
 
 
 def match(prediction: str, references: Sequence[str]) -> dict[str, Any]:
@@ -80,12 +97,17 @@ def _columns(rows: Sequence[Sequence[int]]) -> list[list[float]]:
 
 
 def _bleu(sums: np.ndarray) -> np.ndarray:
-    """BLEU (Papineni et al. 2002) in [0, 1] of summed counts (..., 10); 0 where an order has no match."""
+    """BLEU (Papineni et al. 2002) in [0, 1] of summed counts (..., 10), smoothed as sacrebleu does where nothing else is said (exp).
+
+    The first order without a match counts as half an n-gram, the next as a quarter (Chen and Cherry 2014, method 3); 0 where nothing
+    matches at all, or where all answers are too short for an order.
+    """
     matched, total = sums[..., :_ORDERS], sums[..., _ORDERS : 2 * _ORDERS]
     said, wanted = sums[..., -2], sums[..., -1]
-    precise = np.divide(matched, total, out=np.zeros(np.shape(matched)), where=total > 0)
-    usable = (precise > 0).all(axis=-1)
-    logs = np.log(np.where(precise > 0, precise, 1.0)).mean(axis=-1)
+    counted = np.where(matched > 0, matched, 0.5 ** np.cumsum(matched == 0, axis=-1))
+    precise = np.divide(counted, total, out=np.ones(np.shape(counted)), where=total > 0)
+    usable = (total > 0).all(axis=-1) & (matched > 0).any(axis=-1)
+    logs = np.log(precise).mean(axis=-1)
     brevity = np.minimum(0.0, 1 - np.divide(wanted, said, out=np.ones(np.shape(said)), where=said > 0))
     return np.where(usable & (said > 0), np.exp(logs + brevity), 0.0)
 

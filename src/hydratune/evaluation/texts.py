@@ -30,13 +30,13 @@ def summary(
             "bytes": total.bytes,
             f"perplexity_w{window}": total.perplexity,
             "bits_per_byte": total.bits_per_byte,
-            "interval": list(measure.interval(groups, confidence, samples)) if several else None,
+            "interval": list(edges) if (edges := measure.interval(groups, confidence, samples)) else None,
         }
     if {"base", "tuned"} <= scores.keys():
         found = difference(bits_per_byte(scores["tuned"]), bits_per_byte(scores["base"]), groups, confidence, samples)
         content["bits_per_byte_delta"] = {
             "value": found.value,
-            "interval": list(found.interval) if several else None,
+            "interval": list(found.interval) if found.interval is not None else None,
             "p": found.p if several else None,
         }
     content["by_text"] = [

@@ -12,6 +12,7 @@ from hydratune.evaluation.judge.questions import Opinion, Question, read
 from hydratune.records import read_json, write_json
 
 UNPARSED = "unparsed"
+CUT = "unparsed: the judge's answer was cut at max_tokens"
 
 
 @dataclass
@@ -39,12 +40,13 @@ class Kept:
     def find(self, question: Question) -> Reply | None:
         file = self._file(question)
         try:
-            return Reply(read_json(file)["text"]) if file.is_file() else None
-        except (RunError, KeyError, TypeError):  # a broken cache is an empty one
+            found = read_json(file) if file.is_file() else None
+            return Reply(found["text"], cut=bool(found.get("cut"))) if found is not None else None
+        except (RunError, KeyError, TypeError, AttributeError):  # a broken cache is an empty one
             return None
 
     def keep(self, question: Question, reply: Reply) -> None:
-        write_json(self._file(question), {"text": reply.text})
+        write_json(self._file(question), {"text": reply.text, "cut": reply.cut})
 
 
 def ask(client: Client, questions: Sequence[Question], kept: Kept, attempts: int) -> list[Judged]:
@@ -69,8 +71,8 @@ def _ask(client: Client, questions: Sequence[Question], kept: Kept, attempts: in
             question, result = unanswered.pop(number), results[number]
             result.from_cache &= number not in new
             result.opinion = None if reply.failed else read(reply.text, question)
-            result.why = "" if result.opinion else reply.failed or UNPARSED
-            if result.why == UNPARSED:
+            result.why = "" if result.opinion else reply.failed or (CUT if reply.cut else UNPARSED)
+            if not result.opinion and not reply.failed:
                 unanswered[number] = question.again(reply.text)
     return results
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hydratune.evaluation.measures import asked_by_user, told_cut
 from hydratune.evaluation.pages import bar, page
 
 _SHOWN = 60  # rows on the page
@@ -27,7 +28,11 @@ def render(
     elif content["judged"]:
         interval = content["win_rate_interval"]
         told.append(
-            ("win rate", bar(content["win_rate"], interval, 1.0, best=interval[0] > 0.5), _with_interval(content["win_rate"], interval))
+            (
+                "win rate",
+                bar(content["win_rate"], interval, 1.0, best=content["verdict"] == "better"),
+                _with_interval(content["win_rate"], interval),
+            )
         )
         told += [
             (title, bar(content[key], None, content["judged"]), str(content[key]))
@@ -50,9 +55,16 @@ def render(
         content=content,
         told=told,
         verdict=verdict(content),
+        cut=cut_lines(content),
         rows=[_row(row, answers.get(str(row["id"]), {}), beside.get(str(row["id"]))) for row in order[:_SHOWN]],
         all_rows=len(judgements),
     )
+
+
+def cut_lines(content: Mapping[str, Any]) -> list[str]:
+    """How many of the answers that were judged had been cut."""
+    whose = (("ours", f"the system {content['system']}"), ("theirs", str(content["against"])))
+    return list(filter(None, (told_cut(content["cut"][side] or 0, content["rows"], name) for side, name in whose)))
 
 
 def verdict(content: Mapping[str, Any]) -> str:
@@ -61,13 +73,11 @@ def verdict(content: Mapping[str, Any]) -> str:
         return "nothing was judged"
     if content["kind"] == "score":
         return f"{content['mean']:.2f} of 5 on {content['judged']} of {content['rows']} rows"
-    low, high = content["win_rate_interval"]
-    word = "better" if low > 0.5 else "worse" if high < 0.5 else "not distinguishable"
-    return f"{word}: {content['win_rate']:.0%} won on {content['judged']} of {content['rows']} rows, ties as halves"
+    return f"{content['verdict']}: {content['win_rate']:.0%} won on {content['judged']} of {content['rows']} rows, ties as halves"
 
 
-def _with_interval(value: float, interval: Sequence[float]) -> str:
-    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+def _with_interval(value: float, interval: Sequence[float] | None) -> str:
+    return f"{value:.3f}" if interval is None else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
 def _rank(row: Mapping[str, Any]) -> float:
@@ -79,14 +89,15 @@ def _rank(row: Mapping[str, Any]) -> float:
 
 def _row(row: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> dict[str, Any]:
     feedback = row.get("feedback")
-    request = "\n\n".join(str(turn.get("content") or "") for turn in ours.get("prompt", []) if turn.get("role") == "user")
+    request = asked_by_user(ours)
+    cut = ", answer cut at the token limit" if row.get("cut") else ""
     found = row["why"] or (
         f"score {row['score']}" if "score" in row else f"{row['winner']}{'' if row.get('consistent') else ', changed with the order'}"
     )
     answers = [("answer", str(ours.get("prediction", ""))), *([("the other answer", str(theirs.get("prediction", "")))] if theirs else [])]
     return {
         "id": str(row["id"]),
-        "found": found,
+        "found": f"{found}{cut}",
         "feedback": feedback if isinstance(feedback, list) else [feedback] if feedback else [],
         "parts": [
             ("request", request[:_LONGEST]),

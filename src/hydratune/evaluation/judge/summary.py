@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from hydratune.evaluation import statistics
 from hydratune.evaluation.judge.agreement import Weights, accuracy, cohen_kappa, krippendorff_alpha, spearman
 from hydratune.evaluation.measures import groups_of, mean
 from hydratune.evaluation.statistics import wilson
@@ -45,7 +47,7 @@ def pairwise(rows: Sequence[Mapping[str, Any]], confidence: float, samples: int)
     content |= {
         **{name: sum(row["winner"] == name for row in judged) for name in OUTCOMES},
         "win_rate": rate.value,
-        "win_rate_interval": list(rate.interval(groups_of(judged), confidence, samples)),
+        **_against_half(won, groups_of(judged), confidence, samples),
         "length_controlled_win_rate": length_controlled(won, [row["length_difference"] for row in judged]),
         "inconsistent": sum(inconsistent) / len(judged),
         "first_preferred": sum(firsts) / len(firsts) if firsts else None,
@@ -53,6 +55,19 @@ def pairwise(rows: Sequence[Mapping[str, Any]], confidence: float, samples: int)
         "warnings": warnings,
     }
     return content
+
+
+def _against_half(won: Sequence[float], groups: Sequence[str], confidence: float, samples: int) -> dict[str, Any]:
+    """Whether more is won than lost: the sign test where rows are independent (ties say nothing), else Student's t over groups."""
+    ones, even = [1.0] * len(won), [0.5] * len(won)
+    found = statistics.paired([won, ones], [even, ones], statistics.ratio, groups, samples)
+    if len(set(groups)) == len(groups):
+        lost = sum(value < 0.5 for value in won)
+        found = replace(found, alone=(sum(value > 0.5 for value in won), lost, 2 * len(won)))  # a win is half a point more than a tie
+    (one,) = statistics.corrected([found], confidence)
+    edges = None if one.interval is None else [min(1.0, max(0.0, 0.5 + edge)) for edge in one.interval]
+    word = ("better" if one.value > 0 else "worse") if one.p < 1 - confidence else "not distinguishable"
+    return {"win_rate_interval": edges, "p": one.p, "verdict": word if edges else f"{one.groups} independent rows cannot tell"}
 
 
 def length_controlled(won: Sequence[float], differences: Sequence[float]) -> float:
@@ -88,7 +103,7 @@ def absolute(rows: Sequence[Mapping[str, Any]], confidence: float, samples: int)
         warnings.append(f"every answer got {scores[0]:g}: this judge tells nothing apart")
     content |= {
         "mean": measure.value,
-        "interval": list(measure.interval(groups_of(judged), confidence, samples)),
+        "interval": list(edges) if (edges := measure.interval(groups_of(judged), confidence, samples)) is not None else None,
         "counts": {str(n): sum(score == n for score in scores) for n in range(1, 6)},
         "length_correlation": None if math.isnan(correlation) else correlation,
         "warnings": warnings,
