@@ -108,7 +108,7 @@ def settings(config: EvaluationConfig, task: Task, max_new_tokens: int, rows: in
         "metrics": list(families),
         "decoding": "greedy",
         "max_new_tokens": max_new_tokens,
-        **{key: text for name in families for key, text in family(name).how.items()},
+        **{key: text for name in families for key, text in family(name).how().items()},
         "nll": "mean per token of the reference answer and its turn-end, given the prompt, or of a whole document; perplexity = exp(nll)",
         "intervals": f"{percent} %: Wilson for rates, else bootstrap over groups ({config.bootstrap_samples} samples, seed 0)",
     }
