@@ -106,6 +106,8 @@ ENDLESS = ("time", "fork bomb", "threads", "flood", "deaf", "sleep", "closes eve
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_ends_in_a_verdict(name: str, isolation: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
     code, outcomes = ATTACKS[name]
+    if name == "kills everything" and isolation is Isolation.limits and os.getuid() != 0:
+        pytest.skip("without a namespace a normal user's code reaches all processes of that user, this test too; settings say so")
     monkeypatch.setattr(code_scores, "_PATIENCE", 1)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.monotonic()
@@ -249,4 +251,4 @@ def test_the_protection_stands_in_the_settings() -> None:
     isolation, shut = code_scores.protection()
     told = code_scores.how()["code_isolation"]
     assert told.startswith(isolation.value)
-    assert ("no network" in told) == ("network" in shut) and ("network not cut" in told) == ("network" not in shut)
+    assert ("no network" in told) == ("network" in shut) and ("the network is not cut" in told) == ("network" not in shut)

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydratune import checks, config, run
 from hydratune.checks import configuration_problems, mask
+from hydratune.console import complain
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 
 CONF = next(
@@ -101,7 +102,7 @@ def run_command(command: str, args: Sequence[str]) -> int:
     try:  # before Hydra writes anything down
         checks.refuse_secrets(args)
     except ConfigError as error:
-        print(f"hydratune {command}: {error}", file=sys.stderr)
+        complain(f"hydratune {command}: {error}")
         return error.exit_code
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
@@ -122,24 +123,24 @@ def run_command(command: str, args: Sequence[str]) -> int:
             raise raised[0]
         return 0
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        complain("\ninterrupted")
         return 130
     except (HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
-            traceback.print_exc()
+            complain(traceback.format_exc())
         explained = _explain(error, command, args)
-        print(f"\nhydratune {command}: {explained}", file=sys.stderr)
+        complain(f"\nhydratune {command}: {explained}")
         return explained.exit_code
     except OSError as error:  # Hydra makes the run directory before the job's frame can explain anything
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         what += " (a part of this path is a file)" if isinstance(error, NotADirectoryError | FileExistsError) else ""
-        print(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR", file=sys.stderr)
+        complain(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR")
         return InputError.exit_code
     except Exception as error:
         if wants_traceback:
-            traceback.print_exc()
-        print(f"\nhydratune {command}: unexpected error: {mask(f'{type(error).__name__}: {error}')}", file=sys.stderr)
-        print("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut", file=sys.stderr)
+            complain(traceback.format_exc())
+        complain(f"\nhydratune {command}: unexpected error: {mask(f'{type(error).__name__}: {error}')}")
+        complain("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut")
         return HydratuneError.exit_code
     finally:
         sys.argv = before

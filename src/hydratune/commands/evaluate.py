@@ -133,10 +133,12 @@ def _constrained(
             content[f"{system}_constrained/{name}"] = both[0][name].value
             content[f"{system}_constrained/{name}_difference"] = {"value": change.value, "interval": list(change.interval), "p": change.p}
             between = f"{change.value:+.4f} \\[{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
-            table.add_row(name, f"{both[1][name].value:.4f}", f"{both[0][name].value:.4f}", between, f"{change.p:.2g}")
+            table.add_row(escape(name), f"{both[1][name].value:.4f}", f"{both[0][name].value:.4f}", between, f"{change.p:.2g}")
         console.print(table)
     write_json(record.path / "evaluation_constrained.json", content)
-    console.print(f"written     {record.path}/evaluation_constrained.json  [dim](and predictions_*constrained.jsonl)", soft_wrap=True)
+    console.print(
+        f"written     {escape(str(record.path))}/evaluation_constrained.json  [dim](and predictions_*constrained.jsonl)", soft_wrap=True
+    )
 
 
 def _load(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> tuple["Job", Any]:
@@ -223,5 +225,5 @@ def _table(recorded: dict[str, Any], values: dict[str, float]) -> Table:
     for key, value in values.items():
         if key.count("/") == 1:
             before = recorded.get(key, math.nan)
-            table.add_row(key, f"{before:.6g}", f"{value:.6g}", f"{abs(value - before):.1e}")
+            table.add_row(escape(key), f"{before:.6g}", f"{value:.6g}", f"{abs(value - before):.1e}")
     return table

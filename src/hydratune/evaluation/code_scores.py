@@ -84,9 +84,14 @@ def protection() -> tuple[Isolation, tuple[str, ...]]:
 def how() -> dict[str, str]:
     """How answers are tested and what protects this machine from them, for ``settings`` in metrics.json."""
     isolation, shut = protection()
-    told = {"processes": "no other process is seen", "network": "no network", "files": "files are read-only"}
-    left = {"network": "network not cut", "files": "files of this user can be changed"}
-    facts = [told[name] if name in shut else left[name] for name in told if name in shut or name in left]
+    facts = ["no network" if "network" in shut else "the network is not cut"]
+    own = "user" in shut  # root's workers take another user id
+    facts.append(
+        "files are read-only" if "files" in shut else "writes only where everybody may" if own else "files of this user can be deleted"
+    )
+    facts.append(
+        "no other process is seen" if "processes" in shut else "under a user id of its own" if own else "can end this user's processes"
+    )
     return {
         "tests_passed": f"doctests or assertions of the row's field `tests`; {SECONDS} s and {MEGABYTES} MB each",
         "code_isolation": f"{isolation.value}: {', '.join(facts)}",
@@ -159,7 +164,7 @@ class _Judge:
         if found is None:
             _end_workers(said.splitlines())
         elif self.isolation is Isolation.bubblewrap:
-            found["shut"] = ["processes", "network", "files"]
+            found["shut"] += ["processes", "network", "files"]
         return found
 
     def end(self) -> None:

@@ -216,13 +216,13 @@ def _work(asked: dict[str, Any], tests: str, nonce: str, pipe: int) -> None:
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     os.environ.clear()
     _limit(asked["seconds"], asked["megabytes"])
-    _give_up_rights()
+    own_user = _give_up_rights()
     _prctl(_PARENT_DEATH, signal.SIGKILL)
     write, leave, dumps, setrlimit, most = os.write, os._exit, json.dumps, resource.setrlimit, resource.getrlimit(resource.RLIMIT_AS)[1]
     found = verdict(asked["code"], tests)
     with contextlib.suppress(ValueError, OSError):
         setrlimit(resource.RLIMIT_AS, (most, most))
-    write(pipe, dumps({"nonce": nonce, "outcome": found["outcome"], "why": found["why"][:200]}).encode())
+    write(pipe, dumps({"nonce": nonce, "outcome": found["outcome"], "why": found["why"][:200], "own_user": own_user}).encode())
     leave(0)  # threads of the code do not matter any more
 
 
@@ -316,6 +316,7 @@ def attempt(asked: dict[str, Any], tests: str) -> dict[str, str]:
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
         found = json.loads(said)
         if os.WIFEXITED(status) and found["nonce"] == nonce and found["outcome"] in OUTCOMES:
+            asked["own_user"] = found["own_user"] is True
             return {"outcome": found["outcome"], "why": str(found["why"])}
     if os.WIFSIGNALED(status) and used.ru_utime + used.ru_stime > asked["seconds"] - 0.5:
         return {"outcome": "time", "why": f"more than {asked['seconds']} s of CPU"}
@@ -349,7 +350,12 @@ def _serve(shut: list[str]) -> None:
         if ">>>" in asked["tests"]:
             import doctest  # noqa: F401 - once, not in every worker
         found = judged(asked)
-        done = {"token": asked["token"], **found, "shut": shut, "clean": not list(Path().iterdir())}
+        done = {
+            "token": asked["token"],
+            **found,
+            "shut": [*shut, *(["user"] if asked.get("own_user") else [])],
+            "clean": not list(Path().iterdir()),
+        }
         os.write(1, json.dumps(done).encode() + b"\n")
         if not done["clean"]:
             break
