@@ -4,13 +4,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 from rich.table import Table
 from yaml import YAMLError
 
 from hydratune import config as configuration
+from hydratune.bounds import load_yaml
 from hydratune.checks import configuration_problems
 from hydratune.config import AdamWOptimizer, EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
@@ -93,7 +93,7 @@ def refuse_missing_files(trained: TrainConfig, record: RunDirectory) -> None:
     problems = configuration_problems(trained)
     if problems:
         origin = record.path / ".hydra" / "hydra.yaml"
-        started = OmegaConf.load(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
+        started = load_yaml(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise RunError(f"the run cannot be repeated here; it was started in {started}\n{listed}")
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from hydratune.bounds import load_yaml
 from hydratune.config import flat
 from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
@@ -168,13 +169,13 @@ def read(path: Path) -> Run:
         state, error, halved = str(status.get("state") or "unknown"), status.get("error"), status.get("halved")
         halved = halved if isinstance(halved, dict) else None
         return Run(path, state, error, settings, metrics, measured_on, halved, environment, data, status.get("wandb_id"))
-    except (RunError, OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
+    except (InputError, RunError, OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
         return Run(path, UNREADABLE, str(error), {}, {})
 
 
 def _settings(file: Path) -> dict[str, Any]:
     """Raises ``ValueError`` for a file that holds something else."""
-    content = OmegaConf.to_container(OmegaConf.load(file))
+    content = OmegaConf.to_container(load_yaml(file))
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no settings")
     return flat({str(key): value for key, value in content.items()})

@@ -22,7 +22,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from hydratune.config import TrainOn
-from hydratune.data import thoughts
+from hydratune.data import rendering, thoughts
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
@@ -115,12 +115,11 @@ class ChatEncoder:
         """The template's text. Raises ``MaskError`` if the template refuses the conversation."""
         turns = [self._apart(message).turn() for message in messages]
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, tools=list(map(dict, tools)) or None, tokenize=False, add_generation_prompt=generation_prompt
-                )
-            )
-        except (TemplateError, TypeError, ValueError) as error:
+            return rendering.render(self.tokenizer, turns, tools, generation_prompt=generation_prompt)
+        except rendering.EndlessTemplateError as error:
+            of = f"the chat template of {self.tokenizer.name_or_path}"
+            raise DataError(f"{where}: {of} cannot be used: {error}; mend it, or use another: model.chat_template=FILE") from None
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
             raise MaskError(f"{where}: the chat template refuses this conversation ({error})", Defect.template_refuses) from error
 
     def tokens(self, text: str) -> list[int]:

@@ -136,8 +136,16 @@ class _Judge:
         self.folder.chmod(0o555)  # nothing is written there; a worker of root's has another user id
         self.process: subprocess.Popen[bytes] | None = None
         if (program := _command(isolation)) is not None:
-            ours = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            self.process = subprocess.Popen(program, bufsize=0, cwd=self.folder, env={}, start_new_session=True, **ours)
+            self.process = subprocess.Popen(
+                program,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                cwd=self.folder,
+                env={},
+                start_new_session=True,
+            )
 
     @property
     def is_alive(self) -> bool:
