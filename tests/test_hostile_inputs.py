@@ -44,8 +44,8 @@ def raw(said: str) -> list[str]:
 def test_row_ids_and_cells_reach_the_terminal_written_out(hydratune: Run, tmp_path: Path) -> None:
     rows = [{**row, "id": f"{CONTROL}{n}"} for n, row in enumerate(ROWS)]
     write_rows(tmp_path / "rows.jsonl", [*rows, rows[0], {"id": CONTROL, "prompt": CONTROL, "completion": CONTROL}])
-    _, said = prepared(hydratune, "data.train=rows.jsonl")
-    assert not raw(said) and r"\x1b" in said, said
+    code, said = prepared(hydratune, "data.train=rows.jsonl", "data.quality.duplicate_ids=error", "data.quality.ungrounded=error")
+    assert code == 2 and not raw(said) and r"\x1b[31mred" in said, said
     _, said = prepared(hydratune, "data.train=rows.jsonl", "preview=2")
     assert not raw(said) and r"\x1b" in said, said
 
