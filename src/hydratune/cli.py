@@ -74,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
-        print(f"hydratune: unknown command {command!r}; {hint}", file=sys.stderr)
+        from hydratune.console import complain
+
+        complain(f"hydratune: unknown command {command!r}; {hint}")
         return 2
     if command == "compare":  # takes directories, not settings
         from hydratune.commands.compare import main as compare

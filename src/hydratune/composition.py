@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from importlib import import_module
@@ -20,7 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune import checks, config, run
+from hydratune.bounds import check_yaml
 from hydratune.checks import configuration_problems, mask
+from hydratune.console import complain
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 
 CONF = next(
@@ -100,8 +102,11 @@ def run_command(command: str, args: Sequence[str]) -> int:
     raised: list[Exception] = []
     try:  # before Hydra writes anything down
         checks.refuse_secrets(args)
-    except ConfigError as error:
-        print(f"hydratune {command}: {error}", file=sys.stderr)
+        for folder in _own_folders(args):
+            for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+                check_yaml(file)
+    except InputError as error:
+        complain(f"hydratune {command}: {error}")
         return error.exit_code
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
@@ -115,6 +120,7 @@ def run_command(command: str, args: Sequence[str]) -> int:
     completes = "-sc" in args or "--shell-completion" in args  # for which the program has one word
     before, sys.argv = sys.argv, ["hydratune" if completes else f"hydratune {command}", *args]
     wants_traceback = "1" in (os.environ.get("HYDRA_FULL_ERROR"), os.environ.get("HYDRATUNE_TRACEBACK"))
+    given = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of to Hydra's own printer
     try:
         job()
@@ -122,29 +128,43 @@ def run_command(command: str, args: Sequence[str]) -> int:
             raise raised[0]
         return 0
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        complain("\ninterrupted")
         return 130
     except (HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
-            traceback.print_exc()
+            complain(traceback.format_exc())
         explained = _explain(error, command, args)
-        print(f"\nhydratune {command}: {explained}", file=sys.stderr)
+        complain(f"\nhydratune {command}: {explained}")
         return explained.exit_code
     except OSError as error:  # Hydra makes the run directory before the job's frame can explain anything
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         what += " (a part of this path is a file)" if isinstance(error, NotADirectoryError | FileExistsError) else ""
-        print(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR", file=sys.stderr)
+        complain(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR")
+        return InputError.exit_code
+    except RecursionError:
+        complain(f"\nhydratune {command}: a setting is nested too deeply to be read; give it in a file, such as data.schema_file=FILE")
         return InputError.exit_code
     except Exception as error:
         if wants_traceback:
-            traceback.print_exc()
-        print(f"\nhydratune {command}: unexpected error: {mask(f'{type(error).__name__}: {error}')}", file=sys.stderr)
-        print("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut", file=sys.stderr)
+            complain(traceback.format_exc())
+        complain(f"\nhydratune {command}: unexpected error: {mask(f'{type(error).__name__}: {error}')}")
+        complain("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut")
         return HydratuneError.exit_code
     finally:
         sys.argv = before
-        if not wants_traceback:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if given is not None:
+            os.environ["HYDRA_FULL_ERROR"] = given
+
+
+def _own_folders(args: Sequence[str]) -> Iterator[Path]:
+    """Folders with settings of the user's own: ``--config-dir``, and ``hydra.searchpath``."""
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, _, value = arg.lstrip("+~").partition("=")
+        if name in ("-cd", "--config-dir"):
+            yield Path(value or following)
+        elif name == "hydra.searchpath":
+            yield from (Path(one.strip(" '\"").removeprefix("file://")) for one in value.strip("[]").split(","))
 
 
 def _explain(error: Exception, command: str, args: Sequence[str]) -> HydratuneError:

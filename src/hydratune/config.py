@@ -14,6 +14,8 @@ from typing import Any, ClassVar, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from hydratune.bounds import load_yaml
+
 
 class Quantization(StrEnum):
     """How the frozen base is stored."""
@@ -943,7 +945,7 @@ def part(values: dict[str, Any]) -> tuple[DataConfig, float]:
 
 def load(path: Path) -> TrainConfig:
     """The configuration of a run directory's ``config.yaml``. Loading it never imports or runs anything it names."""
-    config = OmegaConf.load(path)
+    config = load_yaml(path)
     assert isinstance(config, DictConfig)
     return typed(config, TrainConfig)
 

@@ -1,22 +1,58 @@
-"""What the terminal shows: one rich console, one kind of progress bar; plain lines where there is no terminal."""
+"""What the terminal shows: one rich console, one kind of progress bar; plain lines where there is no terminal.
 
+Row ids, names of files and whatever a model writes may hold control characters, with which they could move the cursor, set the
+title, or turn a line around. Everything printed goes through ``plain``, which writes those out.
+"""
+
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
 
 _thread = threading.local()  # .paper: what this thread prints goes there; .told: how its work goes on is told there
 
 
-class _Terminal(Console):
+_CONTROLS = [n for n in range(160) if (n < 32 and n not in (9, 10)) or n > 126]  # C0 without tab and line feed, DEL, C1: ECMA-48
+_TURNS = [0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # line ends of Unicode, bidirectional overrides
+_SHOWN = {n: f"\\x{n:02x}" for n in _CONTROLS} | {n: f"\\u{n:04x}" for n in (*_TURNS, *range(0xD800, 0xE000))}
+
+
+def plain(text: str) -> str:
+    """``text`` with control characters, overrides of the direction of writing and lone surrogates written out: ``\\x1b``."""
+    return text.translate(_SHOWN)
+
+
+def complain(text: str) -> None:
+    """Prints ``text``, an error message, to standard error."""
+    print(plain(text), file=sys.stderr, flush=True)
+
+
+class LineFormatter(logging.Formatter):
+    """For run.log, which people look at in a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
+class _Plain(Console):
+    """Shows every text through ``plain``; colours and cursor movements of rich's own are no text, so they stay."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+
+class _Terminal(_Plain):
     """Whoever stops reading (head, a closed pager) stops reading; the work goes on."""
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -70,7 +106,7 @@ Told = Callable[[Stage], None]
 @contextmanager
 def printing_to(stream: IO[str], told: Told) -> Iterator[None]:
     """What this thread prints goes to ``stream`` instead of the terminal, and the progress of its work to ``told``."""
-    _thread.paper, _thread.told = Console(file=stream, highlight=False, width=110), told
+    _thread.paper, _thread.told = _Plain(file=stream, highlight=False, width=110), told
     try:
         yield
     finally:

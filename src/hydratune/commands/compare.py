@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from hydratune.comparison.exports import kinds_of
 from hydratune.comparison.names import criterion, title
 from hydratune.comparison.ranking import shown
 from hydratune.comparison.runs import UNREADABLE, Run, collect, read
-from hydratune.console import console
+from hydratune.console import complain, console
 from hydratune.errors import HydratuneError, InputError
 
 _HELP = """\
@@ -55,7 +54,7 @@ def main(args: Sequence[str]) -> int:
             return _gate(folders, options)
         return _compare(folders, options)
     except HydratuneError as error:
-        print(f"hydratune compare: {error}", file=sys.stderr)
+        complain(f"hydratune compare: {error}")
         return error.exit_code
 
 

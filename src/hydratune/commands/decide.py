@@ -103,7 +103,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
         console.print(f"  {escape(reason)}", soft_wrap=True)
     for line in held:
         console.print(f"  [dim]{escape(line)}", soft_wrap=True)
-    console.print(f"report      {output}/report.html  [dim](and decision.json, predictions_*.jsonl)", soft_wrap=True)
+    console.print(f"report      {escape(str(output))}/report.html  [dim](and decision.json, predictions_*.jsonl)", soft_wrap=True)
 
 
 def _was_learning(record: RunDirectory) -> bool:

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 from rich.table import Table
@@ -12,6 +11,7 @@ from yaml import YAMLError
 
 from hydratune import config as configuration
 from hydratune import digests
+from hydratune.bounds import load_yaml
 from hydratune.checks import configuration_problems
 from hydratune.config import AdamWOptimizer, EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
@@ -103,7 +103,7 @@ def refuse_missing_files(trained: TrainConfig, record: RunDirectory) -> None:
     problems = configuration_problems(trained)
     if problems:
         origin = record.path / ".hydra" / "hydra.yaml"
-        started = OmegaConf.load(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
+        started = load_yaml(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise RunError(f"the run cannot be repeated here; it was started in {started}\n{listed}")
 
@@ -144,10 +144,12 @@ def _constrained(
             edges = None if change.interval is None else list(change.interval)
             content[f"{system}_constrained/{name}_difference"] = {"value": change.value, "interval": edges, "p": change.p}
             between = f"{change.value:+.4f} {escape(change.between('+.4f'))}"
-            table.add_row(name, f"{both[1][name].value:.4f}", f"{both[0][name].value:.4f}", between, f"{change.p:.2g}")
+            table.add_row(escape(name), f"{both[1][name].value:.4f}", f"{both[0][name].value:.4f}", between, f"{change.p:.2g}")
         console.print(table)
     write_json(record.path / "evaluation_constrained.json", content)
-    console.print(f"written     {record.path}/evaluation_constrained.json  [dim](and predictions_*constrained.jsonl)", soft_wrap=True)
+    console.print(
+        f"written     {escape(str(record.path))}/evaluation_constrained.json  [dim](and predictions_*constrained.jsonl)", soft_wrap=True
+    )
 
 
 def _load(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, recorded: dict[str, Any]) -> tuple["Job", Any]:
@@ -238,5 +240,5 @@ def _table(recorded: dict[str, Any], values: dict[str, float]) -> Table:
     for key, value in values.items():
         if key.count("/") == 1:
             before = recorded.get(key, math.nan)
-            table.add_row(key, f"{before:.6g}", f"{value:.6g}", f"{abs(value - before):.1e}")
+            table.add_row(escape(key), f"{before:.6g}", f"{value:.6g}", f"{abs(value - before):.1e}")
     return table

@@ -51,7 +51,7 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     write_json(output / "judge.json", content)
     write_text(output / "report.html", render(record.path.name, content, judgements, ours, theirs or []))
     _show(content, config)
-    console.print(f"report      {output}/report.html  [dim](and judge.json, judgements.jsonl)", soft_wrap=True)
+    console.print(f"report      {escape(str(output))}/report.html  [dim](and judge.json, judgements.jsonl)", soft_wrap=True)
     if not content["judged"]:
         why = content["why"] or "no rows"
         raise RunError(f"none of {content['rows']} rows was judged: {why}; no score was made up for them")
@@ -169,7 +169,7 @@ def _row(row: Mapping[str, Any], found: Sequence[Judged]) -> dict[str, Any]:
 def _show(content: Mapping[str, Any], config: JudgeConfig) -> None:
     table = Table(header_style="bold")
     table.add_column("judged by")
-    table.add_column(content["judge"], justify="right")
+    table.add_column(escape(content["judge"]), justify="right")
     table.add_row("rows judged", f"{content['judged']} of {content['rows']}")
     percent = 100 * config.confidence
     if content["judged"] and content["kind"] == "score":
@@ -200,6 +200,6 @@ def _show(content: Mapping[str, Any], config: JudgeConfig) -> None:
         console.print(f"[yellow]{escape(told)}. What was answered is kept: the same command asks only for the others", soft_wrap=True)
     if "agreement" in content:
         found = content["agreement"]
-        console.print(f"agreement with people: [bold]{found['verdict']}[/]: {found['why']}", soft_wrap=True)
+        console.print(f"agreement with people: [bold]{found['verdict']}[/]: {escape(str(found['why']))}", soft_wrap=True)
     else:
         console.print("[dim]nobody has checked this judge: labels=FILE compares it with people", soft_wrap=True)

@@ -64,14 +64,14 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
         write_html(output / "report.html", report)
     except OSError as error:
         raise InputError(f"cannot write into {output} ({error.strerror or error}); choose another place with output=DIR") from error
-    console.print(f"report      {output}/report.html  [dim](and report.json)", soft_wrap=True)
+    console.print(f"report      {escape(str(output))}/report.html  [dim](and report.json)", soft_wrap=True)
     if errors:
         found = "\n".join(f"  {error}" for error in errors.values())
         raise DataError(f"the data set is not fit for training, so only the report was written.\n{found}")
     if unjudged:
         raise RunError(f"everything was written, but no answer was judged: {unjudged}; none is called supported or unsupported for it")
-    console.print(f"data        {output}/train.parquet, validation.parquet, test.parquet", soft_wrap=True)
-    console.print(f"train       hydratune train data=prepared data.path={output}", soft_wrap=True)
+    console.print(f"data        {escape(str(output))}/train.parquet, validation.parquet, test.parquet", soft_wrap=True)
+    console.print(f"train       hydratune train data=prepared data.path={escape(str(output))}", soft_wrap=True)
 
 
 def _facts(config: PrepareConfig, prepared: Prepared, report: dict[str, Any], judge: Client) -> str:

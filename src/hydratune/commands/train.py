@@ -150,7 +150,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         raise
     except RunError:  # a checkpoint could not be written: the adapter is smaller, and may still fit
         _save(job, record)
-        console.print(f"[yellow]the adapter so far is in {record.adapter}")
+        console.print(f"[yellow]the adapter so far is in {escape(str(record.adapter))}")
         raise
     if fitted.paused:
         _save(job, record)
@@ -159,9 +159,11 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         shop.last_words()
     _save(job, record)
     if fitted.interrupted:
-        console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}", soft_wrap=True)
+        console.print(f"[yellow]interrupted; the adapter so far is in {escape(str(record.adapter))}", soft_wrap=True)
         if (record.checkpoints / "last.ckpt").is_file() and not read_sweep(record.path.parent):
-            console.print(f"the same command with hydra.run.dir={record.shown} resumes from the last checkpoint", soft_wrap=True)
+            console.print(
+                f"the same command with hydra.run.dir={escape(str(record.shown))} resumes from the last checkpoint", soft_wrap=True
+            )
         raise KeyboardInterrupt
     if adapters.changes_base(config.adapter):  # in bf16, what is saved for the untouched base differs by roundings: measure that
         job.model = None  # its memory is needed
@@ -396,9 +398,9 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     splits = job.data_facts["splits"]
     counts = ", ".join(f"{name} {facts_['kept']}" for name, facts_ in splits.items())
     where = f"{job.compute.accelerator}, {job.compute.precision}"
-    console.print(f"[bold]{config.name}[/]  {config.model.name} ({config.model.licence}) on {where}")
+    console.print(f"[bold]{config.name}[/]  {escape(config.model.name)} ({config.model.licence}) on {where}")
     console.print(f"rows: {counts}; {splits['train']['tokens']:,} training tokens, {splits['train']['trained_tokens']:,} of them trained")
-    console.print(f"scored as {job.bench.task.value}; record: {record.path}")
+    console.print(f"scored as {job.bench.task.value}; record: {escape(str(record.path))}")
     return facts | measured_on
 
 
@@ -447,7 +449,10 @@ def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
         fix = "resume=never begins anew; to go on, use the version that wrote it (environment.json says which)"
         raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
     place = checkpoint["place"]
-    console.print(f"[bold]goes on after step {place['step']}[/] of {total_steps(job.config, len(job.train))}, from {file}", soft_wrap=True)
+    console.print(
+        f"[bold]goes on after step {place['step']}[/] of {total_steps(job.config, len(job.train))}, from {escape(str(file))}",
+        soft_wrap=True,
+    )
     return checkpoint
 
 
@@ -709,9 +714,9 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
     section("next")
     path = record.path
     place = record.shown
-    console.print(f"adapter     {place}/adapter  [dim](PEFT format)", soft_wrap=True)
-    console.print(f"read        {place}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
-    console.print(f"measure     hydratune evaluate run={place}", soft_wrap=True)
+    console.print(f"adapter     {escape(str(place))}/adapter  [dim](PEFT format)", soft_wrap=True)
+    console.print(f"read        {escape(str(place))}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
+    console.print(f"measure     hydratune evaluate run={escape(str(place))}", soft_wrap=True)
     if not read_sweep(path.parent):
         own = (
             "sweep=learning_rate" if isinstance(job.config.data, ContractsData) else "optimizer.lr=3e-4,1e-3,3e-3, after your own settings"

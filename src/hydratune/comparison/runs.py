@@ -13,6 +13,7 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 from hydratune import digests
+from hydratune.bounds import check_yaml
 from hydratune.config import flat
 from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
@@ -182,7 +183,7 @@ def read(path: Path) -> Run:
         halved = halved if isinstance(halved, dict) else None
         damaged = tuple(digests.problems(path))
         return Run(path, state, error, settings, metrics, measured_on, halved, environment, data, status.get("wandb_id"), damaged)
-    except (RunError, yaml.YAMLError, ValueError, AttributeError) as error:
+    except (InputError, RunError, yaml.YAMLError, ValueError, AttributeError) as error:
         return Run(path, UNREADABLE, str(error), {}, {})
 
 
@@ -194,6 +195,7 @@ class _Settings(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[
 
 def _settings(file: Path) -> dict[str, Any]:
     """Raises ``ValueError`` for a file that holds something else."""
+    check_yaml(file)
     text = read_text(file)
     if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Settings)):
         raise ValueError(f"{file} holds YAML aliases, which hydratune never writes")  # a few lines of them can mean any number of values

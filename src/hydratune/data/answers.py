@@ -1,15 +1,20 @@
 """Answers that should be JSON objects: strict parsing and the JSON schema they must obey."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+from hydratune.bounds import TooSlowError, depth, time_limit
 from hydratune.config import DataConfig, PreparedData
 from hydratune.errors import DataError
 
 SCHEMA_FILE = "schema.json"  # beside prepared rows
+DEEPEST = 64  # levels of an answer, and of its schema: a validator calls itself for each
+SECONDS = 5.0  # for one answer: a regular expression can take longer than anybody waits
+_IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")  # keywords that look at the same value
 
 
 def json_schema(data: DataConfig) -> dict[str, Any] | None:
@@ -20,28 +25,104 @@ def json_schema(data: DataConfig) -> dict[str, Any] | None:
     if file is not None:
         try:
             schema = json.loads(Path(file).read_text("utf-8"))
+        except RecursionError:
+            raise _too_deep(f"data.schema_file = {file}") from None
         except (ValueError, OSError) as error:
             raise DataError(f"data.schema_file = {file}: not readable JSON ({error})") from None
-    if schema is None:
-        return None
+    if schema is not None:
+        _check_schema(schema, f"data.schema_file = {file}" if file is not None else "data.schema")
+    return schema
+
+
+def _check_schema(schema: Any, where: str) -> None:
     import jsonschema
 
+    if depth(schema, DEEPEST) > DEEPEST:
+        raise _too_deep(where)
+    if circle := next(_circles(schema), None):
+        raise DataError(f"{where}: the reference {circle!r} leads back to itself, so no value can be checked; let it point elsewhere")
     try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-        is_schema_valid({}, schema)  # a pattern or reference that cannot be resolved shows only in use
+        with time_limit(SECONDS):
+            jsonschema.Draft202012Validator.check_schema(schema)
+            _validator(json.dumps(schema)).is_valid({})  # a pattern or reference that cannot be resolved shows only in use
     except jsonschema.SchemaError as error:
-        raise DataError(f"data.schema: not a valid JSON schema ({error.message})") from None
+        raise DataError(f"{where}: not a valid JSON schema ({error.message[:300]})") from None
+    except TooSlowError:
+        raise DataError(f"{where}: checking an empty object takes longer than {SECONDS:g} s; simplify the schema") from None
     except Exception as error:
-        raise DataError(f"data.schema: cannot be used ({error}); references must point into the schema itself") from None
-    return schema
+        raise DataError(f"{where}: cannot be used ({error}); references must point into the schema itself") from None
+
+
+def _too_deep(where: str) -> DataError:
+    return DataError(f"{where}: nested deeper than {DEEPEST} levels; write inner parts under $defs, and refer to them with $ref")
+
+
+def _circles(schema: Any) -> Iterator[str]:
+    """References that lead back to themselves without looking into the value: a validator would follow them for ever."""
+    edges = {id(node): list(_same_value(node, schema)) for node in _nodes(schema)}
+    done: set[int] = set()
+    for start in edges:
+        path, on_path = [(start, "", iter(edges[start]))], {start}
+        while path:
+            node, _, rest = path[-1]
+            for reference, target in rest:
+                if target in on_path:
+                    yield reference or next(name for _, name, _ in reversed(path) if name)
+                if target not in done and target not in on_path:
+                    path.append((target, reference, iter(edges.get(target, ()))))
+                    on_path.add(target)
+                    break
+            else:
+                path.pop()
+                on_path.discard(node)
+                done.add(node)
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            yield value
+        stack.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+
+
+def _same_value(node: Mapping[str, Any], schema: Any) -> Iterator[tuple[str, int]]:
+    """(reference or nothing, id) of every schema that ``node`` holds the same value against."""
+    reference = node.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#") and (target := _pointed(reference, schema)) is not None:
+        yield reference, id(target)
+    for keyword in _IN_PLACE:
+        inner = node.get(keyword)
+        for one in inner if isinstance(inner, list) else [inner]:
+            if isinstance(one, dict):
+                yield "", id(one)
+
+
+def _pointed(reference: str, schema: Any) -> Any:
+    """What a JSON pointer (RFC 6901) points to, or None."""
+    value = schema
+    for part in unquote(reference[1:]).split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, dict) and key in value:
+            value = value[key]
+        else:
+            return None
+    return value
 
 
 def is_valid_answer(text: str, schema: Mapping[str, Any]) -> bool:
     """Raises ``DataError`` if the schema itself cannot be used, which may show only where it meets a value."""
     try:
-        return is_schema_valid(parse_strict(text), schema)
+        with time_limit(SECONDS):
+            return bool(_validator(json.dumps(schema)).is_valid(parse_strict(text)))
     except NotStrictJson:
         return False
+    except TooSlowError:
+        fix = "mend the schema's patterns: nested repetitions such as (a+)+ take for ever"
+        raise DataError(f"data.schema: checking this answer takes longer than {SECONDS:g} s: {text[:60]!r}; {fix}") from None
     except Exception as error:
         raise DataError(f"data.schema: cannot be used ({error}); references must point into the schema itself") from None
 
@@ -60,6 +141,8 @@ def parse_strict(text: str) -> dict[str, Any]:
         raise NotStrictJson(str(error)) from None
     if not isinstance(value, dict):
         raise NotStrictJson(f"{type(value).__name__}, not an object")
+    if depth(value, DEEPEST) > DEEPEST:
+        raise NotStrictJson(f"nested deeper than {DEEPEST} levels")
     return value
 
 
@@ -75,13 +158,21 @@ def _no_constant(name: str) -> None:
 
 
 def is_schema_valid(value: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
-    """Under draft 2020-12, formats such as dates included."""
-    return bool(_validator(json.dumps(schema)).is_valid(value))
+    """Under draft 2020-12, formats such as dates included. What cannot be checked in time is not valid."""
+    try:
+        with time_limit(SECONDS):
+            return bool(_validator(json.dumps(schema)).is_valid(value))
+    except (TooSlowError, RecursionError):
+        return False
 
 
 def schema_errors(value: Mapping[str, Any], schema: Mapping[str, Any], at_most: int = 3) -> list[str]:
     """What is wrong and where: ``$.signed: '31 April' is not a 'date'``."""
-    found = sorted(_validator(json.dumps(schema)).iter_errors(value), key=lambda error: error.json_path)
+    try:
+        with time_limit(SECONDS):
+            found = sorted(_validator(json.dumps(schema)).iter_errors(value), key=lambda error: error.json_path)
+    except (TooSlowError, RecursionError):
+        return [f"$: could not be checked within {SECONDS:g} s"]
     return [f"{error.json_path}: {error.message}"[:200] for error in found[:at_most]]
 
 

@@ -17,7 +17,7 @@ from hydratune.data.padding import typed, unpadded_records
 from hydratune.errors import DataError
 
 log = logging.getLogger(__name__)
-
+MOST_CHARACTERS = 2**25  # of one row: more than any model reads at once, and little memory
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _UNREADABLE = {
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), "unpack it first"),
@@ -43,11 +43,12 @@ def records(path: Path, encoding: str, statements: list[str] | None = None) -> I
         yield from unpadded_records(read)
         return
     with _text(path, encoding) as stream:
+        lines = _lines(path, stream)
         try:
             if suffix == ".txt":
-                yield from _paragraphs(path, stream)
+                yield from _paragraphs(path, lines)
             else:
-                yield from _csv_records(path, stream, "\t" if suffix == ".tsv" else ",")
+                yield from _csv_records(path, lines, "\t" if suffix == ".tsv" else ",")
         except UnicodeError:
             raise _wrong_encoding(path, encoding) from None
 
@@ -58,7 +59,7 @@ def _json_values(path: Path, encoding: str, statements: list[str]) -> Iterator[t
             if path.suffix.lower() == ".json":
                 yield from _json_records(path, stream.read(), statements)
             else:
-                yield from _jsonl_records(path, stream)
+                yield from _jsonl_records(path, _lines(path, stream))
         except UnicodeError:
             raise _wrong_encoding(path, encoding) from None
 
@@ -86,6 +87,29 @@ def _text(path: Path, encoding: str) -> io.TextIOWrapper:
     if name.startswith("utf-16") and head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         name = "utf-16"  # utf-16-le would leave the mark in the first column's name
     return io.TextIOWrapper(path.open("rb"), encoding=name, newline="\n")
+
+
+def _lines(path: Path, stream: io.TextIOWrapper) -> Iterator[str]:
+    """The lines of a file; one that is no row but a mistake, or an attack, is refused before it is in memory."""
+    for number, line in enumerate(iter(lambda: stream.readline(MOST_CHARACTERS + 1), ""), 1):
+        if len(line) > MOST_CHARACTERS:
+            raise _too_large(f"{path}:{number}", "this line")
+        yield line
+
+
+def _too_large(where: str, what: str = "this row") -> DataError:
+    return DataError(
+        f"{where}: {what} has more than {MOST_CHARACTERS:,} characters, which no model reads; split it into rows, or take it out"
+    )
+
+
+def _characters(value: Any) -> int:
+    """Of all texts in a record."""
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    return len(value) if isinstance(value, str | bytes) else 1
 
 
 def _utf16_without_mark(head: bytes) -> str | None:
@@ -159,6 +183,8 @@ def _json_records(path: Path, text: str, statements: list[str]) -> Iterator[tupl
         statements.append(how)
     for number, item in enumerate(rows, 1):
         where = f"{path}[{number}]"
+        if len(text) > MOST_CHARACTERS and _characters(item) > MOST_CHARACTERS:
+            raise _too_large(where)
         yield where, _object(item, where)
 
 
@@ -194,12 +220,16 @@ def _place_of_long_number(path: Path, text: str) -> str:
 def _paragraphs(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Plain text: each paragraph, up to an empty line, is one row."""
     paragraph: list[str] = []
+    length = 0
     for number, line in enumerate(itertools.chain(lines, [""]), 1):
         if line.strip():
             paragraph.append(line)
+            length += len(line)
+            if length > MOST_CHARACTERS:
+                raise _too_large(f"{path}:{number - len(paragraph) + 1}", "the paragraph that begins here")
         elif paragraph:
             yield f"{path}:{number - len(paragraph)}", {"text": "".join(paragraph).rstrip("\r\n")}
-            paragraph = []
+            paragraph, length = [], 0
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -211,7 +241,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def _csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(MOST_CHARACTERS)
     blank, first, lines = _peek(lines)
     if delimiter not in first:
         _refuse_other_delimiter(first, delimiter, f"{path}:{blank + 1}")
@@ -235,6 +265,8 @@ def _csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[t
                 raise DataError(f"{where}: fewer cells than the header has columns")
             yield where, dict(zip(names, cells, strict=True))
     except csv.Error as error:
+        if "field larger" in str(error):
+            raise _too_large(f"{path}:{start + 1}", "a cell of the row that begins here") from None
         if "new-line" in str(error):
             fix = "a carriage return alone ends no line; save the file with line feeds, or quote the cell that holds it"
         else:
@@ -266,10 +298,18 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             kinds = {item.name: item.type for item in file.schema_arrow}
-            for batch in file.iter_batches(1000):
+            metadata = file.metadata
+            groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+            for group in groups:  # the size is that of the unpacked columns
+                if group.num_rows and group.total_byte_size / group.num_rows > 4 * MOST_CHARACTERS:
+                    raise _too_large(str(path), "a row of this file")
+            largest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+            for batch in file.iter_batches(max(1, min(1000, int(4 * MOST_CHARACTERS / max(1, largest))))):
                 for record in batch.to_pylist():
                     number += 1
                     where = f"{path}[{number}]"
+                    if batch.nbytes > MOST_CHARACTERS and _characters(record) > MOST_CHARACTERS:
+                        raise _too_large(where)
                     yield where, {name: typed(value, kinds[name], where) for name, value in record.items()}
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None

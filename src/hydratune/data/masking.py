@@ -22,7 +22,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from hydratune.config import TrainOn
-from hydratune.data import thoughts
+from hydratune.data import rendering, thoughts
 from hydratune.data.calls import takes_text_arguments, with_text_arguments
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
@@ -116,13 +116,15 @@ class ChatEncoder:
     ) -> str:
         """The template's text. Raises ``MaskError`` if the template refuses the conversation."""
         turns = [self._apart(message).turn() for message in messages]
-        options = {"tools": list(map(dict, tools)) or None, "tokenize": False, "add_generation_prompt": generation_prompt}
-        template = functools.partial(self.tokenizer.apply_chat_template, **options)
+        template = functools.partial(rendering.render, self.tokenizer, tools=tools, generation_prompt=generation_prompt)
         try:
             if self.text_arguments is None and any(message.tool_calls for message in messages):
                 self.text_arguments = takes_text_arguments(template, turns)
-            return str(template(with_text_arguments(turns) if self.text_arguments else turns))
-        except (TemplateError, TypeError, ValueError) as error:
+            return template(with_text_arguments(turns) if self.text_arguments else turns)
+        except rendering.EndlessTemplateError as error:
+            of = f"the chat template of {self.tokenizer.name_or_path}"
+            raise DataError(f"{where}: {of} cannot be used: {error}; mend it, or use another: model.chat_template=FILE") from None
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
             raise MaskError(f"{where}: the chat template refuses this conversation ({error})", Defect.template_refuses) from error
 
     def tokens(self, text: str) -> list[int]:

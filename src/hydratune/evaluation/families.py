@@ -40,7 +40,7 @@ class Family:
 
     score: Callable[[Answered], dict[str, Any]]
     measures: Callable[[Sequence[Mapping[str, Any]]], dict[str, Measure]]
-    how: Mapping[str, str]  # for settings beside the metrics
+    how: Callable[[], Mapping[str, str]]  # for settings beside the metrics
     signed: Callable[[Sequence[int]], Mapping[str, str]] | None = None  # likewise, by how many references each row has
 
 
@@ -58,12 +58,12 @@ def _code(answered: Answered) -> dict[str, Any]:
 
 
 FAMILIES = {
-    "json": Family(_json, json_scores.measures, json_scores.HOW),
-    "match": Family(_match, text_scores.match_measures, text_scores.MATCH_HOW),
-    "rouge": Family(lambda a: text_scores.rouge(a.prediction, a.references), text_scores.rouge_measures, text_scores.ROUGE_HOW),
-    "bleu": Family(lambda a: text_scores.bleu(a.prediction, a.references), text_scores.bleu_measures, {}, text_scores.signatures),
-    "label": Family(lambda a: label_scores.score(a.prediction, a.references[0]), label_scores.measures, label_scores.HOW),
-    "code": Family(_code, code_scores.measures, code_scores.HOW),
+    "json": Family(_json, json_scores.measures, lambda: json_scores.HOW),
+    "match": Family(_match, text_scores.match_measures, lambda: text_scores.MATCH_HOW),
+    "rouge": Family(lambda a: text_scores.rouge(a.prediction, a.references), text_scores.rouge_measures, lambda: text_scores.ROUGE_HOW),
+    "bleu": Family(lambda a: text_scores.bleu(a.prediction, a.references), text_scores.bleu_measures, dict, text_scores.signatures),
+    "label": Family(lambda a: label_scores.score(a.prediction, a.references[0]), label_scores.measures, lambda: label_scores.HOW),
+    "code": Family(_code, code_scores.measures, code_scores.how),
 }
 _BY_TASK = {Task.json: ("json",), Task.text: ("rouge", "match")}
 
@@ -104,4 +104,4 @@ def _own(point: EntryPoint) -> Family:
         return {point.name: rate(values) if all(isinstance(v, bool) for v in values) else mean(values)}
 
     package = f" of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
-    return Family(score, measures, {point.name: f"mean of {point.value}{package}"})
+    return Family(score, measures, lambda: {point.name: f"mean of {point.value}{package}"})

@@ -117,7 +117,7 @@ def settings(config: EvaluationConfig, task: Task, max_new_tokens: int, predicti
 
 def _how(name: str, predictions: Sequence[Prediction]) -> dict[str, str]:
     chosen = family(name)
-    return {**chosen.how, **(chosen.signed([1 + len(p.get("references", [])) for p in predictions]) if chosen.signed else {})}
+    return {**chosen.how(), **(chosen.signed([1 + len(p.get("references", [])) for p in predictions]) if chosen.signed else {})}
 
 
 def flat(system: str, measured: Mapping[str, Measured]) -> tuple[dict[str, float], dict[str, list[float]]]:

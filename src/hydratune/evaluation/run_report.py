@@ -11,9 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hydratune import digests
+from hydratune.bounds import load_yaml
 from hydratune.checks import mask
 from hydratune.config import EvaluationConfig, flat
-from hydratune.errors import RunError
+from hydratune.errors import InputError, RunError
 from hydratune.evaluation import canaries, memorisation, metrics, table
 from hydratune.evaluation.json_scores import agreement
 from hydratune.evaluation.measures import asked_by_user, cut_of, difference, groups_of, told_cut
@@ -88,8 +89,8 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _settings(record: RunDirectory) -> dict[str, Any]:
     try:
-        return flat(OmegaConf.to_container(OmegaConf.load(record.config_file))) if record.config_file.is_file() else {}
-    except (OmegaConfBaseException, YAMLError, ValueError):
+        return flat(OmegaConf.to_container(load_yaml(record.config_file))) if record.config_file.is_file() else {}
+    except (InputError, OmegaConfBaseException, YAMLError, ValueError):
         return {}
 
 
@@ -105,8 +106,8 @@ def _overrides(record: RunDirectory) -> list[str]:
     """What was typed."""
     file = record.path / ".hydra" / "overrides.yaml"
     try:
-        found = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else []
-    except (OmegaConfBaseException, YAMLError, ValueError):
+        found = OmegaConf.to_container(load_yaml(file)) if file.is_file() else []
+    except (InputError, OmegaConfBaseException, YAMLError, ValueError):
         return []
     return [mask(str(one)) for one in found] if isinstance(found, list) else []
 

@@ -36,7 +36,7 @@ from rich.markup import escape
 from hydratune import config
 from hydratune.checks import mask
 from hydratune.config import TrainConfig
-from hydratune.console import console, printing_to, silence
+from hydratune.console import LineFormatter, console, printing_to, silence
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
 from hydratune.models.hardware import accelerator, give_back, memory
 from hydratune.records import RunDirectory, State, alone, read_json
@@ -251,7 +251,7 @@ class _ByThread(logging.Handler):
 
     def __init__(self, common: IO[str]) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self.common, self.streams = common, dict[int, IO[str]]()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -493,7 +493,7 @@ def main(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except SweepError as error:
-        console.print(f"[red]{error}", soft_wrap=True)
+        console.print(f"[red]{escape(str(error))}", soft_wrap=True)
         return 1
     except Leaving:
         return GOES_ON

@@ -79,7 +79,7 @@ def launch(
         if (folder / "multirun.yaml").is_file():
             shutil.copyfile(folder / "multirun.yaml", folder / _KEPT)
         write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *(item.job for item in planned)])
-        console.print(f"[bold]sweep of {len(planned)} jobs[/]  {shown(folder)}", soft_wrap=True)
+        console.print(f"[bold]sweep of {len(planned)} jobs[/]  {escape(str(shown(folder)))}", soft_wrap=True)
         failed = run_jobs(context, folder, planned, packing)
     stopped = [item.job.name for item in planned if item.record.status().get("state") == State.stopped.value]
     stopped = [name for name in stopped if "halved" not in RunDirectory(folder / name).status()]

@@ -112,7 +112,7 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, wanted: Wan
     so_far = (
         f"{count} of {wanted.n_trials} trials so far" if count <= wanted.n_trials else f"{count} trials, {wanted.n_trials} were asked for"
     )
-    console.print(f"[bold]search[/] {what}: {so_far}  {processes.shown(folder)}", soft_wrap=True)
+    console.print(f"[bold]search[/] {what}: {so_far}  {escape(str(processes.shown(folder)))}", soft_wrap=True)
     while _batch(found):
         pass
     _report(found)
@@ -326,7 +326,7 @@ def _report(search: Search) -> None:
     counts = {state.name.lower(): len([t for t in _asked(study) if t.state is state]) for state in TrialState}
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     place = read_study(search.folder)["storage"].replace(f"{Path.cwd()}/", "")
-    console.print(f"study       {place}: {len(names)} trials ({told})", soft_wrap=True)
+    console.print(f"study       {escape(str(place))}: {len(names)} trials ({told})", soft_wrap=True)
     if counts["running"]:
         console.print(f"[dim]{counts['running']} trials are still run by another driver of this study")
     processes.print_wandb_hint(search.folder)

@@ -32,6 +32,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from hydratune.checks import mask
 from hydratune.config import TrainerConfig
+from hydratune.console import LineFormatter, complain
 from hydratune.errors import HydratuneError, RunError
 from hydratune.records import RunDirectory, State, write_text
 
@@ -171,7 +172,7 @@ class OtherProcesses:
             if any(process.poll() for process in self._processes) and not self._over.wait(_LEAVE):
                 why = self.failure() or "a process of this run ended"
                 self.record.end(State.failed, why)
-                print(f"\nhydratune train: {why}", file=sys.stderr, flush=True)
+                complain(f"\nhydratune train: {why}")
                 for process in self._processes:
                     process.kill()
                 if self.folder is not None:
@@ -243,7 +244,9 @@ def join_main_process() -> None:
     for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
         root.removeHandler(handler)  # run.log is the main process's
         handler.close()
-    root.addHandler(logging.StreamHandler())
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(LineFormatter())
+    root.addHandler(terminal)
     if _PARENT not in os.environ:  # started by torchrun, which ends all of them
         return
 

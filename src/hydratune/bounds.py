@@ -1,0 +1,101 @@
+"""Bounds on what others' inputs may take: time, depth of nesting, and what YAML aliases unfold to."""
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from hydratune.errors import InputError
+
+_MOST_NODES = 1_000_000  # of a YAML file, its aliases unfolded
+_DEEPEST_YAML = 100  # levels; PyYAML and OmegaConf call themselves for each
+_MOST_BYTES = 2**24  # of a YAML file
+
+
+class TooSlowError(Exception):
+    """Something took longer than it may."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises ``TooSlowError`` in the block after ``seconds``, also inside a regular expression.
+
+    By SIGALRM, so in the main thread only: in another thread, or where somebody else has set that alarm, nothing is bounded.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0] > 0:
+        yield
+        return
+
+    def expired(signum: int, frame: FrameType | None) -> None:
+        raise TooSlowError
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def depth(value: Any, enough: int) -> int:
+    """How deep lists and objects are nested; no deeper than just beyond ``enough`` is looked."""
+    level, found = [value], 0
+    while level and found <= enough:
+        level = [inner for one in level if isinstance(one, dict | list) for inner in (one.values() if isinstance(one, dict) else one)]
+        found += bool(level)
+    return found
+
+
+def check_yaml(path: Path) -> None:
+    """Raises ``InputError`` for a YAML file that unfolds to more than it shows (aliases of aliases), or is nested without end.
+
+    Reads events only, so it needs no more memory than the file. What is no YAML at all is left to whoever loads it.
+    """
+    if path.stat().st_size > _MOST_BYTES:
+        raise InputError(f"{path}: larger than {_MOST_BYTES // 2**20} MiB, which is no configuration; give another file")
+    sizes, open_nodes = Counter[str](), list[tuple[str | None, int]]()  # nodes below an anchor; (anchor, nodes so far)
+    total = 0
+    try:
+        with path.open("rb") as stream:
+            for event in yaml.parse(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+                line = event.start_mark.line if event.start_mark else 0
+                if isinstance(event, yaml.AliasEvent) and any(anchor == event.anchor for anchor, _ in open_nodes):
+                    raise InputError(f"{path}:{line + 1}: *{event.anchor} stands inside of what it names; write it out")
+                size = sizes[str(event.anchor)] if isinstance(event, yaml.AliasEvent) else int(isinstance(event, yaml.NodeEvent))
+                total += size
+                if isinstance(event, yaml.CollectionStartEvent):
+                    open_nodes.append((event.anchor, total - 1))
+                elif isinstance(event, yaml.CollectionEndEvent):
+                    anchor, before = open_nodes.pop()
+                    if anchor:
+                        sizes[anchor] = total - before
+                elif isinstance(event, yaml.ScalarEvent) and event.anchor:
+                    sizes[event.anchor] = 1
+                if total > _MOST_NODES:
+                    why = f"its aliases (*name) unfold to more than {_MOST_NODES:,} values"
+                    raise InputError(f"{path}:{line + 1}: {why}; write the values out, or fewer of them")
+                if len(open_nodes) > _DEEPEST_YAML:
+                    raise _too_deep(path, line)
+    except yaml.YAMLError as error:
+        if "nesting" in str(error) or "depth" in str(error):
+            raise _too_deep(path, 0) from None
+    except RecursionError:
+        raise _too_deep(path, 0) from None
+
+
+def load_yaml(path: Path) -> Any:
+    """An OmegaConf tree. Raises ``InputError`` as ``check_yaml`` does, and the errors of YAML and OmegaConf."""
+    check_yaml(path)
+    return OmegaConf.load(path)
+
+
+def _too_deep(path: Path, line: int) -> InputError:
+    return InputError(f"{path}:{line + 1}: nested deeper than {_DEEPEST_YAML} levels, which no setting is; mend the file")

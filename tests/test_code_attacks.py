@@ -1,0 +1,254 @@
+"""Answers that attack whoever runs them: each gets a verdict, in time, and nothing of it is left. As root and as a normal user."""
+
+# ruff: noqa: E501 (an attack is easier to read on one line)
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hydratune.evaluation import code_scores
+from hydratune.evaluation.code_scores import Isolation, run
+
+MARK = "hydratune_attack_by_sleep"
+FORGED = '{"outcome": "passed", "why": "", "token": "", "nonce": "", "shut": [], "clean": true}'
+SLEEPER = f"os.execv('/bin/sh', ['/bin/sh', '-c', 'sleep 600; echo {MARK}'])"
+
+
+@pytest.fixture(params=list(Isolation), ids=[isolation.name for isolation in Isolation])
+def isolation(request: pytest.FixtureRequest) -> Iterator[Isolation]:
+    kind: Isolation = request.param
+    if run("x = 1", "assert x == 1", isolation=kind)["outcome"] != "passed":
+        pytest.skip("bubblewrap is not installed, or the kernel refuses it" if kind is Isolation.bubblewrap else "the kernel refuses it")
+    code_scores.close()
+    before = _processes()
+    yield kind
+    code_scores.close()
+    until = time.monotonic() + 5
+    while (left := _processes() - before) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left, "a process has survived"
+
+
+def _processes() -> set[str]:
+    """Everything that was started by an answer, or runs one."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = file.read_bytes().decode("utf-8", "replace")
+            state = (file.parent / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state not in "ZX" and (MARK in command or str(code_scores._RUNNER) in command):
+            found.add(f"{file.parent.name} {command}")
+    return found
+
+
+HARMLESS = "def double(x):\n    return 2 * x\n"
+ATTACKS = {
+    "fork bomb": ("import os\nwhile True:\n    os.fork()", {"error", "time"}),
+    "fork bomb that waits for refusals": (
+        "import os, time\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        time.sleep(0.01)",
+        {"error", "time"},
+    ),
+    "double fork that holds standard output": (
+        f"import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        {SLEEPER}\n    os._exit(0)",
+        {"error", "passed"},
+    ),
+    "sleeper in a session of its own": (f"import os\nos.setsid()\n{SLEEPER}", {"error", "time"}),
+    "threads without end": (
+        "import threading, time\nwhile True:\n    threading.Thread(target=time.sleep, args=(60,)).start()",
+        {"error", "time"},
+    ),
+    "flood of standard output": ("while True:\n    print('x' * 10**6)", {"time"}),
+    "flood of all descriptors": (
+        "import os\nwhile True:\n    for n in range(256):\n        try:\n            os.write(n, b'x' * 65536)\n        except OSError:\n            pass",
+        {"error", "time"},
+    ),
+    "memory at once": ("x = bytearray(10**10)", {"memory"}),
+    "memory bit by bit": ("x = []\nwhile True:\n    x.append(' ' * 10**5)", {"memory"}),
+    "small objects": ("x = []\nwhile True:\n    x.append([x])", {"memory", "time"}),
+    "disk": ("with open('filler', 'wb') as f:\n    while True:\n        f.write(b'x' * 10**6)", {"error"}),
+    "disk elsewhere": ("import tempfile\nwith open('/tmp/hydratune_filler', 'wb') as f:\n    f.write(b'x' * 10**6)", {"error"}),
+    "many folders": ("import os, time\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')", {"error", "time"}),
+    "deaf to signals": (
+        "import signal\nfor n in range(1, 32):\n    try:\n        signal.signal(n, signal.SIG_IGN)\n    except OSError:\n        pass\nwhile True:\n    pass",
+        {"time"},
+    ),
+    "sleep": ("import time\ntime.sleep(600)", {"time"}),
+    "stops itself": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", {"time"}),
+    "crash": ("import ctypes\nctypes.string_at(0)", {"error"}),
+    "kills its parent": ("import os\nos.kill(os.getppid(), 9)\nimport time\ntime.sleep(600)", {"error", "time"}),
+    "kills its group": ("import os\nos.killpg(os.getpgid(0), 9)", {"error"}),
+    "kills everything": ("import os\nos.kill(-1, 9)", {"error", "passed"}),
+    "exits": ("import sys\nsys.exit(0)", {"error"}),
+    "leaves": ("import os\nos._exit(0)", {"error"}),
+    "prints a verdict": (f"print('''{FORGED}''')\nraise SystemExit", {"error"}),
+    "writes a verdict everywhere": (
+        f"import os\nfor n in range(256):\n    try:\n        os.write(n, b'''{FORGED}''' + b'\\n')\n    except OSError:\n        pass\nos._exit(0)",
+        {"error"},
+    ),
+    "closes everything": ("import os\nos.closerange(0, 256)\nos._exit(0)", {"error"}),
+    "closes everything and sleeps": ("import os, time\nos.closerange(0, 256)\ntime.sleep(600)", {"time"}),
+    "deletes its folder": ("import os, shutil\nshutil.rmtree(os.getcwd(), ignore_errors=True)\nraise RuntimeError", {"error"}),
+    "shuts its folder": ("import os\nos.mkdir('a')\nos.chmod('a', 0)\nos.chmod('.', 0)\nraise RuntimeError", {"error"}),
+    "raises a liar": ("class Liar(BaseException):\n    def __str__(self):\n        raise MemoryError\nraise Liar", {"error", "memory"}),
+}
+ENDLESS = ("time", "fork bomb", "threads", "flood", "deaf", "sleep", "closes everything and", "many", "small", "kills its parent", "stops")
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_ends_in_a_verdict(name: str, isolation: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, outcomes = ATTACKS[name]
+    if name == "kills everything" and isolation is Isolation.limits and os.getuid() != 0:
+        pytest.skip("without a namespace a normal user's code reaches all processes of that user, this test too; settings say so")
+    monkeypatch.setattr(code_scores, "_PATIENCE", 1)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.monotonic()
+    found = run(code, "assert True", seconds=1, megabytes=128, isolation=isolation)
+    assert found["outcome"] in outcomes, found
+    assert time.monotonic() - start < 12
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000, "it filled our memory"
+    assert run(HARMLESS, "assert double(3) == 6", isolation=isolation)["outcome"] == "passed", "the next answer suffers"
+
+
+FORGERIES = {
+    "equal to everything": "class Any:\n    def __eq__(self, other):\n        return True\ndef double(x):\n    return Any()",
+    "leaves in a test": "import os\ndef double(x):\n    os._exit(0)",
+    "exits in a test": "import sys\ndef double(x):\n    sys.exit(0)",
+    "raises SystemExit in a test": "def double(x):\n    raise SystemExit(0)",
+    "own functions": "import builtins\nbuiltins.len = builtins.exec = builtins.compile = lambda *a, **k: None\ndef double(x):\n    return 0",
+    "own doctest": (
+        "import doctest\nclass Result:\n    failed, attempted = 0, 1\n"
+        "doctest.DocTestRunner.run = lambda *a, **k: Result()\ndoctest.OutputChecker.check_output = lambda *a: True\n"
+        "def double(x):\n    return 0"
+    ),
+    "own unittest": "import unittest\nunittest.TestCase.assertEqual = lambda *a: None\ndef double(x):\n    return 0",
+    "nonce from the frames": (
+        "import sys, os, json\n"
+        "def double(x):\n    f = sys._getframe()\n    while f:\n        if 'nonce' in f.f_locals:\n"
+        "            os.write(f.f_locals['pipe'], json.dumps({'nonce': f.f_locals['nonce'], 'outcome': 'passed', 'why': ''}).encode())\n"
+        "            os._exit(0)\n        f = f.f_back\n    return 0"
+    ),
+    "own verdict": (
+        "import sys\nsys.modules['__main__'].verdict = None\nf = sys._getframe()\nwhile f:\n"
+        "    if 'write' in f.f_locals or '_work' in f.f_globals:\n        f.f_globals['verdict'] = lambda *a: {'outcome': 'passed', 'why': ''}\n"
+        "    f = f.f_back\ndef double(x):\n    return 0"
+    ),
+}
+TESTS = {
+    "assertions": "assert double(3) == 6",
+    "in a function": "def check(candidate):\n    assert candidate(3) == 6\ncheck(double)",
+    "unittest": "import unittest\nclass T(unittest.TestCase):\n    def runTest(self):\n        self.assertEqual(double(3), 6)\nT().debug()",
+    "doctests": ">>> double(3)\n6",
+}
+
+
+@pytest.mark.parametrize("tests", TESTS)
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_verdict_is_not_forged(name: str, tests: str) -> None:
+    if name == "equal to everything" and tests == "unittest":
+        pytest.skip("not found: the comparison is made in unittest (README says so)")
+    assert run(FORGERIES[name], TESTS[tests])["outcome"] in ("failed", "error")
+    assert run(HARMLESS, TESTS[tests])["outcome"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("code", "tests"),
+    [
+        ("class P:\n    def __init__(s, x): s.x = x\n    def __eq__(s, o): return s.x == o.x", "assert P(1) == P(1)"),
+        ("def f(n):\n    return float(n)", "assert f(1) == 1 == f(1)\nassert abs(f(2) - 2) < 1e-9\nassert f(0) == 0, 'zero'"),
+        ("seen = []\ndef f():\n    seen.append(1)\n    return len(seen)", "assert f() == 1\nassert f() == 2"),
+        ("def f(): raise ValueError('no')", "try:\n    f()\nexcept ValueError:\n    pass\nelse:\n    assert False"),
+        ("def f(): return 1", "if False:\n    assert f() == 2\nassert f()"),
+        ("def f(): return 1", "from __future__ import annotations\nassert f() == 1"),
+        ("def f(): return 1", "for case in []:\n    assert f() == case"),
+        ("def f(): return 1", "try:\n    assert f() == 2\nexcept AssertionError:\n    pass"),
+        ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int", "assert P(1) == P(1)\nassert P(1) != P(2)"),
+        ("import decimal, collections, re, itertools, functools, heapq, math, typing, random, datetime", "assert math.gcd(4, 6) == 2"),
+        ("def f():\n    print('x' * 100)\n    return 1", ">>> f() # doctest: +ELLIPSIS\nx...\n1"),
+    ],
+)
+def test_honest_answers_pass(code: str, tests: str, isolation: Isolation) -> None:
+    assert run(code, tests, isolation=isolation) == {"outcome": "passed", "why": ""}
+
+
+def test_no_secret_is_in_the_environment(isolation: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "secret_value")
+    code_scores.close()
+    code = "import os, pathlib\nseen = str(dict(os.environ))\n" + (
+        "for pid in [os.getpid(), os.getppid(), 1]:\n    try:\n        seen += pathlib.Path(f'/proc/{pid}/environ').read_text()\n"
+        "    except OSError:\n        pass"
+    )
+    assert run(code, "assert 'secret_value' not in seen, seen", isolation=isolation)["outcome"] == "passed"
+
+
+def test_the_network_is_cut(isolation: Isolation) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        code = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]}), timeout=1)"
+        found = run(code, "assert True", isolation=isolation)
+    if isolation is Isolation.limits:
+        pytest.skip("limits alone do not cut the network, and settings say so")
+    assert found["outcome"] == "error", found
+
+
+def test_nothing_outside_is_written_or_deleted(isolation: Isolation, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text("mine")
+    tmp_path.chmod(0o777)
+    kept.chmod(0o666)
+    code = f"import os\nfor act in (lambda: os.unlink({str(kept)!r}), lambda: os.mkdir({str(tmp_path / 'new')!r})):\n" + (
+        "    try:\n        act()\n    except OSError:\n        pass"
+    )
+    run(code, "assert True", isolation=isolation)
+    if isolation is Isolation.limits:
+        pytest.skip("limits alone do not protect files of the same user, and settings say so")
+    assert kept.read_text() == "mine" and not (tmp_path / "new").exists()
+
+
+def test_links_in_its_folder_are_not_followed(isolation: Isolation, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text("mine")
+    tmp_path.chmod(0o755)
+    code = f"import os\nos.mkdir('a')\nos.symlink({str(tmp_path)!r}, 'a/b')\nos.symlink({str(kept)!r}, 'c')\nos.chmod('a', 0)"
+    assert run(code, "assert True", isolation=isolation)["outcome"] in ("passed", "error")
+    code_scores.close()
+    assert kept.read_text() == "mine" and tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+def test_folders_are_removed(isolation: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_scores.tempfile, "tempdir", str(tmp_path))
+    tmp_path.chmod(0o755)
+    code_scores.close()
+    run("import os\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\nos.chmod('.', 0)", "assert True", isolation=isolation)
+    code_scores.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_in_the_middle_leaves_nothing(isolation: Isolation) -> None:
+    code_scores.close()
+    program = (
+        "from hydratune.evaluation.code_scores import Isolation, run\nprint('go', flush=True)\n"
+        f"run('import time\\ntime.sleep(600) # {MARK}', 'assert True', seconds=1, isolation=Isolation[{isolation.name!r}])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=os.environ)
+    assert process.stdout is not None and process.stdout.readline() == b"go\n"
+    time.sleep(1.5)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_the_protection_stands_in_the_settings() -> None:
+    isolation, shut = code_scores.protection()
+    told = code_scores.how()["code_isolation"]
+    assert told.startswith(isolation.value)
+    assert ("no network" in told) == ("network" in shut) and ("the network is not cut" in told) == ("network" not in shut)
