@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 
 from hydratune.cache import cache_folder
-from hydratune.config import AdaLoraAdapter, Baseline, ContractsData, Level, PreparedData, Resume, TrainConfig, flat, plain
+from hydratune.config import AdaLoraAdapter, Baseline, ContractsData, LayerAdapter, Level, PreparedData, Resume, TrainConfig, flat, plain
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.described import SHOWN, count_tokens, described
@@ -27,9 +27,10 @@ from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
 from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, overfitting, panel, table
-from hydratune.models import adapters, hardware, sources
+from hydratune.models import adapters, hardware, sources, trained
 from hydratune.models.compute import Compute, compute_of
 from hydratune.models.memory_plan import MemoryPlan
+from hydratune.models.targets import without_effect
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl, write_text
 from hydratune.run import is_main_process
 from hydratune.sweeps import peers
@@ -133,12 +134,17 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     before, untouched = _panel(job, shop, "the panel, before"), _untouched_canaries(job, shop)
     predictions = _baselines(job, record, shop)
     section("training")
+    idle = without_effect(job.model, config.adapter) if isinstance(config.adapter, LayerAdapter) else []
     with shop.seeded(config.seed):  # whatever was drawn before, the adapter begins the same
         job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
     shop.accept(job.model)
     optimizers.check(job.model, config.optimizer)
     trainable, total = adapters.count_parameters(job.model)
     tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
+    for line in trained.lines(job.model):
+        console.print(escape(line), soft_wrap=True)
+    for name in idle:
+        console.print(f"[yellow]adapter.exclude_modules: {escape(name)} is no target anyway, so it excludes nothing", soft_wrap=True)
     console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
     try:
         fitted = _train_on_all_devices(job, record, tracker.logger, shop)

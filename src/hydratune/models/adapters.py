@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from hydratune.config import (
     AdapterConfig,
     FullFinetune,
+    LayerAdapter,
     LoraAdapter,
     ModelConfig,
     PartialFinetune,
@@ -23,7 +24,7 @@ from hydratune.config import (
     Quantization,
 )
 from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.models import initialisation, methods
+from hydratune.models import initialisation, methods, targets, trained
 from hydratune.models.compute import Compute
 from hydratune.models.methods import changes_base
 from hydratune.models.sources import Source, load_model
@@ -37,12 +38,13 @@ __all__ = ["add_adapter", "changes_base", "check", "count_parameters", "load_tun
 def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) -> PeftModel | PreTrainedModel:
     """``model`` ready for ``steps`` optimizer steps. Raises ``ConfigError`` for settings this architecture cannot take."""
     if isinstance(adapter, FullFinetune):
-        trained = _trained(model, adapter)
+        chosen = _trained(model, adapter)
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            if name in trained:
+            if name in chosen:
                 parameter.requires_grad_(True)
         return model
     assert isinstance(adapter, PeftAdapter)
+    meant = targets.meant(model, adapter) if isinstance(adapter, LayerAdapter) else (set[str](), set[str]())
     try:
         with _peft_warnings():
             result = get_peft_model(model, methods.peft_config(model, adapter, steps))  # type: ignore[arg-type]
@@ -50,6 +52,8 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) 
         why = f"PEFT refuses it: {error}"
         raise ConfigError([Problem("adapter", getattr(adapter, "method", ""), why, "change the setting it names")]) from error
     assert isinstance(result, PeftModel)
+    if isinstance(adapter, LayerAdapter) and not adapter.extra.get("target_parameters"):
+        _refuse_other_parts(result, adapter, meant)
     if changes_base(adapter):
         result.start = initialisation.start_of(result)
     if isinstance(adapter, LoraAdapter) and adapter.init_lora_weights == "loftq":
@@ -57,6 +61,15 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) 
     use_lean_forward(result)
     use_lean_blocks(result)
     return result
+
+
+def _refuse_other_parts(model: PeftModel, adapter: LayerAdapter, meant: tuple[set[str], set[str]]) -> None:
+    """Raises ``ConfigError`` if PEFT understood a name otherwise than it was meant."""
+    wrong = trained.differences(model, *meant)
+    if wrong:
+        why = f"PEFT reads these names otherwise: {'; '.join(wrong[:3])}"
+        fix = "give whole names, as model.named_modules() has them"
+        raise ConfigError([Problem("adapter.target_modules", adapter.target_modules, why, fix)])
 
 
 @contextmanager
@@ -95,6 +108,7 @@ def _trained(model: PreTrainedModel, adapter: FullFinetune) -> set[str]:
     if not isinstance(adapter, PartialFinetune):
         return set(names)
     problems = list(unreadable("adapter.trainable", adapter.trainable))
+    problems += [] if problems else list(targets.glob_like("adapter.trainable", adapter.trainable, names))
     layers = sorted({number for name in names if (number := layer_number(name, None)) is not None})
     if adapter.last_layers > len(layers):
         why = f"this model has {len(layers)} layers"
