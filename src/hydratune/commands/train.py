@@ -1,6 +1,7 @@
 """hydratune train: measure the base model, fine-tune it, measure it again, write everything down."""
 
 import logging
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,19 @@ from typing import Any
 from rich.markup import escape
 
 from hydratune.cache import cache_folder
-from hydratune.config import AdaLoraAdapter, Baseline, ContractsData, LayerAdapter, Level, PreparedData, Resume, TrainConfig, flat, plain
+from hydratune.config import (
+    AdaLoraAdapter,
+    Baseline,
+    ContractsData,
+    FullFinetune,
+    LayerAdapter,
+    Level,
+    PreparedData,
+    Resume,
+    TrainConfig,
+    flat,
+    plain,
+)
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.described import SHOWN, count_tokens, described
@@ -27,7 +40,7 @@ from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
 from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, overfitting, panel, table
-from hydratune.models import adapters, hardware, sources, trained
+from hydratune.models import adapters, hardware, sources, trained, turn_ends
 from hydratune.models.compute import Compute, compute_of
 from hydratune.models.memory_plan import MemoryPlan
 from hydratune.models.targets import without_effect
@@ -63,6 +76,7 @@ class Job:
     prepared: Prepared
     bench: assess.TestBench
     examples: list[Row]  # for the few-shot prompt, as many as fit
+    ends_known: bool  # whether the base model's own generation config has every token that ends an answer
     sample: assess.TestBench | None = None  # validation rows that are answered during training
     checkpoint: dict[str, Any] | None = None  # to go on from
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds
@@ -150,18 +164,18 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         fitted = _train_on_all_devices(job, record, tracker.logger, shop)
     except DivergedError as error:
         if error.usable:
-            adapters.save(job.model, job.tokenizer, record.adapter)
+            _save(job, record)
         raise
     except RunError:  # a checkpoint could not be written: the adapter is smaller, and may still fit
-        adapters.save(job.model, job.tokenizer, record.adapter)
+        _save(job, record)
         console.print(f"[yellow]the adapter so far is in {record.adapter}")
         raise
     if fitted.paused:
-        adapters.save(job.model, job.tokenizer, record.adapter)
+        _save(job, record)
         raise Paused
     if fitted.interrupted:
         shop.last_words()
-    adapters.save(job.model, job.tokenizer, record.adapter)
+    _save(job, record)
     if fitted.interrupted:
         console.print(f"[yellow]interrupted; the adapter so far is in {record.adapter}", soft_wrap=True)
         if (record.checkpoints / "last.ckpt").is_file() and not read_sweep(record.path.parent):
@@ -182,6 +196,15 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     tracker.predictions(predictions["eval"])
     tracker.adapter(record.adapter)
     return result, list(predictions)
+
+
+def _save(job: Job, record: RunDirectory) -> None:
+    """The trained weights, with the tokens at which their answers end."""
+    adapters.save(job.model, job.tokenizer, record.adapter, _ends(job))
+
+
+def _ends(job: Job) -> list[int]:
+    return turn_ends.in_order(job.encoder.turn_end_ids, [example.ids[-1] for example in job.train])
 
 
 def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
@@ -235,6 +258,7 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         prepared,
         bench,
         examples,
+        encoder.turn_end_ids <= turn_ends.of_model(model.generation_config),
         _sample(config, sets, encoder, bench),
     )
 
@@ -662,6 +686,18 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
     return result
 
 
+def _where_answers_end(job: Job, folder: str) -> str:
+    """For whoever uses the weights: the tokens, and what to do where the base model does not know them."""
+    ends = _ends(job)
+    text = f"an answer ends with {turn_ends.told(job.tokenizer, ends)}, as generation_config.json in it says"
+    if isinstance(job.config.adapter, FullFinetune) or job.ends_known:
+        return text
+    return (
+        f"{text}; the base model's own does not: model.generation_config = GenerationConfig.from_pretrained({folder!r}); "
+        f"vLLM --generation-config {shlex.quote(folder)}"
+    )
+
+
 def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: list[str], hint: str) -> None:
     """The closing table and what to type next."""
     section("results")
@@ -688,6 +724,7 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
     path = record.path
     place = record.shown
     console.print(f"adapter     {place}/adapter  [dim](PEFT format)", soft_wrap=True)
+    console.print(f"ends        {escape(_where_answers_end(job, f'{place}/adapter'))}", soft_wrap=True)
     console.print(f"read        {place}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
     console.print(f"measure     hydratune evaluate run={place}", soft_wrap=True)
     if not read_sweep(path.parent):

@@ -2,7 +2,7 @@
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from hydratune.config import (
     Quantization,
 )
 from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.models import initialisation, methods, targets, trained
+from hydratune.models import initialisation, methods, targets, trained, turn_ends
 from hydratune.models.compute import Compute
 from hydratune.models.methods import changes_base
 from hydratune.models.sources import Source, load_model
@@ -143,16 +143,28 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
 
-def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """A PEFT adapter folder, or after full fine-tuning a Hugging Face model folder; whole or not at all. Raises ``RunError``."""
+def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path, ends: Sequence[int] = ()) -> None:
+    """A PEFT adapter folder, or after full fine-tuning a Hugging Face model folder; whole or not at all. Raises ``RunError``.
+
+    ``ends``: tokens at which an answer ends, for ``generation_config.json``; empty: as model and tokenizer declare them.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    ends = ends or sorted(turn_ends.turn_ends(tokenizer, base.generation_config))
+    generation = turn_ends.generation_config(base, tokenizer, ends)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         if isinstance(model, PeftModel):
             _save_adapter(model, temporary)
         else:
+            model.generation_config = generation  # beside the weights, where ``from_pretrained`` reads it
             model.save_pretrained(temporary)
+        generation.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        if isinstance(model, PeftModel):
+            config = model.peft_config[model.active_adapter]
+            name = str(config.base_model_name_or_path)
+            turn_ends.write_card(temporary, tokenizer, name, ends, is_lora=config.peft_type == PeftType.LORA)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
