@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from hydratune import extended
 from hydratune.cache import cache_folder
 from hydratune.config import (
     AdaLoraAdapter,
@@ -19,6 +20,7 @@ from hydratune.config import (
     FullFinetune,
     LayerAdapter,
     Level,
+    PeftAdapter,
     PreparedData,
     Resume,
     TrainConfig,
@@ -40,7 +42,8 @@ from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.tokens import with_special_tokens
 from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, overfitting, panel, table
-from hydratune.models import adapters, hardware, sources, trained, turn_ends
+from hydratune.models import adapters, continued, hardware, sources, trained, turn_ends
+from hydratune.models.adapter_folder import AdapterFolder, find, told
 from hydratune.models.compute import Compute, compute_of
 from hydratune.models.memory_plan import MemoryPlan
 from hydratune.models.targets import without_effect
@@ -51,6 +54,7 @@ from hydratune.sweeps.records import read_sweep
 from hydratune.sweeps.workshop import Workshop
 from hydratune.tracking import environment, wandb
 from hydratune.training import ddp, optimizers, resume, schedules
+from hydratune.training.callbacks import patience_of
 from hydratune.training.fit import Fitted, elementwise_pieces, fit, total_steps
 from hydratune.training.sampling import Ask
 
@@ -76,6 +80,7 @@ class Job:
     prepared: Prepared
     bench: assess.TestBench
     examples: list[Row]  # for the few-shot prompt, as many as fit
+    start: AdapterFolder | None  # an adapter that is trained further
     ends_known: bool  # whether the base model's own generation config has every token that ends an answer
     sample: assess.TestBench | None = None  # validation rows that are answered during training
     checkpoint: dict[str, Any] | None = None  # to go on from
@@ -105,7 +110,7 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
         job = prepare(config, shop)
         job.checkpoint = _place_left(job, record)
         with shop.seeded(config.seed):
-            job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+            job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)), job.start)
         _train_on_all_devices(job, record, False, shop)
         return
     seconds = {"start-up (imports)": time.perf_counter() - shop.began}
@@ -148,9 +153,9 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     before, untouched = _panel(job, shop, "the panel, before"), _untouched_canaries(job, shop)
     predictions = _baselines(job, record, shop)
     section("training")
-    idle = without_effect(job.model, config.adapter) if isinstance(config.adapter, LayerAdapter) else []
+    idle = without_effect(job.model, config.adapter) if isinstance(config.adapter, LayerAdapter) and job.start is None else []
     with shop.seeded(config.seed):  # whatever was drawn before, the adapter begins the same
-        job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+        job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)), job.start)
     shop.accept(job.model)
     optimizers.check(job.model, config.optimizer)
     trainable, total = adapters.count_parameters(job.model)
@@ -216,7 +221,10 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         sets = shop.shared("sets", lambda: _sets(config, prepared))
         source, tokenizer, base = shop.shared("base", lambda: _base(config, compute))
     model = shop.own(base)
-    adapters.check(model, config.adapter)
+    start = find(config.model.adapter) if config.model.adapter is not None else None
+    untold = continued.check_base(config, source, start) if start is not None else ""
+    with shop.seeded(config.seed):
+        adapters.check(model, config.adapter, start=start)
     context = sources.context_window(config.model, model)
     if config.data.max_length > context:
         why, fix = f"{config.model.name} reads at most {context} tokens", f"set data.max_length={context} or less"
@@ -225,7 +233,8 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     sets, encoded, splits = shop.shared("tokens", lambda: _encode(config, encoder, sets))
     context -= adapters.virtual_tokens(config.adapter)
     _refuse_what_does_not_fit(config, context, encoded)
-    adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
+    if start is None:
+        adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
     facts = {"fingerprint": sets.fingerprint, "splits": splits, **_quality(prepared)}
     if config.evaluation.canaries:
         facts["canaries"] = [row.id for row in sets.train if canaries.is_canary(row)]
@@ -240,6 +249,8 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         examples = examples[:-1]
     if is_main_process():
         _say_what_is_unusual(config, sets, examples, prepared)
+        if untold:
+            console.print(f"[yellow]{escape(untold)}", soft_wrap=True)
     if len(sets.validation) < config.trainer.devices:
         why = f"there are only {len(sets.validation)} validation rows, and every device needs one"
         fix = f"set trainer.devices={len(sets.validation)} or less, or give more validation rows"
@@ -258,6 +269,7 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         prepared,
         bench,
         examples,
+        start,
         encoder.turn_end_ids <= turn_ends.of_model(model.generation_config),
         _sample(config, sets, encoder, bench),
     )
@@ -384,7 +396,14 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     """environment.json, data.json, data.html and the opening lines on the terminal. Returns the facts for W&B."""
     config = job.config
     git = environment.git_commit(Path(__file__).parent)
-    facts = {"base": job.source.identity, "data_fingerprint": job.data_facts["fingerprint"], "git": git, "precision": job.compute.precision}
+    began = {"start": continued.facts(job.start)} if job.start is not None else {}
+    facts = {
+        "base": job.source.identity,
+        **began,
+        "data_fingerprint": job.data_facts["fingerprint"],
+        "git": git,
+        "precision": job.compute.precision,
+    }
     measured_on = {"validation": job.data_facts["splits"]["validation"]["tokens_hash"], "code": environment.code_hash()}
     content = {
         "versions": environment.versions(),
@@ -403,6 +422,10 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     counts = ", ".join(f"{name} {facts_['kept']}" for name, facts_ in splits.items())
     where = f"{job.compute.accelerator}, {job.compute.precision}"
     console.print(f"[bold]{config.name}[/]  {config.model.name} ({config.model.licence}) on {where}")
+    if job.start is not None:
+        assert isinstance(config.adapter, PeftAdapter)
+        what = f"starts from the adapter in {job.start.path} ({told(config.adapter)}); the baselines are the base model without it"
+        console.print(escape(what), soft_wrap=True)
     console.print(f"rows: {counts}; {splits['train']['tokens']:,} training tokens, {splits['train']['trained_tokens']:,} of them trained")
     console.print(f"scored as {job.bench.task.value}; record: {record.path}")
     return facts | measured_on
@@ -421,7 +444,9 @@ def _made_of(job: Job) -> dict[str, Any]:
     every = flat(plain(job.config)).items()
     settings = {key: str(value) for key, value in every if key.split(".")[0] in _TRAINED_BY and key != "trainer.checkpoint_minutes"}
     splits = job.data_facts["splits"]
+    began = {"starting adapter": continued.facts(job.start)["sha256"]} if job.start is not None else {}
     return {
+        **began,
         "settings": settings,
         "training data": [splits[name]["tokens_hash"] for name in ("train", "validation")],
         "base model": str(job.source.identity),
@@ -434,6 +459,11 @@ def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
     """The checkpoint from which this run goes on. Raises ``ConfigError`` if it does not belong to what is to be run now."""
     file = record.checkpoints / "last.ckpt"
     checkpoint = resume.load(file)
+    extending = job.config.resume is Resume.extend
+    if checkpoint is None and extending:
+        why = f"there is no checkpoint in {record.checkpoints} from which it could be trained further"
+        fix = f"begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
+        raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
     if checkpoint is None:
         return None
     if isinstance(job.config.adapter, AdaLoraAdapter):
@@ -441,20 +471,42 @@ def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
         return None
     before, now = checkpoint["made_of"], _made_of(job)
     old, new = before["settings"], now["settings"]
-    other = [f"{key} was {old.get(key)} and is {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-    since = [f"the {what} changed" for what in ("training data", "base model") if before[what] != now[what]]
+    other = [f"{key} was {old.get(key)} and is {new.get(key)}" for key in {**old, **new} if str(old.get(key)) != str(new.get(key))]
+    longer = extending and [o for o in other if o.startswith(extended.LENGTH)]
+    other = [o for o in other if not (longer and o in longer)]
+    kept = ("training data", "base model", "starting adapter")
+    since = [f"the {what} changed" for what in kept if before.get(what) != now.get(what)]
     since = [] if job.config.resume is Resume.force else [*since, *environment.changes(before, now)]
     if other or since:
-        why = f"an interrupted run is there, and since then {'; '.join([*other, *since])}"
+        why = f"{'this' if extending else 'an interrupted'} run is there, and since then {'; '.join([*other, *since])}"
         fix = "resume=never begins anew" + ("" if other else ", resume=force goes on all the same") + "; or choose another hydra.run.dir"
+        if extending:
+            fix = f"bring it back; or begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
         raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
     if "ranks" not in checkpoint:
         why = f"{file} was written by an older hydratune, which kept other things"
         fix = "resume=never begins anew; to go on, use the version that wrote it (environment.json says which)"
         raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
-    place = checkpoint["place"]
-    console.print(f"[bold]goes on after step {place['step']}[/] of {total_steps(job.config, len(job.train))}, from {file}", soft_wrap=True)
+    place, total = checkpoint["place"], total_steps(job.config, len(job.train))
+    if longer:
+        _lengthen(job, checkpoint, total)
+    console.print(f"[bold]goes on after step {place['step']}[/] of {total}, from {file}", soft_wrap=True)
     return checkpoint
+
+
+def _lengthen(job: Job, checkpoint: dict[str, Any], total: int) -> None:
+    """Makes ``checkpoint``, of a shorter run, one of this run. Raises ``ConfigError`` if this run is no longer than that."""
+    done = checkpoint["place"]["step"]
+    if total <= done:
+        why = f"the run has taken {done} optimizer steps, and this would be {total}"
+        raise ConfigError([Problem("resume", "extend", why, "raise trainer.max_epochs, and trainer.max_steps if it is set")])
+    for state in checkpoint["callbacks"].values():
+        if isinstance(state, dict) and "wait_count" in state:  # early stopping, whose patience begins anew
+            state |= {"wait_count": 0, "stopped_epoch": 0, "patience": patience_of(job.config.trainer)}
+    rate = job.config.optimizer.lr * schedules.learning_rate_factor(job.config.optimizer, total)(done)
+    before = resume.history(checkpoint)[-1]["lr"]
+    what = f"it had {before:.3g} at step {done} and has {rate:.3g} at the next"
+    console.print(f"the learning rate follows the {job.config.optimizer.schedule.value} schedule of all {total} steps from here: {what}")
 
 
 def _spent(job: Job, shop: Workshop) -> float:

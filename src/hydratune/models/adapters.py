@@ -24,7 +24,8 @@ from hydratune.config import (
     Quantization,
 )
 from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.models import initialisation, methods, targets, trained, turn_ends
+from hydratune.models import continued, initialisation, methods, targets, trained, turn_ends
+from hydratune.models.adapter_folder import AdapterFolder
 from hydratune.models.compute import Compute
 from hydratune.models.methods import changes_base
 from hydratune.models.sources import Source, load_model
@@ -35,8 +36,19 @@ from hydratune.training.lora import use_lean_forward
 __all__ = ["add_adapter", "changes_base", "check", "count_parameters", "load_tuned", "prepare_quantised", "save", "virtual_tokens"]
 
 
-def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) -> PeftModel | PreTrainedModel:
-    """``model`` ready for ``steps`` optimizer steps. Raises ``ConfigError`` for settings this architecture cannot take."""
+def add_adapter(
+    model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0, start: AdapterFolder | None = None
+) -> PeftModel | PreTrainedModel:
+    """``model`` ready for ``steps`` optimizer steps; ``start``: with an adapter that was trained before.
+
+    Raises ``ConfigError`` for settings this architecture cannot take.
+    """
+    if start is not None:
+        assert isinstance(adapter, PeftAdapter)
+        continued_model = continued.put_on(model, start, adapter)
+        use_lean_forward(continued_model)
+        use_lean_blocks(continued_model)
+        return continued_model
     if isinstance(adapter, FullFinetune):
         chosen = _trained(model, adapter)
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -86,9 +98,13 @@ def _peft_warnings() -> Iterator[None]:
         yield
 
 
-def check(model: PreTrainedModel, adapter: AdapterConfig, steps: int | None = None) -> None:
+def check(model: PreTrainedModel, adapter: AdapterConfig, steps: int | None = None, start: AdapterFolder | None = None) -> None:
     """Raises ``ConfigError`` for settings that this architecture, or a run of ``steps``, cannot take; changes nothing."""
     problems: list[Problem] = []
+    if start is not None:
+        assert isinstance(adapter, PeftAdapter)
+        continued.check(model, start, adapter)
+        return
     if isinstance(adapter, FullFinetune):
         _trained(model, adapter)
     elif isinstance(adapter, PeftAdapter):
