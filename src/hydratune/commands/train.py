@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from hydratune import extended
+from hydratune import extended, fitness
 from hydratune.cache import cache_folder
 from hydratune.config import (
     AdaLoraAdapter,
@@ -19,7 +19,6 @@ from hydratune.config import (
     ContractsData,
     FullFinetune,
     LayerAdapter,
-    Level,
     PeftAdapter,
     PreparedData,
     Resume,
@@ -30,8 +29,6 @@ from hydratune.config import (
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.described import SHOWN, count_tokens, described
-from hydratune.data.examples import encode_split
-from hydratune.data.gate import gate
 from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.prepared import Prepared
 from hydratune.data.prepared import prepare as prepare_data
@@ -39,8 +36,7 @@ from hydratune.data.preview import show
 from hydratune.data.report import render
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
-from hydratune.data.tokens import with_special_tokens
-from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
+from hydratune.errors import ConfigError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, overfitting, panel, table
 from hydratune.models import adapters, continued, hardware, sources, trained, turn_ends
 from hydratune.models.adapter_folder import AdapterFolder, find, told
@@ -80,6 +76,7 @@ class Job:
     prepared: Prepared
     bench: assess.TestBench
     examples: list[Row]  # for the few-shot prompt, as many as fit
+    reader: sources.Reader
     start: AdapterFolder | None  # an adapter that is trained further
     ends_known: bool  # whether the base model's own generation config has every token that ends an answer
     sample: assess.TestBench | None = None  # validation rows that are answered during training
@@ -123,7 +120,6 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
             panel.check(config.evaluation.forgetting)
             elementwise_pieces(config.trainer.compile)
             job = prepare(config, shop)
-            schedules.check(config.optimizer, total_steps(config, len(job.train)))
             peers.refuse_other_rows(config, record.path, job.data_facts["splits"], shop.shared)
             job.checkpoint = _place_left(job, record)
             if new:
@@ -225,23 +221,17 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     untold = continued.check_base(config, source, start) if start is not None else ""
     with shop.seeded(config.seed):
         adapters.check(model, config.adapter, start=start)
-    context = sources.context_window(config.model, model)
-    if config.data.max_length > context:
-        why, fix = f"{config.model.name} reads at most {context} tokens", f"set data.max_length={context} or less"
-        raise ConfigError([Problem("data.max_length", config.data.max_length, why, fix)])
-    encoder = ChatEncoder(tokenizer, sources.turn_end_ids(tokenizer, model))
+    reader = sources.reader_of(config.model, tokenizer, model)
+    fitness.check_model(config, reader)
+    encoder = ChatEncoder(tokenizer, reader.turn_end_ids)
     sets, encoded, splits = shop.shared("tokens", lambda: _encode(config, encoder, sets))
-    context -= adapters.virtual_tokens(config.adapter)
-    _refuse_what_does_not_fit(config, context, encoded)
+    fitness.check_examples(config, reader, {name: fitness.SplitTokens.of(rows, encoded[name]) for name, rows in sets.items()})
     if start is None:
         adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
     facts = {"fingerprint": sets.fingerprint, "splits": splits, **_quality(prepared)}
     if config.evaluation.canaries:
         facts["canaries"] = [row.id for row in sets.train if canaries.is_canary(row)]
-    references = [encoder.reference(row) for row in sets.test]
-    task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
-    bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context, leaky=prepared.leaks)
-    bench.check(bench.zero_shot())
+    bench = fitness.test_bench(config, reader, encoder, sets.test, schema, prepared.leaks)
     examples: list[Row] = []
     if Baseline.fewshot in config.evaluation.baselines and all(map(assess.can_be_shown, sets.test)):
         examples = assess.fit_examples(_real(sets.train), config.evaluation.shots)
@@ -251,10 +241,6 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         _say_what_is_unusual(config, sets, examples, prepared)
         if untold:
             console.print(f"[yellow]{escape(untold)}", soft_wrap=True)
-    if len(sets.validation) < config.trainer.devices:
-        why = f"there are only {len(sets.validation)} validation rows, and every device needs one"
-        fix = f"set trainer.devices={len(sets.validation)} or less, or give more validation rows"
-        raise ConfigError([Problem("trainer.devices", config.trainer.devices, why, fix)])
     return Job(
         config,
         compute,
@@ -269,6 +255,7 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         prepared,
         bench,
         examples,
+        reader,
         start,
         encoder.turn_end_ids <= turn_ends.of_model(model.generation_config),
         _sample(config, sets, encoder, bench),
@@ -309,46 +296,17 @@ def _base(config: TrainConfig, compute: Compute) -> tuple[sources.Source, Any, A
 
 def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> tuple[RowSets, dict[str, list[Encoded]], dict[str, Any]]:
     """The rows that fit, their tokens, and what data.json says of each split. Raises ``DataError`` for a wrong mask."""
-    kept: dict[str, list[Row]] = {}
-    tokens: dict[str, list[Encoded]] = {}
+    kept, tokens, reports = fitness.encode(config, encoder, sets)
     facts: dict[str, Any] = {}
-    for name, rows in sets.items():
-        _look_for_special_tokens(config, encoder, name, rows)
-        kept[name], tokens[name], report = encode_split(encoder, rows, config.data, name)
-        gate(encoder, kept[name], tokens[name])
+    for name, rows in kept.items():
         facts[name] = {
-            **report.summary(),
-            "hash": sets_hash(kept[name]),
+            **reports[name].summary(),
+            "hash": sets_hash(rows),
             "tokens_hash": stable_hash(sorted(stable_hash((e.ids, e.trained)) for e in tokens[name])),  # losses over equal tokens compare
         }
-        for statement in report.statements(name, config.data) if is_main_process() else ():
+        for statement in reports[name].statements(name, config.data) if is_main_process() else ():
             console.print(f"[yellow]{statement}")
-    return RowSets(kept["train"], kept["validation"], kept["test"]), tokens, facts
-
-
-def _refuse_what_does_not_fit(config: TrainConfig, context: int, encoded: dict[str, list[Encoded]]) -> None:
-    """Rows fit the model's window; do they still with an adapter's virtual tokens before them? Raises ``ConfigError``."""
-    longest = max(len(row.ids) for rows in encoded.values() for row in rows)
-    taken = adapters.virtual_tokens(config.adapter)
-    if taken and longest > context:
-        why = f"they leave {max(context, 0)} tokens of the model's context, and the longest row has {longest}"
-        fix = f"set fewer, or data.max_length={context}" if context > 8 else "set fewer"
-        raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, fix)])
-
-
-def _look_for_special_tokens(config: TrainConfig, encoder: ChatEncoder, name: str, rows: list[Row]) -> None:
-    """The one check of texts that depends on the model. Raises ``DataError`` where it is an error."""
-    level = config.data.quality.template_tokens
-    found = [] if level is Level.off else with_special_tokens(encoder.tokenizer, rows)
-    if not found:
-        return
-    row, token = found[0]
-    first = f"the first: {row.where or row.id}, {token!r}"
-    what = f"{len(found)} of {len(rows)} {name} rows hold special tokens of the model in their texts ({first})"
-    if level is Level.error:
-        raise DataError(f"{what}: they would open or close turns; remove them from the texts, or set data.quality.template_tokens=warn")
-    if is_main_process():
-        console.print(f"[yellow]{escape(what)}", soft_wrap=True)
+    return kept, tokens, facts
 
 
 def _quality(prepared: Prepared) -> dict[str, Any]:
@@ -433,7 +391,7 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
 
 def _data_page(job: Job) -> str:
     """The report of ``hydratune prepare``, with the masks of the first rows that are really trained on."""
-    tokens = count_tokens(job.config.data, job.prepared, job.encoder, job.bench.context)
+    tokens = count_tokens(job.config.data, job.prepared, job.encoder, job.reader)
     shown = zip(job.sets.train[:SHOWN], job.train[:SHOWN], strict=True)
     used = ", ".join(f"{facts['kept']} {name} rows" for name, facts in job.data_facts["splits"].items())
     return render(described(str(job.config.name), job.config.model.name, job.prepared, tokens, shown, used))

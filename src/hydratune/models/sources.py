@@ -133,6 +133,7 @@ class Reader:
     tokenizer: Any
     turn_end_ids: frozenset[int]
     context_window: int  # tokens
+    embeddings: int  # rows of the model's input embeddings: token ids are below it
 
 
 def reader(model: ModelConfig) -> Reader:
@@ -144,7 +145,25 @@ def reader(model: ModelConfig) -> Reader:
         generation = GenerationConfig.from_pretrained(source.name, revision=source.revision)
     except OSError:  # a model without the file: its config says it
         generation = GenerationConfig.from_model_config(config)
-    return Reader(tokenizer, turn_ends(tokenizer, generation), _window(model, config))
+    rows = int(config.get_text_config().vocab_size)
+    pad_within(tokenizer, rows)
+    return Reader(tokenizer, turn_ends(tokenizer, generation), _window(model, config), rows)
+
+
+def reader_of(model: ModelConfig, tokenizer: Any, loaded: PreTrainedModel) -> Reader:
+    """The same of a model that is loaded."""
+    embeddings = loaded.get_input_embeddings()
+    assert embeddings is not None
+    rows = int(embeddings.weight.shape[0])
+    pad_within(tokenizer, rows)
+    return Reader(tokenizer, turn_end_ids(tokenizer, loaded), context_window(model, loaded), rows)
+
+
+def pad_within(tokenizer: Any, rows: int) -> None:
+    """A padding token that the model has no embedding for, which is common, makes way for the end-of-text token."""
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if pad is not None and pad >= rows and end is not None and end < rows:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _from_pretrained(kind: Any, model: ModelConfig, source: Source, **options: Any) -> Any:

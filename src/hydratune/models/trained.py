@@ -1,6 +1,6 @@
 """What of a model is trained, by name and count: said before training, and compared with what was asked for."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -95,10 +95,10 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
-def differences(model: PeftModel, layers: Mapping[str, Any], saved: set[str]) -> list[str]:
+def differences(model: PeftModel, layers: set[str], saved: set[str]) -> list[str]:
     """What PEFT trains and nobody asked for, or the other way round, in words; ``layers`` and ``saved``: names that are meant."""
     told: list[str] = []
-    for what, got, wanted in (("adapted", adapted_layers(model), set(layers)), ("saved in full", saved_in_full(model), saved)):
+    for what, got, wanted in (("adapted", adapted_layers(model), layers), ("saved in full", saved_in_full(model), saved)):
         told += [f"{name} would be {what} as well" for name in sorted(got - wanted)]
         told += [f"{name} would not be {what}" for name in sorted(wanted - got)]
     return told

@@ -174,7 +174,7 @@ def check_job(context: HydraContext, sweep: DictConfig, number: int, job: Sequen
     try:
         adopt(settings, job)
     except ConfigError as error:
-        return None, error.problems
+        return None, list(error.problems)
     record = RunDirectory(Path(str(sweep.hydra.sweep.dir)).absolute() / name)
     return Planned(Job(name, tuple(job), {}), record, settings, composed), configuration_problems(settings)
 
