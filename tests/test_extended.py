@@ -87,7 +87,7 @@ def test_the_rate_of_an_extended_run_follows_the_longer_schedule_and_says_so(hyd
     assert code == 0, text  # the whole command with another length is right as well
     whole = rates(tmp_path / "whole")
     assert rates(tmp_path / "short") == [*before, *whole[5:]]
-    told = re.search(r"cosine schedule of all 10 steps from here: it had (\S+) at step 5\s+and\s+has (\S+) at\s+the next", text)
+    told = re.search(r"cosine schedule of all 10 steps from here: it had (\S+) at step 5 and has (\S+) at the next", " ".join(text.split()))
     assert told and (float(told[1]), float(told[2])) == (pytest.approx(before[-1], rel=0.01), pytest.approx(whole[5], rel=0.01))
 
 
@@ -137,12 +137,12 @@ def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(hydratune: Comma
     assert code == 0 and "goes on after step 3 of 6" in text, text
     (run / "checkpoints" / "last.ckpt").unlink()
     code, text = hydratune("train", "resume=extend", "trainer.max_steps=9", "trainer.max_epochs=2", f"hydra.run.dir={run}")
-    assert code == 2 and f"model.adapter={run}" in text.replace("\n", "")
+    assert code == 2 and "model.adapter=run, in another hydra.run.dir" in text
 
 
 def test_a_run_that_was_stopped_early_has_its_patience_anew(hydratune: Command, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = ("trainer.max_epochs=8", "trainer.early_stopping_patience=1", "optimizer.lr=0.3", "trainer.max_loss_ratio=null")
+    options = ("trainer.max_epochs=8", "trainer.early_stopping_patience=1", "optimizer.lr=1e-9")
     code, text = hydratune("train", *RUN, *options, f"hydra.run.dir={run}")
     assert code == 0 and "stopped early" in text, text
     steps = len(history(run))
@@ -157,7 +157,7 @@ def test_a_job_of_a_sweep_is_not_extended(hydratune: Command, tmp_path: Path) ->
     code, text = hydratune("train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={sweep}/0")
     assert code == 2 and "a job of a sweep" in text and "model.adapter=" in text
     code, text = hydratune("train", "-m", *SMALL, "optimizer.lr=1e-3,1e-4", "resume=extend", f"hydra.sweep.dir={sweep}")
-    assert code == 2 and "resume=extend" in text and "hydra.run.dir" in text
+    assert code == 2 and "resume = extend" in text and "hydra.run.dir" in text
     code, text = hydratune("train", *SMALL, f"model.adapter={sweep}")
     assert code == 2 and "a sweep of several runs" in text
     typed = re.search(r"(model\.adapter=\S+/0)", text)
