@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -20,12 +20,13 @@ from hydratune.data.rows import Row
 from hydratune.data.sets import RowSets, load_sets, test_rows
 from hydratune.data.tokens import TokenCheck, with_special_tokens
 from hydratune.errors import ConfigError, DataError, InputError, Problem
-from hydratune.evaluation import assess, metrics
-from hydratune.models.methods import adalora_phases
+from hydratune.evaluation import metrics
 from hydratune.models.sources import Reader
 from hydratune.run import is_main_process
 from hydratune.training import schedules
-from hydratune.training.fit import total_steps
+
+if TYPE_CHECKING:
+    from hydratune.evaluation.assess import TestBench
 
 _LEAST = 8  # tokens of a row
 _FEW = 32  # tokens that can be named one by one
@@ -72,9 +73,11 @@ def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, Spl
         why = f"they leave {max(context, 0)} tokens of the model's context, and the longest row has {longest}"
         fix = f"set fewer, or data.max_length={context}" if context > _LEAST else "set fewer"
         raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, fix)])
-    steps = total_steps(config, splits["train"].kept)
+    steps = schedules.total_steps(config, splits["train"].kept)
     schedules.check(config.optimizer, steps)
     if isinstance(config.adapter, AdaLoraAdapter):
+        from hydratune.models.methods import adalora_phases  # PEFT takes a second to import
+
         adalora_phases(config.adapter, steps)
     if splits["validation"].kept < config.trainer.devices:
         why = f"there are only {splits['validation'].kept} validation rows, and every device needs one"
@@ -84,12 +87,14 @@ def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, Spl
 
 def test_bench(
     config: TrainConfig, reader: Reader, encoder: ChatEncoder, rows: Sequence[Row], schema: Mapping[str, Any] | None, leaky: frozenset[str]
-) -> assess.TestBench:
+) -> "TestBench":
     """The test rows as they will be asked. Raises ``InputError`` if they cannot be."""
+    from hydratune.evaluation.assess import TestBench  # with PEFT and all that generates, which takes a second to import
+
     references = [encoder.reference(row) for row in rows]
     task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     context = reader.context_window - _virtual_tokens(config)
-    bench = assess.TestBench(rows, encoder, config.evaluation, task, schema, context, leaky=leaky)
+    bench = TestBench(rows, encoder, config.evaluation, task, schema, context, leaky=leaky)
     bench.check(bench.zero_shot())
     return bench
 
@@ -163,7 +168,18 @@ def check_prepared(config: TrainConfig, reader: Reader, encoder: ChatEncoder, pr
         sets, encoded, _ = encode(config, encoder, load_sets(config.data, config.seed, prepared))
         check_examples(config, reader, {name: SplitTokens.of(rows, encoded[name]) for name, rows in sets.items()})
         rows = sets.test
-    test_bench(config, reader, encoder, rows, json_schema(config.data), prepared.leaks)
+    if _surely_fit(config, reader, rows, tokens):
+        metrics.choose_task(config.evaluation.task, [encoder.reference(row) for row in rows], config.evaluation.metrics)
+    else:
+        test_bench(config, reader, encoder, rows, json_schema(config.data), prepared.leaks)
+
+
+def _surely_fit(config: TrainConfig, reader: Reader, rows: Sequence[Row], tokens: TokenCheck) -> bool:
+    """Whether the model reads the longest test row and as much again: then nothing is left to be found out about its prompt."""
+    lengths = tokens.lengths.get("test" if config.data.overfit_rows is None else "train") or [reader.context_window]
+    longest = min(max(lengths), config.data.max_length)
+    answer = max(config.evaluation.max_new_tokens or 0, -(-21 * longest // 20))
+    return len({row.is_text for row in rows}) == 1 and longest + answer <= reader.context_window - _virtual_tokens(config)
 
 
 def _at_least(config: TrainConfig, tokens: TokenCheck) -> dict[str, SplitTokens] | None:

@@ -51,8 +51,9 @@ from hydratune.sweeps.workshop import Workshop
 from hydratune.tracking import environment, wandb
 from hydratune.training import ddp, optimizers, resume, schedules
 from hydratune.training.callbacks import patience_of
-from hydratune.training.fit import Fitted, elementwise_pieces, fit, total_steps
+from hydratune.training.fit import Fitted, elementwise_pieces, fit
 from hydratune.training.sampling import Ask
+from hydratune.training.schedules import total_steps
 
 log = logging.getLogger(__name__)
 ALONE = Workshop()
