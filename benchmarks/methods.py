@@ -55,8 +55,9 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     from hydratune.composition import _register_resolvers
     from hydratune.models import adapters, hardware, sources
     from hydratune.records import RunDirectory
-    from hydratune.training.fit import fit, total_steps
+    from hydratune.training.fit import fit
     from hydratune.training.objective import Objective
+    from hydratune.training.schedules import total_steps
 
     configuration.register()
     _register_resolvers()

@@ -145,6 +145,7 @@ class ModelConfig:
     chat_template: str | None = None  # a Jinja file, or "plain" for a base model without one; null: the tokenizer's own
     quantization: Quantization = Quantization.none
     trust_remote_code: bool = False  # runs code from the model's repository; leave off unless you have read that code
+    adapter: str | None = None  # an adapter that is trained further: a run directory, its adapter/, or a folder that PEFT wrote
 
 
 @dataclass
@@ -729,11 +730,12 @@ class TrackingConfig:
 
 
 class Resume(StrEnum):
-    """What to do where the run directory holds a run that was interrupted."""
+    """What to do where the run directory holds a run."""
 
     auto = "auto"  # go on from its last checkpoint; refuse if settings, data, base model, code or versions changed since
     force = "force"  # go on although data, base model, code or versions changed
     never = "never"  # begin anew; what was there is moved to previous/
+    extend = "extend"  # train a finished run further, to a larger trainer.max_epochs or max_steps; what it was is moved to finished/
 
 
 @dataclass
@@ -927,7 +929,7 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
     result = OmegaConf.to_object(OmegaConf.merge(tree, values))
     assert isinstance(result, kind)
     for part in (getattr(result, "data", None), getattr(result, "model", None)):
-        for name in ("train", "validation", "test", "path", "tldr", "schema_file", "chat_template"):
+        for name in ("train", "validation", "test", "path", "tldr", "schema_file", "chat_template", "adapter"):
             file = getattr(part, name, None)
             if isinstance(file, str) and file.startswith("~"):
                 setattr(part, name, str(Path(file).expanduser()))

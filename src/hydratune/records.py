@@ -210,20 +210,39 @@ class RunDirectory:
         named = [self.path / name for name in _OF_ONE_RUN]
         return [path for path in named if path.exists()] + sorted(self.path.glob("*predictions*.jsonl"))
 
-    def clear(self, *, keep_checkpoints: bool = False) -> None:
+    @property
+    def finished(self) -> Path:
+        """Where a finished run's record goes when it is trained further; there may be several of them."""
+        number = 1
+        while (folder := self.path / ("finished" if number == 1 else f"finished-{number}")).exists():
+            number += 1
+        return folder
+
+    def clear(self, *, keep_checkpoints: bool = False, into: Path | None = None) -> None:
         """Moves what an unfinished run left here into ``previous``, so that no file of it is taken for one of this run.
 
-        ``keep_checkpoints``: the run is to go on from them.
+        ``keep_checkpoints``: the run is to go on from them. ``into``: another folder than ``previous``.
         """
         for file in self.checkpoints.glob(".*.tmp"):  # of a process that was killed while it wrote: nobody else is here
             file.unlink(missing_ok=True)
         old = [path for path in self.contents() if not (keep_checkpoints and path in (self.checkpoints, self.sample_file))]
         if old:
-            previous = self.path / "previous"
+            previous = into or self.path / "previous"
             shutil.rmtree(previous, ignore_errors=True)
             previous.mkdir()
             for path in old:
                 path.rename(previous / path.name)
+
+    def put_back(self, status: Mapping[str, Any]) -> None:
+        """A finished run as it was, with its ``status``, before it was to be trained further."""
+        kept = max(self.path.glob("finished*"), key=lambda folder: (len(folder.name), folder.name))
+        for path in self.contents():
+            if path not in (self.checkpoints, self.sample_file):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in kept.iterdir():
+            path.rename(self.path / path.name)
+        kept.rmdir()
+        write_json(self.status_file, dict(status))
 
     def start(self, *, going_on: bool = False) -> None:
         """``going_on``: with what an interrupted run left, its W&B run included."""

@@ -20,9 +20,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydratune import checks, config
+from hydratune import checks, config, extended
 from hydratune.console import silence
 from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Paused, Problem
+from hydratune.models.adapter_folder import adopt
 from hydratune.records import RunDirectory, State, alone, write_text
 from hydratune.sweeps.records import read_sweep
 
@@ -54,9 +55,11 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
             typed.name = typed.name or str(settings.runtime.choices["data"])
             keeps_record = keeps_record and not typed.preview
             _refuse_sweep_without_m(settings.runtime.choices.get("sweep"), directory)
+            typed = extended.settings(typed, directory, settings.overrides.task) if typed.resume is config.Resume.extend else typed
+            adopt(typed, settings.overrides.task)
         checks.check(typed)
         if keeps_record:
-            _claim(directory)
+            _claim(directory, extending=isinstance(typed, config.TrainConfig) and typed.resume is config.Resume.extend)
     except BaseException:
         _discard_unused(directory)
         raise
@@ -66,16 +69,23 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
         return
     with alone(directory.path):
         listen()
+        finished = directory.status() if directory.is_finished() else None
         begin(typed, directory)
         write_hydra_files(directory, composed, settings, list(settings.overrides.task))
-        with recorded(typed, directory):
-            load()(typed, directory)
+        try:
+            with recorded(typed, directory):
+                load()(typed, directory)
+        except InputError:
+            if finished is not None and not directory.history_file.is_file():  # nothing was trained: it is what it was
+                directory.put_back(finished)
+            raise
 
 
 def begin(typed: Any, directory: RunDirectory) -> None:
     """The directory as a run finds it that begins, or goes on from the checkpoint of an interrupted one."""
-    going_on = typed.resume is not config.Resume.never and directory.left() is not None
-    directory.clear(keep_checkpoints=going_on)
+    extending = typed.resume is config.Resume.extend and directory.is_finished()
+    going_on = extending or (typed.resume is not config.Resume.never and directory.left() is not None)
+    directory.clear(keep_checkpoints=going_on, into=directory.finished if extending else None)
     directory.start(going_on=going_on)
 
 
@@ -200,10 +210,11 @@ def hung_up(signum: int, frame: FrameType | None) -> None:
     interrupt(signum, frame)
 
 
-def _claim(directory: RunDirectory) -> None:
+def _claim(directory: RunDirectory, *, extending: bool) -> None:
     status = directory.status()
-    if status.get("state") == State.finished.value:
+    if status.get("state") == State.finished.value and not extending:
         fix = "choose another hydra.run.dir, or delete that directory first"
+        fix += "; to train it further: resume=extend, with a larger trainer.max_epochs"
         raise ConfigError([Problem("hydra.run.dir", directory.path, "this directory already holds a finished run", fix)])
     if not status and directory.contents():
         names = ", ".join(path.name for path in directory.contents())

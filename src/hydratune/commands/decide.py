@@ -128,6 +128,8 @@ def _settings(config: DecideConfig) -> tuple[TrainConfig, RunDirectory | None]:
         refuse_missing_files(settings, record)
         if not list(record.adapter.glob("*.safetensors")):
             raise ConfigError([Problem("run", config.run, "holds no trained weights (adapter/*.safetensors)", "give a finished run")])
+    if record is not None and settings.model.adapter is not None:  # with which it began; what it made of it is its own
+        settings.model.adapter = str(record.adapter)
     settings.evaluation.baselines = list(config.evaluation.baselines)
     settings.evaluation.shots = config.evaluation.shots
     settings.evaluation.metrics = config.evaluation.metrics or settings.evaluation.metrics

@@ -165,6 +165,8 @@ def _load(trained: TrainConfig, record: RunDirectory, config: EvaluateConfig, re
     if config.accelerator is not None:
         trained.trainer.accelerator = config.accelerator
         trained.trainer.devices, trained.trainer.strategy = 1, "auto"
+    if trained.model.adapter is not None:  # with which it began; what it made of it is its own
+        trained.model.adapter = str(record.adapter)
     trained.optimizer = AdamWOptimizer()  # nothing is trained here, so what the run's own wants of the machine does not count
     refuse_missing_files(trained, record)
     job = prepare(trained)

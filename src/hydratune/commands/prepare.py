@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hydratune import digests
+from hydratune import digests, fitness
 from hydratune.config import FilesData, HubData, Level, PrepareConfig, PreparedData
 from hydratune.console import console, progress, section
 from hydratune.data.answers import SCHEMA_FILE
@@ -26,6 +26,7 @@ from hydratune.errors import ConfigError, DataError, InputError, Problem, RunErr
 from hydratune.evaluation.judge import facts
 from hydratune.evaluation.judge.clients import Client, Purse, client_for
 from hydratune.models import sources
+from hydratune.models.sources import Reader
 from hydratune.records import RunDirectory, write_json
 
 _DATA_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), SCHEMA_FILE)
@@ -37,12 +38,13 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
     output = _output(config)
     judge = client_for(config.facts, lambda: config.model, Purse(config.facts)) if facts.wanted(config.facts) else None
     section("data")
+    reader = sources.reader(config.model)
+    fitness.check_model(config, reader)
     prepared = prepare(config.data)
     for statement in prepared.report["source"]:
         console.print(escape(statement), soft_wrap=True)
-    reader = sources.reader(config.model)
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
-    tokens = _count_tokens(config, prepared, encoder, reader.context_window)
+    tokens = _count_tokens(config, prepared, encoder, reader)
     if encoder.text_arguments:
         console.print(f"{escape(str(config.model.name))}: {TEXT_ARGUMENTS}", soft_wrap=True)
     masked = zip(*_masked(config, prepared, encoder, SHOWN), strict=True)
@@ -54,11 +56,12 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
         show(console, encoder, *_masked(config, prepared, encoder, config.preview), config.preview)
     section("written")
     errors = refusals(report["checks"])
+    unfit = None if errors else _unfit(config, reader, encoder, prepared, tokens)
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name in _DATA_FILES:  # of an earlier, better time
             (output / name).unlink(missing_ok=True)
-        if not errors:
+        if not errors and unfit is None:
             report |= write_prepared(prepared, output, config.data)
         write_json(output / "report.json", report)
         write_html(output / "report.html", report)
@@ -68,10 +71,21 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
     if errors:
         found = "\n".join(f"  {error}" for error in errors.values())
         raise DataError(f"the data set is not fit for training, so only the report was written.\n{found}")
+    if unfit is not None:
+        raise unfit
     if unjudged:
         raise RunError(f"everything was written, but no answer was judged: {unjudged}; none is called supported or unsupported for it")
     console.print(f"data        {escape(str(output))}/train.parquet, validation.parquet, test.parquet", soft_wrap=True)
     console.print(f"train       hydratune train data=prepared data.path={escape(str(output))}", soft_wrap=True)
+
+
+def _unfit(config: PrepareConfig, reader: Reader, encoder: ChatEncoder, prepared: Prepared, tokens: TokenCheck) -> InputError | None:
+    """Why ``train`` would refuse these rows with this model."""
+    try:
+        fitness.check_prepared(config, reader, encoder, prepared, tokens)
+    except InputError as error:
+        return error
+    return None
 
 
 def _facts(config: PrepareConfig, prepared: Prepared, report: dict[str, Any], judge: Client) -> str:
@@ -115,10 +129,10 @@ def _output(config: PrepareConfig) -> Path:
     return output
 
 
-def _count_tokens(config: PrepareConfig, prepared: Prepared, encoder: ChatEncoder, context_window: int) -> TokenCheck:
+def _count_tokens(config: PrepareConfig, prepared: Prepared, encoder: ChatEncoder, reader: Reader) -> TokenCheck:
     count = sum(split["rows"] for split in prepared.report["splits"].values())
     with progress("counting tokens, checking masks", count, "rows", quiet=count < _QUIET) as ticker:
-        return count_tokens(config.data, prepared, encoder, context_window, lambda rows: ticker.advance(rows, rows))
+        return count_tokens(config.data, prepared, encoder, reader, lambda rows: ticker.advance(rows, rows))
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """hydratune train: measure the base model, fine-tune it, measure it again, write everything down."""
 
 import logging
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,13 +11,24 @@ from typing import Any
 
 from rich.markup import escape
 
+from hydratune import extended, fitness
 from hydratune.cache import cache_folder
-from hydratune.config import AdaLoraAdapter, Baseline, ContractsData, Level, PreparedData, Resume, TrainConfig, flat, plain
+from hydratune.config import (
+    AdaLoraAdapter,
+    Baseline,
+    ContractsData,
+    FullFinetune,
+    LayerAdapter,
+    PeftAdapter,
+    PreparedData,
+    Resume,
+    TrainConfig,
+    flat,
+    plain,
+)
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.described import SHOWN, count_tokens, described
-from hydratune.data.examples import encode_split
-from hydratune.data.gate import gate
 from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.prepared import Prepared
 from hydratune.data.prepared import prepare as prepare_data
@@ -25,12 +37,13 @@ from hydratune.data.quality.findings import places
 from hydratune.data.report import render
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
-from hydratune.data.tokens import with_special_tokens
-from hydratune.errors import ConfigError, DataError, DivergedError, Leaving, Paused, Problem, RunError
+from hydratune.errors import ConfigError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, overfitting, panel, table
-from hydratune.models import adapters, hardware, sources
+from hydratune.models import adapters, continued, hardware, sources, trained, turn_ends
+from hydratune.models.adapter_folder import AdapterFolder, find, told
 from hydratune.models.compute import Compute, compute_of
 from hydratune.models.memory_plan import MemoryPlan
+from hydratune.models.targets import without_effect
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl, write_text
 from hydratune.run import is_main_process
 from hydratune.sweeps import peers
@@ -38,9 +51,10 @@ from hydratune.sweeps.records import read_sweep
 from hydratune.sweeps.workshop import Workshop
 from hydratune.tracking import environment, wandb
 from hydratune.training import ddp, optimizers, resume, schedules
-from hydratune.training.callbacks import signals_wait
-from hydratune.training.fit import Fitted, elementwise_pieces, fit, total_steps
+from hydratune.training.callbacks import patience_of, signals_wait
+from hydratune.training.fit import Fitted, elementwise_pieces, fit
 from hydratune.training.sampling import Ask
+from hydratune.training.schedules import total_steps
 
 log = logging.getLogger(__name__)
 ALONE = Workshop()
@@ -64,6 +78,9 @@ class Job:
     prepared: Prepared
     bench: assess.TestBench
     examples: list[Row]  # for the few-shot prompt, as many as fit
+    reader: sources.Reader
+    start: AdapterFolder | None  # an adapter that is trained further
+    ends_known: bool  # whether the base model's own generation config has every token that ends an answer
     sample: assess.TestBench | None = None  # validation rows that are answered during training
     checkpoint: dict[str, Any] | None = None  # to go on from
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds
@@ -92,7 +109,7 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
         job = prepare(config, shop)
         job.checkpoint = _place_left(job, record)
         with shop.seeded(config.seed):
-            job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+            job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)), job.start)
         _train_on_all_devices(job, record, False, shop)
         return
     seconds = {"start-up (imports)": time.perf_counter() - shop.began}
@@ -105,7 +122,6 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
             panel.check(config.evaluation.forgetting)
             elementwise_pieces(config.trainer.compile)
             job = prepare(config, shop)
-            schedules.check(config.optimizer, total_steps(config, len(job.train)))
             peers.refuse_other_rows(config, record.path, job.data_facts["splits"], shop.shared)
             job.checkpoint = _place_left(job, record)
             if new:
@@ -135,12 +151,17 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     before, untouched = _panel(job, shop, "the panel, before"), _untouched_canaries(job, shop)
     predictions = _baselines(job, record, shop)
     section("training")
+    idle = without_effect(job.model, config.adapter) if isinstance(config.adapter, LayerAdapter) and job.start is None else []
     with shop.seeded(config.seed):  # whatever was drawn before, the adapter begins the same
-        job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+        job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)), job.start)
     shop.accept(job.model)
     optimizers.check(job.model, config.optimizer)
     trainable, total = adapters.count_parameters(job.model)
     tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
+    for line in trained.lines(job.model):
+        console.print(escape(line), soft_wrap=True)
+    for name in idle:
+        console.print(f"[yellow]adapter.exclude_modules: {escape(name)} is no target anyway, so it excludes nothing", soft_wrap=True)
     console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
     try:
         fitted = _train_on_all_devices(job, record, tracker.logger, shop)
@@ -183,9 +204,13 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
 
 
 def _save(job: Job, record: RunDirectory) -> None:
-    """The adapter as it is now; no signal interrupts that."""
+    """The trained weights, with the tokens at which their answers end; no signal interrupts that."""
     with signals_wait():
-        adapters.save(job.model, job.tokenizer, record.adapter)
+        adapters.save(job.model, job.tokenizer, record.adapter, _ends(job))
+
+
+def _ends(job: Job) -> list[int]:
+    return turn_ends.in_order(job.encoder.turn_end_ids, [example.ids[-1] for example in job.train])
 
 
 def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
@@ -197,23 +222,21 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         sets = shop.shared("sets", lambda: _sets(config, prepared))
         source, tokenizer, base = shop.shared("base", lambda: _base(config, compute))
     model = shop.own(base)
-    adapters.check(model, config.adapter)
-    context = sources.context_window(config.model, model)
-    if config.data.max_length > context:
-        why, fix = f"{config.model.name} reads at most {context} tokens", f"set data.max_length={context} or less"
-        raise ConfigError([Problem("data.max_length", config.data.max_length, why, fix)])
-    encoder = ChatEncoder(tokenizer, sources.turn_end_ids(tokenizer, model))
+    start = find(config.model.adapter) if config.model.adapter is not None else None
+    untold = continued.check_base(config, source, start) if start is not None else ""
+    with shop.seeded(config.seed):
+        adapters.check(model, config.adapter, start=start)
+    reader = sources.reader_of(config.model, tokenizer, model)
+    fitness.check_model(config, reader)
+    encoder = ChatEncoder(tokenizer, reader.turn_end_ids)
     sets, encoded, splits = shop.shared("tokens", lambda: _encode(config, encoder, sets))
-    context -= adapters.virtual_tokens(config.adapter)
-    _refuse_what_does_not_fit(config, context, encoded)
-    adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
+    fitness.check_examples(config, reader, {name: fitness.SplitTokens.of(rows, encoded[name]) for name, rows in sets.items()})
+    if start is None:
+        adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
     facts = {"fingerprint": sets.fingerprint, "splits": splits, **_quality(prepared)}
     if config.evaluation.canaries:
         facts["canaries"] = [row.id for row in sets.train if canaries.is_canary(row)]
-    references = [encoder.reference(row) for row in sets.test]
-    task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
-    bench = assess.TestBench(sets.test, encoder, config.evaluation, task, schema, context, leaky=prepared.leaks)
-    bench.check(bench.zero_shot())
+    bench = fitness.test_bench(config, reader, encoder, sets.test, schema, prepared.leaks)
     examples: list[Row] = []
     if Baseline.fewshot in config.evaluation.baselines and all(map(assess.can_be_shown, sets.test)):
         examples = assess.fit_examples(_real(sets.train), config.evaluation.shots)
@@ -221,10 +244,8 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         examples = examples[:-1]
     if is_main_process():
         _say_what_is_unusual(config, sets, examples, prepared)
-    if len(sets.validation) < config.trainer.devices:
-        why = f"there are only {len(sets.validation)} validation rows, and every device needs one"
-        fix = f"set trainer.devices={len(sets.validation)} or less, or give more validation rows"
-        raise ConfigError([Problem("trainer.devices", config.trainer.devices, why, fix)])
+        if untold:
+            console.print(f"[yellow]{escape(untold)}", soft_wrap=True)
     return Job(
         config,
         compute,
@@ -239,6 +260,9 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
         prepared,
         bench,
         examples,
+        reader,
+        start,
+        encoder.turn_end_ids <= turn_ends.of_model(model.generation_config),
         _sample(config, sets, encoder, bench),
     )
 
@@ -277,46 +301,17 @@ def _base(config: TrainConfig, compute: Compute) -> tuple[sources.Source, Any, A
 
 def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> tuple[RowSets, dict[str, list[Encoded]], dict[str, Any]]:
     """The rows that fit, their tokens, and what data.json says of each split. Raises ``DataError`` for a wrong mask."""
-    kept: dict[str, list[Row]] = {}
-    tokens: dict[str, list[Encoded]] = {}
+    kept, tokens, reports = fitness.encode(config, encoder, sets)
     facts: dict[str, Any] = {}
-    for name, rows in sets.items():
-        _look_for_special_tokens(config, encoder, name, rows)
-        kept[name], tokens[name], report = encode_split(encoder, rows, config.data, name)
-        gate(encoder, kept[name], tokens[name])
+    for name, rows in kept.items():
         facts[name] = {
-            **report.summary(),
-            "hash": sets_hash(kept[name]),
+            **reports[name].summary(),
+            "hash": sets_hash(rows),
             "tokens_hash": stable_hash(sorted(stable_hash((e.ids, e.trained)) for e in tokens[name])),  # losses over equal tokens compare
         }
-        for statement in report.statements(name, config.data) if is_main_process() else ():
+        for statement in reports[name].statements(name, config.data) if is_main_process() else ():
             console.print(f"[yellow]{statement}")
-    return RowSets(kept["train"], kept["validation"], kept["test"]), tokens, facts
-
-
-def _refuse_what_does_not_fit(config: TrainConfig, context: int, encoded: dict[str, list[Encoded]]) -> None:
-    """Rows fit the model's window; do they still with an adapter's virtual tokens before them? Raises ``ConfigError``."""
-    longest = max(len(row.ids) for rows in encoded.values() for row in rows)
-    taken = adapters.virtual_tokens(config.adapter)
-    if taken and longest > context:
-        why = f"they leave {max(context, 0)} tokens of the model's context, and the longest row has {longest}"
-        fix = f"set fewer, or data.max_length={context}" if context > 8 else "set fewer"
-        raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, fix)])
-
-
-def _look_for_special_tokens(config: TrainConfig, encoder: ChatEncoder, name: str, rows: list[Row]) -> None:
-    """The one check of texts that depends on the model. Raises ``DataError`` where it is an error."""
-    level = config.data.quality.template_tokens
-    found = [] if level is Level.off else with_special_tokens(encoder.tokenizer, rows)
-    if not found:
-        return
-    row, token = found[0]
-    first = f"the first: {row.where or row.id}, {token!r}"
-    what = f"{len(found)} of {len(rows)} {name} rows hold special tokens of the model in their texts ({first})"
-    if level is Level.error:
-        raise DataError(f"{what}: they would open or close turns; remove them from the texts, or set data.quality.template_tokens=warn")
-    if is_main_process():
-        console.print(f"[yellow]{escape(what)}", soft_wrap=True)
+    return kept, tokens, facts
 
 
 def _quality(prepared: Prepared) -> dict[str, Any]:
@@ -380,7 +375,14 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     """environment.json, data.json, data.html and the opening lines on the terminal. Returns the facts for W&B."""
     config = job.config
     git = environment.git_commit(Path(__file__).parent)
-    facts = {"base": job.source.identity, "data_fingerprint": job.data_facts["fingerprint"], "git": git, "precision": job.compute.precision}
+    began = {"start": continued.facts(job.start)} if job.start is not None else {}
+    facts = {
+        "base": job.source.identity,
+        **began,
+        "data_fingerprint": job.data_facts["fingerprint"],
+        "git": git,
+        "precision": job.compute.precision,
+    }
     measured_on = {"validation": job.data_facts["splits"]["validation"]["tokens_hash"], "code": environment.code_hash()}
     content = {
         "versions": environment.versions(),
@@ -399,6 +401,10 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     counts = ", ".join(f"{name} {facts_['kept']}" for name, facts_ in splits.items())
     where = f"{job.compute.accelerator}, {job.compute.precision}"
     console.print(f"[bold]{config.name}[/]  {escape(config.model.name)} ({config.model.licence}) on {where}")
+    if job.start is not None:
+        assert isinstance(config.adapter, PeftAdapter)
+        what = f"starts from the adapter in {job.start.path} ({told(config.adapter)}); the baselines are the base model without it"
+        console.print(escape(what), soft_wrap=True)
     console.print(f"rows: {counts}; {splits['train']['tokens']:,} training tokens, {splits['train']['trained_tokens']:,} of them trained")
     console.print(f"scored as {job.bench.task.value}; record: {escape(str(record.path))}")
     return facts | measured_on
@@ -406,7 +412,7 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
 
 def _data_page(job: Job) -> str:
     """The report of ``hydratune prepare``, with the masks of the first rows that are really trained on."""
-    tokens = count_tokens(job.config.data, job.prepared, job.encoder, job.bench.context)
+    tokens = count_tokens(job.config.data, job.prepared, job.encoder, job.reader)
     shown = zip(job.sets.train[:SHOWN], job.train[:SHOWN], strict=True)
     used = ", ".join(f"{facts['kept']} {name} rows" for name, facts in job.data_facts["splits"].items())
     return render(described(str(job.config.name), job.config.model.name, job.prepared, tokens, shown, used))
@@ -417,7 +423,9 @@ def _made_of(job: Job) -> dict[str, Any]:
     every = flat(plain(job.config)).items()
     settings = {key: str(value) for key, value in every if key.split(".")[0] in _TRAINED_BY and key != "trainer.checkpoint_minutes"}
     splits = job.data_facts["splits"]
+    began = {"starting adapter": continued.facts(job.start)["sha256"]} if job.start is not None else {}
     return {
+        **began,
         "settings": settings,
         "training data": [splits[name]["tokens_hash"] for name in ("train", "validation")],
         "base model": str(job.source.identity),
@@ -429,6 +437,11 @@ def _made_of(job: Job) -> dict[str, Any]:
 def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
     """The checkpoint from which this run goes on. Raises ``ConfigError`` if it does not belong to what is to be run now."""
     found = resume.load(record.checkpoints)
+    extending = job.config.resume is Resume.extend
+    if found is None and extending:
+        why = f"there is no checkpoint in {record.checkpoints} from which it could be trained further"
+        fix = f"begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
+        raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
     if found is None:
         return None
     file, checkpoint = found
@@ -437,23 +450,42 @@ def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
         return None
     before, now = checkpoint["made_of"], _made_of(job)
     old, new = before["settings"], now["settings"]
-    other = [f"{key} was {old.get(key)} and is {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-    since = [f"the {what} changed" for what in ("training data", "base model") if before[what] != now[what]]
+    other = [f"{key} was {old.get(key)} and is {new.get(key)}" for key in {**old, **new} if str(old.get(key)) != str(new.get(key))]
+    longer = extending and [o for o in other if o.startswith(extended.LENGTH)]
+    other = [o for o in other if not (longer and o in longer)]
+    kept = ("training data", "base model", "starting adapter")
+    since = [f"the {what} changed" for what in kept if before.get(what) != now.get(what)]
     since = [] if job.config.resume is Resume.force else [*since, *environment.changes(before, now)]
     if other or since:
-        why = f"an interrupted run is there, and since then {'; '.join([*other, *since])}"
+        why = f"{'this' if extending else 'an interrupted'} run is there, and since then {'; '.join([*other, *since])}"
         fix = "resume=never begins anew" + ("" if other else ", resume=force goes on all the same") + "; or choose another hydra.run.dir"
+        if extending:
+            fix = f"bring it back; or begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
         raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
     if "ranks" not in checkpoint:
         why = f"{file} was written by an older hydratune, which kept other things"
         fix = "resume=never begins anew; to go on, use the version that wrote it (environment.json says which)"
         raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
-    place = checkpoint["place"]
-    console.print(
-        f"[bold]goes on after step {place['step']}[/] of {total_steps(job.config, len(job.train))}, from {escape(str(file))}",
-        soft_wrap=True,
-    )
+    place, total = checkpoint["place"], total_steps(job.config, len(job.train))
+    if longer:
+        _lengthen(job, checkpoint, total)
+    console.print(f"[bold]goes on after step {place['step']}[/] of {total}, from {escape(str(file))}", soft_wrap=True)
     return checkpoint
+
+
+def _lengthen(job: Job, checkpoint: dict[str, Any], total: int) -> None:
+    """Makes ``checkpoint``, of a shorter run, one of this run. Raises ``ConfigError`` if this run is no longer than that."""
+    done = checkpoint["place"]["step"]
+    if total <= done:
+        why = f"the run has taken {done} optimizer steps, and this would be {total}"
+        raise ConfigError([Problem("resume", "extend", why, "raise trainer.max_epochs, and trainer.max_steps if it is set")])
+    for state in checkpoint["callbacks"].values():
+        if isinstance(state, dict) and "wait_count" in state:  # early stopping, whose patience begins anew
+            state |= {"wait_count": 0, "stopped_epoch": 0, "patience": patience_of(job.config.trainer)}
+    rate = job.config.optimizer.lr * schedules.learning_rate_factor(job.config.optimizer, total)(done)
+    before = resume.history(checkpoint)[-1]["lr"]
+    what = f"it had {before:.3g} at step {done} and has {rate:.3g} at the next"
+    console.print(f"the learning rate follows the {job.config.optimizer.schedule.value} schedule of all {total} steps from here: {what}")
 
 
 def _spent(job: Job, shop: Workshop) -> float:
@@ -689,6 +721,18 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
     return result
 
 
+def _where_answers_end(job: Job, folder: str) -> str:
+    """For whoever uses the weights: the tokens, and what to do where the base model does not know them."""
+    ends = _ends(job)
+    text = f"an answer ends with {turn_ends.told(job.tokenizer, ends)}, as generation_config.json in it says"
+    if isinstance(job.config.adapter, FullFinetune) or job.ends_known:
+        return text
+    return (
+        f"{text}; the base model's own does not: model.generation_config = GenerationConfig.from_pretrained({folder!r}); "
+        f"vLLM --generation-config {shlex.quote(folder)}"
+    )
+
+
 def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: list[str], hint: str) -> None:
     """The closing table and what to type next."""
     section("results")
@@ -715,6 +759,7 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
     path = record.path
     place = record.shown
     console.print(f"adapter     {escape(str(place))}/adapter  [dim](PEFT format)", soft_wrap=True)
+    console.print(f"ends        {escape(_where_answers_end(job, f'{place}/adapter'))}", soft_wrap=True)
     console.print(f"read        {escape(str(place))}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
     console.print(f"measure     hydratune evaluate run={escape(str(place))}", soft_wrap=True)
     if not read_sweep(path.parent):

@@ -10,15 +10,16 @@ from hydratune.data.preview import pieces
 from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.rows import Row
 from hydratune.data.tokens import TokenCheck
+from hydratune.models.sources import Reader
 
 SHOWN = 5  # rows whose mask is in the report
 
 
 def count_tokens(
-    data: DataConfig, prepared: Prepared, encoder: ChatEncoder, context_window: int, advance: Callable[[int], None] = lambda rows: None
+    data: DataConfig, prepared: Prepared, encoder: ChatEncoder, reader: Reader, advance: Callable[[int], None] = lambda rows: None
 ) -> TokenCheck:
     """Of every row of every split, before any is cut or dropped for its length."""
-    check = TokenCheck(encoder, data, context_window)
+    check = TokenCheck(encoder, data, reader.context_window, reader.embeddings)
     for name in SPLIT_NAMES:
         check.split(name, (with_system(row, data.system_prompt) for row in prepared.rows(name)), advance)
     return check

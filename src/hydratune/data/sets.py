@@ -58,6 +58,15 @@ def load_sets(data: DataConfig, seed: int, prepared: Prepared | None = None) -> 
     return sets
 
 
+def test_rows(data: DataConfig, prepared: Prepared) -> list[Row]:
+    """The test rows alone, as ``load_sets`` takes them."""
+    if data.overfit_rows is not None:
+        rows = _sample(prepared, "train", data.max_train_rows)[: data.overfit_rows]
+    else:
+        rows = _sample(prepared, "test", data.max_test_rows)
+    return [with_system(row, data.system_prompt) for row in rows]
+
+
 def _sample(prepared: Prepared, split: str, limit: int | None) -> list[Row]:
     """The rows that come first by a hash, in file order: the same for every seed, and nearly the same when rows are added."""
     if limit is None or limit >= prepared.report["splits"][split]["rows"]:

@@ -46,6 +46,7 @@ class TokenCheck:
     encoder: ChatEncoder
     data: DataConfig
     context_window: int
+    embeddings: int  # rows of the model's input embeddings
     lengths: dict[str, list[int]] = field(default_factory=dict)
     trained: Counter[str] = field(default_factory=Counter)
     findings: dict[str, Finding] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class TokenCheck:
                 self.findings[name] = Finding(name, level)
         self.too_long: Counter[str] = Counter()
         self.at = ""  # the split that is looked at
+        self._highest: dict[str, tuple[int, str]] = {}
 
     def split(self, name: str, rows: Iterable[Row], advance: Callable[[int], None] = lambda steps: None) -> None:
         """All rows of one split."""
@@ -89,9 +91,15 @@ class TokenCheck:
         for row, example in examples:
             self.lengths[name].append(len(example.ids))
             self.trained[name] += example.supervised
+            if len(self.encoder.tokenizer) > self.embeddings and max(example.ids) > self.highest(name)[0]:
+                self._highest[name] = (max(example.ids), row.where or row.id)
             if len(example.ids) > self.data.max_length:
                 self.too_long[name] += 1
                 self._add("overlength", row, f"{name}: {len(example.ids):,} tokens")
+
+    def highest(self, name: str) -> tuple[int, str]:
+        """(largest token id of a split, the row it is in), where the tokenizer has more tokens than the model."""
+        return self._highest.get(name, (0, ""))
 
     def _add(self, name: str, row: Row, note: str) -> None:
         finding = self.findings[name]

@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hydratune import digests
 from hydratune.config import (
     AdapterConfig,
     FullFinetune,
+    LayerAdapter,
     LoraAdapter,
     ModelConfig,
     PartialFinetune,
@@ -25,7 +26,8 @@ from hydratune.config import (
     Quantization,
 )
 from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.models import initialisation, methods
+from hydratune.models import continued, initialisation, methods, targets, trained, turn_ends
+from hydratune.models.adapter_folder import AdapterFolder
 from hydratune.models.compute import Compute
 from hydratune.models.methods import changes_base
 from hydratune.models.sources import Source, load_model
@@ -36,15 +38,27 @@ from hydratune.training.lora import use_lean_forward
 __all__ = ["add_adapter", "changes_base", "check", "count_parameters", "load_tuned", "prepare_quantised", "save", "virtual_tokens"]
 
 
-def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) -> PeftModel | PreTrainedModel:
-    """``model`` ready for ``steps`` optimizer steps. Raises ``ConfigError`` for settings this architecture cannot take."""
+def add_adapter(
+    model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0, start: AdapterFolder | None = None
+) -> PeftModel | PreTrainedModel:
+    """``model`` ready for ``steps`` optimizer steps; ``start``: with an adapter that was trained before.
+
+    Raises ``ConfigError`` for settings this architecture cannot take.
+    """
+    if start is not None:
+        assert isinstance(adapter, PeftAdapter)
+        continued_model = continued.put_on(model, start, adapter)
+        use_lean_forward(continued_model)
+        use_lean_blocks(continued_model)
+        return continued_model
     if isinstance(adapter, FullFinetune):
-        trained = _trained(model, adapter)
+        chosen = _trained(model, adapter)
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            if name in trained:
+            if name in chosen:
                 parameter.requires_grad_(True)
         return model
     assert isinstance(adapter, PeftAdapter)
+    meant = targets.meant(model, adapter) if isinstance(adapter, LayerAdapter) else (set[str](), set[str]())
     try:
         with _peft_warnings():
             result = get_peft_model(model, methods.peft_config(model, adapter, steps))  # type: ignore[arg-type]
@@ -52,6 +66,8 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) 
         why = f"PEFT refuses it: {error}"
         raise ConfigError([Problem("adapter", getattr(adapter, "method", ""), why, "change the setting it names")]) from error
     assert isinstance(result, PeftModel)
+    if isinstance(adapter, LayerAdapter) and not adapter.extra.get("target_parameters"):
+        _refuse_other_parts(result, adapter, meant)
     if changes_base(adapter):
         result.start = initialisation.start_of(result)
     if isinstance(adapter, LoraAdapter) and adapter.init_lora_weights == "loftq":
@@ -59,6 +75,15 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0) 
     use_lean_forward(result)
     use_lean_blocks(result)
     return result
+
+
+def _refuse_other_parts(model: PeftModel, adapter: LayerAdapter, meant: tuple[set[str], set[str]]) -> None:
+    """Raises ``ConfigError`` if PEFT understood a name otherwise than it was meant."""
+    wrong = trained.differences(model, *meant)
+    if wrong:
+        why = f"PEFT reads these names otherwise: {'; '.join(wrong[:3])}"
+        fix = "give whole names, as model.named_modules() has them"
+        raise ConfigError([Problem("adapter.target_modules", adapter.target_modules, why, fix)])
 
 
 @contextmanager
@@ -75,9 +100,13 @@ def _peft_warnings() -> Iterator[None]:
         yield
 
 
-def check(model: PreTrainedModel, adapter: AdapterConfig, steps: int | None = None) -> None:
+def check(model: PreTrainedModel, adapter: AdapterConfig, steps: int | None = None, start: AdapterFolder | None = None) -> None:
     """Raises ``ConfigError`` for settings that this architecture, or a run of ``steps``, cannot take; changes nothing."""
     problems: list[Problem] = []
+    if start is not None:
+        assert isinstance(adapter, PeftAdapter)
+        continued.check(model, start, adapter)
+        return
     if isinstance(adapter, FullFinetune):
         _trained(model, adapter)
     elif isinstance(adapter, PeftAdapter):
@@ -97,6 +126,7 @@ def _trained(model: PreTrainedModel, adapter: FullFinetune) -> set[str]:
     if not isinstance(adapter, PartialFinetune):
         return set(names)
     problems = list(unreadable("adapter.trainable", adapter.trainable))
+    problems += [] if problems else list(targets.glob_like("adapter.trainable", adapter.trainable, names))
     layers = sorted({number for name in names if (number := layer_number(name, None)) is not None})
     if adapter.last_layers > len(layers):
         why = f"this model has {len(layers)} layers"
@@ -131,16 +161,28 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
 
-def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """A PEFT adapter folder, or after full fine-tuning a Hugging Face model folder; whole or not at all. Raises ``RunError``."""
+def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path, ends: Sequence[int] = ()) -> None:
+    """A PEFT adapter folder, or after full fine-tuning a Hugging Face model folder; whole or not at all. Raises ``RunError``.
+
+    ``ends``: tokens at which an answer ends, for ``generation_config.json``; empty: as model and tokenizer declare them.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    ends = ends or sorted(turn_ends.turn_ends(tokenizer, base.generation_config))
+    generation = turn_ends.generation_config(base, tokenizer, ends)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         if isinstance(model, PeftModel):
             _save_adapter(model, temporary)
         else:
+            model.generation_config = generation  # beside the weights, where ``from_pretrained`` reads it
             model.save_pretrained(temporary)
+        generation.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        if isinstance(model, PeftModel):
+            config = model.peft_config[model.active_adapter]
+            name = str(config.base_model_name_or_path)
+            turn_ends.write_card(temporary, tokenizer, name, ends, is_lora=config.peft_type == PeftType.LORA)
         digests.seal(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

@@ -36,7 +36,21 @@ from hydratune.config import (
     VeraAdapter,
 )
 from hydratune.errors import ConfigError, Problem
-from hydratune.models.targets import feedforward, for_peft, linear_layers, matches, short_names, targets, ties_embeddings, width
+from hydratune.models.targets import (
+    elsewhere,
+    feedforward,
+    for_peft,
+    glob_like,
+    linear_layers,
+    matches,
+    saved_for_peft,
+    saved_modules,
+    short_names,
+    targets,
+    ties_embeddings,
+    unreadable,
+    width,
+)
 
 _KINDS: dict[type[PeftAdapter], type[PeftConfig]] = {
     LoraAdapter: LoraConfig,
@@ -80,7 +94,7 @@ def peft_config(model: PreTrainedModel, adapter: PeftAdapter, steps: int) -> Pef
             raise AssertionError(type(adapter))
     if isinstance(adapter, LayerAdapter):
         values["target_modules"] = for_peft(model, adapter)
-        values["modules_to_save"] = list(adapter.modules_to_save) or None
+        values["modules_to_save"] = saved_for_peft(model, adapter.modules_to_save)
         if isinstance(adapter, LoraAdapter | AdaLoraAdapter):
             values["ensure_weight_tying"] = bool(tied_modules(model, adapter))
         values["fan_in_fan_out"] = any(isinstance(m, Conv1D) for m in model.modules())
@@ -167,6 +181,7 @@ def problems(model: PreTrainedModel, adapter: PeftAdapter, steps: int | None = N
         return
     chosen = targets(model, adapter)
     yield from _modules_to_save(model, adapter, chosen)
+    yield from _extra_names(model, adapter.extra)
     yield from _tied_head(model, adapter, chosen)
     if isinstance(adapter, LoraAdapter):
         yield from _lora_problems(model, adapter, chosen)
@@ -205,23 +220,34 @@ def tied_modules(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
     if not ties_embeddings(model):
         return []
     shared = [n for n, m in model.named_modules() if m is model.get_input_embeddings() or m is model.get_output_embeddings()]
-    return [pattern for pattern in adapter.modules_to_save if any(n == pattern or n.endswith(f".{pattern}") for n in shared)]
+    return [pattern for pattern, found in saved_modules(model, adapter.modules_to_save).items() if set(found) & set(shared)]
 
 
 def _modules_to_save(model: PreTrainedModel, adapter: LayerAdapter, chosen: Mapping[str, torch.nn.Module]) -> Iterator[Problem]:
+    key = "adapter.modules_to_save"
     names = [name for name, _ in model.named_modules() if name]
-    for pattern in adapter.modules_to_save:
-        found = [n for n in names if n == pattern or n.endswith(f".{pattern}")]
-        if not found:
-            why, fix = f"this model has no module called {pattern}", f"some of: {short_names([n for n in names if not n[-1].isdigit()])}"
-            yield Problem("adapter.modules_to_save", adapter.modules_to_save, why, fix)
+    wrong = [*unreadable(key, adapter.modules_to_save)]
+    if wrong:
+        yield from wrong
+        return
+    yield from glob_like(key, adapter.modules_to_save, names)
+    for pattern, found in saved_modules(model, adapter.modules_to_save).items():
+        if not any(matches(name, pattern) for name in names):
+            ends = [n for n in names if n.endswith(pattern)]
+            why = f"this model has no module called {pattern}"
+            if ends:
+                why += f"; PEFT would train the {len(ends)} modules whose names end so"
+                fix = f"name what you mean: {short_names(ends)}"
+            else:
+                fix = f"some of: {short_names([n for n in names if not n[-1].isdigit()])}{elsewhere(model, [pattern])}"
+            yield Problem(key, adapter.modules_to_save, why, fix)
         elif any(target == n or target.startswith(f"{n}.") for n in found for target in chosen):
             why, fix = f"{pattern} is, or holds, a target of the adapter", "leave it to one of the two"
-            yield Problem("adapter.modules_to_save", adapter.modules_to_save, why, fix)
+            yield Problem(key, adapter.modules_to_save, why, fix)
     tied = tied_modules(model, adapter)
     if tied and not isinstance(adapter, LoraAdapter | AdaLoraAdapter):
         why = f"{', '.join(tied)}: this model's embeddings and output head are one matrix, which PEFT can train beside LoRA only"
-        yield Problem("adapter.modules_to_save", adapter.modules_to_save, why, "take it out, or set adapter=lora")
+        yield Problem(key, adapter.modules_to_save, why, "take it out, or set adapter=lora")
 
 
 def _tied_head(model: PreTrainedModel, adapter: LayerAdapter, chosen: Mapping[str, torch.nn.Module]) -> Iterator[Problem]:
@@ -258,16 +284,54 @@ def _lora_problems(model: PreTrainedModel, adapter: LoraAdapter, chosen: Mapping
         why = "on a CPU, PEFT's DoRA loses the scales of an 8-bit base"
         yield Problem("adapter.use_dora", True, why, "set model.quantization=nf4, or adapter=lora, or train on a GPU")
     for field in ("rank_pattern", "alpha_pattern"):
+        decided: set[str] = set()
+        yield from glob_like(f"adapter.{field}", getattr(adapter, field), chosen, _in_pattern)
         for pattern, value in getattr(adapter, field).items():
-            own = {n: m for n, m in chosen.items() if re.match(rf"(.*\.)?({pattern})$", n)}  # as PEFT matches them
+            own = {n: m for n, m in chosen.items() if _in_pattern(n, pattern)}
             if not own:
                 why, fix = "no target layer has this name", f"the target layers: {short_names(list(chosen))}"
                 yield Problem(f"adapter.{field}.{pattern}", value, why, fix)
+            elif not [n for n in own if n not in decided]:
+                first = next(p for p in getattr(adapter, field) if any(_in_pattern(n, p) for n in own))
+                why = f"every layer it names has its value from the earlier {first}: of several that match, the first counts"
+                yield Problem(f"adapter.{field}.{pattern}", value, why, f"put {pattern} before {first}, or take it out")
             elif field == "rank_pattern":
                 yield from _rank(f"adapter.rank_pattern.{pattern}", value, own, everywhere=changes_base(adapter))
+            decided |= set(own)
     biased = chosen.values() if adapter.bias is LoraBias.lora_only else linear_layers(model).values()
     if adapter.bias is not LoraBias.none and all(getattr(module, "bias", None) is None for module in biased):
         yield Problem("adapter.bias", adapter.bias.value, "the layers of this model have no bias", "set adapter.bias=none")
+
+
+def _in_pattern(name: str, pattern: str) -> bool:
+    """As PEFT matches the keys of ``rank_pattern`` and ``alpha_pattern``."""
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
+
+
+def _extra_names(model: PreTrainedModel, extra: Mapping[str, Any]) -> Iterator[Problem]:
+    """Names and numbers in PEFT's own fields that mean nothing on ``model``, which PEFT warns of at most."""
+    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    wanted = extra.get("target_parameters")
+    for name in wanted if isinstance(wanted, list | tuple) else ():
+        if not any(parameter == name or parameter.endswith(f".{name}") for parameter in parameters):
+            near = sorted({".".join(p.split(".")[-2:]) for p in parameters})
+            why = f"this model has no parameter called {name}"
+            yield Problem("adapter.extra.target_parameters", wanted, why, f"some of: {', '.join(near)}")
+    tokens = extra.get("trainable_token_indices")
+    if tokens is None:
+        return
+    key = "adapter.extra.trainable_token_indices"
+    by_layer = tokens if isinstance(tokens, Mapping) else {"embed_tokens": tokens}
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    rows = model.get_input_embeddings().weight.shape[0]
+    for layer, ids in by_layer.items():
+        if isinstance(tokens, Mapping) and not any(name == layer or name.endswith(f".{layer}") for name in modules):
+            embeddings = next(n for n, m in model.named_modules() if m is model.get_input_embeddings())
+            yield Problem(key, layer, f"this model has no module called {layer}", f"the embeddings are {embeddings}")
+        wrong = [i for i in ids if not (isinstance(i, int) and not isinstance(i, bool) and 0 <= i < rows)]
+        if wrong or not ids:
+            why = f"{wrong[0]} is no row of the embeddings, which have {rows:,}" if wrong else "no token is named, so none would be trained"
+            yield Problem(key, list(ids), why, f"give numbers of tokens, from 0 to {rows - 1}")
 
 
 def _oft_blocks(adapter: OftAdapter, chosen: Mapping[str, torch.nn.Module]) -> Iterator[Problem]:

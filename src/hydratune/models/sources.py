@@ -30,6 +30,7 @@ from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.models.attention import NAME as ATTENTION
 from hydratune.models.attention import supports_packing
 from hydratune.models.compute import Compute, remember_autocast
+from hydratune.models.turn_ends import name_the_end, turn_ends
 
 PLAIN_TEMPLATE = (  # one line break between turns: two could melt into one token, or not, depending on what follows
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + eos_token + '\n' }}"
@@ -76,6 +77,7 @@ def load_tokenizer(model: ModelConfig, source: Source) -> Any:
     if tokenizer.chat_template is None:
         why = f"{model.name} is a base model: its tokenizer has no chat template"
         raise ConfigError([Problem("model.chat_template", None, why, "set model.chat_template=plain, or give a Jinja file")])
+    name_the_end(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -114,13 +116,7 @@ def identified(source: Source, model: ModelConfig, loaded: PreTrainedModel) -> S
 
 def turn_end_ids(tokenizer: Any, model: PreTrainedModel) -> frozenset[int]:
     """Every token that ends generation for this model."""
-    return _turn_ends(tokenizer, model.generation_config)
-
-
-def _turn_ends(tokenizer: Any, generation: GenerationConfig | None) -> frozenset[int]:
-    ids = generation.eos_token_id if generation is not None else None
-    listed = ids if isinstance(ids, list) else [ids]
-    return frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
+    return turn_ends(tokenizer, model.generation_config)
 
 
 def context_window(model: ModelConfig, loaded: PreTrainedModel) -> int:
@@ -140,6 +136,7 @@ class Reader:
     tokenizer: Any
     turn_end_ids: frozenset[int]
     context_window: int  # tokens
+    embeddings: int  # rows of the model's input embeddings: token ids are below it
 
 
 def reader(model: ModelConfig) -> Reader:
@@ -151,7 +148,25 @@ def reader(model: ModelConfig) -> Reader:
         generation = GenerationConfig.from_pretrained(source.name, revision=source.revision)
     except OSError:  # a model without the file: its config says it
         generation = GenerationConfig.from_model_config(config)
-    return Reader(tokenizer, _turn_ends(tokenizer, generation), _window(model, config))
+    rows = int(config.get_text_config().vocab_size)
+    pad_within(tokenizer, rows)
+    return Reader(tokenizer, turn_ends(tokenizer, generation), _window(model, config), rows)
+
+
+def reader_of(model: ModelConfig, tokenizer: Any, loaded: PreTrainedModel) -> Reader:
+    """The same of a model that is loaded."""
+    embeddings = loaded.get_input_embeddings()
+    assert embeddings is not None
+    rows = int(embeddings.weight.shape[0])
+    pad_within(tokenizer, rows)
+    return Reader(tokenizer, turn_end_ids(tokenizer, loaded), context_window(model, loaded), rows)
+
+
+def pad_within(tokenizer: Any, rows: int) -> None:
+    """A padding token that the model has no embedding for, which is common, makes way for the end-of-text token."""
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if pad is not None and pad >= rows and end is not None and end < rows:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _from_pretrained(kind: Any, model: ModelConfig, source: Source, **options: Any) -> Any:

@@ -1,7 +1,8 @@
 """Which layers of a model an adapter changes, decided by name before anything is changed; refusals show the names that exist."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from peft import utils as peft_utils
@@ -35,6 +36,21 @@ def unreadable(key: str, patterns: Sequence[str]) -> Iterator[Problem]:
             re.compile(pattern)
         except re.error as error:
             yield Problem(key, pattern, f"not a regular expression ({error})", "give a name, or mend the expression")
+
+
+def glob_like(key: str, patterns: Iterable[str], names: Iterable[str], takes: Callable[[str, str], bool] = matches) -> Iterator[Problem]:
+    """Regular expressions such as ``layers.1.*`` that take more than their dots say: layer 10 as well as layer 1."""
+    names = list(names)
+    for pattern in patterns:
+        end = re.search(r"(\d)\.\*", pattern)
+        if end is None:
+            continue
+        literal = re.sub(r"(?<!\\)\.(?![*+?])", "[.]", pattern).replace(f"{end[1]}.*", f"{end[1]}[.].*")
+        more = [name for name in names if takes(name, pattern) and not takes(name, literal)]
+        if more:
+            wide = literal.replace(f"{end[1]}[.].*", f"{end[1]}[0-9]*[.].*")
+            why = f"{pattern} is a regular expression, in which . is any character: it takes {more[0]} as well"
+            yield Problem(key, pattern, why, f"""write "{literal}", or "{wide}" if that is meant""")
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
@@ -109,12 +125,16 @@ def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn
         raise ConfigError(unclear)
     head = model.get_output_embeddings()
     body = [name for name, module in linears.items() if module is not head]  # the head is only trained if it is named
-    problems = []
+    problems = [
+        *glob_like("adapter.target_modules", choice, linears),
+        *glob_like("adapter.exclude_modules", adapter.exclude_modules, linears),
+        *_excluded_shorthand(adapter, body),
+    ]
     for key, patterns in (("target_modules", choice), ("exclude_modules", adapter.exclude_modules)):
         missing = [p for p in patterns if p != ALL_LINEAR and not any(matches(name, p) for name in linears)]
         if missing:
             why = f"this model has no linear layer called {', '.join(missing)}"
-            fix = f"its linear layers: {short_names(list(linears))}"
+            fix = f"its linear layers: {short_names(list(linears))}{elsewhere(model, missing)}"
             problems.append(Problem(f"adapter.{key}", patterns, why, fix))
     chosen = {
         name: module
@@ -125,6 +145,7 @@ def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn
     problems += _wrong_layers(model, adapter)
     if problems:
         raise ConfigError(problems)
+    before = chosen
     if adapter.layers_to_transform is not None:
         chosen = {n: m for n, m in chosen.items() if layer_number(n, adapter.layers_pattern) in adapter.layers_to_transform}
     if not chosen:
@@ -134,7 +155,94 @@ def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn
             why = "adapter.exclude_modules and adapter.layers_to_transform leave no layer"
             fix = f"choose among: {short_names(list(linears))}"
         raise ConfigError([Problem("adapter.target_modules", adapter.target_modules, why, fix)])
+    if adapter.target_modules is not None:
+        problems = list(_left_out(adapter, before, chosen))
+    if problems:
+        raise ConfigError(problems)
     return chosen
+
+
+def _excluded_shorthand(adapter: LayerAdapter, body: Sequence[str]) -> Iterator[Problem]:
+    if ALL_LINEAR in adapter.exclude_modules:
+        why = f"{ALL_LINEAR} is a word for targets; here it would exclude nothing, and meant as it reads it would leave nothing to train"
+        fix = f"name what is to stay as it is, some of: {short_names(body)}"
+        yield Problem("adapter.exclude_modules", adapter.exclude_modules, why, fix)
+
+
+def _left_out(adapter: LayerAdapter, before: Iterable[str], chosen: Iterable[str]) -> Iterator[Problem]:
+    """Names of which every layer is left out again; ``before``: the layers without ``layers_to_transform``."""
+    for pattern in adapter.target_modules or ():
+        if pattern == ALL_LINEAR or any(matches(name, pattern) for name in chosen):
+            continue
+        rest = [p for p in adapter.target_modules or () if p != pattern]
+        unnumbered = [name for name in before if matches(name, pattern)]
+        why = f"adapter.exclude_modules leaves no layer of {pattern}"
+        fix = f"set adapter.target_modules=[{','.join(rest)}]"
+        if unnumbered:
+            numbers = adapter.layers_to_transform
+            why = f"adapter.layers_to_transform={numbers} leaves {pattern} out: {unnumbered[0]} is in none of these layers"
+            fix += ", or adapter.layers_to_transform=null for all layers"
+        yield Problem("adapter.target_modules", adapter.target_modules, why, fix)
+
+
+def without_effect(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
+    """Names in ``exclude_modules`` that are no target anyway."""
+    patterns = adapter.exclude_modules
+    others = set(targets(model, replace(adapter, exclude_modules=[]))) if patterns else set()
+    return [pattern for pattern in patterns if not any(matches(name, pattern) for name in others)]
+
+
+def elsewhere(model: PreTrainedModel, missing: Iterable[str]) -> str:
+    """What a name may have meant that is the beginning or the end of others, as an addition to a message."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules() if name and not name[-1].isdigit()}
+    near = [name for name in sorted(names) if any(len(word) > 2 and word in name and word != name for word in missing)]
+    return f" (alike: {', '.join(near)})" if near else ""
+
+
+# ------------------------------------------------------------------------------------------- modules trained in full
+def saved_modules(model: PreTrainedModel, patterns: Sequence[str]) -> dict[str, list[str]]:
+    """Of every name or expression in ``modules_to_save``, the modules it means: whole names, or ends after a dot.
+
+    A module inside another that is trained in full is not listed: it is a part of it.
+    """
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    found = {pattern: [name for name in names if matches(name, pattern)] for pattern in patterns}
+    every = {name for some in found.values() for name in some}
+
+    def is_inside(name: str) -> bool:
+        return any(name.startswith(f"{outer}.") for outer in every)
+
+    return {pattern: [name for name in some if not is_inside(name)] for pattern, some in found.items()}
+
+
+def meant(model: PreTrainedModel, adapter: LayerAdapter) -> tuple[set[str], set[str]]:
+    """(names of the layers that ``adapter`` changes, names of the modules that are trained in full beside it).
+
+    Of the embeddings and the output head in one matrix, both are named where one is.
+    """
+    saved = {name for some in saved_modules(model, adapter.modules_to_save).values() for name in some}
+    if ties_embeddings(model):
+        shared = {n for n, m in model.named_modules() if m is model.get_input_embeddings() or m is model.get_output_embeddings()}
+        saved |= shared if saved & shared else set()
+    return set(targets(model, adapter)), saved
+
+
+def saved_for_peft(model: PreTrainedModel, patterns: Sequence[str]) -> list[str] | None:
+    """``modules_to_save`` of the PEFT config. PEFT takes every module whose name *ends* with an entry, ``input_layernorm``
+    for ``norm``: where that is more than what was meant, whole names are given."""
+    if not patterns:
+        return None
+    names = [f"base_model.model.{name}" for name, _ in model.named_modules(remove_duplicate=False) if name]
+    meant = {name for some in saved_modules(model, patterns).values() for name in some}
+
+    def taken(entries: Iterable[str]) -> set[str]:
+        return {name.removeprefix("base_model.model.") for name in names if any(name.endswith(entry) for entry in entries)}
+
+    short = list(patterns)
+    for entries in (short, sorted(meant)):
+        if taken(entries) == meant:
+            return entries
+    return sorted(f"base_model.model.{name}" for name in meant)
 
 
 def _wrong_layers(model: PreTrainedModel, adapter: LayerAdapter) -> Iterator[Problem]:

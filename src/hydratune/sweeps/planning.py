@@ -93,7 +93,8 @@ def shared_by(config: TrainConfig) -> str:
     drawn = config.seed if control or config.evaluation.canaries else None
     canaries = config.evaluation.canaries
     how = [trainer.accelerator, trainer.precision, trainer.deterministic]  # which are those of a process
-    return stable_hash([plain(config.model), data, how, drawn, canaries])
+    model = {key: value for key, value in plain(config.model).items() if key != "adapter"}  # which each job puts on its own copy
+    return stable_hash([model, data, how, drawn, canaries])
 
 
 def plan(configs: Mapping[int, TrainConfig], size: int | None) -> Plan:

@@ -26,6 +26,7 @@ from hydratune.checks import configuration_problems, mask
 from hydratune.comparison.closing import end_of_sweep
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
+from hydratune.models.adapter_folder import adopt
 from hydratune.records import RunDirectory, State, alone, read_json
 from hydratune.run import listen
 from hydratune.sweeps.fleet import Pack, cores, how, wait, work_off
@@ -174,6 +175,13 @@ def check_job(context: HydraContext, sweep: DictConfig, number: int, job: Sequen
     except OmegaConfBaseException as error:
         return None, [Problem("job", " ".join(job), str(error).splitlines()[0], "see hydratune train --cfg job")]
     settings.name = settings.name or str(composed.hydra.runtime.choices["data"])
+    if settings.resume is config.Resume.extend:
+        why, fix = "it trains one finished run further, and this is a sweep", "leave -m out, and name the run: hydra.run.dir=DIR"
+        return None, [Problem("resume", "extend", why, fix)]
+    try:
+        adopt(settings, job)
+    except ConfigError as error:
+        return None, list(error.problems)
     record = RunDirectory(Path(str(sweep.hydra.sweep.dir)).absolute() / name)
     return Planned(Job(name, tuple(job), {}), record, settings, composed), configuration_problems(settings)
 

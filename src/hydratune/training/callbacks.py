@@ -386,15 +386,19 @@ class Rungs(Checkpoint):
             raise Paused
 
 
+def patience_of(config: TrainerConfig) -> int:
+    """Validations without improvement after which training stops; without a setting more than there will ever be."""
+    return config.early_stopping_patience if config.early_stopping_patience is not None else 2**31
+
+
 class Patience(EarlyStopping):
     """Stops after ``patience`` validations without a better loss."""
 
     def __init__(self, config: TrainerConfig) -> None:
-        patience = config.early_stopping_patience
         super().__init__(
             "val/loss",
             mode="min",
-            patience=patience if patience is not None else 2**31,
+            patience=patience_of(config),
             check_finite=False,  # the watchdog does
             check_on_train_epoch_end=False,  # after every validation
         )

@@ -46,6 +46,7 @@ from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
 from hydratune.training.resume import GoOn, Place
 from hydratune.training.sampling import Ask, Sampling
+from hydratune.training.schedules import total_steps, updates_per_epoch
 
 log = logging.getLogger(__name__)
 
@@ -283,17 +284,6 @@ def _diverged(
         when, what = f"after step {stopped.step + stopped.steps_since}", f"at step {stopped.step}, {stopped.what}"
     lines = [f"training was stopped {when} of {total}: {what}", *([f"rows of this step: {rows}"] if rows else [])]
     return DivergedError("\n  ".join([*lines, f"kept: {kept}", f"fix: {'; '.join(fixes)}"]), usable=usable)
-
-
-def updates_per_epoch(config: TrainConfig, rows: int) -> int:
-    """Optimizer steps in one epoch of ``rows`` training rows."""
-    return -(-rows // (config.data.batch_size * config.trainer.accumulate_grad_batches * config.trainer.devices))
-
-
-def total_steps(config: TrainConfig, rows: int) -> int:
-    """Optimizer steps of a run on ``rows`` training rows."""
-    total = config.trainer.max_epochs * updates_per_epoch(config, rows)
-    return min(total, config.trainer.max_steps) if config.trainer.max_steps else total
 
 
 def _workers(model: Any, config: TrainConfig, accelerator: str) -> int:

@@ -170,7 +170,11 @@ class GoOn(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, FineTuning)
         trainer.optimizers[0].load_state_dict(self.checkpoint["optimizer_states"][0])
-        trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.checkpoint["lr_schedulers"][0])
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        schedule.load_state_dict(self.checkpoint["lr_schedulers"][0])
+        for group, lr, factor in zip(trainer.optimizers[0].param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+            group["lr"] = lr * factor(schedule.last_epoch)  # as it was; of a run that became longer, as it is now
         module.take_up(self.checkpoint, of_process=not self.shares_process)
         stopping = trainer.early_stopping_callback
         if stopping is not None and stopping.wait_count >= stopping.patience:  # it was about to end

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from hydratune.config import OptimizerConfig, Schedule
+from hydratune.config import OptimizerConfig, Schedule, TrainConfig
 from hydratune.errors import ConfigError, Problem
 
 
@@ -40,3 +40,14 @@ def check(config: OptimizerConfig, total: int) -> None:
     if config.warmup_steps is not None and config.warmup_steps >= total:
         why = f"the run has only {total} optimizer steps, so the learning rate would never reach optimizer.lr"
         raise ConfigError([Problem("optimizer.warmup_steps", config.warmup_steps, why, "set fewer, or train for longer")])
+
+
+def updates_per_epoch(config: TrainConfig, rows: int) -> int:
+    """Optimizer steps in one epoch of ``rows`` training rows."""
+    return -(-rows // (config.data.batch_size * config.trainer.accumulate_grad_batches * config.trainer.devices))
+
+
+def total_steps(config: TrainConfig, rows: int) -> int:
+    """Optimizer steps of a run on ``rows`` training rows."""
+    total = config.trainer.max_epochs * updates_per_epoch(config, rows)
+    return min(total, config.trainer.max_steps) if config.trainer.max_steps else total
