@@ -151,6 +151,7 @@ def test_a_run_that_was_stopped_early_has_its_patience_anew(hydratune: Command, 
     assert code == 0 and len(history(run)) == 40, text
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_is_not_extended(hydratune: Command, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     assert hydratune("train", "-m", *SMALL, "optimizer.lr=1e-3,1e-4", f"hydra.sweep.dir={sweep}")[0] == 0
@@ -218,6 +219,7 @@ def test_an_adapter_that_peft_wrote_begins_with_its_weights_and_learns(tiny: Any
     assert any(not one[name].equal(tensor) for name, tensor in load_file(tmp_path / "trained" / WEIGHTS).items())
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_adapter_of_another_in_a_pack_and_alone(hydratune: Command, tmp_path: Path) -> None:
     first = tmp_path / "first"
     assert hydratune("train", *SMALL, "adapter.r=4", "optimizer.lr=0.01", f"hydra.run.dir={first}")[0] == 0
