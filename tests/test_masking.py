@@ -398,3 +398,13 @@ def test_plain_template_passes_the_gate_over_several_turns(encoder: ChatEncoder)
 
     encoder = with_template(encoder, PLAIN_TEMPLATE)
     gate(encoder, [CHAT], [encoder.encode(CHAT)])
+
+
+def test_a_template_that_leaves_out_the_begin_of_text_is_said(encoder: ChatEncoder) -> None:
+    from hydratune.fitness import notices
+
+    begun = with_begin(encoder)
+    (said,) = notices(begun)
+    assert "begins every text with <|endoftext|>" in said
+    mended = with_template(begun, "{{ bos_token }}" + CHATML)  # as the message advises
+    assert notices(mended) == [] == notices(encoder)

@@ -14,9 +14,9 @@ from hydratune.console import console
 from hydratune.data.answers import json_schema
 from hydratune.data.examples import EncodingReport, encode_split
 from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.masking import ChatEncoder, Encoded, adds_begin
 from hydratune.data.prepared import Prepared
-from hydratune.data.rows import Row
+from hydratune.data.rows import Message, Row
 from hydratune.data.sets import RowSets, load_sets, test_rows
 from hydratune.data.tokens import TokenCheck, with_special_tokens
 from hydratune.errors import ConfigError, DataError, InputError, Problem
@@ -60,6 +60,21 @@ def check_model(config: TrainConfig, reader: Reader) -> None:
     if taken and window - taken < _LEAST:
         why = f"the model reads {window} tokens, so nothing is left for the rows"
         raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, "usual: 20")])
+
+
+def notices(encoder: ChatEncoder) -> list[str]:
+    """What people should know of the model and its template, though it stops nothing."""
+    tokenizer = encoder.tokenizer
+    try:
+        prompt = encoder.prompt([Message("user", "a")])
+    except InputError:  # a template that wants more; the rows will tell
+        return []
+    if not adds_begin(tokenizer) or prompt[:1] == [tokenizer.bos_token_id]:
+        return []
+    return [
+        f"the tokenizer begins every text with {tokenizer.bos_token}, and the chat template begins none with it; if the model was "
+        "pre-trained with it, begin the file of model.chat_template with {{ bos_token }}"
+    ]
 
 
 def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, SplitTokens]) -> None:

@@ -44,6 +44,8 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
     for statement in prepared.report["source"]:
         console.print(escape(statement), soft_wrap=True)
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
+    for notice in fitness.notices(encoder):
+        console.print(f"[yellow]{escape(notice)}", soft_wrap=True)
     tokens = _count_tokens(config, prepared, encoder, reader)
     if encoder.text_arguments:
         console.print(f"{escape(str(config.model.name))}: {TEXT_ARGUMENTS}", soft_wrap=True)

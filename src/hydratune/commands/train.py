@@ -243,6 +243,8 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     while examples and not bench.fits(bench.few_shot(examples)):
         examples = examples[:-1]
     if is_main_process():
+        for notice in fitness.notices(encoder):
+            console.print(f"[yellow]{escape(notice)}", soft_wrap=True)
         _say_what_is_unusual(config, sets, examples, prepared)
         if untold:
             console.print(f"[yellow]{escape(untold)}", soft_wrap=True)
