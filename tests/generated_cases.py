@@ -308,7 +308,7 @@ TOOLS = [
 
 
 def _call(chosen: random.Random, number: int) -> dict[str, Any]:
-    arguments = {"what": _text(chosen), "room": chosen.choice([None, "attic"])} if chosen.random() < 0.6 else {"of": _text(chosen)}
+    arguments = {"what": _text(chosen), **chosen.choice([{"room": "attic"}, {}])} if chosen.random() < 0.6 else {"of": _text(chosen)}
     name = "find" if "what" in arguments else "count"
     return {"id": f"call{number}", "type": "function", "function": {"name": name, "arguments": arguments}}
 
@@ -316,7 +316,9 @@ def _call(chosen: random.Random, number: int) -> dict[str, Any]:
 def _case(chosen: random.Random) -> Case:
     name = chosen.choice(list(FORMATS))
     form = FORMATS[name]
-    layout = chosen.choice(["messages.jsonl", "messages.json", "messages.parquet", "sharegpt.jsonl", "pairs.csv", "pairs.jsonl"])
+    layout = chosen.choice(
+        ["messages.jsonl", "messages.json", "messages.parquet", "typed.parquet", "sharegpt.jsonl", "pairs.csv", "pairs.jsonl"]
+    )
     several = not layout.startswith("pairs")
     turns: list[Turn] = [{"role": "system", "content": _text(chosen)}] if form.system and chosen.random() < 0.5 else []
     tools = TOOLS if form.tools and several and layout != "sharegpt.jsonl" and chosen.random() < 0.6 else []
@@ -324,6 +326,8 @@ def _case(chosen: random.Random) -> Case:
         turns.append({"role": "user", "content": _text(chosen)})
         if tools and chosen.random() < 0.5:
             calls = [_call(chosen, 10 * number + i) for i in range(chosen.randint(1, 3))]
+            if layout != "typed.parquet" and "what" in calls[0]["function"]["arguments"] and chosen.random() < 0.3:
+                calls[0]["function"]["arguments"]["room"] = None  # which a typed column cannot tell from nothing
             turns.append({"role": "assistant", "content": chosen.choice(["", _text(chosen, edges=False)]), "tool_calls": calls})
             turns += [{"role": "tool", "content": _text(chosen), "tool_call_id": call["id"]} for call in calls]
         answer: Turn = {"role": "assistant", "content": _text(chosen)}
@@ -353,7 +357,7 @@ def write(case: Case, folder: Path) -> Path:
             **({"system": record["system"]} if "system" in record else {}),
         }
     elif kind == "sharegpt":
-        names = {"user": "human", "assistant": "gpt"}
+        names = {"user": ("human", "Human", "user")[len(case.turns) % 3], "assistant": ("gpt", "chatgpt", "bot")[len(case.turns) % 3]}
         record = {"conversations": [{"from": names.get(t["role"], t["role"]), "value": t["content"]} for t in case.turns]}
     else:
         record = {"messages": case.turns, **({"tools": case.tools} if case.tools else {})}
@@ -366,7 +370,8 @@ def write(case: Case, folder: Path) -> Path:
         import pyarrow
         import pyarrow.parquet
 
-        rows = [{name: json.dumps(value, ensure_ascii=False) for name, value in record.items()}]
+        # As typed columns, every call has the arguments of all calls, and every turn the keys of all turns.
+        rows = [record if kind == "typed" else {name: json.dumps(value, ensure_ascii=False) for name, value in record.items()}]
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     else:
         path.write_text(json.dumps([record] if path.suffix == ".json" else record, ensure_ascii=False) + "\n", "utf-8")
