@@ -230,6 +230,8 @@ class RunDirectory:
             previous = into or self.path / "previous"
             shutil.rmtree(previous, ignore_errors=True)
             previous.mkdir()
+            if (index := self.path / digests.INDEX).is_file():
+                shutil.copy2(index, previous)
             for path in old:
                 path.rename(previous / path.name)
 
