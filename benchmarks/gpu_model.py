@@ -226,13 +226,16 @@ def fit(
             ask=lambda step, loss: False,
             planned=lambda plan: plans.append(plan.stored()),
         )
-        last = resume.load(record.checkpoints / "last.ckpt")
+        last = resume.load(record.checkpoints)
     if fitted.interrupted:
         raise KeyboardInterrupt
     if last is None:
         raise RuntimeError("training left no checkpoint")
     place.synchronize()
-    return Fit([row["train/loss"] for row in fitted.history], last, dict(last["state_dict"]), {**plans[0], **fitted.plan.stored()})
+    checkpoint = last[1]
+    return Fit(
+        [row["train/loss"] for row in fitted.history], checkpoint, dict(checkpoint["state_dict"]), {**plans[0], **fitted.plan.stored()}
+    )
 
 
 def objective(model: Any, micro_tokens: int, **options: Any) -> Any:

@@ -179,7 +179,7 @@ def test_layers_further_down_learn_more_slowly(full: Any) -> None:
 
 
 def test_distance_counts_from_the_top_of_the_model_not_of_the_adapter(model: Any) -> None:
-    only = add_adapter(model.requires_grad_(False), LoraAdapter(target_modules=["q_proj"], extra={"layers_to_transform": [0]}))
+    only = add_adapter(model.requires_grad_(False), LoraAdapter(target_modules=["q_proj"], layers_to_transform=[0]))
     found = rates(only, optimizers.build(only, settings("adamw", lr=1.0, layer_lr_decay=0.5)))
     assert {rate for rate, _ in found.values()} == {0.5}
 
