@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[str | None, str | None]] = {  # what the tokenizer and th
 
 def mismatched(tiny: Any, folder: Path, tokenizer_end: str | None, model_end: str | None) -> Path:
     """The tiny model, whose template ends an answer with ``END``, with these two declarations."""
-    shutil.copytree(tiny[1].name, folder)
+    shutil.copytree(tiny[1].name, folder, ignore=shutil.ignore_patterns("digests.json"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = {END: tokenizer.convert_tokens_to_ids(END), TEXT_END: tokenizer.convert_tokens_to_ids(TEXT_END), None: None}
     tokenizer.eos_token, tokenizer.pad_token = tokenizer_end, TEXT_END if tokenizer_end else None

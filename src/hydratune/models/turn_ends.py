@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from hydratune.data.rendering import render
+
 _SAID = "\u2740\u2740"  # an answer that no template changes and no token holds
 CARD_TITLE = "## Where an answer ends"
 
@@ -43,7 +45,7 @@ def _written_after_an_answer(tokenizer: Any) -> list[int]:
     """
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SAID}]
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        text = render(tokenizer, turns, (), generation_prompt=False)
     except Exception:  # a template raises whatever it likes; what it refuses is said with the row that it refuses
         return []
     _, said, rest = text.rpartition(_SAID)
