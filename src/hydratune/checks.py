@@ -195,9 +195,10 @@ def _model(config: TrainConfig) -> Iterator[Problem]:
 def _data(data: DataConfig) -> Iterator[Problem]:
     yield from _at_least("data.batch_size", data.batch_size, 1, " row")
     yield from _at_least("data.max_length", data.max_length, 8, " tokens")
-    yield from _at_least("data.split_overlap", data.split_overlap, 0, " tokens")
+    if data.split_overlap is not None:
+        yield from _at_least("data.split_overlap", data.split_overlap, 0, " tokens")
     most = max(0, (data.max_length - 3) // 2)
-    if data.overlength is Overlength.split and data.split_overlap > most:
+    if data.overlength is Overlength.split and (data.split_overlap or 0) > most:
         why = f"each part of a document has at most data.max_length = {data.max_length} tokens, and less than half of them may be repeated"
         yield Problem("data.split_overlap", data.split_overlap, why, f"set data.split_overlap={most} or less")
     for name in ("max_train_rows", "max_validation_rows", "max_test_rows", "overfit_rows"):

@@ -248,7 +248,7 @@ class DataConfig:
     batch_size: int = 8  # rows per step and device; times trainer.accumulate_grad_batches per optimizer step
     max_length: int = 2048  # tokens of a rendered row
     overlength: Overlength = Overlength.drop
-    split_overlap: int = 64  # tokens of a document that each part repeats from the part before it, as context, with overlength=split
+    split_overlap: int | None = None  # tokens that each part of a document repeats as context, with overlength=split; null: max_length / 8
     system_prompt: str | None = None  # put in front of rows that have none
     train_on: TrainOn = TrainOn.all
     schema: dict[str, Any] | None = None  # JSON schema of the answers; used for scoring and for the few-shot prompt

@@ -66,15 +66,21 @@ def notices(encoder: ChatEncoder) -> list[str]:
     """What people should know of the model and its template, though it stops nothing."""
     tokenizer = encoder.tokenizer
     try:
-        prompt = encoder.prompt([Message("user", "a")])
+        text = encoder.render([Message("user", "a")], generation_prompt=True)
     except InputError:  # a template that wants more; the rows will tell
         return []
-    if not adds_begin(tokenizer) or prompt[:1] == [tokenizer.bos_token_id]:
-        return []
-    return [
-        f"the tokenizer begins every text with {tokenizer.bos_token}, and the chat template begins none with it; if the model was "
-        "pre-trained with it, begin the file of model.chat_template with {{ bos_token }}"
-    ]
+    said = []
+    if adds_begin(tokenizer) and encoder.tokens(text)[:1] != [tokenizer.bos_token_id]:
+        said.append(
+            f"the tokenizer begins every text with {tokenizer.bos_token}, and the chat template begins none with it; if the model was "
+            "pre-trained with it, begin the file of model.chat_template with {{ bos_token }}"
+        )
+    if text[-1:] in (" ", "\t"):
+        said.append(
+            "the generation prompt of the chat template ends in a space, after which answers are written in other tokens than in running "
+            "text; a template whose generation prompt ends without it serves better"
+        )
+    return said
 
 
 def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, SplitTokens]) -> None:

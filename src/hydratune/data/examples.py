@@ -127,7 +127,8 @@ def encoded_examples(encoder: ChatEncoder, rows: Iterable[Row], data: DataConfig
         turns = [turn for row in part for turn in (each_turn(row) if train_on is TrainOn.each else [row])]
         for row, example in zip(turns, encoder.encode_batch(turns, train_on), strict=True):
             if row.is_text and data.overlength is Overlength.split and len(example.ids) > data.max_length:
-                parts = parts_of(encoder, row, data.max_length, data.split_overlap)
+                overlap = data.max_length // 8 if data.split_overlap is None else data.split_overlap
+                parts = parts_of(encoder, row, data.max_length, overlap)
                 yield from zip(parts, encoder.encode_batch(parts, train_on), strict=True)
             else:
                 yield row, example
@@ -158,7 +159,7 @@ def parts_of(encoder: ChatEncoder, row: Row, max_length: int, overlap: int) -> l
             return parts
         room -= longest - max_length  # a part may have a token or two more than the same text in the whole
     raise DataError(
-        f"{where}: parts of {max_length} tokens with data.split_overlap = {overlap} cannot be made; lower data.split_overlap, "
+        f"{where}: parts of {max_length} tokens that repeat {overlap} (data.split_overlap) cannot be made; lower data.split_overlap, "
         "or raise data.max_length"
     )
 

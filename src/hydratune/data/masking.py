@@ -13,6 +13,7 @@ with context: text of the part before it, which is read and not trained.
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,7 +126,12 @@ class ChatEncoder:
             of = f"the chat template of {self.tokenizer.name_or_path}"
             raise DataError(f"{where}: {of} cannot be used: {error}; mend it, or use another: model.chat_template=FILE") from None
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-            raise MaskError(f"{where}: the chat template refuses this conversation ({error})", Defect.template_refuses) from error
+            why = f"{where}: the chat template refuses this conversation ({error})"
+            if messages and messages[0].role == "system" and "system" in str(error).lower():
+                why += (
+                    "; it takes no system turn: put that text at the beginning of the first user turn, or use another model.chat_template"
+                )
+            raise MaskError(why, Defect.template_refuses) from error
 
     def tokens(self, text: str) -> list[int]:
         return self._tokens([text])[0]
@@ -174,7 +180,7 @@ class ChatEncoder:
         return list(example.ids[example.trained.index(True) : -1])
 
     def _without_thoughts(self, text: str) -> str:
-        found = thoughts.parted(text, opened=bool(self._opened)) if thoughts.closings(text) else None
+        found = thoughts.parted(text, opened=bool(self._opened), tags=self._tags) if thoughts.closings(text, self._tags) else None
         return text if found is None else found[1]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -201,25 +207,41 @@ class ChatEncoder:
         told = self.with_thoughts_apart(row)
         answers: list[_Answer] = []
         for turn in trained_turns(row, train_on):
-            if not row.messages[turn].content.strip() and not row.messages[turn].tool_calls:
-                raise MaskError(
-                    f"{where}: turn {turn + 1}, the assistant's, is empty, so only its end would be trained; take it out of the data, "
-                    'or mark it as context with "train": false',
-                    Defect.answer_empty,
-                )
+            message = self._with_open_thoughts(told.messages[turn])
+            self._refuse_empty(row.messages[turn], turn, where)
             history = told.messages[:turn]
             before = self.render(history, tools=row.tools, generation_prompt=True, where=where)
-            after = self.render(told.messages[: turn + 1], tools=row.tools, generation_prompt=False, where=where)
-            text = self._added_by(before, after, told.messages[turn], where)
-            answer = _Answer(turn, before, text, self._near(before), tuple(self._said(told.messages[turn])))
-            _check_answer(answer.text, answer.said[0], told.messages[turn], where)
-            _check_thoughts(self._opened, answer.text, row.messages[turn], where)
+            after = self.render([*history, message], tools=row.tools, generation_prompt=False, where=where)
+            text = self._added_by(before, after, message, where)
+            answer = _Answer(turn, before, text, self._near(before), tuple(self._said(message)))
+            _check_answer(answer.text, answer.said[0], message, where)
+            _check_thoughts(self._asks, answer.text, row.messages[turn], where, self._tags)
+            self._check_calls(history, message, row, where)
             self._check_tools(before, row, history, where)
-            self._check_frame(answer, told, where)
+            self._check_frame(answer, history, message, row, where)
             answers.append(answer)
         if not answers:
             raise MaskError(f"{where}: no token of this row is trained: all its turns are context", Defect.nothing_trained)
         return answers
+
+    def _refuse_empty(self, message: Message, turn: int, where: str) -> None:
+        said = thoughts.parted(message.content, opened=bool(self._opened), tags=self._tags) if message.content else None
+        if (message.content.strip() if said is None else said[1].strip()) or message.tool_calls:
+            return
+        what = "is empty, so only its end would be trained" if said is None else "says nothing after its thoughts"
+        raise MaskError(
+            f'{where}: turn {turn + 1}, the assistant\'s, {what}; take it out of the data, or mark it as context with "train": false',
+            Defect.answer_empty,
+        )
+
+    def _with_open_thoughts(self, message: Message) -> Message:
+        """A turn whose thoughts the template leaves out, though its generation prompt opens them: with the thoughts in its text."""
+        opening = self._opened.rstrip()
+        close = next((close for open_, close in self._tags if open_ == opening), "")
+        if not message.reasoning or not close or self._shows_thoughts or thoughts.closings(message.content, self._tags):
+            return message
+        told = f"{self._opened}{message.reasoning.strip()}\n{close}\n\n{message.content}"
+        return replace(message, reasoning=None, content=told)
 
     def _added_by(self, before: str, after: str, message: Message, where: str) -> str:
         """What an assistant turn adds to the prompt that asks for it. Raises ``MaskError``.
@@ -229,10 +251,10 @@ class ChatEncoder:
         """
         if after.startswith(before):
             return after[len(before) :]
-        found = thoughts.parted(message.content, opened=True) if self._opened else None
+        found = thoughts.parted(message.content, opened=True, tags=self._tags) if self._opened else None
         start = before.removesuffix(self._opened)
-        if found is not None and after.startswith(start) and (written := found[1].strip()):
-            rest = after[len(start) :]
+        if found is not None and after.startswith(start) and (found[1].strip() or message.tool_calls):
+            rest, written = after[len(start) :], found[1].strip()
             if rest.lstrip().startswith(written):
                 return self._unopened(message.content) + rest[rest.index(written) + len(written) :]
         raise _prompt_error(before, after, where)
@@ -241,7 +263,7 @@ class ChatEncoder:
         where = row.where or row.id
         ids: list[int] = []
         trained: list[bool] = []
-        done = ""  # the text of ids, up to the end of what the last answer says
+        done = ""  # the text of ids
         for answer in answers:
             prompt = tokens[answer.before]
             if prompt[: len(ids)] != ids:
@@ -252,7 +274,10 @@ class ChatEncoder:
             length = self._turn_end(written, said, where)
             trained += [False] * (len(prompt) - len(ids)) + [True] * length
             ids = prompt + written[:length]
-            done = answer.before + answer.text[: max((answer.text.find(part) + len(part) for part in said), default=0)]
+            end = max((answer.text.find(part) + len(part) for part in said), default=0)
+            token = self.decode(written[length - 1 : length])
+            at = answer.text.find(token, end)
+            done = answer.before + answer.text[: end if at < 0 else at + len(token)]
         return Encoded(tuple(ids), tuple(trained))
 
     def _after(self, prompt: Sequence[int], answer: "_Answer", tokens: Mapping[str, list[int]], where: str) -> list[int]:
@@ -320,9 +345,22 @@ class ChatEncoder:
         end = self.tokenizer.eos_token_id
         if end is None:
             raise MaskError(f"{row.where or row.id}: the tokenizer has no end-of-text token to end a text with", Defect.turn_end_missing)
+        self._refuse_lost_text(row, tokens)
         ids = (*self._opening, *tokens, *(() if row.messages[-1].continues else (end,)))
         first = max(1, len(self._opening) + self._context(row))
         return Encoded(ids, (False,) * first + (True,) * (len(ids) - first))
+
+    def _refuse_lost_text(self, row: Row, tokens: Sequence[int]) -> None:
+        """Raises ``MaskError`` for a document that its tokens do not say; white space apart, which decoders treat freely."""
+        text, written = "".join(row.text.split()), "".join(self.decode(tokens).split())
+        if text == written:
+            return
+        at = next((i for i, (a, b) in enumerate(zip(text, written, strict=False)) if a != b), min(len(text), len(written)))
+        raise MaskError(
+            f"{row.where or row.id}: the tokenizer does not write the text as it is ({text[at : at + 12]!r} becomes "
+            f"{written[at : at + 12]!r}), so the model would learn another one; replace such characters in the text, or use another model",
+            Defect.tokens_differ,
+        )
 
     def _context(self, row: Row) -> int:
         """How many tokens of a document lie before the text that is trained."""
@@ -344,11 +382,13 @@ class ChatEncoder:
         return replace(row, messages=tuple(map(self._apart, row.messages)))
 
     def _apart(self, message: Message) -> Message:
-        if message.role != "assistant" or message.reasoning or not thoughts.closings(message.content):
+        if message.role != "assistant" or message.reasoning or not thoughts.closings(message.content, self._tags):
             return message
-        found = thoughts.parted(message.content, opened=bool(self._opened))
+        found = thoughts.parted(message.content, opened=bool(self._opened), tags=self._tags)
         if found is None:
             return message
+        if not found[0].strip() and thoughts.closings(self._asks, self._tags):  # the generation prompt has the empty thought
+            return replace(message, content=found[1])
         if self._shows_thoughts:
             return replace(message, reasoning=found[0] or None, content=found[1])
         opening = self._opened.rstrip()
@@ -357,12 +397,24 @@ class ChatEncoder:
         return message
 
     @functools.cached_property
-    def _opened(self) -> str:
-        """The opening of a thought with which generation prompts end, if they do."""
+    def _asks(self) -> str:
+        """What the template adds to a conversation to ask for an answer: the generation prompt alone, where it can be told."""
+        asked = [Message("user", _STAND_IN)]
         try:
-            return thoughts.opened_at_end(self.render([Message("user", _STAND_IN)], generation_prompt=True))
+            prompt = self.render(asked, generation_prompt=True)
+            without = self.render(asked, generation_prompt=False)
         except MaskError:
             return ""
+        return prompt[len(without) :] if prompt.startswith(without) else prompt
+
+    @functools.cached_property
+    def _tags(self) -> thoughts.Tags:
+        return thoughts.tags_of(self._asks)
+
+    @functools.cached_property
+    def _opened(self) -> str:
+        """The opening of a thought with which generation prompts end, if they do."""
+        return thoughts.opened_at_end(self._asks, self._tags)
 
     @functools.cached_property
     def _shows_thoughts(self) -> bool:
@@ -408,18 +460,42 @@ class ChatEncoder:
             )
         self._shown.add(key)
 
-    def _check_frame(self, answer: "_Answer", row: Row, where: str) -> None:
+    def _check_calls(self, history: Sequence[Message], message: Message, row: Row, where: str) -> None:
+        """Every argument of every call is written, as far as it goes: rendered once more with a mark at the end of each."""
+        if not message.tool_calls:
+            return
+        marks = (f"hydratune{number}end" for number in itertools.count())
+        used: dict[str, str] = {}  # mark -> function
+        calls = []
+        for call in message.tool_calls:
+            function, own = call["function"], dict[str, str]()
+            name = _marked(function["name"], marks, own) if len(message.tool_calls) > 1 else function["name"]
+            marked = {**function, "name": name, "arguments": _marked(function["arguments"], marks, own)}
+            used |= dict.fromkeys(own, function["name"])
+            calls.append({**call, "function": marked})
+        try:
+            text = self.render([*history, replace(message, tool_calls=tuple(calls))], tools=row.tools, generation_prompt=False)
+        except MaskError:  # a template that computes with what is no text
+            return
+        missing = next((function for mark, function in used.items() if mark not in text), None)
+        if missing is not None:
+            raise MaskError(
+                f"{where}: the chat template leaves out a call to {missing}, or part of its arguments, of a turn that is trained; "
+                "use a model.chat_template that shows all tool calls of a turn, or mark the turn train: false",
+                Defect.calls_ignored,
+            )
+
+    def _check_frame(self, answer: "_Answer", before_it: Sequence[Message], message: Message, row: Row, where: str) -> None:
         """Nothing that others say may turn up in what a template puts around an answer.
 
         Most rows have the same frame, so the two renderings with marked texts are seldom needed.
         """
-        message, turn = row.messages[answer.turn], answer.turn
         frame = answer.text
         for text in filter(None, answer.said[:2]):
             frame = frame.replace(text, _STAND_IN, 1)
         if hash(frame) in self._frames:
             return
-        history = [m if m.role == "assistant" else replace(m, content=m.content + _MARK) for m in row.messages[:turn]]
+        history = [m if m.role == "assistant" else replace(m, content=m.content + _MARK) for m in before_it]
         try:
             before = self.render(history, tools=row.tools, generation_prompt=True)
             after = self.render([*history, message], tools=row.tools, generation_prompt=False)
@@ -449,6 +525,19 @@ def trained_turns(row: Row, train_on: TrainOn) -> list[int]:
     """Positions of the assistant turns that are trained."""
     turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train]
     return turns if train_on is TrainOn.all else turns[-1:]
+
+
+def _marked(value: Any, marks: Iterator[str], used: dict[str, str]) -> Any:
+    """``value`` with a mark at the end of every text in it; ``used`` gets the marks."""
+    if isinstance(value, dict):
+        return {key: _marked(item, marks, used) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_marked(item, marks, used) for item in value]
+    if not isinstance(value, str):
+        return value
+    mark = next(marks)
+    used[mark] = value
+    return value + mark
 
 
 def _leaves(value: Any) -> Iterator[str]:
@@ -506,11 +595,18 @@ def _prompt_error(before: str, after: str, where: str) -> MaskError:
     return MaskError(f"{what}; use another model.chat_template", Defect.prompt_differs)
 
 
-def _check_thoughts(opened: str, answer: str, message: Message, where: str) -> None:
-    """An answer that holds its thoughts in its text is closed as often as the row closes it."""
-    closed, written = thoughts.closings(message.content), thoughts.closings(opened + answer)
+def _check_thoughts(asks: str, answer: str, message: Message, where: str, tags: thoughts.Tags) -> None:
+    """An answer that holds its thoughts in its text is closed as often as the row closes it; ``asks`` is the generation prompt."""
+    closed, written = thoughts.closings(message.content, tags), thoughts.closings(asks + answer, tags)
     if not closed or message.reasoning or written == closed:
         return
+    if written > closed and thoughts.closings(asks, tags):
+        raise MaskError(
+            f"{where}: the generation prompt of the chat template has a thought that is closed already, so the thoughts of this answer "
+            "would be a second one; use a model.chat_template whose generation prompt leaves thinking to the model, or take the thoughts "
+            "out of the data",
+            Defect.thinking_doubled,
+        )
     if written > closed:
         raise MaskError(
             f"{where}: the answer closes a thought ({closed} time{'s' if closed > 1 else ''}), and the chat template closes one as well, "

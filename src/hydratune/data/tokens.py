@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from hydratune.config import DataConfig, Level, Overlength
+from hydratune.data import thoughts
 from hydratune.data.examples import encoded_examples
 from hydratune.data.gate import gate
 from hydratune.data.masking import TOGETHER, ChatEncoder
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
-from hydratune.data.rows import Row
+from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
 _BARS = 40  # of a histogram
@@ -28,15 +29,20 @@ def special_tokens(tokenizer: Any) -> re.Pattern[str]:
 
 
 def with_special_tokens(tokenizer: Any, rows: Iterable[Row]) -> list[tuple[Row, str]]:
-    """Rows with a turn whose text holds a special token, and that token."""
+    """Rows with a turn whose text holds a special token, and that token. Tags around the thoughts of an answer are none of its text."""
     pattern = special_tokens(tokenizer)
     found = []
     for row in rows:
-        spoken = (text for m in row.messages for text in (m.content, m.reasoning or "", str(m.tool_calls) if m.tool_calls else ""))
+        spoken = (text for m in row.messages for text in (*_contents(m), m.reasoning or "", str(m.tool_calls) if m.tool_calls else ""))
         hit = next((h for text in spoken if (h := pattern.search(text))), None)
         if hit:
             found.append((row, hit[0]))
     return found
+
+
+def _contents(message: Message) -> tuple[str, ...]:
+    parted = thoughts.parted(message.content, opened=True) if message.role == "assistant" else None
+    return parted or (message.content,)
 
 
 @dataclass

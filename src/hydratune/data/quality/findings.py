@@ -83,7 +83,7 @@ CHECKS: dict[str, Check] = {
         "on either side they would leak",
         "nothing, if they are few; data.quality.near_leaks=off splits without looking at likeness",
     ),
-    "mask": Check("rows whose mask is wrong", "other tokens would be trained than you think", "use another model.chat_template"),
+    "mask": Check("rows whose mask is wrong", "other tokens would be trained than you think", "do what each message says"),
     "overlength": Check("rows longer than data.max_length", "they are dropped or cut as data.overlength says", "raise data.max_length"),
     "truncated_answers": Check("answers that seem to be cut off", "the model would learn to stop in the middle", "complete or remove them"),
     "refusals": Check("answers that refuse", "the model would learn to refuse", "remove them, unless they are meant"),
