@@ -223,14 +223,11 @@ def asked(content: str) -> Row:
 @pytest.mark.parametrize("template", [OPENS, OPENS_AND_DROPS])
 def test_thought_that_the_prompt_opens_is_closed_once(encoder: ChatEncoder, template: str, content: str) -> None:
     encoder, row = under(encoder, template), asked(content)
-    if template is OPENS_AND_DROPS and content == "<think>T</think>A":
-        pytest.skip("the row opens the thought otherwise than the prompt does")
     example = encoder.encode(row)
     gate(encoder, [row], [example])
-    assert halves(encoder, example) == (
-        "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n<think>\n",
-        "T\n</think>\n\nA<|im_end|>",
-    )
+    own = content.removeprefix("<think>").lstrip("\n")  # the row's text, where the template writes none
+    trained = own if template is OPENS_AND_DROPS else "T\n</think>\n\nA"
+    assert halves(encoder, example) == ("<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n<think>\n", f"{trained}<|im_end|>")
     assert encoder.reference(row) == "A" == encoder.said(row, "Other thoughts\n</think>\n\nA")
 
 
@@ -264,3 +261,118 @@ def test_doubled_close_is_refused_with_a_way_that_works(encoder: ChatEncoder) ->
     assert caught.value.defect is Defect.thinking_doubled
     apart = Row("row", (quoting.messages[0], Message("assistant", "Write </think> at the end", reasoning="T")))
     assert halves(encoder, encoder.encode(apart))[1] == "T\n</think>\n\nWrite </think> at the end<|im_end|>"
+
+
+SEED = OPENS.replace("think>", "seed:think>")
+OWN_TAG = OPENS.replace("think>", "musing>")  # a name that nobody knows
+NO_THINKING = PLAIN_CHAT.replace("<|im_start|>assistant\n{% endif", "<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif").replace(
+    "{{ m['content'] }}", "{% if m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}"
+)
+
+
+@pytest.mark.parametrize(("template", "tag"), [(SEED, "seed:think"), (OWN_TAG, "musing")])
+def test_thought_of_any_tag_that_the_prompt_opens_is_closed_once(encoder: ChatEncoder, template: str, tag: str) -> None:
+    encoder, row = under(encoder, template), asked(f"T\n</{tag}>\n\nA")
+    assert halves(encoder, encoder.encode(row))[1] == f"T\n</{tag}>\n\nA<|im_end|>"
+    assert encoder.reference(row) == "A"
+
+
+def test_thoughts_apart_are_written_where_the_template_opens_them_and_drops_them(encoder: ChatEncoder) -> None:
+    encoder = under(encoder, OPENS_AND_DROPS)
+    row = Row("row", (Message("user", "Where?"), Message("assistant", "A", reasoning="T")))
+    example = encoder.encode(row)
+    gate(encoder, [row], [example])
+    assert halves(encoder, example)[1] == "T\n</think>\n\nA<|im_end|>" and encoder.reference(row) == "A"
+
+
+def test_prompt_that_has_closed_an_empty_thought_takes_no_second_one(encoder: ChatEncoder) -> None:
+    encoder = under(encoder, NO_THINKING)
+    with pytest.raises(MaskError, match="has a thought that is closed already") as caught:
+        encoder.encode(asked("<think>T</think>A"))
+    assert caught.value.defect is Defect.thinking_doubled
+    for content in ("A", "<think>\n\n</think>\n\nA"):
+        read, trained = halves(encoder, encoder.encode(asked(content)))
+        assert read.count("</think>") == 1 and trained == "A<|im_end|>"
+
+
+def test_answer_of_thoughts_alone_is_empty(encoder: ChatEncoder) -> None:
+    talk = replace(TALK, messages=(TALK.messages[0], Message("assistant", "<think>T</think>\n"), *TALK.messages[2:]))
+    with pytest.raises(MaskError, match="turn 2, the assistant's, says nothing after its thoughts"):
+        encoder.encode(talk)
+
+
+def test_tags_around_thoughts_are_no_special_tokens_of_the_text(encoder: ChatEncoder) -> None:
+    from hydratune.data.tokens import with_special_tokens
+
+    tokenizer = copy.deepcopy(encoder.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    rows = [
+        asked("<think>T</think>A"),
+        asked("T</think>A"),
+        asked("<think>a</think>b</think>c"),
+        Row("user", (Message("user", "<think>"),)),
+    ]
+    assert [token for _, token in with_special_tokens(tokenizer, rows)] == ["<think>", "<think>"]
+
+
+CALLS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}SHOWN<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ALL_CALLS = "{% for c in m.tool_calls or [] %}[{{ c.function.name }}{{ c.function.arguments | tojson }}]{% endfor %}"
+FIRST_CALL = "{% if m.tool_calls %}[{{ m.tool_calls[0].function.name }}{{ m.tool_calls[0].function.arguments | tojson }}]{% endif %}"
+ONLY_KEYS = "{% for c in m.tool_calls or [] %}[{{ c.function.name }}({{ c.function.arguments | join(',') }})]{% endfor %}"
+CUT_VALUES = (
+    "{% for c in m.tool_calls or [] %}[{{ c.function.name }}{% for k, v in c.function.arguments.items() %} {{ k }} {{ (v | string)[:20] }}"
+    "{% endfor %}]{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(("shown", "right"), [(ALL_CALLS, True), (FIRST_CALL, False), (ONLY_KEYS, False), (CUT_VALUES, False)])
+def test_every_argument_of_every_call_is_written(encoder: ChatEncoder, shown: str, right: bool) -> None:
+    encoder = under(encoder, CALLS.replace("SHOWN", shown))
+    places = ("Rome, near the old harbour, behind it", 'the "Oslo" fjord\nat night, in the rain')
+    calls = tuple({"type": "function", "function": {"name": "weather", "arguments": {"place": place, "days": 2}}} for place in places)
+    row = Row("row", (Message("user", "Rain?"), Message("assistant", "", tool_calls=calls)), where="f.jsonl:7")
+    if not right:
+        with pytest.raises(MaskError, match=r"f\.jsonl:7: the chat template leaves out") as caught:
+            encoder.encode(row)
+        assert caught.value.defect is Defect.calls_ignored
+        return
+    example = encoder.encode(row)
+    gate(encoder, [row], [example])
+    assert halves(encoder, example)[1].count("[weather{") == 2
+
+
+def test_document_that_the_tokenizer_does_not_write_is_refused(encoder: ChatEncoder) -> None:
+    from tokenizers.normalizers import Lowercase
+
+    lower = under(encoder, PLAIN_CHAT)
+    lower.tokenizer.backend_tokenizer.normalizer = Lowercase()
+    with pytest.raises(MaskError, match=r"f\.jsonl:7: the tokenizer does not write the text as it is \('Once' becomes 'once'\)") as caught:
+        lower.encode(Row("text", (Message("text", "Once"),), where="f.jsonl:7"))
+    assert caught.value.defect is Defect.tokens_differ
+
+
+def test_history_that_ends_turns_otherwise_is_said_to_be_rewritten(encoder: ChatEncoder) -> None:
+    other_end = PLAIN_CHAT.replace(
+        "{{ m['content'] }}<|im_end|>",
+        "{{ m['content'] }}{% if loop.last or m['role'] == 'user' %}<|im_end|>{% else %}<|endoftext|>{% endif %}",
+    )
+    with pytest.raises(MaskError, match="rewrites earlier turns") as caught:
+        under(encoder, other_end).encode(TALK)
+    assert caught.value.defect is Defect.history_rewritten
+
+
+def test_system_turn_that_a_template_refuses_is_to_go_into_the_first_question(encoder: ChatEncoder) -> None:
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + PLAIN_CHAT
+    with pytest.raises(MaskError, match="put that text at the beginning of the first user turn"):
+        under(encoder, refusing).encode(replace(TALK, messages=(Message("system", "Be terse."), *TALK.messages)))
+
+
+def test_generation_prompt_that_ends_in_a_space_is_said(encoder: ChatEncoder) -> None:
+    from hydratune.fitness import notices
+
+    spaced = PLAIN_CHAT.replace("assistant\n{% endif", "assistant: {% endif").replace("{{ m['role'] }}\n", "{{ m['role'] }}: ")
+    assert "ends in a space" in notices(under(encoder, spaced))[0]
+    assert notices(under(encoder, spaced.replace(": ", ":"))) == []
