@@ -263,7 +263,7 @@ def test_a_process_killed_between_the_two_writes_leaves_a_file_that_is_known(tmp
 def test_files_without_a_digest_and_digests_of_other_programs_are_no_error(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("[1]")
     assert read_json(tmp_path / "mine.json") == [1]
-    for text in ('{"mine.json": "abc"}', '{"files": {"mine.json": ["abc"]}}', "[]", "no JSON"):
+    for text in ('{"mine.json": "abc"}', "[]"):
         (tmp_path / "digests.json").write_text(text)
         assert read_json(tmp_path / "mine.json") == [1], text
 
@@ -399,3 +399,50 @@ def test_writing_rows_and_values_takes_a_digest_each(tmp_path: Path) -> None:
     RunDirectory(tmp_path).write_history([{"step": 1}])
     for name in ("a.jsonl", "b.json", "history.csv"):
         assert digests.listed(tmp_path / name) == [digests.of_file(tmp_path / name)]
+
+
+def test_every_bit_of_an_index_that_matters_is_noticed(tmp_path: Path) -> None:
+    """Taken for another program's file, a damaged index would have everything beside it used unverified."""
+    write_json(tmp_path / "settings.json", {"a": 1})
+    index = tmp_path / digests.INDEX
+    stored = index.read_bytes()
+    silent = []
+    for place in range(len(stored)):
+        index.write_bytes(stored[:place] + bytes([stored[place] ^ 1]) + stored[place + 1 :])
+        try:
+            if not digests.listed(tmp_path / "settings.json"):
+                silent.append(place)
+        except RunError:
+            continue
+    name = stored.index(b"settings.json")  # of a file that is not listed nothing is known
+    assert set(silent) <= set(range(name, name + len("settings.json")))
+    index.write_bytes(b"\377\376")
+    with pytest.raises(RunError, match="not readable"):
+        digests.listed(tmp_path / "settings.json")
+    index.write_text(json.dumps({"someone": "else's"}))
+    assert digests.listed(tmp_path / "settings.json") == []
+
+
+def test_damaged_adapter_is_not_trained_further(hydratune: Command, whole: Path, tmp_path: Path) -> None:
+    flip(whole / "adapter" / "adapter_model.safetensors", 0.5)
+    code, text = hydratune(*WORDS, f"model.adapter={whole}", f"hydra.run.dir={tmp_path}/further")
+    assert code == 2 and "adapter_model.safetensors is not as it was written" in text, text
+
+
+def test_finished_run_whose_extension_ends_before_its_first_step_is_what_it_was(
+    hydratune: Command, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydratune.commands import train
+
+    before = {name: (whole / name).read_bytes() for name in ("metrics.json", "predictions.jsonl", "adapter/adapter_model.safetensors")}
+
+    def stopping(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_experiment", stopping)
+        assert hydratune("train", "resume=extend", "trainer.max_epochs=4", f"hydra.run.dir={whole}")[0] == 130
+    assert {name: (whole / name).read_bytes() for name in before} == before
+    assert json.loads((whole / "status.json").read_text())["state"] == "finished"
+    code, text = hydratune("evaluate", f"run={whole}")
+    assert code == 0 and "are reproduced" in text, text

@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -343,7 +344,29 @@ def test_a_template_that_never_ends_for_some_rows(hydratune: Run, tmp_path: Path
     write_rows(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "now", "completion": "yes"}])
     (tmp_path / "trap.jinja").write_text("{% if messages[0].content == 'now' %}" + ENDLESS["loops"] + "{% endif %}" + FINE)
     code, said = prepared(hydratune, "data.train=rows.jsonl", "model.chat_template=trap.jinja")
-    assert code == 2 and "rows.jsonl:41" in said and "it is not done after 2 s" in said, said
+    assert code == 2 and "rows.jsonl:41: the chat template" in said and "it is not done after 2 s" in said, said
+    assert "rows.jsonl:1:" not in said  # one bad row does not condemn the others
+
+
+def test_time_is_limited_in_other_threads_too() -> None:
+    """Jobs of a pack render in threads, where no alarm can be set."""
+    ended: list[str] = []
+
+    def work() -> None:
+        for expected in ("endless", "short"):
+            try:
+                with bounds.time_limit(0.5):
+                    while expected == "endless":
+                        pass
+                ended.append(expected)
+            except bounds.TooSlowError:
+                ended.append("too slow")
+        time.sleep(1)  # nothing arrives late
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert ended == ["too slow", "short"] and not thread.is_alive()
 
 
 def test_the_fix_for_a_template_works(hydratune: Run, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Bounds on what others' inputs may take: time, depth of nesting, and what YAML aliases unfold to."""
 
+import ctypes
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from omegaconf import OmegaConf
 
 from hydratune.errors import InputError
 
+_PAUSE = 0.25  # seconds between two looks at other threads
 _MOST_NODES = 1_000_000  # of a YAML file, its aliases unfolded
 _DEEPEST_YAML = 100  # levels; PyYAML and OmegaConf call themselves for each
 _MOST_BYTES = 2**24  # of a YAML file
@@ -25,11 +28,16 @@ class TooSlowError(Exception):
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises ``TooSlowError`` in the block after ``seconds``, also inside a regular expression.
+    """Raises ``TooSlowError`` in the block after ``seconds``: in the main thread by SIGALRM, also inside a regular expression.
 
-    By SIGALRM, so in the main thread only: in another thread, or where somebody else has set that alarm, nothing is bounded.
+    In other threads it is raised between two steps of Python, so not inside one long step of a library. Where somebody else
+    has set the alarm of the main thread, nothing is bounded.
     """
-    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0] > 0:
+    if threading.current_thread() is not threading.main_thread():
+        with _WATCH.limit(seconds):
+            yield
+        return
+    if signal.getitimer(signal.ITIMER_REAL)[0] > 0:
         yield
         return
 
@@ -43,6 +51,51 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+class _Watch:
+    """Looks, from a thread of its own, at blocks in other threads that have a time limit."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until: dict[int, float] = {}  # thread -> when its block must be over
+        self._raised: set[int] = set()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        own = threading.get_ident()
+        with self._lock:
+            if own in self._until:  # a block within a block: the outer one has its time
+                nested = True
+            else:
+                nested = False
+                self._until[own] = time.monotonic() + seconds
+                if self._thread is None or not self._thread.is_alive():  # it does not live on in a forked process
+                    self._thread = threading.Thread(target=self._look, name="time limits", daemon=True)
+                    self._thread.start()
+        try:
+            yield
+        finally:
+            if not nested:
+                with self._lock:
+                    self._until.pop(own, None)
+                    if own in self._raised:
+                        self._raised.discard(own)
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(own), None)  # if it has not arrived, it need not
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(_PAUSE)
+            now = time.monotonic()
+            with self._lock:
+                for thread, until in list(self._until.items()):
+                    if now > until and thread not in self._raised:
+                        self._raised.add(thread)
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TooSlowError))
+
+
+_WATCH = _Watch()
 
 
 def depth(value: Any, enough: int) -> int:

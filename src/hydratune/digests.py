@@ -43,12 +43,12 @@ def _read(index: Path) -> dict[str, list[str]]:
         return {}
     try:
         content = json.loads(stored)
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        if isinstance(content, dict) and not content.keys() & {"format", "files"}:  # another program's
             return {}
-        return {str(name): [str(one) for one in some] for name, some in content["files"].items()}
+        if content["format"] == _FORMAT:
+            return {str(name): [str(one) for one in some] for name, some in content["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        if _FORMAT.encode() not in stored:
-            return {}
+        pass
     raise RunError(f"{index} is not readable: it was changed or cut; if it alone is damaged, {_remove(index)}")
 
 

@@ -31,7 +31,10 @@ def settings(composed: TrainConfig, record: RunDirectory, overrides: Sequence[st
         key = override.split("=", 1)[0].lstrip("+~").split("@")[0].split("/")[0]
         if key.split(".")[0] in ("hydra", "resume", "preview", "name"):
             continue
+        own = {other.split("=", 1)[0].lstrip("+~") for other in overrides if other != override}
         for leaf in _leaves(key, wanted):
+            if leaf in own:  # said with the override that names it
+                continue
             if leaf in LENGTH or leaf.startswith(_NO_PART):
                 _put(values, leaf, wanted[leaf])
             elif str(flat(values).get(leaf)) != str(wanted[leaf]):

@@ -75,7 +75,7 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
         try:
             with recorded(typed, directory):
                 load()(typed, directory)
-        except InputError:
+        except BaseException:
             if finished is not None and not directory.history_file.is_file():  # nothing was trained: it is what it was
                 directory.put_back(finished)
             raise

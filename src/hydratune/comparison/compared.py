@@ -266,7 +266,8 @@ def _by_rows(compared: Comparison) -> list[str]:
         return []
     tests = [a for some in compared.against.values() for a in some.values()]
     tied = compared.tied()
-    names = " and ".join(dict.fromkeys(title(f"eval/{a.metric}") for a in tests))
+    telling = [a for a in tests if tied or a.told_apart]
+    names = " and ".join(dict.fromkeys(title(f"eval/{a.metric}") for a in telling or tests))
     how = f"by {names} of the same test rows, paired, {_percent(compared)}{_holm(compared.tests)}"
     noise = "" if any(a.replicated for a in tests) else f"; {ONE_SEED}: add seed=1,2,3"
     if tied:

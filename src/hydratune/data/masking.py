@@ -26,7 +26,7 @@ from hydratune.config import TrainOn
 from hydratune.data import rendering, thoughts
 from hydratune.data.calls import takes_text_arguments, with_text_arguments
 from hydratune.data.rows import Message, Row
-from hydratune.errors import DataError
+from hydratune.errors import DataError, InputError
 
 TOGETHER = 256  # rows tokenised in one call, which uses every core
 _NEAR = 200  # characters before an answer in which a token that no neighbour melts into is looked for
@@ -124,7 +124,7 @@ class ChatEncoder:
             return template(with_text_arguments(turns) if self.text_arguments else turns)
         except rendering.EndlessTemplateError as error:
             of = f"the chat template of {self.tokenizer.name_or_path}"
-            raise DataError(f"{where}: {of} cannot be used: {error}; mend it, or use another: model.chat_template=FILE") from None
+            raise InputError(f"{where}: {of} cannot be used: {error}; mend it, or use another: model.chat_template=FILE") from None
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
             why = f"{where}: the chat template refuses this conversation ({error})"
             if messages and messages[0].role == "system" and "system" in str(error).lower():

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune import config as configuration
+from hydratune import digests
 from hydratune.config import (
     AdapterConfig,
     FullFinetune,
@@ -93,6 +94,8 @@ def _not_found(given: str, place: Path) -> Problem:
 
 def _read(given: str, folder: Path, run: Path | None) -> AdapterFolder:
     file = folder / SETTINGS_FILE
+    if (damage := digests.damaged(folder)) is not None:
+        raise ConfigError([Problem(KEY, given, damage, "bring it back, or give another adapter")])
     try:
         settings = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
