@@ -43,7 +43,7 @@ def _read(index: Path) -> dict[str, list[str]]:
         return {}
     try:
         content = json.loads(stored)
-        if isinstance(content, dict) and not content.keys() & {"format", "files"}:  # another program's
+        if not isinstance(content, dict) or not content.keys() & {"format", "files"}:  # another program's
             return {}
         if content["format"] == _FORMAT:
             return {str(name): [str(one) for one in some] for name, some in content["files"].items()}
