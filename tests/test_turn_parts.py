@@ -578,3 +578,51 @@ def test_deep_nesting_is_refused_with_its_line(tmp_path: Path) -> None:
                 list(formats.read_file(path, {}))
         else:
             assert len(list(formats.read_file(path, {}))) == 1
+
+
+# --------------------------------------------------------------------------------------------- arguments under other names
+NAMES = ("arguments", "parameters", "input", "args", "kwargs", "params")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [{"town": "Ulm"}, '{"town": "Ulm"}'])
+def test_arguments_have_several_names(tmp_path: Path, name: str, value: Any) -> None:
+    for given in (
+        {"name": "weather", name: value},
+        {"function": {"name": "weather", name: value}},
+        {"function": {"name": "weather"}, name: value},
+        {"name": "weather", "arguments": {}, name: value},
+    ):
+        rows = [
+            chat(tmp_path / "a.jsonl", ASK, {"role": "assistant", "tool_calls": [given]}),
+            chat(tmp_path / "a.jsonl", ASK, {"role": "tool_call", "content": json.dumps(given)}),
+        ]
+        assert [row.messages[1].tool_calls for row in rows] == [(call("weather", town="Ulm"),)] * 2
+    part = {"type": "tool_use", "name": "weather", name: value}
+    assert chat(tmp_path / "b.jsonl", ASK, {"role": "assistant", "content": [part]}).messages[1].tool_calls == (call("weather", town="Ulm"),)
+
+
+@pytest.mark.parametrize("key", ["toolArgs", "action_input", "args_json", "town"])
+@pytest.mark.parametrize("value", [{"town": "Ulm"}, '{"town": "Ulm"}', ["Ulm"], "Ulm"])
+def test_what_may_be_an_argument_is_not_lost(tmp_path: Path, key: str, value: Any) -> None:
+    for given in ({"name": "weather", key: value}, {"function": {"name": "weather", key: value}}):
+        said = refused(tmp_path / "a.jsonl", ASK, {"role": "assistant", "tool_calls": [given]})
+        assert f"the call to weather has no arguments, but the key {key}" in said and '{"name": "weather", "arguments": {...}}' in said
+    part = {"type": "tool_use", "name": "weather", key: value}
+    assert "the call to weather has no arguments" in refused(tmp_path / "b.jsonl", ASK, {"role": "assistant", "content": [part]})
+
+
+def test_other_keys_of_calls_are_named_and_none_is_needed(tmp_path: Path) -> None:
+    given = {"name": "weather", "arguments": {"town": "Ulm"}, "result": {"sky": "grey"}}
+    (row,), said = read(tmp_path / "a.jsonl", [{"messages": [ASK, {"role": "assistant", "tool_calls": [given]}]}])
+    assert row.messages[1].tool_calls == (call("weather", town="Ulm"),)
+    assert said[1:] == ["keys of turns ignored, with the number of turns: tool_calls.result (1)"]
+    bare = {"role": "assistant", "tool_calls": [{"id": "a", "index": 0, "type": "function", "function": {"name": "now"}}]}
+    assert chat(tmp_path / "b.jsonl", ASK, bare).messages[1].tool_calls == ({"id": "a", **call("now")},)
+    two = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": 1}, "args": {"a": 2}}]}
+    assert "arguments and args of the call to f differ" in refused(tmp_path / "c.jsonl", ASK, two)
+
+
+def test_tools_may_be_a_list_of_json_texts(tmp_path: Path) -> None:
+    assert chat(tmp_path / "a.jsonl", ASK, SAID, tools=[json.dumps(WEATHER), PRICE]).tools == (WEATHER, PRICE)
+    assert "a tool is a text that is not JSON" in refused(tmp_path / "b.jsonl", ASK, SAID, tools=["weather"])

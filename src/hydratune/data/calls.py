@@ -9,13 +9,15 @@ from jinja2.exceptions import TemplateError
 
 from hydratune.data.files import load_json
 from hydratune.data.notes import Notes
-from hydratune.data.padding import Struct, unpadded
+from hydratune.data.padding import ARGUMENTS, Struct, unpadded
 from hydratune.errors import DataError
 
 log = logging.getLogger(__name__)
 
 Tools = tuple[Mapping[str, Any], ...]
 TEXT_ARGUMENTS = "the chat template takes the arguments of tool calls as text, so they are given to it as JSON text"
+_IDS = ("id", "call_id", "tool_call_id", "toolCallId")
+_CALL_KEYS = {*ARGUMENTS, *_IDS, "name", "type", "function", "index"}
 _ANY_VALUE = {"default", "const", "example"}  # keywords of a JSON schema whose value may be null
 
 
@@ -53,17 +55,39 @@ def _call(call: Any, tools: Tools, notes: Notes, where: str) -> dict[str, Any]:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise DataError(f'{where}: a tool call needs {{"function": {{"name": ..., "arguments": ...}}}}, got {str(call)[:80]!r}')
     name = function["name"]
-    arguments = next((function[key] for key in ("arguments", "parameters", "input") if function.get(key) is not None), None)
-    if isinstance(arguments, str):
-        arguments = parsed(arguments, f"arguments of the call to {name}", where) if arguments.strip() else None
-    if arguments is not None and not isinstance(arguments, dict):
-        raise DataError(f"{where}: arguments of the call to {name} must be an object, this is {type(arguments).__name__}")
-    identity = call.get("id")
+    arguments = _arguments(call, function, notes, where)
+    identity = next((call[key] for key in _IDS if call.get(key) is not None), None)
     if identity is not None and not isinstance(identity, str):
         raise DataError(f"{where}: id of the call to {name} must be a text, this is {type(identity).__name__}")
     arguments, nulls = unpadded(arguments or {}, _required(name, tools))
     notes.argument_nulls += nulls
     return {**({"id": identity} if identity else {}), "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+
+
+def _arguments(call: Mapping[str, Any], function: Mapping[str, Any], notes: Notes, where: str) -> Mapping[str, Any] | None:
+    """The arguments of a call under any of their names. Raises ``DataError`` where they may stand under a name that is not known."""
+    name, found = function["name"], {}
+    both = [function] if function is call else [function, call]
+    for key, value in ((key, holder[key]) for holder in both for key in ARGUMENTS if holder.get(key) is not None):
+        if isinstance(value, str):
+            value = parsed(value, f"{key} of the call to {name}", where) if value.strip() else {}
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: {key} of the call to {name} must be an object, this is {type(value).__name__}")
+        found[key] = value
+    filled = {key: value for key, value in found.items() if value}
+    if any(value != next(iter(filled.values())) for value in filled.values()):
+        raise DataError(f"{where}: {' and '.join(filled)} of the call to {name} differ; keep one of them, as arguments")
+    for key, value in ((key, value) for holder in both for key, value in holder.items()):
+        if key in _CALL_KEYS or value is None or value != value or value in ("", [], {}):
+            continue
+        nested = isinstance(value, dict | list) or (isinstance(value, str) and value.lstrip().startswith("{"))
+        if not filled and (nested or not found):
+            raise DataError(
+                f'{where}: the call to {name} has no arguments, but the key {key}, which nothing reads; write {{"name": "{name}", '
+                f'"arguments": {{...}}}}, and take {key} out if it is no argument'
+            )
+        notes.keys[f"tool_calls.{key}"] += 1
+    return next(iter(filled.values()), None)
 
 
 def _required(name: str, tools: Tools) -> tuple[str, ...]:
@@ -81,6 +105,7 @@ def tool_list(value: Any, notes: Notes, where: str) -> Tools:
         return ()
     if not isinstance(value, list):
         raise DataError(f"{where}: tools must be a list of functions, this is {type(value).__name__}")
+    value = [parsed(tool, "a tool", where) if isinstance(tool, str) else tool for tool in value]
     refuse_half_characters(json.dumps(value, ensure_ascii=False, default=str), "tools", where)
     return tuple(_tool(tool, notes, where) for tool in value)
 

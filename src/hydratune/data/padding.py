@@ -13,7 +13,7 @@ from typing import Any
 
 from hydratune.errors import DataError
 
-_ARGUMENTS = ("arguments", "parameters", "input", "args")
+ARGUMENTS = ("arguments", "parameters", "input", "args", "kwargs", "params")  # one thing under several names
 
 
 class Struct(dict[str, Any]):
@@ -117,7 +117,7 @@ def _calls(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _calls(item)
     elif isinstance(value, dict):
         name = value.get("name")
-        arguments = next((value[key] for key in _ARGUMENTS if isinstance(value.get(key), dict)), None)
+        arguments = next((value[key] for key in ARGUMENTS if isinstance(value.get(key), dict)), None)
         if isinstance(name, str) and arguments is not None and "properties" not in arguments:  # not the schema of a tool
             yield name, arguments
             return

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from hydratune.data.padding import ARGUMENTS
 from hydratune.errors import DataError
 
 _TEXTS = {"text", "input_text", "output_text"}
@@ -12,6 +13,7 @@ _THOUGHTS = {"thinking", "reasoning", "reasoning_content", "thought", "think"}
 _THOUGHT_KEYS = ("thinking", "reasoning", "reasoning_content", "thought", "think", "text", "content", "summary")
 _CALLS = {"tool_use", "tool_call", "function_call"}
 _RESULTS = {"tool_result", "tool_response", "function_call_output", "function_response"}
+_CALL_KEYS = {"type", "id", "toolCallId", "call_id", "tool_call_id", "name", "toolName", "function", "cache_control", "status", "caller"}
 _MEDIA = {"image": "images", "audio": "sounds", "video": "videos", "file": "files", "document": "files"}
 _HIDDEN = {"redacted_thinking": "it is encrypted", "encrypted_reasoning": "it is encrypted"}
 _BARE = {"text", "toolUse", "toolResult", "reasoningContent", "functionCall", "functionResponse", "inlineData"}  # Bedrock, Gemini
@@ -108,7 +110,9 @@ def _call(item: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(name, str):
         return None
     identity = _first(item, ("id", "toolCallId", "call_id", "tool_call_id"))
-    return {"id": identity, "name": name, "arguments": _first(function, ("input", "arguments", "args", "parameters"))}
+    given = {key: function[key] for key in ARGUMENTS if function.get(key) is not None}
+    others = {key: value for key, value in function.items() if key not in _CALL_KEYS}  # may be arguments under another name
+    return {"id": identity, "name": name, **(given or others)}
 
 
 def _first(item: Mapping[str, Any], keys: Iterable[str]) -> Any:

@@ -13,7 +13,7 @@ from hydratune.data.calls import Tools, parsed, refuse_half_characters, tool_cal
 from hydratune.data.layouts import CONTENT_KEYS, ROLE_KEYS, is_turn, is_turn_list
 from hydratune.data.marks import CONTEXT, TRAINED, is_missing, is_trained, refuse_unclear
 from hydratune.data.notes import Notes
-from hydratune.data.padding import unpadded
+from hydratune.data.padding import ARGUMENTS, unpadded
 from hydratune.data.parts import Part, PartKind, parts_of, refuse_media
 from hydratune.data.roles import CALL, is_known, role_of
 from hydratune.data.rows import ROLES, Message
@@ -24,7 +24,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing under t
 _KNOWN = {*ROLE_KEYS, *_CONTENT_KEYS, *_REASONING, *TRAINED, *CONTEXT, "tool_calls", "function_call", "tool_call_id", "name", "refusal"}
 _MEDIA_KEYS = {"image", "images", "image_url", "audio", "audios", "video", "videos"}
 _PART_KEYS = {"type", "text", "refusal", "signature", "id", "name", "toolName", "toolCallId", "tool_use_id", "tool_call_id", "call_id"}
-_PART_KEYS |= {"function", "input", "arguments", "args", "parameters", "content", "output", "result", "response", "summary"}
+_PART_KEYS |= {"function", *ARGUMENTS, "content", "output", "result", "response", "summary"}
 _PART_KEYS |= {"thinking", "reasoning", "reasoning_content", "thought", "think"}
 
 
