@@ -366,3 +366,81 @@ def test_the_fix_for_preference_pairs_works_when_typed(tmp_path: Path, hydratune
     assert code == 2 and fixes == ["+data.columns.prompt=prompt", "+data.columns.completion=chosen"]
     code, text = hydratune(*command, *fixes, "preview=1")
     assert code == 0 and "In box" in text and "BAD" not in text
+
+
+# ---------------------------------------------------------------------------------------------------------------- verdicts
+BAD_MARKS: list[tuple[str, Any, Any]] = [
+    (name, False, True)
+    for name in ("kto_label", "binary_label", "labels", "preference", "pass", "upvote", "is_safe", "isHelpful", "human_accepted", "is_target")
+]
+BAD_MARKS += [(name, False, True) for name in ("include", "learn", "response_is_factual", "human_verified", "non_toxic", "correct_answer")]
+BAD_MARKS += [
+    (name, True, False)
+    for name in ("harmful", "hallucinated", "error", "has_errors", "is_toxic", "not_helpful", "response_harmful", "model_failed", "is_bad_answer")
+]
+BAD_MARKS += [("kto_label", 0, 1), ("upvote", "False", "True"), ("harmful", "true", "false"), ("error", 1, 0)]
+BAD_VALUES = [("feedback", "negative"), ("preference", "rejected"), ("verdict", "incorrect"), ("thumbs", "down"), ("judgement", "Wrong")]
+BAD_VALUES += [("outcome", "fail"), ("correct", "no"), ("human_rating", "bad"), ("vote", -1), ("label", -1), ("hallucinated", "yes")]
+
+
+@pytest.mark.parametrize(("column", "bad", "good"), BAD_MARKS)
+def test_words_in_names_call_answers_bad(tmp_path: Path, column: str, bad: Any, good: Any) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{**PAIR, column: good}, {"prompt": "x", "completion": "BAD", column: bad}])
+    wanted = re.search(rf"a\.jsonl:2: {column} = .*\+data\.keep\.{column}=(true|false);", error_of(path))
+    assert wanted is not None
+    assert [spoken(row) for row in read(path, Naming(keep={column: wanted[1] == "true"}))[0]] == [SPOKEN]
+    assert len(read(path, Naming(keep={column: "any"}))[0]) == 2
+
+
+@pytest.mark.parametrize(("column", "value"), BAD_VALUES)
+def test_values_call_answers_bad(tmp_path: Path, column: str, value: Any) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{**PAIR, column: "fine"}, {"prompt": "x", "completion": "BAD", column: value}])
+    assert f"+data.keep.{column}=VALUE" in error_of(path)
+    assert [spoken(row) for row in read(path, Naming(keep={column: "fine"}))[0]] == [SPOKEN]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        *({name: value} for name in ("is_new", "translated", "has_code", "public", "uses_tools") for value in (True, False)),
+        {"label": "negative"},
+        {"label": "no"},
+        {"correct_answer": "no"},
+        {"correct_answer": "0"},
+        {"prompt_harmful": True},
+        {"is_question_safe": False},
+        {"right_to_left": False},
+        {"score": 0},
+        {"upvotes": 0},
+        {"errors": 1},
+        {"target": 0},
+        {"error": "none"},
+        {"label_count": 0},
+        {"skip": False},
+        {"correct": True},
+    ],
+)
+def test_other_columns_are_no_verdicts(tmp_path: Path, extra: dict[str, Any]) -> None:
+    rows, _ = read(write_rows(tmp_path / "a.jsonl", [{**PAIR, **extra}] * 2))
+    assert [row.meta for row in rows] == [extra] * 2
+
+
+def test_columns_of_true_and_false_that_are_unknown_are_said(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{**PAIR, "public": n == 2} for n in range(3)])
+    rows, said = read(path)
+    assert len(rows) == 3 and said[1].startswith("public is true in 1 row and false in 2, all of them trained;")
+    assert "+data.keep.public=true" in said[1]
+    rows, said = read(path, Naming(keep={"public": True}))
+    assert len(rows) == 1 and "all of them trained" not in "".join(said)
+
+
+@pytest.mark.parametrize("column", ["mask", "weight", "train", "masked", "loss", "labels", "weights", "loss_mask", "label", "kto_labels"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_the_fix_for_a_list_of_marks_works(tmp_path: Path, column: str, kind: str) -> None:
+    turns = [CHAT[0], {"role": "assistant", "content": "BAD"}, *CHAT]
+    message = error_of(write_rows(tmp_path / f"a.{kind}", [{"messages": turns, column: [0, 1]}]))
+    assert f"{column} looks like a mark of what is trained" in message and 'write "train": false into the turns' in message
+    assert re.findall(r"data\.keep\.\w+=\w+", message) == [f"data.keep.{column}=any"]
+    marked = [turns[0], {**turns[1], "train": False}, *CHAT]
+    assert [m.train for m in read(write_rows(tmp_path / "b.jsonl", [{"messages": marked}]))[0][0].messages] == [True, False, True, True]
+    assert all(m.train for m in read(tmp_path / f"a.{kind}", Naming(keep={column: "any"}))[0][0].messages)

@@ -625,4 +625,55 @@ def test_other_keys_of_calls_are_named_and_none_is_needed(tmp_path: Path) -> Non
 
 def test_tools_may_be_a_list_of_json_texts(tmp_path: Path) -> None:
     assert chat(tmp_path / "a.jsonl", ASK, SAID, tools=[json.dumps(WEATHER), PRICE]).tools == (WEATHER, PRICE)
-    assert "a tool is a text that is not JSON" in refused(tmp_path / "b.jsonl", ASK, SAID, tools=["weather"])
+    assert "a tool is a text that is not JSON" in refused(tmp_path / "b.jsonl", ASK, SAID, tools=["{weather"])
+
+
+# ---------------------------------------------------------------------------------------------------------------- verdicts
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *({key: False} for key in ("label", "correct", "is_correct", "learn", "include", "is_target", "isGood", "kto_label")),
+        *({key: True} for key in ("rejected", "error", "bad", "has_error", "hallucinated")),
+        {"rating": "bad"},
+        {"feedback": "negative"},
+        {"label": 0},
+    ],
+)
+def test_the_fix_for_turns_that_are_called_bad_works(tmp_path: Path, mark: dict[str, Any]) -> None:
+    said = refused(tmp_path / "a.jsonl", ASK, {**WRONG, **mark}, ASK, SAID)
+    assert f"{next(iter(mark))} = " in said and 'write "train": false into the turn' in said and 'or "train": true if' in said
+    for train in (False, True):
+        row = chat(tmp_path / "b.jsonl", ASK, {**WRONG, **mark, "train": train}, ASK, SAID)
+        assert [m.train for m in row.messages] == [True, train, True, True]
+
+
+@pytest.mark.parametrize("mark", [{"label": True}, {"rejected": False}, {"rating": 5}, {"error": None}, {"error": False}])
+def test_turns_that_are_not_called_bad_are_trained(tmp_path: Path, mark: dict[str, Any]) -> None:
+    assert chat(tmp_path / "a.jsonl", {**ASK, "correct": False, "error": True}, {**SAID, **mark}).answer == "In the attic."
+
+
+# ------------------------------------------------------------------------------------------------------ objects that stand alone
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "redacted_thinking", "data": "x"},
+        {"type": "server_tool_use", "id": "t", "name": "search", "input": {}},
+        {"type": "code", "code": "1"},
+        {"type": "reasoning", "summary": []},
+        {"type": "text", "value": "x"},
+        {"type": "image_url", "image_url": {"url": "x"}},
+    ],
+)
+def test_a_part_that_stands_alone_is_refused_as_in_a_list(tmp_path: Path, part: dict[str, Any]) -> None:
+    alone, listed = (refused(tmp_path / "a.jsonl", ASK, {"role": "assistant", "content": content}) for content in (part, [part]))
+    assert alone == listed and "holds a part of type" in alone
+    text = json.dumps(part)
+    assert chat(tmp_path / "b.jsonl", ASK, {"role": "assistant", "content": text}).answer == text
+
+
+@pytest.mark.parametrize("content", [["a", "b"], ["a"], ["a", 1]])
+def test_a_list_of_texts_in_a_turn_is_refused(tmp_path: Path, content: list[Any]) -> None:
+    assert "write the one text, or the list as JSON text" in refused(tmp_path / "a.jsonl", ASK, {"role": "assistant", "content": content})
+    (row,), said = read(tmp_path / "b.jsonl", [{"prompt": "p", "completion": content}])
+    assert row.answer == json.dumps(content) and "became JSON (1 row)" in said[1]
+    assert chat(tmp_path / "c.jsonl", ASK, {"role": "assistant", "content": [1, 2]}).answer == "[1, 2]"

@@ -105,7 +105,7 @@ def tool_list(value: Any, notes: Notes, where: str) -> Tools:
         return ()
     if not isinstance(value, list):
         raise DataError(f"{where}: tools must be a list of functions, this is {type(value).__name__}")
-    value = [parsed(tool, "a tool", where) if isinstance(tool, str) else tool for tool in value]
+    value = [parsed(tool, "a tool", where) if isinstance(tool, str) and tool.lstrip().startswith("{") else tool for tool in value]
     refuse_half_characters(json.dumps(value, ensure_ascii=False, default=str), "tools", where)
     return tuple(_tool(tool, notes, where) for tool in value)
 

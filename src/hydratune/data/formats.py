@@ -10,6 +10,7 @@ meta data of the row; the rest is ignored, and said to be.
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -256,6 +257,10 @@ class _Seen:
         for name, value in nested.items():
             meta.setdefault(name, value)
         plain = {name: value for name, value in meta.items() if (_is_plain(value) and name != _OTHER_MEANING) or _scores(name, value)}
+        if self.layout != "text":
+            for name in plain.keys() & raw.keys() - self.naming.keep.keys():
+                if isinstance(plain[name], bool):
+                    self.notes.truths.setdefault(name, Counter())[plain[name]] += 1
         self.kept |= dict.fromkeys(plain)
         self.ignored |= dict.fromkeys(name for name in meta if name not in plain)
         refuse_half_characters("".join(map(str, (*raw, *plain, *plain.values()))), "meta data", where)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hydratune.data.verdicts import is_bad
 from hydratune.errors import DataError
 
 TRAINED = ("train", "training", "trained", "trainable", "is_trainable", "train_on_turn", "loss", "weight", "loss_weight", "loss_scale")
@@ -44,6 +45,16 @@ def _value(value: Any, key: str, role: str, where: str) -> bool:
         return bool(value)
     meant = "0 (context) or 1 (trained)" if "weight" in key or "scale" in key else "true or false"
     raise DataError(f"{where}: {key} of the {role} turn must be {meant}, this is {value!r}")
+
+
+def refuse_bad(turn: Mapping[str, Any], key: str, role: str, where: str) -> None:
+    """A turn that is marked as bad would be taught, unless it says itself whether it is trained. Raises ``DataError``."""
+    stated = any(not is_missing(turn.get(mark)) for mark in _MARKS)
+    if role in ("assistant", "function_call") and not stated and is_bad(key, turn[key]):
+        raise DataError(
+            f"{where}: {key} = {str(turn[key])[:40]!r} of the {role} turn says that it is not to be learned, and training would teach it; write "
+            f'"train": false into the turn, which is then context, or "train": true if {key} means something else'
+        )
 
 
 def refuse_unclear(turn: Mapping[str, Any], key: str, role: str, where: str) -> None:

@@ -14,6 +14,7 @@ class Notes:
     json_answers: int = 0  # rows
     answer_nulls: int = 0  # in answers that are objects of a typed column
     cut: int = 0  # rows with turns after the last trained one
+    truths: dict[str, Counter[bool]] = field(default_factory=dict)  # columns of true and false that are no marks -> rows of each
     refusals: int = 0  # turns
     merged: int = 0  # turns
 
@@ -32,6 +33,12 @@ class Notes:
             listed = ", ".join(f"{key} ({count:,})" for key, count in self.keys.most_common(20))
             more = f" and {len(self.keys) - 20} more" if len(self.keys) > 20 else ""
             said.append(f"keys of turns ignored, with the number of turns: {listed}{more}")
+        for name, counts in self.truths.items():
+            if len(counts) == 2:
+                said.append(
+                    f"{name} is true in {counted(counts[True], 'row')} and false in {counts[False]:,}, all of them trained; if it says which "
+                    f"answers are good: +data.keep.{name}=true (or false)"
+                )
         if self.argument_nulls:
             said.append(
                 f"{counted(self.argument_nulls, 'null argument')} of tool calls left out: typed columns give every call the arguments "

@@ -42,11 +42,11 @@ def parts_of(value: Any, name: str, where: str, *, strict: bool) -> list[Part] |
     """The parts of a content, or None where it is none of parts.
 
     In a conversation (``strict``) every list with an object that has a ``type`` is one of parts, and a part that is not known is
-    refused. An answer in a column of its own may be any list of objects, so it is one of parts only if all of them are known.
+    refused; such an object that stands alone is a list of one. An answer in a column of its own may be any list of objects, so it is
+    one of parts only if all of them are known.
     """
     if isinstance(value, dict) and strict:
-        if _part(value) is None:
-            refuse_media([value], name, where)
+        if _part(value) is None and not isinstance(value.get("type"), str):
             return None
         value = [value]
     if not isinstance(value, list) or not value:

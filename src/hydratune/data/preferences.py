@@ -3,7 +3,6 @@
 Training on an answer that its own row calls bad teaches it, so such rows are refused; ``data.keep`` says which are wanted.
 """
 
-import functools
 import json
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from hydratune.data.layouts import CONTEXT, is_turn, is_turn_list
 from hydratune.data.marks import CONTEXT as MASKED
 from hydratune.data.marks import TRAINED, seems_to_decide
+from hydratune.data.verdicts import good_value, is_bad, is_mark, truth_of, words
 from hydratune.errors import DataError
 
 ANY = "any"  # data.keep.COLUMN=any: the column is no mark, rows with every value of it are read
@@ -24,13 +24,7 @@ _CHOSEN = (
     ("response_chosen", "response_rejected"),
 )
 _PROMPTS = ("prompt", "question", "instruction", "query", "input", "conversations", "messages")
-_GOOD = {"label", "kto_tag", "rating", "feedback", "accept", "accepted", "acceptable", "approved", "good", "correct", "right", "ok"}
-_GOOD |= {"chosen", "preferred", "desirable", "helpful", "useful", "like", "liked", "thumbs_up", "thumb_up", "upvoted", "valid", "passed"}
-_GOOD |= {"success", "successful", "verified", "keep", "use", "score", "reward", "quality", *TRAINED}
-_BAD = {"reject", "rejected", "bad", "wrong", "incorrect", "undesirable", "dislike", "disliked", "thumbs_down", "thumb_down", "downvoted"}
-_BAD |= {"invalid", "failed", "flagged", "mask", "masked", "ignore", "ignored", "skip", "exclude", "excluded", "discard", *MASKED}
-_GRADED = {"rating", "score", "reward", "quality"}  # 0 may be a grade, so only true and false are marks
-_BAD_WORDS = {"bad", "wrong", "incorrect", "reject", "rejected", "undesirable", "thumbs_down", "down", "dislike", "disliked"}
+_MASKS = {*MASKED, "mask"}  # true: not trained
 
 
 def chosen_column(record: Mapping[str, Any]) -> str | None:
@@ -74,48 +68,45 @@ def refuse_marked(raw: Mapping[str, Any], other: set[str], where: str, *, docume
     Of a ``document`` only marks of training are looked at: it is no answer.
     """
     for name, value in raw.items():
-        if name in other or value is None:
+        if name in other or value is None or value != value or value in ("", []):
             continue
-        plain = _plain(str(name))
-        marks = {*TRAINED, *MASKED, "mask"}
-        if plain in _GOOD and (plain in marks or not document) and _says_bad(value, plain):
-            good = "true" if _is(value, False, plain) else "VALUE"
-        elif plain in _BAD and (plain in marks or not document) and _is(value, True, plain):
-            good = "false"
-        elif isinstance(value, bool | list) and plain not in _GOOD | _BAD and seems_to_decide(str(name), value):
+        plain = re.sub(r"^(is|was|answer|response|completion)_", "", "_".join(words(str(name))))
+        mark = plain in TRAINED or plain in _MASKS
+        if (listed := _listed(value)) is not None:
+            refuse_list = mark or seems_to_decide(str(name), listed) or (not document and is_bad(str(name), listed))
+            if refuse_list:
+                raise DataError(
+                    f"{where}: {name} looks like a mark of what is trained, of each turn or token, and lists of marks are not read; write "
+                    f'"train": false into the turns that are not to be trained, and leave {name} out; all turns are to be trained: '
+                    f"+data.keep.{name}={ANY}"
+                )
+            continue
+        if mark:
+            bad = truth_of(value) is (plain in _MASKS) or (plain not in _MASKS and is_bad("good", value))
+        elif isinstance(value, bool) and not is_mark(str(name)) and seems_to_decide(str(name), value):
             raise DataError(
                 f"{where}: {name} looks like a mark of what is trained, and it is not known what it means; rows where it is true: "
-                f"+data.keep.{name}=true; where it is false: +data.keep.{name}=false; all rows: +data.keep.{name}={ANY}; of single "
-                "turns: write train: false into those that are not to be trained"
+                f"+data.keep.{name}=true; where it is false: +data.keep.{name}=false; all rows: +data.keep.{name}={ANY}"
             )
         else:
-            continue
-        said = str(value).lower() if isinstance(value, bool) else value
-        raise DataError(
-            f"{where}: {name} = {said} says that this answer is not to be learned (as in KTO's layout, a rating or a mask), "
-            f"and training would teach it. Only the rows with good answers: +data.keep.{name}={good}; all rows, {name} being "
-            f"something else: +data.keep.{name}={ANY}"
-        )
+            bad = not document and is_bad(str(name), value)
+        if bad:
+            said = str(value).lower() if isinstance(value, bool) else value
+            raise DataError(
+                f"{where}: {name} = {said} says that this answer is not to be learned (as in KTO's layout, a rating or a mask), "
+                f"and training would teach it. Only the rows with good answers: +data.keep.{name}={good_value(value)}; all rows, {name} being "
+                f"something else: +data.keep.{name}={ANY}"
+            )
 
 
-@functools.cache
-def _plain(name: str) -> str:
-    """isGood, is_good and answer_good -> good."""
-    return re.sub(r"^(is|was|answer|response|completion)_", "", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-
-
-def _says_bad(value: Any, name: str) -> bool:
-    return _is(value, False, name) or (isinstance(value, str) and value.strip().lower() in _BAD_WORDS)
-
-
-def _is(value: Any, wanted: bool, name: str) -> bool:
-    """Whether a mark is true or false; CSV has them as texts, and 0 and 1 are usual too."""
-    if isinstance(value, bool):
-        return value is wanted
-    if isinstance(value, str):
-        text = value.strip().lower()
-        return text == str(wanted).lower() or (text == str(int(wanted)) and name not in _GRADED)
-    return isinstance(value, int | float) and value == int(wanted) and name not in _GRADED
+def _listed(value: Any) -> list[Any] | None:
+    """A list, also as the JSON text that CSV files have, if it is one of numbers."""
+    if isinstance(value, str) and re.fullmatch(r"\[[\s\d.,\[\]-]*(true|false|[\s\d.,\[\]-])*\]", value.strip(), re.IGNORECASE):
+        try:
+            value = json.loads(value.lower())
+        except ValueError:
+            return None
+    return value if isinstance(value, list) else None
 
 
 def is_kept(raw: Mapping[str, Any], keep: Mapping[str, Any], where: str) -> bool:
@@ -132,5 +123,5 @@ def is_kept(raw: Mapping[str, Any], keep: Mapping[str, Any], where: str) -> bool
 
 def _matches(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, bool):
-        return value is not None and _is(value, wanted, "")
+        return truth_of(value) is wanted
     return bool(value == wanted) or (value is not None and str(value).strip() == str(wanted))

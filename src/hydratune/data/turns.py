@@ -11,7 +11,7 @@ from typing import Any
 
 from hydratune.data.calls import Tools, parsed, refuse_half_characters, tool_calls
 from hydratune.data.layouts import CONTENT_KEYS, ROLE_KEYS, is_turn, is_turn_list
-from hydratune.data.marks import CONTEXT, TRAINED, is_missing, is_trained, refuse_unclear
+from hydratune.data.marks import CONTEXT, TRAINED, is_missing, is_trained, refuse_bad, refuse_unclear
 from hydratune.data.notes import Notes
 from hydratune.data.padding import ARGUMENTS, unpadded
 from hydratune.data.parts import Part, PartKind, parts_of, refuse_media
@@ -133,11 +133,17 @@ class TurnReader:
             if key in ("tools", "functions"):
                 raise DataError(f"{where}: {key} of the {role} turn: the tools of a row are a column of the row; put them beside the turns")
             refuse_unclear(turn, key, role, where)
+            refuse_bad(turn, key, role, where)
             self.notes.keys[key] += 1
 
     def _content(self, value: Any, role: str, name: str, tools: Tools, where: str, *, strict: bool) -> "_Said":
         parts = parts_of(value, name, where, strict=strict)
         if parts is None:
+            if strict and role == "assistant" and isinstance(value, list) and any(isinstance(item, str) for item in value):
+                raise DataError(
+                    f"{where}: {name} is a list with texts in it, and it is not known whether they are parts of one text or a JSON list; "
+                    "write the one text, or the list as JSON text"
+                )
             if becomes_json(value):
                 self.notes.answer_nulls += unpadded(value)[1]
             return _Said(content_text(value, name, where, answer=role in ("assistant", "tool")), became_json=becomes_json(value))

@@ -1,0 +1,100 @@
+"""Names and values that call an answer good or bad, as columns of rows and keys of turns have them.
+
+A name is taken apart into words: ``kto_label``, ``isCorrect`` and ``response_harmful`` are marks by their words ``label``,
+``correct`` and ``harmful``. A false value under a good word, a true one under a bad word, and words such as "rejected" say that
+the answer is not to be learned. Names of the request's own properties (``prompt_harmful``) say nothing of the answer.
+"""
+
+import functools
+import re
+from typing import Any
+
+# A name that is made of these words alone is a mark; of the strong ones, one word is enough.
+_GOOD_STRONG = {"correct", "accepted", "acceptable", "approved", "preferred", "desirable", "helpful", "chosen", "valid", "safe", "factual"}
+_GOOD_STRONG |= {"truthful", "harmless", "liked", "upvoted", "upvote", "passed", "successful", "faithful"}
+_GOOD = _GOOD_STRONG | {"label", "labels", "tag", "rating", "ratings", "feedback", "accept", "good", "right", "ok", "okay", "useful", "like"}
+_GOOD |= {"likes", "thumb", "thumbs", "up", "success", "keep", "use", "score", "reward", "quality", "pass", "passes", "preference", "verdict"}
+_GOOD |= {"judgement", "judgment", "upvotes", "vote", "votes", "include", "included", "learn", "target", "grade", "evaluation", "outcome"}
+_GOOD |= {"correctness", "validity", "safety", "accurate", "verified", "relevant"}
+_BAD_STRONG = {"reject", "rejected", "bad", "wrong", "incorrect", "undesirable", "disliked", "downvoted", "invalid", "failed", "flagged"}
+_BAD_STRONG |= {"harmful", "toxic", "unsafe", "unhelpful", "hallucinated", "hallucination", "hallucinations", "hallucinates", "dispreferred"}
+_BAD_STRONG |= {"untruthful", "inaccurate", "unacceptable", "offensive", "spam", "downvote", "misleading", "discarded"}
+_BAD = _BAD_STRONG | {"dislike", "down", "ignore", "ignored", "skip", "skipped", "exclude", "excluded", "discard", "error", "errors", "fail"}
+_BAD |= {"fails", "failure", "broken", "corrupt", "corrupted", "mistake", "mistakes", "deleted", "removed", "drop", "toxicity"}
+_ANSWERS = {"answer", "response", "completion", "output", "reply"}
+_FILLERS = {"is", "was", "are", "a", "the", "has", "contains", "assistant", "model", "human", "user", "kto", "binary", "final", "row", "turn"}
+_FILLERS |= {"example", "sample", "message", "annotator", "judge", "llm", "marked", "as", *_ANSWERS}
+_OF_REQUESTS = {"prompt", "question", "query", "request", "instruction", "input", "problem", "context"}
+_NEGATIONS = {"not", "non", "no", "never"}
+# 0 and 1 may be grades, counts or classes under these
+_GRADED = {"rating", "ratings", "score", "reward", "quality", "preference", "grade", "votes", "upvotes", "likes", "vote", "target", "errors"}
+_GRADED |= {"evaluation", "verdict", "judgement", "judgment", "correctness", "toxicity", "safety", "outcome", "mistakes"}
+_BAD_VALUES = {"bad", "wrong", "incorrect", "reject", "rejected", "undesirable", "thumbs_down", "thumbs down", "down", "dislike", "disliked"}
+_NEGATIVE_VALUES = {"negative", "fail", "failed", "poor", "no", "n", "invalid", "unsafe", "harmful", "not correct", "unhelpful"}
+_NEGATIVE_VALUES |= {"downvote", "downvoted", "-1"}
+_CLASSES = {"label", "labels", "tag", "target"}  # what is classified has such values too: of sentiment, or of yes and no
+
+
+@functools.cache
+def words(name: str) -> tuple[str, ...]:
+    """isGood, is-good and is_good -> is, good."""
+    return tuple(word for word in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()) if word)
+
+
+@functools.cache
+def _meaning(name: str) -> tuple[bool, bool] | None:
+    """Of a name that may be a mark: whether true is good, and whether the name is nothing but a mark. None: it is no mark."""
+    said = words(name)
+    if not _OF_REQUESTS.isdisjoint(said) and _ANSWERS.isdisjoint(said):
+        return None
+    own = [word for word in said if word not in _FILLERS and word not in _NEGATIONS]
+    whole = bool(own) and all(word in _GOOD | _BAD for word in own)
+    marks = own if whole else [word for word in own if word in _GOOD_STRONG | _BAD_STRONG]
+    if not marks:
+        return None
+    true_is_good = _BAD.isdisjoint(marks) != (not _NEGATIONS.isdisjoint(said))
+    holds_an_answer = said[-1] in _ANSWERS and said[0] not in ("is", "was")  # correct_answer, best_response
+    return true_is_good, whole and not holds_an_answer
+
+
+def is_mark(name: str) -> bool:
+    """Whether a name is nothing but a mark."""
+    meaning = _meaning(name)
+    return meaning is not None and meaning[1]
+
+
+def is_bad(name: str, value: Any) -> bool:
+    """Whether ``value`` under ``name`` says that an answer is not to be learned."""
+    if value is None or value != value or (meaning := _meaning(name)) is None:
+        return False
+    true_is_good, whole = meaning
+    said = words(name)
+    numbers = whole and _GRADED.isdisjoint(said)
+    if isinstance(value, list):  # a mark of each turn
+        return whole and any(isinstance(item, bool) or (numbers and item in (0, 1)) for item in value)
+    if whole and isinstance(value, str):
+        text = value.strip().lower()
+        if true_is_good and (text in _BAD_VALUES or (text in _NEGATIVE_VALUES and _CLASSES.isdisjoint(said))):
+            return True
+        if not true_is_good and text in ("yes", "y"):
+            return True
+    if whole and true_is_good and isinstance(value, int | float) and value == -1 and "score" not in said:
+        return True
+    truth = truth_of(value, numbers=numbers)
+    return truth is not None and truth is not true_is_good
+
+
+def truth_of(value: Any, *, numbers: bool = True) -> bool | None:
+    """True or false, also as CSV files have them, and with ``numbers`` as 0 and 1; None for other values."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        text = value.strip().lower()
+        return {"true": True, "false": False, **({"1": True, "0": False} if numbers else {})}.get(text)
+    return bool(value) if numbers and isinstance(value, int | float) and value in (0, 1) else None
+
+
+def good_value(value: Any) -> str:
+    """What data.keep is to be set to, so that rows with the opposite of a bad ``value`` are kept."""
+    truth = truth_of(value)
+    return "VALUE" if truth is None else str(not truth).lower()
