@@ -444,3 +444,51 @@ def test_the_fix_for_a_list_of_marks_works(tmp_path: Path, column: str, kind: st
     marked = [turns[0], {**turns[1], "train": False}, *CHAT]
     assert [m.train for m in read(write_rows(tmp_path / "b.jsonl", [{"messages": marked}]))[0][0].messages] == [True, False, True, True]
     assert all(m.train for m in read(tmp_path / f"a.{kind}", Naming(keep={column: "any"}))[0][0].messages)
+
+
+# ------------------------------------------------------------------------------------------- thoughts, system and history apart
+THOUGHTS = ("reasoning", "reasoning_content", "thinking", "thoughts", "chain_of_thought", "cot")
+
+
+@pytest.mark.parametrize("column", THOUGHTS)
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_thoughts_in_a_column_of_a_pair_are_the_thoughts_of_the_answer(tmp_path: Path, column: str, kind: str) -> None:
+    path = write_rows(tmp_path / f"a.{kind}", [{"question": QUESTION, "answer": ANSWER, column: "Hm."}])
+    rows, said = read(path)
+    assert spoken(rows[0]) == SPOKEN and rows[0].messages[-1].reasoning == "Hm."
+    assert said == [f"read as question/answer from question, answer, {column}"]
+    rows, _ = read(path, {"prompt": "question", "completion": "answer", "reasoning": column})
+    assert rows[0].messages[-1].reasoning == "Hm."
+    rows, said = read(path, {"prompt": "question", "completion": "answer"})
+    assert rows[0].messages[-1].reasoning is None and f"kept as meta data: {column}" in said[0]
+
+
+def test_thoughts_are_taken_once(tmp_path: Path) -> None:
+    inside = {"prompt": QUESTION, "completion": f"<think>Hm.</think>{ANSWER}", "reasoning": "Hm."}
+    row = read(write_rows(tmp_path / "a.jsonl", [inside]))[0][0]
+    assert row.messages[-1].reasoning is None and row.answer.count("Hm.") == 1
+    parts = {"prompt": QUESTION, "completion": [{"role": "assistant", "content": ANSWER, "thinking": "Other."}], "reasoning": "Hm."}
+    assert "keep one of them" in error_of(write_rows(tmp_path / "b.jsonl", [parts]))
+    assert read(write_rows(tmp_path / "c.jsonl", [{**PAIR, "reasoning": True}]))[0][0].meta == {"reasoning": True}
+
+
+@pytest.mark.parametrize("column", ["system_prompt", "system_message", "system"])
+@pytest.mark.parametrize("names", [("question", "response"), ("prompt", "completion"), ("instruction", "output")])
+def test_a_system_prompt_in_a_column_is_the_system_turn(tmp_path: Path, column: str, names: tuple[str, str]) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{"id": "1", column: "Be kind.", **dict(zip(names, (QUESTION, ANSWER), strict=True))}])
+    rows, said = read(path)
+    assert spoken(rows[0]) == [("system", "Be kind."), *SPOKEN] and column in said[0] and "meta data" not in said[0]
+    rows, _ = read(path, {"prompt": names[0], "completion": names[1]})
+    assert spoken(rows[0]) == [("system", "Be kind."), *SPOKEN]
+
+
+@pytest.mark.parametrize("column", ["history", "chat_history", "conversation_history", "dialogue_history"])
+def test_histories_have_several_names(tmp_path: Path, column: str) -> None:
+    rows, said = read(write_rows(tmp_path / "a.jsonl", [{**PAIR, column: [["Hello", "Hi."]]}]))
+    assert spoken(rows[0]) == [*LONG[:2], *SPOKEN] and column in said[0] and "ignored" not in said[0]
+    assert "history must be a list of [request, answer]" in error_of(write_rows(tmp_path / "b.jsonl", [{**PAIR, column: ["q", "a"]}]))
+
+
+def test_a_document_keeps_such_columns_as_meta_data(tmp_path: Path) -> None:
+    rows, _ = read(write_rows(tmp_path / "a.jsonl", [{"text": "Once.", "system_prompt": "Be kind.", "reasoning": "Hm."}]))
+    assert rows[0].is_text and rows[0].meta == {"system_prompt": "Be kind.", "reasoning": "Hm."}

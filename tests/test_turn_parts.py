@@ -677,3 +677,23 @@ def test_a_list_of_texts_in_a_turn_is_refused(tmp_path: Path, content: list[Any]
     (row,), said = read(tmp_path / "b.jsonl", [{"prompt": "p", "completion": content}])
     assert row.answer == json.dumps(content) and "became JSON (1 row)" in said[1]
     assert chat(tmp_path / "c.jsonl", ASK, {"role": "assistant", "content": [1, 2]}).answer == "[1, 2]"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, "Hm.") for key in ("reasoning_content", "thinking", "reasoning", "thoughts", "thought", "chain_of_thought", "cot")),
+        ("thinking_blocks", [{"type": "thinking", "thinking": "Hm.", "signature": "abc"}]),
+        ("reasoning_details", [{"type": "reasoning.text", "text": "Hm."}]),
+        ("reasoning_details", [{"type": "reasoning.summary", "summary": "Hm."}]),
+    ],
+)
+def test_thoughts_beside_a_content_have_several_names(tmp_path: Path, key: str, value: Any) -> None:
+    rows, said = read(tmp_path / "a.jsonl", [{"messages": [ASK, {**SAID, key: value}]}])
+    assert rows[0].messages[1].reasoning == "Hm." and len(said) == 1
+
+
+def test_thoughts_that_are_encrypted_are_refused(tmp_path: Path) -> None:
+    hidden = {"reasoning_details": [{"type": "reasoning.encrypted", "data": "xyz"}]}
+    assert 'or write the thoughts as "reasoning_content"' in refused(tmp_path / "a.jsonl", ASK, {**SAID, **hidden})
+    assert chat(tmp_path / "b.jsonl", ASK, {**SAID, **hidden, "reasoning_content": "Hm."}).messages[1].reasoning == "Hm."

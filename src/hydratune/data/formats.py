@@ -19,11 +19,12 @@ from typing import Any
 from hydratune.console import console
 from hydratune.data.calls import Tools, refuse_half_characters, tool_list
 from hydratune.data.files import load_json, records
-from hydratune.data.layouts import CONTEXT, EXTRA, HISTORY, found_layout, is_turn_list, named_layout
+from hydratune.data.layouts import ALIASES, BESIDE, CONTEXT, EXTRA, HISTORY, REASONING, found_layout, is_turn_list, named_layout
 from hydratune.data.notes import Notes, counted
 from hydratune.data.padding import typed
 from hydratune.data.preferences import chosen_column, is_kept, refuse_marked, refuse_preferences
 from hydratune.data.rows import Message, Row
+from hydratune.data.thoughts import closings
 from hydratune.data.turns import TurnReader, check_turns, content_text, turn_list
 from hydratune.errors import DataError
 
@@ -105,6 +106,8 @@ def to_rows(
         if not is_kept(raw, naming.keep, where):
             seen.left_out += 1
             continue
+        if seen.layout != "text":
+            record |= _aliased(raw, naming.columns)
         meta = seen.meta(raw, record, where)
         if seen.rows == 0:
             log.info("%s", said := seen.statement())
@@ -135,7 +138,7 @@ def _wanted(keep: Mapping[str, Any]) -> str:
 
 def _recognised(record: Mapping[str, Any], naming: Naming, source: str, where: str) -> "_Seen":
     columns = naming.columns
-    named = bool(columns.keys() - EXTRA - {"context", HISTORY})
+    named = bool(columns.keys() - EXTRA - {"context", HISTORY, REASONING})
     chosen = None if named else chosen_column(record)
     if chosen is not None and not _answered(record):
         refuse_preferences(record, chosen, where)
@@ -194,7 +197,7 @@ class _Seen:
 
     def refuse_unused(self, where: str) -> None:
         """A column that was named and has no place in the layout would be dropped."""
-        places = {*self.sides, *EXTRA, *((*CONTEXT, HISTORY) if len(self.sides) == 2 else ())}
+        places = {*self.sides, *EXTRA, *(BESIDE if len(self.sides) == 2 else ())}
         unused = next((name for name in self.naming.columns if name not in places), None)
         if unused is not None:
             raise DataError(
@@ -224,6 +227,18 @@ class _Seen:
             raise DataError(f"{where}: history must be a list of [request, answer], this is {str(value)[:60]!r}; correct it, or rename it")
         return value  # type: ignore[no-any-return]
 
+    def reasoning(self, record: Mapping[str, Any], where: str) -> str | None:
+        """The thoughts before the answer of a pair; None where the answer itself is written with its thoughts."""
+        usual = not self.named or REASONING in self.naming.columns
+        value = record.get(REASONING) if len(self.sides) == 2 and usual else None
+        if _is_absent(value) or closings(str(record.get(self.sides[1]))):
+            return None
+        if not isinstance(value, str):
+            if REASONING in self.naming.columns:
+                raise DataError(f"{where}: data.columns.{REASONING} must name a column of texts, this is {type(value).__name__}")
+            return None
+        return value if value.strip() else None
+
     def functions(self, record: Mapping[str, Any]) -> Any:
         """OpenAI's name for ``tools`` before tools were: a list of functions."""
         value = record.get("functions") if self.layout in _CHATS and "tools" not in self.naming.columns else None
@@ -238,8 +253,10 @@ class _Seen:
         canonical = {*self.sides, *EXTRA, *([context] if context else [])}
         canonical |= {HISTORY} if self.history(record, where) else set()
         canonical |= {"functions"} if self.functions(record) and not record.get("tools") else set()
+        canonical |= {REASONING} if self.reasoning(record, where) is not None else set()
         canonical -= self.naming.columns.keys()
         own = {*canonical, *self.naming.columns.values()}
+        own |= {alias for name in canonical if self.layout != "text" and (alias := _alias(name, raw)) is not None}
         refuse_marked(raw, {*own, *self.naming.keep}, where, document=self.layout == "text")
         meta: dict[str, Any] = {}
         nested: dict[str, Any] = {}
@@ -334,6 +351,19 @@ def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> 
     return record
 
 
+def _aliased(raw: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Canonical name -> the value of the column that is read alike."""
+    found = {name: alias for name in ALIASES.keys() - columns.keys() if (alias := _alias(name, raw)) is not None}
+    return {name: raw[alias] for name, alias in found.items() if alias not in columns.values()}
+
+
+def _alias(canonical: str, raw: Mapping[str, Any]) -> str | None:
+    """The column that is read as ``canonical``, which the row does not have itself."""
+    if not _is_absent(raw.get(canonical)):
+        return None
+    return next((name for name in ALIASES.get(canonical, ()) if not _is_absent(raw.get(name))), None)
+
+
 def _messages(record: Mapping[str, Any], seen: _Seen, tools: Tools, where: str) -> list[Message]:
     missing = next((name for name in seen.sides if name not in record), None)
     if missing is not None:
@@ -369,6 +399,11 @@ def _conversation(record: Mapping[str, Any], seen: _Seen, tools: Tools, where: s
         said, became_json = reader.side(value, role, column, tools, where)
         messages += said
         changed |= became_json
+    thoughts = seen.reasoning(record, where)
+    if thoughts is not None and messages[-1].role == "assistant":
+        if messages[-1].reasoning not in (None, thoughts):
+            raise DataError(f"{where}: the {second} has thoughts of its own, which differ from those of the column of thoughts; keep one of them")
+        messages[-1] = replace(messages[-1], reasoning=thoughts)
     return messages, changed
 
 

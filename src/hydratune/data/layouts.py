@@ -10,12 +10,20 @@ PAIRS = (
     ("prompt", "response"),
     ("instruction", "response"),
     ("question", "answer"),
+    ("question", "response"),  # OpenOrca
     ("input", "output"),
     ("source", "target"),
 )
 EXTRA = {"id", "group", "system", "tools"}
 CONTEXT = ("input", "context")  # what an instruction or a question is about: alpaca's name and Dolly's
 HISTORY = "history"  # earlier turns of a pair
+REASONING = "reasoning"  # the thoughts before a pair's answer
+BESIDE = {*CONTEXT, HISTORY, REASONING}  # what a pair may have beside its two sides
+ALIASES = {
+    "system": ("system_prompt", "system_message"),
+    HISTORY: ("chat_history", "conversation_history", "dialogue_history", "dialog_history"),
+    REASONING: ("reasoning_content", "thinking", "thoughts", "chain_of_thought", "cot"),
+}  # canonical name -> other names that are read alike
 _ANSWERS = {"label", "labels", "label_text", "target", "targets", "category", "class", "answer", "answers", "output", "completion"}
 _ANSWERS |= {"response", "summary", "sentiment", "intent"}  # beside a text column: what is to be learned, not a document's origin
 COLUMNS = (
@@ -27,6 +35,7 @@ COLUMNS = (
     *dict.fromkeys(n for pair in PAIRS for n in pair if n not in (*CONTEXT, "instruction", "output")),
     "text",
     HISTORY,
+    REASONING,
     *sorted(EXTRA),
 )
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value", "parts")
@@ -63,7 +72,7 @@ def known_layout(record: Mapping[str, Any], names: Iterable[str]) -> str | None:
     for prompt, completion in PAIRS:
         if prompt in names and completion in names:
             return f"{prompt}/{completion}"
-    half = names & (set(COLUMNS) - EXTRA - {"text", "source", "context", HISTORY})  # many documents state their source
+    half = names & (set(COLUMNS) - EXTRA - {"text", "source", "context", HISTORY, REASONING})  # many documents state their source
     return "text" if "text" in names and not half else None
 
 
@@ -71,7 +80,7 @@ def named_layout(columns: Mapping[str, str], where: str) -> str:
     """The layout of the columns that the user named."""
     if (layout := known_layout(dict.fromkeys(columns, ""), columns)) is not None:
         return layout
-    halves = sorted(columns.keys() - EXTRA - {HISTORY})
+    halves = sorted(columns.keys() - EXTRA - {HISTORY, REASONING})
     pairs = [("instruction", "output"), *PAIRS]
     partners = dict(reversed(pairs)) | {b: a for a, b in reversed(pairs)}
     named = next((name for name in halves if name in partners and name not in CONTEXT), halves[0])

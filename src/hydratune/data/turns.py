@@ -20,8 +20,9 @@ from hydratune.data.rows import ROLES, Message
 from hydratune.errors import DataError
 
 _CONTENT_KEYS = (*CONTENT_KEYS, "text")  # beside a role; rows of documents have a text too
-_REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing under three names
-_KNOWN = {*ROLE_KEYS, *_CONTENT_KEYS, *_REASONING, *TRAINED, *CONTEXT, "tool_calls", "function_call", "tool_call_id", "name", "refusal"}
+_REASONING = ("reasoning_content", "thinking", "reasoning", "thoughts", "thought", "chain_of_thought", "cot")  # one thing under several names
+_BLOCKS = ("thinking_blocks", "reasoning_details")  # the same as lists of parts (LiteLLM, OpenRouter)
+_KNOWN = {*ROLE_KEYS, *_CONTENT_KEYS, *_REASONING, *_BLOCKS, *TRAINED, *CONTEXT, "tool_calls", "function_call", "tool_call_id", "name", "refusal"}
 _MEDIA_KEYS = {"image", "images", "image_url", "audio", "audios", "video", "videos"}
 _PART_KEYS = {"type", "text", "refusal", "signature", "id", "name", "toolName", "toolCallId", "tool_use_id", "tool_call_id", "call_id"}
 _PART_KEYS |= {"function", *ARGUMENTS, "content", "output", "result", "response", "summary"}
@@ -250,7 +251,19 @@ def _reasoning(turn: Mapping[str, Any], role: str, where: str) -> str | None:
     thoughts = {key: text for key in _REASONING if (text := _optional_text(turn, key, role, where))}
     if len(set(thoughts.values())) > 1:
         raise DataError(f"{where}: {' and '.join(thoughts)} of the {role} turn differ; keep one of them")
-    return next(iter(thoughts.values()), None)
+    if thoughts:
+        return next(iter(thoughts.values()))
+    key = next((key for key in _BLOCKS if turn.get(key)), None)
+    if key is None:
+        return None
+    blocks = turn[key] if isinstance(turn[key], list) else [turn[key]]
+    texts = [next((b[k] for k in ("thinking", "text", "summary") if isinstance(b, dict) and isinstance(b.get(k), str)), None) for b in blocks]
+    if None in texts:
+        raise DataError(
+            f"{where}: {key} of the {role} turn holds a block without a text (it may be encrypted); take it out, or write the thoughts as "
+            '"reasoning_content": "..."'
+        )
+    return "\n\n".join(text for text in texts if text) or None
 
 
 def _optional_text(turn: Mapping[str, Any], key: str, role: str, where: str) -> str | None:
