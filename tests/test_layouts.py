@@ -492,3 +492,35 @@ def test_histories_have_several_names(tmp_path: Path, column: str) -> None:
 def test_a_document_keeps_such_columns_as_meta_data(tmp_path: Path) -> None:
     rows, _ = read(write_rows(tmp_path / "a.jsonl", [{"text": "Once.", "system_prompt": "Be kind.", "reasoning": "Hm."}]))
     assert rows[0].is_text and rows[0].meta == {"system_prompt": "Be kind.", "reasoning": "Hm."}
+
+
+# -------------------------------------------------------------------------------------------------- several speakers of one role
+@pytest.mark.parametrize("names", [("Dr. Who 3", "Ada B 4 Turbo"), ("A, the first", "b.c"), ("用户", "Größe"), ("0", "1")])
+def test_several_speakers_may_have_one_role(tmp_path: Path, hydratune: Run, names: tuple[str, str]) -> None:
+    rows = [
+        {"conversations": [{"from": "human", "value": f"Where is it, {i}?"}, {"from": names[i % 2], "value": f"In box {i}."}]}
+        for i in range(20)
+    ]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    command = ("prepare", "data=files", f"data.train={path}", "model=tiny", "output=out", "preview=1")
+    typed: list[str] = []
+    for _ in names:
+        code, text = hydratune(*command, *typed)
+        found = re.search(r"Say who it is: (.+?) \(or, in place of user", " ".join(text.split()))
+        assert code == 2 and found is not None, text
+        fix = shlex.split(found[1])[0]
+        fix = fix.removesuffix("=user") + "=assistant" if fix.endswith("=user") else fix.replace("roles.user=", "roles.assistant=")
+        lists = [said for said in typed if said.startswith("+data.roles.assistant=[")]
+        if lists and fix.startswith("+data.roles.assistant=["):  # one list with both
+            typed = [lists[0].removesuffix("]") + "," + fix.partition("[")[2]]
+        else:
+            typed.append(fix)
+    code, text = hydratune(*command, *typed)
+    assert (code, "Where is it" in text) == (0, True), text
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "GPT 4 Turbo", "gpt-3.5-turbo", "claude-3", "Claude 3 Opus", "claude-instant", "llama-3", "qwen2.5"])
+def test_versions_of_models_are_assistants(tmp_path: Path, name: str) -> None:
+    turns = [{"from": "human", "value": QUESTION}, {"from": name, "value": ANSWER}]
+    assert spoken(read(write_rows(tmp_path / "a.jsonl", [{"conversations": turns}]))[0][0]) == SPOKEN
+    assert "unknown role 'phil'" in error_of(write_rows(tmp_path / "b.jsonl", [{"conversations": [{"from": "phil", "value": "a"}]}]))

@@ -697,3 +697,45 @@ def test_thoughts_that_are_encrypted_are_refused(tmp_path: Path) -> None:
     hidden = {"reasoning_details": [{"type": "reasoning.encrypted", "data": "xyz"}]}
     assert 'or write the thoughts as "reasoning_content"' in refused(tmp_path / "a.jsonl", ASK, {**SAID, **hidden})
     assert chat(tmp_path / "b.jsonl", ASK, {**SAID, **hidden, "reasoning_content": "Hm."}).messages[1].reasoning == "Hm."
+
+
+# ----------------------------------------------------------------------------------------------------------- calls between tags
+def tags(*towns: str) -> str:
+    return "\n".join(
+        "<tool_call>\n" + json.dumps({"name": "weather", "arguments": {"town": town}}) + "\n</tool_call>" for town in towns
+    )
+
+
+def test_calls_between_tags_that_are_answered_are_calls(tmp_path: Path) -> None:
+    results = "<tool_response>\n{\"sky\": \"grey\"}\n</tool_response>\n<tool_response>\nblue\n</tool_response>"
+    turns = [("human", "Where?"), ("gpt", "I look.\n" + tags("Ulm", "Bonn")), ("tool", results), ("gpt", "In the attic.")]
+    (row,), said = read(tmp_path / "a.jsonl", [{"conversations": [{"from": r, "value": t} for r, t in turns]}])
+    assert [plain(m) for m in row.messages[1:]] == [
+        {"role": "assistant", "content": "I look.", "tool_calls": [call("weather", town="Ulm"), call("weather", town="Bonn")]},
+        {"role": "tool", "content": '{"sky": "grey"}'},
+        {"role": "tool", "content": "blue"},
+        SAID,
+    ]
+    assert said[1].startswith("1 text with <tool_call> read as calls")
+
+
+def test_a_turn_of_a_call_may_have_tags(tmp_path: Path) -> None:
+    turns = [ASK, {"role": "tool_call", "content": tags("Ulm")}, {"role": "tool", "content": "grey"}, SAID]
+    assert chat(tmp_path / "a.jsonl", *turns).messages[1].tool_calls == (call("weather", town="Ulm"),)
+
+
+def test_calls_between_tags_that_nobody_answers_stay_text(tmp_path: Path) -> None:
+    for text in (tags("Ulm"), "Write <tool_call>x</tool_call> so."):
+        assert chat(tmp_path / "a.jsonl", ASK, {"role": "assistant", "content": text}).answer == text
+
+
+@pytest.mark.parametrize("text", [tags("Ulm") + " Done.", "<tool_call>{'name': 'weather'}</tool_call>", "Let me look."])
+def test_the_fix_for_results_without_calls_works(tmp_path: Path, text: str) -> None:
+    asking = {"role": "assistant", "content": text}
+    turns = [ASK, asking, {"role": "tool", "content": "grey"}, SAID]
+    said = refused(tmp_path / "a.jsonl", *turns)
+    assert '"tool_calls": [{"name": ..., "arguments": {...}}]' in said and "+data.roles.tool=user" in said
+    (row,), _ = read(tmp_path / "b.jsonl", [{"messages": turns}], formats.Naming(roles={"tool": "user"}))
+    assert [m.role for m in row.messages] == ["user", "assistant", "user", "assistant"] and row.messages[1].content == text
+    asking["tool_calls"] = [{"name": "weather", "arguments": {}}]
+    assert len(chat(tmp_path / "c.jsonl", *turns).messages) == 4

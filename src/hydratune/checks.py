@@ -256,7 +256,9 @@ def _source(data: DataConfig) -> Iterator[Problem]:
                 fix = f"did you mean data.columns.{near[0]}?" if near else f"one of: {', '.join(COLUMNS)}"
                 yield Problem(f"data.columns.{name}", data.columns[name], "there is no such column to be mapped", fix)
         for name, role in data.roles.items():
-            if role not in ROLES_OF_TURNS and name not in ROLES_OF_TURNS:
+            names = [role] if isinstance(role, str) else role
+            listed = isinstance(names, list) and name in ROLES_OF_TURNS and all(isinstance(said, str | int) for said in names)
+            if role not in ROLES_OF_TURNS and not listed:
                 yield Problem(f"data.roles.{name}", role, "there is no such role", f"one of: {', '.join(ROLES_OF_TURNS)}")
     if isinstance(data, CaseData):
         yield from _case(data)

@@ -41,7 +41,7 @@ class Naming:
     """What the user says of a source: canonical name -> column, name of a speaker -> role, column -> the value that rows must have."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    roles: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, Any] = field(default_factory=dict)
     keep: Mapping[str, Any] = field(default_factory=dict)
 
 

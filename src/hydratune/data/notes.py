@@ -17,6 +17,7 @@ class Notes:
     truths: dict[str, Counter[bool]] = field(default_factory=dict)  # columns of true and false that are no marks -> rows of each
     refusals: int = 0  # turns
     merged: int = 0  # turns
+    tagged: int = 0  # turns with calls between tags
 
     def lines(self) -> list[str]:
         said = []
@@ -48,6 +49,8 @@ class Notes:
             said.append(f"{counted(self.schema_nulls, 'null')} in the schemas of tools left out: no keyword of a JSON schema is null")
         if self.refusals:
             said.append(f"{counted(self.refusals, 'refusal')} read as the text of the answer")
+        if self.tagged:
+            said.append(f"{counted(self.tagged, 'text')} with <tool_call> read as calls, which the chat template writes in its own way")
         if self.merged:
             said.append(f"{counted(self.merged, 'call')} put into the assistant turn before, as calls made together")
         return said

@@ -17,6 +17,7 @@ from hydratune.data.padding import ARGUMENTS, unpadded
 from hydratune.data.parts import Part, PartKind, parts_of, refuse_media
 from hydratune.data.roles import CALL, is_known, role_of
 from hydratune.data.rows import ROLES, Message
+from hydratune.data.tagged import tagged_calls, with_calls
 from hydratune.errors import DataError
 
 _CONTENT_KEYS = (*CONTENT_KEYS, "text")  # beside a role; rows of documents have a text too
@@ -49,7 +50,7 @@ def _is_table(value: Mapping[str, Any]) -> bool:
 class TurnReader:
     """Reads the turns of one source. ``roles`` is data.roles; ``notes`` counts what was changed or left out."""
 
-    roles: Mapping[str, str]
+    roles: Mapping[str, Any]
     notes: Notes
 
     def conversation(self, turns: list[Any], tools: Tools, where: str) -> tuple[list[Message], bool]:
@@ -64,7 +65,7 @@ class TurnReader:
                 messages[-1] = _together(messages[-1], found[0], where)
             else:
                 messages += found
-        return messages, became_json
+        return with_calls(messages, tools, self.notes, where), became_json
 
     def side(self, value: Any, role: str, column: str, tools: Tools, where: str) -> tuple[list[Message], bool]:
         """One side of a pair: a text, an object that becomes JSON (answers only), a turn or a list of turns."""
@@ -92,6 +93,8 @@ class TurnReader:
         content_key = _one_of(turn, _CONTENT_KEYS, where)
         content = turn[content_key] if content_key else None
         if role == CALL:  # the call stands where others write the text
+            tagged = tagged_calls(content, where)
+            content = tagged[1] if tagged is not None and not tagged[0] else content
             calls = tool_calls(content or turn.get("tool_calls") or turn.get("function_call"), tools, self.notes, where)
             content = ""
             if not calls:
@@ -335,7 +338,11 @@ def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
     if talk[0] != "user" or any(a == b for a, b in itertools.pairwise(talk) if a in ("user", "assistant")):
         raise DataError(f"{where}: roles out of order, user and assistant must alternate after the system turn (roles: {', '.join(roles)})")
     if any(b.role == "tool" and a.role != "tool" and not a.tool_calls for a, b in itertools.pairwise(messages)):
-        raise DataError(f"{where}: a tool turn must follow an assistant turn with tool_calls, or another tool turn")
+        raise DataError(
+            f"{where}: a tool turn must follow an assistant turn with tool_calls, or another tool turn. Write the call of the assistant turn "
+            'before it as "tool_calls": [{"name": ..., "arguments": {...}}]; where it is a text that is to stay one, read the results as '
+            "turns of the user: +data.roles.tool=user"
+        )
     trained = [i for i, m in enumerate(messages) if m.role == "assistant" and m.train]
     if not trained:
         raise DataError(
