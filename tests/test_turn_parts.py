@@ -739,3 +739,48 @@ def test_the_fix_for_results_without_calls_works(tmp_path: Path, text: str) -> N
     assert [m.role for m in row.messages] == ["user", "assistant", "user", "assistant"] and row.messages[1].content == text
     asking["tool_calls"] = [{"name": "weather", "arguments": {}}]
     assert len(chat(tmp_path / "c.jsonl", *turns).messages) == 4
+
+
+# ------------------------------------------------------------------------------------------------------- what to do is said
+def test_the_fixes_for_turns_out_of_order_work(tmp_path: Path) -> None:
+    system, more = {"role": "system", "content": "Be kind."}, {"role": "assistant", "content": "Upstairs."}
+    for turns, fix, mended in (
+        ([ASK, SAID, ASK], "take it out, or add the answer", [ASK, SAID]),
+        ([SAID, ASK, SAID], "take a greeting out", [ASK, SAID]),
+        ([ASK, SAID, more], "join turns of one speaker", [ASK, {**SAID, "content": SAID["content"] + "\n" + more["content"]}]),
+        ([ASK, SAID, system, ASK, SAID], "put its text into the first one", [system, ASK, SAID, ASK, SAID]),
+    ):
+        assert fix in refused(tmp_path / "a.jsonl", *turns)
+        assert [plain(m) for m in chat(tmp_path / "b.jsonl", *mended).messages] == mended
+
+
+def test_lists_as_python_prints_them_are_refused_with_what_to_write(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", [{"messages": str([ASK, SAID])}])
+    with pytest.raises(DataError, match=r"write it with json\.dumps\(\.\.\.\), or the file as JSON lines or Parquet"):
+        list(formats.read_file(path, {}))
+    for text in (json.dumps([ASK, SAID]),):
+        assert len(list(formats.read_file(write_rows(tmp_path / "b.csv", [{"messages": text}]), {}))) == 1
+
+
+def test_parts_of_gemini(tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "parts": [{"text": "Where?"}]},
+        {
+            "role": "model",
+            "parts": [{"text": "Hm.", "thought": True}, {"text": "I look."}, {"functionCall": {"name": "weather", "args": {"town": "Ulm"}}}],
+        },
+        {"role": "user", "parts": [{"functionResponse": {"name": "weather", "response": {"sky": "grey"}}}]},
+        {"role": "model", "parts": [{"text": "In the attic.", "thoughtSignature": "x"}]},
+    ]
+    assert [plain(m) for m in chat(tmp_path / "a.jsonl", *turns).messages[1:]] == [
+        {"role": "assistant", "content": "I look.", "reasoning_content": "Hm.", "tool_calls": [call("weather", town="Ulm")]},
+        {"role": "tool", "content": '{"sky": "grey"}', "name": "weather"},
+        SAID,
+    ]
+
+
+@pytest.mark.parametrize("text", ["null", "NULL", "NaN", "None", "<NA>"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_answers_that_are_texts_for_nothing_are_counted(tmp_path: Path, text: str, kind: str) -> None:
+    rows, said = read(tmp_path / f"a.{kind}", [{"prompt": "p", "completion": text}, {"prompt": "q", "completion": "a"}])
+    assert len(rows) == 2 and f"{text!r} (1); where the answer is missing, take these rows out" in said[1]

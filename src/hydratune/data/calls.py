@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -25,7 +26,9 @@ def parsed(text: str, name: str, where: str) -> Any:
     try:
         return load_json(text, where)
     except json.JSONDecodeError:
-        raise DataError(f"{where}: {name} is a text that is not JSON: {text[:60]!r}") from None
+        python = re.match(r"\s*[\[{]+\s*'", text) is not None  # as pandas writes lists into CSV files
+        fix = "; it is written as Python prints it: write it with json.dumps(...), or the file as JSON lines or Parquet" if python else ""
+        raise DataError(f"{where}: {name} is a text that is not JSON: {text[:60]!r}{fix}") from None
 
 
 def refuse_half_characters(text: str, name: str, where: str) -> None:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _META = ("meta", "metadata")
 _META_CHARACTERS = 200
 _OTHER_MEANING = "encoding"  # in meta data it says how a case's file had to be decoded
+_NULLS = {"null", "NULL", "Null", "None", "NaN", "nan", "NAN", "NA", "N/A", "<NA>", "undefined"}  # as programs write a missing value
 _CHATS = ("messages", "sharegpt")
 
 
@@ -160,6 +161,8 @@ def _row(record: Mapping[str, Any], seen: "_Seen", meta: dict[str, Any], where: 
     tools = tool_list(record.get("tools") or seen.functions(record), seen.notes, where)
     messages = _messages(record, seen, tools, where)
     kept = check_turns(messages, where)
+    if kept[-1].content.strip() in _NULLS:
+        seen.notes.null_texts[kept[-1].content.strip()] += 1
     seen.notes.cut += len(kept) < len(messages)
     row = Row(
         id=_name(record.get("id"), "id", where),

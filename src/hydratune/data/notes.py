@@ -13,6 +13,7 @@ class Notes:
     schema_nulls: int = 0
     json_answers: int = 0  # rows
     answer_nulls: int = 0  # in answers that are objects of a typed column
+    null_texts: Counter[str] = field(default_factory=Counter)  # answers that are "null" and the like -> rows
     cut: int = 0  # rows with turns after the last trained one
     truths: dict[str, Counter[bool]] = field(default_factory=dict)  # columns of true and false that are no marks -> rows of each
     refusals: int = 0  # turns
@@ -28,6 +29,9 @@ class Notes:
                 f"{counted(self.answer_nulls, 'null')} in answers kept: a typed column gives every answer the keys of all others; store "
                 "the answers as JSON text if they should be without"
             )
+        if self.null_texts:
+            listed = ", ".join(f"{text!r} ({count:,})" for text, count in self.null_texts.most_common())
+            said.append(f"answers that are a text written for nothing are trained: {listed}; where the answer is missing, take these rows out")
         if self.cut:
             said.append(f"{counted(self.cut, 'row')}: turns after the last trained one left out")
         if self.keys:

@@ -66,6 +66,20 @@ def parts_of(value: Any, name: str, where: str, *, strict: bool) -> list[Part] |
     return [part for part in found if part is not None]
 
 
+def gemini_part(part: Any) -> Any:
+    """A part of Gemini's, which has no type, with one."""
+    if not isinstance(part, dict) or "type" in part:
+        return part
+    given = {key: value for key, value in part.items() if value is not None and key not in ("thoughtSignature", "thought_signature")}
+    for names, kind in ((("functionCall", "function_call"), "tool_use"), (("functionResponse", "function_response"), "tool_result")):
+        name = next((name for name in names if isinstance(given.get(name), dict)), None)
+        if name is not None and len(given) == 1:
+            return {"type": kind, **given[name]}
+    if isinstance(given.get("text"), str) and given.keys() <= {"text", "thought"}:
+        return {"type": "thinking" if given.get("thought") is True else "text", "text": given["text"]}
+    return part
+
+
 def _is_bare(item: Mapping[str, Any]) -> bool:
     present = {key for key, value in item.items() if value is not None}
     return len(present) == 1 and present <= _BARE

@@ -14,7 +14,7 @@ from hydratune.data.layouts import CONTENT_KEYS, ROLE_KEYS, is_turn, is_turn_lis
 from hydratune.data.marks import CONTEXT, TRAINED, is_missing, is_trained, refuse_bad, refuse_unclear
 from hydratune.data.notes import Notes
 from hydratune.data.padding import ARGUMENTS, unpadded
-from hydratune.data.parts import Part, PartKind, parts_of, refuse_media
+from hydratune.data.parts import Part, PartKind, gemini_part, parts_of, refuse_media
 from hydratune.data.roles import CALL, is_known, role_of
 from hydratune.data.rows import ROLES, Message
 from hydratune.data.tagged import tagged_calls, with_calls
@@ -119,8 +119,8 @@ class TurnReader:
             name=_optional_text(turn, "name", speaker, where),
             train=train,
         )
-        if content_key == "parts" and isinstance(content, list):  # Gemini's parts have no type
-            content = [{"type": "text", **part} if isinstance(part, dict) and set(part) == {"text"} else part for part in content]
+        if content_key == "parts" and isinstance(content, list):
+            content = [gemini_part(part) for part in content]
         said = self._content(content, speaker, f"content of the {speaker} turn", tools, where, strict=speaker != "tool")
         messages = said.messages(frame, where)
         for message in messages:
@@ -331,12 +331,26 @@ def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
     if "assistant" not in roles:
         raise DataError(f"{where}: no assistant turn, so there is nothing to learn (roles: {', '.join(roles)})")
     if roles[-1] != "assistant":
-        raise DataError(f"{where}: the last turn must be the assistant's (roles: {', '.join(roles)})")
+        raise DataError(
+            f"{where}: the last turn must be the assistant's (roles: {', '.join(roles)}); what follows the last answer teaches nothing: take "
+            "it out, or add the answer"
+        )
     if "system" in roles[1:]:
-        raise DataError(f"{where}: a system turn can only come first (roles: {', '.join(roles)})")
+        raise DataError(
+            f"{where}: a system turn can only come first (roles: {', '.join(roles)}); put its text into the first one, or into the turn of "
+            "the user that follows"
+        )
     talk = roles[1:] if roles[0] == "system" else roles
+    if talk[0] == "assistant":
+        raise DataError(
+            f"{where}: roles out of order, the conversation starts with the assistant (roles: {', '.join(roles)}), and most chat templates "
+            "need a turn of the user first; take a greeting out, or put a turn of the user before it"
+        )
     if talk[0] != "user" or any(a == b for a, b in itertools.pairwise(talk) if a in ("user", "assistant")):
-        raise DataError(f"{where}: roles out of order, user and assistant must alternate after the system turn (roles: {', '.join(roles)})")
+        raise DataError(
+            f"{where}: roles out of order, user and assistant must alternate after the system turn (roles: {', '.join(roles)}); join turns of one "
+            "speaker that follow each other, or take one of them out"
+        )
     if any(b.role == "tool" and a.role != "tool" and not a.tool_calls for a, b in itertools.pairwise(messages)):
         raise DataError(
             f"{where}: a tool turn must follow an assistant turn with tool_calls, or another tool turn. Write the call of the assistant turn "
