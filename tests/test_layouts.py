@@ -371,12 +371,33 @@ def test_the_fix_for_preference_pairs_works_when_typed(tmp_path: Path, hydratune
 # ---------------------------------------------------------------------------------------------------------------- verdicts
 BAD_MARKS: list[tuple[str, Any, Any]] = [
     (name, False, True)
-    for name in ("kto_label", "binary_label", "labels", "preference", "pass", "upvote", "is_safe", "isHelpful", "human_accepted", "is_target")
+    for name in (
+        "kto_label",
+        "binary_label",
+        "labels",
+        "preference",
+        "pass",
+        "upvote",
+        "is_safe",
+        "isHelpful",
+        "human_accepted",
+        "is_target",
+    )
 ]
 BAD_MARKS += [(name, False, True) for name in ("include", "learn", "response_is_factual", "human_verified", "non_toxic", "correct_answer")]
 BAD_MARKS += [
     (name, True, False)
-    for name in ("harmful", "hallucinated", "error", "has_errors", "is_toxic", "not_helpful", "response_harmful", "model_failed", "is_bad_answer")
+    for name in (
+        "harmful",
+        "hallucinated",
+        "error",
+        "has_errors",
+        "is_toxic",
+        "not_helpful",
+        "response_harmful",
+        "model_failed",
+        "is_bad_answer",
+    )
 ]
 BAD_MARKS += [("kto_label", 0, 1), ("upvote", "False", "True"), ("harmful", "true", "false"), ("error", 1, 0)]
 BAD_VALUES = [("feedback", "negative"), ("preference", "rejected"), ("verdict", "incorrect"), ("thumbs", "down"), ("judgement", "Wrong")]
@@ -519,8 +540,24 @@ def test_several_speakers_may_have_one_role(tmp_path: Path, hydratune: Run, name
     assert (code, "Where is it" in text) == (0, True), text
 
 
-@pytest.mark.parametrize("name", ["gpt-4o", "GPT 4 Turbo", "gpt-3.5-turbo", "claude-3", "Claude 3 Opus", "claude-instant", "llama-3", "qwen2.5"])
+@pytest.mark.parametrize(
+    "name", ["gpt-4o", "GPT 4 Turbo", "gpt-3.5-turbo", "claude-3", "Claude 3 Opus", "claude-instant", "llama-3", "qwen2.5"]
+)
 def test_versions_of_models_are_assistants(tmp_path: Path, name: str) -> None:
     turns = [{"from": "human", "value": QUESTION}, {"from": name, "value": ANSWER}]
     assert spoken(read(write_rows(tmp_path / "a.jsonl", [{"conversations": turns}]))[0][0]) == SPOKEN
     assert "unknown role 'phil'" in error_of(write_rows(tmp_path / "b.jsonl", [{"conversations": [{"from": "phil", "value": "a"}]}]))
+
+
+@pytest.mark.parametrize("column", ["meta", "metadata"])
+def test_marks_in_an_object_of_meta_data_are_marks(tmp_path: Path, column: str) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{**PAIR, column: {"label": n > 0}} for n in range(2)])
+    assert "a.jsonl:1: label = false" in error_of(path) and "+data.keep.label=true" in error_of(path)
+    assert len(read(path, Naming(keep={"label": True}))[0]) == 1 and len(read(path, Naming(keep={"label": "any"}))[0]) == 2
+
+
+def test_a_mark_whose_name_cannot_be_typed_is_to_be_renamed(tmp_path: Path) -> None:
+    message = error_of(write_rows(tmp_path / "a.jsonl", [{**PAIR, "label ok?": False}]))
+    assert "+data.keep.label_ok=true (rename the column to label_ok first)" in message
+    path = write_rows(tmp_path / "b.jsonl", [{**PAIR, "label_ok": False}, {**PAIR, "label_ok": True}])
+    assert len(read(path, Naming(keep={"label_ok": True}))[0]) == 1

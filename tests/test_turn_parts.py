@@ -599,7 +599,9 @@ def test_arguments_have_several_names(tmp_path: Path, name: str, value: Any) -> 
         ]
         assert [row.messages[1].tool_calls for row in rows] == [(call("weather", town="Ulm"),)] * 2
     part = {"type": "tool_use", "name": "weather", name: value}
-    assert chat(tmp_path / "b.jsonl", ASK, {"role": "assistant", "content": [part]}).messages[1].tool_calls == (call("weather", town="Ulm"),)
+    assert chat(tmp_path / "b.jsonl", ASK, {"role": "assistant", "content": [part]}).messages[1].tool_calls == (
+        call("weather", town="Ulm"),
+    )
 
 
 @pytest.mark.parametrize("key", ["toolArgs", "action_input", "args_json", "town"])
@@ -701,13 +703,11 @@ def test_thoughts_that_are_encrypted_are_refused(tmp_path: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- calls between tags
 def tags(*towns: str) -> str:
-    return "\n".join(
-        "<tool_call>\n" + json.dumps({"name": "weather", "arguments": {"town": town}}) + "\n</tool_call>" for town in towns
-    )
+    return "\n".join("<tool_call>\n" + json.dumps({"name": "weather", "arguments": {"town": town}}) + "\n</tool_call>" for town in towns)
 
 
 def test_calls_between_tags_that_are_answered_are_calls(tmp_path: Path) -> None:
-    results = "<tool_response>\n{\"sky\": \"grey\"}\n</tool_response>\n<tool_response>\nblue\n</tool_response>"
+    results = '<tool_response>\n{"sky": "grey"}\n</tool_response>\n<tool_response>\nblue\n</tool_response>'
     turns = [("human", "Where?"), ("gpt", "I look.\n" + tags("Ulm", "Bonn")), ("tool", results), ("gpt", "In the attic.")]
     (row,), said = read(tmp_path / "a.jsonl", [{"conversations": [{"from": r, "value": t} for r, t in turns]}])
     assert [plain(m) for m in row.messages[1:]] == [
@@ -767,7 +767,11 @@ def test_parts_of_gemini(tmp_path: Path) -> None:
         {"role": "user", "parts": [{"text": "Where?"}]},
         {
             "role": "model",
-            "parts": [{"text": "Hm.", "thought": True}, {"text": "I look."}, {"functionCall": {"name": "weather", "args": {"town": "Ulm"}}}],
+            "parts": [
+                {"text": "Hm.", "thought": True},
+                {"text": "I look."},
+                {"functionCall": {"name": "weather", "args": {"town": "Ulm"}}},
+            ],
         },
         {"role": "user", "parts": [{"functionResponse": {"name": "weather", "response": {"sky": "grey"}}}]},
         {"role": "model", "parts": [{"text": "In the attic.", "thoughtSignature": "x"}]},
@@ -784,3 +788,9 @@ def test_parts_of_gemini(tmp_path: Path) -> None:
 def test_answers_that_are_texts_for_nothing_are_counted(tmp_path: Path, text: str, kind: str) -> None:
     rows, said = read(tmp_path / f"a.{kind}", [{"prompt": "p", "completion": text}, {"prompt": "q", "completion": "a"}])
     assert len(rows) == 2 and f"{text!r} (1); where the answer is missing, take these rows out" in said[1]
+
+
+def test_marks_in_the_meta_data_of_turns_are_refused(tmp_path: Path) -> None:
+    for mark in ({"train": False}, {"correct": False}, {"loss_mask": 0}):
+        assert next(iter(mark)) in refused(tmp_path / "a.jsonl", ASK, {**WRONG, "meta": mark}, ASK, SAID)
+    assert chat(tmp_path / "b.jsonl", ASK, {**SAID, "meta": {"lang": "de", "correct": True}}).answer == "In the attic."

@@ -286,7 +286,9 @@ class FilesData(DataConfig):
     validation: str | None = None
     test: str | None = None
     columns: dict[str, str] = field(default_factory=dict)  # e.g. {prompt: question, completion: answer, group: customer}
-    roles: dict[str, Any] = field(default_factory=dict)  # speaker -> role, e.g. {narrator: system}; or role -> speakers, {user: [Mr. X, Ann]}
+    roles: dict[str, Any] = field(
+        default_factory=dict
+    )  # speaker -> role, e.g. {narrator: system}; or role -> speakers, {user: [Mr. X, Ann]}
     keep: dict[str, Any] = field(default_factory=dict)  # rows whose column has this value, e.g. {label: true}; any: the column is no mark
     encoding: str = "utf-8"
 

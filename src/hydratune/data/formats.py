@@ -101,10 +101,11 @@ def to_rows(
     seen: _Seen | None = None
     place = 0
     for where, raw in records:
+        marks = _with_inner(raw, where)
         record = _renamed(raw, naming.columns, where)
         if seen is None:
             seen = _recognised(record, naming, source, where)
-        if not is_kept(raw, naming.keep, where):
+        if not is_kept(marks, naming.keep, where):
             seen.left_out += 1
             continue
         if seen.layout != "text":
@@ -260,7 +261,7 @@ class _Seen:
         canonical -= self.naming.columns.keys()
         own = {*canonical, *self.naming.columns.values()}
         own |= {alias for name in canonical if self.layout != "text" and (alias := _alias(name, raw)) is not None}
-        refuse_marked(raw, {*own, *self.naming.keep}, where, document=self.layout == "text")
+        refuse_marked(_with_inner(raw, where), {*own, *_META, *self.naming.keep}, where, document=self.layout == "text")
         meta: dict[str, Any] = {}
         nested: dict[str, Any] = {}
         for name, value in raw.items():
@@ -278,7 +279,7 @@ class _Seen:
             meta.setdefault(name, value)
         plain = {name: value for name, value in meta.items() if (_is_plain(value) and name != _OTHER_MEANING) or _scores(name, value)}
         if self.layout != "text":
-            for name in plain.keys() & raw.keys() - self.naming.keep.keys():
+            for name in plain.keys() - self.naming.keep.keys():
                 if isinstance(plain[name], bool):
                     self.notes.truths.setdefault(name, Counter())[plain[name]] += 1
         self.kept |= dict.fromkeys(plain)
@@ -322,6 +323,12 @@ def _scores(name: str, value: Any) -> bool:
     if name == "references":
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     return name == "tests" and isinstance(value, str)
+
+
+def _with_inner(raw: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The columns, and beside them what an object of meta data holds."""
+    inner = [found for name in _META if (found := _meta_object(raw.get(name), where)) is not None]
+    return {key: value for found in (*inner, raw) for key, value in found.items()} if inner else raw
 
 
 def _meta_object(value: Any, where: str) -> dict[str, Any] | None:
@@ -405,7 +412,9 @@ def _conversation(record: Mapping[str, Any], seen: _Seen, tools: Tools, where: s
     thoughts = seen.reasoning(record, where)
     if thoughts is not None and messages[-1].role == "assistant":
         if messages[-1].reasoning not in (None, thoughts):
-            raise DataError(f"{where}: the {second} has thoughts of its own, which differ from those of the column of thoughts; keep one of them")
+            raise DataError(
+                f"{where}: the {second} has thoughts of its own, which differ from those of the column of thoughts; keep one of them"
+            )
         messages[-1] = replace(messages[-1], reasoning=thoughts)
     return messages, changed
 

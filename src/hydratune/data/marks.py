@@ -52,8 +52,8 @@ def refuse_bad(turn: Mapping[str, Any], key: str, role: str, where: str) -> None
     stated = any(not is_missing(turn.get(mark)) for mark in _MARKS)
     if role in ("assistant", "function_call") and not stated and is_bad(key, turn[key]):
         raise DataError(
-            f"{where}: {key} = {str(turn[key])[:40]!r} of the {role} turn says that it is not to be learned, and training would teach it; write "
-            f'"train": false into the turn, which is then context, or "train": true if {key} means something else'
+            f"{where}: {key} = {str(turn[key])[:40].lower()} of the {role} turn says that it is not to be learned, and training would "
+            f'teach it; write "train": false into the turn, which is then context, or "train": true if {key} means something else'
         )
 
 

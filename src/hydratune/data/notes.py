@@ -31,7 +31,9 @@ class Notes:
             )
         if self.null_texts:
             listed = ", ".join(f"{text!r} ({count:,})" for text, count in self.null_texts.most_common())
-            said.append(f"answers that are a text written for nothing are trained: {listed}; where the answer is missing, take these rows out")
+            said.append(
+                f"answers that are a text written for nothing are trained: {listed}; where the answer is missing, take these rows out"
+            )
         if self.cut:
             said.append(f"{counted(self.cut, 'row')}: turns after the last trained one left out")
         if self.keys:
@@ -41,8 +43,8 @@ class Notes:
         for name, counts in self.truths.items():
             if len(counts) == 2:
                 said.append(
-                    f"{name} is true in {counted(counts[True], 'row')} and false in {counts[False]:,}, all of them trained; if it says which "
-                    f"answers are good: +data.keep.{name}=true (or false)"
+                    f"{name} is true in {counted(counts[True], 'row')} and false in {counts[False]:,}, all of them trained; if it says "
+                    f"which answers are good: +data.keep.{name}=true (or false)"
                 )
         if self.argument_nulls:
             said.append(

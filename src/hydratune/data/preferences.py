@@ -78,7 +78,7 @@ def refuse_marked(raw: Mapping[str, Any], other: set[str], where: str, *, docume
                 raise DataError(
                     f"{where}: {name} looks like a mark of what is trained, of each turn or token, and lists of marks are not read; write "
                     f'"train": false into the turns that are not to be trained, and leave {name} out; all turns are to be trained: '
-                    f"+data.keep.{name}={ANY}"
+                    f"{_keep(name, ANY)}"
                 )
             continue
         if mark:
@@ -86,7 +86,7 @@ def refuse_marked(raw: Mapping[str, Any], other: set[str], where: str, *, docume
         elif isinstance(value, bool) and not is_mark(str(name)) and seems_to_decide(str(name), value):
             raise DataError(
                 f"{where}: {name} looks like a mark of what is trained, and it is not known what it means; rows where it is true: "
-                f"+data.keep.{name}=true; where it is false: +data.keep.{name}=false; all rows: +data.keep.{name}={ANY}"
+                f"{_keep(name, 'true')}; where it is false: {_keep(name, 'false')}; all rows: {_keep(name, ANY)}"
             )
         else:
             bad = not document and is_bad(str(name), value)
@@ -94,9 +94,17 @@ def refuse_marked(raw: Mapping[str, Any], other: set[str], where: str, *, docume
             said = str(value).lower() if isinstance(value, bool) else value
             raise DataError(
                 f"{where}: {name} = {said} says that this answer is not to be learned (as in KTO's layout, a rating or a mask), "
-                f"and training would teach it. Only the rows with good answers: +data.keep.{name}={good_value(value)}; all rows, {name} being "
-                f"something else: +data.keep.{name}={ANY}"
+                f"and training would teach it. Only the rows with good answers: {_keep(name, good_value(value))}; all rows, {name} being "
+                f"something else: {_keep(name, ANY)}"
             )
+
+
+def _keep(name: str, value: str) -> str:
+    """What to type; a name that a command line cannot have as a key is to be changed first."""
+    if re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
+        return f"+data.keep.{name}={value}"
+    key = "_".join(words(name)) or "mark"
+    return f"+data.keep.{key}={value} (rename the column to {key} first)"
 
 
 def _listed(value: Any) -> list[Any] | None:

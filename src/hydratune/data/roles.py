@@ -33,7 +33,9 @@ _NAMES = {
     CALL: (CALL, "function_calls", "tool_call", "tool_calls"),
 }
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
-_MODELS = re.compile(r"(gpt|chatgpt|claude|gemini|gemma|llama|mistral|mixtral|qwen|deepseek|phi)_?\d\w*|(claude|gemini)_\w+")  # versions: gpt-4o
+_MODELS = re.compile(
+    r"(gpt|chatgpt|claude|gemini|gemma|llama|mistral|mixtral|qwen|deepseek|phi)_?\d\w*|(claude|gemini)_\w+"
+)  # versions: gpt-4o
 ROLES_OF_TURNS = tuple(_NAMES)  # what data.roles may name
 
 

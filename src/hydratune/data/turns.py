@@ -21,9 +21,29 @@ from hydratune.data.tagged import tagged_calls, with_calls
 from hydratune.errors import DataError
 
 _CONTENT_KEYS = (*CONTENT_KEYS, "text")  # beside a role; rows of documents have a text too
-_REASONING = ("reasoning_content", "thinking", "reasoning", "thoughts", "thought", "chain_of_thought", "cot")  # one thing under several names
+_REASONING = (
+    "reasoning_content",
+    "thinking",
+    "reasoning",
+    "thoughts",
+    "thought",
+    "chain_of_thought",
+    "cot",
+)  # one thing under several names
 _BLOCKS = ("thinking_blocks", "reasoning_details")  # the same as lists of parts (LiteLLM, OpenRouter)
-_KNOWN = {*ROLE_KEYS, *_CONTENT_KEYS, *_REASONING, *_BLOCKS, *TRAINED, *CONTEXT, "tool_calls", "function_call", "tool_call_id", "name", "refusal"}
+_KNOWN = {
+    *ROLE_KEYS,
+    *_CONTENT_KEYS,
+    *_REASONING,
+    *_BLOCKS,
+    *TRAINED,
+    *CONTEXT,
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    "name",
+    "refusal",
+}
 _MEDIA_KEYS = {"image", "images", "image_url", "audio", "audios", "video", "videos"}
 _PART_KEYS = {"type", "text", "refusal", "signature", "id", "name", "toolName", "toolCallId", "tool_use_id", "tool_call_id", "call_id"}
 _PART_KEYS |= {"function", *ARGUMENTS, "content", "output", "result", "response", "summary"}
@@ -136,6 +156,10 @@ class TurnReader:
                 raise DataError(f"{where}: {key} of the {role} turn cannot be trained on, only text; take it out")
             if key in ("tools", "functions"):
                 raise DataError(f"{where}: {key} of the {role} turn: the tools of a row are a column of the row; put them beside the turns")
+            inner = value if key in ("meta", "metadata") and isinstance(value, dict) else {}
+            for name in (name for name, item in inner.items() if not is_missing(item) and item not in ("", [], {})):
+                refuse_unclear(inner, name, role, where)
+                refuse_bad({**turn, **inner}, name, role, where)
             refuse_unclear(turn, key, role, where)
             refuse_bad(turn, key, role, where)
             self.notes.keys[key] += 1
@@ -260,7 +284,9 @@ def _reasoning(turn: Mapping[str, Any], role: str, where: str) -> str | None:
     if key is None:
         return None
     blocks = turn[key] if isinstance(turn[key], list) else [turn[key]]
-    texts = [next((b[k] for k in ("thinking", "text", "summary") if isinstance(b, dict) and isinstance(b.get(k), str)), None) for b in blocks]
+    texts = [
+        next((b[k] for k in ("thinking", "text", "summary") if isinstance(b, dict) and isinstance(b.get(k), str)), None) for b in blocks
+    ]
     if None in texts:
         raise DataError(
             f"{where}: {key} of the {role} turn holds a block without a text (it may be encrypted); take it out, or write the thoughts as "
@@ -332,8 +358,8 @@ def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
         raise DataError(f"{where}: no assistant turn, so there is nothing to learn (roles: {', '.join(roles)})")
     if roles[-1] != "assistant":
         raise DataError(
-            f"{where}: the last turn must be the assistant's (roles: {', '.join(roles)}); what follows the last answer teaches nothing: take "
-            "it out, or add the answer"
+            f"{where}: the last turn must be the assistant's (roles: {', '.join(roles)}); what follows the last answer teaches nothing: "
+            "take it out, or add the answer"
         )
     if "system" in roles[1:]:
         raise DataError(
@@ -348,14 +374,14 @@ def check_turns(messages: list[Message], where: str) -> tuple[Message, ...]:
         )
     if talk[0] != "user" or any(a == b for a, b in itertools.pairwise(talk) if a in ("user", "assistant")):
         raise DataError(
-            f"{where}: roles out of order, user and assistant must alternate after the system turn (roles: {', '.join(roles)}); join turns of one "
-            "speaker that follow each other, or take one of them out"
+            f"{where}: roles out of order, user and assistant must alternate after the system turn (roles: {', '.join(roles)}); "
+            "join turns of one speaker that follow each other, or take one of them out"
         )
     if any(b.role == "tool" and a.role != "tool" and not a.tool_calls for a, b in itertools.pairwise(messages)):
         raise DataError(
-            f"{where}: a tool turn must follow an assistant turn with tool_calls, or another tool turn. Write the call of the assistant turn "
-            'before it as "tool_calls": [{"name": ..., "arguments": {...}}]; where it is a text that is to stay one, read the results as '
-            "turns of the user: +data.roles.tool=user"
+            f"{where}: a tool turn must follow an assistant turn with tool_calls, or another tool turn. Write the call of the assistant "
+            'turn before it as "tool_calls": [{"name": ..., "arguments": {...}}]; where it is a text that is to stay one, read the results '
+            "as turns of the user: +data.roles.tool=user"
         )
     trained = [i for i, m in enumerate(messages) if m.role == "assistant" and m.train]
     if not trained:

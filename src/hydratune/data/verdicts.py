@@ -9,30 +9,61 @@ import functools
 import re
 from typing import Any
 
-# A name that is made of these words alone is a mark; of the strong ones, one word is enough.
-_GOOD_STRONG = {"correct", "accepted", "acceptable", "approved", "preferred", "desirable", "helpful", "chosen", "valid", "safe", "factual"}
-_GOOD_STRONG |= {"truthful", "harmless", "liked", "upvoted", "upvote", "passed", "successful", "faithful"}
-_GOOD = _GOOD_STRONG | {"label", "labels", "tag", "rating", "ratings", "feedback", "accept", "good", "right", "ok", "okay", "useful", "like"}
-_GOOD |= {"likes", "thumb", "thumbs", "up", "success", "keep", "use", "score", "reward", "quality", "pass", "passes", "preference", "verdict"}
-_GOOD |= {"judgement", "judgment", "upvotes", "vote", "votes", "include", "included", "learn", "target", "grade", "evaluation", "outcome"}
-_GOOD |= {"correctness", "validity", "safety", "accurate", "verified", "relevant"}
-_BAD_STRONG = {"reject", "rejected", "bad", "wrong", "incorrect", "undesirable", "disliked", "downvoted", "invalid", "failed", "flagged"}
-_BAD_STRONG |= {"harmful", "toxic", "unsafe", "unhelpful", "hallucinated", "hallucination", "hallucinations", "hallucinates", "dispreferred"}
-_BAD_STRONG |= {"untruthful", "inaccurate", "unacceptable", "offensive", "spam", "downvote", "misleading", "discarded"}
-_BAD = _BAD_STRONG | {"dislike", "down", "ignore", "ignored", "skip", "skipped", "exclude", "excluded", "discard", "error", "errors", "fail"}
-_BAD |= {"fails", "failure", "broken", "corrupt", "corrupted", "mistake", "mistakes", "deleted", "removed", "drop", "toxicity"}
-_ANSWERS = {"answer", "response", "completion", "output", "reply"}
-_FILLERS = {"is", "was", "are", "a", "the", "has", "contains", "assistant", "model", "human", "user", "kto", "binary", "final", "row", "turn"}
-_FILLERS |= {"example", "sample", "message", "annotator", "judge", "llm", "marked", "as", *_ANSWERS}
-_OF_REQUESTS = {"prompt", "question", "query", "request", "instruction", "input", "problem", "context"}
-_NEGATIONS = {"not", "non", "no", "never"}
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# A name that is made of words of these four alone is a mark; of the strong ones, one word is enough.
+_GOOD_STRONG = _set(
+    """
+    acceptable accepted approved chosen correct desirable factual faithful harmless helpful liked passed preferred safe successful
+    trusted truthful upvote upvoted usable valid
+    """
+)
+_GOOD = _GOOD_STRONG | _set(
+    """
+    accept accurate correctness evaluation feedback gold good grade include included judgement judgment keep kept label labels learn
+    learnable like likes ok okay outcome pass passes preference quality rating ratings relevant reliable reward right safety score
+    status success tag target thumb thumbs up upvotes use useful validity verdict verified vote votes
+    """
+)
+_BAD_STRONG = _set(
+    """
+    bad discarded disliked dispreferred downvote downvoted failed flagged hallucinated hallucinates hallucination hallucinations
+    harmful inaccurate incorrect invalid misleading offensive reject rejected spam toxic unacceptable undesirable unhelpful unsafe
+    untruthful wrong
+    """
+)
+_BAD = _BAD_STRONG | _set(
+    """
+    broken corrupt corrupted deleted discard dislike down drop error errors exclude excluded fail fails failure flag ignore ignored
+    mistake mistakes removed skip skipped toxicity
+    """
+)
+_ANSWERS = _set("answer response completion output reply")
+_FILLERS = _ANSWERS | _set(
+    """
+    a annotator are as assistant binary contains example final has human is judge kto llm marked message model row sample the turn
+    user was
+    """
+)
+_OF_REQUESTS = _set(
+    """
+    context input instruction problem prompt query question request
+    """
+)
+_NEGATIONS = _set("not non no never")
 # 0 and 1 may be grades, counts or classes under these
-_GRADED = {"rating", "ratings", "score", "reward", "quality", "preference", "grade", "votes", "upvotes", "likes", "vote", "target", "errors"}
-_GRADED |= {"evaluation", "verdict", "judgement", "judgment", "correctness", "toxicity", "safety", "outcome", "mistakes"}
-_BAD_VALUES = {"bad", "wrong", "incorrect", "reject", "rejected", "undesirable", "thumbs_down", "thumbs down", "down", "dislike", "disliked"}
-_NEGATIVE_VALUES = {"negative", "fail", "failed", "poor", "no", "n", "invalid", "unsafe", "harmful", "not correct", "unhelpful"}
-_NEGATIVE_VALUES |= {"downvote", "downvoted", "-1"}
-_CLASSES = {"label", "labels", "tag", "target"}  # what is classified has such values too: of sentiment, or of yes and no
+_GRADED = _set(
+    """
+    correctness errors evaluation grade judgement judgment likes mistakes outcome preference quality rating ratings reward safety
+    score status target toxicity upvotes verdict vote votes
+    """
+)
+_BAD_VALUES = _set("bad wrong incorrect reject rejected undesirable thumbs_down down dislike disliked") | {"thumbs down"}
+_NEGATIVE_VALUES = _set("negative fail failed poor no n invalid unsafe harmful unhelpful downvote downvoted -1") | {"not correct"}
+_CLASSES = _set("label labels tag target status")  # what is classified has such values too: of sentiment, or of yes and no
 
 
 @functools.cache
