@@ -428,6 +428,7 @@ def test_values_call_answers_bad(tmp_path: Path, column: str, value: Any) -> Non
         {"label": "no"},
         {"correct_answer": "no"},
         {"correct_answer": "0"},
+        {"gold": "no"},
         {"prompt_harmful": True},
         {"is_question_safe": False},
         {"right_to_left": False},

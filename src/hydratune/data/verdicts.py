@@ -23,7 +23,7 @@ _GOOD_STRONG = _set(
 )
 _GOOD = _GOOD_STRONG | _set(
     """
-    accept accurate correctness evaluation feedback gold good grade include included judgement judgment keep kept label labels learn
+    accept accurate correctness evaluation feedback good grade include included judgement judgment keep kept label labels learn
     learnable like likes ok okay outcome pass passes preference quality rating ratings relevant reliable reward right safety score
     status success tag target thumb thumbs up upvotes use useful validity verdict verified vote votes
     """
