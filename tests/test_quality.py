@@ -10,7 +10,7 @@ import pytest
 from hydratune.config import CleaningConfig, ContractsData, DataConfig, Level, QualityConfig, TrainOn
 from hydratune.data.quality import pii, texts
 from hydratune.data.quality.duplicates import grams, jaccard, near_pairs, spelled_alike
-from hydratune.data.quality.equality import core, normalised, words
+from hydratune.data.quality.equality import core, exact, normalised, words
 from hydratune.data.quality.findings import CHECKS, level_of, refusals
 from hydratune.data.quality.grounding import ungrounded
 from hydratune.data.quality.inspection import Inspection
@@ -510,7 +510,7 @@ def test_repeats_are_sought_loosely_and_conflicts_claimed_strictly(tmp_path: Pat
     rows = [row(*said, id=f"r{i}") for i, said in enumerate([
         ("sort in C++", "std::sort"), ("sort in C#", "Array.Sort"), ("is 5 < 7", '{"a": true}'), ("is 5 > 7", '{"a": false}'),
         ("top up", "Add money."), ("Top-up", "Add money."), ("(help)", "Ask."), ("help", "Ask."),
-        ("fees", '{"a": 1, "b": 2}'), ("Fees?", '{"b": 2,  "a": 1}'), ("rates", '{"a": 1}'), ("rates!", '{"a": 2}'),
+        ("fees", '{"a": 1, "b": 2}'), ("Fees?", '{"b": 2,  "a": 1}'), ("the rates", '{"a": 1}'), ("The rates!", '{"a": 2}'),
     ])]  # fmt: skip
     findings = found(tmp_path, rows)
     assert findings["exact_duplicates"].rows == ["r5", "r7", "r9"]
@@ -519,6 +519,34 @@ def test_repeats_are_sought_loosely_and_conflicts_claimed_strictly(tmp_path: Pat
     assert findings["exact_duplicates"].fix.startswith("data.clean.drop_duplicates=true removes 1 of them from training; those in")
     left = found(tmp_path, rows, clean=CleaningConfig(drop_duplicates=True))["exact_duplicates"]
     assert (left.rows, left.fix.startswith("data.clean.drop_duplicates removes none")) == (["r7", "r9"], True)
+
+
+NOT_ONE_REQUEST = [
+    ("5'", '5"'), ("f'", "f"), ("what is f’", "what is f"), ("save!", "save"), ("explain save!", "explain save"), ("empty?", "empty"),
+    ("git add .", "git add"), ("list all files in .", "list all files in"), ("cd ..", "cd ."), ("ls -d", "ls -D"), ("sum a", "sum A"),
+    ("what does ' mean in SQL", 'what does " mean in SQL'), ("(n+1)!", "(n+1)"), ("regex a.", "regex a?"), ("the regex ab.", "the regex ab?"),
+    ('print "1"', "print 1"), ("run `a`", "run 'a'"), ("show $PATH", "show $path"), ("show PATH", "show path"), ("what is -5", "what is −5!"),
+    ("5²", "52"), ("x, y", "x y"), ("top-up", "top up"), ("की बात", "का बात"), ("كتاب جديد", "کتاب جديد"), ("année passée", "annee passee"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), NOT_ONE_REQUEST)
+def test_no_conflict_is_claimed_of_requests_that_differ_in_a_symbol(tmp_path: Path, one: str, other: str) -> None:
+    assert exact(one) != exact(other)
+    labels = [row(one, '{"a": 1}', id="one"), row(other, '{"a": 2}', id="other")]
+    assert found(tmp_path, labels)["label_conflicts"].count == 0
+    several = [row(one, "It is this.", id="one"), row(other, "It is that.", id="other")]
+    assert found(tmp_path, several)["multi_answer"].count == 0
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("Paris is big", "paris is big."), ("List files", "list files!"), ("Can I pay by card?", "can i  pay\nby card"), ("I'm lost", "i'm lost"),
+    ("Don’t go", "don't go."), ("WHERE IS MY CARD?", "where is my card"), ('say “no”', 'say "no"'), ("ｆｕｌｌ width", "full width"),
+    ("cafe\u0301 near me", "café near me"), ("Print the files.", "print the files"), ("Ist sie da?", "ist sie da"),
+])  # fmt: skip
+def test_conflicts_are_claimed_of_requests_that_say_the_same(tmp_path: Path, one: str, other: str) -> None:
+    labels = [row(one, '{"a": 1}', id="one"), row(other, '{"a": 2}', id="other")]
+    assert found(tmp_path, labels)["label_conflicts"].rows == ["one", "other"]
 
 
 def test_symbols_that_change_the_answer_make_no_leak(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
-"""When two texts are the same. One rule in two strengths, each used where its error does no harm.
+"""When two texts are the same. One rule in several strengths, each used where its error does no harm.
+
+``exact`` is for claims of conflict ("one request, different answers"): nearly everything counts.
 
 ``normalised`` is the strict strength: free are case, white space, quotes, dashes and hyphens between words, and the marks that
 end a word. Symbols count wherever they may mean something: "sort in C++" and "sort in C#", "5 < 7" and "5 > 7", "-5" and "5",
-"1.5" and "15", ".net" and "net", "5!" and "5", "f(x)" and "f x" stay different. Conflicts are claimed by it, and repeated rows removed.
+"1.5" and "15", ".net" and "net", "5!" and "5", "f(x)" and "f x" stay different. Repeated rows are removed by it.
 
 ``words`` is the loose strength: only letters (with the marks they carry) and digits count. Leaks and repeats are looked for by it,
 where the answers are the same too: a symbol that changes no answer told nothing apart.
 
 ``core`` is for requests of a few words that are nearly the same: "What is my balance?" and "what's my balance".
+
+``folded``, ``form`` and ``answer_form`` are for leaks alone: without accents, vowel points, tags and entities; joined words; answers
+that differ in case or in the mark at their end.
 """
 
 import re
@@ -26,6 +31,36 @@ _KEPT = "\ue000"  # stands before symbols that were quoted, so that they are not
 _FACTORIAL = re.compile(r"(?:\A|[\W\d_])[^\W_]!\Z|\d!\Z")
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _CJK_GAP = re.compile(f"(?<=[{_CJK}]) (?=[{_CJK}])")
+
+
+_SAME_QUOTES = str.maketrans({**dict.fromkeys("‘’‛´", "'"), **dict.fromkeys("“”‟", '"')})
+_WORD = r"[^\W\d_]{2,}"
+_CAPITALISED = re.compile(rf"(?<!\S){_WORD}(?:'(?:s|t|m|re|ve|ll|d))?(?=[,;:.?!]*(?!\S))")
+_FIRST_PERSON = re.compile(r"(?<!\S)I(?:'(?:m|ve|ll|d)(?!\S)|(?= (?!in |is |to |and |or |mean|stand)[a-z]{2,} ))")
+_ENDED = re.compile(rf"(?s:.*)\s(?P<word>{_WORD})[.?!]\Z")
+_PATTERNS = re.compile(r"(?i:\b(?:expression|glob|operator|pattern|regex|string|suffix|symbol|syntax))")
+_NAMES = re.compile(  # of requests about names, in which a mark at the end may belong to the name: save!, empty?
+    r"(?i:\b(?:call|command|defin|difference|echo|explain|function|macro|mean|method|name|predicate|print|rails|ruby|rust|scheme|type|"
+    r"use|write))"
+)
+
+
+def exact(text: str) -> str:
+    """``text`` as conflicts are claimed by. Free are white space, curly quotes, full-width forms, the case of capitalised words of
+    letters ("Paris", not "-D", "A" or "PATH"; of all words, where a whole request is in capitals), and one mark after the word at the end
+    ("List files!", not "git add ." or "a?"), unless the text is about names or patterns ("explain save!").
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _RAISED.sub(r"^\1", text.translate(_SAME_QUOTES)))
+    text = " ".join(text.split())
+    loud = text.isupper() and len(re.findall(_WORD, text)) > 2
+    if not text.islower():
+        text = _FIRST_PERSON.sub(lambda said: said[0].lower(), text)
+        text = _CAPITALISED.sub(lambda word: word[0].lower() if loud or word[0][1:].islower() else word[0], text)
+    mark = text[-1:]
+    if mark in (".", "?", "!") and _ENDED.fullmatch(text) and not _PATTERNS.search(text) and (mark == "." or not _NAMES.search(text)):
+        return text[:-1]
+    return text
 
 
 def normalised(text: str) -> str:

@@ -16,7 +16,7 @@ from hydratune.config import DataConfig, Level, TrainOn
 from hydratune.data.answers import NotStrictJson, parse_strict
 from hydratune.data.quality import leaks, texts
 from hydratune.data.quality.duplicates import near_pairs, spelled_alike
-from hydratune.data.quality.equality import core, normalised, words
+from hydratune.data.quality.equality import core, exact, normalised, words
 from hydratune.data.rows import Message, Row
 from hydratune.data.splits import SPLITS, Candidates, Side, place, split, stratum
 from hydratune.data.store import RowStore
@@ -46,7 +46,7 @@ class Inspection:
         self.text_numbers: dict[bytes, int] = {}
         self.groups, self.texts = array("q"), array("q")
         self.words, self.answers, self.ids = array("Q"), array("Q"), array("Q")
-        self.strict, self.whole = array("Q"), array("Q")  # request and tools; those, the answer as it is written, and its thoughts
+        self.strict, self.whole = array("Q"), array("Q")  # for claims of conflict: request and tools; for removal: those, answer, thoughts
         self.own, self.inner, self.turns, self.inner_turns = leaks.Keys(), leaks.Keys(), leaks.Keys(), leaks.Keys()
         self.answer_length, self.json_answer = array("q"), array("b")
         self.ending, self.lacks_end = array("b"), array("b")
@@ -83,7 +83,7 @@ class Inspection:
         self.words.append(_hash(loose))
         self.answers.append(_answer_hash(answer, said))
         tools = json.dumps(row.tools, sort_keys=True, default=str) if row.tools else ""
-        self.strict.append(_hash(f"{key}\0{tools}") if tools else request)
+        self.strict.append(_hash("\0".join((*map(_exact_part, row.prompt or row.messages), tools))))
         self.whole.append(_hash(f"{key}\0{tools}\0{' '.join(said.split())}\0{row.messages[-1].reasoning or ''}"))
         self._see_turns(row, parts, number, loose)
         self.ids.append(number if _DERIVED_ID.fullmatch(row.id) else _hash(row.id))
@@ -295,6 +295,16 @@ def _part(message: Message) -> str:
 @lru_cache(maxsize=64)
 def _system(text: str) -> str:
     return normalised(text)
+
+
+def _exact_part(message: Message) -> str:
+    """A turn before an answer, as it is compared where conflicts are claimed."""
+    return _exact_system(message.content) if message.role == "system" else exact(_said(message))
+
+
+@lru_cache(maxsize=64)
+def _exact_system(text: str) -> str:
+    return exact(text)
 
 
 def _joined(parts: Sequence[str]) -> str:
