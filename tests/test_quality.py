@@ -14,6 +14,7 @@ from hydratune.data.quality.equality import core, exact, normalised, words
 from hydratune.data.quality.findings import CHECKS, level_of, refusals
 from hydratune.data.quality.grounding import ungrounded
 from hydratune.data.quality.inspection import Inspection
+from hydratune.data.quality.leaks import Leak
 from hydratune.data.quality.verdict import Verdict
 from hydratune.data.rows import Message, Row
 from hydratune.data.splits import Side
@@ -635,6 +636,72 @@ def test_leaks_say_between_which_splits_and_how_many_rows_the_fix_removes(tmp_pa
     assert finding.fix == "data.clean.drop_leaks=true removes 2 train rows and 2 validation rows, which validation or test asks too"
     after = found(tmp_path, rows, sides, clean=CleaningConfig(drop_leaks=True))
     assert (after["exact_leaks"].count, after["size"].count) == (0, 2)
+
+
+def leaks_of(tmp_path: Path, train: Row, test: Row, **data: Any) -> list[str]:
+    """The kinds of leak that the test row has."""
+    rows = [train, row("whatever else is asked in validation", "Nothing.", id="v"), test]
+    findings = found(tmp_path, rows, [Side.train, Side.validation, Side.test], **data)
+    return [name for name in ("exact_leaks", "near_leaks", "turn_leaks") if test.id in findings[name].rows]
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("Send me an e-mail", "send me an email"), ("e-mail", "email"), ("buy a t-shirt", "buy a tshirt"), ("x-ray", "xray"), ("wi-fi", "WiFi"),
+    ("(e-mail) address", "email address"), ("résumé des années", "resume des annees"), ("¿Dónde está?", "donde esta"), ("Всё ещё", "все еще"),
+    ("كَتَبَ الوَلَدُ", "كتب الولد"), ("كتاب", "کتاب"), ("שָׁלוֹם", "שלום"), ("می‌خواهم", "میخواهم"), ("این ۱۲ کتاب", "این 12 کتاب"),
+    ("🚀🚀 now", "🚀 now"), ("fish &amp; chips", "fish & chips"), ("<b>urgent</b> help", "urgent help"), ("caf&eacute;", "café"),
+    ("<p>Hello</p><a href=\"x\">there</a>", "Hello there"), ("the rabbit's toy", "the rabbits toy"),
+])  # fmt: skip
+def test_spellings_of_one_request_with_the_same_answer_are_near_leaks(tmp_path: Path, one: str, other: str) -> None:
+    assert "near_leaks" in leaks_of(tmp_path, row(one, "It is here.", id="train"), row(other, "it is here", id="test"))
+    assert "near_leaks" in leaks_of(tmp_path, row(other, "It is here.", id="train"), row(one, "It is here.", id="test"))
+
+
+@pytest.mark.parametrize(("one", "other", "leaks"), [
+    ("où est ma commande", "ou est ma commande", True), ("launch 🚀🚀 now", "launch 🚀 now", True), ("refund my order", "erfund my order", True),
+    ("fish &amp; chips near here", "fish & chips near here", True), ("this is <b>urgent</b> help", "this is urgent help", True),
+    ("How old is the universe?", "how old's the universe", True), ("light on", "night on", False),
+    ("play form alpha", "play from alpha", False), ("की बात", "का बात", False), ("1.5 cups", "15 cups", False), ("e-mail", "email", False),
+])  # fmt: skip
+def test_spellings_are_near_whatever_the_answers_where_nothing_else_is_meant(tmp_path: Path, one: str, other: str, leaks: bool) -> None:
+    assert ("near_leaks" in leaks_of(tmp_path, row(one, "It is here.", id="a"), row(other, "No, there.", id="b"))) is leaks
+
+
+@pytest.mark.parametrize(("one", "other", "is_exact"), [
+    ("Yes.", "yes", True), ("YES!", "Yes", True), ('{"a": "Yes"}', '{"a":"yes"}', True), ("It is “big.”", "it is “big”", True),
+    ("ls -d", "ls -D", False), ("a", "A", False), ("5", "-5", False), ("1.5", "15", False), ("5!", "5", False),
+])  # fmt: skip
+def test_answers_that_differ_in_case_or_final_mark_are_the_same_for_leaks(tmp_path: Path, one: str, other: str, is_exact: bool) -> None:
+    pair = row("refund/return status query", one, id="train"), row("refund return status query", other, id="test")
+    assert ("exact_leaks" in leaks_of(tmp_path, *pair)) is is_exact
+
+
+def test_near_variants_are_found_under_other_system_turns_and_inside_conversations(tmp_path: Path) -> None:
+    one, other = "Where is your office today?", "where is your office today please?"
+    kind, pirate = {"system": "Be kind to everyone you meet."}, {"system": "Answer like a pirate of the sea."}
+    assert leaks_of(tmp_path, talk("a", one, "In Rome.", **kind), talk("b", other, "in Rome", **pirate)) == ["turn_leaks"]
+    inner = talk("a", "I am new here", "Welcome.", "How old is the city of Rome?", "Very old.", "So be it then", "Yes.")
+    asked = talk("b", "how old's the city of Rome", "very old")
+    assert leaks_of(tmp_path, inner, asked) == ["turn_leaks"]
+    assert leaks_of(tmp_path, inner, asked, train_on=TrainOn.last) == []
+    first = talk("a", "How old is the city of Rome?", "Very old.", "Thanks", "Welcome.")
+    assert "near_leaks" in leaks_of(tmp_path, first, talk("b", "how old's the city of Rome", "Another answer."))
+    assert leaks_of(tmp_path, talk("a", "Hi", "Hello", "Thanks", "Welcome."), talk("b", "thank you", "Welcome")) == []
+    rows = [first, row("Who are you", id="r"), row("whatever is asked", "No.", id="v"), talk("b", "how old's the city of Rome", "Very old")]
+    sides = [Side.train, Side.train, Side.validation, Side.test]
+    assert found(tmp_path, rows, sides, clean=CleaningConfig(drop_leaks=True))["near_leaks"].count == 0
+
+
+def test_own_split_keeps_spellings_together(tmp_path: Path) -> None:
+    rows = [row(f"{text} by {way}", f"Label {i}", id=f"{way}-{i}") for i, text in enumerate(BANKING) for way in ("e-mail", "email", "é-mail")]
+    inspection = Inspection(DataConfig(validation_fraction=0.3, test_fraction=0.3), None)
+    writer = RowWriter(tmp_path / "rows.arrow")
+    for each in rows:
+        writer.add(each, inspection.see(each, Side.train))
+    writer.close()
+    inspection.divide(RowStore(tmp_path / "rows.arrow"), {Side.train}, lambda steps: None)
+    assert len(set(inspection.sides.tolist())) > 2
+    assert [len(inspection.leaking(kind)[0]) for kind in Leak] == [0, 0, 0]
 
 
 # ------------------------------------------------------------------------------------- tokens, empty requests, cut answers

@@ -45,8 +45,8 @@ class Held:
     requests: NDArray[np.int64]
     count: int  # of different requests
     near: Mapping[int, Sequence[int]]
-    own: Keys  # the request of each row
-    inner: Keys  # requests in the middle of a conversation whose answer is trained
+    own: Keys  # the request of each row, and its forms
+    inner: Keys  # the same of requests in the middle of a conversation whose answer is trained
     turns: Keys  # last user turn and answer of each row
     inner_turns: Keys  # the same in the middle of a conversation
 
@@ -57,7 +57,8 @@ def found_in(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
     earlier[sides == Side.validation], earlier[sides == Side.test] = 1, 3
     bits = _there(held, sides, kind) & earlier
     if kind is Leak.turn:
-        bits[(_there(held, sides, Leak.exact) & earlier) > 0] = 0  # said already
+        said = _there(held, sides, Leak.exact) | _meeting(held.own, held.own, sides)
+        bits[(said & earlier) > 0] = 0  # said already
     return bits
 
 
@@ -104,7 +105,7 @@ def _there(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
     for request, others in held.near.items():
         for other in others:
             nearly[request] |= of_requests[other]
-    return nearly[held.requests] | _meeting(held.own, held.inner, sides)
+    return nearly[held.requests] | _meeting(held.own, held.own, sides) | _meeting(held.own, held.inner, sides)
 
 
 def _meeting(asked: Keys, offered: Keys, sides: NDArray[np.int8]) -> Bits:
