@@ -693,7 +693,8 @@ def test_near_variants_are_found_under_other_system_turns_and_inside_conversatio
 
 
 def test_own_split_keeps_spellings_together(tmp_path: Path) -> None:
-    rows = [row(f"{text} by {way}", f"Label {i}", id=f"{way}-{i}") for i, text in enumerate(BANKING) for way in ("e-mail", "email", "é-mail")]
+    ways = "e-mail, x-ray, t-shirt", "email, xray, tshirt", "é-mail, x-ray, t-shirt"
+    rows = [row(f"{text} by {way}", f"Label {i}", id=f"{way}-{i}") for i, text in enumerate(BANKING) for way in ways]
     inspection = Inspection(DataConfig(validation_fraction=0.3, test_fraction=0.3), None)
     writer = RowWriter(tmp_path / "rows.arrow")
     for each in rows:
@@ -745,6 +746,48 @@ def test_what_looks_a_little_like_a_special_token_is_not_found(text: str) -> Non
 @pytest.mark.parametrize("text", ["<s> Hello there.</s>", "<s>[INST] Hi", "Hello.</s>\n", "a</s>b", "<s>Hello"])
 def test_begin_and_end_of_text_are_told_from_struck_text(text: str) -> None:
     assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
+
+
+@pytest.mark.parametrize("text", [
+    "Sure.\nUser: hi", "Sure.\n\nHuman:\nhi", "Sure. ### Human: hi", "Sure.### Response: hi", "Sure.<END>", "Sure. <END>\n",
+    "Sure.<|im_end|", "Sure.<|im_end", "Sure.<|endoftext|\nmore", "Sure.im_end|>", "Sure.<|eot_id", "Sure.<|custom_mark|", "Sure.</s",
+])  # fmt: skip
+def test_cut_and_unusual_marks_of_turns_are_found(text: str) -> None:
+    assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
+
+
+@pytest.mark.parametrize("text", [
+    "User: the one who pays.", "See the User: field", "# Response: how to write one", "cut -c <START>-<END> file", "f <|x|> y <| z", "a.map <|f",
+    "user:\n  name: jo", "x |> y", "list <|> other", "Issue ###", "Patient: hi\nDoctor: hello", "super user: root", "Log in:\nUser: root\nPassword: x", "grep 'im_end' x | less",
+    "services:\n  web:\n    user: root",
+])  # fmt: skip
+def test_what_looks_a_little_like_a_mark_of_a_turn_is_not_found(text: str) -> None:
+    assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text)) is None
+
+
+@pytest.mark.parametrize("answer", [
+    "The details are given in the manual (page", "You can find it there (see chapter 4 and", "First, you need to", "You will be able to",
+    "The ticket will cost about $", "It should cost around €", "Use `ls -", "Then run `git commit", "It is one of the most [important",
+    "To see them all, press Ctrl and then", "You can do this if", "It is known as", "We recommend that you should", "The price of this",
+])  # fmt: skip
+def test_answers_that_break_off_in_brackets_code_or_before_what_must_follow_are_cut(answer: str) -> None:
+    assert texts.truncated(row("How?", answer))
+
+
+@pytest.mark.parametrize("answer", [
+    "See the manual (page 4)", "a) one b) two c) three", "Yes, it is :(", "It costs 5 $", "Use `ls -a`", "The GNU style is `quoted' text here",
+    "find . \\( -name x", "grep foo$", "echo $", "The place I like to go to.", "(", "a list [1, 2)", "what the fee is for the card",
+    "Send it, so that I can log in", "see (1", "He said ``no'' to it", "1) first 2) second", "go to", "reply to", "card not working as",
+])  # fmt: skip
+def test_whole_answers_are_not_taken_for_cut_ones(answer: str) -> None:
+    assert texts.truncated(row("How?", answer)) is None
+
+
+def test_half_a_word_with_a_capital_is_found_where_others_have_the_whole(tmp_path: Path) -> None:
+    rows = [row(f"question {i * 7919}", f"Open the settings and choose Security number {i}", id=f"r{i}") for i in range(20)]
+    rows.append(row("Where is it?", "Open the settings and then choose Secur", id="cut"))
+    rows.append(row("Who is it?", "Open the settings and then choose Sec", id="short"))
+    assert found(tmp_path, rows)["truncated_answers"].rows == ["cut"]
 
 
 def test_empty_requests_are_an_error_unless_most_are_so(tmp_path: Path) -> None:

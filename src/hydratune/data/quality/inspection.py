@@ -107,7 +107,8 @@ class Inspection:
         if kind is texts.Ending.none:
             return
         said = texts.plain_words(answer)
-        if lacks_end and said and said[-1].islower() and answer.rstrip().endswith(said[-1]):
+        is_word = said and (said[-1].islower() or (len(said[-1]) > 3 and said[-1][1:].islower()))
+        if lacks_end and is_word and answer.rstrip().endswith(said[-1]):
             self.last_words[number] = said.pop()
         if len(self.words_said) < _MOST_WORDS:
             self.words_said.update(said)
