@@ -194,8 +194,10 @@ def _singular(word: str) -> str:
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{2,6}|#x[0-9a-f]{2,5})(?![\w=])[;]?")
 _INLINE_TAG = re.compile(r"</?(?:a|abbr|b|big|code|del|em|font|i|ins|mark|s|small|span|strong|sub|sup|tt|u)(?:\s[^<>]*)?/?>")
 _BLOCK_TAG = re.compile(r"</?(?:blockquote|br|div|h[1-6]|hr|li|ol|p|pre|table|tbody|td|th|tr|ul)(?:\s[^<>]*)?/?>")
-_ACCENT = re.compile("(?<=[a-zα-ω])[\u0300-\u036f]+|(?<=е)\u0308|[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a"
-                     "\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u200b-\u200f\u2060\u00ad\ufeff\ufe0e\ufe0f]")
+_ACCENT = re.compile(
+    "(?<=[a-zα-ω])[\u0300-\u036f]+|(?<=е)\u0308|[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a"
+    "\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u200b-\u200f\u2060\u00ad\ufeff\ufe0e\ufe0f]"
+)
 _LETTER = str.maketrans({
     "ø": "o", "œ": "oe", "æ": "ae", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "ك": "ک", "ي": "ی", "ى": "ی", "ة": "ه", "ٱ": "ا",
     **{chr(zero + n): str(n) for zero in (0x660, 0x6F0) for n in range(10)},
@@ -222,7 +224,7 @@ _BETWEEN_DIGITS = re.compile(r"\d (?=\d)")
 
 
 def form(loose: str) -> str:
-    """The telling words of ``words(folded(...))``, joined: "e mail", "email" and "the e mail please" are one. For leaks with the same answer."""
+    """The telling words of ``words(folded(...))``, joined, for leaks with the same answer: "e mail" and "the email, please" are one."""
     if len(loose) <= _LONG:
         loose = _telling(loose) or loose
     return _BETWEEN_DIGITS.sub(lambda gap: f"{gap[0][0]}_", loose).replace(" ", "")

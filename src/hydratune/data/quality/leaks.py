@@ -29,10 +29,17 @@ class Keys:
 
     def __init__(self) -> None:
         self.rows, self.hashes = array("q"), array("Q")
+        self._numbers: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def add(self, row: int, key: int) -> None:
         self.rows.append(row)
         self.hashes.append(key)
+
+    def numbers(self) -> NDArray[np.int64]:
+        """The number of each hash among the different ones."""
+        if len(self._numbers) != len(self.hashes):
+            self._numbers = np.unique(np.frombuffer(self.hashes, np.uint64), return_inverse=True)[1].astype(np.int64)
+        return self._numbers
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         return np.frombuffer(self.rows, np.int64), np.frombuffer(self.hashes, np.uint64)
@@ -111,6 +118,13 @@ def _there(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
 def _meeting(asked: Keys, offered: Keys, sides: NDArray[np.int8]) -> Bits:
     """Of each row that asks, the splits of the rows that offer the same."""
     bits = np.zeros(len(sides), np.int8)
+    if asked is offered:
+        rows, number = asked.arrays()[0], asked.numbers()
+        held = np.zeros(len(rows), np.int8)
+        for side in SPLITS:
+            held[number[sides[rows] == side]] |= np.int8(1 << side)
+        np.bitwise_or.at(bits, rows, held[number])
+        return bits
     (rows, hashes), (there, theirs) = asked.arrays(), offered.arrays()
     for side in SPLITS if len(theirs) else ():
         bits[rows[np.isin(hashes, theirs[sides[there] == side])]] |= np.int8(1 << side)

@@ -27,7 +27,8 @@ _RENDERED = re.compile(
     r"|<\|[A-Za-z][A-Za-z0-9_.:-]{1,40}\|\s*\Z|</s\Z|\b(?:im_(?:start|end)|endoftext|eo[tm]_id)\|>"
 )
 _ROLE = re.compile(
-    r"^#{2,3} (?:Instruction|Response|Human|Assistant):|^(?:Human|Assistant|USER|ASSISTANT): |#{3} ?(?:Instruction|Response|Human|Assistant|User):"
+    r"^#{2,3} (?:Instruction|Response|Human|Assistant):|^(?:Human|Assistant|USER|ASSISTANT): "
+    r"|#{3} ?(?:Instruction|Response|Human|Assistant|User):"
     r"|(?<=\n)(?:User: (?=\S)(?!\S+\s*\n\s*(?:Password|Host|Port|Group)\b)|(?:Human|Assistant):$)",
     re.MULTILINE,
 )
