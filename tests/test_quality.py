@@ -525,9 +525,11 @@ def test_repeats_are_sought_loosely_and_conflicts_claimed_strictly(tmp_path: Pat
 NOT_ONE_REQUEST = [
     ("5'", '5"'), ("f'", "f"), ("what is f’", "what is f"), ("save!", "save"), ("explain save!", "explain save"), ("empty?", "empty"),
     ("git add .", "git add"), ("list all files in .", "list all files in"), ("cd ..", "cd ."), ("ls -d", "ls -D"), ("sum a", "sum A"),
-    ("what does ' mean in SQL", 'what does " mean in SQL'), ("(n+1)!", "(n+1)"), ("regex a.", "regex a?"), ("the regex ab.", "the regex ab?"),
+    ("what does ' mean in SQL", 'what does " mean in SQL'), ("(n+1)!", "(n+1)"), ("regex a.", "regex a?"),
+    ("the regex ab.", "the regex ab?"),
     ('print "1"', "print 1"), ("run `a`", "run 'a'"), ("show $PATH", "show $path"), ("show PATH", "show path"), ("what is -5", "what is −5!"),
-    ("5²", "52"), ("x, y", "x y"), ("top-up", "top up"), ("की बात", "का बात"), ("كتاب جديد", "کتاب جديد"), ("année passée", "annee passee"),
+    ("5²", "52"), ("x, y", "x y"), ("top-up", "top up"), ("की बात", "का बात"), ("كتاب جديد", "کتاب جديد"),
+    ("année passée", "annee passee"),
 ]  # fmt: skip
 
 
@@ -541,7 +543,8 @@ def test_no_conflict_is_claimed_of_requests_that_differ_in_a_symbol(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("one", "other"), [
-    ("Paris is big", "paris is big."), ("List files", "list files!"), ("Can I pay by card?", "can i  pay\nby card"), ("I'm lost", "i'm lost"),
+    ("Paris is big", "paris is big."), ("List files", "list files!"), ("Can I pay by card?", "can i  pay\nby card"),
+    ("I'm lost", "i'm lost"),
     ("Don’t go", "don't go."), ("WHERE IS MY CARD?", "where is my card"), ('say “no”', 'say "no"'), ("ｆｕｌｌ width", "full width"),
     ("cafe\u0301 near me", "café near me"), ("Print the files.", "print the files"), ("Ist sie da?", "ist sie da"),
 ])  # fmt: skip
@@ -646,8 +649,10 @@ def leaks_of(tmp_path: Path, train: Row, test: Row, **data: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(("one", "other"), [
-    ("Send me an e-mail", "send me an email"), ("e-mail", "email"), ("buy a t-shirt", "buy a tshirt"), ("x-ray", "xray"), ("wi-fi", "WiFi"),
-    ("(e-mail) address", "email address"), ("résumé des années", "resume des annees"), ("¿Dónde está?", "donde esta"), ("Всё ещё", "все еще"),
+    ("Send me an e-mail", "send me an email"), ("e-mail", "email"), ("buy a t-shirt", "buy a tshirt"), ("x-ray", "xray"),
+    ("wi-fi", "WiFi"),
+    ("(e-mail) address", "email address"), ("résumé des années", "resume des annees"), ("¿Dónde está?", "donde esta"),
+    ("Всё ещё", "все еще"),
     ("كَتَبَ الوَلَدُ", "كتب الولد"), ("كتاب", "کتاب"), ("שָׁלוֹם", "שלום"), ("می‌خواهم", "میخواهم"), ("این ۱۲ کتاب", "این 12 کتاب"),
     ("🚀🚀 now", "🚀 now"), ("fish &amp; chips", "fish & chips"), ("<b>urgent</b> help", "urgent help"), ("caf&eacute;", "café"),
     ("<p>Hello</p><a href=\"x\">there</a>", "Hello there"), ("the rabbit's toy", "the rabbits toy"),
@@ -658,10 +663,12 @@ def test_spellings_of_one_request_with_the_same_answer_are_near_leaks(tmp_path: 
 
 
 @pytest.mark.parametrize(("one", "other", "leaks"), [
-    ("où est ma commande", "ou est ma commande", True), ("launch 🚀🚀 now", "launch 🚀 now", True), ("refund my order", "erfund my order", True),
+    ("où est ma commande", "ou est ma commande", True), ("launch 🚀🚀 now", "launch 🚀 now", True),
+    ("refund my order", "erfund my order", True),
     ("fish &amp; chips near here", "fish & chips near here", True), ("this is <b>urgent</b> help", "this is urgent help", True),
     ("How old is the universe?", "how old's the universe", True), ("light on", "night on", False),
-    ("play form alpha", "play from alpha", False), ("की बात", "का बात", False), ("1.5 cups", "15 cups", False), ("e-mail", "email", False),
+    ("play form alpha", "play from alpha", False), ("की बात", "का बात", False), ("1.5 cups", "15 cups", False),
+    ("e-mail", "email", False),
 ])  # fmt: skip
 def test_spellings_are_near_whatever_the_answers_where_nothing_else_is_meant(tmp_path: Path, one: str, other: str, leaks: bool) -> None:
     assert ("near_leaks" in leaks_of(tmp_path, row(one, "It is here.", id="a"), row(other, "No, there.", id="b"))) is leaks
@@ -757,8 +764,10 @@ def test_cut_and_unusual_marks_of_turns_are_found(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "User: the one who pays.", "See the User: field", "# Response: how to write one", "cut -c <START>-<END> file", "f <|x|> y <| z", "a.map <|f",
-    "user:\n  name: jo", "x |> y", "list <|> other", "Issue ###", "Patient: hi\nDoctor: hello", "super user: root", "Log in:\nUser: root\nPassword: x", "grep 'im_end' x | less",
+    "User: the one who pays.", "See the User: field", "# Response: how to write one", "cut -c <START>-<END> file", "f <|x|> y <| z",
+    "a.map <|f",
+    "user:\n  name: jo", "x |> y", "list <|> other", "Issue ###", "Patient: hi\nDoctor: hello", "super user: root",
+    "Log in:\nUser: root\nPassword: x", "grep 'im_end' x | less",
     "services:\n  web:\n    user: root",
 ])  # fmt: skip
 def test_what_looks_a_little_like_a_mark_of_a_turn_is_not_found(text: str) -> None:
@@ -775,7 +784,8 @@ def test_answers_that_break_off_in_brackets_code_or_before_what_must_follow_are_
 
 
 @pytest.mark.parametrize("answer", [
-    "See the manual (page 4)", "a) one b) two c) three", "Yes, it is :(", "It costs 5 $", "Use `ls -a`", "The GNU style is `quoted' text here",
+    "See the manual (page 4)", "a) one b) two c) three", "Yes, it is :(", "It costs 5 $", "Use `ls -a`",
+    "The GNU style is `quoted' text here",
     "find . \\( -name x", "grep foo$", "echo $", "The place I like to go to.", "(", "a list [1, 2)", "what the fee is for the card",
     "Send it, so that I can log in", "see (1", "He said ``no'' to it", "1) first 2) second", "go to", "reply to", "card not working as",
 ])  # fmt: skip
