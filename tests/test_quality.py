@@ -527,7 +527,8 @@ NOT_ONE_REQUEST = [
     ("git add .", "git add"), ("list all files in .", "list all files in"), ("cd ..", "cd ."), ("ls -d", "ls -D"), ("sum a", "sum A"),
     ("what does ' mean in SQL", 'what does " mean in SQL'), ("(n+1)!", "(n+1)"), ("regex a.", "regex a?"),
     ("the regex ab.", "the regex ab?"),
-    ('print "1"', "print 1"), ("run `a`", "run 'a'"), ("show $PATH", "show $path"), ("show PATH", "show path"), ("what is -5", "what is −5!"),
+    ('print "1"', "print 1"), ("run `a`", "run 'a'"), ("show $PATH", "show $path"), ("show PATH", "show path"),
+    ("what is -5", "what is −5!"),
     ("5²", "52"), ("x, y", "x y"), ("top-up", "top up"), ("की बात", "का बात"), ("كتاب جديد", "کتاب جديد"),
     ("année passée", "annee passee"),
 ]  # fmt: skip
