@@ -701,8 +701,8 @@ def test_near_variants_are_found_under_other_system_turns_and_inside_conversatio
 
 
 def test_own_split_keeps_spellings_together(tmp_path: Path) -> None:
-    ways = "e-mail, x-ray, t-shirt", "email, xray, tshirt", "é-mail, x-ray, t-shirt"
-    rows = [row(f"{text} by {way}", f"Label {i}", id=f"{way}-{i}") for i, text in enumerate(BANKING) for way in ways]
+    things = [f"{one}{other}" for one in ("bu", "ko", "sha", "mi", "zed", "fo") for other in ("lag", "nir", "tep", "wox", "dum")]
+    rows = [row(f"{way} {text}", f"Label {i}", id=f"{way}-{i}") for i, text in enumerate(things) for way in ("x-y t-v", "xy tv")]
     inspection = Inspection(DataConfig(validation_fraction=0.3, test_fraction=0.3), None)
     writer = RowWriter(tmp_path / "rows.arrow")
     for each in rows:
@@ -710,6 +710,7 @@ def test_own_split_keeps_spellings_together(tmp_path: Path) -> None:
     writer.close()
     inspection.divide(RowStore(tmp_path / "rows.arrow"), {Side.train}, lambda steps: None)
     assert len(set(inspection.sides.tolist())) > 2
+    assert inspection.sides[::2].tolist() == inspection.sides[1::2].tolist()
     assert [len(inspection.leaking(kind)[0]) for kind in Leak] == [0, 0, 0]
 
 
