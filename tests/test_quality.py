@@ -10,10 +10,11 @@ import pytest
 from hydratune.config import CleaningConfig, ContractsData, DataConfig, Level, QualityConfig, TrainOn
 from hydratune.data.quality import pii, texts
 from hydratune.data.quality.duplicates import grams, jaccard, near_pairs, spelled_alike
-from hydratune.data.quality.equality import core, normalised, words
+from hydratune.data.quality.equality import core, exact, normalised, words
 from hydratune.data.quality.findings import CHECKS, level_of, refusals
 from hydratune.data.quality.grounding import ungrounded
 from hydratune.data.quality.inspection import Inspection
+from hydratune.data.quality.leaks import Leak
 from hydratune.data.quality.verdict import Verdict
 from hydratune.data.rows import Message, Row
 from hydratune.data.splits import Side
@@ -510,7 +511,7 @@ def test_repeats_are_sought_loosely_and_conflicts_claimed_strictly(tmp_path: Pat
     rows = [row(*said, id=f"r{i}") for i, said in enumerate([
         ("sort in C++", "std::sort"), ("sort in C#", "Array.Sort"), ("is 5 < 7", '{"a": true}'), ("is 5 > 7", '{"a": false}'),
         ("top up", "Add money."), ("Top-up", "Add money."), ("(help)", "Ask."), ("help", "Ask."),
-        ("fees", '{"a": 1, "b": 2}'), ("Fees?", '{"b": 2,  "a": 1}'), ("rates", '{"a": 1}'), ("rates!", '{"a": 2}'),
+        ("fees", '{"a": 1, "b": 2}'), ("Fees?", '{"b": 2,  "a": 1}'), ("the rates", '{"a": 1}'), ("The rates!", '{"a": 2}'),
     ])]  # fmt: skip
     findings = found(tmp_path, rows)
     assert findings["exact_duplicates"].rows == ["r5", "r7", "r9"]
@@ -519,6 +520,38 @@ def test_repeats_are_sought_loosely_and_conflicts_claimed_strictly(tmp_path: Pat
     assert findings["exact_duplicates"].fix.startswith("data.clean.drop_duplicates=true removes 1 of them from training; those in")
     left = found(tmp_path, rows, clean=CleaningConfig(drop_duplicates=True))["exact_duplicates"]
     assert (left.rows, left.fix.startswith("data.clean.drop_duplicates removes none")) == (["r7", "r9"], True)
+
+
+NOT_ONE_REQUEST = [
+    ("5'", '5"'), ("f'", "f"), ("what is f’", "what is f"), ("save!", "save"), ("explain save!", "explain save"), ("empty?", "empty"),
+    ("git add .", "git add"), ("list all files in .", "list all files in"), ("cd ..", "cd ."), ("ls -d", "ls -D"), ("sum a", "sum A"),
+    ("what does ' mean in SQL", 'what does " mean in SQL'), ("(n+1)!", "(n+1)"), ("regex a.", "regex a?"),
+    ("the regex ab.", "the regex ab?"),
+    ('print "1"', "print 1"), ("run `a`", "run 'a'"), ("show $PATH", "show $path"), ("show PATH", "show path"),
+    ("what is -5", "what is −5!"),
+    ("5²", "52"), ("x, y", "x y"), ("top-up", "top up"), ("की बात", "का बात"), ("كتاب جديد", "کتاب جديد"),
+    ("année passée", "annee passee"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), NOT_ONE_REQUEST)
+def test_no_conflict_is_claimed_of_requests_that_differ_in_a_symbol(tmp_path: Path, one: str, other: str) -> None:
+    assert exact(one) != exact(other)
+    labels = [row(one, '{"a": 1}', id="one"), row(other, '{"a": 2}', id="other")]
+    assert found(tmp_path, labels)["label_conflicts"].count == 0
+    several = [row(one, "It is this.", id="one"), row(other, "It is that.", id="other")]
+    assert found(tmp_path, several)["multi_answer"].count == 0
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("Paris is big", "paris is big."), ("List files", "list files!"), ("Can I pay by card?", "can i  pay\nby card"),
+    ("I'm lost", "i'm lost"),
+    ("Don’t go", "don't go."), ("WHERE IS MY CARD?", "where is my card"), ('say “no”', 'say "no"'), ("ｆｕｌｌ width", "full width"),
+    ("cafe\u0301 near me", "café near me"), ("Print the files.", "print the files"), ("Ist sie da?", "ist sie da"),
+])  # fmt: skip
+def test_conflicts_are_claimed_of_requests_that_say_the_same(tmp_path: Path, one: str, other: str) -> None:
+    labels = [row(one, '{"a": 1}', id="one"), row(other, '{"a": 2}', id="other")]
+    assert found(tmp_path, labels)["label_conflicts"].rows == ["one", "other"]
 
 
 def test_symbols_that_change_the_answer_make_no_leak(tmp_path: Path) -> None:
@@ -609,6 +642,78 @@ def test_leaks_say_between_which_splits_and_how_many_rows_the_fix_removes(tmp_pa
     assert (after["exact_leaks"].count, after["size"].count) == (0, 2)
 
 
+def leaks_of(tmp_path: Path, train: Row, test: Row, **data: Any) -> list[str]:
+    """The kinds of leak that the test row has."""
+    rows = [train, row("whatever else is asked in validation", "Nothing.", id="v"), test]
+    findings = found(tmp_path, rows, [Side.train, Side.validation, Side.test], **data)
+    return [name for name in ("exact_leaks", "near_leaks", "turn_leaks") if test.id in findings[name].rows]
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("Send me an e-mail", "send me an email"), ("e-mail", "email"), ("buy a t-shirt", "buy a tshirt"), ("x-ray", "xray"),
+    ("wi-fi", "WiFi"),
+    ("(e-mail) address", "email address"), ("résumé des années", "resume des annees"), ("¿Dónde está?", "donde esta"),
+    ("Всё ещё", "все еще"),
+    ("كَتَبَ الوَلَدُ", "كتب الولد"), ("كتاب", "کتاب"), ("שָׁלוֹם", "שלום"), ("می‌خواهم", "میخواهم"), ("این ۱۲ کتاب", "این 12 کتاب"),
+    ("🚀🚀 now", "🚀 now"), ("fish &amp; chips", "fish & chips"), ("<b>urgent</b> help", "urgent help"), ("caf&eacute;", "café"),
+    ("<p>Hello</p><a href=\"x\">there</a>", "Hello there"), ("the rabbit's toy", "the rabbits toy"),
+])  # fmt: skip
+def test_spellings_of_one_request_with_the_same_answer_are_near_leaks(tmp_path: Path, one: str, other: str) -> None:
+    assert "near_leaks" in leaks_of(tmp_path, row(one, "It is here.", id="train"), row(other, "it is here", id="test"))
+    assert "near_leaks" in leaks_of(tmp_path, row(other, "It is here.", id="train"), row(one, "It is here.", id="test"))
+
+
+@pytest.mark.parametrize(("one", "other", "leaks"), [
+    ("où est ma commande", "ou est ma commande", True), ("launch 🚀🚀 now", "launch 🚀 now", True),
+    ("refund my order", "erfund my order", True),
+    ("fish &amp; chips near here", "fish & chips near here", True), ("this is <b>urgent</b> help", "this is urgent help", True),
+    ("How old is the universe?", "how old's the universe", True), ("light on", "night on", False),
+    ("play form alpha", "play from alpha", False), ("की बात", "का बात", False), ("1.5 cups", "15 cups", False),
+    ("e-mail", "email", False),
+])  # fmt: skip
+def test_spellings_are_near_whatever_the_answers_where_nothing_else_is_meant(tmp_path: Path, one: str, other: str, leaks: bool) -> None:
+    assert ("near_leaks" in leaks_of(tmp_path, row(one, "It is here.", id="a"), row(other, "No, there.", id="b"))) is leaks
+
+
+@pytest.mark.parametrize(("one", "other", "is_exact"), [
+    ("Yes.", "yes", True), ("YES!", "Yes", True), ('{"a": "Yes"}', '{"a":"yes"}', True), ("It is “big.”", "it is “big”", True),
+    ("ls -d", "ls -D", False), ("a", "A", False), ("5", "-5", False), ("1.5", "15", False), ("5!", "5", False),
+])  # fmt: skip
+def test_answers_that_differ_in_case_or_final_mark_are_the_same_for_leaks(tmp_path: Path, one: str, other: str, is_exact: bool) -> None:
+    pair = row("refund/return status query", one, id="train"), row("refund return status query", other, id="test")
+    assert ("exact_leaks" in leaks_of(tmp_path, *pair)) is is_exact
+
+
+def test_near_variants_are_found_under_other_system_turns_and_inside_conversations(tmp_path: Path) -> None:
+    one, other = "Where is your office today?", "where is your office today please?"
+    kind, pirate = {"system": "Be kind to everyone you meet."}, {"system": "Answer like a pirate of the sea."}
+    assert leaks_of(tmp_path, talk("a", one, "In Rome.", **kind), talk("b", other, "in Rome", **pirate)) == ["turn_leaks"]
+    inner = talk("a", "I am new here", "Welcome.", "How old is the city of Rome?", "Very old.", "So be it then", "Yes.")
+    asked = talk("b", "how old's the city of Rome", "very old")
+    assert leaks_of(tmp_path, inner, asked) == ["turn_leaks"]
+    assert leaks_of(tmp_path, inner, asked, train_on=TrainOn.last) == []
+    first = talk("a", "How old is the city of Rome?", "Very old.", "Thanks", "Welcome.")
+    assert "near_leaks" in leaks_of(tmp_path, first, talk("b", "how old's the city of Rome", "Another answer."))
+    assert leaks_of(tmp_path, talk("a", "Hi", "Hello", "Thanks", "Welcome."), talk("b", "thank you", "Welcome")) == []
+    rows = [first, row("Who are you", id="r"), row("whatever is asked", "No.", id="v"), talk("b", "how old's the city of Rome", "Very old")]
+    sides = [Side.train, Side.train, Side.validation, Side.test]
+    assert found(tmp_path, rows, sides, clean=CleaningConfig(drop_leaks=True))["near_leaks"].count == 0
+
+
+def test_own_split_keeps_spellings_together(tmp_path: Path) -> None:
+    things = [f"{one}{other}" for one in ("bu", "ko", "sha", "mi", "zed", "fo") for other in ("lag", "nir", "tep", "wox", "dum")]
+    rows = [row(f"{way} {text}", f"Label {i}", id=f"{way}-{i}") for i, text in enumerate(things) for way in ("x-y t-v", "xy tv")]
+    inspection = Inspection(DataConfig(validation_fraction=0.3, test_fraction=0.3), None)
+    writer = RowWriter(tmp_path / "rows.arrow")
+    for each in rows:
+        writer.add(each, inspection.see(each, Side.train))
+    writer.close()
+    inspection.divide(RowStore(tmp_path / "rows.arrow"), {Side.train}, lambda steps: None)
+    assert len(set(inspection.sides.tolist())) > 2
+    assert inspection.sides[::2].tolist() == inspection.sides[1::2].tolist()
+    assert [len(inspection.leaking(kind)[0]) for kind in Leak] == [0, 0, 0]
+
+
 # ------------------------------------------------------------------------------------- tokens, empty requests, cut answers
 @pytest.mark.parametrize(
     "token",
@@ -650,6 +755,51 @@ def test_what_looks_a_little_like_a_special_token_is_not_found(text: str) -> Non
 @pytest.mark.parametrize("text", ["<s> Hello there.</s>", "<s>[INST] Hi", "Hello.</s>\n", "a</s>b", "<s>Hello"])
 def test_begin_and_end_of_text_are_told_from_struck_text(text: str) -> None:
     assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
+
+
+@pytest.mark.parametrize("text", [
+    "Sure.\nUser: hi", "Sure.\n\nHuman:\nhi", "Sure. ### Human: hi", "Sure.### Response: hi", "Sure.<END>", "Sure. <END>\n",
+    "Sure.<|im_end|", "Sure.<|im_end", "Sure.<|endoftext|\nmore", "Sure.im_end|>", "Sure.<|eot_id", "Sure.<|custom_mark|", "Sure.</s",
+])  # fmt: skip
+def test_cut_and_unusual_marks_of_turns_are_found(text: str) -> None:
+    assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
+
+
+@pytest.mark.parametrize("text", [
+    "User: the one who pays.", "See the User: field", "# Response: how to write one", "cut -c <START>-<END> file", "f <|x|> y <| z",
+    "a.map <|f",
+    "user:\n  name: jo", "x |> y", "list <|> other", "Issue ###", "Patient: hi\nDoctor: hello", "super user: root",
+    "Log in:\nUser: root\nPassword: x", "grep 'im_end' x | less",
+    "services:\n  web:\n    user: root",
+])  # fmt: skip
+def test_what_looks_a_little_like_a_mark_of_a_turn_is_not_found(text: str) -> None:
+    assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text)) is None
+
+
+@pytest.mark.parametrize("answer", [
+    "The details are given in the manual (page", "You can find it there (see chapter 4 and", "First, you need to", "You will be able to",
+    "The ticket will cost about $", "It should cost around €", "Use `ls -", "Then run `git commit", "It is one of the most [important",
+    "To see them all, press Ctrl and then", "You can do this if", "It is known as", "We recommend that you should", "The price of this",
+])  # fmt: skip
+def test_answers_that_break_off_in_brackets_code_or_before_what_must_follow_are_cut(answer: str) -> None:
+    assert texts.truncated(row("How?", answer))
+
+
+@pytest.mark.parametrize("answer", [
+    "See the manual (page 4)", "a) one b) two c) three", "Yes, it is :(", "It costs 5 $", "Use `ls -a`",
+    "The GNU style is `quoted' text here",
+    "find . \\( -name x", "grep foo$", "echo $", "The place I like to go to.", "(", "a list [1, 2)", "what the fee is for the card",
+    "Send it, so that I can log in", "see (1", "He said ``no'' to it", "1) first 2) second", "go to", "reply to", "card not working as",
+])  # fmt: skip
+def test_whole_answers_are_not_taken_for_cut_ones(answer: str) -> None:
+    assert texts.truncated(row("How?", answer)) is None
+
+
+def test_half_a_word_with_a_capital_is_found_where_others_have_the_whole(tmp_path: Path) -> None:
+    rows = [row(f"question {i * 7919}", f"Open the settings and choose Security number {i}", id=f"r{i}") for i in range(20)]
+    rows.append(row("Where is it?", "Open the settings and then choose Secur", id="cut"))
+    rows.append(row("Who is it?", "Open the settings and then choose Sec", id="short"))
+    assert found(tmp_path, rows)["truncated_answers"].rows == ["cut"]
 
 
 def test_empty_requests_are_an_error_unless_most_are_so(tmp_path: Path) -> None:

@@ -145,8 +145,8 @@ def _candidates(bands: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[n
 def spelled_alike(cores: Mapping[int, str]) -> NearPairs:
     """Pairs of short requests (number -> its ``equality.core``) with the same telling words, up to one that is spelled otherwise.
 
-    One letter more, less, other or exchanged, in a word of five letters or more and not at its beginning; words may be joined
-    ("topup"). Numbers, values and signs are the same: "to Rome" and "to Paris", "at 5" and "at 6" are not alike.
+    One letter more, less, other or exchanged, in a word of five letters or more and at its beginning only exchanged ("erfund"); words
+    may be joined ("topup"). Numbers, values and signs are the same: "to Rome" and "to Paris", "at 5" and "at 6" are not alike.
     """
     holders: dict[str, list[int]] = defaultdict(list)
     for number, words in cores.items():
@@ -175,7 +175,8 @@ def _misspelled(vocabulary: set[str]) -> dict[str, list[str]]:
     shared: dict[str, list[str]] = defaultdict(list)
     for word in vocabulary:
         if len(word) >= _MISSPELLED and word.isalpha():
-            for variant in {word, *(word[:i] + word[i + 1 :] for i in range(1, len(word)))}:
+            first = min(word[:2], word[1::-1]) + word[2:] + "\0"  # its first letters may be exchanged
+            for variant in {word, first, *(word[:i] + word[i + 1 :] for i in range(1, len(word)))}:
                 shared[variant].append(word)
     like: dict[str, set[str]] = defaultdict(set)
     for words in shared.values():

@@ -1,15 +1,21 @@
-"""When two texts are the same. One rule in two strengths, each used where its error does no harm.
+"""When two texts are the same. One rule in several strengths, each used where its error does no harm.
+
+``exact`` is for claims of conflict ("one request, different answers"): nearly everything counts.
 
 ``normalised`` is the strict strength: free are case, white space, quotes, dashes and hyphens between words, and the marks that
 end a word. Symbols count wherever they may mean something: "sort in C++" and "sort in C#", "5 < 7" and "5 > 7", "-5" and "5",
-"1.5" and "15", ".net" and "net", "5!" and "5", "f(x)" and "f x" stay different. Conflicts are claimed by it, and repeated rows removed.
+"1.5" and "15", ".net" and "net", "5!" and "5", "f(x)" and "f x" stay different. Repeated rows are removed by it.
 
 ``words`` is the loose strength: only letters (with the marks they carry) and digits count. Leaks and repeats are looked for by it,
 where the answers are the same too: a symbol that changes no answer told nothing apart.
 
 ``core`` is for requests of a few words that are nearly the same: "What is my balance?" and "what's my balance".
+
+``folded``, ``form`` and ``answer_form`` are for leaks alone: without accents, vowel points, tags and entities; joined words; answers
+that differ in case or in the mark at their end.
 """
 
+import html
 import re
 import unicodedata
 from functools import lru_cache
@@ -26,6 +32,45 @@ _KEPT = "\ue000"  # stands before symbols that were quoted, so that they are not
 _FACTORIAL = re.compile(r"(?:\A|[\W\d_])[^\W_]!\Z|\d!\Z")
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _CJK_GAP = re.compile(f"(?<=[{_CJK}]) (?=[{_CJK}])")
+
+
+_SAME_QUOTES = str.maketrans({**dict.fromkeys("‘’‛´", "'"), **dict.fromkeys("“”‟", '"')})
+_WORD = r"[^\W\d_]{2,}"
+_WORD_END = r"(?:'(?:s|t|m|re|ve|ll|d))?(?=[,;:.?!]*(?!\S))"
+_CAPITALISED = re.compile(r"[A-Z](?<!\S[A-Z])[a-z]+" + _WORD_END)  # begins with a set of letters, so that it is sought fast
+_ANY_WORD = re.compile(rf"(?<!\S){_WORD}{_WORD_END}")
+_FIRST_PERSON = re.compile(r"I(?<!\SI)(?:'(?:m|ve|ll|d)(?!\S)|(?= (?!in |is |to |and |or |mean|stand)[a-z]{2,} ))")
+# how words begin in requests about patterns, and about names (save!, empty?), to which a mark at the end may belong
+_PATTERNS = (" expression", " glob", " operator", " pattern", " regex", " string", " suffix", " symbol", " syntax")
+_NAMES = (
+    *(" call", " command", " defin", " difference", " echo", " explain", " function", " macro", " mean", " method", " name", " predicate"),
+    *(" print", " rails", " ruby", " rust", " scheme", " type", " use", " write"),
+)
+
+
+def exact(text: str) -> str:
+    """``text`` as conflicts are claimed by. Free are white space, curly quotes, full-width forms, the case of capitalised words of
+    letters ("Paris", not "-D", "A" or "PATH"; of all words, where a whole request is in capitals), and one mark after the word at the end
+    ("List files!", not "git add ." or "a?"), unless the text is about names or patterns ("explain save!").
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _RAISED.sub(r"^\1", text.translate(_SAME_QUOTES)))
+    text = " ".join(text.split())
+    if text.isupper() and len(re.findall(_WORD, text)) > 2:
+        text = _ANY_WORD.sub(lambda word: word[0].lower(), text)
+    elif not text.islower():
+        text = _FIRST_PERSON.sub(lambda said: said[0].lower(), text)
+        words_ = _CAPITALISED if text.isascii() else _ANY_WORD
+        text = words_.sub(lambda word: word[0].lower() if word[0][1:].islower() else word[0], text)
+    return text[:-1] if _ends_in_free_mark(text) else text
+
+
+def _ends_in_free_mark(text: str) -> bool:
+    before, _, last = text.rpartition(" ")
+    if not before or last[-1] not in ".?!" or len(last) < 3 or not last[:-1].isalpha():
+        return False
+    said = f" {text.lower()}"
+    return not any(map(said.__contains__, _PATTERNS if last[-1] == "." else (*_PATTERNS, *_NAMES)))
 
 
 def normalised(text: str) -> str:
@@ -85,12 +130,13 @@ class _Loose(dict[int, int]):
 
 
 _LOOSE = _Loose()
+_REPEATED = re.compile(r"([^\w\s\x00-\x7f])[\ufe0f\u200d]?(?:\1[\ufe0f\u200d]?)+")  # 🚀🚀
 
 
 def words(text: str) -> str:
-    """``text``, normalised before, by the loose rule; one of symbols alone (emoji, "?") as it is."""
+    """``text``, normalised before, by the loose rule; one of symbols alone (emoji, "?") as it is, but for repetition of emoji."""
     loose = " ".join(text.translate(_LOOSE).split())
-    return (loose if loose.isascii() else _CJK_GAP.sub("", loose)) or text
+    return (loose if loose.isascii() else _CJK_GAP.sub("", loose)) or (text if text.isascii() else _REPEATED.sub(r"\1", text))
 
 
 _SHORT = 90  # characters; among longer requests 5-grams do not miss what is nearly the same
@@ -116,7 +162,8 @@ _CONTRACTED = {
     "lets": "let us",
 }
 _CONTRACTION = re.compile(rf"(?<!\S)(?:{'|'.join(sorted(_CONTRACTED, key=len, reverse=True))})(?!\S)")
-_FILLERS = frozenset("a an the is are be please pls plz kindly just hi hello hey me".split())  # noqa: SIM905
+_FILLERS = frozenset("a an the is are be please pls plz kindly just hi hello hey me s".split())  # noqa: SIM905
+_LETTERS = {"a": "A", "s": "S"}  # at the end they are no article and no "'s": "vitamin a"
 _BRACKETS = str.maketrans(dict.fromkeys("()[]{},;", " "))
 
 
@@ -128,12 +175,71 @@ def core(text: str) -> str:
     """
     if len(text) > _SHORT:
         return ""
-    told = _CONTRACTION.sub(lambda found: _CONTRACTED[found[0]], text.translate(_BRACKETS)).split()
-    if told and told[-1] == "a":
-        told[-1] = "A"  # of "vitamin a" it is no article
-    telling = [_singular(word) for word in told if word not in _FILLERS]
+    telling = _telling(text).split()
     return " ".join(telling) if len(telling) > 1 and sum(map(len, telling)) >= 8 else ""
+
+
+@lru_cache(maxsize=8)  # of a request of letters alone ``core`` and ``form`` ask for the same
+def _telling(text: str) -> str:
+    told = _CONTRACTION.sub(lambda found: _CONTRACTED[found[0]], text.translate(_BRACKETS)).split()
+    if told:
+        told[-1] = _LETTERS.get(told[-1], told[-1])
+    return " ".join(_singular(word) for word in told if word not in _FILLERS)
 
 
 def _singular(word: str) -> str:
     return word[:-1] if len(word) > 4 and word[-1] == "s" and word[-2] not in "siu" and word.isalpha() else word
+
+
+_ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{2,6}|#x[0-9a-f]{2,5})(?![\w=])[;]?")
+_INLINE_TAG = re.compile(r"</?(?:a|abbr|b|big|code|del|em|font|i|ins|mark|s|small|span|strong|sub|sup|tt|u)(?:\s[^<>]*)?/?>")
+_BLOCK_TAG = re.compile(r"</?(?:blockquote|br|div|h[1-6]|hr|li|ol|p|pre|table|tbody|td|th|tr|ul)(?:\s[^<>]*)?/?>")
+_ACCENT = re.compile(
+    "(?<=[a-zα-ω])[\u0300-\u036f]+|(?<=е)\u0308|[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a"
+    "\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u200b-\u200f\u2060\u00ad\ufeff\ufe0e\ufe0f]"
+)
+_LETTER = str.maketrans({
+    "ø": "o", "œ": "oe", "æ": "ae", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "ك": "ک", "ي": "ی", "ى": "ی", "ة": "ه", "ٱ": "ا",
+    **{chr(zero + n): str(n) for zero in (0x660, 0x6F0) for n in range(10)},
+})  # fmt: skip
+
+
+def folded(text: str) -> str:
+    """``text``, normalised before, as leaks are sought in it: without tags, entities, accents on Latin and Greek letters, vowel points of
+    Arabic and Hebrew, joiners and repeated emoji; Arabic and Persian letters and digits are one. Marks that are vowels or other letters
+    (Hindi, Thai, "й") stay.
+    """
+    if "&" in text:
+        text = _ENTITY.sub(lambda entity: html.unescape(entity[0].rstrip(";") + ";").casefold(), text)
+    if "<" in text:
+        text = _BLOCK_TAG.sub(" ", _INLINE_TAG.sub("", text))
+    if not text.isascii():
+        text = _ACCENT.sub("", unicodedata.normalize("NFD", text)).translate(_LETTER)
+        text = _REPEATED.sub(r"\1", unicodedata.normalize("NFC", text))
+    return text
+
+
+_LONG = 180  # characters; of a longer text all words are telling
+_BETWEEN_DIGITS = re.compile(r"\d (?=\d)")
+
+
+def form(loose: str) -> str:
+    """The telling words of ``words(folded(...))``, joined, for leaks with the same answer: "e mail" and "the email, please" are one."""
+    if len(loose) <= _LONG:
+        loose = _telling(loose) or loose
+    return _BETWEEN_DIGITS.sub(lambda gap: f"{gap[0][0]}_", loose).replace(" ", "")
+
+
+_WHOLE_WORD = re.compile(rf"(?<!\S)[\"'“‘(]*{_WORD}(?=[\"'”’),;:.!?…]*(?!\S))")
+_FINAL = re.compile(r"(?<=\w)[\"'”’]*[.!?…。！？]*[\"'”’]*\Z")
+
+
+def answer_form(answer: str) -> str:
+    """An answer as leaks are sought by it: without the marks at its end and the case of words of letters, of a long one of all."""
+    answer = " ".join(answer.split())
+    if len(answer) > _SHORT:
+        answer = answer.casefold()
+    elif not answer.islower():
+        answer = _WHOLE_WORD.sub(lambda word: word[0].casefold(), answer)
+    end = answer[-8:]
+    return answer if _FACTORIAL.search(end) else answer[:-8] + _FINAL.sub("", end)

@@ -16,7 +16,7 @@ from hydratune.config import DataConfig, Level, TrainOn
 from hydratune.data.answers import NotStrictJson, parse_strict
 from hydratune.data.quality import leaks, texts
 from hydratune.data.quality.duplicates import near_pairs, spelled_alike
-from hydratune.data.quality.equality import core, normalised, words
+from hydratune.data.quality.equality import answer_form, core, exact, folded, form, normalised, words
 from hydratune.data.rows import Message, Row
 from hydratune.data.splits import SPLITS, Candidates, Side, place, split, stratum
 from hydratune.data.store import RowStore
@@ -46,7 +46,8 @@ class Inspection:
         self.text_numbers: dict[bytes, int] = {}
         self.groups, self.texts = array("q"), array("q")
         self.words, self.answers, self.ids = array("Q"), array("Q"), array("Q")
-        self.strict, self.whole = array("Q"), array("Q")  # request and tools; those, the answer as it is written, and its thoughts
+        self.alike = array("Q")  # answers as leaks are sought by them
+        self.strict, self.whole = array("Q"), array("Q")  # for claims of conflict: request and tools; for removal: those, answer, thoughts
         self.own, self.inner, self.turns, self.inner_turns = leaks.Keys(), leaks.Keys(), leaks.Keys(), leaks.Keys()
         self.answer_length, self.json_answer = array("q"), array("b")
         self.ending, self.lacks_end = array("b"), array("b")
@@ -82,10 +83,11 @@ class Inspection:
         loose = words(key)
         self.words.append(_hash(loose))
         self.answers.append(_answer_hash(answer, said))
+        self.alike.append(_alike(answer, said))
         tools = json.dumps(row.tools, sort_keys=True, default=str) if row.tools else ""
-        self.strict.append(_hash(f"{key}\0{tools}") if tools else request)
+        self.strict.append(_hash("\0".join((*map(_exact_part, row.prompt or row.messages), tools))))
         self.whole.append(_hash(f"{key}\0{tools}\0{' '.join(said.split())}\0{row.messages[-1].reasoning or ''}"))
-        self._see_turns(row, parts, number, loose)
+        self._see_turns(row, parts, number, key, loose)
         self.ids.append(number if _DERIVED_ID.fullmatch(row.id) else _hash(row.id))
         self.answer_length.append(len(row.answer))
         is_json = answer is not None
@@ -105,7 +107,8 @@ class Inspection:
         if kind is texts.Ending.none:
             return
         said = texts.plain_words(answer)
-        if lacks_end and said and said[-1].islower() and answer.rstrip().endswith(said[-1]):
+        is_word = said and (said[-1].islower() or (len(said[-1]) > 3 and said[-1][1:].islower()))
+        if lacks_end and is_word and answer.rstrip().endswith(said[-1]):
             self.last_words[number] = said.pop()
         if len(self.words_said) < _MOST_WORDS:
             self.words_said.update(said)
@@ -130,17 +133,22 @@ class Inspection:
         """Texts are numbered as they come."""
         return self.text_numbers.setdefault(blake2b(key.encode(), digest_size=12).digest(), len(self.text_numbers))
 
-    def _see_turns(self, row: Row, parts: Sequence[str], number: int, loose: str) -> None:
-        """The row's last turn and its answer; where every turn is trained, also what is asked in the middle of its conversation."""
+    def _see_turns(self, row: Row, parts: Sequence[str], number: int, key: str, loose: str) -> None:
+        """The row's last turn and its answer; where every turn is trained, also what is asked in the middle of its conversation.
+
+        Each as it is compared loosely, and in the form in which near variants are the same too.
+        """
+        answer = self.alike[number]
+        self._own_forms(self.own, number, key, loose, answer)
         if row.prompt:
             talk = [i for i, m in enumerate(row.prompt) if m.role != "system"]
             start = next((i for i in reversed(talk) if row.prompt[i].role == "user"), 0)
-            asked = words(_joined(parts[start:])) if start else loose
-            if start in talk[:1] or _is_telling(asked):
-                self.turns.add(number, _hash(f"{asked}\0{self.answers[number]}"))
+            if start:
+                self._turn(self.turns, number, _joined(parts[start:]), answer, start in talk[:1])
+            else:
+                self._turn(self.turns, number, key, answer, start in talk[:1], loose)
             if talk and talk[0] < start:  # all that was said, under whatever system turn
-                said = words(_joined([parts[i] for i in talk]))
-                self.turns.add(number, _hash(f"{said}\0{self.answers[number]}"))
+                self._turn(self.turns, number, _joined([parts[i] for i in talk]), answer, True)
         if self.data.train_on is TrainOn.last:
             return
         start = 0
@@ -148,10 +156,28 @@ class Inspection:
             if message.role == "user":
                 start = turn
             if message.role == "assistant" and message.train:
-                self.inner.add(number, _hash(_joined(parts[:turn])))
-                asked, said = words(_joined(parts[start:turn])), _said(message)
-                if _is_telling(asked):
-                    self.inner_turns.add(number, _hash(f"{asked}\0{_answer_hash(texts.json_object(said), said)}"))
+                before, said = _joined(parts[:turn]), _said(message)
+                alike = _alike(texts.json_object(said), said)
+                self.inner.add(number, _hash(before))
+                self._own_forms(self.inner, number, before, words(before), alike)
+                self._turn(self.inner_turns, number, _joined(parts[start:turn]), alike, False)
+
+    def _own_forms(self, keys: leaks.Keys, number: int, key: str, loose: str, answer: int) -> None:
+        """What makes a request near another: the form with the answer, and the words of a short one whatever the answer."""
+        if self.config.similarity >= 1:
+            return
+        keys.add(number, _hash(f"{_form(key, loose)}\0{answer}"))
+        if telling := core(folded(key)):
+            keys.add(number, _hash(f"{telling.replace(' ', '')}\0"))
+
+    def _turn(self, keys: leaks.Keys, number: int, asked: str, answer: int, always: bool, loose: str = "") -> None:
+        """One turn with its answer; unless ``always``, if it says enough."""
+        loose = loose or words(asked)
+        if not (always or _is_telling(loose)):
+            return
+        keys.add(number, _hash(f"{loose}\0{answer}"))
+        if self.config.similarity < 1:
+            keys.add(number, _hash(f"{_form(asked, loose)}\0\0{answer}"))
 
     def divide(self, store: RowStore, given: set[Side], advance: Callable[[int], None]) -> None:
         """Decides the side of every row. ``given``: the splits that the source has itself."""
@@ -190,9 +216,10 @@ class Inspection:
         for request, others in self.near.items():
             near[int(of_text[request])] += of_text[others].tolist()
         turns: dict[int, list[int]] = defaultdict(list)
-        if self.config.turn_leaks is not Level.off and self.config.near_leaks is not Level.off:
+        if self.config.near_leaks is not Level.off:
             place_of = {row: i for i, row in enumerate(training.tolist())}
-            rows, hashes = self.turns.arrays()
+            of_each = [self.own.arrays(), *([self.turns.arrays()] if self.config.turn_leaks is not Level.off else [])]
+            rows, hashes = (np.concatenate(both) for both in zip(*of_each, strict=True))
             _, at, times = np.unique(hashes, return_inverse=True, return_counts=True)
             for row, key in zip(rows[times[at] > 1].tolist(), at[times[at] > 1].tolist(), strict=True):
                 if row in place_of:
@@ -212,7 +239,7 @@ class Inspection:
             return text
 
         first: dict[tuple[int, int], int] = {}
-        for text, *same in zip(self.texts, self.words, self.answers, strict=True):
+        for text, *same in zip(self.texts, self.words, self.alike, strict=True):
             other = first.setdefault((same[0], same[1]), text)
             if other != text:
                 a, b = root(other), root(text)
@@ -226,7 +253,7 @@ class Inspection:
         cores: dict[int, str] = {}
 
         def text(i: int) -> str:
-            read = str(store.value("key", int(first[i])))
+            read = folded(str(store.value("key", int(first[i]))))
             if i not in cores:
                 cores[i] = core(read)
             return read
@@ -297,8 +324,24 @@ def _system(text: str) -> str:
     return normalised(text)
 
 
+def _exact_part(message: Message) -> str:
+    """A turn before an answer, as it is compared where conflicts are claimed."""
+    return _exact_system(message.content) if message.role == "system" else exact(_said(message))
+
+
+@lru_cache(maxsize=64)
+def _exact_system(text: str) -> str:
+    return exact(text)
+
+
 def _joined(parts: Sequence[str]) -> str:
     return " ".join(filter(None, parts))
+
+
+@lru_cache(maxsize=4)  # a request is its own last turn
+def _form(key: str, loose: str) -> str:
+    fold = folded(key)
+    return form(loose if fold is key else words(fold))
 
 
 def _said(message: Message) -> str:
@@ -309,6 +352,14 @@ def _answer_hash(answer: Mapping[str, Any] | None, said: str) -> int:
     """JSON objects are the same in whatever order and spacing they are written, other answers but for white space."""
     try:
         return _hash(" ".join(said.split()) if answer is None else json.dumps(answer, sort_keys=True))
+    except RecursionError:
+        return _hash(said)
+
+
+def _alike(answer: Mapping[str, Any] | None, said: str) -> int:
+    """Answers that differ in case or in the mark at their end are the same where leaks are sought."""
+    try:
+        return _hash(answer_form(said) if answer is None else json.dumps(answer, sort_keys=True).casefold())
     except RecursionError:
         return _hash(said)
 

@@ -29,10 +29,17 @@ class Keys:
 
     def __init__(self) -> None:
         self.rows, self.hashes = array("q"), array("Q")
+        self._numbers: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def add(self, row: int, key: int) -> None:
         self.rows.append(row)
         self.hashes.append(key)
+
+    def numbers(self) -> NDArray[np.int64]:
+        """The number of each hash among the different ones."""
+        if len(self._numbers) != len(self.hashes):
+            self._numbers = np.unique(np.frombuffer(self.hashes, np.uint64), return_inverse=True)[1].astype(np.int64)
+        return self._numbers
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         return np.frombuffer(self.rows, np.int64), np.frombuffer(self.hashes, np.uint64)
@@ -45,8 +52,8 @@ class Held:
     requests: NDArray[np.int64]
     count: int  # of different requests
     near: Mapping[int, Sequence[int]]
-    own: Keys  # the request of each row
-    inner: Keys  # requests in the middle of a conversation whose answer is trained
+    own: Keys  # the request of each row, and its forms
+    inner: Keys  # the same of requests in the middle of a conversation whose answer is trained
     turns: Keys  # last user turn and answer of each row
     inner_turns: Keys  # the same in the middle of a conversation
 
@@ -57,7 +64,8 @@ def found_in(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
     earlier[sides == Side.validation], earlier[sides == Side.test] = 1, 3
     bits = _there(held, sides, kind) & earlier
     if kind is Leak.turn:
-        bits[(_there(held, sides, Leak.exact) & earlier) > 0] = 0  # said already
+        said = _there(held, sides, Leak.exact) | _meeting(held.own, held.own, sides)
+        bits[(said & earlier) > 0] = 0  # said already
     return bits
 
 
@@ -104,12 +112,19 @@ def _there(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
     for request, others in held.near.items():
         for other in others:
             nearly[request] |= of_requests[other]
-    return nearly[held.requests] | _meeting(held.own, held.inner, sides)
+    return nearly[held.requests] | _meeting(held.own, held.own, sides) | _meeting(held.own, held.inner, sides)
 
 
 def _meeting(asked: Keys, offered: Keys, sides: NDArray[np.int8]) -> Bits:
     """Of each row that asks, the splits of the rows that offer the same."""
     bits = np.zeros(len(sides), np.int8)
+    if asked is offered:
+        rows, number = asked.arrays()[0], asked.numbers()
+        held = np.zeros(len(rows), np.int8)
+        for side in SPLITS:
+            held[number[sides[rows] == side]] |= np.int8(1 << side)
+        np.bitwise_or.at(bits, rows, held[number])
+        return bits
     (rows, hashes), (there, theirs) = asked.arrays(), offered.arrays()
     for side in SPLITS if len(theirs) else ():
         bits[rows[np.isin(hashes, theirs[sides[there] == side])]] |= np.int8(1 << side)

@@ -22,8 +22,16 @@ _RENDERED = re.compile(
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\]|\[TOOL_CALLS\]|<</?SYS>>"  # Llama 2, Mistral
     r"|<(?:start|end)_of_turn>|<\|turn>|<turn\|>"  # Gemma
     r"|<(?:[be]os|unk|pad|[BE]OS_TOKEN|PAD_TOKEN|[es]op)>|\[(?:[BE]OS|PAD|CLS|SEP|gMASK)\]"
+    r"|(?<=[.!?\w])<(?:END|EOT|STOP)>(?=\s*(?:\n|\Z))|(?<=[.!?] )<(?:END|EOT|STOP)>(?=\s*(?:\n|\Z))"
+    r"|<\|(?:im_(?:start|end)|endoftext|(?:start|end)_header_id|(?:begin|end)_of_text|eo[tm]_id)\b"  # cut
+    r"|<\|[A-Za-z][A-Za-z0-9_.:-]{1,40}\|\s*\Z|</s\Z|\b(?:im_(?:start|end)|endoftext|eo[tm]_id)\|>"
 )
-_ROLE = re.compile(r"^#{2,3} (?:Instruction|Response|Human|Assistant):|^(?:Human|Assistant|USER|ASSISTANT): ", re.MULTILINE)
+_ROLE = re.compile(
+    r"^#{2,3} (?:Instruction|Response|Human|Assistant):|^(?:Human|Assistant|USER|ASSISTANT): "
+    r"|#{3} ?(?:Instruction|Response|Human|Assistant|User):"
+    r"|(?<=\n)(?:User: (?=\S)(?!\S+\s*\n\s*(?:Password|Host|Port|Group)\b)|(?:Human|Assistant):$)",
+    re.MULTILINE,
+)
 _STRUCK = re.compile(r"<s>((?:(?!</?s>).)*)</s>", re.DOTALL)  # HTML's; alone, the begin- and end-of-text tokens of Llama and Mistral
 _LONE = re.compile(r"\A\s*<s>|</s>")
 _REFUSAL = re.compile(
@@ -40,9 +48,14 @@ _NO_PROSE = re.compile(
 )
 _DANGLING = re.compile(
     r"(?:,|\b(?:an?|the|and|or|but|nor|of|to the|with|from|into|onto|than|because|although|whereas|which|whose|while|"
-    r"my|your|our|their|is a|are|was|were|has been|have been|by the|in the|on the|for the|at the))\s*\Z",
+    r"my|your|our|their|is a|are|was|were|has been|have been|by the|in the|on the|for the|at the|if|and then|should|would|could|must|"
+    r"such as|as well as|known as|this|these|its|every|between|during|without|within|upon|will be|can be|should be|must be|has to|have to|"
+    r"(?:need|needs|want|wants|able|going|order|try|likely|due|according|similar|ought|used|trying|has|have) to))\s*\Z",
     re.IGNORECASE,
 )
+_OPEN_BRACKET = re.compile(r"(?<![:;=\-\\(\[])[(\[]\w[^()\[\]]{2,80}\Z")
+_OPEN_CODE = re.compile(r"(?:\A|[\s(])`[^`'\s][^`'\n]{0,80}\Z")
+_OPEN_PRICE = re.compile(r"[a-z] [$€£¥]\Z")
 _AROUND = ".,;:!?…()[]\"'“”‘’*_`"
 _VISIBLE = re.compile("[^\\s\u200b-\u200f\u2060\ufeff\u00ad]")
 _PAIRS = {"{": "}", "[": "]"}
@@ -72,7 +85,7 @@ def rendered(row: Row) -> str | None:
     """Role marks or special tokens of some model, whichever is trained, in anything that the row says."""
     for message in row.messages:
         for text in (message.content, message.reasoning or "", str(message.tool_calls) if message.tool_calls else ""):
-            found = _RENDERED.search(text) if "<" in text or "[" in text else None
+            found = _RENDERED.search(text) if "<" in text or "[" in text or "|>" in text else None
             found = found or (_ROLE.search(text) if ":" in text else None) or _lone_end(text)
             if found:
                 return text[max(0, found.start() - 30) : found.end() + 30]
@@ -102,7 +115,7 @@ def truncated(row: Row) -> str | None:
         return f"… {answer[-60:]}"
     if answer.count("```") % 2:
         return f"… {answer[-60:]}"
-    if (answer.endswith(("...", "…")) and len(answer) > 40) or dangling(answer):
+    if (answer.endswith(("...", "…")) and len(answer) > 40) or dangling(answer) or _opens(answer):
         return f"… {answer[-60:]}"
     return None
 
@@ -135,6 +148,19 @@ def dangling(answer: str) -> bool:
     """Whether prose breaks off after a word that no sentence ends with ("... in the"). English."""
     line = answer.rstrip().rpartition("\n")[2]
     return line.count(" ") >= 3 and bool(_DANGLING.search(line[-40:])) and not _NO_PROSE.search(line)
+
+
+def _opens(answer: str) -> bool:
+    """Whether the last line of prose ends in an open bracket, in open code or after the sign of a currency."""
+    line = answer.rpartition("\n")[2]
+    if line.count(" ") < 1 or line[-1:] in ".!?;":
+        return False
+    if _OPEN_CODE.search(line[-90:]) and line.count("`") % 2:
+        return True
+    if line.count(" ") < 3 or _NO_PROSE.search(line.rstrip("$")):
+        return False
+    opened = _OPEN_BRACKET.search(line[-90:])
+    return bool(opened or _OPEN_PRICE.search(line[-3:]))
 
 
 def refusal(row: Row) -> str | None:
