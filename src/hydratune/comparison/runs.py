@@ -199,7 +199,7 @@ def _settings(file: Path) -> dict[str, Any]:
     text = read_text(file)
     if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Settings)):
         raise ValueError(f"{file} holds YAML aliases, which hydratune never writes")  # a few lines of them can mean any number of values
-    content = yaml.load(text, Loader=_Settings)
+    content = yaml.load(text, Loader=_Settings) or {}  # an empty file has no settings, as OmegaConf reads it
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no settings")
     return flat({str(key): value for key, value in content.items()})
