@@ -27,8 +27,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydratune.errors import HydratuneError
+from hydratune.evaluation.controls import COUNT, controls
 from hydratune.evaluation.measures import Measure, rate
-from hydratune.evaluation.sandboxed import MOST_SAID, OUTCOMES, remove
+from hydratune.evaluation.sandboxed import MOST_SAID, OUTCOMES, homes, remove
 
 SECONDS, MEGABYTES = 5, 512  # for one answer
 _PATIENCE = 5  # seconds of waiting that an answer may have beside its CPU time
@@ -66,7 +68,10 @@ def code_of(answer: str) -> str:
 
 
 def run(code: str, tests: str, seconds: int = SECONDS, megabytes: int = MEGABYTES, isolation: Isolation | None = None) -> dict[str, str]:
-    """The verdict on ``code``: ``outcome`` and ``why``. Ends within twice ``seconds`` and a little, and leaves no process."""
+    """The verdict on ``code``: ``outcome`` and ``why``. Leaves no process.
+
+    An answer that does not pass ends within ``seconds`` of CPU and a little; one that passes is run some more times, on controls.
+    """
     found = _run(code, tests, seconds, megabytes, isolation or protection()[0])
     return {"outcome": found["outcome"], "why": found["why"]}
 
@@ -75,7 +80,7 @@ def run(code: str, tests: str, seconds: int = SECONDS, megabytes: int = MEGABYTE
 def protection() -> tuple[Isolation, tuple[str, ...]]:
     """The best isolation that works here, and what it shuts off: processes, network, files."""
     for isolation in Isolation:
-        found = _run("x = 1", "assert x == 1", SECONDS, MEGABYTES, isolation)
+        found = _run("import ctypes, decimal, json, random\nx = 1", "assert x == 1", SECONDS, MEGABYTES, isolation)
         if found["outcome"] == "passed":
             return isolation, tuple(found["shut"])
     return Isolation.limits, ()
@@ -85,15 +90,18 @@ def how() -> dict[str, str]:
     """How answers are tested and what protects this machine from them, for ``settings`` in metrics.json."""
     isolation, shut = protection()
     facts = ["no network" if "network" in shut else "the network is not cut"]
-    own = "user" in shut  # root's workers take another user id
+    own = "own_user" in shut  # root's workers take another user id
     facts.append(
         "files are read-only" if "files" in shut else "writes only where everybody may" if own else "files of this user can be deleted"
     )
+    readable = "what everybody may read can be read" if own else "what this user may read can be read"
+    readable = "every file can be read" if "reads_all" in shut else readable
+    facts.append(f"{readable}, but no home folder" if "homes" in shut else readable)
     facts.append(
         "no other process is seen" if "processes" in shut else "under a user id of its own" if own else "can end this user's processes"
     )
     return {
-        "tests_passed": f"doctests or assertions of the row's field `tests`; {SECONDS} s and {MEGABYTES} MB each",
+        "tests_passed": f"doctests or assertions of the row's field `tests`; {SECONDS} s and {MEGABYTES} MB each, no processes",
         "code_isolation": f"{isolation.value}: {', '.join(facts)}",
     }
 
@@ -101,6 +109,7 @@ def how() -> dict[str, str]:
 def _run(code: str, tests: str, seconds: int, megabytes: int, isolation: Isolation) -> dict[str, Any]:
     token = secrets.token_hex(16)
     asked = {"code": code, "tests": tests, "seconds": seconds, "megabytes": megabytes, "patience": _PATIENCE, "token": token}
+    asked["controls"], asked["equal"] = controls(tests)
     asked["tell"] = isolation is Isolation.limits
     with _lock:
         for _ in range(2):  # a judge that had nothing to do may end just now
@@ -108,7 +117,7 @@ def _run(code: str, tests: str, seconds: int, megabytes: int, isolation: Isolati
             if judge is None or not judge.is_alive:
                 close(isolation)
                 judge = _judges[isolation] = _Judge(isolation)
-            found = judge.ask(asked, 2 * (seconds + _PATIENCE) + 5)
+            found = judge.ask(asked, (2 + COUNT) * (seconds + _PATIENCE) + 5)
             if found is not None and found.pop("clean"):
                 return found
             close(isolation)
@@ -132,20 +141,31 @@ class _Judge:
 
     def __init__(self, isolation: Isolation) -> None:
         self.owner, self.isolation = os.getpid(), isolation
-        self.folder = Path(tempfile.mkdtemp(prefix="hydratune-"))
-        self.folder.chmod(0o555)  # nothing is written there; a worker of root's has another user id
+        self.folder: Path | None = None  # namespaces have an empty folder of their own
         self.process: subprocess.Popen[bytes] | None = None
-        if (program := _command(isolation)) is not None:
+        if (program := _command(isolation)) is None:
+            return
+        if isolation is Isolation.limits:
+            self.folder = Path(tempfile.mkdtemp(prefix="hydratune-"))
+            self.folder.chmod(0o555)  # nothing is written there; a worker of root's has another user id
+        try:
             self.process = subprocess.Popen(
                 program,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                cwd=self.folder,
+                cwd=self.folder or "/",
                 env={},
                 start_new_session=True,
             )
+        except OSError as error:
+            self.end()
+            if isolation is Isolation.bubblewrap:
+                return  # the others need no other program
+            why = f"{program[0]} cannot be started to run the code of answers ({error.strerror})"
+            fix = "run hydratune with an interpreter that this user may execute, or set evaluation.run_code=false"
+            raise HydratuneError(f"evaluation.run_code=true: {why}; {fix}") from None
 
     @property
     def is_alive(self) -> bool:
@@ -172,7 +192,7 @@ class _Judge:
         if found is None:
             _end_workers(said.splitlines())
         elif self.isolation is Isolation.bubblewrap:
-            found["shut"] += ["processes", "network", "files"]
+            found["shut"] += ["processes", "network", "files", "homes"]
         return found
 
     def end(self) -> None:
@@ -186,24 +206,36 @@ class _Judge:
                 for pipe in (self.process.stdin, self.process.stdout):
                     if pipe is not None:
                         pipe.close()
-            remove(self.folder)
-            if self.folder.exists():
+            if self.folder is not None:
+                remove(self.folder)
+            if self.folder is not None and self.folder.exists():
                 log.warning("code of an answer has filled %s; it was not removed", self.folder)
 
 
 def _command(isolation: Isolation) -> list[str] | None:
-    program = [sys.executable, "-I", "-S", str(_RUNNER)]
+    options = ["-I", "-S", str(_RUNNER)]
     if isolation is not Isolation.bubblewrap:
-        return [*program, "namespaces"] if isolation is Isolation.namespaces else program
+        return [sys.executable, *options, *(["namespaces"] if isolation is Isolation.namespaces else [])]
     found = shutil.which("bwrap")
     if found is None:
         return None
-    root = [part for name in ("SETUID", "SETGID", "KILL", "DAC_READ_SEARCH") for part in ("--cap-add", f"CAP_{name}")]
+    root = [part for name in ("SETUID", "SETGID", "KILL") for part in ("--cap-add", f"CAP_{name}")]
     others = ("user",) if os.getuid() else ()  # root needs no namespace of users, and there its processes would have no limit
     namespaces = [f"--unshare-{name}" for name in (*others, "pid", "net", "ipc", "uts", "cgroup-try")]
     places = ["--ro-bind", "/", "/", "--dev", "/dev", "--remount-ro", "/dev/shm", "--remount-ro", "/dev"]
-    places += ["--proc", "/proc", "--tmpfs", "/run", "--remount-ro", "/run"]  # in /run are sockets of services
-    return [found, *places, *namespaces, *([] if os.getuid() else root), "--die-with-parent", "--", *program]
+    places += ["--proc", "/proc", "--tmpfs", "/run"]  # in /run are sockets of services
+    covered = homes()
+    places += [part for folder in covered for part in ("--tmpfs", str(folder))]
+    for needed in (Path(sys.base_prefix).resolve(), _RUNNER.resolve()):
+        if set(covered) & set(needed.parents):
+            places += ["--ro-bind", str(needed), str(needed)]
+    places += [part for folder in ("/run", *map(str, covered)) for part in ("--remount-ro", folder)]
+    python = str(Path(sys.executable).resolve())  # a virtual environment's may lie in a folder that is hidden
+    options[2] = str(_RUNNER.resolve())
+    return [
+        *(found, *places, *namespaces, *([] if os.getuid() else root)),
+        *("--die-with-parent", "--", python, *options, "bubblewrap"),
+    ]
 
 
 def _verdict(lines: Sequence[bytes], token: str) -> dict[str, Any] | None:
