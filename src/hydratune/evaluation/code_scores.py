@@ -227,7 +227,9 @@ def _command(isolation: Isolation) -> list[str] | None:
     covered = homes()
     places += [part for folder in covered for part in ("--tmpfs", str(folder))]
     for needed in (Path(sys.base_prefix).resolve(), _RUNNER.resolve()):
-        if set(covered) & set(needed.parents):
+        if cover := set(covered) & set(needed.parents):
+            between = [folder for folder in reversed(needed.parents) if cover & set(folder.parents)]
+            places += [part for folder in between for part in ("--dir", str(folder))]  # else only root may pass through these
             places += ["--ro-bind", str(needed), str(needed)]
     places += [part for folder in ("/run", *map(str, covered)) for part in ("--remount-ro", folder)]
     python = str(Path(sys.executable).resolve())  # a virtual environment's may lie in a folder that is hidden

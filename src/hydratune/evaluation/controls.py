@@ -128,9 +128,12 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.AST]:
     for node in body:
         if isinstance(node, ast.Assert) or _unittest_assertion(node):
             yield node
-        elif isinstance(node, ast.For) and isinstance(node.iter, ast.List | ast.Tuple) and not _leaves(node):
-            if any(not isinstance(one, ast.Starred) for one in node.iter.elts):
-                yield from _statements(node.body)
+        elif isinstance(node, ast.For) and _has_elements(node.iter) and not _leaves(node):
+            yield from _statements(node.body)
+
+
+def _has_elements(node: ast.expr) -> bool:
+    return isinstance(node, ast.List | ast.Tuple) and any(not isinstance(one, ast.Starred) for one in node.elts)
 
 
 def _unittest_assertion(node: ast.AST) -> bool:

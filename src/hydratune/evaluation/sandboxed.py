@@ -88,7 +88,7 @@ def enter_namespaces() -> list[str]:
         os.chdir(_PLACE)
     except (AttributeError, OSError) as error:
         raise Unavailable(str(error)) from None
-    hidden = all([_hide(folder) for folder in homes()])
+    hidden = all(list(map(_hide, homes())))  # each of them, also after one that could not be
     with contextlib.suppress(Unavailable, AttributeError):
         attributes = ctypes.create_string_buffer(struct.pack("QQQQ", 1, 0, 0, 0))  # MOUNT_ATTR_RDONLY
         _call("syscall", 442, -100, b"/", 0x8000, attributes, ctypes.c_size_t(32))  # mount_setattr, AT_RECURSIVE: Linux 5.12
