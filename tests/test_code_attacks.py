@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from hydratune.evaluation import code_scores
+from hydratune.errors import HydratuneError
+from hydratune.evaluation import code_scores, sandboxed
 from hydratune.evaluation.code_scores import Isolation, run
+from hydratune.evaluation.controls import controls, other
 
 MARK = f"hydratune_attack_{os.getpid()}"
 FORGED = '{"outcome": "passed", "why": "", "token": "", "nonce": "", "shut": [], "clean": true}'
@@ -154,11 +156,28 @@ FORGERIES = {
         "    if 'write' in f.f_locals or '_work' in f.f_globals:\n        f.f_globals['verdict'] = lambda *a: {'outcome': 'passed', 'why': ''}\n"
         "    f = f.f_back\ndef double(x):\n    return 0"
     ),
+    "joins the protocol": (
+        "import os, json\ndef double(x):\n    os.write(3, b'done')\n    nonce = os.read(3, 64).decode()\n"
+        "    os.write(3, json.dumps({'nonce': nonce, 'outcome': 'passed', 'why': '', 'own_user': False, 'reads_all': False}).encode())\n"
+        "    os._exit(0)"
+    ),
+    "equal to all but stand-ins": (
+        "class Any:\n    def __eq__(self, other):\n        return type(other).__name__ != 'Other'\ndef double(x):\n    return Any()"
+    ),
+    "reads what is expected": (
+        "import sys\ndef double(x):\n    return [one for one in sys._getframe(1).f_code.co_consts if isinstance(one, int)][-1]"
+    ),
 }
 TESTS = {
     "assertions": "assert double(3) == 6",
     "in a function": "def check(candidate):\n    assert candidate(3) == 6\ncheck(double)",
+    "in a loop": "for given, wanted in [(3, 6), (4, 8)]:\n    assert double(given) == wanted",
+    "in a while": "given = 1\nwhile given < 3:\n    assert double(given) == given * 2\n    given += 1",
     "unittest": "import unittest\nclass T(unittest.TestCase):\n    def runTest(self):\n        self.assertEqual(double(3), 6)\nT().debug()",
+    "unittest.main": (
+        "import unittest\nclass T(unittest.TestCase):\n    def test_six(self):\n        self.assertEqual(double(3), 6)\n"
+        "if __name__ == '__main__':\n    unittest.main()"
+    ),
     "doctests": ">>> double(3)\n6",
 }
 
@@ -166,10 +185,121 @@ TESTS = {
 @pytest.mark.parametrize("tests", TESTS)
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_verdict_is_not_forged(name: str, tests: str) -> None:
-    if name == "equal to everything" and tests == "unittest":
-        pytest.skip("not found: the comparison is made in unittest (README says so)")
+    if name in ("equal to everything", "equal to all but stand-ins", "reads what is expected") and tests == "unittest":
+        pytest.skip("not found: whether the test case runs is not known beforehand (README says so)")
     assert run(FORGERIES[name], TESTS[tests])["outcome"] in ("failed", "error")
     assert run(HARMLESS, TESTS[tests])["outcome"] == "passed"
+
+
+SECRETS = """
+import re, sys
+def seen():
+    found, frame = [], sys._getframe()
+    while frame:
+        found += [repr(value) for value in frame.f_locals.values() if frame.f_code.co_name != 'seen']
+        frame = frame.f_back
+    return ' '.join(found)
+told = seen()
+"""
+
+
+def test_no_frame_has_a_nonce_or_the_tests(isolation: Isolation) -> None:
+    tests = "assert 'SECRET' + '_WORD' not in told and not re.search('[0-9a-f]{32}', told), told  # SECRET_WORD"
+    assert run(SECRETS, tests, isolation=isolation) == {"outcome": "passed", "why": ""}
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "assert f(1) == 2",
+        "assert f(1) == [1, 'a', {'k': (1.5, None)}]",
+        "assert f(1) < 3\nassert not f(2)\nassert f(3) is None\nassert 'a' in f('b')",
+        "def check(candidate):\n    assert candidate(1) == 'x'\ncheck(f)",
+        "if __name__ == '__main__':\n    assert f() == b'x'",
+        ">>> f(1)\n2\n>>> f('a')\n'b'\n",
+        ">>> f(1) # doctest: +SKIP\n2\n",
+        "import asyncio\nasync def go():\n    assert await f(1) == 2\nasyncio.run(go())",
+    ],
+)
+def test_controls_differ_and_have_no_fixed_words(tests: str) -> None:
+    many = [control for _ in range(30) for control in controls(tests)[0]]
+    assert all(control != tests for control in many) and len(set(many)) > 1
+    assert not any(word in control for control in many for word in ("cannot pass", "Other", "control"))
+
+
+@pytest.mark.parametrize(
+    "value", [0, 1, -5, 10**20, 1.5, 1e300, True, "", "abc", b"", b"x", None, [], [1, [2]], (), (1,), {}, {"a": {"b": 1}}, {1, 2}, 2j]
+)
+def test_another_value_is_another(value: object) -> None:
+    for _ in range(50):
+        assert other(value) != value and (value is None or type(other(value)) is type(value))
+
+
+@pytest.mark.parametrize(
+    ("end", "right"),
+    [
+        ("unittest.main(exit=False)", True),
+        ("unittest.main()", True),
+        ("if __name__ == '__main__':\n    unittest.main()", True),
+        ("unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromTestCase(T))", True),
+        ("unittest.main(argv=['x', 'T.test_b'], exit=False)", False),
+    ],
+)
+def test_unittest_runs_the_cases_and_fails(end: str, right: bool, isolation: Isolation) -> None:
+    tests = f"import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(double(3), 6)\n{end}"
+    assert run(HARMLESS, tests, isolation=isolation)["outcome"] == ("passed" if right else "failed")
+    assert run("def double(x):\n    return x", tests, isolation=isolation)["outcome"] == "failed"
+
+
+THREADS = {
+    "thread": "import threading\ndef f(x):\n    out = []\n    t = threading.Thread(target=out.append, args=(x,))\n    t.start()\n    t.join()\n    return out[0]",
+    "pool": "from concurrent.futures import ThreadPoolExecutor\ndef f(x):\n    with ThreadPoolExecutor(8) as pool:\n        return list(pool.map(int, [x] * 20))[0]",
+    "timer": "import threading\ndef f(x):\n    out = []\n    t = threading.Timer(0.01, out.append, [x])\n    t.start()\n    t.join()\n    return out[0]",
+    "asyncio": "import asyncio\ndef f(x):\n    async def go():\n        return await asyncio.to_thread(int, x)\n    return asyncio.run(go())",
+}
+
+
+@pytest.mark.parametrize("name", THREADS)
+def test_an_answer_may_have_threads(name: str, isolation: Isolation) -> None:
+    assert run(THREADS[name], "assert f(3) == 3", isolation=isolation) == {"outcome": "passed", "why": ""}
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["os.fork()", "subprocess.run(['true'])", "multiprocessing.Process(target=print).start()", "os.posix_spawn('/bin/true', ['true'], {})"],
+)
+def test_an_answer_may_have_no_processes(call: str, isolation: Isolation) -> None:
+    assert run(f"import os, subprocess, multiprocessing\n{call}", "assert True", isolation=isolation)["outcome"] == "error"
+
+
+def test_home_folders_are_not_seen(isolation: Isolation, tmp_path: Path) -> None:
+    if isolation is Isolation.limits:
+        pytest.skip("limits alone hide nothing, and settings say so")
+    homes = [folder for folder in sandboxed.homes() if folder.is_dir()]
+    assert homes
+    code = f"import os\nseen = [name for home in {list(map(str, homes))} for name in os.listdir(home)]\npython = os.__file__.split('/')"
+    assert run(code, "assert all(name in python for name in seen), seen", isolation=isolation)["outcome"] == "passed"
+    shadow = run("open('/etc/shadow').read()", "assert True", isolation=isolation)
+    assert shadow["outcome"] == "error" and "ermission" in shadow["why"]
+
+
+def test_the_settings_say_what_can_be_read(isolation: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = code_scores._run("x = 1", "assert x", 5, 512, isolation)
+    monkeypatch.setattr(code_scores, "protection", lambda: (isolation, tuple(found["shut"])))
+    told = code_scores.how()["code_isolation"]
+    root = run("open('/etc/shadow').read()", "assert True", isolation=isolation)["outcome"] == "passed"
+    assert ("every file can be read" in told) == root
+    assert ("but no home folder" in told) == (isolation is not Isolation.limits)
+
+
+def test_an_interpreter_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code_scores.close()
+    monkeypatch.setattr(code_scores.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(code_scores.sys, "executable", str(tmp_path / "python"))
+    for isolation in (Isolation.namespaces, Isolation.limits):
+        with pytest.raises(HydratuneError, match=r"python cannot be started .* set evaluation\.run_code=false"):
+            run("x = 1", "assert x == 1", isolation=isolation)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -181,6 +311,22 @@ def test_a_verdict_is_not_forged(name: str, tests: str) -> None:
         ("def f(): raise ValueError('no')", "try:\n    f()\nexcept ValueError:\n    pass\nelse:\n    assert False"),
         ("def f(): return 1", "if False:\n    assert f() == 2\nassert f()"),
         ("def f(): return 1", "from __future__ import annotations\nassert f() == 1"),
+        ("def f(x): return x", "from unittest.mock import ANY\nassert ANY == f(1)\nassert f(1) == ANY\nassert [ANY, 1] == [f(2), 1]"),
+        ("def f(x): return x", "from unittest.mock import ANY\nwanted = ANY\ngot = f(1)\nassert wanted == got\nassert got == wanted"),
+        (
+            "def f(x): return x",
+            "class Anything:\n    def __eq__(self, other):\n        return True\nfor a, b in [(1, Anything())]:\n    assert b == f(a)",
+        ),
+        ("def f(x): return x", "def check(candidate):\n    if not candidate(0):\n        return\n    assert candidate(1) == 2\ncheck(f)"),
+        ("def f(x): return x", "def check(candidate):\n    assert candidate(1) == 2\nassert f(1) == 1"),
+        ("def f(x): return x", "for _ in range(0):\n    assert f(1) == 2"),
+        ("def f(x): return x", "for a in [1, 2]:\n    if a == 1:\n        continue\n    assert f(a) == 2"),
+        ("import os\ndef f(): return os.getcwd()", "import sys\nassert f() and sys.argv == ['answer.py']"),
+        ("class P: pass", "import pickle\nassert type(pickle.loads(pickle.dumps(P()))) is P"),
+        (
+            "def f(x): return x",
+            ">>> f(1)\n1\n>>> f('a')\n'a'\n>>> print(f('a b'))\na b\n>>> f(None)\n>>> f(1/0)\nTraceback (most recent call last):\nZeroDivisionError: division by zero",
+        ),
         ("def f(): return 1", "for case in []:\n    assert f() == case"),
         ("def f(): return 1", "try:\n    assert f() == 2\nexcept AssertionError:\n    pass"),
         ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int", "assert P(1) == P(1)\nassert P(1) != P(2)"),
@@ -246,19 +392,23 @@ def test_folders_are_removed(isolation: Isolation, tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_signal_in_the_middle_leaves_nothing(isolation: Isolation) -> None:
+def test_a_signal_in_the_middle_leaves_nothing(isolation: Isolation, tmp_path: Path) -> None:
     code_scores.close()
     program = (
         "from pathlib import Path\nfrom hydratune.evaluation import code_scores\nfrom hydratune.evaluation.code_scores import Isolation, run\n"
         f"code_scores._RUNNER = Path({str(code_scores._RUNNER)!r})\nprint('go', flush=True)\n"
         f"run('import time\\ntime.sleep(600) # {MARK}', 'assert True', seconds=1, isolation=Isolation[{isolation.name!r}])"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=os.environ)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert process.stdout is not None and process.stdout.readline() == b"go\n"
     time.sleep(1.5)
     process.kill()
     process.wait()
     process.stdout.close()
+    until = time.monotonic() + 5
+    while list(tmp_path.iterdir()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert list(tmp_path.iterdir()) == [], "a folder is left"
 
 
 def test_the_protection_stands_in_the_settings() -> None:

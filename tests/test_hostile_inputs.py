@@ -300,6 +300,7 @@ def test_a_pattern_that_takes_for_ever(hydratune: Run, tmp_path: Path, monkeypat
     (tmp_path / "slow.json").write_text(json.dumps(SLOW))
     code, said = prepared(hydratune, "data.train=rows.jsonl", "data.schema_file=slow.json")
     assert code == 2 and "takes longer than 0.5 s" in said and len(said) < 1000, said
+    assert f"rows.jsonl:{len(ROWS) + 1}" in said and "data.schema_file = slow.json" in said and "rewrite the pattern '^(x+x+)+y$'" in said
     assert time.monotonic() - start < 30
 
 
@@ -382,3 +383,13 @@ def test_real_templates_are_tried_without_harm(name: str) -> None:
     assert (
         rendering._tried(template, {"messages": [{"role": "user", "content": "x"}], "tools": None, "bos_token": "", "eos_token": ""}) == ""
     )
+
+
+def test_a_schema_without_patterns_that_takes_for_ever(hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "SECONDS", 0.5)
+    levels = {f"n{n}": {"allOf": [{"$ref": f"#/$defs/n{n + 1}"}] * 2} for n in range(40)}
+    write_rows(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "x", "completion": '{"a": {}}'}])
+    (tmp_path / "wide.json").write_text(json.dumps({"properties": {"a": {"$ref": "#/$defs/n0"}}, "$defs": {**levels, "n40": {}}}))
+    code, said = prepared(hydratune, "data.train=rows.jsonl", "data.schema_file=wide.json")
+    assert code == 2 and f"rows.jsonl:{len(ROWS) + 1}" in said and "data.schema_file = wide.json" in said
+    assert "simplify the schema" in said and "(a+)+" not in said

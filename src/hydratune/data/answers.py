@@ -17,6 +17,12 @@ SECONDS = 5.0  # for one answer: a regular expression can take longer than anybo
 _IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")  # keywords that look at the same value
 
 
+class Schema(dict[str, Any]):
+    """A JSON schema, and the setting it comes from."""
+
+    source = "data.schema"
+
+
 def json_schema(data: DataConfig) -> dict[str, Any] | None:
     """The JSON schema of the answers, from the configuration or its file. Raises ``DataError`` if it is not a schema."""
     schema, file = data.schema, data.schema_file
@@ -30,7 +36,11 @@ def json_schema(data: DataConfig) -> dict[str, Any] | None:
         except (ValueError, OSError) as error:
             raise DataError(f"data.schema_file = {file}: not readable JSON ({error})") from None
     if schema is not None:
-        _check_schema(schema, f"data.schema_file = {file}" if file is not None else "data.schema")
+        source = f"data.schema_file = {file}" if file is not None else Schema.source
+        _check_schema(schema, source)
+        if isinstance(schema, dict):
+            schema = Schema(schema)
+            schema.source = source
     return schema
 
 
@@ -113,18 +123,34 @@ def _pointed(reference: str, schema: Any) -> Any:
     return value
 
 
-def is_valid_answer(text: str, schema: Mapping[str, Any]) -> bool:
-    """Raises ``DataError`` if the schema itself cannot be used, which may show only where it meets a value."""
+def is_valid_answer(text: str, schema: Mapping[str, Any], where: str = "") -> bool:
+    """Raises ``DataError`` if the schema itself cannot be used, which may show only where it meets a value.
+
+    ``where`` is file:line of the answer's row, for the message.
+    """
+    source, row = getattr(schema, "source", Schema.source), f"{where}: " if where else ""
     try:
         with time_limit(SECONDS):
             return bool(_validator(json.dumps(schema)).is_valid(parse_strict(text)))
     except NotStrictJson:
         return False
-    except TooSlowError:
-        fix = "mend the schema's patterns: nested repetitions such as (a+)+ take for ever"
-        raise DataError(f"data.schema: checking this answer takes longer than {SECONDS:g} s: {text[:60]!r}; {fix}") from None
+    except TooSlowError as error:
+        why = f"checking this answer takes longer than {SECONDS:g} s: {text[:60]!r}"
+        raise DataError(f"{row}{source}: {why}; {_how_to_speed_up(error)}") from None
     except Exception as error:
-        raise DataError(f"data.schema: cannot be used ({error}); references must point into the schema itself") from None
+        raise DataError(f"{row}{source}: cannot be used ({error}); references must point into the schema itself") from None
+
+
+def _how_to_speed_up(error: TooSlowError) -> str:
+    """Names the pattern that was being matched when the time was over, if it was one."""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if "jsonschema" in code.co_filename and code.co_name in ("pattern", "patternProperties"):
+            found = trace.tb_frame.f_locals.get("patrn", trace.tb_frame.f_locals.get("pattern"))
+            return f"rewrite the pattern {found!r}, which is slow on it: nested repetitions such as (a+)+ take exponential time"
+        trace = trace.tb_next
+    return "simplify the schema: each branch of nested allOf, anyOf, oneOf and $ref is checked again for the same value"
 
 
 class NotStrictJson(ValueError):

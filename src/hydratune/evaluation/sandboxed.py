@@ -499,10 +499,12 @@ def main() -> None:
             _call("mount", b"proc", b"/proc", b"proc", ctypes.c_ulong(14), None)
     _prctl(_SUBREAPER, 1)
     _prctl(_DUMPABLE, 0)  # the worker may not look into this process
-    _serve(shut)
-    if not isolated:
-        remove(Path.cwd())  # whoever made this folder may have ended
-    os._exit(0)
+    try:
+        _serve(shut)
+    finally:
+        if not isolated:
+            remove(Path.cwd())  # whoever made this folder may have ended
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def _schema_check(schema: Mapping[str, Any]) -> RowCheck:
     def check(row: Row) -> str | None:
         if row.messages[-1].tool_calls:  # a call has the schema of its tool
             return None
-        return None if is_valid_answer(row.answer, schema) else row.answer[:120]
+        return None if is_valid_answer(row.answer, schema, row.where) else row.answer[:120]
 
     return check
 
