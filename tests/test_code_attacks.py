@@ -196,7 +196,7 @@ import re, sys
 def seen():
     found, frame = [], sys._getframe()
     while frame:
-        found += [repr(value) for value in frame.f_locals.values() if frame.f_code.co_name != 'seen']
+        found += [repr(value) for value in frame.f_locals.values() if 'SECRETS' not in repr(value) and 'def seen' not in repr(value)]
         frame = frame.f_back
     return ' '.join(found)
 told = seen()

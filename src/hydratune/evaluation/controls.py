@@ -96,28 +96,25 @@ def _mutated(tree: ast.Module) -> str:
 
 def _sure(tree: ast.Module) -> Iterator[ast.AST]:
     """Assertions that run whenever the tests pass: of the module, of functions it calls, of test cases it runs."""
-    body = [inner for node in tree.body for inner in (node.body if _is_main(node) else [node])]
+    body = [inner for node in tree.body for inner in (node.body if isinstance(node, ast.If) and _is_main(node) else [node])]
     defined = [node for node in body if isinstance(node, ast.FunctionDef)]
-    called = [node.value.func.id for node in body if _is_call(node) and isinstance(node.value.func, ast.Name)]  # type: ignore[attr-defined]
+    calls = [node.value for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    called = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
     yield from _statements(body)
     for function in defined:
         once = sum(one.name == function.name for one in defined) == 1
         if once and function.name in called and not function.decorator_list and not _leaves(function):
             yield from _statements(function.body)
     words = ast.unparse(tree)
-    if any(_is_call(node) and ast.unparse(node).startswith("unittest.main(") for node in body) and "skip" not in words.lower():
+    if any(ast.unparse(call.func) == "unittest.main" for call in calls) and "skip" not in words.lower():
         cases = [node for node in body if isinstance(node, ast.ClassDef) and any("TestCase" in ast.unparse(base) for base in node.bases)]
         for method in [one for case in cases for one in case.body if isinstance(one, ast.FunctionDef) and one.name.startswith("test")]:
             if not method.decorator_list and not _leaves(method):
                 yield from _statements(method.body)
 
 
-def _is_main(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test).replace('"', "'") == "__name__ == '__main__'"
-
-
-def _is_call(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+def _is_main(node: ast.If) -> bool:
+    return ast.unparse(node.test).replace('"', "'") == "__name__ == '__main__'"
 
 
 def _leaves(node: ast.AST) -> bool:

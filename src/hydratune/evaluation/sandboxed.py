@@ -236,7 +236,7 @@ def verdict(code: str, tests: str) -> dict[str, str]:
     sys.modules["__main__"] = sys.modules["answer"] = main  # where unittest looks for test cases
     original, broken = dict(vars(builtins)), ""
     try:
-        run = compile(tests, "<tests>", "exec", dont_inherit=True) if doctest is None else doctest.DocTestParser().parse(tests)
+        run: Any = compile(tests, "<tests>", "exec", dont_inherit=True) if doctest is None else doctest.DocTestParser().parse(tests)
     except BaseException as error:
         run, broken = [], f"{type(error).__name__}: {error}"
     del tests
@@ -443,10 +443,7 @@ def attempt(asked: dict[str, Any]) -> dict[str, str]:
 
 def judged(asked: dict[str, Any]) -> dict[str, str]:
     """The verdict: an answer that passes must fail where nothing honest can pass."""
-    controls, equal = asked.pop("controls"), asked.pop("equal")  # in lists and dictionaries only: the workers empty these
-    waiting = {"controls": controls, "equal": equal}
-    del controls, equal
-    asked["waiting"] = waiting
+    waiting = asked["waiting"]
     found = attempt(asked)
     if found["outcome"] != "passed":
         return found
@@ -463,13 +460,13 @@ def judged(asked: dict[str, Any]) -> dict[str, str]:
 def _serve(shut: list[str]) -> None:
     """Judges one request after the other until nobody asks any more, or an answer has left something in its folder."""
     while select.select([0], [], [], _IDLE)[0] and (line := sys.stdin.buffer.readline()):
-        asked, token = json.loads(line), ""
-        token, line = asked.pop("token"), b""
+        asked, line = json.loads(line), b""
+        asked["waiting"] = {name: asked.pop(name) for name in ("controls", "equal", "token")}  # which every worker empties
         if ">>>" in asked["tests"]:
             import doctest  # noqa: F401 - once, not in every worker
         found = judged(asked)
         done = {
-            "token": token,
+            "token": asked["waiting"]["token"],
             **found,
             "shut": [*shut, *asked.get("rights", [])],
             "clean": not list(Path().iterdir()),
