@@ -376,3 +376,16 @@ def test_generation_prompt_that_ends_in_a_space_is_said(encoder: ChatEncoder) ->
     spaced = PLAIN_CHAT.replace("assistant\n{% endif", "assistant: {% endif").replace("{{ m['role'] }}\n", "{{ m['role'] }}: ")
     assert "ends in a space" in notices(under(encoder, spaced))[0]
     assert notices(under(encoder, spaced.replace(": ", ":"))) == []
+
+
+def test_thought_that_nothing_opens_is_refused_and_both_ways_out_work(encoder: ChatEncoder) -> None:
+    encoder = under(encoder, PLAIN_CHAT)
+    with pytest.raises(MaskError, match=r"closes a thought \(</think>\) that nothing opens.*begin the answer with <think>") as caught:
+        encoder.encode(asked("T\n</think>\n\nA"))
+    assert caught.value.defect is Defect.thinking_unopened
+    assert halves(encoder, encoder.encode(asked("<think>T\n</think>\n\nA")))[1] == "<think>T\n</think>\n\nA<|im_end|>"
+    shown = under(encoder, LAST_THINKS)
+    apart = Row("row", (Message("user", "Where?"), Message("assistant", "A", reasoning="T")))
+    assert halves(shown, shown.encode(apart))[1] == "<think>\nT\n</think>\n\nA<|im_end|>"
+    prose = asked("Write </think> where the thought ends.")  # a word about tags
+    assert halves(encoder, encoder.encode(prose))[1] == "Write </think> where the thought ends.<|im_end|>"

@@ -42,6 +42,7 @@ class Defect(StrEnum):
     calls_ignored = "calls_ignored"  # a trained turn without its tool calls
     thinking_ignored = "thinking_ignored"  # a trained turn without its thinking
     thinking_dropped = "thinking_dropped"  # thinking that is there when trained and gone when a later turn is
+    thinking_unopened = "thinking_unopened"  # the row closes a thought that neither it nor the template opens
     thinking_doubled = "thinking_doubled"  # the template closes a thought that the row's text closes as well
     history_rewritten = "history_rewritten"  # earlier turns change when a later one is added
     prompt_differs = "prompt_differs"  # the answer does not begin where inference begins it
@@ -598,6 +599,13 @@ def _prompt_error(before: str, after: str, where: str) -> MaskError:
 def _check_thoughts(asks: str, answer: str, message: Message, where: str, tags: thoughts.Tags) -> None:
     """An answer that holds its thoughts in its text is closed as often as the row closes it; ``asks`` is the generation prompt."""
     closed, written = thoughts.closings(message.content, tags), thoughts.closings(asks + answer, tags)
+    unopened = thoughts.unopened(message.content, tags) if closed and not message.reasoning else ""
+    if unopened and unopened.replace("/", "") not in asks + answer:
+        raise MaskError(
+            f"{where}: the answer closes a thought ({unopened}) that nothing opens, so the model would learn to close what is not "
+            f"there; begin the answer with {unopened.replace('/', '')}, or put its thoughts into reasoning_content",
+            Defect.thinking_unopened,
+        )
     if not closed or message.reasoning or written == closed:
         return
     if written > closed and thoughts.closings(asks, tags):

@@ -52,3 +52,15 @@ def parted(content: str, *, opened: bool = False, tags: Tags = TAGS) -> tuple[st
         thoughts, _, answer = body.removeprefix(opening).partition(close)
         return thoughts.strip("\n"), answer.lstrip("\n")
     return None
+
+
+def unopened(content: str, tags: Tags = TAGS) -> str:
+    """The closing tag at the end of a line of ``content``, or at the beginning of one, that nothing in it opens; empty if there is none.
+
+    One in the middle of a line is taken for a word about tags.
+    """
+    for opening, close in tags:
+        at = content.find(close)
+        if at >= 0 and opening not in content and (content[at + len(close) :][:1] in ("\n", "") or content[:at][-1:] in ("\n", "")):
+            return close
+    return ""
