@@ -1,13 +1,11 @@
 """The last look before training: every row's mask against what inference would send."""
 
-import re
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydratune.data.masking import TOGETHER, ChatEncoder, Defect, Encoded, MaskError, turns_melt_error
 from hydratune.data.rows import Message, Row
-
-_RUN = re.compile(rb"\x01+")  # of true values, as bytes
 
 
 def gate(encoder: ChatEncoder, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
@@ -33,7 +31,13 @@ class _Checked:
 
 def stretches(trained: Sequence[bool]) -> list[tuple[int, int]]:
     """(start, end) of every run of trained tokens."""
-    return [run.span() for run in _RUN.finditer(bytes(trained))]
+    found, end = [], 0
+    with contextlib.suppress(ValueError):  # there are no more
+        while True:
+            start = trained.index(True, end)
+            end = trained.index(False, start) if False in trained[start:] else len(trained)
+            found.append((start, end))
+    return found
 
 
 def _check_row(encoder: ChatEncoder, row: Row, example: Encoded) -> _Checked:

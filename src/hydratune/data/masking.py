@@ -107,6 +107,7 @@ class ChatEncoder:
     def __init__(self, tokenizer: Any, turn_end_ids: frozenset[int]) -> None:
         self.tokenizer = tokenizer
         self.turn_end_ids = turn_end_ids
+        self._rendered: dict[tuple[Message, ...], str] = {}  # the last prompts
         self._prompts: dict[int, int] = {}  # hash of a prompt's text -> hash of its tokens, for the gate
         self._frames: set[int] = set()  # hashes of what the template put around an answer, and nobody else had said
         self._shown: set[int] = set()  # hashes of tools that the template was seen to show
@@ -133,6 +134,16 @@ class ChatEncoder:
                     "; it takes no system turn: put that text at the beginning of the first user turn, or use another model.chat_template"
                 )
             raise MaskError(why, Defect.template_refuses) from error
+
+    def _asked(self, history: tuple[Message, ...], row: Row, where: str) -> str:
+        """The prompt after ``history``, which the encoder and the gate both need: rendered once, where it can be told apart by its hash."""
+        if row.tools or any(message.tool_calls for message in history):
+            return self.render(history, tools=row.tools, generation_prompt=True, where=where)
+        if history not in self._rendered:
+            if len(self._rendered) >= 4 * TOGETHER:
+                self._rendered.clear()
+            self._rendered[history] = self.render(history, generation_prompt=True, where=where)
+        return self._rendered[history]
 
     def tokens(self, text: str) -> list[int]:
         return self._tokens([text])[0]
@@ -211,7 +222,7 @@ class ChatEncoder:
             message = self._with_open_thoughts(told.messages[turn])
             self._refuse_empty(row.messages[turn], turn, where)
             history = told.messages[:turn]
-            before = self.render(history, tools=row.tools, generation_prompt=True, where=where)
+            before = self._asked(history, row, where)
             after = self.render([*history, message], tools=row.tools, generation_prompt=False, where=where)
             text = self._added_by(before, after, message, where)
             answer = _Answer(turn, before, text, self._near(before), tuple(self._said(message)))
@@ -275,11 +286,16 @@ class ChatEncoder:
             length = self._turn_end(written, said, where)
             trained += [False] * (len(prompt) - len(ids)) + [True] * length
             ids = prompt + written[:length]
-            end = max((answer.text.find(part) + len(part) for part in said), default=0)
-            token = self.decode(written[length - 1 : length])
-            at = answer.text.find(token, end)
-            done = answer.before + answer.text[: end if at < 0 else at + len(token)]
+            if answer is not answers[-1]:
+                done = answer.before + self._written(answer.text, said, written[length - 1])
         return Encoded(tuple(ids), tuple(trained))
+
+    def _written(self, text: str, said: Sequence[str], end: int) -> str:
+        """What is trained of an answer's ``text``: up to the token ``end`` behind all that is ``said``."""
+        past = max((text.find(part) + len(part) for part in said), default=0)
+        token = self.decode([end])
+        at = text.find(token, past)
+        return text[: past if at < 0 else at + len(token)]
 
     def _after(self, prompt: Sequence[int], answer: "_Answer", tokens: Mapping[str, list[int]], where: str) -> list[int]:
         """The tokens of an answer as the tokenizer writes it after the prompt. Raises ``MaskError``.
@@ -515,7 +531,7 @@ class ChatEncoder:
 
         ``encode`` tokenised these prompts, each by itself; what came out is remembered by its hash.
         """
-        texts = [self.render(row.messages[:n], tools=row.tools, generation_prompt=True, where=row.where or row.id) for row, n, _ in turns]
+        texts = [self._asked(row.messages[:n], row, row.where or row.id) for row, n, _ in turns]
         unknown = [text for text in texts if hash(text) not in self._prompts]
         own = {text: hash(tuple(tokens)) for text, tokens in zip(unknown, self._tokens(unknown), strict=True)}
         sent = [own[text] if text in own else self._prompts[hash(text)] for text in texts]

@@ -16,12 +16,13 @@ TAGS: Tags = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
 )
+_MAY_CLOSE = re.compile(r"</|\[/|◁/|<\|(?:END|end)_")  # how every closing tag begins: few texts hold any, and most need no closer look
 _TAG_AT_END = re.compile(r"<([\w:.-]+)>\s*\Z")
 
 
 def closings(text: str, tags: Tags = TAGS) -> int:
     """How many closing tags ``text`` holds."""
-    return sum(text.count(close) for _, close in tags)
+    return sum(text.count(close) for _, close in tags) if _MAY_CLOSE.search(text) else 0
 
 
 def tags_of(prompt: str) -> Tags:
@@ -44,6 +45,8 @@ def parted(content: str, *, opened: bool = False, tags: Tags = TAGS) -> tuple[st
     With ``opened`` the prompt has opened the thought, so the text need not. A text with more than one closing tag quotes
     them, and nobody can say where its thoughts end.
     """
+    if not _MAY_CLOSE.search(content):
+        return None
     for opening, close in tags:
         body = content.lstrip()
         begins = body.startswith(opening)
