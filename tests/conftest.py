@@ -28,10 +28,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
     """A run that was interrupted ignores Ctrl-C at its end; the next test, and the processes it starts, must not."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def usual() -> None:  # whatever ran before, in a fixture of a whole module too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    usual()
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    usual()
 
 
 @pytest.fixture(scope="session")
