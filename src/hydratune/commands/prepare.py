@@ -1,6 +1,9 @@
 """hydratune prepare: read, clean, check and split a data set; write it down with a report for people and for machines."""
 
+import gc
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,23 @@ _DATA_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), SCHEMA_FILE)
 _QUIET = 2_000  # rows: below it there is nothing to wait for
 
 
+@contextmanager
+def _without_looking_at_imports() -> Iterator[None]:
+    """Leaves the million objects of imported modules out of garbage collection, which takes a tenth of the time otherwise.
+
+    And collects less often: rows make few cycles.
+    """
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+@_without_looking_at_imports()
 def run(config: PrepareConfig, record: RunDirectory) -> None:
     """Raises ``DataError`` after everything is written, if a check refuses the data."""
     output = _output(config)
