@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -84,3 +85,9 @@ def test_users_own_experiment_folder(hydratune, tmp_path) -> None:
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 77\n")
     code, text = hydratune("train", "--config-dir", str(tmp_path / "own"), "experiment=mine", "--cfg", "job")
     assert code == 0 and "seed: 77" in text
+
+
+def test_a_command_without_any_setting_is_composed(hydratune: Callable[..., tuple[int, str]]) -> None:
+    """As ``make train`` types it; this one has a setting that must be given."""
+    code, text = hydratune("evaluate")
+    assert code == 2 and "run" in text and "Traceback" not in text

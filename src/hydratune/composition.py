@@ -159,7 +159,7 @@ def run_command(command: str, args: Sequence[str]) -> int:
 
 def _own_folders(args: Sequence[str]) -> Iterator[Path]:
     """Folders with settings of the user's own: ``--config-dir``, and ``hydra.searchpath``."""
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip(args, [*args, ""][1:], strict=True):
         name, _, value = arg.lstrip("+~").partition("=")
         if name in ("-cd", "--config-dir"):
             yield Path(value or following)
