@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,8 @@ def test_ctrl_c_ends_every_pack_at_once(sweep: Sweep, monkeypatch: pytest.Monkey
     began, pause, pressed = time.monotonic(), time.sleep, list[int]()
 
     def sleep(seconds: float) -> None:
-        if not pressed and (sweep.folder / "starts.jsonl").exists() and len(sweep.starts()) == 2:
+        pressing = threading.current_thread() is threading.main_thread() and not pressed
+        if pressing and (sweep.folder / "starts.jsonl").exists() and len(sweep.starts()) == 2:
             pressed.append(1)
             raise KeyboardInterrupt
         pause(seconds)

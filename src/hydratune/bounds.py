@@ -85,8 +85,9 @@ class _Watch:
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(own), None)  # if it has not arrived, it need not
 
     def _look(self) -> None:
+        pause = threading.Event()  # nobody sets it
         while True:
-            time.sleep(_PAUSE)
+            pause.wait(_PAUSE)
             now = time.monotonic()
             with self._lock:
                 for thread, until in list(self._until.items()):
