@@ -137,8 +137,8 @@ LEARNT = Command(
     (
         train(
             *("data=files", "data.train=things.jsonl", "data.overfit_rows=6"),
-            *("adapter=none", "optimizer.lr=1e-2", "optimizer.schedule=constant"),
-            *("trainer.max_steps=90", "trainer.max_epochs=90", "evaluation.max_new_tokens=40"),
+            *("adapter=none", "optimizer.lr=5e-3"),
+            *("trainer.max_steps=70", "trainer.max_epochs=70", "evaluation.max_new_tokens=40"),
         ),
     ),
     ("run",),

@@ -179,10 +179,8 @@ def refuse_failure(command: Command, result: Result) -> None:
         return
     log = result.folder / LOG
     last = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.is_file() else ""
-    why = (
-        result.problem
-        or f"exit codes {list(result.exit_codes)} instead of {[step.exit_code for step in command.steps]}"
-    )
+    expected = [step.exit_code for step in command.steps]
+    why = result.problem or f"exit codes {list(result.exit_codes)} instead of {expected}"
     raise GoldenError(f"the base itself fails at {command.name}: {why} ({log})\n{last}")
 
 
@@ -280,7 +278,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except GoldenError as error:
-        Console(stderr=True, highlight=False).print(str(error), style="red", markup=False)
+        Console(stderr=True, highlight=False).print(
+            str(error), style="red", markup=False, soft_wrap=True
+        )
         return 2
     except KeyboardInterrupt:
         return 130
