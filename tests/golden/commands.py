@@ -279,7 +279,9 @@ COMMANDS: tuple[Command, ...] = (
         "prompts and retrieval beside a finished run",
         (Step(("decide", "run=learnt/run", "output=decision")),),
         ("decision",),
+        files=LEARNT.files,
         uses=("learnt",),
+        toy_only=True,
     ),
     Command(
         "ddp",
