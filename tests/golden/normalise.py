@@ -88,6 +88,9 @@ RULES = (
         "source", "sentences on how files were read", "*.json", r"source > \d+", Treatment.numbers
     ),
     Rule(
+        "speed of systems", "times", "*decision.json", r"systems > \w+ > per_1000_calls > seconds"
+    ),
+    Rule(
         "decision",
         "sentences that state the decision",
         "*decision.json",
