@@ -204,6 +204,7 @@ COMMANDS: tuple[Command, ...] = (
                 "data.batch_size=1",
                 "trainer.max_steps=8",
                 "hydra.launcher.halving={min_steps: 2, eta: 2}",
+                "hydra.launcher.together=1",  # in which order jobs are paused varies otherwise
             ),
         ),
         ("sweep",),
