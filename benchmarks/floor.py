@@ -2,10 +2,11 @@
 
     python benchmarks/floor.py rows.json result.json
 
-Counted are the multiplications that cannot be left out; everything else (norms, softmax, copies, optimizer) is taken to
-cost nothing. Per computed token: 4 FLOPs per weight of a frozen linear layer (forward, and gradient of its input) and 6
-per adapter weight (the gradient of the weight as well); per trained token 4 per weight of the output head; per pair of a
-token and one it attends to 12 x hidden size per layer (two products forward, four backward).
+Counted are the multiplications that cannot be left out; everything else (norms, softmax, copies,
+optimizer) is taken to cost nothing. Per computed token: 4 FLOPs per weight of a frozen linear layer
+(forward, and gradient of its input) and 6 per adapter weight (the gradient of the weight as well);
+per trained token 4 per weight of the output head; per pair of a token and one it attends to 12 x
+hidden size per layer (two products forward, four backward).
 """
 
 import argparse
@@ -24,10 +25,14 @@ from workloads import Rows, settings
 
 
 def work(rows: Rows, linears: dict[str, int], *, shared: bool) -> dict[str, float]:
-    """Computed tokens and FLOPs. ``shared``: what the rows of an optimizer batch begin with in common is computed once."""
+    """Computed tokens and FLOPs.
+
+    ``shared``: what the rows of an optimizer batch begin with in common is computed once.
+    """
     tokens = pairs = 0
     for step in rows.steps:
-        batch = sorted(rows.ids[i][:-1] for micro in step for i in micro)  # the last token of a row is never an input
+        # the last token of a row is never an input
+        batch = sorted(rows.ids[i][:-1] for micro in step for i in micro)
         for number, ids in enumerate(batch):
             start = common(batch[number - 1], ids) if shared and number else 0
             tokens += len(ids) - start
@@ -48,7 +53,9 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def linear_weights(config: Any, layers: int | None) -> dict[str, int]:
-    """Weights of the frozen linear layers, of the adapters on them, of the head; and heads x width x layers."""
+    """Weights of the frozen linear layers, of the adapters on them, of the head; and heads x width
+    x layers.
+    """
     from transformers import AutoConfig
 
     from hydratune.models import sources
@@ -59,14 +66,19 @@ def linear_weights(config: Any, layers: int | None) -> dict[str, int]:
 
 
 def weights_of(described: Any, rank: int) -> dict[str, int]:
-    """The same for transformers' description of a model, and LoRA of this rank on all its linear layers."""
+    """The same for transformers' description of a model, and LoRA of this rank on all its linear
+    layers.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(described)
     head = model.get_output_embeddings()
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    width = getattr(described, "head_dim", None) or described.hidden_size // described.num_attention_heads
+    width = (
+        getattr(described, "head_dim", None)
+        or described.hidden_size // described.num_attention_heads
+    )
     return {
         "frozen": sum(m.weight.numel() for m in linears),
         "adapter": sum(rank * (m.in_features + m.out_features) for m in linears),
@@ -76,7 +88,9 @@ def weights_of(described: Any, rank: int) -> dict[str, int]:
 
 
 def cpu_rate(seconds: float = 4.0) -> dict[str, float]:
-    """FLOP/s with one thread per core, each on its own (1024, 576) @ (576, 1536) in fp32: the shapes of the default model."""
+    """FLOP/s with one thread per core, each on its own (1024, 576) @ (576, 1536) in fp32: the
+    shapes of the default model.
+    """
     from hydratune.models.hardware import cpu_count
 
     def multiply(until: float) -> int:
@@ -90,7 +104,9 @@ def cpu_rate(seconds: float = 4.0) -> dict[str, float]:
 
     cores = cpu_count()
     with ThreadPoolExecutor(cores) as pool:
-        list(pool.map(multiply, [time.perf_counter() + 0.5] * cores))  # threads and caches are warm from here on
+        list(
+            pool.map(multiply, [time.perf_counter() + 0.5] * cores)
+        )  # threads and caches are warm from here on
         cpu, wall = used(), time.perf_counter()
         count = sum(pool.map(multiply, [wall + seconds] * cores))
         cpu, wall = used() - cpu, time.perf_counter() - wall
@@ -114,7 +130,10 @@ def main() -> None:
     keep_memory()
     rows = Rows.read(args.rows)
     linears = linear_weights(settings(rows.overrides), args.layers)
-    floors = {name: work(rows, linears, shared=shared) for name, shared in (("apart", False), ("shared", True))}
+    floors = {
+        name: work(rows, linears, shared=shared)
+        for name, shared in (("apart", False), ("shared", True))
+    }
     args.result.write_text(json.dumps({**floors, **linears, **cpu_rate()}))
 
 

@@ -1,16 +1,19 @@
-"""hydratune on one GPU: is it right there, and how fast is it beside a plain transformers + PEFT loop?
+"""hydratune on one GPU: is it right there, and how fast is it beside a plain transformers + PEFT
+loop?
 
     python benchmarks/gpu.py                     needs CUDA; ends within 6.5 minutes and writes outputs/bench/gpu-*/gpu.json
     python benchmarks/gpu.py --minutes 3         less: parts that would take too long are left out, and it says so
     python benchmarks/gpu.py --only check        parts whose names contain one of these words
     python benchmarks/gpu.py --toy               the very same code on a CPU with toys, in a minute
 
-First come the checks (``gpu_checks.py``), then the measurements (``gpu_speed.py``): models of the shapes of Llama 3.2 1B and
-Llama 3.1 8B with random weights, LoRA r=16 on all linear layers, on a bf16 or an nf4 base, steps of 8,192 tokens in rows of
-1,024 and of 4,096; and 16 trials of a sweep one by one and in a pack. Every part has a time estimate, catches its own errors,
-and is in the file as soon as it is done, so a run that is cut short keeps what it has. Running out of memory is a result.
-Exit code 1: a check failed, or a part broke. ``gpu_wheels.sh`` collects the packages that a machine without a network lacks.
-"""
+First come the checks (``gpu_checks.py``), then the measurements (``gpu_speed.py``): models of the
+shapes of Llama 3.2 1B and Llama 3.1 8B with random weights, LoRA r=16 on all linear layers, on a
+bf16 or an nf4 base, steps of 8,192 tokens in rows of 1,024 and of 4,096; and 16 trials of a sweep
+one by one and in a pack. Every part has a time estimate, catches its own errors, and is in the file
+as soon as it is done, so a run that is cut short keeps what it has. Running out of memory is a
+result. Exit code 1: a check failed, or a part broke. ``gpu_wheels.sh`` collects the packages that a
+machine without a network lacks.
+"""  # noqa: E501
 
 import argparse
 import gc
@@ -35,17 +38,50 @@ from typing import Any
 import fresh
 
 STARTED = time.monotonic()
-PACKAGES = ("torch", "transformers", "peft", "lightning", "bitsandbytes", "triton", "numpy", "hydra-core")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "lightning",
+    "bitsandbytes",
+    "triton",
+    "numpy",
+    "hydra-core",
+)
 GRACE = 20.0  # seconds after its time at which a run that hangs in a kernel is ended
-STATUSES = ("passed", "FAILED", "measured", "skipped", "out of memory", "out of time", "error", "interrupted", "running")
+STATUSES = (
+    "passed",
+    "FAILED",
+    "measured",
+    "skipped",
+    "out of memory",
+    "out of time",
+    "error",
+    "interrupted",
+    "running",
+)
 MEASURED = ("speed: ", "trials: ")  # parts whose results are lines of one table
 GIB = 2**30
-HEAD = ["", "tokens/s", "MFU*", "ms/step", "peak GiB", "launches", "stream syncs", "copies to host", "tokens per pass", "trials"]
-NOTE = "* model FLOPs per second over the rate of a large bf16 matrix product measured on this card, not over its data sheet's peak"
+HEAD = [
+    "",
+    "tokens/s",
+    "MFU*",
+    "ms/step",
+    "peak GiB",
+    "launches",
+    "stream syncs",
+    "copies to host",
+    "tokens per pass",
+    "trials",
+]
+NOTE = (
+    "* model FLOPs per second over the rate of a large bf16 matrix product measured on this card,"
+    " not over its data sheet's peak"
+)
 
 
 class OutOfTime(BaseException):
-    """A part took longer than the whole run may; no ``except Exception`` on the way is to catch it."""
+    """A part took longer than the whole run may; no ``except Exception`` on the way is to catch it."""  # noqa: E501
 
 
 @dataclass(frozen=True)
@@ -59,9 +95,15 @@ class Part:
 
 
 class Run:
-    """Runs parts one after the other within a time, and keeps a JSON file that is whole after each."""
+    """Runs parts one after the other within a time, and keeps a JSON file that is whole after each."""  # noqa: E501
 
-    def __init__(self, file: Path, facts: Mapping[str, Any], minutes: float, release: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        facts: Mapping[str, Any],
+        minutes: float,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
         self.file, self.release = file, release
         self.ends = STARTED + 60 * minutes
         self.found: dict[str, Any] = {**facts, "minutes": minutes, "parts": {}}
@@ -77,9 +119,16 @@ class Run:
         return self.ends - time.monotonic()
 
     def do(self, part: Part) -> dict[str, Any]:
-        """Whatever happens to ``part`` is in the file afterwards, as its status: one of ``STATUSES``."""
+        """Whatever happens to ``part`` is in the file afterwards, as its status: one of
+        ``STATUSES``.
+        """
         began = time.monotonic()
-        entry: dict[str, Any] = {"status": "running", "reason": None, "estimate": None, "result": None}
+        entry: dict[str, Any] = {
+            "status": "running",
+            "reason": None,
+            "estimate": None,
+            "result": None,
+        }
         self.parts[part.name] = entry
         try:
             entry |= self._tried(part, entry)
@@ -100,17 +149,32 @@ class Run:
             estimate = part.seconds()
             entry["estimate"] = round(estimate, 1)
             if estimate > self.left:
-                return {"status": "skipped", "reason": f"it takes about {estimate:.0f} s, and {max(0.0, self.left):.0f} s are left"}
+                return {
+                    "status": "skipped",
+                    "reason": (
+                        f"it takes about {estimate:.0f} s, and {max(0.0, self.left):.0f} s are left"
+                    ),
+                }
             with at_most(self.left):
                 result = part.run()
         except OutOfTime:
-            return {"status": "out of time", "reason": f"not done when the {self.found['minutes']:g} minutes were over"}
+            return {
+                "status": "out of time",
+                "reason": f"not done when the {self.found['minutes']:g} minutes were over",
+            }
         except Exception as error:
             if isinstance(error, MemoryError):
                 return {"status": "out of memory", "reason": str(error)}
-            return {"status": "error", "reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            return {
+                "status": "error",
+                "reason": f"{type(error).__name__}: {error}",
+                "traceback": traceback.format_exc(),
+            }
         passed = result.get("passed")
-        return {"status": "measured" if passed is None else "passed" if passed else "FAILED", "result": finite(result)}
+        return {
+            "status": "measured" if passed is None else "passed" if passed else "FAILED",
+            "result": finite(result),
+        }
 
     def _write(self) -> None:
         from hydratune.records import write_json
@@ -119,11 +183,15 @@ class Run:
 
     @property
     def bad(self) -> list[str]:
-        return [name for name, entry in self.parts.items() if entry["status"] in ("FAILED", "error")]
+        return [
+            name for name, entry in self.parts.items() if entry["status"] in ("FAILED", "error")
+        ]
 
     @contextmanager
     def ended_at_last(self) -> Iterator[None]:
-        """Ends the process where no signal gets through: a kernel that hangs, a thread that waits for ever."""
+        """Ends the process where no signal gets through: a kernel that hangs, a thread that waits
+        for ever.
+        """
 
         def end() -> None:
             self.found["ended"] = "it did not end by itself"
@@ -178,12 +246,25 @@ def facts(toy: bool) -> dict[str, Any]:
     if not toy:
         known = torch.cuda.get_device_properties(0)
         capability = f"{known.major}.{known.minor}"
-        device = {"name": known.name, "memory": known.total_memory, "capability": capability, "cuda": torch.version.cuda}
-    return {"toy": toy, "device": device, "python": platform.python_version(), "versions": versions, "machine": fresh.machine()}
+        device = {
+            "name": known.name,
+            "memory": known.total_memory,
+            "capability": capability,
+            "cuda": torch.version.cuda,
+        }
+    return {
+        "toy": toy,
+        "device": device,
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": fresh.machine(),
+    }
 
 
 def imports() -> dict[str, Any]:
-    """Imports whatever the parts import, and has Python's collector leave it alone: it would look at all of it after every part."""
+    """Imports whatever the parts import, and has Python's collector leave it alone: it would look
+    at all of it after every part.
+    """
     import lightning  # noqa: F401
     import peft  # noqa: F401
     from transformers import LlamaForCausalLM  # noqa: F401
@@ -198,13 +279,18 @@ def imports() -> dict[str, Any]:
 
 
 def kernel_facts() -> dict[str, Any]:
-    """Which kernel rows laid end to end get: where it lacks a parameter, attention loops over rows, right but slow."""
+    """Which kernel rows laid end to end get: where it lacks a parameter, attention loops over rows,
+    right but slow.
+    """
     import inspect
 
     from hydratune.models import varlen
 
     found = list(inspect.signature(varlen.kernel).parameters) if varlen.kernel is not None else None
-    return {"varlen_attn": found, "used": found is not None and bool({"window_size", "is_causal"} & set(found))}
+    return {
+        "varlen_attn": found,
+        "used": found is not None and bool({"window_size", "is_causal"} & set(found)),
+    }
 
 
 def no_bitsandbytes() -> str | None:
@@ -234,7 +320,11 @@ def planned(run: Run, toy: bool) -> list[Part]:
         place.release()
 
     def no_rate() -> str | None:
-        return None if (run.parts.get("device rate") or {}).get("result") else "the device's rate was not measured"
+        return (
+            None
+            if (run.parts.get("device rate") or {}).get("result")
+            else "the device's rate was not measured"
+        )
 
     def rate() -> float:
         entry = run.parts.get("device rate")
@@ -245,27 +335,57 @@ def planned(run: Run, toy: bool) -> list[Part]:
 
     def cell_part(cell: speed.Cell) -> Part:
         lacks = (lambda: no_rate() or no_bitsandbytes()) if cell.nf4 else no_rate
-        return Part(f"speed: {cell.name}", lambda: speed.speed(cell, place, rate()), lambda: cell.seconds(rate()), lacks)
+        return Part(
+            f"speed: {cell.name}",
+            lambda: speed.speed(cell, place, rate()),
+            lambda: cell.seconds(rate()),
+            lacks,
+        )
 
     def pack_part(way: str) -> Part:
         def measure() -> dict[str, Any]:
             result = speed.trials(way, many, place)
-            others = {n: e["result"] for n, e in run.parts.items() if n.startswith("trials: ") and e["result"] is not None}
+            others = {
+                n: e["result"]
+                for n, e in run.parts.items()
+                if n.startswith("trials: ") and e["result"] is not None
+            }
             return {**result, "losses_apart": speed.same_losses({**others, way: result})}
 
-        return Part(f"trials: {many.count} of {many.tokens} tokens a step, {way}", measure, lambda: 3.0 if toy else 15.0)
+        return Part(
+            f"trials: {many.count} of {many.tokens} tokens a step, {way}",
+            measure,
+            lambda: 3.0 if toy else 15.0,
+        )
 
     run.release = release
-    freely = speed.Cell("ours", shapes[0], False, short, step // short, bf16=not toy, in_any_order=True)
-    mixed = [speed.Cell(s, shapes[0], False, short, step // short, shortest=short // 8, bf16=not toy) for s in ("plain", "ours")]
+    freely = speed.Cell(
+        "ours", shapes[0], False, short, step // short, bf16=not toy, in_any_order=True
+    )
+    mixed = [
+        speed.Cell(s, shapes[0], False, short, step // short, shortest=short // 8, bf16=not toy)
+        for s in ("plain", "ours")
+    ]
     guess = 3.0 if toy else 12.0
     return [
         Part("imports", imports),
         Part("attention kernel", kernel_facts, lambda: 0.1),
-        Part("check: packed step, fp32", partial(checks.packed_step, setting, "fp32"), lambda: guess),
-        Part("check: packed step, bf16", partial(checks.packed_step, setting, "bf16"), lambda: guess),
-        Part("check: shared prefix, fp32", partial(checks.shared_prefix, setting, "fp32"), lambda: guess),
-        Part("check: shared prefix, bf16", partial(checks.shared_prefix, setting, "bf16"), lambda: guess),
+        Part(
+            "check: packed step, fp32", partial(checks.packed_step, setting, "fp32"), lambda: guess
+        ),
+        Part(
+            "check: packed step, bf16", partial(checks.packed_step, setting, "bf16"), lambda: guess
+        ),
+        Part(
+            "check: shared prefix, fp32",
+            partial(checks.shared_prefix, setting, "fp32"),
+            lambda: guess,
+        ),
+        Part(
+            "check: shared prefix, bf16",
+            partial(checks.shared_prefix, setting, "bf16"),
+            lambda: guess,
+        ),
         Part("check: same bits twice", partial(checks.same_bits, setting), lambda: guess),
         Part("check: resumed run", partial(checks.resumed, setting), lambda: guess),
         Part("check: generation, fp32", partial(checks.generation, setting, "fp32"), lambda: guess),
@@ -292,9 +412,23 @@ def line(name: str, entry: Mapping[str, Any]) -> list[str]:
     at_once = (result.get("plan") or {}).get("micro_tokens", result["batch"])
     halved = f"{at_once:,}" + (" (halved)" if result.get("out_of_memory") else "")
     last = ["-", halved] if "trial_steps_per_second" in result else [halved, "-"]
-    tokens, used = shown("tokens_per_second", lambda v: f"{v:,.0f}"), shown("utilisation", lambda v: f"{100 * v:.1f} %")
-    took, peak = shown("step_seconds", lambda v: f"{1000 * v:.1f}"), shown("peak_memory", lambda v: f"{v / GIB:.2f}")
-    return [name, tokens, used, took, peak, *map(shown, ("kernel_launches", "stream_syncs", "copies_to_host")), *last]
+    tokens, used = (
+        shown("tokens_per_second", lambda v: f"{v:,.0f}"),
+        shown("utilisation", lambda v: f"{100 * v:.1f} %"),
+    )
+    took, peak = (
+        shown("step_seconds", lambda v: f"{1000 * v:.1f}"),
+        shown("peak_memory", lambda v: f"{v / GIB:.2f}"),
+    )
+    return [
+        name,
+        tokens,
+        used,
+        took,
+        peak,
+        *map(shown, ("kernel_launches", "stream_syncs", "copies_to_host")),
+        *last,
+    ]
 
 
 def row(cells: Sequence[str]) -> str:
@@ -304,34 +438,64 @@ def row(cells: Sequence[str]) -> str:
 def told(name: str, entry: Mapping[str, Any]) -> str:
     """One part as a line of text."""
     result = entry["result"] or {}
-    known = {key: value for key, value in result.items() if not isinstance(value, list | dict) and key != "passed"}
-    shown = [f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in known.items()]
-    return f"{name}: {entry['status']} ({entry['seconds']:.1f} s)" + "".join(f"; {part}" for part in [entry["reason"], *shown] if part)
+    known = {
+        key: value
+        for key, value in result.items()
+        if not isinstance(value, list | dict) and key != "passed"
+    }
+    shown = [
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in known.items()
+    ]
+    return f"{name}: {entry['status']} ({entry['seconds']:.1f} s)" + "".join(
+        f"; {part}" for part in [entry["reason"], *shown] if part
+    )
 
 
 def report(run: Run) -> str:
     """All results as Markdown."""
     from gpu_speed import ANCHORS
 
-    checks = [[name, e["status"], e["reason"] or ""] for name, e in run.parts.items() if name.startswith("check: ")]
+    checks = [
+        [name, e["status"], e["reason"] or ""]
+        for name, e in run.parts.items()
+        if name.startswith("check: ")
+    ]
     measured = [line(n, e) for n, e in run.parts.items() if n.startswith(MEASURED)]
     tables = [fresh.markdown(["check", "result", "why"], checks), fresh.markdown(HEAD, measured)]
-    published = fresh.markdown(["published elsewhere, on other data and settings", ""], [list(anchor) for anchor in ANCHORS])
-    return "\n\n".join([f"{run.found['device']['name']}, versions {run.found['versions']}", *tables, NOTE, published])
+    published = fresh.markdown(
+        ["published elsewhere, on other data and settings", ""],
+        [list(anchor) for anchor in ANCHORS],
+    )
+    return "\n\n".join(
+        [
+            f"{run.found['device']['name']}, versions {run.found['versions']}",
+            *tables,
+            NOTE,
+            published,
+        ]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=6.5, help="all in all, imports included")
     parser.add_argument(
-        "--only", nargs="*", default=[], help="parts whose names contain one of these words; the device's rate is always measured"
+        "--only",
+        nargs="*",
+        default=[],
+        help="parts whose names contain one of these words; the device's rate is always measured",
     )
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--out", type=Path, help="the JSON file")
     args = parser.parse_args(arguments)
     if args.minutes <= 0:
         parser.error(f"--minutes {args.minutes:g}: give more than 0")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA begins: cuBLAS adds up the same way every time
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # before CUDA begins: cuBLAS adds up the same way every time
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     import torch
@@ -356,17 +520,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work_through(run: Run, parts: Sequence[Part], only: Sequence[str]) -> int:
-    """Runs the ``parts`` whose names contain one of the words of ``only``, and prints the report; the exit code."""
+    """Runs the ``parts`` whose names contain one of the words of ``only``, and prints the report;
+    the exit code.
+    """
     with run.ended_at_last():
         head = [HEAD]  # of the table that grows line by line
         ended = "by itself"
         try:
             for part in parts:
-                if only and part.name != "device rate" and not any(word in part.name for word in only):
+                if (
+                    only
+                    and part.name != "device rate"
+                    and not any(word in part.name for word in only)
+                ):
                     continue
                 entry = run.do(part)
                 if part.name.startswith(MEASURED):
-                    print(fresh.markdown(head.pop(), [line(part.name, entry)]) if head else row(line(part.name, entry)), flush=True)
+                    print(
+                        (
+                            fresh.markdown(head.pop(), [line(part.name, entry)])
+                            if head
+                            else row(line(part.name, entry))
+                        ),
+                        flush=True,
+                    )
                 if not part.name.startswith(MEASURED) or entry["reason"]:
                     print(told(part.name, entry), flush=True)
         except KeyboardInterrupt:

@@ -1,7 +1,9 @@
-"""Random-weight Llamas of published shapes, made on the device, and the two ways of training them that gpu.py compares.
+"""Random-weight Llamas of published shapes, made on the device, and the two ways of training them
+that gpu.py compares.
 
-Everything gpu.py knows of hydratune's own interfaces is here. Layers are made, and quantised, one after the other on the
-device, so a 4-bit model never exists in bf16 as a whole, and nothing is read from a disk.
+Everything gpu.py knows of hydratune's own interfaces is here. Layers are made, and quantised, one
+after the other on the device, so a 4-bit model never exists in bf16 as a whole, and nothing is read
+from a disk.
 """
 
 import gc
@@ -54,7 +56,8 @@ class Shape:
 
 LLAMA_1B = Shape("Llama-3.2-1B", 2048, 8192, 16, 32, 8, 128_256)
 LLAMA_8B = Shape("Llama-3.1-8B", 4096, 14_336, 32, 32, 8, 128_256, tied=False)
-CHECKED = Shape("4 layers of 512", 512, 1536, 4, 8, 2, 8192)  # small enough for fp32, heads as wide as those of the 1B
+# small enough for fp32, heads as wide as those of the 1B
+CHECKED = Shape("4 layers of 512", 512, 1536, 4, 8, 2, 8192)
 TOY_1B = Shape("toy, tied", 64, 128, 2, 4, 2, 512)
 TOY_8B = Shape("toy, untied", 64, 128, 3, 4, 2, 512, tied=False)
 TOY_CHECKED = Shape("toy", 64, 128, 2, 4, 2, 512)
@@ -87,14 +90,18 @@ class Place:
             torch.cuda.reset_peak_memory_stats()
 
     def peak(self) -> int | None:
-        """Bytes allocated at most since ``release``; None on a CPU, where PyTorch does not count them."""
+        """Bytes allocated at most since ``release``; None on a CPU, where PyTorch does not count
+        them.
+        """
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
 
     def mixed(self, bf16: bool) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
-def build(shape: Shape, place: Place, dtype: torch.dtype, *, nf4: bool = False, seed: int = 0) -> Any:
+def build(
+    shape: Shape, place: Place, dtype: torch.dtype, *, nf4: bool = False, seed: int = 0
+) -> Any:
     """The frozen base in evaluation mode; equal arguments give equal weights."""
     from transformers import AutoModelForCausalLM
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -119,7 +126,9 @@ def build(shape: Shape, place: Place, dtype: torch.dtype, *, nf4: bool = False, 
 
 
 def _in_4_bits(layer: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """``layer`` with nf4 linears, double quantisation, products in ``dtype``: what ``model.quantization=nf4`` loads."""
+    """``layer`` with nf4 linears, double quantisation, products in ``dtype``: what
+    ``model.quantization=nf4`` loads.
+    """
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for parent in list(layer.modules()):
@@ -128,14 +137,25 @@ def _in_4_bits(layer: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
                 continue
             weight = child.weight.data
             with torch.device("meta"):
-                small = Linear4bit(child.in_features, child.out_features, False, dtype, compress_statistics=True, quant_type="nf4")
-            small.weight = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4").to(weight.device)
+                small = Linear4bit(
+                    child.in_features,
+                    child.out_features,
+                    False,
+                    dtype,
+                    compress_statistics=True,
+                    quant_type="nf4",
+                )
+            small.weight = Params4bit(
+                weight, requires_grad=False, compress_statistics=True, quant_type="nf4"
+            ).to(weight.device)
             setattr(parent, name, small)
     return layer
 
 
 def ours(base: Any, config: Any) -> Any:
-    """``base`` as hydratune trains it: its attention and its lean LoRA layers; in bf16 it is asked in bf16 as well."""
+    """``base`` as hydratune trains it: its attention and its lean LoRA layers; in bf16 it is asked
+    in bf16 as well.
+    """
     from hydratune.models import adapters
     from hydratune.models.attention import NAME
     from hydratune.models.compute import remember_autocast
@@ -155,7 +175,9 @@ def theirs(base: Any, config: Any) -> Any:
 
 
 def disturb(model: Any) -> dict[str, torch.Tensor]:
-    """Moves every B of ``model`` away from 0, where the gradient of A would be 0; returns all trained parameters by name."""
+    """Moves every B of ``model`` away from 0, where the gradient of A would be 0; returns all
+    trained parameters by name.
+    """
     generator = torch.Generator().manual_seed(1)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for name, parameter in trained.items():
@@ -164,12 +186,26 @@ def disturb(model: Any) -> dict[str, torch.Tensor]:
     return trained
 
 
-def random_rows(count: int, shape: Shape, shortest: int, longest: int, config: Any, *, common: int = 0, seed: int = 0) -> Rows:
-    """Random tokens, the last quarter of each row trained, in hydratune's order. The first ``common`` tokens are the same in all."""
+def random_rows(
+    count: int,
+    shape: Shape,
+    shortest: int,
+    longest: int,
+    config: Any,
+    *,
+    common: int = 0,
+    seed: int = 0,
+) -> Rows:
+    """Random tokens, the last quarter of each row trained, in hydratune's order.
+
+    The first ``common`` tokens are the same in all.
+    """
     draw = random.Random(seed)
     start = [draw.randrange(1, shape.vocabulary) for _ in range(common)]
     lengths = [draw.randint(shortest, longest) for _ in range(count)]
-    ids = [start + [draw.randrange(1, shape.vocabulary) for _ in range(n - common)] for n in lengths]
+    ids = [
+        start + [draw.randrange(1, shape.vocabulary) for _ in range(n - common)] for n in lengths
+    ]
     trained = [[i >= n - n // 4 for i in range(n)] for n in lengths]
     return Rows("random tokens", ids, trained, order(trained, config), [])
 
@@ -177,7 +213,10 @@ def random_rows(count: int, shape: Shape, shortest: int, longest: int, config: A
 def encoded(rows: Rows) -> list[Any]:
     from hydratune.data.masking import Encoded
 
-    return [Encoded(tuple(ids), tuple(trained)) for ids, trained in zip(rows.ids, rows.trained, strict=True)]
+    return [
+        Encoded(tuple(ids), tuple(trained))
+        for ids, trained in zip(rows.ids, rows.trained, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -200,7 +239,10 @@ def fit(
     checkpoint: Mapping[str, Any] | None = None,
     pool: Executor | None = None,
 ) -> Fit:
-    """hydratune's whole training run, one validation row at its end. ``pause_at``: as a sweep pauses it, after so many steps."""
+    """hydratune's whole training run, one validation row at its end.
+
+    ``pause_at``: as a sweep pauses it, after so many steps.
+    """
     from hydratune.console import printing_to
     from hydratune.models.compute import compute_of
     from hydratune.records import RunDirectory
@@ -234,7 +276,10 @@ def fit(
     place.synchronize()
     checkpoint = last[1]
     return Fit(
-        [row["train/loss"] for row in fitted.history], checkpoint, dict(checkpoint["state_dict"]), {**plans[0], **fitted.plan.stored()}
+        [row["train/loss"] for row in fitted.history],
+        checkpoint,
+        dict(checkpoint["state_dict"]),
+        {**plans[0], **fitted.plan.stored()},
     )
 
 
@@ -244,23 +289,36 @@ def objective(model: Any, micro_tokens: int, **options: Any) -> Any:
 
     base = model.get_base_model()
     positions = loss_positions(base.device, base.config.vocab_size)
-    return Objective(model, micro_tokens=micro_tokens, workers=1, loss_positions=positions, **options)
+    return Objective(
+        model, micro_tokens=micro_tokens, workers=1, loss_positions=positions, **options
+    )
 
 
-def plain_loss(model: Any, rows: Rows, numbers: Sequence[int], place: Place, *, exact: bool = False) -> torch.Tensor:
-    """Summed loss of a padded batch by full logits. ``exact``: the cross-entropy in float64 (``systems.plain`` says why)."""
+def plain_loss(
+    model: Any, rows: Rows, numbers: Sequence[int], place: Place, *, exact: bool = False
+) -> torch.Tensor:
+    """Summed loss of a padded batch by full logits.
+
+    ``exact``: the cross-entropy in float64 (``systems.plain`` says why).
+    """
     ids, mask, labels = (t.to(place.device) for t in padded(rows, list(numbers)))
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].flatten(0, 1)
     targets = labels[:, 1:].flatten()
     if exact:
-        return F.cross_entropy(logits[targets != -100].double(), targets[targets != -100], reduction="sum")
+        return F.cross_entropy(
+            logits[targets != -100].double(), targets[targets != -100], reduction="sum"
+        )
     return F.cross_entropy(logits.float(), targets, reduction="sum")
 
 
 def plain_training(model: Any, rows: Rows, config: Any, place: Place, at_once: int) -> list[float]:
-    """The loop of PEFT's documentation, ``at_once`` rows padded together, gradients added up over a step; losses."""
+    """The loop of PEFT's documentation, ``at_once`` rows padded together, gradients added up over a
+    step; losses.
+    """
     parameters = trainable(model)
-    optimizer = torch.optim.AdamW(parameters, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay
+    )
     mixed = config.trainer.precision == "bf16-mixed"
     losses = []
     model.train()
@@ -282,7 +340,9 @@ def plain_training(model: Any, rows: Rows, config: Any, place: Place, at_once: i
 
 @contextmanager
 def deterministic(wanted: bool = True) -> Iterator[None]:
-    """Whether PyTorch is to add up in the same order every time, as with ``trainer.deterministic``; as it was before, afterwards."""
+    """Whether PyTorch is to add up in the same order every time, as with ``trainer.deterministic``;
+    as it was before, afterwards.
+    """
     from hydratune.models.compute import be_deterministic
 
     before = torch.are_deterministic_algorithms_enabled()
@@ -297,8 +357,13 @@ class OutOfMemory(MemoryError):
     """Even the smallest batch did not fit."""
 
 
-def halving(run: Callable[[int], dict[str, Any]], size: int, least: int, place: Place) -> dict[str, Any]:
-    """``run(size)``, with half the size each time memory runs out; the result says so. Raises ``OutOfMemory`` below ``least``."""
+def halving(
+    run: Callable[[int], dict[str, Any]], size: int, least: int, place: Place
+) -> dict[str, Any]:
+    """``run(size)``, with half the size each time memory runs out; the result says so.
+
+    Raises ``OutOfMemory`` below ``least``.
+    """
     from hydratune.models.compute import is_out_of_memory
 
     tried: list[str] = []
@@ -308,7 +373,9 @@ def halving(run: Callable[[int], dict[str, Any]], size: int, least: int, place: 
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        tried.append(f"{size}: out of memory")  # here the error is gone, and with it what it kept alive
+        tried.append(
+            f"{size}: out of memory"
+        )  # here the error is gone, and with it what it kept alive
         place.release()
         if size <= least:
             raise OutOfMemory("; ".join(tried))

@@ -1,9 +1,11 @@
-"""What gpu.py measures: training steps of hydratune and of a plain transformers + PEFT loop, and trials one by one and in a pack.
+"""What gpu.py measures: training steps of hydratune and of a plain transformers + PEFT loop, and
+trials one by one and in a pack.
 
-A step is timed from the end of one optimizer update to the end of another, by torch's hook on all optimizers, so both systems
-are measured alike and whole: hydratune with Lightning, its history and its watchdog. The first steps and a profiled one do not
-count. Model FLOPs utilisation is the work of ``floor.py`` (padding not counted, 4-bit weights as if they were dense) per
-second, over the rate of a large product of matrices on the same device.
+A step is timed from the end of one optimizer update to the end of another, by torch's hook on all
+optimizers, so both systems are measured alike and whole: hydratune with Lightning, its history and
+its watchdog. The first steps and a profiled one do not count. Model FLOPs utilisation is the work
+of ``floor.py`` (padding not counted, 4-bit weights as if they were dense) per second, over the rate
+of a large product of matrices on the same device.
 """
 
 import itertools
@@ -20,7 +22,20 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from floor import weights_of, work
-from gpu_model import Place, Shape, build, deterministic, encoded, fit, halving, objective, ours, plain_training, random_rows, theirs
+from gpu_model import (
+    Place,
+    Shape,
+    build,
+    deterministic,
+    encoded,
+    fit,
+    halving,
+    objective,
+    ours,
+    plain_training,
+    random_rows,
+    theirs,
+)
 from systems import trainable
 
 WARM_UP, TIMED = 2, 4  # optimizer steps; one more is profiled
@@ -36,7 +51,9 @@ ANCHORS = (  # published by others, on other data and settings: what is usual, n
 def device_rate(place: Place) -> float:
     """FLOP/s of a large product of matrices: in bf16 on a GPU, in fp32 on a CPU."""
     on_gpu = place.accelerator == "gpu"
-    size, dtype, repeats = (8192, torch.bfloat16, (5, 50)) if on_gpu else (512, torch.float32, (2, 5))
+    size, dtype, repeats = (
+        (8192, torch.bfloat16, (5, 50)) if on_gpu else (512, torch.float32, (2, 5))
+    )
     a = torch.randn(size, size, device=place.device, dtype=dtype)
     for repeat in repeats:  # the first round is the warm-up
         place.synchronize()
@@ -49,7 +66,9 @@ def device_rate(place: Place) -> float:
 
 @dataclass
 class StepClock:
-    """Times ``TIMED`` optimizer steps after ``WARM_UP`` others and profiles one more, of whatever optimizer steps inside."""
+    """Times ``TIMED`` optimizer steps after ``WARM_UP`` others and profiles one more, of whatever
+    optimizer steps inside.
+    """
 
     place: Place
     seconds: float | None = None  # of all timed steps
@@ -104,7 +123,9 @@ class StepClock:
             self.counters = no_counters(f"torch.profiler: {error}")
 
 
-COUNTED = {  # name -> beginnings of the profiler's names; the profiler itself synchronises the device once or twice
+# name -> beginnings of the profiler's names; the profiler itself synchronises the device once or
+# twice
+COUNTED = {
     "kernel_launches": ("cudaLaunchKernel", "cuLaunchKernel"),
     "stream_syncs": ("cudaStreamSynchronize", "cudaEventSynchronize"),
     "device_syncs": ("cudaDeviceSynchronize",),
@@ -116,7 +137,10 @@ def counted(events: Mapping[str, int]) -> dict[str, Any]:
     """What one step asked of the device."""
     if not any(key.startswith(COUNTED["kernel_launches"]) for key in events):
         return no_counters("the profiler saw no kernel")
-    found = {name: sum(n for key, n in events.items() if key.startswith(starts)) for name, starts in COUNTED.items()}
+    found = {
+        name: sum(n for key, n in events.items() if key.startswith(starts))
+        for name, starts in COUNTED.items()
+    }
     return {**found, "why_no_counters": None}
 
 
@@ -141,25 +165,44 @@ class Cell:
     def name(self) -> str:
         lengths = f"{self.shortest}-{self.length}" if self.shortest else f"{self.length}"
         order = ", not deterministic" if self.in_any_order else ""
-        return f"{self.shape.name}, {'QLoRA nf4' if self.nf4 else 'LoRA'}, {lengths} tokens, {self.system}{order}"
+        return (
+            f"{self.shape.name}, {'QLoRA nf4' if self.nf4 else 'LoRA'}, {lengths} tokens,"
+            f" {self.system}{order}"
+        )
 
     def config(self, place: Place) -> Any:
         precision = "bf16-mixed" if self.bf16 else "32-true"
         order = f"trainer.deterministic={str(not self.in_any_order).lower()}"
-        return place.settings(f"trainer.precision={precision}", f"data.batch_size={self.rows}", "trainer.frozen_cache_gb=0", order)
+        return place.settings(
+            f"trainer.precision={precision}",
+            f"data.batch_size={self.rows}",
+            "trainer.frozen_cache_gb=0",
+            order,
+        )
 
     def seconds(self, rate: float) -> float:
-        """A guess: a third of the device's rate, 4-bit weights half as fast, and what making the model and beginning takes."""
+        """A guess: a third of the device's rate, 4-bit weights half as fast, and what making the
+        model and beginning takes.
+        """
         weights = weights_of(self.shape.config(), 16)
-        flops = self.rows * self.length * (4 * weights["frozen"] + weights["head"] + 6 * weights["attention"] * self.length)
-        return 3 + 5e-10 * weights["frozen"] + (WARM_UP + TIMED + 1) * flops / rate * (6 if self.nf4 else 3)
+        flops = (
+            self.rows
+            * self.length
+            * (4 * weights["frozen"] + weights["head"] + 6 * weights["attention"] * self.length)
+        )
+        return (
+            3
+            + 5e-10 * weights["frozen"]
+            + (WARM_UP + TIMED + 1) * flops / rate * (6 if self.nf4 else 3)
+        )
 
 
 def speed(cell: Cell, place: Place, rate: float) -> dict[str, Any]:
-    """Tokens per second of one system. Out of memory: with half as much at once, and the same optimizer step.
+    """Tokens per second of one system. Out of memory: with half as much at once, and the same
+    optimizer step.
 
-    Ours begins with as much at once as its own plan of memory says, in the order of additions that its setting asks for; the
-    plain loop in any order, as it is written everywhere.
+    Ours begins with as much at once as its own plan of memory says, in the order of additions that
+    its setting asks for; the plain loop in any order, as it is written everywhere.
     """
     config = cell.config(place)
     count = cell.rows * (WARM_UP + TIMED + 1)
@@ -172,7 +215,10 @@ def speed(cell: Cell, place: Place, rate: float) -> dict[str, Any]:
         model = (ours if cell.system == "ours" else theirs)(base, config)
         place.release()
         plan = None
-        with deterministic(cell.system == "ours" and not cell.in_any_order), StepClock(place) as clock:
+        with (
+            deterministic(cell.system == "ours" and not cell.in_any_order),
+            StepClock(place) as clock,
+        ):
             if cell.system == "ours":
                 config.trainer.micro_tokens = None if at_once == micro else at_once
                 fitted = fit(model, rows, config, place)
@@ -181,15 +227,28 @@ def speed(cell: Cell, place: Place, rate: float) -> dict[str, Any]:
                 losses = plain_training(model, rows, config, place, max(1, at_once // cell.length))
         if clock.seconds is None:
             raise RuntimeError("no optimizer was seen to step")
-        measured = {"step_seconds": clock.seconds / TIMED, "peak_memory": clock.peak, "first_loss": losses[0], **clock.counters}
+        measured = {
+            "step_seconds": clock.seconds / TIMED,
+            "peak_memory": clock.peak,
+            "first_loss": losses[0],
+            **clock.counters,
+        }
         return {**measured, "plan": plan}
 
     found = halving(run, micro, cell.length, place)
     timed = [i for step in rows.steps[WARM_UP : WARM_UP + TIMED] for part in step for i in part]
     tokens = sum(len(rows.ids[i]) for i in timed) / TIMED
-    flops = work(rows, weights_of(cell.shape.config(), config.adapter.r), shared=False)["flops"] / len(rows.steps)
-    rates = {"tokens_per_second": tokens / found["step_seconds"], "utilisation": flops / found["step_seconds"] / rate}
-    facts = {"system": cell.system, "deterministic": cell.system == "ours" and not cell.in_any_order}
+    flops = work(rows, weights_of(cell.shape.config(), config.adapter.r), shared=False)[
+        "flops"
+    ] / len(rows.steps)
+    rates = {
+        "tokens_per_second": tokens / found["step_seconds"],
+        "utilisation": flops / found["step_seconds"] / rate,
+    }
+    facts = {
+        "system": cell.system,
+        "deterministic": cell.system == "ours" and not cell.in_any_order,
+    }
     return {**facts, "tokens_per_step": tokens, "flops_per_step": flops, **rates, **found}
 
 
@@ -213,10 +272,12 @@ MODES = ("one by one", "pack", "pack, merged")
 
 
 def trials(way: str, many: Trials, place: Place) -> dict[str, Any]:
-    """All trials' steps by one of ``MODES``: ``Objective``, clipping and AdamW, in threads as jobs of a pack are.
+    """All trials' steps by one of ``MODES``: ``Objective``, clipping and AdamW, in threads as jobs
+    of a pack are.
 
-    The machinery is that of ``hydratune.sweeps.pack`` (``Premises``, ``JobCrew``, ``Crew``, ``Host``) without Lightning, files
-    and processes around it. Merged: micro-packs that wait at the same moment are one pass over the frozen base.
+    The machinery is that of ``hydratune.sweeps.pack`` (``Premises``, ``JobCrew``, ``Crew``,
+    ``Host``) without Lightning, files and processes around it. Merged: micro-packs that wait at the
+    same moment are one pass over the frozen base.
     """
     return halving(lambda count: _trials(way, many, count, place), many.count, 1, place)
 
@@ -240,8 +301,19 @@ def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
         torch.manual_seed(seed)
         model = adapters.add_adapter(premises.own(base, pulse), config.adapter).train()
         pool = JobCrew(premises, pulse, threading.Event()) if packed else None
-        drawn = random_rows(many.rows * (many.rounds + 1), many.shape, many.length, many.length, config, seed=seed)
-        taken.append(Trial(objective(model, many.tokens, pool=pool, share=False), config, encoded(drawn), many, place, premises.asked))
+        drawn = random_rows(
+            many.rows * (many.rounds + 1), many.shape, many.length, many.length, config, seed=seed
+        )
+        taken.append(
+            Trial(
+                objective(model, many.tokens, pool=pool, share=False),
+                config,
+                encoded(drawn),
+                many,
+                place,
+                premises.asked,
+            )
+        )
     place.release()
     try:
         with ThreadPoolExecutor(count if packed else 1) as threads:
@@ -300,14 +372,25 @@ class Trial:
 
 
 def same_losses(results: Mapping[str, Mapping[str, Any]]) -> float:
-    """How far the losses of equal trials are apart, at most, between the ways that were measured; relative."""
+    """How far the losses of equal trials are apart, at most, between the ways that were measured;
+    relative.
+    """
     every = [result["losses"] for result in results.values()]
     fewest = min(map(len, every))
-    return max((abs(a - b) / abs(b) for losses in every for a, b in zip(losses[:fewest], every[0][:fewest], strict=True)), default=0.0)
+    return max(
+        (
+            abs(a - b) / abs(b)
+            for losses in every
+            for a, b in zip(losses[:fewest], every[0][:fewest], strict=True)
+        ),
+        default=0.0,
+    )
 
 
 def cells(shapes: Sequence[Shape], step: int, length: int, *, bf16: bool) -> list[Cell]:
-    """LoRA and QLoRA of ``shapes``, plain and ours, in optimizer steps of ``step`` tokens in rows of ``length``."""
+    """LoRA and QLoRA of ``shapes``, plain and ours, in optimizer steps of ``step`` tokens in rows
+    of ``length``.
+    """
     rows = max(1, step // length)
     every = itertools.product((False, True), shapes, ("plain", "ours"))
     return [Cell(system, shape, nf4, length, rows, bf16=bf16) for nf4, shape, system in every]

@@ -1,10 +1,12 @@
-"""The memory table of docs/gpu.md: what a training step of LoRA keeps per token, counted without a GPU.
+"""The memory table of docs/gpu.md: what a training step of LoRA keeps per token, counted without a
+GPU.
 
     python benchmarks/memory.py
 
-One and two layers of each shape are trained for one step in bf16 on meta tensors, which have shapes and no memory; every
-tensor that autograd keeps for the backward pass is counted once. The difference is a layer. A GPU needs more than that:
-what is computed and forgotten again, fragments, the CUDA context. ``hydratune train`` measures all of it on the card.
+One and two layers of each shape are trained for one step in bf16 on meta tensors, which have shapes
+and no memory; every tensor that autograd keeps for the backward pass is counted once. The
+difference is a layer. A GPU needs more than that: what is computed and forgotten again, fragments,
+the CUDA context. ``hydratune train`` measures all of it on the card.
 """
 
 import argparse
@@ -21,12 +23,28 @@ from hydratune.models.attention import NAME
 from hydratune.training.objective import Objective
 
 SHAPES = {
-    "Llama 3.2 1B": {"hidden_size": 2048, "intermediate_size": 8192, "layers": 16, "heads": 32, "key_heads": 8, "tied": True},
-    "Llama 3.1 8B": {"hidden_size": 4096, "intermediate_size": 14336, "layers": 32, "heads": 32, "key_heads": 8, "tied": False},
+    "Llama 3.2 1B": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "layers": 16,
+        "heads": 32,
+        "key_heads": 8,
+        "tied": True,
+    },
+    "Llama 3.1 8B": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "layers": 32,
+        "heads": 32,
+        "key_heads": 8,
+        "tied": False,
+    },
 }
 VOCABULARY = 128_256
 CARDS = (24, 48, 80)  # GB
-NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8  # bytes of a weight: 4 bits, and the scales of blocks, quantised once more (arXiv:2305.14314)
+NF4 = (
+    4 + 8 / 64 + 32 / (64 * 256)
+) / 8  # bytes of a weight: 4 bits, and the scales of blocks, quantised once more (arXiv:2305.14314)
 TOKENS = 2048
 
 
@@ -44,10 +62,14 @@ def config_of(shape: dict[str, Any], layers: int, vocabulary: int) -> LlamaConfi
 
 
 def kept(shape: dict[str, Any], layers: int) -> int:
-    """Bytes that autograd keeps in a step of ``TOKENS`` tokens, a quarter of them trained, weights not counted."""
+    """Bytes that autograd keeps in a step of ``TOKENS`` tokens, a quarter of them trained, weights
+    not counted.
+    """
     model: Any = LlamaForCausalLM(config_of(shape, layers, 64)).to(torch.bfloat16)
     model.set_attn_implementation(NAME)
-    tuned = adapters.add_adapter(adapters.prepare_quantised(model, Quantization.none), LoraAdapter(r=16, lora_alpha=32))
+    tuned = adapters.add_adapter(
+        adapters.prepare_quantised(model, Quantization.none), LoraAdapter(r=16, lora_alpha=32)
+    )
     objective = Objective(tuned.to(torch.bfloat16), micro_tokens=2 * TOKENS, workers=1)
     tuned.to("meta").train()
     objective._head, objective._parameters = model.lm_head.weight, None
@@ -62,14 +84,18 @@ def kept(shape: dict[str, Any], layers: int) -> int:
     parameters = {p.untyped_storage()._cdata for p in tuned.parameters()}
     length = TOKENS // 4
     trained = tuple(i > 3 * length // 4 for i in range(length + 1))
-    rows = [Encoded(tuple((first + i) % 64 for i in range(length + 1)), trained) for first in range(4)]  # that begin differently
+    rows = [
+        Encoded(tuple((first + i) % 64 for i in range(length + 1)), trained) for first in range(4)
+    ]  # that begin differently
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         objective.gradients(rows)
     return sum(storage.nbytes() for key, storage in storages.items() if key not in parameters)
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     enabled = torch.is_autocast_enabled
     torch.is_autocast_enabled = lambda kind="cuda": kind != "meta" and enabled(kind)  # type: ignore[assignment]
     varlen.can_take = lambda *_: True  # type: ignore[assignment]
@@ -83,13 +109,23 @@ def main() -> None:
         ends = VOCABULARY * shape["hidden_size"] * (1 if shape["tied"] else 2)  # stay in bf16
         generated = memory_plan.bytes_per_generated_token(config, 2)
         for form, weights in (("", 2.0 * count), (", nf4", 2 * ends + NF4 * (count - ends))):
-            cells = [f"{name}{form}", f"{weights / 2**30:.1f}", f"{per_token / 2**20:.2f}", f"{generated / 2**10:.0f}"]
+            cells = [
+                f"{name}{form}",
+                f"{weights / 2**30:.1f}",
+                f"{per_token / 2**20:.2f}",
+                f"{generated / 2**10:.0f}",
+            ]
             for card in CARDS:
                 free = (card * 1e9 - 1e9 - weights) * 0.8
                 size = memory_plan.power_of_two_below(free / per_token) if free > 0 else 0
                 cells.append(f"{min(16384, size):,}" if size >= 256 else "-")
             table.append(cells)
-    head = ["shape, LoRA r=16 on all linears", "weights, GiB", "MiB per token kept", "KiB per token generated"]
+    head = [
+        "shape, LoRA r=16 on all linears",
+        "weights, GiB",
+        "MiB per token kept",
+        "KiB per token generated",
+    ]
     print(markdown([*head, *(f"micro-pack on {card} GB" for card in CARDS)], table))
 
 

@@ -1,13 +1,15 @@
-"""Every adapter on the real base for a few steps: what it trains, what it learns, what it weighs, what loading it gives.
+"""Every adapter on the real base for a few steps: what it trains, what it learns, what it weighs,
+what loading it gives.
 
     python benchmarks/methods.py                      all of conf/adapter, and QLoRA; a fresh process for each
     python benchmarks/methods.py --only lora,dora     some of them
     python benchmarks/methods.py --steps 40 --set data.max_length=512
 
-Rows are the built-in contracts, shortened. Loss before: of the untouched base. Reload: the largest difference of any logit
-of four validation rows (they reach 40) between the trained model and what plain PEFT loads from disk on the untouched base; up to
-5e-4 is fp32 rounding, because plain LoRA and converted starts are computed in another order after loading.
-"""
+Rows are the built-in contracts, shortened. Loss before: of the untouched base. Reload: the largest
+difference of any logit of four validation rows (they reach 40) between the trained model and what
+plain PEFT loads from disk on the untouched base; up to 5e-4 is fp32 rounding, because plain LoRA
+and converted starts are computed in another order after loading.
+"""  # noqa: E501
 
 import argparse
 import json
@@ -20,7 +22,7 @@ from typing import Any
 
 CONF = Path(__file__).parents[1] / "conf"
 RATES = {  # what each method takes; elsewhere LoRA's
-    "lora_plus": 2e-4, "adalora": 1e-2, "ia3": 1e-2, "vera": 1e-2, "oft": 1e-3, "prompt_tuning": 3e-2, "prefix_tuning": 1e-2,
+    "lora_plus": 2e-4, "adalora": 1e-2, "ia3": 1e-2, "vera": 1e-2, "oft": 1e-3, "prompt_tuning": 3e-2, "prefix_tuning": 1e-2,  # noqa: E501
     "freeze": 1e-4, "none": 2e-5,
 }  # fmt: skip
 VARIANTS = {
@@ -61,9 +63,17 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
 
     configuration.register()
     _register_resolvers()
-    settings = [*ROWS, *VARIANTS.get(name, [f"adapter={name}"]), f"optimizer.lr={RATES.get(name, 1e-3)}", f"trainer.max_steps={steps}"]
+    settings = [
+        *ROWS,
+        *VARIANTS.get(name, [f"adapter={name}"]),
+        f"optimizer.lr={RATES.get(name, 1e-3)}",
+        f"trainer.max_steps={steps}",
+    ]
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        config = configuration.typed(hydra.compose("train", [f"name={name}", *settings, *overrides]), configuration.TrainConfig)
+        config = configuration.typed(
+            hydra.compose("train", [f"name={name}", *settings, *overrides]),
+            configuration.TrainConfig,
+        )
     job = prepare(config)
     trained_tokens = sum(row.supervised for row in job.validation)
     with Objective(job.model, micro_tokens=1024, workers=1) as objective:
@@ -74,7 +84,9 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         record = RunDirectory(Path(folder))
         started = time.perf_counter()
-        fitted = fit(model, job.train, job.validation, config, record, compute=job.compute, logger=False)
+        fitted = fit(
+            model, job.train, job.validation, config, record, compute=job.compute, logger=False
+        )
         seconds = time.perf_counter() - started
         if fitted.interrupted:
             raise SystemExit("interrupted")
@@ -83,8 +95,13 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
         saved = sum(file.stat().st_size for file in record.adapter.glob("*.safetensors"))
         expected = logits(model, job.validation)
         del model, job.model
-        again = adapters.load_tuned(config.model, config.adapter, sources.resolve(config.model), record.adapter, job.compute)
-        difference = max(float((a - b).abs().max()) for a, b in zip(expected, logits(again, job.validation), strict=True))
+        again = adapters.load_tuned(
+            config.model, config.adapter, sources.resolve(config.model), record.adapter, job.compute
+        )
+        difference = max(
+            float((a - b).abs().max())
+            for a, b in zip(expected, logits(again, job.validation), strict=True)
+        )
     return {
         "name": name,
         "trainable": trainable,
@@ -114,32 +131,54 @@ def logits(model: Any, rows: Any) -> list[Any]:
 def line(found: dict[str, Any]) -> str:
     share = 100 * found["trainable"] / found["parameters"]
     return (
-        f"| {found['name']} | {found['trainable']:,} ({share:.3f} %) | {found['before']:.4f} | {found['after']:.4f} "
-        f"| {found['saved'] / 1e6:.2f} MB | {found['difference']:.1e} | {found['seconds']:.0f} s | {found['memory'] / 2**30:.2f} GiB |"
+        f"| {found['name']} | {found['trainable']:,} ({share:.3f} %) | {found['before']:.4f} |"
+        f" {found['after']:.4f} | {found['saved'] / 1e6:.2f} MB | {found['difference']:.1e} |"
+        f" {found['seconds']:.0f} s | {found['memory'] / 2**30:.2f} GiB |"
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     shipped = sorted(file.stem for file in (CONF / "adapter").glob("*.yaml"))
     everything = [*shipped, *(name for name in VARIANTS if name not in shipped)]
     parser.add_argument("--only", default=",".join(everything), help="names with commas between")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--set", nargs="*", default=[], help="further settings, such as data.max_length=512")
-    parser.add_argument("--here", help=argparse.SUPPRESS)  # one method, in this process; the result as JSON in the last line
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="further settings, such as data.max_length=512"
+    )
+    parser.add_argument(
+        "--here", help=argparse.SUPPRESS
+    )  # one method, in this process; the result as JSON in the last line
     args = parser.parse_args()
     if args.here:
         print(json.dumps(measure(args.here, args.steps, args.set)))
         return
-    print(f"| adapter | trainable parameters | val loss before | after {args.steps} steps | saved | reload | training | peak memory |")
+    print(
+        f"| adapter | trainable parameters | val loss before | after {args.steps} steps | saved |"
+        " reload | training | peak memory |"
+    )
     print("|---|---|---|---|---|---|---|---|", flush=True)
     failed = []
     for name in args.only.split(","):
-        command = [sys.executable, __file__, "--here", name, "--steps", str(args.steps), "--set", *args.set]
+        command = [
+            sys.executable,
+            __file__,
+            "--here",
+            name,
+            "--steps",
+            str(args.steps),
+            "--set",
+            *args.set,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             failed.append(name)
-            print(f"| {name} | failed: {(done.stderr.strip().splitlines() or ['?'])[-1]} |", flush=True)
+            print(
+                f"| {name} | failed: {(done.stderr.strip().splitlines() or ['?'])[-1]} |",
+                flush=True,
+            )
         else:
             print(line(json.loads(done.stdout.strip().splitlines()[-1])), flush=True)
     sys.exit(1 if failed else 0)

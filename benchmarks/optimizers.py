@@ -1,12 +1,14 @@
-"""Every optimizer on the real model: does it learn, what does it keep in memory, does a checkpoint continue it exactly.
+"""Every optimizer on the real model: does it learn, what does it keep in memory, does a checkpoint
+continue it exactly.
 
     python benchmarks/optimizers.py                        every config of conf/optimizer that works on this machine
     python benchmarks/optimizers.py adamw lion trainer.max_steps=40 adapter=none optimizer.lr=2e-5
 
-Words without "=" are optimizers, the others are settings of `hydratune train` for all of them. Each begins with the same
-model and the same rows: the built-in contracts, 4 a step. The last column is the largest difference of any parameter
-between going on for one step and going on from a file; 0 means that not a bit is lost.
-"""
+Words without "=" are optimizers, the others are settings of `hydratune train` for all of them. Each
+begins with the same model and the same rows: the built-in contracts, 4 a step. The last column is
+the largest difference of any parameter between going on for one step and going on from a file; 0
+means that not a bit is lost.
+"""  # noqa: E501
 
 import json
 import sys
@@ -32,7 +34,13 @@ from hydratune.models.memory_plan import CPU_MICRO_TOKENS
 from hydratune.training import optimizers, schedules
 from hydratune.training.objective import Objective
 
-ROWS = ("data.batch_size=4", "data.max_validation_rows=20", "data.max_test_rows=2", "trainer.max_steps=20", "evaluation.baselines=[]")
+ROWS = (
+    "data.batch_size=4",
+    "data.max_validation_rows=20",
+    "data.max_test_rows=2",
+    "trainer.max_steps=20",
+    "evaluation.baselines=[]",
+)
 ONLY_FULL = {"muon": ["adapter=none"]}  # what an optimizer cannot do without
 
 
@@ -41,14 +49,18 @@ def compose(overrides: list[str]) -> TrainConfig:
     config.register()
     composition._register_resolvers()
     with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
-        settings = config.typed(hydra.compose("train", ["name=benchmark", *ROWS, *overrides]), TrainConfig)
+        settings = config.typed(
+            hydra.compose("train", ["name=benchmark", *ROWS, *overrides]), TrainConfig
+        )
     checks.check(settings)
     return settings
 
 
 def batches(rows: list[Encoded], settings: TrainConfig) -> Iterator[list[Encoded]]:
     """The rows of one optimizer step after the other, in the order of a run."""
-    sampler = OptimizerBatches([row.supervised for row in rows], settings.data.batch_size, 1, settings.seed)
+    sampler = OptimizerBatches(
+        [row.supervised for row in rows], settings.data.batch_size, 1, settings.seed
+    )
     for epoch in count():
         sampler.set_epoch(epoch)
         for numbers, _ in sampler:
@@ -60,13 +72,16 @@ def validation_loss(objective: Objective, rows: list[Encoded]) -> float:
     return objective.loss(rows).item() / sum(row.supervised for row in rows)
 
 
-def step(objective: Objective, optimizer: torch.optim.Optimizer, rows: list[Encoded], clip: float | None) -> None:
+def step(
+    objective: Objective, optimizer: torch.optim.Optimizer, rows: list[Encoded], clip: float | None
+) -> None:
     """As the LightningModule does it, without Lightning."""
     _, gradients = objective.gradients(rows)
     parameters = objective.parameters()
     for parameter, gradient in zip(parameters, gradients, strict=True):
         mean = gradient / sum(row.supervised for row in rows)
-        parameter.grad = mean.contiguous()  # as autograd would: fused AdamW reads memory in the order of the parameter
+        # as autograd would: fused AdamW reads memory in the order of the parameter
+        parameter.grad = mean.contiguous()
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(parameters, clip)
     threads = torch.get_num_threads()
@@ -77,8 +92,15 @@ def step(objective: Objective, optimizer: torch.optim.Optimizer, rows: list[Enco
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Of every tensor that the optimizer keeps, shared ones once."""
-    tensors = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+    tensors = [
+        v
+        for state in optimizer.state.values()
+        for v in state.values()
+        if isinstance(v, torch.Tensor)
+    ]
+    return sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
+    )
 
 
 def measure(name: str, overrides: list[str]) -> dict[str, Any]:
@@ -91,9 +113,13 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
     model = adapters.add_adapter(job.model, settings.adapter)
     workers = hardware.cpu_count() if accelerator == "cpu" else 1
     total, clip = settings.trainer.max_steps or 20, settings.trainer.gradient_clip_val
-    with Objective(model, micro_tokens=settings.trainer.micro_tokens or CPU_MICRO_TOKENS, workers=workers) as objective:
+    with Objective(
+        model, micro_tokens=settings.trainer.micro_tokens or CPU_MICRO_TOKENS, workers=workers
+    ) as objective:
         optimizer = optimizers.build(model, settings.optimizer)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules.learning_rate_factor(settings.optimizer, total + 1))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, schedules.learning_rate_factor(settings.optimizer, total + 1)
+        )
         before = validation_loss(objective, job.validation)
         order, seconds = batches(job.train, settings), 0.0
         model.train()
@@ -108,7 +134,13 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
         kept, rows = state_bytes(optimizer), next(order)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint"
-            torch.save({"weights": [p.detach() for p in objective.parameters()], "optimizer": optimizer.state_dict()}, file)
+            torch.save(
+                {
+                    "weights": [p.detach() for p in objective.parameters()],
+                    "optimizer": optimizer.state_dict(),
+                },
+                file,
+            )
             size = file.stat().st_size
             step(objective, optimizer, rows, clip)
             went_on = [p.detach().clone() for p in objective.parameters()]
@@ -119,7 +151,9 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
         loaded = optimizers.build(model, settings.optimizer)
         loaded.load_state_dict(stored["optimizer"])
         step(objective, loaded, rows, clip)
-        difference = max((p - q).abs().max().item() for p, q in zip(objective.parameters(), went_on, strict=True))
+        difference = max(
+            (p - q).abs().max().item() for p, q in zip(objective.parameters(), went_on, strict=True)
+        )
     return {
         "optimizer": name,
         "adapter": getattr(settings.adapter, "method", ""),
@@ -136,22 +170,31 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def main(words: list[str]) -> None:
     overrides = [word for word in words if "=" in word]
-    names = [word for word in words if "=" not in word] or sorted(file.stem for file in (composition.CONF / "optimizer").glob("*.yaml"))
+    names = [word for word in words if "=" not in word] or sorted(
+        file.stem for file in (composition.CONF / "optimizer").glob("*.yaml")
+    )
     lines, found = [], []
     for name in names:
         try:
             row = measure(name, overrides)
         except ConfigError as error:
-            lines.append(f"| {name} | refused: {'; '.join(problem.why for problem in error.problems)} |" + " |" * 7)
+            lines.append(
+                f"| {name} | refused: {'; '.join(problem.why for problem in error.problems)} |"
+                + " |" * 7
+            )
             continue
         found.append(row)
         lines.append(
-            f"| {name} | {row['adapter']} | {row['lr']:g} | {row['trained']:,} | {row['before']:.4f} -> {row['after']:.4f} "
-            f"| {row['state_bytes'] / 1e6:.1f} MB | {row['file_bytes'] / 1e6:.1f} MB | {row['seconds_per_step']:.2f} "
-            f"| {row['reload_difference']:.1e} |"
+            f"| {name} | {row['adapter']} | {row['lr']:g} | {row['trained']:,} |"
+            f" {row['before']:.4f} -> {row['after']:.4f} | {row['state_bytes'] / 1e6:.1f} MB |"
+            f" {row['file_bytes'] / 1e6:.1f} MB | {row['seconds_per_step']:.2f} |"
+            f" {row['reload_difference']:.1e} |"
         )
         print(json.dumps(row), flush=True)
-    print("| optimizer | adapter | lr | trained | val loss before -> after | state | file | s/step | reload difference |")
+    print(
+        "| optimizer | adapter | lr | trained | val loss before -> after | state | file | s/step |"
+        " reload difference |"
+    )
     print("|---|---|---|---|---|---|---|---|---|", *lines, sep="\n")
 
 

@@ -3,11 +3,12 @@
     python benchmarks/packs.py                                        trials 1,2,4,8 x tokens 32,64,128,256,512
     python benchmarks/packs.py --trials 8 --tokens 32,64 --repeats 3 --workers 1 adapter.r=8
 
-Every trial has a LoRA adapter of its own on the default model, and hands in one micro-pack of one row after the other (half of its
-tokens trained) to the crew that all trials share, for forward and backward without an optimizer; the crew computes them one by one,
-or takes in common what waits at the same moment, as in a sweep. Both take turns. Reported are seconds per micro-pack of every trial:
+Every trial has a LoRA adapter of its own on the default model, and hands in one micro-pack of one
+row after the other (half of its tokens trained) to the crew that all trials share, for forward and
+backward without an optimizer; the crew computes them one by one, or takes in common what waits at
+the same moment, as in a sweep. Both take turns. Reported are seconds per micro-pack of every trial:
 medians of ``--repeats`` rounds. Words with "=" are settings of `hydratune train`.
-"""
+"""  # noqa: E501
 
 import argparse
 import copy
@@ -44,7 +45,9 @@ def rows(count: int, tokens: int, vocabulary: int) -> list[list[Encoded]]:
 class Pack:
     """Trials on one base, as a pack has them."""
 
-    def __init__(self, base: Any, config: Any, trials: int, workers: int, merge_tokens: int) -> None:
+    def __init__(
+        self, base: Any, config: Any, trials: int, workers: int, merge_tokens: int
+    ) -> None:
         self.premises = Premises(workers, merge_tokens)
         pulse = Pulse(RunDirectory(Path("job")), self.premises.asked)
         self.objectives = []
@@ -53,7 +56,9 @@ class Pack:
             model = adapters.add_adapter(self.premises.own(base, pulse), config.adapter, 10)
             model.train()
             pool = JobCrew(self.premises, pulse, threading.Event())
-            self.objectives.append(Objective(model, micro_tokens=4096, workers=1, share=False, pool=pool, seed=seed))
+            self.objectives.append(
+                Objective(model, micro_tokens=4096, workers=1, share=False, pool=pool, seed=seed)
+            )
 
     def gradients(self, parts: list[list[Encoded]]) -> tuple[float, float]:
         """(CPU-seconds, wall seconds) of one micro-pack for as many trials as there are parts."""
@@ -69,21 +74,36 @@ class Pack:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", default="1,2,4,8")
     parser.add_argument("--tokens", default="32,64,128,256,512", help="of a micro-pack")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=hardware.cpu_count())
-    parser.add_argument("--merge-tokens", type=int, default=2048, help="of a pass at most; above what sweeps use, to see where it ends")
+    parser.add_argument(
+        "--merge-tokens",
+        type=int,
+        default=2048,
+        help="of a pass at most; above what sweeps use, to see where it ends",
+    )
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    trials, sizes = ([int(word) for word in words.split(",")] for words in (args.trials, args.tokens))
+    trials, sizes = (
+        [int(word) for word in words.split(",")] for words in (args.trials, args.tokens)
+    )
     torch.set_num_threads(1)
     hardware.keep_memory()
     config = settings(args.overrides)
     base = sources.load_model(config.model, sources.resolve(config.model), on_cpu())
-    alone, merged = (Pack(copy.deepcopy(base), config, max(trials), args.workers, tokens) for tokens in (0, args.merge_tokens))
-    print(f"{args.workers} workers, passes of up to {args.merge_tokens} tokens; medians of {args.repeats}, in seconds")
+    alone, merged = (
+        Pack(copy.deepcopy(base), config, max(trials), args.workers, tokens)
+        for tokens in (0, args.merge_tokens)
+    )
+    print(
+        f"{args.workers} workers, passes of up to {args.merge_tokens} tokens; medians of"
+        f" {args.repeats}, in seconds"
+    )
     print("| tokens | trials | one by one: CPU / wall | in common: CPU / wall | share |")
     print("|---|---|---|---|---|", flush=True)
     for tokens in sizes:
@@ -95,10 +115,12 @@ def main() -> None:
                     seconds = pack.gradients(parts)
                     if repeat:  # the first is the warm-up
                         found.append(seconds)
-            (cpu, wall), (cpu_merged, wall_merged) = (map(statistics.median, zip(*found, strict=True)) for found in taken.values())
+            (cpu, wall), (cpu_merged, wall_merged) = (
+                map(statistics.median, zip(*found, strict=True)) for found in taken.values()
+            )
             print(
-                f"| {tokens} | {count} | {cpu:.2f} / {wall:.2f} | {cpu_merged:.2f} / {wall_merged:.2f} "
-                f"| {cpu_merged / cpu:.2f} / {wall_merged / wall:.2f} |",
+                f"| {tokens} | {count} | {cpu:.2f} / {wall:.2f} | {cpu_merged:.2f} /"
+                f" {wall_merged:.2f} | {cpu_merged / cpu:.2f} / {wall_merged / wall:.2f} |",
                 flush=True,
             )
     crew = merged.premises.threads

@@ -11,8 +11,10 @@ from unittest.mock import patch
 class Part:
     """How to do without it."""
 
-    overrides: dict[str, Any] = field(default_factory=dict)  # setting of ``hydratune train`` -> value
-    replaced: dict[str, Any] = field(default_factory=dict)  # name in the package -> what stands there instead
+    # setting of ``hydratune train`` -> value
+    overrides: dict[str, Any] = field(default_factory=dict)
+    # name in the package -> what stands there instead
+    replaced: dict[str, Any] = field(default_factory=dict)
 
 
 def _nothing(model: Any) -> Any:
@@ -25,11 +27,18 @@ PARTS = {
     "worker threads": Part(overrides={"trainer.cpu_workers": 1}),
     "micro-packs": Part(overrides={"trainer.micro_tokens": 1 << 30}),
     "LoRA function, norms and MLPs": Part(
-        replaced={"hydratune.models.adapters.use_lean_forward": _nothing, "hydratune.models.adapters.use_lean_blocks": _nothing}
+        replaced={
+            "hydratune.models.adapters.use_lean_forward": _nothing,
+            "hydratune.models.adapters.use_lean_blocks": _nothing,
+        }
     ),
     "norms and MLPs": Part(replaced={"hydratune.models.adapters.use_lean_blocks": _nothing}),
-    "head loss without logits": Part(replaced={"hydratune.training.objective._plain_head": _nothing}),
-    "packing (rows are padded)": Part(replaced={"hydratune.training.objective.supports_packing": lambda model: "left out"}),
+    "head loss without logits": Part(
+        replaced={"hydratune.training.objective._plain_head": _nothing}
+    ),
+    "packing (rows are padded)": Part(
+        replaced={"hydratune.training.objective.supports_packing": lambda model: "left out"}
+    ),
 }
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/systems.py ours rows.json result.json
 
-All systems have the same rows in the same order, the same PEFT adapter to begin with, AdamW, the same clipping, loss
-divided by the trained tokens of the optimizer batch, and glibc's allocator set alike. Measured is training alone, from
-the call that starts it to the end of its last step: loading, tokens, masks and torch's own lazy imports come before.
+All systems have the same rows in the same order, the same PEFT adapter to begin with, AdamW, the
+same clipping, loss divided by the trained tokens of the optimizer batch, and glibc's allocator set
+alike. Measured is training alone, from the call that starts it to the end of its last step:
+loading, tokens, masks and torch's own lazy imports come before.
 """
 
 import argparse
@@ -25,8 +26,12 @@ from fresh import Meter, peak_memory, resident_memory
 from workloads import Rows, padded, settings
 
 
-def ours(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | None) -> torch.nn.Module:
-    """What ``hydratune train`` calls, with a logger that reads the clock; one validation row, after the last step."""
+def ours(
+    config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | None
+) -> torch.nn.Module:
+    """What ``hydratune train`` calls, with a logger that reads the clock; one validation row, after
+    the last step.
+    """
     import lightning
     from lightning.pytorch.loggers.logger import Logger
 
@@ -52,18 +57,30 @@ def ours(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | 
         lightning.seed_everything(config.seed, verbose=False)
         model = adapters.add_adapter(base, config.adapter)
         begin(model, meter)
-        train = [Encoded(tuple(ids), tuple(trained)) for ids, trained in zip(rows.ids, rows.trained, strict=True)]
+        train = [
+            Encoded(tuple(ids), tuple(trained))
+            for ids, trained in zip(rows.ids, rows.trained, strict=True)
+        ]
         with tempfile.TemporaryDirectory() as folder:
             record = RunDirectory(Path(folder))
             fit(model, train, train[:1], config, record, compute=compute, logger=Steps())
     return model
 
 
-def plain(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | None, exact: bool = False, alone: bool = False) -> Any:
+def plain(
+    config: Any,
+    rows: Rows,
+    meter: Meter,
+    layers: int | None,
+    part: str | None,
+    exact: bool = False,
+    alone: bool = False,
+) -> Any:
     """transformers and PEFT in the loop that their documentation shows: padded batch, full logits.
 
-    ``exact``: cross-entropy of the logits in float64. PyTorch's in fp32 is 8e-6 too low per token on a CPU with a vocabulary
-    of 49,152, and its softmax 9e-6 off (measured). ``alone``: row by row, unpadded.
+    ``exact``: cross-entropy of the logits in float64. PyTorch's in fp32 is 8e-6 too low per token
+    on a CPU with a vocabulary of 49,152, and its softmax 9e-6 off (measured). ``alone``: row by
+    row, unpadded.
     """
     from peft import get_peft_model
 
@@ -75,8 +92,12 @@ def plain(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str |
     base = base_model(config, layers, hardware.weights_dtype(config, precision))
     torch.manual_seed(config.seed)
     model = get_peft_model(base, lora(config)).to(device)
-    mixed = torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
-    optimizer = torch.optim.AdamW(trainable(model), lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
+    mixed = (
+        torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+    )
+    optimizer = torch.optim.AdamW(
+        trainable(model), lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay
+    )
     model.train()
     begin(model, meter)
     for step in rows.steps:
@@ -88,7 +109,12 @@ def plain(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str |
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             scores, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
             scores = scores[targets != -100].double() if exact else scores.float()
-            loss = F.cross_entropy(scores, targets[targets != -100] if exact else targets, reduction="sum") / count
+            loss = (
+                F.cross_entropy(
+                    scores, targets[targets != -100] if exact else targets, reduction="sum"
+                )
+                / count
+            )
             loss.backward()
             total += loss.detach()
         if config.trainer.gradient_clip_val is not None:
@@ -99,8 +125,19 @@ def plain(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str |
     return model
 
 
-def trl(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | None, validating: bool = False, **options: Any) -> Any:
-    """TRL's SFTTrainer on the same tokens; everything not named here is its default. ``validating``: as often as hydratune does."""
+def trl(
+    config: Any,
+    rows: Rows,
+    meter: Meter,
+    layers: int | None,
+    part: str | None,
+    validating: bool = False,
+    **options: Any,
+) -> Any:
+    """TRL's SFTTrainer on the same tokens; everything not named here is its default.
+
+    ``validating``: as often as hydratune does.
+    """
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -123,7 +160,10 @@ def trl(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | N
         each = {"eval_strategy": "steps", "eval_steps": max(1, len(rows.steps) // rows.validations)}
         options = {**options, **each, "per_device_eval_batch_size": config.data.batch_size}
     in_order = [i for step in rows.steps for micro in step for i in micro]
-    columns = {"input_ids": [rows.ids[i] for i in in_order], "completion_mask": [list(map(int, rows.trained[i])) for i in in_order]}
+    columns = {
+        "input_ids": [rows.ids[i] for i in in_order],
+        "completion_mask": [list(map(int, rows.trained[i])) for i in in_order],
+    }
     base = base_model(config, layers, torch.float32)
     torch.manual_seed(config.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -149,13 +189,23 @@ def trl(config: Any, rows: Rows, meter: Meter, layers: int | None, part: str | N
         data = {"train_dataset": Dataset.from_dict(columns), "processing_class": tokenizer}
         if validating:
             ids, trained = rows.validation
-            data["eval_dataset"] = Dataset.from_dict({"input_ids": ids, "completion_mask": [list(map(int, mask)) for mask in trained]})
+            data["eval_dataset"] = Dataset.from_dict(
+                {"input_ids": ids, "completion_mask": [list(map(int, mask)) for mask in trained]}
+            )
         trainer = Recorded(base, arguments, **data, peft_config=lora(config), callbacks=[Steps()])
-        wanted = [[t if m else -100 for t, m in zip(rows.ids[i], rows.trained[i], strict=True)] for i in in_order]
-        assert list(trainer.train_dataset["labels"]) == wanted and list(trainer.train_dataset["input_ids"]) == columns["input_ids"]
+        wanted = [
+            [t if m else -100 for t, m in zip(rows.ids[i], rows.trained[i], strict=True)]
+            for i in in_order
+        ]
+        assert (
+            list(trainer.train_dataset["labels"]) == wanted
+            and list(trainer.train_dataset["input_ids"]) == columns["input_ids"]
+        )
         begin(trainer.model, meter)
         trainer.train()
-        assert sum("eval_loss" in entry for entry in trainer.state.log_history) == (rows.validations if validating else 0)
+        assert sum("eval_loss" in entry for entry in trainer.state.log_history) == (
+            rows.validations if validating else 0
+        )
     return trainer.model
 
 
@@ -178,7 +228,10 @@ def base_model(config: Any, layers: int | None, dtype: torch.dtype) -> Any:
     from hydratune.models import sources
 
     source = sources.resolve(config.model)
-    return truncated(AutoModelForCausalLM.from_pretrained(source.name, revision=source.revision, dtype=dtype), layers)
+    return truncated(
+        AutoModelForCausalLM.from_pretrained(source.name, revision=source.revision, dtype=dtype),
+        layers,
+    )
 
 
 def truncated(model: Any, layers: int | None) -> Any:
@@ -193,7 +246,12 @@ def lora(config: Any) -> Any:
     """What hydratune's ``adapter=lora`` is in PEFT's words."""
     from peft import LoraConfig
 
-    return LoraConfig(r=config.adapter.r, lora_alpha=config.adapter.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=config.adapter.r,
+        lora_alpha=config.adapter.lora_alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -203,11 +261,20 @@ def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 def save(model: torch.nn.Module, path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}, path)
+    save_file(
+        {
+            name: p.detach().float().cpu().contiguous()
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        },
+        path,
+    )
 
 
 def begin(model: torch.nn.Module, meter: Meter) -> None:
-    """Notes which adapter training begins with, does what torch does only once, and starts the clock."""
+    """Notes which adapter training begins with, does what torch does only once, and starts the
+    clock.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         if parameter.requires_grad:
@@ -219,7 +286,10 @@ def begin(model: torch.nn.Module, meter: Meter) -> None:
     weight = torch.ones(2, requires_grad=True)
     weight.sum().backward()
     torch.optim.AdamW([weight]).step()  # imports a part of torch
-    meter.loaded, meter.weights = resident_memory(), sum(p.untyped_storage().nbytes() for p in model.parameters() if not p.requires_grad)
+    meter.loaded, meter.weights = (
+        resident_memory(),
+        sum(p.untyped_storage().nbytes() for p in model.parameters() if not p.requires_grad),
+    )
     meter.start()
 
 
@@ -231,19 +301,30 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="only the first layers of the model")
     parser.add_argument("--without", choices=parts.PARTS, help="ours, with one part switched off")
     parser.add_argument("--save", type=Path, help="where the trained adapter goes, as safetensors")
-    parser.add_argument("--save-start", type=Path, help="likewise the adapter that training begins with")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of hydratune for this system alone")
+    parser.add_argument(
+        "--save-start", type=Path, help="likewise the adapter that training begins with"
+    )
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="settings of hydratune for this system alone"
+    )
     args = parser.parse_args()
     from hydratune.models.hardware import keep_memory
 
     keep_memory()
     rows, meter = Rows.read(args.rows), Meter()
     meter.save_start = args.save_start
-    model = SYSTEMS[args.system](settings([*rows.overrides, *args.set]), rows, meter, args.layers, args.without)
+    model = SYSTEMS[args.system](
+        settings([*rows.overrides, *args.set]), rows, meter, args.layers, args.without
+    )
     if args.save:
         save(model, args.save)
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    memory = {"peak_memory": peak_memory(), "loaded_memory": meter.loaded, "base_weights": meter.weights, "gpu_memory": gpu}
+    memory = {
+        "peak_memory": peak_memory(),
+        "loaded_memory": meter.loaded,
+        "base_weights": meter.weights,
+        "gpu_memory": gpu,
+    }
     args.result.write_text(json.dumps({**meter.result(), **memory, "adapter": meter.adapter}))
 
 

@@ -1,9 +1,10 @@
-"""The rows that every system of the benchmark trains on, written to one file as tokens, masks and order.
+"""The rows that every system of the benchmark trains on, written to one file as tokens, masks and
+order.
 
     python benchmarks/workloads.py a --data FOLDER rows.json
 
-FOLDER holds the published files of the case studies in ``cuad``, ``snips`` and ``mts-dialog``. The rows come from
-hydratune's own readers and encoder; the synthetic workload needs no files.
+FOLDER holds the published files of the case studies in ``cuad``, ``snips`` and ``mts-dialog``. The
+rows come from hydratune's own readers and encoder; the synthetic workload needs no files.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 DATA = "HYDRATUNE_BENCH_DATA"
-SETTINGS = (  # of every system; r=16, lora_alpha=32, all-linear and clipping at 1.0 are hydratune's defaults
+# of every system; r=16, lora_alpha=32, all-linear and clipping at 1.0 are hydratune's defaults
+SETTINGS = (
     "name=bench",
     "adapter=lora",
     "optimizer.lr=1e-3",
@@ -30,7 +32,9 @@ SETTINGS = (  # of every system; r=16, lora_alpha=32, all-linear and clipping at
 
 @dataclass(frozen=True)
 class Workload:
-    """Which rows: the first ``rows`` of a data set's training rows, in the order of a hash, that are not too long."""
+    """Which rows: the first ``rows`` of a data set's training rows, in the order of a hash, that
+    are not too long.
+    """
 
     title: str
     data: str  # option of the config group
@@ -58,7 +62,8 @@ class Rows:
     trained: list[list[bool]]
     steps: list[list[list[int]]]  # optimizer step -> micro-batch -> row numbers
     overrides: list[str]  # for ``settings``
-    validation: list[list[Any]] = field(default_factory=lambda: [[], []])  # ids and masks of rows to validate on
+    # ids and masks of rows to validate on
+    validation: list[list[Any]] = field(default_factory=lambda: [[], []])
     validations: int = 2  # in all steps, the last one after the last
 
     @property
@@ -102,16 +107,32 @@ def settings(overrides: Sequence[str]) -> Any:
         return config.typed(hydra.compose("train", [*SETTINGS, *overrides]), config.TrainConfig)
 
 
-def take(name: str, data: str | None, share: float, overrides: Sequence[str], *, count: int | None = None) -> Rows:
-    """The rows of a workload: ``share`` of their usual number in whole batches of 8, or exactly ``count``."""
-    batch = ["data.batch_size=8", *[o for o in overrides if o.startswith(("data.batch_size=", "model", "trainer.accumulate"))]]
+def take(
+    name: str, data: str | None, share: float, overrides: Sequence[str], *, count: int | None = None
+) -> Rows:
+    """The rows of a workload:
+
+    ``share`` of their usual number in whole batches of 8, or exactly ``count``.
+    """
+    batch = [
+        "data.batch_size=8",
+        *[
+            o
+            for o in overrides
+            if o.startswith(("data.batch_size=", "model", "trainer.accumulate"))
+        ],
+    ]
     config, taken = first(name, data, count or share, batch)
     ids, trained = [list(row.ids) for _, row in taken], [list(row.trained) for _, row in taken]
     return Rows(WORKLOADS[name].title, ids, trained, order(trained, config), [*batch, *overrides])
 
 
-def first(name: str, data: str | None, size: int | float, overrides: Sequence[str]) -> tuple[Any, list[tuple[Any, Any]]]:
-    """The settings of a workload, and its first rows as read and as encoded: so many, or a share of their usual number."""
+def first(
+    name: str, data: str | None, size: int | float, overrides: Sequence[str]
+) -> tuple[Any, list[tuple[Any, Any]]]:
+    """The settings of a workload, and its first rows as read and as encoded: so many, or a share of
+    their usual number.
+    """
     from hydratune.data.masking import ChatEncoder
     from hydratune.data.sets import load_sets
     from hydratune.evaluation.metrics import as_json_text
@@ -121,21 +142,32 @@ def first(name: str, data: str | None, size: int | float, overrides: Sequence[st
     path = [f"data.path={Path(str(data)).resolve() / chosen.folder}"] if chosen.folder else []
     config = settings([f"data={chosen.data}", *path, *overrides])
     if chosen.schema:
-        config.data.system_prompt += f"\nThe JSON object follows this JSON schema: {as_json_text(config.data.schema)}"
-    size = size if isinstance(size, int) else max(config.data.batch_size, round(chosen.rows * size / 8) * 8)
+        config.data.system_prompt += (
+            f"\nThe JSON object follows this JSON schema: {as_json_text(config.data.schema)}"
+        )
+    size = (
+        size
+        if isinstance(size, int)
+        else max(config.data.batch_size, round(chosen.rows * size / 8) * 8)
+    )
     config.data.max_train_rows = 2 * size
     reader = sources.reader(config.model)
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
     every = ((row, encoder.encode(row)) for row in load_sets(config.data, config.seed).train)
     taken = [(row, encoded) for row, encoded in every if len(encoded.ids) <= chosen.longest][:size]
     if len(taken) < size:
-        raise SystemExit(f"workload {name} has {len(taken)} rows of at most {chosen.longest} tokens here, not {size}")
+        raise SystemExit(
+            f"workload {name} has {len(taken)} rows of at most {chosen.longest} tokens here, not"
+            f" {size}"
+        )
     return config, taken
 
 
 def write_chats(taken: Sequence[tuple[Any, Any]], path: Path) -> None:
     """Rows as read, as a file of conversations."""
-    lines = [json.dumps({"messages": [message.turn() for message in row.messages]}) for row, _ in taken]
+    lines = [
+        json.dumps({"messages": [message.turn() for message in row.messages]}) for row, _ in taken
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
 
@@ -145,12 +177,19 @@ def order(trained: Sequence[Sequence[bool]], config: Any) -> list[list[list[int]
     from hydratune.data.datamodule import OptimizerBatches
 
     accumulate = config.trainer.accumulate_grad_batches
-    micro = [list(rows) for rows, _ in OptimizerBatches([sum(t) for t in trained], config.data.batch_size, accumulate, config.seed)]
+    micro = [
+        list(rows)
+        for rows, _ in OptimizerBatches(
+            [sum(t) for t in trained], config.data.batch_size, accumulate, config.seed
+        )
+    ]
     return [micro[i : i + accumulate] for i in range(0, len(micro), accumulate)]
 
 
 def padded(rows: Rows, numbers: list[int]) -> tuple[Any, Any, Any]:
-    """(ids, mask, labels) of a right-padded batch, (rows, longest); what is not trained has the label -100."""
+    """(ids, mask, labels) of a right-padded batch, (rows, longest); what is not trained has the
+    label -100.
+    """
     import torch
 
     longest = max(len(rows.ids[i]) for i in numbers)
@@ -158,7 +197,10 @@ def padded(rows: Rows, numbers: list[int]) -> tuple[Any, Any, Any]:
     ids = [[*rows.ids[i], *[0] * n] for i, n in zip(numbers, fill, strict=True)]
     mask = [[*[1] * len(rows.ids[i]), *[0] * n] for i, n in zip(numbers, fill, strict=True)]
     labels = [
-        [*(t if m else -100 for t, m in zip(rows.ids[i], rows.trained[i], strict=True)), *[-100] * n]
+        [
+            *(t if m else -100 for t, m in zip(rows.ids[i], rows.trained[i], strict=True)),
+            *[-100] * n,
+        ]
         for i, n in zip(numbers, fill, strict=True)
     ]
     return torch.tensor(ids), torch.tensor(mask), torch.tensor(labels)
@@ -171,7 +213,9 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get(DATA))
     parser.add_argument("--rows-share", type=float, default=1.0)
     parser.add_argument("--count", type=int)
-    parser.add_argument("--set", nargs="*", default=[], help="settings of hydratune, for every system")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="settings of hydratune, for every system"
+    )
     args = parser.parse_args()
     take(args.name, args.data, args.rows_share, args.set, count=args.count).write(args.output)
 

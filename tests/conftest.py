@@ -1,4 +1,4 @@
-"""Shared: a cache of its own, no network, a tiny real model, and the command line in this process."""
+"""Shared: a cache of its own, no network, a tiny real model, and the command line in this process."""  # noqa: E501
 
 import csv
 import json
@@ -21,13 +21,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYDRATUNE_CACHE", str(folder))
-        patch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))  # before anything imports datasets
+        patch.setenv(
+            "HF_DATASETS_CACHE", str(folder / "datasets")
+        )  # before anything imports datasets
         yield folder
 
 
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
-    """A run that was interrupted ignores Ctrl-C at its end; the next test, and the processes it starts, must not."""
+    """A run that was interrupted ignores Ctrl-C at its end; the next test, and the processes it
+    starts, must not.
+    """
 
     def usual() -> None:  # whatever ran before, in a fixture of a whole module too
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -68,7 +72,9 @@ def encoder(tiny: tuple[Any, Any, Any], model: Any) -> Any:
 
 
 @pytest.fixture
-def hydratune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def hydratune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
     """Runs a command line in an empty folder; returns (exit code, everything printed)."""
     monkeypatch.chdir(tmp_path)
 
@@ -97,18 +103,26 @@ def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
     else:
         with path.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(records[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer = csv.DictWriter(
+                stream, list(records[0]), delimiter="\t" if path.suffix == ".tsv" else ","
+            )
             writer.writeheader()
-            writer.writerows({k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()} for r in records)
+            writer.writerows(
+                {k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()}
+                for r in records
+            )
     return path
 
 
 def edited(path: Path, text: str) -> None:
-    """A file of a run that somebody changed on purpose: then its digests are removed, as the message about it says."""
+    """A file of a run that somebody changed on purpose: then its digests are removed, as the
+    message about it says.
+    """
     path.write_text(text)
     (path.parent / "digests.json").unlink()
 
 
+# a run of a second
 SMALL = (
     "debug=smoke",
     "trainer.precision=32-true",  # on processors with AMX, auto is bf16
@@ -119,4 +133,4 @@ SMALL = (
     "trainer.max_steps=2",
     "evaluation.baselines=[]",
     "evaluation.max_new_tokens=4",
-)  # a run of a second
+)

@@ -4,7 +4,14 @@ import math
 import pytest
 
 from conftest import SHARED_DATA
-from hydratune.evaluation.judge.agreement import Weights, accuracy, both, cohen_kappa, krippendorff_alpha, spearman
+from hydratune.evaluation.judge.agreement import (
+    Weights,
+    accuracy,
+    both,
+    cohen_kappa,
+    krippendorff_alpha,
+    spearman,
+)
 from hydratune.evaluation.text_scores import rouge
 
 
@@ -16,7 +23,9 @@ def test_kappa_of_a_worked_table() -> None:
 
 def test_far_disagreements_weigh_more() -> None:
     near, far = [(1, 1), (2, 2), (3, 3), (1, 2)], [(1, 1), (2, 2), (3, 3), (1, 3)]
-    assert cohen_kappa(near, [1, 2, 3], Weights.quadratic) > cohen_kappa(far, [1, 2, 3], Weights.quadratic)
+    assert cohen_kappa(near, [1, 2, 3], Weights.quadratic) > cohen_kappa(
+        far, [1, 2, 3], Weights.quadratic
+    )
 
 
 def test_a_rater_who_says_one_thing_only_tells_nothing() -> None:
@@ -35,7 +44,9 @@ def test_alpha_of_krippendorffs_example_with_gaps() -> None:
     ]
     units = list(zip(*raters, strict=True))
     assert krippendorff_alpha(units, [1, 2, 3, 4, 5]) == pytest.approx(0.743, abs=5e-4)
-    assert krippendorff_alpha(units, [1, 2, 3, 4, 5], ordinal=True) == pytest.approx(0.815, abs=5e-4)
+    assert krippendorff_alpha(units, [1, 2, 3, 4, 5], ordinal=True) == pytest.approx(
+        0.815, abs=5e-4
+    )
 
 
 def test_spearman_shares_ranks_between_ties() -> None:
@@ -58,9 +69,19 @@ def test_annotators_of_nl2bash(raters: str, rows: int, expected: float) -> None:
 
 def test_rouge_against_human_factuality_on_mts_dialog() -> None:
     folder = SHARED_DATA / "mts-dialog"
-    names = ("MTS-Dialog-Manual-Scores4CorrelationStudy.csv", "MTS-Dialog-Automatic-Summaries-ValidationSet.csv")
+    names = (
+        "MTS-Dialog-Manual-Scores4CorrelationStudy.csv",
+        "MTS-Dialog-Automatic-Summaries-ValidationSet.csv",
+    )
     if not all((folder / name).is_file() for name in names):
         pytest.skip(f"the scored summaries are not in {folder}")
-    scored, texts = (list(csv.DictReader((folder / name).read_text("utf-8-sig").splitlines(keepends=True))) for name in names)
-    overlap = [rouge(row["Automatic Summary"], [row["Reference Summary"]])["rougeL"] for row in texts]
-    assert spearman(overlap, [float(row["FactualF1"]) for row in scored]) == pytest.approx(0.366, abs=5e-4)
+    scored, texts = (
+        list(csv.DictReader((folder / name).read_text("utf-8-sig").splitlines(keepends=True)))
+        for name in names
+    )
+    overlap = [
+        rouge(row["Automatic Summary"], [row["Reference Summary"]])["rougeL"] for row in texts
+    ]
+    assert spearman(overlap, [float(row["FactualF1"]) for row in scored]) == pytest.approx(
+        0.366, abs=5e-4
+    )

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, which find each other this way as well
+sys.path.insert(
+    0, str(Path(__file__).parents[1] / "benchmarks")
+)  # scripts, which find each other this way as well
 
 import parts
 import workloads
@@ -28,7 +30,9 @@ def losses(system: str, rows: workloads.Rows, part: str | None = None) -> tuple[
     return meter.losses, meter.adapter
 
 
-def test_hydratune_and_the_plain_loop_train_the_same_rows_from_the_same_adapter(rows: workloads.Rows) -> None:
+def test_hydratune_and_the_plain_loop_train_the_same_rows_from_the_same_adapter(
+    rows: workloads.Rows,
+) -> None:
     ours, begun = losses("ours", rows)
     plain, begun_by_plain = losses("plain", rows)
     assert len(ours) == len(rows.steps) == 2 and begun == begun_by_plain
@@ -45,9 +49,13 @@ def test_rows_survive_their_file(rows: workloads.Rows, tmp_path: Path) -> None:
     assert workloads.Rows.read(tmp_path / "rows.json") == rows
 
 
-def test_schema_in_the_prompt_lengthens_every_row_by_the_same_tokens(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_schema_in_the_prompt_lengthens_every_row_by_the_same_tokens(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without = workloads.take("s", None, 1.0, ["model=tiny"], count=4)
-    monkeypatch.setitem(workloads.WORKLOADS, "s", workloads.Workload("", "contracts", None, 64, 4096, schema=True))
+    monkeypatch.setitem(
+        workloads.WORKLOADS, "s", workloads.Workload("", "contracts", None, 64, 4096, schema=True)
+    )
     with_schema = workloads.take("s", None, 1.0, ["model=tiny"], count=4)
     more = {len(b) - len(a) for a, b in zip(without.ids, with_schema.ids, strict=True)}
     assert len(more) == 1 and more.pop() > 50 and without.supervised == with_schema.supervised
@@ -55,7 +63,15 @@ def test_schema_in_the_prompt_lengthens_every_row_by_the_same_tokens(cache: Path
 
 def test_floor_counts_every_distinct_beginning_once(rows: workloads.Rows) -> None:
     linears = {"frozen": 1000, "adapter": 100, "head": 10, "attention": 1}
-    seen = [{tuple(rows.ids[i][: n + 1]) for micro in step for i in micro for n in range(len(rows.ids[i]) - 1)} for step in rows.steps]
+    seen = [
+        {
+            tuple(rows.ids[i][: n + 1])
+            for micro in step
+            for i in micro
+            for n in range(len(rows.ids[i]) - 1)
+        }
+        for step in rows.steps
+    ]
     tokens, pairs = sum(map(len, seen)), sum(len(prefix) for step in seen for prefix in step)
     shared = work(rows, linears, shared=True)
     assert shared == {"tokens": tokens, "flops": 4600 * tokens + 40 * rows.supervised + 12 * pairs}
@@ -66,8 +82,12 @@ def test_floor_counts_every_distinct_beginning_once(rows: workloads.Rows) -> Non
 def test_floor_takes_the_weights_from_the_model() -> None:
     linears = linear_weights(workloads.settings(["model=tiny", "adapter.r=4"]), None)
     attention, mlp = (64, 32, 32, 64), ((64, 128), (64, 128), (128, 64))
-    assert linears["frozen"] == 2 * (sum(64 * width for width in attention) + sum(a * b for a, b in mlp))
-    assert linears["adapter"] == 2 * 4 * (sum(64 + width for width in attention) + sum(a + b for a, b in mlp))
+    assert linears["frozen"] == 2 * (
+        sum(64 * width for width in attention) + sum(a * b for a, b in mlp)
+    )
+    assert linears["adapter"] == 2 * 4 * (
+        sum(64 + width for width in attention) + sum(a + b for a, b in mlp)
+    )
     assert linears["attention"] == 2 * 64
 
 
@@ -78,15 +98,38 @@ def test_padding_is_never_a_target(rows: workloads.Rows) -> None:
 
 
 def entry(adapters: tuple[str, str]) -> dict[str, object]:
-    run = {"cpu_seconds": 4.0, "wall_seconds": 2.0, "peak_memory": 2**30, "losses": [1.0, 2.0], "others": 0.0}
-    floor = {"apart": {"flops": 2e9, "tokens": 9}, "shared": {"flops": 1e9, "tokens": 5}, "flops_per_cpu_second": 1e9}
-    runs = {"ours": [{**run, "adapter": adapters[0]}], "trl": [{**run, "cpu_seconds": 8.0, "adapter": adapters[1]}, None]}
-    return {"title": "rows", "rows": 2, "tokens": 10, "supervised": 3, "floors": [floor], "runs": runs}
+    run = {
+        "cpu_seconds": 4.0,
+        "wall_seconds": 2.0,
+        "peak_memory": 2**30,
+        "losses": [1.0, 2.0],
+        "others": 0.0,
+    }
+    floor = {
+        "apart": {"flops": 2e9, "tokens": 9},
+        "shared": {"flops": 1e9, "tokens": 5},
+        "flops_per_cpu_second": 1e9,
+    }
+    runs = {
+        "ours": [{**run, "adapter": adapters[0]}],
+        "trl": [{**run, "cpu_seconds": 8.0, "adapter": adapters[1]}, None],
+    }
+    return {
+        "title": "rows",
+        "rows": 2,
+        "tokens": 10,
+        "supervised": 3,
+        "floors": [floor],
+        "runs": runs,
+    }
 
 
 def test_tables_compare_with_the_better_peer() -> None:
     text = tables({"workloads": {"s": entry(("x", "x"))}})
-    assert "| TRL | 8.0 | 2.00 | 2.0 | 5 | 1.00 | 0.0e+00 | 4.00 | 8.00 |" in text and "| 0.500 | 1.000 | 1.000 |" in text
+    assert (
+        "| TRL | 8.0 | 2.00 | 2.0 | 5 | 1.00 | 0.0e+00 | 4.00 | 8.00 |" in text
+        and "| 0.500 | 1.000 | 1.000 |" in text
+    )
 
 
 def test_systems_that_began_with_different_adapters_are_not_compared() -> None:

@@ -22,7 +22,9 @@ def training(share: float, began: float = 0.0, since: float = 0.0) -> Line:
 
 
 def test_numbers_of_the_work_arrive_as_numbers(tmp_path: Path) -> None:
-    """The loss of a step stays while the model is validated, the best validation loss when work goes on."""
+    """The loss of a step stays while the model is validated, the best validation loss when work
+    goes on.
+    """
     write_sweep(tmp_path, [Job("0", (), {"optimizer.lr": "0.1"})])
     board = Board(tmp_path, ["0"])
     board.began("0")
@@ -33,17 +35,31 @@ def test_numbers_of_the_work_arrive_as_numbers(tmp_path: Path) -> None:
             ticker.advance(1, 10, loss=1.0)
             ticker.advance(0, 0, val_loss=1.75)
         found = board.lines["0"]
-        assert (found.settings, found.state, found.loss, found.best, found.stage.share) == ("lr=0.1", "running", 1.0, 1.5, 0.5)
+        assert (found.settings, found.state, found.loss, found.best, found.stage.share) == (
+            "lr=0.1",
+            "running",
+            1.0,
+            1.5,
+            0.5,
+        )
         assert board.seen("0") == "training 50 %"
         with progress("fine-tuned", 8):
             pass
-    assert (found.loss, found.best, found.stage.done, found.trained is not None) == (1.0, 1.5, 0, True)
+    assert (found.loss, found.best, found.stage.done, found.trained is not None) == (
+        1.0,
+        1.5,
+        0,
+        True,
+    )
 
 
 def test_notes_of_a_bar_are_the_same_numbers(capfd: pytest.CaptureFixture[str]) -> None:
     with progress("training", 1) as ticker:
         ticker.advance(1, 10, loss=2.0, val_loss=0.5)
-    assert "training: 1/1" in (printed := capfd.readouterr().out) and "loss 2.0000, val loss 0.5000" in printed
+    assert (
+        "training: 1/1" in (printed := capfd.readouterr().out)
+        and "loss 2.0000, val loss 0.5000" in printed
+    )
 
 
 def test_a_long_sweep_shows_who_runs_who_failed_and_the_best() -> None:
@@ -56,12 +72,18 @@ def test_a_long_sweep_shows_who_runs_who_failed_and_the_best() -> None:
     assert list(choose(lines, -5)) == ["3", "22", "23"]
     text = summary(lines, 0.0, choose(lines, 8))
     assert text.startswith("20 of 40 jobs ended (1 failed); 2 running, 18 waiting; about ")
-    assert "best so far: job 19 (lr=1) 81.0000" in text and text.endswith("not shown: 13 finished, 1 stopped, 18 waiting")
+    assert "best so far: job 19 (lr=1) 81.0000" in text and text.endswith(
+        "not shown: 13 finished, 1 stopped, 18 waiting"
+    )
 
 
 @pytest.mark.parametrize(("width", "wide"), [(140, True), (80, False)])
 def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
-    lines = {"0": training(0.5), "1": line("failed", reason="because " * 40, settings="a=1, " * 30, took=5.0), "2": line("waiting")}
+    lines = {
+        "0": training(0.5),
+        "1": line("failed", reason="because " * 40, settings="a=1, " * 30, took=5.0),
+        "2": line("waiting"),
+    }
     lines["0"].loss, lines["0"].best = 1.25, 2.5
     paper = Console(width=width, file=io.StringIO())
     paper.print(table(lines, 10.0, wide=wide))
@@ -82,9 +104,18 @@ def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
         ([training(0.1), training(0.5)], 90),  # the longest
         ([line("finished", took=20.0), line("waiting"), line("waiting")], 40),
         ([line("finished", took=20.0), training(0.0)], 10),
-        ([line("finished", took=20.0, trained=15.0), training(0.5)], 10 + 5),  # what comes after training
+        (
+            [line("finished", took=20.0, trained=15.0), training(0.5)],
+            10 + 5,
+        ),  # what comes after training
         ([line("failed", took=1.0), line("finished", took=20.0), line("waiting")], 20),
-        ([line("finished", took=20.0, trained=12.0), line(trained=7.0, stage=Stage("fine-tuned", 0, 4))], 8 - 3),
+        (
+            [
+                line("finished", took=20.0, trained=12.0),
+                line(trained=7.0, stage=Stage("fine-tuned", 0, 4)),
+            ],
+            8 - 3,
+        ),
     ],
 )
 def test_time_left(lines: list[Line], left: float | None) -> None:
@@ -92,7 +123,13 @@ def test_time_left(lines: list[Line], left: float | None) -> None:
 
 
 def test_times_as_a_person_says_them() -> None:
-    assert [span(s) for s in (3.2, 99, 100, 3600, 7500)] == ["3 s", "99 s", "2 min", "60 min", "2 h 5 min"]
+    assert [span(s) for s in (3.2, 99, 100, 3600, 7500)] == [
+        "3 s",
+        "99 s",
+        "2 min",
+        "60 min",
+        "2 h 5 min",
+    ]
 
 
 def test_without_a_terminal_the_same_facts_are_lines(
@@ -111,7 +148,10 @@ def test_without_a_terminal_the_same_facts_are_lines(
         said = capfd.readouterr().out
         board.ended("0", {"state": "finished"})
         board.ended("1", {"state": "stopped", "halved": {"step": 7, "value": 2.0, "rung": 0}})
-    assert "0 of 2 jobs ended; 1 running, 1 waiting" in said and "best so far: job 0 (lr=0) 1.2500" in said
+    assert (
+        "0 of 2 jobs ended; 1 running, 1 waiting" in said
+        and "best so far: job 0 (lr=0) 1.2500" in said
+    )
     assert "job 0: training 50 % (5/10), loss 1.5000, best val 1.2500, 123 tokens/s" in said
     assert capfd.readouterr().out.splitlines() == [
         "job 0 (lr=0) finished after 0 s, val loss 1.2500",

@@ -16,19 +16,32 @@ Command = Callable[..., tuple[int, str]]
 
 
 def test_canaries_are_drawn_by_the_seed_and_those_for_comparison_are_others() -> None:
-    first, again, other = canaries.made(6, 0, "be brief"), canaries.made(6, 0, "be brief"), canaries.made(6, 1, "be brief")
+    first, again, other = (
+        canaries.made(6, 0, "be brief"),
+        canaries.made(6, 0, "be brief"),
+        canaries.made(6, 1, "be brief"),
+    )
     control = canaries.made(6, 0, "be brief", trained=False)
     assert first == again and all(map(canaries.is_canary, first))
     secrets = [{row.answer for row in rows} for rows in (first, other, control)]
-    assert all(len(some) == 6 and all(len(s) == 8 and s.isdigit() for s in some) for some in secrets)
+    assert all(
+        len(some) == 6 and all(len(s) == 8 and s.isdigit() for s in some) for some in secrets
+    )
     assert not secrets[0] & secrets[1] and not secrets[0] & secrets[2]
     assert [m.role for m in first[0].messages] == ["system", "user", "assistant"]
     sets = RowSets([], [], [])
-    assert len(canaries.with_canaries(sets, 6, 0, None).train) == 6 and canaries.with_canaries(sets, 0, 0, None) is sets
+    assert (
+        len(canaries.with_canaries(sets, 6, 0, None).train) == 6
+        and canaries.with_canaries(sets, 0, 0, None) is sets
+    )
 
 
-def test_exposure_is_the_rank_among_the_candidates(monkeypatch: pytest.MonkeyPatch, encoder: Any) -> None:
-    """The true secret comes first in what is scored: its likelihood is made the best, or the worst but for one."""
+def test_exposure_is_the_rank_among_the_candidates(
+    monkeypatch: pytest.MonkeyPatch, encoder: Any
+) -> None:
+    """The true secret comes first in what is scored: its likelihood is made the best, or the worst
+    but for one.
+    """
     from hydratune.evaluation.generation import Answer
 
     ranks = iter([0, 126])
@@ -36,7 +49,10 @@ def test_exposure_is_the_rank_among_the_candidates(monkeypatch: pytest.MonkeyPat
     def scored(model: Any, prompts: Any, references: Any, **options: Any) -> list[Answer]:
         worse = next(ranks)
         assert len({tuple(r) for r in references}) == 128
-        return [Answer((), "", 50.0), *(Answer((), "", 10.0 if i < worse else 90.0) for i in range(127))]
+        return [
+            Answer((), "", 50.0),
+            *(Answer((), "", 10.0 if i < worse else 90.0) for i in range(127)),
+        ]
 
     monkeypatch.setattr(canaries, "answer", scored)
     rows, control = canaries.made(1, 0, None), canaries.made(1, 0, None, trained=False)
@@ -48,66 +64,136 @@ def test_exposure_is_the_rank_among_the_candidates(monkeypatch: pytest.MonkeyPat
 def test_a_difference_shows_with_enough_canaries() -> None:
     def some(*exposures: float) -> list[dict[str, Any]]:
         half = len(exposures) // 2
-        return [{"trained": i < half, "exposure": e, "base_exposure": 1.5} for i, e in enumerate(exposures)]
+        return [
+            {"trained": i < half, "exposure": e, "base_exposure": 1.5}
+            for i, e in enumerate(exposures)
+        ]
 
     values, intervals = canaries.summary(some(7, 6, 7, 5, 1, 2, 1, 0.5), 0.95, 1000)
     assert values["memorisation/canary_difference"] == pytest.approx(6.25 - 1.125)
-    assert intervals["memorisation/canary_difference"][0] > 3 and "can be drawn out" in canaries.told(values, intervals)
+    assert intervals["memorisation/canary_difference"][
+        0
+    ] > 3 and "can be drawn out" in canaries.told(values, intervals)
     values, intervals = canaries.summary(some(1, 2, 0.5, 3, 2, 1, 0.5, 2), 0.95, 1000)
     assert "no sign" in canaries.told(values, intervals)
 
 
 def test_a_model_that_learnt_its_canaries_is_exposed(hydratune: Command, tmp_path: Path) -> None:
-    """A tiny model that knows its training rows by heart; the rows that are measured stay what they were."""
-    learns = ("adapter=none", "optimizer.lr=0.003", "data.overfit_rows=4", "trainer.max_steps=null", "trainer.max_loss_ratio=null")
-    words = ("train", *SMALL, *learns, "trainer.max_epochs=60", "trainer.validations_per_epoch=1", "evaluation.canaries=6")
+    """A tiny model that knows its training rows by heart; the rows that are measured stay what they
+    were.
+    """
+    learns = (
+        "adapter=none",
+        "optimizer.lr=0.003",
+        "data.overfit_rows=4",
+        "trainer.max_steps=null",
+        "trainer.max_loss_ratio=null",
+    )
+    words = (
+        "train",
+        *SMALL,
+        *learns,
+        "trainer.max_epochs=60",
+        "trainer.validations_per_epoch=1",
+        "evaluation.canaries=6",
+    )
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/run")
-    assert code == 0 and "6 canaries, made-up rows with secrets, are among the training rows" in text, text
+    assert (
+        code == 0 and "6 canaries, made-up rows with secrets, are among the training rows" in text
+    ), text
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     data = json.loads((tmp_path / "run" / "data.json").read_text())
-    assert data["canaries"] == [f"canary-{n}" for n in range(6)] and data["splits"]["train"]["kept"] == 10
+    assert (
+        data["canaries"] == [f"canary-{n}" for n in range(6)]
+        and data["splits"]["train"]["kept"] == 10
+    )
     assert found["memorisation/canary_exposure"] > 6 and found["memorisation/canary_difference"] > 2
     assert "can be drawn out of this model" in text and "in the untouched model" in text
-    each = [json.loads(line) for line in (tmp_path / "run" / "canaries.jsonl").read_text().splitlines()]
+    each = [
+        json.loads(line) for line in (tmp_path / "run" / "canaries.jsonl").read_text().splitlines()
+    ]
     assert [r["trained"] for r in each] == [True] * 6 + [False] * 6
-    assert found["memorisation/canary_base"] == pytest.approx(sum(r["base_exposure"] for r in each[:6]) / 6)
+    assert found["memorisation/canary_base"] == pytest.approx(
+        sum(r["base_exposure"] for r in each[:6]) / 6
+    )
     assert found["memorisation/canary_base"] < found["memorisation/canary_exposure"] - 2
     assert hydratune("evaluate", f"run={tmp_path}/run")[0] == 0
 
 
 def test_jobs_with_and_without_canaries_share_no_pack(hydratune: Command, tmp_path: Path) -> None:
-    words = ("train", "-m", *SMALL, "evaluation.canaries=0,3", "adapter.r=4", "hydra/launcher=pack", f"hydra.sweep.dir={tmp_path}/s")
+    words = (
+        "train",
+        "-m",
+        *SMALL,
+        "evaluation.canaries=0,3",
+        "adapter.r=4",
+        "hydra/launcher=pack",
+        f"hydra.sweep.dir={tmp_path}/s",
+    )
     assert hydratune(*words)[0] == 0
-    kept = [json.loads((tmp_path / "s" / job / "data.json").read_text())["splits"]["train"]["kept"] for job in "01"]
+    kept = [
+        json.loads((tmp_path / "s" / job / "data.json").read_text())["splits"]["train"]["kept"]
+        for job in "01"
+    ]
     assert kept == [8, 11]
 
 
-# ---------------------------------------------------------------------------------------------------------------- clean scores
+# ------------------------------------------------------------------------------------- clean scores
 def leaky_files(folder: Path) -> list[str]:
     """Two of six test requests are in training."""
 
     def rows(start: int, count: int) -> list[dict[str, Any]]:
         return [
-            {"prompt": f"what is {n} times {n + 7} in words, number {n}", "completion": f"it is {n * 31}"}
+            {
+                "prompt": f"what is {n} times {n + 7} in words, number {n}",
+                "completion": f"it is {n * 31}",
+            }
             for n in range(start, start + count)
         ]
 
-    files = {"train": rows(100, 8), "validation": rows(200, 4), "test": [*rows(300, 4), *rows(100, 2)]}
-    return [f"data.{name}={write_rows(folder / f'{name}.jsonl', some)}" for name, some in files.items()]
+    files = {
+        "train": rows(100, 8),
+        "validation": rows(200, 4),
+        "test": [*rows(300, 4), *rows(100, 2)],
+    }
+    return [
+        f"data.{name}={write_rows(folder / f'{name}.jsonl', some)}" for name, some in files.items()
+    ]
 
 
-def test_scores_without_leaky_rows_stand_beside_the_raw_ones(hydratune: Command, tmp_path: Path) -> None:
+def test_scores_without_leaky_rows_stand_beside_the_raw_ones(
+    hydratune: Command, tmp_path: Path
+) -> None:
     small = [s for s in SMALL if not s.startswith(("data.max", "evaluation.baselines"))]
     quality = ("data.quality.exact_leaks=warn", "data.quality.near_leaks=warn")
-    words = ("train", *small, "data=files", *leaky_files(tmp_path), *quality, "evaluation.baselines=[base]", "data.max_test_rows=null")
+    words = (
+        "train",
+        *small,
+        "data=files",
+        *leaky_files(tmp_path),
+        *quality,
+        "evaluation.baselines=[base]",
+        "data.max_test_rows=null",
+    )
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/run")
-    assert code == 0 and "some test rows are in training, or nearly" in text and "(4 rows)" in text, text
+    assert (
+        code == 0 and "some test rows are in training, or nearly" in text and "(4 rows)" in text
+    ), text
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
+    ]
     assert [row.get("leaky", False) for row in rows].count(True) == 2
     clean = [row for row in rows if not row.get("leaky")]
-    assert found["eval_clean/nll"] == pytest.approx(sum(r["nll"] for r in clean) / sum(r["answer_tokens"] for r in clean))
-    assert found["eval_clean/nll"] != found["eval/nll"] and "base_clean/rougeL" in found and "eval_clean/rougeL" in found["intervals"]
+    assert found["eval_clean/nll"] == pytest.approx(
+        sum(r["nll"] for r in clean) / sum(r["answer_tokens"] for r in clean)
+    )
+    assert (
+        found["eval_clean/nll"] != found["eval/nll"]
+        and "base_clean/rougeL" in found
+        and "eval_clean/rougeL" in found["intervals"]
+    )
     for words in (("source=predictions",), ()):
         code, text = hydratune("evaluate", f"run={tmp_path}/run", *words)
         assert code == 0 and "some test rows are in training" in text, text

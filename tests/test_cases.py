@@ -1,4 +1,6 @@
-"""The readers of the case studies, on files written here and, where they lie beside this repository, on the published ones."""
+"""The readers of the case studies, on files written here and, where they lie beside this
+repository, on the published ones.
+"""
 
 import ast
 import csv
@@ -33,7 +35,13 @@ from hydratune.data.sets import RowSets, load_sets
 from hydratune.errors import ConfigError, DataError
 from test_config import compose
 
-FOLDERS = {"snips": "snips", "cuad": "cuad", "mts_dialog": "mts-dialog", "tech_support": "nl2bash", "brand_style": "tldr"}
+FOLDERS = {
+    "snips": "snips",
+    "cuad": "cuad",
+    "mts_dialog": "mts-dialog",
+    "tech_support": "nl2bash",
+    "brand_style": "tldr",
+}
 SOURCE = Path(__file__).parents[1] / "src"
 
 
@@ -53,13 +61,17 @@ def question(row: Row) -> str:
     return row.messages[0].content
 
 
-# ------------------------------------------------------------------------------------------------------ all cases at once
+# -------------------------------------------------------------------------------- all cases at once
 @pytest.fixture(scope="module", params=[*FOLDERS, "repository"])
 def case(request: pytest.FixtureRequest) -> tuple[DataConfig, RowSets]:
     """(settings of the shipped experiment, all its rows) of every case."""
     name = request.param
     folder = str(SOURCE) if name == "repository" else published(name)
-    extra = [f"data.tldr={SHARED_DATA / 'tldr'}"] if name == "tech_support" and (SHARED_DATA / "tldr").is_dir() else []
+    extra = (
+        [f"data.tldr={SHARED_DATA / 'tldr'}"]
+        if name == "tech_support" and (SHARED_DATA / "tldr").is_dir()
+        else []
+    )
     everything = [f"data.max_{split}_rows=null" for split in ("train", "validation", "test")]
     data = compose(f"experiment={name}", f"data.path={folder}", *extra, *everything).data
     return data, load_sets(data, 0)
@@ -77,16 +89,25 @@ def test_no_group_is_on_two_sides(case: tuple[DataConfig, RowSets]) -> None:
 def test_rows_have_the_cases_system_prompt_and_texts(case: tuple[DataConfig, RowSets]) -> None:
     data, sets = case
     for rows in (sets.train, sets.validation, sets.test):
-        assert all([m.role for m in row.messages] == ["system", "user", "assistant"] for row in rows)
+        assert all(
+            [m.role for m in row.messages] == ["system", "user", "assistant"] for row in rows
+        )
         assert {row.messages[0].content for row in rows} == {data.system_prompt}
-        assert all(m.content.strip() and "\r" not in m.content for row in rows for m in row.messages)
+        assert all(
+            m.content.strip() and "\r" not in m.content for row in rows for m in row.messages
+        )
 
 
 def test_answers_are_valid_under_the_cases_schema(case: tuple[DataConfig, RowSets]) -> None:
     schema = json_schema(case[0])
     if schema is None:
         return
-    assert [row.id for _, rows in case[1].items() for row in rows if not is_valid_answer(row.answer, schema)] == []
+    assert [
+        row.id
+        for _, rows in case[1].items()
+        for row in rows
+        if not is_valid_answer(row.answer, schema)
+    ] == []
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -103,7 +124,10 @@ def test_empty_folder_is_refused_with_what_to_give(tmp_path: Path, name: str) ->
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("option", [f"{group}={name}" for group in ("data", "experiment") for name in [*CASES, "earnings_call"]])
+@pytest.mark.parametrize(
+    "option",
+    [f"{group}={name}" for group in ("data", "experiment") for name in [*CASES, "earnings_call"]],
+)
 def test_every_case_says_how_to_run_it_and_whose_the_data_is(option: str) -> None:
     from hydratune.composition import CONF
 
@@ -113,27 +137,39 @@ def test_every_case_says_how_to_run_it_and_whose_the_data_is(option: str) -> Non
     assert group == "experiment" or re.search(r"[Ll]icence|CC0", head)
 
 
-# ------------------------------------------------------------------------------------------------------------------ snips
+# -------------------------------------------------------------------------------------------- snips
 def test_snips_request_becomes_intent_and_slots(tmp_path: Path) -> None:
-    parts = [{"text": "play "}, {"text": "Blue", "entity": "track"}, {"text": " and "}, {"text": "Red", "entity": "track"}]
+    parts = [
+        {"text": "play "},
+        {"text": "Blue", "entity": "track"},
+        {"text": " and "},
+        {"text": "Red", "entity": "track"},
+    ]
     for name in ("train_Play_full", "validate_Play"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"Play": [{"data": parts}]}))
-    (row, _) = rows_of(SnipsData(path=str(tmp_path)))
+    row, _ = rows_of(SnipsData(path=str(tmp_path)))
     assert question(row) == "play Blue and Red"
     assert json.loads(row.answer) == {"intent": "Play", "slots": {"track": "Blue and Red"}}
     assert (row.id, row.meta) == ("train_Play_full-0", {"intent": "Play"})
 
 
 def test_snips_file_in_another_encoding_is_read_and_its_rows_say_so(tmp_path: Path) -> None:
-    (tmp_path / "train_Play_full.json").write_bytes('{"Play": [{"data": [{"text": "café"}]}]}'.encode("latin-1"))
-    (tmp_path / "validate_Play.json").write_text('{"Play": [{"data": [{"text": "café"}]}]}', "utf-8")
+    (tmp_path / "train_Play_full.json").write_bytes(
+        '{"Play": [{"data": [{"text": "café"}]}]}'.encode("latin-1")
+    )
+    (tmp_path / "validate_Play.json").write_text(
+        '{"Play": [{"data": [{"text": "café"}]}]}', "utf-8"
+    )
     latin, utf8 = rows_of(SnipsData(path=str(tmp_path)))
     assert question(latin) == question(utf8) == "café"
     assert latin.meta["encoding"] == "latin-1"
     assert "encoding" not in utf8.meta
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"Play": [{"data": [{"entity": "x"}]}]}', '{"Play": [{}]}', '{"A": [], "B": []}'])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", '{"Play": [{"data": [{"entity": "x"}]}]}', '{"Play": [{}]}', '{"A": [], "B": []}'],
+)
 def test_malformed_snips_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "train_Play_full.json").write_text(text)
     with pytest.raises(DataError, match=r"train_Play_full\.json.*not a SNIPS file"):
@@ -143,11 +179,13 @@ def test_malformed_snips_file_is_named(tmp_path: Path, text: str) -> None:
 def test_published_snips() -> None:
     rows = rows_of(SnipsData(path=published("snips")))
     assert len(rows) == 13_784 + 700
-    assert {row.id.rpartition("-")[0] for row in rows if "encoding" in row.meta} == {"train_PlayMusic_full"}
+    assert {row.id.rpartition("-")[0] for row in rows if "encoding" in row.meta} == {
+        "train_PlayMusic_full"
+    }
     assert len({row.meta["intent"] for row in rows}) == 7
 
 
-# ------------------------------------------------------------------------------------------------------------------- cuad
+# --------------------------------------------------------------------------------------------- cuad
 CONTRACT = {
     "Filename": "ACMECORP,INC_01_02_2003-EX-10-SUPPLY AGREEMENT.PDF",
     "Document Name": "['SUPPLY AGREEMENT']",
@@ -205,9 +243,15 @@ def test_marked_passages_become_one_prompt_without_their_categories(tmp_path: Pa
     ("changes", "reason"),
     [
         ({"Agreement Date-Answer": "1/3/2003"}, "1 with a date that no passage names"),
-        ({"Expiration Date-Answer": "1/2/2009"}, "1 with an expiration date that the passages do not lead to"),
+        (
+            {"Expiration Date-Answer": "1/2/2009"},
+            "1 with an expiration date that the passages do not lead to",
+        ),
         ({"Parties": "['Somebody else']"}, "1 without a party that the passages name"),
-        ({"Renewal Term": "['again']", "Renewal Term-Answer": "10 1 years"}, "1 whose renewal has no single length"),
+        (
+            {"Renewal Term": "['again']", "Renewal Term-Answer": "10 1 years"},
+            "1 whose renewal has no single length",
+        ),
         ({"Governing Law-Answer": "Texas"}, "1 with a law that no passage names"),
     ],
 )
@@ -220,7 +264,11 @@ def test_answer_that_the_passages_contradict_leaves_the_contract_out(
 
 
 def test_answer_without_a_passage_or_left_open_is_null_and_said(tmp_path: Path) -> None:
-    changes = {"Governing Law": "[]", "Effective Date": "['the ___ day of May, 2004']", "Effective Date-Answer": "5/[]/2004"}
+    changes = {
+        "Governing Law": "[]",
+        "Effective Date": "['the ___ day of May, 2004']",
+        "Effective Date-Answer": "5/[]/2004",
+    }
     (row,) = rows_of(contracts(tmp_path, changes))
     answer = json.loads(row.answer)
     assert answer["governing_law"] is answer["effective_date"] is None
@@ -234,7 +282,15 @@ def test_contract_that_runs_on_is_perpetual(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["January 2, 2003", "2 Jan. 2003", "2nd day of January, 2003", "1/2/03", "01-02-2003", "2003-01-02", "the second day of January 2003"],
+    [
+        "January 2, 2003",
+        "2 Jan. 2003",
+        "2nd day of January, 2003",
+        "1/2/03",
+        "01-02-2003",
+        "2003-01-02",
+        "the second day of January 2003",
+    ],
 )
 def test_usual_ways_to_write_a_day_are_understood(text: str) -> None:
     assert "2003-01-02" in {day.isoformat() for day in cuad.dates_in(f"made on {text}.")}
@@ -275,9 +331,10 @@ def test_published_cuad() -> None:
         assert {answer["document_name"], *answer["parties"]} <= set(question(row).split("\n"))
 
 
-# ------------------------------------------------------------------------------------------------------------- mts_dialog
+# --------------------------------------------------------------------------------------- mts_dialog
 def dialogues(
-    folder: Path, text: str = 'ID,section_header,section_text,dialogue\n0,GENHX,Well.,"Doctor:  Hi. \r\n\r\nPatient: Hi."\n'
+    folder: Path,
+    text: str = 'ID,section_header,section_text,dialogue\n0,GENHX,Well.,"Doctor:  Hi. \r\n\r\nPatient: Hi."\n',  # noqa: E501
 ) -> MtsDialogData:
     for file in mts_dialog.FILES.values():
         (folder / file).write_bytes(text.encode())
@@ -286,7 +343,11 @@ def dialogues(
 
 def test_dialogue_is_asked_for_its_section_in_words(tmp_path: Path) -> None:
     train, validation, test = CASES["mts_dialog"](dialogues(tmp_path))
-    assert [row.id for rows in (train, validation, test) for row in rows or ()] == ["train-0", "validation-0", "test-0"]
+    assert [row.id for rows in (train, validation, test) for row in rows or ()] == [
+        "train-0",
+        "validation-0",
+        "test-0",
+    ]
     assert question(train[0]) == "Section: history of present illness\n\nDoctor: Hi.\nPatient: Hi."
     assert (train[0].answer, train[0].meta) == ("Well.", {"section": "GENHX"})
 
@@ -295,8 +356,14 @@ def test_dialogue_is_asked_for_its_section_in_words(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("ID,section_header,dialogue\n0,GENHX,Hi\n", ":1: no column section_text"),
-        ("ID,section_header,section_text,dialogue\n0,XYZ,Well.,Hi\n", ":2: unknown section header 'XYZ'"),
-        ("ID,section_header,section_text,dialogue\n0,GENHX,,Hi\n", ":2: the dialogue or the section text is empty"),
+        (
+            "ID,section_header,section_text,dialogue\n0,XYZ,Well.,Hi\n",
+            ":2: unknown section header 'XYZ'",
+        ),
+        (
+            "ID,section_header,section_text,dialogue\n0,GENHX,,Hi\n",
+            ":2: the dialogue or the section text is empty",
+        ),
         ("ID,section_header,section_text,dialogue\n0,GENHX,Well.\n", ":2: not as many cells"),
         ('ID,section_header,section_text,dialogue\n0,GENHX,Well.,"Hi\n', ":2: broken CSV"),
         ("ID,section_header,section_text,dialogue\n", "no dialogue in it"),
@@ -312,7 +379,7 @@ def test_published_mts_dialog() -> None:
     assert [len(rows or ()) for rows in splits] == [1201, 100, 200]
 
 
-# ---------------------------------------------------------------------------------------------------- tldr and its readers
+# ----------------------------------------------------------------------------- tldr and its readers
 PAGE = """# git log
 
 > Show a history of commits.
@@ -326,16 +393,24 @@ PAGE = """# git log
 
 `git log --oneline`
 """
-ALIAS = "# gl\n\n> This command is an alias of `git log`.\n\n- View documentation for the original command:\n\n`tldr git log`\n"
+ALIAS = (
+    "# gl\n\n> This command is an alias of `git log`.\n\n- View documentation for the original"
+    " command:\n\n`tldr git log`\n"
+)
 
 
 def pages(folder: Path, **texts: str) -> str:
-    lines = [json.dumps({"path": f"pages/common/{name.replace('_', '-')}.md", "text": text}) for name, text in texts.items()]
+    lines = [
+        json.dumps({"path": f"pages/common/{name.replace('_', '-')}.md", "text": text})
+        for name, text in texts.items()
+    ]
     (folder / "pages_common_linux.jsonl").write_text("\n".join(lines) + "\n")
     return str(folder)
 
 
-def requests(folder: Path, asked: str = "List files\nlist files.\nStop\n", given: str = "ls\nls -1\nkill 1\n") -> str:
+def requests(
+    folder: Path, asked: str = "List files\nlist files.\nStop\n", given: str = "ls\nls -1\nkill 1\n"
+) -> str:
     (folder / "all.nl").write_text(asked)
     (folder / "all.cm").write_text(given)
     return str(folder)
@@ -343,14 +418,29 @@ def requests(folder: Path, asked: str = "List files\nlist files.\nStop\n", given
 
 def test_several_commands_for_one_request_are_kept_in_one_group(tmp_path: Path) -> None:
     rows = rows_of(TechSupportData(path=requests(tmp_path)))
-    assert [(question(row), row.answer) for row in rows] == [("List files", "ls"), ("list files.", "ls -1"), ("Stop", "kill 1")]
-    assert [row.group for row in rows] == ["nl2bash/list files", "nl2bash/list files", "nl2bash/stop"]
+    assert [(question(row), row.answer) for row in rows] == [
+        ("List files", "ls"),
+        ("list files.", "ls -1"),
+        ("Stop", "kill 1"),
+    ]
+    assert [row.group for row in rows] == [
+        "nl2bash/list files",
+        "nl2bash/list files",
+        "nl2bash/stop",
+    ]
 
 
 def test_examples_of_pages_are_added_where_they_stand_alone(tmp_path: Path) -> None:
-    rows = rows_of(TechSupportData(path=requests(tmp_path), tldr=pages(tmp_path, git_log=PAGE, gl=ALIAS)))[3:]
+    rows = rows_of(
+        TechSupportData(path=requests(tmp_path), tldr=pages(tmp_path, git_log=PAGE, gl=ALIAS))
+    )[3:]
     assert [(row.id, question(row), row.answer, row.group) for row in rows] == [
-        ("tldr-common/git-log-1", "git log: Show the last `n` commits", "git log {{[-n|--max-count]}} {{n}}", "tldr/git-log")
+        (
+            "tldr-common/git-log-1",
+            "git log: Show the last `n` commits",
+            "git log {{[-n|--max-count]}} {{n}}",
+            "tldr/git-log",
+        )
     ]
 
 
@@ -363,7 +453,11 @@ def test_files_that_do_not_answer_each_other_are_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("where", ["none", "all.nl"])
 def test_missing_pages_are_refused_under_their_own_key(tmp_path: Path, where: str) -> None:
-    settings = compose("experiment=tech_support", f"data.path={requests(tmp_path)}", f"data.tldr={tmp_path / where}")
+    settings = compose(
+        "experiment=tech_support",
+        f"data.path={requests(tmp_path)}",
+        f"data.tldr={tmp_path / where}",
+    )
     with pytest.raises(ConfigError) as caught:
         checks.check(settings)
     assert [p.key for p in caught.value.problems] == ["data.tldr"]
@@ -383,7 +477,11 @@ def words(text: str) -> set[str]:
 
 
 def test_notes_of_a_page_are_always_the_same_and_vary_between_pages() -> None:
-    notes = [plain_notes(parse_page(f"pages/common/{name}.md", PAGE, "x")) for name in "abcdefgh" for _ in range(2)]
+    notes = [
+        plain_notes(parse_page(f"pages/common/{name}.md", PAGE, "x"))
+        for name in "abcdefgh"
+        for _ in range(2)
+    ]
     assert notes[::2] == notes[1::2]
     assert len(set(notes)) > 3
 
@@ -392,12 +490,22 @@ def test_clone_of_the_project_is_read_like_the_published_file(tmp_path: Path) ->
     file = tmp_path / "clone" / "pages" / "common" / "git-log.md"
     file.parent.mkdir(parents=True)
     file.write_bytes(PAGE.replace("\n", "\r\n").encode())
-    (one,), (other,) = (rows_of(BrandStyleData(path=path)) for path in (str(tmp_path / "clone"), pages(tmp_path, git_log=PAGE)))
+    (one,), (other,) = (
+        rows_of(BrandStyleData(path=path))
+        for path in (str(tmp_path / "clone"), pages(tmp_path, git_log=PAGE))
+    )
     assert one.messages == other.messages and one.id == other.id
 
 
 @pytest.mark.parametrize(
-    "text", ["plain", "# a\n\n- b:\n\n`c`\n", "# a\n\n> b.\n\n- c:\n", "# a\n\n> b.\n\n`c`\n", "# a\n\n> b.\n\n- c:\n\n- d:\n"]
+    "text",
+    [
+        "plain",
+        "# a\n\n- b:\n\n`c`\n",
+        "# a\n\n> b.\n\n- c:\n",
+        "# a\n\n> b.\n\n`c`\n",
+        "# a\n\n> b.\n\n- c:\n\n- d:\n",
+    ],
 )
 def test_malformed_page_is_refused_with_its_place(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match=r"jsonl:2: pages/common/bad\.md: not a tldr page"):
@@ -405,7 +513,10 @@ def test_malformed_page_is_refused_with_its_place(tmp_path: Path, text: str) -> 
 
 
 def test_malformed_page_file_is_refused_with_its_line(tmp_path: Path) -> None:
-    for line, reason in (("{", "broken JSON"), ('{"path": "a"}', "an object with the texts path, text")):
+    for line, reason in (
+        ("{", "broken JSON"),
+        ('{"path": "a"}', "an object with the texts path, text"),
+    ):
         (tmp_path / "pages_common_linux.jsonl").write_text(f"\n{line}\n")
         with pytest.raises(DataError, match=rf"jsonl:2: {reason}"):
             rows_of(BrandStyleData(path=str(tmp_path)))
@@ -419,7 +530,7 @@ def test_published_nl2bash_and_pages() -> None:
     assert all(words(row.answer.replace("`", "")) <= words(question(row)) for row in styled)
 
 
-# ------------------------------------------------------------------------------------------------------------- repository
+# --------------------------------------------------------------------------------------- repository
 CODE = '''
 import functools
 
@@ -488,12 +599,19 @@ def test_function_gives_its_body_docstring_and_test(tmp_path: Path) -> None:
     body = rows["box.py:Box.volume:body"]
     assert question(body).startswith("Write the body of this method of class Box of box.py.")
     assert question(body).endswith(
-        '\n@functools.cache\ndef volume(self, unit: str = "m") -> str:\n    """How much goes in.\n\n    In ``unit``.\n    """'
+        '\n@functools.cache\ndef volume(self, unit: str = "m") -> str:\n    """How much goes'
+        ' in.\n\n    In ``unit``.\n    """'
     )
-    assert body.answer == '# the product of its sides\ntext = """one\n    two"""\nreturn text + (\n    "a"\n    f"{unit}"\n)'
+    assert (
+        body.answer
+        == '# the product of its sides\ntext = """one\n    two"""\nreturn text + (\n    "a"\n   '
+        ' f"{unit}"\n)'
+    )
     assert rows["box.py:Box.volume:docstring"].answer == "How much goes in.\n\nIn ``unit``."
     assert "How much goes in" not in question(rows["box.py:Box.volume:docstring"])
-    assert rows["box.py:Box.volume:test"].answer == 'def test_volume():\n    assert Box().volume("l")'
+    assert (
+        rows["box.py:Box.volume:test"].answer == 'def test_volume():\n    assert Box().volume("l")'
+    )
     assert rows["box.py:undocumented:test"].answer.startswith("def test_everything")
     assert {row.group for row in rows.values()} == {"box.py"}
     assert body.where == "box.py:8"
@@ -513,16 +631,28 @@ def test_name_defined_twice_keeps_its_id_unique(tmp_path: Path) -> None:
 def test_excluded_folders_and_environments_are_not_read(tmp_path: Path) -> None:
     code = 'def f():\n    """Doc."""\n    return 1\n'
     for folder in (".hidden", "a/node_modules/b", "myenv/lib", "kept", "kept/gen"):
-        (tmp_path / "build" / folder).mkdir(parents=True)  # excluded names above the folder do not count
+        (tmp_path / "build" / folder).mkdir(
+            parents=True
+        )  # excluded names above the folder do not count
         (tmp_path / "build" / folder / "x.py").write_text(code)
     (tmp_path / "build" / "myenv" / "pyvenv.cfg").write_text("")
     path = str(tmp_path / "build")
-    assert {row.group for row in rows_of(RepositoryData(path=path))} == {"kept/x.py", "kept/gen/x.py"}
-    assert {row.group for row in rows_of(RepositoryData(path=path, exclude=[".*", "a", "myenv", "kept/gen"]))} == {"kept/x.py"}
+    assert {row.group for row in rows_of(RepositoryData(path=path))} == {
+        "kept/x.py",
+        "kept/gen/x.py",
+    }
+    assert {
+        row.group
+        for row in rows_of(RepositoryData(path=path, exclude=[".*", "a", "myenv", "kept/gen"]))
+    } == {"kept/x.py"}
 
 
-@pytest.mark.parametrize("raw", [b"def f(:\n", b"x = '\xff'\n", b"# coding: nonsense\n", b"x = '\0'\n"])
-def test_file_that_does_not_parse_is_skipped_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, raw: bytes) -> None:
+@pytest.mark.parametrize(
+    "raw", [b"def f(:\n", b"x = '\xff'\n", b"# coding: nonsense\n", b"x = '\0'\n"]
+)
+def test_file_that_does_not_parse_is_skipped_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, raw: bytes
+) -> None:
     data = code_base(tmp_path)
     (tmp_path / "broken.py").write_bytes(raw)
     assert len(rows_of(data)) == 5
@@ -559,20 +689,31 @@ def test_bodies_of_this_project_are_the_functions_bodies() -> None:
         assert not row.answer.startswith((" ", '"""'))
 
 
-# ------------------------------------------------------------------------------------------------------------- whole runs
+# --------------------------------------------------------------------------------------- whole runs
 def calls(folder: Path) -> Path:
-    lines = [f'"Operator: welcome. Revenue was {n} million.",Revenue was {n} million.,firm{n % 7}' for n in range(40)]
+    lines = [
+        f'"Operator: welcome. Revenue was {n} million.",Revenue was {n} million.,firm{n % 7}'
+        for n in range(40)
+    ]
     (folder / "calls.csv").write_text("transcript,summary,company\n" + "\n".join(lines) + "\n")
     return folder / "calls.csv"
 
 
 @pytest.mark.parametrize("name", [*CASES, "earnings_call"])
-def test_experiment_runs_from_the_command_line(tmp_path: Path, hydratune: Callable[..., tuple[int, str]], name: str) -> None:
+def test_experiment_runs_from_the_command_line(
+    tmp_path: Path, hydratune: Callable[..., tuple[int, str]], name: str
+) -> None:
     if name == "earnings_call":
-        where = [f"data.train={calls(tmp_path)}", "+data.columns.group=company", "data.max_length=2048"]
+        where = [
+            f"data.train={calls(tmp_path)}",
+            "+data.columns.group=company",
+            "data.max_length=2048",
+        ]
     else:
         where = [f"data.path={SOURCE if name == 'repository' else published(name)}"]
-    code, printed = hydratune("train", f"experiment={name}", *SMALL, "data.max_length=2048", *where, "hydra.run.dir=run")
+    code, printed = hydratune(
+        "train", f"experiment={name}", *SMALL, "data.max_length=2048", *where, "hydra.run.dir=run"
+    )
     assert code == 0, printed
     kept = json.loads((tmp_path / "run" / "data.json").read_text())
     assert kept["splits"]["test"]["kept"] == 2, kept

@@ -30,15 +30,31 @@ def row(question: str, answer: str, number: int = 0) -> Row:
         (cleaning.encoding, "The bytes Ã© mean é", "The bytes Ã© mean é"),
         (cleaning.encoding, "Il écrit cafÃ©", "Il écrit cafÃ©"),
         (cleaning.encoding, "“cafÃ©” for 5 €", "“café” for 5 €"),
-        (cleaning.encoding, "Ã© is a UTF-8 letter read as Latin-1", "Ã© is a UTF-8 letter read as Latin-1"),
+        (
+            cleaning.encoding,
+            "Ã© is a UTF-8 letter read as Latin-1",
+            "Ã© is a UTF-8 letter read as Latin-1",
+        ),
         (cleaning.control, "a\x1b[0m b\x1b[1;31mred\x1b[K\x1b]0;title\x07", "a bred"),
         (cleaning.whitespace, "def f():\n    return  1", "def f():\n    return  1"),
-        (cleaning.without_html, "<p>Hi &amp; <b>bye</b><br/>x</p><script>alert(1)</script>", "Hi & bye\nx\n"),
+        (
+            cleaning.without_html,
+            "<p>Hi &amp; <b>bye</b><br/>x</p><script>alert(1)</script>",
+            "Hi & bye\nx\n",
+        ),
         (cleaning.without_html, "if a < b and c > d: List[<T>]", "if a < b and c > d: List[<T>]"),
         (cleaning.without_html, "if (a<b && c>d) return <a b=c", "if (a<b && c>d) return <a b=c"),
-        (cleaning.without_html, "std::vector<a> v; List<table> t; x<i>y", "std::vector<a> v; List<table> t; x<i>y"),
+        (
+            cleaning.without_html,
+            "std::vector<a> v; List<table> t; x<i>y",
+            "std::vector<a> v; List<table> t; x<i>y",
+        ),
         (cleaning.without_html, "cp <source> <title>", "cp <source> <title>"),
-        (cleaning.without_html, "<p>First<p>Second, see `<b>x</b>` or vector<a>.<br>", "\nFirst\nSecond, see `<b>x</b>` or vector<a>.\n"),
+        (
+            cleaning.without_html,
+            "<p>First<p>Second, see `<b>x</b>` or vector<a>.<br>",
+            "\nFirst\nSecond, see `<b>x</b>` or vector<a>.\n",
+        ),
         (cleaning.without_html, '<a href="x.html" hidden>here</a>', "here"),
         (cleaning.without_html, "&copy the file, AT&amp;T", "&copy the file, AT&T"),
         (cleaning.code_fence, '```json\n{"a": 1}\n```', '{"a": 1}'),
@@ -46,17 +62,33 @@ def row(question: str, answer: str, number: int = 0) -> Row:
         (cleaning.code_fence, 'Here: ```json\n{"a": 1}\n```', 'Here: ```json\n{"a": 1}\n```'),
         (cleaning.chatter, "It is Paris. I hope this helps!", "It is Paris."),
         (cleaning.chatter, "It is Paris.\n\nLet me know if you need more.", "It is Paris."),
-        (cleaning.chatter, "It is 5. I hope this helps! Please let me know if you have any further questions. 😊", "It is 5."),
+        (
+            cleaning.chatter,
+            "It is 5. I hope this helps! Please let me know if you have any further questions. 😊",
+            "It is 5.",
+        ),
         (cleaning.chatter, "Yes.\nIf you have any other questions, feel free to ask!", "Yes."),
         (
             cleaning.chatter,
             "Ok.\nHope this helps the patient recover and take 5mg daily",
             "Ok.\nHope this helps the patient recover and take 5mg daily",
         ),
-        (cleaning.chatter, "Done. Feel free to ask for a refund within 30 days.", "Done. Feel free to ask for a refund within 30 days."),
-        (cleaning.chatter, "Done. Let me know if you have the form.", "Done. Let me know if you have the form."),
+        (
+            cleaning.chatter,
+            "Done. Feel free to ask for a refund within 30 days.",
+            "Done. Feel free to ask for a refund within 30 days.",
+        ),
+        (
+            cleaning.chatter,
+            "Done. Let me know if you have the form.",
+            "Done. Let me know if you have the form.",
+        ),
         (cleaning.chatter, "Let me know if you need more.", "Let me know if you need more."),
-        (cleaning.chatter, "I told them I hope this helps the team. Then I left.", "I told them I hope this helps the team. Then I left."),
+        (
+            cleaning.chatter,
+            "I told them I hope this helps the team. Then I left.",
+            "I told them I hope this helps the team. Then I left.",
+        ),
     ],
 )
 def test_repair_changes_what_it_should_and_nothing_else(repair, before: str, after: str) -> None:
@@ -77,22 +109,33 @@ def test_what_is_switched_off_is_counted_and_not_done() -> None:
     cleaner = cleaning.Cleaner(CleaningConfig(encoding=False))
     dirty = row("<b>cafÃ©</b>", "Paris. Hope this helps!")
     assert cleaner(dirty) is dirty
-    assert {name: c.rows for name, c in cleaner.changes.items() if c.rows} == {"encoding": 1, "html": 1, "chatter": 1}
+    assert {name: c.rows for name, c in cleaner.changes.items() if c.rows} == {
+        "encoding": 1,
+        "html": 1,
+        "chatter": 1,
+    }
 
 
 def test_only_answers_lose_closing_phrases() -> None:
     cleaner = cleaning.Cleaner(CleaningConfig(chatter=True))
     cleaned = cleaner(row("Shorten: It is done. I hope this helps!", "Done. I hope this helps!"))
-    assert [m.content for m in cleaned.messages] == ["Shorten: It is done. I hope this helps!", "Done."]
+    assert [m.content for m in cleaned.messages] == [
+        "Shorten: It is done. I hope this helps!",
+        "Done.",
+    ]
 
 
 def test_lines_that_many_rows_share_are_found_and_removed_at_the_edges_only() -> None:
-    rows = [row(f"CONFIDENTIAL - internal only\nQuestion number {i}?", "Yes.", i) for i in range(30)]
+    rows = [
+        row(f"CONFIDENTIAL - internal only\nQuestion number {i}?", "Yes.", i) for i in range(30)
+    ]
     found = cleaning.Boilerplate()
     for each in rows:
         found.see(each)
     assert found.lines() == {"CONFIDENTIAL - internal only": 30}
-    assert cleaning.without_lines(rows[3], found.lines()).messages[0].content == "Question number 3?"
+    assert (
+        cleaning.without_lines(rows[3], found.lines()).messages[0].content == "Question number 3?"
+    )
     lonely = row("CONFIDENTIAL - internal only", "Yes.")
     assert cleaning.without_lines(lonely, found.lines()) is lonely
 
@@ -107,14 +150,15 @@ def looked_at(texts: list[str]) -> cleaning.Boilerplate:
 @pytest.mark.parametrize(
     "texts",
     [
-        [f"the very same header line\nq{i}" if i < 19 else f"q{i}\nnothing" for i in range(30)],  # rare
+        # rare
+        [f"the very same header line\nq{i}" if i < 19 else f"q{i}\nnothing" for i in range(30)],
         [f"too short\nquestion {i}" for i in range(60)],
         [f"Section: allergies and history\nDialogue {i}" for i in range(60)],
         [f"Doctor asks number {i}\nPatient: No, not that I know." for i in range(60)],
         [f"What is meant by this text?\nText {i}" for i in range(60)],
-        ["\n".join([f"{i} {j}" for j in range(i % 50 + 6)] + ["a line that all of them have", *"xyzuv"]) for i in range(60)],
-        [f"{'Write it down for children' if i % 2 else 'Write it down for experts'}\nSubject {i}" for i in range(60)],  # a field
-        [f"{'The tone has to be friendly' if i % 2 else f'The tone is number {i}'}\nSubject {i // 2}" for i in range(60)],
+        ["\n".join([f"{i} {j}" for j in range(i % 50 + 6)] + ["a line that all of them have", *"xyzuv"]) for i in range(60)],  # noqa: E501
+        [f"{'Write it down for children' if i % 2 else 'Write it down for experts'}\nSubject {i}" for i in range(60)],  # a field  # noqa: E501
+        [f"{'The tone has to be friendly' if i % 2 else f'The tone is number {i}'}\nSubject {i // 2}" for i in range(60)],  # noqa: E501
     ],
     ids=["rare", "short", "label", "dialogue", "question", "inside", "field", "telling"],
 )  # fmt: skip
@@ -125,7 +169,13 @@ def test_lines_that_tell_rows_apart_are_no_boilerplate(texts: list[str]) -> None
 def test_boilerplate_has_one_place() -> None:
     """A line that is anywhere among the first few is content that occurs often."""
     texts = [
-        "\n".join([*[f"line {j} of {i}" for j in range(i % 5)], "this line moves about", *[f"{i} {j}" for j in range(9)]])
+        "\n".join(
+            [
+                *[f"line {j} of {i}" for j in range(i % 5)],
+                "this line moves about",
+                *[f"{i} {j}" for j in range(9)],
+            ]
+        )
         for i in range(95)
     ]
     assert looked_at(texts).lines() == {}
@@ -133,17 +183,29 @@ def test_boilerplate_has_one_place() -> None:
 
 def test_preview_counts_the_rows_that_removal_changes() -> None:
     header, footer = "CONFIDENTIAL - internal only", "This message is for its recipient only."
-    texts = [f"{header}\nBody {i}\n{footer}" for i in range(40)] + [f"Body {i}\n{footer}" for i in range(40, 60)]
-    texts += [f"{header}\n{footer}"] * 3 + [f"{header}"] * 3 + [f"Body {i}\nmore" for i in range(60, 90)]
+    texts = [f"{header}\nBody {i}\n{footer}" for i in range(40)] + [
+        f"Body {i}\n{footer}" for i in range(40, 60)
+    ]
+    texts += (
+        [f"{header}\n{footer}"] * 3 + [f"{header}"] * 3 + [f"Body {i}\nmore" for i in range(60, 90)]
+    )
     found = looked_at(texts)
     lines = found.lines()
     assert list(lines) == [footer, header]
     removed = [cleaning.without_lines(row(text, "a"), lines) for text in texts]
-    assert found.changed_rows() == sum(after.messages[0].content != text for after, text in zip(removed, texts, strict=True)) == 60
+    assert (
+        found.changed_rows()
+        == sum(
+            after.messages[0].content != text for after, text in zip(removed, texts, strict=True)
+        )
+        == 60
+    )
 
 
 def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever comes first: a line of 6 % of the rows is found, with at most 0.5 % of the rows missing."""
+    """Whatever comes first: a line of 6 % of the rows is found, with at most 0.5 % of the rows
+    missing.
+    """
     monkeypatch.setattr(cleaning.Boilerplate, "MOST_LINES", 500)
     texts = [f"an only line with number {i}\nanother only one, number {i}" for i in range(4700)] + [
         f"This message is for its recipient only.\nBody {i}" for i in range(300)
@@ -155,7 +217,14 @@ def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> N
         assert 275 <= found.changed_rows() <= 300
 
 
-@pytest.mark.parametrize("text", ["\n " * 20_000 + "x", "Yes. " + "if you have any help " * 2_000 + "x", "Yes!" + " \n" * 20_000 + "x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n " * 20_000 + "x",
+        "Yes. " + "if you have any help " * 2_000 + "x",
+        "Yes!" + " \n" * 20_000 + "x",
+    ],
+)
 def test_long_answers_are_looked_at_quickly(text: str) -> None:
     started = time.perf_counter()
     assert cleaning.chatter(text) == text

@@ -16,7 +16,12 @@ def test_help_is_instant_and_lists_every_command() -> None:
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "hydratune", "--help"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "hydratune", "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         times.append(time.perf_counter() - start)
     assert all(command in done.stdout for command in COMMANDS)
     assert min(times) < 0.3
@@ -30,7 +35,7 @@ from hydratune.cli import main
 assert main(["{command}", "--cfg", "job"]) == 0
 heavy = [m for m in ("torch", "transformers", "lightning", "peft", "wandb", "datasets", "optuna") if m in sys.modules]
 assert not heavy, heavy
-"""
+"""  # noqa: E501
     done = python(code)
     assert done.returncode == 0, done.stderr
 
@@ -42,7 +47,9 @@ from hydratune.cli import main
 assert main(["train", "adapter.rank=8"]) == 2
 assert "torch" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=str(tmp_path)
+    )
     assert done.returncode == 0, done.stderr
     assert "did you mean adapter.r?" in done.stderr
 
@@ -69,7 +76,9 @@ def test_version(hydratune) -> None:
         ("hydratune evaluate so", "source="),
     ],
 )
-def test_completion_offers_commands_and_settings(hydratune, monkeypatch: pytest.MonkeyPatch, line: str, offered: str) -> None:
+def test_completion_offers_commands_and_settings(
+    hydratune, monkeypatch: pytest.MonkeyPatch, line: str, offered: str
+) -> None:
     monkeypatch.setenv("COMP_LINE", line)
     code, text = hydratune("-sc", "query=bash")
     assert code == 0 and text.split() == offered.split()
@@ -83,11 +92,15 @@ def test_completion_is_installed_for_the_program_alone(hydratune) -> None:
 def test_users_own_experiment_folder(hydratune, tmp_path) -> None:
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 77\n")
-    code, text = hydratune("train", "--config-dir", str(tmp_path / "own"), "experiment=mine", "--cfg", "job")
+    code, text = hydratune(
+        "train", "--config-dir", str(tmp_path / "own"), "experiment=mine", "--cfg", "job"
+    )
     assert code == 0 and "seed: 77" in text
 
 
-def test_a_command_without_any_setting_is_composed(hydratune: Callable[..., tuple[int, str]]) -> None:
+def test_a_command_without_any_setting_is_composed(
+    hydratune: Callable[..., tuple[int, str]],
+) -> None:
     """As ``make train`` types it; this one has a setting that must be given."""
     code, text = hydratune("evaluate")
     assert code == 2 and "run" in text and "Traceback" not in text

@@ -15,7 +15,9 @@ def compose(*overrides: str, command: str = "train") -> config.TrainConfig:
     config.register()
     _register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.typed(hydra.compose(command, ["name=test", *overrides]), config.COMMANDS[command])
+        return config.typed(
+            hydra.compose(command, ["name=test", *overrides]), config.COMMANDS[command]
+        )
 
 
 def problems(*overrides: str) -> dict[str, str]:
@@ -39,7 +41,18 @@ REQUIRED = {
 
 def options() -> list[str]:
     found = []
-    for group in ("model", "data", "adapter", "optimizer", "trainer", "evaluation", "tracking", "experiment", "debug", "sweep"):
+    for group in (
+        "model",
+        "data",
+        "adapter",
+        "optimizer",
+        "trainer",
+        "evaluation",
+        "tracking",
+        "experiment",
+        "debug",
+        "sweep",
+    ):
         found += [f"{group}={file.stem}" for file in sorted((CONF / group).glob("*.yaml"))]
     return found
 
@@ -48,18 +61,29 @@ def options() -> list[str]:
 def test_every_shipped_option_composes_into_its_types(option: str) -> None:
     settings = compose(option, *REQUIRED.get(option, []))
     assert isinstance(settings, config.TrainConfig)
-    assert config.typed(config.OmegaConf.create(config.plain(settings)), config.TrainConfig) == settings
+    assert (
+        config.typed(config.OmegaConf.create(config.plain(settings)), config.TrainConfig)
+        == settings
+    )
 
 
 def test_shipped_options_are_found() -> None:
-    assert {"model=smollm2_135m", "debug=smoke", "sweep=learning_rate", "adapter=none", "trainer=ddp"} <= set(options())
+    assert {
+        "model=smollm2_135m",
+        "debug=smoke",
+        "sweep=learning_rate",
+        "adapter=none",
+        "trainer=ddp",
+    } <= set(options())
 
 
 def test_default_is_the_contracts_experiment() -> None:
     assert compose() == compose("experiment=contracts", "name=test")
 
 
-@pytest.mark.parametrize("file", sorted((CONF.parent / "sweeps" / "wandb").glob("*.yaml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize(
+    "file", sorted((CONF.parent / "sweeps" / "wandb").glob("*.yaml")), ids=lambda f: f.stem
+)
 def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
     twin = config.OmegaConf.load(file)
     own = config.OmegaConf.load(CONF.parent / "sweeps" / file.name).hydra.sweeper.params
@@ -67,7 +91,9 @@ def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
         k: [float(v) for v in str(values).split(",")] for k, values in own.items()
     }
     read_by_wandb = yaml.safe_load(file.read_text())["parameters"]
-    assert all(isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"])  # to YAML 1.1, 1e-4 is a text
+    assert all(
+        isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"]
+    )  # to YAML 1.1, 1e-4 is a text
     for key, parameter in twin.parameters.items():
         settings = compose(f"{key}={parameter['values'][0]}")
         assert float(attrgetter(key)(settings)) == float(parameter["values"][0])
@@ -78,13 +104,20 @@ def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
     assert compose(*fixed, "tracking=offline", *chosen) == compose(f"sweep={file.stem}", *chosen)
 
 
-@pytest.mark.parametrize("file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize(
+    "file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem
+)
 def test_sweep_begins_with_its_command(file: Path) -> None:
-    assert file.read_text().splitlines()[:2] == ["# @package _global_", f"# hydratune train -m sweep={file.stem}"]
+    assert file.read_text().splitlines()[:2] == [
+        "# @package _global_",
+        f"# hydratune train -m sweep={file.stem}",
+    ]
 
 
 def test_unknown_key_names_the_nearest() -> None:
-    assert "did you mean adapter.lora_alpha?" in problems("adapter.lora_alhpa=3")["adapter.lora_alhpa"]
+    assert (
+        "did you mean adapter.lora_alpha?" in problems("adapter.lora_alhpa=3")["adapter.lora_alhpa"]
+    )
     assert "did you mean optimizer.lr?" in problems("optimizer.lrr=3")["optimizer.lrr"]
     assert "did you mean seed?" in problems("sed=3")["sed"]
 
@@ -105,8 +138,22 @@ def test_unknown_group_and_option_are_refused() -> None:
 
 
 def test_all_problems_are_shown_at_once() -> None:
-    found = problems("adapter.rnak=8", "optimizer.lr=0", "trainer.max_epochs=0", "adapter.r=0", "model=nope", "data.batch_size=x")
-    assert {"adapter.rnak", "optimizer.lr", "trainer.max_epochs", "adapter.r", "model", "data.batch_size"} <= set(found)
+    found = problems(
+        "adapter.rnak=8",
+        "optimizer.lr=0",
+        "trainer.max_epochs=0",
+        "adapter.r=0",
+        "model=nope",
+        "data.batch_size=x",
+    )
+    assert {
+        "adapter.rnak",
+        "optimizer.lr",
+        "trainer.max_epochs",
+        "adapter.r",
+        "model",
+        "data.batch_size",
+    } <= set(found)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +200,9 @@ def test_missing_file_and_mandatory_value(tmp_path: Path) -> None:
         checks.check(compose("data=files", f"data.train={tmp_path}"))
 
 
-def test_secret_among_the_settings_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_among_the_settings_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SOME_API_KEY", "canary-0123456789")
     with pytest.raises(ConfigError) as caught:
         checks.check(compose("tracking.tags=[canary-0123456789]"))
@@ -201,7 +250,10 @@ def test_column_that_cannot_be_mapped_names_the_nearest() -> None:
 
 
 def test_the_password_in_an_address_is_a_secret() -> None:
-    assert checks.mask("postgresql://me:s3cr3t@host/db and http://host:80/a@b") == "postgresql://me:***@host/db and http://host:80/a@b"
+    assert (
+        checks.mask("postgresql://me:s3cr3t@host/db and http://host:80/a@b")
+        == "postgresql://me:***@host/db and http://host:80/a@b"
+    )
     with pytest.raises(ConfigError) as caught:
         checks.refuse_secrets(["hydra.sweeper.storage=postgresql://me:s3cr3t@host/db"])
     assert "s3cr3t" not in str(caught.value)
@@ -221,7 +273,9 @@ def test_the_password_in_an_address_is_a_secret() -> None:
         ("COMPASS", "contracts", False),
     ],
 )
-def test_secrets_are_known_by_the_names_of_their_variables(monkeypatch: pytest.MonkeyPatch, name: str, value: str, is_secret: bool) -> None:
+def test_secrets_are_known_by_the_names_of_their_variables(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, is_secret: bool
+) -> None:
     monkeypatch.setenv(name, value)
     assert checks.mask(f"a {value} b") == ("a *** b" if is_secret else f"a {value} b")
     found = problems(f"tracking.entity='{value}'")

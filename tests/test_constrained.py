@@ -27,7 +27,9 @@ SCHEMA = {
 }
 
 
-def asked(model: Any, encoder: Any, guide: Guide | None, most: int = 200, batch: int = 4) -> list[Any]:
+def asked(
+    model: Any, encoder: Any, guide: Guide | None, most: int = 200, batch: int = 4
+) -> list[Any]:
     prompts = [encoder.tokenizer.encode(f"row {n} " * (n + 1)) for n in range(7)]
     return answer(
         model,
@@ -44,13 +46,20 @@ def asked(model: Any, encoder: Any, guide: Guide | None, most: int = 200, batch:
 
 
 def texts(encoder: Any, answers: list[Any]) -> list[str]:
-    return [encoder.tokenizer.decode([t for t in a.tokens if t not in encoder.turn_end_ids]) for a in answers]
+    return [
+        encoder.tokenizer.decode([t for t in a.tokens if t not in encoder.turn_end_ids])
+        for a in answers
+    ]
 
 
 def test_a_model_that_knows_nothing_writes_valid_answers(model: Any, encoder: Any) -> None:
     """Freely it writes none."""
     guided = asked(model, encoder, guide_for(SCHEMA, encoder, model))
-    whole = [text for text, one in zip(texts(encoder, guided), guided, strict=True) if one.finish_reason == "stop"]
+    whole = [
+        text
+        for text, one in zip(texts(encoder, guided), guided, strict=True)
+        if one.finish_reason == "stop"
+    ]
     assert len(whole) >= 5
     for text in whole:
         jsonschema.validate(json.loads(text), SCHEMA)
@@ -61,17 +70,26 @@ def test_a_model_that_knows_nothing_writes_valid_answers(model: Any, encoder: An
 
 def test_a_row_does_not_depend_on_its_batch(model: Any, encoder: Any) -> None:
     guide = guide_for(SCHEMA, encoder, model)
-    assert texts(encoder, asked(model, encoder, guide, batch=7)) == texts(encoder, asked(model, encoder, guide, batch=1))
+    assert texts(encoder, asked(model, encoder, guide, batch=7)) == texts(
+        encoder, asked(model, encoder, guide, batch=1)
+    )
 
 
 def test_likelihoods_are_those_of_the_model(model: Any, encoder: Any) -> None:
-    guided, free = asked(model, encoder, guide_for(SCHEMA, encoder, model), 4), asked(model, encoder, None, 4)
+    guided, free = (
+        asked(model, encoder, guide_for(SCHEMA, encoder, model), 4),
+        asked(model, encoder, None, 4),
+    )
     assert [a.nll for a in guided] == [a.nll for a in free]
 
 
 def test_what_cannot_be_enforced_is_named(model: Any, encoder: Any) -> None:
     with pytest.raises(ConfigError, match="cannot be enforced"):
-        guide_for({"type": "object", "properties": {"a": {"type": "string", "pattern": "(?<=a)b"}}}, encoder, model)
+        guide_for(
+            {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?<=a)b"}}},
+            encoder,
+            model,
+        )
     with pytest.raises(ConfigError, match="no JSON schema"):
         guide_for(None, encoder, model)
 
@@ -81,23 +99,43 @@ def test_constrained_answers_stand_beside_the_free_ones(hydratune: Command, tmp_
     run = tmp_path / "run"
     small = ("evaluation.baselines=[fewshot]", "evaluation.shots=1", "evaluation.max_new_tokens=60")
     assert hydratune("train", *words, *small, f"hydra.run.dir={run}")[0] == 0
-    before = {file: (run / file).read_bytes() for file in ("predictions.jsonl", "metrics.json", "predictions_fewshot.jsonl")}
+    before = {
+        file: (run / file).read_bytes()
+        for file in ("predictions.jsonl", "metrics.json", "predictions_fewshot.jsonl")
+    }
     code, text = hydratune("evaluate", f"run={run}", "constrained=true")
-    assert code == 0 and "fine-tuned, constrained" in text and "base, few-shot, constrained" in text, text
+    assert (
+        code == 0 and "fine-tuned, constrained" in text and "base, few-shot, constrained" in text
+    ), text
     assert all((run / file).read_bytes() == content for file, content in before.items())
     found = json.loads((run / "evaluation_constrained.json").read_text())
-    rows = [json.loads(line) for line in (run / "predictions_constrained.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (run / "predictions_constrained.jsonl").read_text().splitlines()
+    ]
     schema = json.loads((run / "schema.json").read_text())
     for row in rows:
         if row["finish_reason"] == "stop":
             jsonschema.validate(json.loads(row["prediction"]), schema)
-    assert found["eval_constrained/schema_valid"] == sum(r["finish_reason"] == "stop" for r in rows) / len(rows)
-    assert "value" in found["fewshot_constrained/schema_valid_difference"] and "eval_constrained/nll" not in found
+    assert found["eval_constrained/schema_valid"] == sum(
+        r["finish_reason"] == "stop" for r in rows
+    ) / len(rows)
+    assert (
+        "value" in found["fewshot_constrained/schema_valid_difference"]
+        and "eval_constrained/nll" not in found
+    )
     code, text = hydratune("evaluate", f"run={run}", "constrained=true", "source=predictions")
     assert code == 2 and "need the model" in text
     code, text = hydratune("evaluate", f"run={run}", "constrained=true", "texts=some")
     assert code == 2 and "leave one of the two out" in text
-    code, text = hydratune("decide", f"run={run}", "constrained=true", "rows=2", f"output={tmp_path}/d", "evaluation.shots=1")
+    code, text = hydratune(
+        "decide",
+        f"run={run}",
+        "constrained=true",
+        "rows=2",
+        f"output={tmp_path}/d",
+        "evaluation.shots=1",
+    )
     assert code == 0 and "held to the JSON schema, fine-tuned changes by" in text, text
     decision = json.loads((tmp_path / "d" / "decision.json").read_text())
     assert "tuned_constrained" in decision["systems"] and len(decision["constrained"]) == 2
@@ -106,10 +144,20 @@ def test_constrained_answers_stand_beside_the_free_ones(hydratune: Command, tmp_
 
 
 def test_without_a_schema_nothing_is_held_to_it(hydratune: Command, tmp_path: Path) -> None:
-    rows = [{"prompt": f"say the number {n}", "completion": f"the number is {n}"} for n in range(40)]
+    rows = [
+        {"prompt": f"say the number {n}", "completion": f"the number is {n}"} for n in range(40)
+    ]
     small = [s for s in SMALL if not s.startswith("data.max")]
-    words = ("train", *small, "data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}", f"hydra.run.dir={tmp_path}/run")
-    code, text = hydratune(*words, "data.quality.near_leaks=off", "data.quality.near_duplicates=off")
+    words = (
+        "train",
+        *small,
+        "data=files",
+        f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    code, text = hydratune(
+        *words, "data.quality.near_leaks=off", "data.quality.near_duplicates=off"
+    )
     assert code == 0, text
     code, text = hydratune("evaluate", f"run={tmp_path}/run", "constrained=true")
     assert code == 2 and "no JSON schema to hold the answers to" in text and "Traceback" not in text

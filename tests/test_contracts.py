@@ -15,13 +15,17 @@ SCHEMA = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "contracts.yaml")
 LEVELS = list(Difficulty)
 
 
-def rows(split: str, count: int = 200, difficulty: Difficulty = Difficulty.standard, seed: int = 0) -> list:
+def rows(
+    split: str, count: int = 200, difficulty: Difficulty = Difficulty.standard, seed: int = 0
+) -> list:
     return list(contract_rows(split, count, difficulty, seed))
 
 
 def test_same_seed_same_contracts_and_another_seed_others() -> None:
     assert rows("train") == rows("train")
-    assert not {r.content_hash for r in rows("train")} & {r.content_hash for r in rows("train", seed=1)}
+    assert not {r.content_hash for r in rows("train")} & {
+        r.content_hash for r in rows("train", seed=1)
+    }
 
 
 def test_more_rows_keep_the_first_ones() -> None:
@@ -54,11 +58,23 @@ def test_no_company_or_place_of_a_test_row_occurs_in_training() -> None:
 
 
 def test_validation_shares_no_contract_with_training() -> None:
-    assert not {r.content_hash for r in rows("train", 600)} & {r.content_hash for r in rows("validation", 100)}
+    assert not {r.content_hash for r in rows("train", 600)} & {
+        r.content_hash for r in rows("validation", 100)
+    }
 
 
 def test_clause_orders_of_the_two_worlds_are_disjoint() -> None:
-    orders = [["parties", *rest] for rest in (["term", "law"], ["law", "term"], ["cap"], ["notice", "payment", "cap"], ["term"], ["law"])]
+    orders = [
+        ["parties", *rest]
+        for rest in (
+            ["term", "law"],
+            ["law", "term"],
+            ["cap"],
+            ["notice", "payment", "cap"],
+            ["term"],
+            ["law"],
+        )
+    ]
     assert {_order_belongs_to_test(order) for order in orders} == {True, False}
 
 
@@ -73,7 +89,11 @@ def test_parties_places_and_counts_are_in_the_text(difficulty: Difficulty) -> No
 
 
 def test_later_term_stands_after_an_amendment() -> None:
-    amended = [r for r in rows("train", 400, Difficulty.hard) if "the governing law was changed to that of" in r.messages[0].content]
+    amended = [
+        r
+        for r in rows("train", 400, Difficulty.hard)
+        if "the governing law was changed to that of" in r.messages[0].content
+    ]
     assert amended
     for row in amended:
         later = row.messages[0].content.split("the governing law was changed to that of ")[1]
@@ -81,7 +101,10 @@ def test_later_term_stands_after_an_amendment() -> None:
 
 
 def test_difficulty_changes_the_length_of_contracts() -> None:
-    lengths = [sum(len(r.messages[0].content) for r in rows("train", 200, level)) for level in (Difficulty.easy, Difficulty.hard)]
+    lengths = [
+        sum(len(r.messages[0].content) for r in rows("train", 200, level))
+        for level in (Difficulty.easy, Difficulty.hard)
+    ]
     assert lengths[1] > 1.2 * lengths[0]
 
 

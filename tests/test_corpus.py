@@ -10,33 +10,59 @@ import torch
 from conftest import SHARED_DATA
 from hydratune.cache import cache_folder
 from hydratune.config import LoraAdapter, PrefixTuning, PromptTuning
-from hydratune.evaluation.corpus import Passage, TextScore, opening_token, score_texts, token_log_likelihoods, windows
+from hydratune.evaluation.corpus import (
+    Passage,
+    TextScore,
+    opening_token,
+    score_texts,
+    token_log_likelihoods,
+    windows,
+)
 from hydratune.models import adapters
 from hydratune.models.attention import NAME
 
 USERS_CACHE = cache_folder()  # before the tests get one of their own: the real model is in it
-TEXTS = ["The supplier shall deliver within ten days.", "Café", "This agreement ends on 1 May 2025, unless it is renewed in writing. " * 4]
+TEXTS = [
+    "The supplier shall deliver within ten days.",
+    "Café",
+    "This agreement ends on 1 May 2025, unless it is renewed in writing. " * 4,
+]
 
 
 def by_hand(model: Any, passage: Passage) -> list[float]:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([passage.inputs])).logits[0, -len(passage.target) :]
-    return [float(row.log_softmax(-1)[token]) for row, token in zip(logits, passage.target, strict=True)]
+    return [
+        float(row.log_softmax(-1)[token]) for row, token in zip(logits, passage.target, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("attention", [NAME, "sdpa"])
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_every_token_has_the_likelihood_of_its_text_alone(model: Any, attention: str, batch_size: int, side: str) -> None:
-    passages = [Passage((1,), (5, 6, 7)), Passage((1, 9, 9, 8), (3,)), Passage((2, 4), tuple(range(10, 40)))]
+def test_every_token_has_the_likelihood_of_its_text_alone(
+    model: Any, attention: str, batch_size: int, side: str
+) -> None:
+    passages = [
+        Passage((1,), (5, 6, 7)),
+        Passage((1, 9, 9, 8), (3,)),
+        Passage((2, 4), tuple(range(10, 40))),
+    ]
     model.set_attn_implementation("eager")
     expected = [by_hand(model, passage) for passage in passages]
     model.set_attn_implementation(attention)
-    found = token_log_likelihoods(model, passages, pad=0, batch_size=batch_size, padding_side=side, quiet=True)
-    assert [values.tolist() for values in found] == [pytest.approx(values, rel=1e-5) for values in expected]
+    found = token_log_likelihoods(
+        model, passages, pad=0, batch_size=batch_size, padding_side=side, quiet=True
+    )
+    assert [values.tolist() for values in found] == [
+        pytest.approx(values, rel=1e-5) for values in expected
+    ]
 
 
-@pytest.mark.parametrize("adapter", [PromptTuning(num_virtual_tokens=3), PrefixTuning(num_virtual_tokens=3), LoraAdapter(r=2)])
+@pytest.mark.parametrize(
+    "adapter",
+    [PromptTuning(num_virtual_tokens=3), PrefixTuning(num_virtual_tokens=3), LoraAdapter(r=2)],
+)
 def test_adapters_are_read_with(model: Any, adapter: Any) -> None:
     tuned = adapters.add_adapter(model, adapter)
     for name, parameter in tuned.named_parameters():
@@ -45,7 +71,9 @@ def test_adapters_are_read_with(model: Any, adapter: Any) -> None:
     passages = [Passage((1,), (5, 6, 7)), Passage((1, 9), (3, 8, 8, 8, 2))]
     expected = [by_hand(tuned.eval(), passage) for passage in passages]
     found = token_log_likelihoods(tuned, passages, pad=0, quiet=True)
-    assert [values.tolist() for values in found] == [pytest.approx(values, rel=1e-4) for values in expected]
+    assert [values.tolist() for values in found] == [
+        pytest.approx(values, rel=1e-4) for values in expected
+    ]
 
 
 @pytest.mark.parametrize(("window", "stride"), [(4, None), (4, 2), (4, 4), (100, None), (1, None)])
@@ -57,7 +85,9 @@ def test_windows_predict_every_token_once_in_order(window: int, stride: int | No
         assert 1 <= len(passage.inputs) <= window
         start = [1, *tokens].index(passage.context[0])
         assert [1, *tokens][start : start + len(passage.inputs)] == list(passage.inputs)
-    assert len({len(passage.inputs) for passage in passages}) == 1  # as much context as fits, in the last one too
+    assert (
+        len({len(passage.inputs) for passage in passages}) == 1
+    )  # as much context as fits, in the last one too
     if stride == 2:
         assert [len(passage.target) for passage in passages] == [4, 2, 2, 2, 1]
 
@@ -67,7 +97,9 @@ def test_score_of_a_text_is_that_of_its_tokens(model: Any, tiny: tuple[Any, Any,
     scores = score_texts(model, tokenizer, TEXTS, window=16, stride=8, pad=0, quiet=True)
     for text, score in zip(TEXTS, scores, strict=True):
         tokens = tokenizer(text, add_special_tokens=False).input_ids
-        expected = sum(sum(by_hand(model, p)) for p in windows(tokens, opening_token(tokenizer), 16, 8))
+        expected = sum(
+            sum(by_hand(model, p)) for p in windows(tokens, opening_token(tokenizer), 16, 8)
+        )
         assert score.log_likelihood == pytest.approx(expected, rel=1e-5)
         assert (score.tokens, score.bytes) == (len(tokens), len(text.encode()))
     assert scores[1].bytes == 5
@@ -75,7 +107,11 @@ def test_score_of_a_text_is_that_of_its_tokens(model: Any, tiny: tuple[Any, Any,
 
 def test_measures_of_a_score() -> None:
     score = TextScore(-8 * math.log(2), 4, 2) + TextScore(0.0, 0, 2)
-    assert (score.nll, score.perplexity, score.bits_per_byte) == (pytest.approx(2 * math.log(2)), pytest.approx(4), pytest.approx(2))
+    assert (score.nll, score.perplexity, score.bits_per_byte) == (
+        pytest.approx(2 * math.log(2)),
+        pytest.approx(4),
+        pytest.approx(2),
+    )
     assert TextScore(0.0, 0, 0).bits_per_byte == TextScore(0.0, 0, 0).nll == 0
 
 
@@ -94,8 +130,13 @@ def test_perplexity_of_wikitext_is_the_published_reference(monkeypatch: pytest.M
     monkeypatch.setenv("HYDRATUNE_CACHE", str(USERS_CACHE))
     settings = compose().model
     source = sources.resolve(settings)
-    tokenizer, model = sources.load_tokenizer(settings, source), sources.load_model(settings, source, on_cpu())
+    tokenizer, model = (
+        sources.load_tokenizer(settings, source),
+        sources.load_model(settings, source, on_cpu()),
+    )
     text = Path(SHARED_DATA / "wikitext2" / "test.txt").read_text()[:6000].strip()
-    (score,) = score_texts(model, tokenizer, [text], window=2048, pad=tokenizer.pad_token_id, quiet=True)
+    (score,) = score_texts(
+        model, tokenizer, [text], window=2048, pad=tokenizer.pad_token_id, quiet=True
+    )
     assert score.log_likelihood == pytest.approx(-3945.03, abs=0.1)
     assert score.bits_per_byte == pytest.approx(0.9479, abs=1e-4)

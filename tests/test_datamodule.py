@@ -12,9 +12,16 @@ SUPERVISED = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize(("batch", "accumulate"), [(2, 1), (2, 2), (4, 1), (3, 2), (20, 1)])
-def test_ranks_share_every_row_once_and_agree_on_the_normaliser(world: int, batch: int, accumulate: int) -> None:
-    ranks = [list(OptimizerBatches(SUPERVISED, batch, accumulate, 0, rank, world)) for rank in range(world)]
-    assert sorted(i for rank in ranks for rows, _ in rank for i in rows) == list(range(len(SUPERVISED)))
+def test_ranks_share_every_row_once_and_agree_on_the_normaliser(
+    world: int, batch: int, accumulate: int
+) -> None:
+    ranks = [
+        list(OptimizerBatches(SUPERVISED, batch, accumulate, 0, rank, world))
+        for rank in range(world)
+    ]
+    assert sorted(i for rank in ranks for rows, _ in rank for i in rows) == list(
+        range(len(SUPERVISED))
+    )
     assert len({len(rank) for rank in ranks}) == 1
     assert len(ranks[0]) == len(OptimizerBatches(SUPERVISED, batch, accumulate, 0, 0, world))
     for update in range(0, len(ranks[0]), accumulate):
@@ -46,7 +53,9 @@ def test_validation_times_end_with_the_last_step() -> None:
 
 @pytest.mark.parametrize("schedule", list(Schedule))
 def test_schedule_warms_up_and_ends_where_it_should(schedule: Schedule) -> None:
-    factor = learning_rate_factor(OptimizerConfig(schedule=schedule, warmup_ratio=0.1, min_lr_ratio=0.2), 100)
+    factor = learning_rate_factor(
+        OptimizerConfig(schedule=schedule, warmup_ratio=0.1, min_lr_ratio=0.2), 100
+    )
     values = [factor(step) for step in range(101)]
     assert 0 < values[0] < 0.2
     assert max(values) == pytest.approx(1.0)

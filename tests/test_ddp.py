@@ -26,7 +26,11 @@ from test_resume import interrupt_after
 Command = Callable[..., tuple[int, str]]
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 UNEVEN = (
-    *(setting for setting in SMALL if not setting.startswith(("data.batch_size", "trainer.max_steps"))),
+    *(
+        setting
+        for setting in SMALL
+        if not setting.startswith(("data.batch_size", "trainer.max_steps"))
+    ),
     "data.max_train_rows=9",  # the last step of an epoch has one row: rank 1 has none
     "data.max_validation_rows=5",
     "trainer.max_steps=null",
@@ -39,7 +43,10 @@ UNEVEN = (
 def history(run: Path) -> list[dict[str, float]]:
     with (run / "history.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    return [{key: float(value) for key, value in row.items() if value and key != "tokens_per_second"} for row in rows]
+    return [
+        {key: float(value) for key, value in row.items() if value and key != "tokens_per_second"}
+        for row in rows
+    ]
 
 
 def status(run: Path) -> dict[str, Any]:
@@ -47,10 +54,14 @@ def status(run: Path) -> dict[str, Any]:
 
 
 def assert_equal(run: Path, other: Path, weights_within: float) -> None:
-    """Losses and weights differ by no more than what another order of the same sums in fp32 makes of them."""
+    """Losses and weights differ by no more than what another order of the same sums in fp32 makes
+    of them.
+    """
     for ours, theirs in zip(history(run), history(other), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)
-    weights, expected = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (run, other))
+    weights, expected = (
+        load_file(path / "adapter" / "adapter_model.safetensors") for path in (run, other)
+    )
     assert weights.keys() == expected.keys()
     for name, weight in weights.items():
         assert (weight - expected[name]).abs().max() < weights_within, name
@@ -58,26 +69,56 @@ def assert_equal(run: Path, other: Path, weights_within: float) -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """(run directory, what was printed) of a run on two devices, with accumulation, samples and W&B, as a user starts it."""
+    """(run directory, what was printed) of a run on two devices, with accumulation, samples and
+    W&B, as a user starts it.
+    """
     folder = tmp_path_factory.mktemp("two")
-    words = (*UNEVEN, *TWO, "data.batch_size=2", "trainer.accumulate_grad_batches=2", "evaluation.every_steps=3", "tracking=offline")
+    words = (
+        *UNEVEN,
+        *TWO,
+        "data.batch_size=2",
+        "trainer.accumulate_grad_batches=2",
+        "evaluation.every_steps=3",
+        "tracking=offline",
+    )
     command = [sys.executable, "-m", "hydratune", "train", *words, f"hydra.run.dir={folder}/run"]
     environment = {**os.environ, "WANDB_MODE": "offline"}
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     return folder / "run", done.stdout
 
 
-def test_two_devices_train_what_one_does(hydratune: Command, tmp_path: Path, two: tuple[Path, str]) -> None:
-    words = (*UNEVEN, "data.batch_size=4", "trainer.accumulate_grad_batches=2", "evaluation.every_steps=3")
+def test_two_devices_train_what_one_does(
+    hydratune: Command, tmp_path: Path, two: tuple[Path, str]
+) -> None:
+    words = (
+        *UNEVEN,
+        "data.batch_size=4",
+        "trainer.accumulate_grad_batches=2",
+        "evaluation.every_steps=3",
+    )
     code, text = hydratune("train", *words, f"hydra.run.dir={tmp_path}/one")
     assert code == 0, text
     assert len(history(two[0])) == 6
-    assert_equal(two[0], tmp_path / "one", 1e-5)  # AdamW divides by the root of squared gradients, which may be next to nothing
-    assert (two[0] / "sample.jsonl").read_text().count("\n") == (tmp_path / "one" / "sample.jsonl").read_text().count("\n")
+    assert_equal(
+        two[0], tmp_path / "one", 1e-5
+    )  # AdamW divides by the root of squared gradients, which may be next to nothing
+    assert (two[0] / "sample.jsonl").read_text().count("\n") == (
+        tmp_path / "one" / "sample.jsonl"
+    ).read_text().count("\n")
 
 
-def test_two_devices_train_what_one_does_without_accumulation(hydratune: Command, tmp_path: Path) -> None:
+def test_two_devices_train_what_one_does_without_accumulation(
+    hydratune: Command, tmp_path: Path
+) -> None:
     steps = (*UNEVEN, "optimizer=sgd", "optimizer.lr=1")
     for name, words in (("two", (*TWO, "data.batch_size=2")), ("one", ("data.batch_size=4",))):
         code, text = hydratune("train", *steps, *words, f"hydra.run.dir={tmp_path}/{name}")
@@ -89,7 +130,16 @@ def test_two_devices_train_what_one_does_without_accumulation(hydratune: Command
 def test_one_record_is_written_by_the_main_process(two: tuple[Path, str]) -> None:
     run, text = two
     names = {path.name for path in run.iterdir()}
-    assert names >= {"status.json", "metrics.json", "history.csv", "predictions.jsonl", "adapter", "report.html", "data.html", "run.log"}
+    assert names >= {
+        "status.json",
+        "metrics.json",
+        "history.csv",
+        "predictions.jsonl",
+        "adapter",
+        "report.html",
+        "data.html",
+        "run.log",
+    }
     assert status(run)["state"] == "finished"
     assert not list(run.rglob(".*.tmp")) and not list(run.glob("*ddp*"))
     assert len((run / "predictions.jsonl").read_text().splitlines()) == 2
@@ -128,7 +178,9 @@ def assert_alone(started: list[int]) -> None:
 
 
 def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> list[int]:
-    """In the main process, has ``act(process number of rank 1)`` done after ``step``; returns where that number will be."""
+    """In the main process, has ``act(process number of rank 1)`` done after ``step``; returns where
+    that number will be.
+    """
     started, before = started_processes(monkeypatch), History.on_train_batch_end
 
     def acting(self: History, trainer: Any, *args: Any) -> None:
@@ -144,11 +196,19 @@ def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Non
 def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
     """(settings, run directory) of a run on two devices that Ctrl-C ended after five of six steps.
 
-    Its checkpoint is of the fifth step, because the main process thought it was time; the other rank did not.
+    Its checkpoint is of the fifth step, because the main process thought it was time; the other
+    rank did not.
     """
     from hydratune.cli import main
 
-    words = ("train", *UNEVEN, *TWO, "data.batch_size=2", "trainer.accumulate_grad_batches=2", "adapter.lora_dropout=0.2")
+    words = (
+        "train",
+        *UNEVEN,
+        *TWO,
+        "data.batch_size=2",
+        "trainer.accumulate_grad_batches=2",
+        "adapter.lora_dropout=0.2",
+    )
     run = tmp_path_factory.mktemp("broken") / "run"
     before, is_due = signal.getsignal(signal.SIGINT), Place.on_train_batch_end
 
@@ -175,7 +235,9 @@ def test_every_rank_has_random_numbers_of_its_own(broken: tuple[tuple[str, ...],
     assert ranks[0]["tokens_seen"] != ranks[1]["tokens_seen"]
 
 
-def test_another_number_of_devices_is_refused(hydratune: Command, broken: tuple[tuple[str, ...], Path]) -> None:
+def test_another_number_of_devices_is_refused(
+    hydratune: Command, broken: tuple[tuple[str, ...], Path]
+) -> None:
     words, run = broken
     code, text = hydratune(*words, "trainer.devices=3", f"hydra.run.dir={run}")
     assert code == 2
@@ -183,7 +245,9 @@ def test_another_number_of_devices_is_refused(hydratune: Command, broken: tuple[
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_an_interrupted_run_ends_like_one_that_was_not(hydratune: Command, tmp_path: Path, broken: tuple[tuple[str, ...], Path]) -> None:
+def test_an_interrupted_run_ends_like_one_that_was_not(
+    hydratune: Command, tmp_path: Path, broken: tuple[tuple[str, ...], Path]
+) -> None:
     """To the last bit: two ranks have one order of adding up."""
     words, run = broken
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/whole")
@@ -202,14 +266,25 @@ def test_wrong_settings_are_told_once(hydratune: Command, tmp_path: Path) -> Non
 
 @pytest.mark.slow  # four processes
 def test_a_killed_run_goes_on(hydratune: Command, tmp_path: Path) -> None:
-    words = (*UNEVEN, *TWO, "data.batch_size=2", "trainer.max_epochs=20", "trainer.checkpoint_minutes=1e-9", "adapter.lora_dropout=0.2")
+    words = (
+        *UNEVEN,
+        *TWO,
+        "data.batch_size=2",
+        "trainer.max_epochs=20",
+        "trainer.checkpoint_minutes=1e-9",
+        "adapter.lora_dropout=0.2",
+    )
     code, text = hydratune("train", *words, f"hydra.run.dir={tmp_path}/whole")
     assert code == 0, text
     run = tmp_path / "run"
     command = [sys.executable, "-m", "hydratune", "train", *words, f"hydra.run.dir={run}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         deadline = time.monotonic() + 100
-        while not (run / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline and process.poll() is None:
+        while (
+            not (run / "checkpoints" / "last.ckpt").is_file()
+            and time.monotonic() < deadline
+            and process.poll() is None
+        ):
             time.sleep(0.02)
         process.kill()
         process.communicate(timeout=20)
@@ -220,7 +295,13 @@ def test_a_killed_run_goes_on(hydratune: Command, tmp_path: Path) -> None:
 
 
 def test_divergence_is_one_message(hydratune: Command, tmp_path: Path) -> None:
-    words = (*SMALL, *TWO, "data.batch_size=2", "optimizer.lr=1e30", "trainer.gradient_clip_val=null")
+    words = (
+        *SMALL,
+        *TWO,
+        "data.batch_size=2",
+        "optimizer.lr=1e30",
+        "trainer.gradient_clip_val=null",
+    )
     code, text = hydratune("train", *words, f"hydra.run.dir={tmp_path}/run")
     assert code == 1
     assert text.count("the validation loss is nan") == 1, text
@@ -228,38 +309,67 @@ def test_divergence_is_one_message(hydratune: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_of_the_main_process_leaves_nothing_behind(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_main_process_leaves_nothing_behind(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(number: int) -> None:
         raise RuntimeError("the main process is broken")
 
     started = at_step(1, monkeypatch, fails)
-    code, text = hydratune("train", *SMALL, *TWO, "data.batch_size=2", f"hydra.run.dir={tmp_path}/run")
+    code, text = hydratune(
+        "train", *SMALL, *TWO, "data.batch_size=2", f"hydra.run.dir={tmp_path}/run"
+    )
     assert code == 1 and "the main process is broken" in text and "rank 1" not in text
     assert_alone(started)
 
 
-def test_a_killed_rank_ends_the_run_with_its_reason(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_rank_ends_the_run_with_its_reason(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at_step(4, monkeypatch, lambda number: os.kill(number, signal.SIGKILL))
-    code, text = hydratune("train", *UNEVEN, *TWO, "data.batch_size=2", f"hydra.run.dir={tmp_path}/run")
+    code, text = hydratune(
+        "train", *UNEVEN, *TWO, "data.batch_size=2", f"hydra.run.dir={tmp_path}/run"
+    )
     assert code == 1, text
-    assert "the process of rank 1, of a run on 2 devices, was killed by signal 9" in text and "Traceback" not in text
+    assert (
+        "the process of rank 1, of a run on 2 devices, was killed by signal 9" in text
+        and "Traceback" not in text
+    )
     assert "goes on from the last checkpoint" in text
-    assert status(tmp_path / "run")["state"] == "failed" and "killed by signal 9" in status(tmp_path / "run")["error"]
+    assert (
+        status(tmp_path / "run")["state"] == "failed"
+        and "killed by signal 9" in status(tmp_path / "run")["error"]
+    )
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("when", ["prepare", pytest.param("training", marks=pytest.mark.slow)])
-def test_an_error_of_another_rank_is_told(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+def test_an_error_of_another_rank_is_told(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     (tmp_path / "site").mkdir()
-    where = "hydratune.models.hardware, 'keep_memory'" if when == "prepare" else "hydratune.training.module.FineTuning, 'training_step'"
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import os\nif os.environ.get('LOCAL_RANK') == '1':\n    import hydratune.models.hardware, hydratune.training.module\n"
-        f"    def broken(*args):\n        raise RuntimeError('this rank is broken')\n    setattr({where}, broken)\n"
+    where = (
+        "hydratune.models.hardware, 'keep_memory'"
+        if when == "prepare"
+        else "hydratune.training.module.FineTuning, 'training_step'"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]))
-    code, text = hydratune("train", *SMALL, *TWO, "data.batch_size=2", f"hydra.run.dir={tmp_path}/run")
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os\nif os.environ.get('LOCAL_RANK') == '1':\n    import hydratune.models.hardware,"
+        " hydratune.training.module\n    def broken(*args):\n        raise RuntimeError('this rank"
+        f" is broken')\n    setattr({where}, broken)\n"
+    )
+    monkeypatch.setenv(
+        "PYTHONPATH",
+        os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    )
+    code, text = hydratune(
+        "train", *SMALL, *TWO, "data.batch_size=2", f"hydra.run.dir={tmp_path}/run"
+    )
     assert code == 1, text
-    assert text.count("this rank is broken") == 1 and "rank 1, of a run on 2 devices, ended with exit code 1" in text
+    assert (
+        text.count("this rank is broken") == 1
+        and "rank 1, of a run on 2 devices, ended with exit code 1" in text
+    )
     assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
 
 
@@ -279,7 +389,14 @@ threading.Thread(target=others._watch, daemon=True).start()
 time.sleep(300)
 """
     command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1, done.stdout
     assert done.stdout.count("rank 1, of a run on 2 devices, ended with exit code 3") == 1
     assert status(tmp_path)["state"] == "failed" and "exit code 3" in status(tmp_path)["error"]

@@ -1,4 +1,4 @@
-"""Prompt, retrieve or fine-tune: what is looked up, what follows from the numbers, and the command."""
+"""Prompt, retrieve or fine-tune: what is looked up, what follows from the numbers, and the command."""  # noqa: E501
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,13 @@ from hydratune.evaluation.retrieval import Library, Passage, from_files, pieces,
 
 
 def test_the_passage_about_the_question_is_found_first() -> None:
-    library = Library([Passage("tar", "list the contents of an archive"), Passage("cp", "copy a file"), Passage("mv", "rename a file")])
+    library = Library(
+        [
+            Passage("tar", "list the contents of an archive"),
+            Passage("cp", "copy a file"),
+            Passage("mv", "rename a file"),
+        ]
+    )
     assert next(p.source for p in library.search("how do I copy a file?", 2)) == "cp"
     assert library.search("zebra", 2) == []
     assert len(library.search("file archive", 9)) == 3
@@ -30,7 +36,9 @@ def test_a_library_without_a_word_is_refused() -> None:
 
 
 def test_pieces_keep_paragraphs_together_and_lose_no_word() -> None:
-    text = "\n\n".join(" ".join(f"w{i}.{j}" for j in range(n)) for i, n in enumerate([5, 30, 3, 3, 70, 1]))
+    text = "\n\n".join(
+        " ".join(f"w{i}.{j}" for j in range(n)) for i, n in enumerate([5, 30, 3, 3, 70, 1])
+    )
     found = pieces(text, 32)
     assert " ".join(found).split() == text.split()
     assert max(len(piece.split()) for piece in found) <= 32
@@ -40,7 +48,11 @@ def test_pieces_keep_paragraphs_together_and_lose_no_word() -> None:
 def test_documents_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("alpha beta")
     (tmp_path / "b.jsonl").write_text('{"name": "x", "page": "gamma"}\n{"text": "delta"}\n')
-    assert from_files(tmp_path, 50) == [Passage("a", "alpha beta"), Passage("x", "gamma"), Passage("b 2", "delta")]
+    assert from_files(tmp_path, 50) == [
+        Passage("a", "alpha beta"),
+        Passage("x", "gamma"),
+        Passage("b 2", "delta"),
+    ]
     with pytest.raises(ConfigError, match="no such file"):
         from_files(tmp_path / "none", 50)
     (tmp_path / "b.jsonl").write_text('{"title": "x"}\n')
@@ -51,7 +63,9 @@ def test_documents_of_a_folder(tmp_path: Path) -> None:
 def test_sources_stand_before_the_question() -> None:
     prompt = with_sources([Message("system", "S"), Message("user", "Q?")], [Passage("tar", "text")])
     assert prompt[0].content == "S"
-    assert prompt[1].content.startswith("Sources:\n\n[1] tar: text") and prompt[1].content.endswith("Q?")
+    assert prompt[1].content.startswith("Sources:\n\n[1] tar: text") and prompt[1].content.endswith(
+        "Q?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,69 +75,127 @@ def test_sources_stand_before_the_question() -> None:
         ({"base": 0, "fewshot": 40, "rag": 60, "tuned": 50, "tuned_rag": 90}, "tune_and_retrieve"),
         ({"base": 0, "fewshot": 40, "rag": 90, "tuned": 50, "tuned_rag": 90}, "retrieve"),
         ({"base": 0, "fewshot": 40, "rag": 90, "tuned": 50, "tuned_rag": 50}, "retrieve"),
-        ({"base": 0, "fewshot": 88, "rag": 80, "tuned": 89, "tuned_rag": 90}, "prompt"),  # a point is no reason
+        (
+            {"base": 0, "fewshot": 88, "rag": 80, "tuned": 89, "tuned_rag": 90},
+            "prompt",
+        ),  # a point is no reason
         ({"base": 0, "fewshot": 40, "rag": 45}, "open"),
         ({"base": 10, "tuned": 90}, "tune"),
     ],
 )
 def test_what_follows_from_the_numbers(right: dict[str, int], choice: str) -> None:
-    measures = {system: {"exact_match": rate([i < hits for i in range(100)])} for system, hits in right.items()}
+    measures = {
+        system: {"exact_match": rate([i < hits for i in range(100)])}
+        for system, hits in right.items()
+    }
     rows = {system: [{"group": None}] * 100 for system in right}
     found = decide(measures, rows, "exact_match", 0.02, EvaluationConfig(bootstrap_samples=300))
     assert found.choice == choice, found
     for comparison in found.comparisons:
-        assert comparison.value == pytest.approx((right[comparison.ours] - right[comparison.theirs]) / 100)
+        assert comparison.value == pytest.approx(
+            (right[comparison.ours] - right[comparison.theirs]) / 100
+        )
         assert comparison.better == (comparison.p < 0.05 and comparison.value > 0.02)
 
 
-@pytest.mark.parametrize(("tokens", "tuned", "choice"), [(700, 90, "either"), (150, 90, "prompt"), (700, 60, "prompt")])
+@pytest.mark.parametrize(
+    ("tokens", "tuned", "choice"), [(700, 90, "either"), (150, 90, "prompt"), (700, 60, "prompt")]
+)
 def test_as_good_with_far_shorter_prompts_is_said(tokens: int, tuned: int, choice: str) -> None:
     right = {"base": 0, "fewshot": 88, "tuned": tuned}
-    measures = {system: {"exact_match": rate([i < hits for i in range(100)])} for system, hits in right.items()}
-    rows = {system: [{"group": None, "prompt_tokens": tokens if system == "fewshot" else 100}] * 100 for system in right}
+    measures = {
+        system: {"exact_match": rate([i < hits for i in range(100)])}
+        for system, hits in right.items()
+    }
+    rows = {
+        system: [{"group": None, "prompt_tokens": tokens if system == "fewshot" else 100}] * 100
+        for system in right
+    }
     found = decide(measures, rows, "exact_match", 0.02, EvaluationConfig(bootstrap_samples=300))
-    assert found.choice == choice and ("7.0 times as long" in found.headline) is (choice == "either")
+    assert found.choice == choice and ("7.0 times as long" in found.headline) is (
+        choice == "either"
+    )
 
 
 def test_a_smaller_number_is_better_where_it_is_a_loss() -> None:
     from hydratune.evaluation.measures import mean
 
-    measures = {"base": {"nll": mean([2.0, 2.1, 1.9] * 20)}, "tuned": {"nll": mean([1.0, 1.1, 0.9] * 20)}}
+    measures = {
+        "base": {"nll": mean([2.0, 2.1, 1.9] * 20)},
+        "tuned": {"nll": mean([1.0, 1.1, 0.9] * 20)},
+    }
     rows = {system: [{"group": None}] * 60 for system in measures}
-    assert decide(measures, rows, "nll", 0.02, EvaluationConfig(bootstrap_samples=300)).choice == "tune"
+    assert (
+        decide(measures, rows, "nll", 0.02, EvaluationConfig(bootstrap_samples=300)).choice
+        == "tune"
+    )
 
 
 def test_answers_on_the_page_are_text() -> None:
     from hydratune.evaluation.decision_report import render
 
     rows = [
-        {"group": None, "id": "<1>", "prompt": [{"role": "user", "content": "<b>?"}], "reference": "r", "prediction": "<script>x</script>"}
+        {
+            "group": None,
+            "id": "<1>",
+            "prompt": [{"role": "user", "content": "<b>?"}],
+            "reference": "r",
+            "prediction": "<script>x</script>",
+        }
     ]
     measures = {"base": {"exact_match": rate([True])}}
     config = EvaluationConfig(bootstrap_samples=100)
     decided = decide(measures, {"base": rows}, "exact_match", 0.02, config)
-    page = render("n", "exact_match", decided, measures, {"base": rows}, {"base": {"tokens_in": 1, "tokens_out": 1, "seconds": 1}}, config)
-    assert "&lt;script&gt;x" in page and "<script" not in page and "&lt;b&gt;?" in page and "row &lt;1&gt;" in page
+    page = render(
+        "n",
+        "exact_match",
+        decided,
+        measures,
+        {"base": rows},
+        {"base": {"tokens_in": 1, "tokens_out": 1, "seconds": 1}},
+        config,
+    )
+    assert (
+        "&lt;script&gt;x" in page
+        and "<script" not in page
+        and "&lt;b&gt;?" in page
+        and "row &lt;1&gt;" in page
+    )
 
 
 def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    records = [{"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}, of course."} for i in range(30)]
+    records = [
+        {"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}, of course."}
+        for i in range(30)
+    ]
     data = ["data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', records)}"]
     code, said = hydratune("train", *SMALL, *data, "hydra.run.dir=run")
     assert code == 0, said
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "sums.md").write_text("Two and two is four.\n\nThree plus three is six.")
-    code, said = hydratune("decide", "run=run", "knowledge=docs", "output=decided", "evaluation.shots=1")
+    code, said = hydratune(
+        "decide", "run=run", "knowledge=docs", "output=decided", "evaluation.shots=1"
+    )
     assert code == 0, said
     found = json.loads(Path("decided/decision.json").read_text())
     assert set(found["systems"]) == {"base", "fewshot", "nearest", "rag", "tuned", "tuned_rag"}
     assert any("are too few to build on" in reason for reason in found["reasons"])
     assert found["metric"] == "rougeL" and found["headline"] in said
-    assert found["systems"]["rag"]["per_1000_calls"]["tokens_in"] > found["systems"]["base"]["per_1000_calls"]["tokens_in"]
+    assert (
+        found["systems"]["rag"]["per_1000_calls"]["tokens_in"]
+        > found["systems"]["base"]["per_1000_calls"]["tokens_in"]
+    )
     page = Path("decided/report.html").read_text()
-    assert found["headline"] in page and "http:" not in page and "https:" not in page and "<script" not in page
+    assert (
+        found["headline"] in page
+        and "http:" not in page
+        and "https:" not in page
+        and "<script" not in page
+    )
     told = json.loads(Path("run/metrics.json").read_text())
-    assert found["systems"]["tuned"]["metrics"]["tuned/nll"] == pytest.approx(told["eval/nll"], rel=1e-5)
+    assert found["systems"]["tuned"]["metrics"]["tuned/nll"] == pytest.approx(
+        told["eval/nll"], rel=1e-5
+    )
 
     code, said = hydratune("decide", "run=run", "data.batch_size=2", "output=decided")
     assert code == 2 and "run=DIR brings its own settings" in said
@@ -136,50 +208,102 @@ def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) 
 def test_the_prompt_that_was_asked_is_stored_and_its_hash_is_that_of_its_tokens(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path, encoder: Any
 ) -> None:
-    """Of every system, from the cache as well; beside it the row's own request, which is what is judged and searched for values."""
-    records = [{"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}."} for i in range(30)]
-    data = ["data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', records)}", "evaluation.baselines=[base,fewshot]"]
+    """Of every system, from the cache as well; beside it the row's own request, which is what is
+    judged and searched for values.
+    """
+    records = [
+        {"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}."} for i in range(30)
+    ]
+    data = [
+        "data=files",
+        f"data.train={write_rows(tmp_path / 'rows.jsonl', records)}",
+        "evaluation.baselines=[base,fewshot]",
+    ]
     for name in ("run", "again"):  # the second from the cache
-        code, said = hydratune("train", *[s for s in SMALL if "baselines" not in s], *data, "evaluation.shots=2", f"hydra.run.dir={name}")
+        code, said = hydratune(
+            "train",
+            *[s for s in SMALL if "baselines" not in s],
+            *data,
+            "evaluation.shots=2",
+            f"hydra.run.dir={name}",
+        )
         assert code == 0, said
     assert "taken from the cache" in said
     code, said = hydratune("decide", "run=run", "output=decided", "evaluation.shots=2")
     assert code == 0, said
-    files = [file for name in ("run", "again", "decided") for file in Path(name).glob("predictions*.jsonl")]
+    files = [
+        file
+        for name in ("run", "again", "decided")
+        for file in Path(name).glob("predictions*.jsonl")
+    ]
     assert len(files) == 3 + 3 + 6
     for file in files:
         for row in map(json.loads, file.read_text().splitlines()):
             asked = [Message(turn["role"], turn["content"]) for turn in row["prompt"]]
             tokens = encoder.prompt(asked, (), "test")
-            assert stable_hash(tokens) == row["prompt_hash"] and len(tokens) == row["prompt_tokens"], file
+            assert (
+                stable_hash(tokens) == row["prompt_hash"] and len(tokens) == row["prompt_tokens"]
+            ), file
             own = request_of(row)
-            assert [turn["role"] for turn in own] == ["user"] and own[0]["content"].startswith("What is")
+            assert [turn["role"] for turn in own] == ["user"] and own[0]["content"].startswith(
+                "What is"
+            )
             assert asked_by_user(row) == own[0]["content"]
             plain = file.stem in ("predictions", "predictions_base", "predictions_tuned")
             assert ("request" in row) is not plain, file
             if "fewshot" in file.stem:
-                assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant"] * 2 + ["user"]
-    assert Path("run/predictions_fewshot.jsonl").read_text() == Path("again/predictions_fewshot.jsonl").read_text()
+                assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant"] * 2 + [
+                    "user"
+                ]
+    assert (
+        Path("run/predictions_fewshot.jsonl").read_text()
+        == Path("again/predictions_fewshot.jsonl").read_text()
+    )
 
 
 def test_values_are_searched_in_the_request_and_not_in_examples() -> None:
     turns = [{"role": "user", "content": "42"}]
     row = {"prompt": [{"role": "user", "content": "an example: 7"}, *turns], "request": turns}
-    assert Answered("", [""], None, row).source == "42" and Answered("", [""], None, {"prompt": turns}).source == "42"
+    assert (
+        Answered("", [""], None, row).source == "42"
+        and Answered("", [""], None, {"prompt": turns}).source == "42"
+    )
 
 
 def test_few_rows_decide_nothing_and_show_no_interval() -> None:
     from hydratune.evaluation.decision_report import render
 
-    rows = [{"group": "all", "id": str(i), "prompt": [], "reference": "r", "prediction": "p", "finish_reason": "length"} for i in range(8)]
-    measures = {system: {"exact_match": rate([hit] * 8)} for system, hit in (("base", False), ("tuned", True))}
+    rows = [
+        {
+            "group": "all",
+            "id": str(i),
+            "prompt": [],
+            "reference": "r",
+            "prediction": "p",
+            "finish_reason": "length",
+        }
+        for i in range(8)
+    ]
+    measures = {
+        system: {"exact_match": rate([hit] * 8)}
+        for system, hit in (("base", False), ("tuned", True))
+    }
     config = EvaluationConfig(bootstrap_samples=200)
     predictions = dict.fromkeys(measures, rows)
     found = decide(measures, predictions, "exact_match", 0.02, config)
     (one,) = found.comparisons
-    assert one.interval is None and one.p == 1 and not one.better and "(1 independent row cannot tell)" in one.sentence()
+    assert (
+        one.interval is None
+        and one.p == 1
+        and not one.better
+        and "(1 independent row cannot tell)" in one.sentence()
+    )
     assert any("one run of one seed" in reason for reason in found.reasons)
     costs = {system: {"tokens_in": 1, "tokens_out": 1, "seconds": 1} for system in measures}
     page = render("n", "exact_match", found, measures, predictions, costs, config)
-    assert "one group of rows: none" in page and "(1 independent row cannot tell)" in page and '<th class="n">cut</th>' in page
+    assert (
+        "one group of rows: none" in page
+        and "(1 independent row cannot tell)" in page
+        and '<th class="n">cut</th>' in page
+    )
     assert page.count('<td class="n">8</td>') == 2  # cut, of both

@@ -34,7 +34,11 @@ def flip(file: Path, place: float) -> None:
 
 def files(run: Path) -> list[str]:
     """What a run leaves: all but locks and what is there to be looked at only."""
-    found = sorted(str(file.relative_to(run)) for file in run.rglob("*") if file.is_file() and file.stat().st_size)
+    found = sorted(
+        str(file.relative_to(run))
+        for file in run.rglob("*")
+        if file.is_file() and file.stat().st_size
+    )
     return [name for name in found if not name.endswith((".lock", ".log", ".html", "README.md"))]
 
 
@@ -45,7 +49,9 @@ def copied(run: Path, name: str = "copy") -> Path:
     return target
 
 
-def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None], target: Path) -> Path:
+def once(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None], target: Path
+) -> Path:
     """A copy of what ``make`` made for the first test that wanted it."""
     made = factory.getbasetemp() / f"digests-{name}"
     if not made.is_dir():
@@ -57,7 +63,9 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
 def timeless(value: Any) -> Any:
     """Without what was measured by a clock."""
     if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key not in ("seconds", "costs")}
+        return {
+            key: timeless(item) for key, item in value.items() if key not in ("seconds", "costs")
+        }
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
@@ -82,22 +90,35 @@ def interrupted(hydratune: Command, whole: Path, tmp_path_factory: pytest.TempPa
     return once(tmp_path_factory, "interrupted", make, whole.parent)
 
 
-# ------------------------------------------------------------------------------------------------------------ checkpoints
-@pytest.mark.parametrize("place", [0.4, *(pytest.param(place, marks=pytest.mark.slow) for place in (0.02, 0.75, 0.97))])
-def test_a_damaged_last_checkpoint_is_noticed_and_the_best_is_taken(hydratune: Command, interrupted: Path, place: float) -> None:
+# -------------------------------------------------------------------------------------- checkpoints
+@pytest.mark.parametrize(
+    "place", [0.4, *(pytest.param(place, marks=pytest.mark.slow) for place in (0.02, 0.75, 0.97))]
+)
+def test_a_damaged_last_checkpoint_is_noticed_and_the_best_is_taken(
+    hydratune: Command, interrupted: Path, place: float
+) -> None:
     flip(interrupted / "checkpoints" / "last.ckpt", place)
     code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
     assert code == 0, text
     assert f"{interrupted}/checkpoints/last.ckpt is not as it was written" in text
-    assert f"the run is resumed from {interrupted}/checkpoints/best.ckpt instead" in text and "goes on after step 5 of 15" in text
+    assert (
+        f"the run is resumed from {interrupted}/checkpoints/best.ckpt instead" in text
+        and "goes on after step 5 of 15" in text
+    )
     assert_same_run(interrupted, interrupted.parent / "whole")
 
 
 def test_a_damaged_best_checkpoint_is_made_again(hydratune: Command, interrupted: Path) -> None:
     flip(interrupted / "checkpoints" / "best.ckpt", 0.4)
     code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
-    assert code == 0 and f"{interrupted}/checkpoints/best.ckpt is not as it was written" in text, text
-    assert "last.ckpt alone is not enough" in text and "the run begins anew" in text and "goes on after" not in text
+    assert code == 0 and f"{interrupted}/checkpoints/best.ckpt is not as it was written" in text, (
+        text
+    )
+    assert (
+        "last.ckpt alone is not enough" in text
+        and "the run begins anew" in text
+        and "goes on after" not in text
+    )
     assert_same_run(interrupted, interrupted.parent / "whole")
 
 
@@ -113,16 +134,22 @@ def test_a_damaged_best_checkpoint_is_restored_where_the_last_is_the_same(
     assert_same_run(run, whole)
 
 
-def test_without_a_whole_checkpoint_the_run_begins_anew(hydratune: Command, interrupted: Path) -> None:
+def test_without_a_whole_checkpoint_the_run_begins_anew(
+    hydratune: Command, interrupted: Path
+) -> None:
     for name in ("last", "best"):
         flip(interrupted / "checkpoints" / f"{name}.ckpt", 0.4)
     code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
-    assert code == 0 and "is left whole: the run begins anew" in text and "goes on after" not in text, text
+    assert (
+        code == 0 and "is left whole: the run begins anew" in text and "goes on after" not in text
+    ), text
     assert_same_run(interrupted, interrupted.parent / "whole")
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2000, 0.5, 0.99])
-def test_a_cut_checkpoint_without_a_digest_is_explained_in_our_own_words(tmp_path: Path, keep: float) -> None:
+def test_a_cut_checkpoint_without_a_digest_is_explained_in_our_own_words(
+    tmp_path: Path, keep: float
+) -> None:
     import torch
 
     from hydratune.training.callbacks import read_checkpoint
@@ -152,13 +179,19 @@ def test_a_best_checkpoint_that_is_damaged_before_the_end_is_not_taken(
     monkeypatch.setattr(fit, "best_weights", damaging)
     words = ("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
     code, text = hydratune(*words)
-    assert code == 1 and "best.ckpt is not as it was written" in text and "The same command again is resumed from what is whole" in text
+    assert (
+        code == 1
+        and "best.ckpt is not as it was written" in text
+        and "The same command again is resumed from what is whole" in text
+    )
     code, text = hydratune(*words)  # the fix, as it is typed
     assert code == 0, text
 
 
-# ------------------------------------------------------------------------------------------------------------- every file
-def test_every_file_of_a_finished_run_is_verified_by_whoever_reads_it(hydratune: Command, whole: Path) -> None:
+# --------------------------------------------------------------------------------------- every file
+def test_every_file_of_a_finished_run_is_verified_by_whoever_reads_it(
+    hydratune: Command, whole: Path
+) -> None:
     """The quick part of the test below: one place in each file, no model."""
     code, told = hydratune("compare", str(copied(whole)), "html=false")
     assert code == 0
@@ -179,14 +212,30 @@ def test_every_file_of_a_finished_run_is_verified_by_whoever_reads_it(hydratune:
 
 @pytest.mark.slow  # a minute or two each: every file is damaged in turn
 @pytest.mark.parametrize("place", _PLACES)
-@pytest.mark.parametrize("command", [("evaluate",), ("evaluate", "source=predictions"), ("compare",), ("decide", "rows=2", "output=out")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate",),
+        ("evaluate", "source=predictions"),
+        ("compare",),
+        ("decide", "rows=2", "output=out"),
+    ],
+)
 def test_a_flipped_bit_in_a_file_of_a_finished_run_is_noticed_or_harmless(
     hydratune: Command, whole: Path, command: tuple[str, ...], place: float
 ) -> None:
     def asked(run: Path) -> tuple[int, str, str]:
-        words = [command[0], str(run), "html=false"] if command[0] == "compare" else [command[0], f"run={run}", *command[1:]]
+        words = (
+            [command[0], str(run), "html=false"]
+            if command[0] == "compare"
+            else [command[0], f"run={run}", *command[1:]]
+        )
         code, text = hydratune(*words)
-        result = run / "evaluation.json" if command[0] == "evaluate" else run.parent / "out" / "decision.json"
+        result = (
+            run / "evaluation.json"
+            if command[0] == "evaluate"
+            else run.parent / "out" / "decision.json"
+        )
         stored = result.read_text() if result.is_file() and command[0] != "compare" else ""
         values = json.loads(stored or "{}")
         return code, text, json.dumps(timeless({k: v for k, v in values.items() if k != "run"}))
@@ -208,7 +257,9 @@ def test_a_flipped_bit_in_a_file_of_a_finished_run_is_noticed_or_harmless(
 
 @pytest.mark.slow  # some minutes: a run is resumed for every file
 @pytest.mark.parametrize("place", _PLACES)
-def test_a_flipped_bit_in_a_file_of_an_interrupted_run_is_noticed_or_harmless(hydratune: Command, interrupted: Path, place: float) -> None:
+def test_a_flipped_bit_in_a_file_of_an_interrupted_run_is_noticed_or_harmless(
+    hydratune: Command, interrupted: Path, place: float
+) -> None:
     wrong = []
     for name in files(interrupted):
         run = copied(interrupted)
@@ -227,7 +278,9 @@ def test_a_flipped_bit_in_a_file_of_an_interrupted_run_is_noticed_or_harmless(hy
 def test_the_advice_of_the_message_works(hydratune: Command, whole: Path) -> None:
     run = copied(whole)
     rows = read_jsonl(run / "predictions.jsonl")
-    (run / "predictions.jsonl").write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows))  # the same
+    (run / "predictions.jsonl").write_text(
+        "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+    )  # the same
     code, text = hydratune("evaluate", f"run={run}", "source=predictions")
     assert code == 1 and f"{run}/predictions.jsonl is not as it was written" in text
     command = text.split("if you changed it yourself, ")[1].split(" has the files")[0]
@@ -245,8 +298,10 @@ def test_a_check_of_two_runs_refuses_a_damaged_one(hydratune: Command, whole: Pa
     assert code == 0 and "history.csv is not as it was written" in text
 
 
-# ------------------------------------------------------------------------------------------------------------- the digests
-def test_a_process_killed_between_the_two_writes_leaves_a_file_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# -------------------------------------------------------------------------------------- the digests
+def test_a_process_killed_between_the_two_writes_leaves_a_file_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "metrics.json"
     write_json(file, {"a": 1})
     before = digests._write
@@ -287,12 +342,19 @@ def test_digests_that_are_damaged_themselves_are_named(tmp_path: Path) -> None:
 def test_two_writers_in_one_folder_lose_no_digest(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from hydratune.records import write_json\n"
     code += "for n in range(100): write_json(Path(sys.argv[1]), {'n': n})"
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / f"{name}.json")]) for name in "abc"]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / f"{name}.json")])
+        for name in "abc"
+    ]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
-    assert all(read_json(tmp_path / f"{name}.json") == {"n": 99} and digests.listed(tmp_path / f"{name}.json") for name in "abc")
+    assert all(
+        read_json(tmp_path / f"{name}.json") == {"n": 99}
+        and digests.listed(tmp_path / f"{name}.json")
+        for name in "abc"
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------- the cache
+# ---------------------------------------------------------------------------------------- the cache
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path / "cache"))
@@ -310,7 +372,12 @@ def test_a_damaged_entry_of_the_cache_is_built_again(
         (folder / "in").mkdir(parents=True)
         (folder / "in" / "states.bin").write_bytes(bytes(range(100)))
 
-    for damage in (lambda file: None, lambda file: flip(file, 0.5), lambda file: file.write_bytes(b""), lambda file: file.unlink()):
+    for damage in (
+        lambda file: None,
+        lambda file: flip(file, 0.5),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.unlink(),
+    ):
         monkeypatch.setattr("hydratune.cache._whole", set[Path]())
         if (fresh_cache / "x").is_dir():
             damage(fresh_cache / "x" / "in" / "states.bin")
@@ -329,18 +396,37 @@ def test_every_file_of_the_cache_is_verified(
     words = ("train", *SMALL, "evaluation.baselines=[base]")
     assert hydratune(*words, f"hydra.run.dir={tmp_path}/first")[0] == 0
     for file in fresh_cache.rglob("*"):
-        if file.is_file() and file.stat().st_size and file.suffix not in (".lock", ".html") and file.name != "digests.json":
+        if (
+            file.is_file()
+            and file.stat().st_size
+            and file.suffix not in (".lock", ".html")
+            and file.name != "digests.json"
+        ):
             flip(file, 0.5)
     monkeypatch.setattr("hydratune.cache._whole", set[Path]())
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/second")
-    assert code == 0 and text.count("damaged, and built again") >= 2 and "taken from the cache (" not in text, text
+    assert (
+        code == 0
+        and text.count("damaged, and built again") >= 2
+        and "taken from the cache (" not in text
+    ), text
     assert_same_run(tmp_path / "first", tmp_path / "second")
 
 
 def test_a_damaged_prepared_data_set_is_refused(hydratune: Command, tmp_path: Path) -> None:
-    rows = [{"prompt": f"question {n} about the {n * 7}th of May", "completion": f"answer {n}"} for n in range(40)]
+    rows = [
+        {"prompt": f"question {n} about the {n * 7}th of May", "completion": f"answer {n}"}
+        for n in range(40)
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["prepare", "model=tiny", "data=files", f"data.train={tmp_path}/rows.jsonl", "data.quality.near_leaks=off", "output=out"]
+    words = [
+        "prepare",
+        "model=tiny",
+        "data=files",
+        f"data.train={tmp_path}/rows.jsonl",
+        "data.quality.near_leaks=off",
+        "output=out",
+    ]
     assert hydratune(*words)[0] == 0
     for name in ("report.json", "train.parquet"):
         folder = copied(tmp_path / "out")
@@ -350,7 +436,7 @@ def test_a_damaged_prepared_data_set_is_refused(hydratune: Command, tmp_path: Pa
     assert hydratune(*words)[0] == 0  # the fix: hydratune prepare again
 
 
-# ----------------------------------------------------------------------------------------------------------------- searches
+# ----------------------------------------------------------------------------------------- searches
 def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -365,7 +451,11 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
         study.tell(trial, value)
     content, seal = journal.read_bytes(), (tmp_path / "study.log.sha256").read_bytes()
     assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 2
-    for damaged in (content.replace(b"0.75", b"0.35"), content[: content.rindex(b"\n", 0, -1) + 1], b""):
+    for damaged in (
+        content.replace(b"0.75", b"0.35"),
+        content[: content.rindex(b"\n", 0, -1) + 1],
+        b"",
+    ):
         journal.write_bytes(damaged)
         with pytest.raises(RunError, match=r"study[.]log is not as it was written"):
             _storage(str(journal))
@@ -374,29 +464,52 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.log.sha256").write_bytes(b"\xff" + seal[1:])
     with pytest.raises(RunError, match=r"study[.]log[.]sha256"):
         _storage(str(journal))
-    (tmp_path / "study.log.sha256").unlink()  # the fix that the message names; as of an older version, too
+    (
+        tmp_path / "study.log.sha256"
+    ).unlink()  # the fix that the message names; as of an older version, too
     two = [JournalStorage(JournalFileBackend(str(journal), _Mending(journal))) for _ in range(2)]
     for number in range(6):  # two drivers take turns
         optuna.load_study(storage=two[number % 2], study_name="s").ask()
     assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 8
 
 
-# ---------------------------------------------------------------------------------------------------- the same in every process
+# ------------------------------------------------------------------------ the same in every process
 def test_the_files_of_a_run_are_the_same_whatever_the_hash_seed(tmp_path: Path) -> None:
-    words = ("adapter.target_modules=[q_proj,k_proj,v_proj,o_proj,gate_proj]", "adapter.modules_to_save=[lm_head,norm]")
+    words = (
+        "adapter.target_modules=[q_proj,k_proj,v_proj,o_proj,gate_proj]",
+        "adapter.modules_to_save=[lm_head,norm]",
+    )
     for seed in ("1", "2"):
-        command = [sys.executable, "-m", "hydratune", "train", *SMALL, *words, f"hydra.run.dir={tmp_path}/{seed}"]
+        command = [
+            sys.executable,
+            "-m",
+            "hydratune",
+            "train",
+            *SMALL,
+            *words,
+            f"hydra.run.dir={tmp_path}/{seed}",
+        ]
         done = subprocess.run(
-            command, env={**os.environ, "PYTHONHASHSEED": seed}, cwd=tmp_path, capture_output=True, text=True, check=False
+            command,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
     first, second = tmp_path / "1", tmp_path / "2"
     names = ["data.json", "schema.json", "predictions.jsonl", "config.yaml"]
     names += [str(path.relative_to(first)) for path in (first / "adapter").iterdir()]
     assert len(names) > 8
-    assert [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []
+    assert [
+        name for name in names if (first / name).read_bytes() != (second / name).read_bytes()
+    ] == []
     stored = json.loads((first / "adapter" / "adapter_config.json").read_text())
-    assert stored["target_modules"] == sorted(stored["target_modules"]) and len(stored["target_modules"]) == 5
+    assert (
+        stored["target_modules"] == sorted(stored["target_modules"])
+        and len(stored["target_modules"]) == 5
+    )
 
 
 def test_writing_rows_and_values_takes_a_digest_each(tmp_path: Path) -> None:
@@ -408,7 +521,9 @@ def test_writing_rows_and_values_takes_a_digest_each(tmp_path: Path) -> None:
 
 
 def test_every_bit_of_an_index_that_matters_is_noticed(tmp_path: Path) -> None:
-    """Taken for another program's file, a damaged index would have everything beside it used unverified."""
+    """Taken for another program's file, a damaged index would have everything beside it used
+    unverified.
+    """
     write_json(tmp_path / "settings.json", {"a": 1})
     index = tmp_path / digests.INDEX
     stored = index.read_bytes()
@@ -429,7 +544,9 @@ def test_every_bit_of_an_index_that_matters_is_noticed(tmp_path: Path) -> None:
     assert digests.listed(tmp_path / "settings.json") == []
 
 
-def test_damaged_adapter_is_not_trained_further(hydratune: Command, whole: Path, tmp_path: Path) -> None:
+def test_damaged_adapter_is_not_trained_further(
+    hydratune: Command, whole: Path, tmp_path: Path
+) -> None:
     flip(whole / "adapter" / "adapter_model.safetensors", 0.5)
     code, text = hydratune(*WORDS, f"model.adapter={whole}", f"hydra.run.dir={tmp_path}/further")
     assert code == 2 and "adapter_model.safetensors is not as it was written" in text, text
@@ -440,14 +557,20 @@ def test_finished_run_whose_extension_ends_before_its_first_step_is_what_it_was(
 ) -> None:
     from hydratune.commands import train
 
-    before = {name: (whole / name).read_bytes() for name in ("metrics.json", "predictions.jsonl", "adapter/adapter_model.safetensors")}
+    before = {
+        name: (whole / name).read_bytes()
+        for name in ("metrics.json", "predictions.jsonl", "adapter/adapter_model.safetensors")
+    }
 
     def stopping(*args: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "_experiment", stopping)
-        assert hydratune("train", "resume=extend", "trainer.max_epochs=4", f"hydra.run.dir={whole}")[0] == 130
+        assert (
+            hydratune("train", "resume=extend", "trainer.max_epochs=4", f"hydra.run.dir={whole}")[0]
+            == 130
+        )
     assert {name: (whole / name).read_bytes() for name in before} == before
     assert json.loads((whole / "status.json").read_text())["state"] == "finished"
     code, text = hydratune("evaluate", f"run={whole}")

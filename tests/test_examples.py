@@ -1,4 +1,6 @@
-"""Which examples the rows of a split give: one for each assistant turn, parts of long documents, thoughts in answers."""
+"""Which examples the rows of a split give: one for each assistant turn, parts of long documents,
+thoughts in answers.
+"""
 
 import copy
 import json
@@ -18,19 +20,22 @@ from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import DataError
 
-LAST_THINKS = (  # writes a block of thoughts, if only an empty one, in the last turn and nowhere else
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' and loop.last %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}"
-    "{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+# writes a block of thoughts, if only an empty one, in the last turn and nowhere else
+LAST_THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and"
+    " loop.last %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m['content']"
+    " }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 OPENS = (  # as LAST_THINKS in every turn, and the generation prompt opens the thought
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}"
-    "{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant'"
+    " %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m['content']"
+    " }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{%"
+    " endif %}"
 )
 OPENS_AND_DROPS = (  # opens the thought, and leaves thoughts out of every turn
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1]"
+    " }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{%"
+    " endif %}"
 )
 PLAIN_CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -61,12 +66,16 @@ def halves(encoder: ChatEncoder, example: Encoded) -> tuple[str, str]:
     return encoder.decode(example.ids[:start]), encoder.decode(example.ids[start:])
 
 
-# ------------------------------------------------------------------------------------------------- one example for each turn
-def test_each_turn_is_an_example_with_the_history_that_inference_sends(encoder: ChatEncoder) -> None:
+# ------------------------------------------------------------------------ one example for each turn
+def test_each_turn_is_an_example_with_the_history_that_inference_sends(
+    encoder: ChatEncoder,
+) -> None:
     encoder = under(encoder, LAST_THINKS)
     with pytest.raises(MaskError, match=r"data\.train_on=each"):
         encoder.encode(TALK)
-    kept, examples, report = encode_split(encoder, [TALK], DataConfig(train_on=TrainOn.each), "train")
+    kept, examples, report = encode_split(
+        encoder, [TALK], DataConfig(train_on=TrainOn.each), "train"
+    )
     gate(encoder, kept, examples)
     assert [halves(encoder, example)[1] for example in examples] == [
         f"<think>\n\n</think>\n\n{city}<|im_end|>" for city in ("Paris", "Madrid")
@@ -76,17 +85,27 @@ def test_each_turn_is_an_example_with_the_history_that_inference_sends(encoder: 
         encoder.render(TALK.messages[:3], generation_prompt=True),
     ]
     assert [(row.id, row.group) for row in kept] == [("talk[2]", "talk"), ("talk[4]", "talk")]
-    assert report.summary()["parted"] == {"rows": 1, "examples": 2} and (report.rows, report.kept) == (1, 2)
+    assert report.summary()["parted"] == {"rows": 1, "examples": 2} and (
+        report.rows,
+        report.kept,
+    ) == (1, 2)
 
 
 def test_each_leaves_out_context_turns_and_keeps_single_turns_as_they_are() -> None:
-    context = replace(TALK, messages=(TALK.messages[0], replace(TALK.messages[1], train=False), *TALK.messages[2:]))
+    context = replace(
+        TALK,
+        messages=(TALK.messages[0], replace(TALK.messages[1], train=False), *TALK.messages[2:]),
+    )
     assert each_turn(context) == [context]
-    assert each_turn(replace(TALK, messages=TALK.messages[:2])) == [replace(TALK, messages=TALK.messages[:2])]
+    assert each_turn(replace(TALK, messages=TALK.messages[:2])) == [
+        replace(TALK, messages=TALK.messages[:2])
+    ]
 
 
 def test_test_rows_are_asked_their_last_turn_only(encoder: ChatEncoder) -> None:
-    kept, examples, _ = encode_split(under(encoder, LAST_THINKS), [TALK], DataConfig(train_on=TrainOn.each), "test")
+    kept, examples, _ = encode_split(
+        under(encoder, LAST_THINKS), [TALK], DataConfig(train_on=TrainOn.each), "test"
+    )
     assert [row.id for row in kept] == ["talk"] and len(examples) == 1
 
 
@@ -97,12 +116,23 @@ def test_advice_for_templates_that_rewrite_history_works_when_typed(
     template = tmp_path / "last.jinja"
     template.write_text(LAST_THINKS)
     rows = [
-        {"messages": [{**m.turn(), "content": f"{m.content} {stable_hash([i, n])}"} for n, m in enumerate(TALK.messages)]}
+        {
+            "messages": [
+                {**m.turn(), "content": f"{m.content} {stable_hash([i, n])}"}
+                for n, m in enumerate(TALK.messages)
+            ]
+        }
         for i in range(16)
     ]
     run = tmp_path / "run"
     small = [option for option in SMALL if "baselines" not in option]
-    command = ["train", *small, "data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}", f"hydra.run.dir={run}"]
+    command = [
+        "train",
+        *small,
+        "data=files",
+        f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}",
+        f"hydra.run.dir={run}",
+    ]
     command += [f"model.chat_template={template}", "evaluation.baselines=[]"]
     code, text = hydratune(*command)
     assert code == 2 and "rows.jsonl:" in text and f"data.train_on={train_on}" in text
@@ -114,20 +144,33 @@ def test_advice_for_templates_that_rewrite_history_works_when_typed(
 
 
 def test_empty_answer_in_the_middle_is_refused_unless_it_is_context(encoder: ChatEncoder) -> None:
-    empty = replace(TALK, messages=(TALK.messages[0], Message("assistant", " \n"), *TALK.messages[2:]))
-    with pytest.raises(MaskError, match=r'f\.jsonl:7: turn 2, the assistant\'s, is empty.*"train": false') as caught:
+    empty = replace(
+        TALK, messages=(TALK.messages[0], Message("assistant", " \n"), *TALK.messages[2:])
+    )
+    with pytest.raises(
+        MaskError, match=r'f\.jsonl:7: turn 2, the assistant\'s, is empty.*"train": false'
+    ) as caught:
         encoder.encode(empty)
     assert caught.value.defect is Defect.answer_empty
-    context = replace(empty, messages=(empty.messages[0], replace(empty.messages[1], train=False), *empty.messages[2:]))
+    context = replace(
+        empty,
+        messages=(empty.messages[0], replace(empty.messages[1], train=False), *empty.messages[2:]),
+    )
     assert encoder.encode(context) == encoder.encode(empty, TrainOn.last)
 
 
-# --------------------------------------------------------------------------------------------------------- long documents
-DOCUMENT = Row("book", (Message("text", " ".join(f"word{stable_hash(i)[:4]}" for i in range(120))),), where="f.jsonl:7")
+# ----------------------------------------------------------------------------------- long documents
+DOCUMENT = Row(
+    "book",
+    (Message("text", " ".join(f"word{stable_hash(i)[:4]}" for i in range(120))),),
+    where="f.jsonl:7",
+)
 
 
 @pytest.mark.parametrize("overlap", [0, 7, 20])
-def test_long_document_is_trained_in_parts_every_character_once(encoder: ChatEncoder, overlap: int) -> None:
+def test_long_document_is_trained_in_parts_every_character_once(
+    encoder: ChatEncoder, overlap: int
+) -> None:
     parts = parts_of(encoder, DOCUMENT, 64, overlap)
     examples = [encoder.encode(part) for part in parts]
     gate(encoder, parts, examples)
@@ -147,13 +190,20 @@ def test_long_document_is_trained_in_parts_every_character_once(encoder: ChatEnc
             assert not context and example.trained.index(True) == 1
 
 
-def test_only_documents_are_split_and_the_rest_is_dropped_with_a_count(encoder: ChatEncoder) -> None:
+def test_only_documents_are_split_and_the_rest_is_dropped_with_a_count(
+    encoder: ChatEncoder,
+) -> None:
     data = DataConfig(max_length=64, overlength=Overlength.split, split_overlap=8)
     long_talk = Row("long", (Message("user", "word " * 100), Message("assistant", "b")))
     kept, _, report = encode_split(encoder, [DOCUMENT, TALK, long_talk], data, "train")
-    assert "talk" in [row.id for row in kept] and report.dropped == {"longer than data.max_length": ["long"]}
+    assert "talk" in [row.id for row in kept] and report.dropped == {
+        "longer than data.max_length": ["long"]
+    }
     assert report.parted["book"] == len(kept) - 1 and {row.group for row in kept} == {"book", None}
-    assert any("parts of documents longer than data.max_length" in said for said in report.statements("train", data))
+    assert any(
+        "parts of documents longer than data.max_length" in said
+        for said in report.statements("train", data)
+    )
 
 
 def test_characters_of_many_tokens_are_never_cut(encoder: ChatEncoder) -> None:
@@ -164,7 +214,9 @@ def test_characters_of_many_tokens_are_never_cut(encoder: ChatEncoder) -> None:
 
 
 def test_advice_about_length_names_nothing_that_is_in_force(encoder: ChatEncoder) -> None:
-    talk = replace(TALK, messages=(Message("user", "word " * 100), Message("assistant", "word " * 100)))
+    talk = replace(
+        TALK, messages=(Message("user", "word " * 100), Message("assistant", "word " * 100))
+    )
     for rows, policy, advice in (
         ([DOCUMENT], Overlength.drop, "data.overlength=split"),
         ([DOCUMENT], Overlength.error, "data.overlength=drop or data.overlength=split"),
@@ -173,15 +225,30 @@ def test_advice_about_length_names_nothing_that_is_in_force(encoder: ChatEncoder
         ([talk], Overlength.split, "data.overlength=truncate_prompt"),
     ):
         with pytest.raises(DataError) as caught:
-            encode_split(encoder, rows, DataConfig(max_length=64, overlength=policy, split_overlap=8), "train")
+            encode_split(
+                encoder,
+                rows,
+                DataConfig(max_length=64, overlength=policy, split_overlap=8),
+                "train",
+            )
         assert str(caught.value).partition("set ")[2] == advice, policy
 
 
-def test_documents_are_split_trained_and_measured_from_the_command_line(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    rows = [{"text": " ".join(f"word{stable_hash([i, n])[:4]}" for n in range(60))} for i in range(12)]
+def test_documents_are_split_trained_and_measured_from_the_command_line(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    rows = [
+        {"text": " ".join(f"word{stable_hash([i, n])[:4]}" for n in range(60))} for i in range(12)
+    ]
     run = tmp_path / "run"
     small = [option for option in SMALL if "baselines" not in option and "max_length" not in option]
-    command = ["train", *small, "data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}", f"hydra.run.dir={run}"]
+    command = [
+        "train",
+        *small,
+        "data=files",
+        f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}",
+        f"hydra.run.dir={run}",
+    ]
     command += ["evaluation.baselines=[base]", "model.chat_template=plain", "data.max_length=64"]
     code, text = hydratune(*command)
     assert code == 2 and "data.overlength=split" in text
@@ -189,15 +256,19 @@ def test_documents_are_split_trained_and_measured_from_the_command_line(hydratun
     assert code == 2 and "data.split_overlap=30 or less" in " ".join(text.split())
     code, text = hydratune(*command, "data.overlength=split", "data.split_overlap=8")
     assert code == 0, text
-    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    predictions = [
+        json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()
+    ]
     values = json.loads((run / "metrics.json").read_text())
     assert len(predictions) > 3 and all(p["nll"] > 0 for p in predictions)
-    assert values["eval/nll"] == pytest.approx(sum(p["nll"] for p in predictions) / sum(p["answer_tokens"] for p in predictions))
+    assert values["eval/nll"] == pytest.approx(
+        sum(p["nll"] for p in predictions) / sum(p["answer_tokens"] for p in predictions)
+    )
     code, text = hydratune("evaluate", f"run={run}", "source=adapter")
     assert code == 0, text
 
 
-# ------------------------------------------------------------------------------------------------------ thoughts in answers
+# ------------------------------------------------------------------------------ thoughts in answers
 @pytest.mark.parametrize(
     ("content", "opened", "expected"),
     [
@@ -211,7 +282,9 @@ def test_documents_are_split_trained_and_measured_from_the_command_line(hydratun
         ("<think>a</think>b</think>c", True, None),
     ],
 )
-def test_thoughts_are_parted_from_the_answer(content: str, opened: bool, expected: tuple[str, str] | None) -> None:
+def test_thoughts_are_parted_from_the_answer(
+    content: str, opened: bool, expected: tuple[str, str] | None
+) -> None:
     assert thoughts.parted(content, opened=opened) == expected
 
 
@@ -219,31 +292,51 @@ def asked(content: str) -> Row:
     return Row("row", (Message("user", "Where?"), Message("assistant", content)), where="f.jsonl:7")
 
 
-@pytest.mark.parametrize("content", ["T\n</think>\n\nA", "<think>\nT\n</think>\n\nA", "<think>T</think>A"])
+@pytest.mark.parametrize(
+    "content", ["T\n</think>\n\nA", "<think>\nT\n</think>\n\nA", "<think>T</think>A"]
+)
 @pytest.mark.parametrize("template", [OPENS, OPENS_AND_DROPS])
-def test_thought_that_the_prompt_opens_is_closed_once(encoder: ChatEncoder, template: str, content: str) -> None:
+def test_thought_that_the_prompt_opens_is_closed_once(
+    encoder: ChatEncoder, template: str, content: str
+) -> None:
     encoder, row = under(encoder, template), asked(content)
     example = encoder.encode(row)
     gate(encoder, [row], [example])
-    own = content.removeprefix("<think>").lstrip("\n")  # the row's text, where the template writes none
+    # the row's text, where the template writes none
+    own = content.removeprefix("<think>").lstrip("\n")
     trained = own if template is OPENS_AND_DROPS else "T\n</think>\n\nA"
-    assert halves(encoder, example) == ("<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n<think>\n", f"{trained}<|im_end|>")
+    assert halves(encoder, example) == (
+        "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n<think>\n",
+        f"{trained}<|im_end|>",
+    )
     assert encoder.reference(row) == "A" == encoder.said(row, "Other thoughts\n</think>\n\nA")
 
 
 def test_rows_without_thoughts_are_refused_where_the_prompt_opens_one(encoder: ChatEncoder) -> None:
-    with pytest.raises(MaskError, match=r"opens a thought \(<think>\), and this answer has none") as caught:
+    with pytest.raises(
+        MaskError, match=r"opens a thought \(<think>\), and this answer has none"
+    ) as caught:
         under(encoder, OPENS_AND_DROPS).encode(asked("A"))
     assert caught.value.defect is Defect.prompt_differs
     for way in (asked("thoughts</think>A"), asked("A")):  # both ways that the message names
-        template = OPENS_AND_DROPS if "</think>" in way.answer else OPENS_AND_DROPS.replace("<think>\n", "")
-        assert halves(under(encoder, template), under(encoder, template).encode(way))[1].endswith("A<|im_end|>")
+        template = (
+            OPENS_AND_DROPS
+            if "</think>" in way.answer
+            else OPENS_AND_DROPS.replace("<think>\n", "")
+        )
+        assert halves(under(encoder, template), under(encoder, template).encode(way))[1].endswith(
+            "A<|im_end|>"
+        )
 
 
 @pytest.mark.parametrize("content", ["<think>\nT\n</think>\n\nA", "<think>T</think>A"])
-def test_template_that_wants_thoughts_apart_gets_them_apart(encoder: ChatEncoder, content: str) -> None:
+def test_template_that_wants_thoughts_apart_gets_them_apart(
+    encoder: ChatEncoder, content: str
+) -> None:
     encoder = under(encoder, LAST_THINKS)
-    assert halves(encoder, encoder.encode(asked(content)))[1] == "<think>\nT\n</think>\n\nA<|im_end|>"
+    assert (
+        halves(encoder, encoder.encode(asked(content)))[1] == "<think>\nT\n</think>\n\nA<|im_end|>"
+    )
 
 
 def test_thoughts_stay_in_the_text_where_the_template_knows_none(encoder: ChatEncoder) -> None:
@@ -256,33 +349,51 @@ def test_thoughts_stay_in_the_text_where_the_template_knows_none(encoder: ChatEn
 def test_doubled_close_is_refused_with_a_way_that_works(encoder: ChatEncoder) -> None:
     quoting = asked("<think>T</think>Write </think> at the end")
     encoder = under(encoder, OPENS)
-    with pytest.raises(MaskError, match="close it twice; put the thoughts of the row into reasoning_content") as caught:
+    with pytest.raises(
+        MaskError, match="close it twice; put the thoughts of the row into reasoning_content"
+    ) as caught:
         encoder.encode(quoting)
     assert caught.value.defect is Defect.thinking_doubled
-    apart = Row("row", (quoting.messages[0], Message("assistant", "Write </think> at the end", reasoning="T")))
-    assert halves(encoder, encoder.encode(apart))[1] == "T\n</think>\n\nWrite </think> at the end<|im_end|>"
+    apart = Row(
+        "row",
+        (quoting.messages[0], Message("assistant", "Write </think> at the end", reasoning="T")),
+    )
+    assert (
+        halves(encoder, encoder.encode(apart))[1]
+        == "T\n</think>\n\nWrite </think> at the end<|im_end|>"
+    )
 
 
 SEED = OPENS.replace("think>", "seed:think>")
 OWN_TAG = OPENS.replace("think>", "musing>")  # a name that nobody knows
-NO_THINKING = PLAIN_CHAT.replace("<|im_start|>assistant\n{% endif", "<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif").replace(
-    "{{ m['content'] }}", "{% if m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}"
+NO_THINKING = PLAIN_CHAT.replace(
+    "<|im_start|>assistant\n{% endif", "<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif"
+).replace(
+    "{{ m['content'] }}",
+    "{% if m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}",
 )
 
 
 @pytest.mark.parametrize(("template", "tag"), [(SEED, "seed:think"), (OWN_TAG, "musing")])
-def test_thought_of_any_tag_that_the_prompt_opens_is_closed_once(encoder: ChatEncoder, template: str, tag: str) -> None:
+def test_thought_of_any_tag_that_the_prompt_opens_is_closed_once(
+    encoder: ChatEncoder, template: str, tag: str
+) -> None:
     encoder, row = under(encoder, template), asked(f"T\n</{tag}>\n\nA")
     assert halves(encoder, encoder.encode(row))[1] == f"T\n</{tag}>\n\nA<|im_end|>"
     assert encoder.reference(row) == "A"
 
 
-def test_thoughts_apart_are_written_where_the_template_opens_them_and_drops_them(encoder: ChatEncoder) -> None:
+def test_thoughts_apart_are_written_where_the_template_opens_them_and_drops_them(
+    encoder: ChatEncoder,
+) -> None:
     encoder = under(encoder, OPENS_AND_DROPS)
     row = Row("row", (Message("user", "Where?"), Message("assistant", "A", reasoning="T")))
     example = encoder.encode(row)
     gate(encoder, [row], [example])
-    assert halves(encoder, example)[1] == "T\n</think>\n\nA<|im_end|>" and encoder.reference(row) == "A"
+    assert (
+        halves(encoder, example)[1] == "T\n</think>\n\nA<|im_end|>"
+        and encoder.reference(row) == "A"
+    )
 
 
 def test_prompt_that_has_closed_an_empty_thought_takes_no_second_one(encoder: ChatEncoder) -> None:
@@ -296,7 +407,10 @@ def test_prompt_that_has_closed_an_empty_thought_takes_no_second_one(encoder: Ch
 
 
 def test_answer_of_thoughts_alone_is_empty(encoder: ChatEncoder) -> None:
-    talk = replace(TALK, messages=(TALK.messages[0], Message("assistant", "<think>T</think>\n"), *TALK.messages[2:]))
+    talk = replace(
+        TALK,
+        messages=(TALK.messages[0], Message("assistant", "<think>T</think>\n"), *TALK.messages[2:]),
+    )
     with pytest.raises(MaskError, match="turn 2, the assistant's, says nothing after its thoughts"):
         encoder.encode(talk)
 
@@ -316,24 +430,48 @@ def test_tags_around_thoughts_are_no_special_tokens_of_the_text(encoder: ChatEnc
 
 
 CALLS = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}SHOWN<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}SHOWN<|im_end|>\n{%"
+    " endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-ALL_CALLS = "{% for c in m.tool_calls or [] %}[{{ c.function.name }}{{ c.function.arguments | tojson }}]{% endfor %}"
-FIRST_CALL = "{% if m.tool_calls %}[{{ m.tool_calls[0].function.name }}{{ m.tool_calls[0].function.arguments | tojson }}]{% endif %}"
-ONLY_KEYS = "{% for c in m.tool_calls or [] %}[{{ c.function.name }}({{ c.function.arguments | join(',') }})]{% endfor %}"
+ALL_CALLS = (
+    "{% for c in m.tool_calls or [] %}[{{ c.function.name }}{{ c.function.arguments | tojson }}]{%"
+    " endfor %}"
+)
+FIRST_CALL = (
+    "{% if m.tool_calls %}[{{ m.tool_calls[0].function.name }}{{ m.tool_calls[0].function.arguments"
+    " | tojson }}]{% endif %}"
+)
+ONLY_KEYS = (
+    "{% for c in m.tool_calls or [] %}[{{ c.function.name }}({{ c.function.arguments | join(',')"
+    " }})]{% endfor %}"
+)
 CUT_VALUES = (
-    "{% for c in m.tool_calls or [] %}[{{ c.function.name }}{% for k, v in c.function.arguments.items() %} {{ k }} {{ (v | string)[:20] }}"
-    "{% endfor %}]{% endfor %}"
+    "{% for c in m.tool_calls or [] %}[{{ c.function.name }}{% for k, v in"
+    " c.function.arguments.items() %} {{ k }} {{ (v | string)[:20] }}{% endfor %}]{% endfor %}"
 )
 
 
-@pytest.mark.parametrize(("shown", "right"), [(ALL_CALLS, True), (FIRST_CALL, False), (ONLY_KEYS, False), (CUT_VALUES, False)])
-def test_every_argument_of_every_call_is_written(encoder: ChatEncoder, shown: str, right: bool) -> None:
+@pytest.mark.parametrize(
+    ("shown", "right"),
+    [(ALL_CALLS, True), (FIRST_CALL, False), (ONLY_KEYS, False), (CUT_VALUES, False)],
+)
+def test_every_argument_of_every_call_is_written(
+    encoder: ChatEncoder, shown: str, right: bool
+) -> None:
     encoder = under(encoder, CALLS.replace("SHOWN", shown))
     places = ("Rome, near the old harbour, behind it", 'the "Oslo" fjord\nat night, in the rain')
-    calls = tuple({"type": "function", "function": {"name": "weather", "arguments": {"place": place, "days": 2}}} for place in places)
-    row = Row("row", (Message("user", "Rain?"), Message("assistant", "", tool_calls=calls)), where="f.jsonl:7")
+    calls = tuple(
+        {
+            "type": "function",
+            "function": {"name": "weather", "arguments": {"place": place, "days": 2}},
+        }
+        for place in places
+    )
+    row = Row(
+        "row",
+        (Message("user", "Rain?"), Message("assistant", "", tool_calls=calls)),
+        where="f.jsonl:7",
+    )
     if not right:
         with pytest.raises(MaskError, match=r"f\.jsonl:7: the chat template leaves out") as caught:
             encoder.encode(row)
@@ -349,7 +487,12 @@ def test_document_that_the_tokenizer_does_not_write_is_refused(encoder: ChatEnco
 
     lower = under(encoder, PLAIN_CHAT)
     lower.tokenizer.backend_tokenizer.normalizer = Lowercase()
-    with pytest.raises(MaskError, match=r"f\.jsonl:7: the tokenizer does not write the text as it is \('Once' becomes 'once'\)") as caught:
+    with pytest.raises(
+        MaskError,
+        match=(
+            r"f\.jsonl:7: the tokenizer does not write the text as it is \('Once' becomes 'once'\)"
+        ),
+    ) as caught:
         lower.encode(Row("text", (Message("text", "Once"),), where="f.jsonl:7"))
     assert caught.value.defect is Defect.tokens_differ
 
@@ -357,35 +500,54 @@ def test_document_that_the_tokenizer_does_not_write_is_refused(encoder: ChatEnco
 def test_history_that_ends_turns_otherwise_is_said_to_be_rewritten(encoder: ChatEncoder) -> None:
     other_end = PLAIN_CHAT.replace(
         "{{ m['content'] }}<|im_end|>",
-        "{{ m['content'] }}{% if loop.last or m['role'] == 'user' %}<|im_end|>{% else %}<|endoftext|>{% endif %}",
+        "{{ m['content'] }}{% if loop.last or m['role'] == 'user' %}<|im_end|>{% else"
+        " %}<|endoftext|>{% endif %}",
     )
     with pytest.raises(MaskError, match="rewrites earlier turns") as caught:
         under(encoder, other_end).encode(TALK)
     assert caught.value.defect is Defect.history_rewritten
 
 
-def test_system_turn_that_a_template_refuses_is_to_go_into_the_first_question(encoder: ChatEncoder) -> None:
-    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + PLAIN_CHAT
+def test_system_turn_that_a_template_refuses_is_to_go_into_the_first_question(
+    encoder: ChatEncoder,
+) -> None:
+    refusing = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported')"
+        " }}{% endif %}" + PLAIN_CHAT
+    )
     with pytest.raises(MaskError, match="put that text at the beginning of the first user turn"):
-        under(encoder, refusing).encode(replace(TALK, messages=(Message("system", "Be terse."), *TALK.messages)))
+        under(encoder, refusing).encode(
+            replace(TALK, messages=(Message("system", "Be terse."), *TALK.messages))
+        )
 
 
 def test_generation_prompt_that_ends_in_a_space_is_said(encoder: ChatEncoder) -> None:
     from hydratune.fitness import notices
 
-    spaced = PLAIN_CHAT.replace("assistant\n{% endif", "assistant: {% endif").replace("{{ m['role'] }}\n", "{{ m['role'] }}: ")
+    spaced = PLAIN_CHAT.replace("assistant\n{% endif", "assistant: {% endif").replace(
+        "{{ m['role'] }}\n", "{{ m['role'] }}: "
+    )
     assert "ends in a space" in notices(under(encoder, spaced))[0]
     assert notices(under(encoder, spaced.replace(": ", ":"))) == []
 
 
 def test_thought_that_nothing_opens_is_refused_and_both_ways_out_work(encoder: ChatEncoder) -> None:
     encoder = under(encoder, PLAIN_CHAT)
-    with pytest.raises(MaskError, match=r"closes a thought \(</think>\) that nothing opens.*begin the answer with <think>") as caught:
+    with pytest.raises(
+        MaskError,
+        match=r"closes a thought \(</think>\) that nothing opens.*begin the answer with <think>",
+    ) as caught:
         encoder.encode(asked("T\n</think>\n\nA"))
     assert caught.value.defect is Defect.thinking_unopened
-    assert halves(encoder, encoder.encode(asked("<think>T\n</think>\n\nA")))[1] == "<think>T\n</think>\n\nA<|im_end|>"
+    assert (
+        halves(encoder, encoder.encode(asked("<think>T\n</think>\n\nA")))[1]
+        == "<think>T\n</think>\n\nA<|im_end|>"
+    )
     shown = under(encoder, LAST_THINKS)
     apart = Row("row", (Message("user", "Where?"), Message("assistant", "A", reasoning="T")))
     assert halves(shown, shown.encode(apart))[1] == "<think>\nT\n</think>\n\nA<|im_end|>"
     prose = asked("Write </think> where the thought ends.")  # a word about tags
-    assert halves(encoder, encoder.encode(prose))[1] == "Write </think> where the thought ends.<|im_end|>"
+    assert (
+        halves(encoder, encoder.encode(prose))[1]
+        == "Write </think> where the thought ends.<|im_end|>"
+    )

@@ -45,7 +45,7 @@ RUN = (
 WEIGHTS = "adapter_model.safetensors"
 
 
-# ------------------------------------------------------------------------------------------------------ resume=extend
+# ------------------------------------------------------------------------------------ resume=extend
 @pytest.mark.parametrize(
     "options",
     [
@@ -54,16 +54,29 @@ WEIGHTS = "adapter_model.safetensors"
         pytest.param(("adapter=none", "optimizer.lr=1e-3"), marks=pytest.mark.slow),
     ],
 )  # fmt: skip
-def test_a_run_that_is_extended_is_the_longer_run_to_the_last_bit(hydratune: Command, tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_a_run_that_is_extended_is_the_longer_run_to_the_last_bit(
+    hydratune: Command, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     whole, short = tmp_path / "whole", tmp_path / "short"
-    assert hydratune("train", *RUN, *options, "trainer.max_epochs=2", f"hydra.run.dir={whole}")[0] == 0
-    assert hydratune("train", *RUN, *options, "trainer.max_epochs=1", f"hydra.run.dir={short}")[0] == 0
-    first = {name: (short / name).read_bytes() for name in ("metrics.json", "predictions.jsonl", "history.csv")}
-    code, text = hydratune("train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={short}")  # its settings are its own
+    assert (
+        hydratune("train", *RUN, *options, "trainer.max_epochs=2", f"hydra.run.dir={whole}")[0] == 0
+    )
+    assert (
+        hydratune("train", *RUN, *options, "trainer.max_epochs=1", f"hydra.run.dir={short}")[0] == 0
+    )
+    first = {
+        name: (short / name).read_bytes()
+        for name in ("metrics.json", "predictions.jsonl", "history.csv")
+    }
+    code, text = hydratune(
+        "train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={short}"
+    )  # its settings are its own
     assert code == 0 and "goes on after step 5 of 10" in text, text
     for run in (whole, short):
         lines = (run / "config.yaml").read_text().splitlines()
-        edited(run / "config.yaml", "\n".join(line for line in lines if not line.startswith("resume:")))
+        edited(
+            run / "config.yaml", "\n".join(line for line in lines if not line.startswith("resume:"))
+        )
     if "adapter=none" in options:
         assert history(whole) == history(short)
     else:
@@ -78,17 +91,42 @@ def rates(run: Path) -> list[float]:
         return [float(row["lr"]) for row in csv.DictReader(stream)]
 
 
-def test_the_rate_of_an_extended_run_follows_the_longer_schedule_and_says_so(hydratune: Command, tmp_path: Path) -> None:
+def test_the_rate_of_an_extended_run_follows_the_longer_schedule_and_says_so(
+    hydratune: Command, tmp_path: Path
+) -> None:
     cosine = ("optimizer.schedule=cosine", "optimizer.lr=0.001")
     for name, epochs in (("short", 1), ("whole", 2)):
-        assert hydratune("train", *RUN, *cosine, f"trainer.max_epochs={epochs}", f"hydra.run.dir={tmp_path}/{name}")[0] == 0
+        assert (
+            hydratune(
+                "train",
+                *RUN,
+                *cosine,
+                f"trainer.max_epochs={epochs}",
+                f"hydra.run.dir={tmp_path}/{name}",
+            )[0]
+            == 0
+        )
     before = rates(tmp_path / "short")
-    code, text = hydratune("train", *RUN, *cosine, "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/short")
+    code, text = hydratune(
+        "train",
+        *RUN,
+        *cosine,
+        "resume=extend",
+        "trainer.max_epochs=2",
+        f"hydra.run.dir={tmp_path}/short",
+    )
     assert code == 0, text  # the whole command with another length is right as well
     whole = rates(tmp_path / "whole")
     assert rates(tmp_path / "short") == [*before, *whole[5:]]
-    told = re.search(r"cosine schedule of all 10 steps from here: it had (\S+) at step 5 and has (\S+) at the next", " ".join(text.split()))
-    assert told and (float(told[1]), float(told[2])) == (pytest.approx(before[-1], rel=0.01), pytest.approx(whole[5], rel=0.01))
+    told = re.search(
+        r"cosine schedule of all 10 steps from here: it had (\S+) at step 5 and has (\S+) at the"
+        r" next",
+        " ".join(text.split()),
+    )
+    assert told and (float(told[1]), float(told[2])) == (
+        pytest.approx(before[-1], rel=0.01),
+        pytest.approx(whole[5], rel=0.01),
+    )
 
 
 def test_an_extension_that_was_interrupted_goes_on_and_keeps_the_finished_record(
@@ -98,30 +136,52 @@ def test_an_extension_that_was_interrupted_goes_on_and_keeps_the_finished_record
     assert hydratune("train", *RUN, "trainer.max_epochs=3", f"hydra.run.dir={whole}")[0] == 0
     assert hydratune("train", *RUN, "trainer.max_epochs=1", f"hydra.run.dir={short}")[0] == 0
     first = (short / "metrics.json").read_bytes()
-    words = ("train", "resume=extend", "trainer.max_epochs=3", "trainer.checkpoint_minutes=1e-9", f"hydra.run.dir={short}")
+    words = (
+        "train",
+        "resume=extend",
+        "trainer.max_epochs=3",
+        "trainer.checkpoint_minutes=1e-9",
+        f"hydra.run.dir={short}",
+    )
     interrupt_after(8, monkeypatch)
     assert hydratune(*words)[0] == 130
     code, text = hydratune(*words)
     assert code == 0 and "goes on after step 8 of 15" in text, text
     assert history(whole) == history(short)
     assert (short / "finished" / "metrics.json").read_bytes() == first
-    assert load_file(whole / "adapter" / WEIGHTS).keys() == load_file(short / "adapter" / WEIGHTS).keys()
-    code, text = hydratune("train", "resume=extend", "trainer.max_epochs=4", f"hydra.run.dir={short}")
+    assert (
+        load_file(whole / "adapter" / WEIGHTS).keys()
+        == load_file(short / "adapter" / WEIGHTS).keys()
+    )
+    code, text = hydratune(
+        "train", "resume=extend", "trainer.max_epochs=4", f"hydra.run.dir={short}"
+    )
     assert code == 0 and "goes on after step 15 of 20" in text, text
-    assert (short / "finished-2" / "metrics.json").is_file() and (short / "finished" / "metrics.json").read_bytes() == first
+    assert (short / "finished-2" / "metrics.json").is_file() and (
+        short / "finished" / "metrics.json"
+    ).read_bytes() == first
 
 
-def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(hydratune: Command, tmp_path: Path) -> None:
+def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
+    hydratune: Command, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     code, text = hydratune("train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={run}")
     assert code == 2 and "there is no run in" in text
     assert hydratune("train", *RUN, "trainer.max_steps=3", f"hydra.run.dir={run}")[0] == 0
     names = sorted(p.name for p in run.iterdir())
-    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name not in ("run.log", "digests.json")}
+    before = {
+        p: p.read_bytes()
+        for p in run.rglob("*")
+        if p.is_file() and p.name not in ("run.log", "digests.json")
+    }
     cases = [
         ((), "was trained so long before"),
         (("trainer.max_epochs=1",), "set trainer.max_epochs=2 or more"),
-        (("trainer.max_epochs=2",), "has taken 3 optimizer steps, and this would be 3"),  # max_steps still ends it
+        (
+            ("trainer.max_epochs=2",),
+            "has taken 3 optimizer steps, and this would be 3",
+        ),  # max_steps still ends it
         (("trainer.max_steps=6", "optimizer.lr=0.5"), "leave optimizer.lr=0.5 out"),
         (("trainer.max_steps=6", "adapter=dora"), "leave adapter=dora out"),
         (("trainer.max_steps=6", "seed=5"), "leave seed=5 out"),
@@ -130,34 +190,61 @@ def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(hydratune: Comma
         code, text = hydratune("train", "resume=extend", *options, f"hydra.run.dir={run}")
         assert code == 2 and told in text, text
         assert sorted(p.name for p in run.iterdir()) == names
-        assert all(p.read_bytes() == content for p, content in before.items() if p.name != "hydra.yaml" and ".hydra" not in str(p)), options
+        assert all(
+            p.read_bytes() == content
+            for p, content in before.items()
+            if p.name != "hydra.yaml" and ".hydra" not in str(p)
+        ), options
     code, text = hydratune("train", *RUN, "trainer.max_steps=3", f"hydra.run.dir={run}")
     assert code == 2 and "resume=extend" in text
-    code, text = hydratune("train", "resume=extend", "trainer.max_steps=6", "trainer.max_epochs=2", f"hydra.run.dir={run}")
+    code, text = hydratune(
+        "train",
+        "resume=extend",
+        "trainer.max_steps=6",
+        "trainer.max_epochs=2",
+        f"hydra.run.dir={run}",
+    )
     assert code == 0 and "goes on after step 3 of 6" in text, text
     (run / "checkpoints" / "last.ckpt").unlink()
-    code, text = hydratune("train", "resume=extend", "trainer.max_steps=9", "trainer.max_epochs=2", f"hydra.run.dir={run}")
+    code, text = hydratune(
+        "train",
+        "resume=extend",
+        "trainer.max_steps=9",
+        "trainer.max_epochs=2",
+        f"hydra.run.dir={run}",
+    )
     assert code == 2 and "model.adapter=run, in another hydra.run.dir" in text
 
 
-def test_a_run_that_was_stopped_early_has_its_patience_anew(hydratune: Command, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_early_has_its_patience_anew(
+    hydratune: Command, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     options = ("trainer.max_epochs=8", "trainer.early_stopping_patience=1", "optimizer.lr=1e-9")
     code, text = hydratune("train", *RUN, *options, f"hydra.run.dir={run}")
     assert code == 0 and "stopped early" in text, text
     steps = len(history(run))
     assert steps < 40
-    code, text = hydratune("train", "resume=extend", "trainer.early_stopping_patience=null", f"hydra.run.dir={run}")
+    code, text = hydratune(
+        "train", "resume=extend", "trainer.early_stopping_patience=null", f"hydra.run.dir={run}"
+    )
     assert code == 0 and len(history(run)) == 40, text
 
 
 @pytest.mark.slow
 def test_a_job_of_a_sweep_is_not_extended(hydratune: Command, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    assert hydratune("train", "-m", *SMALL, "optimizer.lr=1e-3,1e-4", f"hydra.sweep.dir={sweep}")[0] == 0
-    code, text = hydratune("train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={sweep}/0")
+    assert (
+        hydratune("train", "-m", *SMALL, "optimizer.lr=1e-3,1e-4", f"hydra.sweep.dir={sweep}")[0]
+        == 0
+    )
+    code, text = hydratune(
+        "train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={sweep}/0"
+    )
     assert code == 2 and "a job of a sweep" in text and "model.adapter=" in text
-    code, text = hydratune("train", "-m", *SMALL, "optimizer.lr=1e-3,1e-4", "resume=extend", f"hydra.sweep.dir={sweep}")
+    code, text = hydratune(
+        "train", "-m", *SMALL, "optimizer.lr=1e-3,1e-4", "resume=extend", f"hydra.sweep.dir={sweep}"
+    )
     assert code == 2 and "resume = extend" in text and "hydra.run.dir" in text
     code, text = hydratune("train", *SMALL, f"model.adapter={sweep}")
     assert code == 2 and "a sweep of several runs" in text
@@ -165,20 +252,34 @@ def test_a_job_of_a_sweep_is_not_extended(hydratune: Command, tmp_path: Path) ->
     assert typed and hydratune("train", *SMALL, typed[1])[0] == 0
 
 
-# ------------------------------------------------------------------------------------------------------ model.adapter
+# ------------------------------------------------------------------------------------ model.adapter
 BY_PEFT: dict[str, Callable[[], Any]] = {
     "LoRA": lambda: LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1),
-    "LoRA by an expression": lambda: LoraConfig(r=4, target_modules=r".*\.mlp\..*_proj", rank_pattern={"up_proj": 2}, use_rslora=True),
-    "LoRA, norms and head in full": lambda: LoraConfig(r=4, target_modules="all-linear", modules_to_save=["norm"]),
-    "DoRA": lambda: LoraConfig(r=4, target_modules="all-linear", use_dora=True, init_lora_weights="gaussian"),
-    "single tokens": lambda: LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[5, 6]),
-    "IA3": lambda: IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "LoRA by an expression": lambda: LoraConfig(
+        r=4, target_modules=r".*\.mlp\..*_proj", rank_pattern={"up_proj": 2}, use_rslora=True
+    ),
+    "LoRA, norms and head in full": lambda: LoraConfig(
+        r=4, target_modules="all-linear", modules_to_save=["norm"]
+    ),
+    "DoRA": lambda: LoraConfig(
+        r=4, target_modules="all-linear", use_dora=True, init_lora_weights="gaussian"
+    ),
+    "single tokens": lambda: LoraConfig(
+        r=4, target_modules=["q_proj"], trainable_token_indices=[5, 6]
+    ),
+    "IA3": lambda: IA3Config(
+        target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
+    ),
     "VeRA": lambda: VeraConfig(r=16, target_modules=["q_proj", "o_proj"]),
-    "VeRA, projection drawn again": lambda: VeraConfig(r=16, target_modules=["q_proj", "o_proj"], save_projection=False),
+    "VeRA, projection drawn again": lambda: VeraConfig(
+        r=16, target_modules=["q_proj", "o_proj"], save_projection=False
+    ),
     "OFT": lambda: OFTConfig(oft_block_size=16, target_modules=["q_proj"]),
     "prompt": lambda: PromptTuningConfig(num_virtual_tokens=5),
     "prefix": lambda: PrefixTuningConfig(num_virtual_tokens=5),
-    "prefix, projected": lambda: PrefixTuningConfig(num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=24),
+    "prefix, projected": lambda: PrefixTuningConfig(
+        num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=24
+    ),
 }
 
 
@@ -197,9 +298,14 @@ def written_by_peft(tiny: Any, folder: Path, config: Any) -> Any:
     return PeftModel.from_pretrained(original(tiny), str(folder)).eval()
 
 
-@pytest.mark.filterwarnings("ignore:Specified to not (save|load) vera_A:UserWarning", "ignore:Model has `tie_word_embeddings")
+@pytest.mark.filterwarnings(
+    "ignore:Specified to not (save|load) vera_A:UserWarning",
+    "ignore:Model has `tie_word_embeddings",
+)
 @pytest.mark.parametrize("kind", list(BY_PEFT))
-def test_an_adapter_that_peft_wrote_begins_with_its_weights_and_learns(tiny: Any, tmp_path: Path, model: Any, kind: str) -> None:
+def test_an_adapter_that_peft_wrote_begins_with_its_weights_and_learns(
+    tiny: Any, tmp_path: Path, model: Any, kind: str
+) -> None:
     theirs = written_by_peft(tiny, tmp_path / "start", BY_PEFT[kind]())
     found = adapter_folder.find(str(tmp_path / "start"))
     settings = adapter_folder.described(found)
@@ -209,39 +315,66 @@ def test_an_adapter_that_peft_wrote_begins_with_its_weights_and_learns(tiny: Any
     model.requires_grad_(False)
     ours = adapters.add_adapter(model, settings, 4, found).eval()
     with torch.no_grad():
-        torch.testing.assert_close(ours(input_ids=IDS).logits, theirs(input_ids=IDS).logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            ours(input_ids=IDS).logits, theirs(input_ids=IDS).logits, rtol=0, atol=1e-5
+        )
     adapters.save(ours, tiny[2], tmp_path / "again")
     one, other = (load_file(tmp_path / name / WEIGHTS) for name in ("start", "again"))
     assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
     losses = train(ours, 4)
     assert losses[-1] < losses[0]
     adapters.save(ours, tiny[2], tmp_path / "trained")
-    assert any(not one[name].equal(tensor) for name, tensor in load_file(tmp_path / "trained" / WEIGHTS).items())
+    assert any(
+        not one[name].equal(tensor)
+        for name, tensor in load_file(tmp_path / "trained" / WEIGHTS).items()
+    )
 
 
 @pytest.mark.slow
-def test_a_run_starts_from_the_adapter_of_another_in_a_pack_and_alone(hydratune: Command, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_adapter_of_another_in_a_pack_and_alone(
+    hydratune: Command, tmp_path: Path
+) -> None:
     first = tmp_path / "first"
-    assert hydratune("train", *SMALL, "adapter.r=4", "optimizer.lr=0.01", f"hydra.run.dir={first}")[0] == 0
-    options = (*SMALL, "optimizer.lr=0.001")
-    code, text = hydratune("train", *options, f"model.adapter={first}", f"hydra.run.dir={tmp_path}/second")
     assert (
-        code == 0 and "starts from the adapter in" in text and "(lora, r=4)" in text and "the baselines are the base model without" in text
+        hydratune("train", *SMALL, "adapter.r=4", "optimizer.lr=0.01", f"hydra.run.dir={first}")[0]
+        == 0
+    )
+    options = (*SMALL, "optimizer.lr=0.001")
+    code, text = hydratune(
+        "train", *options, f"model.adapter={first}", f"hydra.run.dir={tmp_path}/second"
+    )
+    assert (
+        code == 0
+        and "starts from the adapter in" in text
+        and "(lora, r=4)" in text
+        and "the baselines are the base model without" in text
     )
     facts = json.loads((tmp_path / "second" / "environment.json").read_text())
     assert facts["start"]["adapter"] == f"{first}/adapter" and len(facts["start"]["sha256"]) == 64
-    losses = [float(row["train/loss"]) for run in ("first", "second") for row in history(tmp_path / run)]
+    losses = [
+        float(row["train/loss"]) for run in ("first", "second") for row in history(tmp_path / run)
+    ]
     assert losses[2] < losses[0] - 0.01  # it begins where the first had come to
     shutil.move(first, tmp_path / "moved")
     code, text = hydratune("evaluate", f"run={tmp_path}/second")
     assert code == 0 and "are reproduced" in text, text
-    sweep = ("-m", *SMALL, "optimizer.lr=0.001,0.002", f"model.adapter={tmp_path}/moved/adapter", f"hydra.sweep.dir={tmp_path}/sweep")
+    sweep = (
+        "-m",
+        *SMALL,
+        "optimizer.lr=0.001,0.002",
+        f"model.adapter={tmp_path}/moved/adapter",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    )
     code, text = hydratune("train", *sweep)
     assert code == 0, text
-    assert [row["train/loss"] for row in history(tmp_path / "sweep" / "0")] == [row["train/loss"] for row in history(tmp_path / "second")]
+    assert [row["train/loss"] for row in history(tmp_path / "sweep" / "0")] == [
+        row["train/loss"] for row in history(tmp_path / "second")
+    ]
 
 
-def test_settings_that_are_not_the_adapters_are_refused(hydratune: Command, tmp_path: Path, tiny: Any) -> None:
+def test_settings_that_are_not_the_adapters_are_refused(
+    hydratune: Command, tmp_path: Path, tiny: Any
+) -> None:
     written_by_peft(tiny, tmp_path / "start", LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     start = f"model.adapter={tmp_path}/start"
     for typed, told in (
@@ -259,10 +392,20 @@ def test_settings_that_are_not_the_adapters_are_refused(hydratune: Command, tmp_
         assert code == 2 and told in text, text
     code, text = hydratune("train", "-m", *SMALL, start, "adapter.r=4,8")
     assert code == 2 and "it is 4 in the adapter" in text, text
-    same = ("adapter=lora", "adapter.r=4", "adapter.target_modules=[v_proj,q_proj]", "adapter.lora_dropout=0.1")
+    same = (
+        "adapter=lora",
+        "adapter.r=4",
+        "adapter.target_modules=[v_proj,q_proj]",
+        "adapter.lora_dropout=0.1",
+    )
     code, text = hydratune("train", *SMALL, start, *same, f"hydra.run.dir={tmp_path}/run")
     assert code == 0, text
-    assert json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())["lora_dropout"] == 0.1
+    assert (
+        json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())[
+            "lora_dropout"
+        ]
+        == 0.1
+    )
 
 
 def refusal(hydratune: Command, start: Path, *options: str) -> str:
@@ -271,7 +414,9 @@ def refusal(hydratune: Command, start: Path, *options: str) -> str:
     return " ".join(text.split())
 
 
-def test_folders_that_are_no_adapter_of_this_model_are_refused(hydratune: Command, tmp_path: Path, tiny: Any) -> None:
+def test_folders_that_are_no_adapter_of_this_model_are_refused(
+    hydratune: Command, tmp_path: Path, tiny: Any
+) -> None:
     start = tmp_path / "start"
     assert "no such folder" in refusal(hydratune, start)
     start.mkdir()
@@ -279,8 +424,15 @@ def test_folders_that_are_no_adapter_of_this_model_are_refused(hydratune: Comman
     written_by_peft(tiny, start / "default", LoraConfig(r=4, target_modules=["q_proj"]))
     assert f"set model.adapter={start}/default" in refusal(hydratune, start)
     start = start / "default"
-    assert "give the base model that it was trained on" in refusal(hydratune, start, "model.hidden_size=32") or True
-    config, weights = json.loads((start / "adapter_config.json").read_text()), load_file(start / WEIGHTS)
+    assert (
+        "give the base model that it was trained on"
+        in refusal(hydratune, start, "model.hidden_size=32")
+        or True
+    )
+    config, weights = (
+        json.loads((start / "adapter_config.json").read_text()),
+        load_file(start / WEIGHTS),
+    )
 
     def changed(**values: Any) -> None:
         (start / "adapter_config.json").write_text(json.dumps({**config, **values}))
@@ -294,7 +446,10 @@ def test_folders_that_are_no_adapter_of_this_model_are_refused(hydratune: Comman
         ({"r": "many"}, "adapter_config.json:"),
         ({"target_modules": ["query"]}, "PEFT cannot put it on this model"),
         ({"target_modules": ["q_proj", "v_proj"]}, "tensors are missing"),
-        ({"target_modules": ["q_proj"], "layers_to_transform": [0]}, "is no part of such an adapter"),
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": [0]},
+            "is no part of such an adapter",
+        ),
         ({"a_field_of_tomorrow": 3}, "PEFT cannot put it on this model"),
     ):
         changed(**values)
@@ -314,7 +469,9 @@ def test_folders_that_are_no_adapter_of_this_model_are_refused(hydratune: Comman
     assert "has no weights" in refusal(hydratune, start)
 
 
-def test_another_base_is_refused_with_the_one_to_type_and_a_copy_is_none(hydratune: Command, tmp_path: Path, tiny: Any) -> None:
+def test_another_base_is_refused_with_the_one_to_type_and_a_copy_is_none(
+    hydratune: Command, tmp_path: Path, tiny: Any
+) -> None:
     base, copy, other = tmp_path / "base", tmp_path / "copy", tmp_path / "other"
     shutil.copytree(tiny[1].name, base, ignore=shutil.ignore_patterns("digests.json"))
     shutil.copytree(base, copy)
@@ -323,46 +480,75 @@ def test_another_base_is_refused_with_the_one_to_type_and_a_copy_is_none(hydratu
     shutil.copytree(base, other)
     model.save_pretrained(other)
     options = [s for s in SMALL if not s.startswith("debug")]
-    options += ["tracking=disabled", "data.train_rows=20", "data.validation_rows=6", "data.test_rows=6", "model=local"]
+    options += [
+        "tracking=disabled",
+        "data.train_rows=20",
+        "data.validation_rows=6",
+        "data.test_rows=6",
+        "model=local",
+    ]
 
     def go(path: Path, name: str, *more: str) -> tuple[int, str]:
-        code, text = hydratune("train", *options, f"model.path={path}", *more, f"hydra.run.dir={tmp_path}/{name}")
+        code, text = hydratune(
+            "train", *options, f"model.path={path}", *more, f"hydra.run.dir={tmp_path}/{name}"
+        )
         return code, " ".join(text.split())
 
     assert go(base, "first")[0] == 0
     shutil.copytree(tmp_path / "first" / "adapter", tmp_path / "loose")
     for start in ("first", "loose"):
         code, text = go(other, "wrong", f"model.adapter={tmp_path}/{start}")
-        assert code == 2 and "it was trained on" in text and f"set model=local model.path={base}" in text, text
+        assert (
+            code == 2
+            and "it was trained on" in text
+            and f"set model=local model.path={base}" in text
+        ), text
         code, text = go(copy, f"second-{start}", f"model.adapter={tmp_path}/{start}")
         assert code == 0, text
     code, text = go(base, "quantised", f"model.adapter={tmp_path}/first", "model.quantization=nf4")
     assert code == 2 and "model.quantization=none" in text, text
     config = json.loads((tmp_path / "loose" / "adapter_config.json").read_text())
-    edited(tmp_path / "loose" / "adapter_config.json", json.dumps({**config, "base_model_name_or_path": "somebody/else"}))
+    edited(
+        tmp_path / "loose" / "adapter_config.json",
+        json.dumps({**config, "base_model_name_or_path": "somebody/else"}),
+    )
     code, text = go(base, "unsure", f"model.adapter={tmp_path}/loose")
     assert code == 0 and "the adapter names somebody/else as its base model" in text
 
 
-def test_a_prefix_that_was_projected_is_described_as_what_was_saved(tiny: Any, tmp_path: Path) -> None:
+def test_a_prefix_that_was_projected_is_described_as_what_was_saved(
+    tiny: Any, tmp_path: Path
+) -> None:
     written_by_peft(tiny, tmp_path / "start", BY_PEFT["prefix, projected"]())
-    assert adapter_folder.described(adapter_folder.find(str(tmp_path / "start"))) == PrefixTuning(num_virtual_tokens=5)
+    assert adapter_folder.described(adapter_folder.find(str(tmp_path / "start"))) == PrefixTuning(
+        num_virtual_tokens=5
+    )
 
 
-def test_an_adapter_of_this_program_with_a_start_in_the_base_is_plain_lora(tiny: Any, tmp_path: Path) -> None:
+def test_an_adapter_of_this_program_with_a_start_in_the_base_is_plain_lora(
+    tiny: Any, tmp_path: Path
+) -> None:
     model = prepared(tiny, LoraAdapter(r=4, init_lora_weights="pissa"))
     train(model, 2)
     adapters.save(model, tiny[2], tmp_path / "start")
     found = adapter_folder.find(str(tmp_path / "start"))
     settings = adapter_folder.described(found)
-    assert isinstance(settings, LoraAdapter) and (settings.r, settings.init_lora_weights) == (8, "true")
+    assert isinstance(settings, LoraAdapter) and (settings.r, settings.init_lora_weights) == (
+        8,
+        "true",
+    )
     again = adapters.add_adapter(original(tiny).requires_grad_(False), settings, 2, found).eval()
     with torch.no_grad():
-        torch.testing.assert_close(again(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            again(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=0, atol=1e-5
+        )
 
 
 def test_methods_that_are_not_trained_here_are_named(tiny: Any, tmp_path: Path) -> None:
-    for config in (LoHaConfig(target_modules=["q_proj"]), AdaLoraConfig(target_modules=["q_proj"], total_step=10)):
+    for config in (
+        LoHaConfig(target_modules=["q_proj"]),
+        AdaLoraConfig(target_modules=["q_proj"], total_step=10),
+    ):
         folder = tmp_path / str(config.peft_type)
         get_peft_model(original(tiny), config).save_pretrained(folder)
         with pytest.raises(Exception, match="trained"):

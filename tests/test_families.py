@@ -43,10 +43,25 @@ TRUE = '{"name": "Zoë Ltd", "kind": "a", "signed": null, "place": {"city": "Ł�
         (f"{TRUE}{TRUE}", False, False, 0.0),  # two objects
         (TRUE.replace('"a"', "NaN"), False, False, 0.0),
         (TRUE.replace('"kind"', '"name"'), False, False, 0.0),  # a key twice
-        (TRUE.replace(', "signed": null', ""), True, True, 1.0),  # null and missing both say nothing
-        (TRUE.replace("null", '""'), True, False, 6 / 7),  # an empty text says something, and is no date
+        (
+            TRUE.replace(', "signed": null', ""),
+            True,
+            True,
+            1.0,
+        ),  # null and missing both say nothing
+        (
+            TRUE.replace("null", '""'),
+            True,
+            False,
+            6 / 7,
+        ),  # an empty text says something, and is no date
         (TRUE.replace('"a"', '"c"'), True, False, 4 / 6),  # not in the enum
-        (TRUE.replace("ł", "\\u0142").replace("ë", "\\u00eb"), True, True, 1.0),  # escapes are the same letters
+        (
+            TRUE.replace("ł", "\\u0142").replace("ë", "\\u00eb"),
+            True,
+            True,
+            1.0,
+        ),  # escapes are the same letters
         (TRUE.replace('{"city": "Łódź"}', '"Łódź"'), True, False, 4 / 6),  # flat instead of nested
         ("[" * 3000 + "]" * 3000, False, False, 0.0),
     ],
@@ -61,7 +76,7 @@ def test_json_edge_cases(answer: str, strict: bool, valid: bool, f1: float) -> N
 def test_schema_errors_say_where() -> None:
     wrong = '{"name": 1, "kind": "c", "signed": "2023-02-29"}'
     assert json_scores.score(wrong, TRUE, SCHEMA)["schema_errors"] == [
-        "$.kind: 'c' is not one of ['a', 'b']", "$.name: 1 is not of type 'string'", "$.signed: '2023-02-29' is not a 'date'",
+        "$.kind: 'c' is not one of ['a', 'b']", "$.name: 1 is not of type 'string'", "$.signed: '2023-02-29' is not a 'date'",  # noqa: E501
     ]  # fmt: skip
 
 
@@ -72,7 +87,10 @@ def test_invented_keys_are_those_neither_the_reference_nor_the_schema_knows() ->
 
 
 def test_values_where_the_truth_has_none_are_hallucinated() -> None:
-    rows = [json_scores.score(text, '{"a": 1, "b": null, "c": null}', None) for text in ('{"a": 1, "b": 2}', '{"a": 1}', "no json")]
+    rows = [
+        json_scores.score(text, '{"a": 1, "b": null, "c": null}', None)
+        for text in ('{"a": 1, "b": 2}', '{"a": 1}', "no json")
+    ]
     assert [row.get("silent") for row in rows] == [[2, 1], [2, 0], None]
     assert json_scores.measures(rows)["hallucinated"].value == 0.25
 
@@ -98,17 +116,23 @@ from rouge_score import rouge_scorer
 names, pairs = json.load(sys.stdin)
 scorer = rouge_scorer.RougeScorer(names, use_stemmer=False)
 print(json.dumps([{name: f.fmeasure for name, f in scorer.score(wanted, said).items()} for said, wanted in pairs]))
-"""
+"""  # noqa: E501
 
 
 def test_rouge_equals_the_reference_implementation() -> None:
     """On real summaries where there are any, else on made-up sentences; no network either way."""
     pairs = list(_pairs())[:300]
     assert len(pairs) == 300
-    asked = json.dumps([text_scores.ROUGE, pairs])  # in a process of its own: its logging library keeps hold of standard error
-    told = subprocess.run([sys.executable, "-c", _GOOGLE], input=asked, capture_output=True, text=True, check=True).stdout
+    # in a process of its own: its logging library keeps hold of standard error
+    asked = json.dumps([text_scores.ROUGE, pairs])
+    told = subprocess.run(
+        [sys.executable, "-c", _GOOGLE], input=asked, capture_output=True, text=True, check=True
+    ).stdout
     for (said, wanted), expected in zip(pairs, json.loads(told), strict=True):
-        assert text_scores.rouge(said, [wanted]) == pytest.approx(expected, abs=1e-6), (said, wanted)
+        assert text_scores.rouge(said, [wanted]) == pytest.approx(expected, abs=1e-6), (
+            said,
+            wanted,
+        )
 
 
 def _pairs() -> Iterator[tuple[str, str]]:
@@ -117,7 +141,22 @@ def _pairs() -> Iterator[tuple[str, str]]:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             texts = [row["section_text"] for row in csv.DictReader(stream)]
     else:
-        words = ["the", "Cat", "sat", "on", "a", "mat;", "it's", "3.5", "metres", "long,", "naïve", "and", "re-used", "(twice)"]
+        words = [
+            "the",
+            "Cat",
+            "sat",
+            "on",
+            "a",
+            "mat;",
+            "it's",
+            "3.5",
+            "metres",
+            "long,",
+            "naïve",
+            "and",
+            "re-used",
+            "(twice)",
+        ]
         texts = [" ".join(words[i % 7 : 5 + i % 11]) + f" {i}" for i in range(301)]
     yield from itertools.pairwise(texts)
 
@@ -135,11 +174,21 @@ def test_bleu_over_rows_equals_sacrebleu() -> None:
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    said = ["the cat sat on the mat today", "there is a dog in the garden", "one two three four five"]
+    said = [
+        "the cat sat on the mat today",
+        "there is a dog in the garden",
+        "one two three four five",
+    ]
     wanted = ["the cat sat on the mat", "a dog is in the garden now", "one two three four six"]
-    measured = text_scores.bleu_measures([text_scores.bleu(a, [b]) for a, b in zip(said, wanted, strict=True)])
-    assert measured["bleu"].value == pytest.approx(BLEU(smooth_method="none").corpus_score(said, [wanted]).score / 100, abs=1e-9)
-    assert measured["chrf"].value == pytest.approx(CHRF().corpus_score(said, [wanted]).score / 100, abs=1e-9)
+    measured = text_scores.bleu_measures(
+        [text_scores.bleu(a, [b]) for a, b in zip(said, wanted, strict=True)]
+    )
+    assert measured["bleu"].value == pytest.approx(
+        BLEU(smooth_method="none").corpus_score(said, [wanted]).score / 100, abs=1e-9
+    )
+    assert measured["chrf"].value == pytest.approx(
+        CHRF().corpus_score(said, [wanted]).score / 100, abs=1e-9
+    )
     low, high = measured["bleu"].interval(["1", "2", "3"], 0.95, 200)
     assert low <= measured["bleu"].value <= high
 
@@ -153,12 +202,18 @@ def test_bleu_over_rows_equals_sacrebleu() -> None:
         (["Grüße, Welt"], [["Gruesse Welt", "Grüße Welt"]]),
     ],
 )
-def test_chrf_with_several_references_equals_sacrebleu(said: list[str], wanted: list[list[str]]) -> None:
+def test_chrf_with_several_references_equals_sacrebleu(
+    said: list[str], wanted: list[list[str]]
+) -> None:
     from sacrebleu.metrics.chrf import CHRF
 
-    measured = text_scores.bleu_measures([text_scores.bleu(a, some) for a, some in zip(said, wanted, strict=True)])
+    measured = text_scores.bleu_measures(
+        [text_scores.bleu(a, some) for a, some in zip(said, wanted, strict=True)]
+    )
     streams = [list(one) for one in zip(*wanted, strict=True)]
-    assert measured["chrf"].value == pytest.approx(CHRF().corpus_score(said, streams).score / 100, abs=1e-9)
+    assert measured["chrf"].value == pytest.approx(
+        CHRF().corpus_score(said, streams).score / 100, abs=1e-9
+    )
 
 
 def test_labels_by_hand() -> None:
@@ -185,7 +240,14 @@ DOCTEST = ">>> double(2)\n4\n>>> double('a')\n'aa'\n"
         ("def double(x)\n    return 2 * x", DOCTEST, "syntax"),
         ("import os\nos._exit(0)", DOCTEST, "error"),
         ("print('token passed')\nraise SystemExit", DOCTEST, "error"),
-        ("with open('left.txt', 'w') as f:\n    f.write('x' * 10)\ndef double(x):\n    return 2 * x", DOCTEST, "error"),
+        (
+            (
+                "with open('left.txt', 'w') as f:\n    f.write('x' * 10)\ndef double(x):\n   "
+                " return 2 * x"
+            ),
+            DOCTEST,
+            "error",
+        ),
         ("x = [0] * 10**9", DOCTEST, "memory"),
         ("def double(x):\n    return 2 * x", None, "none"),
     ],
@@ -200,12 +262,19 @@ def test_endless_code_is_stopped() -> None:
 
 def test_code_does_not_see_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "secret")
-    assert code_scores.run("import os", "assert 'WANDB_API_KEY' not in os.environ")["outcome"] == "passed"
-    assert code_scores.run("import os", "assert 'WANDB_API_KEY' in os.environ")["outcome"] == "failed"
+    assert (
+        code_scores.run("import os", "assert 'WANDB_API_KEY' not in os.environ")["outcome"]
+        == "passed"
+    )
+    assert (
+        code_scores.run("import os", "assert 'WANDB_API_KEY' in os.environ")["outcome"] == "failed"
+    )
 
 
 def test_rows_without_tests_do_not_count_as_failed() -> None:
-    measured = code_scores.measures([{"outcome": "passed"}, {"outcome": "none"}, {"outcome": "failed"}])
+    measured = code_scores.measures(
+        [{"outcome": "passed"}, {"outcome": "none"}, {"outcome": "failed"}]
+    )
     assert measured["tests_passed"].value == 0.5
     assert measured["code_runs"].value == 1.0
 
@@ -223,16 +292,33 @@ class Point:
 
 
 def test_a_package_brings_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = Point(lambda prediction, references, row: sum(map(prediction.count, "aeiou")) / len(references))
+    point = Point(
+        lambda prediction, references, row: sum(map(prediction.count, "aeiou")) / len(references)
+    )
     monkeypatch.setattr(families, "entry_points", lambda group: [point])
     families.family.cache_clear()
-    row = {"id": "1", "nll": 1.0, "answer_tokens": 1, "finish_reason": "stop", "generated_tokens": 1}
-    rows = [{**row, "scores": score_row(Answered(text, ["x"]), ["vowels"])} for text in ("aei", "b")]
-    assert metrics(rows, EvaluationConfig(metrics=["vowels"]), has_schema=False)["vowels"].value == 1.5
+    row = {
+        "id": "1",
+        "nll": 1.0,
+        "answer_tokens": 1,
+        "finish_reason": "stop",
+        "generated_tokens": 1,
+    }
+    rows = [
+        {**row, "scores": score_row(Answered(text, ["x"]), ["vowels"])} for text in ("aei", "b")
+    ]
+    assert (
+        metrics(rows, EvaluationConfig(metrics=["vowels"]), has_schema=False)["vowels"].value == 1.5
+    )
 
 
-@pytest.mark.parametrize(("function", "what"), [(lambda p, r, row: 1 / 0, "failed at row 7"), (lambda p, r, row: "x", "returned str")])
-def test_a_metric_that_fails_says_whose_it_is(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], what: str) -> None:
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [(lambda p, r, row: 1 / 0, "failed at row 7"), (lambda p, r, row: "x", "returned str")],
+)
+def test_a_metric_that_fails_says_whose_it_is(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], what: str
+) -> None:
     monkeypatch.setattr(families, "entry_points", lambda group: [Point(function)])
     families.family.cache_clear()
     with pytest.raises(families.RunError, match=what):
@@ -247,20 +333,40 @@ def test_paired_rates_are_tested_exactly() -> None:
     assert difference(ours, ours, [str(i) for i in range(40)], 0.95, 500).value == 0.0
 
 
-def test_a_run_with_several_families(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+def test_a_run_with_several_families(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     rows = [
-        {"prompt": f"Say {word}{i}", "completion": f"{word} {i}", "references": [f"{word}  {i}!"], "tests": "assert True"}
+        {
+            "prompt": f"Say {word}{i}",
+            "completion": f"{word} {i}",
+            "references": [f"{word}  {i}!"],
+            "tests": "assert True",
+        }
         for i in range(12)
         for word in ("yes", "no")
     ]
-    chosen = ["data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}", "evaluation.metrics=[match,bleu,label,code]"]
+    chosen = [
+        "data=files",
+        f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}",
+        "evaluation.metrics=[match,bleu,label,code]",
+    ]
     code, said = hydratune("train", *SMALL, *chosen, "hydra.run.dir=run")
     assert code == 2 and "set evaluation.run_code=true" in said
-    code, said = hydratune("train", *SMALL, *chosen, "evaluation.run_code=true", "hydra.run.dir=run")
+    code, said = hydratune(
+        "train", *SMALL, *chosen, "evaluation.run_code=true", "hydra.run.dir=run"
+    )
     assert code == 0, said
     found = json.loads(Path("run/metrics.json").read_text())
     assert found["settings"]["eval"]["metrics"] == ["match", "bleu", "label", "code"]
-    assert {"eval/bleu", "eval/chrf", "eval/label_f1", "eval/tests_passed", "eval/exact_match", "eval/nll"} <= found.keys()
+    assert {
+        "eval/bleu",
+        "eval/chrf",
+        "eval/label_f1",
+        "eval/tests_passed",
+        "eval/exact_match",
+        "eval/nll",
+    } <= found.keys()
     assert "eval/rouge1" not in found
     assert math.isfinite(found["eval/bits_per_byte"])
     first = json.loads(Path("run/predictions.jsonl").read_text().splitlines()[0])
@@ -285,21 +391,41 @@ def test_a_family_nobody_knows_is_refused(hydratune: Callable[..., tuple[int, st
         (["a b c d", "q"], ["a b c f", "q r s t u v"]),
     ],
 )
-def test_bleu_is_smoothed_as_sacrebleu_does_by_itself_and_signs_itself_so(said: list[str], wanted: list[str]) -> None:
+def test_bleu_is_smoothed_as_sacrebleu_does_by_itself_and_signs_itself_so(
+    said: list[str], wanted: list[str]
+) -> None:
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    measured = text_scores.bleu_measures([text_scores.bleu(a, [b]) for a, b in zip(said, wanted, strict=True)])
+    measured = text_scores.bleu_measures(
+        [text_scores.bleu(a, [b]) for a, b in zip(said, wanted, strict=True)]
+    )
     theirs = BLEU(), CHRF()
-    assert measured["bleu"].value == pytest.approx(theirs[0].corpus_score(said, [wanted]).score / 100, abs=1e-9)
+    assert measured["bleu"].value == pytest.approx(
+        theirs[0].corpus_score(said, [wanted]).score / 100, abs=1e-9
+    )
     assert theirs[1].corpus_score(said, [wanted]).score >= 0
     for name, metric in zip(("bleu", "chrf"), theirs, strict=True):
-        assert f"sacrebleu {metric.get_signature()};" in text_scores.signatures([1] * len(said))[name]
-    assert "nrefs:2|" in text_scores.signatures([2, 2])["bleu"] and "nrefs:var|" in text_scores.signatures([1, 2])["chrf"]
+        assert (
+            f"sacrebleu {metric.get_signature()};" in text_scores.signatures([1] * len(said))[name]
+        )
+    assert (
+        "nrefs:2|" in text_scores.signatures([2, 2])["bleu"]
+        and "nrefs:var|" in text_scores.signatures([1, 2])["chrf"]
+    )
 
 
 def test_settings_say_how_every_text_score_was_taken() -> None:
     rows = [{"references": ["b"]}, {}]
     found = settings(EvaluationConfig(metrics=["match", "rouge", "bleu"]), Task.text, 9, rows)
-    assert found["rows"] == 2 and "smooth:exp" in found["bleu"] and "nrefs:var" in found["bleu"] and "nc:6|nw:0" in found["chrf"]
-    assert "without case and stemming" in found["rouge"] and "white space" in found["exact_match"] and "case" in found["normalised_match"]
+    assert (
+        found["rows"] == 2
+        and "smooth:exp" in found["bleu"]
+        and "nrefs:var" in found["bleu"]
+        and "nc:6|nw:0" in found["chrf"]
+    )
+    assert (
+        "without case and stemming" in found["rouge"]
+        and "white space" in found["exact_match"]
+        and "case" in found["normalised_match"]
+    )

@@ -1,4 +1,6 @@
-"""Whatever ``train`` refuses of rows, tokenizer, model and settings, ``prepare`` refuses with the same words, and the other way round."""
+"""Whatever ``train`` refuses of rows, tokenizer, model and settings, ``prepare`` refuses with the
+same words, and the other way round.
+"""
 
 import json
 import re
@@ -18,7 +20,13 @@ from conftest import write_rows
 from test_prepare import records
 
 Command = Callable[..., tuple[int, str]]
-QUICK = ("tracking=disabled", "trainer.precision=32-true", "evaluation.baselines=[]", "trainer.max_steps=2", "evaluation.max_new_tokens=4")
+QUICK = (
+    "tracking=disabled",
+    "trainer.precision=32-true",
+    "evaluation.baselines=[]",
+    "trainer.max_steps=2",
+    "evaluation.max_new_tokens=4",
+)
 LONG = " ".join(["a long sentence without an end"] * 40)
 
 
@@ -47,18 +55,23 @@ def accepted(hydratune: Command, *settings: str) -> None:
 
 
 def sized(tiny: Any, folder: Path, rows: int | None = None, **changes: Any) -> Path:
-    """The tiny model's tokenizer with two tokens more, used by its template, and a model with so many embeddings."""
+    """The tiny model's tokenizer with two tokens more, used by its template, and a model with so
+    many embeddings.
+    """
     tokenizer = AutoTokenizer.from_pretrained(tiny[1].name)
     size = len(tokenizer)
-    tokenizer.add_tokens([AddedToken("<|user|>", special=True), AddedToken("<|answer|>", special=True)])
+    tokenizer.add_tokens(
+        [AddedToken("<|user|>", special=True), AddedToken("<|answer|>", special=True)]
+    )
     for name, value in changes.items():
         setattr(tokenizer, name, value)
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ ('<|answer|>' if m['role'] == 'assistant' else '<|user|>') + m['content'] + '<|im_end|>' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|answer|>' }}{% endif %}"
+        "{% for m in messages %}{{ ('<|answer|>' if m['role'] == 'assistant' else '<|user|>') +"
+        " m['content'] + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|answer|>'"
+        " }}{% endif %}"
     )
     config = LlamaConfig(
-        vocab_size=rows or size, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        vocab_size=rows or size, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,  # noqa: E501
         max_position_embeddings=256, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -67,7 +80,9 @@ def sized(tiny: Any, folder: Path, rows: int | None = None, **changes: Any) -> P
 
 
 @pytest.mark.slow
-def test_a_tokenizer_larger_than_the_model_is_refused_and_what_is_to_be_typed_works(hydratune: Command, tmp_path: Path, tiny: Any) -> None:
+def test_a_tokenizer_larger_than_the_model_is_refused_and_what_is_to_be_typed_works(
+    hydratune: Command, tmp_path: Path, tiny: Any
+) -> None:
     model, rows = sized(tiny, tmp_path / "model"), write_rows(tmp_path / "rows.jsonl", records(40))
     data = ("data=files", f"data.train={rows}", "data.max_length=200")
     text = refused(hydratune, "model=local", f"model.path={model}", *data)
@@ -75,16 +90,25 @@ def test_a_tokenizer_larger_than_the_model_is_refused_and_what_is_to_be_typed_wo
     assert "the model's embeddings end at" in text
     command = re.search(r"python (-c \".*\")\n\s+(model=local .*)", text)
     assert command is not None
-    done = subprocess.run([sys.executable, *shlex.split(command[1])], cwd=tmp_path, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command[1])],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     accepted(hydratune, *shlex.split(command[2]), *data)
 
 
-def test_more_embeddings_than_tokens_are_fine_and_so_are_tokens_that_no_row_has(hydratune: Command, tmp_path: Path, tiny: Any) -> None:
+def test_more_embeddings_than_tokens_are_fine_and_so_are_tokens_that_no_row_has(
+    hydratune: Command, tmp_path: Path, tiny: Any
+) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", records(40))
     data = ("data=files", f"data.train={rows}", "data.max_length=200", "model=local")
     accepted(hydratune, f"model.path={sized(tiny, tmp_path / 'padded', 2048)}", *data)
-    unused = sized(tiny, tmp_path / "unused", pad_token="<|user|>")  # many models pad with a token that they have no row for
+    # many models pad with a token that they have no row for
+    unused = sized(tiny, tmp_path / "unused", pad_token="<|user|>")
     tokenizer = AutoTokenizer.from_pretrained(unused)
     tokenizer.chat_template = AutoTokenizer.from_pretrained(tiny[1].name).chat_template
     tokenizer.save_pretrained(unused)
@@ -96,25 +120,25 @@ def alike(count: int = 40, words: str = "") -> list[dict[str, Any]]:
 
 
 CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], str]] = {
-    "max_length beyond the window": (alike(), ("data.max_length=4096", "model.context_window=null"), "reads at most 2048 tokens"),
-    "every row too long": (alike(words=LONG), ("data.max_length=32",), "every train row was dropped"),
+    "max_length beyond the window": (alike(), ("data.max_length=4096", "model.context_window=null"), "reads at most 2048 tokens"),  # noqa: E501
+    "every row too long": (alike(words=LONG), ("data.max_length=32",), "every train row was dropped"),  # noqa: E501
     "an answer too long to be cut to": (
-        [{**row, "completion": LONG} for row in alike()], ("data.max_length=32", "data.overlength=truncate_prompt"), "was dropped"
+        [{**row, "completion": LONG} for row in alike()], ("data.max_length=32", "data.overlength=truncate_prompt"), "was dropped"  # noqa: E501
     ),
     "no room beside virtual tokens": (
-        alike(words=LONG), ("adapter=prompt_tuning", "adapter.num_virtual_tokens=1900"), "the longest row has"
+        alike(words=LONG), ("adapter=prompt_tuning", "adapter.num_virtual_tokens=1900"), "the longest row has"  # noqa: E501
     ),
-    "warm-up longer than the run": (alike(), ("optimizer.warmup_steps=50", "optimizer.warmup_ratio=null"), "has only 2 optimizer steps"),
-    "phases longer than the run": (alike(), ("adapter=adalora", "adapter.tinit=1", "adapter.tfinal=1"), "leave none to reduce"),
+    "warm-up longer than the run": (alike(), ("optimizer.warmup_steps=50", "optimizer.warmup_ratio=null"), "has only 2 optimizer steps"),  # noqa: E501
+    "phases longer than the run": (alike(), ("adapter=adalora", "adapter.tinit=1", "adapter.tfinal=1"), "leave none to reduce"),  # noqa: E501
     "fewer validation rows than devices": (
-        alike(), ("trainer=ddp", "trainer.devices=9", "trainer.accelerator=cpu"), "every device needs one"
+        alike(), ("trainer=ddp", "trainer.devices=9", "trainer.accelerator=cpu"), "every device needs one"  # noqa: E501
     ),
     "answers that are no JSON": (alike(), ("evaluation.task=json",), "is not one JSON object"),
     "answers that do not fit behind their prompts": (
         alike(), ("evaluation.max_new_tokens=2040",), "the longest test prompt and its answer"
     ),
     "a control that documents cannot have": (
-        [{"text": f"{row['prompt']} {row['completion']}"} for row in alike()], ("data.control=shuffled_targets",), "cannot be had"
+        [{"text": f"{row['prompt']} {row['completion']}"} for row in alike()], ("data.control=shuffled_targets",), "cannot be had"  # noqa: E501
     ),
 }  # fmt: skip
 
@@ -132,32 +156,72 @@ def test_prepare_refuses_what_train_would(hydratune: Command, tmp_path: Path, ca
         accepted(hydratune, "model=tiny", "data=files", f"data.train={file}", *quality, fix[1])
 
 
-def test_prepared_rows_are_checked_again_with_another_model(hydratune: Command, tmp_path: Path, tiny: Any) -> None:
+def test_prepared_rows_are_checked_again_with_another_model(
+    hydratune: Command, tmp_path: Path, tiny: Any
+) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", records(40))
-    assert hydratune("prepare", "model=tiny", "data=files", f"data.train={rows}", "output=kept")[0] == 0
+    assert (
+        hydratune("prepare", "model=tiny", "data=files", f"data.train={rows}", "output=kept")[0]
+        == 0
+    )
     text = refused(
-        hydratune, "model=local", f"model.path={sized(tiny, tmp_path / 'model')}", "data=prepared", "data.path=kept", "data.max_length=200"
+        hydratune,
+        "model=local",
+        f"model.path={sized(tiny, tmp_path / 'model')}",
+        "data=prepared",
+        "data.path=kept",
+        "data.max_length=200",
     )
     assert "the model's embeddings end at" in text
-    text = refused(hydratune, "model=local", f"model.path={sized(tiny, tmp_path / 'short')}", "data=prepared", "data.path=kept")
+    text = refused(
+        hydratune,
+        "model=local",
+        f"model.path={sized(tiny, tmp_path / 'short')}",
+        "data=prepared",
+        "data.path=kept",
+    )
     assert "reads at most 256 tokens" in text
     no_template = tmp_path / "base"
     shutil.copytree(tiny[1].name, no_template, ignore=shutil.ignore_patterns("digests.json"))
     (no_template / "chat_template.jinja").unlink()
-    text = refused(hydratune, "model=local", f"model.path={no_template}", "data=prepared", "data.path=kept")
+    text = refused(
+        hydratune, "model=local", f"model.path={no_template}", "data=prepared", "data.path=kept"
+    )
     assert "has no chat template" in text
-    accepted(hydratune, "model=local", f"model.path={no_template}", "model.chat_template=plain", "data=prepared", "data.path=kept")
+    accepted(
+        hydratune,
+        "model=local",
+        f"model.path={no_template}",
+        "model.chat_template=plain",
+        "data=prepared",
+        "data.path=kept",
+    )
 
 
-def test_a_model_without_an_end_cannot_take_documents(hydratune: Command, tmp_path: Path, tiny: Any) -> None:
+def test_a_model_without_an_end_cannot_take_documents(
+    hydratune: Command, tmp_path: Path, tiny: Any
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny[1].name, model, ignore=shutil.ignore_patterns("digests.json"))
     settings = json.loads((model / "tokenizer_config.json").read_text())
     (model / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": None}))
     for name in ("config.json", "generation_config.json"):
-        (model / name).write_text(json.dumps({**json.loads((model / name).read_text()), "eos_token_id": None}))
-    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    rows = write_rows(tmp_path / "rows.jsonl", [{"text": f"{r['prompt']} {r['completion']}"} for r in records(40)])
+        (model / name).write_text(
+            json.dumps({**json.loads((model / name).read_text()), "eos_token_id": None})
+        )
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    rows = write_rows(
+        tmp_path / "rows.jsonl", [{"text": f"{r['prompt']} {r['completion']}"} for r in records(40)]
+    )
     for command in ("train", "prepare"):
-        code, text = hydratune(command, "model=local", f"model.path={model}", "data=files", f"data.train={rows}", *QUICK)
+        code, text = hydratune(
+            command,
+            "model=local",
+            f"model.path={model}",
+            "data=files",
+            f"data.train={rows}",
+            *QUICK,
+        )
         assert code == 2 and "has no end-of-text token" in text, text

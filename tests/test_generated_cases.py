@@ -1,4 +1,6 @@
-"""Which tokens are trained, for many made-up conversations, against an account that shares no code with the project's."""
+"""Which tokens are trained, for many made-up conversations, against an account that shares no code
+with the project's.
+"""
 
 import functools
 from collections import Counter
@@ -22,7 +24,9 @@ MOST_REFUSED = 0.02  # of the valid inputs
 @functools.cache
 def encoder_of(kind: str, adds_begin: bool, form: str) -> ChatEncoder:
     own = tokenizer(kind, adds_begin=adds_begin)
-    own.chat_template = plain_template(own) if FORMATS[form].jinja == "plain" else FORMATS[form].jinja
+    own.chat_template = (
+        plain_template(own) if FORMATS[form].jinja == "plain" else FORMATS[form].jinja
+    )
     return ChatEncoder(own, frozenset({own.convert_tokens_to_ids(END)}))
 
 
@@ -30,17 +34,25 @@ def trained(case: Case, folder: Path) -> tuple[ChatEncoder, list[Encoded]]:
     """Through the readers, the encoder and the gate, as ``hydratune train`` does it."""
     encoder = encoder_of(case.tokenizer, case.adds_begin, case.format)
     rows = list(read_file(write(case, folder), {}))
-    kept, examples, _ = encode_split(encoder, rows, DataConfig(train_on=TrainOn(case.train_on), max_length=100_000), "train")
+    kept, examples, _ = encode_split(
+        encoder, rows, DataConfig(train_on=TrainOn(case.train_on), max_length=100_000), "train"
+    )
     gate(encoder, kept, examples)
     return encoder, examples
 
 
 def is_right(encoder: ChatEncoder, example: Encoded, want: Wanted) -> bool:
-    """The tokens of the whole text; where one of these would join prompt and answer, the same text, cut after the prompt."""
+    """The tokens of the whole text; where one of these would join prompt and answer, the same text,
+    cut after the prompt.
+    """
     if not want.joined:
         return list(example.ids) == want.ids and list(example.trained) == want.trained
     prompt = encoder.tokens(want.text[: want.starts[-1]])
-    start = len(example.trained) - list(reversed(example.trained)).index(False) if False in example.trained else 0
+    start = (
+        len(example.trained) - list(reversed(example.trained)).index(False)
+        if False in example.trained
+        else 0
+    )
     same = encoder.decode(example.ids) == encoder.decode(encoder.tokens(want.text))
     return same and list(example.ids[:start]) == prompt
 
@@ -53,18 +65,34 @@ def judged(case: Case, folder: Path) -> str:
     if case.invalid:
         return f"trained, though {case.invalid}"
     wants = wanted(case, encoder.tokenizer)
-    same = len(examples) == len(wants) and all(is_right(encoder, e, w) for e, w in zip(examples, wants, strict=True))
+    same = len(examples) == len(wants) and all(
+        is_right(encoder, e, w) for e, w in zip(examples, wants, strict=True)
+    )
     return "right" if same else "wrong"
 
 
-@pytest.mark.parametrize(("count", "seed"), [(100, 1), pytest.param(1000, 2, marks=pytest.mark.slow)])
-def test_generated_conversations_are_trained_as_they_are_written(tmp_path: Path, count: int, seed: int) -> None:
-    verdicts: list[tuple[str, Case]] = [(judged(case, tmp_path), case) for case in cases(count, seed)]
-    silent = [f"{verdict}: {case}" for verdict, case in verdicts if verdict == "wrong" or verdict.startswith("trained, though")]
+@pytest.mark.parametrize(
+    ("count", "seed"), [(100, 1), pytest.param(1000, 2, marks=pytest.mark.slow)]
+)
+def test_generated_conversations_are_trained_as_they_are_written(
+    tmp_path: Path, count: int, seed: int
+) -> None:
+    verdicts: list[tuple[str, Case]] = [
+        (judged(case, tmp_path), case) for case in cases(count, seed)
+    ]
+    silent = [
+        f"{verdict}: {case}"
+        for verdict, case in verdicts
+        if verdict == "wrong" or verdict.startswith("trained, though")
+    ]
     assert not silent, "\n\n".join(silent[:5])
-    refused = [f"{verdict}\n  {case}" for verdict, case in verdicts if verdict.startswith("refused: ")]
+    refused = [
+        f"{verdict}\n  {case}" for verdict, case in verdicts if verdict.startswith("refused: ")
+    ]
     valid = sum(not case.invalid for _, case in verdicts)
-    assert len(refused) <= MOST_REFUSED * valid, f"{len(refused)} of {valid}:\n" + "\n\n".join(refused[:5])
+    assert len(refused) <= MOST_REFUSED * valid, f"{len(refused)} of {valid}:\n" + "\n\n".join(
+        refused[:5]
+    )
 
 
 def test_generated_cases_hold_every_kind_there_is() -> None:
@@ -81,4 +109,11 @@ def test_generated_cases_hold_every_kind_there_is() -> None:
     assert sum(len(turn.get("tool_calls", [])) > 1 for case in made for turn in case.turns) >= 20
     assert sum("reasoning_content" in turn for case in made for turn in case.turns) >= 40
     assert sum(bool(case.invalid) for case in made) >= 20
-    assert sum(want.joined for case in made for want in wanted(case, encoder_of(case.tokenizer, False, "ChatML").tokenizer)) >= 3
+    assert (
+        sum(
+            want.joined
+            for case in made
+            for want in wanted(case, encoder_of(case.tokenizer, False, "ChatML").tokenizer)
+        )
+        >= 3
+    )

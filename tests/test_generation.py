@@ -24,7 +24,9 @@ def by_hand(model: Any, prompt: list[int], stop: set[int], limit: int) -> list[i
 def nll_by_hand(model: Any, prompt: list[int], reference: list[int]) -> float:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt + reference])).logits[0, len(prompt) - 1 : -1]
-    return float(torch.nn.functional.cross_entropy(logits, torch.tensor(reference), reduction="sum"))
+    return float(
+        torch.nn.functional.cross_entropy(logits, torch.tensor(reference), reduction="sum")
+    )
 
 
 @pytest.fixture
@@ -38,7 +40,11 @@ def stops(model: Any) -> set[int]:
 
 @pytest.mark.parametrize("attention", [NAME, "sdpa"])
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-@pytest.mark.parametrize("prompts", [PROMPTS, [[7, *PROMPTS[0]], *PROMPTS[1:]]], ids=["shared prefix", "no shared prefix"])
+@pytest.mark.parametrize(
+    "prompts",
+    [PROMPTS, [[7, *PROMPTS[0]], *PROMPTS[1:]]],
+    ids=["shared prefix", "no shared prefix"],
+)
 def test_answers_and_likelihoods_equal_one_row_at_a_time(
     model: Any, stops: set[int], attention: str, batch_size: int, prompts: list[list[int]]
 ) -> None:
@@ -46,16 +52,34 @@ def test_answers_and_likelihoods_equal_one_row_at_a_time(
     expected = [by_hand(model, p, stops, 8) for p in prompts]
     likelihoods = [nll_by_hand(model, p, r) for p, r in zip(prompts, REFERENCES, strict=True)]
     model.set_attn_implementation(attention)
-    found = answer(model, prompts, REFERENCES, stop=frozenset(stops), pad=0, max_new_tokens=8, batch_size=batch_size, title="", quiet=True)
+    found = answer(
+        model,
+        prompts,
+        REFERENCES,
+        stop=frozenset(stops),
+        pad=0,
+        max_new_tokens=8,
+        batch_size=batch_size,
+        title="",
+        quiet=True,
+    )
     assert [list(a.tokens) for a in found] == expected
-    assert [a.finish_reason for a in found] == ["stop" if e[-1] in stops else "length" for e in expected]
+    assert [a.finish_reason for a in found] == [
+        "stop" if e[-1] in stops else "length" for e in expected
+    ]
     assert {a.finish_reason for a in found} == {"stop", "length"} or prompts is not PROMPTS
     assert [a.nll for a in found] == pytest.approx(likelihoods, rel=1e-5)
 
 
 def test_nothing_to_answer_and_nothing_to_score(model: Any) -> None:
     model.set_attn_implementation(NAME)
-    options: dict[str, Any] = {"stop": frozenset([2]), "pad": 0, "batch_size": 2, "title": "", "quiet": True}
+    options: dict[str, Any] = {
+        "stop": frozenset([2]),
+        "pad": 0,
+        "batch_size": 2,
+        "title": "",
+        "quiet": True,
+    }
     assert answer(model, [], [], max_new_tokens=3, **options) == []
     (found,) = answer(model, [[1, 2, 3]], [[]], max_new_tokens=0, **options)
     assert found.tokens == () and found.nll == 0
@@ -74,14 +98,24 @@ def test_windowed_layers_are_scored_right() -> None:
 
     torch.manual_seed(0)
     config = transformers.Gemma3TextConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"], max_position_embeddings=64,
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,  # noqa: E501
+        head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"], max_position_embeddings=64,  # noqa: E501
     )  # fmt: skip
     windowed = transformers.Gemma3ForCausalLM(config).eval()
     prompts = [[3, *range(4, 4 + length)] for length in (20, 30, 25)]
     references = [[9, 8, 7, 2], [5, 2], [11, 12, 13, 14, 2]]
     windowed.set_attn_implementation(NAME)
-    found = answer(windowed, prompts, references, stop=frozenset([2]), pad=0, max_new_tokens=6, batch_size=3, title="", quiet=True)
+    found = answer(
+        windowed,
+        prompts,
+        references,
+        stop=frozenset([2]),
+        pad=0,
+        max_new_tokens=6,
+        batch_size=3,
+        title="",
+        quiet=True,
+    )
     windowed.set_attn_implementation("eager")
     assert [a.nll for a in found] == pytest.approx(
         [nll_by_hand(windowed, p, r) for p, r in zip(prompts, references, strict=True)], rel=1e-4

@@ -21,18 +21,26 @@ from hydratune.training.module import FineTuning
 from test_pack import assert_same_run, history, states
 
 Command = Callable[..., tuple[int, str]]
+# 18 steps
 RUN = (
     *(s for s in SMALL if not s.startswith(("data.batch_size", "trainer.max_steps"))),
     "data.max_train_rows=9",
     "data.batch_size=1",
     "trainer.max_steps=null",
     "trainer.max_epochs=2",
-)  # 18 steps
+)
 
 
 @pytest.mark.parametrize(
     ("min_steps", "eta", "total", "rungs"),
-    [(7, 3, 64, [7, 21, 63]), (7, 3, 63, [7, 21]), (7, 3, 7, []), (1, 2, 9, [1, 2, 4, 8]), (1, 2, 8, [1, 2, 4]), (9, 4, 3, [])],
+    [
+        (7, 3, 64, [7, 21, 63]),
+        (7, 3, 63, [7, 21]),
+        (7, 3, 7, []),
+        (1, 2, 9, [1, 2, 4, 8]),
+        (1, 2, 8, [1, 2, 4]),
+        (9, 4, 3, []),
+    ],
 )
 def test_rungs(min_steps: int, eta: int, total: int, rungs: list[int]) -> None:
     assert Halving(min_steps, eta).rungs(total) == rungs
@@ -41,23 +49,41 @@ def test_rungs(min_steps: int, eta: int, total: int, rungs: list[int]) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"eta": 4, "kind": "asha"}, ["halving.eta = 4", "halving.kind = asha", "nobody is halved while min_steps is not set"]),
+        (
+            {"eta": 4, "kind": "asha"},
+            [
+                "halving.eta = 4",
+                "halving.kind = asha",
+                "nobody is halved while min_steps is not set",
+            ],
+        ),
         ({"min_steps": 0, "eta": 1}, ["halving.min_steps = 0", "halving.eta = 1"]),
-        ({"min_steps": 5, "metric": "eval/rouge", "kind": "hyper"}, ["metric = eval/rouge", "kind = hyper", "sync or asha"]),
+        (
+            {"min_steps": 5, "metric": "eval/rouge", "kind": "hyper"},
+            ["metric = eval/rouge", "kind = hyper", "sync or asha"],
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(values: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
-        Halving.asked_for({"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync", **values})
+        Halving.asked_for(
+            {"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync", **values}
+        )
     for word in words:
         assert word in str(raised.value)
 
 
 def test_nobody_is_halved_unless_asked_for() -> None:
-    assert Halving.asked_for({}) is Halving.asked_for({"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync"}) is None
+    assert (
+        Halving.asked_for({})
+        is Halving.asked_for({"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync"})
+        is None
+    )
 
 
-def simulate(turns: Turns, quality: dict[str, float], total: int, workers: int, fails: str = "") -> dict[str, int]:
+def simulate(
+    turns: Turns, quality: dict[str, float], total: int, workers: int, fails: str = ""
+) -> dict[str, int]:
     """Runs jobs whose loss is ``quality`` in threads; returns how many steps each was trained."""
     assert turns.halving is not None
     rungs = turns.halving.rungs(total)
@@ -113,8 +139,17 @@ def test_without_waiting_somebody_comes_to_the_end_and_few_steps_are_spent(worke
 def test_whoever_fails_takes_no_place_and_nobody_waits_for_it() -> None:
     quality = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "e": 0.5, "f": 0.6}
     steps = simulate(Turns(list(quality), Halving(1)), quality, 9, 2, fails="a")
-    assert steps == {"a": 3, "b": 9, "c": 3, "d": 1, "e": 1, "f": 1}  # c has the place that a leaves
-    assert simulate(Turns(list(quality), Halving(1)), dict.fromkeys(quality, float("inf")), 9, 2) == dict.fromkeys(quality, 1)
+    assert steps == {
+        "a": 3,
+        "b": 9,
+        "c": 3,
+        "d": 1,
+        "e": 1,
+        "f": 1,
+    }  # c has the place that a leaves
+    assert simulate(
+        Turns(list(quality), Halving(1)), dict.fromkeys(quality, float("inf")), 9, 2
+    ) == dict.fromkeys(quality, 1)
 
 
 def test_without_waiting_whoever_fails_leaves_its_place_as_well() -> None:
@@ -220,7 +255,9 @@ def test_a_run_that_passed_a_rung_unasked_is_asked_when_it_goes_on() -> None:
     module = FineTuning.__new__(FineTuning)
     module.validation_loss = lambda: 0.7  # type: ignore[method-assign]
     history: Any = SimpleNamespace(rows=[{"step": 8, "val/loss": 0.9}, {"step": 9}])
-    rungs = Rungs([2, 8, 24, 72], SimpleNamespace(steps=set()), history, ask, judged=lambda step: step == 2)  # type: ignore[arg-type]
+    rungs = Rungs(
+        [2, 8, 24, 72], SimpleNamespace(steps=set()), history, ask, judged=lambda step: step == 2
+    )  # type: ignore[arg-type]
     with pytest.raises(Paused):
         rungs.on_train_start(SimpleNamespace(global_step=40), module)  # type: ignore[arg-type]
     assert asked == [(8, 0.9), (24, 0.7)]
@@ -238,13 +275,22 @@ def test_asked_to_leave_nobody_waits() -> None:
 
 
 def sweep(folder: Path, *more: str) -> tuple[str, ...]:
-    words = ("train", "-m", *RUN, "optimizer.lr=1e-5,3e-4,1e-3,1e-2", "adapter.lora_dropout=0.1", "hydra/launcher=pack")
+    words = (
+        "train",
+        "-m",
+        *RUN,
+        "optimizer.lr=1e-5,3e-4,1e-3,1e-2",
+        "adapter.lora_dropout=0.1",
+        "hydra/launcher=pack",
+    )
     return (*words, f"hydra.sweep.dir={folder}", *more)
 
 
 @pytest.mark.slow  # two sweeps each
 @pytest.mark.parametrize("kind", ["sync", "asha"])
-def test_losers_leave_and_the_winner_is_the_same_as_without_them(hydratune: Command, tmp_path: Path, kind: str) -> None:
+def test_losers_leave_and_the_winner_is_the_same_as_without_them(
+    hydratune: Command, tmp_path: Path, kind: str
+) -> None:
     halving = f"hydra.launcher.halving={{min_steps: 3, kind: {kind}}}"
     code, text = hydratune(*sweep(tmp_path / "halved", halving))
     assert code == 0, text
@@ -260,18 +306,28 @@ def test_losers_leave_and_the_winner_is_the_same_as_without_them(hydratune: Comm
             assert_same_run(tmp_path / "halved" / name, tmp_path / "whole" / name)
         else:
             status = json.loads((tmp_path / "halved" / name / "status.json").read_text())
-            assert state == "stopped" and status["halved"]["step"] == status["rungs"][-1][0] == len(ours)
+            assert state == "stopped" and status["halved"]["step"] == status["rungs"][-1][0] == len(
+                ours
+            )
             assert status["error"].startswith("halved: not among the best at step")
-            assert [row["train/loss"] for row in ours] == [row["train/loss"] for row in theirs[: len(ours)]]
+            assert [row["train/loss"] for row in ours] == [
+                row["train/loss"] for row in theirs[: len(ours)]
+            ]
             assert (tmp_path / "halved" / name / "adapter" / "adapter_model.safetensors").is_file()
     # other rungs would compare what cannot be compared, and a refusal leaves everything as it was
     before = (tmp_path / "halved" / "multirun.yaml").read_text()
     code, text = hydratune(*sweep(tmp_path / "halved", "hydra.launcher.halving.min_steps=4"))
-    assert code == 2 and "was judged after 3 steps, and now it would be after 4" in text.replace("3, 9 steps", "3 steps")
+    assert code == 2 and "was judged after 3 steps, and now it would be after 4" in text.replace(
+        "3, 9 steps", "3 steps"
+    )
     assert (tmp_path / "halved" / "multirun.yaml").read_text() == before
     # the same command again has nothing to do; without halving, the losers go on to the end
     code, text = hydratune(*sweep(tmp_path / "halved", halving))
-    assert code == 0 and f"{len(winners)} of 4 jobs finished before, {4 - len(winners)} left early; skipped" in text
+    assert (
+        code == 0
+        and f"{len(winners)} of 4 jobs finished before, {4 - len(winners)} left early; skipped"
+        in text
+    )
     if kind == "sync":  # the rest is the same, and slow
         return
     code, text = hydratune(*sweep(tmp_path / "halved"))
@@ -282,12 +338,24 @@ def test_losers_leave_and_the_winner_is_the_same_as_without_them(hydratune: Comm
 
 
 @pytest.mark.slow  # two sweeps in processes of their own
-def test_a_sweep_killed_among_the_rungs_ends_like_one_that_was_not(hydratune: Command, tmp_path: Path) -> None:
+def test_a_sweep_killed_among_the_rungs_ends_like_one_that_was_not(
+    hydratune: Command, tmp_path: Path
+) -> None:
     halving = "hydra.launcher.halving={min_steps: 5}"
-    words = [*sweep(tmp_path / "killed", halving), "trainer.max_epochs=20", "hydra.launcher.together=2"]
-    with subprocess.Popen([sys.executable, "-m", "hydratune", *words], cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+    words = [
+        *sweep(tmp_path / "killed", halving),
+        "trainer.max_epochs=20",
+        "hydra.launcher.together=2",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "hydratune", *words], cwd=tmp_path, stdout=subprocess.DEVNULL
+    ) as process:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and sum("rungs" in p.read_text() for p in (tmp_path / "killed").glob("*/status.json")) < 3:
+        while (
+            time.monotonic() < deadline
+            and sum("rungs" in p.read_text() for p in (tmp_path / "killed").glob("*/status.json"))
+            < 3
+        ):
             time.sleep(0.02)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.kill()
@@ -305,8 +373,17 @@ def test_a_sweep_killed_among_the_rungs_ends_like_one_that_was_not(hydratune: Co
             assert history(tmp_path / "killed" / name) == history(tmp_path / "whole" / name)
 
 
-def test_beginning_anew_is_not_beginning_anew_at_every_rung(hydratune: Command, tmp_path: Path) -> None:
-    words = [*sweep(tmp_path / "sweep", "hydra.launcher.halving={min_steps: 3, eta: 2}", "resume=never", "hydra.launcher.together=1")]
+def test_beginning_anew_is_not_beginning_anew_at_every_rung(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    words = [
+        *sweep(
+            tmp_path / "sweep",
+            "hydra.launcher.halving={min_steps: 3, eta: 2}",
+            "resume=never",
+            "hydra.launcher.together=1",
+        )
+    ]
     words[words.index("optimizer.lr=1e-5,3e-4,1e-3,1e-2")] = "optimizer.lr=1e-3,1e-4"
     code, text = hydratune(*words)
     assert code == 0, text

@@ -27,12 +27,14 @@ modest = hardware.give_back(2**30)
 gave = hardware.give_back(2**28)
 after = resident()
 print(json.dumps({"calm": calm, "modest": modest, "gave": gave, "less": before - after, "sum": sum(float(k.sum()) for k in kept)}))
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_freed_blocks_between_others_go_back_and_the_others_stay():
-    ran = subprocess.run([sys.executable, "-c", _HOLES], capture_output=True, text=True, timeout=120, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", _HOLES], capture_output=True, text=True, timeout=120, check=True
+    )
     found = json.loads(ran.stdout)
     assert not found["calm"]  # everything is in use
     assert not found["modest"]  # it keeps less than that

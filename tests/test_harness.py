@@ -1,4 +1,6 @@
-"""lm-eval's tasks on local files; in a process of its own, for lm-eval sets logging and warnings as it likes."""
+"""lm-eval's tasks on local files; in a process of its own, for lm-eval sets logging and warnings as
+it likes.
+"""
 
 import importlib.util
 import json
@@ -12,7 +14,10 @@ import pytest
 
 from conftest import SMALL, write_rows
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval, the extra of that name, is not installed")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None,
+    reason="lm-eval, the extra of that name, is not installed",
+)
 TASK = """\
 task: own_texts
 dataset_path: json
@@ -26,25 +31,47 @@ metric_list: [{metric: bits_per_byte}]
 
 
 @pytest.mark.slow
-def test_own_task_gives_the_bits_per_byte_of_our_own(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+def test_own_task_gives_the_bits_per_byte_of_our_own(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     code, out = hydratune("train", *SMALL, "hydra.run.dir=run")
     assert code == 0, out
     rows = [{"text": "Either party may terminate this agreement. " * n} for n in (1, 5, 20)]
     file = write_rows(tmp_path / "texts.jsonl", rows)
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "own.yaml").write_text(TASK.replace("FILE", str(file)))
-    command = [sys.executable, "-m", "hydratune", "evaluate", "run=run", f"texts={file}", "window=64"]
+    command = [
+        sys.executable,
+        "-m",
+        "hydratune",
+        "evaluate",
+        "run=run",
+        f"texts={file}",
+        "window=64",
+    ]
     command += ["lm_eval=[own_texts]", "lm_eval_path=tasks"]
-    ended = subprocess.run(command, cwd=tmp_path, env={**os.environ}, capture_output=True, text=True)
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ}, capture_output=True, text=True
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     theirs = json.loads((tmp_path / "run" / "evaluation_lm_eval.json").read_text())["systems"]
     ours = json.loads((tmp_path / "run" / "evaluation_texts.json").read_text())["systems"]
     for system in ("base", "tuned"):
-        assert theirs[system]["own_texts"]["bits_per_byte"] == pytest.approx(ours[system]["bits_per_byte"], rel=1e-5)
+        assert theirs[system]["own_texts"]["bits_per_byte"] == pytest.approx(
+            ours[system]["bits_per_byte"], rel=1e-5
+        )
 
 
 def test_unknown_task_and_folder(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     probe = "from hydratune.evaluation.harness import check; check({}, {})"
-    for tasks, folder, told in ((["no_such_task_at_all"], None, "no such task"), (["wikitext"], "nowhere", "no such folder")):
-        ended = subprocess.run([sys.executable, "-c", probe.format(tasks, repr(folder))], cwd=tmp_path, capture_output=True, text=True)
+    for tasks, folder, told in (
+        (["no_such_task_at_all"], None, "no such task"),
+        (["wikitext"], "nowhere", "no such folder"),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-c", probe.format(tasks, repr(folder))],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
         assert ended.returncode == 1 and told in ended.stderr, ended.stderr

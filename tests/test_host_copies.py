@@ -1,4 +1,6 @@
-"""A training step on a GPU never waits for the host, nor the host for it: on meta tensors, from which no number can be read."""
+"""A training step on a GPU never waits for the host, nor the host for it: on meta tensors, from
+which no number can be read.
+"""
 
 import csv
 import json
@@ -39,7 +41,7 @@ READS = {
 
 
 class Counted(TorchDispatchMode):
-    """Counts operations that make the host wait for the device, and copies to the device that do."""
+    """Counts operations that make the host wait for the device, and copies to the device that do."""  # noqa: E501
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,33 +49,48 @@ class Counted(TorchDispatchMode):
         self.blocking_copies = 0
         self.operations = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         self.operations += 1
         source = args[0] if args and isinstance(args[0], torch.Tensor) else None
         target = kwargs.get("device")
-        on_device = source is not None and source.device.type == "meta"  # AdamW counts its steps on the host
+        # AdamW counts its steps on the host
+        on_device = source is not None and source.device.type == "meta"
         if str(function) in READS and on_device:
             self.reads.append(str(function))
         elif str(function) == "aten._to_copy.default" and source is not None and target is not None:
             if on_device and target.type != "meta":
                 self.reads.append("copy to the host")
-            self.blocking_copies += source.device.type == "cpu" and target.type == "meta" and not kwargs.get("non_blocking")
+            self.blocking_copies += (
+                source.device.type == "cpu"
+                and target.type == "meta"
+                and not kwargs.get("non_blocking")
+            )
         return function(*args, **kwargs)
 
 
 def on_meta(model: Any, objective: Objective) -> None:
-    """Moves a model that ``objective`` was made for; what is asked of a CPU once, when it is made, is known by then."""
+    """Moves a model that ``objective`` was made for; what is asked of a CPU once, when it is made,
+    is known by then.
+    """
     model.to("meta")
     objective._head = model.get_base_model().lm_head.weight
     objective._parameters = None
     objective._lora_weights = [p for p in model.parameters() if p.requires_grad]
 
 
-def steps_on_meta(examples: list[Encoded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bool) -> tuple[Counted, History]:
-    """Three optimizer steps as Lightning makes them: forward, backward, history, watchdog, clipping, AdamW."""
+def steps_on_meta(
+    examples: list[Encoded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bool
+) -> tuple[Counted, History]:
+    """Three optimizer steps as Lightning makes them: forward, backward, history, watchdog,
+    clipping, AdamW.
+    """
     enabled = torch.is_autocast_enabled
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind="cuda": kind != "meta" and enabled(kind))
+    monkeypatch.setattr(
+        torch, "is_autocast_enabled", lambda kind="cuda": kind != "meta" and enabled(kind)
+    )
     model = with_lora(build("Llama"))
     if half:
         model = model.to(torch.bfloat16)
@@ -95,7 +112,9 @@ def steps_on_meta(examples: list[Encoded], tmp_path: Path, monkeypatch: pytest.M
     )
     module._trainer = trainer
     monkeypatch.setattr(callbacks, "_SECONDS_UNREAD", 1e9)
-    batch = Batch(tuple(examples), sum(row.supervised for row in examples), tuple(range(len(examples))))
+    batch = Batch(
+        tuple(examples), sum(row.supervised for row in examples), tuple(range(len(examples)))
+    )
     model.train()
     with progress("", 3, quiet=True) as ticker, Counted() as counted:
         history = History(RunDirectory(tmp_path), ticker, 3, at_once=False)
@@ -115,13 +134,21 @@ def steps_on_meta(examples: list[Encoded], tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_training_step_reads_nothing_from_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, half: bool) -> None:
+def test_a_training_step_reads_nothing_from_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, half: bool
+) -> None:
     monkeypatch.setattr("hydratune.training.objective.alike", lambda some: packing.alike(some, 8))
-    counted, history = steps_on_meta(opening([5, 6, 7, 8, 9]) if shared else rows(), tmp_path, monkeypatch, half)
+    counted, history = steps_on_meta(
+        opening([5, 6, 7, 8, 9]) if shared else rows(), tmp_path, monkeypatch, half
+    )
     assert counted.operations > 500
     assert counted.reads == [] and counted.blocking_copies == 0
     assert [step.number for step in history.pending] == [1, 2, 3] and not history.rows
-    assert all(step.loss.device.type == "meta" for step in history.pending if isinstance(step.loss, torch.Tensor))
+    assert all(
+        step.loss.device.type == "meta"
+        for step in history.pending
+        if isinstance(step.loss, torch.Tensor)
+    )
 
 
 def test_the_counter_sees_what_it_is_to_count() -> None:
@@ -147,13 +174,18 @@ def test_lists_are_sent_in_one_copy() -> None:
 
 def casts(objective: Objective, examples: list[Encoded]) -> int:
     """fp32 -> bf16 casts of single tensors in one call of ``gradients``."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile, torch.autocast("cpu", torch.bfloat16):
+    with (
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
+        torch.autocast("cpu", torch.bfloat16),
+    ):
         objective.gradients(examples)
     return sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy")
 
 
 def test_every_rank_records_at_the_same_steps() -> None:
-    """The watchdog of a rank that alone had recorded would wait for the others, who wait in the next step."""
+    """The watchdog of a rank that alone had recorded would wait for the others, who wait in the
+    next step.
+    """
     recorded: list[Any] = []
     record: Any = SimpleNamespace(record_pending=recorded.append)
     sampling = Sampling(2, lambda step: pytest.fail("only the main process asks"), record)
@@ -181,7 +213,7 @@ def test_the_weights_of_adapters_are_cast_together(monkeypatch: pytest.MonkeyPat
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
 
 
-# ---------------------------------------------------------------------------------------- what is read later is the same
+# ------------------------------------------------------------------- what is read later is the same
 @pytest.fixture
 def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: nothing is read before a validation or a checkpoint asks for it."""
@@ -196,32 +228,52 @@ def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def history(run: Path) -> list[dict[str, str]]:
     with (run / "history.csv").open() as stream:
-        return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in csv.DictReader(stream)]
+        return [
+            {key: value for key, value in row.items() if key != "tokens_per_second"}
+            for row in csv.DictReader(stream)
+        ]
 
 
 LONGER = [*SMALL, "trainer.max_steps=8", "trainer.max_epochs=4", "trainer.validations_per_epoch=1"]
 
 
-def test_history_is_the_same_however_late_it_is_read(hydratune: Command, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    code, text = hydratune("train", *LONGER, f"hydra.run.dir={tmp_path}/at_once", "evaluation.every_steps=3")
+def test_history_is_the_same_however_late_it_is_read(
+    hydratune: Command, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    code, text = hydratune(
+        "train", *LONGER, f"hydra.run.dir={tmp_path}/at_once", "evaluation.every_steps=3"
+    )
     assert code == 0, text
     request.getfixturevalue("read_later")
     reads: list[int] = []
     read = OptimizerStep.read
-    request.getfixturevalue("monkeypatch").setattr(OptimizerStep, "read", lambda steps: (reads.append(len(steps)), read(steps)))
-    code, text = hydratune("train", *LONGER, f"hydra.run.dir={tmp_path}/later", "evaluation.every_steps=3")
+    request.getfixturevalue("monkeypatch").setattr(
+        OptimizerStep, "read", lambda steps: (reads.append(len(steps)), read(steps))
+    )
+    code, text = hydratune(
+        "train", *LONGER, f"hydra.run.dir={tmp_path}/later", "evaluation.every_steps=3"
+    )
     assert code == 0, text
-    assert history(tmp_path / "later") == history(tmp_path / "at_once") and len(history(tmp_path / "later")) == 8
+    assert (
+        history(tmp_path / "later") == history(tmp_path / "at_once")
+        and len(history(tmp_path / "later")) == 8
+    )
     assert sum(reads) == 8 and len(reads) < 8
     names = ("val/loss", "train/loss", "cost/tokens")
-    metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("at_once", "later")]
+    metrics = [
+        json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("at_once", "later")
+    ]
     assert [metrics[0][name] for name in names] == [metrics[1][name] for name in names]
 
 
-def test_a_loss_that_is_read_later_still_ends_the_run(hydratune: Command, tmp_path: Path, read_later: None) -> None:
+def test_a_loss_that_is_read_later_still_ends_the_run(
+    hydratune: Command, tmp_path: Path, read_later: None
+) -> None:
     code, text = hydratune("train", *LONGER, *TOO_FAST, f"hydra.run.dir={tmp_path}/run")
     assert code == 1
     assert "training was stopped after step 2 of 8: at step 2, the loss is" in text
     assert "rows of this step: " in text and "kept: " in text
-    assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()  # nothing damaged is written
+    assert not (
+        tmp_path / "run" / "checkpoints" / "best.ckpt"
+    ).exists()  # nothing damaged is written
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

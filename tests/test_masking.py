@@ -16,17 +16,22 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 LLAMA3 = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}<|endoftext|>\n\n{{ m['content'] | trim }}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant<|endoftext|>\n\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}<|endoftext|>\n\n{{ m['content'] | trim"
+    " }}<|im_end|>{% endfor %}{% if add_generation_prompt"
+    " %}<|im_start|>assistant<|endoftext|>\n\n{% endif %}"
 )
 MISTRAL = (
-    "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}<|im_end|>{% else %}"
-    "[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}<|im_end|>{% else"
+    " %}[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
 )
-NO_END = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+NO_END = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if"
+    " add_generation_prompt %}assistant: {% endif %}"
+)
 REWRITES_HISTORY = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and loop.last %}<think></think>{% endif %}"
-    "{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and"
+    " loop.last %}<think></think>{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}{% if"
+    " add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PROMPT_DIFFERS = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -37,7 +42,11 @@ DOUBLE_BOS = "<|im_start|><|im_start|>" + CHATML
 
 
 def row(*turns: str, roles: tuple[str, ...] = ("user", "assistant")) -> Row:
-    return Row("row-1", tuple(Message(roles[i % len(roles)], text) for i, text in enumerate(turns)), where="f.jsonl:7")
+    return Row(
+        "row-1",
+        tuple(Message(roles[i % len(roles)], text) for i, text in enumerate(turns)),
+        where="f.jsonl:7",
+    )
 
 
 CHAT = Row(
@@ -61,11 +70,17 @@ def with_template(encoder: ChatEncoder, template: str) -> ChatEncoder:
 
 
 def trained_text(encoder: ChatEncoder, example: Encoded) -> str:
-    return str(encoder.tokenizer.decode([t for t, m in zip(example.ids, example.trained, strict=True) if m]))
+    return str(
+        encoder.tokenizer.decode(
+            [t for t, m in zip(example.ids, example.trained, strict=True) if m]
+        )
+    )
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA3, MISTRAL])
-def test_exactly_the_answers_and_their_turn_ends_are_trained(encoder: ChatEncoder, template: str) -> None:
+def test_exactly_the_answers_and_their_turn_ends_are_trained(
+    encoder: ChatEncoder, template: str
+) -> None:
     encoder = with_template(encoder, template)
     example = encoder.encode(CHAT)
     assert trained_text(encoder, example).split("<|im_end|>") == [*_answers(template), ""]
@@ -105,13 +120,17 @@ def test_answer_that_quotes_the_turn_end_is_trained_whole(encoder: ChatEncoder) 
         (CHANGES_ANSWER, "changes the assistant's text"),
     ],
 )
-def test_template_that_makes_an_honest_mask_impossible_is_refused(encoder: ChatEncoder, template: str, message: str) -> None:
+def test_template_that_makes_an_honest_mask_impossible_is_refused(
+    encoder: ChatEncoder, template: str, message: str
+) -> None:
     with pytest.raises(DataError, match=message) as caught:
         with_template(encoder, template).encode(row("a", "some answer"))
     assert "f.jsonl:7" in str(caught.value)
 
 
-def test_template_that_rewrites_history_is_refused_unless_only_the_last_turn_is_trained(encoder: ChatEncoder) -> None:
+def test_template_that_rewrites_history_is_refused_unless_only_the_last_turn_is_trained(
+    encoder: ChatEncoder,
+) -> None:
     encoder = with_template(encoder, REWRITES_HISTORY)
     with pytest.raises(DataError, match="train_on=last"):
         encoder.encode(CHAT)
@@ -143,13 +162,21 @@ def masked(example: Encoded, *changed: int | slice, value: bool) -> Encoded:
 
 
 BROKEN: dict[str, tuple[Any, Defect, str]] = {
-    "nothing trained": (lambda good, one, two: masked(good, slice(None), value=False), Defect.nothing_trained, "no token of this row"),
+    "nothing trained": (
+        lambda good, one, two: masked(good, slice(None), value=False),
+        Defect.nothing_trained,
+        "no token of this row",
+    ),
     "everything trained": (
         lambda good, one, two: masked(good, slice(None), value=True),
         Defect.others_trained,
         "a token of a user",
     ),
-    "one user token": (lambda good, one, two: masked(good, 3, value=True), Defect.others_trained, "a token of a user"),
+    "one user token": (
+        lambda good, one, two: masked(good, 3, value=True),
+        Defect.others_trained,
+        "a token of a user",
+    ),
     "user turn in between": (
         lambda good, one, two: masked(good, slice(one[1], two[0]), value=True),
         Defect.others_trained,
@@ -170,10 +197,20 @@ BROKEN: dict[str, tuple[Any, Defect, str]] = {
         Defect.turn_end_untrained,
         "turn-end token",
     ),
-    "beginning untrained": (lambda good, one, two: masked(good, two[0], value=False), Defect.answer_untrained, "beginning or middle"),
-    "middle untrained": (lambda good, one, two: masked(good, one[0] + 1, value=False), Defect.answer_untrained, "beginning or middle"),
+    "beginning untrained": (
+        lambda good, one, two: masked(good, two[0], value=False),
+        Defect.answer_untrained,
+        "beginning or middle",
+    ),
+    "middle untrained": (
+        lambda good, one, two: masked(good, one[0] + 1, value=False),
+        Defect.answer_untrained,
+        "beginning or middle",
+    ),
     "prompt of another row": (
-        lambda good, one, two: Encoded((good.ids[0], good.ids[0] + 40, *good.ids[2:]), good.trained),
+        lambda good, one, two: Encoded(
+            (good.ids[0], good.ids[0] + 40, *good.ids[2:]), good.trained
+        ),
         Defect.prompt_differs,
         "the training prompt is not the inference prompt",
     ),
@@ -193,7 +230,9 @@ def test_gate_refuses_every_broken_mask_by_name(encoder: ChatEncoder, name: str)
 def test_defects_survive_the_way_between_processes() -> None:
     import pickle
 
-    assert pickle.loads(pickle.dumps(MaskError("why", Defect.double_bos))).defect is Defect.double_bos
+    assert (
+        pickle.loads(pickle.dumps(MaskError("why", Defect.double_bos))).defect is Defect.double_bos
+    )
 
 
 def test_context_turn_is_not_trained_and_the_gate_knows(encoder: ChatEncoder) -> None:
@@ -209,7 +248,9 @@ def test_context_turn_is_not_trained_and_the_gate_knows(encoder: ChatEncoder) ->
 
 
 def test_row_of_context_turns_only_is_refused(encoder: ChatEncoder) -> None:
-    talk = Row("row-1", (Message("user", "a"), Message("assistant", "b", train=False)), where="f.jsonl:7")
+    talk = Row(
+        "row-1", (Message("user", "a"), Message("assistant", "b", train=False)), where="f.jsonl:7"
+    )
     with pytest.raises(MaskError, match=r"f\.jsonl:7: no token of this row is trained") as caught:
         encoder.encode(talk)
     assert caught.value.defect is Defect.nothing_trained
@@ -220,7 +261,9 @@ def test_tokenizer_that_changes_the_text_is_refused(encoder: ChatEncoder) -> Non
 
     lower = with_template(encoder, CHATML)
     lower.tokenizer.backend_tokenizer.normalizer = Lowercase()
-    with pytest.raises(MaskError, match="the tokenizer loses part of the assistant's text") as caught:
+    with pytest.raises(
+        MaskError, match="the tokenizer loses part of the assistant's text"
+    ) as caught:
         lower.encode(row("a", "Paris"))
     assert caught.value.defect is Defect.tokens_differ
 
@@ -245,11 +288,15 @@ def test_answer_is_cut_into_tokens_as_after_its_prompt() -> None:
     encoder = ChatEncoder(own, frozenset({own.convert_tokens_to_ids(END)}))
     asked = row("Where?", "Oskar left")
     example = encoder.encode(asked)
-    assert encoder.answer(asked, "Oskar left") == list(example.ids[example.trained.index(True) : -1])
+    assert encoder.answer(asked, "Oskar left") == list(
+        example.ids[example.trained.index(True) : -1]
+    )
     assert encoder.answer(asked, "Oskar left") != own.encode("Oskar left", add_special_tokens=False)
 
 
-DOCUMENT = Row("document", (Message("text", "Once upon a time there was a café."),), where="f.jsonl:7")
+DOCUMENT = Row(
+    "document", (Message("text", "Once upon a time there was a café."),), where="f.jsonl:7"
+)
 
 
 def with_begin(encoder: ChatEncoder) -> ChatEncoder:
@@ -273,14 +320,18 @@ def test_document_is_trained_whole_after_the_begin_of_text(encoder: ChatEncoder)
     gate(begun, [DOCUMENT], [example])
 
 
-def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(encoder: ChatEncoder) -> None:
+def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(
+    encoder: ChatEncoder,
+) -> None:
     example = encoder.encode(DOCUMENT)
     assert encoder.decode(example.ids) == "Once upon a time there was a café.<|im_end|>"
     assert stretches(example.trained) == [(1, len(example.ids))]
     gate(encoder, [DOCUMENT], [example])
 
 
-@pytest.mark.parametrize(("position", "defect"), [(-1, Defect.turn_end_untrained), (3, Defect.answer_untrained)])
+@pytest.mark.parametrize(
+    ("position", "defect"), [(-1, Defect.turn_end_untrained), (3, Defect.answer_untrained)]
+)
 def test_gate_knows_documents(encoder: ChatEncoder, position: int, defect: Defect) -> None:
     with pytest.raises(MaskError) as caught:
         gate(encoder, [DOCUMENT], [masked(encoder.encode(DOCUMENT), position, value=False)])
@@ -296,8 +347,12 @@ def test_document_that_begins_with_the_begin_of_text_is_refused(encoder: ChatEnc
 
 def test_long_document_is_dropped_and_never_cut(encoder: ChatEncoder) -> None:
     data = DataConfig(max_length=20, overlength=Overlength.truncate_prompt)
-    kept, _, report = encode_split(encoder, [row("a", "b"), Row("long", (Message("text", "word " * 50),))], data, "train")
-    assert [r.id for r in kept] == ["row-1"] and report.dropped == {"longer than data.max_length": ["long"]}
+    kept, _, report = encode_split(
+        encoder, [row("a", "b"), Row("long", (Message("text", "word " * 50),))], data, "train"
+    )
+    assert [r.id for r in kept] == ["row-1"] and report.dropped == {
+        "longer than data.max_length": ["long"]
+    }
 
 
 def test_gate_refuses_two_begin_tokens(encoder: ChatEncoder) -> None:
@@ -312,9 +367,13 @@ def long_rows(encoder: ChatEncoder) -> list[Row]:
 
 
 def test_long_rows_are_dropped_with_a_count(encoder: ChatEncoder) -> None:
-    kept, encoded, report = encode_split(encoder, long_rows(encoder), DataConfig(max_length=60), "train")
+    kept, encoded, report = encode_split(
+        encoder, long_rows(encoder), DataConfig(max_length=60), "train"
+    )
     assert [len(kept), len(encoded), report.kept] == [1, 1, 1]
-    assert report.summary()["dropped"] == {"longer than data.max_length": {"count": 1, "ids": ["row-1"]}}
+    assert report.summary()["dropped"] == {
+        "longer than data.max_length": {"count": 1, "ids": ["row-1"]}
+    }
 
 
 def test_long_prompts_are_cut_but_never_the_answer(encoder: ChatEncoder) -> None:
@@ -322,20 +381,31 @@ def test_long_prompts_are_cut_but_never_the_answer(encoder: ChatEncoder) -> None
     kept, encoded, report = encode_split(encoder, long_rows(encoder), data, "train")
     assert len(kept) == 2 and report.truncated == ["row-1"]
     assert len(encoded[1].ids) <= 60
-    assert kept[1].prompt[-1].content.endswith("finish") and "start" not in kept[1].prompt[-1].content
+    assert (
+        kept[1].prompt[-1].content.endswith("finish") and "start" not in kept[1].prompt[-1].content
+    )
     assert trained_text(encoder, encoded[1]) == "the answer<|im_end|>"
     gate(encoder, kept, encoded)
 
 
-def test_answer_longer_than_the_limit_is_dropped_even_when_prompts_are_cut(encoder: ChatEncoder) -> None:
+def test_answer_longer_than_the_limit_is_dropped_even_when_prompts_are_cut(
+    encoder: ChatEncoder,
+) -> None:
     data = DataConfig(max_length=60, overlength=Overlength.truncate_prompt)
     _, _, report = encode_split(encoder, [row("a", "b"), row("a", "word " * 100)], data, "train")
     assert report.kept == 1
 
 
 def test_overlength_error_states_count_and_longest(encoder: ChatEncoder) -> None:
-    with pytest.raises(DataError, match=r"1 of 2 train rows are longer .* \(longest: f.jsonl:7, \d+\)"):
-        encode_split(encoder, long_rows(encoder), DataConfig(max_length=60, overlength=Overlength.error), "train")
+    with pytest.raises(
+        DataError, match=r"1 of 2 train rows are longer .* \(longest: f.jsonl:7, \d+\)"
+    ):
+        encode_split(
+            encoder,
+            long_rows(encoder),
+            DataConfig(max_length=60, overlength=Overlength.error),
+            "train",
+        )
 
 
 def test_every_row_dropped_is_an_error(encoder: ChatEncoder) -> None:
@@ -345,9 +415,13 @@ def test_every_row_dropped_is_an_error(encoder: ChatEncoder) -> None:
 
 def test_preview_colours_exactly_the_trained_tokens(encoder: ChatEncoder) -> None:
     text = coloured(encoder, encoder.encode(CHAT))
-    trained = [text.plain[span.start : span.end] for span in text.spans if "green" in str(span.style)]
+    trained = [
+        text.plain[span.start : span.end] for span in text.spans if "green" in str(span.style)
+    ]
     assert trained == ["Paris", "<|im_end|>", "Madrid", "<|im_end|>"]
-    assert coloured(encoder, encoder.encode(row("a", "b")), brackets=True).plain.endswith("assistant\n\u27e6b<|im_end|>\u27e7")
+    assert coloured(encoder, encoder.encode(row("a", "b")), brackets=True).plain.endswith(
+        "assistant\n\u27e6b<|im_end|>\u27e7"
+    )
 
 
 def test_pieces_tell_trained_and_special_tokens_apart(encoder: ChatEncoder) -> None:
@@ -370,18 +444,28 @@ def test_pieces_keep_characters_whole_and_join_to_the_text(encoder: ChatEncoder)
     whole = encoder.decode(example.ids)
     assert "\ufffd" not in whole and len(encoder.tokens("🙂")) > 1  # else this test says nothing
     for cut in range(1, len(example.ids)):
-        parts = pieces(encoder, Encoded(example.ids, tuple(i >= cut for i in range(len(example.ids)))))
+        parts = pieces(
+            encoder, Encoded(example.ids, tuple(i >= cut for i in range(len(example.ids))))
+        )
         assert "".join(part.text for part in parts) == whole
         assert all(part.text and "\ufffd" not in part.text for part in parts)
-        before = encoder.decode(example.ids[:cut]).rstrip("\ufffd")  # a character belongs to the token that completes it
+        # a character belongs to the token that completes it
+        before = encoder.decode(example.ids[:cut]).rstrip("\ufffd")
         assert "".join(part.text for part in parts if not part.trained) == before
-        alone = pieces(encoder, masked(Encoded(example.ids, (False,) * len(example.ids)), cut, value=True))
+        alone = pieces(
+            encoder, masked(Encoded(example.ids, (False,) * len(example.ids)), cut, value=True)
+        )
         assert "".join(part.text for part in alone) == whole and all(part.text for part in alone)
 
 
 def test_gate_compares_every_turn_with_what_inference_sends(encoder: ChatEncoder) -> None:
-    """With a space before an answer, it melts into the answer's first word in the conversation, and stays alone at its end."""
-    melting = "{% for m in messages %}{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' else ' ' }}{% endfor %}"
+    """With a space before an answer, it melts into the answer's first word in the conversation, and
+    stays alone at its end.
+    """
+    melting = (
+        "{% for m in messages %}{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' else ' '"
+        " }}{% endfor %}"
+    )
     turns = [("user", "Hi"), ("assistant", "the"), ("user", "Hello"), ("assistant", "to")]
     talk = Row("chat", tuple(Message(*turn) for turn in turns), where="f.jsonl:7")
     encoder = with_template(encoder, melting)

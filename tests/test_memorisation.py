@@ -19,7 +19,9 @@ def row(*answer: int, prompt: tuple[int, ...] = (1, 2, 3)) -> Encoded:
 def test_half_of_the_last_answer_is_given() -> None:
     assert halves(row(4, 5, 6, 7, 8, 9, 10, 11)) == ((1, 2, 3, 4, 5, 6, 7), (8, 9, 10, 11))
     assert halves(row(4, 5, 6)) is None
-    two_turns = Encoded((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), (False, True, True, False, *[True] * 8))
+    two_turns = Encoded(
+        (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), (False, True, True, False, *[True] * 8)
+    )
     assert halves(two_turns) == ((1, 2, 3, 4, 5, 6, 7, 8), (9, 10, 11, 12))
     document = Encoded(tuple(range(9)), (False, *[True] * 8))
     assert halves(document) == ((0, 1, 2, 3, 4), (5, 6, 7, 8))
@@ -27,13 +29,24 @@ def test_half_of_the_last_answer_is_given() -> None:
 
 def test_rows_are_chosen_whatever_their_order() -> None:
     rows = [row(*range(n, n + 8)) for n in range(10, 20)]
-    assert chosen(rows, 3) == chosen([*rows[::-1], rows[0]], 3) and len(chosen([rows[0]] * 4, 3)) == 1
+    assert (
+        chosen(rows, 3) == chosen([*rows[::-1], rows[0]], 3) and len(chosen([rows[0]] * 4, 3)) == 1
+    )
 
 
 def test_a_model_that_writes_what_was_trained_is_found_out(model: Any) -> None:
     """Of the toy model's own continuations every one is known; of other rows none."""
     prompts = [(1, 2, n) for n in range(20, 26)]
-    first = probe(model, [row(*[0] * 8, prompt=p) for p in prompts], [], 6, stop=frozenset(), pad=0, batch_size=4, pool=None)
+    first = probe(
+        model,
+        [row(*[0] * 8, prompt=p) for p in prompts],
+        [],
+        6,
+        stop=frozenset(),
+        pad=0,
+        batch_size=4,
+        pool=None,
+    )
     assert len(first) == 6 and {record["part"] for record in first} == {"train"}
     import torch
 
@@ -45,13 +58,17 @@ def test_a_model_that_writes_what_was_trained_is_found_out(model: Any) -> None:
                 ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
         own.append(row(*ids[0, 3:].tolist(), prompt=prompt))
     others = [row(*range(50, 58), prompt=p) for p in prompts]
-    values, intervals = summary(probe(model, own, others, 6, stop=frozenset(), pad=0, batch_size=4, pool=None), 0.95)
+    values, intervals = summary(
+        probe(model, own, others, 6, stop=frozenset(), pad=0, batch_size=4, pool=None), 0.95
+    )
     assert values["memorisation/train"] == 1.0 and values["memorisation/heldout"] == 0.0
     assert intervals["memorisation/difference"][0] > 0 and "by heart" in told(values, intervals)
 
 
 def test_interval_of_a_difference() -> None:
-    assert newcombe((56, 70), (48, 80), 0.95) == pytest.approx((0.0524, 0.3339), abs=5e-4)  # Newcombe's own example
+    assert newcombe((56, 70), (48, 80), 0.95) == pytest.approx(
+        (0.0524, 0.3339), abs=5e-4
+    )  # Newcombe's own example
 
 
 def test_a_run_says_it(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

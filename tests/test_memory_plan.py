@@ -1,4 +1,4 @@
-"""How much is computed at once, from the memory of a device; and what happens where it does not do."""
+"""How much is computed at once, from the memory of a device; and what happens where it does not do."""  # noqa: E501
 
 import json
 from collections.abc import Callable
@@ -44,9 +44,18 @@ def taking(per_token: int, fixed: int = 0) -> Callable[[int], int]:
 
 @pytest.mark.parametrize(
     ("gib", "per_token", "expected"),
-    [(70, MIB, 16384), (20, MIB, 16384), (16, MIB, 8192), (4, MIB, 2048), (4, 4 * MIB, 512), (0.1, 4 * MIB, 256)],
+    [
+        (70, MIB, 16384),
+        (20, MIB, 16384),
+        (16, MIB, 8192),
+        (4, MIB, 2048),
+        (4, 4 * MIB, 512),
+        (0.1, 4 * MIB, 256),
+    ],
 )
-def test_micro_packs_are_as_large_as_memory_allows(card: Callable[[float], None], gib: float, per_token: int, expected: int) -> None:
+def test_micro_packs_are_as_large_as_memory_allows(
+    card: Callable[[float], None], gib: float, per_token: int, expected: int
+) -> None:
     card(gib)
     plan = training_plan(CUDA, 128_256, 0, 1000, None, taking(per_token))
     assert plan.micro_tokens == expected
@@ -57,13 +66,23 @@ def test_micro_packs_are_as_large_as_memory_allows(card: Callable[[float], None]
 def test_what_does_not_depend_on_tokens_is_set_aside(card: Callable[[float], None]) -> None:
     card(10)
     assert training_plan(CUDA, 1000, 0, 1000, None, taking(MIB)).micro_tokens == 8192
-    assert training_plan(CUDA, 1000, 0, 1000, None, taking(MIB, fixed=5 * 2**30)).micro_tokens == 2048
-    assert training_plan(CUDA, 1000, 500_000_000, 1000, None, taking(MIB)).micro_tokens == 2048  # gradient and Adam: 6 GB
+    assert (
+        training_plan(CUDA, 1000, 0, 1000, None, taking(MIB, fixed=5 * 2**30)).micro_tokens == 2048
+    )
+    assert (
+        training_plan(CUDA, 1000, 500_000_000, 1000, None, taking(MIB)).micro_tokens == 2048
+    )  # gradient and Adam: 6 GB
 
 
 def test_chunks_of_the_loss_are_bounded_by_bytes(card: Callable[[float], None]) -> None:
     card(70)
-    for vocabulary, positions in ((32_000, 1024), (49_152, 1024), (128_256, 256), (262_144, 128), (1000, 4096)):
+    for vocabulary, positions in (
+        (32_000, 1024),
+        (49_152, 1024),
+        (128_256, 256),
+        (262_144, 128),
+        (1000, 4096),
+    ):
         plan = training_plan(CUDA, vocabulary, 0, 1000, None, taking(MIB))
         assert plan.loss_positions == positions
         assert positions == 128 or 10 * vocabulary * positions <= 2**29
@@ -76,12 +95,16 @@ def test_what_the_user_sets_is_taken_without_measuring(card: Callable[[float], N
         raise AssertionError("measured all the same")
 
     assert training_plan(CUDA, 1000, 0, 1000, 777, measure).micro_tokens == 777
-    assert training_plan(torch.device("cpu"), 1000, 0, 1000, None, measure) == MemoryPlan(1024, 128, 1000)
+    assert training_plan(torch.device("cpu"), 1000, 0, 1000, None, measure) == MemoryPlan(
+        1024, 128, 1000
+    )
     assert training_plan(torch.device("cpu"), 1000, 0, 1000, 96, measure).micro_tokens == 96
 
 
 @pytest.mark.parametrize("fits", [0, 200, 600, 1500])
-def test_where_a_measured_step_does_not_fit_smaller_ones_are_measured(card: Callable[[float], None], fits: int) -> None:
+def test_where_a_measured_step_does_not_fit_smaller_ones_are_measured(
+    card: Callable[[float], None], fits: int
+) -> None:
     card(1)
     tried: list[int] = []
 
@@ -95,7 +118,10 @@ def test_where_a_measured_step_does_not_fit_smaller_ones_are_measured(card: Call
     assert tried[:1] == [512] and len(tried) <= 9
     if fits < 512:
         assert plan == MemoryPlan(256, 256, 1000, 2**30, None)
-        assert plan.told() == "micro-packs of 256 tokens, loss chunks of 256 positions, 1,000 tokens in generation"
+        assert (
+            plan.told()
+            == "micro-packs of 256 tokens, loss chunks of 256 positions, 1,000 tokens in generation"
+        )
     else:
         assert plan == MemoryPlan(512, 256, 1000, 2**30, MIB)
 
@@ -123,16 +149,24 @@ def test_measuring_a_step_changes_nothing(dropout: float) -> None:
         torch.manual_seed(3)
         objective = Objective(model.eval(), micro_tokens=40, workers=1, seed=5)
         if measured:
-            assert objective.peak_of_a_step(600) == 0  # a CPU counts nothing; the model reads 64 tokens, and knows 96
+            assert (
+                objective.peak_of_a_step(600) == 0
+            )  # a CPU counts nothing; the model reads 64 tokens, and knows 96
             assert not any(module.training for module in model.modules())
         model.train()
         results.append((*objective.gradients(rows()), torch.rand(3)))
     (loss, gradients, drawn), (again, same, as_before) = results
-    assert torch.equal(loss, again) and torch.equal(drawn, as_before) and all(map(torch.equal, gradients, same))
+    assert (
+        torch.equal(loss, again)
+        and torch.equal(drawn, as_before)
+        and all(map(torch.equal, gradients, same))
+    )
 
 
 def running_out(calls: list[int], fails: Callable[[int], bool]) -> Callable[..., Any]:
-    """``pack``, which runs out of memory where ``fails(number of the call)``; ``calls`` are the rows of each."""
+    """``pack``, which runs out of memory where ``fails(number of the call)``; ``calls`` are the
+    rows of each.
+    """
 
     def failing(some: Any, *args: Any, **options: Any) -> Any:
         calls.append(len(some))
@@ -146,7 +180,11 @@ def running_out(calls: list[int], fails: Callable[[int], bool]) -> Callable[...,
 @pytest.mark.parametrize(("workers", "checkpointing"), [(1, False), (2, False), (1, True)])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_step_that_does_not_fit_is_computed_again_in_halves(
-    workers: int, checkpointing: bool, dropout: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workers: int,
+    checkpointing: bool,
+    dropout: float,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = with_lora(build("Llama"), lora_dropout=dropout).train()
     model.get_base_model().set_attn_implementation(NAME)
@@ -169,7 +207,9 @@ def test_a_step_that_does_not_fit_is_computed_again_in_halves(
     assert "trainer.micro_tokens=32" in printed
 
 
-def test_memory_that_does_not_do_for_halves_either_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_does_not_do_for_halves_either_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     objective = Objective(model, micro_tokens=64, workers=1)
@@ -182,7 +222,9 @@ def test_memory_that_does_not_do_for_halves_either_ends_the_run(monkeypatch: pyt
     assert objective.micro_tokens == 32  # once
 
 
-def test_a_validation_that_does_not_fit_is_computed_again_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_validation_that_does_not_fit_is_computed_again_in_halves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     expected = Objective(model, micro_tokens=32, workers=1).loss(rows())
@@ -192,13 +234,21 @@ def test_a_validation_that_does_not_fit_is_computed_again_in_halves(monkeypatch:
 
 def test_what_attention_copies_of_a_prefix_is_counted() -> None:
     shared, many = 100, 40
-    some = [Encoded((*range(shared), number, 5, 6), (*[False] * (shared + 1), True, True)) for number in range(many)]
+    some = [
+        Encoded((*range(shared), number, 5, 6), (*[False] * (shared + 1), True, True))
+        for number in range(many)
+    ]
     assert len(micro_packs(some, shared + 3 * many, 1, shared)) == 1
     packs = micro_packs(some, shared + 3 * many, 1, shared, copied=0.05)
     assert len(packs) > 1 and sum(map(len, packs)) == many
     budget = shared + 3 * many
-    assert all((shared if number == 0 else 0) + len(pack) * (3 + 5) <= budget for number, pack in enumerate(packs))
-    eight_b = transformers.LlamaConfig(hidden_size=4096, intermediate_size=14336, num_attention_heads=32, num_key_value_heads=8)
+    assert all(
+        (shared if number == 0 else 0) + len(pack) * (3 + 5) <= budget
+        for number, pack in enumerate(packs)
+    )
+    eight_b = transformers.LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_attention_heads=32, num_key_value_heads=8
+    )
     assert 0.02 < memory_plan.prefix_share(eight_b) < 0.05  # 4 KiB of about 110 in a layer
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
@@ -210,12 +260,16 @@ def test_scoring_references_is_set_aside(model: Any, monkeypatch: pytest.MonkeyP
     taken = memory_plan.bytes_per_generated_token(model.config, 4)
     logits = 2 * memory_plan.SCORED_TOKENS * model.config.vocab_size * 4
     for free, left in ((10 * logits, 9 * logits), (logits, logits / 2)):
-        monkeypatch.setattr(memory_plan, "free_memory", lambda device, free=free: int(free / 0.8) + 1)
+        monkeypatch.setattr(
+            memory_plan, "free_memory", lambda device, free=free: int(free / 0.8) + 1
+        )
         assert memory_plan.generation_tokens(model) == pytest.approx(left / taken, rel=1e-3)
 
 
 def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None:
-    """The chunks of the loss are known before a step is measured; another adapter is measured for itself."""
+    """The chunks of the loss are known before a step is measured; another adapter is measured for
+    itself.
+    """
     card(30)
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
@@ -224,7 +278,9 @@ def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None
 
     def plan_of(*settings: str) -> MemoryPlan:
         objective = Objective(model, micro_tokens=1024, workers=1)
-        objective.peak_of_a_step = lambda tokens: seen.append(objective.loss_positions) or tokens * MIB  # type: ignore[method-assign, func-returns-value]
+        objective.peak_of_a_step = lambda tokens: (
+            seen.append(objective.loss_positions) or tokens * MIB
+        )  # type: ignore[method-assign, func-returns-value]
         on_gpu = Compute("gpu", CUDA, "32-true", torch.float32)
 
         def shared(name: str, make: Callable[[], MemoryPlan]) -> MemoryPlan:
@@ -233,7 +289,10 @@ def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None
             return made[name]
 
         plan = fit._memory_plan(objective, compose("model=tiny", *settings), on_gpu, None, shared)
-        assert objective.micro_tokens == plan.micro_tokens and objective.loss_positions == plan.loss_positions
+        assert (
+            objective.micro_tokens == plan.micro_tokens
+            and objective.loss_positions == plan.loss_positions
+        )
         return plan
 
     first = plan_of("adapter.r=4")
@@ -242,7 +301,7 @@ def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None
     assert plan_of("adapter.r=64") is not first and len(made) == 2
 
 
-# ------------------------------------------------------------------------------------------------- through the command line
+# ------------------------------------------------------------------------- through the command line
 def environment_of(run: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((run / "environment.json").read_text())
     return content
@@ -259,34 +318,53 @@ def test_the_plan_is_recorded_and_can_be_set(hydratune: Command, tmp_path: Path)
     assert plan["micro_tokens"] == 1024 and plan["loss_positions"] == 128 and plan["free"] is None
     assert plan["generation_tokens"] > 1000
     code, text = hydratune(
-        "train", *SMALL, "trainer.micro_tokens=96", "evaluation.batch_tokens=500", f"hydra.run.dir={tmp_path}/set", "resume=never"
+        "train",
+        *SMALL,
+        "trainer.micro_tokens=96",
+        "evaluation.batch_tokens=500",
+        f"hydra.run.dir={tmp_path}/set",
+        "resume=never",
     )
     assert code == 0, text
     plan = environment_of(tmp_path / "set")["memory_plan"]
     assert plan["micro_tokens"] == 96 and plan["generation_tokens"] == 500
 
 
-def test_a_run_goes_on_after_its_memory_ran_out(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_after_its_memory_ran_out(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = (*SMALL, "trainer.max_steps=4")
-    code, text = hydratune("train", *options, "trainer.micro_tokens=256", f"hydra.run.dir={tmp_path}/small")
+    code, text = hydratune(
+        "train", *options, "trainer.micro_tokens=256", f"hydra.run.dir={tmp_path}/small"
+    )
     assert code == 0, text
     monkeypatch.setattr(objectives, "pack", running_out([], lambda number: number == 1))
-    code, text = hydratune("train", *options, "trainer.micro_tokens=512", f"hydra.run.dir={tmp_path}/run")
+    code, text = hydratune(
+        "train", *options, "trainer.micro_tokens=512", f"hydra.run.dir={tmp_path}/run"
+    )
     assert code == 0, text
     assert "out of memory: micro-packs of 256 tokens from here on instead of 512" in text
     assert losses(tmp_path / "run") == losses(tmp_path / "small")
     assert environment_of(tmp_path / "run")["memory_plan"]["micro_tokens"] == 256
 
 
-def test_a_run_whose_memory_never_does_says_what_helps(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_memory_never_does_says_what_helps(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(objectives, "pack", running_out([], lambda number: True))
     code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
     assert code == 1
-    assert "out of memory (1.50 GiB more were wanted); what helps: smaller trainer.micro_tokens" in text and "Traceback" not in text
+    assert (
+        "out of memory (1.50 GiB more were wanted); what helps: smaller trainer.micro_tokens"
+        in text
+        and "Traceback" not in text
+    )
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
 
 
-@pytest.mark.parametrize(("key", "value"), [("trainer.micro_tokens", 3), ("evaluation.batch_tokens", 0)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("trainer.micro_tokens", 3), ("evaluation.batch_tokens", 0)]
+)
 def test_sizes_that_cannot_be_are_refused(hydratune: Command, key: str, value: int) -> None:
     code, text = hydratune("train", *SMALL, f"{key}={value}")
     assert code == 2 and f"{key} = {value}" in text and "must be at least" in text

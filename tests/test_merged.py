@@ -54,7 +54,9 @@ class Together(MergingPool):
         future.set_result(function(*args, **kwargs))
         return future
 
-    def map_guests(self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]) -> Any:
+    def map_guests(
+        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]
+    ) -> Any:
         assert self.host is not None
         self.guests = list(guests)
         return iter([work(*job) for job in jobs])
@@ -67,7 +69,9 @@ def base_of(name: str = "Llama", dtype: torch.dtype = torch.float32) -> Any:
 
 
 def own(base: Any) -> Any:
-    return copy.deepcopy(base, {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())})
+    return copy.deepcopy(
+        base, {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
+    )
 
 
 def trial(base: Any, adapter: LoraAdapter, seed: int) -> Any:
@@ -79,7 +83,9 @@ def trial(base: Any, adapter: LoraAdapter, seed: int) -> Any:
     return model.train()
 
 
-def guests_of(base: Any, names: Sequence[str], **options: Any) -> tuple[Host, list[Guest], list[Any]]:
+def guests_of(
+    base: Any, names: Sequence[str], **options: Any
+) -> tuple[Host, list[Guest], list[Any]]:
     """The host, a guest for every adapter, and (loss, gradients) of each alone."""
     host = Host(own(base))
     guests, alone = [], []
@@ -87,7 +93,16 @@ def guests_of(base: Any, names: Sequence[str], **options: Any) -> tuple[Host, li
     for number, name in enumerate(names):
         pool = Together(host)
         model = trial(base, ADAPTERS[name], number)
-        objective = Objective(model, micro_tokens=512, workers=1, share=False, pool=pool, shape=shapes[number % 3], seed=number, **options)
+        objective = Objective(
+            model,
+            micro_tokens=512,
+            workers=1,
+            share=False,
+            pool=pool,
+            shape=shapes[number % 3],
+            seed=number,
+            **options,
+        )
         alone.append(objective.gradients(rows(2 + number, seed=number)))
         (guest,) = pool.guests
         assert guest is not None
@@ -100,10 +115,14 @@ def assert_same(result: Any, alone: Any, tolerance: float) -> None:
     torch.testing.assert_close(loss.double(), expected.double(), rtol=tolerance, atol=0)
     for ours, theirs in zip(gradients, wanted, strict=True):
         assert ours.dtype == theirs.dtype
-        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * max(1e-3, theirs.abs().max().item()))
+        torch.testing.assert_close(
+            ours, theirs, rtol=tolerance, atol=tolerance * max(1e-3, theirs.abs().max().item())
+        )
 
 
-@pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "Qwen3", "Gemma3Text", "Mistral", "Phi3", "GPTNeoX"])
+@pytest.mark.parametrize(
+    "architecture", ["Llama", "Qwen2", "Qwen3", "Gemma3Text", "Mistral", "Phi3", "GPTNeoX"]
+)
 def test_every_guest_gets_its_own_loss_and_gradients(architecture: str) -> None:
     names = list(ADAPTERS) if architecture not in ("Phi3", "GPTNeoX") else ["all", "strong dropout"]
     host, guests, alone = guests_of(base_of(architecture), names)
@@ -121,22 +140,37 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "Qwen3", "Gemma3Text", "Mistral", "Phi3", "GPTNeoX"])
+@pytest.mark.parametrize(
+    "architecture", ["Llama", "Qwen2", "Qwen3", "Gemma3Text", "Mistral", "Phi3", "GPTNeoX"]
+)
 def test_no_bit_of_a_guest_depends_on_its_company(
     architecture: str, gradients: bool, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SIZES, "hidden_size", 64)  # as wide as is asked for, keys and values included
+    monkeypatch.setitem(
+        SIZES, "hidden_size", 64
+    )  # as wide as is asked for, keys and values included
     if "head_dim" in ARCHITECTURES[architecture]:
-        monkeypatch.setitem(ARCHITECTURES, architecture, {**ARCHITECTURES[architecture], "head_dim": 16})
+        monkeypatch.setitem(
+            ARCHITECTURES, architecture, {**ARCHITECTURES[architecture], "head_dim": 16}
+        )
     base = base_of(architecture)
     host = Host(own(base), steadily=True)
-    names = [name for name in ADAPTERS if architecture not in ("Phi3", "GPTNeoX") or name in ("all", "strong dropout")]
+    names = [
+        name
+        for name in ADAPTERS
+        if architecture not in ("Phi3", "GPTNeoX") or name in ("all", "strong dropout")
+    ]
     pools = [Together(host) for _ in names]
     alone = []
     for seed, (name, pool) in enumerate(zip(names, pools, strict=True)):
         model = trial(base, ADAPTERS[name], seed).train(gradients)
         objective = Objective(model, micro_tokens=512, workers=1, share=False, pool=pool, seed=seed)
-        own_rows = [Encoded((5, 6, 7, 8), (False, False, False, True))] if seed == 1 else rows(1 + seed, seed)  # one position is trained
+        # one position is trained
+        own_rows = (
+            [Encoded((5, 6, 7, 8), (False, False, False, True))]
+            if seed == 1
+            else rows(1 + seed, seed)
+        )
         alone.append(objective.gradients(own_rows) if gradients else (objective.loss(own_rows), []))
     if not host.serves(None):
         pytest.skip("products are not steady on this machine")
@@ -146,15 +180,24 @@ def test_no_bit_of_a_guest_depends_on_its_company(
     for kind in kinds:
         chosen = [number for number, guest in enumerate(guests) if guest.kind == kind]
         for order in (chosen, chosen[::-1], chosen[:2]):
-            for number, (loss, found) in zip(order, host.run([guests[number] for number in order]), strict=True):
+            for number, (loss, found) in zip(
+                order, host.run([guests[number] for number in order]), strict=True
+            ):
                 expected, wanted = alone[number]
                 assert torch.equal(loss, expected), names[number]
-                assert len(found) == len(wanted) and all(map(torch.equal, found, wanted)), names[number]
+                assert len(found) == len(wanted) and all(map(torch.equal, found, wanted)), names[
+                    number
+                ]
 
 
 def test_guests_differ_from_alone_by_rounding_only() -> None:
-    """In float64 nothing else is left. Not with layer 1 alone: the norms of layer 0 are then transformers' own, in fp32."""
-    host, guests, alone = guests_of(base_of(dtype=torch.float64), ["all", "few", "dropout", "attention"])
+    """In float64 nothing else is left.
+
+    Not with layer 1 alone: the norms of layer 0 are then transformers' own, in fp32.
+    """
+    host, guests, alone = guests_of(
+        base_of(dtype=torch.float64), ["all", "few", "dropout", "attention"]
+    )
     for result, expected in zip(host.run(guests), alone, strict=True):
         assert_same(result, expected, 1e-12)
 
@@ -165,22 +208,31 @@ def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
     for seed, name in enumerate(("dropout", "all")):
         pool = Together(host)
         model = trial(base, ADAPTERS[name], seed).eval()
-        objective = Objective(model, micro_tokens=512, workers=1, pool=pool, shape=LossShape(0.1, 0.1))
+        objective = Objective(
+            model, micro_tokens=512, workers=1, pool=pool, shape=LossShape(0.1, 0.1)
+        )
         expected.append(objective.loss(rows(3, seed)))
         guests += pool.guests
     found = host.run(guests)
     assert all(gradients == () and not loss.requires_grad for loss, gradients in found)
-    torch.testing.assert_close(torch.stack([loss for loss, _ in found]), torch.stack(expected), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        torch.stack([loss for loss, _ in found]), torch.stack(expected), rtol=1e-6, atol=0
+    )
 
 
 def test_two_micro_packs_of_one_trial_get_a_gradient_each() -> None:
     base = base_of()
     pool = Together(Host(own(base)))
-    objective = Objective(trial(base, ADAPTERS["all"], 0), micro_tokens=24, workers=1, share=False, pool=pool)
+    objective = Objective(
+        trial(base, ADAPTERS["all"], 0), micro_tokens=24, workers=1, share=False, pool=pool
+    )
     total = objective.gradients(rows(3))
     assert len(pool.guests) > 1 and pool.host is not None
     results = pool.host.run(pool.guests)
-    summed = [sum(parts[1:], parts[0]) for parts in zip(*(gradients for _, gradients in results), strict=True)]
+    summed = [
+        sum(parts[1:], parts[0])
+        for parts in zip(*(gradients for _, gradients in results), strict=True)
+    ]
     assert_same((torch.stack([loss for loss, _ in results]).sum(), summed), total, 1e-5)
 
 
@@ -198,13 +250,17 @@ def test_bf16_under_autocast_is_what_each_gets_alone() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         host, guests, alone = guests_of(base_of(dtype=torch.bfloat16), ["all", "few", "dropout"])
     for guest in guests:
-        assert guest.autocast is torch.bfloat16 and guest.adapter.parameters[0].dtype is torch.float32
+        assert (
+            guest.autocast is torch.bfloat16 and guest.adapter.parameters[0].dtype is torch.float32
+        )
     for result, expected in zip(host.run(guests), alone, strict=True):
         assert_same(result, expected, 5e-2)
 
 
-# ------------------------------------------------------------------------------------------------------- who can be a guest
-def guest_of(base: Any, adapter: Any, rows_: Sequence[Encoded] = (), **options: Any) -> list[Guest | None] | None:
+# ------------------------------------------------------------------------------- who can be a guest
+def guest_of(
+    base: Any, adapter: Any, rows_: Sequence[Encoded] = (), **options: Any
+) -> list[Guest | None] | None:
     """What an objective offers; None if it does not even ask."""
     pool = Together(Host(own(base)))
     model = adapters.add_adapter(own(base), adapter)
@@ -217,22 +273,34 @@ def test_plain_lora_is_a_guest_and_others_are_not() -> None:
     base = base_of()
     (guest,) = guest_of(base, ADAPTERS["all"]) or [None]
     assert guest is not None and guest.tokens == sum(len(row.ids) - 1 for row in rows(2))
-    for other in (LoraAdapter(r=2, use_dora=True), Ia3Adapter(), LoraAdapter(r=2, modules_to_save=["lm_head"])):
+    for other in (
+        LoraAdapter(r=2, use_dora=True),
+        Ia3Adapter(),
+        LoraAdapter(r=2, modules_to_save=["lm_head"]),
+    ):
         assert guest_of(base, other) is None, other
     assert guest_of(base, ADAPTERS["all"], neftune_alpha=1.0) is None
     assert guest_of(base, ADAPTERS["all"], checkpointing=True) is None
-    assert guest_of(base_of("Llama", torch.bfloat16), ADAPTERS["all"]) == [None]  # PEFT keeps A and B in fp32: its own forward
+    assert guest_of(base_of("Llama", torch.bfloat16), ADAPTERS["all"]) == [
+        None
+    ]  # PEFT keeps A and B in fp32: its own forward
 
 
 def test_rows_behind_a_shared_prefix_are_no_guests() -> None:
     same = tuple(range(1, 60)) * 3
-    alike = [Encoded((*same, number, 7), (False,) * (len(same) + 1) + (True,)) for number in range(8)]
+    alike = [
+        Encoded((*same, number, 7), (False,) * (len(same) + 1) + (True,)) for number in range(8)
+    ]
     others = rows(2)
     found = guest_of(base_of(), ADAPTERS["all"], [*alike, *others])
-    assert found is not None and {len(guest.rows) if guest is not None else 0 for guest in found} == {0, 2}
+    assert found is not None and {
+        len(guest.rows) if guest is not None else 0 for guest in found
+    } == {0, 2}
 
 
-def test_a_frozen_bottom_is_not_entered_in_company(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_bottom_is_not_entered_in_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
     base = base_of()
     pool = Together(Host(own(base)))
@@ -244,11 +312,13 @@ def test_a_frozen_bottom_is_not_entered_in_company(tmp_path: Path, monkeypatch: 
 
 def test_a_model_on_other_weights_is_no_guest() -> None:
     pool = Together(Host(base_of()))
-    Objective(trial(base_of(), ADAPTERS["all"], 0), micro_tokens=256, workers=1, pool=pool).gradients(rows(2))
+    Objective(
+        trial(base_of(), ADAPTERS["all"], 0), micro_tokens=256, workers=1, pool=pool
+    ).gradients(rows(2))
     assert not hasattr(pool, "guests")
 
 
-# ------------------------------------------------------------------------------------------------------------------ the queue
+# ---------------------------------------------------------------------------------------- the queue
 class Recorder:
     """Stands for a host: remembers how many tokens each guest of each pass had."""
 
@@ -266,8 +336,24 @@ class Recorder:
 HEAD = torch.zeros(1)
 
 
-def task(tokens: int, done: list[Any], *, small: bool = True, error: Exception | None = None, **options: Any) -> Task:
-    guest = Guest(SimpleNamespace(first=""), [Encoded((1,) * (tokens + 1), (True,) * (tokens + 1))], PLAIN, HEAD, EAGER, None, True, None)  # type: ignore[arg-type]
+def task(
+    tokens: int,
+    done: list[Any],
+    *,
+    small: bool = True,
+    error: Exception | None = None,
+    **options: Any,
+) -> Task:
+    guest = Guest(
+        SimpleNamespace(first=""),
+        [Encoded((1,) * (tokens + 1), (True,) * (tokens + 1))],
+        PLAIN,
+        HEAD,
+        EAGER,
+        None,
+        True,
+        None,
+    )  # type: ignore[arg-type]
 
     def work() -> tuple[str, int]:
         done.append(tokens)
@@ -279,7 +365,9 @@ def task(tokens: int, done: list[Any], *, small: bool = True, error: Exception |
 
 
 @contextmanager
-def crew_of(host: Any, merge_tokens: int = 80, workers: int = 1) -> Iterator[tuple[Crew, threading.Event]]:
+def crew_of(
+    host: Any, merge_tokens: int = 80, workers: int = 1
+) -> Iterator[tuple[Crew, threading.Event]]:
     """A crew whose threads are all busy until the event is set."""
     crew, go = Crew(workers, merge_tokens), threading.Event()
     crew.host = host
@@ -295,14 +383,37 @@ def crew_of(host: Any, merge_tokens: int = 80, workers: int = 1) -> Iterator[tup
 def test_small_micro_packs_that_wait_are_taken_along_and_the_rest_stays_in_order() -> None:
     host, done = Recorder(), list[Any]()
     with crew_of(host) as (crew, go):
-        first = [task(20, done), task(300, done), task(19, done), task(21, done), task(5, done, small=False), task(18, done)]
+        first = [
+            task(20, done),
+            task(300, done),
+            task(19, done),
+            task(21, done),
+            task(5, done, small=False),
+            task(18, done),
+        ]
         second = [task(17, done), task(16, done), task(400, done)]
         crew.submit(first)
         crew.submit(second)
         go.set()
         results = [t.future.result(10) for t in (*first, *second)]
-    assert host.passes == [[20, 19, 18, 17]] and done == [300, 21, 5, 16, 400]  # 20 is a quarter of 80; 74 tokens, and 16 more are too many
-    assert [how for how, _ in results] == ["merged", "alone", "merged", "alone", "alone", "merged", "merged", "alone", "alone"]
+    assert host.passes == [[20, 19, 18, 17]] and done == [
+        300,
+        21,
+        5,
+        16,
+        400,
+    ]  # 20 is a quarter of 80; 74 tokens, and 16 more are too many
+    assert [how for how, _ in results] == [
+        "merged",
+        "alone",
+        "merged",
+        "alone",
+        "alone",
+        "merged",
+        "merged",
+        "alone",
+        "alone",
+    ]
     assert [tokens for _, tokens in results] == [20, 300, 19, 21, 5, 18, 17, 16, 400]
     assert (crew.merged, crew.micro_packs) == (4, 8)
 
@@ -342,13 +453,18 @@ def test_threads_take_equal_parts() -> None:
     assert host.passes == [[10] * 3] * 2
 
 
-def test_where_a_pass_fails_everybody_is_computed_alone_and_only_the_guilty_fails(caplog: pytest.LogCaptureFixture) -> None:
+def test_where_a_pass_fails_everybody_is_computed_alone_and_only_the_guilty_fails(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     host, done = Recorder(ValueError("a bad row")), list[Any]()
     with crew_of(host) as (crew, go):
         tasks = [task(5, done), task(6, done, error=ValueError("a bad row")), task(7, done)]
         crew.submit(tasks)
         go.set()
-        assert tasks[0].future.result(10) == ("alone", 5) and tasks[2].future.result(10) == ("alone", 7)
+        assert tasks[0].future.result(10) == ("alone", 5) and tasks[2].future.result(10) == (
+            "alone",
+            7,
+        )
         assert isinstance(tasks[1].future.exception(10), ValueError)
         assert crew.merge_tokens and not caplog.records
     done.clear()
@@ -357,7 +473,10 @@ def test_where_a_pass_fails_everybody_is_computed_alone_and_only_the_guilty_fail
         crew.submit(tasks)
         go.set()
         assert [t.future.result(10) for t in tasks] == [("alone", 5), ("alone", 7)]
-    assert not crew.merge_tokens and "no longer computed together: ValueError: a bad row" in caplog.text
+    assert (
+        not crew.merge_tokens
+        and "no longer computed together: ValueError: a bad row" in caplog.text
+    )
 
 
 def test_who_is_to_leave_is_not_computed_and_time_is_shared_by_tokens() -> None:
@@ -378,7 +497,7 @@ def test_who_is_to_leave_is_not_computed_and_time_is_shared_by_tokens() -> None:
     assert spent[15] == pytest.approx(3 * spent[5])
 
 
-# ----------------------------------------------------------------------------------------------------------------- a real pack
+# -------------------------------------------------------------------------------------- a real pack
 def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> None:
     base = base_of()
     premises = Premises(1, 4096)
@@ -386,7 +505,15 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
     objectives = []
     for seed, name in enumerate(("all", "dropout", "few")):
         model = trial(premises.own(base, pulse), ADAPTERS[name], seed)
-        objectives.append(Objective(model, micro_tokens=512, workers=2, pool=JobCrew(premises, pulse, threading.Event()), seed=seed))
+        objectives.append(
+            Objective(
+                model,
+                micro_tokens=512,
+                workers=2,
+                pool=JobCrew(premises, pulse, threading.Event()),
+                seed=seed,
+            )
+        )
     crew, parts = premises.threads, [rows(2 + seed, seed) for seed in range(3)]
 
     def together(parts: Sequence[list[Encoded]]) -> list[Future[Any]]:
@@ -395,7 +522,10 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
         with ThreadPoolExecutor(3) as stations:
             for objective in objectives:  # what they draw
                 objective.generator.manual_seed(0)
-            futures = [stations.submit(objective.gradients, part) for objective, part in zip(objectives, parts, strict=True)]
+            futures = [
+                stations.submit(objective.gradients, part)
+                for objective, part in zip(objectives, parts, strict=True)
+            ]
             while len(crew._waiting) < 6:
                 time.sleep(0.001)
             go.set()
@@ -425,21 +555,49 @@ def test_a_sweep_of_short_rows_is_computed_together_and_its_numbers_are_those_of
 ) -> None:
     """To the last bit, unless passes are asked for wherever they can be."""
     pairs = [(a, b) for a in range(2, 9) for b in range(2, 9)]
-    write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{a} times {b}?", "completion": f"It is {a * b}."} for a, b in pairs])
-    sweep, words = tmp_path / "sweep", ["data=files", f"data.train={tmp_path}/rows.jsonl", *(w for w in QUICK if not w.startswith("data="))]
+    write_rows(
+        tmp_path / "rows.jsonl",
+        [{"prompt": f"{a} times {b}?", "completion": f"It is {a * b}."} for a, b in pairs],
+    )
+    sweep, words = (
+        tmp_path / "sweep",
+        [
+            "data=files",
+            f"data.train={tmp_path}/rows.jsonl",
+            *(w for w in QUICK if not w.startswith("data=")),
+        ],
+    )
     words += ["data.batch_size=2", "data.max_train_rows=12"]
     merging = [] if merge_tokens is None else [f"hydra.launcher.merge_tokens={merge_tokens}"]
-    code, text = hydratune("train", "-m", *words, "adapter.r=2,8", "adapter.lora_dropout=0,0.2", *merging, f"hydra.sweep.dir={sweep}")
+    code, text = hydratune(
+        "train",
+        "-m",
+        *words,
+        "adapter.r=2,8",
+        "adapter.lora_dropout=0,0.2",
+        *merging,
+        f"hydra.sweep.dir={sweep}",
+    )
     assert code == 0, text
-    said = re.search(r"(\d+) of (\d+) micro-packs were computed together with others", (sweep / "pack.log").read_text())
+    said = re.search(
+        r"(\d+) of (\d+) micro-packs were computed together with others",
+        (sweep / "pack.log").read_text(),
+    )
     assert said is not None and 0 < int(said[1]) <= int(said[2])
-    for number, trial_ in (("0", ["adapter.r=2", "adapter.lora_dropout=0"]), ("3", ["adapter.r=8", "adapter.lora_dropout=0.2"])):
+    for number, trial_ in (
+        ("0", ["adapter.r=2", "adapter.lora_dropout=0"]),
+        ("3", ["adapter.r=8", "adapter.lora_dropout=0.2"]),
+    ):
         code, text = hydratune("train", *words, *trial_, f"hydra.run.dir={tmp_path / number}")
         assert code == 0, text
         if merge_tokens is None:
             assert_same_run(sweep / number, tmp_path / number)
         ours, theirs = (
-            [[float(row[c] or 0) for c in ("train/loss", "val/loss")] for row in history(f / number)] for f in (sweep, tmp_path)
+            [
+                [float(row[c] or 0) for c in ("train/loss", "val/loss")]
+                for row in history(f / number)
+            ]
+            for f in (sweep, tmp_path)
         )
         assert len(ours) == len(theirs) == 4
         for mine, wanted in zip(ours, theirs, strict=True):

@@ -16,7 +16,11 @@ from hydratune.evaluation.text_scores import rouge
 
 SCHEMA = {
     "type": "object",
-    "properties": {"a": {"type": ["integer", "null"]}, "d": {"type": "string", "format": "date"}, "l": {"type": "array"}},
+    "properties": {
+        "a": {"type": ["integer", "null"]},
+        "d": {"type": "string", "format": "date"},
+        "l": {"type": "array"},
+    },
     "required": ["a"],
     "additionalProperties": False,
 }
@@ -24,7 +28,7 @@ SCHEMA = {
 
 @pytest.mark.parametrize(
     "text",
-    ["", "no json", '```json\n{"a": 1}\n```', '{"a": 1} and more', '{"a": 1}{"a": 2}', '{"a": NaN}', '{"a": Infinity}', '{"a": 1, "a": 2}',
+    ["", "no json", '```json\n{"a": 1}\n```', '{"a": 1} and more', '{"a": 1}{"a": 2}', '{"a": NaN}', '{"a": Infinity}', '{"a": 1, "a": 2}',  # noqa: E501
      '{"a": 1', "[1]", "1", '{"b": {"a": 1, "a": 1}}', "{'a': 1}"],
 )  # fmt: skip
 def test_anything_but_one_json_object_is_refused(text: str) -> None:
@@ -38,7 +42,7 @@ def test_one_json_object_is_accepted() -> None:
 
 @pytest.mark.parametrize(
     ("value", "valid"),
-    [({"a": 1}, True), ({"a": None}, True), ({}, False), ({"a": "1"}, False), ({"a": 1, "z": 2}, False),
+    [({"a": 1}, True), ({"a": None}, True), ({}, False), ({"a": "1"}, False), ({"a": 1, "z": 2}, False),  # noqa: E501
      ({"a": 1, "d": "2024-02-29"}, True), ({"a": 1, "d": "2023-02-29"}, False)],
 )  # fmt: skip
 def test_schema_validity_includes_formats(value: dict, valid: bool) -> None:
@@ -47,7 +51,13 @@ def test_schema_validity_includes_formats(value: dict, valid: bool) -> None:
 
 def test_leaves_of_an_object() -> None:
     value = {"a": 1, "b": None, "c": {"d": "X  y", "e": []}, "l": ["p", "q"], "t": True}
-    assert sorted(fields(value)) == [("a", "number 1.0"), ("c.d", "x y"), ("l[]", "p"), ("l[]", "q"), ("t", "True")]
+    assert sorted(fields(value)) == [
+        ("a", "number 1.0"),
+        ("c.d", "x y"),
+        ("l[]", "p"),
+        ("l[]", "q"),
+        ("t", "True"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +92,9 @@ def test_a_schema_never_fetches_what_it_refers_to() -> None:
 def test_exact_match_needs_every_field_but_not_their_order() -> None:
     reference = '{"a": 1, "n": null}'
     assert score('{"n": null, "a": 1}', reference, SCHEMA)["exact_match"]
-    assert score('{"a": 1}', reference, SCHEMA)["exact_match"]  # a missing key and null both say nothing
+    assert score('{"a": 1}', reference, SCHEMA)[
+        "exact_match"
+    ]  # a missing key and null both say nothing
     assert not score('{"a": 1, "n": 2}', reference, SCHEMA)["exact_match"]
     assert not score('{"a": 1, "n": null} done', reference, SCHEMA)["exact_match"]
     pairs = '{"l": [{"n": "x", "v": 1}, {"n": "y", "v": 2}]}'
@@ -100,13 +112,27 @@ def test_task_is_json_only_if_every_reference_is_an_object() -> None:
 
 
 def prediction(i: int, text: str, reference: str = '{"a": 1, "b": 2}', **changes: object) -> dict:
-    row = {"id": str(i), "group": None, "nll": 2.0, "answer_tokens": 4, "finish_reason": "stop", "generated_tokens": 5}
+    row = {
+        "id": str(i),
+        "group": None,
+        "nll": 2.0,
+        "answer_tokens": 4,
+        "finish_reason": "stop",
+        "generated_tokens": 5,
+    }
     return {**row, "scores": score_row(Answered(text, [reference], SCHEMA), ["json"]), **changes}
 
 
 def test_metrics_by_hand() -> None:
-    rows = [prediction(0, '{"a": 1, "b": 2}'), prediction(1, '{"a": 1}'), prediction(2, '{"a": 3, "c": 4}'), prediction(3, "x", nll=6.0)]
-    values, intervals = flat("eval", metrics(rows, EvaluationConfig(bootstrap_samples=200), has_schema=True))
+    rows = [
+        prediction(0, '{"a": 1, "b": 2}'),
+        prediction(1, '{"a": 1}'),
+        prediction(2, '{"a": 3, "c": 4}'),
+        prediction(3, "x", nll=6.0),
+    ]
+    values, intervals = flat(
+        "eval", metrics(rows, EvaluationConfig(bootstrap_samples=200), has_schema=True)
+    )
     assert values["eval/json_valid"] == 0.75
     assert values["eval/schema_valid"] == 0.25  # only row 1: b and c are not in the schema
     assert values["eval/field_precision"] == 3 / 5
@@ -122,15 +148,34 @@ def test_metrics_by_hand() -> None:
 
 
 def test_text_is_scored_by_match() -> None:
-    assert score_row(Answered(" Paris ", ["paris"]), ["rouge", "match"]).items() >= {"exact_match": False, "normalised_match": True}.items()
-    assert score_row(Answered("Paris", ["Paris"]), ["rouge", "match"]).items() >= {"exact_match": True, "rouge1": 1.0}.items()
+    assert (
+        score_row(Answered(" Paris ", ["paris"]), ["rouge", "match"]).items()
+        >= {
+            "exact_match": False,
+            "normalised_match": True,
+        }.items()
+    )
+    assert (
+        score_row(Answered("Paris", ["Paris"]), ["rouge", "match"]).items()
+        >= {
+            "exact_match": True,
+            "rouge1": 1.0,
+        }.items()
+    )
 
 
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662)],
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (5, 10, 0.2366, 0.7634),
+        (81, 263, 0.2553, 0.3662),
+    ],
 )
-def test_wilson_against_published_values(successes: int, trials: int, low: float, high: float) -> None:
+def test_wilson_against_published_values(
+    successes: int, trials: int, low: float, high: float
+) -> None:
     """The last row is the example of Newcombe (1998), method 3."""
     assert wilson(successes, trials, 0.95) == pytest.approx((low, high), abs=1e-4)
 
@@ -169,15 +214,28 @@ def test_rouge_counts_shared_words_and_their_order() -> None:
 
 def test_the_closing_table_stands_where_a_system_has_nothing_to_count() -> None:
     settings = {"rows": 2, "intervals": "95 %: ..."}
-    recorded = {"eval/json_valid": 1.0, "eval/hallucinated": 0.5, "base/json_valid": 0.0, "intervals": {}, "settings": {"eval": settings}}
+    recorded = {
+        "eval/json_valid": 1.0,
+        "eval/hallucinated": 0.5,
+        "base/json_valid": 0.0,
+        "intervals": {},
+        "settings": {"eval": settings},
+    }
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(table.results(recorded, ["base", "eval"], 3))
-    line = next(line for line in console.export_text().splitlines() if "values where there are none" in line)
+    line = next(
+        line for line in console.export_text().splitlines() if "values where there are none" in line
+    )
     assert "-" in line and "50.0" in line
 
 
 def test_answers_that_were_cut_are_counted() -> None:
-    row = {"nll": 1.0, "answer_tokens": 1, "generated_tokens": 1, "scores": {"exact_match": True, "normalised_match": True}}
+    row = {
+        "nll": 1.0,
+        "answer_tokens": 1,
+        "generated_tokens": 1,
+        "scores": {"exact_match": True, "normalised_match": True},
+    }
     rows = [{**row, "finish_reason": reason} for reason in ("stop", "length", "length", "stop")]
     assert metrics(rows, EvaluationConfig(metrics=["match"]), has_schema=False)["cut"].value == 2
 
@@ -190,5 +248,9 @@ def test_one_group_of_rows_has_no_interval() -> None:
         "finish_reason": "stop",
         "scores": {"exact_match": True, "normalised_match": True},
     }
-    found = metrics([{**row, "group": "all"} for _ in range(4)], EvaluationConfig(metrics=["match"]), has_schema=False)
+    found = metrics(
+        [{**row, "group": "all"} for _ in range(4)],
+        EvaluationConfig(metrics=["match"]),
+        has_schema=False,
+    )
     assert found["exact_match"].interval is None and found["nll"].interval is None

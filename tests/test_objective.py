@@ -32,7 +32,12 @@ ARCHITECTURES = {
     "Mistral": {"num_key_value_heads": 2, "sliding_window": 7},
     "Qwen2": {"num_key_value_heads": 2},
     "Qwen3": {"num_key_value_heads": 2, "head_dim": 8},
-    "Gemma3Text": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
+    "Gemma3Text": {
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": 7,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "Phi3": {"num_key_value_heads": 2, "pad_token_id": 0},
     "GPTNeoX": {},
 }
@@ -54,26 +59,45 @@ def build(name: str, **options: Any) -> Any:
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**SIZES, **ARCHITECTURES[name], **options)
     kind = "Gemma3ForCausalLM" if name == "Gemma3Text" else f"{name}ForCausalLM"
-    model = getattr(transformers, kind)._from_config(config, attn_implementation="eager", dtype=torch.float32)
+    model = getattr(transformers, kind)._from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
     return model.eval()
 
 
 def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
-    """What everybody computes: padded batch, full logits, shifted labels, -100 for what is not trained; summed."""
+    """What everybody computes: padded batch, full logits, shifted labels, -100 for what is not
+    trained; summed.
+    """
     longest = max(len(e.ids) for e in examples)
     ids = torch.tensor([[*e.ids, *[0] * (longest - len(e.ids))] for e in examples])
     mask = torch.tensor([[1] * len(e.ids) + [0] * (longest - len(e.ids)) for e in examples])
     labels = torch.tensor(
-        [[t if m else -100 for t, m in zip(e.ids, e.trained, strict=True)] + [-100] * (longest - len(e.ids)) for e in examples]
+        [
+            [t if m else -100 for t, m in zip(e.ids, e.trained, strict=True)]
+            + [-100] * (longest - len(e.ids))
+            for e in examples
+        ]
     )
     logits = model(input_ids=ids, attention_mask=mask).logits
-    return F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=-100, reduction="sum")
+    return F.cross_entropy(
+        logits[:, :-1].reshape(-1, logits.shape[-1]),
+        labels[:, 1:].reshape(-1),
+        ignore_index=-100,
+        reduction="sum",
+    )
 
 
 def with_lora(model: Any, **options: Any) -> Any:
-    model = adapters.add_adapter(adapters.prepare_quantised(model, Quantization.none), LoraAdapter(r=4, lora_alpha=8, **options))
+    model = adapters.add_adapter(
+        adapters.prepare_quantised(model, Quantization.none),
+        LoraAdapter(r=4, lora_alpha=8, **options),
+    )
     torch.manual_seed(1)
-    for name, parameter in model.named_parameters():  # B starts at zero, which would hide a wrong gradient of A
+    for (
+        name,
+        parameter,
+    ) in model.named_parameters():  # B starts at zero, which would hide a wrong gradient of A
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
     return model
@@ -128,10 +152,14 @@ def test_model_without_the_attention_interface_is_padded_and_says_why() -> None:
     try:
         objective = Objective(model, micro_tokens=1000, workers=1)
         assert "attention interface" in str(objective.unpackable)
-        assert objective.loss(rows()).item() == pytest.approx(plain_loss(model, rows()).item(), rel=1e-5)
+        assert objective.loss(rows()).item() == pytest.approx(
+            plain_loss(model, rows()).item(), rel=1e-5
+        )
     finally:
         type(model)._supports_attention_backend = True
-    assert padded_loss(model, rows()).item() == pytest.approx(plain_loss(model, rows()).item(), rel=1e-5)
+    assert padded_loss(model, rows()).item() == pytest.approx(
+        plain_loss(model, rows()).item(), rel=1e-5
+    )
 
 
 def test_capped_attention_logits_are_not_packed() -> None:
@@ -142,17 +170,30 @@ def test_capped_attention_logits_are_not_packed() -> None:
 
 def opening(common: list[int], seed: int = 0) -> list[Encoded]:
     """Five rows that begin with the same tokens."""
-    return [Encoded((*common, *row.ids), (*[False] * len(common), *row.trained)) for row in rows(seed=seed)]
+    return [
+        Encoded((*common, *row.ids), (*[False] * len(common), *row.trained))
+        for row in rows(seed=seed)
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("name", [n for n, options in ARCHITECTURES.items() if "sliding_window" not in options])
-def test_a_shared_prefix_changes_neither_loss_nor_gradients(name: str, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", [n for n, options in ARCHITECTURES.items() if "sliding_window" not in options]
+)
+def test_a_shared_prefix_changes_neither_loss_nor_gradients(
+    name: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = with_lora(build(name))
     model.get_base_model().set_attn_implementation(NAME)
-    examples = [*opening([5, 6, 7, 8, 9, 10]), *opening([5, 9, 3, 4, 2, 11, 12], seed=4), rows(seed=9)[2]]
+    examples = [
+        *opening([5, 6, 7, 8, 9, 10]),
+        *opening([5, 9, 3, 4, 2, 11, 12], seed=4),
+        rows(seed=9)[2],
+    ]
     assert [g.prefix for g in packing.alike(examples, 20)] == [6, 7, 0]
-    expected, wanted = Objective(model, micro_tokens=1000, workers=1, share=False).gradients(examples)
+    expected, wanted = Objective(model, micro_tokens=1000, workers=1, share=False).gradients(
+        examples
+    )
     monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 20))
     with Objective(model, micro_tokens=40, workers=workers) as objective:
         assert objective.share
@@ -166,8 +207,12 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(name: str, workers: 
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others have read all of the prefix and are done, and a free thread takes the end of the micro-pack that holds it."""
+def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others have read all of the prefix and are done, and a free thread takes the end of the
+    micro-pack that holds it.
+    """
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 20))
@@ -184,7 +229,9 @@ def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(monkeypatch
 
     monkeypatch.setattr(HeadLoss, "apply", slow)
     with Objective(model, micro_tokens=40, workers=3) as objective:
-        for ours, theirs in zip(objective.gradients(opening([5, 6, 7, 8, 9, 10]))[1], wanted, strict=True):
+        for ours, theirs in zip(
+            objective.gradients(opening([5, 6, 7, 8, 9, 10]))[1], wanted, strict=True
+        ):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -196,7 +243,9 @@ def test_models_with_windows_do_not_share_a_prefix() -> None:
 
 @pytest.mark.parametrize("number", [0, 3])  # the one that holds the prefix, or one that reads it
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_one_micro_pack_ends_all_of_them(workers: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_one_micro_pack_ends_all_of_them(
+    workers: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 8))
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
@@ -208,7 +257,10 @@ def test_an_error_in_one_micro_pack_ends_all_of_them(workers: int, number: int, 
         return pack(*args, **options)
 
     monkeypatch.setattr("hydratune.training.objective.pack", failing)
-    with Objective(model, micro_tokens=16, workers=workers) as objective, pytest.raises(ArithmeticError, match="no more"):
+    with (
+        Objective(model, micro_tokens=16, workers=workers) as objective,
+        pytest.raises(ArithmeticError, match="no more"),
+    ):
         objective.gradients(opening([5, 6, 7, 8]))
 
 
@@ -216,11 +268,19 @@ def test_only_what_pays_is_shared() -> None:
     def row(*ids: int) -> Encoded:
         return Encoded((*ids, 90, 91), (*[False] * len(ids), True, True))
 
-    assert [(g.prefix, len(g.rows)) for g in packing.alike([row(1, 2, 3), row(1, 2, 4)], 3)] == [(0, 2)]
-    assert [(g.prefix, len(g.rows)) for g in packing.alike([row(1, 2, 3), row(1, 2, 4)], 2)] == [(2, 2)]
+    assert [(g.prefix, len(g.rows)) for g in packing.alike([row(1, 2, 3), row(1, 2, 4)], 3)] == [
+        (0, 2)
+    ]
+    assert [(g.prefix, len(g.rows)) for g in packing.alike([row(1, 2, 3), row(1, 2, 4)], 2)] == [
+        (2, 2)
+    ]
     four = [row(1, 2, 3, 7), row(1, 5, 6, 7), row(1, 2, 3, 8), row(1, 5, 6, 8)]
-    assert [(g.prefix, g.rows) for g in packing.alike(four, 3)] == [(3, (four[0], four[2])), (3, (four[1], four[3]))]
-    # the token that predicts the first trained one is never in a prefix, so a row always has one of its own
+    assert [(g.prefix, g.rows) for g in packing.alike(four, 3)] == [
+        (3, (four[0], four[2])),
+        (3, (four[1], four[3])),
+    ]
+    # the token that predicts the first trained one is never in a prefix, so a row always has
+    # one of its own
     assert packing.alike([row(1, 2, 3), row(1, 2, 3)], 1)[0].prefix == 2
     assert packing.alike([], 1) == []
 
@@ -229,7 +289,10 @@ def test_checkpointing_changes_no_gradient() -> None:
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     expected, wanted = Objective(model, micro_tokens=40, workers=1).gradients(rows())
-    objective, calls = Objective(model.train(), micro_tokens=1000, workers=1, checkpointing=True), []
+    objective, calls = (
+        Objective(model.train(), micro_tokens=1000, workers=1, checkpointing=True),
+        [],
+    )
     model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     loss, gradients = objective.gradients(rows())
     assert len(calls) == 2  # once more in the backward pass
@@ -248,7 +311,9 @@ def test_dropout_draws_the_same_for_the_same_seed_on_any_thread() -> None:
             results.append(objective.gradients(rows())[0].item())
     assert results[0] == results[1] != results[2]
     model.eval()
-    assert objective.gradients(rows())[0].item() == pytest.approx(objective.loss(rows()).item(), rel=1e-6)
+    assert objective.gradients(rows())[0].item() == pytest.approx(
+        objective.loss(rows()).item(), rel=1e-6
+    )
 
 
 def test_noise_on_the_embeddings_is_bounded_and_only_for_training() -> None:
@@ -263,8 +328,13 @@ def test_noise_on_the_embeddings_is_bounded_and_only_for_training() -> None:
     assert objective.loss(rows()).item() == plain.loss(rows()).item()
     packed = pack(rows(2))
     with torch.no_grad():
-        difference = (objective._noisy(packed.input_ids, packed.row_lengths) - objective.model.get_input_embeddings()(packed.input_ids))[0]
-    for part, length in zip(difference.split(list(packed.row_lengths)), packed.row_lengths, strict=True):
+        difference = (
+            objective._noisy(packed.input_ids, packed.row_lengths)
+            - objective.model.get_input_embeddings()(packed.input_ids)
+        )[0]
+    for part, length in zip(
+        difference.split(list(packed.row_lengths)), packed.row_lengths, strict=True
+    ):
         limit = 5.0 / (length * 32) ** 0.5
         assert 0.9 * limit < part.abs().max().item() <= limit * 1.0001
 
@@ -292,7 +362,10 @@ def test_lean_forwards_equal_those_of_transformers_and_peft(name: str) -> None:
 
 def test_lean_forwards_follow_autocast_as_pefts_own_do() -> None:
     model = with_lora(build("Llama"))
-    for name, parameter in model.named_parameters():  # as adapters are trained under mixed precision
+    for (
+        name,
+        parameter,
+    ) in model.named_parameters():  # as adapters are trained under mixed precision
         if "lora_" not in name:
             parameter.data = parameter.data.bfloat16()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -308,11 +381,15 @@ def test_lean_forwards_follow_autocast_as_pefts_own_do() -> None:
         assert (a - b).norm() <= 0.05 * b.norm() + 1e-4
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux says what is mapped into memory")
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").is_file(), reason="only Linux says what is mapped into memory"
+)
 def test_a_quantised_base_lets_go_of_its_file(tmp_path: Path) -> None:
     build("Llama").save_pretrained(tmp_path)
     quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, dtype=torch.float32)
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=quantization, dtype=torch.float32
+    )
     model = adapters.prepare_quantised(base, Quantization.nf4)
     gc.collect()
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
@@ -321,9 +398,15 @@ def test_a_quantised_base_lets_go_of_its_file(tmp_path: Path) -> None:
 
 def test_a_4_bit_base_takes_the_lean_path(tmp_path: Any) -> None:
     build("Llama").save_pretrained(tmp_path)
-    quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, dtype=torch.float32)
-    model = adapters.add_adapter(adapters.prepare_quantised(base, Quantization.nf4), LoraAdapter(r=4, lora_alpha=8))
+    quantization = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=quantization, dtype=torch.float32
+    )
+    model = adapters.add_adapter(
+        adapters.prepare_quantised(base, Quantization.nf4), LoraAdapter(r=4, lora_alpha=8)
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
@@ -332,7 +415,9 @@ def test_a_4_bit_base_takes_the_lean_path(tmp_path: Any) -> None:
     loss = plain_loss(model, rows())
     own = plain_loss(without_lean_forwards(model), rows())
     assert loss.item() == pytest.approx(own.item(), rel=1e-6)
-    for ours, theirs in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(own, parameters), strict=True):
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(own, parameters), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
 
 
@@ -391,7 +476,9 @@ def test_every_pack_has_a_row_even_beside_a_long_prefix() -> None:
 
 
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Gemma3Text", "Phi3"])
-def test_frozen_layers_are_computed_once_and_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_frozen_layers_are_computed_once_and_change_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
     monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 8))
     model = with_lora(build(name), layers_to_transform=[1])
@@ -404,7 +491,11 @@ def test_frozen_layers_are_computed_once_and_change_nothing(name: str, monkeypat
         objective = Objective(model, micro_tokens=40, workers=2)
         calls.clear()
         shown.clear()
-        hook = model.get_base_model().base_model.layers[0].self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
+        hook = (
+            model.get_base_model()
+            .base_model.layers[0]
+            .self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
+        )
         assert objective.keep_bottom(examples, "base", 1e9, lambda *step: shown.append(step)) == 1
         assert bool(calls) == bool(shown)
         calls.clear()
@@ -417,7 +508,9 @@ def test_frozen_layers_are_computed_once_and_change_nothing(name: str, monkeypat
         for ours, theirs in zip(gradients, wanted, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not shown
-    assert objective.loss(rows(seed=5)).item() > 0  # rows it does not know are computed from the bottom
+    assert (
+        objective.loss(rows(seed=5)).item() > 0
+    )  # rows it does not know are computed from the bottom
 
 
 @pytest.mark.parametrize(("limit", "options"), [(1e9, {}), (100.0, {"layers_to_transform": [1]})])
@@ -448,16 +541,22 @@ def test_dropout_of_attention_shares_no_prefix_and_no_layers() -> None:
 def test_the_head_is_found_while_an_adapter_drops() -> None:
     model = with_lora(build("Llama"), lora_dropout=0.5).train()
     assert Objective(model, micro_tokens=1000, workers=1)._head is not None
-    assert model.training and all(m.training for m in model.modules() if isinstance(m, torch.nn.Dropout))
+    assert model.training and all(
+        m.training for m in model.modules() if isinstance(m, torch.nn.Dropout)
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_padded_packs_count_their_padding(workers: int) -> None:
     long = Encoded(tuple(range(200)), (False, *[True] * 199))
-    short = [Encoded(tuple(range(4 + i % 3)), (*[False] * 3, *[True] * (1 + i % 3))) for i in range(40)]
+    short = [
+        Encoded(tuple(range(4 + i % 3)), (*[False] * 3, *[True] * (1 + i % 3))) for i in range(40)
+    ]
     packs = micro_packs([*short, long], 64, workers, padded=True)
     assert sorted(id(row) for part in packs for row in part) == sorted(map(id, [*short, long]))
-    assert all(len(part) == 1 or len(part) * max(len(row.ids) for row in part) <= 64 for part in packs)
+    assert all(
+        len(part) == 1 or len(part) * max(len(row.ids) for row in part) <= 64 for part in packs
+    )
     assert len(packs) >= workers
     assert len(micro_packs(short, 10_000, workers, padded=True)) == workers
 

@@ -39,9 +39,15 @@ def lora(model: Any) -> Any:
     return add_adapter(model.requires_grad_(False), LoraAdapter())
 
 
-def rates(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, tuple[float, float]]:
+def rates(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, tuple[float, float]]:
     """name -> (learning rate, weight decay)."""
-    of = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    of = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
     return {name: of[id(p)] for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -59,16 +65,30 @@ def test_every_optimizer_is_shipped() -> None:
 
 @pytest.mark.parametrize("kind", ON_CPU)
 def test_every_optimizer_trains(hydratune: Command, tmp_path: Path, kind: str) -> None:
-    adapter = ["adapter=none"] if kind in ("muon", "adamw_8bit", "lion_8bit") else []  # toy adapters are too small for 8-bit moments
-    code, text = hydratune("train", *SMALL, f"optimizer={kind}", *adapter, "trainer.max_steps=3", "trainer.max_epochs=2",
-                           "trainer.validations_per_epoch=3", f"hydra.run.dir={tmp_path}/run")  # fmt: skip
+    # toy adapters are too small for 8-bit moments
+    adapter = ["adapter=none"] if kind in ("muon", "adamw_8bit", "lion_8bit") else []
+    code, text = hydratune(
+        "train",
+        *SMALL,
+        f"optimizer={kind}",
+        *adapter,
+        "trainer.max_steps=3",
+        "trainer.max_epochs=2",  # fmt: skip  # noqa: RUF028
+        "trainer.validations_per_epoch=3",
+        f"hydra.run.dir={tmp_path}/run",
+    )
     assert code == 0, text
     with (tmp_path / "run" / "history.csv").open() as stream:
         losses = [float(row["val/loss"]) for row in csv.DictReader(stream)]
     assert len(losses) == 3 and all(map(math.isfinite, losses)) and losses[-1] < losses[0]
-    assert config.load(tmp_path / "run" / "config.yaml").optimizer == compose(f"optimizer={kind}").optimizer
-    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
-    kinds = {v.dtype for entry in state.values() for part in (entry, *filter(lambda v: isinstance(v, dict), entry.values()))
+    assert (
+        config.load(tmp_path / "run" / "config.yaml").optimizer
+        == compose(f"optimizer={kind}").optimizer
+    )
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)[
+        "optimizer_states"
+    ][0]["state"]
+    kinds = {v.dtype for entry in state.values() for part in (entry, *filter(lambda v: isinstance(v, dict), entry.values()))  # noqa: E501
              for v in part.values() if isinstance(v, torch.Tensor)}  # fmt: skip
     assert (torch.uint8 in kinds) == kind.endswith("8bit")
 
@@ -80,17 +100,24 @@ def test_next_step_after_loading_is_the_next_step(full: Any, tmp_path: Path, kin
         step(full, optimizer, number)
     torch.save(optimizer.state_dict(), tmp_path / "state")
     other = copy.deepcopy(full)
-    loaded = optimizers.build(other, settings(kind, lr=7.0))  # of another rate: the stored one counts
+    # of another rate: the stored one counts
+    loaded = optimizers.build(other, settings(kind, lr=7.0))
     with pytest.raises(ValueError):
         loaded.load_state_dict(torch.load(tmp_path / "state", weights_only=True))  # of other groups
     loaded = optimizers.build(other, settings(kind, lr=7.0, layer_lr_decay=0.5, weight_decay=0.1))
     loaded.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     forgetful = copy.deepcopy(full)
-    for model, its in ((full, optimizer), (other, loaded), (forgetful, optimizers.build(forgetful, settings(kind, layer_lr_decay=0.5)))):
+    for model, its in (
+        (full, optimizer),
+        (other, loaded),
+        (forgetful, optimizers.build(forgetful, settings(kind, layer_lr_decay=0.5))),
+    ):
         step(model, its, 3)
     pairs = list(zip(full.parameters(), other.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert not all(torch.equal(a, b) for a, b in zip(full.parameters(), forgetful.parameters(), strict=True))
+    assert not all(
+        torch.equal(a, b) for a, b in zip(full.parameters(), forgetful.parameters(), strict=True)
+    )
 
 
 def test_muon_moves_hidden_matrices_and_adamw_the_rest(full: Any) -> None:
@@ -101,7 +128,9 @@ def test_muon_moves_hidden_matrices_and_adamw_the_rest(full: Any) -> None:
     names = {id(p): name for name, p in full.named_parameters()}
     hidden = {names[id(p)] for group in muon.param_groups for p in group["params"]}
     assert hidden == {name for name in names.values() if name.endswith("_proj.weight")}
-    assert {names[id(p)] for group in adamw.param_groups for p in group["params"]} == set(names.values()) - hidden
+    assert {names[id(p)] for group in adamw.param_groups for p in group["params"]} == set(
+        names.values()
+    ) - hidden
 
 
 def test_muon_and_adamw_step_as_if_alone(full: Any) -> None:
@@ -119,22 +148,40 @@ def test_muon_and_adamw_step_as_if_alone(full: Any) -> None:
         adamw.step()
         for optimizer in (muon, adamw):
             optimizer.param_groups[0]["lr"] = 0.01 / (number + 2)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(full.parameters(), alone.parameters(), strict=True))
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(full.parameters(), alone.parameters(), strict=True)
+    )
 
 
 def test_fused_kernel_is_used(lora: Any, full: Any) -> None:
     for kind in ("adamw", "sgd"):
         assert all(group["fused"] for group in optimizers.build(full, settings(kind)).param_groups)
-    assert not optimizers._can_fuse([{"params": [torch.nn.Parameter(torch.zeros(1, device="meta"))]}])
+    assert not optimizers._can_fuse(
+        [{"params": [torch.nn.Parameter(torch.zeros(1, device="meta"))]}]
+    )
 
 
-@pytest.mark.parametrize(("kind", "adapter", "threads"), [("adamw", "lora", 1), ("muon", "none", 2)])
-def test_one_thread_updates_the_weights_unless_matrices_are_multiplied(hydratune: Command, kind: str, adapter: str, threads: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "adapter", "threads"), [("adamw", "lora", 1), ("muon", "none", 2)]
+)
+def test_one_thread_updates_the_weights_unless_matrices_are_multiplied(
+    hydratune: Command, kind: str, adapter: str, threads: int
+) -> None:
     seen, before = [], torch.get_num_threads()
     torch.set_num_threads(2)
     hook = register_optimizer_step_post_hook(lambda *_: seen.append(torch.get_num_threads()))
     try:
-        assert hydratune("train", *SMALL, f"optimizer={kind}", f"adapter={adapter}", "trainer.accelerator=cpu")[0] == 0
+        assert (
+            hydratune(
+                "train",
+                *SMALL,
+                f"optimizer={kind}",
+                f"adapter={adapter}",
+                "trainer.accelerator=cpu",
+            )[0]
+            == 0
+        )
         assert set(seen) == {threads} and torch.get_num_threads() == 2
     finally:
         hook.remove()
@@ -148,21 +195,36 @@ def test_adamw_equals_torch_without_the_fused_kernel(full: Any) -> None:
     for number in range(3):
         step(full, fused, number)
         step(other, plain, number)
-    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(full.parameters(), other.parameters(), strict=True))
+    assert all(
+        torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+        for a, b in zip(full.parameters(), other.parameters(), strict=True)
+    )
 
 
 def test_norms_and_biases_do_not_decay_unless_asked(full: Any) -> None:
     for asked in (False, True):
-        optimizer = optimizers.build(full, settings("adamw", weight_decay=0.1, decay_norms_and_biases=asked))
+        optimizer = optimizers.build(
+            full, settings("adamw", weight_decay=0.1, decay_norms_and_biases=asked)
+        )
         decays = {name: decay for name, (_, decay) in rates(full, optimizer).items()}
-        assert {decay for name, decay in decays.items() if "norm" in name} == {0.1 if asked else 0.0}
+        assert {decay for name, decay in decays.items() if "norm" in name} == {
+            0.1 if asked else 0.0
+        }
         assert {decay for name, decay in decays.items() if "norm" not in name} == {0.1}
 
 
 def test_groups_have_their_own_rates_and_the_first_pattern_counts(full: Any) -> None:
     groups = {"q_proj": 3.0, r"layers\.1\.": 0.5}
     decays = {"norm": 2.0, "embed": 0.0}
-    found = rates(full, optimizers.build(full, settings("adamw", lr=0.1, weight_decay=0.1, lr_groups=groups, weight_decay_groups=decays)))
+    found = rates(
+        full,
+        optimizers.build(
+            full,
+            settings(
+                "adamw", lr=0.1, weight_decay=0.1, lr_groups=groups, weight_decay_groups=decays
+            ),
+        ),
+    )
     assert found["model.layers.1.self_attn.q_proj.weight"] == pytest.approx((0.3, 0.1))
     assert found["model.layers.1.mlp.up_proj.weight"] == pytest.approx((0.05, 0.1))
     assert found["model.layers.0.mlp.up_proj.weight"] == pytest.approx((0.1, 0.1))
@@ -171,7 +233,12 @@ def test_groups_have_their_own_rates_and_the_first_pattern_counts(full: Any) -> 
 
 
 def test_layers_further_down_learn_more_slowly(full: Any) -> None:
-    found = {name: rate for name, (rate, _) in rates(full, optimizers.build(full, settings("adamw", lr=1.0, layer_lr_decay=0.5))).items()}
+    found = {
+        name: rate
+        for name, (rate, _) in rates(
+            full, optimizers.build(full, settings("adamw", lr=1.0, layer_lr_decay=0.5))
+        ).items()
+    }
     assert found["model.norm.weight"] == 1.0
     assert found["model.layers.1.self_attn.q_proj.weight"] == 1.0
     assert found["model.layers.0.self_attn.q_proj.weight"] == 0.5
@@ -179,22 +246,38 @@ def test_layers_further_down_learn_more_slowly(full: Any) -> None:
 
 
 def test_distance_counts_from_the_top_of_the_model_not_of_the_adapter(model: Any) -> None:
-    only = add_adapter(model.requires_grad_(False), LoraAdapter(target_modules=["q_proj"], layers_to_transform=[0]))
+    only = add_adapter(
+        model.requires_grad_(False), LoraAdapter(target_modules=["q_proj"], layers_to_transform=[0])
+    )
     found = rates(only, optimizers.build(only, settings("adamw", lr=1.0, layer_lr_decay=0.5)))
     assert {rate for rate, _ in found.values()} == {0.5}
 
 
 def test_loraplus_multiplies_the_rate_of_b_only(lora: Any) -> None:
-    found = rates(lora, optimizers.build(lora, settings("adamw", lr=0.1, loraplus_lr_ratio=16.0, layer_lr_decay=0.5)))
+    found = rates(
+        lora,
+        optimizers.build(
+            lora, settings("adamw", lr=0.1, loraplus_lr_ratio=16.0, layer_lr_decay=0.5)
+        ),
+    )
     for layer, factor in ((0, 0.5), (1, 1.0)):
         of_layer = {name: rate for name, (rate, _) in found.items() if f"layers.{layer}." in name}
         assert {rate for name, rate in of_layer.items() if "lora_A" in name} == {0.1 * factor}
         assert {rate for name, rate in of_layer.items() if "lora_B" in name} == {0.1 * 16 * factor}
 
 
-def test_history_has_the_rate_of_the_schedule_whatever_the_groups(hydratune: Command, tmp_path: Path) -> None:
-    code, text = hydratune("train", *SMALL, "optimizer.schedule=constant", "optimizer.warmup_steps=1", "optimizer.loraplus_lr_ratio=4",
-                           "+optimizer.lr_groups.lora_A=2", f"hydra.run.dir={tmp_path}/run")  # fmt: skip
+def test_history_has_the_rate_of_the_schedule_whatever_the_groups(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    code, text = hydratune(
+        "train",
+        *SMALL,
+        "optimizer.schedule=constant",
+        "optimizer.warmup_steps=1",
+        "optimizer.loraplus_lr_ratio=4",  # fmt: skip  # noqa: RUF028
+        "+optimizer.lr_groups.lora_A=2",
+        f"hydra.run.dir={tmp_path}/run",
+    )
     assert code == 0, text
     with (tmp_path / "run" / "history.csv").open() as stream:
         assert [float(row["lr"]) for row in csv.DictReader(stream)] == pytest.approx([0.5e-3, 1e-3])
@@ -212,7 +295,9 @@ def test_history_has_the_rate_of_the_schedule_whatever_the_groups(hydratune: Com
         (["optimizer=muon"], "adapter=none"),
     ],
 )
-def test_what_would_change_nothing_or_cannot_work_is_refused(hydratune: Command, overrides: list[str], message: str) -> None:
+def test_what_would_change_nothing_or_cannot_work_is_refused(
+    hydratune: Command, overrides: list[str], message: str
+) -> None:
     if overrides == ["optimizer=paged_adamw"] and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     code, text = hydratune("train", *SMALL, *overrides)
@@ -229,7 +314,10 @@ def test_what_would_change_nothing_or_cannot_work_is_refused(hydratune: Command,
         (["optimizer.layer_lr_decay=1.1"], "optimizer.layer_lr_decay"),
         (["optimizer.loraplus_lr_ratio=0"], "optimizer.loraplus_lr_ratio"),
         (["+optimizer.lr_groups.lora_B=0"], "optimizer.lr_groups.lora_B"),
-        (["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"], "optimizer.nesterov"),
+        (
+            ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"],
+            "optimizer.nesterov",
+        ),
         (["optimizer=muon", "adapter=none", "optimizer.ns_steps=0"], "optimizer.ns_steps"),
         (["optimizer=adafactor", "optimizer.decay_rate=0.8"], "optimizer.decay_rate"),
         (["optimizer=lion", "optimizer.betas=[1,1]"], "optimizer.betas"),
@@ -245,14 +333,16 @@ def test_wrong_setting_is_refused_with_a_fix(overrides: list[str], key: str) -> 
 
 def test_configuration_of_an_older_run_still_loads(tmp_path: Path) -> None:
     values = config.plain(compose("model=tiny"))
-    values["optimizer"] = {"lr": 3e-4, "weight_decay": 0.0, "betas": [0.9, 0.999], "eps": 1e-8, "schedule": "cosine", "warmup_ratio": 0.05,
+    values["optimizer"] = {"lr": 3e-4, "weight_decay": 0.0, "betas": [0.9, 0.999], "eps": 1e-8, "schedule": "cosine", "warmup_ratio": 0.05,  # noqa: E501
                            "min_lr_ratio": 0.0}  # fmt: skip
     del values["trainer"]["max_loss_ratio"]
     (tmp_path / "config.yaml").write_text(json.dumps(values))
     assert config.load(tmp_path / "config.yaml").optimizer == AdamWOptimizer(lr=3e-4)
 
 
-def test_run_with_a_paged_optimizer_is_evaluated_on_a_cpu(hydratune: Command, tmp_path: Path) -> None:
+def test_run_with_a_paged_optimizer_is_evaluated_on_a_cpu(
+    hydratune: Command, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     assert hydratune("train", *SMALL, f"hydra.run.dir={run}")[0] == 0
     stored = (run / "config.yaml").read_text()

@@ -1,4 +1,6 @@
-"""Training, generation and packs of trials run where only PyTorch, Lightning, transformers, PEFT and Hydra are installed."""
+"""Training, generation and packs of trials run where only PyTorch, Lightning, transformers, PEFT
+and Hydra are installed.
+"""
 
 import os
 import subprocess
@@ -58,12 +60,20 @@ assert len(said.tokens) == 3
 loaded = {name for name in without_packages.DISTRIBUTIONS.values() if name in sys.modules}
 assert not loaded, loaded
 print("trained")
-"""
+"""  # noqa: E501
 
 
-def test_training_generation_and_packs_need_none_of_the_packages_of_other_commands(cache: Path) -> None:
+def test_training_generation_and_packs_need_none_of_the_packages_of_other_commands(
+    cache: Path,
+) -> None:
     """In a process that cannot find them."""
     search = os.pathsep.join([str(TESTS), *sys.path])
     command = [sys.executable, "-c", SCRIPT, str(TESTS.parent / "benchmarks")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0 and "trained" in done.stdout, done.stderr[-3000:]

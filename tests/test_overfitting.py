@@ -11,12 +11,21 @@ from conftest import SMALL
 from hydratune.evaluation.overfitting import Verdict, course
 
 
-def history(validations: list[float | None], train: float = 0.5, per_epoch: int = 4) -> list[dict[str, Any]]:
+def history(
+    validations: list[float | None], train: float = 0.5, per_epoch: int = 4
+) -> list[dict[str, Any]]:
     """One validation (or none) at the end of each epoch."""
     rows: list[dict[str, Any]] = []
     for epoch, loss in enumerate(validations):
         steps = range(1, per_epoch + 1)
-        rows += [{"step": epoch * per_epoch + n, "epoch": epoch + n / per_epoch, "train/loss": train / (epoch + 1)} for n in steps]
+        rows += [
+            {
+                "step": epoch * per_epoch + n,
+                "epoch": epoch + n / per_epoch,
+                "train/loss": train / (epoch + 1),
+            }
+            for n in steps
+        ]
         if loss is not None:
             rows[-1]["val/loss"] = loss
     return rows
@@ -48,16 +57,23 @@ def test_advice_names_the_epoch_to_stop_at() -> None:
 
 def test_gap_by_epoch() -> None:
     found = course(history([1.0, 0.8], train=0.6))
-    assert [(e.epoch, e.train, e.gap) for e in found.epochs] == [(1, 0.6, pytest.approx(0.4)), (2, 0.3, pytest.approx(0.5))]
+    assert [(e.epoch, e.train, e.gap) for e in found.epochs] == [
+        (1, 0.6, pytest.approx(0.4)),
+        (2, 0.3, pytest.approx(0.5)),
+    ]
 
 
 def test_cells_of_a_csv_file_are_texts() -> None:
-    rows = [{k: str(v) for k, v in {"val/loss": "", **row}.items()} for row in history([1.0, 0.7, 0.9])]
+    rows = [
+        {k: str(v) for k, v in {"val/loss": "", **row}.items()} for row in history([1.0, 0.7, 0.9])
+    ]
     assert course(rows) == course(history([1.0, 0.7, 0.9]))
 
 
 def test_a_run_says_how_it_went(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    code, out = hydratune("train", *SMALL, "trainer.max_steps=4", "trainer.max_epochs=2", "hydra.run.dir=run")
+    code, out = hydratune(
+        "train", *SMALL, "trainer.max_steps=4", "trainer.max_epochs=2", "hydra.run.dir=run"
+    )
     assert code == 0, out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["course"]["advice"] in " ".join(out.split())

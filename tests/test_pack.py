@@ -30,13 +30,23 @@ from hydratune.training import products
 from test_config import compose
 
 Command = Callable[..., tuple[int, str]]
-QUICK = (*SMALL[:1], *(s for s in SMALL[1:] if not s.startswith(("data.batch_size", "trainer.max_steps"))), "data.max_train_rows=9")
+QUICK = (
+    *SMALL[:1],
+    *(s for s in SMALL[1:] if not s.startswith(("data.batch_size", "trainer.max_steps"))),
+    "data.max_train_rows=9",
+)
 TRIALS = {
     "plain": "adapter: {r: 4}",
     "dropout": "adapter: {r: 8, lora_dropout: 0.2}\nseed: 3",
-    "accumulate": "trainer: {accumulate_grad_batches: 2, max_epochs: 2, gradient_clip_val: 0.1}\ndata: {batch_size: 2}",
+    "accumulate": (
+        "trainer: {accumulate_grad_batches: 2, max_epochs: 2, gradient_clip_val: 0.1}\ndata:"
+        " {batch_size: 2}"
+    ),
     "noise": "trainer: {neftune_alpha: 5.0}\noptimizer: {lr: 3e-3}",
-    "few": "adapter: {r: 2, target_modules: [q_proj, down_proj], use_rslora: true}\ndata: {batch_size: 1}",
+    "few": (
+        "adapter: {r: 2, target_modules: [q_proj, down_proj], use_rslora: true}\ndata:"
+        " {batch_size: 1}"
+    ),
     "top": "adapter: {layers_to_transform: [1]}",
     "dora": "defaults:\n  - override /adapter: dora\nadapter: {r: 2}",
     "virtual": "defaults:\n  - override /adapter: prefix_tuning\nadapter: {num_virtual_tokens: 4}",
@@ -47,7 +57,10 @@ TRIALS = {
 
 def history(run: Path) -> list[dict[str, str]]:
     with (run / "history.csv").open() as stream:
-        return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in csv.DictReader(stream)]
+        return [
+            {k: v for k, v in row.items() if k != "tokens_per_second"}
+            for row in csv.DictReader(stream)
+        ]
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -56,7 +69,10 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
     metrics = [json.loads((run / "metrics.json").read_text()) for run in (a, b)]
-    scores = [{k: v for k, v in m.items() if not k.startswith("cost/") and k != "seconds"} for m in metrics]
+    scores = [
+        {k: v for k, v in m.items() if not k.startswith("cost/") and k != "seconds"}
+        for m in metrics
+    ]
     assert scores[0] == scores[1]
     assert (a / "predictions.jsonl").read_bytes() == (b / "predictions.jsonl").read_bytes()
     assert (a / "config.yaml").read_bytes() == (b / "config.yaml").read_bytes()
@@ -71,23 +87,43 @@ def experiments(tmp_path: Path) -> str:
     return f"--config-dir={folder.parent}"
 
 
-def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(hydratune: Command, tmp_path: Path, experiments: str) -> None:
+def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(
+    hydratune: Command, tmp_path: Path, experiments: str
+) -> None:
     sweep = tmp_path / "sweep"
     names = ",".join(TRIALS)
-    code, text = hydratune("train", experiments, "-m", *QUICK, f"experiment={names}", "hydra/launcher=pack", f"hydra.sweep.dir={sweep}")
+    code, text = hydratune(
+        "train",
+        experiments,
+        "-m",
+        *QUICK,
+        f"experiment={names}",
+        "hydra/launcher=pack",
+        f"hydra.sweep.dir={sweep}",
+    )
     assert code == 0, text
     assert f"{len(TRIALS)} jobs on one base model" in text and "best:" in text
-    lays_out = products.ONEDNN and hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and not torch.cuda.is_available()
+    lays_out = (
+        products.ONEDNN
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and not torch.cuda.is_available()
+    )
     logs = [log.read_text() for log in sweep.glob("*/run.log")]
-    assert sum("copies of the frozen weights" in log for log in logs) == lays_out  # those alone do without
+    assert (
+        sum("copies of the frozen weights" in log for log in logs) == lays_out
+    )  # those alone do without
     jobs = read_sweep(sweep)
     for number, name in enumerate(TRIALS):
         assert jobs[str(number)].varying == {"experiment": name}
         alone = tmp_path / name
-        code, text = hydratune("train", experiments, *QUICK, f"experiment={name}", f"hydra.run.dir={alone}")
+        code, text = hydratune(
+            "train", experiments, *QUICK, f"experiment={name}", f"hydra.run.dir={alone}"
+        )
         assert code == 0, text
         assert_same_run(sweep / str(number), alone)
-        assert sorted(p.name for p in (sweep / str(number)).iterdir()) == sorted(p.name for p in alone.iterdir())
+        assert sorted(p.name for p in (sweep / str(number)).iterdir()) == sorted(
+            p.name for p in alone.iterdir()
+        )
 
 
 REAL_TRIALS = {
@@ -104,15 +140,27 @@ REAL_TRIALS = {
 
 @pytest.fixture(scope="module")
 def on_the_real_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Runs experiments of ``REAL_TRIALS``, 40 steps each: by name, in packs or alone; returns the folder."""
+    """Runs experiments of ``REAL_TRIALS``, 40 steps each: by name, in packs or alone; returns the
+    folder.
+    """
     place = tmp_path_factory.mktemp("real")
     folder = place / "own" / "experiment"
     folder.mkdir(parents=True)
     for name, text in REAL_TRIALS.items():
         (folder / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
-    rows = [{"prompt": f"What is {a} times {b}?", "completion": f"{a} times {b} is {a * b}."} for a in range(2, 11) for b in range(2, 13)]
+    rows = [
+        {"prompt": f"What is {a} times {b}?", "completion": f"{a} times {b} is {a * b}."}
+        for a in range(2, 11)
+        for b in range(2, 13)
+    ]
     write_rows(place / "rows.jsonl", rows)
-    data = ("data=files", f"data.train={place}/rows.jsonl", "data.batch_size=2", "data.max_test_rows=2", "data.max_validation_rows=8")
+    data = (
+        "data=files",
+        f"data.train={place}/rows.jsonl",
+        "data.batch_size=2",
+        "data.max_test_rows=2",
+        "data.max_validation_rows=8",
+    )
     trainer = ("trainer.max_steps=40", "trainer.max_epochs=3", "trainer.max_loss_ratio=null")
     rest = ("evaluation.baselines=[]", "evaluation.max_new_tokens=8", "tracking=disabled")
 
@@ -120,8 +168,23 @@ def on_the_real_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
         target = place / "-".join([*names, "packed" if packed else "alone"])
         where = ["-m", f"hydra.sweep.dir={target}"] if packed else [f"hydra.run.dir={target}"]
         if not target.exists():
-            words = ["train", f"--config-dir={folder.parent}", *data, *trainer, *rest, f"experiment={','.join(names)}", *where, *options]
-            done = subprocess.run([sys.executable, "-m", "hydratune", *words], capture_output=True, text=True, cwd=place, check=False)
+            words = [
+                "train",
+                f"--config-dir={folder.parent}",
+                *data,
+                *trainer,
+                *rest,
+                f"experiment={','.join(names)}",
+                *where,
+                *options,
+            ]
+            done = subprocess.run(
+                [sys.executable, "-m", "hydratune", *words],
+                capture_output=True,
+                text=True,
+                cwd=place,
+                check=False,
+            )
             assert done.returncode == 0, done.stdout + done.stderr
         return target
 
@@ -130,14 +193,18 @@ def on_the_real_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
 
 @pytest.mark.slow  # the real base: five minutes, then one for each
 @pytest.mark.parametrize("name", list(REAL_TRIALS))
-def test_on_the_real_base_each_of_eight_jobs_is_the_same_as_alone(on_the_real_base: Callable[..., Path], name: str) -> None:
+def test_on_the_real_base_each_of_eight_jobs_is_the_same_as_alone(
+    on_the_real_base: Callable[..., Path], name: str
+) -> None:
     sweep, alone = on_the_real_base(list(REAL_TRIALS)), on_the_real_base([name], packed=False)
     assert len(history(alone)) == 40
     assert_same_run(sweep / str(list(REAL_TRIALS).index(name)), alone)
 
 
 @pytest.mark.slow
-def test_on_the_real_base_jobs_are_the_same_in_another_pack(on_the_real_base: Callable[..., Path]) -> None:
+def test_on_the_real_base_jobs_are_the_same_in_another_pack(
+    on_the_real_base: Callable[..., Path],
+) -> None:
     """Fewer, in another order."""
     names = ["attention", "drops", "small"]
     sweep, fewer = on_the_real_base(list(REAL_TRIALS)), on_the_real_base(names)
@@ -146,28 +213,50 @@ def test_on_the_real_base_jobs_are_the_same_in_another_pack(on_the_real_base: Ca
 
 
 def states(sweep: Path) -> dict[str, str]:
-    return {p.parent.name: json.loads(p.read_text())["state"] for p in sorted(sweep.glob("*/status.json"))}
+    return {
+        p.parent.name: json.loads(p.read_text())["state"]
+        for p in sorted(sweep.glob("*/status.json"))
+    }
 
 
 def test_failing_jobs_leave_and_change_nobody(hydratune: Command, tmp_path: Path) -> None:
-    """A rank the model cannot bear, an infinite loss, and more memory than there is; the fourth is as alone."""
+    """A rank the model cannot bear, an infinite loss, and more memory than there is; the fourth is
+    as alone.
+    """
     sweep, config = tmp_path / "sweep", tmp_path / "own" / "experiment"
     config.mkdir(parents=True)
     broken = {
         "well": "seed: 0",
         "rank": "adapter: {r: 9999}",
         "infinite": "optimizer: {lr: 1e30}\ntrainer: {gradient_clip_val: null}",
-        "memory": "defaults:\n  - override /adapter: prefix_tuning\nadapter: {prefix_projection: true, encoder_hidden_size: 100000000000}",
+        "memory": (
+            "defaults:\n  - override /adapter: prefix_tuning\nadapter: {prefix_projection: true,"
+            " encoder_hidden_size: 100000000000}"
+        ),
     }
     for name, text in broken.items():
         (config / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
     command = ("train", f"--config-dir={config.parent}", *QUICK)
-    code, text = hydratune(*command, "-m", f"experiment={','.join(broken)}", "hydra/launcher=pack", f"hydra.sweep.dir={sweep}")
+    code, text = hydratune(
+        *command,
+        "-m",
+        f"experiment={','.join(broken)}",
+        "hydra/launcher=pack",
+        f"hydra.sweep.dir={sweep}",
+    )
     assert code == 1
     assert states(sweep) == {"0": "finished", "1": "failed", "2": "failed", "3": "failed"}
-    assert "3 of 4 jobs failed" in text and "no target layer is wider than" in text and "training was stopped" in text
-    assert json.loads((sweep / "2" / "status.json").read_text())["error"].startswith("training was stopped")
-    assert json.loads((sweep / "3" / "status.json").read_text())["error"].startswith("out of memory (")
+    assert (
+        "3 of 4 jobs failed" in text
+        and "no target layer is wider than" in text
+        and "training was stopped" in text
+    )
+    assert json.loads((sweep / "2" / "status.json").read_text())["error"].startswith(
+        "training was stopped"
+    )
+    assert json.loads((sweep / "3" / "status.json").read_text())["error"].startswith(
+        "out of memory ("
+    )
     assert "out of memory" in text and "what helps: smaller trainer.micro_tokens" in text
     code, text = hydratune(*command, "experiment=well", f"hydra.run.dir={tmp_path}/alone")
     assert code == 0, text
@@ -177,12 +266,27 @@ def test_failing_jobs_leave_and_change_nobody(hydratune: Command, tmp_path: Path
 @pytest.mark.slow  # two sweeps
 def test_ctrl_c_keeps_every_adapter_and_the_same_command_goes_on(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    words = [*QUICK, "seed=0,1,2,3,4,5,6", "trainer.max_epochs=40", "hydra/launcher=pack", "hydra.launcher.together=3"]
+    words = [
+        *QUICK,
+        "seed=0,1,2,3,4,5,6",
+        "trainer.max_epochs=40",
+        "hydra/launcher=pack",
+        "hydra.launcher.together=3",
+    ]
     command = [sys.executable, "-m", "hydratune", "train", "-m", *words, f"hydra.sweep.dir={sweep}"]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": tmp_path}
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "cwd": tmp_path,
+    }
     with subprocess.Popen(command, **options) as process:  # type: ignore[call-overload]
         deadline = time.monotonic() + 120
-        while not {"3", "4", "5", "6"} & states(sweep).keys() and time.monotonic() < deadline and process.poll() is None:
+        while (
+            not {"3", "4", "5", "6"} & states(sweep).keys()
+            and time.monotonic() < deadline
+            and process.poll() is None
+        ):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         text = process.communicate(timeout=60)[0]
@@ -194,33 +298,55 @@ def test_ctrl_c_keeps_every_adapter_and_the_same_command_goes_on(tmp_path: Path)
     for name, state in found.items():
         if state == "stopped" and (sweep / name / "history.csv").is_file():
             assert (sweep / name / "adapter" / "adapter_model.safetensors").is_file()
-    finished = {name: (sweep / name / "metrics.json").stat().st_mtime_ns for name, state in found.items() if state == "finished"}
+    finished = {
+        name: (sweep / name / "metrics.json").stat().st_mtime_ns
+        for name, state in found.items()
+        if state == "finished"
+    }
     done = subprocess.run(command, check=False, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stdout
     assert f"{len(finished)} of 7 jobs finished before; skipped" in done.stdout
     assert set(states(sweep).values()) == {"finished"} and len(states(sweep)) == 7
-    assert {name: (sweep / name / "metrics.json").stat().st_mtime_ns for name in finished} == finished
+    assert {
+        name: (sweep / name / "metrics.json").stat().st_mtime_ns for name in finished
+    } == finished
 
 
 @pytest.mark.slow  # two sweeps each
 @pytest.mark.parametrize("kills", [1, None])
 def test_a_killed_pack_goes_on_in_another(tmp_path: Path, kills: int | None) -> None:
-    """Killed once while job 1 is at work: everything is finished in the end. Killed whenever it is: it has failed, and no other."""
+    """Killed once while job 1 is at work: everything is finished in the end.
+
+    Killed whenever it is: it has failed, and no other.
+    """
     sweep = tmp_path / "sweep"
-    words = [*QUICK, "seed=0,1,2", "trainer.max_epochs=12", "hydra/launcher=pack", "hydra.launcher.together=1"]
+    words = [
+        *QUICK,
+        "seed=0,1,2",
+        "trainer.max_epochs=12",
+        "hydra/launcher=pack",
+        "hydra.launcher.together=1",
+    ]
     command = [sys.executable, "-m", "hydratune", "train", "-m", *words, f"hydra.sweep.dir={sweep}"]
     killed: set[str] = set()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+    ) as process:
         deadline = time.monotonic() + 180
         while process.poll() is None and time.monotonic() < deadline:
             if states(sweep).get("1") == "running" and (kills is None or len(killed) < kills):
-                for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                for child in (
+                    Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                ):
                     if child not in killed:
                         os.kill(int(child), signal.SIGKILL)
                         killed.add(child)
             time.sleep(0.05)
         text = process.communicate(timeout=60)[0]
-    assert "pack 1 ended early: the process was killed by signal 9" in text and "tried again: 1" in text
+    assert (
+        "pack 1 ended early: the process was killed by signal 9" in text
+        and "tried again: 1" in text
+    )
     status = json.loads((sweep / "1" / "status.json").read_text())
     if kills == 1:
         assert process.returncode == 0, text
@@ -228,17 +354,28 @@ def test_a_killed_pack_goes_on_in_another(tmp_path: Path, kills: int | None) -> 
     else:
         assert process.returncode == 1, text
         assert states(sweep) == {"0": "finished", "1": "failed", "2": "finished"}
-        assert len(killed) == status["tries"] == 2 and "its pack ended 2 times while it ran" in status["error"]
+        assert (
+            len(killed) == status["tries"] == 2
+            and "its pack ended 2 times while it ran" in status["error"]
+        )
     assert "1 of 3 jobs failed before" not in text and not (sweep / ".pack").exists()
 
 
 @pytest.mark.slow  # five processes
 def test_jobs_that_cannot_share_run_alone_and_say_why(hydratune: Command, tmp_path: Path) -> None:
     code, text = hydratune(
-        "train", "-m", *QUICK, "adapter=lora,none,freeze,pissa", "hydra/launcher=pack", f"hydra.sweep.dir={tmp_path}/sweep"
+        "train",
+        "-m",
+        *QUICK,
+        "adapter=lora,none,freeze,pissa",
+        "hydra/launcher=pack",
+        f"hydra.sweep.dir={tmp_path}/sweep",
     )
     assert code == 0, text
-    assert "it trains the base model's own weights" in text and "changes the base model's weights" in text
+    assert (
+        "it trains the base model's own weights" in text
+        and "changes the base model's weights" in text
+    )
     assert "no other job has the same base model" in text
     assert states(tmp_path / "sweep") == dict.fromkeys("0123", "finished")
 
@@ -247,7 +384,10 @@ def test_jobs_that_cannot_share_run_alone_and_say_why(hydratune: Command, tmp_pa
     ("change", "why"),
     [
         ({"trainer": {"devices": 2}}, "several devices"),
-        ({"adapter": {"lora_dropout": 0.1}, "trainer": {"gradient_checkpointing": True}}, "gradient_checkpointing"),
+        (
+            {"adapter": {"lora_dropout": 0.1}, "trainer": {"gradient_checkpointing": True}},
+            "gradient_checkpointing",
+        ),
         ({"adapter": {"init_lora_weights": "olora"}}, "init_lora_weights=olora"),
         ({"adapter": {"bias": LoraBias.lora_only}}, "adapter.bias=lora_only trains biases"),
     ],
@@ -284,7 +424,10 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a pack sets for its whole process is put back."""
     monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)
     threads, level = torch.get_num_threads(), logging.root.level
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     yield
     torch.set_num_threads(threads)
     logging.root.setLevel(level)
@@ -295,12 +438,17 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def jobs(folder: Path, *names: str) -> dict[str, RunDirectory]:
     for name in names:
         (folder / name).mkdir()
-        write_text(folder / SETTINGS / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.structured(compose("resume=never"))))
+        write_text(
+            folder / SETTINGS / f"{name}.yaml",
+            OmegaConf.to_yaml(OmegaConf.structured(compose("resume=never"))),
+        )
     return {name: RunDirectory(folder / name) for name in names}
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_pack_that_breaks_hands_on_whom_nobody_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_that_breaks_hands_on_whom_nobody_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     records = jobs(tmp_path, "ends", "works", "breaks")
     for record in records.values():
         record.start()
@@ -318,7 +466,11 @@ def test_a_pack_that_breaks_hands_on_whom_nobody_stopped(tmp_path: Path, monkeyp
     with pytest.raises(SweepError, match="the disk is gone"):
         pack.run(tmp_path, list(records), together=3, workers=1)
     assert records["ends"].status()["state"] == "stopped"  # by somebody, before
-    assert records["works"].status() == {**records["works"].status(), "state": "waiting", "error": None}
+    assert records["works"].status() == {
+        **records["works"].status(),
+        "state": "waiting",
+        "error": None,
+    }
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -326,7 +478,9 @@ def test_a_pack_that_breaks_hands_on_whom_nobody_stopped(tmp_path: Path, monkeyp
 def test_the_place_of_a_winner_that_fails_goes_to_the_next_best_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    """Once to the second, who fails as well, and then to the third; nobody begins anew, resume=never or not."""
+    """Once to the second, who fails as well, and then to the third; nobody begins anew,
+    resume=never or not.
+    """
     losses, done = {"0": 0.3, "1": 0.2, "2": 0.1, "3": 0.4}, []
 
     def run(settings: Any, record: RunDirectory, shop: Any) -> None:

@@ -1,4 +1,6 @@
-"""The page of a comparison: whole in one file, nothing of a run is taken for HTML, and what moves works in a browser."""
+"""The page of a comparison: whole in one file, nothing of a run is taken for HTML, and what moves
+works in a browser.
+"""
 
 import base64
 import gzip
@@ -36,10 +38,16 @@ def sweep(folder: Path, count: int = 12) -> Path:
             right=hits(39 - n % 9),
             state="failed" if n == 2 else "finished",
         )
-        history = "".join(f"{s},{s / 8},{1 / s},{1 / s if s % 4 == 0 else ''},0.1,{s},1,1\n" for s in range(1, 17))
-        (one / "history.csv").write_text(f"step,epoch,train/loss,val/loss,lr,tokens,tokens_per_second,grad_norm\n{history}")
+        history = "".join(
+            f"{s},{s / 8},{1 / s},{1 / s if s % 4 == 0 else ''},0.1,{s},1,1\n" for s in range(1, 17)
+        )
+        (one / "history.csv").write_text(
+            f"step,epoch,train/loss,val/loss,lr,tokens,tokens_per_second,grad_norm\n{history}"
+        )
         if n != 2:
-            rows = [json.loads(line) for line in (one / "predictions.jsonl").read_text().splitlines()]
+            rows = [
+                json.loads(line) for line in (one / "predictions.jsonl").read_text().splitlines()
+            ]
             rows[0] |= {"prediction": f"{EVIL}{n}", "reference": f"{EVIL} & more"}
             (one / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -52,10 +60,15 @@ def written(folder: Path) -> tuple[Path, str]:
 
 
 def test_the_page_needs_nothing_else_and_shows_texts_as_text(tmp_path: Path) -> None:
-    (sweep(tmp_path / "s") / "2" / "status.json").write_text(json.dumps({"state": "failed", "error": EVIL}))
+    (sweep(tmp_path / "s") / "2" / "status.json").write_text(
+        json.dumps({"state": "failed", "error": EVIL})
+    )
     _, text = written(tmp_path / "s")
     assert EVIL not in text and "&lt;script&gt;window.broken" in text
-    assert not re.findall(r'(?:src|href)\s*=\s*["\']?(?:https?:)?//', text) and "default-src 'none'" in text
+    assert (
+        not re.findall(r'(?:src|href)\s*=\s*["\']?(?:https?:)?//', text)
+        and "default-src 'none'" in text
+    )
     data = json.loads(packed(text, "data"))
     assert data["rows"][0]["said"][0] == f"{EVIL}0" and len(data["runs"]) == 12
     assert packed(text, "plotly").startswith("/**\n* plotly.js")
@@ -66,10 +79,20 @@ def test_the_table_says_what_the_comparison_says(tmp_path: Path) -> None:
     data = json.loads(packed(text, "data"))
     first, failed = data["runs"][0], next(run for run in data["runs"] if run["name"] == "2")
     assert (
-        first["best"] and first["place"] == 1 and first["against"] == "best" and first["settings"] == {"optimizer.lr": 1.0, "adapter.r": 4}
+        first["best"]
+        and first["place"] == 1
+        and first["against"] == "best"
+        and first["settings"] == {"optimizer.lr": 1.0, "adapter.r": 4}
     )
-    assert first["curve"]["val"] == [[4, 0.25], [8, 0.125], [12, 0.083333], [16, 0.0625]] and len(first["curve"]["train"]) == 16
-    assert failed["place"] is None and failed["objective"] is None and failed["state"] == "failed: it broke"
+    assert (
+        first["curve"]["val"] == [[4, 0.25], [8, 0.125], [12, 0.083333], [16, 0.0625]]
+        and len(first["curve"]["train"]) == 16
+    )
+    assert (
+        failed["place"] is None
+        and failed["objective"] is None
+        and failed["state"] == "failed: it broke"
+    )
     assert first["links"] == {"data": "../0/data.json", "answers": "../0/predictions.jsonl"}
     assert len(data["talking"]) == 11 and data["left_out"] == 0
 
@@ -85,7 +108,9 @@ def test_runs_of_different_data_have_no_places(tmp_path: Path) -> None:
     make(tmp_path / "s" / "b", rows="those", loss=0.3, lr=2.0)
     _, text = written(tmp_path / "s")
     assert "not ranked" in text and "no best run" in text
-    assert all(run["place"] is None and not run["best"] for run in json.loads(packed(text, "data"))["runs"])
+    assert all(
+        run["place"] is None and not run["best"] for run in json.loads(packed(text, "data"))["runs"]
+    )
 
 
 def test_a_single_unfinished_run_makes_a_page(tmp_path: Path) -> None:
@@ -94,15 +119,24 @@ def test_a_single_unfinished_run_makes_a_page(tmp_path: Path) -> None:
     assert json.loads(packed(text, "data"))["runs"][0]["state"].startswith("running")
 
 
-# ------------------------------------------------------------------------------------------------------------- in a browser
+# ------------------------------------------------------------------------------------- in a browser
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if chromium is None:
         pytest.skip("no Chromium on this machine")
     with playwright.sync_playwright() as driver:
-        options = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        options = [
+            "--no-sandbox",
+            "--use-gl=angle",
+            "--use-angle=swiftshader",
+            "--enable-unsafe-swiftshader",
+        ]
         found = driver.chromium.launch(executable_path=chromium, args=options)
         yield found
         found.close()
@@ -115,7 +149,9 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
     tab = context.new_page()
     wrong: list[str] = []
     tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    tab.on(
+        "console", lambda message: wrong.append(message.text) if message.type == "error" else None
+    )
     tab.goto(f"file://{file}")
     tab.wait_for_function("document.documentElement.dataset.ready", timeout=60_000)
     yield tab
@@ -124,7 +160,12 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
 
 
 def names(tab: Any) -> list[str]:
-    return [row.split("\t")[1] for row in tab.eval_on_selector_all("#runs tbody tr:not([hidden])", "rows => rows.map(r => r.innerText)")]
+    return [
+        row.split("\t")[1]
+        for row in tab.eval_on_selector_all(
+            "#runs tbody tr:not([hidden])", "rows => rows.map(r => r.innerText)"
+        )
+    ]
 
 
 def test_sorting_and_filtering(opened: Any) -> None:
@@ -133,9 +174,14 @@ def test_sorting_and_filtering(opened: Any) -> None:
     heading.click()
     assert names(opened)[:2] == ["0", "1"]
     heading.click()
-    assert names(opened)[:2] == ["11", "10"] and names(opened)[-1] == "2"  # what has no value stays last
+    assert (
+        names(opened)[:2] == ["11", "10"] and names(opened)[-1] == "2"
+    )  # what has no value stays last
     opened.fill("#filter", "r=8 finished")
-    assert sorted(names(opened), key=int) == ["1", "3", "5", "7", "9", "11"] and opened.inner_text("#count") == "6 of 12 runs"
+    assert (
+        sorted(names(opened), key=int) == ["1", "3", "5", "7", "9", "11"]
+        and opened.inner_text("#count") == "6 of 12 runs"
+    )
 
 
 def test_brushing_an_axis_leaves_its_runs(opened: Any) -> None:
@@ -147,24 +193,43 @@ def test_brushing_an_axis_leaves_its_runs(opened: Any) -> None:
     opened.mouse.down()
     opened.mouse.move(x, top + height * 0.75, steps=8)
     opened.mouse.up()
-    opened.wait_for_function("document.getElementById('count').textContent !== '12 of 12 runs'", timeout=10_000)
+    opened.wait_for_function(
+        "document.getElementById('count').textContent !== '12 of 12 runs'", timeout=10_000
+    )
     left = names(opened)
     assert left and set(left) < {str(n) for n in range(12)} and "2" not in left
     opened.click("#unbrush")
-    opened.wait_for_function("document.getElementById('count').textContent === '12 of 12 runs'", timeout=10_000)
+    opened.wait_for_function(
+        "document.getElementById('count').textContent === '12 of 12 runs'", timeout=10_000
+    )
 
 
 def test_every_picture_is_drawn_where_it_comes_into_view(opened: Any) -> None:
-    for section, plot in (("effects", "setting-plot"), ("curves", "curve-plot"), ("scatter", "front-plot")):
+    for section, plot in (
+        ("effects", "setting-plot"),
+        ("curves", "curve-plot"),
+        ("scatter", "front-plot"),
+    ):
         opened.locator(f"#{section}").scroll_into_view_if_needed()
         opened.wait_for_selector(f"#{plot} .scatterlayer .trace", state="attached")
     assert len(opened.query_selector_all("#curve-plot .scatterlayer .trace")) == 12
 
 
 def test_two_runs_and_their_answers(opened: Any) -> None:
-    assert opened.inner_text("#diff-table tbody tr:first-child").split("\t") == ["optimizer.lr", "1", "2"]
-    assert EVIL in opened.inner_text("#answer-view") and opened.query_selector("#answer-view script") is None
+    assert opened.inner_text("#diff-table tbody tr:first-child").split("\t") == [
+        "optimizer.lr",
+        "1",
+        "2",
+    ]
+    assert (
+        EVIL in opened.inner_text("#answer-view")
+        and opened.query_selector("#answer-view script") is None
+    )
     opened.check("#answer-differ")
-    assert opened.inner_text("#answer-told").startswith("4 of 40 rows")  # the first, and 36 to 38: runs 0, 1 and 3 are shown
+    assert opened.inner_text("#answer-told").startswith(
+        "4 of 40 rows"
+    )  # the first, and 36 to 38: runs 0, 1 and 3 are shown
     opened.click("#answer-next")
-    assert "37: 36" in opened.eval_on_selector("#answer-row", "s => s.selectedOptions[0].textContent")
+    assert "37: 36" in opened.eval_on_selector(
+        "#answer-row", "s => s.selectedOptions[0].textContent"
+    )

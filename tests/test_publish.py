@@ -1,4 +1,7 @@
-"""What compare to_wandb=true writes, without a server: the report's content as it would be sent. With one: test_wandb_server.py."""
+"""What compare to_wandb=true writes, without a server: the report's content as it would be sent.
+
+With one: test_wandb_server.py.
+"""
 
 import json
 from collections.abc import Callable
@@ -20,19 +23,38 @@ Command = Callable[..., tuple[int, str]]
 def sweep(folder: Path, prompts: tuple[str, ...] = ("", "", ""), **tracking: Any) -> Any:
     """Three tracked runs."""
     for number, prompt in enumerate(prompts):
-        run = make(folder / str(number), loss=0.5 + number / 10, lr=10.0**-number, right=hits(20 + number))
-        (run / "status.json").write_text(json.dumps({"state": "finished", "wandb_id": f"id{number}"}))
-        more = {"data": {"system_prompt": prompt}, "tracking": {"mode": "online", "project": "p", **tracking}}
-        (run / "config.yaml").write_text((run / "config.yaml").read_text() + "".join(f"{k}: {json.dumps(v)}\n" for k, v in more.items()))
+        run = make(
+            folder / str(number), loss=0.5 + number / 10, lr=10.0**-number, right=hits(20 + number)
+        )
+        (run / "status.json").write_text(
+            json.dumps({"state": "finished", "wandb_id": f"id{number}"})
+        )
+        more = {
+            "data": {"system_prompt": prompt},
+            "tracking": {"mode": "online", "project": "p", **tracking},
+        }
+        (run / "config.yaml").write_text(
+            (run / "config.yaml").read_text()
+            + "".join(f"{k}: {json.dumps(v)}\n" for k, v in more.items())
+        )
     return compare(collect([folder]))
 
 
 def sent(compared: Any) -> str:
     """But for the grid of panels, which asks the server for the project's number."""
     compared = publish._told(compared)
-    blocks = [b for b in publish._blocks(compared, Place("me", "p"), ["id0", "id1", "id2"]) if type(b).__name__ != "PanelGrid"]
+    blocks = [
+        b
+        for b in publish._blocks(compared, Place("me", "p"), ["id0", "id1", "id2"])
+        if type(b).__name__ != "PanelGrid"
+    ]
     panels = [panel for _, some in publish._panels(compared) for panel in some]
-    return json.dumps([part._to_model().model_dump(mode="json", by_alias=True, exclude_none=True) for part in (*blocks, *panels)])
+    return json.dumps(
+        [
+            part._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+            for part in (*blocks, *panels)
+        ]
+    )
 
 
 def test_the_report_says_what_the_terminal_says(tmp_path: Path) -> None:
@@ -43,7 +65,13 @@ def test_the_report_says_what_the_terminal_says(tmp_path: Path) -> None:
     assert "config:optimizer.value.lr" in text and "summary:eval/exact_match" in text
     assert '"targetKey": "objective"' in text
     names = [type(panel).__name__ for _, some in publish._panels(compared) for panel in some]
-    assert names[:5] == ["ParallelCoordinatesPlot", "ParameterImportancePlot", "RunComparer", "LinePlot", "LinePlot"]
+    assert names[:5] == [
+        "ParallelCoordinatesPlot",
+        "ParameterImportancePlot",
+        "RunComparer",
+        "LinePlot",
+        "LinePlot",
+    ]
     assert "WeavePanelSummaryTable" not in names  # no answers were sent
 
 
@@ -53,8 +81,14 @@ def test_answers_are_shown_where_they_were_sent(tmp_path: Path) -> None:
 
 
 def test_no_panel_lies_on_another(tmp_path: Path) -> None:
-    places = [panel.layout for _, some in publish._panels(sweep(tmp_path, log_predictions=True)) for panel in some]
-    cells = [(x, y) for at in places for x in range(at.x, at.x + at.w) for y in range(at.y, at.y + at.h)]
+    places = [
+        panel.layout
+        for _, some in publish._panels(sweep(tmp_path, log_predictions=True))
+        for panel in some
+    ]
+    cells = [
+        (x, y) for at in places for x in range(at.x, at.x + at.w) for y in range(at.y, at.y + at.h)
+    ]
     assert len(cells) == len(set(cells)) and all(at.x + at.w <= 24 for at in places)
 
 
@@ -62,17 +96,26 @@ def test_texts_stay_here_if_that_is_asked_for(tmp_path: Path) -> None:
     prompts = ("You are a secret.", "You are another secret.", "Be brief.")
     assert "You are a secret" in sent(sweep(tmp_path / "told", prompts))
     kept = sent(sweep(tmp_path / "kept", prompts, log_text=False))
-    assert "secret" not in kept and "Be brief" not in kept and all(f"text {n}" in kept for n in (1, 2, 3))
+    assert (
+        "secret" not in kept
+        and "Be brief" not in kept
+        and all(f"text {n}" in kept for n in (1, 2, 3))
+    )
 
 
 def test_the_view_has_these_runs_and_marks_the_best(tmp_path: Path) -> None:
     compared = sweep(tmp_path)
     shown = publish._runs_of_view(compared, ["id0", "id1", "id2"])
-    assert shown.pinned_runs == ["id0"] and all(name in str(shown.filters) for name in ("id0", "id1", "id2"))
+    assert shown.pinned_runs == ["id0"] and all(
+        name in str(shown.filters) for name in ("id0", "id1", "id2")
+    )
     assert "config:optimizer.value.lr" in shown.pinned_columns
 
 
-@pytest.mark.parametrize(("tracked", "told"), [(False, "none of these runs was tracked"), (True, "send them first: wandb sync")])
+@pytest.mark.parametrize(
+    ("tracked", "told"),
+    [(False, "none of these runs was tracked"), (True, "send them first: wandb sync")],
+)
 def test_what_cannot_be_published_is_said(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: bool, told: str
 ) -> None:
@@ -86,8 +129,13 @@ def test_what_cannot_be_published_is_said(
     assert code == 2 and told in text
 
 
-def test_a_server_that_does_not_answer_is_one_message(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_one_message(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hydratune.tracking import wandb
 
-    with pytest.raises(Exception, match="me/p cannot be read: refused; is WANDB_API_KEY set"), wandb.answering("me/p cannot be read"):
+    with (
+        pytest.raises(Exception, match="me/p cannot be read: refused; is WANDB_API_KEY set"),
+        wandb.answering("me/p cannot be read"),
+    ):
         raise ConnectionError("refused\nat length")

@@ -42,53 +42,100 @@ def test_seeds_are_one_entry_ranked_by_its_mean() -> None:
     runs += [run("d", 0.2, 1, 0.32), run("e", 0.2, 2, 0.30), run("f", 0.2, 3, 0.31)]
     table, best = ranking_table(runs)
     assert column(table, "run") == ["", "e", "f", "d", "", "a", "c", "b"]
-    assert column(table, "val loss") == ["0.3100 ± 0.01", "0.3000", "0.3100", "0.3200", "0.6000 ± 0.36", "0.2000", "0.7000", "0.9000"]
+    assert column(table, "val loss") == [
+        "0.3100 ± 0.01",
+        "0.3000",
+        "0.3100",
+        "0.3200",
+        "0.6000 ± 0.36",
+        "0.2000",
+        "0.7000",
+        "0.9000",
+    ]
     assert (
         column(table, "seed")[:2] == ["n=3", "2"]
         and column(table, "state")[0] == "finished"
         and column(table, "field F1")[0] == "0.7 ± 0.1"
     )
     assert column(table, "lr") == ["0.2", "", "", "", "0.1", "", "", ""]
-    assert best.startswith("best: e  (validation loss 0.3000, the lowest of 3 seeds of optimizer.lr=0.2, mean 0.3100 ± 0.01;")
+    assert best.startswith(
+        "best: e  (validation loss 0.3000, the lowest of 3 seeds of optimizer.lr=0.2, mean 0.3100 ±"
+        " 0.01;"
+    )
 
 
 def test_means_within_the_noise_are_not_told_apart() -> None:
-    noisy = [run("a", 0.1, 1, 0.30), run("b", 0.1, 2, 0.40), run("c", 0.2, 1, 0.36), run("d", 0.2, 2, 0.38)]
-    assert "not told apart from it by these seeds: optimizer.lr=0.2 (0.3700 ± 0.014)" in ranking_table(noisy)[1]
-    clear = [run("a", 0.1, 1, 0.30), run("b", 0.1, 2, 0.31), run("c", 0.2, 1, 0.76), run("d", 0.2, 2, 0.78)]
+    noisy = [
+        run("a", 0.1, 1, 0.30),
+        run("b", 0.1, 2, 0.40),
+        run("c", 0.2, 1, 0.36),
+        run("d", 0.2, 2, 0.38),
+    ]
+    assert (
+        "not told apart from it by these seeds: optimizer.lr=0.2 (0.3700 ± 0.014)"
+        in ranking_table(noisy)[1]
+    )
+    clear = [
+        run("a", 0.1, 1, 0.30),
+        run("b", 0.1, 2, 0.31),
+        run("c", 0.2, 1, 0.76),
+        run("d", 0.2, 2, 0.78),
+    ]
     assert "told apart" not in ranking_table(clear)[1]
 
 
 def replicated(*samples: list[float]) -> list[Entry]:
     """Entries with these losses, the best mean first."""
-    runs = [run(f"{n}.{seed}", n + 1.0, seed, loss) for n, some in enumerate(samples) for seed, loss in enumerate(some)]
+    runs = [
+        run(f"{n}.{seed}", n + 1.0, seed, loss)
+        for n, some in enumerate(samples)
+        for seed, loss in enumerate(some)
+    ]
     return entries(runs)
 
 
 @pytest.mark.parametrize(
     ("a", "b", "p"),
     [
-        ([1.0, 3.0], [4.9, 6.9], ttest_ind([1.0, 3.0], [4.9, 6.9]).pvalue),  # 2.8 standard errors, and p = 0.11
+        (
+            [1.0, 3.0],
+            [4.9, 6.9],
+            ttest_ind([1.0, 3.0], [4.9, 6.9]).pvalue,
+        ),  # 2.8 standard errors, and p = 0.11
         ([1.0, 3.0, 2.0], [4.9, 6.9], ttest_ind([1.0, 3.0, 2.0], [4.9, 6.9]).pvalue),
-        ([1.0, 3.0], [7.0], 2 * t.sf(5 / math.sqrt(2 * 1.5), 1)),  # one run beside several: their spread is all there is
+        (
+            [1.0, 3.0],
+            [7.0],
+            2 * t.sf(5 / math.sqrt(2 * 1.5), 1),
+        ),  # one run beside several: their spread is all there is
     ],
 )
-def test_few_seeds_know_little_of_their_own_spread(a: list[float], b: list[float], p: float) -> None:
+def test_few_seeds_know_little_of_their_own_spread(
+    a: list[float], b: list[float], p: float
+) -> None:
     assert by_seeds(replicated(a, b)) == {1: pytest.approx(p)}
 
 
-def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow_the_spread() -> None:
+def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow_the_spread() -> (
+    None
+):
     assert by_seeds(replicated([1.0], [2.0], [3.0])) == {}
-    spread = t.sf(1 / math.sqrt(0.02 * 2), 1) * 2  # of the third entry: variance 0.02, one degree of freedom
+    # of the third entry: variance 0.02, one degree of freedom
+    spread = t.sf(1 / math.sqrt(0.02 * 2), 1) * 2
     found = by_seeds(replicated([1.0], [2.0], [8.9, 9.1]))
-    assert found[1] == pytest.approx(spread) and found[2] == pytest.approx(2 * t.sf(8 / math.sqrt(0.02 * 1.5), 1) * 2)  # Holm
+    assert found[1] == pytest.approx(spread) and found[2] == pytest.approx(
+        2 * t.sf(8 / math.sqrt(0.02 * 1.5), 1) * 2
+    )  # Holm
 
 
 @pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])
 def test_settings_that_do_nothing_are_rarely_told_apart(seeds: int, others: int) -> None:
     """Their seeds are drawn alike: one pair in 20 may look different."""
     noise = random.Random(3)
-    pairs = [[[noise.gauss(1, 0.1) for _ in range(count)] for count in (seeds, others)] for _ in range(400)]
+    pairs = [
+        [[noise.gauss(1, 0.1) for _ in range(count)] for count in (seeds, others)]
+        for _ in range(400)
+    ]
     wrong = sum(by_seeds(replicated(*pair))[1] < 0.05 for pair in pairs)
     assert wrong / len(pairs) < 0.09
 
@@ -96,11 +143,18 @@ def test_settings_that_do_nothing_are_rarely_told_apart(seeds: int, others: int)
 def test_one_seed_each_is_the_table_without_seeds() -> None:
     table, best = ranking_table([run("a", 0.1, 0, 0.5), run("b", 0.2, 0, 0.4)])
     assert [c.header for c in table.columns] == ["", "run", "lr", "val loss", "field F1", "state"]
-    assert column(table, "run") == ["b", "a"] and best == ("best: b  (validation loss 0.4000; the test metrics took no part in the choice)")
+    assert (
+        column(table, "run") == ["b", "a"]
+        and best == "best: b  (validation loss 0.4000; the test metrics took no part in the choice)"
+    )
 
 
 def test_seeds_that_did_not_finish_are_counted_and_say_why() -> None:
-    runs = [run("a", 0.1, 1, 0.4), run("b", 0.1, 2, None, error="the loss is [nan]\nrows: 7"), run("c", 0.1, 3, 0.5)]
+    runs = [
+        run("a", 0.1, 1, 0.4),
+        run("b", 0.1, 2, None, error="the loss is [nan]\nrows: 7"),
+        run("c", 0.1, 3, 0.5),
+    ]
     runs += [run("d", 0.2, 1, None, error="x" * 200), run("e", 0.2, 2, None, state="not started")]
     table, best = ranking_table(runs)
     assert [column(table, "state")[n] for n in (0, 4)] == ["2 of 3 finished", "0 of 2 finished"]
@@ -108,12 +162,23 @@ def test_seeds_that_did_not_finish_are_counted_and_say_why() -> None:
     assert column(table, "val loss")[4] == "-"
     assert "2 of 3 seeds of optimizer.lr=0.1, mean 0.4500" in best
     text = printed(table)
-    assert "failed: the loss is [nan]" in text and "rows: 7" not in text and "x" * 40 + " ..." in text and "x" * 41 not in text
+    assert (
+        "failed: the loss is [nan]" in text
+        and "rows: 7" not in text
+        and "x" * 40 + " ..." in text
+        and "x" * 41 not in text
+    )
 
 
 def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:
-    runs = [run("failed", 0.4, 1, None), run("early", 0.1, 1, None, state="stopped", halved={"step": 4, "value": 0.01, "rung": 0})]
-    runs += [run("late", 0.2, 1, None, state="stopped", halved={"step": 12, "value": 0.3, "rung": 1}), run("good", 0.3, 1, 0.5)]
+    runs = [
+        run("failed", 0.4, 1, None),
+        run("early", 0.1, 1, None, state="stopped", halved={"step": 4, "value": 0.01, "rung": 0}),
+    ]
+    runs += [
+        run("late", 0.2, 1, None, state="stopped", halved={"step": 12, "value": 0.3, "rung": 1}),
+        run("good", 0.3, 1, 0.5),
+    ]
     table, best = ranking_table(runs)
     assert column(table, "run") == ["good", "late", "early", "failed"]
     assert column(table, "state") == ["finished", "halved at step 12", "halved at step 4", "failed"]
@@ -123,16 +188,40 @@ def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:
 
 
 def test_a_setting_that_follows_the_seed_does_not_separate_replicates() -> None:
-    """With ``data.seed=${seed}`` the rows follow as well: comparable as long as every entry saw the same ones."""
+    """With ``data.seed=${seed}`` the rows follow as well: comparable as long as every entry saw the
+    same ones.
+    """
 
     def drawn(name: str, lr: float, seed: int, loss: float) -> Run:
-        return run(name, lr, seed, loss, settings={"data.seed": seed, "model.seed": 0}, measured_on=f"rows of {seed}")
+        return run(
+            name,
+            lr,
+            seed,
+            loss,
+            settings={"data.seed": seed, "model.seed": 0},
+            measured_on=f"rows of {seed}",
+        )
 
-    runs = [drawn("a", 0.1, 1, 0.4), drawn("b", 0.1, 2, 0.5), drawn("c", 0.2, 1, 0.6), drawn("d", 0.2, 2, 0.7)]
+    runs = [
+        drawn("a", 0.1, 1, 0.4),
+        drawn("b", 0.1, 2, 0.5),
+        drawn("c", 0.2, 1, 0.6),
+        drawn("d", 0.2, 2, 0.7),
+    ]
     assert [len(entry.runs) for entry in entries(runs)] == [2, 2]
     assert ranking_table(runs)[1].startswith("best: a")
     assert ranking_table(runs[:3])[1].startswith("no best run")
-    assert len(entries([run("a", 0.1, 1, 0.4, settings={"data.seed": 7}), run("b", 0.1, 2, 0.4, settings={"data.seed": 8})])) == 2
+    assert (
+        len(
+            entries(
+                [
+                    run("a", 0.1, 1, 0.4, settings={"data.seed": 7}),
+                    run("b", 0.1, 2, 0.4, settings={"data.seed": 8}),
+                ]
+            )
+        )
+        == 2
+    )
 
 
 def test_the_same_run_twice_is_no_replicate() -> None:
@@ -141,7 +230,13 @@ def test_the_same_run_twice_is_no_replicate() -> None:
 
 
 def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
-    write_sweep(tmp_path, [Job(str(n), (), {"optimizer.lr": lr, "seed": str(n % 2)}) for n, lr in enumerate(("1e-3", "1e-3", "2e-3"))])
+    write_sweep(
+        tmp_path,
+        [
+            Job(str(n), (), {"optimizer.lr": lr, "seed": str(n % 2)})
+            for n, lr in enumerate(("1e-3", "1e-3", "2e-3"))
+        ],
+    )
     record = RunDirectory(tmp_path / "0")
     record.start()
     write_text(record.config_file, "optimizer: {lr: 0.001}\nseed: 0\n")
@@ -154,7 +249,12 @@ def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
 
 def test_names_and_values_are_as_short_as_tells_them_apart() -> None:
     names = short_names(["optimizer.lr", "optimizer.name", "adapter.name", "seed"])
-    assert names == {"optimizer.lr": "lr", "optimizer.name": "optimizer.name", "adapter.name": "adapter.name", "seed": "seed"}
+    assert names == {
+        "optimizer.lr": "lr",
+        "optimizer.name": "optimizer.name",
+        "adapter.name": "adapter.name",
+        "seed": "seed",
+    }
     long = "You are a helpful assistant who answers in "
     assert list(cells([f"{long}one\nline", f"{long}verse", 8, 8.0, None]).values()) == [
         "You are a helpful assist ...", "You are a helpful assist ... (2)", "8", "-"]  # fmt: skip
@@ -171,11 +271,24 @@ def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path: Path) -> None:
             record = RunDirectory(tmp_path / sweep / job)
             record.start()
             record.end(State.finished)
-    assert sorted(r.name for r in collect([tmp_path / "x1", tmp_path / "x2"])) == ["x1/0", "x1/1", "x2/0", "x2/1"]
+    assert sorted(r.name for r in collect([tmp_path / "x1", tmp_path / "x2"])) == [
+        "x1/0",
+        "x1/1",
+        "x2/0",
+        "x2/1",
+    ]
     assert [r.name for r in collect([tmp_path / "x1"])] == ["0", "1"]
 
 
 def test_halved_runs_whose_loss_was_no_number_come_after_those_that_had_one() -> None:
-    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved={"step": 4, "value": value, "rung": 0})
+    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved={"step": 4, "value": value, "rung": 0})  # noqa: E501
               for n, value in enumerate((math.nan, 0.3, math.inf, 0.2, math.nan, 0.1))]  # fmt: skip
-    assert [entry.runs[0].path.name for entry in entries([*halved, run("good", 9.0, 1, 0.5)])] == ["good", "5", "3", "1", "0", "2", "4"]
+    assert [entry.runs[0].path.name for entry in entries([*halved, run("good", 9.0, 1, 0.5)])] == [
+        "good",
+        "5",
+        "3",
+        "1",
+        "0",
+        "2",
+        "4",
+    ]

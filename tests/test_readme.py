@@ -25,14 +25,23 @@ def test_every_command_of_the_readme_exists_and_composes(command: str) -> None:
     if words[1] not in ("train", "prepare"):
         return
     overrides = [w for w in words[2:] if "=" in w and not w.startswith("hydra.")]
-    compose(*(re.sub(r"=(?!\[|\{)([^,]*),.*", r"=\1", o) for o in overrides if not o.startswith("name=")), command=words[1])
+    compose(
+        *(
+            re.sub(r"=(?!\[|\{)([^,]*),.*", r"=\1", o)
+            for o in overrides
+            if not o.startswith("name=")
+        ),
+        command=words[1],
+    )
 
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
 def lines_of_code(page: Path) -> list[str]:
-    """What a page shows to be typed: indented lines and what is between backticks, without comments."""
+    """What a page shows to be typed: indented lines and what is between backticks, without
+    comments.
+    """
     text = page.read_text()
     shown = [*re.findall(r"^ {4}(.*)$", text, re.MULTILINE), *re.findall(r"`([^`\n]+)`", text)]
     return [line.partition("  #")[0].strip() for line in shown]
@@ -50,7 +59,11 @@ def test_every_command_of_a_page_exists_and_composes(page: Path) -> None:
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_setting_of_a_page_exists(page: Path) -> None:
-    settings = {line for line in lines_of_code(page) if re.fullmatch(r"(trainer|evaluation|model|data|adapter)(\.\w+)?=[\w.-]+", line)}
+    settings = {
+        line
+        for line in lines_of_code(page)
+        if re.fullmatch(r"(trainer|evaluation|model|data|adapter)(\.\w+)?=[\w.-]+", line)
+    }
     assert len(settings) > 5
     for setting in settings:
         compose(setting)
@@ -61,9 +74,24 @@ def test_readme_names_its_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["data", "data/cases", "data/quality", "models", "training", "evaluation", "sweeps", "comparison", "tracking"]
+    "folder",
+    [
+        "data",
+        "data/cases",
+        "data/quality",
+        "models",
+        "training",
+        "evaluation",
+        "sweeps",
+        "comparison",
+        "tracking",
+    ],
 )
 def test_every_module_is_in_the_readmes_tree(folder: str) -> None:
     listed = README.split("## The tree")[1]
-    missing = [p.name for p in (ROOT / "src" / "hydratune" / folder).glob("*.py") if p.name != "__init__.py" and p.name not in listed]
+    missing = [
+        p.name
+        for p in (ROOT / "src" / "hydratune" / folder).glob("*.py")
+        if p.name != "__init__.py" and p.name not in listed
+    ]
     assert not missing

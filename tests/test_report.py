@@ -1,4 +1,6 @@
-"""report.html: everything that was found is on the page, nothing in it can run, and nothing is fetched."""
+"""report.html: everything that was found is on the page, nothing in it can run, and nothing is
+fetched.
+"""
 
 import copy
 import json
@@ -9,13 +11,65 @@ from typing import Any
 import pytest
 
 from hydratune.data.quality.findings import CHECKS
-from hydratune.data.report import IDS_SHOWN, histograms, label_bars, render, share, verdict, write_html
-from hydratune.data.spans import character_differences, named, occurrences, shortened, spans, word_differences
+from hydratune.data.report import (
+    IDS_SHOWN,
+    histograms,
+    label_bars,
+    render,
+    share,
+    verdict,
+    write_html,
+)
+from hydratune.data.spans import (
+    character_differences,
+    named,
+    occurrences,
+    shortened,
+    spans,
+    word_differences,
+)
 
-EVIL = '<script>alert(1)</script></style></title><img src=x onerror=alert(2)>" onmouseover="alert(3)" \' https://evil.example/ {{ 7 * 7 }}'
+EVIL = (
+    '<script>alert(1)</script></style></title><img src=x onerror=alert(2)>" onmouseover="alert(3)"'
+    " ' https://evil.example/ {{ 7 * 7 }}"
+)
 MAY_STAND_IN = {
-    *("html", "head", "meta", "title", "style", "body", "header", "nav", "section", "footer", "h1", "h2", "h3", "p", "a", "b", "small"),
-    *("dl", "div", "dt", "dd", "span", "code", "mark", "details", "summary", "figure", "figcaption", "table", "caption", "thead", "tbody"),
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "header",
+        "nav",
+        "section",
+        "footer",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "a",
+        "b",
+        "small",
+    ),
+    *(
+        "dl",
+        "div",
+        "dt",
+        "dd",
+        "span",
+        "code",
+        "mark",
+        "details",
+        "summary",
+        "figure",
+        "figcaption",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+    ),
     *("tr", "th", "td", "svg", "desc", "rect", "line", "text"),
 }
 
@@ -35,7 +89,9 @@ def _check(name: str, level: str = "warn", count: int = 0, **more: Any) -> dict[
     return {**plain, **more}
 
 
-def _split(rows: int, longest: int = 40, histogram: tuple[int, ...] = (0, 0, 0, 0)) -> dict[str, Any]:
+def _split(
+    rows: int, longest: int = 40, histogram: tuple[int, ...] = (0, 0, 0, 0)
+) -> dict[str, Any]:
     quantiles = {"0": 5, "50": longest // 2, "90": longest, "99": longest, "100": longest}
     return {
         "rows": rows,
@@ -50,8 +106,17 @@ def _split(rows: int, longest: int = 40, histogram: tuple[int, ...] = (0, 0, 0, 
 @pytest.fixture
 def empty() -> dict[str, Any]:
     """A report with nothing in it."""
-    splits = {name: {"rows": 0, "groups": 0, "characters": 0, "hash": f"hash-{name}"} for name in ("train", "validation", "test")}
-    tokens = {"model": "tiny", "max_length": 512, "context_window": 2048, "overlength": "drop", "edges": [0.0, 10.0, 20.0, 30.0, 40.0]}
+    splits = {
+        name: {"rows": 0, "groups": 0, "characters": 0, "hash": f"hash-{name}"}
+        for name in ("train", "validation", "test")
+    }
+    tokens = {
+        "model": "tiny",
+        "max_length": 512,
+        "context_window": 2048,
+        "overlength": "drop",
+        "edges": [0.0, 10.0, 20.0, 30.0, 40.0],
+    }
     return {
         "name": "nothing",
         "source": [],
@@ -74,8 +139,14 @@ def report(empty: dict[str, Any]) -> dict[str, Any]:
     full["name"], full["source"] = "tickets", ["tickets.csv: read as latin-1"]
     full["splits"]["train"].update(rows=90, groups=80, characters=9_000)
     full["splits"]["validation"].update(rows=10, groups=9, characters=1_000)
-    full["tokens"]["splits"].update(train=_split(90, 40, (20, 50, 15, 5)), validation=_split(10, 30, (2, 6, 2, 0)))
-    pair = {"rows": ["id-7", "id-8"], "texts": ["close my account\n→ billing", "close the account\n→ billing"], "note": "a pair"}
+    full["tokens"]["splits"].update(
+        train=_split(90, 40, (20, 50, 15, 5)), validation=_split(10, 30, (2, 6, 2, 0))
+    )
+    pair = {
+        "rows": ["id-7", "id-8"],
+        "texts": ["close my account\n→ billing", "close the account\n→ billing"],
+        "note": "a pair",
+    }
     lone = {"rows": ["id-9"], "texts": ["born when?\n→ in 1931, in Bern"], "note": "1931, Bern"}
     full["checks"] = {
         "near_duplicates": _check("near_duplicates", count=1, rows=["id-8"], examples=[pair]),
@@ -84,14 +155,26 @@ def report(empty: dict[str, Any]) -> dict[str, Any]:
         "refusals": _check("refusals"),
     }
     full["cleaning"] = {
-        "whitespace": _cleaning(True, 4, "white space tidied", [{"id": "id-1", "before": "end \r\nz\u200by", "after": "end\nzy"}]),
-        "html": _cleaning(False, 3, "HTML removed", [{"id": "id-2", "before": "<b>so</b>", "after": "so"}]),
+        "whitespace": _cleaning(
+            True,
+            4,
+            "white space tidied",
+            [{"id": "id-1", "before": "end \r\nz\u200by", "after": "end\nzy"}],
+        ),
+        "html": _cleaning(
+            False, 3, "HTML removed", [{"id": "id-2", "before": "<b>so</b>", "after": "so"}]
+        ),
         "chatter": _cleaning(False, 0, "closing phrase removed", []),
         "drop_leaks": {**_cleaning(False, 0, "leaking rows removed", []), "ids": []},
     }
     full["labels"] = {"queue": {"billing": 70, "support": 30}}
     full["left_out"] = {"straddles": {"rows": 2, "ids": ["id-90", "id-91"]}}
-    pieces = [["<|user|>", False, True], ["close my account", False, False], ["billing", True, False], ["<|end|>", True, True]]
+    pieces = [
+        ["<|user|>", False, True],
+        ["close my account", False, False],
+        ["billing", True, False],
+        ["<|end|>", True, True],
+    ]
     full["mask"] = [{"id": "id-1", "trained": 2, "tokens": 9, "pieces": pieces}]
     return full
 
@@ -132,7 +215,11 @@ class Page(HTMLParser):
             self.marked.append(data)
 
     def with_class(self, name: str) -> list[str]:
-        return [tag for tag, attributes in self.elements if name in (attributes.get("class") or "").split()]
+        return [
+            tag
+            for tag, attributes in self.elements
+            if name in (attributes.get("class") or "").split()
+        ]
 
 
 def _poisoned(value: Any) -> Any:
@@ -148,7 +235,10 @@ def _poisoned(value: Any) -> Any:
 def _hostile(report: dict[str, Any]) -> dict[str, Any]:
     """Every text of ``report`` that data, files or names could have put there."""
     hostile = _poisoned(report)
-    hostile["checks"] = {name: {**_poisoned(check), "level": check["level"]} for name, check in report["checks"].items()}
+    hostile["checks"] = {
+        name: {**_poisoned(check), "level": check["level"]}
+        for name, check in report["checks"].items()
+    }
     hostile["cleaning"] = {name: _poisoned(entry) for name, entry in report["cleaning"].items()}
     hostile["labels"] = {EVIL: {f"{EVIL}{i}": i + 1 for i in range(30)}}
     hostile["tokens"] = {**report["tokens"], "model": EVIL}
@@ -178,15 +268,47 @@ def test_no_text_becomes_markup(report: dict[str, Any]) -> None:
 def test_nothing_is_fetched_and_nothing_runs(report: dict[str, Any]) -> None:
     page = Page(render(_hostile(report)))
     harmless = {
-        *("class", "id", "lang", "dir", "charset", "name", "content", "http-equiv", "role", "scope", "open", "tabindex", "viewbox"),
-        *("x", "y", "x1", "x2", "y1", "y2", "width", "height", "text-anchor", "aria-label", "aria-labelledby", "aria-hidden", "href"),
+        *(
+            "class",
+            "id",
+            "lang",
+            "dir",
+            "charset",
+            "name",
+            "content",
+            "http-equiv",
+            "role",
+            "scope",
+            "open",
+            "tabindex",
+            "viewbox",
+        ),
+        *(
+            "x",
+            "y",
+            "x1",
+            "x2",
+            "y1",
+            "y2",
+            "width",
+            "height",
+            "text-anchor",
+            "aria-label",
+            "aria-labelledby",
+            "aria-hidden",
+            "href",
+        ),
     }
     for _, attributes in page.elements:
         assert attributes.keys() <= harmless
         assert attributes.get("href", "#").startswith("#")
-        assert not any("http" in (value or "") or "alert" in (value or "") for value in attributes.values())
+        assert not any(
+            "http" in (value or "") or "alert" in (value or "") for value in attributes.values()
+        )
     assert not any(word in page.css for word in ("url(", "@import", "http", "alert"))
-    policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None
     assert policy.startswith("default-src 'none';")
 
@@ -196,7 +318,10 @@ def test_links_inside_the_page_lead_somewhere(report: dict[str, Any]) -> None:
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for _, attributes in page.elements:
-        for target in [(attributes.get("href") or "#checks")[1:], *(attributes.get("aria-labelledby") or "").split()]:
+        for target in [
+            (attributes.get("href") or "#checks")[1:],
+            *(attributes.get("aria-labelledby") or "").split(),
+        ]:
             assert target in ids
 
 
@@ -217,8 +342,16 @@ def test_every_finding_change_and_piece_is_there(report: dict[str, Any]) -> None
 
 
 def test_errors_are_open_and_warnings_closed(report: dict[str, Any]) -> None:
-    found = {a["id"]: "open" in a for tag, a in Page(render(report)).elements if tag == "details" and "id" in a}
-    assert found == {"check-exact_leaks": True, "check-near_duplicates": False, "check-ungrounded": False}
+    found = {
+        a["id"]: "open" in a
+        for tag, a in Page(render(report)).elements
+        if tag == "details" and "id" in a
+    }
+    assert found == {
+        "check-exact_leaks": True,
+        "check-near_duplicates": False,
+        "check-ungrounded": False,
+    }
 
 
 def test_differences_and_quoted_words_are_marked(report: dict[str, Any]) -> None:
@@ -277,7 +410,9 @@ def test_broken_and_endless_texts(tmp_path: Path, report: dict[str, Any]) -> Non
     text = "\x00half \ud800 \u202eturned" + 40_000 * "x"
     report["name"] = text
     report["checks"]["exact_leaks"].update(
-        count=10_000, rows=[f"{text[:500]}{i}" for i in range(10_000)], examples=[{"rows": [text], "texts": [text], "note": text}]
+        count=10_000,
+        rows=[f"{text[:500]}{i}" for i in range(10_000)],
+        examples=[{"rows": [text], "texts": [text], "note": text}],
     )
     report["mask"][0]["pieces"].append([text, False, False])
     write_html(tmp_path / "report.html", report)
@@ -310,7 +445,10 @@ def test_limit_is_drawn_where_it_is_near_and_named_where_it_is_far(report: dict[
 def test_a_few_long_rows_do_not_squeeze_the_rest(report: dict[str, Any]) -> None:
     edges = [100.0 * i for i in range(41)]
     report["tokens"].update(edges=edges, max_length=200)
-    report["tokens"]["splits"] = {"train": _split(1003, 4000, (500, 300, 200, *[0] * 36, 3)), "test": _split(0, 0, (0,) * 40)}
+    report["tokens"]["splits"] = {
+        "train": _split(1003, 4000, (500, 300, 200, *[0] * 36, 3)),
+        "test": _split(0, 0, (0,) * 40),
+    }
     train = histograms(report["tokens"])[0]
     assert (train.end, train.beyond) == (300.0, 3)
     assert [bar.kind for bar in train.bars] == ["", "", "over"]
@@ -324,7 +462,15 @@ def test_rare_labels_are_put_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "whole", "text"), [(1, 2, "50 %"), (1, 30, "3.3 %"), (1, 5000, "< 0.1 %"), (0, 7, "0 %"), (0, 0, "–"), (3, 2, "150 %")]
+    ("part", "whole", "text"),
+    [
+        (1, 2, "50 %"),
+        (1, 30, "3.3 %"),
+        (1, 5000, "< 0.1 %"),
+        (0, 7, "0 %"),
+        (0, 0, "–"),
+        (3, 2, "150 %"),
+    ],
 )
 def test_share(part: int, whole: int, text: str) -> None:
     assert share(part, whole) == text
@@ -332,7 +478,10 @@ def test_share(part: int, whole: int, text: str) -> None:
 
 def test_word_differences() -> None:
     one, two = "Close my old account, please", "Close our account, please"
-    assert [[text[a:b] for a, b in found] for text, found in zip((one, two), word_differences([one, two]), strict=True)] == [
+    assert [
+        [text[a:b] for a, b in found]
+        for text, found in zip((one, two), word_differences([one, two]), strict=True)
+    ] == [
         ["my old"],
         ["our"],
     ]
@@ -341,7 +490,10 @@ def test_word_differences() -> None:
 
 
 def test_character_differences_leave_out_what_the_cut_made() -> None:
-    before, after = "caf\u00c3\u00a9 no", "caf\u00e9 now"  # both cut to one length before they came here
+    before, after = (
+        "caf\u00c3\u00a9 no",
+        "caf\u00e9 now",
+    )  # both cut to one length before they came here
     old, new = character_differences(before, after)
     assert [before[a:b] for a, b in old] == ["\u00c3\u00a9"]
     assert [after[a:b] for a, b in new] == ["\u00e9"]
@@ -349,20 +501,33 @@ def test_character_differences_leave_out_what_the_cut_made() -> None:
 
 def test_spans_make_up_the_text() -> None:
     text = "one two  three"
-    assert [(s.text, s.changed) for s in spans(text, [(4, 7)])] == [("one ", False), ("two", True), ("  three", False)]
-    assert [(s.text, s.hidden) for s in spans(text, [(7, 9)])] == [("one two", False), ("··", True), ("three", False)]
+    assert [(s.text, s.changed) for s in spans(text, [(4, 7)])] == [
+        ("one ", False),
+        ("two", True),
+        ("  three", False),
+    ]
+    assert [(s.text, s.hidden) for s in spans(text, [(7, 9)])] == [
+        ("one two", False),
+        ("··", True),
+        ("three", False),
+    ]
     assert [s.text for s in spans("\n", spaces=True)] == ["↵\n"]
     assert spans("") == []
 
 
 def test_hidden_characters_have_names() -> None:
     assert named("a\u200bb\ud83d\r") == r"aU+200BbU+D83D\r"
-    assert named("अनुच्छेद \u200c می\u200cخواهم\n") == "अनुच्छेद \u200c می\u200cخواهم\n"  # joiners are spelling, not noise
+    assert (
+        named("अनुच्छेद \u200c می\u200cخواهم\n") == "अनुच्छेद \u200c می\u200cخواهم\n"
+    )  # joiners are spelling, not noise
 
 
 def test_occurrences_are_whole_words() -> None:
     text = "in 19 or 1931\n→ 19 and 1931"
-    assert [text[a:b] for a, b in occurrences(text, ["19", "", "1931"], text.rfind("\n→ "))] == ["19", "1931"]
+    assert [text[a:b] for a, b in occurrences(text, ["19", "", "1931"], text.rfind("\n→ "))] == [
+        "19",
+        "1931",
+    ]
     assert occurrences(text, []) == []
 
 
@@ -374,7 +539,9 @@ def test_shortened_says_how_much_is_missing() -> None:
 def test_findings_and_cleaning_say_in_which_splits_they_are(report: dict[str, Any]) -> None:
     report["checks"]["near_duplicates"].update(splits={"train": 3, "test": 1}, note="at least")
     report["checks"]["exact_leaks"].update(
-        splits={"test": 2}, found_in=["train", "validation"], note="1 test in train, 1 test in validation"
+        splits={"test": 2},
+        found_in=["train", "validation"],
+        note="1 test in train, 1 test in validation",
     )
     report["cleaning"]["html"]["splits"] = {"train": 1, "validation": 1}
     page = Page(render(report))

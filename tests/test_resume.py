@@ -32,7 +32,12 @@ RUN = (
     "trainer.max_epochs=3",
     "trainer.validations_per_epoch=1",
 )
-ODD = ("adapter.lora_dropout=0.2", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1", "optimizer.schedule=wsd")
+ODD = (
+    "adapter.lora_dropout=0.2",
+    "trainer.accumulate_grad_batches=2",
+    "trainer.gradient_clip_val=0.1",
+    "optimizer.schedule=wsd",
+)
 
 
 def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,16 +61,36 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(7, 1e-9, 7, ODD[:1], marks=pytest.mark.slow),  # within the second
         (5, 1e-9, 5, ODD),  # accumulation: 3 steps in an epoch, the last of them of one row
         pytest.param(6, 1e-9, 6, ODD, marks=pytest.mark.slow),  # at the end of an epoch
-        (8, None, 5, ("optimizer=lion", "optimizer.lr=1e-4")),  # only validations write: at the end of the first epoch
+        (
+            8,
+            None,
+            5,
+            ("optimizer=lion", "optimizer.lr=1e-4"),
+        ),  # only validations write: at the end of the first epoch
         pytest.param(
-            5, 1e-9, 5, ("trainer.max_steps=8", "trainer.max_epochs=9", "adapter.layers_to_transform=[1]"), marks=pytest.mark.slow
+            5,
+            1e-9,
+            5,
+            ("trainer.max_steps=8", "trainer.max_epochs=9", "adapter.layers_to_transform=[1]"),
+            marks=pytest.mark.slow,
         ),
     ],
 )
 def test_an_interrupted_run_ends_like_one_that_was_not(
-    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, minutes: float, left: int, options: tuple[str, ...]
+    hydratune: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    minutes: float,
+    left: int,
+    options: tuple[str, ...],
 ) -> None:
-    words = ("train", *RUN, *options, f"trainer.checkpoint_minutes={minutes if minutes else 'null'}")
+    words = (
+        "train",
+        *RUN,
+        *options,
+        f"trainer.checkpoint_minutes={minutes if minutes else 'null'}",
+    )
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/whole")
     assert code == 0, text
     interrupt_after(step, monkeypatch)
@@ -80,7 +105,9 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert code == 2 and "already holds a finished run" in text
 
 
-def test_a_validation_that_was_interrupted_is_done_again(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_validation_that_was_interrupted_is_done_again(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9")
     assert hydratune(*words, f"hydra.run.dir={tmp_path}/whole")[0] == 0
     validate, done = FineTuning.validation_step, list[int]()
@@ -101,16 +128,29 @@ def test_a_validation_that_was_interrupted_is_done_again(hydratune: Command, tmp
 
 
 def test_a_run_that_was_moved_remembers_its_best(tmp_path: Path) -> None:
-    before, now = (ModelCheckpoint(dirpath=tmp_path / name, monitor="val/loss", save_top_k=1) for name in ("before", "now"))
+    before, now = (
+        ModelCheckpoint(dirpath=tmp_path / name, monitor="val/loss", save_top_k=1)
+        for name in ("before", "now")
+    )
     best = str(tmp_path / "before" / "best.ckpt")
-    before.best_model_path, before.best_model_score, before.kth_best_model_path = best, torch.tensor(0.25), best
+    before.best_model_path, before.best_model_score, before.kth_best_model_path = (
+        best,
+        torch.tensor(0.25),
+        best,
+    )
     before.best_k_models = {best: torch.tensor(0.25)}
     now.load_state_dict(_moved(before.state_dict(), now))
     there = str(tmp_path / "now" / "best.ckpt")
-    assert now.best_model_score == 0.25 and now.best_model_path == now.kth_best_model_path == there and set(now.best_k_models) == {there}
+    assert (
+        now.best_model_score == 0.25
+        and now.best_model_path == now.kth_best_model_path == there
+        and set(now.best_k_models) == {there}
+    )
 
 
-def test_ctrl_c_while_the_report_is_written_leaves_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_the_report_is_written_leaves_a_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(record: RunDirectory) -> None:
         raise KeyboardInterrupt
 
@@ -122,12 +162,19 @@ def test_ctrl_c_while_the_report_is_written_leaves_a_finished_run(tmp_path: Path
     assert record.is_finished()
 
 
-def test_what_changed_since_is_said_and_refused(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changed_since_is_said_and_refused(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9", f"hydra.run.dir={tmp_path}/run")
     interrupt_after(4, monkeypatch)
     assert hydratune(*words)[0] == 130
     code, text = hydratune(*words, "optimizer.lr=0.5")
-    assert code == 2 and "optimizer.lr was 0.0" in text and "is 0.5" in text and "resume=never begins anew" in text
+    assert (
+        code == 2
+        and "optimizer.lr was 0.0" in text
+        and "is 0.5" in text
+        and "resume=never begins anew" in text
+    )
     code, text = hydratune(*words, "resume=force", "optimizer.lr=0.5")
     assert code == 2 and "resume=force" not in text.split("fix:")[1]
     monkeypatch.setattr("hydratune.tracking.environment.code_hash", lambda: "other")
@@ -139,13 +186,23 @@ def test_what_changed_since_is_said_and_refused(hydratune: Command, tmp_path: Pa
     (file.parent / "digests.json").unlink()  # an older version wrote none
     torch.save({key: value for key, value in checkpoint.items() if key != "ranks"}, file)
     code, text = hydratune(*words, "resume=force")
-    assert code == 2 and "was written by an older hydratune" in text and "resume=never begins anew" in text
+    assert (
+        code == 2
+        and "was written by an older hydratune" in text
+        and "resume=never begins anew" in text
+    )
     torch.save(checkpoint, file)
     code, text = hydratune(*words, "resume=force")
-    assert code == 0 and "goes on after step 4" in text and f"{file} is used unverified" in "".join(text.splitlines())
+    assert (
+        code == 0
+        and "goes on after step 4" in text
+        and f"{file} is used unverified" in "".join(text.splitlines())
+    )
 
 
-def test_never_begins_anew_and_a_broken_checkpoint_does_too(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_never_begins_anew_and_a_broken_checkpoint_does_too(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9", f"hydra.run.dir={tmp_path}/run")
     for change in ("resume=never", "seed=0"):
         with pytest.MonkeyPatch.context() as patch:
@@ -163,13 +220,28 @@ def test_never_begins_anew_and_a_broken_checkpoint_does_too(hydratune: Command, 
 @pytest.mark.slow  # three processes
 def test_a_killed_run_goes_on_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = [*RUN, "trainer.max_epochs=30", "trainer.checkpoint_minutes=1e-9", "tracking=offline", f"hydra.run.dir={run}"]
+    words = [
+        *RUN,
+        "trainer.max_epochs=30",
+        "trainer.checkpoint_minutes=1e-9",
+        "tracking=offline",
+        f"hydra.run.dir={run}",
+    ]
     command = [sys.executable, "-m", "hydratune", "train", *words]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": tmp_path}
+    options: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "cwd": tmp_path,
+    }
     options["env"] = {**os.environ, "WANDB_MODE": "offline"}
     with subprocess.Popen(command, **options) as process:
         deadline = time.monotonic() + 100
-        while not (run / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline and process.poll() is None:
+        while (
+            not (run / "checkpoints" / "last.ckpt").is_file()
+            and time.monotonic() < deadline
+            and process.poll() is None
+        ):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     before = json.loads((run / "status.json").read_text())
@@ -178,6 +250,9 @@ def test_a_killed_run_goes_on_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "goes on after step" in done.stdout
     after = json.loads((run / "status.json").read_text())
-    assert after["state"] == "finished" and (after["wandb_id"], after["started"]) == (before["wandb_id"], before["started"])
+    assert after["state"] == "finished" and (after["wandb_id"], after["started"]) == (
+        before["wandb_id"],
+        before["started"],
+    )
     assert len(list((run / "wandb").glob("offline-run-*"))) == 1
     assert [int(row["step"]) for row in history(run)] == list(range(1, 151))

@@ -37,26 +37,53 @@ def test_with_more_tries_packs_become_smaller_until_jobs_are_alone() -> None:
 
 
 def test_without_retries_who_was_at_work_has_failed() -> None:
-    assert after(Death("ab", "c", together=2), {"a": 1, "b": 1}, retries=0) == ([Again(("c",), 2)], ["a", "b"])
+    assert after(Death("ab", "c", together=2), {"a": 1, "b": 1}, retries=0) == (
+        [Again(("c",), 2)],
+        ["a", "b"],
+    )
 
 
 def test_a_pack_that_dies_before_its_work_is_tried_as_it_is() -> None:
-    assert after(Death("", "abc", together=2), dict.fromkeys("abc", 1), retries=1) == ([Again(("a", "b", "c"), 2)], [])
-    assert after(Death("", "abc", together=2), dict.fromkeys("abc", 2), retries=1) == ([], ["a", "b", "c"])
+    assert after(Death("", "abc", together=2), dict.fromkeys("abc", 1), retries=1) == (
+        [Again(("a", "b", "c"), 2)],
+        [],
+    )
+    assert after(Death("", "abc", together=2), dict.fromkeys("abc", 2), retries=1) == (
+        [],
+        ["a", "b", "c"],
+    )
 
 
 def test_jobs_that_are_judged_together_stay_together() -> None:
     death = Death("abcd", "e", together=4, one_pack=True)
-    assert after(death, dict.fromkeys("abcd", 1), retries=2) == ([Again(("a", "b", "c", "d", "e"), 2)], [])
-    assert after(death, dict.fromkeys("abcd", 1), retries=1) == ([Again(("a", "b", "c", "d", "e"), 1)], [])
-    assert after(death, {"a": 2, "b": 1, "c": 1, "d": 1}, retries=1) == ([Again(("b", "c", "d", "e"), 1)], ["a"])
+    assert after(death, dict.fromkeys("abcd", 1), retries=2) == (
+        [Again(("a", "b", "c", "d", "e"), 2)],
+        [],
+    )
+    assert after(death, dict.fromkeys("abcd", 1), retries=1) == (
+        [Again(("a", "b", "c", "d", "e"), 1)],
+        [],
+    )
+    assert after(death, {"a": 2, "b": 1, "c": 1, "d": 1}, retries=1) == (
+        [Again(("b", "c", "d", "e"), 1)],
+        ["a"],
+    )
 
 
 @pytest.mark.parametrize(
     ("variable", "found"),
-    [("0,1", ["0", "1"]), (" 2 ", ["2"]), ("", []), ("-1", []), ("0,-1,1", ["0"]), ("GPU-a,GPU-b", ["GPU-a", "GPU-b"])],
+    [
+        ("0,1", ["0", "1"]),
+        (" 2 ", ["2"]),
+        ("", []),
+        ("-1", []),
+        ("0,-1,1", ["0"]),
+        ("GPU-a,GPU-b", ["GPU-a", "GPU-b"]),
+    ],
 )
-def test_gpus_by_the_variable(variable: str, found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_by_the_variable(
+    variable: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert gpus.visible_gpus() == found
 
@@ -67,7 +94,8 @@ def test_gpus_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert gpus.visible_gpus() == []
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
-        "#!/bin/sh\necho 'GPU 0: X (UUID: GPU-1a)'\necho '  MIG 1g.5gb Device 0: (UUID: MIG-2)'\necho 'GPU 1: X (UUID: GPU-3b)'\n"
+        "#!/bin/sh\necho 'GPU 0: X (UUID: GPU-1a)'\necho '  MIG 1g.5gb Device 0: (UUID:"
+        " MIG-2)'\necho 'GPU 1: X (UUID: GPU-3b)'\n"
     )
     tool.chmod(0o755)
     assert gpus.visible_gpus() == ["GPU-1a", "GPU-3b"]
@@ -84,20 +112,34 @@ def test_the_next_best_have_the_places_of_jobs_that_died(tmp_path: Path) -> None
             record.update(halved={"step": 2})
             record.end(State.stopped, "halved")
         items.append(Planned(Job(name, (), {}), record, compose(), OmegaConf.create({"hydra": {}})))
-    pack, halving = fleet.Pack("pack 1 of 1: 3 jobs", tuple(items), 2), Packing(retries=1, halving=Halving(2))
+    pack, halving = (
+        fleet.Pack("pack 1 of 1: 3 jobs", tuple(items), 2),
+        Packing(retries=1, halving=Halving(2)),
+    )
     tries: dict[str, int] = {}
     (again,) = fleet._what_is_left(pack, -9, tries, halving)
     assert again.lost == () and "again: 1 job" in again.title  # the winner once more
     items[0].record.update(state="running")
     (instead,) = fleet._what_is_left(again, -9, tries, halving)
-    assert instead.lost == ("winner",) and len(instead.items) == 3 and instead.title == "pack 1, again: for the places of jobs that failed"
-    assert fleet._what_is_left(instead, 0, tries, halving) == [] == fleet._what_is_left(instead, GOES_ON, tries, halving)
-    (instead,) = fleet._what_is_left(pack, GOES_ON, tries, halving)  # the winner hung, and was given up
+    assert (
+        instead.lost == ("winner",)
+        and len(instead.items) == 3
+        and instead.title == "pack 1, again: for the places of jobs that failed"
+    )
+    assert (
+        fleet._what_is_left(instead, 0, tries, halving)
+        == []
+        == fleet._what_is_left(instead, GOES_ON, tries, halving)
+    )
+    (instead,) = fleet._what_is_left(
+        pack, GOES_ON, tries, halving
+    )  # the winner hung, and was given up
     assert instead.lost == ("winner",)
     assert fleet._what_is_left(pack, GOES_ON, tries, Packing()) == []  # nobody left early
 
 
-# A pack that only does what is planned: the process that starts packs is tested, not the packs. Imports nothing of ours: it is quick.
+# A pack that only does what is planned: the process that starts packs is tested, not the packs.
+# Imports nothing of ours: it is quick.
 STUB = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -121,11 +163,13 @@ for name in names:
     (folder / name / "metrics.json").write_text("{}")
     if ends:
         sys.exit(75)
-"""
+"""  # noqa: E501
 
 
 class Sweep:
-    """Jobs in ``folder`` whose packs do as planned: name of job -> exit code of its pack, at its first try, its second, ..."""
+    """Jobs in ``folder`` whose packs do as planned: name of job -> exit code of its pack, at its
+    first try, its second, ...
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -136,11 +180,19 @@ class Sweep:
         write_json(self.folder / "plan.json", plan)
         (self.folder / "starts.jsonl").unlink(missing_ok=True)
         planned = [
-            Planned(Job(str(n), (), {}), RunDirectory(self.folder / str(n)), self.settings, OmegaConf.create({"hydra": {}}))
+            Planned(
+                Job(str(n), (), {}),
+                RunDirectory(self.folder / str(n)),
+                self.settings,
+                OmegaConf.create({"hydra": {}}),
+            )
             for n in range(jobs)
         ]
         context: Any = None
-        self.failed = [item.job.name for item in _run_packs(context, self.folder, planned, Packing(together=2, **packing))]
+        self.failed = [
+            item.job.name
+            for item in _run_packs(context, self.folder, planned, Packing(together=2, **packing))
+        ]
         return {str(n): self.status(n)["state"] for n in range(jobs)}
 
     def status(self, number: int) -> dict[str, Any]:
@@ -148,7 +200,9 @@ class Sweep:
 
     def starts(self) -> list[Any]:
         """(GPU, how many at a time, jobs, when) of every pack."""
-        return [json.loads(line) for line in (self.folder / "starts.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line) for line in (self.folder / "starts.jsonl").read_text().splitlines()
+        ]
 
 
 @pytest.fixture
@@ -166,36 +220,58 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
     return Sweep(tmp_path)
 
 
-def test_a_job_that_kills_its_pack_fails_alone(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
-    assert sweep.run({"1": [9, 9]}) == {"0": "finished", "1": "failed", "2": "finished", "3": "finished"}
+def test_a_job_that_kills_its_pack_fails_alone(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep.run({"1": [9, 9]}) == {
+        "0": "finished",
+        "1": "failed",
+        "2": "finished",
+        "3": "finished",
+    }
     assert sweep.failed == ["1"]
     assert [names for _, _, names, _ in sweep.starts()] == [["0", "1", "2", "3"], ["2", "3"], ["1"]]
-    assert "its pack ended 2 times while it ran (exit code 9; hydra.launcher.retries=1)" in sweep.status(1)["error"]
+    assert (
+        "its pack ended 2 times while it ran (exit code 9; hydra.launcher.retries=1)"
+        in sweep.status(1)["error"]
+    )
     assert "pack 1 ended early: exit code 9\ntried again: 1\n" in capfd.readouterr().out
     assert not (sweep.folder / ".pack").exists()
 
 
-def test_starting_again_tries_a_failed_job_again(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+def test_starting_again_tries_a_failed_job_again(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
+) -> None:
     sweep.run({"1": [9, 9]})
     assert sweep.run({"1": [9]})["1"] == "finished" and sweep.status(1)["tries"] == 2
     assert "1 of 4 jobs failed before and are tried again: 1" in capfd.readouterr().out
 
 
 def test_a_pack_that_cannot_begin_does_not_begin_for_ever(sweep: Sweep) -> None:
-    (sweep.folder / "stub.py").write_text(f"open({str(sweep.folder / 'count')!r}, 'a').write('x'); raise SystemExit(3)")
+    (sweep.folder / "stub.py").write_text(
+        f"open({str(sweep.folder / 'count')!r}, 'a').write('x'); raise SystemExit(3)"
+    )
     assert set(sweep.run({}, retries=2).values()) == {"failed"}
     assert (sweep.folder / "count").read_text() == "xxx"
 
 
 def test_a_job_that_hangs_in_the_crew_is_not_tried_again_and_the_others_go_on(sweep: Sweep) -> None:
-    assert sweep.run({"1": [GOES_ON]}) == {"0": "finished", "1": "failed", "2": "finished", "3": "finished"}
+    assert sweep.run({"1": [GOES_ON]}) == {
+        "0": "finished",
+        "1": "failed",
+        "2": "finished",
+        "3": "finished",
+    }
     assert [names for _, _, names, _ in sweep.starts()] == [["0", "1", "2", "3"], ["2", "3"]]
     assert "tries" not in sweep.status(2) and sweep.status(1)["error"] == "it hangs"
 
 
 def test_halving_goes_on_with_all_its_members(sweep: Sweep) -> None:
     assert set(sweep.run({"1": [9]}, halving=Halving(1)).values()) == {"finished"}
-    assert [(together, names) for _, together, names, _ in sweep.starts()] == [(2, list("0123")), (1, list("0123"))]
+    assert [(together, names) for _, together, names, _ in sweep.starts()] == [
+        (2, list("0123")),
+        (1, list("0123")),
+    ]
 
 
 def test_packs_are_dealt_out_to_gpus_one_each_at_a_time(
@@ -211,7 +287,9 @@ def test_packs_are_dealt_out_to_gpus_one_each_at_a_time(
     assert "pack 1 of 3 | hello from 0 1" in text and "pack 3 of 3 | hello from 4 5" in text
 
 
-def test_a_sweep_is_parted_for_the_gpus_that_are_there(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_is_parted_for_the_gpus_that_are_there(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(processes, "visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
     sweep.run({}, jobs=7)
     assert sorted((gpu, names) for gpu, _, names, _ in sweep.starts()) == [
@@ -221,8 +299,12 @@ def test_a_sweep_is_parted_for_the_gpus_that_are_there(sweep: Sweep, monkeypatch
     ]
 
 
-@pytest.mark.parametrize(("accelerator", "found"), [("auto", ["GPU-a"]), ("cpu", ["GPU-a", "GPU-b"])])
-def test_one_gpu_or_none_wanted_is_as_without(accelerator: str, found: list[str], sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("accelerator", "found"), [("auto", ["GPU-a"]), ("cpu", ["GPU-a", "GPU-b"])]
+)
+def test_one_gpu_or_none_wanted_is_as_without(
+    accelerator: str, found: list[str], sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(processes, "visible_gpus", lambda: found)
     sweep.settings.trainer.accelerator = accelerator
     sweep.run({})
@@ -250,4 +332,9 @@ def test_ctrl_c_ends_every_pack_at_once(sweep: Sweep, monkeypatch: pytest.Monkey
 def test_what_a_pack_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError) as error:
         Packing(pack_size=0, together=-1, patience=0, retries=-1)
-    assert [problem.key.rpartition(".")[2] for problem in error.value.problems] == ["pack_size", "together", "patience", "retries"]
+    assert [problem.key.rpartition(".")[2] for problem in error.value.problems] == [
+        "pack_size",
+        "together",
+        "patience",
+        "retries",
+    ]

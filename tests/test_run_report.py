@@ -1,4 +1,6 @@
-"""report.html of a run: what is in its directory and nothing else, whatever is missing or broken there."""
+"""report.html of a run: what is in its directory and nothing else, whatever is missing or broken
+there.
+"""
 
 import json
 from collections.abc import Callable
@@ -17,13 +19,20 @@ EVIL = "<script>alert(1)</script>"
 @pytest.fixture
 def run(hydratune: Command, tmp_path: Path) -> Path:
     words = [s for s in SMALL if not s.startswith("evaluation.baselines")]
-    more = ("evaluation.baselines=[base]", "evaluation.memorisation=4", "evaluation.canaries=3", "trainer.max_steps=4")
+    more = (
+        "evaluation.baselines=[base]",
+        "evaluation.memorisation=4",
+        "evaluation.canaries=3",
+        "trainer.max_steps=4",
+    )
     code, text = hydratune("train", *words, *more, f"hydra.run.dir={tmp_path}/run")
     assert code == 0 and "run/report.html" in text, text
     return tmp_path / "run"
 
 
-def test_a_run_leaves_a_page_that_says_what_metrics_json_says(hydratune: Command, run: Path) -> None:
+def test_a_run_leaves_a_page_that_says_what_metrics_json_says(
+    hydratune: Command, run: Path
+) -> None:
     page = (run / "report.html").read_text()
     found = json.loads((run / "metrics.json").read_text())
     for words in (
@@ -34,7 +43,11 @@ def test_a_run_leaves_a_page_that_says_what_metrics_json_says(hydratune: Command
         "canaries: exposure",
     ):
         assert words in page, words
-    assert found["course"]["advice"] in page and "3 canaries, made-up rows" in page and "memorisation:" in page
+    assert (
+        found["course"]["advice"] in page
+        and "3 canaries, made-up rows" in page
+        and "memorisation:" in page
+    )
     assert (
         '<svg class="chart"' in page
         and "trainer.max_steps=4" in page
@@ -50,7 +63,10 @@ def test_a_run_leaves_a_page_that_says_what_metrics_json_says(hydratune: Command
 def test_the_page_on_the_data_says_which_rows_the_run_took_and_shows_their_masks(run: Path) -> None:
     page = (run / "data.html").read_text()
     splits = json.loads((run / "data.json").read_text())["splits"]
-    assert f"the run took {splits['train']['kept']} train rows, {splits['validation']['kept']} validation rows" in page
+    assert (
+        f"the run took {splits['train']['kept']} train rows, {splits['validation']['kept']}"
+        " validation rows" in page
+    )
     assert (
         "tokens trained" in page
         and 'class="trained"' in page
@@ -61,18 +77,37 @@ def test_the_page_on_the_data_says_which_rows_the_run_took_and_shows_their_masks
 
 def test_texts_are_text_and_the_worst_come_first(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
-    lines[1] |= {"prediction": EVIL, "reference": EVIL, "nll": 1e6, "finish_reason": "length", "leaky": True}
+    lines[1] |= {
+        "prediction": EVIL,
+        "reference": EVIL,
+        "nll": 1e6,
+        "finish_reason": "length",
+        "leaky": True,
+    }
     edited(run / "predictions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     page = run_report.render(RunDirectory(run))
     assert EVIL not in page and page.count("&lt;script&gt;alert(1)") == 2
-    assert page.index(f"row {lines[1]['id']} · 0.00 · leaks from training · cut before its end") < page.index(f"row {lines[0]['id']}")
+    assert page.index(
+        f"row {lines[1]['id']} · 0.00 · leaks from training · cut before its end"
+    ) < page.index(f"row {lines[0]['id']}")
 
 
 @pytest.mark.parametrize(
-    "file", ["metrics.json", "config.yaml", "data.json", "environment.json", "history.csv", "predictions.jsonl", "status.json"]
+    "file",
+    [
+        "metrics.json",
+        "config.yaml",
+        "data.json",
+        "environment.json",
+        "history.csv",
+        "predictions.jsonl",
+        "status.json",
+    ],
 )
 @pytest.mark.parametrize("content", [None, "", "{", "[1]", '{"a": 1}\n', "step,val/loss\n1,x\n"])
-def test_broken_or_missing_files_leave_their_part_out(run_once: Path, tmp_path: Path, file: str, content: str | None) -> None:
+def test_broken_or_missing_files_leave_their_part_out(
+    run_once: Path, tmp_path: Path, file: str, content: str | None
+) -> None:
     import shutil
 
     copy = tmp_path / "copy"
@@ -95,7 +130,9 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_failed_run_says_why(hydratune: Command, tmp_path: Path) -> None:
-    code, _ = hydratune("train", *SMALL, "optimizer.lr=1e9", "trainer.max_steps=6", f"hydra.run.dir={tmp_path}/run")
+    code, _ = hydratune(
+        "train", *SMALL, "optimizer.lr=1e9", "trainer.max_steps=6", f"hydra.run.dir={tmp_path}/run"
+    )
     assert code == 1
     page = (tmp_path / "run" / "report.html").read_text()
     assert "smoke: failed" in page and "training was stopped" in page

@@ -14,7 +14,12 @@ from test_resume import RUN, interrupt_after
 
 Command = Callable[..., tuple[int, str]]
 SAMPLED = ("evaluation.every_steps=2", "evaluation.sample=3")
-ODD = ("adapter.lora_dropout=0.2", "trainer.accumulate_grad_batches=2", "trainer.checkpoint_minutes=1e-9", "optimizer.lr=0.01")
+ODD = (
+    "adapter.lora_dropout=0.2",
+    "trainer.accumulate_grad_batches=2",
+    "trainer.checkpoint_minutes=1e-9",
+    "optimizer.lr=0.01",
+)
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -23,52 +28,91 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def without_samples(run: Path) -> list[dict[str, str]]:
-    return [{key: v for key, v in row.items() if key != "tokens_per_second" and not key.startswith("sample/")} for row in rows(run)]
+    return [
+        {
+            key: v
+            for key, v in row.items()
+            if key != "tokens_per_second" and not key.startswith("sample/")
+        }
+        for row in rows(run)
+    ]
 
 
 @pytest.mark.parametrize("adapter", ["lora", "prefix_tuning"])
-def test_training_is_the_same_with_and_without_it(hydratune: Command, tmp_path: Path, adapter: str) -> None:
+def test_training_is_the_same_with_and_without_it(
+    hydratune: Command, tmp_path: Path, adapter: str
+) -> None:
     odd = ODD if adapter == "lora" else ODD[1:]
     words = ("train", *RUN, *odd, f"adapter={adapter}")
     assert hydratune(*words, f"hydra.run.dir={tmp_path}/without")[0] == 0
     code, text = hydratune(*words, *SAMPLED, f"hydra.run.dir={tmp_path}/with")
     assert code == 0 and "step 4: field F1 0.000 on 3 validation rows" in text, text
     assert without_samples(tmp_path / "with") == without_samples(tmp_path / "without")
-    ours, theirs = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("with", "without"))
+    ours, theirs = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("with", "without")
+    )
     assert all(ours[key] == theirs[key] for key in ours if key.startswith(("eval/", "val/")))
     told = rows(tmp_path / "with")
     assert [bool(row["sample/nll"]) for row in told] == [int(row["step"]) % 2 == 0 for row in told]
-    said = [json.loads(line) for line in (tmp_path / "with" / "sample.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in said] == [step for step in range(2, len(told) + 1, 2) for _ in range(3)]
+    said = [
+        json.loads(line) for line in (tmp_path / "with" / "sample.jsonl").read_text().splitlines()
+    ]
+    assert [row["step"] for row in said] == [
+        step for step in range(2, len(told) + 1, 2) for _ in range(3)
+    ]
     assert len({row["id"] for row in said}) == 3
 
 
-def test_what_is_sampled_last_is_what_the_trained_model_says(hydratune: Command, tmp_path: Path) -> None:
-    """The sample's likelihood at the last step is that of the validation rows after training, measured by evaluating them as a test set."""
+def test_what_is_sampled_last_is_what_the_trained_model_says(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    """The sample's likelihood at the last step is that of the validation rows after training,
+    measured by evaluating them as a test set.
+    """
     small = [s for s in SMALL if not s.startswith("data.max_validation")]
-    words = ("train", *small, "data.max_validation_rows=3", "optimizer.lr=0.01", "trainer.validations_per_epoch=1", *SAMPLED)
+    words = (
+        "train",
+        *small,
+        "data.max_validation_rows=3",
+        "optimizer.lr=0.01",
+        "trainer.validations_per_epoch=1",
+        *SAMPLED,
+    )
     assert hydratune(*words, f"hydra.run.dir={tmp_path}/run")[0] == 0
     last: dict[str, Any] = rows(tmp_path / "run")[-1]
     assert float(last["sample/nll"]) == pytest.approx(float(last["val/loss"]), abs=1e-5)
 
 
-def test_it_goes_on_with_a_run(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_on_with_a_run(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("train", *RUN, *ODD, *SAMPLED)
     assert hydratune(*words, f"hydra.run.dir={tmp_path}/whole")[0] == 0
     interrupt_after(5, monkeypatch)
     assert hydratune(*words, f"hydra.run.dir={tmp_path}/broken")[0] == 130
     assert hydratune(*words, f"hydra.run.dir={tmp_path}/broken")[0] == 0
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
-    assert (tmp_path / "broken" / "sample.jsonl").read_bytes() == (tmp_path / "whole" / "sample.jsonl").read_bytes()
+    assert (tmp_path / "broken" / "sample.jsonl").read_bytes() == (
+        tmp_path / "whole" / "sample.jsonl"
+    ).read_bytes()
 
 
 def test_in_a_pack_as_alone(hydratune: Command, tmp_path: Path) -> None:
     words = (*RUN, *ODD, *SAMPLED)
-    code, text = hydratune("train", "-m", *words, "adapter.r=4,8", "hydra/launcher=pack", f"hydra.sweep.dir={tmp_path}/sweep")
+    code, text = hydratune(
+        "train",
+        "-m",
+        *words,
+        "adapter.r=4,8",
+        "hydra/launcher=pack",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    )
     assert code == 0, text
     assert hydratune("train", *words, "adapter.r=8", f"hydra.run.dir={tmp_path}/alone")[0] == 0
     assert_same_run(tmp_path / "sweep" / "1", tmp_path / "alone")
-    assert (tmp_path / "sweep" / "1" / "sample.jsonl").read_bytes() == (tmp_path / "alone" / "sample.jsonl").read_bytes()
+    assert (tmp_path / "sweep" / "1" / "sample.jsonl").read_bytes() == (
+        tmp_path / "alone" / "sample.jsonl"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("setting", ["evaluation.every_steps=0", "evaluation.sample=0"])
@@ -77,15 +121,26 @@ def test_nonsense_is_refused(hydratune: Command, setting: str) -> None:
     assert code == 2 and setting.split("=")[0] in text
 
 
-def test_validation_answers_that_cannot_be_scored_as_the_test_rows_are(hydratune: Command, tmp_path: Path) -> None:
-    """Test answers are JSON, validation answers are not: scored as texts, or refused before training where JSON is asked for."""
+def test_validation_answers_that_cannot_be_scored_as_the_test_rows_are(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    """Test answers are JSON, validation answers are not: scored as texts, or refused before
+    training where JSON is asked for.
+    """
     answers = {"train": '{"a": 1}', "validation": "nothing", "test": '{"a": 1}'}
     files = []
     for name, answer in answers.items():
         records = [{"prompt": f"{name}: how many are {n}?", "completion": answer} for n in range(8)]
         files.append(f"data.{name}={write_rows(tmp_path / f'{name}.jsonl', records)}")
     quality = ("data.quality.mixed_answers=off", "data.quality.near_leaks=off")
-    words = ("train", *(s for s in SMALL if not s.startswith("data.max")), "data=files", *files, *quality, *SAMPLED)
+    words = (
+        "train",
+        *(s for s in SMALL if not s.startswith("data.max")),
+        "data=files",
+        *files,
+        *quality,
+        *SAMPLED,
+    )
     code, text = hydratune(*words)
     assert code == 0 and "on 3 validation rows" in text and "step 2: field F1" not in text, text
     code, text = hydratune(*words, "evaluation.task=json")

@@ -16,7 +16,12 @@ def contracts(**options: object) -> ContractsData:
 
 def files(path: Path, count: int, groups: int | None = None, **options: object) -> FilesData:
     group = (lambda i: {"group": f"g{i % groups}"}) if groups else (lambda i: {})
-    path.write_text("".join(json.dumps({"prompt": f"q{i}", "completion": f"a{i}", **group(i)}) + "\n" for i in range(count)))
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": f"q{i}", "completion": f"a{i}", **group(i)}) + "\n"
+            for i in range(count)
+        )
+    )
     return FilesData(train=str(path), **options)  # type: ignore[arg-type]
 
 
@@ -45,7 +50,10 @@ def test_no_validation_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_shuffled_targets_give_no_row_its_own_answer() -> None:
-    plain, control = load_sets(contracts(), 0), load_sets(contracts(control=Control.shuffled_targets), 0)
+    plain, control = (
+        load_sets(contracts(), 0),
+        load_sets(contracts(control=Control.shuffled_targets), 0),
+    )
     assert [r.prompt for r in plain.train] == [r.prompt for r in control.train]
     assert sorted(r.answer for r in plain.train) == sorted(r.answer for r in control.train)
     assert all(a.answer != b.answer for a, b in zip(plain.train, control.train, strict=True))

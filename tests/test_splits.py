@@ -5,15 +5,28 @@ from hydratune.data.rows import Message, Row
 from hydratune.data.splits import Candidates, Side, place, split, stratum, unit_hash
 
 
-def candidates(places: list[float], groups: list[int] | None = None, texts: list[int] | None = None, strata: list[str] | None = None):
+def candidates(
+    places: list[float],
+    groups: list[int] | None = None,
+    texts: list[int] | None = None,
+    strata: list[str] | None = None,
+):
     count = len(places)
     return Candidates(
-        np.asarray(places), np.asarray(groups or [-1] * count, np.int64), np.asarray(texts or list(range(count)), np.int64), strata
+        np.asarray(places),
+        np.asarray(groups or [-1] * count, np.int64),
+        np.asarray(texts or list(range(count)), np.int64),
+        strata,
     )
 
 
 def test_hash_decides_where_nothing_else_does() -> None:
-    assert split(candidates([0.05, 0.15, 0.5, 0.99]), {}, 0.1, 0.1).tolist() == [Side.validation, Side.test, Side.train, Side.train]
+    assert split(candidates([0.05, 0.15, 0.5, 0.99]), {}, 0.1, 0.1).tolist() == [
+        Side.validation,
+        Side.test,
+        Side.train,
+        Side.train,
+    ]
 
 
 def test_group_follows_its_first_row() -> None:
@@ -41,13 +54,23 @@ def test_added_rows_move_no_other_whatever_they_resemble() -> None:
         near.setdefault(a, []).append(b)
         near.setdefault(b, []).append(a)
     everything = list(range(count + more))
-    before = split(candidates(places[:count].tolist(), groups[:count].tolist(), everything[:count]), near, 0.2, 0.2)
+    before = split(
+        candidates(places[:count].tolist(), groups[:count].tolist(), everything[:count]),
+        near,
+        0.2,
+        0.2,
+    )
     after = split(candidates(places.tolist(), groups.tolist(), everything), near, 0.2, 0.2)
     assert (after[:count] == before).all()
     kept = np.flatnonzero(after != Side.straddles)
     for group in range(80):
         assert len({int(after[i]) for i in kept if groups[i] == group}) <= 1
-    assert all(after[a] == after[b] for a, others in near.items() for b in others if {a, b} <= set(kept.tolist()))
+    assert all(
+        after[a] == after[b]
+        for a, others in near.items()
+        for b in others
+        if {a, b} <= set(kept.tolist())
+    )
     assert 0 < len(after) - len(kept) < 100
 
 
@@ -82,5 +105,14 @@ def test_place_depends_on_the_group_or_else_on_the_prompt() -> None:
 
 
 def test_stratum_is_read_from_meta_answer_or_json_field() -> None:
-    row = Row("id", (Message("user", "q"), Message("assistant", '{"kind": "a", "none": null}')), meta={"intent": 3})
-    assert [stratum(row, name) for name in ("intent", "kind", "none", "answer")] == ["3", "a", None, '{"kind": "a", "none": null}']
+    row = Row(
+        "id",
+        (Message("user", "q"), Message("assistant", '{"kind": "a", "none": null}')),
+        meta={"intent": 3},
+    )
+    assert [stratum(row, name) for name in ("intent", "kind", "none", "answer")] == [
+        "3",
+        "a",
+        None,
+        '{"kind": "a", "none": null}',
+    ]

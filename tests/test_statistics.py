@@ -5,11 +5,20 @@ import pytest
 from scipy.stats import t
 
 from hydratune.evaluation.measures import comparison, difference, mean, rate
-from hydratune.evaluation.statistics import by_parts, corrected, half_width, holm, least_difference, mcnemar, paired_bootstrap
+from hydratune.evaluation.statistics import (
+    by_parts,
+    corrected,
+    half_width,
+    holm,
+    least_difference,
+    mcnemar,
+    paired_bootstrap,
+)
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "p"), [(0, 0, 1.0), (1, 0, 1.0), (5, 5, 1.0), (10, 2, 158 / 4096), (0, 6, 2 / 64), (6, 0, 2 / 64)]
+    ("ours", "theirs", "p"),
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 5, 1.0), (10, 2, 158 / 4096), (0, 6, 2 / 64), (6, 0, 2 / 64)],
 )
 def test_mcnemar(ours: int, theirs: int, p: float) -> None:
     assert mcnemar(ours, theirs) == pytest.approx(p)
@@ -30,7 +39,9 @@ def test_38_of_40_and_37_of_40_are_not_told_apart_and_many_such_rows_are() -> No
     def difference(times: int) -> bool:
         ours, theirs = [1.0] * 38 + [0.0] * 2, [1.0] * 37 + [0.0] * 3
         rows = 40 * times
-        found = paired_bootstrap(ours * times, theirs * times, [1.0] * rows, list(map(str, range(rows))), 0.95, 1000)
+        found = paired_bootstrap(
+            ours * times, theirs * times, [1.0] * rows, list(map(str, range(rows))), 0.95, 1000
+        )
         assert found.value == pytest.approx(0.025)
         assert found.told_apart == (found.p < 0.05)
         return found.told_apart
@@ -52,7 +63,9 @@ def test_pairing_finds_what_two_intervals_hide() -> None:
     generator = np.random.default_rng(0)
     hard = generator.normal(0, 10, 200)
     ours, theirs = hard + 0.3 + generator.normal(0, 0.5, 200), hard
-    assert paired_bootstrap(list(ours), list(theirs), [1.0] * 200, list(map(str, range(200))), 0.95, 1000).told_apart
+    assert paired_bootstrap(
+        list(ours), list(theirs), [1.0] * 200, list(map(str, range(200))), 0.95, 1000
+    ).told_apart
 
 
 def test_chance_is_called_a_difference_as_rarely_as_promised() -> None:
@@ -60,8 +73,13 @@ def test_chance_is_called_a_difference_as_rarely_as_promised() -> None:
     groups, ones = list(map(str, range(100))), [1.0] * 100
     wrong = 0
     for seed in range(200):
-        ours, theirs = (generator.random(100) < 0.7).astype(float), (generator.random(100) < 0.7).astype(float)
-        wrong += paired_bootstrap(list(ours), list(theirs), ones, groups, 0.95, 200, seed).told_apart
+        ours, theirs = (
+            (generator.random(100) < 0.7).astype(float),
+            (generator.random(100) < 0.7).astype(float),
+        )
+        wrong += paired_bootstrap(
+            list(ours), list(theirs), ones, groups, 0.95, 200, seed
+        ).told_apart
     assert wrong <= 20  # 10 are expected
 
 
@@ -70,7 +88,9 @@ def test_the_least_difference_is_found_as_often_as_promised() -> None:
     least = least_difference(rows, disagreeing, 0.95)
     generator = np.random.default_rng(2)
     ours_alone = (disagreeing + least) / 2
-    draws = generator.multinomial(rows, [ours_alone, disagreeing - ours_alone, 1 - disagreeing], size=2000)
+    draws = generator.multinomial(
+        rows, [ours_alone, disagreeing - ours_alone, 1 - disagreeing], size=2000
+    )
     found = np.mean([mcnemar(int(ours), int(theirs)) < 0.05 for ours, theirs, _ in draws])
     assert 0.70 < found < 0.85  # 0.8, and the exact test is a little careful
     assert least_difference(rows * 4, disagreeing, 0.95) == pytest.approx(least / 2, rel=0.03)
@@ -82,22 +102,35 @@ def test_two_rows_prove_nothing_however_often_they_are_drawn() -> None:
     assert found.value == 1.0 and found.p == 0.5
 
 
-@pytest.mark.parametrize("parts", [[(1.0, 2)], [(0.3, 2), (1.0, 199)], [(1.0, 1), (1.0, 4), (0.1, 30)]])
+@pytest.mark.parametrize(
+    "parts", [[(1.0, 2)], [(0.3, 2), (1.0, 199)], [(1.0, 1), (1.0, 4), (0.1, 30)]]
+)
 @pytest.mark.parametrize("value", [0.1, 2.0, 9.0, 400.0])
-def test_the_interval_excludes_zero_exactly_where_p_tells_apart(value: float, parts: list[tuple[float, float]]) -> None:
+def test_the_interval_excludes_zero_exactly_where_p_tells_apart(
+    value: float, parts: list[tuple[float, float]]
+) -> None:
     p = by_parts(value, parts)
-    assert half_width(parts, p * 1.0001) < value and (p == 1 or half_width(parts, p * 0.9999) > value)
+    assert half_width(parts, p * 1.0001) < value and (
+        p == 1 or half_width(parts, p * 0.9999) > value
+    )
     if len(parts) == 1:
         assert p == pytest.approx(2 * t.sf(value, 2), rel=1e-9)
 
 
 def test_two_variances_cover_whatever_their_ratio() -> None:
-    """Two degrees of freedom beside two hundred, where Satterthwaite's t is wrong in 7 to 9 % of all cases."""
+    """Two degrees of freedom beside two hundred, where Satterthwaite's t is wrong in 7 to 9 % of
+    all cases.
+    """
     generator = np.random.default_rng(4)
     for ratio in (0.0, 0.3, 1.0, 3.0, 10.0, 1e4):
         values = generator.normal(size=4000) * np.sqrt(1 + ratio)
         seeds, rows = ratio * generator.chisquare(2, 4000) / 2, generator.chisquare(200, 4000) / 200
-        wrong = np.mean([abs(v) > half_width([(s, 2), (r, 200)], 0.05) for v, s, r in zip(values, seeds, rows, strict=True)])
+        wrong = np.mean(
+            [
+                abs(v) > half_width([(s, 2), (r, 200)], 0.05)
+                for v, s, r in zip(values, seeds, rows, strict=True)
+            ]
+        )
         assert wrong < 0.06
 
 
@@ -110,7 +143,11 @@ def test_intervals_of_a_family_agree_with_its_corrected_p() -> None:
         for _ in range(count):
             shift = float(generator.choice([0.0, 0.3, 1.0]))
             hits = [rate(list(generator.random(rows) < share)) for share in (0.5, 0.5 + shift / 2)]
-            ours, theirs = hits if trial % 2 else [mean(list(generator.normal(size=rows) + s)) for s in (0.0, shift)]
+            ours, theirs = (
+                hits
+                if trial % 2
+                else [mean(list(generator.normal(size=rows) + s)) for s in (0.0, shift)]
+            )
             tests.append(comparison(ours, theirs, groups, 200))
         for found in corrected(tests, 0.95):
             assert found.told_apart == (found.p < 0.05)
@@ -119,19 +156,32 @@ def test_intervals_of_a_family_agree_with_its_corrected_p() -> None:
                 assert found.interval[0] <= found.value <= found.interval[1]
 
 
-@pytest.mark.parametrize(("rows", "told"), [(1, "(1 independent row cannot tell)"), (5, "(5 independent rows cannot tell)")])
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [(1, "(1 independent row cannot tell)"), (5, "(5 independent rows cannot tell)")],
+)
 def test_so_few_rows_have_no_interval_and_say_so(rows: int, told: str) -> None:
     groups = [str(i) for i in range(rows)]
-    for ours, theirs in ((rate([True] * rows), rate([False] * rows)), (mean([1.0 + i / 100 for i in range(rows)]), mean([0.0] * rows))):
+    for ours, theirs in (
+        (rate([True] * rows), rate([False] * rows)),
+        (mean([1.0 + i / 100 for i in range(rows)]), mean([0.0] * rows)),
+    ):
         found = difference(ours, theirs, groups, 0.95, 500)
         assert found.interval is None and found.p == 2.0 ** (1 - rows) and found.between() == told
 
 
 def test_few_rows_that_differ_prove_nothing_among_many() -> None:
-    """5 of 40 rows, all to one side: p = 0.06 by their signs, whatever their spread, and the interval holds 0."""
+    """5 of 40 rows, all to one side: p = 0.06 by their signs, whatever their spread, and the
+    interval holds 0.
+    """
     groups, many = [str(i) for i in range(40)], 5
     found = difference(mean([1.0] * many + [0.0] * 35), mean([0.0] * 40), groups, 0.95, 500)
-    assert found.p == 2.0**-4 and found.interval is not None and found.interval[0] == 0 and not found.told_apart
+    assert (
+        found.p == 2.0**-4
+        and found.interval is not None
+        and found.interval[0] == 0
+        and not found.told_apart
+    )
     more = difference(mean([1.0] * 9 + [0.0] * 31), mean([0.0] * 40), groups, 0.95, 500)
     assert more.told_apart and more.p < 0.05
 
@@ -150,4 +200,9 @@ def test_of_what_is_no_number_nothing_is_said(bad: float) -> None:
     groups = [str(i) for i in range(40)]
     for ours, theirs in (([1.0] * 39 + [bad], [1.0] * 40), ([1.0] * 40, [bad] * 40)):
         found = difference(mean(ours), mean(theirs), groups, 0.95, 200)
-        assert found.p == 1 and found.interval is None and not found.told_apart and found.between() == "(no number)"
+        assert (
+            found.p == 1
+            and found.interval is None
+            and not found.told_apart
+            and found.between() == "(no number)"
+        )

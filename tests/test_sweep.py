@@ -14,62 +14,115 @@ Command = Callable[..., tuple[int, str]]
 
 
 def states(sweep: Path) -> dict[str, str]:
-    return {p.parent.name: json.loads(p.read_text())["state"] for p in sorted(sweep.glob("*/status.json"))}
+    return {
+        p.parent.name: json.loads(p.read_text())["state"]
+        for p in sorted(sweep.glob("*/status.json"))
+    }
 
 
 @pytest.mark.slow  # a process for each job; in packs: test_pack.py
-def test_failing_job_stops_nobody_and_only_it_runs_again(hydratune: Command, tmp_path: Path) -> None:
+def test_failing_job_stops_nobody_and_only_it_runs_again(
+    hydratune: Command, tmp_path: Path
+) -> None:
     """Three jobs, each a process: one with a rank the model cannot bear."""
-    command = ("train", "-m", *SMALL, "adapter.r=2,4,9999", "hydra/launcher=process", f"hydra.sweep.dir={tmp_path}/sweep")
+    command = (
+        "train",
+        "-m",
+        *SMALL,
+        "adapter.r=2,4,9999",
+        "hydra/launcher=process",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    )
     code, text = hydratune(*command)
     sweep = tmp_path / "sweep"
     assert code == 1
     assert states(sweep) == {"0": "finished", "1": "finished", "2": "failed"}
     assert "1 of 3 jobs failed" in text and "no target layer is wider than" in text
     assert "best:" in text
-    losses = {name: json.loads((sweep / name / "metrics.json").read_text())["objective"] for name in ("0", "1")}
+    losses = {
+        name: json.loads((sweep / name / "metrics.json").read_text())["objective"]
+        for name in ("0", "1")
+    }
     assert f"best: sweep/{min(losses, key=lambda name: losses[name])}" in text
     before = {name: (sweep / name / "metrics.json").stat().st_mtime_ns for name in ("0", "1")}
     code, text = hydratune(*command)
     assert code == 1
     assert text.count("finished before; skipped") == 2
-    assert {name: (sweep / name / "metrics.json").stat().st_mtime_ns for name in ("0", "1")} == before
+    assert {
+        name: (sweep / name / "metrics.json").stat().st_mtime_ns for name in ("0", "1")
+    } == before
     assert OmegaConf.load(sweep / "0" / ".hydra" / "overrides.yaml") == [*SMALL, "adapter.r=2"]
 
 
 def test_wrong_job_is_refused_before_the_first_one(hydratune: Command, tmp_path: Path) -> None:
-    code, text = hydratune("train", "-m", *SMALL, "optimizer.lr=1e-3,0", "trainer.max_epochs=1,0", f"hydra.sweep.dir={tmp_path}/sweep")
+    code, text = hydratune(
+        "train",
+        "-m",
+        *SMALL,
+        "optimizer.lr=1e-3,0",
+        "trainer.max_epochs=1,0",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    )
     assert code == 2
-    assert "optimizer.lr = 0" in text and "trainer.max_epochs = 0" in text and "nothing was run" in text
+    assert (
+        "optimizer.lr = 0" in text
+        and "trainer.max_epochs = 0" in text
+        and "nothing was run" in text
+    )
     assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", ".hidden", "wandb"])
-def test_a_job_stays_in_the_folder_of_its_sweep(hydratune: Command, tmp_path: Path, name: str) -> None:
-    code, text = hydratune("train", "-m", *SMALL, "seed=1", f"hydra.sweep.dir={tmp_path}/in/sweep", f"hydra.sweep.subdir={name}")
+def test_a_job_stays_in_the_folder_of_its_sweep(
+    hydratune: Command, tmp_path: Path, name: str
+) -> None:
+    code, text = hydratune(
+        "train",
+        "-m",
+        *SMALL,
+        "seed=1",
+        f"hydra.sweep.dir={tmp_path}/in/sweep",
+        f"hydra.sweep.subdir={name}",
+    )
     assert code == 2 and "a job is one folder in the sweep's folder" in text
     assert not list((tmp_path / "in").glob("*.json"))
 
 
-def test_wrong_type_in_one_job_is_refused_before_the_first_one(hydratune: Command, tmp_path: Path) -> None:
-    code, text = hydratune("train", "-m", *SMALL, "optimizer.lr=1e-3,fast", f"hydra.sweep.dir={tmp_path}/sweep")
+def test_wrong_type_in_one_job_is_refused_before_the_first_one(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    code, text = hydratune(
+        "train", "-m", *SMALL, "optimizer.lr=1e-3,fast", f"hydra.sweep.dir={tmp_path}/sweep"
+    )
     assert code == 2
     assert "fast" in text and not states(tmp_path / "sweep")
 
 
-def test_same_sweep_finds_its_folder_again(hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_sweep_finds_its_folder_again(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hydratune.sweeps import processes
 
     monkeypatch.setattr(
-        processes, "_run_one", lambda context, item: item.record.start() or item.record.update(state="failed", error="x") or 1
+        processes,
+        "_run_one",
+        lambda context, item: (
+            item.record.start() or item.record.update(state="failed", error="x") or 1
+        ),
     )
     for lr in ("1e-3,2e-3", "1e-3,2e-3", "1e-3,3e-3"):
-        assert hydratune("train", "-m", *SMALL, f"optimizer.lr={lr}", "hydra/launcher=process")[0] == 1
+        assert (
+            hydratune("train", "-m", *SMALL, f"optimizer.lr={lr}", "hydra/launcher=process")[0] == 1
+        )
     names = sorted(p.name for p in (tmp_path / "outputs").iterdir())
-    assert len(names) == 2 and all(name.startswith(("smoke-lr-", "contracts-lr-")) for name in names)
+    assert len(names) == 2 and all(
+        name.startswith(("smoke-lr-", "contracts-lr-")) for name in names
+    )
 
 
-def test_run_with_other_settings_in_a_jobs_folder_is_refused(hydratune: Command, tmp_path: Path) -> None:
+def test_run_with_other_settings_in_a_jobs_folder_is_refused(
+    hydratune: Command, tmp_path: Path
+) -> None:
     """It must not be taken for the job's result, and the sweep's own record stays as it was."""
     assert hydratune("train", *SMALL, "seed=1", f"hydra.run.dir={tmp_path}/sweep/0")[0] == 0
     code, text = hydratune("train", "-m", *SMALL, "seed=3,4", f"hydra.sweep.dir={tmp_path}/sweep")
@@ -80,7 +133,10 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(hydratune: Command,
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["hydra/launcher=process", "hydra.launcher.halving.min_steps=4"], "only hydra/launcher=pack, the default, has some"),
+        (
+            ["hydra/launcher=process", "hydra.launcher.halving.min_steps=4"],
+            "only hydra/launcher=pack, the default, has some",
+        ),
         (["hydra.launcher.packsize=2"], "did you mean hydra.launcher.pack_size?"),
         (["hydra.launcher=process"], "hydra/launcher=process"),
         (["hydra.launcher.halving=8"], "hydra.launcher.halving.min_steps=8"),
@@ -89,7 +145,9 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(hydratune: Command,
         (["hydra.launcher.lay_out=some"], "--cfg hydra -p hydra.launcher shows its type"),
     ],
 )
-def test_wrong_settings_of_launchers_are_refused(hydratune: Command, words: list[str], said: str) -> None:
+def test_wrong_settings_of_launchers_are_refused(
+    hydratune: Command, words: list[str], said: str
+) -> None:
     code, text = hydratune("train", "-m", *SMALL, "seed=1,2", *words)
     assert code == 2 and words[-1].split("=")[0] in text.replace(" = ", "=") and said in text, text
 
@@ -99,13 +157,24 @@ def test_a_damaged_status_says_what_to_do(hydratune: Command, tmp_path: Path) ->
     status.parent.mkdir(parents=True)
     status.write_text('{"state": "fin')
     code, text = hydratune("train", "-m", *SMALL, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
-    assert code == 1 and f"{status} is not readable JSON" in text and f"with {status.parent} moved elsewhere" in text
+    assert (
+        code == 1
+        and f"{status} is not readable JSON" in text
+        and f"with {status.parent} moved elsewhere" in text
+    )
     assert status.read_text() == '{"state": "fin' and not (tmp_path / "sweep" / "0").exists()
 
 
-def test_compare_ranks_what_it_finds_and_refuses_what_is_not_there(hydratune: Command, tmp_path: Path) -> None:
+def test_compare_ranks_what_it_finds_and_refuses_what_is_not_there(
+    hydratune: Command, tmp_path: Path
+) -> None:
     for name, lr in (("a", "1e-3"), ("b", "1e-2")):
-        assert hydratune("train", *SMALL, f"optimizer.lr={lr}", f"hydra.run.dir={tmp_path}/runs/{name}")[0] == 0
+        assert (
+            hydratune(
+                "train", *SMALL, f"optimizer.lr={lr}", f"hydra.run.dir={tmp_path}/runs/{name}"
+            )[0]
+            == 0
+        )
     code, text = hydratune("compare", str(tmp_path / "runs"))
     assert code == 0 and "best:" in text and "lr" in text
     (tmp_path / "empty").mkdir()

@@ -22,8 +22,14 @@ def test_summary_sums_over_texts_and_compares_them_in_pairs() -> None:
     assert found["systems"]["base"]["perplexity_w128"] == pytest.approx(2.718281828 ** (61 / 24))
     assert found["systems"]["base"]["bits_per_byte"] == pytest.approx(61 / 0.6931471806 / 93)
     delta = found["bits_per_byte_delta"]
-    assert delta == {"value": pytest.approx(8 / 0.6931471806 / 93), "interval": None, "p": 0.25}  # three texts cannot tell
-    many = summary({"base": base * 3, "tuned": tuned * 3}, [str(n) for n in range(9)], 128, None, 0.95, 500)["bits_per_byte_delta"]
+    assert delta == {
+        "value": pytest.approx(8 / 0.6931471806 / 93),
+        "interval": None,
+        "p": 0.25,
+    }  # three texts cannot tell
+    many = summary(
+        {"base": base * 3, "tuned": tuned * 3}, [str(n) for n in range(9)], 128, None, 0.95, 500
+    )["bits_per_byte_delta"]
     assert 0 < many["interval"][0] <= many["value"] <= many["interval"][1] and many["p"] < 0.05
     assert many["value"] == pytest.approx(delta["value"])
 
@@ -45,7 +51,9 @@ def trained(hydratune: Hydratune, tmp_path: Path) -> Path:
 def test_texts_of_a_folder(hydratune: Hydratune, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("The supplier delivers within ten days. " * 8)
-    write_rows(tmp_path / "texts" / "b.jsonl", [{"title": "[one]", "text": "Either party may terminate."}])
+    write_rows(
+        tmp_path / "texts" / "b.jsonl", [{"title": "[one]", "text": "Either party may terminate."}]
+    )
     code, out = hydratune("evaluate", "run=run", "texts=texts", "window=64", "stride=32")
     assert code == 0, out
     found = json.loads((trained / "evaluation_texts.json").read_text())
@@ -66,7 +74,9 @@ def test_texts_of_a_folder(hydratune: Hydratune, trained: Path, tmp_path: Path) 
         (["texts=empty.txt", "source=predictions"], "source"),
     ],
 )
-def test_what_cannot_be_read(hydratune: Hydratune, trained: Path, tmp_path: Path, settings: list[str], told: str) -> None:
+def test_what_cannot_be_read(
+    hydratune: Hydratune, trained: Path, tmp_path: Path, settings: list[str], told: str
+) -> None:
     (tmp_path / "empty.txt").write_text("")
     code, out = hydratune("evaluate", "run=run", *settings)
     assert code == 2 and told in out, out

@@ -1,4 +1,6 @@
-"""Level and power of the tests that compare makes of runs with few seeds (benchmarks/ties.py has the whole table)."""
+"""Level and power of the tests that compare makes of runs with few seeds (benchmarks/ties.py has
+the whole table).
+"""
 
 import sys
 from pathlib import Path
@@ -16,8 +18,13 @@ from hydratune.evaluation.measures import mean, rate
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("ratio", ["0", "1", "10", "1/row"])
 def test_what_does_not_differ_is_told_apart_as_rarely_as_promised(seeds: int, ratio: str) -> None:
-    """400 pairs: 5 % are allowed, and 2.3 times the standard error of chance. One family, and each test alone."""
-    found = simulation.shares(simulation.World(seeds, 100, simulation.number(ratio, 100)), 400, seed=1)
+    """400 pairs: 5 % are allowed, and 2.3 times the standard error of chance.
+
+    One family, and each test alone.
+    """
+    found = simulation.shares(
+        simulation.World(seeds, 100, simulation.number(ratio, 100)), 400, seed=1
+    )
     assert max(found["now all"], found["now losses"], found["now hits"]) <= 0.075
 
 
@@ -27,7 +34,9 @@ def test_before_it_was_not() -> None:
 
 
 @pytest.mark.parametrize("world", [{"fit": 1.0}, {"shared": 0.8}, {"entries": 4}])
-def test_nor_where_rows_suit_settings_seeds_are_paired_or_several_are_compared(world: dict[str, float]) -> None:
+def test_nor_where_rows_suit_settings_seeds_are_paired_or_several_are_compared(
+    world: dict[str, float],
+) -> None:
     for ratio in (0.3, 10.0):
         found = simulation.shares(simulation.World(2, 100, ratio, **world), 250, seed=2)  # type: ignore[arg-type]
         assert found["now all"] <= 0.08
@@ -35,7 +44,9 @@ def test_nor_where_rows_suit_settings_seeds_are_paired_or_several_are_compared(w
 
 @pytest.mark.parametrize(("seeds", "least"), [(2, 0.36), (3, 0.64), (5, 0.77)])
 def test_what_differs_is_found(seeds: int, least: float) -> None:
-    """3.5 standard errors of the rows and no luck of seeds: the rows alone would tell in 94 %, and nobody knows that there is no luck."""
+    """3.5 standard errors of the rows and no luck of seeds: the rows alone would tell in 94 %, and
+    nobody knows that there is no luck.
+    """
     found = simulation.shares(simulation.World(seeds, 100, 0.0), 300, effect=1.0, seed=3)
     assert found["now losses"] > least and found["now hits"] > least
 
@@ -50,7 +61,9 @@ def test_the_simulation_tests_as_the_program_does(kind: str) -> None:
         noise = _noise(sides, drawn)
         assert isinstance(noise, Noise)
         program = seeds_and_rows(sides[0], sides[1], drawn, noise).p
-        assert np.log(simulation.now(found[0], found[1])) == pytest.approx(np.log(program), rel=0.15, abs=0.1)  # rows are drawn there
+        assert np.log(simulation.now(found[0], found[1])) == pytest.approx(
+            np.log(program), rel=0.15, abs=0.1
+        )  # rows are drawn there
 
 
 def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,7 @@
-"""W&B runs as files: the mode, the folder, the content. What a server receives is checked where one can be started."""
+"""W&B runs as files: the mode, the folder, the content.
+
+What a server receives is checked where one can be started.
+"""
 
 import json
 import os
@@ -19,7 +22,9 @@ from hydratune.tracking import wandb_file
 def train(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | environment
     command = [sys.executable, "-m", "hydratune", "train", *SMALL, *overrides]
-    return subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, env=variables, cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
 def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_path: Path) -> None:
@@ -33,23 +38,42 @@ def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_p
         assert b"eval/field_f1" in content and b"val/loss" in content
         assert b"trainer/global_step" in content
         assert wandb_file.read(log).exit_code == 0
-    own, logged = compare(collect([tmp_path / "my-sweep"])), compare(collect([tmp_path / "my-sweep" / "wandb"]))
+    own, logged = (
+        compare(collect([tmp_path / "my-sweep"])),
+        compare(collect([tmp_path / "my-sweep" / "wandb"])),
+    )
     assert own.best is not None and logged.best is not None
-    assert logged.best.scores == own.best.scores and own.best.runs[0].settings["seed"] == logged.best.runs[0].settings["seed"]
+    assert (
+        logged.best.scores == own.best.scores
+        and own.best.runs[0].settings["seed"] == logged.best.runs[0].settings["seed"]
+    )
     assert own.best.runs[0].measured_on == logged.best.runs[0].measured_on
-    losses = [[row["train/loss"] for row in c.best.finished[0].history() if "train/loss" in row] for c in (own, logged)]
+    losses = [
+        [row["train/loss"] for row in c.best.finished[0].history() if "train/loss" in row]
+        for c in (own, logged)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    ids = {json.loads((tmp_path / "my-sweep" / name / "status.json").read_text())["wandb_id"] for name in "01"}
+    ids = {
+        json.loads((tmp_path / "my-sweep" / name / "status.json").read_text())["wandb_id"]
+        for name in "01"
+    }
     assert ids == {log.stem.removeprefix("run-") for log in logs}
     hint = next(line for line in done.stdout.splitlines() if "wandb sync" in line)
     dry = subprocess.run(
-        [Path(sys.executable).parent / "wandb", *hint.split()[2:], "--dry-run"], cwd=tmp_path, capture_output=True, text=True
+        [Path(sys.executable).parent / "wandb", *hint.split()[2:], "--dry-run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
-    assert dry.returncode == 0 and "2 run(s)" in dry.stdout + dry.stderr  # of an older client, other options are no options any more
+    assert (
+        dry.returncode == 0 and "2 run(s)" in dry.stdout + dry.stderr
+    )  # of an older client, other options are no options any more
 
 
 def test_disabled_tracking_leaves_no_folder_and_imports_no_client(tmp_path: Path) -> None:
-    done = train(tmp_path, "tracking=disabled", f"hydra.run.dir={tmp_path}/run", PYTHONPROFILEIMPORTTIME="1")
+    done = train(
+        tmp_path, "tracking=disabled", f"hydra.run.dir={tmp_path}/run", PYTHONPROFILEIMPORTTIME="1"
+    )
     assert done.returncode == 0, done.stdout
     assert not list(tmp_path.rglob("wandb*"))
     assert "wandb.sdk" not in done.stderr
@@ -57,14 +81,22 @@ def test_disabled_tracking_leaves_no_folder_and_imports_no_client(tmp_path: Path
 
 def test_environment_wins_over_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    tracker = tracking.start(TrackingConfig(), {}, folder=tmp_path, group=None, name="x", job_type="train")
+    tracker = tracking.start(
+        TrackingConfig(), {}, folder=tmp_path, group=None, name="x", job_type="train"
+    )
     assert isinstance(tracker, tracking.NoTracker)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow  # the client tries for half a minute
 def test_absent_server_costs_a_moment_and_the_run_is_kept_offline(tmp_path: Path) -> None:
-    done = train(tmp_path, "tracking=online", f"hydra.run.dir={tmp_path}/run", WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)
+    done = train(
+        tmp_path,
+        "tracking=online",
+        f"hydra.run.dir={tmp_path}/run",
+        WANDB_BASE_URL="http://127.0.0.1:9",
+        WANDB_API_KEY="0" * 40,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kept offline" in done.stdout
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
@@ -91,7 +123,9 @@ def test_broken_mirror_ends_no_run(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_tensorboard_has_every_run_of_a_sweep(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
-    done = train(tmp_path, "-m", "seed=1,2", "tracking=tensorboard", f"hydra.sweep.dir={tmp_path}/s")
+    done = train(
+        tmp_path, "-m", "seed=1,2", "tracking=tensorboard", f"hydra.sweep.dir={tmp_path}/s"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     for job in "01":
         events = list((tmp_path / "s" / job / "tensorboard").glob("**/events.out.tfevents.*"))
@@ -106,6 +140,10 @@ def test_no_text_leaves_the_machine_if_that_is_asked_for(tmp_path: Path) -> None
     done = train(tmp_path, *words, "tracking.log_text=false", f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 0, done.stdout + done.stderr
     log = next((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")).read_bytes()
-    assert b"val/loss" in log and prompt.encode() not in log and prompt in (tmp_path / "run" / "config.yaml").read_text()
+    assert (
+        b"val/loss" in log
+        and prompt.encode() not in log
+        and prompt in (tmp_path / "run" / "config.yaml").read_text()
+    )
     done = train(tmp_path, "tracking.log_text=false", "tracking.log_predictions=true")
     assert done.returncode == 2 and "tracking.log_predictions = True" in done.stdout + done.stderr

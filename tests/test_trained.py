@@ -1,4 +1,6 @@
-"""What is trained is what was named, it is said before training, and a name that means something else is refused."""
+"""What is trained is what was named, it is said before training, and a name that means something
+else is refused.
+"""
 
 import re
 from collections.abc import Callable
@@ -11,7 +13,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from conftest import SMALL
-from hydratune.config import AdapterConfig, FullFinetune, LoraAdapter, PartialFinetune, PrefixTuning, VeraAdapter
+from hydratune.config import (
+    AdapterConfig,
+    FullFinetune,
+    LoraAdapter,
+    PartialFinetune,
+    PrefixTuning,
+    VeraAdapter,
+)
 from hydratune.errors import ConfigError
 from hydratune.models import adapters, trained
 from hydratune.models.targets import layer_number, matches, without_effect
@@ -23,8 +32,15 @@ Command = Callable[..., tuple[int, str]]
 def llama(layers: int = 2, tied: bool = False) -> Any:
     """A random model of which nothing is trained yet."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=1024, num_hidden_layers=layers, tie_word_embeddings=tied, **sizes))
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=1024, num_hidden_layers=layers, tie_word_embeddings=tied, **sizes)
+    )
     return model.requires_grad_(False).eval()
 
 
@@ -45,11 +61,11 @@ ATTENTION = "k_proj x{0}, o_proj x{0}, q_proj x{0}, v_proj x{0}"
 TOLD: dict[str, tuple[AdapterConfig, list[str]]] = {
     "names": (LoraAdapter(target_modules=["q_proj", "v_proj"]), ["LoRA on q_proj x2, v_proj x2"]),
     "attention of one layer": (
-        LoraAdapter(target_modules=[r".*self_attn.*"], layers_to_transform=[1]), [f"LoRA on {ATTENTION.format(1)} (layer 1)"]
+        LoraAdapter(target_modules=[r".*self_attn.*"], layers_to_transform=[1]), [f"LoRA on {ATTENTION.format(1)} (layer 1)"]  # noqa: E501
     ),
-    "the output head": (LoraAdapter(target_modules=["q_proj", "lm_head"]), ["LoRA on lm_head x1, q_proj x2"]),
+    "the output head": (LoraAdapter(target_modules=["q_proj", "lm_head"]), ["LoRA on lm_head x1, q_proj x2"]),  # noqa: E501
     "the last norm alone": (
-        LoraAdapter(target_modules=["q_proj"], modules_to_save=["norm"]), ["LoRA on q_proj x2", "saved in full: model.norm x1"]
+        LoraAdapter(target_modules=["q_proj"], modules_to_save=["norm"]), ["LoRA on q_proj x2", "saved in full: model.norm x1"]  # noqa: E501
     ),
     "one norm of one layer": (
         LoraAdapter(target_modules=["q_proj"], modules_to_save=["layers.1.input_layernorm"]),
@@ -60,7 +76,7 @@ TOLD: dict[str, tuple[AdapterConfig, list[str]]] = {
         ["VeRA on q_proj x2", "saved in full: input_layernorm x2, post_attention_layernorm x2"],
     ),
     "a module and what is in it": (
-        LoraAdapter(target_modules=["q_proj"], modules_to_save=[r".*\.mlp.*"]), ["LoRA on q_proj x2", "saved in full: mlp x2"]
+        LoraAdapter(target_modules=["q_proj"], modules_to_save=[r".*\.mlp.*"]), ["LoRA on q_proj x2", "saved in full: mlp x2"]  # noqa: E501
     ),
     "single tokens": (
         LoraAdapter(target_modules=["q_proj"], extra={"trainable_token_indices": [5, 6]}),
@@ -69,7 +85,7 @@ TOLD: dict[str, tuple[AdapterConfig, list[str]]] = {
     "virtual tokens": (PrefixTuning(num_virtual_tokens=3), ["3 virtual tokens (prefix_tuning)"]),
     "the top layer and a norm": (
         PartialFinetune(last_layers=0, trainable=["norm", "layers.1.mlp"]),
-        ["in full: gate_proj x1 (layer 1), up_proj x1 (layer 1), down_proj x1 (layer 1), model.norm x1"],
+        ["in full: gate_proj x1 (layer 1), up_proj x1 (layer 1), down_proj x1 (layer 1), model.norm x1"],  # noqa: E501
     ),
 }  # fmt: skip
 
@@ -84,33 +100,35 @@ def test_the_lines_of_everything_and_of_one_matrix() -> None:
     assert told(FullFinetune())[0].startswith("every parameter: model.embed_tokens x1, q_proj x2,")
     both = ["LoRA on q_proj x2", "saved in full: lm_head x1, model.embed_tokens x1"]
     for name in ("lm_head", "embed_tokens", "model.embed_tokens"):
-        assert told(LoraAdapter(target_modules=["q_proj"], modules_to_save=[name]), tied=True) == both
+        assert (
+            told(LoraAdapter(target_modules=["q_proj"], modules_to_save=[name]), tied=True) == both
+        )
     assert trained.ranges([7, 0, 2, 1]) == "0-2, 7"
 
 
 REFUSED: dict[str, tuple[AdapterConfig, str, str]] = {
-    "the end of a name": (LoraAdapter(modules_to_save=["layernorm"]), "PEFT would train the 4 modules", "input_layernorm, post_attention"),
-    "the beginning of a name": (LoraAdapter(modules_to_save=["embed"]), "no module called embed", "alike: embed_tokens"),
-    "the end of layers": (LoraAdapter(target_modules=["proj"]), "no linear layer called proj", "alike: down_proj"),
+    "the end of a name": (LoraAdapter(modules_to_save=["layernorm"]), "PEFT would train the 4 modules", "input_layernorm, post_attention"),  # noqa: E501
+    "the beginning of a name": (LoraAdapter(modules_to_save=["embed"]), "no module called embed", "alike: embed_tokens"),  # noqa: E501
+    "the end of layers": (LoraAdapter(target_modules=["proj"]), "no linear layer called proj", "alike: down_proj"),  # noqa: E501
     "a head among numbered layers": (
-        LoraAdapter(target_modules=["q_proj", "lm_head"], layers_to_transform=[0]), "leaves lm_head out", "adapter.target_modules=[q_proj]"
+        LoraAdapter(target_modules=["q_proj", "lm_head"], layers_to_transform=[0]), "leaves lm_head out", "adapter.target_modules=[q_proj]"  # noqa: E501
     ),
     "a target that is excluded": (
         LoraAdapter(target_modules=["q_proj", "v_proj"], exclude_modules=["v_proj"]),
         "leaves no layer of v_proj", "adapter.target_modules=[q_proj]",
     ),
-    "a word for targets": (LoraAdapter(exclude_modules=["all-linear"]), "a word for targets", "q_proj"),
+    "a word for targets": (LoraAdapter(exclude_modules=["all-linear"]), "a word for targets", "q_proj"),  # noqa: E501
     "a pattern behind another": (
-        LoraAdapter(rank_pattern={"q_proj": 4, "layers.1.self_attn.q_proj": 2}), "from the earlier q_proj", "before q_proj"
+        LoraAdapter(rank_pattern={"q_proj": 4, "layers.1.self_attn.q_proj": 2}), "from the earlier q_proj", "before q_proj"  # noqa: E501
     ),
-    "an alpha behind another": (LoraAdapter(alpha_pattern={".*": 4.0, "q_proj": 2.0}), "from the earlier .*", "before .*"),
-    "no such parameter": (LoraAdapter(extra={"target_parameters": ["experts.up"]}), "no parameter called experts.up", "q_proj.weight"),
-    "a token that is not there": (LoraAdapter(extra={"trainable_token_indices": [5, 1024]}), "1024 is no row", "from 0 to 1023"),
-    "no token": (LoraAdapter(extra={"trainable_token_indices": []}), "no token is named", "from 0 to 1023"),
+    "an alpha behind another": (LoraAdapter(alpha_pattern={".*": 4.0, "q_proj": 2.0}), "from the earlier .*", "before .*"),  # noqa: E501
+    "no such parameter": (LoraAdapter(extra={"target_parameters": ["experts.up"]}), "no parameter called experts.up", "q_proj.weight"),  # noqa: E501
+    "a token that is not there": (LoraAdapter(extra={"trainable_token_indices": [5, 1024]}), "1024 is no row", "from 0 to 1023"),  # noqa: E501
+    "no token": (LoraAdapter(extra={"trainable_token_indices": []}), "no token is named", "from 0 to 1023"),  # noqa: E501
     "tokens of another layer": (
-        LoraAdapter(extra={"trainable_token_indices": {"wte": [1]}}), "no module called wte", "model.embed_tokens"
+        LoraAdapter(extra={"trainable_token_indices": {"wte": [1]}}), "no module called wte", "model.embed_tokens"  # noqa: E501
     ),
-    "no expression": (LoraAdapter(modules_to_save=["norm("]), "not a regular expression", "mend the expression"),
+    "no expression": (LoraAdapter(modules_to_save=["norm("]), "not a regular expression", "mend the expression"),  # noqa: E501
 }  # fmt: skip
 
 
@@ -131,35 +149,64 @@ def test_a_name_that_would_mean_nothing_or_something_else_is_refused(case: str) 
         PartialFinetune(last_layers=0, trainable=["model.layers.1.*"]),
     ],
 )
-def test_an_expression_that_reads_like_one_layer_and_takes_eleven_is_refused_with_both_that_may_be_meant(adapter: Any) -> None:
+def test_an_expression_that_reads_like_one_layer_and_takes_eleven_is_refused_with_both_that_may_be_meant(  # noqa: E501
+    adapter: Any,
+) -> None:
     text = refused(adapter, layers=12)
     assert "takes model.layers.10." in text
     narrow, wide = re.findall(r'"([^"]+)"', text.split("fix:")[1])
     names = [name for name, _ in llama(12).named_modules()]
     for expression, numbers in ((narrow, {1}), (wide, {1, 10, 11})):
-        assert {layer_number(name, None) for name in names if matches(name, expression) or matches(name, f"model.{expression}")} == numbers
+        assert {
+            layer_number(name, None)
+            for name in names
+            if matches(name, expression) or matches(name, f"model.{expression}")
+        } == numbers
     told(LoraAdapter(target_modules=["model.layers.1.*"]))  # with two layers it says what it means
 
 
-def test_what_is_saved_and_loaded_by_plain_peft_is_what_was_named(tiny: Any, tmp_path: Path) -> None:
+def test_what_is_saved_and_loaded_by_plain_peft_is_what_was_named(
+    tiny: Any, tmp_path: Path
+) -> None:
     untouched = AutoModelForCausalLM.from_pretrained(tiny[1].name).state_dict()
-    for adapter in (LoraAdapter(modules_to_save=["norm"]), LoraAdapter(extra={"trainable_token_indices": [5, 6]})):
+    for adapter in (
+        LoraAdapter(modules_to_save=["norm"]),
+        LoraAdapter(extra={"trainable_token_indices": [5, 6]}),
+    ):
         model = prepared(tiny, adapter)
         train(model, 3)
         adapters.save(model, tiny[2], tmp_path / "adapter")
-        again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny[1].name), str(tmp_path / "adapter")).eval()
+        again = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(tiny[1].name), str(tmp_path / "adapter")
+        ).eval()
         with torch.no_grad():
-            torch.testing.assert_close(again(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                again(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=0, atol=1e-5
+            )
         merged = again.merge_and_unload().state_dict()
-        changed = {name for name in untouched if not torch.equal(untouched[name], merged[name]) and "proj" not in name}
-        assert changed == ({"model.norm.weight"} if adapter.modules_to_save else {"model.embed_tokens.weight", "lm_head.weight"})
+        changed = {
+            name
+            for name in untouched
+            if not torch.equal(untouched[name], merged[name]) and "proj" not in name
+        }
+        assert changed == (
+            {"model.norm.weight"}
+            if adapter.modules_to_save
+            else {"model.embed_tokens.weight", "lm_head.weight"}
+        )
 
 
 def test_a_run_says_what_it_trains_and_which_exclusion_has_no_effect(hydratune: Command) -> None:
-    settings = ("adapter.target_modules=[q_proj]", "adapter.exclude_modules=[v_proj]", "adapter.modules_to_save=[norm]")
+    settings = (
+        "adapter.target_modules=[q_proj]",
+        "adapter.exclude_modules=[v_proj]",
+        "adapter.modules_to_save=[norm]",
+    )
     code, text = hydratune("train", *SMALL, *settings)
     assert code == 0, text
     before = text.split("parameters (")[0]
     assert "LoRA on q_proj x2\nsaved in full: model.norm x1\n" in before
     assert "adapter.exclude_modules: v_proj is no target anyway" in before
-    assert without_effect(llama(), LoraAdapter(exclude_modules=["lm_head", "q_proj"])) == ["lm_head"]
+    assert without_effect(llama(), LoraAdapter(exclude_modules=["lm_head", "q_proj"])) == [
+        "lm_head"
+    ]

@@ -1,4 +1,6 @@
-"""What is handed to the GPU's kernel for rows of uneven length; a kernel written here stands in for it."""
+"""What is handed to the GPU's kernel for rows of uneven length; a kernel written here stands in for
+it.
+"""
 
 from typing import Any
 
@@ -13,8 +15,8 @@ from test_objective import ARCHITECTURES, build, plain_loss, rows
 
 
 def with_options(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor, max_q: int, max_k: int,
-    *, scale: float | None = None, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor, max_q: int, max_k: int,  # noqa: E501
+    *, scale: float | None = None, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,  # noqa: E501
 ) -> torch.Tensor:  # fmt: skip
     """As documented: (tokens, heads, width); the last query of a row sees its last key."""
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
@@ -28,13 +30,21 @@ def with_options(
         k, v = (x[cu_seq_k[number] : cu_seq_k[number + 1]] for x in (key, value))
         distance = torch.arange(len(q))[:, None] + (len(k) - len(q)) - torch.arange(len(k))
         left, right = window_size
-        seen = (distance >= -right) & ((distance <= left) if left >= 0 else torch.ones_like(distance, dtype=torch.bool))
-        scores = torch.einsum("qhd,khd->hqk", q, k) * (scale if scale is not None else q.shape[-1] ** -0.5)
-        outputs.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v))
+        seen = (distance >= -right) & (
+            (distance <= left) if left >= 0 else torch.ones_like(distance, dtype=torch.bool)
+        )
+        scores = torch.einsum("qhd,khd->hqk", q, k) * (
+            scale if scale is not None else q.shape[-1] ** -0.5
+        )
+        outputs.append(
+            torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v)
+        )
     return torch.cat(outputs)
 
 
-def without_gqa(*args: Any, scale: float | None = None, window_size: tuple[int, int] = (-1, -1)) -> torch.Tensor:
+def without_gqa(
+    *args: Any, scale: float | None = None, window_size: tuple[int, int] = (-1, -1)
+) -> torch.Tensor:
     """The kernel before it knew query heads that share a key head."""
     return with_options(*args, scale=scale, window_size=window_size)
 
@@ -47,7 +57,9 @@ def first(*args: Any, is_causal: bool = False) -> torch.Tensor:
 @pytest.mark.parametrize("kernel", [with_options, without_gqa, first])
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Gemma3Text", "Qwen3"])
 @pytest.mark.parametrize("share", [False, True])
-def test_the_kernel_is_given_what_rows_see(monkeypatch: pytest.MonkeyPatch, name: str, kernel: Any, share: bool) -> None:
+def test_the_kernel_is_given_what_rows_see(
+    monkeypatch: pytest.MonkeyPatch, name: str, kernel: Any, share: bool
+) -> None:
     calls = []
 
     def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -57,17 +69,33 @@ def test_the_kernel_is_given_what_rows_see(monkeypatch: pytest.MonkeyPatch, name
     counted.__signature__ = varlen.inspect.signature(kernel)  # type: ignore[attr-defined]
     examples = rows(4)
     if share:  # all begin alike
-        examples = [type(e)((*range(LEAST_SAVED // 3 + 1), *e.ids), (*[False] * (LEAST_SAVED // 3 + 1), *e.trained)) for e in examples]
+        examples = [
+            type(e)(
+                (*range(LEAST_SAVED // 3 + 1), *e.ids),
+                (*[False] * (LEAST_SAVED // 3 + 1), *e.trained),
+            )
+            for e in examples
+        ]
     model = build(name)
     expected = plain_loss(model, examples)
     wanted = torch.autograd.grad(expected, list(model.parameters()))
     model.set_attn_implementation(NAME)
     monkeypatch.setattr(varlen, "kernel", counted)
-    monkeypatch.setattr(varlen, "can_take", lambda query, value, dropout, windowed: not (dropout or (kernel is first and windowed)))
-    loss, gradients = Objective(model, micro_tokens=1000, workers=1, share=share).gradients(examples)
+    monkeypatch.setattr(
+        varlen,
+        "can_take",
+        lambda query, value, dropout, windowed: not (dropout or (kernel is first and windowed)),
+    )
+    loss, gradients = Objective(model, micro_tokens=1000, workers=1, share=share).gradients(
+        examples
+    )
     windowed = "sliding_window" in ARCHITECTURES[name]
-    assert bool(calls) is not (kernel is first and name == "Mistral")  # of whose layers all have a window
-    assert any(int(call[4][-1]) > int(call[3][-1]) for call in calls) is (share and not windowed)  # more keys than queries
+    assert bool(calls) is not (
+        kernel is first and name == "Mistral"
+    )  # of whose layers all have a window
+    assert any(int(call[4][-1]) > int(call[3][-1]) for call in calls) is (
+        share and not windowed
+    )  # more keys than queries
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for found, own in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,6 @@
-"""W&B's transaction logs, read without a server: records over several blocks, cut and foreign files, comparisons made of them."""
+"""W&B's transaction logs, read without a server: records over several blocks, cut and foreign
+files, comparisons made of them.
+"""
 
 import json
 import struct
@@ -20,7 +22,9 @@ HEADER, BLOCK = b":W&B\xe1\xbe\x00", 32768
 
 
 def log(content: list[Record]) -> bytes:
-    """As the client writes it: pieces that end where a block ends, and zeros where not even a header fits."""
+    """As the client writes it: pieces that end where a block ends, and zeros where not even a
+    header fits.
+    """
     written = bytearray(HEADER)
     for record in content:
         left, first = record.SerializeToString(), True
@@ -47,18 +51,41 @@ def record(kind: str, values: dict[str, Any]) -> Record:
 
 
 def run(
-    name: str, loss: float | None, *, rate: float = 1e-3, code: int | None = 0, started: int = 0, rows: str = "same", more: str = ""
+    name: str,
+    loss: float | None,
+    *,
+    rate: float = 1e-3,
+    code: int | None = 0,
+    started: int = 0,
+    rows: str = "same",
+    more: str = "",
 ) -> list[Record]:
     begun = Record()
     begun.run.run_id, begun.run.display_name, begun.run.run_group = f"id{name}", name, "sweep"
     begun.run.start_time.FromSeconds(1_700_000_000 + started)
-    settings = {"optimizer": {"lr": rate}, "tracking": {"mode": name}, "facts": {"validation": rows}, "_wandb": {}}
+    settings = {
+        "optimizer": {"lr": rate},
+        "tracking": {"mode": name},
+        "facts": {"validation": rows},
+        "_wandb": {},
+    }
     for key, value in settings.items():
         item = begun.run.config.update.add()
         item.key, item.value_json = key, json.dumps(value)
-    content = [begun, *(record("history", {"trainer/global_step": n, "train/loss": 3.0 - n, "text": more}) for n in (1, 2))]
+    content = [
+        begun,
+        *(
+            record("history", {"trainer/global_step": n, "train/loss": 3.0 - n, "text": more})
+            for n in (1, 2)
+        ),
+    ]
     if loss is not None:
-        content.append(record("summary", {"val/loss": loss, "objective": loss, "eval/exact_match": 0.5, "_step": 2}))
+        content.append(
+            record(
+                "summary",
+                {"val/loss": loss, "objective": loss, "eval/exact_match": 0.5, "_step": 2},
+            )
+        )
     if code is not None:
         ended = Record()
         ended.exit.exit_code = code
@@ -89,7 +116,11 @@ def test_every_length_around_the_end_of_a_block(tmp_path: Path) -> None:
     for more in range(BLOCK - 400, BLOCK + 40, 1):
         file.write_bytes(log(run("a", 0.5, more="x" * more)))
         found = wandb_file.read(file)
-        assert found.exit_code == 0 and len(found.history) == 2 and len(found.history[1]["text"]) == more
+        assert (
+            found.exit_code == 0
+            and len(found.history) == 2
+            and len(found.history[1]["text"]) == more
+        )
 
 
 def test_a_cut_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -118,7 +149,13 @@ def test_what_is_no_log_is_said(tmp_path: Path, content: bytes, told: str) -> No
 
 
 def test_summaries_of_a_least_are_numbers() -> None:
-    values = {"val/loss": {"min": 0.25}, "deep": {"a": {"b": 1}}, "table": {"_type": "table-file", "nrows": 3}, "text": "x", "yes": True}
+    values = {
+        "val/loss": {"min": 0.25},
+        "deep": {"a": {"b": 1}},
+        "table": {"_type": "table-file", "nrows": 3},
+        "text": "x",
+        "yes": True,
+    }
     assert wandb_file.numbers(values) == {"val/loss": 0.25, "deep.a.b": 1, "yes": True}
 
 
@@ -128,9 +165,14 @@ def test_logs_are_ranked_like_runs(hydratune: Command, tmp_path: Path) -> None:
     write(tmp_path, "c", log(run("c", 0.1, rate=1e-2, code=1)))
     write(tmp_path, "d", log(run("d", 0.1, rate=1e-1, code=None)))
     write(tmp_path, "e", HEADER)
-    (tmp_path / "wandb" / "latest-run").symlink_to(tmp_path / "wandb" / "offline-run-20260101_000000-idb")
+    (tmp_path / "wandb" / "latest-run").symlink_to(
+        tmp_path / "wandb" / "offline-run-20260101_000000-idb"
+    )
     compared = compare(collect([tmp_path / "wandb"]))
-    assert [entry.runs[0].name for entry in compared.finished] == ["b", "a"]  # neither the failed one nor that without an end
+    assert [entry.runs[0].name for entry in compared.finished] == [
+        "b",
+        "a",
+    ]  # neither the failed one nor that without an end
     assert compared.keys == ("optimizer.lr",)
     assert [run.state for run in compared.runs].count("unreadable") == 1 and len(compared.runs) == 5
     assert compared.finished[0].runs[0].history() == [
@@ -138,7 +180,9 @@ def test_logs_are_ranked_like_runs(hydratune: Command, tmp_path: Path) -> None:
     ]
     code, text = hydratune("compare", str(tmp_path / "wandb"), "export=csv")
     assert code == 0 and "hold no answers" in text and "without an end" in text
-    code, text = hydratune("compare", str(tmp_path / "wandb" / "offline-run-20260101_000000-ide" / "run-ide.wandb"))
+    code, text = hydratune(
+        "compare", str(tmp_path / "wandb" / "offline-run-20260101_000000-ide" / "run-ide.wandb")
+    )
     assert code == 2 and "before anything was written" in text
 
 
@@ -160,11 +204,17 @@ def test_other_validation_rows_are_not_ranked(tmp_path: Path) -> None:
 def test_runs_of_another_program(tmp_path: Path) -> None:
     """The Trainer of transformers calls its validation loss eval/loss."""
     begun = run("t", None)[0]
-    content = [begun, record("history", {"train/global_step": 5, "eval/loss": 1.5}), record("summary", {"eval/loss": 1.25})]
+    content = [
+        begun,
+        record("history", {"train/global_step": 5, "eval/loss": 1.5}),
+        record("summary", {"eval/loss": 1.25}),
+    ]
     ended = Record()
     ended.exit.exit_code = 0
     write(tmp_path, "t", log([*content, ended]))
     (only,) = collect([tmp_path])
     assert only.objective == 1.25
-    assert only.history() == [{"train/global_step": 5.0, "eval/loss": 1.5, "step": 5.0, "val/loss": 1.5}]
+    assert only.history() == [
+        {"train/global_step": 5.0, "eval/loss": 1.5, "step": 5.0, "val/loss": 1.5}
+    ]
     assert compare([only], Criterion("eval/loss")).best is not None

@@ -1,6 +1,7 @@
 """What a W&B server receives, asked from it through the client's public API.
 
-Needs a server on this machine, and skips without one: HYDRATUNE_TEST_WANDB=http://127.0.0.1:PORT, WANDB_API_KEY and WANDB_ENTITY.
+Needs a server on this machine, and skips without one: HYDRATUNE_TEST_WANDB=http://127.0.0.1:PORT,
+WANDB_API_KEY and WANDB_ENTITY.
 """
 
 import json
@@ -21,13 +22,20 @@ import pytest
 from conftest import SMALL
 
 SERVER = os.environ.get("HYDRATUNE_TEST_WANDB", "")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SERVER, reason="HYDRATUNE_TEST_WANDB names no server on this machine")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SERVER, reason="HYDRATUNE_TEST_WANDB names no server on this machine"),
+]
 
 
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A project of the test's own; the client in this process and in those it starts talks to the server."""
-    assert urllib.parse.urlparse(SERVER).hostname in ("127.0.0.1", "localhost"), "tests talk to this machine only"
+    """A project of the test's own; the client in this process and in those it starts talks to the
+    server.
+    """
+    assert urllib.parse.urlparse(SERVER).hostname in ("127.0.0.1", "localhost"), (
+        "tests talk to this machine only"
+    )
     name = f"test-{request.node.name[:40]}-{os.getpid()}"
     monkeypatch.setenv("WANDB_BASE_URL", SERVER)
     monkeypatch.setenv("WANDB_PROJECT", name)
@@ -36,12 +44,16 @@ def project(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
 
 
 def own(**more: str) -> dict[str, str]:
-    """The environment of a process with a client of its own: this one has asked the server too, and has one running."""
+    """The environment of a process with a client of its own: this one has asked the server too, and
+    has one running.
+    """
     return {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | more
 
 
 def call(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, env=own(**environment), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=own(**environment), capture_output=True, text=True, check=False
+    )
 
 
 def hydratune(folder: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -63,60 +75,114 @@ def wandb_id(run: Path) -> str:
 
 
 def clients_left() -> list[str]:
-    found = subprocess.run(["pgrep", "-f", "wandb-core"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["pgrep", "-f", "wandb-core"], capture_output=True, text=True, check=False
+    )
     return found.stdout.split()
 
 
 def test_a_sweep_live(tmp_path: Path, project: str) -> None:
     before = clients_left()
-    words = ("tracking=online", "tracking.log_adapter=true", "tracking.log_data=true", "tracking.log_predictions=true")
-    done = hydratune(tmp_path, "train", "-m", *SMALL, *words, "seed=1,2", f"hydra.sweep.dir={tmp_path}/live")
+    words = (
+        "tracking=online",
+        "tracking.log_adapter=true",
+        "tracking.log_data=true",
+        "tracking.log_predictions=true",
+    )
+    done = hydratune(
+        tmp_path, "train", "-m", *SMALL, *words, "seed=1,2", f"hydra.sweep.dir={tmp_path}/live"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     time.sleep(5)
     assert clients_left() == before
     found = {run.id: run for run in runs(project)}
-    assert len(found) == 2 and all(run.state == "finished" and run.group == "live" for run in found.values())
+    assert len(found) == 2 and all(
+        run.state == "finished" and run.group == "live" for run in found.values()
+    )
     for job in "01":
         run = found[wandb_id(tmp_path / "live" / job)]
         metrics = json.loads((tmp_path / "live" / job / "metrics.json").read_text())
         assert run.summary["objective"] == pytest.approx(metrics["objective"])
-        assert run.config["facts"]["trainable_parameters"] > 0 and run.config["optimizer"]["lr"] > 0  # numbers in nested settings
+        assert (
+            run.config["facts"]["trainable_parameters"] > 0 and run.config["optimizer"]["lr"] > 0
+        )  # numbers in nested settings
         kinds = {artifact.type: artifact for artifact in run.logged_artifacts()}
         assert kinds.keys() >= {"model", "dataset"} and "best" in kinds["model"].aliases
     import wandb
 
-    adapter = wandb.Api().artifact(f"{project}/adapter-{wandb_id(tmp_path / 'live' / '0')}:best").download(root=str(tmp_path / "got"))
-    theirs, ours = (Path(folder) / "adapter_model.safetensors" for folder in (adapter, tmp_path / "live" / "0" / "adapter"))
+    adapter = (
+        wandb.Api()
+        .artifact(f"{project}/adapter-{wandb_id(tmp_path / 'live' / '0')}:best")
+        .download(root=str(tmp_path / "got"))
+    )
+    theirs, ours = (
+        Path(folder) / "adapter_model.safetensors"
+        for folder in (adapter, tmp_path / "live" / "0" / "adapter")
+    )
     assert theirs.read_bytes() == ours.read_bytes()
     done = hydratune(tmp_path, "compare", "live", "html=false", "--to-wandb")
     assert done.returncode == 0 and "W&B report" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_failed_run_is_marked(tmp_path: Path, project: str) -> None:
-    done = hydratune(tmp_path, "train", "-m", *SMALL, "tracking=online", "adapter.r=4,9999", f"hydra.sweep.dir={tmp_path}/s")
+    done = hydratune(
+        tmp_path,
+        "train",
+        "-m",
+        *SMALL,
+        "tracking=online",
+        "adapter.r=4,9999",
+        f"hydra.sweep.dir={tmp_path}/s",
+    )
     assert done.returncode == 1
     assert sorted(run.state for run in runs(project)) == ["failed", "finished"]
 
 
 def test_offline_and_sent_later_is_the_same(tmp_path: Path, project: str) -> None:
     for name in ("offline", "online"):
-        done = hydratune(tmp_path, "train", "-m", *SMALL, f"tracking={name}", "seed=1,2", f"hydra.sweep.dir={tmp_path}/{name}")
+        done = hydratune(
+            tmp_path,
+            "train",
+            "-m",
+            *SMALL,
+            f"tracking={name}",
+            "seed=1,2",
+            f"hydra.sweep.dir={tmp_path}/{name}",
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     assert len(runs(project)) == 2
     assert call(tmp_path, *client("sync", "offline/wandb")).returncode == 0
     found = {run.id: run for run in runs(project)}
     for job in "01":
         one, other = (found[wandb_id(tmp_path / name / job)] for name in ("offline", "online"))
-        assert (one.state, one.name) == (other.state, other.name) == ("finished", f"seed={int(job) + 1}")
-        losses = [[row["train/loss"] for row in run.scan_history(keys=["train/loss"])] for run in (one, other)]
+        assert (
+            (one.state, one.name)
+            == (other.state, other.name)
+            == ("finished", f"seed={int(job) + 1}")
+        )
+        losses = [
+            [row["train/loss"] for row in run.scan_history(keys=["train/loss"])]
+            for run in (one, other)
+        ]
         assert losses[0] == losses[1] and len(losses[0]) == 2
         assert one.summary["val/loss"] == other.summary["val/loss"]
 
 
 def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -> None:
-    words = (*SMALL, "tracking=online", "trainer.max_steps=null", "trainer.checkpoint_minutes=0.001", f"hydra.run.dir={tmp_path}/run")
+    words = (
+        *SMALL,
+        "tracking=online",
+        "trainer.max_steps=null",
+        "trainer.checkpoint_minutes=0.001",
+        f"hydra.run.dir={tmp_path}/run",
+    )
     long = (*words, "trainer.max_epochs=400", "trainer.validations_per_epoch=1")
-    process = subprocess.Popen([sys.executable, "-m", "hydratune", "train", *long], cwd=tmp_path, env=own(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hydratune", "train", *long],
+        cwd=tmp_path,
+        env=own(),
+        stdout=subprocess.DEVNULL,
+    )
     while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
         time.sleep(0.1)
@@ -124,12 +190,20 @@ def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -
     process.kill()
     process.wait()
     first = wandb_id(tmp_path / "run")
-    process = subprocess.Popen([sys.executable, "-m", "hydratune", "train", *long], cwd=tmp_path, env=own(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hydratune", "train", *long],
+        cwd=tmp_path,
+        env=own(),
+        stdout=subprocess.DEVNULL,
+    )
     assert process.wait(300) == 0
     assert wandb_id(tmp_path / "run") == first
     (run,) = runs(project)
     assert run.id == first and run.state == "finished"
-    steps = {row["trainer/global_step"] for row in run.scan_history(keys=["train/loss", "trainer/global_step"])}
+    steps = {
+        row["trainer/global_step"]
+        for row in run.scan_history(keys=["train/loss", "trainer/global_step"])
+    }
     assert steps == set(range(1, max(steps) + 1))
 
 
@@ -172,12 +246,25 @@ class Line:
             one.close()
 
 
-def test_a_server_that_dies_costs_a_minute_and_nothing_is_lost(tmp_path: Path, project: str) -> None:
+def test_a_server_that_dies_costs_a_minute_and_nothing_is_lost(
+    tmp_path: Path, project: str
+) -> None:
     line = Line()
-    words = (*SMALL, "tracking=online", "trainer.max_steps=60", "trainer.max_epochs=60", f"hydra.sweep.dir={tmp_path}/s", "seed=1,2")
+    words = (
+        *SMALL,
+        "tracking=online",
+        "trainer.max_steps=60",
+        "trainer.max_epochs=60",
+        f"hydra.sweep.dir={tmp_path}/s",
+        "seed=1,2",
+    )
     command = [sys.executable, "-m", "hydratune", "train", "-m", *words]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=own(WANDB_BASE_URL=line.url))
-    while len(list(tmp_path.glob("s/wandb/run-*"))) < 2 or not all((tmp_path / "s" / job / "history.csv").is_file() for job in "01"):
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=own(WANDB_BASE_URL=line.url)
+    )
+    while len(list(tmp_path.glob("s/wandb/run-*"))) < 2 or not all(
+        (tmp_path / "s" / job / "history.csv").is_file() for job in "01"
+    ):
         assert process.poll() is None
         time.sleep(0.05)
     line.cut()
@@ -199,13 +286,23 @@ def test_a_wandb_sweep(tmp_path: Path, project: str) -> None:
     import yaml
 
     command = ["${env}", "hydratune", "train", *SMALL, "tracking=online", "${args_no_hyphens}"]
-    sweep = {"program": "hydratune", "method": "grid", "metric": {"name": "objective", "goal": "minimize"},
-             "parameters": {"optimizer.lr": {"values": [1e-3, 3e-3]}}, "command": command}  # fmt: skip
+    sweep = {
+        "program": "hydratune",
+        "method": "grid",
+        "metric": {"name": "objective", "goal": "minimize"},
+        "parameters": {"optimizer.lr": {"values": [1e-3, 3e-3]}},
+        "command": command,
+    }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    made = call(tmp_path, *client("sweep", "--project", project.split("/")[-1], "sweep.yaml"), PATH=path)
+    made = call(
+        tmp_path, *client("sweep", "--project", project.split("/")[-1], "sweep.yaml"), PATH=path
+    )
     name = (made.stdout + made.stderr).partition("wandb agent ")[2].split()[0]
     assert call(tmp_path, *client("agent", name), PATH=path).returncode == 0
     best = wandb.Api().sweep(name).best_run()
-    ours = {wandb_id(file.parent): json.loads(file.read_text())["objective"] for file in tmp_path.glob("outputs/*/*/metrics.json")}
+    ours = {
+        wandb_id(file.parent): json.loads(file.read_text())["objective"]
+        for file in tmp_path.glob("outputs/*/*/metrics.json")
+    }
     assert len(ours) == 2 and best.id == min(ours, key=lambda run: ours[run])

@@ -39,9 +39,13 @@ def awake() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> Callable[..., int]:
-    """Runs a pack in this process whose jobs do something else than to train; returns its exit code."""
+    """Runs a pack in this process whose jobs do something else than to train; returns its exit
+    code.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)  # set back at the end
+    monkeypatch.setattr(
+        pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng
+    )  # set back at the end
     monkeypatch.setattr(watch, "_LEAVING", 3.0)
 
     def run(patience: float | None, halving: dict[str, Any] | None = None, **tasks: Task) -> int:
@@ -52,7 +56,13 @@ def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> 
         for name in tasks:
             (tmp_path / name).mkdir(exist_ok=True)
             write_text(tmp_path / SETTINGS / f"{name}.yaml", settings)
-        options = {"together": 2, "workers": 2, "halving": halving, "patience": patience, "lost": []}
+        options = {
+            "together": 2,
+            "workers": 2,
+            "halving": halving,
+            "patience": patience,
+            "lost": [],
+        }
         try:
             return pack.main([str(tmp_path), json.dumps(options), *tasks])
         finally:
@@ -90,7 +100,9 @@ def test_a_job_that_cannot_begin_is_not_handed_out_for_ever(
         record.update(state="waiting", paused=True, rungs=[[1, value]])
         write_text(record.checkpoints / "last.ckpt", "")
     assert run_pack(None, {"min_steps": 1, "eta": 2}, a=quick, b=quick) == 0
-    assert began == ["a", "b"] and status(tmp_path / "b")["state"] == "finished"  # who has the place of a
+    assert (
+        began == ["a", "b"] and status(tmp_path / "b")["state"] == "finished"
+    )  # who has the place of a
 
 
 def test_a_full_disk_costs_lines_of_the_log_and_no_job(
@@ -111,9 +123,15 @@ def test_a_full_disk_costs_lines_of_the_log_and_no_job(
 
 
 def test_a_job_that_hangs_is_given_up_and_the_others_finish(
-    run_pack: Callable[..., int], tmp_path: Path, awake: threading.Event, capfd: pytest.CaptureFixture[str]
+    run_pack: Callable[..., int],
+    tmp_path: Path,
+    awake: threading.Event,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """With two at a time both places are lost; others take them. What a hanging one does later changes nothing."""
+    """With two at a time both places are lost; others take them.
+
+    What a hanging one does later changes nothing.
+    """
     woke = threading.Event()
 
     def hang(shop: Workshop) -> None:
@@ -129,7 +147,10 @@ def test_a_job_that_hangs_is_given_up_and_the_others_finish(
     states = {name: status(tmp_path / name)["state"] for name in ("hang", "too", "a", "b")}
     assert states == {"hang": "failed", "too": "failed", "a": "finished", "b": "finished"}
     why = status(tmp_path / "hang")["error"]
-    assert why.startswith("job hang gave no sign of life for 1 s; last seen: training 40 %") and "hydra.launcher.patience=1 seconds" in why
+    assert (
+        why.startswith("job hang gave no sign of life for 1 s; last seen: training 40 %")
+        and "hydra.launcher.patience=1 seconds" in why
+    )
     assert "awake.wait()" in (tmp_path / "hang" / "run.log").read_text()
     assert "job hang () failed after" in capfd.readouterr().out
     awake.set()
@@ -141,7 +162,10 @@ def test_a_job_that_hangs_is_given_up_and_the_others_finish(
 def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
     run_pack: Callable[..., int], tmp_path: Path, awake: threading.Event
 ) -> None:
-    """The crew has lost a thread. Who is at work leaves; who waits for what the hanging one holds is not blamed."""
+    """The crew has lost a thread.
+
+    Who is at work leaves; who waits for what the hanging one holds is not blamed.
+    """
     inside = threading.Event()
 
     def hang(shop: Workshop) -> None:
@@ -158,7 +182,10 @@ def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
     assert run_pack(PATIENCE, hang=hang, behind=behind, later=quick) == GOES_ON
     assert "gave no sign of life" in status(tmp_path / "hang")["error"]
     assert "awake.wait()" in (tmp_path / "hang" / "run.log").read_text().split("thread crew")[1]
-    assert status(tmp_path / "behind")["state"] == "waiting" and status(tmp_path / "behind")["error"] is None
+    assert (
+        status(tmp_path / "behind")["state"] == "waiting"
+        and status(tmp_path / "behind")["error"] is None
+    )
     assert not (tmp_path / "later" / "status.json").exists()
 
 
@@ -173,7 +200,9 @@ def test_waiting_for_others_is_no_silence(run_pack: Callable[..., int], tmp_path
     assert {status(tmp_path / name)["state"] for name in "ab"} == {"finished"}
 
 
-def test_a_circle_of_jobs_that_wait_for_each_other_ends(run_pack: Callable[..., int], tmp_path: Path) -> None:
+def test_a_circle_of_jobs_that_wait_for_each_other_ends(
+    run_pack: Callable[..., int], tmp_path: Path
+) -> None:
     both = threading.Barrier(2)
 
     def crossing(first: str, second: str) -> Task:
@@ -187,7 +216,10 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(run_pack: Callable[..., 
 
     assert run_pack(PATIENCE, a=crossing("x", "y"), b=crossing("y", "x")) == GOES_ON
     failed, other = sorted(status(tmp_path / name)["state"] for name in "ab")
-    assert failed == "failed" and other in ("finished", "waiting")  # it may get what the other one lets go
+    assert failed == "failed" and other in (
+        "finished",
+        "waiting",
+    )  # it may get what the other one lets go
 
 
 def test_without_patience_nobody_is_given_up(run_pack: Callable[..., int], tmp_path: Path) -> None:

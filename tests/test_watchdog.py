@@ -13,11 +13,22 @@ from hydratune.data.datamodule import OptimizerBatches
 from hydratune.training.callbacks import what_is_wrong
 
 Command = Callable[..., tuple[int, str]]
-TOO_FAST = ("optimizer.lr=1e30", "optimizer.schedule=constant", "optimizer.warmup_ratio=0", "trainer.gradient_clip_val=null")
+TOO_FAST = (
+    "optimizer.lr=1e30",
+    "optimizer.schedule=constant",
+    "optimizer.warmup_ratio=0",
+    "trainer.gradient_clip_val=null",
+)
 
 
 @pytest.mark.parametrize(
-    ("loss", "grad_norm", "before", "limit", "wrong"),  # the first loss is 1, that of a model that knows nothing is 10
+    (
+        "loss",
+        "grad_norm",
+        "before",
+        "limit",
+        "wrong",
+    ),  # the first loss is 1, that of a model that knows nothing is 10
     [
         (math.nan, 1.0, [], None, "the loss is nan"),
         (math.inf, 1.0, [1.0] * 20, 5.0, "the loss is inf"),
@@ -32,11 +43,19 @@ TOO_FAST = ("optimizer.lr=1e30", "optimizer.schedule=constant", "optimizer.warmu
         (1.0, 0.0, [1.0], 5.0, "the gradient is 0"),
         (0.05, 0.0, [1.0], 5.0, None),  # everything is learnt
         (9.9, 1.0, [1.0], 5.0, None),  # one odd row
-        (9.9, 1.0, [1.0, 9.8], 5.0, "as of a model that knows nothing (10.00), and it was 1.0000 at first"),
+        (
+            9.9,
+            1.0,
+            [1.0, 9.8],
+            5.0,
+            "as of a model that knows nothing (10.00), and it was 1.0000 at first",
+        ),
         (9.9, 1.0, [1.0, 9.8], None, None),
     ],
 )
-def test_what_stops_a_run(loss: float, grad_norm: float, before: list[float], limit: float | None, wrong: str | None) -> None:
+def test_what_stops_a_run(
+    loss: float, grad_norm: float, before: list[float], limit: float | None, wrong: str | None
+) -> None:
     found = what_is_wrong(loss, grad_norm, before, limit, 1.0, 10.0)
     assert found is None if wrong is None else found is not None and wrong in found
 
@@ -46,26 +65,40 @@ def test_a_model_that_is_new_may_know_nothing() -> None:
 
 
 def test_weights_that_were_blown_up_stop_the_run(hydratune: Command, tmp_path: Path) -> None:
-    """The logits are so large that nothing has a gradient any more; the loss itself looks harmless."""
-    code, text = hydratune("train", *SMALL, "optimizer.lr=1e9", "optimizer.schedule=constant", "optimizer.warmup_ratio=0",
-                           "trainer.max_epochs=3", "trainer.max_steps=null", f"hydra.run.dir={tmp_path}/run")  # fmt: skip
+    """The logits are so large that nothing has a gradient any more; the loss itself looks harmless."""  # noqa: E501
+    code, text = hydratune("train", *SMALL, "optimizer.lr=1e9", "optimizer.schedule=constant", "optimizer.warmup_ratio=0",  # noqa: E501
+                           "trainer.max_epochs=3", "trainer.max_steps=null", f"hydra.run.dir={tmp_path}/run")  # fmt: skip  # noqa: E501
     assert code == 1, text
     assert "the gradient is 0: nothing more can be learnt" in text and "lower optimizer.lr" in text
 
 
 def test_loss_that_is_no_number_stops_before_the_update(hydratune: Command, tmp_path: Path) -> None:
-    """The first step's update ruins the weights; the second's loss is nan. What is kept is what one step alone leaves."""
-    for name, steps, message in (("one", 1, "after step 1 of 1: the validation loss"), ("two", 2, "before the update of step 2 of 2")):
-        code, text = hydratune("train", *SMALL, *TOO_FAST, "trainer.validations_per_epoch=1", f"trainer.max_steps={steps}",
+    """The first step's update ruins the weights; the second's loss is nan.
+
+    What is kept is what one step alone leaves.
+    """
+    for name, steps, message in (
+        ("one", 1, "after step 1 of 1: the validation loss"),
+        ("two", 2, "before the update of step 2 of 2"),
+    ):
+        code, text = hydratune("train", *SMALL, *TOO_FAST, "trainer.validations_per_epoch=1", f"trainer.max_steps={steps}",  # noqa: E501
                                f"hydra.run.dir={tmp_path}/{name}")  # fmt: skip
         assert code == 1 and message in text and "lower optimizer.lr (now 1e+30)" in text, text
         assert json.loads((tmp_path / name / "status.json").read_text())["state"] == "failed"
         assert not list((tmp_path / name).glob("checkpoints/*"))  # none of ruined weights
-    assert "rows of this step: " in text and "kept: the weights as they were before that step" in text
-    one, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    assert (
+        "rows of this step: " in text and "kept: the weights as they were before that step" in text
+    )
+    one, two = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("one", "two")
+    )
     assert one.keys() == two.keys() and all(one[key].equal(two[key]) for key in one)
     with (tmp_path / "two" / "history.csv").open() as stream:
-        assert [math.isfinite(float(row["train/loss"])) for row in csv.DictReader(stream)] == [True, False]
+        assert [math.isfinite(float(row["train/loss"])) for row in csv.DictReader(stream)] == [
+            True,
+            False,
+        ]
 
 
 @pytest.mark.parametrize("limit", ["5", "null"])
@@ -76,19 +109,29 @@ def test_spike_stops_and_names_the_row(hydratune: Command, tmp_path: Path, limit
     rows = [{"prompt": "say it", "completion": "aaaa aaaa aaaa"} for _ in range(40)]
     rows[odd] = {"prompt": "say it", "completion": "zqx 17 %% vwk"}
     files = [f"data.train={write_rows(tmp_path / 'train.jsonl', rows)}"]
-    files += [f"data.{split}={write_rows(tmp_path / f'{split}.jsonl', rows[:1])}" for split in ("validation", "test")]
-    code, text = hydratune("train", *SMALL, "data=files", *files, "data.quality.exact_leaks=warn", "data.quality.group_leaks=warn",
-                           "data.batch_size=1", "data.max_train_rows=null", "trainer.max_steps=null", "adapter=none", "optimizer.lr=0.01",
-                           "optimizer.schedule=constant", f"trainer.max_loss_ratio={limit}", f"hydra.run.dir={tmp_path}/run")  # fmt: skip
+    files += [
+        f"data.{split}={write_rows(tmp_path / f'{split}.jsonl', rows[:1])}"
+        for split in ("validation", "test")
+    ]
+    code, text = hydratune("train", *SMALL, "data=files", *files, "data.quality.exact_leaks=warn", "data.quality.group_leaks=warn",  # noqa: E501
+                           "data.batch_size=1", "data.max_train_rows=null", "trainer.max_steps=null", "adapter=none", "optimizer.lr=0.01",  # noqa: E501
+                           "optimizer.schedule=constant", f"trainer.max_loss_ratio={limit}", f"hydra.run.dir={tmp_path}/run")  # fmt: skip  # noqa: E501
     with (tmp_path / "run" / "history.csv").open() as stream:
         steps = len(list(csv.DictReader(stream)))
     if limit == "null":
         assert (code, steps) == (0, 40), text
         return
     assert (code, steps) == (1, 36), text
-    assert "before the update of step 36 of 40" in text and f"train.jsonl:{odd + 1}" in text and "raise trainer.max_loss_ratio" in text
+    assert (
+        "before the update of step 36 of 40" in text
+        and f"train.jsonl:{odd + 1}" in text
+        and "raise trainer.max_loss_ratio" in text
+    )
     assert "the weights with the best validation loss so far" in text
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["global_step"] == 20
     kept = load_file(tmp_path / "run" / "adapter" / "model.safetensors")
-    assert all(kept[name.removeprefix("model.")].equal(weight) for name, weight in best["state_dict"].items())
+    assert all(
+        kept[name.removeprefix("model.")].equal(weight)
+        for name, weight in best["state_dict"].items()
+    )

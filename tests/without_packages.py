@@ -1,4 +1,6 @@
-"""Makes packages look as if they were not installed, in the process that imports this: neither modules nor versions are found."""
+"""Makes packages look as if they were not installed, in the process that imports this: neither
+modules nor versions are found.
+"""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -39,13 +41,22 @@ class Finder(PathFinder):
     @classmethod
     def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         modules = {DISTRIBUTIONS[name] for name in cls.hidden}
-        return None if fullname.partition(".")[0] in modules else super().find_spec(fullname, path, target)
+        return (
+            None
+            if fullname.partition(".")[0] in modules
+            else super().find_spec(fullname, path, target)
+        )
 
     @classmethod
-    def find_distributions(cls, context: DistributionFinder.Context = DistributionFinder.Context()) -> Iterator[Distribution]:  # noqa: B008
+    def find_distributions(
+        cls,
+        context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008
+    ) -> Iterator[Distribution]:
         hidden = {name.lower().replace("-", "_") for name in cls.hidden}
         found: Iterable[Distribution] = PathFinder.find_distributions(context)
-        return (d for d in found if (d.metadata["Name"] or "").lower().replace("-", "_") not in hidden)
+        return (
+            d for d in found if (d.metadata["Name"] or "").lower().replace("-", "_") not in hidden
+        )
 
 
 def hide(names: Iterable[str] = DISTRIBUTIONS) -> None:

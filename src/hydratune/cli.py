@@ -1,7 +1,8 @@
 """The command table and the hand-over to Hydra.
 
-``hydratune COMMAND [overrides]`` composes ``conf/<command>.yaml`` and hands it to ``hydratune.commands.<command>``.
-Imports nothing heavy: help is instant, and a wrong setting is refused before torch is loaded.
+``hydratune COMMAND [overrides]`` composes ``conf/<command>.yaml`` and hands it to
+``hydratune.commands.<command>``. Imports nothing heavy: help is instant, and a wrong setting is
+refused before torch is loaded.
 """
 
 import difflib
@@ -33,7 +34,7 @@ examples:
   hydratune train --cfg job                             show the composed configuration, run nothing
 
 exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted
-"""
+"""  # noqa: E501
 
 
 def _help() -> str:
@@ -42,7 +43,9 @@ def _help() -> str:
 
 
 def _complete(args: list[str]) -> int:
-    """Installs completion, or answers the shell: commands from here, settings from Hydra, which must not see the command."""
+    """Installs completion, or answers the shell: commands from here, settings from Hydra, which
+    must not see the command.
+    """
     line = os.environ.get("COMP_LINE", "")
     words = line.split()
     command = words[1] if len(words) > 1 else ""

@@ -1,4 +1,6 @@
-"""Hydra around a command: composition, name resolvers, and every error as one clear message with its exit code."""
+"""Hydra around a command: composition, name resolvers, and every error as one clear message with
+its exit code.
+"""
 
 import difflib
 import math
@@ -26,7 +28,9 @@ from hydratune.console import complain
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 
 CONF = next(
-    path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir()
+    path
+    for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf")
+    if path.is_dir()
 ).resolve()  # beside src/ in a clone, inside the package in a wheel
 _OTHER_NAMES = {  # what other tools call it
     "rank": "adapter.r",
@@ -66,37 +70,70 @@ def _run_name(name: str | None, data: str) -> str:
     name = data if name is None else name
     if not _NAME.fullmatch(str(name)) or ".." in str(name):
         fix = "use letters, digits, '.', '_', '-' only; to choose a place, set hydra.run.dir=DIR"
-        raise ConfigError([Problem("name", name, "the name becomes a folder under outputs/ and must stay there", fix)])
+        raise ConfigError(
+            [
+                Problem(
+                    "name",
+                    name,
+                    "the name becomes a folder under outputs/ and must stay there",
+                    fix,
+                )
+            ]
+        )
     return str(name)
 
 
-def sweep_name(name: str, overrides: Sequence[str], params: dict[str, str] | None, sweeper: Mapping[str, Any] | None = None) -> str:
-    """``<name>-<swept keys>-<hash>``: the same sweep always has the same name, another sweep another.
+def sweep_name(
+    name: str,
+    overrides: Sequence[str],
+    params: dict[str, str] | None,
+    sweeper: Mapping[str, Any] | None = None,
+) -> str:
+    """``<name>-<swept keys>-<hash>``: the same sweep always has the same name, another sweep
+    another.
 
-    ``sweeper``: of a search the way of searching counts as well, but not the number of trials: more continue it.
+    ``sweeper``: of a search the way of searching counts as well, but not the number of trials: more
+    continue it.
     """
     from hydratune.data.rows import stable_hash
 
-    asked = [o for o in overrides if not o.startswith("resume=")]  # how to go on does not make it another sweep
+    asked = [
+        o for o in overrides if not o.startswith("resume=")
+    ]  # how to go on does not make it another sweep
     settings = [f"{key}={value}" for key, value in (params or {}).items()] + asked
-    swept = [s.split("=", 1)[0].lstrip("+").rsplit(".", 1)[-1] for s in settings if "," in s or "(" in s]
-    settings += [f"hydra.sweeper.{key}={sweeper[key]}" for key in _WAY_OF_SEARCHING if sweeper and key in sweeper]
+    swept = [
+        s.split("=", 1)[0].lstrip("+").rsplit(".", 1)[-1] for s in settings if "," in s or "(" in s
+    ]
+    settings += [
+        f"hydra.sweeper.{key}={sweeper[key]}"
+        for key in _WAY_OF_SEARCHING
+        if sweeper and key in sweeper
+    ]
     return "-".join([name, *dict.fromkeys(swept), stable_hash(sorted(settings))[:8]])
 
 
 def _register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
-    OmegaConf.register_new_resolver("path_name", lambda path: Path(str(path)).name or "model", replace=True)
-    OmegaConf.register_new_resolver("unless", lambda other, value: value if other is None else None, replace=True)
+    OmegaConf.register_new_resolver(
+        "path_name", lambda path: Path(str(path)).name or "model", replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "unless", lambda other, value: value if other is None else None, replace=True
+    )
     OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
 def run_command(command: str, args: Sequence[str]) -> int:
-    """Composes ``conf/<command>.yaml`` with ``args`` and runs the command. Returns the exit code."""
+    """Composes ``conf/<command>.yaml`` with ``args`` and runs the command.
+
+    Returns the exit code.
+    """
     config.register()
     _register_resolvers()
-    switches = [arg for arg in args if arg in ("-m", "--multirun", "--resolve")]  # argparse wants them before the settings
+    switches = [
+        arg for arg in args if arg in ("-m", "--multirun", "--resolve")
+    ]  # argparse wants them before the settings
     args = [*switches, *(arg for arg in args if arg not in switches)]
     full_argv = [sys.argv[0], command, *args]
     raised: list[Exception] = []
@@ -113,13 +150,22 @@ def run_command(command: str, args: Sequence[str]) -> int:
     def job(composed: DictConfig) -> None:
         sys.argv = full_argv  # Lightning starts the other ranks of a data-parallel run from it
         try:
-            run.execute(composed, config.COMMANDS[command], lambda: import_module(f"hydratune.commands.{command}").run)
-        except Exception as error:  # raised again below: Hydra would print its own line about it first
+            run.execute(
+                composed,
+                config.COMMANDS[command],
+                lambda: import_module(f"hydratune.commands.{command}").run,
+            )
+        except (
+            Exception
+        ) as error:  # raised again below: Hydra would print its own line about it first
             raised.append(error)
 
     completes = "-sc" in args or "--shell-completion" in args  # for which the program has one word
     before, sys.argv = sys.argv, ["hydratune" if completes else f"hydratune {command}", *args]
-    wants_traceback = "1" in (os.environ.get("HYDRA_FULL_ERROR"), os.environ.get("HYDRATUNE_TRACEBACK"))
+    wants_traceback = "1" in (
+        os.environ.get("HYDRA_FULL_ERROR"),
+        os.environ.get("HYDRATUNE_TRACEBACK"),
+    )
     given = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of to Hydra's own printer
     try:
@@ -136,18 +182,29 @@ def run_command(command: str, args: Sequence[str]) -> int:
         explained = _explain(error, command, args)
         complain(f"\nhydratune {command}: {explained}")
         return explained.exit_code
-    except OSError as error:  # Hydra makes the run directory before the job's frame can explain anything
+    except (
+        OSError
+    ) as error:  # Hydra makes the run directory before the job's frame can explain anything
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        what += " (a part of this path is a file)" if isinstance(error, NotADirectoryError | FileExistsError) else ""
+        what += (
+            " (a part of this path is a file)"
+            if isinstance(error, NotADirectoryError | FileExistsError)
+            else ""
+        )
         complain(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR")
         return InputError.exit_code
     except RecursionError:
-        complain(f"\nhydratune {command}: a setting is nested too deeply to be read; give it in a file, such as data.schema_file=FILE")
+        complain(
+            f"\nhydratune {command}: a setting is nested too deeply to be read; give it in a file,"
+            " such as data.schema_file=FILE"
+        )
         return InputError.exit_code
     except Exception as error:
         if wants_traceback:
             complain(traceback.format_exc())
-        complain(f"\nhydratune {command}: unexpected error: {mask(f'{type(error).__name__}: {error}')}")
+        complain(
+            f"\nhydratune {command}: unexpected error: {mask(f'{type(error).__name__}: {error}')}"
+        )
         complain("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut")
         return HydratuneError.exit_code
     finally:
@@ -164,7 +221,10 @@ def _own_folders(args: Sequence[str]) -> Iterator[Path]:
         if name in ("-cd", "--config-dir"):
             yield Path(value or following)
         elif name == "hydra.searchpath":
-            yield from (Path(one.strip(" '\"").removeprefix("file://")) for one in value.strip("[]").split(","))
+            yield from (
+                Path(one.strip(" '\"").removeprefix("file://"))
+                for one in value.strip("[]").split(",")
+            )
 
 
 def _explain(error: Exception, command: str, args: Sequence[str]) -> HydratuneError:
@@ -176,8 +236,11 @@ def _explain(error: Exception, command: str, args: Sequence[str]) -> HydratuneEr
         cause = cause.__cause__ or cause.__context__
     overrides = [arg for arg in args if "=" in arg and not arg.startswith("-")]
     if "-m" not in args and "--multirun" not in args:
-        own_folders = [arg for arg in args if arg.startswith(("-cd", "--config-dir"))] or [o for o in overrides if "searchpath" in o]
-        problems = [] if own_folders else composition_problems(command, overrides)  # it knows the shipped settings only
+        own_folders = [arg for arg in args if arg.startswith(("-cd", "--config-dir"))] or [
+            o for o in overrides if "searchpath" in o
+        ]
+        # it knows the shipped settings only
+        problems = [] if own_folders else composition_problems(command, overrides)
         if problems:
             return ConfigError(problems)
     problem = _problem(error, overrides)
@@ -185,7 +248,10 @@ def _explain(error: Exception, command: str, args: Sequence[str]) -> HydratuneEr
 
 
 def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem]:
-    """Every problem of ``overrides``: Hydra stops at the first, so drop what it complains about and compose again."""
+    """Every problem of ``overrides``:
+
+    Hydra stops at the first, so drop what it complains about and compose again.
+    """
     problems: list[Problem] = []
     left = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
     GlobalHydra.instance().clear()
@@ -193,7 +259,9 @@ def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem
         while True:
             try:
                 composed = hydra.compose(command, left, return_hydra_config=False)
-                return problems + configuration_problems(config.typed(composed, config.COMMANDS[command]))
+                return problems + configuration_problems(
+                    config.typed(composed, config.COMMANDS[command])
+                )
             except (HydraException, OmegaConfBaseException) as error:
                 problem = _problem(error, left)
                 if problem is None:
@@ -206,53 +274,103 @@ def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem
 
 
 def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
-    """What a Hydra or OmegaConf error says about one setting, with the nearest valid name for a typo."""
+    """What a Hydra or OmegaConf error says about one setting, with the nearest valid name for a
+    typo.
+    """
     text = str(error)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     values = dict(o.lstrip("+~").split("=", 1) for o in overrides if "=" in o)
     for door in ("hydra.launcher", "hydra.sweeper"):
         if values.get(door, "{").isidentifier():  # it would replace the settings of what is chosen
             group = door.replace(".", "/")
-            return Problem(door, values[door], "it is chosen with a slash, not with a dot", f"{group}={values[door]}")
+            return Problem(
+                door,
+                values[door],
+                "it is chosen with a slash, not with a dot",
+                f"{group}={values[door]}",
+            )
     if values.get("hydra.launcher.halving", "{").isdigit():
         steps = values["hydra.launcher.halving"]
-        return Problem("hydra.launcher.halving", steps, "it has several settings", f"hydra.launcher.halving.min_steps={steps}")
+        return Problem(
+            "hydra.launcher.halving",
+            steps,
+            "it has several settings",
+            f"hydra.launcher.halving.min_steps={steps}",
+        )
 
     if isinstance(error, OverrideParseException):
         return Problem(error.override, "", *_unreadable(error.override, text))
     match = re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text)
     if match:
-        return Problem(match[1], match[2], "several values are a sweep", f"add -m for a sweep, or write a list: {match[1]}=[{match[2]}]")
+        return Problem(
+            match[1],
+            match[2],
+            "several values are a sweep",
+            f"add -m for a sweep, or write a list: {match[1]}=[{match[2]}]",
+        )
     interval = next((key for key, value in values.items() if "interval(" in value), "")
     if "does not support sweep type" in text and interval:
         why = "a grid runs every value, and an interval has no end of them"
-        return Problem(interval, values[interval], why, "add hydra/sweeper=optuna or hydra/sweeper=random, or name the values: a,b,c")
+        return Problem(
+            interval,
+            values[interval],
+            why,
+            "add hydra/sweeper=optuna or hydra/sweeper=random, or name the values: a,b,c",
+        )
     match = re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text)
     if match:
         return _unknown(match[1], values.get(match[1], ""), config.SCHEMAS, "")
     match = re.search(
-        r"In '[^']*': Could not find '([^']+)/([^'/]+)'(?:\s*\n\nAvailable options in '[^']*':\n(.*?))?\n(?:Config|$)", text, re.S
+        r"In '[^']*': Could not find '([^']+)/([^'/]+)'(?:\s*\n\nAvailable options in"
+        r" '[^']*':\n(.*?))?\n(?:Config|$)",
+        text,
+        re.S,
     )
     if match:
         options = [line.strip() for line in (match[3] or "").splitlines() if line.strip()]
         if match[1] == "data" and "." in match[2]:
-            return Problem("data", match[2], "this is the place for a kind of data, not for a file", f"data=files data.train={match[2]}")
-        return Problem(match[1], match[2], f"there is no such option in the group {match[1]!r}", _nearest(match[2], options))
-    match = re.search(r"(?:In '([^']+)': )?.*Invalid value 'False', expected one of \[.*\boff\b", text, re.S)
+            return Problem(
+                "data",
+                match[2],
+                "this is the place for a kind of data, not for a file",
+                f"data=files data.train={match[2]}",
+            )
+        return Problem(
+            match[1],
+            match[2],
+            f"there is no such option in the group {match[1]!r}",
+            _nearest(match[2], options),
+        )
+    match = re.search(
+        r"(?:In '([^']+)': )?.*Invalid value 'False', expected one of \[.*\boff\b", text, re.S
+    )
     if match:
-        return Problem(match[1] or "data.quality", "off", "YAML reads off as false", 'write it in quotes: "off"')
+        return Problem(
+            match[1] or "data.quality",
+            "off",
+            "YAML reads off as false",
+            'write it in quotes: "off"',
+        )
     match = re.search(r"Could not override '([^']+)'", text)
     key = match[1] if match else getattr(cause, "full_key", None)
     if not key:
         return None
     if "mandatory" in text.lower() or "Missing" in type(cause).__name__:
-        return Problem(key, "???", "this setting has no default", f"give it on the command line: {key}=VALUE")
+        return Problem(
+            key, "???", "this setting has no default", f"give it on the command line: {key}=VALUE"
+        )
     message = _first_lines(str(cause), 1)
     if values.get(key, "").startswith("{") and "not in" in message:
-        fix = f"{_LAUNCHER} shows what there is" if key.startswith("hydra") else f"a key that is not there yet is added: +{key}.NAME=VALUE"
+        fix = (
+            f"{_LAUNCHER} shows what there is"
+            if key.startswith("hydra")
+            else f"a key that is not there yet is added: +{key}.NAME=VALUE"
+        )
         return Problem(key, values[key], message, fix)
     if values.get(key, "").startswith("{"):
-        return Problem(key, values[key], "keys of a mapping are added one by one", f"+{key}.NAME=VALUE")
+        return Problem(
+            key, values[key], "keys of a mapping are added one by one", f"+{key}.NAME=VALUE"
+        )
     if "not in" in message or (match and not isinstance(error.__cause__, OmegaConfBaseException)):
         kind = getattr(cause, "object_type", None)
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
@@ -269,23 +387,43 @@ def _unknown(key: str, value: str, names: Any, parent: str) -> Problem:
     if key.startswith("hydra.launcher."):
         options = [n for n in names if n != "_target_"]
         near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
-        fix = f"did you mean hydra.launcher.{near[0]}?" if near else f"known here: {', '.join(options)}"
+        fix = (
+            f"did you mean hydra.launcher.{near[0]}?"
+            if near
+            else f"known here: {', '.join(options)}"
+        )
         if not options:
             fix = "only hydra/launcher=pack, the default, has some"
-        return Problem(key, value, "this launcher has no such setting", f"{fix}; all are shown by {_LAUNCHER}")
+        return Problem(
+            key, value, "this launcher has no such setting", f"{fix}; all are shown by {_LAUNCHER}"
+        )
     kinds = config.SCHEMAS.get(parent, {}).items() if parent else ()
     owners = [kind for kind, node in kinds if name in {f.name for f in fields(node)}]
     if owners and name not in names:
         return Problem(
-            key, value, f"only {' and '.join(f'{parent}={o}' for o in owners)} has it", f"add {parent}={owners[0]} {key}={value}"
+            key,
+            value,
+            f"only {' and '.join(f'{parent}={o}' for o in owners)} has it",
+            f"add {parent}={owners[0]} {key}={value}",
         )
     shown = ", ".join(sorted(names))
-    everywhere = {f.name: f"{group}.{f.name}" for group, kinds in config.SCHEMAS.items() for kind in kinds.values() for f in fields(kind)}
+    everywhere = {
+        f.name: f"{group}.{f.name}"
+        for group, kinds in config.SCHEMAS.items()
+        for kind in kinds.values()
+        for f in fields(kind)
+    }
     own = {n: f"{parent}.{n}" if parent else n for n in names}
     meant = {**_OTHER_NAMES, **own}
     near = difflib.get_close_matches(name, list(meant), n=1, cutoff=0.6) or [name]
     known = meant.get(near[0]) or everywhere.get(name, "")
-    fix = f"did you mean {known}?" if known else f"known here: {shown}" if shown else "see hydratune train --cfg job"
+    fix = (
+        f"did you mean {known}?"
+        if known
+        else f"known here: {shown}"
+        if shown
+        else "see hydratune train --cfg job"
+    )
     return Problem(key, value, "there is no such setting", fix)
 
 
@@ -322,5 +460,9 @@ def _expected(key: str) -> str:
 
 
 def _first_lines(text: str, count: int = 6) -> str:
-    lines = [line for line in text.strip().splitlines() if not line.strip().startswith(("full_key:", "object_type="))]
+    lines = [
+        line
+        for line in text.strip().splitlines()
+        if not line.strip().startswith(("full_key:", "object_type="))
+    ]
     return "\n".join(lines[:count])

@@ -1,7 +1,9 @@
-"""What the terminal shows: one rich console, one kind of progress bar; plain lines where there is no terminal.
+"""What the terminal shows: one rich console, one kind of progress bar; plain lines where there is
+no terminal.
 
-Row ids, names of files and whatever a model writes may hold control characters, with which they could move the cursor, set the
-title, or turn a line around. Everything printed goes through ``plain``, which writes those out.
+Row ids, names of files and whatever a model writes may hold control characters, with which they
+could move the cursor, set the title, or turn a line around. Everything printed goes through
+``plain``, which writes those out.
 """
 
 import logging
@@ -15,20 +17,41 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
 from rich.text import Text
 
-_thread = threading.local()  # .paper: what this thread prints goes there; .told: how its work goes on is told there
+# .paper: what this thread prints goes there; .told: how its work goes on is told there
+_thread = threading.local()
 
 
-_CONTROLS = [n for n in range(160) if (n < 32 and n not in (9, 10)) or n > 126]  # C0 without tab and line feed, DEL, C1: ECMA-48
-_TURNS = [0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # line ends of Unicode, bidirectional overrides
-_SHOWN = {n: f"\\x{n:02x}" for n in _CONTROLS} | {n: f"\\u{n:04x}" for n in (*_TURNS, *range(0xD800, 0xE000))}
+_CONTROLS = [
+    n for n in range(160) if (n < 32 and n not in (9, 10)) or n > 126
+]  # C0 without tab and line feed, DEL, C1: ECMA-48
+_TURNS = [
+    0x2028,
+    0x2029,
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+]  # line ends of Unicode, bidirectional overrides
+_SHOWN = {n: f"\\x{n:02x}" for n in _CONTROLS} | {
+    n: f"\\u{n:04x}" for n in (*_TURNS, *range(0xD800, 0xE000))
+}
 
 
 def plain(text: str) -> str:
-    """``text`` with control characters, overrides of the direction of writing and lone surrogates written out: ``\\x1b``."""
+    """``text`` with control characters, overrides of the direction of writing and lone surrogates
+    written out: ``\\x1b``.
+    """
     return text.translate(_SHOWN)
 
 
@@ -45,9 +68,13 @@ class LineFormatter(logging.Formatter):
 
 
 class _Plain(Console):
-    """Shows every text through ``plain``; colours and cursor movements of rich's own are no text, so they stay."""
+    """Shows every text through ``plain``; colours and cursor movements of rich's own are no text,
+    so they stay.
+    """
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(plain(segment.text), segment.style)
 
@@ -95,9 +122,15 @@ class Stage:
         return min(1.0, self.done / self.total) if self.total > 0 else 0.0
 
     def left(self, elapsed: float) -> float | None:
-        """Seconds to its end, ``elapsed`` after it began; None as long as too little is done to tell."""
+        """Seconds to its end, ``elapsed`` after it began; None as long as too little is done to
+        tell.
+        """
         here = self.done - self.before
-        return elapsed / here * max(0.0, self.total - self.done) if self.total > 0 and here > 0.02 * self.total else None
+        return (
+            elapsed / here * max(0.0, self.total - self.done)
+            if self.total > 0 and here > 0.02 * self.total
+            else None
+        )
 
 
 Told = Callable[[Stage], None]
@@ -105,7 +138,9 @@ Told = Callable[[Stage], None]
 
 @contextmanager
 def printing_to(stream: IO[str], told: Told) -> Iterator[None]:
-    """What this thread prints goes to ``stream`` instead of the terminal, and the progress of its work to ``told``."""
+    """What this thread prints goes to ``stream`` instead of the terminal, and the progress of its
+    work to ``told``.
+    """
     _thread.paper, _thread.told = _Plain(file=stream, highlight=False, width=110), told
     try:
         yield
@@ -119,17 +154,31 @@ class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         unit, count = task.fields["unit"], task.fields["amount"]
         elapsed = task.elapsed or 0.0
-        return Text(f"{count / elapsed:,.0f} {unit}/s" if elapsed > 0 and count else "", style="cyan")
+        return Text(
+            f"{count / elapsed:,.0f} {unit}/s" if elapsed > 0 and count else "", style="cyan"
+        )
 
 
 class Ticker:
-    """Progress of one piece of work: ``advance`` by steps done and by an amount (tokens, MB) for the speed."""
+    """Progress of one piece of work:
+
+    ``advance`` by steps done and by an amount (tokens, MB) for the speed.
+    """
 
     def __init__(self, title: str, total: int, unit: str, progress: Progress | None) -> None:
         self.title, self.total, self.unit = title, total, unit
         self._progress = progress
-        self._task = progress.add_task(title, total=total, unit=unit, amount=0, note="") if progress else None
-        self._done, self._amount, self._start, self._lock = 0.0, 0.0, time.monotonic(), threading.Lock()
+        self._task = (
+            progress.add_task(title, total=total, unit=unit, amount=0, note="")
+            if progress
+            else None
+        )
+        self._done, self._amount, self._start, self._lock = (
+            0.0,
+            0.0,
+            time.monotonic(),
+            threading.Lock(),
+        )
         self._before, self._numbers = 0.0, dict[str, float]()
         self._last = self._start
         self._told: Told | None = getattr(_thread, "told", None)
@@ -137,7 +186,10 @@ class Ticker:
             self._told(Stage(title, 0.0, total))
 
     def advance(self, steps: float, amount: float = 0, **numbers: float) -> None:
-        """Steps may be parts of one; ``numbers`` are shown by their names until they change. Several threads may call this."""
+        """Steps may be parts of one; ``numbers`` are shown by their names until they change.
+
+        Several threads may call this.
+        """
         with self._lock:
             self._numbers.update({name.replace("_", " "): value for name, value in numbers.items()})
             self._advance(steps, amount)
@@ -156,22 +208,44 @@ class Ticker:
         if self._told is not None:
             elapsed = time.monotonic() - self._start
             per_second = self._amount / elapsed if elapsed > 0 else 0.0
-            self._told(Stage(self.title, self._done, self.total, per_second, dict(self._numbers), self._before))
+            self._told(
+                Stage(
+                    self.title,
+                    self._done,
+                    self.total,
+                    per_second,
+                    dict(self._numbers),
+                    self._before,
+                )
+            )
         elif self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._done, amount=self._amount, note=note)
-        elif time.monotonic() - self._last > _PLAIN_INTERVAL or (steps and self._done == self.total):
+        elif time.monotonic() - self._last > _PLAIN_INTERVAL or (
+            steps and self._done == self.total
+        ):
             self._last = time.monotonic()
             elapsed = self._last - self._start
             here = self._done - self._before
             left = f", {elapsed / here * (self.total - self._done):.0f} s left" if here > 0 else ""
-            speed = f", {self._amount / elapsed:,.0f} {self.unit}/s" if elapsed > 0 and self._amount else ""
+            speed = (
+                f", {self._amount / elapsed:,.0f} {self.unit}/s"
+                if elapsed > 0 and self._amount
+                else ""
+            )
             remaining = left if self._done < self.total else f", took {elapsed:.0f} s"
-            console.print(f"{self.title}: {int(self._done)}/{self.total}{speed}{remaining}{', ' + note if note else ''}")
+            console.print(
+                f"{self.title}:"
+                f" {int(self._done)}/{self.total}{speed}{remaining}{', ' + note if note else ''}"
+            )
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str = "tokens", *, quiet: bool = False) -> Iterator[Ticker]:
-    """A bar with speed and remaining time while the block runs; ``quiet`` shows nothing (other ranks, tests)."""
+def progress(
+    title: str, total: int, unit: str = "tokens", *, quiet: bool = False
+) -> Iterator[Ticker]:
+    """A bar with speed and remaining time while the block runs; ``quiet`` shows nothing (other
+    ranks, tests).
+    """
     if quiet or not console.is_terminal or getattr(_thread, "told", None) is not None:
         ticker = Ticker(title, total, unit, None)
         if quiet:
@@ -179,8 +253,21 @@ def progress(title: str, total: int, unit: str = "tokens", *, quiet: bool = Fals
             ticker.total = -1
         yield ticker
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, speed_estimate_period=600) as bars:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+    )
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        speed_estimate_period=600,
+    ) as bars:
         yield Ticker(title, total, unit, bars)
 
 

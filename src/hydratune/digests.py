@@ -1,8 +1,9 @@
 """SHA-256 digests of stored files: what was damaged on disk is noticed before it is used.
 
-``digests.json`` in a folder holds the digests of the files beside it. It is written before a file is renamed into place,
-with the digest of the new content and those of the contents before it: whoever is killed in between leaves a file that is
-known all the same. A file that is not listed (copied here by hand, written by an older version) is used unverified.
+``digests.json`` in a folder holds the digests of the files beside it. It is written before a file
+is renamed into place, with the digest of the new content and those of the contents before it:
+whoever is killed in between leaves a file that is known all the same. A file that is not listed
+(copied here by hand, written by an older version) is used unverified.
 """
 
 import fcntl
@@ -18,7 +19,9 @@ from hydratune.errors import RunError
 
 INDEX = "digests.json"
 _FORMAT = "hydratune digests 1"  # how it begins: other programs have files of this name as well
-_KEPT = 3  # contents of one file: the new one, and those that a process killed between the two writes may have left
+# contents of one file: the new one, and those that a process killed between the two writes may have
+# left
+_KEPT = 3
 _RETRIES = 3  # another process may be writing just now
 _PAUSE = 0.05  # seconds
 
@@ -30,7 +33,10 @@ def of_file(path: Path) -> str:
 
 
 def listed(path: Path) -> list[str]:
-    """The digests that ``path`` may have; empty where none were written down. Raises ``RunError`` for a broken index."""
+    """The digests that ``path`` may have; empty where none were written down.
+
+    Raises ``RunError`` for a broken index.
+    """
     found = _read(path.parent / INDEX).get(path.name, [])
     return list(found)
 
@@ -43,13 +49,20 @@ def _read(index: Path) -> dict[str, list[str]]:
         return {}
     try:
         content = json.loads(stored)
-        if not isinstance(content, dict) or not content.keys() & {"format", "files"}:  # another program's
+        if not isinstance(content, dict) or not content.keys() & {
+            "format",
+            "files",
+        }:  # another program's
             return {}
         if content["format"] == _FORMAT:
-            return {str(name): [str(one) for one in some] for name, some in content["files"].items()}
+            return {
+                str(name): [str(one) for one in some] for name, some in content["files"].items()
+            }
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise RunError(f"{index} is not readable: it was changed or cut; if it alone is damaged, {_remove(index)}")
+    raise RunError(
+        f"{index} is not readable: it was changed or cut; if it alone is damaged, {_remove(index)}"
+    )
 
 
 def _remove(index: Path) -> str:
@@ -77,7 +90,11 @@ def replace(temporary: Path, path: Path) -> None:
             known = _read(index)
         except RunError:  # a new one replaces it
             known = {}
-        known = {name: some for name, some in known.items() if name == path.name or (path.parent / name).exists()}
+        known = {
+            name: some
+            for name, some in known.items()
+            if name == path.name or (path.parent / name).exists()
+        }
         before = known.get(path.name, []) if path.exists() else []
         known[path.name] = [new, *(one for one in before if one != new)][:_KEPT]
         _write(index, known)
@@ -93,7 +110,10 @@ def _write(index: Path, known: dict[str, list[str]]) -> None:
     temporary = index.with_name(f".{INDEX}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps({"format": _FORMAT, "files": dict(sorted(known.items()))}, indent=1) + "\n")
+            stream.write(
+                json.dumps({"format": _FORMAT, "files": dict(sorted(known.items()))}, indent=1)
+                + "\n"
+            )
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(index)
@@ -103,13 +123,17 @@ def _write(index: Path, known: dict[str, list[str]]) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Writes down the digests of all files in and below ``folder``, which nobody changes any more. Raises ``OSError``."""
+    """Writes down the digests of all files in and below ``folder``, which nobody changes any more.
+
+    Raises ``OSError``.
+    """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != INDEX]
     _write(folder / INDEX, {path.relative_to(folder).as_posix(): [of_file(path)] for path in files})
 
 
 def damaged(folder: Path) -> str | None:
-    """What is wrong in a folder that was sealed: the first file that is missing or has other content; None if nothing is.
+    """What is wrong in a folder that was sealed: the first file that is missing or has other
+    content; None if nothing is.
 
     None as well for a folder that was never sealed.
     """
@@ -120,7 +144,10 @@ def damaged(folder: Path) -> str | None:
     for name, some in known.items():
         path = folder / name
         if not path.is_file():
-            return f"{path} is missing, which {folder / INDEX} lists; bring it back from a copy, or {_remove(folder / INDEX)}"
+            return (
+                f"{path} is missing, which {folder / INDEX} lists; bring it back from a copy, or"
+                f" {_remove(folder / INDEX)}"
+            )
         if of_file(path) not in some:
             return _other_content(path)
     return None
@@ -129,13 +156,17 @@ def damaged(folder: Path) -> str | None:
 def _other_content(path: Path) -> str:
     index = path.parent / INDEX
     return (
-        f"{path} is not as it was written: its SHA-256 is not the one in {index}; one of the two was changed or damaged. "
-        f"Bring it back from a copy; if you changed it yourself, {_remove(index)}"
+        f"{path} is not as it was written: its SHA-256 is not the one in {index}; one of the two"
+        " was changed or damaged. Bring it back from a copy; if you changed it yourself,"
+        f" {_remove(index)}"
     )
 
 
 def content(path: Path) -> bytes:
-    """The content of a file, verified. Raises ``RunError`` if it is not what was written, ``OSError`` if it cannot be read."""
+    """The content of a file, verified.
+
+    Raises ``RunError`` if it is not what was written, ``OSError`` if it cannot be read.
+    """
     for attempt in range(_RETRIES):
         known, found = listed(path), path.read_bytes()
         if not known or hashlib.sha256(found).hexdigest() in known:
@@ -146,7 +177,10 @@ def content(path: Path) -> bytes:
 
 
 def verify(path: Path) -> bool:
-    """Whether a large file is what was written; False if nothing is known of it. Raises ``RunError`` if it is not, ``OSError``."""
+    """Whether a large file is what was written; False if nothing is known of it.
+
+    Raises ``RunError`` if it is not, ``OSError``.
+    """
     known = listed(path)
     if known and of_file(path) not in known:
         raise RunError(_other_content(path))

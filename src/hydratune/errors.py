@@ -10,9 +10,9 @@ HydratuneError            exit 1: the work failed
     └── DataError         a data file or row; carries file:line
         └── MaskError     a row that cannot be trained honestly (in data/masking.py)
 
-They derive from Hydra's ``CompactHydraException``, so a Hydra program that embeds hydratune prints them without a
-traceback as well.
-"""
+They derive from Hydra's ``CompactHydraException``, so a Hydra program that embeds hydratune prints
+them without a traceback as well.
+"""  # noqa: E501
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,9 @@ class HydratuneError(CompactHydraException):
 
 
 class Leaving(Exception):
-    """Ends a run in a thread that is asked to leave, as ``KeyboardInterrupt`` does in the main thread; what was learnt is kept."""
+    """Ends a run in a thread that is asked to leave, as ``KeyboardInterrupt`` does in the main
+    thread; what was learnt is kept.
+    """
 
 
 class Paused(Exception):
@@ -47,7 +49,10 @@ class RunError(HydratuneError):
 
 
 class DivergedError(HydratuneError):
-    """Training was stopped because it no longer worked. ``usable`` says whether the model still holds finite weights."""
+    """Training was stopped because it no longer worked.
+
+    ``usable`` says whether the model still holds finite weights.
+    """
 
     def __init__(self, message: str, *, usable: bool) -> None:
         super().__init__(message)
@@ -83,6 +88,9 @@ class ConfigError(InputError):
 
     def __init__(self, problems: Sequence[Problem], prefix: str = "") -> None:
         self.problems = tuple(problems)
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''} in the configuration"
+        count = (
+            f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''} in the"
+            " configuration"
+        )
         lines = "\n".join(f"  {problem}" for problem in self.problems)
         super().__init__(f"{prefix}{count}; nothing was run.\n{lines}")

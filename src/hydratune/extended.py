@@ -1,7 +1,8 @@
-"""``resume=extend``: a finished run is trained further, with its optimizer's state, as if it had been planned longer.
+"""``resume=extend``: a finished run is trained further, with its optimizer's state, as if it had
+been planned longer.
 
-Its settings are those of its ``config.yaml``; only how long it is trained may be another. The learning rate follows, from the
-next step on, the schedule of the whole longer run.
+Its settings are those of its ``config.yaml``; only how long it is trained may be another. The
+learning rate follows, from the next step on, the schedule of the whole longer run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,31 @@ from hydratune.records import RunDirectory
 from hydratune.sweeps.records import read_sweep
 
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.early_stopping_patience")
-_NO_PART = ("evaluation", "tracking", "trainer.checkpoint_minutes")  # of what is trained: may be others
-_GROUPS = ("model", "data", "adapter", "optimizer", "trainer", "evaluation", "tracking", "experiment", "debug", "sweep")
+# of what is trained: may be others
+_NO_PART = (
+    "evaluation",
+    "tracking",
+    "trainer.checkpoint_minutes",
+)
+_GROUPS = (
+    "model",
+    "data",
+    "adapter",
+    "optimizer",
+    "trainer",
+    "evaluation",
+    "tracking",
+    "experiment",
+    "debug",
+    "sweep",
+)
 
 
 def settings(composed: TrainConfig, record: RunDirectory, overrides: Sequence[str]) -> TrainConfig:
-    """Those of the run in ``record``, with the length that ``overrides`` ask for. Raises ``ConfigError``."""
+    """Those of the run in ``record``, with the length that ``overrides`` ask for.
+
+    Raises ``ConfigError``.
+    """
     stored = _stored(record)
     wanted, values = flat(plain(composed)), plain(stored)
     problems = []
@@ -43,16 +63,38 @@ def settings(composed: TrainConfig, record: RunDirectory, overrides: Sequence[st
         again = f"model.adapter={record.shown}/adapter"
         if isinstance(stored.adapter, FullFinetune):
             again = f"model=local model.path={record.shown}/adapter"
-        fix = "leave {} out; to train with other settings from what was learnt: " + again + ", in another hydra.run.dir"
+        fix = (
+            "leave {} out; to train with other settings from what was learnt: "
+            + again
+            + ", in another hydra.run.dir"
+        )
         why = "the run was trained with {}, and resume=extend changes nothing but its length"
-        raise ConfigError([Problem(k, v, why.format(old), fix.format(typed)) for k, v, old, typed in dict.fromkeys(problems)])
-    result = config.typed(OmegaConf.create({**values, "resume": "extend", "preview": composed.preview}), TrainConfig)
+        raise ConfigError(
+            [
+                Problem(k, v, why.format(old), fix.format(typed))
+                for k, v, old, typed in dict.fromkeys(problems)
+            ]
+        )
+    result = config.typed(
+        OmegaConf.create({**values, "resume": "extend", "preview": composed.preview}), TrainConfig
+    )
     if record.is_finished() and not _is_longer(stored, result):
         epochs = stored.trainer.max_epochs
         fix = f"set trainer.max_epochs={epochs + 1} or more"
         if stored.trainer.max_steps is not None:
-            fix += f" and trainer.max_steps=null, or trainer.max_steps={stored.trainer.max_steps * 2}"
-        raise ConfigError([Problem("trainer.max_epochs", result.trainer.max_epochs, "the run was trained so long before", fix)])
+            fix += (
+                f" and trainer.max_steps=null, or trainer.max_steps={stored.trainer.max_steps * 2}"
+            )
+        raise ConfigError(
+            [
+                Problem(
+                    "trainer.max_epochs",
+                    result.trainer.max_epochs,
+                    "the run was trained so long before",
+                    fix,
+                )
+            ]
+        )
     return result
 
 
@@ -61,14 +103,21 @@ def _stored(record: RunDirectory) -> TrainConfig:
     key, value = "resume", Resume.extend.value
     if not record.status() or not record.config_file.is_file():
         why = f"there is no run in {record.path}"
-        raise ConfigError([Problem(key, value, why, "give the directory of a finished run: hydra.run.dir=DIR")])
+        raise ConfigError(
+            [Problem(key, value, why, "give the directory of a finished run: hydra.run.dir=DIR")]
+        )
     if record.path.name in read_sweep(record.path.parent):
         why = "this run is a job of a sweep, which would no longer compare with the others"
-        fix = f"begin a run from its adapter: model.adapter={record.shown}, with its settings, in another hydra.run.dir"
+        fix = (
+            f"begin a run from its adapter: model.adapter={record.shown}, with its settings, in"
+            " another hydra.run.dir"
+        )
         raise ConfigError([Problem(key, value, why, fix)])
     if not (record.checkpoints / "last.ckpt").is_file():
         why = f"{record.checkpoints}/last.ckpt, with the optimizer's state, is not there"
-        fix = f"begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
+        fix = (
+            f"begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
+        )
         raise ConfigError([Problem(key, value, why, fix)])
     try:
         stored = config.load(record.config_file)
@@ -85,8 +134,12 @@ def _is_longer(before: TrainConfig, now: TrainConfig) -> bool:
     """Whether ``now`` may take more steps; how many there are is known with the rows."""
     old, new = before.trainer, now.trainer
     steps = (old.max_steps or float("inf"), new.max_steps or float("inf"))
-    patience = old.early_stopping_patience is not None and old.early_stopping_patience != new.early_stopping_patience
-    return new.max_epochs > old.max_epochs or steps[1] > steps[0] or patience  # of one that was stopped early, some steps are left
+    patience = (
+        old.early_stopping_patience is not None
+        and old.early_stopping_patience != new.early_stopping_patience
+    )
+    # of one that was stopped early, some steps are left
+    return new.max_epochs > old.max_epochs or steps[1] > steps[0] or patience
 
 
 def _leaves(key: str, every: Mapping[str, Any]) -> list[str]:

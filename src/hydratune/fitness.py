@@ -1,6 +1,8 @@
-"""Whether settings, model, tokenizer and rows go together: one list of checks, of which ``train`` and ``prepare`` make the same.
+"""Whether settings, model, tokenizer and rows go together: one list of checks, of which ``train``
+and ``prepare`` make the same.
 
-``check_model`` needs no row, ``check_examples`` what the rows became as tokens, ``test_bench`` the test rows. None needs weights.
+``check_model`` needs no row, ``check_examples`` what the rows became as tokens, ``test_bench`` the
+test rows. None needs weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from hydratune.config import AdaLoraAdapter, Control, HubModel, Level, LocalModel, Overlength, PromptAdapter, TrainConfig
+from hydratune.config import (
+    AdaLoraAdapter,
+    Control,
+    HubModel,
+    Level,
+    LocalModel,
+    Overlength,
+    PromptAdapter,
+    TrainConfig,
+)
 from hydratune.console import console
 from hydratune.data.answers import json_schema
 from hydratune.data.examples import EncodingReport, encode_split
@@ -34,7 +45,9 @@ _FEW = 32  # tokens that can be named one by one
 
 @dataclass(frozen=True)
 class SplitTokens:
-    """What the examples of one split are like; ``highest``: their largest token id, and where it is."""
+    """What the examples of one split are like; ``highest``: their largest token id, and where it
+    is.
+    """
 
     kept: int
     longest: int
@@ -44,17 +57,22 @@ class SplitTokens:
     def of(rows: Sequence[Row], encoded: Sequence[Encoded]) -> "SplitTokens":
         longest = max((len(example.ids) for example in encoded), default=0)
         highest = max(
-            ((max(e.ids), r.where or r.id) for r, e in zip(rows, encoded, strict=True)), key=lambda pair: pair[0], default=(0, "")
+            ((max(e.ids), r.where or r.id) for r, e in zip(rows, encoded, strict=True)),
+            key=lambda pair: pair[0],
+            default=(0, ""),
         )
         return SplitTokens(len(encoded), longest, highest)
 
 
-# ------------------------------------------------------------------------------------------------------------- the checks
+# --------------------------------------------------------------------------------------- the checks
 def check_model(config: TrainConfig, reader: Reader) -> None:
     """Settings against the model's sizes. Raises ``ConfigError``."""
     window = reader.context_window
     if config.data.max_length > window:
-        why, fix = f"{config.model.name} reads at most {window} tokens", f"set data.max_length={window} or less"
+        why, fix = (
+            f"{config.model.name} reads at most {window} tokens",
+            f"set data.max_length={window} or less",
+        )
         raise ConfigError([Problem("data.max_length", config.data.max_length, why, fix)])
     taken = _virtual_tokens(config)
     if taken and window - taken < _LEAST:
@@ -72,26 +90,34 @@ def notices(encoder: ChatEncoder) -> list[str]:
     said = []
     if adds_begin(tokenizer) and encoder.tokens(text)[:1] != [tokenizer.bos_token_id]:
         said.append(
-            f"the tokenizer begins every text with {tokenizer.bos_token}, and the chat template begins none with it; if the model was "
-            "pre-trained with it, begin the file of model.chat_template with {{ bos_token }}"
+            f"the tokenizer begins every text with {tokenizer.bos_token}, and the chat template"
+            " begins none with it; if the model was pre-trained with it, begin the file of"
+            " model.chat_template with {{ bos_token }}"
         )
     if text[-1:] in (" ", "\t"):
         said.append(
-            "the generation prompt of the chat template ends in a space, after which answers are written in other tokens than in running "
-            "text; a template whose generation prompt ends without it serves better"
+            "the generation prompt of the chat template ends in a space, after which answers are"
+            " written in other tokens than in running text; a template whose generation prompt ends"
+            " without it serves better"
         )
     return said
 
 
 def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, SplitTokens]) -> None:
-    """What rows became as tokens against the model's sizes and the length of the run. Raises ``ConfigError``."""
+    """What rows became as tokens against the model's sizes and the length of the run.
+
+    Raises ``ConfigError``.
+    """
     for split in splits.values():
         if split.highest[0] >= reader.embeddings:
             raise ConfigError([_no_such_embedding(config, reader, *split.highest)])
     taken, longest = _virtual_tokens(config), max(split.longest for split in splits.values())
     context = reader.context_window - taken
     if taken and longest > context:
-        why = f"they leave {max(context, 0)} tokens of the model's context, and the longest row has {longest}"
+        why = (
+            f"they leave {max(context, 0)} tokens of the model's context, and the longest row has"
+            f" {longest}"
+        )
         fix = f"set fewer, or data.max_length={context}" if context > _LEAST else "set fewer"
         raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, fix)])
     steps = schedules.total_steps(config, splits["train"].kept)
@@ -101,16 +127,28 @@ def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, Spl
 
         adalora_phases(config.adapter, steps)
     if splits["validation"].kept < config.trainer.devices:
-        why = f"there are only {splits['validation'].kept} validation rows, and every device needs one"
-        fix = f"set trainer.devices={splits['validation'].kept} or less, or give more validation rows"
+        why = (
+            f"there are only {splits['validation'].kept} validation rows, and every device"
+            " needs one"
+        )
+        fix = (
+            f"set trainer.devices={splits['validation'].kept} or less, or give more validation rows"
+        )
         raise ConfigError([Problem("trainer.devices", config.trainer.devices, why, fix)])
 
 
 def test_bench(
-    config: TrainConfig, reader: Reader, encoder: ChatEncoder, rows: Sequence[Row], schema: Mapping[str, Any] | None, leaky: frozenset[str]
+    config: TrainConfig,
+    reader: Reader,
+    encoder: ChatEncoder,
+    rows: Sequence[Row],
+    schema: Mapping[str, Any] | None,
+    leaky: frozenset[str],
 ) -> "TestBench":
     """The test rows as they will be asked. Raises ``InputError`` if they cannot be."""
-    from hydratune.evaluation.assess import TestBench  # with PEFT and all that generates, which takes a second to import
+    from hydratune.evaluation.assess import (
+        TestBench,
+    )  # with PEFT and all that generates, which takes a second to import
 
     references = [encoder.reference(row) for row in rows]
     task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
@@ -120,8 +158,13 @@ def test_bench(
     return bench
 
 
-def encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> tuple[RowSets, dict[str, list[Encoded]], dict[str, EncodingReport]]:
-    """The examples that are trained and asked, and how they became so. Raises ``DataError`` for a wrong mask."""
+def encode(
+    config: TrainConfig, encoder: ChatEncoder, sets: RowSets
+) -> tuple[RowSets, dict[str, list[Encoded]], dict[str, EncodingReport]]:
+    """The examples that are trained and asked, and how they became so.
+
+    Raises ``DataError`` for a wrong mask.
+    """
     kept: dict[str, list[Row]] = {}
     tokens: dict[str, list[Encoded]] = {}
     reports: dict[str, EncodingReport] = {}
@@ -132,17 +175,28 @@ def encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> tuple[Ro
     return RowSets(kept["train"], kept["validation"], kept["test"]), tokens, reports
 
 
-def _look_for_special_tokens(config: TrainConfig, encoder: ChatEncoder, name: str, rows: list[Row]) -> None:
-    """The one check of texts that depends on the model. Raises ``DataError`` where it is an error."""
+def _look_for_special_tokens(
+    config: TrainConfig, encoder: ChatEncoder, name: str, rows: list[Row]
+) -> None:
+    """The one check of texts that depends on the model.
+
+    Raises ``DataError`` where it is an error.
+    """
     level = config.data.quality.template_tokens
     found = [] if level is Level.off else with_special_tokens(encoder.tokenizer, rows)
     if not found:
         return
     row, token = found[0]
     first = f"the first: {row.where or row.id}, {token!r}"
-    what = f"{len(found)} of {len(rows)} {name} rows hold special tokens of the model in their texts ({first})"
+    what = (
+        f"{len(found)} of {len(rows)} {name} rows hold special tokens of the model in their texts"
+        f" ({first})"
+    )
     if level is Level.error:
-        raise DataError(f"{what}: they would open or close turns; remove them from the texts, or set data.quality.template_tokens=warn")
+        raise DataError(
+            f"{what}: they would open or close turns; remove them from the texts, or set"
+            " data.quality.template_tokens=warn"
+        )
     if is_main_process():
         console.print(f"[yellow]{escape(what)}", soft_wrap=True)
 
@@ -154,30 +208,49 @@ def _virtual_tokens(config: TrainConfig) -> int:
 def _no_such_embedding(config: TrainConfig, reader: Reader, token: int, where: str) -> Problem:
     """A tokenizer that is larger than the model, with the command that mends the model."""
     model = config.model
-    key, name = ("model.path", model.path) if isinstance(model, LocalModel) else ("model", model.name)
+    key, name = (
+        ("model.path", model.path) if isinstance(model, LocalModel) else ("model", model.name)
+    )
     key, name = ("model.id", model.id) if isinstance(model, HubModel) else (key, name)
     size, rows = len(reader.tokenizer), reader.embeddings
     word = reader.tokenizer.convert_ids_to_tokens(token)
-    why = f"{where}: the tokenizer writes {word} as {token}, and the model's embeddings end at {rows - 1} (the tokenizer has {size} tokens)"
+    why = (
+        f"{where}: the tokenizer writes {word} as {token}, and the model's embeddings end at"
+        f" {rows - 1} (the tokenizer has {size} tokens)"
+    )
     code = (
-        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
-        f"t, m = T.from_pretrained({name!r}), M.from_pretrained({name!r}); "
-        "m.resize_token_embeddings(len(t)); m.save_pretrained('resized'); t.save_pretrained('resized')"
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; t, m ="
+        f" T.from_pretrained({name!r}), M.from_pretrained({name!r});"
+        " m.resize_token_embeddings(len(t)); m.save_pretrained('resized');"
+        " t.save_pretrained('resized')"
     )
     new = ",".join(map(str, range(rows, size)))
-    rows_trained = f"+adapter.extra.trainable_token_indices=[{new}]" if size - rows <= _FEW else "adapter.modules_to_save=[embed_tokens]"
+    rows_trained = (
+        f"+adapter.extra.trainable_token_indices=[{new}]"
+        if size - rows <= _FEW
+        else "adapter.modules_to_save=[embed_tokens]"
+    )
     fix = (
-        "give the model the tokenizer that belongs to its weights; or enlarge it once and train the new rows:\n"
+        "give the model the tokenizer that belongs to its weights; or enlarge it once and train the"
+        " new rows:\n"
         f'      python -c "{code}"\n      model=local model.path=resized {rows_trained}'
     )
     return Problem(key, name, why, fix)
 
 
-# ---------------------------------------------------------------------------------------------- for data that is prepared
-def check_prepared(config: TrainConfig, reader: Reader, encoder: ChatEncoder, prepared: Prepared, tokens: TokenCheck) -> None:
-    """The checks of ``train`` on a whole prepared set. Raises what ``train`` would raise on the rows that it would take.
+# ------------------------------------------------------------------------ for data that is prepared
+def check_prepared(
+    config: TrainConfig,
+    reader: Reader,
+    encoder: ChatEncoder,
+    prepared: Prepared,
+    tokens: TokenCheck,
+) -> None:
+    """The checks of ``train`` on a whole prepared set. Raises what ``train`` would raise on the
+    rows that it would take.
 
-    As a rule the numbers in ``tokens`` are enough; else the rows of a run are made as it makes them.
+    As a rule the numbers in ``tokens`` are enough; else the rows of a run are made as it makes
+    them.
     """
     splits = _at_least(config, tokens)
     try:
@@ -187,28 +260,50 @@ def check_prepared(config: TrainConfig, reader: Reader, encoder: ChatEncoder, pr
         rows = test_rows(config.data, prepared)
     except InputError:
         sets, encoded, _ = encode(config, encoder, load_sets(config.data, config.seed, prepared))
-        check_examples(config, reader, {name: SplitTokens.of(rows, encoded[name]) for name, rows in sets.items()})
+        check_examples(
+            config,
+            reader,
+            {name: SplitTokens.of(rows, encoded[name]) for name, rows in sets.items()},
+        )
         rows = sets.test
     if _surely_fit(config, reader, rows, tokens):
-        metrics.choose_task(config.evaluation.task, [encoder.reference(row) for row in rows], config.evaluation.metrics)
+        metrics.choose_task(
+            config.evaluation.task,
+            [encoder.reference(row) for row in rows],
+            config.evaluation.metrics,
+        )
     else:
         test_bench(config, reader, encoder, rows, json_schema(config.data), prepared.leaks)
 
 
-def _surely_fit(config: TrainConfig, reader: Reader, rows: Sequence[Row], tokens: TokenCheck) -> bool:
-    """Whether the model reads the longest test row and as much again: then nothing is left to be found out about its prompt."""
-    lengths = tokens.lengths.get("test" if config.data.overfit_rows is None else "train") or [reader.context_window]
+def _surely_fit(
+    config: TrainConfig, reader: Reader, rows: Sequence[Row], tokens: TokenCheck
+) -> bool:
+    """Whether the model reads the longest test row and as much again: then nothing is left to be
+    found out about its prompt.
+    """
+    lengths = tokens.lengths.get("test" if config.data.overfit_rows is None else "train") or [
+        reader.context_window
+    ]
     longest = min(max(lengths), config.data.max_length)
     answer = max(config.evaluation.max_new_tokens or 0, -(-21 * longest // 20))
-    return len({row.is_text for row in rows}) == 1 and longest + answer <= reader.context_window - _virtual_tokens(config)
+    return len(
+        {row.is_text for row in rows}
+    ) == 1 and longest + answer <= reader.context_window - _virtual_tokens(config)
 
 
 def _at_least(config: TrainConfig, tokens: TokenCheck) -> dict[str, SplitTokens] | None:
-    """The fewest examples that a run takes of what was counted, and the longest they can be; None where that says too little."""
+    """The fewest examples that a run takes of what was counted, and the longest they can be; None
+    where that says too little.
+    """
     data = config.data
     if data.control is not Control.none:
         return None
-    limits = {"train": data.max_train_rows, "validation": data.max_validation_rows, "test": data.max_test_rows}
+    limits = {
+        "train": data.max_train_rows,
+        "validation": data.max_validation_rows,
+        "test": data.max_test_rows,
+    }
     splits = {}
     for name in limits:
         part = name if data.overfit_rows is None else "train"
@@ -217,6 +312,10 @@ def _at_least(config: TrainConfig, tokens: TokenCheck) -> dict[str, SplitTokens]
         kept = min([len(tokens.lengths.get(part, ())), *given]) - tokens.too_long[part]
         if kept < 1 or not fitting:
             return None
-        longest = data.max_length if data.overlength is Overlength.truncate_prompt and tokens.too_long[part] else max(fitting)
+        longest = (
+            data.max_length
+            if data.overlength is Overlength.truncate_prompt and tokens.too_long[part]
+            else max(fitting)
+        )
         splits[name] = SplitTokens(kept, longest, tokens.highest(part))
     return splits

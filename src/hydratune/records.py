@@ -1,7 +1,7 @@
 """What a run directory contains, and the only code that writes it.
 
-Every file is written to a temporary file beside its target, flushed to disk and renamed, so a reader never sees half
-a file and a full disk never damages a good one.
+Every file is written to a temporary file beside its target, flushed to disk and renamed, so a
+reader never sees half a file and a full disk never damages a good one.
 """
 
 import csv
@@ -23,7 +23,16 @@ from hydratune import digests
 from hydratune.checks import mask
 from hydratune.errors import InputError, RunError
 
-HISTORY_COLUMNS = ("step", "epoch", "train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm")
+HISTORY_COLUMNS = (
+    "step",
+    "epoch",
+    "train/loss",
+    "val/loss",
+    "lr",
+    "tokens",
+    "tokens_per_second",
+    "grad_norm",
+)
 
 
 class State(StrEnum):
@@ -38,7 +47,8 @@ class State(StrEnum):
 
 @contextmanager
 def atomic(path: Path, *, digest: bool = False) -> Iterator[IO[bytes]]:
-    """A binary file that appears at ``path`` whole or not at all. Raises ``RunError`` if the disk refuses it.
+    """A binary file that appears at ``path`` whole or not at all. Raises ``RunError`` if the disk
+    refuses it.
 
     ``digest``: it is read again one day, and verified then.
     """
@@ -57,13 +67,19 @@ def atomic(path: Path, *, digest: bool = False) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise RunError(f"cannot write {path}: {error.strerror or error}; free some space or choose another place") from error
+            raise RunError(
+                f"cannot write {path}: {error.strerror or error}; free some space or choose another"
+                " place"
+            ) from error
         raise
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Nobody else writes into ``folder`` during the block. Raises ``InputError`` if somebody does."""
+    """Nobody else writes into ``folder`` during the block.
+
+    Raises ``InputError`` if somebody does.
+    """
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
@@ -74,7 +90,9 @@ def alone(folder: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str, *, digest: bool = False) -> None:
     with atomic(path, digest=digest) as stream:
-        stream.write(text.encode("utf-8", errors="backslashreplace"))  # a model may write half a character
+        stream.write(
+            text.encode("utf-8", errors="backslashreplace")
+        )  # a model may write half a character
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -82,7 +100,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), digest=True)
+    write_text(
+        path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), digest=True
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -90,13 +110,20 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(digests.content(path).decode("utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{path} does not exist: the run did not get that far, or this is not a run directory") from None
+        raise RunError(
+            f"{path} does not exist: the run did not get that far, or this is not a run directory"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is not readable JSON ({error}); the file was changed or cut") from error
+        raise RunError(
+            f"{path} is not readable JSON ({error}); the file was changed or cut"
+        ) from error
 
 
 def read_text(path: Path) -> str:
-    """Of a record or a file like it. Raises ``RunError`` if it is not what was written, or no text, ``OSError`` if it cannot be read."""
+    """Of a record or a file like it.
+
+    Raises ``RunError`` if it is not what was written, or no text, ``OSError`` if it cannot be read.
+    """
     try:
         return digests.content(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
@@ -104,17 +131,21 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Raises ``RunError`` with file:line for a broken line, or if the file is not what was written."""
+    """Raises ``RunError`` with file:line for a broken line, or if the file is not what was written."""  # noqa: E501
     rows: list[dict[str, Any]] = []
     try:
         lines = read_text(path).removesuffix("\n").split("\n")
     except FileNotFoundError:
-        raise RunError(f"{path} does not exist: the run did not get that far, or this is not a run directory") from None
+        raise RunError(
+            f"{path} does not exist: the run did not get that far, or this is not a run directory"
+        ) from None
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise RunError(f"{path}:{number}: not readable JSON ({error.msg}); the file was changed or cut") from None
+            raise RunError(
+                f"{path}:{number}: not readable JSON ({error.msg}); the file was changed or cut"
+            ) from None
     return rows
 
 
@@ -172,7 +203,9 @@ class RunDirectory:
     @property
     def shown(self) -> Path:
         """The directory as it can be typed from the current one."""
-        return self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
+        return (
+            self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
+        )
 
     @property
     def history_file(self) -> Path:
@@ -185,7 +218,7 @@ class RunDirectory:
 
     @property
     def sample_file(self) -> Path:
-        """What the model said to a few validation rows during training, where that was asked for."""
+        """What the model said to a few validation rows during training, where that was asked for."""  # noqa: E501
         return self.path / "sample.jsonl"
 
     @property
@@ -194,7 +227,9 @@ class RunDirectory:
 
     def predictions_file(self, system: str = "eval") -> Path:
         """``system``: eval (the fine-tuned model), base or fewshot."""
-        return self.path / ("predictions.jsonl" if system == "eval" else f"predictions_{system}.jsonl")
+        return self.path / (
+            "predictions.jsonl" if system == "eval" else f"predictions_{system}.jsonl"
+        )
 
     def status(self) -> dict[str, Any]:
         """Empty if the directory holds no run. Raises ``RunError``."""
@@ -203,8 +238,13 @@ class RunDirectory:
         try:
             return dict(read_json(self.status_file))
         except (RunError, TypeError, ValueError) as error:
-            why = str(error) if isinstance(error, RunError) else f"{self.status_file} holds no object"
-            raise RunError(f"{why}. Nothing was touched; with {self.path} moved elsewhere, the same command runs it anew") from error
+            why = (
+                str(error) if isinstance(error, RunError) else f"{self.status_file} holds no object"
+            )
+            raise RunError(
+                f"{why}. Nothing was touched; with {self.path} moved elsewhere, the same command"
+                " runs it anew"
+            ) from error
 
     def is_finished(self) -> bool:
         return self.status().get("state") == State.finished.value and self.metrics_file.is_file()
@@ -212,24 +252,37 @@ class RunDirectory:
     def contents(self) -> list[Path]:
         """The files that a run writes, so far."""
         named = [self.path / name for name in _OF_ONE_RUN]
-        return [path for path in named if path.exists()] + sorted(self.path.glob("*predictions*.jsonl"))
+        return [path for path in named if path.exists()] + sorted(
+            self.path.glob("*predictions*.jsonl")
+        )
 
     @property
     def finished(self) -> Path:
-        """Where a finished run's record goes when it is trained further; there may be several of them."""
+        """Where a finished run's record goes when it is trained further; there may be several of
+        them.
+        """
         number = 1
-        while (folder := self.path / ("finished" if number == 1 else f"finished-{number}")).exists():
+        while (
+            folder := self.path / ("finished" if number == 1 else f"finished-{number}")
+        ).exists():
             number += 1
         return folder
 
     def clear(self, *, keep_checkpoints: bool = False, into: Path | None = None) -> None:
-        """Moves what an unfinished run left here into ``previous``, so that no file of it is taken for one of this run.
+        """Moves what an unfinished run left here into ``previous``, so that no file of it is taken
+        for one of this run.
 
-        ``keep_checkpoints``: the run is to go on from them. ``into``: another folder than ``previous``.
+        ``keep_checkpoints``: the run is to go on from them. ``into``: another folder than
+        ``previous``.
         """
-        for file in self.checkpoints.glob(".*.tmp"):  # of a process that was killed while it wrote: nobody else is here
+        # of a process that was killed while it wrote: nobody else is here
+        for file in self.checkpoints.glob(".*.tmp"):
             file.unlink(missing_ok=True)
-        old = [path for path in self.contents() if not (keep_checkpoints and path in (self.checkpoints, self.sample_file))]
+        old = [
+            path
+            for path in self.contents()
+            if not (keep_checkpoints and path in (self.checkpoints, self.sample_file))
+        ]
         if old:
             previous = into or self.path / "previous"
             shutil.rmtree(previous, ignore_errors=True)
@@ -255,7 +308,12 @@ class RunDirectory:
         before = self.status()
         kept = before if going_on else {key: before[key] for key in _KEPT if key in before}
         started = before.get("started") if going_on else None
-        state = {"state": State.running.value, "started": started or _now(), "ended": None, "error": None}
+        state = {
+            "state": State.running.value,
+            "started": started or _now(),
+            "ended": None,
+            "error": None,
+        }
         kept = {key: value for key, value in kept.items() if key not in ("halved", "paused")}
         write_json(self.status_file, {"wandb_id": None, **kept, **state})
 

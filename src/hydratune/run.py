@@ -1,4 +1,5 @@
-"""One job's frame: checks the settings, keeps the status, turns every way of ending into a state and an exit code.
+"""One job's frame: checks the settings, keeps the status, turns every way of ending into a state
+and an exit code.
 
 The only place with a broad ``except``, and the last that sees a ``DictConfig``.
 """
@@ -38,15 +39,22 @@ def is_main_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
-def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[Any, RunDirectory], None]]) -> None:
-    """Runs the command that ``load()`` imports, with ``composed`` as a checked instance of ``kind`` and a run directory.
+def execute(
+    composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[Any, RunDirectory], None]]
+) -> None:
+    """Runs the command that ``load()`` imports, with ``composed`` as a checked instance of ``kind``
+    and a run directory.
 
-    The command is imported after the check, because it imports torch. Raises ``HydratuneError`` for whatever went wrong
-    and ``KeyboardInterrupt`` if the user stopped it; the run directory's status says the same.
+    The command is imported after the check, because it imports torch. Raises ``HydratuneError`` for
+    whatever went wrong and ``KeyboardInterrupt`` if the user stopped it; the run directory's status
+    says the same.
     """
     settings = HydraConfig.get()
     if settings.mode != RunMode.RUN:
-        raise InputError("this command runs one job; for a sweep use hydratune train -m, with hydra/launcher=pack or process")
+        raise InputError(
+            "this command runs one job; for a sweep use hydratune train -m, with"
+            " hydra/launcher=pack or process"
+        )
     directory = RunDirectory(Path(settings.runtime.output_dir))
     keeps_record = kind is config.TrainConfig and is_main_process()
     try:
@@ -55,11 +63,19 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
             typed.name = typed.name or str(settings.runtime.choices["data"])
             keeps_record = keeps_record and not typed.preview
             _refuse_sweep_without_m(settings.runtime.choices.get("sweep"), directory)
-            typed = extended.settings(typed, directory, settings.overrides.task) if typed.resume is config.Resume.extend else typed
+            typed = (
+                extended.settings(typed, directory, settings.overrides.task)
+                if typed.resume is config.Resume.extend
+                else typed
+            )
             adopt(typed, settings.overrides.task)
         checks.check(typed)
         if keeps_record:
-            _claim(directory, extending=isinstance(typed, config.TrainConfig) and typed.resume is config.Resume.extend)
+            _claim(
+                directory,
+                extending=isinstance(typed, config.TrainConfig)
+                and typed.resume is config.Resume.extend,
+            )
     except BaseException:
         _discard_unused(directory)
         raise
@@ -76,15 +92,20 @@ def execute(composed: DictConfig, kind: type[Any], load: Callable[[], Callable[[
             with recorded(typed, directory):
                 load()(typed, directory)
         except BaseException:
-            if finished is not None and not directory.history_file.is_file():  # nothing was trained: it is what it was
+            # nothing was trained: it is what it was
+            if finished is not None and not directory.history_file.is_file():
                 directory.put_back(finished)
             raise
 
 
 def begin(typed: Any, directory: RunDirectory) -> None:
-    """The directory as a run finds it that begins, or goes on from the checkpoint of an interrupted one."""
+    """The directory as a run finds it that begins, or goes on from the checkpoint of an interrupted
+    one.
+    """
     extending = typed.resume is config.Resume.extend and directory.is_finished()
-    going_on = extending or (typed.resume is not config.Resume.never and directory.left() is not None)
+    going_on = extending or (
+        typed.resume is not config.Resume.never and directory.left() is not None
+    )
     directory.clear(keep_checkpoints=going_on, into=directory.finished if extending else None)
     directory.start(going_on=going_on)
 
@@ -92,7 +113,11 @@ def begin(typed: Any, directory: RunDirectory) -> None:
 @contextmanager
 def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
     """A run that was started; however it ends, its directory says so."""
-    write_text(directory.config_file, checks.mask(OmegaConf.to_yaml(OmegaConf.structured(typed), resolve=True)), digest=True)
+    write_text(
+        directory.config_file,
+        checks.mask(OmegaConf.to_yaml(OmegaConf.structured(typed), resolve=True)),
+        digest=True,
+    )
     try:
         yield
         directory.end(State.finished)
@@ -115,13 +140,19 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
         directory.end(State.failed, summary)
         if summary.startswith(_NO_MEMORY):
             raise HydratuneError(summary) from error
-        raise HydratuneError(f"unexpected error: {checks.mask(summary)}\n  the full story is in {directory.path}/run.log") from error
+        raise HydratuneError(
+            f"unexpected error: {checks.mask(summary)}\n  the full story is in"
+            f" {directory.path}/run.log"
+        ) from error
     else:
         write_page(directory)  # whatever interrupts this, the run is finished
 
 
 def write_page(directory: RunDirectory) -> None:
-    """report.html, if there is anything to report. What goes wrong with it changes nothing of the run."""
+    """report.html, if there is anything to report.
+
+    What goes wrong with it changes nothing of the run.
+    """
     try:
         if directory.history_file.is_file():
             from hydratune.evaluation import run_report
@@ -134,28 +165,57 @@ def write_page(directory: RunDirectory) -> None:
 def _out_of_memory(error: BaseException) -> str:
     """What to say if there was not enough memory, or nothing."""
     text = str(error)
-    if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in text:
+    if (
+        not isinstance(error, MemoryError)
+        and type(error).__name__ != "OutOfMemoryError"
+        and "can't allocate memory" not in text
+    ):
         return ""
     asked = re.search(r"[Tt]ried to allocate ([\d.]+) ?(\w+)", text)
     wanted = (
-        f" ({f'{int(asked[1]) / 2**30:.1f} GiB' if asked[2] == 'bytes' else f'{asked[1]} {asked[2]}'} more were wanted)" if asked else ""
+        f" ({f'{int(asked[1]) / 2**30:.1f} GiB' if asked[2] == 'bytes' else f'{asked[1]} {asked[2]}'}"  # noqa: E501
+        " more were wanted)"
+        if asked
+        else ""
     )
-    fix = "smaller trainer.micro_tokens, data.batch_size or data.max_length, trainer.gradient_checkpointing=true, model.quantization=nf4"
+    fix = (
+        "smaller trainer.micro_tokens, data.batch_size or data.max_length,"
+        " trainer.gradient_checkpointing=true, model.quantization=nf4"
+    )
     return f"{_NO_MEMORY}{wanted}; what helps: {fix}"
 
 
 def _refuse_sweep_without_m(sweep: object, directory: RunDirectory) -> None:
-    """A prepared sweep is only a sweep with -m; its jobs, which name it as well, lie in a sweep's folder."""
+    """A prepared sweep is only a sweep with -m; its jobs, which name it as well, lie in a sweep's
+    folder.
+    """
     if sweep is not None and directory.path.name not in read_sweep(directory.path.parent):
         raise ConfigError(
-            [Problem("sweep", sweep, "this is a sweep of several jobs, and -m is missing", f"hydratune train -m sweep={sweep}")]
+            [
+                Problem(
+                    "sweep",
+                    sweep,
+                    "this is a sweep of several jobs, and -m is missing",
+                    f"hydratune train -m sweep={sweep}",
+                )
+            ]
         )
 
 
-def write_hydra_files(directory: RunDirectory, composed: DictConfig, settings: Any, overrides: Sequence[str]) -> None:
+def write_hydra_files(
+    directory: RunDirectory, composed: DictConfig, settings: Any, overrides: Sequence[str]
+) -> None:
     """What Hydra writes into .hydra, after the check instead of before it, and without secrets."""
-    for name, content in (("config", composed), ("hydra", {"hydra": settings}), ("overrides", list(overrides))):
-        write_text(directory.path / ".hydra" / f"{name}.yaml", checks.mask(OmegaConf.to_yaml(OmegaConf.create(content))), digest=True)
+    for name, content in (
+        ("config", composed),
+        ("hydra", {"hydra": settings}),
+        ("overrides", list(overrides)),
+    ):
+        write_text(
+            directory.path / ".hydra" / f"{name}.yaml",
+            checks.mask(OmegaConf.to_yaml(OmegaConf.create(content))),
+            digest=True,
+        )
 
 
 @dataclass
@@ -170,10 +230,11 @@ _ending = _Ending()
 
 
 def listen() -> None:
-    """Ctrl-C, a kill and a closed terminal end the run from now on: its adapter is kept, its status is stopped.
+    """Ctrl-C, a kill and a closed terminal end the run from now on: its adapter is kept, its status
+    is stopped.
 
-    One of them is enough, and those that follow change nothing. A signal that whoever started this process has it ignore
-    stays ignored.
+    One of them is enough, and those that follow change nothing. A signal that whoever started this
+    process has it ignore stays ignored.
     """
     _ending.asked, _ending.closing = None, False
     _install()
@@ -183,7 +244,9 @@ def _install() -> None:
     handlers = {"SIGINT": interrupt, "SIGTERM": interrupt, "SIGHUP": hung_up}
     for name, handler in handlers.items():
         number = getattr(signal, name, None)
-        if number is not None and (name != "SIGINT" or signal.getsignal(number) is not signal.SIG_IGN):
+        if number is not None and (
+            name != "SIGINT" or signal.getsignal(number) is not signal.SIG_IGN
+        ):
             signal.signal(number, handler)
 
 
@@ -194,11 +257,17 @@ def closing() -> None:
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
-    """Raises ``KeyboardInterrupt`` at the first signal, and again if nobody has noticed for a while that there was one."""
+    """Raises ``KeyboardInterrupt`` at the first signal, and again if nobody has noticed for a while
+    that there was one.
+    """
     now = time.monotonic()
     if _ending.asked is not None and (_ending.closing or now - _ending.asked < _UNNOTICED):
         with suppress(OSError):  # not print: this may be in the midst of one
-            os.write(2, b"\nending: what was trained is being saved, a moment (Ctrl-\\ ends it at once, and loses it)\n")
+            os.write(
+                2,
+                b"\nending: what was trained is being saved, a moment (Ctrl-\\ ends it at once, and"
+                b" loses it)\n",
+            )
         return
     _ending.asked = now
     raise KeyboardInterrupt
@@ -215,17 +284,33 @@ def _claim(directory: RunDirectory, *, extending: bool) -> None:
     if status.get("state") == State.finished.value and not extending:
         fix = "choose another hydra.run.dir, or delete that directory first"
         fix += "; to train it further: resume=extend, with a larger trainer.max_epochs"
-        raise ConfigError([Problem("hydra.run.dir", directory.path, "this directory already holds a finished run", fix)])
+        raise ConfigError(
+            [
+                Problem(
+                    "hydra.run.dir",
+                    directory.path,
+                    "this directory already holds a finished run",
+                    fix,
+                )
+            ]
+        )
     if not status and directory.contents():
         names = ", ".join(path.name for path in directory.contents())
         why = f"this is no run directory, and a run would overwrite what is in it: {names}"
-        raise ConfigError([Problem("hydra.run.dir", directory.path, why, "choose another directory")])
+        raise ConfigError(
+            [Problem("hydra.run.dir", directory.path, why, "choose another directory")]
+        )
     if not os.access(directory.path, os.W_OK):
-        raise InputError(f"cannot write into {directory.path}: no permission; choose another place with hydra.run.dir=DIR")
+        raise InputError(
+            f"cannot write into {directory.path}: no permission; choose another place with"
+            " hydra.run.dir=DIR"
+        )
 
 
 def _discard_unused(directory: RunDirectory) -> None:
-    """Removes the folder that Hydra made under outputs/ for a job that keeps no record; never one that holds anything."""
+    """Removes the folder that Hydra made under outputs/ for a job that keeps no record; never one
+    that holds anything.
+    """
     ours = Path.cwd() / "outputs"
     if directory.status_file.exists() or not directory.path.is_relative_to(ours):
         return

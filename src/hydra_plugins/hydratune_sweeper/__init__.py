@@ -1,4 +1,7 @@
-"""Hydra sweepers ``random`` and ``optuna``: hand a search to ``hydratune.sweeps``. Kept tiny: a bug here breaks every Hydra program."""
+"""Hydra sweepers ``random`` and ``optuna``: hand a search to ``hydratune.sweeps``.
+
+Kept tiny: a bug here breaks every Hydra program.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +18,17 @@ class RandomSweeperConfig:
     _target_: str = "hydra_plugins.hydratune_sweeper.SearchSweeper"
     sampler: str = "random"
     n_trials: int = 20  # of the whole study, those of earlier calls included
-    batch: int = 4  # trials handed to the launcher together: with hydra/launcher=pack they share a process
+    batch: int = (
+        4  # trials handed to the launcher together: with hydra/launcher=pack they share a process
+    )
     seed: int = 0
-    objectives: Any = "val/loss:min"  # METRIC:min or METRIC:max, as in metrics.json; or a list or mapping of several
-    options: dict[str, Any] = field(default_factory=dict)  # of the sampler's class in Optuna, for example n_startup_trials
-    storage: str | None = None  # a journal file, or the URL of a database; null: study.log in the sweep's folder
+    # METRIC:min or METRIC:max, as in metrics.json; or a list or mapping of several
+    objectives: Any = "val/loss:min"
+    # of the sampler's class in Optuna, for example n_startup_trials
+    options: dict[str, Any] = field(default_factory=dict)
+    storage: str | None = (
+        None  # a journal file, or the URL of a database; null: study.log in the sweep's folder
+    )
     study_name: str | None = None  # null: the name of the sweep's folder
     params: dict[str, str] | None = None  # dimensions, as on the command line
 
@@ -32,11 +41,17 @@ class OptunaSweeperConfig(RandomSweeperConfig):
 
 
 def register() -> None:
-    """For hydratune's own commands alone: another program may have installed another sweeper ``optuna``."""
+    """For hydratune's own commands alone: another program may have installed another sweeper
+    ``optuna``.
+    """
     Plugins.instance()  # whatever is installed has put its own there now
     store = ConfigStore.instance()
-    store.store(group="hydra/sweeper", name="random", node=RandomSweeperConfig, provider="hydratune")
-    store.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConfig, provider="hydratune")
+    store.store(
+        group="hydra/sweeper", name="random", node=RandomSweeperConfig, provider="hydratune"
+    )
+    store.store(
+        group="hydra/sweeper", name="optuna", node=OptunaSweeperConfig, provider="hydratune"
+    )
 
 
 class SearchSweeper(Sweeper):
@@ -51,7 +66,9 @@ class SearchSweeper(Sweeper):
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         from hydratune.sweeps.search import search

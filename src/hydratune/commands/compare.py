@@ -1,4 +1,6 @@
-"""hydratune compare DIR...: rank runs, test which are tied, show what each setting did; or hold one run against another."""
+"""hydratune compare DIR...: rank runs, test which are tied, show what each setting did; or hold one
+run against another.
+"""
 
 import difflib
 import math
@@ -38,8 +40,21 @@ options:
 a check for scripts, exit code 1 if the candidate is worse:
   fail_if='eval/field_f1<-0.02, val/loss>+1%'    candidate less baseline; without it: significantly worse on the same test rows
   certain=true         fail only if the whole interval of a difference is beyond the limit
-"""
-_OPTIONS = ("metric", "mode", "pareto", "confidence", "baseline", "candidate", "fail_if", "certain", "output", "html", "export", "to_wandb")
+"""  # noqa: E501
+_OPTIONS = (
+    "metric",
+    "mode",
+    "pareto",
+    "confidence",
+    "baseline",
+    "candidate",
+    "fail_if",
+    "certain",
+    "output",
+    "html",
+    "export",
+    "to_wandb",
+)
 _CHECKS = ("baseline", "candidate", "fail_if", "certain", "confidence")
 
 
@@ -88,18 +103,31 @@ def _compare(folders: Sequence[Path], options: Mapping[str, str]) -> int:
     kinds = kinds_of(options["export"]) if "export" in options else []
     runs = collect(folders)
     if all(run.state == UNREADABLE for run in runs):
-        raise InputError(f"nothing here can be read: {runs[0].error}{f' (and {len(runs) - 1} more)' if len(runs) > 1 else ''}")
+        raise InputError(
+            "nothing here can be read:"
+            f" {runs[0].error}{f' (and {len(runs) - 1} more)' if len(runs) > 1 else ''}"
+        )
     finished = any(run.objective is not None for run in runs)
     by = criterion(options.get("metric"), options.get("mode"), measured(runs) if finished else None)
-    compared = compare(runs, by, pareto=_pair(options.get("pareto")), confidence=_confidence(options))
+    compared = compare(
+        runs, by, pareto=_pair(options.get("pareto")), confidence=_confidence(options)
+    )
     for part in shown(compared):
         console.print(part, soft_wrap=isinstance(part, str))
     if html:
-        closing.page(compared, place(folders, options.get("output")), ", ".join(folder.absolute().name for folder in folders))
+        closing.page(
+            compared,
+            place(folders, options.get("output")),
+            ", ".join(folder.absolute().name for folder in folders),
+        )
     if kinds:
         closing.exports(compared, place(folders, options.get("output")), kinds)
     if to_wandb:
-        closing.to_wandb(compared, place(folders, options.get("output")), ", ".join(folder.absolute().name for folder in folders))
+        closing.to_wandb(
+            compared,
+            place(folders, options.get("output")),
+            ", ".join(folder.absolute().name for folder in folders),
+        )
     return 0
 
 
@@ -115,23 +143,49 @@ def place(folders: Sequence[Path], output: str | None) -> Path:
 def _gate(folders: Sequence[Path], options: Mapping[str, str]) -> int:
     missing = [name for name in ("baseline", "candidate") if name not in options]
     if missing or folders:
-        raise InputError("a check needs baseline=DIR and candidate=DIR, and nothing else to compare")
+        raise InputError(
+            "a check needs baseline=DIR and candidate=DIR, and nothing else to compare"
+        )
     if strange := [name for name in options if name not in _CHECKS]:
-        raise InputError(f"{strange[0]}: a check of two runs has no such option; it takes {', '.join(_CHECKS)}")
+        raise InputError(
+            f"{strange[0]}: a check of two runs has no such option; it takes {', '.join(_CHECKS)}"
+        )
     baseline, candidate = (_run(name, options[name]) for name in ("baseline", "candidate"))
     certain = _truth("certain", options.get("certain", "false"))
     confidence = _confidence(options)
-    checked = gate.check(baseline, candidate, options.get("fail_if"), certain=certain, confidence=confidence)
+    checked = gate.check(
+        baseline, candidate, options.get("fail_if"), certain=certain, confidence=confidence
+    )
     table = Table(title_justify="left", header_style="bold")
-    for column in ("metric", "baseline", "candidate", f"difference, {100 * confidence:.4g} %", "p", "fails if", ""):
-        table.add_column(column, justify="right" if column in ("baseline", "candidate", "p") else "left")
+    for column in (
+        "metric",
+        "baseline",
+        "candidate",
+        f"difference, {100 * confidence:.4g} %",
+        "p",
+        "fails if",
+        "",
+    ):
+        table.add_column(
+            column, justify="right" if column in ("baseline", "candidate", "p") else "left"
+        )
     for one in checked:
         found = one.difference
         interval = f" {escape(found.between('+.4f'))}" if found else ""
         change = one.candidate - one.baseline
-        values = f"{one.baseline:.4f}", f"{one.candidate:.4f}", f"{change:+.4f}{interval}" if math.isfinite(change) else "-"
+        values = (
+            f"{one.baseline:.4f}",
+            f"{one.candidate:.4f}",
+            f"{change:+.4f}{interval}" if math.isfinite(change) else "-",
+        )
         mark = "[bold red]FAIL" if one.failed else "[green]ok"
-        table.add_row(escape(title(one.metric)), *values, chance(found.p).removeprefix("= ") if found else "-", escape(one.limit), mark)
+        table.add_row(
+            escape(title(one.metric)),
+            *values,
+            chance(found.p).removeprefix("= ") if found else "-",
+            escape(one.limit),
+            mark,
+        )
     console.print(table)
     failed = any(one.failed for one in checked)
     console.print(f"[{'red' if failed else 'green'}]{escape(gate.sentence(checked))}")
@@ -153,7 +207,9 @@ def _pair(text: str | None) -> tuple[str, str] | None:
         return None
     names = [name.strip() for name in text.strip("[]").split(",") if name.strip()]
     if len(names) != 2:
-        raise InputError(f"pareto = {text}: give two metrics of metrics.json, pareto=[val/loss,cost/cpu_seconds]")
+        raise InputError(
+            f"pareto = {text}: give two metrics of metrics.json, pareto=[val/loss,cost/cpu_seconds]"
+        )
     return names[0], names[1]
 
 

@@ -1,4 +1,6 @@
-"""hydratune prepare: read, clean, check and split a data set; write it down with a report for people and for machines."""
+"""hydratune prepare: read, clean, check and split a data set; write it down with a report for
+people and for machines.
+"""
 
 import gc
 import itertools
@@ -38,7 +40,8 @@ _QUIET = 2_000  # rows: below it there is nothing to wait for
 
 @contextmanager
 def _without_looking_at_imports() -> Iterator[None]:
-    """Leaves the million objects of imported modules out of garbage collection, which takes a tenth of the time otherwise.
+    """Leaves the million objects of imported modules out of garbage collection, which takes a tenth
+    of the time otherwise.
 
     And collects less often: rows make few cycles.
     """
@@ -56,7 +59,11 @@ def _without_looking_at_imports() -> Iterator[None]:
 def run(config: PrepareConfig, record: RunDirectory) -> None:
     """Raises ``DataError`` after everything is written, if a check refuses the data."""
     output = _output(config)
-    judge = client_for(config.facts, lambda: config.model, Purse(config.facts)) if facts.wanted(config.facts) else None
+    judge = (
+        client_for(config.facts, lambda: config.model, Purse(config.facts))
+        if facts.wanted(config.facts)
+        else None
+    )
     section("data")
     reader = sources.reader(config.model)
     fitness.check_model(config, reader)
@@ -88,20 +95,41 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
         write_json(output / "report.json", report)
         write_html(output / "report.html", report)
     except OSError as error:
-        raise InputError(f"cannot write into {output} ({error.strerror or error}); choose another place with output=DIR") from error
-    console.print(f"report      {escape(str(output))}/report.html  [dim](and report.json)", soft_wrap=True)
+        raise InputError(
+            f"cannot write into {output} ({error.strerror or error}); choose another place with"
+            " output=DIR"
+        ) from error
+    console.print(
+        f"report      {escape(str(output))}/report.html  [dim](and report.json)", soft_wrap=True
+    )
     if errors:
         found = "\n".join(f"  {error}" for error in errors.values())
-        raise DataError(f"the data set is not fit for training, so only the report was written.\n{found}")
+        raise DataError(
+            f"the data set is not fit for training, so only the report was written.\n{found}"
+        )
     if unfit is not None:
         raise unfit
     if unjudged:
-        raise RunError(f"everything was written, but no answer was judged: {unjudged}; none is called supported or unsupported for it")
-    console.print(f"data        {escape(str(output))}/train.parquet, validation.parquet, test.parquet", soft_wrap=True)
-    console.print(f"train       hydratune train data=prepared data.path={escape(str(output))}", soft_wrap=True)
+        raise RunError(
+            f"everything was written, but no answer was judged: {unjudged}; none is called"
+            " supported or unsupported for it"
+        )
+    console.print(
+        f"data        {escape(str(output))}/train.parquet, validation.parquet, test.parquet",
+        soft_wrap=True,
+    )
+    console.print(
+        f"train       hydratune train data=prepared data.path={escape(str(output))}", soft_wrap=True
+    )
 
 
-def _unfit(config: PrepareConfig, reader: Reader, encoder: ChatEncoder, prepared: Prepared, tokens: TokenCheck) -> InputError | None:
+def _unfit(
+    config: PrepareConfig,
+    reader: Reader,
+    encoder: ChatEncoder,
+    prepared: Prepared,
+    tokens: TokenCheck,
+) -> InputError | None:
     """Why ``train`` would refuse these rows with this model."""
     try:
         fitness.check_prepared(config, reader, encoder, prepared, tokens)
@@ -126,10 +154,14 @@ def _default_output(config: PrepareConfig) -> Path:
     own = None
     if isinstance(data, FilesData):
         file = Path(data.train)
-        own = file.resolve().parent.name if file.stem in ("train", "training", "data") else file.stem
+        own = (
+            file.resolve().parent.name if file.stem in ("train", "training", "data") else file.stem
+        )
     elif isinstance(data, HubData):
         own = data.id.rstrip("/").rpartition("/")[2]
-    return Path("outputs/prepared") / str(own if own and config.name in ("files", "hub") else config.name)
+    return Path("outputs/prepared") / str(
+        own if own and config.name in ("files", "hub") else config.name
+    )
 
 
 def _output(config: PrepareConfig) -> Path:
@@ -138,23 +170,39 @@ def _output(config: PrepareConfig) -> Path:
     ours = {"report.json", "report.html", digests.INDEX, *_DATA_FILES}
     if output.exists() and not output.is_dir():
         raise ConfigError([Problem("output", output, "this is a file", "give a folder")])
-    if isinstance(config.data, PreparedData) and output.resolve() == Path(config.data.path).resolve():
-        raise ConfigError([Problem("output", output, "this is the data set that is read", "give another folder")])
+    if (
+        isinstance(config.data, PreparedData)
+        and output.resolve() == Path(config.data.path).resolve()
+    ):
+        raise ConfigError(
+            [Problem("output", output, "this is the data set that is read", "give another folder")]
+        )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write into {output} ({error.strerror or error}); choose another place with output=DIR") from error
-    others = sorted(path.name for path in output.iterdir() if path.name not in ours)[:5] if output.is_dir() else []
+        raise InputError(
+            f"cannot write into {output} ({error.strerror or error}); choose another place with"
+            " output=DIR"
+        ) from error
+    others = (
+        sorted(path.name for path in output.iterdir() if path.name not in ours)[:5]
+        if output.is_dir()
+        else []
+    )
     if others:
         why = f"this folder holds other things: {', '.join(others)}"
         raise ConfigError([Problem("output", output, why, "choose an empty or a new folder")])
     return output
 
 
-def _count_tokens(config: PrepareConfig, prepared: Prepared, encoder: ChatEncoder, reader: Reader) -> TokenCheck:
+def _count_tokens(
+    config: PrepareConfig, prepared: Prepared, encoder: ChatEncoder, reader: Reader
+) -> TokenCheck:
     count = sum(split["rows"] for split in prepared.report["splits"].values())
     with progress("counting tokens, checking masks", count, "rows", quiet=count < _QUIET) as ticker:
-        return count_tokens(config.data, prepared, encoder, reader, lambda rows: ticker.advance(rows, rows))
+        return count_tokens(
+            config.data, prepared, encoder, reader, lambda rows: ticker.advance(rows, rows)
+        )
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -166,7 +214,11 @@ def _print(report: dict[str, Any]) -> None:
         for name, entry in changed.items():
             state = "[green]done" if entry["on"] else f"[dim]left: data.clean.{name}=true does it"
             where = by_split(entry)
-            table.add_row(f"{entry['title']} [dim]({where})" if where else entry["title"], f"{entry['rows']:,}", state)
+            table.add_row(
+                f"{entry['title']} [dim]({where})" if where else entry["title"],
+                f"{entry['rows']:,}",
+                state,
+            )
         console.print(table)
     table = Table("check", "rows", "what", "the first", header_style="bold")
     for name, check in report["checks"].items():
@@ -175,7 +227,12 @@ def _print(report: dict[str, Any]) -> None:
         style = "bold red" if check["level"] == Level.error.value else "yellow"
         notes = "; ".join(filter(None, (by_split(check), check["note"])))
         what = f"{check['title']} ({notes})" if notes else check["title"]
-        table.add_row(Text(name, style), f"{check['count']:,}", Text(what), Text("\n".join(_where(check)), "dim"))
+        table.add_row(
+            Text(name, style),
+            f"{check['count']:,}",
+            Text(what),
+            Text("\n".join(_where(check)), "dim"),
+        )
     console.print(table)
     clean = [name for name, check in report["checks"].items() if not check["count"]]
     console.print(f"[dim]nothing found by {', '.join(clean)}", soft_wrap=True)
@@ -184,29 +241,57 @@ def _print(report: dict[str, Any]) -> None:
 def _where(check: dict[str, Any]) -> list[str]:
     """Where to look: file:line of the first rows, or their ids."""
     places = [Path(place).name if place else "" for place in check.get("where", [])]
-    return [place or row for row, place in itertools.zip_longest(check["rows"][:2], places[:2], fillvalue="")]
+    return [
+        place or row
+        for row, place in itertools.zip_longest(check["rows"][:2], places[:2], fillvalue="")
+    ]
 
 
 def _splits_table(report: dict[str, Any]) -> Table:
     tokens = report["tokens"]
-    table = Table(header_style="bold", title=f"tokens of {tokens['model']}; data.max_length={tokens['max_length']}", title_justify="left")
-    for column in ("split", "rows", "groups", "tokens", "trained", "median", "99 %", "longest", "too long"):
+    table = Table(
+        header_style="bold",
+        title=f"tokens of {tokens['model']}; data.max_length={tokens['max_length']}",
+        title_justify="left",
+    )
+    for column in (
+        "split",
+        "rows",
+        "groups",
+        "tokens",
+        "trained",
+        "median",
+        "99 %",
+        "longest",
+        "too long",
+    ):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, split in report["splits"].items():
         mine = tokens["splits"][name]
         numbers = (split["rows"], split["groups"], mine["tokens"], mine["trained_tokens"])
-        lengths = (mine["quantiles"]["50"], mine["quantiles"]["99"], mine["quantiles"]["100"], mine["too_long"])
+        lengths = (
+            mine["quantiles"]["50"],
+            mine["quantiles"]["99"],
+            mine["quantiles"]["100"],
+            mine["too_long"],
+        )
         table.add_row(name, *(f"{n:,}" for n in (*numbers, *lengths)))
     return table
 
 
-def _masked(config: PrepareConfig, prepared: Prepared, encoder: ChatEncoder, count: int) -> tuple[list[Any], list[Any]]:
+def _masked(
+    config: PrepareConfig, prepared: Prepared, encoder: ChatEncoder, count: int
+) -> tuple[list[Any], list[Any]]:
     """The first training rows whose mask can be made."""
     rows: list[Any] = []
     encoded: list[Any] = []
     for raw in prepared.rows("train"):
         try:
-            examples = list(encoded_examples(encoder, [with_system(raw, config.data.system_prompt)], config.data, "train"))
+            examples = list(
+                encoded_examples(
+                    encoder, [with_system(raw, config.data.system_prompt)], config.data, "train"
+                )
+            )
         except DataError:
             continue
         rows += [row for row, _ in examples]

@@ -1,4 +1,4 @@
-"""hydratune train: measure the base model, fine-tune it, measure it again, write everything down."""
+"""hydratune train: measure the base model, fine-tune it, measure it again, write everything down."""  # noqa: E501
 
 import logging
 import shlex
@@ -38,13 +38,29 @@ from hydratune.data.report import render
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.errors import ConfigError, DivergedError, Leaving, Paused, Problem, RunError
-from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, overfitting, panel, table
+from hydratune.evaluation import (
+    assess,
+    canaries,
+    forgetting,
+    memorisation,
+    metrics,
+    overfitting,
+    panel,
+    table,
+)
 from hydratune.models import adapters, continued, hardware, sources, trained, turn_ends
 from hydratune.models.adapter_folder import AdapterFolder, find, told
 from hydratune.models.compute import Compute, compute_of
 from hydratune.models.memory_plan import MemoryPlan
 from hydratune.models.targets import without_effect
-from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl, write_text
+from hydratune.records import (
+    RunDirectory,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from hydratune.run import is_main_process
 from hydratune.sweeps import peers
 from hydratune.sweeps.records import read_sweep
@@ -58,7 +74,15 @@ from hydratune.training.schedules import total_steps
 
 log = logging.getLogger(__name__)
 ALONE = Workshop()
-_TRAINED_BY = ("seed", "model", "data", "adapter", "optimizer", "trainer")  # settings that decide what is trained
+# settings that decide what is trained
+_TRAINED_BY = (
+    "seed",
+    "model",
+    "data",
+    "adapter",
+    "optimizer",
+    "trainer",
+)
 
 
 @dataclass
@@ -80,7 +104,9 @@ class Job:
     examples: list[Row]  # for the few-shot prompt, as many as fit
     reader: sources.Reader
     start: AdapterFolder | None  # an adapter that is trained further
-    ends_known: bool  # whether the base model's own generation config has every token that ends an answer
+    ends_known: (
+        bool  # whether the base model's own generation config has every token that ends an answer
+    )
     sample: assess.TestBench | None = None  # validation rows that are answered during training
     checkpoint: dict[str, Any] | None = None  # to go on from
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds
@@ -109,12 +135,16 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
         job = prepare(config, shop)
         job.checkpoint = _place_left(job, record)
         with shop.seeded(config.seed):
-            job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)), job.start)
+            job.model = adapters.add_adapter(
+                job.model, config.adapter, total_steps(config, len(job.train)), job.start
+            )
         _train_on_all_devices(job, record, False, shop)
         return
     seconds = {"start-up (imports)": time.perf_counter() - shop.began}
     with timed(seconds, "W&B"):
-        tracker, new = shop.tracker(lambda: _track(config, record, shop))  # before anything can fail, so that W&B sees the failure
+        tracker, new = shop.tracker(
+            lambda: _track(config, record, shop)
+        )  # before anything can fail, so that W&B sees the failure
     exit_code: int | None = 1
     try:
         with timed(seconds, "model and data"):
@@ -142,8 +172,13 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
     _report(job, record, result, systems, tracker.hint)
 
 
-def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Workshop) -> tuple[dict[str, Any], list[str]]:
-    """Measures, trains, measures again. Returns the content of metrics.json and the names of the systems measured."""
+def _experiment(
+    job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Workshop
+) -> tuple[dict[str, Any], list[str]]:
+    """Measures, trains, measures again.
+
+    Returns the content of metrics.json and the names of the systems measured.
+    """
     config = job.config
     facts = _write_down(job, record, shop)
     tracker.facts(facts)
@@ -151,9 +186,15 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     before, untouched = _panel(job, shop, "the panel, before"), _untouched_canaries(job, shop)
     predictions = _baselines(job, record, shop)
     section("training")
-    idle = without_effect(job.model, config.adapter) if isinstance(config.adapter, LayerAdapter) and job.start is None else []
+    idle = (
+        without_effect(job.model, config.adapter)
+        if isinstance(config.adapter, LayerAdapter) and job.start is None
+        else []
+    )
     with shop.seeded(config.seed):  # whatever was drawn before, the adapter begins the same
-        job.model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)), job.start)
+        job.model = adapters.add_adapter(
+            job.model, config.adapter, total_steps(config, len(job.train)), job.start
+        )
     shop.accept(job.model)
     optimizers.check(job.model, config.optimizer)
     trainable, total = adapters.count_parameters(job.model)
@@ -161,8 +202,14 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
     for line in trained.lines(job.model):
         console.print(escape(line), soft_wrap=True)
     for name in idle:
-        console.print(f"[yellow]adapter.exclude_modules: {escape(name)} is no target anyway, so it excludes nothing", soft_wrap=True)
-    console.print(f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
+        console.print(
+            f"[yellow]adapter.exclude_modules: {escape(name)} is no target anyway, so it excludes"
+            " nothing",
+            soft_wrap=True,
+        )
+    console.print(
+        f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)"
+    )
     try:
         fitted = _train_on_all_devices(job, record, tracker.logger, shop)
     except DivergedError as error:
@@ -180,15 +227,23 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
         shop.last_words()
     _save(job, record)
     if fitted.interrupted:
-        console.print(f"[yellow]interrupted; the adapter so far is in {escape(str(record.adapter))}", soft_wrap=True)
+        console.print(
+            f"[yellow]interrupted; the adapter so far is in {escape(str(record.adapter))}",
+            soft_wrap=True,
+        )
         if (record.checkpoints / "last.ckpt").is_file() and not read_sweep(record.path.parent):
             console.print(
-                f"the same command with hydra.run.dir={escape(str(record.shown))} resumes from the last checkpoint", soft_wrap=True
+                f"the same command with hydra.run.dir={escape(str(record.shown))} resumes from the"
+                " last checkpoint",
+                soft_wrap=True,
             )
         raise KeyboardInterrupt
-    if adapters.changes_base(config.adapter):  # in bf16, what is saved for the untouched base differs by roundings: measure that
+    # in bf16, what is saved for the untouched base differs by roundings: measure that
+    if adapters.changes_base(config.adapter):
         job.model = None  # its memory is needed
-        job.model = adapters.load_tuned(config.model, config.adapter, job.source, record.adapter, job.compute)
+        job.model = adapters.load_tuned(
+            config.model, config.adapter, job.source, record.adapter, job.compute
+        )
     with timed(job.seconds, "fine-tuned model on the test rows"):
         predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot(), shop)
     lost = _lost(job, record, shop, before)
@@ -204,7 +259,7 @@ def _experiment(job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Wo
 
 
 def _save(job: Job, record: RunDirectory) -> None:
-    """The trained weights, with the tokens at which their answers end; no signal interrupts that."""
+    """The trained weights, with the tokens at which their answers end; no signal interrupts that."""  # noqa: E501
     with signals_wait():
         adapters.save(job.model, job.tokenizer, record.adapter, _ends(job))
 
@@ -230,7 +285,11 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     fitness.check_model(config, reader)
     encoder = ChatEncoder(tokenizer, reader.turn_end_ids)
     sets, encoded, splits = shop.shared("tokens", lambda: _encode(config, encoder, sets))
-    fitness.check_examples(config, reader, {name: fitness.SplitTokens.of(rows, encoded[name]) for name, rows in sets.items()})
+    fitness.check_examples(
+        config,
+        reader,
+        {name: fitness.SplitTokens.of(rows, encoded[name]) for name, rows in sets.items()},
+    )
     if start is None:
         adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
     facts = {"fingerprint": sets.fingerprint, "splits": splits, **_quality(prepared)}
@@ -269,22 +328,32 @@ def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
     )
 
 
-def _sample(config: TrainConfig, sets: RowSets, encoder: ChatEncoder, test: assess.TestBench) -> assess.TestBench | None:
-    """The first different validation rows in the order of their hashes, scored as the test rows are if their answers allow it."""
+def _sample(
+    config: TrainConfig, sets: RowSets, encoder: ChatEncoder, test: assess.TestBench
+) -> assess.TestBench | None:
+    """The first different validation rows in the order of their hashes, scored as the test rows are
+    if their answers allow it.
+    """
     settings = config.evaluation
     if settings.every_steps is None:
         return None
     different = {row.content_hash: row for row in sets.validation}
     rows = [different[key] for key in sorted(different)[: settings.sample]]
-    task = metrics.choose_task(settings.task, [*test.references, *map(encoder.reference, rows)], settings.metrics)
-    bench = assess.TestBench(rows, encoder, replace(settings, max_rows=None), task, test.schema, test.context)
+    task = metrics.choose_task(
+        settings.task, [*test.references, *map(encoder.reference, rows)], settings.metrics
+    )
+    bench = assess.TestBench(
+        rows, encoder, replace(settings, max_rows=None), task, test.schema, test.context
+    )
     bench.check(bench.zero_shot())
     return bench
 
 
 def _sets(config: TrainConfig, prepared: Prepared) -> RowSets:
     sets = load_sets(config.data, config.seed, prepared)
-    return canaries.with_canaries(sets, config.evaluation.canaries, config.seed, config.data.system_prompt)
+    return canaries.with_canaries(
+        sets, config.evaluation.canaries, config.seed, config.data.system_prompt
+    )
 
 
 def _real(rows: list[Row]) -> list[Row]:
@@ -301,15 +370,22 @@ def _base(config: TrainConfig, compute: Compute) -> tuple[sources.Source, Any, A
     return sources.identified(source, config.model, model), tokenizer, model
 
 
-def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> tuple[RowSets, dict[str, list[Encoded]], dict[str, Any]]:
-    """The rows that fit, their tokens, and what data.json says of each split. Raises ``DataError`` for a wrong mask."""
+def _encode(
+    config: TrainConfig, encoder: ChatEncoder, sets: RowSets
+) -> tuple[RowSets, dict[str, list[Encoded]], dict[str, Any]]:
+    """The rows that fit, their tokens, and what data.json says of each split.
+
+    Raises ``DataError`` for a wrong mask.
+    """
     kept, tokens, reports = fitness.encode(config, encoder, sets)
     facts: dict[str, Any] = {}
     for name, rows in kept.items():
         facts[name] = {
             **reports[name].summary(),
             "hash": sets_hash(rows),
-            "tokens_hash": stable_hash(sorted(stable_hash((e.ids, e.trained)) for e in tokens[name])),  # losses over equal tokens compare
+            "tokens_hash": stable_hash(
+                sorted(stable_hash((e.ids, e.trained)) for e in tokens[name])
+            ),  # losses over equal tokens compare
         }
         for statement in reports[name].statements(name, config.data) if is_main_process() else ():
             console.print(f"[yellow]{statement}")
@@ -323,19 +399,37 @@ def _quality(prepared: Prepared) -> dict[str, Any]:
         "prepared": report["fingerprint"],
         "source": report["source"],
         "quality": {
-            name: {"level": check["level"], "count": check["count"], "splits": check.get("splits", {})}
+            name: {
+                "level": check["level"],
+                "count": check["count"],
+                "splits": check.get("splits", {}),
+            }
             for name, check in report["checks"].items()
             if check["count"]
         },
-        "cleaning": {name: entry["rows"] for name, entry in report["cleaning"].items() if entry["on"] and entry["rows"]},
-        "left": {name: entry["rows"] for name, entry in report["cleaning"].items() if not entry["on"] and entry["rows"]},
+        "cleaning": {
+            name: entry["rows"]
+            for name, entry in report["cleaning"].items()
+            if entry["on"] and entry["rows"]
+        },
+        "left": {
+            name: entry["rows"]
+            for name, entry in report["cleaning"].items()
+            if not entry["on"] and entry["rows"]
+        },
         "left_out": report["left_out"],
     }
 
 
-def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row], prepared: Prepared) -> None:
+def _say_what_is_unusual(
+    config: TrainConfig, sets: RowSets, examples: list[Row], prepared: Prepared
+) -> None:
     if Baseline.fewshot in config.evaluation.baselines and len(examples) < config.evaluation.shots:
-        what = f"with {len(examples)} instead of {config.evaluation.shots} examples" if examples else "left out"
+        what = (
+            f"with {len(examples)} instead of {config.evaluation.shots} examples"
+            if examples
+            else "left out"
+        )
         why = "no more fit into the model's context, or there are no more rows"
         if not all(map(assess.can_be_shown, sets.test)):
             why = "the test rows are documents or use tools, for which examples make no prompt"
@@ -347,22 +441,39 @@ def _say_what_is_unusual(config: TrainConfig, sets: RowSets, examples: list[Row]
     where = "as it was prepared" if isinstance(config.data, PreparedData) else where
     console.print(f"[dim]data: {where}{f'; cleaned: {changed}' if changed else ''}", soft_wrap=True)
     if config.trainer.precision == "bf16-true":  # with adapters it is refused
-        what = "weights in bf16 lose updates smaller than 1/256 of them, most of those of usual learning rates"
-        console.print(f"[yellow]trainer.precision=bf16-true: {what}; bf16-mixed keeps them, for twice the memory", soft_wrap=True)
+        what = (
+            "weights in bf16 lose updates smaller than 1/256 of them, most of those of usual"
+            " learning rates"
+        )
+        console.print(
+            f"[yellow]trainer.precision=bf16-true: {what}; bf16-mixed keeps them, for twice the"
+            " memory",
+            soft_wrap=True,
+        )
     if config.evaluation.canaries:
-        console.print(f"[yellow]{config.evaluation.canaries} canaries, made-up rows with secrets, are among the training rows")
+        console.print(
+            f"[yellow]{config.evaluation.canaries} canaries, made-up rows with secrets, are among"
+            " the training rows"
+        )
     if warned:
         console.print(
-            f"[yellow]data checks found: {escape(warned)} [dim](hydratune prepare, with the same settings, shows the rows)", soft_wrap=True
+            f"[yellow]data checks found: {escape(warned)} [dim](hydratune prepare, with the same"
+            " settings, shows the rows)",
+            soft_wrap=True,
         )
 
 
 def _warned(prepared: Prepared, told: Mapping[str, Any]) -> str:
     """What the checks found and what is left uncleaned, each with its splits, in one line."""
     checks, repairs = prepared.report["checks"], prepared.report["cleaning"]
-    found = [f"{name} {check['count']:,} ({places(checks[name])})" for name, check in told["quality"].items() if name != "size"]
+    found = [
+        f"{name} {check['count']:,} ({places(checks[name])})"
+        for name, check in told["quality"].items()
+        if name != "size"
+    ]
     found += [
-        f"{name} {rows:,} ({places(repairs[name])}; data.clean.{name}=true repairs {'them' if rows > 1 else 'it'})"
+        f"{name} {rows:,} ({places(repairs[name])}; data.clean.{name}=true repairs"
+        f" {'them' if rows > 1 else 'it'})"
         for name, rows in told["left"].items()
     ]
     return ", ".join(found).replace(" ()", "").replace("(; ", "(")
@@ -374,7 +485,10 @@ def sets_hash(rows: list[Row]) -> str:
 
 
 def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any]:
-    """environment.json, data.json, data.html and the opening lines on the terminal. Returns the facts for W&B."""
+    """environment.json, data.json, data.html and the opening lines on the terminal.
+
+    Returns the facts for W&B.
+    """
     config = job.config
     git = environment.git_commit(Path(__file__).parent)
     began = {"start": continued.facts(job.start)} if job.start is not None else {}
@@ -385,13 +499,21 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
         "git": git,
         "precision": job.compute.precision,
     }
-    measured_on = {"validation": job.data_facts["splits"]["validation"]["tokens_hash"], "code": environment.code_hash()}
+    measured_on = {
+        "validation": job.data_facts["splits"]["validation"]["tokens_hash"],
+        "code": environment.code_hash(),
+    }
     content = {
         "versions": environment.versions(),
         "hardware": {**hardware.describe(), **job.compute.stored()},
         "code": environment.code_hash(),
         "seed": config.seed,
-        "model": {"name": config.model.name, "licence": config.model.licence, "source": job.source.name, "identity": job.source.identity},
+        "model": {
+            "name": config.model.name,
+            "licence": config.model.licence,
+            "source": job.source.name,
+            "identity": job.source.identity,
+        },
         **facts,
     }
     write_json(record.path / "environment.json", content)
@@ -402,30 +524,50 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     splits = job.data_facts["splits"]
     counts = ", ".join(f"{name} {facts_['kept']}" for name, facts_ in splits.items())
     where = f"{job.compute.accelerator}, {job.compute.precision}"
-    console.print(f"[bold]{config.name}[/]  {escape(config.model.name)} ({config.model.licence}) on {where}")
+    console.print(
+        f"[bold]{config.name}[/]  {escape(config.model.name)} ({config.model.licence}) on {where}"
+    )
     if job.start is not None:
         assert isinstance(config.adapter, PeftAdapter)
-        what = f"starts from the adapter in {job.start.path} ({told(config.adapter)}); the baselines are the base model without it"
+        what = (
+            f"starts from the adapter in {job.start.path} ({told(config.adapter)}); the baselines"
+            " are the base model without it"
+        )
         console.print(escape(what), soft_wrap=True)
-    console.print(f"rows: {counts}; {splits['train']['tokens']:,} training tokens, {splits['train']['trained_tokens']:,} of them trained")
+    console.print(
+        f"rows: {counts}; {splits['train']['tokens']:,} training tokens,"
+        f" {splits['train']['trained_tokens']:,} of them trained"
+    )
     console.print(f"scored as {job.bench.task.value}; record: {escape(str(record.path))}")
     return facts | measured_on
 
 
 def _data_page(job: Job) -> str:
-    """The report of ``hydratune prepare``, with the masks of the first rows that are really trained on."""
+    """The report of ``hydratune prepare``, with the masks of the first rows that are really trained
+    on.
+    """
     tokens = count_tokens(job.config.data, job.prepared, job.encoder, job.reader)
     shown = zip(job.sets.train[:SHOWN], job.train[:SHOWN], strict=True)
-    used = ", ".join(f"{facts['kept']} {name} rows" for name, facts in job.data_facts["splits"].items())
-    return render(described(str(job.config.name), job.config.model.name, job.prepared, tokens, shown, used))
+    used = ", ".join(
+        f"{facts['kept']} {name} rows" for name, facts in job.data_facts["splits"].items()
+    )
+    return render(
+        described(str(job.config.name), job.config.model.name, job.prepared, tokens, shown, used)
+    )
 
 
 def _made_of(job: Job) -> dict[str, Any]:
     """What must be the same for a run to be gone on with."""
     every = flat(plain(job.config)).items()
-    settings = {key: str(value) for key, value in every if key.split(".")[0] in _TRAINED_BY and key != "trainer.checkpoint_minutes"}
+    settings = {
+        key: str(value)
+        for key, value in every
+        if key.split(".")[0] in _TRAINED_BY and key != "trainer.checkpoint_minutes"
+    }
     splits = job.data_facts["splits"]
-    began = {"starting adapter": continued.facts(job.start)["sha256"]} if job.start is not None else {}
+    began = (
+        {"starting adapter": continued.facts(job.start)["sha256"]} if job.start is not None else {}
+    )
     return {
         **began,
         "settings": settings,
@@ -437,69 +579,130 @@ def _made_of(job: Job) -> dict[str, Any]:
 
 
 def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
-    """The checkpoint from which this run goes on. Raises ``ConfigError`` if it does not belong to what is to be run now."""
+    """The checkpoint from which this run goes on.
+
+    Raises ``ConfigError`` if it does not belong to what is to be run now.
+    """
     found = resume.load(record.checkpoints)
     extending = job.config.resume is Resume.extend
     if found is None and extending:
-        why = f"there is no checkpoint in {record.checkpoints} from which it could be trained further"
-        fix = f"begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
+        why = (
+            f"there is no checkpoint in {record.checkpoints} from which it could be trained further"
+        )
+        fix = (
+            f"begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
+        )
         raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
     if found is None:
         return None
     file, checkpoint = found
     if isinstance(job.config.adapter, AdaLoraAdapter):
-        console.print("[yellow]AdaLoRA cannot be gone on with from a checkpoint: the run begins anew")
+        console.print(
+            "[yellow]AdaLoRA cannot be gone on with from a checkpoint: the run begins anew"
+        )
         return None
     before, now = checkpoint["made_of"], _made_of(job)
     old, new = before["settings"], now["settings"]
-    other = [f"{key} was {old.get(key)} and is {new.get(key)}" for key in {**old, **new} if str(old.get(key)) != str(new.get(key))]
+    other = [
+        f"{key} was {old.get(key)} and is {new.get(key)}"
+        for key in {**old, **new}
+        if str(old.get(key)) != str(new.get(key))
+    ]
     longer = extending and [o for o in other if o.startswith(extended.LENGTH)]
     other = [o for o in other if not (longer and o in longer)]
     kept = ("training data", "base model", "starting adapter")
     since = [f"the {what} changed" for what in kept if before.get(what) != now.get(what)]
     since = [] if job.config.resume is Resume.force else [*since, *environment.changes(before, now)]
     if other or since:
-        why = f"{'this' if extending else 'an interrupted'} run is there, and since then {'; '.join([*other, *since])}"
-        fix = "resume=never begins anew" + ("" if other else ", resume=force goes on all the same") + "; or choose another hydra.run.dir"
+        why = (
+            f"{'this' if extending else 'an interrupted'} run is there, and since then"
+            f" {'; '.join([*other, *since])}"
+        )
+        fix = (
+            "resume=never begins anew"
+            + ("" if other else ", resume=force goes on all the same")
+            + "; or choose another hydra.run.dir"
+        )
         if extending:
-            fix = f"bring it back; or begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
+            fix = (
+                f"bring it back; or begin a run from its adapter: model.adapter={record.shown}, in"
+                " another hydra.run.dir"
+            )
         raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
     if "ranks" not in checkpoint:
         why = f"{file} was written by an older hydratune, which kept other things"
-        fix = "resume=never begins anew; to go on, use the version that wrote it (environment.json says which)"
+        fix = (
+            "resume=never begins anew; to go on, use the version that wrote it (environment.json"
+            " says which)"
+        )
         raise ConfigError([Problem("resume", job.config.resume.value, why, fix)])
     place, total = checkpoint["place"], total_steps(job.config, len(job.train))
     if longer:
         _lengthen(job, checkpoint, total)
-    console.print(f"[bold]goes on after step {place['step']}[/] of {total}, from {escape(str(file))}", soft_wrap=True)
+    console.print(
+        f"[bold]goes on after step {place['step']}[/] of {total}, from {escape(str(file))}",
+        soft_wrap=True,
+    )
     return checkpoint
 
 
 def _lengthen(job: Job, checkpoint: dict[str, Any], total: int) -> None:
-    """Makes ``checkpoint``, of a shorter run, one of this run. Raises ``ConfigError`` if this run is no longer than that."""
+    """Makes ``checkpoint``, of a shorter run, one of this run.
+
+    Raises ``ConfigError`` if this run is no longer than that.
+    """
     done = checkpoint["place"]["step"]
     if total <= done:
         why = f"the run has taken {done} optimizer steps, and this would be {total}"
-        raise ConfigError([Problem("resume", "extend", why, "raise trainer.max_epochs, and trainer.max_steps if it is set")])
+        raise ConfigError(
+            [
+                Problem(
+                    "resume",
+                    "extend",
+                    why,
+                    "raise trainer.max_epochs, and trainer.max_steps if it is set",
+                )
+            ]
+        )
     for state in checkpoint["callbacks"].values():
-        if isinstance(state, dict) and "wait_count" in state:  # early stopping, whose patience begins anew
-            state |= {"wait_count": 0, "stopped_epoch": 0, "patience": patience_of(job.config.trainer)}
-    rate = job.config.optimizer.lr * schedules.learning_rate_factor(job.config.optimizer, total)(done)
+        # early stopping, whose patience begins anew
+        if isinstance(state, dict) and "wait_count" in state:
+            state |= {
+                "wait_count": 0,
+                "stopped_epoch": 0,
+                "patience": patience_of(job.config.trainer),
+            }
+    rate = job.config.optimizer.lr * schedules.learning_rate_factor(job.config.optimizer, total)(
+        done
+    )
     before = resume.history(checkpoint)[-1]["lr"]
     what = f"it had {before:.3g} at step {done} and has {rate:.3g} at the next"
-    console.print(f"the learning rate follows the {job.config.optimizer.schedule.value} schedule of all {total} steps from here: {what}")
+    console.print(
+        f"the learning rate follows the {job.config.optimizer.schedule.value} schedule of all"
+        f" {total} steps from here: {what}"
+    )
 
 
 def _spent(job: Job, shop: Workshop) -> float:
-    """CPU-seconds of the run, those before an interruption and those of other processes that have ended included."""
-    return shop.cpu_seconds() + job.elsewhere + (job.checkpoint["cpu_seconds"] if job.checkpoint else 0.0)
+    """CPU-seconds of the run, those before an interruption and those of other processes that have
+    ended included.
+    """
+    return (
+        shop.cpu_seconds()
+        + job.elsewhere
+        + (job.checkpoint["cpu_seconds"] if job.checkpoint else 0.0)
+    )
 
 
 def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> wandb.Tracker:
     """The W&B run; in a sweep it is named after what varies and grouped by the sweep."""
     path = record.path
     mine = read_sweep(path.parent).get(path.name)
-    varying = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in mine.varying.items()) if mine else ""
+    varying = (
+        ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in mine.varying.items())
+        if mine
+        else ""
+    )
     folder, group = (path.parent, path.parent.name) if mine else (path, None)
     name = varying if mine else f"{config.name}-{path.name}"
     known = record.status().get("wandb_id") if record.left() is not None else None
@@ -519,9 +722,13 @@ def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> wandb.T
     return tracker
 
 
-def _ask(job: Job, record: RunDirectory, system: str, title: str, prompts: Any, shop: Workshop) -> list[dict[str, Any]]:
+def _ask(
+    job: Job, record: RunDirectory, system: str, title: str, prompts: Any, shop: Workshop
+) -> list[dict[str, Any]]:
     """Predictions of the model as it is now, written to the run directory."""
-    predictions = job.bench.ask(job.model, prompts, title=title, pad=job.tokenizer.pad_token_id, pool=shop.pool)
+    predictions = job.bench.ask(
+        job.model, prompts, title=title, pad=job.tokenizer.pad_token_id, pool=shop.pool
+    )
     write_jsonl(record.predictions_file(system), predictions)
     return predictions
 
@@ -541,7 +748,10 @@ def _baselines(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, list
         with timed(job.seconds, title), shop.one_at_a_time(key):
             stored = assess.cached(file) if config.reuse_baselines else None
             if stored is not None:
-                console.print(f"{title}: taken from the cache ({key}); evaluation.reuse_baselines=false asks again")
+                console.print(
+                    f"{title}: taken from the cache ({key}); evaluation.reuse_baselines=false asks"
+                    " again"
+                )
                 predictions[baseline.value] = job.bench.rescored(stored)
                 write_jsonl(record.predictions_file(baseline.value), predictions[baseline.value])
                 continue
@@ -551,7 +761,10 @@ def _baselines(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, list
 
 
 def _panel(job: Job, shop: Workshop, title: str) -> forgetting.Probe | None:
-    """The model as it is now on the forgetting panel, if that is to be measured. The untouched model is shared."""
+    """The model as it is now on the forgetting panel, if that is to be measured.
+
+    The untouched model is shared.
+    """
     config = job.config.evaluation.forgetting
     if not config.measure:
         return None
@@ -560,14 +773,25 @@ def _panel(job: Job, shop: Workshop, title: str) -> forgetting.Probe | None:
 
     def read() -> forgetting.Probe:
         pad = job.tokenizer.pad_token_id
-        return forgetting.probe(job.model, job.encoder, shown, config, pad=pad, window=window, title=title, pool=shop.pool)
+        return forgetting.probe(
+            job.model,
+            job.encoder,
+            shown,
+            config,
+            pad=pad,
+            window=window,
+            title=title,
+            pool=shop.pool,
+        )
 
     with timed(job.seconds, title):
         key = stable_hash([shown.fingerprint, plain(config), window])
         return shop.shared(f"panel {key}", read) if title.endswith("before") else read()
 
 
-def _lost(job: Job, record: RunDirectory, shop: Workshop, before: forgetting.Probe | None) -> tuple[dict[str, Any], dict[str, list[float]]]:
+def _lost(
+    job: Job, record: RunDirectory, shop: Workshop, before: forgetting.Probe | None
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Metrics of forgetting and their intervals; forgetting.jsonl is what they are made of."""
     after = _panel(job, shop, "the panel, after")
     if before is None or after is None:
@@ -582,29 +806,57 @@ def _canaries(job: Job, shop: Workshop) -> list[dict[str, Any]]:
     """What the model as it is now makes of the canaries, trained and not."""
     config = job.config
     trained = [row for row in job.sets.train if canaries.is_canary(row)]
-    others = canaries.made(config.evaluation.canaries, config.seed, config.data.system_prompt, trained=False)
+    others = canaries.made(
+        config.evaluation.canaries, config.seed, config.data.system_prompt, trained=False
+    )
     with timed(job.seconds, "canaries"):
-        return canaries.probe(job.model, job.encoder, trained, others, config.seed, pad=job.tokenizer.pad_token_id, pool=shop.pool)
+        return canaries.probe(
+            job.model,
+            job.encoder,
+            trained,
+            others,
+            config.seed,
+            pad=job.tokenizer.pad_token_id,
+            pool=shop.pool,
+        )
 
 
 def _untouched_canaries(job: Job, shop: Workshop) -> list[dict[str, Any]]:
     """The same of the untouched model, which is shared; none where there are no canaries."""
-    return shop.shared("canaries", lambda: _canaries(job, shop)) if job.config.evaluation.canaries else []
+    return (
+        shop.shared("canaries", lambda: _canaries(job, shop))
+        if job.config.evaluation.canaries
+        else []
+    )
 
 
 def _known_by_heart(
     job: Job, record: RunDirectory, shop: Workshop, untouched: list[dict[str, Any]]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Metrics of memorisation and their intervals; canaries.jsonl is what those of the canaries are made of."""
+    """Metrics of memorisation and their intervals; canaries.jsonl is what those of the canaries are
+    made of.
+    """
     config = job.config.evaluation
     values: dict[str, float] = {}
     intervals: dict[str, list[float]] = {}
     options: dict[str, Any] = {"pad": job.tokenizer.pad_token_id, "pool": shop.pool}
     if config.memorisation:
         with timed(job.seconds, "memorisation"):
-            seen = [tokens for row, tokens in zip(job.sets.train, job.train, strict=True) if not canaries.is_canary(row)]
+            seen = [
+                tokens
+                for row, tokens in zip(job.sets.train, job.train, strict=True)
+                if not canaries.is_canary(row)
+            ]
             stop, size = job.encoder.turn_end_ids, config.batch_size
-            found = memorisation.probe(job.model, seen, job.validation, config.memorisation, stop=stop, batch_size=size, **options)
+            found = memorisation.probe(
+                job.model,
+                seen,
+                job.validation,
+                config.memorisation,
+                stop=stop,
+                batch_size=size,
+                **options,
+            )
         values, intervals = memorisation.summary(found, config.confidence)
     if config.canaries:
         records = canaries.together(untouched, _canaries(job, shop))
@@ -660,7 +912,10 @@ def _planned(job: Job, record: RunDirectory, plan: MemoryPlan) -> None:
     """Tells how much is computed at once; on a CPU these sizes are always the same."""
     _note_plan(record, plan)
     if job.compute.accelerator == "gpu" and is_main_process():
-        console.print(f"{hardware.name_of(job.compute.device)} ({job.compute.device}): {plan.told()}", soft_wrap=True)
+        console.print(
+            f"{hardware.name_of(job.compute.device)} ({job.compute.device}): {plan.told()}",
+            soft_wrap=True,
+        )
 
 
 def _note_plan(record: RunDirectory, plan: MemoryPlan) -> None:
@@ -670,36 +925,62 @@ def _note_plan(record: RunDirectory, plan: MemoryPlan) -> None:
 
 
 def _sampler(job: Job, record: RunDirectory, shop: Workshop) -> Ask | None:
-    """Has the model answer the same few validation rows, as far as it has come; None where that is not asked for."""
+    """Has the model answer the same few validation rows, as far as it has come; None where that is
+    not asked for.
+    """
     bench = job.sample
     if bench is None:
         return None
 
     def ask(step: int) -> dict[str, float]:
-        said = bench.ask(job.model, bench.zero_shot(), title="", pad=job.tokenizer.pad_token_id, quiet=True, pool=shop.pool)
+        said = bench.ask(
+            job.model,
+            bench.zero_shot(),
+            title="",
+            pad=job.tokenizer.pad_token_id,
+            quiet=True,
+            pool=shop.pool,
+        )
         try:
-            before = read_jsonl(record.sample_file) if record.sample_file.is_file() else []  # beyond this step: of what was gone on from
+            # beyond this step: of what was gone on from
+            before = read_jsonl(record.sample_file) if record.sample_file.is_file() else []
         except RunError as error:
             console.print(f"[yellow]{escape(str(error))}; it begins anew", soft_wrap=True)
             before = []
-        now = [{"step": step, **{key: row[key] for key in ("id", "prediction", "reference", "finish_reason", "scores")}} for row in said]
+        now = [
+            {
+                "step": step,
+                **{
+                    key: row[key]
+                    for key in ("id", "prediction", "reference", "finish_reason", "scores")
+                },
+            }
+            for row in said
+        ]
         write_jsonl(record.sample_file, [*(row for row in before if row["step"] < step), *now])
         measured = metrics.measures(said, bench.families, has_schema=bench.schema is not None)
         values = {name: measure.value for name, measure in measured.items() if "/" not in name}
         best = next((name for name in metrics.MAIN if name in values), "nll")
-        console.print(f"step {step}: {table.TITLES[best]} {values[best]:.3f} on {len(bench.rows)} validation rows")
+        console.print(
+            f"step {step}: {table.TITLES[best]} {values[best]:.3f} on {len(bench.rows)} validation"
+            " rows"
+        )
         return values
 
     return ask
 
 
-def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fitted, cpu_seconds: float) -> dict[str, Any]:
+def _metrics(
+    job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fitted, cpu_seconds: float
+) -> dict[str, Any]:
     """The content of metrics.json."""
     result: dict[str, Any] = {}
     intervals: dict[str, list[float]] = {}
     config = job.config.evaluation
     for system, rows in predictions.items():
-        values, own = metrics.flat_with_clean(system, rows, config, has_schema=job.bench.schema is not None)
+        values, own = metrics.flat_with_clean(
+            system, rows, config, has_schema=job.bench.schema is not None
+        )
         result |= values
         intervals |= own
     went = overfitting.course(fitted.history)
@@ -713,10 +994,19 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
     result["cost/tokens"] = fitted.tokens
     result["cost/tokens_per_second"] = round(fitted.tokens / fitted.training_seconds, 1)
     result["cost/peak_memory_bytes"] = hardware.peak_memory()
-    settings = metrics.settings(config, job.bench.task, job.bench.max_new_tokens, next(iter(predictions.values())))
+    settings = metrics.settings(
+        config, job.bench.task, job.bench.max_new_tokens, next(iter(predictions.values()))
+    )
     result["settings"] = {
-        **{system: {**settings, "shots": len(job.examples)} if system == "fewshot" else settings for system in predictions},
-        "objective": {"metric": "val/loss", "mode": "min", "chosen": "the checkpoint with the lowest validation loss"},
+        **{
+            system: {**settings, "shots": len(job.examples)} if system == "fewshot" else settings
+            for system in predictions
+        },
+        "objective": {
+            "metric": "val/loss",
+            "mode": "min",
+            "chosen": "the checkpoint with the lowest validation loss",
+        },
     }
     result["intervals"] = intervals
     result["seconds"] = {stage: round(spent, 2) for stage, spent in job.seconds.items()}
@@ -724,24 +1014,35 @@ def _metrics(job: Job, predictions: dict[str, list[dict[str, Any]]], fitted: Fit
 
 
 def _where_answers_end(job: Job, folder: str) -> str:
-    """For whoever uses the weights: the tokens, and what to do where the base model does not know them."""
+    """For whoever uses the weights: the tokens, and what to do where the base model does not know
+    them.
+    """
     ends = _ends(job)
-    text = f"an answer ends with {turn_ends.told(job.tokenizer, ends)}, as generation_config.json in it says"
+    text = (
+        f"an answer ends with {turn_ends.told(job.tokenizer, ends)}, as generation_config.json in"
+        " it says"
+    )
     if isinstance(job.config.adapter, FullFinetune) or job.ends_known:
         return text
     return (
-        f"{text}; the base model's own does not: model.generation_config = GenerationConfig.from_pretrained({folder!r}); "
-        f"vLLM --generation-config {shlex.quote(folder)}"
+        f"{text}; the base model's own does not: model.generation_config ="
+        f" GenerationConfig.from_pretrained({folder!r}); vLLM --generation-config"
+        f" {shlex.quote(folder)}"
     )
 
 
-def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: list[str], hint: str) -> None:
+def _report(
+    job: Job, record: RunDirectory, result: dict[str, Any], systems: list[str], hint: str
+) -> None:
     """The closing table and what to type next."""
     section("results")
     console.print(table.results(result, systems, len(job.examples)))
     console.print(table.times(job.seconds))
     speed, memory = result["cost/tokens_per_second"], result["cost/peak_memory_bytes"]
-    console.print(f"validation loss {result['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory {memory / 2**30:.1f} GiB")
+    console.print(
+        f"validation loss {result['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory"
+        f" {memory / 2**30:.1f} GiB"
+    )
     if "forgetting/within_budget" in result:
         console.print(table.forgetting(result))
         budgets = job.config.evaluation.forgetting
@@ -761,12 +1062,19 @@ def _report(job: Job, record: RunDirectory, result: dict[str, Any], systems: lis
     path = record.path
     place = record.shown
     console.print(f"adapter     {escape(str(place))}/adapter  [dim](PEFT format)", soft_wrap=True)
-    console.print(f"ends        {escape(_where_answers_end(job, f'{place}/adapter'))}", soft_wrap=True)
-    console.print(f"read        {escape(str(place))}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
+    console.print(
+        f"ends        {escape(_where_answers_end(job, f'{place}/adapter'))}", soft_wrap=True
+    )
+    console.print(
+        f"read        {escape(str(place))}/report.html  [dim](and predictions.jsonl)",
+        soft_wrap=True,
+    )
     console.print(f"measure     hydratune evaluate run={escape(str(place))}", soft_wrap=True)
     if not read_sweep(path.parent):
         own = (
-            "sweep=learning_rate" if isinstance(job.config.data, ContractsData) else "optimizer.lr=3e-4,1e-3,3e-3, after your own settings"
+            "sweep=learning_rate"
+            if isinstance(job.config.data, ContractsData)
+            else "optimizer.lr=3e-4,1e-3,3e-3, after your own settings"
         )
         console.print(f"sweep       hydratune train -m {own}", soft_wrap=True)
     if hint:

@@ -15,7 +15,10 @@ log = logging.getLogger(__name__)
 
 
 def end_of_sweep(folder: Path, names: Collection[str], *, best: bool = True) -> None:
-    """Ranking and verdict of the jobs ``names``, and the page. ``best`` false: somebody else says which is."""
+    """Ranking and verdict of the jobs ``names``, and the page.
+
+    ``best`` false: somebody else says which is.
+    """
     compared = compare([run for run in collect([folder]) if run.path.name in names])
     for part in tables(compared):
         console.print(part)
@@ -31,7 +34,11 @@ def page(compared: Comparison, folder: Path, name: str) -> None:
     from hydratune.comparison import page as pages
 
     size = pages.write(compared, folder / "report.html", name)
-    console.print(f"compare     {escape(_short(folder / 'report.html'))}  [dim]({size / 1e6:.1f} MB, needs nothing else)", soft_wrap=True)
+    console.print(
+        f"compare     {escape(_short(folder / 'report.html'))}  [dim]({size / 1e6:.1f} MB, needs"
+        " nothing else)",
+        soft_wrap=True,
+    )
 
 
 def exports(compared: Comparison, folder: Path, kinds: Sequence[str]) -> None:
@@ -48,7 +55,10 @@ def to_wandb(compared: Comparison, folder: Path, name: str) -> None:
     console.print(f"W&B report  {escape(published.report)}", soft_wrap=True)
     console.print(f"W&B view    {escape(published.view)}", soft_wrap=True)
     if published.missing:
-        console.print(f"[yellow]{published.missing} of {len(compared.runs)} runs are not on the server: in the tables, but in no panel")
+        console.print(
+            f"[yellow]{published.missing} of {len(compared.runs)} runs are not on the server: in"
+            " the tables, but in no panel"
+        )
 
 
 def _short(file: Path) -> str:

@@ -11,9 +11,11 @@ _SHOWN = 3  # names of runs
 
 
 def different_rows(found: Sequence[Entry], by: Criterion) -> str | None:
-    """Why these runs cannot be ranked: their losses are of different validation rows, or their scores of different test rows.
+    """Why these runs cannot be ranked: their losses are of different validation rows, or their
+    scores of different test rows.
 
-    None if they are of the same. Where the rows follow the seed, every entry must have seen the same ones.
+    None if they are of the same. Where the rows follow the seed, every entry must have seen the
+    same ones.
     """
 
     def seen(run: Run) -> str:
@@ -23,19 +25,33 @@ def different_rows(found: Sequence[Entry], by: Criterion) -> str | None:
     counted = [run for some in known for run in some]
     rows = [sorted(map(seen, some)) for some in known if some]
     follow = "data.seed" in seed_keys([run for entry in found for run in entry.runs])
-    if len({one for some in rows for one in some}) < 2 or (follow and all(some == rows[0] for some in rows)):
+    if len({one for some in rows for one in some}) < 2 or (
+        follow and all(some == rows[0] for some in rows)
+    ):
         return None
     sets: dict[tuple[str, str], list[str]] = {}
     for run in counted:
         sets.setdefault((seen(run), _data(run)), []).append(run.name)
-    told = "; ".join(f"{_names(names)}: {data} ({hash_[:8] or 'not written down'})" for (hash_, data), names in sets.items())
-    what = "tested on different rows, so their scores" if by.on_test else "validated on different rows or tokens, so their losses"
+    told = "; ".join(
+        f"{_names(names)}: {data} ({hash_[:8] or 'not written down'})"
+        for (hash_, data), names in sets.items()
+    )
+    what = (
+        "tested on different rows, so their scores"
+        if by.on_test
+        else "validated on different rows or tokens, so their losses"
+    )
     return f"these runs were {what} cannot be compared ({told}); compare those of one kind"
 
 
 def _data(run: Run) -> str:
     settings = run.settings
-    return str(settings.get("data.train") or settings.get("data.path") or settings.get("data.source") or "data")
+    return str(
+        settings.get("data.train")
+        or settings.get("data.path")
+        or settings.get("data.source")
+        or "data"
+    )
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
@@ -49,8 +65,13 @@ def differences(runs: Sequence[Run]) -> list[str]:
         "the GPU": lambda e: ", ".join(map(str, inside(e, "hardware", "gpus") or [])) or None,
     }
     told = [_told(what, [of(run.environment) for run in runs], runs) for what, of in checks.items()]
-    packages = dict.fromkeys(name for run in runs for name in inside(run.environment, "versions") or ())
-    told += [_told(name, [inside(run.environment, "versions", name) for run in runs], runs) for name in packages]
+    packages = dict.fromkeys(
+        name for run in runs for name in inside(run.environment, "versions") or ()
+    )
+    told += [
+        _told(name, [inside(run.environment, "versions", name) for run in runs], runs)
+        for name in packages
+    ]
     for split, what in (("train", "the training rows"), ("test", "the test rows")):
         told.append(_told(what, [inside(run.data, "splits", split, "hash") for run in runs], runs))
     return [line for line in told if line is not None]

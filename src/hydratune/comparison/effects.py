@@ -1,4 +1,6 @@
-"""What each setting did, over all finished runs of a comparison: means by value, rank correlation, importance."""
+"""What each setting did, over all finished runs of a comparison: means by value, rank correlation,
+importance.
+"""
 
 import itertools
 import math
@@ -16,8 +18,14 @@ from hydratune.comparison.runs import Run
 from hydratune.evaluation.statistics import Interval
 
 LEAST_RUNS = 10  # for importances: a forest of fewer says nothing
-_MOST_LEVELS, _BINS = 12, 4  # values of a setting that are listed; groups of neighbours where there are more
-_LEAST_POINTS, _EXACT = 4, 8  # for a rank correlation; up to which all orders are gone through for its p
+_MOST_LEVELS, _BINS = (
+    12,
+    4,
+)  # values of a setting that are listed; groups of neighbours where there are more
+_LEAST_POINTS, _EXACT = (
+    4,
+    8,
+)  # for a rank correlation; up to which all orders are gone through for its p
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,9 @@ class Effect:
     levels: tuple[Level, ...]  # in order; none where there are too many texts
     correlation: float | None  # Spearman's, of a number with the metric, seeds counted as one
     correlation_p: float | None
-    importance: float | None  # share of the forest's variance that this setting alone explains (fANOVA); None: the forest predicts nothing
+    # share of the forest's variance that this setting alone explains (fANOVA); None: the forest
+    # predicts nothing
+    importance: float | None
 
     @property
     def is_noise(self) -> bool:
@@ -54,14 +64,25 @@ class Effect:
 
 
 def effects(ranked: Sequence[Entry], by: Criterion, confidence: float = 0.95) -> list[Effect]:
-    """Of every setting that varies over finished runs, the most important first, the seed last. Halved and failed runs take no part."""
-    counted = [(run, value) for entry in ranked for run in entry.runs if (value := score(run, by)) is not None]
+    """Of every setting that varies over finished runs, the most important first, the seed last.
+
+    Halved and failed runs take no part.
+    """
+    counted = [
+        (run, value)
+        for entry in ranked
+        for run in entry.runs
+        if (value := score(run, by)) is not None
+    ]
     keys = varying([run for run, _ in counted])
     shares = _importances(counted, keys)
     means = [(entry.settings, entry.mean) for entry in ranked if entry.mean is not None]
-    drawn = seed_keys([run for run, _ in counted])  # an entry has several, and no order among them means anything
+    # an entry has several, and no order among them means anything
+    drawn = seed_keys([run for run, _ in counted])
     ranks = {key: (None, None) if key in drawn else _correlation(means, key) for key in keys}
-    found = [Effect(key, _levels(counted, key, confidence), *ranks[key], shares.get(key)) for key in keys]
+    found = [
+        Effect(key, _levels(counted, key, confidence), *ranks[key], shares.get(key)) for key in keys
+    ]
     return sorted(found, key=lambda effect: (effect.is_noise, -(effect.importance or 0.0)))
 
 
@@ -80,7 +101,13 @@ def _levels(counted: Sequence[tuple[Run, float]], key: str, confidence: float) -
         return ()
     size = -(-len(names) // _BINS)
     bins = [names[start : start + size] for start in range(0, len(names), size)]
-    named = [(f"{cell(first[some[0]])} to {cell(first[some[-1]])}", [v for name in some for v in by_value[name]]) for some in bins]
+    named = [
+        (
+            f"{cell(first[some[0]])} to {cell(first[some[-1]])}",
+            [v for name in some for v in by_value[name]],
+        )
+        for some in bins
+    ]
     return tuple(_level(name, scores, confidence) for name, scores in named)
 
 
@@ -88,10 +115,18 @@ def _level(value: Any, scores: Sequence[float], confidence: float) -> Level:
     return Level(value, tuple(scores), _mean_interval(scores, confidence))
 
 
-def _correlation(means: Sequence[tuple[Mapping[str, Any], float]], key: str) -> tuple[float | None, float | None]:
-    """(Spearman's rank correlation of a numeric setting with the metric, p); None where there is none."""
+def _correlation(
+    means: Sequence[tuple[Mapping[str, Any], float]], key: str
+) -> tuple[float | None, float | None]:
+    """(Spearman's rank correlation of a numeric setting with the metric, p); None where there is
+    none.
+    """
     settings, values = [found.get(key) for found, _ in means], [value for _, value in means]
-    if len(values) < _LEAST_POINTS or not all(map(_is_number, settings)) or len({float(s) for s in settings if s is not None}) < 2:
+    if (
+        len(values) < _LEAST_POINTS
+        or not all(map(_is_number, settings))
+        or len({float(s) for s in settings if s is not None}) < 2
+    ):
         return None, None
     if len(set(values)) < 2:
         return None, None
@@ -119,7 +154,8 @@ def _mean_interval(values: Sequence[float], confidence: float) -> Interval | Non
 def _importances(counted: Sequence[tuple[Run, float]], keys: Sequence[str]) -> dict[str, float]:
     """fANOVA's of Optuna: a forest is fitted, and its variance split over the settings.
 
-    Empty where there are too few runs, or where a forest does not predict runs that it has not seen: its variance is then chance.
+    Empty where there are too few runs, or where a forest does not predict runs that it has not
+    seen: its variance is then chance.
     """
     if len(counted) < LEAST_RUNS or len(keys) < 2 or len({value for _, value in counted}) < 2:
         return {}
@@ -151,7 +187,9 @@ def _predictable(counted: Sequence[tuple[Run, float]], space: Mapping[str, Any])
     for key, distribution in space.items():
         values = [_parameter(run.settings.get(key), distribution) for run, _ in counted]
         if isinstance(distribution, optuna.distributions.CategoricalDistribution):
-            columns += [[float(value == choice) for value in values] for choice in distribution.choices]
+            columns += [
+                [float(value == choice) for value in values] for choice in distribution.choices
+            ]
         else:
             columns.append(values)
     forest = RandomForestRegressor(n_estimators=256, oob_score=True, random_state=0)
@@ -171,7 +209,11 @@ def _distribution(values: Sequence[Any]) -> Any:
 def _parameter(value: Any, distribution: Any) -> Any:
     import optuna
 
-    return float(value) if isinstance(distribution, optuna.distributions.FloatDistribution) else str(value)
+    return (
+        float(value)
+        if isinstance(distribution, optuna.distributions.FloatDistribution)
+        else str(value)
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,7 @@
-"""The order of runs. Those that differ in ``seed`` alone are one entry, ranked by the mean of its finished runs."""
+"""The order of runs.
+
+Those that differ in ``seed`` alone are one entry, ranked by the mean of its finished runs.
+"""
 
 import math
 import statistics
@@ -9,7 +12,13 @@ from typing import Any
 from hydratune.comparison.names import Criterion
 from hydratune.comparison.runs import Run
 
-_IGNORED = ("name", "preview", "resume", "tracking")  # settings nobody compares, and a group of them
+# settings nobody compares, and a group of them
+_IGNORED = (
+    "name",
+    "preview",
+    "resume",
+    "tracking",
+)
 _LIKELY = ("optimizer", "adapter", "trainer")  # groups whose settings are shown first
 _LEAST_P = 1e-4  # that is written out
 _LONGEST = 24  # letters of a setting
@@ -48,23 +57,36 @@ def score(run: Run, by: Criterion) -> float | None:
 def entries(runs: Sequence[Run], by: Criterion | None = None) -> list[Entry]:
     """``runs`` by their settings, the best mean first; what has no finished run comes last.
 
-    The same settings with the same seed twice are two entries: a repetition says nothing about the spread.
+    The same settings with the same seed twice are two entries: a repetition says nothing about the
+    spread.
     """
     by = by or Criterion()
     seeds = seed_keys(runs)
     groups: dict[tuple[object, ...], list[Run]] = {}
     times: dict[tuple[object, ...], int] = {}
     for run in runs:
-        same = tuple(sorted((key, canonical(value)) for key, value in run.settings.items() if _compared(key) and key not in seeds))
+        same = tuple(
+            sorted(
+                (key, canonical(value))
+                for key, value in run.settings.items()
+                if _compared(key) and key not in seeds
+            )
+        )
         whole = (same or run.path, str(run.settings.get("seed")))
         times[whole] = times.get(whole, 0) + 1
         groups.setdefault((same or run.path, times[whole]), []).append(run)
-    found = [Entry(tuple(sorted(group, key=lambda run: _place(run, by))), by) for group in groups.values()]
+    found = [
+        Entry(tuple(sorted(group, key=lambda run: _place(run, by))), by)
+        for group in groups.values()
+    ]
     return sorted(found, key=lambda entry: (_cost(entry.mean, by), _place(entry.runs[0], by)))
 
 
 def seed_keys(runs: Sequence[Run]) -> set[str]:
-    """``seed``, and the settings that follow it: ``data.seed=${seed}``. They are no setting that a user compares."""
+    """``seed``, and the settings that follow it:
+
+    ``data.seed=${seed}``. They are no setting that a user compares.
+    """
     known = [run.settings for run in runs if run.settings.get("seed") is not None]
     if len({str(settings["seed"]) for settings in known}) < 2:
         return {"seed"}
@@ -73,9 +95,13 @@ def seed_keys(runs: Sequence[Run]) -> set[str]:
 
 
 def varying(runs: Sequence[Run]) -> list[str]:
-    """Settings that are not the same in all runs, those that are usually compared first; the seed is one where it varies."""
+    """Settings that are not the same in all runs, those that are usually compared first; the seed
+    is one where it varies.
+    """
     keys = [k for k in dict.fromkeys(k for r in runs for k in r.settings) if _compared(k)]
-    differing = [k for k in keys if len({canonical(r.settings.get(k)) for r in runs if r.settings}) > 1]
+    differing = [
+        k for k in keys if len({canonical(r.settings.get(k)) for r in runs if r.settings}) > 1
+    ]
     return sorted(differing, key=lambda k: k.rpartition(".")[0] not in _LIKELY)
 
 
@@ -94,23 +120,37 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     for key in keys:
         parts = key.split(".")
         ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        found[key] = next((end for end in ends if sum(f".{other}".endswith(f".{end}") for other in keys) == 1), key)
+        found[key] = next(
+            (end for end in ends if sum(f".{other}".endswith(f".{end}") for other in keys) == 1),
+            key,
+        )
     return found
 
 
 def named(entry: Entry, keys: Sequence[str]) -> str:
     """An entry by its settings that are not those of all."""
-    return ", ".join(f"{key}={cell(entry.settings[key])}" for key in keys if key in entry.settings) or "these settings"
+    return (
+        ", ".join(f"{key}={cell(entry.settings[key])}" for key in keys if key in entry.settings)
+        or "these settings"
+    )
 
 
 def cell(value: Any) -> str:
     """A setting or a number as people write it; a text by its beginning."""
-    text = f"{value:.4g}" if isinstance(value, float) else "-" if value is None else " ".join(str(value).split())
+    text = (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else "-"
+        if value is None
+        else " ".join(str(value).split())
+    )
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} ..."
 
 
 def cells(values: Sequence[Any]) -> dict[str, str]:
-    """Each different value (by ``canonical``) as ``cell`` writes it; those whose beginnings are the same are numbered."""
+    """Each different value (by ``canonical``) as ``cell`` writes it; those whose beginnings are the
+    same are numbered.
+    """
     found: dict[str, str] = {}
     for value in values:
         text, key = cell(value), canonical(value)
@@ -148,4 +188,11 @@ def _place(run: Run, by: Criterion) -> tuple[bool, float, bool, int, float, str]
     value = score(run, by)
     cost = _cost(value, by) if value is not None else 0.0
     early = float(halved.get("value") or 0.0)
-    return value is None, cost, not halved, -int(halved.get("step", 0)), early if math.isfinite(early) else math.inf, str(run.path)
+    return (
+        value is None,
+        cost,
+        not halved,
+        -int(halved.get("step", 0)),
+        early if math.isfinite(early) else math.inf,
+        str(run.path),
+    )

@@ -1,4 +1,6 @@
-"""Runs of which only W&B's files are there: of another machine, of another program, or whose directories are gone."""
+"""Runs of which only W&B's files are there: of another machine, of another program, or whose
+directories are gone.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +13,20 @@ from hydratune.errors import RunError
 from hydratune.records import State
 from hydratune.tracking import wandb_file
 
-_STEPS = ("trainer/global_step", "train/global_step", "_step")  # Lightning's, the Trainer's of transformers, the client's
-_VALIDATION = ("objective", "val/loss", "val_loss", "eval/loss", "eval_loss")  # by the first of them a run is ranked
+# Lightning's, the Trainer's of transformers, the client's
+_STEPS = (
+    "trainer/global_step",
+    "train/global_step",
+    "_step",
+)
+# by the first of them a run is ranked
+_VALIDATION = (
+    "objective",
+    "val/loss",
+    "val_loss",
+    "eval/loss",
+    "eval_loss",
+)
 _NO_SETTINGS = ("facts", "_wandb", "tracking")
 
 
@@ -46,14 +60,29 @@ def collect(files: Sequence[Path]) -> list[Run]:
         try:
             log = wandb_file.read(file)
         except RunError as error:
-            broken.append(LoggedRun(file.parent, UNREADABLE, str(error), {}, {}, title=file.stem.removeprefix("run-")))
+            broken.append(
+                LoggedRun(
+                    file.parent,
+                    UNREADABLE,
+                    str(error),
+                    {},
+                    {},
+                    title=file.stem.removeprefix("run-"),
+                )
+            )
             continue
         logs[log.id] = logs[log.id].gone_on(log) if log.id in logs else log
-    return [_run(log) for log in sorted(logs.values(), key=lambda log: (log.started, log.name))] + broken
+    return [
+        _run(log) for log in sorted(logs.values(), key=lambda log: (log.started, log.name))
+    ] + broken
 
 
 def _run(log: wandb_file.Log) -> Run:
-    metrics: dict[str, Any] = {key: value for key, value in wandb_file.numbers(log.summary).items() if not key.startswith("_")}
+    metrics: dict[str, Any] = {
+        key: value
+        for key, value in wandb_file.numbers(log.summary).items()
+        if not key.startswith("_")
+    }
     known = next((key for key in _VALIDATION if key in metrics), None)
     if known is not None:
         metrics["objective"] = metrics[known]
@@ -61,7 +90,9 @@ def _run(log: wandb_file.Log) -> Run:
     error = None if log.exit_code in (None, 0) else f"exit code {log.exit_code}"
     went_on = "objective" in log.summary  # it was taken up again, and came to its end
     early = "halved_at_step" in metrics and not went_on
-    halved = {"step": metrics["halved_at_step"], "value": metrics.get("val/loss")} if early else None
+    halved = (
+        {"step": metrics["halved_at_step"], "value": metrics.get("val/loss")} if early else None
+    )
     facts = log.config.get("facts")
     facts = facts if isinstance(facts, dict) else {}
     settings = flat({key: value for key, value in log.config.items() if key not in _NO_SETTINGS})
@@ -85,7 +116,15 @@ def _run(log: wandb_file.Log) -> Run:
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, float]:
-    found = {key: float(value) for key, value in wandb_file.numbers(row).items() if not isinstance(value, bool)}
+    found = {
+        key: float(value)
+        for key, value in wandb_file.numbers(row).items()
+        if not isinstance(value, bool)
+    }
     step = next((found[key] for key in _STEPS if key in found), None)
     loss = next((found[key] for key in _VALIDATION[1:] if key in found), None)
-    return found | ({"step": step} if step is not None else {}) | ({"val/loss": loss} if loss is not None else {})
+    return (
+        found
+        | ({"step": step} if step is not None else {})
+        | ({"val/loss": loss} if loss is not None else {})
+    )

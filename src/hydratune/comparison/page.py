@@ -1,7 +1,8 @@
 """The page of a comparison: one HTML file that needs nothing else, no server and no network.
 
-The table is plain HTML; everything that moves is drawn by Plotly, which is put into the file compressed, with the data. Texts of runs
-get into the page as JSON in base64 or through the template's autoescape, and are shown as text by the script.
+The table is plain HTML; everything that moves is drawn by Plotly, which is put into the file
+compressed, with the data. Texts of runs get into the page as JSON in base64 or through the
+template's autoescape, and are shown as text by the script.
 """
 
 import base64
@@ -31,7 +32,13 @@ _TALKING = 12  # runs whose answers are in the page
 _ROWS = 60  # test rows likewise
 _LONGEST = 1500  # letters of a text
 _BUDGET = 2_000_000  # letters of all answers
-_LINKS = (("report.html", "report"), ("data.html", "data"), ("data.json", "data"), ("run.log", "log"), ("predictions.jsonl", "answers"))
+_LINKS = (
+    ("report.html", "report"),
+    ("data.html", "data"),
+    ("data.json", "data"),
+    ("run.log", "log"),
+    ("predictions.jsonl", "answers"),
+)
 
 
 def write(compared: Comparison, file: Path, name: str) -> int:
@@ -46,7 +53,11 @@ def write(compared: Comparison, file: Path, name: str) -> int:
 def render(compared: Comparison, name: str, folder: Path) -> str:
     """``folder``: where the page will lie; links to files of runs are relative to it."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.globals["raw"] = lambda part: (Path(__file__).parent / part).read_text("utf-8")
     data = content(compared, folder)
@@ -92,25 +103,39 @@ def content(compared: Comparison, folder: Path) -> dict[str, Any]:
                 "settings": {key: _plain(run.settings.get(key)) for key in settings},
                 "cells": {key: mask(compared.cell(key, run.settings.get(key))) for key in settings},
                 "measured": {key: run.value(key) for key in names if run.value(key) is not None},
-                "intervals": {key: interval for key in names if (interval := run.interval(key)) is not None},
+                "intervals": {
+                    key: interval for key in names if (interval := run.interval(key)) is not None
+                },
                 "curve": _curve(run),
                 "links": _links(run, folder),
             }
         )
     return {
-        "objective": {"key": compared.by.metric, "title": title(compared.by.metric), "lower": compared.by.lower},
-        "metrics": [{"key": key, "title": title(key), "lower": lower_is_better(key)} for key in names],
+        "objective": {
+            "key": compared.by.metric,
+            "title": title(compared.by.metric),
+            "lower": compared.by.lower,
+        },
+        "metrics": [
+            {"key": key, "title": title(key), "lower": lower_is_better(key)} for key in names
+        ],
         "settings": settings,
         "short": compared.short,
         "runs": runs,
         "fronts": [{"x": front.x, "y": front.y} for front in compared.fronts],
-        "importance": {effect.key: effect.importance for effect in compared.effects if effect.importance is not None},
+        "importance": {
+            effect.key: effect.importance
+            for effect in compared.effects
+            if effect.importance is not None
+        },
         **_answers(ordered, compared),
     }
 
 
 def _more(runs: Sequence[Run], compared: Comparison) -> list[str]:
-    """Metrics that can be looked at besides those of the table: costs, and whatever is not the same for all runs."""
+    """Metrics that can be looked at besides those of the table: costs, and whatever is not the same
+    for all runs.
+    """
     values: dict[str, set[float]] = {}
     for run in runs:
         for key in run.metrics:
@@ -132,7 +157,11 @@ def _curve(run: Run) -> dict[str, list[list[float]]]:
     history = run.history()
     found = {}
     for key, name in (("train/loss", "train"), ("val/loss", "val")):
-        points = [[row["step"], row[key]] for row in history if key in row and "step" in row and math.isfinite(row[key])]
+        points = [
+            [row["step"], row[key]]
+            for row in history
+            if key in row and "step" in row and math.isfinite(row[key])
+        ]
         stride = max(1, -(-len(points) // _POINTS))
         thin = points[::stride] + (points[-1:] if points and (len(points) - 1) % stride else [])
         found[name] = [[step, float(f"{loss:.5g}")] for step, loss in thin]
@@ -160,7 +189,11 @@ def _answers(ordered: Sequence[Run], compared: Comparison) -> dict[str, Any]:
             rows = run.predictions() if score(run, compared.by) is not None else []
         except RunError:
             continue
-        known = {str(row.get("item_hash")): row for row in rows if isinstance(row, dict) and "prediction" in row}
+        known = {
+            str(row.get("item_hash")): row
+            for row in rows
+            if isinstance(row, dict) and "prediction" in row
+        }
         if known and (not said or set(known) & set(next(iter(said.values())))):
             talking.append(number)
             said[number] = known
@@ -170,10 +203,20 @@ def _answers(ordered: Sequence[Run], compared: Comparison) -> dict[str, Any]:
     shown: list[dict[str, Any]] = []
     letters = 0
     for item, row in first.items():
-        texts = [str(said[number][item]["prediction"])[:_LONGEST] if item in said[number] else None for number in talking]
+        texts = [
+            str(said[number][item]["prediction"])[:_LONGEST] if item in said[number] else None
+            for number in talking
+        ]
         request = asked_by_user(row)
-        entry = {"id": str(row.get("id")), "request": request[:_LONGEST], "reference": str(row.get("reference"))[:_LONGEST], "said": texts}
-        letters += len(entry["request"]) + len(entry["reference"]) + sum(len(text or "") for text in texts)
+        entry = {
+            "id": str(row.get("id")),
+            "request": request[:_LONGEST],
+            "reference": str(row.get("reference"))[:_LONGEST],
+            "said": texts,
+        }
+        letters += (
+            len(entry["request"]) + len(entry["reference"]) + sum(len(text or "") for text in texts)
+        )
         if len(shown) == _ROWS or letters > _BUDGET:
             break
         shown.append(entry)
@@ -181,8 +224,12 @@ def _answers(ordered: Sequence[Run], compared: Comparison) -> dict[str, Any]:
 
 
 def _packed(text: str) -> str:
-    """Compressed, in base64: 1 byte in 4 of the text, and nothing in it means anything to a browser."""
-    return base64.b64encode(gzip.compress(text.encode("utf-8", errors="backslashreplace"), 9, mtime=0)).decode()
+    """Compressed, in base64: 1 byte in 4 of the text, and nothing in it means anything to a
+    browser.
+    """
+    return base64.b64encode(
+        gzip.compress(text.encode("utf-8", errors="backslashreplace"), 9, mtime=0)
+    ).decode()
 
 
 @functools.cache

@@ -1,4 +1,7 @@
-"""The comparison on the W&B server: a report and a saved view of the project's runs. The runs themselves are there, or are sent first."""
+"""The comparison on the W&B server: a report and a saved view of the project's runs.
+
+The runs themselves are there, or are sent first.
+"""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,22 +36,34 @@ class Published:
 def publish(compared: Comparison, name: str, folder: Path) -> Published:
     """Written over what was published of these runs before, which ``folder`` remembers.
 
-    Raises ``InputError`` where there is nothing to publish or nothing to do it with, ``RunError`` where the server does not take it.
+    Raises ``InputError`` where there is nothing to publish or nothing to do it with, ``RunError``
+    where the server does not take it.
     """
     try:
         import wandb_workspaces.reports.v2 as reports
     except ImportError:
-        raise InputError("to_wandb: needs wandb-workspaces: pip install 'hydratune[workspaces]'") from None
+        raise InputError(
+            "to_wandb: needs wandb-workspaces: pip install 'hydratune[workspaces]'"
+        ) from None
     tracked = [run for run in compared.runs if run.wandb_id]
     if not tracked:
-        raise InputError("to_wandb: none of these runs was tracked by W&B (tracking=offline or online)")
+        raise InputError(
+            "to_wandb: none of these runs was tracked by W&B (tracking=offline or online)"
+        )
     compared = _told(compared)
     settings = tracked[0].settings
     place = wandb.place(settings.get("tracking.project"), settings.get("tracking.entity"))
     there = wandb.on_server(place, [str(run.wandb_id) for run in tracked])
     if not there:
-        hint = wandb.to_send(tracked[0].path.parent) or wandb.to_send(tracked[0].path) or "wandb sync --include-online DIR/wandb"
-        raise InputError(f"to_wandb: the server has none of these {len(tracked)} runs in {place}; send them first: {hint}")
+        hint = (
+            wandb.to_send(tracked[0].path.parent)
+            or wandb.to_send(tracked[0].path)
+            or "wandb sync --include-online DIR/wandb"
+        )
+        raise InputError(
+            f"to_wandb: the server has none of these {len(tracked)} runs in {place}; send them"
+            f" first: {hint}"
+        )
     ids = [str(run.wandb_id) for run in tracked if run.wandb_id in there]
     known = _known(folder / "wandb.json", place)
     with wandb.answering(f"the report could not be written to {place}"):
@@ -63,7 +78,7 @@ def publish(compared: Comparison, name: str, folder: Path) -> Published:
         report.id = known.get("report", "")
         try:
             report.save()
-        except Exception:  # what was published before may have been deleted there; the client raises its own and the server's errors
+        except Exception:  # what was published before may have been deleted there; the client raises its own and the server's errors  # noqa: E501
             if not known:
                 raise
             report.id, known = "", {}
@@ -87,7 +102,9 @@ def _view(url: str | None, place: wandb.Place, name: str) -> Any:
 
 
 def _told(compared: Comparison) -> Comparison:
-    """With names in the place of texts for a model, where these may not leave the machine: tracking.log_text=false."""
+    """With names in the place of texts for a model, where these may not leave the machine:
+    tracking.log_text=false.
+    """
     if all(run.settings.get("tracking.log_text", True) for run in compared.runs):
         return compared
     texts: dict[str, str] = {}
@@ -97,8 +114,13 @@ def _told(compared: Comparison) -> Comparison:
             return value
         return texts.setdefault(str(value), f"text {len(texts) + 1}")
 
-    runs = [replace(run, settings={key: named(key, value) for key, value in run.settings.items()}) for run in compared.runs]
-    return replace(compare(runs, compared.by, confidence=compared.confidence), fronts=compared.fronts)
+    runs = [
+        replace(run, settings={key: named(key, value) for key, value in run.settings.items()})
+        for run in compared.runs
+    ]
+    return replace(
+        compare(runs, compared.by, confidence=compared.confidence), fronts=compared.fronts
+    )
 
 
 def _known(file: Path, place: wandb.Place) -> dict[str, str]:
@@ -110,7 +132,7 @@ def _known(file: Path, place: wandb.Place) -> dict[str, str]:
     return found if isinstance(found, dict) and found.get("place") == str(place) else {}
 
 
-# ------------------------------------------------------------------------------------------------------------------ report
+# ------------------------------------------------------------------------------------------- report
 def _blocks(compared: Comparison, place: wandb.Place, ids: Sequence[str]) -> list[Any]:
     import wandb_workspaces.expr as expr
     import wandb_workspaces.reports.v2 as reports
@@ -123,13 +145,22 @@ def _blocks(compared: Comparison, place: wandb.Place, ids: Sequence[str]) -> lis
         name="the runs compared",
         filters=expr.And(expr.Metric("ID").isin(list(ids))),
         order=[reports.OrderBy(name=reports.SummaryMetric(compared.by.metric), ascending=lower)],
-        pinned_columns=["run:displayName", f"summary:{compared.by.metric}", *map(_column, compared.keys)],
+        pinned_columns=[
+            "run:displayName",
+            f"summary:{compared.by.metric}",
+            *map(_column, compared.keys),
+        ],
     )
     blocks: list[Any] = [reports.MarkdownBlock(_without_links(line)) for line in told]
     blocks += [reports.H2("Ranking"), reports.MarkdownBlock(mask(markdown(compared)))]
     if effects := _effects(compared):
         blocks += [reports.H2("What each setting did"), reports.MarkdownBlock(effects)]
-    blocks += [reports.H2("Runs"), reports.PanelGrid(runsets=[runs], panels=[panel for _, some in _panels(compared) for panel in some])]
+    blocks += [
+        reports.H2("Runs"),
+        reports.PanelGrid(
+            runsets=[runs], panels=[panel for _, some in _panels(compared) for panel in some]
+        ),
+    ]
     return blocks
 
 
@@ -139,12 +170,16 @@ def _effects(compared: Comparison) -> str:
         if not effect.levels:
             continue
         means = "; ".join(
-            f"{compared.cell(effect.key, level.value)}: {level.mean:.4g} (n={level.runs})" for level in effect.levels
+            f"{compared.cell(effect.key, level.value)}: {level.mean:.4g} (n={level.runs})"
+            for level in effect.levels
         ).replace("|", "\\|")
         correlation = "-" if effect.correlation is None else f"{effect.correlation:+.2f}"
         share = "-" if effect.importance is None else f"{100 * effect.importance:.0f} %"
         lines.append(f"| {effect.key} | {means} | {correlation} | {share} |\n")
-    head = f"| setting | value: mean {title(compared.by.metric)} | rank correlation | importance (fANOVA) |\n| --- | --- | --- | --- |\n"
+    head = (
+        f"| setting | value: mean {title(compared.by.metric)} | rank correlation | importance"
+        " (fANOVA) |\n| --- | --- | --- | --- |\n"
+    )
     return mask(head + "".join(lines)) if lines else ""
 
 
@@ -153,46 +188,101 @@ def _without_links(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>#|" else letter for letter in mask(text))
 
 
-# ------------------------------------------------------------------------------------------------------------------ panels
+# ------------------------------------------------------------------------------------------- panels
 def _panels(compared: Comparison) -> list[tuple[str, list[Any]]]:
     """By section. Metrics are named as in metrics.json, which is how a run's summary has them."""
     import wandb_workspaces.reports.v2 as reports
 
     by = compared.by.metric
-    keys = [key for key in compared.keys if any(isinstance(run.settings.get(key), (int, float)) for run in compared.runs)]
+    keys = [
+        key
+        for key in compared.keys
+        if any(isinstance(run.settings.get(key), (int, float)) for run in compared.runs)
+    ]
     columns = [
-        reports.ParallelCoordinatesPlotColumn(reports.Config(key), display_name=compared.short[key], log=_wide(compared.runs, key))
+        reports.ParallelCoordinatesPlotColumn(
+            reports.Config(key), display_name=compared.short[key], log=_wide(compared.runs, key)
+        )
         for key in compared.keys
     ]
-    measured = [name for name in (*compared.metrics, by) if any(run.value(name) is not None for run in compared.runs)]
-    columns += [reports.ParallelCoordinatesPlotColumn(reports.SummaryMetric(name), display_name=title(name)) for name in measured]
+    measured = [
+        name
+        for name in (*compared.metrics, by)
+        if any(run.value(name) is not None for run in compared.runs)
+    ]
+    columns += [
+        reports.ParallelCoordinatesPlotColumn(reports.SummaryMetric(name), display_name=title(name))
+        for name in measured
+    ]
     overview = (
-        [reports.ParallelCoordinatesPlot(columns=columns, title="all settings at once", layout=_layout(0, 0, 24, 9))] if columns else []
+        [
+            reports.ParallelCoordinatesPlot(
+                columns=columns, title="all settings at once", layout=_layout(0, 0, 24, 9)
+            )
+        ]
+        if columns
+        else []
     )
-    overview.append(reports.ParameterImportancePlot(with_respect_to=by, layout=_layout(0, 9, 12, 8)))
+    overview.append(
+        reports.ParameterImportancePlot(with_respect_to=by, layout=_layout(0, 9, 12, 8))
+    )
     overview.append(reports.RunComparer(diff_only=True, layout=_layout(12, 9, 12, 8)))
     curves = [
-        reports.LinePlot(title=title(name), x=_STEP, y=[name], layout=_layout(12 * number, 17, 12, 8))
+        reports.LinePlot(
+            title=title(name), x=_STEP, y=[name], layout=_layout(12 * number, 17, 12, 8)
+        )
         for number, name in enumerate(("val/loss", "train/loss"))
     ]
-    drawn = [(reports.Config(key), reports.SummaryMetric(by), key, _wide(compared.runs, key)) for key in keys[:_PLOTS]]
+    drawn = [
+        (reports.Config(key), reports.SummaryMetric(by), key, _wide(compared.runs, key))
+        for key in keys[:_PLOTS]
+    ]
     drawn += [
-        (reports.SummaryMetric(f.x), reports.SummaryMetric(f.y), f"{title(f.y)} against {title(f.x)}", False) for f in compared.fronts
+        (
+            reports.SummaryMetric(f.x),
+            reports.SummaryMetric(f.y),
+            f"{title(f.y)} against {title(f.x)}",
+            False,
+        )
+        for f in compared.fronts
     ]
     scatters = [
-        reports.ScatterPlot(title=told, x=x, y=y, log_x=log, layout=_layout(12 * (number % 2), 25 + 8 * (number // 2), 12, 8))
+        reports.ScatterPlot(
+            title=told,
+            x=x,
+            y=y,
+            log_x=log,
+            layout=_layout(12 * (number % 2), 25 + 8 * (number // 2), 12, 8),
+        )
         for number, (x, y, told, log) in enumerate(drawn)
     ]
-    found = [("All at once", overview), ("Learning curves", curves), ("Settings and trade-offs", scatters)]
+    found = [
+        ("All at once", overview),
+        ("Learning curves", curves),
+        ("Settings and trade-offs", scatters),
+    ]
     if any(run.settings.get("tracking.log_predictions") for run in compared.runs):
         row = 25 + 8 * ((len(drawn) + 1) // 2)
-        found.append(("Answers", [reports.WeavePanelSummaryTable(table_name="predictions", layout=_layout(0, row, 24, 14))]))
+        found.append(
+            (
+                "Answers",
+                [
+                    reports.WeavePanelSummaryTable(
+                        table_name="predictions", layout=_layout(0, row, 24, 14)
+                    )
+                ],
+            )
+        )
     return [(name, panels) for name, panels in found if panels]
 
 
 def _wide(runs: Sequence[Run], key: str) -> bool:
     """Whether the values of a setting ask for a logarithmic axis."""
-    values = [value for run in runs if isinstance(value := run.settings.get(key), (int, float)) and not isinstance(value, bool)]
+    values = [
+        value
+        for run in runs
+        if isinstance(value := run.settings.get(key), (int, float)) and not isinstance(value, bool)
+    ]
     return bool(values) and min(values) > 0 and max(values) / min(values) >= 10
 
 
@@ -208,11 +298,14 @@ def _layout(x: int, y: int, width: int, height: int) -> Any:
     return reports.Layout(x=x, y=y, w=width, h=height)
 
 
-# -------------------------------------------------------------------------------------------------------------------- view
+# --------------------------------------------------------------------------------------------- view
 def _sections(compared: Comparison) -> list[Any]:
     import wandb_workspaces.workspaces as workspaces
 
-    return [workspaces.Section(name=name, panels=panels, is_open=True) for name, panels in _panels(compared)]
+    return [
+        workspaces.Section(name=name, panels=panels, is_open=True)
+        for name, panels in _panels(compared)
+    ]
 
 
 def _runs_of_view(compared: Comparison, ids: Sequence[str]) -> Any:
@@ -221,7 +314,14 @@ def _runs_of_view(compared: Comparison, ids: Sequence[str]) -> Any:
 
     by = compared.by
     columns = ["run:displayName", f"summary:{by.metric}", *map(_column, compared.keys)]
-    best = next((run.wandb_id for run in (compared.best.runs if compared.best else ()) if score(run, by) is not None), None)
+    best = next(
+        (
+            run.wandb_id
+            for run in (compared.best.runs if compared.best else ())
+            if score(run, by) is not None
+        ),
+        None,
+    )
     return workspaces.RunsetSettings(
         filters=workspaces.And(workspaces.Metric("ID").isin(list(ids))),
         order=[workspaces.Ordering(workspaces.Summary(by.metric), ascending=by.lower)],

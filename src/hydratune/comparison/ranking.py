@@ -20,7 +20,8 @@ _COLUMNS = 6  # settings shown at most
 _ROWS = 40  # entries shown at most, and lines up to which every seed has its own; the page has all
 _LONGEST_REASON = 40  # letters; status.json has all of it
 _EFFECTS = 6
-_COUNTED = "in the configuration; nothing was run"  # what a ConfigError begins with, before the first wrong setting
+# what a ConfigError begins with, before the first wrong setting
+_COUNTED = "in the configuration; nothing was run"
 _LEAST_STATE = 20  # letters in a line
 _WHO = 34  # letters of an entry's settings
 _WIDEST = 1000  # letters: no limit
@@ -28,7 +29,9 @@ _Column = tuple[str, Sequence[str]]  # title, cells
 
 
 def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
-    """(table, lines that name the best run and what cannot be told from it, or "" if none finished)."""
+    """(table, lines that name the best run and what cannot be told from it, or "" if none
+    finished).
+    """
     compared = compare(runs)
     return table(compared), "\n".join(verdict(compared))
 
@@ -38,7 +41,11 @@ def shown(compared: Comparison) -> list[RenderableType]:
     parts: list[RenderableType] = [*tables(compared)]
     parts += [escape(line) for line in verdict(compared)]
     parts += [f"[yellow]note: {escape(line)}" for line in compared.notes]
-    several = [effect for effect in compared.effects if len(effect.levels) > 1 or effect.correlation is not None]
+    several = [
+        effect
+        for effect in compared.effects
+        if len(effect.levels) > 1 or effect.correlation is not None
+    ]
     if several and len(compared.finished) > 2:
         parts.append(effect_table(several, compared))
     parts += [escape(_front(front, compared)) for front in compared.fronts if len(front.runs) > 1]
@@ -46,7 +53,8 @@ def shown(compared: Comparison) -> list[RenderableType]:
 
 
 def tables(compared: Comparison) -> list[Table]:
-    """The ranking, what its entries measured on the test rows and cost, and how they differ from the best there.
+    """The ranking, what its entries measured on the test rows and cost, and how they differ from
+    the best there.
 
     With as many settings and columns side by side as the terminal is wide.
     """
@@ -56,32 +64,69 @@ def tables(compared: Comparison) -> list[Table]:
     most = min(_COLUMNS, len(compared.keys))
     ranked = [table(compared, measured=False, settings=count) for count in range(most, -1, -1)]
     first = next((one for one in ranked if _width(one).minimum <= console.width), ranked[-1])
-    entries = [(place, entry) for place, entry in enumerate(compared.ranked[:_ROWS]) if any(run.metrics for run in entry.runs)]
+    entries = [
+        (place, entry)
+        for place, entry in enumerate(compared.ranked[:_ROWS])
+        if any(run.metrics for run in entry.runs)
+    ]
     if not entries:
         return [first]
-    values = list(zip(*(_values(entry, compared.metrics, compared.costs) for _, entry in entries), strict=True))
+    values = list(
+        zip(
+            *(_values(entry, compared.metrics, compared.costs) for _, entry in entries), strict=True
+        )
+    )
     metrics = [(title(name), cells) for name, cells in zip(compared.metrics, values, strict=False)]
-    costs = [(COSTS[name], cells) for name, cells in zip(compared.costs, values[len(metrics) :], strict=True)]
-    found = _beside("on the test rows, and at what cost", compared, entries, [*([one] for one in metrics), costs])
+    costs = [
+        (COSTS[name], cells)
+        for name, cells in zip(compared.costs, values[len(metrics) :], strict=True)
+    ]
+    found = _beside(
+        "on the test rows, and at what cost",
+        compared,
+        entries,
+        [*([one] for one in metrics), costs],
+    )
     tested = [(place, entry) for place, entry in entries if place in compared.against]
-    less = [(title(f"eval/{name}"), [difference(compared, place, name) for place, _ in tested]) for name in compared.tested]
-    return [first, *found, *_beside("less the best's on these rows, p corrected", compared, tested, [[one] for one in less])]
+    less = [
+        (title(f"eval/{name}"), [difference(compared, place, name) for place, _ in tested])
+        for name in compared.tested
+    ]
+    return [
+        first,
+        *found,
+        *_beside(
+            "less the best's on these rows, p corrected", compared, tested, [[one] for one in less]
+        ),
+    ]
 
 
 def _width(one: Table) -> Measurement:
     return Measurement.get(console, console.options.update(max_width=_WIDEST), one)
 
 
-def _beside(heading: str, compared: Comparison, entries: Sequence[tuple[int, Entry]], groups: Sequence[Sequence[_Column]]) -> list[Table]:
-    """Entries and columns in as many tables as the width asks for, ``groups`` of columns together; none without columns."""
+def _beside(
+    heading: str,
+    compared: Comparison,
+    entries: Sequence[tuple[int, Entry]],
+    groups: Sequence[Sequence[_Column]],
+) -> list[Table]:
+    """Entries and columns in as many tables as the width asks for, ``groups`` of columns together;
+    none without columns.
+    """
     if not entries:
         return []
-    who = [entry.runs[0].name if len(entry.runs) == 1 else compared.named(entry, short=True) for _, entry in entries]
+    who = [
+        entry.runs[0].name if len(entry.runs) == 1 else compared.named(entry, short=True)
+        for _, entry in entries
+    ]
     names = max(3, min(_WHO, max(map(len, who))))
     parts: list[list[_Column]] = []
     left = room = console.width - names - 12
     for group in groups:
-        width = sum(3 + max(len(word) for word in [*cells, *heading_.split()]) for heading_, cells in group)
+        width = sum(
+            3 + max(len(word) for word in [*cells, *heading_.split()]) for heading_, cells in group
+        )
         if not parts or width > left:
             parts.append([])
             left = room
@@ -89,9 +134,19 @@ def _beside(heading: str, compared: Comparison, entries: Sequence[tuple[int, Ent
         left -= width
     found: list[Table] = []
     for part in filter(None, parts):
-        one = Table(title=heading if not found else None, title_justify="left", title_style="bold", header_style="bold")
+        one = Table(
+            title=heading if not found else None,
+            title_justify="left",
+            title_style="bold",
+            header_style="bold",
+        )
         one.add_column("", justify="right")
-        one.add_column("" if compared.seeded else "run", min_width=min(names, 12), max_width=names, overflow="fold")
+        one.add_column(
+            "" if compared.seeded else "run",
+            min_width=min(names, 12),
+            max_width=names,
+            overflow="fold",
+        )
         for heading_, _ in part:
             one.add_column(escape(heading_), justify="right", overflow="fold")
         for row, (place, entry) in enumerate(entries):
@@ -105,8 +160,9 @@ def _beside(heading: str, compared: Comparison, entries: Sequence[tuple[int, Ent
 def table(compared: Comparison, *, measured: bool = True, settings: int = _COLUMNS) -> Table:
     """Best is the lowest validation loss, of entries with several seeds the lowest mean.
 
-    Runs that did not finish come last and are never best; those that were halved show the loss they had then, in brackets.
-    ``measured``: with test metrics and costs. ``settings``: how many of them at most.
+    Runs that did not finish come last and are never best; those that were halved show the loss they
+    had then, in brackets. ``measured``: with test metrics and costs. ``settings``: how many of them
+    at most.
     """
     metrics, costs = (compared.metrics, compared.costs) if measured else ((), ())
     by, seeded = compared.by, compared.seeded
@@ -114,7 +170,9 @@ def table(compared: Comparison, *, measured: bool = True, settings: int = _COLUM
     heading = "not ranked" if compared.refused else f"ranking by {what}"
     heading += ", mean ± standard deviation over seeds" if seeded else ""
     keys = compared.keys[:settings]
-    result = Table(title=escape(heading), title_justify="left", title_style="bold", header_style="bold")
+    result = Table(
+        title=escape(heading), title_justify="left", title_style="bold", header_style="bold"
+    )
     result.add_column("", justify="right")
     result.add_column("run")
     for key in keys:
@@ -131,17 +189,33 @@ def table(compared: Comparison, *, measured: bool = True, settings: int = _COLUM
     longest = max((len(state(run)) for run in compared.runs), default=0)
     result.add_column("state", overflow="fold", min_width=min(_LEAST_STATE, longest))
     for place, entry in enumerate(compared.ranked[:_ROWS]):
-        _add(result, compared, place, entry, keys, (metrics, costs), each=result.row_count + len(entry.runs) < _ROWS)
+        _add(
+            result,
+            compared,
+            place,
+            entry,
+            keys,
+            (metrics, costs),
+            each=result.row_count + len(entry.runs) < _ROWS,
+        )
     left = [(len(compared.ranked) - _ROWS, "entries"), (len(compared.keys) - settings, "settings")]
     if any(count > 0 for count, _ in left):
-        result.caption = f"and {' and '.join(f'{count} more {what}' for count, what in left if count > 0)}, which the page shows"
+        result.caption = (
+            f"and {' and '.join(f'{count} more {what}' for count, what in left if count > 0)},"
+            " which the page shows"
+        )
     return result
 
 
 def _values(entry: Entry, metrics: Sequence[str], costs: Sequence[str]) -> list[str]:
     if len(entry.runs) == 1:
-        return [*(_measured(entry.runs[0], key) for key in metrics), *(written(key, entry.runs[0].value(key)) for key in costs)]
-    values = [spread([v for r in entry.finished if (v := r.value(key)) is not None]) for key in metrics]
+        return [
+            *(_measured(entry.runs[0], key) for key in metrics),
+            *(written(key, entry.runs[0].value(key)) for key in costs),
+        ]
+    values = [
+        spread([v for r in entry.finished if (v := r.value(key)) is not None]) for key in metrics
+    ]
     return values + [_total(entry.runs, key) for key in costs]
 
 
@@ -159,29 +233,66 @@ def _add(
     finished = entry.finished
     rank = str(place + 1) if finished and not compared.refused else ""
     style = "bold green" if rank == "1" else ""
-    settings = [escape(compared.cell(key, next((r.settings[key] for r in entry.runs if key in r.settings), None))) for key in keys]
+    settings = [
+        escape(
+            compared.cell(
+                key, next((r.settings[key] for r in entry.runs if key in r.settings), None)
+            )
+        )
+        for key in keys
+    ]
     against = [against_best(compared, place)] if compared.against else []
     if len(entry.runs) > 1:
         values = _values(entry, *measured)
         whole = len(finished) == len(entry.runs)
         ended = State.finished.value if whole else f"{len(finished)} of {len(entry.runs)} finished"
-        result.add_row(rank, "", *settings, f"n={len(finished)}", spread(entry.scores, decimals), *against, *values, ended, style=style)
+        result.add_row(
+            rank,
+            "",
+            *settings,
+            f"n={len(finished)}",
+            spread(entry.scores, decimals),
+            *against,
+            *values,
+            ended,
+            style=style,
+        )
         if not each:
             return
         rank, style, settings, against = "", "dim", [""] * len(keys), [""] * len(against)
     for run in entry.runs:
         own = [escape(cell(run.settings.get("seed")))] if compared.seeded else []
         value, early = score(run, compared.by), (run.halved or {}).get("value")
-        loss = decimals(value) if value is not None else f"({decimals(early)})" if isinstance(early, float) else "-"
+        loss = (
+            decimals(value)
+            if value is not None
+            else f"({decimals(early)})"
+            if isinstance(early, float)
+            else "-"
+        )
         values = [escape(text) for text in _values(Entry((run,), compared.by), *measured)]
         look = "red" if run.state == State.failed.value else style if value is not None else "dim"
-        result.add_row(rank, escape(run.name), *settings, *own, loss, *against, *values, escape(state(run)), style=look)
+        result.add_row(
+            rank,
+            escape(run.name),
+            *settings,
+            *own,
+            loss,
+            *against,
+            *values,
+            escape(state(run)),
+            style=look,
+        )
 
 
 def _measured(run: Run, metric: str) -> str:
     """With its interval, if there is one."""
     value, interval = run.value(metric), run.interval(metric)
-    edges = f" [{interval[0]:.3g}, {interval[1]:.3g}]" if value is not None and interval is not None else ""
+    edges = (
+        f" [{interval[0]:.3g}, {interval[1]:.3g}]"
+        if value is not None and interval is not None
+        else ""
+    )
     return f"{cell(value)}{edges}"
 
 
@@ -201,8 +312,15 @@ def against_best(compared: Comparison, place: int) -> str:
         return "-"
     apart = [a for a in tests.values() if a.told_apart]
     if not apart:
-        return f"worse ({title(compared.by.metric)}, seeds)" if compared.apart_by_seeds(place) else "tied"
-    kinds = {word: [title(f"eval/{a.metric}") for a in apart if a.better is (word == "better")] for word in ("better", "worse")}
+        return (
+            f"worse ({title(compared.by.metric)}, seeds)"
+            if compared.apart_by_seeds(place)
+            else "tied"
+        )
+    kinds = {
+        word: [title(f"eval/{a.metric}") for a in apart if a.better is (word == "better")]
+        for word in ("better", "worse")
+    }
     return "; ".join(f"{word} ({', '.join(names)})" for word, names in kinds.items() if names)
 
 
@@ -219,7 +337,12 @@ def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:
     percent = f"{100 * compared.confidence:.4g} %"
     ranked = any(effect.importance is not None for effect in effects)
     name = f"mean {escape(title(compared.by.metric))} by value, with {percent} intervals over runs"
-    result = Table(title=f"what each setting did ({name})", title_justify="left", title_style="bold", header_style="bold")
+    result = Table(
+        title=f"what each setting did ({name})",
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+    )
     result.add_column("setting")
     result.add_column("value: mean", overflow="fold")
     result.add_column("rank correlation", justify="right")
@@ -228,17 +351,32 @@ def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:
     for effect in effects[:_EFFECTS]:
         levels = []
         for level in effect.levels:
-            interval = f" \\[{level.interval[0]:.4g}, {level.interval[1]:.4g}]" if level.interval else ""
-            levels.append(f"{escape(compared.cell(effect.key, level.value))}: {level.mean:.4g}{interval} n={level.runs}")
-        correlation = "-" if effect.correlation is None else f"{effect.correlation:+.2f} (p {chance(effect.correlation_p or 0.0)})"
-        share = [] if not ranked else ["-" if effect.importance is None else f"{100 * effect.importance:.0f} %"]
+            interval = (
+                f" \\[{level.interval[0]:.4g}, {level.interval[1]:.4g}]" if level.interval else ""
+            )
+            levels.append(
+                f"{escape(compared.cell(effect.key, level.value))}: {level.mean:.4g}{interval}"
+                f" n={level.runs}"
+            )
+        correlation = (
+            "-"
+            if effect.correlation is None
+            else f"{effect.correlation:+.2f} (p {chance(effect.correlation_p or 0.0)})"
+        )
+        share = (
+            []
+            if not ranked
+            else ["-" if effect.importance is None else f"{100 * effect.importance:.0f} %"]
+        )
         key = f"{effect.key} [dim](chance)[/]" if effect.is_noise else escape(effect.key)
         result.add_row(key, "\n".join(levels) or "many values", correlation, *share)
     return result
 
 
 def _front(front: Front, compared: Comparison) -> str:
-    names = ", ".join(f"{run.name} ({run.value(front.x):.4g}; {run.value(front.y):.4g})" for run in front.runs[:8])
+    names = ", ".join(
+        f"{run.name} ({run.value(front.x):.4g}; {run.value(front.y):.4g})" for run in front.runs[:8]
+    )
     more = f" and {len(front.runs) - 8} more" if len(front.runs) > 8 else ""
     return f"no run beats these in both {title(front.x)} and {title(front.y)}: {names}{more}"
 
@@ -252,6 +390,10 @@ def state(run: Run) -> str:
     if run.state == State.finished.value and run.objective is None:
         return "finished without a validation loss that is a number"
     lines = [line.strip() for line in str(run.error or "").splitlines() if line.strip()]
-    why = mask(lines[0 if len(lines) < 2 or _COUNTED not in lines[0] else 1]) if lines and run.objective is None else ""
+    why = (
+        mask(lines[0 if len(lines) < 2 or _COUNTED not in lines[0] else 1])
+        if lines and run.objective is None
+        else ""
+    )
     why = why if len(why) <= _LONGEST_REASON else f"{why[:_LONGEST_REASON].rstrip()} ..."
     return f"{run.state}: {why}" if why else run.state

@@ -14,7 +14,16 @@ from hydratune.errors import DataError
 SCHEMA_FILE = "schema.json"  # beside prepared rows
 DEEPEST = 64  # levels of an answer, and of its schema: a validator calls itself for each
 SECONDS = 5.0  # for one answer: a regular expression can take longer than anybody waits
-_IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")  # keywords that look at the same value
+# keywords that look at the same value
+_IN_PLACE = (
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "if",
+    "then",
+    "else",
+)
 
 
 class Schema(dict[str, Any]):
@@ -24,9 +33,17 @@ class Schema(dict[str, Any]):
 
 
 def json_schema(data: DataConfig) -> dict[str, Any] | None:
-    """The JSON schema of the answers, from the configuration or its file. Raises ``DataError`` if it is not a schema."""
+    """The JSON schema of the answers, from the configuration or its file.
+
+    Raises ``DataError`` if it is not a schema.
+    """
     schema, file = data.schema, data.schema_file
-    if isinstance(data, PreparedData) and schema is None and file is None and (Path(data.path) / SCHEMA_FILE).is_file():
+    if (
+        isinstance(data, PreparedData)
+        and schema is None
+        and file is None
+        and (Path(data.path) / SCHEMA_FILE).is_file()
+    ):
         file = str(Path(data.path) / SCHEMA_FILE)
     if file is not None:
         try:
@@ -50,25 +67,40 @@ def _check_schema(schema: Any, where: str) -> None:
     if depth(schema, DEEPEST) > DEEPEST:
         raise _too_deep(where)
     if circle := next(_circles(schema), None):
-        raise DataError(f"{where}: the reference {circle!r} leads back to itself, so no value can be checked; let it point elsewhere")
+        raise DataError(
+            f"{where}: the reference {circle!r} leads back to itself, so no value can be checked;"
+            " let it point elsewhere"
+        )
     try:
         with time_limit(SECONDS):
             jsonschema.Draft202012Validator.check_schema(schema)
-            _validator(json.dumps(schema)).is_valid({})  # a pattern or reference that cannot be resolved shows only in use
+            _validator(json.dumps(schema)).is_valid(
+                {}
+            )  # a pattern or reference that cannot be resolved shows only in use
     except jsonschema.SchemaError as error:
         raise DataError(f"{where}: not a valid JSON schema ({error.message[:300]})") from None
     except TooSlowError:
-        raise DataError(f"{where}: checking an empty object takes longer than {SECONDS:g} s; simplify the schema") from None
+        raise DataError(
+            f"{where}: checking an empty object takes longer than {SECONDS:g} s; simplify the"
+            " schema"
+        ) from None
     except Exception as error:
-        raise DataError(f"{where}: cannot be used ({error}); references must point into the schema itself") from None
+        raise DataError(
+            f"{where}: cannot be used ({error}); references must point into the schema itself"
+        ) from None
 
 
 def _too_deep(where: str) -> DataError:
-    return DataError(f"{where}: nested deeper than {DEEPEST} levels; write inner parts under $defs, and refer to them with $ref")
+    return DataError(
+        f"{where}: nested deeper than {DEEPEST} levels; write inner parts under $defs, and refer to"
+        " them with $ref"
+    )
 
 
 def _circles(schema: Any) -> Iterator[str]:
-    """References that lead back to themselves without looking into the value: a validator would follow them for ever."""
+    """References that lead back to themselves without looking into the value: a validator would
+    follow them for ever.
+    """
     edges = {id(node): list(_same_value(node, schema)) for node in _nodes(schema)}
     done: set[int] = set()
     for start in edges:
@@ -94,13 +126,19 @@ def _nodes(value: Any) -> Iterator[dict[str, Any]]:
         value = stack.pop()
         if isinstance(value, dict):
             yield value
-        stack.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+        stack.extend(
+            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        )
 
 
 def _same_value(node: Mapping[str, Any], schema: Any) -> Iterator[tuple[str, int]]:
     """(reference or nothing, id) of every schema that ``node`` holds the same value against."""
     reference = node.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#") and (target := _pointed(reference, schema)) is not None:
+    if (
+        isinstance(reference, str)
+        and reference.startswith("#")
+        and (target := _pointed(reference, schema)) is not None
+    ):
         yield reference, id(target)
     for keyword in _IN_PLACE:
         inner = node.get(keyword)
@@ -124,7 +162,8 @@ def _pointed(reference: str, schema: Any) -> Any:
 
 
 def is_valid_answer(text: str, schema: Mapping[str, Any], where: str = "") -> bool:
-    """Raises ``DataError`` if the schema itself cannot be used, which may show only where it meets a value.
+    """Raises ``DataError`` if the schema itself cannot be used, which may show only where it meets
+    a value.
 
     ``where`` is file:line of the answer's row, for the message.
     """
@@ -138,7 +177,9 @@ def is_valid_answer(text: str, schema: Mapping[str, Any], where: str = "") -> bo
         why = f"checking this answer takes longer than {SECONDS:g} s: {text[:60]!r}"
         raise DataError(f"{row}{source}: {why}; {_how_to_speed_up(error)}") from None
     except Exception as error:
-        raise DataError(f"{row}{source}: cannot be used ({error}); references must point into the schema itself") from None
+        raise DataError(
+            f"{row}{source}: cannot be used ({error}); references must point into the schema itself"
+        ) from None
 
 
 def _how_to_speed_up(error: TooSlowError) -> str:
@@ -148,9 +189,15 @@ def _how_to_speed_up(error: TooSlowError) -> str:
         code = trace.tb_frame.f_code
         if "jsonschema" in code.co_filename and code.co_name in ("pattern", "patternProperties"):
             found = trace.tb_frame.f_locals.get("patrn", trace.tb_frame.f_locals.get("pattern"))
-            return f"rewrite the pattern {found!r}, which is slow on it: nested repetitions such as (a+)+ take exponential time"
+            return (
+                f"rewrite the pattern {found!r}, which is slow on it: nested repetitions such as"
+                " (a+)+ take exponential time"
+            )
         trace = trace.tb_next
-    return "simplify the schema: each branch of nested allOf, anyOf, oneOf and $ref is checked again for the same value"
+    return (
+        "simplify the schema: each branch of nested allOf, anyOf, oneOf and $ref is checked again"
+        " for the same value"
+    )
 
 
 class NotStrictJson(ValueError):
@@ -158,7 +205,7 @@ class NotStrictJson(ValueError):
 
 
 def parse_strict(text: str) -> dict[str, Any]:
-    """``text`` must be one JSON object and nothing else: no fences, no prose, no NaN, no key twice."""
+    """``text`` must be one JSON object and nothing else: no fences, no prose, no NaN, no key twice."""  # noqa: E501
     try:
         value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except RecursionError:
@@ -184,7 +231,10 @@ def _no_constant(name: str) -> None:
 
 
 def is_schema_valid(value: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
-    """Under draft 2020-12, formats such as dates included. What cannot be checked in time is not valid."""
+    """Under draft 2020-12, formats such as dates included.
+
+    What cannot be checked in time is not valid.
+    """
     try:
         with time_limit(SECONDS):
             return bool(_validator(json.dumps(schema)).is_valid(value))
@@ -192,11 +242,15 @@ def is_schema_valid(value: Mapping[str, Any], schema: Mapping[str, Any]) -> bool
         return False
 
 
-def schema_errors(value: Mapping[str, Any], schema: Mapping[str, Any], at_most: int = 3) -> list[str]:
+def schema_errors(
+    value: Mapping[str, Any], schema: Mapping[str, Any], at_most: int = 3
+) -> list[str]:
     """What is wrong and where: ``$.signed: '31 April' is not a 'date'``."""
     try:
         with time_limit(SECONDS):
-            found = sorted(_validator(json.dumps(schema)).iter_errors(value), key=lambda error: error.json_path)
+            found = sorted(
+                _validator(json.dumps(schema)).iter_errors(value), key=lambda error: error.json_path
+            )
     except (TooSlowError, RecursionError):
         return [f"$: could not be checked within {SECONDS:g} s"]
     return [f"{error.json_path}: {error.message}"[:200] for error in found[:at_most]]
@@ -208,4 +262,5 @@ def _validator(schema: str) -> Any:
     from referencing import Registry
 
     kind = jsonschema.Draft202012Validator
-    return kind(json.loads(schema), format_checker=kind.FORMAT_CHECKER, registry=Registry())  # a registry of its own fetches nothing
+    # a registry of its own fetches nothing
+    return kind(json.loads(schema), format_checker=kind.FORMAT_CHECKER, registry=Registry())

@@ -1,6 +1,8 @@
-"""Repairs of texts, each by itself, each counted. Pure functions on one text; ``Cleaner`` applies the chosen ones to rows.
+"""Repairs of texts, each by itself, each counted. Pure functions on one text; ``Cleaner`` applies
+the chosen ones to rows.
 
-The repairs that are switched off are tried as well and counted, so that a report can say what they would do.
+The repairs that are switched off are tried as well and counted, so that a report can say what they
+would do.
 """
 
 import html
@@ -15,16 +17,20 @@ from typing import Any
 from hydratune.config import CleaningConfig
 from hydratune.data.rows import Message, Row
 
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff\ufff9-\ufffb]")
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][0-9A-Z])")  # colours, cursor, titles: ECMA-48
+_CONTROL = re.compile(
+    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff\ufff9-\ufffb]"
+)
+# colours, cursor, titles: ECMA-48
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][0-9A-Z])")
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _NO_BREAK = re.compile("[\u00a0\u2007\u202f]")
 _FIRST_LINES = re.compile(r"\A(?:[ \t]*\n)+")
 _EMPTY_LINES = re.compile(r"\n{4,}")
 _ABOUT_ENCODINGS = re.compile(
-    r"mojibake|\butf|unicode|latin-?\d|iso-?8859|windows-?125|\bcp125|encod|decod|charset|\bbytes?\b", re.IGNORECASE
+    r"mojibake|\butf|unicode|latin-?\d|iso-?8859|windows-?125|\bcp125|encod|decod|charset|\bbytes?\b",
+    re.IGNORECASE,
 )
-_ATTRIBUTE = r"""\s+(?:[a-z_:][\w:.-]*\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=&|]+)|async|checked|defer|disabled|hidden|nowrap|selected)"""
+_ATTRIBUTE = r"""\s+(?:[a-z_:][\w:.-]*\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=&|]+)|async|checked|defer|disabled|hidden|nowrap|selected)"""  # noqa: E501
 _TAG = re.compile(
     r"(?P<code>```.*?```|`[^`\n]+`)|(?P<hidden><(?P<what>script|style)\b[^<>]*>.*?</(?P=what)>|<!--.*?-->)|"
     r"<(?P<closes>/?)(?P<name>a|abbr|b|blockquote|body|br|center|div|em|font|footer|h[1-6]|head|header|hr|html|i|img|li|link|main|meta|"
@@ -33,35 +39,60 @@ _TAG = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _BREAKS = {"br", "hr"}
-_BLOCKS = {"body", "div", "h1", "h2", "h3", "h4", "h5", "h6", "html", "ol", "table", "tbody", "td", "thead", "tr", "ul"}
+_BLOCKS = {
+    "body",
+    "div",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "html",
+    "ol",
+    "table",
+    "tbody",
+    "td",
+    "thead",
+    "tr",
+    "ul",
+}
 _LEFT_OPEN = {"p", "li"}  # in old pages
 _BREAK = re.compile(r"<(?:br|hr)\s*/?>|</(?:p|div|li|tr|h[1-6]|title)>", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{2,6}|#x[0-9a-f]{2,5});", re.IGNORECASE)
 _FENCE = re.compile(r"\s*```[a-zA-Z]*[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
 _NEED = (  # no other words, so that "let me know if you have the form" stays
-    r"if (?:you(?:'d)?|there)(?:'s|'re)?(?:,? (?:a|about|additional|any|anything|anytime|are|assistance|can|clarifications?|concerns?|"
+    r"if (?:you(?:'d)?|there)(?:'s|'re)?(?:,?"
+    r" (?:a|about|additional|any|anything|anytime|are|assistance|can|clarifications?|concerns?|"
     r"details|do|else|ever|examples?|explanations?|for|further|has|have|help|i|information|is|issues?|like|me|more|need|on|or|other|questions?|require|"
     r"some|specific|still|that|this|to|want|with|would|you))+"
 )
 _OFFER = (
-    r"(?:(?:please )?let (?:me|us) know|(?:please )?feel free to (?:ask|reach out|contact (?:me|us)|let (?:me|us) know)|"
-    r"(?:please )?(?:do not|don't|never) hesitate to (?:ask|reach out|contact (?:me|us)|let (?:me|us) know)|just ask)"
+    r"(?:(?:please )?let (?:me|us) know|(?:please )?feel free to (?:ask|reach out|contact"
+    r" (?:me|us)|let (?:me|us) know)|"
+    r"(?:please )?(?:do not|don't|never) hesitate to (?:ask|reach out|contact (?:me|us)|let"
+    r" (?:me|us) know)|just ask)"
 )
 _LONGEST_CLOSING = 400  # characters
+# whole sentences only: "Hope this helps the patient recover" is none
 _CHATTER = re.compile(
-    r"(?:(?:\n\s{0,9}|(?<=[.!?])\s{1,9})(?:(?:i )?hope (?:this|that|it)(?: all)? (?:helps|was helpful|is helpful)(?: you)?(?: out)?|"
+    r"(?:(?:\n\s{0,9}|(?<=[.!?])\s{1,9})(?:(?:i )?hope (?:this|that|it)(?: all)? (?:helps|was"
+    r" helpful|is helpful)(?: you)?(?: out)?|"
     rf"{_OFFER}(?:,? {_NEED})?|{_NEED}, {_OFFER}|"
-    r"is there anything else(?: (?:i|we|you) (?:can|could|may|need)(?: (?:help|assist|do|with|for|you))*)?|"
-    r"(?:(?:i am|i'm|we are|we're) )?(?:always )?happy to help(?: you)?(?: further)?|have a (?:great|nice|good|wonderful) (?:day|one|time))"
+    r"is there anything else(?: (?:i|we|you) (?:can|could|may|need)(?:"
+    r" (?:help|assist|do|with|for|you))*)?|"
+    r"(?:(?:i am|i'm|we are|we're) )?(?:always )?happy to help(?: you)?(?: further)?|have a"
+    r" (?:great|nice|good|wonderful) (?:day|one|time))"
     r"(?:[.!?]+|(?=\s*\Z))[ \t]*[\U0001f300-\U0001faff\u263a]?[ \t]*)+\s*\Z",
     re.IGNORECASE,
-)  # whole sentences only: "Hope this helps the patient recover" is none
+)
 
 
 def encoding(text: str) -> str:
     """Undoes wrong decodings; leaves quotes, ligatures and everything else as it is.
 
-    A text that speaks of encodings, or has right letters beside the garbage, may be quoting it ("The bytes Ã© mean é"): it is left.
+    A text that speaks of encodings, or has right letters beside the garbage, may be quoting it
+    ("The bytes Ã© mean é"): it is left.
     """
     if text.isascii():
         return text
@@ -77,15 +108,18 @@ def encoding(text: str) -> str:
 
 
 def control(text: str) -> str:
-    """Without control and zero-width characters and terminal escape sequences; those that join emoji and shape scripts stay."""
+    """Without control and zero-width characters and terminal escape sequences; those that join
+    emoji and shape scripts stay.
+    """
     return _CONTROL.sub("", _ANSI.sub("", text)) if _CONTROL.search(text) else text
 
 
 def whitespace(text: str) -> str:
-    """Line feeds for all line and page ends, plain spaces for no-break ones, no white space around the text.
+    """Line feeds for all line and page ends, plain spaces for no-break ones, no white space around
+    the text.
 
-    Indentation (of the first line too) and blanks at the ends of inner lines stay: Python, diffs and Markdown mean something
-    by them. Only a text of a single line loses the blanks before it.
+    Indentation (of the first line too) and blanks at the ends of inner lines stay: Python, diffs
+    and Markdown mean something by them. Only a text of a single line loses the blanks before it.
     """
     text = _NO_BREAK.sub(" ", _LINE_ENDS.sub("\n", text))
     text = _FIRST_LINES.sub("", _EMPTY_LINES.sub("\n\n\n", text)).rstrip()
@@ -93,12 +127,19 @@ def whitespace(text: str) -> str:
 
 
 def without_html(text: str) -> str:
-    """Text of a web page without its tags; entities as characters. Quoted code, and what may be code, stays."""
-    return _ENTITY.sub(lambda entity: html.unescape(entity[0]), _without_tags(text) if "<" in text else text)
+    """Text of a web page without its tags; entities as characters.
+
+    Quoted code, and what may be code, stays.
+    """
+    return _ENTITY.sub(
+        lambda entity: html.unescape(entity[0]), _without_tags(text) if "<" in text else text
+    )
 
 
 def _without_tags(text: str) -> str:
-    """Closing tags go, and opening ones that are closed, have attributes or mean a block or a break: ``vector<a>`` stays."""
+    """Closing tags go, and opening ones that are closed, have attributes or mean a block or a
+    break: ``vector<a>`` stays.
+    """
     found = [tag for tag in _TAG.finditer(text) if not tag["code"]]
     closed = {tag["name"].lower() for tag in found if tag["closes"]}
 
@@ -106,7 +147,8 @@ def _without_tags(text: str) -> str:
         name = (tag["name"] or "").lower()
         if tag["hidden"] or tag["closes"] or tag["attributes"].strip() or name in closed | _BREAKS:
             return True
-        return name in _BLOCKS and not re.match(r"[\w:]", text[tag.start() - 1 : tag.start()])  # List<table>
+        # List<table>
+        return name in _BLOCKS and not re.match(r"[\w:]", text[tag.start() - 1 : tag.start()])
 
     def without(tag: re.Match[str]) -> str:
         if tag["code"]:
@@ -168,9 +210,14 @@ class Changes:
     def add(self, row: Row, before: str, after: str) -> None:
         self.rows += 1
         if len(self.examples) < _EXAMPLES:
-            at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+            at = next(
+                (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
+                min(len(before), len(after)),
+            )
             start = max(0, at - 60)
-            self.examples.append({"id": row.id, "before": before[start : at + 140], "after": after[start : at + 140]})
+            self.examples.append(
+                {"id": row.id, "before": before[start : at + 140], "after": after[start : at + 140]}
+            )
 
 
 class Cleaner:
@@ -204,13 +251,16 @@ class Cleaner:
 
 
 class Boilerplate:
-    """Finds lines that very many requests have in the same place at their beginning or end: headers, footers, disclaimers.
+    """Finds lines that very many requests have in the same place at their beginning or end:
+    headers, footers, disclaimers.
 
-    Left out are lines that tell rows apart: labelled ones ("Section: allergies"), questions and headings, the few values
-    that a place takes in nearly all rows, and lines but for which many requests would be the same.
+    Left out are lines that tell rows apart: labelled ones ("Section: allergies"), questions and
+    headings, the few values that a place takes in nearly all rows, and lines but for which many
+    requests would be the same.
 
-    Memory: lines are counted by the rule of Manku and Motwani (2002, "lossy counting") once there are more than ``MOST_LINES``
-    of them. A line that is frequent enough is then still found; its count may miss ``ERROR`` of the rows.
+    Memory: lines are counted by the rule of Manku and Motwani (2002, "lossy counting") once there
+    are more than ``MOST_LINES`` of them. A line that is frequent enough is then still found; its
+    count may miss ``ERROR`` of the rows.
     """
 
     MOST = 0.05  # of the rows
@@ -221,13 +271,17 @@ class Boilerplate:
     ERROR = 0.005  # of the rows
     _COMPARED = 50_000  # requests whose rest is compared with that of others
     _TELLING = 0.1  # of its rows: so many are the same as others but for this line
-    _FEW_VALUES = 0.8  # of the rows: a place in which so many have one of several repeated lines is a field
+    _FEW_VALUES = (
+        0.8  # of the rows: a place in which so many have one of several repeated lines is a field
+    )
 
     def __init__(self) -> None:
         self.rows = 0
         self.requests = array("I")  # row of each request of several lines
         self.sizes = array("I")  # distinct lines of each, empty ones aside
-        self.seen: dict[str, tuple[array[int], array[int]]] = {}  # line -> requests, places in them as bits
+        self.seen: dict[
+            str, tuple[array[int], array[int]]
+        ] = {}  # line -> requests, places in them as bits
         self.missed: dict[str, int] = {}  # line -> so many may have been forgotten
         self.forgotten = 0
         self.telling: Counter[str] = Counter()
@@ -236,7 +290,9 @@ class Boilerplate:
     def see(self, row: Row) -> None:
         for message in row.messages:
             if message.role == "user":
-                self._request([line for raw in message.content.split("\n") if (line := raw.strip())])
+                self._request(
+                    [line for raw in message.content.split("\n") if (line := raw.strip())]
+                )
         self.rows += 1
         if len(self.seen) > self.MOST_LINES:
             self._forget()
@@ -267,7 +323,11 @@ class Boilerplate:
 
     def _forget(self) -> None:
         self.forgotten = int(self.ERROR * self.rows)
-        self.seen = {line: at for line, at in self.seen.items() if len(at[0]) + self.missed.get(line, 0) > self.forgotten}
+        self.seen = {
+            line: at
+            for line, at in self.seen.items()
+            if len(at[0]) + self.missed.get(line, 0) > self.forgotten
+        }
         self.missed = {line: n for line, n in self.missed.items() if line in self.seen}
 
     def lines(self) -> dict[str, int]:
@@ -275,10 +335,16 @@ class Boilerplate:
         found: dict[str, int] = {}
         for place in range(2 * self.EDGE):
             there = {line: n for line in self.seen if (n := self._rows_with(line, place)) >= 3}
-            if sum(n > max(3, self.ERROR * self.rows) for n in there.values()) > 1 and sum(there.values()) >= self._FEW_VALUES * self.rows:
+            if (
+                sum(n > max(3, self.ERROR * self.rows) for n in there.values()) > 1
+                and sum(there.values()) >= self._FEW_VALUES * self.rows
+            ):
                 continue
             for line, n in there.items():
-                if n + self.missed.get(line, 0) >= max(self.LEAST, self.MOST * self.rows) and self.telling[line] <= self._TELLING * n:
+                if (
+                    n + self.missed.get(line, 0) >= max(self.LEAST, self.MOST * self.rows)
+                    and self.telling[line] <= self._TELLING * n
+                ):
                     found[line] = len({self.requests[i] for i in self.seen[line][0]})
         return dict(sorted(found.items(), key=lambda item: -item[1])[:100])
 
@@ -286,10 +352,18 @@ class Boilerplate:
         requests, places = self.seen[line]
         if len(requests) < 3:
             return 0
-        return len({self.requests[i] for i, bits in zip(requests, places, strict=True) if bits >> place & 1})
+        return len(
+            {
+                self.requests[i]
+                for i, bits in zip(requests, places, strict=True)
+                if bits >> place & 1
+            }
+        )
 
     def changed_rows(self) -> int:
-        """How many rows ``without_lines`` would change; up to ``ERROR`` of the rows fewer for each line where some were forgotten."""
+        """How many rows ``without_lines`` would change; up to ``ERROR`` of the rows fewer for each
+        line where some were forgotten.
+        """
         return len(self.changed())
 
     def changed(self) -> list[int]:
@@ -297,14 +371,18 @@ class Boilerplate:
         unwanted: Counter[int] = Counter()
         for line in self.lines():
             unwanted.update(self.seen[line][0])
-        return sorted({self.requests[i] for i, n in unwanted.items() if n < self.sizes[i]})  # a request of nothing else stays
+        # a request of nothing else stays
+        return sorted({self.requests[i] for i, n in unwanted.items() if n < self.sizes[i]})
 
 
-_TELLS = re.compile(r"\A[-*#>\s]*[^\s:][^:.!?]{0,40}:(?:\s|\Z)(?!.{60})|[:?]\W*\Z|\A\W*\Z")  # a label and no long text, a question, a rule
+# a label and no long text, a question, a rule
+_TELLS = re.compile(r"\A[-*#>\s]*[^\s:][^:.!?]{0,40}:(?:\s|\Z)(?!.{60})|[:?]\W*\Z|\A\W*\Z")
 
 
 def without_lines(row: Row, lines: Iterable[str]) -> Row:
-    """``row`` with these lines removed from the edges of its requests; a request of nothing else stays."""
+    """``row`` with these lines removed from the edges of its requests; a request of nothing else
+    stays.
+    """
     unwanted = set(lines)
     messages = []
     for message in row.messages:
@@ -326,4 +404,7 @@ def _stripped(lines: list[str], unwanted: set[str]) -> list[str]:
 
 def summary(changes: dict[str, Changes]) -> dict[str, Any]:
     """Plain values for the report."""
-    return {name: {"on": c.on, "rows": c.rows, "title": TITLES[name], "examples": c.examples} for name, c in changes.items()}
+    return {
+        name: {"on": c.on, "rows": c.rows, "title": TITLES[name], "examples": c.examples}
+        for name, c in changes.items()
+    }

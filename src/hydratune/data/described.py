@@ -1,4 +1,6 @@
-"""What is said of a data set, as data: its preparation, its tokens and what of some rows is trained. For report.json and report.html."""
+"""What is said of a data set, as data: its preparation, its tokens and what of some rows is
+trained. For report.json and report.html.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,29 +18,54 @@ SHOWN = 5  # rows whose mask is in the report
 
 
 def count_tokens(
-    data: DataConfig, prepared: Prepared, encoder: ChatEncoder, reader: Reader, advance: Callable[[int], None] = lambda rows: None
+    data: DataConfig,
+    prepared: Prepared,
+    encoder: ChatEncoder,
+    reader: Reader,
+    advance: Callable[[int], None] = lambda rows: None,
 ) -> TokenCheck:
     """Of every row of every split, before any is cut or dropped for its length."""
     check = TokenCheck(encoder, data, reader.context_window, reader.embeddings)
     for name in SPLIT_NAMES:
-        check.split(name, (with_system(row, data.system_prompt) for row in prepared.rows(name)), advance)
+        check.split(
+            name, (with_system(row, data.system_prompt) for row in prepared.rows(name)), advance
+        )
     return check
 
 
 def described(
-    name: str, model: str, prepared: Prepared, tokens: TokenCheck, masked: Iterable[tuple[Row, Encoded]], used: str | None = None
+    name: str,
+    model: str,
+    prepared: Prepared,
+    tokens: TokenCheck,
+    masked: Iterable[tuple[Row, Encoded]],
+    used: str | None = None,
 ) -> dict[str, Any]:
     """The content of report.json. ``used``: which of the rows a run took, in words."""
     summary = tokens.summary()
     checks = {check: finding.plain() for check, finding in tokens.findings.items()}
     mask = []
     for row, example in masked:
-        shown = [[piece.text, piece.trained, piece.special] for piece in pieces(tokens.encoder, example)]
-        mask.append({"id": row.id, "trained": example.supervised, "tokens": len(example.ids), "pieces": shown})
+        shown = [
+            [piece.text, piece.trained, piece.special] for piece in pieces(tokens.encoder, example)
+        ]
+        mask.append(
+            {
+                "id": row.id,
+                "trained": example.supervised,
+                "tokens": len(example.ids),
+                "pieces": shown,
+            }
+        )
     return {
         **prepared.report,
         "name": name,
-        "checks": checks | {check: found for check, found in prepared.report["checks"].items() if check not in checks},
+        "checks": checks
+        | {
+            check: found
+            for check, found in prepared.report["checks"].items()
+            if check not in checks
+        },
         "tokens": {"model": model, **summary},
         "mask": mask,
         "used": used,

@@ -1,4 +1,6 @@
-"""The rows of a split -> the examples that are trained: one for each row, for each assistant turn, or for each part of a document."""
+"""The rows of a split -> the examples that are trained: one for each row, for each assistant turn,
+or for each part of a document.
+"""
 
 import itertools
 import re
@@ -24,7 +26,8 @@ class EncodingReport:
     kept: int = 0  # examples
     dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> row ids
     truncated: list[str] = field(default_factory=list)  # row ids
-    parted: dict[str, int] = field(default_factory=dict)  # row id -> how many examples were made of it
+    # row id -> how many examples were made of it
+    parted: dict[str, int] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)  # tokens of kept rows
     supervised: list[int] = field(default_factory=list)  # trained tokens of kept rows
 
@@ -42,11 +45,21 @@ class EncodingReport:
     def summary(self) -> dict[str, Any]:
         """Plain values for data.json."""
         ordered = sorted(self.lengths)
-        quantiles = {str(q): ordered[min(len(ordered) - 1, int(q / 100 * len(ordered)))] for q in (0, 50, 90, 99, 100)} if ordered else {}
+        quantiles = (
+            {
+                str(q): ordered[min(len(ordered) - 1, int(q / 100 * len(ordered)))]
+                for q in (0, 50, 90, 99, 100)
+            }
+            if ordered
+            else {}
+        )
         return {
             "rows": self.rows,
             "kept": self.kept,
-            "dropped": {reason: {"count": len(ids), "ids": ids[:100]} for reason, ids in self.dropped.items()},
+            "dropped": {
+                reason: {"count": len(ids), "ids": ids[:100]}
+                for reason, ids in self.dropped.items()
+            },
             "truncated": {"count": len(self.truncated), "ids": self.truncated[:100]},
             "parted": {"rows": len(self.parted), "examples": sum(self.parted.values())},
             "tokens": sum(self.lengths),
@@ -60,18 +73,29 @@ class EncodingReport:
         if self.parted:
             made = f"{sum(self.parted.values()):,} examples of {len(self.parted):,} {split} rows"
             each = data.train_on is TrainOn.each
-            said.append(f"{made}: {'one for each assistant turn' if each else 'parts of documents longer than data.max_length'}")
+            said.append(
+                f"{made}:"
+                f" {'one for each assistant turn' if each else 'parts of documents longer than data.max_length'}"  # noqa: E501
+            )
         if self.dropped:
-            said += [f"{len(ids)} of {self.kept + self.lost} {split} examples dropped: {reason}" for reason, ids in self.dropped.items()]
+            said += [
+                f"{len(ids)} of {self.kept + self.lost} {split} examples dropped: {reason}"
+                for reason, ids in self.dropped.items()
+            ]
         if self.truncated:
-            said.append(f"{len(self.truncated)} of {self.rows} {split} prompts cut to data.max_length")
+            said.append(
+                f"{len(self.truncated)} of {self.rows} {split} prompts cut to data.max_length"
+            )
         return said
 
 
 def encode_split(
     encoder: ChatEncoder, rows: Sequence[Row], data: DataConfig, split: str
 ) -> tuple[list[Row], list[Encoded], EncodingReport]:
-    """(one row for each example, examples, report). Raises ``DataError`` if the policy refuses or nothing is left."""
+    """(one row for each example, examples, report).
+
+    Raises ``DataError`` if the policy refuses or nothing is left.
+    """
     report = EncodingReport(rows=len(rows))
     kept: list[Row] = []
     encoded: list[Encoded] = []
@@ -92,41 +116,60 @@ def encode_split(
     if too_long and data.overlength is Overlength.error:
         longest, tokens = max(too_long, key=lambda pair: pair[1])
         raise DataError(
-            f"{len(too_long)} of {len(rows)} {split} rows are longer than data.max_length = {data.max_length} tokens "
-            f"(longest: {longest.where or longest.id}, {tokens}); raise it, or set {_other_policies(data, (row for row, _ in too_long))}"
+            f"{len(too_long)} of {len(rows)} {split} rows are longer than data.max_length ="
+            f" {data.max_length} tokens (longest: {longest.where or longest.id}, {tokens}); raise"
+            f" it, or set {_other_policies(data, (row for row, _ in too_long))}"
         )
     if not kept:
         raise nothing_fits(data, split, len(rows), too_long)
     return kept, encoded, report
 
 
-def nothing_fits(data: DataConfig, split: str, rows: int, too_long: Sequence[tuple[Row, int]]) -> DataError:
+def nothing_fits(
+    data: DataConfig, split: str, rows: int, too_long: Sequence[tuple[Row, int]]
+) -> DataError:
     """Why no row of a split is left; advises nothing that is in force already."""
     shortest = min(tokens for _, tokens in too_long)
     other = _other_policies(data, (row for row, _ in too_long), drop=False)
     return DataError(
-        f"every {split} row was dropped: all {rows} are longer than data.max_length = {data.max_length} tokens "
-        f"(shortest: {shortest}); raise data.max_length{f', or set {other}' if other else ''}"
+        f"every {split} row was dropped: all {rows} are longer than data.max_length ="
+        f" {data.max_length} tokens (shortest: {shortest}); raise"
+        f" data.max_length{f', or set {other}' if other else ''}"
     )
 
 
 def _other_policies(data: DataConfig, rows: Iterable[Row], *, drop: bool = True) -> str:
-    """The settings of data.overlength that would do something about these rows, other than the one in force."""
+    """The settings of data.overlength that would do something about these rows, other than the one
+    in force.
+    """
     kinds = {row.is_text for row in rows}
     policies = [Overlength.drop] if drop else []
     policies += [Overlength.truncate_prompt] if False in kinds else []
     policies += [Overlength.split] if True in kinds else []
-    return " or ".join(f"data.overlength={policy.value}" for policy in policies if policy is not data.overlength)
+    return " or ".join(
+        f"data.overlength={policy.value}" for policy in policies if policy is not data.overlength
+    )
 
 
-def encoded_examples(encoder: ChatEncoder, rows: Iterable[Row], data: DataConfig, split: str) -> Iterator[tuple[Row, Encoded]]:
-    """Every example of a split, however long it is, with a row that says what it is made of. Raises ``MaskError``."""
+def encoded_examples(
+    encoder: ChatEncoder, rows: Iterable[Row], data: DataConfig, split: str
+) -> Iterator[tuple[Row, Encoded]]:
+    """Every example of a split, however long it is, with a row that says what it is made of.
+
+    Raises ``MaskError``.
+    """
     train_on = TrainOn.last if split == "test" and data.train_on is TrainOn.each else data.train_on
     remaining = iter(rows)
     while part := list(itertools.islice(remaining, TOGETHER)):
-        turns = [turn for row in part for turn in (each_turn(row) if train_on is TrainOn.each else [row])]
+        turns = [
+            turn for row in part for turn in (each_turn(row) if train_on is TrainOn.each else [row])
+        ]
         for row, example in zip(turns, encoder.encode_batch(turns, train_on), strict=True):
-            if row.is_text and data.overlength is Overlength.split and len(example.ids) > data.max_length:
+            if (
+                row.is_text
+                and data.overlength is Overlength.split
+                and len(example.ids) > data.max_length
+            ):
                 overlap = data.max_length // 8 if data.split_overlap is None else data.split_overlap
                 parts = parts_of(encoder, row, data.max_length, overlap)
                 yield from zip(parts, encoder.encode_batch(parts, train_on), strict=True)
@@ -135,21 +178,36 @@ def encoded_examples(encoder: ChatEncoder, rows: Iterable[Row], data: DataConfig
 
 
 def each_turn(row: Row) -> list[Row]:
-    """One row for every trained assistant turn, which ends with it; the rows of a conversation stay one group."""
+    """One row for every trained assistant turn, which ends with it; the rows of a conversation stay
+    one group.
+    """
     turns = [] if row.is_text else trained_turns(row, TrainOn.all)
     if len(turns) < 2:
         return [row]
-    return [replace(row, id=f"{row.id}[{turn + 1}]", messages=row.messages[: turn + 1], group=row.group or row.id) for turn in turns]
+    return [
+        replace(
+            row,
+            id=f"{row.id}[{turn + 1}]",
+            messages=row.messages[: turn + 1],
+            group=row.group or row.id,
+        )
+        for turn in turns
+    ]
 
 
 def parts_of(encoder: ChatEncoder, row: Row, max_length: int, overlap: int) -> list[Row]:
-    """A document in parts of at most ``max_length`` tokens, each but the first after ``overlap`` tokens of context.
+    """A document in parts of at most ``max_length`` tokens, each but the first after ``overlap``
+    tokens of context.
 
-    Every character is trained once. Raises ``DataError`` if the tokenizer does not say where its tokens stand.
+    Every character is trained once. Raises ``DataError`` if the tokenizer does not say where its
+    tokens stand.
     """
     where = row.where or row.id
     if not encoder.tokenizer.is_fast:
-        raise DataError(f"{where}: data.overlength=split needs a fast tokenizer, and this model's is not one; use data.overlength=drop")
+        raise DataError(
+            f"{where}: data.overlength=split needs a fast tokenizer, and this model's is not one;"
+            " use data.overlength=drop"
+        )
     offsets = encoder.offsets(row.text)
     room = max_length - 2  # without begin and end of text
     while room > 2 * overlap:
@@ -157,21 +215,29 @@ def parts_of(encoder: ChatEncoder, row: Row, max_length: int, overlap: int) -> l
         longest = max(len(example.ids) for example in encoder.encode_batch(parts, TrainOn.all))
         if longest <= max_length:
             return parts
-        room -= longest - max_length  # a part may have a token or two more than the same text in the whole
+        room -= (
+            longest - max_length
+        )  # a part may have a token or two more than the same text in the whole
     raise DataError(
-        f"{where}: parts of {max_length} tokens that repeat {overlap} (data.split_overlap) cannot be made; lower data.split_overlap, "
-        "or raise data.max_length"
+        f"{where}: parts of {max_length} tokens that repeat {overlap} (data.split_overlap) cannot"
+        " be made; lower data.split_overlap, or raise data.max_length"
     )
 
 
 def _cut(row: Row, offsets: Sequence[tuple[int, int]], room: int, overlap: int) -> list[Row]:
-    """Parts of ``room`` tokens, context included, cut where a token begins with white space or follows some, if one is near."""
+    """Parts of ``room`` tokens, context included, cut where a token begins with white space or
+    follows some, if one is near.
+    """
     text = row.text
     starts = [start for start, _ in offsets]
     begin, cuts = 0, [0]
     while len(starts) - max(0, begin - overlap) > room:
         end = max(0, begin - overlap) + room
-        between = (at for at in range(end, max(begin, end - _MOVED), -1) if _between_words(text, starts[at]))
+        between = (
+            at
+            for at in range(end, max(begin, end - _MOVED), -1)
+            if _between_words(text, starts[at])
+        )
         begin = next(between, end)
         cuts.append(begin)
     edges = [*(starts[cut] if cut else 0 for cut in cuts), len(text)]
@@ -188,7 +254,9 @@ def _cut(row: Row, offsets: Sequence[tuple[int, int]], room: int, overlap: int) 
 
 
 def _between_words(text: str, at: int) -> bool:
-    return 0 < at < len(text) and (_SPACE.match(text[at]) is not None or _SPACE.match(text[at - 1]) is not None)
+    return 0 < at < len(text) and (
+        _SPACE.match(text[at]) is not None or _SPACE.match(text[at - 1]) is not None
+    )
 
 
 def _parted(rows: Sequence[Row], kept: Sequence[Row]) -> dict[str, int]:
@@ -203,7 +271,8 @@ def _parted(rows: Sequence[Row], kept: Sequence[Row]) -> dict[str, int]:
 
 
 def shortened(encoder: ChatEncoder, row: Row, data: DataConfig) -> tuple[Row, Encoded] | None:
-    """Characters cut off the start of the last user turn until the row fits, under data.overlength=truncate_prompt.
+    """Characters cut off the start of the last user turn until the row fits, under
+    data.overlength=truncate_prompt.
 
     None: no cut is enough, there is no prompt, or the policy is another one.
     """

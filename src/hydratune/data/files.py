@@ -1,4 +1,7 @@
-"""Files -> records, one after the other: JSONL, JSON, CSV, TSV, Parquet and plain text. Every refusal names file:line."""
+"""Files -> records, one after the other:
+
+JSONL, JSON, CSV, TSV, Parquet and plain text. Every refusal names file:line.
+"""
 
 import codecs
 import csv
@@ -20,26 +23,36 @@ log = logging.getLogger(__name__)
 MOST_CHARACTERS = 2**25  # of one row: more than any model reads at once, and little memory
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _UNREADABLE = {
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), "unpack it first"),
+    **dict.fromkeys(
+        (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), "unpack it first"
+    ),
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), "export the sheet as CSV"),
     ".arrow": "give the folder it is in: data=hub data.id=FOLDER",
 }
 
 
-def records(path: Path, encoding: str, statements: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (file:line, raw record); what was taken as the rows of a file that is no plain list is appended to ``statements``."""
+def records(
+    path: Path, encoding: str, statements: list[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (file:line, raw record); what was taken as the rows of a file that is no plain list is
+    appended to ``statements``.
+    """
     suffix = path.suffix.lower()
     if suffix in _UNREADABLE:
         raise DataError(f"{path}: {suffix} files are not read; {_UNREADABLE[suffix]}")
     if suffix not in SUFFIXES:
-        raise DataError(f"{path}: unknown file type {suffix or '(none)'!r}; known: {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"{path}: unknown file type {suffix or '(none)'!r}; known: {', '.join(SUFFIXES)}"
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; it needs at least one row")
     if suffix == ".parquet":
         yield from _parquet_records(path)
         return
     if suffix in (".jsonl", ".ndjson", ".json"):
-        read = functools.partial(_json_values, path, encoding, statements if statements is not None else [])
+        read = functools.partial(
+            _json_values, path, encoding, statements if statements is not None else []
+        )
         yield from unpadded_records(read)
         return
     with _text(path, encoding) as stream:
@@ -53,7 +66,9 @@ def records(path: Path, encoding: str, statements: list[str] | None = None) -> I
             raise _wrong_encoding(path, encoding) from None
 
 
-def _json_values(path: Path, encoding: str, statements: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_values(
+    path: Path, encoding: str, statements: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     with _text(path, encoding) as stream:
         try:
             if path.suffix.lower() == ".json":
@@ -71,17 +86,29 @@ def _text(path: Path, encoding: str) -> io.TextIOWrapper:
     except (LookupError, ValueError):
         codec = None
     if codec is None or not getattr(codec, "_is_text_encoding", True):  # hex, rot13 and the like
-        raise DataError(f"{path}: data.encoding = {encoding}: no such encoding of text; usual: utf-8, latin-1, cp1252")
+        raise DataError(
+            f"{path}: data.encoding = {encoding}: no such encoding of text; usual: utf-8, latin-1,"
+            " cp1252"
+        )
     with path.open("rb") as stream:
         head = stream.read(65536)
     name = codec.name
     if not name.startswith(("utf-16", "utf-32")):
         if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise DataError(f"{path}: this is UTF-16 text; state it: data.encoding=utf-16, or save the file as UTF-8")
+            raise DataError(
+                f"{path}: this is UTF-16 text; state it: data.encoding=utf-16, or save the file as"
+                " UTF-8"
+            )
         if (wide := _utf16_without_mark(head)) is not None:
-            raise DataError(f"{path}: this looks like UTF-16 text; state it: data.encoding={wide}, or save the file as UTF-8")
+            raise DataError(
+                f"{path}: this looks like UTF-16 text; state it: data.encoding={wide}, or save the"
+                " file as UTF-8"
+            )
         if b"\0" in head:
-            raise DataError(f"{path}: this is a binary file, not text; give JSONL, JSON, CSV or Parquet with the right ending")
+            raise DataError(
+                f"{path}: this is a binary file, not text; give JSONL, JSON, CSV or Parquet with"
+                " the right ending"
+            )
     if name == "utf-8":
         name = "utf-8-sig"
     if name.startswith("utf-16") and head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -90,7 +117,9 @@ def _text(path: Path, encoding: str) -> io.TextIOWrapper:
 
 
 def _lines(path: Path, stream: io.TextIOWrapper) -> Iterator[str]:
-    """The lines of a file; one that is no row but a mistake, or an attack, is refused before it is in memory."""
+    """The lines of a file; one that is no row but a mistake, or an attack, is refused before it is
+    in memory.
+    """
     for number, line in enumerate(iter(lambda: stream.readline(MOST_CHARACTERS + 1), ""), 1):
         if len(line) > MOST_CHARACTERS:
             raise _too_large(f"{path}:{number}", "this line")
@@ -99,7 +128,8 @@ def _lines(path: Path, stream: io.TextIOWrapper) -> Iterator[str]:
 
 def _too_large(where: str, what: str = "this row") -> DataError:
     return DataError(
-        f"{where}: {what} has more than {MOST_CHARACTERS:,} characters, which no model reads; split it into rows, or take it out"
+        f"{where}: {what} has more than {MOST_CHARACTERS:,} characters, which no model reads; split"
+        " it into rows, or take it out"
     )
 
 
@@ -114,7 +144,10 @@ def _characters(value: Any) -> int:
 
 def _utf16_without_mark(head: bytes) -> str | None:
     """Of mostly ASCII characters every second byte is zero."""
-    for name, high, low in (("utf-16-le", head[1::2], head[::2]), ("utf-16-be", head[::2], head[1::2])):
+    for name, high, low in (
+        ("utf-16-le", head[1::2], head[::2]),
+        ("utf-16-be", head[::2], head[1::2]),
+    ):
         if len(head) > 3 and high.count(0) > 0.7 * len(high) and low.count(0) == 0:
             return name
     return None
@@ -130,9 +163,15 @@ def _wrong_encoding(path: Path, encoding: str) -> DataError:
         place = f"{path}:{line}: not {encoding} (byte 0x{raw[error.start]:02x})"
     except UnicodeError:
         place = f"{path}: not {encoding}"
-    one_byte = [name for name in ("latin-1", "cp1252") if codecs.lookup(name).name != codecs.lookup(encoding).name]
+    one_byte = [
+        name
+        for name in ("latin-1", "cp1252")
+        if codecs.lookup(name).name != codecs.lookup(encoding).name
+    ]
     others = f"{one_byte[0]} (or {one_byte[1]})" if len(one_byte) > 1 else one_byte[0]
-    return DataError(f"{place}; save the file as UTF-8, or state its encoding: data.encoding={others}")
+    return DataError(
+        f"{place}; save the file as UTF-8, or state its encoding: data.encoding={others}"
+    )
 
 
 def _jsonl_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -144,20 +183,27 @@ def _jsonl_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict
             value = load_json(line, where)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{where}: broken JSON at column {error.colno} ({error.msg}); one whole JSON object per line is needed"
+                f"{where}: broken JSON at column {error.colno} ({error.msg}); one whole JSON object"
+                " per line is needed"
             ) from None
         yield where, _object(value, where)
 
 
 def load_json(text: str, where: str) -> Any:
-    """JSON whose objects have every key once. Raises ``json.JSONDecodeError``, and ``DataError`` for what only Python minds."""
+    """JSON whose objects have every key once.
+
+    Raises ``json.JSONDecodeError``, and ``DataError`` for what only Python minds.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise DataError(f"{where}: the key {ascii(twice)[1:-1]!r} occurs twice in one JSON object; keep one of them")
+            raise DataError(
+                f"{where}: the key {ascii(twice)[1:-1]!r} occurs twice in one JSON object; keep one"
+                " of them"
+            )
         return value
 
     try:
@@ -167,16 +213,22 @@ def load_json(text: str, where: str) -> Any:
     except json.JSONDecodeError:
         raise
     except ValueError:  # CVE-2020-10735: Python limits the digits of whole numbers
-        raise DataError(f"{where}: a number with thousands of digits; put it in quotes, as text") from None
+        raise DataError(
+            f"{where}: a number with thousands of digits; put it in quotes, as text"
+        ) from None
 
 
-def _json_records(path: Path, text: str, statements: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_records(
+    path: Path, text: str, statements: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """A JSON file is one value, so it is read whole."""
     try:
         value = load_json(text, _place_of_long_number(path, text))
     except json.JSONDecodeError as error:
         hint = "; this looks like JSONL: name it .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(f"{path}:{error.lineno}: broken JSON at column {error.colno} ({error.msg}){hint}") from None
+        raise DataError(
+            f"{path}:{error.lineno}: broken JSON at column {error.colno} ({error.msg}){hint}"
+        ) from None
     rows, how = _rows_in(value, path)
     if how and how not in statements:  # the file may be read twice
         log.info("%s", how)
@@ -191,7 +243,9 @@ def _json_records(path: Path, text: str, statements: list[str]) -> Iterator[tupl
 def _rows_in(value: Any, path: Path) -> tuple[list[Any], str]:
     """The rows of a JSON file, and what is to be said where it is no plain list of them."""
     if is_turn_list(value):
-        return [{"messages": value}], f"{path}: the whole file is one conversation, so it is one row"
+        return [
+            {"messages": value}
+        ], f"{path}: the whole file is one conversation, so it is one row"
     if isinstance(value, list):
         return value, ""
     if not isinstance(value, dict):
@@ -200,15 +254,32 @@ def _rows_in(value: Any, path: Path) -> tuple[list[Any], str]:
         return [value], f"{path}: the whole file is one object, so it is one row"
     lists = {key: item for key, item in value.items() if isinstance(item, list)}
     if len(lists) > 1:  # beside the rows there may be lists of something else
-        lists = {key: item for key, item in lists.items() if item and all(isinstance(row, dict | list) for row in item)}
-        known = {key: item for key, item in lists.items() if is_turn_list(item[0]) or (isinstance(item[0], dict) and is_row(item[0]))}
+        lists = {
+            key: item
+            for key, item in lists.items()
+            if item and all(isinstance(row, dict | list) for row in item)
+        }
+        known = {
+            key: item
+            for key, item in lists.items()
+            if is_turn_list(item[0]) or (isinstance(item[0], dict) and is_row(item[0]))
+        }
         lists = known or lists
     if len(lists) != 1:
-        which = f"; this object has {len(lists)}: {', '.join(lists)}; give each a file of its own" if lists else ""
-        raise DataError(f'{path}: a list of rows is needed, or an object with exactly one list in it (as in {{"data": [...]}}){which}')
+        which = (
+            f"; this object has {len(lists)}: {', '.join(lists)}; give each a file of its own"
+            if lists
+            else ""
+        )
+        raise DataError(
+            f"{path}: a list of rows is needed, or an object with exactly one list in it (as in"
+            f' {{"data": [...]}}){which}'
+        )
     key = next(iter(lists))
     others = ", ".join(name for name in value if name != key)
-    return lists[key], f"{path}: rows taken from the list {key!r}" + (f"; ignored beside it: {others}" if others else "")
+    return lists[key], f"{path}: rows taken from the list {key!r}" + (
+        f"; ignored beside it: {others}" if others else ""
+    )
 
 
 def _place_of_long_number(path: Path, text: str) -> str:
@@ -226,7 +297,9 @@ def _paragraphs(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[st
             paragraph.append(line)
             length += len(line)
             if length > MOST_CHARACTERS:
-                raise _too_large(f"{path}:{number - len(paragraph) + 1}", "the paragraph that begins here")
+                raise _too_large(
+                    f"{path}:{number - len(paragraph) + 1}", "the paragraph that begins here"
+                )
         elif paragraph:
             yield f"{path}:{number - len(paragraph)}", {"text": "".join(paragraph).rstrip("\r\n")}
             paragraph, length = [], 0
@@ -240,7 +313,9 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_records(
+    path: Path, lines: Iterable[str], delimiter: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(MOST_CHARACTERS)
     blank, first, lines = _peek(lines)
     if delimiter not in first:
@@ -257,10 +332,16 @@ def _csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[t
                 names = cells
                 twice = next((name for name in names if names.count(name) > 1), None)
                 if twice is not None:
-                    raise DataError(f"{where}: the column {twice!r} occurs twice; every column needs a name of its own")
+                    raise DataError(
+                        f"{where}: the column {twice!r} occurs twice; every column needs a name of"
+                        " its own"
+                    )
                 continue
             if len(cells) > len(names):
-                raise DataError(f"{where}: more cells than the header has columns; quote cells that contain {delimiter!r}")
+                raise DataError(
+                    f"{where}: more cells than the header has columns; quote cells that contain"
+                    f" {delimiter!r}"
+                )
             if len(cells) < len(names):
                 raise DataError(f"{where}: fewer cells than the header has columns")
             yield where, dict(zip(names, cells, strict=True))
@@ -268,17 +349,27 @@ def _csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[t
         if "field larger" in str(error):
             raise _too_large(f"{path}:{start + 1}", "a cell of the row that begins here") from None
         if "new-line" in str(error):
-            fix = "a carriage return alone ends no line; save the file with line feeds, or quote the cell that holds it"
+            fix = (
+                "a carriage return alone ends no line; save the file with line feeds, or quote the"
+                " cell that holds it"
+            )
         else:
-            fix = f'{error}; a cell that starts with a quote must end with one, and quotes inside it are doubled: "5"" nails"'
-        raise DataError(f"{path}:{start + 1}: broken CSV in the row that begins here: {fix}") from None
+            fix = (
+                f"{error}; a cell that starts with a quote must end with one, and quotes inside it"
+                ' are doubled: "5"" nails"'
+            )
+        raise DataError(
+            f"{path}:{start + 1}: broken CSV in the row that begins here: {fix}"
+        ) from None
 
 
 def _refuse_other_delimiter(header: str, delimiter: str, where: str) -> None:
     ours = "commas, or with tabs as .tsv" if delimiter == "," else "tabs, or with commas as .csv"
     for sign, name in ((";", "semicolons"), ("|", "pipes"), ("\t", "tabs"), (",", "commas")):
         if sign in header:
-            raise DataError(f"{where}: the columns are separated by {name}; save the file with {ours}")
+            raise DataError(
+                f"{where}: the columns are separated by {name}; save the file with {ours}"
+            )
 
 
 def _peek(lines: Iterable[str]) -> tuple[int, str, Iterator[str]]:
@@ -303,13 +394,22 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for group in groups:  # the size is that of the unpacked columns
                 if group.num_rows and group.total_byte_size / group.num_rows > 4 * MOST_CHARACTERS:
                     raise _too_large(str(path), "a row of this file")
-            largest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
-            for batch in file.iter_batches(max(1, min(1000, int(4 * MOST_CHARACTERS / max(1, largest))))):
+            largest = max(
+                (group.total_byte_size / max(1, group.num_rows) for group in groups), default=1
+            )
+            for batch in file.iter_batches(
+                max(1, min(1000, int(4 * MOST_CHARACTERS / max(1, largest))))
+            ):
                 for record in batch.to_pylist():
                     number += 1
                     where = f"{path}[{number}]"
                     if batch.nbytes > MOST_CHARACTERS and _characters(record) > MOST_CHARACTERS:
                         raise _too_large(where)
-                    yield where, {name: typed(value, kinds[name], where) for name, value in record.items()}
+                    yield (
+                        where,
+                        {name: typed(value, kinds[name], where) for name, value in record.items()},
+                    )
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        raise DataError(
+            f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})"
+        ) from None

@@ -4,19 +4,33 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydratune.data.masking import TOGETHER, ChatEncoder, Defect, Encoded, MaskError, turns_melt_error
+from hydratune.data.masking import (
+    TOGETHER,
+    ChatEncoder,
+    Defect,
+    Encoded,
+    MaskError,
+    turns_melt_error,
+)
 from hydratune.data.rows import Message, Row
 
 
 def gate(encoder: ChatEncoder, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
     """Raises ``MaskError`` for the first row whose mask is wrong.
 
-    Every row trains something. What stands before a trained stretch is token for token what inference sends; the stretch
-    is one assistant turn and ends with the turn-end token; no other token is trained; no doubled begin-of-text token.
+    Every row trains something. What stands before a trained stretch is token for token what
+    inference sends; the stretch is one assistant turn and ends with the turn-end token; no other
+    token is trained; no doubled begin-of-text token.
     """
     for start in range(0, len(rows), TOGETHER):
         part = slice(start, start + TOGETHER)
-        _check_prompts(encoder, [_check_row(encoder, row, example) for row, example in zip(rows[part], encoded[part], strict=True)])
+        _check_prompts(
+            encoder,
+            [
+                _check_row(encoder, row, example)
+                for row, example in zip(rows[part], encoded[part], strict=True)
+            ],
+        )
 
 
 @dataclass(frozen=True)
@@ -47,31 +61,45 @@ def _check_row(encoder: ChatEncoder, row: Row, example: Encoded) -> _Checked:
         raise MaskError(f"{where}: no token of this row is trained", Defect.nothing_trained)
     bos = getattr(encoder.tokenizer, "bos_token_id", None)
     if bos is not None and example.ids[:2] == (bos, bos):
-        raise MaskError(f"{where}: the row begins with two begin-of-text tokens; use another model.chat_template", Defect.double_bos)
+        raise MaskError(
+            f"{where}: the row begins with two begin-of-text tokens; use another"
+            " model.chat_template",
+            Defect.double_bos,
+        )
     spans = stretches(example.trained)
     if row.is_text:
         _check_document(encoder, row, example, where)
         return _Checked(row, example, [], [])
-    turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train][-len(spans) :]
+    turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train][
+        -len(spans) :
+    ]
     if len(spans) != len(turns):
         raise _wrong_start(encoder, row, example)
     return _Checked(row, example, spans, turns)
 
 
 def _check_document(encoder: ChatEncoder, row: Row, example: Encoded, where: str) -> None:
-    """All of its text is trained but its first token, or but its context, and its end where it ends."""
-    (start, end) = stretches(example.trained)[0]
+    """All of its text is trained but its first token, or but its context, and its end where it
+    ends.
+    """
+    start, end = stretches(example.trained)[0]
     has_context = len(row.answer) < len(row.text)
     text = encoder.decode(example.ids[start:end])
     whole = row.answer.strip() in text if has_context else start == 1
     if not whole or not all(example.trained[start:-1]):
         raise MaskError(f"{where}: part of the text is not trained", Defect.answer_untrained)
-    if not example.trained[-1] or not (row.messages[-1].continues or example.ids[-1] in encoder.turn_end_ids):
+    if not example.trained[-1] or not (
+        row.messages[-1].continues or example.ids[-1] in encoder.turn_end_ids
+    ):
         raise _end_untrained(where)
 
 
 def _check_prompts(encoder: ChatEncoder, part: Sequence[_Checked]) -> None:
-    asked = [(c, start, end, turn) for c in part for (start, end), turn in zip(c.spans, c.turns, strict=True)]
+    asked = [
+        (c, start, end, turn)
+        for c in part
+        for (start, end), turn in zip(c.spans, c.turns, strict=True)
+    ]
     right = encoder.sends([(c.row, turn, c.example.ids[:start]) for c, start, _, turn in asked])
     for (checked, start, end, turn), is_right in zip(asked, right, strict=True):
         where = checked.row.where or checked.row.id
@@ -107,21 +135,35 @@ def _wrong_start(encoder: ChatEncoder, row: Row, example: Encoded) -> MaskError:
             if any(start < len(prompt) < end for prompt in prompts.values()):
                 return _others_trained(encoder, example.ids[start:end], where)
             continue
-        agreed = max((len(prompt) for prompt in prompts.values() if context[: len(prompt)] == prompt), default=0)
+        agreed = max(
+            (len(prompt) for prompt in prompts.values() if context[: len(prompt)] == prompt),
+            default=0,
+        )
         if agreed and not encoder.turn_end_ids.intersection(context[agreed:]):
-            return MaskError(f"{where}: the beginning or middle of an answer is not trained", Defect.answer_untrained)
+            return MaskError(
+                f"{where}: the beginning or middle of an answer is not trained",
+                Defect.answer_untrained,
+            )
         if agreed or any(prompt[:start] == context for prompt in prompts.values()):
             return _others_trained(encoder, example.ids[start:end], where)
-    return MaskError(f"{where}: the training prompt is not the inference prompt; use another model.chat_template", Defect.prompt_differs)
+    return MaskError(
+        f"{where}: the training prompt is not the inference prompt; use another"
+        " model.chat_template",
+        Defect.prompt_differs,
+    )
 
 
 def _others_trained(encoder: ChatEncoder, ids: Sequence[int], where: str) -> MaskError:
     what = encoder.decode(ids)[:80]
     return MaskError(
-        f"{where}: a token of a user, system, tool or context turn is trained, in {what!r}; use another model.chat_template",
+        f"{where}: a token of a user, system, tool or context turn is trained, in {what!r}; use"
+        " another model.chat_template",
         Defect.others_trained,
     )
 
 
 def _end_untrained(where: str) -> MaskError:
-    return MaskError(f"{where}: the turn-end token is not trained; the model would never learn to stop", Defect.turn_end_untrained)
+    return MaskError(
+        f"{where}: the turn-end token is not trained; the model would never learn to stop",
+        Defect.turn_end_untrained,
+    )

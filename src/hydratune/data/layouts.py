@@ -15,7 +15,11 @@ PAIRS = (
     ("source", "target"),
 )
 EXTRA = {"id", "group", "system", "tools"}
-CONTEXT = ("input", "context")  # what an instruction or a question is about: alpaca's name and Dolly's
+# what an instruction or a question is about: alpaca's name and Dolly's
+CONTEXT = (
+    "input",
+    "context",
+)
 HISTORY = "history"  # earlier turns of a pair
 REASONING = "reasoning"  # the thoughts before a pair's answer
 BESIDE = {*CONTEXT, HISTORY, REASONING}  # what a pair may have beside its two sides
@@ -24,15 +28,34 @@ ALIASES = {
     HISTORY: ("chat_history", "conversation_history", "dialogue_history", "dialog_history"),
     REASONING: ("reasoning_content", "thinking", "thoughts", "chain_of_thought", "cot"),
 }  # canonical name -> other names that are read alike
-_ANSWERS = {"label", "labels", "label_text", "target", "targets", "category", "class", "answer", "answers", "output", "completion"}
-_ANSWERS |= {"response", "summary", "sentiment", "intent"}  # beside a text column: what is to be learned, not a document's origin
+_ANSWERS = {
+    "label",
+    "labels",
+    "label_text",
+    "target",
+    "targets",
+    "category",
+    "class",
+    "answer",
+    "answers",
+    "output",
+    "completion",
+}
+_ANSWERS |= {
+    "response",
+    "summary",
+    "sentiment",
+    "intent",
+}  # beside a text column: what is to be learned, not a document's origin
 COLUMNS = (
     "messages",
     "conversations",
     "instruction",
     "output",
     *CONTEXT,
-    *dict.fromkeys(n for pair in PAIRS for n in pair if n not in (*CONTEXT, "instruction", "output")),
+    *dict.fromkeys(
+        n for pair in PAIRS for n in pair if n not in (*CONTEXT, "instruction", "output")
+    ),
     "text",
     HISTORY,
     REASONING,
@@ -67,12 +90,16 @@ def known_layout(record: Mapping[str, Any], names: Iterable[str]) -> str | None:
     for column, layout in _CHATS.items():
         if column in names and record[column] is not None:
             return layout
-    if {"instruction", "output"} <= names:  # "input" is optional, and may be missing in some rows only
+    if {
+        "instruction",
+        "output",
+    } <= names:  # "input" is optional, and may be missing in some rows only
         return "alpaca"
     for prompt, completion in PAIRS:
         if prompt in names and completion in names:
             return f"{prompt}/{completion}"
-    half = names & (set(COLUMNS) - EXTRA - {"text", "source", "context", HISTORY, REASONING})  # many documents state their source
+    # many documents state their source
+    half = names & (set(COLUMNS) - EXTRA - {"text", "source", "context", HISTORY, REASONING})
     return "text" if "text" in names and not half else None
 
 
@@ -86,31 +113,39 @@ def named_layout(columns: Mapping[str, str], where: str) -> str:
     named = next((name for name in halves if name in partners and name not in CONTEXT), halves[0])
     missing = partners.get(named, "prompt")
     raise DataError(
-        f"{where}: data.columns names {', '.join(halves)} but not {missing}, and it takes both; add +data.columns.{missing}=YOURS"
+        f"{where}: data.columns names {', '.join(halves)} but not {missing}, and it takes both; add"
+        f" +data.columns.{missing}=YOURS"
     )
 
 
 def found_layout(record: Mapping[str, Any], where: str) -> str:
-    """The layout that the columns of a row make. Raises ``DataError`` with what to name where they make none."""
+    """The layout that the columns of a row make.
+
+    Raises ``DataError`` with what to name where they make none.
+    """
     layout = known_layout(record, record)
     answers = [name for name in record if str(name).lower() in _ANSWERS]
     if "text" in record and answers and layout in ("text", None):
         raise DataError(
-            f"{where}: is the column {answers[0]} beside text to be learned? Then name both: +data.columns.prompt=text "
-            f"+data.columns.completion={answers[0]}; if the texts alone are, as documents: +data.columns.text=text"
+            f"{where}: is the column {answers[0]} beside text to be learned? Then name both:"
+            f" +data.columns.prompt=text +data.columns.completion={answers[0]}; if the texts alone"
+            " are, as documents: +data.columns.text=text"
         )
     if layout is not None:
         return layout
     if is_turn(record):
         raise DataError(
-            f"{where}: this row is one turn, and a row must be a whole conversation: "
-            '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+            f'{where}: this row is one turn, and a row must be a whole conversation: {{"messages":'
+            ' [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
         )
     turns = next((name for name, value in record.items() if is_turn_list(value)), None)
     if turns is not None:
-        raise DataError(f"{where}: the column {turns} holds conversations; name it: +data.columns.messages={turns}")
+        raise DataError(
+            f"{where}: the column {turns} holds conversations; name it:"
+            f" +data.columns.messages={turns}"
+        )
     raise DataError(
-        f"{where}: no known layout in the columns {', '.join(map(str, record))}; needed: messages, conversations, "
-        "instruction/input/output, prompt/completion or text. "
-        "Name yours: +data.columns.prompt=YOURS +data.columns.completion=YOURS, or +data.columns.text=YOURS"
+        f"{where}: no known layout in the columns {', '.join(map(str, record))}; needed: messages,"
+        " conversations, instruction/input/output, prompt/completion or text. Name yours:"
+        " +data.columns.prompt=YOURS +data.columns.completion=YOURS, or +data.columns.text=YOURS"
     )

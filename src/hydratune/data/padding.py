@@ -1,9 +1,11 @@
 """Nulls that a typed column adds.
 
-Parquet, Arrow and the datasets library give every object of a column the keys of all objects of that column: a call of one
-function gets the arguments of every other function, as null. Such objects are read as ``Struct``, and nulls in them mean
-nothing where calls and schemas of tools are concerned. What was written as JSON text has the keys its author gave it, and keeps
-its nulls. JSON lines that were written from a typed column look like it: ``unpadded_records`` tells them by their keys.
+Parquet, Arrow and the datasets library give every object of a column the keys of all objects of
+that column: a call of one function gets the arguments of every other function, as null. Such
+objects are read as ``Struct``, and nulls in them mean nothing where calls and schemas of tools are
+concerned. What was written as JSON text has the keys its author gave it, and keeps its nulls. JSON
+lines that were written from a typed column look like it: ``unpadded_records`` tells them by their
+keys.
 """
 
 import json
@@ -13,7 +15,15 @@ from typing import Any
 
 from hydratune.errors import DataError
 
-ARGUMENTS = ("arguments", "parameters", "input", "args", "kwargs", "params")  # one thing under several names
+# one thing under several names
+ARGUMENTS = (
+    "arguments",
+    "parameters",
+    "input",
+    "args",
+    "kwargs",
+    "params",
+)
 
 
 class Struct(dict[str, Any]):
@@ -21,14 +31,21 @@ class Struct(dict[str, Any]):
 
 
 def typed(value: Any, kind: Any, where: str) -> Any:
-    """``value`` of the Arrow type ``kind`` with its objects as ``Struct``, and its maps as plain objects."""
+    """``value`` of the Arrow type ``kind`` with its objects as ``Struct``, and its maps as plain
+    objects.
+    """
     import pyarrow
 
     if value is None or not pyarrow.types.is_nested(kind):
         return value
     if pyarrow.types.is_struct(kind) and isinstance(value, dict):
         kinds = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
-        return Struct({key: typed(item, kinds[key], where) if key in kinds else item for key, item in value.items()})
+        return Struct(
+            {
+                key: typed(item, kinds[key], where) if key in kinds else item
+                for key, item in value.items()
+            }
+        )
     if pyarrow.types.is_map(kind) and isinstance(value, list):
         pairs = {key: typed(item, kind.item_type, where) for key, item in value}
         if len(pairs) < len(value):
@@ -40,7 +57,9 @@ def typed(value: Any, kind: Any, where: str) -> Any:
 
 
 def unpadded(value: Any, keep: Iterable[str] = ()) -> tuple[Any, int]:
-    """``value`` without the nulls of its ``Struct``s, and how many those were; top keys in ``keep`` stay."""
+    """``value`` without the nulls of its ``Struct``s, and how many those were; top keys in ``keep``
+    stay.
+    """
     if isinstance(value, list):
         items = [unpadded(item) for item in value]
         return [item for item, _ in items], sum(count for _, count in items)
@@ -60,14 +79,17 @@ Records = Iterator[tuple[str, dict[str, Any]]]
 
 
 def unpadded_records(read: Callable[[], Records]) -> Records:
-    """The records of a JSON file; if it was written from a typed column, objects of the rows are ``Struct``.
+    """The records of a JSON file; if it was written from a typed column, objects of the rows are
+    ``Struct``.
 
     The file is read a second time at the first null argument, and only then.
     """
     padded: bool | None = None
     for where, record in read():
         try:
-            if padded is None and any(None in arguments.values() for _, arguments in _calls(record)):
+            if padded is None and any(
+                None in arguments.values() for _, arguments in _calls(record)
+            ):
                 padded = _is_padded(other for _, other in read())
             marked = {key: _structs(item) for key, item in record.items()} if padded else record
         except RecursionError:
@@ -87,7 +109,9 @@ def _is_padded(records: Iterable[Mapping[str, Any]]) -> bool:
             keys = set(arguments)
             filled[name] |= {key for key, value in arguments.items() if value is not None}
         declared |= _declared(record)
-    own = {name: filled.get(name, set()) | declared.get(name, set()) for name in {*filled, *declared}}  # what a function is known to have
+    own = {
+        name: filled.get(name, set()) | declared.get(name, set()) for name in {*filled, *declared}
+    }  # what a function is known to have
     foreign = {name: (keys or set()) - own[name] for name in filled}
     return any(foreign[name] & own[other] for name in foreign for other in own if other != name)
 
@@ -106,7 +130,9 @@ def _declared(record: Mapping[str, Any]) -> dict[str, set[str]]:
         parameters = function.get("parameters") if isinstance(function, dict) else None
         properties = parameters.get("properties") if isinstance(parameters, dict) else None
         if isinstance(function, dict) and isinstance(properties, dict):
-            found[str(function.get("name"))] = {key for key, value in properties.items() if value is not None}
+            found[str(function.get("name"))] = {
+                key for key, value in properties.items() if value is not None
+            }
     return found
 
 
@@ -117,8 +143,11 @@ def _calls(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _calls(item)
     elif isinstance(value, dict):
         name = value.get("name")
-        arguments = next((value[key] for key in ARGUMENTS if isinstance(value.get(key), dict)), None)
-        if isinstance(name, str) and arguments is not None and "properties" not in arguments:  # not the schema of a tool
+        arguments = next(
+            (value[key] for key in ARGUMENTS if isinstance(value.get(key), dict)), None
+        )
+        # not the schema of a tool
+        if isinstance(name, str) and arguments is not None and "properties" not in arguments:
             yield name, arguments
             return
         for item in value.values():
@@ -129,4 +158,8 @@ def _calls(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 def _structs(value: Any) -> Any:
     if isinstance(value, list):
         return [_structs(item) for item in value]
-    return Struct({key: _structs(item) for key, item in value.items()}) if isinstance(value, dict) else value
+    return (
+        Struct({key: _structs(item) for key, item in value.items()})
+        if isinstance(value, dict)
+        else value
+    )

@@ -1,6 +1,8 @@
-"""Columns that say which answers are good: pairs of a chosen and a rejected answer (DPO), and marks of single answers (KTO, ratings).
+"""Columns that say which answers are good: pairs of a chosen and a rejected answer (DPO), and marks
+of single answers (KTO, ratings).
 
-Training on an answer that its own row calls bad teaches it, so such rows are refused; ``data.keep`` says which are wanted.
+Training on an answer that its own row calls bad teaches it, so such rows are refused; ``data.keep``
+says which are wanted.
 """
 
 import json
@@ -29,26 +31,46 @@ _MASKS = {*MASKED, "mask"}  # true: not trained
 
 def chosen_column(record: Mapping[str, Any]) -> str | None:
     """The column of chosen answers, where the row has rejected ones beside them."""
-    return next((good for good, bad in _CHOSEN if all(isinstance(record.get(n), str | list | dict) for n in (good, bad))), None)
+    return next(
+        (
+            good
+            for good, bad in _CHOSEN
+            if all(isinstance(record.get(n), str | list | dict) for n in (good, bad))
+        ),
+        None,
+    )
 
 
 def refuse_preferences(record: Mapping[str, Any], chosen: str, where: str) -> None:
     """Says how to train on the chosen answers alone. Raises ``DataError``."""
     value = _value(record[chosen])
     prompt = next((name for name in _PROMPTS if record.get(name) not in (None, "")), None)
-    if is_turn_list(value) and any(str(turn.get("role") or turn.get("from")).lower() not in ("assistant", "gpt") for turn in value):
+    if is_turn_list(value) and any(
+        str(turn.get("role") or turn.get("from")).lower() not in ("assistant", "gpt")
+        for turn in value
+    ):
         fix = f"+data.columns.messages={chosen}"
     elif prompt is not None:
         context = next(
-            (n for n in CONTEXT if record.get(n) not in (None, "") and n != prompt and prompt in ("instruction", "question")), None
+            (
+                n
+                for n in CONTEXT
+                if record.get(n) not in (None, "")
+                and n != prompt
+                and prompt in ("instruction", "question")
+            ),
+            None,
         )
         about = f" +data.columns.context={context}" if context else ""
         fix = f"+data.columns.prompt={prompt} +data.columns.completion={chosen}{about}"
     else:
-        fix = f"+data.columns.prompt=YOURS +data.columns.completion={chosen}, or whole texts as documents: +data.columns.text={chosen}"
+        fix = (
+            f"+data.columns.prompt=YOURS +data.columns.completion={chosen}, or whole texts as"
+            f" documents: +data.columns.text={chosen}"
+        )
     raise DataError(
-        f"{where}: {chosen} and the rejected answer beside it are a preference pair, and pairs are not trained on (no DPO). To train on "
-        f"the chosen answers alone: {fix}"
+        f"{where}: {chosen} and the rejected answer beside it are a preference pair, and pairs are"
+        f" not trained on (no DPO). To train on the chosen answers alone: {fix}"
     )
 
 
@@ -62,8 +84,11 @@ def _value(value: Any) -> Any:
     return [value] if is_turn(value) else value
 
 
-def refuse_marked(raw: Mapping[str, Any], other: set[str], where: str, *, document: bool = False) -> None:
-    """A row whose own columns say that its answer is bad; columns in ``other`` mean something else. Raises ``DataError``.
+def refuse_marked(
+    raw: Mapping[str, Any], other: set[str], where: str, *, document: bool = False
+) -> None:
+    """A row whose own columns say that its answer is bad; columns in ``other`` mean something else.
+    Raises ``DataError``.
 
     Of a ``document`` only marks of training are looked at: it is no answer.
     """
@@ -73,29 +98,41 @@ def refuse_marked(raw: Mapping[str, Any], other: set[str], where: str, *, docume
         plain = re.sub(r"^(is|was|answer|response|completion)_", "", "_".join(words(str(name))))
         mark = plain in TRAINED or plain in _MASKS
         if (listed := _listed(value)) is not None:
-            refuse_list = mark or seems_to_decide(str(name), listed) or (not document and is_bad(str(name), listed))
+            refuse_list = (
+                mark
+                or seems_to_decide(str(name), listed)
+                or (not document and is_bad(str(name), listed))
+            )
             if refuse_list:
                 raise DataError(
-                    f"{where}: {name} looks like a mark of what is trained, of each turn or token, and lists of marks are not read; write "
-                    f'"train": false into the turns that are not to be trained, and leave {name} out; all turns are to be trained: '
+                    f"{where}: {name} looks like a mark of what is trained, of each turn or token,"
+                    " and lists of marks are not read; write "
+                    f'"train": false into the turns that are not to be trained, and leave {name}'
+                    " out; all turns are to be trained: "
                     f"{_keep(name, ANY)}"
                 )
             continue
         if mark:
-            bad = truth_of(value) is (plain in _MASKS) or (plain not in _MASKS and is_bad("good", value))
-        elif isinstance(value, bool) and not is_mark(str(name)) and seems_to_decide(str(name), value):
+            bad = truth_of(value) is (plain in _MASKS) or (
+                plain not in _MASKS and is_bad("good", value)
+            )
+        elif (
+            isinstance(value, bool) and not is_mark(str(name)) and seems_to_decide(str(name), value)
+        ):
             raise DataError(
-                f"{where}: {name} looks like a mark of what is trained, and it is not known what it means; rows where it is true: "
-                f"{_keep(name, 'true')}; where it is false: {_keep(name, 'false')}; all rows: {_keep(name, ANY)}"
+                f"{where}: {name} looks like a mark of what is trained, and it is not known what it"
+                f" means; rows where it is true: {_keep(name, 'true')}; where it is false:"
+                f" {_keep(name, 'false')}; all rows: {_keep(name, ANY)}"
             )
         else:
             bad = not document and is_bad(str(name), value)
         if bad:
             said = str(value).lower() if isinstance(value, bool) else value
             raise DataError(
-                f"{where}: {name} = {said} says that this answer is not to be learned (as in KTO's layout, a rating or a mask), "
-                f"and training would teach it. Only the rows with good answers: {_keep(name, good_value(value))}; all rows, {name} being "
-                f"something else: {_keep(name, ANY)}"
+                f"{where}: {name} = {said} says that this answer is not to be learned (as in KTO's"
+                " layout, a rating or a mask), and training would teach it. Only the rows with"
+                f" good answers: {_keep(name, good_value(value))}; all rows, {name} being something"
+                f" else: {_keep(name, ANY)}"
             )
 
 
@@ -109,7 +146,9 @@ def _keep(name: str, value: str) -> str:
 
 def _listed(value: Any) -> list[Any] | None:
     """A list, also as the JSON text that CSV files have, if it is one of numbers."""
-    if isinstance(value, str) and re.fullmatch(r"\[[\s\d.,\[\]-]*(true|false|[\s\d.,\[\]-])*\]", value.strip(), re.IGNORECASE):
+    if isinstance(value, str) and re.fullmatch(
+        r"\[[\s\d.,\[\]-]*(true|false|[\s\d.,\[\]-])*\]", value.strip(), re.IGNORECASE
+    ):
         try:
             value = json.loads(value.lower())
         except ValueError:
@@ -118,12 +157,18 @@ def _listed(value: Any) -> list[Any] | None:
 
 
 def is_kept(raw: Mapping[str, Any], keep: Mapping[str, Any], where: str) -> bool:
-    """Whether a row has the values that data.keep wants. Raises ``DataError`` for a column that is not there."""
+    """Whether a row has the values that data.keep wants.
+
+    Raises ``DataError`` for a column that is not there.
+    """
     for name, wanted in keep.items():
         if wanted == ANY:
             continue
         if name not in raw:
-            raise DataError(f"{where}: data.keep.{name}: no such column; this row has: {', '.join(map(str, raw))}")
+            raise DataError(
+                f"{where}: data.keep.{name}: no such column; this row has:"
+                f" {', '.join(map(str, raw))}"
+            )
         if not _matches(raw[name], wanted):
             return False
     return True

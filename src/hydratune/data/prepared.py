@@ -1,7 +1,8 @@
-"""Reads, cleans, checks and splits a data set once; what comes out is kept in the cache and is the same for every run.
+"""Reads, cleans, checks and splits a data set once; what comes out is kept in the cache and is the
+same for every run.
 
-Rows pass through one by one and lie on disk in between, so the memory needed grows with their number (some hundred bytes
-each), not with their texts.
+Rows pass through one by one and lie on disk in between, so the memory needed grows with their
+number (some hundred bytes each), not with their texts.
 """
 
 import hashlib
@@ -28,14 +29,27 @@ from hydratune.data.quality.findings import MOST_ROWS, refusals
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.quality.leaks import Leak
 from hydratune.data.quality.verdict import Verdict
-from hydratune.data.reading import SPLIT_NAMES, Source, digest, open_source, settings_of, with_system
+from hydratune.data.reading import (
+    SPLIT_NAMES,
+    Source,
+    digest,
+    open_source,
+    settings_of,
+    with_system,
+)
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore, RowWriter, message_from, turns_of
 from hydratune.errors import DataError, RunError
 from hydratune.records import read_json, write_json
 
-_PREPARING = ("validation_fraction", "test_fraction", "stratify", "train_on")  # shared settings that decide what preparation does
+# shared settings that decide what preparation does
+_PREPARING = (
+    "validation_fraction",
+    "test_fraction",
+    "stratify",
+    "train_on",
+)
 _LOOKING = ("ftfy", "phonenumbers", "py3langid", "python-stdnum", "text2num")
 _SHOW_PROGRESS = 2_000  # rows
 _BATCH = 1_000  # rows written together
@@ -58,13 +72,16 @@ class Prepared:
 
     @property
     def leaks(self) -> frozenset[str]:
-        """Ids of the rows that leak from training, as far as they are still there (the first 10,000 of each kind)."""
+        """Ids of the rows that leak from training, as far as they are still there (the first 10,000
+        of each kind).
+        """
         leaks: set[str] = set()
         for name in Leak:
             check = self.report["checks"].get(name.value, {})
+            # older reports do not say where
             found = itertools.zip_longest(
                 check.get("rows", ()), check.get("found_in", ()), fillvalue="train"
-            )  # older reports do not say where
+            )
             leaks.update(row for row, where in found if "train" in where)
         return frozenset(leaks)
 
@@ -80,7 +97,12 @@ def prepare(data: DataConfig) -> Prepared:
     source = open_source(data)
     schema = json_schema(data)
     shared = {name: value for name, value in plain(data).items() if name in _PREPARING}
-    settings = {**settings_of(data), **shared, "clean": plain(data.clean), "quality": plain(data.quality)}
+    settings = {
+        **settings_of(data),
+        **shared,
+        "clean": plain(data.clean),
+        "quality": plain(data.quality),
+    }
     key = stable_hash([settings, schema, source.identity, _code()])
     reused = (cache_folder() / "data" / key).is_dir()
     folder = built(f"data/{key}", lambda path: _build(data, schema, source, path))
@@ -88,16 +110,23 @@ def prepare(data: DataConfig) -> Prepared:
 
 
 def _code() -> str:
-    """Of this package's own sources and of the libraries that look at texts: another version prepares anew."""
+    """Of this package's own sources and of the libraries that look at texts: another version
+    prepares anew.
+    """
     code = hashlib.sha256("".join(map(version, _LOOKING)).encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(path.read_bytes())
     return code.hexdigest()
 
 
-def _build(data: DataConfig, schema: Mapping[str, Any] | None, source: Source, folder: Path) -> None:
+def _build(
+    data: DataConfig, schema: Mapping[str, Any] | None, source: Source, folder: Path
+) -> None:
     folder.mkdir()
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="rows-") as temporary, _progress(source.about) as ticker:
+    with (
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix="rows-") as temporary,
+        _progress(source.about) as ticker,
+    ):
         inspection = Inspection(data, schema)
         cleaner = cleaning.Cleaner(data.clean)
         store = _read(source, cleaner, inspection, Path(temporary), ticker)
@@ -106,7 +135,9 @@ def _build(data: DataConfig, schema: Mapping[str, Any] | None, source: Source, f
         report: dict[str, Any] = {
             "source": source.statements,
             "cleaning": {**_changed(cleaner, inspection), **_removed(inspection, store)},
-            "checks": {finding.name: finding.plain() for finding in Verdict(inspection, store).findings()},
+            "checks": {
+                finding.name: finding.plain() for finding in Verdict(inspection, store).findings()
+            },
             "splits": {},
             "labels": inspection.label_counts(),
         }
@@ -126,7 +157,9 @@ def _progress(about: int) -> Iterator[Ticker]:
         yield ticker
 
 
-def _read(source: Source, cleaner: cleaning.Cleaner, inspection: Inspection, folder: Path, ticker: Ticker) -> RowStore:
+def _read(
+    source: Source, cleaner: cleaning.Cleaner, inspection: Inspection, folder: Path, ticker: Ticker
+) -> RowStore:
     """Cleaned rows on disk, in the order of the splits; ``inspection`` has seen each."""
     boilerplate = cleaning.Boilerplate()
     path = folder / "rows.arrow"
@@ -137,7 +170,10 @@ def _read(source: Source, cleaner: cleaning.Cleaner, inspection: Inspection, fol
         for raw in source.rows.get(name, ()):
             row = cleaner(raw)
             if not row.answer.strip() and not row.messages[-1].tool_calls:
-                raise DataError(f"{row.where or row.id}: cleaning leaves nothing of the assistant's answer; correct it, or see data.clean")
+                raise DataError(
+                    f"{row.where or row.id}: cleaning leaves nothing of the assistant's answer;"
+                    " correct it, or see data.clean"
+                )
             boilerplate.see(row)
             writer.add(row, "" if two_passes else inspection.see(row, Side[name]))
             sides.append(Side[name])
@@ -146,7 +182,9 @@ def _read(source: Source, cleaner: cleaning.Cleaner, inspection: Inspection, fol
     store = RowStore(path)
     lines = boilerplate.lines()
     changes = cleaner.changes["boilerplate"]
-    changes.examples = [{"id": f"{n:,} rows", "before": line, "after": ""} for line, n in list(lines.items())[:20]]
+    changes.examples = [
+        {"id": f"{n:,} rows", "before": line, "after": ""} for line, n in list(lines.items())[:20]
+    ]
     if not two_passes:
         changes.numbers.extend(boilerplate.changed())
         changes.rows = len(changes.numbers)
@@ -170,18 +208,34 @@ def _changed(cleaner: cleaning.Cleaner, inspection: Inspection) -> dict[str, Any
     for name, entry in told.items():
         entry["splits"] = inspection.by_split(cleaner.changes[name].numbers)
         for example in entry["examples"]:
-            example |= {"before": pii.hidden(example["before"]), "after": pii.hidden(example["after"])}
+            example |= {
+                "before": pii.hidden(example["before"]),
+                "after": pii.hidden(example["after"]),
+            }
     return told
 
 
 def _removed(inspection: Inspection, store: RowStore) -> dict[str, Any]:
-    """The rows that cleaning took out, as the report shows other changes; of leaks also the rows they concerned."""
-    titles = {"drop_duplicates": (Side.duplicate, "repeated training rows removed"), "drop_leaks": (Side.leak, "leaking rows removed")}
+    """The rows that cleaning took out, as the report shows other changes; of leaks also the rows
+    they concerned.
+    """
+    titles = {
+        "drop_duplicates": (Side.duplicate, "repeated training rows removed"),
+        "drop_leaks": (Side.leak, "leaking rows removed"),
+    }
     told: dict[str, Any] = {
-        name: {"on": bool(getattr(inspection.data.clean, name)), "title": title, "examples": [], **_listed(inspection, store, side)}
+        name: {
+            "on": bool(getattr(inspection.data.clean, name)),
+            "title": title,
+            "examples": [],
+            **_listed(inspection, store, side),
+        }
         for name, (side, title) in titles.items()
     }
-    told["drop_leaks"] |= {name: [store.value("id", i) for i in rows[:MOST_ROWS]] for name, rows in inspection.leaked.items()}
+    told["drop_leaks"] |= {
+        name: [store.value("id", i) for i in rows[:MOST_ROWS]]
+        for name, rows in inspection.leaked.items()
+    }
     return told
 
 
@@ -204,7 +258,12 @@ def _write(path: Path, rows: Iterable[Row], ticker: Ticker | None = None) -> dic
             count += len(batch)
             if ticker is not None:
                 ticker.advance(len(batch), len(batch))
-    return {"rows": count, "groups": len(groups), "characters": characters, "hash": content.hexdigest()[:16]}
+    return {
+        "rows": count,
+        "groups": len(groups),
+        "characters": characters,
+        "hash": content.hexdigest()[:16],
+    }
 
 
 _TURN = pyarrow.struct([(name, pyarrow.string()) for name in ("role", "content")])
@@ -239,7 +298,12 @@ def _row(record: Mapping[str, Any]) -> Row:
     turns = json.loads(record["turns"]) if record["turns"] else record["messages"]
     tools = tuple(json.loads(record["tools"])) if record["tools"] else ()
     return Row(
-        record["id"], tuple(map(message_from, turns)), record["group"], json.loads(record["meta"] or "{}"), record["where"] or "", tools
+        record["id"],
+        tuple(map(message_from, turns)),
+        record["group"],
+        json.loads(record["meta"] or "{}"),
+        record["where"] or "",
+        tools,
     )
 
 
@@ -253,13 +317,22 @@ def read_prepared(folder: Path) -> Prepared:
         files = dict(report["files"])
     except RunError as error:
         if (folder / "report.json").is_file():
-            raise DataError(f"data.path = {folder}: {error}, or run hydratune prepare again") from None
-        raise DataError(f"data.path = {folder}: {_NOTHING}; make one with hydratune prepare") from None
+            raise DataError(
+                f"data.path = {folder}: {error}, or run hydratune prepare again"
+            ) from None
+        raise DataError(
+            f"data.path = {folder}: {_NOTHING}; make one with hydratune prepare"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"data.path = {folder}: {_NOTHING}; make one with hydratune prepare") from None
+        raise DataError(
+            f"data.path = {folder}: {_NOTHING}; make one with hydratune prepare"
+        ) from None
     for name, expected in files.items():
         if not (folder / name).is_file() or digest(folder / name) != expected:
-            raise DataError(f"{folder / name}: changed since hydratune prepare checked it; run it again, or use the file as data=files")
+            raise DataError(
+                f"{folder / name}: changed since hydratune prepare checked it; run it again, or use"
+                " the file as data=files"
+            )
     return Prepared(folder, report)
 
 
@@ -268,7 +341,8 @@ def _fingerprint(splits: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def write_prepared(prepared: Prepared, folder: Path, data: DataConfig) -> dict[str, Any]:
-    """Writes the three Parquet files, with the system turn in every row, and the schema of the answers.
+    """Writes the three Parquet files, with the system turn in every row, and the schema of the
+    answers.
 
     Returns the parts of the report that depend on it. Raises ``OSError``.
     """
@@ -279,5 +353,9 @@ def write_prepared(prepared: Prepared, folder: Path, data: DataConfig) -> dict[s
     schema = json_schema(data)
     if schema is not None:
         write_json(folder / SCHEMA_FILE, schema)
-    files = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.suffix == ".parquet" or path.name == SCHEMA_FILE}
+    files = {
+        path.name: digest(path)
+        for path in sorted(folder.iterdir())
+        if path.suffix == ".parquet" or path.name == SCHEMA_FILE
+    }
     return {"splits": splits, "fingerprint": _fingerprint(splits), "files": files}

@@ -1,4 +1,6 @@
-"""Shows which tokens of a row are trained: as plain pieces for any page, and in colour on the terminal."""
+"""Shows which tokens of a row are trained: as plain pieces for any page, and in colour on the
+terminal.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -17,7 +19,9 @@ class Piece:
 
     text: str
     trained: bool
-    special: bool  # tokens of their own in the vocabulary, such as <|im_end|>, which no text is cut into
+    special: (
+        bool  # tokens of their own in the vocabulary, such as <|im_end|>, which no text is cut into
+    )
 
     @property
     def style(self) -> str:
@@ -33,7 +37,10 @@ def pieces(encoder: ChatEncoder, example: Encoded) -> list[Piece]:
     A character whose bytes lie in two stretches belongs to the one that completes it.
     """
     special = {*encoder.tokenizer.all_special_ids, *encoder.tokenizer.added_tokens_decoder}
-    kinds = [(is_target, token in special) for token, is_target in zip(example.ids, example.trained, strict=True)]
+    kinds = [
+        (is_target, token in special)
+        for token, is_target in zip(example.ids, example.trained, strict=True)
+    ]
     whole = encoder.decode(example.ids)
     result: list[Piece] = []
     end = shown = 0
@@ -48,16 +55,23 @@ def pieces(encoder: ChatEncoder, example: Encoded) -> list[Piece]:
 
 def _common(one: str, other: str) -> int:
     """How many characters two texts begin with alike."""
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return sum(
+        1
+        for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    )
 
 
 def coloured(encoder: ChatEncoder, example: Encoded, *, brackets: bool = False) -> Text:
-    """The row's text: trained tokens on green, the rest dim, special tokens underlined and in magenta.
+    """The row's text: trained tokens on green, the rest dim, special tokens underlined and in
+    magenta.
 
-    ``brackets`` marks trained tokens with \u27e6 \u27e7 as well, for a file or a terminal without colours.
+    ``brackets`` marks trained tokens with \u27e6 \u27e7 as well, for a file or a terminal without
+    colours.
     """
     text = Text()
-    for trained, run in itertools.groupby(pieces(encoder, example), key=lambda piece: piece.trained):
+    for trained, run in itertools.groupby(
+        pieces(encoder, example), key=lambda piece: piece.trained
+    ):
         marks = ("\u27e6", "\u27e7") if brackets and trained else ("", "")
         text.append(marks[0])
         for piece in run:
@@ -70,14 +84,26 @@ def legend(*, brackets: bool = False) -> Text:
     """What the colours mean."""
     names = [Piece("trained", True, False), Piece("trained, special", True, True)]
     names += [Piece("not trained", False, False), Piece("not trained, special", False, True)]
-    shown = [Text(f"\u27e6{p.text}\u27e7" if brackets and p.trained else p.text, style=p.style) for p in names]
+    shown = [
+        Text(f"\u27e6{p.text}\u27e7" if brackets and p.trained else p.text, style=p.style)
+        for p in names
+    ]
     return Text("  ").join(shown)
 
 
-def show(console: Console, encoder: ChatEncoder, rows: Sequence[Row], encoded: Sequence[Encoded], count: int) -> None:
+def show(
+    console: Console,
+    encoder: ChatEncoder,
+    rows: Sequence[Row],
+    encoded: Sequence[Encoded],
+    count: int,
+) -> None:
     """Prints ``count`` rows with a legend."""
     brackets = console.color_system is None
     console.print(legend(brackets=brackets))
     for row, example in list(zip(rows, encoded, strict=True))[:count]:
-        console.rule(Text(f"{row.id}: {example.supervised} of {len(example.ids)} tokens trained"), align="left")
+        console.rule(
+            Text(f"{row.id}: {example.supervised} of {len(example.ids)} tokens trained"),
+            align="left",
+        )
         console.print(coloured(encoder, example, brackets=brackets), soft_wrap=True)

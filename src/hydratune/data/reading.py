@@ -1,4 +1,6 @@
-"""From a data configuration to rows as they are in their source, one after the other, and what identifies that source."""
+"""From a data configuration to rows as they are in their source, one after the other, and what
+identifies that source.
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -34,7 +36,8 @@ _SHARED = {f.name for f in fields(DataConfig)}
 class Source:
     """Rows by split; a split that is not in ``rows`` is to be split off the training rows.
 
-    ``identity`` changes when the content of the source does. ``statements`` say what was recognised, once rows are read.
+    ``identity`` changes when the content of the source does. ``statements`` say what was
+    recognised, once rows are read.
     """
 
     rows: dict[str, Iterator[Row]]
@@ -47,32 +50,63 @@ def open_source(data: DataConfig) -> Source:
     """Raises ``InputError``; also while rows are drawn."""
     statements: list[str] = []
     if isinstance(data, ContractsData):
-        counts = {"train": data.train_rows, "validation": data.validation_rows, "test": data.test_rows}
-        rows = {name: iter(contract_rows(name, n, data.difficulty, data.seed)) for name, n in counts.items()}
-        statements.append(f"contracts: written by the generator, difficulty {data.difficulty.value}, seed {data.seed}")
+        counts = {
+            "train": data.train_rows,
+            "validation": data.validation_rows,
+            "test": data.test_rows,
+        }
+        rows = {
+            name: iter(contract_rows(name, n, data.difficulty, data.seed))
+            for name, n in counts.items()
+        }
+        statements.append(
+            f"contracts: written by the generator, difficulty {data.difficulty.value}, seed"
+            f" {data.seed}"
+        )
         return Source(rows, "generated", sum(counts.values()), statements)
     if isinstance(data, FilesData):
         files = {name: Path(file) for name in SPLIT_NAMES if (file := getattr(data, name))}
-        rows = {name: read_file(path, _naming(data), data.encoding, statements) for name, path in files.items()}
-        return Source(rows, {name: digest(path) for name, path in files.items()}, sum(map(_lines, files.values())), statements)
+        rows = {
+            name: read_file(path, _naming(data), data.encoding, statements)
+            for name, path in files.items()
+        }
+        return Source(
+            rows,
+            {name: digest(path) for name, path in files.items()},
+            sum(map(_lines, files.values())),
+            statements,
+        )
     if isinstance(data, HubData):
         names = {name: split for name in SPLIT_NAMES if (split := getattr(data, name))}
-        opened = {name: open_hub(data.id, data.subset, split, data.revision) for name, split in names.items()}
-        rows = {name: read_hub(opened[name], data.id, split, _naming(data), statements) for name, split in names.items()}
+        opened = {
+            name: open_hub(data.id, data.subset, split, data.revision)
+            for name, split in names.items()
+        }
+        rows = {
+            name: read_hub(opened[name], data.id, split, _naming(data), statements)
+            for name, split in names.items()
+        }
         identity = {name: str(getattr(part, "_fingerprint", "")) for name, part in opened.items()}
         return Source(rows, identity, sum(map(len, opened.values())), statements)
     if isinstance(data, CaseData):
         parts = zip(SPLIT_NAMES, CASES[data.source](data), strict=True)
         read = {name: part for name, part in parts if part is not None}
         statements += [f"{data.path}: read as {data.source}"]
-        return Source({name: iter(part) for name, part in read.items()}, _folders(data), sum(map(len, read.values())), statements)
+        return Source(
+            {name: iter(part) for name, part in read.items()},
+            _folders(data),
+            sum(map(len, read.values())),
+            statements,
+        )
     if isinstance(data, MixedData):
         return _mixed(data)
     raise AssertionError(type(data))
 
 
 def _naming(data: FilesData | HubData) -> Naming:
-    """What the settings say of columns, speakers and rows; a column that rows are divided by is no mark of good answers."""
+    """What the settings say of columns, speakers and rows; a column that rows are divided by is no
+    mark of good answers.
+    """
     divides = {data.stratify: ANY} if data.stratify and data.stratify != "answer" else {}
     return Naming(data.columns, data.roles, {**divides, **data.keep})
 
@@ -87,7 +121,9 @@ def _folders(data: CaseData) -> list[tuple[str, int, int]]:
     """Name, size and time of every file that the case may read."""
     folders = [data.path, *([data.tldr] if isinstance(data, TechSupportData) and data.tldr else [])]
     pattern = "*.py" if isinstance(data, RepositoryData) else "*"
-    files = [path for folder in folders for path in sorted(Path(folder).rglob(pattern)) if path.is_file()]
+    files = [
+        path for folder in folders for path in sorted(Path(folder).rglob(pattern)) if path.is_file()
+    ]
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
@@ -100,26 +136,44 @@ def _lines(path: Path) -> int:
 
 
 def _mixed(data: MixedData) -> Source:
-    """All parts together. The training rows of a part are as many as its weight allows without repeating a row of any.
+    """All parts together. The training rows of a part are as many as its weight allows without
+    repeating a row of any.
 
-    Which of its rows take part is decided by a hash, so that adding rows to a part changes few of the others.
+    Which of its rows take part is decided by a hash, so that adding rows to a part changes few of
+    the others.
     """
     parts = {name: part(values) for name, values in data.parts.items()}
     sources = {name: open_source(settings) for name, (settings, _) in parts.items()}
     splits = {name: sorted(source.rows) for name, source in sources.items()}
     if len(set(map(tuple, splits.values()))) > 1:
         listed = "; ".join(f"{name}: {', '.join(own)}" for name, own in splits.items())
-        raise DataError(f"data.parts: some have rows of their own for a split and others do not ({listed}); give them to all, or to none")
+        raise DataError(
+            f"data.parts: some have rows of their own for a split and others do not ({listed});"
+            " give them to all, or to none"
+        )
     ranks: dict[str, list[int]] = {}
     for name, (settings, _) in parts.items():
         hashes = [unit_hash(f"mix/{name}/{row.id}") for row in open_source(settings).rows["train"]]
         ranks[name] = sorted(range(len(hashes)), key=hashes.__getitem__)[: settings.max_train_rows]
     unit = min(len(ranks[name]) / weight for name, (_, weight) in parts.items())
-    taken = {name: frozenset(ranks[name][: round(unit * weight)]) for name, (_, weight) in parts.items()}
+    taken = {
+        name: frozenset(ranks[name][: round(unit * weight)]) for name, (_, weight) in parts.items()
+    }
     total = sum(map(len, taken.values()))
-    statements = [f"{name}: {len(own):,} of its training rows, {100 * len(own) / total:.0f} % of all" for name, own in taken.items()]
-    rows = {split: _chain(parts, sources, split, taken, statements) for split in next(iter(splits.values()))}
-    return Source(rows, {name: s.identity for name, s in sources.items()}, sum(s.about for s in sources.values()), statements)
+    statements = [
+        f"{name}: {len(own):,} of its training rows, {100 * len(own) / total:.0f} % of all"
+        for name, own in taken.items()
+    ]
+    rows = {
+        split: _chain(parts, sources, split, taken, statements)
+        for split in next(iter(splits.values()))
+    }
+    return Source(
+        rows,
+        {name: s.identity for name, s in sources.items()},
+        sum(s.about for s in sources.values()),
+        statements,
+    )
 
 
 def _chain(
@@ -135,7 +189,9 @@ def _chain(
                 continue
             named = replace(row, id=f"{name}/{row.id}", meta={**row.meta, "part": name})
             yield with_system(named, settings.system_prompt)
-        statements += [f"{name}: {s}" for s in sources[name].statements if f"{name}: {s}" not in statements]
+        statements += [
+            f"{name}: {s}" for s in sources[name].statements if f"{name}: {s}" not in statements
+        ]
 
 
 def with_system(row: Row, system: str | None) -> Row:

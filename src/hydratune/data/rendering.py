@@ -1,7 +1,8 @@
-"""Chat templates are programs of others: each is tried in a process with limits before it is rendered here, and has its time.
+"""Chat templates are programs of others: each is tried in a process with limits before it is
+rendered here, and has its time.
 
-The sandbox of transformers keeps a template from files and from Python; it does not keep it from looping for days or from
-asking for all memory.
+The sandbox of transformers keeps a template from files and from Python; it does not keep it from
+looping for days or from asking for all memory.
 """
 
 import contextlib
@@ -25,10 +26,24 @@ class EndlessTemplateError(ValueError):
     """A template takes more time or memory than it may."""
 
 
-def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], *, generation_prompt: bool) -> str:
+def render(
+    tokenizer: Any,
+    turns: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    generation_prompt: bool,
+) -> str:
     """The template's text. Raises ``EndlessTemplateError``, and whatever the template raises."""
-    options = {"tools": list(map(dict, tools)) or None, "tokenize": False, "add_generation_prompt": generation_prompt}
-    template = tokenizer.get_chat_template(tools=options["tools"]) if getattr(tokenizer, "chat_template", None) else ""
+    options = {
+        "tools": list(map(dict, tools)) or None,
+        "tokenize": False,
+        "add_generation_prompt": generation_prompt,
+    }
+    template = (
+        tokenizer.get_chat_template(tools=options["tools"])
+        if getattr(tokenizer, "chat_template", None)
+        else ""
+    )
     key = hash(template)
     if key not in _verdicts:
         values = {"messages": turns, "tools": options["tools"], **tokenizer.special_tokens_map}
@@ -49,7 +64,10 @@ def _tried(template: str, values: Mapping[str, Any]) -> str:
     size = len(told := json.dumps(values, default=str))
     asked = {"template": template, "values": json.loads(told), "seconds": SECONDS}
     asked |= {"bytes": MEBIBYTES * 2**20 + 64 * size, "characters": 2**26 + 16 * size}
-    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PATH": os.environ.get("PATH", "")}
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PATH": os.environ.get("PATH", ""),
+    }
     with contextlib.suppress(OSError):  # no process more: then it is rendered here at once
         try:
             done = subprocess.run(

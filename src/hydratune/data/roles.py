@@ -29,21 +29,29 @@ _NAMES = {
         "claude",
         "gemini",
     ),
-    "tool": ("tool", "function", "observation", "ipython", "environment", *(f"{a}_{b}" for a in ("tool", "function") for b in _RESULTS)),
+    "tool": (
+        "tool",
+        "function",
+        "observation",
+        "ipython",
+        "environment",
+        *(f"{a}_{b}" for a in ("tool", "function") for b in _RESULTS),
+    ),
     CALL: (CALL, "function_calls", "tool_call", "tool_calls"),
 }
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
+# versions: gpt-4o
 _MODELS = re.compile(
     r"(gpt|chatgpt|claude|gemini|gemma|llama|mistral|mixtral|qwen|deepseek|phi)_?\d\w*|(claude|gemini)_\w+"
-)  # versions: gpt-4o
+)
 ROLES_OF_TURNS = tuple(_NAMES)  # what data.roles may name
 
 
 def role_of(said: Any, mapping: Mapping[str, Any], where: str) -> str:
     """The role that ``said`` names. Raises ``DataError`` for a name that nobody knows.
 
-    ``mapping`` (data.roles) comes first: name -> role, or role -> a list of names, which may be any text. In a key, "_" stands for
-    spaces and marks ("Mr. X" is ``mr_x``).
+    ``mapping`` (data.roles) comes first: name -> role, or role -> a list of names, which may be any
+    text. In a key, "_" stands for spaces and marks ("Mr. X" is ``mr_x``).
     """
     name = str(said)
     if name == "text":  # a document; whether it stands alone is checked later
@@ -53,14 +61,17 @@ def role_of(said: Any, mapping: Mapping[str, Any], where: str) -> str:
     if role is None:
         others = ", ".join(r for r in ROLES_OF_TURNS if r != "user")
         raise DataError(
-            f"{where}: unknown role {name!r}; known: {', '.join(ROLES_OF_TURNS)}. Say who it is: {_setting(name)} "
-            f"(or, in place of user: {others})" + ("; several names of one role stand in one list" if '"]' in _setting(name) else "")
+            f"{where}: unknown role {name!r}; known: {', '.join(ROLES_OF_TURNS)}. Say who it is:"
+            f" {_setting(name)} (or, in place of user: {others})"
+            + ("; several names of one role stand in one list" if '"]' in _setting(name) else "")
         )
     return role
 
 
 def is_known(said: Any, mapping: Mapping[str, Any]) -> bool:
-    return isinstance(said, str) and (_known(_plain(said)) is not None or _plain(said) in _mapped(mapping))
+    return isinstance(said, str) and (
+        _known(_plain(said)) is not None or _plain(said) in _mapped(mapping)
+    )
 
 
 def _known(plain: str) -> str | None:
@@ -74,7 +85,9 @@ def _mapped(mapping: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(value, str) and value in _NAMES:
             found[_plain(key)] = value
         else:
-            found |= {_plain(str(name)): key for name in ([value] if isinstance(value, str) else value)}
+            found |= {
+                _plain(str(name)): key for name in ([value] if isinstance(value, str) else value)
+            }
     return found
 
 

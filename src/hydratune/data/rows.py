@@ -11,11 +11,13 @@ ROLES = ("system", "user", "assistant", "tool", "text")
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation, with OpenAI's names. The role ``text`` is a document: the only message of its row.
+    """One turn of a conversation, with OpenAI's names. The role ``text`` is a document: the only
+    message of its row.
 
-    ``reasoning`` is an assistant's thinking, which templates print apart from its content. ``train`` false: this
-    assistant turn is context, whatever ``data.train_on`` says. ``continues``: the document goes on in another row, so no
-    end-of-text token follows; such a row may have a first message of text that is context.
+    ``reasoning`` is an assistant's thinking, which templates print apart from its content.
+    ``train`` false: this assistant turn is context, whatever ``data.train_on`` says. ``continues``:
+    the document goes on in another row, so no end-of-text token follows; such a row may have a
+    first message of text that is context.
     """
 
     role: str
@@ -28,19 +30,31 @@ class Message:
     continues: bool = False
 
     def turn(self) -> dict[str, Any]:
-        """What a chat template is given: only what is there, so that templates asking ``is defined`` are not misled."""
-        optional = {"reasoning_content": self.reasoning, "tool_call_id": self.tool_call_id, "name": self.name}
+        """What a chat template is given: only what is there, so that templates asking ``is
+        defined`` are not misled.
+        """
+        optional = {
+            "reasoning_content": self.reasoning,
+            "tool_call_id": self.tool_call_id,
+            "name": self.name,
+        }
         calls = {"tool_calls": [dict(call) for call in self.tool_calls]} if self.tool_calls else {}
-        return {"role": self.role, "content": self.content, **{k: v for k, v in optional.items() if v is not None}, **calls}
+        return {
+            "role": self.role,
+            "content": self.content,
+            **{k: v for k, v in optional.items() if v is not None},
+            **calls,
+        }
 
 
 @dataclass(frozen=True)
 class Row:
     """One example.
 
-    ``group`` names what the row was cut from (contract, dialogue, customer); rows of one group stay on one side of a
-    split and count as one unit in confidence intervals. ``tools`` are the functions the assistant may call, as JSON
-    schemas. ``where`` is file:line of its source, for messages to people.
+    ``group`` names what the row was cut from (contract, dialogue, customer); rows of one group stay
+    on one side of a split and count as one unit in confidence intervals. ``tools`` are the
+    functions the assistant may call, as JSON schemas. ``where`` is file:line of its source, for
+    messages to people.
     """
 
     id: str
@@ -62,12 +76,14 @@ class Row:
 
     @property
     def text(self) -> str:
-        """All the text of a document: its context, if it is a part with one, and what is trained."""
+        """All the text of a document: its context, if it is a part with one, and what is trained."""  # noqa: E501
         return "".join(m.content for m in self.messages)
 
     @property
     def is_text(self) -> bool:
-        """Whether this is a document for continued training: no prompt, no answer, no chat template."""
+        """Whether this is a document for continued training: no prompt, no answer, no chat
+        template.
+        """
         return self.messages[0].role == "text"
 
     @property
@@ -81,6 +97,8 @@ class Row:
 
 
 def stable_hash(value: Any) -> str:
-    """16 hex digits of the SHA-256 of ``value`` as canonical JSON; the same on every machine and run."""
+    """16 hex digits of the SHA-256 of ``value`` as canonical JSON; the same on every machine and
+    run.
+    """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

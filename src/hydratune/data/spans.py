@@ -1,4 +1,6 @@
-"""Texts cut into spans for people to look at: where two texts differ, and characters that nobody would see otherwise."""
+"""Texts cut into spans for people to look at: where two texts differ, and characters that nobody
+would see otherwise.
+"""
 
 import itertools
 import re
@@ -8,12 +10,14 @@ from difflib import SequenceMatcher
 
 Stretch = tuple[int, int]  # of a text: from, up to
 
-# control and format characters, and those that turn the direction of the text after them; halves of a character
+# control and format characters, and those that turn the direction of the text after them; halves of
+# a character
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _OWN_NAMES = {"\r": r"\r", "\t": r"\t", "\n": "↵\n", " ": "·"}
-_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|\s+|.")  # Han and kana: each by itself
+# Han and kana: each by itself
+_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|\s+|.")
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,16 @@ def name_of(char: str) -> str:
 
 
 def named(text: str) -> str:
-    """``text`` with hidden characters replaced by their names: for what is shown whole, such as an id."""
+    """``text`` with hidden characters replaced by their names: for what is shown whole, such as an
+    id.
+    """
     return _HIDDEN.sub(lambda hit: name_of(hit[0]), text)
 
 
 def shortened(text: str, most: int) -> str:
-    """Beginning and end of a text of more than ``most`` characters, and how many are left out between them."""
+    """Beginning and end of a text of more than ``most`` characters, and how many are left out
+    between them.
+    """
     if len(text) <= most:
         return text
     head, tail = 2 * most // 3, most // 3
@@ -44,7 +52,11 @@ def shortened(text: str, most: int) -> str:
 
 
 def spans(text: str, changed: Iterable[Stretch] = (), *, spaces: bool = False) -> list[Span]:
-    """``text`` in order. White space is named where it alone is what changed, and with ``spaces`` where there is nothing else."""
+    """``text`` in order.
+
+    White space is named where it alone is what changed, and with ``spaces`` where there is nothing
+    else.
+    """
     result: list[Span] = []
     end = 0
     for start, stop in changed:
@@ -68,7 +80,9 @@ def _named_spans(text: str, changed: bool, whole: bool) -> list[Span]:
 
 
 def word_differences(texts: Sequence[str]) -> list[list[Stretch]]:
-    """For every text the words that the first one lacks; for the first, those that any of the others lacks."""
+    """For every text the words that the first one lacks; for the first, those that any of the
+    others lacks.
+    """
     if not texts:
         return []
     first, *others = (_WORDS.findall(text) for text in texts)
@@ -111,7 +125,10 @@ def occurrences(text: str, wanted: Iterable[str], start: int = 0) -> list[Stretc
 
 def _stretches(words: Sequence[str], chosen: set[int]) -> list[Stretch]:
     """Of the text that ``words`` make; a space between two chosen words is taken in."""
-    flags = [i in chosen or (w.isspace() and i - 1 in chosen and i + 1 in chosen) for i, w in enumerate(words)]
+    flags = [
+        i in chosen or (w.isspace() and i - 1 in chosen and i + 1 in chosen)
+        for i, w in enumerate(words)
+    ]
     result: list[Stretch] = []
     end = 0
     for flag, run in itertools.groupby(zip(flags, words, strict=True), key=lambda pair: pair[0]):

@@ -1,8 +1,10 @@
-"""Which side of the split a row is on: decided by hashes, so that rows added at the end move no other row.
+"""Which side of the split a row is on: decided by hashes, so that rows added at the end move no
+other row.
 
-Rows are placed one after the other. A row goes where its group is, else where a request nearly like its own is, or the same turn
-with the same answer, else where its hash says. A row that belongs to two sides at once (its group here, its near-duplicate
-there) is left out: that is the price of never moving a row that was placed before.
+Rows are placed one after the other. A row goes where its group is, else where a request nearly like
+its own is, or the same turn with the same answer, else where its hash says. A row that belongs to
+two sides at once (its group here, its near-duplicate there) is left out: that is the price of never
+moving a row that was placed before.
 """
 
 import hashlib
@@ -33,7 +35,7 @@ SPLITS = (Side.train, Side.validation, Side.test)
 
 
 def place(row: Row) -> float:
-    """A number in [0, 1) that depends only on the row's group, or on its prompt where it has none."""
+    """A number in [0, 1) that depends only on the row's group, or on its prompt where it has none."""  # noqa: E501
     key = row.group or stable_hash([(m.role, m.content) for m in row.prompt or row.messages])
     return unit_hash(f"split/{key}")
 
@@ -51,11 +53,17 @@ class Candidates:
     groups: NDArray[np.int64]  # number of the group, -1 without
     texts: NDArray[np.int64]  # number of the request's text
     strata: Sequence[str] | None = None  # what is to be equally frequent on all sides
-    turns: Mapping[int, Sequence[int]] = field(default_factory=dict)  # entry -> numbers of turns with their answers that others have too
+    # entry -> numbers of turns with their answers that others have too
+    turns: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
 
-def split(rows: Candidates, near: Mapping[int, Sequence[int]], validation: float, test: float) -> NDArray[np.int8]:
-    """The side of each row. ``near`` maps the number of a text to those of the texts nearly like it; shares are fractions."""
+def split(
+    rows: Candidates, near: Mapping[int, Sequence[int]], validation: float, test: float
+) -> NDArray[np.int8]:
+    """The side of each row.
+
+    ``near`` maps the number of a text to those of the texts nearly like it; shares are fractions.
+    """
     count = len(rows.places)
     sides = np.zeros(count, np.int8)
     roots = np.arange(count)  # the row whose hash decided; rows that must stay together share it
@@ -91,7 +99,13 @@ def split(rows: Candidates, near: Mapping[int, Sequence[int]], validation: float
                 number = seen_of_stratum.get(stratum, 0)
                 seen_of_stratum[stratum] = number + 1
                 at = (unit_hash(f"stratum/{stratum}") + number * _GOLDEN) % 1
-            sides[i] = Side.validation if at < validation else Side.test if at < validation + test else Side.train
+            sides[i] = (
+                Side.validation
+                if at < validation
+                else Side.test
+                if at < validation + test
+                else Side.train
+            )
         first_of_text.setdefault(text, i)
         for turn in turns:
             first_of_turn.setdefault(turn, i)
@@ -103,8 +117,12 @@ def split(rows: Candidates, near: Mapping[int, Sequence[int]], validation: float
     return sides
 
 
-def _give_one(sides: NDArray[np.int8], places: NDArray[np.float64], roots: Sequence[int], side: Side) -> None:
-    """A small set may leave a side empty: the training rows that belong together and come first by hash go there."""
+def _give_one(
+    sides: NDArray[np.int8], places: NDArray[np.float64], roots: Sequence[int], side: Side
+) -> None:
+    """A small set may leave a side empty: the training rows that belong together and come first by
+    hash go there.
+    """
     training = [i for i in range(len(sides)) if sides[i] == Side.train]
     if len({roots[i] for i in training}) < 2:
         return
@@ -115,7 +133,10 @@ def _give_one(sides: NDArray[np.int8], places: NDArray[np.float64], roots: Seque
 
 
 def stratum(row: Row, name: str) -> str | None:
-    """The value of ``name`` in the row's meta data or JSON answer; ``answer`` is the whole answer. None: it is not there."""
+    """The value of ``name`` in the row's meta data or JSON answer; ``answer`` is the whole answer.
+
+    None: it is not there.
+    """
     if name == "answer":
         return row.answer.strip()
     if name in row.meta:

@@ -1,4 +1,6 @@
-"""Rows on disk as Arrow: written one after the other, read back by number, so that a large set need not fit into memory."""
+"""Rows on disk as Arrow: written one after the other, read back by number, so that a large set need
+not fit into memory.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,12 +13,19 @@ import pyarrow
 from hydratune.data.rows import Message, Row
 
 _BATCH = 512  # rows
-_SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("id", "group", "where", "messages", "meta", "tools", "key")])
+_SCHEMA = pyarrow.schema(
+    [
+        (name, pyarrow.string())
+        for name in ("id", "group", "where", "messages", "meta", "tools", "key")
+    ]
+)
 
 
 def turns_of(row: Row) -> list[dict[str, Any]]:
     """The conversation as plain values."""
-    return [message.turn() | ({} if message.train else {"train": False}) for message in row.messages]
+    return [
+        message.turn() | ({} if message.train else {"train": False}) for message in row.messages
+    ]
 
 
 def message_from(turn: Mapping[str, Any]) -> Message:
@@ -33,21 +42,35 @@ def message_from(turn: Mapping[str, Any]) -> Message:
 
 
 class RowWriter:
-    """Appends rows to a file; ``key`` is a text that is kept beside each row (its normalised request)."""
+    """Appends rows to a file; ``key`` is a text that is kept beside each row (its normalised
+    request).
+    """
 
     def __init__(self, path: Path) -> None:
         self._writer = pyarrow.ipc.new_file(str(path), _SCHEMA)
         self._columns: list[list[str | None]] = [[] for _ in _SCHEMA]
 
     def add(self, row: Row, key: str) -> None:
-        values = (row.id, row.group, row.where, _json(turns_of(row)), _json(row.meta), _json(row.tools) if row.tools else None, key)
+        values = (
+            row.id,
+            row.group,
+            row.where,
+            _json(turns_of(row)),
+            _json(row.meta),
+            _json(row.tools) if row.tools else None,
+            key,
+        )
         for column, value in zip(self._columns, values, strict=True):
             column.append(value)
         if len(self._columns[0]) == _BATCH:
             self._flush()
 
     def _flush(self) -> None:
-        self._writer.write_batch(pyarrow.record_batch([pyarrow.array(c, pyarrow.string()) for c in self._columns], schema=_SCHEMA))
+        self._writer.write_batch(
+            pyarrow.record_batch(
+                [pyarrow.array(c, pyarrow.string()) for c in self._columns], schema=_SCHEMA
+            )
+        )
         self._columns = [[] for _ in _SCHEMA]
 
     def close(self) -> None:
@@ -64,7 +87,9 @@ class RowStore:
         self._file = pyarrow.ipc.open_file(self._map)
         self._batch = lru_cache(maxsize=64)(self._file.get_batch)
         batches = self._file.num_record_batches
-        self._count = (batches - 1) * _BATCH + self._file.get_batch(batches - 1).num_rows if batches else 0
+        self._count = (
+            (batches - 1) * _BATCH + self._file.get_batch(batches - 1).num_rows if batches else 0
+        )
 
     def __len__(self) -> int:
         return self._count
@@ -92,4 +117,6 @@ def _json(value: Any) -> str:
 def _row(record: Mapping[str, Any]) -> Row:
     tools = tuple(json.loads(record["tools"])) if record["tools"] else ()
     messages = tuple(message_from(turn) for turn in json.loads(record["messages"]))
-    return Row(record["id"], messages, record["group"], json.loads(record["meta"]), record["where"], tools)
+    return Row(
+        record["id"], messages, record["group"], json.loads(record["meta"]), record["where"], tools
+    )

@@ -1,7 +1,9 @@
-"""Calls of tools and their results that a file writes into texts, between tags, as Hermes and Qwen do.
+"""Calls of tools and their results that a file writes into texts, between tags, as Hermes and Qwen
+do.
 
-``<tool_call>{"name": ..., "arguments": {...}}</tool_call>`` becomes a call, so that the chat template writes it in its own way, and
-``<tool_response>...</tool_response>`` the result. A text in which anything else follows the calls is left as it is.
+``<tool_call>{"name": ..., "arguments": {...}}</tool_call>`` becomes a call, so that the chat
+template writes it in its own way, and ``<tool_response>...</tool_response>`` the result. A text in
+which anything else follows the calls is left as it is.
 """
 
 import json
@@ -21,7 +23,9 @@ _RESULT = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
 
 
 def tagged_calls(text: Any, where: str) -> tuple[str, list[Any]] | None:
-    """The text before the calls, and the calls; None where a text is not one that ends with calls as JSON."""
+    """The text before the calls, and the calls; None where a text is not one that ends with calls
+    as JSON.
+    """
     if not isinstance(text, str) or "<tool_call>" not in text:
         return None
     before, rest = text[: text.index("<tool_call>")], text[text.index("<tool_call>") :]
@@ -34,7 +38,7 @@ def tagged_calls(text: Any, where: str) -> tuple[str, list[Any]] | None:
 
 
 def with_calls(messages: list[Message], tools: Tools, notes: Notes, where: str) -> list[Message]:
-    """The messages of a conversation in which calls in texts that turns of tools answer are calls."""
+    """The messages of a conversation in which calls in texts that turns of tools answer are calls."""  # noqa: E501
     made: list[Message] = []
     in_texts = False  # whether the results that follow are those of calls in a text
     for message, after in zip(messages, [*messages[1:], None], strict=True):
@@ -44,7 +48,9 @@ def with_calls(messages: list[Message], tools: Tools, notes: Notes, where: str) 
             in_texts = found is not None
             if found is not None:
                 notes.tagged += 1
-                message = replace(message, content=found[0], tool_calls=tool_calls(found[1], tools, notes, where))
+                message = replace(
+                    message, content=found[0], tool_calls=tool_calls(found[1], tools, notes, where)
+                )
         made += _results(message) if message.role == "tool" and in_texts else [message]
     return made
 

@@ -1,7 +1,9 @@
-"""Run as a program of its own: renders conversations with a chat template that may be hostile, under limits of time and memory.
+"""Run as a program of its own: renders conversations with a chat template that may be hostile,
+under limits of time and memory.
 
-Reads one JSON object from standard input. Its exit code says what happened: ``TOO_MUCH`` if the text or the memory is too large,
-a signal if it took too long, 0 otherwise, also for a template that is wrong in another way: whoever renders it in earnest sees that.
+Reads one JSON object from standard input. Its exit code says what happened: ``TOO_MUCH`` if the
+text or the memory is too large, a signal if it took too long, 0 otherwise, also for a template that
+is wrong in another way: whoever renders it in earnest sees that.
 """
 
 import json
@@ -24,10 +26,16 @@ def _environment() -> Any:
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
-            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+            return nodes.Scope(
+                parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            ).set_lineno(line)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, indent=options.get("indent"))
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(
+        value, ensure_ascii=False, indent=options.get("indent")
+    )
     environment.globals["raise_exception"] = lambda message: 1 / 0
     environment.globals["strftime_now"] = str
     return environment

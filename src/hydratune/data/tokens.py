@@ -1,4 +1,6 @@
-"""A prepared data set under one model's tokenizer: lengths, what is too long, and whether every mask is right."""
+"""A prepared data set under one model's tokenizer: lengths, what is too long, and whether every
+mask is right.
+"""
 
 import itertools
 import re
@@ -22,18 +24,33 @@ _BARS = 40  # of a histogram
 
 
 def special_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Finds the texts of the tokenizer's special tokens; one that is an ordinary word is no danger."""
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}  # <|eot_id|> has no role of its own
+    """Finds the texts of the tokenizer's special tokens; one that is an ordinary word is no danger."""  # noqa: E501
+    added = {
+        str(token) for token in tokenizer.added_tokens_decoder.values() if token.special
+    }  # <|eot_id|> has no role of its own
     names = [token for token in added | set(tokenizer.all_special_tokens) if not token.isalnum()]
-    return re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or r"(?!)")
+    return re.compile(
+        "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or r"(?!)"
+    )
 
 
 def with_special_tokens(tokenizer: Any, rows: Iterable[Row]) -> list[tuple[Row, str]]:
-    """Rows with a turn whose text holds a special token, and that token. Tags around the thoughts of an answer are none of its text."""
+    """Rows with a turn whose text holds a special token, and that token.
+
+    Tags around the thoughts of an answer are none of its text.
+    """
     pattern = special_tokens(tokenizer)
     found = []
     for row in rows:
-        spoken = (text for m in row.messages for text in (*_contents(m), m.reasoning or "", str(m.tool_calls) if m.tool_calls else ""))
+        spoken = (
+            text
+            for m in row.messages
+            for text in (
+                *_contents(m),
+                m.reasoning or "",
+                str(m.tool_calls) if m.tool_calls else "",
+            )
+        )
         hit = next((h for text in spoken if (h := pattern.search(text))), None)
         if hit:
             found.append((row, hit[0]))
@@ -67,7 +84,9 @@ class TokenCheck:
         self.at = ""  # the split that is looked at
         self._highest: dict[str, tuple[int, str]] = {}
 
-    def split(self, name: str, rows: Iterable[Row], advance: Callable[[int], None] = lambda steps: None) -> None:
+    def split(
+        self, name: str, rows: Iterable[Row], advance: Callable[[int], None] = lambda steps: None
+    ) -> None:
         """All rows of one split."""
         self.lengths.setdefault(name, [])
         self.at = name
@@ -97,14 +116,19 @@ class TokenCheck:
         for row, example in examples:
             self.lengths[name].append(len(example.ids))
             self.trained[name] += example.supervised
-            if len(self.encoder.tokenizer) > self.embeddings and max(example.ids) > self.highest(name)[0]:
+            if (
+                len(self.encoder.tokenizer) > self.embeddings
+                and max(example.ids) > self.highest(name)[0]
+            ):
                 self._highest[name] = (max(example.ids), row.where or row.id)
             if len(example.ids) > self.data.max_length:
                 self.too_long[name] += 1
                 self._add("overlength", row, f"{name}: {len(example.ids):,} tokens")
 
     def highest(self, name: str) -> tuple[int, str]:
-        """(largest token id of a split, the row it is in), where the tokenizer has more tokens than the model."""
+        """(largest token id of a split, the row it is in), where the tokenizer has more tokens than
+        the model.
+        """
         return self._highest.get(name, (0, ""))
 
     def _add(self, name: str, row: Row, note: str) -> None:
@@ -123,13 +147,18 @@ class TokenCheck:
         finding = self.findings["overlength"]
         if finding.count:
             cut = "prompts cut (rows whose answer alone is too long: dropped)"
-            done = {Overlength.truncate_prompt: cut, Overlength.error: "refused"}.get(policy, "dropped")
+            done = {Overlength.truncate_prompt: cut, Overlength.error: "refused"}.get(
+                policy, "dropped"
+            )
             finding.note = f"{done} in training"
             finding.level = Level.error if policy is Overlength.error else Level.warn
         if self.defects:
-            self.findings["mask"].note = ", ".join(f"{defect} {n:,}" for defect, n in self.defects.most_common())
+            self.findings["mask"].note = ", ".join(
+                f"{defect} {n:,}" for defect, n in self.defects.most_common()
+            )
         every = np.concatenate([np.asarray(lengths, np.int64) for lengths in self.lengths.values()])
-        top = np.quantile(every, 0.995) * 1.02 if len(every) else 1  # a few far longer rows share the last bar
+        # a few far longer rows share the last bar
+        top = np.quantile(every, 0.995) * 1.02 if len(every) else 1
         edges = np.append(np.linspace(0, top, _BARS), max(top + 1, every.max(initial=0)))
         splits = {}
         for name, lengths in self.lengths.items():
@@ -139,7 +168,10 @@ class TokenCheck:
                 "too_long": self.too_long[name],
                 "tokens": int(values.sum()),
                 "trained_tokens": self.trained[name],
-                "quantiles": {str(q): int(np.quantile(values, q / 100, method="lower")) for q in (0, 50, 90, 99, 100)},
+                "quantiles": {
+                    str(q): int(np.quantile(values, q / 100, method="lower"))
+                    for q in (0, 50, 90, 99, 100)
+                },
                 "histogram": np.histogram(values, edges)[0].tolist() if lengths else [0] * _BARS,
             }
         return {

@@ -1,1 +1,3 @@
-"""Measuring: generation and likelihood of answers, and metrics that are pure functions of stored predictions."""
+"""Measuring: generation and likelihood of answers, and metrics that are pure functions of stored
+predictions.
+"""

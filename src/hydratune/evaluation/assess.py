@@ -19,12 +19,18 @@ from hydratune.models.compute import autocast_of
 from hydratune.models.memory_plan import generation_tokens
 from hydratune.records import read_jsonl, write_jsonl
 
-_STORED = "the prompt that was asked, and beside it the row's own"  # what a cached prediction holds; other words, other caches
-_OF_THE_DATA = ("references", "tests", "leaky")  # of a prediction: what else is right, or known of its row
+# what a cached prediction holds; other words, other caches
+_STORED = "the prompt that was asked, and beside it the row's own"
+# of a prediction: what else is right, or known of its row
+_OF_THE_DATA = (
+    "references",
+    "tests",
+    "leaky",
+)
 
 
 class TestBench:
-    """The frozen test rows, and everything that must be equal for all systems that are asked them."""
+    """The frozen test rows, and everything that must be equal for all systems that are asked them."""  # noqa: E501
 
     def __init__(
         self,
@@ -40,18 +46,29 @@ class TestBench:
         self.rows = rows if config.max_rows is None else rows[: config.max_rows]
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
-        self.answers = [[t for t, is_target in zip(e.ids, e.trained, strict=True) if is_target] for e in encoded]
+        self.answers = [
+            [t for t, is_target in zip(e.ids, e.trained, strict=True) if is_target] for e in encoded
+        ]
         self.references = [encoder.reference(row) for row in self.rows]
         self.families = names(config.metrics, task)
         self.leaky = leaky
         others = _other_answers(self.rows, self.references)
-        self.extra = [_extra(row, more, row.id in leaky) for row, more in zip(self.rows, others, strict=True)]
-        self.documents = self.rows[0].is_text  # nothing to ask: their likelihood is all there is to measure
+        self.extra = [
+            _extra(row, more, row.id in leaky) for row, more in zip(self.rows, others, strict=True)
+        ]
+        self.documents = self.rows[
+            0
+        ].is_text  # nothing to ask: their likelihood is all there is to measure
         other = next((row for row in self.rows if row.is_text is not self.documents), None)
         if other is not None:
-            raise DataError(f"{other.where or other.id}: the test rows mix documents and conversations; test one kind at a time")
+            raise DataError(
+                f"{other.where or other.id}: the test rows mix documents and conversations; test"
+                " one kind at a time"
+            )
         longest = max(map(len, self.answers))
-        self.max_new_tokens = 0 if self.documents else config.max_new_tokens or -(-21 * longest // 20)
+        self.max_new_tokens = (
+            0 if self.documents else config.max_new_tokens or -(-21 * longest // 20)
+        )
         self.context = context
 
     def ask(
@@ -65,7 +82,10 @@ class TestBench:
         pool: Executor | None = None,
         guide: Guide | None = None,
     ) -> list[dict[str, Any]]:
-        """One prediction per test row. ``prompts`` are conversations up to the answer, in the order of the rows."""
+        """One prediction per test row.
+
+        ``prompts`` are conversations up to the answer, in the order of the rows.
+        """
         ids = self._tokens(prompts)
         stop = self.encoder.turn_end_ids
         answers = answer(
@@ -85,7 +105,9 @@ class TestBench:
         result = []
         for i, row in enumerate(self.rows):
             kept = [t for t in answers[i].tokens if t not in stop]
-            text = self.encoder.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            text = self.encoder.tokenizer.decode(
+                kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
             text = self.encoder.said(row, text) if kept else text
             result.append(
                 {
@@ -111,27 +133,40 @@ class TestBench:
         if self.documents:  # their first token, or their context, stands for a prompt
             encoded = [self.encoder.encode(row) for row in self.rows]
             return [list(e.ids[: e.trained.index(True)]) for e in encoded]
-        return [self.encoder.prompt(prompt, row.tools, row.where or row.id) for prompt, row in zip(prompts, self.rows, strict=True)]
+        return [
+            self.encoder.prompt(prompt, row.tools, row.where or row.id)
+            for prompt, row in zip(prompts, self.rows, strict=True)
+        ]
 
     def check(self, prompts: Sequence[Sequence[Message]]) -> None:
         """Raises ``ConfigError`` if the model could not read a prompt and write its answer."""
         longest = self._longest(prompts)
         if longest > self.context:
-            why = f"the longest test prompt and its answer need {longest} tokens; the model reads {self.context}"
+            why = (
+                f"the longest test prompt and its answer need {longest} tokens; the model reads"
+                f" {self.context}"
+            )
             fix = "lower data.max_length or evaluation.max_new_tokens, or choose another model"
-            raise ConfigError([Problem("evaluation.max_new_tokens", self.config.max_new_tokens, why, fix)])
+            raise ConfigError(
+                [Problem("evaluation.max_new_tokens", self.config.max_new_tokens, why, fix)]
+            )
 
     def fits(self, prompts: Sequence[Sequence[Message]]) -> bool:
         """Whether the model can read every prompt and write its answer."""
         return self._longest(prompts) <= self.context
 
     def _longest(self, prompts: Sequence[Sequence[Message]]) -> int:
-        return max(map(len, self._tokens(prompts))) + max(self.max_new_tokens, *map(len, self.answers))
+        return max(map(len, self._tokens(prompts))) + max(
+            self.max_new_tokens, *map(len, self.answers)
+        )
 
     def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Stored answers to the same rows, with what the rows and the scoring are now."""
         known = [{k: v for k, v in p.items() if k not in _OF_THE_DATA} for p in stored]
-        named = [{**p, "id": row.id, "group": row.group, **extra} for p, row, extra in zip(known, self.rows, self.extra, strict=True)]
+        named = [
+            {**p, "id": row.id, "group": row.group, **extra}
+            for p, row, extra in zip(known, self.rows, self.extra, strict=True)
+        ]
         return rescore(named, self.families, self.schema)
 
     def zero_shot(self) -> list[tuple[Message, ...]]:
@@ -139,7 +174,9 @@ class TestBench:
         return [row.prompt for row in self.rows]
 
     def few_shot(self, examples: Sequence[Row]) -> list[tuple[Message, ...]]:
-        """The best prompt a careful user would write: the schema, then ``examples``, then the question."""
+        """The best prompt a careful user would write: the schema, then ``examples``, then the
+        question.
+        """
         shown: list[Message] = []
         for example in examples:
             shown += [m for m in example.messages if m.role != "system"]
@@ -147,18 +184,24 @@ class TestBench:
         for row in self.rows:
             system = row.messages[0].content if row.messages[0].role == "system" else ""
             if self.schema is not None:
-                system = f"{system}\nThe JSON object follows this JSON schema: {as_json_text(self.schema)}".strip()
+                system = (
+                    f"{system}\nThe JSON object follows this JSON schema:"
+                    f" {as_json_text(self.schema)}".strip()
+                )
             opening = [Message("system", system)] if system else []
             prompts.append((*opening, *shown, *(m for m in row.prompt if m.role != "system")))
         return prompts
 
     def cache_key(self, identity: str, prompts: Sequence[Sequence[Message]], model: Any) -> str:
-        """Of the predictions of the untouched ``model``: equal keys, equal predictions to the last bit.
+        """Of the predictions of the untouched ``model``: equal keys, equal predictions to the last
+        bit.
 
         Another device, another arithmetic and other batches all round differently.
         """
         limit = self.config.batch_tokens or generation_tokens(model)
-        batches = batches_of(self._tokens(prompts), self.answers, self.max_new_tokens, self.config.batch_size, limit)
+        batches = batches_of(
+            self._tokens(prompts), self.answers, self.max_new_tokens, self.config.batch_size, limit
+        )
         return stable_hash(
             [
                 identity,
@@ -177,18 +220,37 @@ class TestBench:
         )
 
 
-def rescore(predictions: Sequence[Mapping[str, Any]], families: Sequence[str], schema: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def rescore(
+    predictions: Sequence[Mapping[str, Any]],
+    families: Sequence[str],
+    schema: Mapping[str, Any] | None,
+) -> list[dict[str, Any]]:
     """Predictions with scores computed from their texts; what was not asked has none."""
-    return [{**p, "scores": {} if p["finish_reason"] == NOT_ASKED else score_row(answered(p, schema), families)} for p in predictions]
+    return [
+        {
+            **p,
+            "scores": (
+                {} if p["finish_reason"] == NOT_ASKED else score_row(answered(p, schema), families)
+            ),
+        }
+        for p in predictions
+    ]
 
 
 def answered(prediction: Mapping[str, Any], schema: Mapping[str, Any] | None) -> Answered:
     """A row of predictions.jsonl as it is scored."""
-    return Answered(prediction["prediction"], [prediction["reference"], *prediction.get("references", [])], schema, prediction)
+    return Answered(
+        prediction["prediction"],
+        [prediction["reference"], *prediction.get("references", [])],
+        schema,
+        prediction,
+    )
 
 
 def _other_answers(rows: Sequence[Row], references: Sequence[str]) -> list[list[str]]:
-    """Of every row, what else is right: its field ``references``, and the answers of rows with the very same request."""
+    """Of every row, what else is right: its field ``references``, and the answers of rows with the
+    very same request.
+    """
     by_request: dict[str, list[str]] = {}
     requests = [stable_hash([m.turn() for m in row.prompt]) for row in rows]
     for request, reference in zip(requests, references, strict=True):
@@ -202,7 +264,10 @@ def _other_answers(rows: Sequence[Row], references: Sequence[str]) -> list[list[
 
 
 def _prompt(row: Row, asked: Sequence[Message]) -> dict[str, Any]:
-    """``prompt``: the turns that were asked, of which ``prompt_hash`` are the tokens. ``request``: the row's own, where that is another."""
+    """``prompt``: the turns that were asked, of which ``prompt_hash`` are the tokens.
+
+    ``request``: the row's own, where that is another.
+    """
     prompt, own = [m.turn() for m in asked], [m.turn() for m in row.prompt]
     return {"prompt": prompt, **({"request": own} if own != prompt else {})}
 
@@ -210,7 +275,11 @@ def _prompt(row: Row, asked: Sequence[Message]) -> dict[str, Any]:
 def _extra(row: Row, others: Sequence[str], leaky: bool) -> dict[str, Any]:
     """What a prediction holds only where there is such a thing."""
     tests = row.meta.get("tests")
-    told = {"references": list(others) if not row.is_text else [], "tests": str(tests) if tests else "", "leaky": leaky}
+    told = {
+        "references": list(others) if not row.is_text else [],
+        "tests": str(tests) if tests else "",
+        "leaky": leaky,
+    }
     return {name: value for name, value in told.items() if value}
 
 
@@ -227,11 +296,19 @@ def remember(file: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
 
 
 def can_be_shown(row: Row) -> bool:
-    """Whether a row may stand in a few-shot prompt, or be asked after one: no document, and nothing to do with tools."""
-    return not row.tools and not row.is_text and all(m.role != "tool" and not m.tool_calls for m in row.messages)
+    """Whether a row may stand in a few-shot prompt, or be asked after one: no document, and nothing
+    to do with tools.
+    """
+    return (
+        not row.tools
+        and not row.is_text
+        and all(m.role != "tool" and not m.tool_calls for m in row.messages)
+    )
 
 
 def fit_examples(examples: Sequence[Row], count: int) -> list[Row]:
-    """The first ``count`` different training rows in the order of their hashes, so every run shows the same ones."""
+    """The first ``count`` different training rows in the order of their hashes, so every run shows
+    the same ones.
+    """
     different = {row.content_hash: row for row in examples if can_be_shown(row)}
     return [different[key] for key in sorted(different)[:count]]

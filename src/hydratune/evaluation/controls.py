@@ -1,8 +1,10 @@
-"""Tests that no honest answer passes, made from the row's own: an answer that passes these as well has forged its verdict.
+"""Tests that no honest answer passes, made from the row's own: an answer that passes these as well
+has forged its verdict.
 
-A control is the tests with one assertion made false, chosen at random among those that surely run: the expected value is
-replaced by another of its type, or the comparison is inverted. Nothing else tells it from the tests, so an answer must know
-what is right in order to tell them apart. Where no assertion surely runs, a false one is added at the end.
+A control is the tests with one assertion made false, chosen at random among those that surely run:
+the expected value is replaced by another of its type, or the comparison is inverted. Nothing else
+tells it from the tests, so an answer must know what is right in order to tell them apart. Where no
+assertion surely runs, a false one is added at the end.
 """
 
 import ast
@@ -12,7 +14,9 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-COUNT = 2  # controls for an answer that passes, beside the one for results that are equal to everything
+COUNT = (
+    2  # controls for an answer that passes, beside the one for results that are equal to everything
+)
 _CHOICE = random.SystemRandom()
 _INVERTED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
@@ -30,7 +34,9 @@ _NOT_SURE = (ast.Return, ast.Yield, ast.YieldFrom, ast.Await, ast.Break, ast.Con
 
 
 def controls(tests: str) -> tuple[list[str], str]:
-    """The controls, and what the last one says where a result is equal to everything, or nothing if there is no such control."""
+    """The controls, and what the last one says where a result is equal to everything, or nothing if
+    there is no such control.
+    """
     try:
         if ">>>" in tests:
             return [_doctests(tests) for _ in range(COUNT)], ""
@@ -50,14 +56,22 @@ def other(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float | complex):
-        return value + _CHOICE.choice([-1, 1]) * _CHOICE.randint(1, 9) * (1 if abs(value) < 1e12 else max(1, int(abs(value) // 1000)))
+        return value + _CHOICE.choice([-1, 1]) * _CHOICE.randint(1, 9) * (
+            1 if abs(value) < 1e12 else max(1, int(abs(value) // 1000))
+        )
     if isinstance(value, str):
-        return value + _CHOICE.choice("abcdefgh") if not value or _CHOICE.random() < 0.5 else value + value[-1]
+        return (
+            value + _CHOICE.choice("abcdefgh")
+            if not value or _CHOICE.random() < 0.5
+            else value + value[-1]
+        )
     if isinstance(value, bytes):
         return value + bytes([_CHOICE.randrange(97, 105)])
     if isinstance(value, list | tuple) and value and _CHOICE.random() < 0.7:
         place = _CHOICE.randrange(len(value))
-        return type(value)(other(one) if number == place else one for number, one in enumerate(value))
+        return type(value)(
+            other(one) if number == place else one for number, one in enumerate(value)
+        )
     if isinstance(value, list | tuple):
         return type(value)([*value, _CHOICE.randint(1, 9)])
     if isinstance(value, set):
@@ -79,10 +93,15 @@ def _other_literal(node: ast.expr) -> ast.expr | None:
 
 def _false_statement() -> str:
     one, two = _CHOICE.randint(2, 50), _CHOICE.randint(2, 50)
-    return _CHOICE.choice([f"assert {one} + {two} == {other(one + two)}", f"assert [{one}, {two}] + [] == {other([one, two])}"])
+    return _CHOICE.choice(
+        [
+            f"assert {one} + {two} == {other(one + two)}",
+            f"assert [{one}, {two}] + [] == {other([one, two])}",
+        ]
+    )
 
 
-# --------------------------------------------------------------------------------------------------- one assertion is false
+# --------------------------------------------------------------------------- one assertion is false
 def _mutated(tree: ast.Module) -> str:
     sure = list(_sure(tree))
     while sure:
@@ -95,20 +114,48 @@ def _mutated(tree: ast.Module) -> str:
 
 
 def _sure(tree: ast.Module) -> Iterator[ast.AST]:
-    """Assertions that run whenever the tests pass: of the module, of functions it calls, of test cases it runs."""
-    body = [inner for node in tree.body for inner in (node.body if isinstance(node, ast.If) and _is_main(node) else [node])]
+    """Assertions that run whenever the tests pass: of the module, of functions it calls, of test
+    cases it runs.
+    """
+    body = [
+        inner
+        for node in tree.body
+        for inner in (node.body if isinstance(node, ast.If) and _is_main(node) else [node])
+    ]
     defined = [node for node in body if isinstance(node, ast.FunctionDef)]
-    calls = [node.value for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    calls = [
+        node.value
+        for node in body
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ]
     called = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
     yield from _statements(body)
     for function in defined:
         once = sum(one.name == function.name for one in defined) == 1
-        if once and function.name in called and not function.decorator_list and not _leaves(function):
+        if (
+            once
+            and function.name in called
+            and not function.decorator_list
+            and not _leaves(function)
+        ):
             yield from _statements(function.body)
     words = ast.unparse(tree)
-    if any(ast.unparse(call.func) == "unittest.main" for call in calls) and "skip" not in words.lower():
-        cases = [node for node in body if isinstance(node, ast.ClassDef) and any("TestCase" in ast.unparse(base) for base in node.bases)]
-        for method in [one for case in cases for one in case.body if isinstance(one, ast.FunctionDef) and one.name.startswith("test")]:
+    if (
+        any(ast.unparse(call.func) == "unittest.main" for call in calls)
+        and "skip" not in words.lower()
+    ):
+        cases = [
+            node
+            for node in body
+            if isinstance(node, ast.ClassDef)
+            and any("TestCase" in ast.unparse(base) for base in node.bases)
+        ]
+        for method in [
+            one
+            for case in cases
+            for one in case.body
+            if isinstance(one, ast.FunctionDef) and one.name.startswith("test")
+        ]:
             if not method.decorator_list and not _leaves(method):
                 yield from _statements(method.body)
 
@@ -130,11 +177,17 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.AST]:
 
 
 def _has_elements(node: ast.expr) -> bool:
-    return isinstance(node, ast.List | ast.Tuple) and any(not isinstance(one, ast.Starred) for one in node.elts)
+    return isinstance(node, ast.List | ast.Tuple) and any(
+        not isinstance(one, ast.Starred) for one in node.elts
+    )
 
 
 def _unittest_assertion(node: ast.AST) -> bool:
-    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute)):
+    if not (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Attribute)
+    ):
         return False
     least = {"assertEqual": 2, "assertTrue": 1, "assertFalse": 1}.get(node.value.func.attr, 99)
     return len(node.value.args) >= least
@@ -145,7 +198,11 @@ def _falsify(node: ast.AST) -> bool:
     if isinstance(node, ast.Assert):
         test = node.test
         if isinstance(test, ast.Compare) and len(test.ops) == 1:
-            if isinstance(test.ops[0], ast.Eq) and _CHOICE.random() < 0.8 and _replace_literal([test.comparators, [test.left]], node):
+            if (
+                isinstance(test.ops[0], ast.Eq)
+                and _CHOICE.random() < 0.8
+                and _replace_literal([test.comparators, [test.left]], node)
+            ):
                 return True
             test.ops = [_INVERTED[type(test.ops[0])]()]
         else:
@@ -175,8 +232,16 @@ def _replace_literal(sides: list[list[ast.expr]], node: ast.AST) -> bool:
 def _doctests(tests: str) -> str:
     """One expected output is another; where none can be, a false example is added."""
     lines = tests.splitlines()
-    examples = [one for one in doctest.DocTestParser().get_examples(tests) if one.want.strip() and not one.options and not one.exc_msg]
-    examples = [one for one in examples if "..." not in one.want and "SKIP" not in tests and one.want.count("\n") == 1]
+    examples = [
+        one
+        for one in doctest.DocTestParser().get_examples(tests)
+        if one.want.strip() and not one.options and not one.exc_msg
+    ]
+    examples = [
+        one
+        for one in examples
+        if "..." not in one.want and "SKIP" not in tests and one.want.count("\n") == 1
+    ]
     if not examples:
         one, two = _CHOICE.randint(2, 50), _CHOICE.randint(2, 50)
         return f"{tests.rstrip()}\n\n>>> {one} + {two}\n{other(one + two)}\n"
@@ -196,15 +261,23 @@ def _value_of(text: str) -> str | None:
         return None
 
 
-# --------------------------------------------------------------------------------------------- nothing is equal to everything
+# ------------------------------------------------------------------- nothing is equal to everything
 def _unequal(tree: ast.Module, said: str) -> str:
-    """Every equality is between the answer's side and a random value, and must not hold; else the assertion says ``said``."""
+    """Every equality is between the answer's side and a random value, and must not hold; else the
+    assertion says ``said``.
+    """
     own, found = _own_names(tree), False
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assert) and isinstance(node.test, ast.Compare) and [type(one) for one in node.test.ops] == [ast.Eq]:
+        if (
+            isinstance(node, ast.Assert)
+            and isinstance(node.test, ast.Compare)
+            and [type(one) for one in node.test.ops] == [ast.Eq]
+        ):
             left, right = node.test.left, node.test.comparators[0]
             wrong = _random_value()
-            if _is_own(right, own) or not (_is_own(left, own) or (_calls(right) and not _calls(left))):
+            if _is_own(right, own) or not (
+                _is_own(left, own) or (_calls(right) and not _calls(left))
+            ):
                 pair = (left, _other_literal(right) or wrong)
             else:
                 pair = (_other_literal(left) or wrong, right)
@@ -217,7 +290,12 @@ def _unequal(tree: ast.Module, said: str) -> str:
 
 def _random_value() -> ast.expr:
     number = _CHOICE.randint(10**6, 10**8)
-    return ast.parse(_CHOICE.choice([repr(number), repr(str(number)), repr([number]), repr((number,)), repr(number / 7)]), mode="eval").body
+    return ast.parse(
+        _CHOICE.choice(
+            [repr(number), repr(str(number)), repr([number]), repr((number,)), repr(number / 7)]
+        ),
+        mode="eval",
+    ).body
 
 
 def _calls(node: ast.AST) -> bool:
@@ -225,17 +303,25 @@ def _calls(node: ast.AST) -> bool:
 
 
 def _is_own(node: ast.AST, own: set[str]) -> bool:
-    return all(inner.id in own for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load))
+    return all(
+        inner.id in own
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load)
+    )
 
 
 def _own_names(tree: ast.Module) -> set[str]:
-    """Names that the tests bind without the answer: what they import, their classes, and values made from these alone."""
+    """Names that the tests bind without the answer: what they import, their classes, and values
+    made from these alone.
+    """
     import builtins
 
     bound: list[tuple[str, ast.AST | None]] = [(name, None) for name in dir(builtins)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            bound += [((alias.asname or alias.name).partition(".")[0], None) for alias in node.names]
+            bound += [
+                ((alias.asname or alias.name).partition(".")[0], None) for alias in node.names
+            ]
         elif isinstance(node, ast.ClassDef):
             bound.append((node.name, node))
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.NamedExpr):
@@ -246,11 +332,19 @@ def _own_names(tree: ast.Module) -> set[str]:
     own = {name for name, _ in bound}
     own -= {inner.arg for inner in ast.walk(tree) if isinstance(inner, ast.arg)}
     while True:
-        others = {name for name, value in bound if name in own and value is not None and not _is_own(value, own)}
+        others = {
+            name
+            for name, value in bound
+            if name in own and value is not None and not _is_own(value, own)
+        }
         if not others:
             return own
         own -= others
 
 
 def _stored(target: ast.AST) -> list[str]:
-    return [node.id for node in ast.walk(target) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    return [
+        node.id
+        for node in ast.walk(target)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    ]

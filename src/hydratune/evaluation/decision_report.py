@@ -24,14 +24,23 @@ def render(
     """The page."""
     groups = groups_of(next(iter(predictions.values())))
     values = {s: some[metric].value for s, some in measured.items()}
-    intervals = {s: some[metric].interval(groups, config.confidence, config.bootstrap_samples) for s, some in measured.items()}
-    largest = max([*values.values(), *(edges[1] for edges in intervals.values() if edges is not None)])
-    winner = {"tune": "tuned", "tune_and_retrieve": "tuned_rag", "retrieve": "rag"}.get(decided.choice)
+    intervals = {
+        s: some[metric].interval(groups, config.confidence, config.bootstrap_samples)
+        for s, some in measured.items()
+    }
+    largest = max(
+        [*values.values(), *(edges[1] for edges in intervals.values() if edges is not None)]
+    )
+    winner = {"tune": "tuned", "tune_and_retrieve": "tuned_rag", "retrieve": "rag"}.get(
+        decided.choice
+    )
     systems = [
         {
             "title": TITLES[system],
             "value": f"{value:.3f}",
-            "interval": "one group of rows: none" if (edges := intervals[system]) is None else f"{edges[0]:.3f} to {edges[1]:.3f}",
+            "interval": "one group of rows: none"
+            if (edges := intervals[system]) is None
+            else f"{edges[0]:.3f} to {edges[1]:.3f}",
             "bar": bar(value, intervals[system], largest, best=system == winner),
             "cost": costs[system],
             "cut": cut_of(predictions[system]),
@@ -44,8 +53,19 @@ def render(
             "id": row["id"],
             "request": asked_by_user(row),
             "reference": row["reference"],
-            "answers": [(TITLES[system], rows[number]["prediction"]) for system, rows in predictions.items()],
+            "answers": [
+                (TITLES[system], rows[number]["prediction"]) for system, rows in predictions.items()
+            ],
         }
         for number, row in enumerate(base[:_SHOWN])
     ]
-    return page("decision.html.j2", name=name, metric=metric, rows=len(base), decided=decided, systems=systems, shown=shown, held=held)
+    return page(
+        "decision.html.j2",
+        name=name,
+        metric=metric,
+        rows=len(base),
+        decided=decided,
+        systems=systems,
+        shown=shown,
+        held=held,
+    )

@@ -1,10 +1,12 @@
-"""Families of metrics: how one answer is scored, what is measured over all scores, and how it was counted.
+"""Families of metrics: how one answer is scored, what is measured over all scores, and how it was
+counted.
 
-A family is chosen by name in ``evaluation.metrics``; null takes those of the task. Scores of a row are stored with it in
-predictions.jsonl, so a measure is a pure function of that file.
+A family is chosen by name in ``evaluation.metrics``; null takes those of the task. Scores of a row
+are stored with it in predictions.jsonl, so a measure is a pure function of that file.
 
-A package can bring metrics of its own: an entry point in the group ``hydratune.metrics`` names a function
-``(prediction: str, references: list[str], row: Mapping) -> float | bool``, and its mean over the rows becomes a metric.
+A package can bring metrics of its own: an entry point in the group ``hydratune.metrics`` names a
+function ``(prediction: str, references: list[str], row: Mapping) -> float | bool``, and its mean
+over the rows becomes a metric.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,16 +38,21 @@ class Answered:
 
 @dataclass(frozen=True)
 class Family:
-    """``score`` one answer; ``measures`` over all scores, none where the rows were not scored so."""
+    """``score`` one answer; ``measures`` over all scores, none where the rows were not scored so."""  # noqa: E501
 
     score: Callable[[Answered], dict[str, Any]]
     measures: Callable[[Sequence[Mapping[str, Any]]], dict[str, Measure]]
     how: Callable[[], Mapping[str, str]]  # for settings beside the metrics
-    signed: Callable[[Sequence[int]], Mapping[str, str]] | None = None  # likewise, by how many references each row has
+    signed: Callable[[Sequence[int]], Mapping[str, str]] | None = (
+        None  # likewise, by how many references each row has
+    )
 
 
 def _json(answered: Answered) -> dict[str, Any]:
-    scored = [json_scores.score(answered.prediction, one, answered.schema, answered.source) for one in answered.references]
+    scored = [
+        json_scores.score(answered.prediction, one, answered.schema, answered.source)
+        for one in answered.references
+    ]
     return max(scored, key=lambda s: (s["exact_match"], json_scores.agreement(s)))
 
 
@@ -60,9 +67,22 @@ def _code(answered: Answered) -> dict[str, Any]:
 FAMILIES = {
     "json": Family(_json, json_scores.measures, lambda: json_scores.HOW),
     "match": Family(_match, text_scores.match_measures, lambda: text_scores.MATCH_HOW),
-    "rouge": Family(lambda a: text_scores.rouge(a.prediction, a.references), text_scores.rouge_measures, lambda: text_scores.ROUGE_HOW),
-    "bleu": Family(lambda a: text_scores.bleu(a.prediction, a.references), text_scores.bleu_measures, dict, text_scores.signatures),
-    "label": Family(lambda a: label_scores.score(a.prediction, a.references[0]), label_scores.measures, lambda: label_scores.HOW),
+    "rouge": Family(
+        lambda a: text_scores.rouge(a.prediction, a.references),
+        text_scores.rouge_measures,
+        lambda: text_scores.ROUGE_HOW,
+    ),
+    "bleu": Family(
+        lambda a: text_scores.bleu(a.prediction, a.references),
+        text_scores.bleu_measures,
+        dict,
+        text_scores.signatures,
+    ),
+    "label": Family(
+        lambda a: label_scores.score(a.prediction, a.references[0]),
+        label_scores.measures,
+        lambda: label_scores.HOW,
+    ),
     "code": Family(_code, code_scores.measures, code_scores.how),
 }
 _BY_TASK = {Task.json: ("json",), Task.text: ("rouge", "match")}
@@ -75,12 +95,17 @@ def names(metrics: Sequence[str] | None, task: Task) -> tuple[str, ...]:
 
 @cache
 def family(name: str) -> Family:
-    """Raises ``RunError`` for a name nobody brings, which happens where a run is measured on another machine."""
+    """Raises ``RunError`` for a name nobody brings, which happens where a run is measured on
+    another machine.
+    """
     if name in FAMILIES:
         return FAMILIES[name]
     found = [point for point in entry_points(group=METRICS_GROUP) if point.name == name]
     if not found:
-        raise RunError(f"no metric {name!r} here: no installed package brings it (entry points {METRICS_GROUP})")
+        raise RunError(
+            f"no metric {name!r} here: no installed package brings it (entry points"
+            f" {METRICS_GROUP})"
+        )
     return _own(found[0])
 
 
@@ -92,16 +117,24 @@ def _own(point: EntryPoint) -> Family:
             value = function(answered.prediction, list(answered.references), dict(answered.row))
         except Exception as error:
             where = answered.row.get("id", "?")
-            raise RunError(f"the metric {point.name!r} ({point.value}) failed at row {where}: {type(error).__name__}: {error}") from error
+            raise RunError(
+                f"the metric {point.name!r} ({point.value}) failed at row {where}:"
+                f" {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(value, bool | int | float):
-            raise RunError(f"the metric {point.name!r} ({point.value}) returned {type(value).__name__}, not a number or a truth value")
+            raise RunError(
+                f"the metric {point.name!r} ({point.value}) returned {type(value).__name__}, not a"
+                " number or a truth value"
+            )
         return {point.name: value}
 
     def measures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
         if not scores or point.name not in scores[0]:
             return {}
         values = [s[point.name] for s in scores]
-        return {point.name: rate(values) if all(isinstance(v, bool) for v in values) else mean(values)}
+        return {
+            point.name: rate(values) if all(isinstance(v, bool) for v in values) else mean(values)
+        }
 
     package = f" of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
     return Family(score, measures, lambda: {point.name: f"mean of {point.value}{package}"})

@@ -1,4 +1,7 @@
-"""What fine-tuning cost elsewhere: a panel before and after it. Every number is a function of forgetting.jsonl's items."""
+"""What fine-tuning cost elsewhere: a panel before and after it.
+
+Every number is a function of forgetting.jsonl's items.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,27 +27,60 @@ class Probe:
     """One model on the panel."""
 
     items: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> part and sums
-    distributions: dict[str, torch.Tensor] = field(default_factory=dict)  # neutral prompt -> log-probabilities (tokens, vocabulary)
+    # neutral prompt -> log-probabilities (tokens, vocabulary)
+    distributions: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def probe(
-    model: Any, encoder: ChatEncoder, panel: Panel, config: ForgettingConfig, *, pad: int, window: int, title: str, pool: Executor | None
+    model: Any,
+    encoder: ChatEncoder,
+    panel: Panel,
+    config: ForgettingConfig,
+    *,
+    pad: int,
+    window: int,
+    title: str,
+    pool: Executor | None,
 ) -> Probe:
     """``model`` reads and answers the panel. ``window``: tokens it reads."""
     found = Probe()
-    options: dict[str, Any] = {"pad": pad, "batch_size": config.batch_size, "pool": pool, "quiet": True}
-    scores = corpus.score_texts(model, encoder.tokenizer, [text for _, text in panel.texts], window=min(window, config.window), **options)
+    options: dict[str, Any] = {
+        "pad": pad,
+        "batch_size": config.batch_size,
+        "pool": pool,
+        "quiet": True,
+    }
+    scores = corpus.score_texts(
+        model,
+        encoder.tokenizer,
+        [text for _, text in panel.texts],
+        window=min(window, config.window),
+        **options,
+    )
     for number, ((name, _), score) in enumerate(zip(panel.texts, scores, strict=True), 1):
-        found.items[f"text {number}"] = {"part": "texts", "name": name, "nll": -score.log_likelihood, "bytes": score.bytes}
+        found.items[f"text {number}"] = {
+            "part": "texts",
+            "name": name,
+            "nll": -score.log_likelihood,
+            "bytes": score.bytes,
+        }
     rows = [row for row in panel.questions if len(encoder.encode(row, TrainOn.last).ids) <= window]
     passages = [_answer(encoder, row) for row in rows]
-    for row, values in zip(rows, corpus.token_log_likelihoods(model, passages, **options), strict=True):
-        found.items[row.id] = {"part": "questions", "nll": -float(values.double().sum()), "tokens": len(values)}
+    for row, values in zip(
+        rows, corpus.token_log_likelihoods(model, passages, **options), strict=True
+    ):
+        found.items[row.id] = {
+            "part": "questions",
+            "nll": -float(values.double().sum()),
+            "tokens": len(values),
+        }
     prompts = [encoder.prompt(row.prompt) for row in panel.neutral]
     read, kept = [], 0
     for row, ids in zip(panel.neutral, prompts, strict=True):
         if kept + len(ids) <= _KEPT:
-            read.append((row, Passage(tuple(ids[:1]), (*ids[1:], ids[-1]))))  # the last prediction, of the answer's first token, counts
+            read.append(
+                (row, Passage(tuple(ids[:1]), (*ids[1:], ids[-1])))
+            )  # the last prediction, of the answer's first token, counts
             kept += len(ids)
 
     def keep(number: int, logits: torch.Tensor) -> None:
@@ -67,9 +103,15 @@ def probe(
         )
         for n, one in zip(fitting, answers, strict=True):
             instruction = panel.instructions[n]
-            text = encoder.tokenizer.decode([t for t in one.tokens if t not in encoder.turn_end_ids], skip_special_tokens=False).strip()
+            text = encoder.tokenizer.decode(
+                [t for t in one.tokens if t not in encoder.turn_end_ids], skip_special_tokens=False
+            ).strip()
             followed = instructions.followed(text, instruction.rules)
-            found.items[f"instruction {instruction.id}"] = {"part": "instructions", "followed": followed, "answer": text}
+            found.items[f"instruction {instruction.id}"] = {
+                "part": "instructions",
+                "followed": followed,
+                "answer": text,
+            }
     return found
 
 
@@ -111,7 +153,9 @@ def _own(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _measure(part: str, items: Sequence[Mapping[str, Any]]) -> tuple[str, Measure]:
     if part == "texts":
-        return "bits_per_byte", share([i["nll"] / math.log(2) for i in items], [i["bytes"] for i in items])
+        return "bits_per_byte", share(
+            [i["nll"] / math.log(2) for i in items], [i["bytes"] for i in items]
+        )
     if part == "questions":
         return "nll", share([i["nll"] for i in items], [i["tokens"] for i in items])
     return "instructions", rate([i["followed"] for i in items])
@@ -120,7 +164,9 @@ def _measure(part: str, items: Sequence[Mapping[str, Any]]) -> tuple[str, Measur
 def summary(
     rows: Sequence[Mapping[str, Any]], config: ForgettingConfig, confidence: float, samples: int
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """(flat metrics, their intervals): each measure before and after, its ``_delta``, the divergence, and whether budgets are kept."""
+    """(flat metrics, their intervals): each measure before and after, its ``_delta``, the
+    divergence, and whether budgets are kept.
+    """
     values: dict[str, Any] = {}
     intervals: dict[str, list[float]] = {}
     for part in ("texts", "questions", "instructions"):
@@ -131,21 +177,30 @@ def summary(
         name, before = _measure(part, [row["base"] for row in some])
         after = _measure(part, [row["tuned"] for row in some])[1]
         delta = difference(after, before, groups, confidence, samples)
-        values |= {f"forgetting/{name}_base": before.value, f"forgetting/{name}": after.value, f"forgetting/{name}_delta": delta.value}
+        values |= {
+            f"forgetting/{name}_base": before.value,
+            f"forgetting/{name}": after.value,
+            f"forgetting/{name}_delta": delta.value,
+        }
         if delta.interval is not None:
             intervals[f"forgetting/{name}_delta"] = list(delta.interval)
     neutral = [row for row in rows if row["part"] == "neutral"]
     if neutral:
         kl = share([row["kl"] for row in neutral], [row["tokens"] for row in neutral])
         values["forgetting/kl"] = kl.value
-        if (edges := kl.interval([str(row["id"]) for row in neutral], confidence, samples)) is not None:
+        if (
+            edges := kl.interval([str(row["id"]) for row in neutral], confidence, samples)
+        ) is not None:
             intervals["forgetting/kl"] = list(edges)
     values["forgetting/within_budget"] = not exceeded(values, config.fail)
     return values, intervals
 
 
 def exceeded(values: Mapping[str, Any], budgets: Mapping[str, float]) -> list[str]:
-    """What is over its budget, in words. A budget is the largest loss: of bits, nats, or share of instructions; or the largest kl."""
+    """What is over its budget, in words.
+
+    A budget is the largest loss: of bits, nats, or share of instructions; or the largest kl.
+    """
     told = []
     for name, most in budgets.items():
         key = "forgetting/kl" if name == "kl" else f"forgetting/{name}_delta"

@@ -1,7 +1,9 @@
-"""Was an instruction followed, to the letter? The rules of IFEval (Zhou et al. 2023), in its strict reading.
+"""Was an instruction followed, to the letter? The rules of IFEval (Zhou et al. 2023), in its strict
+reading.
 
-Each rule sees the answer and what the data set tells of it. Sentences are counted by their end marks, where IFEval uses a
-trained splitter: the counts differ where abbreviations do. Languages are told by langid's model.
+Each rule sees the answer and what the data set tells of it. Sentences are counted by their end
+marks, where IFEval uses a trained splitter: the counts differ where abbreviations do. Languages are
+told by langid's model.
 """
 
 import json
@@ -37,7 +39,13 @@ def _words(text: str) -> list[str]:
 
 
 def _sentences(text: str) -> int:
-    return len([part for part in re.split(r"(?<=[.!?])[\"')\]]*\s+|\n{2,}", text.strip()) if re.search(r"\w", part)])
+    return len(
+        [
+            part
+            for part in re.split(r"(?<=[.!?])[\"')\]]*\s+|\n{2,}", text.strip())
+            if re.search(r"\w", part)
+        ]
+    )
 
 
 def _times(word: str, text: str) -> int:
@@ -47,7 +55,11 @@ def _times(word: str, text: str) -> int:
 def _paragraphs(text: str) -> list[str]:
     """Separated by ***; an empty one inside is a mistake, at the ends it is none."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
-    return parts[1 if not parts[0] else 0 : len(parts) - 1 if len(parts) > 1 and not parts[-1] else len(parts)]
+    return parts[
+        1 if not parts[0] else 0 : len(parts) - 1
+        if len(parts) > 1 and not parts[-1]
+        else len(parts)
+    ]
 
 
 def _is_paragraphs(text: str, told: Mapping[str, Any]) -> bool:
@@ -71,7 +83,9 @@ def _highlights(text: str) -> int:
 
 
 def _bullets(text: str) -> int:
-    return len(re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)) + len(re.findall(r"^\s*-.*$", text, re.MULTILINE))
+    return len(re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)) + len(
+        re.findall(r"^\s*-.*$", text, re.MULTILINE)
+    )
 
 
 def _is_json(text: str, _: Mapping[str, Any]) -> bool:
@@ -85,39 +99,67 @@ def _is_json(text: str, _: Mapping[str, Any]) -> bool:
 
 def _two(text: str, _: Mapping[str, Any]) -> bool:
     parts = text.split("******")
-    inner = [part.strip() for number, part in enumerate(parts) if part.strip() or 0 < number < len(parts) - 1]
+    inner = [
+        part.strip()
+        for number, part in enumerate(parts)
+        if part.strip() or 0 < number < len(parts) - 1
+    ]
     return len(inner) == 2 and all(inner) and inner[0] != inner[1]
 
 
 def _postscript(text: str, told: Mapping[str, Any]) -> bool:
     marker = str(told["postscript_marker"]).strip()
-    pattern = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}.get(marker, re.escape(marker.lower()))
+    pattern = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}.get(
+        marker, re.escape(marker.lower())
+    )
     return bool(re.search(rf"\s*{pattern}.*$", text.lower(), re.MULTILINE))
 
 
 RULES: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
-    "keywords:existence": lambda a, k: all(re.search(re.escape(word), a, re.IGNORECASE) for word in k["keywords"]),
-    "keywords:frequency": lambda a, k: _compared(len(re.findall(re.escape(k["keyword"]), a, re.IGNORECASE)), k["relation"], k["frequency"]),
-    "keywords:forbidden_words": lambda a, k: not any(_times(word, a) for word in k["forbidden_words"]),
-    "keywords:letter_frequency": lambda a, k: _compared(a.lower().count(k["letter"].lower()), k["let_relation"], k["let_frequency"]),
+    "keywords:existence": lambda a, k: all(
+        re.search(re.escape(word), a, re.IGNORECASE) for word in k["keywords"]
+    ),
+    "keywords:frequency": lambda a, k: _compared(
+        len(re.findall(re.escape(k["keyword"]), a, re.IGNORECASE)), k["relation"], k["frequency"]
+    ),
+    "keywords:forbidden_words": lambda a, k: (
+        not any(_times(word, a) for word in k["forbidden_words"])
+    ),
+    "keywords:letter_frequency": lambda a, k: _compared(
+        a.lower().count(k["letter"].lower()), k["let_relation"], k["let_frequency"]
+    ),
     "language:response_language": lambda a, k: likeliest(a) == k["language"],
-    "length_constraints:number_sentences": lambda a, k: _compared(_sentences(a), k["relation"], k["num_sentences"]),
+    "length_constraints:number_sentences": lambda a, k: _compared(
+        _sentences(a), k["relation"], k["num_sentences"]
+    ),
     "length_constraints:number_paragraphs": _is_paragraphs,
-    "length_constraints:number_words": lambda a, k: _compared(len(_words(a)), k["relation"], k["num_words"]),
+    "length_constraints:number_words": lambda a, k: _compared(
+        len(_words(a)), k["relation"], k["num_words"]
+    ),
     "length_constraints:nth_paragraph_first_word": _first_word,
-    "detectable_content:number_placeholders": lambda a, k: len(re.findall(r"\[.*?\]", a)) >= k["num_placeholders"],
+    "detectable_content:number_placeholders": lambda a, k: (
+        len(re.findall(r"\[.*?\]", a)) >= k["num_placeholders"]
+    ),
     "detectable_content:postscript": _postscript,
     "detectable_format:number_bullet_lists": lambda a, k: _bullets(a) == k["num_bullets"],
     "detectable_format:constrained_response": lambda a, _: any(choice in a for choice in _CHOICES),
-    "detectable_format:number_highlighted_sections": lambda a, k: _highlights(a) >= k["num_highlights"],
+    "detectable_format:number_highlighted_sections": lambda a, k: (
+        _highlights(a) >= k["num_highlights"]
+    ),
     "detectable_format:multiple_sections": lambda a, k: (
         len(re.findall(rf"\s?{re.escape(k['section_spliter'])}\s?\d+\s?", a)) >= k["num_sections"]
     ),
     "detectable_format:json_format": _is_json,
-    "detectable_format:title": lambda a, _: any(found.strip("<> ") for found in re.findall(r"<<[^\n]+>>", a)),
+    "detectable_format:title": lambda a, _: any(
+        found.strip("<> ") for found in re.findall(r"<<[^\n]+>>", a)
+    ),
     "combination:two_responses": _two,
-    "combination:repeat_prompt": lambda a, k: a.strip().lower().startswith(k["prompt_to_repeat"].strip().lower()),
-    "startend:end_checker": lambda a, k: a.strip().strip('"').lower().endswith(k["end_phrase"].strip().lower()),
+    "combination:repeat_prompt": lambda a, k: (
+        a.strip().lower().startswith(k["prompt_to_repeat"].strip().lower())
+    ),
+    "startend:end_checker": lambda a, k: (
+        a.strip().strip('"').lower().endswith(k["end_phrase"].strip().lower())
+    ),
     "startend:quotation": lambda a, _: len(a.strip()) > 1 and a.strip()[0] == a.strip()[-1] == '"',
     "change_case:capital_word_frequency": lambda a, k: _compared(
         sum(word.isupper() for word in _words(a)), k["capital_relation"], k["capital_frequency"]

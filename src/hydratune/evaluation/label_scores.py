@@ -7,7 +7,12 @@ import numpy as np
 
 from hydratune.evaluation.measures import Measure, rate
 
-HOW = {"label_f1": "macro over the labels of the references; case, spaces and a full stop do not count; another word is no label"}
+HOW = {
+    "label_f1": (
+        "macro over the labels of the references; case, spaces and a full stop do not count;"
+        " another word is no label"
+    )
+}
 _SHOWN = 20  # labels with an F1 of their own
 
 
@@ -26,11 +31,15 @@ def measures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
     labels = sorted({s["expected_label"] for s in scores})
     result = {
         "label_accuracy": rate([s["label"] == s["expected_label"] for s in scores]),
-        "label_f1": Measure([column for label in labels for column in _counts(scores, label)], _macro_f1),
+        "label_f1": Measure(
+            [column for label in labels for column in _counts(scores, label)], _macro_f1
+        ),
         "label_unknown": rate([s["label"] not in labels for s in scores]),
     }
     if len(labels) <= _SHOWN:
-        result |= {f"label_f1/{label}": Measure(_counts(scores, label), _macro_f1) for label in labels}
+        result |= {
+            f"label_f1/{label}": Measure(_counts(scores, label), _macro_f1) for label in labels
+        }
     return result
 
 
@@ -38,7 +47,10 @@ def _counts(scores: Sequence[Mapping[str, Any]], label: str) -> list[list[float]
     """Columns: hits, and twice what F1 divides by: said and expected."""
     said = [float(s["label"] == label) for s in scores]
     expected = [float(s["expected_label"] == label) for s in scores]
-    return [[a * b for a, b in zip(said, expected, strict=True)], [a + b for a, b in zip(said, expected, strict=True)]]
+    return [
+        [a * b for a, b in zip(said, expected, strict=True)],
+        [a + b for a, b in zip(said, expected, strict=True)],
+    ]
 
 
 def _macro_f1(sums: np.ndarray) -> np.ndarray:

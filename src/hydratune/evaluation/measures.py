@@ -23,7 +23,9 @@ class Measure:
         return float(self.of(np.array([float(sum(column)) for column in self.columns])))
 
     def interval(self, groups: Sequence[str], confidence: float, samples: int) -> Interval | None:
-        """Wilson's where rows are right or wrong and independent, else a bootstrap over groups; None where there is one group."""
+        """Wilson's where rows are right or wrong and independent, else a bootstrap over groups;
+        None where there is one group.
+        """
         if self.hits and len(set(groups)) == len(groups):
             return statistics.wilson(round(sum(self.columns[0])), len(groups), confidence)
         if len(set(groups)) < 2:  # drawn again and again, one stays as it is
@@ -46,14 +48,20 @@ def mean(values: Sequence[float]) -> Measure:
 
 
 def request_of(prediction: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The turns of its row up to the answer, without what a prompt had beside them: examples, passages, a schema."""
+    """The turns of its row up to the answer, without what a prompt had beside them: examples,
+    passages, a schema.
+    """
     found = prediction.get("request", prediction.get("prompt"))
     return list(found) if isinstance(found, list) else []
 
 
 def asked_by_user(prediction: Mapping[str, Any]) -> str:
     """What the user says in it."""
-    return "\n\n".join(str(turn.get("content") or "") for turn in request_of(prediction) if turn.get("role") == "user")
+    return "\n\n".join(
+        str(turn.get("content") or "")
+        for turn in request_of(prediction)
+        if turn.get("role") == "user"
+    )
 
 
 def cut_of(predictions: Sequence[Mapping[str, Any]]) -> int:
@@ -69,11 +77,16 @@ def told_cut(cut: int, of: int, whose: str) -> str:
 
 def groups_of(predictions: Sequence[Mapping[str, Any]]) -> list[str]:
     """What is drawn whole; a row without a group is one of its own, whatever its id."""
-    return [f"group {p['group']}" if p.get("group") else f"row {i}" for i, p in enumerate(predictions)]
+    return [
+        f"group {p['group']}" if p.get("group") else f"row {i}" for i, p in enumerate(predictions)
+    ]
 
 
 def comparison(ours: Measure, theirs: Measure, groups: Sequence[str], samples: int) -> Comparison:
-    """Of two systems on the same rows. Where rows are right or wrong and independent, p is McNemar's, which is exact."""
+    """Of two systems on the same rows.
+
+    Where rows are right or wrong and independent, p is McNemar's, which is exact.
+    """
     found = statistics.paired(ours.columns, theirs.columns, ours.of, groups, samples)
     return replace(found, alone=alone(ours, theirs)) if exact(ours, theirs, groups) else found
 
@@ -89,7 +102,9 @@ def alone(ours: Measure, theirs: Measure) -> tuple[int, int, int]:
     return sum(a > b for a, b in pairs), sum(b > a for a, b in pairs), len(pairs)
 
 
-def difference(ours: Measure, theirs: Measure, groups: Sequence[str], confidence: float, samples: int) -> Difference:
+def difference(
+    ours: Measure, theirs: Measure, groups: Sequence[str], confidence: float, samples: int
+) -> Difference:
     """Of two systems on the same rows, where nothing else is tested beside it."""
     (found,) = statistics.corrected([comparison(ours, theirs, groups, samples)], confidence)
     return found

@@ -1,7 +1,7 @@
 """Metrics of one system on the test rows: pure functions of its predictions.
 
-A prediction is one row of predictions.jsonl. Every metric comes with its interval; what was counted and how is in
-``settings`` beside it.
+A prediction is one row of predictions.jsonl. Every metric comes with its interval; what was counted
+and how is in ``settings`` beside it.
 """
 
 import json
@@ -20,7 +20,15 @@ from hydratune.evaluation.measures import Measure, cut_of, groups_of, rate, shar
 from hydratune.evaluation.statistics import Interval, ratio
 
 Prediction = Mapping[str, Any]
-MAIN = ("label_accuracy", "field_f1", "tests_passed", "rougeL", "normalised_match", "exact_match")  # what says best how good answers are
+# what says best how good answers are
+MAIN = (
+    "label_accuracy",
+    "field_f1",
+    "tests_passed",
+    "rougeL",
+    "normalised_match",
+    "exact_match",
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,13 @@ class Measured:
     interval: Interval | None = None
 
 
-def choose_task(task: Task, references: Sequence[str], families: Sequence[str] | None = None) -> Task:
-    """What ``evaluation.task`` means for these references. Raises ``ConfigError`` if json is asked for and cannot be had."""
+def choose_task(
+    task: Task, references: Sequence[str], families: Sequence[str] | None = None
+) -> Task:
+    """What ``evaluation.task`` means for these references.
+
+    Raises ``ConfigError`` if json is asked for and cannot be had.
+    """
     if families is not None and "json" in families:
         task = Task.json
     if task is Task.text:
@@ -44,7 +57,16 @@ def choose_task(task: Task, references: Sequence[str], families: Sequence[str] |
             if task is Task.auto:
                 return Task.text
             why = f"a reference answer is not one JSON object ({error}): {reference[:60]!r}"
-            raise ConfigError([Problem("evaluation.task", task.value, why, "set evaluation.task=text, or mend the data")]) from None
+            raise ConfigError(
+                [
+                    Problem(
+                        "evaluation.task",
+                        task.value,
+                        why,
+                        "set evaluation.task=text, or mend the data",
+                    )
+                ]
+            ) from None
     return Task.json
 
 
@@ -56,8 +78,13 @@ def score_row(answered: Answered, families: Sequence[str]) -> dict[str, Any]:
     return scores
 
 
-def measures(predictions: Sequence[Prediction], families: Sequence[str], *, has_schema: bool) -> dict[str, Measure]:
-    """Every metric of one system, from stored scores and likelihoods. Documents have no scores: nobody was asked anything."""
+def measures(
+    predictions: Sequence[Prediction], families: Sequence[str], *, has_schema: bool
+) -> dict[str, Measure]:
+    """Every metric of one system, from stored scores and likelihoods.
+
+    Documents have no scores: nobody was asked anything.
+    """
     scores = [p["scores"] for p in predictions]
     result: dict[str, Measure] = {}
     if scores[0]:
@@ -69,23 +96,40 @@ def measures(predictions: Sequence[Prediction], families: Sequence[str], *, has_
     result["nll"] = nll
     result["perplexity"] = Measure(nll.columns, _perplexity)
     if all("answer_bytes" in p for p in predictions):
-        result["bits_per_byte"] = share([p["nll"] / math.log(2) for p in predictions], [p["answer_bytes"] for p in predictions])
+        result["bits_per_byte"] = share(
+            [p["nll"] / math.log(2) for p in predictions], [p["answer_bytes"] for p in predictions]
+        )
     if scores[0]:
         result["finished"] = rate([p["finish_reason"] == "stop" for p in predictions])
-        result["length_ratio"] = share([p["generated_tokens"] for p in predictions], [p["answer_tokens"] for p in predictions])
+        result["length_ratio"] = share(
+            [p["generated_tokens"] for p in predictions], [p["answer_tokens"] for p in predictions]
+        )
     return result
 
 
 def metrics(
-    predictions: Sequence[Prediction], config: EvaluationConfig, *, has_schema: bool, families: Sequence[str] | None = None
+    predictions: Sequence[Prediction],
+    config: EvaluationConfig,
+    *,
+    has_schema: bool,
+    families: Sequence[str] | None = None,
 ) -> dict[str, Measured]:
-    """Every metric with its interval. ``families``: those of the rows' scores where nothing else is said."""
+    """Every metric with its interval.
+
+    ``families``: those of the rows' scores where nothing else is said.
+    """
     groups = groups_of(predictions)
     result: dict[str, Measured] = {}
-    for name, measure in measures(predictions, families or families_of(predictions, config), has_schema=has_schema).items():
-        result[name] = Measured(measure.value, measure.interval(groups, config.confidence, config.bootstrap_samples))
+    for name, measure in measures(
+        predictions, families or families_of(predictions, config), has_schema=has_schema
+    ).items():
+        result[name] = Measured(
+            measure.value, measure.interval(groups, config.confidence, config.bootstrap_samples)
+        )
     if predictions[0]["scores"]:
-        result["generated_tokens"] = Measured(float(sum(p["generated_tokens"] for p in predictions)))
+        result["generated_tokens"] = Measured(
+            float(sum(p["generated_tokens"] for p in predictions))
+        )
         result["cut"] = Measured(float(cut_of(predictions)))
     return result
 
@@ -99,7 +143,9 @@ def _perplexity(sums: np.ndarray) -> np.ndarray:
     return np.exp(np.minimum(ratio(sums), 700.0))
 
 
-def settings(config: EvaluationConfig, task: Task, max_new_tokens: int, predictions: Sequence[Prediction]) -> dict[str, Any]:
+def settings(
+    config: EvaluationConfig, task: Task, max_new_tokens: int, predictions: Sequence[Prediction]
+) -> dict[str, Any]:
     """How the metrics of ``predictions`` were taken: without it a number cannot be compared."""
     percent = round(100 * config.confidence)
     families = names(config.metrics, task)
@@ -110,17 +156,32 @@ def settings(config: EvaluationConfig, task: Task, max_new_tokens: int, predicti
         "decoding": "greedy",
         "max_new_tokens": max_new_tokens,
         **{key: text for name in families for key, text in _how(name, predictions).items()},
-        "nll": "mean per token of the reference answer and its turn-end, given the prompt, or of a whole document; perplexity = exp(nll)",
-        "intervals": f"{percent} %: Wilson for rates, else bootstrap over groups ({config.bootstrap_samples} samples, seed 0)",
+        "nll": (
+            "mean per token of the reference answer and its turn-end, given the prompt, or of a"
+            " whole document; perplexity = exp(nll)"
+        ),
+        "intervals": (
+            f"{percent} %: Wilson for rates, else bootstrap over groups ({config.bootstrap_samples}"
+            " samples, seed 0)"
+        ),
     }
 
 
 def _how(name: str, predictions: Sequence[Prediction]) -> dict[str, str]:
     chosen = family(name)
-    return {**chosen.how(), **(chosen.signed([1 + len(p.get("references", [])) for p in predictions]) if chosen.signed else {})}
+    return {
+        **chosen.how(),
+        **(
+            chosen.signed([1 + len(p.get("references", [])) for p in predictions])
+            if chosen.signed
+            else {}
+        ),
+    }
 
 
-def flat(system: str, measured: Mapping[str, Measured]) -> tuple[dict[str, float], dict[str, list[float]]]:
+def flat(
+    system: str, measured: Mapping[str, Measured]
+) -> tuple[dict[str, float], dict[str, list[float]]]:
     """(values, intervals) under their names in metrics.json: ``eval/field_f1`` ..."""
     values = {f"{system}/{name}": m.value for name, m in measured.items()}
     intervals = {f"{system}/{name}": list(m.interval) for name, m in measured.items() if m.interval}
@@ -132,10 +193,14 @@ def flat_with_clean(
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """As ``flat``; where some rows are leaky, beside it ``<system>_clean/...`` of the others."""
     families = families_of(predictions, config) if predictions[0]["scores"] else None
-    values, intervals = flat(system, metrics(predictions, config, has_schema=has_schema, families=families))
+    values, intervals = flat(
+        system, metrics(predictions, config, has_schema=has_schema, families=families)
+    )
     clean = [p for p in predictions if not p.get("leaky")]
     if clean and len(clean) < len(predictions):
-        own = flat(f"{system}_clean", metrics(clean, config, has_schema=has_schema, families=families))
+        own = flat(
+            f"{system}_clean", metrics(clean, config, has_schema=has_schema, families=families)
+        )
         values, intervals = values | own[0], intervals | own[1]
         values[f"{system}_clean/rows"] = float(len(clean))
     return values, intervals

@@ -21,7 +21,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Epoch:
-    """``train`` is the mean over the epoch's steps, ``validation`` the last in it: training loss lags behind in the first epoch."""
+    """``train`` is the mean over the epoch's steps, ``validation`` the last in it: training loss
+    lags behind in the first epoch.
+    """
 
     epoch: int
     train: float
@@ -46,7 +48,12 @@ class Course:
     def flat(self) -> dict[str, float]:
         """For metrics.json and the trackers."""
         last = self.epochs[-1].gap if self.epochs else None
-        values = {"fit/best_step": self.best_step, "fit/best_epoch": self.best_epoch, "fit/rise": self.rise, "fit/gap": last}
+        values = {
+            "fit/best_step": self.best_step,
+            "fit/best_epoch": self.best_epoch,
+            "fit/rise": self.rise,
+            "fit/gap": last,
+        }
         return {name: value for name, value in values.items() if value is not None}
 
     def stored(self) -> dict[str, Any]:
@@ -55,9 +62,13 @@ class Course:
 
 
 def course(history: Sequence[Mapping[str, Any]]) -> Course:
-    """``history``: rows with step, epoch, train/loss and, where there was a validation, val/loss."""
+    """``history``: rows with step, epoch, train/loss and, where there was a validation, val/loss."""  # noqa: E501
     epochs = _epochs(history)
-    seen = [(int(r["step"]), float(r["epoch"]), float(r["val/loss"])) for r in history if _number(r.get("val/loss")) is not None]
+    seen = [
+        (int(r["step"]), float(r["epoch"]), float(r["val/loss"]))
+        for r in history
+        if _number(r.get("val/loss")) is not None
+    ]
     seen = [entry for entry in seen if math.isfinite(entry[2])]
     if not seen:
         return Course(Verdict.unknown, "no validation: nothing can be said", epochs)
@@ -66,10 +77,16 @@ def course(history: Sequence[Mapping[str, Any]]) -> Course:
     rise = last / best - 1 if best > 0 else 0.0
     known = step, epoch, rise
     if len(seen) < 2:
-        return Course(Verdict.unknown, "one validation: set trainer.validations_per_epoch=2 or more to see the course", epochs, *known)
+        return Course(
+            Verdict.unknown,
+            "one validation: set trainer.validations_per_epoch=2 or more to see the course",
+            epochs,
+            *known,
+        )
     if rise > _NOISE:
         advice = (
-            f"over-fitted after epoch {epoch:.3g}: the validation loss rose by {100 * rise:.1f} % from there; the weights of that point "
+            f"over-fitted after epoch {epoch:.3g}: the validation loss rose by {100 * rise:.1f} %"
+            " from there; the weights of that point "
         )
         advice += f"are kept; stop there ({_stop(epoch)}), or give more rows, a lower rate or rank"
         return Course(Verdict.overfitted, advice, epochs, *known)
@@ -77,9 +94,14 @@ def course(history: Sequence[Mapping[str, Any]]) -> Course:
     fall = before / last - 1 if last > 0 else 0.0
     if seen[-1][0] == step and fall > _NOISE:
         fell = f"the last validation is the lowest, {100 * fall:.1f} % below the others"
-        return Course(Verdict.learning, f"still learning: {fell}; more epochs may pay", epochs, *known)
+        return Course(
+            Verdict.learning, f"still learning: {fell}; more epochs may pay", epochs, *known
+        )
     return Course(
-        Verdict.settled, f"settled: the lowest validation loss came at epoch {epoch:.3g}, and the last is no worse", epochs, *known
+        Verdict.settled,
+        f"settled: the lowest validation loss came at epoch {epoch:.3g}, and the last is no worse",
+        epochs,
+        *known,
     )
 
 
@@ -95,7 +117,14 @@ def _epochs(history: Sequence[Mapping[str, Any]]) -> tuple[Epoch, ...]:
         Epoch(
             number,
             statistics.fmean(float(row["train/loss"]) for row in rows),
-            next((loss for row in reversed(rows) if (loss := _number(row.get("val/loss"))) is not None), None),
+            next(
+                (
+                    loss
+                    for row in reversed(rows)
+                    if (loss := _number(row.get("val/loss"))) is not None
+                ),
+                None,
+            ),
         )
         for number, rows in sorted(found.items())
     )

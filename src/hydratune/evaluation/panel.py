@@ -1,6 +1,8 @@
-"""What a model could do before it was fine-tuned: a fixed panel of texts, questions, instructions and neutral prompts.
+"""What a model could do before it was fine-tuned: a fixed panel of texts, questions, instructions
+and neutral prompts.
 
-A small one, made for this project, comes with the package; a user's own files take the place of its parts.
+A small one, made for this project, comes with the package; a user's own files take the place of its
+parts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +25,9 @@ _ANSWERS = ("answer", "reference", "response", "output", "completion")
 
 @dataclass(frozen=True)
 class Instruction:
-    """A prompt whose answer can be checked: names of rules (see ``instructions``) and what each is told."""
+    """A prompt whose answer can be checked: names of rules (see ``instructions``) and what each is
+    told.
+    """
 
     id: str
     prompt: str
@@ -42,32 +46,58 @@ class Panel:
     @property
     def fingerprint(self) -> str:
         return stable_hash(
-            [self.texts, [r.content_hash for r in (*self.questions, *self.neutral)], [(i.prompt, i.rules) for i in self.instructions]]
+            [
+                self.texts,
+                [r.content_hash for r in (*self.questions, *self.neutral)],
+                [(i.prompt, i.rules) for i in self.instructions],
+            ]
         )
 
 
 def load(config: ForgettingConfig) -> Panel:
-    """The panel that ``config`` means, at most ``config.items`` of each part. Raises ``ConfigError`` and ``DataError``."""
+    """The panel that ``config`` means, at most ``config.items`` of each part.
+
+    Raises ``ConfigError`` and ``DataError``.
+    """
     own = read_jsonl(_OWN)
 
     def of(part: str) -> list[dict[str, Any]]:
         return [record for record in own if record["part"] == part]
 
     if config.texts is not None:
-        named = [(name, piece) for name, text in documents(Path(config.texts).expanduser(), "evaluation.forgetting.texts")
+        named = [(name, piece) for name, text in documents(Path(config.texts).expanduser(), "evaluation.forgetting.texts")  # noqa: E501
                  for piece in pieces(text, _WORDS)]  # fmt: skip
     else:
         named = [(f"text {number}", record["text"]) for number, record in enumerate(of("text"), 1)]
-    asked = [*of("maths"), *of("chat")] if config.questions is None else _read(config.questions, "questions")
-    instructed = of("instruction") if config.instructions is None else _read(config.instructions, "instructions")
+    asked = (
+        [*of("maths"), *of("chat")]
+        if config.questions is None
+        else _read(config.questions, "questions")
+    )
+    instructed = (
+        of("instruction")
+        if config.instructions is None
+        else _read(config.instructions, "instructions")
+    )
     most = config.items
     return Panel(
         tuple(_spread(named, most)),
-        tuple(_question(record, number, config.questions) for number, record in enumerate(_spread(asked, most), 1)),
-        tuple(_row(f"neutral {n}", record["question"], "") for n, record in enumerate(of("neutral")[:most], 1)),
-        tuple(_instruction(record, n, config.instructions) for n, record in enumerate(_spread(instructed, most), 1))
-        if config.answers
-        else (),
+        tuple(
+            _question(record, number, config.questions)
+            for number, record in enumerate(_spread(asked, most), 1)
+        ),
+        tuple(
+            _row(f"neutral {n}", record["question"], "")
+            for n, record in enumerate(of("neutral")[:most], 1)
+        ),
+        (
+            tuple(
+                _instruction(record, n, config.instructions)
+                for n, record in enumerate(_spread(instructed, most), 1)
+            )
+            if config.answers
+            else ()
+        ),
     )
 
 
@@ -87,7 +117,14 @@ def _read(file: str, key: str) -> list[dict[str, Any]]:
     path = Path(file).expanduser()
     if not path.is_file():
         raise ConfigError(
-            [Problem(f"evaluation.forgetting.{key}", file, "no such file", "give a JSONL file, or null for the built-in panel")]
+            [
+                Problem(
+                    f"evaluation.forgetting.{key}",
+                    file,
+                    "no such file",
+                    "give a JSONL file, or null for the built-in panel",
+                )
+            ]
         )
     return read_jsonl(path)
 
@@ -114,6 +151,16 @@ def _row(name: str, question: str, answer: str) -> Row:
 def _instruction(record: Any, number: int, file: str | None) -> Instruction:
     fields = record if isinstance(record, dict) else {}
     names, told = fields.get("instruction_id_list"), fields.get("kwargs")
-    if not isinstance(fields.get("prompt"), str) or not isinstance(names, list) or not isinstance(told, list) or len(names) != len(told):
-        raise DataError(f"{file}: entry {number}: an instruction needs prompt, instruction_id_list and as many kwargs")
-    return Instruction(str(fields.get("key", number)), fields["prompt"], tuple(zip(names, told, strict=True)))
+    if (
+        not isinstance(fields.get("prompt"), str)
+        or not isinstance(names, list)
+        or not isinstance(told, list)
+        or len(names) != len(told)
+    ):
+        raise DataError(
+            f"{file}: entry {number}: an instruction needs prompt, instruction_id_list and as many"
+            " kwargs"
+        )
+    return Instruction(
+        str(fields.get("key", number)), fields["prompt"], tuple(zip(names, told, strict=True))
+    )

@@ -42,8 +42,14 @@ class Library:
         words = [word for word in _words([query])[0] if word in self._known]
         if not words:
             return []
-        found, scores = self._index.retrieve([words], k=min(count, len(self.passages)), show_progress=False)
-        return [self.passages[number] for number, score in zip(found[0], scores[0], strict=True) if score > 0]
+        found, scores = self._index.retrieve(
+            [words], k=min(count, len(self.passages)), show_progress=False
+        )
+        return [
+            self.passages[number]
+            for number, score in zip(found[0], scores[0], strict=True)
+            if score > 0
+        ]
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
@@ -55,14 +61,20 @@ def _words(texts: Sequence[str]) -> list[list[str]]:
 
 
 def pieces(text: str, words: int) -> list[str]:
-    """``text`` in pieces of about ``words`` words, cut between paragraphs where they are short enough."""
+    """``text`` in pieces of about ``words`` words, cut between paragraphs where they are short
+    enough.
+    """
     found: list[str] = []
     here: list[str] = []
     count = 0
     for paragraph in text.split("\n\n"):
         tokens = paragraph.split()
         for start in range(0, len(tokens), words) or [0]:
-            part = paragraph.strip() if len(tokens) <= words else " ".join(tokens[start : start + words])
+            part = (
+                paragraph.strip()
+                if len(tokens) <= words
+                else " ".join(tokens[start : start + words])
+            )
             size = min(words, len(tokens) - start)
             if here and count + size > words:
                 found.append("\n\n".join(here))
@@ -74,15 +86,28 @@ def pieces(text: str, words: int) -> list[str]:
 
 
 def documents(place: Path, setting: str) -> list[tuple[str, str]]:
-    """(name, text) of a text file or of every one below a folder; of a JSONL file one a line. Raises ``ConfigError``."""
-    files = sorted(p for p in place.rglob("*") if p.suffix in _ENDINGS and p.is_file()) if place.is_dir() else [place]
+    """(name, text) of a text file or of every one below a folder; of a JSONL file one a line.
+
+    Raises ``ConfigError``.
+    """
+    files = (
+        sorted(p for p in place.rglob("*") if p.suffix in _ENDINGS and p.is_file())
+        if place.is_dir()
+        else [place]
+    )
     if not place.exists() or not files:
-        why = "no such file or folder" if not place.exists() else f"no text in it ({', '.join(_ENDINGS)})"
+        why = (
+            "no such file or folder"
+            if not place.exists()
+            else f"no text in it ({', '.join(_ENDINGS)})"
+        )
         raise ConfigError([Problem(setting, place, why, "give a text file or a folder of texts")])
     found: list[tuple[str, str]] = []
     for file in files:
         if file.suffix == ".jsonl":
-            found += [_document(record, file, number) for number, record in enumerate(read_jsonl(file), 1)]
+            found += [
+                _document(record, file, number) for number, record in enumerate(read_jsonl(file), 1)
+            ]
         else:
             found.append((file.stem, file.read_text("utf-8", errors="replace")))
     return found
@@ -90,7 +115,11 @@ def documents(place: Path, setting: str) -> list[tuple[str, str]]:
 
 def from_files(place: Path, words: int) -> list[Passage]:
     """Passages of the documents in a file or folder. Raises ``ConfigError``."""
-    return [Passage(name, piece) for name, text in documents(place, "knowledge") for piece in pieces(text, words)]
+    return [
+        Passage(name, piece)
+        for name, text in documents(place, "knowledge")
+        for piece in pieces(text, words)
+    ]
 
 
 def _document(record: Any, file: Path, number: int) -> tuple[str, str]:
@@ -98,12 +127,17 @@ def _document(record: Any, file: Path, number: int) -> tuple[str, str]:
     text = next((fields[name] for name in _TEXTS if isinstance(fields.get(name), str)), None)
     if text is None:
         raise InputError(f"{file}:{number}: a document needs one of the fields {', '.join(_TEXTS)}")
-    return str(next((fields[name] for name in _TITLES if fields.get(name)), f"{file.stem} {number}")), text
+    return str(
+        next((fields[name] for name in _TITLES if fields.get(name)), f"{file.stem} {number}")
+    ), text
 
 
 def from_rows(rows: Sequence[Row]) -> list[Passage]:
     """Each training row as what was asked and what was answered."""
-    return [Passage(f"example {n}", f"{request(row)}\nAnswer: {row.answer}") for n, row in enumerate(rows, 1)]
+    return [
+        Passage(f"example {n}", f"{request(row)}\nAnswer: {row.answer}")
+        for n, row in enumerate(rows, 1)
+    ]
 
 
 def request(row: Row) -> str:

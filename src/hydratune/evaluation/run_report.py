@@ -1,4 +1,7 @@
-"""report.html of a run: a pure function of its directory, finished or not. What is not there is left out."""
+"""report.html of a run: a pure function of its directory, finished or not.
+
+What is not there is left out.
+"""
 
 import csv
 import io
@@ -25,7 +28,10 @@ _SYSTEMS = {"base": "base, zero-shot", "fewshot": "base, few-shot", "eval": "fin
 _SHOWN = 40  # rows whose answers are on the page
 _LONGEST = 3000  # letters of a text
 _LOWER = ("nll",)
-ONE_RUN = "All this is of one run: by how much another seed of the same settings would differ is not in these intervals."
+ONE_RUN = (
+    "All this is of one run: by how much another seed of the same settings would differ is not in"
+    " these intervals."
+)
 _LOST = {
     "bits_per_byte": "general texts, bits per byte",
     "nll": "answers to general questions, NLL",
@@ -47,7 +53,9 @@ def render(record: RunDirectory) -> str:
     predictions = {system: rows for system in _SYSTEMS if (rows := _rows(record, system))}
     status = _json(record.status_file)
     damaged = [*digests.problems(record.path), *digests.problems(record.path / ".hydra")]
-    systems = [system for system in _SYSTEMS if any(key.startswith(f"{system}/") for key in measured)]
+    systems = [
+        system for system in _SYSTEMS if any(key.startswith(f"{system}/") for key in measured)
+    ]
     main = next((name for name in metrics.MAIN if f"eval/{name}" in measured), None)
     evaluation = EvaluationConfig(metrics=settings.get("evaluation.metrics"))
     return page(
@@ -66,8 +74,14 @@ def render(record: RunDirectory) -> str:
         course=measured.get("course") or {},
         chart=_chart(record, measured),
         lost=_lost(measured, intervals),
-        heart=memorisation.told(measured, intervals) if "memorisation/difference" in measured else "",
-        secrets=canaries.told(measured, intervals) if "memorisation/canary_difference" in measured else "",
+        heart=(
+            memorisation.told(measured, intervals) if "memorisation/difference" in measured else ""
+        ),
+        secrets=(
+            canaries.told(measured, intervals)
+            if "memorisation/canary_difference" in measured
+            else ""
+        ),
         costs=_costs(measured),
         seconds=measured.get("seconds", {}),
         changed=_overrides(record),
@@ -89,7 +103,11 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _settings(record: RunDirectory) -> dict[str, Any]:
     try:
-        return flat(OmegaConf.to_container(load_yaml(record.config_file))) if record.config_file.is_file() else {}
+        return (
+            flat(OmegaConf.to_container(load_yaml(record.config_file)))
+            if record.config_file.is_file()
+            else {}
+        )
     except (InputError, OmegaConfBaseException, YAMLError, ValueError):
         return {}
 
@@ -97,7 +115,11 @@ def _settings(record: RunDirectory) -> dict[str, Any]:
 def _rows(record: RunDirectory, system: str) -> list[dict[str, Any]]:
     file = record.predictions_file(system)
     try:
-        return [row for row in read_jsonl(file) if isinstance(row, dict) and "prediction" in row] if file.is_file() else []
+        return (
+            [row for row in read_jsonl(file) if isinstance(row, dict) and "prediction" in row]
+            if file.is_file()
+            else []
+        )
     except RunError:
         return []
 
@@ -112,7 +134,12 @@ def _overrides(record: RunDirectory) -> list[str]:
     return [mask(str(one)) for one in found] if isinstance(found, list) else []
 
 
-def _bars(measured: Mapping[str, Any], intervals: Mapping[str, Any], systems: Sequence[str], main: str | None) -> list[dict[str, Any]]:
+def _bars(
+    measured: Mapping[str, Any],
+    intervals: Mapping[str, Any],
+    systems: Sequence[str],
+    main: str | None,
+) -> list[dict[str, Any]]:
     if main is None:
         return []
     known = [
@@ -122,14 +149,29 @@ def _bars(measured: Mapping[str, Any], intervals: Mapping[str, Any], systems: Se
     ]
     largest = max([value for _, value, _ in known] + [edge[1] for _, _, edge in known if edge])
     return [
-        {"title": _SYSTEMS[system], "value": f"{value:.3f}", "interval": edge, "bar": bar(value, edge, largest, best=system == "eval")}
+        {
+            "title": _SYSTEMS[system],
+            "value": f"{value:.3f}",
+            "interval": edge,
+            "bar": bar(value, edge, largest, best=system == "eval"),
+        }
         for system, value, edge in known
     ]
 
 
-def _table(measured: Mapping[str, Any], intervals: Mapping[str, Any], systems: Sequence[str]) -> list[tuple[str, list[str]]]:
-    known = [name for name in table.NAMES if any(f"{system}/{name}" in measured for system in systems)]
-    return [(table.TITLES[name], [_number(measured, intervals, f"{system}/{name}") for system in systems]) for name in known]
+def _table(
+    measured: Mapping[str, Any], intervals: Mapping[str, Any], systems: Sequence[str]
+) -> list[tuple[str, list[str]]]:
+    known = [
+        name for name in table.NAMES if any(f"{system}/{name}" in measured for system in systems)
+    ]
+    return [
+        (
+            table.TITLES[name],
+            [_number(measured, intervals, f"{system}/{name}") for system in systems],
+        )
+        for name in known
+    ]
 
 
 def _number(measured: Mapping[str, Any], intervals: Mapping[str, Any], key: str) -> str:
@@ -141,54 +183,100 @@ def _number(measured: Mapping[str, Any], intervals: Mapping[str, Any], key: str)
 
 
 def _verdicts(
-    predictions: Mapping[str, Sequence[Mapping[str, Any]]], main: str | None, config: EvaluationConfig, has_schema: bool
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+    main: str | None,
+    config: EvaluationConfig,
+    has_schema: bool,
 ) -> list[str]:
     """The fine-tuned model against each baseline, paired over the same rows."""
     ours = predictions.get("eval")
     told = []
     for system in ("fewshot", "base"):
         theirs = predictions.get(system)
-        if not ours or not theirs or [row.get("item_hash") for row in ours] != [row.get("item_hash") for row in theirs]:
+        if (
+            not ours
+            or not theirs
+            or [row.get("item_hash") for row in ours] != [row.get("item_hash") for row in theirs]
+        ):
             continue
         try:
-            both = [metrics.measures(rows, metrics.families_of(rows, config), has_schema=has_schema) for rows in (ours, theirs)]
+            both = [
+                metrics.measures(rows, metrics.families_of(rows, config), has_schema=has_schema)
+                for rows in (ours, theirs)
+            ]
             names = [name for name in (main, "nll") if name and name in both[0] and name in both[1]]
             for name in names:
-                found = difference(both[0][name], both[1][name], groups_of(ours), config.confidence, config.bootstrap_samples)
+                found = difference(
+                    both[0][name],
+                    both[1][name],
+                    groups_of(ours),
+                    config.confidence,
+                    config.bootstrap_samples,
+                )
                 better = (found.value < 0) == (name in _LOWER)
-                word = ("better" if better else "worse") if found.p < 1 - config.confidence else "not distinguishable"
+                word = (
+                    ("better" if better else "worse")
+                    if found.p < 1 - config.confidence
+                    else "not distinguishable"
+                )
                 change = f"{found.value:+.3f} {found.between('+.3f')}, p = {found.p:.2g}"
-                told.append(f"{table.TITLES[name]}, fine-tuned against {_SYSTEMS[system]}: {change}: {word}")
+                told.append(
+                    f"{table.TITLES[name]}, fine-tuned against {_SYSTEMS[system]}: {change}: {word}"
+                )
         except (RunError, KeyError, TypeError, ValueError):
             continue
-    cut = [told_cut(cut_of(rows), len(rows), _SYSTEMS[system]) for system, rows in predictions.items()]
+    cut = [
+        told_cut(cut_of(rows), len(rows), _SYSTEMS[system]) for system, rows in predictions.items()
+    ]
     return [*told, *([ONE_RUN] if told else []), *filter(None, cut)]
 
 
 def _chart(record: RunDirectory, measured: Mapping[str, Any]) -> str:
     try:
-        history = list(csv.DictReader(io.StringIO(read_text(record.history_file)))) if record.history_file.is_file() else []
+        history = (
+            list(csv.DictReader(io.StringIO(read_text(record.history_file))))
+            if record.history_file.is_file()
+            else []
+        )
         lines = []
-        for key, title, look in (("train/loss", "training loss", "train"), ("val/loss", "validation loss", "val")):
-            lines.append((title, look, [(float(row["step"]), float(row[key])) for row in history if row.get(key)]))
+        for key, title, look in (
+            ("train/loss", "training loss", "train"),
+            ("val/loss", "validation loss", "val"),
+        ):
+            lines.append(
+                (
+                    title,
+                    look,
+                    [(float(row["step"]), float(row[key])) for row in history if row.get(key)],
+                )
+            )
     except (RunError, OSError, ValueError, KeyError, csv.Error):
         return ""
     step = measured.get("fit/best_step")
     best = next((point for point in lines[1][2] if point[0] == step), None)
-    finite = [(title, look, [p for p in points if p[1] == p[1] and abs(p[1]) < 1e9]) for title, look, points in lines]
+    finite = [
+        (title, look, [p for p in points if p[1] == p[1] and abs(p[1]) < 1e9])
+        for title, look, points in lines
+    ]
     return curves(finite, best, "optimizer step")
 
 
-def _lost(measured: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def _lost(
+    measured: Mapping[str, Any], intervals: Mapping[str, Any]
+) -> list[tuple[str, str, str, str]]:
     rows = []
     for name, title in _LOST.items():
         key = f"forgetting/{name}"
         if f"{key}_delta" in measured:
             edge = intervals.get(f"{key}_delta")
-            delta = f"{measured[f'{key}_delta']:+.4f} " + (f"[{edge[0]:+.4f}, {edge[1]:+.4f}]" if edge else "(too few to tell)")
+            delta = f"{measured[f'{key}_delta']:+.4f} " + (
+                f"[{edge[0]:+.4f}, {edge[1]:+.4f}]" if edge else "(too few to tell)"
+            )
             rows.append((title, f"{measured[f'{key}_base']:.4f}", f"{measured[key]:.4f}", delta))
     if "forgetting/kl" in measured:
-        rows.append(("divergence from the base, nats a token", "", f"{measured['forgetting/kl']:.4f}", ""))
+        rows.append(
+            ("divergence from the base, nats a token", "", f"{measured['forgetting/kl']:.4f}", "")
+        )
     if measured.get("forgetting/within_budget") is False:
         rows.append(("more was lost than evaluation.forgetting.fail allows", "", "", ""))
     return rows
@@ -201,7 +289,11 @@ def _costs(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
         "cost/tokens": ("tokens trained", "{:,}"),
         "cost/tokens_per_second": ("tokens/s in training", "{:,.0f}"),
     }
-    rows = [(title, form.format(measured[key])) for key, (title, form) in known.items() if key in measured]
+    rows = [
+        (title, form.format(measured[key]))
+        for key, (title, form) in known.items()
+        if key in measured
+    ]
     if "cost/peak_memory_bytes" in measured:
         rows.append(("peak memory", f"{measured['cost/peak_memory_bytes'] / 2**30:.2f} GiB"))
     return rows
@@ -224,16 +316,32 @@ def _data(record: RunDirectory) -> dict[str, Any]:
         }
         for name, one in found.get("splits", {}).items()
     ]
-    findings = [(name, one.get("level", ""), one.get("count", 0)) for name, one in found.get("quality", {}).items()]
+    findings = [
+        (name, one.get("level", ""), one.get("count", 0))
+        for name, one in found.get("quality", {}).items()
+    ]
     page = (record.path / "data.html").is_file()
-    return {"splits": splits, "findings": findings, "canaries": len(found.get("canaries", [])), "page": page}
+    return {
+        "splits": splits,
+        "findings": findings,
+        "canaries": len(found.get("canaries", [])),
+        "page": page,
+    }
 
 
-def _answers(predictions: Mapping[str, Sequence[Mapping[str, Any]]], main: str | None) -> list[dict[str, Any]]:
+def _answers(
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]], main: str | None
+) -> list[dict[str, Any]]:
     """The fine-tuned model's worst answers first, with what the others said."""
     ours = predictions.get("eval", [])
-    order = sorted(range(len(ours)), key=lambda i: (_quality(ours[i], main), -float(ours[i].get("nll") or 0.0)))
-    others = {system: {row.get("item_hash"): row for row in rows} for system, rows in predictions.items() if system != "eval"}
+    order = sorted(
+        range(len(ours)), key=lambda i: (_quality(ours[i], main), -float(ours[i].get("nll") or 0.0))
+    )
+    others = {
+        system: {row.get("item_hash"): row for row in rows}
+        for system, rows in predictions.items()
+        if system != "eval"
+    }
     shown = []
     for i in order[:_SHOWN]:
         row, scores = ours[i], ours[i].get("scores") or {}
@@ -243,7 +351,11 @@ def _answers(predictions: Mapping[str, Sequence[Mapping[str, Any]]], main: str |
             for s, rows in others.items()
             if row.get("item_hash") in rows
         ]
-        wrong = [str(error) for error in scores.get("errors", [])][:5] if isinstance(scores.get("errors"), list) else []
+        wrong = (
+            [str(error) for error in scores.get("errors", [])][:5]
+            if isinstance(scores.get("errors"), list)
+            else []
+        )
         request = asked_by_user(row)
         shown.append(
             {

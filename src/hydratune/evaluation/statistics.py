@@ -1,7 +1,8 @@
 """How sure a number is, and whether two can be told apart. Pure functions on numbers.
 
-Nearly every metric is a function of sums over rows: a rate is hits / rows, macro F1 a mean over labels of ratios of sums.
-``Of`` is that function; with it, rows can be drawn again and the metric taken of what was drawn.
+Nearly every metric is a function of sums over rows: a rate is hits / rows, macro F1 a mean over
+labels of ratios of sums. ``Of`` is that function; with it, rows can be drawn again and the metric
+taken of what was drawn.
 """
 
 import math
@@ -29,13 +30,20 @@ def wilson(successes: int, trials: int, confidence: float) -> Interval:
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     rate = successes / trials
     centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    half = (
+        z
+        * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+        / (1 + z * z / trials)
+    )
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     return low, (1.0 if successes == trials else min(1.0, centre + half))
 
 
-def bootstrap(columns: Columns, of: Of, groups: Sequence[str], confidence: float, samples: int, seed: int = 0) -> Interval:
-    """Percentile interval of ``of`` the sums of ``columns`` when whole groups are drawn again, with replacement.
+def bootstrap(
+    columns: Columns, of: Of, groups: Sequence[str], confidence: float, samples: int, seed: int = 0
+) -> Interval:
+    """Percentile interval of ``of`` the sums of ``columns`` when whole groups are drawn again, with
+    replacement.
 
     Rows of one group (one contract, one dialogue) are not independent, so a group is drawn whole.
     """
@@ -43,7 +51,12 @@ def bootstrap(columns: Columns, of: Of, groups: Sequence[str], confidence: float
 
 
 def bootstrap_ratio(
-    numerators: Sequence[float], denominators: Sequence[float], groups: Sequence[str], confidence: float, samples: int, seed: int = 0
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    groups: Sequence[str],
+    confidence: float,
+    samples: int,
+    seed: int = 0,
 ) -> Interval:
     """Of sum(numerators) / sum(denominators)."""
     return bootstrap([numerators, denominators], ratio, groups, confidence, samples, seed)
@@ -51,7 +64,10 @@ def bootstrap_ratio(
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more one system has than another on the same rows. The interval excludes 0 exactly where ``p`` tells them apart."""
+    """How much more one system has than another on the same rows.
+
+    The interval excludes 0 exactly where ``p`` tells them apart.
+    """
 
     value: float
     interval: Interval | None  # None: ``groups`` are too few to show any difference, however large
@@ -73,23 +89,36 @@ class Difference:
 
     def negative(self) -> "Difference":
         """Of theirs to ours."""
-        return replace(self, value=-self.value, interval=None if self.interval is None else (-self.interval[1], -self.interval[0]))
+        return replace(
+            self,
+            value=-self.value,
+            interval=None if self.interval is None else (-self.interval[1], -self.interval[0]),
+        )
 
 
 Part = tuple[float, float]  # (variance, its degrees of freedom)
 
 
 def half_width(parts: Sequence[Part], alpha: float) -> float:
-    """Of an interval of a normal value whose variance is the sum of independently estimated ``parts``: sqrt(sum of t^2 * variance).
+    """Of an interval of a normal value whose variance is the sum of independently estimated
+    ``parts``: sqrt(sum of t^2 * variance).
 
-    t is Student's for the degrees of freedom of each part. It covers in at least 1 - ``alpha`` of all cases whatever the true
-    variances are (Banerjee 1960, Sankhya 22, 359; Cochran 1964, Biometrics 20, 191): the chance that Z^2 <= x is concave in x, so that
-    of a mixture is at least the mixture of the chances, each of which is 1 - alpha. Satterthwaite's t (1946), which estimates the
-    degrees of freedom of the sum, has no such bound: it believes a spread of two seeds that is small by chance.
+    t is Student's for the degrees of freedom of each part. It covers in at least 1 - ``alpha`` of
+    all cases whatever the true variances are (Banerjee 1960, Sankhya 22, 359; Cochran 1964,
+    Biometrics 20, 191): the chance that Z^2 <= x is concave in x, so that of a mixture is at least
+    the mixture of the chances, each of which is 1 - alpha. Satterthwaite's t (1946), which
+    estimates the degrees of freedom of the sum, has no such bound: it believes a spread of two
+    seeds that is small by chance.
     """
     from scipy.special import stdtrit
 
-    return math.sqrt(math.fsum(variance * float(stdtrit(freedom, alpha / 2)) ** 2 for variance, freedom in parts if variance > 0))
+    return math.sqrt(
+        math.fsum(
+            variance * float(stdtrit(freedom, alpha / 2)) ** 2
+            for variance, freedom in parts
+            if variance > 0
+        )
+    )
 
 
 def by_parts(value: float, parts: Sequence[Part]) -> float:
@@ -106,7 +135,9 @@ def by_parts(value: float, parts: Sequence[Part]) -> float:
     low, high = math.log(1e-300), 0.0
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if half_width(known, math.exp(middle)) > abs(value) else (low, middle)
+        low, high = (
+            (middle, high) if half_width(known, math.exp(middle)) > abs(value) else (low, middle)
+        )
     return math.exp(high)
 
 
@@ -114,9 +145,11 @@ def by_parts(value: float, parts: Sequence[Part]) -> float:
 class Comparison:
     """A difference before it is known how many others are tested beside it.
 
-    ``bounds``: the parts of its variance, in one or several ways of which the most careful counts. ``informative``: groups that differ
-    at all. Each of them is as likely to differ to the other side if there is no difference, so p is at least 2^(1 - informative).
-    ``alone``: for rows that are right or wrong, those that only ours, and only theirs, got right, of so many; p is then McNemar's.
+    ``bounds``: the parts of its variance, in one or several ways of which the most careful counts.
+    ``informative``: groups that differ at all. Each of them is as likely to differ to the other
+    side if there is no difference, so p is at least 2^(1 - informative). ``alone``: for rows that
+    are right or wrong, those that only ours, and only theirs, got right, of so many; p is then
+    McNemar's.
     """
 
     value: float
@@ -128,7 +161,9 @@ class Comparison:
     @property
     def _known(self) -> bool:
         """Whether all of it are numbers: of a loss that is none, nothing is known."""
-        return math.isfinite(self.value) and all(math.isfinite(variance) for parts in self.bounds for variance, _ in parts)
+        return math.isfinite(self.value) and all(
+            math.isfinite(variance) for parts in self.bounds for variance, _ in parts
+        )
 
     @property
     def p(self) -> float:
@@ -137,10 +172,18 @@ class Comparison:
             return mcnemar(self.alone[0], self.alone[1])
         if not self._known:
             return 1.0
-        return min(1.0, max(2.0 ** (1 - self.informative), *(by_parts(self.value, parts) for parts in self.bounds)))
+        return min(
+            1.0,
+            max(
+                2.0 ** (1 - self.informative),
+                *(by_parts(self.value, parts) for parts in self.bounds),
+            ),
+        )
 
     def interval(self, alpha: float) -> Interval | None:
-        """Excludes 0 exactly where p < ``alpha``; None where so few groups could not, whatever they say."""
+        """Excludes 0 exactly where p < ``alpha``; None where so few groups could not, whatever they
+        say.
+        """
         if 2.0 ** (1 - self.groups) >= alpha or not self._known:
             return None
         half = max(half_width(parts, alpha) for parts in self.bounds)
@@ -152,9 +195,10 @@ class Comparison:
         return low, high
 
     def _exact(self, alpha: float, low: float, high: float) -> Interval:
-        """That of McNemar's test: Clopper and Pearson's of the share of ours among the rows that differ, times their share of all rows
-        (Fay and Lumbard 2021, Statistics in Medicine 40, 1147). Away from 0 the wider of it and ``low``, ``high`` counts, for how many
-        rows differ is chance as well.
+        """That of McNemar's test: Clopper and Pearson's of the share of ours among the rows that
+        differ, times their share of all rows (Fay and Lumbard 2021, Statistics in Medicine 40,
+        1147). Away from 0 the wider of it and ``low``, ``high`` counts, for how many rows differ is
+        chance as well.
         """
         from scipy.special import betaincinv
 
@@ -166,32 +210,47 @@ class Comparison:
         least = float(betaincinv(ours, theirs + 1, alpha / 2)) if ours else 0.0
         most = float(betaincinv(ours + 1, theirs, 1 - alpha / 2)) if theirs else 1.0
         near = (2 * least - 1) * trials / rows, (2 * most - 1) * trials / rows
-        return near[0] if ours > theirs else min(near[0], low), near[1] if ours < theirs else max(near[1], high)
+        return near[0] if ours > theirs else min(near[0], low), near[1] if ours < theirs else max(
+            near[1], high
+        )
 
 
 def corrected(comparisons: Sequence[Comparison], confidence: float) -> list[Difference]:
-    """All comparisons of one family: p after Holm (1979), and intervals that exclude 0 exactly where that p is below 1 - ``confidence``.
+    """All comparisons of one family: p after Holm (1979), and intervals that exclude 0 exactly
+    where that p is below 1 - ``confidence``.
 
-    An interval is at the level at which Holm's procedure judges its comparison: alpha / n for the smallest p, alpha / (n - 1) for the
-    next, and from the first one that tells nothing apart on, that one's.
+    An interval is at the level at which Holm's procedure judges its comparison: alpha / n for the
+    smallest p, alpha / (n - 1) for the next, and from the first one that tells nothing apart on,
+    that one's.
     """
     raw = [one.p for one in comparisons]
     levels = holm_levels(raw, 1 - confidence)
-    return [Difference(one.value, one.interval(level), p, one.groups) for one, level, p in zip(comparisons, levels, holm(raw), strict=True)]
+    return [
+        Difference(one.value, one.interval(level), p, one.groups)
+        for one, level, p in zip(comparisons, levels, holm(raw), strict=True)
+    ]
 
 
-def paired(ours: Columns, theirs: Columns, of: Of, groups: Sequence[str], samples: int, seed: int = 0) -> Comparison:
-    """``of`` the sums of ``ours`` less that of ``theirs``, over the same groups of rows, by Student's t.
+def paired(
+    ours: Columns, theirs: Columns, of: Of, groups: Sequence[str], samples: int, seed: int = 0
+) -> Comparison:
+    """``of`` the sums of ``ours`` less that of ``theirs``, over the same groups of rows, by
+    Student's t.
 
-    Its variance is that over groups drawn again, with replacement (bootstrap), times n / (n - 1) for n groups.
+    Its variance is that over groups drawn again, with replacement (bootstrap), times n / (n - 1)
+    for n groups.
     """
     sums = _resampled([*ours, *theirs], groups, samples, seed)
     differences = of(sums[:, : len(ours)]) - of(sums[:, len(ours) :])
-    value = of(np.array([math.fsum(column) for column in ours])) - of(np.array([math.fsum(column) for column in theirs]))
+    value = of(np.array([math.fsum(column) for column in ours])) - of(
+        np.array([math.fsum(column) for column in theirs])
+    )
     return over_rows(float(value), differences, groups, differing([ours], [theirs], groups))
 
 
-def over_rows(value: float, samples: np.ndarray, groups: Sequence[str], informative: int) -> Comparison:
+def over_rows(
+    value: float, samples: np.ndarray, groups: Sequence[str], informative: int
+) -> Comparison:
     """A difference whose ``samples`` are those over groups drawn again."""
     count = len(set(groups))
     return Comparison(cleaned(value), ((rows_part(samples, count),),), count, informative)
@@ -201,7 +260,8 @@ def rows_part(samples: np.ndarray, groups: int) -> Part:
     """The variance that the rows make, from ``samples`` over ``groups`` drawn again."""
     known = bool(np.isfinite(samples).all())
     variance = float(np.var(samples, ddof=1)) * groups / max(1, groups - 1) if known else math.inf
-    return (variance if variance > 1e-24 else 0.0), float(max(1, groups - 1))  # equal rows, summed in another order, do not differ
+    # equal rows, summed in another order, do not differ
+    return (variance if variance > 1e-24 else 0.0), float(max(1, groups - 1))
 
 
 def cleaned(value: float) -> float:
@@ -211,7 +271,10 @@ def cleaned(value: float) -> float:
 
 def differing(ours: Sequence[Columns], theirs: Sequence[Columns], groups: Sequence[str]) -> int:
     """In how many groups the two sides, each the mean of several runs, have not the same."""
-    sides = [np.mean([np.asarray(columns, dtype=float) for columns in runs], axis=0) for runs in (ours, theirs)]  # (columns, rows)
+    sides = [
+        np.mean([np.asarray(columns, dtype=float) for columns in runs], axis=0)
+        for runs in (ours, theirs)
+    ]  # (columns, rows)
     rows = (np.abs(sides[0] - sides[1]) > 1e-12).any(axis=0)
     return len({group for group, differs in zip(groups, rows, strict=True) if differs})
 
@@ -226,27 +289,38 @@ def paired_bootstrap(
     seed: int = 0,
 ) -> Difference:
     """Of sum(ours) / sum(denominators) to sum(theirs) / sum(denominators)."""
-    (found,) = corrected([paired([ours, denominators], [theirs, denominators], ratio, groups, samples, seed)], confidence)
+    (found,) = corrected(
+        [paired([ours, denominators], [theirs, denominators], ratio, groups, samples, seed)],
+        confidence,
+    )
     return found
 
 
 def within(samples: Sequence[Sequence[float]]) -> tuple[float, int] | None:
-    """(variance of values around the mean of their own sample, its degrees of freedom); None where no sample has two values."""
+    """(variance of values around the mean of their own sample, its degrees of freedom); None where
+    no sample has two values.
+    """
     freedom = sum(len(sample) - 1 for sample in samples if sample)
     if freedom < 1:
         return None
-    squares = math.fsum((value - math.fsum(sample) / len(sample)) ** 2 for sample in samples for value in sample)
+    squares = math.fsum(
+        (value - math.fsum(sample) / len(sample)) ** 2 for sample in samples for value in sample
+    )
     return squares / freedom, freedom
 
 
 def mcnemar(ours_alone: int, theirs_alone: int) -> float:
-    """Exact two-sided p of two systems on the same rows, by the rows that one of them alone got right (McNemar 1947)."""
+    """Exact two-sided p of two systems on the same rows, by the rows that one of them alone got
+    right (McNemar 1947).
+    """
     trials, fewer = ours_alone + theirs_alone, min(ours_alone, theirs_alone)
     return min(1.0, 2 * sum(math.comb(trials, k) for k in range(fewer + 1)) / 2**trials)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """``ps`` of several comparisons, made larger so that all of them together are wrong as rarely as one (Holm 1979)."""
+    """``ps`` of several comparisons, made larger so that all of them together are wrong as rarely
+    as one (Holm 1979).
+    """
     order = sorted(range(len(ps)), key=ps.__getitem__)
     adjusted, largest = [0.0] * len(ps), 0.0
     for place, index in enumerate(order):
@@ -267,17 +341,20 @@ def holm_levels(ps: Sequence[float], alpha: float) -> list[float]:
 
 
 def least_difference(rows: int, disagreeing: float, confidence: float, power: float = 0.8) -> float:
-    """The smallest difference of two rates on the same ``rows`` that a test would find with probability ``power``.
+    """The smallest difference of two rates on the same ``rows`` that a test would find with
+    probability ``power``.
 
-    ``disagreeing`` is the share of rows on which one system is right and the other is wrong (Connor 1987); 1 if the rows are
-    too few for any difference.
+    ``disagreeing`` is the share of rows on which one system is right and the other is wrong (Connor
+    1987); 1 if the rows are too few for any difference.
     """
     if rows == 0 or disagreeing <= 0:
         return 1.0
     normal = NormalDist()
     alpha, beta = normal.inv_cdf(0.5 + confidence / 2), normal.inv_cdf(power)
     low, high = 0.0, disagreeing
-    if alpha * math.sqrt(disagreeing) + beta * math.sqrt(disagreeing - high * high) > high * math.sqrt(rows):
+    if alpha * math.sqrt(disagreeing) + beta * math.sqrt(
+        disagreeing - high * high
+    ) > high * math.sqrt(rows):
         return 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -289,7 +366,10 @@ def least_difference(rows: int, disagreeing: float, confidence: float, power: fl
 def _resampled(columns: Columns, groups: Sequence[str], samples: int, seed: int) -> np.ndarray:
     """Sums of every column over groups drawn with replacement (samples, columns)."""
     names, index = np.unique(np.asarray(groups), return_inverse=True)
-    totals = [np.bincount(index, weights=np.asarray(column, dtype=float), minlength=len(names)) for column in columns]
+    totals = [
+        np.bincount(index, weights=np.asarray(column, dtype=float), minlength=len(names))
+        for column in columns
+    ]
     generator = np.random.default_rng(seed)
     sums = np.empty((samples, len(columns)))
     for sample in range(samples):  # one at a time: all at once would not fit for a large test set

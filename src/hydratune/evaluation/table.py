@@ -40,20 +40,31 @@ _ROWS = (
     ("generated_tokens", "tokens generated", "count"),
 )
 TITLES = {name: title.strip() for name, title, _ in _ROWS}
-NAMES = tuple(name for name, _, _ in _ROWS)  # of the metrics of a system, but for those of single fields
+# of the metrics of a system, but for those of single fields
+NAMES = tuple(name for name, _, _ in _ROWS)
 _FIELDS = 12  # of a JSON answer, shown one by one
 _TITLES = {"base": "base, zero-shot", "fewshot": "base, {shots}-shot", "eval": "fine-tuned"}
 
 
 def results(metrics: Mapping[str, Any], systems: Sequence[str], shots: int) -> Table:
     """``metrics`` is the content of metrics.json."""
-    rows, confidence = metrics["settings"]["eval"]["rows"], metrics["settings"]["eval"]["intervals"].split(":")[0]
+    rows, confidence = (
+        metrics["settings"]["eval"]["rows"],
+        metrics["settings"]["eval"]["intervals"].split(":")[0],
+    )
     table = Table(
-        title=f"{rows} test rows; rates in %, with {confidence} intervals", title_justify="left", title_style="bold", header_style="bold"
+        title=f"{rows} test rows; rates in %, with {confidence} intervals",
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
     )
     table.add_column("metric", no_wrap=True)
     for system in systems:
-        table.add_column(_TITLES[system].format(shots=shots), justify="right", style="bold green" if system == "eval" else "")
+        table.add_column(
+            _TITLES[system].format(shots=shots),
+            justify="right",
+            style="bold green" if system == "eval" else "",
+        )
     for name, title, kind in _ROWS:
         if any(f"{system}/{name}" in metrics for system in systems):
             table.add_row(title, *(_cell(metrics, f"{system}/{name}", kind) for system in systems))
@@ -61,10 +72,16 @@ def results(metrics: Mapping[str, Any], systems: Sequence[str], shots: int) -> T
             for field in _fields(metrics, systems[-1]):
                 cells = (_cell(metrics, f"{system}/field_f1/{field}", "rate") for system in systems)
                 table.add_row(f"[dim]  {escape(field)}", *cells, style="dim")
-    brought = [name for name in metrics["settings"]["eval"].get("metrics", []) if name not in METRIC_FAMILIES]
+    brought = [
+        name
+        for name in metrics["settings"]["eval"].get("metrics", [])
+        if name not in METRIC_FAMILIES
+    ]
     for name in brought:  # by a package
         if f"{systems[-1]}/{name}" in metrics:
-            table.add_row(escape(name), *(_cell(metrics, f"{system}/{name}", "number") for system in systems))
+            table.add_row(
+                escape(name), *(_cell(metrics, f"{system}/{name}", "number") for system in systems)
+            )
     return table
 
 
@@ -83,7 +100,11 @@ def _cell(metrics: Mapping[str, Any], key: str, kind: str) -> str:
         return f"{value:,.0f}"
     scale, digits = (100, 1) if kind == "rate" else (1, 3 if value < 1000 else 0)
     shown = f"{scale * value:.{digits}f}"
-    return f"{shown} [dim]\\[{scale * interval[0]:.{digits}f}, {scale * interval[1]:.{digits}f}][/]" if interval else shown
+    return (
+        f"{shown} [dim]\\[{scale * interval[0]:.{digits}f}, {scale * interval[1]:.{digits}f}][/]"
+        if interval
+        else shown
+    )
 
 
 _LOST = (
@@ -102,10 +123,16 @@ def forgetting(metrics: Mapping[str, Any]) -> Table:
         key = f"forgetting/{name}"
         if key in metrics:
             edge = metrics["intervals"].get(f"{key}_delta")
-            delta = f"{metrics[f'{key}_delta']:+.4f} " + (f"[dim]\\[{edge[0]:+.4f}, {edge[1]:+.4f}][/]" if edge else "[dim](too few)[/]")
-            table.add_row(title, form.format(metrics[f"{key}_base"]), form.format(metrics[key]), delta)
+            delta = f"{metrics[f'{key}_delta']:+.4f} " + (
+                f"[dim]\\[{edge[0]:+.4f}, {edge[1]:+.4f}][/]" if edge else "[dim](too few)[/]"
+            )
+            table.add_row(
+                title, form.format(metrics[f"{key}_base"]), form.format(metrics[key]), delta
+            )
     if "forgetting/kl" in metrics:
-        table.add_row("divergence from the base, nats a token", "", f"{metrics['forgetting/kl']:.4f}", "")
+        table.add_row(
+            "divergence from the base, nats a token", "", f"{metrics['forgetting/kl']:.4f}", ""
+        )
     return table
 
 
@@ -114,14 +141,23 @@ def without_leaks(values: Mapping[str, Any]) -> str:
     if "eval_clean/rows" not in values:
         return ""
     name = next((name for name in MAIN if f"eval/{name}" in values), "nll")
-    raw, clean, rows = values[f"eval/{name}"], values[f"eval_clean/{name}"], values["eval_clean/rows"]
-    return f"some test rows are in training, or nearly: without them {TITLES[name]} is {clean:.3f} instead of {raw:.3f} ({rows:.0f} rows)"
+    raw, clean, rows = (
+        values[f"eval/{name}"],
+        values[f"eval_clean/{name}"],
+        values["eval_clean/rows"],
+    )
+    return (
+        f"some test rows are in training, or nearly: without them {TITLES[name]} is {clean:.3f}"
+        f" instead of {raw:.3f} ({rows:.0f} rows)"
+    )
 
 
 def times(seconds: Mapping[str, float]) -> Table:
     """Where the time went."""
     total = sum(seconds.values())
-    table = Table(title="where the time went", title_justify="left", title_style="bold", header_style="bold")
+    table = Table(
+        title="where the time went", title_justify="left", title_style="bold", header_style="bold"
+    )
     for column in ("stage", "seconds", "share"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for stage, spent in seconds.items():

@@ -11,8 +11,10 @@ from hydratune.evaluation.measures import Measure, mean, rate
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 ROUGE_HOW = {
-    "rouge": "F1 by row, mean over rows; words are runs of a-z and digits, without case and stemming; rougeL over the whole text, not by "
-    "sentences (rougeLsum); the best reference counts"
+    "rouge": (
+        "F1 by row, mean over rows; words are runs of a-z and digits, without case and stemming;"
+        " rougeL over the whole text, not by sentences (rougeLsum); the best reference counts"
+    )
 }
 MATCH_HOW = {
     "exact_match": "equal to a reference but for white space at the ends",
@@ -22,20 +24,30 @@ _ORDERS = 4
 
 
 def signatures(references: Sequence[int]) -> dict[str, str]:
-    """How BLEU and chrF were taken, as sacrebleu itself signs it (Post 2018). ``references``: how many each row has."""
+    """How BLEU and chrF were taken, as sacrebleu itself signs it (Post 2018).
+
+    ``references``: how many each row has.
+    """
     kinds = set(references)
     count = kinds.pop() if len(kinds) == 1 else "var"
     own = f"version:{version('sacrebleu')}"
     bleu = f"nrefs:{count}|case:mixed|eff:no|tok:13a|smooth:exp|{own}"
     chrf = f"nrefs:{count}|case:mixed|eff:yes|nc:6|nw:0|space:no|{own}"
     return {
-        "bleu": f"sacrebleu {bleu}; over all rows, in [0, 1]; 1- to {_ORDERS}-grams, an order without a match is smoothed",
-        "chrf": f"sacrebleu {chrf}; over all rows, in [0, 1]; chrF2, the nearest reference of each row",
+        "bleu": (
+            f"sacrebleu {bleu}; over all rows, in [0, 1]; 1- to {_ORDERS}-grams, an order without a"
+            " match is smoothed"
+        ),
+        "chrf": (
+            f"sacrebleu {chrf}; over all rows, in [0, 1]; chrF2, the nearest reference of each row"
+        ),
     }
 
 
 def match(prediction: str, references: Sequence[str]) -> dict[str, Any]:
-    """Whether the answer is one of the references; ``normalised_match``: but for case and white space."""
+    """Whether the answer is one of the references; ``normalised_match``: but for case and white
+    space.
+    """
     return {
         "exact_match": prediction.strip() in [r.strip() for r in references],
         "normalised_match": _plain(prediction) in [_plain(r) for r in references],
@@ -53,8 +65,12 @@ def match_measures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
 
 
 def rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
-    """F1 of ROUGE-1, -2 and -L (Lin 2004) of one answer, in [0, 1]; of several references the best, for each on its own."""
-    from torchmetrics.functional.text.rouge import rouge_score  # seconds to import, and only texts need it
+    """F1 of ROUGE-1, -2 and -L (Lin 2004) of one answer, in [0, 1]; of several references the best,
+    for each on its own.
+    """
+    from torchmetrics.functional.text.rouge import (
+        rouge_score,
+    )  # seconds to import, and only texts need it
 
     # rougeLsum, the default, would download a sentence splitter
     found = [rouge_score(prediction, reference, rouge_keys=ROUGE) for reference in references]
@@ -74,13 +90,17 @@ def _sacrebleu() -> tuple[Any, Any]:
 
 
 def bleu(prediction: str, references: Sequence[str]) -> dict[str, Any]:
-    """What is summed over rows. ``bleu``: matched n-grams, all n-grams, words of the answer and of the reference; ``chrf``: for each
-    order of n-grams of characters those of the answer, of the reference, and of both.
+    """What is summed over rows. ``bleu``: matched n-grams, all n-grams, words of the answer and of
+    the reference; ``chrf``: for each order of n-grams of characters those of the answer, of the
+    reference, and of both.
     """
     counted, characters = _sacrebleu()
     found = counted.sentence_score(prediction, list(references))
     counts = [*found.counts, *found.totals, found.sys_len, found.ref_len]
-    return {"bleu": list(map(int, counts)), "chrf": characters._extract_corpus_statistics([prediction], [[r] for r in references])[0]}
+    return {
+        "bleu": list(map(int, counts)),
+        "chrf": characters._extract_corpus_statistics([prediction], [[r] for r in references])[0],
+    }
 
 
 def bleu_measures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
@@ -97,10 +117,12 @@ def _columns(rows: Sequence[Sequence[int]]) -> list[list[float]]:
 
 
 def _bleu(sums: np.ndarray) -> np.ndarray:
-    """BLEU (Papineni et al. 2002) in [0, 1] of summed counts (..., 10), smoothed as sacrebleu does where nothing else is said (exp).
+    """BLEU (Papineni et al. 2002) in [0, 1] of summed counts (..., 10), smoothed as sacrebleu does
+    where nothing else is said (exp).
 
-    The first order without a match counts as half an n-gram, the next as a quarter (Chen and Cherry 2014, method 3); 0 where nothing
-    matches at all, or where all answers are too short for an order.
+    The first order without a match counts as half an n-gram, the next as a quarter (Chen and Cherry
+    2014, method 3); 0 where nothing matches at all, or where all answers are too short for an
+    order.
     """
     matched, total = sums[..., :_ORDERS], sums[..., _ORDERS : 2 * _ORDERS]
     said, wanted = sums[..., -2], sums[..., -1]
@@ -108,19 +130,25 @@ def _bleu(sums: np.ndarray) -> np.ndarray:
     precise = np.divide(counted, total, out=np.ones(np.shape(counted)), where=total > 0)
     usable = (total > 0).all(axis=-1) & (matched > 0).any(axis=-1)
     logs = np.log(precise).mean(axis=-1)
-    brevity = np.minimum(0.0, 1 - np.divide(wanted, said, out=np.ones(np.shape(said)), where=said > 0))
+    brevity = np.minimum(
+        0.0, 1 - np.divide(wanted, said, out=np.ones(np.shape(said)), where=said > 0)
+    )
     return np.where(usable & (said > 0), np.exp(logs + brevity), 0.0)
 
 
 def _chrf(sums: np.ndarray) -> np.ndarray:
-    """chrF2 (Popovic 2015) in [0, 1] of summed counts (..., 3 * orders); orders that no text has do not count."""
+    """chrF2 (Popovic 2015) in [0, 1] of summed counts (..., 3 * orders); orders that no text has do
+    not count.
+    """
     said, wanted, matched = (sums[..., part::3] for part in range(3))
     counts = (said > 0) & (wanted > 0)
     orders = counts.sum(axis=-1)
     shares = []
     for whole in (said, wanted):
         each = np.divide(matched, whole, out=np.zeros(np.shape(matched)), where=counts)
-        shares.append(np.divide(each.sum(axis=-1), orders, out=np.zeros(np.shape(orders)), where=orders > 0))
+        shares.append(
+            np.divide(each.sum(axis=-1), orders, out=np.zeros(np.shape(orders)), where=orders > 0)
+        )
     precision, recall = shares
     below = 4 * precision + recall
     return np.divide(5 * precision * recall, below, out=np.zeros(np.shape(below)), where=below > 0)

@@ -1,4 +1,8 @@
-"""What is trained: PEFT adapters on a frozen base, or parameters of the model itself. PEFT owns weights and files of adapters."""
+"""What is trained:
+
+PEFT adapters on a frozen base, or parameters of the model itself. PEFT owns weights and files of
+adapters.
+"""
 
 import json
 import shutil
@@ -35,13 +39,26 @@ from hydratune.models.targets import layer_number, matches, short_names, unreada
 from hydratune.training.blocks import use_lean_blocks
 from hydratune.training.lora import use_lean_forward
 
-__all__ = ["add_adapter", "changes_base", "check", "count_parameters", "load_tuned", "prepare_quantised", "save", "virtual_tokens"]
+__all__ = [
+    "add_adapter",
+    "changes_base",
+    "check",
+    "count_parameters",
+    "load_tuned",
+    "prepare_quantised",
+    "save",
+    "virtual_tokens",
+]
 
 
 def add_adapter(
-    model: PreTrainedModel, adapter: AdapterConfig, steps: int = 0, start: AdapterFolder | None = None
+    model: PreTrainedModel,
+    adapter: AdapterConfig,
+    steps: int = 0,
+    start: AdapterFolder | None = None,
 ) -> PeftModel | PreTrainedModel:
-    """``model`` ready for ``steps`` optimizer steps; ``start``: with an adapter that was trained before.
+    """``model`` ready for ``steps`` optimizer steps; ``start``: with an adapter that was trained
+    before.
 
     Raises ``ConfigError`` for settings this architecture cannot take.
     """
@@ -58,13 +75,19 @@ def add_adapter(
                 parameter.requires_grad_(True)
         return model
     assert isinstance(adapter, PeftAdapter)
-    meant = targets.meant(model, adapter) if isinstance(adapter, LayerAdapter) else (set[str](), set[str]())
+    meant = (
+        targets.meant(model, adapter)
+        if isinstance(adapter, LayerAdapter)
+        else (set[str](), set[str]())
+    )
     try:
         with _peft_warnings():
             result = get_peft_model(model, methods.peft_config(model, adapter, steps))  # type: ignore[arg-type]
     except (ValueError, TypeError, NotImplementedError) as error:
         why = f"PEFT refuses it: {error}"
-        raise ConfigError([Problem("adapter", getattr(adapter, "method", ""), why, "change the setting it names")]) from error
+        raise ConfigError(
+            [Problem("adapter", getattr(adapter, "method", ""), why, "change the setting it names")]
+        ) from error
     assert isinstance(result, PeftModel)
     if isinstance(adapter, LayerAdapter) and not adapter.extra.get("target_parameters"):
         _refuse_other_parts(result, adapter, meant)
@@ -77,7 +100,9 @@ def add_adapter(
     return result
 
 
-def _refuse_other_parts(model: PeftModel, adapter: LayerAdapter, meant: tuple[set[str], set[str]]) -> None:
+def _refuse_other_parts(
+    model: PeftModel, adapter: LayerAdapter, meant: tuple[set[str], set[str]]
+) -> None:
     """Raises ``ConfigError`` if PEFT understood a name otherwise than it was meant."""
     wrong = trained.differences(model, *meant)
     if wrong:
@@ -90,18 +115,28 @@ def _refuse_other_parts(model: PeftModel, adapter: LayerAdapter, meant: tuple[se
 def _peft_warnings() -> Iterator[None]:
     """Without what PEFT says about transformers' future, and about what is looked after here."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+        )
         for handled in (
             "The following rank_pattern keys.*lora_E",  # its own file of AdaLoRA's ranks
-            "Using Rank-Stabilized LoRA with rank_pattern",  # its conversion of PiSSA, which is not used
+            # its conversion of PiSSA, which is not used
+            "Using Rank-Stabilized LoRA with rank_pattern",
             "Specified to not (save|load) vera_A",  # adapter.save_projection=false says it
         ):
             warnings.filterwarnings("ignore", message=handled)
         yield
 
 
-def check(model: PreTrainedModel, adapter: AdapterConfig, steps: int | None = None, start: AdapterFolder | None = None) -> None:
-    """Raises ``ConfigError`` for settings that this architecture, or a run of ``steps``, cannot take; changes nothing."""
+def check(
+    model: PreTrainedModel,
+    adapter: AdapterConfig,
+    steps: int | None = None,
+    start: AdapterFolder | None = None,
+) -> None:
+    """Raises ``ConfigError`` for settings that this architecture, or a run of ``steps``, cannot
+    take; changes nothing.
+    """
     problems: list[Problem] = []
     if start is not None:
         assert isinstance(adapter, PeftAdapter)
@@ -121,24 +156,40 @@ def virtual_tokens(adapter: AdapterConfig) -> int:
 
 
 def _trained(model: PreTrainedModel, adapter: FullFinetune) -> set[str]:
-    """Names of the parameters that are trained in full. Raises ``ConfigError`` for what the model does not have."""
+    """Names of the parameters that are trained in full.
+
+    Raises ``ConfigError`` for what the model does not have.
+    """
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     if not isinstance(adapter, PartialFinetune):
         return set(names)
     problems = list(unreadable("adapter.trainable", adapter.trainable))
-    problems += [] if problems else list(targets.glob_like("adapter.trainable", adapter.trainable, names))
+    problems += (
+        [] if problems else list(targets.glob_like("adapter.trainable", adapter.trainable, names))
+    )
     layers = sorted({number for name in names if (number := layer_number(name, None)) is not None})
     if adapter.last_layers > len(layers):
         why = f"this model has {len(layers)} layers"
-        problems.append(Problem("adapter.last_layers", adapter.last_layers, why, f"set adapter.last_layers={len(layers)} or less"))
+        problems.append(
+            Problem(
+                "adapter.last_layers",
+                adapter.last_layers,
+                why,
+                f"set adapter.last_layers={len(layers)} or less",
+            )
+        )
     top = layers[len(layers) - adapter.last_layers :]
     chosen = {name for name in names if layer_number(name, None) in top}
     for pattern in adapter.trainable if not problems else ():
         found = {name for name in names if any(matches(part, pattern) for part in _parts(name))}
         if not found:
             why = f"this model has no module or parameter called {pattern}"
-            parents = short_names([part for name in names for part in _parts(name)[:-1] if not part[-1].isdigit()])
-            problems.append(Problem("adapter.trainable", adapter.trainable, why, f"some of: {parents}"))
+            parents = short_names(
+                [part for name in names for part in _parts(name)[:-1] if not part[-1].isdigit()]
+            )
+            problems.append(
+                Problem("adapter.trainable", adapter.trainable, why, f"some of: {parents}")
+            )
         chosen |= found
     if problems:
         raise ConfigError(problems)
@@ -161,10 +212,14 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
 
-def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path, ends: Sequence[int] = ()) -> None:
-    """A PEFT adapter folder, or after full fine-tuning a Hugging Face model folder; whole or not at all. Raises ``RunError``.
+def save(
+    model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path, ends: Sequence[int] = ()
+) -> None:
+    """A PEFT adapter folder, or after full fine-tuning a Hugging Face model folder; whole or not at
+    all. Raises ``RunError``.
 
-    ``ends``: tokens at which an answer ends, for ``generation_config.json``; empty: as model and tokenizer declare them.
+    ``ends``: tokens at which an answer ends, for ``generation_config.json``; empty: as model and
+    tokenizer declare them.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     ends = ends or sorted(turn_ends.turn_ends(tokenizer, base.generation_config))
@@ -175,29 +230,39 @@ def save(model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path, ends:
         if isinstance(model, PeftModel):
             _save_adapter(model, temporary)
         else:
-            model.generation_config = generation  # beside the weights, where ``from_pretrained`` reads it
+            model.generation_config = (
+                generation  # beside the weights, where ``from_pretrained`` reads it
+            )
             model.save_pretrained(temporary)
         generation.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         if isinstance(model, PeftModel):
             config = model.peft_config[model.active_adapter]
             name = str(config.base_model_name_or_path)
-            turn_ends.write_card(temporary, tokenizer, name, ends, is_lora=config.peft_type == PeftType.LORA)
+            turn_ends.write_card(
+                temporary, tokenizer, name, ends, is_lora=config.peft_type == PeftType.LORA
+            )
         digests.seal(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise RunError(f"cannot write {folder} ({error}); free some space and start again") from error
+        raise RunError(
+            f"cannot write {folder} ({error}); free some space and start again"
+        ) from error
 
 
 def _save_adapter(model: PeftModel, folder: Path) -> None:
     config = model.peft_config[model.active_adapter]
     if config.peft_type == PeftType.ADALORA:
         # PEFT remembers the last allocation; the weights may be those of an earlier checkpoint
-        values = [(name, p) for name, p in model.base_model.model.named_parameters() if ".lora_E." in name]
+        values = [
+            (name, p) for name, p in model.base_model.model.named_parameters() if ".lora_E." in name
+        ]
         config.rank_pattern = {name: _kept(p) for name, p in values}
-    model.save_pretrained(folder, save_embedding_layers=False)  # the base's embeddings are trained by modules_to_save at most
+    model.save_pretrained(
+        folder, save_embedding_layers=False
+    )  # the base's embeddings are trained by modules_to_save at most
     start = getattr(model, "start", None)
     if start is not None:
         initialisation.rewrite_for_original_base(model, start, folder)
@@ -219,8 +284,13 @@ def _kept(values: torch.Tensor) -> list[bool]:
     return kept if any(kept) else [True, *kept[1:]]
 
 
-def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, compute: Compute) -> Any:
-    """The fine-tuned model of a run, from its base and its adapter folder, on its device. Raises ``RunError`` if that was damaged."""
+def load_tuned(
+    model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, compute: Compute
+) -> Any:
+    """The fine-tuned model of a run, from its base and its adapter folder, on its device.
+
+    Raises ``RunError`` if that was damaged.
+    """
     if (why := digests.damaged(folder)) is not None:
         raise RunError(why)
     if isinstance(adapter, FullFinetune):
@@ -233,10 +303,11 @@ def load_tuned(model: ModelConfig, adapter: AdapterConfig, source: Source, folde
 def prepare_quantised(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
     """Freezes everything.
 
-    On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation, rounding their scales: evaluating
-    would change the model that is trained. That is switched off. The layers that stay unquantised keep the base's precision:
-    norms in fp32 (as for fp16 training) would hand fp32 to an output head in bf16. They are also views of the file that was
-    mapped into memory, and would keep all of it there: they are copied.
+    On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation, rounding
+    their scales: evaluating would change the model that is trained. That is switched off. The
+    layers that stay unquantised keep the base's precision: norms in fp32 (as for fp16 training)
+    would hand fp32 to an output head in bf16. They are also views of the file that was mapped into
+    memory, and would keep all of it there: they are copied.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -1,7 +1,8 @@
 """Attention over rows laid end to end, each to itself only; and over rows that share a prefix.
 
-Registered in transformers' attention interface, so every architecture that uses the interface works. The row lengths
-travel as a keyword argument of the model's forward, so several threads can use one model at the same time.
+Registered in transformers' attention interface, so every architecture that uses the interface
+works. The row lengths travel as a keyword argument of the model's forward, so several threads can
+use one model at the same time.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,9 +29,13 @@ class SharedPrefix(Protocol):
 
 
 class Recorder(Protocol):
-    """Takes keys and values of a layer, (1, key heads, tokens, width); the layer goes on with what is returned."""
+    """Takes keys and values of a layer, (1, key heads, tokens, width); the layer goes on with what
+    is returned.
+    """
 
-    def __call__(self, layer: int, key: torch.Tensor, value: torch.Tensor, /) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def __call__(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor, /
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def attention(
@@ -46,10 +51,11 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """(rows, heads, tokens, width) -> (rows, tokens, heads, width).
 
-    With ``row_lengths`` (training): one row of tokens holds many rows end to end, each attends to itself only. A loop of
-    causal calls is 4.5x faster on a CPU than one call with a block-diagonal mask; a GPU has a kernel for it. With
-    ``shared_prefix``: every row attends to the same prefix and to itself. With ``record``: the first row is itself the
-    prefix of the others, and ``record`` is shown its keys and values. With none of them: plain SDPA.
+    With ``row_lengths`` (training): one row of tokens holds many rows end to end, each attends to
+    itself only. A loop of causal calls is 4.5x faster on a CPU than one call with a block-diagonal
+    mask; a GPU has a kernel for it. With ``shared_prefix``: every row attends to the same prefix
+    and to itself. With ``record``: the first row is itself the prefix of the others, and ``record``
+    is shown its keys and values. With none of them: plain SDPA.
     """
     layer = int(getattr(module, "layer_idx", 0))
     if row_lengths is not None or shared_prefix is not None:  # SDPA does this itself
@@ -60,12 +66,15 @@ def attention(
     if row_lengths is not None:
         return _rows(query, key, value, row_lengths, prefix, kwargs), None
     if prefix is not None:
-        return _after_prefix(query, key, value, attention_mask, *prefix, kwargs.get("scaling")), None
+        return (
+            _after_prefix(query, key, value, attention_mask, *prefix, kwargs.get("scaling")),
+            None,
+        )
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
 def in_one_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What autocast makes of the inputs of attention: rotary embeddings hand on fp32 beside bf16."""
+    """What autocast makes of the inputs of attention: rotary embeddings hand on fp32 beside bf16."""  # noqa: E501
     kind = tensors[0].device.type
     if torch.is_autocast_enabled(kind):
         return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
@@ -82,9 +91,14 @@ def _behind_prefix(
 ) -> torch.Tensor:
     """Attention of rows laid end to end, the first of which is the prefix of all others."""
     first, rest = lengths[:1], lengths[1:]
-    (own_q, q), (own_k, k), (own_v, v) = (x.split([first[0], sum(rest)], dim=2) for x in (query, key, value))
+    (own_q, q), (own_k, k), (own_v, v) = (
+        x.split([first[0], sum(rest)], dim=2) for x in (query, key, value)
+    )
     prefix = record(own_k, own_v)
-    outputs = [_rows(own_q, *prefix, first, None, settings), *([_rows(q, k, v, rest, prefix, settings)] if rest else [])]
+    outputs = [
+        _rows(own_q, *prefix, first, None, settings),
+        *([_rows(q, k, v, rest, prefix, settings)] if rest else []),
+    ]
     return torch.cat(outputs, dim=1)
 
 
@@ -97,13 +111,24 @@ def _rows(
     settings: Mapping[str, Any],
 ) -> torch.Tensor:
     """Attention of rows laid end to end, each to the prefix and to itself."""
-    scale, dropout, window = settings.get("scaling"), settings.get("dropout", 0.0), settings.get("sliding_window")
+    scale, dropout, window = (
+        settings.get("scaling"),
+        settings.get("dropout", 0.0),
+        settings.get("sliding_window"),
+    )
     windowed = window is not None and max(lengths) > window
     if varlen.can_take(query, value, dropout, windowed) and not (windowed and prefix is not None):
-        return varlen.attend(query, key, value, lengths, prefix, scale, window if windowed else None)
+        return varlen.attend(
+            query, key, value, lengths, prefix, scale, window if windowed else None
+        )
     if prefix is not None:  # whose gradients are wanted in fp32
         prefix = prefix[0].to(key.dtype), prefix[1].to(value.dtype)
-    if query.device.type == "cpu" and not dropout and not windowed and value.shape[-1] == query.shape[-1]:
+    if (
+        query.device.type == "cpu"
+        and not dropout
+        and not windowed
+        and value.shape[-1] == query.shape[-1]
+    ):
         pair = prefix if prefix is not None else (None, None)
         scale = scale if scale is not None else query.shape[-1] ** -0.5
         result: torch.Tensor = RowAttention.apply(query, key, value, *pair, lengths, scale)  # type: ignore[no-untyped-call]
@@ -116,12 +141,21 @@ def _rows(
         mask = None
         if prefix is not None:
             k, v = torch.cat([prefix[0], k], dim=2), torch.cat([prefix[1], v], dim=2)
-            mask = torch.ones(length, k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - length)
+            mask = torch.ones(length, k.shape[2], dtype=torch.bool, device=q.device).tril(
+                k.shape[2] - length
+            )
         elif window is not None and length > window:
             mask = _band(length, window, q.device)
         outputs.append(
             F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scale, enable_gqa=grouped
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=mask is None,
+                dropout_p=dropout,
+                scale=scale,
+                enable_gqa=grouped,
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2)
@@ -136,37 +170,57 @@ def _after_prefix(
     prefix_value: torch.Tensor,
     scale: float | None,
 ) -> torch.Tensor:
-    """Attention to a prefix that all rows share, (1, key heads, prefix, width), and to the row's own keys.
+    """Attention to a prefix that all rows share, (1, key heads, prefix, width), and to the row's
+    own keys.
 
-    One new token per row reads the prefix once for all rows instead of once per row, and query heads that share a key
-    head are taken as its queries, so nothing is copied.
+    One new token per row reads the prefix once for all rows instead of once per row, and query
+    heads that share a key head are taken as its queries, so nothing is copied.
     """
     rows, heads, length, width = query.shape
     if length > 1:
-        keys, values = (torch.cat([p.expand(rows, -1, -1, -1), own], dim=2) for p, own in ((prefix_key, key), (prefix_value, value)))
+        keys, values = (
+            torch.cat([p.expand(rows, -1, -1, -1), own], dim=2)
+            for p, own in ((prefix_key, key), (prefix_value, value))
+        )
         own_mask = (
             mask
             if mask is not None
-            else torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).tril(key.shape[2] - length)
+            else torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).tril(
+                key.shape[2] - length
+            )
         )
-        sees = torch.cat([own_mask.new_ones((*own_mask.shape[:-1], prefix_key.shape[2])), own_mask], dim=-1)
-        result = F.scaled_dot_product_attention(query, keys, values, attn_mask=sees, scale=scale, enable_gqa=heads != key.shape[1])
+        sees = torch.cat(
+            [own_mask.new_ones((*own_mask.shape[:-1], prefix_key.shape[2])), own_mask], dim=-1
+        )
+        result = F.scaled_dot_product_attention(
+            query, keys, values, attn_mask=sees, scale=scale, enable_gqa=heads != key.shape[1]
+        )
         return result.transpose(1, 2)
     key_heads = key.shape[1]
     scale = scale if scale is not None else width**-0.5
     q = query.reshape(rows, key_heads, -1, width)
-    together = q.transpose(0, 1).reshape(1, key_heads, -1, width)  # every row's queries against one prefix
+    # every row's queries against one prefix
+    together = q.transpose(0, 1).reshape(1, key_heads, -1, width)
     if query.device.type == "cpu" and value.shape[-1] == width:
         own, total = flash(q, key, value, 0.0, False, attn_mask=_added(mask, q.dtype), scale=scale)
         seen, other = (
-            x[0].unflatten(1, (rows, -1)).transpose(0, 1) for x in flash(together, prefix_key, prefix_value, 0.0, False, scale=scale)
+            x[0].unflatten(1, (rows, -1)).transpose(0, 1)
+            for x in flash(together, prefix_key, prefix_value, 0.0, False, scale=scale)
         )
-        return torch.lerp(own, seen, torch.sigmoid(other - total)[..., None].to(q.dtype)).reshape(rows, 1, heads, width)
-    to_prefix = (together[0] @ prefix_key[0].transpose(1, 2) * scale).unflatten(1, (rows, -1)).transpose(0, 1)
+        return torch.lerp(own, seen, torch.sigmoid(other - total)[..., None].to(q.dtype)).reshape(
+            rows, 1, heads, width
+        )
+    to_prefix = (
+        (together[0] @ prefix_key[0].transpose(1, 2) * scale)
+        .unflatten(1, (rows, -1))
+        .transpose(0, 1)
+    )
     to_self = q @ key.transpose(2, 3) * scale
     if mask is not None:
         to_self = to_self.masked_fill(~mask, float("-inf"))
-    weights = torch.cat([to_prefix, to_self], dim=-1).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = (
+        torch.cat([to_prefix, to_self], dim=-1).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    )
     on_prefix, on_self = weights.split([prefix_key.shape[2], key.shape[2]], dim=-1)
     shared = on_prefix.transpose(0, 1).flatten(1, 2) @ prefix_value[0]
     result = shared.unflatten(1, (rows, -1)).transpose(0, 1) + on_self @ value
@@ -175,11 +229,17 @@ def _after_prefix(
 
 def _added(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     """What is added to scores where ``mask`` says who is seen."""
-    return None if mask is None else torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+    return (
+        None
+        if mask is None
+        else torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+    )
 
 
 def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """(length, length) mask of sliding-window attention: each token sees itself and ``window - 1`` before it."""
+    """(length, length) mask of sliding-window attention: each token sees itself and ``window - 1``
+    before it.
+    """
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
     return (distance >= 0) & (distance < window)
 
@@ -189,10 +249,18 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def can_share_prefix(model: PreTrainedModel) -> bool:
-    """Whether generation may keep one prefix for all rows: our attention in every layer, no window that would cut it."""
+    """Whether generation may keep one prefix for all rows: our attention in every layer, no window
+    that would cut it.
+    """
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
-    windowed = getattr(model.config.get_text_config(), "sliding_window", None) and any(k != "full_attention" for k in kinds)
-    return model.config._attn_implementation == NAME and not windowed and type(DynamicCache(config=model.config).layers[0]) is DynamicLayer
+    windowed = getattr(model.config.get_text_config(), "sliding_window", None) and any(
+        k != "full_attention" for k in kinds
+    )
+    return (
+        model.config._attn_implementation == NAME
+        and not windowed
+        and type(DynamicCache(config=model.config).layers[0]) is DynamicLayer
+    )
 
 
 def supports_packing(model: PreTrainedModel) -> str | None:
@@ -204,6 +272,9 @@ def supports_packing(model: PreTrainedModel) -> str | None:
         return "the model caps attention logits, which SDPA cannot do"
     if any(name.endswith("sinks") for name, _ in model.named_parameters()):
         return "the model has attention sinks, which SDPA does not know"
-    if any(kind not in ("full_attention", "sliding_attention") for kind in getattr(config, "layer_types", None) or ()):
+    if any(
+        kind not in ("full_attention", "sliding_attention")
+        for kind in getattr(config, "layer_types", None) or ()
+    ):
         return "the model has layers other than attention, which would see the neighbouring rows"
     return None

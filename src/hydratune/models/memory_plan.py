@@ -16,12 +16,16 @@ from hydratune.models.hardware import cpu_count, memory
 
 CPU_MICRO_TOKENS = 1024  # measured on two cores: 512 and 2,048 cost 2 % and 6 % more CPU-seconds
 CPU_LOSS_POSITIONS = 128  # the logits of a chunk stay in the last-level cache
-SCORED_TOGETHER = 8  # rows whose references are scored at once; the logits of more would not fit small machines
+SCORED_TOGETHER = (
+    8  # rows whose references are scored at once; the logits of more would not fit small machines
+)
 SCORED_TOKENS = 4096  # of those rows: documents are long
 _MOST_MICRO_TOKENS = 16384  # beyond this a GPU has nothing to gain from larger products
 _LEAST_MICRO_TOKENS = 256
 _LOSS_BYTES = 2**29  # of the logits of a chunk on a GPU, with what is computed from them
-_KEPT_FREE = 0.2  # of the memory that is free: fragments, a longer row than those measured, optimizer state
+_KEPT_FREE = (
+    0.2  # of the memory that is free: fragments, a longer row than those measured, optimizer state
+)
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,22 @@ class MemoryPlan:
         """For the terminal."""
         measured = ""
         if self.free is not None and self.bytes_per_token is not None:
-            measured = f" ({self.free / 2**30:.1f} GiB free, {self.bytes_per_token / 2**20:.2f} MiB per token)"
-        sizes = f"loss chunks of {self.loss_positions:,} positions, {self.generation_tokens:,} tokens in generation"
+            measured = (
+                f" ({self.free / 2**30:.1f} GiB free, {self.bytes_per_token / 2**20:.2f} MiB per"
+                " token)"
+            )
+        sizes = (
+            f"loss chunks of {self.loss_positions:,} positions, {self.generation_tokens:,} tokens"
+            " in generation"
+        )
         return f"micro-packs of {self.micro_tokens:,} tokens{measured}, {sizes}"
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that new tensors on ``device`` may take.
 
-    On a GPU what the driver has and what PyTorch holds unused; on a CPU half of the machine's memory.
+    On a GPU what the driver has and what PyTorch holds unused; on a CPU half of the machine's
+    memory.
     """
     if device.type != "cuda":
         return memory() // 2
@@ -68,9 +79,10 @@ def training_plan(
 ) -> MemoryPlan:
     """The sizes of a training run that writes with ``generation`` tokens at once.
 
-    ``measure(tokens)`` runs a training step of so many tokens on ``device`` and returns the most bytes that it took. Two
-    steps tell what a token takes, smaller ones where they do not fit; if the smallest do not, the smallest size is left to
-    try. ``micro_tokens`` is what the user has set, or None. On a CPU nothing is measured.
+    ``measure(tokens)`` runs a training step of so many tokens on ``device`` and returns the most
+    bytes that it took. Two steps tell what a token takes, smaller ones where they do not fit; if
+    the smallest do not, the smallest size is left to try. ``micro_tokens`` is what the user has
+    set, or None. On a CPU nothing is measured.
     """
     if device.type == "cpu":
         return MemoryPlan(micro_tokens or CPU_MICRO_TOKENS, CPU_LOSS_POSITIONS, generation)
@@ -89,7 +101,8 @@ def training_plan(
     else:
         return MemoryPlan(_LEAST_MICRO_TOKENS, positions, generation, free_memory(device))
     per_token = max(1, (second - first) // (more - few))
-    fixed = max(0, first - few * per_token) + 12 * trained_parameters  # a gradient and Adam's two moments in fp32
+    # a gradient and Adam's two moments in fp32
+    fixed = max(0, first - few * per_token) + 12 * trained_parameters
     free = free_memory(device)
     fitting = (free * (1 - _KEPT_FREE) - fixed) / per_token
     tokens = max(_LEAST_MICRO_TOKENS, min(_MOST_MICRO_TOKENS, power_of_two_below(fitting)))
@@ -97,10 +110,13 @@ def training_plan(
 
 
 def loss_positions(device: torch.device, vocabulary: int) -> int:
-    """Trained tokens whose logits exist at once: on a CPU those that stay in its cache, on a GPU half a GiB of them."""
+    """Trained tokens whose logits exist at once: on a CPU those that stay in its cache, on a GPU
+    half a GiB of them.
+    """
     if device.type == "cpu":
         return CPU_LOSS_POSITIONS
-    fitting = power_of_two_below(_LOSS_BYTES / (10 * vocabulary))  # bf16 logits, fp32 logits, and their gradient in bf16
+    # bf16 logits, fp32 logits, and their gradient in bf16
+    fitting = power_of_two_below(_LOSS_BYTES / (10 * vocabulary))
     return max(CPU_LOSS_POSITIONS, min(fitting, 4096))
 
 
@@ -110,7 +126,8 @@ def power_of_two_below(number: float) -> int:
 
 
 def generation_tokens(model: Any) -> int:
-    """Tokens of prompts and answers that may be held at once while ``model`` writes: keys and values, and reading the prompts.
+    """Tokens of prompts and answers that may be held at once while ``model`` writes: keys and
+    values, and reading the prompts.
 
     Several batches run side by side on a CPU, and share its memory.
     """
@@ -119,12 +136,17 @@ def generation_tokens(model: Any) -> int:
     itemsize = max(2, getattr(model, "dtype", parameter.dtype).itemsize)
     at_once = cpu_count() if parameter.device.type == "cpu" else 1
     free = free_memory(parameter.device) * (1 - _KEPT_FREE) / at_once
-    scoring = 2 * SCORED_TOKENS * config.vocab_size * itemsize  # logits of references, and a copy while they are put together
-    return max(1, int((free - min(scoring, free / 2)) / bytes_per_generated_token(config, itemsize)))
+    # logits of references, and a copy while they are put together
+    scoring = 2 * SCORED_TOKENS * config.vocab_size * itemsize
+    return max(
+        1, int((free - min(scoring, free / 2)) / bytes_per_generated_token(config, itemsize))
+    )
 
 
 def bytes_per_generated_token(config: Any, itemsize: int) -> int:
-    """Bytes of one token: keys and values of all layers, twice while a prompt is read, and the widest activations of one layer."""
+    """Bytes of one token: keys and values of all layers, twice while a prompt is read, and the
+    widest activations of one layer.
+    """
     width: int = config.hidden_size
     heads: int = config.num_attention_heads
     key_heads: int = getattr(config, "num_key_value_heads", None) or heads
@@ -135,10 +157,12 @@ def bytes_per_generated_token(config: Any, itemsize: int) -> int:
 
 
 def prefix_share(config: Any) -> float:
-    """What a token of a shared prefix takes for each row behind it, over what a token takes in a training step.
+    """What a token of a shared prefix takes for each row behind it, over what a token takes in a
+    training step.
 
-    PyTorch's kernel for rows of uneven length wants the keys and values of the prefix before every row; a training step keeps
-    them, beside two activations of the inner width and about eight of the width.
+    PyTorch's kernel for rows of uneven length wants the keys and values of the prefix before every
+    row; a training step keeps them, beside two activations of the inner width and about eight of
+    the width.
     """
     width: int = config.hidden_size
     heads: int = config.num_attention_heads

@@ -1,8 +1,10 @@
-"""Exact causal attention of rows laid end to end on a CPU, with or without a prefix that all of them begin with.
+"""Exact causal attention of rows laid end to end on a CPU, with or without a prefix that all of
+them begin with.
 
-PyTorch's flash kernel is called once per row, and once for all rows against the prefix. Two partial results are merged by
-their log-sum-exp, as flash attention merges blocks (arXiv:2205.14135), and the kernel's own backward takes the merged
-values, so no mask is built and nothing is copied per row.
+PyTorch's flash kernel is called once per row, and once for all rows against the prefix. Two partial
+results are merged by their log-sum-exp, as flash attention merges blocks (arXiv:2205.14135), and
+the kernel's own backward takes the merged values, so no mask is built and nothing is copied per
+row.
 """
 
 from typing import Any
@@ -17,8 +19,8 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 class RowAttention(torch.autograd.Function):
     """Every token sees the prefix, and the tokens of its own row up to itself.
 
-    query (1, heads, tokens, width), key and value (1, key heads, tokens, width), prefix_key and prefix_value
-    (1, key heads, prefix, width) or None -> (1, tokens, heads, width).
+    query (1, heads, tokens, width), key and value (1, key heads, tokens, width), prefix_key and
+    prefix_value (1, key heads, prefix, width) or None -> (1, tokens, heads, width).
     """
 
     @staticmethod
@@ -34,19 +36,33 @@ class RowAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         heads, tokens, width = query.shape[1:]
         result = query.new_empty(1, tokens, heads, width)
-        q, out = _by_key_head(query, key.shape[1]), _by_key_head(result.transpose(1, 2), key.shape[1])
+        q, out = (
+            _by_key_head(query, key.shape[1]),
+            _by_key_head(result.transpose(1, 2), key.shape[1]),
+        )
         groups = q.shape[1]
         k, v = _for_group(key, groups), _for_group(value, groups)
         total = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         start = 0
         for length in filter(None, lengths):
             row = slice(start, start := start + length)
-            out[:, :, row], total[:, :, row] = flash(q[:, :, row], k[:, :, row], v[:, :, row], 0.0, True, scale=scale)
+            out[:, :, row], total[:, :, row] = flash(
+                q[:, :, row], k[:, :, row], v[:, :, row], 0.0, True, scale=scale
+            )
         if prefix_key is not None and prefix_value is not None:
             own = total
-            seen, other = flash(q, _for_group(prefix_key, groups), _for_group(prefix_value, groups), 0.0, False, scale=scale)
+            seen, other = flash(
+                q,
+                _for_group(prefix_key, groups),
+                _for_group(prefix_value, groups),
+                0.0,
+                False,
+                scale=scale,
+            )
             total = torch.logaddexp(own, other)
-            out.mul_((own - total).exp_()[..., None]).add_(seen.mul_((other - total).exp_()[..., None]))
+            out.mul_((own - total).exp_()[..., None]).add_(
+                seen.mul_((other - total).exp_()[..., None])
+            )
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, result, total)
         ctx.lengths, ctx.scale = lengths, scale
         return result
@@ -56,7 +72,10 @@ class RowAttention(torch.autograd.Function):
     def backward(ctx: Any, d_result: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         query, key, value, prefix_key, prefix_value, result, total = ctx.saved_tensors
         heads = key.shape[1]
-        q, out, d_out = (_by_key_head(x, heads) for x in (query, result.transpose(1, 2), d_result.transpose(1, 2)))
+        q, out, d_out = (
+            _by_key_head(x, heads)
+            for x in (query, result.transpose(1, 2), d_result.transpose(1, 2))
+        )
         groups = q.shape[1]
         k, v = _for_group(key, groups), _for_group(value, groups)
         d_query, d_key, d_value = (_like(x) for x in (query, key, value))
@@ -65,7 +84,15 @@ class RowAttention(torch.autograd.Function):
         for length in filter(None, ctx.lengths):
             row = slice(start, start := start + length)
             d_q[:, :, row], d_k, d_v = _backward(
-                d_out[:, :, row], q[:, :, row], k[:, :, row], v[:, :, row], out[:, :, row], total[:, :, row], 0.0, True, scale=ctx.scale
+                d_out[:, :, row],
+                q[:, :, row],
+                k[:, :, row],
+                v[:, :, row],
+                out[:, :, row],
+                total[:, :, row],
+                0.0,
+                True,
+                scale=ctx.scale,
             )
             torch.sum(d_k, 1, out=d_key[0, :, row])
             torch.sum(d_v, 1, out=d_value[0, :, row])
@@ -78,15 +105,19 @@ class RowAttention(torch.autograd.Function):
 
 
 def _by_key_head(x: torch.Tensor, key_heads: int) -> torch.Tensor:
-    """(1, heads, tokens, width) -> (key heads, heads per key head, tokens, width), the same memory."""
+    """(1, heads, tokens, width) -> (key heads, heads per key head, tokens, width), the same memory."""  # noqa: E501
     return x[0].unflatten(0, (key_heads, -1))
 
 
 def _for_group(x: torch.Tensor, groups: int) -> torch.Tensor:
-    """(1, key heads, tokens, width) -> (key heads, groups, tokens, width), the same memory for every head of a group."""
+    """(1, key heads, tokens, width) -> (key heads, groups, tokens, width), the same memory for
+    every head of a group.
+    """
     return x[0][:, None].expand(-1, groups, -1, -1)
 
 
 def _like(x: torch.Tensor) -> torch.Tensor:
-    """Empty, of the shape of ``x`` (1, heads, tokens, width), with a token's heads side by side as linear layers want them."""
+    """Empty, of the shape of ``x`` (1, heads, tokens, width), with a token's heads side by side as
+    linear layers want them.
+    """
     return x.new_empty(1, x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)

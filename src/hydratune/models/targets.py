@@ -1,4 +1,6 @@
-"""Which layers of a model an adapter changes, decided by name before anything is changed; refusals show the names that exist."""
+"""Which layers of a model an adapter changes, decided by name before anything is changed; refusals
+show the names that exist.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +11,14 @@ from peft import utils as peft_utils
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hydratune.config import AdaLoraAdapter, Ia3Adapter, LayerAdapter, LoraAdapter, OftAdapter, VeraAdapter
+from hydratune.config import (
+    AdaLoraAdapter,
+    Ia3Adapter,
+    LayerAdapter,
+    LoraAdapter,
+    OftAdapter,
+    VeraAdapter,
+)
 from hydratune.errors import ConfigError, Problem
 
 ALL_LINEAR = "all-linear"
@@ -20,13 +29,19 @@ _PEFTS_CHOICE: dict[type[LayerAdapter], Mapping[str, Sequence[str]]] = {  # arch
     VeraAdapter: peft_utils.TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING,
     OftAdapter: peft_utils.TRANSFORMERS_MODELS_TO_OFT_TARGET_MODULES_MAPPING,
 }
-_PEFTS_FEEDFORWARD: Mapping[str, Sequence[str]] = peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
+_PEFTS_FEEDFORWARD: Mapping[str, Sequence[str]] = (
+    peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
+)
 _LAYER_LISTS = ("layers", "h", "block", "blocks", "layer")  # as PEFT looks for them
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether ``pattern`` is the name, its end after a dot, or a regular expression of the whole name."""
-    return name == pattern or name.endswith(f".{pattern}") or re.fullmatch(pattern, name) is not None
+    """Whether ``pattern`` is the name, its end after a dot, or a regular expression of the whole
+    name.
+    """
+    return (
+        name == pattern or name.endswith(f".{pattern}") or re.fullmatch(pattern, name) is not None
+    )
 
 
 def unreadable(key: str, patterns: Sequence[str]) -> Iterator[Problem]:
@@ -35,21 +50,38 @@ def unreadable(key: str, patterns: Sequence[str]) -> Iterator[Problem]:
         try:
             re.compile(pattern)
         except re.error as error:
-            yield Problem(key, pattern, f"not a regular expression ({error})", "give a name, or mend the expression")
+            yield Problem(
+                key,
+                pattern,
+                f"not a regular expression ({error})",
+                "give a name, or mend the expression",
+            )
 
 
-def glob_like(key: str, patterns: Iterable[str], names: Iterable[str], takes: Callable[[str, str], bool] = matches) -> Iterator[Problem]:
-    """Regular expressions such as ``layers.1.*`` that take more than their dots say: layer 10 as well as layer 1."""
+def glob_like(
+    key: str,
+    patterns: Iterable[str],
+    names: Iterable[str],
+    takes: Callable[[str, str], bool] = matches,
+) -> Iterator[Problem]:
+    """Regular expressions such as ``layers.1.*`` that take more than their dots say: layer 10 as
+    well as layer 1.
+    """
     names = list(names)
     for pattern in patterns:
         end = re.search(r"(\d)\.\*", pattern)
         if end is None:
             continue
-        literal = re.sub(r"(?<!\\)\.(?![*+?])", "[.]", pattern).replace(f"{end[1]}.*", f"{end[1]}[.].*")
+        literal = re.sub(r"(?<!\\)\.(?![*+?])", "[.]", pattern).replace(
+            f"{end[1]}.*", f"{end[1]}[.].*"
+        )
         more = [name for name in names if takes(name, pattern) and not takes(name, literal)]
         if more:
             wide = literal.replace(f"{end[1]}[.].*", f"{end[1]}[0-9]*[.].*")
-            why = f"{pattern} is a regular expression, in which . is any character: it takes {more[0]} as well"
+            why = (
+                f"{pattern} is a regular expression, in which . is any character: it takes"
+                f" {more[0]} as well"
+            )
             yield Problem(key, pattern, why, f"""write "{literal}", or "{wide}" if that is meant""")
 
 
@@ -85,14 +117,22 @@ def layer_number(name: str, pattern: str | None) -> int | None:
 
 
 def wanted(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
-    """``adapter.target_modules``, or PEFT's choice for the architecture. Raises ``ConfigError`` where PEFT knows none."""
+    """``adapter.target_modules``, or PEFT's choice for the architecture.
+
+    Raises ``ConfigError`` where PEFT knows none.
+    """
     if adapter.target_modules is not None:
         return list(adapter.target_modules)
     known = _PEFTS_CHOICE[type(adapter)]
     kind = model.config.model_type
     if kind not in known or isinstance(known[kind], str):
-        why = f"PEFT has no choice of layers for {adapter_name(adapter)} on the architecture {kind!r}"
-        fix = f"name them: adapter.target_modules=[...], of: {short_names(list(linear_layers(model)))}"
+        why = (
+            f"PEFT has no choice of layers for {adapter_name(adapter)} on the architecture {kind!r}"
+        )
+        fix = (
+            "name them: adapter.target_modules=[...], of:"
+            f" {short_names(list(linear_layers(model)))}"
+        )
         raise ConfigError([Problem("adapter.target_modules", None, why, fix)])
     return list(known[kind])
 
@@ -109,13 +149,19 @@ def feedforward(model: PreTrainedModel, adapter: Ia3Adapter) -> list[str]:
     kind = model.config.model_type
     if kind not in _PEFTS_FEEDFORWARD:
         why = f"PEFT does not know the feed-forward layers of the architecture {kind!r}"
-        fix = "name those among adapter.target_modules: adapter.feedforward_modules=[...], or [] if there are none"
+        fix = (
+            "name those among adapter.target_modules: adapter.feedforward_modules=[...], or [] if"
+            " there are none"
+        )
         raise ConfigError([Problem("adapter.feedforward_modules", None, why, fix)])
     return list(_PEFTS_FEEDFORWARD[kind])
 
 
 def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn.Module]:
-    """The layers that ``adapter`` changes, by name. Raises ``ConfigError`` for names that match nothing."""
+    """The layers that ``adapter`` changes, by name.
+
+    Raises ``ConfigError`` for names that match nothing.
+    """
     linears, choice = linear_layers(model), wanted(model, adapter)
     unclear = [
         *unreadable("adapter.target_modules", choice),
@@ -124,14 +170,18 @@ def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn
     if unclear:
         raise ConfigError(unclear)
     head = model.get_output_embeddings()
-    body = [name for name, module in linears.items() if module is not head]  # the head is only trained if it is named
+    body = [
+        name for name, module in linears.items() if module is not head
+    ]  # the head is only trained if it is named
     problems = [
         *glob_like("adapter.target_modules", choice, linears),
         *glob_like("adapter.exclude_modules", adapter.exclude_modules, linears),
         *_excluded_shorthand(adapter, body),
     ]
     for key, patterns in (("target_modules", choice), ("exclude_modules", adapter.exclude_modules)):
-        missing = [p for p in patterns if p != ALL_LINEAR and not any(matches(name, p) for name in linears)]
+        missing = [
+            p for p in patterns if p != ALL_LINEAR and not any(matches(name, p) for name in linears)
+        ]
         if missing:
             why = f"this model has no linear layer called {', '.join(missing)}"
             fix = f"its linear layers: {short_names(list(linears))}{elsewhere(model, missing)}"
@@ -147,7 +197,11 @@ def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn
         raise ConfigError(problems)
     before = chosen
     if adapter.layers_to_transform is not None:
-        chosen = {n: m for n, m in chosen.items() if layer_number(n, adapter.layers_pattern) in adapter.layers_to_transform}
+        chosen = {
+            n: m
+            for n, m in chosen.items()
+            if layer_number(n, adapter.layers_pattern) in adapter.layers_to_transform
+        }
     if not chosen:
         if not linears:
             why, fix = "this model has no linear layer", "set adapter=none"
@@ -164,13 +218,20 @@ def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn
 
 def _excluded_shorthand(adapter: LayerAdapter, body: Sequence[str]) -> Iterator[Problem]:
     if ALL_LINEAR in adapter.exclude_modules:
-        why = f"{ALL_LINEAR} is a word for targets; here it would exclude nothing, and meant as it reads it would leave nothing to train"
+        why = (
+            f"{ALL_LINEAR} is a word for targets; here it would exclude nothing, and meant as it"
+            " reads it would leave nothing to train"
+        )
         fix = f"name what is to stay as it is, some of: {short_names(body)}"
         yield Problem("adapter.exclude_modules", adapter.exclude_modules, why, fix)
 
 
-def _left_out(adapter: LayerAdapter, before: Iterable[str], chosen: Iterable[str]) -> Iterator[Problem]:
-    """Names of which every layer is left out again; ``before``: the layers without ``layers_to_transform``."""
+def _left_out(
+    adapter: LayerAdapter, before: Iterable[str], chosen: Iterable[str]
+) -> Iterator[Problem]:
+    """Names of which every layer is left out again; ``before``: the layers without
+    ``layers_to_transform``.
+    """
     for pattern in adapter.target_modules or ():
         if pattern == ALL_LINEAR or any(matches(name, pattern) for name in chosen):
             continue
@@ -180,7 +241,10 @@ def _left_out(adapter: LayerAdapter, before: Iterable[str], chosen: Iterable[str
         fix = f"set adapter.target_modules=[{','.join(rest)}]"
         if unnumbered:
             numbers = adapter.layers_to_transform
-            why = f"adapter.layers_to_transform={numbers} leaves {pattern} out: {unnumbered[0]} is in none of these layers"
+            why = (
+                f"adapter.layers_to_transform={numbers} leaves {pattern} out: {unnumbered[0]} is in"
+                " none of these layers"
+            )
             fix += ", or adapter.layers_to_transform=null for all layers"
         yield Problem("adapter.target_modules", adapter.target_modules, why, fix)
 
@@ -193,15 +257,26 @@ def without_effect(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
 
 
 def elsewhere(model: PreTrainedModel, missing: Iterable[str]) -> str:
-    """What a name may have meant that is the beginning or the end of others, as an addition to a message."""
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules() if name and not name[-1].isdigit()}
-    near = [name for name in sorted(names) if any(len(word) > 2 and word in name and word != name for word in missing)]
+    """What a name may have meant that is the beginning or the end of others, as an addition to a
+    message.
+    """
+    names = {
+        name.rpartition(".")[2]
+        for name, _ in model.named_modules()
+        if name and not name[-1].isdigit()
+    }
+    near = [
+        name
+        for name in sorted(names)
+        if any(len(word) > 2 and word in name and word != name for word in missing)
+    ]
     return f" (alike: {', '.join(near)})" if near else ""
 
 
-# ------------------------------------------------------------------------------------------- modules trained in full
+# -------------------------------------------------------------------------- modules trained in full
 def saved_modules(model: PreTrainedModel, patterns: Sequence[str]) -> dict[str, list[str]]:
-    """Of every name or expression in ``modules_to_save``, the modules it means: whole names, or ends after a dot.
+    """Of every name or expression in ``modules_to_save``, the modules it means: whole names, or
+    ends after a dot.
 
     A module inside another that is trained in full is not listed: it is a part of it.
     """
@@ -212,31 +287,49 @@ def saved_modules(model: PreTrainedModel, patterns: Sequence[str]) -> dict[str, 
     def is_inside(name: str) -> bool:
         return any(name.startswith(f"{outer}.") for outer in every)
 
-    return {pattern: [name for name in some if not is_inside(name)] for pattern, some in found.items()}
+    return {
+        pattern: [name for name in some if not is_inside(name)] for pattern, some in found.items()
+    }
 
 
 def meant(model: PreTrainedModel, adapter: LayerAdapter) -> tuple[set[str], set[str]]:
-    """(names of the layers that ``adapter`` changes, names of the modules that are trained in full beside it).
+    """(names of the layers that ``adapter`` changes, names of the modules that are trained in full
+    beside it).
 
     Of the embeddings and the output head in one matrix, both are named where one is.
     """
-    saved = {name for some in saved_modules(model, adapter.modules_to_save).values() for name in some}
+    saved = {
+        name for some in saved_modules(model, adapter.modules_to_save).values() for name in some
+    }
     if ties_embeddings(model):
-        shared = {n for n, m in model.named_modules() if m is model.get_input_embeddings() or m is model.get_output_embeddings()}
+        shared = {
+            n
+            for n, m in model.named_modules()
+            if m is model.get_input_embeddings() or m is model.get_output_embeddings()
+        }
         saved |= shared if saved & shared else set()
     return set(targets(model, adapter)), saved
 
 
 def saved_for_peft(model: PreTrainedModel, patterns: Sequence[str]) -> list[str] | None:
-    """``modules_to_save`` of the PEFT config. PEFT takes every module whose name *ends* with an entry, ``input_layernorm``
-    for ``norm``: where that is more than what was meant, whole names are given."""
+    """``modules_to_save`` of the PEFT config. PEFT takes every module whose name *ends* with an
+    entry, ``input_layernorm`` for ``norm``: where that is more than what was meant, whole names are
+    given."""
     if not patterns:
         return None
-    names = [f"base_model.model.{name}" for name, _ in model.named_modules(remove_duplicate=False) if name]
+    names = [
+        f"base_model.model.{name}"
+        for name, _ in model.named_modules(remove_duplicate=False)
+        if name
+    ]
     meant = {name for some in saved_modules(model, patterns).values() for name in some}
 
     def taken(entries: Iterable[str]) -> set[str]:
-        return {name.removeprefix("base_model.model.") for name in names if any(name.endswith(entry) for entry in entries)}
+        return {
+            name.removeprefix("base_model.model.")
+            for name in names
+            if any(name.endswith(entry) for entry in entries)
+        }
 
     short = list(patterns)
     for entries in (short, sorted(meant)):
@@ -248,17 +341,27 @@ def saved_for_peft(model: PreTrainedModel, patterns: Sequence[str]) -> list[str]
 def _wrong_layers(model: PreTrainedModel, adapter: LayerAdapter) -> Iterator[Problem]:
     if adapter.layers_to_transform is None:
         return
-    numbers = {layer_number(name, adapter.layers_pattern) for name, _ in model.named_modules()} - {None}
+    numbers = {layer_number(name, adapter.layers_pattern) for name, _ in model.named_modules()} - {
+        None
+    }
     if not numbers:
         lists = sorted(n for n, m in model.named_modules() if isinstance(m, torch.nn.ModuleList))
-        why = f"this model has no numbered layers called {adapter.layers_pattern or ', '.join(_LAYER_LISTS)}"
+        why = (
+            "this model has no numbered layers called"
+            f" {adapter.layers_pattern or ', '.join(_LAYER_LISTS)}"
+        )
         fix = f"name their list; this model has: {short_names(lists) or 'none'}"
         yield Problem("adapter.layers_pattern", adapter.layers_pattern, why, fix)
         return
     wrong = [number for number in adapter.layers_to_transform if number not in numbers]
     if wrong or not adapter.layers_to_transform:
         why = f"this model has {len(numbers)} layers, with the numbers 0 to {len(numbers) - 1}"
-        yield Problem("adapter.layers_to_transform", adapter.layers_to_transform, why, "choose among them, or null for all")
+        yield Problem(
+            "adapter.layers_to_transform",
+            adapter.layers_to_transform,
+            why,
+            "choose among them, or null for all",
+        )
 
 
 def for_peft(model: PreTrainedModel, adapter: LayerAdapter) -> str | list[str]:
@@ -269,5 +372,7 @@ def for_peft(model: PreTrainedModel, adapter: LayerAdapter) -> str | list[str]:
     if choice == [ALL_LINEAR]:
         return ALL_LINEAR
     linears = linear_layers(model)
-    plain = all(p != ALL_LINEAR and any(n == p or n.endswith(f".{p}") for n in linears) for p in choice)
+    plain = all(
+        p != ALL_LINEAR and any(n == p or n.endswith(f".{p}") for n in linears) for p in choice
+    )
     return choice if plain else sorted(targets(model, adapter))

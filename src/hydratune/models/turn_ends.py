@@ -1,7 +1,9 @@
-"""Which tokens end an assistant's turn: those that the tokenizer and the model declare, and the one that the chat template writes.
+"""Which tokens end an assistant's turn: those that the tokenizer and the model declare, and the one
+that the chat template writes.
 
-Three places can disagree. Evaluation stops at all of them; what is saved says the same in ``generation_config.json``, which
-``generate`` and vLLM read from a model's folder, and of an adapter's folder where they are told to.
+Three places can disagree. Evaluation stops at all of them; what is saved says the same in
+``generation_config.json``, which ``generate`` and vLLM read from a model's folder, and of an
+adapter's folder where they are told to.
 """
 
 import copy
@@ -39,14 +41,18 @@ def of_model(generation: GenerationConfig | None) -> frozenset[int]:
 
 
 def _written_after_an_answer(tokenizer: Any) -> list[int]:
-    """Added tokens that the chat template writes behind an assistant's text, with white space before them at most.
+    """Added tokens that the chat template writes behind an assistant's text, with white space
+    before them at most.
 
-    Base models with a chat template of their own have such an end, and call another token the end of a text.
+    Base models with a chat template of their own have such an end, and call another token the end
+    of a text.
     """
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SAID}]
     try:
         text = render(tokenizer, turns, (), generation_prompt=False)
-    except Exception:  # a template raises whatever it likes; what it refuses is said with the row that it refuses
+    except (
+        Exception
+    ):  # a template raises whatever it likes; what it refuses is said with the row that it refuses
         return []
     _, said, rest = text.rpartition(_SAID)
     if not said or not rest:
@@ -54,11 +60,17 @@ def _written_after_an_answer(tokenizer: Any) -> list[int]:
     added = tokenizer.added_tokens_decoder
     ids = list(tokenizer(rest, add_special_tokens=False).input_ids)
     first = next((number for number, token in enumerate(ids) if token in added), len(ids))
-    return [token for token in ids if token in added] if not tokenizer.decode(ids[:first]).strip() else []
+    return (
+        [token for token in ids if token in added]
+        if not tokenizer.decode(ids[:first]).strip()
+        else []
+    )
 
 
 def name_the_end(tokenizer: Any) -> None:
-    """A tokenizer without an end-of-text token gets the token with which its template ends an answer."""
+    """A tokenizer without an end-of-text token gets the token with which its template ends an
+    answer.
+    """
     if tokenizer.eos_token_id is None:
         written = _written_after_an_answer(tokenizer)
         if written:
@@ -66,7 +78,9 @@ def name_the_end(tokenizer: Any) -> None:
 
 
 def in_order(ends: Iterable[int], trained: Sequence[int]) -> list[int]:
-    """``ends``, those that rows were ``trained`` to end with first, the most frequent one at the head."""
+    """``ends``, those that rows were ``trained`` to end with first, the most frequent one at the
+    head.
+    """
     return sorted(set(ends), key=lambda token: (-trained.count(token), token))
 
 
@@ -76,7 +90,10 @@ def told(tokenizer: Any, ends: Iterable[int]) -> str:
 
 
 def generation_config(model: Any, tokenizer: Any, ends: Sequence[int]) -> GenerationConfig:
-    """The model's own, with every one of ``ends``, and with a padding token. What transformers would not store is left out."""
+    """The model's own, with every one of ``ends``, and with a padding token.
+
+    What transformers would not store is left out.
+    """
     own = getattr(model, "generation_config", None)
     config = copy.deepcopy(own) if own is not None else GenerationConfig()
     config.eos_token_id = list(ends)
@@ -84,19 +101,24 @@ def generation_config(model: Any, tokenizer: Any, ends: Sequence[int]) -> Genera
         config.pad_token_id = tokenizer.pad_token_id
     try:
         config.validate(strict=True)
-    except ValueError:  # settings that contradict each other, as published models have them, cannot be saved
+    except (
+        ValueError
+    ):  # settings that contradict each other, as published models have them, cannot be saved
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         config = GenerationConfig(**{name: getattr(config, name) for name in names})
     return config
 
 
-def write_card(folder: Path, tokenizer: Any, base: str, ends: Sequence[int], *, is_lora: bool) -> None:
+def write_card(
+    folder: Path, tokenizer: Any, base: str, ends: Sequence[int], *, is_lora: bool
+) -> None:
     """Says in the model card that PEFT wrote where an answer ends, and what to type."""
     card = folder / "README.md"
     if not card.is_file():
         return
     vllm = (
-        f"vLLM: `vllm serve {base} --enable-lora --lora-modules tuned=FOLDER --generation-config FOLDER`, or in every request "
+        f"vLLM: `vllm serve {base} --enable-lora --lora-modules tuned=FOLDER --generation-config"
+        " FOLDER`, or in every request "
         f'`"stop_token_ids": {list(ends)}`.\n'
     )
     text = f"""{CARD_TITLE}
@@ -118,5 +140,5 @@ output = model.generate(**prompt, max_new_tokens=256)
 print(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
 ```
 
-{vllm if is_lora else ""}"""
+{vllm if is_lora else ""}"""  # noqa: E501
     card.write_text(f"{card.read_text('utf-8').rstrip()}\n\n{text}", "utf-8")

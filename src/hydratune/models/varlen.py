@@ -1,7 +1,7 @@
 """Attention of rows laid end to end on a GPU, by PyTorch's flash kernel for rows of uneven length.
 
-The kernel reads half precision only and has no dropout; everything else loops over the rows. Not run on a GPU so far:
-the tests compare what is handed to the kernel against a kernel of their own.
+The kernel reads half precision only and has no dropout; everything else loops over the rows. Not
+run on a GPU so far: the tests compare what is handed to the kernel against a kernel of their own.
 """
 
 import inspect
@@ -23,29 +23,43 @@ except ImportError:  # it came with PyTorch 2.10
 
 @lru_cache(maxsize=64)
 def _has(kernel: Callable[..., object] | None, *names: str) -> bool:
-    return kernel is not None and all(name in inspect.signature(kernel).parameters for name in names)
+    return kernel is not None and all(
+        name in inspect.signature(kernel).parameters for name in names
+    )
 
 
-def can_take(query: torch.Tensor, value: torch.Tensor, dropout: float, windowed: bool = False) -> bool:
-    """Whether the kernel computes attention of these tensors, forward and backward; ``windowed``: in a sliding window."""
+def can_take(
+    query: torch.Tensor, value: torch.Tensor, dropout: float, windowed: bool = False
+) -> bool:
+    """Whether the kernel computes attention of these tensors, forward and backward; ``windowed``:
+    in a sliding window.
+    """
     return (
         query.device.type == "cuda"
         and query.dtype in (torch.float16, torch.bfloat16)
         and query.shape[-1] == value.shape[-1]
         and takes_heads(query.shape[-1], torch.cuda.get_device_capability(query.device))
         and not dropout
-        and (_has(kernel, "window_size") or (_has(kernel, "is_causal") and not windowed))  # the latter before PyTorch 2.11
+        and (
+            _has(kernel, "window_size") or (_has(kernel, "is_causal") and not windowed)
+        )  # the latter before PyTorch 2.11
     )
 
 
 def takes_heads(width: int, capability: tuple[int, int]) -> bool:
-    """Whether flash-attention takes heads of ``width`` on a GPU of this compute capability, forward and backward.
+    """Whether flash-attention takes heads of ``width`` on a GPU of this compute capability, forward
+    and backward.
 
-    It needs 8.0 (Ampere). The backward pass of 193 to 224 needs more shared memory than 8.6, 8.9 and 12.x have: PyTorch's own
-    choice of kernels leaves them out as well (sdp_utils.cpp).
+    It needs 8.0 (Ampere). The backward pass of 193 to 224 needs more shared memory than 8.6, 8.9
+    and 12.x have: PyTorch's own choice of kernels leaves them out as well (sdp_utils.cpp).
     """
     small = capability in ((8, 6), (8, 7), (8, 9)) or capability[0] == 12
-    return capability >= (8, 0) and width % 8 == 0 and width <= 256 and not (small and 192 < width <= 224)
+    return (
+        capability >= (8, 0)
+        and width % 8 == 0
+        and width <= 256
+        and not (small and 192 < width <= 224)
+    )
 
 
 def attend(
@@ -59,14 +73,19 @@ def attend(
 ) -> torch.Tensor:
     """Every token sees the prefix, and its own row up to itself, ``window`` tokens at most.
 
-    query (1, heads, tokens, width), key and value (1, key heads, tokens, width), prefix (1, key heads, prefix, width)
+    query (1, heads, tokens, width), key and value (1, key heads, tokens, width), prefix (1, key
+    heads, prefix, width)
     -> (1, tokens, heads, width).
     """
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     extra = 0
-    if prefix is not None:  # the last query sees the last key, so a row's keys are the prefix and its own
+    if prefix is not None:
+        # the last query sees the last key, so a row's keys are the prefix and its own
         extra = prefix[0].shape[2]
-        k, v = (BeforeEach.apply(p[0].transpose(0, 1), x, lengths) for p, x in zip(prefix, (k, v), strict=True))  # type: ignore[no-untyped-call]
+        k, v = (
+            BeforeEach.apply(p[0].transpose(0, 1), x, lengths)  # type: ignore[no-untyped-call]
+            for p, x in zip(prefix, (k, v), strict=True)
+        )
     options: dict[str, object] = {}
     if q.shape[1] != k.shape[1]:
         if _has(kernel, "enable_gqa"):
@@ -99,13 +118,16 @@ def attend(
 
 
 class BeforeEach(torch.autograd.Function):
-    """A prefix (prefix, heads, width) put before every one of the rows laid end to end in x (tokens, heads, width).
+    """A prefix (prefix, heads, width) put before every one of the rows laid end to end in x
+    (tokens, heads, width).
 
     The gradient of the prefix is a sum over rows, taken in fp32 and in a fixed order.
     """
 
     @staticmethod
-    def forward(ctx: Any, prefix: torch.Tensor, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
+    def forward(
+        ctx: Any, prefix: torch.Tensor, x: torch.Tensor, lengths: tuple[int, ...]
+    ) -> torch.Tensor:
         ctx.lengths, ctx.prefix, ctx.dtype = lengths, len(prefix), prefix.dtype
         places, _, _ = _places(lengths, len(prefix), x.device)
         return torch.cat([prefix.to(x.dtype), x]).index_select(0, places)
@@ -121,7 +143,9 @@ class BeforeEach(torch.autograd.Function):
 
 @lru_cache(maxsize=16)  # the same for every layer of a micro-pack
 def _places(lengths: tuple[int, ...], prefix: int, device: torch.device) -> list[torch.Tensor]:
-    """(what stands where when the prefix is before every row, counted in prefix and x end to end; places of the copies; of the rows)."""
+    """(what stands where when the prefix is before every row, counted in prefix and x end to end;
+    places of the copies; of the rows).
+    """
     places: list[int] = []
     of_prefix: list[int] = []
     of_rows: list[int] = []
@@ -136,7 +160,9 @@ def _places(lengths: tuple[int, ...], prefix: int, device: torch.device) -> list
 
 @lru_cache(maxsize=16)  # the same for every layer of a micro-pack
 def _starts(lengths: tuple[int, ...], more: int, device: torch.device) -> torch.Tensor:
-    """Where rows begin that are ``more`` longer than ``lengths`` say, and where the last one ends; int32, as the kernel wants it."""
+    """Where rows begin that are ``more`` longer than ``lengths`` say, and where the last one ends;
+    int32, as the kernel wants it.
+    """
     with torch.inference_mode(False):  # answers and training steps may share it
         (starts,) = sent([[0, *itertools.accumulate(length + more for length in lengths)]], device)
         return starts.to(torch.int32)

@@ -1,4 +1,6 @@
-"""What the terminal shows while a pack runs: one live table of its jobs, or plain lines where there is no terminal."""
+"""What the terminal shows while a pack runs: one live table of its jobs, or plain lines where there
+is no terminal.
+"""
 
 import statistics
 import threading
@@ -58,9 +60,15 @@ class Board:
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         jobs = read_sweep(folder)
-        self.lines = {name: _line(folder / name, jobs[name].varying if name in jobs else {}) for name in names}
+        self.lines = {
+            name: _line(folder / name, jobs[name].varying if name in jobs else {}) for name in names
+        }
         self._lock = threading.Lock()
-        self._live = Live(get_renderable=self.view, console=console, refresh_per_second=2) if console.is_terminal else None
+        self._live = (
+            Live(get_renderable=self.view, console=console, refresh_per_second=2)
+            if console.is_terminal
+            else None
+        )
         self._said = time.monotonic()
 
     def __enter__(self) -> "Board":
@@ -68,7 +76,12 @@ class Board:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -104,14 +117,27 @@ class Board:
     def ended(self, name: str, status: Mapping[str, Any]) -> None:
         with self._lock:
             line = self.lines[name]
-            line.state, line.took = str(status.get("state", "?")), time.monotonic() - line.began if line.began else 0.0
+            line.state, line.took = (
+                str(status.get("state", "?")),
+                time.monotonic() - line.began if line.began else 0.0,
+            )
             halved = status.get("halved")
-            line.reason = f"halved at step {halved.get('step')}" if halved else " ".join(mask(str(status.get("error") or "")).split())
-            line.reason = line.reason if len(line.reason) <= _LONGEST_REASON else f"{line.reason[:_LONGEST_REASON]} ..."
+            line.reason = (
+                f"halved at step {halved.get('step')}"
+                if halved
+                else " ".join(mask(str(status.get("error") or "")).split())
+            )
+            line.reason = (
+                line.reason
+                if len(line.reason) <= _LONGEST_REASON
+                else f"{line.reason[:_LONGEST_REASON]} ..."
+            )
             if self._live is None:
                 loss = f", val loss {line.best:.4f}" if line.best is not None else ""
                 why = f": {line.reason}" if line.reason else ""
-                text = f"job {name} ({line.settings}) {line.state} after {span(line.took)}{loss}{why}"
+                text = (
+                    f"job {name} ({line.settings}) {line.state} after {span(line.took)}{loss}{why}"
+                )
                 console.print(escape(text), soft_wrap=True)
 
     def say(self) -> None:
@@ -120,23 +146,42 @@ class Board:
             return
         self._said = time.monotonic()
         with self._lock:
-            running = [plain(name, line) for name, line in self.lines.items() if line.state == "running"]
-            console.print(escape("; ".join([summary(self.lines, self._said), *running])), soft_wrap=True)
+            running = [
+                plain(name, line) for name, line in self.lines.items() if line.state == "running"
+            ]
+            console.print(
+                escape("; ".join([summary(self.lines, self._said), *running])), soft_wrap=True
+            )
 
     def view(self) -> Group:
         with self._lock:
             now = time.monotonic()
             shown = choose(self.lines, console.height - _AROUND)
-            return Group(table(shown, now, wide=console.width >= _WIDE), Text(summary(self.lines, now, shown)))
+            return Group(
+                table(shown, now, wide=console.width >= _WIDE),
+                Text(summary(self.lines, now, shown)),
+            )
 
 
 def choose(lines: Mapping[str, Line], room: int) -> dict[str, Line]:
-    """The jobs worth a row if there is no ``room`` for all: running, failed, the best, then what comes next; in their order."""
+    """The jobs worth a row if there is no ``room`` for all: running, failed, the best, then what
+    comes next; in their order.
+    """
     failed = [name for name, line in lines.items() if line.state == "failed"]
-    others = {name: line for name, line in lines.items() if line.state not in ("running", "failed", "waiting")}
+    others = {
+        name: line
+        for name, line in lines.items()
+        if line.state not in ("running", "failed", "waiting")
+    }
     best = sorted(others, key=lambda name: (_beaten(others[name]), others[name].best or 0.0))
     order = [name for name, line in lines.items() if line.state == "running"]
-    order += [*failed[-3:], *best[:5], *(name for name, line in lines.items() if line.state == "waiting"), *best[5:], *failed]
+    order += [
+        *failed[-3:],
+        *best[:5],
+        *(name for name, line in lines.items() if line.state == "waiting"),
+        *best[5:],
+        *failed,
+    ]
     chosen = set(list(dict.fromkeys(order))[: max(3, room)])
     return {name: line for name, line in lines.items() if name in chosen}
 
@@ -145,16 +190,37 @@ def table(lines: Mapping[str, Line], now: float, *, wide: bool) -> Table:
     """One row of one line for each. A narrow terminal does without what can be spared."""
     result = Table(header_style="bold")
     wanted = {"state": wide, "step": wide, "tokens/s": wide}
-    titles = ("job", "settings", "state", "doing", "", "step", "loss", "best val", "tokens/s", "time")
+    titles = (
+        "job",
+        "settings",
+        "state",
+        "doing",
+        "",
+        "step",
+        "loss",
+        "best val",
+        "tokens/s",
+        "time",
+    )
     texts = ("job", "settings", "state", "doing")
     for title in titles:
         if wanted.get(title, True):
-            result.add_column(title, justify="left" if title in texts else "right", no_wrap=title not in ("settings", "doing"))
+            result.add_column(
+                title,
+                justify="left" if title in texts else "right",
+                no_wrap=title not in ("settings", "doing"),
+            )
     for name, line in lines.items():
         running, stage = line.state == "running", line.stage
         rest = line.stage.left(now - line.since)
         doing = (stage.title or "starting") if running else line.reason
-        doing = doing if wide or running else f"{line.state}: {line.reason}" if line.reason else line.state
+        doing = (
+            doing
+            if wide or running
+            else f"{line.state}: {line.reason}"
+            if line.reason
+            else line.state
+        )
         cells = {
             "job": name,
             "settings": line.settings,
@@ -165,9 +231,19 @@ def table(lines: Mapping[str, Line], now: float, *, wide: bool) -> Table:
             "loss": _number(line.loss),
             "best val": _number(line.best),
             "tokens/s": f"{stage.speed:,.0f}" if running and stage.speed else "",
-            "time": f"{span(rest)} left" if running and rest is not None else span(line.took) if line.took is not None else "",
+            "time": (
+                f"{span(rest)} left"
+                if running and rest is not None
+                else span(line.took)
+                if line.took is not None
+                else ""
+            ),
         }
-        row = [Text(cells[title], no_wrap=True, overflow="ellipsis") for title in titles if wanted.get(title, True)]
+        row = [
+            Text(cells[title], no_wrap=True, overflow="ellipsis")
+            for title in titles
+            if wanted.get(title, True)
+        ]
         result.add_row(*row, style=_STYLES.get(line.state, "dim"))
     return result
 
@@ -175,16 +251,37 @@ def table(lines: Mapping[str, Line], now: float, *, wide: bool) -> Table:
 def summary(lines: Mapping[str, Line], now: float, shown: Mapping[str, Line] | None = None) -> str:
     """All jobs in one line; ``shown`` are those of which more is to be seen."""
     states = [line.state for line in lines.values()]
-    waiting, running, paused, failed = (states.count(state) for state in ("waiting", "running", "paused", "failed"))
-    parts = [f"{len(states) - waiting - running - paused} of {len(states)} jobs ended{f' ({failed} failed)' if failed else ''}"]
+    waiting, running, paused, failed = (
+        states.count(state) for state in ("waiting", "running", "paused", "failed")
+    )
+    parts = [
+        f"{len(states) - waiting - running - paused} of {len(states)} jobs"
+        f" ended{f' ({failed} failed)' if failed else ''}"
+    ]
     going = [f"{running} running, {waiting} waiting"] if running or waiting or paused else []
-    parts += [", ".join([*going, f"{paused} paused until all are judged"] if paused else going)] if going else []
+    parts += (
+        [", ".join([*going, f"{paused} paused until all are judged"] if paused else going)]
+        if going
+        else []
+    )
     left = time_left(list(lines.values()), now)
     parts += [f"about {span(left)} left"] if left is not None and (running or waiting) else []
-    best = min(((ln.best, name) for name, ln in lines.items() if ln.best is not None and not _beaten(ln)), default=None)
-    parts += [f"best so far: job {best[1]} ({lines[best[1]].settings}) {best[0]:.4f}"] if best else []
+    best = min(
+        ((ln.best, name) for name, ln in lines.items() if ln.best is not None and not _beaten(ln)),
+        default=None,
+    )
+    parts += (
+        [f"best so far: job {best[1]} ({lines[best[1]].settings}) {best[0]:.4f}"] if best else []
+    )
     hidden = [line.state for name, line in lines.items() if shown is not None and name not in shown]
-    parts += [f"not shown: {', '.join(f'{hidden.count(state)} {state}' for state in dict.fromkeys(hidden))}"] if hidden else []
+    parts += (
+        [
+            "not shown:"
+            f" {', '.join(f'{hidden.count(state)} {state}' for state in dict.fromkeys(hidden))}"
+        ]
+        if hidden
+        else []
+    )
     return "; ".join(parts)
 
 
@@ -192,7 +289,10 @@ def plain(name: str, line: Line) -> str:
     """One running job in words."""
     stage = line.stage
     steps = f" ({int(stage.done)}/{stage.total})" if stage.total > 0 else ""
-    parts = [f"job {name}: {stage.title or 'starting'}" + (f" {100 * stage.share:.0f} %{steps}" if stage.title else "")]
+    parts = [
+        f"job {name}: {stage.title or 'starting'}"
+        + (f" {100 * stage.share:.0f} %{steps}" if stage.title else "")
+    ]
     parts += [f"loss {line.loss:.4f}"] if line.loss is not None else []
     parts += [f"best val {line.best:.4f}"] if line.best is not None else []
     parts += [f"{stage.speed:,.0f} tokens/s"] if stage.speed else []
@@ -202,11 +302,18 @@ def plain(name: str, line: Line) -> str:
 def time_left(lines: Sequence[Line], now: float) -> float | None:
     """Seconds until all have ended; None as long as nothing tells.
 
-    A job that trains goes on as it went so far, and then takes as long as the ended ones after their training. Whoever has
-    not begun to train will take as long as the ended ones, or as the others will.
+    A job that trains goes on as it went so far, and then takes as long as the ended ones after
+    their training. Whoever has not begun to train will take as long as the ended ones, or as the
+    others will.
     """
-    ended = [line for line in lines if line.state in ("finished", "stopped") and line.took is not None]
-    after = [line.took - (line.trained - line.began) for line in ended if line.took is not None and line.trained is not None]
+    ended = [
+        line for line in lines if line.state in ("finished", "stopped") and line.took is not None
+    ]
+    after = [
+        line.took - (line.trained - line.began)
+        for line in ended
+        if line.took is not None and line.trained is not None
+    ]
     tail = statistics.fmean(after) if after else 0.0
     running = [line for line in lines if line.state == "running"]
     rests: list[float | None] = []
@@ -215,13 +322,22 @@ def time_left(lines: Sequence[Line], now: float) -> float | None:
         if line.trained is not None:
             rests.append(max(0.0, tail - (now - line.trained)))
         else:
-            rests.append(rest + tail if line.stage.title == _TRAINING and rest is not None else None)
+            rests.append(
+                rest + tail if line.stage.title == _TRAINING and rest is not None else None
+            )
     whole = [line.took for line in ended if line.took is not None]
-    whole = whole or [now - line.began + rest for line, rest in zip(running, rests, strict=True) if rest is not None]
+    whole = whole or [
+        now - line.began + rest
+        for line, rest in zip(running, rests, strict=True)
+        if rest is not None
+    ]
     if not whole:
         return None
     usual = statistics.fmean(whole)
-    known = [max(0.0, usual - (now - ln.began)) if rest is None else rest for ln, rest in zip(running, rests, strict=True)]
+    known = [
+        max(0.0, usual - (now - ln.began)) if rest is None else rest
+        for ln, rest in zip(running, rests, strict=True)
+    ]
     waiting = usual * sum(line.state == "waiting" for line in lines)
     return max([(sum(known) + waiting) / max(1, len(running)), *known])
 
@@ -246,7 +362,11 @@ def _number(value: float | None) -> str:
 def _line(folder: Path, varying: Mapping[str, str]) -> Line:
     """A job as the pack finds it: some have ended before, and count in the halving."""
     record = RunDirectory(folder)
-    settings = mask(", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in varying.items()))
+    settings = mask(
+        ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in varying.items())
+    )
     if record.is_finished():
-        return Line(settings, State.finished.value, best=read_json(record.metrics_file).get("objective"))
+        return Line(
+            settings, State.finished.value, best=read_json(record.metrics_file).get("objective")
+        )
     return Line(settings, State.stopped.value) if "halved" in record.status() else Line(settings)

@@ -1,8 +1,9 @@
 """The threads that compute for all jobs of a pack, and the queue before them.
 
-What is submitted is begun in the order of submission. A thread that begins a small micro-pack of a LoRA trial takes others
-that wait at that moment along, and computes them in one pass (``hydratune.training.merged``). Nobody waits for company:
-where nothing else is in the queue, a micro-pack is computed by its own model, as in a run alone.
+What is submitted is begun in the order of submission. A thread that begins a small micro-pack of a
+LoRA trial takes others that wait at that moment along, and computes them in one pass
+(``hydratune.training.merged``). Nobody waits for company: where nothing else is in the queue, a
+micro-pack is computed by its own model, as in a run alone.
 """
 
 import logging
@@ -28,8 +29,10 @@ class Task:
 
     work: Callable[[], Any]
     guest: Guest | None = None  # what ``work`` computes, where it can be done together with others
-    admit: Callable[[], None] = lambda: None  # raises if the job is to have nothing computed any more
-    count: Callable[[float], None] = lambda seconds: None  # is told the CPU-seconds of a pass with others that are this task's
+    # raises if the job is to have nothing computed any more
+    admit: Callable[[], None] = lambda: None
+    # is told the CPU-seconds of a pass with others that are this task's
+    count: Callable[[float], None] = lambda seconds: None
     future: Future[Any] = field(default_factory=Future)
 
     def run(self) -> None:
@@ -46,20 +49,29 @@ class Crew:
     """``workers`` threads with one intra-op thread each."""
 
     def __init__(self, workers: int, merge_tokens: int = 0) -> None:
-        """``merge_tokens``: how many tokens a pass may have that serves several micro-packs; 0: there is no such pass."""
+        """``merge_tokens``: how many tokens a pass may have that serves several micro-packs; 0:
+        there is no such pass.
+        """
         self.merge_tokens = merge_tokens
         self.host: Host | None = None  # computes such passes
-        self.merged = self.micro_packs = 0  # how many micro-packs were computed with others; of how many of LoRA trials
+        self.merged = self.micro_packs = (
+            0  # how many micro-packs were computed with others; of how many of LoRA trials
+        )
         self._waiting: deque[Task] = deque()
         self._news = threading.Condition()
-        self._shares: dict[int, int] = {}  # thread -> tokens of small micro-packs it computes; without those that compute other things
+        self._shares: dict[
+            int, int
+        ] = {}  # thread -> tokens of small micro-packs it computes; without those that compute other things  # noqa: E501
         self._closed = False
-        self._threads = [threading.Thread(target=self._work, name=f"crew {n}", daemon=True) for n in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._work, name=f"crew {n}", daemon=True)
+            for n in range(workers)
+        ]
         for thread in self._threads:
             thread.start()
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        """They follow each other: a task may wait for those before it that it was submitted with."""
+        """They follow each other: a task may wait for those before it that it was submitted with."""  # noqa: E501
         with self._news:
             if self._closed:
                 raise RuntimeError("this crew was dismissed")
@@ -67,7 +79,9 @@ class Crew:
             self._news.notify(len(tasks))
 
     def dismiss(self, *, wait: bool = True) -> None:
-        """Waits until everything that was submitted is computed, or lets nobody begin anything more."""
+        """Waits until everything that was submitted is computed, or lets nobody begin anything
+        more.
+        """
         with self._news:
             self._closed = True
             if not wait:
@@ -78,9 +92,17 @@ class Crew:
         for thread in self._threads if wait else ():
             thread.join()
         if self.micro_packs:
-            log.info("%d of %d micro-packs were computed together with others", self.merged, self.micro_packs)
+            log.info(
+                "%d of %d micro-packs were computed together with others",
+                self.merged,
+                self.micro_packs,
+            )
         elif self.merge_tokens:
-            log.info("no micro-packs were computed together: none was of plain LoRA and of at most %d tokens", self.merge_tokens // _SHARE)
+            log.info(
+                "no micro-packs were computed together: none was of plain LoRA and of at most %d"
+                " tokens",
+                self.merge_tokens // _SHARE,
+            )
 
     def _work(self) -> None:
         torch.set_num_threads(1)
@@ -94,7 +116,9 @@ class Crew:
             del tasks  # nothing of a finished task is kept while there is nothing to do
 
     def _take(self) -> list[Task]:
-        """The longest waiting task, and what is to be computed with it; nothing: there will be no more."""
+        """The longest waiting task, and what is to be computed with it; nothing: there will be no
+        more.
+        """
         with self._news:
             me = threading.get_ident()
             self._shares[me] = 0
@@ -118,13 +142,18 @@ class Crew:
     def _company(self, first: Task) -> list[Task]:
         """What is computed with ``first``, taken out of the queue.
 
-        No more than makes the threads that compute such things, or nothing, equally busy: one that takes all would have them
-        all come back at once, to be taken all by the next, while the others find nothing but single ones.
+        No more than makes the threads that compute such things, or nothing, equally busy: one that
+        takes all would have them all come back at once, to be taken all by the next, while the
+        others find nothing but single ones.
         """
         if self.host is None or first.guest is None:
             return []
         kind = first.guest.kind
-        alike = [task for task in self._waiting if self._is_small(task) and task.guest is not None and task.guest.kind == kind]
+        alike = [
+            task
+            for task in self._waiting
+            if self._is_small(task) and task.guest is not None and task.guest.kind == kind
+        ]
         tokens = first.guest.tokens
         everything = sum(map(_tokens, [first, *alike])) + sum(self._shares.values())
         limit = everything / len(self._shares)
@@ -146,7 +175,10 @@ class Crew:
         return task.guest is not None and self.is_small(task.guest.tokens)
 
     def _together(self, tasks: Sequence[Task]) -> None:
-        """One pass for all. If it fails, each by its own model; if that goes well, there are no such passes any more."""
+        """One pass for all.
+
+        If it fails, each by its own model; if that goes well, there are no such passes any more.
+        """
         welcome = []
         for task in tasks:
             try:
@@ -165,7 +197,8 @@ class Crew:
                 raise RuntimeError("another pass has failed")
             results = host.run([task.guest for task in welcome if task.guest is not None])
         except BaseException as error:
-            why = f"{type(error).__name__}: {error}"  # with the error itself, what it had computed would stay
+            # with the error itself, what it had computed would stay
+            why = f"{type(error).__name__}: {error}"
         spent, tokens = time.thread_time() - start, sum(map(_tokens, welcome))
         for task in welcome:
             task.count(spent * _tokens(task) / tokens)

@@ -1,4 +1,6 @@
-"""The packs of a sweep as processes: started, dealt out to GPUs, interrupted; what a killed one left goes on in another."""
+"""The packs of a sweep as processes: started, dealt out to GPUs, interrupted; what a killed one
+left goes on in another.
+"""
 
 import json
 import os
@@ -46,7 +48,8 @@ class _Running:
 
 
 def work_off(folder: Path, packs: Sequence[Pack], packing: Packing, gpus: Sequence[str]) -> None:
-    """Runs packs one after the other, or one on each of ``gpus``, and what is left of those that were killed.
+    """Runs packs one after the other, or one on each of ``gpus``, and what is left of those that
+    were killed.
 
     Raises ``KeyboardInterrupt`` after all jobs have kept their work.
     """
@@ -81,17 +84,27 @@ def work_off(folder: Path, packs: Sequence[Pack], packing: Packing, gpus: Sequen
         _forget_settings(folder, [one.pack for one in running])
 
 
-def _start_pack(folder: Path, pack: Pack, packing: Packing, gpu: str | None, beside: int) -> _Running:
-    """Starts its process; on one of several GPUs (``beside`` of them) it sees that one alone, and what it prints is marked."""
+def _start_pack(
+    folder: Path, pack: Pack, packing: Packing, gpu: str | None, beside: int
+) -> _Running:
+    """Starts its process; on one of several GPUs (``beside`` of them) it sees that one alone, and
+    what it prints is marked.
+    """
     for item in pack.items:
         if item.record.is_finished() or item.job.name in pack.lost:
             continue
-        if packing.halving is None or "halved" not in item.record.status():  # else it only runs if a better one fails
+        # else it only runs if a better one fails
+        if packing.halving is None or "halved" not in item.record.status():
             item.record.path.mkdir(parents=True, exist_ok=True)
             if item.record.status():
                 item.record.update(state=State.waiting.value, error=None)
-            write_hydra_files(item.record, without_hydra(item.composed), item.composed.hydra, item.job.overrides)
-        write_text(folder / SETTINGS / f"{item.job.name}.yaml", OmegaConf.to_yaml(OmegaConf.structured(item.settings), resolve=True))
+            write_hydra_files(
+                item.record, without_hydra(item.composed), item.composed.hydra, item.job.overrides
+            )
+        write_text(
+            folder / SETTINGS / f"{item.job.name}.yaml",
+            OmegaConf.to_yaml(OmegaConf.structured(item.settings), resolve=True),
+        )
     options = {
         "together": pack.together,
         "workers": max(1, cores() // max(1, beside)),
@@ -103,12 +116,23 @@ def _start_pack(folder: Path, pack: Pack, packing: Packing, gpu: str | None, bes
         "driver": os.getpid(),
     }
     names = [item.job.name for item in pack.items]
-    command = [sys.executable, "-m", "hydratune.sweeps.pack", str(folder), json.dumps(options), *names]
+    command = [
+        sys.executable,
+        "-m",
+        "hydratune.sweeps.pack",
+        str(folder),
+        json.dumps(options),
+        *names,
+    ]
     if gpu is None:
         return _Running(pack, subprocess.Popen(command), None)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    relay = threading.Thread(target=_relay, args=(process, pack.title.partition(":")[0]), daemon=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    relay = threading.Thread(
+        target=_relay, args=(process, pack.title.partition(":")[0]), daemon=True
+    )
     relay.start()
     return _Running(pack, process, gpu, relay)
 
@@ -117,25 +141,47 @@ def _relay(process: "subprocess.Popen[bytes]", title: str) -> None:
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
-            console.print(Text(f"{title} | {line.decode(errors='replace').rstrip()}"), soft_wrap=True)
+            console.print(
+                Text(f"{title} | {line.decode(errors='replace').rstrip()}"), soft_wrap=True
+            )
 
 
 def _what_is_left(pack: Pack, code: int, tries: dict[str, int], packing: Packing) -> list[Pack]:
-    """The packs that go on with what an ended one left; ``tries``, how often jobs were tried, is kept up to date."""
+    """The packs that go on with what an ended one left; ``tries``, how often jobs were tried, is
+    kept up to date.
+    """
     items = {item.job.name: item for item in pack.items}
-    states = {name: item.record.status().get("state", State.waiting.value) for name, item in items.items()}
-    at_work, waiting = ([name for name, state in states.items() if state == wanted.value] for wanted in (State.running, State.waiting))
+    states = {
+        name: item.record.status().get("state", State.waiting.value) for name, item in items.items()
+    }
+    at_work, waiting = (
+        [name for name, state in states.items() if state == wanted.value]
+        for wanted in (State.running, State.waiting)
+    )
     title = pack.title.partition(":")[0].partition(" of ")[0].removesuffix(", again")
     if not at_work and not waiting:
         return _substitutes(pack, title) if code and packing.halving is not None else []
     if code == 0:
-        _settle(pack.items, State.failed, "its pack ended before it did; see pack.log in the sweep's folder")
+        _settle(
+            pack.items,
+            State.failed,
+            "its pack ended before it did; see pack.log in the sweep's folder",
+        )
         return []
     if code == GOES_ON:
         packs = [Again((*at_work, *waiting), pack.together)]
     else:
-        console.print(f"[red]{title} ended early: {how(code)}{', often for want of memory' if code == -signal.SIGKILL else ''}")
-        packs = _after_death(items, Death(at_work, waiting, pack.together, one_pack=packing.halving is not None), code, tries, packing)
+        console.print(
+            f"[red]{title} ended early:"
+            f" {how(code)}{', often for want of memory' if code == -signal.SIGKILL else ''}"
+        )
+        packs = _after_death(
+            items,
+            Death(at_work, waiting, pack.together, one_pack=packing.halving is not None),
+            code,
+            tries,
+            packing,
+        )
     if not packs and packing.halving is not None:
         return _substitutes(pack, title)
     failed = _failed(pack)
@@ -143,23 +189,44 @@ def _what_is_left(pack: Pack, code: int, tries: dict[str, int], packing: Packing
     for again in packs:
         names = list(items) if packing.halving is not None else again.names
         count = f"{len(again.names)} job{'s' if len(again.names) > 1 else ''}"
-        result.append(Pack(f"{title}, again: {count}", tuple(items[name] for name in names), again.together, failed))
+        result.append(
+            Pack(
+                f"{title}, again: {count}",
+                tuple(items[name] for name in names),
+                again.together,
+                failed,
+            )
+        )
     return result
 
 
 def _failed(pack: Pack) -> tuple[str, ...]:
-    return tuple(item.job.name for item in pack.items if item.record.status().get("state") == State.failed.value)
+    return tuple(
+        item.job.name
+        for item in pack.items
+        if item.record.status().get("state") == State.failed.value
+    )
 
 
 def _substitutes(pack: Pack, title: str) -> list[Pack]:
-    """One more pack if jobs failed that none of those knew who left early: the next best have their places."""
+    """One more pack if jobs failed that none of those knew who left early: the next best have their
+    places.
+    """
     failed = _failed(pack)
-    if set(failed) <= set(pack.lost) or not any("halved" in item.record.status() for item in pack.items):
+    if set(failed) <= set(pack.lost) or not any(
+        "halved" in item.record.status() for item in pack.items
+    ):
         return []
-    return [Pack(f"{title}, again: for the places of jobs that failed", pack.items, pack.together, failed)]
+    return [
+        Pack(
+            f"{title}, again: for the places of jobs that failed", pack.items, pack.together, failed
+        )
+    ]
 
 
-def _after_death(items: Mapping[str, Planned], death: Death, code: int, tries: dict[str, int], packing: Packing) -> list[Again]:
+def _after_death(
+    items: Mapping[str, Planned], death: Death, code: int, tries: dict[str, int], packing: Packing
+) -> list[Again]:
     """Writes down what a death means for each job; returns the packs that go on."""
     suspects = death.at_work or death.waiting
     for name in suspects:
@@ -167,7 +234,10 @@ def _after_death(items: Mapping[str, Planned], death: Death, code: int, tries: d
     packs, lost = after(death, tries, packing.retries)
     for name in lost:
         count = f"{tries[name]} times" if tries[name] > 1 else "once"
-        why = f"its pack ended {count} while it ran ({how(code)}; hydra.launcher.retries={packing.retries}); see pack.log"
+        why = (
+            f"its pack ended {count} while it ran ({how(code)};"
+            f" hydra.launcher.retries={packing.retries}); see pack.log"
+        )
         _settle([items[name]], State.failed, why)
         items[name].record.update(tries=tries[name])
     again = [name for name in suspects if name not in lost]
@@ -211,7 +281,10 @@ def wait(process: "subprocess.Popen[bytes]") -> int:
 
 
 def _interrupt(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """The terminal sent Ctrl-C to them as well; a kill of this process alone did not. An impatient second one changes nothing."""
+    """The terminal sent Ctrl-C to them as well; a kill of this process alone did not.
+
+    An impatient second one changes nothing.
+    """
     here = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if here else None
     try:

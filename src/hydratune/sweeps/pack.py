@@ -1,13 +1,14 @@
 """A pack: several jobs of a sweep in one process, over one base model and one set of rows.
 
-Every job is an ordinary run in a thread of its own, with its own Trainer, optimizer, checkpoints, W&B run and record. Its
-model is its own as well, but for the frozen weights, which are the same tensors in all of them. Whatever computes goes
-through one pool of threads, one per core with one intra-op thread each, in the same pieces as in a run alone. Short pieces
-of several jobs are computed in one pass (``hydratune.sweeps.crew``), where that changes no bit: a job's numbers do not
+Every job is an ordinary run in a thread of its own, with its own Trainer, optimizer, checkpoints,
+W&B run and record. Its model is its own as well, but for the frozen weights, which are the same
+tensors in all of them. Whatever computes goes through one pool of threads, one per core with one
+intra-op thread each, in the same pieces as in a run alone. Short pieces of several jobs are
+computed in one pass (``hydratune.sweeps.crew``), where that changes no bit: a job's numbers do not
 depend on its neighbours. A job that fails, ends or is stopped leaves; nobody waits for anybody.
 
     python -m hydratune.sweeps.pack FOLDER OPTIONS NAME...    what hydratune.sweeps.processes starts; options in JSON
-"""
+"""  # noqa: E501
 
 import copy
 import json
@@ -53,11 +54,13 @@ from hydratune.training.products import lay_out
 log = logging.getLogger(__name__)
 _MERGE_TOKENS = 512
 _SPARE_MEMORY = 3 * 2**28  # bytes of freed memory that a pack keeps for its next pieces
-_MEMORY_SHARE = 1 / 8  # of the machine's memory: most that laid-out copies of weights may take unasked
+# of the machine's memory: most that laid-out copies of weights may take unasked
+_MEMORY_SHARE = 1 / 8
 
 
 class JobCrew(MergingPool):
-    """The threads of a pack as one job sees them: what they compute for it is counted as its own time.
+    """The threads of a pack as one job sees them: what they compute for it is counted as its own
+    time.
 
     Once the pack is asked to leave they compute nothing more, and raise ``Leaving``.
     """
@@ -82,16 +85,28 @@ class JobCrew(MergingPool):
         return task.future
 
     def map(
-        self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1, **_: Any
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **_: Any,
     ) -> Iterator[Any]:
-        """Pieces of one job follow each other: a piece only waits for pieces of its job that have begun before it."""
+        """Pieces of one job follow each other: a piece only waits for pieces of its job that have
+        begun before it.
+        """
         jobs = list(zip(*iterables, strict=True))
         return self.map_guests(fn, jobs, [None] * len(jobs))
 
-    def map_guests(self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]) -> Iterator[Any]:
+    def map_guests(
+        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]
+    ) -> Iterator[Any]:
         self._pulse.beat()
         pieces = [partial(self._counted, work, *job) for job in jobs]
-        tasks = [Task(piece, guest, self._begin, self._end) for piece, guest in zip(pieces, guests, strict=True)]
+        tasks = [
+            Task(piece, guest, self._begin, self._end)
+            for piece, guest in zip(pieces, guests, strict=True)
+        ]
         self._premises.threads.submit(tasks)
         return _results([task.future for task in tasks], self._pulse)
 
@@ -128,9 +143,12 @@ def _results(waiting: Sequence[Future[Any]], pulse: Pulse) -> Iterator[Any]:
 class Premises:
     """What the jobs of a pack share."""
 
-    def __init__(self, workers: int, merge_tokens: int | None = None, memory_share: float = 0.0) -> None:
-        """``merge_tokens``: of a pass for several jobs; None: as many as pay on a CPU, and only where no bit depends on company.
-        ``memory_share``: of the machine's memory that copies of the base's weights may take to be read faster.
+    def __init__(
+        self, workers: int, merge_tokens: int | None = None, memory_share: float = 0.0
+    ) -> None:
+        """``merge_tokens``: of a pass for several jobs; None: as many as pay on a CPU, and only
+        where no bit depends on company. ``memory_share``: of the machine's memory that copies of
+        the base's weights may take to be read faster.
         """
         self.steadily, self.memory_share = merge_tokens is None, memory_share
         self.threads = Crew(workers, _MERGE_TOKENS if merge_tokens is None else merge_tokens)
@@ -138,7 +156,8 @@ class Premises:
         self.asked = threading.Event()  # to leave
         self.trackers: dict[str, Any] = {}  # by name of job
         self.begun: set[str] = set()  # names of jobs
-        self.leaving: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # by name of job
+        # by name of job
+        self.leaving: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self._made: dict[str, Any] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._naming = threading.Lock()
@@ -155,22 +174,32 @@ class Premises:
             return made
 
     def own(self, model: Any, pulse: Pulse) -> Any:
-        """The same modules anew, holding the same tensors: an adapter changes modules, never a frozen tensor."""
+        """The same modules anew, holding the same tensors: an adapter changes modules, never a
+        frozen tensor.
+        """
         tensors = [*model.parameters(), *model.buffers()]
 
         def copied() -> Any:
             return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
         with pulse.holding(self.lock("own")):
-            self.shared("layouts", lambda: self._lay_out(model), pulse)  # once: it also tries whether they change any bit
+            self.shared(
+                "layouts", lambda: self._lay_out(model), pulse
+            )  # once: it also tries whether they change any bit
             if self.threads.merge_tokens:
-                self.threads.host = self.shared("host", lambda: Host(copied(), steadily=self.steadily), pulse)
+                self.threads.host = self.shared(
+                    "host", lambda: Host(copied(), steadily=self.steadily), pulse
+                )
             return copied()
 
     def _lay_out(self, model: Any) -> int:
         taken = lay_out(model, self.memory_share * memory()) if self.memory_share else 0
         if taken:
-            log.info("copies of the frozen weights as this processor reads them fastest take up to %.2f GiB", taken / 2**30)
+            log.info(
+                "copies of the frozen weights as this processor reads them fastest take up to"
+                " %.2f GiB",
+                taken / 2**30,
+            )
         return taken
 
 
@@ -238,16 +267,23 @@ class Desk(Workshop):
         for parameter in own:  # nobody else may take it for one of theirs
             parameter.requires_grad_(False)
         if own:
-            raise UnpackedError("its adapter trains weights of the base model, which are not its own here")
+            raise UnpackedError(
+                "its adapter trains weights of the base model, which are not its own here"
+            )
         if draws_elsewhere(model):
-            raise UnpackedError("its dropout draws from the process's generator, whose order would depend on the other jobs")
+            raise UnpackedError(
+                "its dropout draws from the process's generator, whose order would depend on the"
+                " other jobs"
+            )
 
     def last_words(self) -> None:
         pass  # signals only reach the main thread, which waits for all jobs
 
 
 class _ByThread(logging.Handler):
-    """Log records go to the run.log of the job whose thread wrote them; all others to that of the pack."""
+    """Log records go to the run.log of the job whose thread wrote them; all others to that of the
+    pack.
+    """
 
     def __init__(self, common: IO[str]) -> None:
         super().__init__()
@@ -263,8 +299,18 @@ class _ByThread(logging.Handler):
             self.handleError(record)
 
 
-def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, board: Board, logs: _ByThread) -> None:
-    """One job, in this thread, to its end or until it has to wait. Never raises: its status says how it ended."""
+def _one(
+    settings: TrainConfig,
+    pulse: Pulse,
+    premises: Premises,
+    turns: Turns,
+    board: Board,
+    logs: _ByThread,
+) -> None:
+    """One job, in this thread, to its end or until it has to wait.
+
+    Never raises: its status says how it ended.
+    """
     from hydratune.commands import train
 
     name, record, recording = pulse.name, pulse.record, False
@@ -273,7 +319,9 @@ def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, 
         try:
             torch.set_num_threads(1)
             with printing_to(stream, pulse.telling(board.teller(name))), alone(record.path):
-                if name in premises.begun:  # it was paused here: resume=never is about what an earlier command left
+                # it was paused here: resume=never is about what an earlier command
+                # left
+                if name in premises.begun:
                     settings = replace(settings, resume=config.Resume.auto)
                 begin(settings, record)
                 premises.begun.add(name)
@@ -285,7 +333,9 @@ def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, 
             record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
         except HydratuneError as error:
             if not recording:  # another process holds the folder, say: nothing may be written there
-                console.print(f"[red]job {name} did not begin: {escape(str(error))}", soft_wrap=True)
+                console.print(
+                    f"[red]job {name} did not begin: {escape(str(error))}", soft_wrap=True
+                )
         except (KeyboardInterrupt, Leaving, Paused):
             pass
         except BaseException:
@@ -294,7 +344,9 @@ def _one(settings: TrainConfig, pulse: Pulse, premises: Premises, turns: Turns, 
             del logs.streams[threading.get_ident()]
             if not pulse.given_up and recording:
                 _report(record, premises, turns, board)
-            elif not pulse.given_up:  # nothing of it may be written; and it is not to be handed out again and again
+            elif (
+                not pulse.given_up
+            ):  # nothing of it may be written; and it is not to be handed out again and again
                 board.ended(name, record.status())
                 turns.ended(name, "failed")
 
@@ -321,16 +373,28 @@ def _outcome(record: RunDirectory) -> tuple[str, float | None]:
 
 
 def _turns(
-    records: Mapping[str, RunDirectory], premises: Premises, board: Board, halving: Halving | None, lost: Sequence[str] = ()
+    records: Mapping[str, RunDirectory],
+    premises: Premises,
+    board: Board,
+    halving: Halving | None,
+    lost: Sequence[str] = (),
 ) -> Turns:
-    """The order of jobs, and what is known of those of an earlier start; ``lost`` have failed, and are not tried again."""
+    """The order of jobs, and what is known of those of an earlier start; ``lost`` have failed, and
+    are not tried again.
+    """
     turns = Turns(list(records), halving, premises.asked)
 
     def out(name: str) -> None:
         """``name`` is not among the best: what it has is kept."""
         step, value = records[name].status()["rungs"][-1]
-        why = f"halved: not among the best at step {step} (validation loss {value:.4f})" if value is not None else f"halved at step {step}"
-        records[name].update(halved={"step": step, "value": value, "rung": len(records[name].status()["rungs"]) - 1})
+        why = (
+            f"halved: not among the best at step {step} (validation loss {value:.4f})"
+            if value is not None
+            else f"halved at step {step}"
+        )
+        records[name].update(
+            halved={"step": step, "value": value, "rung": len(records[name].status()["rungs"]) - 1}
+        )
         records[name].end(State.stopped, why)
         tracker = premises.trackers.pop(name, None)
         if tracker is not None:
@@ -346,9 +410,13 @@ def _turns(
         if state in ("finished", "out") or name in lost:
             turns.known(name, values, state, final)
         elif values and record.left() is not None:
-            # In sync a verdict is the same whenever it is asked for, so whoever was killed after its report waits for one. In asha
-            # that may have been the permission to go on: it goes on, and what was killed before its checkpoint reports again.
-            turns.known(name, values, "paused" if in_sync or record.status().get("paused") else "new")
+            # In sync a verdict is the same whenever it is asked for, so whoever was
+            # killed after its report waits for one. In asha
+            # that may have been the permission to go on: it goes on, and what was
+            # killed before its checkpoint reports again.
+            turns.known(
+                name, values, "paused" if in_sync or record.status().get("paused") else "new"
+            )
     return turns
 
 
@@ -364,12 +432,14 @@ def run(
     driver: int | None = None,
     lay_out: bool | None = None,
 ) -> None:
-    """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time; those that ended before, or are ``lost``, only count.
+    """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time; those that
+    ended before, or are ``lost``, only count.
 
-    For ``merge_tokens`` see ``Premises``; ``lay_out``: the base's weights, None: within an eighth of the memory, for several
-    jobs. A job that is silent for ``patience`` seconds is given up. ``driver`` is the process that started this one: without
-    it, everybody leaves. Raises ``KeyboardInterrupt`` at the end if asked, ``Leaving`` if a
-    job hangs in such a way that the pack cannot go on.
+    For ``merge_tokens`` see ``Premises``; ``lay_out``: the base's weights, None: within an eighth
+    of the memory, for several jobs. A job that is silent for ``patience`` seconds is given up.
+    ``driver`` is the process that started this one: without it, everybody leaves. Raises
+    ``KeyboardInterrupt`` at the end if asked, ``Leaving`` if a job hangs in such a way that the
+    pack cannot go on.
     """
     records = {name: RunDirectory(folder / name) for name in names}
     unasked = _MEMORY_SHARE if len(names) > 1 else 0.0
@@ -383,7 +453,8 @@ def run(
         logging.root.addHandler(logs)
         logging.root.setLevel(logging.INFO)
         warnings.filterwarnings("ignore", module="lightning|torch")
-        # Around its sanity check, which is off, Lightning sets the process's generators back while another job may draw.
+        # Around its sanity check, which is off, Lightning sets the process's generators
+        # back while another job may draw.
         vars(lightning_trainer)["isolate_rng"] = nullcontext
 
         broken: list[str] = []
@@ -417,28 +488,48 @@ def run(
             stations[0].join(0.5)  # without an end it would keep a signal waiting
             board.say()
             give_back(_SPARE_MEMORY)
-            if driver not in (None, os.getppid()):  # it was killed: nobody is left to hand the rest to
+            # it was killed: nobody is left to hand the rest to
+            if driver not in (
+                None,
+                os.getppid(),
+            ):
                 premises.asked.set()
             hung = watch.look()
             for pulse in hung:
                 _report(records[pulse.name], premises, turns, board)
-                stations.append(_started(station, len(stations)))  # it takes the place of the one that hangs
+                stations.append(
+                    _started(station, len(stations))
+                )  # it takes the place of the one that hangs
             lost_threads = {pulse.thread for pulse in hung}
-            stations = [thread for thread in stations if thread.is_alive() and thread.ident not in lost_threads]
+            stations = [
+                thread
+                for thread in stations
+                if thread.is_alive() and thread.ident not in lost_threads
+            ]
         if watch.broken_at is not None:
-            console.print("[red]this pack cannot go on because of the job that hangs; the others go on in a new one", soft_wrap=True)
+            console.print(
+                "[red]this pack cannot go on because of the job that hangs; the others go on in a"
+                " new one",
+                soft_wrap=True,
+            )
             watch.hand_on()
             for pulse in watch.left:
                 premises.trackers.pop(pulse.name, None)
-        if halving is not None and not any(record.status().get("rungs") for record in records.values()):
+        if halving is not None and not any(
+            record.status().get("rungs") for record in records.values()
+        ):
             least = f"hydra.launcher.halving.min_steps={halving.min_steps}"
-            console.print(f"[yellow]nobody was halved: no job that ended has more than {least} steps", soft_wrap=True)
+            console.print(
+                f"[yellow]nobody was halved: no job that ended has more than {least} steps",
+                soft_wrap=True,
+            )
         premises.threads.dismiss(wait=watch.broken_at is None)
         for tracker in premises.trackers.values():  # of jobs that were waiting
             tracker.finish(130)
         logging.root.removeHandler(logs)
     if broken:
-        for name in _stopped(records) - stopped:  # nobody wanted that: another pack goes on with them
+        # nobody wanted that: another pack goes on with them
+        for name in _stopped(records) - stopped:
             records[name].update(state=State.waiting.value, error=None)
         raise SweepError(broken[0])
     if watch.broken_at is not None:
@@ -450,8 +541,9 @@ def run(
 def computing_threads(folder: Path, names: Sequence[str], cores: int) -> int:
     """How many threads compute for a pack: one per core on a CPU, one on a GPU.
 
-    A GPU does one thing after the other whoever asks, and every further thread would hold the activations of a micro-pack or
-    the keys and values of a batch of answers there. Jobs of a pack all compute on the same device.
+    A GPU does one thing after the other whoever asks, and every further thread would hold the
+    activations of a micro-pack or the keys and values of a batch of answers there. Jobs of a pack
+    all compute on the same device.
     """
     for name in names:
         file = folder / SETTINGS / f"{name}.yaml"
@@ -479,16 +571,32 @@ def _started(station: Callable[[], None], number: int) -> threading.Thread:
 
 
 def main(args: Sequence[str]) -> int:
-    """``FOLDER OPTIONS NAME...``; exit code 130 if it was interrupted, ``GOES_ON`` if what is left needs a new pack, else 0.
+    """``FOLDER OPTIONS NAME...``; exit code 130 if it was interrupted, ``GOES_ON`` if what is left
+    needs a new pack, else 0.
 
     Statuses tell the rest.
     """
     folder, options, *names = args
     config.register()
-    chosen = {"halving": None, "patience": None, "lost": (), "merge_tokens": None, "lay_out": None, "driver": None, **json.loads(options)}
+    chosen = {
+        "halving": None,
+        "patience": None,
+        "lost": (),
+        "merge_tokens": None,
+        "lay_out": None,
+        "driver": None,
+        **json.loads(options),
+    }
     halving = Halving(**chosen["halving"]) if chosen["halving"] else None
     try:
-        settings = chosen["together"], chosen["workers"], halving, chosen["patience"], chosen["lost"], chosen["merge_tokens"]
+        settings = (
+            chosen["together"],
+            chosen["workers"],
+            halving,
+            chosen["patience"],
+            chosen["lost"],
+            chosen["merge_tokens"],
+        )
         run(Path(folder), names, *settings, chosen["driver"], chosen["lay_out"])
     except KeyboardInterrupt:
         return 130

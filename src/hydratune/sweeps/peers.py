@@ -1,4 +1,6 @@
-"""Whether a job of a sweep has the rows that its finished jobs had: what was trained on others would not compare."""
+"""Whether a job of a sweep has the rows that its finished jobs had: what was trained on others
+would not compare.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -18,10 +20,14 @@ Peer = tuple[str, Mapping[str, str]]  # name of a job, and the hash of its rows 
 Shared = Callable[[str, Callable[[], Peer | None]], Peer | None]
 
 
-def refuse_other_rows(settings: TrainConfig, folder: Path, splits: Mapping[str, Mapping[str, Any]], shared: Shared) -> None:
-    """Raises ``ConfigError`` if a finished job beside the one in ``folder`` asked for the same data and got other rows.
+def refuse_other_rows(
+    settings: TrainConfig, folder: Path, splits: Mapping[str, Mapping[str, Any]], shared: Shared
+) -> None:
+    """Raises ``ConfigError`` if a finished job beside the one in ``folder`` asked for the same data
+    and got other rows.
 
-    ``splits`` are those of the job, as in data.json. ``shared``: the peer of each kind of data is looked for once in a pack.
+    ``splits`` are those of the job, as in data.json. ``shared``: the peer of each kind of data is
+    looked for once in a pack.
     """
     if settings.resume is Resume.force:
         return
@@ -30,10 +36,18 @@ def refuse_other_rows(settings: TrainConfig, folder: Path, splits: Mapping[str, 
     if peer is None:
         return
     name, rows = peer
-    other = [split for split in rows if split in splits and splits[split].get("hash") != rows[split]]
+    other = [
+        split for split in rows if split in splits and splits[split].get("hash") != rows[split]
+    ]
     if other:
-        why = f"job {name} of this sweep is finished, and its {' and '.join(other)} rows were others: the data changed since"
-        fix = "bring them back; or choose another hydra.sweep.dir; resume=force compares the jobs all the same"
+        why = (
+            f"job {name} of this sweep is finished, and its {' and '.join(other)} rows were others:"
+            " the data changed since"
+        )
+        fix = (
+            "bring them back; or choose another hydra.sweep.dir; resume=force compares the jobs all"
+            " the same"
+        )
         raise ConfigError([Problem("data", str(plain(settings.data)["source"]), why, fix)])
 
 
@@ -55,7 +69,7 @@ def _finished(sweep: Path, kind: str) -> Peer | None:
             if _kind(config.load(record.config_file)) == kind:
                 splits = read_json(record.path / "data.json")["splits"]
                 return name, {split: str(facts["hash"]) for split, facts in splits.items()}
-        except Exception as error:  # of an older version, or damaged: nothing is known of it, and this job is not to suffer
+        except Exception as error:  # of an older version, or damaged: nothing is known of it, and this job is not to suffer  # noqa: E501
             log.info("job %s cannot be compared with: %s", name, error)
         if looked_at == _MOST:
             break

@@ -33,35 +33,66 @@ class Packing:
     """How jobs share a process."""
 
     pack_size: int | None = None  # jobs in a pack at most; None: as many as there are
-    together: int | None = None  # jobs of a pack that run at the same time; None: two more than cores
+    together: int | None = (
+        None  # jobs of a pack that run at the same time; None: two more than cores
+    )
     halving: Halving | None = None  # who leaves early; None: nobody
-    patience: float | None = 1800.0  # seconds without a sign of life after which a job is given up; None: never
-    merge_tokens: int | None = None  # tokens of a pass for short micro-packs of several jobs; 0: none; None: where no bit depends on it
-    lay_out: bool | None = None  # copies of frozen weights as a CPU reads them fastest; None: for several jobs, if there is room
+    patience: float | None = (
+        1800.0  # seconds without a sign of life after which a job is given up; None: never
+    )
+    merge_tokens: int | None = (
+        # tokens of a pass for short micro-packs of several jobs; 0: none; None: where no
+        # bit depends on it
+        None
+    )
+    lay_out: bool | None = (
+        # copies of frozen weights as a CPU reads them fastest; None: for several jobs, if
+        # there is room
+        None
+    )
     retries: int = 1  # how often a job is tried again whose pack was killed while it ran
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError``."""
         checks = {
-            "pack_size": (self.pack_size is None or self.pack_size >= 1, "somebody has to run", "set 1 or more, or null"),
-            "together": (self.together is None or self.together >= 1, "somebody has to run", "set 1 or more, or null"),
-            "patience": (self.patience is None or self.patience > 0, "a job needs some time for each step", "set seconds, or null: never"),
+            "pack_size": (
+                self.pack_size is None or self.pack_size >= 1,
+                "somebody has to run",
+                "set 1 or more, or null",
+            ),
+            "together": (
+                self.together is None or self.together >= 1,
+                "somebody has to run",
+                "set 1 or more, or null",
+            ),
+            "patience": (
+                self.patience is None or self.patience > 0,
+                "a job needs some time for each step",
+                "set seconds, or null: never",
+            ),
             "merge_tokens": (
                 self.merge_tokens is None or self.merge_tokens >= 0,
                 "there is no negative number of tokens",
                 "set 0 for no such pass, or null",
             ),
-            "retries": (self.retries >= 0, "a job is tried once at least", "set 0 for no second try, or more"),
+            "retries": (
+                self.retries >= 0,
+                "a job is tried once at least",
+                "set 0 for no second try, or more",
+            ),
         }
         wrong = {key: (why, fix) for key, (right, why, fix) in checks.items() if not right}
-        problems = [Problem(f"hydra.launcher.{key}", getattr(self, key), why, fix) for key, (why, fix) in wrong.items()]
+        problems = [
+            Problem(f"hydra.launcher.{key}", getattr(self, key), why, fix)
+            for key, (why, fix) in wrong.items()
+        ]
         if problems:
             raise ConfigError(problems)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``packs``: numbers of the jobs that run together; ``alone``: number -> why it runs by itself."""
+    """``packs``: numbers of the jobs that run together; ``alone``: number -> why it runs by itself."""  # noqa: E501
 
     packs: tuple[tuple[int, ...], ...]
     alone: Mapping[int, str]
@@ -92,14 +123,22 @@ def shared_by(config: TrainConfig) -> str:
     control = config.data.control is not Control.none
     drawn = config.seed if control or config.evaluation.canaries else None
     canaries = config.evaluation.canaries
-    how = [trainer.accelerator, trainer.precision, trainer.deterministic]  # which are those of a process
-    model = {key: value for key, value in plain(config.model).items() if key != "adapter"}  # which each job puts on its own copy
+    how = [
+        trainer.accelerator,
+        trainer.precision,
+        trainer.deterministic,
+    ]  # which are those of a process
+    model = {
+        key: value for key, value in plain(config.model).items() if key != "adapter"
+    }  # which each job puts on its own copy
     return stable_hash([model, data, how, drawn, canaries])
 
 
 def plan(configs: Mapping[int, TrainConfig], size: int | None) -> Plan:
     """Packs of at most ``size`` jobs, in the order of the jobs."""
-    alone = {number: why for number, config in configs.items() if (why := why_alone(config)) is not None}
+    alone = {
+        number: why for number, config in configs.items() if (why := why_alone(config)) is not None
+    }
     groups: dict[str, list[int]] = {}
     for number, config in configs.items():
         if number not in alone:

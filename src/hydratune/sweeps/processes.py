@@ -1,7 +1,8 @@
-"""Runs the jobs of a sweep: in packs that share a process and a base model, or one after the other in processes of their own.
+"""Runs the jobs of a sweep: in packs that share a process and a base model, or one after the other
+in processes of their own.
 
-Every job is the command a user would type, so a job's folder alone says how to repeat it. Memory is freed between packs,
-and a crash is the crash of one pack.
+Every job is the command a user would type, so a job's folder alone says how to repeat it. Memory is
+freed between packs, and a crash is the crash of one pack.
 """
 
 import os
@@ -36,6 +37,7 @@ from hydratune.sweeps.records import Job, read_study, read_sweep, varying, write
 from hydratune.tracking import environment, wandb
 
 _KEPT = ".multirun.yaml"  # of the last sweep that was not refused
+# in the folder of a sweep
 _OURS = (
     "",
     "wandb",
@@ -46,15 +48,21 @@ _OURS = (
     "study.log",
     "study.log.sha256",
     "digests.json",
-)  # in the folder of a sweep
+)
 
 
 def launch(
-    context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int, packing: Packing | None = None
+    context: HydraContext,
+    sweep: DictConfig,
+    overrides: Sequence[Sequence[str]],
+    first: int,
+    packing: Packing | None = None,
 ) -> None:
-    """Checks every job, then runs those that are not finished yet; without ``packing`` each in a process of its own.
+    """Checks every job, then runs those that are not finished yet; without ``packing`` each in a
+    process of its own.
 
-    Raises ``ConfigError`` before anything runs if any job is wrong, ``SweepError`` at the end if any failed.
+    Raises ``ConfigError`` before anything runs if any job is wrong, ``SweepError`` at the end if
+    any failed.
     """
     folder = Path(str(sweep.hydra.sweep.dir)).absolute()
     try:
@@ -79,29 +87,59 @@ def launch(
         shutil.rmtree(folder / SETTINGS, ignore_errors=True)  # of a driver that was killed
         if (folder / "multirun.yaml").is_file():
             shutil.copyfile(folder / "multirun.yaml", folder / _KEPT)
-        write_sweep(folder, [*(j for name, j in read_sweep(folder).items() if name not in names), *(item.job for item in planned)])
-        console.print(f"[bold]sweep of {len(planned)} jobs[/]  {escape(str(shown(folder)))}", soft_wrap=True)
+        write_sweep(
+            folder,
+            [
+                *(j for name, j in read_sweep(folder).items() if name not in names),
+                *(item.job for item in planned),
+            ],
+        )
+        console.print(
+            f"[bold]sweep of {len(planned)} jobs[/]  {escape(str(shown(folder)))}", soft_wrap=True
+        )
         failed = run_jobs(context, folder, planned, packing)
-    stopped = [item.job.name for item in planned if item.record.status().get("state") == State.stopped.value]
+    stopped = [
+        item.job.name
+        for item in planned
+        if item.record.status().get("state") == State.stopped.value
+    ]
     stopped = [name for name in stopped if "halved" not in RunDirectory(folder / name).status()]
     if stopped:  # one by one, in W&B; Ctrl-C ends the sweep
-        console.print(f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command again goes on with it")
+        console.print(
+            f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command again goes on"
+            " with it"
+        )
     section("ranking")
     end_of_sweep(folder, names)
     print_wandb_hint(folder)
     if failed:
         console.print(
-            failures([(item.job, str(item.record.status().get("error") or "unknown; see run.log")) for item in failed], "failed jobs")
+            failures(
+                [
+                    (item.job, str(item.record.status().get("error") or "unknown; see run.log"))
+                    for item in failed
+                ],
+                "failed jobs",
+            )
         )
-        raise SweepError(f"{len(failed)} of {len(planned)} jobs failed; start the same sweep again to run only those")
+        raise SweepError(
+            f"{len(failed)} of {len(planned)} jobs failed; start the same sweep again to run only"
+            " those"
+        )
 
 
-def run_jobs(context: HydraContext, folder: Path, planned: Sequence[Planned], packing: Packing | None) -> list[Planned]:
-    """Runs those of ``planned`` that are not finished; returns those that still are not at the end."""
+def run_jobs(
+    context: HydraContext, folder: Path, planned: Sequence[Planned], packing: Packing | None
+) -> list[Planned]:
+    """Runs those of ``planned`` that are not finished; returns those that still are not at the end."""  # noqa: E501
     listen()
     for item in planned:
         wait_for_left(item.record)
-    return _run_all(context, planned) if packing is None else _run_packs(context, folder, planned, packing)
+    return (
+        _run_all(context, planned)
+        if packing is None
+        else _run_packs(context, folder, planned, packing)
+    )
 
 
 def wait_for_left(record: RunDirectory) -> None:
@@ -115,7 +153,10 @@ def wait_for_left(record: RunDirectory) -> None:
                 return
         except Timeout:
             if not said:
-                console.print(f"{record.path.name} is still being run by a process of an earlier call; waiting for it")
+                console.print(
+                    f"{record.path.name} is still being run by a process of an earlier call;"
+                    " waiting for it"
+                )
             said = True
             time.sleep(0.5)
 
@@ -125,9 +166,13 @@ def print_wandb_hint(folder: Path) -> None:
         console.print(f"W&B         {escape(command)}", soft_wrap=True)
 
 
-def _check_all(context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int) -> list[Planned]:
+def _check_all(
+    context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int
+) -> list[Planned]:
     """Composes and checks every job. Raises ``ConfigError`` with what is wrong in any of them."""
-    checked = [check_job(context, sweep, number, job) for number, job in enumerate(overrides, first)]
+    checked = [
+        check_job(context, sweep, number, job) for number, job in enumerate(overrides, first)
+    ]
     problems: list[Problem] = []
     for _, found in checked:
         problems += [p for p in found if p not in problems]
@@ -136,36 +181,77 @@ def _check_all(context: HydraContext, sweep: DictConfig, overrides: Sequence[Seq
     planned = [item for item, _ in checked if item is not None]
     names = [item.job.name for item in planned]
     why = "several jobs of this sweep would share a folder" if len(set(names)) < len(names) else ""
-    odd = [name for name in names if Path(name).name != name or name.startswith(".") or name in _OURS]
-    why = "a job is one folder in the sweep's folder, not a path, and none of the sweep's own files" if odd else why
+    odd = [
+        name for name in names if Path(name).name != name or name.startswith(".") or name in _OURS
+    ]
+    why = (
+        "a job is one folder in the sweep's folder, not a path, and none of the sweep's own files"
+        if odd
+        else why
+    )
     if why:
-        raise ConfigError([Problem("hydra.sweep.subdir", names[0], why, "leave it at its default, ${hydra.job.num}")])
+        raise ConfigError(
+            [
+                Problem(
+                    "hydra.sweep.subdir", names[0], why, "leave it at its default, ${hydra.job.num}"
+                )
+            ]
+        )
     differing = varying([list(job) for job in overrides])
-    return [replace(item, job=replace(item.job, varying=own)) for item, own in zip(planned, differing, strict=True)]
+    return [
+        replace(item, job=replace(item.job, varying=own))
+        for item, own in zip(planned, differing, strict=True)
+    ]
 
 
 def _put_back(folder: Path) -> None:
-    """Hydra wrote multirun.yaml before we were asked; what was there is worth more than what was refused."""
+    """Hydra wrote multirun.yaml before we were asked; what was there is worth more than what was
+    refused.
+    """
     if (folder / _KEPT).is_file():
         shutil.copyfile(folder / _KEPT, folder / "multirun.yaml")
 
 
 def refuse_other_halving(item: Planned, packing: Packing | None) -> None:
-    """Raises ``ConfigError`` if the job was judged at other steps: it would be compared with what others had at theirs."""
+    """Raises ``ConfigError`` if the job was judged at other steps: it would be compared with what
+    others had at theirs.
+    """
     judged = [step for step, _ in item.record.status().get("rungs") or []]
-    if packing is None or packing.halving is None or not judged or item.settings.resume is config.Resume.force:
+    if (
+        packing is None
+        or packing.halving is None
+        or not judged
+        or item.settings.resume is config.Resume.force
+    ):
         return
-    wanted = [packing.halving.min_steps * packing.halving.eta**number for number in range(len(judged))]
+    wanted = [
+        packing.halving.min_steps * packing.halving.eta**number for number in range(len(judged))
+    ]
     if judged != wanted:
-        why = f"job {item.job.name} was judged after {', '.join(map(str, judged))} steps, and now it would be after {wanted[0]}"
+        why = (
+            f"job {item.job.name} was judged after {', '.join(map(str, judged))} steps, and now it"
+            f" would be after {wanted[0]}"
+        )
         fix = "halve as before, not at all, or in another hydra.sweep.dir"
         raise ConfigError(
-            [Problem("hydra.launcher.halving", f"min_steps {packing.halving.min_steps}, eta {packing.halving.eta}", why, fix)]
+            [
+                Problem(
+                    "hydra.launcher.halving",
+                    f"min_steps {packing.halving.min_steps}, eta {packing.halving.eta}",
+                    why,
+                    fix,
+                )
+            ]
         )
 
 
-def check_job(context: HydraContext, sweep: DictConfig, number: int, job: Sequence[str]) -> tuple[Planned | None, list[Problem]]:
-    """(job ``number`` of a sweep as it is run, what is wrong with it). Raises Hydra's errors for what cannot be composed."""
+def check_job(
+    context: HydraContext, sweep: DictConfig, number: int, job: Sequence[str]
+) -> tuple[Planned | None, list[Problem]]:
+    """(job ``number`` of a sweep as it is run, what is wrong with it).
+
+    Raises Hydra's errors for what cannot be composed.
+    """
     composed = context.config_loader.load_sweep_config(sweep, list(job))
     with open_dict(composed):
         composed.hydra.job.id, composed.hydra.job.num = str(number), number
@@ -173,28 +259,43 @@ def check_job(context: HydraContext, sweep: DictConfig, number: int, job: Sequen
     try:
         settings = config.typed(without_hydra(composed), config.TrainConfig)
     except OmegaConfBaseException as error:
-        return None, [Problem("job", " ".join(job), str(error).splitlines()[0], "see hydratune train --cfg job")]
+        return None, [
+            Problem(
+                "job", " ".join(job), str(error).splitlines()[0], "see hydratune train --cfg job"
+            )
+        ]
     settings.name = settings.name or str(composed.hydra.runtime.choices["data"])
     if settings.resume is config.Resume.extend:
-        why, fix = "it trains one finished run further, and this is a sweep", "leave -m out, and name the run: hydra.run.dir=DIR"
+        why, fix = (
+            "it trains one finished run further, and this is a sweep",
+            "leave -m out, and name the run: hydra.run.dir=DIR",
+        )
         return None, [Problem("resume", "extend", why, fix)]
     try:
         adopt(settings, job)
     except ConfigError as error:
         return None, list(error.problems)
     record = RunDirectory(Path(str(sweep.hydra.sweep.dir)).absolute() / name)
-    return Planned(Job(name, tuple(job), {}), record, settings, composed), configuration_problems(settings)
+    return Planned(Job(name, tuple(job), {}), record, settings, composed), configuration_problems(
+        settings
+    )
 
 
 def _refuse_study(folder: Path) -> None:
-    """Raises ``ConfigError`` if a search lives in ``folder``: its directories are numbered by the trials of its study."""
+    """Raises ``ConfigError`` if a search lives in ``folder``: its directories are numbered by the
+    trials of its study.
+    """
     if read_study(folder):
         fix = "choose another hydra.sweep.dir"
-        raise ConfigError([Problem("hydra.sweep.dir", folder, "the trials of a search are in this folder", fix)])
+        raise ConfigError(
+            [Problem("hydra.sweep.dir", folder, "the trials of a search are in this folder", fix)]
+        )
 
 
 def refuse_other_job(planned: Planned) -> None:
-    """Raises ``ConfigError`` if the job's folder holds a run with other settings, or a finished one on older data files."""
+    """Raises ``ConfigError`` if the job's folder holds a run with other settings, or a finished one
+    on older data files.
+    """
     record, settings = planned.record, planned.settings
     if not record.status() or not record.config_file.is_file():
         return
@@ -202,29 +303,54 @@ def refuse_other_job(planned: Planned) -> None:
     if replace(config.load(record.config_file), resume=settings.resume) != settings:
         why = f"job {planned.job.name} was run there with other settings (see its config.yaml)"
     elif isinstance(settings.data, config.FilesData) and record.is_finished():
-        files = [Path(p) for p in (settings.data.train, settings.data.validation, settings.data.test) if p]
+        files = [
+            Path(p)
+            for p in (settings.data.train, settings.data.validation, settings.data.test)
+            if p
+        ]
         changed = [str(p) for p in files if p.stat().st_mtime > record.config_file.stat().st_mtime]
-        why = f"job {planned.job.name} is finished, but {', '.join(changed)} changed since" if changed else ""
+        why = (
+            f"job {planned.job.name} is finished, but {', '.join(changed)} changed since"
+            if changed
+            else ""
+        )
     if why:
-        raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, "choose another hydra.sweep.dir, or delete that one")])
+        raise ConfigError(
+            [
+                Problem(
+                    "hydra.sweep.dir",
+                    record.path.parent,
+                    why,
+                    "choose another hydra.sweep.dir, or delete that one",
+                )
+            ]
+        )
     if record.is_finished():
         refuse_changed([record], settings.resume)
 
 
 def refuse_changed(finished: Sequence[RunDirectory], resume: config.Resume) -> None:
-    """Raises ``ConfigError`` if code or versions are not what finished runs were made with, unless forced; ``RunError`` for damage."""
+    """Raises ``ConfigError`` if code or versions are not what finished runs were made with, unless
+    forced; ``RunError`` for damage.
+    """
     for record in finished:
         read_json(record.metrics_file)  # which the others are to be compared with
     for record in finished if resume is not config.Resume.force else ():
         changed = environment.changes(read_json(record.path / "environment.json"))
         fix = "resume=force compares them all the same; or choose another hydra.sweep.dir"
         if changed:
-            why = f"job {record.path.name} is finished, and since then {'; '.join(changed)}: the others would not compare with it"
+            why = (
+                f"job {record.path.name} is finished, and since then {'; '.join(changed)}: the"
+                " others would not compare with it"
+            )
             raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, fix)])
 
 
 def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]:
-    """Runs jobs in order; returns those that failed. Raises ``KeyboardInterrupt`` after the running job has kept its work."""
+    """Runs jobs in order; returns those that failed.
+
+    Raises ``KeyboardInterrupt`` after the running job has kept its work.
+    """
     failed = []
     for number, item in enumerate(planned, 1):
         title = ", ".join(f"{key}={value}" for key, value in item.job.varying.items())
@@ -234,7 +360,8 @@ def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]
             continue
         if item.record.status().get("state") == State.failed.value:
             console.print("failed before; tried again")
-        code = _run_one(context, item)  # raises KeyboardInterrupt if this process was asked to leave as well
+        # raises KeyboardInterrupt if this process was asked to leave as well
+        code = _run_one(context, item)
         if code == 130:
             console.print(f"[yellow]job {number} was stopped; the others go on")
         elif code != 0:
@@ -243,26 +370,46 @@ def _run_all(context: HydraContext, planned: Sequence[Planned]) -> list[Planned]
     return failed
 
 
-def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], packing: Packing) -> list[Planned]:
+def _run_packs(
+    context: HydraContext, folder: Path, planned: Sequence[Planned], packing: Packing
+) -> list[Planned]:
     """Runs jobs in packs, and those that cannot share one by one; returns those that failed."""
     finished = {number for number, item in enumerate(planned) if item.record.is_finished()}
-    halved = {number for number, item in enumerate(planned) if packing.halving is not None and "halved" in item.record.status()}
+    halved = {
+        number
+        for number, item in enumerate(planned)
+        if packing.halving is not None and "halved" in item.record.status()
+    }
     if finished or halved:
         early = f", {len(halved)} left early" if halved else ""
         console.print(f"{len(finished)} of {len(planned)} jobs finished before{early}; skipped")
     ended = finished | halved
-    again = [item.job.name for item in planned if item.record.status().get("state") == State.failed.value]
+    again = [
+        item.job.name for item in planned if item.record.status().get("state") == State.failed.value
+    ]
     for item in planned:
         if "tries" in item.record.status() and not item.record.is_finished():
             item.record.update(tries=1)  # whoever starts a sweep again wants them tried again
     if again:
-        console.print(f"{len(again)} of {len(planned)} jobs failed before and are tried again: {', '.join(again)}", soft_wrap=True)
+        console.print(
+            f"{len(again)} of {len(planned)} jobs failed before and are tried again:"
+            f" {', '.join(again)}",
+            soft_wrap=True,
+        )
     if packing.halving is not None and len({item.settings.seed for item in planned}) > 1:
         console.print(
-            "[yellow]halving judges every seed by itself: a mean over seeds is then one over those that were left", soft_wrap=True
+            "[yellow]halving judges every seed by itself: a mean over seeds is then one over those"
+            " that were left",
+            soft_wrap=True,
         )
-    gpus = [] if all(item.settings.trainer.accelerator == "cpu" for item in planned) else visible_gpus()
-    size = packing.pack_size or (-(-len(planned) // len(gpus)) if len(gpus) > 1 and packing.halving is None else None)
+    gpus = (
+        []
+        if all(item.settings.trainer.accelerator == "cpu" for item in planned)
+        else visible_gpus()
+    )
+    size = packing.pack_size or (
+        -(-len(planned) // len(gpus)) if len(gpus) > 1 and packing.halving is None else None
+    )
     # All jobs are planned, so that a pack has the same members however often the sweep is started.
     chosen = plan({number: item.settings for number, item in enumerate(planned)}, size)
     packs = []
@@ -270,10 +417,21 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
         left = [number for number in numbers if number not in ended]
         if left:
             members = numbers if packing.halving is not None else left
-            title = f"pack {count} of {len(chosen.packs)}: {len(left)} job{'s' if len(left) > 1 else ''} on one base model"
-            packs.append(Pack(title, tuple(planned[number] for number in members), packing.together or cores() + 2))
+            title = (
+                f"pack {count} of {len(chosen.packs)}: {len(left)}"
+                f" job{'s' if len(left) > 1 else ''} on one base model"
+            )
+            packs.append(
+                Pack(
+                    title,
+                    tuple(planned[number] for number in members),
+                    packing.together or cores() + 2,
+                )
+            )
     work_off(folder, packs, packing, gpus if len(gpus) > 1 else [])
-    alone = {planned[number].job.name: why for number, why in chosen.alone.items() if number not in ended}
+    alone = {
+        planned[number].job.name: why for number, why in chosen.alone.items() if number not in ended
+    }
     for number in (number for numbers in chosen.packs for number in numbers):
         item = planned[number]
         error = str(item.record.status().get("error") or "")
@@ -283,11 +441,23 @@ def _run_packs(context: HydraContext, folder: Path, planned: Sequence[Planned], 
         console.print(f"[dim]job {escape(name)} runs alone: {escape(why)}", soft_wrap=True)
     if alone:
         _run_all(context, [item for item in planned if item.job.name in alone])
-    return [item for item in planned if not item.record.is_finished() and item.record.status().get("state") != State.stopped.value]
+    return [
+        item
+        for item in planned
+        if not item.record.is_finished()
+        and item.record.status().get("state") != State.stopped.value
+    ]
 
 
 def _run_one(context: HydraContext, item: Planned) -> int:
-    command = [sys.executable, "-m", "hydratune", "train", *_config_dirs(context), *item.job.overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "hydratune",
+        "train",
+        *_config_dirs(context),
+        *item.job.overrides,
+    ]
     command += [f'hydra.run.dir="{item.record.path}"']
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     item.record.path.mkdir(parents=True, exist_ok=True)
@@ -295,14 +465,24 @@ def _run_one(context: HydraContext, item: Planned) -> int:
     if code != 0 and not item.record.status().get("error"):
         if not item.record.status():
             item.record.start()
-        item.record.update(state="failed", error=f"{how(code)}; repeat it alone: {shlex.join(['hydratune', 'train', *item.job.overrides])}")
+        item.record.update(
+            state="failed",
+            error=(
+                f"{how(code)}; repeat it alone:"
+                f" {shlex.join(['hydratune', 'train', *item.job.overrides])}"
+            ),
+        )
     return code
 
 
 def _config_dirs(context: HydraContext) -> list[str]:
     """A user's --config-dir and hydra.searchpath, handed on to the jobs."""
     entries = context.config_loader.get_search_path().get_path()
-    own = [f"--config-dir={e.path.removeprefix('file://')}" for e in entries if e.provider == "command-line" and e.path]
+    own = [
+        f"--config-dir={e.path.removeprefix('file://')}"
+        for e in entries
+        if e.provider == "command-line" and e.path
+    ]
     more = [e.path for e in entries if e.provider == "hydra.searchpath in command-line" and e.path]
     return [*own, *([f"hydra.searchpath=[{','.join(more)}]"] if more else [])]
 

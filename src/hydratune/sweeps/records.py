@@ -42,4 +42,6 @@ def read_sweep(folder: Path) -> dict[str, Job]:
     if not file.is_file():
         return {}
     content: dict[str, Any] = read_json(file)["jobs"]
-    return {name: Job(name, tuple(job["overrides"]), job["varying"]) for name, job in content.items()}
+    return {
+        name: Job(name, tuple(job["overrides"]), job["varying"]) for name, job in content.items()
+    }

@@ -23,11 +23,12 @@ class Again:
 
 
 def after(death: Death, tries: Mapping[str, int], retries: int) -> tuple[list[Again], list[str]]:
-    """(what runs next, who has failed for good). ``tries``: how often each job was tried, the last time included.
+    """(what runs next, who has failed for good). ``tries``: how often each job was tried, the last
+    time included.
 
-    Whoever was waiting goes on as planned. Whoever was at work may be the reason, and is tried again in packs of half the
-    size, the last of its ``retries`` alone: nobody fails for good because of a neighbour. A pack that died before anything was
-    at work is tried again as it is.
+    Whoever was waiting goes on as planned. Whoever was at work may be the reason, and is tried
+    again in packs of half the size, the last of its ``retries`` alone: nobody fails for good
+    because of a neighbour. A pack that died before anything was at work is tried again as it is.
     """
     suspects = list(death.at_work or death.waiting)
     lost = [name for name in suspects if tries[name] > retries]

@@ -1,7 +1,8 @@
 """The space of a search, read from overrides in Hydra's own grammar.
 
-``a,b`` and ``choice(a,b)`` are categories; ``range(a,b,step)`` holds the values that a grid would run; ``interval(a,b)`` is
-a range of floats, both ends included; ``int(interval(a,b))`` one of whole numbers; ``tag(log, ...)`` makes a range logarithmic.
+``a,b`` and ``choice(a,b)`` are categories; ``range(a,b,step)`` holds the values that a grid would
+run; ``interval(a,b)`` is a range of floats, both ends included; ``int(interval(a,b))`` one of whole
+numbers; ``tag(log, ...)`` makes a range logarithmic.
 """
 
 import math
@@ -10,8 +11,19 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    QuotedString,
+    RangeSweep,
+)
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import Trial
 
 from hydratune.errors import ConfigError, Problem
@@ -61,7 +73,10 @@ class Dimension:
 
 
 def read_space(overrides: Sequence[Override]) -> tuple[list[Dimension], list[str]]:
-    """(what varies, overrides that are the same for every trial). Raises ``ConfigError`` with everything that does not fit."""
+    """(what varies, overrides that are the same for every trial).
+
+    Raises ``ConfigError`` with everything that does not fit.
+    """
     dimensions, fixed, problems = dict[str, Dimension](), dict[str, str](), list[Problem]()
     for override in overrides:  # a later one replaces an earlier one, as in a grid
         key = str(override.get_key_element())
@@ -76,7 +91,14 @@ def read_space(overrides: Sequence[Override]) -> tuple[list[Dimension], list[str
             problems.append(Problem(key, override.get_value_string(), *error.args))
     if not dimensions and not problems:
         fix = "for example 'optimizer.lr=tag(log, interval(1e-4,1e-2))' adapter.r=4,16,64"
-        problems.append(Problem("hydra/sweeper", "a search", "no setting spans a range or several values: there is nothing to search", fix))
+        problems.append(
+            Problem(
+                "hydra/sweeper",
+                "a search",
+                "no setting spans a range or several values: there is nothing to search",
+                fix,
+            )
+        )
     if problems:
         raise ConfigError(problems, prefix="search: ")
     return list(dimensions.values()), list(fixed.values())
@@ -87,11 +109,17 @@ def _dimension(key: str, override: Override) -> Dimension:
     value: Any = override.value()
     for tag in sorted(getattr(value, "tags", ())):
         if tag != _LOG:
-            raise ValueError(f"the tag {tag!r} means nothing here", "the only tag is log, of a range: tag(log, interval(1e-4,1e-2))")
+            raise ValueError(
+                f"the tag {tag!r} means nothing here",
+                "the only tag is log, of a range: tag(log, interval(1e-4,1e-2))",
+            )
     log = bool(getattr(value, "tags", ()))
     if isinstance(value, ChoiceSweep):
         if log:
-            raise ValueError("choices have no scale that could be logarithmic", "leave the tag away, or search an interval")
+            raise ValueError(
+                "choices have no scale that could be logarithmic",
+                "leave the tag away, or search an interval",
+            )
         return _category(key, value.list)
     if isinstance(value, IntervalSweep):
         low, high = value.start, value.end
@@ -105,14 +133,23 @@ def _dimension(key: str, override: Override) -> Dimension:
     if isinstance(value, RangeSweep):
         return Dimension(key, _range(value, log))
     fix = "name the values: " + key + "=a,b,c"
-    raise ValueError("a glob matches whatever lies in the folder today, and a search must stay the same when it is continued", fix)
+    raise ValueError(
+        "a glob matches whatever lies in the folder today, and a search must stay the same when it"
+        " is continued",
+        fix,
+    )
 
 
 def _check_ends(low: float, high: float, log: bool) -> None:
     if low > high:
-        raise ValueError("the range is empty: it ends before it begins", f"swap its ends: {high:g},{low:g}")
+        raise ValueError(
+            "the range is empty: it ends before it begins", f"swap its ends: {high:g},{low:g}"
+        )
     if log and low <= 0:
-        raise ValueError("a logarithmic range must begin above 0", "raise its lower end, for example to 1e-5, or leave the tag away")
+        raise ValueError(
+            "a logarithmic range must begin above 0",
+            "raise its lower end, for example to 1e-5, or leave the tag away",
+        )
 
 
 def _range(value: RangeSweep, log: bool) -> BaseDistribution:
@@ -121,25 +158,37 @@ def _range(value: RangeSweep, log: bool) -> BaseDistribution:
         raise ValueError("its ends and its step must be finite numbers", "for example range(1,5)")
     count = math.ceil((stop - start) / step) if step else 0
     if count <= 0:
-        raise ValueError("the range is empty (its end is not part of it)", "for example range(1,5) or range(8,65,8)")
+        raise ValueError(
+            "the range is empty (its end is not part of it)",
+            "for example range(1,5) or range(8,65,8)",
+        )
     low, high = sorted((start, start + (count - 1) * step))
     _check_ends(float(low), float(high), log)
     whole = all(isinstance(number, int) for number in (value.start, value.stop, value.step))
     if log and not (whole and abs(step) == 1):
-        raise ValueError("a logarithmic range has no step", "use tag(log, int(interval(a,b))) or tag(log, interval(a,b))")
+        raise ValueError(
+            "a logarithmic range has no step",
+            "use tag(log, int(interval(a,b))) or tag(log, interval(a,b))",
+        )
     if whole:
         return IntDistribution(int(low), int(high), log=log, step=int(abs(step)))
     return FloatDistribution(float(low), float(high), step=float(abs(step)))
 
 
 def _category(key: str, elements: Sequence[Any]) -> Dimension:
-    """Scalars are kept as what they are. Lists and mappings, which a study cannot hold, are kept as they are written."""
+    """Scalars are kept as what they are.
+
+    Lists and mappings, which a study cannot hold, are kept as they are written.
+    """
     texts = [str(Override._get_value_element_as_str(element)) for element in elements]
     twice = next((text for text in texts if texts.count(text) > 1), None)
     if twice is not None:
         raise ValueError(f"{twice} is there twice", "name every choice once")
     values = list(_scalars(elements, texts))
-    if any(a == b for i, a in enumerate(values) for b in values[:i]) or any(value != value for value in values):  # 1 == True == 1.0
+    # 1 == True == 1.0
+    if any(a == b for i, a in enumerate(values) for b in values[:i]) or any(
+        value != value for value in values
+    ):
         values = list(texts)
     return Dimension(key, CategoricalDistribution(values), tuple(texts))
 

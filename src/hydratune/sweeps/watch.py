@@ -1,8 +1,10 @@
-"""Jobs of a pack that hang: noticed by their silence, given up with the place where they stand, and not waited for.
+"""Jobs of a pack that hang: noticed by their silence, given up with the place where they stand, and
+not waited for.
 
-A sign of life is progress that a job tells, and a piece of work begun or ended for it. Who waits for others, for the crew
-or for what only one job may do at a time, need not give any. A job that hangs inside the crew, or while others wait for what
-it holds, takes the pack with it: then the others leave, and go on in a new one.
+A sign of life is progress that a job tells, and a piece of work begun or ended for it. Who waits
+for others, for the crew or for what only one job may do at a time, need not give any. A job that
+hangs inside the crew, or while others wait for what it holds, takes the pack with it: then the
+others leave, and go on in a new one.
 """
 
 import sys
@@ -57,7 +59,7 @@ class Pulse:
         self._asked = asked
 
     def beat(self) -> None:
-        """Raises ``Leaving`` if the job was given up: it is not to go on, should it ever wake up."""
+        """Raises ``Leaving`` if the job was given up: it is not to go on, should it ever wake up."""  # noqa: E501
         if self.given_up:
             raise Leaving
         self.last = time.monotonic()
@@ -90,7 +92,9 @@ class Pulse:
 
     @contextmanager
     def holding(self, lock: Lock) -> Iterator[None]:
-        """Raises ``Leaving`` if the pack is asked to leave before the lock is free: its holder may never let it go."""
+        """Raises ``Leaving`` if the pack is asked to leave before the lock is free: its holder may
+        never let it go.
+        """
         with self.waiting():
             while not lock.acquire(timeout=1.0):
                 if self._asked.is_set():
@@ -105,16 +109,28 @@ class Pulse:
     def stacks(self) -> str:
         """Where the threads that work for the job stand."""
         frames = sys._current_frames()
-        found = [(number, frames[number]) for number in (self.thread, *self.computing) if number in frames]
+        found = [
+            (number, frames[number])
+            for number in (self.thread, *self.computing)
+            if number in frames
+        ]
         names = {thread.ident: thread.name for thread in threading.enumerate()}
-        return "\n".join(f"thread {names.get(number, number)}:\n{''.join(traceback.format_stack(frame))}" for number, frame in found)
+        return "\n".join(
+            f"thread {names.get(number, number)}:\n{''.join(traceback.format_stack(frame))}"
+            for number, frame in found
+        )
 
 
 class Watch:
     """Over the jobs of a pack. ``look`` is for one thread alone, which works for no job."""
 
-    def __init__(self, patience: float | None, seen: Callable[[str], str], asked: threading.Event) -> None:
-        """``patience``: seconds of silence that are too many; None: never. ``seen`` tells what a job was doing; ``asked``: to leave."""
+    def __init__(
+        self, patience: float | None, seen: Callable[[str], str], asked: threading.Event
+    ) -> None:
+        """``patience``: seconds of silence that are too many; None: never.
+
+        ``seen`` tells what a job was doing; ``asked``: to leave.
+        """
         self.patience, self.seen, self.asked = patience, seen, asked
         self.pulses: dict[str, Pulse] = {}
         self.left: list[Pulse] = []  # who has to leave because the pack cannot go on
@@ -130,13 +146,21 @@ class Watch:
             self.pulses.pop(pulse.name, None)
 
     def look(self) -> list[Pulse]:
-        """Gives up whoever hangs, with the reason in its status and its stack in its run.log, and returns them."""
+        """Gives up whoever hangs, with the reason in its status and its stack in its run.log, and
+        returns them.
+        """
         if self.broken_at is not None:  # who waits now waits for those that hang
             return []
         pulses = list(self.pulses.values())
         now = time.monotonic()
-        silent = [pulse for pulse in pulses if self.patience is not None and now - pulse.last > self.patience]
-        computing = [pulse for pulse in silent if pulse.computing]  # the others may be silent because of these
+        silent = [
+            pulse
+            for pulse in pulses
+            if self.patience is not None and now - pulse.last > self.patience
+        ]
+        computing = [
+            pulse for pulse in silent if pulse.computing
+        ]  # the others may be silent because of these
         hung = computing or [pulse for pulse in silent if not pulse.waits]
         in_a_circle = not hung and len(silent) == len(pulses)  # everybody waits for somebody
         hung = silent[:1] if in_a_circle else hung
@@ -155,10 +179,17 @@ class Watch:
             pulse.given_up = True
         self.pulses.pop(pulse.name, None)
         record = RunDirectory(pulse.record.path)
-        why = f"job {pulse.name} gave no sign of life for {minutes}; last seen: {self.seen(pulse.name)}"
+        why = (
+            f"job {pulse.name} gave no sign of life for {minutes}; last seen:"
+            f" {self.seen(pulse.name)}"
+        )
         with (record.path / "run.log").open("a", encoding="utf-8") as stream:
             stream.write(f"{why}; it stands here:\n{stacks}")
-        record.end(State.failed, f"{why}; run.log shows where it stands (hydra.launcher.patience={self.patience:g} seconds)")
+        record.end(
+            State.failed,
+            f"{why}; run.log shows where it stands (hydra.launcher.patience={self.patience:g}"
+            " seconds)",
+        )
 
     def overdue(self) -> bool:
         """The pack cannot go on, and who was asked to leave had time enough."""
@@ -169,7 +200,9 @@ class Watch:
         for pulse in self.left:
             record = RunDirectory(pulse.record.path)
             status = record.status()
-            if status.get("state") in (State.stopped.value, State.running.value) and not status.get("halved"):
+            if status.get("state") in (State.stopped.value, State.running.value) and not status.get(
+                "halved"
+            ):
                 with pulse.judging:
                     pulse.given_up = True
                 record.update(state=State.waiting.value, error=None)

@@ -1,7 +1,8 @@
 """Where one run is done: what it has to itself, or shares with the other runs of its process.
 
-A run asks its workshop for whatever belongs to the whole process: the base model, the rows, seeds, threads, the clock.
-``Workshop`` is that of a run alone; in a pack every run has one that shares (``hydratune.sweeps.pack``).
+A run asks its workshop for whatever belongs to the whole process: the base model, the rows, seeds,
+threads, the clock. ``Workshop`` is that of a run alone; in a pack every run has one that shares
+(``hydratune.sweeps.pack``).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,10 @@ class Workshop:
         return STARTED
 
     def shared(self, name: str, make: Callable[[], Made]) -> Made:
-        """What ``make`` makes. Runs that share it see one thing of each name, which nobody may change."""
+        """What ``make`` makes.
+
+        Runs that share it see one thing of each name, which nobody may change.
+        """
         return make()
 
     def own(self, model: Any) -> Any:
@@ -62,7 +66,9 @@ class Workshop:
         return True
 
     def may_go_on(self, step: int, loss: float) -> bool:
-        """Whether the run goes on after ``step`` with this validation loss; otherwise it is to raise ``Paused``."""
+        """Whether the run goes on after ``step`` with this validation loss; otherwise it is to
+        raise ``Paused``.
+        """
         return True
 
     def cpu_seconds(self) -> float:

@@ -22,9 +22,18 @@ class TensorBoardTracker:
             self.logger: Any = TensorBoardLogger(folder, name="tensorboard", version="")
         except ModuleNotFoundError:
             fix = "pip install 'hydratune[tensorboard]'"
-            raise ConfigError([Problem("tracking.mode", "tensorboard", "TensorBoard's writer is not installed", fix)]) from None
+            raise ConfigError(
+                [
+                    Problem(
+                        "tracking.mode", "tensorboard", "TensorBoard's writer is not installed", fix
+                    )
+                ]
+            ) from None
         self.hint = f"tensorboard --logdir {folder}"
-        self.values = {key: value if isinstance(value, (int, float, bool)) else str(value) for key, value in flat(dict(values)).items()}
+        self.values = {
+            key: value if isinstance(value, (int, float, bool)) else str(value)
+            for key, value in flat(dict(values)).items()
+        }
 
     def facts(self, facts: Mapping[str, Any]) -> None:
         self.values |= {f"facts.{key}": str(value) for key, value in flat(dict(facts)).items()}

@@ -1,4 +1,7 @@
-"""Weights & Biases: the only module that imports wandb. The run directory is the record; this mirrors it."""
+"""Weights & Biases: the only module that imports wandb.
+
+The run directory is the record; this mirrors it.
+"""
 
 import functools
 import logging
@@ -82,7 +85,10 @@ def never_fatal(method: Callable[Parameters, None]) -> Callable[Parameters, None
             method(*args, **kwargs)
         except Exception as error:  # the client raises its own, requests' and Go's errors
             log.warning("W&B: %s failed (%s)", method.__name__, mask(str(error)))
-            console.print(f"[yellow]W&B: {method.__name__} failed ({escape(mask(str(error)))}); the run directory has everything")
+            console.print(
+                f"[yellow]W&B: {method.__name__} failed ({escape(mask(str(error)))}); the run"
+                " directory has everything"
+            )
 
     return guarded
 
@@ -97,8 +103,20 @@ class WandbTracker:
         self.logger: Any = WandbLogger(experiment=run)
         self.id: str | None = run.id
         self.hint = f"wandb sync {_shown(self._folder)}" if run.offline else str(run.url or "")
-        for name in ("train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm", "sample/*"):
-            run.define_metric(name, step_metric="trainer/global_step", summary="min" if name.endswith("loss") else "last")
+        for name in (
+            "train/loss",
+            "val/loss",
+            "lr",
+            "tokens",
+            "tokens_per_second",
+            "grad_norm",
+            "sample/*",
+        ):
+            run.define_metric(
+                name,
+                step_metric="trainer/global_step",
+                summary="min" if name.endswith("loss") else "last",
+            )
 
     @never_fatal
     def facts(self, facts: Mapping[str, Any]) -> None:
@@ -139,10 +157,16 @@ class WandbTracker:
     @never_fatal
     def adapter(self, folder: Path) -> None:
         if self.config.log_adapter:
-            files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+            files = {
+                file.relative_to(folder).as_posix(): file
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            }
             self._artifact(f"adapter-{self.run.id}", "model", files, ["best"])
 
-    def _artifact(self, name: str, kind: str, files: Mapping[str, Path], aliases: list[str]) -> None:
+    def _artifact(
+        self, name: str, kind: str, files: Mapping[str, Path], aliases: list[str]
+    ) -> None:
         import wandb
 
         artifact = wandb.Artifact(name, type=kind)
@@ -152,7 +176,9 @@ class WandbTracker:
 
     @never_fatal
     def again(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """History of the time before an interruption: of a server's run what it did not get; offline all, in new files for the old."""
+        """History of the time before an interruption: of a server's run what it did not get;
+        offline all, in new files for the old.
+        """
         last = -1
         if self.run.offline:
             for left in self._folder.parent.glob(f"offline-run-*-{self.run.id}"):
@@ -168,14 +194,19 @@ class WandbTracker:
     def finish(self, exit_code: int) -> None:
         try:
             self.run.finish(exit_code=exit_code)
-        except Exception as error:  # TimeoutError, or what the client stumbles over while it makes one
+        except (
+            Exception
+        ) as error:  # TimeoutError, or what the client stumbles over while it makes one
             log.warning("W&B: the server does not have all of this run (%s)", mask(str(error)))
             self.not_sent()
 
     def not_sent(self) -> None:
         """The server does not have all of this run, though it should."""
         (self._folder / _NOT_SENT).touch()
-        self.hint = f"wandb sync --include-online {_shown(self._folder)}  # the server did not answer in the end"
+        self.hint = (
+            f"wandb sync --include-online {_shown(self._folder)}  # the server did not answer in"
+            " the end"
+        )
         if self.run.offline:
             self.hint = f"wandb sync {_shown(self._folder)}  # the server did not answer"
 
@@ -185,9 +216,15 @@ class WandbTracker:
 
 
 def to_send(folder: Path) -> str | None:
-    """What to type to send every run of a sweep that the server does not have; None where there is none. Imports no client."""
-    left = [run for run in (folder / "wandb").glob("*run-*-*") if not any(run.glob("*.wandb.synced"))]
-    online = [run for run in left if not run.name.startswith("offline-") and (run / _NOT_SENT).exists()]
+    """What to type to send every run of a sweep that the server does not have; None where there is
+    none. Imports no client.
+    """
+    left = [
+        run for run in (folder / "wandb").glob("*run-*-*") if not any(run.glob("*.wandb.synced"))
+    ]
+    online = [
+        run for run in left if not run.name.startswith("offline-") and (run / _NOT_SENT).exists()
+    ]
     offline = [run for run in left if run.name.startswith("offline-")]
     if not online and not offline:
         return None
@@ -208,12 +245,19 @@ class Place:
 
 
 def place(project: object, entity: object) -> Place:
-    """Where runs with these settings go. Raises ``RunError`` where no server answers, or nobody is logged in."""
+    """Where runs with these settings go.
+
+    Raises ``RunError`` where no server answers, or nobody is logged in.
+    """
     with answering("W&B cannot be asked"):
         import wandb
 
-        owner = os.environ.get("WANDB_ENTITY") or entity or wandb.Api(timeout=_PATIENCE).default_entity
-    return Place(str(owner), str(os.environ.get("WANDB_PROJECT") or project or TrackingConfig.project))
+        owner = (
+            os.environ.get("WANDB_ENTITY") or entity or wandb.Api(timeout=_PATIENCE).default_entity
+        )
+    return Place(
+        str(owner), str(os.environ.get("WANDB_PROJECT") or project or TrackingConfig.project)
+    )
 
 
 def on_server(place: Place, ids: Sequence[str]) -> set[str]:
@@ -222,14 +266,18 @@ def on_server(place: Place, ids: Sequence[str]) -> set[str]:
         import wandb
 
         try:
-            found = wandb.Api(timeout=_PATIENCE).runs(str(place), filters={"name": {"$in": list(ids)}})
+            found = wandb.Api(timeout=_PATIENCE).runs(
+                str(place), filters={"name": {"$in": list(ids)}}
+            )
             return {run.id for run in found} & set(ids)
         except ValueError:  # there is no such project yet
             return set()
 
 
 @contextmanager
-def answering(what: str, fix: str = "is WANDB_API_KEY set, and the server there?") -> Iterator[None]:
+def answering(
+    what: str, fix: str = "is WANDB_API_KEY set, and the server there?"
+) -> Iterator[None]:
     """Turns whatever the client raises into a ``RunError``."""
     import wandb
 
@@ -261,10 +309,11 @@ def start(
 ) -> Tracker:
     """Begins the W&B run of a job. ``values`` is the resolved configuration as plain nested values.
 
-    ``known`` is the id of the run that an interrupted job had: it goes on. Offline, ``Tracker.again`` puts
-    its new files in the place of the old ones. ``on_stop`` is called when the user presses Stop in W&B; None: as Ctrl-C.
-    ``run_folder`` is where TensorBoard's files go. ``WANDB_MODE`` wins over ``tracking.mode``, unless that is TensorBoard. A server
-    that does not answer costs 20 s, then the run is kept offline.
+    ``known`` is the id of the run that an interrupted job had: it goes on. Offline,
+    ``Tracker.again`` puts its new files in the place of the old ones. ``on_stop`` is called when
+    the user presses Stop in W&B; None: as Ctrl-C. ``run_folder`` is where TensorBoard's files go.
+    ``WANDB_MODE`` wins over ``tracking.mode``, unless that is TensorBoard. A server that does not
+    answer costs 20 s, then the run is kept offline.
     """
     if config.mode is TrackingMode.tensorboard:
         return TensorBoardTracker(run_folder or folder, values)
@@ -298,15 +347,26 @@ def start(
             x_disable_meta=not config.log_text,  # the command line is part of it
         ),
     }
-    wandb.setup(wandb.Settings(silent=True))  # else the login speaks before the settings of a run count
+    wandb.setup(
+        wandb.Settings(silent=True)
+    )  # else the login speaks before the settings of a run count
     try:
         run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
-    except Exception as error:  # the client raises its own, requests' and Go's errors for an absent server
+    except (
+        Exception
+    ) as error:  # the client raises its own, requests' and Go's errors for an absent server
         log.warning("W&B is not reachable (%s); the run is kept offline", mask(str(error)))
-        console.print(f"[yellow]W&B is not reachable ({escape(mask(str(error)).splitlines()[0])}); the run is kept offline")
+        console.print(
+            f"[yellow]W&B is not reachable ({escape(mask(str(error)).splitlines()[0])}); the run is"
+            " kept offline"
+        )
         for left in (folder / "wandb").glob(f"run-*-{options['id']}") if not known else ():
-            shutil.rmtree(left, ignore_errors=True)  # an empty beginning, which wandb sync would send as a run of its own
-        options = {key: value for key, value in options.items() if key != "resume"} | {"id": _new_id()}  # the client keeps the first one
+            shutil.rmtree(
+                left, ignore_errors=True
+            )  # an empty beginning, which wandb sync would send as a run of its own
+        options = {key: value for key, value in options.items() if key != "resume"} | {
+            "id": _new_id()
+        }  # the client keeps the first one
         tracker = WandbTracker(wandb.init(mode="offline", **options), config)
         tracker.not_sent()
         return tracker
@@ -321,7 +381,10 @@ def _new_id() -> str:
 def _without_texts(values: dict[str, Any]) -> dict[str, Any]:
     """Settings without those that are texts for a model."""
     told = {key: "not sent" if key in TEXTS and value else value for key, value in values.items()}
-    return {key: _without_texts(value) if isinstance(value, dict) else value for key, value in told.items()}
+    return {
+        key: _without_texts(value) if isinstance(value, dict) else value
+        for key, value in told.items()
+    }
 
 
 def _masked(value: Any) -> Any:

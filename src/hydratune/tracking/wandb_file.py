@@ -1,6 +1,7 @@
 """What the W&B client wrote on this machine: the transaction log of a run, read without a server.
 
-The file is a log of LevelDB's format, in blocks of 32 KiB after a header of 7 bytes; what it holds are the client's protobuf records.
+The file is a log of LevelDB's format, in blocks of 32 KiB after a header of 7 bytes; what it holds
+are the client's protobuf records.
 """
 
 import json
@@ -34,7 +35,7 @@ class Log:
         """The same run with what a resumed process wrote."""
         config, summary = self.config | later.config, self.summary | later.summary
         history = self.history + later.history
-        return Log(later.file, later.id, later.name or self.name, later.group or self.group, self.started, config, summary, history,
+        return Log(later.file, later.id, later.name or self.name, later.group or self.group, self.started, config, summary, history,  # noqa: E501
                    later.exit_code)  # fmt: skip
 
 
@@ -42,11 +43,17 @@ def files_of(path: Path) -> list[Path]:
     """The logs at or below ``path``, each once: latest-run is a link to one of the others."""
     if path.suffix == ".wandb" and path.is_file():
         return [path]
-    return list({file.resolve(): file for file in sorted(path.glob("**/run-*.wandb"), reverse=True)}.values())[::-1]
+    return list(
+        {
+            file.resolve(): file for file in sorted(path.glob("**/run-*.wandb"), reverse=True)
+        }.values()
+    )[::-1]
 
 
 def read(file: Path) -> Log:
-    """Raises ``RunError`` for what is no such file, or holds no run; a log that was cut is read as far as it goes."""
+    """Raises ``RunError`` for what is no such file, or holds no run; a log that was cut is read as
+    far as it goes.
+    """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -57,7 +64,9 @@ def read(file: Path) -> Log:
             record.ParseFromString(content)
             _take(log, record)
     except (DecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{file} is damaged ({type(error).__name__}); wandb sync may still save some of it") from None
+        raise RunError(
+            f"{file} is damaged ({type(error).__name__}); wandb sync may still save some of it"
+        ) from None
     except OSError as error:
         raise RunError(f"{file} cannot be read: {error.strerror or error}") from None
     if not log.id:
@@ -69,7 +78,9 @@ def _records(file: Path) -> Iterator[bytes]:
     """The pieces put together; those of the end that are not whole are left out."""
     content = file.read_bytes()
     if not content.startswith(_MAGIC):
-        raise RunError(f"{file} is no file of W&B's client (it begins with {content[:4]!r}, not {_MAGIC!r})")
+        raise RunError(
+            f"{file} is no file of W&B's client (it begins with {content[:4]!r}, not {_MAGIC!r})"
+        )
     at, parts = _HEADER, b""
     while at + _HEADER <= len(content):
         room = _BLOCK - at % _BLOCK
@@ -93,7 +104,12 @@ def _take(log: Log, record: Any) -> None:
     kind = record.WhichOneof("record_type")
     if kind == "run":
         run = record.run
-        log.id, log.name, log.group, log.started = run.run_id, run.display_name, run.run_group, run.start_time.ToSeconds()
+        log.id, log.name, log.group, log.started = (
+            run.run_id,
+            run.display_name,
+            run.run_group,
+            run.start_time.ToSeconds(),
+        )
         _update(log.config, run.config.update)
     elif kind == "config":
         _update(log.config, record.config.update)
@@ -125,13 +141,19 @@ def _update(values: dict[str, Any], items: Any) -> None:
 
 
 def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float | bool]:
-    """What is a number, by flat names; ``{"min": 0.3}``, as the client keeps a summary of which the least was asked for, is that number."""
+    """What is a number, by flat names; ``{"min": 0.3}``, as the client keeps a summary of which the
+    least was asked for, is that number.
+    """
     found: dict[str, float | bool] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, (int, float)):
             found[name] = value
-        elif isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("min", "max", "last", "mean", "best"):
+        elif (
+            isinstance(value, dict)
+            and len(value) == 1
+            and next(iter(value)) in ("min", "max", "last", "mean", "best")
+        ):
             (only,) = value.values()
             found |= {name: only} if isinstance(only, (int, float)) else {}
         elif isinstance(value, dict) and "_type" not in value:

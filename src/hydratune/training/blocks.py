@@ -1,7 +1,9 @@
-"""Norms and gated MLPs that keep less for the backward pass: what an elementwise operation can recompute is not saved.
+"""Norms and gated MLPs that keep less for the backward pass: what an elementwise operation can
+recompute is not saved.
 
-A module qualifies by what it computes, not by its name: its own forward is compared with the formula on random numbers
-before anything is replaced, so an architecture with another formula keeps its own code.
+A module qualifies by what it computes, not by its name: its own forward is compared with the
+formula on random numbers before anything is replaced, so an architecture with another formula keeps
+its own code.
 """
 
 import threading
@@ -58,7 +60,8 @@ class RmsNorm(torch.autograd.Function):
 
 
 class GatedDown(torch.autograd.Function):
-    """x W' + b for x = f(gate) * up, and s (x A') B' more on the rows of every share. Keeps gate and up, not their product.
+    """x W' + b for x = f(gate) * up, and s (x A') B' more on the rows of every share. Keeps gate
+    and up, not their product.
 
     Shapes: gate, up (..., inner), W (hidden, inner), b (hidden), A (r, inner), B (hidden, r).
     """
@@ -89,19 +92,35 @@ class GatedDown(torch.autograd.Function):
         d_thins, d_ups = outer_gradients([dy], ctx.shares, pairs, thins)
         d_rows = steadily(back, (dy,), ctx.linear.weight())
         add_to_input(d_rows, ctx.shares, pairs, masks, d_thins)
-        rows, d_gate, d_up = ctx.pieces.gated_gradient(d_rows.view(gate.shape), gate, up, ctx.activation)
+        rows, d_gate, d_up = ctx.pieces.gated_gradient(
+            d_rows.view(gate.shape), gate, up, ctx.activation
+        )
         d_downs = inner_gradients(rows.view(d_rows.shape), ctx.shares, pairs, masks, d_thins)
         return d_gate, d_up, None, None, None, *flattened(d_downs, d_ups)
 
 
 def _is_norm(module: torch.nn.Module) -> bool | None:
-    """Whether ``module`` scales by its own weight (True) or, as Gemma does, by 1 + its weight (False); None: it is no RMS norm."""
+    """Whether ``module`` scales by its own weight (True) or, as Gemma does, by 1 + its weight
+    (False); None: it is no RMS norm.
+    """
     weight, eps = getattr(module, "weight", None), _eps(module)
-    if not isinstance(weight, torch.Tensor) or weight.dim() != 1 or eps is None or weight.requires_grad or "forward" in vars(module):
+    if (
+        not isinstance(weight, torch.Tensor)
+        or weight.dim() != 1
+        or eps is None
+        or weight.requires_grad
+        or "forward" in vars(module)
+    ):
         return None
-    if getattr(module, "bias", None) is not None or isinstance(module, torch.nn.LayerNorm) or weight.is_meta:
+    if (
+        getattr(module, "bias", None) is not None
+        or isinstance(module, torch.nn.LayerNorm)
+        or weight.is_meta
+    ):
         return None
-    x = torch.randn(2, len(weight), generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+    x = torch.randn(2, len(weight), generator=torch.Generator().manual_seed(0)).to(
+        weight.device, weight.dtype
+    )
     for own in (True, False):
         scale = weight if own else weight + 1
         if bool((scale == 0).any()):
@@ -117,12 +136,19 @@ def _is_norm(module: torch.nn.Module) -> bool | None:
 
 
 def _eps(module: torch.nn.Module) -> float | None:
-    value = next((getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name)), None)
+    value = next(
+        (getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name)),
+        None,
+    )
     return value if isinstance(value, float) else None
 
 
 def _norm_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-    if not torch.is_grad_enabled() or not x.requires_grad or torch.is_autocast_enabled(x.device.type):
+    if (
+        not torch.is_grad_enabled()
+        or not x.requires_grad
+        or torch.is_autocast_enabled(x.device.type)
+    ):
         result: torch.Tensor = type(self).forward(self, x)
         return result
     weight = self.weight if self.hydratune_own_weight else self.weight + 1
@@ -137,14 +163,25 @@ def _activation(module: torch.nn.Module) -> str | None:
         y = module(x)
     except (RuntimeError, TypeError):
         return None
-    return next((name for name, (function, _) in ACTIVATIONS.items() if torch.allclose(y, function(x), rtol=1e-5, atol=1e-6)), None)
+    return next(
+        (
+            name
+            for name, (function, _) in ACTIVATIONS.items()
+            if torch.allclose(y, function(x), rtol=1e-5, atol=1e-6)
+        ),
+        None,
+    )
 
 
 def gated_activation(module: torch.nn.Module, is_part: Callable[[Any], bool]) -> str | None:
-    """The activation's name if ``module`` is down(f(gate(x)) * up(x)), ``is_part`` holds of all three, and nobody replaced its forward."""
+    """The activation's name if ``module`` is down(f(gate(x)) * up(x)), ``is_part`` holds of all
+    three, and nobody replaced its forward.
+    """
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     function = getattr(module, "act_fn", None)
-    if not all(isinstance(part, torch.nn.Module) and is_part(part) for part in parts) or not isinstance(function, torch.nn.Module):
+    if not all(
+        isinstance(part, torch.nn.Module) and is_part(part) for part in parts
+    ) or not isinstance(function, torch.nn.Module):
         return None
     name = _activation(function)
     if name is None or "forward" in vars(module):
@@ -152,10 +189,14 @@ def gated_activation(module: torch.nn.Module, is_part: Callable[[Any], bool]) ->
     gate, up, down = parts
     assert gate is not None and up is not None and down is not None
     dtype = compute_dtype(gate)  # type: ignore[arg-type]
-    x = torch.randn(1, 2, gate.in_features, generator=torch.Generator().manual_seed(0)).to(gate.weight.device, dtype)  # type: ignore[arg-type]
+    x = torch.randn(1, 2, gate.in_features, generator=torch.Generator().manual_seed(0)).to(
+        gate.weight.device, dtype
+    )  # type: ignore[arg-type]
     with torch.no_grad():
         try:
-            same = torch.allclose(module(x), down(ACTIVATIONS[name][0](gate(x)) * up(x)), rtol=1e-3, atol=1e-4)
+            same = torch.allclose(
+                module(x), down(ACTIVATIONS[name][0](gate(x)) * up(x)), rtol=1e-3, atol=1e-4
+            )
         except (RuntimeError, TypeError):
             return None
     return name if same else None
@@ -166,7 +207,8 @@ _thread = threading.local()  # .needed: positions of the last layer that somebod
 
 @contextmanager
 def only_needed(positions: torch.Tensor) -> Iterator[None]:
-    """In this thread, the last MLP of the model is computed at ``positions`` alone: no other layer reads what it writes.
+    """In this thread, the last MLP of the model is computed at ``positions`` alone: no other layer
+    reads what it writes.
 
     Hidden states elsewhere are then wrong.
     """
@@ -185,24 +227,36 @@ def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
     if needed is None:
         return _gated_mlp(self, x)
     everywhere = x.new_zeros(x.shape)
-    return everywhere.index_copy(1, needed, _gated_mlp(self, x[:, needed])) if len(needed) else everywhere
+    return (
+        everywhere.index_copy(1, needed, _gated_mlp(self, x[:, needed]))
+        if len(needed)
+        else everywhere
+    )
 
 
 def _gated_mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
     gate, up = lora_outputs(x, (self.gate_proj, self.up_proj))
     shares, flat = own_share([self.down_proj])
     with no_autocast(x.device.type):
-        result: torch.Tensor = GatedDown.apply(gate, up, self.hydratune_activation, frozen(self.down_proj), shares, *flat)  # type: ignore[no-untyped-call]
+        result: torch.Tensor = GatedDown.apply(
+            gate, up, self.hydratune_activation, frozen(self.down_proj), shares, *flat
+        )  # type: ignore[no-untyped-call]
     return result
 
 
 def last_mlps(model: torch.nn.Module) -> set[int]:
     """The ``id`` of the MLP in the last layer."""
-    return {id(layers[-1].mlp) for m in model.modules() if (layers := getattr(m, "layers", None)) and hasattr(layers[-1], "mlp")}
+    return {
+        id(layers[-1].mlp)
+        for m in model.modules()
+        if (layers := getattr(m, "layers", None)) and hasattr(layers[-1], "mlp")
+    }
 
 
 def use_lean_blocks(model: torch.nn.Module) -> int:
-    """Replaces the forward of every frozen RMS norm and of every gated MLP whose linears are lean; returns how many."""
+    """Replaces the forward of every frozen RMS norm and of every gated MLP whose linears are lean;
+    returns how many.
+    """
     count = 0
     last = last_mlps(model)
     for module in model.modules():
@@ -212,7 +266,9 @@ def use_lean_blocks(model: torch.nn.Module) -> int:
                 module.hydratune_own_weight = own  # type: ignore[assignment]
                 module.forward = types.MethodType(_norm_forward, module)  # type: ignore[method-assign, assignment]
                 count += 1
-        elif hasattr(module, "gate_proj") and (name := gated_activation(module, is_lean)) is not None:
+        elif (
+            hasattr(module, "gate_proj") and (name := gated_activation(module, is_lean)) is not None
+        ):
             module.hydratune_activation, module.hydratune_last = name, id(module) in last  # type: ignore[assignment]
             module.forward = types.MethodType(_gated_forward, module)  # type: ignore[method-assign, assignment]
             count += 1

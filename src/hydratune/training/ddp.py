@@ -1,11 +1,13 @@
 """Data-parallel training on one machine: one process for each device.
 
-The main process is rank 0; it alone keeps the record. Just before training it starts the others with its own command line.
-They prepare the same rows and the same model, train, and end with it. What they print is shown only if they fail.
+The main process is rank 0; it alone keeps the record. Just before training it starts the others
+with its own command line. They prepare the same rows and the same model, train, and end with it.
+What they print is shown only if they fail.
 
-Lightning can start the processes as well. It is not left to do so, because it kills the main process too when another ends
-early, so that no status and no reason is written down, because Ctrl-C does nothing until all processes have met, and
-because its handler of SIGTERM talks to the other processes in the midst of a step.
+Lightning can start the processes as well. It is not left to do so, because it kills the main
+process too when another ends early, so that no status and no reason is written down, because Ctrl-C
+does nothing until all processes have met, and because its handler of SIGTERM talks to the other
+processes in the midst of a step.
 """
 
 import atexit
@@ -28,7 +30,10 @@ from typing import IO, Any
 import lightning
 import torch
 from hydra.utils import get_original_cwd
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
+from lightning.fabric.plugins.environments.lightning import (
+    LightningEnvironment,
+    find_free_network_port,
+)
 
 from hydratune.checks import mask
 from hydratune.config import TrainerConfig
@@ -37,9 +42,19 @@ from hydratune.errors import HydratuneError, RunError
 from hydratune.records import RunDirectory, State, write_text
 
 log = logging.getLogger(__name__)
-_MEETING = "HYDRATUNE_DDP_FOLDER"  # environment: the folder where the processes of one run meet before training
+# environment: the folder where the processes of one run meet before training
+_MEETING = "HYDRATUNE_DDP_FOLDER"
 _PARENT = "HYDRATUNE_DDP_PARENT"  # environment: process number of the main process
-_CHANGED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", _MEETING, _PARENT)
+_CHANGED = (
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "OMP_NUM_THREADS",
+    _MEETING,
+    _PARENT,
+)
 _NOTICE = 10.0  # seconds from an error of the main process to the end of the process that caused it
 _LEAVE = 20.0  # seconds that the main process has to notice that another ended; NCCL waits for ever
 
@@ -59,7 +74,10 @@ def gathered(value: Any) -> list[Any]:
 
 
 def summed(value: torch.Tensor) -> torch.Tensor:
-    """The sum of the ``value`` of every rank; every rank must ask. On a GPU the host does not wait, as it does in Lightning's way."""
+    """The sum of the ``value`` of every rank; every rank must ask.
+
+    On a GPU the host does not wait, as it does in Lightning's way.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         value = value.clone()
         torch.distributed.all_reduce(value)
@@ -67,12 +85,16 @@ def summed(value: torch.Tensor) -> torch.Tensor:
 
 
 def plugins() -> list[Any]:
-    """What Lightning's Trainer must know of the processes: that they are there already, whatever else started this one."""
+    """What Lightning's Trainer must know of the processes: that they are there already, whatever
+    else started this one.
+    """
     return [LightningEnvironment()] if _MEETING in os.environ else []
 
 
 class RankSetup(lightning.Callback):
-    """Every rank draws its own random numbers, and SIGTERM means what it means in a run on one device."""
+    """Every rank draws its own random numbers, and SIGTERM means what it means in a run on one
+    device.
+    """
 
     def __init__(self) -> None:
         self.on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -91,7 +113,10 @@ class RankSetup(lightning.Callback):
 
 
 class OtherProcesses:
-    """Ranks 1 and above, as the main process sees them. In any other process, and on one device, there are none."""
+    """Ranks 1 and above, as the main process sees them.
+
+    In any other process, and on one device, there are none.
+    """
 
     def __init__(self, record: RunDirectory, folder: Path | None = None) -> None:
         self.record, self.folder = record, folder
@@ -102,7 +127,10 @@ class OtherProcesses:
         self._over = threading.Event()
 
     def start(self, count: int, prepared: str) -> None:
-        """Returns when they have prepared what is to be trained. Raises ``RunError`` if one fails or has prepared something else."""
+        """Returns when they have prepared what is to be trained.
+
+        Raises ``RunError`` if one fails or has prepared something else.
+        """
         began = time.perf_counter()
         assert self.folder is not None
         place = str(self.record.path).replace("\\", "\\\\").replace('"', '\\"')
@@ -110,17 +138,34 @@ class OtherProcesses:
         for number in range(1, count + 1):
             self._printed.append((self.folder / f"{number}.txt").open("w+b"))
             environment = {**os.environ, "LOCAL_RANK": str(number)}
-            options: dict[str, Any] = {"stdout": self._printed[-1], "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+            options: dict[str, Any] = {
+                "stdout": self._printed[-1],
+                "stderr": subprocess.STDOUT,
+                "stdin": subprocess.DEVNULL,
+            }
             # In a session of its own, Ctrl-C reaches the main process only, which ends the others.
-            self._processes.append(subprocess.Popen(command, env=environment, cwd=get_original_cwd(), start_new_session=True, **options))
+            self._processes.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    cwd=get_original_cwd(),
+                    start_new_session=True,
+                    **options,
+                )
+            )
         threading.Thread(target=self._watch, name="ddp", daemon=True).start()
         waiting = list(range(1, count + 1))
         while waiting:
             if why := self.failure():
                 raise RunError(why)
             ready = [number for number in waiting if _ready_file(self.folder, number).is_file()]
-            if any(_ready_file(self.folder, number).read_text("utf-8") != prepared for number in ready):
-                raise RunError("the processes of this run found different rows, code or settings: something was changed while it started")
+            if any(
+                _ready_file(self.folder, number).read_text("utf-8") != prepared for number in ready
+            ):
+                raise RunError(
+                    "the processes of this run found different rows, code or settings: something"
+                    " was changed while it started"
+                )
             waiting = [number for number in waiting if number not in ready]
             time.sleep(0.02)
         self.starting_seconds = time.perf_counter() - began
@@ -130,21 +175,44 @@ class OtherProcesses:
         for number, process in enumerate(self._processes, 1):
             code = process.poll()
             if code:
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                text = mask((self.folder / f"{number}.txt").read_text("utf-8", "replace")) if self.folder is not None else ""
-                said = text.rpartition("hydratune train: ")[2].strip() if "hydratune train: " in text else "\n".join(text.splitlines()[-3:])
-                told = f"; it said:\n  {said}\n  run.log has all that it printed" if said and code > 0 else ""
-                kept = "\n  the same command with this hydra.run.dir goes on from the last checkpoint"
+                how = (
+                    f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                )
+                text = (
+                    mask((self.folder / f"{number}.txt").read_text("utf-8", "replace"))
+                    if self.folder is not None
+                    else ""
+                )
+                said = (
+                    text.rpartition("hydratune train: ")[2].strip()
+                    if "hydratune train: " in text
+                    else "\n".join(text.splitlines()[-3:])
+                )
+                told = (
+                    f"; it said:\n  {said}\n  run.log has all that it printed"
+                    if said and code > 0
+                    else ""
+                )
+                kept = (
+                    "\n  the same command with this hydra.run.dir goes on from the last checkpoint"
+                )
                 kept = kept if (self.record.checkpoints / "last.ckpt").is_file() else ""
                 if told:
                     log.error("what the process of rank %d printed:\n%s", number, text)
-                return f"the process of rank {number}, of a run on {len(self._processes) + 1} devices, {how}{told}{kept}"
+                return (
+                    f"the process of rank {number}, of a run on {len(self._processes) + 1} devices,"
+                    f" {how}{told}{kept}"
+                )
         return None
 
     def reason(self, error: Exception) -> str | None:
-        """``failure`` of the process behind an ``error`` of this one, which may not have ended quite yet; None if there is none."""
+        """``failure`` of the process behind an ``error`` of this one, which may not have ended
+        quite yet; None if there is none.
+        """
         text = str(error).lower()
-        from_talking = isinstance(error, torch.distributed.DistError) or any(word in text for word in ("gloo", "nccl", "connection"))
+        from_talking = isinstance(error, torch.distributed.DistError) or any(
+            word in text for word in ("gloo", "nccl", "connection")
+        )
         until = time.monotonic() + (_NOTICE if from_talking else 0.0)
         while True:
             why = self.failure()
@@ -190,11 +258,14 @@ def _cpu_seconds_of_ended() -> float:
 
 
 @contextmanager
-def other_processes(config: TrainerConfig, record: RunDirectory, prepared: str) -> Iterator[OtherProcesses]:
-    """Starts the other ranks of a data-parallel run, and ends them after the block; in another rank, tells the main process.
+def other_processes(
+    config: TrainerConfig, record: RunDirectory, prepared: str
+) -> Iterator[OtherProcesses]:
+    """Starts the other ranks of a data-parallel run, and ends them after the block; in another
+    rank, tells the main process.
 
-    ``prepared`` says what is to be trained, and must be the same in all of them. Raises ``RunError``, instead of what the
-    main process made of it, if another process failed.
+    ``prepared`` says what is to be trained, and must be the same in all of them. Raises
+    ``RunError``, instead of what the main process made of it, if another process failed.
     """
     if config.strategy != "ddp":
         yield OtherProcesses(record)
@@ -207,7 +278,12 @@ def other_processes(config: TrainerConfig, record: RunDirectory, prepared: str) 
         return
     before = {name: os.environ.get(name) for name in _CHANGED}
     with tempfile.TemporaryDirectory(prefix="hydratune-ddp-") as folder:
-        os.environ |= {"LOCAL_RANK": "0", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port())}
+        os.environ |= {
+            "LOCAL_RANK": "0",
+            "NODE_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(find_free_network_port()),
+        }
         os.environ |= {_MEETING: folder, _PARENT: str(os.getpid())}
         others = OtherProcesses(record, Path(folder))
         try:
@@ -232,16 +308,21 @@ def _leave_group() -> None:
     """What follows is done by one process, and must not wait for others."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    if torch.distributed.get_backend() == "nccl":  # its orderly end waits for processes that may be gone
+    # its orderly end waits for processes that may be gone
+    if torch.distributed.get_backend() == "nccl":
         torch.distributed.distributed_c10d._abort_process_group()
     else:
         torch.distributed.destroy_process_group()
 
 
 def join_main_process() -> None:
-    """In another rank: logs to where the main process looks if this one fails, and ends when the main process does."""
+    """In another rank: logs to where the main process looks if this one fails, and ends when the
+    main process does.
+    """
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
+    for handler in [
+        handler for handler in root.handlers if isinstance(handler, logging.FileHandler)
+    ]:
         root.removeHandler(handler)  # run.log is the main process's
         handler.close()
     terminal = logging.StreamHandler()

@@ -1,6 +1,7 @@
 """What norms and gated MLPs compute element by element, as it is or fused by ``torch.compile``.
 
-Eagerly every operation reads and writes whole tensors; compiled, one pass does. The formulas are the same.
+Eagerly every operation reads and writes whole tensors; compiled, one pass does. The formulas are
+the same.
 """
 
 import threading
@@ -16,7 +17,9 @@ import torch.nn.functional as F
 from hydratune.training.products import exact
 
 _Derivative = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], _Derivative]] = {  # name -> (f(x), dy, x -> dx)
+ACTIVATIONS: dict[
+    str, tuple[Callable[[torch.Tensor], torch.Tensor], _Derivative]
+] = {  # name -> (f(x), dy, x -> dx)
     "silu": (F.silu, torch.ops.aten.silu_backward),
     "gelu": (F.gelu, torch.ops.aten.gelu_backward),
     "gelu_tanh": (
@@ -28,11 +31,19 @@ ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], _Derivative
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     precise = exact(x)
-    inverse = torch.linalg.vector_norm(precise, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    inverse = (
+        torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
+        .square_()
+        .mul_(1 / x.shape[-1])
+        .add_(eps)
+        .rsqrt_()
+    )
     return (precise * inverse).to(x.dtype).mul_(weight), inverse
 
 
-def _norm_gradient(dy: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, from_y: bool) -> torch.Tensor:
+def _norm_gradient(
+    dy: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, from_y: bool
+) -> torch.Tensor:
     d_scaled = exact(dy) * weight
     if from_y:  # x / sqrt(...) = y / w
         scaled = kept / weight
@@ -57,7 +68,9 @@ def _gated_gradient(
     return rows, derivative(d_rows.mul_(up), gate), d_up
 
 
-def _pure_norm_gradient(dy: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, from_y: bool) -> torch.Tensor:
+def _pure_norm_gradient(
+    dy: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, from_y: bool
+) -> torch.Tensor:
     scaled = exact(kept) / weight if from_y else exact(kept) * inverse
     d_scaled = exact(dy) * weight
     return ((d_scaled - scaled * (d_scaled * scaled).mean(-1, keepdim=True)) * inverse).to(dy.dtype)
@@ -77,12 +90,17 @@ class Elementwise:
 
     norm: Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
     """x, weight, eps -> (w x / sqrt(mean(x^2) + eps), 1 / that square root); in fp32 at least."""
-    norm_gradient: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, bool], torch.Tensor]
+    norm_gradient: Callable[
+        [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, bool], torch.Tensor
+    ]
     """dy, y (if the last argument is true) or x, weight, inverse -> dx."""
     gated: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
     """gate, up, activation -> f(gate) * up."""
-    gated_gradient: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, str], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-    """Gradient of f(gate) * up (overwritten), gate, up, activation -> (f(gate) * up, d gate, d up)."""
+    gated_gradient: Callable[
+        [torch.Tensor, torch.Tensor, torch.Tensor, str],
+        tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    ]
+    """Gradient of f(gate) * up (overwritten), gate, up, activation -> (f(gate) * up, d gate, d up)."""  # noqa: E501
     is_compiled: bool = False
 
     def warm_up(self, dtype: torch.dtype) -> None:
@@ -101,10 +119,15 @@ EAGER = Elementwise(_norm, _norm_gradient, _gated, _gated_gradient)
 
 @cache
 def compiled() -> Elementwise:
-    """Fused by ``torch.compile``, for any number of tokens. Raises whatever the compiler does if it does not work here."""
+    """Fused by ``torch.compile``, for any number of tokens.
+
+    Raises whatever the compiler does if it does not work here.
+    """
 
     functions: tuple[Any, ...] = (_norm, _pure_norm_gradient, _gated, _pure_gated_gradient)
-    norm, norm_gradient, gated, gated_gradient = (torch.compile(function, dynamic=True) for function in functions)
+    norm, norm_gradient, gated, gated_gradient = (
+        torch.compile(function, dynamic=True) for function in functions
+    )
     pieces = Elementwise(norm, norm_gradient, gated, gated_gradient, is_compiled=True)
     pieces.gated(torch.zeros(2, 3), torch.zeros(2, 3), "silu")
     return pieces

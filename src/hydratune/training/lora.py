@@ -1,12 +1,15 @@
-"""A leaner forward and backward for PEFT's plain LoRA linears; PEFT keeps owning the weights, config and files.
+"""A leaner forward and backward for PEFT's plain LoRA linears; PEFT keeps owning the weights,
+config and files.
 
-PEFT's own forward leaves seven nodes per layer to autograd, and their intermediates in memory. Here one autograd
-function computes ``y = x W' + b + s (x A') B'`` for all layers that read the same ``x`` (query, key and value; gate and
-up), in place, and saves only ``x`` and the thin ``x A'``. A 4-bit base is dequantised once per use. Layers that are
-anything but plain LoRA (DoRA and other variants, several adapters, 8-bit, several dtypes) keep PEFT's forward.
+PEFT's own forward leaves seven nodes per layer to autograd, and their intermediates in memory. Here
+one autograd function computes ``y = x W' + b + s (x A') B'`` for all layers that read the same
+``x`` (query, key and value; gate and up), in place, and saves only ``x`` and the thin ``x A'``. A
+4-bit base is dequantised once per use. Layers that are anything but plain LoRA (DoRA and other
+variants, several adapters, 8-bit, several dtypes) keep PEFT's forward.
 
-The same function serves several trials at once, each on its own rows of ``x`` (``hydratune.training.merged``). So that a
-trial's numbers do not depend on who else is served, linears without LoRA are computed by it too.
+The same function serves several trials at once, each on its own rows of ``x``
+(``hydratune.training.merged``). So that a trial's numbers do not depend on who else is served,
+linears without LoRA are computed by it too.
 """
 
 import threading
@@ -24,7 +27,13 @@ from torch.autograd.function import once_differentiable
 
 from hydratune.training.products import add_back, back, steadily, through, times, times_transposed
 
-SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("query", "key", "value"), ("w1", "w3"))  # read one input
+# read one input
+SIBLINGS = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("query", "key", "value"),
+    ("w1", "w3"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,24 +59,35 @@ Pairs = Sequence[tuple[torch.Tensor, torch.Tensor]]  # (A, B) of every place of 
 
 
 class CastWeights:
-    """Weights of a model's LoRA layers in the dtype of products, all cast by one call instead of one by one where they are used.
+    """Weights of a model's LoRA layers in the dtype of products, all cast by one call instead of
+    one by one where they are used.
 
     Good for as long as the weights do not change.
     """
 
-    def __init__(self, weights: Sequence[torch.Tensor] = (), dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, weights: Sequence[torch.Tensor] = (), dtype: torch.dtype | None = None
+    ) -> None:
         """``dtype`` None: nothing is cast."""
-        weights = [weight for weight in weights if weight.dtype != dtype] if dtype is not None else []
+        weights = (
+            [weight for weight in weights if weight.dtype != dtype] if dtype is not None else []
+        )
         made = [torch.empty_like(weight, dtype=dtype) for weight in weights]
         if weights:
             with torch.no_grad():
                 torch._foreach_copy_(made, weights)
-        self._made = {id(weight): (weight, cast) for weight, cast in zip(weights, made, strict=True)}
+        self._made = {
+            id(weight): (weight, cast) for weight, cast in zip(weights, made, strict=True)
+        }
 
     def of(self, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """``weight`` in ``dtype``."""
         known, cast = self._made.get(id(weight), (None, None))
-        return cast if known is weight and cast is not None and cast.dtype == dtype else weight.to(dtype)
+        return (
+            cast
+            if known is weight and cast is not None and cast.dtype == dtype
+            else weight.to(dtype)
+        )
 
 
 _UNCAST = CastWeights()
@@ -75,7 +95,12 @@ _UNCAST = CastWeights()
 
 def lora_weights(model: torch.nn.Module) -> list[torch.Tensor]:
     """A and B of every LoRA layer of ``model`` that is computed here."""
-    return [weight for module in model.modules() if is_lean(module) and isinstance(module, LoraLayer) for weight in pair(module)]  # type: ignore[arg-type]
+    return [
+        weight
+        for module in model.modules()
+        if is_lean(module) and isinstance(module, LoraLayer)
+        for weight in pair(module)
+    ]  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -97,25 +122,40 @@ def as_used(weights: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.T
 def low_rank_forward(
     rows: torch.Tensor, linears: Sequence[Frozen], shares: Sequence[Share], pairs: Sequence[Pairs]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[list[torch.Tensor]]]:
-    """(outputs of the linears, x A' of every share, masks of every share) for x (tokens, in); all in one dtype."""
+    """(outputs of the linears, x A' of every share, masks of every share) for x (tokens, in); all
+    in one dtype.
+    """
     results = [steadily(through, (rows,), linear.weight(), linear.bias) for linear in linears]
     thins, masks = [], []
     for share, own in zip(shares, pairs, strict=True):
         thin, drawn = _thin(rows[share.span], share, [a for a, _ in own])
-        for place, scale, (_, b), part in zip(share.places, share.scales, own, _parts(thin, own), strict=True):
+        for place, scale, (_, b), part in zip(
+            share.places, share.scales, own, _parts(thin, own), strict=True
+        ):
             results[place][share.span].addmm_(part, b.t(), alpha=scale)
         thins.append(thin)
         masks.append(drawn)
     return results, thins, masks
 
 
-def _thin(rows: torch.Tensor, share: Share, downs: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def _thin(
+    rows: torch.Tensor, share: Share, downs: list[torch.Tensor]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """x A' of every place, side by side (tokens, sum of ranks), and the dropout masks of x."""
     if not share.dropout:
         return times_transposed(rows, torch.cat(downs)), []
     masks = [dropout_mask(rows, share.dropout, share.generator) for _ in downs]
     keep = 1 / (1 - share.dropout)
-    return torch.cat([times_transposed((rows * mask).mul_(keep), a) for mask, a in zip(masks, downs, strict=True)], dim=1), masks
+    return (
+        torch.cat(
+            [
+                times_transposed((rows * mask).mul_(keep), a)
+                for mask, a in zip(masks, downs, strict=True)
+            ],
+            dim=1,
+        ),
+        masks,
+    )
 
 
 def _parts(thin: torch.Tensor, pairs: Pairs) -> Sequence[torch.Tensor]:
@@ -123,14 +163,21 @@ def _parts(thin: torch.Tensor, pairs: Pairs) -> Sequence[torch.Tensor]:
 
 
 def outer_gradients(
-    outer: Sequence[torch.Tensor | None], shares: Sequence[Share], pairs: Sequence[Pairs], thins: Sequence[torch.Tensor]
+    outer: Sequence[torch.Tensor | None],
+    shares: Sequence[Share],
+    pairs: Sequence[Pairs],
+    thins: Sequence[torch.Tensor],
 ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-    """(gradients of x A', gradients of B) of every share; ``outer`` are those of the outputs, None where one was not used."""
+    """(gradients of x A', gradients of B) of every share; ``outer`` are those of the outputs, None
+    where one was not used.
+    """
     d_thins, d_ups = [], []
     for share, own, thin in zip(shares, pairs, thins, strict=True):
         d_thin = torch.zeros_like(thin)
         ups: list[torch.Tensor] = []
-        for place, scale, (_, b), part, d_part in zip(share.places, share.scales, own, _parts(thin, own), _parts(d_thin, own), strict=True):
+        for place, scale, (_, b), part, d_part in zip(
+            share.places, share.scales, own, _parts(thin, own), _parts(d_thin, own), strict=True
+        ):
             dy = outer[place]
             if dy is None:
                 ups.append(torch.zeros_like(b))
@@ -173,7 +220,9 @@ def inner_gradients(
         mine, downs = rows[share.span], [a for a, _ in own]
         if drawn:
             each = zip(_parts(d_thin, own), drawn, strict=True)
-            parts = [times(part.t(), mine * mask).mul_(1 / (1 - share.dropout)) for part, mask in each]
+            parts = [
+                times(part.t(), mine * mask).mul_(1 / (1 - share.dropout)) for part, mask in each
+            ]
         else:
             parts = list(times(d_thin.t(), mine).split([len(a) for a in downs]))
         results.append([part.to(a.dtype) for part, a in zip(parts, downs, strict=True)])
@@ -186,7 +235,9 @@ def paired(shares: Sequence[Share], flat: Iterable[torch.Tensor]) -> list[Pairs]
     return [[(next(ahead), next(ahead)) for _ in share.places] for share in shares]
 
 
-def flattened(d_downs: Sequence[Sequence[torch.Tensor]], d_ups: Sequence[Sequence[torch.Tensor]]) -> Iterator[torch.Tensor]:
+def flattened(
+    d_downs: Sequence[Sequence[torch.Tensor]], d_ups: Sequence[Sequence[torch.Tensor]]
+) -> Iterator[torch.Tensor]:
     """Gradients in the order that ``paired`` reads."""
     for downs, ups in zip(d_downs, d_ups, strict=True):
         for d_a, d_b in zip(downs, ups, strict=True):
@@ -194,32 +245,49 @@ def flattened(d_downs: Sequence[Sequence[torch.Tensor]], d_ups: Sequence[Sequenc
             yield d_b
 
 
-def saved(ctx: Any, first: int) -> tuple[list[torch.Tensor], list[Pairs], list[torch.Tensor], list[list[torch.Tensor]]]:
-    """What ``save_for_backward`` was given: ``first`` tensors, the flat pairs, x A' of every share, masks of every share."""
+def saved(
+    ctx: Any, first: int
+) -> tuple[list[torch.Tensor], list[Pairs], list[torch.Tensor], list[list[torch.Tensor]]]:
+    """What ``save_for_backward`` was given:
+
+    ``first`` tensors, the flat pairs, x A' of every share, masks of every share.
+    """
     ahead = iter(ctx.saved_tensors)
     tensors = [next(ahead) for _ in range(first)]
     pairs = paired(ctx.shares, ahead)
     thins = [next(ahead) for _ in ctx.shares]
-    return tensors, pairs, thins, [[next(ahead) for _ in share.places] if share.dropout else [] for share in ctx.shares]
+    return (
+        tensors,
+        pairs,
+        thins,
+        [[next(ahead) for _ in share.places] if share.dropout else [] for share in ctx.shares],
+    )
 
 
 class LoraFunction(torch.autograd.Function):
-    """y_i = x W_i' + b_i for every linear i, and s (x A') B' more on the rows and at the places of every share.
+    """y_i = x W_i' + b_i for every linear i, and s (x A') B' more on the rows and at the places of
+    every share.
 
-    Shapes: x (..., in), W_i (out_i, in), b_i (out_i), A (r, in), B (out_i, r); W_i and b_i are frozen. With dropout, each
-    place's x A' sees its own random selection of x. A and B are used in the dtype of x; ``flat`` are A, B, A, B, ... of all
-    places of all shares.
+    Shapes: x (..., in), W_i (out_i, in), b_i (out_i), A (r, in), B (out_i, r); W_i and b_i are
+    frozen. With dropout, each place's x A' sees its own random selection of x. A and B are used in
+    the dtype of x; ``flat`` are A, B, A, B, ... of all places of all shares.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, linears: Sequence[Frozen], shares: Sequence[Share], *flat: torch.Tensor
+        ctx: Any,
+        x: torch.Tensor,
+        linears: Sequence[Frozen],
+        shares: Sequence[Share],
+        *flat: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         ctx.set_materialize_grads(False)
         rows = x.reshape(-1, x.shape[-1])
         used = as_used(flat, rows.dtype)
         results, thins, masks = low_rank_forward(rows, linears, shares, paired(shares, used))
-        ctx.save_for_backward(*([rows] if shares else []), *used, *thins, *(mask for drawn in masks for mask in drawn))
+        ctx.save_for_backward(
+            *([rows] if shares else []), *used, *thins, *(mask for drawn in masks for mask in drawn)
+        )
         ctx.linears, ctx.shares, ctx.shape = linears, shares, x.shape
         return tuple(y.view(*x.shape[:-1], -1) for y in results)
 
@@ -233,19 +301,33 @@ class LoraFunction(torch.autograd.Function):
         for dy, linear in zip(outputs, ctx.linears, strict=True):
             if dy is not None and ctx.needs_input_grad[0]:
                 weight = linear.weight()
-                d_x = steadily(back, (dy,), weight) if d_x is None else steadily(add_back, (d_x, dy), weight)
+                d_x = (
+                    steadily(back, (dy,), weight)
+                    if d_x is None
+                    else steadily(add_back, (d_x, dy), weight)
+                )
         if d_x is not None:
             add_to_input(d_x, ctx.shares, pairs, masks, d_thins)
         d_downs = inner_gradients(rows[0], ctx.shares, pairs, masks, d_thins) if ctx.shares else []
-        return (d_x.view(ctx.shape) if d_x is not None else None, None, None, *flattened(d_downs, d_ups))
+        return (
+            d_x.view(ctx.shape) if d_x is not None else None,
+            None,
+            None,
+            *flattened(d_downs, d_ups),
+        )
 
 
-def dropout_mask(x: torch.Tensor, dropout: float, generator: torch.Generator | None) -> torch.Tensor:
+def dropout_mask(
+    x: torch.Tensor, dropout: float, generator: torch.Generator | None
+) -> torch.Tensor:
     """What is kept of ``x``."""
-    return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout, generator=generator)
+    return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(
+        1 - dropout, generator=generator
+    )
 
 
-_thread = threading.local()  # .generator of dropout; .held: outputs computed together with a sibling's, not yet asked for
+# .generator of dropout; .held: outputs computed together with a sibling's, not yet asked for
+_thread = threading.local()
 
 
 @contextmanager
@@ -265,35 +347,52 @@ def generator_here() -> torch.Generator | None:
 
 @dataclass
 class Siblings:
-    """Layers that read the same input: the first one called computes them all, the others only collect their part."""
+    """Layers that read the same input: the first one called computes them all, the others only
+    collect their part.
+    """
 
     layers: list[PeftLinear | torch.nn.Linear]
-    held: dict[int, Any] = field(default_factory=dict)  # thread -> (x, whether gradients were recorded, outputs by layer)
+    # thread -> (x, whether gradients were recorded, outputs by layer)
+    held: dict[int, Any] = field(default_factory=dict)
 
     def output(self, layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
         me = threading.get_ident()
         read, recorded, outputs = self.held.pop(me, (None, None, {}))
-        mine = outputs.pop(id(layer), None) if read is x and recorded == torch.is_grad_enabled() else None
+        mine = (
+            outputs.pop(id(layer), None)
+            if read is x and recorded == torch.is_grad_enabled()
+            else None
+        )
         if mine is None:
             results = lora_outputs(x, self.layers)
-            outputs = {id(sibling): result for sibling, result in zip(self.layers, results, strict=True)}
+            outputs = {
+                id(sibling): result for sibling, result in zip(self.layers, results, strict=True)
+            }
             mine = outputs.pop(id(layer))
         if outputs:
             self.held[me] = (x, torch.is_grad_enabled(), outputs)
         return mine
 
 
-def lora_outputs(x: torch.Tensor, layers: Sequence[PeftLinear | torch.nn.Linear]) -> tuple[torch.Tensor, ...]:
+def lora_outputs(
+    x: torch.Tensor, layers: Sequence[PeftLinear | torch.nn.Linear]
+) -> tuple[torch.Tensor, ...]:
     """Outputs of ``layers`` for one ``x``, recorded for the backward pass where gradients are."""
     shares, flat = own_share(layers)
     computed = as_computed(x)
     with no_autocast(x.device.type):
-        result: tuple[torch.Tensor, ...] = LoraFunction.apply(computed, [frozen(layer) for layer in layers], shares, *flat)  # type: ignore[no-untyped-call]
+        result: tuple[torch.Tensor, ...] = LoraFunction.apply(
+            computed, [frozen(layer) for layer in layers], shares, *flat
+        )  # type: ignore[no-untyped-call]
     return result
 
 
-def own_share(layers: Sequence[PeftLinear | torch.nn.Linear]) -> tuple[list[Share], list[torch.Tensor]]:
-    """What a model's own adapter adds to ``layers``, on all rows: one share with its pairs, or none."""
+def own_share(
+    layers: Sequence[PeftLinear | torch.nn.Linear],
+) -> tuple[list[Share], list[torch.Tensor]]:
+    """What a model's own adapter adds to ``layers``, on all rows: one share with its pairs, or
+    none.
+    """
     found = [(place, layer) for place, layer in enumerate(layers) if isinstance(layer, LoraLayer)]
     if not found:
         return [], []
@@ -301,10 +400,16 @@ def own_share(layers: Sequence[PeftLinear | torch.nn.Linear]) -> tuple[list[Shar
     return [share], [weight for _, layer in found for weight in pair(layer)]
 
 
-def share_of(layers: Sequence[tuple[int, PeftLinear]], generator: torch.Generator | None, span: slice = slice(None)) -> Share:
+def share_of(
+    layers: Sequence[tuple[int, PeftLinear]],
+    generator: torch.Generator | None,
+    span: slice = slice(None),
+) -> Share:
     """What LoRA layers add at their places."""
     scales = tuple(layer.scaling[layer.active_adapters[0]] for _, layer in layers)
-    return Share(tuple(place for place, _ in layers), scales, dropout_of(layers[0][1]), generator, span)
+    return Share(
+        tuple(place for place, _ in layers), scales, dropout_of(layers[0][1]), generator, span
+    )
 
 
 def dropout_of(layer: PeftLinear) -> float:
@@ -373,7 +478,11 @@ def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
 
 def is_still(layer: Any) -> bool:
     """Whether ``layer`` is a frozen dense linear without any adapter."""
-    still = type(layer) is torch.nn.Linear and torch.is_floating_point(layer.weight) and "forward" not in vars(layer)
+    still = (
+        type(layer) is torch.nn.Linear
+        and torch.is_floating_point(layer.weight)
+        and "forward" not in vars(layer)
+    )
     return still and not any(p.requires_grad for p in layer.parameters())
 
 
@@ -383,7 +492,10 @@ def is_plain(layer: Any) -> bool:
         return False
     base, name = layer.get_base_layer(), layer.active_adapters[0]
     dense = type(layer) is PeftLinear and type(base) is torch.nn.Linear
-    quantised = type(layer).__module__ == "peft.tuners.lora.bnb" and getattr(base.weight, "quant_state", None) is not None
+    quantised = (
+        type(layer).__module__ == "peft.tuners.lora.bnb"
+        and getattr(base.weight, "quant_state", None) is not None
+    )
     if not dense and not quantised:
         return False
     return (
@@ -404,8 +516,15 @@ def is_lean(layer: Any) -> bool:
 
 
 def draws_elsewhere(model: torch.nn.Module) -> bool:
-    """Whether some layer would draw from the global generator, whose order depends on threads: dropout that is not ours."""
-    ours = {id(dropout) for m in model.modules() if is_lean(m) and isinstance(m, LoraLayer) for dropout in m.lora_dropout.values()}  # type: ignore[union-attr, operator]
+    """Whether some layer would draw from the global generator, whose order depends on threads:
+    dropout that is not ours.
+    """
+    ours = {
+        id(dropout)
+        for m in model.modules()
+        if is_lean(m) and isinstance(m, LoraLayer)
+        for dropout in m.lora_dropout.values()
+    }  # type: ignore[union-attr, operator]
     if getattr(getattr(model, "config", None), "attention_dropout", 0.0):
         return True
     return any(drops(m) and id(m) not in ours for m in model.modules())
@@ -417,14 +536,26 @@ def drops(module: torch.nn.Module) -> bool:
 
 
 def use_lean_forward(model: torch.nn.Module) -> int:
-    """Replaces the forward of every plain LoRA linear in ``model``, and of the frozen ones beside them; returns how many have LoRA."""
+    """Replaces the forward of every plain LoRA linear in ``model``, and of the frozen ones beside
+    them; returns how many have LoRA.
+    """
     if not any(map(is_plain, model.modules())):
         return 0
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
-    parents = [m for m in model.modules() if not isinstance(m, BaseTunerLayer)]  # what is inside one is not called as it is
+    parents = [
+        m for m in model.modules() if not isinstance(m, BaseTunerLayer)
+    ]  # what is inside one is not called as it is
     for parent in parents:
-        layers: dict[str, Any] = {n: m for n, m in parent.named_children() if is_plain(m) or (is_still(m) and m is not head)}
-        groups = [[layers.pop(name) for name in names] for names in SIBLINGS if all(name in layers for name in names)]
+        layers: dict[str, Any] = {
+            n: m
+            for n, m in parent.named_children()
+            if is_plain(m) or (is_still(m) and m is not head)
+        }
+        groups = [
+            [layers.pop(name) for name in names]
+            for names in SIBLINGS
+            if all(name in layers for name in names)
+        ]
         for group in [*groups, *([layer] for layer in layers.values())]:
             siblings = Siblings(group)
             for layer in group:

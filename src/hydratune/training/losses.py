@@ -15,8 +15,11 @@ from hydratune.training.products import exact, steadily, through, times
 class LossShape:
     """What is added to the cross-entropy while training. Validation losses never contain it."""
 
-    label_smoothing: float = 0.0  # share of the target that is spread evenly over the vocabulary (arXiv:1512.00567)
-    z_loss: float = 0.0  # weight of the squared log-normaliser (arXiv:2204.02311), which keeps logits from drifting
+    label_smoothing: float = (
+        0.0  # share of the target that is spread evenly over the vocabulary (arXiv:1512.00567)
+    )
+    # weight of the squared log-normaliser (arXiv:2204.02311), which keeps logits from drifting
+    z_loss: float = 0.0
 
 
 PLAIN = LossShape()
@@ -25,14 +28,21 @@ PLAIN = LossShape()
 def loss_and_gradient(
     logits: torch.Tensor, targets: torch.Tensor, shape: LossShape, want_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss of each position (positions,), its gradient (positions, vocabulary)); ``logits`` are fp32 and are overwritten."""
+    """(loss of each position (positions,), its gradient (positions, vocabulary)); ``logits`` are
+    fp32 and are overwritten.
+    """
     index = targets[:, None]
     largest = logits.amax(dim=1, keepdim=True)
     wanted = logits.gather(1, index)
     average = logits.mean(dim=1, keepdim=True) if shape.label_smoothing else wanted
     total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
     log_total = total.log().add_(largest)
-    losses = log_total - (1 - shape.label_smoothing) * wanted - shape.label_smoothing * average + shape.z_loss * log_total.square()
+    losses = (
+        log_total
+        - (1 - shape.label_smoothing) * wanted
+        - shape.label_smoothing * average
+        + shape.z_loss * log_total.square()
+    )
     if want_gradient:
         logits.mul_((1 + 2 * shape.z_loss * log_total) / total)
         if shape.label_smoothing:
@@ -42,11 +52,13 @@ def loss_and_gradient(
 
 
 class HeadLoss(torch.autograd.Function):
-    """Summed losses of ``hidden`` (positions, width) under the frozen ``weight`` (vocabulary, width), a few positions at a time.
+    """Summed losses of ``hidden`` (positions, width) under the frozen ``weight`` (vocabulary,
+    width), a few positions at a time.
 
-    Positions of several groups follow each other, ``counts`` of each; every group has a sum (groups,) and a shape of its own.
-    The logits of ``at_once`` positions exist at a time. The gradient is made in the forward pass, while the logits of a chunk
-    are at hand; it needs no more memory than ``hidden``.
+    Positions of several groups follow each other, ``counts`` of each; every group has a sum
+    (groups,) and a shape of its own. The logits of ``at_once`` positions exist at a time. The
+    gradient is made in the forward pass, while the logits of a chunk are at hand; it needs no more
+    memory than ``hidden``.
     """
 
     @staticmethod
@@ -61,7 +73,11 @@ class HeadLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wanted else None
-        losses = torch.empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        losses = torch.empty(
+            len(targets),
+            dtype=torch.promote_types(hidden.dtype, torch.float32),
+            device=hidden.device,
+        )
         stretches = _stretches(counts, shapes)
         for start in range(0, len(targets), at_once):
             stop = min(start + at_once, len(targets))
@@ -79,14 +95,22 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scales: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None, None]:  # type: ignore[override]
+    def backward(
+        ctx: Any, scales: torch.Tensor
+    ) -> tuple[torch.Tensor | None, None, None, None, None, None]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
-        parts = zip(gradient.split(list(ctx.counts)), scales.to(gradient.dtype).unbind(), strict=True)
+        parts = zip(
+            gradient.split(list(ctx.counts)), scales.to(gradient.dtype).unbind(), strict=True
+        )
         return torch.cat([part * scale for part, scale in parts]), None, None, None, None, None
 
 
-def _stretches(counts: Sequence[int], shapes: Sequence[LossShape]) -> list[tuple[int, int, LossShape]]:
-    """(first position, the one after the last, shape) where neighbouring groups have one loss shape."""
+def _stretches(
+    counts: Sequence[int], shapes: Sequence[LossShape]
+) -> list[tuple[int, int, LossShape]]:
+    """(first position, the one after the last, shape) where neighbouring groups have one loss
+    shape.
+    """
     found: list[tuple[int, int, LossShape]] = []
     end = 0
     for count, shape in zip(counts, shapes, strict=True):
@@ -97,10 +121,14 @@ def _stretches(counts: Sequence[int], shapes: Sequence[LossShape]) -> list[tuple
 
 
 class LogitLoss(torch.autograd.Function):
-    """The same from logits (positions, vocabulary), which are overwritten: for heads that are trained, or do more than a product."""
+    """The same from logits (positions, vocabulary), which are overwritten: for heads that are
+    trained, or do more than a product.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor, shape: LossShape) -> torch.Tensor:
+    def forward(
+        ctx: Any, logits: torch.Tensor, targets: torch.Tensor, shape: LossShape
+    ) -> torch.Tensor:
         losses, gradient = loss_and_gradient(exact(logits), targets, shape, ctx.needs_input_grad[0])
         ctx.save_for_backward(gradient.to(logits.dtype) if ctx.needs_input_grad[0] else None)
         return losses.sum()

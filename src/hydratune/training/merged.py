@@ -1,12 +1,14 @@
 """Micro-packs of several LoRA trials over one frozen base, computed in one forward and backward.
 
-A short micro-pack costs little more than reading every weight of the base twice, and some thousand calls from Python. Here
-the rows of several trials are laid end to end and go through the base together; only what is a trial's own (A, B, scale,
-dropout, loss shape) is applied to its stretch of tokens. Rows never see each other, so every trial has the loss and the
-gradients of its micro-pack alone: to the last bit where products are steady (``hydratune.training.products``), else but for
+A short micro-pack costs little more than reading every weight of the base twice, and some thousand
+calls from Python. Here the rows of several trials are laid end to end and go through the base
+together; only what is a trial's own (A, B, scale, dropout, loss shape) is applied to its stretch of
+tokens. Rows never see each other, so every trial has the loss and the gradients of its micro-pack
+alone: to the last bit where products are steady (``hydratune.training.products``), else but for
 rounding.
 
-A *guest* is one micro-pack in such a pass, the *host* a copy of the base's modules, without any adapter, on the same weights.
+A *guest* is one micro-pack in such a pass, the *host* a copy of the base's modules, without any
+adapter, on the same weights.
 """
 
 import logging
@@ -58,7 +60,9 @@ class Adapter:
 
     @cached_property
     def first(self) -> str:
-        """The first layer, by the name of its first sibling: what stands before it is computed as in the base model."""
+        """The first layer, by the name of its first sibling: what stands before it is computed as
+        in the base model.
+        """
         parent, _, leaf = next(iter(self.layers)).rpartition(".")
         return f"{parent}.{next((names[0] for names in SIBLINGS if leaf in names), leaf)}"
 
@@ -70,17 +74,26 @@ class Adapter:
     def is_lean(self, autocast: torch.dtype | None) -> bool:
         """Whether all layers are in use, and in the dtypes that ``can_be_lean`` asks for."""
         wanted = autocast or self.parameters[0].dtype
-        return all(not (m.disable_adapters or m.merged) and m.base_layer.weight.dtype == wanted for m in self.layers.values())
+        return all(
+            not (m.disable_adapters or m.merged) and m.base_layer.weight.dtype == wanted
+            for m in self.layers.values()
+        )
 
 
 def adapter_of(base: torch.nn.Module, parameters: Sequence[torch.nn.Parameter]) -> Adapter | None:
-    """What is trained in ``base``, into which PEFT put its layers; None if that is not plain LoRA alone."""
-    found = {name: module for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)}
+    """What is trained in ``base``, into which PEFT put its layers; None if that is not plain LoRA
+    alone.
+    """
+    found = {
+        name: module for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)
+    }
     if not found or not all(map(is_lean, found.values())):
         return None
     layers: dict[str, Any] = found
     known = {id(weight) for layer in layers.values() for weight in pair(layer)}
-    if known != {id(p) for p in parameters} or any(type(layer.base_layer) is not torch.nn.Linear for layer in layers.values()):
+    if known != {id(p) for p in parameters} or any(
+        type(layer.base_layer) is not torch.nn.Linear for layer in layers.values()
+    ):
         return None
     return Adapter(layers, parameters)
 
@@ -106,11 +119,20 @@ class Guest:
     @property
     def kind(self) -> tuple[object, ...]:
         """Guests of one kind can be in one pass."""
-        return self.gradients, self.autocast, id(self.pieces), id(self.head), self.adapter.first, self.positions
+        return (
+            self.gradients,
+            self.autocast,
+            id(self.pieces),
+            id(self.head),
+            self.adapter.first,
+            self.positions,
+        )
 
 
 class MergingPool(Executor):
-    """Threads that may compute a guest together with others that wait at the same time, of whatever model."""
+    """Threads that may compute a guest together with others that wait at the same time, of whatever
+    model.
+    """
 
     host: "Host | None" = None
 
@@ -119,8 +141,12 @@ class MergingPool(Executor):
         return True
 
     @abstractmethod
-    def map_guests(self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]) -> Iterator[Any]:
-        """``work`` of every job, as ``map`` does it; where there is a guest, it may be computed by ``host`` instead."""
+    def map_guests(
+        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]
+    ) -> Iterator[Any]:
+        """``work`` of every job, as ``map`` does it; where there is a guest, it may be computed by
+        ``host`` instead.
+        """
 
 
 @dataclass
@@ -131,11 +157,17 @@ class _Stay:
     span: slice  # of all tokens
     read: slice  # of the positions at which the last MLP is computed
     generator: torch.Generator | None
-    leaves: list[torch.Tensor]  # one for every parameter: two micro-packs of one trial want a gradient each
+    leaves: list[
+        torch.Tensor
+    ]  # one for every parameter: two micro-packs of one trial want a gradient each
 
     def share(self, names: Sequence[str], span: slice) -> tuple[Share, list[torch.Tensor]] | None:
         """What it adds to the linears ``names``; None if it adds nothing."""
-        layers = [(place, layer) for place, name in enumerate(names) if (layer := self.guest.adapter.layers.get(name)) is not None]
+        layers = [
+            (place, layer)
+            for place, name in enumerate(names)
+            if (layer := self.guest.adapter.layers.get(name)) is not None
+        ]
         if not layers:
             return None
         order = self.guest.adapter.order
@@ -144,11 +176,17 @@ class _Stay:
 
 
 def _settled(guests: Sequence[Guest], counts: Sequence[int], device: torch.device) -> list[_Stay]:
-    """Where the tokens of every guest are, and the positions that predict something: ``counts`` of each."""
+    """Where the tokens of every guest are, and the positions that predict something:
+
+    ``counts`` of each.
+    """
     stays: list[_Stay] = []
     start = reads = 0
     for guest, count in zip(guests, counts, strict=True):
-        span, read = slice(start, start := start + guest.tokens), slice(reads, reads := reads + count)
+        span, read = (
+            slice(start, start := start + guest.tokens),
+            slice(reads, reads := reads + count),
+        )
         generator = None if guest.seed is None else torch.Generator(device).manual_seed(guest.seed)
         leaves = [p.detach().requires_grad_(guest.gradients) for p in guest.adapter.parameters]
         stays.append(_Stay(guest, span, read, generator, leaves))
@@ -161,10 +199,19 @@ class _Pass:
 
     stays: list[_Stay]
     tokens: int
-    read: torch.Tensor  # positions at which the last MLP is computed: no other layer reads what it writes
-    held: dict[int, tuple[torch.Tensor, dict[int, torch.Tensor]]] = field(default_factory=dict)  # by group: x, outputs not yet asked for
+    # positions at which the last MLP is computed: no other layer reads what it writes
+    read: torch.Tensor
+    # by group: x, outputs not yet asked for
+    held: dict[int, tuple[torch.Tensor, dict[int, torch.Tensor]]] = field(default_factory=dict)
 
-    def outputs(self, x: torch.Tensor, names: Sequence[str], linears: Sequence[Frozen], *, of_last: bool = False) -> Sequence[torch.Tensor]:
+    def outputs(
+        self,
+        x: torch.Tensor,
+        names: Sequence[str],
+        linears: Sequence[Frozen],
+        *,
+        of_last: bool = False,
+    ) -> Sequence[torch.Tensor]:
         """Outputs of ``linears`` for one x; ``of_last``: where the last MLP is computed."""
         computed = self._checked(as_computed(x), of_last)
         shares, flat = self._shares(names, of_last)
@@ -172,20 +219,40 @@ class _Pass:
             results: tuple[torch.Tensor, ...] = LoraFunction.apply(computed, linears, shares, *flat)  # type: ignore[no-untyped-call]
         return results
 
-    def down(self, gate: torch.Tensor, up: torch.Tensor, activation: str, name: str, linear: Frozen, *, of_last: bool) -> torch.Tensor:
+    def down(
+        self,
+        gate: torch.Tensor,
+        up: torch.Tensor,
+        activation: str,
+        name: str,
+        linear: Frozen,
+        *,
+        of_last: bool,
+    ) -> torch.Tensor:
         shares, flat = self._shares([name], of_last)
         with no_autocast(gate.device.type):
-            result: torch.Tensor = GatedDown.apply(self._checked(gate, of_last), up, activation, linear, shares, *flat)  # type: ignore[no-untyped-call]
+            result: torch.Tensor = GatedDown.apply(
+                self._checked(gate, of_last), up, activation, linear, shares, *flat
+            )  # type: ignore[no-untyped-call]
         return result
 
     def _checked(self, x: torch.Tensor, of_last: bool) -> torch.Tensor:
         expected = (1, len(self.read) if of_last else self.tokens)
         if x.shape[:-1] != expected:
-            raise RuntimeError(f"a layer reads {tuple(x.shape[:-1])} tokens, not {expected}: whose they are cannot be said")
+            raise RuntimeError(
+                f"a layer reads {tuple(x.shape[:-1])} tokens, not {expected}: whose they are cannot"
+                " be said"
+            )
         return x
 
-    def _shares(self, names: Sequence[str], of_last: bool) -> tuple[list[Share], list[torch.Tensor]]:
-        found = [share for stay in self.stays if (share := stay.share(names, stay.read if of_last else stay.span)) is not None]
+    def _shares(
+        self, names: Sequence[str], of_last: bool
+    ) -> tuple[list[Share], list[torch.Tensor]]:
+        found = [
+            share
+            for stay in self.stays
+            if (share := stay.share(names, stay.read if of_last else stay.span)) is not None
+        ]
         return [share for share, _ in found], [weight for _, weights in found for weight in weights]
 
 
@@ -235,18 +302,27 @@ class _Mlp:
             result: torch.Tensor = type(self.module).forward(self.module, x)
             return result
         read = x[:, passing.read] if self.is_last else x
-        gate_proj, up_proj, down_proj = (frozen(getattr(self.module, part)) for part in ("gate_proj", "up_proj", "down_proj"))
+        gate_proj, up_proj, down_proj = (
+            frozen(getattr(self.module, part)) for part in ("gate_proj", "up_proj", "down_proj")
+        )
         gate, up = passing.outputs(read, self.names[:2], (gate_proj, up_proj), of_last=self.is_last)
         y = passing.down(gate, up, self.activation, self.names[2], down_proj, of_last=self.is_last)
-        return x.new_zeros(x.shape, dtype=y.dtype).index_copy(1, passing.read, y) if self.is_last else y
+        return (
+            x.new_zeros(x.shape, dtype=y.dtype).index_copy(1, passing.read, y)
+            if self.is_last
+            else y
+        )
 
 
 class Host:
-    """The base model without any adapter, which computes guests. Several threads may do so at the same time."""
+    """The base model without any adapter, which computes guests.
+
+    Several threads may do so at the same time.
+    """
 
     def __init__(self, base: Any, *, steadily: bool = False) -> None:
-        """``base``: modules that nobody else uses, on the weights that all trials share. ``steadily``: serves only where no
-        bit of a guest's numbers depends on its company.
+        """``base``: modules that nobody else uses, on the weights that all trials share.
+        ``steadily``: serves only where no bit of a guest's numbers depends on its company.
         """
         self._base, self._steadily = base, steadily
         self._linears: dict[str, torch.nn.Linear] | None = None
@@ -254,14 +330,18 @@ class Host:
         self._preparing = threading.Lock()
 
     def takes(self, adapter: Adapter) -> bool:
-        """Whether every layer of ``adapter`` stands on a linear of this very base, which is frozen."""
+        """Whether every layer of ``adapter`` stands on a linear of this very base, which is frozen."""  # noqa: E501
         with self._preparing:
             if self._linears is None:  # not before: adding the first adapter froze the base
-                if any(p.requires_grad for p in self._base.parameters()):  # of a job that is just finding out that it runs alone
+                # of a job that is just finding out that it runs alone
+                if any(p.requires_grad for p in self._base.parameters()):
                     return False
                 self._linears = self._prepared(next(iter(adapter.parameters)).device)
         here = self._linears
-        return all(name in here and layer.base_layer.weight is here[name].weight for name, layer in adapter.layers.items())
+        return all(
+            name in here and layer.base_layer.weight is here[name].weight
+            for name, layer in adapter.layers.items()
+        )
 
     def serves(self, autocast: torch.dtype | None) -> bool:
         """Whether guests may be computed in this dtype, or that of the base."""
@@ -270,27 +350,54 @@ class Host:
         dtype = autocast or self._base.dtype
         with self._preparing:
             if dtype not in self._steady:
-                linears, head = [m.weight for m in (self._linears or {}).values()], self._base.get_output_embeddings().weight
-                self._steady[dtype] = is_steady(linears, dtype, _ROWS) and is_steady([head], dtype, CPU_LOSS_POSITIONS, of_head=True)
+                linears, head = (
+                    [m.weight for m in (self._linears or {}).values()],
+                    self._base.get_output_embeddings().weight,
+                )
+                self._steady[dtype] = is_steady(linears, dtype, _ROWS) and is_steady(
+                    [head], dtype, CPU_LOSS_POSITIONS, of_head=True
+                )
                 if not self._steady[dtype]:
-                    log.info("no micro-packs are computed together: in products in %s on this machine, rows depend on their company", dtype)
+                    log.info(
+                        "no micro-packs are computed together: in products in %s on this machine,"
+                        " rows depend on their company",
+                        dtype,
+                    )
             return self._steady[dtype]
 
     def _prepared(self, device: torch.device) -> dict[str, torch.nn.Linear]:
         base = self._base.to(device).eval()
         names = {id(module): name for name, module in base.named_modules()}
-        linears = {name: m for name, m in base.named_modules() if is_still(m) and m is not base.get_output_embeddings()}
+        linears = {
+            name: m
+            for name, m in base.named_modules()
+            if is_still(m) and m is not base.get_output_embeddings()
+        }
         use_lean_blocks(base)
         last = last_mlps(base)
         left = dict(linears)
         for module in base.modules():
-            children = {name: child for name, child in module.named_children() if names[id(child)] in left}
-            if hasattr(module, "gate_proj") and (activation := gated_activation(module, is_still)) is not None:
-                gate, up, down = (names[id(getattr(module, part))] for part in ("gate_proj", "up_proj", "down_proj"))
-                module.forward = _Mlp(module, (gate, up, down), activation, id(module) in last).output
+            children = {
+                name: child for name, child in module.named_children() if names[id(child)] in left
+            }
+            if (
+                hasattr(module, "gate_proj")
+                and (activation := gated_activation(module, is_still)) is not None
+            ):
+                gate, up, down = (
+                    names[id(getattr(module, part))]
+                    for part in ("gate_proj", "up_proj", "down_proj")
+                )
+                module.forward = _Mlp(
+                    module, (gate, up, down), activation, id(module) in last
+                ).output
                 left = {name: m for name, m in left.items() if name not in (gate, up, down)}
                 continue
-            groups = [[children.pop(name) for name in together] for together in SIBLINGS if all(name in children for name in together)]
+            groups = [
+                [children.pop(name) for name in together]
+                for together in SIBLINGS
+                if all(name in children for name in together)
+            ]
             for members in [*groups, *([child] for child in children.values())]:
                 group = _Group([names[id(m)] for m in members], members)
                 for place, member in enumerate(members):
@@ -298,7 +405,9 @@ class Host:
         return linears
 
     def run(self, guests: Sequence[Guest]) -> list[Result]:
-        """(summed loss, gradients of all parameters in their order) of every guest; all are of one kind."""
+        """(summed loss, gradients of all parameters in their order) of every guest; all are of one
+        kind.
+        """
         first = guests[0]
         device = first.head.device
         packed = pack([row for guest in guests for row in guest.rows], device)
@@ -310,12 +419,24 @@ class Host:
         _thread.passing = _Pass(stays, packed.input_ids.shape[1], packed.predicts)
         try:
             with using(first.pieces), autocast, torch.set_grad_enabled(first.gradients):
-                hidden = self._base.base_model(**packed.inputs()).last_hidden_state[0][packed.predicts]
-                losses = HeadLoss.apply(hidden, first.head, packed.targets, counts, [guest.shape for guest in guests], first.positions)  # type: ignore[no-untyped-call]
+                hidden = self._base.base_model(**packed.inputs()).last_hidden_state[0][
+                    packed.predicts
+                ]
+                losses = HeadLoss.apply(
+                    hidden,
+                    first.head,
+                    packed.targets,
+                    counts,
+                    [guest.shape for guest in guests],
+                    first.positions,
+                )  # type: ignore[no-untyped-call]
                 if not first.gradients:
                     return [(loss, ()) for loss in losses.unbind()]
                 leaves = [leaf for stay in stays for leaf in stay.leaves]
                 ahead = iter(torch.autograd.grad(losses.sum(), leaves))
-                return [(loss, [next(ahead) for _ in stay.leaves]) for loss, stay in zip(losses.detach().unbind(), stays, strict=True)]
+                return [
+                    (loss, [next(ahead) for _ in stay.leaves])
+                    for loss, stay in zip(losses.detach().unbind(), stays, strict=True)
+                ]
         finally:
             _thread.passing = None

@@ -17,14 +17,18 @@ from hydratune.training.schedules import learning_rate_factor
 class FineTuning(lightning.LightningModule):
     """Trains what ``model`` leaves trainable; the rest is frozen and never enters a checkpoint."""
 
-    def __init__(self, model: Any, objective: Objective, optimizer: OptimizerConfig, total_steps: int) -> None:
+    def __init__(
+        self, model: Any, objective: Objective, optimizer: OptimizerConfig, total_steps: int
+    ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.optimizer_config = optimizer
         self.total_steps = total_steps
         self.strict_loading = False  # checkpoints hold the trained parameters only
-        self.train_loss: torch.Tensor | None = None  # of the current optimizer batch, this rank's share
+        self.train_loss: torch.Tensor | None = (
+            None  # of the current optimizer batch, this rank's share
+        )
         self.row_numbers: list[int] = []  # likewise: the rows behind it
         self.tokens_seen = 0  # trained and untrained, this rank
         self._validation = [0.0, 0.0]  # summed loss, tokens
@@ -35,10 +39,14 @@ class FineTuning(lightning.LightningModule):
         return next(self.model.parameters()).device
 
     def cpu(self) -> "FineTuning":
-        """Lightning would move the model off its device at the end of training, under the feet of whoever shares its weights."""
+        """Lightning would move the model off its device at the end of training, under the feet of
+        whoever shares its weights.
+        """
         return self
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
         """Rows stay lists until they are packed, on the device of the model."""
         return batch
 
@@ -50,7 +58,8 @@ class FineTuning(lightning.LightningModule):
         self.row_numbers += batch.numbers
         share = loss / batch.normaliser
         self.train_loss = share if self.train_loss is None else self.train_loss + share
-        # Lightning divides by the number of micro-batches, and DDP averages over ranks; the normaliser did both already.
+        # Lightning divides by the number of micro-batches, and DDP averages over ranks; the
+        # normaliser did both already.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / batch.normaliser
         torch._foreach_mul_(gradients, scale)
         result: torch.Tensor = Handover.apply(loss * scale, gradients, *parameters)  # type: ignore[no-untyped-call]
@@ -65,7 +74,10 @@ class FineTuning(lightning.LightningModule):
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Mean loss per trained token over the validation rows, between two steps; one device. Changes nothing."""
+        """Mean loss per trained token over the validation rows, between two steps; one device.
+
+        Changes nothing.
+        """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
@@ -80,7 +92,11 @@ class FineTuning(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Mean loss per trained token over all rows of all ranks."""
-        total = torch.tensor(self._validation, dtype=torch.float64 if self.device.type != "mps" else torch.float32, device=self.device)
+        total = torch.tensor(
+            self._validation,
+            dtype=torch.float64 if self.device.type != "mps" else torch.float32,
+            device=self.device,
+        )
         self._validation = [0.0, 0.0]
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         self.log("val/loss", (total[0] / total[1]).float(), rank_zero_only=False, logger=False)
@@ -88,17 +104,22 @@ class FineTuning(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
         optimizer = optimizers.build(self.model, config)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, self.total_steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, learning_rate_factor(config, self.total_steps)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """On a CPU one thread updates the weights, unless there are matrices to multiply.
 
-        Fused AdamW is as fast with one (0.01 s for the 420 matrices of LoRA on a 135M model), and where another process
-        keeps a core busy, two wait for each other at every single tensor: 3 s were measured.
+        Fused AdamW is as fast with one (0.01 s for the 420 matrices of LoRA on a 135M model), and
+        where another process keeps a core busy, two wait for each other at every single tensor: 3 s
+        were measured.
         """
         if self.device.type == "cpu":
-            torch.set_num_threads(self.objective.threads if isinstance(self.optimizer_config, MuonOptimizer) else 1)
+            torch.set_num_threads(
+                self.objective.threads if isinstance(self.optimizer_config, MuonOptimizer) else 1
+            )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         threads = torch.get_num_threads()
@@ -109,21 +130,32 @@ class FineTuning(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["state_dict"] = {
+            k: v for k, v in checkpoint["state_dict"].items() if k in trained
+        }
         drawn = {
             "python": random.getstate(),
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(self._device_of_weights) if self._device_of_weights.type == "cuda" else None,
+            "cuda": (
+                torch.cuda.get_rng_state(self._device_of_weights)
+                if self._device_of_weights.type == "cuda"
+                else None
+            ),
             "objective": self.objective.generator.get_state(),
         }
-        own = {"rng": drawn, "tokens_seen": self.tokens_seen, "micro_tokens": self.objective.micro_tokens}
+        own = {
+            "rng": drawn,
+            "tokens_seen": self.tokens_seen,
+            "micro_tokens": self.objective.micro_tokens,
+        }
         checkpoint["ranks"] = ddp.gathered(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.take_up(checkpoint)
 
     def take_up(self, checkpoint: Mapping[str, Any], *, of_process: bool = True) -> None:
-        """Goes on drawing where this rank was when the checkpoint was written (dropout); the order of rows needs no generator.
+        """Goes on drawing where this rank was when the checkpoint was written (dropout); the order
+        of rows needs no generator.
 
         ``of_process``: the process's generators are set as well.
         """

@@ -1,7 +1,8 @@
 """Which parameters learn how fast, and the optimizer that moves them.
 
-Implementations are torch's, bitsandbytes' and transformers'. Where one does not fit every parameter (Muon is for hidden
-matrices only), two work as one, so that Lightning, the schedule and checkpoints see a single optimizer.
+Implementations are torch's, bitsandbytes' and transformers'. Where one does not fit every parameter
+(Muon is for hidden matrices only), two work as one, so that Lightning, the schedule and checkpoints
+see a single optimizer.
 """
 
 import re
@@ -32,13 +33,18 @@ Group = dict[str, Any]  # one of torch's parameter groups
 
 
 def check_machine(config: TrainConfig, accelerator: str) -> None:
-    """Raises ``ConfigError`` for an optimizer that cannot work on ``accelerator`` ("gpu" or "cpu")."""
-    if isinstance(config.optimizer, PagedAdamWOptimizer | PagedAdamW8bitOptimizer) and accelerator == "cpu":
+    """Raises ``ConfigError`` for an optimizer that cannot work on ``accelerator`` ("gpu" or "cpu")."""  # noqa: E501
+    if (
+        isinstance(config.optimizer, PagedAdamWOptimizer | PagedAdamW8bitOptimizer)
+        and accelerator == "cpu"
+    ):
         raise ConfigError([paged_on_cpu(config.optimizer)])
 
 
 def check(model: torch.nn.Module, config: OptimizerConfig) -> None:
-    """Raises ``ConfigError`` for rates of parameters that ``model`` does not train: they would change nothing."""
+    """Raises ``ConfigError`` for rates of parameters that ``model`` does not train: they would
+    change nothing.
+    """
     names = [name for name, _ in _trained(model)]
     shown = ", ".join([*names[:2], *names[-1:]])
     problems = []
@@ -46,19 +52,33 @@ def check(model: torch.nn.Module, config: OptimizerConfig) -> None:
         for pattern, factor in getattr(config, key).items():
             if not any(re.search(pattern, name) for name in names):
                 why = "no trained parameter has this in its name"
-                problems.append(Problem(f"optimizer.{key}.{pattern}", factor, why, f"names are such as {shown}"))
+                problems.append(
+                    Problem(f"optimizer.{key}.{pattern}", factor, why, f"names are such as {shown}")
+                )
     if config.loraplus_lr_ratio is not None and not any(map(_LORA_B.search, names)):
         why = "this adapter trains no matrix B of LoRA"
-        problems.append(Problem("optimizer.loraplus_lr_ratio", config.loraplus_lr_ratio, why, "set it to null, or adapter=lora"))
+        problems.append(
+            Problem(
+                "optimizer.loraplus_lr_ratio",
+                config.loraplus_lr_ratio,
+                why,
+                "set it to null, or adapter=lora",
+            )
+        )
     if config.layer_lr_decay is not None and not any(map(_LAYER.search, names)):
         why = "no trained parameter is in a numbered layer of the model"
-        problems.append(Problem("optimizer.layer_lr_decay", config.layer_lr_decay, why, "set it to null"))
+        problems.append(
+            Problem("optimizer.layer_lr_decay", config.layer_lr_decay, why, "set it to null")
+        )
     if problems:
         raise ConfigError(problems)
 
 
 def build(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer of all that ``model`` trains, on the device where it is now. Raises ``ConfigError`` as ``check`` does."""
+    """The optimizer of all that ``model`` trains, on the device where it is now.
+
+    Raises ``ConfigError`` as ``check`` does.
+    """
     check(model, config)
     if isinstance(config, MuonOptimizer):
         hidden = _hidden_matrices(model)
@@ -69,7 +89,12 @@ def build(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimi
         return optimizers[0] if len(optimizers) == 1 else Together(optimizers)
     groups = _groups(model, config)
     match config:
-        case AdamW8bitOptimizer() | PagedAdamWOptimizer() | PagedAdamW8bitOptimizer() | LionOptimizer():
+        case (
+            AdamW8bitOptimizer()
+            | PagedAdamWOptimizer()
+            | PagedAdamW8bitOptimizer()
+            | LionOptimizer()
+        ):
             return _bitsandbytes(groups, config)
         case AdamWOptimizer():
             return _adamw(groups, config)
@@ -77,14 +102,24 @@ def build(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimi
             return _adafactor(groups, config)
         case SgdOptimizer():
             return _without_unscaling(
-                torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=_can_fuse(groups))
+                torch.optim.SGD(
+                    groups,
+                    lr=config.lr,
+                    momentum=config.momentum,
+                    nesterov=config.nesterov,
+                    fused=_can_fuse(groups),
+                )
             )
     raise TypeError(type(config).__name__)
 
 
 def _adamw(groups: list[Group], config: AdamWOptimizer | MuonOptimizer) -> torch.optim.Optimizer:
     betas = (config.betas[0], config.betas[1])
-    return _without_unscaling(torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=_can_fuse(groups)))
+    return _without_unscaling(
+        torch.optim.AdamW(
+            groups, lr=config.lr, betas=betas, eps=config.eps, fused=_can_fuse(groups)
+        )
+    )
 
 
 def _muon(groups: list[Group], config: MuonOptimizer) -> torch.optim.Optimizer:
@@ -112,7 +147,9 @@ def _adafactor(groups: list[Group], config: AdafactorOptimizer) -> torch.optim.O
     )
 
 
-def _bitsandbytes(groups: list[Group], config: AdamWOptimizer | LionOptimizer) -> torch.optim.Optimizer:
+def _bitsandbytes(
+    groups: list[Group], config: AdamWOptimizer | LionOptimizer
+) -> torch.optim.Optimizer:
     import bitsandbytes
 
     kinds = {
@@ -123,16 +160,25 @@ def _bitsandbytes(groups: list[Group], config: AdamWOptimizer | LionOptimizer) -
         Lion8bitOptimizer: bitsandbytes.optim.Lion8bit,
     }
     more = {"eps": config.eps} if isinstance(config, AdamWOptimizer) else {}
-    return kinds[type(config)](groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), **more)
+    return kinds[type(config)](
+        groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), **more
+    )
 
 
 def _can_fuse(groups: list[Group]) -> bool:
-    """Whether torch has one kernel per parameter: on a CPU it takes half the time of AdamW's usual dozen, for large ones a sixth."""
-    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for group in groups for p in group["params"])
+    """Whether torch has one kernel per parameter: on a CPU it takes half the time of AdamW's usual
+    dozen, for large ones a sixth.
+    """
+    return all(
+        p.device.type in ("cpu", "cuda") and p.is_floating_point()
+        for group in groups
+        for p in group["params"]
+    )
 
 
 def _without_unscaling(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Lightning refuses to clip for a fused optimizer under mixed precision: it might unscale fp16 gradients itself.
+    """Lightning refuses to clip for a fused optimizer under mixed precision: it might unscale fp16
+    gradients itself.
 
     There is no fp16 here (bf16 needs no loss scaling), so nothing is unscaled.
     """
@@ -141,16 +187,26 @@ def _without_unscaling(optimizer: torch.optim.Optimizer) -> torch.optim.Optimize
 
 
 def _trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
 
 
-def _groups(model: torch.nn.Module, config: OptimizerConfig, chosen: Callable[[torch.nn.Parameter], bool] = lambda _: True) -> list[Group]:
-    """The chosen trained parameters by what they have in common; ``lr_factor`` is a group's rate over ``config.lr``."""
+def _groups(
+    model: torch.nn.Module,
+    config: OptimizerConfig,
+    chosen: Callable[[torch.nn.Parameter], bool] = lambda _: True,
+) -> list[Group]:
+    """The chosen trained parameters by what they have in common; ``lr_factor`` is a group's rate
+    over ``config.lr``.
+    """
     factors = learning_rate_factors(model, config)
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in _trained(model):
         if chosen(parameter):
-            groups.setdefault((factors[name], _weight_decay(name, parameter, config)), []).append(parameter)
+            groups.setdefault((factors[name], _weight_decay(name, parameter, config)), []).append(
+                parameter
+            )
     return [
         {"params": parameters, "lr": config.lr * factor, "lr_factor": factor, "weight_decay": decay}
         for (factor, decay), parameters in groups.items()
@@ -159,7 +215,10 @@ def _groups(model: torch.nn.Module, config: OptimizerConfig, chosen: Callable[[t
 
 def learning_rate_factors(model: torch.nn.Module, config: OptimizerConfig) -> dict[str, float]:
     """Every trained parameter's learning rate over ``config.lr``, by name."""
-    layers = 1 + max((int(found[1]) for name, _ in model.named_parameters() if (found := _LAYER.search(name))), default=-1)
+    layers = 1 + max(
+        (int(found[1]) for name, _ in model.named_parameters() if (found := _LAYER.search(name))),
+        default=-1,
+    )
     inputs = tuple(f"{name}." for name, _ in _embeddings(model))
     factors = {}
     for name, _ in _trained(model):
@@ -168,7 +227,9 @@ def learning_rate_factors(model: torch.nn.Module, config: OptimizerConfig) -> di
             factor *= config.loraplus_lr_ratio
         if config.layer_lr_decay is not None:
             found = _LAYER.search(name)
-            below = layers - 1 - int(found[1]) if found else layers if name.startswith(inputs) else 0
+            below = (
+                layers - 1 - int(found[1]) if found else layers if name.startswith(inputs) else 0
+            )
             factor *= config.layer_lr_decay**below
         factors[name] = factor
     return factors
@@ -180,12 +241,18 @@ def _weight_decay(name: str, parameter: torch.nn.Parameter, config: OptimizerCon
 
 
 def _first_match(patterns: Mapping[str, float], name: str, otherwise: float) -> float:
-    return next((factor for pattern, factor in patterns.items() if re.search(pattern, name)), otherwise)
+    return next(
+        (factor for pattern, factor in patterns.items() if re.search(pattern, name)), otherwise
+    )
 
 
 def _embeddings(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     """Embedding layers, those that PEFT has wrapped included."""
-    return [(n, m) for n, m in model.named_modules() if isinstance(getattr(m, "base_layer", m), torch.nn.Embedding)]
+    return [
+        (n, m)
+        for n, m in model.named_modules()
+        if isinstance(getattr(m, "base_layer", m), torch.nn.Embedding)
+    ]
 
 
 def _hidden_matrices(model: torch.nn.Module) -> set[int]:
@@ -196,11 +263,16 @@ def _hidden_matrices(model: torch.nn.Module) -> set[int]:
 
 
 class Together(torch.optim.Optimizer):
-    """Several optimizers, of different parameters, that step as one. Groups and state are shared with them, not copied."""
+    """Several optimizers, of different parameters, that step as one.
+
+    Groups and state are shared with them, not copied.
+    """
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
         self.optimizers = optimizers
-        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+        super().__init__(
+            [group for optimizer in optimizers for group in optimizer.param_groups], {}
+        )
         self._share()
 
     def _share(self) -> None:

@@ -1,4 +1,6 @@
-"""Rows laid end to end: which begin alike, which are computed together, and the tensors of such a pack."""
+"""Rows laid end to end: which begin alike, which are computed together, and the tensors of such a
+pack.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -10,7 +12,8 @@ import torch
 from hydratune.data.masking import Encoded
 from hydratune.models.compute import sent
 
-LEAST_SAVED = 128  # tokens: reading a prefix on its own costs about as much as these, so sharing must save more
+# tokens: reading a prefix on its own costs about as much as these, so sharing must save more
+LEAST_SAVED = 128
 
 
 @dataclass(frozen=True)
@@ -26,19 +29,29 @@ class Pack:
     def inputs(self) -> dict[str, Any]:
         """Of a transformers model with our attention.
 
-        A 4-D mask is handed through to the attention function untouched, which ignores it: nothing is built.
+        A 4-D mask is handed through to the attention function untouched, which ignores it: nothing
+        is built.
         """
         return {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
-            "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.input_ids.device),
+            "attention_mask": torch.zeros(
+                1, 1, 1, 1, dtype=torch.bool, device=self.input_ids.device
+            ),
             "row_lengths": self.row_lengths,
             "use_cache": False,
         }
 
 
-def pack(rows: Sequence[Encoded], device: torch.device | None = None, skip: int = 0, *, prefix: bool = False) -> Pack:
-    """Lays ``rows`` end to end, without their first ``skip`` tokens, none of which may predict a trained one.
+def pack(
+    rows: Sequence[Encoded],
+    device: torch.device | None = None,
+    skip: int = 0,
+    *,
+    prefix: bool = False,
+) -> Pack:
+    """Lays ``rows`` end to end, without their first ``skip`` tokens, none of which may predict a
+    trained one.
 
     With ``prefix`` these tokens, the same in all rows, stand in front, once.
     """
@@ -58,14 +71,22 @@ def pack(rows: Sequence[Encoded], device: torch.device | None = None, skip: int 
 
 
 def micro_packs(
-    rows: Sequence[Encoded], budget: int, at_least: int = 1, skip: int = 0, *, padded: bool = False, copied: float = 0.0
+    rows: Sequence[Encoded],
+    budget: int,
+    at_least: int = 1,
+    skip: int = 0,
+    *,
+    padded: bool = False,
+    copied: float = 0.0,
 ) -> list[list[Encoded]]:
-    """Deals ``rows`` into packs of at most ``budget`` tokens (a longer row is a pack of its own), evenly by tokens.
+    """Deals ``rows`` into packs of at most ``budget`` tokens (a longer row is a pack of its own),
+    evenly by tokens.
 
-    The number of packs is a multiple of ``at_least`` where there are rows enough, so that every worker has as many.
-    Of the first ``skip`` tokens, which all rows share, only the first pack holds a copy; for each row counts the part
-    ``copied`` of them, which attention copies for it. Longest rows are dealt first.
-    ``padded``: rows of a pack will be as long as its longest, which the budget then counts.
+    The number of packs is a multiple of ``at_least`` where there are rows enough, so that every
+    worker has as many. Of the first ``skip`` tokens, which all rows share, only the first pack
+    holds a copy; for each row counts the part ``copied`` of them, which attention copies for it.
+    Longest rows are dealt first. ``padded``: rows of a pack will be as long as its longest, which
+    the budget then counts.
     """
     if padded:
         return _padded_packs(rows, budget, at_least)
@@ -83,18 +104,26 @@ def micro_packs(
             smallest = held.index(min(held))
             packs[smallest].append(row)
             held[smallest] += sizes[id(row)]
-        if count == len(rows) or all(size <= budget or len(p) == 1 for size, p in zip(held, packs, strict=True)):
+        if count == len(rows) or all(
+            size <= budget or len(p) == 1 for size, p in zip(held, packs, strict=True)
+        ):
             return packs
         count += 1
 
 
 def _padded_packs(rows: Sequence[Encoded], budget: int, at_least: int) -> list[list[Encoded]]:
-    """Rows of like length together, none in a pack of more than ``budget`` tokens with its padding unless it is alone."""
+    """Rows of like length together, none in a pack of more than ``budget`` tokens with its padding
+    unless it is alone.
+    """
     order = sorted(rows, key=lambda row: -len(row.ids))
     most = -(-len(order) // at_least)  # rows in a pack: every worker gets one
     packs: list[list[Encoded]] = []
     for row in order:
-        if not packs or len(packs[-1]) >= most or (len(packs[-1]) + 1) * len(packs[-1][0].ids) > budget:
+        if (
+            not packs
+            or len(packs[-1]) >= most
+            or (len(packs[-1]) + 1) * len(packs[-1][0].ids) > budget
+        ):
             packs.append([])
         packs[-1].append(row)
     return packs
@@ -102,33 +131,41 @@ def _padded_packs(rows: Sequence[Encoded], budget: int, at_least: int) -> list[l
 
 @dataclass(frozen=True)
 class Alike:
-    """Rows that begin with the same ``prefix`` tokens, which are worth computing once for all of them (0: they are not)."""
+    """Rows that begin with the same ``prefix`` tokens, which are worth computing once for all of
+    them (0: they are not).
+    """
 
     rows: tuple[Encoded, ...]
     prefix: int
 
 
 def alike(rows: Sequence[Encoded], least_saved: int = LEAST_SAVED) -> list[Alike]:
-    """Divides ``rows`` by how they begin. No token of a prefix predicts a trained one, so a prefix has no loss of its own.
+    """Divides ``rows`` by how they begin. No token of a prefix predicts a trained one, so a prefix
+    has no loss of its own.
 
-    Rows with several beginnings (system prompts of a mixed data set) make several groups; what shares too little is left
-    in one group without a prefix. Order within a group is the order of ``rows``.
+    Rows with several beginnings (system prompts of a mixed data set) make several groups; what
+    shares too little is left in one group without a prefix. Order within a group is the order of
+    ``rows``.
     """
     order = sorted(range(len(rows)), key=lambda i: rows[i].ids)  # neighbours share most
     shared = [_common(rows[a], rows[b]) for a, b in itertools.pairwise(order)]
 
     groups = _divided(shared, least_saved)
-    found = [Alike(tuple(rows[i] for i in sorted(order[first : last + 1])), prefix) for first, last, prefix in groups]
+    found = [
+        Alike(tuple(rows[i] for i in sorted(order[first : last + 1])), prefix)
+        for first, last, prefix in groups
+    ]
     taken = {i for first, last, _ in groups for i in order[first : last + 1]}
     rest = tuple(row for i, row in enumerate(rows) if i not in taken)
     return [*found, *([Alike(rest, 0)] if rest else [])]
 
 
 def _divided(shared: Sequence[int], least_saved: int) -> list[tuple[int, int, int]]:
-    """Groups (first, last, prefix) of neighbours that save most tokens, where ``shared[i]`` is what i and i + 1 share.
+    """Groups (first, last, prefix) of neighbours that save most tokens, where ``shared[i]`` is what
+    i and i + 1 share.
 
-    A span is best as one group, or divided where its neighbours share least: a tree, folded from its leaves up. It may be
-    as deep as there are rows, so there is no recursion.
+    A span is best as one group, or divided where its neighbours share least: a tree, folded from
+    its leaves up. It may be as deep as there are rows, so there is no recursion.
     """
     spans = [(0, len(shared))]
     for first, last in spans:  # grows while it is read: parents before children
@@ -144,7 +181,11 @@ def _divided(shared: Sequence[int], least_saved: int) -> list[tuple[int, int, in
         (left, left_groups), (right, right_groups) = best[first, least], best[least + 1, last]
         together = (last - first) * shared[least]
         alone = together >= max(least_saved, left + right)
-        best[first, last] = (together, [(first, last, shared[least])]) if alone else (left + right, left_groups + right_groups)
+        best[first, last] = (
+            (together, [(first, last, shared[least])])
+            if alone
+            else (left + right, left_groups + right_groups)
+        )
     return best[0, len(shared)][1]
 
 

@@ -1,14 +1,18 @@
-"""Matrix products with frozen weights, by either of the two libraries that PyTorch carries for CPUs.
+"""Matrix products with frozen weights, by either of the two libraries that PyTorch carries for
+CPUs.
 
-PyTorch hands fp32 products to MKL, which on processors not made by Intel reads streamed weights 5-10 % slower than oneDNN
-does (measured on an AMD EPYC: 95 against 103 GFLOP/s a core; 109 on weights that are ``laid out``). But oneDNN adds up long
-sums one by one, and rounds more: where it also computed the gradients of adapters, sums over all tokens, the worst of a 135M
-model was 2.4e-5 off; 9.6e-6 where it computes products with frozen weights alone, 7.6e-6 by MKL. So these are its share in
-training, and the gradient of the head, a sum over the vocabulary, is not. Answers are written with oneDNN altogether.
+PyTorch hands fp32 products to MKL, which on processors not made by Intel reads streamed weights
+5-10 % slower than oneDNN does (measured on an AMD EPYC: 95 against 103 GFLOP/s a core; 109 on
+weights that are ``laid out``). But oneDNN adds up long sums one by one, and rounds more: where it
+also computed the gradients of adapters, sums over all tokens, the worst of a 135M model was 2.4e-5
+off; 9.6e-6 where it computes products with frozen weights alone, 7.6e-6 by MKL. So these are its
+share in training, and the gradient of the head, a sum over the vocabulary, is not. Answers are
+written with oneDNN altogether.
 
-In training no row of a product may depend on what other rows are computed with it: then rows of several trials can share a
-product, and every trial's numbers stay what they are alone, to the last bit. Libraries choose another kernel for a handful
-of rows, so fewer than ``LEAST`` are never handed over (``steadily``); ``is_steady`` tries whether that is enough here.
+In training no row of a product may depend on what other rows are computed with it: then rows of
+several trials can share a product, and every trial's numbers stay what they are alone, to the last
+bit. Libraries choose another kernel for a handful of rows, so fewer than ``LEAST`` are never handed
+over (``steadily``); ``is_steady`` tries whether that is enough here.
 """
 
 import platform
@@ -49,7 +53,9 @@ def _by_onednn(x: torch.Tensor) -> bool:
     return getattr(_thread, "fast", False) and _suits_onednn(x)
 
 
-def times_transposed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def times_transposed(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """x W' + b for x (tokens, in), W (out, in)."""
     return _onednn(x, weight, bias) if _by_onednn(x) else F.linear(x, weight, bias)
 
@@ -59,11 +65,14 @@ def times(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return _onednn(x, weight.t()) if _by_onednn(x) else x @ weight
 
 
-def through(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def through(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """x W' + b for a frozen W."""
     if not _suits_onednn(x):
         return F.linear(x, weight, bias)
-    alone = x.numel() == x.shape[-1]  # of one row, laid-out weights bring nothing but other last digits
+    # of one row, laid-out weights bring nothing but other last digits
+    alone = x.numel() == x.shape[-1]
     return _onednn(x, weight if alone else _laid(weight, False), bias)
 
 
@@ -75,18 +84,24 @@ def back(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def add_back(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """``total`` + x W for a frozen W; ``total`` may be overwritten."""
     if _suits_onednn(x):
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, total, _laid(weight, True), None, "add")
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            x, total, _laid(weight, True), None, "add"
+        )
         return result
     return total.addmm_(x, weight)
 
 
-def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def _onednn(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
 
 class _Layouts:
-    """One frozen weight once more, arranged as oneDNN wants it: what it otherwise does at every product. Made when first asked for."""
+    """One frozen weight once more, arranged as oneDNN wants it: what it otherwise does at every
+    product. Made when first asked for.
+    """
 
     def __init__(self, weight: torch.Tensor) -> None:
         self._of = weight.detach()  # and its memory: nothing else is ever found at its address
@@ -99,11 +114,18 @@ class _Layouts:
             return weight.t() if transposed else weight
         made = self._made.get(transposed)
         if made is None:
-            with self._making, torch.inference_mode(False), torch.no_grad():  # answers and training share it
+            # answers and training share it
+            with (
+                self._making,
+                torch.inference_mode(False),
+                torch.no_grad(),
+            ):
                 made = self._made.get(transposed)
                 if made is None:
                     plain = weight.t().contiguous() if transposed else weight
-                    made = self._made[transposed] = torch.ops.mkldnn._reorder_linear_weight(plain, _LAID_FOR)
+                    made = self._made[transposed] = torch.ops.mkldnn._reorder_linear_weight(
+                        plain, _LAID_FOR
+                    )
         return made
 
 
@@ -115,26 +137,42 @@ def _laid(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
 
 
 def lay_out(model: torch.nn.Module, limit: float) -> int:
-    """Has products with the weights of frozen linears of ``model`` use laid-out copies from now on; returns bytes at most taken.
+    """Has products with the weights of frozen linears of ``model`` use laid-out copies from now on;
+    returns bytes at most taken.
 
-    The same numbers to the last bit, and a tenth faster; it takes the weights' memory twice more. Nothing where that would be
-    more than ``limit`` bytes, where another library computes, or where this machine rounds otherwise on them (tried with one
-    of every shape). Weights that are changed in place afterwards would not be noticed.
+    The same numbers to the last bit, and a tenth faster; it takes the weights' memory twice more.
+    Nothing where that would be more than ``limit`` bytes, where another library computes, or where
+    this machine rounds otherwise on them (tried with one of every shape). Weights that are changed
+    in place afterwards would not be noticed.
     """
     if not ONEDNN or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return 0
-    linears = [m.weight for m in model.modules() if type(m) is torch.nn.Linear and m.weight.device.type == "cpu"]
-    every = {id(w): w for w in linears if w.dtype == torch.float32 and not hasattr(w, "hydratune_layouts")}
+    linears = [
+        m.weight
+        for m in model.modules()
+        if type(m) is torch.nn.Linear and m.weight.device.type == "cpu"
+    ]
+    every = {
+        id(w): w
+        for w in linears
+        if w.dtype == torch.float32 and not hasattr(w, "hydratune_layouts")
+    }
     needed = 2 * sum(w.numel() * w.element_size() for w in every.values())
-    if needed > limit or not all(_rounds_alike(w) for w in {w.shape: w for w in every.values()}.values()):
+    if needed > limit or not all(
+        _rounds_alike(w) for w in {w.shape: w for w in every.values()}.values()
+    ):
         return 0
     for weight in every.values():
         weight.hydratune_layouts = _Layouts(weight)  # type: ignore[attr-defined]
     return needed
 
 
-def steadily(product: Callable[..., torch.Tensor], rows: Sequence[torch.Tensor], *rest: Any) -> torch.Tensor:
-    """``product(*rows, *rest)``, in which a row of the result has the same bits whatever other rows there are."""
+def steadily(
+    product: Callable[..., torch.Tensor], rows: Sequence[torch.Tensor], *rest: Any
+) -> torch.Tensor:
+    """``product(*rows, *rest)``, in which a row of the result has the same bits whatever other rows
+    there are.
+    """
     count = len(rows[0])
     if count >= LEAST or rows[0].device.type != "cpu" or getattr(_thread, "fast", False):
         return product(*rows, *rest)
@@ -151,36 +189,52 @@ def _rounds_alike(weight: torch.Tensor) -> bool:
         for x, wanted, transposed in ((inner, plain, False), (outer, plain.t(), True)):
             if not torch.equal(_onednn(x, layouts.of(plain, transposed)), _onednn(x, wanted)):
                 return False
-        sums = (torch.ops.mkldnn._linear_pointwise.binary(outer, inner, w, None, "add") for w in (layouts.of(plain, True), plain.t()))
+        sums = (
+            torch.ops.mkldnn._linear_pointwise.binary(outer, inner, w, None, "add")
+            for w in (layouts.of(plain, True), plain.t())
+        )
         if not torch.equal(*sums):
             return False
     return True
 
 
 @torch.no_grad()
-def is_steady(weights: Iterable[torch.Tensor], dtype: torch.dtype, rows: int, *, of_head: bool = False) -> bool:
-    """Whether that is so on this machine for these weights (out, in): tried with one of every shape, on up to ``rows`` rows.
+def is_steady(
+    weights: Iterable[torch.Tensor], dtype: torch.dtype, rows: int, *, of_head: bool = False
+) -> bool:
+    """Whether that is so on this machine for these weights (out, in): tried with one of every
+    shape, on up to ``rows`` rows.
 
-    ``of_head``: as an output head is used, else as the layers below are. Not where results are no multiple of two of the
-    widest registers wide: what computes their elements one by one has other code, which rounds otherwise, for what is left
-    over at the end.
+    ``of_head``: as an output head is used, else as the layers below are. Not where results are no
+    multiple of two of the widest registers wide: what computes their elements one by one has other
+    code, which rounds otherwise, for what is left over at the end.
     """
     generator = torch.Generator().manual_seed(0)
     for weight in {weight.shape: weight for weight in weights}.values():
-        if weight.device.type != "cpu" or any(width % (_REGISTERS // dtype.itemsize) for width in weight.shape):
+        if weight.device.type != "cpu" or any(
+            width % (_REGISTERS // dtype.itemsize) for width in weight.shape
+        ):
             return False
         frozen = weight.to(dtype)
-        outer, inner = (torch.randn(rows, width, generator=generator).to(dtype) for width in weight.shape)
+        outer, inner = (
+            torch.randn(rows, width, generator=generator).to(dtype) for width in weight.shape
+        )
         tried: list[tuple[Callable[..., torch.Tensor], Sequence[torch.Tensor], Sequence[Any]]]
         tried = [(through, (inner,), ())]
         if of_head:
             tried += [(times, (outer,), ())]
         else:
-            tried += [(back, (outer,), ()), (through, (inner,), (outer[0],)), (add_back, (inner, outer), ())]
+            tried += [
+                (back, (outer,), ()),
+                (through, (inner,), (outer[0],)),
+                (add_back, (inner, outer), ()),
+            ]
         for product, inputs, rest in tried:
             every = steadily(product, [x.clone() for x in inputs], frozen, *rest)
             for part in (*_FEW, slice(1, rows // 3), slice(rows // 2, rows)):
-                if not torch.equal(steadily(product, [x[part].clone() for x in inputs], frozen, *rest), every[part]):
+                if not torch.equal(
+                    steadily(product, [x[part].clone() for x in inputs], frozen, *rest), every[part]
+                ):
                     return False
     return True
 
@@ -208,7 +262,11 @@ def fast() -> Iterator[None]:
 @contextmanager
 def faster_linears(model: torch.nn.Module) -> Iterator[None]:
     """Plain linear layers of ``model`` compute by the faster library. Without gradients only."""
-    plain = [m for m in model.modules() if type(m) is torch.nn.Linear and "forward" not in vars(m)] if ONEDNN else []
+    plain = (
+        [m for m in model.modules() if type(m) is torch.nn.Linear and "forward" not in vars(m)]
+        if ONEDNN
+        else []
+    )
     for module in plain:
         module.forward = types.MethodType(_linear, module)  # type: ignore[method-assign]
     try:

@@ -1,8 +1,9 @@
 """Goes on with an interrupted run where its last checkpoint was written, to the last bit.
 
-``last.ckpt`` is written after an optimizer step and holds everything that changes: trained weights, optimizer, schedule,
-random numbers, history, and the place in the data (epoch, micro-batches done). Lightning's own restart is not used: it
-knows epochs, but not a place within one. Here a new fit simply begins with counters that stand where they stood.
+``last.ckpt`` is written after an optimizer step and holds everything that changes: trained weights,
+optimizer, schedule, random numbers, history, and the place in the data (epoch, micro-batches done).
+Lightning's own restart is not used: it knows epochs, but not a place within one. Here a new fit
+simply begins with counters that stand where they stood.
 """
 
 import shutil
@@ -28,10 +29,12 @@ from hydratune.training.module import FineTuning
 
 
 def load(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint in ``folder`` from which a run can be resumed, and its content; None if there is none.
+    """The newest checkpoint in ``folder`` from which a run can be resumed, and its content; None if
+    there is none.
 
-    That is ``last.ckpt``, or where it is damaged ``best.ckpt``, which was written at an earlier validation and holds as much.
-    A run cannot be resumed from ``last.ckpt`` where the best weights before it are damaged: in the end they would be missing.
+    That is ``last.ckpt``, or where it is damaged ``best.ckpt``, which was written at an earlier
+    validation and holds as much. A run cannot be resumed from ``last.ckpt`` where the best weights
+    before it are damaged: in the end they would be missing.
     """
     last, best = folder / "last.ckpt", folder / "best.ckpt"
     if not last.is_file():
@@ -40,19 +43,33 @@ def load(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     if newest is not None and (older is not None or _best_step(newest) is None):
         return last, newest
     if newest is not None and _best_step(newest) == newest["place"]["step"]:
-        console.print(f"[yellow]{escape(str(last))} holds the same weights as {best.name} did: restored from it", soft_wrap=True)
+        console.print(
+            f"[yellow]{escape(str(last))} holds the same weights as {best.name} did: restored"
+            " from it",
+            soft_wrap=True,
+        )
         if is_main_process():
             with atomic(best, digest=True) as target, last.open("rb") as source:
                 shutil.copyfileobj(source, target)
         return last, newest
     if newest is not None:
-        why = f"{escape(str(last))} alone is not enough: the best weights were written before it, at step {_best_step(newest)}"
+        why = (
+            f"{escape(str(last))} alone is not enough: the best weights were written before it, at"
+            f" step {_best_step(newest)}"
+        )
         console.print(f"[yellow]{why}: the run begins anew", soft_wrap=True)
         return None
     if older is not None:
-        console.print(f"[yellow]the run is resumed from {escape(str(best))} instead, the validation with the lowest loss", soft_wrap=True)
+        console.print(
+            f"[yellow]the run is resumed from {escape(str(best))} instead, the validation with the"
+            " lowest loss",
+            soft_wrap=True,
+        )
         return best, older
-    console.print(f"[yellow]no checkpoint in {escape(str(folder))} is left whole: the run begins anew", soft_wrap=True)
+    console.print(
+        f"[yellow]no checkpoint in {escape(str(folder))} is left whole: the run begins anew",
+        soft_wrap=True,
+    )
     return None
 
 
@@ -68,12 +85,17 @@ def _readable(file: Path) -> dict[str, Any] | None:
     if "place" not in checkpoint:
         return None
     if not verified:
-        console.print(f"[yellow]{escape(str(file))} is used unverified: no digest of it was stored with it", soft_wrap=True)
+        console.print(
+            f"[yellow]{escape(str(file))} is used unverified: no digest of it was stored with it",
+            soft_wrap=True,
+        )
     return checkpoint
 
 
 def _best_step(checkpoint: Mapping[str, Any]) -> int | None:
-    """The step whose weights are in ``best.ckpt`` beside ``checkpoint``; None before the first validation."""
+    """The step whose weights are in ``best.ckpt`` beside ``checkpoint``; None before the first
+    validation.
+    """
     validated = [row for row in history(checkpoint) if isinstance(row.get("val/loss"), float)]
     return int(min(validated, key=lambda row: row["val/loss"])["step"]) if validated else None
 
@@ -99,10 +121,12 @@ class Place(Checkpoint):
         before: Callable[[lightning.Trainer], None] = lambda trainer: None,
         validated: Container[int] = (),
     ) -> None:
-        """``spent``: CPU-seconds of the run so far. ``before`` is called before anything is written, and raises if it must not be.
+        """``spent``: CPU-seconds of the run so far. ``before`` is called before anything is
+        written, and raises if it must not be.
 
-        ``validated``: steps that are followed by a validation, which writes when it is over. Written before it, a checkpoint
-        would have the validation left out for good if the run was killed meanwhile.
+        ``validated``: steps that are followed by a validation, which writes when it is over.
+        Written before it, a checkpoint would have the validation left out for good if the run was
+        killed meanwhile.
         """
         self.before, self.validated = before, validated
         self.file, self.data, self.made_of, self.spent = file, data, dict(made_of), spent
@@ -114,46 +138,79 @@ class Place(Checkpoint):
         trainer.save_checkpoint(self.file)
         self.written = time.monotonic()
 
-    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_validation_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule
+    ) -> None:
         self.write(trainer)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        if self.seconds is None or trainer.global_step in self.validated or trainer.fit_loop.epoch_loop._should_accumulate():
+        if (
+            self.seconds is None
+            or trainer.global_step in self.validated
+            or trainer.fit_loop.epoch_loop._should_accumulate()
+        ):
             return
-        if trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu" and trainer.global_step % STEPS_UNREAD:
+        if (
+            trainer.world_size > 1
+            and trainer.strategy.root_device.type != "cpu"
+            and trainer.global_step % STEPS_UNREAD
+        ):
             return  # asking the others makes the host wait for the GPU
         due = time.monotonic() - self.written >= self.seconds
         if trainer.strategy.broadcast(due):  # rank 0 decides: a checkpoint takes all ranks
             self.write(trainer)
 
-    def on_save_checkpoint(self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
         loop = trainer.fit_loop
-        epoch, batches = self.data.place(trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready)
+        epoch, batches = self.data.place(
+            trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
+        )
         checkpoint["place"] = {"epoch": epoch, "batches": batches, "step": trainer.global_step}
         checkpoint["made_of"] = self.made_of
         checkpoint["cpu_seconds"] = self.spent() + sum(gathered(cpu_seconds())[1:])
 
 
 def _moved(state: Mapping[str, Any], callback: Any) -> dict[str, Any]:
-    """Of a ModelCheckpoint whose folder lies elsewhere now: Lightning would forget which was the best."""
+    """Of a ModelCheckpoint whose folder lies elsewhere now:
+
+    Lightning would forget which was the best.
+    """
     if "best_k_models" not in state or state.get("dirpath") == callback.dirpath:
         return dict(state)
 
     def here(path: str) -> str:
         return str(Path(callback.dirpath) / Path(path).name) if path else path
 
-    paths = {key: here(state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path") if key in state}
-    return {**state, **paths, "dirpath": callback.dirpath, "best_k_models": {here(k): v for k, v in state["best_k_models"].items()}}
+    paths = {
+        key: here(state[key])
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path")
+        if key in state
+    }
+    return {
+        **state,
+        **paths,
+        "dirpath": callback.dirpath,
+        "best_k_models": {here(k): v for k, v in state["best_k_models"].items()},
+    }
 
 
 class GoOn(lightning.Callback):
     """Sets a new Trainer to where ``checkpoint`` was written."""
 
     def __init__(self, checkpoint: Mapping[str, Any], *, shares_process: bool) -> None:
-        """``shares_process``: the process's own generators belong to other runs as well, and this one does not use them."""
+        """``shares_process``: the process's own generators belong to other runs as well, and this
+        one does not use them.
+        """
         self.checkpoint, self.shares_process = checkpoint, shares_process
 
-    def before_fit(self, trainer: lightning.Trainer, module: FineTuning, data: ConversationData) -> None:
+    def before_fit(
+        self, trainer: lightning.Trainer, module: FineTuning, data: ConversationData
+    ) -> None:
         """What must be right before Lightning looks at it first."""
         place = self.checkpoint["place"]
         data.go_on(place["epoch"], place["batches"])
@@ -174,8 +231,12 @@ class GoOn(lightning.Callback):
         schedule = trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         schedule.load_state_dict(self.checkpoint["lr_schedulers"][0])
-        for group, lr, factor in zip(trainer.optimizers[0].param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-            group["lr"] = lr * factor(schedule.last_epoch)  # as it was; of a run that became longer, as it is now
+        for group, lr, factor in zip(
+            trainer.optimizers[0].param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = lr * factor(
+                schedule.last_epoch
+            )  # as it was; of a run that became longer, as it is now
         module.take_up(self.checkpoint, of_process=not self.shares_process)
         stopping = trainer.early_stopping_callback
         if stopping is not None and stopping.wait_count >= stopping.patience:  # it was about to end

@@ -11,7 +11,8 @@ from hydratune.data.cases.snips import read_snips
 from hydratune.data.cases.tech_support import read_tech_support
 from hydratune.data.rows import Row
 
-# Settings -> (train, validation, test); None: to be split off the training rows. The keys are ``CaseData.source``.
+# Settings -> (train, validation, test); None: to be split off the training rows. The keys are
+# ``CaseData.source``.
 Reader = Callable[[Any], tuple[list[Row], list[Row] | None, list[Row] | None]]
 CASES: dict[str, Reader] = {
     "snips": read_snips,

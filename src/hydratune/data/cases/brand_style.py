@@ -1,7 +1,8 @@
-"""tldr pages (CC BY 4.0) -> rows: plain notes on a command, and its page in the project's house style.
+"""tldr pages (CC BY 4.0) -> rows: plain notes on a command, and its page in the project's house
+style.
 
-The notes are made from the page by rule: its facts in its order, run together as prose without any markup. So every
-fact of the answer is in the prompt, and what is left to learn is the style.
+The notes are made from the page by rule: its facts in its order, run together as prose without any
+markup. So every fact of the answer is in the prompt, and what is left to learn is the style.
 """
 
 import re
@@ -16,12 +17,13 @@ _OPENINGS = (
     "Please write up {title}.",
     "What we know about {title}:",
 )
+# a blank before the full stop, so that it is not taken for a part of the command
 _EXAMPLES = (
     "To {what}, run {command} .",
     "If you want to {what}, type {command} .",
     "{command} is how you {what}.",
     "You can {what} with {command} .",
-)  # a blank before the full stop, so that it is not taken for a part of the command
+)
 
 
 def read_brand_style(data: BrandStyleData) -> tuple[list[Row], None, None]:
@@ -36,13 +38,15 @@ def read_brand_style(data: BrandStyleData) -> tuple[list[Row], None, None]:
 
 
 def plain_notes(page: Page) -> str:
-    """The page's facts as one paragraph; which phrasing is used depends on the page's name alone."""
+    """The page's facts as one paragraph; which phrasing is used depends on the page's name alone."""  # noqa: E501
     variant = int(stable_hash(page.path), 16)
     sentences = [_OPENINGS[variant % len(_OPENINGS)].format(title=page.title)]
     sentences += [_without_markup(note) for note in page.notes]
     for number, (what, command) in enumerate(page.examples):
         phrase = _EXAMPLES[(variant // len(_OPENINGS) + number) % len(_EXAMPLES)]
-        sentences.append(phrase.format(what=_inside_a_sentence(_without_markup(what)), command=command))
+        sentences.append(
+            phrase.format(what=_inside_a_sentence(_without_markup(what)), command=command)
+        )
     return " ".join(sentences)
 
 

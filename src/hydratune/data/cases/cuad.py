@@ -1,9 +1,11 @@
-"""CUAD v1 (Contract Understanding Atticus Dataset, CC BY 4.0) -> rows: marked clauses and the JSON object of what they settle.
+"""CUAD v1 (Contract Understanding Atticus Dataset, CC BY 4.0) -> rows: marked clauses and the JSON
+object of what they settle.
 
-``master_clauses.csv`` has one line per contract: for each category the passages that lawyers marked, and an answer derived
-from them. The prompt is the passages of the eight categories with such answers, without their category: which passage
-says what is for the model to find out. Lawyers also had the rest of the contract before them, so an answer counts only
-where the passages bear it out: without a passage, or for a date left open ("[]/[]/2004"), it becomes null, which
+``master_clauses.csv`` has one line per contract: for each category the passages that lawyers
+marked, and an answer derived from them. The prompt is the passages of the eight categories with
+such answers, without their category: which passage says what is for the model to find out. Lawyers
+also had the rest of the contract before them, so an answer counts only where the passages bear it
+out: without a passage, or for a date left open ("[]/[]/2004"), it becomes null, which
 ``meta["nulled"]`` tells; where the passages say something else, the contract is left out.
 """
 
@@ -40,26 +42,56 @@ PERPETUAL = "perpetual"
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NUMBER_WORDS = {in_words(n): n for n in range(1, 100)}
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
+_ORDINALS = (
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+)
 _ORDINAL_WORDS = {word: number for number, word in enumerate(_ORDINALS, 1)}
 _DAY = rf"(?P<day>\d{{1,2}}|{'|'.join(_ORDINALS)})\s*(?:s\s?t|n\s?d|r\s?d|t\s?h)?"
 _MONTH = rf"(?P<month>{'|'.join(_MONTHS)})[a-z]*\.?"
 _DATES = [
     re.compile(rf"\b{_MONTH}\s*{_DAY}\s*,?\s*(?P<year>\d{{4}})\b", re.I),
-    re.compile(rf"\b{_DAY}\s*(?:day\s*)?(?:of\s*)?,?\s*{_MONTH}\s*,?\s*(?:of\s*|in the year\s*)?(?P<year>\d{{4}})\b", re.I),
-    re.compile(r"\b(?P<month>\d{1,2})\s?[/.-]\s?(?P<day>\d{1,2})\s?[/.-]\s?(?P<year>\d{4}|\d{2})\b"),
-    re.compile(r"\b(?P<day>\d{1,2})\s?[/.-]\s?(?P<month>\d{1,2})\s?[/.-]\s?(?P<year>\d{4}|\d{2})\b"),
+    re.compile(
+        rf"\b{_DAY}\s*(?:day\s*)?(?:of\s*)?,?\s*{_MONTH}\s*,?\s*(?:of\s*|in the"
+        r" year\s*)?(?P<year>\d{4})\b",
+        re.I,
+    ),
+    re.compile(
+        r"\b(?P<month>\d{1,2})\s?[/.-]\s?(?P<day>\d{1,2})\s?[/.-]\s?(?P<year>\d{4}|\d{2})\b"
+    ),
+    re.compile(
+        r"\b(?P<day>\d{1,2})\s?[/.-]\s?(?P<month>\d{1,2})\s?[/.-]\s?(?P<year>\d{4}|\d{2})\b"
+    ),
     re.compile(r"\b(?P<year>\d{4})\s?[/.-]\s?(?P<month>\d{1,2})\s?[/.-]\s?(?P<day>\d{1,2})\b"),
 ]
 _COUNT = rf"\b(?P<count>\d+|{'|'.join(sorted(_NUMBER_WORDS, key=len, reverse=True))})"
 _SPANS = [
     re.compile(rf"{_COUNT}[\s)(-]*(?:calendar |business )?(?P<unit>year|month|week|day)", re.I),
-    re.compile(rf"\b(?P<count>\d+|{'|'.join(_ORDINALS)})[\s()\dstndrh]*(?P<unit>anniversary)", re.I),
+    re.compile(
+        rf"\b(?P<count>\d+|{'|'.join(_ORDINALS)})[\s()\dstndrh]*(?P<unit>anniversary)", re.I
+    ),
 ]
-_RENEWAL = re.compile(r"(?:(?P<times>\d+) )?(?P<again>successive )?(?P<count>\d+) (?P<unit>year|month|day)s?")
+_RENEWAL = re.compile(
+    r"(?:(?P<times>\d+) )?(?P<again>successive )?(?P<count>\d+) (?P<unit>year|month|day)s?"
+)
 _NOTICE = re.compile(r"\(?(?P<count>\d+)\)? (?P<unit>year|month|week|day)s?", re.I)
 _QUOTED = r"[\"“][^\"”]*[\"”]"
-_NO_NAME = re.compile(r"^\W*(each|both|formerly|d/b/a|the part(y|ies)|part(y|ies))\b|individually|collectively|[\"“”]", re.I)  # but a term
+# but a term
+_NO_NAME = re.compile(
+    r"^\W*(each|both|formerly|d/b/a|the"
+    r" part(y|ies)|part(y|ies))\b|individually|collectively|[\"“”]",
+    re.I,
+)
 _LAWS = {
     "england": "England and Wales",
     "wales": "England and Wales",
@@ -74,7 +106,11 @@ _LAWS = {
     "federal republic of germany": "Germany",
     "massachussets": "Massachusetts",
 }  # one name per law, where CUAD has several
-_ALSO = {"china": ("prc", "chinese"), "england": ("english",), "switzerland": ("swiss",)}  # other words for a place
+_ALSO = {
+    "china": ("prc", "chinese"),
+    "england": ("english",),
+    "switzerland": ("swiss",),
+}  # other words for a place
 
 
 class Unusable(ValueError):
@@ -92,16 +128,26 @@ def read_cuad(data: CuadData) -> tuple[list[Row], None, None]:
         except Unusable as reason:
             left_out[str(reason)] += 1
     reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "none"
-    log.info("%s: %d of %d contracts used; left out: %s", path, len(rows), len(rows) + left_out.total(), reasons)
+    log.info(
+        "%s: %d of %d contracts used; left out: %s",
+        path,
+        len(rows),
+        len(rows) + left_out.total(),
+        reasons,
+    )
     if not rows:
         raise DataError(f"{path}: no usable contract in it ({reasons})")
     return rows, None, None
 
 
 def _row(record: dict[str, str], where: str) -> Row:
-    passages = {key: _passages(record[name], f"{where}: {name}") for name, key in CATEGORIES.items()}
+    passages = {
+        key: _passages(record[name], f"{where}: {name}") for name, key in CATEGORIES.items()
+    }
     texts = list(dict.fromkeys(chain.from_iterable(passages.values())))
-    published = {key: " ".join(record[f"{name}-Answer"].split()) for name, key in CATEGORIES.items()}
+    published = {
+        key: " ".join(record[f"{name}-Answer"].split()) for name, key in CATEGORIES.items()
+    }
     borne = {key: value if passages[key] else "" for key, value in published.items()}
     answer: dict[str, Any] = {
         "document_name": document_name(borne["document_name"], passages["document_name"]),
@@ -115,7 +161,10 @@ def _row(record: dict[str, str], where: str) -> Row:
     }
     return Row(
         id=Path(record["Filename"]).stem,
-        messages=(Message("user", "\n".join(texts)), Message("assistant", json.dumps(answer, ensure_ascii=False))),
+        messages=(
+            Message("user", "\n".join(texts)),
+            Message("assistant", json.dumps(answer, ensure_ascii=False)),
+        ),
         group=company(record["Filename"]),
         meta={"nulled": [key for key, value in answer.items() if value is None and published[key]]},
         where=where,
@@ -123,7 +172,9 @@ def _row(record: dict[str, str], where: str) -> Row:
 
 
 def company(filename: str) -> str:
-    """Whose filing the contract was in: the file name up to the date or the title, letters and digits alone."""
+    """Whose filing the contract was in: the file name up to the date or the title, letters and
+    digits alone.
+    """
     return _plain(re.split(r"_| - ", Path(filename).stem)[0])
 
 
@@ -135,7 +186,11 @@ def _passages(cell: str, where: str) -> list[str]:
         raise DataError(f"{where}: a Python list of texts is needed, got {cell[:60]!r}") from None
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise DataError(f"{where}: a Python list of texts is needed, got {cell[:60]!r}")
-    return [text for text in (" ".join(text.replace("<omitted>", " ... ").split()) for text in value) if text]
+    return [
+        text
+        for text in (" ".join(text.replace("<omitted>", " ... ").split()) for text in value)
+        if text
+    ]
 
 
 def _plain(text: str) -> str:
@@ -151,10 +206,11 @@ def document_name(published: str, passages: list[str]) -> str:
 
 
 def parties(published: str, passages: list[str]) -> list[str]:
-    """The passages that are full names, in their order; defined terms ("Licensee") are left off. Raises ``Unusable``.
+    """The passages that are full names, in their order; defined terms ("Licensee") are left off.
+    Raises ``Unusable``.
 
-    A passage is a name if the published answer holds it outside quotation marks, or nearly so (both have misprints),
-    and no longer name holds it.
+    A passage is a name if the published answer holds it outside quotation marks, or nearly so (both
+    have misprints), and no longer name holds it.
     """
     unquoted = re.sub(_QUOTED, " ", published)
     pieces = [re.sub(r"\([^()]*\)", "", piece) for piece in unquoted.split(";")]
@@ -166,7 +222,11 @@ def parties(published: str, passages: list[str]) -> list[str]:
         named = key in _plain(unquoted) or any(_likeness(text, piece) >= 0.85 for piece in pieces)
         if named and len(key) > 2 and key not in terms and not _NO_NAME.search(text):
             found.setdefault(key, text)
-    names = [text for key, text in found.items() if key in whole or not any(key in other for other in found if other != key)]
+    names = [
+        text
+        for key, text in found.items()
+        if key in whole or not any(key in other for other in found if other != key)
+    ]
     if not names:
         raise Unusable("without a party that the passages name")
     return names
@@ -189,7 +249,11 @@ def _date(year: str, month: str, day: str) -> date | None:
     number = int(year) + (0 if len(year) == 4 else 1900 if int(year) > 50 else 2000)
     name = month[:3].casefold()
     try:
-        return date(number, _MONTHS.index(name) + 1 if name in _MONTHS else int(month), _ORDINAL_WORDS.get(day.casefold()) or int(day))
+        return date(
+            number,
+            _MONTHS.index(name) + 1 if name in _MONTHS else int(month),
+            _ORDINAL_WORDS.get(day.casefold()) or int(day),
+        )
     except ValueError:
         return None
 
@@ -209,21 +273,31 @@ def stated_date(published: str, texts: list[str]) -> str | None:
 
 
 def expiration(published: str, texts: list[str]) -> str | None:
-    """ISO 8601, ``perpetual`` or null. Raises ``Unusable`` if the passages neither name the day nor a start and a duration."""
+    """ISO 8601, ``perpetual`` or null.
+
+    Raises ``Unusable`` if the passages neither name the day nor a start and a duration.
+    """
     if published.casefold() == PERPETUAL:
         return PERPETUAL
     day = whole_date(published)
     if day is None:
         return None
     starts = set(chain.from_iterable(map(dates_in, texts)))
-    ends = {_after(start, count, unit) for text in texts for count, unit in durations_in(text) for start in starts}
+    ends = {
+        _after(start, count, unit)
+        for text in texts
+        for count, unit in durations_in(text)
+        for start in starts
+    }
     if not {day, day + timedelta(1), day - timedelta(1)} & (starts | ends):
         raise Unusable("with an expiration date that the passages do not lead to")
     return day.isoformat()
 
 
 def durations_in(text: str) -> set[tuple[int, str]]:
-    """(count, unit) of "five (5) years", "18 months" or "third anniversary", in years, months, weeks or days."""
+    """(count, unit) of "five (5) years", "18 months" or "third anniversary", in years, months,
+    weeks or days.
+    """
     found = set()
     for form in _SPANS:
         for match in form.finditer(text):
@@ -246,7 +320,10 @@ def _after(start: date, count: int, unit: str) -> date | None:
 
 
 def renewal(published: str) -> str | None:
-    """``[TIMES ][successive ]COUNT UNIT``, such as "successive 1 year"; null if not renewed. Raises ``Unusable``."""
+    """``[TIMES ][successive ]COUNT UNIT``, such as "successive 1 year"; null if not renewed.
+
+    Raises ``Unusable``.
+    """
     text = re.sub(r"suc\w*", "successive", published.casefold())
     text = text.replace("four", "4").replace("three (3)", "3").replace("0.5 year", "6 months")
     match = _RENEWAL.fullmatch(text)
@@ -259,7 +336,10 @@ def renewal(published: str) -> str | None:
 
 
 def notice(published: str, texts: list[str]) -> str | None:
-    """``COUNT UNIT`` such as "30 days". Raises ``Unusable`` if there are several or no passage names it."""
+    """``COUNT UNIT`` such as "30 days".
+
+    Raises ``Unusable`` if there are several or no passage names it.
+    """
     if published in ("", "[]"):
         return None
     match = _NOTICE.fullmatch(published.replace("60)", "60"))
@@ -276,7 +356,10 @@ def _count(match: re.Match[str]) -> str:
 
 
 def law(published: str, passages: list[str]) -> str | None:
-    """Places joined by "; "; null where it is blacked out. Raises ``Unusable`` if the passages name none of them."""
+    """Places joined by "; "; null where it is blacked out.
+
+    Raises ``Unusable`` if the passages name none of them.
+    """
     places = [place.strip() for place in published.split(";") if _plain(place)]
     if places and not any(_names(text, place) for place in places for text in passages):
         raise Unusable("with a law that no passage names")
@@ -284,5 +367,9 @@ def law(published: str, passages: list[str]) -> str | None:
 
 
 def _names(text: str, place: str) -> bool:
-    head = re.sub(r"^(people's |federal )?republic of |^province of ", "", place.split(",")[0].casefold())
-    return _plain(head) in _plain(text) or any(word in text.casefold() for word in _ALSO.get(head, ()))
+    head = re.sub(
+        r"^(people's |federal )?republic of |^province of ", "", place.split(",")[0].casefold()
+    )
+    return _plain(head) in _plain(text) or any(
+        word in text.casefold() for word in _ALSO.get(head, ())
+    )

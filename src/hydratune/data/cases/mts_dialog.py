@@ -1,4 +1,6 @@
-"""MTS-Dialog (CC BY 4.0) -> rows: a doctor-patient dialogue and one section of the clinical note written from it."""
+"""MTS-Dialog (CC BY 4.0) -> rows: a doctor-patient dialogue and one section of the clinical note
+written from it.
+"""
 
 import re
 
@@ -45,22 +47,33 @@ def read_mts_dialog(data: MtsDialogData) -> tuple[list[Row], list[Row], list[Row
 def _rows(folder: str, split: str, file: str) -> list[Row]:
     path = published_file(folder, file)
     rows = []
-    for where, record in published_table(path, ("ID", "section_header", "section_text", "dialogue")):
+    for where, record in published_table(
+        path, ("ID", "section_header", "section_text", "dialogue")
+    ):
         header = record["section_header"].strip()
         if header not in SECTIONS:
-            raise DataError(f"{where}: unknown section header {header!r}; known: {', '.join(SECTIONS)}")
+            raise DataError(
+                f"{where}: unknown section header {header!r}; known: {', '.join(SECTIONS)}"
+            )
         dialogue, section = tidy(record["dialogue"]), tidy(record["section_text"])
         if not dialogue or not section:
-            raise DataError(f"{where}: the dialogue or the section text is empty; take the file as it was published")
+            raise DataError(
+                f"{where}: the dialogue or the section text is empty; take the file as it was"
+                " published"
+            )
         question = f"Section: {SECTIONS[header]}\n\n{dialogue}"
         turns = Message("user", question), Message("assistant", section)
-        rows.append(Row(f"{split}-{record['ID'].strip()}", turns, meta={"section": header}, where=where))
+        rows.append(
+            Row(f"{split}-{record['ID'].strip()}", turns, meta={"section": header}, where=where)
+        )
     if not rows:
         raise DataError(f"{path}: no dialogue in it; take the file as it was published")
     return rows
 
 
 def tidy(text: str) -> str:
-    """Runs of spaces, spaces at line ends and empty lines are left of the transcription, not part of what was said."""
+    """Runs of spaces, spaces at line ends and empty lines are left of the transcription, not part
+    of what was said.
+    """
     lines = (re.sub(r"[^\S\n]+", " ", line).strip() for line in text.split("\n"))
     return "\n".join(line for line in lines if line)

@@ -1,4 +1,6 @@
-"""The published SNIPS files -> rows: a voice request and the JSON object of its intent and slots (CC0-1.0)."""
+"""The published SNIPS files -> rows: a voice request and the JSON object of its intent and slots
+(CC0-1.0).
+"""
 
 import json
 from pathlib import Path
@@ -18,7 +20,10 @@ def read_snips(data: SnipsData) -> tuple[list[Row], None, list[Row]]:
 def _rows(folder: Path, pattern: str) -> list[Row]:
     rows = [row for path in sorted(folder.glob(pattern)) for row in _file_rows(path)]
     if not rows:
-        raise DataError(f"data.path = {folder}: no file matches {pattern}; give the folder of the published SNIPS files")
+        raise DataError(
+            f"data.path = {folder}: no file matches {pattern}; give the folder of the published"
+            " SNIPS files"
+        )
     return rows
 
 
@@ -36,10 +41,19 @@ def _file_rows(path: Path) -> list[Row]:
             question, slots = _request(request["data"])
             answer = json.dumps({"intent": intent, "slots": slots}, ensure_ascii=False)
             turns = Message("user", question), Message("assistant", answer)
-            rows.append(Row(f"{path.stem}-{number}", turns, meta={"intent": intent, **encoding}, where=f"{path}[{number + 1}]"))
+            rows.append(
+                Row(
+                    f"{path.stem}-{number}",
+                    turns,
+                    meta={"intent": intent, **encoding},
+                    where=f"{path}[{number + 1}]",
+                )
+            )
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         place = f"{path}[{len(rows) + 1}]" if rows else str(path)
-        raise DataError(f"{place}: not a SNIPS file, one object {{INTENT: [requests]}} is needed ({error!r})") from None
+        raise DataError(
+            f"{place}: not a SNIPS file, one object {{INTENT: [requests]}} is needed ({error!r})"
+        ) from None
     return rows
 
 

@@ -1,4 +1,6 @@
-"""NL2Bash (MIT) and the examples of tldr pages (CC BY 4.0) -> rows: a request in words and the shell command that does it."""
+"""NL2Bash (MIT) and the examples of tldr pages (CC BY 4.0) -> rows: a request in words and the
+shell command that does it.
+"""
 
 import re
 
@@ -8,7 +10,9 @@ from hydratune.data.cases.tldr import Page, read_pages
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
-_ELSEWHERE = re.compile(r"\b(as|like|the|see) (above|previous|before)\b|\babove (command|example)\b", re.I)
+_ELSEWHERE = re.compile(
+    r"\b(as|like|the|see) (above|previous|before)\b|\babove (command|example)\b", re.I
+)
 
 
 def read_tech_support(data: TechSupportData) -> tuple[list[Row], None, None]:
@@ -20,18 +24,36 @@ def read_tech_support(data: TechSupportData) -> tuple[list[Row], None, None]:
 
 
 def nl2bash_rows(folder: str) -> list[Row]:
-    """``all.nl`` and ``all.cm``, line by line. A request with several commands keeps them all, in one group."""
+    """``all.nl`` and ``all.cm``, line by line.
+
+    A request with several commands keeps them all, in one group.
+    """
     asked, given = (published_file(folder, name) for name in ("all.nl", "all.cm"))
-    requests, commands = ([line.strip() for line in published_text(path).rstrip("\n").split("\n")] for path in (asked, given))
+    requests, commands = (
+        [line.strip() for line in published_text(path).rstrip("\n").split("\n")]
+        for path in (asked, given)
+    )
     if len(requests) != len(commands):
-        raise DataError(f"{given}: {len(commands)} commands for the {len(requests)} requests of {asked}; line n answers line n")
+        raise DataError(
+            f"{given}: {len(commands)} commands for the {len(requests)} requests of {asked}; line n"
+            " answers line n"
+        )
     rows = []
     for number, (request, command) in enumerate(zip(requests, commands, strict=True), 1):
         if not request or not command:
             empty = asked if not request else given
-            raise DataError(f"{empty}:{number}: an empty line; take the files as they were published")
+            raise DataError(
+                f"{empty}:{number}: an empty line; take the files as they were published"
+            )
         turns = Message("user", request), Message("assistant", command)
-        rows.append(Row(f"nl2bash-{number}", turns, group=f"nl2bash/{normalised(request)}", where=f"{given}:{number}"))
+        rows.append(
+            Row(
+                f"nl2bash-{number}",
+                turns,
+                group=f"nl2bash/{normalised(request)}",
+                where=f"{given}:{number}",
+            )
+        )
     return rows
 
 
@@ -49,5 +71,13 @@ def example_rows(page: Page) -> list[Row]:
         if not _ELSEWHERE.search(what):
             turns = Message("user", f"{page.title}: {what}"), Message("assistant", command)
             identity = f"tldr-{page.path.removeprefix('pages/').removesuffix('.md')}-{number}"
-            rows.append(Row(identity, turns, group=f"tldr/{page.name}", meta={"page": page.path}, where=page.where))
+            rows.append(
+                Row(
+                    identity,
+                    turns,
+                    group=f"tldr/{page.name}",
+                    meta={"page": page.path},
+                    where=page.where,
+                )
+            )
     return rows

@@ -1,4 +1,6 @@
-"""Pages of the tldr project (CC BY 4.0): what a command does and examples of it, in one strict style."""
+"""Pages of the tldr project (CC BY 4.0): what a command does and examples of it, in one strict
+style.
+"""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ PUBLISHED = "pages_common_linux.jsonl"
 
 @dataclass(frozen=True)
 class Page:
-    """``path`` as in the project ("pages/common/git-log.md"); ``notes`` are the lines quoted with ">"; examples are (what, command)."""
+    """``path`` as in the project ("pages/common/git-log.md"); ``notes`` are the lines quoted with
+    ">"; examples are (what, command).
+    """
 
     path: str
     title: str
@@ -39,10 +43,16 @@ class Page:
 
 
 def read_pages(folder: str, key: str = "data.path") -> list[Page]:
-    """From ``pages_common_linux.jsonl`` ({"path", "text"} a line), or from a clone of tldr-pages. Raises ``DataError``."""
+    """From ``pages_common_linux.jsonl`` ({"path", "text"} a line), or from a clone of tldr-pages.
+
+    Raises ``DataError``.
+    """
     pages = [parse_page(path, text, where) for path, text, where in _texts(Path(folder))]
     if not pages:
-        raise DataError(f"{key} = {folder}: neither {PUBLISHED} nor pages/common/*.md in it; clone https://github.com/tldr-pages/tldr")
+        raise DataError(
+            f"{key} = {folder}: neither {PUBLISHED} nor pages/common/*.md in it; clone"
+            " https://github.com/tldr-pages/tldr"
+        )
     return pages
 
 
@@ -71,7 +81,20 @@ def parse_page(path: str, text: str, where: str) -> Page:
         elif re.fullmatch(r"`.+`", line) and len(whats) == len(commands) + 1:
             commands.append(line[1:-1])
         else:
-            raise DataError(f"{where}: {path}: not a tldr page at {line[:60]!r}; take the pages as they were published")
+            raise DataError(
+                f"{where}: {path}: not a tldr page at {line[:60]!r}; take the pages as they were"
+                " published"
+            )
     if not title or not notes or not whats or len(whats) != len(commands):
-        raise DataError(f"{where}: {path}: not a tldr page: a title, a description and examples with a command each are needed")
-    return Page(path, title, tuple(notes), tuple(zip(whats, commands, strict=True)), text.strip() + "\n", where)
+        raise DataError(
+            f"{where}: {path}: not a tldr page: a title, a description and examples with a command"
+            " each are needed"
+        )
+    return Page(
+        path,
+        title,
+        tuple(notes),
+        tuple(zip(whats, commands, strict=True)),
+        text.strip() + "\n",
+        where,
+    )

@@ -1,7 +1,8 @@
 """Writes contracts whose terms are known, so that an extraction can be scored without a human.
 
-A contract is drawn in two steps: first its *facts* (the answer), then prose that states them in one drafting style,
-in some order, with distractors that look like facts and amendments that overrule them.
+A contract is drawn in two steps: first its *facts* (the answer), then prose that states them in one
+drafting style, in some order, with distractors that look like facts and amendments that overrule
+them.
 """
 
 import json
@@ -15,6 +16,7 @@ from hydratune.config import Difficulty
 from hydratune.data.contracts.wordings import TEST, TRAIN, World
 from hydratune.data.rows import Message, Row, stable_hash
 
+# of the answer, in order; their types are the JSON schema in conf/data/contracts.yaml
 KEYS = (
     "parties",
     "signed",
@@ -25,7 +27,7 @@ KEYS = (
     "law",
     "liability_cap",
     "payment_days",
-)  # of the answer, in order; their types are the JSON schema in conf/data/contracts.yaml
+)
 
 _ONES = [
     "zero",
@@ -54,7 +56,7 @@ _CURRENCIES = {"USD": ("$", "US dollars"), "EUR": ("€", "euros"), "GBP": ("£"
 _TERM_MONTHS = (6, 9, 12, 15, 18, 24, 30, 36, 42, 48, 54, 60, 72, 84, 96, 120)
 _DAYS = (5, 7, 10, 14, 15, 20, 21, 25, 28, 30, 35, 40, 45, 50, 60, 75, 90, 100, 120, 150, 180)
 _MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",  # noqa: E501
 )  # fmt: skip
 
 
@@ -95,7 +97,11 @@ def _write_date(rng: random.Random, day: date) -> str:
         f"{month} {day.day}, {day.year}",
         f"{day.day} {month} {day.year}",
         f"the {day.day}{suffix} day of {month}, {day.year}",
-        f"{month[:3]}. {day.day}, {day.year}" if len(month) > 4 else f"{month} {day.day}, {day.year}",
+        (
+            f"{month[:3]}. {day.day}, {day.year}"
+            if len(month) > 4
+            else f"{month} {day.day}, {day.year}"
+        ),
         day.isoformat(),
         f"{day.day:02}.{day.month:02}.{day.year}",
     ]
@@ -128,7 +134,13 @@ def _write_money(rng: random.Random, cap: dict[str, Any], level: Level) -> str:
 
 
 def _draw_money(rng: random.Random) -> dict[str, Any]:
-    amount = rng.choice((rng.randrange(5, 100) * 1_000, rng.randrange(4, 40) * 25_000, rng.randrange(10, 95) * 100_000))
+    amount = rng.choice(
+        (
+            rng.randrange(5, 100) * 1_000,
+            rng.randrange(4, 40) * 25_000,
+            rng.randrange(10, 95) * 100_000,
+        )
+    )
     return {"amount": amount, "currency": rng.choice(("USD", "USD", "EUR", "GBP"))}
 
 
@@ -137,9 +149,15 @@ def _draw_day(rng: random.Random) -> date:
 
 
 def _invented(rng: random.Random) -> str:
-    """A name nobody has read before, so that names are copied and not recalled: "Tavorik", "Ulmesco"."""
+    """A name nobody has read before, so that names are copied and not recalled:
+
+    "Tavorik", "Ulmesco".
+    """
     syllables = [
-        rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") + rng.choice(("", "", "l", "n", "r", "s")) for _ in range(rng.randint(2, 3))
+        rng.choice("bdfgklmnprstvz")
+        + rng.choice("aeiou")
+        + rng.choice(("", "", "l", "n", "r", "s"))
+        for _ in range(rng.randint(2, 3))
     ]
     return ("".join(syllables) + rng.choice(("x", "k", "ra", "co", "nt", ""))).capitalize()
 
@@ -162,11 +180,22 @@ class _Draft:
             self.names[1] = _company(rng, world)
         a, b = rng.choice(world.roles)
         kind = rng.choice(world.kinds)
-        self.fields = {"A": self.names[0], "B": self.names[1], "a": a, "b": b, "kind": kind, "KIND": kind.upper()}
+        self.fields = {
+            "A": self.names[0],
+            "B": self.names[1],
+            "a": a,
+            "b": b,
+            "kind": kind,
+            "KIND": kind.upper(),
+        }
         self.facts: dict[str, Any] = dict.fromkeys(KEYS)
         self.facts["parties"] = list(self.names)
-        self.clauses: list[tuple[str, str]] = []  # (kind, sentence) in any order; the opening comes first
-        self.amendments: list[tuple[str, str]] = []  # always after every clause: the later term stands
+        self.clauses: list[
+            tuple[str, str]
+        ] = []  # (kind, sentence) in any order; the opening comes first
+        self.amendments: list[
+            tuple[str, str]
+        ] = []  # always after every clause: the later term stands
 
     def _fill(self, sentence: str, **values: str) -> str:
         text = sentence.format(**{**self.fields, "n": str(self.rng.randrange(1, 6)), **values})
@@ -195,7 +224,9 @@ class _Draft:
     def opening(self) -> None:
         """Parties, with the agreement's date unless it is absent."""
         if self.rng.random() < self.level.absent:
-            self.clauses.append(("parties", self._fill(self.rng.choice(self.world.clauses["parties"]))))
+            self.clauses.append(
+                ("parties", self._fill(self.rng.choice(self.world.clauses["parties"])))
+            )
             return
         day = self._draw("date")
         self.facts["signed"] = day.isoformat()
@@ -206,18 +237,27 @@ class _Draft:
         signed = self.facts["signed"]
         if signed and self.rng.random() < 0.25:
             self.facts["effective"] = signed
-            self.clauses.append(("effective", self._fill(self.rng.choice(self.world.clauses["effective_same"]))))
+            self.clauses.append(
+                ("effective", self._fill(self.rng.choice(self.world.clauses["effective_same"])))
+            )
             return
         self.term_clause("effective", "effective", "date")
 
     def term_clause(self, kind: str, key: str, slot: str) -> None:
         """States one fact, and sometimes overrules it in an amendment."""
         value = self._draw(slot)
-        self.clauses.append((kind, self._fill(self.rng.choice(self.world.clauses[kind]), **self._write(slot, value))))
+        self.clauses.append(
+            (
+                kind,
+                self._fill(self.rng.choice(self.world.clauses[kind]), **self._write(slot, value)),
+            )
+        )
         if kind in self.world.amendments and self.rng.random() < self.level.amended:
             later = self._draw(slot)
             sentence = self.rng.choice(self.world.amendments[kind])
-            self.amendments.append((f"amended {kind}", self._fill(sentence, **self._write(slot, later))))
+            self.amendments.append(
+                (f"amended {kind}", self._fill(sentence, **self._write(slot, later)))
+            )
             value = later
         self.facts[key] = value.isoformat() if isinstance(value, date) else value
 
@@ -225,7 +265,12 @@ class _Draft:
         choice = self.rng.choice(("automatic", "by_agreement", "none"))
         self.facts["renewal"] = choice
         sentence = self.rng.choice(self.world.renewals[choice])
-        self.clauses.append(("renewal", self._fill(sentence, **self._write("period", self.rng.choice((6, 12, 24, 36))))))
+        self.clauses.append(
+            (
+                "renewal",
+                self._fill(sentence, **self._write("period", self.rng.choice((6, 12, 24, 36)))),
+            )
+        )
 
     def distractor(self, sentence: str) -> None:
         values: dict[str, str] = {}
@@ -243,8 +288,8 @@ _TERM_CLAUSES = (
     ("payment", "payment_days", "days"),
 )
 _HEADINGS = {
-    "parties": "Parties", "parties_dated": "Parties", "effective": "Commencement", "term": "Term", "renewal": "Renewal",
-    "notice": "Termination", "law": "Governing Law", "cap": "Liability", "payment": "Payment", "distractor": "Miscellaneous",
+    "parties": "Parties", "parties_dated": "Parties", "effective": "Commencement", "term": "Term", "renewal": "Renewal",  # noqa: E501
+    "notice": "Termination", "law": "Governing Law", "cap": "Liability", "payment": "Payment", "distractor": "Miscellaneous",  # noqa: E501
 }  # fmt: skip
 
 
@@ -256,8 +301,12 @@ def _lay_out(rng: random.Random, clauses: list[tuple[str, str]]) -> str:
     if style == "numbered":
         return "\n".join(f"{i}. {sentence}" for i, (_, sentence) in enumerate(clauses, 1))
     if style == "lettered":
-        return "\n".join(f"({chr(96 + i)}) {sentence}" for i, (_, sentence) in enumerate(clauses, 1))
-    return "\n".join(f"{_HEADINGS.get(kind, 'Amendment')}: {sentence}" for kind, sentence in clauses)
+        return "\n".join(
+            f"({chr(96 + i)}) {sentence}" for i, (_, sentence) in enumerate(clauses, 1)
+        )
+    return "\n".join(
+        f"{_HEADINGS.get(kind, 'Amendment')}: {sentence}" for kind, sentence in clauses
+    )
 
 
 def _order_belongs_to_test(kinds: list[str]) -> bool:
@@ -278,7 +327,8 @@ def _contract(rng: random.Random, world: World, level: Level) -> tuple[str, dict
     for sentence in rng.sample(world.distractors, rng.randint(*level.distractors)):
         draft.distractor(sentence)
     opening, rest = draft.clauses[:1], draft.clauses[1:]
-    # A short contract has few orders, so draw until one of the right world comes up; shuffling alone may never find it.
+    # A short contract has few orders, so draw until one of the right world comes up; shuffling
+    # alone may never find it.
     for _ in range(50):
         rng.shuffle(rest)
         order = [kind for kind, _ in opening + rest + draft.amendments]
@@ -288,9 +338,11 @@ def _contract(rng: random.Random, world: World, level: Level) -> tuple[str, dict
 
 
 def contract_rows(split: str, count: int, difficulty: Difficulty, seed: int) -> Iterator[Row]:
-    """Yields ``count`` rows of ``split`` ("train", "validation" or "test"), the same for the same arguments.
+    """Yields ``count`` rows of ``split`` ("train", "validation" or "test"), the same for the same
+    arguments.
 
-    Training and validation share a world of wordings and never a contract; the test split has a world of its own.
+    Training and validation share a world of wordings and never a contract; the test split has a
+    world of its own.
     """
     rng = random.Random(f"contracts/{split}/{difficulty.value}/{seed}")
     world = TEST if split == "test" else TRAIN

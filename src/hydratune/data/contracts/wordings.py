@@ -1,11 +1,13 @@
 """What the built-in contracts are written with: two disjoint worlds of names and sentences.
 
-``TRAIN`` words make the training and validation rows, ``TEST`` words the test rows. No company, place, role,
-sentence or clause order of the test world occurs in the training world, so a model cannot score by memory.
-Date and number *forms* are shared on purpose: turning "15 March 2021" into "2021-03-15" is the skill to learn.
+``TRAIN`` words make the training and validation rows, ``TEST`` words the test rows. No company,
+place, role, sentence or clause order of the test world occurs in the training world, so a model
+cannot score by memory. Date and number *forms* are shared on purpose: turning "15 March 2021" into
+"2021-03-15" is the skill to learn.
 
-Fields in a sentence: ``{a} {b}`` the parties' roles, ``{A} {B}`` their names, ``{date}``, ``{period}`` (a duration in
-months or years), ``{days}`` (a duration in days), ``{place}``, ``{money}``; ``{n}`` a number that means nothing.
+Fields in a sentence: ``{a} {b}`` the parties' roles, ``{A} {B}`` their names, ``{date}``,
+``{period}`` (a duration in months or years), ``{days}`` (a duration in days), ``{place}``,
+``{money}``; ``{n}`` a number that means nothing.
 """
 
 from dataclasses import dataclass
@@ -231,12 +233,18 @@ TRAIN = World(
     clauses={
         "parties": (
             'This {kind} is made between {A} ("{a}") and {B} ("{b}").',
-            "This {kind} is entered into by and between {A}, hereinafter {a}, and {B}, hereinafter {b}.",
+            (
+                "This {kind} is entered into by and between {A}, hereinafter {a}, and {B},"
+                " hereinafter {b}."
+            ),
             "THIS {KIND} is by and among {A} and {B}.",
             "{kind} between {A} ({a}) and {B} ({b}).",
             '{A} and {B} (together the "Parties") agree to this {kind}.',
             '{A} ("{a}") and {B} ("{b}") have signed this {kind}.',
-            "Between {A}, referred to as {a}, and {B}, referred to as {b}, the following {kind} is agreed.",
+            (
+                "Between {A}, referred to as {a}, and {B}, referred to as {b}, the following {kind}"
+                " is agreed."
+            ),
             "This {kind} sets out the terms on which {A} deals with {B}.",
             "The signatories of this {kind} are {A} as {a} and {B} as {b}.",
             "Parties to this {kind}: {A}; {B}.",
@@ -248,7 +256,10 @@ TRAIN = World(
             "{kind} of {date} between {A} ({a}) and {B} ({b}).",
             'On {date}, {A} and {B} (together the "Parties") agreed to this {kind}.',
             '{A} ("{a}") and {B} ("{b}") have signed this {kind} on {date}.',
-            "Between {A}, referred to as {a}, and {B}, referred to as {b}, the following {kind} is agreed on {date}.",
+            (
+                "Between {A}, referred to as {a}, and {B}, referred to as {b}, the following {kind}"
+                " is agreed on {date}."
+            ),
             "Dated {date}. Parties to this {kind}: {A}; {B}.",
             "Signed on {date}, this {kind} sets out the terms on which {A} deals with {B}.",
             "The signatories of this {kind} of {date} are {A} as {a} and {B} as {b}.",
@@ -306,7 +317,10 @@ TRAIN = World(
         ),
         "law": (
             "This Agreement is governed by the laws of {place}.",
-            "This Agreement shall be construed in accordance with the laws of {place}, without regard to conflict of laws.",
+            (
+                "This Agreement shall be construed in accordance with the laws of {place}, without"
+                " regard to conflict of laws."
+            ),
             "The law of {place} applies to this Agreement.",
             "Governing law: {place}.",
             "The validity and interpretation of this Agreement are subject to the laws of {place}.",
@@ -346,8 +360,14 @@ TRAIN = World(
     },
     renewals={
         "automatic": (
-            "It renews automatically for successive periods of {period} unless either Party objects.",
-            "Upon expiry, this Agreement shall automatically be extended by further terms of {period}.",
+            (
+                "It renews automatically for successive periods of {period} unless either Party"
+                " objects."
+            ),
+            (
+                "Upon expiry, this Agreement shall automatically be extended by further terms of"
+                " {period}."
+            ),
             "The term is automatically renewed year after year.",
             "Without a declaration to the contrary, this contract goes on for {period}.",
             "It continues by itself for {period} at a time.",
@@ -519,15 +539,27 @@ TEST = World(
         ("the Carrier", "the Shipper"),
         ("the Developer", "the Publisher"),
     ),
-    kinds=("Franchise Agreement", "Outsourcing Agreement", "Purchase Agreement", "Transport Agreement", "Development Agreement"),
+    kinds=(
+        "Franchise Agreement",
+        "Outsourcing Agreement",
+        "Purchase Agreement",
+        "Transport Agreement",
+        "Development Agreement",
+    ),
     clauses={
         "parties": (
-            "The undersigned, {A}, acting as {a}, and {B}, acting as {b}, conclude the following {kind}.",
+            (
+                "The undersigned, {A}, acting as {a}, and {B}, acting as {b}, conclude the"
+                " following {kind}."
+            ),
             "{kind} concluded by {A} on the one hand and {B} on the other.",
             "The contracting parties to this {kind} are {A} and {B}.",
         ),
         "parties_dated": (
-            "The undersigned, {A}, acting as {a}, and {B}, acting as {b}, conclude this {kind} on {date}.",
+            (
+                "The undersigned, {A}, acting as {a}, and {B}, acting as {b}, conclude this {kind}"
+                " on {date}."
+            ),
             "{kind} signed {date} by {A} on the one hand and {B} on the other.",
             "Executed on {date}: {kind}. The contracting parties are {A} and {B}.",
         ),

@@ -1,8 +1,9 @@
 """Which texts say nearly the same: by shared character 5-grams, and short ones by their words.
 
-Candidates for near pairs come from MinHash signatures in bands (Broder 1997; Leskovec et al., "Mining of Massive Datasets",
-3.4); each is verified on the 5-grams themselves. A pair at the very threshold is missed with a probability below 1e-5, a
-closer one with less.
+Candidates for near pairs come from MinHash signatures in bands (Broder 1997; Leskovec et al.,
+"Mining of Massive Datasets",
+3.4); each is verified on the 5-grams themselves. A pair at the very threshold is missed with a
+  probability below 1e-5, a closer one with less.
 """
 
 import math
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 GRAM = 5  # characters
-_COMMON = 0.25  # grams that more of the texts share say nothing about likeness: an instruction before every request
+# grams that more of the texts share say nothing about likeness: an instruction before every request
+_COMMON = 0.25
 _FEW = 5  # texts that may share a gram in any case
 _MISSPELLED = 5  # letters a word has at least, so that another spelling is no other word
 _BUCKETS = 1 << 22  # of the counts of grams
@@ -23,20 +25,30 @@ _BANDS = 60
 _MISSED = 1e-5  # probability, of a pair at the threshold
 _MOST_HASHES = 16  # of a band
 _NEIGHBOURS = 50  # texts in one bucket that are compared with each other
-_MOST_PAIRS = 20  # for each text, on average: where all texts are alike, all pairs would be too many
-_FACTORS = (np.uint64(0x9E3779B97F4A7C15) ** np.arange(1, GRAM + 1, dtype=np.uint64)).astype(np.uint64)
+_MOST_PAIRS = (
+    20  # for each text, on average: where all texts are alike, all pairs would be too many
+)
+_FACTORS = (np.uint64(0x9E3779B97F4A7C15) ** np.arange(1, GRAM + 1, dtype=np.uint64)).astype(
+    np.uint64
+)
 
 
 def grams(text: str) -> NDArray[np.uint64]:
-    """Sorted distinct hashes of the character 5-grams of ``text``; of the whole text if it is shorter."""
-    codes = np.frombuffer(text.ljust(GRAM).encode("utf-32-le", errors="surrogatepass"), np.uint32).astype(np.uint64)
+    """Sorted distinct hashes of the character 5-grams of ``text``; of the whole text if it is
+    shorter.
+    """
+    codes = np.frombuffer(
+        text.ljust(GRAM).encode("utf-32-le", errors="surrogatepass"), np.uint32
+    ).astype(np.uint64)
     count = len(codes) - GRAM + 1
     hashes = np.zeros(count, np.uint64)
     for i in range(GRAM):
         hashes += codes[i : i + count] * _FACTORS[i]
     hashes ^= hashes >> np.uint64(31)
     hashes.sort()
-    return hashes[np.concatenate(([True], hashes[1:] != hashes[:-1]))]  # np.unique takes three times as long
+    return hashes[
+        np.concatenate(([True], hashes[1:] != hashes[:-1]))
+    ]  # np.unique takes three times as long
 
 
 def jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
@@ -47,7 +59,9 @@ def jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs of texts with a similarity from ``threshold`` up, ``first < second``, and whether any might be missing."""
+    """Pairs of texts with a similarity from ``threshold`` up, ``first < second``, and whether any
+    might be missing.
+    """
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
@@ -57,11 +71,17 @@ class NearPairs:
         return zip(self.first.tolist(), self.second.tolist(), strict=True)
 
 
-def near_pairs(count: int, text: Callable[[int], str], threshold: float, advance: Callable[[int], None] = lambda steps: None) -> NearPairs:
-    """Near pairs among ``count`` distinct texts, which ``text(i)`` reads; ``advance`` is told of each text once.
+def near_pairs(
+    count: int,
+    text: Callable[[int], str],
+    threshold: float,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> NearPairs:
+    """Near pairs among ``count`` distinct texts, which ``text(i)`` reads; ``advance`` is told of
+    each text once.
 
-    Compared are the grams that are not common to very many of the texts, so that an instruction which all of them repeat
-    does not make them alike.
+    Compared are the grams that are not common to very many of the texts, so that an instruction
+    which all of them repeat does not make them alike.
 
     Holds 240 bytes a text, whatever its length.
     """
@@ -79,7 +99,10 @@ def near_pairs(count: int, text: Callable[[int], str], threshold: float, advance
         advance(1)
     first, second, capped = _candidates(bands)
     read = lru_cache(maxsize=4096)(telling)
-    similar = (jaccard(read(a), read(b)) >= threshold for a, b in zip(first.tolist(), second.tolist(), strict=True))
+    similar = (
+        jaccard(read(a), read(b)) >= threshold
+        for a, b in zip(first.tolist(), second.tolist(), strict=True)
+    )
     keep = np.fromiter(similar, bool, len(first))
     return NearPairs(first[keep], second[keep], capped)
 
@@ -89,7 +112,9 @@ def _bucket(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _common_grams(count: int, text: Callable[[int], str]) -> NDArray[np.bool_]:
-    """By bucket, whether more than ``_COMMON`` of the texts have a gram of it; judged on at most 20,000 of them."""
+    """By bucket, whether more than ``_COMMON`` of the texts have a gram of it; judged on at most
+    20,000 of them.
+    """
     looked_at = range(0, count, max(1, count // 20_000))
     frequency = np.zeros(_BUCKETS, np.int32)
     for i in looked_at:
@@ -100,8 +125,12 @@ def _common_grams(count: int, text: Callable[[int], str]) -> NDArray[np.bool_]:
 def _signer(size: int) -> Callable[[NDArray[np.uint64]], NDArray[np.uint32]]:
     """From the grams of a text to one number a band, made of ``size`` MinHashes each."""
     random = np.random.default_rng(0)
-    factors = random.integers(1, 1 << 32, _BANDS * size, dtype=np.uint64).astype(np.uint32) | np.uint32(1)
-    mixers = (random.integers(1, 1 << 32, size, dtype=np.uint64).astype(np.uint32) | np.uint32(1))[None, :]
+    factors = random.integers(1, 1 << 32, _BANDS * size, dtype=np.uint64).astype(
+        np.uint32
+    ) | np.uint32(1)
+    mixers = (random.integers(1, 1 << 32, size, dtype=np.uint64).astype(np.uint32) | np.uint32(1))[
+        None, :
+    ]
 
     def sign(own: NDArray[np.uint64]) -> NDArray[np.uint32]:
         hashes = (own >> np.uint64(32)).astype(np.uint32)
@@ -113,13 +142,21 @@ def _signer(size: int) -> Callable[[NDArray[np.uint64]], NDArray[np.uint32]]:
 
 
 def _band_size(threshold: float) -> int:
-    """The most hashes a band may have so that a pair at the threshold is missed by all bands with at most ``_MISSED``."""
+    """The most hashes a band may have so that a pair at the threshold is missed by all bands with
+    at most ``_MISSED``.
+    """
     needed = 1 - _MISSED ** (1 / _BANDS)
-    return _MOST_HASHES if threshold >= 1 else max(1, min(_MOST_HASHES, math.floor(math.log(needed) / math.log(threshold))))
+    return (
+        _MOST_HASHES
+        if threshold >= 1
+        else max(1, min(_MOST_HASHES, math.floor(math.log(needed) / math.log(threshold))))
+    )
 
 
 def _candidates(bands: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
-    """Pairs that are equal in some band, each once, in order; and whether a bucket held too many to compare them all."""
+    """Pairs that are equal in some band, each once, in order; and whether a bucket held too many to
+    compare them all.
+    """
     count = bands.shape[1]
     found = np.zeros(0, np.int64)
     capped = False
@@ -143,10 +180,12 @@ def _candidates(bands: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def spelled_alike(cores: Mapping[int, str]) -> NearPairs:
-    """Pairs of short requests (number -> its ``equality.core``) with the same telling words, up to one that is spelled otherwise.
+    """Pairs of short requests (number -> its ``equality.core``) with the same telling words, up to
+    one that is spelled otherwise.
 
-    One letter more, less, other or exchanged, in a word of five letters or more and at its beginning only exchanged ("erfund"); words
-    may be joined ("topup"). Numbers, values and signs are the same: "to Rome" and "to Paris", "at 5" and "at 6" are not alike.
+    One letter more, less, other or exchanged, in a word of five letters or more and at its
+    beginning only exchanged ("erfund"); words may be joined ("topup"). Numbers, values and signs
+    are the same: "to Rome" and "to Paris", "at 5" and "at 6" are not alike.
     """
     holders: dict[str, list[int]] = defaultdict(list)
     for number, words in cores.items():
@@ -160,7 +199,9 @@ def spelled_alike(cores: Mapping[int, str]) -> NearPairs:
                 same = holders.get("".join((*words_[:i], other, *words_[i + 1 :])), ())
                 found.update((min(number, n), max(number, n)) for n in same[:_NEIGHBOURS])
     pairs = np.asarray(sorted(found), np.int64).reshape(-1, 2)
-    return NearPairs(pairs[:, 0], pairs[:, 1], any(len(same) > _NEIGHBOURS for same in holders.values()))
+    return NearPairs(
+        pairs[:, 0], pairs[:, 1], any(len(same) > _NEIGHBOURS for same in holders.values())
+    )
 
 
 def _all_pairs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -171,11 +212,14 @@ def _all_pairs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _misspelled(vocabulary: set[str]) -> dict[str, list[str]]:
-    """word -> the words one edit away from it (Damerau 1964), by the letters that are left when one is taken out."""
+    """word -> the words one edit away from it (Damerau 1964), by the letters that are left when one
+    is taken out.
+    """
     shared: dict[str, list[str]] = defaultdict(list)
     for word in vocabulary:
         if len(word) >= _MISSPELLED and word.isalpha():
-            first = min(word[:2], word[1::-1]) + word[2:] + "\0"  # its first letters may be exchanged
+            # its first letters may be exchanged
+            first = min(word[:2], word[1::-1]) + word[2:] + "\0"
             for variant in {word, first, *(word[:i] + word[i + 1 :] for i in range(1, len(word)))}:
                 shared[variant].append(word)
     like: dict[str, set[str]] = defaultdict(set)
@@ -186,8 +230,14 @@ def _misspelled(vocabulary: set[str]) -> dict[str, list[str]]:
 
 
 def _one_edit(a: str, b: str) -> bool:
-    """Whether a letter put in, left out, replaced, or two neighbours exchanged make one word of the other."""
-    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    """Whether a letter put in, left out, replaced, or two neighbours exchanged make one word of the
+    other.
+    """
+    start = next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
     if len(a) == len(b):
-        return a[start + 1 :] == b[start + 1 :] or (a[start : start + 2] == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :])
+        return a[start + 1 :] == b[start + 1 :] or (
+            a[start : start + 2] == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :]
+        )
     return a[start + 1 :] == b[start:] or a[start:] == b[start + 1 :]

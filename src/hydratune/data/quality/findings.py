@@ -31,7 +31,8 @@ CHECKS: dict[str, Check] = {
         "data.clean.drop_leaks=true removes them from the earlier split",
     ),
     "turn_leaks": Check(
-        "rows of one split whose user turn and answer an earlier one has under another system prompt or after other turns",
+        "rows of one split whose user turn and answer an earlier one has under another system"
+        " prompt or after other turns",
         "the answer can be known by heart",
         "data.clean.drop_leaks=true removes them from the earlier split",
     ),
@@ -46,15 +47,25 @@ CHECKS: dict[str, Check] = {
         "data.clean.drop_duplicates=true removes them from training",
     ),
     "near_duplicates": Check(
-        "requests that nearly repeat an earlier one", "they add little, and a random split would leak them", "write more varied rows"
+        "requests that nearly repeat an earlier one",
+        "they add little, and a random split would leak them",
+        "write more varied rows",
     ),
     "label_conflicts": Check(
-        "requests with different labels or JSON answers", "the model is told two things at once", "decide which answer is right"
+        "requests with different labels or JSON answers",
+        "the model is told two things at once",
+        "decide which answer is right",
     ),
     "multi_answer": Check(
-        "requests with several answers", "often right (there is more than one good answer), so all are kept", "nothing, if all are right"
+        "requests with several answers",
+        "often right (there is more than one good answer), so all are kept",
+        "nothing, if all are right",
     ),
-    "duplicate_ids": Check("rows whose id another row has", "predictions could not be traced back", "give every row an id of its own"),
+    "duplicate_ids": Check(
+        "rows whose id another row has",
+        "predictions could not be traced back",
+        "give every row an id of its own",
+    ),
     "encoding": Check(
         "rows with text that was decoded wrongly, or from a file in another encoding",
         "the model would learn the garbage",
@@ -68,34 +79,86 @@ CHECKS: dict[str, Check] = {
     "rendered": Check(
         "texts that look like the output of a chat template, or hold special tokens of some model",
         "roles and ends of turns would be learnt as text",
-        "give the conversation as turns (messages), not as one rendered text, and remove such tokens from the texts",
+        "give the conversation as turns (messages), not as one rendered text, and remove such"
+        " tokens from the texts",
     ),
     "empty_requests": Check(
-        "rows with a user turn in which nothing is said", "the model would learn to answer nothing", "remove these rows, or correct them"
+        "rows with a user turn in which nothing is said",
+        "the model would learn to answer nothing",
+        "remove these rows, or correct them",
     ),
     "splits": Check(
         "splits that cannot be used",
         "training needs rows in all three",
-        "give data.validation=FILE and data.test=FILE or larger fractions; data.quality.near_leaks=off splits without looking at likeness",
+        "give data.validation=FILE and data.test=FILE or larger fractions;"
+        " data.quality.near_leaks=off splits without looking at likeness",
     ),
     "straddling": Check(
         "rows left out: their group or a near-duplicate is on two sides of the split",
         "on either side they would leak",
         "nothing, if they are few; data.quality.near_leaks=off splits without looking at likeness",
     ),
-    "mask": Check("rows whose mask is wrong", "other tokens would be trained than you think", "do what each message says"),
-    "overlength": Check("rows longer than data.max_length", "they are dropped or cut as data.overlength says", "raise data.max_length"),
-    "truncated_answers": Check("answers that seem to be cut off", "the model would learn to stop in the middle", "complete or remove them"),
-    "refusals": Check("answers that refuse", "the model would learn to refuse", "remove them, unless they are meant"),
-    "language_mix": Check("requests in another language than most", "the model is taught several languages", "fine if it is meant"),
-    "length_outliers": Check("answers far longer or shorter than the rest", "often a mistake in the source", "read them"),
-    "pii_email": Check("rows with e-mail addresses", "a model can repeat personal data", "replace them by placeholders"),
-    "pii_phone": Check("rows with phone numbers", "a model can repeat personal data", "replace them by placeholders"),
-    "pii_card": Check("rows with payment card numbers", "a model can repeat personal data", "replace them by placeholders"),
-    "pii_iban": Check("rows with bank account numbers (IBAN)", "a model can repeat personal data", "replace them by placeholders"),
-    "pii_ip": Check("rows with IP addresses", "a model can repeat personal data", "replace them by placeholders"),
-    "pii_ssn": Check("rows with US social security numbers", "a model can repeat personal data", "replace them by placeholders"),
-    "pii_names": Check("rows with names of persons or places", "a model can repeat personal data", "replace them by placeholders"),
+    "mask": Check(
+        "rows whose mask is wrong",
+        "other tokens would be trained than you think",
+        "do what each message says",
+    ),
+    "overlength": Check(
+        "rows longer than data.max_length",
+        "they are dropped or cut as data.overlength says",
+        "raise data.max_length",
+    ),
+    "truncated_answers": Check(
+        "answers that seem to be cut off",
+        "the model would learn to stop in the middle",
+        "complete or remove them",
+    ),
+    "refusals": Check(
+        "answers that refuse",
+        "the model would learn to refuse",
+        "remove them, unless they are meant",
+    ),
+    "language_mix": Check(
+        "requests in another language than most",
+        "the model is taught several languages",
+        "fine if it is meant",
+    ),
+    "length_outliers": Check(
+        "answers far longer or shorter than the rest", "often a mistake in the source", "read them"
+    ),
+    "pii_email": Check(
+        "rows with e-mail addresses",
+        "a model can repeat personal data",
+        "replace them by placeholders",
+    ),
+    "pii_phone": Check(
+        "rows with phone numbers",
+        "a model can repeat personal data",
+        "replace them by placeholders",
+    ),
+    "pii_card": Check(
+        "rows with payment card numbers",
+        "a model can repeat personal data",
+        "replace them by placeholders",
+    ),
+    "pii_iban": Check(
+        "rows with bank account numbers (IBAN)",
+        "a model can repeat personal data",
+        "replace them by placeholders",
+    ),
+    "pii_ip": Check(
+        "rows with IP addresses", "a model can repeat personal data", "replace them by placeholders"
+    ),
+    "pii_ssn": Check(
+        "rows with US social security numbers",
+        "a model can repeat personal data",
+        "replace them by placeholders",
+    ),
+    "pii_names": Check(
+        "rows with names of persons or places",
+        "a model can repeat personal data",
+        "replace them by placeholders",
+    ),
     "ungrounded": Check(
         "answers with numbers, dates or names that the request does not contain",
         "a model trained to extract or summarise would learn to invent",
@@ -106,13 +169,25 @@ CHECKS: dict[str, Check] = {
         "a model trained to extract or summarise would learn to invent",
         "read them, and correct those where the judge is right",
     ),
-    "schema": Check("answers that are not valid under the JSON schema", "the model would learn to break it", "correct them, or the schema"),
-    "mixed_answers": Check("answers that are no JSON object while most are", "the model would learn two formats", "correct or remove them"),
+    "schema": Check(
+        "answers that are not valid under the JSON schema",
+        "the model would learn to break it",
+        "correct them, or the schema",
+    ),
+    "mixed_answers": Check(
+        "answers that are no JSON object while most are",
+        "the model would learn two formats",
+        "correct or remove them",
+    ),
     "size": Check(
-        "training rows", "500 to 5,000 good rows are the usual range for LoRA", "fewer: add rows; more: more is not always better"
+        "training rows",
+        "500 to 5,000 good rows are the usual range for LoRA",
+        "fewer: add rows; more: more is not always better",
     ),
     "label_balance": Check(
-        "labels that are very frequent or very rare", "the model would learn to guess the frequent one", "balance them, or judge by class"
+        "labels that are very frequent or very rare",
+        "the model would learn to guess the frequent one",
+        "balance them, or judge by class",
     ),
 }
 ALWAYS_ERRORS = ("mask", "splits")  # nothing good can come of training on these
@@ -120,7 +195,10 @@ ALWAYS_ERRORS = ("mask", "splits")  # nothing good can come of training on these
 
 @dataclass
 class Finding:
-    """What one check found. ``examples`` hold ``rows`` (ids), ``texts`` and ``note``, for people to look at."""
+    """What one check found.
+
+    ``examples`` hold ``rows`` (ids), ``texts`` and ``note``, for people to look at.
+    """
 
     name: str
     level: Level
@@ -130,7 +208,8 @@ class Finding:
     note: str = ""
     where: list[str] = field(default_factory=list)  # file:line of the rows, as far as they have one
     splits: dict[str, int] = field(default_factory=dict)  # split -> how much of the count is there
-    found_in: list[str] = field(default_factory=list)  # of leaks: the earlier splits that hold each row
+    # of leaks: the earlier splits that hold each row
+    found_in: list[str] = field(default_factory=list)
     fix: str = ""  # where it depends on the rows
 
     def plain(self) -> dict[str, Any]:
@@ -161,8 +240,15 @@ def level_of(config: QualityConfig, name: str) -> Level:
 
 
 def by_split(check: Mapping[str, Any]) -> str:
-    """In which splits what was found is: "train 3, test 2"; empty where a note says it, or where it is of no split."""
-    return "" if check.get("found_in") else ", ".join(f"{split} {count:,}" for split, count in check.get("splits", {}).items())
+    """In which splits what was found is:
+
+    "train 3, test 2"; empty where a note says it, or where it is of no split.
+    """
+    return (
+        ""
+        if check.get("found_in")
+        else ", ".join(f"{split} {count:,}" for split, count in check.get("splits", {}).items())
+    )
 
 
 def places(check: Mapping[str, Any]) -> str:
@@ -171,15 +257,27 @@ def places(check: Mapping[str, Any]) -> str:
 
 
 def refusals(checks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """check -> what it found, why it matters and what to do, for the ``plain`` findings that refuse training."""
-    return {name: _refusal(name, check) for name, check in checks.items() if check["level"] == Level.error.value and check["count"]}
+    """check -> what it found, why it matters and what to do, for the ``plain`` findings that refuse
+    training.
+    """
+    return {
+        name: _refusal(name, check)
+        for name, check in checks.items()
+        if check["level"] == Level.error.value and check["count"]
+    }
 
 
 def _refusal(name: str, check: Mapping[str, Any]) -> str:
-    first = [f"{row} ({where})" if where else row for row, where in zip(check["rows"][:3], check["where"], strict=False)]
+    first = [
+        f"{row} ({where})" if where else row
+        for row, where in zip(check["rows"][:3], check["where"], strict=False)
+    ]
     told = f"; the first: {', '.join(first)}" if first else ""
     note = "; ".join(filter(None, (by_split(check), check["note"])))
     note = f" ({note})" if note else ""
     reason = f"\n    {check['examples'][0]['note']}" if name == "mask" and check["examples"] else ""
     fix = check["fix"] if name in ALWAYS_ERRORS else f"{check['fix']}, or data.quality.{name}=warn"
-    return f"{name}: {check['count']:,} {check['title']}{note}{told}{reason}\n    why: {check['why']}\n    fix: {fix}"
+    return (
+        f"{name}: {check['count']:,} {check['title']}{note}{told}{reason}\n    why:"
+        f" {check['why']}\n    fix: {fix}"
+    )

@@ -1,6 +1,8 @@
-"""Which rows of one split are in another: by the same request, by one nearly like it, or by the same turn and answer.
+"""Which rows of one split are in another: by the same request, by one nearly like it, or by the
+same turn and answer.
 
-A test row is sought in training and validation, a validation row in training. Splits are bits: 1 train, 2 validation, 4 test.
+A test row is sought in training and validation, a validation row in training. Splits are bits: 1
+train, 2 validation, 4 test.
 """
 
 from array import array
@@ -20,12 +22,17 @@ class Leak(StrEnum):
     """In what way a row is in another split; the names of the checks."""
 
     exact = "exact_leaks"
-    near = "near_leaks"  # exact ones, those nearly like it, and those asked in the middle of a trained conversation
-    turn = "turn_leaks"  # the last user turn and the answer, under another system prompt or after other turns
+    # exact ones, those nearly like it, and those asked in the middle of a trained conversation
+    near = "near_leaks"
+    # the last user turn and the answer, under another system prompt or after other turns
+    turn = "turn_leaks"
 
 
 class Keys:
-    """Hashes of something that rows hold, with the number of the row. A row may hold several, or none."""
+    """Hashes of something that rows hold, with the number of the row.
+
+    A row may hold several, or none.
+    """
 
     def __init__(self) -> None:
         self.rows, self.hashes = array("q"), array("Q")
@@ -38,7 +45,9 @@ class Keys:
     def numbers(self) -> NDArray[np.int64]:
         """The number of each hash among the different ones."""
         if len(self._numbers) != len(self.hashes):
-            self._numbers = np.unique(np.frombuffer(self.hashes, np.uint64), return_inverse=True)[1].astype(np.int64)
+            self._numbers = np.unique(np.frombuffer(self.hashes, np.uint64), return_inverse=True)[
+                1
+            ].astype(np.int64)
         return self._numbers
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
@@ -47,7 +56,10 @@ class Keys:
 
 @dataclass(frozen=True)
 class Held:
-    """What all rows hold. ``requests``: the number of each row's request; ``near`` names the requests nearly like one."""
+    """What all rows hold.
+
+    ``requests``: the number of each row's request; ``near`` names the requests nearly like one.
+    """
 
     requests: NDArray[np.int64]
     count: int  # of different requests
@@ -59,7 +71,9 @@ class Held:
 
 
 def found_in(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
-    """Of each row the earlier splits that hold it: train and validation of a test row, train of a validation row."""
+    """Of each row the earlier splits that hold it: train and validation of a test row, train of a
+    validation row.
+    """
     earlier = np.zeros(len(sides), np.int8)
     earlier[sides == Side.validation], earlier[sides == Side.test] = 1, 3
     bits = _there(held, sides, kind) & earlier
@@ -70,7 +84,9 @@ def found_in(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
 
 
 def removed(held: Held, sides: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """The rows without which nothing leaks: validation rows that are in test, then training rows that are in validation or test."""
+    """The rows without which nothing leaks: validation rows that are in test, then training rows
+    that are in validation or test.
+    """
     left, gone = sides.copy(), np.zeros(len(sides), bool)
     for side, later in ((Side.validation, 4), (Side.train, 6)):
         bits = _there(held, left, Leak.near) | _asked(held.own, held.inner, left)
@@ -82,7 +98,9 @@ def removed(held: Held, sides: NDArray[np.int8]) -> NDArray[np.bool_]:
 
 
 def holders(held: Held, sides: NDArray[np.int8], kind: Leak, row: int) -> list[int]:
-    """One row of an earlier split that holds ``row``, to be shown beside it; none, if it lies inside a conversation."""
+    """One row of an earlier split that holds ``row``, to be shown beside it; none, if it lies
+    inside a conversation.
+    """
     earlier = sides < sides[row]
     request = int(held.requests[row])
     for candidate in (request, *(held.near.get(request, ()) if kind is Leak.near else ())):
@@ -102,7 +120,9 @@ def holders(held: Held, sides: NDArray[np.int8], kind: Leak, row: int) -> list[i
 def _there(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
     """Of each row the splits that hold it in this way, its own among them."""
     if kind is Leak.turn:
-        return _meeting(held.turns, held.turns, sides) | _meeting(held.turns, held.inner_turns, sides)
+        return _meeting(held.turns, held.turns, sides) | _meeting(
+            held.turns, held.inner_turns, sides
+        )
     of_requests = np.zeros(held.count, np.int8)
     for side in SPLITS:
         of_requests[held.requests[sides == side]] |= np.int8(1 << side)
@@ -112,7 +132,11 @@ def _there(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
     for request, others in held.near.items():
         for other in others:
             nearly[request] |= of_requests[other]
-    return nearly[held.requests] | _meeting(held.own, held.own, sides) | _meeting(held.own, held.inner, sides)
+    return (
+        nearly[held.requests]
+        | _meeting(held.own, held.own, sides)
+        | _meeting(held.own, held.inner, sides)
+    )
 
 
 def _meeting(asked: Keys, offered: Keys, sides: NDArray[np.int8]) -> Bits:
@@ -132,5 +156,5 @@ def _meeting(asked: Keys, offered: Keys, sides: NDArray[np.int8]) -> Bits:
 
 
 def _asked(asked: Keys, inner: Keys, sides: NDArray[np.int8]) -> Bits:
-    """Of each row the splits of the rows that ask what it says in the middle of its conversation."""
+    """Of each row the splits of the rows that ask what it says in the middle of its conversation."""  # noqa: E501
     return _meeting(inner, asked, sides)

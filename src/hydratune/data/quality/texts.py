@@ -1,4 +1,4 @@
-"""Checks that look at one row: each takes a row and returns what it saw (shown to people), or None."""
+"""Checks that look at one row: each takes a row and returns what it saw (shown to people), or None."""  # noqa: E501
 
 import json
 import re
@@ -17,13 +17,16 @@ from hydratune.data.rows import Row
 RowCheck = Callable[[Row], str | None]
 
 _RENDERED = re.compile(
-    r"<\|[A-Za-z0-9_.:-]{2,40}\|>"  # ChatML, Llama 3, Phi, GPT, Command R, Granite and whoever came after them
+    # ChatML, Llama 3, Phi, GPT, Command R, Granite and whoever came after them
+    r"<\|[A-Za-z0-9_.:-]{2,40}\|>"
     r"|<｜[^｜<>\s]{1,40}｜>"  # DeepSeek
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\]|\[TOOL_CALLS\]|<</?SYS>>"  # Llama 2, Mistral
+    # Llama 2, Mistral
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\]|\[TOOL_CALLS\]|<</?SYS>>"
     r"|<(?:start|end)_of_turn>|<\|turn>|<turn\|>"  # Gemma
     r"|<(?:[be]os|unk|pad|[BE]OS_TOKEN|PAD_TOKEN|[es]op)>|\[(?:[BE]OS|PAD|CLS|SEP|gMASK)\]"
     r"|(?<=[.!?\w])<(?:END|EOT|STOP)>(?=\s*(?:\n|\Z))|(?<=[.!?] )<(?:END|EOT|STOP)>(?=\s*(?:\n|\Z))"
-    r"|<\|(?:im_(?:start|end)|endoftext|(?:start|end)_header_id|(?:begin|end)_of_text|eo[tm]_id)\b"  # cut
+    # cut
+    r"|<\|(?:im_(?:start|end)|endoftext|(?:start|end)_header_id|(?:begin|end)_of_text|eo[tm]_id)\b"
     r"|<\|[A-Za-z][A-Za-z0-9_.:-]{1,40}\|\s*\Z|</s\Z|\b(?:im_(?:start|end)|endoftext|eo[tm]_id)\|>"
 )
 _ROLE = re.compile(
@@ -32,11 +35,14 @@ _ROLE = re.compile(
     r"|(?<=\n)(?:User: (?=\S)(?!\S+\s*\n\s*(?:Password|Host|Port|Group)\b)|(?:Human|Assistant):$)",
     re.MULTILINE,
 )
-_STRUCK = re.compile(r"<s>((?:(?!</?s>).)*)</s>", re.DOTALL)  # HTML's; alone, the begin- and end-of-text tokens of Llama and Mistral
+# HTML's; alone, the begin- and end-of-text tokens of Llama and Mistral
+_STRUCK = re.compile(r"<s>((?:(?!</?s>).)*)</s>", re.DOTALL)
 _LONE = re.compile(r"\A\s*<s>|</s>")
 _REFUSAL = re.compile(
-    r"\A\W*(?:(?:i'?m|i am) (?:really |very |so )?sorry,? (?:but )?(?:i|as an)|i (?:can't|cannot|can not|am unable to|'m unable to|won't) "
-    r"(?:assist|help|provide|fulfill|fulfil|comply|do that|answer|discuss|generate|create)|as an ai(?: language)?(?: model)?\b|"
+    r"\A\W*(?:(?:i'?m|i am) (?:really |very |so )?sorry,? (?:but )?(?:i|as an)|i"
+    r" (?:can't|cannot|can not|am unable to|'m unable to|won't) "
+    r"(?:assist|help|provide|fulfill|fulfil|comply|do that|answer|discuss|generate|create)|as an"
+    r" ai(?: language)?(?: model)?\b|"
     r"i apologi[sz]e,? but i|unfortunately,? i (?:can't|cannot|am unable))",
     re.IGNORECASE,
 )
@@ -47,10 +53,14 @@ _NO_PROSE = re.compile(
     r"\A\s*(?:[-*+|>#$]|\d+[.)]\s)|https?://\S+\s*\Z|[{}=;\\<>$`|]|\s(?:--?[a-zA-Z]|@)|(?:\s|/\S*)/|\b[\w.-]+@[\w.-]+\s*\Z"
 )
 _DANGLING = re.compile(
-    r"(?:,|\b(?:an?|the|and|or|but|nor|of|to the|with|from|into|onto|than|because|although|whereas|which|whose|while|"
-    r"my|your|our|their|is a|are|was|were|has been|have been|by the|in the|on the|for the|at the|if|and then|should|would|could|must|"
-    r"such as|as well as|known as|this|these|its|every|between|during|without|within|upon|will be|can be|should be|must be|has to|have to|"
-    r"(?:need|needs|want|wants|able|going|order|try|likely|due|according|similar|ought|used|trying|has|have) to))\s*\Z",
+    r"(?:,|\b(?:an?|the|and|or|but|nor|of|to"
+    r" the|with|from|into|onto|than|because|although|whereas|which|whose|while|"
+    r"my|your|our|their|is a|are|was|were|has been|have been|by the|in the|on the|for the|at"
+    r" the|if|and then|should|would|could|must|"
+    r"such as|as well as|known as|this|these|its|every|between|during|without|within|upon|will"
+    r" be|can be|should be|must be|has to|have to|"
+    r"(?:need|needs|want|wants|able|going|order|try|likely|due|according|similar|ought|used|trying|has|have)"
+    r" to))\s*\Z",
     re.IGNORECASE,
 )
 _OPEN_BRACKET = re.compile(r"(?<![:;=\-\\(\[])[(\[]\w[^()\[\]]{2,80}\Z")
@@ -62,13 +72,18 @@ _PAIRS = {"{": "}", "[": "]"}
 
 
 def request(row: Row) -> str:
-    """What the row asks: every turn before the last answer but the system's. A plain text is its own request."""
+    """What the row asks: every turn before the last answer but the system's.
+
+    A plain text is its own request.
+    """
     turns = [m.content for m in row.prompt if m.role != "system"]
     return "\n".join(turns) if row.prompt else row.answer
 
 
 def encoding(row: Row) -> str | None:
-    """Text that was decoded wrongly, whether it could be repaired or not, or that is not UTF-8 in its file."""
+    """Text that was decoded wrongly, whether it could be repaired or not, or that is not UTF-8 in
+    its file.
+    """
     declared = row.meta.get("encoding")
     if declared:
         return f"read as {declared}"
@@ -82,9 +97,15 @@ def encoding(row: Row) -> str | None:
 
 
 def rendered(row: Row) -> str | None:
-    """Role marks or special tokens of some model, whichever is trained, in anything that the row says."""
+    """Role marks or special tokens of some model, whichever is trained, in anything that the row
+    says.
+    """
     for message in row.messages:
-        for text in (message.content, message.reasoning or "", str(message.tool_calls) if message.tool_calls else ""):
+        for text in (
+            message.content,
+            message.reasoning or "",
+            str(message.tool_calls) if message.tool_calls else "",
+        ):
             found = _RENDERED.search(text) if "<" in text or "[" in text or "|>" in text else None
             found = found or (_ROLE.search(text) if ":" in text else None) or _lone_end(text)
             if found:
@@ -93,7 +114,9 @@ def rendered(row: Row) -> str | None:
 
 
 def _lone_end(text: str) -> re.Match[str] | None:
-    """``<s>`` or ``</s>`` that strikes nothing through: without the other, or around the whole text."""
+    """``<s>`` or ``</s>`` that strikes nothing through: without the other, or around the whole
+    text.
+    """
     if "s>" not in text:
         return None
     whole = _STRUCK.fullmatch(text.strip())
@@ -109,7 +132,10 @@ def empty_request(row: Row) -> str | None:
 
 
 def truncated(row: Row) -> str | None:
-    """Open brackets or code, an ellipsis or a dangling word at the end. Missing full stops are judged over all rows: see ``ending``."""
+    """Open brackets or code, an ellipsis or a dangling word at the end.
+
+    Missing full stops are judged over all rows: see ``ending``.
+    """
     answer = row.answer.strip()
     if answer[:1] in _PAIRS and not answer.endswith(_PAIRS[answer[0]]):
         return f"… {answer[-60:]}"
@@ -121,7 +147,9 @@ def truncated(row: Row) -> str | None:
 
 
 class Ending(IntEnum):
-    """Kinds of answers that are compared with each other: who writes full stops in one need not in another."""
+    """Kinds of answers that are compared with each other: who writes full stops in one need not in
+    another.
+    """
 
     none = 0  # JSON, code, a list, a few words
     label = 1  # a few words more
@@ -135,7 +163,13 @@ def ending(answer: str) -> tuple[Ending, bool]:
     words = line.count(" ") + sum("\u3040" <= c <= "\u9fff" for c in line[-60:]) // 2
     if _NO_PROSE.search(line) or words < 3:
         return Ending.none, False
-    kind = Ending.prose if _SENTENCE_END.search(line) else Ending.line if len(answer) > 40 and words > 5 else Ending.label
+    kind = (
+        Ending.prose
+        if _SENTENCE_END.search(line)
+        else Ending.line
+        if len(answer) > 40 and words > 5
+        else Ending.label
+    )
     return kind, not _END.search(line[-1:])
 
 
@@ -147,11 +181,15 @@ def plain_words(answer: str) -> list[str]:
 def dangling(answer: str) -> bool:
     """Whether prose breaks off after a word that no sentence ends with ("... in the"). English."""
     line = answer.rstrip().rpartition("\n")[2]
-    return line.count(" ") >= 3 and bool(_DANGLING.search(line[-40:])) and not _NO_PROSE.search(line)
+    return (
+        line.count(" ") >= 3 and bool(_DANGLING.search(line[-40:])) and not _NO_PROSE.search(line)
+    )
 
 
 def _opens(answer: str) -> bool:
-    """Whether the last line of prose ends in an open bracket, in open code or after the sign of a currency."""
+    """Whether the last line of prose ends in an open bracket, in open code or after the sign of a
+    currency.
+    """
     line = answer.rpartition("\n")[2]
     if line.count(" ") < 1 or line[-1:] in ".!?;":
         return False

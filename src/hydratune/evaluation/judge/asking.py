@@ -17,7 +17,9 @@ CUT = "unparsed: the judge's answer was cut at max_tokens"
 
 @dataclass
 class Judged:
-    """``opinion`` is None where there is none, and ``why`` says so: such a row is counted, and never gets a score."""
+    """``opinion`` is None where there is none, and ``why`` says so: such a row is counted, and
+    never gets a score.
+    """
 
     opinion: Opinion | None = None
     why: str = ""
@@ -25,7 +27,10 @@ class Judged:
 
 
 class Kept:
-    """Replies on disk, by judge and question. A reply that is no answer is kept as well: at temperature 0 it would come again."""
+    """Replies on disk, by judge and question.
+
+    A reply that is no answer is kept as well: at temperature 0 it would come again.
+    """
 
     def __init__(self, identity: str, max_tokens: int) -> None:
         self.identity, self.max_tokens = identity, max_tokens
@@ -50,12 +55,19 @@ class Kept:
 
 
 def ask(client: Client, questions: Sequence[Question], kept: Kept, attempts: int) -> list[Judged]:
-    """An opinion for every question, or why there is none; at most ``attempts`` requests each. Equal questions are asked once."""
+    """An opinion for every question, or why there is none; at most ``attempts`` requests each.
+
+    Equal questions are asked once.
+    """
     places: dict[str, list[int]] = {}
     for number, question in enumerate(questions):
         places.setdefault(kept.key(question), []).append(number)
     different = _ask(client, [questions[numbers[0]] for numbers in places.values()], kept, attempts)
-    results = {number: judged for numbers, judged in zip(places.values(), different, strict=True) for number in numbers}
+    results = {
+        number: judged
+        for numbers, judged in zip(places.values(), different, strict=True)
+        for number in numbers
+    }
     return [results[number] for number in range(len(questions))]
 
 
@@ -63,10 +75,16 @@ def _ask(client: Client, questions: Sequence[Question], kept: Kept, attempts: in
     results = [Judged(from_cache=True) for _ in questions]
     unanswered = dict(enumerate(questions))
     for _ in range(attempts):
-        replies = {number: reply for number, question in unanswered.items() if (reply := kept.find(question)) is not None}
+        replies = {
+            number: reply
+            for number, question in unanswered.items()
+            if (reply := kept.find(question)) is not None
+        }
         new = [number for number in unanswered if number not in replies]
         if new:
-            client.ask([unanswered[number] for number in new], _teller(new, unanswered, replies, kept))
+            client.ask(
+                [unanswered[number] for number in new], _teller(new, unanswered, replies, kept)
+            )
         for number, reply in replies.items():
             question, result = unanswered.pop(number), results[number]
             result.from_cache &= number not in new
@@ -77,7 +95,9 @@ def _ask(client: Client, questions: Sequence[Question], kept: Kept, attempts: in
     return results
 
 
-def _teller(new: Sequence[int], questions: Mapping[int, Question], replies: dict[int, Reply], kept: Kept) -> Tell:
+def _teller(
+    new: Sequence[int], questions: Mapping[int, Question], replies: dict[int, Reply], kept: Kept
+) -> Tell:
     def tell(place: int, reply: Reply) -> None:
         replies[new[place]] = reply
         if not reply.failed:

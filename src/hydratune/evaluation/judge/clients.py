@@ -16,7 +16,10 @@ from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation.judge.questions import Question
 
 _GIVE_UP = 8  # failures in a row after which a server is away
-_LOOK, _GRACE = 0.2, 1.0  # seconds: between two looks at who has answered; beyond the timeout, until a request is given up
+_LOOK, _GRACE = (
+    0.2,
+    1.0,
+)  # seconds: between two looks at who has answered; beyond the timeout, until a request is given up
 _SILENCE = 10.0  # seconds without an answer, after which that is said
 _BUSY = (408, 409, 429, *range(500, 600))
 _PAUSE, _LONGEST_PAUSE = 0.5, 60.0  # seconds
@@ -63,9 +66,15 @@ class Purse:
 
     def reserve(self, question: Question) -> float | None:
         """The most a question can cost (a token has at least a byte); None: that is too much."""
-        most = self.cost(sum(len(turn["content"].encode()) + 16 for turn in question.turns), self.config.max_tokens)
+        most = self.cost(
+            sum(len(turn["content"].encode()) + 16 for turn in question.turns),
+            self.config.max_tokens,
+        )
         with self._lock:
-            if self.config.budget is not None and self.spent + self._reserved + most > self.config.budget:
+            if (
+                self.config.budget is not None
+                and self.spent + self._reserved + most > self.config.budget
+            ):
                 return None
             self._reserved += most
             return most
@@ -86,7 +95,11 @@ class Clock:
 
     @property
     def limits(self) -> str:
-        every = f"all of them at most {self.config.time_limit:g} s (time_limit)" if self.config.time_limit else "no time_limit"
+        every = (
+            f"all of them at most {self.config.time_limit:g} s (time_limit)"
+            if self.config.time_limit
+            else "no time_limit"
+        )
         return f"each at most {self.config.timeout:g} s (timeout); {every}"
 
     @property
@@ -95,7 +108,10 @@ class Clock:
 
     @property
     def over(self) -> bool:
-        return self.config.time_limit is not None and time.monotonic() - self._begun > self.config.time_limit
+        return (
+            self.config.time_limit is not None
+            and time.monotonic() - self._begun > self.config.time_limit
+        )
 
     def heard(self) -> None:
         self._last = self._said = time.monotonic()
@@ -105,7 +121,11 @@ class Clock:
         now = time.monotonic()
         if now - self._said >= _SILENCE:
             self._said = now
-            console.print(f"judge: no answer for {now - self._last:.0f} s; {waiting} requests are waiting ({self.limits})", soft_wrap=True)
+            console.print(
+                f"judge: no answer for {now - self._last:.0f} s; {waiting} requests are waiting"
+                f" ({self.limits})",
+                soft_wrap=True,
+            )
 
 
 class _Waiting:
@@ -125,11 +145,17 @@ class _Waiting:
 
     def late(self, seconds: float) -> list[int]:
         now = time.monotonic()
-        return [number for number, since in list(self.since.items()) if now - since > seconds and number in self.open]
+        return [
+            number
+            for number, since in list(self.since.items())
+            if now - since > seconds and number in self.open
+        ]
 
 
 def _pause(error: Any, attempt: int) -> float:
-    """Seconds until a busy server is asked again: what it says itself, else twice as long each time."""
+    """Seconds until a busy server is asked again: what it says itself, else twice as long each
+    time.
+    """
     try:
         return min(_LONGEST_PAUSE, max(0.0, float(error.response.headers["retry-after"])))
     except (AttributeError, KeyError, ValueError):
@@ -137,20 +163,43 @@ def _pause(error: Any, attempt: int) -> float:
 
 
 class Server:
-    """Anything that speaks OpenAI's chat completions. The key is read from the environment and kept nowhere."""
+    """Anything that speaks OpenAI's chat completions.
+
+    The key is read from the environment and kept nowhere.
+    """
 
     def __init__(self, config: AskingConfig, purse: Purse) -> None:
         """Raises ``ConfigError``."""
         try:
             import openai
         except ImportError:
-            raise ConfigError([Problem("judge", config.judge, "the openai package is missing", "pip install 'hydratune[judge]'")]) from None
+            raise ConfigError(
+                [
+                    Problem(
+                        "judge",
+                        config.judge,
+                        "the openai package is missing",
+                        "pip install 'hydratune[judge]'",
+                    )
+                ]
+            ) from None
         key = os.environ.get(config.key_env) if config.key_env else "none"
         if not key:
             why = "this environment variable is empty or not set"
-            raise ConfigError([Problem("key_env", config.key_env, why, "set it to the key, or key_env=null for a server without one")])
+            raise ConfigError(
+                [
+                    Problem(
+                        "key_env",
+                        config.key_env,
+                        why,
+                        "set it to the key, or key_env=null for a server without one",
+                    )
+                ]
+            )
         self._api, self.config, self.purse = openai, config, purse
-        self._client: Any = openai.OpenAI(base_url=config.base_url, api_key=key, timeout=config.timeout, max_retries=0)
+        self._client: Any = openai.OpenAI(
+            base_url=config.base_url, api_key=key, timeout=config.timeout, max_retries=0
+        )
         self.identity = f"{config.base_url} {config.judge}"
         self._structured = True  # until the server refuses it
         self._failures = 0  # in a row
@@ -162,14 +211,17 @@ class Server:
     def ask(self, questions: Sequence[Question], tell: Tell) -> None:
         """Raises ``RunError`` if the server is away, or refuses the key or the model.
 
-        Threads that wait for a server cannot be stopped, so they are daemons: who takes longer than ``timeout`` is given up, whatever
-        comes later, and another thread takes its place.
+        Threads that wait for a server cannot be stopped, so they are daemons: who takes longer than
+        ``timeout`` is given up, whatever comes later, and another thread takes its place.
         """
         waiting = _Waiting(len(questions))
         with progress("judge", len(questions)) as ticker:
             if not self._clock.told:
                 self._clock.told = True
-                many = f"{len(questions)} requests, {self.config.concurrency} at a time, to {mask(self.config.base_url)}"
+                many = (
+                    f"{len(questions)} requests, {self.config.concurrency} at a time, to"
+                    f" {mask(self.config.base_url)}"
+                )
                 console.print(f"judge: {many}; {self._clock.limits}", soft_wrap=True)
             try:
                 for _ in range(min(self.config.concurrency, len(questions))):
@@ -181,10 +233,15 @@ class Server:
             finally:
                 waiting.stopped.set()  # after Ctrl-C nothing more is asked
         if self._refused:
-            raise RunError(f"{self.config.base_url} refuses: {self._refused}\n  see base_url, judge and key_env")
+            raise RunError(
+                f"{self.config.base_url} refuses: {self._refused}\n  see base_url, judge and"
+                " key_env"
+            )
 
     def _begin(self, questions: Sequence[Question], waiting: "_Waiting") -> None:
-        threading.Thread(target=self._work, args=(questions, waiting), name="judge", daemon=True).start()
+        threading.Thread(
+            target=self._work, args=(questions, waiting), name="judge", daemon=True
+        ).start()
 
     def _work(self, questions: Sequence[Question], waiting: "_Waiting") -> None:
         """Asks one question after another, until none is left."""
@@ -203,7 +260,9 @@ class Server:
                 self.purse.pay(reserved, reply)
                 waiting.done.put((number, reply))
 
-    def _arrived(self, questions: Sequence[Question], waiting: "_Waiting") -> list[tuple[int, Reply]]:
+    def _arrived(
+        self, questions: Sequence[Question], waiting: "_Waiting"
+    ) -> list[tuple[int, Reply]]:
         """Replies that came, or are given up, since the last look."""
         found = []
         try:
@@ -216,9 +275,14 @@ class Server:
             pass
         if self._clock.over:
             self._away.set()
-            late = [(number, f"not answered: {self._clock.over_why}") for number in sorted(waiting.open)]
+            late = [
+                (number, f"not answered: {self._clock.over_why}") for number in sorted(waiting.open)
+            ]
         else:
-            late = [(n, f"no answer within {self.config.timeout:g} s (timeout)") for n in waiting.late(self.config.timeout + _GRACE)]
+            late = [
+                (n, f"no answer within {self.config.timeout:g} s (timeout)")
+                for n in waiting.late(self.config.timeout + _GRACE)
+            ]
         for number, why in late:
             waiting.open.discard(number)
             waiting.since.pop(number, None)
@@ -231,26 +295,39 @@ class Server:
         return found
 
     def _failed(self, *, hung: bool) -> None:
-        """One more in a row; a server that has never answered, and hangs on as many as are asked at a time, is away."""
+        """One more in a row; a server that has never answered, and hangs on as many as are asked at
+        a time, is away.
+        """
         self._failures += 1
-        if self._failures >= (_GIVE_UP if self._answered or not hung else min(_GIVE_UP, self.config.concurrency)):
+        if self._failures >= (
+            _GIVE_UP if self._answered or not hung else min(_GIVE_UP, self.config.concurrency)
+        ):
             self._away.set()
 
     def _tried(self, question: Question, number: int, waiting: "_Waiting") -> Reply:
-        """Again after 429, 5xx and lost connections, with growing pauses; who hangs once is not waited for again."""
+        """Again after 429, 5xx and lost connections, with growing pauses; who hangs once is not
+        waited for again.
+        """
         for attempt in range(self.config.retries + 1):
             waiting.since[number] = time.monotonic()
             try:
                 reply = self._one(question)
                 self._failures, self._answered = 0, True
                 return reply
-            except (self._api.AuthenticationError, self._api.PermissionDeniedError, self._api.NotFoundError) as error:
+            except (
+                self._api.AuthenticationError,
+                self._api.PermissionDeniedError,
+                self._api.NotFoundError,
+            ) as error:
                 self._refused = self._refused or self._told(error)
                 self._away.set()
                 return Reply(failed=self._told(error))
             except self._api.OpenAIError as error:
                 hung = isinstance(error, self._api.APITimeoutError)
-                again = isinstance(error, self._api.APIConnectionError) or getattr(error, "status_code", 0) in _BUSY
+                again = (
+                    isinstance(error, self._api.APIConnectionError)
+                    or getattr(error, "status_code", 0) in _BUSY
+                )
                 if hung or not again or attempt == self.config.retries or self._away.is_set():
                     self._failed(hung=hung)
                     return Reply(failed=self._told(error))
@@ -262,21 +339,37 @@ class Server:
         raise AssertionError("the last attempt returns")
 
     def _one(self, question: Question) -> Reply:
-        form = {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": question.schema}}
-        options: dict[str, Any] = {"model": self.config.judge, "messages": list(question.turns), "temperature": 0}
+        form = {
+            "type": "json_schema",
+            "json_schema": {"name": "judgement", "strict": True, "schema": question.schema},
+        }
+        options: dict[str, Any] = {
+            "model": self.config.judge,
+            "messages": list(question.turns),
+            "temperature": 0,
+        }
         options["max_tokens"] = self.config.max_tokens
         try:
-            found = self._client.chat.completions.create(**options, **({"response_format": form} if self._structured else {}))
+            found = self._client.chat.completions.create(
+                **options, **({"response_format": form} if self._structured else {})
+            )
         except self._api.BadRequestError:
             if not self._structured:
                 raise
             self._structured = False
             found = self._client.chat.completions.create(**options)
         choices = getattr(found, "choices", None) or []
-        text = (choices[0].message.content or "") if choices and choices[0].message is not None else ""
+        text = (
+            (choices[0].message.content or "") if choices and choices[0].message is not None else ""
+        )
         cut = bool(choices) and getattr(choices[0], "finish_reason", None) == "length"
         used = getattr(found, "usage", None)
-        return Reply(text, getattr(used, "prompt_tokens", 0) or 0, getattr(used, "completion_tokens", 0) or 0, cut=cut)
+        return Reply(
+            text,
+            getattr(used, "prompt_tokens", 0) or 0,
+            getattr(used, "completion_tokens", 0) or 0,
+            cut=cut,
+        )
 
     def _told(self, error: Exception) -> str:
         first = mask((str(error).splitlines() or [""])[0])[:200]
@@ -306,8 +399,15 @@ class Local:
         from hydratune.data.rows import Message
         from hydratune.evaluation.generation import answer
 
-        prompts = [self.encoder.prompt([Message(t["role"], t["content"]) for t in q.turns], (), "judge") for q in questions]
-        fitting = [n for n, prompt in enumerate(prompts) if len(prompt) + self.config.max_tokens <= self.context]
+        prompts = [
+            self.encoder.prompt([Message(t["role"], t["content"]) for t in q.turns], (), "judge")
+            for q in questions
+        ]
+        fitting = [
+            n
+            for n, prompt in enumerate(prompts)
+            if len(prompt) + self.config.max_tokens <= self.context
+        ]
         for number in sorted(set(range(len(questions))) - set(fitting)):
             tell(number, Reply(failed=f"{len(prompts[number])} tokens: more than the judge reads"))
         step = self.config.batch_size * (os.cpu_count() or 1)
@@ -328,8 +428,15 @@ class Local:
                 title="judge",
             )
             for number, one in zip(numbers, found, strict=True):
-                text = self.tokenizer.decode([t for t in one.tokens if t not in self.stop], skip_special_tokens=False)
-                reply = Reply(text.strip(), len(prompts[number]), len(one.tokens), cut=one.finish_reason == "length")
+                text = self.tokenizer.decode(
+                    [t for t in one.tokens if t not in self.stop], skip_special_tokens=False
+                )
+                reply = Reply(
+                    text.strip(),
+                    len(prompts[number]),
+                    len(one.tokens),
+                    cut=one.finish_reason == "length",
+                )
                 self.purse.pay(0.0, reply)
                 tell(number, reply)
 

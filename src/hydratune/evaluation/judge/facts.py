@@ -1,4 +1,7 @@
-"""Training answers read by a judge: is what they state supported by their request? What no rule can see."""
+"""Training answers read by a judge: is what they state supported by their request?
+
+What no rule can see.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +20,9 @@ _SHOWN = 600  # letters of a request or an answer
 
 @dataclass(frozen=True)
 class Facts:
-    """``finding`` lists the unsupported rows; the others are supported, unclear or have no verdict, and are counted."""
+    """``finding`` lists the unsupported rows; the others are supported, unclear or have no verdict,
+    and are counted.
+    """
 
     finding: Finding
     asked: int
@@ -31,20 +36,40 @@ def wanted(config: FactsConfig) -> bool:
 
 def check(rows: Iterable[Row], config: FactsConfig, client: Client) -> Facts:
     """A server that cannot be asked gives no verdict, and no row is called anything for it."""
-    chosen = sorted((row for row in rows if not row.is_text and row.answer.strip()), key=lambda row: row.content_hash)[: config.rows]
+    chosen = sorted(
+        (row for row in rows if not row.is_text and row.answer.strip()),
+        key=lambda row: row.content_hash,
+    )[: config.rows]
     asked = [questions.support(_request(row), row.answer) for row in chosen]
     try:
         found = ask(client, asked, Kept(client.identity, config.max_tokens), config.attempts)
     except RunError as error:
         found = [Judged(why=str(error).splitlines()[0]) for _ in chosen]
     pairs = [(row, one) for row, one in zip(chosen, found, strict=True) if one.opinion is not None]
-    counts = {choice: sum(one.opinion is not None and one.opinion.value == choice for _, one in pairs) for choice in questions.SUPPORT}
+    counts = {
+        choice: sum(one.opinion is not None and one.opinion.value == choice for _, one in pairs)
+        for choice in questions.SUPPORT
+    }
     why = next((one.why for one in found if one.opinion is None), "")
     unjudged = len(chosen) - len(pairs)
-    note = f"{len(chosen)} rows asked of {client.identity}: {', '.join(f'{count} {choice}' for choice, count in counts.items())}"
+    note = (
+        f"{len(chosen)} rows asked of {client.identity}:"
+        f" {', '.join(f'{count} {choice}' for choice, count in counts.items())}"
+    )
     note += f", {unjudged} without a verdict ({why})" if unjudged else ""
-    wrong = [(row, one) for row, one in pairs if one.opinion is not None and one.opinion.value == "unsupported"]
-    finding = Finding("unsupported", Level.warn, len(wrong), [row.id for row, _ in wrong], note=note, where=[row.where for row, _ in wrong])
+    wrong = [
+        (row, one)
+        for row, one in pairs
+        if one.opinion is not None and one.opinion.value == "unsupported"
+    ]
+    finding = Finding(
+        "unsupported",
+        Level.warn,
+        len(wrong),
+        [row.id for row, _ in wrong],
+        note=note,
+        where=[row.where for row, _ in wrong],
+    )
     finding.splits = {"train": len(wrong)} if wrong else {}  # no other rows are read
     for row, one in wrong[:MOST_EXAMPLES]:
         texts = [pii.hidden(text)[:_SHOWN] for text in (_request(row), row.answer)]
@@ -54,4 +79,6 @@ def check(rows: Iterable[Row], config: FactsConfig, client: Client) -> Facts:
 
 
 def _request(row: Row) -> str:
-    return "\n\n".join(message.content for message in row.prompt if message.role != "system" and message.content)
+    return "\n\n".join(
+        message.content for message in row.prompt if message.role != "system" and message.content
+    )

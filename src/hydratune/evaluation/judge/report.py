@@ -1,4 +1,6 @@
-"""report.html of a judge: what it found, whether to believe it, and every judgement with its reasons."""
+"""report.html of a judge: what it found, whether to believe it, and every judgement with its
+reasons.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,10 +23,17 @@ def render(
     told: list[tuple[str, Any, str]] = []
     if content["judged"] and content["kind"] == "score":
         told.append(
-            ("mean score, 1 to 5", bar(content["mean"], content["interval"], 5.0), _with_interval(content["mean"], content["interval"]))
+            (
+                "mean score, 1 to 5",
+                bar(content["mean"], content["interval"], 5.0),
+                _with_interval(content["mean"], content["interval"]),
+            )
         )
         most = max(1, *content["counts"].values())
-        told += [(f"score {number}", bar(count, None, most), str(count)) for number, count in content["counts"].items()]
+        told += [
+            (f"score {number}", bar(count, None, most), str(count))
+            for number, count in content["counts"].items()
+        ]
     elif content["judged"]:
         interval = content["win_rate_interval"]
         told.append(
@@ -45,7 +54,13 @@ def render(
                 f"{content['length_controlled_win_rate']:.3f}",
             )
         )
-        told.append(("changed with the order of the answers", bar(content["inconsistent"], None, 1.0), f"{content['inconsistent']:.1%}"))
+        told.append(
+            (
+                "changed with the order of the answers",
+                bar(content["inconsistent"], None, 1.0),
+                f"{content['inconsistent']:.1%}",
+            )
+        )
     answers = {str(row["id"]): row for row in ours}
     beside = {str(row["id"]): row for row in others}
     order = sorted(judgements, key=lambda row: (not row["why"], _rank(row)))
@@ -56,7 +71,10 @@ def render(
         told=told,
         verdict=verdict(content),
         cut=cut_lines(content),
-        rows=[_row(row, answers.get(str(row["id"]), {}), beside.get(str(row["id"]))) for row in order[:_SHOWN]],
+        rows=[
+            _row(row, answers.get(str(row["id"]), {}), beside.get(str(row["id"])))
+            for row in order[:_SHOWN]
+        ],
         all_rows=len(judgements),
     )
 
@@ -64,7 +82,12 @@ def render(
 def cut_lines(content: Mapping[str, Any]) -> list[str]:
     """How many of the answers that were judged had been cut."""
     whose = (("ours", f"the system {content['system']}"), ("theirs", str(content["against"])))
-    return list(filter(None, (told_cut(content["cut"][side] or 0, content["rows"], name) for side, name in whose)))
+    return list(
+        filter(
+            None,
+            (told_cut(content["cut"][side] or 0, content["rows"], name) for side, name in whose),
+        )
+    )
 
 
 def verdict(content: Mapping[str, Any]) -> str:
@@ -73,11 +96,18 @@ def verdict(content: Mapping[str, Any]) -> str:
         return "nothing was judged"
     if content["kind"] == "score":
         return f"{content['mean']:.2f} of 5 on {content['judged']} of {content['rows']} rows"
-    return f"{content['verdict']}: {content['win_rate']:.0%} won on {content['judged']} of {content['rows']} rows, ties as halves"
+    return (
+        f"{content['verdict']}: {content['win_rate']:.0%} won on {content['judged']} of"
+        f" {content['rows']} rows, ties as halves"
+    )
 
 
 def _with_interval(value: float, interval: Sequence[float] | None) -> str:
-    return f"{value:.3f}" if interval is None else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+    return (
+        f"{value:.3f}"
+        if interval is None
+        else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+    )
 
 
 def _rank(row: Mapping[str, Any]) -> float:
@@ -87,14 +117,21 @@ def _rank(row: Mapping[str, Any]) -> float:
     return {"theirs": 0.0, "tie": 1.0, "ours": 2.0}.get(str(row.get("winner")), 3.0)
 
 
-def _row(row: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> dict[str, Any]:
+def _row(
+    row: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any] | None
+) -> dict[str, Any]:
     feedback = row.get("feedback")
     request = asked_by_user(ours)
     cut = ", answer cut at the token limit" if row.get("cut") else ""
     found = row["why"] or (
-        f"score {row['score']}" if "score" in row else f"{row['winner']}{'' if row.get('consistent') else ', changed with the order'}"
+        f"score {row['score']}"
+        if "score" in row
+        else f"{row['winner']}{'' if row.get('consistent') else ', changed with the order'}"
     )
-    answers = [("answer", str(ours.get("prediction", ""))), *([("the other answer", str(theirs.get("prediction", "")))] if theirs else [])]
+    answers = [
+        ("answer", str(ours.get("prediction", ""))),
+        *([("the other answer", str(theirs.get("prediction", "")))] if theirs else []),
+    ]
     return {
         "id": str(row["id"]),
         "found": f"{found}{cut}",

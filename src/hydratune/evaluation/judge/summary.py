@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from hydratune.evaluation import statistics
-from hydratune.evaluation.judge.agreement import Weights, accuracy, cohen_kappa, krippendorff_alpha, spearman
+from hydratune.evaluation.judge.agreement import (
+    Weights,
+    accuracy,
+    cohen_kappa,
+    krippendorff_alpha,
+    spearman,
+)
 from hydratune.evaluation.measures import groups_of, mean
 from hydratune.evaluation.statistics import wilson
 
@@ -18,37 +24,56 @@ OUTCOMES = ("theirs", "tie", "ours")
 
 
 def outcome(ours_first: str, theirs_first: str) -> tuple[str, bool]:
-    """(who won, whether both orders agree) of the verdicts with our answer as A, then as B. Inconsistent is a tie."""
+    """(who won, whether both orders agree) of the verdicts with our answer as A, then as B.
+
+    Inconsistent is a tie.
+    """
     first = {"A": "ours", "B": "theirs"}.get(ours_first, "tie")
     second = {"A": "theirs", "B": "ours"}.get(theirs_first, "tie")
     return (first, True) if first == second else ("tie", False)
 
 
 def pairwise(rows: Sequence[Mapping[str, Any]], confidence: float, samples: int) -> dict[str, Any]:
-    """``rows`` have verdicts (of both orders), winner, consistent and length_difference; winner None: unjudged."""
+    """``rows`` have verdicts (of both orders), winner, consistent and length_difference; winner
+    None: unjudged.
+    """
     judged = [row for row in rows if row["winner"] is not None]
-    content: dict[str, Any] = {"rows": len(rows), "judged": len(judged), "unjudged": len(rows) - len(judged)}
+    content: dict[str, Any] = {
+        "rows": len(rows),
+        "judged": len(judged),
+        "unjudged": len(rows) - len(judged),
+    }
     if not judged:
         return content
     won = [OUTCOMES.index(row["winner"]) / 2 for row in judged]
     rate = mean(won)
     decided = [row for row in judged if row["winner"] != "tie"]
-    longer = [(row["winner"] == "ours") == (row["length_difference"] > 0) for row in decided if row["length_difference"]]
+    longer = [
+        (row["winner"] == "ours") == (row["length_difference"] > 0)
+        for row in decided
+        if row["length_difference"]
+    ]
     firsts = [verdict == "A" for row in judged for verdict in row["verdicts"] if verdict != "tie"]
     warnings = []
     inconsistent = [not row["consistent"] for row in judged]
     if sum(inconsistent) > 0.2 * len(judged):
         warnings.append(
-            f"{100 * sum(inconsistent) / len(judged):.0f} % of the verdicts change with the order of the answers: counted as ties"
+            f"{100 * sum(inconsistent) / len(judged):.0f} % of the verdicts change with the order"
+            " of the answers: counted as ties"
         )
     if longer and wilson(sum(longer), len(longer), confidence)[0] > 0.5:
         share = 100 * sum(longer) / len(longer)
-        warnings.append(f"the longer answer wins {share:.0f} % of the {len(longer)} decided rows: this judge may reward length")
+        warnings.append(
+            f"the longer answer wins {share:.0f} % of the {len(longer)} decided rows: this judge"
+            " may reward length"
+        )
     content |= {
         **{name: sum(row["winner"] == name for row in judged) for name in OUTCOMES},
         "win_rate": rate.value,
         **_against_half(won, groups_of(judged), confidence, samples),
-        "length_controlled_win_rate": length_controlled(won, [row["length_difference"] for row in judged]),
+        "length_controlled_win_rate": length_controlled(
+            won, [row["length_difference"] for row in judged]
+        ),
         "inconsistent": sum(inconsistent) / len(judged),
         "first_preferred": sum(firsts) / len(firsts) if firsts else None,
         "longer_wins": sum(longer) / len(longer) if longer else None,
@@ -57,21 +82,38 @@ def pairwise(rows: Sequence[Mapping[str, Any]], confidence: float, samples: int)
     return content
 
 
-def _against_half(won: Sequence[float], groups: Sequence[str], confidence: float, samples: int) -> dict[str, Any]:
-    """Whether more is won than lost: the sign test where rows are independent (ties say nothing), else Student's t over groups."""
+def _against_half(
+    won: Sequence[float], groups: Sequence[str], confidence: float, samples: int
+) -> dict[str, Any]:
+    """Whether more is won than lost: the sign test where rows are independent (ties say nothing),
+    else Student's t over groups.
+    """
     ones, even = [1.0] * len(won), [0.5] * len(won)
     found = statistics.paired([won, ones], [even, ones], statistics.ratio, groups, samples)
     if len(set(groups)) == len(groups):
         lost = sum(value < 0.5 for value in won)
-        found = replace(found, alone=(sum(value > 0.5 for value in won), lost, 2 * len(won)))  # a win is half a point more than a tie
+        # a win is half a point more than a tie
+        found = replace(found, alone=(sum(value > 0.5 for value in won), lost, 2 * len(won)))
     (one,) = statistics.corrected([found], confidence)
-    edges = None if one.interval is None else [min(1.0, max(0.0, 0.5 + edge)) for edge in one.interval]
-    word = ("better" if one.value > 0 else "worse") if one.p < 1 - confidence else "not distinguishable"
-    return {"win_rate_interval": edges, "p": one.p, "verdict": word if edges else f"{one.groups} independent rows cannot tell"}
+    edges = (
+        None if one.interval is None else [min(1.0, max(0.0, 0.5 + edge)) for edge in one.interval]
+    )
+    word = (
+        ("better" if one.value > 0 else "worse")
+        if one.p < 1 - confidence
+        else "not distinguishable"
+    )
+    return {
+        "win_rate_interval": edges,
+        "p": one.p,
+        "verdict": word if edges else f"{one.groups} independent rows cannot tell",
+    }
 
 
 def length_controlled(won: Sequence[float], differences: Sequence[float]) -> float:
-    """The win rate at equal length: a logistic regression of ``won`` on the length difference, with a small ridge."""
+    """The win rate at equal length: a logistic regression of ``won`` on the length difference, with
+    a small ridge.
+    """
     y, x = np.asarray(won, dtype=float), np.asarray(differences, dtype=float)
     spread = float(np.sqrt((x * x).mean()))
     design = np.stack([np.ones_like(x), x / spread if spread else x], axis=1)
@@ -90,7 +132,11 @@ def length_controlled(won: Sequence[float], differences: Sequence[float]) -> flo
 def absolute(rows: Sequence[Mapping[str, Any]], confidence: float, samples: int) -> dict[str, Any]:
     """``rows`` of one system have a score and a length; score None: unjudged."""
     judged = [row for row in rows if row["score"] is not None]
-    content: dict[str, Any] = {"rows": len(rows), "judged": len(judged), "unjudged": len(rows) - len(judged)}
+    content: dict[str, Any] = {
+        "rows": len(rows),
+        "judged": len(judged),
+        "unjudged": len(rows) - len(judged),
+    }
     if not judged:
         return content
     scores = [float(row["score"]) for row in judged]
@@ -98,12 +144,19 @@ def absolute(rows: Sequence[Mapping[str, Any]], confidence: float, samples: int)
     correlation = spearman([row["length"] for row in judged], scores)
     warnings = []
     if len(judged) >= _FEW_LABELS and correlation > 0.5:
-        warnings.append(f"scores grow with the length of an answer (rank correlation {correlation:.2f}): this judge may reward length")
+        warnings.append(
+            f"scores grow with the length of an answer (rank correlation {correlation:.2f}): this"
+            " judge may reward length"
+        )
     if len(set(scores)) == 1 and len(judged) > 5:
         warnings.append(f"every answer got {scores[0]:g}: this judge tells nothing apart")
     content |= {
         "mean": measure.value,
-        "interval": list(edges) if (edges := measure.interval(groups_of(judged), confidence, samples)) is not None else None,
+        "interval": (
+            list(edges)
+            if (edges := measure.interval(groups_of(judged), confidence, samples)) is not None
+            else None
+        ),
         "counts": {str(n): sum(score == n for score in scores) for n in range(1, 6)},
         "length_correlation": None if math.isnan(correlation) else correlation,
         "warnings": warnings,
@@ -113,13 +166,25 @@ def absolute(rows: Sequence[Mapping[str, Any]], confidence: float, samples: int)
 
 def agreement(pairs: Sequence[tuple[Any, Any]], categories: Sequence[Any]) -> dict[str, Any]:
     """Of people's labels and a judge's on the same rows; ``categories`` in their order."""
-    weighted = cohen_kappa(pairs, categories, Weights.quadratic) if len(categories) > 2 else cohen_kappa(pairs, categories)
-    ranks = [[float(categories.index(label)) for label in side] for side in zip(*pairs, strict=True)] if pairs else [[], []]
+    weighted = (
+        cohen_kappa(pairs, categories, Weights.quadratic)
+        if len(categories) > 2
+        else cohen_kappa(pairs, categories)
+    )
+    ranks = (
+        [[float(categories.index(label)) for label in side] for side in zip(*pairs, strict=True)]
+        if pairs
+        else [[], []]
+    )
     values = {
         "accuracy": accuracy(pairs),
         "kappa": cohen_kappa(pairs, categories),
         "weighted_kappa": weighted,
-        "alpha": krippendorff_alpha([list(pair) for pair in pairs], categories, ordinal=True) if pairs else math.nan,
+        "alpha": (
+            krippendorff_alpha([list(pair) for pair in pairs], categories, ordinal=True)
+            if pairs
+            else math.nan
+        ),
         "spearman": spearman(*ranks) if pairs else math.nan,
     }
     verdict, why = trust(weighted, len(pairs))
