@@ -324,6 +324,20 @@ def test_another_exit_code_is_a_difference_and_its_users_are_not_run(
     assert "[0, 0] -> [0, 3]" in text and "not run, because one failed" in text
 
 
+def test_a_tree_that_changes_during_the_run_is_no_result(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_commands(monkeypatch, step("write=VALUE"))
+
+    def changing(*_: object) -> None:
+        (repository / "src" / "hydratune" / "new.py").write_text("")
+
+    assert compare.main(["--base", "HEAD"]) == 0
+    monkeypatch.setattr(compare.Result, "store", changing)
+    assert compare.main(["--base", "HEAD"]) == 2
+    assert "src or conf changed while the commands ran" in capsys.readouterr().err
+
+
 def test_a_base_that_fails_is_an_error(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
