@@ -36,7 +36,14 @@ from rich.markup import escape
 
 from hydratune.console import LineFormatter, console, printing_to, silence
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
-from hydratune.experiment.context import Made, RunContext
+from hydratune.experiment import run as experiment
+from hydratune.experiment.context import (
+    Made,
+    RunContext,
+    SingleRunCompute,
+    SingleRunResources,
+    SingleRunSchedule,
+)
 from hydratune.experiment.frame import begin, recorded
 from hydratune.models.hardware import accelerator, give_back, memory
 from hydratune.records.files import read_json
@@ -205,8 +212,8 @@ class PackResources:
         return taken
 
 
-class PackContext(RunContext):
-    """The workshop of one job of a pack."""
+class PackContext(SingleRunResources, SingleRunCompute, SingleRunSchedule):
+    """Resources, compute and schedule of one job of a pack."""
 
     def __init__(
         self, resources: PackResources, heartbeat: Heartbeat, turns: HalvingScheduler
@@ -260,7 +267,7 @@ class PackContext(RunContext):
     def judged(self, step: int) -> bool:
         return any(entry[0] == step for entry in self.record.status().get("rungs", []))
 
-    def may_go_on(self, step: int, loss: float) -> bool:
+    def may_continue(self, step: int, loss: float) -> bool:
         self.heartbeat.beat()
         known = [entry for entry in self.record.status().get("rungs", []) if entry[0] < step]
         self.record.update(rungs=[*known, [step, loss if math.isfinite(loss) else None]])
@@ -320,8 +327,6 @@ def _one(
 
     Never raises: its status says how it ended.
     """
-    from hydratune.commands import train
-
     name, record, recording = heartbeat.name, heartbeat.record, False
     with (record.path / "run.log").open("a", encoding="utf-8") as stream:
         logs.streams[threading.get_ident()] = stream
@@ -337,7 +342,8 @@ def _one(
                 board.began(name)
                 recording = True
                 with recorded(settings, record):
-                    train.run(settings, record, PackContext(resources, heartbeat, turns))
+                    parts = PackContext(resources, heartbeat, turns)
+                    experiment.run_experiment(settings, record, RunContext(parts, parts, parts))
         except UnpackedError as error:
             record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
         except HydratuneError as error:
