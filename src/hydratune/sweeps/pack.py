@@ -52,7 +52,7 @@ from hydratune.settings.commands import Resume, TrainConfig, load, register_comm
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.board import Board
 from hydratune.sweeps.halving import Halving, HalvingScheduler, values_of
-from hydratune.sweeps.planning import GOES_ON, RUNS_ALONE, SETTINGS
+from hydratune.sweeps.planning import GOES_ON, SETTINGS
 from hydratune.sweeps.watch import Heartbeat, Watch
 from hydratune.sweeps.worker_pool import Task, WorkerPool
 from hydratune.training.merged import BaseReplica, MergeableBatch, MergingPool
@@ -345,7 +345,8 @@ def _one(
                     parts = PackContext(resources, heartbeat, turns)
                     experiment.run_experiment(settings, record, RunContext(parts, parts, parts))
         except UnpackedError as error:
-            record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
+            why = str(error)
+            record.change_status(lambda status: status.leave_pack(why))
         except HydratuneError as error:
             if not recording:  # another process holds the folder, say: nothing may be written there
                 console.print(
@@ -426,7 +427,7 @@ def _turns(
         values = values_of(record.status())
         if state in ("finished", "out") or name in lost:
             turns.known(name, values, state, final)
-        elif values and record.left() is not None:
+        elif values and record.checkpoint_to_resume() is not None:
             # In sync a verdict is the same whenever it is asked for, so whoever was
             # killed after its report waits for one. In asha
             # that may have been the permission to go on: it goes on, and what was
