@@ -104,7 +104,7 @@ def test_a_damaged_last_checkpoint_is_noticed_and_the_best_is_taken(
     assert f"{interrupted}/checkpoints/last.ckpt is not as it was written" in text
     assert (
         f"the run is resumed from {interrupted}/checkpoints/best.ckpt instead" in text
-        and "goes on after step 5 of 15" in text
+        and "resumed after step 5 of 15" in text
     )
     assert_same_run(interrupted, interrupted.parent / "whole")
 
@@ -118,7 +118,7 @@ def test_a_damaged_best_checkpoint_is_made_again(hydratune: Command, interrupted
     assert (
         "last.ckpt alone is not enough" in text
         and "the run begins anew" in text
-        and "goes on after" not in text
+        and "resumed after" not in text
     )
     assert_same_run(interrupted, interrupted.parent / "whole")
 
@@ -131,7 +131,7 @@ def test_a_damaged_best_checkpoint_is_restored_where_the_last_is_the_same(
     assert hydratune(*WORDS, f"hydra.run.dir={run}")[0] == 130
     (run / "checkpoints" / "best.ckpt").unlink()
     code, text = hydratune(*WORDS, f"hydra.run.dir={run}")
-    assert code == 0 and "restored from it" in text and "goes on after step 5 of 15" in text, text
+    assert code == 0 and "restored from it" in text and "resumed after step 5 of 15" in text, text
     assert_same_run(run, whole)
 
 
@@ -142,7 +142,7 @@ def test_without_a_whole_checkpoint_the_run_begins_anew(
         flip(interrupted / "checkpoints" / f"{name}.ckpt", 0.4)
     code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
     assert (
-        code == 0 and "is left whole: the run begins anew" in text and "goes on after" not in text
+        code == 0 and "is left whole: the run begins anew" in text and "resumed after" not in text
     ), text
     assert_same_run(interrupted, interrupted.parent / "whole")
 
