@@ -13,7 +13,7 @@ import pytest
 
 from conftest import SMALL
 from hydratune import digests
-from hydratune.cache import built
+from hydratune.cache import build_once
 from hydratune.comparison.runs import read
 from hydratune.errors import RunError
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
@@ -358,7 +358,7 @@ def test_two_writers_in_one_folder_lose_no_digest(tmp_path: Path) -> None:
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("hydratune.cache._whole", set[Path]())
+    monkeypatch.setattr("hydratune.cache._verified", set[Path]())
     yield tmp_path / "cache"
 
 
@@ -378,15 +378,15 @@ def test_a_damaged_entry_of_the_cache_is_built_again(
         lambda file: file.write_bytes(b""),
         lambda file: file.unlink(),
     ):
-        monkeypatch.setattr("hydratune.cache._whole", set[Path]())
+        monkeypatch.setattr("hydratune.cache._verified", set[Path]())
         if (fresh_cache / "x").is_dir():
             damage(fresh_cache / "x" / "in" / "states.bin")
-        assert (built("x", build) / "in" / "states.bin").read_bytes() == bytes(range(100))
+        assert (build_once("x", build) / "in" / "states.bin").read_bytes() == bytes(range(100))
         assert ("states.bin" in capfd.readouterr().out) == (len(times) > 1)
     assert len(times) == 4
     (fresh_cache / "x" / "digests.json").unlink()  # of an older version
-    monkeypatch.setattr("hydratune.cache._whole", set[Path]())
-    built("x", build)
+    monkeypatch.setattr("hydratune.cache._verified", set[Path]())
+    build_once("x", build)
     assert len(times) == 4
 
 
@@ -403,11 +403,11 @@ def test_every_file_of_the_cache_is_verified(
             and file.name != "digests.json"
         ):
             flip(file, 0.5)
-    monkeypatch.setattr("hydratune.cache._whole", set[Path]())
+    monkeypatch.setattr("hydratune.cache._verified", set[Path]())
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/second")
     assert (
         code == 0
-        and text.count("damaged, and built again") >= 2
+        and text.count("damaged, so it is built again") >= 2
         and "taken from the cache (" not in text
     ), text
     assert_same_run(tmp_path / "first", tmp_path / "second")

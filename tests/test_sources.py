@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from conftest import SMALL
-from hydratune.cache import built
+from hydratune.cache import build_once
 from hydratune.config import Quantization, TinyModel
 from hydratune.models import adapters, sources
 from hydratune.models.compute import on_cpu
@@ -156,7 +156,7 @@ def test_what_a_killed_process_left_in_the_cache_is_removed(
     for folder in (old, new):
         folder.mkdir(parents=True)
     os.utime(old, (0, 0))
-    assert built("data/x", lambda path: path.mkdir()) == tmp_path / "data" / "x"
+    assert build_once("data/x", lambda path: path.mkdir()) == tmp_path / "data" / "x"
     assert (old.exists(), new.exists()) == (False, True)
 
 
@@ -172,7 +172,7 @@ def test_what_two_need_at_the_same_time_is_built_once(
         path.mkdir()
 
     with ThreadPoolExecutor(3) as pool:
-        assert set(pool.map(lambda _: built("layers/x", build), range(3))) == {
+        assert set(pool.map(lambda _: build_once("layers/x", build), range(3))) == {
             tmp_path / "layers" / "x"
         }
     assert len(builds) == 1

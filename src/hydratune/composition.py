@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hydratune import checks, config, run
 from hydratune.bounds import check_yaml
 from hydratune.checks import configuration_problems, mask
-from hydratune.console import complain
+from hydratune.console import print_error
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 
 CONF = next(
@@ -143,7 +143,7 @@ def run_command(command: str, args: Sequence[str]) -> int:
             for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
                 check_yaml(file)
     except InputError as error:
-        complain(f"hydratune {command}: {error}")
+        print_error(f"hydratune {command}: {error}")
         return error.exit_code
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
@@ -174,13 +174,13 @@ def run_command(command: str, args: Sequence[str]) -> int:
             raise raised[0]
         return 0
     except KeyboardInterrupt:
-        complain("\ninterrupted")
+        print_error("\ninterrupted")
         return 130
     except (HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
-            complain(traceback.format_exc())
+            print_error(traceback.format_exc())
         explained = _explain(error, command, args)
-        complain(f"\nhydratune {command}: {explained}")
+        print_error(f"\nhydratune {command}: {explained}")
         return explained.exit_code
     except (
         OSError
@@ -191,21 +191,21 @@ def run_command(command: str, args: Sequence[str]) -> int:
             if isinstance(error, NotADirectoryError | FileExistsError)
             else ""
         )
-        complain(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR")
+        print_error(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR")
         return InputError.exit_code
     except RecursionError:
-        complain(
+        print_error(
             f"\nhydratune {command}: a setting is nested too deeply to be read; give it in a file,"
             " such as data.schema_file=FILE"
         )
         return InputError.exit_code
     except Exception as error:
         if wants_traceback:
-            complain(traceback.format_exc())
-        complain(
+            print_error(traceback.format_exc())
+        print_error(
             f"\nhydratune {command}: unexpected error: {mask(f'{type(error).__name__}: {error}')}"
         )
-        complain("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut")
+        print_error("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut")
         return HydratuneError.exit_code
     finally:
         sys.argv = before

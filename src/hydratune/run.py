@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hydratune import checks, config, extended
-from hydratune.console import silence
+from hydratune.console import discard_output
 from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Paused, Problem
 from hydratune.models.adapter_folder import adopt
 from hydratune.records import RunDirectory, State, alone, write_text
@@ -275,7 +275,7 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
 
 def hung_up(signum: int, frame: FrameType | None) -> None:
     """Without a terminal, printing is an error of its own."""
-    silence()
+    discard_output()
     interrupt(signum, frame)
 
 

@@ -17,7 +17,7 @@ from hydratune.comparison.exports import kinds_of
 from hydratune.comparison.names import criterion, title
 from hydratune.comparison.ranking import shown
 from hydratune.comparison.runs import UNREADABLE, Run, collect, read
-from hydratune.console import complain, console
+from hydratune.console import print_error, console
 from hydratune.errors import HydratuneError, InputError
 
 _HELP = """\
@@ -69,7 +69,7 @@ def main(args: Sequence[str]) -> int:
             return _gate(folders, options)
         return _compare(folders, options)
     except HydratuneError as error:
-        complain(f"hydratune compare: {error}")
+        print_error(f"hydratune compare: {error}")
         return error.exit_code
 
 

@@ -37,7 +37,7 @@ from rich.markup import escape
 from hydratune import config
 from hydratune.checks import mask
 from hydratune.config import TrainConfig
-from hydratune.console import LineFormatter, console, printing_to, silence
+from hydratune.console import LineFormatter, console, redirect_output, discard_output
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
 from hydratune.models.hardware import accelerator, give_back, memory
 from hydratune.records import RunDirectory, State, alone, read_json
@@ -318,7 +318,7 @@ def _one(
         logs.streams[threading.get_ident()] = stream
         try:
             torch.set_num_threads(1)
-            with printing_to(stream, pulse.telling(board.teller(name))), alone(record.path):
+            with redirect_output(stream, pulse.telling(board.teller(name))), alone(record.path):
                 # it was paused here: resume=never is about what an earlier command
                 # left
                 if name in premises.begun:
@@ -477,7 +477,7 @@ def run(
 
         def asked(signum: int, frame: FrameType | None) -> None:
             if signum == hung_up:
-                silence()
+                discard_output()
             premises.asked.set()
 
         hung_up = getattr(signal, "SIGHUP", None)  # the terminal was closed

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from hydratune.console import Stage, Told
+from hydratune.console import Stage, StageListener
 from hydratune.errors import Leaving
 from hydratune.records import RunDirectory, State
 from hydratune.sweeps.board import span
@@ -64,7 +64,7 @@ class Pulse:
             raise Leaving
         self.last = time.monotonic()
 
-    def telling(self, told: Told) -> Told:
+    def telling(self, told: StageListener) -> StageListener:
         def both(stage: Stage) -> None:
             self.beat()
             told(stage)
