@@ -21,9 +21,10 @@ from hydratune.comparison.entries import (
     varying,
 )
 from hydratune.comparison.entries import named as named_entry
-from hydratune.comparison.names import COSTS, Criterion, lower_is_better, title, unknown
+from hydratune.comparison.names import Criterion, unknown
 from hydratune.comparison.runs import Run, inside
 from hydratune.comparison.ties import ONE_SEED, Against
+from hydratune.metric_table import cost_headings, lower_is_better, title
 
 _FRONTS = ("forgetting/bits_per_byte_delta", "cost/cpu_seconds")  # what quality is weighed against
 _ALWAYS = (
@@ -81,7 +82,7 @@ class Comparison:
         other = "cost/wall_seconds" if on_cpu else "cost/cpu_seconds"
         return tuple(
             key
-            for key in COSTS
+            for key in cost_headings()
             if key != other and any(run.value(key) is not None for run in self.runs)
         )
 

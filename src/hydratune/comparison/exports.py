@@ -12,10 +12,10 @@ from typing import Any
 
 from hydratune.comparison.compared import Comparison
 from hydratune.comparison.entries import decimals, score, spread, varying
-from hydratune.comparison.names import title
 from hydratune.comparison.ranking import against_best, state
 from hydratune.comparison.runs import Run
 from hydratune.errors import InputError
+from hydratune.metric_table import title
 from hydratune.records import atomic, write_text
 
 TABLES, PICTURES = ("csv", "parquet", "markdown", "latex"), ("png", "svg")

@@ -8,12 +8,12 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from hydratune.comparison.names import lower_is_better, title
 from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import ONE_SEED, main_metric, read_rows
 from hydratune.errors import InputError
 from hydratune.evaluation.measures import comparison, difference
 from hydratune.evaluation.statistics import Difference, corrected
+from hydratune.metric_table import lower_is_better, title
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LIMIT = re.compile(

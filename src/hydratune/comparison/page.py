@@ -21,11 +21,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, verdict
 from hydratune.comparison.entries import chance, decimals, score, varying
-from hydratune.comparison.names import lower_is_better, title, written
 from hydratune.comparison.ranking import against_best, difference, state
 from hydratune.comparison.runs import Run
 from hydratune.errors import RunError
-from hydratune.evaluation.measures import asked_by_user
+from hydratune.evaluation.measures import user_text
+from hydratune.metric_table import lower_is_better, title, written
 
 _POINTS = 120  # of a learning curve
 _TALKING = 12  # runs whose answers are in the page
@@ -207,7 +207,7 @@ def _answers(ordered: Sequence[Run], compared: Comparison) -> dict[str, Any]:
             str(said[number][item]["prediction"])[:_LONGEST] if item in said[number] else None
             for number in talking
         ]
-        request = asked_by_user(row)
+        request = user_text(row)
         entry = {
             "id": str(row.get("id")),
             "request": request[:_LONGEST],

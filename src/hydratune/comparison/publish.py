@@ -13,9 +13,9 @@ from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, compare, verdict
 from hydratune.comparison.entries import score
 from hydratune.comparison.exports import markdown
-from hydratune.comparison.names import title
 from hydratune.comparison.runs import Run
 from hydratune.errors import InputError, RunError
+from hydratune.metric_table import title
 from hydratune.records import read_json, write_json
 from hydratune.tracking import wandb
 

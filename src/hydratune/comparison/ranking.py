@@ -11,9 +11,9 @@ from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, Front, compare, verdict
 from hydratune.comparison.effects import Effect
 from hydratune.comparison.entries import Entry, cell, chance, decimals, score, spread
-from hydratune.comparison.names import COSTS, title, written
 from hydratune.comparison.runs import Run
 from hydratune.console import console
+from hydratune.metric_table import cost_headings, title, written
 from hydratune.records import State
 
 _COLUMNS = 6  # settings shown at most
@@ -78,7 +78,7 @@ def tables(compared: Comparison) -> list[Table]:
     )
     metrics = [(title(name), cells) for name, cells in zip(compared.metrics, values, strict=False)]
     costs = [
-        (COSTS[name], cells)
+        (cost_headings()[name], cells)
         for name, cells in zip(compared.costs, values[len(metrics) :], strict=True)
     ]
     found = _beside(
@@ -185,7 +185,7 @@ def table(compared: Comparison, *, measured: bool = True, settings: int = _COLUM
     for name in metrics:
         result.add_column(escape(title(name)), justify="right")
     for name in costs:
-        result.add_column(COSTS[name], justify="right", no_wrap=True)
+        result.add_column(cost_headings()[name], justify="right", no_wrap=True)
     longest = max((len(state(run)) for run in compared.runs), default=0)
     result.add_column("state", overflow="fold", min_width=min(_LEAST_STATE, longest))
     for place, entry in enumerate(compared.ranked[:_ROWS]):
@@ -329,7 +329,7 @@ def difference(compared: Comparison, place: int, metric: str) -> str:
     found = compared.against.get(place, {}).get(metric)
     if found is None:
         return "" if place == 0 else "-"
-    return f"{found.value:+.3g} {found.found.between()} p {chance(found.p)}"
+    return f"{found.value:+.3g} {found.found.interval_text()} p {chance(found.p)}"
 
 
 def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:

@@ -20,26 +20,26 @@ from typing import Any
 
 import numpy as np
 
+from hydratune import metric_table
 from hydratune.comparison.entries import Entry
 from hydratune.comparison.runs import Run
 from hydratune.config import EvaluationConfig
 from hydratune.errors import RunError
 from hydratune.evaluation import metrics
-from hydratune.evaluation.measures import Measure, alone, exact, groups_of
+from hydratune.evaluation.measures import Measure, discordant, groups_of, is_exact
 from hydratune.evaluation.statistics import (
     Comparison,
     Difference,
     Interval,
     Part,
-    cleaned,
+    bootstrap_part,
     corrected,
-    differing,
-    over_rows,
-    rows_part,
-    within,
+    count_differing,
+    from_samples,
+    pooled_variance,
+    without_rounding,
 )
 
-_LOWER = ("nll",)
 _FEW = 30
 _SAMPLES = 2000
 _BLOCK = 1024  # samples
@@ -115,7 +115,7 @@ def read_rows(run: Run, system: str = "eval") -> _Read | None:
 
 def main_metric(run: Run) -> str | None:
     """What says best how good the answers are."""
-    return next((name for name in metrics.MAIN if f"eval/{name}" in run.metrics), None)
+    return metric_table.main_metric(run.metrics)
 
 
 def against_best(
@@ -135,7 +135,8 @@ def against_best(
     tests = corrected([pair.test for pair in pairs] + list(seeds.values()), confidence)
     found: dict[int, dict[str, Against]] = {}
     for pair, one in zip(pairs, tests, strict=False):
-        better = (one.value < 0) == (pair.metric in _LOWER) and one.value != 0
+        lower = metric_table.lower_is_better(f"eval/{pair.metric}") is True
+        better = (one.value < 0) == lower and one.value != 0
         found.setdefault(pair.place, {})[pair.metric] = Against(
             pair.metric, one, one.p < 1 - confidence, better, pair.replicated
         )
@@ -260,7 +261,7 @@ class Noise:
 
 def _noise(samples: Sequence[Sequence[Measure]], drawn: Drawn) -> Noise | None:
     """None where no entry has several seeds."""
-    found = within([[measure.value for measure in some] for some in samples])
+    found = pooled_variance([[measure.value for measure in some] for some in samples])
     if found is None:
         return None
     squares = sum(
@@ -269,7 +270,7 @@ def _noise(samples: Sequence[Sequence[Measure]], drawn: Drawn) -> Noise | None:
         if len(some) > 1
     )
     shares = (
-        within([[log_odds(m) for m in some] for some in samples])
+        pooled_variance([[log_odds(m) for m in some] for some in samples])
         if all(m.hits for some in samples for m in some)
         else None
     )
@@ -302,16 +303,18 @@ def seeds_and_rows(
     count, groups = drawn.count, drawn.groups
     samples = drawn.mean(theirs) - drawn.mean(ours)
     value = float(np.mean([m.value for m in theirs]) - np.mean([m.value for m in ours]))
-    informative = differing([m.columns for m in theirs], [m.columns for m in ours], groups)
+    informative = count_differing([m.columns for m in theirs], [m.columns for m in ours], groups)
     if noise is None:
-        found = over_rows(value, samples, groups, informative)
-        same = exact(theirs[0], ours[0], groups) and len(ours) == len(theirs) == 1
-        return replace(found, alone=alone(theirs[0], ours[0])) if same else found
+        found = from_samples(value, samples, groups, informative)
+        same = is_exact(theirs[0], ours[0], groups) and len(ours) == len(theirs) == 1
+        return replace(found, discordant=discordant(theirs[0], ours[0])) if same else found
     odds = None
     if noise.logits is not None:
         odds = statistics.fmean(map(log_odds, theirs)) - statistics.fmean(map(log_odds, ours))
-    both = bounds(rows_part(samples, count), noise, 1 / len(ours) + 1 / len(theirs), value, odds)
-    return Comparison(cleaned(value), both, count, informative)
+    both = bounds(
+        bootstrap_part(samples, count), noise, 1 / len(ours) + 1 / len(theirs), value, odds
+    )
+    return Comparison(without_rounding(value), both, count, informative)
 
 
 def bounds(
@@ -339,12 +342,12 @@ def _by_seeds(ranked: Sequence[Entry]) -> dict[int, Comparison]:
     worse than the one that came first no more often than 1 - ``confidence``.
     """
     scores = {i: entry.scores for i, entry in enumerate(ranked) if entry.scores}
-    every = within(list(scores.values()))
+    every = pooled_variance(list(scores.values()))
     if every is None or 0 not in scores:
         return {}
     found = {}
     for i in list(scores)[1:]:
-        variance, freedom = within([scores[0], scores[i]]) or every
+        variance, freedom = pooled_variance([scores[0], scores[i]]) or every
         part: Part = variance * (1 / len(scores[0]) + 1 / len(scores[i])), float(freedom)
         value = statistics.fmean(scores[i]) - statistics.fmean(scores[0])
         found[i] = Comparison(value, ((part,),), _MANY, _MANY)
