@@ -14,11 +14,12 @@ from hydratune.comparison import closing, gate
 from hydratune.comparison.compared import compare, measured
 from hydratune.comparison.entries import chance
 from hydratune.comparison.exports import kinds_of
-from hydratune.comparison.names import criterion, title
+from hydratune.comparison.names import criterion
 from hydratune.comparison.ranking import shown
 from hydratune.comparison.runs import UNREADABLE, Run, collect, read
 from hydratune.console import print_error, console
 from hydratune.errors import HydratuneError, InputError
+from hydratune.metric_table import title
 
 _HELP = """\
 usage: hydratune compare DIR [DIR ...] [option=value ...]
@@ -171,7 +172,7 @@ def _gate(folders: Sequence[Path], options: Mapping[str, str]) -> int:
         )
     for one in checked:
         found = one.difference
-        interval = f" {escape(found.between('+.4f'))}" if found else ""
+        interval = f" {escape(found.interval_text('+.4f'))}" if found else ""
         change = one.candidate - one.baseline
         values = (
             f"{one.baseline:.4f}",

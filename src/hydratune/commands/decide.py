@@ -21,7 +21,7 @@ from hydratune.evaluation.canaries import is_canary
 from hydratune.evaluation.constrained import Guide, guide_for
 from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.decision_report import render
-from hydratune.evaluation.measures import Measure, cut_of, groups_of
+from hydratune.evaluation.measures import Measure, count_cut, groups_of
 from hydratune.evaluation.overfitting import Verdict
 from hydratune.evaluation.retrieval import (
     Library,
@@ -372,7 +372,7 @@ def _table(
             TITLES[system],
             f"{some[metric].value:.3f}{between}",
             *(f"{some[name].value:.3f}" for name in form),
-            str(cut_of(predictions[system])),
+            str(count_cut(predictions[system])),
             f"{cost['tokens_in']:,}",
             f"{cost['tokens_out']:,}",
             f"{cost['seconds']:,.0f}",

@@ -18,26 +18,22 @@ from hydratune.checks import configuration_problems
 from hydratune.config import AdamWOptimizer, EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
 from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.evaluation import assess, harness, metrics, table
+from hydratune.evaluation import assess, harness, metrics
 from hydratune.evaluation import texts as running
 from hydratune.evaluation.constrained import guide_for, library
 from hydratune.evaluation.corpus import score_texts
 from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.families import names
 from hydratune.evaluation.measures import difference, groups_of
+from hydratune.evaluation.result_rows import without_leaks
 from hydratune.evaluation.retrieval import documents
+from hydratune.metric_table import is_likelihood
 from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
 from hydratune.run import write_page
 
 if TYPE_CHECKING:
     from hydratune.commands.train import Job
 
-# likelihoods are those of the model
-_SAME_WHEN_CONSTRAINED = (
-    "nll",
-    "perplexity",
-    "bits_per_byte",
-)
 _NEEDED = (
     "id",
     "prediction",
@@ -95,7 +91,7 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     if config.source is EvaluationSource.adapter:
         write_jsonl(record.path / "evaluation_predictions.jsonl", predictions)
     console.print(_table(recorded, values))
-    clean = table.without_leaks(values)
+    clean = without_leaks(values)
     if clean:
         console.print(f"[yellow]{clean}", soft_wrap=True)
     known = {
@@ -218,7 +214,7 @@ def _constrained(
         for name in [
             name
             for name in both[0]
-            if "/" not in name and name in both[1] and name not in _SAME_WHEN_CONSTRAINED
+            if "/" not in name and name in both[1] and not is_likelihood(name)
         ]:
             change = difference(
                 both[0][name],
@@ -234,7 +230,7 @@ def _constrained(
                 "interval": edges,
                 "p": change.p,
             }
-            between = f"{change.value:+.4f} {escape(change.between('+.4f'))}"
+            between = f"{change.value:+.4f} {escape(change.interval_text('+.4f'))}"
             table.add_row(
                 escape(name),
                 f"{both[1][name].value:.4f}",

@@ -19,7 +19,7 @@ from hydratune.evaluation.judge import questions, summary
 from hydratune.evaluation.judge.asking import Judged, Kept, ask
 from hydratune.evaluation.judge.clients import Client, Purse, client_for
 from hydratune.evaluation.judge.report import cut_lines, render
-from hydratune.evaluation.measures import cut_of, request_of
+from hydratune.evaluation.measures import count_cut, request_turns
 from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl, write_text
 
 _SYSTEMS = ("eval", "base", "fewshot")
@@ -68,8 +68,8 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
         "money": round(purse.spent, 6),
     }
     content["cut"] = {
-        "ours": cut_of(ours),
-        "theirs": cut_of(theirs) if theirs is not None else None,
+        "ours": count_cut(ours),
+        "theirs": count_cut(theirs) if theirs is not None else None,
     }
     content["from_cache"] = sum(row["from_cache"] for row in judgements)
     content["settings"] = {
@@ -133,7 +133,7 @@ def _matching(ours: Rows, theirs: Rows) -> Rows:
     wrong = [
         row["id"]
         for row in ours
-        if row["id"] not in there or request_of(there[row["id"]]) != request_of(row)
+        if row["id"] not in there or request_turns(there[row["id"]]) != request_turns(row)
     ]
     if wrong:
         why = (
@@ -162,7 +162,7 @@ def _labels(file: Path, pairs: bool) -> dict[str, Any]:
 
 
 def _request(row: Mapping[str, Any]) -> str:
-    turns = request_of(row)
+    turns = request_turns(row)
     return (
         "\n\n".join(f"{turn.get('role')}: {turn.get('content') or ''}" for turn in turns)
         if len(turns) > 1

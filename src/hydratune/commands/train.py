@@ -46,8 +46,10 @@ from hydratune.evaluation import (
     metrics,
     overfitting,
     panel,
-    table,
+    terminal,
 )
+from hydratune.evaluation.result_rows import without_leaks
+from hydratune.metric_table import main_metric, title
 from hydratune.models import adapters, continued, hardware, sources, trained, turn_ends
 from hydratune.models.adapter_folder import AdapterFolder, find, told
 from hydratune.models.compute import Compute, compute_of
@@ -960,11 +962,9 @@ def _sampler(job: Job, record: RunDirectory, shop: Workshop) -> Ask | None:
         write_jsonl(record.sample_file, [*(row for row in before if row["step"] < step), *now])
         measured = metrics.measures(said, bench.families, has_schema=bench.schema is not None)
         values = {name: measure.value for name, measure in measured.items() if "/" not in name}
-        best = next((name for name in metrics.MAIN if name in values), "nll")
-        console.print(
-            f"step {step}: {table.TITLES[best]} {values[best]:.3f} on {len(bench.rows)} validation"
-            " rows"
-        )
+        best = main_metric(values, "") or "nll"
+        name, count = title(f"eval/{best}"), len(bench.rows)
+        console.print(f"step {step}: {name} {values[best]:.3f} on {count} validation rows")
         return values
 
     return ask
@@ -1036,15 +1036,15 @@ def _report(
 ) -> None:
     """The closing table and what to type next."""
     section("results")
-    console.print(table.results(result, systems, len(job.examples)))
-    console.print(table.times(job.seconds))
+    console.print(terminal.results(result, systems, len(job.examples)))
+    console.print(terminal.times(job.seconds))
     speed, memory = result["cost/tokens_per_second"], result["cost/peak_memory_bytes"]
     console.print(
         f"validation loss {result['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory"
         f" {memory / 2**30:.1f} GiB"
     )
     if "forgetting/within_budget" in result:
-        console.print(table.forgetting(result))
+        console.print(terminal.forgetting(result))
         budgets = job.config.evaluation.forgetting
         for most, colour in ((budgets.fail, "red"), (budgets.warn, "yellow")):
             for told in forgetting.exceeded(result, most):
@@ -1053,7 +1053,7 @@ def _report(
         console.print(memorisation.told(result, result["intervals"]), soft_wrap=True)
     if "memorisation/canary_difference" in result:
         console.print(canaries.told(result, result["intervals"]), soft_wrap=True)
-    clean = table.without_leaks(result)
+    clean = without_leaks(result)
     if clean:
         console.print(f"[yellow]{clean}", soft_wrap=True)
     overfitted = result["course"]["verdict"] == overfitting.Verdict.overfitted.value

@@ -21,6 +21,7 @@ from hydratune.checks import mask
 from hydratune.config import TrackingConfig, TrackingMode
 from hydratune.console import console
 from hydratune.errors import HydratuneError, RunError
+from hydratune.metric_table import lower_is_better
 from hydratune.tracking.tensorboard import TensorBoardTracker
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class WandbTracker:
             run.define_metric(
                 name,
                 step_metric="trainer/global_step",
-                summary="min" if name.endswith("loss") else "last",
+                summary="min" if lower_is_better(name) else "last",
             )
 
     @never_fatal

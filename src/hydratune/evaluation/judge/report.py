@@ -5,7 +5,7 @@ reasons.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydratune.evaluation.measures import asked_by_user, told_cut
+from hydratune.evaluation.measures import cut_sentence, user_text
 from hydratune.evaluation.pages import bar, page
 
 _SHOWN = 60  # rows on the page
@@ -85,7 +85,10 @@ def cut_lines(content: Mapping[str, Any]) -> list[str]:
     return list(
         filter(
             None,
-            (told_cut(content["cut"][side] or 0, content["rows"], name) for side, name in whose),
+            (
+                cut_sentence(content["cut"][side] or 0, content["rows"], name)
+                for side, name in whose
+            ),
         )
     )
 
@@ -121,7 +124,7 @@ def _row(
     row: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     feedback = row.get("feedback")
-    request = asked_by_user(ours)
+    request = user_text(ours)
     cut = ", answer cut at the token limit" if row.get("cut") else ""
     found = row["why"] or (
         f"score {row['score']}"

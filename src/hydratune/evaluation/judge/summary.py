@@ -93,7 +93,7 @@ def _against_half(
     if len(set(groups)) == len(groups):
         lost = sum(value < 0.5 for value in won)
         # a win is half a point more than a tie
-        found = replace(found, alone=(sum(value > 0.5 for value in won), lost, 2 * len(won)))
+        found = replace(found, discordant=(sum(value > 0.5 for value in won), lost, 2 * len(won)))
     (one,) = statistics.corrected([found], confidence)
     edges = (
         None if one.interval is None else [min(1.0, max(0.0, 0.5 + edge)) for edge in one.interval]
