@@ -252,7 +252,8 @@ def fit(
     every = encoded(rows)
     plans: list[dict[str, Any]] = []
     rungs = [pause_at] if pause_at is not None else []
-    with tempfile.TemporaryDirectory() as folder, redirect_output(io.StringIO(), lambda stage: None):
+    discarded = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, redirect_output(discarded, lambda stage: None):
         record = RunDirectory(Path(folder))
         fitted = training.fit(
             model,

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from hydratune import console
-from hydratune.console import Stage, redirect_output, progress
+from hydratune.console import Stage, progress, redirect_output
 from hydratune.sweeps import board as boards
 from hydratune.sweeps.board import Board, Line, choose, plain, span, summary, table, time_left
 from hydratune.sweeps.records import Job, write_sweep
@@ -165,7 +165,8 @@ def test_what_was_done_before_is_no_speed(tmp_path: Path) -> None:
     board = Board(tmp_path, ["0"])
     with redirect_output(io.StringIO(), board.teller("0")), progress("training", 10) as ticker:
         ticker.resume_at(8)
-    assert (board.lines["0"].stage.fraction, board.lines["0"].stage.seconds_left(5.0)) == (0.8, None)
+    stage = board.lines["0"].stage
+    assert (stage.fraction, stage.seconds_left(5.0)) == (0.8, None)
 
 
 def test_a_job_that_has_not_said_anything() -> None:

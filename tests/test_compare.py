@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydratune.comparison.compared import compare, front, verdict
+from hydratune.comparison.names import Criterion, criterion
 
 from conftest import SMALL
-from hydratune.comparison.compared import compare, front, verdict
 from hydratune.comparison.effects import effects
 from hydratune.comparison.entries import entries
 from hydratune.comparison.gate import limits
-from hydratune.comparison.names import Criterion, criterion
 from hydratune.comparison.runs import collect
 from hydratune.errors import InputError
 from hydratune.metric_table import find, lower_is_better

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydratune.comparison.compared import compare
 
 from hydratune.comparison import page
-from hydratune.comparison.compared import compare
 from hydratune.comparison.runs import collect
 from test_compare import hits, make
 

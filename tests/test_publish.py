@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydratune.comparison.compared import compare
 
 from hydratune.comparison import publish
-from hydratune.comparison.compared import compare
 from hydratune.comparison.runs import collect
 from hydratune.tracking.wandb import Place
 from test_compare import hits, make

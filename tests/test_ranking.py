@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydratune.comparison.ranking import ranking_table
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t, ttest_ind
 
 from hydratune.comparison.entries import Entry, cells, entries, short_names
-from hydratune.comparison.ranking import ranking_table
 from hydratune.comparison.runs import Run, collect
 from hydratune.comparison.ties import by_seeds
 from hydratune.records import RunDirectory, State, write_json, write_text

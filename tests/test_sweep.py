@@ -3,10 +3,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydratune.comparison.ranking import ranking_table
 from omegaconf import OmegaConf
 
 from conftest import SMALL
-from hydratune.comparison.ranking import ranking_table
 from hydratune.comparison.runs import Run
 from hydratune.sweeps.records import varying
 

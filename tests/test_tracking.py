@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydratune.comparison.compared import compare
 
 from conftest import SMALL
-from hydratune.comparison.compared import compare
 from hydratune.comparison.runs import collect
 from hydratune.config import TrackingConfig
 from hydratune.tracking import wandb as tracking

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb.proto.wandb_internal_pb2 import Record
-
 from hydratune.comparison.compared import compare
 from hydratune.comparison.names import Criterion
+from wandb.proto.wandb_internal_pb2 import Record
+
 from hydratune.comparison.runs import collect
 from hydratune.errors import RunError
 from hydratune.tracking import wandb_file

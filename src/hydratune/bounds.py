@@ -110,7 +110,7 @@ _WATCH = _Watch()
 
 
 def depth(value: object, limit: int) -> int:
-    """Return how deep lists and objects are nested; values deeper than ``limit`` count as one more."""
+    """Return how deep lists and objects are nested; deeper than ``limit`` counts as one more."""
     level, levels = [value], 0
     while level and levels <= limit:
         level = [

@@ -191,7 +191,8 @@ def run_command(command: str, args: Sequence[str]) -> int:
             if isinstance(error, NotADirectoryError | FileExistsError)
             else ""
         )
-        print_error(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR")
+        hint = "the folder of a run is chosen with hydra.run.dir=DIR"
+        print_error(f"\nhydratune {command}: {what}; {hint}")
         return InputError.exit_code
     except RecursionError:
         print_error(
@@ -205,7 +206,9 @@ def run_command(command: str, args: Sequence[str]) -> int:
         print_error(
             f"\nhydratune {command}: unexpected error: {mask(f'{type(error).__name__}: {error}')}"
         )
-        print_error("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut")
+        print_error(
+            "  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut"
+        )
         return HydratuneError.exit_code
     finally:
         sys.argv = before

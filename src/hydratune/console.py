@@ -174,9 +174,9 @@ class Ticker:
         self.title, self.unit, self.quiet = title, unit, quiet
         self.total = _UNKNOWN_TOTAL if quiet else total
         self._bars = bars
-        self._task = (
-            None if bars is None else bars.add_task(title, total=total, unit=unit, amount=0, note="")
-        )
+        self._task = None
+        if bars is not None:
+            self._task = bars.add_task(title, total=total, unit=unit, amount=0, note="")
         self._lock = threading.Lock()
         self._done = self._amount = self._resumed_at = 0.0
         self._numbers: dict[str, float] = {}

@@ -67,7 +67,9 @@ from hydratune.run import is_main_process
 from hydratune.sweeps import peers
 from hydratune.sweeps.records import read_sweep
 from hydratune.sweeps.workshop import Workshop
-from hydratune.tracking import environment, wandb
+from hydratune.tracking import environment
+from hydratune.tracking.start import start_tracker
+from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, optimizers, resume, schedules
 from hydratune.training.callbacks import patience_of, signals_wait
 from hydratune.training.fit import Fitted, elementwise_pieces, fit
@@ -157,7 +159,7 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
             peers.refuse_other_rows(config, record.path, job.data_facts["splits"], shop.shared)
             job.checkpoint = _place_left(job, record)
             if new:
-                tracker.again(resume.history(job.checkpoint))
+                tracker.restore_history(resume.history(job.checkpoint))
         job.seconds = seconds
         result, systems = _experiment(job, record, tracker, shop)
         exit_code = 0
@@ -175,7 +177,7 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
 
 
 def _experiment(
-    job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Workshop
+    job: Job, record: RunDirectory, tracker: Tracker, shop: Workshop
 ) -> tuple[dict[str, Any], list[str]]:
     """Measures, trains, measures again.
 
@@ -183,8 +185,8 @@ def _experiment(
     """
     config = job.config
     facts = _write_down(job, record, shop)
-    tracker.facts(facts)
-    tracker.data([record.path / "data.json", record.path / "data.html"])
+    tracker.log_facts(facts)
+    tracker.log_data_reports([record.path / "data.json", record.path / "data.html"])
     before, untouched = _panel(job, shop, "the panel, before"), _untouched_canaries(job, shop)
     predictions = _baselines(job, record, shop)
     section("training")
@@ -200,7 +202,7 @@ def _experiment(
     shop.accept(job.model)
     optimizers.check(job.model, config.optimizer)
     trainable, total = adapters.count_parameters(job.model)
-    tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
+    tracker.log_facts({**facts, "trainable_parameters": trainable, "parameters": total})
     for line in trained.lines(job.model):
         console.print(escape(line), soft_wrap=True)
     for name in idle:
@@ -254,9 +256,9 @@ def _experiment(
     result |= lost[0] | known[0]
     result["intervals"] |= lost[1] | known[1]
     write_json(record.metrics_file, result)
-    tracker.summary({k: v for k, v in result.items() if isinstance(v, (int, float))})
-    tracker.predictions(predictions["eval"])
-    tracker.adapter(record.adapter)
+    tracker.log_summary({k: v for k, v in result.items() if isinstance(v, (int, float))})
+    tracker.log_predictions(predictions["eval"])
+    tracker.log_adapter(record.adapter)
     return result, list(predictions)
 
 
@@ -696,7 +698,7 @@ def _spent(job: Job, shop: Workshop) -> float:
     )
 
 
-def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> wandb.Tracker:
+def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> Tracker:
     """The W&B run; in a sweep it is named after what varies and grouped by the sweep."""
     path = record.path
     mine = read_sweep(path.parent).get(path.name)
@@ -707,16 +709,16 @@ def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> wandb.T
     )
     folder, group = (path.parent, path.parent.name) if mine else (path, None)
     name = varying if mine else f"{config.name}-{path.name}"
-    known = record.status().get("wandb_id") if record.left() is not None else None
+    resumed_id = record.status().get("wandb_id") if record.left() is not None else None
     name = name or path.name
-    tracker = wandb.start(
+    tracker = start_tracker(
         config.tracking,
         plain(config),
         folder=folder,
         group=group,
         name=name,
         job_type="train",
-        known=known,
+        resumed_id=resumed_id,
         on_stop=shop.stop,
         run_folder=path,
     )

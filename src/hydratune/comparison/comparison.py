@@ -7,7 +7,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hydratune.metric_table import cost_headings, title
 from hydratune.comparison import effects
 from hydratune.comparison.conditions import differing_conditions, why_not_comparable
 from hydratune.comparison.criterion import Criterion, unknown_metric
@@ -29,6 +28,7 @@ from hydratune.comparison.formatting import (
 from hydratune.comparison.fronts import ParetoFront, measured_metrics, pareto_fronts
 from hydratune.comparison.runs import Run, nested_value
 from hydratune.comparison.ties import PairedTest, Significance, compare_with_best, main_metric
+from hydratune.metric_table import cost_headings, title
 
 _ALWAYS_SHOWN = (
     "eval/schema_valid",
@@ -69,8 +69,8 @@ class Comparison:
         used = [nested_value(run.environment, "hardware", "accelerator") for run in self.runs]
         is_on_cpu = all(accelerator in (None, "cpu") for accelerator in used)
         hidden = "cost/wall_seconds" if is_on_cpu else "cost/cpu_seconds"
-        recorded = {key for key in cost_headings() if any(run.value(key) is not None for run in self.runs)}
-        return tuple(key for key in cost_headings() if key in recorded and key != hidden)
+        shown = [key for key in cost_headings() if key != hidden]
+        return tuple(key for key in shown if any(run.value(key) is not None for run in self.runs))
 
     @property
     def tested_metrics(self) -> list[str]:

@@ -71,9 +71,7 @@ _CONDITIONS: dict[str, Callable[[Mapping[str, object]], object]] = {
 
 def differing_conditions(runs: Sequence[Run]) -> list[str]:
     """Return a sentence for each condition that is not the same for all runs that recorded it."""
-    values = {
-        name: [read(run.environment) for run in runs] for name, read in _CONDITIONS.items()
-    }
+    values = {name: [read(run.environment) for run in runs] for name, read in _CONDITIONS.items()}
     packages = dict.fromkeys(
         name for run in runs for name in nested_value(run.environment, "versions") or ()
     )
@@ -93,8 +91,8 @@ def _difference(condition: str, values: Sequence[object], runs: Sequence[Run]) -
             names.setdefault(str(value), []).append(run.name)
     if len(names) < 2:
         return None
-    frequent_first = sorted(names.items(), key=lambda item: -len(item[1]))[:_MOST_VALUES]
-    shown = "; ".join(f"{value[:_LONGEST_VALUE]}: {_run_names(own)}" for value, own in frequent_first)
+    frequent = sorted(names.items(), key=lambda item: -len(item[1]))[:_MOST_VALUES]
+    shown = "; ".join(f"{value[:_LONGEST_VALUE]}: {_run_names(own)}" for value, own in frequent)
     verb = "differ" if condition.endswith("rows") else "differs"
     return f"{condition} {verb} between runs ({shown})"
 

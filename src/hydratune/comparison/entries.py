@@ -70,9 +70,7 @@ def group_runs(runs: Sequence[Run], by: Criterion | None = None) -> list[Entry]:
         Entry(tuple(sorted(group, key=lambda run: _run_order(run, by))), by)
         for group in groups.values()
     ]
-    return sorted(
-        entries, key=lambda entry: (_cost(entry.mean, by), _run_order(entry.runs[0], by))
-    )
+    return sorted(entries, key=lambda entry: (_cost(entry.mean, by), _run_order(entry.runs[0], by)))
 
 
 def seed_keys(runs: Sequence[Run]) -> set[str]:

@@ -6,9 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydratune.metric_table import title
 from hydratune.comparison.comparison import Comparison
-
 from hydratune.comparison.entries import Entry, score_of, varying_settings
 from hydratune.comparison.formatting import format_mean, format_score
 from hydratune.comparison.pictures import FORMATS, draw_pictures
@@ -16,6 +14,7 @@ from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import PairedTest
 from hydratune.comparison.verdict import describe_outcome, describe_state
 from hydratune.errors import InputError
+from hydratune.metric_table import title
 from hydratune.records import atomic, write_text
 
 TABLES = ("csv", "parquet", "markdown", "latex")
@@ -57,7 +56,7 @@ def _write_text(file: Path, text: str) -> Path:
     return file
 
 
-# ------------------------------------------------------------------------------------- one row a run
+# ------------------------------------------------------------------------------------ one row a run
 def records(compared: Comparison) -> list[Record]:
     """Return one record for each run: every setting that varies and every number."""
     runs = [run for entry in compared.ranked for run in entry.runs]
@@ -132,7 +131,7 @@ def _column(values: Sequence[object]) -> list[float | None] | list[str | None]:
     return [None if value is None else float(next(remaining)) for value in values]
 
 
-# ------------------------------------------------------------------------------------ one row an entry
+# --------------------------------------------------------------------------------- one row an entry
 def _ranking(compared: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return (headings, one row for each entry), as in the ranking on the terminal."""
     headings = [

@@ -35,7 +35,7 @@ def format_value(value: object) -> str:
 
 
 def format_distinct(values: Sequence[object]) -> dict[str, str]:
-    """Return ``canonical`` value -> ``format_value``, numbered where different values look equal."""
+    """Return ``canonical`` value -> ``format_value``, with equal texts numbered."""
     texts: dict[str, str] = {}
     for value in values:
         text, key = format_value(value), canonical(value)

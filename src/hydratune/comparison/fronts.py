@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydratune.metric_table import lower_is_better
 from hydratune.comparison.criterion import Criterion, unknown_metric
 from hydratune.comparison.runs import Run
+from hydratune.metric_table import lower_is_better
 
 # metrics that quality is weighed against unless the user names others
 _DEFAULT_METRICS = ("forgetting/bits_per_byte_delta", "cost/cpu_seconds")

@@ -9,6 +9,10 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
+from rich.table import Table
+
+from hydratune.comparison.formatting import format_p
 from hydratune.comparison.runs import Run, read_run
 from hydratune.comparison.ties import ONE_SEED, ScoredRows, main_metric, read_scored_rows
 from hydratune.errors import InputError
@@ -117,9 +121,7 @@ def check_candidate(
     )
 
 
-def _always_failing(
-    baseline: Run, candidate: Run, limited: Set[str]
-) -> list[CheckedMetric]:
+def _always_failing(baseline: Run, candidate: Run, limited: Set[str]) -> list[CheckedMetric]:
     """Return what fails whatever the limits are.
 
     That is a validation loss that is not a number, and more forgetting than the run itself allowed.
@@ -150,9 +152,7 @@ def _no_number(metric: str, baseline: float, candidate: object) -> CheckedMetric
     return CheckedMetric(metric, baseline, value, None, limit, failed=True)
 
 
-def _check_significance(
-    baseline: Run, candidate: Run, confidence: float
-) -> list[CheckedMetric]:
+def _check_significance(baseline: Run, candidate: Run, confidence: float) -> list[CheckedMetric]:
     """Test the main metric and the likelihood of the answers, corrected for both (Holm)."""
     theirs, ours = _pair_rows(baseline, candidate)
     main = main_metric(baseline)
@@ -277,3 +277,27 @@ def summarise(checked: Sequence[CheckedMetric]) -> str:
             " more"
         )
     return f"{conclusion} ({ONE_SEED})"
+
+
+def results_table(checked: Sequence[CheckedMetric], confidence: float) -> Table:
+    """Return a row for each checked metric."""
+    table = Table(title_justify="left", header_style="bold")
+    for column in ("metric", "baseline", "candidate"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    table.add_column(f"difference, {100 * confidence:.4g} %")
+    table.add_column("p", justify="right")
+    table.add_column("fails if")
+    table.add_column("")
+    for metric in checked:
+        change, paired = metric.candidate - metric.baseline, metric.difference
+        interval = f" {escape(paired.interval_text('+.4f'))}" if paired else ""
+        table.add_row(
+            escape(title(metric.metric)),
+            f"{metric.baseline:.4f}",
+            f"{metric.candidate:.4f}",
+            f"{change:+.4f}{interval}" if math.isfinite(change) else "-",
+            format_p(paired.p).removeprefix("= ") if paired else "-",
+            escape(metric.limit),
+            "[bold red]FAIL" if metric.failed else "[green]ok",
+        )
+    return table

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hydratune.metric_table import title, written
 from hydratune.comparison.comparison import Comparison
-
 from hydratune.comparison.formatting import format_p, format_score
 from hydratune.comparison.page_data import PageData, page_data
 from hydratune.comparison.verdict import describe_difference, verdict
+from hydratune.metric_table import title, written
 from hydratune.records import write_text
 
 _TEMPLATES = Path(__file__).parent

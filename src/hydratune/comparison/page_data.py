@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from hydratune.metric_table import lower_is_better, title
 from hydratune.checks import mask
 from hydratune.comparison.comparison import Comparison
-
 from hydratune.comparison.entries import score_of, varying_settings
 from hydratune.comparison.runs import Prediction, Run
 from hydratune.comparison.verdict import describe_outcome, describe_state
 from hydratune.errors import RunError
 from hydratune.evaluation.measures import user_text
+from hydratune.metric_table import lower_is_better, title
 
 _MOST_POINTS = 120  # of a learning curve
 _MOST_ANSWERING = 12  # runs whose answers are on the page
@@ -211,9 +210,7 @@ def _answers(runs: Sequence[Run], compared: Comparison) -> AnswerData:
     return AnswerData(rows=rows, answering=list(predictions), omitted_rows=omitted)
 
 
-def _answering(
-    runs: Sequence[Run], compared: Comparison
-) -> dict[int, Mapping[str, Prediction]]:
+def _answering(runs: Sequence[Run], compared: Comparison) -> dict[int, Mapping[str, Prediction]]:
     """Return index of a run -> hash of a test row -> its prediction, for the best runs.
 
     All of them answered rows that the first one answered.

@@ -6,10 +6,9 @@ Metrics are named as in metrics.json, which is how the summary of a W&B run has 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hydratune.metric_table import title
 from hydratune.comparison.comparison import Comparison
-
 from hydratune.comparison.runs import Run
+from hydratune.metric_table import title
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Layout

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydratune.metric_table import title
 from hydratune.comparison.comparison import Comparison
-
 from hydratune.comparison.effects import Effect
 from hydratune.comparison.runs import Run
 from hydratune.errors import InputError
+from hydratune.metric_table import title
 from hydratune.records import atomic
 
 if TYPE_CHECKING:

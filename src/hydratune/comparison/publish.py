@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydratune.metric_table import title
 from hydratune.checks import mask
 from hydratune.comparison.comparison import Comparison, compare
-
 from hydratune.comparison.entries import score_of
 from hydratune.comparison.exports import markdown
 from hydratune.comparison.panels import column_name, panels_by_section
 from hydratune.comparison.runs import Run
 from hydratune.comparison.verdict import verdict
 from hydratune.errors import InputError, RunError
+from hydratune.metric_table import title
 from hydratune.records import read_json, write_json
 from hydratune.tracking import wandb_server
 from hydratune.tracking.wandb import TEXT_SETTINGS, sync_command
@@ -121,7 +120,7 @@ def _without_texts(compared: Comparison) -> Comparison:
     return replace(hidden, fronts=compared.fronts)
 
 
-# ------------------------------------------------------------------------------------------ the report
+# --------------------------------------------------------------------------------------- the report
 def _save_report(
     compared: Comparison, project: Project, name: str, ids: Sequence[str], earlier: str
 ) -> "Report":
@@ -206,7 +205,7 @@ def _escape_markdown(text: str) -> str:
     return "".join(f"\\{letter}" if letter in special else letter for letter in mask(text))
 
 
-# -------------------------------------------------------------------------------------------- the view
+# ----------------------------------------------------------------------------------------- the view
 def _open_view(url: str | None, project: Project, name: str) -> "Workspace":
     """Return the view saved before, or a new one if it was deleted."""
     import wandb_workspaces.workspaces as workspaces

@@ -134,7 +134,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read one run directory; a broken one is returned as unreadable, so the others can be ranked."""
+    """Read one run directory; a broken one is "unreadable", so that the others can be ranked."""
     record = RunDirectory(path)
     try:
         status = record.status()

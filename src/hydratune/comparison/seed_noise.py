@@ -109,8 +109,8 @@ def compare_means(
 
     A run's mean is m + s + r + e: the effect of its settings, of its seed, of how these rows suit
     its settings, and of how they suit its seed. The difference of two means over n and k seeds has
-    the variance R + T, with T = (1/n + 1/k) (var s + var e), and R the variance of r. T is estimated
-    by ``noise``, with the few degrees of freedom of the seeds. R is the variance over bootstrap
+    the variance R + T, with T = (1/n + 1/k) (var s + var e), and R the variance of r. ``noise``
+    estimates T, with the few degrees of freedom of the seeds. R is the variance over bootstrap
     samples, which also contains (1/n + 1/k) var e; that is subtracted. The interval is that of
     ``half_width`` for R and T, but at least as wide as the interval by the rows alone, so that two
     seeds that happen to agree cannot make it narrower. Both intervals hold their level, so the

@@ -11,9 +11,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from hydratune.metric_table import cost_headings, title, written
 from hydratune.comparison.comparison import Comparison
-
 from hydratune.comparison.effects import Effect, Level
 from hydratune.comparison.entries import Entry, score_of
 from hydratune.comparison.formatting import (
@@ -33,6 +31,7 @@ from hydratune.comparison.verdict import (
     verdict,
 )
 from hydratune.console import console
+from hydratune.metric_table import cost_headings, title, written
 from hydratune.records import State
 
 _MOST_SETTINGS = 6  # columns
@@ -57,7 +56,7 @@ def render(compared: Comparison) -> list[RenderableType]:
     return parts
 
 
-# ------------------------------------------------------------------------------- which tables there are
+# --------------------------------------------------------------------------- which tables there are
 @dataclass(frozen=True)
 class _Column:
     """One column of a table of entries."""
@@ -89,7 +88,9 @@ def tables(compared: Comparison) -> list[Table]:
     measured = [item for item in shown if any(run.metrics for run in item[1].runs)]
     if not measured:
         return [ranking]
-    tested = [(position, entry) for position, entry in measured if position in compared.paired_tests]
+    tested = [
+        (position, entry) for position, entry in measured if position in compared.paired_tests
+    ]
     differences = [
         _Column(
             title(f"eval/{name}"),
@@ -120,7 +121,8 @@ def _result_columns(compared: Comparison, entries: _Positioned) -> list[list[_Co
     rows = [_result_cells(entry, compared.metrics, compared.costs) for _, entry in entries]
     titles = [*map(title, compared.metrics), *(cost_headings()[name] for name in compared.costs)]
     columns = [
-        _Column(heading, cells) for heading, cells in zip(titles, zip(*rows, strict=True), strict=True)
+        _Column(heading, cells)
+        for heading, cells in zip(titles, zip(*rows, strict=True), strict=True)
     ]
     count = len(compared.metrics)
     return [*([column] for column in columns[:count]), columns[count:]]
@@ -178,7 +180,7 @@ def _rank(compared: Comparison, position: int, entry: Entry) -> str:
     return str(position + 1) if entry.scores and not compared.why_not_ranked else ""
 
 
-# ------------------------------------------------------------------------------------------- the ranking
+# -------------------------------------------------------------------------------------- the ranking
 def ranking_table(
     compared: Comparison, *, measured: bool = True, settings: int = _MOST_SETTINGS
 ) -> Table:
@@ -245,9 +247,7 @@ class _RankingRows:
             self._add_run(rank, entry.runs[0], settings, outcome, style)
             return
         finished, total = len(entry.finished), len(entry.runs)
-        state = (
-            State.finished.value if finished == total else f"{finished} of {total} finished"
-        )
+        state = State.finished.value if finished == total else f"{finished} of {total} finished"
         mean = [f"n={finished}", format_mean(entry.scores, format_score)]
         results = _result_cells(entry, self.metrics, self.costs)
         fits = self.table.row_count + total < _MOST_ROWS
@@ -296,12 +296,12 @@ def _result_cells(entry: Entry, metrics: Sequence[str], costs: Sequence[str]) ->
         run = entry.runs[0]
         measured = [_with_interval(run, key) for key in metrics]
         return *measured, *(written(key, run.value(key)) for key in costs)
-    means = []
-    for key in metrics:
-        means.append(
-            format_mean([value for run in entry.finished if (value := run.value(key)) is not None])
-        )
+    means = [format_mean(_values(entry.finished, key)) for key in metrics]
     return *means, *(_total_cost(entry.runs, key) for key in costs)
+
+
+def _values(runs: Sequence[Run], metric: str) -> list[float]:
+    return [value for run in runs if (value := run.value(metric)) is not None]
 
 
 def _with_interval(run: Run, metric: str) -> str:
@@ -313,14 +313,12 @@ def _with_interval(run: Run, metric: str) -> str:
 
 def _total_cost(runs: Sequence[Run], cost: str) -> str:
     """Return the cost of all seeds together; peak memory is that of the largest."""
-    values = [value for run in runs if (value := run.value(cost)) is not None]
-    together: Callable[[Sequence[float]], float] = (
-        max if cost == "cost/peak_memory_bytes" else sum
-    )
+    values = _values(runs, cost)
+    together: Callable[[Sequence[float]], float] = max if cost == "cost/peak_memory_bytes" else sum
     return written(cost, together(values) if values else None)
 
 
-# -------------------------------------------------------------------------------- effects and fronts
+# ------------------------------------------------------------------------------- effects and fronts
 def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:
     """Return the means by value, the rank correlation and the importance of settings."""
     percent = f"{100 * compared.confidence:.4g} %"

@@ -123,7 +123,9 @@ def compare_with_best(
     pairs, notes = _pair_rows(ranked, names) if names else ([], [])
     tested = {pair.position for pair in pairs if pair.metric == criterion}
     by_seeds = {
-        position: test for position, test in _compare_seeds(ranked).items() if position not in tested
+        position: test
+        for position, test in _compare_seeds(ranked).items()
+        if position not in tested
     }
     differences = corrected([pair.test for pair in pairs] + list(by_seeds.values()), confidence)
     on_rows: dict[int, dict[str, PairedTest]] = {}

@@ -1,12 +1,11 @@
 """What a comparison concludes, in sentences and in the words of its tables."""
 
-from hydratune.metric_table import title
 from hydratune.checks import mask
 from hydratune.comparison.comparison import Comparison
-
 from hydratune.comparison.formatting import format_list, format_mean, format_p, format_score
 from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import ONE_SEED
+from hydratune.metric_table import title
 from hydratune.records import State
 
 _LONGEST_REASON = 40  # letters; status.json has all of it
@@ -72,7 +71,9 @@ def _better_on_rows(compared: Comparison) -> list[str]:
         tests = compared.paired_tests[position].values()
         better = [test for test in tests if test.significant and test.better]
         if better:
-            gains = ", ".join(f"{title(f'eval/{test.metric}')} {test.value:+.3g}" for test in better)
+            gains = ", ".join(
+                f"{title(f'eval/{test.metric}')} {test.value:+.3g}" for test in better
+            )
             names.append(f"{compared.describe(compared.ranked[position])} ({gains})")
     if not names:
         return []
@@ -84,7 +85,7 @@ def _better_on_rows(compared: Comparison) -> list[str]:
 
 
 def _by_rows(compared: Comparison) -> list[str]:
-    """Return a sentence about what the test rows distinguish from the best, and what they do not."""
+    """Return a sentence about the entries that the test rows distinguish from the best, or not."""
     if not compared.paired_tests:
         return []
     tests = [test for own in compared.paired_tests.values() for test in own.values()]

@@ -37,7 +37,7 @@ from rich.markup import escape
 from hydratune import config
 from hydratune.checks import mask
 from hydratune.config import TrainConfig
-from hydratune.console import LineFormatter, console, redirect_output, discard_output
+from hydratune.console import LineFormatter, console, discard_output, redirect_output
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
 from hydratune.models.hardware import accelerator, give_back, memory
 from hydratune.records import RunDirectory, State, alone, read_json
@@ -398,7 +398,7 @@ def _turns(
         records[name].end(State.stopped, why)
         tracker = premises.trackers.pop(name, None)
         if tracker is not None:
-            tracker.summary({"halved_at_step": step})
+            tracker.log_summary({"halved_at_step": step})
             tracker.finish(0)
         board.ended(name, records[name].status())
 

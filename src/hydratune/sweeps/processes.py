@@ -24,8 +24,8 @@ from rich.table import Table
 
 from hydratune import config
 from hydratune.checks import configuration_problems, mask
-from hydratune.comparison.closing import end_of_sweep
-from hydratune.console import console, section
+from hydratune.comparison.outputs import end_of_sweep
+from hydratune.console import console, relative_path, section
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.models.adapter_folder import adopt
 from hydratune.records import RunDirectory, State, alone, read_json
@@ -34,7 +34,8 @@ from hydratune.sweeps.fleet import Pack, cores, how, wait, work_off
 from hydratune.sweeps.gpus import visible_gpus
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, Packing, Planned, plan, without_hydra
 from hydratune.sweeps.records import Job, read_study, read_sweep, varying, write_sweep
-from hydratune.tracking import environment, wandb
+from hydratune.tracking import environment
+from hydratune.tracking.wandb import sync_command
 
 _KEPT = ".multirun.yaml"  # of the last sweep that was not refused
 # in the folder of a sweep
@@ -95,7 +96,8 @@ def launch(
             ],
         )
         console.print(
-            f"[bold]sweep of {len(planned)} jobs[/]  {escape(str(shown(folder)))}", soft_wrap=True
+            f"[bold]sweep of {len(planned)} jobs[/]  {escape(str(relative_path(folder)))}",
+            soft_wrap=True,
         )
         failed = run_jobs(context, folder, planned, packing)
     stopped = [
@@ -162,7 +164,7 @@ def wait_for_left(record: RunDirectory) -> None:
 
 
 def print_wandb_hint(folder: Path) -> None:
-    if command := wandb.to_send(folder):
+    if command := sync_command(folder):
         console.print(f"W&B         {escape(command)}", soft_wrap=True)
 
 
@@ -496,7 +498,3 @@ def failures(failed: Sequence[tuple[Job, str]], title: str) -> Table:
         settings = ", ".join(f"{key}={value}" for key, value in job.varying.items())
         table.add_row(job.name, escape(mask(settings)), escape(mask(reason)))
     return table
-
-
-def shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

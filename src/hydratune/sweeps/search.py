@@ -27,9 +27,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.checks import mask
-from hydratune.comparison.closing import end_of_sweep
+from hydratune.comparison.outputs import end_of_sweep
 from hydratune.config import Resume, TrainConfig, flat, plain
-from hydratune.console import console, section
+from hydratune.console import console, relative_path, section
 from hydratune.errors import ConfigError, InputError, Problem, SweepError
 from hydratune.records import RunDirectory, State, read_json, write_text
 from hydratune.sweeps import processes
@@ -168,7 +168,7 @@ def search(
         else f"{count} trials, {wanted.n_trials} were asked for"
     )
     console.print(
-        f"[bold]search[/] {what}: {so_far}  {escape(str(processes.shown(folder)))}", soft_wrap=True
+        f"[bold]search[/] {what}: {so_far}  {escape(str(relative_path(folder)))}", soft_wrap=True
     )
     while _batch(found):
         pass
@@ -490,7 +490,7 @@ def _best(search: Search) -> Table:
     table.add_column("settings", overflow="fold")
     for trial in sorted(search.study.best_trials, key=lambda t: t.values):
         settings = ", ".join(f"{key}={value}" for key, value in search.job(trial).varying.items())
-        path = processes.shown(search.record(trial.number).path)
+        path = relative_path(search.record(trial.number).path)
         table.add_row(
             escape(str(path)), *(f"{value:.4g}" for value in trial.values), escape(mask(settings))
         )
