@@ -19,7 +19,7 @@ from conftest import SMALL
 from hydratune.tracking import wandb_file
 from hydratune.training import ddp
 from hydratune.training.callbacks import History
-from hydratune.training.resume import Place
+from hydratune.training.resume import TrainerPosition
 from test_pack import assert_same_run
 from test_resume import interrupt_after
 
@@ -154,7 +154,7 @@ def test_one_record_is_written_by_the_main_process(two: tuple[Path, str]) -> Non
 def test_w_and_b_has_one_run(two: tuple[Path, str]) -> None:
     (log,) = two[0].parent.rglob("*.wandb")
     assert log.stem == f"run-{status(two[0])['wandb_id']}"
-    assert wandb_file.read(log).exit_code == 0
+    assert wandb_file.read_log(log).exit_code == 0
 
 
 def started_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -210,15 +210,15 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], P
         "adapter.lora_dropout=0.2",
     )
     run = tmp_path_factory.mktemp("broken") / "run"
-    before, is_due = signal.getsignal(signal.SIGINT), Place.on_train_batch_end
+    before, is_due = signal.getsignal(signal.SIGINT), TrainerPosition.on_train_batch_end
 
-    def due(self: Place, *args: Any) -> None:
+    def due(self: TrainerPosition, *args: Any) -> None:
         self.seconds = 1e-9
         is_due(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(run.parent)
-        patch.setattr(Place, "on_train_batch_end", due)
+        patch.setattr(TrainerPosition, "on_train_batch_end", due)
         interrupt_after(5, patch)
         started = started_processes(patch)
         assert main([*words, f"hydra.run.dir={run}"]) == 130

@@ -14,9 +14,10 @@ import pytest
 from conftest import SMALL
 from hydratune import digests
 from hydratune.cache import build_once
-from hydratune.comparison.runs import read
+from hydratune.comparison.runs import read_run
 from hydratune.errors import RunError
-from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
+from hydratune.records.files import read_json, read_jsonl, write_json, write_jsonl
+from hydratune.records.run_directory import RunDirectory
 from test_pack import assert_same_run
 from test_resume import RUN, interrupt_after
 
@@ -205,7 +206,7 @@ def test_every_file_of_a_finished_run_is_verified_by_whoever_reads_it(
         if name.count("/") == 0 and name != digests.INDEX:
             with pytest.raises(RunError, match=f"{named} is not as it was written"):
                 digests.content(run / name)
-            assert named in str(read(run).error) + str(read(run).damaged), name
+            assert named in str(read_run(run).error) + str(read_run(run).damage), name
         elif name.startswith("adapter/"):
             assert named in str(digests.damaged(record.adapter)), name
 
@@ -283,7 +284,7 @@ def test_the_advice_of_the_message_works(hydratune: Command, whole: Path) -> Non
     )  # the same
     code, text = hydratune("evaluate", f"run={run}", "source=predictions")
     assert code == 1 and f"{run}/predictions.jsonl is not as it was written" in text
-    command = text.split("if you changed it yourself, ")[1].split(" has the files")[0]
+    command = text.split("if you changed it yourself, ")[1].split(" makes the files")[0]
     subprocess.run(command.replace("\n", ""), shell=True, check=True)
     code, text = hydratune("evaluate", f"run={run}", "source=predictions")
     assert code == 0 and "are reproduced" in text, text

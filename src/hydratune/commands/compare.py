@@ -24,9 +24,9 @@ _HELP = """\
 usage: hydratune compare DIR [DIR ...] [option=value ...]
        hydratune compare baseline=DIR candidate=DIR [fail_if=...]
 
-DIR is a sweep directory, a run directory, or a folder of run directories. If these are not at hand,
-files of W&B's client can be given: a wandb directory, the folder of one run in it, or a .wandb file.
-They hold no answers, so no test rows are paired.
+DIR is a sweep directory, a run directory, or a folder of run directories. If these are not at
+hand, files of W&B's client can be given: a wandb directory, the folder of one run in it, or a
+.wandb file. They hold no answers, so no test rows are paired.
 
 options:
   metric=NAME          rank by this metric of metrics.json instead of the validation loss

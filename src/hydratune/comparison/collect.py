@@ -8,7 +8,7 @@ from pathlib import Path
 from hydratune.comparison import wandb_runs
 from hydratune.comparison.runs import Run, read_run
 from hydratune.errors import InputError
-from hydratune.sweeps.records import Job, read_sweep
+from hydratune.records.sweep import Job, read_sweep
 from hydratune.tracking import wandb_file
 
 

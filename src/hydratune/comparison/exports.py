@@ -15,7 +15,7 @@ from hydratune.comparison.ties import PairedTest
 from hydratune.comparison.verdict import describe_outcome, describe_state
 from hydratune.errors import InputError
 from hydratune.metric_table import title
-from hydratune.records import atomic, write_text
+from hydratune.records.files import atomic, write_text
 
 TABLES = ("csv", "parquet", "markdown", "latex")
 KINDS = (*TABLES, *FORMATS)

@@ -16,7 +16,7 @@ _CHECK_OPTIONS = ("baseline", "candidate", "fail_if", "certain", "confidence")
 
 @dataclass(frozen=True)
 class Options:
-    """What the user typed. A value is checked when it is asked for, which may raise ``InputError``."""
+    """What the user typed. Reading a value checks it, which may raise ``InputError``."""
 
     folders: tuple[Path, ...]
     texts: Mapping[str, str]  # option -> value

@@ -20,7 +20,7 @@ from hydratune.comparison.formatting import format_p, format_score
 from hydratune.comparison.page_data import PageData, page_data
 from hydratune.comparison.verdict import describe_difference, verdict
 from hydratune.metric_table import title, written
-from hydratune.records import write_text
+from hydratune.records.files import write_text
 
 _TEMPLATES = Path(__file__).parent
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from hydratune.checks import mask
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.entries import score_of, varying_settings
 from hydratune.comparison.runs import Prediction, Run
@@ -14,6 +13,7 @@ from hydratune.comparison.verdict import describe_outcome, describe_state
 from hydratune.errors import RunError
 from hydratune.evaluation.measures import user_text
 from hydratune.metric_table import lower_is_better, title
+from hydratune.settings.secrets import mask
 
 _MOST_POINTS = 120  # of a learning curve
 _MOST_ANSWERING = 12  # runs whose answers are on the page

@@ -9,7 +9,7 @@ from hydratune.comparison.effects import Effect
 from hydratune.comparison.runs import Run
 from hydratune.errors import InputError
 from hydratune.metric_table import title
-from hydratune.records import atomic
+from hydratune.records.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

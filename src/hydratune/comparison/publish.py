@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydratune.checks import mask
 from hydratune.comparison.comparison import Comparison, compare
 from hydratune.comparison.entries import score_of
 from hydratune.comparison.exports import markdown
@@ -18,7 +17,8 @@ from hydratune.comparison.runs import Run
 from hydratune.comparison.verdict import verdict
 from hydratune.errors import InputError, RunError
 from hydratune.metric_table import title
-from hydratune.records import read_json, write_json
+from hydratune.records.files import read_json, write_json
+from hydratune.settings.secrets import mask
 from hydratune.tracking import wandb_server
 from hydratune.tracking.wandb import TEXT_SETTINGS, sync_command
 from hydratune.tracking.wandb_server import Project

@@ -13,10 +13,11 @@ from omegaconf._utils import get_yaml_loader
 
 from hydratune import digests
 from hydratune.bounds import check_yaml
-from hydratune.config import flat
 from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
-from hydratune.records import RunDirectory, State, read_json, read_jsonl, read_text
+from hydratune.records.files import read_json, read_jsonl, read_text
+from hydratune.records.run_directory import RunDirectory, State
+from hydratune.settings.registry import flat
 
 UNREADABLE = "unreadable"  # the state of a run whose files are broken
 Prediction = dict[str, Any]  # a line of predictions.jsonl

@@ -20,7 +20,6 @@ from hydratune.comparison.entries import Entry
 from hydratune.comparison.formatting import format_list
 from hydratune.comparison.runs import Run
 from hydratune.comparison.seed_noise import GroupBootstrap, compare_means, estimate_seed_noise
-from hydratune.config import EvaluationConfig
 from hydratune.errors import RunError
 from hydratune.evaluation import metrics
 from hydratune.evaluation.measures import Measure, groups_of
@@ -32,6 +31,7 @@ from hydratune.evaluation.statistics import (
     corrected,
     pooled_variance,
 )
+from hydratune.settings.evaluation import EvaluationConfig
 
 _FEW_ROWS = 30  # independent test rows below which a note says so
 _MOST_NAMES = 4  # of runs in a note

@@ -1,12 +1,12 @@
 """What a comparison concludes, in sentences and in the words of its tables."""
 
-from hydratune.checks import mask
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.formatting import format_list, format_mean, format_p, format_score
 from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import ONE_SEED
 from hydratune.metric_table import title
-from hydratune.records import State
+from hydratune.records.run_directory import State
+from hydratune.settings.secrets import mask
 
 _LONGEST_REASON = 40  # letters; status.json has all of it
 _CONFIG_ERROR = "in the configuration; nothing was run"  # in the first line of a ConfigError

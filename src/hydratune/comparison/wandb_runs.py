@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydratune.comparison.runs import UNREADABLE, Halving, Prediction, Run
-from hydratune.config import flat
 from hydratune.errors import RunError
-from hydratune.records import State
+from hydratune.records.run_directory import State
+from hydratune.settings.registry import flat
 from hydratune.tracking import wandb_file
 
 # names of the optimizer step: by Lightning, by the Trainer of transformers, by W&B's client

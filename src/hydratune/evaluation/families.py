@@ -14,17 +14,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from hydratune.config import METRICS_GROUP, Task
 from hydratune.errors import RunError
 from hydratune.evaluation import code_scores, json_scores, label_scores, text_scores
-from hydratune.evaluation.measures import (
-    Measure,
-    Prediction,
-    Scores,
-    mean,
-    rate,
-    request_turns,
-)
+from hydratune.evaluation.measures import Measure, Prediction, Scores, mean, rate, request_turns
+from hydratune.settings.evaluation import METRICS_GROUP, Task
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, 
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hydratune.checks import mask
-from hydratune.config import METRICS_GROUP
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.metric_table import ANSWER_METRICS, RUN_METRICS
-from hydratune.records import write_text
+from hydratune.records.files import write_text
+from hydratune.settings.evaluation import METRICS_GROUP
+from hydratune.settings.secrets import mask
 from hydratune.sweeps.space import Dimension
 
 _SAMPLERS = {

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hydratune.config import TrackingConfig, TrackingMode
+from hydratune.settings.tracking import TrackingConfig, TrackingMode
 from hydratune.tracking.tensorboard import TensorBoardTracker
 from hydratune.tracking.tracker import NoTracker, Tracker
 from hydratune.tracking.wandb import RunNames, start_run

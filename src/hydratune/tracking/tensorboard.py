@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from hydratune.config import flat
 from hydratune.errors import ConfigError, Problem
+from hydratune.settings.registry import flat
 from hydratune.tracking.tracker import NoTracker
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from rich.markup import escape
 
-from hydratune.checks import mask
-from hydratune.config import TrackingConfig
 from hydratune.console import console, relative_path
 from hydratune.metric_table import lower_is_better
+from hydratune.settings.secrets import mask
+from hydratune.settings.tracking import TrackingConfig
 from hydratune.tracking.tracker import HistoryRow, Prediction
 
 if TYPE_CHECKING:

@@ -150,7 +150,7 @@ def _update(values: MutableMapping[str, object], items: "Sequence[Record]") -> N
 def numbers(values: Mapping[str, object], prefix: str = "") -> dict[str, float | bool]:
     """Return the numbers by flat names.
 
-    ``{"min": 0.3}``, which the client keeps of a metric whose minimum was asked for, is that number.
+    ``{"min": 0.3}``, which the client keeps of a metric whose minimum counts, is that number.
     """
     flat: dict[str, float | bool] = {}
     for key, value in values.items():

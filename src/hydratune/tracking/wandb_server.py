@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from hydratune.checks import mask
-from hydratune.config import TrackingConfig
 from hydratune.errors import HydratuneError, RunError
+from hydratune.settings.secrets import mask
+from hydratune.settings.tracking import TrackingConfig
 
 _TIMEOUT = 30  # seconds for an answer
 _FIX = "is WANDB_API_KEY set, and the server there?"
