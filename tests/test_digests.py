@@ -341,7 +341,7 @@ def test_digests_that_are_damaged_themselves_are_named(tmp_path: Path) -> None:
 
 
 def test_two_writers_in_one_folder_lose_no_digest(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from hydratune.records import write_json\n"
+    code = "import sys; from pathlib import Path; from hydratune.records.files import write_json\n"
     code += "for n in range(100): write_json(Path(sys.argv[1]), {'n': n})"
     writers = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / f"{name}.json")])
