@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from hydratune.commands.evaluate import settings_of
 from hydratune.console import console, section
 from hydratune.errors import RunError
 from hydratune.evaluation.judge import summary
@@ -22,6 +21,7 @@ from hydratune.evaluation.judge.report import render
 from hydratune.evaluation.judge.summary import JudgedRow, Summary
 from hydratune.evaluation.judge.terminal import print_result
 from hydratune.evaluation.measures import Prediction, count_cut
+from hydratune.experiment.finished_run import load_settings
 from hydratune.records.files import write_json, write_jsonl, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import JudgeConfig
@@ -37,7 +37,7 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     others = read_other_answers(record, config, ours)
     labels = read_labels(config)
     budget = Budget(config)
-    client = make_client(config, lambda: settings_of(record).model, budget)
+    client = make_client(config, lambda: load_settings(record).model, budget)
     output = Path(config.output).expanduser() if config.output else record.path / "judge"
     section("judge")
     judgements, numbers = judge_answers(config, client, ours, others)
