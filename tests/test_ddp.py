@@ -154,7 +154,7 @@ def test_one_record_is_written_by_the_main_process(two: tuple[Path, str]) -> Non
 def test_w_and_b_has_one_run(two: tuple[Path, str]) -> None:
     (log,) = two[0].parent.rglob("*.wandb")
     assert log.stem == f"run-{status(two[0])['wandb_id']}"
-    assert wandb_file.read(log).exit_code == 0
+    assert wandb_file.read_log(log).exit_code == 0
 
 
 def started_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:

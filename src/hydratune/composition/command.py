@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hydratune.bounds import check_yaml
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
-from hydratune.console import complain
+from hydratune.console import print_error
 from hydratune.errors import HydratuneError, InputError
 from hydratune.experiment import frame
 from hydratune.settings.commands import COMMANDS
@@ -33,18 +33,18 @@ def run_command(command: str, args: Sequence[str]) -> int:
     try:
         _check_arguments(args)
     except InputError as error:
-        complain(f"hydratune {command}: {error}")
+        print_error(f"hydratune {command}: {error}")
         return error.exit_code
     argv = [sys.argv[0], command, *args]
     try:
         with _environment_of_hydra(command, args):
             _compose_and_execute(command, argv)
     except KeyboardInterrupt:
-        complain("\ninterrupted")
+        print_error("\ninterrupted")
         return 130
     except Exception as error:
         if wants_traceback and not isinstance(error, OSError | RecursionError):
-            complain(traceback.format_exc())
+            print_error(traceback.format_exc())
         return _report(error, command, args)
     return 0
 
@@ -113,21 +113,22 @@ def _report(error: Exception, command: str, args: Sequence[str]) -> int:
     """Print an error as one message. Returns the exit code."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         explained = explain(error, command, args)
-        complain(f"\nhydratune {command}: {explained}")
+        print_error(f"\nhydratune {command}: {explained}")
         return explained.exit_code
     if isinstance(error, OSError):  # Hydra makes the run directory before a command can check it
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         if isinstance(error, NotADirectoryError | FileExistsError):
             what += " (a part of this path is a file)"
-        complain(f"\nhydratune {command}: {what}; a run's place is chosen with hydra.run.dir=DIR")
+        hint = "the folder of a run is chosen with hydra.run.dir=DIR"
+        print_error(f"\nhydratune {command}: {what}; {hint}")
         return InputError.exit_code
     if isinstance(error, RecursionError):
-        complain(
+        print_error(
             f"\nhydratune {command}: a setting is nested too deeply to be read; give it in a file,"
             " such as data.schema_file=FILE"
         )
         return InputError.exit_code
     summary = mask(f"{type(error).__name__}: {error}")
-    complain(f"\nhydratune {command}: unexpected error: {summary}")
-    complain("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut")
+    print_error(f"\nhydratune {command}: unexpected error: {summary}")
+    print_error("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut")
     return HydratuneError.exit_code
