@@ -26,7 +26,7 @@ from hydratune.console import silence
 from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Paused, Problem
 from hydratune.experiment import extension
 from hydratune.records.files import write_text
-from hydratune.records.run_directory import RunDirectory, State, alone
+from hydratune.records.run_directory import RunDirectory, State, alone, is_main_process
 from hydratune.records.sweep import read_sweep
 from hydratune.settings import checks
 from hydratune.settings.commands import Resume, TrainConfig
@@ -37,11 +37,6 @@ log = logging.getLogger(__name__)
 _NO_MEMORY = "out of memory"
 _UNNOTICED = 30.0  # seconds; Python drops what is raised inside a destructor
 STARTED = time.perf_counter()  # this module is imported before anything slow
-
-
-def is_main_process() -> bool:
-    """False in the helper processes of a data-parallel run: they keep no record."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def execute(
@@ -251,8 +246,8 @@ def _install() -> None:
             signal.signal(number, handler)
 
 
-def closing() -> None:
-    """From here on the run only writes down what it has: no signal interrupts that."""
+def ignore_signals() -> None:
+    """Ignore interrupts from here on, because the run only saves its work."""
     _ending.asked, _ending.closing = _ending.asked or time.monotonic(), True
     _install()
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,14 @@ HISTORY_COLUMNS = (
     "tokens_per_second",
     "grad_norm",
 )
+
+
+def is_main_process() -> bool:
+    """Return whether this process keeps the record.
+
+    The further processes of a data-parallel run do not.
+    """
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 class State(StrEnum):
