@@ -157,7 +157,7 @@ class HalvingScheduler:
             self._announcing.difference_update(names)
             self._changed.notify_all()
 
-    # ------------------------------------------------------------ decisions, made with the lock held
+    # ----------------------------------------------------------- decisions, made with the lock held
     def _is_among_best(self, name: str) -> bool:
         """Return whether ``name`` is trained beyond the last rung that it has reached."""
         rung = self._jobs[name].rung
@@ -167,9 +167,8 @@ class HalvingScheduler:
 
     def _best_so_far(self, rung: int) -> list[str]:
         """Return the best ``1 / eta`` of the jobs that have reached ``rung`` by now."""
-        reached = {
-            name: job.loss_at(rung) for name, job in self._jobs.items() if rung in job.losses
-        }
+        jobs = {name: job for name, job in self._jobs.items() if rung in job.losses}
+        reached = {name: job.loss_at(rung) for name, job in jobs.items()}
         return _sorted_by_loss(reached)[: len(reached) // self.halving.eta]
 
     def _members(self, rung: int) -> list[str]:

@@ -86,7 +86,7 @@ class JobCompute:
             parameter.requires_grad_(False)
         if trained:
             raise UnpackedError(
-                "its adapter trains weights of the base model, which is shared here"
+                "its adapter trains weights of the base model, which all jobs share"
             )
         if draws_elsewhere(model):
             raise UnpackedError(

@@ -1,4 +1,4 @@
-"""What the jobs of a pack share: the threads that compute, the frozen base model, locks, trackers."""
+"""What the jobs of a pack share: computing threads, the frozen base model, locks, trackers."""
 
 import copy
 import logging

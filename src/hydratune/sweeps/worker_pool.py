@@ -53,7 +53,7 @@ class WorkerPool:
     """``workers`` threads with one intra-op thread each."""
 
     def __init__(self, workers: int, merge_tokens: int = 0) -> None:
-        """``merge_tokens``: most tokens of a pass that merges several micro-packs; 0: no merging."""
+        """``merge_tokens``: most tokens of a pass over several micro-packs; 0: no such pass."""
         self.merge_tokens = merge_tokens
         self.replica: BaseReplica | None = None  # computes merged passes
         self.micro_packs = 0  # mergeable ones that were computed
@@ -173,7 +173,7 @@ class WorkerPool:
     def _run_merged(self, tasks: Sequence[Task]) -> None:
         """Compute tasks in one pass.
 
-        If it fails, each is computed by its own model; if that succeeds, nothing is merged any more.
+        If it fails, each is computed by its own model; if these succeed, no pass is merged again.
         """
         admitted = _admitted(tasks)
         if len(admitted) < 2:

@@ -192,7 +192,7 @@ def _refuse_other_sweep(folder: Path) -> None:
 
 
 def _refuse_other_environment(search: Search, resume: Resume) -> None:
-    """Raise ``ConfigError`` if trials are still to run that would not compare with finished ones."""
+    """Raise ``ConfigError`` if further trials would not compare with the finished ones."""
     trials = search.requested_trials()
     if len(trials) < search.n_trials:
         complete = [search.record(t.number) for t in trials if t.state is TrialState.COMPLETE]
