@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from hydratune.experiment.frame import STARTED, ignore_signals
+from hydratune.experiment.frame import STARTED
+from hydratune.experiment.interrupts import ignore_signals
 
 if TYPE_CHECKING:
     from torch import nn

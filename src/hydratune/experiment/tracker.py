@@ -20,6 +20,7 @@ def start_tracker(config: TrainConfig, record: RunDirectory, context: RunContext
     else:
         settings = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in sweep_job.varying.items()]
         folder, group, name = path.parent, path.parent.name, ", ".join(settings) or path.name
+    resumes = record.checkpoint_to_resume() is not None
     tracker = wandb.start(
         config.tracking,
         plain(config),
@@ -27,7 +28,7 @@ def start_tracker(config: TrainConfig, record: RunDirectory, context: RunContext
         group=group,
         name=name,
         job_type="train",
-        known=record.status().get("wandb_id") if record.left() is not None else None,
+        known=record.read_status().wandb_id if resumes else None,
         on_stop=context.schedule.stop,
         run_folder=path,
     )
