@@ -258,8 +258,3 @@ def _sorted_by_loss(losses: Mapping[str, float | None]) -> list[str]:
         name: loss for name, loss in losses.items() if loss is not None and math.isfinite(loss)
     }
     return sorted(finite, key=lambda name: finite[name])
-
-
-def losses_at_rungs(rungs: Sequence[tuple[int, float | None]]) -> list[float]:
-    """Return the losses in the entry ``rungs`` of a status; None there is an infinite loss."""
-    return [math.inf if loss is None else float(loss) for _, loss in rungs]

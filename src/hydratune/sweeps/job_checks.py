@@ -14,6 +14,7 @@ from hydratune.adapters.folder import adopt
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Outcome
 from hydratune.records.sweep import Job, varying
 from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import Resume, TrainConfig, load
@@ -111,7 +112,7 @@ def refuse_other_settings(job: PlannedJob) -> None:
     on older data files.
     """
     record, settings = job.record, job.settings
-    if not record.status() or not record.config_file.is_file():
+    if record.read_status().outcome is Outcome.no_run or not record.config_file.is_file():
         return
     why = ""
     if replace(load(record.config_file), resume=settings.resume) != settings:
@@ -159,7 +160,7 @@ def refuse_other_halving(job: PlannedJob, options: PackOptions | None) -> None:
     its losses would not compare with those of the other jobs.
     """
     halving = options.halving if options is not None else None
-    steps = [step for step, _ in job.record.status().get("rungs") or []]
+    steps = [rung.step for rung in job.status.rungs]
     if halving is None or not halving.is_on or not steps or job.settings.resume is Resume.force:
         return
     rungs = halving.first_rungs(len(steps))

@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 from hydra.types import HydraContext
 
 from hydratune.console import console, section
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Outcome, State
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.processes import INTERRUPTED, describe_exit, wait
@@ -30,7 +31,7 @@ def run_one_by_one(context: HydraContext, jobs: Sequence[PlannedJob]) -> list[Pl
         if job.record.is_finished():
             console.print("finished before; skipped")
             continue
-        if job.record.status().get("state") == State.failed.value:
+        if job.status.state is State.failed:
             console.print("failed before; tried again")
         code = run_job_process(context, job)
         if code == INTERRUPTED:
@@ -54,8 +55,8 @@ def run_job_process(context: HydraContext, job: PlannedJob) -> int:
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     record.path.mkdir(parents=True, exist_ok=True)
     code = wait(subprocess.Popen(command, env=environment))
-    if code != 0 and not record.status().get("error"):
-        if not record.status():
+    if code != 0 and not job.status.error:
+        if job.status.outcome is Outcome.no_run:
             record.start()
         repeat = shlex.join(["hydratune", "train", *overrides])
         error = f"{describe_exit(code)}; repeat it alone: {repeat}"

@@ -16,8 +16,9 @@ from rich.table import Table
 from hydratune.comparison.closing import end_of_sweep
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.experiment.frame import listen
-from hydratune.records.run_directory import RunDirectory, State, alone
+from hydratune.experiment.interrupts import listen
+from hydratune.records.run_directory import RunDirectory, alone
+from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import Job, read_study, read_sweep, write_sweep
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.devices import count_cores, visible_gpus
@@ -26,7 +27,7 @@ from hydratune.sweeps.job_processes import run_one_by_one, wait_for_unfinished
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
 from hydratune.sweeps.pack_processes import run_packs
-from hydratune.sweeps.planning import RUNS_ALONE, PlannedJob, PlannedPack, plan
+from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
 from hydratune.tracking import wandb
 
 _ACCEPTED = ".multirun.yaml"  # multirun.yaml of the last sweep in the folder that was not refused
@@ -64,7 +65,7 @@ def launch(
     print_wandb_hint(folder)
     if failed:
         no_reason = "unknown; see run.log"
-        reasons = [(job.job, str(job.record.status().get("error") or no_reason)) for job in failed]
+        reasons = [(job.job, job.status.error or no_reason) for job in failed]
         console.print(table_of_failures(reasons, "failed jobs"))
         raise SweepError(
             f"{len(failed)} of {len(jobs)} jobs failed; start the same sweep again to run only"
@@ -94,53 +95,54 @@ def run_in_packs(
     often the sweep is started.
     """
     finished = {number for number, job in enumerate(jobs) if job.record.is_finished()}
-    halved = {
-        number
-        for number, job in enumerate(jobs)
-        if options.is_halving and "halved" in job.record.status()
-    }
-    _print_earlier_results(jobs, finished, halved)
+    halved: set[int] = set()
+    if options.is_halving:
+        halved = {n for n, job in enumerate(jobs) if job.status.outcome is Outcome.halved}
+    ended = finished | halved
+    _print_before_packs(jobs, finished, halved, options)
     _reset_tries(jobs)
-    seeds = {job.settings.seed for job in jobs}
-    if options.is_halving and len(seeds) > 1:
-        console.print(
-            "[yellow]halving judges the jobs of every seed together: a mean over seeds is then one"
-            " over the jobs that were not stopped early",
-            soft_wrap=True,
-        )
     gpus = [] if all(job.settings.trainer.accelerator == "cpu" for job in jobs) else visible_gpus()
     size = options.pack_size
     if size is None and len(gpus) > 1 and not options.is_halving:
         size = -(-len(jobs) // len(gpus))
     division = plan({number: job.settings for number, job in enumerate(jobs)}, size)
-    packs = _packs(jobs, division.packs, finished | halved, options)
+    packs = _packs(jobs, division.packs, ended, options)
     run_packs(folder, packs, options, gpus if len(gpus) > 1 else [])
-
-    alone = {number: why for number, why in division.alone.items() if number not in finished}
-    alone = {number: why for number, why in alone.items() if number not in halved}
+    alone = {number: why for number, why in division.alone.items() if number not in ended}
     for number in (number for numbers in division.packs for number in numbers):
-        if why := _why_not_packed(jobs[number].record):
-            alone[number] = why
+        status = jobs[number].status
+        if status.outcome is Outcome.cannot_share_pack:
+            alone[number] = str(status.cannot_share_pack)
     for number, why in alone.items():
         name = escape(jobs[number].name)
         console.print(f"[dim]job {name} runs alone: {escape(why)}", soft_wrap=True)
     if alone:
         run_one_by_one(context, [job for number, job in enumerate(jobs) if number in alone])
-    return [job for job in jobs if not job.record.is_finished() and not _is_stopped(job.record)]
+    unfinished = [job for job in jobs if not job.record.is_finished()]
+    return [job for job in unfinished if job.status.state is not State.stopped]
 
 
-def _print_earlier_results(
-    jobs: Sequence[PlannedJob], finished: Collection[int], halved: Collection[int]
+def _print_before_packs(
+    jobs: Sequence[PlannedJob],
+    finished: Collection[int],
+    halved: Collection[int],
+    options: PackOptions,
 ) -> None:
-    """Say which jobs are skipped, and which are tried again."""
+    """Say which jobs are skipped, which are tried again, and what halving does with seeds."""
     if finished or halved:
         early = f", {len(halved)} stopped early by halving" if halved else ""
         console.print(f"{len(finished)} of {len(jobs)} jobs finished before{early}; skipped")
-    failed = [job.name for job in jobs if job.record.status().get("state") == State.failed.value]
+    failed = [job.name for job in jobs if job.status.state is State.failed]
     if failed:
         names = ", ".join(failed)
         console.print(
             f"{len(failed)} of {len(jobs)} jobs failed before and are tried again: {names}",
+            soft_wrap=True,
+        )
+    if options.is_halving and len({job.settings.seed for job in jobs}) > 1:
+        console.print(
+            "[yellow]halving judges the jobs of all seeds together: a mean over seeds is then one"
+            " over the jobs that were not stopped early",
             soft_wrap=True,
         )
 
@@ -148,7 +150,7 @@ def _print_earlier_results(
 def _reset_tries(jobs: Sequence[PlannedJob]) -> None:
     """Allow every job all its tries again, because the user has started the sweep again."""
     for job in jobs:
-        if "tries" in job.record.status() and not job.record.is_finished():
+        if job.status.tries is not None and not job.record.is_finished():
             job.record.update(tries=1)
 
 
@@ -173,16 +175,6 @@ def _packs(
         together = options.together or count_cores() + 2
         packs.append(PlannedPack(title, tuple(jobs[number] for number in members), together))
     return packs
-
-
-def _why_not_packed(record: RunDirectory) -> str:
-    """Return why a job that was run in a pack has to run alone; "" if it has not."""
-    error = str(record.status().get("error") or "")
-    return error.removeprefix(f"{RUNS_ALONE}: ") if error.startswith(RUNS_ALONE) else ""
-
-
-def _is_stopped(record: RunDirectory) -> bool:
-    return bool(record.status().get("state") == State.stopped.value)
 
 
 def print_wandb_hint(folder: Path) -> None:
@@ -243,12 +235,8 @@ def _write_sweep(folder: Path, jobs: Sequence[PlannedJob]) -> None:
 
 def _print_stopped(jobs: Sequence[PlannedJob]) -> None:
     """Name the jobs that the user stopped one by one, in W&B; Ctrl-C ends the whole sweep."""
-    stopped = [
-        job.name
-        for job in jobs
-        if (status := job.record.status()).get("state") == State.stopped.value
-        and "halved" not in status
-    ]
+    stopped_by_user = (Outcome.stopped, Outcome.cannot_share_pack)
+    stopped = [job.name for job in jobs if job.status.outcome in stopped_by_user]
     if stopped:
         console.print(
             f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command resumes it"

@@ -27,7 +27,8 @@ from rich.markup import escape
 from hydratune.console import console, silence
 from hydratune.errors import HydratuneError, Leaving, SweepError
 from hydratune.models.hardware import accelerator, give_back
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Outcome, Status
 from hydratune.settings.commands import load, register_commands
 from hydratune.sweeps.board import Board
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK, PackArguments
@@ -89,7 +90,7 @@ class JobThreads:
             self._start()
         while self._threads and not pack.watch.is_overdue():
             self._threads[0].join(0.5)  # a wait without a limit would delay signals
-            pack.board.say()
+            pack.board.print_progress()
             give_back(_SPARE_MEMORY)
             if pack.arguments.parent not in (None, os.getppid()):  # it was killed
                 pack.resources.leave.set()
@@ -130,7 +131,7 @@ class JobThreads:
     def requeue_stopped(self) -> None:
         """Set the jobs that an error of the pack stopped to waiting, for another pack."""
         for name in _stopped(self._pack) - self._stopped_before:
-            self._pack.records[name].update(state=State.waiting.value, error=None)
+            self._pack.records[name].change_status(Status.wait)
 
 
 def _stopped(pack: Pack) -> set[str]:
@@ -138,8 +139,7 @@ def _stopped(pack: Pack) -> set[str]:
     stopped = set()
     for name, record in pack.records.items():
         with suppress(HydratuneError, OSError):
-            status = record.status()
-            if status.get("state") == State.stopped.value and "halved" not in status:
+            if record.read_status().outcome in (Outcome.stopped, Outcome.cannot_share_pack):
                 stopped.add(name)
     return stopped
 
@@ -193,7 +193,7 @@ def _close(pack: Pack) -> None:
         watch.requeue_unfinished()
         for heartbeat in watch.unfinished:
             trackers.pop(heartbeat.name, None)
-    if halving.is_on and not any(r.status().get("rungs") for r in pack.records.values()):
+    if halving.is_on and not any(r.read_status().rungs for r in pack.records.values()):
         least = f"hydra.launcher.halving.min_steps={halving.min_steps}"
         console.print(
             f"[yellow]no job was halved: no job that ended has more than {least} steps",

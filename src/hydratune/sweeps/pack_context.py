@@ -116,13 +116,13 @@ class JobSchedule:
         return self._rungs
 
     def judged(self, step: int) -> bool:
-        return any(entry[0] == step for entry in self._record.status().get("rungs", []))
+        return any(rung.step == step for rung in self._record.read_status().rungs)
 
     def may_continue(self, step: int, loss: float) -> bool:
         """Report the loss at a rung; return whether the job continues at once."""
         self._heartbeat.beat()
-        before = [entry for entry in self._record.status().get("rungs", []) if entry[0] < step]
-        self._record.update(rungs=[*before, [step, loss if math.isfinite(loss) else None]])
+        finite = loss if math.isfinite(loss) else None
+        self._record.change_status(lambda status: status.report(step, finite))
         return self._scheduler.report_rung(self._heartbeat.name, self._rungs.index(step), loss)
 
     def ignore_interrupts(self) -> None:

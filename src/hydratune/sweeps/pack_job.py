@@ -1,6 +1,7 @@
 """One job of a pack: run in a thread of its own, to its end or until it is paused."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,15 +13,15 @@ from hydratune.errors import HydratuneError, Leaving, Paused, UnpackedError
 from hydratune.experiment import run as experiment
 from hydratune.experiment.frame import begin, recorded
 from hydratune.records.files import read_json
-from hydratune.records.run_directory import RunDirectory, State, alone
+from hydratune.records.run_directory import RunDirectory, alone
+from hydratune.records.status import Outcome, State, Status
 from hydratune.settings.commands import Resume, TrainConfig
 from hydratune.sweeps.board import Board
-from hydratune.sweeps.halving import HalvingScheduler, JobState, losses_at_rungs
+from hydratune.sweeps.halving import HalvingScheduler, JobState
 from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.sweeps.pack_context import pack_context
 from hydratune.sweeps.pack_logging import LogByThread
 from hydratune.sweeps.pack_resources import PackResources
-from hydratune.sweeps.planning import RUNS_ALONE
 from hydratune.sweeps.watch import Heartbeat, Watch
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def run_job(pack: Pack, settings: TrainConfig, heartbeat: Heartbeat) -> None:
     """
     record, is_recorded = heartbeat.record, False
     try:
-        with pack.logs.to_file(record.path / "run.log") as file:
+        with pack.logs.to_file(record.log_file) as file:
             try:
                 listener = heartbeat.listener(pack.board.listener(heartbeat.name))
                 with printing_to(file, listener), alone(record.path):
@@ -57,7 +58,8 @@ def run_job(pack: Pack, settings: TrainConfig, heartbeat: Heartbeat) -> None:
                         context = pack_context(pack.resources, heartbeat, pack.scheduler)
                         experiment.run_experiment(settings, record, context)
             except UnpackedError as error:
-                record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
+                why = str(error)
+                record.change_status(lambda status: status.leave_pack(why))
             except HydratuneError as error:
                 if not is_recorded:  # another process may hold the folder: nothing is written there
                     text = f"[red]job {heartbeat.name} did not begin: {escape(str(error))}"
@@ -70,7 +72,7 @@ def run_job(pack: Pack, settings: TrainConfig, heartbeat: Heartbeat) -> None:
         if not heartbeat.given_up and is_recorded:
             report_end(pack, record)
         elif not heartbeat.given_up:  # so that it is not handed out again and again
-            pack.board.ended(heartbeat.name, record.status())
+            pack.board.ended(heartbeat.name, record.read_status())
             pack.scheduler.end(heartbeat.name, JobState.failed)
 
 
@@ -87,24 +89,23 @@ def _begin(pack: Pack, settings: TrainConfig, heartbeat: Heartbeat) -> TrainConf
 
 def report_end(pack: Pack, record: RunDirectory) -> None:
     """Tell the board and the scheduler that a job has ended or is paused."""
-    name, status = record.path.name, record.status()
-    if status.get("state") == State.waiting.value:
+    name, status = record.path.name, record.read_status()
+    if status.state is State.waiting:
         pack.board.paused(name, status)
     else:
         pack.resources.trackers.pop(name, None)
         pack.board.ended(name, status)
-    pack.scheduler.end(name, *_outcome(record))
+    pack.scheduler.end(name, *_state_of(record))
 
 
-def _outcome(record: RunDirectory) -> tuple[JobState, float | None]:
-    """Return (state, validation loss) of a job that does not run."""
-    status = record.status()
+def _state_of(record: RunDirectory) -> tuple[JobState, float | None]:
+    """Return (state, final validation loss) of a job that does not run."""
+    status = record.read_status()
     if record.is_finished():
         return JobState.finished, read_json(record.metrics_file).get("val/loss")
-    if "halved" in status:
+    if status.outcome is Outcome.halved:
         return JobState.halved, None
-    is_paused = status.get("state") == State.waiting.value
-    return JobState.paused if is_paused else JobState.failed, None
+    return JobState.paused if status.state is State.waiting else JobState.failed, None
 
 
 def create_scheduler(
@@ -116,35 +117,27 @@ def create_scheduler(
     """Return the scheduler of a pack, which knows the results of earlier starts of the sweep."""
 
     def stop_early(name: str) -> None:
-        _write_halved(records[name])
+        record = records[name]
+        record.change_status(Status.halve)
+        status = record.read_status()
         tracker = resources.trackers.pop(name, None)
-        if tracker is not None:
-            tracker.summary({"halved_at_step": records[name].status()["halved"]["step"]})
+        if tracker is not None and status.halved is not None:
+            tracker.summary({"halved_at_step": status.halved.step})
             tracker.finish(0)
-        board.ended(name, records[name].status())
+        board.ended(name, status)
 
     halving = arguments.halving
     scheduler = HalvingScheduler(list(records), halving, resources.leave, stop_early)
     for name, record in records.items() if halving.is_on else ():
-        state, final_loss = _outcome(record)
-        losses = losses_at_rungs(record.status().get("rungs") or [])
+        status = record.read_status()
+        losses = [math.inf if loss is None else loss for _, loss in status.rungs]
+        state, final_loss = _state_of(record)
         if state in (JobState.finished, JobState.halved) or name in arguments.failed:
             scheduler.restore(name, losses, state, final_loss)
-        elif losses and record.left() is not None:
+        elif losses and record.checkpoint_to_resume() is not None:
             # In sync, a decision is the same whenever it is made, so a job that was killed after
             # its report waits for it. In asha the report may have let it continue: it is resumed,
             # and reports again if it was killed before its checkpoint was written.
-            is_paused = halving.waits_for_all or record.status().get("paused")
+            is_paused = halving.waits_for_all or status.is_paused
             scheduler.restore(name, losses, JobState.paused if is_paused else JobState.new)
     return scheduler
-
-
-def _write_halved(record: RunDirectory) -> None:
-    """Write into the status of a job that it was stopped early; what it has trained is kept."""
-    rungs = record.status()["rungs"]
-    step, loss = rungs[-1]
-    why = f"halved at step {step}"
-    if loss is not None:
-        why = f"halved: not among the best at step {step} (validation loss {loss:.4f})"
-    record.update(halved={"step": step, "value": loss, "rung": len(rungs) - 1})
-    record.end(State.stopped, why)

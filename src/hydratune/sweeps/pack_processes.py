@@ -18,7 +18,7 @@ from rich.text import Text
 from hydratune.console import console, section
 from hydratune.experiment.frame import write_hydra_files
 from hydratune.records.files import write_text
-from hydratune.records.run_directory import State
+from hydratune.records.status import Outcome, State, Status
 from hydratune.sweeps.devices import count_cores
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER, PackArguments
@@ -111,10 +111,10 @@ def _prepare(job: PlannedJob, arguments: PackArguments, options: PackOptions) ->
     A job that was stopped early by halving only runs if a better one fails, so its record stays.
     """
     record = job.record
-    if not (options.is_halving and "halved" in record.status()):
+    if not (options.is_halving and job.status.outcome is Outcome.halved):
         record.path.mkdir(parents=True, exist_ok=True)
-        if record.status():
-            record.update(state=State.waiting.value, error=None)
+        if job.status.outcome is not Outcome.no_run:
+            record.change_status(Status.wait)
         composed = job.composed
         write_hydra_files(record, without_hydra(composed), composed.hydra, job.job.overrides)
     text = OmegaConf.to_yaml(OmegaConf.structured(job.settings), resolve=True)

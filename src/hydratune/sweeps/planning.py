@@ -7,13 +7,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydratune.data.rows import stable_hash
 from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Status
 from hydratune.records.sweep import Job
 from hydratune.settings.adapter import FullFinetune, LoraAdapter, LoraBias
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control
 from hydratune.settings.registry import plain
 
-RUNS_ALONE = "runs alone"  # begins the error of a job that turned out not to fit into its pack
 _BASE_CHANGING_STARTS = ("pissa", "olora", "loftq")
 
 
@@ -29,6 +29,11 @@ class PlannedJob:
     @property
     def name(self) -> str:
         return self.job.name
+
+    @property
+    def status(self) -> Status:
+        """What the job's folder says of it now."""
+        return self.record.read_status()
 
 
 @dataclass(frozen=True)

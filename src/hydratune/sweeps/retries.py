@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydratune.console import console
-from hydratune.records.run_directory import State
+from hydratune.records.status import Outcome, State
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
@@ -68,11 +68,9 @@ def packs_for_unfinished(
     ``tries``, how often each job was tried, is kept up to date, and so are the records of the jobs.
     """
     jobs = {job.name: job for job in pack.jobs}
-    states = {
-        name: job.record.status().get("state", State.waiting.value) for name, job in jobs.items()
-    }
-    running = [name for name, state in states.items() if state == State.running.value]
-    waiting = [name for name, state in states.items() if state == State.waiting.value]
+    states = {name: job.status.state or State.waiting for name, job in jobs.items()}
+    running = [name for name, state in states.items() if state is State.running]
+    waiting = [name for name, state in states.items() if state is State.waiting]
     title = pack.title.partition(":")[0].partition(" of ")[0].removesuffix(", again")
     if not running and not waiting:
         return _pack_of_substitutes(pack, title) if code and options.is_halving else []
@@ -122,7 +120,7 @@ def _retry(
         jobs[name].record.update(tries=tries[name])
     again = [name for name in suspects if name not in failed]
     for name in again:
-        if jobs[name].record.status():
+        if jobs[name].status.outcome is not Outcome.no_run:
             jobs[name].record.update(state=State.waiting.value, tries=tries[name] + 1)
     if again:
         console.print(f"[yellow]tried again: {', '.join(again)}", soft_wrap=True)
@@ -134,7 +132,7 @@ def _pack_of_substitutes(pack: PlannedPack, title: str) -> list[PlannedPack]:
     run instead.
     """
     failed = _failed(pack)
-    halved = any("halved" in job.record.status() for job in pack.jobs)
+    halved = any(job.status.outcome is Outcome.halved for job in pack.jobs)
     if set(failed) <= set(pack.failed) or not halved:
         return []
     title = f"{title}, again: in place of jobs that failed"
@@ -142,8 +140,7 @@ def _pack_of_substitutes(pack: PlannedPack, title: str) -> list[PlannedPack]:
 
 
 def _failed(pack: PlannedPack) -> tuple[str, ...]:
-    failed = State.failed.value
-    return tuple(job.name for job in pack.jobs if job.record.status().get("state") == failed)
+    return tuple(job.name for job in pack.jobs if job.status.state is State.failed)
 
 
 def set_end(jobs: Sequence[PlannedJob], state: State, why: str) -> None:
@@ -152,9 +149,8 @@ def set_end(jobs: Sequence[PlannedJob], state: State, why: str) -> None:
     A job that never began gets a status only if it has failed.
     """
     for job in jobs:
-        status = job.record.status()
-        if status.get("state") in (State.running.value, State.waiting.value):
+        if job.status.state in (State.running, State.waiting):
             job.record.end(state, why)
-        elif not status and state is State.failed:
+        elif job.status.outcome is Outcome.no_run and state is State.failed:
             job.record.start()
             job.record.end(state, why)

@@ -14,13 +14,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from hydratune.console import Stage, Told
 from hydratune.errors import Leaving
-from hydratune.records.run_directory import RunDirectory, State
-from hydratune.sweeps.board import span
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Outcome, State, Status
+from hydratune.sweeps.job_table import span
 
+# how a job ends that had to leave
+_INTERRUPTED = (Outcome.stopped, Outcome.running, Outcome.cannot_share_pack)
 _TIME_TO_LEAVE = 60.0  # seconds the other jobs have to leave a pack that cannot continue
 
 
@@ -37,10 +40,10 @@ class _GuardedRecord(RunDirectory):
 
     heartbeat: "Heartbeat" = field(kw_only=True, repr=False, compare=False)
 
-    def update(self, **values: Any) -> None:
+    def change_status(self, change: Callable[[Status], Status]) -> None:
         with self.heartbeat.status_lock:
             if not self.heartbeat.given_up:
-                super().update(**values)
+                super().change_status(change)
 
 
 class Heartbeat:
@@ -181,7 +184,7 @@ class Watch:
         self.heartbeats.pop(name, None)
         record = RunDirectory(heartbeat.record.path)
         why = f"job {name} gave no sign of life for {silence}; last seen: {self.seen(name)}"
-        with (record.path / "run.log").open("a", encoding="utf-8") as stream:
+        with record.log_file.open("a", encoding="utf-8") as stream:
             stream.write(f"{why}; it stands here:\n{stacks}")
         patience = f"hydra.launcher.patience={self.patience:g} seconds"
         record.end(State.failed, f"{why}; run.log shows where it stands ({patience})")
@@ -194,9 +197,7 @@ class Watch:
         """Set the jobs that had to leave because of another one to waiting, for the next pack."""
         for heartbeat in self.unfinished:
             record = RunDirectory(heartbeat.record.path)
-            status = record.status()
-            ended_early = status.get("state") in (State.stopped.value, State.running.value)
-            if ended_early and not status.get("halved"):
+            if record.read_status().outcome in _INTERRUPTED:
                 with heartbeat.status_lock:
                     heartbeat.given_up = True
-                record.update(state=State.waiting.value, error=None)
+                record.change_status(Status.wait)

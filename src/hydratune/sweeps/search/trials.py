@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hydratune.console import section
 from hydratune.errors import InputError
 from hydratune.records.files import read_json
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import read_study, read_sweep, write_sweep
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.job_checks import check_job, refuse_other_halving, refuse_other_settings
@@ -152,13 +153,12 @@ def _run(search: Search, trials: Sequence[Trial]) -> None:
             jobs.append(job)
     if all(_has_ended(job.record) for job in jobs):
         return
-    # With halving, trials that were finished or halved before are judged beside the others; it
-    # takes no time.
-    jobs = [
-        job
-        for job in jobs
-        if not _has_ended(job.record) or (search.is_halving and not _has_failed(job.record))
-    ]
+    if search.is_halving:
+        # Trials that were finished or halved before are judged beside the others, which takes no
+        # time.
+        jobs = [job for job in jobs if job.status.state is not State.failed]
+    else:
+        jobs = [job for job in jobs if not _has_ended(job.record)]
     names = ", ".join(job.name for job in jobs)
     section(f"trial{'s' if len(jobs) > 1 else ''} {names} of {search.n_trials}")
     run_jobs(search.context, search.folder, jobs, search.packing)
@@ -184,11 +184,7 @@ def _compose(search: Search, trial: Trial) -> PlannedJob | None:
 
 def _has_ended(record: RunDirectory) -> bool:
     """Return whether a run has ended otherwise than by an interruption."""
-    return record.is_finished() or _has_failed(record) or "halved" in record.status()
-
-
-def _has_failed(record: RunDirectory) -> bool:
-    return bool(record.status().get("state") == State.failed.value)
+    return record.is_finished() or record.read_status().outcome in (Outcome.failed, Outcome.halved)
 
 
 def _report(search: Search, trial: Trial) -> None:
@@ -197,14 +193,14 @@ def _report(search: Search, trial: Trial) -> None:
     if stored.state is not TrialState.RUNNING:
         return
     record = search.record(trial.number)
-    status = record.status()
+    status = record.read_status()
     if [objective.is_validation_loss for objective in search.objectives] == [True]:
-        for step, loss in status.get("rungs") or []:  # losses at rungs are validation losses
+        for step, loss in status.rungs:  # losses at rungs are validation losses
             if step not in stored.intermediate_values:
                 trial.report(math.nan if loss is None else loss, step)
     # by halving, or by the user, who can stop one run in W&B
-    if status.get("state") == State.stopped.value:
-        trial.set_user_attr("reason", str(status.get("error") or "stopped"))
+    if status.state is State.stopped:
+        trial.set_user_attr("reason", status.error or "stopped")
         search.study.tell(trial, state=TrialState.PRUNED)
         return
     values, why = _values(record, search.objectives)
@@ -217,10 +213,9 @@ def _report(search: Search, trial: Trial) -> None:
 
 def _values(record: RunDirectory, objectives: Sequence[Objective]) -> tuple[list[float], str]:
     """Return (a value for every objective, why there is none)."""
-    status = record.status()
     if not record.is_finished():
-        end = f"it ended as {status.get('state', 'not started')}; see run.log"
-        return [], str(status.get("error") or end)
+        status = record.read_status()
+        return [], status.error or f"it ended as {status.state or 'not started'}; see run.log"
     metrics = read_json(record.metrics_file)
     values = []
     for objective in objectives:
