@@ -22,7 +22,7 @@ from hydratune.models.attention import NAME
 from hydratune.models.compute import sent
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.optimizer import AdamWOptimizer
-from hydratune.training import callbacks, fit, packing
+from hydratune.training import callbacks, fit
 from hydratune.training.callbacks import History, OptimizerStep, Watchdog
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
@@ -76,9 +76,9 @@ def on_meta(model: Any, objective: Objective) -> None:
     is known by then.
     """
     model.to("meta")
-    objective._head = model.get_base_model().lm_head.weight
+    objective.pack_loss.head = model.get_base_model().lm_head.weight
     objective._parameters = None
-    objective._lora_weights = [p for p in model.parameters() if p.requires_grad]
+    objective.lora_weights = [p for p in model.parameters() if p.requires_grad]
 
 
 def steps_on_meta(
@@ -137,7 +137,7 @@ def steps_on_meta(
 def test_a_training_step_reads_nothing_from_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, half: bool
 ) -> None:
-    monkeypatch.setattr("hydratune.training.objective.alike", lambda some: packing.alike(some, 8))
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 8)
     counted, history = steps_on_meta(
         opening([5, 6, 7, 8, 9]) if shared else rows(), tmp_path, monkeypatch, half
     )
@@ -200,12 +200,12 @@ def test_the_weights_of_adapters_are_cast_together(monkeypatch: pytest.MonkeyPat
     model = with_lora(build("Llama").to(torch.bfloat16))
     model.get_base_model().set_attn_implementation(NAME)
     objective = Objective(model, micro_tokens=40, workers=1)
-    packs = len(objective._plan(rows(), True, None))
+    packs = len(objective.plan(rows()))
     assert packs > 1
     together = casts(objective, rows())
     with torch.autocast("cpu", torch.bfloat16):
         loss, gradients = objective.gradients(rows())
-    objective._lora_weights = []  # each is cast where it is used
+    objective.lora_weights = []  # each is cast where it is used
     assert casts(objective, rows()) - together == packs * len(objective.parameters())
     with torch.autocast("cpu", torch.bfloat16):
         again, same = objective.gradients(rows())

@@ -4,9 +4,7 @@ Eagerly every operation reads and writes whole tensors; compiled, one pass does.
 the same.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -131,20 +129,3 @@ def compiled() -> Elementwise:
     pieces = Elementwise(norm, norm_gradient, gated, gated_gradient, is_compiled=True)
     pieces.gated(torch.zeros(2, 3), torch.zeros(2, 3), "silu")
     return pieces
-
-
-_thread = threading.local()  # .pieces
-
-
-@contextmanager
-def using(pieces: Elementwise) -> Iterator[None]:
-    """In this thread, norms and MLPs are computed by ``pieces``."""
-    _thread.pieces = pieces
-    try:
-        yield
-    finally:
-        _thread.pieces = EAGER
-
-
-def pieces_here() -> Elementwise:
-    return getattr(_thread, "pieces", EAGER)

@@ -47,10 +47,10 @@ from hydratune.training.callbacks import (
     validation_steps,
 )
 from hydratune.training.elementwise import EAGER, Elementwise, compiled
-from hydratune.training.lora import draws_elsewhere
 from hydratune.training.losses import LossShape
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
+from hydratune.training.randomness import draws_outside_lora
 from hydratune.training.resume import GoOn, TrainerPosition
 from hydratune.training.sampling import Ask, Sampling
 from hydratune.training.schedules import total_steps, updates_per_epoch
@@ -407,7 +407,7 @@ def _workers(model: Any, config: TrainConfig, accelerator: str) -> int:
     drawn = getattr(config.adapter, "lora_dropout", 0.0) > 0 or config.trainer.neftune_alpha > 0
     if (
         accelerator != "cpu"
-        or draws_elsewhere(model)
+        or draws_outside_lora(model)
         or (drawn and config.trainer.gradient_checkpointing)
     ):
         return 1

@@ -10,7 +10,8 @@ import torch
 from hydratune.data.datamodule import Batch
 from hydratune.settings.optimizer import MuonOptimizer, OptimizerConfig
 from hydratune.training import ddp, optimizers
-from hydratune.training.objective import Handover, Objective
+from hydratune.training.losses import with_gradients
+from hydratune.training.objective import Objective
 from hydratune.training.schedules import learning_rate_factor
 
 
@@ -62,8 +63,7 @@ class FineTuning(lightning.LightningModule):
         # normaliser did both already.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / batch.normaliser
         torch._foreach_mul_(gradients, scale)
-        result: torch.Tensor = Handover.apply(loss * scale, gradients, *parameters)  # type: ignore[no-untyped-call]
-        return result
+        return with_gradients(loss * scale, gradients, parameters)
 
     def on_train_epoch_start(self) -> None:
         self.model.train()
