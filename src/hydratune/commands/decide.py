@@ -42,7 +42,7 @@ Prompts = list[tuple[Message, ...]]
 def run(config: DecideConfig, _: RunDirectory) -> None:
     """Writes decision.json, report.html and the predictions of every system into ``output``."""
     from hydratune.adapters import attach
-    from hydratune.commands import train
+    from hydratune.experiment.prepare import prepare
 
     settings, record = _settings(config)
     output = (
@@ -51,7 +51,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
         else Path("outputs/decide") / str(config.name or settings.name)
     )
     section("set-up")
-    job = train.prepare(settings)
+    job = prepare(settings)
     if job.bench.documents or not all(map(assess.can_be_shown, job.sets.test)):
         why = "the test rows are documents or use tools: there is no prompt to better"
         raise ConfigError(
@@ -101,7 +101,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
         ask("fewshot_constrained", job.model, prompts["fewshot"], guide)
     if record is not None:
         section("fine-tuned model")
-        job.model = None
+        del job.model
         model = attach.load_tuned(
             settings.model, settings.adapter, job.source, record.adapter, job.compute
         )

@@ -32,7 +32,7 @@ from hydratune.settings.evaluation import Task
 from hydratune.settings.optimizer import AdamWOptimizer
 
 if TYPE_CHECKING:
-    from hydratune.commands.train import Job
+    from hydratune.experiment.job import Job
 
 # likelihoods are those of the model
 _SAME_WHEN_CONSTRAINED = (
@@ -261,7 +261,7 @@ def _load(
     Raises ``RunError`` where anything has changed.
     """
     from hydratune.adapters import attach
-    from hydratune.commands.train import prepare
+    from hydratune.experiment.prepare import prepare
 
     if not list(record.adapter.glob("*.safetensors")):
         raise RunError(
