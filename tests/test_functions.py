@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from hydratune.errors import ConfigError
 from hydratune.models.row_attention import RowAttention
-from hydratune.training import fit, products
+from hydratune.training import elementwise, products
 from hydratune.training.arithmetic import STANDARD, Arithmetic
 from hydratune.training.block_functions import RmsNorm, gated_down
 from hydratune.training.elementwise import ACTIVATIONS, EAGER, compiled
@@ -238,8 +238,8 @@ def test_without_a_compiler_the_message_names_the_setting(monkeypatch: pytest.Mo
     def broken() -> None:
         raise RuntimeError("No working C++ compiler found\nand a long story")
 
-    monkeypatch.setattr(fit, "compiled", broken)
-    assert fit.elementwise_pieces(False) is EAGER
+    monkeypatch.setattr(elementwise, "compiled", broken)
+    assert elementwise.pieces_for(False) is EAGER
     with pytest.raises(
         ConfigError,
         match=(
@@ -247,7 +247,7 @@ def test_without_a_compiler_the_message_names_the_setting(monkeypatch: pytest.Mo
             r" compiler"
         ),
     ):
-        fit.elementwise_pieces(True)
+        elementwise.pieces_for(True)
 
 
 @pytest.mark.slow  # compiling takes half a minute

@@ -22,11 +22,13 @@ from hydratune.models.attention import NAME
 from hydratune.models.compute import sent
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.optimizer import AdamWOptimizer
-from hydratune.training import callbacks, fit
-from hydratune.training.callbacks import History, OptimizerStep, Watchdog
+from hydratune.training import history as recording
+from hydratune.training import trainer as training_loop
+from hydratune.training.history import History, OptimizerStep
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
 from hydratune.training.sampling import Sampling
+from hydratune.training.watchdog import Watchdog
 from test_objective import build, opening, rows, with_lora
 from test_watchdog import TOO_FAST
 
@@ -111,7 +113,7 @@ def steps_on_meta(
         strategy=SimpleNamespace(reduce=lambda x, reduce_op: x),
     )
     module._trainer = trainer
-    monkeypatch.setattr(callbacks, "_SECONDS_UNREAD", 1e9)
+    monkeypatch.setattr(recording, "_SECONDS_UNREAD", 1e9)
     batch = Batch(
         tuple(examples), sum(row.supervised for row in examples), tuple(range(len(examples)))
     )
@@ -222,8 +224,8 @@ def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
         assert at_once  # on a CPU
         return History(*args, at_once=False)
 
-    monkeypatch.setattr(fit, "History", later)
-    monkeypatch.setattr(callbacks, "_SECONDS_UNREAD", 1e9)
+    monkeypatch.setattr(training_loop, "History", later)
+    monkeypatch.setattr(recording, "_SECONDS_UNREAD", 1e9)
 
 
 def history(run: Path) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ from conftest import SMALL
 from hydratune.data.masking import Encoded
 from hydratune.models import hardware, memory_plan
 from hydratune.models.attention import NAME
-from hydratune.models.compute import Compute
 from hydratune.models.memory_plan import MemoryPlan, training_plan
-from hydratune.training import fit, pack_loss
+from hydratune.training import pack_loss
+from hydratune.training.memory import plan_memory
 from hydratune.training.objective import Objective
 from hydratune.training.packing import pack
 from hydratune.training.plan import micro_packs
@@ -281,14 +282,14 @@ def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None
         objective.peak_of_a_step = lambda tokens: (
             seen.append(objective.loss_positions) or tokens * MIB
         )  # type: ignore[method-assign, func-returns-value]
-        on_gpu = Compute("gpu", CUDA, "32-true", torch.float32)
 
         def shared(name: str, make: Callable[[], MemoryPlan]) -> MemoryPlan:
             if name not in made:
                 made[name] = make()
             return made[name]
 
-        plan = fit._memory_plan(objective, compose("model=tiny", *settings), on_gpu, None, shared)
+        resources: Any = SimpleNamespace(shared=shared)
+        plan = plan_memory(objective, compose("model=tiny", *settings), CUDA, None, resources)
         assert (
             objective.micro_tokens == plan.micro_tokens
             and objective.loss_positions == plan.loss_positions

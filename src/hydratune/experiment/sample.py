@@ -12,12 +12,12 @@ from hydratune.evaluation.assess import TestBench
 from hydratune.experiment.job import Job
 from hydratune.records.files import read_jsonl, write_jsonl
 from hydratune.records.run_directory import RunDirectory
-from hydratune.training.sampling import Ask
+from hydratune.training.task import Answer
 
 _KEPT = ("id", "prediction", "reference", "finish_reason", "scores")  # of a prediction
 
 
-def sampler(job: Job, record: RunDirectory) -> Ask | None:
+def sampler(job: Job, record: RunDirectory) -> Answer | None:
     """Return the function that lets the model answer after a step, or None if none is wanted."""
     bench = job.sample
     if bench is None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from hydratune.errors import ConfigError, Problem
 from hydratune.training.products import exact
 
 _Derivative = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -129,3 +130,16 @@ def compiled() -> Elementwise:
     pieces = Elementwise(norm, norm_gradient, gated, gated_gradient, is_compiled=True)
     pieces.gated(torch.zeros(2, 3), torch.zeros(2, 3), "silu")
     return pieces
+
+
+def pieces_for(compile: bool) -> Elementwise:
+    """Return the pieces, compiled or not. Raises ``ConfigError`` if they cannot be compiled."""
+    if not compile:
+        return EAGER
+    try:
+        return compiled()
+    except Exception as error:  # no compiler, a broken one, no Triton: each has its own exception
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        why = f"torch.compile does not work here: {first_line}"
+        fix = "install a C++ compiler (on a GPU, Triton), or leave it at false"
+        raise ConfigError([Problem("trainer.compile", True, why, fix)]) from error

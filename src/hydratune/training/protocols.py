@@ -1,7 +1,7 @@
 """What training needs of whoever calls it, as small protocols.
 
-A run on its own uses the defaults (``NeverHalved``, ``make_it``); a sweep that computes several
-runs in one process implements the same protocols for each of them.
+A run on its own uses the defaults (``NeverHalved``, ``OwnResources``). A sweep that computes
+several runs in one process implements the same protocols for each of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class HalvingDecisions(Protocol):
 
 
 class NeverHalved:
-    """The decisions for a run that nobody judges."""
+    """The decisions for a run that is never judged."""
 
     def rungs(self, total: int) -> Sequence[int]:
         return ()
@@ -36,12 +36,15 @@ class NeverHalved:
         return True
 
 
-class SharedMaker(Protocol):
-    """Makes a thing once for all runs of a process that ask for it by the same name."""
+class SharedResources(Protocol):
+    """Makes things once for all runs of a process."""
 
-    def __call__(self, name: str, make: Callable[[], Made], /) -> Made: ...
+    def shared(self, name: str, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` makes; runs that share resources get one object for each name."""
 
 
-def make_it(name: str, make: Callable[[], Made], /) -> Made:
-    """Return what ``make`` makes: a run on its own shares nothing."""
-    return make()
+class OwnResources:
+    """The resources of a run that shares nothing."""
+
+    def shared(self, name: str, make: Callable[[], Made]) -> Made:
+        return make()
