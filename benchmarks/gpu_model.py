@@ -243,7 +243,7 @@ def fit(
 
     ``pause_at``: as a sweep pauses it, after so many steps.
     """
-    from hydratune.console import printing_to
+    from hydratune.console import redirect_output
     from hydratune.models.compute import compute_of
     from hydratune.records.run_directory import RunDirectory
     from hydratune.training import resume
@@ -265,7 +265,8 @@ def fit(
         def may_continue(self, step: int, loss: float) -> bool:
             return False
 
-    with tempfile.TemporaryDirectory() as folder, printing_to(io.StringIO(), lambda stage: None):
+    discarded = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, redirect_output(discarded, lambda stage: None):
         record = RunDirectory(Path(folder))
         fitted = fit(
             TrainingTask(model, every, every[:1], config, record, compute_of(config)),

@@ -18,7 +18,7 @@ from hydratune.records.files import read_json, write_json
 from hydratune.records.run_directory import RunDirectory, is_main_process
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.adapter import LayerAdapter
-from hydratune.tracking.wandb import Tracker
+from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, optimizers
 from hydratune.training.fit import Fitted, fit
 from hydratune.training.interrupts import delay_signals
@@ -36,7 +36,7 @@ def adapt(job: Job, tracker: Tracker, facts: dict[str, Any]) -> None:
     job.context.compute.accept(job.model)
     optimizers.check(job.model, job.config.optimizer)
     trainable, total = attach.count_parameters(job.model)
-    tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
+    tracker.log_facts({**facts, "trainable_parameters": trainable, "parameters": total})
     for line in trained.lines(job.model):
         console.print(escape(line), soft_wrap=True)
     for name in without:
@@ -106,7 +106,7 @@ def _print_interrupted(record: RunDirectory) -> None:
         f"[yellow]interrupted; the adapter so far is in {escape(str(record.adapter))}",
         soft_wrap=True,
     )
-    if (record.checkpoints / "last.ckpt").is_file() and not read_sweep(record.path.parent):
+    if record.last_checkpoint.is_file() and not read_sweep(record.path.parent):
         console.print(
             f"the same command with hydra.run.dir={escape(str(record.shown))} resumes from the"
             " last checkpoint",
@@ -175,6 +175,6 @@ def _print_plan(job: Job, record: RunDirectory, plan: MemoryPlan) -> None:
 
 
 def _record_plan(record: RunDirectory, plan: MemoryPlan) -> None:
-    file = record.path / "environment.json"
     if is_main_process():
-        write_json(file, {**read_json(file), "memory_plan": plan.stored()})
+        content = read_json(record.environment_file)
+        write_json(record.environment_file, {**content, "memory_plan": plan.stored()})

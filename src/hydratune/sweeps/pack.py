@@ -34,7 +34,7 @@ import lightning.pytorch.trainer.trainer as lightning_trainer
 import torch
 from rich.markup import escape
 
-from hydratune.console import LineFormatter, console, printing_to, silence
+from hydratune.console import LineFormatter, console, discard_output, redirect_output
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
 from hydratune.experiment import run as experiment
 from hydratune.experiment.context import (
@@ -333,7 +333,7 @@ def _one(
         logs.streams[threading.get_ident()] = stream
         try:
             torch.set_num_threads(1)
-            with printing_to(stream, heartbeat.telling(board.teller(name))), alone(record.path):
+            with redirect_output(stream, heartbeat.telling(board.teller(name))), alone(record.path):
                 # it was paused here: resume=never is about what an earlier command
                 # left
                 if name in resources.begun:
@@ -417,7 +417,7 @@ def _turns(
         records[name].end(State.stopped, why)
         tracker = resources.trackers.pop(name, None)
         if tracker is not None:
-            tracker.summary({"halved_at_step": step})
+            tracker.log_summary({"halved_at_step": step})
             tracker.finish(0)
         board.ended(name, records[name].status())
 
@@ -496,7 +496,7 @@ def run(
 
         def asked(signum: int, frame: FrameType | None) -> None:
             if signum == hung_up:
-                silence()
+                discard_output()
             resources.asked.set()
 
         hung_up = getattr(signal, "SIGHUP", None)  # the terminal was closed

@@ -23,8 +23,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.adapters.folder import adopt
-from hydratune.comparison.closing import end_of_sweep
-from hydratune.console import console, section
+from hydratune.comparison.outputs import end_of_sweep
+from hydratune.console import console, relative_path, section
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.experiment.interrupts import listen
 from hydratune.records.files import read_json
@@ -39,7 +39,8 @@ from hydratune.settings.secrets import mask
 from hydratune.sweeps.gpus import visible_gpus
 from hydratune.sweeps.pack_processes import Pack, cores, how, wait, work_off
 from hydratune.sweeps.planning import SETTINGS, Packing, Planned, plan, without_hydra
-from hydratune.tracking import environment, wandb
+from hydratune.tracking import environment
+from hydratune.tracking.wandb import sync_command
 
 _KEPT = ".multirun.yaml"  # of the last sweep that was not refused
 # in the folder of a sweep
@@ -100,7 +101,8 @@ def launch(
             ],
         )
         console.print(
-            f"[bold]sweep of {len(planned)} jobs[/]  {escape(str(shown(folder)))}", soft_wrap=True
+            f"[bold]sweep of {len(planned)} jobs[/]  {escape(str(relative_path(folder)))}",
+            soft_wrap=True,
         )
         failed = run_jobs(context, folder, planned, packing)
     stopped = [
@@ -167,7 +169,7 @@ def wait_for_left(record: RunDirectory) -> None:
 
 
 def print_wandb_hint(folder: Path) -> None:
-    if command := wandb.to_send(folder):
+    if command := sync_command(folder):
         console.print(f"W&B         {escape(command)}", soft_wrap=True)
 
 
@@ -501,7 +503,3 @@ def failures(failed: Sequence[tuple[Job, str]], title: str) -> Table:
         settings = ", ".join(f"{key}={value}" for key, value in job.varying.items())
         table.add_row(job.name, escape(mask(settings)), escape(mask(reason)))
     return table
-
-
-def shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

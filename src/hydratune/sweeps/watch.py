@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hydratune.console import Stage, Told
+from hydratune.console import Stage, StageListener
 from hydratune.errors import Leaving
 from hydratune.records.run_directory import RunDirectory, State
 from hydratune.records.status import Status
@@ -65,7 +65,7 @@ class Heartbeat:
             raise Leaving
         self.last = time.monotonic()
 
-    def telling(self, told: Told) -> Told:
+    def telling(self, told: StageListener) -> StageListener:
         def both(stage: Stage) -> None:
             self.beat()
             told(stage)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hydratune.cache import built, cache_folder
+from hydratune.cache import build_once, cache_folder
 from hydratune.data.masking import Encoded
 from hydratune.data.rows import stable_hash
 from hydratune.training.patches import ModelPatches
@@ -118,7 +118,7 @@ def frozen_bottom(
             [stable_hash(list(row.ids)) for row in rows],
         ]
     )
-    folder = built(f"frozen/{key}", lambda target: _build(target, rows, states_of, options))
+    folder = build_once(f"frozen/{key}", lambda target: _build(target, rows, states_of, options))
     return FrozenBottom(model, count, rows, folder / "states.bin")
 
 
