@@ -5,7 +5,8 @@ import shlex
 from rich.markup import escape
 
 from hydratune.console import console, section
-from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, table
+from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, terminal
+from hydratune.evaluation.result_rows import without_leaks
 from hydratune.experiment.job import Job
 from hydratune.models import turn_ends
 from hydratune.records.metrics import RunMetrics
@@ -30,8 +31,8 @@ def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hi
 
 def _print_results(job: Job, metrics: RunMetrics) -> None:
     content, values = metrics.to_json(), metrics.values
-    console.print(table.results(content, metrics.systems, len(job.examples)))
-    console.print(table.times(job.seconds))
+    console.print(terminal.results(content, metrics.systems, len(job.examples)))
+    console.print(terminal.times(job.seconds))
     speed, memory = values["cost/tokens_per_second"], values["cost/peak_memory_bytes"]
     console.print(
         f"validation loss {values['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory"
@@ -43,7 +44,7 @@ def _print_results(job: Job, metrics: RunMetrics) -> None:
         console.print(memorisation.told(content, metrics.intervals), soft_wrap=True)
     if "memorisation/canary_difference" in values:
         console.print(canaries.told(content, metrics.intervals), soft_wrap=True)
-    clean = table.without_leaks(content)
+    clean = without_leaks(content)
     if clean:
         console.print(f"[yellow]{clean}", soft_wrap=True)
     overfitted = metrics.course["verdict"] == overfitting.Verdict.overfitted.value
@@ -53,7 +54,7 @@ def _print_results(job: Job, metrics: RunMetrics) -> None:
 
 def _print_forgetting(job: Job, metrics: RunMetrics) -> None:
     content = metrics.to_json()
-    console.print(table.forgetting(content))
+    console.print(terminal.forgetting(content))
     budgets = job.config.evaluation.forgetting
     for most, colour in ((budgets.fail, "red"), (budgets.warn, "yellow")):
         for excess in forgetting.exceeded(content, most):

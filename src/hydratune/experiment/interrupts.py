@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
-from hydratune.console import silence
+from hydratune.console import discard_output
 
 _UNNOTICED = 30.0  # seconds; Python drops an exception that is raised inside a destructor
 _SAVING = (
@@ -65,5 +65,5 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
 
 def hang_up(signum: int, frame: FrameType | None) -> None:
     """Interrupt the run without printing, which fails once the terminal is closed."""
-    silence()
+    discard_output()
     interrupt(signum, frame)

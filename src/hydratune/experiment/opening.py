@@ -13,7 +13,7 @@ from hydratune.data.report import render
 from hydratune.experiment.job import Job
 from hydratune.models import hardware
 from hydratune.records.files import write_json, write_text
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.adapter import PeftAdapter
 from hydratune.tracking import environment
 
@@ -21,10 +21,10 @@ from hydratune.tracking import environment
 def write_opening(job: Job, record: RunDirectory) -> dict[str, Any]:
     """Write what is trained on what, and print it. Returns the facts for W&B."""
     facts = _facts(job)
-    write_json(record.path / "environment.json", _environment(job, facts))
-    write_json(record.path / "data.json", job.data_facts)
+    write_json(record.environment_file, _environment(job, facts))
+    write_json(record.data_file, job.data_facts)
     page = job.context.resources.shared("data page", lambda: _data_page(job))
-    write_text(record.path / "data.html", page)
+    write_text(record.file(RunFile.data_page), page)
     if job.bench.schema is not None:
         write_json(record.schema_file, job.bench.schema)
     _print_opening(job, record)

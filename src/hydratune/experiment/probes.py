@@ -14,7 +14,7 @@ from hydratune.data.rows import Message, stable_hash
 from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, panel
 from hydratune.experiment.job import Job
 from hydratune.records.files import write_jsonl
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.evaluation import Baseline
 from hydratune.settings.registry import plain
 
@@ -129,7 +129,7 @@ class ForgettingProbe:
         with job.timed("the panel, after"):
             tuned = self._measure(panel.load(config.forgetting), "the panel, after")
         rows = forgetting.together(self._base, tuned)
-        write_jsonl(self._record.path / "forgetting.jsonl", rows)
+        write_jsonl(self._record.file(RunFile.forgetting), rows)
         return Measured(
             *forgetting.summary(
                 rows, config.forgetting, config.confidence, config.bootstrap_samples
@@ -200,7 +200,7 @@ class CanaryProbe:
         if not config.canaries:
             return Measured()
         rows = canaries.together(self._base, self._measure())
-        write_jsonl(self._record.path / "canaries.jsonl", rows)
+        write_jsonl(self._record.file(RunFile.canaries), rows)
         return Measured(*canaries.summary(rows, config.confidence, config.bootstrap_samples))
 
     def _measure(self) -> list[dict[str, Any]]:

@@ -20,14 +20,14 @@ from hydratune.experiment.context import RunContext
 from hydratune.experiment.job import Job, timed
 from hydratune.experiment.prepare import prepare
 from hydratune.experiment.resuming import find_checkpoint
-from hydratune.experiment.tracker import start_tracker
+from hydratune.experiment.tracker import track_run
 from hydratune.models import hardware
 from hydratune.records.metrics import RunMetrics
-from hydratune.records.run_directory import RunDirectory, is_main_process
+from hydratune.records.run_directory import RunDirectory, RunFile, is_main_process
 from hydratune.settings.commands import TrainConfig
-from hydratune.tracking.wandb import Tracker
+from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, optimizers, resume
-from hydratune.training.fit import elementwise_pieces
+from hydratune.training.elementwise import pieces_for
 
 
 def run_experiment(
@@ -49,7 +49,7 @@ def run_experiment(
     with _tracked(config, record, context, seconds) as (tracker, is_new):
         job = _prepare(config, record, context, seconds)
         if is_new:
-            tracker.again(resume.history(job.checkpoint))
+            tracker.restore_history(resume.history(job.checkpoint))
         metrics = _measure_and_train(job, record, tracker)
     closing.print_report(job, record, metrics, tracker.hint)
 
@@ -71,7 +71,7 @@ def _tracked(
     A paused run keeps it. The seconds that W&B takes are added to ``seconds``.
     """
     with timed(seconds, "W&B"):
-        tracker, is_new = context.resources.tracker(lambda: start_tracker(config, record, context))
+        tracker, is_new = context.resources.tracker(lambda: track_run(config, record, context))
     exit_code: int | None = 1
     try:
         yield tracker, is_new
@@ -95,7 +95,7 @@ def _prepare(
     with timed(seconds, "model and data"):
         optimizers.check_machine(config, hardware.accelerator(config))
         panel.check(config.evaluation.forgetting)
-        elementwise_pieces(config.trainer.compile)
+        pieces_for(config.trainer.compile)
         job = prepare(config, context)
         data_consistency.refuse_other_rows(
             config, record.path, job.data_facts["splits"], context.resources.shared
@@ -108,8 +108,8 @@ def _prepare(
 def _measure_and_train(job: Job, record: RunDirectory, tracker: Tracker) -> RunMetrics:
     """Measure the base model, train, measure the fine-tuned model, and write metrics.json."""
     facts = opening.write_opening(job, record)
-    tracker.facts(facts)
-    tracker.data([record.path / "data.json", record.path / "data.html"])
+    tracker.log_facts(facts)
+    tracker.log_data_reports([record.data_file, record.file(RunFile.data_page)])
 
     test_rows = probes.TestRowsProbe(job, record)
     others: list[probes.Probe] = [
@@ -129,9 +129,9 @@ def _measure_and_train(job: Job, record: RunDirectory, tracker: Tracker) -> RunM
     measured = [probe.after() for probe in others]
     metrics = results.collect(job, fitted, test_rows.predictions, answers, measured)
     metrics.write(record.metrics_file)
-    tracker.summary(metrics.values)
-    tracker.predictions(test_rows.predictions["eval"])
-    tracker.adapter(record.adapter)
+    tracker.log_summary(metrics.values)
+    tracker.log_predictions(test_rows.predictions["eval"])
+    tracker.log_adapter(record.adapter)
     return metrics
 
 

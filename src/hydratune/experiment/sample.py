@@ -7,17 +7,18 @@ from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.errors import RunError
-from hydratune.evaluation import metrics, table
+from hydratune.evaluation import metrics
 from hydratune.evaluation.assess import TestBench
 from hydratune.experiment.job import Job
+from hydratune.metric_table import main_metric, title
 from hydratune.records.files import read_jsonl, write_jsonl
 from hydratune.records.run_directory import RunDirectory
-from hydratune.training.sampling import Ask
+from hydratune.training.task import Answer
 
 _KEPT = ("id", "prediction", "reference", "finish_reason", "scores")  # of a prediction
 
 
-def sampler(job: Job, record: RunDirectory) -> Ask | None:
+def sampler(job: Job, record: RunDirectory) -> Answer | None:
     """Return the function that lets the model answer after a step, or None if none is wanted."""
     bench = job.sample
     if bench is None:
@@ -57,8 +58,7 @@ def _measure(bench: TestBench, predictions: list[dict[str, Any]], step: int) -> 
     """Return the metrics of the answers, and print the most important one."""
     measures = metrics.measures(predictions, bench.families, has_schema=bench.schema is not None)
     values = {name: measure.value for name, measure in measures.items() if "/" not in name}
-    best = next((name for name in metrics.MAIN if name in values), "nll")
-    console.print(
-        f"step {step}: {table.TITLES[best]} {values[best]:.3f} on {len(bench.rows)} validation rows"
-    )
+    best = main_metric(values, "") or "nll"
+    name, count = title(f"eval/{best}"), len(bench.rows)
+    console.print(f"step {step}: {name} {values[best]:.3f} on {count} validation rows")
     return values

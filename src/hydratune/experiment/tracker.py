@@ -5,10 +5,11 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.registry import plain
-from hydratune.tracking import wandb
+from hydratune.tracking.start import start_tracker
+from hydratune.tracking.tracker import Tracker
 
 
-def start_tracker(config: TrainConfig, record: RunDirectory, context: RunContext) -> wandb.Tracker:
+def track_run(config: TrainConfig, record: RunDirectory, context: RunContext) -> Tracker:
     """Start a W&B run, or continue that of an interrupted run.
 
     In a sweep it is named after the settings that vary, and grouped by the sweep.
@@ -21,14 +22,14 @@ def start_tracker(config: TrainConfig, record: RunDirectory, context: RunContext
         settings = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in sweep_job.varying.items()]
         folder, group, name = path.parent, path.parent.name, ", ".join(settings) or path.name
     resumes = record.checkpoint_to_resume() is not None
-    tracker = wandb.start(
+    tracker = start_tracker(
         config.tracking,
         plain(config),
         folder=folder,
         group=group,
         name=name,
         job_type="train",
-        known=record.read_status().wandb_id if resumes else None,
+        resumed_id=record.read_status().wandb_id if resumes else None,
         on_stop=context.schedule.stop,
         run_folder=path,
     )

@@ -18,11 +18,12 @@ from hydratune.records.files import read_json, write_json
 from hydratune.records.run_directory import RunDirectory, is_main_process
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.adapter import LayerAdapter
-from hydratune.tracking.wandb import Tracker
+from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, optimizers
-from hydratune.training.callbacks import signals_wait
 from hydratune.training.fit import Fitted, fit
+from hydratune.training.interrupts import delay_signals
 from hydratune.training.schedules import total_steps
+from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 
 
 def adapt(job: Job, tracker: Tracker, facts: dict[str, Any]) -> None:
@@ -35,7 +36,7 @@ def adapt(job: Job, tracker: Tracker, facts: dict[str, Any]) -> None:
     job.context.compute.accept(job.model)
     optimizers.check(job.model, job.config.optimizer)
     trainable, total = attach.count_parameters(job.model)
-    tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
+    tracker.log_facts({**facts, "trainable_parameters": trainable, "parameters": total})
     for line in trained.lines(job.model):
         console.print(escape(line), soft_wrap=True)
     for name in without:
@@ -96,7 +97,7 @@ def train(job: Job, record: RunDirectory, tracker: Tracker) -> Fitted:
 
 def save(job: Job, record: RunDirectory) -> None:
     """Save the trained weights, with the tokens that end an answer; signals wait for that."""
-    with signals_wait():
+    with delay_signals():
         attach.save(job.model, job.tokenizer, record.adapter, job.answer_ends)
 
 
@@ -105,7 +106,7 @@ def _print_interrupted(record: RunDirectory) -> None:
         f"[yellow]interrupted; the adapter so far is in {escape(str(record.adapter))}",
         soft_wrap=True,
     )
-    if (record.checkpoints / "last.ckpt").is_file() and not read_sweep(record.path.parent):
+    if record.last_checkpoint.is_file() and not read_sweep(record.path.parent):
         console.print(
             f"the same command with hydra.run.dir={escape(str(record.shown))} resumes from the"
             " last checkpoint",
@@ -135,30 +136,28 @@ def train_on_all_devices(job: Job, record: RunDirectory, logger: Any) -> Fitted:
 
 def _fit(job: Job, record: RunDirectory, logger: Any) -> Fitted:
     """Train in this process."""
-    context, schedule = job.context, job.context.schedule
+    context = job.context
     with context.resources.seeded(job.config.seed):
         pass  # training draws the same numbers whatever was drawn before
-    fitted = fit(
+    task = TrainingTask(
         job.model,
         job.train,
         job.validation,
         job.config,
         record,
-        compute=job.compute,
-        logger=logger,
-        names=[row.where or row.id for row in job.sets.train],
-        base=job.source.identity,
-        pool=context.compute.pool,
-        made_of=identity(job),
-        checkpoint=job.checkpoint,
-        spent=job.cpu_seconds,
-        rungs=schedule.rungs(total_steps(job.config, len(job.train))),
-        ask=schedule.may_continue,
-        judged=schedule.judged,
-        sample=sampler(job, record),
-        shared=context.resources.shared,
-        planned=lambda plan: _print_plan(job, record, plan),
+        job.compute,
+        logger,
+        row_names=[row.where or row.id for row in job.sets.train],
+        base_identity=job.source.identity,
     )
+    services = TrainingServices(
+        context.compute.pool,
+        context.resources,
+        context.schedule,
+        answer=sampler(job, record),
+        on_plan=lambda plan: _print_plan(job, record, plan),
+    )
+    fitted = fit(task, Resumption(job.checkpoint, identity(job), job.cpu_seconds), services)
     _record_plan(record, fitted.plan)  # it differs from the first one if memory ran out
     if fitted.frozen_seconds:
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds
@@ -176,6 +175,6 @@ def _print_plan(job: Job, record: RunDirectory, plan: MemoryPlan) -> None:
 
 
 def _record_plan(record: RunDirectory, plan: MemoryPlan) -> None:
-    file = record.path / "environment.json"
     if is_main_process():
-        write_json(file, {**read_json(file), "memory_plan": plan.stored()})
+        content = read_json(record.environment_file)
+        write_json(record.environment_file, {**content, "memory_plan": plan.stored()})

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hydratune import digests
+from hydratune.console import relative_path
 from hydratune.errors import InputError, RunError
 from hydratune.records.files import read_json, write_json, write_text
 from hydratune.records.status import State as State
@@ -171,8 +172,7 @@ class RunDirectory:
     @property
     def shown(self) -> Path:
         """The directory as it can be typed from the current one."""
-        here = Path.cwd()
-        return self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
+        return relative_path(self.path)
 
     def read_status(self) -> Status:
         """Return the status; it is empty if the directory holds no run. Raises ``RunError``."""

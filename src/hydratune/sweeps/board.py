@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from hydratune.console import Stage, Told, console
+from hydratune.console import Stage, StageListener, console
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State, Status
@@ -62,7 +62,7 @@ class Board:
             line.began = line.began + now - line.since if line.state == "paused" else now
             line.state, line.stage, line.reason = "running", Stage(""), ""
 
-    def listener(self, name: str) -> Told:
+    def listener(self, name: str) -> StageListener:
         """Return what takes the progress of job ``name``."""
 
         def listen(stage: Stage) -> None:
@@ -75,7 +75,7 @@ class Board:
         """Return what job ``name`` was doing when it last reported progress."""
         with self._lock:
             stage = self.lines[name].stage
-        return f"{stage.title} {100 * stage.share:.0f} %" if stage.title else "not yet at work"
+        return f"{stage.title} {100 * stage.fraction:.0f} %" if stage.title else "not yet at work"
 
     def paused(self, name: str, status: Status) -> None:
         """Show that ``name`` waits for the other jobs at a rung."""

@@ -48,7 +48,7 @@ class JobLine:
         return self.state not in ("failed", "stopped") and self.best is not None
 
     def seconds_left_in_stage(self, now: float) -> float | None:
-        return self.stage.left(now - self.since)
+        return self.stage.seconds_left(now - self.since)
 
 
 def choose(lines: Mapping[str, JobLine], room: int) -> dict[str, JobLine]:
@@ -98,7 +98,7 @@ def _cells(line: JobLine, now: float, *, wide: bool) -> dict[str, str]:
         "settings": line.settings,
         "state": line.state,
         "doing": doing,
-        "": f"{100 * stage.share:.0f} %" if is_running else "",
+        "": f"{100 * stage.fraction:.0f} %" if is_running else "",
         "step": f"{int(stage.done)}/{stage.total}" if is_running and stage.total > 0 else "",
         "loss": f"{line.loss:.4f}" if line.loss is not None else "",
         "best val": f"{line.best:.4f}" if line.best is not None else "",
@@ -140,7 +140,7 @@ def describe(name: str, line: JobLine) -> str:
     text = f"job {name}: {stage.title or 'starting'}"
     if stage.title:
         steps = f" ({int(stage.done)}/{stage.total})" if stage.total > 0 else ""
-        text += f" {100 * stage.share:.0f} %{steps}"
+        text += f" {100 * stage.fraction:.0f} %{steps}"
     parts = [text]
     parts += [f"loss {line.loss:.4f}"] if line.loss is not None else []
     parts += [f"best val {line.best:.4f}"] if line.best is not None else []

@@ -13,11 +13,11 @@ from omegaconf import DictConfig
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune.comparison.closing import end_of_sweep
-from hydratune.console import console, section
+from hydratune.comparison.outputs import end_of_sweep
+from hydratune.console import console, relative_path, section
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.experiment.interrupts import listen
-from hydratune.records.run_directory import RunDirectory, alone
+from hydratune.records.run_directory import alone
 from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import Job, read_study, read_sweep, write_sweep
 from hydratune.settings.secrets import mask
@@ -28,7 +28,7 @@ from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
 from hydratune.sweeps.pack_processes import run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
-from hydratune.tracking import wandb
+from hydratune.tracking.wandb import sync_command
 
 _ACCEPTED = ".multirun.yaml"  # multirun.yaml of the last sweep in the folder that was not refused
 
@@ -56,7 +56,7 @@ def launch(
     with alone(folder):
         _refuse_other_contents(folder, jobs, options)
         _write_sweep(folder, jobs)
-        place = escape(str(RunDirectory(folder).shown))
+        place = escape(str(relative_path(folder)))
         console.print(f"[bold]sweep of {len(jobs)} jobs[/]  {place}", soft_wrap=True)
         failed = run_jobs(context, folder, jobs, options)
     _print_stopped(jobs)
@@ -179,7 +179,7 @@ def _packs(
 
 def print_wandb_hint(folder: Path) -> None:
     """Print the command that sends the runs of a sweep to W&B, if there are any to send."""
-    if command := wandb.to_send(folder):
+    if command := sync_command(folder):
         console.print(f"W&B         {escape(command)}", soft_wrap=True)
 
 

@@ -24,7 +24,7 @@ import lightning.pytorch.trainer.trainer as lightning_trainer
 import torch
 from rich.markup import escape
 
-from hydratune.console import console, silence
+from hydratune.console import console, discard_output
 from hydratune.errors import HydratuneError, Leaving, SweepError
 from hydratune.models.hardware import accelerator, give_back
 from hydratune.records.run_directory import RunDirectory
@@ -174,7 +174,7 @@ def _leave_on_signals(leave: threading.Event) -> None:
 
     def handle(signum: int, frame: FrameType | None) -> None:
         if signum == hung_up:
-            silence()
+            discard_output()
         leave.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, *([hung_up] if hung_up else [])):

@@ -78,7 +78,7 @@ class JobCompute:
         return self.pool.seconds + time.thread_time() - self._thread_began
 
     def accept(self, model: nn.Module) -> None:
-        from hydratune.training.lora import draws_elsewhere
+        from hydratune.training.randomness import draws_outside_lora
 
         shared = self._resources.base_weights
         trained = [p for p in model.parameters() if p.requires_grad and id(p) in shared]
@@ -88,7 +88,7 @@ class JobCompute:
             raise UnpackedError(
                 "its adapter trains weights of the base model, which all jobs share"
             )
-        if draws_elsewhere(model):
+        if draws_outside_lora(model):
             raise UnpackedError(
                 "its dropout draws from the process's generator, whose order would depend on the"
                 " other jobs"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from rich.markup import escape
 
-from hydratune.console import console, printing_to
+from hydratune.console import console, redirect_output
 from hydratune.errors import HydratuneError, Leaving, Paused, UnpackedError
 from hydratune.experiment import run as experiment
 from hydratune.experiment.frame import begin, recorded
@@ -50,7 +50,7 @@ def run_job(pack: Pack, settings: TrainConfig, heartbeat: Heartbeat) -> None:
         with pack.logs.to_file(record.log_file) as file:
             try:
                 listener = heartbeat.listener(pack.board.listener(heartbeat.name))
-                with printing_to(file, listener), alone(record.path):
+                with redirect_output(file, listener), alone(record.path):
                     settings = _begin(pack, settings, heartbeat)
                     is_recorded = True
                     with recorded(settings, record):
@@ -122,7 +122,7 @@ def create_scheduler(
         status = record.read_status()
         tracker = resources.trackers.pop(name, None)
         if tracker is not None and status.halved is not None:
-            tracker.summary({"halved_at_step": status.halved.step})
+            tracker.log_summary({"halved_at_step": status.halved.step})
             tracker.finish(0)
         board.ended(name, status)
 

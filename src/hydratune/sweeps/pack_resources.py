@@ -16,8 +16,9 @@ from hydratune.errors import Leaving
 from hydratune.models.hardware import memory
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.sweeps.worker_pool import Task, WorkerPool
-from hydratune.tracking.wandb import Tracker
-from hydratune.training.merged import BaseReplica, MergeableBatch, MergingPool
+from hydratune.tracking.tracker import Tracker
+from hydratune.training.mergeable import MergeableBatch, MergingPool, Replica
+from hydratune.training.merged import BaseReplica
 from hydratune.training.products import lay_out
 
 log = logging.getLogger(__name__)
@@ -112,10 +113,10 @@ class JobWorkers(MergingPool):
         self._seconds_lock = threading.Lock()
 
     @property
-    def host(self) -> BaseReplica | None:  # type: ignore[override]  # read-only here
+    def replica(self) -> Replica | None:  # type: ignore[override]  # read-only here
         return self._resources.workers.replica
 
-    def welcomes(self, tokens: int) -> bool:
+    def merges(self, tokens: int) -> bool:
         return self._resources.workers.is_small(tokens)
 
     def submit(
@@ -136,15 +137,18 @@ class JobWorkers(MergingPool):
     ) -> Iterator[Result]:
         """Compute in order; a call may wait for earlier ones of the same job."""
         jobs = list(zip(*iterables, strict=True))
-        return self.map_guests(fn, jobs, [None] * len(jobs))
+        return self.map_mergeable(fn, jobs, [None] * len(jobs))
 
-    def map_guests(
-        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[MergeableBatch | None]
+    def map_mergeable(
+        self,
+        work: Callable[..., Any],
+        jobs: Sequence[tuple[Any, ...]],
+        batches: Sequence[MergeableBatch | None],
     ) -> Iterator[Any]:
         self._heartbeat.beat()
         tasks = [
             Task(partial(self._counted, work, *job), batch, self._begin, self._end)
-            for job, batch in zip(jobs, guests, strict=True)
+            for job, batch in zip(jobs, batches, strict=True)
         ]
         self._resources.workers.submit(tasks)
         return self._results([task.future for task in tasks])

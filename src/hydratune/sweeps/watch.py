@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hydratune.console import Stage, Told
+from hydratune.console import Stage, StageListener
 from hydratune.errors import Leaving
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State, Status
@@ -71,7 +71,7 @@ class Heartbeat:
             raise Leaving
         self.last_sign = time.monotonic()
 
-    def listener(self, listener: Told) -> Told:
+    def listener(self, listener: StageListener) -> StageListener:
         """Return a listener that takes progress as a sign of life and hands it to ``listener``."""
 
         def listen(stage: Stage) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from hydratune.training.merged import BaseReplica, MergeableBatch
+from hydratune.training.mergeable import MergeableBatch, Replica
 
 log = logging.getLogger(__name__)
 _SMALL = 4  # a micro-pack of more than 1/4 of the limit gains too little from a merged pass
@@ -55,7 +55,7 @@ class WorkerPool:
     def __init__(self, workers: int, merge_tokens: int = 0) -> None:
         """``merge_tokens``: most tokens of a pass over several micro-packs; 0: no such pass."""
         self.merge_tokens = merge_tokens
-        self.replica: BaseReplica | None = None  # computes merged passes
+        self.replica: Replica | None = None  # computes merged passes
         self.micro_packs = 0  # mergeable ones that were computed
         self.merged = 0  # those of them that were computed together with others
         self._queue: deque[Task] = deque()

@@ -2,26 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 
 from hydratune.errors import ConfigError, Problem
-from hydratune.evaluation import table
+from hydratune.metric_table import ANSWER_METRICS, RUN_METRICS
+from hydratune.settings.evaluation import METRICS_GROUP
 
 # names of metrics.json that a trial can be judged by, and what such names begin with
 _METRICS = (
-    *("val/loss", "train/loss", "objective"),
-    *(
-        f"cost/{name}"
-        for name in (
-            "cpu_seconds",
-            "wall_seconds",
-            "tokens",
-            "tokens_per_second",
-            "peak_memory_bytes",
-        )
-    ),
-    *(f"eval/{name}" for name in table.NAMES),
+    *(row.name for row in RUN_METRICS if row.name.startswith(("val/", "train/", "objective"))),
+    *(row.name for row in RUN_METRICS if row.name.startswith("cost/")),
+    *(f"eval/{row.name}" for row in ANSWER_METRICS if not row.name.endswith("/*")),
 )
-_METRIC_FAMILIES = ("eval/field_f1/", "eval/field_accuracy/", "forgetting/")
+_METRIC_FAMILIES = (
+    *(f"eval/{row.name[:-1]}" for row in ANSWER_METRICS if row.name.endswith("/*")),
+    *("forgetting/", "memorisation/", "fit/"),
+)
 _VALIDATION_LOSS = ("val/loss", "objective")  # two names of one number, which ranks every sweep
 _KEY = "hydra.sweeper.objectives"
 
@@ -81,5 +77,7 @@ def _problem(metric: str, direction: str) -> Problem | None:
 
 
 def _is_metric(name: str) -> bool:
-    """Return whether a run can have the metric ``name``."""
-    return name in _METRICS or name.startswith(_METRIC_FAMILIES)
+    """Return whether a run can have such a metric, of this package or of an installed one."""
+    if name in _METRICS or name.startswith(_METRIC_FAMILIES):
+        return True
+    return name in {f"eval/{point.name}" for point in entry_points(group=METRICS_GROUP)}

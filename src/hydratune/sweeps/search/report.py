@@ -7,8 +7,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune.comparison.closing import end_of_sweep
-from hydratune.console import console, section
+from hydratune.comparison.outputs import end_of_sweep
+from hydratune.console import console, relative_path, section
 from hydratune.errors import SweepError
 from hydratune.records.sweep import read_study
 from hydratune.settings.secrets import mask
@@ -68,7 +68,7 @@ def _table_of_best(search: Search) -> Table:
     table.add_column("settings", overflow="fold")
     for trial in sorted(search.study.best_trials, key=lambda trial: trial.values):
         settings = ", ".join(f"{key}={value}" for key, value in search.job(trial).varying.items())
-        folder = escape(str(search.record(trial.number).shown))
+        folder = escape(str(relative_path(search.record(trial.number).path)))
         values = [f"{value:.4g}" for value in trial.values]
         table.add_row(folder, *values, escape(mask(settings)))
     return table

@@ -17,10 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 from rich.markup import escape
 
-from hydratune.console import console
+from hydratune.console import console, relative_path
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import write_text
-from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_study, read_sweep, write_sweep
 from hydratune.settings.commands import Resume, TrainConfig
 from hydratune.settings.registry import flat, plain
@@ -65,7 +64,7 @@ def search(
     if count > settings.n_trials:
         progress = f"{count} trials, {settings.n_trials} were asked for"
     what = f"by {settings.sampler} for {', '.join(map(str, checked.objectives))}"
-    place = escape(str(RunDirectory(checked.folder).shown))
+    place = escape(str(relative_path(checked.folder)))
     console.print(f"[bold]search[/] {what}: {progress}  {place}", soft_wrap=True)
     while run_batch(checked):
         pass
