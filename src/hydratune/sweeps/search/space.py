@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import (
     ChoiceSweep,
     IntervalSweep,
     Override,
+    ParsedElementType,
     QuotedString,
     RangeSweep,
 )
@@ -161,7 +162,7 @@ def _range(value: RangeSweep, log: bool) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), step=float(abs(step)))
 
 
-def _choices(key: str, elements: Sequence[object]) -> Dimension:
+def _choices(key: str, elements: Sequence[ParsedElementType]) -> Dimension:
     """Return a dimension of choices. Scalars keep their types.
 
     Lists and mappings, which a study cannot hold, become the texts that are written for them, and
@@ -178,7 +179,7 @@ def _choices(key: str, elements: Sequence[object]) -> Dimension:
     return Dimension(key, CategoricalDistribution(values), tuple(texts))
 
 
-def _scalar(element: object, text: str) -> Value:
+def _scalar(element: ParsedElementType, text: str) -> Value:
     """Return the value of a choice; ``text`` if it is a list or a mapping."""
     value = element.text if isinstance(element, QuotedString) else element
     return value if value is None or isinstance(value, bool | int | float | str) else text
