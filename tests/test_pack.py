@@ -18,12 +18,13 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from conftest import SMALL, write_rows
+from hydratune.adapters.methods.full import FullFinetune
+from hydratune.adapters.methods.lora import LoraBias
 from hydratune.commands import train
 from hydratune.errors import Paused, RunError, SweepError
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory, State
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.adapter import FullFinetune, LoraBias
 from hydratune.settings.data import Control
 from hydratune.sweeps import pack
 from hydratune.sweeps.halving import Halving

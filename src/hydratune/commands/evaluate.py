@@ -301,7 +301,6 @@ def _elsewhere(
     """Base and fine-tuned model on running texts and on lm-eval's tasks: evaluation_texts.json,
     evaluation_lm_eval.json.
     """
-    from hydratune.adapters import attach
     from hydratune.models.sources import context_window
 
     if config.source is EvaluationSource.predictions:
@@ -316,7 +315,7 @@ def _elsewhere(
         raise ConfigError([Problem("texts", config.texts, f"{empty[0]} is empty", "leave it out")])
     job, tuned = _load(trained, record, config, recorded)
     models = {"base": job.model, "tuned": tuned}
-    reads = context_window(trained.model, job.model) - attach.virtual_tokens(trained.adapter)
+    reads = context_window(trained.model, job.model) - trained.adapter.virtual_tokens()
     window = reads if config.window is None else config.window
     stride = window if config.stride is None else config.stride
     if not 1 <= stride <= window <= reads:

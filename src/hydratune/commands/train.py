@@ -12,6 +12,7 @@ from typing import Any
 from rich.markup import escape
 
 from hydratune.adapters import attach, continued, trained
+from hydratune.adapters.base import LayerAdapter, PeftAdapter
 from hydratune.adapters.folder import AdapterFolder, find, told
 from hydratune.adapters.targets import without_effect
 from hydratune.cache import cache_folder
@@ -46,7 +47,6 @@ from hydratune.models.memory_plan import MemoryPlan
 from hydratune.records.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.adapter import AdaLoraAdapter, FullFinetune, LayerAdapter, PeftAdapter
 from hydratune.settings.commands import Resume, TrainConfig
 from hydratune.settings.data import ContractsData, PreparedData
 from hydratune.settings.evaluation import Baseline
@@ -227,7 +227,7 @@ def _experiment(
             )
         raise KeyboardInterrupt
     # in bf16, what is saved for the untouched base differs by roundings: measure that
-    if attach.changes_base(config.adapter):
+    if config.adapter.changes_base():
         job.model = None  # its memory is needed
         job.model = attach.load_tuned(
             config.model, config.adapter, job.source, record.adapter, job.compute
@@ -586,10 +586,8 @@ def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
     if found is None:
         return None
     file, checkpoint = found
-    if isinstance(job.config.adapter, AdaLoraAdapter):
-        console.print(
-            "[yellow]AdaLoRA cannot be gone on with from a checkpoint: the run begins anew"
-        )
+    if job.config.adapter.resume_obstacle:
+        console.print(f"[yellow]{job.config.adapter.resume_obstacle}: the run begins anew")
         return None
     before, now = checkpoint["made_of"], _made_of(job)
     old, new = before["settings"], now["settings"]
@@ -1016,7 +1014,7 @@ def _where_answers_end(job: Job, folder: str) -> str:
         f"an answer ends with {turn_ends.told(job.tokenizer, ends)}, as generation_config.json in"
         " it says"
     )
-    if isinstance(job.config.adapter, FullFinetune) or job.ends_known:
+    if job.config.adapter.trains_base or job.ends_known:
         return text
     return (
         f"{text}; the base model's own does not: model.generation_config ="

@@ -15,7 +15,6 @@ from yaml import YAMLError
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.adapter import AdaLoraAdapter, FullFinetune
 from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.registry import flat, plain, typed
 
@@ -62,7 +61,7 @@ def settings(composed: TrainConfig, record: RunDirectory, overrides: Sequence[st
                 problems.append((leaf, wanted[leaf], flat(values).get(leaf), override))
     if problems:
         again = f"model.adapter={record.shown}/adapter"
-        if isinstance(stored.adapter, FullFinetune):
+        if stored.adapter.trains_base:
             again = f"model=local model.path={record.shown}/adapter"
         fix = (
             "leave {} out; to train with other settings from what was learnt: "
@@ -125,8 +124,8 @@ def _stored(record: RunDirectory) -> TrainConfig:
     except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
         why = f"{record.config_file} cannot be read ({(str(error).splitlines() or [''])[0]})"
         raise ConfigError([Problem(key, value, why, "bring the file back")]) from error
-    if isinstance(stored.adapter, AdaLoraAdapter):
-        why = "AdaLoRA deals its ranks out over one run, so it cannot be trained further"
+    if stored.adapter.resume_obstacle:
+        why = f"{stored.adapter.resume_obstacle}, so it cannot be trained further"
         raise ConfigError([Problem(key, value, why, "begin a longer run in another hydra.run.dir")])
     return stored
 

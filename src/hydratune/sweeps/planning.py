@@ -9,7 +9,6 @@ from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import Job
-from hydratune.settings.adapter import FullFinetune, LoraAdapter, LoraBias
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control
 from hydratune.settings.registry import plain
@@ -18,7 +17,6 @@ from hydratune.sweeps.halving import Halving
 RUNS_ALONE = "runs alone"  # begins the status of a job that a pack found it cannot hold
 GOES_ON = 75  # exit code of a pack that cannot go on, and whose jobs can
 SETTINGS = ".pack"  # folder in that of the sweep: settings of the jobs that a pack is to run
-_BASE_CHANGING_STARTS = ("pissa", "olora", "loftq")
 
 
 @dataclass(frozen=True)
@@ -104,13 +102,9 @@ class Plan:
 def why_alone(config: TrainConfig) -> str | None:
     """Why a job cannot share frozen weights and threads with others, or None."""
     trainer = config.trainer
-    if isinstance(config.adapter, FullFinetune):
-        return "it trains the base model's own weights"
-    start = str(getattr(config.adapter, "init_lora_weights", ""))
-    if isinstance(config.adapter, LoraAdapter) and start.startswith(_BASE_CHANGING_STARTS):
-        return f"adapter.init_lora_weights={start} changes the base model's weights"
-    if isinstance(config.adapter, LoraAdapter) and config.adapter.bias is not LoraBias.none:
-        return f"adapter.bias={config.adapter.bias.value} trains biases of the base model"
+    obstacle = config.adapter.pack_obstacle()
+    if obstacle is not None:
+        return obstacle
     if trainer.devices > 1 or trainer.strategy != "auto":
         return "it runs on several devices"
     drawn = getattr(config.adapter, "lora_dropout", 0.0) > 0 or trainer.neftune_alpha > 0
