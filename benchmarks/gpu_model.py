@@ -243,7 +243,7 @@ def fit(
 
     ``pause_at``: as a sweep pauses it, after so many steps.
     """
-    from hydratune.console import printing_to
+    from hydratune.console import redirect_output
     from hydratune.models.compute import compute_of
     from hydratune.records.run_directory import RunDirectory
     from hydratune.training import fit as training
@@ -252,7 +252,8 @@ def fit(
     every = encoded(rows)
     plans: list[dict[str, Any]] = []
     rungs = [pause_at] if pause_at is not None else []
-    with tempfile.TemporaryDirectory() as folder, printing_to(io.StringIO(), lambda stage: None):
+    discarded = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, redirect_output(discarded, lambda stage: None):
         record = RunDirectory(Path(folder))
         fitted = training.fit(
             model,

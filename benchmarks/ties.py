@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtr, stdtr
 
-from hydratune.comparison.ties import Noise, bounds, log_odds
+from hydratune.comparison.seed_noise import SeedNoise, log_odds, variance_bounds
 from hydratune.evaluation.measures import rate
-from hydratune.evaluation.statistics import Comparison, Part, holm, within
+from hydratune.evaluation.statistics import Comparison, Part, holm, pooled_variance
 
 SEEDS, ROWS, RATIOS = (2, 3, 5), (50, 200, 500), ("0", "0.1", "0.3", "1", "3", "10", "1/row")
 EFFECT = 3.5  # standard errors of the rows
@@ -82,7 +82,7 @@ class World:
         }
 
 
-def parts(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, Part, Noise, float]:
+def parts(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, Part, SeedNoise, float]:
     """(difference, what the rows make of its variance, noise of seeds, 1/n + 1/k) of values (seeds,
     rows).
     """
@@ -96,7 +96,7 @@ def parts(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, Part, Noise, flo
     return (
         float(difference.mean()),
         (float(difference.var(ddof=1)) / rows, rows - 1.0),
-        Noise(spread, freedom, by_rows),
+        SeedNoise(spread, freedom, by_rows),
         sum(1 / len(side) for side in sides),
     )
 
@@ -108,10 +108,12 @@ def now(ours: np.ndarray, theirs: np.ndarray) -> float:
     odds = None
     if set(np.unique([ours, theirs])) <= {0.0, 1.0}:  # hits
         odds_of = [[log_odds(rate(list(run))) for run in side] for side in (ours, theirs)]
-        spread = within(odds_of)
+        spread = pooled_variance(odds_of)
         noise = replace(noise, logits=spread[0] if spread else None)
         odds = float(np.mean(odds_of[1]) - np.mean(odds_of[0]))
-    return Comparison(value, bounds(rows, noise, share, value, odds), ours.shape[1], informative).p
+    return Comparison(
+        value, variance_bounds(rows, noise, share, value, odds), ours.shape[1], informative
+    ).p
 
 
 def before(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -72,7 +72,7 @@ def test_a_run_that_is_extended_is_the_longer_run_to_the_last_bit(
     code, text = hydratune(
         "train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={short}"
     )  # its settings are its own
-    assert code == 0 and "goes on after step 5 of 10" in text, text
+    assert code == 0 and "resumed after step 5 of 10" in text, text
     for run in (whole, short):
         lines = (run / "config.yaml").read_text().splitlines()
         edited(
@@ -147,7 +147,7 @@ def test_an_extension_that_was_interrupted_goes_on_and_keeps_the_finished_record
     interrupt_after(8, monkeypatch)
     assert hydratune(*words)[0] == 130
     code, text = hydratune(*words)
-    assert code == 0 and "goes on after step 8 of 15" in text, text
+    assert code == 0 and "resumed after step 8 of 15" in text, text
     assert history(whole) == history(short)
     assert (short / "finished" / "metrics.json").read_bytes() == first
     assert (
@@ -157,7 +157,7 @@ def test_an_extension_that_was_interrupted_goes_on_and_keeps_the_finished_record
     code, text = hydratune(
         "train", "resume=extend", "trainer.max_epochs=4", f"hydra.run.dir={short}"
     )
-    assert code == 0 and "goes on after step 15 of 20" in text, text
+    assert code == 0 and "resumed after step 15 of 20" in text, text
     assert (short / "finished-2" / "metrics.json").is_file() and (
         short / "finished" / "metrics.json"
     ).read_bytes() == first
@@ -205,7 +205,7 @@ def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
         "trainer.max_epochs=2",
         f"hydra.run.dir={run}",
     )
-    assert code == 0 and "goes on after step 3 of 6" in text, text
+    assert code == 0 and "resumed after step 3 of 6" in text, text
     (run / "checkpoints" / "last.ckpt").unlink()
     code, text = hydratune(
         "train",

@@ -387,4 +387,4 @@ def test_beginning_anew_is_not_beginning_anew_at_every_rung(
     words[words.index("optimizer.lr=1e-5,3e-4,1e-3,1e-2")] = "optimizer.lr=1e-3,1e-4"
     code, text = hydratune(*words)
     assert code == 0, text
-    assert "goes on after step 3" in (tmp_path / "sweep" / "0" / "run.log").read_text()
+    assert "resumed after step 3" in (tmp_path / "sweep" / "0" / "run.log").read_text()

@@ -77,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
-        from hydratune.console import complain
+        from hydratune.console import print_error
 
-        complain(f"hydratune: unknown command {command!r}; {hint}")
+        print_error(f"hydratune: unknown command {command!r}; {hint}")
         return 2
     if command == "compare":  # takes directories, not settings
         from hydratune.commands.compare import main as compare

@@ -113,8 +113,8 @@ def _stored(record: RunDirectory) -> TrainConfig:
             " another hydra.run.dir"
         )
         raise ConfigError([Problem(key, value, why, fix)])
-    if not (record.checkpoints / "last.ckpt").is_file():
-        why = f"{record.checkpoints}/last.ckpt, with the optimizer's state, is not there"
+    if not record.last_checkpoint.is_file():
+        why = f"{record.last_checkpoint}, with the optimizer's state, is not there"
         fix = (
             f"begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
         )

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hydratune.console import Stage, Told, console
+from hydratune.console import Stage, StageListener, console
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory, State
 from hydratune.records.sweep import read_sweep
@@ -92,7 +92,7 @@ class Board:
             line.began = line.began + now - line.since if line.state == "paused" else now
             line.state, line.stage, line.reason = "running", Stage(""), ""
 
-    def teller(self, name: str) -> Told:
+    def teller(self, name: str) -> StageListener:
         """Takes the progress of job ``name``."""
 
         def told(stage: Stage) -> None:
@@ -105,7 +105,7 @@ class Board:
         """What job ``name`` was doing when it was last heard of."""
         with self._lock:
             stage = self.lines[name].stage
-        return f"{stage.title} {100 * stage.share:.0f} %" if stage.title else "not yet at work"
+        return f"{stage.title} {100 * stage.fraction:.0f} %" if stage.title else "not yet at work"
 
     def paused(self, name: str, status: Mapping[str, Any]) -> None:
         """``name`` waits for the verdict on the others."""
@@ -213,7 +213,7 @@ def table(lines: Mapping[str, Line], now: float, *, wide: bool) -> Table:
             )
     for name, line in lines.items():
         running, stage = line.state == "running", line.stage
-        rest = line.stage.left(now - line.since)
+        rest = line.stage.seconds_left(now - line.since)
         doing = (stage.title or "starting") if running else line.reason
         doing = (
             doing
@@ -227,7 +227,7 @@ def table(lines: Mapping[str, Line], now: float, *, wide: bool) -> Table:
             "settings": line.settings,
             "state": line.state,
             "doing": doing,
-            "": f"{100 * stage.share:.0f} %" if running else "",
+            "": f"{100 * stage.fraction:.0f} %" if running else "",
             "step": f"{int(stage.done)}/{stage.total}" if running and stage.total > 0 else "",
             "loss": _number(line.loss),
             "best val": _number(line.best),
@@ -292,7 +292,7 @@ def plain(name: str, line: Line) -> str:
     steps = f" ({int(stage.done)}/{stage.total})" if stage.total > 0 else ""
     parts = [
         f"job {name}: {stage.title or 'starting'}"
-        + (f" {100 * stage.share:.0f} %{steps}" if stage.title else "")
+        + (f" {100 * stage.fraction:.0f} %{steps}" if stage.title else "")
     ]
     parts += [f"loss {line.loss:.4f}"] if line.loss is not None else []
     parts += [f"best val {line.best:.4f}"] if line.best is not None else []
@@ -319,7 +319,7 @@ def time_left(lines: Sequence[Line], now: float) -> float | None:
     running = [line for line in lines if line.state == "running"]
     rests: list[float | None] = []
     for line in running:
-        rest = line.stage.left(now - line.since)
+        rest = line.stage.seconds_left(now - line.since)
         if line.trained is not None:
             rests.append(max(0.0, tail - (now - line.trained)))
         else:

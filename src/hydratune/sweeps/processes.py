@@ -23,12 +23,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.adapters.folder import adopt
-from hydratune.comparison.closing import end_of_sweep
-from hydratune.console import console, section
+from hydratune.comparison.outputs import end_of_sweep
+from hydratune.console import console, relative_path, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.experiment.frame import listen
+from hydratune.experiment.interrupts import listen
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory, State, alone
+from hydratune.records.status import Outcome
 from hydratune.records.sweep import Job, read_study, read_sweep, varying, write_sweep
 from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import Resume, TrainConfig, load
@@ -37,8 +38,9 @@ from hydratune.settings.registry import typed
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.gpus import visible_gpus
 from hydratune.sweeps.pack_processes import Pack, cores, how, wait, work_off
-from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, Packing, Planned, plan, without_hydra
-from hydratune.tracking import environment, wandb
+from hydratune.sweeps.planning import SETTINGS, Packing, Planned, plan, without_hydra
+from hydratune.tracking import environment
+from hydratune.tracking.wandb import sync_command
 
 _KEPT = ".multirun.yaml"  # of the last sweep that was not refused
 # in the folder of a sweep
@@ -99,7 +101,8 @@ def launch(
             ],
         )
         console.print(
-            f"[bold]sweep of {len(planned)} jobs[/]  {escape(str(shown(folder)))}", soft_wrap=True
+            f"[bold]sweep of {len(planned)} jobs[/]  {escape(str(relative_path(folder)))}",
+            soft_wrap=True,
         )
         failed = run_jobs(context, folder, planned, packing)
     stopped = [
@@ -166,7 +169,7 @@ def wait_for_left(record: RunDirectory) -> None:
 
 
 def print_wandb_hint(folder: Path) -> None:
-    if command := wandb.to_send(folder):
+    if command := sync_command(folder):
         console.print(f"W&B         {escape(command)}", soft_wrap=True)
 
 
@@ -438,9 +441,9 @@ def _run_packs(
     }
     for number in (number for numbers in chosen.packs for number in numbers):
         item = planned[number]
-        error = str(item.record.status().get("error") or "")
-        if error.startswith(RUNS_ALONE):
-            alone[item.job.name] = error.removeprefix(f"{RUNS_ALONE}: ")
+        status = item.record.read_status()
+        if status.outcome is Outcome.cannot_share_pack:
+            alone[item.job.name] = str(status.cannot_share_pack)
     for name, why in alone.items():
         console.print(f"[dim]job {escape(name)} runs alone: {escape(why)}", soft_wrap=True)
     if alone:
@@ -500,7 +503,3 @@ def failures(failed: Sequence[tuple[Job, str]], title: str) -> Table:
         settings = ", ".join(f"{key}={value}" for key, value in job.varying.items())
         table.add_row(job.name, escape(mask(settings)), escape(mask(reason)))
     return table
-
-
-def shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

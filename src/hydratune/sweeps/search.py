@@ -26,8 +26,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune.comparison.closing import end_of_sweep
-from hydratune.console import console, section
+from hydratune.comparison.outputs import end_of_sweep
+from hydratune.console import console, relative_path, section
 from hydratune.errors import ConfigError, InputError, Problem, SweepError
 from hydratune.records.files import read_json, write_text
 from hydratune.records.run_directory import RunDirectory, State
@@ -170,7 +170,7 @@ def search(
         else f"{count} trials, {wanted.n_trials} were asked for"
     )
     console.print(
-        f"[bold]search[/] {what}: {so_far}  {escape(str(processes.shown(folder)))}", soft_wrap=True
+        f"[bold]search[/] {what}: {so_far}  {escape(str(relative_path(folder)))}", soft_wrap=True
     )
     while _batch(found):
         pass
@@ -492,7 +492,7 @@ def _best(search: Search) -> Table:
     table.add_column("settings", overflow="fold")
     for trial in sorted(search.study.best_trials, key=lambda t: t.values):
         settings = ", ".join(f"{key}={value}" for key, value in search.job(trial).varying.items())
-        path = processes.shown(search.record(trial.number).path)
+        path = relative_path(search.record(trial.number).path)
         table.add_row(
             escape(str(path)), *(f"{value:.4g}" for value in trial.values), escape(mask(settings))
         )

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.evaluation import table
+from hydratune.metric_table import ANSWER_METRICS, RUN_METRICS
 from hydratune.records.files import write_text
+from hydratune.settings.evaluation import METRICS_GROUP
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.space import Dimension
 
@@ -30,25 +32,15 @@ _SAMPLERS = {
     "nsgaii": "NSGAIISampler",
     "random": "RandomSampler",
 }
+# names of metrics.json that a trial can be judged by, and what such names begin with
 _METRICS = (
-    *("val/loss", "train/loss", "objective"),
-    *(
-        f"cost/{name}"
-        for name in (
-            "cpu_seconds",
-            "wall_seconds",
-            "tokens",
-            "tokens_per_second",
-            "peak_memory_bytes",
-        )
-    ),
-    *(f"eval/{name}" for name in table.NAMES),
+    *(row.name for row in RUN_METRICS if row.name.startswith(("val/", "train/", "objective"))),
+    *(row.name for row in RUN_METRICS if row.name.startswith("cost/")),
+    *(f"eval/{row.name}" for row in ANSWER_METRICS if not row.name.endswith("/*")),
 )
-# of a field, of a panel
 _METRIC_FAMILIES = (
-    "eval/field_f1/",
-    "eval/field_accuracy/",
-    "forgetting/",
+    *(f"eval/{row.name[:-1]}" for row in ANSWER_METRICS if row.name.endswith("/*")),
+    *("forgetting/", "memorisation/", "fit/"),
 )
 _SPAN = "hydratune"  # user attribute of the study: what its trials have in common
 
@@ -89,7 +81,7 @@ def read_objectives(given: Any) -> list[Objective]:
         pairs.append((metric, direction) if metric else (str(text), ""))
     problems = []
     for metric, direction in pairs:
-        if metric not in _METRICS and not str(metric).startswith(_METRIC_FAMILIES):
+        if not _is_metric(str(metric)):
             families = "".join(f", {family}NAME" for family in _METRIC_FAMILIES)
             problems.append(
                 Problem(
@@ -117,6 +109,13 @@ def read_objectives(given: Any) -> list[Objective]:
     if problems:
         raise ConfigError(problems, prefix="search: ")
     return [Objective(str(metric), str(direction)) for metric, direction in pairs]
+
+
+def _is_metric(name: str) -> bool:
+    """Return whether a run can have such a metric, of this package or of an installed one."""
+    if name in _METRICS or name.startswith(_METRIC_FAMILIES):
+        return True
+    return name in {f"eval/{point.name}" for point in entry_points(group=METRICS_GROUP)}
 
 
 def sampler_for(

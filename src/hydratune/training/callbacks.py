@@ -246,7 +246,7 @@ class History(lightning.Callback):
         )
         self.last = time.perf_counter()
         self.started = self.last - state_dict["elapsed"]
-        self.ticker.go_on(len(self.rows))
+        self.ticker.resume_at(len(self.rows))
         for row in self.rows:
             if "val/loss" in row:
                 self.ticker.advance(0, 0, val_loss=row["val/loss"])

@@ -35,7 +35,7 @@ from lightning.fabric.plugins.environments.lightning import (
     find_free_network_port,
 )
 
-from hydratune.console import LineFormatter, complain
+from hydratune.console import LineFormatter, print_error
 from hydratune.errors import HydratuneError, RunError
 from hydratune.records.files import write_text
 from hydratune.records.run_directory import RunDirectory, State
@@ -241,7 +241,7 @@ class OtherProcesses:
             if any(process.poll() for process in self._processes) and not self._over.wait(_LEAVE):
                 why = self.failure() or "a process of this run ended"
                 self.record.end(State.failed, why)
-                complain(f"\nhydratune train: {why}")
+                print_error(f"\nhydratune train: {why}")
                 for process in self._processes:
                     process.kill()
                 if self.folder is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from hydratune.cache import built, cache_folder
+from hydratune.cache import build_once, cache_folder
 from hydratune.data.masking import Encoded
 from hydratune.data.rows import stable_hash
 
@@ -173,7 +173,7 @@ def frozen_bottom(
             finally:  # after Ctrl-C nobody waits for the rest
                 own.shutdown(cancel_futures=True)
 
-    return FrozenBottom(model, layers, rows, built(f"frozen/{key}", build) / "states.bin")
+    return FrozenBottom(model, layers, rows, build_once(f"frozen/{key}", build) / "states.bin")
 
 
 def _parts(rows: Sequence[Encoded], tokens: int) -> list[list[Encoded]]:
