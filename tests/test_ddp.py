@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from conftest import SMALL
 from hydratune.tracking import wandb_file
 from hydratune.training import ddp
-from hydratune.training.callbacks import History
+from hydratune.training.history import History
 from hydratune.training.resume import TrainerPosition
 from test_pack import assert_same_run
 from test_resume import interrupt_after

@@ -153,7 +153,7 @@ def test_a_cut_checkpoint_without_a_digest_is_explained_in_our_own_words(
 ) -> None:
     import torch
 
-    from hydratune.training.callbacks import read_checkpoint
+    from hydratune.training.checkpoints import read_checkpoint
 
     file = tmp_path / "last.ckpt"
     torch.save({"state_dict": {"w": torch.ones(1000)}, "place": {}}, file)

@@ -56,8 +56,8 @@ def one_autograd_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_backward_pass_never_waits_for_another_one(
     workers: int, one_autograd_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydratune.training.objective.alike", lambda some: packing.alike(some, 8))
-    monkeypatch.setattr("hydratune.training.objective.has_one_autograd_thread", lambda device: True)
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 8)
+    monkeypatch.setattr("hydratune.training.execution.has_one_autograd_thread", lambda device: True)
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     examples = opening([5, 6, 7, 8, 9, 10])
@@ -66,7 +66,7 @@ def test_a_backward_pass_never_waits_for_another_one(
     )
     with Objective(model, micro_tokens=16, workers=workers) as objective:
         assert (
-            sum(work.view is not None for work in objective._plan(examples, True, None)) >= 2
+            sum(micro.reader is not None for micro in objective.plan(examples)) >= 2
         )  # several wait for one
         for _ in range(3):
             loss, gradients = objective.gradients(examples)
@@ -410,7 +410,7 @@ def test_an_operation_that_has_no_order_is_named_and_training_goes_on(
             )
         return real(*args, **options)
 
-    monkeypatch.setattr("hydratune.training.objective.pack", strict)
+    monkeypatch.setattr("hydratune.training.pack_loss.pack", strict)
     compute.be_deterministic()
     objective = Objective(model, micro_tokens=1000, workers=1)
     objective.peak_of_a_step(64)  # which comes first, to plan the memory

@@ -16,7 +16,7 @@ import pytest
 from conftest import SMALL
 from hydratune.errors import ConfigError, Paused
 from hydratune.sweeps.halving import Halving, HalvingScheduler
-from hydratune.training.callbacks import Rungs
+from hydratune.training.halving import HalvingRungs
 from hydratune.training.module import FineTuning
 from test_pack import assert_same_run, history, states
 
@@ -255,9 +255,10 @@ def test_a_run_that_passed_a_rung_unasked_is_asked_when_it_goes_on() -> None:
     module = FineTuning.__new__(FineTuning)
     module.validation_loss = lambda: 0.7  # type: ignore[method-assign]
     history: Any = SimpleNamespace(rows=[{"step": 8, "val/loss": 0.9}, {"step": 9}])
-    rungs = Rungs(
-        [2, 8, 24, 72], SimpleNamespace(steps=set()), history, ask, judged=lambda step: step == 2
-    )  # type: ignore[arg-type]
+    decisions = SimpleNamespace(
+        rungs=lambda total: [2, 8, 24, 72], judged=lambda step: step == 2, may_continue=ask
+    )
+    rungs = HalvingRungs(decisions, 80, history)
     with pytest.raises(Paused):
         rungs.on_train_start(SimpleNamespace(global_step=40), module)  # type: ignore[arg-type]
     assert asked == [(8, 0.9), (24, 0.7)]

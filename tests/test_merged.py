@@ -29,7 +29,8 @@ from hydratune.sweeps.watch import Heartbeat
 from hydratune.sweeps.worker_pool import Task, WorkerPool
 from hydratune.training.elementwise import EAGER
 from hydratune.training.losses import PLAIN, LossShape
-from hydratune.training.merged import BaseReplica, MergeableBatch, MergingPool
+from hydratune.training.mergeable import MergeableBatch, MergingPool, Replica
+from hydratune.training.merged import BaseReplica
 from hydratune.training.objective import Objective
 from test_objective import ARCHITECTURES, SIZES, build, rows
 from test_pack import QUICK, assert_same_run, history
@@ -47,19 +48,22 @@ ADAPTERS = {
 class Together(MergingPool):
     """Computes all guests of one call in one pass."""
 
-    def __init__(self, host: BaseReplica | None) -> None:
-        self.host, self.passes = host, list[int]()
+    def __init__(self, replica: Replica | None) -> None:
+        self.replica, self.passes = replica, list[int]()
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         future: Future[Any] = Future()
         future.set_result(function(*args, **kwargs))
         return future
 
-    def map_guests(
-        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[MergeableBatch | None]
+    def map_mergeable(
+        self,
+        work: Callable[..., Any],
+        jobs: Sequence[Any],
+        batches: Sequence[MergeableBatch | None],
     ) -> Any:
-        assert self.host is not None
-        self.guests = list(guests)
+        assert self.replica is not None
+        self.batches = list(batches)
         return iter([work(*job) for job in jobs])
 
 
@@ -105,7 +109,7 @@ def guests_of(
             **options,
         )
         alone.append(objective.gradients(rows(2 + number, seed=number)))
-        (guest,) = pool.guests
+        (guest,) = pool.batches
         assert guest is not None
         guests.append(guest)
     return host, guests, alone
@@ -173,9 +177,9 @@ def test_no_bit_of_a_guest_depends_on_its_company(
             else rows(1 + seed, seed)
         )
         alone.append(objective.gradients(own_rows) if gradients else (objective.loss(own_rows), []))
-    if not host.serves(None):
+    if not host.supports(None):
         pytest.skip("products are not steady on this machine")
-    guests = [pool.guests[0] for pool in pools]
+    guests = [pool.batches[0] for pool in pools]
     kinds = {guest.kind for guest in guests}
     assert len(kinds) == (1 if len(names) == 2 else 2)  # "top" trains nothing in layer 0
     for kind in kinds:
@@ -213,7 +217,7 @@ def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
             model, micro_tokens=512, workers=1, pool=pool, shape=LossShape(0.1, 0.1)
         )
         expected.append(objective.loss(rows(3, seed)))
-        guests += pool.guests
+        guests += pool.batches
     found = host.run(guests)
     assert all(gradients == () and not loss.requires_grad for loss, gradients in found)
     torch.testing.assert_close(
@@ -228,8 +232,8 @@ def test_two_micro_packs_of_one_trial_get_a_gradient_each() -> None:
         trial(base, ADAPTERS["all"], 0), micro_tokens=24, workers=1, share=False, pool=pool
     )
     total = objective.gradients(rows(3))
-    assert len(pool.guests) > 1 and pool.host is not None
-    results = pool.host.run(pool.guests)
+    assert len(pool.batches) > 1 and pool.replica is not None
+    results = pool.replica.run(pool.batches)
     summed = [
         sum(parts[1:], parts[0])
         for parts in zip(*(gradients for _, gradients in results), strict=True)
@@ -267,7 +271,7 @@ def guest_of(
     model = attach.add_adapter(own(base), adapter)
     objective = Objective(model.train(), micro_tokens=256, workers=1, pool=pool, **options)
     objective.gradients(rows_ or rows(2))
-    return getattr(pool, "guests", None)
+    return getattr(pool, "batches", None)
 
 
 def test_plain_lora_is_a_guest_and_others_are_not() -> None:
@@ -308,7 +312,7 @@ def test_a_frozen_bottom_is_not_entered_in_company(
     objective = Objective(trial(base, ADAPTERS["top"], 0), micro_tokens=256, workers=1, pool=pool)
     assert objective.keep_bottom(rows(2), "base", 1e9, lambda *_: None) == 1
     objective.gradients(rows(2))
-    assert pool.guests == [None]
+    assert pool.batches == [None]
 
 
 def test_a_model_on_other_weights_is_no_guest() -> None:
@@ -316,7 +320,7 @@ def test_a_model_on_other_weights_is_no_guest() -> None:
     Objective(
         trial(base_of(), ADAPTERS["all"], 0), micro_tokens=256, workers=1, pool=pool
     ).gradients(rows(2))
-    assert not hasattr(pool, "guests")
+    assert not hasattr(pool, "batches")
 
 
 # ---------------------------------------------------------------------------------------- the queue

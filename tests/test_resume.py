@@ -18,7 +18,7 @@ from conftest import SMALL
 from hydratune.experiment.frame import recorded
 from hydratune.records.files import write_json
 from hydratune.records.run_directory import RunDirectory
-from hydratune.training.callbacks import History
+from hydratune.training.history import History
 from hydratune.training.module import FineTuning
 from hydratune.training.resume import _moved
 from test_config import compose

@@ -27,7 +27,7 @@ from hydratune.records.run_directory import RunDirectory, RunFile, is_main_proce
 from hydratune.settings.commands import TrainConfig
 from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, optimizers, resume
-from hydratune.training.fit import elementwise_pieces
+from hydratune.training.elementwise import pieces_for
 
 
 def run_experiment(
@@ -95,7 +95,7 @@ def _prepare(
     with timed(seconds, "model and data"):
         optimizers.check_machine(config, hardware.accelerator(config))
         panel.check(config.evaluation.forgetting)
-        elementwise_pieces(config.trainer.compile)
+        pieces_for(config.trainer.compile)
         job = prepare(config, context)
         data_consistency.refuse_other_rows(
             config, record.path, job.data_facts["splits"], context.resources.shared

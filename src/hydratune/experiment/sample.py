@@ -14,10 +14,10 @@ from hydratune.metric_table import main_metric, title
 from hydratune.records.files import read_jsonl, write_jsonl
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
-from hydratune.training.sampling import Ask
+from hydratune.training.task import Answer
 
 
-def sampler(job: Job, record: RunDirectory) -> Ask | None:
+def sampler(job: Job, record: RunDirectory) -> Answer | None:
     """Return the function that lets the model answer after a step, or None if none is wanted."""
     bench = job.sample
     if bench is None:

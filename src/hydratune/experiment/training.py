@@ -21,9 +21,10 @@ from hydratune.records.sweep import read_sweep
 from hydratune.settings.adapter import LayerAdapter
 from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, optimizers
-from hydratune.training.callbacks import signals_wait
 from hydratune.training.fit import Fitted, fit
+from hydratune.training.interrupts import delay_signals
 from hydratune.training.schedules import total_steps
+from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -100,7 +101,7 @@ def train(job: Job, record: RunDirectory, tracker: Tracker) -> Fitted:
 
 def save(job: Job, record: RunDirectory) -> None:
     """Save the trained weights, with the tokens that end an answer; signals wait for that."""
-    with signals_wait():
+    with delay_signals():
         attach.save(job.model, job.tokenizer, record.adapter, job.answer_ends)
 
 
@@ -138,30 +139,28 @@ def train_on_all_devices(
 
 def _fit(job: Job, record: RunDirectory, logger: "Logger | Literal[False]") -> Fitted:
     """Train in this process."""
-    context, schedule = job.context, job.context.schedule
+    context = job.context
     with context.resources.seeded(job.config.seed):
         pass  # training draws the same numbers whatever was drawn before
-    fitted = fit(
+    task = TrainingTask(
         job.model,
         job.train,
         job.validation,
         job.config,
         record,
-        compute=job.compute,
-        logger=logger,
-        names=[row.where or row.id for row in job.sets.train],
-        base=job.source.identity,
-        pool=context.compute.pool,
-        made_of=identity(job),
-        checkpoint=job.checkpoint,
-        spent=job.cpu_seconds,
-        rungs=schedule.rungs(total_steps(job.config, len(job.train))),
-        ask=schedule.may_continue,
-        judged=schedule.judged,
-        sample=sampler(job, record),
-        shared=context.resources.shared,
-        planned=lambda plan: _print_plan(job, record, plan),
+        job.compute,
+        logger,
+        row_names=[row.where or row.id for row in job.sets.train],
+        base_identity=job.source.identity,
     )
+    services = TrainingServices(
+        context.compute.pool,
+        context.resources,
+        context.schedule,
+        answer=sampler(job, record),
+        on_plan=lambda plan: _print_plan(job, record, plan),
+    )
+    fitted = fit(task, Resumption(job.checkpoint, identity(job), job.cpu_seconds), services)
     _record_plan(record, fitted.plan)  # it differs from the first one if memory ran out
     if fitted.frozen_seconds:
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds

@@ -55,7 +55,8 @@ from hydratune.sweeps.halving import Halving, HalvingScheduler, values_of
 from hydratune.sweeps.planning import GOES_ON, SETTINGS
 from hydratune.sweeps.watch import Heartbeat, Watch
 from hydratune.sweeps.worker_pool import Task, WorkerPool
-from hydratune.training.merged import BaseReplica, MergeableBatch, MergingPool
+from hydratune.training.mergeable import MergeableBatch, MergingPool
+from hydratune.training.merged import BaseReplica
 from hydratune.training.products import lay_out
 
 log = logging.getLogger(__name__)
@@ -81,10 +82,10 @@ class JobWorkers(MergingPool):
         self._counting = threading.Lock()
 
     @property
-    def host(self) -> BaseReplica | None:  # type: ignore[override]
+    def replica(self) -> BaseReplica | None:  # type: ignore[override]
         return self._premises.threads.host
 
-    def welcomes(self, tokens: int) -> bool:
+    def merges(self, tokens: int) -> bool:
         return self._premises.threads.is_small(tokens)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -105,9 +106,9 @@ class JobWorkers(MergingPool):
         begun before it.
         """
         jobs = list(zip(*iterables, strict=True))
-        return self.map_guests(fn, jobs, [None] * len(jobs))
+        return self.map_mergeable(fn, jobs, [None] * len(jobs))
 
-    def map_guests(
+    def map_mergeable(
         self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[MergeableBatch | None]
     ) -> Iterator[Any]:
         self._pulse.beat()
@@ -277,7 +278,7 @@ class PackContext(SingleRunResources, SingleRunCompute, SingleRunSchedule):
         return self.crew.seconds + time.thread_time() - self._thread_began
 
     def accept(self, model: Any) -> None:
-        from hydratune.training.lora import draws_elsewhere
+        from hydratune.training.randomness import draws_outside_lora
 
         own = [p for p in model.parameters() if p.requires_grad and id(p) in self._shared]
         for parameter in own:  # nobody else may take it for one of theirs
@@ -286,7 +287,7 @@ class PackContext(SingleRunResources, SingleRunCompute, SingleRunSchedule):
             raise UnpackedError(
                 "its adapter trains weights of the base model, which are not its own here"
             )
-        if draws_elsewhere(model):
+        if draws_outside_lora(model):
             raise UnpackedError(
                 "its dropout draws from the process's generator, whose order would depend on the"
                 " other jobs"

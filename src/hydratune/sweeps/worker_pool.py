@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from hydratune.training.merged import BaseReplica, MergeableBatch
+from hydratune.training.mergeable import MergeableBatch
+from hydratune.training.merged import BaseReplica
 
 log = logging.getLogger(__name__)
 _SHARE = 4  # a micro-pack of more than this part of the limit gains too little from company
