@@ -3,10 +3,10 @@
 The rules stand in pyproject.toml under ``tool.importlinter``; ``lint-imports`` checks them as well.
 """
 
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 from importlinter.cli import EXIT_STATUS_ERROR, EXIT_STATUS_SUCCESS, lint_imports
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 import transformers
 
 from hydratune.adapters import attach
+from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.data.masking import Encoded
 from hydratune.models.attention import NAME, supports_packing
-from hydratune.settings.adapter import LoraAdapter
 from hydratune.settings.model import Quantization
 from hydratune.training import plan
 from hydratune.training.frozen import frozen_layers

@@ -11,27 +11,10 @@ from peft import utils as peft_utils
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hydratune.adapters.base import LayerAdapter
 from hydratune.errors import ConfigError, Problem
-from hydratune.settings.adapter import (
-    AdaLoraAdapter,
-    Ia3Adapter,
-    LayerAdapter,
-    LoraAdapter,
-    OftAdapter,
-    VeraAdapter,
-)
 
 ALL_LINEAR = "all-linear"
-_PEFTS_CHOICE: dict[type[LayerAdapter], Mapping[str, Sequence[str]]] = {  # architecture -> names
-    LoraAdapter: peft_utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-    AdaLoraAdapter: peft_utils.TRANSFORMERS_MODELS_TO_ADALORA_TARGET_MODULES_MAPPING,
-    Ia3Adapter: peft_utils.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
-    VeraAdapter: peft_utils.TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING,
-    OftAdapter: peft_utils.TRANSFORMERS_MODELS_TO_OFT_TARGET_MODULES_MAPPING,
-}
-_PEFTS_FEEDFORWARD: Mapping[str, Sequence[str]] = (
-    peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
-)
 _LAYER_LISTS = ("layers", "h", "block", "blocks", "layer")  # as PEFT looks for them
 
 
@@ -123,7 +106,9 @@ def wanted(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
     """
     if adapter.target_modules is not None:
         return list(adapter.target_modules)
-    known = _PEFTS_CHOICE[type(adapter)]
+    # architecture -> names
+    mapping = f"TRANSFORMERS_MODELS_TO_{adapter.peft_type}_TARGET_MODULES_MAPPING"
+    known: Mapping[str, Sequence[str]] = getattr(peft_utils, mapping)
     kind = model.config.model_type
     if kind not in known or isinstance(known[kind], str):
         why = (
@@ -140,21 +125,6 @@ def wanted(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
 def adapter_name(adapter: object) -> str:
     """``adapter=`` option, for messages."""
     return str(getattr(adapter, "method", type(adapter).__name__))
-
-
-def feedforward(model: PreTrainedModel, adapter: Ia3Adapter) -> list[str]:
-    """Names of the targets whose input is scaled. Raises ``ConfigError`` where PEFT knows none."""
-    if adapter.feedforward_modules is not None:
-        return list(adapter.feedforward_modules)
-    kind = model.config.model_type
-    if kind not in _PEFTS_FEEDFORWARD:
-        why = f"PEFT does not know the feed-forward layers of the architecture {kind!r}"
-        fix = (
-            "name those among adapter.target_modules: adapter.feedforward_modules=[...], or [] if"
-            " there are none"
-        )
-        raise ConfigError([Problem("adapter.feedforward_modules", None, why, fix)])
-    return list(_PEFTS_FEEDFORWARD[kind])
 
 
 def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn.Module]:

@@ -23,7 +23,6 @@ from hydratune.errors import ConfigError, DataError, InputError, Problem
 from hydratune.evaluation import metrics
 from hydratune.models.sources import Reader
 from hydratune.records.run_directory import is_main_process
-from hydratune.settings.adapter import AdaLoraAdapter, PromptAdapter
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control, Level, Overlength
 from hydratune.settings.model import HubModel, LocalModel
@@ -114,10 +113,7 @@ def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, Spl
         raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, fix)])
     steps = schedules.total_steps(config, splits["train"].kept)
     schedules.check(config.optimizer, steps)
-    if isinstance(config.adapter, AdaLoraAdapter):
-        from hydratune.adapters.methods import adalora_phases
-
-        adalora_phases(config.adapter, steps)
+    config.adapter.check_steps(steps)
     if splits["validation"].kept < config.trainer.devices:
         why = (
             f"there are only {splits['validation'].kept} validation rows, and every device"
@@ -194,7 +190,7 @@ def _look_for_special_tokens(
 
 
 def _virtual_tokens(config: TrainConfig) -> int:
-    return config.adapter.num_virtual_tokens if isinstance(config.adapter, PromptAdapter) else 0
+    return config.adapter.virtual_tokens()
 
 
 def _no_such_embedding(config: TrainConfig, reader: Reader, token: int, where: str) -> Problem:
