@@ -53,8 +53,8 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     import torch
 
     from hydratune.adapters import attach
-    from hydratune.commands.train import prepare
     from hydratune.composition import register
+    from hydratune.experiment.prepare import prepare
     from hydratune.models import hardware, sources
     from hydratune.records.run_directory import RunDirectory
     from hydratune.settings.commands import TrainConfig

@@ -556,7 +556,7 @@ def test_damaged_adapter_is_not_trained_further(
 def test_finished_run_whose_extension_ends_before_its_first_step_is_what_it_was(
     hydratune: Command, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydratune.commands import train
+    from hydratune.experiment import run as experiment
 
     before = {
         name: (whole / name).read_bytes()
@@ -567,7 +567,7 @@ def test_finished_run_whose_extension_ends_before_its_first_step_is_what_it_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_experiment", stopping)
+        patch.setattr(experiment, "_measure_and_train", stopping)
         assert (
             hydratune("train", "resume=extend", "trainer.max_epochs=4", f"hydra.run.dir={whole}")[0]
             == 130

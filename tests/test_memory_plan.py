@@ -355,7 +355,7 @@ def test_a_run_whose_memory_never_does_says_what_helps(
     code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
     assert code == 1
     assert (
-        "out of memory (1.50 GiB more were wanted); what helps: smaller trainer.micro_tokens"
+        "out of memory (1.50 GiB more were needed); what helps: smaller trainer.micro_tokens"
         in text
         and "Traceback" not in text
     )

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from conftest import SMALL, write_rows
-from hydratune.commands import train
 from hydratune.errors import Paused, RunError, SweepError
+from hydratune.experiment import run as experiment
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory, State
 from hydratune.records.sweep import read_sweep
@@ -488,17 +488,17 @@ def test_the_place_of_a_winner_that_fails_goes_to_the_next_best_where_it_was_sto
     def run(settings: Any, record: RunDirectory, context: Any) -> None:
         name, checkpoint = record.path.name, record.checkpoints / "last.ckpt"
         began = int(checkpoint.read_text()) if checkpoint.is_file() else 0
-        for step in (step for step in context.rungs(12) if step > began):
+        for step in (step for step in context.schedule.rungs(12) if step > began):
             done.append((name, step))
             record.checkpoints.mkdir(exist_ok=True)
             checkpoint.write_text(str(step))
-            if not context.may_go_on(step, losses[name]):
+            if not context.schedule.may_continue(step, losses[name]):
                 raise Paused
         if name != "0":
             raise RunError("its file cannot be read")
         write_json(record.metrics_file, {"val/loss": losses[name]})
 
-    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(experiment, "run_experiment", run)
     records = jobs(tmp_path, *losses)
     pack.run(tmp_path, list(losses), together=together, workers=1, halving=Halving(2))
     assert states(tmp_path) == {"0": "finished", "1": "failed", "2": "failed", "3": "stopped"}

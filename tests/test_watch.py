@@ -53,7 +53,7 @@ def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> 
         def work(config: Any, record: RunDirectory, context: RunContext) -> None:
             tasks[record.path.name](context)
 
-        monkeypatch.setattr("hydratune.commands.train.run", work)
+        monkeypatch.setattr("hydratune.experiment.run.run_experiment", work)
         for name in tasks:
             (tmp_path / name).mkdir(exist_ok=True)
             write_text(tmp_path / SETTINGS / f"{name}.yaml", settings)
@@ -80,7 +80,9 @@ def status(folder: Path) -> dict[str, Any]:
 def quick(context: RunContext) -> None:
     with progress("training", 2) as ticker:
         ticker.advance(1)
-        assert context.pool is not None and list(context.pool.map(abs, [-1, -2])) == [1, 2]
+        assert context.compute.pool is not None and list(
+            context.compute.pool.map(abs, [-1, -2])
+        ) == [1, 2]
 
 
 def test_a_job_that_cannot_begin_is_not_handed_out_for_ever(
@@ -170,14 +172,14 @@ def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
     inside = threading.Event()
 
     def hang(context: RunContext) -> None:
-        assert context.pool is not None
-        with context.one_at_a_time("key"):
+        assert context.compute.pool is not None
+        with context.resources.one_at_a_time("key"):
             inside.set()
-            list(context.pool.map(lambda n: awake.wait(), [1]))
+            list(context.compute.pool.map(lambda n: awake.wait(), [1]))
 
     def behind(context: RunContext) -> None:
         inside.wait()
-        with context.one_at_a_time("key"):
+        with context.resources.one_at_a_time("key"):
             pass
 
     assert run_pack(PATIENCE, hang=hang, behind=behind, later=quick) == GOES_ON
@@ -192,7 +194,7 @@ def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
 
 def test_waiting_for_others_is_no_silence(run_pack: Callable[..., int], tmp_path: Path) -> None:
     def slow(context: RunContext) -> None:
-        with context.one_at_a_time("key"), progress("training", 14) as ticker:
+        with context.resources.one_at_a_time("key"), progress("training", 14) as ticker:
             for _ in range(14):
                 time.sleep(0.1)
                 ticker.advance(1)
@@ -208,9 +210,9 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(
 
     def crossing(first: str, second: str) -> Task:
         def task(context: RunContext) -> None:
-            with context.one_at_a_time(first):
+            with context.resources.one_at_a_time(first):
                 both.wait()
-                with context.one_at_a_time(second):
+                with context.resources.one_at_a_time(second):
                     pass
 
         return task

@@ -28,7 +28,7 @@ from hydratune.settings.commands import DecideConfig
 
 def run(config: DecideConfig, _: RunDirectory) -> None:
     """Write decision.json, report.html and the predictions of every system into ``output``."""
-    from hydratune.commands.train import prepare
+    from hydratune.experiment.prepare import prepare
 
     settings, record = choose_settings(config)
     name = str(config.name or settings.name)

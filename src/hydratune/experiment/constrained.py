@@ -21,7 +21,7 @@ from hydratune.settings.evaluation import EvaluationConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hydratune.commands.train import Job
+    from hydratune.experiment.job import Job
 
 
 def evaluate_constrained(run: FinishedRun, config: EvaluateConfig) -> None:

@@ -27,7 +27,7 @@ from hydratune.settings.evaluation import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hydratune.commands.train import Job
+    from hydratune.experiment.job import Job
 
 _MAIN_METRICS = {Task.json: "field_f1", Task.text: "rougeL"}
 _SETTINGS_OF_RUN = (

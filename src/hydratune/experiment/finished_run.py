@@ -19,7 +19,7 @@ from hydratune.settings.optimizer import AdamWOptimizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hydratune.commands.train import Job
+    from hydratune.experiment.job import Job
 
 Metrics = dict[str, Any]  # the content of metrics.json
 
@@ -90,7 +90,7 @@ def load_model(run: FinishedRun, config: EvaluateConfig) -> "tuple[Job, PreTrain
     Raises ``RunError`` if the data or the base model has changed.
     """
     from hydratune.adapters import attach
-    from hydratune.commands.train import prepare
+    from hydratune.experiment.prepare import prepare
 
     if not has_adapter(run.record):
         raise RunError(

@@ -22,8 +22,8 @@ from hydratune.data.sets import RowSets, load_sets, test_rows
 from hydratune.data.tokens import TokenCheck, with_special_tokens
 from hydratune.errors import ConfigError, DataError, InputError, Problem
 from hydratune.evaluation import metrics
-from hydratune.experiment.frame import is_main_process
 from hydratune.models.sources import Reader
+from hydratune.records.run_directory import is_main_process
 from hydratune.settings.adapter import AdaLoraAdapter, PromptAdapter
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control, Level, Overlength

@@ -21,7 +21,7 @@ from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hydratune.commands.train import Job
+    from hydratune.experiment.job import Job
 
 _LM_EVAL_BATCH = 8  # rows, unless batch_size is given
 

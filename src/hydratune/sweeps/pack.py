@@ -36,7 +36,14 @@ from rich.markup import escape
 
 from hydratune.console import LineFormatter, console, discard_output, redirect_output
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
-from hydratune.experiment.context import Made, RunContext
+from hydratune.experiment import run as experiment
+from hydratune.experiment.context import (
+    Made,
+    RunContext,
+    SingleRunCompute,
+    SingleRunResources,
+    SingleRunSchedule,
+)
 from hydratune.experiment.frame import begin, recorded
 from hydratune.models.hardware import accelerator, give_back, memory
 from hydratune.records.files import read_json
@@ -45,7 +52,7 @@ from hydratune.settings.commands import Resume, TrainConfig, load, register_comm
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.board import Board
 from hydratune.sweeps.halving import Halving, HalvingScheduler, values_of
-from hydratune.sweeps.planning import GOES_ON, RUNS_ALONE, SETTINGS
+from hydratune.sweeps.planning import GOES_ON, SETTINGS
 from hydratune.sweeps.watch import Heartbeat, Watch
 from hydratune.sweeps.worker_pool import Task, WorkerPool
 from hydratune.training.merged import BaseReplica, MergeableBatch, MergingPool
@@ -205,8 +212,8 @@ class PackResources:
         return taken
 
 
-class PackContext(RunContext):
-    """The workshop of one job of a pack."""
+class PackContext(SingleRunResources, SingleRunCompute, SingleRunSchedule):
+    """Resources, compute and schedule of one job of a pack."""
 
     def __init__(
         self, resources: PackResources, heartbeat: Heartbeat, turns: HalvingScheduler
@@ -260,7 +267,7 @@ class PackContext(RunContext):
     def judged(self, step: int) -> bool:
         return any(entry[0] == step for entry in self.record.status().get("rungs", []))
 
-    def may_go_on(self, step: int, loss: float) -> bool:
+    def may_continue(self, step: int, loss: float) -> bool:
         self.heartbeat.beat()
         known = [entry for entry in self.record.status().get("rungs", []) if entry[0] < step]
         self.record.update(rungs=[*known, [step, loss if math.isfinite(loss) else None]])
@@ -320,8 +327,6 @@ def _one(
 
     Never raises: its status says how it ended.
     """
-    from hydratune.commands import train
-
     name, record, recording = heartbeat.name, heartbeat.record, False
     with (record.path / "run.log").open("a", encoding="utf-8") as stream:
         logs.streams[threading.get_ident()] = stream
@@ -337,9 +342,11 @@ def _one(
                 board.began(name)
                 recording = True
                 with recorded(settings, record):
-                    train.run(settings, record, PackContext(resources, heartbeat, turns))
+                    parts = PackContext(resources, heartbeat, turns)
+                    experiment.run_experiment(settings, record, RunContext(parts, parts, parts))
         except UnpackedError as error:
-            record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
+            why = str(error)
+            record.change_status(lambda status: status.leave_pack(why))
         except HydratuneError as error:
             if not recording:  # another process holds the folder, say: nothing may be written there
                 console.print(
@@ -420,7 +427,7 @@ def _turns(
         values = values_of(record.status())
         if state in ("finished", "out") or name in lost:
             turns.known(name, values, state, final)
-        elif values and record.left() is not None:
+        elif values and record.checkpoint_to_resume() is not None:
             # In sync a verdict is the same whenever it is asked for, so whoever was
             # killed after its report waits for one. In asha
             # that may have been the permission to go on: it goes on, and what was

@@ -15,7 +15,6 @@ from hydratune.settings.data import Control
 from hydratune.settings.registry import plain
 from hydratune.sweeps.halving import Halving
 
-RUNS_ALONE = "runs alone"  # begins the status of a job that a pack found it cannot hold
 GOES_ON = 75  # exit code of a pack that cannot go on, and whose jobs can
 SETTINGS = ".pack"  # folder in that of the sweep: settings of the jobs that a pack is to run
 _BASE_CHANGING_STARTS = ("pissa", "olora", "loftq")

@@ -26,9 +26,10 @@ from hydratune.adapters.folder import adopt
 from hydratune.comparison.outputs import end_of_sweep
 from hydratune.console import console, relative_path, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.experiment.frame import listen
+from hydratune.experiment.interrupts import listen
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory, State, alone
+from hydratune.records.status import Outcome
 from hydratune.records.sweep import Job, read_study, read_sweep, varying, write_sweep
 from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import Resume, TrainConfig, load
@@ -37,7 +38,7 @@ from hydratune.settings.registry import typed
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.gpus import visible_gpus
 from hydratune.sweeps.pack_processes import Pack, cores, how, wait, work_off
-from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, Packing, Planned, plan, without_hydra
+from hydratune.sweeps.planning import SETTINGS, Packing, Planned, plan, without_hydra
 from hydratune.tracking import environment
 from hydratune.tracking.wandb import sync_command
 
@@ -440,9 +441,9 @@ def _run_packs(
     }
     for number in (number for numbers in chosen.packs for number in numbers):
         item = planned[number]
-        error = str(item.record.status().get("error") or "")
-        if error.startswith(RUNS_ALONE):
-            alone[item.job.name] = error.removeprefix(f"{RUNS_ALONE}: ")
+        status = item.record.read_status()
+        if status.outcome is Outcome.cannot_share_pack:
+            alone[item.job.name] = str(status.cannot_share_pack)
     for name, why in alone.items():
         console.print(f"[dim]job {escape(name)} runs alone: {escape(why)}", soft_wrap=True)
     if alone:

@@ -14,11 +14,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from hydratune.console import Stage, StageListener
 from hydratune.errors import Leaving
 from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.status import Status
 from hydratune.sweeps.board import span
 
 _LEAVING = 60.0  # seconds the others have to leave a pack that cannot go on
@@ -37,10 +38,10 @@ class _Record(RunDirectory):
 
     heartbeat: "Heartbeat" = field(kw_only=True, repr=False, compare=False)
 
-    def update(self, **values: Any) -> None:
+    def change_status(self, change: Callable[[Status], Status]) -> None:
         with self.heartbeat.judging:
             if not self.heartbeat.given_up:
-                super().update(**values)
+                super().change_status(change)
 
 
 class Heartbeat:

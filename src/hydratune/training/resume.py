@@ -20,9 +20,9 @@ from rich.markup import escape
 from hydratune.console import console
 from hydratune.data.datamodule import ConversationData
 from hydratune.errors import RunError
-from hydratune.experiment.frame import is_main_process
 from hydratune.models.hardware import cpu_seconds
 from hydratune.records.files import atomic
+from hydratune.records.run_directory import is_main_process
 from hydratune.training.callbacks import STEPS_UNREAD, read_checkpoint
 from hydratune.training.ddp import gathered
 from hydratune.training.module import FineTuning
