@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from conftest import SMALL
 from hydratune.tracking import wandb_file
 from hydratune.training import ddp
-from hydratune.training.callbacks import History
+from hydratune.training.history import History
 from hydratune.training.resume import TrainerPosition
 from test_pack import assert_same_run
 from test_resume import interrupt_after
@@ -254,7 +254,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert code == 0, text
     code, text = hydratune(*words, f"hydra.run.dir={run}")
     assert code == 0, text
-    assert "goes on after step 5 of 6" in text
+    assert "resumed after step 5 of 6" in text
     assert_same_run(run, tmp_path / "whole")
 
 
@@ -290,7 +290,7 @@ def test_a_killed_run_goes_on(hydratune: Command, tmp_path: Path) -> None:
         process.communicate(timeout=20)
     code, text = hydratune("train", *words, f"hydra.run.dir={run}")
     assert code == 0, text
-    assert "goes on after step" in text
+    assert "resumed after step" in text
     assert_same_run(run, tmp_path / "whole")
 
 

@@ -104,7 +104,7 @@ def test_a_damaged_last_checkpoint_is_noticed_and_the_best_is_taken(
     assert f"{interrupted}/checkpoints/last.ckpt is not as it was written" in text
     assert (
         f"the run is resumed from {interrupted}/checkpoints/best.ckpt instead" in text
-        and "goes on after step 5 of 15" in text
+        and "resumed after step 5 of 15" in text
     )
     assert_same_run(interrupted, interrupted.parent / "whole")
 
@@ -118,7 +118,7 @@ def test_a_damaged_best_checkpoint_is_made_again(hydratune: Command, interrupted
     assert (
         "last.ckpt alone is not enough" in text
         and "the run begins anew" in text
-        and "goes on after" not in text
+        and "resumed after" not in text
     )
     assert_same_run(interrupted, interrupted.parent / "whole")
 
@@ -131,7 +131,7 @@ def test_a_damaged_best_checkpoint_is_restored_where_the_last_is_the_same(
     assert hydratune(*WORDS, f"hydra.run.dir={run}")[0] == 130
     (run / "checkpoints" / "best.ckpt").unlink()
     code, text = hydratune(*WORDS, f"hydra.run.dir={run}")
-    assert code == 0 and "restored from it" in text and "goes on after step 5 of 15" in text, text
+    assert code == 0 and "restored from it" in text and "resumed after step 5 of 15" in text, text
     assert_same_run(run, whole)
 
 
@@ -142,7 +142,7 @@ def test_without_a_whole_checkpoint_the_run_begins_anew(
         flip(interrupted / "checkpoints" / f"{name}.ckpt", 0.4)
     code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
     assert (
-        code == 0 and "is left whole: the run begins anew" in text and "goes on after" not in text
+        code == 0 and "is left whole: the run begins anew" in text and "resumed after" not in text
     ), text
     assert_same_run(interrupted, interrupted.parent / "whole")
 
@@ -153,7 +153,7 @@ def test_a_cut_checkpoint_without_a_digest_is_explained_in_our_own_words(
 ) -> None:
     import torch
 
-    from hydratune.training.callbacks import read_checkpoint
+    from hydratune.training.checkpoints import read_checkpoint
 
     file = tmp_path / "last.ckpt"
     torch.save({"state_dict": {"w": torch.ones(1000)}, "place": {}}, file)
@@ -442,16 +442,17 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
-    from hydratune.sweeps.study import _Mending, _storage
+    from hydratune.sweeps.search.journal import JournalLock
+    from hydratune.sweeps.search.study import open_storage
 
     journal = tmp_path / "study.log"
-    study = optuna.create_study(storage=_storage(str(journal)), study_name="s")
+    study = optuna.create_study(storage=open_storage(str(journal)), study_name="s")
     for value in (0.25, 0.75):
         trial = study.ask()
         trial.suggest_float("x", 0, 1)
         study.tell(trial, value)
     content, seal = journal.read_bytes(), (tmp_path / "study.log.sha256").read_bytes()
-    assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 2
+    assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 2
     for damaged in (
         content.replace(b"0.75", b"0.35"),
         content[: content.rindex(b"\n", 0, -1) + 1],
@@ -459,19 +460,19 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     ):
         journal.write_bytes(damaged)
         with pytest.raises(RunError, match=r"study[.]log is not as it was written"):
-            _storage(str(journal))
+            open_storage(str(journal))
     journal.write_bytes(content + b'{"half a li')  # of a driver that was killed
-    assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 2
+    assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 2
     (tmp_path / "study.log.sha256").write_bytes(b"\xff" + seal[1:])
     with pytest.raises(RunError, match=r"study[.]log[.]sha256"):
-        _storage(str(journal))
+        open_storage(str(journal))
     (
         tmp_path / "study.log.sha256"
     ).unlink()  # the fix that the message names; as of an older version, too
-    two = [JournalStorage(JournalFileBackend(str(journal), _Mending(journal))) for _ in range(2)]
+    two = [JournalStorage(JournalFileBackend(str(journal), JournalLock(journal))) for _ in range(2)]
     for number in range(6):  # two drivers take turns
         optuna.load_study(storage=two[number % 2], study_name="s").ask()
-    assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 8
+    assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 8
 
 
 # ------------------------------------------------------------------------ the same in every process

@@ -685,7 +685,7 @@ def test_secret_of_the_environment_is_in_no_file(tmp_path: Path) -> None:
 
 def test_ctrl_c_during_a_checkpoint_waits_for_it(tmp_path: Path) -> None:
     """Interrupted in its midst, torch's zip writer raises what a full disk raises."""
-    from hydratune.training.callbacks import AtomicCheckpointIO
+    from hydratune.training.checkpoints import AtomicCheckpointIO
 
     class Interrupting:
         def __reduce__(self) -> tuple[type, tuple[()]]:

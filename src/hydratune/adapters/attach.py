@@ -36,8 +36,7 @@ from hydratune.settings.adapter import (
     PromptAdapter,
 )
 from hydratune.settings.model import ModelConfig, Quantization
-from hydratune.training.blocks import use_lean_blocks
-from hydratune.training.lora import use_lean_forward
+from hydratune.training.patches import ModelPatches
 
 __all__ = [
     "add_adapter",
@@ -65,8 +64,7 @@ def add_adapter(
     if start is not None:
         assert isinstance(adapter, PeftAdapter)
         continued_model = continued.put_on(model, start, adapter)
-        use_lean_forward(continued_model)
-        use_lean_blocks(continued_model)
+        ModelPatches(continued_model).use_lean_layers()
         return continued_model
     if isinstance(adapter, FullFinetune):
         chosen = _trained(model, adapter)
@@ -95,8 +93,7 @@ def add_adapter(
         result.start = initialisation.start_of(result)
     if isinstance(adapter, LoraAdapter) and adapter.init_lora_weights == "loftq":
         initialisation.loftq(result)
-    use_lean_forward(result)
-    use_lean_blocks(result)
+    ModelPatches(result).use_lean_layers()
     return result
 
 

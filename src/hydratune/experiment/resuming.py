@@ -22,8 +22,8 @@ from hydratune.settings.commands import Resume
 from hydratune.settings.registry import flat, plain
 from hydratune.tracking import environment
 from hydratune.training import resume, schedules
-from hydratune.training.callbacks import patience_of
 from hydratune.training.schedules import total_steps
+from hydratune.training.validation import patience_of
 
 # the groups of settings that decide what is trained
 _TRAINED_BY = ("seed", "model", "data", "adapter", "optimizer", "trainer")

@@ -20,14 +20,14 @@ from hydratune.experiment.context import RunContext
 from hydratune.experiment.job import Job, timed
 from hydratune.experiment.prepare import prepare
 from hydratune.experiment.resuming import find_checkpoint
-from hydratune.experiment.tracker import start_tracker
+from hydratune.experiment.tracker import track_run
 from hydratune.models import hardware
 from hydratune.records.metrics import RunMetrics
-from hydratune.records.run_directory import RunDirectory, is_main_process
+from hydratune.records.run_directory import RunDirectory, RunFile, is_main_process
 from hydratune.settings.commands import TrainConfig
 from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, optimizers, resume
-from hydratune.training.fit import elementwise_pieces
+from hydratune.training.elementwise import pieces_for
 
 
 def run_experiment(
@@ -71,7 +71,7 @@ def _tracked(
     A paused run keeps it. The seconds that W&B takes are added to ``seconds``.
     """
     with timed(seconds, "W&B"):
-        tracker, is_new = context.resources.tracker(lambda: start_tracker(config, record, context))
+        tracker, is_new = context.resources.tracker(lambda: track_run(config, record, context))
     exit_code: int | None = 1
     try:
         yield tracker, is_new
@@ -95,7 +95,7 @@ def _prepare(
     with timed(seconds, "model and data"):
         optimizers.check_machine(config, hardware.accelerator(config))
         panel.check(config.evaluation.forgetting)
-        elementwise_pieces(config.trainer.compile)
+        pieces_for(config.trainer.compile)
         job = prepare(config, context)
         data_consistency.refuse_other_rows(
             config, record.path, job.data_facts["splits"], context.resources.shared
@@ -109,7 +109,7 @@ def _measure_and_train(job: Job, record: RunDirectory, tracker: Tracker) -> RunM
     """Measure the base model, train, measure the fine-tuned model, and write metrics.json."""
     facts = opening.write_opening(job, record)
     tracker.log_facts(facts)
-    tracker.log_data_reports([record.path / "data.json", record.path / "data.html"])
+    tracker.log_data_reports([record.data_file, record.file(RunFile.data_page)])
 
     test_rows = probes.TestRowsProbe(job, record)
     others: list[probes.Probe] = [

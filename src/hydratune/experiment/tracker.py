@@ -5,11 +5,11 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.registry import plain
-from hydratune.tracking import start
+from hydratune.tracking.start import start_tracker
 from hydratune.tracking.tracker import Tracker
 
 
-def start_tracker(config: TrainConfig, record: RunDirectory, context: RunContext) -> Tracker:
+def track_run(config: TrainConfig, record: RunDirectory, context: RunContext) -> Tracker:
     """Start a W&B run, or continue that of an interrupted run.
 
     In a sweep it is named after the settings that vary, and grouped by the sweep.
@@ -22,7 +22,7 @@ def start_tracker(config: TrainConfig, record: RunDirectory, context: RunContext
         settings = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in sweep_job.varying.items()]
         folder, group, name = path.parent, path.parent.name, ", ".join(settings) or path.name
     resumes = record.checkpoint_to_resume() is not None
-    tracker = start.start_tracker(
+    tracker = start_tracker(
         config.tracking,
         plain(config),
         folder=folder,

@@ -1,6 +1,7 @@
 """Adapt the model and train it, on every device, and save what was learnt however it ends."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
@@ -14,18 +15,22 @@ from hydratune.experiment.resuming import find_checkpoint, identity
 from hydratune.experiment.sample import sampler
 from hydratune.models import hardware
 from hydratune.models.memory_plan import MemoryPlan
-from hydratune.records.files import read_json, write_json
+from hydratune.records.environment import Environment
 from hydratune.records.run_directory import RunDirectory, is_main_process
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.adapter import LayerAdapter
 from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, optimizers
-from hydratune.training.callbacks import signals_wait
 from hydratune.training.fit import Fitted, fit
+from hydratune.training.interrupts import delay_signals
 from hydratune.training.schedules import total_steps
+from hydratune.training.task import Resumption, TrainingServices, TrainingTask
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 
-def adapt(job: Job, tracker: Tracker, facts: dict[str, Any]) -> None:
+def adapt(job: Job, tracker: Tracker, facts: Mapping[str, object]) -> None:
     """Attach the adapter, check the optimizer against it, and say what is trained.
 
     ``facts`` are those that W&B has so far; it gets the numbers of parameters beside them.
@@ -96,7 +101,7 @@ def train(job: Job, record: RunDirectory, tracker: Tracker) -> Fitted:
 
 def save(job: Job, record: RunDirectory) -> None:
     """Save the trained weights, with the tokens that end an answer; signals wait for that."""
-    with signals_wait():
+    with delay_signals():
         attach.save(job.model, job.tokenizer, record.adapter, job.answer_ends)
 
 
@@ -105,7 +110,7 @@ def _print_interrupted(record: RunDirectory) -> None:
         f"[yellow]interrupted; the adapter so far is in {escape(str(record.adapter))}",
         soft_wrap=True,
     )
-    if (record.checkpoints / "last.ckpt").is_file() and not read_sweep(record.path.parent):
+    if record.last_checkpoint.is_file() and not read_sweep(record.path.parent):
         console.print(
             f"the same command with hydra.run.dir={escape(str(record.shown))} resumes from the"
             " last checkpoint",
@@ -120,11 +125,10 @@ def train_as_other_process(job: Job, record: RunDirectory) -> None:
     train_on_all_devices(job, record, logger=False)
 
 
-def train_on_all_devices(job: Job, record: RunDirectory, logger: Any) -> Fitted:
-    """Train in this process, and in one more for each further device.
-
-    ``logger``: Lightning's, or False.
-    """
+def train_on_all_devices(
+    job: Job, record: RunDirectory, logger: "Logger | Literal[False]"
+) -> Fitted:
+    """Train in this process, and in one more for each further device."""
     with ddp.other_processes(job.config.trainer, record, stable_hash(identity(job))) as others:
         fitted = _fit(job, record, logger)
     job.other_cpu_seconds = others.cpu_seconds
@@ -133,32 +137,30 @@ def train_on_all_devices(job: Job, record: RunDirectory, logger: Any) -> Fitted:
     return fitted
 
 
-def _fit(job: Job, record: RunDirectory, logger: Any) -> Fitted:
+def _fit(job: Job, record: RunDirectory, logger: "Logger | Literal[False]") -> Fitted:
     """Train in this process."""
-    context, schedule = job.context, job.context.schedule
+    context = job.context
     with context.resources.seeded(job.config.seed):
         pass  # training draws the same numbers whatever was drawn before
-    fitted = fit(
+    task = TrainingTask(
         job.model,
         job.train,
         job.validation,
         job.config,
         record,
-        compute=job.compute,
-        logger=logger,
-        names=[row.where or row.id for row in job.sets.train],
-        base=job.source.identity,
-        pool=context.compute.pool,
-        made_of=identity(job),
-        checkpoint=job.checkpoint,
-        spent=job.cpu_seconds,
-        rungs=schedule.rungs(total_steps(job.config, len(job.train))),
-        ask=schedule.may_continue,
-        judged=schedule.judged,
-        sample=sampler(job, record),
-        shared=context.resources.shared,
-        planned=lambda plan: _print_plan(job, record, plan),
+        job.compute,
+        logger,
+        row_names=[row.where or row.id for row in job.sets.train],
+        base_identity=job.source.identity,
     )
+    services = TrainingServices(
+        context.compute.pool,
+        context.resources,
+        context.schedule,
+        answer=sampler(job, record),
+        on_plan=lambda plan: _print_plan(job, record, plan),
+    )
+    fitted = fit(task, Resumption(job.checkpoint, identity(job), job.cpu_seconds), services)
     _record_plan(record, fitted.plan)  # it differs from the first one if memory ran out
     if fitted.frozen_seconds:
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds
@@ -176,6 +178,7 @@ def _print_plan(job: Job, record: RunDirectory, plan: MemoryPlan) -> None:
 
 
 def _record_plan(record: RunDirectory, plan: MemoryPlan) -> None:
-    file = record.path / "environment.json"
     if is_main_process():
-        write_json(file, {**read_json(file), "memory_plan": plan.stored()})
+        environment = Environment.read(record.environment_file)
+        environment.memory_plan = plan.stored()
+        environment.write(record.environment_file)
