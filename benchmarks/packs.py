@@ -38,8 +38,8 @@ def rows(count: int, tokens: int, vocabulary: int) -> list[list[Encoded]]:
     """``count`` micro-packs of one row."""
     generator = torch.Generator().manual_seed(tokens)
     drawn = torch.randint(5, vocabulary, (count, tokens + 1), generator=generator)
-    trained = (*[False] * (tokens + 1 - tokens // 2), *[True] * (tokens // 2))
-    return [[Encoded(tuple(ids), trained)] for ids in drawn.tolist()]
+    loss_mask = (*[False] * (tokens + 1 - tokens // 2), *[True] * (tokens // 2))
+    return [[Encoded(tuple(ids), loss_mask)] for ids in drawn.tolist()]
 
 
 class Pack:

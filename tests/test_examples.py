@@ -61,8 +61,8 @@ def under(encoder: ChatEncoder, template: str) -> ChatEncoder:
 
 def halves(encoder: ChatEncoder, example: Encoded) -> tuple[str, str]:
     """The text that is read and the text that is trained, where one follows the other."""
-    start = example.trained.index(True)
-    assert all(example.trained[start:])
+    start = example.loss_mask.index(True)
+    assert all(example.loss_mask[start:])
     return encoder.decode(example.ids[:start]), encoder.decode(example.ids[start:])
 
 
@@ -185,9 +185,9 @@ def test_long_document_is_trained_in_parts_every_character_once(
         if overlap:
             assert before.text.endswith(context) and context
             assert read == context and trained.removesuffix("<|im_end|>") == part.answer
-            assert abs(example.trained.index(True) - overlap) <= 1
+            assert abs(example.loss_mask.index(True) - overlap) <= 1
         else:
-            assert not context and example.trained.index(True) == 1
+            assert not context and example.loss_mask.index(True) == 1
 
 
 def test_only_documents_are_split_and_the_rest_is_dropped_with_a_count(

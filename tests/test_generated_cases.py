@@ -46,11 +46,11 @@ def is_right(encoder: ChatEncoder, example: Encoded, want: Wanted) -> bool:
     cut after the prompt.
     """
     if not want.joined:
-        return list(example.ids) == want.ids and list(example.trained) == want.trained
+        return list(example.ids) == want.ids and list(example.loss_mask) == want.loss_mask
     prompt = encoder.tokens(want.text[: want.starts[-1]])
     start = (
-        len(example.trained) - list(reversed(example.trained)).index(False)
-        if False in example.trained
+        len(example.loss_mask) - list(reversed(example.loss_mask)).index(False)
+        if False in example.loss_mask
         else 0
     )
     same = encoder.decode(example.ids) == encoder.decode(encoder.tokens(want.text))

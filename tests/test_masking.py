@@ -72,7 +72,7 @@ def with_template(encoder: ChatEncoder, template: str) -> ChatEncoder:
 def trained_text(encoder: ChatEncoder, example: Encoded) -> str:
     return str(
         encoder.tokenizer.decode(
-            [t for t, m in zip(example.ids, example.trained, strict=True) if m]
+            [t for t, m in zip(example.ids, example.loss_mask, strict=True) if m]
         )
     )
 
@@ -94,7 +94,7 @@ def _answers(template: str) -> list[str]:
 def test_untrained_tokens_of_a_single_turn_are_what_inference_sends(encoder: ChatEncoder) -> None:
     single = row("What is the capital of France?", "Paris")
     example = encoder.encode(single)
-    assert list(example.ids[: example.trained.index(True)]) == encoder.prompt(single.prompt)
+    assert list(example.ids[: example.loss_mask.index(True)]) == encoder.prompt(single.prompt)
 
 
 def test_only_the_last_turn_is_trained_on_request(encoder: ChatEncoder) -> None:
@@ -104,7 +104,7 @@ def test_only_the_last_turn_is_trained_on_request(encoder: ChatEncoder) -> None:
 def test_nothing_after_the_turn_end_is_kept(encoder: ChatEncoder) -> None:
     example = encoder.encode(row("a", "b"))
     assert example.ids[-1] in encoder.turn_end_ids
-    assert example.trained[-1]
+    assert example.loss_mask[-1]
 
 
 def test_answer_that_quotes_the_turn_end_is_trained_whole(encoder: ChatEncoder) -> None:
@@ -149,16 +149,16 @@ def test_template_error_names_the_row(encoder: ChatEncoder) -> None:
 
 
 def spans(encoder: ChatEncoder, talk: Row) -> list[tuple[int, int]]:
-    return stretches(encoder.encode(talk).trained)
+    return stretches(encoder.encode(talk).loss_mask)
 
 
 def masked(example: Encoded, *changed: int | slice, value: bool) -> Encoded:
     """``example`` with some positions trained or not."""
-    trained = list(example.trained)
+    loss_mask = list(example.loss_mask)
     for where in changed:
-        for position in range(len(trained))[where] if isinstance(where, slice) else [where]:
-            trained[position] = value
-    return Encoded(example.ids, tuple(trained))
+        for position in range(len(loss_mask))[where] if isinstance(where, slice) else [where]:
+            loss_mask[position] = value
+    return Encoded(example.ids, tuple(loss_mask))
 
 
 BROKEN: dict[str, tuple[Any, Defect, str]] = {
@@ -209,7 +209,7 @@ BROKEN: dict[str, tuple[Any, Defect, str]] = {
     ),
     "prompt of another row": (
         lambda good, one, two: Encoded(
-            (good.ids[0], good.ids[0] + 40, *good.ids[2:]), good.trained
+            (good.ids[0], good.ids[0] + 40, *good.ids[2:]), good.loss_mask
         ),
         Defect.prompt_differs,
         "the training prompt is not the inference prompt",
@@ -289,7 +289,7 @@ def test_answer_is_cut_into_tokens_as_after_its_prompt() -> None:
     asked = row("Where?", "Oskar left")
     example = encoder.encode(asked)
     assert encoder.answer(asked, "Oskar left") == list(
-        example.ids[example.trained.index(True) : -1]
+        example.ids[example.loss_mask.index(True) : -1]
     )
     assert encoder.answer(asked, "Oskar left") != own.encode("Oskar left", add_special_tokens=False)
 
@@ -325,7 +325,7 @@ def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(
 ) -> None:
     example = encoder.encode(DOCUMENT)
     assert encoder.decode(example.ids) == "Once upon a time there was a café.<|im_end|>"
-    assert stretches(example.trained) == [(1, len(example.ids))]
+    assert stretches(example.loss_mask) == [(1, len(example.ids))]
     gate(encoder, [DOCUMENT], [example])
 
 

@@ -179,11 +179,11 @@ def build(tiny: tuple[Any, Any, Any]) -> Build:
 
 
 def trained_texts(encoder: ChatEncoder, example: Encoded) -> list[str]:
-    return [encoder.decode(example.ids[start:end]) for start, end in stretches(example.trained)]
+    return [encoder.decode(example.ids[start:end]) for start, end in stretches(example.loss_mask)]
 
 
 def prompts_are_those_of_inference(encoder: ChatEncoder, row: Row, example: Encoded) -> bool:
-    spans = stretches(example.trained)
+    spans = stretches(example.loss_mask)
     turns = [i for i, m in enumerate(row.messages) if m.role == "assistant"][-len(spans) :]
     return all(
         list(example.ids[:start]) == encoder.prompt(row.messages[:turn], row.tools)
@@ -225,7 +225,7 @@ def test_calls_are_trained_and_what_tools_return_is_not(build: Build, name: str,
     )
     assert prompts_are_those_of_inference(encoder, row, example)
     assert '"weather"' in encoder.decode(
-        example.ids[: example.trained.index(True)]
+        example.ids[: example.loss_mask.index(True)]
     )  # the tools are shown
     gate(encoder, [row], [example])
 
@@ -271,7 +271,7 @@ def test_thinking_of_the_last_turn_is_trained(build: Build) -> None:
     assert trained_texts(encoder, example) == [
         "<think>\nThey asked for France.\n</think>\n\nParis, since 987.<|im_end|>"
     ]
-    assert encoder.decode(example.ids[: example.trained.index(True)]).endswith(
+    assert encoder.decode(example.ids[: example.loss_mask.index(True)]).endswith(
         "<|im_start|>assistant\n"
     )
     gate(encoder, [THINKING], [example])

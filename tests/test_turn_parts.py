@@ -329,7 +329,7 @@ def test_turns_that_are_marked_are_context(
     ) == 1
     example = encoder.encode(row, TrainOn.all)
     trained = encoder.decode(
-        [t for t, is_target in zip(example.ids, example.trained, strict=True) if is_target]
+        [t for t, is_target in zip(example.ids, example.loss_mask, strict=True) if is_target]
     )
     assert "WRONG" not in trained and "In the attic." in trained
 
@@ -723,7 +723,7 @@ def test_arguments_are_given_as_the_template_takes_them(
     chosen = templated(TEMPLATES[template])
     example = chosen.encode(row, TrainOn.all)
     trained = chosen.decode(
-        [t for t, is_target in zip(example.ids, example.trained, strict=True) if is_target]
+        [t for t, is_target in zip(example.ids, example.loss_mask, strict=True) if is_target]
     )
     shown = 'town=Attic "Zürich"' if template == "items" else ARGUMENTS
     assert trained == f"<call>weather{shown}<|im_end|>In the attic.<|im_end|>"

@@ -384,7 +384,7 @@ def _encode(
             **reports[name].summary(),
             "hash": sets_hash(rows),
             "tokens_hash": stable_hash(
-                sorted(stable_hash((e.ids, e.trained)) for e in tokens[name])
+                sorted(stable_hash((e.ids, e.loss_mask)) for e in tokens[name])
             ),  # losses over equal tokens compare
         }
         for statement in reports[name].statements(name, config.data) if is_main_process() else ():

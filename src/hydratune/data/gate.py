@@ -66,7 +66,7 @@ def _check_row(encoder: ChatEncoder, row: Row, example: Encoded) -> _Checked:
             " model.chat_template",
             Defect.double_bos,
         )
-    spans = stretches(example.trained)
+    spans = stretches(example.loss_mask)
     if row.is_text:
         _check_document(encoder, row, example, where)
         return _Checked(row, example, [], [])
@@ -82,13 +82,13 @@ def _check_document(encoder: ChatEncoder, row: Row, example: Encoded, where: str
     """All of its text is trained but its first token, or but its context, and its end where it
     ends.
     """
-    start, end = stretches(example.trained)[0]
+    start, end = stretches(example.loss_mask)[0]
     has_context = len(row.answer) < len(row.text)
     text = encoder.decode(example.ids[start:end])
     whole = row.answer.strip() in text if has_context else start == 1
-    if not whole or not all(example.trained[start:-1]):
+    if not whole or not all(example.loss_mask[start:-1]):
         raise MaskError(f"{where}: part of the text is not trained", Defect.answer_untrained)
-    if not example.trained[-1] or not (
+    if not example.loss_mask[-1] or not (
         row.messages[-1].continues or example.ids[-1] in encoder.turn_end_ids
     ):
         raise _end_untrained(where)
@@ -126,7 +126,7 @@ def _wrong_start(encoder: ChatEncoder, row: Row, example: Encoded) -> MaskError:
     turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train]
     prompts = {turn: tuple(encoder.prompt(row.messages[:turn], row.tools, where)) for turn in turns}
     texts = {encoder.decode(prompt): turn for turn, prompt in prompts.items()}
-    for start, end in stretches(example.trained):
+    for start, end in stretches(example.loss_mask):
         context = example.ids[:start]
         turn = texts.get(encoder.decode(context))
         if turn is not None and prompts[turn] != context:

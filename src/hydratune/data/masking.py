@@ -84,17 +84,17 @@ class MaskError(DataError):
 class Encoded:
     """One row as tokens.
 
-    ``trained[i]`` says whether ``ids[i]`` is a target; the last token is always one, the first
+    ``loss_mask[i]`` says whether ``ids[i]`` is a target; the last token is always one, the first
     never.
     """
 
     ids: tuple[int, ...]
-    trained: tuple[bool, ...]
+    loss_mask: tuple[bool, ...]
 
     @property
     def supervised(self) -> int:
         """Number of trained tokens."""
-        return self.trained.count(True)
+        return self.loss_mask.count(True)
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ class ChatEncoder:
         example = self.encode(row, TrainOn.last)
         kept = [
             t
-            for t, is_target in zip(example.ids, example.trained, strict=True)
+            for t, is_target in zip(example.ids, example.loss_mask, strict=True)
             if is_target and t not in self.turn_end_ids
         ]
         return self.said(row, self.decode(kept))
@@ -253,7 +253,7 @@ class ChatEncoder:
         """The tokens of ``text`` as the answer to the row's request, without the turn end."""
         turns = (*row.prompt, replace(row.messages[-1], content=text))
         example = self.encode(replace(row, messages=turns), TrainOn.last)
-        return list(example.ids[example.trained.index(True) : -1])
+        return list(example.ids[example.loss_mask.index(True) : -1])
 
     def _without_thoughts(self, text: str) -> str:
         found = (
@@ -385,7 +385,7 @@ class ChatEncoder:
     ) -> Encoded:
         where = row.where or row.id
         ids: list[int] = []
-        trained: list[bool] = []
+        loss_mask: list[bool] = []
         done = ""  # the text of ids
         for answer in answers:
             prompt = tokens[answer.before]
@@ -397,11 +397,11 @@ class ChatEncoder:
             written = self._after(prompt, answer, tokens, where)
             said = [part for part in answer.said if part in answer.text]
             length = self._turn_end(written, said, where)
-            trained += [False] * (len(prompt) - len(ids)) + [True] * length
+            loss_mask += [False] * (len(prompt) - len(ids)) + [True] * length
             ids = prompt + written[:length]
             if answer is not answers[-1]:
                 done = answer.before + self._written(answer.text, said, written[length - 1])
-        return Encoded(tuple(ids), tuple(trained))
+        return Encoded(tuple(ids), tuple(loss_mask))
 
     def _written(self, text: str, said: Sequence[str], end: int) -> str:
         """What is trained of an answer's ``text``: up to the token ``end`` behind all that is

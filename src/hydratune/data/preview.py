@@ -39,7 +39,7 @@ def pieces(encoder: ChatEncoder, example: Encoded) -> list[Piece]:
     special = {*encoder.tokenizer.all_special_ids, *encoder.tokenizer.added_tokens_decoder}
     kinds = [
         (is_target, token in special)
-        for token, is_target in zip(example.ids, example.trained, strict=True)
+        for token, is_target in zip(example.ids, example.loss_mask, strict=True)
     ]
     whole = encoder.decode(example.ids)
     result: list[Piece] = []

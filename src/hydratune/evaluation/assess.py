@@ -47,7 +47,7 @@ class TestBench:
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
         self.answers = [
-            [t for t, is_target in zip(e.ids, e.trained, strict=True) if is_target] for e in encoded
+            [t for t, is_target in zip(e.ids, e.loss_mask, strict=True) if is_target] for e in encoded
         ]
         self.references = [encoder.reference(row) for row in self.rows]
         self.families = names(config.metrics, task)
@@ -132,7 +132,7 @@ class TestBench:
     def _tokens(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
         if self.documents:  # their first token, or their context, stands for a prompt
             encoded = [self.encoder.encode(row) for row in self.rows]
-            return [list(e.ids[: e.trained.index(True)]) for e in encoded]
+            return [list(e.ids[: e.loss_mask.index(True)]) for e in encoded]
         return [
             self.encoder.prompt(prompt, row.tools, row.where or row.id)
             for prompt, row in zip(prompts, self.rows, strict=True)

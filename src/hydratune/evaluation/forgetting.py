@@ -123,7 +123,7 @@ def _turns(prompt: str) -> Any:
 
 def _answer(encoder: ChatEncoder, row: Any) -> Passage:
     encoded = encoder.encode(row, TrainOn.last)
-    first = encoded.trained.index(True)
+    first = encoded.loss_mask.index(True)
     return Passage(encoded.ids[:first], encoded.ids[first:])
 
 

@@ -411,7 +411,7 @@ class Host:
         first = guests[0]
         device = first.head.device
         packed = pack([row for guest in guests for row in guest.rows], device)
-        counts = [sum(sum(row.trained[1:]) for row in guest.rows) for guest in guests]
+        counts = [sum(sum(row.loss_mask[1:]) for row in guest.rows) for guest in guests]
         stays = _settled(guests, counts, device)
         autocast: AbstractContextManager[Any] = nullcontext()
         if first.autocast is not None:

@@ -354,7 +354,7 @@ class Objective:
 
     def _plan(self, rows: Sequence[Encoded], share: bool, seed: int | None) -> list[_Work]:
         works: list[_Work] = []
-        rows = [row for row in rows if True in row.trained[1:]]  # the others add nothing
+        rows = [row for row in rows if True in row.loss_mask[1:]]  # the others add nothing
         for group in alike(rows) if share else [Alike(tuple(rows), 0)] if rows else []:
             padded = self.unpackable is not None
             packs = micro_packs(
@@ -571,7 +571,7 @@ def padded_loss(
         (number, i)
         for number, row in enumerate(rows)
         for i in range(len(row.ids) - 1)
-        if row.trained[i + 1]
+        if row.loss_mask[i + 1]
     ]
     targets = torch.tensor([rows[number].ids[i + 1] for number, i in where], device=device)
     number, position = torch.tensor(where, device=device).unbind(1)
