@@ -96,6 +96,11 @@ class Encoded:
         """Number of trained tokens."""
         return self.loss_mask.count(True)
 
+    @property
+    def target_ids(self) -> list[int]:
+        """The trained tokens, in order."""
+        return list(itertools.compress(self.ids, self.loss_mask))
+
 
 @dataclass(frozen=True)
 class _Answer:

@@ -46,9 +46,7 @@ class TestBench:
         self.rows = rows if config.max_rows is None else rows[: config.max_rows]
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
-        self.answers = [
-            [t for t, is_target in zip(e.ids, e.loss_mask, strict=True) if is_target] for e in encoded
-        ]
+        self.answers = [e.target_ids for e in encoded]
         self.references = [encoder.reference(row) for row in self.rows]
         self.families = names(config.metrics, task)
         self.leaky = leaky

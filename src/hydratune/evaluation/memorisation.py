@@ -21,9 +21,9 @@ PARTS = ("train", "heldout")
 
 def halves(row: Encoded) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """(what is given, what would be known by heart) of the last answer; None: too short."""
-    start = len(row.loss_mask) - next(
-        (n for n, is_target in enumerate(reversed(row.loss_mask)) if not is_target), len(row.loss_mask)
-    )
+    backwards = enumerate(reversed(row.loss_mask))
+    length = next((n for n, is_target in backwards if not is_target), len(row.ids))
+    start = len(row.ids) - length
     middle = (start + len(row.ids)) // 2
     return (row.ids[:middle], row.ids[middle:]) if len(row.ids) - middle >= _LEAST else None
 
