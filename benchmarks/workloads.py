@@ -133,7 +133,7 @@ def first(
     """The settings of a workload, and its first rows as read and as encoded: so many, or a share of
     their usual number.
     """
-    from hydratune.data.masking import ChatEncoder
+    from hydratune.data.encoding.encoder import ChatEncoder
     from hydratune.data.sets import load_sets
     from hydratune.evaluation.metrics import as_json_text
     from hydratune.models import sources

@@ -14,9 +14,9 @@ import pytest
 from conftest import SMALL, write_rows
 from hydratune.config import DataConfig, Overlength, TrainOn
 from hydratune.data import thoughts
-from hydratune.data.examples import each_turn, encode_split, parts_of
+from hydratune.data.encoding.encoder import ChatEncoder, Defect, Encoded, MaskError
+from hydratune.data.encoding.examples import each_turn, encode_split, parts_of
 from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import DataError
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from conftest import write_rows
-from hydratune.data import formats
+from hydratune.data.formats import reader
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
@@ -34,7 +34,7 @@ TYPES = ("jsonl", "json", "csv", "tsv", "parquet")
 
 
 def read_file(*args: Any) -> list[Row]:
-    return list(formats.read_file(*args))
+    return list(reader.read_file(*args))
 
 
 @pytest.mark.parametrize("kind", TYPES)

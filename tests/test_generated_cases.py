@@ -11,10 +11,10 @@ import pytest
 
 from generated_cases import END, FORMATS, Case, Wanted, cases, tokenizer, wanted, write
 from hydratune.config import DataConfig, TrainOn
-from hydratune.data.examples import encode_split
-from hydratune.data.formats import read_file
+from hydratune.data.encoding.encoder import ChatEncoder, Encoded
+from hydratune.data.encoding.examples import encode_split
+from hydratune.data.formats.reader import read_file
 from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.errors import DataError
 from hydratune.models.sources import plain_template
 

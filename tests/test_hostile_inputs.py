@@ -17,7 +17,7 @@ import pytest
 from conftest import SMALL, write_rows
 from hydratune import bounds, console
 from hydratune.bounds import TooSlowError, check_yaml, depth, time_limit
-from hydratune.data import answers, files, rendering
+from hydratune.data import answers
 from hydratune.data.answers import (
     is_schema_valid,
     is_valid_answer,
@@ -25,6 +25,8 @@ from hydratune.data.answers import (
     parse_strict,
     schema_errors,
 )
+from hydratune.data.encoding import rendering
+from hydratune.data.formats import files
 from hydratune.errors import InputError
 from hydratune.evaluation import json_scores
 
@@ -321,8 +323,8 @@ def test_a_row_of_200_megabytes_needs_little_memory(kind: str, tmp_path: Path) -
         first = {"jsonl": json.dumps(ROWS[0]), "csv": "prompt,completion", "txt": ""}[kind]
         file.write_text(first + "\n" + "word " * 40_000_000)
     program = (
-        "import re\nfrom pathlib import Path\nfrom hydratune.data.files import records\nfrom"
-        " hydratune.errors import DataError\n"
+        "import re\nfrom pathlib import Path\nfrom hydratune.data.formats.files import records\n"
+        "from hydratune.errors import DataError\n"
         f"try:\n    print(len(list(records(Path({str(file)!r}), 'utf-8'))))\nexcept DataError as"
         " error:\n    print(error)\n"
         # of this program alone, unlike ru_maxrss

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from hydratune.config import DataConfig, Overlength, TrainOn
-from hydratune.data.examples import encode_split
+from hydratune.data.encoding.encoder import ChatEncoder, Defect, Encoded, MaskError
+from hydratune.data.encoding.examples import encode_split
 from hydratune.data.gate import gate, stretches
-from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.preview import Piece, coloured, legend, pieces
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError

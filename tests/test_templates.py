@@ -13,8 +13,8 @@ import pytest
 
 from conftest import SMALL, write_rows
 from hydratune.config import TrainOn
+from hydratune.data.encoding.encoder import ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.gate import gate, stretches
-from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.rows import Message, Row, stable_hash
 
 FOLDER = Path(__file__).parent / "templates"

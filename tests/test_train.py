@@ -163,7 +163,7 @@ def test_first_step_equals_plain_transformers_and_peft(
 
     from hydratune.config import ContractsData, load
     from hydratune.data.datamodule import OptimizerBatches
-    from hydratune.data.masking import ChatEncoder
+    from hydratune.data.encoding.encoder import ChatEncoder
     from hydratune.data.sets import load_sets
 
     assert hydratune("train", *SMALL)[0] == 0

@@ -72,9 +72,9 @@ from hydratune.config import (
     part,
     plain,
 )
-from hydratune.data.files import SUFFIXES
-from hydratune.data.layouts import COLUMNS
-from hydratune.data.roles import ROLES_OF_TURNS
+from hydratune.data.formats.files import SUFFIXES
+from hydratune.data.formats.layouts import COLUMNS
+from hydratune.data.formats.roles import ROLES_OF_TURNS
 from hydratune.errors import ConfigError, Problem
 
 ACCELERATORS = ("auto", "cpu", "gpu")

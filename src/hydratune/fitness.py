@@ -23,9 +23,9 @@ from hydratune.config import (
 )
 from hydratune.console import console
 from hydratune.data.answers import json_schema
-from hydratune.data.examples import EncodingReport, encode_split
+from hydratune.data.encoding.encoder import ChatEncoder, Encoded, adds_begin
+from hydratune.data.encoding.examples import EncodingReport, encode_split
 from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Encoded, adds_begin
 from hydratune.data.prepared import Prepared
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import RowSets, load_sets, test_rows

@@ -17,10 +17,10 @@ from hydratune import digests, fitness
 from hydratune.config import FilesData, HubData, Level, PrepareConfig, PreparedData
 from hydratune.console import console, progress, section
 from hydratune.data.answers import SCHEMA_FILE
-from hydratune.data.calls import TEXT_ARGUMENTS
 from hydratune.data.described import SHOWN, count_tokens, described
-from hydratune.data.examples import encoded_examples
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.examples import encoded_examples
+from hydratune.data.formats.calls import TEXT_ARGUMENTS
 from hydratune.data.prepared import Prepared, prepare, write_prepared
 from hydratune.data.preview import show
 from hydratune.data.quality.findings import by_split, refusals

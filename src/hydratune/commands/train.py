@@ -29,7 +29,7 @@ from hydratune.config import (
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.described import SHOWN, count_tokens, described
-from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.encoding.encoder import ChatEncoder, Encoded
 from hydratune.data.prepared import Prepared
 from hydratune.data.prepared import prepare as prepare_data
 from hydratune.data.preview import show

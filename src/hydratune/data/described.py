@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from hydratune.config import DataConfig
-from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.encoding.encoder import ChatEncoder, Encoded
 from hydratune.data.prepared import Prepared
 from hydratune.data.preview import pieces
 from hydratune.data.reading import SPLIT_NAMES, with_system

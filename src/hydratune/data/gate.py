@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydratune.data.masking import (
+from hydratune.data.encoding.encoder import (
     TOGETHER,
     ChatEncoder,
     Defect,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.encoding.encoder import ChatEncoder, Encoded
 from hydratune.data.rows import Row
 
 

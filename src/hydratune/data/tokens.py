@@ -13,9 +13,9 @@ import numpy as np
 
 from hydratune.config import DataConfig, Level, Overlength
 from hydratune.data import thoughts
-from hydratune.data.examples import encoded_examples
+from hydratune.data.encoding.encoder import TOGETHER, ChatEncoder
+from hydratune.data.encoding.examples import encoded_examples
 from hydratune.data.gate import gate
-from hydratune.data.masking import TOGETHER, ChatEncoder
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError

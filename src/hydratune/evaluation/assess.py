@@ -7,7 +7,7 @@ from typing import Any
 
 from hydratune import __version__
 from hydratune.config import EvaluationConfig, Task, TrainOn
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
 from hydratune.evaluation.constrained import Guide

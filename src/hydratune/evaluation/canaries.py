@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import RowSets
 from hydratune.evaluation.generation import answer

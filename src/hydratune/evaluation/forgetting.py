@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hydratune.config import ForgettingConfig, TrainOn
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.evaluation import corpus, generation, instructions
 from hydratune.evaluation.corpus import Passage
 from hydratune.evaluation.measures import Measure, difference, rate, share

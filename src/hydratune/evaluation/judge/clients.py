@@ -381,7 +381,7 @@ class Local:
     """A chat model loaded here, asked greedily."""
 
     def __init__(self, chosen: ModelConfig, config: AskingConfig, purse: Purse) -> None:
-        from hydratune.data.masking import ChatEncoder
+        from hydratune.data.encoding.encoder import ChatEncoder
         from hydratune.models import hardware, sources
         from hydratune.models.compute import for_answers
 

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hydratune.data.layouts import CONTEXT, is_turn, is_turn_list
-from hydratune.data.marks import CONTEXT as MASKED
-from hydratune.data.marks import TRAINED, seems_to_decide
-from hydratune.data.verdicts import good_value, is_bad, is_mark, truth_of, words
+from hydratune.data.formats.layouts import CONTEXT, is_turn, is_turn_list
+from hydratune.data.formats.marks import CONTEXT as MASKED
+from hydratune.data.formats.marks import TRAINED, seems_to_decide
+from hydratune.data.formats.verdicts import good_value, is_bad, is_mark, truth_of, words
 from hydratune.errors import DataError
 
 ANY = "any"  # data.keep.COLUMN=any: the column is no mark, rows with every value of it are read

@@ -27,8 +27,9 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from hydratune.config import TrainOn
-from hydratune.data import rendering, thoughts
-from hydratune.data.calls import takes_text_arguments, with_text_arguments
+from hydratune.data import thoughts
+from hydratune.data.encoding import rendering
+from hydratune.data.formats.calls import takes_text_arguments, with_text_arguments
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError, InputError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.bounds import TooSlowError, time_limit
-from hydratune.data.template_trial import TOO_MUCH
+from hydratune.data.encoding.template_trial import TOO_MUCH
 
 SECONDS, MEBIBYTES = 10, 1024  # for one conversation
 _TRIAL = Path(__file__).with_name("template_trial.py")

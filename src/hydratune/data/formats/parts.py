@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from hydratune.data.padding import ARGUMENTS
+from hydratune.data.formats.padding import ARGUMENTS
 from hydratune.errors import DataError
 
 _TEXTS = {"text", "input_text", "output_text"}

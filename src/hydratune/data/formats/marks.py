@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hydratune.data.verdicts import is_bad
+from hydratune.data.formats.verdicts import is_bad
 from hydratune.errors import DataError
 
 TRAINED = (

@@ -11,9 +11,9 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from hydratune.data.calls import Tools, parsed, refuse_half_characters, tool_calls
-from hydratune.data.layouts import CONTENT_KEYS, ROLE_KEYS, is_turn, is_turn_list
-from hydratune.data.marks import (
+from hydratune.data.formats.calls import Tools, parsed, refuse_half_characters, tool_calls
+from hydratune.data.formats.layouts import CONTENT_KEYS, ROLE_KEYS, is_turn, is_turn_list
+from hydratune.data.formats.marks import (
     CONTEXT,
     TRAINED,
     is_missing,
@@ -21,12 +21,12 @@ from hydratune.data.marks import (
     refuse_bad,
     refuse_unclear,
 )
-from hydratune.data.notes import Notes
-from hydratune.data.padding import ARGUMENTS, unpadded
-from hydratune.data.parts import Part, PartKind, gemini_part, parts_of, refuse_media
-from hydratune.data.roles import CALL, is_known, role_of
+from hydratune.data.formats.notes import Notes
+from hydratune.data.formats.padding import ARGUMENTS, unpadded
+from hydratune.data.formats.parts import Part, PartKind, gemini_part, parts_of, refuse_media
+from hydratune.data.formats.roles import CALL, is_known, role_of
+from hydratune.data.formats.tagged import tagged_calls, with_calls
 from hydratune.data.rows import ROLES, Message
-from hydratune.data.tagged import tagged_calls, with_calls
 from hydratune.errors import DataError
 
 _CONTENT_KEYS = (*CONTENT_KEYS, "text")  # beside a role; rows of documents have a text too

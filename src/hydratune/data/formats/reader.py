@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.console import console
-from hydratune.data.calls import Tools, refuse_half_characters, tool_list
-from hydratune.data.files import load_json, records
-from hydratune.data.layouts import (
+from hydratune.data.formats.calls import Tools, refuse_half_characters, tool_list
+from hydratune.data.formats.files import load_json, records
+from hydratune.data.formats.layouts import (
     ALIASES,
     BESIDE,
     CONTEXT,
@@ -33,12 +33,17 @@ from hydratune.data.layouts import (
     is_turn_list,
     named_layout,
 )
-from hydratune.data.notes import Notes, counted
-from hydratune.data.padding import typed
-from hydratune.data.preferences import chosen_column, is_kept, refuse_marked, refuse_preferences
+from hydratune.data.formats.notes import Notes, counted
+from hydratune.data.formats.padding import typed
+from hydratune.data.formats.preferences import (
+    chosen_column,
+    is_kept,
+    refuse_marked,
+    refuse_preferences,
+)
+from hydratune.data.formats.turns import TurnReader, check_turns, content_text, turn_list
 from hydratune.data.rows import Message, Row
 from hydratune.data.thoughts import closings
-from hydratune.data.turns import TurnReader, check_turns, content_text, turn_list
 from hydratune.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from hydratune.data.files import load_json
-from hydratune.data.notes import Notes
-from hydratune.data.padding import ARGUMENTS, Struct, unpadded
+from hydratune.data.formats.files import load_json
+from hydratune.data.formats.notes import Notes
+from hydratune.data.formats.padding import ARGUMENTS, Struct, unpadded
 from hydratune.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from hydratune.data.calls import Tools, tool_calls
-from hydratune.data.files import load_json
-from hydratune.data.notes import Notes
+from hydratune.data.formats.calls import Tools, tool_calls
+from hydratune.data.formats.files import load_json
+from hydratune.data.formats.notes import Notes
 from hydratune.data.rows import Message
 from hydratune.errors import DataError
 

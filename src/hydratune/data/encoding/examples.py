@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hydratune.config import DataConfig, Overlength, TrainOn
-from hydratune.data.masking import TOGETHER, ChatEncoder, Encoded, trained_turns
+from hydratune.data.encoding.encoder import TOGETHER, ChatEncoder, Encoded, trained_turns
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 

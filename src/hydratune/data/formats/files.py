@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hydratune.data.layouts import is_row, is_turn_list
-from hydratune.data.padding import typed, unpadded_records
+from hydratune.data.formats.layouts import is_row, is_turn_list
+from hydratune.data.formats.padding import typed, unpadded_records
 from hydratune.errors import DataError
 
 log = logging.getLogger(__name__)
