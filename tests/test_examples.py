@@ -285,7 +285,7 @@ def test_documents_are_split_trained_and_measured_from_the_command_line(
 def test_thoughts_are_parted_from_the_answer(
     content: str, opened: bool, expected: tuple[str, str] | None
 ) -> None:
-    assert thoughts.parted(content, opened=opened) == expected
+    assert thoughts.split_thoughts(content, opened=opened) == expected
 
 
 def asked(content: str) -> Row:

@@ -832,4 +832,4 @@ def test_rows_whose_last_turns_are_left_out_are_counted(
     path = write_rows(
         tmp_path / "rows.jsonl", [{"messages": turns}, *[{"messages": context}] * count]
     )
-    assert said(path) == ["read as messages", f"{words}turns after the last trained one left out"]
+    assert said(path) == ["read as messages", f"{words}turns after the last trained one dropped"]

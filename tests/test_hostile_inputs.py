@@ -26,7 +26,7 @@ from hydratune.data.answers import (
     schema_errors,
 )
 from hydratune.data.encoding import rendering
-from hydratune.data.formats import files
+from hydratune.data.formats import limits
 from hydratune.errors import InputError
 from hydratune.evaluation import json_scores
 
@@ -286,7 +286,7 @@ def test_a_yaml_file_of_a_hundred_megabytes(tmp_path: Path) -> None:
 def test_a_row_that_is_too_large(
     kind: str, hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MOST_CHARACTERS", 100_000)
+    monkeypatch.setattr(limits, "MAX_ROW_CHARACTERS", 100_000)
     text, file = "word " * 40_000, tmp_path / f"rows.{kind}"
     row = {"prompt": text, "completion": "yes"}
     content = {
@@ -323,10 +323,11 @@ def test_a_row_of_200_megabytes_needs_little_memory(kind: str, tmp_path: Path) -
         first = {"jsonl": json.dumps(ROWS[0]), "csv": "prompt,completion", "txt": ""}[kind]
         file.write_text(first + "\n" + "word " * 40_000_000)
     program = (
-        "import re\nfrom pathlib import Path\nfrom hydratune.data.formats.files import records\n"
+        "import re\nfrom pathlib import Path\n"
+        "from hydratune.data.formats.files import read_records\n"
         "from hydratune.errors import DataError\n"
-        f"try:\n    print(len(list(records(Path({str(file)!r}), 'utf-8'))))\nexcept DataError as"
-        " error:\n    print(error)\n"
+        f"try:\n    print(len(list(read_records(Path({str(file)!r}), 'utf-8'))))\nexcept"
+        " DataError as error:\n    print(error)\n"
         # of this program alone, unlike ru_maxrss
         "print(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])"
     )

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import write_rows
 from hydratune.data.formats import reader
-from hydratune.data.formats.reader import Naming
+from hydratune.data.formats.columns import Naming
 from hydratune.data.rows import Row
 from hydratune.errors import DataError
 
@@ -484,7 +484,7 @@ def test_the_fix_for_answers_marked_as_bad_works(
     assert wanted is not None
     rows, said = read(path, Naming(keep={column: wanted[1] == "true"}))
     assert [spoken(row) for row in rows] == [SPOKEN]
-    assert said[1] == f"rows with {column} = {wanted[1]}: 1 of 2; the others left out"
+    assert said[1] == f"rows with {column} = {wanted[1]}: 1 of 2; the others dropped"
     assert f"+data.keep.{column}=any" in message
     assert len(read(path, Naming(keep={column: "any"}))[0]) == 2
 

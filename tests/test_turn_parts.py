@@ -13,6 +13,7 @@ from conftest import write_rows
 from hydratune.config import TrainOn
 from hydratune.data.encoding.encoder import ChatEncoder, MaskError
 from hydratune.data.formats import reader
+from hydratune.data.formats.columns import Naming
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
@@ -497,8 +498,8 @@ def check_both(rows: list[Row]) -> None:
 def test_typed_columns_give_no_call_the_arguments_of_another(tmp_path: Path) -> None:
     rows, said = read(tmp_path / "a.parquet", BOTH)
     check_both(rows)
-    assert said[1].startswith("2 null arguments of tool calls left out") and said[2].startswith(
-        "2 nulls in the schemas of tools left out"
+    assert said[1].startswith("2 null arguments of tool calls dropped") and said[2].startswith(
+        "2 nulls in the schemas of tools dropped"
     )
 
 
@@ -1159,9 +1160,7 @@ def test_the_fix_for_results_without_calls_works(tmp_path: Path, text: str) -> N
         '"tool_calls": [{"name": ..., "arguments": {...}}]' in said
         and "+data.roles.tool=user" in said
     )
-    (row,), _ = read(
-        tmp_path / "b.jsonl", [{"messages": turns}], reader.Naming(roles={"tool": "user"})
-    )
+    (row,), _ = read(tmp_path / "b.jsonl", [{"messages": turns}], Naming(roles={"tool": "user"}))
     assert [m.role for m in row.messages] == [
         "user",
         "assistant",

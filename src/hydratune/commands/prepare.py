@@ -18,9 +18,9 @@ from hydratune.config import FilesData, HubData, Level, PrepareConfig, PreparedD
 from hydratune.console import console, progress, section
 from hydratune.data.answers import SCHEMA_FILE
 from hydratune.data.described import SHOWN, count_tokens, described
+from hydratune.data.encoding.call_arguments import TEXT_ARGUMENTS
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.examples import encoded_examples
-from hydratune.data.formats.calls import TEXT_ARGUMENTS
 from hydratune.data.prepared import Prepared, prepare, write_prepared
 from hydratune.data.preview import show
 from hydratune.data.quality.findings import by_split, refusals

@@ -58,7 +58,11 @@ def with_special_tokens(tokenizer: Any, rows: Iterable[Row]) -> list[tuple[Row, 
 
 
 def _contents(message: Message) -> tuple[str, ...]:
-    parted = thoughts.parted(message.content, opened=True) if message.role == "assistant" else None
+    parted = (
+        thoughts.split_thoughts(message.content, opened=True)
+        if message.role == "assistant"
+        else None
+    )
     return parted or (message.content,)
 
 

@@ -29,7 +29,7 @@ from jinja2.exceptions import TemplateError
 from hydratune.config import TrainOn
 from hydratune.data import thoughts
 from hydratune.data.encoding import rendering
-from hydratune.data.formats.calls import takes_text_arguments, with_text_arguments
+from hydratune.data.encoding.call_arguments import takes_text_arguments, with_text_arguments
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError, InputError
 
@@ -263,8 +263,8 @@ class ChatEncoder:
 
     def _without_thoughts(self, text: str) -> str:
         found = (
-            thoughts.parted(text, opened=bool(self._opened), tags=self._tags)
-            if thoughts.closings(text, self._tags)
+            thoughts.split_thoughts(text, opened=bool(self._opened), tags=self._tags)
+            if thoughts.count_closing_tags(text, self._tags)
             else None
         )
         return text if found is None else found[1]
@@ -330,7 +330,7 @@ class ChatEncoder:
 
     def _refuse_empty(self, message: Message, turn: int, where: str) -> None:
         said = (
-            thoughts.parted(message.content, opened=bool(self._opened), tags=self._tags)
+            thoughts.split_thoughts(message.content, opened=bool(self._opened), tags=self._tags)
             if message.content
             else None
         )
@@ -357,7 +357,7 @@ class ChatEncoder:
             not message.reasoning
             or not close
             or self._shows_thoughts
-            or thoughts.closings(message.content, self._tags)
+            or thoughts.count_closing_tags(message.content, self._tags)
         ):
             return message
         told = f"{self._opened}{message.reasoning.strip()}\n{close}\n\n{message.content}"
@@ -373,7 +373,9 @@ class ChatEncoder:
         if after.startswith(before):
             return after[len(before) :]
         found = (
-            thoughts.parted(message.content, opened=True, tags=self._tags) if self._opened else None
+            thoughts.split_thoughts(message.content, opened=True, tags=self._tags)
+            if self._opened
+            else None
         )
         start = before.removesuffix(self._opened)
         if (
@@ -554,14 +556,14 @@ class ChatEncoder:
         if (
             message.role != "assistant"
             or message.reasoning
-            or not thoughts.closings(message.content, self._tags)
+            or not thoughts.count_closing_tags(message.content, self._tags)
         ):
             return message
-        found = thoughts.parted(message.content, opened=bool(self._opened), tags=self._tags)
+        found = thoughts.split_thoughts(message.content, opened=bool(self._opened), tags=self._tags)
         if found is None:
             return message
         # the generation prompt has the empty thought
-        if not found[0].strip() and thoughts.closings(self._asks, self._tags):
+        if not found[0].strip() and thoughts.count_closing_tags(self._asks, self._tags):
             return replace(message, content=found[1])
         if self._shows_thoughts:
             return replace(message, reasoning=found[0] or None, content=found[1])
@@ -590,7 +592,7 @@ class ChatEncoder:
     @functools.cached_property
     def _opened(self) -> str:
         """The opening of a thought with which generation prompts end, if they do."""
-        return thoughts.opened_at_end(self._asks, self._tags)
+        return thoughts.opening_at_end(self._asks, self._tags)
 
     @functools.cached_property
     def _shows_thoughts(self) -> bool:
@@ -784,9 +786,9 @@ def _history_error(
     if before.startswith(done):
         return turns_melt_error(where, turn)
     said = [m.reasoning.strip() for m in history if m.reasoning]
-    if any(text in done and text not in before for text in said) or thoughts.closings(
+    if any(text in done and text not in before for text in said) or thoughts.count_closing_tags(
         done
-    ) > thoughts.closings(before):
+    ) > thoughts.count_closing_tags(before):
         return MaskError(
             f"{where}: the chat template drops the thinking of earlier turns when a later one is"
             f" added, so not all turns of one conversation can be trained together; {_EACH}",
@@ -813,7 +815,7 @@ def _prompt_error(before: str, after: str, where: str) -> MaskError:
         f"{where}: the chat template renders an answer differently from the prompt that asks for it"
         f" ({shown})"
     )
-    if opened := thoughts.opened_at_end(before):
+    if opened := thoughts.opening_at_end(before):
         return MaskError(
             f"{what}: its generation prompt opens a thought ({opened.strip()}), and this answer has"
             " none; begin the answers of the data with their thoughts (thoughts</think>answer), or"
@@ -830,10 +832,14 @@ def _check_thoughts(
     ``asks`` is the generation prompt.
     """
     closed, written = (
-        thoughts.closings(message.content, tags),
-        thoughts.closings(asks + answer, tags),
+        thoughts.count_closing_tags(message.content, tags),
+        thoughts.count_closing_tags(asks + answer, tags),
     )
-    unopened = thoughts.unopened(message.content, tags) if closed and not message.reasoning else ""
+    unopened = (
+        thoughts.find_unopened_tag(message.content, tags)
+        if closed and not message.reasoning
+        else ""
+    )
     if unopened and unopened.replace("/", "") not in asks + answer:
         raise MaskError(
             f"{where}: the answer closes a thought ({unopened}) that nothing opens, so the model"
@@ -843,7 +849,7 @@ def _check_thoughts(
         )
     if not closed or message.reasoning or written == closed:
         return
-    if written > closed and thoughts.closings(asks, tags):
+    if written > closed and thoughts.count_closing_tags(asks, tags):
         raise MaskError(
             f"{where}: the generation prompt of the chat template has a thought that is closed"
             " already, so the thoughts of this answer would be a second one; use a"

@@ -1,4 +1,4 @@
-"""Keys of a turn that say whether it is trained.
+"""Read the keys of a turn that say whether it is trained.
 
 Known are ``train``, OpenAI's and Mistral's ``weight``, ``loss`` (ms-swift, XTuner, AgentInstruct),
 axolotl's ``training`` and ``train_on_turn``, ``trainable``, and torchtune's ``masked``. A key that
@@ -7,13 +7,12 @@ marked as wrong would be trained.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from hydratune.data.formats.verdicts import is_bad
+from hydratune.data.rows import Record
 from hydratune.errors import DataError
 
-TRAINED = (
+TRAIN_KEYS = (
     "train",
     "training",
     "trained",
@@ -25,70 +24,71 @@ TRAINED = (
     "loss_weight",
     "loss_scale",
 )
-CONTEXT = ("masked", "is_masked")  # true: not trained
-_MARKS = {*TRAINED, *CONTEXT}
+MASK_KEYS = ("masked", "is_masked")  # true: not trained
+_MARKS = {*TRAIN_KEYS, *MASK_KEYS}
 _DECIDES = re.compile(r"(^|_)(train|loss|mask|weight|supervis|ignore|skip|exclu|unlearn)")
-_WORDS = {"true", "false", "yes", "no", "0", "1"}
+_TRUTH_WORDS = {"true", "false", "yes", "no", "0", "1"}
+_ASSISTANT_ROLES = ("assistant", "function_call")
 
 
-def is_trained(turn: Mapping[str, Any], role: str, where: str) -> bool:
-    """Whether an assistant turn is trained; true for others.
+def is_trained(turn: Record, role: str, where: str) -> bool:
+    """Return whether the marks of an assistant turn allow training on it; true for other roles.
 
-    Raises ``DataError`` for marks that are unclear or disagree.
+    Raises ``DataError`` for marks that are unclear, contradict each other, or mark another role as
+    trained.
     """
     if turn.keys().isdisjoint(_MARKS):
         return True
-    said = {
-        key: _value(turn[key], key, role, where)
-        for key in (*TRAINED, *CONTEXT)
+    values = {
+        key: _mark_value(turn[key], key, role, where)
+        for key in (*TRAIN_KEYS, *MASK_KEYS)
         if not is_missing(turn.get(key))
     }
-    stated = {key: value != (key in CONTEXT) for key, value in said.items()}
-    if len(set(stated.values())) == 2:
+    trains = {key: value != (key in MASK_KEYS) for key, value in values.items()}
+    if len(set(trains.values())) == 2:
         raise DataError(
-            f"{where}: {' and '.join(stated)} of the {role} turn say opposite things; keep one of"
+            f"{where}: {' and '.join(trains)} of the {role} turn say opposite things; keep one of"
             " them"
         )
-    if role not in ("assistant", "function_call"):
-        if True in stated.values():
-            key = next(iter(stated))
-            raise DataError(
-                f"{where}: the {role} turn is marked as trained ({key}: {turn[key]}); only"
-                " assistant turns can be"
-            )
-        return True
-    return False not in stated.values()
+    if role in _ASSISTANT_ROLES:
+        return False not in trains.values()
+    if True in trains.values():
+        key = next(iter(trains))
+        raise DataError(
+            f"{where}: the {role} turn is marked as trained ({key}: {turn[key]}); only assistant"
+            " turns can be"
+        )
+    return True
 
 
-def is_missing(value: Any) -> bool:
-    """Null, or not a number, which pandas writes for null."""
+def is_missing(value: object) -> bool:
+    """Return whether a value is null, or not a number, which pandas writes for null."""
     return value is None or value != value
 
 
-def _value(value: Any, key: str, role: str, where: str) -> bool:
+def _mark_value(value: object, key: str, role: str, where: str) -> bool:
     if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
         return bool(value)
-    meant = "0 (context) or 1 (trained)" if "weight" in key or "scale" in key else "true or false"
-    raise DataError(f"{where}: {key} of the {role} turn must be {meant}, this is {value!r}")
+    allowed = "0 (context) or 1 (trained)" if "weight" in key or "scale" in key else "true or false"
+    raise DataError(f"{where}: {key} of the {role} turn must be {allowed}, this is {value!r}")
 
 
-def refuse_bad(turn: Mapping[str, Any], key: str, role: str, where: str) -> None:
-    """A turn that is marked as bad would be taught, unless it says itself whether it is trained.
+def refuse_bad(turn: Record, key: str, role: str, where: str) -> None:
+    """Raise ``DataError`` if ``key`` marks an answer as bad that would be trained.
 
-    Raises ``DataError``.
+    A turn that says itself whether it is trained may have such a mark.
     """
-    stated = any(not is_missing(turn.get(mark)) for mark in _MARKS)
-    if role in ("assistant", "function_call") and not stated and is_bad(key, turn[key]):
+    has_own_mark = any(not is_missing(turn.get(mark)) for mark in _MARKS)
+    if role in _ASSISTANT_ROLES and not has_own_mark and is_bad(key, turn[key]):
         raise DataError(
             f"{where}: {key} = {str(turn[key])[:40].lower()} of the {role} turn says that it is not"
-            " to be learned, and training would "
-            'teach it; write "train": false into the turn, which is then context, or "train": true'
-            f" if {key} means something else"
+            ' to be learned, and training would teach it; write "train": false into the turn,'
+            f' which is then context, or "train": true if {key} means something else'
         )
 
 
-def refuse_unclear(turn: Mapping[str, Any], key: str, role: str, where: str) -> None:
-    """``key``, which nothing reads, must not look like one that decides what is trained."""
+def refuse_unclear(turn: Record, key: str, role: str, where: str) -> None:
+    """Raise ``DataError`` if ``key``, which nothing reads, looks like a mark of what is trained."""
     if seems_to_decide(key, turn[key]):
         raise DataError(
             f"{where}: {key} of the {role} turn looks like a mark of what is trained, and it is not"
@@ -97,8 +97,9 @@ def refuse_unclear(turn: Mapping[str, Any], key: str, role: str, where: str) -> 
         )
 
 
-def seems_to_decide(key: str, value: Any) -> bool:
-    if isinstance(value, str) and value.strip().lower() not in _WORDS:
+def seems_to_decide(key: str, value: object) -> bool:
+    """Return whether a key and its value look like a mark of what is trained."""
+    if isinstance(value, str) and value.strip().lower() not in _TRUTH_WORDS:
         return False
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).replace("-", "_").lower()
-    return _DECIDES.search(snake) is not None
+    snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).replace("-", "_").lower()
+    return _DECIDES.search(snake_case) is not None

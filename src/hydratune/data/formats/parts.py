@@ -1,5 +1,6 @@
-"""The content of a turn as a list of parts (OpenAI, Anthropic, Mistral, the AI SDK) -> text,
-thoughts, calls and results of tools.
+"""Read the content of a turn that is a list of parts: texts, thoughts, calls, results of tools.
+
+OpenAI, Anthropic, Mistral, Gemini and the AI SDK store contents in this way.
 """
 
 from collections.abc import Iterable, Mapping
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from hydratune.data.formats.padding import ARGUMENTS
+from hydratune.data.formats.padding import ARGUMENT_KEYS
 from hydratune.errors import DataError
 
 _TEXTS = {"text", "input_text", "output_text"}
@@ -24,19 +25,11 @@ _THOUGHT_KEYS = (
 )
 _CALLS = {"tool_use", "tool_call", "function_call"}
 _RESULTS = {"tool_result", "tool_response", "function_call_output", "function_response"}
-_CALL_KEYS = {
-    "type",
-    "id",
-    "toolCallId",
-    "call_id",
-    "tool_call_id",
-    "name",
-    "toolName",
-    "function",
-    "cache_control",
-    "status",
-    "caller",
-}
+_CALL_IDS = ("id", "toolCallId", "call_id", "tool_call_id")
+_RESULT_IDS = ("tool_use_id", "tool_call_id", "toolCallId", "call_id")
+_NAME_KEYS = ("name", "toolName")
+# keys of a call that are no arguments
+_CALL_KEYS = {*_CALL_IDS, *_NAME_KEYS, "type", "function", "cache_control", "status", "caller"}
 _MEDIA = {
     "image": "images",
     "audio": "sounds",
@@ -44,8 +37,9 @@ _MEDIA = {
     "file": "files",
     "document": "files",
 }
-_HIDDEN = {"redacted_thinking": "it is encrypted", "encrypted_reasoning": "it is encrypted"}
-_BARE = {
+_ENCRYPTED = {"redacted_thinking", "encrypted_reasoning"}
+# the only key of a part without a type: Bedrock, Gemini
+_UNTYPED_KEYS = {
     "text",
     "toolUse",
     "toolResult",
@@ -53,7 +47,7 @@ _BARE = {
     "functionCall",
     "functionResponse",
     "inlineData",
-}  # Bedrock, Gemini
+}
 
 
 class PartKind(StrEnum):
@@ -67,173 +61,174 @@ class PartKind(StrEnum):
 
 
 @dataclass(frozen=True)
+class ToolResult:
+    """What a tool returned: ``id`` and ``name`` of the call where the file has them."""
+
+    id: Any
+    name: Any
+    content: Any
+
+
+@dataclass(frozen=True)
 class Part:
-    """``value``: a text; of a call its ``id``, ``name`` and ``arguments``; of a result its ``id``,
-    ``name`` and ``content``.
+    """A part of a turn's content.
+
+    ``text`` is that of a text, a thought or a refusal; ``call`` has the ``id``, ``name`` and
+    arguments of a call; ``type`` is what the file names the part.
     """
 
     kind: PartKind
-    value: Any
-    type: str = "text"  # as the file names it
+    text: str = ""
+    call: Mapping[str, Any] | None = None
+    result: ToolResult | None = None
+    type: str = "text"
 
 
-def parts_of(value: Any, name: str, where: str, *, strict: bool) -> list[Part] | None:
-    """The parts of a content, or None where it is none of parts.
+def read_parts(value: object, name: str, where: str, *, strict: bool) -> list[Part] | None:
+    """Return the parts of a content, or None if it is not a list of parts.
 
-    In a conversation (``strict``) every list with an object that has a ``type`` is one of parts,
-    and a part that is not known is refused; such an object that stands alone is a list of one. An
-    answer in a column of its own may be any list of objects, so it is one of parts only if all of
-    them are known.
+    In a conversation (``strict``), every list with an object that has a ``type`` is a list of
+    parts, an unknown part raises ``DataError``, and such an object that stands alone is a list of
+    one. An answer in a column of its own may be any list of objects, so it is a list of parts only
+    if all of them are known.
     """
     if isinstance(value, dict) and strict:
-        if _part(value) is None and not isinstance(value.get("type"), str):
+        if _read_part(value) is None and not isinstance(value.get("type"), str):
             return None
         value = [value]
     if not isinstance(value, list) or not value:
         return None
     objects = [item for item in value if isinstance(item, dict)]
-    typed = [item for item in objects if isinstance(item.get("type"), str)]
-    found = [_part(item) for item in value]
+    has_types = any(isinstance(item.get("type"), str) for item in objects)
+    parts = [_read_part(item) for item in value]
+    known = [part for part in parts if part is not None]
     if not strict:
-        return [part for part in found if part is not None] if typed and None not in found else None
-    if len(objects) == len(value) and not typed and all(_is_bare(item) for item in objects):
+        return known if has_types and None not in parts else None
+    if len(objects) == len(value) and not has_types and all(map(_is_untyped_part, objects)):
         raise DataError(f"{where}: {name} is a list of objects without a type; {_advice('text')}")
-    if not typed:
+    if not has_types:
         return None
-    for item, part in zip(value, found, strict=True):
+    for item, part in zip(value, parts, strict=True):
         if part is None:
-            raise _unknown(item, name, where)
-    return [part for part in found if part is not None]
+            raise _unknown_part_error(item, name, where)
+    return known
 
 
-def gemini_part(part: Any) -> Any:
-    """A part of Gemini's, which has no type, with one."""
+def add_gemini_type(part: object) -> object:
+    """Return a part of Gemini's, which has no type, with the type it would have elsewhere."""
     if not isinstance(part, dict) or "type" in part:
         return part
-    given = {
-        key: value
-        for key, value in part.items()
-        if value is not None and key not in ("thoughtSignature", "thought_signature")
-    }
-    for names, kind in (
+    signatures = ("thoughtSignature", "thought_signature")
+    given = {k: value for k, value in part.items() if value is not None and k not in signatures}
+    for keys, kind in (
         (("functionCall", "function_call"), "tool_use"),
         (("functionResponse", "function_response"), "tool_result"),
     ):
-        name = next((name for name in names if isinstance(given.get(name), dict)), None)
-        if name is not None and len(given) == 1:
-            return {"type": kind, **given[name]}
+        key = next((key for key in keys if isinstance(given.get(key), dict)), None)
+        if key is not None and len(given) == 1:
+            return {"type": kind, **given[key]}
     if isinstance(given.get("text"), str) and given.keys() <= {"text", "thought"}:
-        return {
-            "type": "thinking" if given.get("thought") is True else "text",
-            "text": given["text"],
-        }
+        kind = "thinking" if given.get("thought") is True else "text"
+        return {"type": kind, "text": given["text"]}
     return part
 
 
-def _is_bare(item: Mapping[str, Any]) -> bool:
-    present = {key for key, value in item.items() if value is not None}
-    return len(present) == 1 and present <= _BARE
+def _is_untyped_part(item: Mapping[str, object]) -> bool:
+    keys = {key for key, value in item.items() if value is not None}
+    return len(keys) == 1 and keys <= _UNTYPED_KEYS
 
 
-def _part(item: Any) -> Part | None:
-    """None: this is no part that is known."""
+def _read_part(item: object) -> Part | None:
+    """Return the part that ``item`` is, or None if it is not one that is known."""
     if isinstance(item, str):
         return Part(PartKind.text, item)
     if not isinstance(item, dict) or not isinstance(item.get("type"), str):
         return None
-    kind = item["type"].replace("-", "_").lower()
+    type_ = item["type"]
+    kind = type_.replace("-", "_").lower()
     if kind in _TEXTS and isinstance(item.get("text"), str):
         return Part(PartKind.text, item["text"])
-    if kind in _THOUGHTS and (thought := _thought(item)) is not None:
-        return Part(PartKind.thought, thought, item["type"])
+    if kind in _THOUGHTS and (thought := _thought_text(item)) is not None:
+        return Part(PartKind.thought, thought, type=type_)
     if kind == "refusal" and isinstance(item.get("refusal"), str):
-        return Part(PartKind.refusal, item["refusal"], item["type"])
-    if kind in _CALLS and (call := _call(item)) is not None:
-        return Part(PartKind.call, call, item["type"])
-    if kind in _RESULTS:
-        content = _first(item, ("content", "output", "result", "response"))
-        identity = _first(item, ("tool_use_id", "tool_call_id", "toolCallId", "call_id"))
-        if content is None and identity is None:
-            return None
-        content = "" if content is None else content  # Anthropic leaves an empty one out
-        return Part(
-            PartKind.result,
-            {"id": identity, "name": _first(item, ("name", "toolName")), "content": content},
-            item["type"],
-        )
+        return Part(PartKind.refusal, item["refusal"], type=type_)
+    if kind in _CALLS and (call := _read_call(item)) is not None:
+        return Part(PartKind.call, call=call, type=type_)
+    if kind in _RESULTS and (result := _read_result(item)) is not None:
+        return Part(PartKind.result, result=result, type=type_)
     return None
 
 
-def _thought(item: Mapping[str, Any]) -> str | None:
-    """A text, or the texts of a list of parts (Mistral, OpenAI's summaries)."""
-    value = _first(item, _THOUGHT_KEYS)
-    if (
-        isinstance(value, list)
-        and value
-        and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in value)
-    ):
-        return "".join(part["text"] for part in value)
-    return value if isinstance(value, str) else None
+def _thought_text(item: Mapping[str, Any]) -> str | None:
+    """Return a thought: a text, or the texts of a list of parts (Mistral, OpenAI's summaries)."""
+    value = _first_value(item, _THOUGHT_KEYS)
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        return None
+    texts = [part.get("text") if isinstance(part, dict) else None for part in value]
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else None
 
 
-def _call(item: Mapping[str, Any]) -> dict[str, Any] | None:
+def _read_call(item: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return ``id``, ``name`` and arguments of a call; None if it has no name."""
     function = item["function"] if isinstance(item.get("function"), dict) else item
-    name = _first(function, ("name", "toolName"))
+    name = _first_value(function, _NAME_KEYS)
     if not isinstance(name, str):
         return None
-    identity = _first(item, ("id", "toolCallId", "call_id", "tool_call_id"))
-    given = {key: function[key] for key in ARGUMENTS if function.get(key) is not None}
-    others = {
-        key: value for key, value in function.items() if key not in _CALL_KEYS
-    }  # may be arguments under another name
-    return {"id": identity, "name": name, **(given or others)}
+    arguments = {key: function[key] for key in ARGUMENT_KEYS if function.get(key) is not None}
+    # other keys may be arguments under another name
+    others = {key: value for key, value in function.items() if key not in _CALL_KEYS}
+    return {"id": _first_value(item, _CALL_IDS), "name": name, **(arguments or others)}
 
 
-def _first(item: Mapping[str, Any], keys: Iterable[str]) -> Any:
+def _read_result(item: Mapping[str, Any]) -> ToolResult | None:
+    """Return the result of a tool; None if the item has neither a content nor the id of a call."""
+    content = _first_value(item, ("content", "output", "result", "response"))
+    identity = _first_value(item, _RESULT_IDS)
+    if content is None and identity is None:
+        return None
+    content = "" if content is None else content  # Anthropic omits an empty content
+    return ToolResult(identity, _first_value(item, _NAME_KEYS), content)
+
+
+def _first_value(item: Mapping[str, Any], keys: Iterable[str]) -> Any:
+    """Return the value of the first key that is not null."""
     return next((item[key] for key in keys if item.get(key) is not None), None)
 
 
-def _unknown(item: Any, name: str, where: str) -> DataError:
+def _unknown_part_error(item: object, name: str, where: str) -> DataError:
     if not isinstance(item, dict) or not isinstance(item.get("type"), str):
         return DataError(
             f"{where}: {name} is a list of parts, and one of them has no type: {str(item)[:60]!r}"
         )
     kind = item["type"]
+    part = f"{where}: {name} holds a part of type {kind!r}"
     medium = next((medium for medium in _MEDIA if medium in kind), None)
     if medium is not None:
-        return DataError(
-            f"{where}: {name} holds a part of type {kind!r}; {_MEDIA[medium]} cannot be trained on,"
-            " only text"
-        )
-    if kind in _HIDDEN:
-        return DataError(
-            f"{where}: {name} holds a part of type {kind!r}; {_HIDDEN[kind]}, so it cannot be"
-            " trained; take the part out"
-        )
-    return DataError(
-        f"{where}: {name} holds a part of type {kind!r} that is not text; only text can be trained"
-        f" on; {_advice(kind)}"
-    )
+        return DataError(f"{part}; {_MEDIA[medium]} cannot be trained on, only text")
+    if kind in _ENCRYPTED:
+        return DataError(f"{part}; it is encrypted, so it cannot be trained; take the part out")
+    return DataError(f"{part} that is not text; only text can be trained on; {_advice(kind)}")
 
 
 def _advice(kind: str) -> str:
     if kind in {*_TEXTS, *_THOUGHTS}:
-        return (
-            f'a part is written {{"type": "{kind}", "{kind if kind in _THOUGHTS else "text"}":'
-            ' "..."}'
-        )
+        key = kind if kind in _THOUGHTS else "text"
+        return f'a part is written {{"type": "{kind}", "{key}": "..."}}'
     return "take the part out, or store the answer as a text if it is JSON"
 
 
-def refuse_media(value: Any, name: str, where: str) -> None:
-    """An answer in a column of its own that holds a picture or a sound; it may be a list of objects
-    with a key ``type``.
+def refuse_media(value: object, name: str, where: str) -> None:
+    """Raise ``DataError`` for an answer in a column of its own that holds a picture or a sound.
+
+    The answer may be a list of objects with a key ``type`` that are no parts.
     """
     for part in value if isinstance(value, list) else ():
         kind = part.get("type") if isinstance(part, dict) else None
-        medium = next(
-            (medium for medium in _MEDIA if isinstance(kind, str) and medium in kind), None
-        )
+        if not isinstance(kind, str):
+            continue
+        medium = next((medium for medium in _MEDIA if medium in kind), None)
         if medium is not None and (kind in part or isinstance(part.get("source"), dict)):
             raise DataError(
                 f"{where}: {name} holds a part of type {kind!r}; {_MEDIA[medium]} cannot be trained"

@@ -1,4 +1,4 @@
-"""The names that data sets give to those who speak -> the roles of chat templates."""
+"""Map the names that data sets give to speakers to the roles of chat templates."""
 
 import functools
 import re
@@ -10,25 +10,11 @@ from hydratune.errors import DataError
 
 CALL = "function_call"  # a turn that is nothing but the assistant's call of a tool
 _RESULTS = ("response", "responses", "result", "results", "output", "outputs")
+_ASSISTANTS = "assistant model bot chatbot ai llm gpt gpt4 gpt_4 chatgpt bing bard claude gemini"
 _NAMES = {
     "system": ("system", "developer"),  # OpenAI's name since the o1 models
     "user": ("user", "human", "prompter"),
-    "assistant": (
-        "assistant",
-        "model",
-        "bot",
-        "chatbot",
-        "ai",
-        "llm",
-        "gpt",
-        "gpt4",
-        "gpt_4",
-        "chatgpt",
-        "bing",
-        "bard",
-        "claude",
-        "gemini",
-    ),
+    "assistant": tuple(_ASSISTANTS.split()),
     "tool": (
         "tool",
         "function",
@@ -40,55 +26,61 @@ _NAMES = {
     CALL: (CALL, "function_calls", "tool_call", "tool_calls"),
 }
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
-# versions: gpt-4o
+# versions of models, such as gpt-4o
 _MODELS = re.compile(
-    r"(gpt|chatgpt|claude|gemini|gemma|llama|mistral|mixtral|qwen|deepseek|phi)_?\d\w*|(claude|gemini)_\w+"
+    r"(gpt|chatgpt|claude|gemini|gemma|llama|mistral|mixtral|qwen|deepseek|phi)_?\d\w*"
+    r"|(claude|gemini)_\w+"
 )
 ROLES_OF_TURNS = tuple(_NAMES)  # what data.roles may name
 
+RoleMapping = Mapping[str, Any]  # data.roles: name -> role, or role -> a list of names
 
-def role_of(said: Any, mapping: Mapping[str, Any], where: str) -> str:
-    """The role that ``said`` names. Raises ``DataError`` for a name that nobody knows.
 
-    ``mapping`` (data.roles) comes first: name -> role, or role -> a list of names, which may be any
-    text. In a key, "_" stands for spaces and marks ("Mr. X" is ``mr_x``).
+def role_of(speaker: object, mapping: RoleMapping, where: str) -> str:
+    """Return the role of a speaker. Raises ``DataError`` for an unknown name.
+
+    ``mapping`` (data.roles) is looked at first. Its lists of names may hold any text; in its keys,
+    "_" stands for spaces and punctuation ("Mr. X" is ``mr_x``).
     """
-    name = str(said)
+    name = str(speaker)
     if name == "text":  # a document; whether it stands alone is checked later
         return name
     plain = _plain(name)
-    role = _mapped(mapping).get(plain) or _known(plain)
+    role = _names_of_mapping(mapping).get(plain) or _known_role(plain)
     if role is None:
         others = ", ".join(r for r in ROLES_OF_TURNS if r != "user")
+        setting = _setting(name)
+        is_list = '"]' in setting
         raise DataError(
             f"{where}: unknown role {name!r}; known: {', '.join(ROLES_OF_TURNS)}. Say who it is:"
-            f" {_setting(name)} (or, in place of user: {others})"
-            + ("; several names of one role stand in one list" if '"]' in _setting(name) else "")
+            f" {setting} (or, in place of user: {others})"
+            + ("; several names of one role stand in one list" if is_list else "")
         )
     return role
 
 
-def is_known(said: Any, mapping: Mapping[str, Any]) -> bool:
-    return isinstance(said, str) and (
-        _known(_plain(said)) is not None or _plain(said) in _mapped(mapping)
-    )
+def is_known(speaker: object, mapping: RoleMapping) -> bool:
+    """Return whether the role of a speaker is known."""
+    if not isinstance(speaker, str):
+        return False
+    plain = _plain(speaker)
+    return _known_role(plain) is not None or plain in _names_of_mapping(mapping)
 
 
-def _known(plain: str) -> str | None:
+def _known_role(plain: str) -> str | None:
     return _ROLES.get(plain) or ("assistant" if _MODELS.fullmatch(plain) else None)
 
 
-def _mapped(mapping: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> role."""
-    found = {}
+def _names_of_mapping(mapping: RoleMapping) -> dict[str, str]:
+    """Return name -> role from both forms that data.roles may have."""
+    roles = {}
     for key, value in mapping.items():
         if isinstance(value, str) and value in _NAMES:
-            found[_plain(key)] = value
+            roles[_plain(key)] = value
         else:
-            found |= {
-                _plain(str(name)): key for name in ([value] if isinstance(value, str) else value)
-            }
-    return found
+            names = [value] if isinstance(value, str) else value
+            roles |= {_plain(str(name)): key for name in names}
+    return roles
 
 
 @functools.cache
@@ -98,7 +90,7 @@ def _plain(name: str) -> str:
 
 
 def _setting(name: str) -> str:
-    """What to type so that ``name`` is the user."""
+    """Return what to type so that ``name`` is the user."""
     for key in (name, _plain(name)):
         if re.fullmatch(r"[A-Za-z_][\w-]*", key, re.ASCII) and key not in _NAMES:
             return f"+data.roles.{key}=user"
