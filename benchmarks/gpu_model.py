@@ -211,7 +211,7 @@ def random_rows(
 
 
 def encoded(rows: Rows) -> list[Any]:
-    from hydratune.data.encoding.encoder import Encoded
+    from hydratune.data.encoding.encoded import Encoded
 
     return [
         Encoded(tuple(ids), tuple(loss_mask))

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fresh import markdown
 from hydratune.config import LoraAdapter, Quantization
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import adapters, memory_plan, varlen
 from hydratune.models.attention import NAME
 from hydratune.training.objective import Objective

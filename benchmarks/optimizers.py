@@ -27,7 +27,7 @@ from hydratune import checks, composition, config
 from hydratune.commands import train
 from hydratune.config import TrainConfig
 from hydratune.data.datamodule import OptimizerBatches
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import ConfigError
 from hydratune.models import adapters, hardware
 from hydratune.models.memory_plan import CPU_MICRO_TOKENS

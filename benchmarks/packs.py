@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from fresh import _cpu_seconds
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import adapters, hardware, sources
 from hydratune.models.compute import on_cpu
 from hydratune.records import RunDirectory

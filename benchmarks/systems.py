@@ -35,7 +35,7 @@ def ours(
     import lightning
     from lightning.pytorch.loggers.logger import Logger
 
-    from hydratune.data.encoding.encoder import Encoded
+    from hydratune.data.encoding.encoded import Encoded
     from hydratune.models import adapters, sources
     from hydratune.models.compute import compute_of
     from hydratune.records import RunDirectory

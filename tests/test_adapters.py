@@ -26,7 +26,7 @@ from hydratune.config import (
     TinyModel,
     VeraAdapter,
 )
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import ConfigError
 from hydratune.evaluation.generation import answer
 from hydratune.models import adapters, sources

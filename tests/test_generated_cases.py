@@ -11,7 +11,8 @@ import pytest
 
 from generated_cases import END, FORMATS, Case, Wanted, cases, tokenizer, wanted, write
 from hydratune.config import DataConfig, TrainOn
-from hydratune.data.encoding.encoder import ChatEncoder, Encoded
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.examples import encode_split
 from hydratune.data.formats.reader import read_file
 from hydratune.data.gate import gate
@@ -47,13 +48,13 @@ def is_right(encoder: ChatEncoder, example: Encoded, want: Wanted) -> bool:
     """
     if not want.joined:
         return list(example.ids) == want.ids and list(example.loss_mask) == want.loss_mask
-    prompt = encoder.tokens(want.text[: want.starts[-1]])
+    prompt = encoder.tokenize(want.text[: want.starts[-1]])
     start = (
         len(example.loss_mask) - list(reversed(example.loss_mask)).index(False)
         if False in example.loss_mask
         else 0
     )
-    same = encoder.decode(example.ids) == encoder.decode(encoder.tokens(want.text))
+    same = encoder.decode(example.ids) == encoder.decode(encoder.tokenize(want.text))
     return same and list(example.ids[:start]) == prompt
 
 

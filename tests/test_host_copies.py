@@ -17,7 +17,7 @@ from conftest import SMALL
 from hydratune.config import AdamWOptimizer
 from hydratune.console import progress
 from hydratune.data.datamodule import Batch
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import sent

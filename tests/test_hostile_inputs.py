@@ -464,7 +464,7 @@ ENDLESS = {
 def test_a_template_that_never_ends(
     name: str, hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "SECONDS", 2)
+    monkeypatch.setattr(rendering, "MAX_SECONDS", 2)
     write_rows(tmp_path / "rows.jsonl", ROWS)
     (tmp_path / "endless.jinja").write_text(ENDLESS[name] + FINE)
     start = time.monotonic()
@@ -481,7 +481,7 @@ def test_a_template_that_never_ends(
 def test_a_template_that_never_ends_for_some_rows(
     hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "SECONDS", 2)
+    monkeypatch.setattr(rendering, "MAX_SECONDS", 2)
     write_rows(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "now", "completion": "yes"}])
     (tmp_path / "trap.jinja").write_text(
         "{% if messages[0].content == 'now' %}" + ENDLESS["loops"] + "{% endif %}" + FINE
@@ -529,7 +529,7 @@ def test_the_fix_for_a_template_works(hydratune: Run, tmp_path: Path) -> None:
 def test_real_templates_are_tried_without_harm(name: str) -> None:
     template = (Path(__file__).parent / "templates" / name).read_text()
     assert (
-        rendering._tried(
+        rendering.try_template(
             template,
             {
                 "messages": [{"role": "user", "content": "x"}],

@@ -18,7 +18,7 @@ import torch
 
 from conftest import write_rows
 from hydratune.config import Ia3Adapter, LoraAdapter
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import Leaving
 from hydratune.models import adapters
 from hydratune.models.attention import NAME

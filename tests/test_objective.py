@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import transformers
 
 from hydratune.config import LoraAdapter, Quantization
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import adapters
 from hydratune.models.attention import NAME, supports_packing
 from hydratune.training import packing

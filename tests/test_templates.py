@@ -13,7 +13,9 @@ import pytest
 
 from conftest import SMALL, write_rows
 from hydratune.config import TrainOn
-from hydratune.data.encoding.encoder import ChatEncoder, Defect, Encoded, MaskError
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.errors import Defect, MaskError
 from hydratune.data.gate import gate, stretches
 from hydratune.data.rows import Message, Row, stable_hash
 
@@ -186,7 +188,7 @@ def prompts_are_those_of_inference(encoder: ChatEncoder, row: Row, example: Enco
     spans = stretches(example.loss_mask)
     turns = [i for i, m in enumerate(row.messages) if m.role == "assistant"][-len(spans) :]
     return all(
-        list(example.ids[:start]) == encoder.prompt(row.messages[:turn], row.tools)
+        list(example.ids[:start]) == encoder.prompt_tokens(row.messages[:turn], row.tools)
         for (start, _), turn in zip(spans, turns, strict=True)
     )
 
@@ -249,8 +251,8 @@ def test_template_that_moves_or_drops_earlier_text_needs_train_on_last(
 def test_reference_of_a_call_is_the_call_as_written(build: Build, name: str) -> None:
     encoder, family = build(name), FAMILIES[name]
     wanted = family.call.removeprefix(family.preamble).removesuffix(family.ends[0])
-    assert encoder.reference(TOOL_TALKS["tools, last turn is a call"]) == wanted
-    assert encoder.reference(TALKS["one turn"]) == "Paris, since 987."
+    assert encoder.reference_answer(TOOL_TALKS["tools, last turn is a call"]) == wanted
+    assert encoder.reference_answer(TALKS["one turn"]) == "Paris, since 987."
 
 
 def test_builtin_tools_of_llama_end_with_their_own_token(build: Build) -> None:
@@ -324,11 +326,13 @@ def test_switched_off_thinking_leaves_the_empty_block_to_the_prompt(build: Build
 def test_what_was_thought_is_no_part_of_the_answer_that_is_scored(build: Build) -> None:
     encoder = build("qwen3")
     for row in (THINKING, TALKS["one turn"]):
-        assert encoder.said(row, "<think>\nOther thoughts.\n</think>\n\nLyon") == "Lyon"
-        assert encoder.said(row, "<think>\n\n</think>\n\nLyon") == "Lyon"
-        assert encoder.said(row, "<think>\nendless thoughts") == "<think>\nendless thoughts"
-    assert build("mistral").said(TALKS["one turn"], " Lyon") == "Lyon"
-    assert build("chatml").said(TALKS["one turn"], "Lyon") == "Lyon"
+        assert encoder.extract_answer(row, "<think>\nOther thoughts.\n</think>\n\nLyon") == "Lyon"
+        assert encoder.extract_answer(row, "<think>\n\n</think>\n\nLyon") == "Lyon"
+        assert (
+            encoder.extract_answer(row, "<think>\nendless thoughts") == "<think>\nendless thoughts"
+        )
+    assert build("mistral").extract_answer(TALKS["one turn"], " Lyon") == "Lyon"
+    assert build("chatml").extract_answer(TALKS["one turn"], "Lyon") == "Lyon"
 
 
 def test_generation_stops_at_the_first_turn_end_so_nothing_after_it_is_trained(

@@ -11,7 +11,8 @@ import pytest
 
 from conftest import write_rows
 from hydratune.config import TrainOn
-from hydratune.data.encoding.encoder import ChatEncoder, MaskError
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.errors import MaskError
 from hydratune.data.formats import reader
 from hydratune.data.formats.columns import Naming
 from hydratune.data.rows import Message, Row

@@ -20,7 +20,7 @@ from hydratune.data.answers import SCHEMA_FILE
 from hydratune.data.described import SHOWN, count_tokens, described
 from hydratune.data.encoding.call_arguments import TEXT_ARGUMENTS
 from hydratune.data.encoding.encoder import ChatEncoder
-from hydratune.data.encoding.examples import encoded_examples
+from hydratune.data.encoding.examples import encode_examples
 from hydratune.data.prepared import Prepared, prepare, write_prepared
 from hydratune.data.preview import show
 from hydratune.data.quality.findings import by_split, refusals
@@ -288,7 +288,7 @@ def _masked(
     for raw in prepared.rows("train"):
         try:
             examples = list(
-                encoded_examples(
+                encode_examples(
                     encoder, [with_system(raw, config.data.system_prompt)], config.data, "train"
                 )
             )

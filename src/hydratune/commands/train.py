@@ -29,7 +29,8 @@ from hydratune.config import (
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.described import SHOWN, count_tokens, described
-from hydratune.data.encoding.encoder import ChatEncoder, Encoded
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.prepared import Prepared
 from hydratune.data.prepared import prepare as prepare_data
 from hydratune.data.preview import show
@@ -340,7 +341,7 @@ def _sample(
     different = {row.content_hash: row for row in sets.validation}
     rows = [different[key] for key in sorted(different)[: settings.sample]]
     task = metrics.choose_task(
-        settings.task, [*test.references, *map(encoder.reference, rows)], settings.metrics
+        settings.task, [*test.references, *map(encoder.reference_answer, rows)], settings.metrics
     )
     bench = assess.TestBench(
         rows, encoder, replace(settings, max_rows=None), task, test.schema, test.context

@@ -7,7 +7,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 
 
 class Batch:

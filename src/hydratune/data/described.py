@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from hydratune.config import DataConfig
-from hydratune.data.encoding.encoder import ChatEncoder, Encoded
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.prepared import Prepared
 from hydratune.data.preview import pieces
 from hydratune.data.reading import SPLIT_NAMES, with_system

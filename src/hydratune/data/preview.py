@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from hydratune.data.encoding.encoder import ChatEncoder, Encoded
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Row
 
 

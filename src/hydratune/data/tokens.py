@@ -13,8 +13,9 @@ import numpy as np
 
 from hydratune.config import DataConfig, Level, Overlength
 from hydratune.data import thoughts
-from hydratune.data.encoding.encoder import TOGETHER, ChatEncoder
-from hydratune.data.encoding.examples import encoded_examples
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.examples import encode_examples
+from hydratune.data.encoding.tokenizing import ROWS_PER_CALL
 from hydratune.data.gate import gate
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
 from hydratune.data.rows import Message, Row
@@ -95,7 +96,7 @@ class TokenCheck:
         self.lengths.setdefault(name, [])
         self.at = name
         remaining = iter(rows)
-        while batch := list(itertools.islice(remaining, TOGETHER)):
+        while batch := list(itertools.islice(remaining, ROWS_PER_CALL)):
             self._look_for_special_tokens(batch)
             try:
                 self._count(name, batch)
@@ -115,7 +116,7 @@ class TokenCheck:
 
     def _count(self, name: str, rows: Sequence[Row]) -> None:
         """Raises ``DataError``, having counted nothing, if a mask is wrong."""
-        examples = list(encoded_examples(self.encoder, rows, self.data, name))
+        examples = list(encode_examples(self.encoder, rows, self.data, name))
         gate(self.encoder, [row for row, _ in examples], [example for _, example in examples])
         for row, example in examples:
             self.lengths[name].append(len(example.ids))

@@ -47,7 +47,7 @@ class TestBench:
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
         self.answers = [e.target_ids for e in encoded]
-        self.references = [encoder.reference(row) for row in self.rows]
+        self.references = [encoder.reference_answer(row) for row in self.rows]
         self.families = names(config.metrics, task)
         self.leaky = leaky
         others = _other_answers(self.rows, self.references)
@@ -106,7 +106,7 @@ class TestBench:
             text = self.encoder.tokenizer.decode(
                 kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
-            text = self.encoder.said(row, text) if kept else text
+            text = self.encoder.extract_answer(row, text) if kept else text
             result.append(
                 {
                     "id": row.id,
@@ -132,7 +132,7 @@ class TestBench:
             encoded = [self.encoder.encode(row) for row in self.rows]
             return [list(e.ids[: e.loss_mask.index(True)]) for e in encoded]
         return [
-            self.encoder.prompt(prompt, row.tools, row.where or row.id)
+            self.encoder.prompt_tokens(prompt, row.tools, row.where or row.id)
             for prompt, row in zip(prompts, self.rows, strict=True)
         ]
 

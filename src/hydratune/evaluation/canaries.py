@@ -99,8 +99,8 @@ def probe(
         while len(others) < CANDIDATES:
             others.add(_secret(drawn))
         texts = [row.answer, *sorted(others - {row.answer})]
-        prompt = encoder.prompt(row.prompt, row.tools, row.id)
-        answers = [encoder.answer(row, text) for text in texts]
+        prompt = encoder.prompt_tokens(row.prompt, row.tools, row.id)
+        answers = [encoder.answer_tokens(row, text) for text in texts]
         found = answer(
             model,
             [prompt] * len(texts),

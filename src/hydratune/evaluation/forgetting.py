@@ -74,7 +74,7 @@ def probe(
             "nll": -float(values.double().sum()),
             "tokens": len(values),
         }
-    prompts = [encoder.prompt(row.prompt) for row in panel.neutral]
+    prompts = [encoder.prompt_tokens(row.prompt) for row in panel.neutral]
     read, kept = [], 0
     for row, ids in zip(panel.neutral, prompts, strict=True):
         if kept + len(ids) <= _KEPT:
@@ -88,7 +88,7 @@ def probe(
 
     corpus.read(model, [passage for _, passage in read], keep, **options)
     if panel.instructions:
-        asked = [encoder.prompt(_turns(i.prompt)) for i in panel.instructions]
+        asked = [encoder.prompt_tokens(_turns(i.prompt)) for i in panel.instructions]
         fitting = [n for n, ids in enumerate(asked) if len(ids) + config.answer_tokens <= window]
         answers = generation.answer(
             model,

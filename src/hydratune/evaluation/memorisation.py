@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.rows import stable_hash
 from hydratune.evaluation.generation import answer
 from hydratune.evaluation.statistics import Interval, wilson

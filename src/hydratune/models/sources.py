@@ -31,7 +31,7 @@ from hydratune import digests
 from hydratune.cache import built
 from hydratune.config import HubModel, LocalModel, ModelConfig, Quantization, TinyModel, WheelModel
 from hydratune.console import console
-from hydratune.data.encoding.encoder import adds_begin
+from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.models.attention import NAME as ATTENTION

@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from hydratune.config import TrainConfig, plain
 from hydratune.console import console, progress
 from hydratune.data.datamodule import ConversationData
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, DivergedError, Leaving, Paused, Problem
 from hydratune.models.compute import Compute

@@ -25,7 +25,7 @@ import torch
 from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.memory_plan import CPU_LOSS_POSITIONS
 from hydratune.training.blocks import GatedDown, gated_activation, last_mlps, use_lean_blocks
 from hydratune.training.elementwise import Elementwise, using

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hydratune.console import console
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware
 from hydratune.models.attention import can_share_prefix, supports_packing
 from hydratune.models.compute import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hydratune.data.encoding.encoder import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.compute import sent
 
 # tokens: reading a prefix on its own costs about as much as these, so sharing must save more

@@ -1,8 +1,8 @@
-"""Chat templates are programs of others: each is tried in a process with limits before it is
-rendered here, and has its time.
+"""Render chat templates within limits of time and memory.
 
-The sandbox of transformers keeps a template from files and from Python; it does not keep it from
-looping for days or from asking for all memory.
+Chat templates are programs of others. The sandbox of transformers keeps a template from files and
+from Python; it does not keep it from looping for days or from asking for all memory. So each
+template is first tried in a process with limits, and then rendered here with a time limit.
 """
 
 import contextlib
@@ -12,14 +12,18 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydratune.bounds import TooSlowError, time_limit
-from hydratune.data.encoding.template_trial import TOO_MUCH
+from hydratune.data.encoding.template_trial import EXIT_TOO_LARGE
+from hydratune.data.rows import Tool
 
-SECONDS, MEBIBYTES = 10, 1024  # for one conversation
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_SECONDS, MAX_MEBIBYTES = 10, 1024  # for one conversation
 _TRIAL = Path(__file__).with_name("template_trial.py")
-_verdicts: dict[int, str] = {}  # hash of a template -> what is wrong with it, or nothing
+_faults: dict[int, str] = {}  # hash of a template -> what is wrong with it, or nothing
 
 
 class EndlessTemplateError(ValueError):
@@ -27,61 +31,70 @@ class EndlessTemplateError(ValueError):
 
 
 def render(
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     turns: Sequence[Mapping[str, Any]],
-    tools: Sequence[Mapping[str, Any]],
+    tools: Sequence[Tool],
     *,
     generation_prompt: bool,
 ) -> str:
-    """The template's text. Raises ``EndlessTemplateError``, and whatever the template raises."""
-    options = {
-        "tools": list(map(dict, tools)) or None,
-        "tokenize": False,
-        "add_generation_prompt": generation_prompt,
-    }
-    template = (
-        tokenizer.get_chat_template(tools=options["tools"])
-        if getattr(tokenizer, "chat_template", None)
-        else ""
-    )
+    """Return the template's text of a conversation.
+
+    Raises ``EndlessTemplateError``, and whatever the template raises.
+    """
+    tool_list = list(map(dict, tools)) or None
+    has_template = getattr(tokenizer, "chat_template", None)
+    template = tokenizer.get_chat_template(tools=tool_list) if has_template else ""
     key = hash(template)
-    if key not in _verdicts:
-        values = {"messages": turns, "tools": options["tools"], **tokenizer.special_tokens_map}
-        _verdicts[key] = _tried(template, values) if template else ""
-    if _verdicts[key]:
-        raise EndlessTemplateError(_verdicts[key])
+    if key not in _faults:
+        values = {"messages": turns, "tools": tool_list, **tokenizer.special_tokens_map}
+        _faults[key] = try_template(template, values) if template else ""
+    if _faults[key]:
+        raise EndlessTemplateError(_faults[key])
     try:
-        with time_limit(SECONDS):
-            return str(tokenizer.apply_chat_template(list(turns), **options))
+        with time_limit(MAX_SECONDS):
+            text = tokenizer.apply_chat_template(
+                list(turns),
+                tools=tool_list,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+            )
     except TooSlowError:
-        raise EndlessTemplateError(f"it is not done after {SECONDS} s") from None
+        raise EndlessTemplateError(f"it is not done after {MAX_SECONDS} s") from None
     except MemoryError:
         raise EndlessTemplateError("it asks for more memory than there is") from None
+    return str(text)
 
 
-def _tried(template: str, values: Mapping[str, Any]) -> str:
-    """What is wrong with ``template``, rendered once in a process with limits, or nothing."""
-    size = len(told := json.dumps(values, default=str))
-    asked = {"template": template, "values": json.loads(told), "seconds": SECONDS}
-    asked |= {"bytes": MEBIBYTES * 2**20 + 64 * size, "characters": 2**26 + 16 * size}
+def try_template(template: str, values: Mapping[str, Any]) -> str:
+    """Render ``template`` in a process with limits; return what is wrong with it, or nothing."""
+    plain_values = json.dumps(values, default=str)
+    size = len(plain_values)
+    job = {
+        "template": template,
+        "values": json.loads(plain_values),
+        "seconds": MAX_SECONDS,
+        "bytes": MAX_MEBIBYTES * 2**20 + 64 * size,
+        "characters": 2**26 + 16 * size,
+    }
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "PATH": os.environ.get("PATH", ""),
     }
-    with contextlib.suppress(OSError):  # no process more: then it is rendered here at once
+    most_seconds = 2 * MAX_SECONDS
+    with contextlib.suppress(OSError):  # no process can be started: it is rendered here at once
         try:
-            done = subprocess.run(
+            trial = subprocess.run(
                 [sys.executable, "-P", str(_TRIAL)],
-                input=json.dumps(asked).encode(),
+                input=json.dumps(job).encode(),
                 capture_output=True,
-                timeout=2 * SECONDS + 5,
+                timeout=most_seconds + 5,
                 env=environment,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return f"it is not done after {2 * SECONDS} s"
-        if done.returncode == TOO_MUCH:
-            return f"it writes without end, or asks for more than {MEBIBYTES:,} MiB of memory"
-        if done.returncode < 0:
-            return f"it is not done after {SECONDS} s"
+            return f"it is not done after {most_seconds} s"
+        if trial.returncode == EXIT_TOO_LARGE:
+            return f"it writes without end, or asks for more than {MAX_MEBIBYTES:,} MiB of memory"
+        if trial.returncode < 0:
+            return f"it is not done after {MAX_SECONDS} s"
     return ""

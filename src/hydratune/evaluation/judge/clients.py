@@ -400,7 +400,9 @@ class Local:
         from hydratune.evaluation.generation import answer
 
         prompts = [
-            self.encoder.prompt([Message(t["role"], t["content"]) for t in q.turns], (), "judge")
+            self.encoder.prompt_tokens(
+                [Message(t["role"], t["content"]) for t in q.turns], (), "judge"
+            )
             for q in questions
         ]
         fitting = [
