@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from generated_cases import END, FORMATS, Case, Wanted, cases, tokenizer, wanted, write
-from hydratune.config import DataConfig, TrainOn
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.examples import encode_split
@@ -18,6 +17,7 @@ from hydratune.data.formats.reader import read_file
 from hydratune.data.gate import gate
 from hydratune.errors import DataError
 from hydratune.models.sources import plain_template
+from hydratune.settings.data import DataConfig, TrainOn
 
 MOST_REFUSED = 0.02  # of the valid inputs
 

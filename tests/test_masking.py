@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 
-from hydratune.config import DataConfig, Overlength, TrainOn
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.errors import Defect, MaskError
@@ -12,6 +11,7 @@ from hydratune.data.gate import gate, stretches
 from hydratune.data.preview import Piece, coloured, legend, pieces
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import DataConfig, Overlength, TrainOn
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -493,7 +493,7 @@ def test_plain_template_passes_the_gate_over_several_turns(encoder: ChatEncoder)
 
 
 def test_a_template_that_leaves_out_the_begin_of_text_is_said(encoder: ChatEncoder) -> None:
-    from hydratune.fitness import notices
+    from hydratune.experiment.fitness import notices
 
     begun = with_begin(encoder)
     (said,) = notices(begun)

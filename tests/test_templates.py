@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from conftest import SMALL, write_rows
-from hydratune.config import TrainOn
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.errors import Defect, MaskError
 from hydratune.data.gate import gate, stretches
 from hydratune.data.rows import Message, Row, stable_hash
+from hydratune.settings.data import TrainOn
 
 FOLDER = Path(__file__).parent / "templates"
 

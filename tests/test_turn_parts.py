@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from conftest import write_rows
-from hydratune.config import TrainOn
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.errors import MaskError
 from hydratune.data.formats import reader
 from hydratune.data.formats.columns import Naming
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import TrainOn
 
 ASK = {"role": "user", "content": "Where is the kettle?"}
 SAID = {"role": "assistant", "content": "In the attic."}

@@ -1,11 +1,11 @@
 """Render each trained turn of a conversation after the prompt that inference sends for it."""
 
-from hydratune.config import TrainOn
 from hydratune.data.encoding.answer_checks import AnswerChecks
 from hydratune.data.encoding.errors import Defect, MaskError, prompt_error
 from hydratune.data.encoding.rendered import RenderedAnswer, TrainedTurn, iterate_texts
 from hydratune.data.encoding.template import ChatTemplate
 from hydratune.data.rows import Message, Row
+from hydratune.settings.data import TrainOn
 
 
 class AnswerRenderer:

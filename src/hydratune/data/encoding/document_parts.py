@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hydratune.config import TrainOn
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import TrainOn
 
 _MAX_SHIFT = 32  # tokens by which a cut may come earlier, so that it falls between words
 _SPACE = re.compile(r"\s")

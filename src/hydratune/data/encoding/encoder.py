@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hydratune.config import TrainOn
 from hydratune.data.encoding.answer_rendering import AnswerRenderer
 from hydratune.data.encoding.answer_tokens import AnswerTokenizer
 from hydratune.data.encoding.documents import encode_document
@@ -26,6 +25,7 @@ from hydratune.data.encoding.rendered import RenderedAnswer
 from hydratune.data.encoding.template import ChatTemplate
 from hydratune.data.encoding.tokenizing import TextTokenizer
 from hydratune.data.rows import Message, Row, Tool
+from hydratune.settings.data import TrainOn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

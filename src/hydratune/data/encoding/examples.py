@@ -8,13 +8,13 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from hydratune.config import DataConfig, Overlength, TrainOn
 from hydratune.data.encoding.document_parts import split_document
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.tokenizing import ROWS_PER_CALL
 from hydratune.data.rows import Row
 from hydratune.errors import DataError
+from hydratune.settings.data import DataConfig, Overlength, TrainOn
 
 _TOO_LONG = "longer than data.max_length"
 _MOST_IDS = 100  # of rows, in data.json
