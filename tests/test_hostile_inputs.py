@@ -190,10 +190,10 @@ def test_the_deepest_answer_is_scored() -> None:
         "$defs": {"node": {"type": "object", "properties": {"a": {"$ref": "#/$defs/node"}}}},
     }
     found = json_scores.score(
-        nested(answers.DEEPEST - 1, "a"), nested(answers.DEEPEST - 1, "a"), schema, "source"
+        nested(answers.MAX_DEPTH - 1, "a"), nested(answers.MAX_DEPTH - 1, "a"), schema, "source"
     )
     assert found["schema_valid"] and found["exact_match"]
-    assert depth(parse_strict(nested(answers.DEEPEST - 1, "a")), 100) == answers.DEEPEST - 1
+    assert depth(parse_strict(nested(answers.MAX_DEPTH - 1, "a")), 100) == answers.MAX_DEPTH - 1
 
 
 def test_a_setting_nested_without_end(hydratune: Run, tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_references_in_a_circle(schema: dict[str, Any], hydratune: Run, tmp_path
     ],
 )
 def test_references_that_end_are_used(schema: dict[str, Any]) -> None:
-    answers._check_schema(schema, "data.schema")
+    answers.check_schema(schema, "data.schema")
 
 
 def test_a_reference_into_the_network_is_not_followed(hydratune: Run, tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ SLOW = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(x
 def test_a_pattern_that_takes_for_ever(
     hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "SECONDS", 0.5)
+    monkeypatch.setattr(answers, "MAX_SECONDS", 0.5)
     answer = json.dumps({"a": "x" * 60})
     start = time.monotonic()
     assert not is_schema_valid(json.loads(answer), SLOW)
@@ -545,7 +545,7 @@ def test_real_templates_are_tried_without_harm(name: str) -> None:
 def test_a_schema_without_patterns_that_takes_for_ever(
     hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "SECONDS", 0.5)
+    monkeypatch.setattr(answers, "MAX_SECONDS", 0.5)
     levels = {f"n{n}": {"allOf": [{"$ref": f"#/$defs/n{n + 1}"}] * 2} for n in range(40)}
     write_rows(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "x", "completion": '{"a": {}}'}])
     (tmp_path / "wide.json").write_text(

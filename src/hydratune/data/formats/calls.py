@@ -107,7 +107,8 @@ def _may_be_arguments(value: object) -> bool:
 
 def _required_arguments(function: str, tools: Sequence[Tool]) -> tuple[str, ...]:
     """Return the arguments that a call must have: where one of them is null, null is its value."""
-    own = (tool["function"] for tool in tools if tool["function"]["name"] == function)
-    parameters = next(own, {}).get("parameters")
+    declared = (tool["function"] for tool in tools if tool["function"]["name"] == function)
+    declaration: Mapping[str, Any] = next(declared, {})
+    parameters = declaration.get("parameters")
     required = parameters.get("required") if isinstance(parameters, dict) else None
     return tuple(required) if isinstance(required, list) else ()

@@ -166,8 +166,12 @@ def _thought_text(item: Mapping[str, Any]) -> str | None:
         return value
     if not isinstance(value, list) or not value:
         return None
-    texts = [part.get("text") if isinstance(part, dict) else None for part in value]
-    return "".join(texts) if all(isinstance(text, str) for text in texts) else None
+    texts = [part["text"] for part in value if _has_text(part)]
+    return "".join(texts) if len(texts) == len(value) else None
+
+
+def _has_text(part: object) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("text"), str)
 
 
 def _read_call(item: Mapping[str, Any]) -> dict[str, Any] | None:

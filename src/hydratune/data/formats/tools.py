@@ -40,9 +40,8 @@ def read_tools(value: Any, notes: Notes, where: str) -> tuple[Tool, ...]:
 
 
 def _read_tool(tool: Any, notes: Notes, where: str) -> Tool:
-    function = tool.get("function") if isinstance(tool, dict) else None
-    is_wrapped = function is not None
-    function = function if is_wrapped else tool
+    wrapped = tool.get("function") if isinstance(tool, dict) else None
+    function: Any = tool if wrapped is None else wrapped
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
         raise DataError(
@@ -53,7 +52,7 @@ def _read_tool(tool: Any, notes: Notes, where: str) -> Tool:
         others = {key: item for key, item in function.items() if key != "input_schema"}
         function = {**others, "parameters": function["input_schema"]}
     function = _drop_nulls(function, name, notes, where)
-    if not is_wrapped:
+    if wrapped is None:
         if function.get("type") == "function":
             del function["type"]
         return {"type": "function", "function": function}
