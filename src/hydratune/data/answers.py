@@ -93,7 +93,7 @@ def _too_deep_error(where: str) -> DataError:
     )
 
 
-def _reference_cycles(schema: Any) -> Iterator[str]:
+def _reference_cycles(schema: object) -> Iterator[str]:
     """Yield references that lead back to themselves for the same value.
 
     A validator would follow them without end. This is a depth-first search without recursion.
@@ -143,7 +143,7 @@ def _schemas_of_same_value(node: Mapping[str, Any], schema: Any) -> Iterator[tup
                 yield "", id(subschema)
 
 
-def _follow_pointer(reference: str, schema: Any) -> Any:
+def _follow_pointer(reference: str, schema: object) -> object:
     """Return what a JSON pointer (RFC 6901) points to, or None."""
     value = schema
     for part in unquote(reference[1:]).split("/")[1:]:
@@ -203,7 +203,7 @@ def _refuse_constant(name: str) -> None:
     raise NotStrictJson(f"{name} is not JSON")
 
 
-def is_valid_answer(text: str, schema: Mapping[str, Any], where: str = "") -> bool:
+def is_valid_answer(text: str, schema: Mapping[str, object], where: str = "") -> bool:
     """Return whether a reference answer is a JSON object that obeys the schema.
 
     ``where`` is file:line of its row, for the message. Raises ``DataError`` if the schema itself
@@ -243,7 +243,7 @@ def _how_to_speed_up(error: TooSlowError) -> str:
     )
 
 
-def is_schema_valid(value: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+def is_schema_valid(value: Mapping[str, object], schema: Mapping[str, object]) -> bool:
     """Return whether a value obeys a schema; one that cannot be checked in time does not."""
     try:
         with time_limit(MAX_SECONDS):
@@ -253,7 +253,7 @@ def is_schema_valid(value: Mapping[str, Any], schema: Mapping[str, Any]) -> bool
 
 
 def schema_errors(
-    value: Mapping[str, Any], schema: Mapping[str, Any], at_most: int = 3
+    value: Mapping[str, object], schema: Mapping[str, object], at_most: int = 3
 ) -> list[str]:
     """Return what is wrong with a value and where: ``$.signed: '31 April' is not a 'date'``."""
     try:

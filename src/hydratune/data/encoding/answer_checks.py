@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from hydratune.data import thoughts
 from hydratune.data.encoding.errors import Defect, MaskError
@@ -201,7 +200,7 @@ def _mark_calls(calls: tuple[ToolCall, ...]) -> tuple[tuple[ToolCall, ...], dict
     return tuple(marked_calls), functions
 
 
-def _mark_texts(value: Any, marks: Iterator[str], used: list[str]) -> Any:
+def _mark_texts(value: object, marks: Iterator[str], used: list[str]) -> object:
     """Return ``value`` with a mark at the end of every text in it; append the marks to ``used``."""
     if isinstance(value, dict):
         return {key: _mark_texts(item, marks, used) for key, item in value.items()}

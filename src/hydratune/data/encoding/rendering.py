@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydratune.bounds import TooSlowError, time_limit
 from hydratune.data.encoding.template_trial import EXIT_TOO_LARGE
@@ -32,7 +32,7 @@ class EndlessTemplateError(ValueError):
 
 def render(
     tokenizer: "PreTrainedTokenizerBase",
-    turns: Sequence[Mapping[str, Any]],
+    turns: Sequence[Mapping[str, object]],
     tools: Sequence[Tool],
     *,
     generation_prompt: bool,
@@ -65,7 +65,7 @@ def render(
     return str(text)
 
 
-def try_template(template: str, values: Mapping[str, Any]) -> str:
+def try_template(template: str, values: Mapping[str, object]) -> str:
     """Render ``template`` in a process with limits; return what is wrong with it, or nothing."""
     plain_values = json.dumps(values, default=str)
     size = len(plain_values)

@@ -1,7 +1,6 @@
 """Convert tool calls, as files have them, to OpenAI's form, which chat templates are given."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hydratune.data.formats.json_files import parse_json_text
 from hydratune.data.formats.notes import Notes
@@ -14,7 +13,7 @@ _CALL_KEYS = {*ARGUMENT_KEYS, *_IDS, "name", "type", "function", "index"}
 
 
 def read_tool_calls(
-    value: Any, tools: Sequence[Tool], notes: Notes, where: str
+    value: object, tools: Sequence[Tool], notes: Notes, where: str
 ) -> tuple[ToolCall, ...]:
     """Return tool calls with their ``arguments`` as objects.
 
@@ -32,15 +31,15 @@ def read_tool_calls(
     return tuple(_read_call(call, tools, notes, where) for call in value)
 
 
-def _read_call(call: Any, tools: Sequence[Tool], notes: Notes, where: str) -> ToolCall:
-    function = call.get("function") if isinstance(call, dict) else None
-    function = call if function is None else function  # null: a typed column has both forms
-    name = function.get("name") if isinstance(function, dict) else None
+def _read_call(call: object, tools: Sequence[Tool], notes: Notes, where: str) -> ToolCall:
+    if not isinstance(call, dict):
+        raise _incomplete_call_error(call, where)
+    function = call if call.get("function") is None else call["function"]
+    if not isinstance(function, dict):
+        raise _incomplete_call_error(call, where)
+    name = function.get("name")
     if not isinstance(name, str) or not name:
-        raise DataError(
-            f'{where}: a tool call needs {{"function": {{"name": ..., "arguments": ...}}}}, got'
-            f" {str(call)[:80]!r}"
-        )
+        raise _incomplete_call_error(call, where)
     arguments = _read_arguments(call, function, notes, where)
     identity = next((call[key] for key in _IDS if call.get(key) is not None), None)
     if identity is not None and not isinstance(identity, str):
@@ -56,9 +55,16 @@ def _read_call(call: Any, tools: Sequence[Tool], notes: Notes, where: str) -> To
     }
 
 
+def _incomplete_call_error(call: object, where: str) -> DataError:
+    return DataError(
+        f'{where}: a tool call needs {{"function": {{"name": ..., "arguments": ...}}}}, got'
+        f" {str(call)[:80]!r}"
+    )
+
+
 def _read_arguments(
-    call: Mapping[str, Any], function: Mapping[str, Any], notes: Notes, where: str
-) -> Mapping[str, Any] | None:
+    call: Mapping[str, object], function: Mapping[str, object], notes: Notes, where: str
+) -> Mapping[str, object] | None:
     """Return the arguments of a call under any of their names, or None if it has none.
 
     Raises ``DataError`` if they differ, or may stand under a name that is not known.
@@ -90,7 +96,7 @@ def _read_arguments(
     return next(iter(filled.values()), None)
 
 
-def _as_object(value: object, name: str, where: str) -> dict[str, Any]:
+def _as_object(value: object, name: str, where: str) -> dict[str, object]:
     """Return the arguments of a call, which may be JSON text; an empty text is no arguments."""
     if isinstance(value, str):
         value = parse_json_text(value, name, where) if value.strip() else {}
@@ -108,7 +114,7 @@ def _may_be_arguments(value: object) -> bool:
 def _required_arguments(function: str, tools: Sequence[Tool]) -> tuple[str, ...]:
     """Return the arguments that a call must have: where one of them is null, null is its value."""
     declared = (tool["function"] for tool in tools if tool["function"]["name"] == function)
-    declaration: Mapping[str, Any] = next(declared, {})
+    declaration: Mapping[str, object] = next(declared, {})
     parameters = declaration.get("parameters")
     required = parameters.get("required") if isinstance(parameters, dict) else None
     return tuple(required) if isinstance(required, list) else ()

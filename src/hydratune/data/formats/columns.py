@@ -22,6 +22,7 @@ from hydratune.data.formats.layouts import (
     layout_of_record,
 )
 from hydratune.data.formats.preferences import chosen_column, refuse_preferences
+from hydratune.data.formats.roles import RoleMapping
 from hydratune.data.formats.turns import read_turn_list
 from hydratune.data.rows import Record
 from hydratune.data.thoughts import count_closing_tags
@@ -45,8 +46,8 @@ class Naming:
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    roles: Mapping[str, Any] = field(default_factory=dict)
-    keep: Mapping[str, Any] = field(default_factory=dict)
+    roles: RoleMapping = field(default_factory=dict)
+    keep: Mapping[str, object] = field(default_factory=dict)
 
 
 def is_absent(value: object) -> bool:
@@ -58,7 +59,7 @@ def is_absent(value: object) -> bool:
     )
 
 
-def rename_columns(record: Record, columns: Mapping[str, str], where: str) -> dict[str, Any]:
+def rename_columns(record: Record, columns: Mapping[str, str], where: str) -> dict[str, object]:
     """Return a record with the columns that the user named under their canonical names as well.
 
     Raises ``DataError`` for a column that is not there.
@@ -74,7 +75,7 @@ def rename_columns(record: Record, columns: Mapping[str, str], where: str) -> di
     return renamed
 
 
-def resolve_aliases(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
+def resolve_aliases(record: Record, columns: Mapping[str, str]) -> dict[str, object]:
     """Return canonical name -> value for columns under another usual name (see ``ALIASES``)."""
     aliases = {name: find_alias(name, record) for name in ALIASES.keys() - columns.keys()}
     return {

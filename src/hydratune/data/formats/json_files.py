@@ -22,7 +22,7 @@ def load_json(text: str, where: str) -> Any:
     and for the limits of Python's parser (depth, digits of a whole number).
     """
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         value = dict(pairs)
         if len(value) < len(pairs):
             keys = [key for key, _ in pairs]
@@ -136,7 +136,7 @@ def _position_of_long_number(path: Path, text: str) -> str:
     return f"{path}:{text.count(chr(10), 0, match.end()) + 1}" if match else str(path)
 
 
-def _as_record(value: object, where: str) -> dict[str, Any]:
+def _as_record(value: object, where: str) -> dict[str, object]:
     if is_turn_list(value):  # a conversation without an object around it
         return {"messages": value}
     if not isinstance(value, dict):

@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from hydratune.data.formats.columns import Columns, is_absent
 from hydratune.data.formats.contents import refuse_half_characters
@@ -31,7 +30,7 @@ class MetaColumns:
     kept: dict[str, None] = field(default_factory=dict)
     ignored: dict[str, None] = field(default_factory=dict)
 
-    def read(self, raw: Record, record: Record, where: str) -> dict[str, Any]:
+    def read(self, raw: Record, record: Record, where: str) -> dict[str, object]:
         """Return the meta data of a row; ``record`` has the canonical names too.
 
         Raises ``DataError`` if a column marks the row's answer as bad.
@@ -56,10 +55,10 @@ class MetaColumns:
         refuse_half_characters(text, "meta data", where)
         return meta
 
-    def _other_values(self, raw: Record, read_columns: set[str], where: str) -> dict[str, Any]:
+    def _other_values(self, raw: Record, read_columns: set[str], where: str) -> dict[str, object]:
         """Return the columns that are not read as the row itself, then those of nested objects."""
-        values: dict[str, Any] = {}
-        nested: dict[str, Any] = {}
+        values: dict[str, object] = {}
+        nested: dict[str, object] = {}
         for name, value in raw.items():
             if is_absent(value) or value in ([], {}) or (name == HISTORY and value == "[]"):
                 continue
@@ -119,7 +118,7 @@ def add_nested_columns(record: Record, where: str) -> Record:
     return {key: value for columns in (*nested, record) for key, value in columns.items()}
 
 
-def _as_object(value: object, where: str) -> dict[str, Any] | None:
+def _as_object(value: object, where: str) -> dict[str, object] | None:
     """Return a value that is an object, or the JSON text of one."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:

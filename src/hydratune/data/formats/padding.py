@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ARGUMENT_KEYS = ("arguments", "parameters", "input", "args", "kwargs", "params")
 
 
-class Struct(dict[str, Any]):
+class Struct(dict[str, object]):
     """An object whose keys are those of its column: null may mean that it has no such key."""
 
 

@@ -66,7 +66,7 @@ class ToolResult:
 
     id: Any
     name: Any
-    content: Any
+    content: object
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Part:
 
     kind: PartKind
     text: str = ""
-    call: Mapping[str, Any] | None = None
+    call: Mapping[str, object] | None = None
     result: ToolResult | None = None
     type: str = "text"
 
@@ -159,7 +159,7 @@ def _read_part(item: object) -> Part | None:
     return None
 
 
-def _thought_text(item: Mapping[str, Any]) -> str | None:
+def _thought_text(item: Mapping[str, object]) -> str | None:
     """Return a thought: a text, or the texts of a list of parts (Mistral, OpenAI's summaries)."""
     value = _first_value(item, _THOUGHT_KEYS)
     if isinstance(value, str):
@@ -174,9 +174,10 @@ def _has_text(part: object) -> bool:
     return isinstance(part, dict) and isinstance(part.get("text"), str)
 
 
-def _read_call(item: Mapping[str, Any]) -> dict[str, Any] | None:
+def _read_call(item: Mapping[str, object]) -> dict[str, object] | None:
     """Return ``id``, ``name`` and arguments of a call; None if it has no name."""
-    function = item["function"] if isinstance(item.get("function"), dict) else item
+    wrapped = item.get("function")
+    function = wrapped if isinstance(wrapped, dict) else item
     name = _first_value(function, _NAME_KEYS)
     if not isinstance(name, str):
         return None
@@ -186,7 +187,7 @@ def _read_call(item: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"id": _first_value(item, _CALL_IDS), "name": name, **(arguments or others)}
 
 
-def _read_result(item: Mapping[str, Any]) -> ToolResult | None:
+def _read_result(item: Mapping[str, object]) -> ToolResult | None:
     """Return the result of a tool; None if the item has neither a content nor the id of a call."""
     content = _first_value(item, ("content", "output", "result", "response"))
     identity = _first_value(item, _RESULT_IDS)

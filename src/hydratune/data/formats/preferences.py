@@ -113,7 +113,7 @@ def _plain_name(name: str) -> str:
     return re.sub(r"^(is|was|answer|response|completion)_", "", "_".join(split_words(name)))
 
 
-def _refuse_list_of_marks(name: str, values: list[Any], where: str, is_document: bool) -> None:
+def _refuse_list_of_marks(name: str, values: list[object], where: str, is_document: bool) -> None:
     """Raise ``DataError`` if a list looks like marks of turns or tokens, which are not read."""
     if (
         _is_training_mark(name)
@@ -153,7 +153,7 @@ def _keep_setting(name: str, value: str) -> str:
     return f"+data.keep.{key}={value} (rename the column to {key} first)"
 
 
-def _as_list(value: object) -> list[Any] | None:
+def _as_list(value: object) -> list[object] | None:
     """Return a list, also from the JSON text of a CSV file if it is one of numbers and truths."""
     if isinstance(value, str) and _NUMBER_LIST.fullmatch(value.strip()):
         try:

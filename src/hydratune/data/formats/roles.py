@@ -3,8 +3,7 @@
 import functools
 import re
 import shlex
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from hydratune.errors import DataError
 
@@ -33,7 +32,9 @@ _MODELS = re.compile(
 )
 ROLES_OF_TURNS = tuple(_NAMES)  # what data.roles may name
 
-RoleMapping = Mapping[str, Any]  # data.roles: name -> role, or role -> a list of names
+RoleMapping = Mapping[
+    str, str | Sequence[str]
+]  # data.roles: name -> role, or role -> a list of names
 
 
 def role_of(speaker: object, mapping: RoleMapping, where: str) -> str:

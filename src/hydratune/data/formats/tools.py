@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from hydratune.data.formats.contents import refuse_half_characters
 from hydratune.data.formats.json_files import parse_json_text
@@ -16,7 +15,7 @@ _SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 _PLAIN_LISTS = ("enum", "examples", "required")  # keywords with lists that hold no schemas
 
 
-def read_tools(value: Any, notes: Notes, where: str) -> tuple[Tool, ...]:
+def read_tools(value: object, notes: Notes, where: str) -> tuple[Tool, ...]:
     """Return the tools of a row; ``notes`` counts the nulls that were dropped.
 
     Raises ``DataError``.
@@ -39,14 +38,16 @@ def read_tools(value: Any, notes: Notes, where: str) -> tuple[Tool, ...]:
     return tuple(_read_tool(tool, notes, where) for tool in value)
 
 
-def _read_tool(tool: Any, notes: Notes, where: str) -> Tool:
-    wrapped = tool.get("function") if isinstance(tool, dict) else None
-    function: Any = tool if wrapped is None else wrapped
-    name = function.get("name") if isinstance(function, dict) else None
+def _read_tool(tool: object, notes: Notes, where: str) -> Tool:
+    if not isinstance(tool, dict):
+        raise _incomplete_tool_error(tool, where)
+    wrapped = tool.get("function")
+    function = tool if wrapped is None else wrapped
+    if not isinstance(function, dict):
+        raise _incomplete_tool_error(tool, where)
+    name = function.get("name")
     if not isinstance(name, str) or not name:
-        raise DataError(
-            f"{where}: a tool needs a name, a description and parameters, got {str(tool)[:80]!r}"
-        )
+        raise _incomplete_tool_error(tool, where)
     # Anthropic's name of the parameters
     if "parameters" not in function and isinstance(function.get("input_schema"), dict):
         others = {key: item for key, item in function.items() if key != "input_schema"}
@@ -64,9 +65,11 @@ def _read_tool(tool: Any, notes: Notes, where: str) -> Tool:
     }
 
 
-def _drop_nulls(schema: Mapping[str, Any], tool: str, notes: Notes, where: str) -> dict[str, Any]:
+def _drop_nulls(
+    schema: Mapping[str, object], tool: str, notes: Notes, where: str
+) -> dict[str, object]:
     """Return a JSON schema, or what holds one, without keywords and properties that are null."""
-    kept: dict[str, Any] = {}
+    kept: dict[str, object] = {}
     for key, value in schema.items():
         if value is None and (key not in _ANY_VALUE or isinstance(schema, Struct)):
             notes.schema_nulls += 1
@@ -86,14 +89,14 @@ def _drop_nulls(schema: Mapping[str, Any], tool: str, notes: Notes, where: str) 
 
 
 def _drop_null_schemas(
-    schemas: Mapping[str, Any], required: object, tool: str, notes: Notes, where: str
-) -> dict[str, Any]:
+    schemas: Mapping[str, object], required: object, tool: str, notes: Notes, where: str
+) -> dict[str, object]:
     """Return schemas by name without those that are null.
 
     A typed column has the properties of all tools in each tool. Raises ``DataError`` if a required
     property is null.
     """
-    kept: dict[str, Any] = {}
+    kept: dict[str, object] = {}
     for name, value in schemas.items():
         schema = _drop_nulls(value, tool, notes, where) if isinstance(value, dict) else value
         is_padding = schema == {} and isinstance(value, Struct) and len(value) > 0

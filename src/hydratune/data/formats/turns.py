@@ -167,7 +167,7 @@ class TurnReader:
 
     def _split_calls(
         self, turn: Record, role: str, content: Any
-    ) -> tuple[Any, tuple[ToolCall, ...]]:
+    ) -> tuple[object, tuple[ToolCall, ...]]:
         """Return the content without calls, and the calls; a turn of role ``CALL`` has no other."""
         beside = turn.get("tool_calls") or turn.get("function_call")
         if role != CALL:
