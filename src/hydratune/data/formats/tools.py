@@ -65,6 +65,12 @@ def _read_tool(tool: object, notes: Notes, where: str) -> Tool:
     }
 
 
+def _incomplete_tool_error(tool: object, where: str) -> DataError:
+    return DataError(
+        f"{where}: a tool needs a name, a description and parameters, got {str(tool)[:80]!r}"
+    )
+
+
 def _drop_nulls(
     schema: Mapping[str, object], tool: str, notes: Notes, where: str
 ) -> dict[str, object]:
