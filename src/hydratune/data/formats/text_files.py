@@ -74,13 +74,14 @@ def wrong_encoding_error(path: Path, encoding: str) -> DataError:
     The file is decoded once more as a whole: decoding in chunks does not say where the byte is.
     """
     raw = path.read_bytes()
+    position = f"{path}: not {encoding}"
     try:
         raw.decode(encoding)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         position = f"{path}:{line}: not {encoding} (byte 0x{raw[error.start]:02x})"
-    except UnicodeError:
-        position = f"{path}: not {encoding}"
+    except UnicodeError:  # some codecs do not say where
+        pass
     own = codecs.lookup(encoding).name
     others = [name for name in ("latin-1", "cp1252") if codecs.lookup(name).name != own]
     advised = f"{others[0]} (or {others[1]})" if len(others) > 1 else others[0]
