@@ -20,7 +20,7 @@ from conftest import write_rows
 from hydratune.adapters import attach
 from hydratune.adapters.methods.ia3 import Ia3Adapter
 from hydratune.adapters.methods.lora import LoraAdapter
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import Leaving
 from hydratune.models.attention import NAME
 from hydratune.records.run_directory import RunDirectory

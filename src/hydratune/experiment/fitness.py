@@ -12,9 +12,11 @@ from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.data.answers import json_schema
-from hydratune.data.examples import EncodingReport, encode_split
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.examples import EncodingReport, encode_split
+from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Encoded, adds_begin
 from hydratune.data.prepared import Prepared
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import RowSets, load_sets, test_rows
@@ -79,7 +81,7 @@ def notices(encoder: ChatEncoder) -> list[str]:
     except InputError:  # a template that needs more than this; the rows will show it
         return []
     unusual = []
-    if adds_begin(tokenizer) and encoder.tokens(text)[:1] != [tokenizer.bos_token_id]:
+    if adds_begin(tokenizer) and encoder.tokenize(text)[:1] != [tokenizer.bos_token_id]:
         unusual.append(
             f"the tokenizer begins every text with {tokenizer.bos_token}, and the chat template"
             " begins none with it; if the model was pre-trained with it, begin the file of"
@@ -136,7 +138,7 @@ def test_bench(
     """Return the test rows as the model will answer them. Raises ``InputError`` if it cannot."""
     from hydratune.evaluation.assess import TestBench  # imports PEFT, which takes a second
 
-    references = [encoder.reference(row) for row in rows]
+    references = [encoder.reference_answer(row) for row in rows]
     task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     context = reader.context_window - _virtual_tokens(config)
     bench = TestBench(rows, encoder, config.evaluation, task, schema, context, leaky=leaky)
@@ -254,7 +256,7 @@ def check_prepared(
         check_examples(config, reader, splits)
         rows = sets.test
     if _certainly_fit(config, reader, rows, tokens):
-        references = [encoder.reference(row) for row in rows]
+        references = [encoder.reference_answer(row) for row in rows]
         metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     else:
         test_bench(config, reader, encoder, rows, json_schema(config.data), prepared.leaks)

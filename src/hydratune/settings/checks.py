@@ -18,9 +18,9 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from hydratune.data.files import SUFFIXES
-from hydratune.data.layouts import COLUMNS
-from hydratune.data.roles import ROLES_OF_TURNS
+from hydratune.data.formats.files import SUFFIXES
+from hydratune.data.formats.layouts import COLUMNS
+from hydratune.data.formats.roles import ROLES_OF_TURNS
 from hydratune.errors import ConfigError, Problem
 from hydratune.settings.adapter import AdapterContext
 from hydratune.settings.commands import (
