@@ -66,10 +66,10 @@ def _reproduce(finished: FinishedRun, config: EvaluateConfig) -> None:
         console.print(f"[yellow]{escape(problem)}", soft_wrap=True)
     if config.source is EvaluationSource.adapter:
         write_jsonl(record.path / "evaluation_predictions.jsonl", predictions)
-    console.print(reproduction_table(finished.metrics, values))
+    console.print(reproduction_table(finished.metrics.values, values))
     if clean := without_leaks(values):
         console.print(f"[yellow]{clean}", soft_wrap=True)
-    if different := differing_metrics(finished.metrics, values):
+    if different := differing_metrics(finished.metrics.values, values):
         why = explain_difference(different, len(values), finished.measured_with, measured_with)
         raise RunError(
             f"{why}\n  the new values are in {record.path}/evaluation.json; compare the versions"
