@@ -12,7 +12,8 @@ from conftest import SMALL, write_rows
 from hydratune.errors import ConfigError
 from hydratune.experiment import data_consistency
 from hydratune.records.files import write_json, write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
 from hydratune.records.sweep import Job, write_sweep
 from test_config import compose
 from test_pack import states

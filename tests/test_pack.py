@@ -21,7 +21,8 @@ from conftest import SMALL, write_rows
 from hydratune.errors import Paused, RunError, SweepError
 from hydratune.experiment import run as experiment
 from hydratune.records.files import write_json, write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.adapter import FullFinetune, LoraBias
 from hydratune.settings.data import Control
@@ -462,7 +463,7 @@ def test_jobs_that_an_error_of_the_pack_stopped_are_requeued(
 
     def run_job(pack: Pack, settings: Any, heartbeat: Heartbeat) -> None:
         if heartbeat.name == "breaks":
-            while records["ends"].status()["state"] != "stopped":
+            while records["ends"].read_status().state is not State.stopped:
                 time.sleep(0.01)
             raise OSError("the disk is gone")
         if heartbeat.name == "works":
@@ -472,9 +473,9 @@ def test_jobs_that_an_error_of_the_pack_stopped_are_requeued(
     monkeypatch.setattr(pack, "run_job", run_job)
     with pytest.raises(SweepError, match="the disk is gone"):
         pack.run(PackArguments(tmp_path, tuple(records), together=3, threads=1))
-    assert records["ends"].status()["state"] == "stopped"  # stopped by the user, before the error
-    assert records["works"].status() == {
-        **records["works"].status(),
+    assert records["ends"].read_status().state is State.stopped  # before the error
+    assert records["works"].read_status().content == {
+        **records["works"].read_status().content,
         "state": "waiting",
         "error": None,
     }
@@ -509,4 +510,5 @@ def test_the_next_best_job_is_resumed_in_place_of_a_winner_that_fails(
     pack.run(PackArguments(tmp_path, tuple(losses), together, threads=1, options=options))
     assert states(tmp_path) == {"0": "finished", "1": "failed", "2": "failed", "3": "stopped"}
     assert sorted(done) == [("0", 2), ("0", 6), ("1", 2), ("1", 6), ("2", 2), ("2", 6), ("3", 2)]
-    assert "halved" not in records["0"].status() and records["3"].status()["halved"]["step"] == 2
+    halved = records["3"].read_status().halved
+    assert records["0"].read_status().halved is None and halved is not None and halved.step == 2

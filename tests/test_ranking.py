@@ -17,11 +17,12 @@ from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
 from hydratune.comparison.entries import Entry, group_runs
 from hydratune.comparison.formatting import format_distinct, short_names
-from hydratune.comparison.runs import Halving, Run
+from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import seed_p_values
 from hydratune.comparison.verdict import verdict
 from hydratune.records.files import write_json, write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Halved, State
 from hydratune.records.sweep import Job, write_sweep
 
 
@@ -185,10 +186,10 @@ def test_seeds_that_did_not_finish_are_counted_and_say_why() -> None:
 def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:
     runs = [
         run("failed", 0.4, 1, None),
-        run("early", 0.1, 1, None, state="stopped", halved=Halving(4, 0.01)),
+        run("early", 0.1, 1, None, state="stopped", halved=Halved(4, 0.01)),
     ]
     runs += [
-        run("late", 0.2, 1, None, state="stopped", halved=Halving(12, 0.3)),
+        run("late", 0.2, 1, None, state="stopped", halved=Halved(12, 0.3)),
         run("good", 0.3, 1, 0.5),
     ]
     table, best = ranking_table(runs)
@@ -293,7 +294,7 @@ def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path: Path) -> None:
 
 
 def test_halved_runs_whose_loss_was_no_number_come_after_those_that_had_one() -> None:
-    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved=Halving(4, value))
+    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved=Halved(4, value))
               for n, value in enumerate((math.nan, 0.3, math.inf, 0.2, math.nan, 0.1))]  # fmt: skip
     assert [
         entry.runs[0].path.name for entry in group_runs([*halved, run("good", 9.0, 1, 0.5)])

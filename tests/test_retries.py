@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from hydratune.errors import ConfigError
 from hydratune.records.files import write_json
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
 from hydratune.records.sweep import Job
 from hydratune.sweeps import devices, launch, pack_processes
 from hydratune.sweeps.launch import run_in_packs

@@ -28,7 +28,8 @@ from conftest import SMALL
 from hydratune.composition import sweep_name
 from hydratune.errors import ConfigError
 from hydratune.records.files import write_json, write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
 from hydratune.records.sweep import Job, write_sweep
 from hydratune.sweeps import job_processes
 from hydratune.sweeps.job_processes import wait_for_unfinished

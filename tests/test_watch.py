@@ -16,7 +16,8 @@ from hydratune.console import progress
 from hydratune.errors import HydratuneError, Leaving
 from hydratune.experiment.context import RunContext
 from hydratune.records.files import write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
 from hydratune.sweeps import pack, pack_job, watch
 from hydratune.sweeps.options import HalvingOptions, PackOptions
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK, PackArguments

@@ -32,7 +32,7 @@ from hydratune.comparison.verdict import (
 )
 from hydratune.console import console
 from hydratune.metric_table import cost_headings, title, written
-from hydratune.records.run_directory import State
+from hydratune.records.status import State
 
 _MOST_SETTINGS = 6  # columns
 _MOST_ROWS = 40  # lines of the ranking; the page has all of it

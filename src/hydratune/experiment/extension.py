@@ -123,7 +123,7 @@ def _not_longer(stored: TrainConfig, result: TrainConfig) -> ConfigError:
 
 def _stored(record: RunDirectory) -> TrainConfig:
     """Return the settings of a run that can be trained further. Raises ``ConfigError``."""
-    if not record.status() or not record.config_file.is_file():
+    if not record.read_status().content or not record.config_file.is_file():
         why = f"there is no run in {record.path}"
         raise _problem(why, "give the directory of a finished run: hydra.run.dir=DIR")
     start = f"begin a run from its adapter: model.adapter={record.shown}"
