@@ -23,10 +23,10 @@ def states(sweep: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow  # a process for each job; in packs: test_pack.py
-def test_failing_job_stops_nobody_and_only_it_runs_again(
+def test_a_failing_job_does_not_stop_the_others_and_is_run_again_alone(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """Three jobs, each a process: one with a rank the model cannot bear."""
+    """Three jobs, each a process: one with a rank that is too high."""
     command = (
         "train",
         "-m",

@@ -74,9 +74,9 @@ def table(lines: Mapping[str, JobLine], now: float, *, wide: bool) -> Table:
     ]
     result = Table(header_style="bold")
     for title in titles:
-        justify = "left" if title in _TEXT_COLUMNS else "right"
         can_wrap = title in ("settings", "doing")
-        result.add_column(title, justify=justify, no_wrap=not can_wrap)
+        is_text = title in _TEXT_COLUMNS
+        result.add_column(title, justify="left" if is_text else "right", no_wrap=not can_wrap)
     for name, line in lines.items():
         cells = {"job": name, **_cells(line, now, wide=wide)}
         row = [Text(cells[title], no_wrap=True, overflow="ellipsis") for title in titles]

@@ -9,11 +9,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from hydra.core.override_parser.types import (
     ChoiceSweep,
     IntervalSweep,
     Override,
+    ParsedElementType,
     QuotedString,
     RangeSweep,
 )
@@ -72,8 +74,33 @@ class Dimension:
         return not isinstance(self.distribution, CategoricalDistribution)
 
 
-def read_space(overrides: Sequence[Override]) -> tuple[list[Dimension], list[str]]:
-    """Return (what varies, overrides that are the same for every trial).
+class SearchSpace(NamedTuple):
+    """What a search varies, and what it does not."""
+
+    dimensions: list[Dimension]
+    fixed: list[str]  # overrides that are the same for every trial
+
+    def corners(self) -> list[list[str]]:
+        """Return the overrides of one job for every choice and both ends of every range."""
+        first = {dimension.key: dimension.corners()[0] for dimension in self.dimensions}
+        corners = [first]
+        for dimension in self.dimensions:
+            corners += [{**first, dimension.key: value} for value in dimension.corners()[1:]]
+        return [
+            [*self.fixed, *(d.override(corner[d.key]) for d in self.dimensions)]
+            for corner in corners
+        ]
+
+    def describe(self) -> dict[str, list[str]]:
+        """Return what trials of one study must have in common, by topic."""
+        return {
+            "ranges or choices": [f"{d.key}: {d.distribution}" for d in self.dimensions],
+            "settings": [text for text in self.fixed if not text.startswith("resume=")],
+        }
+
+
+def read_space(overrides: Sequence[Override]) -> SearchSpace:
+    """Return the space that ``overrides`` span.
 
     Raises ``ConfigError`` with everything that is wrong.
     """
@@ -95,7 +122,7 @@ def read_space(overrides: Sequence[Override]) -> tuple[list[Dimension], list[str
         problems.append(Problem("hydra/sweeper", "a search", why, fix))
     if problems:
         raise ConfigError(problems, prefix="search: ")
-    return list(dimensions.values()), list(fixed.values())
+    return SearchSpace(list(dimensions.values()), list(fixed.values()))
 
 
 def _dimension(key: str, override: Override) -> Dimension:
@@ -161,7 +188,7 @@ def _range(value: RangeSweep, log: bool) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), step=float(abs(step)))
 
 
-def _choices(key: str, elements: Sequence[object]) -> Dimension:
+def _choices(key: str, elements: Sequence[ParsedElementType]) -> Dimension:
     """Return a dimension of choices. Scalars keep their types.
 
     Lists and mappings, which a study cannot hold, become the texts that are written for them, and
@@ -178,7 +205,7 @@ def _choices(key: str, elements: Sequence[object]) -> Dimension:
     return Dimension(key, CategoricalDistribution(values), tuple(texts))
 
 
-def _scalar(element: object, text: str) -> Value:
+def _scalar(element: ParsedElementType, text: str) -> Value:
     """Return the value of a choice; ``text`` if it is a list or a mapping."""
     value = element.text if isinstance(element, QuotedString) else element
     return value if value is None or isinstance(value, bool | int | float | str) else text

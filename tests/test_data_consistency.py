@@ -37,24 +37,24 @@ def finished(sweep: Path, name: str, *overrides: str, rows: Any = ROWS) -> None:
     write_sweep(sweep, [Job(n, (), {}) for n in [*names, "new"]])
 
 
-def ask(sweep: Path, *overrides: str, rows: Any = ROWS) -> None:
+def check(sweep: Path, *overrides: str, rows: Any = ROWS) -> None:
     data_consistency.refuse_other_rows(
         compose(*overrides), sweep / "new", rows, lambda name, make: make()
     )
 
 
 def test_other_rows_under_the_same_settings_are_refused(tmp_path: Path) -> None:
-    ask(tmp_path)  # no sweep at all
+    check(tmp_path)  # no sweep at all
     finished(tmp_path, "0", "optimizer.lr=1e-3")
-    ask(tmp_path, "data.batch_size=2", "adapter.r=4")
+    check(tmp_path, "data.batch_size=2", "adapter.r=4")
     changed = {**ROWS, "validation": {"hash": "cc"}}
     with pytest.raises(
         ConfigError, match=r"job 0 of this sweep is finished, and its validation rows were others"
     ):
-        ask(tmp_path, "data.batch_size=2", rows=changed)
-    ask(tmp_path, "resume=force", rows=changed)
+        check(tmp_path, "data.batch_size=2", rows=changed)
+    check(tmp_path, "resume=force", rows=changed)
     for other in ("data.max_train_rows=5", "model=tiny", "seed=7", "evaluation.canaries=2"):
-        ask(tmp_path, other, rows=changed)  # these are asked for
+        check(tmp_path, other, rows=changed)  # these are asked for
 
 
 def test_what_cannot_be_read_says_nothing(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_what_cannot_be_read_says_nothing(tmp_path: Path) -> None:
     finished(tmp_path, "1")
     (tmp_path / "1" / "config.yaml").write_text("data: [")
     with pytest.raises(ConfigError, match="job 0"):
-        ask(tmp_path)
+        check(tmp_path)
     (tmp_path / "0" / "data.json").write_text("{}")
-    ask(tmp_path)
+    check(tmp_path)
 
 
 def test_a_job_that_is_tried_again_on_changed_data_fails_and_says_so(
