@@ -23,6 +23,7 @@ from hydratune.models.attention import NAME
 from hydratune.settings.adapter import LoraAdapter
 from hydratune.settings.model import Quantization
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 
 SHAPES = {
     "Llama 3.2 1B": {
@@ -69,8 +70,10 @@ def kept(shape: dict[str, Any], layers: int) -> int:
     """
     model: Any = LlamaForCausalLM(config_of(shape, layers, 64)).to(torch.bfloat16)
     model.set_attn_implementation(NAME)
-    tuned = attach.add_adapter(
-        attach.prepare_quantised(model, Quantization.none), LoraAdapter(r=16, lora_alpha=32)
+    tuned = with_lean_layers(
+        attach.add_adapter(
+            attach.prepare_quantised(model, Quantization.none), LoraAdapter(r=16, lora_alpha=32)
+        )
     )
     objective = Objective(tuned.to(torch.bfloat16), micro_tokens=2 * TOKENS, workers=1)
     tuned.to("meta").train()

@@ -29,6 +29,7 @@ from hydratune.sweeps.planning import shared_by
 from hydratune.training import packing
 from hydratune.training.adalora import RankAllocation
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 from hydratune.training.prefix import Prefix, View
 from test_config import compose
 from test_generation import PROMPTS, REFERENCES
@@ -304,8 +305,10 @@ def test_an_adapter_is_loaded_onto_the_device_of_its_base(
     hydratune: Command, tmp_path: Path, tiny: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PEFT itself takes the first GPU it sees, also for a base on the CPU."""
-    model = attach.add_adapter(
-        sources.load_model(tiny[0], tiny[1], compute.on_cpu()), LoraAdapter(r=2, lora_alpha=4)
+    model = with_lean_layers(
+        attach.add_adapter(
+            sources.load_model(tiny[0], tiny[1], compute.on_cpu()), LoraAdapter(r=2, lora_alpha=4)
+        )
     )
     attach.save(model, tiny[2], tmp_path / "adapter")
     devices: list[Any] = []

@@ -31,6 +31,7 @@ from hydratune.training.losses import PLAIN, LossShape
 from hydratune.training.mergeable import MergeableBatch, MergingPool, Replica
 from hydratune.training.merged import BaseReplica
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 from test_objective import ARCHITECTURES, SIZES, build, rows
 from test_pack import QUICK, assert_same_run, history
 
@@ -80,7 +81,7 @@ def own(base: Any) -> Any:
 
 def trial(base: Any, adapter: LoraAdapter, seed: int) -> Any:
     torch.manual_seed(seed)
-    model = attach.add_adapter(own(base), adapter)
+    model = with_lean_layers(attach.add_adapter(own(base), adapter))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -267,7 +268,7 @@ def guest_of(
 ) -> list[MergeableBatch | None] | None:
     """What an objective offers; None if it does not even ask."""
     pool = Together(BaseReplica(own(base)))
-    model = attach.add_adapter(own(base), adapter)
+    model = with_lean_layers(attach.add_adapter(own(base), adapter))
     objective = Objective(model.train(), micro_tokens=256, workers=1, pool=pool, **options)
     objective.gradients(rows_ or rows(2))
     return getattr(pool, "batches", None)
