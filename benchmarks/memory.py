@@ -103,7 +103,7 @@ def main() -> None:
     ).parse_args()
     enabled = torch.is_autocast_enabled
     torch.is_autocast_enabled = lambda kind="cuda": kind != "meta" and enabled(kind)  # type: ignore[assignment]
-    varlen.can_take = lambda *_: True  # type: ignore[assignment]
+    varlen.supports = lambda *_: True  # type: ignore[assignment]
     table = []
     for name, shape in SHAPES.items():
         one, two = kept(shape, 1), kept(shape, 2)

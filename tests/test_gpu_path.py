@@ -348,9 +348,9 @@ def test_the_kernel_is_only_taken_where_it_exists(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     query: Any = SimpleNamespace(device=CUDA, dtype=torch.bfloat16, shape=(1, 4, 9, width))
-    assert varlen.can_take(query, query, 0.0) is taken
+    assert varlen.supports(query, query, 0.0) is taken
     query.dtype = torch.float32
-    assert not varlen.can_take(query, query, 0.0)
+    assert not varlen.supports(query, query, 0.0)
 
 
 def test_bf16_on_an_old_gpu_is_said_to_be_slow(
