@@ -3,8 +3,6 @@
 It starts from the run's adapter, or from its stored predictions.
 """
 
-from typing import Any
-
 from rich.markup import escape
 
 from hydratune import digests
@@ -24,6 +22,7 @@ from hydratune.experiment.finished_run import FinishedRun, load_model, open_run
 from hydratune.experiment.frame import write_page
 from hydratune.experiment.other_texts import evaluate_other_texts
 from hydratune.records.files import read_jsonl, write_json, write_jsonl
+from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 from hydratune.settings.evaluation import Task
@@ -82,7 +81,7 @@ def _reproduce(finished: FinishedRun, config: EvaluateConfig) -> None:
     )
 
 
-def _predictions(finished: FinishedRun, config: EvaluateConfig, task: Task) -> list[dict[str, Any]]:
+def _predictions(finished: FinishedRun, config: EvaluateConfig, task: Task) -> list[Prediction]:
     """Return the stored answers scored again, or newly generated ones."""
     if config.source is EvaluationSource.adapter:
         job, model = load_model(finished, config)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -23,7 +23,7 @@ def register() -> None:
     """Make the settings, the sweepers and the resolvers of ``conf/`` known to Hydra."""
     register_commands()
     hydratune_sweeper.register()
-    resolvers = {
+    resolvers: dict[str, Callable[..., object]] = {
         "run_name": run_name,
         "path_name": lambda path: Path(str(path)).name or "model",
         "unless": lambda other, value: value if other is None else None,

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydratune import __version__
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
 from hydratune.evaluation.constrained import Guide
@@ -16,7 +16,8 @@ from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.models import hardware
 from hydratune.models.compute import autocast_of
 from hydratune.models.memory_plan import generation_tokens
-from hydratune.records.files import read_jsonl, write_jsonl
+from hydratune.records.files import write_jsonl
+from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.settings.data import TrainOn
 from hydratune.settings.evaluation import EvaluationConfig, Task
 
@@ -47,10 +48,8 @@ class TestBench:
         self.rows = rows if config.max_rows is None else rows[: config.max_rows]
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
-        self.answers = [
-            [t for t, is_target in zip(e.ids, e.trained, strict=True) if is_target] for e in encoded
-        ]
-        self.references = [encoder.reference(row) for row in self.rows]
+        self.answers = [e.target_ids for e in encoded]
+        self.references = [encoder.reference_answer(row) for row in self.rows]
         self.families = names(config.metrics, task)
         self.leaky = leaky
         others = _other_answers(self.rows, self.references)
@@ -82,7 +81,7 @@ class TestBench:
         quiet: bool = False,
         pool: Executor | None = None,
         guide: Guide | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Prediction]:
         """One prediction per test row.
 
         ``prompts`` are conversations up to the answer, in the order of the rows.
@@ -109,7 +108,7 @@ class TestBench:
             text = self.encoder.tokenizer.decode(
                 kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
-            text = self.encoder.said(row, text) if kept else text
+            text = self.encoder.extract_answer(row, text) if kept else text
             result.append(
                 {
                     "id": row.id,
@@ -133,9 +132,9 @@ class TestBench:
     def _tokens(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
         if self.documents:  # their first token, or their context, stands for a prompt
             encoded = [self.encoder.encode(row) for row in self.rows]
-            return [list(e.ids[: e.trained.index(True)]) for e in encoded]
+            return [list(e.ids[: e.loss_mask.index(True)]) for e in encoded]
         return [
-            self.encoder.prompt(prompt, row.tools, row.where or row.id)
+            self.encoder.prompt_tokens(prompt, row.tools, row.where or row.id)
             for prompt, row in zip(prompts, self.rows, strict=True)
         ]
 
@@ -161,7 +160,7 @@ class TestBench:
             self.max_new_tokens, *map(len, self.answers)
         )
 
-    def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Stored answers to the same rows, with what the rows and the scoring are now."""
         known = [{k: v for k, v in p.items() if k not in _OF_THE_DATA} for p in stored]
         named = [
@@ -225,17 +224,14 @@ def rescore(
     predictions: Sequence[Mapping[str, Any]],
     families: Sequence[str],
     schema: Mapping[str, Any] | None,
-) -> list[dict[str, Any]]:
+) -> list[Prediction]:
     """Predictions with scores computed from their texts; what was not asked has none."""
-    return [
-        {
-            **p,
-            "scores": (
-                {} if p["finish_reason"] == NOT_ASKED else score_row(answered(p, schema), families)
-            ),
-        }
-        for p in predictions
-    ]
+    result = []
+    for row in predictions:
+        asked = row["finish_reason"] != NOT_ASKED
+        scores = score_row(answered(row, schema), families) if asked else {}
+        result.append(cast("Prediction", {**row, "scores": scores}))
+    return result
 
 
 def answered(prediction: Mapping[str, Any], schema: Mapping[str, Any] | None) -> Answered:
@@ -284,10 +280,10 @@ def _extra(row: Row, others: Sequence[str], leaky: bool) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value}
 
 
-def cached(file: Path) -> list[dict[str, Any]] | None:
+def cached(file: Path) -> list[Prediction] | None:
     """Predictions stored under a cache key, if there are any."""
     try:
-        return read_jsonl(file) if file.is_file() else None
+        return read_predictions(file) if file.is_file() else None
     except RunError:  # a broken cache is an empty one
         return None
 

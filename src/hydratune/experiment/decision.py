@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -20,6 +20,7 @@ from hydratune.evaluation.overfitting import Verdict
 from hydratune.evaluation.retrieval import Library, Passage, from_files, from_rows, request
 from hydratune.experiment.finished_run import has_adapter, load_settings, require_files
 from hydratune.records.files import read_json, write_jsonl
+from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import DecideConfig, TrainConfig
 from hydratune.settings.evaluation import Task
@@ -112,7 +113,7 @@ class Systems:
 
     job: "Job"
     output: Path  # where the predictions are written
-    predictions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    predictions: dict[str, list[Prediction]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def ask(

@@ -10,6 +10,7 @@ from yaml import YAMLError
 from hydratune import digests
 from hydratune.bounds import load_yaml
 from hydratune.errors import RunError
+from hydratune.records.environment import Environment
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.checks import configuration_problems
@@ -100,13 +101,13 @@ def load_model(run: FinishedRun, config: EvaluateConfig) -> "tuple[Job, PreTrain
     settings = _settings_for_evaluation(run, config)
     require_files(settings, run.record)
     job = prepare(settings)
-    recorded = read_json(run.record.path / "environment.json")
-    if recorded["base"] != job.source.identity:
+    recorded = Environment.read(run.record.environment_file)
+    if recorded.base != job.source.identity:
         raise RunError(
-            f"the base model has changed since this run: {recorded['base']} then,"
+            f"the base model has changed since this run: {recorded.base} then,"
             f" {job.source.identity} now"
         )
-    if recorded["data_fingerprint"] != job.data_facts["fingerprint"]:
+    if recorded.data_fingerprint != job.data_facts["fingerprint"]:
         raise RunError(
             "the data has changed since this run: its fingerprint differs; its stored predictions"
             f" can still be scored:\n  hydratune evaluate run={config.run} source=predictions"

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
@@ -34,11 +34,10 @@ from hydratune.settings.secrets import mask
 log = logging.getLogger(__name__)
 _NO_MEMORY = "out of memory"
 STARTED = time.perf_counter()  # this module is imported before anything slow
-Config = TypeVar("Config")
-Command = Callable[[Config, RunDirectory], None]
+Command = Callable[[Any, RunDirectory], None]  # each command has its own class of settings
 
 
-def execute(composed: DictConfig, kind: type[Config], load: Callable[[], Command[Config]]) -> None:
+def execute(composed: DictConfig, kind: type[object], load: Callable[[], Command]) -> None:
     """Check ``composed`` as an instance of ``kind``, then run the command that ``load`` imports.
 
     The command is imported after the check, because it imports torch. Only ``train`` keeps a
@@ -58,14 +57,14 @@ def execute(composed: DictConfig, kind: type[Config], load: Callable[[], Command
             config = _complete(config, directory, settings)
         checks.check(config)
         keeps_record = kind is TrainConfig and is_main_process()
-        if isinstance(config, TrainConfig):
-            keeps_record = keeps_record and not config.preview
+        if not isinstance(config, TrainConfig) or config.preview:
+            keeps_record = False
         if keeps_record:
             _refuse_foreign_directory(directory, extending=_extends(config))
     except BaseException:
         _discard_unused(directory)
         raise
-    if not keeps_record:
+    if not keeps_record or not isinstance(config, TrainConfig):
         load()(config, directory)
         _discard_unused(directory)
         return

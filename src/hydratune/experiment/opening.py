@@ -1,67 +1,56 @@
 """What a run writes before it trains: environment.json, data.json, data.html, the first lines."""
 
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
 from hydratune.adapters import continued
+from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.folder import told
 from hydratune.console import console
 from hydratune.data.described import SHOWN, count_tokens, described
 from hydratune.data.report import render
 from hydratune.experiment.job import Job
 from hydratune.models import hardware
+from hydratune.records.environment import Environment
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory, RunFile
-from hydratune.settings.adapter import PeftAdapter
-from hydratune.tracking import environment
+from hydratune.tracking.environment import code_hash, git_commit, versions
 
 
-def write_opening(job: Job, record: RunDirectory) -> dict[str, Any]:
+def write_opening(job: Job, record: RunDirectory) -> dict[str, object]:
     """Write what is trained on what, and print it. Returns the facts for W&B."""
-    facts = _facts(job)
-    write_json(record.environment_file, _environment(job, facts))
+    environment = _environment(job)
+    environment.write(record.environment_file)
     write_json(record.data_file, job.data_facts)
     page = job.context.resources.shared("data page", lambda: _data_page(job))
     write_text(record.file(RunFile.data_page), page)
     if job.bench.schema is not None:
         write_json(record.schema_file, job.bench.schema)
     _print_opening(job, record)
-    return facts | {
-        "validation": job.data_facts["splits"]["validation"]["tokens_hash"],
-        "code": environment.code_hash(),
-    }
+    validation = job.data_facts["splits"]["validation"]["tokens_hash"]
+    return {**environment.facts(), "validation": validation, "code": environment.code}
 
 
-def _facts(job: Job) -> dict[str, Any]:
-    """Return what identifies a run's model, data and code, for the record and for W&B."""
-    start = {"start": continued.facts(job.start)} if job.start is not None else {}
-    return {
-        "base": job.source.identity,
-        **start,
-        "data_fingerprint": job.data_facts["fingerprint"],
-        "git": environment.git_commit(Path(__file__).parent),
-        "precision": job.compute.precision,
-    }
-
-
-def _environment(job: Job, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of environment.json."""
-    model = job.config.model
-    return {
-        "versions": environment.versions(),
-        "hardware": {**hardware.describe(), **job.compute.stored()},
-        "code": environment.code_hash(),
-        "seed": job.config.seed,
-        "model": {
+def _environment(job: Job) -> Environment:
+    model, source = job.config.model, job.source
+    return Environment(
+        versions=versions(),
+        hardware={**hardware.describe(), **job.compute.stored()},
+        code=code_hash(),
+        seed=job.config.seed,
+        model={
             "name": model.name,
             "licence": model.licence,
-            "source": job.source.name,
-            "identity": job.source.identity,
+            "source": source.name,
+            "identity": source.identity,
         },
-        **facts,
-    }
+        base=source.identity,
+        start={**continued.facts(job.start)} if job.start is not None else None,
+        data_fingerprint=job.data_facts["fingerprint"],
+        git=git_commit(Path(__file__).parent),
+        precision=job.compute.precision,
+    )
 
 
 def _print_opening(job: Job, record: RunDirectory) -> None:

@@ -14,11 +14,10 @@ from hydratune.data.rows import Message, stable_hash
 from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, panel
 from hydratune.experiment.job import Job
 from hydratune.records.files import write_jsonl
+from hydratune.records.predictions import Prediction, write_predictions
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.evaluation import Baseline
 from hydratune.settings.registry import plain
-
-Predictions = list[dict[str, Any]]  # rows of predictions.jsonl
 
 
 @dataclass
@@ -46,7 +45,7 @@ class TestRowsProbe:
 
     def __init__(self, job: Job, record: RunDirectory) -> None:
         self._job, self._record = job, record
-        self.predictions: dict[str, Predictions] = {}  # by system: base, fewshot, eval
+        self.predictions: dict[str, list[Prediction]] = {}  # by system: base, fewshot, eval
 
     def before(self) -> None:
         for baseline in self._job.config.evaluation.baselines:
@@ -90,7 +89,7 @@ class TestRowsProbe:
                 " it again"
             )
             self.predictions[system] = job.bench.rescored(stored)
-            write_jsonl(self._record.predictions_file(system), self.predictions[system])
+            write_predictions(self._record.predictions_file(system), self.predictions[system])
 
     def _answer(self, system: str, title: str, prompts: Sequence[Sequence[Message]]) -> None:
         """Let the model, as it is now, answer the test rows, and write its answers down."""
@@ -98,7 +97,7 @@ class TestRowsProbe:
         self.predictions[system] = job.bench.ask(
             job.model, prompts, title=title, pad=job.pad, pool=pool
         )
-        write_jsonl(self._record.predictions_file(system), self.predictions[system])
+        write_predictions(self._record.predictions_file(system), self.predictions[system])
 
 
 class ForgettingProbe:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from hydratune.evaluation import metrics, overfitting
 from hydratune.experiment.job import Job
-from hydratune.experiment.probes import Measured, Predictions
+from hydratune.experiment.probes import Measured
 from hydratune.models import hardware
 from hydratune.records.metrics import RunMetrics
+from hydratune.records.predictions import Prediction
 from hydratune.training.fit import Fitted
 
 _OBJECTIVE = {
@@ -19,7 +20,7 @@ _OBJECTIVE = {
 def collect(
     job: Job,
     fitted: Fitted,
-    predictions: dict[str, Predictions],
+    predictions: dict[str, list[Prediction]],
     answers: Measured,
     probes: Sequence[Measured],
 ) -> RunMetrics:

@@ -12,10 +12,9 @@ from hydratune.evaluation.assess import TestBench
 from hydratune.experiment.job import Job
 from hydratune.metric_table import main_metric, title
 from hydratune.records.files import read_jsonl, write_jsonl
+from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 from hydratune.training.task import Answer
-
-_KEPT = ("id", "prediction", "reference", "finish_reason", "scores")  # of a prediction
 
 
 def sampler(job: Job, record: RunDirectory) -> Answer | None:
@@ -34,11 +33,22 @@ def sampler(job: Job, record: RunDirectory) -> Answer | None:
             quiet=True,
             pool=job.context.compute.pool,
         )
-        rows = [{"step": step, **{key: p[key] for key in _KEPT}} for p in predictions]
+        rows = [_sample_row(step, prediction) for prediction in predictions]
         write_jsonl(record.sample_file, [*_earlier_rows(record, step), *rows])
         return _measure(bench, predictions, step)
 
     return answer
+
+
+def _sample_row(step: int, prediction: Prediction) -> dict[str, object]:
+    return {
+        "step": step,
+        "id": prediction["id"],
+        "prediction": prediction["prediction"],
+        "reference": prediction["reference"],
+        "finish_reason": prediction["finish_reason"],
+        "scores": prediction["scores"],
+    }
 
 
 def _earlier_rows(record: RunDirectory, step: int) -> list[dict[str, Any]]:
@@ -54,7 +64,7 @@ def _earlier_rows(record: RunDirectory, step: int) -> list[dict[str, Any]]:
     return [row for row in rows if row["step"] < step]
 
 
-def _measure(bench: TestBench, predictions: list[dict[str, Any]], step: int) -> dict[str, float]:
+def _measure(bench: TestBench, predictions: list[Prediction], step: int) -> dict[str, float]:
     """Return the metrics of the answers, and print the most important one."""
     measures = metrics.measures(predictions, bench.families, has_schema=bench.schema is not None)
     values = {name: measure.value for name, measure in measures.items() if "/" not in name}

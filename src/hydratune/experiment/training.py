@@ -1,10 +1,12 @@
 """Adapt the model and train it, on every device, and save what was learnt however it ends."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
 from hydratune.adapters import attach, trained
+from hydratune.adapters.base import LayerAdapter
 from hydratune.adapters.targets import without_effect
 from hydratune.console import console
 from hydratune.data.rows import stable_hash
@@ -14,10 +16,9 @@ from hydratune.experiment.resuming import find_checkpoint, identity
 from hydratune.experiment.sample import sampler
 from hydratune.models import hardware
 from hydratune.models.memory_plan import MemoryPlan
-from hydratune.records.files import read_json, write_json
+from hydratune.records.environment import Environment
 from hydratune.records.run_directory import RunDirectory, is_main_process
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.adapter import LayerAdapter
 from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, optimizers
 from hydratune.training.fit import Fitted, fit
@@ -26,8 +27,11 @@ from hydratune.training.patches import with_lean_layers
 from hydratune.training.schedules import total_steps
 from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
-def adapt(job: Job, tracker: Tracker, facts: dict[str, Any]) -> None:
+
+def adapt(job: Job, tracker: Tracker, facts: Mapping[str, object]) -> None:
     """Attach the adapter, check the optimizer against it, and say what is trained.
 
     ``facts`` are those that W&B has so far; it gets the numbers of parameters beside them.
@@ -124,11 +128,10 @@ def train_as_other_process(job: Job, record: RunDirectory) -> None:
     train_on_all_devices(job, record, logger=False)
 
 
-def train_on_all_devices(job: Job, record: RunDirectory, logger: Any) -> Fitted:
-    """Train in this process, and in one more for each further device.
-
-    ``logger``: Lightning's, or False.
-    """
+def train_on_all_devices(
+    job: Job, record: RunDirectory, logger: "Logger | Literal[False]"
+) -> Fitted:
+    """Train in this process, and in one more for each further device."""
     with ddp.other_processes(job.config.trainer, record, stable_hash(identity(job))) as others:
         fitted = _fit(job, record, logger)
     job.other_cpu_seconds = others.cpu_seconds
@@ -137,7 +140,7 @@ def train_on_all_devices(job: Job, record: RunDirectory, logger: Any) -> Fitted:
     return fitted
 
 
-def _fit(job: Job, record: RunDirectory, logger: Any) -> Fitted:
+def _fit(job: Job, record: RunDirectory, logger: "Logger | Literal[False]") -> Fitted:
     """Train in this process."""
     context = job.context
     with context.resources.seeded(job.config.seed):
@@ -179,5 +182,6 @@ def _print_plan(job: Job, record: RunDirectory, plan: MemoryPlan) -> None:
 
 def _record_plan(record: RunDirectory, plan: MemoryPlan) -> None:
     if is_main_process():
-        content = read_json(record.environment_file)
-        write_json(record.environment_file, {**content, "memory_plan": plan.stored()})
+        environment = Environment.read(record.environment_file)
+        environment.memory_plan = plan.stored()
+        environment.write(record.environment_file)
