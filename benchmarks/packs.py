@@ -23,13 +23,14 @@ import torch
 
 from fresh import _cpu_seconds
 from hydratune.adapters import attach
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware, sources
 from hydratune.models.compute import on_cpu
 from hydratune.records.run_directory import RunDirectory
 from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 from workloads import settings
 
 IN_A_ROUND = 4  # micro-packs of every trial
@@ -39,8 +40,8 @@ def rows(count: int, tokens: int, vocabulary: int) -> list[list[Encoded]]:
     """``count`` micro-packs of one row."""
     generator = torch.Generator().manual_seed(tokens)
     drawn = torch.randint(5, vocabulary, (count, tokens + 1), generator=generator)
-    trained = (*[False] * (tokens + 1 - tokens // 2), *[True] * (tokens // 2))
-    return [[Encoded(tuple(ids), trained)] for ids in drawn.tolist()]
+    loss_mask = (*[False] * (tokens + 1 - tokens // 2), *[True] * (tokens // 2))
+    return [[Encoded(tuple(ids), loss_mask)] for ids in drawn.tolist()]
 
 
 class Pack:
@@ -54,7 +55,9 @@ class Pack:
         self.objectives = []
         for seed in range(trials):
             torch.manual_seed(seed)
-            model = attach.add_adapter(self.resources.own(base, heartbeat), config.adapter, 10)
+            model = with_lean_layers(
+                attach.add_adapter(self.resources.own(base, heartbeat), config.adapter, 10)
+            )
             model.train()
             pool = JobWorkers(self.resources, heartbeat, threading.Event())
             self.objectives.append(

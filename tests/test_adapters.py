@@ -11,29 +11,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import SMALL
 from hydratune.adapters import attach
+from hydratune.adapters.methods.adalora import AdaLoraAdapter
+from hydratune.adapters.methods.freeze import PartialFinetune
+from hydratune.adapters.methods.ia3 import Ia3Adapter
+from hydratune.adapters.methods.lora import LoraAdapter, LoraBias
+from hydratune.adapters.methods.oft import OftAdapter
+from hydratune.adapters.methods.prefix_tuning import PrefixInit, PrefixTuning
+from hydratune.adapters.methods.prompt_tuning import PromptInit, PromptTuning
+from hydratune.adapters.methods.vera import VeraAdapter
 from hydratune.composition import CONF
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import ConfigError
 from hydratune.evaluation.generation import answer
 from hydratune.models import sources
 from hydratune.models.attention import NAME
 from hydratune.models.compute import on_cpu
-from hydratune.settings.adapter import (
-    AdaLoraAdapter,
-    Ia3Adapter,
-    LoraAdapter,
-    LoraBias,
-    OftAdapter,
-    PartialFinetune,
-    PrefixInit,
-    PrefixTuning,
-    PromptInit,
-    PromptTuning,
-    VeraAdapter,
-)
 from hydratune.settings.model import Quantization, TinyModel
 from hydratune.training.adalora import RankAllocation, orthogonality
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 from test_config import problems
 from test_objective import build
 
@@ -135,7 +131,7 @@ def prepared(
     model = attach.prepare_quantised(sources.load_model(settings, tiny[1], on_cpu()), quantization)
     attach.check(model, adapter, steps)
     torch.manual_seed(0)
-    return attach.add_adapter(model, adapter, steps)
+    return with_lean_layers(attach.add_adapter(model, adapter, steps))
 
 
 def train(model: Any, steps: int) -> list[float]:
@@ -356,7 +352,9 @@ def test_answers_and_likelihoods_see_the_virtual_tokens(
 ) -> None:
     base = build(kind)
     base.set_attn_implementation(attention)
-    model = attach.add_adapter(attach.prepare_quantised(base, Quantization.none), adapter).eval()
+    model = with_lean_layers(
+        attach.add_adapter(attach.prepare_quantised(base, Quantization.none), adapter)
+    ).eval()
     torch.manual_seed(1)
     for parameter in model.prompt_encoder.parameters():
         parameter.data.normal_()
@@ -482,11 +480,11 @@ def test_an_architecture_that_peft_does_not_know_needs_names() -> None:
     ):
         with pytest.raises(ConfigError, match="'phi3'") as refused:
             attach.check(phi, adapter)
-            attach.add_adapter(phi, adapter)
+            with_lean_layers(attach.add_adapter(phi, adapter))
         assert refused.value.problems[0].key == key
     named = Ia3Adapter(target_modules=["qkv_proj", "down_proj"], feedforward_modules=["down_proj"])
     attach.check(phi, named)
-    model = attach.add_adapter(phi, named)
+    model = with_lean_layers(attach.add_adapter(phi, named))
     shapes = {
         name.split(".")[-3]: tuple(p.shape) for name, p in model.named_parameters() if "ia3" in name
     }
@@ -533,7 +531,7 @@ def test_an_architecture_that_peft_does_not_know_needs_names() -> None:
         (
             ["adapter=prompt_tuning", "adapter.prompt_tuning_init=TEXT"],
             "adapter.prompt_tuning_init_text",
-            "begin as this text",
+            "start as this text",
         ),
         (
             ["adapter=prompt_tuning", "adapter.prompt_tuning_init_text=Go"],

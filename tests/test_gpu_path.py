@@ -16,13 +16,13 @@ from peft.tuners.lora import Linear as PeftLinear
 
 from conftest import SMALL
 from hydratune.adapters import attach
-from hydratune.data.masking import Encoded
+from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.evaluation import assess, corpus, generation
 from hydratune.evaluation.generation import answer, batches_of
 from hydratune.models import compute, memory_plan, sources, varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import Compute, as_trained, remember_autocast
-from hydratune.settings.adapter import LoraAdapter
 from hydratune.settings.commands import register_commands
 from hydratune.sweeps.pack import count_computing_threads
 from hydratune.sweeps.pack_arguments import PackArguments
@@ -30,6 +30,7 @@ from hydratune.sweeps.planning import shared_by
 from hydratune.training import packing
 from hydratune.training.adalora import RankAllocation
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 from hydratune.training.prefix import Prefix, View
 from test_config import compose
 from test_generation import PROMPTS, REFERENCES
@@ -309,8 +310,10 @@ def test_an_adapter_is_loaded_onto_the_device_of_its_base(
     hydratune: Command, tmp_path: Path, tiny: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PEFT itself takes the first GPU it sees, also for a base on the CPU."""
-    model = attach.add_adapter(
-        sources.load_model(tiny[0], tiny[1], compute.on_cpu()), LoraAdapter(r=2, lora_alpha=4)
+    model = with_lean_layers(
+        attach.add_adapter(
+            sources.load_model(tiny[0], tiny[1], compute.on_cpu()), LoraAdapter(r=2, lora_alpha=4)
+        )
     )
     attach.save(model, tiny[2], tmp_path / "adapter")
     devices: list[Any] = []
@@ -350,9 +353,9 @@ def test_the_kernel_is_only_taken_where_it_exists(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     query: Any = SimpleNamespace(device=CUDA, dtype=torch.bfloat16, shape=(1, 4, 9, width))
-    assert varlen.can_take(query, query, 0.0) is taken
+    assert varlen.supports(query, query, 0.0) is taken
     query.dtype = torch.float32
-    assert not varlen.can_take(query, query, 0.0)
+    assert not varlen.supports(query, query, 0.0)
 
 
 def test_bf16_on_an_old_gpu_is_said_to_be_slow(

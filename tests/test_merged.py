@@ -18,11 +18,12 @@ import torch
 
 from conftest import write_rows
 from hydratune.adapters import attach
-from hydratune.data.masking import Encoded
+from hydratune.adapters.methods.ia3 import Ia3Adapter
+from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import Leaving
 from hydratune.models.attention import NAME
 from hydratune.records.run_directory import RunDirectory
-from hydratune.settings.adapter import Ia3Adapter, LoraAdapter
 from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.sweeps.worker_pool import Task, WorkerPool
@@ -31,6 +32,7 @@ from hydratune.training.losses import PLAIN, LossShape
 from hydratune.training.mergeable import MergeableBatch, MergingPool, Replica
 from hydratune.training.merged import BaseReplica
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 from test_objective import ARCHITECTURES, SIZES, build, rows
 from test_pack import QUICK, assert_same_run, history
 
@@ -80,7 +82,7 @@ def own(base: Any) -> Any:
 
 def trial(base: Any, adapter: LoraAdapter, seed: int) -> Any:
     torch.manual_seed(seed)
-    model = attach.add_adapter(own(base), adapter)
+    model = with_lean_layers(attach.add_adapter(own(base), adapter))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -267,7 +269,7 @@ def guest_of(
 ) -> list[MergeableBatch | None] | None:
     """What an objective offers; None if it does not even ask."""
     pool = Together(BaseReplica(own(base)))
-    model = attach.add_adapter(own(base), adapter)
+    model = with_lean_layers(attach.add_adapter(own(base), adapter))
     objective = Objective(model.train(), micro_tokens=256, workers=1, pool=pool, **options)
     objective.gradients(rows_ or rows(2))
     return getattr(pool, "batches", None)
