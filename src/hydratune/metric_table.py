@@ -98,9 +98,9 @@ ANSWER_METRICS = (
 
 # of the run as a whole, under the names of metrics.json
 RUN_METRICS = (
-    Metric(OBJECTIVE, "val loss", Unit.nats, _LOWER),
     Metric("val/loss", "val loss", Unit.nats, _LOWER),
     Metric("train/loss", "train loss", Unit.nats, _LOWER),
+    Metric(OBJECTIVE, "val loss", Unit.nats, _LOWER),
     Metric("cost/cpu_seconds", "CPU-seconds", Unit.seconds, _LOWER, short="CPU-s"),
     Metric("cost/wall_seconds", "seconds", Unit.seconds, _LOWER, short="seconds"),
     Metric("cost/tokens", "tokens trained", Unit.count, _NEITHER, short="tokens"),

@@ -10,9 +10,10 @@ from hydratune.config import EvaluationConfig, Task, TrainOn
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
+from hydratune.evaluation.batches import batches_of
 from hydratune.evaluation.constrained import Guide
 from hydratune.evaluation.families import Answered, names
-from hydratune.evaluation.generation import NOT_ASKED, answer, batches_of
+from hydratune.evaluation.generation import NOT_ASKED, answer
 from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.models import hardware
 from hydratune.models.compute import autocast_of
