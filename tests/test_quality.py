@@ -7,14 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydratune.config import (
-    CleaningConfig,
-    ContractsData,
-    DataConfig,
-    Level,
-    QualityConfig,
-    TrainOn,
-)
 from hydratune.data.quality import pii, texts
 from hydratune.data.quality.duplicates import grams, jaccard, near_pairs, spelled_alike
 from hydratune.data.quality.equality import core, exact, normalised, words
@@ -26,6 +18,14 @@ from hydratune.data.quality.verdict import Verdict
 from hydratune.data.rows import Message, Row
 from hydratune.data.splits import Side
 from hydratune.data.store import RowStore, RowWriter
+from hydratune.settings.data import (
+    CleaningConfig,
+    ContractsData,
+    DataConfig,
+    Level,
+    QualityConfig,
+    TrainOn,
+)
 
 
 def row(question: str, answer: str = "Yes, it is.", **more: Any) -> Row:

@@ -23,7 +23,6 @@ import numpy as np
 from hydratune import metric_table
 from hydratune.comparison.entries import Entry
 from hydratune.comparison.runs import Run
-from hydratune.config import EvaluationConfig
 from hydratune.errors import RunError
 from hydratune.evaluation import metrics
 from hydratune.evaluation.measures import Measure, discordant, groups_of, is_exact
@@ -39,6 +38,7 @@ from hydratune.evaluation.statistics import (
     pooled_variance,
     without_rounding,
 )
+from hydratune.settings.evaluation import EvaluationConfig
 
 _FEW = 30
 _SAMPLES = 2000

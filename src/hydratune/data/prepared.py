@@ -20,7 +20,6 @@ import pyarrow
 import pyarrow.parquet
 
 from hydratune.cache import built, cache_folder
-from hydratune.config import DataConfig, PreparedData, plain
 from hydratune.console import Ticker, progress
 from hydratune.data import cleaning
 from hydratune.data.answers import SCHEMA_FILE, json_schema
@@ -41,7 +40,9 @@ from hydratune.data.rows import Row, stable_hash
 from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore, RowWriter, message_from, turns_of
 from hydratune.errors import DataError, RunError
-from hydratune.records import read_json, write_json
+from hydratune.records.files import read_json, write_json
+from hydratune.settings.data import DataConfig, PreparedData
+from hydratune.settings.registry import plain
 
 # shared settings that decide what preparation does
 _PREPARING = (

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydratune.config import EvaluationConfig
 from hydratune.evaluation.measures import Measure, comparison, difference, groups_of
 from hydratune.evaluation.statistics import Interval, corrected, least_difference
 from hydratune.metric_table import SYSTEM_TITLES, lower_is_better
+from hydratune.settings.evaluation import EvaluationConfig
 
 TITLES = {
     "base": SYSTEM_TITLES["base"],

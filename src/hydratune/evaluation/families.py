@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from hydratune.config import METRICS_GROUP, Task
 from hydratune.errors import RunError
 from hydratune.evaluation import code_scores, json_scores, label_scores, text_scores
 from hydratune.evaluation.measures import (
@@ -25,6 +24,8 @@ from hydratune.evaluation.measures import (
     rate,
     request_turns,
 )
+from hydratune.metric_table import PACKAGE_METRICS
+from hydratune.settings.evaluation import Task
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,15 @@ def family(name: str) -> Family:
     """
     if name in FAMILIES:
         return FAMILIES[name]
-    point = next((point for point in entry_points(group=METRICS_GROUP) if point.name == name), None)
+    point = next(
+        (point for point in entry_points(group=PACKAGE_METRICS) if point.name == name), None
+    )
     if point is None:
         raise RunError(
             f"the metric {name!r} is not installed: no package has an entry point of this name in"
-            f" the group {METRICS_GROUP}"
+            f" the group {PACKAGE_METRICS}"
         )
-    return _of_package(point)
+    return _of_package(points[0])
 
 
 def _of_package(point: EntryPoint) -> Family:

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from hydratune.config import ForgettingConfig, TrainOn
 from hydratune.data.masking import ChatEncoder
 from hydratune.evaluation import corpus, generation, instructions
 from hydratune.evaluation.corpus import Passage
 from hydratune.evaluation.measures import Measure, difference, rate, share
 from hydratune.evaluation.panel import Panel
 from hydratune.metric_table import lower_is_better
+from hydratune.settings.data import TrainOn
+from hydratune.settings.evaluation import ForgettingConfig
 
 _KEPT = 512  # tokens whose whole distribution is kept to compare with
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from hydratune.config import EvaluationConfig, Task
 from hydratune.data.answers import NotStrictJson, parse_strict
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation.families import Answered, family, names
@@ -26,6 +25,7 @@ from hydratune.evaluation.measures import (
     share,
 )
 from hydratune.evaluation.statistics import Interval, ratio
+from hydratune.settings.evaluation import EvaluationConfig, Task
 
 Flat = tuple[dict[str, float], dict[str, list[float]]]  # (values, intervals) by name
 

@@ -15,8 +15,6 @@ from yaml import YAMLError
 
 from hydratune import digests
 from hydratune.bounds import load_yaml
-from hydratune.checks import mask
-from hydratune.config import EvaluationConfig, flat
 from hydratune.errors import InputError, RunError
 from hydratune.evaluation import canaries, memorisation, metrics
 from hydratune.evaluation.json_scores import agreement
@@ -31,7 +29,11 @@ from hydratune.metric_table import (
     main_metric,
     title,
 )
-from hydratune.records import RunDirectory, read_json, read_jsonl, read_text, write_text
+from hydratune.records.files import read_json, read_jsonl, read_text, write_text
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.evaluation import EvaluationConfig
+from hydratune.settings.registry import flat
+from hydratune.settings.secrets import mask
 
 _SHOWN = 40  # rows whose answers are on the page
 _LONGEST = 3000  # letters of a text

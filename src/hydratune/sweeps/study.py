@@ -19,11 +19,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, 
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hydratune.checks import mask
-from hydratune.config import METRICS_GROUP
 from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.metric_table import ANSWER_METRICS, RUN_METRICS
-from hydratune.records import write_text
+from hydratune.metric_table import ANSWER_METRICS, PACKAGE_METRICS, RUN_METRICS
+from hydratune.records.files import write_text
+from hydratune.settings.secrets import mask
 from hydratune.sweeps.space import Dimension
 
 _SAMPLERS = {
@@ -115,7 +114,7 @@ def _is_metric(name: str) -> bool:
     """Return whether a run can have such a metric, of this package or of an installed one."""
     if name in _METRICS or name.startswith(_METRIC_FAMILIES):
         return True
-    return name in {f"eval/{point.name}" for point in entry_points(group=METRICS_GROUP)}
+    return name in {f"eval/{point.name}" for point in entry_points(group=PACKAGE_METRICS)}
 
 
 def sampler_for(

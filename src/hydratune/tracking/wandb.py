@@ -17,11 +17,11 @@ from typing import Any, ParamSpec, Protocol
 
 from rich.markup import escape
 
-from hydratune.checks import mask
-from hydratune.config import TrackingConfig, TrackingMode
 from hydratune.console import console
 from hydratune.errors import HydratuneError, RunError
 from hydratune.metric_table import lower_is_better
+from hydratune.settings.secrets import mask
+from hydratune.settings.tracking import TrackingConfig, TrackingMode
 from hydratune.tracking.tensorboard import TensorBoardTracker
 
 log = logging.getLogger(__name__)

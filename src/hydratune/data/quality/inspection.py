@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hydratune.config import DataConfig, Level, TrainOn
 from hydratune.data.answers import NotStrictJson, parse_strict
 from hydratune.data.quality import leaks, texts
 from hydratune.data.quality.duplicates import near_pairs, spelled_alike
@@ -31,6 +30,7 @@ from hydratune.data.rows import Message, Row
 from hydratune.data.splits import SPLITS, Candidates, Side, place, split, stratum
 from hydratune.data.store import RowStore
 from hydratune.errors import DataError
+from hydratune.settings.data import DataConfig, Level, TrainOn
 
 MOST_LABELS = 200
 _MOST_WORDS = 300_000  # different ones

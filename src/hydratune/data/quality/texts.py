@@ -7,12 +7,12 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-from hydratune.config import Level, QualityConfig
 from hydratune.data.answers import is_valid_answer
 from hydratune.data.cleaning import encoding as repaired
 from hydratune.data.quality import grounding, pii
 from hydratune.data.quality.findings import level_of
 from hydratune.data.rows import Row
+from hydratune.settings.data import Level, QualityConfig
 
 RowCheck = Callable[[Row], str | None]
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hydratune.config import Level
 from hydratune.data.quality import pii
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
 from hydratune.data.quality.inspection import Inspection
@@ -19,6 +18,7 @@ from hydratune.data.quality.texts import Ending
 from hydratune.data.rows import Row
 from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore
+from hydratune.settings.data import Level
 
 _EXCERPT = 400  # characters of a text in an example
 _TOGETHER = 4  # rows shown side by side
