@@ -121,10 +121,8 @@ def family(name: str) -> Family:
     """
     if name in FAMILIES:
         return FAMILIES[name]
-    point = next(
-        (point for point in entry_points(group=PACKAGE_METRICS) if point.name == name), None
-    )
-    if point is None:
+    points = [point for point in entry_points(group=PACKAGE_METRICS) if point.name == name]
+    if not points:
         raise RunError(
             f"the metric {name!r} is not installed: no package has an entry point of this name in"
             f" the group {PACKAGE_METRICS}"
