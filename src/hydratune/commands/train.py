@@ -790,7 +790,7 @@ def _lost(
     after = _panel(job, context, "the panel, after")
     if before is None or after is None:
         return {}, {}
-    rows = forgetting.together(before, after)
+    rows = forgetting.join_records(before, after)
     write_jsonl(record.path / "forgetting.jsonl", rows)
     config = job.config.evaluation
     return forgetting.summary(rows, config.forgetting, config.confidence, config.bootstrap_samples)
@@ -800,7 +800,7 @@ def _canaries(job: Job, context: RunContext) -> list[dict[str, Any]]:
     """What the model as it is now makes of the canaries, trained and not."""
     config = job.config
     trained = [row for row in job.sets.train if canaries.is_canary(row)]
-    others = canaries.made(
+    others = canaries.make_canaries(
         config.evaluation.canaries, config.seed, config.data.system_prompt, trained=False
     )
     with timed(job.seconds, "canaries"):
@@ -853,7 +853,7 @@ def _known_by_heart(
             )
         values, intervals = memorisation.summary(found, config.confidence)
     if config.canaries:
-        records = canaries.together(untouched, _canaries(job, context))
+        records = canaries.join_records(untouched, _canaries(job, context))
         write_jsonl(record.path / "canaries.jsonl", records)
         own = canaries.summary(records, config.confidence, config.bootstrap_samples)
         values, intervals = values | own[0], intervals | own[1]
@@ -1044,9 +1044,9 @@ def _report(
             for told in forgetting.exceeded(result, most):
                 console.print(f"[{colour}]forgotten too much: {escape(told)}", soft_wrap=True)
     if "memorisation/difference" in result:
-        console.print(memorisation.told(result, result["intervals"]), soft_wrap=True)
+        console.print(memorisation.sentence(result, result["intervals"]), soft_wrap=True)
     if "memorisation/canary_difference" in result:
-        console.print(canaries.told(result, result["intervals"]), soft_wrap=True)
+        console.print(canaries.sentence(result, result["intervals"]), soft_wrap=True)
     clean = without_leaks(result)
     if clean:
         console.print(f"[yellow]{clean}", soft_wrap=True)

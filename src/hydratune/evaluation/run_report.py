@@ -79,10 +79,12 @@ def render(record: RunDirectory) -> str:
         chart=_chart(record, measured),
         lost=_lost(measured),
         heart=(
-            memorisation.told(measured, intervals) if "memorisation/difference" in measured else ""
+            memorisation.sentence(measured, intervals)
+            if "memorisation/difference" in measured
+            else ""
         ),
         secrets=(
-            canaries.told(measured, intervals)
+            canaries.sentence(measured, intervals)
             if "memorisation/canary_difference" in measured
             else ""
         ),
