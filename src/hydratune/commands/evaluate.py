@@ -17,7 +17,7 @@ from hydratune.console import console
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation import assess, harness, metrics
 from hydratune.evaluation import texts as running
-from hydratune.evaluation.constrained import guide_for, library
+from hydratune.evaluation.constrained import guide_for, library, no_schema
 from hydratune.evaluation.corpus import score_texts
 from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.families import names
@@ -177,7 +177,7 @@ def _constrained(
             ]
         )
     if schema is None:
-        guide_for(None, None, None)
+        raise no_schema()
     library("constrained")
     job, tuned = _load(trained, record, config, recorded)
     evaluation, pad = trained.evaluation, job.tokenizer.pad_token_id

@@ -100,8 +100,13 @@ def guide_for(
 ) -> Guide:
     """Return the guide for the answers of ``model``. Raises ``ConfigError`` without a schema."""
     if schema is None:
-        why = "there is no JSON schema to hold the answers to"
-        fix = "give data.schema_file=FILE in training, or leave it out"
-        raise ConfigError([Problem(key, True, why, fix)])
+        raise no_schema(key)
     vocabulary = model.get_output_embeddings().weight.shape[0]
     return Guide(encoder.tokenizer, schema, encoder.turn_end_ids, vocabulary, key)
+
+
+def no_schema(key: str = "constrained") -> ConfigError:
+    """Return the error of answers that are to be constrained without a schema."""
+    why = "there is no JSON schema to hold the answers to"
+    fix = "give data.schema_file=FILE in training, or leave it out"
+    return ConfigError([Problem(key, True, why, fix)])

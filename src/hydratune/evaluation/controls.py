@@ -41,14 +41,14 @@ def controls(tests: str) -> tuple[list[str], str]:
         if ">>>" in tests:
             return [_doctests(tests) for _ in range(COUNT)], ""
         tree = ast.parse(tests)
-        found = [_mutated(deepcopy(tree)) for _ in range(COUNT)]
+        mutated = [_mutated(deepcopy(tree)) for _ in range(COUNT)]
         said = str(_CHOICE.randrange(10**9, 10**10))
         unequal = _unequal(tree, said)
     except (SyntaxError, ValueError):
         return [], ""  # nothing passes these
     except (RecursionError, MemoryError):
         return [f"{tests}\n{_false_statement()}\n"], ""
-    return ([*found, unequal], said) if unequal else (found, "")
+    return ([*mutated, unequal], said) if unequal else (mutated, "")
 
 
 def other(value: Any) -> Any:
@@ -265,7 +265,7 @@ def _unequal(tree: ast.Module, said: str) -> str:
 
     A failing assertion has the message ``said``.
     """
-    own, found = _own_names(tree), False
+    own, is_changed = _own_names(tree), False
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Assert)
@@ -281,8 +281,8 @@ def _unequal(tree: ast.Module, said: str) -> str:
             else:
                 pair = (_other_literal(left) or wrong, right)
             node.test = ast.UnaryOp(ast.Not(), ast.Compare(pair[0], [ast.Eq()], [pair[1]]))
-            node.msg, found = ast.Constant(said), True
-    if not found:
+            node.msg, is_changed = ast.Constant(said), True
+    if not is_changed:
         return ""
     return f"{ast.unparse(ast.fix_missing_locations(tree))}\n{_false_statement()}\n"
 

@@ -90,13 +90,7 @@ def decide(
 
     choice, headline = _choice(scores, prompt, wins)
     shorter = _times_shorter(predictions, prompt)
-    even = compared.get(("tuned", prompt))
-    as_good = (
-        even is not None
-        and even.interval is not None
-        and even.interval[1] > 0
-        and even.value > -margin
-    )
+    as_good = _is_as_good(compared.get(("tuned", prompt)), margin)
     if choice == "prompt" and as_good and shorter >= _FAR_SHORTER:
         choice = "either"
         headline = (
@@ -160,6 +154,13 @@ def _compare(
         between = gain.interval_text("+.1f", 100)
         compared[a, b] = Comparison(a, b, gain.value, gain.interval, gain.p, better, between)
     return compared
+
+
+def _is_as_good(comparison: Comparison | None, margin: float) -> bool:
+    """Return whether ours may be better, and is at most ``margin`` worse."""
+    if comparison is None or comparison.interval is None:
+        return False
+    return comparison.interval[1] > 0 and comparison.value > -margin
 
 
 def _warnings(groups: Sequence[str], has_tuned: bool) -> list[str]:

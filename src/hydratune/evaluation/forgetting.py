@@ -64,11 +64,11 @@ def probe(
     items |= _read_questions(model, encoder, panel.questions, window, options)
     distributions = _read_neutral(model, encoder, panel.neutral, options)
     if panel.instructions:
-        asked = [encoder.prompt((Message("user", i.prompt),)) for i in panel.instructions]
-        fitting = [n for n, ids in enumerate(asked) if len(ids) + config.answer_tokens <= window]
+        prompts = [encoder.prompt((Message("user", i.prompt),)) for i in panel.instructions]
+        fitting = [n for n, ids in enumerate(prompts) if len(ids) + config.answer_tokens <= window]
         answers = generation.answer(
             model,
-            [asked[n] for n in fitting],
+            [prompts[n] for n in fitting],
             [[pad]] * len(fitting),
             stop=frozenset(encoder.turn_end_ids),
             pad=pad,

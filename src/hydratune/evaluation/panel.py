@@ -133,8 +133,12 @@ def _instruction(record: object, number: int, file: str | None) -> Instruction:
     fields = record if isinstance(record, dict) else {}
     prompt = fields.get("prompt")
     names, options = fields.get("instruction_id_list"), fields.get("kwargs")
-    lists = isinstance(names, list) and isinstance(options, list) and len(names) == len(options)
-    if not isinstance(prompt, str) or not lists:
+    if (
+        not isinstance(prompt, str)
+        or not isinstance(names, list)
+        or not isinstance(options, list)
+        or len(names) != len(options)
+    ):
         what = "an instruction needs prompt, instruction_id_list and as many kwargs"
         raise DataError(f"{file}: entry {number}: {what}")
     rules = tuple(zip(names, options, strict=True))
