@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import SMALL
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.evaluation.memorisation import chosen, halves, newcombe, probe, sentence, summary
 
 
@@ -62,9 +62,8 @@ def test_a_model_that_writes_what_was_trained_is_found_out(model: Any) -> None:
         probe(model, own, others, 6, stop=frozenset(), pad=0, batch_size=4, pool=None), 0.95
     )
     assert values["memorisation/train"] == 1.0 and values["memorisation/heldout"] == 0.0
-    assert intervals["memorisation/difference"][0] > 0 and "has memorised" in sentence(
-        values, intervals
-    )
+    assert intervals["memorisation/difference"][0] > 0
+    assert "has memorised" in sentence(values, intervals)
 
 
 def test_interval_of_a_difference() -> None:

@@ -10,7 +10,7 @@ import torch
 from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.training.objective import Objective
-from hydratune.training.packing import LEAST_SAVED
+from hydratune.training.plan import LEAST_SAVED
 from test_objective import ARCHITECTURES, build, plain_loss, rows
 
 
@@ -72,7 +72,7 @@ def test_the_kernel_is_given_what_rows_see(
         examples = [
             type(e)(
                 (*range(LEAST_SAVED // 3 + 1), *e.ids),
-                (*[False] * (LEAST_SAVED // 3 + 1), *e.trained),
+                (*[False] * (LEAST_SAVED // 3 + 1), *e.loss_mask),
             )
             for e in examples
         ]

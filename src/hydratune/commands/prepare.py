@@ -16,10 +16,10 @@ from rich.text import Text
 from hydratune import digests
 from hydratune.console import console, progress, section
 from hydratune.data.answers import SCHEMA_FILE
-from hydratune.data.calls import TEXT_ARGUMENTS
 from hydratune.data.described import SHOWN, count_tokens, described
-from hydratune.data.examples import encoded_examples
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.call_arguments import TEXT_ARGUMENTS
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.examples import encode_examples
 from hydratune.data.prepared import Prepared, prepare, write_prepared
 from hydratune.data.preview import show
 from hydratune.data.quality.findings import by_split, refusals
@@ -28,7 +28,8 @@ from hydratune.data.report import write_html
 from hydratune.data.tokens import TokenCheck
 from hydratune.errors import ConfigError, DataError, InputError, Problem, RunError
 from hydratune.evaluation.judge import facts
-from hydratune.evaluation.judge.clients import Client, Purse, client_for
+from hydratune.evaluation.judge.client import Budget, Client
+from hydratune.evaluation.judge.clients import make_client
 from hydratune.experiment import fitness
 from hydratune.models import sources
 from hydratune.models.sources import Reader
@@ -63,8 +64,8 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
     """Raises ``DataError`` after everything is written, if a check refuses the data."""
     output = _output(config)
     judge = (
-        client_for(config.facts, lambda: config.model, Purse(config.facts))
-        if facts.wanted(config.facts)
+        make_client(config.facts, lambda: config.model, Budget(config.facts))
+        if facts.is_enabled(config.facts)
         else None
     )
     section("data")
@@ -145,7 +146,7 @@ def _facts(config: PrepareConfig, prepared: Prepared, report: dict[str, Any], ju
     """Has a judge read training answers. Returns why nothing was judged; empty: something was."""
     section("facts")
     rows = (with_system(row, config.data.system_prompt) for row in prepared.rows("train"))
-    found = facts.check(rows, config.facts, judge)
+    found = facts.check_facts(rows, config.facts, judge)
     report["checks"]["unsupported"] = found.finding.plain()
     console.print(escape(found.finding.note), soft_wrap=True)
     return "" if found.judged else found.why or "no training row has an answer"
@@ -291,7 +292,7 @@ def _masked(
     for raw in prepared.rows("train"):
         try:
             examples = list(
-                encoded_examples(
+                encode_examples(
                     encoder, [with_system(raw, config.data.system_prompt)], config.data, "train"
                 )
             )

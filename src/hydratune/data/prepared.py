@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from hydratune.cache import built, cache_folder
+from hydratune.cache import build_once, cache_folder
 from hydratune.console import Ticker, progress
 from hydratune.data import cleaning
 from hydratune.data.answers import SCHEMA_FILE, json_schema
@@ -106,7 +106,7 @@ def prepare(data: DataConfig) -> Prepared:
     }
     key = stable_hash([settings, schema, source.identity, _code()])
     reused = (cache_folder() / "data" / key).is_dir()
-    folder = built(f"data/{key}", lambda path: _build(data, schema, source, path))
+    folder = build_once(f"data/{key}", lambda path: _build(data, schema, source, path))
     return Prepared(folder, json.loads((folder / "report.json").read_text("utf-8")), reused)
 
 

@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydratune import __version__
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
 from hydratune.evaluation.batches import batches_of
 from hydratune.evaluation.constrained import Guide
 from hydratune.evaluation.families import Answered, names
 from hydratune.evaluation.generation import NOT_ASKED, Answer, answer
-from hydratune.evaluation.measures import Prediction
 from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.models import hardware
 from hydratune.models.compute import autocast_of
 from hydratune.models.memory_plan import generation_tokens
-from hydratune.records.files import read_jsonl, write_jsonl
+from hydratune.records.files import write_jsonl
+from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.settings.data import TrainOn
 from hydratune.settings.evaluation import EvaluationConfig, Task
 
@@ -58,10 +58,8 @@ class TestBench:
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
         self.families, self.leaky, self.context = names(config.metrics, task), leaky, context
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
-        self.answers = [
-            [t for t, is_target in zip(e.ids, e.trained, strict=True) if is_target] for e in encoded
-        ]
-        self.references = [encoder.reference(row) for row in self.rows]
+        self.answers = [e.target_ids for e in encoded]
+        self.references = [encoder.reference_answer(row) for row in self.rows]
         others = _other_answers(self.rows, self.references)
         self.extra = [
             _extra(row, more, row.id in leaky) for row, more in zip(self.rows, others, strict=True)
@@ -87,7 +85,7 @@ class TestBench:
         quiet: bool = False,
         pool: Executor | None = None,
         guide: Guide | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Prediction]:
         """Return one prediction per test row; ``prompts`` are in the order of the rows."""
         ids = self._tokens(prompts)
         answers = answer(
@@ -138,14 +136,14 @@ class TestBench:
         text = self.encoder.tokenizer.decode(
             kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-        return self.encoder.said(row, text) if kept else text
+        return self.encoder.extract_answer(row, text) if kept else text
 
     def _tokens(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         if self.documents:  # their first token, or their context, is the prompt
             encoded = [self.encoder.encode(row) for row in self.rows]
-            return [list(e.ids[: e.trained.index(True)]) for e in encoded]
+            return [list(e.ids[: e.loss_mask.index(True)]) for e in encoded]
         return [
-            self.encoder.prompt(prompt, row.tools, row.where or row.id)
+            self.encoder.prompt_tokens(prompt, row.tools, row.where or row.id)
             for prompt, row in zip(prompts, self.rows, strict=True)
         ]
 
@@ -170,7 +168,7 @@ class TestBench:
         longest_answer = max(self.max_new_tokens, *map(len, self.answers))
         return max(map(len, self._tokens(prompts))) + longest_answer
 
-    def rescored(self, stored: Sequence[Prediction]) -> list[dict[str, Any]]:
+    def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Return stored answers to the same rows, with the rows and the scoring as they are now."""
         kept = [{k: v for k, v in p.items() if k not in _OF_THE_DATA} for p in stored]
         predictions = [
@@ -228,19 +226,19 @@ class TestBench:
 
 
 def rescore(
-    predictions: Sequence[Prediction], families: Sequence[str], schema: Schema | None
-) -> list[dict[str, Any]]:
+    predictions: Sequence[Mapping[str, Any]], families: Sequence[str], schema: Schema | None
+) -> list[Prediction]:
     """Return predictions with scores computed from their texts; documents have none."""
 
-    def scores(prediction: Prediction) -> dict[str, Any]:
+    def scores(prediction: Mapping[str, Any]) -> dict[str, Any]:
         if prediction["finish_reason"] == NOT_ASKED:
             return {}
         return score_row(answered(prediction, schema), families)
 
-    return [{**p, "scores": scores(p)} for p in predictions]
+    return [cast("Prediction", {**p, "scores": scores(p)}) for p in predictions]
 
 
-def answered(prediction: Prediction, schema: Schema | None) -> Answered:
+def answered(prediction: Mapping[str, Any], schema: Schema | None) -> Answered:
     """Return a row of predictions.jsonl as it is scored."""
     references = [prediction["reference"], *prediction.get("references", [])]
     return Answered(prediction["prediction"], references, schema, prediction)
@@ -283,15 +281,15 @@ def _extra(row: Row, others: Sequence[str], leaky: bool) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value}
 
 
-def cached(file: Path) -> list[dict[str, Any]] | None:
+def cached(file: Path) -> list[Prediction] | None:
     """Return the predictions in a cache file; None where there is none, or it is broken."""
     try:
-        return read_jsonl(file) if file.is_file() else None
+        return read_predictions(file) if file.is_file() else None
     except RunError:
         return None
 
 
-def remember(file: Path, predictions: Sequence[Prediction]) -> None:
+def remember(file: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
     """Write predictions to a cache file."""
     write_jsonl(file, predictions)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import RowSets
 from hydratune.evaluation.generation import answer
@@ -91,8 +91,8 @@ def probe(
         texts = [row.answer, *sorted(others - {row.answer})]
         answers = answer(
             model,
-            [encoder.prompt(row.prompt, row.tools, row.id)] * len(texts),
-            [encoder.answer(row, text) for text in texts],
+            [encoder.prompt_tokens(row.prompt, row.tools, row.id)] * len(texts),
+            [encoder.answer_tokens(row, text) for text in texts],
             stop=encoder.turn_end_ids,
             pad=pad,
             max_new_tokens=0,

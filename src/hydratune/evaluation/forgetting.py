@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row
 from hydratune.evaluation import corpus, generation, instructions
 from hydratune.evaluation.corpus import Passage
@@ -64,7 +64,7 @@ def probe(
     items |= _read_questions(model, encoder, panel.questions, window, options)
     distributions = _read_neutral(model, encoder, panel.neutral, options)
     if panel.instructions:
-        prompts = [encoder.prompt((Message("user", i.prompt),)) for i in panel.instructions]
+        prompts = [encoder.prompt_tokens((Message("user", i.prompt),)) for i in panel.instructions]
         fitting = [n for n, ids in enumerate(prompts) if len(ids) + config.answer_tokens <= window]
         answers = generation.answer(
             model,
@@ -109,7 +109,7 @@ def _read_questions(
     """Return the likelihood of the reference answers to the questions that fit into ``window``."""
     encoded = {row.id: encoder.encode(row, TrainOn.last) for row in questions}
     fitting = {name: e for name, e in encoded.items() if len(e.ids) <= window}
-    starts = [e.trained.index(True) for e in fitting.values()]
+    starts = [e.loss_mask.index(True) for e in fitting.values()]
     passages = [
         Passage(e.ids[:start], e.ids[start:])
         for e, start in zip(fitting.values(), starts, strict=True)
@@ -133,7 +133,7 @@ def _read_neutral(
     passages: list[Passage] = []
     kept = 0
     for row in neutral:
-        ids = encoder.prompt(row.prompt)
+        ids = encoder.prompt_tokens(row.prompt)
         if kept + len(ids) <= _DISTRIBUTION_TOKENS:
             # the last prediction, of the answer's first token, counts: its target can be any token
             passages.append(Passage(tuple(ids[:1]), (*ids[1:], ids[-1])))

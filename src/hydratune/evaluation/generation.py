@@ -19,8 +19,10 @@ from hydratune.evaluation.constrained import Guide, Guided
 from hydratune.evaluation.prompt_reader import PromptReader, ReservedLayer, Tokens
 from hydratune.models.compute import as_trained, autocast_of, deterministic_if_possible
 from hydratune.models.memory_plan import SCORED_TOGETHER, SCORED_TOKENS, generation_tokens
-from hydratune.training.lora import CastWeights, lora_weights, using_cast
-from hydratune.training.products import fast, faster_linears
+from hydratune.training.arithmetic import Arithmetic, CastWeights
+from hydratune.training.lean_linears import lora_weights
+from hydratune.training.patches import ModelPatches
+from hydratune.training.step import StepContext, computing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,7 +73,8 @@ def answer(
     copied = 1 / model.config.get_text_config().num_hidden_layers if on_gpu else 0.0
     batches = batches_of(prompts, references, max_new_tokens, at_most, limit, copied)
     answering = _Answering(reader, prompts, references, stop, max_new_tokens, guide)
-    with progress(title, len(prompts), quiet=quiet) as ticker, faster_linears(model):
+    with progress(title, len(prompts), quiet=quiet) as ticker, ModelPatches(model) as patches:
+        patches.use_fast_linears()
         answering.ticker = ticker
         run_batches(answering.work, batches, reader.device, pool, answering.abandoned.set)
     return [answering.results[i] for i in range(len(prompts))]
@@ -109,12 +112,13 @@ class _Answering:
         self.stop, self.max_new_tokens, self.guide = stop, max_new_tokens, guide
         self.results: dict[int, Answer] = {}
         self.abandoned = threading.Event()  # set once nobody waits for further answers
-        self.cast = CastWeights(lora_weights(reader.whole), autocast_of(reader.whole))
+        weights = CastWeights(lora_weights(reader.whole), autocast_of(reader.whole))
+        self.step = StepContext(arithmetic=Arithmetic(weights=weights, fast=True))
         self.work = HalvingBatches(self._answer_as_trained, reader.device)
 
     @torch.inference_mode()
     def _answer_as_trained(self, numbers: Sequence[int]) -> None:
-        with fast(), as_trained(self.reader.whole), using_cast(self.cast):
+        with as_trained(self.reader.whole), computing(self.step):
             deterministic_if_possible(lambda: self._answer(numbers))
 
     def _answer(self, numbers: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.rows import stable_hash
 from hydratune.evaluation.generation import answer
 from hydratune.evaluation.statistics import Interval, wilson
@@ -26,9 +26,9 @@ Tokens = tuple[int, ...]
 
 def halves(row: Encoded) -> tuple[Tokens, Tokens] | None:
     """Return (what is given, the rest of the last answer); None where the rest is too short."""
-    backwards = enumerate(reversed(row.trained))
-    answer_tokens = next((n for n, trained in backwards if not trained), len(row.trained))
-    start = len(row.trained) - answer_tokens
+    backwards = enumerate(reversed(row.loss_mask))
+    answer_tokens = next((n for n, is_target in backwards if not is_target), len(row.ids))
+    start = len(row.ids) - answer_tokens
     middle = (start + len(row.ids)) // 2
     enough = len(row.ids) - middle >= _MIN_TOKENS
     return (row.ids[:middle], row.ids[middle:]) if enough else None
