@@ -9,7 +9,7 @@ from rich.table import Table
 from hydratune.console import console
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation import metrics
-from hydratune.evaluation.constrained import guide_for, library
+from hydratune.evaluation.constrained import guide_for, library, no_schema
 from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.measures import Measure, Prediction, difference, groups_of
 from hydratune.experiment.finished_run import FinishedRun, load_model
@@ -34,7 +34,7 @@ def evaluate_constrained(run: FinishedRun, config: EvaluateConfig) -> None:
         why = "answers held to the schema need the model"
         raise ConfigError([Problem("source", "predictions", why, "leave source out")])
     if run.schema is None:
-        guide_for(None, None, None)  # raises
+        raise no_schema()
     library("constrained")
     job, tuned = load_model(run, config)
     content: dict[str, Any] = {

@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
+from hydratune import metric_table
 from hydratune.data.formats.files import SUFFIXES
 from hydratune.data.formats.layouts import COLUMNS
 from hydratune.data.formats.roles import ROLES_OF_TURNS
@@ -49,9 +50,6 @@ from hydratune.settings.data import (
     part,
 )
 from hydratune.settings.evaluation import (
-    FORGETTING,
-    METRIC_FAMILIES,
-    METRICS_GROUP,
     EvaluationConfig,
     ForgettingConfig,
     Task,
@@ -593,13 +591,14 @@ def _forgetting(config: ForgettingConfig) -> Iterator[Problem]:
         yield from at_least(f"evaluation.forgetting.{key}", getattr(config, key), 1)
     yield from at_least("evaluation.forgetting.window", config.window, 16)
     for key in ("warn", "fail"):
+        measures = metric_table.forgetting_budgets()
         for name, most in getattr(config, key).items():
-            if name not in FORGETTING:
+            if name not in measures:
                 yield Problem(
                     f"evaluation.forgetting.{key}.{name}",
                     most,
                     "no such measure",
-                    f"one of: {', '.join(FORGETTING)}",
+                    f"one of: {', '.join(measures)}",
                 )
     if (config.warn or config.fail) and not config.measure:
         yield Problem(
@@ -620,7 +619,8 @@ def _metric_families(evaluation: EvaluationConfig) -> Iterator[Problem]:
             "names no family",
             "set evaluation.metrics=null for those of the task",
         )
-    known = [*METRIC_FAMILIES, *(point.name for point in entry_points(group=METRICS_GROUP))]
+    packages = entry_points(group=metric_table.PACKAGE_METRICS)
+    known = [*metric_table.families(), *(point.name for point in packages)]
     for name in evaluation.metrics:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -629,7 +629,7 @@ def _metric_families(evaluation: EvaluationConfig) -> Iterator[Problem]:
                 "evaluation.metrics",
                 name,
                 "no such family of metrics",
-                f"{hint} (a package brings others: entry points {METRICS_GROUP})",
+                f"{hint} (a package brings others: entry points {metric_table.PACKAGE_METRICS})",
             )
     if "code" in evaluation.metrics and not evaluation.run_code:
         why = "it executes what the model writes, under limits of time and memory that are no jail"
