@@ -381,7 +381,7 @@ def test_trained_text_is_marked_without_colour_too(report: dict[str, Any]) -> No
         (
             {"refusals": _check("refusals", count=3), "mask": _check("mask", "error", 1200)},
             "error",
-            "Not fit for training: rows whose mask is wrong (1,200).",
+            "Not fit for training: rows whose loss mask is wrong (1,200).",
         ),
     ],
 )

@@ -21,9 +21,10 @@ from hydratune.data.calls import TEXT_ARGUMENTS
 from hydratune.data.described import SHOWN, count_tokens, described
 from hydratune.data.examples import encoded_examples
 from hydratune.data.masking import ChatEncoder
-from hydratune.data.prepared import Prepared, prepare, write_prepared
+from hydratune.data.preparation import prepare
+from hydratune.data.prepared import Prepared, write_prepared
 from hydratune.data.preview import show
-from hydratune.data.quality.findings import by_split, refusals
+from hydratune.data.quality.findings import describe_check, describe_splits, refusals
 from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.report import write_html
 from hydratune.data.tokens import TokenCheck
@@ -213,7 +214,7 @@ def _print(report: dict[str, Any]) -> None:
         table = Table("cleaning", "rows", "", header_style="bold")
         for name, entry in changed.items():
             state = "[green]done" if entry["on"] else f"[dim]left: data.clean.{name}=true does it"
-            where = by_split(entry)
+            where = describe_splits(entry)
             table.add_row(
                 f"{entry['title']} [dim]({where})" if where else entry["title"],
                 f"{entry['rows']:,}",
@@ -225,7 +226,7 @@ def _print(report: dict[str, Any]) -> None:
         if not check["count"]:
             continue
         style = "bold red" if check["level"] == Level.error.value else "yellow"
-        notes = "; ".join(filter(None, (by_split(check), check["note"])))
+        notes = describe_check(check)
         what = f"{check['title']} ({notes})" if notes else check["title"]
         table.add_row(
             Text(name, style),

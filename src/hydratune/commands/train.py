@@ -30,10 +30,10 @@ from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.described import SHOWN, count_tokens, described
 from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.preparation import prepare as prepare_data
 from hydratune.data.prepared import Prepared
-from hydratune.data.prepared import prepare as prepare_data
 from hydratune.data.preview import show
-from hydratune.data.quality.findings import places
+from hydratune.data.quality.findings import describe_places
 from hydratune.data.report import render
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
@@ -467,12 +467,12 @@ def _warned(prepared: Prepared, told: Mapping[str, Any]) -> str:
     """What the checks found and what is left uncleaned, each with its splits, in one line."""
     checks, repairs = prepared.report["checks"], prepared.report["cleaning"]
     found = [
-        f"{name} {check['count']:,} ({places(checks[name])})"
+        f"{name} {check['count']:,} ({describe_places(checks[name])})"
         for name, check in told["quality"].items()
         if name != "size"
     ]
     found += [
-        f"{name} {rows:,} ({places(repairs[name])}; data.clean.{name}=true repairs"
+        f"{name} {rows:,} ({describe_places(repairs[name])}; data.clean.{name}=true repairs"
         f" {'them' if rows > 1 else 'it'})"
         for name, rows in told["left"].items()
     ]

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hydratune.config import Level
-from hydratune.data.quality.findings import by_split
+from hydratune.data.quality.findings import describe_check, describe_splits
 from hydratune.data.spans import (
     Span,
     character_differences,
@@ -328,7 +328,7 @@ def finding(name: str, check: Report) -> dict[str, Any]:
     return {
         **check,
         "name": name,
-        "note": "; ".join(filter(None, (by_split(check), check["note"]))),
+        "note": describe_check(check),
         "ids": ids[:IDS_SHOWN],
         "more": more,
         "examples": [_example(name, example) for example in check["examples"]],
@@ -373,7 +373,7 @@ def cleaned(entry: Report) -> dict[str, Any]:
     ids = entry.get("ids", [])
     return {
         **entry,
-        "where": by_split(entry),
+        "where": describe_splits(entry),
         "examples": examples,
         "ids": ids[:IDS_SHOWN],
         "more": max(0, len(ids) - IDS_SHOWN),

@@ -72,8 +72,8 @@ def check(rows: Iterable[Row], config: FactsConfig, client: Client) -> Facts:
     )
     finding.splits = {"train": len(wrong)} if wrong else {}  # no other rows are read
     for row, one in wrong[:MOST_EXAMPLES]:
-        texts = [pii.hidden(text)[:_SHOWN] for text in (_request(row), row.answer)]
-        told = pii.hidden(one.opinion.feedback)[:_SHOWN] if one.opinion else ""
+        texts = [pii.mask_all(text)[:_SHOWN] for text in (_request(row), row.answer)]
+        told = pii.mask_all(one.opinion.feedback)[:_SHOWN] if one.opinion else ""
         finding.examples.append({"rows": [row.id, row.id], "texts": texts, "note": told})
     return Facts(finding, len(chosen), len(pairs), why)
 
