@@ -177,7 +177,7 @@ class Run:
         }
 
     def _write(self) -> None:
-        from hydratune.records import write_json
+        from hydratune.records.files import write_json
 
         write_json(self.file, {**self.found, "seconds": round(time.monotonic() - STARTED, 1)})
 
@@ -307,9 +307,9 @@ def planned(run: Run, toy: bool) -> list[Part]:
 
     import gpu_checks as checks
     import gpu_speed as speed
-    from gpu_model import CHECKED, LLAMA_1B, LLAMA_8B, TOY_1B, TOY_8B, TOY_CHECKED, Place
+    from gpu_model import CHECKED, LLAMA_1B, LLAMA_8B, TOY_1B, TOY_8B, TOY_CHECKED, ComputeDevice
 
-    place = Place(torch.device("cpu" if toy else "cuda"))
+    place = ComputeDevice(torch.device("cpu" if toy else "cuda"))
     setting = checks.Setting(place, TOY_CHECKED if toy else CHECKED, 16, 48 if toy else 400)
     shapes = (TOY_1B, TOY_8B) if toy else (LLAMA_1B, LLAMA_8B)
     many = speed.Trials(TOY_1B, count=4, length=16, bf16=False) if toy else speed.Trials(LLAMA_1B)

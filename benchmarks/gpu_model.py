@@ -64,7 +64,7 @@ TOY_CHECKED = Shape("toy", 64, 128, 2, 4, 2, 512)
 
 
 @dataclass(frozen=True)
-class Place:
+class ComputeDevice:
     """Where everything is computed."""
 
     device: torch.device
@@ -100,14 +100,14 @@ class Place:
 
 
 def build(
-    shape: Shape, place: Place, dtype: torch.dtype, *, nf4: bool = False, seed: int = 0
+    shape: Shape, place: ComputeDevice, dtype: torch.dtype, *, nf4: bool = False, seed: int = 0
 ) -> Any:
     """The frozen base in evaluation mode; equal arguments give equal weights."""
     from transformers import AutoModelForCausalLM
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-    from hydratune.config import Quantization
-    from hydratune.models import adapters
+    from hydratune.adapters import attach
+    from hydratune.settings.model import Quantization
 
     torch.manual_seed(seed)
     config = shape.config()
@@ -122,7 +122,7 @@ def build(
             model.model.layers.append(_in_4_bits(layer, dtype) if nf4 else layer)
     model.config.num_hidden_layers = shape.layers
     model.is_loaded_in_4bit = nf4  # what PEFT asks
-    return adapters.prepare_quantised(model.eval(), Quantization.nf4 if nf4 else Quantization.none)
+    return attach.prepare_quantised(model.eval(), Quantization.nf4 if nf4 else Quantization.none)
 
 
 def _in_4_bits(layer: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
@@ -156,14 +156,14 @@ def ours(base: Any, config: Any) -> Any:
     """``base`` as hydratune trains it: its attention and its lean LoRA layers; in bf16 it is asked
     in bf16 as well.
     """
-    from hydratune.models import adapters
+    from hydratune.adapters import attach
     from hydratune.models.attention import NAME
     from hydratune.models.compute import remember_autocast
 
     base.set_attn_implementation(NAME)
     remember_autocast(base, torch.bfloat16 if base.dtype == torch.bfloat16 else None)
     torch.manual_seed(config.seed)
-    return adapters.add_adapter(base, config.adapter)
+    return attach.add_adapter(base, config.adapter)
 
 
 def theirs(base: Any, config: Any) -> Any:
@@ -233,7 +233,7 @@ def fit(
     model: Any,
     rows: Rows,
     config: Any,
-    place: Place,
+    place: ComputeDevice,
     *,
     pause_at: int | None = None,
     checkpoint: Mapping[str, Any] | None = None,
@@ -245,7 +245,7 @@ def fit(
     """
     from hydratune.console import printing_to
     from hydratune.models.compute import compute_of
-    from hydratune.records import RunDirectory
+    from hydratune.records.run_directory import RunDirectory
     from hydratune.training import fit as training
     from hydratune.training import resume
 
@@ -295,7 +295,7 @@ def objective(model: Any, micro_tokens: int, **options: Any) -> Any:
 
 
 def plain_loss(
-    model: Any, rows: Rows, numbers: Sequence[int], place: Place, *, exact: bool = False
+    model: Any, rows: Rows, numbers: Sequence[int], place: ComputeDevice, *, exact: bool = False
 ) -> torch.Tensor:
     """Summed loss of a padded batch by full logits.
 
@@ -311,7 +311,9 @@ def plain_loss(
     return F.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def plain_training(model: Any, rows: Rows, config: Any, place: Place, at_once: int) -> list[float]:
+def plain_training(
+    model: Any, rows: Rows, config: Any, place: ComputeDevice, at_once: int
+) -> list[float]:
     """The loop of PEFT's documentation, ``at_once`` rows padded together, gradients added up over a
     step; losses.
     """
@@ -358,7 +360,7 @@ class OutOfMemory(MemoryError):
 
 
 def halving(
-    run: Callable[[int], dict[str, Any]], size: int, least: int, place: Place
+    run: Callable[[int], dict[str, Any]], size: int, least: int, place: ComputeDevice
 ) -> dict[str, Any]:
     """``run(size)``, with half the size each time memory runs out; the result says so.
 

@@ -275,32 +275,32 @@ def trials(way: str, many: Trials, place: Place) -> dict[str, Any]:
     """All trials' steps by one of ``MODES``: ``Objective``, clipping and AdamW, in threads as jobs
     of a pack are.
 
-    The machinery is that of ``hydratune.sweeps.pack`` (``Premises``, ``JobCrew``, ``Crew``,
-    ``Host``) without Lightning, files and processes around it. Merged: micro-packs that wait at the
-    same moment are one pass over the frozen base.
+    The machinery is that of ``hydratune.sweeps.pack`` (``PackResources``, ``JobWorkers``,
+    ``WorkerPool``, ``BaseReplica``) without Lightning, files and processes around it. Merged:
+    micro-packs that wait at the same moment are one pass over the frozen base.
     """
     return halving(lambda count: _trials(way, many, count, place), many.count, 1, place)
 
 
 def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
-    from hydratune.models import adapters
+    from hydratune.adapters import attach
     from hydratune.models.attention import NAME
-    from hydratune.records import RunDirectory
-    from hydratune.sweeps.pack import JobCrew, Premises
-    from hydratune.sweeps.watch import Pulse
+    from hydratune.records.run_directory import RunDirectory
+    from hydratune.sweeps.pack import JobWorkers, PackResources
+    from hydratune.sweeps.watch import Heartbeat
 
     config = place.settings(f"data.batch_size={many.rows}")
     base = build(many.shape, place, torch.bfloat16 if many.bf16 else torch.float32)
     base.set_attn_implementation(NAME)
     merge_tokens = 4 * many.tokens * count if way == "pack, merged" else 0
-    premises = Premises(1, merge_tokens)
+    resources = PackResources(1, merge_tokens)
     packed = way != "one by one"
-    pulse = Pulse(RunDirectory(Path("pack")), premises.asked)
+    heartbeat = Heartbeat(RunDirectory(Path("pack")), resources.asked)
     taken = []
     for seed in range(count):
         torch.manual_seed(seed)
-        model = adapters.add_adapter(premises.own(base, pulse), config.adapter).train()
-        pool = JobCrew(premises, pulse, threading.Event()) if packed else None
+        model = attach.add_adapter(resources.own(base, heartbeat), config.adapter).train()
+        pool = JobWorkers(resources, heartbeat, threading.Event()) if packed else None
         drawn = random_rows(
             many.rows * (many.rounds + 1), many.shape, many.length, many.length, config, seed=seed
         )
@@ -311,7 +311,7 @@ def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
                 encoded(drawn),
                 many,
                 place,
-                premises.asked,
+                resources.asked,
             )
         )
     place.release()
@@ -325,12 +325,12 @@ def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
                 place.synchronize()
                 seconds = time.perf_counter() - started
             except BaseException:
-                premises.asked.set()  # the others end as soon as they can
+                resources.asked.set()  # the others end as soon as they can
                 raise
     finally:
-        premises.threads.dismiss()
+        resources.threads.dismiss()
     steps = count * many.rounds
-    crew = premises.threads
+    crew = resources.threads
     return {
         "trial_steps_per_second": steps / seconds,
         "tokens_per_second": steps * many.tokens / seconds,

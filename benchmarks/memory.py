@@ -16,10 +16,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fresh import markdown
-from hydratune.config import LoraAdapter, Quantization
+from hydratune.adapters import attach
 from hydratune.data.masking import Encoded
-from hydratune.models import adapters, memory_plan, varlen
+from hydratune.models import memory_plan, varlen
 from hydratune.models.attention import NAME
+from hydratune.settings.adapter import LoraAdapter
+from hydratune.settings.model import Quantization
 from hydratune.training.objective import Objective
 
 SHAPES = {
@@ -67,8 +69,8 @@ def kept(shape: dict[str, Any], layers: int) -> int:
     """
     model: Any = LlamaForCausalLM(config_of(shape, layers, 64)).to(torch.bfloat16)
     model.set_attn_implementation(NAME)
-    tuned = adapters.add_adapter(
-        adapters.prepare_quantised(model, Quantization.none), LoraAdapter(r=16, lora_alpha=32)
+    tuned = attach.add_adapter(
+        attach.prepare_quantised(model, Quantization.none), LoraAdapter(r=16, lora_alpha=32)
     )
     objective = Objective(tuned.to(torch.bfloat16), micro_tokens=2 * TOKENS, workers=1)
     tuned.to("meta").train()

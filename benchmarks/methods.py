@@ -52,17 +52,18 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     import hydra
     import torch
 
-    from hydratune import config as configuration
+    from hydratune.adapters import attach
     from hydratune.commands.train import prepare
-    from hydratune.composition import _register_resolvers
-    from hydratune.models import adapters, hardware, sources
-    from hydratune.records import RunDirectory
+    from hydratune.composition import register
+    from hydratune.models import hardware, sources
+    from hydratune.records.run_directory import RunDirectory
+    from hydratune.settings.commands import TrainConfig
+    from hydratune.settings.registry import typed
     from hydratune.training.fit import fit
     from hydratune.training.objective import Objective
     from hydratune.training.schedules import total_steps
 
-    configuration.register()
-    _register_resolvers()
+    register()
     settings = [
         *ROWS,
         *VARIANTS.get(name, [f"adapter={name}"]),
@@ -70,17 +71,17 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
         f"trainer.max_steps={steps}",
     ]
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        config = configuration.typed(
+        config = typed(
             hydra.compose("train", [f"name={name}", *settings, *overrides]),
-            configuration.TrainConfig,
+            TrainConfig,
         )
     job = prepare(config)
     trained_tokens = sum(row.supervised for row in job.validation)
     with Objective(job.model, micro_tokens=1024, workers=1) as objective:
         before = float(objective.loss(job.validation)) / trained_tokens
     torch.manual_seed(0)
-    model = adapters.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
-    trainable, total = adapters.count_parameters(model)
+    model = attach.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+    trainable, total = attach.count_parameters(model)
     with tempfile.TemporaryDirectory() as folder:
         record = RunDirectory(Path(folder))
         started = time.perf_counter()
@@ -91,11 +92,11 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
         if fitted.interrupted:
             raise SystemExit("interrupted")
         model.to(job.compute.device)
-        adapters.save(model, job.tokenizer, record.adapter)
+        attach.save(model, job.tokenizer, record.adapter)
         saved = sum(file.stat().st_size for file in record.adapter.glob("*.safetensors"))
         expected = logits(model, job.validation)
         del model, job.model
-        again = adapters.load_tuned(
+        again = attach.load_tuned(
             config.model, config.adapter, sources.resolve(config.model), record.adapter, job.compute
         )
         difference = max(

@@ -23,14 +23,17 @@ import hydra
 import lightning
 import torch
 
-from hydratune import checks, composition, config
+from hydratune import composition
+from hydratune.adapters import attach
 from hydratune.commands import train
-from hydratune.config import TrainConfig
 from hydratune.data.datamodule import OptimizerBatches
 from hydratune.data.masking import Encoded
 from hydratune.errors import ConfigError
-from hydratune.models import adapters, hardware
+from hydratune.models import hardware
 from hydratune.models.memory_plan import CPU_MICRO_TOKENS
+from hydratune.settings import checks
+from hydratune.settings.commands import TrainConfig
+from hydratune.settings.registry import typed
 from hydratune.training import optimizers, schedules
 from hydratune.training.objective import Objective
 
@@ -46,12 +49,9 @@ ONLY_FULL = {"muon": ["adapter=none"]}  # what an optimizer cannot do without
 
 def compose(overrides: list[str]) -> TrainConfig:
     """The settings of ``hydratune train`` with ``overrides``, checked."""
-    config.register()
-    composition._register_resolvers()
+    composition.register()
     with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
-        settings = config.typed(
-            hydra.compose("train", ["name=benchmark", *ROWS, *overrides]), TrainConfig
-        )
+        settings = typed(hydra.compose("train", ["name=benchmark", *ROWS, *overrides]), TrainConfig)
     checks.check(settings)
     return settings
 
@@ -110,7 +110,7 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
     optimizers.check_machine(settings, accelerator)
     job = train.prepare(settings)
     lightning.seed_everything(settings.seed, verbose=False)
-    model = adapters.add_adapter(job.model, settings.adapter)
+    model = attach.add_adapter(job.model, settings.adapter)
     workers = hardware.cpu_count() if accelerator == "cpu" else 1
     total, clip = settings.trainer.max_steps or 20, settings.trainer.gradient_clip_val
     with Objective(
@@ -158,7 +158,7 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
         "optimizer": name,
         "adapter": getattr(settings.adapter, "method", ""),
         "lr": settings.optimizer.lr,
-        "trained": adapters.count_parameters(model)[0],
+        "trained": attach.count_parameters(model)[0],
         "before": before,
         "after": after,
         "state_bytes": kept,

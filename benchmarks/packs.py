@@ -22,12 +22,13 @@ from typing import Any
 import torch
 
 from fresh import _cpu_seconds
+from hydratune.adapters import attach
 from hydratune.data.masking import Encoded
-from hydratune.models import adapters, hardware, sources
+from hydratune.models import hardware, sources
 from hydratune.models.compute import on_cpu
-from hydratune.records import RunDirectory
-from hydratune.sweeps.pack import JobCrew, Premises
-from hydratune.sweeps.watch import Pulse
+from hydratune.records.run_directory import RunDirectory
+from hydratune.sweeps.pack import JobWorkers, PackResources
+from hydratune.sweeps.watch import Heartbeat
 from hydratune.training.objective import Objective
 from workloads import settings
 
@@ -48,14 +49,14 @@ class Pack:
     def __init__(
         self, base: Any, config: Any, trials: int, workers: int, merge_tokens: int
     ) -> None:
-        self.premises = Premises(workers, merge_tokens)
-        pulse = Pulse(RunDirectory(Path("job")), self.premises.asked)
+        self.resources = PackResources(workers, merge_tokens)
+        heartbeat = Heartbeat(RunDirectory(Path("job")), self.resources.asked)
         self.objectives = []
         for seed in range(trials):
             torch.manual_seed(seed)
-            model = adapters.add_adapter(self.premises.own(base, pulse), config.adapter, 10)
+            model = attach.add_adapter(self.resources.own(base, heartbeat), config.adapter, 10)
             model.train()
-            pool = JobCrew(self.premises, pulse, threading.Event())
+            pool = JobWorkers(self.resources, heartbeat, threading.Event())
             self.objectives.append(
                 Objective(model, micro_tokens=4096, workers=1, share=False, pool=pool, seed=seed)
             )
@@ -123,10 +124,10 @@ def main() -> None:
                 f" {wall_merged:.2f} | {cpu_merged / cpu:.2f} / {wall_merged / wall:.2f} |",
                 flush=True,
             )
-    crew = merged.premises.threads
+    crew = merged.resources.threads
     print(f"{crew.merged} of {crew.micro_packs} micro-packs were computed together with others")
     for each in (alone, merged):
-        each.premises.threads.dismiss()
+        each.resources.threads.dismiss()
 
 
 if __name__ == "__main__":

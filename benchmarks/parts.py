@@ -28,11 +28,11 @@ PARTS = {
     "micro-packs": Part(overrides={"trainer.micro_tokens": 1 << 30}),
     "LoRA function, norms and MLPs": Part(
         replaced={
-            "hydratune.models.adapters.use_lean_forward": _nothing,
-            "hydratune.models.adapters.use_lean_blocks": _nothing,
+            "hydratune.adapters.attach.use_lean_forward": _nothing,
+            "hydratune.adapters.attach.use_lean_blocks": _nothing,
         }
     ),
-    "norms and MLPs": Part(replaced={"hydratune.models.adapters.use_lean_blocks": _nothing}),
+    "norms and MLPs": Part(replaced={"hydratune.adapters.attach.use_lean_blocks": _nothing}),
     "head loss without logits": Part(
         replaced={"hydratune.training.objective._plain_head": _nothing}
     ),

@@ -35,10 +35,11 @@ def ours(
     import lightning
     from lightning.pytorch.loggers.logger import Logger
 
+    from hydratune.adapters import attach
     from hydratune.data.masking import Encoded
-    from hydratune.models import adapters, sources
+    from hydratune.models import sources
     from hydratune.models.compute import compute_of
-    from hydratune.records import RunDirectory
+    from hydratune.records.run_directory import RunDirectory
     from hydratune.training.fit import fit
 
     class Steps(Logger):
@@ -53,9 +54,9 @@ def ours(
     compute = compute_of(config)
     with parts.without(part, config) if part else nullcontext():
         base = sources.load_model(config.model, sources.resolve(config.model), compute)
-        base = adapters.prepare_quantised(truncated(base, layers), config.model.quantization)
+        base = attach.prepare_quantised(truncated(base, layers), config.model.quantization)
         lightning.seed_everything(config.seed, verbose=False)
-        model = adapters.add_adapter(base, config.adapter)
+        model = attach.add_adapter(base, config.adapter)
         begin(model, meter)
         train = [
             Encoded(tuple(ids), tuple(trained))

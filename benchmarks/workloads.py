@@ -98,13 +98,13 @@ def settings(overrides: Sequence[str]) -> Any:
     """``overrides`` as hydratune's own typed settings."""
     import hydra
 
-    from hydratune import config
-    from hydratune.composition import CONF, _register_resolvers
+    from hydratune.composition import CONF, register
+    from hydratune.settings.commands import TrainConfig
+    from hydratune.settings.registry import typed
 
-    config.register()
-    _register_resolvers()
+    register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.typed(hydra.compose("train", [*SETTINGS, *overrides]), config.TrainConfig)
+        return typed(hydra.compose("train", [*SETTINGS, *overrides]), TrainConfig)
 
 
 def take(

@@ -46,8 +46,8 @@ def ctrl_c() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny() -> tuple[Any, Any, Any]:
     """(settings, source, tokenizer) of the random-weight model."""
-    from hydratune.config import TinyModel
     from hydratune.models import sources
+    from hydratune.settings.model import TinyModel
 
     settings = TinyModel(name="tiny", context_window=2048)
     source = sources.resolve(settings)

@@ -10,8 +10,15 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import SMALL
+from hydratune.adapters import attach
 from hydratune.composition import CONF
-from hydratune.config import (
+from hydratune.data.masking import Encoded
+from hydratune.errors import ConfigError
+from hydratune.evaluation.generation import answer
+from hydratune.models import sources
+from hydratune.models.attention import NAME
+from hydratune.models.compute import on_cpu
+from hydratune.settings.adapter import (
     AdaLoraAdapter,
     Ia3Adapter,
     LoraAdapter,
@@ -22,16 +29,9 @@ from hydratune.config import (
     PrefixTuning,
     PromptInit,
     PromptTuning,
-    Quantization,
-    TinyModel,
     VeraAdapter,
 )
-from hydratune.data.masking import Encoded
-from hydratune.errors import ConfigError
-from hydratune.evaluation.generation import answer
-from hydratune.models import adapters, sources
-from hydratune.models.attention import NAME
-from hydratune.models.compute import on_cpu
+from hydratune.settings.model import Quantization, TinyModel
 from hydratune.training.adalora import RankAllocation, orthogonality
 from hydratune.training.objective import Objective
 from test_config import problems
@@ -132,12 +132,10 @@ def prepared(
 ) -> Any:
     """The tiny model with ``adapter``, not yet trained."""
     settings = TinyModel(name="tiny", context_window=2048, quantization=quantization)
-    model = adapters.prepare_quantised(
-        sources.load_model(settings, tiny[1], on_cpu()), quantization
-    )
-    adapters.check(model, adapter, steps)
+    model = attach.prepare_quantised(sources.load_model(settings, tiny[1], on_cpu()), quantization)
+    attach.check(model, adapter, steps)
     torch.manual_seed(0)
-    return adapters.add_adapter(model, adapter, steps)
+    return attach.add_adapter(model, adapter, steps)
 
 
 def train(model: Any, steps: int) -> list[float]:
@@ -208,7 +206,7 @@ def test_saved_adapter_gives_the_logits_of_the_trained_model(
     with torch.no_grad():
         logits = model(input_ids=IDS).logits[:, -IDS.shape[1] :]
         untouched = original(tiny)(input_ids=IDS).logits
-        adapters.save(model, tiny[2], tmp_path / "adapter")
+        attach.save(model, tiny[2], tmp_path / "adapter")
         again = reloaded(tmp_path / "adapter", tiny)(input_ids=IDS).logits[:, -IDS.shape[1] :]
     assert (logits - untouched).abs().max() > 1e-3
     torch.testing.assert_close(again, logits, rtol=0, atol=1e-5)
@@ -248,7 +246,7 @@ def test_quantised_bases_on_a_cpu(
     assert losses[-1] < losses[0]
     with torch.no_grad():
         logits = model(input_ids=IDS).logits
-        adapters.save(model, tiny[2], tmp_path / "adapter")
+        attach.save(model, tiny[2], tmp_path / "adapter")
         torch.testing.assert_close(
             reloaded(tmp_path / "adapter", tiny, quantization)(input_ids=IDS).logits,
             logits,
@@ -294,7 +292,7 @@ def test_adalora_prunes_to_its_target_and_saves_the_ranks_of_the_weights_it_save
     kept = sum(int((p != 0).sum()) for p in values.values())
     assert kept == 2 * len(values) < before
     model.load_state_dict(early, strict=False)
-    adapters.save(model, tiny[2], tmp_path / "adapter")
+    attach.save(model, tiny[2], tmp_path / "adapter")
     with torch.no_grad():
         torch.testing.assert_close(
             reloaded(tmp_path / "adapter", tiny)(input_ids=IDS).logits, logits, rtol=0, atol=1e-5
@@ -358,9 +356,7 @@ def test_answers_and_likelihoods_see_the_virtual_tokens(
 ) -> None:
     base = build(kind)
     base.set_attn_implementation(attention)
-    model = adapters.add_adapter(
-        adapters.prepare_quantised(base, Quantization.none), adapter
-    ).eval()
+    model = attach.add_adapter(attach.prepare_quantised(base, Quantization.none), adapter).eval()
     torch.manual_seed(1)
     for parameter in model.prompt_encoder.parameters():
         parameter.data.normal_()
@@ -424,7 +420,7 @@ def test_only_the_chosen_layers_are_trained(tiny: Any) -> None:
 
 def test_parameters_of_a_4_bit_base_are_counted_as_those_it_stands_for(tiny: Any) -> None:
     whole, packed = (
-        adapters.count_parameters(prepared(tiny, LoraAdapter(), q))
+        attach.count_parameters(prepared(tiny, LoraAdapter(), q))
         for q in (Quantization.none, Quantization.nf4)
     )
     assert whole == packed
@@ -467,7 +463,7 @@ def test_what_a_model_cannot_take_is_refused_with_the_names_it_has(model: Any, c
     adapter, why, shown = REFUSED[case]
     before = {name: p.clone() for name, p in model.named_parameters()}
     with pytest.raises(ConfigError) as refused:
-        adapters.check(model, adapter, 6)
+        attach.check(model, adapter, 6)
     assert len(refused.value.problems) == 1
     assert (
         why in str(refused.value)
@@ -485,12 +481,12 @@ def test_an_architecture_that_peft_does_not_know_needs_names() -> None:
         (LoraAdapter(target_modules=None), "adapter.target_modules"),
     ):
         with pytest.raises(ConfigError, match="'phi3'") as refused:
-            adapters.check(phi, adapter)
-            adapters.add_adapter(phi, adapter)
+            attach.check(phi, adapter)
+            attach.add_adapter(phi, adapter)
         assert refused.value.problems[0].key == key
     named = Ia3Adapter(target_modules=["qkv_proj", "down_proj"], feedforward_modules=["down_proj"])
-    adapters.check(phi, named)
-    model = adapters.add_adapter(phi, named)
+    attach.check(phi, named)
+    model = attach.add_adapter(phi, named)
     shapes = {
         name.split(".")[-3]: tuple(p.shape) for name, p in model.named_parameters() if "ia3" in name
     }

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from hydratune import console
 from hydratune.console import Stage, printing_to, progress
+from hydratune.records.sweep import Job, write_sweep
 from hydratune.sweeps import board as boards
 from hydratune.sweeps.board import Board, Line, choose, plain, span, summary, table, time_left
-from hydratune.sweeps.records import Job, write_sweep
 
 
 def line(state: str = "running", **values: object) -> Line:

@@ -14,8 +14,15 @@ from typing import Any
 import pytest
 
 from conftest import SHARED_DATA, SMALL
-from hydratune import checks
-from hydratune.config import (
+from hydratune.data.answers import is_valid_answer, json_schema
+from hydratune.data.cases import CASES, cuad, mts_dialog
+from hydratune.data.cases.brand_style import plain_notes
+from hydratune.data.cases.tldr import parse_page
+from hydratune.data.rows import Row
+from hydratune.data.sets import RowSets, load_sets
+from hydratune.errors import ConfigError, DataError
+from hydratune.settings import checks
+from hydratune.settings.data import (
     BrandStyleData,
     CaseData,
     CodeTask,
@@ -26,13 +33,6 @@ from hydratune.config import (
     SnipsData,
     TechSupportData,
 )
-from hydratune.data.answers import is_valid_answer, json_schema
-from hydratune.data.cases import CASES, cuad, mts_dialog
-from hydratune.data.cases.brand_style import plain_notes
-from hydratune.data.cases.tldr import parse_page
-from hydratune.data.rows import Row
-from hydratune.data.sets import RowSets, load_sets
-from hydratune.errors import ConfigError, DataError
 from test_config import compose
 
 FOLDERS = {

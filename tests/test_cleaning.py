@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from hydratune.config import CleaningConfig
 from hydratune.data import boilerplate, cleaning
 from hydratune.data.rows import Message, Row
+from hydratune.settings.data import CleaningConfig
 
 
 def row(question: str, answer: str, number: int = 0) -> Row:

@@ -4,26 +4,26 @@ from pathlib import Path
 import hydra
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
-from hydratune import checks, config
-from hydratune.composition import CONF, _register_resolvers, composition_problems, sweep_name
+from hydratune.composition import CONF, composition_problems, register, sweep_name
 from hydratune.data.cases import CASES
 from hydratune.errors import ConfigError
+from hydratune.settings import checks
+from hydratune.settings.commands import COMMANDS, TrainConfig, load
+from hydratune.settings.registry import plain, typed
+from hydratune.settings.secrets import mask, refuse_secrets
 
 
-def compose(*overrides: str, command: str = "train") -> config.TrainConfig:
-    config.register()
-    _register_resolvers()
+def compose(*overrides: str, command: str = "train") -> TrainConfig:
+    register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.typed(
-            hydra.compose(command, ["name=test", *overrides]), config.COMMANDS[command]
-        )
+        return typed(hydra.compose(command, ["name=test", *overrides]), COMMANDS[command])
 
 
 def problems(*overrides: str) -> dict[str, str]:
     """key -> message of every problem."""
-    config.register()
-    _register_resolvers()
+    register()
     return {p.key: str(p) for p in composition_problems("train", ["name=test", *overrides])}
 
 
@@ -60,11 +60,8 @@ def options() -> list[str]:
 @pytest.mark.parametrize("option", options())
 def test_every_shipped_option_composes_into_its_types(option: str) -> None:
     settings = compose(option, *REQUIRED.get(option, []))
-    assert isinstance(settings, config.TrainConfig)
-    assert (
-        config.typed(config.OmegaConf.create(config.plain(settings)), config.TrainConfig)
-        == settings
-    )
+    assert isinstance(settings, TrainConfig)
+    assert typed(OmegaConf.create(plain(settings)), TrainConfig) == settings
 
 
 def test_shipped_options_are_found() -> None:
@@ -85,8 +82,8 @@ def test_default_is_the_contracts_experiment() -> None:
     "file", sorted((CONF.parent / "sweeps" / "wandb").glob("*.yaml")), ids=lambda f: f.stem
 )
 def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
-    twin = config.OmegaConf.load(file)
-    own = config.OmegaConf.load(CONF.parent / "sweeps" / file.name).hydra.sweeper.params
+    twin = OmegaConf.load(file)
+    own = OmegaConf.load(CONF.parent / "sweeps" / file.name).hydra.sweeper.params
     assert {k: [float(v) for v in p["values"]] for k, p in twin.parameters.items()} == {
         k: [float(v) for v in str(values).split(",")] for k, values in own.items()
     }
@@ -215,8 +212,8 @@ def test_secret_among_the_settings_is_refused_and_not_shown(
 def test_stored_configuration_is_only_data(tmp_path: Path) -> None:
     settings = compose("adapter.r=8", "model=tiny")
     stored = tmp_path / "config.yaml"
-    stored.write_text(config.OmegaConf.to_yaml(config.OmegaConf.structured(settings)))
-    assert config.load(stored) == settings
+    stored.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))
+    assert load(stored) == settings
 
 
 def test_sweep_has_a_name_of_its_own() -> None:
@@ -251,11 +248,11 @@ def test_column_that_cannot_be_mapped_names_the_nearest() -> None:
 
 def test_the_password_in_an_address_is_a_secret() -> None:
     assert (
-        checks.mask("postgresql://me:s3cr3t@host/db and http://host:80/a@b")
+        mask("postgresql://me:s3cr3t@host/db and http://host:80/a@b")
         == "postgresql://me:***@host/db and http://host:80/a@b"
     )
     with pytest.raises(ConfigError) as caught:
-        checks.refuse_secrets(["hydra.sweeper.storage=postgresql://me:s3cr3t@host/db"])
+        refuse_secrets(["hydra.sweeper.storage=postgresql://me:s3cr3t@host/db"])
     assert "s3cr3t" not in str(caught.value)
 
 
@@ -277,7 +274,7 @@ def test_secrets_are_known_by_the_names_of_their_variables(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, is_secret: bool
 ) -> None:
     monkeypatch.setenv(name, value)
-    assert checks.mask(f"a {value} b") == ("a *** b" if is_secret else f"a {value} b")
+    assert mask(f"a {value} b") == ("a *** b" if is_secret else f"a {value} b")
     found = problems(f"tracking.entity='{value}'")
     assert ("tracking.entity" in found) == is_secret
     if is_secret:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import SHARED_DATA
+from hydratune.adapters import attach
 from hydratune.cache import cache_folder
-from hydratune.config import LoraAdapter, PrefixTuning, PromptTuning
 from hydratune.evaluation.corpus import (
     Passage,
     TextScore,
@@ -18,8 +18,8 @@ from hydratune.evaluation.corpus import (
     token_log_likelihoods,
     windows,
 )
-from hydratune.models import adapters
 from hydratune.models.attention import NAME
+from hydratune.settings.adapter import LoraAdapter, PrefixTuning, PromptTuning
 
 USERS_CACHE = cache_folder()  # before the tests get one of their own: the real model is in it
 TEXTS = [
@@ -64,7 +64,7 @@ def test_every_token_has_the_likelihood_of_its_text_alone(
     [PromptTuning(num_virtual_tokens=3), PrefixTuning(num_virtual_tokens=3), LoraAdapter(r=2)],
 )
 def test_adapters_are_read_with(model: Any, adapter: Any) -> None:
-    tuned = adapters.add_adapter(model, adapter)
+    tuned = attach.add_adapter(model, adapter)
     for name, parameter in tuned.named_parameters():
         if parameter.requires_grad and "lora_A" not in name:
             torch.nn.init.normal_(parameter, std=0.5)

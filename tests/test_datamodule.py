@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from hydratune.config import OptimizerConfig, Schedule
 from hydratune.data.datamodule import OptimizerBatches
+from hydratune.settings.optimizer import OptimizerConfig, Schedule
 from hydratune.training.callbacks import validation_steps
 from hydratune.training.module import learning_rate_factor
 

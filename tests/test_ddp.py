@@ -19,7 +19,7 @@ from conftest import SMALL
 from hydratune.tracking import wandb_file
 from hydratune.training import ddp
 from hydratune.training.callbacks import History
-from hydratune.training.resume import Place
+from hydratune.training.resume import TrainerPosition
 from test_pack import assert_same_run
 from test_resume import interrupt_after
 
@@ -210,15 +210,15 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], P
         "adapter.lora_dropout=0.2",
     )
     run = tmp_path_factory.mktemp("broken") / "run"
-    before, is_due = signal.getsignal(signal.SIGINT), Place.on_train_batch_end
+    before, is_due = signal.getsignal(signal.SIGINT), TrainerPosition.on_train_batch_end
 
-    def due(self: Place, *args: Any) -> None:
+    def due(self: TrainerPosition, *args: Any) -> None:
         self.seconds = 1e-9
         is_due(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(run.parent)
-        patch.setattr(Place, "on_train_batch_end", due)
+        patch.setattr(TrainerPosition, "on_train_batch_end", due)
         interrupt_after(5, patch)
         started = started_processes(patch)
         assert main([*words, f"hydra.run.dir={run}"]) == 130

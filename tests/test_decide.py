@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from conftest import SMALL, write_rows
-from hydratune.config import EvaluationConfig
 from hydratune.data.rows import Message, stable_hash
 from hydratune.errors import ConfigError, InputError
 from hydratune.evaluation.decision import decide
 from hydratune.evaluation.families import Answered
 from hydratune.evaluation.measures import asked_by_user, rate, request_of
 from hydratune.evaluation.retrieval import Library, Passage, from_files, pieces, with_sources
+from hydratune.settings.evaluation import EvaluationConfig
 
 
 def test_the_passage_about_the_question_is_found_first() -> None:

@@ -16,7 +16,8 @@ from hydratune import digests
 from hydratune.cache import built
 from hydratune.comparison.runs import read
 from hydratune.errors import RunError
-from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
+from hydratune.records.files import read_json, read_jsonl, write_json, write_jsonl
+from hydratune.records.run_directory import RunDirectory
 from test_pack import assert_same_run
 from test_resume import RUN, interrupt_after
 

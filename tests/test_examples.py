@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from conftest import SMALL, write_rows
-from hydratune.config import DataConfig, Overlength, TrainOn
 from hydratune.data import thoughts
 from hydratune.data.examples import each_turn, encode_split, parts_of
 from hydratune.data.gate import gate
 from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import DataError
+from hydratune.settings.data import DataConfig, Overlength, TrainOn
 
 # writes a block of thoughts, if only an empty one, in the last turn and nowhere else
 LAST_THINKS = (
@@ -522,7 +522,7 @@ def test_system_turn_that_a_template_refuses_is_to_go_into_the_first_question(
 
 
 def test_generation_prompt_that_ends_in_a_space_is_said(encoder: ChatEncoder) -> None:
-    from hydratune.fitness import notices
+    from hydratune.experiment.fitness import notices
 
     spaced = PLAIN_CHAT.replace("assistant\n{% endif", "assistant: {% endif").replace(
         "{{ m['role'] }}\n", "{{ m['role'] }}: "

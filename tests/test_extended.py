@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from conftest import SMALL, edited
-from hydratune.config import LoraAdapter, PrefixTuning
-from hydratune.models import adapter_folder, adapters
+from hydratune.adapters import attach, folder
+from hydratune.settings.adapter import LoraAdapter, PrefixTuning
 from test_adapters import IDS, original, prepared, train
 from test_pack import assert_same_run, history
 from test_resume import interrupt_after
@@ -307,23 +307,23 @@ def test_an_adapter_that_peft_wrote_begins_with_its_weights_and_learns(
     tiny: Any, tmp_path: Path, model: Any, kind: str
 ) -> None:
     theirs = written_by_peft(tiny, tmp_path / "start", BY_PEFT[kind]())
-    found = adapter_folder.find(str(tmp_path / "start"))
-    settings = adapter_folder.described(found)
+    found = folder.find(str(tmp_path / "start"))
+    settings = folder.described(found)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    adapters.check(model, settings, start=found)
+    attach.check(model, settings, start=found)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     model.requires_grad_(False)
-    ours = adapters.add_adapter(model, settings, 4, found).eval()
+    ours = attach.add_adapter(model, settings, 4, found).eval()
     with torch.no_grad():
         torch.testing.assert_close(
             ours(input_ids=IDS).logits, theirs(input_ids=IDS).logits, rtol=0, atol=1e-5
         )
-    adapters.save(ours, tiny[2], tmp_path / "again")
+    attach.save(ours, tiny[2], tmp_path / "again")
     one, other = (load_file(tmp_path / name / WEIGHTS) for name in ("start", "again"))
     assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
     losses = train(ours, 4)
     assert losses[-1] < losses[0]
-    adapters.save(ours, tiny[2], tmp_path / "trained")
+    attach.save(ours, tiny[2], tmp_path / "trained")
     assert any(
         not one[name].equal(tensor)
         for name, tensor in load_file(tmp_path / "trained" / WEIGHTS).items()
@@ -520,7 +520,7 @@ def test_a_prefix_that_was_projected_is_described_as_what_was_saved(
     tiny: Any, tmp_path: Path
 ) -> None:
     written_by_peft(tiny, tmp_path / "start", BY_PEFT["prefix, projected"]())
-    assert adapter_folder.described(adapter_folder.find(str(tmp_path / "start"))) == PrefixTuning(
+    assert folder.described(folder.find(str(tmp_path / "start"))) == PrefixTuning(
         num_virtual_tokens=5
     )
 
@@ -530,14 +530,14 @@ def test_an_adapter_of_this_program_with_a_start_in_the_base_is_plain_lora(
 ) -> None:
     model = prepared(tiny, LoraAdapter(r=4, init_lora_weights="pissa"))
     train(model, 2)
-    adapters.save(model, tiny[2], tmp_path / "start")
-    found = adapter_folder.find(str(tmp_path / "start"))
-    settings = adapter_folder.described(found)
+    attach.save(model, tiny[2], tmp_path / "start")
+    found = folder.find(str(tmp_path / "start"))
+    settings = folder.described(found)
     assert isinstance(settings, LoraAdapter) and (settings.r, settings.init_lora_weights) == (
         8,
         "true",
     )
-    again = adapters.add_adapter(original(tiny).requires_grad_(False), settings, 2, found).eval()
+    again = attach.add_adapter(original(tiny).requires_grad_(False), settings, 2, found).eval()
     with torch.no_grad():
         torch.testing.assert_close(
             again(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=0, atol=1e-5
@@ -552,4 +552,4 @@ def test_methods_that_are_not_trained_here_are_named(tiny: Any, tmp_path: Path) 
         folder = tmp_path / str(config.peft_type)
         get_peft_model(original(tiny), config).save_pretrained(folder)
         with pytest.raises(Exception, match="trained"):
-            adapter_folder.described(adapter_folder.find(str(folder)))
+            folder.described(folder.find(str(folder)))

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from conftest import SHARED_DATA, SMALL, write_rows
-from hydratune.config import EvaluationConfig, Task
 from hydratune.evaluation import code_scores, families, json_scores, label_scores, text_scores
 from hydratune.evaluation.families import Answered
 from hydratune.evaluation.measures import difference, rate
 from hydratune.evaluation.metrics import metrics, score_row, settings
+from hydratune.settings.evaluation import EvaluationConfig, Task
 
 SCHEMA = {
     "type": "object",

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from conftest import SMALL, write_rows
-from hydratune.config import ForgettingConfig, LoraAdapter
+from hydratune.adapters import attach
 from hydratune.errors import ConfigError, DataError
 from hydratune.evaluation import forgetting, panel
-from hydratune.models import adapters
-from hydratune.records import read_jsonl
+from hydratune.records.files import read_jsonl
+from hydratune.settings.adapter import LoraAdapter
+from hydratune.settings.evaluation import ForgettingConfig
 
 Hydratune = Callable[..., tuple[int, str]]
 MEASURED = ("evaluation.forgetting.measure=true", "evaluation.forgetting.answer_tokens=4")
@@ -29,7 +30,7 @@ def probe(model: Any, encoder: Any, config: ForgettingConfig) -> forgetting.Prob
 def test_an_untrained_adapter_forgets_nothing(model: Any, encoder: Any) -> None:
     config = ForgettingConfig(measure=True, answer_tokens=4)
     before = probe(model, encoder, config)
-    tuned = adapters.add_adapter(model, LoraAdapter(r=2))
+    tuned = attach.add_adapter(model, LoraAdapter(r=2))
     values, intervals = forgetting.summary(
         forgetting.together(before, probe(tuned, encoder, config)), config, 0.95, 200
     )
@@ -45,7 +46,7 @@ def test_an_untrained_adapter_forgets_nothing(model: Any, encoder: Any) -> None:
 def test_divergence_is_that_of_the_whole_distributions(model: Any, encoder: Any) -> None:
     config = ForgettingConfig(measure=True, answers=False)
     before = probe(model, encoder, config)
-    tuned = adapters.add_adapter(model, LoraAdapter(r=2))
+    tuned = attach.add_adapter(model, LoraAdapter(r=2))
     torch.manual_seed(0)
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from generated_cases import END, FORMATS, Case, Wanted, cases, tokenizer, wanted, write
-from hydratune.config import DataConfig, TrainOn
 from hydratune.data.examples import encode_split
 from hydratune.data.formats import read_file
 from hydratune.data.gate import gate
 from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.errors import DataError
 from hydratune.models.sources import plain_template
+from hydratune.settings.data import DataConfig, TrainOn
 
 MOST_REFUSED = 0.02  # of the valid inputs
 

@@ -15,14 +15,15 @@ import torch
 from peft.tuners.lora import Linear as PeftLinear
 
 from conftest import SMALL
-from hydratune import config as configuration
-from hydratune.config import LoraAdapter
+from hydratune.adapters import attach
 from hydratune.data.masking import Encoded
 from hydratune.evaluation import assess, corpus, generation
 from hydratune.evaluation.generation import answer, batches_of
-from hydratune.models import adapters, compute, memory_plan, sources, varlen
+from hydratune.models import compute, memory_plan, sources, varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import Compute, as_trained, remember_autocast
+from hydratune.settings.adapter import LoraAdapter
+from hydratune.settings.commands import register_commands
 from hydratune.sweeps.pack import computing_threads
 from hydratune.sweeps.planning import shared_by
 from hydratune.training import packing
@@ -110,14 +111,14 @@ def stored(folder: Path, *overrides: str) -> Path:
 
 
 def test_a_pack_on_a_gpu_has_one_computing_thread(two_gpus: list[Any], tmp_path: Path) -> None:
-    configuration.register()
+    register_commands()
     assert computing_threads(stored(tmp_path, "trainer=gpu"), ["done", "0"], 16) == 1
     assert computing_threads(stored(tmp_path, "trainer=auto"), ["0"], 16) == 1
     assert computing_threads(stored(tmp_path, "trainer=cpu"), ["0"], 16) == 16
 
 
 def test_a_pack_without_a_gpu_has_a_thread_per_core(tmp_path: Path) -> None:
-    configuration.register()
+    register_commands()
     assert computing_threads(stored(tmp_path), ["0"], 16) == 16
     assert (
         computing_threads(stored(tmp_path, "trainer=gpu"), ["0"], 16) == 16
@@ -303,19 +304,19 @@ def test_an_adapter_is_loaded_onto_the_device_of_its_base(
     hydratune: Command, tmp_path: Path, tiny: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PEFT itself takes the first GPU it sees, also for a base on the CPU."""
-    model = adapters.add_adapter(
+    model = attach.add_adapter(
         sources.load_model(tiny[0], tiny[1], compute.on_cpu()), LoraAdapter(r=2, lora_alpha=4)
     )
-    adapters.save(model, tiny[2], tmp_path / "adapter")
+    attach.save(model, tiny[2], tmp_path / "adapter")
     devices: list[Any] = []
-    loading = adapters.PeftModel.load_adapter
+    loading = attach.PeftModel.load_adapter
 
     def noted(self: Any, *args: Any, torch_device: Any = None, **options: Any) -> Any:
         devices.append(torch_device)
         return loading(self, *args, torch_device=torch_device, **options)
 
-    monkeypatch.setattr(adapters.PeftModel, "load_adapter", noted)
-    adapters.load_tuned(
+    monkeypatch.setattr(attach.PeftModel, "load_adapter", noted)
+    attach.load_tuned(
         tiny[0], LoraAdapter(r=2, lora_alpha=4), tiny[1], tmp_path / "adapter", compute.on_cpu()
     )
     assert devices == ["cpu"]
@@ -707,8 +708,8 @@ def test_full_fine_tuning_in_bf16_is_warned_of(hydratune: Command, tmp_path: Pat
 def test_baselines_are_found_again_only_where_they_would_be_the_same(
     model: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydratune.config import EvaluationConfig, Task
     from hydratune.data.rows import Message, Row
+    from hydratune.settings.evaluation import EvaluationConfig, Task
 
     test_rows = [
         Row(

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import SMALL
 from hydratune.errors import ConfigError, Paused
-from hydratune.sweeps.halving import Halving, Turns
+from hydratune.sweeps.halving import Halving, HalvingScheduler
 from hydratune.training.callbacks import Rungs
 from hydratune.training.module import FineTuning
 from test_pack import assert_same_run, history, states
@@ -82,7 +82,7 @@ def test_nobody_is_halved_unless_asked_for() -> None:
 
 
 def simulate(
-    turns: Turns, quality: dict[str, float], total: int, workers: int, fails: str = ""
+    turns: HalvingScheduler, quality: dict[str, float], total: int, workers: int, fails: str = ""
 ) -> dict[str, int]:
     """Runs jobs whose loss is ``quality`` in threads; returns how many steps each was trained."""
     assert turns.halving is not None
@@ -119,7 +119,7 @@ def simulate(
 def test_the_best_third_goes_on(workers: int) -> None:
     quality = {str(n): (n * 7 % 16) / 10 for n in range(16)}
     out: list[str] = []
-    turns = Turns(list(quality), Halving(2))
+    turns = HalvingScheduler(list(quality), Halving(2))
     turns.on_out = out.append
     steps = simulate(turns, quality, 20, workers)
     by_quality = sorted(quality, key=lambda n: quality[n])
@@ -130,7 +130,7 @@ def test_the_best_third_goes_on(workers: int) -> None:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_without_waiting_somebody_comes_to_the_end_and_few_steps_are_spent(workers: int) -> None:
     quality = {str(n): (n * 7 % 27) / 10 for n in range(27)}
-    steps = simulate(Turns(list(quality), Halving(1, kind="asha")), quality, 9, workers)
+    steps = simulate(HalvingScheduler(list(quality), Halving(1, kind="asha")), quality, 9, workers)
     assert steps[min(quality, key=lambda n: quality[n])] == 9
     assert sum(steps.values()) < 27 * 9 / 2
     assert list(steps.values()).count(1) >= 9
@@ -138,7 +138,7 @@ def test_without_waiting_somebody_comes_to_the_end_and_few_steps_are_spent(worke
 
 def test_whoever_fails_takes_no_place_and_nobody_waits_for_it() -> None:
     quality = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "e": 0.5, "f": 0.6}
-    steps = simulate(Turns(list(quality), Halving(1)), quality, 9, 2, fails="a")
+    steps = simulate(HalvingScheduler(list(quality), Halving(1)), quality, 9, 2, fails="a")
     assert steps == {
         "a": 3,
         "b": 9,
@@ -148,12 +148,12 @@ def test_whoever_fails_takes_no_place_and_nobody_waits_for_it() -> None:
         "f": 1,
     }  # c has the place that a leaves
     assert simulate(
-        Turns(list(quality), Halving(1)), dict.fromkeys(quality, float("inf")), 9, 2
+        HalvingScheduler(list(quality), Halving(1)), dict.fromkeys(quality, float("inf")), 9, 2
     ) == dict.fromkeys(quality, 1)
 
 
 def test_without_waiting_whoever_fails_leaves_its_place_as_well() -> None:
-    turns = Turns(list("abcd"), Halving(1, kind="asha"))
+    turns = HalvingScheduler(list("abcd"), Halving(1, kind="asha"))
     for name, value in zip("abc", (0.6, 0.5, 0.4), strict=True):
         assert turns.next() == name
         assert turns.reached(name, 0, value) is (name == "c")  # the best of three
@@ -163,7 +163,7 @@ def test_without_waiting_whoever_fails_leaves_its_place_as_well() -> None:
 
 def test_a_substitute_comes_from_those_who_were_out_already() -> None:
     out: list[str] = []
-    turns = Turns(list("abc"), Halving(1))
+    turns = HalvingScheduler(list("abc"), Halving(1))
     turns.on_out = out.append
     for name, value in zip("abc", (0.1, 0.2, 0.3), strict=True):
         assert turns.next() == name
@@ -178,7 +178,7 @@ def test_a_substitute_comes_from_those_who_were_out_already() -> None:
 
 def test_whoever_waits_looks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting threads must not wake each other again and again while somebody trains."""
-    turns = Turns(list("abc"), Halving(1))
+    turns = HalvingScheduler(list("abc"), Halving(1))
     looks: list[float] = []
     judge = turns._judge
     monkeypatch.setattr(turns, "_judge", lambda: looks.append(time.monotonic()) or judge())
@@ -198,7 +198,7 @@ def test_whoever_waits_looks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_known_from_an_earlier_start_counts() -> None:
-    turns = Turns(list("abcdef"), Halving(1))
+    turns = HalvingScheduler(list("abcdef"), Halving(1))
     turns.known("a", [0.6], "paused")
     turns.known("b", [0.1, 0.1], "paused")
     turns.known("c", [], "finished", 0.2)
@@ -208,7 +208,7 @@ def test_what_is_known_from_an_earlier_start_counts() -> None:
 
 def test_whoever_was_given_up_does_not_come_back() -> None:
     """It hung while a checkpoint was written, say, and wakes up: nobody would wait for its end."""
-    turns = Turns(["a", "b"], Halving(1))
+    turns = HalvingScheduler(["a", "b"], Halving(1))
     assert turns.next() == "a"
     turns.ended("a", "failed")
     assert not turns.reached("a", 0, 0.1)
@@ -216,7 +216,7 @@ def test_whoever_was_given_up_does_not_come_back() -> None:
 
 
 def test_without_waiting_those_that_failed_early_lend_nobody_their_places() -> None:
-    turns = Turns(list("abcdef"), Halving(1, kind="asha"))
+    turns = HalvingScheduler(list("abcdef"), Halving(1, kind="asha"))
     for name in "abcd":
         assert turns.next() == name
     for name in "abc":
@@ -225,7 +225,7 @@ def test_without_waiting_those_that_failed_early_lend_nobody_their_places() -> N
 
 
 def test_nobody_waits_while_somebody_is_put_out_and_a_full_disk_stops_nobody() -> None:
-    turns = Turns(["a", "b", "c"], Halving(1))
+    turns = HalvingScheduler(["a", "b", "c"], Halving(1))
     free: list[bool] = []
 
     def out(name: str) -> None:
@@ -268,7 +268,7 @@ def test_a_run_that_passed_a_rung_unasked_is_asked_when_it_goes_on() -> None:
 
 def test_asked_to_leave_nobody_waits() -> None:
     asked = threading.Event()
-    turns = Turns(["a"], Halving(1), asked)
+    turns = HalvingScheduler(["a"], Halving(1), asked)
     assert turns.next() == "a"
     threading.Timer(0.2, asked.set).start()
     assert turns.next() is None

@@ -14,14 +14,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import SMALL
-from hydratune.config import AdamWOptimizer
 from hydratune.console import progress
 from hydratune.data.datamodule import Batch
 from hydratune.data.masking import Encoded
 from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import sent
-from hydratune.records import RunDirectory
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.optimizer import AdamWOptimizer
 from hydratune.training import callbacks, fit, packing
 from hydratune.training.callbacks import History, OptimizerStep, Watchdog
 from hydratune.training.module import FineTuning

@@ -7,7 +7,7 @@ import pytest
 from conftest import SHARED_DATA
 from hydratune.errors import DataError
 from hydratune.evaluation.instructions import RULES, followed, known
-from hydratune.records import read_jsonl
+from hydratune.records.files import read_jsonl
 
 CASES: list[tuple[str, dict[str, Any], str, str]] = [
     (

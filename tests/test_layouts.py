@@ -166,7 +166,7 @@ def test_the_fix_for_an_unknown_role_works_when_typed(
 
 
 def test_roles_that_are_named_come_first(tmp_path: Path) -> None:
-    turns = [{"from": "bot", "value": QUESTION}, {"from": "Guest", "value": ANSWER}]
+    turns = [{"from": "bot", "value": QUESTION}, {"from": "MergeableBatch", "value": ANSWER}]
     path = write_rows(tmp_path / "a.jsonl", [{"conversations": turns}])
     assert spoken(read(path, Naming(roles={"bot": "user", "guest": "assistant"}))[0][0]) == SPOKEN
 

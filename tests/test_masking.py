@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 
-from hydratune.config import DataConfig, Overlength, TrainOn
 from hydratune.data.examples import encode_split
 from hydratune.data.gate import gate, stretches
 from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.preview import Piece, coloured, legend, pieces
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import DataConfig, Overlength, TrainOn
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -485,7 +485,7 @@ def test_plain_template_passes_the_gate_over_several_turns(encoder: ChatEncoder)
 
 
 def test_a_template_that_leaves_out_the_begin_of_text_is_said(encoder: ChatEncoder) -> None:
-    from hydratune.fitness import notices
+    from hydratune.experiment.fitness import notices
 
     begun = with_begin(encoder)
     (said,) = notices(begun)

@@ -17,18 +17,18 @@ import pytest
 import torch
 
 from conftest import write_rows
-from hydratune.config import Ia3Adapter, LoraAdapter
+from hydratune.adapters import attach
 from hydratune.data.masking import Encoded
 from hydratune.errors import Leaving
-from hydratune.models import adapters
 from hydratune.models.attention import NAME
-from hydratune.records import RunDirectory
-from hydratune.sweeps.crew import Crew, Task
-from hydratune.sweeps.pack import JobCrew, Premises
-from hydratune.sweeps.watch import Pulse
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.adapter import Ia3Adapter, LoraAdapter
+from hydratune.sweeps.pack import JobWorkers, PackResources
+from hydratune.sweeps.watch import Heartbeat
+from hydratune.sweeps.worker_pool import Task, WorkerPool
 from hydratune.training.elementwise import EAGER
 from hydratune.training.losses import PLAIN, LossShape
-from hydratune.training.merged import Guest, Host, MergingPool
+from hydratune.training.merged import BaseReplica, MergeableBatch, MergingPool
 from hydratune.training.objective import Objective
 from test_objective import ARCHITECTURES, SIZES, build, rows
 from test_pack import QUICK, assert_same_run, history
@@ -46,7 +46,7 @@ ADAPTERS = {
 class Together(MergingPool):
     """Computes all guests of one call in one pass."""
 
-    def __init__(self, host: Host | None) -> None:
+    def __init__(self, host: BaseReplica | None) -> None:
         self.host, self.passes = host, list[int]()
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -55,7 +55,7 @@ class Together(MergingPool):
         return future
 
     def map_guests(
-        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]
+        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[MergeableBatch | None]
     ) -> Any:
         assert self.host is not None
         self.guests = list(guests)
@@ -76,7 +76,7 @@ def own(base: Any) -> Any:
 
 def trial(base: Any, adapter: LoraAdapter, seed: int) -> Any:
     torch.manual_seed(seed)
-    model = adapters.add_adapter(own(base), adapter)
+    model = attach.add_adapter(own(base), adapter)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -85,9 +85,9 @@ def trial(base: Any, adapter: LoraAdapter, seed: int) -> Any:
 
 def guests_of(
     base: Any, names: Sequence[str], **options: Any
-) -> tuple[Host, list[Guest], list[Any]]:
+) -> tuple[BaseReplica, list[MergeableBatch], list[Any]]:
     """The host, a guest for every adapter, and (loss, gradients) of each alone."""
-    host = Host(own(base))
+    host = BaseReplica(own(base))
     guests, alone = [], []
     shapes = [PLAIN, LossShape(label_smoothing=0.1), LossShape(z_loss=1e-3)]
     for number, name in enumerate(names):
@@ -154,7 +154,7 @@ def test_no_bit_of_a_guest_depends_on_its_company(
             ARCHITECTURES, architecture, {**ARCHITECTURES[architecture], "head_dim": 16}
         )
     base = base_of(architecture)
-    host = Host(own(base), steadily=True)
+    host = BaseReplica(own(base), steadily=True)
     names = [
         name
         for name in ADAPTERS
@@ -204,7 +204,7 @@ def test_guests_differ_from_alone_by_rounding_only() -> None:
 
 def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
     base = base_of()
-    host, guests, expected = Host(own(base)), [], []
+    host, guests, expected = BaseReplica(own(base)), [], []
     for seed, name in enumerate(("dropout", "all")):
         pool = Together(host)
         model = trial(base, ADAPTERS[name], seed).eval()
@@ -222,7 +222,7 @@ def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
 
 def test_two_micro_packs_of_one_trial_get_a_gradient_each() -> None:
     base = base_of()
-    pool = Together(Host(own(base)))
+    pool = Together(BaseReplica(own(base)))
     objective = Objective(
         trial(base, ADAPTERS["all"], 0), micro_tokens=24, workers=1, share=False, pool=pool
     )
@@ -260,10 +260,10 @@ def test_bf16_under_autocast_is_what_each_gets_alone() -> None:
 # ------------------------------------------------------------------------------- who can be a guest
 def guest_of(
     base: Any, adapter: Any, rows_: Sequence[Encoded] = (), **options: Any
-) -> list[Guest | None] | None:
+) -> list[MergeableBatch | None] | None:
     """What an objective offers; None if it does not even ask."""
-    pool = Together(Host(own(base)))
-    model = adapters.add_adapter(own(base), adapter)
+    pool = Together(BaseReplica(own(base)))
+    model = attach.add_adapter(own(base), adapter)
     objective = Objective(model.train(), micro_tokens=256, workers=1, pool=pool, **options)
     objective.gradients(rows_ or rows(2))
     return getattr(pool, "guests", None)
@@ -303,7 +303,7 @@ def test_a_frozen_bottom_is_not_entered_in_company(
 ) -> None:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
     base = base_of()
-    pool = Together(Host(own(base)))
+    pool = Together(BaseReplica(own(base)))
     objective = Objective(trial(base, ADAPTERS["top"], 0), micro_tokens=256, workers=1, pool=pool)
     assert objective.keep_bottom(rows(2), "base", 1e9, lambda *_: None) == 1
     objective.gradients(rows(2))
@@ -311,7 +311,7 @@ def test_a_frozen_bottom_is_not_entered_in_company(
 
 
 def test_a_model_on_other_weights_is_no_guest() -> None:
-    pool = Together(Host(base_of()))
+    pool = Together(BaseReplica(base_of()))
     Objective(
         trial(base_of(), ADAPTERS["all"], 0), micro_tokens=256, workers=1, pool=pool
     ).gradients(rows(2))
@@ -325,7 +325,7 @@ class Recorder:
     def __init__(self, error: Exception | None = None, seconds: float = 0.0) -> None:
         self.passes, self.error, self.seconds = list[list[int]](), error, seconds
 
-    def run(self, guests: Sequence[Guest]) -> list[Any]:
+    def run(self, guests: Sequence[MergeableBatch]) -> list[Any]:
         self.passes.append([guest.tokens for guest in guests])
         time.sleep(self.seconds)
         if self.error is not None:
@@ -344,7 +344,7 @@ def task(
     error: Exception | None = None,
     **options: Any,
 ) -> Task:
-    guest = Guest(
+    guest = MergeableBatch(
         SimpleNamespace(first=""),
         [Encoded((1,) * (tokens + 1), (True,) * (tokens + 1))],
         PLAIN,
@@ -367,9 +367,9 @@ def task(
 @contextmanager
 def crew_of(
     host: Any, merge_tokens: int = 80, workers: int = 1
-) -> Iterator[tuple[Crew, threading.Event]]:
+) -> Iterator[tuple[WorkerPool, threading.Event]]:
     """A crew whose threads are all busy until the event is set."""
-    crew, go = Crew(workers, merge_tokens), threading.Event()
+    crew, go = WorkerPool(workers, merge_tokens), threading.Event()
     crew.host = host
     for _ in range(workers):
         crew.submit([Task(go.wait)])
@@ -443,7 +443,7 @@ def test_guests_of_two_kinds_are_not_in_one_pass() -> None:
 
 def test_threads_take_equal_parts() -> None:
     host, done = Recorder(seconds=0.2), list[Any]()
-    crew = Crew(2, 80)
+    crew = WorkerPool(2, 80)
     crew.host = host  # type: ignore[assignment]
     while len(crew._shares) < 2:
         time.sleep(0.001)
@@ -500,21 +500,21 @@ def test_who_is_to_leave_is_not_computed_and_time_is_shared_by_tokens() -> None:
 # -------------------------------------------------------------------------------------- a real pack
 def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> None:
     base = base_of()
-    premises = Premises(1, 4096)
-    pulse = Pulse(RunDirectory(Path("job")), premises.asked)
+    resources = PackResources(1, 4096)
+    heartbeat = Heartbeat(RunDirectory(Path("job")), resources.asked)
     objectives = []
     for seed, name in enumerate(("all", "dropout", "few")):
-        model = trial(premises.own(base, pulse), ADAPTERS[name], seed)
+        model = trial(resources.own(base, heartbeat), ADAPTERS[name], seed)
         objectives.append(
             Objective(
                 model,
                 micro_tokens=512,
                 workers=2,
-                pool=JobCrew(premises, pulse, threading.Event()),
+                pool=JobWorkers(resources, heartbeat, threading.Event()),
                 seed=seed,
             )
         )
-    crew, parts = premises.threads, [rows(2 + seed, seed) for seed in range(3)]
+    crew, parts = resources.threads, [rows(2 + seed, seed) for seed in range(3)]
 
     def together(parts: Sequence[list[Encoded]]) -> list[Future[Any]]:
         go = threading.Event()
@@ -538,7 +538,7 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
     assert crew.merged == 6
     for result, expected in zip(results, alone, strict=True):
         assert_same(result, expected, 1e-5)
-    crew.host = premises.shared("host", lambda: None, pulse)  # type: ignore[arg-type, return-value]
+    crew.host = resources.shared("host", lambda: None, heartbeat)  # type: ignore[arg-type, return-value]
     outside = [Encoded((1, 96_000, 3, 4), (False, False, True, True))] * 2
     good, bad, also = together([parts[0], outside, parts[2]])
     assert isinstance(bad.exception(), IndexError)

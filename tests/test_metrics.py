@@ -4,7 +4,6 @@ import math
 import pytest
 from rich.console import Console
 
-from hydratune.config import EvaluationConfig, Task
 from hydratune.data.answers import NotStrictJson, is_schema_valid, parse_strict
 from hydratune.errors import ConfigError
 from hydratune.evaluation import table
@@ -13,6 +12,7 @@ from hydratune.evaluation.json_scores import fields, score
 from hydratune.evaluation.metrics import choose_task, flat, metrics, score_row
 from hydratune.evaluation.statistics import bootstrap_ratio, wilson
 from hydratune.evaluation.text_scores import rouge
+from hydratune.settings.evaluation import EvaluationConfig, Task
 
 SCHEMA = {
     "type": "object",

@@ -3,7 +3,7 @@ from typing import Any
 
 import torch
 
-from hydratune.config import AdamWOptimizer
+from hydratune.settings.optimizer import AdamWOptimizer
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
 

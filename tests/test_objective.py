@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from hydratune.config import LoraAdapter, Quantization
+from hydratune.adapters import attach
 from hydratune.data.masking import Encoded
-from hydratune.models import adapters
 from hydratune.models.attention import NAME, supports_packing
+from hydratune.settings.adapter import LoraAdapter
+from hydratune.settings.model import Quantization
 from hydratune.training import packing
 from hydratune.training.frozen import frozen_layers
 from hydratune.training.losses import HeadLoss
@@ -89,8 +90,8 @@ def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
 
 
 def with_lora(model: Any, **options: Any) -> Any:
-    model = adapters.add_adapter(
-        adapters.prepare_quantised(model, Quantization.none),
+    model = attach.add_adapter(
+        attach.prepare_quantised(model, Quantization.none),
         LoraAdapter(r=4, lora_alpha=8, **options),
     )
     torch.manual_seed(1)
@@ -390,7 +391,7 @@ def test_a_quantised_base_lets_go_of_its_file(tmp_path: Path) -> None:
     base = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=quantization, dtype=torch.float32
     )
-    model = adapters.prepare_quantised(base, Quantization.nf4)
+    model = attach.prepare_quantised(base, Quantization.nf4)
     gc.collect()
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
     assert all(not p.requires_grad for p in model.parameters())
@@ -404,8 +405,8 @@ def test_a_4_bit_base_takes_the_lean_path(tmp_path: Any) -> None:
     base = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=quantization, dtype=torch.float32
     )
-    model = adapters.add_adapter(
-        adapters.prepare_quantised(base, Quantization.nf4), LoraAdapter(r=4, lora_alpha=8)
+    model = attach.add_adapter(
+        attach.prepare_quantised(base, Quantization.nf4), LoraAdapter(r=4, lora_alpha=8)
     )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

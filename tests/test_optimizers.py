@@ -11,22 +11,25 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from conftest import SMALL, edited
-from hydratune import checks, config
+from hydratune.adapters.attach import add_adapter
 from hydratune.composition import CONF
-from hydratune.config import SCHEMAS, AdamWOptimizer, LoraAdapter, OptimizerConfig
 from hydratune.errors import ConfigError
-from hydratune.models.adapters import add_adapter
+from hydratune.settings import checks
+from hydratune.settings.adapter import LoraAdapter
+from hydratune.settings.commands import load
+from hydratune.settings.optimizer import AdamWOptimizer, OptimizerConfig
+from hydratune.settings.registry import plain, variants
 from hydratune.training import optimizers
 from test_config import compose
 
 Command = Callable[..., tuple[int, str]]
-KINDS = sorted(SCHEMAS["optimizer"])
+KINDS = sorted(variants("optimizer"))
 PAGED = [kind for kind in KINDS if kind.startswith("paged")]
 ON_CPU = [kind for kind in KINDS if kind not in PAGED]
 
 
 def settings(kind: str, **values: Any) -> OptimizerConfig:
-    return SCHEMAS["optimizer"][kind](**values)
+    return variants("optimizer")[kind](**values)
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, number: int) 
 
 def test_every_optimizer_is_shipped() -> None:
     assert sorted(file.stem for file in (CONF / "optimizer").glob("*.yaml")) == KINDS
-    assert [SCHEMAS["optimizer"][kind]().kind for kind in KINDS] == KINDS  # type: ignore[attr-defined]
+    assert [variants("optimizer")[kind]().kind for kind in KINDS] == KINDS  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", ON_CPU)
@@ -82,8 +85,7 @@ def test_every_optimizer_trains(hydratune: Command, tmp_path: Path, kind: str) -
         losses = [float(row["val/loss"]) for row in csv.DictReader(stream)]
     assert len(losses) == 3 and all(map(math.isfinite, losses)) and losses[-1] < losses[0]
     assert (
-        config.load(tmp_path / "run" / "config.yaml").optimizer
-        == compose(f"optimizer={kind}").optimizer
+        load(tmp_path / "run" / "config.yaml").optimizer == compose(f"optimizer={kind}").optimizer
     )
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)[
         "optimizer_states"
@@ -332,12 +334,12 @@ def test_wrong_setting_is_refused_with_a_fix(overrides: list[str], key: str) -> 
 
 
 def test_configuration_of_an_older_run_still_loads(tmp_path: Path) -> None:
-    values = config.plain(compose("model=tiny"))
+    values = plain(compose("model=tiny"))
     values["optimizer"] = {"lr": 3e-4, "weight_decay": 0.0, "betas": [0.9, 0.999], "eps": 1e-8, "schedule": "cosine", "warmup_ratio": 0.05,  # noqa: E501
                            "min_lr_ratio": 0.0}  # fmt: skip
     del values["trainer"]["max_loss_ratio"]
     (tmp_path / "config.yaml").write_text(json.dumps(values))
-    assert config.load(tmp_path / "config.yaml").optimizer == AdamWOptimizer(lr=3e-4)
+    assert load(tmp_path / "config.yaml").optimizer == AdamWOptimizer(lr=3e-4)
 
 
 def test_run_with_a_paged_optimizer_is_evaluated_on_a_cpu(

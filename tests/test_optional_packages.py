@@ -33,27 +33,27 @@ for module in modules:
 
 sys.path.insert(0, sys.argv[1])
 import torch
-from gpu_model import TOY_CHECKED, Place, build, fit, ours, random_rows
+from gpu_model import TOY_CHECKED, ComputeDevice, build, fit, ours, random_rows
 
 from hydratune.evaluation.generation import answer
 from hydratune.records import RunDirectory
-from hydratune.sweeps.pack import JobCrew, Premises
-from hydratune.sweeps.watch import Pulse
+from hydratune.sweeps.pack import JobWorkers, PackResources
+from hydratune.sweeps.watch import Heartbeat
 
-place = Place(torch.device("cpu"))
+place = ComputeDevice(torch.device("cpu"))
 config = place.settings("data.batch_size=2")
 rows = random_rows(4, TOY_CHECKED, 20, 24, config)
 model = ours(build(TOY_CHECKED, place, torch.float32), config)
 alone = fit(model, rows, config, place)
 
 base = build(TOY_CHECKED, place, torch.float32)
-premises = Premises(2)
-pulses = [Pulse(RunDirectory(Path(f"trial{n}")), premises.asked) for n in range(2)]
-trials = [ours(premises.own(base, pulse), config) for pulse in pulses]
-crews = [JobCrew(premises, pulse, threading.Event()) for pulse in pulses]
+resources = PackResources(2)
+pulses = [Heartbeat(RunDirectory(Path(f"trial{n}")), resources.asked) for n in range(2)]
+trials = [ours(resources.own(base, heartbeat), config) for heartbeat in pulses]
+crews = [JobWorkers(resources, heartbeat, threading.Event()) for heartbeat in pulses]
 with ThreadPoolExecutor(2) as threads:
     packed = list(threads.map(lambda trial, crew: fit(trial, rows, config, place, pool=crew), trials, crews))
-premises.threads.dismiss()
+resources.threads.dismiss()
 assert len(alone.losses) == 2 and all(fitted.losses == alone.losses for fitted in packed)
 (said,) = answer(model, [[5, 6, 7]], [[8, 9]], stop=frozenset(), pad=0, max_new_tokens=3, batch_size=1, title="")
 assert len(said.tokens) == 3

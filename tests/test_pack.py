@@ -19,13 +19,15 @@ from safetensors.torch import load_file
 
 from conftest import SMALL, write_rows
 from hydratune.commands import train
-from hydratune.config import Control, FullFinetune, LoraBias
 from hydratune.errors import Paused, RunError, SweepError
-from hydratune.records import RunDirectory, State, write_json, write_text
+from hydratune.records.files import write_json, write_text
+from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.sweep import read_sweep
+from hydratune.settings.adapter import FullFinetune, LoraBias
+from hydratune.settings.data import Control
 from hydratune.sweeps import pack
 from hydratune.sweeps.halving import Halving
 from hydratune.sweeps.planning import SETTINGS, plan, why_alone
-from hydratune.sweeps.records import read_sweep
 from hydratune.training import products
 from test_config import compose
 
@@ -453,14 +455,14 @@ def test_a_pack_that_breaks_hands_on_whom_nobody_stopped(
     for record in records.values():
         record.start()
 
-    def one(settings: Any, pulse: Any, premises: pack.Premises, *rest: Any) -> None:
-        if pulse.name == "breaks":
+    def one(settings: Any, heartbeat: Any, resources: pack.PackResources, *rest: Any) -> None:
+        if heartbeat.name == "breaks":
             while records["ends"].status()["state"] != "stopped":
                 time.sleep(0.01)
             raise OSError("the disk is gone")
-        if pulse.name == "works":
-            premises.asked.wait(20)
-        pulse.record.end(State.stopped, "interrupted by the user")
+        if heartbeat.name == "works":
+            resources.asked.wait(20)
+        heartbeat.record.end(State.stopped, "interrupted by the user")
 
     monkeypatch.setattr(pack, "_one", one)
     with pytest.raises(SweepError, match="the disk is gone"):
@@ -483,14 +485,14 @@ def test_the_place_of_a_winner_that_fails_goes_to_the_next_best_where_it_was_sto
     """
     losses, done = {"0": 0.3, "1": 0.2, "2": 0.1, "3": 0.4}, []
 
-    def run(settings: Any, record: RunDirectory, shop: Any) -> None:
+    def run(settings: Any, record: RunDirectory, context: Any) -> None:
         name, checkpoint = record.path.name, record.checkpoints / "last.ckpt"
         began = int(checkpoint.read_text()) if checkpoint.is_file() else 0
-        for step in (step for step in shop.rungs(12) if step > began):
+        for step in (step for step in context.rungs(12) if step > began):
             done.append((name, step))
             record.checkpoints.mkdir(exist_ok=True)
             checkpoint.write_text(str(step))
-            if not shop.may_go_on(step, losses[name]):
+            if not context.may_go_on(step, losses[name]):
                 raise Paused
         if name != "0":
             raise RunError("its file cannot be read")

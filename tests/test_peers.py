@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 
 from conftest import SMALL, write_rows
 from hydratune.errors import ConfigError
-from hydratune.records import RunDirectory, State, write_json, write_text
-from hydratune.sweeps import peers
-from hydratune.sweeps.records import Job, write_sweep
+from hydratune.experiment import data_consistency
+from hydratune.records.files import write_json, write_text
+from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.sweep import Job, write_sweep
 from test_config import compose
 from test_pack import states
 
@@ -36,7 +37,9 @@ def finished(sweep: Path, name: str, *overrides: str, rows: Any = ROWS) -> None:
 
 
 def ask(sweep: Path, *overrides: str, rows: Any = ROWS) -> None:
-    peers.refuse_other_rows(compose(*overrides), sweep / "new", rows, lambda name, make: make())
+    data_consistency.refuse_other_rows(
+        compose(*overrides), sweep / "new", rows, lambda name, make: make()
+    )
 
 
 def test_other_rows_under_the_same_settings_are_refused(tmp_path: Path) -> None:

@@ -7,14 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydratune.config import (
-    CleaningConfig,
-    ContractsData,
-    DataConfig,
-    Level,
-    QualityConfig,
-    TrainOn,
-)
 from hydratune.data.quality import pii, row_checks
 from hydratune.data.quality.duplicates import find_near_pairs, grams, jaccard
 from hydratune.data.quality.equality import exact, normalised, words
@@ -28,6 +20,14 @@ from hydratune.data.quality.variants import key_words
 from hydratune.data.rows import Message, Row
 from hydratune.data.splits import Side
 from hydratune.data.store import RowStore, RowWriter
+from hydratune.settings.data import (
+    CleaningConfig,
+    ContractsData,
+    DataConfig,
+    Level,
+    QualityConfig,
+    TrainOn,
+)
 
 
 def row(question: str, answer: str = "Yes, it is.", **more: Any) -> Row:
@@ -917,8 +917,8 @@ def test_leaks_say_between_which_splits_and_how_many_rows_the_fix_removes(tmp_pa
     assert finding.splits == {"validation": 1, "test": 3}
     assert (
         finding.fix
-        == "data.clean.drop_leaks=true removes 2 train rows and 2 validation rows, which validation"
-        " or test asks too"
+        == "data.clean.drop_leaks=true removes 2 train rows and 2 validation rows, whose"
+        " requests are in validation or test too"
     )
     after = found(tmp_path, rows, sides, clean=CleaningConfig(drop_leaks=True))
     assert (after["exact_leaks"].count, after["size"].count) == (0, 2)

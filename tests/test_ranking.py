@@ -15,8 +15,9 @@ from hydratune.comparison.entries import Entry, cells, entries, short_names
 from hydratune.comparison.ranking import ranking_table
 from hydratune.comparison.runs import Run, collect
 from hydratune.comparison.ties import by_seeds
-from hydratune.records import RunDirectory, State, write_json, write_text
-from hydratune.sweeps.records import Job, write_sweep
+from hydratune.records.files import write_json, write_text
+from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.sweep import Job, write_sweep
 
 
 def run(name: str, lr: float, seed: int, loss: float | None, **more: Any) -> Run:

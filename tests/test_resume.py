@@ -15,8 +15,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from conftest import SMALL
-from hydratune.records import RunDirectory, write_json
-from hydratune.run import recorded
+from hydratune.experiment.frame import recorded
+from hydratune.records.files import write_json
+from hydratune.records.run_directory import RunDirectory
 from hydratune.training.callbacks import History
 from hydratune.training.module import FineTuning
 from hydratune.training.resume import _moved
@@ -154,7 +155,7 @@ def test_ctrl_c_while_the_report_is_written_leaves_a_finished_run(
     def interrupted(record: RunDirectory) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hydratune.run.write_page", interrupted)
+    monkeypatch.setattr("hydratune.experiment.frame.write_page", interrupted)
     record = RunDirectory(tmp_path)
     record.start()
     with pytest.raises(KeyboardInterrupt), recorded(compose(), record):

@@ -12,12 +12,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from hydratune.errors import ConfigError
-from hydratune.records import RunDirectory, State, write_json
-from hydratune.sweeps import fleet, gpus, processes
+from hydratune.records.files import write_json
+from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.sweep import Job
+from hydratune.sweeps import gpus, pack_processes, processes
 from hydratune.sweeps.halving import Halving
 from hydratune.sweeps.planning import GOES_ON, Packing, Planned
 from hydratune.sweeps.processes import _run_packs
-from hydratune.sweeps.records import Job
 from hydratune.sweeps.retries import Again, Death, after
 from test_config import compose
 
@@ -113,29 +114,29 @@ def test_the_next_best_have_the_places_of_jobs_that_died(tmp_path: Path) -> None
             record.end(State.stopped, "halved")
         items.append(Planned(Job(name, (), {}), record, compose(), OmegaConf.create({"hydra": {}})))
     pack, halving = (
-        fleet.Pack("pack 1 of 1: 3 jobs", tuple(items), 2),
+        pack_processes.Pack("pack 1 of 1: 3 jobs", tuple(items), 2),
         Packing(retries=1, halving=Halving(2)),
     )
     tries: dict[str, int] = {}
-    (again,) = fleet._what_is_left(pack, -9, tries, halving)
+    (again,) = pack_processes._what_is_left(pack, -9, tries, halving)
     assert again.lost == () and "again: 1 job" in again.title  # the winner once more
     items[0].record.update(state="running")
-    (instead,) = fleet._what_is_left(again, -9, tries, halving)
+    (instead,) = pack_processes._what_is_left(again, -9, tries, halving)
     assert (
         instead.lost == ("winner",)
         and len(instead.items) == 3
         and instead.title == "pack 1, again: for the places of jobs that failed"
     )
     assert (
-        fleet._what_is_left(instead, 0, tries, halving)
+        pack_processes._what_is_left(instead, 0, tries, halving)
         == []
-        == fleet._what_is_left(instead, GOES_ON, tries, halving)
+        == pack_processes._what_is_left(instead, GOES_ON, tries, halving)
     )
-    (instead,) = fleet._what_is_left(
+    (instead,) = pack_processes._what_is_left(
         pack, GOES_ON, tries, halving
     )  # the winner hung, and was given up
     assert instead.lost == ("winner",)
-    assert fleet._what_is_left(pack, GOES_ON, tries, Packing()) == []  # nobody left early
+    assert pack_processes._what_is_left(pack, GOES_ON, tries, Packing()) == []  # nobody left early
 
 
 # A pack that only does what is planned: the process that starts packs is tested, not the packs.
@@ -215,7 +216,7 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
         return start([sys.executable, "-I", str(tmp_path / "stub.py"), *command[3:]], **options)
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(fleet.subprocess, "Popen", popen)
+    monkeypatch.setattr(pack_processes.subprocess, "Popen", popen)
     monkeypatch.setattr(processes, "visible_gpus", list)
     return Sweep(tmp_path)
 

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import SMALL, edited
 from hydratune.evaluation import run_report
-from hydratune.records import RunDirectory
+from hydratune.records.run_directory import RunDirectory
 
 Command = Callable[..., tuple[int, str]]
 EVIL = "<script>alert(1)</script>"

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from hydratune.config import AdamWOptimizer, Schedule
 from hydratune.errors import ConfigError
+from hydratune.settings.optimizer import AdamWOptimizer, Schedule
 from hydratune.training import schedules
 
 

@@ -27,10 +27,11 @@ from optuna.trial import TrialState
 from conftest import SMALL
 from hydratune.composition import sweep_name
 from hydratune.errors import ConfigError
-from hydratune.records import RunDirectory, State, write_json, write_text
+from hydratune.records.files import write_json, write_text
+from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.sweep import Job, write_sweep
 from hydratune.sweeps import processes
 from hydratune.sweeps.processes import wait_for_left
-from hydratune.sweeps.records import Job, write_sweep
 from hydratune.sweeps.space import Dimension, read_space
 from hydratune.sweeps.study import (
     COMPOSED,

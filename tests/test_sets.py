@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from hydratune.config import ContractsData, Control, FilesData
 from hydratune.data.answers import json_schema
 from hydratune.data.rows import stable_hash
 from hydratune.data.sets import load_sets
 from hydratune.errors import DataError
+from hydratune.settings.data import ContractsData, Control, FilesData
 
 
 def contracts(**options: object) -> ContractsData:

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from conftest import SMALL
+from hydratune.adapters import attach
 from hydratune.cache import built
-from hydratune.config import Quantization, TinyModel
-from hydratune.models import adapters, sources
+from hydratune.models import sources
 from hydratune.models.compute import on_cpu
+from hydratune.settings.model import Quantization, TinyModel
 
 Command = Callable[..., tuple[int, str]]
 
@@ -101,7 +102,7 @@ def test_quantised_base_trains_and_is_evaluated_again(
 
 def test_evaluating_does_not_change_quantised_weights(tiny: tuple[Any, Any, Any]) -> None:
     settings = TinyModel(name="tiny", quantization=Quantization.nf4)
-    model = adapters.prepare_quantised(
+    model = attach.prepare_quantised(
         sources.load_model(settings, tiny[1], on_cpu()), Quantization.nf4
     )
     ids = torch.arange(5, 25)[None]

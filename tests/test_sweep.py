@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from conftest import SMALL
 from hydratune.comparison.ranking import ranking_table
 from hydratune.comparison.runs import Run
-from hydratune.sweeps.records import varying
+from hydratune.records.sweep import varying
 
 Command = Callable[..., tuple[int, str]]
 

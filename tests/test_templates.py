@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from conftest import SMALL, write_rows
-from hydratune.config import TrainOn
 from hydratune.data.gate import gate, stretches
 from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.rows import Message, Row, stable_hash
+from hydratune.settings.data import TrainOn
 
 FOLDER = Path(__file__).parent / "templates"
 

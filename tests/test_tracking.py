@@ -14,7 +14,7 @@ import pytest
 from conftest import SMALL
 from hydratune.comparison.compared import compare
 from hydratune.comparison.runs import collect
-from hydratune.config import TrackingConfig
+from hydratune.settings.tracking import TrackingConfig
 from hydratune.tracking import wandb as tracking
 from hydratune.tracking import wandb_file
 

@@ -161,10 +161,11 @@ def test_first_step_equals_plain_transformers_and_peft(
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from hydratune.config import ContractsData, load
     from hydratune.data.datamodule import OptimizerBatches
     from hydratune.data.masking import ChatEncoder
     from hydratune.data.sets import load_sets
+    from hydratune.settings.commands import load
+    from hydratune.settings.data import ContractsData
 
     assert hydratune("train", *SMALL)[0] == 0
     config = load(only_run(tmp_path) / "config.yaml")
@@ -272,7 +273,7 @@ def test_evaluate_from_elsewhere_says_where_the_run_was_started(
 
 
 def test_two_processes_never_share_a_run_directory(hydratune: Command, tmp_path: Path) -> None:
-    from hydratune.records import alone
+    from hydratune.records.run_directory import alone
 
     (tmp_path / "run").mkdir()
     with alone(tmp_path / "run"):
@@ -616,10 +617,10 @@ def test_signals_after_the_first_do_not_cost_the_adapter(tmp_path: Path, delay: 
 def test_a_signal_while_the_adapter_of_a_whole_training_is_saved_waits_for_it(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydratune.models import adapters
+    from hydratune.adapters import attach
     from hydratune.training import fit
 
-    save, load = adapters.save, fit.best_weights
+    save, load = attach.save, fit.best_weights
 
     def saving(*args: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -629,7 +630,7 @@ def test_a_signal_while_the_adapter_of_a_whole_training_is_saved_waits_for_it(
         signal.raise_signal(signal.SIGINT)
         return load(*args)
 
-    for module, name, arriving in ((adapters, "save", saving), (fit, "best_weights", loading)):
+    for module, name, arriving in ((attach, "save", saving), (fit, "best_weights", loading)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, name, arriving)
             code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/{name}")
@@ -641,19 +642,19 @@ def test_a_signal_while_the_adapter_of_a_whole_training_is_saved_waits_for_it(
 def test_a_signal_that_nobody_noticed_is_not_the_last_that_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from hydratune import run
+    from hydratune.experiment import frame
 
-    monkeypatch.setattr(run, "_ending", run._Ending())
+    monkeypatch.setattr(frame, "_ending", frame._Ending())
     with pytest.raises(KeyboardInterrupt):
-        run.interrupt(signal.SIGINT, None)
-    run.interrupt(signal.SIGINT, None)
-    assert run._ending.asked is not None
-    run._ending.asked -= 31  # dropped by Python, in a destructor say
+        frame.interrupt(signal.SIGINT, None)
+    frame.interrupt(signal.SIGINT, None)
+    assert frame._ending.asked is not None
+    frame._ending.asked -= 31  # dropped by Python, in a destructor say
     with pytest.raises(KeyboardInterrupt):
-        run.interrupt(signal.SIGTERM, None)
-    run._ending.closing = True
-    run._ending.asked -= 1000
-    run.interrupt(signal.SIGINT, None)  # however long it takes to save
+        frame.interrupt(signal.SIGTERM, None)
+    frame._ending.closing = True
+    frame._ending.asked -= 1000
+    frame.interrupt(signal.SIGINT, None)  # however long it takes to save
 
 
 def test_secret_of_the_environment_is_in_no_file(tmp_path: Path) -> None:

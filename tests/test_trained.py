@@ -13,7 +13,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from conftest import SMALL
-from hydratune.config import (
+from hydratune.adapters import attach, trained
+from hydratune.adapters.targets import layer_number, matches, without_effect
+from hydratune.errors import ConfigError
+from hydratune.settings.adapter import (
     AdapterConfig,
     FullFinetune,
     LoraAdapter,
@@ -21,9 +24,6 @@ from hydratune.config import (
     PrefixTuning,
     VeraAdapter,
 )
-from hydratune.errors import ConfigError
-from hydratune.models import adapters, trained
-from hydratune.models.targets import layer_number, matches, without_effect
 from test_adapters import IDS, prepared, train
 
 Command = Callable[..., tuple[int, str]]
@@ -46,13 +46,13 @@ def llama(layers: int = 2, tied: bool = False) -> Any:
 
 def told(adapter: AdapterConfig, layers: int = 2, tied: bool = False) -> list[str]:
     model = llama(layers, tied)
-    adapters.check(model, adapter, 6)
-    return trained.lines(adapters.add_adapter(model, adapter, 6))
+    attach.check(model, adapter, 6)
+    return trained.lines(attach.add_adapter(model, adapter, 6))
 
 
 def refused(adapter: AdapterConfig, layers: int = 2, tied: bool = False) -> str:
     with pytest.raises(ConfigError) as error:
-        adapters.check(llama(layers, tied), adapter, 6)
+        attach.check(llama(layers, tied), adapter, 6)
     assert len(error.value.problems) == 1, error.value
     return str(error.value)
 
@@ -175,7 +175,7 @@ def test_what_is_saved_and_loaded_by_plain_peft_is_what_was_named(
     ):
         model = prepared(tiny, adapter)
         train(model, 3)
-        adapters.save(model, tiny[2], tmp_path / "adapter")
+        attach.save(model, tiny[2], tmp_path / "adapter")
         again = PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(tiny[1].name), str(tmp_path / "adapter")
         ).eval()

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from conftest import write_rows
-from hydratune.config import TrainOn
 from hydratune.data import formats
 from hydratune.data.masking import ChatEncoder, MaskError
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import TrainOn
 
 ASK = {"role": "user", "content": "Where is the kettle?"}
 SAID = {"role": "assistant", "content": "In the attic."}

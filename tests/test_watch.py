@@ -14,14 +14,15 @@ from omegaconf import OmegaConf
 
 from hydratune.console import progress
 from hydratune.errors import HydratuneError, Leaving
-from hydratune.records import RunDirectory, State, write_text
+from hydratune.experiment.context import RunContext
+from hydratune.records.files import write_text
+from hydratune.records.run_directory import RunDirectory, State
 from hydratune.sweeps import pack, watch
 from hydratune.sweeps.planning import GOES_ON, SETTINGS
-from hydratune.sweeps.workshop import Workshop
 from test_config import compose
 
 PATIENCE = 1.0
-Task = Callable[[Workshop], None]
+Task = Callable[[RunContext], None]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,8 @@ def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> 
     monkeypatch.setattr(watch, "_LEAVING", 3.0)
 
     def run(patience: float | None, halving: dict[str, Any] | None = None, **tasks: Task) -> int:
-        def work(config: Any, record: RunDirectory, shop: Workshop) -> None:
-            tasks[record.path.name](shop)
+        def work(config: Any, record: RunDirectory, context: RunContext) -> None:
+            tasks[record.path.name](context)
 
         monkeypatch.setattr("hydratune.commands.train.run", work)
         for name in tasks:
@@ -76,10 +77,10 @@ def status(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "status.json").read_text()))
 
 
-def quick(shop: Workshop) -> None:
+def quick(context: RunContext) -> None:
     with progress("training", 2) as ticker:
         ticker.advance(1)
-        assert shop.pool is not None and list(shop.pool.map(abs, [-1, -2])) == [1, 2]
+        assert context.pool is not None and list(context.pool.map(abs, [-1, -2])) == [1, 2]
 
 
 def test_a_job_that_cannot_begin_is_not_handed_out_for_ever(
@@ -114,9 +115,9 @@ def test_a_full_disk_costs_lines_of_the_log_and_no_job(
     monkeypatch.setattr(pack._ByThread, "format", full)
     monkeypatch.setattr(pack._ByThread, "handleError", lambda self, record: None)
 
-    def speaks(shop: Workshop) -> None:
+    def speaks(context: RunContext) -> None:
         logging.getLogger("hydratune").warning("something")
-        quick(shop)
+        quick(context)
 
     assert run_pack(None, a=speaks, b=speaks) == 0
     assert {status(tmp_path / name)["state"] for name in "ab"} == {"finished"}
@@ -134,7 +135,7 @@ def test_a_job_that_hangs_is_given_up_and_the_others_finish(
     """
     woke = threading.Event()
 
-    def hang(shop: Workshop) -> None:
+    def hang(context: RunContext) -> None:
         with progress("training", 10) as ticker:
             ticker.advance(4)
             try:
@@ -168,15 +169,15 @@ def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
     """
     inside = threading.Event()
 
-    def hang(shop: Workshop) -> None:
-        assert shop.pool is not None
-        with shop.one_at_a_time("key"):
+    def hang(context: RunContext) -> None:
+        assert context.pool is not None
+        with context.one_at_a_time("key"):
             inside.set()
-            list(shop.pool.map(lambda n: awake.wait(), [1]))
+            list(context.pool.map(lambda n: awake.wait(), [1]))
 
-    def behind(shop: Workshop) -> None:
+    def behind(context: RunContext) -> None:
         inside.wait()
-        with shop.one_at_a_time("key"):
+        with context.one_at_a_time("key"):
             pass
 
     assert run_pack(PATIENCE, hang=hang, behind=behind, later=quick) == GOES_ON
@@ -190,8 +191,8 @@ def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
 
 
 def test_waiting_for_others_is_no_silence(run_pack: Callable[..., int], tmp_path: Path) -> None:
-    def slow(shop: Workshop) -> None:
-        with shop.one_at_a_time("key"), progress("training", 14) as ticker:
+    def slow(context: RunContext) -> None:
+        with context.one_at_a_time("key"), progress("training", 14) as ticker:
             for _ in range(14):
                 time.sleep(0.1)
                 ticker.advance(1)
@@ -206,10 +207,10 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(
     both = threading.Barrier(2)
 
     def crossing(first: str, second: str) -> Task:
-        def task(shop: Workshop) -> None:
-            with shop.one_at_a_time(first):
+        def task(context: RunContext) -> None:
+            with context.one_at_a_time(first):
                 both.wait()
-                with shop.one_at_a_time(second):
+                with context.one_at_a_time(second):
                     pass
 
         return task
@@ -223,16 +224,20 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(
 
 
 def test_without_patience_nobody_is_given_up(run_pack: Callable[..., int], tmp_path: Path) -> None:
-    assert run_pack(None, a=lambda shop: time.sleep(1.0), b=quick) == 0
+    assert run_pack(None, a=lambda context: time.sleep(1.0), b=quick) == 0
     assert status(tmp_path / "a")["state"] == "finished"
 
 
 def test_whoever_was_given_up_does_not_go_on(tmp_path: Path) -> None:
-    pulse = watch.Pulse(RunDirectory(tmp_path), threading.Event())
-    pulse.record.start()
-    pulse.given_up = True
-    for sign in (pulse.beat, pulse.begins, lambda: pulse.telling(lambda stage: None)(None)):  # type: ignore[arg-type]
+    heartbeat = watch.Heartbeat(RunDirectory(tmp_path), threading.Event())
+    heartbeat.record.start()
+    heartbeat.given_up = True
+    for sign in (
+        heartbeat.beat,
+        heartbeat.begins,
+        lambda: heartbeat.telling(lambda stage: None)(None),
+    ):  # type: ignore[arg-type]
         with pytest.raises(Leaving):
             sign()
-    pulse.record.end(State.finished)
+    heartbeat.record.end(State.finished)
     assert status(tmp_path)["state"] == "running"

@@ -21,11 +21,15 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydratune import checks, config, run
+from hydra_plugins import hydratune_sweeper
 from hydratune.bounds import check_yaml
-from hydratune.checks import configuration_problems, mask
 from hydratune.console import complain
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
+from hydratune.experiment import frame
+from hydratune.settings.checks import configuration_problems
+from hydratune.settings.commands import COMMANDS, TrainConfig, register_commands
+from hydratune.settings.registry import all_variants, typed
+from hydratune.settings.secrets import mask, refuse_secrets
 
 CONF = next(
     path
@@ -112,7 +116,10 @@ def sweep_name(
     return "-".join([name, *dict.fromkeys(swept), stable_hash(sorted(settings))[:8]])
 
 
-def _register_resolvers() -> None:
+def register() -> None:
+    """Make the settings, the sweepers and the resolvers of ``conf/`` known to Hydra."""
+    register_commands()
+    hydratune_sweeper.register()
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver(
         "path_name", lambda path: Path(str(path)).name or "model", replace=True
@@ -129,8 +136,7 @@ def run_command(command: str, args: Sequence[str]) -> int:
 
     Returns the exit code.
     """
-    config.register()
-    _register_resolvers()
+    register()
     switches = [
         arg for arg in args if arg in ("-m", "--multirun", "--resolve")
     ]  # argparse wants them before the settings
@@ -138,7 +144,7 @@ def run_command(command: str, args: Sequence[str]) -> int:
     full_argv = [sys.argv[0], command, *args]
     raised: list[Exception] = []
     try:  # before Hydra writes anything down
-        checks.refuse_secrets(args)
+        refuse_secrets(args)
         for folder in _own_folders(args):
             for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
                 check_yaml(file)
@@ -150,9 +156,9 @@ def run_command(command: str, args: Sequence[str]) -> int:
     def job(composed: DictConfig) -> None:
         sys.argv = full_argv  # Lightning starts the other ranks of a data-parallel run from it
         try:
-            run.execute(
+            frame.execute(
                 composed,
-                config.COMMANDS[command],
+                COMMANDS[command],
                 lambda: import_module(f"hydratune.commands.{command}").run,
             )
         except (
@@ -259,9 +265,7 @@ def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem
         while True:
             try:
                 composed = hydra.compose(command, left, return_hydra_config=False)
-                return problems + configuration_problems(
-                    config.typed(composed, config.COMMANDS[command])
-                )
+                return problems + configuration_problems(typed(composed, COMMANDS[command]))
             except (HydraException, OmegaConfBaseException) as error:
                 problem = _problem(error, left)
                 if problem is None:
@@ -319,7 +323,7 @@ def _problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
         )
     match = re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text)
     if match:
-        return _unknown(match[1], values.get(match[1], ""), config.SCHEMAS, "")
+        return _unknown(match[1], values.get(match[1], ""), all_variants(), "")
     match = re.search(
         r"In '[^']*': Could not find '([^']+)/([^'/]+)'(?:\s*\n\nAvailable options in"
         r" '[^']*':\n(.*?))?\n(?:Config|$)",
@@ -397,7 +401,7 @@ def _unknown(key: str, value: str, names: Any, parent: str) -> Problem:
         return Problem(
             key, value, "this launcher has no such setting", f"{fix}; all are shown by {_LAUNCHER}"
         )
-    kinds = config.SCHEMAS.get(parent, {}).items() if parent else ()
+    kinds = all_variants().get(parent, {}).items() if parent else ()
     owners = [kind for kind, node in kinds if name in {f.name for f in fields(node)}]
     if owners and name not in names:
         return Problem(
@@ -409,7 +413,7 @@ def _unknown(key: str, value: str, names: Any, parent: str) -> Problem:
     shown = ", ".join(sorted(names))
     everywhere = {
         f.name: f"{group}.{f.name}"
-        for group, kinds in config.SCHEMAS.items()
+        for group, kinds in all_variants().items()
         for kind in kinds.values()
         for f in fields(kind)
     }
@@ -447,7 +451,7 @@ _LAUNCHER = "hydratune train --cfg hydra -p hydra.launcher"
 def _expected(key: str) -> str:
     """What the type of ``key`` allows, in words."""
     group, _, name = key.rpartition(".")
-    kinds = config.SCHEMAS.get(group, {}).values() if group else [config.TrainConfig]
+    kinds = all_variants().get(group, {}).values() if group else [TrainConfig]
     kind = next((f.type for k in kinds for f in fields(k) if f.name == name), None)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"one of: {', '.join(member.name for member in kind)}"

@@ -12,7 +12,6 @@ from hydra.core.hydra_config import HydraConfig
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune.config import DecideConfig, Task, TrainConfig
 from hydratune.console import console, section
 from hydratune.data.rows import Message, Row
 from hydratune.errors import ConfigError, Problem
@@ -31,7 +30,10 @@ from hydratune.evaluation.retrieval import (
     request,
     with_sources,
 )
-from hydratune.records import RunDirectory, read_json, write_json, write_jsonl, write_text
+from hydratune.records.files import read_json, write_json, write_jsonl, write_text
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.commands import DecideConfig, TrainConfig
+from hydratune.settings.evaluation import Task
 
 _METRIC = {Task.json: "field_f1", Task.text: "rougeL"}
 Prompts = list[tuple[Message, ...]]
@@ -39,8 +41,8 @@ Prompts = list[tuple[Message, ...]]
 
 def run(config: DecideConfig, _: RunDirectory) -> None:
     """Writes decision.json, report.html and the predictions of every system into ``output``."""
+    from hydratune.adapters import attach
     from hydratune.commands import train
-    from hydratune.models import adapters
 
     settings, record = _settings(config)
     output = (
@@ -100,7 +102,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     if record is not None:
         section("fine-tuned model")
         job.model = None
-        model = adapters.load_tuned(
+        model = attach.load_tuned(
             settings.model, settings.adapter, job.source, record.adapter, job.compute
         )
         ask("tuned", model, prompts["base"])

@@ -11,11 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from yaml import YAMLError
 
-from hydratune import config as configuration
 from hydratune import digests
 from hydratune.bounds import load_yaml
-from hydratune.checks import configuration_problems
-from hydratune.config import AdamWOptimizer, EvaluateConfig, EvaluationSource, Task, TrainConfig
 from hydratune.console import console
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation import assess, harness, metrics, table
@@ -26,8 +23,13 @@ from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.families import names
 from hydratune.evaluation.measures import difference, groups_of
 from hydratune.evaluation.retrieval import documents
-from hydratune.records import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
-from hydratune.run import write_page
+from hydratune.experiment.frame import write_page
+from hydratune.records.files import read_json, read_jsonl, write_json, write_jsonl
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.checks import configuration_problems
+from hydratune.settings.commands import EvaluateConfig, EvaluationSource, TrainConfig, load
+from hydratune.settings.evaluation import Task
+from hydratune.settings.optimizer import AdamWOptimizer
 
 if TYPE_CHECKING:
     from hydratune.commands.train import Job
@@ -129,7 +131,7 @@ def settings_of(record: RunDirectory) -> TrainConfig:
     if record.config_file.is_file():
         digests.content(record.config_file)
     try:
-        return configuration.load(record.config_file)
+        return load(record.config_file)
     except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
@@ -258,8 +260,8 @@ def _load(
 
     Raises ``RunError`` where anything has changed.
     """
+    from hydratune.adapters import attach
     from hydratune.commands.train import prepare
-    from hydratune.models import adapters
 
     if not list(record.adapter.glob("*.safetensors")):
         raise RunError(
@@ -288,7 +290,7 @@ def _load(
     if stored["data_fingerprint"] != job.data_facts["fingerprint"]:
         raise RunError("the data has changed since this run: its fingerprint differs; from its predictions the run can still be scored:\n"  # noqa: E501
                        f"  hydratune evaluate run={config.run} source=predictions")  # fmt: skip
-    return job, adapters.load_tuned(
+    return job, attach.load_tuned(
         trained.model, trained.adapter, job.source, record.adapter, job.compute
     )
 
@@ -299,7 +301,7 @@ def _elsewhere(
     """Base and fine-tuned model on running texts and on lm-eval's tasks: evaluation_texts.json,
     evaluation_lm_eval.json.
     """
-    from hydratune.models import adapters
+    from hydratune.adapters import attach
     from hydratune.models.sources import context_window
 
     if config.source is EvaluationSource.predictions:
@@ -314,7 +316,7 @@ def _elsewhere(
         raise ConfigError([Problem("texts", config.texts, f"{empty[0]} is empty", "leave it out")])
     job, tuned = _load(trained, record, config, recorded)
     models = {"base": job.model, "tuned": tuned}
-    reads = context_window(trained.model, job.model) - adapters.virtual_tokens(trained.adapter)
+    reads = context_window(trained.model, job.model) - attach.virtual_tokens(trained.adapter)
     window = reads if config.window is None else config.window
     stride = window if config.stride is None else config.stride
     if not 1 <= stride <= window <= reads:

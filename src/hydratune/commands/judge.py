@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.commands.evaluate import settings_of
-from hydratune.config import JudgeConfig
 from hydratune.console import console, section
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, InputError, Problem, RunError
@@ -20,7 +19,9 @@ from hydratune.evaluation.judge.asking import Judged, Kept, ask
 from hydratune.evaluation.judge.clients import Client, Purse, client_for
 from hydratune.evaluation.judge.report import cut_lines, render
 from hydratune.evaluation.measures import cut_of, request_of
-from hydratune.records import RunDirectory, read_jsonl, write_json, write_jsonl, write_text
+from hydratune.records.files import read_jsonl, write_json, write_jsonl, write_text
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.commands import JudgeConfig
 
 _SYSTEMS = ("eval", "base", "fewshot")
 Rows = list[dict[str, Any]]

@@ -13,8 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hydratune import digests, fitness
-from hydratune.config import FilesData, HubData, Level, PrepareConfig, PreparedData
+from hydratune import digests
 from hydratune.console import console, progress, section
 from hydratune.data.answers import SCHEMA_FILE
 from hydratune.data.calls import TEXT_ARGUMENTS
@@ -31,9 +30,13 @@ from hydratune.data.tokens import TokenCheck
 from hydratune.errors import ConfigError, DataError, InputError, Problem, RunError
 from hydratune.evaluation.judge import facts
 from hydratune.evaluation.judge.clients import Client, Purse, client_for
+from hydratune.experiment import fitness
 from hydratune.models import sources
 from hydratune.models.sources import Reader
-from hydratune.records import RunDirectory, write_json
+from hydratune.records.files import write_json
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.commands import PrepareConfig
+from hydratune.settings.data import FilesData, HubData, Level, PreparedData
 
 _DATA_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), SCHEMA_FILE)
 _QUIET = 2_000  # rows: below it there is nothing to wait for

@@ -11,21 +11,10 @@ from typing import Any
 
 from rich.markup import escape
 
-from hydratune import extended, fitness
+from hydratune.adapters import attach, continued, trained
+from hydratune.adapters.folder import AdapterFolder, find, told
+from hydratune.adapters.targets import without_effect
 from hydratune.cache import cache_folder
-from hydratune.config import (
-    AdaLoraAdapter,
-    Baseline,
-    ContractsData,
-    FullFinetune,
-    LayerAdapter,
-    PeftAdapter,
-    PreparedData,
-    Resume,
-    TrainConfig,
-    flat,
-    plain,
-)
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
 from hydratune.data.described import SHOWN, count_tokens, described
@@ -48,23 +37,20 @@ from hydratune.evaluation import (
     panel,
     table,
 )
-from hydratune.models import adapters, continued, hardware, sources, trained, turn_ends
-from hydratune.models.adapter_folder import AdapterFolder, find, told
+from hydratune.experiment import data_consistency, extension, fitness
+from hydratune.experiment.context import RunContext
+from hydratune.experiment.frame import is_main_process
+from hydratune.models import hardware, sources, turn_ends
 from hydratune.models.compute import Compute, compute_of
 from hydratune.models.memory_plan import MemoryPlan
-from hydratune.models.targets import without_effect
-from hydratune.records import (
-    RunDirectory,
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-    write_text,
-)
-from hydratune.run import is_main_process
-from hydratune.sweeps import peers
-from hydratune.sweeps.records import read_sweep
-from hydratune.sweeps.workshop import Workshop
+from hydratune.records.files import read_json, read_jsonl, write_json, write_jsonl, write_text
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.sweep import read_sweep
+from hydratune.settings.adapter import AdaLoraAdapter, FullFinetune, LayerAdapter, PeftAdapter
+from hydratune.settings.commands import Resume, TrainConfig
+from hydratune.settings.data import ContractsData, PreparedData
+from hydratune.settings.evaluation import Baseline
+from hydratune.settings.registry import flat, plain
 from hydratune.tracking import environment, wandb
 from hydratune.training import ddp, optimizers, resume, schedules
 from hydratune.training.callbacks import patience_of, signals_wait
@@ -73,7 +59,7 @@ from hydratune.training.sampling import Ask
 from hydratune.training.schedules import total_steps
 
 log = logging.getLogger(__name__)
-ALONE = Workshop()
+ALONE = RunContext()
 # settings that decide what is trained
 _TRAINED_BY = (
     "seed",
@@ -123,27 +109,27 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
         seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> None:
+def run(config: TrainConfig, record: RunDirectory, context: RunContext = ALONE) -> None:
     """One experiment, from settings to closing table."""
     section("set-up")
     if config.preview:
-        job = prepare(config, shop)
+        job = prepare(config, context)
         show(console, job.encoder, job.sets.train, job.train, config.preview)
         return
     if not is_main_process():  # the other ranks only train
         ddp.join_main_process()
-        job = prepare(config, shop)
+        job = prepare(config, context)
         job.checkpoint = _place_left(job, record)
-        with shop.seeded(config.seed):
-            job.model = adapters.add_adapter(
+        with context.seeded(config.seed):
+            job.model = attach.add_adapter(
                 job.model, config.adapter, total_steps(config, len(job.train)), job.start
             )
-        _train_on_all_devices(job, record, False, shop)
+        _train_on_all_devices(job, record, False, context)
         return
-    seconds = {"start-up (imports)": time.perf_counter() - shop.began}
+    seconds = {"start-up (imports)": time.perf_counter() - context.began}
     with timed(seconds, "W&B"):
-        tracker, new = shop.tracker(
-            lambda: _track(config, record, shop)
+        tracker, new = context.tracker(
+            lambda: _track(config, record, context)
         )  # before anything can fail, so that W&B sees the failure
     exit_code: int | None = 1
     try:
@@ -151,13 +137,15 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
             optimizers.check_machine(config, hardware.accelerator(config))
             panel.check(config.evaluation.forgetting)
             elementwise_pieces(config.trainer.compile)
-            job = prepare(config, shop)
-            peers.refuse_other_rows(config, record.path, job.data_facts["splits"], shop.shared)
+            job = prepare(config, context)
+            data_consistency.refuse_other_rows(
+                config, record.path, job.data_facts["splits"], context.shared
+            )
             job.checkpoint = _place_left(job, record)
             if new:
                 tracker.again(resume.history(job.checkpoint))
         job.seconds = seconds
-        result, systems = _experiment(job, record, tracker, shop)
+        result, systems = _experiment(job, record, tracker, context)
         exit_code = 0
     except Paused:
         exit_code = None
@@ -173,31 +161,31 @@ def run(config: TrainConfig, record: RunDirectory, shop: Workshop = ALONE) -> No
 
 
 def _experiment(
-    job: Job, record: RunDirectory, tracker: wandb.Tracker, shop: Workshop
+    job: Job, record: RunDirectory, tracker: wandb.Tracker, context: RunContext
 ) -> tuple[dict[str, Any], list[str]]:
     """Measures, trains, measures again.
 
     Returns the content of metrics.json and the names of the systems measured.
     """
     config = job.config
-    facts = _write_down(job, record, shop)
+    facts = _write_down(job, record, context)
     tracker.facts(facts)
     tracker.data([record.path / "data.json", record.path / "data.html"])
-    before, untouched = _panel(job, shop, "the panel, before"), _untouched_canaries(job, shop)
-    predictions = _baselines(job, record, shop)
+    before, untouched = _panel(job, context, "the panel, before"), _untouched_canaries(job, context)
+    predictions = _baselines(job, record, context)
     section("training")
     idle = (
         without_effect(job.model, config.adapter)
         if isinstance(config.adapter, LayerAdapter) and job.start is None
         else []
     )
-    with shop.seeded(config.seed):  # whatever was drawn before, the adapter begins the same
-        job.model = adapters.add_adapter(
+    with context.seeded(config.seed):  # whatever was drawn before, the adapter begins the same
+        job.model = attach.add_adapter(
             job.model, config.adapter, total_steps(config, len(job.train)), job.start
         )
-    shop.accept(job.model)
+    context.accept(job.model)
     optimizers.check(job.model, config.optimizer)
-    trainable, total = adapters.count_parameters(job.model)
+    trainable, total = attach.count_parameters(job.model)
     tracker.facts({**facts, "trainable_parameters": trainable, "parameters": total})
     for line in trained.lines(job.model):
         console.print(escape(line), soft_wrap=True)
@@ -211,7 +199,7 @@ def _experiment(
         f"training {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)"
     )
     try:
-        fitted = _train_on_all_devices(job, record, tracker.logger, shop)
+        fitted = _train_on_all_devices(job, record, tracker.logger, context)
     except DivergedError as error:
         if error.usable:
             _save(job, record)
@@ -224,7 +212,7 @@ def _experiment(
         _save(job, record)
         raise Paused
     if fitted.interrupted:
-        shop.last_words()
+        context.ignore_interrupts()
     _save(job, record)
     if fitted.interrupted:
         console.print(
@@ -239,16 +227,18 @@ def _experiment(
             )
         raise KeyboardInterrupt
     # in bf16, what is saved for the untouched base differs by roundings: measure that
-    if adapters.changes_base(config.adapter):
+    if attach.changes_base(config.adapter):
         job.model = None  # its memory is needed
-        job.model = adapters.load_tuned(
+        job.model = attach.load_tuned(
             config.model, config.adapter, job.source, record.adapter, job.compute
         )
     with timed(job.seconds, "fine-tuned model on the test rows"):
-        predictions["eval"] = _ask(job, record, "eval", "fine-tuned", job.bench.zero_shot(), shop)
-    lost = _lost(job, record, shop, before)
-    known = _known_by_heart(job, record, shop, untouched)
-    result = _metrics(job, predictions, fitted, _spent(job, shop))
+        predictions["eval"] = _ask(
+            job, record, "eval", "fine-tuned", job.bench.zero_shot(), context
+        )
+    lost = _lost(job, record, context, before)
+    known = _known_by_heart(job, record, context, untouched)
+    result = _metrics(job, predictions, fitted, _spent(job, context))
     result |= lost[0] | known[0]
     result["intervals"] |= lost[1] | known[1]
     write_json(record.metrics_file, result)
@@ -261,37 +251,37 @@ def _experiment(
 def _save(job: Job, record: RunDirectory) -> None:
     """The trained weights, with the tokens at which their answers end; no signal interrupts that."""  # noqa: E501
     with signals_wait():
-        adapters.save(job.model, job.tokenizer, record.adapter, _ends(job))
+        attach.save(job.model, job.tokenizer, record.adapter, _ends(job))
 
 
 def _ends(job: Job) -> list[int]:
     return turn_ends.in_order(job.encoder.turn_end_ids, [example.ids[-1] for example in job.train])
 
 
-def prepare(config: TrainConfig, shop: Workshop = ALONE) -> Job:
+def prepare(config: TrainConfig, context: RunContext = ALONE) -> Job:
     """Loads model and data and checks everything that can be checked before training."""
     compute = compute_of(config)
-    with shop.seeded(config.seed):
+    with context.seeded(config.seed):
         schema = json_schema(config.data)
-        prepared = shop.shared("prepared", lambda: prepare_data(config.data))
-        sets = shop.shared("sets", lambda: _sets(config, prepared))
-        source, tokenizer, base = shop.shared("base", lambda: _base(config, compute))
-    model = shop.own(base)
+        prepared = context.shared("prepared", lambda: prepare_data(config.data))
+        sets = context.shared("sets", lambda: _sets(config, prepared))
+        source, tokenizer, base = context.shared("base", lambda: _base(config, compute))
+    model = context.own(base)
     start = find(config.model.adapter) if config.model.adapter is not None else None
     untold = continued.check_base(config, source, start) if start is not None else ""
-    with shop.seeded(config.seed):
-        adapters.check(model, config.adapter, start=start)
+    with context.seeded(config.seed):
+        attach.check(model, config.adapter, start=start)
     reader = sources.reader_of(config.model, tokenizer, model)
     fitness.check_model(config, reader)
     encoder = ChatEncoder(tokenizer, reader.turn_end_ids)
-    sets, encoded, splits = shop.shared("tokens", lambda: _encode(config, encoder, sets))
+    sets, encoded, splits = context.shared("tokens", lambda: _encode(config, encoder, sets))
     fitness.check_examples(
         config,
         reader,
         {name: fitness.SplitTokens.of(rows, encoded[name]) for name, rows in sets.items()},
     )
     if start is None:
-        adapters.check(model, config.adapter, total_steps(config, len(encoded["train"])))
+        attach.check(model, config.adapter, total_steps(config, len(encoded["train"])))
     facts = {"fingerprint": sets.fingerprint, "splits": splits, **_quality(prepared)}
     if config.evaluation.canaries:
         facts["canaries"] = [row.id for row in sets.train if canaries.is_canary(row)]
@@ -366,7 +356,7 @@ def _base(config: TrainConfig, compute: Compute) -> tuple[sources.Source, Any, A
     source = sources.resolve(config.model)
     tokenizer = sources.load_tokenizer(config.model, source)
     model = sources.load_model(config.model, source, compute)
-    model = adapters.prepare_quantised(model, config.model.quantization)
+    model = attach.prepare_quantised(model, config.model.quantization)
     return sources.identified(source, config.model, model), tokenizer, model
 
 
@@ -484,7 +474,7 @@ def sets_hash(rows: list[Row]) -> str:
     return stable_hash(sorted(row.content_hash for row in rows))
 
 
-def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any]:
+def _write_down(job: Job, record: RunDirectory, context: RunContext) -> dict[str, Any]:
     """environment.json, data.json, data.html and the opening lines on the terminal.
 
     Returns the facts for W&B.
@@ -518,7 +508,7 @@ def _write_down(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, Any
     }
     write_json(record.path / "environment.json", content)
     write_json(record.path / "data.json", job.data_facts)
-    write_text(record.path / "data.html", shop.shared("data page", lambda: _data_page(job)))
+    write_text(record.path / "data.html", context.shared("data page", lambda: _data_page(job)))
     if job.bench.schema is not None:
         write_json(record.schema_file, job.bench.schema)
     splits = job.data_facts["splits"]
@@ -608,7 +598,7 @@ def _place_left(job: Job, record: RunDirectory) -> dict[str, Any] | None:
         for key in {**old, **new}
         if str(old.get(key)) != str(new.get(key))
     ]
-    longer = extending and [o for o in other if o.startswith(extended.LENGTH)]
+    longer = extending and [o for o in other if o.startswith(extension.LENGTH)]
     other = [o for o in other if not (longer and o in longer)]
     kept = ("training data", "base model", "starting adapter")
     since = [f"the {what} changed" for what in kept if before.get(what) != now.get(what)]
@@ -683,18 +673,18 @@ def _lengthen(job: Job, checkpoint: dict[str, Any], total: int) -> None:
     )
 
 
-def _spent(job: Job, shop: Workshop) -> float:
+def _spent(job: Job, context: RunContext) -> float:
     """CPU-seconds of the run, those before an interruption and those of other processes that have
     ended included.
     """
     return (
-        shop.cpu_seconds()
+        context.cpu_seconds()
         + job.elsewhere
         + (job.checkpoint["cpu_seconds"] if job.checkpoint else 0.0)
     )
 
 
-def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> wandb.Tracker:
+def _track(config: TrainConfig, record: RunDirectory, context: RunContext) -> wandb.Tracker:
     """The W&B run; in a sweep it is named after what varies and grouped by the sweep."""
     path = record.path
     mine = read_sweep(path.parent).get(path.name)
@@ -715,7 +705,7 @@ def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> wandb.T
         name=name,
         job_type="train",
         known=known,
-        on_stop=shop.stop,
+        on_stop=context.stop,
         run_folder=path,
     )
     record.update(wandb_id=tracker.id)
@@ -723,17 +713,19 @@ def _track(config: TrainConfig, record: RunDirectory, shop: Workshop) -> wandb.T
 
 
 def _ask(
-    job: Job, record: RunDirectory, system: str, title: str, prompts: Any, shop: Workshop
+    job: Job, record: RunDirectory, system: str, title: str, prompts: Any, context: RunContext
 ) -> list[dict[str, Any]]:
     """Predictions of the model as it is now, written to the run directory."""
     predictions = job.bench.ask(
-        job.model, prompts, title=title, pad=job.tokenizer.pad_token_id, pool=shop.pool
+        job.model, prompts, title=title, pad=job.tokenizer.pad_token_id, pool=context.pool
     )
     write_jsonl(record.predictions_file(system), predictions)
     return predictions
 
 
-def _baselines(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, list[dict[str, Any]]]:
+def _baselines(
+    job: Job, record: RunDirectory, context: RunContext
+) -> dict[str, list[dict[str, Any]]]:
     """Predictions of the untouched model, from the cache where the very same were made before."""
     config = job.config.evaluation
     predictions = {}
@@ -745,7 +737,7 @@ def _baselines(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, list
         prompts = job.bench.few_shot(job.examples) if few else job.bench.zero_shot()
         key = job.bench.cache_key(job.source.identity, prompts, job.model)
         file = cache_folder() / "baselines" / f"{key}.jsonl"
-        with timed(job.seconds, title), shop.one_at_a_time(key):
+        with timed(job.seconds, title), context.one_at_a_time(key):
             stored = assess.cached(file) if config.reuse_baselines else None
             if stored is not None:
                 console.print(
@@ -755,12 +747,12 @@ def _baselines(job: Job, record: RunDirectory, shop: Workshop) -> dict[str, list
                 predictions[baseline.value] = job.bench.rescored(stored)
                 write_jsonl(record.predictions_file(baseline.value), predictions[baseline.value])
                 continue
-            predictions[baseline.value] = _ask(job, record, baseline.value, title, prompts, shop)
+            predictions[baseline.value] = _ask(job, record, baseline.value, title, prompts, context)
             assess.remember(file, predictions[baseline.value])
     return predictions
 
 
-def _panel(job: Job, shop: Workshop, title: str) -> forgetting.Probe | None:
+def _panel(job: Job, context: RunContext, title: str) -> forgetting.Probe | None:
     """The model as it is now on the forgetting panel, if that is to be measured.
 
     The untouched model is shared.
@@ -781,19 +773,19 @@ def _panel(job: Job, shop: Workshop, title: str) -> forgetting.Probe | None:
             pad=pad,
             window=window,
             title=title,
-            pool=shop.pool,
+            pool=context.pool,
         )
 
     with timed(job.seconds, title):
         key = stable_hash([shown.fingerprint, plain(config), window])
-        return shop.shared(f"panel {key}", read) if title.endswith("before") else read()
+        return context.shared(f"panel {key}", read) if title.endswith("before") else read()
 
 
 def _lost(
-    job: Job, record: RunDirectory, shop: Workshop, before: forgetting.Probe | None
+    job: Job, record: RunDirectory, context: RunContext, before: forgetting.Probe | None
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Metrics of forgetting and their intervals; forgetting.jsonl is what they are made of."""
-    after = _panel(job, shop, "the panel, after")
+    after = _panel(job, context, "the panel, after")
     if before is None or after is None:
         return {}, {}
     rows = forgetting.together(before, after)
@@ -802,7 +794,7 @@ def _lost(
     return forgetting.summary(rows, config.forgetting, config.confidence, config.bootstrap_samples)
 
 
-def _canaries(job: Job, shop: Workshop) -> list[dict[str, Any]]:
+def _canaries(job: Job, context: RunContext) -> list[dict[str, Any]]:
     """What the model as it is now makes of the canaries, trained and not."""
     config = job.config
     trained = [row for row in job.sets.train if canaries.is_canary(row)]
@@ -817,21 +809,21 @@ def _canaries(job: Job, shop: Workshop) -> list[dict[str, Any]]:
             others,
             config.seed,
             pad=job.tokenizer.pad_token_id,
-            pool=shop.pool,
+            pool=context.pool,
         )
 
 
-def _untouched_canaries(job: Job, shop: Workshop) -> list[dict[str, Any]]:
+def _untouched_canaries(job: Job, context: RunContext) -> list[dict[str, Any]]:
     """The same of the untouched model, which is shared; none where there are no canaries."""
     return (
-        shop.shared("canaries", lambda: _canaries(job, shop))
+        context.shared("canaries", lambda: _canaries(job, context))
         if job.config.evaluation.canaries
         else []
     )
 
 
 def _known_by_heart(
-    job: Job, record: RunDirectory, shop: Workshop, untouched: list[dict[str, Any]]
+    job: Job, record: RunDirectory, context: RunContext, untouched: list[dict[str, Any]]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Metrics of memorisation and their intervals; canaries.jsonl is what those of the canaries are
     made of.
@@ -839,7 +831,7 @@ def _known_by_heart(
     config = job.config.evaluation
     values: dict[str, float] = {}
     intervals: dict[str, list[float]] = {}
-    options: dict[str, Any] = {"pad": job.tokenizer.pad_token_id, "pool": shop.pool}
+    options: dict[str, Any] = {"pad": job.tokenizer.pad_token_id, "pool": context.pool}
     if config.memorisation:
         with timed(job.seconds, "memorisation"):
             seen = [
@@ -859,25 +851,27 @@ def _known_by_heart(
             )
         values, intervals = memorisation.summary(found, config.confidence)
     if config.canaries:
-        records = canaries.together(untouched, _canaries(job, shop))
+        records = canaries.together(untouched, _canaries(job, context))
         write_jsonl(record.path / "canaries.jsonl", records)
         own = canaries.summary(records, config.confidence, config.bootstrap_samples)
         values, intervals = values | own[0], intervals | own[1]
     return values, intervals
 
 
-def _train_on_all_devices(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitted:
+def _train_on_all_devices(
+    job: Job, record: RunDirectory, logger: Any, context: RunContext
+) -> Fitted:
     """Trains in this process, and in one for each further device."""
     with ddp.other_processes(job.config.trainer, record, stable_hash(_made_of(job))) as others:
-        fitted = _train(job, record, logger, shop)
+        fitted = _train(job, record, logger, context)
     job.elsewhere = others.cpu_seconds
     if others.starting_seconds:
         job.seconds["start of the other processes"] = others.starting_seconds
     return fitted
 
 
-def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitted:
-    with shop.seeded(job.config.seed):
+def _train(job: Job, record: RunDirectory, logger: Any, context: RunContext) -> Fitted:
+    with context.seeded(job.config.seed):
         pass  # what is drawn in training begins the same as well
     fitted = fit(
         job.model,
@@ -889,15 +883,15 @@ def _train(job: Job, record: RunDirectory, logger: Any, shop: Workshop) -> Fitte
         logger=logger,
         names=[row.where or row.id for row in job.sets.train],
         base=job.source.identity,
-        pool=shop.pool,
+        pool=context.pool,
         made_of=_made_of(job),
         checkpoint=job.checkpoint,
-        spent=lambda: _spent(job, shop),
-        rungs=shop.rungs(total_steps(job.config, len(job.train))),
-        ask=shop.may_go_on,
-        judged=shop.judged,
-        sample=_sampler(job, record, shop),
-        shared=shop.shared,
+        spent=lambda: _spent(job, context),
+        rungs=context.rungs(total_steps(job.config, len(job.train))),
+        ask=context.may_go_on,
+        judged=context.judged,
+        sample=_sampler(job, record, context),
+        shared=context.shared,
         planned=lambda plan: _planned(job, record, plan),
     )
     _note_plan(record, fitted.plan)  # where memory ran out, it is another one now
@@ -924,7 +918,7 @@ def _note_plan(record: RunDirectory, plan: MemoryPlan) -> None:
         write_json(file, {**read_json(file), "memory_plan": plan.stored()})
 
 
-def _sampler(job: Job, record: RunDirectory, shop: Workshop) -> Ask | None:
+def _sampler(job: Job, record: RunDirectory, context: RunContext) -> Ask | None:
     """Has the model answer the same few validation rows, as far as it has come; None where that is
     not asked for.
     """
@@ -939,7 +933,7 @@ def _sampler(job: Job, record: RunDirectory, shop: Workshop) -> Ask | None:
             title="",
             pad=job.tokenizer.pad_token_id,
             quiet=True,
-            pool=shop.pool,
+            pool=context.pool,
         )
         try:
             # beyond this step: of what was gone on from

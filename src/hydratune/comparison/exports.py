@@ -16,7 +16,7 @@ from hydratune.comparison.names import title
 from hydratune.comparison.ranking import against_best, state
 from hydratune.comparison.runs import Run
 from hydratune.errors import InputError
-from hydratune.records import atomic, write_text
+from hydratune.records.files import atomic, write_text
 
 TABLES, PICTURES = ("csv", "parquet", "markdown", "latex"), ("png", "svg")
 KINDS = (*TABLES, *PICTURES)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.comparison.runs import UNREADABLE, Run
-from hydratune.config import flat
 from hydratune.errors import RunError
-from hydratune.records import State
+from hydratune.records.run_directory import State
+from hydratune.settings.registry import flat
 from hydratune.tracking import wandb_file
 
 # Lightning's, the Trainer's of transformers, the client's

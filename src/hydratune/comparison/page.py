@@ -18,7 +18,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, verdict
 from hydratune.comparison.entries import chance, decimals, score, varying
 from hydratune.comparison.names import lower_is_better, title, written
@@ -26,6 +25,7 @@ from hydratune.comparison.ranking import against_best, difference, state
 from hydratune.comparison.runs import Run
 from hydratune.errors import RunError
 from hydratune.evaluation.measures import asked_by_user
+from hydratune.settings.secrets import mask
 
 _POINTS = 120  # of a learning curve
 _TALKING = 12  # runs whose answers are in the page
@@ -43,7 +43,7 @@ _LINKS = (
 
 def write(compared: Comparison, file: Path, name: str) -> int:
     """Returns the size of the page in bytes. Raises ``RunError`` if the disk refuses it."""
-    from hydratune.records import write_text
+    from hydratune.records.files import write_text
 
     text = render(compared, name, file.parent)
     write_text(file, text)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, compare, verdict
 from hydratune.comparison.entries import score
 from hydratune.comparison.exports import markdown
 from hydratune.comparison.names import title
 from hydratune.comparison.runs import Run
 from hydratune.errors import InputError, RunError
-from hydratune.records import read_json, write_json
+from hydratune.records.files import read_json, write_json
+from hydratune.settings.secrets import mask
 from hydratune.tracking import wandb
 
 _STEP = "trainer/global_step"

@@ -7,14 +7,14 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from hydratune.checks import mask
 from hydratune.comparison.compared import Comparison, Front, compare, verdict
 from hydratune.comparison.effects import Effect
 from hydratune.comparison.entries import Entry, cell, chance, decimals, score, spread
 from hydratune.comparison.names import COSTS, title, written
 from hydratune.comparison.runs import Run
 from hydratune.console import console
-from hydratune.records import State
+from hydratune.records.run_directory import State
+from hydratune.settings.secrets import mask
 
 _COLUMNS = 6  # settings shown at most
 _ROWS = 40  # entries shown at most, and lines up to which every seed has its own; the page has all

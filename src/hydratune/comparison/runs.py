@@ -14,11 +14,12 @@ from omegaconf._utils import get_yaml_loader
 
 from hydratune import digests
 from hydratune.bounds import check_yaml
-from hydratune.config import flat
 from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
-from hydratune.records import RunDirectory, State, read_json, read_jsonl, read_text
-from hydratune.sweeps.records import Job, read_sweep
+from hydratune.records.files import read_json, read_jsonl, read_text
+from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.sweep import Job, read_sweep
+from hydratune.settings.registry import flat
 from hydratune.tracking import wandb_file
 
 UNREADABLE = "unreadable"  # the state of a run whose files are broken

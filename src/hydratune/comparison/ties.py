@@ -22,7 +22,6 @@ import numpy as np
 
 from hydratune.comparison.entries import Entry
 from hydratune.comparison.runs import Run
-from hydratune.config import EvaluationConfig
 from hydratune.errors import RunError
 from hydratune.evaluation import metrics
 from hydratune.evaluation.measures import Measure, alone, exact, groups_of
@@ -38,6 +37,7 @@ from hydratune.evaluation.statistics import (
     rows_part,
     within,
 )
+from hydratune.settings.evaluation import EvaluationConfig
 
 _LOWER = ("nll",)
 _FEW = 30

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from hydratune.bounds import TooSlowError, depth, time_limit
-from hydratune.config import DataConfig, PreparedData
 from hydratune.errors import DataError
+from hydratune.settings.data import DataConfig, PreparedData
 
 SCHEMA_FILE = "schema.json"  # beside prepared rows
 DEEPEST = 64  # levels of an answer, and of its schema: a validator calls itself for each

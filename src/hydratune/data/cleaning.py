@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
-from hydratune.config import CleaningConfig
 from hydratune.data.rows import Message, Row
+from hydratune.settings.data import CleaningConfig
 
 Repair = Callable[[str], str]
 

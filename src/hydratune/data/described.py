@@ -5,7 +5,6 @@ trained. For report.json and report.html.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hydratune.config import DataConfig
 from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.prepared import Prepared
 from hydratune.data.preview import pieces
@@ -13,6 +12,7 @@ from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.rows import Row
 from hydratune.data.tokens import TokenCheck
 from hydratune.models.sources import Reader
+from hydratune.settings.data import DataConfig
 
 SHOWN = 5  # rows whose mask is in the report
 

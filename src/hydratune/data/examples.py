@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hydratune.config import DataConfig, Overlength, TrainOn
 from hydratune.data.masking import TOGETHER, ChatEncoder, Encoded, trained_turns
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import DataConfig, Overlength, TrainOn
 
 _TOO_LONG = "longer than data.max_length"
 _MOVED = 32  # tokens by which a cut may come earlier, so that it falls between words

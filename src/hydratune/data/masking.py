@@ -26,11 +26,11 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from hydratune.config import TrainOn
 from hydratune.data import rendering, thoughts
 from hydratune.data.calls import takes_text_arguments, with_text_arguments
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError, InputError
+from hydratune.settings.data import TrainOn
 
 TOGETHER = 256  # rows tokenised in one call, which uses every core
 _NEAR = (

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hydratune.cache import built, cache_folder
-from hydratune.config import DataConfig, PreparedData, plain
 from hydratune.console import Ticker, progress
 from hydratune.data.answers import json_schema
 from hydratune.data.boilerplate import Boilerplate, remove_lines
@@ -28,7 +27,9 @@ from hydratune.data.rows import Row, stable_hash
 from hydratune.data.splits import SPLIT_NAMES, SPLITS, Side
 from hydratune.data.store import RowStore, RowWriter
 from hydratune.errors import DataError
-from hydratune.records import write_json
+from hydratune.records.files import write_json
+from hydratune.settings.data import DataConfig, PreparedData
+from hydratune.settings.registry import plain
 
 # Settings of every source on which the prepared rows depend.
 _PREPARING = ("validation_fraction", "test_fraction", "stratify", "train_on")

@@ -15,7 +15,6 @@ from typing import Any, TypedDict
 import pyarrow
 import pyarrow.parquet
 
-from hydratune.config import DataConfig
 from hydratune.data.answers import SCHEMA_FILE, json_schema
 from hydratune.data.quality.findings import refusals
 from hydratune.data.quality.leaks import Leak
@@ -24,7 +23,8 @@ from hydratune.data.rows import Row, stable_hash
 from hydratune.data.splits import SPLIT_NAMES
 from hydratune.data.store import message_from, turns_of
 from hydratune.errors import DataError, RunError
-from hydratune.records import read_json, write_json
+from hydratune.records.files import read_json, write_json
+from hydratune.settings.data import DataConfig
 
 _BATCH = 1_000  # rows written together
 

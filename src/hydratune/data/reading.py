@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hydratune.config import (
+from hydratune.data.cases import CASES
+from hydratune.data.contracts import contract_rows
+from hydratune.data.formats import Naming, open_hub, read_file, read_hub
+from hydratune.data.preferences import ANY
+from hydratune.data.rows import Message, Row
+from hydratune.data.splits import SPLITS, unit_hash
+from hydratune.errors import DataError
+from hydratune.settings.data import (
     CaseData,
     ContractsData,
     DataConfig,
@@ -18,15 +25,8 @@ from hydratune.config import (
     RepositoryData,
     TechSupportData,
     part,
-    plain,
 )
-from hydratune.data.cases import CASES
-from hydratune.data.contracts import contract_rows
-from hydratune.data.formats import Naming, open_hub, read_file, read_hub
-from hydratune.data.preferences import ANY
-from hydratune.data.rows import Message, Row
-from hydratune.data.splits import SPLITS, unit_hash
-from hydratune.errors import DataError
+from hydratune.settings.registry import plain
 
 SPLIT_NAMES = tuple(side.name for side in SPLITS)
 _SHARED = {f.name for f in fields(DataConfig)}

@@ -16,7 +16,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hydratune.config import Level
 from hydratune.data.quality.findings import describe_check, describe_splits
 from hydratune.data.spans import (
     Span,
@@ -27,7 +26,8 @@ from hydratune.data.spans import (
     spans,
     word_differences,
 )
-from hydratune.records import write_text
+from hydratune.records.files import write_text
+from hydratune.settings.data import Level
 
 IDS_SHOWN = 50  # of one finding
 LABELS_SHOWN = 15  # of one field

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from hydratune.config import DataConfig, Level, Overlength
 from hydratune.data import thoughts
 from hydratune.data.examples import encoded_examples
 from hydratune.data.gate import gate
@@ -19,6 +18,7 @@ from hydratune.data.masking import TOGETHER, ChatEncoder
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import DataConfig, Level, Overlength
 
 _BARS = 40  # of a histogram
 

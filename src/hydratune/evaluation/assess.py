@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from hydratune import __version__
-from hydratune.config import EvaluationConfig, Task, TrainOn
 from hydratune.data.masking import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
@@ -17,7 +16,9 @@ from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.models import hardware
 from hydratune.models.compute import autocast_of
 from hydratune.models.memory_plan import generation_tokens
-from hydratune.records import read_jsonl, write_jsonl
+from hydratune.records.files import read_jsonl, write_jsonl
+from hydratune.settings.data import TrainOn
+from hydratune.settings.evaluation import EvaluationConfig, Task
 
 # what a cached prediction holds; other words, other caches
 _STORED = "the prompt that was asked, and beside it the row's own"

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydratune.config import EvaluationConfig
 from hydratune.evaluation.measures import Measure, comparison, difference, groups_of
 from hydratune.evaluation.statistics import Interval, corrected, least_difference
+from hydratune.settings.evaluation import EvaluationConfig
 
 TITLES = {
     "base": "base, zero-shot",

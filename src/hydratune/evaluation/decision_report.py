@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydratune.config import EvaluationConfig
 from hydratune.evaluation.decision import TITLES, Decision
 from hydratune.evaluation.measures import Measure, asked_by_user, cut_of, groups_of
 from hydratune.evaluation.pages import bar, page
+from hydratune.settings.evaluation import EvaluationConfig
 
 _SHOWN = 10  # rows whose answers are on the page
 

@@ -15,10 +15,10 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from hydratune.config import METRICS_GROUP, Task
 from hydratune.errors import RunError
 from hydratune.evaluation import code_scores, json_scores, label_scores, text_scores
 from hydratune.evaluation.measures import Measure, mean, rate, request_of
+from hydratune.settings.evaluation import METRICS_GROUP, Task
 
 
 @dataclass(frozen=True)

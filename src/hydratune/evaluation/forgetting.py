@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from hydratune.config import ForgettingConfig, TrainOn
 from hydratune.data.masking import ChatEncoder
 from hydratune.evaluation import corpus, generation, instructions
 from hydratune.evaluation.corpus import Passage
 from hydratune.evaluation.measures import Measure, difference, rate, share
 from hydratune.evaluation.panel import Panel
+from hydratune.settings.data import TrainOn
+from hydratune.settings.evaluation import ForgettingConfig
 
 _KEPT = 512  # tokens whose whole distribution is kept to compare with
 _WORSE_IF_HIGHER = {"bits_per_byte": True, "nll": True, "instructions": False}

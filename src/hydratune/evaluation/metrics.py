@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from hydratune.config import EvaluationConfig, Task
 from hydratune.data.answers import NotStrictJson, parse_strict
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation.families import Answered, family, names
 from hydratune.evaluation.measures import Measure, cut_of, groups_of, rate, share
 from hydratune.evaluation.statistics import Interval, ratio
+from hydratune.settings.evaluation import EvaluationConfig, Task
 
 Prediction = Mapping[str, Any]
 # what says best how good answers are

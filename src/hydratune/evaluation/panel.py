@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydratune.config import ForgettingConfig
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem
 from hydratune.evaluation.instructions import known
 from hydratune.evaluation.retrieval import documents, pieces
-from hydratune.records import read_jsonl
+from hydratune.records.files import read_jsonl
+from hydratune.settings.evaluation import ForgettingConfig
 
 _OWN = Path(__file__).with_name("panel.jsonl")
 _WORDS = 300  # of a piece of a text of the user's

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydratune.data.rows import Message, Row
 from hydratune.errors import ConfigError, InputError, Problem
-from hydratune.records import read_jsonl
+from hydratune.records.files import read_jsonl
 
 _ENDINGS = (".md", ".txt", ".rst", ".jsonl")
 _TEXTS = ("text", "content", "page", "body")  # of a JSONL record, the first that is there

@@ -15,14 +15,16 @@ from yaml import YAMLError
 
 from hydratune import digests
 from hydratune.bounds import load_yaml
-from hydratune.checks import mask
-from hydratune.config import EvaluationConfig, flat
 from hydratune.errors import InputError, RunError
 from hydratune.evaluation import canaries, memorisation, metrics, table
 from hydratune.evaluation.json_scores import agreement
 from hydratune.evaluation.measures import asked_by_user, cut_of, difference, groups_of, told_cut
 from hydratune.evaluation.pages import bar, curves, page
-from hydratune.records import RunDirectory, read_json, read_jsonl, read_text, write_text
+from hydratune.records.files import read_json, read_jsonl, read_text, write_text
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.evaluation import EvaluationConfig
+from hydratune.settings.registry import flat
+from hydratune.settings.secrets import mask
 
 _SYSTEMS = {"base": "base, zero-shot", "fewshot": "base, few-shot", "eval": "fine-tuned"}
 _SHOWN = 40  # rows whose answers are on the page

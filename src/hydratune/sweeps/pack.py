@@ -4,7 +4,7 @@ Every job is an ordinary run in a thread of its own, with its own Trainer, optim
 W&B run and record. Its model is its own as well, but for the frozen weights, which are the same
 tensors in all of them. Whatever computes goes through one pool of threads, one per core with one
 intra-op thread each, in the same pieces as in a run alone. Short pieces of several jobs are
-computed in one pass (``hydratune.sweeps.crew``), where that changes no bit: a job's numbers do not
+computed in one pass (``hydratune.sweeps.worker_pool``), where that changes no bit: a job's numbers do not
 depend on its neighbours. A job that fails, ends or is stopped leaves; nobody waits for anybody.
 
     python -m hydratune.sweeps.pack FOLDER OPTIONS NAME...    what hydratune.sweeps.processes starts; options in JSON
@@ -34,21 +34,21 @@ import lightning.pytorch.trainer.trainer as lightning_trainer
 import torch
 from rich.markup import escape
 
-from hydratune import config
-from hydratune.checks import mask
-from hydratune.config import TrainConfig
 from hydratune.console import LineFormatter, console, printing_to, silence
 from hydratune.errors import HydratuneError, Leaving, Paused, SweepError, UnpackedError
+from hydratune.experiment.context import Made, RunContext
+from hydratune.experiment.frame import begin, recorded
 from hydratune.models.hardware import accelerator, give_back, memory
-from hydratune.records import RunDirectory, State, alone, read_json
-from hydratune.run import begin, recorded
+from hydratune.records.files import read_json
+from hydratune.records.run_directory import RunDirectory, State, alone
+from hydratune.settings.commands import Resume, TrainConfig, load, register_commands
+from hydratune.settings.secrets import mask
 from hydratune.sweeps.board import Board
-from hydratune.sweeps.crew import Crew, Task
-from hydratune.sweeps.halving import Halving, Turns, values_of
+from hydratune.sweeps.halving import Halving, HalvingScheduler, values_of
 from hydratune.sweeps.planning import GOES_ON, RUNS_ALONE, SETTINGS
-from hydratune.sweeps.watch import Pulse, Watch
-from hydratune.sweeps.workshop import Made, Workshop
-from hydratune.training.merged import Guest, Host, MergingPool
+from hydratune.sweeps.watch import Heartbeat, Watch
+from hydratune.sweeps.worker_pool import Task, WorkerPool
+from hydratune.training.merged import BaseReplica, MergeableBatch, MergingPool
 from hydratune.training.products import lay_out
 
 log = logging.getLogger(__name__)
@@ -58,21 +58,23 @@ _SPARE_MEMORY = 3 * 2**28  # bytes of freed memory that a pack keeps for its nex
 _MEMORY_SHARE = 1 / 8
 
 
-class JobCrew(MergingPool):
+class JobWorkers(MergingPool):
     """The threads of a pack as one job sees them: what they compute for it is counted as its own
     time.
 
     Once the pack is asked to leave they compute nothing more, and raise ``Leaving``.
     """
 
-    def __init__(self, premises: "Premises", pulse: Pulse, leaving: threading.Event) -> None:
+    def __init__(
+        self, resources: "PackResources", heartbeat: Heartbeat, leaving: threading.Event
+    ) -> None:
         """``leaving``: set when this job alone is to leave."""
-        self._premises, self._pulse, self._leaving = premises, pulse, leaving
+        self._premises, self._pulse, self._leaving = resources, heartbeat, leaving
         self.seconds = 0.0
         self._counting = threading.Lock()
 
     @property
-    def host(self) -> Host | None:  # type: ignore[override]
+    def host(self) -> BaseReplica | None:  # type: ignore[override]
         return self._premises.threads.host
 
     def welcomes(self, tokens: int) -> bool:
@@ -99,7 +101,7 @@ class JobCrew(MergingPool):
         return self.map_guests(fn, jobs, [None] * len(jobs))
 
     def map_guests(
-        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]
+        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[MergeableBatch | None]
     ) -> Iterator[Any]:
         self._pulse.beat()
         pieces = [partial(self._counted, work, *job) for job in jobs]
@@ -129,10 +131,10 @@ class JobCrew(MergingPool):
             self._end(time.thread_time() - start)
 
 
-def _results(waiting: Sequence[Future[Any]], pulse: Pulse) -> Iterator[Any]:
+def _results(waiting: Sequence[Future[Any]], heartbeat: Heartbeat) -> Iterator[Any]:
     try:
         for future in waiting:
-            with pulse.waiting():
+            with heartbeat.waiting():
                 result = future.result()
             yield result
     finally:
@@ -140,7 +142,7 @@ def _results(waiting: Sequence[Future[Any]], pulse: Pulse) -> Iterator[Any]:
             future.cancel()
 
 
-class Premises:
+class PackResources:
     """What the jobs of a pack share."""
 
     def __init__(
@@ -151,7 +153,7 @@ class Premises:
         the base's weights may take to be read faster.
         """
         self.steadily, self.memory_share = merge_tokens is None, memory_share
-        self.threads = Crew(workers, _MERGE_TOKENS if merge_tokens is None else merge_tokens)
+        self.threads = WorkerPool(workers, _MERGE_TOKENS if merge_tokens is None else merge_tokens)
         self.seeding = threading.RLock()
         self.asked = threading.Event()  # to leave
         self.trackers: dict[str, Any] = {}  # by name of job
@@ -166,14 +168,14 @@ class Premises:
         with self._naming:
             return self._locks.setdefault(name, threading.Lock())
 
-    def shared(self, name: str, make: Callable[[], Made], pulse: Pulse) -> Made:
-        with pulse.holding(self.lock(f"shared {name}")):
+    def shared(self, name: str, make: Callable[[], Made], heartbeat: Heartbeat) -> Made:
+        with heartbeat.holding(self.lock(f"shared {name}")):
             if name not in self._made:
                 self._made[name] = make()
             made: Made = self._made[name]
             return made
 
-    def own(self, model: Any, pulse: Pulse) -> Any:
+    def own(self, model: Any, heartbeat: Heartbeat) -> Any:
         """The same modules anew, holding the same tensors: an adapter changes modules, never a
         frozen tensor.
         """
@@ -182,13 +184,13 @@ class Premises:
         def copied() -> Any:
             return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
-        with pulse.holding(self.lock("own")):
+        with heartbeat.holding(self.lock("own")):
             self.shared(
-                "layouts", lambda: self._lay_out(model), pulse
+                "layouts", lambda: self._lay_out(model), heartbeat
             )  # once: it also tries whether they change any bit
             if self.threads.merge_tokens:
                 self.threads.host = self.shared(
-                    "host", lambda: Host(copied(), steadily=self.steadily), pulse
+                    "host", lambda: BaseReplica(copied(), steadily=self.steadily), heartbeat
                 )
             return copied()
 
@@ -203,15 +205,22 @@ class Premises:
         return taken
 
 
-class Desk(Workshop):
+class PackContext(RunContext):
     """The workshop of one job of a pack."""
 
-    def __init__(self, premises: Premises, pulse: Pulse, turns: Turns) -> None:
-        self.premises, self.pulse, self.record, self.turns = premises, pulse, pulse.record, turns
+    def __init__(
+        self, resources: PackResources, heartbeat: Heartbeat, turns: HalvingScheduler
+    ) -> None:
+        self.resources, self.heartbeat, self.record, self.turns = (
+            resources,
+            heartbeat,
+            heartbeat.record,
+            turns,
+        )
         self._rungs: list[int] = []
         self._shared: set[int] = set()  # weights of the base model
-        leaving = premises.leaving[pulse.name]
-        self.crew, self.stop = JobCrew(premises, pulse, leaving), leaving.set
+        leaving = resources.leaving[heartbeat.name]
+        self.crew, self.stop = JobWorkers(resources, heartbeat, leaving), leaving.set
         self.pool = self.crew
         self._began, self._thread_began = time.perf_counter(), time.thread_time()
 
@@ -220,28 +229,28 @@ class Desk(Workshop):
         return self._began
 
     def shared(self, name: str, make: Callable[[], Made]) -> Made:
-        return self.premises.shared(name, make, self.pulse)
+        return self.resources.shared(name, make, self.heartbeat)
 
     def own(self, model: Any) -> Any:
         self._shared = {id(tensor) for tensor in model.parameters()}
-        return self.premises.own(model, self.pulse)
+        return self.resources.own(model, self.heartbeat)
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
-        with self.pulse.holding(self.premises.seeding), super().seeded(seed):
+        with self.heartbeat.holding(self.resources.seeding), super().seeded(seed):
             yield
 
     @contextmanager
     def one_at_a_time(self, name: str) -> Iterator[None]:
-        with self.pulse.holding(self.premises.lock(name)):
+        with self.heartbeat.holding(self.resources.lock(name)):
             yield
 
     def tracker(self, start: Callable[[], Made]) -> tuple[Made, bool]:
         name = self.record.path.name
-        new = name not in self.premises.trackers
+        new = name not in self.resources.trackers
         if new:
-            self.premises.trackers[name] = start()
-        tracker: Made = self.premises.trackers[name]
+            self.resources.trackers[name] = start()
+        tracker: Made = self.resources.trackers[name]
         return tracker, new
 
     def rungs(self, total: int) -> Sequence[int]:
@@ -252,7 +261,7 @@ class Desk(Workshop):
         return any(entry[0] == step for entry in self.record.status().get("rungs", []))
 
     def may_go_on(self, step: int, loss: float) -> bool:
-        self.pulse.beat()
+        self.heartbeat.beat()
         known = [entry for entry in self.record.status().get("rungs", []) if entry[0] < step]
         self.record.update(rungs=[*known, [step, loss if math.isfinite(loss) else None]])
         return self.turns.reached(self.record.path.name, self._rungs.index(step), loss)
@@ -276,7 +285,7 @@ class Desk(Workshop):
                 " other jobs"
             )
 
-    def last_words(self) -> None:
+    def ignore_interrupts(self) -> None:
         pass  # signals only reach the main thread, which waits for all jobs
 
 
@@ -301,9 +310,9 @@ class _ByThread(logging.Handler):
 
 def _one(
     settings: TrainConfig,
-    pulse: Pulse,
-    premises: Premises,
-    turns: Turns,
+    heartbeat: Heartbeat,
+    resources: PackResources,
+    turns: HalvingScheduler,
     board: Board,
     logs: _ByThread,
 ) -> None:
@@ -313,22 +322,22 @@ def _one(
     """
     from hydratune.commands import train
 
-    name, record, recording = pulse.name, pulse.record, False
+    name, record, recording = heartbeat.name, heartbeat.record, False
     with (record.path / "run.log").open("a", encoding="utf-8") as stream:
         logs.streams[threading.get_ident()] = stream
         try:
             torch.set_num_threads(1)
-            with printing_to(stream, pulse.telling(board.teller(name))), alone(record.path):
+            with printing_to(stream, heartbeat.telling(board.teller(name))), alone(record.path):
                 # it was paused here: resume=never is about what an earlier command
                 # left
-                if name in premises.begun:
-                    settings = replace(settings, resume=config.Resume.auto)
+                if name in resources.begun:
+                    settings = replace(settings, resume=Resume.auto)
                 begin(settings, record)
-                premises.begun.add(name)
+                resources.begun.add(name)
                 board.began(name)
                 recording = True
                 with recorded(settings, record):
-                    train.run(settings, record, Desk(premises, pulse, turns))
+                    train.run(settings, record, PackContext(resources, heartbeat, turns))
         except UnpackedError as error:
             record.update(state=State.stopped.value, error=f"{RUNS_ALONE}: {error}")
         except HydratuneError as error:
@@ -342,28 +351,30 @@ def _one(
             log.exception("unexpected error")
         finally:
             del logs.streams[threading.get_ident()]
-            if not pulse.given_up and recording:
-                _report(record, premises, turns, board)
+            if not heartbeat.given_up and recording:
+                _report(record, resources, turns, board)
             elif (
-                not pulse.given_up
+                not heartbeat.given_up
             ):  # nothing of it may be written; and it is not to be handed out again and again
                 board.ended(name, record.status())
                 turns.ended(name, "failed")
 
 
-def _report(record: RunDirectory, premises: Premises, turns: Turns, board: Board) -> None:
+def _report(
+    record: RunDirectory, resources: PackResources, turns: HalvingScheduler, board: Board
+) -> None:
     """Tells everybody that a job has ended, or waits for a verdict."""
     name, status = record.path.name, record.status()
     if status.get("state") == State.waiting.value:
         board.paused(name, status)
     else:
-        premises.trackers.pop(name, None)
+        resources.trackers.pop(name, None)
         board.ended(name, status)
     turns.ended(name, *_outcome(record))
 
 
 def _outcome(record: RunDirectory) -> tuple[str, float | None]:
-    """(state, validation loss) as ``Turns`` wants them."""
+    """(state, validation loss) as ``HalvingScheduler`` wants them."""
     status = record.status()
     if record.is_finished():
         return "finished", read_json(record.metrics_file).get("val/loss")
@@ -374,15 +385,15 @@ def _outcome(record: RunDirectory) -> tuple[str, float | None]:
 
 def _turns(
     records: Mapping[str, RunDirectory],
-    premises: Premises,
+    resources: PackResources,
     board: Board,
     halving: Halving | None,
     lost: Sequence[str] = (),
-) -> Turns:
+) -> HalvingScheduler:
     """The order of jobs, and what is known of those of an earlier start; ``lost`` have failed, and
     are not tried again.
     """
-    turns = Turns(list(records), halving, premises.asked)
+    turns = HalvingScheduler(list(records), halving, resources.asked)
 
     def out(name: str) -> None:
         """``name`` is not among the best: what it has is kept."""
@@ -396,7 +407,7 @@ def _turns(
             halved={"step": step, "value": value, "rung": len(records[name].status()["rungs"]) - 1}
         )
         records[name].end(State.stopped, why)
-        tracker = premises.trackers.pop(name, None)
+        tracker = resources.trackers.pop(name, None)
         if tracker is not None:
             tracker.summary({"halved_at_step": step})
             tracker.finish(0)
@@ -435,20 +446,20 @@ def run(
     """The jobs ``names`` of the sweep in ``folder``, ``together`` of them at a time; those that
     ended before, or are ``lost``, only count.
 
-    For ``merge_tokens`` see ``Premises``; ``lay_out``: the base's weights, None: within an eighth
-    of the memory, for several jobs. A job that is silent for ``patience`` seconds is given up.
-    ``driver`` is the process that started this one: without it, everybody leaves. Raises
+    For ``merge_tokens`` see ``PackResources``; ``lay_out``: the base's weights, None: within an
+    eighth of the memory, for several jobs. A job that is silent for ``patience`` seconds is given
+    up. ``driver`` is the process that started this one: without it, everybody leaves. Raises
     ``KeyboardInterrupt`` at the end if asked, ``Leaving`` if a job hangs in such a way that the
     pack cannot go on.
     """
     records = {name: RunDirectory(folder / name) for name in names}
     unasked = _MEMORY_SHARE if len(names) > 1 else 0.0
     memory_share = {None: unasked, True: math.inf, False: 0.0}[lay_out]
-    premises = Premises(computing_threads(folder, names, workers), merge_tokens, memory_share)
+    resources = PackResources(computing_threads(folder, names, workers), merge_tokens, memory_share)
     torch.set_num_threads(1)
     with (folder / "pack.log").open("a", encoding="utf-8") as common, Board(folder, names) as board:
-        turns = _turns(records, premises, board, halving, lost)
-        watch = Watch(patience, board.seen, premises.asked)
+        turns = _turns(records, resources, board, halving, lost)
+        watch = Watch(patience, board.seen, resources.asked)
         logs = _ByThread(common)
         logging.root.addHandler(logs)
         logging.root.setLevel(logging.INFO)
@@ -464,21 +475,21 @@ def run(
         def station() -> None:
             try:
                 while (name := turns.next()) is not None:
-                    settings = config.load(folder / SETTINGS / f"{name}.yaml")
-                    with watch.over(records[name]) as pulse:
-                        _one(settings, pulse, premises, turns, board, logs)
+                    settings = load(folder / SETTINGS / f"{name}.yaml")
+                    with watch.over(records[name]) as heartbeat:
+                        _one(settings, heartbeat, resources, turns, board, logs)
             except BaseException as error:
                 log.exception("the pack itself is broken")
                 with breaking:
                     if not broken:
                         stopped.update(_stopped(records))
                     broken.append(f"{type(error).__name__}: {error}; see {folder}/pack.log")
-                    premises.asked.set()
+                    resources.asked.set()
 
         def asked(signum: int, frame: FrameType | None) -> None:
             if signum == hung_up:
                 silence()
-            premises.asked.set()
+            resources.asked.set()
 
         hung_up = getattr(signal, "SIGHUP", None)  # the terminal was closed
         for number in (signal.SIGINT, signal.SIGTERM, *([hung_up] if hung_up else [])):
@@ -493,14 +504,14 @@ def run(
                 None,
                 os.getppid(),
             ):
-                premises.asked.set()
+                resources.asked.set()
             hung = watch.look()
-            for pulse in hung:
-                _report(records[pulse.name], premises, turns, board)
+            for heartbeat in hung:
+                _report(records[heartbeat.name], resources, turns, board)
                 stations.append(
                     _started(station, len(stations))
                 )  # it takes the place of the one that hangs
-            lost_threads = {pulse.thread for pulse in hung}
+            lost_threads = {heartbeat.thread for heartbeat in hung}
             stations = [
                 thread
                 for thread in stations
@@ -513,8 +524,8 @@ def run(
                 soft_wrap=True,
             )
             watch.hand_on()
-            for pulse in watch.left:
-                premises.trackers.pop(pulse.name, None)
+            for heartbeat in watch.left:
+                resources.trackers.pop(heartbeat.name, None)
         if halving is not None and not any(
             record.status().get("rungs") for record in records.values()
         ):
@@ -523,8 +534,8 @@ def run(
                 f"[yellow]nobody was halved: no job that ended has more than {least} steps",
                 soft_wrap=True,
             )
-        premises.threads.dismiss(wait=watch.broken_at is None)
-        for tracker in premises.trackers.values():  # of jobs that were waiting
+        resources.threads.dismiss(wait=watch.broken_at is None)
+        for tracker in resources.trackers.values():  # of jobs that were waiting
             tracker.finish(130)
         logging.root.removeHandler(logs)
     if broken:
@@ -534,7 +545,7 @@ def run(
         raise SweepError(broken[0])
     if watch.broken_at is not None:
         raise Leaving
-    if premises.asked.is_set():
+    if resources.asked.is_set():
         raise KeyboardInterrupt
 
 
@@ -549,7 +560,7 @@ def computing_threads(folder: Path, names: Sequence[str], cores: int) -> int:
         file = folder / SETTINGS / f"{name}.yaml"
         if file.is_file():  # those of finished jobs are gone
             with suppress(HydratuneError):  # its job says that there is no GPU
-                return 1 if accelerator(config.load(file)) == "gpu" else cores
+                return 1 if accelerator(load(file)) == "gpu" else cores
     return cores
 
 
@@ -577,7 +588,7 @@ def main(args: Sequence[str]) -> int:
     Statuses tell the rest.
     """
     folder, options, *names = args
-    config.register()
+    register_commands()
     chosen = {
         "halving": None,
         "patience": None,

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from hydratune.config import Control, FullFinetune, LoraAdapter, LoraBias, TrainConfig, plain
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, Problem
-from hydratune.records import RunDirectory
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.sweep import Job
+from hydratune.settings.adapter import FullFinetune, LoraAdapter, LoraBias
+from hydratune.settings.commands import TrainConfig
+from hydratune.settings.data import Control
+from hydratune.settings.registry import plain
 from hydratune.sweeps.halving import Halving
-from hydratune.sweeps.records import Job
 
 RUNS_ALONE = "runs alone"  # begins the status of a job that a pack found it cannot hold
 GOES_ON = 75  # exit code of a pack that cannot go on, and whose jobs can

@@ -22,18 +22,22 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune import config
-from hydratune.checks import configuration_problems, mask
+from hydratune.adapters.folder import adopt
 from hydratune.comparison.closing import end_of_sweep
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem, SweepError
-from hydratune.models.adapter_folder import adopt
-from hydratune.records import RunDirectory, State, alone, read_json
-from hydratune.run import listen
-from hydratune.sweeps.fleet import Pack, cores, how, wait, work_off
+from hydratune.experiment.frame import listen
+from hydratune.records.files import read_json
+from hydratune.records.run_directory import RunDirectory, State, alone
+from hydratune.records.sweep import Job, read_study, read_sweep, varying, write_sweep
+from hydratune.settings.checks import configuration_problems
+from hydratune.settings.commands import Resume, TrainConfig, load
+from hydratune.settings.data import FilesData
+from hydratune.settings.registry import typed
+from hydratune.settings.secrets import mask
 from hydratune.sweeps.gpus import visible_gpus
+from hydratune.sweeps.pack_processes import Pack, cores, how, wait, work_off
 from hydratune.sweeps.planning import RUNS_ALONE, SETTINGS, Packing, Planned, plan, without_hydra
-from hydratune.sweeps.records import Job, read_study, read_sweep, varying, write_sweep
 from hydratune.tracking import environment, wandb
 
 _KEPT = ".multirun.yaml"  # of the last sweep that was not refused
@@ -221,7 +225,7 @@ def refuse_other_halving(item: Planned, packing: Packing | None) -> None:
         packing is None
         or packing.halving is None
         or not judged
-        or item.settings.resume is config.Resume.force
+        or item.settings.resume is Resume.force
     ):
         return
     wanted = [
@@ -257,7 +261,7 @@ def check_job(
         composed.hydra.job.id, composed.hydra.job.num = str(number), number
     name = str(composed.hydra.sweep.subdir)
     try:
-        settings = config.typed(without_hydra(composed), config.TrainConfig)
+        settings = typed(without_hydra(composed), TrainConfig)
     except OmegaConfBaseException as error:
         return None, [
             Problem(
@@ -265,7 +269,7 @@ def check_job(
             )
         ]
     settings.name = settings.name or str(composed.hydra.runtime.choices["data"])
-    if settings.resume is config.Resume.extend:
+    if settings.resume is Resume.extend:
         why, fix = (
             "it trains one finished run further, and this is a sweep",
             "leave -m out, and name the run: hydra.run.dir=DIR",
@@ -300,9 +304,9 @@ def refuse_other_job(planned: Planned) -> None:
     if not record.status() or not record.config_file.is_file():
         return
     why = ""
-    if replace(config.load(record.config_file), resume=settings.resume) != settings:
+    if replace(load(record.config_file), resume=settings.resume) != settings:
         why = f"job {planned.job.name} was run there with other settings (see its config.yaml)"
-    elif isinstance(settings.data, config.FilesData) and record.is_finished():
+    elif isinstance(settings.data, FilesData) and record.is_finished():
         files = [
             Path(p)
             for p in (settings.data.train, settings.data.validation, settings.data.test)
@@ -329,13 +333,13 @@ def refuse_other_job(planned: Planned) -> None:
         refuse_changed([record], settings.resume)
 
 
-def refuse_changed(finished: Sequence[RunDirectory], resume: config.Resume) -> None:
+def refuse_changed(finished: Sequence[RunDirectory], resume: Resume) -> None:
     """Raises ``ConfigError`` if code or versions are not what finished runs were made with, unless
     forced; ``RunError`` for damage.
     """
     for record in finished:
         read_json(record.metrics_file)  # which the others are to be compared with
-    for record in finished if resume is not config.Resume.force else ():
+    for record in finished if resume is not Resume.force else ():
         changed = environment.changes(read_json(record.path / "environment.json"))
         fix = "resume=force compares them all the same; or choose another hydra.sweep.dir"
         if changed:

@@ -26,15 +26,17 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune.checks import mask
 from hydratune.comparison.closing import end_of_sweep
-from hydratune.config import Resume, TrainConfig, flat, plain
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, InputError, Problem, SweepError
-from hydratune.records import RunDirectory, State, read_json, write_text
+from hydratune.records.files import read_json, write_text
+from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.sweep import Job, read_study, read_sweep, write_sweep
+from hydratune.settings.commands import Resume, TrainConfig
+from hydratune.settings.registry import flat, plain
+from hydratune.settings.secrets import mask
 from hydratune.sweeps import processes
 from hydratune.sweeps.planning import Packing, Planned
-from hydratune.sweeps.records import Job, read_study, read_sweep, write_sweep
 from hydratune.sweeps.space import Dimension, read_space
 from hydratune.sweeps.study import (
     COMPOSED,

@@ -18,10 +18,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, 
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hydratune.checks import mask
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation import table
-from hydratune.records import write_text
+from hydratune.records.files import write_text
+from hydratune.settings.secrets import mask
 from hydratune.sweeps.space import Dimension
 
 _SAMPLERS = {

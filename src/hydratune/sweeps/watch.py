@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from hydratune.console import Stage, Told
 from hydratune.errors import Leaving
-from hydratune.records import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory, State
 from hydratune.sweeps.board import span
 
 _LEAVING = 60.0  # seconds the others have to leave a pack that cannot go on
@@ -35,20 +35,20 @@ class Lock(Protocol):
 class _Record(RunDirectory):
     """Of a job whose state is no longer its own to say once it was given up."""
 
-    pulse: "Pulse" = field(kw_only=True, repr=False, compare=False)
+    heartbeat: "Heartbeat" = field(kw_only=True, repr=False, compare=False)
 
     def update(self, **values: Any) -> None:
-        with self.pulse.judging:
-            if not self.pulse.given_up:
+        with self.heartbeat.judging:
+            if not self.heartbeat.given_up:
                 super().update(**values)
 
 
-class Pulse:
+class Heartbeat:
     """Signs of life of one job. Its own thread and those of the crew give them."""
 
     def __init__(self, record: RunDirectory, asked: threading.Event) -> None:
         self.name = record.path.name
-        self.record = _Record(record.path, pulse=self)
+        self.record = _Record(record.path, heartbeat=self)
         self.judging = threading.RLock()
         self.given_up = False
         self.last = time.monotonic()
@@ -132,20 +132,20 @@ class Watch:
         ``seen`` tells what a job was doing; ``asked``: to leave.
         """
         self.patience, self.seen, self.asked = patience, seen, asked
-        self.pulses: dict[str, Pulse] = {}
-        self.left: list[Pulse] = []  # who has to leave because the pack cannot go on
+        self.pulses: dict[str, Heartbeat] = {}
+        self.left: list[Heartbeat] = []  # who has to leave because the pack cannot go on
         self.broken_at: float | None = None
 
     @contextmanager
-    def over(self, record: RunDirectory) -> Iterator[Pulse]:
+    def over(self, record: RunDirectory) -> Iterator[Heartbeat]:
         """The job in ``record`` is done in this thread."""
-        pulse = self.pulses[record.path.name] = Pulse(record, self.asked)
+        heartbeat = self.pulses[record.path.name] = Heartbeat(record, self.asked)
         try:
-            yield pulse
+            yield heartbeat
         finally:
-            self.pulses.pop(pulse.name, None)
+            self.pulses.pop(heartbeat.name, None)
 
-    def look(self) -> list[Pulse]:
+    def look(self) -> list[Heartbeat]:
         """Gives up whoever hangs, with the reason in its status and its stack in its run.log, and
         returns them.
         """
@@ -154,34 +154,34 @@ class Watch:
         pulses = list(self.pulses.values())
         now = time.monotonic()
         silent = [
-            pulse
-            for pulse in pulses
-            if self.patience is not None and now - pulse.last > self.patience
+            heartbeat
+            for heartbeat in pulses
+            if self.patience is not None and now - heartbeat.last > self.patience
         ]
         computing = [
-            pulse for pulse in silent if pulse.computing
+            heartbeat for heartbeat in silent if heartbeat.computing
         ]  # the others may be silent because of these
-        hung = computing or [pulse for pulse in silent if not pulse.waits]
+        hung = computing or [heartbeat for heartbeat in silent if not heartbeat.waits]
         in_a_circle = not hung and len(silent) == len(pulses)  # everybody waits for somebody
         hung = silent[:1] if in_a_circle else hung
-        for pulse in hung:
-            self._give_up(pulse, now)
-        if any(in_a_circle or pulse.computing or pulse.holds for pulse in hung):
+        for heartbeat in hung:
+            self._give_up(heartbeat, now)
+        if any(in_a_circle or heartbeat.computing or heartbeat.holds for heartbeat in hung):
             self.broken_at = now
-            self.left = [pulse for pulse in pulses if pulse not in hung]
+            self.left = [heartbeat for heartbeat in pulses if heartbeat not in hung]
             self.asked.set()
         return hung
 
-    def _give_up(self, pulse: Pulse, now: float) -> None:
-        minutes = span(now - pulse.last)
-        stacks = pulse.stacks()
-        with pulse.judging:
-            pulse.given_up = True
-        self.pulses.pop(pulse.name, None)
-        record = RunDirectory(pulse.record.path)
+    def _give_up(self, heartbeat: Heartbeat, now: float) -> None:
+        minutes = span(now - heartbeat.last)
+        stacks = heartbeat.stacks()
+        with heartbeat.judging:
+            heartbeat.given_up = True
+        self.pulses.pop(heartbeat.name, None)
+        record = RunDirectory(heartbeat.record.path)
         why = (
-            f"job {pulse.name} gave no sign of life for {minutes}; last seen:"
-            f" {self.seen(pulse.name)}"
+            f"job {heartbeat.name} gave no sign of life for {minutes}; last seen:"
+            f" {self.seen(heartbeat.name)}"
         )
         with (record.path / "run.log").open("a", encoding="utf-8") as stream:
             stream.write(f"{why}; it stands here:\n{stacks}")
@@ -197,12 +197,12 @@ class Watch:
 
     def hand_on(self) -> None:
         """Who had to leave because of another goes on in the next pack."""
-        for pulse in self.left:
-            record = RunDirectory(pulse.record.path)
+        for heartbeat in self.left:
+            record = RunDirectory(heartbeat.record.path)
             status = record.status()
             if status.get("state") in (State.stopped.value, State.running.value) and not status.get(
                 "halved"
             ):
-                with pulse.judging:
-                    pulse.given_up = True
+                with heartbeat.judging:
+                    heartbeat.given_up = True
                 record.update(state=State.waiting.value, error=None)

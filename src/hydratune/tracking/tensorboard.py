@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydratune.config import flat
 from hydratune.errors import ConfigError, Problem
+from hydratune.settings.registry import flat
 
 
 class TensorBoardTracker:

@@ -17,10 +17,10 @@ from typing import Any, ParamSpec, Protocol
 
 from rich.markup import escape
 
-from hydratune.checks import mask
-from hydratune.config import TrackingConfig, TrackingMode
 from hydratune.console import console
 from hydratune.errors import HydratuneError, RunError
+from hydratune.settings.secrets import mask
+from hydratune.settings.tracking import TrackingConfig, TrackingMode
 from hydratune.tracking.tensorboard import TensorBoardTracker
 
 log = logging.getLogger(__name__)

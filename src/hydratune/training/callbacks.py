@@ -21,10 +21,11 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from hydratune import digests
-from hydratune.config import TrainerConfig
 from hydratune.console import Ticker
 from hydratune.errors import Paused, RunError
-from hydratune.records import RunDirectory, atomic
+from hydratune.records.files import atomic
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.trainer import TrainerConfig
 from hydratune.training.ddp import gathered, summed
 from hydratune.training.module import FineTuning
 

@@ -35,11 +35,12 @@ from lightning.fabric.plugins.environments.lightning import (
     find_free_network_port,
 )
 
-from hydratune.checks import mask
-from hydratune.config import TrainerConfig
 from hydratune.console import LineFormatter, complain
 from hydratune.errors import HydratuneError, RunError
-from hydratune.records import RunDirectory, State, write_text
+from hydratune.records.files import write_text
+from hydratune.records.run_directory import RunDirectory, State
+from hydratune.settings.secrets import mask
+from hydratune.settings.trainer import TrainerConfig
 
 log = logging.getLogger(__name__)
 # environment: the folder where the processes of one run meet before training

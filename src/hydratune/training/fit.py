@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerStatus
 
-from hydratune.config import TrainConfig, plain
 from hydratune.console import console, progress
 from hydratune.data.datamodule import ConversationData
 from hydratune.data.masking import Encoded
@@ -29,7 +28,9 @@ from hydratune.models.memory_plan import (
     loss_positions,
     training_plan,
 )
-from hydratune.records import RunDirectory
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.commands import TrainConfig
+from hydratune.settings.registry import plain
 from hydratune.training import ddp
 from hydratune.training.adalora import rank_allocation
 from hydratune.training.callbacks import (
@@ -50,7 +51,7 @@ from hydratune.training.lora import draws_elsewhere
 from hydratune.training.losses import LossShape
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
-from hydratune.training.resume import GoOn, Place
+from hydratune.training.resume import GoOn, TrainerPosition
 from hydratune.training.sampling import Ask, Sampling
 from hydratune.training.schedules import total_steps, updates_per_epoch
 
@@ -174,7 +175,7 @@ def fit(
         watchdog = Watchdog(history, settings.max_loss_ratio)
         best, patience = best_checkpoint(record.checkpoints), Patience(settings)
         file = record.checkpoints / "last.ckpt"
-        place = Place(
+        place = TrainerPosition(
             file,
             data,
             made_of or {},

@@ -99,7 +99,7 @@ def adapter_of(base: torch.nn.Module, parameters: Sequence[torch.nn.Parameter]) 
 
 
 @dataclass(frozen=True, eq=False)
-class Guest:
+class MergeableBatch:
     """One micro-pack of one trial."""
 
     adapter: Adapter
@@ -134,7 +134,7 @@ class MergingPool(Executor):
     model.
     """
 
-    host: "Host | None" = None
+    host: "BaseReplica | None" = None
 
     def welcomes(self, tokens: int) -> bool:
         """Whether a micro-pack of so many tokens would be computed together with others."""
@@ -142,7 +142,7 @@ class MergingPool(Executor):
 
     @abstractmethod
     def map_guests(
-        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[Guest | None]
+        self, work: Callable[..., Any], jobs: Sequence[Any], guests: Sequence[MergeableBatch | None]
     ) -> Iterator[Any]:
         """``work`` of every job, as ``map`` does it; where there is a guest, it may be computed by
         ``host`` instead.
@@ -153,7 +153,7 @@ class MergingPool(Executor):
 class _Stay:
     """A guest during a pass."""
 
-    guest: Guest
+    guest: MergeableBatch
     span: slice  # of all tokens
     read: slice  # of the positions at which the last MLP is computed
     generator: torch.Generator | None
@@ -175,7 +175,9 @@ class _Stay:
         return share_of(layers, self.generator, span), weights
 
 
-def _settled(guests: Sequence[Guest], counts: Sequence[int], device: torch.device) -> list[_Stay]:
+def _settled(
+    guests: Sequence[MergeableBatch], counts: Sequence[int], device: torch.device
+) -> list[_Stay]:
     """Where the tokens of every guest are, and the positions that predict something:
 
     ``counts`` of each.
@@ -314,7 +316,7 @@ class _Mlp:
         )
 
 
-class Host:
+class BaseReplica:
     """The base model without any adapter, which computes guests.
 
     Several threads may do so at the same time.
@@ -404,7 +406,7 @@ class Host:
                     member.forward = partial(group.output, place)
         return linears
 
-    def run(self, guests: Sequence[Guest]) -> list[Result]:
+    def run(self, guests: Sequence[MergeableBatch]) -> list[Result]:
         """(summed loss, gradients of all parameters in their order) of every guest; all are of one
         kind.
         """

@@ -7,8 +7,8 @@ from typing import Any
 import lightning
 import torch
 
-from hydratune.config import MuonOptimizer, OptimizerConfig
 from hydratune.data.datamodule import Batch
+from hydratune.settings.optimizer import MuonOptimizer, OptimizerConfig
 from hydratune.training import ddp, optimizers
 from hydratune.training.objective import Handover, Objective
 from hydratune.training.schedules import learning_rate_factor

@@ -41,7 +41,7 @@ from hydratune.training.lora import (
     using_cast,
 )
 from hydratune.training.losses import PLAIN, HeadLoss, LogitLoss, LossShape
-from hydratune.training.merged import Adapter, Guest, MergingPool, adapter_of
+from hydratune.training.merged import Adapter, MergeableBatch, MergingPool, adapter_of
 from hydratune.training.packing import Alike, Pack, alike, micro_packs, pack
 from hydratune.training.prefix import Prefix, View
 
@@ -158,7 +158,9 @@ class Objective:
         adapter = adapter_of(base, self.parameters())
         return adapter if adapter is not None and host.takes(adapter) else None
 
-    def _guest(self, work: _Work, autocast: torch.dtype | None, gradients: bool) -> Guest | None:
+    def _guest(
+        self, work: _Work, autocast: torch.dtype | None, gradients: bool
+    ) -> MergeableBatch | None:
         """``work`` for a pass with others, or None: it has to be computed by this model."""
         host = self._pool.host if isinstance(self._pool, MergingPool) else None
         if (
@@ -178,7 +180,7 @@ class Objective:
         ):
             return None
         shape = self.shape if gradients else PLAIN
-        return Guest(
+        return MergeableBatch(
             self._adapter,
             work.rows,
             shape,

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from hydratune.checks import paged_on_cpu
-from hydratune.config import (
+from hydratune.errors import ConfigError, Problem
+from hydratune.settings.checks import paged_on_cpu
+from hydratune.settings.commands import TrainConfig
+from hydratune.settings.optimizer import (
     AdafactorOptimizer,
     AdamW8bitOptimizer,
     AdamWOptimizer,
@@ -23,9 +25,7 @@ from hydratune.config import (
     PagedAdamW8bitOptimizer,
     PagedAdamWOptimizer,
     SgdOptimizer,
-    TrainConfig,
 )
-from hydratune.errors import ConfigError, Problem
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")  # the first number in a parameter's name
 _LORA_B = re.compile(r"\blora_(embedding_)?B\b")

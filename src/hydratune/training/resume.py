@@ -20,9 +20,9 @@ from rich.markup import escape
 from hydratune.console import console
 from hydratune.data.datamodule import ConversationData
 from hydratune.errors import RunError
+from hydratune.experiment.frame import is_main_process
 from hydratune.models.hardware import cpu_seconds
-from hydratune.records import atomic
-from hydratune.run import is_main_process
+from hydratune.records.files import atomic
 from hydratune.training.callbacks import STEPS_UNREAD, read_checkpoint
 from hydratune.training.ddp import gathered
 from hydratune.training.module import FineTuning
@@ -105,7 +105,7 @@ def history(checkpoint: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     return list(checkpoint["callbacks"]["History"]["rows"]) if checkpoint is not None else []
 
 
-class Place(Checkpoint):
+class TrainerPosition(Checkpoint):
     """Writes ``last.ckpt``: after every validation, and every so many minutes in between.
 
     Comes last in the list of callbacks, so that whatever others learn from a validation is in it.

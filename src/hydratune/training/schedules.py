@@ -6,8 +6,9 @@ Pure functions of the settings and the number of steps.
 import math
 from collections.abc import Callable
 
-from hydratune.config import OptimizerConfig, Schedule, TrainConfig
 from hydratune.errors import ConfigError, Problem
+from hydratune.settings.commands import TrainConfig
+from hydratune.settings.optimizer import OptimizerConfig, Schedule
 
 
 def warmup_steps(config: OptimizerConfig, total: int) -> int:

@@ -7,9 +7,9 @@ markup. So every fact of the answer is in the prompt, and what is left to learn 
 
 import re
 
-from hydratune.config import BrandStyleData
 from hydratune.data.cases.tldr import Page, read_pages
 from hydratune.data.rows import Message, Row, stable_hash
+from hydratune.settings.data import BrandStyleData
 
 _OPENINGS = (
     "These are notes on {title}.",

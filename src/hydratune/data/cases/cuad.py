@@ -20,11 +20,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from hydratune.config import CuadData
 from hydratune.data.cases.published import published_file, published_table
 from hydratune.data.contracts.generate import in_words
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import CuadData
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ written from it.
 
 import re
 
-from hydratune.config import MtsDialogData
 from hydratune.data.cases.published import published_file, published_table
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import MtsDialogData
 
 FILES = {
     "train": "MTS-Dialog-TrainingSet.csv",

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hydratune.config import CodeTask, RepositoryData
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import CodeTask, RepositoryData
 
 log = logging.getLogger(__name__)
 

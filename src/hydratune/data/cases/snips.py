@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hydratune.config import SnipsData
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import SnipsData
 
 
 def read_snips(data: SnipsData) -> tuple[list[Row], None, list[Row]]:

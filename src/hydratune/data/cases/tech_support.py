@@ -4,11 +4,11 @@ shell command that does it.
 
 import re
 
-from hydratune.config import TechSupportData
 from hydratune.data.cases.published import published_file, published_text
 from hydratune.data.cases.tldr import Page, read_pages
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.data import TechSupportData
 
 _ELSEWHERE = re.compile(
     r"\b(as|like|the|see) (above|previous|before)\b|\babove (command|example)\b", re.I

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from hydratune.config import Difficulty
 from hydratune.data.contracts.wordings import TEST, TRAIN, World
 from hydratune.data.rows import Message, Row, stable_hash
+from hydratune.settings.data import Difficulty
 
 # of the answer, in order; their types are the JSON schema in conf/data/contracts.yaml
 KEYS = (

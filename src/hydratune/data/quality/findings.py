@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from hydratune.config import Level, QualityConfig
+from hydratune.settings.data import Level, QualityConfig
 
 MOST_ROWS = 10_000  # ids kept of one finding
 MOST_EXAMPLES = 20  # shown of one finding

@@ -11,7 +11,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hydratune.config import DataConfig, Level
 from hydratune.data.quality import leaks
 from hydratune.data.quality.endings import EndingStatistics
 from hydratune.data.quality.fingerprints import Fingerprints
@@ -24,6 +23,7 @@ from hydratune.data.rows import Row
 from hydratune.data.splits import SPLITS, Candidates, Side, place, split, stratum
 from hydratune.data.store import RowStore
 from hydratune.errors import DataError
+from hydratune.settings.data import DataConfig, Level
 
 _MOST_NOTES = 2_000  # kept of one check
 

@@ -2,7 +2,6 @@
 its conversation.
 """
 
-from hydratune.config import DataConfig, TrainOn
 from hydratune.data.quality.equality import words
 from hydratune.data.quality.fingerprints import (
     RequestForms,
@@ -14,6 +13,7 @@ from hydratune.data.quality.fingerprints import (
 from hydratune.data.quality.leaks import RowKeys
 from hydratune.data.quality.variants import folded, key_words, leak_form
 from hydratune.data.rows import Row
+from hydratune.settings.data import DataConfig, TrainOn
 
 _FEWEST_WORDS = 4  # of a user turn after others
 

@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from hydratune.config import Level, QualityConfig
 from hydratune.data.answers import is_valid_answer
 from hydratune.data.cleaning import repair_encoding
 from hydratune.data.quality import grounding, pii
 from hydratune.data.quality.endings import is_cut_off
 from hydratune.data.quality.findings import level_of
 from hydratune.data.rows import Message, Row
+from hydratune.settings.data import Level, QualityConfig
 
 RowCheck = Callable[[Row], str | None]
 

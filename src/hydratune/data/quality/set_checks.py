@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hydratune.config import Level
 from hydratune.data.quality.finding_builder import FindingBuilder
 from hydratune.data.quality.findings import Finding
 from hydratune.data.quality.inspection import Inspection
@@ -19,6 +18,7 @@ from hydratune.data.quality.repeat_checks import (
 )
 from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore
+from hydratune.settings.data import Level
 
 _FEW_ROWS, _MANY_ROWS = 500, 5000  # the usual range for LoRA
 _FEWEST_FOR_OUTLIERS = 20  # rows

@@ -9,7 +9,7 @@ from hydratune.data.rows import stable_hash
 from hydratune.errors import RunError
 from hydratune.evaluation.judge.clients import Client, Reply, Tell
 from hydratune.evaluation.judge.questions import Opinion, Question, read
-from hydratune.records import read_json, write_json
+from hydratune.records.files import read_json, write_json
 
 UNPARSED = "unparsed"
 CUT = "unparsed: the judge's answer was cut at max_tokens"

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hydratune.checks import mask
-from hydratune.config import AskingConfig, HubModel, LocalModel, ModelConfig
 from hydratune.console import console, progress
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation.judge.questions import Question
+from hydratune.settings.commands import AskingConfig
+from hydratune.settings.model import HubModel, LocalModel, ModelConfig
+from hydratune.settings.secrets import mask
 
 _GIVE_UP = 8  # failures in a row after which a server is away
 _LOOK, _GRACE = (

@@ -6,7 +6,6 @@ What no rule can see.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hydratune.config import FactsConfig, Level
 from hydratune.data.quality import pii
 from hydratune.data.quality.findings import MOST_EXAMPLES, Finding
 from hydratune.data.rows import Row
@@ -14,6 +13,8 @@ from hydratune.errors import RunError
 from hydratune.evaluation.judge import questions
 from hydratune.evaluation.judge.asking import Judged, Kept, ask
 from hydratune.evaluation.judge.clients import Client
+from hydratune.settings.commands import FactsConfig
+from hydratune.settings.data import Level
 
 _SHOWN = 600  # letters of a request or an answer
 

@@ -11,16 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from hydratune.config import (
-    AdaLoraAdapter,
-    Control,
-    HubModel,
-    Level,
-    LocalModel,
-    Overlength,
-    PromptAdapter,
-    TrainConfig,
-)
 from hydratune.console import console
 from hydratune.data.answers import json_schema
 from hydratune.data.examples import EncodingReport, encode_split
@@ -32,8 +22,12 @@ from hydratune.data.sets import RowSets, load_sets, test_rows
 from hydratune.data.tokens import TokenCheck, with_special_tokens
 from hydratune.errors import ConfigError, DataError, InputError, Problem
 from hydratune.evaluation import metrics
+from hydratune.experiment.frame import is_main_process
 from hydratune.models.sources import Reader
-from hydratune.run import is_main_process
+from hydratune.settings.adapter import AdaLoraAdapter, PromptAdapter
+from hydratune.settings.commands import TrainConfig
+from hydratune.settings.data import Control, Level, Overlength
+from hydratune.settings.model import HubModel, LocalModel
 from hydratune.training import schedules
 
 if TYPE_CHECKING:
@@ -123,7 +117,7 @@ def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, Spl
     steps = schedules.total_steps(config, splits["train"].kept)
     schedules.check(config.optimizer, steps)
     if isinstance(config.adapter, AdaLoraAdapter):
-        from hydratune.models.methods import adalora_phases  # PEFT takes a second to import
+        from hydratune.adapters.methods import adalora_phases
 
         adalora_phases(config.adapter, steps)
     if splits["validation"].kept < config.trainer.devices:

@@ -18,75 +18,73 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from hydratune.config import (
-    FORGETTING,
-    METRIC_FAMILIES,
-    METRICS_GROUP,
-    SCHEMAS,
-    AdafactorOptimizer,
+from hydratune.data.files import SUFFIXES
+from hydratune.data.layouts import COLUMNS
+from hydratune.data.roles import ROLES_OF_TURNS
+from hydratune.errors import ConfigError, Problem
+from hydratune.settings.adapter import (
     AdaLoraAdapter,
-    AdamWOptimizer,
+    FullFinetune,
+    LayerAdapter,
+    LoraAdapter,
+    OftAdapter,
+    PartialFinetune,
+    PrefixTuning,
+    PromptAdapter,
+    PromptInit,
+    PromptTuning,
+    VeraAdapter,
+)
+from hydratune.settings.commands import (
     AskingConfig,
+    DecideConfig,
+    EvaluateConfig,
+    JudgeConfig,
+    PrepareConfig,
+    TrainConfig,
+)
+from hydratune.settings.data import (
     BrandStyleData,
     CaseData,
     CodeTask,
     ContractsData,
     Control,
     DataConfig,
-    DecideConfig,
-    EvaluateConfig,
-    EvaluationConfig,
     FilesData,
-    ForgettingConfig,
-    FullFinetune,
     HubData,
-    JudgeConfig,
-    LayerAdapter,
     Level,
-    LocalModel,
-    LoraAdapter,
     MixedData,
-    MuonOptimizer,
-    OftAdapter,
-    OptimizerConfig,
     Overlength,
+    PreparedData,
+    RepositoryData,
+    TechSupportData,
+    part,
+)
+from hydratune.settings.evaluation import (
+    FORGETTING,
+    METRIC_FAMILIES,
+    METRICS_GROUP,
+    EvaluationConfig,
+    ForgettingConfig,
+    Task,
+)
+from hydratune.settings.model import LocalModel, Quantization, WheelModel
+from hydratune.settings.optimizer import (
+    AdafactorOptimizer,
+    AdamWOptimizer,
+    MuonOptimizer,
+    OptimizerConfig,
     PagedAdamW8bitOptimizer,
     PagedAdamWOptimizer,
-    PartialFinetune,
-    PrefixTuning,
-    PrepareConfig,
-    PreparedData,
-    PromptAdapter,
-    PromptInit,
-    PromptTuning,
-    Quantization,
-    RepositoryData,
     Schedule,
     SgdOptimizer,
-    Task,
-    TechSupportData,
-    TrainConfig,
-    TrainerConfig,
-    VeraAdapter,
-    WheelModel,
-    part,
-    plain,
 )
-from hydratune.data.files import SUFFIXES
-from hydratune.data.layouts import COLUMNS
-from hydratune.data.roles import ROLES_OF_TURNS
-from hydratune.errors import ConfigError, Problem
+from hydratune.settings.registry import plain, variants
+from hydratune.settings.secrets import secret_problems
+from hydratune.settings.trainer import TrainerConfig
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
-_SECRET_NAME = re.compile(
-    r"TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|_PWD$|(^|_)(PASS|AUTH|DATABASE_URL|DSN)(_|$)",
-    re.I,
-)
-_PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+(?=@)")  # of a URL
-_SECRET_VALUE = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b"
-)
 
 
 def check(config: Any) -> None:
@@ -113,38 +111,6 @@ def configuration_problems(config: Any) -> list[Problem]:
     if isinstance(config, JudgeConfig):
         return list(_judge(config))
     return []
-
-
-def secrets() -> dict[str, str]:
-    """Environment variables whose name says that they are secret: value -> name.
-
-    The path of a file is no secret.
-    """
-    named = {
-        value: name
-        for name, value in os.environ.items()
-        if _SECRET_NAME.search(name) and len(value) >= 8
-    }
-    return {value: name for value, name in named.items() if not ("/" in value and _exists(value))}
-
-
-def _exists(path: str) -> bool:
-    """Never raises: a long token is no possible path, to which pathlib objects."""
-    return os.path.exists(os.path.expanduser(path))  # noqa: PTH110, PTH111
-
-
-def mask(text: str) -> str:
-    """``text`` without any secret of the environment."""
-    for secret in sorted(secrets(), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return _PASSWORD.sub(r"\1:***", _SECRET_VALUE.sub("***", text))
-
-
-def refuse_secrets(overrides: list[str]) -> None:
-    """The command line is stored as well. Raises ``ConfigError`` without showing the value."""
-    problems = [p for o in overrides for p in _no_secret(o.split("=", 1)[0], o)]
-    if problems:
-        raise ConfigError(problems)
 
 
 def _at_least(key: str, value: float | None, least: float, unit: str = "") -> Iterator[Problem]:
@@ -184,7 +150,7 @@ def _train(config: TrainConfig) -> Iterator[Problem]:
             "tracking.log_text=false keeps all texts on this machine",
             fix,
         )
-    yield from _no_secret("", asdict(config))
+    yield from secret_problems("", asdict(config))
 
 
 def _model(config: TrainConfig) -> Iterator[Problem]:
@@ -368,7 +334,7 @@ def _mixed(data: MixedData) -> Iterator[Problem]:
             "there is nothing to mix",
             "+data.parts.NAME.source=files +data.parts.NAME.train=FILE",
         )
-    kinds = [kind for kind in SCHEMAS["data"] if kind not in ("mixed", "prepared")]
+    kinds = [kind for kind in variants("data") if kind not in ("mixed", "prepared")]
     shared = {f.name for f in fields(DataConfig)} - {"system_prompt", "max_train_rows"}
     for name, values in data.parts.items():
         key = f"data.parts.{name}"
@@ -955,7 +921,7 @@ def _judge(config: JudgeConfig) -> Iterator[Problem]:
     yield from _asking("", config)
     yield from _at_least("rows", config.rows, 1)
     yield from _at_least("bootstrap_samples", config.bootstrap_samples, 100)
-    yield from _no_secret("", plain(config))
+    yield from secret_problems("", plain(config))
 
 
 def _asking(prefix: str, config: AskingConfig) -> Iterator[Problem]:
@@ -982,34 +948,5 @@ def _asking(prefix: str, config: AskingConfig) -> Iterator[Problem]:
             f"{prefix}budget",
             config.budget,
             "without prices nothing is known to cost anything",
-            fix,
-        )
-
-
-def _no_secret(key: str, value: Any) -> Iterator[Problem]:
-    """Settings are stored and sent to W&B, so a secret among them is refused, unshown."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _no_secret(f"{key}.{name}" if key else str(name), inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _no_secret(key, inner)
-    elif isinstance(value, str) and mask(value) != value:
-        fix = (
-            "remove it here and rotate it; keys are read from environment variables such as"
-            " WANDB_API_KEY or HF_TOKEN"
-        )
-        named = next(
-            (
-                f" (the value of the environment variable {name})"
-                for secret, name in secrets().items()
-                if secret in value
-            ),
-            "",
-        )
-        yield Problem(
-            key,
-            "***",
-            f"this looks like a secret{named}, and settings are stored in the run directory",
             fix,
         )

@@ -10,7 +10,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 
-from hydratune.models.targets import layer_number
+from hydratune.adapters.targets import layer_number
 
 _BASE = "base_model.model."
 _PARAMETER_ENDS = (".weight", ".bias")

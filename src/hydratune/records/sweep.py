@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydratune.records import read_json, write_json
+from hydratune.records.files import read_json, write_json
 
 
 @dataclass(frozen=True)

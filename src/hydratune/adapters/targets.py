@@ -11,7 +11,8 @@ from peft import utils as peft_utils
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hydratune.config import (
+from hydratune.errors import ConfigError, Problem
+from hydratune.settings.adapter import (
     AdaLoraAdapter,
     Ia3Adapter,
     LayerAdapter,
@@ -19,7 +20,6 @@ from hydratune.config import (
     OftAdapter,
     VeraAdapter,
 )
-from hydratune.errors import ConfigError, Problem
 
 ALL_LINEAR = "all-linear"
 _PEFTS_CHOICE: dict[type[LayerAdapter], Mapping[str, Sequence[str]]] = {  # architecture -> names

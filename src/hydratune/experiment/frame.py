@@ -21,12 +21,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydratune import checks, config, extended
+from hydratune.adapters.folder import adopt
 from hydratune.console import silence
 from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Paused, Problem
-from hydratune.models.adapter_folder import adopt
-from hydratune.records import RunDirectory, State, alone, write_text
-from hydratune.sweeps.records import read_sweep
+from hydratune.experiment import extension
+from hydratune.records.files import write_text
+from hydratune.records.run_directory import RunDirectory, State, alone
+from hydratune.records.sweep import read_sweep
+from hydratune.settings import checks
+from hydratune.settings.commands import Resume, TrainConfig
+from hydratune.settings.registry import typed
+from hydratune.settings.secrets import mask
 
 log = logging.getLogger(__name__)
 _NO_MEMORY = "out of memory"
@@ -56,41 +61,40 @@ def execute(
             " hydra/launcher=pack or process"
         )
     directory = RunDirectory(Path(settings.runtime.output_dir))
-    keeps_record = kind is config.TrainConfig and is_main_process()
+    keeps_record = kind is TrainConfig and is_main_process()
     try:
-        typed = config.typed(composed, kind)
-        if isinstance(typed, config.TrainConfig):
-            typed.name = typed.name or str(settings.runtime.choices["data"])
-            keeps_record = keeps_record and not typed.preview
+        config = typed(composed, kind)
+        if isinstance(config, TrainConfig):
+            config.name = config.name or str(settings.runtime.choices["data"])
+            keeps_record = keeps_record and not config.preview
             _refuse_sweep_without_m(settings.runtime.choices.get("sweep"), directory)
-            typed = (
-                extended.settings(typed, directory, settings.overrides.task)
-                if typed.resume is config.Resume.extend
-                else typed
+            config = (
+                extension.settings(config, directory, settings.overrides.task)
+                if config.resume is Resume.extend
+                else config
             )
-            adopt(typed, settings.overrides.task)
-        checks.check(typed)
+            adopt(config, settings.overrides.task)
+        checks.check(config)
         if keeps_record:
             _claim(
                 directory,
-                extending=isinstance(typed, config.TrainConfig)
-                and typed.resume is config.Resume.extend,
+                extending=isinstance(config, TrainConfig) and config.resume is Resume.extend,
             )
     except BaseException:
         _discard_unused(directory)
         raise
     if not keeps_record:
-        load()(typed, directory)
+        load()(config, directory)
         _discard_unused(directory)
         return
     with alone(directory.path):
         listen()
         finished = directory.status() if directory.is_finished() else None
-        begin(typed, directory)
+        begin(config, directory)
         write_hydra_files(directory, composed, settings, list(settings.overrides.task))
         try:
-            with recorded(typed, directory):
-                load()(typed, directory)
+            with recorded(config, directory):
+                load()(config, directory)
         except BaseException:
             # nothing was trained: it is what it was
             if finished is not None and not directory.history_file.is_file():
@@ -98,24 +102,22 @@ def execute(
             raise
 
 
-def begin(typed: Any, directory: RunDirectory) -> None:
+def begin(config: Any, directory: RunDirectory) -> None:
     """The directory as a run finds it that begins, or goes on from the checkpoint of an interrupted
     one.
     """
-    extending = typed.resume is config.Resume.extend and directory.is_finished()
-    going_on = extending or (
-        typed.resume is not config.Resume.never and directory.left() is not None
-    )
+    extending = config.resume is Resume.extend and directory.is_finished()
+    going_on = extending or (config.resume is not Resume.never and directory.left() is not None)
     directory.clear(keep_checkpoints=going_on, into=directory.finished if extending else None)
     directory.start(going_on=going_on)
 
 
 @contextmanager
-def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
+def recorded(config: Any, directory: RunDirectory) -> Iterator[None]:
     """A run that was started; however it ends, its directory says so."""
     write_text(
         directory.config_file,
-        checks.mask(OmegaConf.to_yaml(OmegaConf.structured(typed), resolve=True)),
+        mask(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)),
         digest=True,
     )
     try:
@@ -130,19 +132,18 @@ def recorded(typed: Any, directory: RunDirectory) -> Iterator[None]:
         directory.update(state=State.waiting.value, paused=True)
         raise
     except HydratuneError as error:
-        log.error("%s", checks.mask(str(error)))
+        log.error("%s", mask(str(error)))
         directory.end(State.failed, str(error))
         write_page(directory)
         raise
     except BaseException as error:
-        log.error("unexpected error\n%s", checks.mask(traceback.format_exc()))
+        log.error("unexpected error\n%s", mask(traceback.format_exc()))
         summary = _out_of_memory(error) or f"{type(error).__name__}: {error}"
         directory.end(State.failed, summary)
         if summary.startswith(_NO_MEMORY):
             raise HydratuneError(summary) from error
         raise HydratuneError(
-            f"unexpected error: {checks.mask(summary)}\n  the full story is in"
-            f" {directory.path}/run.log"
+            f"unexpected error: {mask(summary)}\n  the full story is in {directory.path}/run.log"
         ) from error
     else:
         write_page(directory)  # whatever interrupts this, the run is finished
@@ -213,7 +214,7 @@ def write_hydra_files(
     ):
         write_text(
             directory.path / ".hydra" / f"{name}.yaml",
-            checks.mask(OmegaConf.to_yaml(OmegaConf.create(content))),
+            mask(OmegaConf.to_yaml(OmegaConf.create(content))),
             digest=True,
         )
 

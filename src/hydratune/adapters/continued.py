@@ -21,11 +21,14 @@ from peft import (
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from hydratune.config import HubModel, PeftAdapter, PrefixTuning, PromptTuning, TrainConfig, plain
+from hydratune.adapters.folder import KEY, AdapterFolder, settings_of_run
 from hydratune.errors import ConfigError, Problem
-from hydratune.models.adapter_folder import KEY, AdapterFolder, settings_of_run
 from hydratune.models.sources import Source
-from hydratune.records import read_json
+from hydratune.records.files import read_json
+from hydratune.settings.adapter import PeftAdapter, PrefixTuning, PromptTuning
+from hydratune.settings.commands import TrainConfig
+from hydratune.settings.model import HubModel
+from hydratune.settings.registry import plain
 
 _SAMPLES = 64  # pieces of a file of weights that are compared
 _PIECE = 2**16  # bytes

@@ -1,7 +1,7 @@
 """Where one run is done: what it has to itself, or shares with the other runs of its process.
 
 A run asks its workshop for whatever belongs to the whole process: the base model, the rows, seeds,
-threads, the clock. ``Workshop`` is that of a run alone; in a pack every run has one that shares
+threads, the clock. ``RunContext`` is that of a run alone; in a pack every run has one that shares
 (``hydratune.sweeps.pack``).
 """
 
@@ -10,12 +10,12 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from hydratune.run import STARTED, closing
+from hydratune.experiment.frame import STARTED, closing
 
 Made = TypeVar("Made")
 
 
-class Workshop:
+class RunContext:
     """Everything is the run's own."""
 
     pool: Executor | None = None  # threads that compute; None: the run makes its own
@@ -77,6 +77,6 @@ class Workshop:
 
         return hardware.cpu_seconds()
 
-    def last_words(self) -> None:
+    def ignore_interrupts(self) -> None:
         """From here on the run only writes down what it has: it is not to be interrupted."""
         closing()

@@ -12,11 +12,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from hydratune import config
-from hydratune.config import AdaLoraAdapter, FullFinetune, Resume, TrainConfig, flat, plain
 from hydratune.errors import ConfigError, Problem
-from hydratune.records import RunDirectory
-from hydratune.sweeps.records import read_sweep
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.sweep import read_sweep
+from hydratune.settings.adapter import AdaLoraAdapter, FullFinetune
+from hydratune.settings.commands import Resume, TrainConfig, load
+from hydratune.settings.registry import flat, plain, typed
 
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.early_stopping_patience")
 # of what is trained: may be others
@@ -75,7 +76,7 @@ def settings(composed: TrainConfig, record: RunDirectory, overrides: Sequence[st
                 for k, v, old, typed in dict.fromkeys(problems)
             ]
         )
-    result = config.typed(
+    result = typed(
         OmegaConf.create({**values, "resume": "extend", "preview": composed.preview}), TrainConfig
     )
     if record.is_finished() and not _is_longer(stored, result):
@@ -120,7 +121,7 @@ def _stored(record: RunDirectory) -> TrainConfig:
         )
         raise ConfigError([Problem(key, value, why, fix)])
     try:
-        stored = config.load(record.config_file)
+        stored = load(record.config_file)
     except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
         why = f"{record.config_file} cannot be read ({(str(error).splitlines() or [''])[0]})"
         raise ConfigError([Problem(key, value, why, "bring the file back")]) from error

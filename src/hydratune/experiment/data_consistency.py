@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydratune import config
-from hydratune.config import Resume, TrainConfig, plain
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, Problem
-from hydratune.records import RunDirectory, read_json
-from hydratune.sweeps.records import read_sweep
+from hydratune.records.files import read_json
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.sweep import read_sweep
+from hydratune.settings.commands import Resume, TrainConfig, load
+from hydratune.settings.registry import plain
 
 log = logging.getLogger(__name__)
 _MOST = 32  # finished jobs that are looked at: all have the same data as a rule
@@ -66,7 +67,7 @@ def _finished(sweep: Path, kind: str) -> Peer | None:
             if not record.is_finished():
                 continue
             looked_at += 1
-            if _kind(config.load(record.config_file)) == kind:
+            if _kind(load(record.config_file)) == kind:
                 splits = read_json(record.path / "data.json")["splits"]
                 return name, {split: str(facts["hash"]) for split, facts in splits.items()}
         except Exception as error:  # of an older version, or damaged: nothing is known of it, and this job is not to suffer  # noqa: E501

@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydratune import config as configuration
 from hydratune import digests
-from hydratune.config import (
+from hydratune.errors import ConfigError, Problem
+from hydratune.settings.adapter import (
     AdapterConfig,
     FullFinetune,
     Ia3Adapter,
@@ -24,11 +24,10 @@ from hydratune.config import (
     PrefixTuning,
     PromptInit,
     PromptTuning,
-    TrainConfig,
     VeraAdapter,
-    plain,
 )
-from hydratune.errors import ConfigError, Problem
+from hydratune.settings.commands import TrainConfig, load
+from hydratune.settings.registry import plain
 
 SETTINGS_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -342,6 +341,6 @@ def _key(override: str) -> str:
 def settings_of_run(run: Path) -> TrainConfig | None:
     """Of the run that an adapter belongs to; None if they cannot be read."""
     try:
-        return configuration.load(run / "config.yaml")
+        return load(run / "config.yaml")
     except (OSError, OmegaConfBaseException, KeyError, AssertionError, ValueError):
         return None

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from hydratune.training.merged import Guest, Host
+from hydratune.training.merged import BaseReplica, MergeableBatch
 
 log = logging.getLogger(__name__)
 _SHARE = 4  # a micro-pack of more than this part of the limit gains too little from company
@@ -28,7 +28,9 @@ class Task:
     """Something to compute for one job."""
 
     work: Callable[[], Any]
-    guest: Guest | None = None  # what ``work`` computes, where it can be done together with others
+    guest: MergeableBatch | None = (
+        None  # what ``work`` computes, where it can be done together with others
+    )
     # raises if the job is to have nothing computed any more
     admit: Callable[[], None] = lambda: None
     # is told the CPU-seconds of a pass with others that are this task's
@@ -45,7 +47,7 @@ class Task:
             self.future.set_result(result)
 
 
-class Crew:
+class WorkerPool:
     """``workers`` threads with one intra-op thread each."""
 
     def __init__(self, workers: int, merge_tokens: int = 0) -> None:
@@ -53,7 +55,7 @@ class Crew:
         there is no such pass.
         """
         self.merge_tokens = merge_tokens
-        self.host: Host | None = None  # computes such passes
+        self.host: BaseReplica | None = None  # computes such passes
         self.merged = self.micro_packs = (
             0  # how many micro-packs were computed with others; of how many of LoRA trials
         )

@@ -22,23 +22,7 @@ from peft import (
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hydratune.config import (
-    AdaLoraAdapter,
-    Ia3Adapter,
-    LayerAdapter,
-    LoraAdapter,
-    LoraBias,
-    OftAdapter,
-    PeftAdapter,
-    PrefixInit,
-    PrefixTuning,
-    PromptAdapter,
-    PromptInit,
-    PromptTuning,
-    VeraAdapter,
-)
-from hydratune.errors import ConfigError, Problem
-from hydratune.models.targets import (
+from hydratune.adapters.targets import (
     elsewhere,
     feedforward,
     for_peft,
@@ -52,6 +36,22 @@ from hydratune.models.targets import (
     ties_embeddings,
     unreadable,
     width,
+)
+from hydratune.errors import ConfigError, Problem
+from hydratune.settings.adapter import (
+    AdaLoraAdapter,
+    Ia3Adapter,
+    LayerAdapter,
+    LoraAdapter,
+    LoraBias,
+    OftAdapter,
+    PeftAdapter,
+    PrefixInit,
+    PrefixTuning,
+    PromptAdapter,
+    PromptInit,
+    PromptTuning,
+    VeraAdapter,
 )
 
 _KINDS: dict[type[PeftAdapter], type[PeftConfig]] = {

@@ -18,24 +18,24 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from hydratune import digests
-from hydratune.config import (
+from hydratune.adapters import continued, initialisation, methods, targets, trained
+from hydratune.adapters.folder import AdapterFolder
+from hydratune.adapters.methods import changes_base
+from hydratune.adapters.targets import layer_number, matches, short_names, unreadable
+from hydratune.errors import ConfigError, Problem, RunError
+from hydratune.models import turn_ends
+from hydratune.models.compute import Compute
+from hydratune.models.sources import Source, load_model
+from hydratune.settings.adapter import (
     AdapterConfig,
     FullFinetune,
     LayerAdapter,
     LoraAdapter,
-    ModelConfig,
     PartialFinetune,
     PeftAdapter,
     PromptAdapter,
-    Quantization,
 )
-from hydratune.errors import ConfigError, Problem, RunError
-from hydratune.models import continued, initialisation, methods, targets, trained, turn_ends
-from hydratune.models.adapter_folder import AdapterFolder
-from hydratune.models.compute import Compute
-from hydratune.models.methods import changes_base
-from hydratune.models.sources import Source, load_model
-from hydratune.models.targets import layer_number, matches, short_names, unreadable
+from hydratune.settings.model import ModelConfig, Quantization
 from hydratune.training.blocks import use_lean_blocks
 from hydratune.training.lora import use_lean_forward
 

@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 from rich.text import Text
 
 from hydratune.console import console, section
-from hydratune.records import State, write_text
-from hydratune.run import write_hydra_files
+from hydratune.experiment.frame import write_hydra_files
+from hydratune.records.files import write_text
+from hydratune.records.run_directory import State
 from hydratune.sweeps.planning import GOES_ON, SETTINGS, Packing, Planned, without_hydra
 from hydratune.sweeps.retries import Again, Death, after
 

@@ -1,0 +1,1 @@
+"""What is trained: adapter methods of PEFT, or the model itself."""

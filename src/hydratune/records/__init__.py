@@ -1,0 +1,1 @@
+"""What runs and sweeps store on disk: files that are whole or absent, with digests."""

@@ -1,0 +1,38 @@
+"""Settings of Weights & Biases and TensorBoard."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from hydratune.settings.registry import variant
+
+
+class TrackingMode(StrEnum):
+    """Where Weights & Biases runs go, or TensorBoard's event files instead."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+    tensorboard = "tensorboard"
+
+
+@variant("tracking", "tracking")
+@dataclass
+class TrackingConfig:
+    """Weights & Biases.
+
+    Secrets never belong here: the key is read from WANDB_API_KEY, WANDB_MODE wins over ``mode``.
+    """
+
+    mode: TrackingMode = TrackingMode.offline
+    project: str = "hydratune"
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+    # false: no text of prompts or answers leaves the machine, not even the system prompt among
+    # the settings
+    log_text: bool = True
+    # a table with the test prompts and answers: these texts leave the machine
+    log_predictions: bool = False
+    # the data report as an artifact: data.json, and data.html, which shows some rows, unless
+    # log_text=false
+    log_data: bool = False
+    log_adapter: bool = False  # the adapter as an artifact with the alias best
