@@ -12,9 +12,12 @@ from hydratune.data.preparation import prepare
 from hydratune.data.prepared import read_prepared
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import load_sets
+from hydratune.data.sources.files import FilesData
+from hydratune.data.sources.mixed import MixedData
+from hydratune.data.sources.prepared import PreparedData
 from hydratune.data.store import RowStore, RowWriter
 from hydratune.errors import DataError
-from hydratune.settings.data import FilesData, MixedData, PreparedData, TrainOn
+from hydratune.settings.data import TrainOn
 
 Run = Callable[..., tuple[int, str]]
 WORDS = [
@@ -707,7 +710,7 @@ def test_gsm8k_is_clean(hydratune: Run, tmp_path: Path) -> None:
 
 @real
 def test_nl2bash_keeps_several_answers_and_shows_addresses() -> None:
-    from hydratune.settings.data import TechSupportData
+    from hydratune.data.cases.tech_support import TechSupportData
 
     told = prepare(TechSupportData(path=str(SHARED_DATA / "nl2bash"))).report
     assert (
@@ -725,10 +728,10 @@ def test_nl2bash_keeps_several_answers_and_shows_addresses() -> None:
 def test_cuad_split_keeps_companies_and_near_duplicates_together_and_is_stable(
     tmp_path: Path,
 ) -> None:
+    from hydratune.data.cases.cuad import CuadData
     from hydratune.data.quality.duplicates import grams, jaccard
     from hydratune.data.quality.equality import normalised
     from hydratune.data.quality.row_checks import request
-    from hydratune.settings.data import CuadData
 
     full = prepare(CuadData(path=str(SHARED_DATA / "cuad")))
     rows = {name: list(full.rows(name)) for name in ("train", "validation", "test")}

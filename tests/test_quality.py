@@ -18,16 +18,10 @@ from hydratune.data.quality.set_checks import run_checks
 from hydratune.data.quality.spelling import find_spelling_variants
 from hydratune.data.quality.variants import key_words
 from hydratune.data.rows import Message, Row
+from hydratune.data.sources.contracts import ContractsData
 from hydratune.data.splits import Side
 from hydratune.data.store import RowStore, RowWriter
-from hydratune.settings.data import (
-    CleaningConfig,
-    ContractsData,
-    DataConfig,
-    Level,
-    QualityConfig,
-    TrainOn,
-)
+from hydratune.settings.data import CleaningConfig, DataConfig, Level, QualityConfig, TrainOn
 
 
 def row(question: str, answer: str = "Yes, it is.", **more: Any) -> Row:

@@ -24,8 +24,11 @@ from hydratune.data.preparation import prepare
 from hydratune.data.prepared import Prepared, write_prepared
 from hydratune.data.preview import show
 from hydratune.data.quality.findings import describe_check, describe_splits, refusals
-from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.report import write_html
+from hydratune.data.rows import SPLIT_NAMES, with_system
+from hydratune.data.sources.files import FilesData
+from hydratune.data.sources.hub import HubData
+from hydratune.data.sources.prepared import PreparedData
 from hydratune.data.tokens import TokenCheck
 from hydratune.errors import ConfigError, DataError, InputError, Problem, RunError
 from hydratune.evaluation.judge import facts
@@ -36,7 +39,7 @@ from hydratune.models.sources import Reader
 from hydratune.records.files import write_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import PrepareConfig
-from hydratune.settings.data import FilesData, HubData, Level, PreparedData
+from hydratune.settings.data import Level
 
 _DATA_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), SCHEMA_FILE)
 _QUIET = 2_000  # rows: below it there is nothing to wait for

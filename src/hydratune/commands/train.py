@@ -26,6 +26,8 @@ from hydratune.data.quality.findings import describe_places
 from hydratune.data.report import render
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
+from hydratune.data.sources.contracts import ContractsData
+from hydratune.data.sources.prepared import PreparedData
 from hydratune.errors import ConfigError, DivergedError, Leaving, Paused, Problem, RunError
 from hydratune.evaluation import (
     assess,
@@ -48,7 +50,6 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.adapter import AdaLoraAdapter, FullFinetune, LayerAdapter, PeftAdapter
 from hydratune.settings.commands import Resume, TrainConfig
-from hydratune.settings.data import ContractsData, PreparedData
 from hydratune.settings.evaluation import Baseline
 from hydratune.settings.registry import flat, plain
 from hydratune.tracking import environment, wandb

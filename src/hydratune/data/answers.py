@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from hydratune.bounds import TooSlowError, depth, time_limit
 from hydratune.errors import DataError
-from hydratune.settings.data import DataConfig, PreparedData
+from hydratune.settings.data import DataConfig
 
 SCHEMA_FILE = "schema.json"  # beside prepared rows
 DEEPEST = 64  # levels of an answer, and of its schema: a validator calls itself for each
@@ -38,13 +38,8 @@ def json_schema(data: DataConfig) -> dict[str, Any] | None:
     Raises ``DataError`` if it is not a schema.
     """
     schema, file = data.schema, data.schema_file
-    if (
-        isinstance(data, PreparedData)
-        and schema is None
-        and file is None
-        and (Path(data.path) / SCHEMA_FILE).is_file()
-    ):
-        file = str(Path(data.path) / SCHEMA_FILE)
+    if schema is None and file is None:
+        file = data.own_schema_file()
     if file is not None:
         try:
             schema = json.loads(Path(file).read_text("utf-8"))

@@ -8,8 +8,7 @@ from typing import Any
 from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.prepared import Prepared
 from hydratune.data.preview import pieces
-from hydratune.data.reading import SPLIT_NAMES, with_system
-from hydratune.data.rows import Row
+from hydratune.data.rows import SPLIT_NAMES, Row, with_system
 from hydratune.data.tokens import TokenCheck
 from hydratune.models.sources import Reader
 from hydratune.settings.data import DataConfig

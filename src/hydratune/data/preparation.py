@@ -22,13 +22,14 @@ from hydratune.data.quality import pii
 from hydratune.data.quality.findings import MOST_ROWS
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.quality.set_checks import run_checks
-from hydratune.data.reading import Source, open_source, settings_of
-from hydratune.data.rows import Row, stable_hash
-from hydratune.data.splits import SPLIT_NAMES, SPLITS, Side
+from hydratune.data.rows import SPLIT_NAMES, Row, stable_hash
+from hydratune.data.sources.base import OpenedSource, SourceConfig
+from hydratune.data.sources.prepared import PreparedData
+from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore, RowWriter
 from hydratune.errors import DataError
 from hydratune.records.files import write_json
-from hydratune.settings.data import DataConfig, PreparedData
+from hydratune.settings.data import DataConfig
 from hydratune.settings.registry import plain
 
 # Settings of every source on which the prepared rows depend.
@@ -46,11 +47,12 @@ def prepare(data: DataConfig) -> Prepared:
     """
     if isinstance(data, PreparedData):
         return read_prepared(Path(data.path))
-    source = open_source(data)
+    assert isinstance(data, SourceConfig), type(data)
+    source = data.open()
     schema = json_schema(data)
     shared = {name: value for name, value in plain(data).items() if name in _PREPARING}
     settings = {
-        **settings_of(data),
+        **data.own_settings(),
         **shared,
         "clean": plain(data.clean),
         "quality": plain(data.quality),
@@ -73,7 +75,7 @@ def _code_version() -> str:
 
 
 def _build(
-    data: DataConfig, schema: Mapping[str, object] | None, source: Source, folder: Path
+    data: DataConfig, schema: Mapping[str, object] | None, source: OpenedSource, folder: Path
 ) -> None:
     """Write the prepared data set into a new folder."""
     folder.mkdir()
@@ -108,7 +110,7 @@ def _build(
 
 
 def _read(
-    source: Source, cleaner: Cleaner, inspection: Inspection, folder: Path, ticker: Ticker
+    source: OpenedSource, cleaner: Cleaner, inspection: Inspection, folder: Path, ticker: Ticker
 ) -> RowStore:
     """Write the cleaned rows to disk, in the order of the splits, and let ``inspection`` see each.
 
@@ -145,7 +147,7 @@ def _read(
 
 
 def _write_cleaned(
-    source: Source,
+    source: OpenedSource,
     cleaner: Cleaner,
     boilerplate: Boilerplate,
     see: Callable[[Row, Side], str],

@@ -15,12 +15,11 @@ from typing import Any, TypedDict
 import pyarrow
 import pyarrow.parquet
 
+from hydratune import digests
 from hydratune.data.answers import SCHEMA_FILE, json_schema
 from hydratune.data.quality.findings import refusals
 from hydratune.data.quality.leaks import Leak
-from hydratune.data.reading import digest, with_system
-from hydratune.data.rows import Row, stable_hash
-from hydratune.data.splits import SPLIT_NAMES
+from hydratune.data.rows import SPLIT_NAMES, Row, stable_hash, with_system
 from hydratune.data.store import message_from, turns_of
 from hydratune.errors import DataError, RunError
 from hydratune.records.files import read_json, write_json
@@ -161,7 +160,7 @@ def write_prepared(prepared: Prepared, folder: Path, data: DataConfig) -> dict[s
     if schema is not None:
         write_json(folder / SCHEMA_FILE, schema)
     files = {
-        path.name: digest(path)
+        path.name: digests.of_file(path)
         for path in sorted(folder.iterdir())
         if path.suffix == ".parquet" or path.name == SCHEMA_FILE
     }
@@ -189,7 +188,7 @@ def read_prepared(folder: Path) -> Prepared:
     except (OSError, ValueError, KeyError, TypeError):
         raise nothing from None
     for name, expected in files.items():
-        if not (folder / name).is_file() or digest(folder / name) != expected:
+        if not (folder / name).is_file() or digests.of_file(folder / name) != expected:
             raise DataError(
                 f"{folder / name}: changed since hydratune prepare checked it; run it again, or use"
                 " the file as data=files"

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from hydratune.data.preparation import prepare
 from hydratune.data.prepared import Prepared
-from hydratune.data.reading import with_system
-from hydratune.data.rows import Row, stable_hash
+from hydratune.data.rows import Row, stable_hash, with_system
 from hydratune.data.splits import unit_hash
 from hydratune.errors import DataError
 from hydratune.settings.data import Control, DataConfig

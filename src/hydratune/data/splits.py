@@ -32,7 +32,6 @@ class Side(IntEnum):
 
 
 SPLITS = (Side.train, Side.validation, Side.test)
-SPLIT_NAMES = tuple(side.name for side in SPLITS)
 
 
 def place(row: Row) -> float:

@@ -6,21 +6,15 @@ context) is checked by ``hydratune.models`` with the same ``Problem`` as soon as
 """
 
 import difflib
-import importlib.util
 import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from omegaconf.errors import OmegaConfBaseException
-
-from hydratune.data.files import SUFFIXES
-from hydratune.data.layouts import COLUMNS
-from hydratune.data.roles import ROLES_OF_TURNS
 from hydratune.errors import ConfigError, Problem
 from hydratune.settings.adapter import (
     AdaLoraAdapter,
@@ -43,23 +37,6 @@ from hydratune.settings.commands import (
     PrepareConfig,
     TrainConfig,
 )
-from hydratune.settings.data import (
-    BrandStyleData,
-    CaseData,
-    CodeTask,
-    ContractsData,
-    Control,
-    DataConfig,
-    FilesData,
-    HubData,
-    Level,
-    MixedData,
-    Overlength,
-    PreparedData,
-    RepositoryData,
-    TechSupportData,
-    part,
-)
 from hydratune.settings.evaluation import (
     FORGETTING,
     METRIC_FAMILIES,
@@ -79,7 +56,8 @@ from hydratune.settings.optimizer import (
     Schedule,
     SgdOptimizer,
 )
-from hydratune.settings.registry import plain, variants
+from hydratune.settings.ranges import at_least, between
+from hydratune.settings.registry import plain
 from hydratune.settings.secrets import secret_problems
 from hydratune.settings.trainer import TrainerConfig
 
@@ -102,7 +80,7 @@ def configuration_problems(config: Any) -> list[Problem]:
         return [
             *_train(config),
             *_asking("facts.", config.facts),
-            *_at_least("facts.rows", config.facts.rows, 1),
+            *at_least("facts.rows", config.facts.rows, 1),
         ]
     if isinstance(config, TrainConfig):
         return list(_train(config))
@@ -113,31 +91,12 @@ def configuration_problems(config: Any) -> list[Problem]:
     return []
 
 
-def _at_least(key: str, value: float | None, least: float, unit: str = "") -> Iterator[Problem]:
-    if value is not None and not (value >= least and math.isfinite(value)):
-        yield Problem(
-            key, value, f"must be at least {least:g}{unit}", f"set {key}={least:g} or more"
-        )
-
-
-def _between(
-    key: str, value: float, low: float, high: float, *, open_high: bool = False
-) -> Iterator[Problem]:
-    if not (low <= value <= high) or (open_high and value == high):
-        yield Problem(
-            key,
-            value,
-            f"must be in [{low:g}, {high:g}{')' if open_high else ']'}",
-            f"for example {key}={(low + high) / 4:g}",
-        )
-
-
 def _train(config: TrainConfig) -> Iterator[Problem]:
     if not 0 <= config.seed < 2**32:
         yield Problem("seed", config.seed, "must be in [0, 4294967295]", "for example seed=0")
-    yield from _at_least("preview", config.preview, 0)
+    yield from at_least("preview", config.preview, 0)
     yield from _model(config)
-    yield from _data(config.data)
+    yield from config.data.problems()
     yield from _adapter(config)
     yield from _optimizer(config)
     yield from _trainer(config.trainer)
@@ -203,221 +162,13 @@ def _model(config: TrainConfig) -> Iterator[Problem]:
         )
 
 
-def _data(data: DataConfig) -> Iterator[Problem]:
-    yield from _at_least("data.batch_size", data.batch_size, 1, " row")
-    yield from _at_least("data.max_length", data.max_length, 8, " tokens")
-    if data.split_overlap is not None:
-        yield from _at_least("data.split_overlap", data.split_overlap, 0, " tokens")
-    most = max(0, (data.max_length - 3) // 2)
-    if data.overlength is Overlength.split and (data.split_overlap or 0) > most:
-        why = (
-            f"each part of a document has at most data.max_length = {data.max_length} tokens, and"
-            " less than half of them may be repeated"
-        )
-        yield Problem(
-            "data.split_overlap", data.split_overlap, why, f"set data.split_overlap={most} or less"
-        )
-    for name in ("max_train_rows", "max_validation_rows", "max_test_rows", "overfit_rows"):
-        yield from _at_least(f"data.{name}", getattr(data, name), 1, " row")
-    yield from _between("data.validation_fraction", data.validation_fraction, 0, 1, open_high=True)
-    yield from _between("data.test_fraction", data.test_fraction, 0, 1, open_high=True)
-    if (
-        data.validation_fraction < 1
-        and data.test_fraction < 1
-        and data.validation_fraction + data.test_fraction >= 1
-    ):
-        why = "validation_fraction and test_fraction together leave nothing to train on"
-        yield Problem(
-            "data.validation_fraction", data.validation_fraction, why, "keep their sum below 1"
-        )
-    if data.schema is not None and data.schema_file is not None:
-        yield Problem(
-            "data.schema_file",
-            data.schema_file,
-            "data.schema is set as well",
-            "give one of the two",
-        )
-    if data.schema_file is not None and not Path(data.schema_file).is_file():
-        yield Problem(
-            "data.schema_file", data.schema_file, "no such file", "give a JSON schema file"
-        )
-    if data.overfit_rows is not None and data.control is not Control.none:
-        yield Problem(
-            "data.control",
-            data.control.value,
-            "data.overfit_rows is set as well",
-            "use one of the two",
-        )
-    if not 0.5 <= data.quality.similarity <= 1:
-        why = "must be in [0.5, 1]: below, most texts are alike"
-        yield Problem("data.quality.similarity", data.quality.similarity, why, "usual: 0.8")
-    if (
-        data.quality.pii_names is not Level.off
-        and importlib.util.find_spec("presidio_analyzer") is None
-    ):
-        fix = (
-            'pip install "hydratune[pii]" and python -m spacy download en_core_web_lg, or set it'
-            " to off"
-        )
-        yield Problem(
-            "data.quality.pii_names", data.quality.pii_names.value, "presidio is not installed", fix
-        )
-    yield from _source(data)
-
-
-def _source(data: DataConfig) -> Iterator[Problem]:
-    """What only one kind of data has."""
-    if isinstance(data, MixedData):
-        yield from _mixed(data)
-    if isinstance(data, PreparedData) and not (Path(data.path) / "report.json").is_file():
-        fix = "give the folder that hydratune prepare wrote"
-        yield Problem("data.path", data.path, "no prepared data set (no report.json in it)", fix)
-    if isinstance(data, PreparedData):
-        fixed = [
-            name
-            for name in ("clean", "stratify", "validation_fraction", "test_fraction")
-            if getattr(data, name) != getattr(DataConfig(), name)
-        ]
-        quality = replace(data.quality, template_tokens=DataConfig().quality.template_tokens)
-        for name in [*fixed, *(["quality"] if quality != DataConfig().quality else [])]:
-            fix = f"give data.{name} to hydratune prepare, which decides it"
-            yield Problem(f"data.{name}", "…", "a prepared data set is taken as it is", fix)
-    if isinstance(data, ContractsData):
-        for name in ("train_rows", "validation_rows", "test_rows"):
-            yield from _at_least(f"data.{name}", getattr(data, name), 1, " row")
-    if isinstance(data, FilesData):
-        for name in ("train", "validation", "test"):
-            path = getattr(data, name)
-            if path is not None and not Path(path).is_file():
-                why = "this is a folder, not a file" if Path(path).is_dir() else "no such file"
-                yield Problem(
-                    f"data.{name}", path, why, f"give a file that ends with {', '.join(SUFFIXES)}"
-                )
-    if isinstance(data, FilesData | HubData):
-        for name in data.columns:
-            if name not in COLUMNS:
-                near = difflib.get_close_matches(name, COLUMNS, n=1)
-                fix = (
-                    f"did you mean data.columns.{near[0]}?"
-                    if near
-                    else f"one of: {', '.join(COLUMNS)}"
-                )
-                yield Problem(
-                    f"data.columns.{name}",
-                    data.columns[name],
-                    "there is no such column to be mapped",
-                    fix,
-                )
-        for name, role in data.roles.items():
-            names = [role] if isinstance(role, str) else role
-            listed = (
-                isinstance(names, list)
-                and name in ROLES_OF_TURNS
-                and all(isinstance(said, str | int) for said in names)
-            )
-            if role not in ROLES_OF_TURNS and not listed:
-                yield Problem(
-                    f"data.roles.{name}",
-                    role,
-                    "there is no such role",
-                    f"one of: {', '.join(ROLES_OF_TURNS)}",
-                )
-    if isinstance(data, CaseData):
-        yield from _case(data)
-
-
-def _mixed(data: MixedData) -> Iterator[Problem]:
-    if not data.parts:
-        yield Problem(
-            "data.parts",
-            "{}",
-            "there is nothing to mix",
-            "+data.parts.NAME.source=files +data.parts.NAME.train=FILE",
-        )
-    kinds = [kind for kind in variants("data") if kind not in ("mixed", "prepared")]
-    shared = {f.name for f in fields(DataConfig)} - {"system_prompt", "max_train_rows"}
-    for name, values in data.parts.items():
-        key = f"data.parts.{name}"
-        settings = values if isinstance(values, dict) else {}
-        weight = settings.get("weight", 1)
-        if settings.get("source") not in kinds:
-            yield Problem(
-                f"{key}.source",
-                settings.get("source"),
-                "no such source",
-                f"one of: {', '.join(kinds)}",
-            )
-            continue
-        if (
-            isinstance(weight, bool)
-            or not isinstance(weight, (int, float))
-            or not 0 < weight < math.inf
-        ):
-            yield Problem(f"{key}.weight", weight, "must be a number above 0", "for example 1")
-            continue
-        for setting in sorted(shared & settings.keys()):
-            yield Problem(
-                f"{key}.{setting}",
-                settings[setting],
-                "this is decided for all parts together",
-                f"set data.{setting}",
-            )
-        try:
-            typed_part, _ = part(settings)
-        except OmegaConfBaseException as error:
-            setting = getattr(error, "full_key", None) or ""
-            yield Problem(
-                f"{key}.{setting}",
-                settings.get(setting, ""),
-                str(error).splitlines()[0],
-                f"see conf/data/{settings['source']}.yaml",
-            )
-            continue
-        if "???" in plain(typed_part).values():
-            missing = next(k for k, v in plain(typed_part).items() if v == "???")
-            yield Problem(
-                f"{key}.{missing}", "???", "this setting has no default", f"+{key}.{missing}=VALUE"
-            )
-            continue
-        yield from (
-            replace(problem, key=problem.key.replace("data.", f"{key}.", 1))
-            for problem in _source(typed_part)
-        )
-
-
-def _case(data: CaseData) -> Iterator[Problem]:
-    folders = [("path", data.path, data.holds)]
-    if isinstance(data, TechSupportData) and data.tldr is not None:
-        folders.append(("tldr", data.tldr, BrandStyleData.holds))
-    for name, path, holds in folders:
-        if not Path(path).is_dir():
-            why = "this is a file, not a folder" if Path(path).is_file() else "no such folder"
-            yield Problem(f"data.{name}", path, why, f"give the folder with {holds}")
-    if isinstance(data, RepositoryData):
-        if not data.tasks:
-            yield Problem(
-                "data.tasks",
-                data.tasks,
-                "nothing would be asked",
-                f"some of: {', '.join(CodeTask)}",
-            )
-        yield from _at_least("data.min_lines", data.min_lines, 1, " line")
-        if data.max_lines < data.min_lines:
-            yield Problem(
-                "data.max_lines",
-                data.max_lines,
-                "below data.min_lines, so no function fits",
-                f"set {data.min_lines} or more",
-            )
-
-
 def _adapter(config: TrainConfig) -> Iterator[Problem]:
     adapter = config.adapter
     if isinstance(adapter, LayerAdapter):
         yield from _targets(adapter)
     for name in ("lora_dropout", "vera_dropout", "module_dropout"):
         if hasattr(adapter, name):
-            yield from _between(f"adapter.{name}", getattr(adapter, name), 0, 1, open_high=True)
+            yield from between(f"adapter.{name}", getattr(adapter, name), 0, 1, open_high=True)
     if isinstance(adapter, LoraAdapter | AdaLoraAdapter) and not adapter.lora_alpha > 0:
         yield Problem(
             "adapter.lora_alpha", adapter.lora_alpha, "must be above 0", "usual: 2 * adapter.r"
@@ -427,12 +178,10 @@ def _adapter(config: TrainConfig) -> Iterator[Problem]:
     if isinstance(adapter, AdaLoraAdapter):
         yield from _adalora(adapter)
     if isinstance(adapter, VeraAdapter):
-        yield from _at_least("adapter.r", adapter.r, 1)
+        yield from at_least("adapter.r", adapter.r, 1)
     if isinstance(adapter, OftAdapter):
-        yield from _at_least("adapter.oft_block_size", adapter.oft_block_size, 2)
-        yield from _at_least(
-            "adapter.num_cayley_neumann_terms", adapter.num_cayley_neumann_terms, 2
-        )
+        yield from at_least("adapter.oft_block_size", adapter.oft_block_size, 2)
+        yield from at_least("adapter.num_cayley_neumann_terms", adapter.num_cayley_neumann_terms, 2)
         if not adapter.eps > 0:
             yield Problem("adapter.eps", adapter.eps, "must be above 0", "usual: 6e-5")
     if isinstance(adapter, PromptAdapter):
@@ -449,7 +198,7 @@ def _adapter(config: TrainConfig) -> Iterator[Problem]:
                 "set trainer.neftune_alpha=0, or adapter=lora",
             )
     if isinstance(adapter, PartialFinetune):
-        yield from _at_least("adapter.last_layers", adapter.last_layers, 0)
+        yield from at_least("adapter.last_layers", adapter.last_layers, 0)
         if adapter.last_layers == 0 and not adapter.trainable:
             yield Problem(
                 "adapter.last_layers",
@@ -476,9 +225,9 @@ def _targets(adapter: LayerAdapter) -> Iterator[Problem]:
 
 
 def _lora(adapter: LoraAdapter, quantization: Quantization) -> Iterator[Problem]:
-    yield from _at_least("adapter.r", adapter.r, 1)
+    yield from at_least("adapter.r", adapter.r, 1)
     for pattern, r in adapter.rank_pattern.items():
-        yield from _at_least(f"adapter.rank_pattern.{pattern}", r, 1)
+        yield from at_least(f"adapter.rank_pattern.{pattern}", r, 1)
     for field in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(adapter, field):
             try:
@@ -530,7 +279,7 @@ def _lora(adapter: LoraAdapter, quantization: Quantization) -> Iterator[Problem]
 
 
 def _adalora(adapter: AdaLoraAdapter) -> Iterator[Problem]:
-    yield from _at_least("adapter.target_r", adapter.target_r, 1)
+    yield from at_least("adapter.target_r", adapter.target_r, 1)
     if adapter.init_r <= adapter.target_r:
         why = f"ranks fall from init_r to target_r={adapter.target_r}"
         yield Problem(
@@ -540,9 +289,9 @@ def _adalora(adapter: AdaLoraAdapter) -> Iterator[Problem]:
             f"set adapter.init_r={3 * adapter.target_r // 2 + 1}",
         )
     for name in ("tinit", "tfinal"):
-        yield from _at_least(f"adapter.{name}", getattr(adapter, name), 0, " steps")
-    yield from _at_least("adapter.deltaT", adapter.deltaT, 1, " step")
-    yield from _at_least("adapter.orth_reg_weight", adapter.orth_reg_weight, 0)
+        yield from at_least(f"adapter.{name}", getattr(adapter, name), 0, " steps")
+    yield from at_least("adapter.deltaT", adapter.deltaT, 1, " step")
+    yield from at_least("adapter.orth_reg_weight", adapter.orth_reg_weight, 0)
     for name in ("beta1", "beta2"):
         if not 0 < getattr(adapter, name) < 1:
             yield Problem(
@@ -552,7 +301,7 @@ def _adalora(adapter: AdaLoraAdapter) -> Iterator[Problem]:
 
 def _prompt(adapter: PromptAdapter, context: int | None) -> Iterator[Problem]:
     tokens = adapter.num_virtual_tokens
-    yield from _at_least("adapter.num_virtual_tokens", tokens, 1)
+    yield from at_least("adapter.num_virtual_tokens", tokens, 1)
     if context is not None and tokens + 8 > context:
         why = f"the model reads {context} tokens, so nothing is left for the rows"
         yield Problem("adapter.num_virtual_tokens", tokens, why, "usual: 20")
@@ -569,7 +318,7 @@ def _prompt(adapter: PromptAdapter, context: int | None) -> Iterator[Problem]:
             fix = "set adapter.prompt_tuning_init=TEXT, or take it out"
             yield Problem("adapter.prompt_tuning_init_text", text, "nothing reads it", fix)
     if isinstance(adapter, PrefixTuning):
-        yield from _at_least("adapter.encoder_hidden_size", adapter.encoder_hidden_size, 1)
+        yield from at_least("adapter.encoder_hidden_size", adapter.encoder_hidden_size, 1)
         if adapter.encoder_hidden_size is not None and not adapter.prefix_projection:
             fix = "set adapter.prefix_projection=true, or take it out"
             yield Problem(
@@ -589,7 +338,7 @@ def _optimizer(config: TrainConfig) -> Iterator[Problem]:
             "the learning rate must be above 0",
             "usual for LoRA: 1e-4 to 1e-3",
         )
-    yield from _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
+    yield from at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
     yield from _schedule(optimizer)
     yield from _rates(config)
     yield from _optimizer_kind(optimizer)
@@ -616,7 +365,7 @@ def _optimizer_kind(optimizer: OptimizerConfig) -> Iterator[Problem]:
     if isinstance(optimizer, AdamWOptimizer | MuonOptimizer) and not optimizer.eps > 0:
         yield Problem("optimizer.eps", optimizer.eps, "must be above 0", "usual: 1e-8")
     if isinstance(optimizer, MuonOptimizer | SgdOptimizer):
-        yield from _between("optimizer.momentum", optimizer.momentum, 0, 1, open_high=True)
+        yield from between("optimizer.momentum", optimizer.momentum, 0, 1, open_high=True)
     if isinstance(optimizer, SgdOptimizer) and optimizer.nesterov and optimizer.momentum == 0:
         why = "Nesterov's step needs momentum"
         yield Problem(
@@ -637,7 +386,7 @@ def _optimizer_kind(optimizer: OptimizerConfig) -> Iterator[Problem]:
                 "optimizer.decay_rate", optimizer.decay_rate, "must be below 0", "usual: -0.8"
             )
         if optimizer.beta1 is not None:
-            yield from _between("optimizer.beta1", optimizer.beta1, 0, 1, open_high=True)
+            yield from between("optimizer.beta1", optimizer.beta1, 0, 1, open_high=True)
 
 
 def paged_on_cpu(optimizer: PagedAdamWOptimizer | PagedAdamW8bitOptimizer) -> Problem:
@@ -653,8 +402,8 @@ def paged_on_cpu(optimizer: PagedAdamWOptimizer | PagedAdamW8bitOptimizer) -> Pr
 
 def _schedule(optimizer: OptimizerConfig) -> Iterator[Problem]:
     if optimizer.warmup_ratio is not None:
-        yield from _between("optimizer.warmup_ratio", optimizer.warmup_ratio, 0, 1, open_high=True)
-    yield from _at_least("optimizer.warmup_steps", optimizer.warmup_steps, 0, " steps")
+        yield from between("optimizer.warmup_ratio", optimizer.warmup_ratio, 0, 1, open_high=True)
+    yield from at_least("optimizer.warmup_steps", optimizer.warmup_steps, 0, " steps")
     if optimizer.warmup_ratio is not None and optimizer.warmup_steps is not None:
         fix = "give one of the two; the other is null"
         yield Problem(
@@ -663,9 +412,9 @@ def _schedule(optimizer: OptimizerConfig) -> Iterator[Problem]:
             "optimizer.warmup_ratio is set as well",
             fix,
         )
-    yield from _between("optimizer.min_lr_ratio", optimizer.min_lr_ratio, 0, 1)
+    yield from between("optimizer.min_lr_ratio", optimizer.min_lr_ratio, 0, 1)
     if optimizer.schedule is Schedule.wsd:
-        yield from _between("optimizer.decay_ratio", optimizer.decay_ratio, 0, 1)
+        yield from between("optimizer.decay_ratio", optimizer.decay_ratio, 0, 1)
         if optimizer.decay_ratio + (optimizer.warmup_ratio or 0) > 1:
             fix = "keep its sum with optimizer.warmup_ratio at 1 or below"
             yield Problem(
@@ -735,22 +484,22 @@ def _rates(config: TrainConfig) -> Iterator[Problem]:
 
 
 def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
-    yield from _at_least("trainer.max_epochs", trainer.max_epochs, 1, " epoch")
+    yield from at_least("trainer.max_epochs", trainer.max_epochs, 1, " epoch")
     for name in ("max_steps", "devices", "accumulate_grad_batches", "validations_per_epoch"):
-        yield from _at_least(f"trainer.{name}", getattr(trainer, name), 1)
-    yield from _at_least("trainer.early_stopping_patience", trainer.early_stopping_patience, 1)
+        yield from at_least(f"trainer.{name}", getattr(trainer, name), 1)
+    yield from at_least("trainer.early_stopping_patience", trainer.early_stopping_patience, 1)
     if trainer.max_loss_ratio is not None and not trainer.max_loss_ratio > 1:
         why, fix = (
             "a loss equal to the usual one would stop the run",
             "usual: 5; null stops only at NaN or inf",
         )
         yield Problem("trainer.max_loss_ratio", trainer.max_loss_ratio, why, fix)
-    yield from _at_least("trainer.cpu_workers", trainer.cpu_workers, 1)
-    yield from _at_least("trainer.micro_tokens", trainer.micro_tokens, 16)
-    yield from _between("trainer.label_smoothing", trainer.label_smoothing, 0, 1, open_high=True)
-    yield from _at_least("trainer.z_loss", trainer.z_loss, 0)
-    yield from _at_least("trainer.frozen_cache_gb", trainer.frozen_cache_gb, 0)
-    yield from _at_least("trainer.neftune_alpha", trainer.neftune_alpha, 0)
+    yield from at_least("trainer.cpu_workers", trainer.cpu_workers, 1)
+    yield from at_least("trainer.micro_tokens", trainer.micro_tokens, 16)
+    yield from between("trainer.label_smoothing", trainer.label_smoothing, 0, 1, open_high=True)
+    yield from at_least("trainer.z_loss", trainer.z_loss, 0)
+    yield from at_least("trainer.frozen_cache_gb", trainer.frozen_cache_gb, 0)
+    yield from at_least("trainer.neftune_alpha", trainer.neftune_alpha, 0)
     if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val > 0:
         fix = "set a positive norm, or null for no clipping"
         yield Problem(
@@ -786,8 +535,8 @@ def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
 
 def _forgetting(config: ForgettingConfig) -> Iterator[Problem]:
     for key in ("answer_tokens", "items", "batch_size"):
-        yield from _at_least(f"evaluation.forgetting.{key}", getattr(config, key), 1)
-    yield from _at_least("evaluation.forgetting.window", config.window, 16)
+        yield from at_least(f"evaluation.forgetting.{key}", getattr(config, key), 1)
+    yield from at_least("evaluation.forgetting.window", config.window, 16)
     for key in ("warn", "fail"):
         for name, most in getattr(config, key).items():
             if name not in FORGETTING:
@@ -846,16 +595,16 @@ def _metric_families(evaluation: EvaluationConfig) -> Iterator[Problem]:
 
 def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
     yield from _metric_families(evaluation)
-    yield from _at_least("evaluation.shots", evaluation.shots, 1)
-    yield from _at_least("evaluation.batch_size", evaluation.batch_size, 1)
-    yield from _at_least("evaluation.batch_tokens", evaluation.batch_tokens, 1)
-    yield from _at_least("evaluation.max_new_tokens", evaluation.max_new_tokens, 1)
-    yield from _at_least("evaluation.max_rows", evaluation.max_rows, 1)
-    yield from _at_least("evaluation.bootstrap_samples", evaluation.bootstrap_samples, 100)
-    yield from _at_least("evaluation.memorisation", evaluation.memorisation, 0)
-    yield from _at_least("evaluation.canaries", evaluation.canaries, 0)
-    yield from _at_least("evaluation.every_steps", evaluation.every_steps, 1)
-    yield from _at_least("evaluation.sample", evaluation.sample, 1)
+    yield from at_least("evaluation.shots", evaluation.shots, 1)
+    yield from at_least("evaluation.batch_size", evaluation.batch_size, 1)
+    yield from at_least("evaluation.batch_tokens", evaluation.batch_tokens, 1)
+    yield from at_least("evaluation.max_new_tokens", evaluation.max_new_tokens, 1)
+    yield from at_least("evaluation.max_rows", evaluation.max_rows, 1)
+    yield from at_least("evaluation.bootstrap_samples", evaluation.bootstrap_samples, 100)
+    yield from at_least("evaluation.memorisation", evaluation.memorisation, 0)
+    yield from at_least("evaluation.canaries", evaluation.canaries, 0)
+    yield from at_least("evaluation.every_steps", evaluation.every_steps, 1)
+    yield from at_least("evaluation.sample", evaluation.sample, 1)
     yield from _forgetting(evaluation.forgetting)
     if not 0.5 <= evaluation.confidence < 1:
         yield Problem(
@@ -872,7 +621,7 @@ def _decide(config: DecideConfig) -> Iterator[Problem]:
         ("passage_words", config.passage_words, 10),
         ("rows", config.rows, 1),
     ):
-        yield from _at_least(key, value, least)
+        yield from at_least(key, value, least)
     if not 0 <= config.margin < 1:
         yield Problem("margin", config.margin, "must be in [0, 1)", "usual: 0.02")
 
@@ -888,7 +637,7 @@ def _evaluate(config: EvaluateConfig) -> Iterator[Problem]:
             "texts and tasks have no JSON schema to be held to",
             "leave one of the two out",
         )
-    yield from _at_least("batch_size", config.batch_size, 1)
+    yield from at_least("batch_size", config.batch_size, 1)
     if config.accelerator not in (None, *ACCELERATORS):
         yield Problem(
             "accelerator",
@@ -919,16 +668,16 @@ def _judge(config: JudgeConfig) -> Iterator[Problem]:
             "see hydratune judge --cfg job",
         )
     yield from _asking("", config)
-    yield from _at_least("rows", config.rows, 1)
-    yield from _at_least("bootstrap_samples", config.bootstrap_samples, 100)
+    yield from at_least("rows", config.rows, 1)
+    yield from at_least("bootstrap_samples", config.bootstrap_samples, 100)
     yield from secret_problems("", plain(config))
 
 
 def _asking(prefix: str, config: AskingConfig) -> Iterator[Problem]:
     for key in ("max_tokens", "attempts", "concurrency", "batch_size"):
-        yield from _at_least(f"{prefix}{key}", getattr(config, key), 1)
+        yield from at_least(f"{prefix}{key}", getattr(config, key), 1)
     for key in ("retries", "price_in", "price_out", "budget"):
-        yield from _at_least(f"{prefix}{key}", getattr(config, key), 0)
+        yield from at_least(f"{prefix}{key}", getattr(config, key), 0)
     if config.time_limit is not None and not config.time_limit > 0:
         yield Problem(
             f"{prefix}time_limit",

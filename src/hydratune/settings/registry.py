@@ -9,7 +9,9 @@ instant.
 """
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 Config = TypeVar("Config")
 _GROUPS = ("model", "data", "adapter", "optimizer", "trainer", "evaluation", "tracking")
 _VARIANTS: dict[str, dict[str, type]] = {group: {} for group in _GROUPS}  # by name
-# where the variants are defined; importing these modules registers them
+# Where the variants are defined; importing these modules registers them.
 _MODULES = tuple(f"hydratune.settings.{group}" for group in _GROUPS)
+# Packages in which every module may define a variant: a new module needs no other change.
+_PACKAGES = ("hydratune.data.sources", "hydratune.data.cases")
 _VARIANT_FIELD = {
     "model": "source",
     "data": "source",
@@ -51,9 +55,20 @@ def variants(group: str) -> Mapping[str, type]:
 
 def all_variants() -> Mapping[str, Mapping[str, type]]:
     """Return the dataclasses of every config group: group -> name -> dataclass."""
-    for module in _MODULES:
+    for module in _variant_modules():
         importlib.import_module(module)
     return _VARIANTS
+
+
+@lru_cache(maxsize=1)
+def _variant_modules() -> tuple[str, ...]:
+    """Return the names of the modules that define variants, in a fixed order."""
+    modules = list(_MODULES)
+    for package in _PACKAGES:
+        folders = importlib.import_module(package).__path__
+        names = sorted(module.name for module in pkgutil.iter_modules(folders))
+        modules += [f"{package}.{name}" for name in names]
+    return tuple(modules)
 
 
 def register(commands: Mapping[str, type]) -> None:

@@ -25,6 +25,7 @@ from rich.table import Table
 from hydratune.adapters.folder import adopt
 from hydratune.comparison.closing import end_of_sweep
 from hydratune.console import console, section
+from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.experiment.frame import listen
 from hydratune.records.files import read_json
@@ -32,7 +33,6 @@ from hydratune.records.run_directory import RunDirectory, State, alone
 from hydratune.records.sweep import Job, read_study, read_sweep, varying, write_sweep
 from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import Resume, TrainConfig, load
-from hydratune.settings.data import FilesData
 from hydratune.settings.registry import typed
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.gpus import visible_gpus
