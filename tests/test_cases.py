@@ -259,7 +259,7 @@ def test_answer_that_the_passages_contradict_leaves_the_contract_out(
 ) -> None:
     with caplog.at_level("INFO"):
         assert len(rows_of(contracts(tmp_path, {}, changes))) == 1
-    assert f"1 of 2 contracts used; left out: {reason}" in caplog.text
+    assert f"1 of 2 contracts used; dropped: {reason}" in caplog.text
 
 
 def test_answer_without_a_passage_or_left_open_is_null_and_said(tmp_path: Path) -> None:

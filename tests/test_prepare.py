@@ -474,7 +474,7 @@ def test_overlength_is_counted_by_split(hydratune: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["output=full"], "holds other things: mine.txt"),
+        (["output=full"], "contains other files: mine.txt"),
         (["output=rows.jsonl"], "this is a file"),
         (["data.quality.exact_leaks=never"], "expected one of"),
         (["data.quality.exact_leak=warn"], "exact_leaks"),

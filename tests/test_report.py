@@ -11,15 +11,8 @@ from typing import Any
 import pytest
 
 from hydratune.data.quality.findings import CHECKS
-from hydratune.data.report import (
-    IDS_SHOWN,
-    histograms,
-    label_bars,
-    render,
-    share,
-    verdict,
-    write_html,
-)
+from hydratune.data.report import IDS_SHOWN, render, share, verdict, write_html
+from hydratune.data.report_charts import histograms, label_bars
 from hydratune.data.spans import (
     character_differences,
     named,

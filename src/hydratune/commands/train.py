@@ -17,13 +17,13 @@ from hydratune.adapters.targets import without_effect
 from hydratune.cache import cache_folder
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
-from hydratune.data.described import SHOWN, count_tokens, described
 from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.preparation import prepare as prepare_data
 from hydratune.data.prepared import Prepared
 from hydratune.data.preview import show
 from hydratune.data.quality.findings import describe_places
 from hydratune.data.report import render
+from hydratune.data.report_content import MASKS_SHOWN, count_tokens, report_content
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.data.sources.contracts import ContractsData
@@ -538,12 +538,14 @@ def _data_page(job: Job) -> str:
     on.
     """
     tokens = count_tokens(job.config.data, job.prepared, job.encoder, job.reader)
-    shown = zip(job.sets.train[:SHOWN], job.train[:SHOWN], strict=True)
+    shown = zip(job.sets.train[:MASKS_SHOWN], job.train[:MASKS_SHOWN], strict=True)
     used = ", ".join(
         f"{facts['kept']} {name} rows" for name, facts in job.data_facts["splits"].items()
     )
     return render(
-        described(str(job.config.name), job.config.model.name, job.prepared, tokens, shown, used)
+        report_content(
+            str(job.config.name), job.config.model.name, job.prepared, tokens, shown, used
+        )
     )
 
 
