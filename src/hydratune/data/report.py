@@ -1,9 +1,9 @@
 """report.html: the result of ``hydratune prepare`` on one page, for the people who decide whether a
 data set is fit for training.
 
-The functions here turn the report into plain values: sentences and spans of text; coordinates are in
-``report_charts``. ``report.html.j2`` lays them out, and its autoescape is the only thing that makes
-HTML of texts. The page loads nothing and runs nothing.
+The functions here turn the report into plain values: sentences and spans of text. Coordinates are
+in ``report_charts``. ``report.html.j2`` lays them out, and only its autoescape makes HTML of texts.
+The page loads nothing and runs nothing.
 """
 
 import itertools
