@@ -27,7 +27,7 @@ from hydratune import composition
 from hydratune.adapters import attach
 from hydratune.commands import train
 from hydratune.data.datamodule import OptimizerBatches
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import ConfigError
 from hydratune.models import hardware
 from hydratune.models.memory_plan import CPU_MICRO_TOKENS

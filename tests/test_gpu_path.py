@@ -16,7 +16,7 @@ from peft.tuners.lora import Linear as PeftLinear
 
 from conftest import SMALL
 from hydratune.adapters import attach
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.evaluation import assess, corpus, generation
 from hydratune.evaluation.generation import answer, batches_of
 from hydratune.models import compute, memory_plan, sources, varlen

@@ -18,7 +18,7 @@ import torch
 
 from conftest import write_rows
 from hydratune.adapters import attach
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import Leaving
 from hydratune.models.attention import NAME
 from hydratune.records.run_directory import RunDirectory

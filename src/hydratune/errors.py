@@ -8,7 +8,7 @@ HydratuneError            exit 1: the work failed
 └── InputError            exit 2: what the user gave is wrong; no compute was spent
     ├── ConfigError       a setting; carries every problem found, not only the first
     └── DataError         a data file or row; carries file:line
-        └── MaskError     a row that cannot be trained honestly (in data/masking.py)
+        └── MaskError     a row that cannot be trained honestly (in data/encoding/errors.py)
 
 They derive from Hydra's ``CompactHydraException``, so a Hydra program that embeds hydratune prints
 them without a traceback as well.

@@ -7,8 +7,8 @@ from typing import Any
 from rich.markup import escape
 
 from hydratune.console import console, section
-from hydratune.data.calls import TEXT_ARGUMENTS
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.call_arguments import TEXT_ARGUMENTS
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.output_folder import (
     choose_folder,
     print_data_files,

@@ -17,7 +17,8 @@ from hydratune.adapters.targets import without_effect
 from hydratune.cache import cache_folder
 from hydratune.console import console, section
 from hydratune.data.answers import json_schema
-from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.preparation import prepare as prepare_data
 from hydratune.data.prepared import Prepared
 from hydratune.data.preview import show
@@ -331,7 +332,7 @@ def _sample(
     different = {row.content_hash: row for row in sets.validation}
     rows = [different[key] for key in sorted(different)[: settings.sample]]
     task = metrics.choose_task(
-        settings.task, [*test.references, *map(encoder.reference, rows)], settings.metrics
+        settings.task, [*test.references, *map(encoder.reference_answer, rows)], settings.metrics
     )
     bench = assess.TestBench(
         rows, encoder, replace(settings, max_rows=None), task, test.schema, test.context
@@ -375,7 +376,7 @@ def _encode(
             **reports[name].summary(),
             "hash": sets_hash(rows),
             "tokens_hash": stable_hash(
-                sorted(stable_hash((e.ids, e.trained)) for e in tokens[name])
+                sorted(stable_hash((e.ids, e.loss_mask)) for e in tokens[name])
             ),  # losses over equal tokens compare
         }
         for statement in reports[name].statements(name, config.data) if is_main_process() else ():

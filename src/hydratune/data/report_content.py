@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Any, Protocol
 
 from hydratune.console import progress
-from hydratune.data.examples import encoded_examples
-from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.examples import encode_examples
 from hydratune.data.prepared import Prepared
 from hydratune.data.preview import pieces
 from hydratune.data.quality.findings import refusals
@@ -73,7 +74,7 @@ def first_encoded(
     for raw in prepared.rows("train"):
         row = with_system(raw, data.system_prompt)
         try:
-            encoded += encoded_examples(encoder, [row], data, "train")
+            encoded += encode_examples(encoder, [row], data, "train")
         except DataError:
             continue
         if len(encoded) >= count:

@@ -13,9 +13,11 @@ from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.data.answers import json_schema
-from hydratune.data.examples import EncodingReport, encode_split
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.examples import EncodingReport, encode_split
+from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Encoded, adds_begin
 from hydratune.data.prepared import Prepared
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import RowSets, load_sets, test_rows
@@ -82,7 +84,7 @@ def notices(encoder: ChatEncoder) -> list[str]:
     except InputError:  # a template that wants more; the rows will tell
         return []
     said = []
-    if adds_begin(tokenizer) and encoder.tokens(text)[:1] != [tokenizer.bos_token_id]:
+    if adds_begin(tokenizer) and encoder.tokenize(text)[:1] != [tokenizer.bos_token_id]:
         said.append(
             f"the tokenizer begins every text with {tokenizer.bos_token}, and the chat template"
             " begins none with it; if the model was pre-trained with it, begin the file of"
@@ -144,7 +146,7 @@ def test_bench(
         TestBench,
     )  # with PEFT and all that generates, which takes a second to import
 
-    references = [encoder.reference(row) for row in rows]
+    references = [encoder.reference_answer(row) for row in rows]
     task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     context = reader.context_window - _virtual_tokens(config)
     bench = TestBench(rows, encoder, config.evaluation, task, schema, context, leaky=leaky)
@@ -263,7 +265,7 @@ def check_prepared(
     if _surely_fit(config, reader, rows, tokens):
         metrics.choose_task(
             config.evaluation.task,
-            [encoder.reference(row) for row in rows],
+            [encoder.reference_answer(row) for row in rows],
             config.evaluation.metrics,
         )
     else:

@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 
 from hydratune.console import console, progress
 from hydratune.data.datamodule import ConversationData
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, DivergedError, Leaving, Paused, Problem
 from hydratune.models.compute import Compute

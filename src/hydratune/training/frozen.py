@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from hydratune.cache import built, cache_folder
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.rows import stable_hash
 
 # .states: what enters the first trained layer; .wanted: stop there and show it

@@ -25,7 +25,7 @@ import torch
 from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.memory_plan import CPU_LOSS_POSITIONS
 from hydratune.training.blocks import GatedDown, gated_activation, last_mlps, use_lean_blocks
 from hydratune.training.elementwise import Elementwise, using
@@ -413,7 +413,7 @@ class BaseReplica:
         first = guests[0]
         device = first.head.device
         packed = pack([row for guest in guests for row in guest.rows], device)
-        counts = [sum(sum(row.trained[1:]) for row in guest.rows) for guest in guests]
+        counts = [sum(sum(row.loss_mask[1:]) for row in guest.rows) for guest in guests]
         stays = _settled(guests, counts, device)
         autocast: AbstractContextManager[Any] = nullcontext()
         if first.autocast is not None:

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hydratune.console import console
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware
 from hydratune.models.attention import can_share_prefix, supports_packing
 from hydratune.models.compute import (
@@ -356,7 +356,7 @@ class Objective:
 
     def _plan(self, rows: Sequence[Encoded], share: bool, seed: int | None) -> list[_Work]:
         works: list[_Work] = []
-        rows = [row for row in rows if True in row.trained[1:]]  # the others add nothing
+        rows = [row for row in rows if True in row.loss_mask[1:]]  # the others add nothing
         for group in alike(rows) if share else [Alike(tuple(rows), 0)] if rows else []:
             padded = self.unpackable is not None
             packs = micro_packs(
@@ -573,7 +573,7 @@ def padded_loss(
         (number, i)
         for number, row in enumerate(rows)
         for i in range(len(row.ids) - 1)
-        if row.trained[i + 1]
+        if row.loss_mask[i + 1]
     ]
     targets = torch.tensor([rows[number].ids[i + 1] for number, i in where], device=device)
     number, position = torch.tensor(where, device=device).unbind(1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.compute import sent
 
 # tokens: reading a prefix on its own costs about as much as these, so sharing must save more
@@ -63,8 +63,8 @@ def pack(
         start, length = len(ids) - skip, len(row.ids) - 1
         ids += row.ids[skip:-1]
         positions += range(skip, length)
-        predicts += [start + i for i in range(skip, length) if row.trained[i + 1]]
-        targets += [row.ids[i + 1] for i in range(skip, length) if row.trained[i + 1]]
+        predicts += [start + i for i in range(skip, length) if row.loss_mask[i + 1]]
+        targets += [row.ids[i + 1] for i in range(skip, length) if row.loss_mask[i + 1]]
     input_ids, position_ids, places, wanted = sent([ids, positions, predicts, targets], device)
     lengths = (*([skip] if prefix else []), *(len(row.ids) - 1 - skip for row in rows))
     return Pack(input_ids[None], position_ids[None], lengths, places, wanted)
@@ -191,5 +191,5 @@ def _divided(shared: Sequence[int], least_saved: int) -> list[tuple[int, int, in
 
 def _common(a: Encoded, b: Encoded) -> int:
     """Tokens both begin with, up to the one that predicts the first trained token of either."""
-    limit = min(row.trained.index(True) - 1 for row in (a, b))
+    limit = min(row.loss_mask.index(True) - 1 for row in (a, b))
     return next((i for i in range(limit) if a.ids[i] != b.ids[i]), max(0, limit))

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from hydratune import digests
-from hydratune.data.files import SUFFIXES
+from hydratune.data.formats.files import SUFFIXES
 from hydratune.data.rows import SPLIT_NAMES
 from hydratune.data.sources.base import OpenedSource
 from hydratune.data.sources.records import RecordsConfig
@@ -56,7 +56,7 @@ class FilesData(RecordsConfig):
 
     def open(self) -> OpenedSource:
         """Read the files, one record after the other."""
-        from hydratune.data.formats import read_file
+        from hydratune.data.formats.reader import read_file
 
         statements: list[str] = []
         files, naming = self.files(), self.naming()

@@ -39,7 +39,7 @@ class HubData(RecordsConfig):
 
     def open(self) -> OpenedSource:
         """Download the data set, or take it from the cache of ``datasets``."""
-        from hydratune.data.formats import open_hub, read_hub
+        from hydratune.data.formats.reader import open_hub, read_hub
 
         statements: list[str] = []
         names = {name: split for name in SPLIT_NAMES if (split := getattr(self, name))}

@@ -4,13 +4,13 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hydratune.data.layouts import COLUMNS
-from hydratune.data.roles import ROLES_OF_TURNS
+from hydratune.data.formats.layouts import COLUMNS
+from hydratune.data.formats.roles import ROLES_OF_TURNS
 from hydratune.data.sources.base import SourceConfig
 from hydratune.errors import Problem
 
 if TYPE_CHECKING:
-    from hydratune.data.formats import Naming
+    from hydratune.data.formats.columns import Naming
 
 
 class RecordsConfig(SourceConfig):
@@ -25,8 +25,8 @@ class RecordsConfig(SourceConfig):
 
         A column by which rows are divided selects no rows.
         """
-        from hydratune.data.formats import Naming
-        from hydratune.data.preferences import ANY
+        from hydratune.data.formats.columns import Naming
+        from hydratune.data.formats.preferences import ANY
 
         divided = {self.stratify: ANY} if self.stratify and self.stratify != "answer" else {}
         return Naming(self.columns, self.roles, {**divided, **self.keep})

@@ -382,7 +382,7 @@ class Local:
     """A chat model loaded here, asked greedily."""
 
     def __init__(self, chosen: ModelConfig, config: AskingConfig, purse: Purse) -> None:
-        from hydratune.data.masking import ChatEncoder
+        from hydratune.data.encoding.encoder import ChatEncoder
         from hydratune.models import hardware, sources
         from hydratune.models.compute import for_answers
 
@@ -401,7 +401,9 @@ class Local:
         from hydratune.evaluation.generation import answer
 
         prompts = [
-            self.encoder.prompt([Message(t["role"], t["content"]) for t in q.turns], (), "judge")
+            self.encoder.prompt_tokens(
+                [Message(t["role"], t["content"]) for t in q.turns], (), "judge"
+            )
             for q in questions
         ]
         fitting = [

@@ -1,8 +1,12 @@
-"""Which layout the columns of a file make, and what to name where they make none."""
+"""Recognise which layout the columns of a source make, and say what to name where they make none.
+
+A layout is ``messages``, ``sharegpt``, ``alpaca``, a pair such as ``prompt/completion``, or
+``text`` (documents).
+"""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from hydratune.data.rows import Record
 from hydratune.errors import DataError
 
 PAIRS = (
@@ -14,48 +18,27 @@ PAIRS = (
     ("input", "output"),
     ("source", "target"),
 )
-EXTRA = {"id", "group", "system", "tools"}
+EXTRA = {"id", "group", "system", "tools"}  # columns that a row of any layout may have
 # what an instruction or a question is about: alpaca's name and Dolly's
-CONTEXT = (
-    "input",
-    "context",
-)
+CONTEXT = ("input", "context")
 HISTORY = "history"  # earlier turns of a pair
 REASONING = "reasoning"  # the thoughts before a pair's answer
-BESIDE = {*CONTEXT, HISTORY, REASONING}  # what a pair may have beside its two sides
+OPTIONAL_OF_PAIRS = {*CONTEXT, HISTORY, REASONING}
+# canonical name -> other names that mean the same
 ALIASES = {
     "system": ("system_prompt", "system_message"),
     HISTORY: ("chat_history", "conversation_history", "dialogue_history", "dialog_history"),
     REASONING: ("reasoning_content", "thinking", "thoughts", "chain_of_thought", "cot"),
-}  # canonical name -> other names that are read alike
-_ANSWERS = {
-    "label",
-    "labels",
-    "label_text",
-    "target",
-    "targets",
-    "category",
-    "class",
-    "answer",
-    "answers",
-    "output",
-    "completion",
 }
-_ANSWERS |= {
-    "response",
-    "summary",
-    "sentiment",
-    "intent",
-}  # beside a text column: what is to be learned, not a document's origin
+# beside a column "text", one of these is what is to be learned, not a property of a document
+_ANSWERS = {"label", "labels", "label_text", "target", "targets", "category", "class"}
+_ANSWERS |= {"answer", "answers", "output", "completion", "response", "summary", "sentiment"}
+_ANSWERS |= {"intent"}
+_SIDES = dict.fromkeys(side for pair in PAIRS for side in pair)  # without duplicates, in order
+_FIRST = ("messages", "conversations", "instruction", "output", *CONTEXT)
 COLUMNS = (
-    "messages",
-    "conversations",
-    "instruction",
-    "output",
-    *CONTEXT,
-    *dict.fromkeys(
-        n for pair in PAIRS for n in pair if n not in (*CONTEXT, "instruction", "output")
-    ),
+    *_FIRST,
+    *(side for side in _SIDES if side not in _FIRST),
     "text",
     HISTORY,
     REASONING,
@@ -63,49 +46,54 @@ COLUMNS = (
 )
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value", "parts")
 _CHATS = {"messages": "messages", "conversations": "sharegpt"}  # column -> layout
+_NO_SIDE_OF_A_PAIR = EXTRA | {"text", "source", "context", HISTORY, REASONING}
 
 
-def is_turn(value: Any) -> bool:
-    """Whether an object is a turn of a conversation: it says who speaks, and what."""
+def is_turn(value: object) -> bool:
+    """Return whether an object is a turn of a conversation: it says who speaks, and what."""
     if not isinstance(value, dict) or not any(isinstance(value.get(key), str) for key in ROLE_KEYS):
         return False
     return any(key in value for key in (*CONTENT_KEYS, "tool_calls", "function_call"))
 
 
-def is_turn_list(value: Any) -> bool:
+def is_turn_list(value: object) -> bool:
+    """Return whether a value is a list of turns with at least one of them."""
     return isinstance(value, list) and bool(value) and all(map(is_turn, value))
 
 
-def is_row(value: Mapping[str, Any]) -> bool:
-    """Whether an object that is a whole file is one row, and not a wrapper around rows."""
+def is_row(value: Record) -> bool:
+    """Return whether an object that is a whole file is one row, and not a wrapper around rows."""
     if any(is_turn_list(value.get(column)) for column in _CHATS):
         return True
     pairs = (("instruction", "output"), *PAIRS)
     return any(all(isinstance(value.get(name), str) for name in pair) for pair in pairs)
 
 
-def known_layout(record: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """The layout whose columns are in ``names``."""
+def layout_of_columns(record: Record, names: Iterable[str]) -> str | None:
+    """Return the layout whose columns are in ``names``; a conversation must not be null.
+
+    ``text`` is a layout only without a half of a pair beside it; many documents state their source,
+    which is none.
+    """
     names = set(names)
     for column, layout in _CHATS.items():
         if column in names and record[column] is not None:
             return layout
-    if {
-        "instruction",
-        "output",
-    } <= names:  # "input" is optional, and may be missing in some rows only
+    if {"instruction", "output"} <= names:  # "input" is optional, and may be missing in some rows
         return "alpaca"
     for prompt, completion in PAIRS:
         if prompt in names and completion in names:
             return f"{prompt}/{completion}"
-    # many documents state their source
-    half = names & (set(COLUMNS) - EXTRA - {"text", "source", "context", HISTORY, REASONING})
-    return "text" if "text" in names and not half else None
+    half_of_a_pair = names & (set(COLUMNS) - _NO_SIDE_OF_A_PAIR)
+    return "text" if "text" in names and not half_of_a_pair else None
 
 
-def named_layout(columns: Mapping[str, str], where: str) -> str:
-    """The layout of the columns that the user named."""
-    if (layout := known_layout(dict.fromkeys(columns, ""), columns)) is not None:
+def layout_of_named_columns(columns: Mapping[str, str], where: str) -> str:
+    """Return the layout of the columns that the user named.
+
+    Raises ``DataError`` if only one side of a pair is named.
+    """
+    if (layout := layout_of_columns(dict.fromkeys(columns, ""), columns)) is not None:
         return layout
     halves = sorted(columns.keys() - EXTRA - {HISTORY, REASONING})
     pairs = [("instruction", "output"), *PAIRS]
@@ -118,12 +106,12 @@ def named_layout(columns: Mapping[str, str], where: str) -> str:
     )
 
 
-def found_layout(record: Mapping[str, Any], where: str) -> str:
-    """The layout that the columns of a row make.
+def layout_of_record(record: Record, where: str) -> str:
+    """Return the layout that the columns of a record make.
 
-    Raises ``DataError`` with what to name where they make none.
+    Raises ``DataError`` with the settings that name the columns where they make none.
     """
-    layout = known_layout(record, record)
+    layout = layout_of_columns(record, record)
     answers = [name for name in record if str(name).lower() in _ANSWERS]
     if "text" in record and answers and layout in ("text", None):
         raise DataError(
