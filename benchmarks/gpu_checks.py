@@ -159,13 +159,13 @@ def shared_prefix(setting: Setting, kind: str) -> dict[str, Any]:
     """Rows that begin alike, whose beginning is computed once, against the same rows each for
     itself; in several micro-packs.
     """
-    from hydratune.training.packing import LEAST_SAVED, alike, micro_packs
+    from hydratune.training.plan import LEAST_SAVED, groups_by_prefix, micro_packs
 
     config = setting.settings()
     rows = setting.rows(config, common=LEAST_SAVED)
     model = ours(setting.base(kind), config).eval()
     trained = disturb(model)
-    (group,) = alike(encoded(rows))
+    (group,) = groups_by_prefix(encoded(rows))
     size = group.prefix + sum(len(row.ids) - group.prefix for row in group.rows) // 3
     packs = len(micro_packs(group.rows, size, 1, group.prefix))
     assert group.prefix and packs > 1, "nothing is shared between micro-packs"

@@ -243,30 +243,39 @@ def fit(
 
     ``pause_at``: as a sweep pauses it, after so many steps.
     """
-    from hydratune.console import printing_to
+    from hydratune.console import redirect_output
     from hydratune.models.compute import compute_of
     from hydratune.records.run_directory import RunDirectory
-    from hydratune.training import fit as training
     from hydratune.training import resume
+    from hydratune.training.fit import fit
+    from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 
     every = encoded(rows)
     plans: list[dict[str, Any]] = []
-    rungs = [pause_at] if pause_at is not None else []
-    with tempfile.TemporaryDirectory() as folder, printing_to(io.StringIO(), lambda stage: None):
+
+    class Pausing:
+        """Pauses the run after ``pause_at`` steps."""
+
+        def rungs(self, total: int) -> list[int]:
+            return [pause_at] if pause_at is not None else []
+
+        def judged(self, step: int) -> bool:
+            return True
+
+        def may_continue(self, step: int, loss: float) -> bool:
+            return False
+
+    discarded = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, redirect_output(discarded, lambda stage: None):
         record = RunDirectory(Path(folder))
-        fitted = training.fit(
-            model,
-            every,
-            every[:1],
-            config,
-            record,
-            compute=compute_of(config),
-            logger=False,
-            pool=pool,
-            checkpoint=checkpoint,
-            rungs=rungs,
-            ask=lambda step, loss: False,
-            planned=lambda plan: plans.append(plan.stored()),
+        fitted = fit(
+            TrainingTask(model, every, every[:1], config, record, compute_of(config)),
+            Resumption(checkpoint),
+            TrainingServices(
+                pool,
+                decisions=Pausing(),
+                on_plan=lambda plan: plans.append(plan.stored()),
+            ),
         )
         last = resume.load(record.checkpoints)
     if fitted.interrupted:

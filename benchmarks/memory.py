@@ -17,10 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fresh import markdown
 from hydratune.adapters import attach
+from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import memory_plan, varlen
 from hydratune.models.attention import NAME
-from hydratune.settings.adapter import LoraAdapter
 from hydratune.settings.model import Quantization
 from hydratune.training.objective import Objective
 

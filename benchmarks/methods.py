@@ -53,8 +53,8 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     import torch
 
     from hydratune.adapters import attach
-    from hydratune.commands.train import prepare
     from hydratune.composition import register
+    from hydratune.experiment.prepare import prepare
     from hydratune.models import hardware, sources
     from hydratune.records.run_directory import RunDirectory
     from hydratune.settings.commands import TrainConfig
@@ -62,6 +62,7 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     from hydratune.training.fit import fit
     from hydratune.training.objective import Objective
     from hydratune.training.schedules import total_steps
+    from hydratune.training.task import TrainingTask
 
     register()
     settings = [
@@ -85,9 +86,7 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         record = RunDirectory(Path(folder))
         started = time.perf_counter()
-        fitted = fit(
-            model, job.train, job.validation, config, record, compute=job.compute, logger=False
-        )
+        fitted = fit(TrainingTask(model, job.train, job.validation, config, record, job.compute))
         seconds = time.perf_counter() - started
         if fitted.interrupted:
             raise SystemExit("interrupted")

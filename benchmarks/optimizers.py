@@ -25,10 +25,10 @@ import torch
 
 from hydratune import composition
 from hydratune.adapters import attach
-from hydratune.commands import train
 from hydratune.data.datamodule import OptimizerBatches
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import ConfigError
+from hydratune.experiment.prepare import prepare
 from hydratune.models import hardware
 from hydratune.models.memory_plan import CPU_MICRO_TOKENS
 from hydratune.settings import checks
@@ -108,7 +108,7 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
     settings = compose([f"optimizer={name}", *ONLY_FULL.get(name, []), *overrides])
     accelerator = hardware.accelerator(settings)
     optimizers.check_machine(settings, accelerator)
-    job = train.prepare(settings)
+    job = prepare(settings)
     lightning.seed_everything(settings.seed, verbose=False)
     model = attach.add_adapter(job.model, settings.adapter)
     workers = hardware.cpu_count() if accelerator == "cpu" else 1

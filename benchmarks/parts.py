@@ -28,16 +28,17 @@ PARTS = {
     "micro-packs": Part(overrides={"trainer.micro_tokens": 1 << 30}),
     "LoRA function, norms and MLPs": Part(
         replaced={
-            "hydratune.adapters.attach.use_lean_forward": _nothing,
-            "hydratune.adapters.attach.use_lean_blocks": _nothing,
+            "hydratune.training.patches.ModelPatches.use_lean_layers": _nothing,
         }
     ),
-    "norms and MLPs": Part(replaced={"hydratune.adapters.attach.use_lean_blocks": _nothing}),
+    "norms and MLPs": Part(
+        replaced={"hydratune.training.patches.ModelPatches.use_lean_blocks": _nothing}
+    ),
     "head loss without logits": Part(
-        replaced={"hydratune.training.objective._plain_head": _nothing}
+        replaced={"hydratune.training.pack_loss.plain_head": _nothing}
     ),
     "packing (rows are padded)": Part(
-        replaced={"hydratune.training.objective.supports_packing": lambda model: "left out"}
+        replaced={"hydratune.training.pack_loss.supports_packing": lambda model: "left out"}
     ),
 }
 

@@ -41,6 +41,7 @@ def ours(
     from hydratune.models.compute import compute_of
     from hydratune.records.run_directory import RunDirectory
     from hydratune.training.fit import fit
+    from hydratune.training.task import TrainingTask
 
     class Steps(Logger):
         name, version = "benchmark", "0"
@@ -64,7 +65,8 @@ def ours(
         ]
         with tempfile.TemporaryDirectory() as folder:
             record = RunDirectory(Path(folder))
-            fit(model, train, train[:1], config, record, compute=compute, logger=Steps())
+            task = TrainingTask(model, train, train[:1], config, record, compute, Steps())
+            fit(task)
     return model
 
 

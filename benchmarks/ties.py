@@ -1,18 +1,18 @@
-"""How often `hydratune compare` tells apart what does not differ (5 % are allowed), and finds what
-does. By simulation, before and now.
+"""How often `hydratune compare` calls equal settings different, and finds real differences.
 
     python benchmarks/ties.py                          # two settings; 10 minutes
     python benchmarks/ties.py --entries 5 --rows 200   # the best of several against the others
-    python benchmarks/ties.py --fit 1 --shared 0.8     # rows suit settings differently; seeds are alike for both settings
+    python benchmarks/ties.py --fit 1 --shared 0.8     # rows suit settings; paired seeds
 
-Runs of the same settings differ in their seeds. A run has a loss and a hit or a miss on each test
-row, and a validation loss; the luck of its seed shifts all of them. What varies: seeds of each,
-test rows, and the variance of that luck, as a multiple of the variance that the rows leave in the
-mean of a run; "1/row" is as large as that of a single row. Power: a difference of 3.5 standard
-errors of the rows, which they alone would tell in 94 % of all cases. "before" is Satterthwaite's t
-of rows and seeds (rows counted twice), Holm's correction over the test rows, and beside it a test
-of the validation loss with a correction of its own; either of them told apart.
-"""  # noqa: E501
+A simulation of the present tests and of the former ones; 5 % of equal settings may be called
+different. Runs of the same settings differ in their seeds. A run has a loss and a hit or a miss on
+each test row, and a validation loss; its seed shifts all of them. What varies is the number of
+seeds and of test rows, and the variance of that shift, as a multiple of the variance that the rows
+leave in the mean of a run ("1/row": as large as that of a single row). The power is that for a
+difference of 3.5 standard errors of the rows, which they alone would show in 94 % of all cases.
+"before" is Satterthwaite's t of rows and seeds (rows counted twice) with Holm's correction over the
+test rows, and a test of the validation loss with a correction of its own; either may count.
+"""
 
 import argparse
 import itertools
@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtr, stdtr
 
-from hydratune.comparison.ties import Noise, bounds, log_odds
+from hydratune.comparison.seed_noise import SeedNoise, log_odds, variance_bounds
 from hydratune.evaluation.measures import rate
-from hydratune.evaluation.statistics import Comparison, Part, holm, within
+from hydratune.evaluation.statistics import Comparison, Part, holm, pooled_variance
 
 SEEDS, ROWS, RATIOS = (2, 3, 5), (50, 200, 500), ("0", "0.1", "0.3", "1", "3", "10", "1/row")
 EFFECT = 3.5  # standard errors of the rows
@@ -82,7 +82,7 @@ class World:
         }
 
 
-def parts(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, Part, Noise, float]:
+def parts(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, Part, SeedNoise, float]:
     """(difference, what the rows make of its variance, noise of seeds, 1/n + 1/k) of values (seeds,
     rows).
     """
@@ -96,7 +96,7 @@ def parts(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, Part, Noise, flo
     return (
         float(difference.mean()),
         (float(difference.var(ddof=1)) / rows, rows - 1.0),
-        Noise(spread, freedom, by_rows),
+        SeedNoise(spread, freedom, by_rows),
         sum(1 / len(side) for side in sides),
     )
 
@@ -108,10 +108,12 @@ def now(ours: np.ndarray, theirs: np.ndarray) -> float:
     odds = None
     if set(np.unique([ours, theirs])) <= {0.0, 1.0}:  # hits
         odds_of = [[log_odds(rate(list(run))) for run in side] for side in (ours, theirs)]
-        spread = within(odds_of)
+        spread = pooled_variance(odds_of)
         noise = replace(noise, logits=spread[0] if spread else None)
         odds = float(np.mean(odds_of[1]) - np.mean(odds_of[0]))
-    return Comparison(value, bounds(rows, noise, share, value, odds), ours.shape[1], informative).p
+    return Comparison(
+        value, variance_bounds(rows, noise, share, value, odds), ours.shape[1], informative
+    ).p
 
 
 def before(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -4,8 +4,8 @@ import pytest
 
 from hydratune.data.datamodule import OptimizerBatches
 from hydratune.settings.optimizer import OptimizerConfig, Schedule
-from hydratune.training.callbacks import validation_steps
 from hydratune.training.module import learning_rate_factor
+from hydratune.training.validation import validation_steps
 
 SUPERVISED = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
 

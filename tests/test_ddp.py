@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from conftest import SMALL
 from hydratune.tracking import wandb_file
 from hydratune.training import ddp
-from hydratune.training.callbacks import History
+from hydratune.training.history import History
 from hydratune.training.resume import TrainerPosition
 from test_pack import assert_same_run
 from test_resume import interrupt_after
@@ -154,7 +154,7 @@ def test_one_record_is_written_by_the_main_process(two: tuple[Path, str]) -> Non
 def test_w_and_b_has_one_run(two: tuple[Path, str]) -> None:
     (log,) = two[0].parent.rglob("*.wandb")
     assert log.stem == f"run-{status(two[0])['wandb_id']}"
-    assert wandb_file.read(log).exit_code == 0
+    assert wandb_file.read_log(log).exit_code == 0
 
 
 def started_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -254,7 +254,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert code == 0, text
     code, text = hydratune(*words, f"hydra.run.dir={run}")
     assert code == 0, text
-    assert "goes on after step 5 of 6" in text
+    assert "resumed after step 5 of 6" in text
     assert_same_run(run, tmp_path / "whole")
 
 
@@ -290,7 +290,7 @@ def test_a_killed_run_goes_on(hydratune: Command, tmp_path: Path) -> None:
         process.communicate(timeout=20)
     code, text = hydratune("train", *words, f"hydra.run.dir={run}")
     assert code == 0, text
-    assert "goes on after step" in text
+    assert "resumed after step" in text
     assert_same_run(run, tmp_path / "whole")
 
 

@@ -12,7 +12,7 @@ from hydratune.data.rows import Message, stable_hash
 from hydratune.errors import ConfigError, InputError
 from hydratune.evaluation.decision import decide
 from hydratune.evaluation.families import Answered
-from hydratune.evaluation.measures import asked_by_user, rate, request_of
+from hydratune.evaluation.measures import rate, request_turns, user_text
 from hydratune.evaluation.retrieval import Library, Passage, from_files, pieces, with_sources
 from hydratune.settings.evaluation import EvaluationConfig
 
@@ -244,11 +244,11 @@ def test_the_prompt_that_was_asked_is_stored_and_its_hash_is_that_of_its_tokens(
             assert (
                 stable_hash(tokens) == row["prompt_hash"] and len(tokens) == row["prompt_tokens"]
             ), file
-            own = request_of(row)
+            own = request_turns(row)
             assert [turn["role"] for turn in own] == ["user"] and own[0]["content"].startswith(
                 "What is"
             )
-            assert asked_by_user(row) == own[0]["content"]
+            assert user_text(row) == own[0]["content"]
             plain = file.stem in ("predictions", "predictions_base", "predictions_tuned")
             assert ("request" in row) is not plain, file
             if "fewshot" in file.stem:

@@ -13,8 +13,8 @@ import pytest
 
 from conftest import SMALL
 from hydratune import digests
-from hydratune.cache import built
-from hydratune.comparison.runs import read
+from hydratune.cache import build_once
+from hydratune.comparison.runs import read_run
 from hydratune.errors import RunError
 from hydratune.records.files import read_json, read_jsonl, write_json, write_jsonl
 from hydratune.records.run_directory import RunDirectory
@@ -104,7 +104,7 @@ def test_a_damaged_last_checkpoint_is_noticed_and_the_best_is_taken(
     assert f"{interrupted}/checkpoints/last.ckpt is not as it was written" in text
     assert (
         f"the run is resumed from {interrupted}/checkpoints/best.ckpt instead" in text
-        and "goes on after step 5 of 15" in text
+        and "resumed after step 5 of 15" in text
     )
     assert_same_run(interrupted, interrupted.parent / "whole")
 
@@ -118,7 +118,7 @@ def test_a_damaged_best_checkpoint_is_made_again(hydratune: Command, interrupted
     assert (
         "last.ckpt alone is not enough" in text
         and "the run begins anew" in text
-        and "goes on after" not in text
+        and "resumed after" not in text
     )
     assert_same_run(interrupted, interrupted.parent / "whole")
 
@@ -131,7 +131,7 @@ def test_a_damaged_best_checkpoint_is_restored_where_the_last_is_the_same(
     assert hydratune(*WORDS, f"hydra.run.dir={run}")[0] == 130
     (run / "checkpoints" / "best.ckpt").unlink()
     code, text = hydratune(*WORDS, f"hydra.run.dir={run}")
-    assert code == 0 and "restored from it" in text and "goes on after step 5 of 15" in text, text
+    assert code == 0 and "restored from it" in text and "resumed after step 5 of 15" in text, text
     assert_same_run(run, whole)
 
 
@@ -142,7 +142,7 @@ def test_without_a_whole_checkpoint_the_run_begins_anew(
         flip(interrupted / "checkpoints" / f"{name}.ckpt", 0.4)
     code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
     assert (
-        code == 0 and "is left whole: the run begins anew" in text and "goes on after" not in text
+        code == 0 and "is left whole: the run begins anew" in text and "resumed after" not in text
     ), text
     assert_same_run(interrupted, interrupted.parent / "whole")
 
@@ -153,7 +153,7 @@ def test_a_cut_checkpoint_without_a_digest_is_explained_in_our_own_words(
 ) -> None:
     import torch
 
-    from hydratune.training.callbacks import read_checkpoint
+    from hydratune.training.checkpoints import read_checkpoint
 
     file = tmp_path / "last.ckpt"
     torch.save({"state_dict": {"w": torch.ones(1000)}, "place": {}}, file)
@@ -206,7 +206,7 @@ def test_every_file_of_a_finished_run_is_verified_by_whoever_reads_it(
         if name.count("/") == 0 and name != digests.INDEX:
             with pytest.raises(RunError, match=f"{named} is not as it was written"):
                 digests.content(run / name)
-            assert named in str(read(run).error) + str(read(run).damaged), name
+            assert named in str(read_run(run).error) + str(read_run(run).damage), name
         elif name.startswith("adapter/"):
             assert named in str(digests.damaged(record.adapter)), name
 
@@ -284,7 +284,7 @@ def test_the_advice_of_the_message_works(hydratune: Command, whole: Path) -> Non
     )  # the same
     code, text = hydratune("evaluate", f"run={run}", "source=predictions")
     assert code == 1 and f"{run}/predictions.jsonl is not as it was written" in text
-    command = text.split("if you changed it yourself, ")[1].split(" has the files")[0]
+    command = text.split("if you changed it yourself, ")[1].split(" makes the files")[0]
     subprocess.run(command.replace("\n", ""), shell=True, check=True)
     code, text = hydratune("evaluate", f"run={run}", "source=predictions")
     assert code == 0 and "are reproduced" in text, text
@@ -341,7 +341,7 @@ def test_digests_that_are_damaged_themselves_are_named(tmp_path: Path) -> None:
 
 
 def test_two_writers_in_one_folder_lose_no_digest(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from hydratune.records import write_json\n"
+    code = "import sys; from pathlib import Path; from hydratune.records.files import write_json\n"
     code += "for n in range(100): write_json(Path(sys.argv[1]), {'n': n})"
     writers = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / f"{name}.json")])
@@ -359,7 +359,7 @@ def test_two_writers_in_one_folder_lose_no_digest(tmp_path: Path) -> None:
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("hydratune.cache._whole", set[Path]())
+    monkeypatch.setattr("hydratune.cache._verified", set[Path]())
     yield tmp_path / "cache"
 
 
@@ -379,15 +379,15 @@ def test_a_damaged_entry_of_the_cache_is_built_again(
         lambda file: file.write_bytes(b""),
         lambda file: file.unlink(),
     ):
-        monkeypatch.setattr("hydratune.cache._whole", set[Path]())
+        monkeypatch.setattr("hydratune.cache._verified", set[Path]())
         if (fresh_cache / "x").is_dir():
             damage(fresh_cache / "x" / "in" / "states.bin")
-        assert (built("x", build) / "in" / "states.bin").read_bytes() == bytes(range(100))
+        assert (build_once("x", build) / "in" / "states.bin").read_bytes() == bytes(range(100))
         assert ("states.bin" in capfd.readouterr().out) == (len(times) > 1)
     assert len(times) == 4
     (fresh_cache / "x" / "digests.json").unlink()  # of an older version
-    monkeypatch.setattr("hydratune.cache._whole", set[Path]())
-    built("x", build)
+    monkeypatch.setattr("hydratune.cache._verified", set[Path]())
+    build_once("x", build)
     assert len(times) == 4
 
 
@@ -404,11 +404,11 @@ def test_every_file_of_the_cache_is_verified(
             and file.name != "digests.json"
         ):
             flip(file, 0.5)
-    monkeypatch.setattr("hydratune.cache._whole", set[Path]())
+    monkeypatch.setattr("hydratune.cache._verified", set[Path]())
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/second")
     assert (
         code == 0
-        and text.count("damaged, and built again") >= 2
+        and text.count("damaged, so it is built again") >= 2
         and "taken from the cache (" not in text
     ), text
     assert_same_run(tmp_path / "first", tmp_path / "second")
@@ -442,16 +442,17 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
-    from hydratune.sweeps.study import _Mending, _storage
+    from hydratune.sweeps.search.journal import JournalLock
+    from hydratune.sweeps.search.study import open_storage
 
     journal = tmp_path / "study.log"
-    study = optuna.create_study(storage=_storage(str(journal)), study_name="s")
+    study = optuna.create_study(storage=open_storage(str(journal)), study_name="s")
     for value in (0.25, 0.75):
         trial = study.ask()
         trial.suggest_float("x", 0, 1)
         study.tell(trial, value)
     content, seal = journal.read_bytes(), (tmp_path / "study.log.sha256").read_bytes()
-    assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 2
+    assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 2
     for damaged in (
         content.replace(b"0.75", b"0.35"),
         content[: content.rindex(b"\n", 0, -1) + 1],
@@ -459,19 +460,19 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     ):
         journal.write_bytes(damaged)
         with pytest.raises(RunError, match=r"study[.]log is not as it was written"):
-            _storage(str(journal))
+            open_storage(str(journal))
     journal.write_bytes(content + b'{"half a li')  # of a driver that was killed
-    assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 2
+    assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 2
     (tmp_path / "study.log.sha256").write_bytes(b"\xff" + seal[1:])
     with pytest.raises(RunError, match=r"study[.]log[.]sha256"):
-        _storage(str(journal))
+        open_storage(str(journal))
     (
         tmp_path / "study.log.sha256"
     ).unlink()  # the fix that the message names; as of an older version, too
-    two = [JournalStorage(JournalFileBackend(str(journal), _Mending(journal))) for _ in range(2)]
+    two = [JournalStorage(JournalFileBackend(str(journal), JournalLock(journal))) for _ in range(2)]
     for number in range(6):  # two drivers take turns
         optuna.load_study(storage=two[number % 2], study_name="s").ask()
-    assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 8
+    assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 8
 
 
 # ------------------------------------------------------------------------ the same in every process
@@ -556,7 +557,7 @@ def test_damaged_adapter_is_not_trained_further(
 def test_finished_run_whose_extension_ends_before_its_first_step_is_what_it_was(
     hydratune: Command, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydratune.commands import train
+    from hydratune.experiment import run as experiment
 
     before = {
         name: (whole / name).read_bytes()
@@ -567,7 +568,7 @@ def test_finished_run_whose_extension_ends_before_its_first_step_is_what_it_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_experiment", stopping)
+        patch.setattr(experiment, "_measure_and_train", stopping)
         assert (
             hydratune("train", "resume=extend", "trainer.max_epochs=4", f"hydra.run.dir={whole}")[0]
             == 130

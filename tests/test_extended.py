@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM
 
 from conftest import SMALL, edited
 from hydratune.adapters import attach, folder
-from hydratune.settings.adapter import LoraAdapter, PrefixTuning
+from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.adapters.methods.prefix_tuning import PrefixTuning
 from test_adapters import IDS, original, prepared, train
 from test_pack import assert_same_run, history
 from test_resume import interrupt_after
@@ -71,7 +72,7 @@ def test_a_run_that_is_extended_is_the_longer_run_to_the_last_bit(
     code, text = hydratune(
         "train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={short}"
     )  # its settings are its own
-    assert code == 0 and "goes on after step 5 of 10" in text, text
+    assert code == 0 and "resumed after step 5 of 10" in text, text
     for run in (whole, short):
         lines = (run / "config.yaml").read_text().splitlines()
         edited(
@@ -146,7 +147,7 @@ def test_an_extension_that_was_interrupted_goes_on_and_keeps_the_finished_record
     interrupt_after(8, monkeypatch)
     assert hydratune(*words)[0] == 130
     code, text = hydratune(*words)
-    assert code == 0 and "goes on after step 8 of 15" in text, text
+    assert code == 0 and "resumed after step 8 of 15" in text, text
     assert history(whole) == history(short)
     assert (short / "finished" / "metrics.json").read_bytes() == first
     assert (
@@ -156,7 +157,7 @@ def test_an_extension_that_was_interrupted_goes_on_and_keeps_the_finished_record
     code, text = hydratune(
         "train", "resume=extend", "trainer.max_epochs=4", f"hydra.run.dir={short}"
     )
-    assert code == 0 and "goes on after step 15 of 20" in text, text
+    assert code == 0 and "resumed after step 15 of 20" in text, text
     assert (short / "finished-2" / "metrics.json").is_file() and (
         short / "finished" / "metrics.json"
     ).read_bytes() == first
@@ -176,15 +177,15 @@ def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
         if p.is_file() and p.name not in ("run.log", "digests.json")
     }
     cases = [
-        ((), "was trained so long before"),
+        ((), "was already trained for so long"),
         (("trainer.max_epochs=1",), "set trainer.max_epochs=2 or more"),
         (
             ("trainer.max_epochs=2",),
             "has taken 3 optimizer steps, and this would be 3",
         ),  # max_steps still ends it
-        (("trainer.max_steps=6", "optimizer.lr=0.5"), "leave optimizer.lr=0.5 out"),
-        (("trainer.max_steps=6", "adapter=dora"), "leave adapter=dora out"),
-        (("trainer.max_steps=6", "seed=5"), "leave seed=5 out"),
+        (("trainer.max_steps=6", "optimizer.lr=0.5"), "remove optimizer.lr=0.5"),
+        (("trainer.max_steps=6", "adapter=dora"), "remove adapter=dora"),
+        (("trainer.max_steps=6", "seed=5"), "remove seed=5"),
     ]
     for options, told in cases:
         code, text = hydratune("train", "resume=extend", *options, f"hydra.run.dir={run}")
@@ -204,7 +205,7 @@ def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
         "trainer.max_epochs=2",
         f"hydra.run.dir={run}",
     )
-    assert code == 0 and "goes on after step 3 of 6" in text, text
+    assert code == 0 and "resumed after step 3 of 6" in text, text
     (run / "checkpoints" / "last.ckpt").unlink()
     code, text = hydratune(
         "train",

@@ -329,7 +329,7 @@ def test_paired_rates_are_tested_exactly() -> None:
     ours, theirs = rate([True] * 39 + [False]), rate([True] * 37 + [False] * 3)
     found = difference(ours, theirs, [str(i) for i in range(40)], 0.95, 500)
     assert found.value == pytest.approx(0.05)
-    assert found.p == 0.5 and not found.told_apart  # two rows against none: McNemar's exact p
+    assert found.p == 0.5 and not found.significant  # two rows against none: McNemar's exact p
     assert difference(ours, ours, [str(i) for i in range(40)], 0.95, 500).value == 0.0
 
 

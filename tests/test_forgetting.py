@@ -11,10 +11,10 @@ import torch
 
 from conftest import SMALL, write_rows
 from hydratune.adapters import attach
+from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.errors import ConfigError, DataError
 from hydratune.evaluation import forgetting, panel
 from hydratune.records.files import read_jsonl
-from hydratune.settings.adapter import LoraAdapter
 from hydratune.settings.evaluation import ForgettingConfig
 
 Hydratune = Callable[..., tuple[int, str]]

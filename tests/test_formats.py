@@ -220,7 +220,7 @@ def test_wrong_encoding_and_wrong_delimiter_are_told(tmp_path: Path) -> None:
 
 
 def test_utf_16_is_stated_and_the_file_has_no_byte_order_mark(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("prompt,completion\na,bc\n")  # an even number of bytes
+    (tmp_path / "a.csv").write_text("prompt,completion\na,bcd\n")  # an even number of bytes
     with pytest.raises(DataError, match=r"a\.csv: not utf-16; save the file as UTF-8"):
         read_file(tmp_path / "a.csv", {}, "utf-16")
 

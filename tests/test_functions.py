@@ -16,11 +16,12 @@ import torch.nn.functional as F
 
 from hydratune.errors import ConfigError
 from hydratune.models.row_attention import RowAttention
-from hydratune.training import fit, products
-from hydratune.training.blocks import GatedDown, RmsNorm
-from hydratune.training.elementwise import ACTIVATIONS, EAGER, compiled, using
-from hydratune.training.lora import Frozen, LoraFunction, Share
+from hydratune.training import elementwise, products
+from hydratune.training.arithmetic import STANDARD, Arithmetic
+from hydratune.training.block_functions import RmsNorm, gated_down
+from hydratune.training.elementwise import ACTIVATIONS, EAGER, compiled
 from hydratune.training.losses import HeadLoss, LogitLoss, LossShape
+from hydratune.training.low_rank import FrozenLinear, LoraShare, apply_lora
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def test_lora_function(siblings: int, bias: bool, dropout: float) -> None:
     sizes, scales = [7, 4, 5][:siblings], (1.7, 0.3, 2.0)[:siblings]
     weights = [fixed(out, 6, seed=i) for i, out in enumerate(sizes)]
     biases = [fixed(out, seed=9) if bias else None for out in sizes]
-    linears = [Frozen(lambda w=w: w, b) for w, b in zip(weights, biases, strict=True)]
+    linears = [FrozenLinear(lambda w=w: w, b) for w, b in zip(weights, biases, strict=True)]
     pairs = [
         t
         for i, out in enumerate(sizes)
@@ -57,8 +58,8 @@ def test_lora_function(siblings: int, bias: bool, dropout: float) -> None:
     ]
 
     def outputs(x: torch.Tensor, *pairs: torch.Tensor) -> Any:
-        share = Share(tuple(range(siblings)), scales, dropout, torch.Generator().manual_seed(3))
-        return LoraFunction.apply(x, linears, [share], *pairs)
+        share = LoraShare(tuple(range(siblings)), scales, dropout, torch.Generator().manual_seed(3))
+        return apply_lora(x, linears, [share], pairs)
 
     x = leaf(2, 5, 6, seed=30)
     assert torch.autograd.gradcheck(outputs, (x, *pairs))
@@ -72,11 +73,14 @@ def test_lora_function(siblings: int, bias: bool, dropout: float) -> None:
 def test_lora_function_of_two_adapters_each_on_its_own_rows_and_places() -> None:
     weights = fixed(4, 6, seed=1), fixed(3, 6, seed=2), fixed(2, 6, seed=4)
     linears = [
-        Frozen(lambda: weights[0]),
-        Frozen(lambda: weights[1], fixed(3, seed=3)),
-        Frozen(lambda: weights[2]),
+        FrozenLinear(lambda: weights[0]),
+        FrozenLinear(lambda: weights[1], fixed(3, seed=3)),
+        FrozenLinear(lambda: weights[2]),
     ]
-    shares = Share((0, 2), (1.5, 0.5), span=slice(0, 3)), Share((1,), (2.0,), 0.3, span=slice(3, 7))
+    shares = (
+        LoraShare((0, 2), (1.5, 0.5), span=slice(0, 3)),
+        LoraShare((1,), (2.0,), 0.3, span=slice(3, 7)),
+    )
     pairs = [
         leaf(2, 6, seed=5),
         leaf(4, 2, seed=6),
@@ -88,7 +92,7 @@ def test_lora_function_of_two_adapters_each_on_its_own_rows_and_places() -> None
 
     def outputs(x: torch.Tensor, *pairs: torch.Tensor) -> Any:
         drawn = [replace(share, generator=torch.Generator().manual_seed(3)) for share in shares]
-        return LoraFunction.apply(x, linears, drawn, *pairs)
+        return apply_lora(x, linears, drawn, pairs)
 
     x = leaf(1, 7, 6, seed=30)
     assert torch.autograd.gradcheck(outputs, (x, *pairs))
@@ -104,25 +108,25 @@ def test_lora_function_of_two_adapters_each_on_its_own_rows_and_places() -> None
 
 def test_linears_without_any_adapter_keep_nothing_for_the_backward_pass() -> None:
     x = leaf(2, 5, 6)
-    (y,) = LoraFunction.apply(x, [Frozen(lambda: fixed(4, 6, seed=1), fixed(4, seed=2))], [])
+    (y,) = apply_lora(x, [FrozenLinear(lambda: fixed(4, 6, seed=1), fixed(4, seed=2))])
     assert y.grad_fn.saved_tensors == ()
     assert torch.autograd.gradcheck(
-        lambda x: LoraFunction.apply(x, [Frozen(lambda: fixed(4, 6, seed=1))], []), (x,)
+        lambda x: apply_lora(x, [FrozenLinear(lambda: fixed(4, 6, seed=1))]), (x,)
     )
 
 
 def test_dropout_of_the_lora_function_keeps_the_expectation() -> None:
     x, a, b = torch.ones(1, 400, 50), torch.ones(1, 50), torch.ones(1, 1)
-    share = Share((0,), (1.0,), 0.25, torch.Generator().manual_seed(0))
-    (y,) = LoraFunction.apply(x, [Frozen(lambda: torch.zeros(1, 50))], [share], a, b)
+    share = LoraShare((0,), (1.0,), 0.25, torch.Generator().manual_seed(0))
+    (y,) = apply_lora(x, [FrozenLinear(lambda: torch.zeros(1, 50))], [share], [a, b])
     assert y.mean().item() == pytest.approx(50, rel=0.02)
     assert y.std().item() == pytest.approx(math.sqrt(50 * 0.25 / 0.75), rel=0.1)
 
 
 def test_an_unused_sibling_has_no_gradient() -> None:
-    linears = [Frozen(lambda: torch.zeros(2, 3, dtype=torch.float64))] * 2
+    linears = [FrozenLinear(lambda: torch.zeros(2, 3, dtype=torch.float64))] * 2
     pairs = [leaf(1, 3), leaf(2, 1), leaf(1, 3), leaf(2, 1)]
-    first, _ = LoraFunction.apply(leaf(4, 3), linears, [Share((0, 1), (1.0, 1.0))], *pairs)
+    first, _ = apply_lora(leaf(4, 3), linears, [LoraShare((0, 1), (1.0, 1.0))], pairs)
     gradients = torch.autograd.grad(first.sum(), pairs)
     assert gradients[0].abs().sum() > 0
     assert gradients[2].abs().sum() == gradients[3].abs().sum() == 0
@@ -135,10 +139,9 @@ def test_gated_down(activation: str, dropout: float) -> None:
     inputs = leaf(2, 3, 6, seed=3), leaf(2, 3, 6, seed=4), leaf(2, 6, seed=5), leaf(4, 2, seed=6)
 
     def output(gate: torch.Tensor, up: torch.Tensor, *pair: torch.Tensor) -> Any:
-        share = Share((0,), (1.3,), dropout, torch.Generator().manual_seed(3))
-        return GatedDown.apply(
-            gate, up, activation, Frozen(lambda: weight, bias), [share] if pair else [], *pair
-        )
+        share = LoraShare((0,), (1.3,), dropout, torch.Generator().manual_seed(3))
+        linear = FrozenLinear(lambda: weight, bias)
+        return gated_down(gate, up, activation, linear, [share] if pair else [], pair)
 
     assert torch.autograd.gradcheck(output, inputs)
     assert torch.autograd.gradcheck(output, inputs[:2])
@@ -201,8 +204,8 @@ def test_a_kernel_for_a_few_rows_is_never_met(monkeypatch: pytest.MonkeyPatch) -
     assert min(met) == products.LEAST and products.steadily(
         product, (torch.ones(3, 32),), torch.eye(32)
     ).equal(torch.ones(3, 32))
-    with products.fast():
-        assert products.steadily(product, (torch.ones(3, 32),), torch.eye(32)).shape == (3, 32)
+    few = products.steadily(product, (torch.ones(3, 32),), torch.eye(32), fast=True)
+    assert few.shape == (3, 32)
     assert met[-1] == 3
 
 
@@ -235,8 +238,8 @@ def test_without_a_compiler_the_message_names_the_setting(monkeypatch: pytest.Mo
     def broken() -> None:
         raise RuntimeError("No working C++ compiler found\nand a long story")
 
-    monkeypatch.setattr(fit, "compiled", broken)
-    assert fit.elementwise_pieces(False) is EAGER
+    monkeypatch.setattr(elementwise, "compiled", broken)
+    assert elementwise.pieces_for(False) is EAGER
     with pytest.raises(
         ConfigError,
         match=(
@@ -244,7 +247,7 @@ def test_without_a_compiler_the_message_names_the_setting(monkeypatch: pytest.Mo
             r" compiler"
         ),
     ):
-        fit.elementwise_pieces(True)
+        elementwise.pieces_for(True)
 
 
 @pytest.mark.slow  # compiling takes half a minute
@@ -254,14 +257,13 @@ def test_compiled_pieces_compute_the_same(dtype: torch.dtype) -> None:
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler here, which torch.compile needs")
     pieces = compiled()
-    linear = Frozen(lambda: fixed(4, 6, seed=1).to(dtype))
+    linear = FrozenLinear(lambda: fixed(4, 6, seed=1).to(dtype))
     weight = (fixed(6, seed=1) + 3).to(dtype)
 
     def both(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
         leaves = [x.detach().to(dtype).requires_grad_(True) for x in inputs]
-        expected = function(*leaves)
-        with using(pieces):
-            found = function(*leaves)
+        expected = function(STANDARD, *leaves)
+        found = function(Arithmetic(pieces), *leaves)
         close = {} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
         torch.testing.assert_close(found, expected, **close)
         gradients = (torch.autograd.grad(y, leaves, torch.ones_like(y)) for y in (found, expected))
@@ -269,11 +271,11 @@ def test_compiled_pieces_compute_the_same(dtype: torch.dtype) -> None:
             torch.testing.assert_close(ours, theirs, **close)
 
     for tokens in (1, 3, 40):
-        both(lambda x: RmsNorm.apply(x, weight, 1e-5), leaf(tokens, 6, seed=3))
+        both(lambda how, x: RmsNorm.apply(x, weight, 1e-5, how.pieces), leaf(tokens, 6, seed=3))
         for name in ACTIVATIONS:
             gated = partial(
-                lambda name, g, u, a, b: GatedDown.apply(
-                    g, u, name, linear, [Share((0,), (1.3,))], a, b
+                lambda name, how, g, u, a, b: gated_down(
+                    g, u, name, linear, [LoraShare((0,), (1.3,))], [a, b], how
                 ),
                 name,
             )
@@ -380,16 +382,14 @@ def test_products(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     products.times_transposed(x, weight, bias)
     assert not by_onednn  # sums of training are exact
-    with products.fast():
-        products.times_transposed(x, weight, bias)
+    products.times_transposed(x, weight, bias, fast=True)
     assert bool(by_onednn) is onednn
     monkeypatch.undo()
     monkeypatch.setattr(products, "ONEDNN", onednn)
-    with products.fast():
-        torch.testing.assert_close(
-            products.times_transposed(x, weight, bias), x @ weight.t() + bias
-        )
-        torch.testing.assert_close(products.times(dy, weight), dy @ weight)
+    torch.testing.assert_close(
+        products.times_transposed(x, weight, bias, fast=True), x @ weight.t() + bias
+    )
+    torch.testing.assert_close(products.times(dy, weight), dy @ weight)
     torch.testing.assert_close(products.through(x, weight, bias), x @ weight.t() + bias)
     torch.testing.assert_close(products.back(dy, weight), dy @ weight)
     torch.testing.assert_close(products.add_back(total.clone(), dy, weight), total + dy @ weight)
@@ -476,9 +476,9 @@ def test_answers_and_training_share_laid_out_weights(by_onednn: None) -> None:
     layer = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
     products.lay_out(layer, 1e9)
     x = torch.randn(9, 64, requires_grad=True)
-    with torch.inference_mode(), products.fast():
+    with torch.inference_mode():
         answered = products.through(x, layer.weight)
-    (trained,) = LoraFunction.apply(x, [Frozen(lambda: layer.weight)], [])
+    (trained,) = apply_lora(x, [FrozenLinear(lambda: layer.weight)])
     trained.sum().backward()
     torch.testing.assert_close(trained.detach(), answered)
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(9, -1))

@@ -16,15 +16,16 @@ from peft.tuners.lora import Linear as PeftLinear
 
 from conftest import SMALL
 from hydratune.adapters import attach
+from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.evaluation import assess, corpus, generation
 from hydratune.evaluation.generation import answer, batches_of
 from hydratune.models import compute, memory_plan, sources, varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import Compute, as_trained, remember_autocast
-from hydratune.settings.adapter import LoraAdapter
 from hydratune.settings.commands import register_commands
-from hydratune.sweeps.pack import computing_threads
+from hydratune.sweeps.pack import count_computing_threads
+from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.sweeps.planning import shared_by
 from hydratune.training import packing
 from hydratune.training.adalora import RankAllocation
@@ -56,8 +57,8 @@ def one_autograd_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_backward_pass_never_waits_for_another_one(
     workers: int, one_autograd_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydratune.training.objective.alike", lambda some: packing.alike(some, 8))
-    monkeypatch.setattr("hydratune.training.objective.has_one_autograd_thread", lambda device: True)
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 8)
+    monkeypatch.setattr("hydratune.training.execution.has_one_autograd_thread", lambda device: True)
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     examples = opening([5, 6, 7, 8, 9, 10])
@@ -66,7 +67,7 @@ def test_a_backward_pass_never_waits_for_another_one(
     )
     with Objective(model, micro_tokens=16, workers=workers) as objective:
         assert (
-            sum(work.view is not None for work in objective._plan(examples, True, None)) >= 2
+            sum(micro.reader is not None for micro in objective.plan(examples)) >= 2
         )  # several wait for one
         for _ in range(3):
             loss, gradients = objective.gradients(examples)
@@ -110,20 +111,24 @@ def stored(folder: Path, *overrides: str) -> Path:
     return folder
 
 
+def threads_of(folder: Path, *names: str) -> int:
+    return count_computing_threads(PackArguments(folder, names, together=2, threads=16))
+
+
 def test_a_pack_on_a_gpu_has_one_computing_thread(two_gpus: list[Any], tmp_path: Path) -> None:
     register_commands()
-    assert computing_threads(stored(tmp_path, "trainer=gpu"), ["done", "0"], 16) == 1
-    assert computing_threads(stored(tmp_path, "trainer=auto"), ["0"], 16) == 1
-    assert computing_threads(stored(tmp_path, "trainer=cpu"), ["0"], 16) == 16
+    assert threads_of(stored(tmp_path, "trainer=gpu"), "done", "0") == 1
+    assert threads_of(stored(tmp_path, "trainer=auto"), "0") == 1
+    assert threads_of(stored(tmp_path, "trainer=cpu"), "0") == 16
 
 
 def test_a_pack_without_a_gpu_has_a_thread_per_core(tmp_path: Path) -> None:
     register_commands()
-    assert computing_threads(stored(tmp_path), ["0"], 16) == 16
+    assert threads_of(stored(tmp_path), "0") == 16
     assert (
-        computing_threads(stored(tmp_path, "trainer=gpu"), ["0"], 16) == 16
+        threads_of(stored(tmp_path, "trainer=gpu"), "0") == 16
     )  # whose jobs say that there is none
-    assert computing_threads(tmp_path / "nothing", ["0"], 16) == 16
+    assert threads_of(tmp_path / "nothing", "0") == 16
 
 
 def test_answers_are_computed_by_the_threads_of_the_pool_alone(model: Any) -> None:
@@ -410,7 +415,7 @@ def test_an_operation_that_has_no_order_is_named_and_training_goes_on(
             )
         return real(*args, **options)
 
-    monkeypatch.setattr("hydratune.training.objective.pack", strict)
+    monkeypatch.setattr("hydratune.training.pack_loss.pack", strict)
     compute.be_deterministic()
     objective = Objective(model, micro_tokens=1000, workers=1)
     objective.peak_of_a_step(64)  # which comes first, to plan the memory

@@ -22,11 +22,13 @@ from hydratune.models.attention import NAME
 from hydratune.models.compute import sent
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.optimizer import AdamWOptimizer
-from hydratune.training import callbacks, fit, packing
-from hydratune.training.callbacks import History, OptimizerStep, Watchdog
+from hydratune.training import history as recording
+from hydratune.training import trainer as training_loop
+from hydratune.training.history import History, OptimizerStep
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
 from hydratune.training.sampling import Sampling
+from hydratune.training.watchdog import Watchdog
 from test_objective import build, opening, rows, with_lora
 from test_watchdog import TOO_FAST
 
@@ -76,9 +78,9 @@ def on_meta(model: Any, objective: Objective) -> None:
     is known by then.
     """
     model.to("meta")
-    objective._head = model.get_base_model().lm_head.weight
+    objective.pack_loss.head = model.get_base_model().lm_head.weight
     objective._parameters = None
-    objective._lora_weights = [p for p in model.parameters() if p.requires_grad]
+    objective.lora_weights = [p for p in model.parameters() if p.requires_grad]
 
 
 def steps_on_meta(
@@ -111,7 +113,7 @@ def steps_on_meta(
         strategy=SimpleNamespace(reduce=lambda x, reduce_op: x),
     )
     module._trainer = trainer
-    monkeypatch.setattr(callbacks, "_SECONDS_UNREAD", 1e9)
+    monkeypatch.setattr(recording, "_SECONDS_UNREAD", 1e9)
     batch = Batch(
         tuple(examples), sum(row.supervised for row in examples), tuple(range(len(examples)))
     )
@@ -137,7 +139,7 @@ def steps_on_meta(
 def test_a_training_step_reads_nothing_from_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, half: bool
 ) -> None:
-    monkeypatch.setattr("hydratune.training.objective.alike", lambda some: packing.alike(some, 8))
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 8)
     counted, history = steps_on_meta(
         opening([5, 6, 7, 8, 9]) if shared else rows(), tmp_path, monkeypatch, half
     )
@@ -200,12 +202,12 @@ def test_the_weights_of_adapters_are_cast_together(monkeypatch: pytest.MonkeyPat
     model = with_lora(build("Llama").to(torch.bfloat16))
     model.get_base_model().set_attn_implementation(NAME)
     objective = Objective(model, micro_tokens=40, workers=1)
-    packs = len(objective._plan(rows(), True, None))
+    packs = len(objective.plan(rows()))
     assert packs > 1
     together = casts(objective, rows())
     with torch.autocast("cpu", torch.bfloat16):
         loss, gradients = objective.gradients(rows())
-    objective._lora_weights = []  # each is cast where it is used
+    objective.lora_weights = []  # each is cast where it is used
     assert casts(objective, rows()) - together == packs * len(objective.parameters())
     with torch.autocast("cpu", torch.bfloat16):
         again, same = objective.gradients(rows())
@@ -222,8 +224,8 @@ def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
         assert at_once  # on a CPU
         return History(*args, at_once=False)
 
-    monkeypatch.setattr(fit, "History", later)
-    monkeypatch.setattr(callbacks, "_SECONDS_UNREAD", 1e9)
+    monkeypatch.setattr(training_loop, "History", later)
+    monkeypatch.setattr(recording, "_SECONDS_UNREAD", 1e9)
 
 
 def history(run: Path) -> list[dict[str, str]]:

@@ -44,7 +44,7 @@ def prepared(hydratune: Run, *settings: str) -> tuple[int, str]:
 
 # ------------------------------------------------------------------------------------- the terminal
 def test_control_characters_are_written_out() -> None:
-    shown = console.plain(CONTROL + "\udc80 tab\tline\nÄ日本\u200d")
+    shown = console.escape_controls(CONTROL + "\udc80 tab\tline\nÄ日本\u200d")
     assert shown == (
         r"\x1b[31mred\x1b]0;title\x07\x9b2J\u202eabc\u2066\x7f\x0d\x08\udc80"
         " tab\tline\nÄ日本\u200d"
@@ -53,7 +53,7 @@ def test_control_characters_are_written_out() -> None:
 
 def raw(said: str) -> list[str]:
     """Characters that a terminal obeys."""
-    return [c for c in said if ord(c) in console._SHOWN]
+    return [c for c in said if ord(c) in console._ESCAPES]
 
 
 def test_row_ids_and_cells_reach_the_terminal_written_out(hydratune: Run, tmp_path: Path) -> None:
@@ -213,8 +213,8 @@ LAUGHS = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (LAUGHS, "unfold to more than"),
-        ("a: &a [*a]\n", "stands inside of what it names"),
+        (LAUGHS, "expand to more than"),
+        ("a: &a [*a]\n", "stands inside the value that it names"),
         ("[" * 50_000, "nested deeper than"),
         ("{a: " * 5_000 + "1" + "}" * 5_000, "nested deeper than"),
         ("".join(" " * n + "a:\n" for n in range(300)), "nested deeper than"),

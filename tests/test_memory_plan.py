@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,12 @@ from conftest import SMALL
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware, memory_plan
 from hydratune.models.attention import NAME
-from hydratune.models.compute import Compute
 from hydratune.models.memory_plan import MemoryPlan, training_plan
-from hydratune.training import fit
-from hydratune.training import objective as objectives
+from hydratune.training import pack_loss
+from hydratune.training.memory import plan_memory
 from hydratune.training.objective import Objective
-from hydratune.training.packing import micro_packs, pack
+from hydratune.training.packing import pack
+from hydratune.training.plan import micro_packs
 from test_config import compose
 from test_objective import build, rows, with_lora
 
@@ -194,7 +195,7 @@ def test_a_step_that_does_not_fit_is_computed_again_in_halves(
         expected, wanted = objective.gradients(rows())
         later = objective.gradients(rows(3))
     calls: list[int] = []
-    monkeypatch.setattr(objectives, "pack", running_out(calls, lambda number: number == 2))
+    monkeypatch.setattr(pack_loss, "pack", running_out(calls, lambda number: number == 2))
     torch.manual_seed(1)
     with Objective(model, micro_tokens=64, **options) as objective:
         loss, gradients = objective.gradients(rows())
@@ -213,7 +214,7 @@ def test_memory_that_does_not_do_for_halves_either_ends_the_run(
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     objective = Objective(model, micro_tokens=64, workers=1)
-    monkeypatch.setattr(objectives, "pack", running_out([], lambda number: True))
+    monkeypatch.setattr(pack_loss, "pack", running_out([], lambda number: True))
     with pytest.raises(torch.OutOfMemoryError):
         objective.gradients(rows())
     assert objective.micro_tokens == 32
@@ -228,7 +229,7 @@ def test_a_validation_that_does_not_fit_is_computed_again_in_halves(
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     expected = Objective(model, micro_tokens=32, workers=1).loss(rows())
-    monkeypatch.setattr(objectives, "pack", running_out([], lambda number: number == 1))
+    monkeypatch.setattr(pack_loss, "pack", running_out([], lambda number: number == 1))
     assert torch.equal(Objective(model, micro_tokens=64, workers=1).loss(rows()), expected)
 
 
@@ -252,7 +253,7 @@ def test_what_attention_copies_of_a_prefix_is_counted() -> None:
     assert 0.02 < memory_plan.prefix_share(eight_b) < 0.05  # 4 KiB of about 110 in a layer
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
-    assert Objective(model, micro_tokens=64, workers=1)._copied == 0  # on a CPU nothing is copied
+    assert Objective(model, micro_tokens=64, workers=1).copied == 0  # on a CPU nothing is copied
 
 
 def test_scoring_references_is_set_aside(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,14 +282,14 @@ def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None
         objective.peak_of_a_step = lambda tokens: (
             seen.append(objective.loss_positions) or tokens * MIB
         )  # type: ignore[method-assign, func-returns-value]
-        on_gpu = Compute("gpu", CUDA, "32-true", torch.float32)
 
         def shared(name: str, make: Callable[[], MemoryPlan]) -> MemoryPlan:
             if name not in made:
                 made[name] = make()
             return made[name]
 
-        plan = fit._memory_plan(objective, compose("model=tiny", *settings), on_gpu, None, shared)
+        resources: Any = SimpleNamespace(shared=shared)
+        plan = plan_memory(objective, compose("model=tiny", *settings), CUDA, None, resources)
         assert (
             objective.micro_tokens == plan.micro_tokens
             and objective.loss_positions == plan.loss_positions
@@ -338,7 +339,7 @@ def test_a_run_goes_on_after_its_memory_ran_out(
         "train", *options, "trainer.micro_tokens=256", f"hydra.run.dir={tmp_path}/small"
     )
     assert code == 0, text
-    monkeypatch.setattr(objectives, "pack", running_out([], lambda number: number == 1))
+    monkeypatch.setattr(pack_loss, "pack", running_out([], lambda number: number == 1))
     code, text = hydratune(
         "train", *options, "trainer.micro_tokens=512", f"hydra.run.dir={tmp_path}/run"
     )
@@ -351,11 +352,11 @@ def test_a_run_goes_on_after_its_memory_ran_out(
 def test_a_run_whose_memory_never_does_says_what_helps(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objectives, "pack", running_out([], lambda number: True))
+    monkeypatch.setattr(pack_loss, "pack", running_out([], lambda number: True))
     code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
     assert code == 1
     assert (
-        "out of memory (1.50 GiB more were wanted); what helps: smaller trainer.micro_tokens"
+        "out of memory (1.50 GiB more were needed); what helps: smaller trainer.micro_tokens"
         in text
         and "Traceback" not in text
     )

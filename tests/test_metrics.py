@@ -6,7 +6,7 @@ from rich.console import Console
 
 from hydratune.data.answers import NotStrictJson, is_schema_valid, parse_strict
 from hydratune.errors import ConfigError
-from hydratune.evaluation import table
+from hydratune.evaluation import terminal
 from hydratune.evaluation.families import Answered
 from hydratune.evaluation.json_scores import fields, score
 from hydratune.evaluation.metrics import choose_task, flat, metrics, score_row
@@ -222,7 +222,7 @@ def test_the_closing_table_stands_where_a_system_has_nothing_to_count() -> None:
         "settings": {"eval": settings},
     }
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(table.results(recorded, ["base", "eval"], 3))
+    console.print(terminal.results(recorded, ["base", "eval"], 3))
     line = next(
         line for line in console.export_text().splitlines() if "values where there are none" in line
     )

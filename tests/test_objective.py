@@ -10,15 +10,17 @@ import torch.nn.functional as F
 import transformers
 
 from hydratune.adapters import attach
+from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.attention import NAME, supports_packing
-from hydratune.settings.adapter import LoraAdapter
 from hydratune.settings.model import Quantization
-from hydratune.training import packing
+from hydratune.training import plan
 from hydratune.training.frozen import frozen_layers
-from hydratune.training.losses import HeadLoss
-from hydratune.training.objective import Handover, Objective, padded_loss
-from hydratune.training.packing import micro_packs, pack
+from hydratune.training.losses import HeadLoss, with_gradients
+from hydratune.training.objective import Objective
+from hydratune.training.pack_loss import padded_loss
+from hydratune.training.packing import pack
+from hydratune.training.plan import micro_packs
 
 SIZES = {
     "vocab_size": 96,
@@ -191,11 +193,11 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(
         *opening([5, 9, 3, 4, 2, 11, 12], seed=4),
         rows(seed=9)[2],
     ]
-    assert [g.prefix for g in packing.alike(examples, 20)] == [6, 7, 0]
+    assert [g.prefix for g in plan.groups_by_prefix(examples, 20)] == [6, 7, 0]
     expected, wanted = Objective(model, micro_tokens=1000, workers=1, share=False).gradients(
         examples
     )
-    monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 20))
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 20)
     with Objective(model, micro_tokens=40, workers=workers) as objective:
         assert objective.share
         loss, gradients = objective.gradients(examples)
@@ -216,7 +218,7 @@ def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(
     """
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
-    monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 20))
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 20)
     wanted = Objective(model, micro_tokens=40, workers=1).gradients(opening([5, 6, 7, 8, 9, 10]))[1]
     head = HeadLoss.apply
     late = threading.Event()
@@ -247,7 +249,7 @@ def test_models_with_windows_do_not_share_a_prefix() -> None:
 def test_an_error_in_one_micro_pack_ends_all_of_them(
     workers: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 8))
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 8)
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     calls = iter(range(100))
@@ -257,7 +259,7 @@ def test_an_error_in_one_micro_pack_ends_all_of_them(
             raise ArithmeticError("no more")
         return pack(*args, **options)
 
-    monkeypatch.setattr("hydratune.training.objective.pack", failing)
+    monkeypatch.setattr("hydratune.training.pack_loss.pack", failing)
     with (
         Objective(model, micro_tokens=16, workers=workers) as objective,
         pytest.raises(ArithmeticError, match="no more"),
@@ -269,21 +271,18 @@ def test_only_what_pays_is_shared() -> None:
     def row(*ids: int) -> Encoded:
         return Encoded((*ids, 90, 91), (*[False] * len(ids), True, True))
 
-    assert [(g.prefix, len(g.rows)) for g in packing.alike([row(1, 2, 3), row(1, 2, 4)], 3)] == [
-        (0, 2)
-    ]
-    assert [(g.prefix, len(g.rows)) for g in packing.alike([row(1, 2, 3), row(1, 2, 4)], 2)] == [
-        (2, 2)
-    ]
+    two = [row(1, 2, 3), row(1, 2, 4)]
+    assert [(g.prefix, len(g.rows)) for g in plan.groups_by_prefix(two, 3)] == [(0, 2)]
+    assert [(g.prefix, len(g.rows)) for g in plan.groups_by_prefix(two, 2)] == [(2, 2)]
     four = [row(1, 2, 3, 7), row(1, 5, 6, 7), row(1, 2, 3, 8), row(1, 5, 6, 8)]
-    assert [(g.prefix, g.rows) for g in packing.alike(four, 3)] == [
+    assert [(g.prefix, g.rows) for g in plan.groups_by_prefix(four, 3)] == [
         (3, (four[0], four[2])),
         (3, (four[1], four[3])),
     ]
     # the token that predicts the first trained one is never in a prefix, so a row always has
     # one of its own
-    assert packing.alike([row(1, 2, 3), row(1, 2, 3)], 1)[0].prefix == 2
-    assert packing.alike([], 1) == []
+    assert plan.groups_by_prefix([row(1, 2, 3), row(1, 2, 3)], 1)[0].prefix == 2
+    assert plan.groups_by_prefix([], 1) == []
 
 
 def test_checkpointing_changes_no_gradient() -> None:
@@ -330,7 +329,7 @@ def test_noise_on_the_embeddings_is_bounded_and_only_for_training() -> None:
     packed = pack(rows(2))
     with torch.no_grad():
         difference = (
-            objective._noisy(packed.input_ids, packed.row_lengths)
+            objective.pack_loss.noisy_embeddings(packed.input_ids, packed.row_lengths)
             - objective.model.get_input_embeddings()(packed.input_ids)
         )[0]
     for part, length in zip(
@@ -437,7 +436,7 @@ def test_disabled_adapter_gives_the_base_model() -> None:
 
 def test_handover_delivers_scaled_gradients() -> None:
     parameter = torch.nn.Parameter(torch.zeros(3))
-    loss = Handover.apply(torch.tensor(2.0), [torch.tensor([1.0, 2.0, 3.0])], parameter)
+    loss = with_gradients(torch.tensor(2.0), [torch.tensor([1.0, 2.0, 3.0])], [parameter])
     (loss / 4).backward()
     assert loss.item() == 2.0
     assert parameter.grad is not None and parameter.grad.tolist() == [0.25, 0.5, 0.75]
@@ -471,7 +470,7 @@ def test_a_prefix_stands_once_in_front_of_a_pack() -> None:
 
 
 def test_every_pack_has_a_row_even_beside_a_long_prefix() -> None:
-    packs = micro_packs(opening(list(range(60)))[:3], 70, at_least=2, skip=60)
+    packs = micro_packs(opening(list(range(60)))[:3], 70, at_least=2, prefix=60)
     assert all(packs)
     assert sorted(len(r.ids) for p in packs for r in p) == [69, 74, 79]
 
@@ -481,7 +480,7 @@ def test_frozen_layers_are_computed_once_and_change_nothing(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr("hydratune.training.objective.alike", lambda rows: packing.alike(rows, 8))
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 8)
     model = with_lora(build(name), layers_to_transform=[1])
     model.get_base_model().set_attn_implementation(NAME)
     examples = [*opening([5, 6, 7]), rows(seed=8)[4]]
@@ -531,9 +530,9 @@ def test_dropout_of_attention_shares_no_prefix_and_no_layers() -> None:
     model.set_attn_implementation(NAME)
     objective = Objective(model, micro_tokens=1000, workers=1)
     assert objective.share
-    assert not objective._draws()  # in evaluation nothing is drawn
+    assert not objective.draws()  # in evaluation nothing is drawn
     model.train()
-    assert objective._draws()
+    assert objective.draws()
     top = with_lora(build("Llama", attention_dropout=0.3), layers_to_transform=[1])
     assert frozen_layers(top.get_base_model()) == 0
     assert frozen_layers(with_lora(build("Llama"), layers_to_transform=[1]).get_base_model()) == 1
@@ -541,7 +540,7 @@ def test_dropout_of_attention_shares_no_prefix_and_no_layers() -> None:
 
 def test_the_head_is_found_while_an_adapter_drops() -> None:
     model = with_lora(build("Llama"), lora_dropout=0.5).train()
-    assert Objective(model, micro_tokens=1000, workers=1)._head is not None
+    assert Objective(model, micro_tokens=1000, workers=1).pack_loss.head is not None
     assert model.training and all(
         m.training for m in model.modules() if isinstance(m, torch.nn.Dropout)
     )
@@ -564,7 +563,7 @@ def test_padded_packs_count_their_padding(workers: int) -> None:
 
 def test_a_thousand_rows_that_begin_alike_are_divided_without_recursion() -> None:
     many = [Encoded((*range(200), 200 + i), (*[False] * 200, True)) for i in range(1500)]
-    (group,) = packing.alike(many)
+    (group,) = plan.groups_by_prefix(many)
     assert len(group.rows) == 1500 and group.prefix == 199
 
 

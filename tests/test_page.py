@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from hydratune.comparison import page
-from hydratune.comparison.compared import compare
-from hydratune.comparison.runs import collect
+from hydratune.comparison.collect import collect_runs
+from hydratune.comparison.comparison import compare
 from test_compare import hits, make
 
 EVIL = "<script>window.broken = 1</script>"
@@ -55,7 +55,7 @@ def sweep(folder: Path, count: int = 12) -> Path:
 
 def written(folder: Path) -> tuple[Path, str]:
     file = folder / "comparison" / "report.html"
-    page.write(compare(collect([folder])), file, f"my {EVIL} sweep")
+    page.write(compare(collect_runs([folder])), file, f"my {EVIL} sweep")
     return file, file.read_text("utf-8")
 
 
@@ -70,7 +70,7 @@ def test_the_page_needs_nothing_else_and_shows_texts_as_text(tmp_path: Path) -> 
         and "default-src 'none'" in text
     )
     data = json.loads(packed(text, "data"))
-    assert data["rows"][0]["said"][0] == f"{EVIL}0" and len(data["runs"]) == 12
+    assert data["rows"][0]["answers"][0] == f"{EVIL}0" and len(data["runs"]) == 12
     assert packed(text, "plotly").startswith("/**\n* plotly.js")
 
 
@@ -94,13 +94,13 @@ def test_the_table_says_what_the_comparison_says(tmp_path: Path) -> None:
         and failed["state"] == "failed: it broke"
     )
     assert first["links"] == {"data": "../0/data.json", "answers": "../0/predictions.jsonl"}
-    assert len(data["talking"]) == 11 and data["left_out"] == 0
+    assert len(data["answering"]) == 11 and data["omitted_rows"] == 0
 
 
 def test_two_hundred_runs_stay_below_three_megabytes(tmp_path: Path) -> None:
     file, text = written(sweep(tmp_path / "s", 200))
     assert file.stat().st_size < 3_000_000 and text.count("<tr data-run=") == 200
-    assert len(json.loads(packed(text, "data"))["talking"]) == 12
+    assert len(json.loads(packed(text, "data"))["answering"]) == 12
 
 
 def test_runs_of_different_data_have_no_places(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_two_runs_and_their_answers(opened: Any) -> None:
         and opened.query_selector("#answer-view script") is None
     )
     opened.check("#answer-differ")
-    assert opened.inner_text("#answer-told").startswith(
+    assert opened.inner_text("#answer-note").startswith(
         "4 of 40 rows"
     )  # the first, and 36 to 38: runs 0, 1 and 3 are shown
     opened.click("#answer-next")

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from hydratune.comparison import publish
-from hydratune.comparison.compared import compare
-from hydratune.comparison.runs import collect
-from hydratune.tracking.wandb import Place
+from hydratune.comparison.collect import collect_runs
+from hydratune.comparison.comparison import compare
+from hydratune.comparison.panels import panels_by_section
+from hydratune.tracking import wandb_server
+from hydratune.tracking.wandb_server import Project
 from test_compare import hits, make
 
 pytest.importorskip("wandb_workspaces")
@@ -37,18 +39,18 @@ def sweep(folder: Path, prompts: tuple[str, ...] = ("", "", ""), **tracking: Any
             (run / "config.yaml").read_text()
             + "".join(f"{k}: {json.dumps(v)}\n" for k, v in more.items())
         )
-    return compare(collect([folder]))
+    return compare(collect_runs([folder]))
 
 
 def sent(compared: Any) -> str:
     """But for the grid of panels, which asks the server for the project's number."""
-    compared = publish._told(compared)
+    compared = publish._without_texts(compared)
     blocks = [
         b
-        for b in publish._blocks(compared, Place("me", "p"), ["id0", "id1", "id2"])
+        for b in publish._blocks(compared, Project("me", "p"), ["id0", "id1", "id2"])
         if type(b).__name__ != "PanelGrid"
     ]
-    panels = [panel for _, some in publish._panels(compared) for panel in some]
+    panels = [panel for own in panels_by_section(compared).values() for panel in own]
     return json.dumps(
         [
             part._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -64,7 +66,7 @@ def test_the_report_says_what_the_terminal_says(tmp_path: Path) -> None:
     assert "What each setting did" in text
     assert "config:optimizer.value.lr" in text and "summary:eval/exact_match" in text
     assert '"targetKey": "objective"' in text
-    names = [type(panel).__name__ for _, some in publish._panels(compared) for panel in some]
+    names = [type(panel).__name__ for own in panels_by_section(compared).values() for panel in own]
     assert names[:5] == [
         "ParallelCoordinatesPlot",
         "ParameterImportancePlot",
@@ -76,15 +78,15 @@ def test_the_report_says_what_the_terminal_says(tmp_path: Path) -> None:
 
 
 def test_answers_are_shown_where_they_were_sent(tmp_path: Path) -> None:
-    panels = publish._panels(sweep(tmp_path, log_predictions=True))
-    assert type(panels[-1][1][0]).__name__ == "WeavePanelSummaryTable"
+    panels = panels_by_section(sweep(tmp_path, log_predictions=True))
+    assert type(panels["Answers"][0]).__name__ == "WeavePanelSummaryTable"
 
 
 def test_no_panel_lies_on_another(tmp_path: Path) -> None:
     places = [
         panel.layout
-        for _, some in publish._panels(sweep(tmp_path, log_predictions=True))
-        for panel in some
+        for own in panels_by_section(sweep(tmp_path, log_predictions=True)).values()
+        for panel in own
     ]
     cells = [
         (x, y) for at in places for x in range(at.x, at.x + at.w) for y in range(at.y, at.y + at.h)
@@ -105,7 +107,7 @@ def test_texts_stay_here_if_that_is_asked_for(tmp_path: Path) -> None:
 
 def test_the_view_has_these_runs_and_marks_the_best(tmp_path: Path) -> None:
     compared = sweep(tmp_path)
-    shown = publish._runs_of_view(compared, ["id0", "id1", "id2"])
+    shown = publish._view_settings(compared, ["id0", "id1", "id2"])
     assert shown.pinned_runs == ["id0"] and all(
         name in str(shown.filters) for name in ("id0", "id1", "id2")
     )
@@ -123,8 +125,8 @@ def test_what_cannot_be_published_is_said(
         sweep(tmp_path / "s")
     else:
         make(tmp_path / "s" / "0")
-    monkeypatch.setattr(publish.wandb, "place", lambda project, entity: Place("me", "p"))
-    monkeypatch.setattr(publish.wandb, "on_server", lambda place, ids: set())
+    monkeypatch.setattr(wandb_server, "project_of", lambda project, entity: Project("me", "p"))
+    monkeypatch.setattr(wandb_server, "ids_on_server", lambda project, ids: set())
     code, text = hydratune("compare", str(tmp_path / "s"), "html=false", "--to-wandb")
     assert code == 2 and told in text
 
@@ -132,10 +134,8 @@ def test_what_cannot_be_published_is_said(
 def test_a_server_that_does_not_answer_is_one_message(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydratune.tracking import wandb
-
     with (
         pytest.raises(Exception, match="me/p cannot be read: refused; is WANDB_API_KEY set"),
-        wandb.answering("me/p cannot be read"),
+        wandb_server.explain_errors("me/p cannot be read"),
     ):
         raise ConnectionError("refused\nat length")

@@ -3,6 +3,7 @@
 import io
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,24 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t, ttest_ind
 
-from hydratune.comparison.entries import Entry, cells, entries, short_names
-from hydratune.comparison.ranking import ranking_table
-from hydratune.comparison.runs import Run, collect
-from hydratune.comparison.ties import by_seeds
+from hydratune.comparison import terminal
+from hydratune.comparison.collect import collect_runs
+from hydratune.comparison.comparison import compare
+from hydratune.comparison.entries import Entry, group_runs
+from hydratune.comparison.formatting import format_distinct, short_names
+from hydratune.comparison.runs import Run
+from hydratune.comparison.ties import seed_p_values
+from hydratune.comparison.verdict import verdict
 from hydratune.records.files import write_json, write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Halved, State
 from hydratune.records.sweep import Job, write_sweep
+
+
+def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
+    """The table of the ranking, and the conclusion."""
+    compared = compare(runs)
+    return terminal.ranking_table(compared), "\n".join(verdict(compared))
 
 
 def run(name: str, lr: float, seed: int, loss: float | None, **more: Any) -> Run:
@@ -65,7 +77,7 @@ def test_seeds_are_one_entry_ranked_by_its_mean() -> None:
     )
 
 
-def test_means_within_the_noise_are_not_told_apart() -> None:
+def test_means_within_the_noise_are_indistinguishable() -> None:
     noisy = [
         run("a", 0.1, 1, 0.30),
         run("b", 0.1, 2, 0.40),
@@ -73,7 +85,7 @@ def test_means_within_the_noise_are_not_told_apart() -> None:
         run("d", 0.2, 2, 0.38),
     ]
     assert (
-        "not told apart from it by these seeds: optimizer.lr=0.2 (0.3700 ± 0.014)"
+        "statistically indistinguishable from it by these seeds: optimizer.lr=0.2 (0.3700 ± 0.014)"
         in ranking_table(noisy)[1]
     )
     clear = [
@@ -82,7 +94,7 @@ def test_means_within_the_noise_are_not_told_apart() -> None:
         run("c", 0.2, 1, 0.76),
         run("d", 0.2, 2, 0.78),
     ]
-    assert "told apart" not in ranking_table(clear)[1]
+    assert "indistinguishable" not in ranking_table(clear)[1]
 
 
 def replicated(*samples: list[float]) -> list[Entry]:
@@ -92,7 +104,7 @@ def replicated(*samples: list[float]) -> list[Entry]:
         for n, some in enumerate(samples)
         for seed, loss in enumerate(some)
     ]
-    return entries(runs)
+    return group_runs(runs)
 
 
 @pytest.mark.parametrize(
@@ -114,30 +126,30 @@ def replicated(*samples: list[float]) -> list[Entry]:
 def test_few_seeds_know_little_of_their_own_spread(
     a: list[float], b: list[float], p: float
 ) -> None:
-    assert by_seeds(replicated(a, b)) == {1: pytest.approx(p)}
+    assert seed_p_values(replicated(a, b)) == {1: pytest.approx(p)}
 
 
 def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow_the_spread() -> (
     None
 ):
-    assert by_seeds(replicated([1.0], [2.0], [3.0])) == {}
+    assert seed_p_values(replicated([1.0], [2.0], [3.0])) == {}
     # of the third entry: variance 0.02, one degree of freedom
     spread = t.sf(1 / math.sqrt(0.02 * 2), 1) * 2
-    found = by_seeds(replicated([1.0], [2.0], [8.9, 9.1]))
+    found = seed_p_values(replicated([1.0], [2.0], [8.9, 9.1]))
     assert found[1] == pytest.approx(spread) and found[2] == pytest.approx(
         2 * t.sf(8 / math.sqrt(0.02 * 1.5), 1) * 2
     )  # Holm
 
 
 @pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])
-def test_settings_that_do_nothing_are_rarely_told_apart(seeds: int, others: int) -> None:
-    """Their seeds are drawn alike: one pair in 20 may look different."""
+def test_settings_that_do_nothing_rarely_differ_significantly(seeds: int, others: int) -> None:
+    """Their seeds have the same distribution: one pair in 20 may look different."""
     noise = random.Random(3)
     pairs = [
         [[noise.gauss(1, 0.1) for _ in range(count)] for count in (seeds, others)]
         for _ in range(400)
     ]
-    wrong = sum(by_seeds(replicated(*pair))[1] < 0.05 for pair in pairs)
+    wrong = sum(seed_p_values(replicated(*pair))[1] < 0.05 for pair in pairs)
     assert wrong / len(pairs) < 0.09
 
 
@@ -174,10 +186,10 @@ def test_seeds_that_did_not_finish_are_counted_and_say_why() -> None:
 def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:
     runs = [
         run("failed", 0.4, 1, None),
-        run("early", 0.1, 1, None, state="stopped", halved={"step": 4, "value": 0.01, "rung": 0}),
+        run("early", 0.1, 1, None, state="stopped", halved=Halved(4, 0.01)),
     ]
     runs += [
-        run("late", 0.2, 1, None, state="stopped", halved={"step": 12, "value": 0.3, "rung": 1}),
+        run("late", 0.2, 1, None, state="stopped", halved=Halved(12, 0.3)),
         run("good", 0.3, 1, 0.5),
     ]
     table, best = ranking_table(runs)
@@ -200,7 +212,7 @@ def test_a_setting_that_follows_the_seed_does_not_separate_replicates() -> None:
             seed,
             loss,
             settings={"data.seed": seed, "model.seed": 0},
-            measured_on=f"rows of {seed}",
+            validation_hash=f"rows of {seed}",
         )
 
     runs = [
@@ -209,12 +221,12 @@ def test_a_setting_that_follows_the_seed_does_not_separate_replicates() -> None:
         drawn("c", 0.2, 1, 0.6),
         drawn("d", 0.2, 2, 0.7),
     ]
-    assert [len(entry.runs) for entry in entries(runs)] == [2, 2]
+    assert [len(entry.runs) for entry in group_runs(runs)] == [2, 2]
     assert ranking_table(runs)[1].startswith("best: a")
     assert ranking_table(runs[:3])[1].startswith("no best run")
     assert (
         len(
-            entries(
+            group_runs(
                 [
                     run("a", 0.1, 1, 0.4, settings={"data.seed": 7}),
                     run("b", 0.1, 2, 0.4, settings={"data.seed": 8}),
@@ -226,7 +238,7 @@ def test_a_setting_that_follows_the_seed_does_not_separate_replicates() -> None:
 
 
 def test_the_same_run_twice_is_no_replicate() -> None:
-    found = entries([run("a", 0.1, 1, 0.4), run("b", 0.1, 1, 0.4), run("c", 0.1, 2, 0.5)])
+    found = group_runs([run("a", 0.1, 1, 0.4), run("b", 0.1, 1, 0.4), run("c", 0.1, 2, 0.5)])
     assert [[r.path.name for r in entry.runs] for entry in found] == [["b"], ["a", "c"]]
 
 
@@ -243,12 +255,12 @@ def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
     write_text(record.config_file, "optimizer: {lr: 0.001}\nseed: 0\n")
     write_json(record.metrics_file, {"objective": 0.5})
     record.end(State.finished)
-    first, second = entries(collect([tmp_path]))
+    first, second = group_runs(collect_runs([tmp_path]))
     assert [(r.path.name, r.state) for r in first.runs] == [("0", "finished"), ("1", "not started")]
     assert [r.path.name for r in second.runs] == ["2"]
 
 
-def test_names_and_values_are_as_short_as_tells_them_apart() -> None:
+def test_names_and_values_are_as_short_as_is_unambiguous() -> None:
     names = short_names(["optimizer.lr", "optimizer.name", "adapter.name", "seed"])
     assert names == {
         "optimizer.lr": "lr",
@@ -257,12 +269,12 @@ def test_names_and_values_are_as_short_as_tells_them_apart() -> None:
         "seed": "seed",
     }
     long = "You are a helpful assistant who answers in "
-    assert list(cells([f"{long}one\nline", f"{long}verse", 8, 8.0, None]).values()) == [
+    assert list(format_distinct([f"{long}one\nline", f"{long}verse", 8, 8.0, None]).values()) == [
         "You are a helpful assist ...", "You are a helpful assist ... (2)", "8", "-"]  # fmt: skip
 
 
 def test_the_same_number_written_in_two_ways_is_one_setting() -> None:
-    found = entries([run("a", 1.0, 1, 0.4), run("b", 1, 2, 0.5)])
+    found = group_runs([run("a", 1.0, 1, 0.4), run("b", 1, 2, 0.5)])
     assert len(found) == 1
 
 
@@ -272,19 +284,21 @@ def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path: Path) -> None:
             record = RunDirectory(tmp_path / sweep / job)
             record.start()
             record.end(State.finished)
-    assert sorted(r.name for r in collect([tmp_path / "x1", tmp_path / "x2"])) == [
+    assert sorted(r.name for r in collect_runs([tmp_path / "x1", tmp_path / "x2"])) == [
         "x1/0",
         "x1/1",
         "x2/0",
         "x2/1",
     ]
-    assert [r.name for r in collect([tmp_path / "x1"])] == ["0", "1"]
+    assert [r.name for r in collect_runs([tmp_path / "x1"])] == ["0", "1"]
 
 
 def test_halved_runs_whose_loss_was_no_number_come_after_those_that_had_one() -> None:
-    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved={"step": 4, "value": value, "rung": 0})  # noqa: E501
+    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved=Halved(4, value))
               for n, value in enumerate((math.nan, 0.3, math.inf, 0.2, math.nan, 0.1))]  # fmt: skip
-    assert [entry.runs[0].path.name for entry in entries([*halved, run("good", 9.0, 1, 0.5)])] == [
+    assert [
+        entry.runs[0].path.name for entry in group_runs([*halved, run("good", 9.0, 1, 0.5)])
+    ] == [
         "good",
         "5",
         "3",

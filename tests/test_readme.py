@@ -86,6 +86,7 @@ def test_readme_names_its_commands() -> None:
         "training",
         "evaluation",
         "sweeps",
+        "sweeps/search",
         "comparison",
         "tracking",
     ],

@@ -18,7 +18,7 @@ from conftest import SMALL
 from hydratune.experiment.frame import recorded
 from hydratune.records.files import write_json
 from hydratune.records.run_directory import RunDirectory
-from hydratune.training.callbacks import History
+from hydratune.training.history import History
 from hydratune.training.module import FineTuning
 from hydratune.training.resume import _moved
 from test_config import compose
@@ -100,7 +100,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert len(history(tmp_path / "broken")) == step
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
     assert code == 0, text
-    assert f"goes on after step {left} of" in text
+    assert f"resumed after step {left} of" in text
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
     assert code == 2 and "already holds a finished run" in text
@@ -123,7 +123,7 @@ def test_a_validation_that_was_interrupted_is_done_again(
     assert hydratune(*words, f"hydra.run.dir={tmp_path}/broken")[0] == 130
     (tmp_path / "broken" / "checkpoints" / ".last.ckpt.1.tmp").write_text("half of it")
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
-    assert code == 0 and "goes on after step 9 of 15" in text, text
+    assert code == 0 and "resumed after step 9 of 15" in text, text
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
     assert not list((tmp_path / "broken" / "checkpoints").glob(".*"))
 
@@ -196,7 +196,7 @@ def test_what_changed_since_is_said_and_refused(
     code, text = hydratune(*words, "resume=force")
     assert (
         code == 0
-        and "goes on after step 4" in text
+        and "resumed after step 4" in text
         and f"{file} is used unverified" in "".join(text.splitlines())
     )
 
@@ -249,7 +249,7 @@ def test_a_killed_run_goes_on_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
     assert before["state"] == "running" and before["wandb_id"]
     done = subprocess.run(command, check=False, **options)
     assert done.returncode == 0, done.stdout
-    assert "goes on after step" in done.stdout
+    assert "resumed after step" in done.stdout
     after = json.loads((run / "status.json").read_text())
     assert after["state"] == "finished" and (after["wandb_id"], after["started"]) == (
         before["wandb_id"],

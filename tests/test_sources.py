@@ -16,7 +16,7 @@ import torch
 
 from conftest import SMALL
 from hydratune.adapters import attach
-from hydratune.cache import built
+from hydratune.cache import build_once
 from hydratune.models import sources
 from hydratune.models.compute import on_cpu
 from hydratune.settings.model import Quantization, TinyModel
@@ -157,7 +157,7 @@ def test_what_a_killed_process_left_in_the_cache_is_removed(
     for folder in (old, new):
         folder.mkdir(parents=True)
     os.utime(old, (0, 0))
-    assert built("data/x", lambda path: path.mkdir()) == tmp_path / "data" / "x"
+    assert build_once("data/x", lambda path: path.mkdir()) == tmp_path / "data" / "x"
     assert (old.exists(), new.exists()) == (False, True)
 
 
@@ -173,7 +173,7 @@ def test_what_two_need_at_the_same_time_is_built_once(
         path.mkdir()
 
     with ThreadPoolExecutor(3) as pool:
-        assert set(pool.map(lambda _: built("layers/x", build), range(3))) == {
+        assert set(pool.map(lambda _: build_once("layers/x", build), range(3))) == {
             tmp_path / "layers" / "x"
         }
     assert len(builds) == 1

@@ -6,12 +6,12 @@ from scipy.stats import t
 
 from hydratune.evaluation.measures import comparison, difference, mean, rate
 from hydratune.evaluation.statistics import (
-    by_parts,
     corrected,
     half_width,
     holm,
     least_difference,
     mcnemar,
+    p_from_parts,
     paired_bootstrap,
 )
 
@@ -32,7 +32,7 @@ def test_holm() -> None:
 def test_two_runs_of_the_same_answers_are_not_told_apart() -> None:
     right = [1.0] * 30 + [0.0] * 10
     same = paired_bootstrap(right, right, [1.0] * 40, list(map(str, range(40))), 0.95, 500)
-    assert same.value == 0 and same.interval == (0, 0) and same.p == 1.0 and not same.told_apart
+    assert same.value == 0 and same.interval == (0, 0) and same.p == 1.0 and not same.significant
 
 
 def test_38_of_40_and_37_of_40_are_not_told_apart_and_many_such_rows_are() -> None:
@@ -43,8 +43,8 @@ def test_38_of_40_and_37_of_40_are_not_told_apart_and_many_such_rows_are() -> No
             ours * times, theirs * times, [1.0] * rows, list(map(str, range(rows))), 0.95, 1000
         )
         assert found.value == pytest.approx(0.025)
-        assert found.told_apart == (found.p < 0.05)
-        return found.told_apart
+        assert found.significant == (found.p < 0.05)
+        return found.significant
 
     assert not difference(1) and mcnemar(1, 0) == 1.0
     assert difference(40)
@@ -54,7 +54,7 @@ def test_rows_of_one_group_are_no_evidence_of_their_own() -> None:
     ours, theirs, groups = [1.0] * 60, [0.0] * 30 + [1.0] * 30, ["a"] * 30 + ["b"] * 30
     apart = paired_bootstrap(ours, theirs, [1.0] * 60, list(map(str, range(60))), 0.95, 1000)
     grouped = paired_bootstrap(ours, theirs, [1.0] * 60, groups, 0.95, 1000)
-    assert apart.told_apart and not grouped.told_apart
+    assert apart.significant and not grouped.significant
     assert apart.value == grouped.value == 0.5
 
 
@@ -65,7 +65,7 @@ def test_pairing_finds_what_two_intervals_hide() -> None:
     ours, theirs = hard + 0.3 + generator.normal(0, 0.5, 200), hard
     assert paired_bootstrap(
         list(ours), list(theirs), [1.0] * 200, list(map(str, range(200))), 0.95, 1000
-    ).told_apart
+    ).significant
 
 
 def test_chance_is_called_a_difference_as_rarely_as_promised() -> None:
@@ -79,7 +79,7 @@ def test_chance_is_called_a_difference_as_rarely_as_promised() -> None:
         )
         wrong += paired_bootstrap(
             list(ours), list(theirs), ones, groups, 0.95, 200, seed
-        ).told_apart
+        ).significant
     assert wrong <= 20  # 10 are expected
 
 
@@ -109,7 +109,7 @@ def test_two_rows_prove_nothing_however_often_they_are_drawn() -> None:
 def test_the_interval_excludes_zero_exactly_where_p_tells_apart(
     value: float, parts: list[tuple[float, float]]
 ) -> None:
-    p = by_parts(value, parts)
+    p = p_from_parts(value, parts)
     assert half_width(parts, p * 1.0001) < value and (
         p == 1 or half_width(parts, p * 0.9999) > value
     )
@@ -150,7 +150,7 @@ def test_intervals_of_a_family_agree_with_its_corrected_p() -> None:
             )
             tests.append(comparison(ours, theirs, groups, 200))
         for found in corrected(tests, 0.95):
-            assert found.told_apart == (found.p < 0.05)
+            assert found.significant == (found.p < 0.05)
             assert (found.interval is None) == (2.0 ** (1 - rows) >= 0.05 or found.interval is None)
             if found.interval is not None:
                 assert found.interval[0] <= found.value <= found.interval[1]
@@ -167,7 +167,11 @@ def test_so_few_rows_have_no_interval_and_say_so(rows: int, told: str) -> None:
         (mean([1.0 + i / 100 for i in range(rows)]), mean([0.0] * rows)),
     ):
         found = difference(ours, theirs, groups, 0.95, 500)
-        assert found.interval is None and found.p == 2.0 ** (1 - rows) and found.between() == told
+        assert (
+            found.interval is None
+            and found.p == 2.0 ** (1 - rows)
+            and found.interval_text() == told
+        )
 
 
 def test_few_rows_that_differ_prove_nothing_among_many() -> None:
@@ -180,10 +184,10 @@ def test_few_rows_that_differ_prove_nothing_among_many() -> None:
         found.p == 2.0**-4
         and found.interval is not None
         and found.interval[0] == 0
-        and not found.told_apart
+        and not found.significant
     )
     more = difference(mean([1.0] * 9 + [0.0] * 31), mean([0.0] * 40), groups, 0.95, 500)
-    assert more.told_apart and more.p < 0.05
+    assert more.significant and more.p < 0.05
 
 
 def test_mcnemars_p_has_its_own_interval() -> None:
@@ -192,7 +196,7 @@ def test_mcnemars_p_has_its_own_interval() -> None:
         one = [True] * ours + [False] + [True] * 20 + [False] * 20
         other = [False] * ours + [True] + [True] * 20 + [False] * 20
         found = difference(rate(one), rate(other), [str(i) for i in range(len(one))], 0.95, 500)
-        assert found.p == pytest.approx(mcnemar(ours, 1)) and found.told_apart is apart
+        assert found.p == pytest.approx(mcnemar(ours, 1)) and found.significant is apart
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -203,6 +207,6 @@ def test_of_what_is_no_number_nothing_is_said(bad: float) -> None:
         assert (
             found.p == 1
             and found.interval is None
-            and not found.told_apart
-            and found.between() == "(no number)"
+            and not found.significant
+            and found.interval_text() == "(no number)"
         )

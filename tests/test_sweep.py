@@ -6,8 +6,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import SMALL
-from hydratune.comparison.ranking import ranking_table
+from hydratune.comparison.comparison import compare
 from hydratune.comparison.runs import Run
+from hydratune.comparison.terminal import ranking_table
+from hydratune.comparison.verdict import verdict
 from hydratune.records.sweep import varying
 
 Command = Callable[..., tuple[int, str]]
@@ -101,11 +103,11 @@ def test_wrong_type_in_one_job_is_refused_before_the_first_one(
 def test_same_sweep_finds_its_folder_again(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydratune.sweeps import processes
+    from hydratune.sweeps import job_processes
 
     monkeypatch.setattr(
-        processes,
-        "_run_one",
+        job_processes,
+        "run_job_process",
         lambda context, item: (
             item.record.start() or item.record.update(state="failed", error="x") or 1
         ),
@@ -189,10 +191,11 @@ def test_runs_that_did_not_finish_are_never_best() -> None:
         Run(Path("better"), "finished", None, {"lr": 3}, {"objective": 0.4}),
         Run(Path("stopped"), "stopped", "x", {"lr": 4}, {}),
     ]
-    table, best = ranking_table(runs)
+    compared = compare(runs)
+    table, best = ranking_table(compared), "\n".join(verdict(compared))
     assert "better" in best
     assert list(table.columns[1].cells) == ["better", "good", "failed", "stopped"]
-    assert ranking_table(runs[:1])[1] == ""
+    assert verdict(compare(runs[:1])) == []
 
 
 def test_what_varies() -> None:

@@ -520,7 +520,7 @@ def test_template_file_of_a_family_trains_calls_and_leaves_few_shot_out(
     small = [option for option in SMALL if "baselines" not in option]
     code, text = hydratune("train", *small, "data=files", f"data.train={train}", *options)
     assert code == 0, text
-    assert "few-shot baseline is left out: the test rows are documents or use tools" in " ".join(
+    assert "few-shot baseline is skipped: the test rows are documents or use tools" in " ".join(
         text.split()
     )
     prediction, *_ = [
@@ -547,7 +547,7 @@ def test_documents_train_and_are_measured_by_their_likelihood_alone(
     ]
     code, text = hydratune("train", *small, "data=files", f"data.train={train}", *options)
     assert code == 0, text
-    assert "few-shot baseline is left out" in text
+    assert "few-shot baseline is skipped" in text
     values = json.loads((run / "metrics.json").read_text())
     assert {"eval/nll", "eval/perplexity", "base/perplexity"} <= values.keys()
     assert not {"eval/exact_match", "eval/finished", "eval/generated_tokens"} & values.keys()

@@ -11,13 +11,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ties as simulation
-from hydratune.comparison.ties import Drawn, Noise, _noise, seeds_and_rows
+from hydratune.comparison.seed_noise import (
+    GroupBootstrap,
+    SeedNoise,
+    compare_means,
+    estimate_seed_noise,
+)
 from hydratune.evaluation.measures import mean, rate
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("ratio", ["0", "1", "10", "1/row"])
-def test_what_does_not_differ_is_told_apart_as_rarely_as_promised(seeds: int, ratio: str) -> None:
+def test_what_does_not_differ_is_significant_as_rarely_as_promised(seeds: int, ratio: str) -> None:
     """400 pairs: 5 % are allowed, and 2.3 times the standard error of chance.
 
     One family, and each test alone.
@@ -57,10 +62,10 @@ def test_the_simulation_tests_as_the_program_does(kind: str) -> None:
     for effect in (0.0, 1.0):
         found = simulation.World(3, 120, 3.0).draw(rng, effect)[kind]
         sides = [[(rate if kind == "hits" else mean)(list(run)) for run in side] for side in found]
-        drawn = Drawn([str(i) for i in range(120)])
-        noise = _noise(sides, drawn)
-        assert isinstance(noise, Noise)
-        program = seeds_and_rows(sides[0], sides[1], drawn, noise).p
+        drawn = GroupBootstrap([str(i) for i in range(120)])
+        noise = estimate_seed_noise(sides, drawn)
+        assert isinstance(noise, SeedNoise)
+        program = compare_means(sides[0], sides[1], drawn, noise).p
         assert np.log(simulation.now(found[0], found[1])) == pytest.approx(
             np.log(program), rel=0.15, abs=0.1
         )  # rows are drawn there

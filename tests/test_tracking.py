@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL
-from hydratune.comparison.compared import compare
-from hydratune.comparison.runs import collect
+from hydratune.comparison.collect import collect_runs
+from hydratune.comparison.comparison import compare
 from hydratune.settings.tracking import TrackingConfig
-from hydratune.tracking import wandb as tracking
 from hydratune.tracking import wandb_file
+from hydratune.tracking.start import start_tracker
+from hydratune.tracking.tracker import NoTracker
+from hydratune.tracking.wandb import never_fatal
 
 
 def train(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,17 +39,17 @@ def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_p
         assert b"my-sweep" in content  # the group
         assert b"eval/field_f1" in content and b"val/loss" in content
         assert b"trainer/global_step" in content
-        assert wandb_file.read(log).exit_code == 0
+        assert wandb_file.read_log(log).exit_code == 0
     own, logged = (
-        compare(collect([tmp_path / "my-sweep"])),
-        compare(collect([tmp_path / "my-sweep" / "wandb"])),
+        compare(collect_runs([tmp_path / "my-sweep"])),
+        compare(collect_runs([tmp_path / "my-sweep" / "wandb"])),
     )
     assert own.best is not None and logged.best is not None
     assert (
         logged.best.scores == own.best.scores
         and own.best.runs[0].settings["seed"] == logged.best.runs[0].settings["seed"]
     )
-    assert own.best.runs[0].measured_on == logged.best.runs[0].measured_on
+    assert own.best.runs[0].validation_hash == logged.best.runs[0].validation_hash
     losses = [
         [row["train/loss"] for row in c.best.finished[0].history() if "train/loss" in row]
         for c in (own, logged)
@@ -81,10 +83,10 @@ def test_disabled_tracking_leaves_no_folder_and_imports_no_client(tmp_path: Path
 
 def test_environment_wins_over_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    tracker = tracking.start(
+    tracker = start_tracker(
         TrackingConfig(), {}, folder=tmp_path, group=None, name="x", job_type="train"
     )
-    assert isinstance(tracker, tracking.NoTracker)
+    assert isinstance(tracker, NoTracker)
     assert not list(tmp_path.iterdir())
 
 
@@ -109,11 +111,11 @@ def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
     assert status["state"] == "failed"
     (log,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert log.stem == f"run-{status['wandb_id']}"
-    assert wandb_file.read(log).exit_code == 1
+    assert wandb_file.read_log(log).exit_code == 1
 
 
 def test_broken_mirror_ends_no_run(capfd: pytest.CaptureFixture[str]) -> None:
-    @tracking.never_fatal
+    @never_fatal
     def adapter() -> None:
         raise OSError("the server [is] away")
 

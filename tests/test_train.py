@@ -642,19 +642,19 @@ def test_a_signal_while_the_adapter_of_a_whole_training_is_saved_waits_for_it(
 def test_a_signal_that_nobody_noticed_is_not_the_last_that_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from hydratune.experiment import frame
+    from hydratune.experiment import interrupts
 
-    monkeypatch.setattr(frame, "_ending", frame._Ending())
+    monkeypatch.setattr(interrupts, "_ending", interrupts._Ending())
     with pytest.raises(KeyboardInterrupt):
-        frame.interrupt(signal.SIGINT, None)
-    frame.interrupt(signal.SIGINT, None)
-    assert frame._ending.asked is not None
-    frame._ending.asked -= 31  # dropped by Python, in a destructor say
+        interrupts.interrupt(signal.SIGINT, None)
+    interrupts.interrupt(signal.SIGINT, None)
+    assert interrupts._ending.asked_at is not None
+    interrupts._ending.asked_at -= 31  # dropped by Python, in a destructor say
     with pytest.raises(KeyboardInterrupt):
-        frame.interrupt(signal.SIGTERM, None)
-    frame._ending.closing = True
-    frame._ending.asked -= 1000
-    frame.interrupt(signal.SIGINT, None)  # however long it takes to save
+        interrupts.interrupt(signal.SIGTERM, None)
+    interrupts._ending.saving = True
+    interrupts._ending.asked_at -= 1000
+    interrupts.interrupt(signal.SIGINT, None)  # however long it takes to save
 
 
 def test_secret_of_the_environment_is_in_no_file(tmp_path: Path) -> None:
@@ -685,7 +685,7 @@ def test_secret_of_the_environment_is_in_no_file(tmp_path: Path) -> None:
 
 def test_ctrl_c_during_a_checkpoint_waits_for_it(tmp_path: Path) -> None:
     """Interrupted in its midst, torch's zip writer raises what a full disk raises."""
-    from hydratune.training.callbacks import AtomicCheckpointIO
+    from hydratune.training.checkpoints import AtomicCheckpointIO
 
     class Interrupting:
         def __reduce__(self) -> tuple[type, tuple[()]]:

@@ -10,7 +10,7 @@ import torch
 from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.training.objective import Objective
-from hydratune.training.packing import LEAST_SAVED
+from hydratune.training.plan import LEAST_SAVED
 from test_objective import ARCHITECTURES, build, plain_loss, rows
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
-from hydratune.comparison.compared import compare
-from hydratune.comparison.names import Criterion
-from hydratune.comparison.runs import collect
+from hydratune.comparison.collect import collect_runs
+from hydratune.comparison.comparison import compare
+from hydratune.comparison.criterion import Criterion
 from hydratune.errors import RunError
 from hydratune.tracking import wandb_file
 
@@ -104,7 +104,7 @@ def write(folder: Path, name: str, content: bytes) -> Path:
 def test_a_log_over_several_blocks(tmp_path: Path) -> None:
     file = write(tmp_path, "a", log(run("a", 0.5, more="x" * 70_000)))
     assert file.stat().st_size > 4 * BLOCK
-    found = wandb_file.read(file)
+    found = wandb_file.read_log(file)
     assert (found.id, found.name, found.group, found.exit_code) == ("ida", "a", "sweep", 0)
     assert found.config["optimizer"] == {"lr": 1e-3}
     assert [row["train/loss"] for row in found.history] == [2.0, 1.0]
@@ -115,7 +115,7 @@ def test_every_length_around_the_end_of_a_block(tmp_path: Path) -> None:
     file = tmp_path / "run-x.wandb"
     for more in range(BLOCK - 400, BLOCK + 40, 1):
         file.write_bytes(log(run("a", 0.5, more="x" * more)))
-        found = wandb_file.read(file)
+        found = wandb_file.read_log(file)
         assert (
             found.exit_code == 0
             and len(found.history) == 2
@@ -128,7 +128,7 @@ def test_a_cut_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     file = write(tmp_path, "a", whole)
     for size in range(len(log(run("a", 0.5)[:1])), len(whole)):
         file.write_bytes(whole[:size])
-        found = wandb_file.read(file)
+        found = wandb_file.read_log(file)
         assert found.id == "ida" and found.exit_code is None
 
 
@@ -145,7 +145,7 @@ def test_what_is_no_log_is_said(tmp_path: Path, content: bytes, told: str) -> No
     file = tmp_path / "run-x.wandb"
     file.write_bytes(content)
     with pytest.raises(RunError, match=told):
-        wandb_file.read(file)
+        wandb_file.read_log(file)
 
 
 def test_summaries_of_a_least_are_numbers() -> None:
@@ -168,7 +168,7 @@ def test_logs_are_ranked_like_runs(hydratune: Command, tmp_path: Path) -> None:
     (tmp_path / "wandb" / "latest-run").symlink_to(
         tmp_path / "wandb" / "offline-run-20260101_000000-idb"
     )
-    compared = compare(collect([tmp_path / "wandb"]))
+    compared = compare(collect_runs([tmp_path / "wandb"]))
     assert [entry.runs[0].name for entry in compared.finished] == [
         "b",
         "a",
@@ -191,14 +191,14 @@ def test_a_resumed_run_is_one(tmp_path: Path) -> None:
     later = tmp_path / "wandb" / "run-20260101_010000-ida" / "run-ida.wandb"
     later.parent.mkdir()
     later.write_bytes(log(run("a", 0.5, started=9)))
-    (only,) = collect([tmp_path])
+    (only,) = collect_runs([tmp_path])
     assert only.objective == 0.5 and len(only.history()) == 4
 
 
 def test_other_validation_rows_are_not_ranked(tmp_path: Path) -> None:
     write(tmp_path, "a", log(run("a", 0.5)))
     write(tmp_path, "b", log(run("b", 0.4, rows="others")))
-    assert compare(collect([tmp_path])).refused
+    assert compare(collect_runs([tmp_path])).why_not_ranked
 
 
 def test_runs_of_another_program(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_runs_of_another_program(tmp_path: Path) -> None:
     ended = Record()
     ended.exit.exit_code = 0
     write(tmp_path, "t", log([*content, ended]))
-    (only,) = collect([tmp_path])
+    (only,) = collect_runs([tmp_path])
     assert only.objective == 1.25
     assert only.history() == [
         {"train/global_step": 5.0, "eval/loss": 1.5, "step": 5.0, "val/loss": 1.5}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from conftest import SMALL, write_rows
 from hydratune.data.datamodule import OptimizerBatches
-from hydratune.training.callbacks import what_is_wrong
+from hydratune.training.watchdog import what_is_wrong
 
 Command = Callable[..., tuple[int, str]]
 TOO_FAST = (

@@ -1,4 +1,4 @@
-"""Bounds on what others' inputs may take: time, depth of nesting, and what YAML aliases unfold to."""  # noqa: E501
+"""Bounds on what input files may cost: time, depth of nesting, and the size of expanded YAML."""
 
 import ctypes
 import signal
@@ -16,23 +16,23 @@ from omegaconf import OmegaConf
 
 from hydratune.errors import InputError
 
-_PAUSE = 0.25  # seconds between two looks at other threads
-_MOST_NODES = 1_000_000  # of a YAML file, its aliases unfolded
-_DEEPEST_YAML = 100  # levels; PyYAML and OmegaConf call themselves for each
+_CHECK_INTERVAL = 0.25  # seconds between two checks of the time limits of other threads
+_MOST_NODES = 1_000_000  # of a YAML file with its aliases expanded
+_DEEPEST_YAML = 100  # levels; PyYAML and OmegaConf recurse once for each
 _MOST_BYTES = 2**24  # of a YAML file
 
 
 class TooSlowError(Exception):
-    """Something took longer than it may."""
+    """Something took longer than its time limit."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises ``TooSlowError`` in the block after ``seconds``: in the main thread by SIGALRM, also
-    inside a regular expression.
+    """Raise ``TooSlowError`` in the block after ``seconds``.
 
-    In other threads it is raised between two steps of Python, so not inside one long step of a
-    library. Where somebody else has set the alarm of the main thread, nothing is bounded.
+    In the main thread SIGALRM does it, which also interrupts a regular expression. In other threads
+    the error is raised between two bytecode instructions, so it does not interrupt a long call of
+    a C library. If other code has already set the alarm of the main thread, there is no limit.
     """
     if threading.current_thread() is not threading.main_thread():
         with _WATCH.limit(seconds):
@@ -42,134 +42,101 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def expired(signum: int, frame: FrameType | None) -> None:
+    def raise_error(signum: int, frame: FrameType | None) -> None:
         raise TooSlowError
 
-    before = signal.signal(signal.SIGALRM, expired)
+    previous = signal.signal(signal.SIGALRM, raise_error)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous)
 
 
 class _Watch:
-    """Looks, from a thread of its own, at blocks in other threads that have a time limit."""
+    """Checks, in a thread of its own, the time limits of blocks that run in other threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._until: dict[int, float] = {}  # thread -> when its block must be over
-        self._raised: set[int] = set()
+        self._deadlines: dict[int, float] = {}  # thread -> when its block must have ended
+        self._raised: set[int] = set()  # threads in which the error was raised
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
+        """Limit a block of this thread; inside a limited block the outer limit counts."""
         own = threading.get_ident()
         with self._lock:
-            if own in self._until:  # a block within a block: the outer one has its time
-                nested = True
-            else:
-                nested = False
-                self._until[own] = time.monotonic() + seconds
-                # it does not live on in a forked process
-                if self._thread is None or not self._thread.is_alive():
-                    self._thread = threading.Thread(
-                        target=self._look, name="time limits", daemon=True
-                    )
-                    self._thread.start()
+            is_nested = own in self._deadlines
+            if not is_nested:
+                self._deadlines[own] = time.monotonic() + seconds
+                self._ensure_running()
         try:
             yield
         finally:
-            if not nested:
+            if not is_nested:
                 with self._lock:
-                    self._until.pop(own, None)
+                    self._deadlines.pop(own, None)
                     if own in self._raised:
                         self._raised.discard(own)
-                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                            ctypes.c_ulong(own), None
-                        )  # if it has not arrived, it need not
+                        _raise_in_thread(own, None)  # withdraw an error that has not arrived yet
 
-    def _look(self) -> None:
-        pause = threading.Event()  # nobody sets it
+    def _ensure_running(self) -> None:
+        """Start the thread; a forked process has to start its own."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="time limits", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        never_set = threading.Event()
         while True:
-            pause.wait(_PAUSE)
+            never_set.wait(_CHECK_INTERVAL)
             now = time.monotonic()
             with self._lock:
-                for thread, until in list(self._until.items()):
-                    if now > until and thread not in self._raised:
+                for thread, deadline in list(self._deadlines.items()):
+                    if now > deadline and thread not in self._raised:
                         self._raised.add(thread)
-                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                            ctypes.c_ulong(thread), ctypes.py_object(TooSlowError)
-                        )
+                        _raise_in_thread(thread, TooSlowError)
+
+
+def _raise_in_thread(thread: int, error: type[Exception] | None) -> None:
+    """Raise ``error`` in another thread at its next instruction; None withdraws a pending one."""
+    raised = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
 _WATCH = _Watch()
 
 
-def depth(value: Any, enough: int) -> int:
-    """How deep lists and objects are nested; no deeper than just beyond ``enough`` is looked."""
-    level, found = [value], 0
-    while level and found <= enough:
+def depth(value: object, limit: int) -> int:
+    """Return how deep lists and objects are nested; deeper than ``limit`` counts as one more."""
+    level, levels = [value], 0
+    while level and levels <= limit:
         level = [
             inner
-            for one in level
-            if isinstance(one, dict | list)
-            for inner in (one.values() if isinstance(one, dict) else one)
+            for container in level
+            if isinstance(container, dict | list)
+            for inner in (container.values() if isinstance(container, dict) else container)
         ]
-        found += bool(level)
-    return found
+        levels += bool(level)
+    return levels
 
 
 def check_yaml(path: Path) -> None:
-    """Raises ``InputError`` for a YAML file that unfolds to more than it shows (aliases of
-    aliases), or is nested without end.
+    """Raise ``InputError`` for a YAML file whose aliases expand to too much, or that is too deep.
 
-    Reads events only, so it needs no more memory than the file. What is no YAML at all is left to
-    whoever loads it.
+    Only parser events are read, so no more memory is needed than the size of the file. Invalid
+    YAML is not reported here: the code that loads the file does that.
     """
     if path.stat().st_size > _MOST_BYTES:
-        raise InputError(
-            f"{path}: larger than {_MOST_BYTES // 2**20} MiB, which is no configuration; give"
-            " another file"
-        )
-    sizes, open_nodes = (
-        Counter[str](),
-        list[tuple[str | None, int]](),
-    )  # nodes below an anchor; (anchor, nodes so far)
-    total = 0
+        why = f"larger than {_MOST_BYTES // 2**20} MiB, which is no configuration"
+        raise InputError(f"{path}: {why}; give another file")
+    expanded = _ExpandedSize(path)
     try:
         with path.open("rb") as stream:
             for event in yaml.parse(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-                line = event.start_mark.line if event.start_mark else 0
-                if isinstance(event, yaml.AliasEvent) and any(
-                    anchor == event.anchor for anchor, _ in open_nodes
-                ):
-                    raise InputError(
-                        f"{path}:{line + 1}: *{event.anchor} stands inside of what it names; write"
-                        " it out"
-                    )
-                size = (
-                    sizes[str(event.anchor)]
-                    if isinstance(event, yaml.AliasEvent)
-                    else int(isinstance(event, yaml.NodeEvent))
-                )
-                total += size
-                if isinstance(event, yaml.CollectionStartEvent):
-                    open_nodes.append((event.anchor, total - 1))
-                elif isinstance(event, yaml.CollectionEndEvent):
-                    anchor, before = open_nodes.pop()
-                    if anchor:
-                        sizes[anchor] = total - before
-                elif isinstance(event, yaml.ScalarEvent) and event.anchor:
-                    sizes[event.anchor] = 1
-                if total > _MOST_NODES:
-                    why = f"its aliases (*name) unfold to more than {_MOST_NODES:,} values"
-                    raise InputError(
-                        f"{path}:{line + 1}: {why}; write the values out, or fewer of them"
-                    )
-                if len(open_nodes) > _DEEPEST_YAML:
-                    raise _too_deep(path, line)
+                expanded.add(event)
     except yaml.YAMLError as error:
         if "nesting" in str(error) or "depth" in str(error):
             raise _too_deep(path, 0) from None
@@ -177,8 +144,46 @@ def check_yaml(path: Path) -> None:
         raise _too_deep(path, 0) from None
 
 
+class _ExpandedSize:
+    """Counts the nodes of a YAML file with its aliases expanded, from the events of a parser."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._nodes = 0
+        self._below_anchor = Counter[str]()  # anchor -> nodes of the value it names
+        self._open: list[tuple[str | None, int]] = []  # (anchor, nodes before it) of collections
+
+    def add(self, event: yaml.Event) -> None:
+        """Count one event. Raises ``InputError`` once the bounds are exceeded."""
+        line = event.start_mark.line if event.start_mark else 0
+        self._nodes += self._size(event, line)
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._open.append((event.anchor, self._nodes - 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = self._open.pop()
+            if anchor:
+                self._below_anchor[anchor] = self._nodes - before
+        elif isinstance(event, yaml.ScalarEvent) and event.anchor:
+            self._below_anchor[event.anchor] = 1
+        if self._nodes > _MOST_NODES:
+            why = f"its aliases (*name) expand to more than {_MOST_NODES:,} values"
+            fix = "write the values out, or fewer of them"
+            raise InputError(f"{self._path}:{line + 1}: {why}; {fix}")
+        if len(self._open) > _DEEPEST_YAML:
+            raise _too_deep(self._path, line)
+
+    def _size(self, event: yaml.Event, line: int) -> int:
+        """Return the number of nodes that an event adds."""
+        if not isinstance(event, yaml.AliasEvent):
+            return int(isinstance(event, yaml.NodeEvent))
+        if any(anchor == event.anchor for anchor, _ in self._open):
+            why = f"*{event.anchor} stands inside the value that it names"
+            raise InputError(f"{self._path}:{line + 1}: {why}; write it out")
+        return self._below_anchor[str(event.anchor)]
+
+
 def load_yaml(path: Path) -> Any:
-    """An OmegaConf tree.
+    """Return the OmegaConf tree of a YAML file.
 
     Raises ``InputError`` as ``check_yaml`` does, and the errors of YAML and OmegaConf.
     """
@@ -187,7 +192,5 @@ def load_yaml(path: Path) -> Any:
 
 
 def _too_deep(path: Path, line: int) -> InputError:
-    return InputError(
-        f"{path}:{line + 1}: nested deeper than {_DEEPEST_YAML} levels, which no setting is; mend"
-        " the file"
-    )
+    why = f"nested deeper than {_DEEPEST_YAML} levels, which no setting is"
+    return InputError(f"{path}:{line + 1}: {why}; correct the file")

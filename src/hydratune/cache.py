@@ -1,5 +1,6 @@
-"""The cache folder: what takes long to make and is the same for every run (models, baselines,
-prepared data).
+"""The cache folder: results that are slow to build and equal for every run.
+
+It holds models, predictions of the base model and prepared data.
 """
 
 import os
@@ -16,63 +17,67 @@ from hydratune import digests
 from hydratune.console import console
 from hydratune.errors import InputError
 
-_STALE = 86_400.0  # seconds
+_ABANDONED_AFTER = 86_400.0  # seconds since a process last wrote into its temporary folder
 
 
 def cache_folder() -> Path:
-    """``$HYDRATUNE_CACHE``, else ``hydratune`` in the user's cache folder."""
-    own = os.environ.get("HYDRATUNE_CACHE")
-    return (
-        Path(own)
-        if own
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydratune"
-    )
+    """Return ``$HYDRATUNE_CACHE``, or else ``hydratune`` in the user's cache folder."""
+    if own := os.environ.get("HYDRATUNE_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydratune"
 
 
-def built(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder ``name`` in the cache, built by one at a time into a temporary one and renamed:
-    half of it is never found.
+def build_once(name: str, build: Callable[[Path], None]) -> Path:
+    """Return the folder ``name`` of the cache, after ``build`` has written it if it is missing.
 
-    What was damaged since is built again. Raises ``InputError`` if the disk refuses it.
+    One process builds at a time, into a temporary folder that is then renamed, so that no other
+    process sees a part of it. A folder that was damaged on disk is built again. Raises
+    ``InputError`` if the folder cannot be written.
     """
     target = cache_folder() / name
-    if target.is_dir() and _is_whole(target):
+    if target.is_dir() and _is_intact(target):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(".building-*"):  # by a process that was killed
-            if time.time() - left.stat().st_mtime > _STALE:
-                shutil.rmtree(left, ignore_errors=True)
-        # whoever comes second waits, and finds it
+        _remove_abandoned(target.parent)
         with FileLock(target.with_name(f".{target.name}.lock")):
-            if target.is_dir():
-                if _is_whole(target):
+            if target.is_dir():  # another process built it while this one waited for the lock
+                if _is_intact(target):
                     return target
                 shutil.rmtree(target)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as temporary:
-                build(Path(temporary) / "built")
-                digests.seal(Path(temporary) / "built")
-                (Path(temporary) / "built").rename(target)
+                folder = Path(temporary) / "built"
+                build(folder)
+                digests.seal(folder)
+                folder.rename(target)
     except OSError as error:
         fix = "free some space, or choose another place with HYDRATUNE_CACHE=DIR"
-        raise InputError(
-            f"cannot write into {target.parent} ({error.strerror or error}); {fix}"
-        ) from error
+        reason = error.strerror or error
+        raise InputError(f"cannot write into {target.parent} ({reason}); {fix}") from error
     return target
 
 
-_whole: set[Path] = set()  # folders that this process has verified
+def _remove_abandoned(folder: Path) -> None:
+    """Remove temporary folders of processes that were killed."""
+    for temporary in folder.glob(".building-*"):
+        if time.time() - temporary.stat().st_mtime > _ABANDONED_AFTER:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Says why not. Folders that were built by an older version are taken as they are."""
-    if folder in _whole:
+_verified: set[Path] = set()  # folders whose digests this process has checked
+
+
+def _is_intact(folder: Path) -> bool:
+    """Return whether the files of a cached folder are as they were written, and print why if not.
+
+    Folders built by an older version, which wrote no digests, count as intact.
+    """
+    if folder in _verified:
         return True
-    why = digests.damaged(folder)
-    if why is None:
-        _whole.add(folder)
+    damage = digests.damaged(folder)
+    if damage is None:
+        _verified.add(folder)
         return True
-    console.print(
-        f"[yellow]damaged, and built again: {escape(why.partition(';')[0])}", soft_wrap=True
-    )
+    what = escape(damage.partition(";")[0])
+    console.print(f"[yellow]damaged, so it is built again: {what}", soft_wrap=True)
     return False

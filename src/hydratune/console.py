@@ -1,9 +1,8 @@
-"""What the terminal shows: one rich console, one kind of progress bar; plain lines where there is
-no terminal.
+"""Terminal output: one rich console, one kind of progress bar, plain lines without a terminal.
 
-Row ids, names of files and whatever a model writes may hold control characters, with which they
-could move the cursor, set the title, or turn a line around. Everything printed goes through
-``plain``, which writes those out.
+Row ids, file names and model output may contain control characters, which could move the cursor,
+set the window title or reverse the direction of writing. Everything that is printed passes through
+``escape_controls``, which shows such characters as text.
 """
 
 import logging
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -30,228 +30,226 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
-# .paper: what this thread prints goes there; .told: how its work goes on is told there
+# What ``redirect_output`` sets for the thread of one job of a pack:
+# .console is where its output goes, .listener receives the progress of its work.
 _thread = threading.local()
 
-
-_CONTROLS = [
-    n for n in range(160) if (n < 32 and n not in (9, 10)) or n > 126
-]  # C0 without tab and line feed, DEL, C1: ECMA-48
-_TURNS = [
-    0x2028,
-    0x2029,
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-]  # line ends of Unicode, bidirectional overrides
-_SHOWN = {n: f"\\x{n:02x}" for n in _CONTROLS} | {
-    n: f"\\u{n:04x}" for n in (*_TURNS, *range(0xD800, 0xE000))
-}
+_TAB, _LINE_FEED = 9, 10
+# C0 without tab and line feed, DEL and C1 (ECMA-48)
+_CONTROLS = [n for n in range(160) if (n < 32 and n not in (_TAB, _LINE_FEED)) or n > 126]
+# Unicode's line ends, and characters that override the direction of writing
+_OVERRIDES = [0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_SURROGATES = range(0xD800, 0xE000)
+_ESCAPES = {n: f"\\x{n:02x}" for n in _CONTROLS}
+_ESCAPES |= {n: f"\\u{n:04x}" for n in (*_OVERRIDES, *_SURROGATES)}
 
 
-def plain(text: str) -> str:
-    """``text`` with control characters, overrides of the direction of writing and lone surrogates
-    written out: ``\\x1b``.
+def escape_controls(text: str) -> str:
+    """Return ``text`` with control characters, direction overrides and lone surrogates escaped.
+
+    An escape character, for example, becomes the four characters ``\\x1b``.
     """
-    return text.translate(_SHOWN)
+    return text.translate(_ESCAPES)
 
 
-def complain(text: str) -> None:
-    """Prints ``text``, an error message, to standard error."""
-    print(plain(text), file=sys.stderr, flush=True)
+def print_error(text: str) -> None:
+    """Print an error message to standard error."""
+    print(escape_controls(text), file=sys.stderr, flush=True)
+
+
+def relative_path(path: Path) -> Path:
+    """Return ``path`` relative to the current directory if it lies in it, otherwise as it is."""
+    absolute, here = path.absolute(), Path.cwd()
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else path
 
 
 class LineFormatter(logging.Formatter):
-    """For run.log, which people look at in a terminal."""
+    """Formats records of run.log, which people read in a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return plain(super().format(record))
+        return escape_controls(super().format(record))
 
 
-class _Plain(Console):
-    """Shows every text through ``plain``; colours and cursor movements of rich's own are no text,
-    so they stay.
-    """
+class _EscapingConsole(Console):
+    """A console that escapes every text; the colours and cursor movements of rich itself stay."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+            escaped = Segment(escape_controls(segment.text), segment.style)
+            yield segment if segment.control else escaped
 
 
-class _Terminal(_Plain):
-    """Whoever stops reading (head, a closed pager) stops reading; the work goes on."""
+class _Terminal(_EscapingConsole):
+    """The console of the process; a reader that stops reading (head, a pager) does not stop it."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        paper: Console | None = getattr(_thread, "paper", None)
-        if paper is not None:
-            paper.print(*objects, **options)
+        redirected: Console | None = getattr(_thread, "console", None)
+        if redirected is not None:
+            redirected.print(*objects, **options)
         else:
             super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
-        silence()
+        discard_output()
 
 
-def silence() -> None:
-    """Nobody reads what is printed from now on: a closed pipe, a closed terminal."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for number in (1, 2):
-        os.dup2(nowhere, number)
-    os.close(nowhere)
+def discard_output() -> None:
+    """Discard all further output, because the pipe or the terminal it goes to was closed."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
 
 
-_SIZED = sys.stdout.isatty() or "COLUMNS" in os.environ  # a log file has no width of its own
-console = _Terminal(highlight=False, width=None if _SIZED else 110)
+_FILE_WIDTH = 110  # columns, where the output is a log file, which has no width of its own
+_HAS_WIDTH = sys.stdout.isatty() or "COLUMNS" in os.environ
+console = _Terminal(highlight=False, width=None if _HAS_WIDTH else _FILE_WIDTH)
 _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
+_LEAST_FRACTION = 0.02  # of the work that must be done before the remaining time is estimated
+_UNKNOWN_TOTAL = -1  # steps
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How far a piece of work is."""
+    """How far one piece of work has come."""
 
     title: str
     done: float = 0.0  # steps
-    total: int = 0  # not positive: unknown
+    total: int = 0  # steps; unknown if it is not positive
     speed: float = 0.0  # amount per second
-    numbers: Mapping[str, float] = field(default_factory=dict)  # the latest of each: loss, val loss
-    before: float = 0.0  # steps that were done before it began
+    numbers: Mapping[str, float] = field(default_factory=dict)  # latest values: loss, val loss
+    resumed_at: float = 0.0  # steps that were done before this process began
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
+        """The part of the work that is done, from 0 to 1; 0 if the total is unknown."""
         return min(1.0, self.done / self.total) if self.total > 0 else 0.0
 
-    def left(self, elapsed: float) -> float | None:
-        """Seconds to its end, ``elapsed`` after it began; None as long as too little is done to
-        tell.
+    def seconds_left(self, elapsed: float) -> float | None:
+        """Return the estimated remaining seconds, ``elapsed`` seconds after the work began.
+
+        None if too little has been done for an estimate, or the total is unknown.
         """
-        here = self.done - self.before
-        return (
-            elapsed / here * max(0.0, self.total - self.done)
-            if self.total > 0 and here > 0.02 * self.total
-            else None
-        )
+        done_here = self.done - self.resumed_at
+        if self.total <= 0 or done_here <= _LEAST_FRACTION * self.total:
+            return None
+        return elapsed / done_here * max(0.0, self.total - self.done)
 
 
-Told = Callable[[Stage], None]
+StageListener = Callable[[Stage], None]
 
 
 @contextmanager
-def printing_to(stream: IO[str], told: Told) -> Iterator[None]:
-    """What this thread prints goes to ``stream`` instead of the terminal, and the progress of its
-    work to ``told``.
-    """
-    _thread.paper, _thread.told = _Plain(file=stream, highlight=False, width=110), told
+def redirect_output(stream: IO[str], listener: StageListener) -> Iterator[None]:
+    """Send what this thread prints to ``stream``, and the progress of its work to ``listener``."""
+    _thread.console = _EscapingConsole(file=stream, highlight=False, width=_FILE_WIDTH)
+    _thread.listener = listener
     try:
         yield
     finally:
-        _thread.paper = _thread.told = None
+        _thread.console = _thread.listener = None
 
 
 class _Speed(ProgressColumn):
     """Tokens per second, or MB/s for a download."""
 
     def render(self, task: Task) -> Text:
-        unit, count = task.fields["unit"], task.fields["amount"]
+        unit, amount = task.fields["unit"], task.fields["amount"]
         elapsed = task.elapsed or 0.0
-        return Text(
-            f"{count / elapsed:,.0f} {unit}/s" if elapsed > 0 and count else "", style="cyan"
-        )
+        if elapsed <= 0 or not amount:
+            return Text("")
+        return Text(f"{amount / elapsed:,.0f} {unit}/s", style="cyan")
 
 
 class Ticker:
-    """Progress of one piece of work:
+    """Reports the progress of one piece of work: to a listener, a progress bar, or in plain lines.
 
-    ``advance`` by steps done and by an amount (tokens, MB) for the speed.
+    ``unit`` is what the speed is counted in (tokens, MB). Several threads may call its methods.
     """
 
-    def __init__(self, title: str, total: int, unit: str, progress: Progress | None) -> None:
-        self.title, self.total, self.unit = title, total, unit
-        self._progress = progress
-        self._task = (
-            progress.add_task(title, total=total, unit=unit, amount=0, note="")
-            if progress
-            else None
-        )
-        self._done, self._amount, self._start, self._lock = (
-            0.0,
-            0.0,
-            time.monotonic(),
-            threading.Lock(),
-        )
-        self._before, self._numbers = 0.0, dict[str, float]()
-        self._last = self._start
-        self._told: Told | None = getattr(_thread, "told", None)
-        if self._told is not None:
-            self._told(Stage(title, 0.0, total))
+    def __init__(
+        self, title: str, total: int, unit: str, bars: Progress | None, *, quiet: bool = False
+    ) -> None:
+        self.title, self.unit, self.quiet = title, unit, quiet
+        self.total = _UNKNOWN_TOTAL if quiet else total
+        self._bars = bars
+        self._task = None
+        if bars is not None:
+            self._task = bars.add_task(title, total=total, unit=unit, amount=0, note="")
+        self._lock = threading.Lock()
+        self._done = self._amount = self._resumed_at = 0.0
+        self._numbers: dict[str, float] = {}
+        self._start = self._last_line = time.monotonic()
+        self._listener: StageListener | None = getattr(_thread, "listener", None)
+        if self._listener is not None:
+            self._listener(Stage(title, 0.0, total))
 
     def advance(self, steps: float, amount: float = 0, **numbers: float) -> None:
-        """Steps may be parts of one; ``numbers`` are shown by their names until they change.
+        """Count ``steps`` (which may be fractions) and an ``amount`` for the speed.
 
-        Several threads may call this.
+        ``numbers`` are shown under their names until they are given again.
         """
         with self._lock:
             self._numbers.update({name.replace("_", " "): value for name, value in numbers.items()})
             self._advance(steps, amount)
 
-    def go_on(self, steps: float) -> None:
-        """So many were done when this began."""
+    def resume_at(self, steps: float) -> None:
+        """Count ``steps`` that were done before this process began, without effect on the speed."""
         with self._lock:
-            self._before = steps
+            self._resumed_at = steps
             self._advance(steps, 0)
 
     def _advance(self, steps: float, amount: float) -> None:
         self._done, self._amount = self._done + steps, self._amount + amount
-        note = ", ".join(f"{name} {value:.4f}" for name, value in self._numbers.items())
-        if abs(self._done - self.total) < 1e-6:  # parts do not add up to the last digit
+        if abs(self._done - self.total) < 1e-6:  # fractions do not add up to the last digit
             self._done = self.total
-        if self._told is not None:
-            elapsed = time.monotonic() - self._start
-            per_second = self._amount / elapsed if elapsed > 0 else 0.0
-            self._told(
-                Stage(
-                    self.title,
-                    self._done,
-                    self.total,
-                    per_second,
-                    dict(self._numbers),
-                    self._before,
-                )
-            )
-        elif self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._done, amount=self._amount, note=note)
-        elif time.monotonic() - self._last > _PLAIN_INTERVAL or (
-            steps and self._done == self.total
-        ):
-            self._last = time.monotonic()
-            elapsed = self._last - self._start
-            here = self._done - self._before
-            left = f", {elapsed / here * (self.total - self._done):.0f} s left" if here > 0 else ""
-            speed = (
-                f", {self._amount / elapsed:,.0f} {self.unit}/s"
-                if elapsed > 0 and self._amount
-                else ""
-            )
-            remaining = left if self._done < self.total else f", took {elapsed:.0f} s"
-            console.print(
-                f"{self.title}:"
-                f" {int(self._done)}/{self.total}{speed}{remaining}{', ' + note if note else ''}"
-            )
+        if self._listener is not None:
+            self._listener(self._stage())
+        elif self._bars is not None and self._task is not None:
+            note = self._note()
+            self._bars.update(self._task, completed=self._done, amount=self._amount, note=note)
+        elif not self.quiet and self._line_is_due(steps):
+            self._print_line()
+
+    def _stage(self) -> Stage:
+        elapsed = time.monotonic() - self._start
+        speed = self._amount / elapsed if elapsed > 0 else 0.0
+        numbers = dict(self._numbers)
+        return Stage(self.title, self._done, self.total, speed, numbers, self._resumed_at)
+
+    def _note(self) -> str:
+        return ", ".join(f"{name} {value:.4f}" for name, value in self._numbers.items())
+
+    def _line_is_due(self, steps: float) -> bool:
+        late = time.monotonic() - self._last_line > _PLAIN_INTERVAL
+        return late or bool(steps and self._done == self.total)
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        elapsed, done_here = self._last_line - self._start, self._done - self._resumed_at
+        parts = [f"{self.title}: {int(self._done)}/{self.total}"]
+        if elapsed > 0 and self._amount:
+            parts.append(f"{self._amount / elapsed:,.0f} {self.unit}/s")
+        if self._done >= self.total:
+            parts.append(f"took {elapsed:.0f} s")
+        elif done_here > 0:
+            parts.append(f"{elapsed / done_here * (self.total - self._done):.0f} s left")
+        console.print(", ".join([*parts, *filter(None, [self._note()])]))
 
 
 @contextmanager
 def progress(
     title: str, total: int, unit: str = "tokens", *, quiet: bool = False
 ) -> Iterator[Ticker]:
-    """A bar with speed and remaining time while the block runs; ``quiet`` shows nothing (other
-    ranks, tests).
+    """Show a progress bar with speed and remaining time while the block runs.
+
+    ``quiet`` shows nothing (other ranks of a distributed run, tests).
     """
-    if quiet or not console.is_terminal or getattr(_thread, "told", None) is not None:
-        ticker = Ticker(title, total, unit, None)
-        if quiet:
-            ticker._last = float("inf")
-            ticker.total = -1
-        yield ticker
+    has_listener = getattr(_thread, "listener", None) is not None
+    if quiet or not console.is_terminal or has_listener:
+        yield Ticker(title, total, unit, None, quiet=quiet)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -260,16 +258,13 @@ def progress(
         _Speed(),
         TimeElapsedColumn(),
         TextColumn("left"),
-    )
-    with Progress(
-        *columns,
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=console,
-        speed_estimate_period=600,
-    ) as bars:
+    )
+    with Progress(*columns, console=console, speed_estimate_period=600) as bars:
         yield Ticker(title, total, unit, bars)
 
 
 def section(title: str) -> None:
+    """Print a heading across the terminal."""
     console.rule(Text(title, style="bold"), align="left", style="dim")

@@ -1,9 +1,9 @@
-"""SHA-256 digests of stored files: what was damaged on disk is noticed before it is used.
+"""SHA-256 digests of stored files, so that damage on disk is noticed before a file is used.
 
 ``digests.json`` in a folder holds the digests of the files beside it. It is written before a file
-is renamed into place, with the digest of the new content and those of the contents before it:
-whoever is killed in between leaves a file that is known all the same. A file that is not listed
-(copied here by hand, written by an older version) is used unverified.
+is renamed into place, with the digest of the new content and those of earlier contents: if the
+process is killed in between, the file that is there is still known. A file that is not listed
+(copied by hand, written by an older version) is used without verification.
 """
 
 import fcntl
@@ -18,60 +18,57 @@ from pathlib import Path
 from hydratune.errors import RunError
 
 INDEX = "digests.json"
-_FORMAT = "hydratune digests 1"  # how it begins: other programs have files of this name as well
-# contents of one file: the new one, and those that a process killed between the two writes may have
-# left
-_KEPT = 3
-_RETRIES = 3  # another process may be writing just now
-_PAUSE = 0.05  # seconds
+Digests = dict[str, list[str]]  # file name -> its possible SHA-256 digests, the newest first
+_FORMAT = "hydratune digests 1"  # marks our own files: other programs use this name as well
+_MOST_DIGESTS = 3  # of one file: the new content, and those left by processes that were killed
+_ATTEMPTS = 3  # to read a file that another process may be writing
+_PAUSE = 0.05  # seconds between two attempts
 
 
 def of_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def listed(path: Path) -> list[str]:
-    """The digests that ``path`` may have; empty where none were written down.
+    """Return the digests that ``path`` may have; empty if none were recorded.
 
     Raises ``RunError`` for a broken index.
     """
-    found = _read(path.parent / INDEX).get(path.name, [])
-    return list(found)
+    return list(_read(path.parent / INDEX).get(path.name, []))
 
 
-def _read(index: Path) -> dict[str, list[str]]:
-    """Empty where there is none, or another program's. Raises ``RunError`` for a broken one."""
+def _read(index: Path) -> Digests:
+    """Return the content of an index; empty if there is none, or it is another program's file.
+
+    Raises ``RunError`` for a broken one.
+    """
     try:
         stored = index.read_bytes()
     except OSError:
         return {}
     try:
         content = json.loads(stored)
-        if not isinstance(content, dict) or not content.keys() & {
-            "format",
-            "files",
-        }:  # another program's
-            return {}
+        if not isinstance(content, dict) or not content.keys() & {"format", "files"}:
+            return {}  # another program's
         if content["format"] == _FORMAT:
-            return {
-                str(name): [str(one) for one in some] for name, some in content["files"].items()
-            }
+            files = content["files"].items()
+            return {str(name): [str(digest) for digest in digests] for name, digests in files}
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise RunError(
-        f"{index} is not readable: it was changed or cut; if it alone is damaged, {_remove(index)}"
+        f"{index} is not readable: it was changed or cut; if it alone is damaged, {_remedy(index)}"
     )
 
 
-def _remove(index: Path) -> str:
-    return f"rm '{index}' has the files beside it used unverified"
+def _remedy(index: Path) -> str:
+    return f"rm '{index}' makes the files beside it usable without verification"
 
 
 @contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """One writer after the other, of any process or thread."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process or thread at a time write the index of ``folder``."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks
@@ -82,38 +79,37 @@ def _turn(folder: Path) -> Iterator[None]:
 
 
 def replace(temporary: Path, path: Path) -> None:
-    """Renames ``temporary`` to ``path``, its digest written down before. Raises ``OSError``."""
+    """Rename ``temporary`` to ``path`` after its digest was recorded. Raises ``OSError``."""
     new = of_file(temporary)
-    with _turn(path.parent):
+    with _locked(path.parent):
         index = path.parent / INDEX
         try:
-            known = _read(index)
-        except RunError:  # a new one replaces it
-            known = {}
-        known = {
-            name: some
-            for name, some in known.items()
+            recorded = _read(index)
+        except RunError:  # a broken index is replaced
+            recorded = {}
+        recorded = {
+            name: digests
+            for name, digests in recorded.items()
             if name == path.name or (path.parent / name).exists()
         }
-        before = known.get(path.name, []) if path.exists() else []
-        known[path.name] = [new, *(one for one in before if one != new)][:_KEPT]
-        _write(index, known)
+        earlier = recorded.get(path.name, []) if path.exists() else []
+        different = [digest for digest in earlier if digest != new]
+        recorded[path.name] = [new, *different][:_MOST_DIGESTS]
+        _write(index, recorded)
         try:
             temporary.replace(path)
         except OSError:
-            if set(known) == {path.name} and not path.exists():  # nothing is left behind
+            if set(recorded) == {path.name} and not path.exists():  # leave nothing behind
                 index.unlink(missing_ok=True)
             raise
 
 
-def _write(index: Path, known: dict[str, list[str]]) -> None:
+def _write(index: Path, recorded: Digests) -> None:
     temporary = index.with_name(f".{INDEX}.{os.getpid()}.tmp")
+    content = {"format": _FORMAT, "files": dict(sorted(recorded.items()))}
     try:
         with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(
-                json.dumps({"format": _FORMAT, "files": dict(sorted(known.items()))}, indent=1)
-                + "\n"
-            )
+            stream.write(json.dumps(content, indent=1) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(index)
@@ -123,7 +119,7 @@ def _write(index: Path, known: dict[str, list[str]]) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Writes down the digests of all files in and below ``folder``, which nobody changes any more.
+    """Record the digests of all files in and below ``folder``, which must not change afterwards.
 
     Raises ``OSError``.
     """
@@ -132,64 +128,62 @@ def seal(folder: Path) -> None:
 
 
 def damaged(folder: Path) -> str | None:
-    """What is wrong in a folder that was sealed: the first file that is missing or has other
-    content; None if nothing is.
+    """Return what is wrong in a sealed folder: the first file that is missing or was changed.
 
-    None as well for a folder that was never sealed.
+    None if nothing is wrong, and for a folder that was never sealed.
     """
+    index = folder / INDEX
     try:
-        known = _read(folder / INDEX)
+        recorded = _read(index)
     except RunError as error:
         return str(error)
-    for name, some in known.items():
+    for name, digests in recorded.items():
         path = folder / name
         if not path.is_file():
-            return (
-                f"{path} is missing, which {folder / INDEX} lists; bring it back from a copy, or"
-                f" {_remove(folder / INDEX)}"
-            )
-        if of_file(path) not in some:
-            return _other_content(path)
+            fix = f"bring it back from a copy, or {_remedy(index)}"
+            return f"{path} is missing, which {index} lists; {fix}"
+        if of_file(path) not in digests:
+            return _changed(path)
     return None
 
 
-def _other_content(path: Path) -> str:
+def _changed(path: Path) -> str:
     index = path.parent / INDEX
     return (
         f"{path} is not as it was written: its SHA-256 is not the one in {index}; one of the two"
         " was changed or damaged. Bring it back from a copy; if you changed it yourself,"
-        f" {_remove(index)}"
+        f" {_remedy(index)}"
     )
 
 
 def content(path: Path) -> bytes:
-    """The content of a file, verified.
+    """Return the verified content of a file.
 
     Raises ``RunError`` if it is not what was written, ``OSError`` if it cannot be read.
     """
-    for attempt in range(_RETRIES):
-        known, found = listed(path), path.read_bytes()
-        if not known or hashlib.sha256(found).hexdigest() in known:
-            return found
-        if attempt < _RETRIES - 1:
+    for attempt in range(_ATTEMPTS):
+        digests, stored = listed(path), path.read_bytes()
+        if not digests or hashlib.sha256(stored).hexdigest() in digests:
+            return stored
+        if attempt < _ATTEMPTS - 1:
             time.sleep(_PAUSE)
-    raise RunError(_other_content(path))
+    raise RunError(_changed(path))
 
 
 def verify(path: Path) -> bool:
-    """Whether a large file is what was written; False if nothing is known of it.
+    """Return True if a large file is what was written, False if no digest was recorded for it.
 
-    Raises ``RunError`` if it is not, ``OSError``.
+    Raises ``RunError`` if it was changed, ``OSError`` if it cannot be read.
     """
-    known = listed(path)
-    if known and of_file(path) not in known:
-        raise RunError(_other_content(path))
-    return bool(known)
+    digests = listed(path)
+    if digests and of_file(path) not in digests:
+        raise RunError(_changed(path))
+    return bool(digests)
 
 
 def problems(folder: Path) -> list[str]:
-    """What is wrong with the files in ``folder`` that are listed and there; a sentence each."""
-    found = []
+    """Return a sentence for each file in ``folder`` that is listed, exists and was changed."""
+    sentences = []
     try:
         names = sorted(_read(folder / INDEX))
     except RunError as error:
@@ -199,5 +193,5 @@ def problems(folder: Path) -> list[str]:
             try:
                 content(folder / name)
             except RunError as error:
-                found.append(str(error))
-    return found
+                sentences.append(str(error))
+    return sentences

@@ -30,7 +30,8 @@ from hydratune.data.rows import with_system
 from hydratune.data.tokens import TokenCheck
 from hydratune.errors import InputError, RunError
 from hydratune.evaluation.judge import facts
-from hydratune.evaluation.judge.clients import Client, Purse, client_for
+from hydratune.evaluation.judge.client import Budget, Client
+from hydratune.evaluation.judge.clients import make_client
 from hydratune.experiment import fitness
 from hydratune.models import sources
 from hydratune.models.sources import Reader
@@ -83,9 +84,9 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
 
 def _judge(config: PrepareConfig) -> Client | None:
     """Return the judge of answers, if the settings name one."""
-    if not facts.wanted(config.facts):
+    if not facts.is_enabled(config.facts):
         return None
-    return client_for(config.facts, lambda: config.model, Purse(config.facts))
+    return make_client(config.facts, lambda: config.model, Budget(config.facts))
 
 
 def _check_facts(
@@ -97,7 +98,7 @@ def _check_facts(
     """
     section("facts")
     rows = (with_system(row, config.data.system_prompt) for row in prepared.rows("train"))
-    checked = facts.check(rows, config.facts, judge)
+    checked = facts.check_facts(rows, config.facts, judge)
     report["checks"]["unsupported"] = checked.finding.plain()
     console.print(escape(checked.finding.note), soft_wrap=True)
     return "" if checked.judged else checked.why or "no training row has an answer"

@@ -1,5 +1,7 @@
-"""What each setting did, over all finished runs of a comparison: means by value, rank correlation,
-importance.
+"""What each setting did, over all finished runs of a comparison.
+
+For each value of a setting its mean score, for numeric settings a rank correlation, and with enough
+runs the importance of the setting.
 """
 
 import itertools
@@ -8,33 +10,35 @@ import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
-from hydratune.comparison.entries import Entry, canonical, cell, score, seed_keys, varying
-from hydratune.comparison.names import Criterion
+from hydratune.comparison.criterion import Criterion
+from hydratune.comparison.entries import Entry, score_of, seed_keys, varying_settings
+from hydratune.comparison.formatting import canonical, format_value
 from hydratune.comparison.runs import Run
 from hydratune.evaluation.statistics import Interval
 
-LEAST_RUNS = 10  # for importances: a forest of fewer says nothing
-_MOST_LEVELS, _BINS = (
-    12,
-    4,
-)  # values of a setting that are listed; groups of neighbours where there are more
-_LEAST_POINTS, _EXACT = (
-    4,
-    8,
-)  # for a rank correlation; up to which all orders are gone through for its p
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+MIN_RUNS = 10  # for importances: a forest fitted to fewer runs says nothing
+_MOST_LEVELS = 12  # values of a setting that are listed one by one
+_BINS = 4  # groups of neighbouring values where there are more
+_MIN_POINTS = 4  # for a rank correlation
+_MOST_EXACT = 8  # points up to which its p value is computed over all orders
+_TREES = 256
+ScoredRun = tuple[Run, float]
 
 
 @dataclass(frozen=True)
 class Level:
-    """Runs with one value of a setting."""
+    """The runs with one value of a setting."""
 
-    value: Any  # "a to b" where there are too many to list each
+    value: object  # "a to b" where there are too many values to list each
     scores: tuple[float, ...]
-    interval: Interval | None  # of the mean, over these runs, by Student's t; None for a single run
+    interval: Interval | None  # of the mean over these runs, by Student's t; None for one run
 
     @property
     def runs(self) -> int:
@@ -47,101 +51,106 @@ class Level:
 
 @dataclass(frozen=True)
 class Effect:
-    """One setting."""
+    """What one setting did."""
 
     key: str
-    levels: tuple[Level, ...]  # in order; none where there are too many texts
-    correlation: float | None  # Spearman's, of a number with the metric, seeds counted as one
+    levels: tuple[Level, ...]  # in order; empty for a text with too many values
+    correlation: float | None  # Spearman's, of a number with the metric; seeds count as one point
     correlation_p: float | None
-    # share of the forest's variance that this setting alone explains (fANOVA); None: the forest
-    # predicts nothing
+    # the share of the variance of a forest that this setting explains by itself (fANOVA);
+    # None if the forest predicts nothing
     importance: float | None
 
     @property
     def is_noise(self) -> bool:
-        """The seed: what it explains is what chance does."""
+        """Whether this is the seed, which explains only what chance does."""
         return self.key == "seed"
 
 
-def effects(ranked: Sequence[Entry], by: Criterion, confidence: float = 0.95) -> list[Effect]:
-    """Of every setting that varies over finished runs, the most important first, the seed last.
+def find_effects(ranked: Sequence[Entry], by: Criterion, confidence: float = 0.95) -> list[Effect]:
+    """Return the effect of every setting that varies, the most important first, the seed last.
 
-    Halved and failed runs take no part.
+    Only finished runs count.
     """
-    counted = [
-        (run, value)
+    scored = [
+        (run, score)
         for entry in ranked
         for run in entry.runs
-        if (value := score(run, by)) is not None
+        if (score := score_of(run, by)) is not None
     ]
-    keys = varying([run for run, _ in counted])
-    shares = _importances(counted, keys)
+    finished = [run for run, _ in scored]
+    keys = varying_settings(finished)
+    importances = _importances(scored, keys)
     means = [(entry.settings, entry.mean) for entry in ranked if entry.mean is not None]
-    # an entry has several, and no order among them means anything
-    drawn = seed_keys([run for run, _ in counted])
-    ranks = {key: (None, None) if key in drawn else _correlation(means, key) for key in keys}
-    found = [
-        Effect(key, _levels(counted, key, confidence), *ranks[key], shares.get(key)) for key in keys
-    ]
-    return sorted(found, key=lambda effect: (effect.is_noise, -(effect.importance or 0.0)))
+    seeds = seed_keys(finished)  # their order means nothing, so they have no rank correlation
+    effects = []
+    for key in keys:
+        correlation, p = (None, None) if key in seeds else _rank_correlation(means, key)
+        levels = _levels(scored, key, confidence)
+        effects.append(Effect(key, levels, correlation, p, importances.get(key)))
+    return sorted(effects, key=lambda effect: (effect.is_noise, -(effect.importance or 0.0)))
 
 
-def _levels(counted: Sequence[tuple[Run, float]], key: str, confidence: float) -> tuple[Level, ...]:
-    by_value: dict[str, list[float]] = {}
-    first: dict[str, Any] = {}
-    for run, value in counted:
+def _levels(scored: Sequence[ScoredRun], key: str, confidence: float) -> tuple[Level, ...]:
+    """Group scores by the values of a setting, or by ranges of them where there are many."""
+    scores: dict[str, list[float]] = {}
+    values: dict[str, object] = {}
+    for run, score in scored:
         name = canonical(run.settings.get(key))
-        by_value.setdefault(name, []).append(value)
-        first.setdefault(name, run.settings.get(key))
-    numeric = all(map(_is_number, first.values()))
-    names = sorted(by_value, key=lambda name: (float(first[name]), "") if numeric else (0.0, name))
+        scores.setdefault(name, []).append(score)
+        values.setdefault(name, run.settings.get(key))
+    numbers = {name: value for name, value in values.items() if _is_number(value)}
+    is_numeric = len(numbers) == len(values)
+    names = sorted(
+        scores, key=lambda name: (float(numbers[name]), "") if is_numeric else (0.0, name)
+    )
     if len(names) <= _MOST_LEVELS:
-        return tuple(_level(first[name], by_value[name], confidence) for name in names)
-    if not numeric:
+        return tuple(_level(values[name], scores[name], confidence) for name in names)
+    if not is_numeric:
         return ()
     size = -(-len(names) // _BINS)
-    bins = [names[start : start + size] for start in range(0, len(names), size)]
-    named = [
-        (
-            f"{cell(first[some[0]])} to {cell(first[some[-1]])}",
-            [v for name in some for v in by_value[name]],
-        )
-        for some in bins
-    ]
-    return tuple(_level(name, scores, confidence) for name, scores in named)
+    levels = []
+    for start in range(0, len(names), size):
+        neighbours = names[start : start + size]
+        first, last = (format_value(values[name]) for name in (neighbours[0], neighbours[-1]))
+        together = [score for name in neighbours for score in scores[name]]
+        levels.append(_level(f"{first} to {last}", together, confidence))
+    return tuple(levels)
 
 
-def _level(value: Any, scores: Sequence[float], confidence: float) -> Level:
-    return Level(value, tuple(scores), _mean_interval(scores, confidence))
+def _level(value: object, scores: Sequence[float], confidence: float) -> Level:
+    return Level(value, tuple(scores), _interval_of_mean(scores, confidence))
 
 
-def _correlation(
-    means: Sequence[tuple[Mapping[str, Any], float]], key: str
+def _rank_correlation(
+    means: Sequence[tuple[Mapping[str, object], float]], key: str
 ) -> tuple[float | None, float | None]:
-    """(Spearman's rank correlation of a numeric setting with the metric, p); None where there is
-    none.
+    """Return (Spearman's rank correlation of a numeric setting with the metric, its p value).
+
+    Both are None for a setting that is not numeric, for too few points, and if either side is
+    constant. For few points the p value is exact: the share of all orders of the scores that
+    correlate at least as strongly.
     """
-    settings, values = [found.get(key) for found, _ in means], [value for _, value in means]
-    if (
-        len(values) < _LEAST_POINTS
-        or not all(map(_is_number, settings))
-        or len({float(s) for s in settings if s is not None}) < 2
-    ):
+    settings = [own.get(key) for own, _ in means]
+    values = [value for _, value in means]
+    numbers = [float(value) for value in settings if _is_number(value)]
+    if len(values) < _MIN_POINTS or len(numbers) < len(settings):
         return None, None
-    if len(set(values)) < 2:
+    if len(set(numbers)) < 2 or len(set(values)) < 2:
         return None, None
     from scipy.stats import rankdata, spearmanr
 
-    found = spearmanr(settings, values)
-    if len(values) > _EXACT:
-        return float(found.statistic), float(found.pvalue)
+    result = spearmanr(settings, values)
+    if len(values) > _MOST_EXACT:
+        return float(result.statistic), float(result.pvalue)
     x, y = rankdata(settings), rankdata(values)
-    orders = np.array(list(itertools.permutations(y - y.mean())))  # (orders, points): all there are
+    orders = np.array(list(itertools.permutations(y - y.mean())))  # (orders, points)
     strength = np.abs(orders @ (x - x.mean()))
-    return float(found.statistic), float(np.mean(strength >= strength[0] - 1e-9))
+    return float(result.statistic), float(np.mean(strength >= strength[0] - 1e-9))
 
 
-def _mean_interval(values: Sequence[float], confidence: float) -> Interval | None:
+def _interval_of_mean(values: Sequence[float], confidence: float) -> Interval | None:
+    """Return Student's t interval; None for a single value."""
     if len(values) < 2:
         return None
     from scipy.stats import t
@@ -151,70 +160,70 @@ def _mean_interval(values: Sequence[float], confidence: float) -> Interval | Non
     return mean - half, mean + half
 
 
-def _importances(counted: Sequence[tuple[Run, float]], keys: Sequence[str]) -> dict[str, float]:
-    """fANOVA's of Optuna: a forest is fitted, and its variance split over the settings.
+def _importances(scored: Sequence[ScoredRun], keys: Sequence[str]) -> dict[str, float]:
+    """Return Optuna's fANOVA importances: a forest is fitted and its variance split over settings.
 
-    Empty where there are too few runs, or where a forest does not predict runs that it has not
-    seen: its variance is then chance.
+    Empty if there are too few runs, or if the forest does not predict runs outside its training
+    sample: its variance is then chance.
     """
-    if len(counted) < LEAST_RUNS or len(keys) < 2 or len({value for _, value in counted}) < 2:
+    if len(scored) < MIN_RUNS or len(keys) < 2 or len({score for _, score in scored}) < 2:
         return {}
     import optuna
     from optuna.importance import FanovaImportanceEvaluator
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = {key: _distribution([run.settings.get(key) for run, _ in counted]) for key in keys}
-    if not _predictable(counted, space):
+    space = {key: _distribution([run.settings.get(key) for run, _ in scored]) for key in keys}
+    if not _is_predictable(scored, space):
         return {}
     study = optuna.create_study()
-    for run, value in counted:
+    for run, score in scored:
         params = {key: _parameter(run.settings.get(key), space[key]) for key in keys}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=score))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = optuna.importance.get_param_importances(
+        shares = optuna.importance.get_param_importances(
             study, evaluator=FanovaImportanceEvaluator(seed=0), params=list(keys), normalize=False
         )
-    return {key: float(share) for key, share in found.items()}
+    return {key: float(share) for key, share in shares.items()}
 
 
-def _predictable(counted: Sequence[tuple[Run, float]], space: Mapping[str, Any]) -> bool:
-    """Whether a forest predicts runs left out of its trees better than their mean does."""
-    import optuna
+def _is_predictable(scored: Sequence[ScoredRun], space: Mapping[str, "BaseDistribution"]) -> bool:
+    """Return whether a forest predicts out-of-bag runs better than their mean does."""
+    from optuna.distributions import CategoricalDistribution
     from sklearn.ensemble import RandomForestRegressor
 
     columns = []
     for key, distribution in space.items():
-        values = [_parameter(run.settings.get(key), distribution) for run, _ in counted]
-        if isinstance(distribution, optuna.distributions.CategoricalDistribution):
-            columns += [
-                [float(value == choice) for value in values] for choice in distribution.choices
-            ]
+        values = [_parameter(run.settings.get(key), distribution) for run, _ in scored]
+        if isinstance(distribution, CategoricalDistribution):
+            choices = distribution.choices
+            columns += [[float(value == choice) for value in values] for choice in choices]
         else:
-            columns.append(values)
-    forest = RandomForestRegressor(n_estimators=256, oob_score=True, random_state=0)
-    forest.fit(np.array(columns).T, [value for _, value in counted])
+            columns.append([float(value) for value in values])
+    forest = RandomForestRegressor(n_estimators=_TREES, oob_score=True, random_state=0)
+    forest.fit(np.array(columns).T, [score for _, score in scored])
     return bool(forest.oob_score_ > 0)
 
 
-def _distribution(values: Sequence[Any]) -> Any:
-    import optuna
+def _distribution(values: Sequence[object]) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    if all(map(_is_number, values)):
-        low, high = min(values), max(values)
-        return optuna.distributions.FloatDistribution(low, high, log=low > 0 and high / low >= 10)
-    return optuna.distributions.CategoricalDistribution(sorted({str(value) for value in values}))
-
-
-def _parameter(value: Any, distribution: Any) -> Any:
-    import optuna
-
-    return (
-        float(value)
-        if isinstance(distribution, optuna.distributions.FloatDistribution)
-        else str(value)
-    )
+    numbers = [value for value in values if _is_number(value)]
+    if len(numbers) == len(values):
+        low, high = min(numbers), max(numbers)
+        return FloatDistribution(low, high, log=low > 0 and high / low >= 10)
+    return CategoricalDistribution(sorted({str(value) for value in values}))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _parameter(value: object, distribution: "BaseDistribution") -> float | str:
+    from optuna.distributions import FloatDistribution
+
+    if isinstance(distribution, FloatDistribution) and _is_number(value):
+        return float(value)
+    return str(value)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value)

@@ -1,19 +1,24 @@
-"""Is a candidate worse than a baseline?
+"""A check for scripts and CI: is a candidate worse than a baseline?
 
-Two runs, paired over the same test rows, for scripts and CI.
+Two runs are compared, paired over the same test rows.
 """
 
 import math
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 
-from hydratune.comparison.names import lower_is_better, title
-from hydratune.comparison.runs import Run
-from hydratune.comparison.ties import ONE_SEED, main_metric, read_rows
+from rich.markup import escape
+from rich.table import Table
+
+from hydratune.comparison.formatting import format_p
+from hydratune.comparison.runs import Run, read_run
+from hydratune.comparison.ties import ONE_SEED, ScoredRows, main_metric, read_scored_rows
 from hydratune.errors import InputError
 from hydratune.evaluation.measures import comparison, difference
 from hydratune.evaluation.statistics import Difference, corrected
+from hydratune.metric_table import lower_is_better, title
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LIMIT = re.compile(
@@ -28,7 +33,7 @@ _FORM = (
 
 @dataclass(frozen=True)
 class Limit:
-    """Fails where the candidate less the baseline is below (or above) a number."""
+    """Fails a candidate whose difference to the baseline is below (or above) a number."""
 
     metric: str
     below: bool
@@ -36,131 +41,151 @@ class Limit:
     relative: bool  # to the baseline's value
 
     def __str__(self) -> str:
-        return (
-            f"{self.metric} {'<' if self.below else '>'}"
-            f" {100 * self.number if self.relative else self.number:+g}{' %' * self.relative}"
-        )
+        sign, scale, percent = "<" if self.below else ">", 100 if self.relative else 1, " %"
+        return f"{self.metric} {sign} {scale * self.number:+g}{percent * self.relative}"
 
 
 @dataclass(frozen=True)
-class Checked:
-    """One metric of both runs."""
+class CheckedMetric:
+    """One metric of both runs, and whether the candidate fails by it."""
 
     metric: str
     baseline: float
     candidate: float
-    difference: Difference | None  # paired; None where there are no rows to pair
+    difference: Difference | None  # paired; None if there are no rows to pair
     limit: str
     failed: bool
 
 
-def limits(text: str) -> list[Limit]:
-    """Raises ``InputError``."""
-    found = []
-    for part in text.split(","):
-        match = _LIMIT.fullmatch(part)
-        if match is None:
-            raise InputError(f"fail_if: {part.strip()!r} is not understood; {_FORM}")
-        number = float(match["number"]) / (100 if match["percent"] else 1)
-        limit = Limit(match["metric"], match["sign"] == "<", number, bool(match["percent"]))
-        if (limit.below and number > 0) or (not limit.below and number < 0):
-            raise InputError(
-                f"fail_if: {part.strip()!r} would fail a candidate that is equal to the baseline;"
-                f" {_FORM}"
-            )
-        better_lower = lower_is_better(limit.metric)
-        if better_lower is not None and limit.below is better_lower:
-            way = "lower" if better_lower else "higher"
-            raise InputError(
-                f"fail_if: {part.strip()!r} would fail a candidate that is better: {limit.metric}"
-                f" is better {way}; {_FORM}"
-            )
-        found.append(limit)
-    return found
+def parse_limits(text: str) -> list[Limit]:
+    """Return the limits of ``fail_if``. Raises ``InputError``."""
+    return [_parse_limit(part) for part in text.split(",")]
 
 
-def check(
+def _parse_limit(text: str) -> Limit:
+    match = _LIMIT.fullmatch(text)
+    if match is None:
+        raise InputError(f"fail_if: {text.strip()!r} is not understood; {_FORM}")
+    number = float(match["number"]) / (100 if match["percent"] else 1)
+    limit = Limit(match["metric"], match["sign"] == "<", number, bool(match["percent"]))
+    if (limit.below and number > 0) or (not limit.below and number < 0):
+        why = "would fail a candidate that is equal to the baseline"
+        raise InputError(f"fail_if: {text.strip()!r} {why}; {_FORM}")
+    lower = lower_is_better(limit.metric)
+    if lower is not None and limit.below is lower:
+        why = f"{limit.metric} is better {'lower' if lower else 'higher'}"
+        raise InputError(
+            f"fail_if: {text.strip()!r} would fail a candidate that is better: {why}; {_FORM}"
+        )
+    return limit
+
+
+def read_checked_run(option: str, folder: str) -> Run:
+    """Return the run that an option names. Raises ``InputError`` if it is none, or damaged."""
+    path = Path(folder)
+    if not (path / "status.json").is_file():
+        raise InputError(f"{option}: {folder} is no run directory (no status.json)")
+    run = read_run(path)
+    if run.damage:
+        raise InputError(f"{option}: {run.damage[0]}")
+    return run
+
+
+def check_candidate(
     baseline: Run, candidate: Run, fail_if: str | None, *, certain: bool, confidence: float
-) -> list[Checked]:
-    """Without ``fail_if`` a candidate fails that is significantly worse in its main metric or the
-    likelihood of the answers.
+) -> list[CheckedMetric]:
+    """Check a candidate against the limits of ``fail_if``, or for a significant difference.
 
-    ``certain``: a limit only fails if the whole interval of the difference is beyond it. Raises
-    ``InputError`` if the runs cannot be compared.
+    Without ``fail_if`` it fails if it is significantly worse in its main metric or the likelihood
+    of the answers. ``certain``: a limit only fails if the whole interval of the difference is
+    beyond it. Raises ``InputError`` if the runs cannot be compared.
     """
     for run in (baseline, candidate):
         if run.state != "finished" or not run.metrics:
-            raise InputError(
-                f"{run.path}: not a finished run"
-                f" ({run.state}{f': {run.error}' if run.error else ''})"
-            )
+            reason = f"{run.state}: {run.error}" if run.error else run.state
+            raise InputError(f"{run.path}: not a finished run ({reason})")
     if fail_if is not None:
-        wanted = limits(fail_if)
-        broken = _broken(baseline, candidate, {limit.metric for limit in wanted})
+        limits = parse_limits(fail_if)
+        broken = _always_failing(baseline, candidate, {limit.metric for limit in limits})
         return broken + [
-            _held(limit, baseline, candidate, certain=certain, confidence=confidence)
-            for limit in wanted
+            _check_limit(limit, baseline, candidate, certain=certain, confidence=confidence)
+            for limit in limits
         ]
     if certain:
         raise InputError(
-            "certain = true: belongs to fail_if=...; without it the check is one of significance"
+            "certain = true: belongs to fail_if=...; without it the check is a significance test"
             " already"
         )
-    return _broken(baseline, candidate, frozenset()) or _significance(
+    return _always_failing(baseline, candidate, frozenset()) or _check_significance(
         baseline, candidate, confidence
     )
 
 
-def _broken(baseline: Run, candidate: Run, limited: Set[str]) -> list[Checked]:
-    """What fails whatever the limits: no validation loss that is a number, or more forgotten than
-    the run itself allowed.
+def _always_failing(baseline: Run, candidate: Run, limited: Set[str]) -> list[CheckedMetric]:
+    """Return what fails whatever the limits are.
 
-    ``limited``: metrics that have limits of their own. Raises ``InputError`` if it is the baseline.
+    That is a validation loss that is not a number, and more forgetting than the run itself allowed.
+    ``limited``: metrics that have limits of their own. Raises ``InputError`` if the baseline has no
+    loss.
     """
-    for what, run in (("baseline", baseline), ("candidate", candidate)):
-        if run.value("objective") is None and (
-            "objective" in run.metrics or (what == "candidate" and "objective" in baseline.metrics)
-        ):
-            if what == "baseline":
-                told = (
-                    f"its validation loss is {run.metrics['objective']}, no number, so nothing is"
-                    " better or worse than it"
-                )
-                raise InputError(f"{run.path}: {told}; give another run as baseline=DIR")
-            if limited.isdisjoint(("objective", "val/loss")):
-                before = baseline.value("objective")
-                return [
-                    _no_number(
-                        "val/loss",
-                        before if before is not None else math.nan,
-                        run.metrics.get("objective"),
-                    )
-                ]
+    had_loss = "objective" in baseline.metrics
+    loss = baseline.value("objective")
+    if had_loss and loss is None:
+        raise InputError(
+            f"{baseline.path}: its validation loss is {baseline.metrics['objective']}, no number,"
+            " so nothing is better or worse than it; give another run as baseline=DIR"
+        )
+    lacks_loss = candidate.value("objective") is None
+    is_expected = had_loss or "objective" in candidate.metrics
+    if lacks_loss and is_expected and limited.isdisjoint(("objective", "val/loss")):
+        before = math.nan if loss is None else loss
+        return [_no_number("val/loss", before, candidate.metrics.get("objective"))]
     if candidate.over_budget and not baseline.over_budget:
-        name = "forgetting/within_budget"
-        return [
-            Checked(
-                name,
-                1.0,
-                0.0,
-                None,
-                "more was forgotten than evaluation.forgetting.fail of the run allows",
-                True,
-            )
-        ]
+        why = "more was forgotten than evaluation.forgetting.fail of the run allows"
+        return [CheckedMetric("forgetting/within_budget", 1.0, 0.0, None, why, failed=True)]
     return []
 
 
-def _no_number(metric: str, before: float, after: object) -> Checked:
-    seen = float(after) if isinstance(after, (int, float)) else math.nan
-    return Checked(
-        metric, before, seen, None, f"no number ({'missing' if after is None else after})", True
-    )
+def _no_number(metric: str, baseline: float, candidate: object) -> CheckedMetric:
+    value = float(candidate) if isinstance(candidate, int | float) else math.nan
+    limit = f"no number ({'missing' if candidate is None else candidate})"
+    return CheckedMetric(metric, baseline, value, None, limit, failed=True)
 
 
-def _significance(baseline: Run, candidate: Run, confidence: float) -> list[Checked]:
-    """By the main metric and the likelihood of the answers, corrected for both (Holm)."""
-    theirs, ours = read_rows(baseline), read_rows(candidate)
+def _check_significance(baseline: Run, candidate: Run, confidence: float) -> list[CheckedMetric]:
+    """Test the main metric and the likelihood of the answers, corrected for both (Holm)."""
+    theirs, ours = _pair_rows(baseline, candidate)
+    main = main_metric(baseline)
+    if main != main_metric(candidate):
+        raise InputError(
+            f"the main metric of {baseline.path} is {main}, of {candidate.path}"
+            f" {main_metric(candidate)}; say by fail_if=... what counts"
+        )
+    names = [name for name in dict.fromkeys([main, "nll"]) if name and name in theirs.measures]
+    for run, rows in ((baseline, theirs), (candidate, ours)):
+        for name in names:
+            if name not in rows.measures or not math.isfinite(rows.measures[name].value):
+                raise InputError(
+                    f"{run.path}: eval/{name} of its answers is no number, so it is neither"
+                    " better nor worse"
+                )
+    tests = [
+        comparison(ours.measures[name], theirs.measures[name], ours.groups, _SAMPLES)
+        for name in names
+    ]
+    limit = f"significantly worse (p < {1 - confidence:.2g}, Holm)"
+    checked = []
+    for name, test in zip(names, corrected(tests, confidence), strict=True):
+        is_worse = test.value > 0 if lower_is_better(f"eval/{name}") else test.value < 0
+        values = theirs.measures[name].value, ours.measures[name].value
+        failed = is_worse and test.p < 1 - confidence
+        checked.append(CheckedMetric(f"eval/{name}", *values, test, limit, failed))
+    return checked
+
+
+def _pair_rows(baseline: Run, candidate: Run) -> tuple[ScoredRows, ScoredRows]:
+    """Return the test rows of both runs. Raises ``InputError`` if they cannot be paired."""
+    theirs, ours = read_scored_rows(baseline), read_scored_rows(candidate)
     if ours is None or theirs is None:
         lacking = candidate if ours is None else baseline
         raise InputError(
@@ -172,115 +197,107 @@ def _significance(baseline: Run, candidate: Run, confidence: float) -> list[Chec
             f"{candidate.path} and {baseline.path} were tested on different rows: nothing can be"
             " paired; give fail_if=..."
         )
-    main = main_metric(baseline)
-    if main != main_metric(candidate):
-        mains = (
-            f"the main metric of {baseline.path} is {main}, of {candidate.path}"
-            f" {main_metric(candidate)}"
-        )
-        raise InputError(f"{mains}; say by fail_if=... what counts")
-    names = [name for name in dict.fromkeys([main, "nll"]) if name and name in theirs.measures]
-    for run, read in ((baseline, theirs), (candidate, ours)):
-        if unknown := [
-            name
-            for name in names
-            if name not in read.measures or not math.isfinite(read.measures[name].value)
-        ]:
-            raise InputError(
-                f"{run.path}: eval/{unknown[0]} of its answers is no number, so it is neither"
-                " better nor worse"
-            )
-    tests = [
-        comparison(ours.measures[name], theirs.measures[name], ours.groups, _SAMPLES)
-        for name in names
-    ]
-    checked = []
-    for name, one in zip(names, corrected(tests, confidence), strict=True):
-        worse = one.value > 0 if lower_is_better(f"eval/{name}") else one.value < 0
-        limit = f"significantly worse (p < {1 - confidence:.2g}, Holm)"
-        values = theirs.measures[name].value, ours.measures[name].value
-        checked.append(
-            Checked(f"eval/{name}", *values, one, limit, worse and one.p < 1 - confidence)
-        )
-    return checked
+    return theirs, ours
 
 
-def _held(
+def _check_limit(
     limit: Limit, baseline: Run, candidate: Run, *, certain: bool, confidence: float
-) -> Checked:
-    """One metric against its limit."""
+) -> CheckedMetric:
+    """Check one metric against its limit."""
     before = _value(baseline, limit.metric)
     if limit.metric in candidate.metrics and candidate.value(limit.metric) is None:
         return _no_number(limit.metric, before, candidate.metrics[limit.metric])
     after = _value(candidate, limit.metric)
-    system, _, name = limit.metric.partition("/")
-    theirs, ours = (read_rows(run) if system == "eval" else None for run in (baseline, candidate))
-    found = None
-    if ours is not None and theirs is not None and ours.rows == theirs.rows:
-        if name in ours.measures and name in theirs.measures:
-            found = difference(
-                ours.measures[name], theirs.measures[name], ours.groups, confidence, _SAMPLES
-            )
-    elif system in ("eval", "val", "objective"):
-        tested = system == "eval"
-        seen = [run.tested_on if tested else run.measured_on for run in (baseline, candidate)]
-        if seen[0] != seen[1]:
-            how = "tested" if tested else "validated"
-            raise InputError(
-                f"fail_if: {limit.metric}: {candidate.path} and {baseline.path} were {how} on"
-                " different rows"
-            )
-    if certain and found is None:
+    paired = _paired_difference(limit.metric, baseline, candidate, confidence)
+    if certain and paired is None:
         raise InputError(
             f"certain = true: the difference of {limit.metric} has no interval; those of the"
             " answers (eval/...) have"
         )
     number = limit.number * abs(before) if limit.relative else limit.number
-    low, high = after - before, after - before
-    if certain and found is not None:
-        low, high = found.interval or (-math.inf, math.inf)  # so few rows are never certain
+    low = high = after - before
+    if certain and paired is not None:
+        # with too few rows for an interval nothing is certain
+        low, high = paired.interval or (-math.inf, math.inf)
     failed = high < number if limit.below else low > number
-    return Checked(limit.metric, before, after, found, str(limit), failed)
+    return CheckedMetric(limit.metric, before, after, paired, str(limit), failed)
+
+
+def _paired_difference(
+    metric: str, baseline: Run, candidate: Run, confidence: float
+) -> Difference | None:
+    """Return the difference over the same test rows; None for a metric that has no rows.
+
+    Raises ``InputError`` if the metric was measured on different rows.
+    """
+    system, _, name = metric.partition("/")
+    if system == "eval":
+        theirs, ours = read_scored_rows(baseline), read_scored_rows(candidate)
+        if ours is not None and theirs is not None and ours.rows == theirs.rows:
+            if name not in ours.measures or name not in theirs.measures:
+                return None
+            before, after = theirs.measures[name], ours.measures[name]
+            return difference(after, before, ours.groups, confidence, _SAMPLES)
+        is_same, how = baseline.test_hash == candidate.test_hash, "tested"
+    elif system in ("val", "objective"):
+        is_same, how = baseline.validation_hash == candidate.validation_hash, "validated"
+    else:
+        return None
+    if not is_same:
+        raise InputError(
+            f"fail_if: {metric}: {candidate.path} and {baseline.path} were {how} on different rows"
+        )
+    return None
 
 
 def _value(run: Run, metric: str) -> float:
+    """Return a metric of a run. Raises ``InputError`` if it has none."""
     value = run.value(metric)
-    if value is None:
-        there = run.metrics.get(metric)
-        what = (
-            f"has no metric {metric}; its metrics.json has the names"
-            if there is None
-            else f"has {metric} = {there}, which is no number"
-        )
-        raise InputError(f"fail_if: {run.path} {what}")
-    return value
+    if value is not None:
+        return value
+    recorded = run.metrics.get(metric)
+    if recorded is None:
+        why = f"has no metric {metric}; its metrics.json has the names"
+    else:
+        why = f"has {metric} = {recorded}, which is no number"
+    raise InputError(f"fail_if: {run.path} {why}")
 
 
-def sentence(checked: Sequence[Checked]) -> str:
-    """What follows, and of what."""
-    few = next(
-        (
-            one.difference.groups
-            for one in checked
-            if one.difference is not None and one.difference.interval is None
-        ),
-        None,
-    )
-    more = (
-        ""
-        if few is None
-        else (
-            f"; {few} independent test rows cannot show that any candidate is worse: give 30 or"
+def summarise(checked: Sequence[CheckedMetric]) -> str:
+    """Return the conclusion in a sentence, with what it is based on."""
+    failed = [title(metric.metric) for metric in checked if metric.failed]
+    conclusion = "the candidate is not worse by these limits"
+    if failed:
+        conclusion = f"the candidate fails: {', '.join(failed)}"
+    differences = [metric.difference for metric in checked if metric.difference is not None]
+    too_few = next((own.groups for own in differences if own.interval is None), None)
+    if too_few is not None:
+        conclusion += (
+            f"; {too_few} independent test rows cannot show that any candidate is worse: give 30 or"
             " more"
         )
-    )
-    return f"{_outcome(checked)}{more} ({ONE_SEED})"
+    return f"{conclusion} ({ONE_SEED})"
 
 
-def _outcome(checked: Sequence[Checked]) -> str:
-    failed = [title(one.metric) for one in checked if one.failed]
-    return (
-        f"the candidate fails: {', '.join(failed)}"
-        if failed
-        else "the candidate is not worse by these limits"
-    )
+def results_table(checked: Sequence[CheckedMetric], confidence: float) -> Table:
+    """Return a row for each checked metric."""
+    table = Table(title_justify="left", header_style="bold")
+    for column in ("metric", "baseline", "candidate"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    table.add_column(f"difference, {100 * confidence:.4g} %")
+    table.add_column("p", justify="right")
+    table.add_column("fails if")
+    table.add_column("")
+    for metric in checked:
+        change, paired = metric.candidate - metric.baseline, metric.difference
+        interval = f" {escape(paired.interval_text('+.4f'))}" if paired else ""
+        table.add_row(
+            escape(title(metric.metric)),
+            f"{metric.baseline:.4f}",
+            f"{metric.candidate:.4f}",
+            f"{change:+.4f}{interval}" if math.isfinite(change) else "-",
+            format_p(paired.p).removeprefix("= ") if paired else "-",
+            escape(metric.limit),
+            "[bold red]FAIL" if metric.failed else "[green]ok",
+        )
+    return table

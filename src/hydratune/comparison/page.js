@@ -17,9 +17,9 @@ const short = key => data.short[key] ?? key;
 const number = value => typeof value === "number" && Number.isFinite(value);
 const shown = value => (value === null || value === undefined ? "-" : number(value) ? String(+value.toPrecision(5)) : String(value));
 
-let data, kept; // kept: which runs the brushes and the filter leave
+let data, kept; // kept: the indices of the runs that the selections and the filter keep
 const label = run => `${run.name}${run.place ? ` (#${run.place})` : ""}`;
-const told = run => `${label(run)}: ${data.settings.map(key => `${short(key)}=${run.cells[key]}`).join(", ")}`;
+const describe = run => `${label(run)}: ${data.settings.map(key => `${short(key)}=${run.cells[key]}`).join(", ")}`;
 const valueOf = (run, key) => (key === data.objective.key ? run.objective : key in run.settings ? run.settings[key] : run.measured[key]);
 
 function layout(more) {
@@ -123,10 +123,10 @@ function curves() {
     return [{
       x: points.map(p => p[0]), y: points.map(p => p[1]), name: label(run), mode: points.length > 1 ? "lines" : "markers", type: "scatter",
       opacity: run.best || !many ? 1 : 0.45, line: run.best ? { color: colour("--best"), width: 3.5 } : { width: many ? 1 : 1.8 },
-      text: told(run), hovertemplate: "%{text}<br>step %{x}: %{y:.4f}<extra></extra>",
+      text: describe(run), hovertemplate: "%{text}<br>step %{x}: %{y:.4f}<extra></extra>",
     }];
   });
-  $("curve-told").textContent = traces.length ? "" : kept.size ? `None of these runs wrote down a ${kind === "val" ? "validation" : "training"} loss.` : "No run is left by the filter and the brushes.";
+  $("curve-note").textContent = traces.length ? "" : kept.size ? `None of these runs logged a ${kind === "val" ? "validation" : "training"} loss.` : "The filter and the selections exclude every run.";
   $("curve-plot").hidden = !traces.length;
   traces.sort((a, b) => (a.line.width ?? 0) - (b.line.width ?? 0)); // the best on top
   draw("curve-plot", traces, { xaxis: { title: { text: "optimizer step" } }, yaxis: { title: { text: `${kind === "val" ? "validation" : "training"} loss` }, type: $("curve-log").checked ? "log" : "linear" } });
@@ -138,7 +138,7 @@ function cloud(id, x, y, more = []) {
   const bars = runs.map(run => run.intervals[y]), ys = runs.map(run => valueOf(run, y));
   const titleOf = key => data.metrics.find(m => m.key === key)?.title ?? (key === data.objective.key ? data.objective.title : key);
   const trace = {
-    x: numbers ? xs : runs.map(run => run.cells[x] ?? shown(valueOf(run, x))), y: ys, mode: "markers", type: "scatter", text: runs.map(told), hovertemplate: "%{text}<br>%{x}; %{y}<extra></extra>",
+    x: numbers ? xs : runs.map(run => run.cells[x] ?? shown(valueOf(run, x))), y: ys, mode: "markers", type: "scatter", text: runs.map(describe), hovertemplate: "%{text}<br>%{x}; %{y}<extra></extra>",
     marker: { size: 9, color: runs.map(run => (run.best ? colour("--best") : colour("--accent"))), opacity: 0.85 },
     ...(bars.some(Boolean) && runs.length <= 60 ? { error_y: { type: "data", symmetric: false, thickness: 1, color: colour("--soft"),
       array: bars.map((b, i) => (b ? b[1] - ys[i] : 0)), arrayminus: bars.map((b, i) => (b ? ys[i] - b[0] : 0)) } } : {}),
@@ -157,7 +157,7 @@ function front() {
   const line = { x: unbeaten.map(p => valueOf(p.run, x)), y: unbeaten.map(p => valueOf(p.run, y)), mode: "lines", type: "scatter", hoverinfo: "skip",
     line: { shape: "linear", color: colour("--soft"), dash: "dot" } };
   cloud("front-plot", x, y, x === y ? [] : [line]);
-  $("front-told").textContent = unbeaten.length ? `No run beats these in both: ${unbeaten.slice(0, 12).map(p => label(p.run)).join(", ")}.` : "";
+  $("front-note").textContent = unbeaten.length ? `Pareto front: ${unbeaten.slice(0, 12).map(p => label(p.run)).join(", ")}.` : "";
 }
 
 // -------------------------------------------------------------------------------------------------- two runs, and their answers
@@ -177,7 +177,7 @@ function difference() {
 }
 
 function words(text) { return text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) ?? []; }
-function marked(text, reference) { // text against reference: what is not common is marked
+function marked(text, reference) { // the words of text that reference does not contain are marked
   const a = words(reference).slice(0, 600), b = words(text).slice(0, 600), rest = words(text).slice(600).join("");
   const table = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
   for (let i = a.length - 1; i >= 0; i--) for (let j = b.length - 1; j >= 0; j--)
@@ -200,10 +200,10 @@ function marked(text, reference) { // text against reference: what is not common
 const chosen = () => [...$("answer-runs").querySelectorAll("input:checked")].map(box => Number(box.value));
 function rowsToShow() {
   const columns = chosen(), select = $("answer-row"), before = select.value;
-  const rows = data.rows.map((row, i) => i).filter(i => !$("answer-differ").checked || new Set(columns.map(c => data.rows[i].said[c])).size > 1);
+  const rows = data.rows.map((row, i) => i).filter(i => !$("answer-differ").checked || new Set(columns.map(c => data.rows[i].answers[c])).size > 1);
   select.replaceChildren(...rows.map(i => option(i, `${i + 1}: ${data.rows[i].id}`)));
   if (before !== "" && rows.includes(Number(before))) select.value = before;
-  $("answer-told").textContent = `${rows.length} of ${data.rows.length} rows${data.left_out ? ` (${data.left_out} more are in predictions.jsonl)` : ""}; marked is what the reference does not have.`;
+  $("answer-note").textContent = `${rows.length} of ${data.rows.length} rows${data.omitted_rows ? ` (${data.omitted_rows} more are in predictions.jsonl)` : ""}; words that the reference does not contain are marked.`;
   answers();
 }
 function answers() {
@@ -219,14 +219,14 @@ function answers() {
   const cards = Object.assign(document.createElement("div"), { className: "cards" });
   cards.append(card("request", plain(row.request)), card("reference", plain(row.reference)));
   for (const column of chosen()) {
-    const said = row.said[column];
-    cards.append(card(told(data.runs[data.talking[column]]), said === null ? plain("(not asked)") : marked(said, row.reference)));
+    const answer = row.answers[column];
+    cards.append(card(describe(data.runs[data.answering[column]]), answer === null ? plain("(no answer)") : marked(answer, row.reference)));
   }
   view.append(cards);
 }
 
 // ------------------------------------------------------------------------------------------------------------------- all of it
-// What is not on the screen is drawn when it comes there, or is printed.
+// A plot is drawn when it becomes visible, or when the page is printed.
 const pictures = { effects: settings, parallel: parallel, curves: curves, scatter: front };
 const seen = new Set();
 function settings() { if ($("setting-x")) cloud("setting-plot", $("setting-x").value, $("setting-y").value); }
@@ -259,9 +259,9 @@ async function main() {
   for (const id of ["front-x", "front-y"]) { $(id).append(...metrics.map(([key, title]) => option(key, title))); $(id).onchange = front; }
   $("front-x").value = data.fronts[0]?.x ?? metrics.at(-1)[0];
   $("front-y").value = data.fronts[0]?.y ?? data.objective.key;
-  for (const id of ["diff-a", "diff-b"]) { $(id).append(...data.runs.map((run, i) => option(i, told(run)))); $(id).onchange = difference; }
+  for (const id of ["diff-a", "diff-b"]) { $(id).append(...data.runs.map((run, i) => option(i, describe(run)))); $(id).onchange = difference; }
   if (data.runs.length > 1) $("diff-b").value = 1;
-  data.talking.forEach((index, column) => {
+  data.answering.forEach((index, column) => {
     const box = Object.assign(document.createElement("input"), { type: "checkbox", value: column, checked: column < 3, onchange: rowsToShow });
     const tag = document.createElement("label");
     tag.append(box, ` ${label(data.runs[index])}`);
@@ -280,6 +280,6 @@ async function main() {
   document.documentElement.dataset.ready = Math.round(performance.now());
 }
 main().catch(error => {
-  const note = Object.assign(document.createElement("p"), { className: "note", textContent: `The pictures cannot be drawn in this browser (${error.message}); it has to be of 2023 or later.` });
+  const note = Object.assign(document.createElement("p"), { className: "note", textContent: `The pictures cannot be drawn in this browser (${error.message}); a browser of 2023 or later is needed.` });
   document.body.prepend(note);
 });

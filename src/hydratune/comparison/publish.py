@@ -1,32 +1,40 @@
-"""The comparison on the W&B server: a report and a saved view of the project's runs.
+"""A comparison on the W&B server: a report, and a saved view of the project's runs.
 
-The runs themselves are there, or are sent first.
+The runs must be on the server already; if they are not, the message says how to send them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from hydratune.comparison.compared import Comparison, compare, verdict
-from hydratune.comparison.entries import score
+from hydratune.comparison.comparison import Comparison, compare
+from hydratune.comparison.entries import score_of
 from hydratune.comparison.exports import markdown
-from hydratune.comparison.names import title
+from hydratune.comparison.panels import column_name, panels_by_section
 from hydratune.comparison.runs import Run
+from hydratune.comparison.verdict import verdict
 from hydratune.errors import InputError, RunError
+from hydratune.metric_table import title
 from hydratune.records.files import read_json, write_json
 from hydratune.settings.secrets import mask
-from hydratune.tracking import wandb
+from hydratune.tracking import wandb_server
+from hydratune.tracking.wandb import TEXT_SETTINGS, sync_command
+from hydratune.tracking.wandb_server import Project
 
-_STEP = "trainer/global_step"
-_PLOTS = 4  # settings that are drawn against the metric
-_TITLE = 120  # letters
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import Report, Runset
+    from wandb_workspaces.reports.v2.internal import Block
+    from wandb_workspaces.workspaces import RunsetSettings, Section, Workspace
+
+_LONGEST_TITLE = 120  # letters
+_RECORD = "wandb.json"  # where the report and the view of an earlier comparison are remembered
 
 
 @dataclass(frozen=True)
 class Published:
-    """Where it is, and how many of the runs the server does not have."""
+    """Addresses of the report and the view, and the number of runs that the server lacks."""
 
     report: str
     view: str
@@ -34,13 +42,13 @@ class Published:
 
 
 def publish(compared: Comparison, name: str, folder: Path) -> Published:
-    """Written over what was published of these runs before, which ``folder`` remembers.
+    """Write a report and a view over those of an earlier comparison, recorded in ``folder``.
 
-    Raises ``InputError`` where there is nothing to publish or nothing to do it with, ``RunError``
-    where the server does not take it.
+    Raises ``InputError`` if there is nothing to publish or a package is missing, ``RunError`` if
+    the server refuses.
     """
     try:
-        import wandb_workspaces.reports.v2 as reports
+        import wandb_workspaces.reports.v2  # noqa: F401
     except ImportError:
         raise InputError(
             "to_wandb: needs wandb-workspaces: pip install 'hydratune[workspaces]'"
@@ -50,281 +58,182 @@ def publish(compared: Comparison, name: str, folder: Path) -> Published:
         raise InputError(
             "to_wandb: none of these runs was tracked by W&B (tracking=offline or online)"
         )
-    compared = _told(compared)
     settings = tracked[0].settings
-    place = wandb.place(settings.get("tracking.project"), settings.get("tracking.entity"))
-    there = wandb.on_server(place, [str(run.wandb_id) for run in tracked])
-    if not there:
-        hint = (
-            wandb.to_send(tracked[0].path.parent)
-            or wandb.to_send(tracked[0].path)
-            or "wandb sync --include-online DIR/wandb"
-        )
-        raise InputError(
-            f"to_wandb: the server has none of these {len(tracked)} runs in {place}; send them"
-            f" first: {hint}"
-        )
-    ids = [str(run.wandb_id) for run in tracked if run.wandb_id in there]
-    known = _known(folder / "wandb.json", place)
-    with wandb.answering(f"the report could not be written to {place}"):
-        report = reports.Report(
-            entity=place.entity,
-            project=place.project,
-            title=f"{name}, {len(compared.runs)} runs"[:_TITLE],
-            description=mask(verdict(compared)[0] if verdict(compared) else "")[:_TITLE],
-            blocks=_blocks(compared, place, ids),
-            width="fluid",
-        )
-        report.id = known.get("report", "")
-        try:
-            report.save()
-        except Exception:  # what was published before may have been deleted there; the client raises its own and the server's errors  # noqa: E501
-            if not known:
-                raise
-            report.id, known = "", {}
-            report.save()
-        view = _view(known.get("view"), place, name)
+    project = wandb_server.project_of(
+        settings.get("tracking.project"), settings.get("tracking.entity")
+    )
+    ids = _ids_on_server(tracked, project)
+    compared = _without_texts(compared)
+    earlier = _earlier(folder / _RECORD, project)
+    with wandb_server.explain_errors(f"the report could not be written to {project}"):
+        report = _save_report(compared, project, name, ids, earlier.get("report", ""))
+        view = _open_view(earlier.get("view"), project, name)
         view.sections = _sections(compared)
-        view.runset_settings = _runs_of_view(compared, ids)
+        view.runset_settings = _view_settings(compared, ids)
         view.save()
-    write_json(folder / "wandb.json", {"place": str(place), "report": report.id, "view": view.url})
+    write_json(folder / _RECORD, {"place": str(project), "report": report.id, "view": view.url})
     return Published(report.url, view.url, len(compared.runs) - len(ids))
 
 
-def _view(url: str | None, place: wandb.Place, name: str) -> Any:
-    """What was saved before, or a new one where that is gone."""
-    import wandb_workspaces.workspaces as workspaces
-
-    if url:
-        with suppress(Exception):  # of the client, the server, or the check of what came
-            return workspaces.Workspace.from_url(url)
-    return workspaces.Workspace(entity=place.entity, project=place.project, name=name[:_TITLE])
-
-
-def _told(compared: Comparison) -> Comparison:
-    """With names in the place of texts for a model, where these may not leave the machine:
-    tracking.log_text=false.
-    """
-    if all(run.settings.get("tracking.log_text", True) for run in compared.runs):
-        return compared
-    texts: dict[str, str] = {}
-
-    def named(key: str, value: Any) -> Any:
-        if not value or key.rsplit(".", 1)[-1] not in wandb.TEXTS:
-            return value
-        return texts.setdefault(str(value), f"text {len(texts) + 1}")
-
-    runs = [
-        replace(run, settings={key: named(key, value) for key, value in run.settings.items()})
-        for run in compared.runs
-    ]
-    return replace(
-        compare(runs, compared.by, confidence=compared.confidence), fronts=compared.fronts
-    )
+def _ids_on_server(tracked: Sequence[Run], project: Project) -> list[str]:
+    """Return the W&B ids of the runs that the server has. Raises ``InputError`` if it has none."""
+    present = wandb_server.ids_on_server(project, [str(run.wandb_id) for run in tracked])
+    if not present:
+        command = (
+            sync_command(tracked[0].path.parent)
+            or sync_command(tracked[0].path)
+            or "wandb sync --include-online DIR/wandb"
+        )
+        raise InputError(
+            f"to_wandb: the server has none of these {len(tracked)} runs in {project}; send them"
+            f" first: {command}"
+        )
+    return [str(run.wandb_id) for run in tracked if run.wandb_id in present]
 
 
-def _known(file: Path, place: wandb.Place) -> dict[str, str]:
-    """What was published before; empty if that was elsewhere."""
+def _earlier(file: Path, project: Project) -> Mapping[str, str]:
+    """Return what was published before; empty if nothing was, or in another project."""
     try:
-        found = read_json(file) if file.is_file() else {}
+        recorded = read_json(file) if file.is_file() else {}
     except RunError:
         return {}
-    return found if isinstance(found, dict) and found.get("place") == str(place) else {}
+    is_same = isinstance(recorded, dict) and recorded.get("place") == str(project)
+    return recorded if is_same else {}
 
 
-# ------------------------------------------------------------------------------------------- report
-def _blocks(compared: Comparison, place: wandb.Place, ids: Sequence[str]) -> list[Any]:
-    import wandb_workspaces.expr as expr
+def _without_texts(compared: Comparison) -> Comparison:
+    """Replace texts for a model by names where tracking.log_text=false forbids to send them."""
+    if all(run.settings.get("tracking.log_text", True) for run in compared.runs):
+        return compared
+    names: dict[str, str] = {}
+
+    def hide(key: str, value: object) -> object:
+        if not value or key.rsplit(".", 1)[-1] not in TEXT_SETTINGS:
+            return value
+        return names.setdefault(str(value), f"text {len(names) + 1}")
+
+    runs = [
+        replace(run, settings={key: hide(key, value) for key, value in run.settings.items()})
+        for run in compared.runs
+    ]
+    hidden = compare(runs, compared.by, confidence=compared.confidence)
+    return replace(hidden, fronts=compared.fronts)
+
+
+# --------------------------------------------------------------------------------------- the report
+def _save_report(
+    compared: Comparison, project: Project, name: str, ids: Sequence[str], earlier: str
+) -> "Report":
+    """Save the report over the one with the id ``earlier``, or as a new one."""
     import wandb_workspaces.reports.v2 as reports
 
-    told = [*verdict(compared), *(f"Note: {note}" for note in compared.notes)]
-    lower = compared.by.lower
-    runs = reports.Runset(
-        entity=place.entity,
-        project=place.project,
-        name="the runs compared",
-        filters=expr.And(expr.Metric("ID").isin(list(ids))),
-        order=[reports.OrderBy(name=reports.SummaryMetric(compared.by.metric), ascending=lower)],
-        pinned_columns=[
-            "run:displayName",
-            f"summary:{compared.by.metric}",
-            *map(_column, compared.keys),
-        ],
+    conclusion = next(iter(verdict(compared)), "")
+    report = reports.Report(
+        entity=project.entity,
+        project=project.project,
+        title=f"{name}, {len(compared.runs)} runs"[:_LONGEST_TITLE],
+        description=mask(conclusion)[:_LONGEST_TITLE],
+        blocks=_blocks(compared, project, ids),
+        width="fluid",
     )
-    blocks: list[Any] = [reports.MarkdownBlock(_without_links(line)) for line in told]
+    report.id = earlier
+    try:
+        report.save()
+    except Exception:  # the client raises its own errors and the server's
+        if not earlier:
+            raise
+        report.id = ""  # the earlier report may have been deleted on the server
+        report.save()
+    return report
+
+
+def _blocks(compared: Comparison, project: Project, ids: Sequence[str]) -> "list[Block]":
+    """Return the content of the report."""
+    import wandb_workspaces.reports.v2 as reports
+
+    lines = [*verdict(compared), *(f"Note: {note}" for note in compared.notes)]
+    blocks: list[Block] = [reports.MarkdownBlock(_escape_markdown(line)) for line in lines]
     blocks += [reports.H2("Ranking"), reports.MarkdownBlock(mask(markdown(compared)))]
     if effects := _effects(compared):
         blocks += [reports.H2("What each setting did"), reports.MarkdownBlock(effects)]
-    blocks += [
-        reports.H2("Runs"),
-        reports.PanelGrid(
-            runsets=[runs], panels=[panel for _, some in _panels(compared) for panel in some]
-        ),
-    ]
-    return blocks
+    panels = [panel for own in panels_by_section(compared).values() for panel in own]
+    runsets = [_runset(compared, project, ids)]
+    return [*blocks, reports.H2("Runs"), reports.PanelGrid(runsets=runsets, panels=panels)]
+
+
+def _runset(compared: Comparison, project: Project, ids: Sequence[str]) -> "Runset":
+    import wandb_workspaces.expr as expr
+    import wandb_workspaces.reports.v2 as reports
+
+    metric = reports.SummaryMetric(compared.by.metric)
+    return reports.Runset(
+        entity=project.entity,
+        project=project.project,
+        name="the runs compared",
+        filters=expr.And(expr.Metric("ID").isin(list(ids))),
+        order=[reports.OrderBy(name=metric, ascending=compared.by.lower)],
+        pinned_columns=_pinned_columns(compared),
+    )
+
+
+def _pinned_columns(compared: Comparison) -> list[str]:
+    settings = map(column_name, compared.keys)
+    return ["run:displayName", f"summary:{compared.by.metric}", *settings]
 
 
 def _effects(compared: Comparison) -> str:
+    """Return a Markdown table of what each setting did; empty if nothing varies."""
     lines = []
     for effect in compared.effects:
         if not effect.levels:
             continue
         means = "; ".join(
-            f"{compared.cell(effect.key, level.value)}: {level.mean:.4g} (n={level.runs})"
+            f"{compared.format_setting(effect.key, level.value)}: {level.mean:.4g} (n={level.runs})"
             for level in effect.levels
         ).replace("|", "\\|")
         correlation = "-" if effect.correlation is None else f"{effect.correlation:+.2f}"
-        share = "-" if effect.importance is None else f"{100 * effect.importance:.0f} %"
-        lines.append(f"| {effect.key} | {means} | {correlation} | {share} |\n")
-    head = (
-        f"| setting | value: mean {title(compared.by.metric)} | rank correlation | importance"
-        " (fANOVA) |\n| --- | --- | --- | --- |\n"
-    )
-    return mask(head + "".join(lines)) if lines else ""
+        importance = "-" if effect.importance is None else f"{100 * effect.importance:.0f} %"
+        lines.append(f"| {effect.key} | {means} | {correlation} | {importance} |\n")
+    columns = f"setting | value: mean {title(compared.by.metric)} | rank correlation"
+    heading = f"| {columns} | importance (fANOVA) |\n| --- | --- | --- | --- |\n"
+    return mask(heading + "".join(lines)) if lines else ""
 
 
-def _without_links(text: str) -> str:
-    """A line of text that Markdown leaves as it is."""
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>#|" else letter for letter in mask(text))
+def _escape_markdown(text: str) -> str:
+    """Return a line of text so that Markdown shows it as it is."""
+    special = "\\`*_[]<>#|"
+    return "".join(f"\\{letter}" if letter in special else letter for letter in mask(text))
 
 
-# ------------------------------------------------------------------------------------------- panels
-def _panels(compared: Comparison) -> list[tuple[str, list[Any]]]:
-    """By section. Metrics are named as in metrics.json, which is how a run's summary has them."""
-    import wandb_workspaces.reports.v2 as reports
-
-    by = compared.by.metric
-    keys = [
-        key
-        for key in compared.keys
-        if any(isinstance(run.settings.get(key), (int, float)) for run in compared.runs)
-    ]
-    columns = [
-        reports.ParallelCoordinatesPlotColumn(
-            reports.Config(key), display_name=compared.short[key], log=_wide(compared.runs, key)
-        )
-        for key in compared.keys
-    ]
-    measured = [
-        name
-        for name in (*compared.metrics, by)
-        if any(run.value(name) is not None for run in compared.runs)
-    ]
-    columns += [
-        reports.ParallelCoordinatesPlotColumn(reports.SummaryMetric(name), display_name=title(name))
-        for name in measured
-    ]
-    overview = (
-        [
-            reports.ParallelCoordinatesPlot(
-                columns=columns, title="all settings at once", layout=_layout(0, 0, 24, 9)
-            )
-        ]
-        if columns
-        else []
-    )
-    overview.append(
-        reports.ParameterImportancePlot(with_respect_to=by, layout=_layout(0, 9, 12, 8))
-    )
-    overview.append(reports.RunComparer(diff_only=True, layout=_layout(12, 9, 12, 8)))
-    curves = [
-        reports.LinePlot(
-            title=title(name), x=_STEP, y=[name], layout=_layout(12 * number, 17, 12, 8)
-        )
-        for number, name in enumerate(("val/loss", "train/loss"))
-    ]
-    drawn = [
-        (reports.Config(key), reports.SummaryMetric(by), key, _wide(compared.runs, key))
-        for key in keys[:_PLOTS]
-    ]
-    drawn += [
-        (
-            reports.SummaryMetric(f.x),
-            reports.SummaryMetric(f.y),
-            f"{title(f.y)} against {title(f.x)}",
-            False,
-        )
-        for f in compared.fronts
-    ]
-    scatters = [
-        reports.ScatterPlot(
-            title=told,
-            x=x,
-            y=y,
-            log_x=log,
-            layout=_layout(12 * (number % 2), 25 + 8 * (number // 2), 12, 8),
-        )
-        for number, (x, y, told, log) in enumerate(drawn)
-    ]
-    found = [
-        ("All at once", overview),
-        ("Learning curves", curves),
-        ("Settings and trade-offs", scatters),
-    ]
-    if any(run.settings.get("tracking.log_predictions") for run in compared.runs):
-        row = 25 + 8 * ((len(drawn) + 1) // 2)
-        found.append(
-            (
-                "Answers",
-                [
-                    reports.WeavePanelSummaryTable(
-                        table_name="predictions", layout=_layout(0, row, 24, 14)
-                    )
-                ],
-            )
-        )
-    return [(name, panels) for name, panels in found if panels]
-
-
-def _wide(runs: Sequence[Run], key: str) -> bool:
-    """Whether the values of a setting ask for a logarithmic axis."""
-    values = [
-        value
-        for run in runs
-        if isinstance(value := run.settings.get(key), (int, float)) and not isinstance(value, bool)
-    ]
-    return bool(values) and min(values) > 0 and max(values) / min(values) >= 10
-
-
-def _column(key: str) -> str:
-    """How W&B's tables call a setting, nested as it is sent."""
-    group, dot, name = key.partition(".")
-    return f"config:{group}.value{dot}{name}"
-
-
-def _layout(x: int, y: int, width: int, height: int) -> Any:
-    import wandb_workspaces.reports.v2 as reports
-
-    return reports.Layout(x=x, y=y, w=width, h=height)
-
-
-# --------------------------------------------------------------------------------------------- view
-def _sections(compared: Comparison) -> list[Any]:
+# ----------------------------------------------------------------------------------------- the view
+def _open_view(url: str | None, project: Project, name: str) -> "Workspace":
+    """Return the view saved before, or a new one if it was deleted."""
     import wandb_workspaces.workspaces as workspaces
 
-    return [
-        workspaces.Section(name=name, panels=panels, is_open=True)
-        for name, panels in _panels(compared)
-    ]
+    if url:
+        with suppress(Exception):  # of the client, of the server, or of parsing its answer
+            return workspaces.Workspace.from_url(url)
+    title_ = name[:_LONGEST_TITLE]
+    return workspaces.Workspace(entity=project.entity, project=project.project, name=title_)
 
 
-def _runs_of_view(compared: Comparison, ids: Sequence[str]) -> Any:
-    """The runs compared and no others, the best first and marked."""
+def _sections(compared: Comparison) -> "list[Section]":
+    import wandb_workspaces.workspaces as workspaces
+
+    panels = panels_by_section(compared).items()
+    return [workspaces.Section(name=name, panels=own, is_open=True) for name, own in panels]
+
+
+def _view_settings(compared: Comparison, ids: Sequence[str]) -> "RunsetSettings":
+    """Show only the compared runs, the best one first and pinned."""
     import wandb_workspaces.workspaces as workspaces
 
     by = compared.by
-    columns = ["run:displayName", f"summary:{by.metric}", *map(_column, compared.keys)]
-    best = next(
-        (
-            run.wandb_id
-            for run in (compared.best.runs if compared.best else ())
-            if score(run, by) is not None
-        ),
-        None,
-    )
+    runs = compared.best.runs if compared.best else ()
+    best = next((run.wandb_id for run in runs if score_of(run, by) is not None), None)
     return workspaces.RunsetSettings(
         filters=workspaces.And(workspaces.Metric("ID").isin(list(ids))),
         order=[workspaces.Ordering(workspaces.Summary(by.metric), ascending=by.lower)],
-        pinned_columns=columns,
+        pinned_columns=_pinned_columns(compared),
         pinned_runs=[best] if best is not None and best in ids else [],
     )

@@ -1,11 +1,10 @@
-"""Runs as they are compared: what their directories say. Reads run directories and nothing else."""
+"""One run as the comparison sees it: what its directory says. Reads run directories only."""
 
 import csv
 import io
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,63 +16,62 @@ from hydratune.bounds import check_yaml
 from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
 from hydratune.records.files import read_json, read_jsonl, read_text
-from hydratune.records.run_directory import RunDirectory, State
-from hydratune.records.sweep import Job, read_sweep
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Halved, State
 from hydratune.settings.registry import flat
-from hydratune.tracking import wandb_file
 
 UNREADABLE = "unreadable"  # the state of a run whose files are broken
+Prediction = dict[str, Any]  # a line of predictions.jsonl
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory as the comparison sees it."""
+    """One run directory."""
 
     path: Path
     state: str
     error: str | None
-    settings: dict[str, Any]  # flat
-    metrics: dict[str, Any]
-    measured_on: str = ""  # hash of the validation rows, as tokens
-    halved: Mapping[str, Any] | None = (
-        None  # step, value and rung at which successive halving stopped it
-    )
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object]  # by flat name, such as optimizer.lr
+    metrics: Mapping[str, object]  # the content of metrics.json
+    validation_hash: str = ""  # of the validation rows, as tokens
+    halved: Halved | None = None
+    environment: Mapping[str, object] = field(default_factory=dict)  # of environment.json
+    data: Mapping[str, object] = field(default_factory=dict)  # of data.json
     wandb_id: str | None = None
-    damaged: tuple[str, ...] = ()  # what is wrong with files that its rank does not depend on
-    label: str | None = None  # where the name of the folder alone would not tell it from others
+    damage: tuple[str, ...] = ()  # what is wrong with files that the ranking does not depend on
+    label: str | None = None  # where the folder's name alone would be ambiguous
 
     @property
     def objective(self) -> float | None:
-        """None: it takes no part in the choice, for it did not finish, has no loss or forgot more
-        than its budget allows.
+        """The validation loss; None for a run that takes no part in the ranking.
+
+        That is a run that did not finish, has no finite loss, or forgot more than its budget.
         """
+        if self.state != State.finished.value or self.over_budget:
+            return None
         value = self.metrics.get("objective")
-        known = isinstance(value, (int, float)) and math.isfinite(value)
-        return (
-            value if self.state == State.finished.value and known and not self.over_budget else None
-        )
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
 
     @property
     def over_budget(self) -> bool:
+        """Whether the run forgot more than it was allowed to."""
         return self.metrics.get("forgetting/within_budget") is False
 
     @property
-    def logged(self) -> bool:
-        """Whether all that is known comes from W&B's files."""
+    def only_logged(self) -> bool:
+        """Whether all that is known about the run comes from W&B's files."""
         return False
 
     @property
     def name(self) -> str:
+        """The label, or else the name of the run's folder."""
         return self.label or self.path.name
 
     @property
-    def tested_on(self) -> str:
-        """Hash of the test rows, whatever the tokens; empty where nobody knows."""
-        known = inside(self.data, "splits", "test", "hash")
-        if known:
-            return str(known)
+    def test_hash(self) -> str:
+        """The hash of the test rows, independent of the tokenizer; empty if it is unknown."""
+        if recorded := nested_value(self.data, "splits", "test", "hash"):
+            return str(recorded)
         try:
             items = [str(row.get("item_hash")) for row in self.predictions()]
         except (RunError, AttributeError):
@@ -81,49 +79,44 @@ class Run:
         return stable_hash(items) if items else ""
 
     def value(self, metric: str) -> float | None:
-        """A number of metrics.json; None where there is none, or it is not a number."""
-        found = self.metrics.get(metric)
-        return (
-            float(found)
-            if isinstance(found, (int, float))
-            and not isinstance(found, bool)
-            and math.isfinite(found)
-            else None
-        )
+        """Return a number of metrics.json; None if it is missing or not a finite number."""
+        value = self.metrics.get(metric)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        return float(value) if math.isfinite(value) else None
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        found = inside(self.metrics, "intervals", metric)
-        if (
-            not isinstance(found, list)
-            or len(found) != 2
-            or not all(isinstance(edge, (int, float)) and math.isfinite(edge) for edge in found)
-        ):
+        """Return the confidence interval of a metric; None if it has none of two finite numbers."""
+        edges = nested_value(self.metrics, "intervals", metric)
+        if not isinstance(edges, list) or len(edges) != 2:
             return None
-        return float(found[0]), float(found[1])
+        low, high = edges
+        if not all(isinstance(edge, int | float) and math.isfinite(edge) for edge in edges):
+            return None
+        return float(low), float(high)
 
     @property
-    def cut(self) -> int:
-        """Answers that ended at the token limit; of a run that did not count them, what its share
-        of finished ones leaves.
-        """
-        found, finished, rows = (
-            self.value("eval/cut"),
-            self.value("eval/finished"),
-            inside(self.metrics, "settings", "eval", "rows"),
-        )
-        if found is None and finished is not None and isinstance(rows, int):
-            found = (1 - finished) * rows
-        return round(found or 0)
+    def truncated_answers(self) -> int:
+        """The number of answers that ended at the token limit.
 
-    def predictions(self, system: str = "eval") -> list[dict[str, Any]]:
-        """Empty where nobody was asked. Raises ``RunError`` for a broken file."""
+        Runs of older versions recorded only the share of answers that were finished.
+        """
+        count, finished = self.value("eval/cut"), self.value("eval/finished")
+        rows = nested_value(self.metrics, "settings", "eval", "rows")
+        if count is None and finished is not None and isinstance(rows, int):
+            count = (1 - finished) * rows
+        return round(count or 0)
+
+    def predictions(self, system: str = "eval") -> list[Prediction]:
+        """Return the predictions of a system; empty if it has none.
+
+        Raises ``RunError`` for a broken file.
+        """
         file = RunDirectory(self.path).predictions_file(system)
         return read_jsonl(file) if file.is_file() else []
 
     def history(self) -> list[dict[str, float]]:
-        """One record for each step so far, of what is a number; empty where there is none, or it
-        cannot be read.
-        """
+        """Return the numbers of each logged step; empty if there is no readable history."""
         file = RunDirectory(self.path).history_file
         try:
             rows = list(csv.DictReader(io.StringIO(read_text(file))))
@@ -134,171 +127,67 @@ class Run:
             return []
 
 
-def collect(folders: Sequence[Path]) -> list[Run]:
-    """Every run in and below ``folders``; of one without run directories, and of .wandb files, what
-    W&B's client wrote.
-
-    Raises ``InputError`` if there is none.
-    """
-    from hydratune.comparison import logged  # which builds on this module
-
-    runs: list[Run] = []
-    for folder in folders:
-        logs = (
-            wandb_file.files_of(folder)
-            if folder.suffix == ".wandb" or not any(folder.glob("**/status.json"))
-            else []
-        )
-        if logs:
-            runs += logged.collect(logs)
-            continue
-        if not folder.is_dir():
-            what = "not a directory, nor a .wandb file" if folder.exists() else "no such directory"
-            what = "no such file" if folder.suffix == ".wandb" and not folder.exists() else what
-            raise InputError(f"{folder}: {what}; give a sweep or run directory from outputs/")
-        found = sorted((p.parent for p in folder.glob("**/status.json")), key=_natural)
-        jobs = read_sweep(folder)
-        missing = [folder / name for name in jobs if folder / name not in found]
-        if not found and not missing:
-            raise InputError(
-                f"{folder}: no run in it (no status.json); give a sweep or run directory from"
-                " outputs/"
-            )
-        found = [
-            path for path in found if path.resolve() not in {run.path.resolve() for run in runs}
-        ]
-        here = [read(path) for path in found] + [
-            Run(path, "not started", None, {}, {}) for path in missing
-        ]
-        known = {
-            run.path.name: run.settings
-            for run in here
-            if run.path.parent == folder and run.settings
-        }
-        runs += [
-            (
-                run
-                if run.settings or run.path.parent != folder
-                else _told_by_the_sweep(run, jobs, known)
-            )
-            for run in here
-        ]
-    return _labelled(runs)
-
-
-def _labelled(runs: Sequence[Run]) -> list[Run]:
-    """Runs of several sweeps by as much of their paths as tells them apart."""
-    found = list(runs)
-    parts = [run.path.absolute().parts for run in runs]
-    for length in range(2, max((len(some) for some in parts), default=0) + 1):
-        times = Counter(run.name for run in found)
-        if max(times.values(), default=0) < 2:
-            break
-        found = [
-            replace(r, label="/".join(some[-length:])) if times[r.name] > 1 else r
-            for r, some in zip(found, parts, strict=True)
-        ]
-    return found
-
-
-def _natural(path: Path) -> tuple[str, int, str]:
-    """Job 10 comes after job 9."""
-    return str(path.parent), int(path.name) if path.name.isdecimal() else -1, path.name
-
-
-def _told_by_the_sweep(
-    run: Run, jobs: Mapping[str, Job], known: Mapping[str, dict[str, Any]]
-) -> Run:
-    """A run that wrote no settings down has those of a job that differs in its seed alone, or at
-    least what varies.
-    """
-    if run.path.name not in jobs:
-        return run
-    varying = jobs[run.path.name].varying
-    others = {key: value for key, value in varying.items() if key != "seed"}
-    for name, settings in known.items():
-        if (
-            "seed" in varying
-            and name in jobs
-            and others == {k: v for k, v in jobs[name].varying.items() if k != "seed"}
-        ):
-            return replace(run, settings={**settings, "seed": varying["seed"]})
-    return replace(run, settings=dict(varying))
-
-
-def read(path: Path) -> Run:
-    """One run directory; a broken one is shown as unreadable, not an error: the others can still be
-    ranked.
-    """
+def read_run(path: Path) -> Run:
+    """Read one run directory; a broken one is "unreadable", so that the others can be ranked."""
     record = RunDirectory(path)
     try:
-        status = record.status()
-        settings = _settings(record.config_file) if record.config_file.is_file() else {}
-        metrics = _object(record.metrics_file)
-        data, environment = _object(path / "data.json"), _object(path / "environment.json")
-        hashes = [inside(data, "splits", "validation", name) for name in ("tokens_hash", "hash")]
-        measured_on = next((str(one) for one in hashes if one), "")
-        state, error, halved = (
-            str(status.get("state") or "unknown"),
-            status.get("error"),
-            status.get("halved"),
-        )
-        halved = halved if isinstance(halved, dict) else None
-        damaged = tuple(digests.problems(path))
+        status = record.read_status()
+        settings = _read_settings(record.config_file) if record.config_file.is_file() else {}
+        data = _read_object(record.data_file)
+        validation = nested_value(data, "splits", "validation")
+        hashes = [nested_value(validation, name) for name in ("tokens_hash", "hash")]
         return Run(
             path,
-            state,
-            error,
+            str(status.content.get("state") or "unknown"),
+            status.error,
             settings,
-            metrics,
-            measured_on,
-            halved,
-            environment,
-            data,
-            status.get("wandb_id"),
-            damaged,
+            _read_object(record.metrics_file),
+            validation_hash=next((str(value) for value in hashes if value), ""),
+            halved=status.halved,
+            environment=_read_object(record.environment_file),
+            data=data,
+            wandb_id=status.wandb_id,
+            damage=tuple(digests.problems(path)),
         )
     except (InputError, RunError, yaml.YAMLError, ValueError, AttributeError) as error:
         return Run(path, UNREADABLE, str(error), {}, {})
 
 
-class _Settings(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads what OmegaConf wrote: the same values as its own loader's, which is in Python and takes
-    20 times as long.
-    """
+class _SettingsLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads YAML that OmegaConf wrote into the same values, 20 times as fast as its own loader."""
 
     yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
 
 
-def _settings(file: Path) -> dict[str, Any]:
-    """Raises ``ValueError`` for a file that holds something else."""
+def _read_settings(file: Path) -> dict[str, object]:
+    """Return the settings of config.yaml by flat name; an empty file has none.
+
+    Raises ``ValueError`` for a file that is not a mapping, or that contains YAML aliases: a few
+    lines of them can expand to any number of values, and hydratune never writes them.
+    """
     check_yaml(file)
     text = read_text(file)
-    if "*" in text and any(
-        isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Settings)
-    ):
-        raise ValueError(
-            f"{file} holds YAML aliases, which hydratune never writes"
-        )  # a few lines of them can mean any number of values
-    # an empty file has no settings, as OmegaConf reads it
-    content = yaml.load(text, Loader=_Settings) or {}
+    if "*" in text:
+        events = yaml.parse(text, Loader=_SettingsLoader)
+        if any(isinstance(event, yaml.AliasEvent) for event in events):
+            raise ValueError(f"{file} holds YAML aliases, which hydratune never writes")
+    content = yaml.load(text, Loader=_SettingsLoader) or {}
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no settings")
     return flat({str(key): value for key, value in content.items()})
 
 
-def inside(values: Any, *keys: str) -> Any:
-    """What stands under these names in objects of a file that may hold anything; None where that is
-    not there.
-    """
+def nested_value(values: object, *keys: str) -> Any:
+    """Return the value under ``keys`` of nested JSON objects; None if it is not there."""
     for key in keys:
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
 
 
-def _object(file: Path) -> dict[str, Any]:
-    """Raises ``RunError`` for a file that is not whole, ``ValueError`` for one that holds something
-    else.
+def _read_object(file: Path) -> dict[str, object]:
+    """Return the JSON object in ``file``; empty if there is no such file.
+
+    Raises ``RunError`` for a file that is incomplete, ``ValueError`` for one that holds no object.
     """
     content = read_json(file) if file.is_file() else {}
     if not isinstance(content, dict):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from hydratune.cache import built, cache_folder
+from hydratune.cache import build_once, cache_folder
 from hydratune.console import Ticker, progress
 from hydratune.data.answers import json_schema
 from hydratune.data.boilerplate import Boilerplate, remove_lines
@@ -61,7 +61,7 @@ def prepare(data: DataConfig) -> Prepared:
     }
     key = stable_hash([settings, schema, source.identity, _code_version()])
     reused = (cache_folder() / "data" / key).is_dir()
-    folder = built(f"data/{key}", lambda path: _build(data, schema, source, path))
+    folder = build_once(f"data/{key}", lambda path: _build(data, schema, source, path))
     report = json.loads((folder / "report.json").read_text("utf-8"))
     return Prepared(folder, report, reused)
 

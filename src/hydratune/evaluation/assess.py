@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydratune import __version__
 from hydratune.data.encoding.encoder import ChatEncoder
@@ -16,7 +16,8 @@ from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.models import hardware
 from hydratune.models.compute import autocast_of
 from hydratune.models.memory_plan import generation_tokens
-from hydratune.records.files import read_jsonl, write_jsonl
+from hydratune.records.files import write_jsonl
+from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.settings.data import TrainOn
 from hydratune.settings.evaluation import EvaluationConfig, Task
 
@@ -80,7 +81,7 @@ class TestBench:
         quiet: bool = False,
         pool: Executor | None = None,
         guide: Guide | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Prediction]:
         """One prediction per test row.
 
         ``prompts`` are conversations up to the answer, in the order of the rows.
@@ -159,7 +160,7 @@ class TestBench:
             self.max_new_tokens, *map(len, self.answers)
         )
 
-    def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Stored answers to the same rows, with what the rows and the scoring are now."""
         known = [{k: v for k, v in p.items() if k not in _OF_THE_DATA} for p in stored]
         named = [
@@ -223,17 +224,14 @@ def rescore(
     predictions: Sequence[Mapping[str, Any]],
     families: Sequence[str],
     schema: Mapping[str, Any] | None,
-) -> list[dict[str, Any]]:
+) -> list[Prediction]:
     """Predictions with scores computed from their texts; what was not asked has none."""
-    return [
-        {
-            **p,
-            "scores": (
-                {} if p["finish_reason"] == NOT_ASKED else score_row(answered(p, schema), families)
-            ),
-        }
-        for p in predictions
-    ]
+    result = []
+    for row in predictions:
+        asked = row["finish_reason"] != NOT_ASKED
+        scores = score_row(answered(row, schema), families) if asked else {}
+        result.append(cast("Prediction", {**row, "scores": scores}))
+    return result
 
 
 def answered(prediction: Mapping[str, Any], schema: Mapping[str, Any] | None) -> Answered:
@@ -282,10 +280,10 @@ def _extra(row: Row, others: Sequence[str], leaky: bool) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value}
 
 
-def cached(file: Path) -> list[dict[str, Any]] | None:
+def cached(file: Path) -> list[Prediction] | None:
     """Predictions stored under a cache key, if there are any."""
     try:
-        return read_jsonl(file) if file.is_file() else None
+        return read_predictions(file) if file.is_file() else None
     except RunError:  # a broken cache is an empty one
         return None
 

@@ -10,14 +10,15 @@ from typing import Any
 
 from hydratune.evaluation.measures import Measure, comparison, difference, groups_of
 from hydratune.evaluation.statistics import Interval, corrected, least_difference
+from hydratune.metric_table import SYSTEM_TITLES, lower_is_better
 from hydratune.settings.evaluation import EvaluationConfig
 
 TITLES = {
-    "base": "base, zero-shot",
-    "fewshot": "base, few-shot",
+    "base": SYSTEM_TITLES["base"],
+    "fewshot": SYSTEM_TITLES["fewshot"],
     "nearest": "base, nearest examples",
     "rag": "base, retrieval",
-    "tuned": "fine-tuned",
+    "tuned": SYSTEM_TITLES["eval"],
     "tuned_rag": "fine-tuned, retrieval",
     "fewshot_constrained": "base, few-shot, constrained",
     "tuned_constrained": "fine-tuned, constrained",
@@ -26,14 +27,6 @@ CONSTRAINED = "_constrained"  # ends the names of systems whose answers were hel
 PROMPTS, RETRIEVAL = ("base", "fewshot", "nearest"), ("rag",)
 _FEW = 30
 _FAR_SHORTER = 2.0  # times the tokens of a prompt
-_LOWER_IS_BETTER = (
-    "nll",
-    "perplexity",
-    "bits_per_byte",
-    "invented_keys",
-    "hallucinated",
-    "label_unknown",
-)
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ def decide(
     """``measures`` and ``predictions`` by system, all on the same rows, on which the best prompt is
     chosen as well: that favours it.
     """
-    sign = -1.0 if metric.split("/")[0] in _LOWER_IS_BETTER else 1.0
+    sign = -1.0 if lower_is_better(f"eval/{metric}") else 1.0
     scores = {system: sign * some[metric].value for system, some in measures.items()}
     scores = {
         system: score if math.isfinite(score) else -math.inf for system, score in scores.items()
@@ -109,7 +102,7 @@ def decide(
         one = found if sign > 0 else found.negative()
         better = one.p < 1 - config.confidence and one.value > margin
         compared[a, b] = Comparison(
-            a, b, one.value, one.interval, one.p, better, one.between("+.1f", 100)
+            a, b, one.value, one.interval, one.p, better, one.interval_text("+.1f", 100)
         )
 
     def wins(a: str, b: str) -> bool:
@@ -174,7 +167,9 @@ def constrained(
             config.confidence,
             config.bootstrap_samples,
         )
-        change = f"{100 * found.value:+.1f} points {found.between('+.1f', 100)}, p = {found.p:.2g}"
+        change = (
+            f"{100 * found.value:+.1f} points {found.interval_text('+.1f', 100)}, p = {found.p:.2g}"
+        )
         cut = sum(row["finish_reason"] != "stop" for row in predictions[system])
         more = f"; {cut} answers were cut before their end" if cut else ""
         told.append(

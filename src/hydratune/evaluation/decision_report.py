@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydratune.evaluation.decision import TITLES, Decision
-from hydratune.evaluation.measures import Measure, asked_by_user, cut_of, groups_of
+from hydratune.evaluation.measures import Measure, count_cut, groups_of, user_text
 from hydratune.evaluation.pages import bar, page
 from hydratune.settings.evaluation import EvaluationConfig
 
@@ -43,7 +43,7 @@ def render(
             else f"{edges[0]:.3f} to {edges[1]:.3f}",
             "bar": bar(value, intervals[system], largest, best=system == winner),
             "cost": costs[system],
-            "cut": cut_of(predictions[system]),
+            "cut": count_cut(predictions[system]),
         }
         for system, value in values.items()
     ]
@@ -51,7 +51,7 @@ def render(
     shown = [
         {
             "id": row["id"],
-            "request": asked_by_user(row),
+            "request": user_text(row),
             "reference": row["reference"],
             "answers": [
                 (TITLES[system], rows[number]["prediction"]) for system, rows in predictions.items()

@@ -1,23 +1,22 @@
-"""Families of metrics: how one answer is scored, what is measured over all scores, and how it was
-counted.
+"""Families of metrics: how one answer is scored, and what is measured over all scores.
 
-A family is chosen by name in ``evaluation.metrics``; null takes those of the task. Scores of a row
-are stored with it in predictions.jsonl, so a measure is a pure function of that file.
+A family is chosen by name in ``evaluation.metrics``; null takes those of the task. The scores of a
+row are stored with it in predictions.jsonl, so a measure is a pure function of that file.
 
-A package can bring metrics of its own: an entry point in the group ``hydratune.metrics`` names a
-function ``(prediction: str, references: list[str], row: Mapping) -> float | bool``, and its mean
-over the rows becomes a metric.
+A metric that scores one answer at a time is one function below with ``@per_answer`` and one row in
+hydratune/metric_table.py: the name of the function is both the name of the metric and of its
+family. An installed package brings such a function by an entry point in the group
+``hydratune.metrics``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
 
 from hydratune.errors import RunError
 from hydratune.evaluation import code_scores, json_scores, label_scores, text_scores
-from hydratune.evaluation.measures import Measure, mean, rate, request_of
+from hydratune.evaluation.measures import Measure, Prediction, Scores, mean, rate, request_turns
 from hydratune.settings.evaluation import METRICS_GROUP, Task
 
 
@@ -26,115 +25,134 @@ class Answered:
     """One answer, and what it is scored against."""
 
     prediction: str
-    references: Sequence[str]  # the row's own first; others that are right as well
-    schema: Mapping[str, Any] | None = None
-    row: Mapping[str, Any] = field(default_factory=dict)  # of predictions.jsonl
+    references: Sequence[str]  # the row's own first, then others that are right as well
+    schema: Mapping[str, object] | None = None
+    row: Prediction = field(default_factory=dict)
 
     @property
     def source(self) -> str:
-        """What the model was told."""
-        return "\n".join(str(turn.get("content") or "") for turn in request_of(self.row))
+        """The text of the request."""
+        return "\n".join(str(turn.get("content") or "") for turn in request_turns(self.row))
 
 
 @dataclass(frozen=True)
 class Family:
-    """``score`` one answer; ``measures`` over all scores, none where the rows were not scored so."""  # noqa: E501
+    """Metrics that are computed from the same scores.
 
-    score: Callable[[Answered], dict[str, Any]]
-    measures: Callable[[Sequence[Mapping[str, Any]]], dict[str, Measure]]
-    how: Callable[[], Mapping[str, str]]  # for settings beside the metrics
-    signed: Callable[[Sequence[int]], Mapping[str, str]] | None = (
-        None  # likewise, by how many references each row has
-    )
+    ``score`` scores one answer. ``measures`` are over the scores of all rows; none where the rows
+    have no scores of this family. ``describe`` returns how each metric is counted, for the settings
+    in metrics.json, given how many references each row has.
+    """
+
+    score: Callable[[Answered], Scores]
+    measures: Callable[[Sequence[Scores]], dict[str, Measure]]
+    describe: Callable[[Sequence[int]], Mapping[str, str]]
 
 
-def _json(answered: Answered) -> dict[str, Any]:
-    scored = [
-        json_scores.score(answered.prediction, one, answered.schema, answered.source)
-        for one in answered.references
+def _best_json(answered: Answered) -> Scores:
+    """Return the scores against the reference that the answer agrees with best."""
+    scores = [
+        json_scores.score(answered.prediction, reference, answered.schema, answered.source)
+        for reference in answered.references
     ]
-    return max(scored, key=lambda s: (s["exact_match"], json_scores.agreement(s)))
-
-
-def _match(answered: Answered) -> dict[str, Any]:
-    return text_scores.match(answered.prediction, answered.references)
-
-
-def _code(answered: Answered) -> dict[str, Any]:
-    return code_scores.score(answered.prediction, answered.row.get("tests"))
+    return max(scores, key=lambda s: (s["exact_match"], json_scores.agreement(s)))
 
 
 FAMILIES = {
-    "json": Family(_json, json_scores.measures, lambda: json_scores.HOW),
-    "match": Family(_match, text_scores.match_measures, lambda: text_scores.MATCH_HOW),
+    "json": Family(_best_json, json_scores.measures, lambda _: json_scores.HOW),
+    "match": Family(
+        lambda a: text_scores.match(a.prediction, a.references),
+        text_scores.match_measures,
+        lambda _: text_scores.MATCH_HOW,
+    ),
     "rouge": Family(
         lambda a: text_scores.rouge(a.prediction, a.references),
         text_scores.rouge_measures,
-        lambda: text_scores.ROUGE_HOW,
+        lambda _: text_scores.ROUGE_HOW,
     ),
     "bleu": Family(
         lambda a: text_scores.bleu(a.prediction, a.references),
         text_scores.bleu_measures,
-        dict,
         text_scores.signatures,
     ),
     "label": Family(
         lambda a: label_scores.score(a.prediction, a.references[0]),
         label_scores.measures,
-        lambda: label_scores.HOW,
+        lambda _: label_scores.HOW,
     ),
-    "code": Family(_code, code_scores.measures, code_scores.how),
+    "code": Family(
+        lambda a: code_scores.score(a.prediction, a.row.get("tests")),
+        code_scores.measures,
+        lambda _: code_scores.how(),
+    ),
 }
 _BY_TASK = {Task.json: ("json",), Task.text: ("rouge", "match")}
 
+# (prediction, references, row of predictions.jsonl) -> a truth value or a number
+AnswerFunction = Callable[[str, list[str], Prediction], float]
+
+
+def per_answer(function: AnswerFunction) -> AnswerFunction:
+    """Make a family of one metric from a function that scores one answer."""
+    name = function.__name__
+    FAMILIES[name] = _of_function(name, function, f"mean over the answers of {name}")
+    return function
+
 
 def names(metrics: Sequence[str] | None, task: Task) -> tuple[str, ...]:
-    """The families that ``evaluation.metrics`` means for a task."""
+    """Return the families that ``evaluation.metrics`` means for a task."""
     return tuple(metrics) if metrics is not None else _BY_TASK[task]
 
 
 @cache
 def family(name: str) -> Family:
-    """Raises ``RunError`` for a name nobody brings, which happens where a run is measured on
-    another machine.
+    """Return a family by name, of this package or of an installed one.
+
+    Raises ``RunError`` for an unknown name, as when a run is evaluated on another machine, which
+    lacks the package that brings the metric.
     """
     if name in FAMILIES:
         return FAMILIES[name]
-    found = [point for point in entry_points(group=METRICS_GROUP) if point.name == name]
-    if not found:
+    point = next((point for point in entry_points(group=METRICS_GROUP) if point.name == name), None)
+    if point is None:
         raise RunError(
-            f"no metric {name!r} here: no installed package brings it (entry points"
-            f" {METRICS_GROUP})"
+            f"the metric {name!r} is not installed: no package has an entry point of this name in"
+            f" the group {METRICS_GROUP}"
         )
-    return _own(found[0])
+    return _of_package(point)
 
 
-def _own(point: EntryPoint) -> Family:
-    function = point.load()
+def _of_package(point: EntryPoint) -> Family:
+    package = f" of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
+    what = f"mean of {point.value}{package}"
+    return _of_function(point.name, point.load(), what, f" ({point.value})")
 
-    def score(answered: Answered) -> dict[str, Any]:
+
+def _of_function(name: str, function: AnswerFunction, what: str, where: str = "") -> Family:
+    """Return the family of one metric: its mean, or its rate if it returns truth values.
+
+    ``what`` describes it in metrics.json; ``where`` says in messages whose function it is.
+    """
+
+    def score(answered: Answered) -> Scores:
         try:
             value = function(answered.prediction, list(answered.references), dict(answered.row))
         except Exception as error:
-            where = answered.row.get("id", "?")
+            row = answered.row.get("id", "?")
             raise RunError(
-                f"the metric {point.name!r} ({point.value}) failed at row {where}:"
-                f" {type(error).__name__}: {error}"
+                f"the metric {name!r}{where} failed at row {row}: {type(error).__name__}: {error}"
             ) from error
         if not isinstance(value, bool | int | float):
             raise RunError(
-                f"the metric {point.name!r} ({point.value}) returned {type(value).__name__}, not a"
-                " number or a truth value"
+                f"the metric {name!r}{where} returned {type(value).__name__}, not a number or a"
+                " truth value"
             )
-        return {point.name: value}
+        return {name: value}
 
-    def measures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
-        if not scores or point.name not in scores[0]:
+    def measures(scores: Sequence[Scores]) -> dict[str, Measure]:
+        if not scores or name not in scores[0]:
             return {}
-        values = [s[point.name] for s in scores]
-        return {
-            point.name: rate(values) if all(isinstance(v, bool) for v in values) else mean(values)
-        }
+        values = [s[name] for s in scores]
+        return {name: rate(values) if all(isinstance(v, bool) for v in values) else mean(values)}
 
-    package = f" of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
-    return Family(score, measures, lambda: {point.name: f"mean of {point.value}{package}"})
+    return Family(score, measures, lambda _: {name: what})

@@ -16,11 +16,11 @@ from hydratune.evaluation import corpus, generation, instructions
 from hydratune.evaluation.corpus import Passage
 from hydratune.evaluation.measures import Measure, difference, rate, share
 from hydratune.evaluation.panel import Panel
+from hydratune.metric_table import lower_is_better
 from hydratune.settings.data import TrainOn
 from hydratune.settings.evaluation import ForgettingConfig
 
 _KEPT = 512  # tokens whose whole distribution is kept to compare with
-_WORSE_IF_HIGHER = {"bits_per_byte": True, "nll": True, "instructions": False}
 
 
 @dataclass
@@ -206,7 +206,7 @@ def exceeded(values: Mapping[str, Any], budgets: Mapping[str, float]) -> list[st
     for name, most in budgets.items():
         key = "forgetting/kl" if name == "kl" else f"forgetting/{name}_delta"
         loss = values.get(key)
-        loss = -loss if loss is not None and not _WORSE_IF_HIGHER.get(name, True) else loss
+        loss = -loss if loss is not None and lower_is_better(key) is False else loss
         if loss is not None and loss > most:
             told.append(f"{name}: {loss:+.4f}, budget {most:g}")
     return told

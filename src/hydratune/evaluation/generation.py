@@ -32,8 +32,10 @@ from hydratune.models.compute import (
 )
 from hydratune.models.hardware import cpu_count
 from hydratune.models.memory_plan import SCORED_TOGETHER, SCORED_TOKENS, generation_tokens, released
-from hydratune.training.lora import CastWeights, lora_weights, using_cast
-from hydratune.training.products import fast, faster_linears
+from hydratune.training.arithmetic import Arithmetic, CastWeights
+from hydratune.training.lean_linears import lora_weights
+from hydratune.training.patches import ModelPatches
+from hydratune.training.step import StepContext, computing
 
 NOT_ASKED = "not asked"  # finish_reason where only a likelihood was wanted
 
@@ -368,12 +370,12 @@ def answer(
     batches = batches_of(prompts, references, max_new_tokens, together, limit, copied)
     results: dict[int, Answer] = {}
     abandoned = threading.Event()
-    cast = CastWeights(lora_weights(model), autocast_of(model))
+    weights = CastWeights(lora_weights(model), autocast_of(model))
+    step = StepContext(arithmetic=Arithmetic(weights=weights, fast=True))
 
     @torch.inference_mode()
-    @fast()
     def work_on(numbers: Sequence[int]) -> None:
-        with as_trained(model), using_cast(cast):
+        with as_trained(model), computing(step):
             deterministic_if_possible(lambda: answer_batch(numbers))
 
     def answer_batch(numbers: Sequence[int]) -> None:
@@ -407,7 +409,8 @@ def answer(
 
     work = _InHalves(work_on, reader.device)
     workers = min(len(batches), cpu_count()) if reader.device.type == "cpu" else 1
-    with progress(title, len(prompts), quiet=quiet) as ticker, faster_linears(model):
+    with progress(title, len(prompts), quiet=quiet) as ticker, ModelPatches(model) as patches:
+        patches.use_fast_linears()
         if pool is not None:
             list(pool.map(work, batches))
         elif workers == 1:

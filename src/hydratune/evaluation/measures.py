@@ -1,4 +1,4 @@
-"""A metric over rows: columns of numbers, and what is made of their sums."""
+"""A metric over rows: columns of numbers, and a function of their sums; what predictions hold."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,9 @@ import numpy as np
 
 from hydratune.evaluation import statistics
 from hydratune.evaluation.statistics import Columns, Comparison, Difference, Interval, Of
+
+Prediction = Mapping[str, Any]  # one row of predictions.jsonl
+Scores = Mapping[str, Any]  # of one answer, stored in its row
 
 
 @dataclass(frozen=True)
@@ -20,84 +23,90 @@ class Measure:
 
     @property
     def value(self) -> float:
+        """The metric over all rows."""
         return float(self.of(np.array([float(sum(column)) for column in self.columns])))
 
     def interval(self, groups: Sequence[str], confidence: float, samples: int) -> Interval | None:
-        """Wilson's where rows are right or wrong and independent, else a bootstrap over groups;
-        None where there is one group.
+        """Return the confidence interval; None where there is one group.
+
+        It is Wilson's where rows are right or wrong and independent, else a bootstrap over groups.
         """
         if self.hits and len(set(groups)) == len(groups):
             return statistics.wilson(round(sum(self.columns[0])), len(groups), confidence)
-        if len(set(groups)) < 2:  # drawn again and again, one stays as it is
+        if len(set(groups)) < 2:  # every draw with replacement is the same one group
             return None
         return statistics.bootstrap(self.columns, self.of, groups, confidence, samples)
 
 
-def rate(values: Sequence[Any]) -> Measure:
-    """Share of the rows that are right."""
+def rate(values: Sequence[object]) -> Measure:
+    """Return the share of the rows whose value is true."""
     return Measure([[float(bool(v)) for v in values], [1.0] * len(values)], hits=True)
 
 
-def share(above: Sequence[float], below: Sequence[float]) -> Measure:
-    """Sum over sum."""
-    return Measure([list(map(float, above)), list(map(float, below))])
+def share(numerators: Sequence[float], denominators: Sequence[float]) -> Measure:
+    """Return the sum of the numerators over that of the denominators."""
+    return Measure([list(map(float, numerators)), list(map(float, denominators))])
 
 
 def mean(values: Sequence[float]) -> Measure:
+    """Return the mean over the rows."""
     return share(values, [1.0] * len(values))
 
 
-def request_of(prediction: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The turns of its row up to the answer, without what a prompt had beside them: examples,
-    passages, a schema.
+def request_turns(prediction: Prediction) -> list[Mapping[str, Any]]:
+    """Return the turns of the row up to the answer.
+
+    What a system's prompt had in addition is not among them: examples, passages, a schema.
     """
-    found = prediction.get("request", prediction.get("prompt"))
-    return list(found) if isinstance(found, list) else []
+    turns = prediction.get("request", prediction.get("prompt"))
+    return list(turns) if isinstance(turns, list) else []
 
 
-def asked_by_user(prediction: Mapping[str, Any]) -> str:
-    """What the user says in it."""
-    return "\n\n".join(
-        str(turn.get("content") or "")
-        for turn in request_of(prediction)
-        if turn.get("role") == "user"
-    )
+def user_text(prediction: Prediction) -> str:
+    """Return the user's part of the request."""
+    turns = [turn for turn in request_turns(prediction) if turn.get("role") == "user"]
+    return "\n\n".join(str(turn.get("content") or "") for turn in turns)
 
 
-def cut_of(predictions: Sequence[Mapping[str, Any]]) -> int:
-    """How many answers were cut at the token limit."""
+def count_cut(predictions: Sequence[Prediction]) -> int:
+    """Return how many answers were cut at the token limit."""
     return sum(p.get("finish_reason") == "length" for p in predictions)
 
 
-def told_cut(cut: int, of: int, whose: str) -> str:
-    """A sentence; empty where none was cut."""
+def cut_sentence(cut: int, count: int, system: str) -> str:
+    """Return a warning that ``cut`` of ``count`` answers were cut; empty where none was."""
     limit = "at the token limit (evaluation.max_new_tokens) and scored as they stand"
-    return f"{cut} of {of} answers of {whose} were cut {limit}" if cut else ""
+    return f"{cut} of {count} answers of {system} were cut {limit}" if cut else ""
 
 
-def groups_of(predictions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is drawn whole; a row without a group is one of its own, whatever its id."""
+def groups_of(predictions: Sequence[Prediction]) -> list[str]:
+    """Return the group that each row is drawn with in a bootstrap.
+
+    A row without a group is one of its own, whatever its id.
+    """
     return [
         f"group {p['group']}" if p.get("group") else f"row {i}" for i, p in enumerate(predictions)
     ]
 
 
 def comparison(ours: Measure, theirs: Measure, groups: Sequence[str], samples: int) -> Comparison:
-    """Of two systems on the same rows.
+    """Compare two systems on the same rows.
 
-    Where rows are right or wrong and independent, p is McNemar's, which is exact.
+    Where rows are right or wrong and independent, p is that of McNemar's exact test.
     """
-    found = statistics.paired(ours.columns, theirs.columns, ours.of, groups, samples)
-    return replace(found, alone=alone(ours, theirs)) if exact(ours, theirs, groups) else found
+    paired = statistics.paired(ours.columns, theirs.columns, ours.of, groups, samples)
+    if is_exact(ours, theirs, groups):
+        return replace(paired, discordant=discordant(ours, theirs))
+    return paired
 
 
-def exact(ours: Measure, theirs: Measure, groups: Sequence[str]) -> bool:
-    """Whether rows are right or wrong and independent."""
+def is_exact(ours: Measure, theirs: Measure, groups: Sequence[str]) -> bool:
+    """Return whether rows are right or wrong and independent, as McNemar's test needs."""
     return ours.hits and theirs.hits and len(set(groups)) == len(groups)
 
 
-def alone(ours: Measure, theirs: Measure) -> tuple[int, int, int]:
-    """Rows that only one side got right: ours, theirs, of all."""
+def discordant(ours: Measure, theirs: Measure) -> tuple[int, int, int]:
+    """Return (rows that only ours got right, rows that only theirs got right, all rows)."""
     pairs = list(zip(ours.columns[0], theirs.columns[0], strict=True))
     return sum(a > b for a, b in pairs), sum(b > a for a, b in pairs), len(pairs)
 
@@ -105,6 +114,6 @@ def alone(ours: Measure, theirs: Measure) -> tuple[int, int, int]:
 def difference(
     ours: Measure, theirs: Measure, groups: Sequence[str], confidence: float, samples: int
 ) -> Difference:
-    """Of two systems on the same rows, where nothing else is tested beside it."""
-    (found,) = statistics.corrected([comparison(ours, theirs, groups, samples)], confidence)
-    return found
+    """Return the difference of two systems on the same rows, where it is the only test."""
+    (only,) = statistics.corrected([comparison(ours, theirs, groups, samples)], confidence)
+    return only

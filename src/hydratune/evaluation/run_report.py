@@ -16,29 +16,31 @@ from yaml import YAMLError
 from hydratune import digests
 from hydratune.bounds import load_yaml
 from hydratune.errors import InputError, RunError
-from hydratune.evaluation import canaries, memorisation, metrics, table
+from hydratune.evaluation import canaries, memorisation, metrics
 from hydratune.evaluation.json_scores import agreement
-from hydratune.evaluation.measures import asked_by_user, cut_of, difference, groups_of, told_cut
+from hydratune.evaluation.measures import count_cut, cut_sentence, difference, groups_of, user_text
 from hydratune.evaluation.pages import bar, curves, page
+from hydratune.evaluation.result_rows import Change, answer_metrics, changes, without_leaks
+from hydratune.metric_table import (
+    RUN_METRICS,
+    SYSTEM_TITLES,
+    Unit,
+    lower_is_better,
+    main_metric,
+    title,
+)
 from hydratune.records.files import read_json, read_jsonl, read_text, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
 
-_SYSTEMS = {"base": "base, zero-shot", "fewshot": "base, few-shot", "eval": "fine-tuned"}
 _SHOWN = 40  # rows whose answers are on the page
 _LONGEST = 3000  # letters of a text
-_LOWER = ("nll",)
 ONE_RUN = (
     "All this is of one run: by how much another seed of the same settings would differ is not in"
     " these intervals."
 )
-_LOST = {
-    "bits_per_byte": "general texts, bits per byte",
-    "nll": "answers to general questions, NLL",
-    "instructions": "instructions followed",
-}
 
 
 def write(record: RunDirectory) -> Path:
@@ -52,13 +54,13 @@ def render(record: RunDirectory) -> str:
     measured = _json(record.metrics_file)
     intervals: Mapping[str, Any] = measured.get("intervals", {})
     settings = _settings(record)
-    predictions = {system: rows for system in _SYSTEMS if (rows := _rows(record, system))}
+    predictions = {system: rows for system in SYSTEM_TITLES if (rows := _rows(record, system))}
     status = _json(record.status_file)
     damaged = [*digests.problems(record.path), *digests.problems(record.path / ".hydra")]
     systems = [
-        system for system in _SYSTEMS if any(key.startswith(f"{system}/") for key in measured)
+        system for system in SYSTEM_TITLES if any(key.startswith(f"{system}/") for key in measured)
     ]
-    main = next((name for name in metrics.MAIN if f"eval/{name}" in measured), None)
+    main = main_metric(measured)
     evaluation = EvaluationConfig(metrics=settings.get("evaluation.metrics"))
     return page(
         "run_report.html.j2",
@@ -67,15 +69,15 @@ def render(record: RunDirectory) -> str:
         state=str(status.get("state", "unknown")),
         error=mask(". ".join([*([str(status["error"])] if status.get("error") else []), *damaged])),
         model=str(settings.get("model.name", "")),
-        systems=[_SYSTEMS[system] for system in systems],
-        main=table.TITLES.get(main or "", ""),
+        systems=[SYSTEM_TITLES[system] for system in systems],
+        main=title(f"eval/{main}") if main else "",
         bars=_bars(measured, intervals, systems, main),
         rows=_table(measured, intervals, systems),
         verdicts=_verdicts(predictions, main, evaluation, "eval/schema_valid" in measured),
-        clean=table.without_leaks(measured),
+        clean=without_leaks(measured),
         course=measured.get("course") or {},
         chart=_chart(record, measured),
-        lost=_lost(measured, intervals),
+        lost=_lost(measured),
         heart=(
             memorisation.told(measured, intervals) if "memorisation/difference" in measured else ""
         ),
@@ -152,7 +154,7 @@ def _bars(
     largest = max([value for _, value, _ in known] + [edge[1] for _, _, edge in known if edge])
     return [
         {
-            "title": _SYSTEMS[system],
+            "title": SYSTEM_TITLES[system],
             "value": f"{value:.3f}",
             "interval": edge,
             "bar": bar(value, edge, largest, best=system == "eval"),
@@ -164,15 +166,9 @@ def _bars(
 def _table(
     measured: Mapping[str, Any], intervals: Mapping[str, Any], systems: Sequence[str]
 ) -> list[tuple[str, list[str]]]:
-    known = [
-        name for name in table.NAMES if any(f"{system}/{name}" in measured for system in systems)
-    ]
     return [
-        (
-            table.TITLES[name],
-            [_number(measured, intervals, f"{system}/{name}") for system in systems],
-        )
-        for name in known
+        (row.title, [_number(measured, intervals, f"{system}/{row.name}") for system in systems])
+        for row in answer_metrics(measured, systems)
     ]
 
 
@@ -215,20 +211,20 @@ def _verdicts(
                     config.confidence,
                     config.bootstrap_samples,
                 )
-                better = (found.value < 0) == (name in _LOWER)
+                better = (found.value < 0) == lower_is_better(f"eval/{name}")
                 word = (
                     ("better" if better else "worse")
                     if found.p < 1 - config.confidence
                     else "not distinguishable"
                 )
-                change = f"{found.value:+.3f} {found.between('+.3f')}, p = {found.p:.2g}"
-                told.append(
-                    f"{table.TITLES[name]}, fine-tuned against {_SYSTEMS[system]}: {change}: {word}"
-                )
+                change = f"{found.value:+.3f} {found.interval_text('+.3f')}, p = {found.p:.2g}"
+                against = f"{title(f'eval/{name}')}, fine-tuned against {SYSTEM_TITLES[system]}"
+                told.append(f"{against}: {change}: {word}")
         except (RunError, KeyError, TypeError, ValueError):
             continue
     cut = [
-        told_cut(cut_of(rows), len(rows), _SYSTEMS[system]) for system, rows in predictions.items()
+        cut_sentence(count_cut(rows), len(rows), SYSTEM_TITLES[system])
+        for system, rows in predictions.items()
     ]
     return [*told, *([ONE_RUN] if told else []), *filter(None, cut)]
 
@@ -263,42 +259,30 @@ def _chart(record: RunDirectory, measured: Mapping[str, Any]) -> str:
     return curves(finite, best, "optimizer step")
 
 
-def _lost(
-    measured: Mapping[str, Any], intervals: Mapping[str, Any]
-) -> list[tuple[str, str, str, str]]:
+def _lost(measured: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     rows = []
-    for name, title in _LOST.items():
-        key = f"forgetting/{name}"
-        if f"{key}_delta" in measured:
-            edge = intervals.get(f"{key}_delta")
-            delta = f"{measured[f'{key}_delta']:+.4f} " + (
-                f"[{edge[0]:+.4f}, {edge[1]:+.4f}]" if edge else "(too few to tell)"
-            )
-            rows.append((title, f"{measured[f'{key}_base']:.4f}", f"{measured[key]:.4f}", delta))
-    if "forgetting/kl" in measured:
-        rows.append(
-            ("divergence from the base, nats a token", "", f"{measured['forgetting/kl']:.4f}", "")
-        )
+    for change in changes(measured):
+        before = "" if change.before is None else f"{change.before:.4f}"
+        delta = "" if change.difference is None else f"{change.difference:+.4f} {_edges(change)}"
+        rows.append((change.title, before, f"{change.after:.4f}", delta))
     if measured.get("forgetting/within_budget") is False:
         rows.append(("more was lost than evaluation.forgetting.fail allows", "", "", ""))
     return rows
 
 
+def _edges(change: Change) -> str:
+    if not change.interval:
+        return "(too few to tell)"
+    return f"[{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
+
+
 def _costs(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
-    known = {
-        "cost/wall_seconds": ("seconds", "{:,.0f}"),
-        "cost/cpu_seconds": ("CPU-seconds", "{:,.0f}"),
-        "cost/tokens": ("tokens trained", "{:,}"),
-        "cost/tokens_per_second": ("tokens/s in training", "{:,.0f}"),
-    }
-    rows = [
-        (title, form.format(measured[key]))
-        for key, (title, form) in known.items()
-        if key in measured
-    ]
-    if "cost/peak_memory_bytes" in measured:
-        rows.append(("peak memory", f"{measured['cost/peak_memory_bytes'] / 2**30:.2f} GiB"))
-    return rows
+    rows = [row for row in RUN_METRICS if row.name.startswith("cost/") and row.name in measured]
+    return [(row.title, _with_unit(row.unit, measured[row.name])) for row in rows]
+
+
+def _with_unit(unit: Unit, value: float) -> str:
+    return f"{value / 2**30:.2f} GiB" if unit is Unit.bytes else f"{value:,.0f}"
 
 
 def _environment(record: RunDirectory) -> dict[str, str]:
@@ -347,9 +331,9 @@ def _answers(
     shown = []
     for i in order[:_SHOWN]:
         row, scores = ours[i], ours[i].get("scores") or {}
-        said = [(_SYSTEMS["eval"], str(row["prediction"])[:_LONGEST])]
+        said = [(SYSTEM_TITLES["eval"], str(row["prediction"])[:_LONGEST])]
         said += [
-            (_SYSTEMS[s], str(rows[row.get("item_hash")]["prediction"])[:_LONGEST])
+            (SYSTEM_TITLES[s], str(rows[row.get("item_hash")]["prediction"])[:_LONGEST])
             for s, rows in others.items()
             if row.get("item_hash") in rows
         ]
@@ -358,7 +342,7 @@ def _answers(
             if isinstance(scores.get("errors"), list)
             else []
         )
-        request = asked_by_user(row)
+        request = user_text(row)
         shown.append(
             {
                 "id": str(row.get("id")),

@@ -75,11 +75,11 @@ class Difference:
     groups: int = 0  # independent rows, or groups of rows
 
     @property
-    def told_apart(self) -> bool:
+    def significant(self) -> bool:
         """Whether the interval is all on one side of zero."""
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
-    def between(self, form: str = "+.3g", scale: float = 1.0) -> str:
+    def interval_text(self, form: str = "+.3g", scale: float = 1.0) -> str:
         """The interval as people write it, or why there is none."""
         if not math.isfinite(self.value):
             return "(no number)"
@@ -121,7 +121,7 @@ def half_width(parts: Sequence[Part], alpha: float) -> float:
     )
 
 
-def by_parts(value: float, parts: Sequence[Part]) -> float:
+def p_from_parts(value: float, parts: Sequence[Part]) -> float:
     """p: the largest ``alpha`` for which the interval of ``half_width`` still holds 0."""
     from scipy.special import stdtr
 
@@ -147,7 +147,8 @@ class Comparison:
 
     ``bounds``: the parts of its variance, in one or several ways of which the most careful counts.
     ``informative``: groups that differ at all. Each of them is as likely to differ to the other
-    side if there is no difference, so p is at least 2^(1 - informative). ``alone``: for rows that
+    side if there is no difference, so p is at least 2^(1 - informative).
+    ``discordant``: for rows that
     are right or wrong, those that only ours, and only theirs, got right, of so many; p is then
     McNemar's.
     """
@@ -156,7 +157,7 @@ class Comparison:
     bounds: tuple[tuple[Part, ...], ...]
     groups: int
     informative: int
-    alone: tuple[int, int, int] | None = None
+    discordant: tuple[int, int, int] | None = None
 
     @property
     def _known(self) -> bool:
@@ -168,15 +169,15 @@ class Comparison:
     @property
     def p(self) -> float:
         """Of this one alone."""
-        if self.alone is not None:
-            return mcnemar(self.alone[0], self.alone[1])
+        if self.discordant is not None:
+            return mcnemar(self.discordant[0], self.discordant[1])
         if not self._known:
             return 1.0
         return min(
             1.0,
             max(
                 2.0 ** (1 - self.informative),
-                *(by_parts(self.value, parts) for parts in self.bounds),
+                *(p_from_parts(self.value, parts) for parts in self.bounds),
             ),
         )
 
@@ -188,7 +189,7 @@ class Comparison:
             return None
         half = max(half_width(parts, alpha) for parts in self.bounds)
         low, high = self.value - half, self.value + half
-        if self.alone is not None:
+        if self.discordant is not None:
             return self._exact(alpha, low, high)
         if 2.0 ** (1 - self.informative) >= alpha:
             return min(low, 0.0), max(high, 0.0)
@@ -202,8 +203,8 @@ class Comparison:
         """
         from scipy.special import betaincinv
 
-        assert self.alone is not None
-        ours, theirs, rows = self.alone
+        assert self.discordant is not None
+        ours, theirs, rows = self.discordant
         trials = ours + theirs
         if not trials:
             return 0.0, 0.0
@@ -245,18 +246,22 @@ def paired(
     value = of(np.array([math.fsum(column) for column in ours])) - of(
         np.array([math.fsum(column) for column in theirs])
     )
-    return over_rows(float(value), differences, groups, differing([ours], [theirs], groups))
+    return from_samples(
+        float(value), differences, groups, count_differing([ours], [theirs], groups)
+    )
 
 
-def over_rows(
+def from_samples(
     value: float, samples: np.ndarray, groups: Sequence[str], informative: int
 ) -> Comparison:
     """A difference whose ``samples`` are those over groups drawn again."""
     count = len(set(groups))
-    return Comparison(cleaned(value), ((rows_part(samples, count),),), count, informative)
+    return Comparison(
+        without_rounding(value), ((bootstrap_part(samples, count),),), count, informative
+    )
 
 
-def rows_part(samples: np.ndarray, groups: int) -> Part:
+def bootstrap_part(samples: np.ndarray, groups: int) -> Part:
     """The variance that the rows make, from ``samples`` over ``groups`` drawn again."""
     known = bool(np.isfinite(samples).all())
     variance = float(np.var(samples, ddof=1)) * groups / max(1, groups - 1) if known else math.inf
@@ -264,12 +269,14 @@ def rows_part(samples: np.ndarray, groups: int) -> Part:
     return (variance if variance > 1e-24 else 0.0), float(max(1, groups - 1))
 
 
-def cleaned(value: float) -> float:
+def without_rounding(value: float) -> float:
     """Equal rows, summed in another order, do not differ."""
     return 0.0 if abs(value) < 1e-12 else value
 
 
-def differing(ours: Sequence[Columns], theirs: Sequence[Columns], groups: Sequence[str]) -> int:
+def count_differing(
+    ours: Sequence[Columns], theirs: Sequence[Columns], groups: Sequence[str]
+) -> int:
     """In how many groups the two sides, each the mean of several runs, have not the same."""
     sides = [
         np.mean([np.asarray(columns, dtype=float) for columns in runs], axis=0)
@@ -296,7 +303,7 @@ def paired_bootstrap(
     return found
 
 
-def within(samples: Sequence[Sequence[float]]) -> tuple[float, int] | None:
+def pooled_variance(samples: Sequence[Sequence[float]]) -> tuple[float, int] | None:
     """(variance of values around the mean of their own sample, its degrees of freedom); None where
     no sample has two values.
     """

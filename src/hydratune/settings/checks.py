@@ -16,19 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.errors import ConfigError, Problem
-from hydratune.settings.adapter import (
-    AdaLoraAdapter,
-    FullFinetune,
-    LayerAdapter,
-    LoraAdapter,
-    OftAdapter,
-    PartialFinetune,
-    PrefixTuning,
-    PromptAdapter,
-    PromptInit,
-    PromptTuning,
-    VeraAdapter,
-)
+from hydratune.settings.adapter import AdapterContext
 from hydratune.settings.commands import (
     AskingConfig,
     DecideConfig,
@@ -97,7 +85,10 @@ def _train(config: TrainConfig) -> Iterator[Problem]:
     yield from at_least("preview", config.preview, 0)
     yield from _model(config)
     yield from config.data.problems()
-    yield from _adapter(config)
+    context = AdapterContext(
+        config.model.quantization, config.model.context_window, config.trainer.neftune_alpha
+    )
+    yield from config.adapter.problems(context)
     yield from _optimizer(config)
     yield from _trainer(config.trainer)
     yield from _evaluation(config.evaluation)
@@ -145,14 +136,14 @@ def _model(config: TrainConfig) -> Iterator[Problem]:
             f"{model.name} reads at most {model.context_window} tokens",
             f"set data.max_length={model.context_window} or less, or choose another model",
         )
-    if model.quantization is not Quantization.none and isinstance(config.adapter, FullFinetune):
+    if model.quantization is not Quantization.none and config.adapter.trains_base:
         yield Problem(
             "model.quantization",
             model.quantization.value,
             "the weights of a quantised base cannot be trained: they are frozen codes",
             "set adapter=lora (QLoRA), or model.quantization=none",
         )
-    if config.trainer.precision == "bf16-true" and not isinstance(config.adapter, FullFinetune):
+    if config.trainer.precision == "bf16-true" and not config.adapter.trains_base:
         yield Problem(
             "trainer.precision",
             "bf16-true",
@@ -160,173 +151,6 @@ def _model(config: TrainConfig) -> Iterator[Problem]:
             "set trainer.precision=bf16-mixed: the base is bf16 as well, and the adapter stays in"
             " fp32",
         )
-
-
-def _adapter(config: TrainConfig) -> Iterator[Problem]:
-    adapter = config.adapter
-    if isinstance(adapter, LayerAdapter):
-        yield from _targets(adapter)
-    for name in ("lora_dropout", "vera_dropout", "module_dropout"):
-        if hasattr(adapter, name):
-            yield from between(f"adapter.{name}", getattr(adapter, name), 0, 1, open_high=True)
-    if isinstance(adapter, LoraAdapter | AdaLoraAdapter) and not adapter.lora_alpha > 0:
-        yield Problem(
-            "adapter.lora_alpha", adapter.lora_alpha, "must be above 0", "usual: 2 * adapter.r"
-        )
-    if isinstance(adapter, LoraAdapter):
-        yield from _lora(adapter, config.model.quantization)
-    if isinstance(adapter, AdaLoraAdapter):
-        yield from _adalora(adapter)
-    if isinstance(adapter, VeraAdapter):
-        yield from at_least("adapter.r", adapter.r, 1)
-    if isinstance(adapter, OftAdapter):
-        yield from at_least("adapter.oft_block_size", adapter.oft_block_size, 2)
-        yield from at_least("adapter.num_cayley_neumann_terms", adapter.num_cayley_neumann_terms, 2)
-        if not adapter.eps > 0:
-            yield Problem("adapter.eps", adapter.eps, "must be above 0", "usual: 6e-5")
-    if isinstance(adapter, PromptAdapter):
-        yield from _prompt(adapter, config.model.context_window)
-        if config.trainer.neftune_alpha > 0:
-            why = (
-                "it needs rows laid end to end, and this adapter puts virtual tokens before"
-                " every row"
-            )
-            yield Problem(
-                "trainer.neftune_alpha",
-                config.trainer.neftune_alpha,
-                why,
-                "set trainer.neftune_alpha=0, or adapter=lora",
-            )
-    if isinstance(adapter, PartialFinetune):
-        yield from at_least("adapter.last_layers", adapter.last_layers, 0)
-        if adapter.last_layers == 0 and not adapter.trainable:
-            yield Problem(
-                "adapter.last_layers",
-                0,
-                "nothing would be trained",
-                "set adapter.last_layers=2, or name adapter.trainable=[...]",
-            )
-
-
-def _targets(adapter: LayerAdapter) -> Iterator[Problem]:
-    if adapter.target_modules == []:
-        fix = "set adapter.target_modules=[all-linear], or null for PEFT's choice"
-        yield Problem(
-            "adapter.target_modules", adapter.target_modules, "nothing would be trained", fix
-        )
-    if adapter.layers_pattern is not None and adapter.layers_to_transform is None:
-        why = "it says where adapter.layers_to_transform counts, which is not set"
-        yield Problem(
-            "adapter.layers_pattern",
-            adapter.layers_pattern,
-            why,
-            "set adapter.layers_to_transform as well",
-        )
-
-
-def _lora(adapter: LoraAdapter, quantization: Quantization) -> Iterator[Problem]:
-    yield from at_least("adapter.r", adapter.r, 1)
-    for pattern, r in adapter.rank_pattern.items():
-        yield from at_least(f"adapter.rank_pattern.{pattern}", r, 1)
-    for field in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(adapter, field):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                fix = "give the name of a layer, or mend the expression"
-                yield Problem(
-                    f"adapter.{field}", pattern, f"not a regular expression ({error})", fix
-                )
-    key, start = "adapter.init_lora_weights", adapter.init_lora_weights
-    if not re.fullmatch(r"(?i:true)|gaussian|orthogonal|pissa(_niter_\d+)?|olora|loftq", start):
-        yield Problem(
-            key,
-            start,
-            "no such start",
-            "one of: true, gaussian, orthogonal, pissa, pissa_niter_16, olora, loftq",
-        )
-    if start == "orthogonal" and any(r % 2 for r in (adapter.r, *adapter.rank_pattern.values())):
-        yield Problem(
-            "adapter.r",
-            adapter.r,
-            "an orthogonal start needs even ranks",
-            f"set adapter.r={adapter.r + adapter.r % 2}",
-        )
-    if start == "loftq" and quantization is not Quantization.nf4:
-        why = (
-            "it makes up for what 4-bit quantisation loses, and"
-            f" model.quantization={quantization.value}"
-        )
-        yield Problem(key, start, why, "set model.quantization=nf4, or adapter=lora")
-    if start.startswith(("pissa", "olora")) and quantization is not Quantization.none:
-        why = (
-            "it takes a part out of the base's weights; quantised, the rest would be another base"
-            " than the one the adapter is saved for"
-        )
-        yield Problem(
-            key,
-            start,
-            why,
-            "set adapter.init_lora_weights=loftq (nf4), or true, or model.quantization=none",
-        )
-    if start == "loftq" and adapter.use_dora:
-        yield Problem(
-            "adapter.use_dora",
-            True,
-            "DoRA's magnitudes would not fit LoftQ's start",
-            "choose one of adapter=dora, adapter=loftq",
-        )
-
-
-def _adalora(adapter: AdaLoraAdapter) -> Iterator[Problem]:
-    yield from at_least("adapter.target_r", adapter.target_r, 1)
-    if adapter.init_r <= adapter.target_r:
-        why = f"ranks fall from init_r to target_r={adapter.target_r}"
-        yield Problem(
-            "adapter.init_r",
-            adapter.init_r,
-            why,
-            f"set adapter.init_r={3 * adapter.target_r // 2 + 1}",
-        )
-    for name in ("tinit", "tfinal"):
-        yield from at_least(f"adapter.{name}", getattr(adapter, name), 0, " steps")
-    yield from at_least("adapter.deltaT", adapter.deltaT, 1, " step")
-    yield from at_least("adapter.orth_reg_weight", adapter.orth_reg_weight, 0)
-    for name in ("beta1", "beta2"):
-        if not 0 < getattr(adapter, name) < 1:
-            yield Problem(
-                f"adapter.{name}", getattr(adapter, name), "must be in (0, 1)", "usual: 0.85"
-            )
-
-
-def _prompt(adapter: PromptAdapter, context: int | None) -> Iterator[Problem]:
-    tokens = adapter.num_virtual_tokens
-    yield from at_least("adapter.num_virtual_tokens", tokens, 1)
-    if context is not None and tokens + 8 > context:
-        why = f"the model reads {context} tokens, so nothing is left for the rows"
-        yield Problem("adapter.num_virtual_tokens", tokens, why, "usual: 20")
-    if isinstance(adapter, PromptTuning):
-        text = adapter.prompt_tuning_init_text
-        if adapter.prompt_tuning_init is PromptInit.TEXT and not text:
-            yield Problem(
-                "adapter.prompt_tuning_init_text",
-                text,
-                "the virtual tokens are to begin as this text",
-                "give a sentence",
-            )
-        if adapter.prompt_tuning_init is not PromptInit.TEXT and text:
-            fix = "set adapter.prompt_tuning_init=TEXT, or take it out"
-            yield Problem("adapter.prompt_tuning_init_text", text, "nothing reads it", fix)
-    if isinstance(adapter, PrefixTuning):
-        yield from at_least("adapter.encoder_hidden_size", adapter.encoder_hidden_size, 1)
-        if adapter.encoder_hidden_size is not None and not adapter.prefix_projection:
-            fix = "set adapter.prefix_projection=true, or take it out"
-            yield Problem(
-                "adapter.encoder_hidden_size",
-                adapter.encoder_hidden_size,
-                "there is no network to have this width",
-                fix,
-            )
 
 
 def _optimizer(config: TrainConfig) -> Iterator[Problem]:
@@ -342,7 +166,7 @@ def _optimizer(config: TrainConfig) -> Iterator[Problem]:
     yield from _schedule(optimizer)
     yield from _rates(config)
     yield from _optimizer_kind(optimizer)
-    if isinstance(optimizer, MuonOptimizer) and not isinstance(config.adapter, FullFinetune):
+    if isinstance(optimizer, MuonOptimizer) and not config.adapter.trains_base:
         why = (
             "it makes the update of a whole weight matrix orthogonal; an adapter trains other"
             " things, such as thin factors"
@@ -454,7 +278,7 @@ def _rates(config: TrainConfig) -> Iterator[Problem]:
             why,
             "usual: 0.9; 1 or null for equal rates",
         )
-    if optimizer.loraplus_lr_ratio is not None and isinstance(config.adapter, FullFinetune):
+    if optimizer.loraplus_lr_ratio is not None and config.adapter.trains_base:
         why = "it is the rate of LoRA's matrix B, and full fine-tuning has none"
         yield Problem(
             "optimizer.loraplus_lr_ratio",

@@ -11,7 +11,6 @@ instant.
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +20,17 @@ from omegaconf import DictConfig, OmegaConf
 Config = TypeVar("Config")
 _GROUPS = ("model", "data", "adapter", "optimizer", "trainer", "evaluation", "tracking")
 _VARIANTS: dict[str, dict[str, type]] = {group: {} for group in _GROUPS}  # by name
-# Where the variants are defined; importing these modules registers them.
-_MODULES = tuple(f"hydratune.settings.{group}" for group in _GROUPS)
-# Packages in which every module may define a variant: a new module needs no other change.
-_PACKAGES = ("hydratune.data.sources", "hydratune.data.cases")
+# where the variants are defined: modules, and packages with one module for each variant
+_HOMES = (
+    "hydratune.settings.model",
+    "hydratune.data.sources",
+    "hydratune.data.cases",
+    "hydratune.adapters.methods",
+    "hydratune.settings.optimizer",
+    "hydratune.settings.trainer",
+    "hydratune.settings.evaluation",
+    "hydratune.settings.tracking",
+)
 _VARIANT_FIELD = {
     "model": "source",
     "data": "source",
@@ -55,20 +61,11 @@ def variants(group: str) -> Mapping[str, type]:
 
 def all_variants() -> Mapping[str, Mapping[str, type]]:
     """Return the dataclasses of every config group: group -> name -> dataclass."""
-    for module in _variant_modules():
-        importlib.import_module(module)
+    for name in _HOMES:
+        home = importlib.import_module(name)
+        for module in pkgutil.iter_modules(getattr(home, "__path__", ()), f"{name}."):
+            importlib.import_module(module.name)
     return _VARIANTS
-
-
-@lru_cache(maxsize=1)
-def _variant_modules() -> tuple[str, ...]:
-    """Return the names of the modules that define variants, in a fixed order."""
-    modules = list(_MODULES)
-    for package in _PACKAGES:
-        folders = importlib.import_module(package).__path__
-        names = sorted(module.name for module in pkgutil.iter_modules(folders))
-        modules += [f"{package}.{name}" for name in names]
-    return tuple(modules)
 
 
 def register(commands: Mapping[str, type]) -> None:

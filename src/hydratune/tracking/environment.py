@@ -1,4 +1,4 @@
-"""What a run was made with: versions, code, hardware. For environment.json."""
+"""What a run was made with: versions, code and the git commit, for environment.json."""
 
 import functools
 import subprocess
@@ -22,68 +22,68 @@ PACKAGES = (
     "datasets",
     "wandb",
 )
+_TRAINING_CODE = ("data", "models", "adapters", "training")  # packages that decide what is trained
+_GIT_TIMEOUT = 10  # seconds
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide a result."""
-    found = {"python": sys.version.split()[0]}
+    """Return the versions of Python and of the packages that can change a result."""
+    installed = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 @functools.cache
 def code_hash() -> str:
-    """Of hydratune's own source, as far as it decides what is trained."""
+    """Return the hash of hydratune's own source, as far as it decides what is trained."""
     root = Path(__file__).parents[1]
-    files = sorted(
-        path for name in ("data", "models", "training") for path in (root / name).glob("*.py")
-    )
-    return stable_hash([[path.name, path.read_text("utf-8")] for path in files])
+    files = sorted(file for name in _TRAINING_CODE for file in (root / name).rglob("*.py"))
+    texts = [[file.relative_to(root).as_posix(), file.read_text("utf-8")] for file in files]
+    return stable_hash(texts)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any] | None = None) -> list[str]:
-    """In words, what is not as it was when ``before`` (the content of an environment.json) was
-    written.
+    """Return in words what differs from ``before``, the content of an environment.json.
+
+    ``now``: the present versions and code, if they are known already.
     """
     now = now or {"versions": versions(), "code": code_hash()}
     old, new = before.get("versions", {}), now["versions"]
-    found = [
+    changed = [
         f"{name} {old.get(name)} became {new[name]}"
         for name in new
         if name in old and old[name] != new[name]
     ]
     if before.get("code", now["code"]) != now["code"]:
-        found.append("the code of hydratune changed")
-    return found
+        changed.append("the code of hydratune changed")
+    return changed
 
 
-def git_commit(folder: Path) -> dict[str, Any]:
-    """Commit of the repository around ``folder`` and whether it has changes; empty outside a
-    repository.
+def git_commit(folder: Path) -> dict[str, str | bool]:
+    """Return the commit of the repository around ``folder`` and whether it has local changes.
+
+    Empty outside a repository.
     """
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
+        head = _git(folder, "rev-parse", "HEAD")
         if head.returncode:
             return {}
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-        return {"commit": head.stdout.strip(), "dirty": bool(changes.stdout.strip())}
+        modified = _git(folder, "status", "--porcelain", "-uno")
+        return {"commit": head.stdout.strip(), "dirty": bool(modified.stdout.strip())}
     except (OSError, subprocess.TimeoutExpired):
         return {}
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=_GIT_TIMEOUT,
+        check=False,
+    )

@@ -1,59 +1,49 @@
-"""TensorBoard instead of W&B: event files in the run's directory, no account and no server."""
+"""TensorBoard instead of W&B: event files in the run's directory, without account or server."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hydratune.errors import ConfigError, Problem
 from hydratune.settings.registry import flat
+from hydratune.tracking.tracker import NoTracker
 
 
-class TensorBoardTracker:
-    """One run's event files. Texts and adapters stay in the run directory."""
+class TensorBoardTracker(NoTracker):
+    """Writes one run's event files. Predictions, data reports and adapters are not logged.
 
-    id: str | None = None
+    Nothing is lost by an interruption: the event files written before it are still there.
+    """
 
-    def __init__(self, folder: Path, values: Mapping[str, Any]) -> None:
-        """Raises ``ConfigError`` where no writer is installed."""
+    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+        """Create the event files in ``folder``/tensorboard.
+
+        Raises ``ConfigError`` if no writer of event files is installed.
+        """
         from lightning.pytorch.loggers import TensorBoardLogger
 
         try:
-            self.logger: Any = TensorBoardLogger(folder, name="tensorboard", version="")
+            logger = TensorBoardLogger(folder, name="tensorboard", version="")
         except ModuleNotFoundError:
+            why = "TensorBoard's writer is not installed"
             fix = "pip install 'hydratune[tensorboard]'"
-            raise ConfigError(
-                [
-                    Problem(
-                        "tracking.mode", "tensorboard", "TensorBoard's writer is not installed", fix
-                    )
-                ]
-            ) from None
+            raise ConfigError([Problem("tracking.mode", "tensorboard", why, fix)]) from None
+        self._writer = logger
+        self.logger = logger
         self.hint = f"tensorboard --logdir {folder}"
-        self.values = {
-            key: value if isinstance(value, (int, float, bool)) else str(value)
-            for key, value in flat(dict(values)).items()
+        self.settings: dict[str, int | float | str] = {
+            key: value if isinstance(value, int | float) else str(value)
+            for key, value in flat(dict(settings)).items()
         }
 
-    def facts(self, facts: Mapping[str, Any]) -> None:
-        self.values |= {f"facts.{key}": str(value) for key, value in flat(dict(facts)).items()}
+    def log_facts(self, facts: Mapping[str, object]) -> None:
+        named = flat(dict(facts)).items()
+        self.settings |= {f"facts.{key}": str(value) for key, value in named}
 
-    def summary(self, metrics: Mapping[str, float]) -> None:
-        """Beside the settings, where TensorBoard's table of runs shows them."""
+    def log_summary(self, metrics: Mapping[str, float]) -> None:
+        """Log metrics beside the settings, where TensorBoard's table of runs shows them."""
         numbers = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
-        self.logger.log_hyperparams(self.values, numbers)
-
-    def predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        pass
-
-    def data(self, files: Sequence[Path]) -> None:
-        pass
-
-    def adapter(self, folder: Path) -> None:
-        pass
-
-    def again(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """What was written before an interruption is still there."""
+        self._writer.log_hyperparams(self.settings, numbers)
 
     def finish(self, exit_code: int) -> None:
-        self.logger.finalize("success" if exit_code == 0 else "failed")
+        self._writer.finalize("success" if exit_code == 0 else "failed")

@@ -1,68 +1,77 @@
-"""What the W&B client wrote on this machine: the transaction log of a run, read without a server.
+"""Read what W&B's client wrote on this machine: the transaction log of a run, without a server.
 
-The file is a log of LevelDB's format, in blocks of 32 KiB after a header of 7 bytes; what it holds
-are the client's protobuf records.
+The file is a log in LevelDB's format: after a header of 7 bytes, blocks of 32 KiB hold records that
+may be split into pieces. The records are the client's protobuf messages.
 """
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydratune.errors import RunError
 
-_HEADER, _MAGIC, _BLOCK = 7, b":W&B", 32768
+if TYPE_CHECKING:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+_HEADER, _MAGIC, _BLOCK = 7, b":W&B", 32768  # bytes
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4  # kinds of pieces
+_SUMMARIES = ("min", "max", "last", "mean", "best")  # what the client can keep of a metric
 
 
 @dataclass
 class Log:
-    """What one file says. ``exit_code`` None: it does not say how the run ended."""
+    """The content of one file. ``exit_code`` None: it does not say how the run ended."""
 
     file: Path
     id: str = ""
     name: str = ""
     group: str = ""
-    started: float = 0.0
-    config: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    started: float = 0.0  # seconds since 1970
+    config: dict[str, object] = field(default_factory=dict)
+    summary: dict[str, object] = field(default_factory=dict)
+    history: list[dict[str, object]] = field(default_factory=list)
     exit_code: int | None = None
 
-    def gone_on(self, later: "Log") -> "Log":
-        """The same run with what a resumed process wrote."""
-        config, summary = self.config | later.config, self.summary | later.summary
-        history = self.history + later.history
-        return Log(later.file, later.id, later.name or self.name, later.group or self.group, self.started, config, summary, history,  # noqa: E501
-                   later.exit_code)  # fmt: skip
+    def resumed_by(self, later: "Log") -> "Log":
+        """Return the log of the whole run that the process of ``later`` resumed."""
+        return Log(
+            later.file,
+            later.id,
+            later.name or self.name,
+            later.group or self.group,
+            self.started,
+            self.config | later.config,
+            self.summary | later.summary,
+            self.history + later.history,
+            later.exit_code,
+        )
 
 
-def files_of(path: Path) -> list[Path]:
-    """The logs at or below ``path``, each once: latest-run is a link to one of the others."""
+def find_logs(path: Path) -> list[Path]:
+    """Return the logs at or below ``path``, each once: latest-run is a link to another folder."""
     if path.suffix == ".wandb" and path.is_file():
         return [path]
-    return list(
-        {
-            file.resolve(): file for file in sorted(path.glob("**/run-*.wandb"), reverse=True)
-        }.values()
-    )[::-1]
+    files = sorted(path.glob("**/run-*.wandb"), reverse=True)
+    return list({file.resolve(): file for file in files}.values())[::-1]
 
 
-def read(file: Path) -> Log:
-    """Raises ``RunError`` for what is no such file, or holds no run; a log that was cut is read as
-    far as it goes.
+def read_log(file: Path) -> Log:
+    """Read a log; one that was cut is read up to the cut.
+
+    Raises ``RunError`` for a file that is no log, or holds no run.
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto.wandb_internal_pb2 import Record
 
     log = Log(file)
     try:
-        for content in _records(file):
+        for content in _read_records(file):
             record = Record()
             record.ParseFromString(content)
-            _take(log, record)
+            _add_record(log, record)
     except (DecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(
             f"{file} is damaged ({type(error).__name__}); wandb sync may still save some of it"
@@ -74,17 +83,17 @@ def read(file: Path) -> Log:
     return log
 
 
-def _records(file: Path) -> Iterator[bytes]:
-    """The pieces put together; those of the end that are not whole are left out."""
+def _read_records(file: Path) -> Iterator[bytes]:
+    """Yield the records, joined from their pieces; an incomplete one at the end is dropped."""
     content = file.read_bytes()
     if not content.startswith(_MAGIC):
         raise RunError(
             f"{file} is no file of W&B's client (it begins with {content[:4]!r}, not {_MAGIC!r})"
         )
-    at, parts = _HEADER, b""
+    at, record = _HEADER, b""
     while at + _HEADER <= len(content):
         room = _BLOCK - at % _BLOCK
-        if room < _HEADER:  # too little for another header: padding
+        if room < _HEADER:  # padding: too little room for another header
             at += room
             continue
         _, length, kind = struct.unpack_from("<IHB", content, at)
@@ -94,68 +103,64 @@ def _records(file: Path) -> Iterator[bytes]:
             continue
         if len(piece) < length:
             return
-        parts = piece if kind in (_WHOLE, _FIRST) else parts + piece
+        record = piece if kind in (_WHOLE, _FIRST) else record + piece
         if kind in (_WHOLE, _LAST):
-            yield parts
+            yield record
         at += _HEADER + length
 
 
-def _take(log: Log, record: Any) -> None:
+def _add_record(log: Log, record: "Record") -> None:
     kind = record.WhichOneof("record_type")
     if kind == "run":
         run = record.run
-        log.id, log.name, log.group, log.started = (
-            run.run_id,
-            run.display_name,
-            run.run_group,
-            run.start_time.ToSeconds(),
-        )
+        log.id, log.name, log.group = run.run_id, run.display_name, run.run_group
+        log.started = run.start_time.ToSeconds()
         _update(log.config, run.config.update)
     elif kind == "config":
         _update(log.config, record.config.update)
     elif kind == "summary":
         _update(log.summary, record.summary.update)
         for item in record.summary.remove:
-            log.summary.pop(_path(item)[0], None)
+            log.summary.pop(_key_path(item)[0], None)
     elif kind == "history":
-        row: dict[str, Any] = {}
+        row: dict[str, object] = {}
         _update(row, record.history.item)
         log.history.append(row)
     elif kind == "exit":
         log.exit_code = record.exit.exit_code
 
 
-def _path(item: Any) -> Sequence[str]:
+def _key_path(item: "Record") -> Sequence[str]:
     return list(item.nested_key) or [item.key]
 
 
-def _update(values: dict[str, Any], items: Any) -> None:
+def _update(values: MutableMapping[str, object], items: "Sequence[Record]") -> None:
+    """Set the values of ``items``, whose keys may be nested."""
     for item in items:
-        *above, last = _path(item)
+        *parents, last = _key_path(item)
         inner = values
-        for name in above:
-            if not isinstance(inner.get(name), dict):
-                inner[name] = {}
-            inner = inner[name]
+        for name in parents:
+            child = inner.get(name)
+            if not isinstance(child, dict):
+                child = inner[name] = {}
+            inner = child
         inner[last] = json.loads(item.value_json) if item.value_json else None
 
 
-def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float | bool]:
-    """What is a number, by flat names; ``{"min": 0.3}``, as the client keeps a summary of which the
-    least was asked for, is that number.
+def numbers(values: Mapping[str, object], prefix: str = "") -> dict[str, float | bool]:
+    """Return the numbers by flat names.
+
+    ``{"min": 0.3}``, which the client keeps of a metric whose minimum counts, is that number.
     """
-    found: dict[str, float | bool] = {}
+    flat: dict[str, float | bool] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, (int, float)):
-            found[name] = value
-        elif (
-            isinstance(value, dict)
-            and len(value) == 1
-            and next(iter(value)) in ("min", "max", "last", "mean", "best")
-        ):
+        if isinstance(value, int | float):
+            flat[name] = value
+        elif isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _SUMMARIES:
             (only,) = value.values()
-            found |= {name: only} if isinstance(only, (int, float)) else {}
+            if isinstance(only, int | float):
+                flat[name] = only
         elif isinstance(value, dict) and "_type" not in value:
-            found |= numbers(value, f"{name}.")
-    return found
+            flat |= numbers(value, f"{name}.")
+    return flat

@@ -35,10 +35,11 @@ from lightning.fabric.plugins.environments.lightning import (
     find_free_network_port,
 )
 
-from hydratune.console import LineFormatter, complain
+from hydratune.console import LineFormatter, print_error
 from hydratune.errors import HydratuneError, RunError
 from hydratune.records.files import write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
 from hydratune.settings.secrets import mask
 from hydratune.settings.trainer import TrainerConfig
 
@@ -241,7 +242,7 @@ class OtherProcesses:
             if any(process.poll() for process in self._processes) and not self._over.wait(_LEAVE):
                 why = self.failure() or "a process of this run ended"
                 self.record.end(State.failed, why)
-                complain(f"\nhydratune train: {why}")
+                print_error(f"\nhydratune train: {why}")
                 for process in self._processes:
                     process.kill()
                 if self.folder is not None:

@@ -4,9 +4,7 @@ Eagerly every operation reads and writes whole tensors; compiled, one pass does.
 the same.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from hydratune.errors import ConfigError, Problem
 from hydratune.training.products import exact
 
 _Derivative = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -133,18 +132,14 @@ def compiled() -> Elementwise:
     return pieces
 
 
-_thread = threading.local()  # .pieces
-
-
-@contextmanager
-def using(pieces: Elementwise) -> Iterator[None]:
-    """In this thread, norms and MLPs are computed by ``pieces``."""
-    _thread.pieces = pieces
+def pieces_for(compile: bool) -> Elementwise:
+    """Return the pieces, compiled or not. Raises ``ConfigError`` if they cannot be compiled."""
+    if not compile:
+        return EAGER
     try:
-        yield
-    finally:
-        _thread.pieces = EAGER
-
-
-def pieces_here() -> Elementwise:
-    return getattr(_thread, "pieces", EAGER)
+        return compiled()
+    except Exception as error:  # no compiler, a broken one, no Triton: each has its own exception
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        why = f"torch.compile does not work here: {first_line}"
+        fix = "install a C++ compiler (on a GPU, Triton), or leave it at false"
+        raise ConfigError([Problem("trainer.compile", True, why, fix)]) from error

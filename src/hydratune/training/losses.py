@@ -1,4 +1,8 @@
-"""Cross-entropy of the trained tokens straight from hidden states: full logits never exist."""
+"""Cross-entropy of the trained tokens, and its gradient.
+
+Where possible it is computed straight from hidden states: the logits of all tokens never exist at
+the same time.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +19,8 @@ from hydratune.training.products import exact, steadily, through, times
 class LossShape:
     """What is added to the cross-entropy while training. Validation losses never contain it."""
 
-    label_smoothing: float = (
-        0.0  # share of the target that is spread evenly over the vocabulary (arXiv:1512.00567)
-    )
+    # share of the target that is spread evenly over the vocabulary (arXiv:1512.00567)
+    label_smoothing: float = 0.0
     # weight of the squared log-normaliser (arXiv:2204.02311), which keeps logits from drifting
     z_loss: float = 0.0
 
@@ -28,18 +31,20 @@ PLAIN = LossShape()
 def loss_and_gradient(
     logits: torch.Tensor, targets: torch.Tensor, shape: LossShape, want_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss of each position (positions,), its gradient (positions, vocabulary)); ``logits`` are
-    fp32 and are overwritten.
+    """Return the loss of each position (positions,) and its gradient (positions, vocabulary).
+
+    ``logits`` (positions, vocabulary) are in fp32 at least and are overwritten: by their gradient
+    if ``want_gradient``.
     """
     index = targets[:, None]
     largest = logits.amax(dim=1, keepdim=True)
-    wanted = logits.gather(1, index)
-    average = logits.mean(dim=1, keepdim=True) if shape.label_smoothing else wanted
+    of_target = logits.gather(1, index)
+    average = logits.mean(dim=1, keepdim=True) if shape.label_smoothing else of_target
     total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
     log_total = total.log().add_(largest)
     losses = (
         log_total
-        - (1 - shape.label_smoothing) * wanted
+        - (1 - shape.label_smoothing) * of_target
         - shape.label_smoothing * average
         + shape.z_loss * log_total.square()
     )
@@ -47,7 +52,7 @@ def loss_and_gradient(
         logits.mul_((1 + 2 * shape.z_loss * log_total) / total)
         if shape.label_smoothing:
             logits.sub_(shape.label_smoothing / logits.shape[1])
-        logits.scatter_add_(1, index, torch.full_like(wanted, shape.label_smoothing - 1))
+        logits.scatter_add_(1, index, torch.full_like(of_target, shape.label_smoothing - 1))
     return losses[:, 0], logits
 
 
@@ -56,8 +61,8 @@ class HeadLoss(torch.autograd.Function):
     width), a few positions at a time.
 
     Positions of several groups follow each other, ``counts`` of each; every group has a sum
-    (groups,) and a shape of its own. The logits of ``at_once`` positions exist at a time. The
-    gradient is made in the forward pass, while the logits of a chunk are at hand; it needs no more
+    (groups,) and a loss shape of its own. The logits of ``at_once`` positions exist at a time. The
+    gradient is computed in the forward pass, while the logits of a chunk exist; it needs no more
     memory than ``hidden``.
     """
 
@@ -71,22 +76,22 @@ class HeadLoss(torch.autograd.Function):
         shapes: Sequence[LossShape],
         at_once: int = CPU_LOSS_POSITIONS,
     ) -> torch.Tensor:
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(hidden) if wanted else None
+        want_gradient = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(hidden) if want_gradient else None
         losses = torch.empty(
             len(targets),
             dtype=torch.promote_types(hidden.dtype, torch.float32),
             device=hidden.device,
         )
-        stretches = _stretches(counts, shapes)
+        spans = _spans_of_one_shape(counts, shapes)
         for start in range(0, len(targets), at_once):
             stop = min(start + at_once, len(targets))
             logits = exact(steadily(through, (hidden[start:stop],), weight))
-            for first, last, shape in stretches:
+            for first, last, shape in spans:
                 part = slice(max(first, start), min(last, stop))
                 if part.start < part.stop:  # its logits become their gradient
                     own = logits[part.start - start : part.stop - start]
-                    losses[part], _ = loss_and_gradient(own, targets[part], shape, wanted)
+                    losses[part], _ = loss_and_gradient(own, targets[part], shape, want_gradient)
             if gradient is not None:
                 gradient[start:stop] = steadily(times, (logits.to(weight.dtype),), weight)
         ctx.save_for_backward(gradient)
@@ -105,23 +110,34 @@ class HeadLoss(torch.autograd.Function):
         return torch.cat([part * scale for part, scale in parts]), None, None, None, None, None
 
 
-def _stretches(
+def _spans_of_one_shape(
     counts: Sequence[int], shapes: Sequence[LossShape]
 ) -> list[tuple[int, int, LossShape]]:
-    """(first position, the one after the last, shape) where neighbouring groups have one loss
-    shape.
-    """
-    found: list[tuple[int, int, LossShape]] = []
+    """Join neighbouring groups of one loss shape: (first position, end, shape)."""
+    spans: list[tuple[int, int, LossShape]] = []
     end = 0
     for count, shape in zip(counts, shapes, strict=True):
-        start = found.pop()[0] if found and found[-1][2] == shape else end
+        start = spans.pop()[0] if spans and spans[-1][2] == shape else end
         end += count
-        found.append((start, end, shape))
-    return found
+        spans.append((start, end, shape))
+    return spans
+
+
+def head_loss(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    counts: Sequence[int],
+    shapes: Sequence[LossShape],
+    at_once: int = CPU_LOSS_POSITIONS,
+) -> torch.Tensor:
+    """Return the sums (groups,) of ``HeadLoss``, recorded for the backward pass."""
+    losses: torch.Tensor = HeadLoss.apply(hidden, weight, targets, counts, shapes, at_once)  # type: ignore[no-untyped-call]
+    return losses
 
 
 class LogitLoss(torch.autograd.Function):
-    """The same from logits (positions, vocabulary), which are overwritten: for heads that are
+    """Summed loss of logits (positions, vocabulary), which are overwritten: for heads that are
     trained, or do more than a product.
     """
 
@@ -138,3 +154,37 @@ class LogitLoss(torch.autograd.Function):
     def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
         return gradient * scale.to(gradient.dtype), None, None
+
+
+def logit_loss(logits: torch.Tensor, targets: torch.Tensor, shape: LossShape) -> torch.Tensor:
+    """Return the sum of ``LogitLoss``, recorded for the backward pass."""
+    loss: torch.Tensor = LogitLoss.apply(logits, targets, shape)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class LossWithGradients(torch.autograd.Function):
+    """A loss whose gradients are already known: ``loss.backward()`` only adds them to the
+    parameters.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: torch.Tensor, gradients: list[torch.Tensor], *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        dtypes = {g.dtype for g in ctx.gradients}
+        if len(dtypes) == 1:
+            return (None, None, *torch._foreach_mul(ctx.gradients, scale.to(*dtypes)))
+        return (None, None, *(g * scale.to(g.dtype) for g in ctx.gradients))
+
+
+def with_gradients(
+    loss: torch.Tensor, gradients: list[torch.Tensor], parameters: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Return ``loss`` such that its backward pass gives ``parameters`` these gradients."""
+    result: torch.Tensor = LossWithGradients.apply(loss, gradients, *parameters)  # type: ignore[no-untyped-call]
+    return result

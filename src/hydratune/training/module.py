@@ -10,7 +10,8 @@ import torch
 from hydratune.data.datamodule import Batch
 from hydratune.settings.optimizer import MuonOptimizer, OptimizerConfig
 from hydratune.training import ddp, optimizers
-from hydratune.training.objective import Handover, Objective
+from hydratune.training.losses import with_gradients
+from hydratune.training.objective import Objective
 from hydratune.training.schedules import learning_rate_factor
 
 
@@ -26,32 +27,31 @@ class FineTuning(lightning.LightningModule):
         self.optimizer_config = optimizer
         self.total_steps = total_steps
         self.strict_loading = False  # checkpoints hold the trained parameters only
-        self.train_loss: torch.Tensor | None = (
-            None  # of the current optimizer batch, this rank's share
-        )
-        self.row_numbers: list[int] = []  # likewise: the rows behind it
+        # of the current optimizer batch: this rank's share of the loss, and its rows
+        self.train_loss: torch.Tensor | None = None
+        self.row_numbers: list[int] = []
         self.tokens_seen = 0  # trained and untrained, this rank
         self._validation = [0.0, 0.0]  # summed loss, tokens
 
     @property
     def _device_of_weights(self) -> torch.device:
-        """Where the model is; Lightning's ``device`` says so only once training has begun."""
+        """The device of the model; Lightning's ``device`` is right only once training has begun."""
         return next(self.model.parameters()).device
 
     def cpu(self) -> "FineTuning":
-        """Lightning would move the model off its device at the end of training, under the feet of
-        whoever shares its weights.
+        """Stay on the device, from which Lightning would move the model at the end of training,
+        although other runs may share its weights.
         """
         return self
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Rows stay lists until they are packed, on the device of the model."""
+        """Return the rows as they are: lists, until they are packed on the device of the model."""
         return batch
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
-        """The micro-batch's share of the optimizer batch's mean loss."""
+        """Return the micro-batch's share of the optimizer batch's mean loss."""
         parameters = self.objective.parameters()
         loss, gradients = self.objective.gradients(batch.rows)
         self.tokens_seen += batch.tokens
@@ -62,8 +62,7 @@ class FineTuning(lightning.LightningModule):
         # normaliser did both already.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / batch.normaliser
         torch._foreach_mul_(gradients, scale)
-        result: torch.Tensor = Handover.apply(loss * scale, gradients, *parameters)  # type: ignore[no-untyped-call]
-        return result
+        return with_gradients(loss * scale, gradients, parameters)
 
     def on_train_epoch_start(self) -> None:
         self.model.train()
@@ -74,9 +73,8 @@ class FineTuning(lightning.LightningModule):
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Mean loss per trained token over the validation rows, between two steps; one device.
-
-        Changes nothing.
+        """Return the mean loss per trained token over the validation rows, between two steps; on
+        one device. Changes nothing.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         modes = {module: module.training for module in self.model.modules()}
@@ -91,7 +89,7 @@ class FineTuning(lightning.LightningModule):
         return summed / tokens
 
     def on_validation_epoch_end(self) -> None:
-        """Mean loss per trained token over all rows of all ranks."""
+        """Log the mean loss per trained token over all rows of all ranks."""
         total = torch.tensor(
             self._validation,
             dtype=torch.float64 if self.device.type != "mps" else torch.float32,
@@ -110,7 +108,7 @@ class FineTuning(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """On a CPU one thread updates the weights, unless there are matrices to multiply.
+        """Have one CPU thread update the weights, unless there are matrices to multiply.
 
         Fused AdamW is as fast with one (0.01 s for the 420 matrices of LoRA on a 135M model), and
         where another process keeps a core busy, two wait for each other at every single tensor: 3 s
@@ -133,7 +131,7 @@ class FineTuning(lightning.LightningModule):
         checkpoint["state_dict"] = {
             k: v for k, v in checkpoint["state_dict"].items() if k in trained
         }
-        drawn = {
+        states = {
             "python": random.getstate(),
             "torch": torch.get_rng_state(),
             "cuda": (
@@ -144,27 +142,29 @@ class FineTuning(lightning.LightningModule):
             "objective": self.objective.generator.get_state(),
         }
         own = {
-            "rng": drawn,
+            "rng": states,
             "tokens_seen": self.tokens_seen,
             "micro_tokens": self.objective.micro_tokens,
         }
         checkpoint["ranks"] = ddp.gathered(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.take_up(checkpoint)
+        self.restore_random_state(checkpoint)
 
-    def take_up(self, checkpoint: Mapping[str, Any], *, of_process: bool = True) -> None:
-        """Goes on drawing where this rank was when the checkpoint was written (dropout); the order
+    def restore_random_state(
+        self, checkpoint: Mapping[str, Any], *, of_process: bool = True
+    ) -> None:
+        """Set the generators and the token count of this rank to those at the checkpoint; the order
         of rows needs no generator.
 
-        ``of_process``: the process's generators are set as well.
+        ``of_process``: the process's own generators are set as well.
         """
         own = checkpoint["ranks"][ddp.rank()]
-        self.tokens_seen, drawn = own["tokens_seen"], own["rng"]
-        self.objective.generator.set_state(drawn["objective"])
+        self.tokens_seen, states = own["tokens_seen"], own["rng"]
+        self.objective.generator.set_state(states["objective"])
         if not of_process:
             return
-        random.setstate(drawn["python"])
-        torch.set_rng_state(drawn["torch"])
-        if self._device_of_weights.type == "cuda" and drawn["cuda"] is not None:
-            torch.cuda.set_rng_state(drawn["cuda"], self._device_of_weights)
+        random.setstate(states["python"])
+        torch.set_rng_state(states["torch"])
+        if self._device_of_weights.type == "cuda" and states["cuda"] is not None:
+            torch.cuda.set_rng_state(states["cuda"], self._device_of_weights)

@@ -17,9 +17,7 @@ over (``steadily``); ``is_steady`` tries whether that is enough here.
 
 import platform
 import threading
-import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +40,25 @@ ONEDNN = _prefers_onednn()
 LEAST = 8  # rows; MKL takes other kernels below 4, oneDNN below 2
 _LAID_FOR = 640  # rows: what a micro-pack has, about
 
-_thread = threading.local()  # .fast: whether this thread prefers speed
-
 
 def _suits_onednn(x: torch.Tensor) -> bool:
     return ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
 
 
-def _by_onednn(x: torch.Tensor) -> bool:
-    return getattr(_thread, "fast", False) and _suits_onednn(x)
-
-
 def times_transposed(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    fast: bool = False,
 ) -> torch.Tensor:
-    """x W' + b for x (tokens, in), W (out, in)."""
-    return _onednn(x, weight, bias) if _by_onednn(x) else F.linear(x, weight, bias)
+    """Return x W' + b for x (tokens, in), W (out, in); ``fast``: by the faster library."""
+    return _onednn(x, weight, bias) if fast and _suits_onednn(x) else F.linear(x, weight, bias)
 
 
 def times(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x W for x (tokens, out), W (out, in)."""
-    return _onednn(x, weight.t()) if _by_onednn(x) else x @ weight
+    """Return x W for x (tokens, out), W (out, in)."""
+    return x @ weight
 
 
 def through(
@@ -168,13 +164,16 @@ def lay_out(model: torch.nn.Module, limit: float) -> int:
 
 
 def steadily(
-    product: Callable[..., torch.Tensor], rows: Sequence[torch.Tensor], *rest: Any
+    product: Callable[..., torch.Tensor],
+    rows: Sequence[torch.Tensor],
+    *rest: Any,
+    fast: bool = False,
 ) -> torch.Tensor:
-    """``product(*rows, *rest)``, in which a row of the result has the same bits whatever other rows
-    there are.
+    """Return ``product(*rows, *rest)``, in which a row has the same bits whatever other rows there
+    are; ``fast``: without this guarantee.
     """
     count = len(rows[0])
-    if count >= LEAST or rows[0].device.type != "cpu" or getattr(_thread, "fast", False):
+    if count >= LEAST or rows[0].device.type != "cpu" or fast:
         return product(*rows, *rest)
     return product(*(F.pad(x, (0, 0, 0, LEAST - count)) for x in rows), *rest)[:count]
 
@@ -241,39 +240,6 @@ def is_steady(
 
 _REGISTERS = 128  # bytes
 _FEW = (slice(0, 1), slice(1, 4), slice(2, 9), slice(3, 11), slice(5, 22), slice(7, 40))  # rows
-
-
-def _linear(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    if torch.is_autocast_enabled(x.device.type):  # which does not know oneDNN's own operations
-        return F.linear(x, self.weight, self.bias)
-    return through(x, self.weight, self.bias)
-
-
-@contextmanager
-def fast() -> Iterator[None]:
-    """In this thread, the faster library is taken, not the more exact one."""
-    _thread.fast = True
-    try:
-        yield
-    finally:
-        _thread.fast = False
-
-
-@contextmanager
-def faster_linears(model: torch.nn.Module) -> Iterator[None]:
-    """Plain linear layers of ``model`` compute by the faster library. Without gradients only."""
-    plain = (
-        [m for m in model.modules() if type(m) is torch.nn.Linear and "forward" not in vars(m)]
-        if ONEDNN
-        else []
-    )
-    for module in plain:
-        module.forward = types.MethodType(_linear, module)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for module in plain:
-            del module.forward
 
 
 def exact(x: torch.Tensor) -> torch.Tensor:

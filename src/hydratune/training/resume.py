@@ -1,9 +1,9 @@
-"""Goes on with an interrupted run where its last checkpoint was written, to the last bit.
+"""Resume an interrupted run where its last checkpoint was written, to the last bit.
 
 ``last.ckpt`` is written after an optimizer step and holds everything that changes: trained weights,
-optimizer, schedule, random numbers, history, and the place in the data (epoch, micro-batches done).
-Lightning's own restart is not used: it knows epochs, but not a place within one. Here a new fit
-simply begins with counters that stand where they stood.
+optimizer, schedule, random numbers, history, and the position in the data (epoch, micro-batches
+done). Lightning's own restart is not used: it knows epochs, but no position within one. Here a new
+fit begins with the counters that the old one had.
 """
 
 import shutil
@@ -20,21 +20,23 @@ from rich.markup import escape
 from hydratune.console import console
 from hydratune.data.datamodule import ConversationData
 from hydratune.errors import RunError
-from hydratune.experiment.frame import is_main_process
 from hydratune.models.hardware import cpu_seconds
 from hydratune.records.files import atomic
-from hydratune.training.callbacks import STEPS_UNREAD, read_checkpoint
+from hydratune.records.run_directory import is_main_process
+from hydratune.training.checkpoints import read_checkpoint
 from hydratune.training.ddp import gathered
+from hydratune.training.history import STEPS_UNREAD, HistoryRow
 from hydratune.training.module import FineTuning
+from hydratune.training.task import Resumption
 
 
 def load(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint in ``folder`` from which a run can be resumed, and its content; None if
-    there is none.
+    """Return the newest checkpoint in ``folder`` from which a run can be resumed, and its content;
+    None if there is none.
 
     That is ``last.ckpt``, or where it is damaged ``best.ckpt``, which was written at an earlier
     validation and holds as much. A run cannot be resumed from ``last.ckpt`` where the best weights
-    before it are damaged: in the end they would be missing.
+    before it are damaged: they would be missing in the end.
     """
     last, best = folder / "last.ckpt", folder / "best.ckpt"
     if not last.is_file():
@@ -74,7 +76,10 @@ def load(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _readable(file: Path) -> dict[str, Any] | None:
-    """Says why not where it is there and damaged, or not verified."""
+    """Return the content of a checkpoint; None if it does not exist or cannot be resumed from.
+
+    A damaged or unverified one is reported on the console.
+    """
     if not file.is_file():
         return None
     try:
@@ -93,47 +98,49 @@ def _readable(file: Path) -> dict[str, Any] | None:
 
 
 def _best_step(checkpoint: Mapping[str, Any]) -> int | None:
-    """The step whose weights are in ``best.ckpt`` beside ``checkpoint``; None before the first
-    validation.
+    """Return the step whose weights are in ``best.ckpt`` beside ``checkpoint``; None before the
+    first validation.
     """
     validated = [row for row in history(checkpoint) if isinstance(row.get("val/loss"), float)]
     return int(min(validated, key=lambda row: row["val/loss"])["step"]) if validated else None
 
 
-def history(checkpoint: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The steps before it, as ``History`` kept them."""
+def history(checkpoint: Mapping[str, Any] | None) -> list[HistoryRow]:
+    """Return the steps before the checkpoint, as ``History`` kept them."""
     return list(checkpoint["callbacks"]["History"]["rows"]) if checkpoint is not None else []
 
 
 class TrainerPosition(Checkpoint):
     """Writes ``last.ckpt``: after every validation, and every so many minutes in between.
 
-    Comes last in the list of callbacks, so that whatever others learn from a validation is in it.
+    In the list of callbacks it comes after those that learn something from a validation, so that
+    this is in the checkpoint.
     """
 
     def __init__(
         self,
         file: Path,
         data: ConversationData,
-        made_of: Mapping[str, Any],
+        resumption: Resumption,
         minutes: float | None,
-        spent: Callable[[], float],
+        *,
         before: Callable[[lightning.Trainer], None] = lambda trainer: None,
         validated: Container[int] = (),
     ) -> None:
-        """``spent``: CPU-seconds of the run so far. ``before`` is called before anything is
-        written, and raises if it must not be.
+        """``resumption``: what the checkpoints hold for a later resumption. ``before`` is called
+        before anything is written, and raises if it must not be.
 
-        ``validated``: steps that are followed by a validation, which writes when it is over.
-        Written before it, a checkpoint would have the validation left out for good if the run was
-        killed meanwhile.
+        ``validated``: steps that are followed by a validation, after which a checkpoint is written.
+        With a checkpoint before it, the validation would be missing for good if the run was killed
+        meanwhile.
         """
         self.before, self.validated = before, validated
-        self.file, self.data, self.made_of, self.spent = file, data, dict(made_of), spent
+        self.file, self.data, self.resumption = file, data, resumption
         self.seconds = 60 * minutes if minutes else None
         self.written = time.monotonic()
 
     def write(self, trainer: lightning.Trainer) -> None:
+        """Write the checkpoint."""
         self.before(trainer)
         trainer.save_checkpoint(self.file)
         self.written = time.monotonic()
@@ -155,7 +162,7 @@ class TrainerPosition(Checkpoint):
             and trainer.strategy.root_device.type != "cpu"
             and trainer.global_step % STEPS_UNREAD
         ):
-            return  # asking the others makes the host wait for the GPU
+            return  # asking the other ranks makes the CPU wait for the GPU
         due = time.monotonic() - self.written >= self.seconds
         if trainer.strategy.broadcast(due):  # rank 0 decides: a checkpoint takes all ranks
             self.write(trainer)
@@ -171,14 +178,15 @@ class TrainerPosition(Checkpoint):
             trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
         )
         checkpoint["place"] = {"epoch": epoch, "batches": batches, "step": trainer.global_step}
-        checkpoint["made_of"] = self.made_of
-        checkpoint["cpu_seconds"] = self.spent() + sum(gathered(cpu_seconds())[1:])
+        checkpoint["made_of"] = dict(self.resumption.identity)
+        other_ranks = sum(gathered(cpu_seconds())[1:])
+        checkpoint["cpu_seconds"] = self.resumption.cpu_seconds() + other_ranks
 
 
 def _moved(state: Mapping[str, Any], callback: Any) -> dict[str, Any]:
-    """Of a ModelCheckpoint whose folder lies elsewhere now:
+    """Return the state of a ModelCheckpoint with the paths of its present folder.
 
-    Lightning would forget which was the best.
+    With those of another folder Lightning would forget which checkpoint was the best.
     """
     if "best_k_models" not in state or state.get("dirpath") == callback.dirpath:
         return dict(state)
@@ -199,8 +207,8 @@ def _moved(state: Mapping[str, Any], callback: Any) -> dict[str, Any]:
     }
 
 
-class GoOn(lightning.Callback):
-    """Sets a new Trainer to where ``checkpoint`` was written."""
+class RestoreCheckpoint(lightning.Callback):
+    """Sets a new Trainer to the position at which ``checkpoint`` was written."""
 
     def __init__(self, checkpoint: Mapping[str, Any], *, shares_process: bool) -> None:
         """``shares_process``: the process's own generators belong to other runs as well, and this
@@ -211,7 +219,7 @@ class GoOn(lightning.Callback):
     def before_fit(
         self, trainer: lightning.Trainer, module: FineTuning, data: ConversationData
     ) -> None:
-        """What must be right before Lightning looks at it first."""
+        """Restore what has to be right before Lightning's loop begins."""
         place = self.checkpoint["place"]
         data.resume_at(place["epoch"], place["batches"])
         trainer.fit_loop.epoch_progress.current.processed = place["epoch"]  # type: ignore[attr-defined]
@@ -219,7 +227,7 @@ class GoOn(lightning.Callback):
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = place["step"]
         loop._batches_that_stepped = place["step"]
         module.load_state_dict(self.checkpoint["state_dict"], strict=False)
-        module.take_up(self.checkpoint, of_process=not self.shares_process)
+        module.restore_random_state(self.checkpoint, of_process=not self.shares_process)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = self.checkpoint["callbacks"].get(callback.state_key)
             if state:
@@ -234,10 +242,9 @@ class GoOn(lightning.Callback):
         for group, lr, factor in zip(
             trainer.optimizers[0].param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
         ):
-            group["lr"] = lr * factor(
-                schedule.last_epoch
-            )  # as it was; of a run that became longer, as it is now
-        module.take_up(self.checkpoint, of_process=not self.shares_process)
+            # as it was; where the run has become longer, as it is now
+            group["lr"] = lr * factor(schedule.last_epoch)
+        module.restore_random_state(self.checkpoint, of_process=not self.shares_process)
         stopping = trainer.early_stopping_callback
         if stopping is not None and stopping.wait_count >= stopping.patience:  # it was about to end
             trainer.should_stop = True

@@ -1,29 +1,27 @@
-"""Answers to a few validation rows while training goes on: what the loss cannot show.
+"""Answers to a few validation rows during training: what the loss cannot show.
 
-Changes nothing in training.
+They change nothing in training.
 """
 
 import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
 
-from hydratune.training.callbacks import History
-
-Ask = Callable[[int], Mapping[str, float]]
+from hydratune.training.history import History
+from hydratune.training.task import Answer
 
 
 class Sampling(lightning.Callback):
-    """Every so many optimizer steps, ``ask(step)`` has the model answer; what it returns becomes a
-    part of the history.
+    """Lets the model answer after every so many optimizer steps; the metrics that ``ask(step)``
+    returns become a part of the history.
 
-    Comes after ``history``, and before what writes checkpoints. The time it takes is none of
-    training's. Answers are the most likely ones, so nothing is drawn; layers are put back into the
-    mode they were in.
+    In the list of callbacks it comes after ``history`` and before those that write checkpoints. Its
+    time does not count as training. Answers are the most likely ones, so nothing is drawn; layers
+    return to the mode they were in.
     """
 
-    def __init__(self, every: int, ask: Ask, history: History) -> None:
+    def __init__(self, every: int, ask: Answer, history: History) -> None:
         self.every, self.ask, self.history = every, ask, history
 
     def on_train_batch_end(
@@ -32,9 +30,8 @@ class Sampling(lightning.Callback):
         step = trainer.global_step
         if trainer.fit_loop.epoch_loop._should_accumulate() or step % self.every:
             return
-        self.history.record_pending(
-            trainer
-        )  # by all ranks at the same step, or the watchdog of one would wait for the others
+        # by all ranks at the same step, or the watchdog of one would wait for the others
+        self.history.record_pending(trainer)
         if not trainer.is_global_zero:
             return
         start = time.perf_counter()
@@ -42,9 +39,7 @@ class Sampling(lightning.Callback):
         values = {f"sample/{name}": value for name, value in self.ask(step).items()}
         for part, mode in modes.items():
             part.training = mode
-        took = time.perf_counter() - start
-        self.history.validating += took
-        self.history.last += took
+        self.history.count_as_validation(time.perf_counter() - start)
         self.history.rows[-1] |= values
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step=step)

@@ -1,4 +1,4 @@
-"""How far raters agree, people or judges: pure functions on their labels.
+"""How far raters (people or judges) agree: pure functions on their labels.
 
 None is a label that was not given.
 """
@@ -13,24 +13,22 @@ Label = str | float | int
 
 
 class Weights(StrEnum):
-    """How much a disagreement counts: all the same, or by the distance of the categories in their
-    order.
-    """
+    """How much a disagreement counts: equally, or by the distance of the ordered categories."""
 
     none = "none"
     linear = "linear"
     quadratic = "quadratic"
 
 
-def both(
+def labelled_pairs(
     first: Sequence[Label | None], second: Sequence[Label | None]
 ) -> list[tuple[Label, Label]]:
-    """The pairs of labels of the rows that both raters labelled."""
+    """Return the pairs of labels of the rows that both raters labelled."""
     return [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
 
 
 def accuracy(pairs: Sequence[tuple[Label, Label]]) -> float:
-    """Share of equal labels; nan without rows."""
+    """Return the share of equal labels; nan without rows."""
     return sum(a == b for a, b in pairs) / len(pairs) if pairs else math.nan
 
 
@@ -39,54 +37,55 @@ def cohen_kappa(
     categories: Sequence[Label],
     weights: Weights = Weights.none,
 ) -> float:
-    """Agreement beyond chance of two raters (Cohen 1960; weighted: 1968). ``categories`` in their
-    order.
+    """Return the agreement of two raters beyond chance (Cohen 1960; weighted: Cohen 1968).
 
-    nan where chance alone agrees always: a rater who says one thing only tells nothing.
+    ``categories`` in their order. nan if chance alone agrees always: a rater who gives one label
+    only carries no information.
     """
-    place = {category: number for number, category in enumerate(categories)}
-    seen = np.zeros((len(place), len(place)))
+    index = {category: number for number, category in enumerate(categories)}
+    observed = np.zeros((len(index), len(index)))
     for a, b in pairs:
-        seen[place[a], place[b]] += 1
-    distance = np.abs(np.subtract.outer(np.arange(len(place)), np.arange(len(place)))).astype(float)
+        observed[index[a], index[b]] += 1
+    distance = np.abs(np.subtract.outer(np.arange(len(index)), np.arange(len(index)))).astype(float)
     cost = {
         Weights.none: (distance > 0).astype(float),
         Weights.linear: distance,
         Weights.quadratic: distance**2,
     }[weights]
-    by_chance = np.outer(seen.sum(1), seen.sum(0))
+    by_chance = np.outer(observed.sum(1), observed.sum(0))
     expected = float((cost * by_chance).sum())
-    return 1 - float((cost * seen).sum()) * len(pairs) / expected if expected else math.nan
+    if not expected:
+        return math.nan
+    return 1 - float((cost * observed).sum()) * len(pairs) / expected
 
 
 def krippendorff_alpha(
     units: Sequence[Sequence[Label | None]], categories: Sequence[Label], *, ordinal: bool = False
 ) -> float:
-    """Agreement beyond chance of any number of raters with gaps (Krippendorff 2011); ``units`` are
-    rows, each with its labels.
+    """Return the agreement beyond chance of any number of raters with gaps (Krippendorff 2011).
+
+    ``units`` are rows, each with its labels; ``categories`` in their order.
     """
-    place = {category: number for number, category in enumerate(categories)}
-    together = np.zeros((len(place), len(place)))
+    index = {category: number for number, category in enumerate(categories)}
+    coincidences = np.zeros((len(index), len(index)))
     for unit in units:
-        given = [place[label] for label in unit if label is not None]
-        if len(given) < 2:
+        labels = [index[label] for label in unit if label is not None]
+        if len(labels) < 2:
             continue
-        counts = np.bincount(given, minlength=len(place)).astype(float)
-        together += (np.outer(counts, counts) - np.diag(counts)) / (len(given) - 1)
-    totals = together.sum(0)
-    # the ordinal distance is the number of labels between two categories, half of their own
+        counts = np.bincount(labels, minlength=len(index)).astype(float)
+        coincidences += (np.outer(counts, counts) - np.diag(counts)) / (len(labels) - 1)
+    totals = coincidences.sum(0)
+    # the ordinal distance is the number of labels between two categories, with half of their own
     middle = np.cumsum(totals) - totals / 2
-    distance = np.subtract.outer(middle, middle) ** 2 if ordinal else 1 - np.eye(len(place))
+    distance = np.subtract.outer(middle, middle) ** 2 if ordinal else 1 - np.eye(len(index))
     expected = float((distance * np.outer(totals, totals)).sum())
-    return (
-        1 - float((distance * together).sum()) * (totals.sum() - 1) / expected
-        if expected
-        else math.nan
-    )
+    if not expected:
+        return math.nan
+    return 1 - float((distance * coincidences).sum()) * (totals.sum() - 1) / expected
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Correlation of ranks, ties sharing their mean rank; nan where one of the two never varies."""
+    """Return the rank correlation, ties sharing their mean rank; nan if one side is constant."""
     a, b = (_ranks(np.asarray(values, dtype=float)) for values in (first, second))
     a, b = a - a.mean(), b - b.mean()
     scale = math.sqrt(float((a * a).sum() * (b * b).sum()))

@@ -1,9 +1,9 @@
-"""Training answers read by a judge: is what they state supported by their request?
+"""Check facts in training answers by a judge: does the request support what they state?
 
-What no rule can see.
+No rule can find such rows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hydratune.data.quality import pii
@@ -11,18 +11,20 @@ from hydratune.data.quality.findings import MOST_EXAMPLES, Finding
 from hydratune.data.rows import Row
 from hydratune.errors import RunError
 from hydratune.evaluation.judge import questions
-from hydratune.evaluation.judge.asking import Judged, Kept, ask
-from hydratune.evaluation.judge.clients import Client
+from hydratune.evaluation.judge.ask import Judgement, ReplyCache, ask_all
+from hydratune.evaluation.judge.client import Client
+from hydratune.evaluation.judge.questions import Opinion
 from hydratune.settings.commands import FactsConfig
 from hydratune.settings.data import Level
 
-_SHOWN = 600  # letters of a request or an answer
+_LONGEST = 600  # letters of a request or an answer in an example
 
 
 @dataclass(frozen=True)
-class Facts:
-    """``finding`` lists the unsupported rows; the others are supported, unclear or have no verdict,
-    and are counted.
+class FactCheck:
+    """``finding`` lists the unsupported rows.
+
+    The others are supported, unclear or have no verdict, and are counted.
     """
 
     finding: Finding
@@ -31,55 +33,66 @@ class Facts:
     why: str  # the first reason why a row has no verdict
 
 
-def wanted(config: FactsConfig) -> bool:
+def is_enabled(config: FactsConfig) -> bool:
+    """Return whether a judge is given."""
     return config.judge is not None or config.local is not None
 
 
-def check(rows: Iterable[Row], config: FactsConfig, client: Client) -> Facts:
-    """A server that cannot be asked gives no verdict, and no row is called anything for it."""
-    chosen = sorted(
-        (row for row in rows if not row.is_text and row.answer.strip()),
-        key=lambda row: row.content_hash,
-    )[: config.rows]
-    asked = [questions.support(_request(row), row.answer) for row in chosen]
-    try:
-        found = ask(client, asked, Kept(client.identity, config.max_tokens), config.attempts)
-    except RunError as error:
-        found = [Judged(why=str(error).splitlines()[0]) for _ in chosen]
-    pairs = [(row, one) for row, one in zip(chosen, found, strict=True) if one.opinion is not None]
-    counts = {
-        choice: sum(one.opinion is not None and one.opinion.value == choice for _, one in pairs)
-        for choice in questions.SUPPORT
-    }
-    why = next((one.why for one in found if one.opinion is None), "")
-    unjudged = len(chosen) - len(pairs)
-    note = (
-        f"{len(chosen)} rows asked of {client.identity}:"
-        f" {', '.join(f'{count} {choice}' for choice, count in counts.items())}"
-    )
-    note += f", {unjudged} without a verdict ({why})" if unjudged else ""
-    wrong = [
-        (row, one)
-        for row, one in pairs
-        if one.opinion is not None and one.opinion.value == "unsupported"
+def check_facts(rows: Iterable[Row], config: FactsConfig, client: Client) -> FactCheck:
+    """Ask about a sample of the rows.
+
+    If the server cannot be asked there are no verdicts, and no row counts as unsupported.
+    """
+    answered = [row for row in rows if not row.is_text and row.answer.strip()]
+    sample = sorted(answered, key=lambda row: row.content_hash)[: config.rows]
+    judgements = _judge(sample, config, client)
+    verdicts = [
+        (row, judgement.opinion)
+        for row, judgement in zip(sample, judgements, strict=True)
+        if judgement.opinion is not None
     ]
+    why = next((judgement.why for judgement in judgements if judgement.opinion is None), "")
+    unsupported = [(row, own) for row, own in verdicts if own.value == "unsupported"]
     finding = Finding(
         "unsupported",
         Level.warn,
-        len(wrong),
-        [row.id for row, _ in wrong],
-        note=note,
-        where=[row.where for row, _ in wrong],
+        len(unsupported),
+        [row.id for row, _ in unsupported],
+        note=_note(client, len(sample), [opinion for _, opinion in verdicts], why),
+        where=[row.where for row, _ in unsupported],
     )
-    finding.splits = {"train": len(wrong)} if wrong else {}  # no other rows are read
-    for row, one in wrong[:MOST_EXAMPLES]:
-        texts = [pii.mask_all(text)[:_SHOWN] for text in (_request(row), row.answer)]
-        told = pii.mask_all(one.opinion.feedback)[:_SHOWN] if one.opinion else ""
-        finding.examples.append({"rows": [row.id, row.id], "texts": texts, "note": told})
-    return Facts(finding, len(chosen), len(pairs), why)
+    finding.splits = {"train": len(unsupported)} if unsupported else {}
+    for row, opinion in unsupported[:MOST_EXAMPLES]:
+        finding.examples.append(_example(row, opinion))
+    return FactCheck(finding, len(sample), len(verdicts), why)
+
+
+def _judge(sample: Sequence[Row], config: FactsConfig, client: Client) -> list[Judgement]:
+    support = [questions.ask_support(_request(row), row.answer) for row in sample]
+    cache = ReplyCache(client.identity, config.max_tokens)
+    try:
+        return ask_all(client, support, cache, config.attempts)
+    except RunError as error:
+        return [Judgement(why=str(error).splitlines()[0]) for _ in sample]
+
+
+def _note(client: Client, asked: int, opinions: Sequence[Opinion], why: str) -> str:
+    """Return how many rows have which verdict."""
+    counts = ", ".join(
+        f"{sum(opinion.value == choice for opinion in opinions)} {choice}"
+        for choice in questions.SUPPORT
+    )
+    unjudged = asked - len(opinions)
+    without = f", {unjudged} without a verdict ({why})" if unjudged else ""
+    return f"{asked} rows asked of {client.identity}: {counts}{without}"
+
+
+def _example(row: Row, opinion: Opinion) -> dict[str, object]:
+    texts = [pii.mask_all(text)[:_LONGEST] for text in (_request(row), row.answer)]
+    feedback = pii.mask_all(opinion.feedback)[:_LONGEST]
+    return {"rows": [row.id, row.id], "texts": texts, "note": feedback}
 
 
 def _request(row: Row) -> str:
-    return "\n\n".join(
-        message.content for message in row.prompt if message.role != "system" and message.content
-    )
+    turns = [turn for turn in row.prompt if turn.role != "system" and turn.content]
+    return "\n\n".join(turn.content for turn in turns)

@@ -1,97 +1,93 @@
-"""report.html of a judge: what it found, whether to believe it, and every judgement with its
-reasons.
-"""
+"""report.html of a judge: the result, whether to believe it, and judgements with their reasons."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from hydratune.evaluation.measures import asked_by_user, told_cut
+from hydratune.evaluation.judge.summary import JudgedRow, Summary
+from hydratune.evaluation.measures import Prediction, cut_sentence, user_text
 from hydratune.evaluation.pages import bar, page
 
-_SHOWN = 60  # rows on the page
+_MOST_ROWS = 60  # on the page
 _LONGEST = 2000  # letters of a text
+_WINNER_ORDER = {"theirs": 0.0, "tie": 1.0, "ours": 2.0}
 
 
 def render(
     name: str,
-    content: Mapping[str, Any],
-    judgements: Sequence[Mapping[str, Any]],
-    ours: Sequence[Mapping[str, Any]],
-    others: Sequence[Mapping[str, Any]],
+    content: Summary,
+    judgements: Sequence[JudgedRow],
+    ours: Sequence[Prediction],
+    others: Sequence[Prediction],
 ) -> str:
-    """``others``: the answers judged beside ``ours``; empty where a rubric was asked."""
-    told: list[tuple[str, Any, str]] = []
-    if content["judged"] and content["kind"] == "score":
-        told.append(
-            (
-                "mean score, 1 to 5",
-                bar(content["mean"], content["interval"], 5.0),
-                _with_interval(content["mean"], content["interval"]),
-            )
-        )
-        most = max(1, *content["counts"].values())
-        told += [
-            (f"score {number}", bar(count, None, most), str(count))
-            for number, count in content["counts"].items()
-        ]
-    elif content["judged"]:
-        interval = content["win_rate_interval"]
-        told.append(
-            (
-                "win rate",
-                bar(content["win_rate"], interval, 1.0, best=content["verdict"] == "better"),
-                _with_interval(content["win_rate"], interval),
-            )
-        )
-        told += [
-            (title, bar(content[key], None, content["judged"]), str(content[key]))
-            for key, title in (("ours", "won"), ("tie", "tie"), ("theirs", "lost"))
-        ]
-        told.append(
-            (
-                "win rate at equal length",
-                bar(content["length_controlled_win_rate"], None, 1.0),
-                f"{content['length_controlled_win_rate']:.3f}",
-            )
-        )
-        told.append(
-            (
-                "changed with the order of the answers",
-                bar(content["inconsistent"], None, 1.0),
-                f"{content['inconsistent']:.1%}",
-            )
-        )
-    answers = {str(row["id"]): row for row in ours}
-    beside = {str(row["id"]): row for row in others}
-    order = sorted(judgements, key=lambda row: (not row["why"], _rank(row)))
+    """Return the page. ``others``: the answers judged beside ``ours``; empty for a rubric."""
+    our_answers = {str(row["id"]): row for row in ours}
+    other_answers = {str(row["id"]): row for row in others}
+    order = sorted(judgements, key=lambda row: (not row["why"], _order(row)))
+    rows = [
+        _row(row, our_answers.get(str(row["id"]), {}), other_answers.get(str(row["id"])))
+        for row in order[:_MOST_ROWS]
+    ]
     return page(
         "judge_report.html.j2",
         name=name,
         content=content,
-        told=told,
+        results=_results(content),
         verdict=verdict(content),
         cut=cut_lines(content),
-        rows=[
-            _row(row, answers.get(str(row["id"]), {}), beside.get(str(row["id"])))
-            for row in order[:_SHOWN]
-        ],
+        rows=rows,
         all_rows=len(judgements),
     )
 
 
-def cut_lines(content: Mapping[str, Any]) -> list[str]:
-    """How many of the answers that were judged had been cut."""
-    whose = (("ours", f"the system {content['system']}"), ("theirs", str(content["against"])))
-    return list(
-        filter(
-            None,
-            (told_cut(content["cut"][side] or 0, content["rows"], name) for side, name in whose),
-        )
-    )
+def _results(content: Summary) -> list[tuple[str, object, str]]:
+    """Return (title, bar, number) for each result."""
+    if not content["judged"]:
+        return []
+    return _score_results(content) if content["kind"] == "score" else _pair_results(content)
 
 
-def verdict(content: Mapping[str, Any]) -> str:
-    """One sentence: what was found, if anything was."""
+def _score_results(content: Summary) -> list[tuple[str, object, str]]:
+    average, interval = content["mean"], content["interval"]
+    most = max(1, *content["counts"].values())
+    mean = "mean score, 1 to 5", bar(average, interval, 5.0), _with_interval(average, interval)
+    counts = [
+        (f"score {number}", bar(count, None, most), str(count))
+        for number, count in content["counts"].items()
+    ]
+    return [mean, *counts]
+
+
+def _pair_results(content: Summary) -> list[tuple[str, object, str]]:
+    rate, interval = content["win_rate"], content["win_rate_interval"]
+    is_best = content["verdict"] == "better"
+    at_equal_length, inconsistent = content["length_controlled_win_rate"], content["inconsistent"]
+    outcomes = [
+        (title, bar(content[key], None, content["judged"]), str(content[key]))
+        for key, title in (("ours", "won"), ("tie", "tie"), ("theirs", "lost"))
+    ]
+    return [
+        ("win rate", bar(rate, interval, 1.0, best=is_best), _with_interval(rate, interval)),
+        *outcomes,
+        ("win rate at equal length", bar(at_equal_length, None, 1.0), f"{at_equal_length:.3f}"),
+        (
+            "changed with the order of the answers",
+            bar(inconsistent, None, 1.0),
+            f"{inconsistent:.1%}",
+        ),
+    ]
+
+
+def cut_lines(content: Summary) -> list[str]:
+    """Return a warning for each system whose answers had been cut at the token limit."""
+    names = {"ours": f"the system {content['system']}", "theirs": str(content["against"])}
+    lines = [
+        cut_sentence(content["cut"][side] or 0, content["rows"], name)
+        for side, name in names.items()
+    ]
+    return [line for line in lines if line]
+
+
+def verdict(content: Summary) -> str:
+    """Return the result in a sentence."""
     if not content["judged"]:
         return "nothing was judged"
     if content["kind"] == "score":
@@ -103,42 +99,38 @@ def verdict(content: Mapping[str, Any]) -> str:
 
 
 def _with_interval(value: float, interval: Sequence[float] | None) -> str:
-    return (
-        f"{value:.3f}"
-        if interval is None
-        else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
-    )
+    if interval is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
-def _rank(row: Mapping[str, Any]) -> float:
-    """Low scores and lost rows come first."""
+def _order(row: JudgedRow) -> float:
+    """Return a sort key by which low scores and lost rows come first."""
     if row.get("score") is not None:
         return float(row["score"])
-    return {"theirs": 0.0, "tie": 1.0, "ours": 2.0}.get(str(row.get("winner")), 3.0)
+    return _WINNER_ORDER.get(str(row.get("winner")), 3.0)
 
 
-def _row(
-    row: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    feedback = row.get("feedback")
-    request = asked_by_user(ours)
-    cut = ", answer cut at the token limit" if row.get("cut") else ""
-    found = row["why"] or (
-        f"score {row['score']}"
-        if "score" in row
-        else f"{row['winner']}{'' if row.get('consistent') else ', changed with the order'}"
-    )
-    answers = [
+def _row(row: JudgedRow, ours: Prediction, theirs: Prediction | None) -> Mapping[str, object]:
+    feedback = row.get("feedback") or []
+    texts = [
+        ("request", user_text(ours)),
+        ("reference", str(ours.get("reference", ""))),
         ("answer", str(ours.get("prediction", ""))),
-        *([("the other answer", str(theirs.get("prediction", "")))] if theirs else []),
     ]
+    if theirs:
+        texts.append(("the other answer", str(theirs.get("prediction", ""))))
+    cut = ", answer cut at the token limit" if row.get("cut") else ""
     return {
         "id": str(row["id"]),
-        "found": f"{found}{cut}",
-        "feedback": feedback if isinstance(feedback, list) else [feedback] if feedback else [],
-        "parts": [
-            ("request", request[:_LONGEST]),
-            ("reference", str(ours.get("reference", ""))[:_LONGEST]),
-            *((t, x[:_LONGEST]) for t, x in answers),
-        ],
+        "judgement": f"{row['why'] or _judgement(row)}{cut}",
+        "feedback": feedback if isinstance(feedback, list) else [feedback],
+        "texts": [(title, text[:_LONGEST]) for title, text in texts],
     }
+
+
+def _judgement(row: JudgedRow) -> str:
+    if "score" in row:
+        return f"score {row['score']}"
+    changed = "" if row.get("consistent") else ", changed with the order"
+    return f"{row['winner']}{changed}"

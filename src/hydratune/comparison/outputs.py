@@ -1,0 +1,62 @@
+"""Write what a comparison produces: the page, the exported tables, and the report on W&B."""
+
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from rich.markup import escape
+
+from hydratune.comparison.collect import collect_runs
+from hydratune.comparison.comparison import Comparison, compare
+from hydratune.comparison.terminal import tables
+from hydratune.comparison.verdict import verdict
+from hydratune.console import console, relative_path
+
+log = logging.getLogger(__name__)
+
+
+def end_of_sweep(folder: Path, names: Collection[str], *, best: bool = True) -> None:
+    """Print the ranking of the jobs ``names`` of a sweep and write the page.
+
+    ``best``: also print which run is the best; a search does that itself.
+    """
+    compared = compare([run for run in collect_runs([folder]) if run.path.name in names])
+    for table in tables(compared):
+        console.print(table)
+    for line in verdict(compared) if best else ():
+        console.print(escape(line.replace(f"{Path.cwd()}/", "")), soft_wrap=True)
+    try:
+        write_page(compared, folder / "comparison", folder.name)
+    except Exception:  # the page must not make a sweep fail
+        log.exception("the page of the comparison could not be written")
+
+
+def write_page(compared: Comparison, folder: Path, name: str) -> None:
+    """Write report.html into ``folder``. Raises ``RunError`` if the disk refuses it."""
+    from hydratune.comparison import page
+
+    size = page.write(compared, folder / "report.html", name)
+    file = escape(str(relative_path(folder / "report.html")))
+    console.print(f"compare     {file}  [dim]({size / 1e6:.1f} MB, in one file)", soft_wrap=True)
+
+
+def write_exports(compared: Comparison, folder: Path, kinds: Sequence[str]) -> None:
+    """Write tables and pictures of these kinds into ``folder``. Raises ``InputError``."""
+    from hydratune.comparison import exports
+
+    for file in exports.write(compared, folder, kinds):
+        console.print(f"export      {escape(str(relative_path(file)))}", soft_wrap=True)
+
+
+def publish_to_wandb(compared: Comparison, folder: Path, name: str) -> None:
+    """Write a report and a saved view to the W&B server. Raises ``InputError``, ``RunError``."""
+    from hydratune.comparison.publish import publish
+
+    published = publish(compared, name, folder)
+    console.print(f"W&B report  {escape(published.report)}", soft_wrap=True)
+    console.print(f"W&B view    {escape(published.view)}", soft_wrap=True)
+    if published.missing:
+        console.print(
+            f"[yellow]{published.missing} of {len(compared.runs)} runs are not on the server: they"
+            " are in the tables, but in no panel"
+        )

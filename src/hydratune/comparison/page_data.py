@@ -1,0 +1,235 @@
+"""The data that the script of a comparison's page shows, as it is embedded in the page."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from hydratune.comparison.comparison import Comparison
+from hydratune.comparison.entries import score_of, varying_settings
+from hydratune.comparison.runs import Prediction, Run
+from hydratune.comparison.verdict import describe_outcome, describe_state
+from hydratune.errors import RunError
+from hydratune.evaluation.measures import user_text
+from hydratune.metric_table import lower_is_better, title
+from hydratune.settings.secrets import mask
+
+_MOST_POINTS = 120  # of a learning curve
+_MOST_ANSWERING = 12  # runs whose answers are on the page
+_MOST_ROWS = 60  # test rows
+_LONGEST_TEXT = 1500  # letters
+_MOST_LETTERS = 2_000_000  # of all answers together
+_LINKS = (
+    ("report.html", "report"),
+    ("data.html", "data"),
+    ("data.json", "data"),
+    ("run.log", "log"),
+    ("predictions.jsonl", "answers"),
+)
+Json = int | float | bool | str | None
+
+
+class MetricData(TypedDict):
+    """A metric and the direction in which it is better, None if that is unknown."""
+
+    key: str
+    title: str
+    lower: bool | None
+
+
+class RunData(TypedDict):
+    """One run."""
+
+    name: str
+    place: int | None  # in the ranking, from 1
+    entry: int  # position of its entry
+    best: bool
+    state: str
+    against: str
+    objective: float | None
+    settings: dict[str, Json]
+    cells: dict[str, str]  # the settings as they are shown
+    measured: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    curve: dict[str, list[list[float]]]  # (step, loss) of train and val
+    links: dict[str, str]  # label -> path
+
+
+class RowData(TypedDict):
+    """One test row."""
+
+    id: str
+    request: str
+    reference: str
+    answers: list[str | None]  # of the runs in ``answering``
+
+
+class AnswerData(TypedDict):
+    """Test rows with the answers of the best runs."""
+
+    rows: list[RowData]
+    answering: list[int]  # indices of runs
+    omitted_rows: int  # that did not fit into the page
+
+
+class PageData(AnswerData):
+    """Everything that the script shows."""
+
+    objective: MetricData
+    metrics: list[MetricData]
+    settings: list[str]
+    short: dict[str, str]
+    runs: list[RunData]
+    fronts: list[dict[str, str]]
+
+
+def page_data(compared: Comparison, folder: Path) -> PageData:
+    """Return the data of a page that will lie in ``folder``."""
+    runs = [run for entry in compared.ranked for run in entry.runs]
+    settings = varying_settings(runs)
+    names = [*compared.metrics, *_other_metrics(runs, compared)]
+    by = compared.by
+    objective = MetricData(key=by.metric, title=title(by.metric), lower=by.lower)
+    answers = _answers(runs, compared)
+    return PageData(
+        objective=objective,
+        metrics=[MetricData(key=n, title=title(n), lower=lower_is_better(n)) for n in names],
+        settings=settings,
+        short=compared.short_names,
+        runs=[
+            _run_data(compared, position, run, settings, names, folder)
+            for position, entry in enumerate(compared.ranked)
+            for run in entry.runs
+        ],
+        fronts=[{"x": front.x, "y": front.y} for front in compared.fronts],
+        **answers,
+    )
+
+
+def _run_data(
+    compared: Comparison,
+    position: int,
+    run: Run,
+    settings: Sequence[str],
+    metrics: Sequence[str],
+    folder: Path,
+) -> RunData:
+    score = score_of(run, compared.by)
+    values = {key: run.settings.get(key) for key in settings}
+    measured = {key: value for key in metrics if (value := run.value(key)) is not None}
+    intervals = {key: edges for key in metrics if (edges := run.interval(key)) is not None}
+    return RunData(
+        name=run.name,
+        place=position + 1 if score is not None and not compared.why_not_ranked else None,
+        entry=position,
+        best=compared.best is not None and run is compared.best.finished[0],
+        state=mask(describe_state(run)),
+        against=describe_outcome(compared, position) if compared.paired_tests else "",
+        objective=score,
+        settings={key: _json_value(value) for key, value in values.items()},
+        cells={key: mask(compared.format_setting(key, value)) for key, value in values.items()},
+        measured=measured,
+        intervals=intervals,
+        curve=_curves(run),
+        links=_links(run, folder),
+    )
+
+
+def _other_metrics(runs: Sequence[Run], compared: Comparison) -> list[str]:
+    """Return the metrics besides those of the table: costs, and what is not equal for all runs."""
+    values: dict[str, set[float]] = {}
+    for run in runs:
+        for key in run.metrics:
+            if (value := run.value(key)) is not None:
+                values.setdefault(key, set()).add(value)
+    shown = [key for key, own in values.items() if key in compared.costs or len(own) > 1]
+    return [key for key in shown if key not in (*compared.metrics, compared.by.metric, "objective")]
+
+
+def _json_value(value: object) -> Json:
+    """Return a setting as JSON can hold it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, int | float | bool | None) else mask(str(value))
+
+
+def _curves(run: Run) -> dict[str, list[list[float]]]:
+    """Return (step, loss) of training and of validation, with at most ``_MOST_POINTS`` each."""
+    history = run.history()
+    curves = {}
+    for key, name in (("train/loss", "train"), ("val/loss", "val")):
+        points = [
+            [row["step"], row[key]]
+            for row in history
+            if key in row and "step" in row and math.isfinite(row[key])
+        ]
+        stride = max(1, -(-len(points) // _MOST_POINTS))
+        thinned = points[::stride]
+        if points and (len(points) - 1) % stride:
+            thinned.append(points[-1])
+        curves[name] = [[step, float(f"{loss:.5g}")] for step, loss in thinned]
+    return curves
+
+
+def _links(run: Run, folder: Path) -> dict[str, str]:
+    """Return links to a run's files; of two with the same label, to the first that exists."""
+    links: dict[str, str] = {}
+    for name, label in _LINKS:
+        file = run.path / name
+        if file.is_file():
+            links.setdefault(label, Path(os.path.relpath(file, folder)).as_posix())
+    return links
+
+
+def _answers(runs: Sequence[Run], compared: Comparison) -> AnswerData:
+    """Return test rows with the answers of the best runs, as many as fit into the page."""
+    predictions = _answering(runs, compared)
+    if not predictions:
+        return AnswerData(rows=[], answering=[], omitted_rows=0)
+    first = next(iter(predictions.values()))
+    rows: list[RowData] = []
+    letters = 0
+    for item, prediction in first.items():
+        answers = [
+            str(own[item]["prediction"])[:_LONGEST_TEXT] if item in own else None
+            for own in predictions.values()
+        ]
+        row = RowData(
+            id=str(prediction.get("id")),
+            request=user_text(prediction)[:_LONGEST_TEXT],
+            reference=str(prediction.get("reference"))[:_LONGEST_TEXT],
+            answers=answers,
+        )
+        letters += len(row["request"]) + len(row["reference"])
+        letters += sum(len(answer or "") for answer in answers)
+        if len(rows) == _MOST_ROWS or letters > _MOST_LETTERS:
+            break
+        rows.append(row)
+    omitted = len(first) - len(rows)
+    return AnswerData(rows=rows, answering=list(predictions), omitted_rows=omitted)
+
+
+def _answering(runs: Sequence[Run], compared: Comparison) -> dict[int, Mapping[str, Prediction]]:
+    """Return index of a run -> hash of a test row -> its prediction, for the best runs.
+
+    All of them answered rows that the first one answered.
+    """
+    predictions: dict[int, Mapping[str, Prediction]] = {}
+    for index, run in enumerate(runs):
+        if len(predictions) == _MOST_ANSWERING:
+            break
+        if score_of(run, compared.by) is None:
+            continue
+        try:
+            rows = run.predictions()
+        except RunError:
+            continue
+        own = {
+            str(row.get("item_hash")): row
+            for row in rows
+            if isinstance(row, dict) and "prediction" in row
+        }
+        if own and (not predictions or own.keys() & next(iter(predictions.values())).keys()):
+            predictions[index] = own
+    return predictions

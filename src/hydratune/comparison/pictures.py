@@ -1,0 +1,144 @@
+"""Pictures of a comparison for papers, drawn by matplotlib."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydratune.comparison.comparison import Comparison
+from hydratune.comparison.effects import Effect
+from hydratune.comparison.runs import Run
+from hydratune.errors import InputError
+from hydratune.metric_table import title
+from hydratune.records.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg")
+_MOST_CURVES = 12
+_MOST_SETTINGS = 4
+
+
+def draw_pictures(compared: Comparison, folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Draw learning curves, the effects of settings and a trade-off; return the files.
+
+    A picture without data is not written. Raises ``InputError`` if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # without pyplot: it needs no display and no state
+    except ImportError:
+        raise InputError(
+            "export: pictures need matplotlib: pip install 'hydratune[pictures]'"
+        ) from None
+    drawings: dict[str, Callable[[Figure, Comparison], bool]] = {
+        "curves": _draw_curves,
+        "settings": _draw_settings,
+        "tradeoff": _draw_front,
+    }
+    files = []
+    for name, draw in drawings.items():
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        if not draw(figure, compared):
+            continue
+        for kind in formats:
+            file = folder / f"{name}.{kind}"
+            # without its date, the same picture is the same file
+            metadata = {"Date": None} if kind == "svg" else None
+            with atomic(file) as stream:
+                figure.savefig(stream, format=kind, dpi=200, metadata=metadata)
+            files.append(file)
+    return files
+
+
+def _draw_curves(figure: "Figure", compared: Comparison) -> bool:
+    """Draw the validation loss of the best runs by step."""
+    runs = [run for entry in compared.ranked for run in entry.runs]
+    curves = [(run, _validation_curve(run)) for run in runs]
+    curves = [(run, points) for run, points in curves if points][:_MOST_CURVES]
+    if not curves:
+        return False
+    axes = figure.subplots()
+    for position, (run, points) in enumerate(curves):
+        width = 2.2 if position == 0 else 1.0
+        steps, losses = zip(*points, strict=True)
+        label = _label(run, compared)
+        axes.plot(steps, losses, label=label, linewidth=width, marker="o", markersize=3)
+    axes.set(xlabel="optimizer step", ylabel="validation loss")
+    axes.legend(fontsize=7, frameon=False)
+    _style(axes)
+    return True
+
+
+def _validation_curve(run: Run) -> list[tuple[float, float]]:
+    return [(row["step"], row["val/loss"]) for row in run.history() if "val/loss" in row]
+
+
+def _label(run: Run, compared: Comparison) -> str:
+    settings = [
+        f"{compared.short_names[key]}={compared.format_setting(key, run.settings.get(key))}"
+        for key in compared.keys
+    ]
+    return ", ".join(settings) or run.name
+
+
+def _draw_settings(figure: "Figure", compared: Comparison) -> bool:
+    """Draw every run's score by the values of each setting, with the means."""
+    effects = [effect for effect in compared.effects if effect.levels and not effect.is_noise]
+    effects = effects[:_MOST_SETTINGS]
+    if not effects:
+        return False
+    figure.set_size_inches(3.2 * len(effects), 3.2)
+    grid = figure.subplots(1, len(effects), sharey=True, squeeze=False)
+    for axes, effect in zip(grid[0], effects, strict=True):
+        _draw_effect(axes, effect, compared)
+    figure.axes[0].set_ylabel(title(compared.by.metric))
+    return True
+
+
+def _draw_effect(axes: "Axes", effect: Effect, compared: Comparison) -> None:
+    names = [compared.format_setting(effect.key, level.value) for level in effect.levels]
+    for at, level in enumerate(effect.levels):
+        axes.plot([at] * level.runs, level.scores, "o", color="0.6", markersize=4)
+    means = [level.mean for level in effect.levels]
+    halves = [
+        mean - (level.interval or (mean, mean))[0]
+        for mean, level in zip(means, effect.levels, strict=True)
+    ]
+    axes.errorbar(range(len(names)), means, yerr=[halves, halves], fmt="s-", color="C0", capsize=3)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlabel(effect.key)
+    _style(axes)
+
+
+def _draw_front(figure: "Figure", compared: Comparison) -> bool:
+    """Draw the first Pareto front: quality against forgetting, if that was measured."""
+    if not compared.fronts or not compared.fronts[0].runs:
+        return False
+    front, axes = compared.fronts[0], figure.subplots()
+    finished = [run for run in compared.runs if run.objective is not None]
+    measured = [r for r in finished if None not in (r.value(front.x), r.value(front.y))]
+    for run in measured:
+        _draw_point(axes, run, front.x, front.y)
+    xs, ys = ([run.value(key) or 0.0 for run in front.runs] for key in (front.x, front.y))
+    axes.plot(xs, ys, ":", color="0.4", zorder=0)
+    axes.set(xlabel=title(front.x), ylabel=title(front.y))
+    _style(axes)
+    return len(measured) > 1
+
+
+def _draw_point(axes: "Axes", run: Run, x: str, y: str) -> None:
+    """Draw a run with its name and the intervals of both metrics."""
+    at = run.value(x) or 0.0, run.value(y) or 0.0
+    errors = []
+    for value, metric in zip(at, (x, y), strict=True):
+        interval = run.interval(metric) or (value, value)
+        errors.append([[abs(value - edge)] for edge in interval])
+    x_error, y_error = errors
+    axes.errorbar(*at, xerr=x_error, yerr=y_error, fmt="o", color="C0", capsize=2, markersize=5)
+    axes.annotate(run.name, at, textcoords="offset points", xytext=(5, 4), fontsize=7)
+
+
+def _style(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)

@@ -1,0 +1,164 @@
+"""What a comparison concludes, in sentences and in the words of its tables."""
+
+from hydratune.comparison.comparison import Comparison
+from hydratune.comparison.formatting import format_list, format_mean, format_p, format_score
+from hydratune.comparison.runs import Run
+from hydratune.comparison.ties import ONE_SEED
+from hydratune.metric_table import title
+from hydratune.records.status import State
+from hydratune.settings.secrets import mask
+
+_LONGEST_REASON = 40  # letters; status.json has all of it
+_CONFIG_ERROR = "in the configuration; nothing was run"  # in the first line of a ConfigError
+_MOST_NAMES = 4  # of indistinguishable entries in a sentence
+_MOST_NAMES_WITH_NUMBERS = 3
+
+
+def verdict(compared: Comparison) -> list[str]:
+    """Return the conclusion: the best run, and what is statistically indistinguishable from it.
+
+    Empty if no run finished.
+    """
+    if compared.why_not_ranked:
+        return [f"no best run: {compared.why_not_ranked}"]
+    if compared.best is None:
+        return []
+    return [_best(compared), *_by_seeds(compared), *_better_on_rows(compared), *_by_rows(compared)]
+
+
+def criterion_title(compared: Comparison) -> str:
+    """Return the title of the criterion in a sentence."""
+    metric = compared.by.metric
+    return "validation loss" if metric == "objective" else title(metric)
+
+
+def _best(compared: Comparison) -> str:
+    best, by = compared.best, compared.by
+    assert best is not None
+    result = f"{criterion_title(compared)} {format_score(best.scores[0])}"
+    if len(best.runs) > 1:
+        rank, finished = "lowest" if by.lower else "highest", len(best.scores)
+        total = "" if finished == len(best.runs) else f" of {len(best.runs)}"
+        result += (
+            f", the {rank} of {finished}{total} seeds of {compared.describe(best)}, mean"
+            f" {format_mean(best.scores, format_score)}"
+        )
+    chosen = (
+        "chosen by a test metric" if by.on_test else "the test metrics took no part in the choice"
+    )
+    return f"best: {best.finished[0].path}  ({result}; {chosen})"
+
+
+def _by_seeds(compared: Comparison) -> list[str]:
+    """Return a sentence about the entries that the seeds do not distinguish from the best."""
+    positions = sorted(compared.seed_p_values)
+    tied = [compared.ranked[p] for p in positions if not compared.differs_by_seeds(p)]
+    if not tied:
+        return []
+    names = [
+        f"{compared.describe(entry)} ({format_mean(entry.scores, format_score)})" for entry in tied
+    ]
+    what = "validation losses" if compared.by.metric == "objective" else title(compared.by.metric)
+    how = f"means of the {what}, t test, {_level(compared)}"
+    shown = format_list(names, _MOST_NAMES_WITH_NUMBERS, "; ")
+    return [f"statistically indistinguishable from it by these seeds: {shown}: {how}"]
+
+
+def _better_on_rows(compared: Comparison) -> list[str]:
+    """Return a sentence about entries that the test rows, unlike validation, find better."""
+    names = []
+    for position in sorted(compared.paired_tests):
+        tests = compared.paired_tests[position].values()
+        better = [test for test in tests if test.significant and test.better]
+        if better:
+            gains = ", ".join(
+                f"{title(f'eval/{test.metric}')} {test.value:+.3g}" for test in better
+            )
+            names.append(f"{compared.describe(compared.ranked[position])} ({gains})")
+    if not names:
+        return []
+    shown = format_list(names, _MOST_NAMES_WITH_NUMBERS, "; ")
+    return [
+        f"significantly better than it on the test rows: {shown}: validation and test rows do not"
+        " agree"
+    ]
+
+
+def _by_rows(compared: Comparison) -> list[str]:
+    """Return a sentence about the entries that the test rows distinguish from the best, or not."""
+    if not compared.paired_tests:
+        return []
+    tests = [test for own in compared.paired_tests.values() for test in own.values()]
+    tied = compared.indistinguishable()
+    decisive = [test for test in tests if tied or test.significant] or tests
+    metrics = " and ".join(dict.fromkeys(title(f"eval/{test.metric}") for test in decisive))
+    how = f"by {metrics} of the same test rows, paired, {_level(compared)}"
+    if not any(test.includes_seed_noise for test in tests):
+        how += f"; {ONE_SEED}: add seed=1,2,3"
+    if tied:
+        shown = format_list([compared.describe(entry) for entry in tied], _MOST_NAMES, "; ")
+        return [f"statistically indistinguishable from the best: {shown}: {how}"]
+    finished = {position for position, entry in enumerate(compared.ranked) if entry.scores}
+    all_tested = finished - {0} <= compared.paired_tests.keys()
+    tested = f"the {len(compared.paired_tests)} others that could be tested"
+    by_seeds_only = any(
+        not any(test.significant for test in own.values()) for own in compared.paired_tests.values()
+    )
+    seeds = f"by the {title(compared.by.metric)} of several seeds, or " if by_seeds_only else ""
+    others = "all others" if all_tested else tested
+    return [f"significantly different from {others} {seeds}{how}"]
+
+
+def _level(compared: Comparison) -> str:
+    """Return the confidence level and the correction for multiple tests."""
+    count = compared.test_count
+    correction = f"corrected for {count} tests (Holm)" if count > 1 else "one test"
+    return f"{100 * compared.confidence:.4g} %, {correction}"
+
+
+def describe_outcome(compared: Comparison, position: int) -> str:
+    """Return how an entry compares with the best, in a few words for a table."""
+    if position == 0 and compared.best is not None:
+        return "best"
+    tests = compared.paired_tests.get(position)
+    if not tests:
+        return "-"
+    significant = [test for test in tests.values() if test.significant]
+    if not significant:
+        if compared.differs_by_seeds(position):
+            return f"worse ({title(compared.by.metric)}, seeds)"
+        return "tied"
+    parts = []
+    for word in ("better", "worse"):
+        metrics = [t.metric for t in significant if t.better is (word == "better")]
+        if metrics:
+            parts.append(f"{word} ({', '.join(title(f'eval/{name}') for name in metrics)})")
+    return "; ".join(parts)
+
+
+def describe_difference(compared: Comparison, position: int, metric: str) -> str:
+    """Return the difference to the best on the test rows, its interval and its corrected p."""
+    test = compared.paired_tests.get(position, {}).get(metric)
+    if test is None:
+        return "" if position == 0 else "-"
+    return f"{test.value:+.3g} {test.difference.interval_text()} p {format_p(test.p)}"
+
+
+def describe_state(run: Run) -> str:
+    """Return how a run ended, and in short why if it did not finish."""
+    if run.halved:
+        return f"halved at step {run.halved.step}"
+    if run.over_budget:
+        return f"{run.state}: forgot more than evaluation.forgetting.fail allows"
+    if run.objective is not None:
+        return run.state
+    if run.state == State.finished.value:
+        return "finished without a validation loss that is a number"
+    lines = [line.strip() for line in str(run.error or "").splitlines() if line.strip()]
+    if not lines:
+        return run.state
+    # the first line of a ConfigError only counts the wrong settings
+    reason = mask(lines[1] if len(lines) > 1 and _CONFIG_ERROR in lines[0] else lines[0])
+    if len(reason) > _LONGEST_REASON:
+        reason = f"{reason[:_LONGEST_REASON].rstrip()} ..."
+    return f"{run.state}: {reason}"

@@ -1,0 +1,134 @@
+"""Compose the settings of a command, run it, and turn every error into a message and exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from hydratune.bounds import check_yaml
+from hydratune.composition.problems import explain
+from hydratune.composition.resolvers import CONF, register
+from hydratune.console import print_error
+from hydratune.errors import HydratuneError, InputError
+from hydratune.experiment import frame
+from hydratune.settings.commands import COMMANDS
+from hydratune.settings.secrets import mask, refuse_secrets
+
+_SWITCHES = ("-m", "--multirun", "--resolve")  # argparse wants them before the settings
+
+
+def run_command(command: str, args: Sequence[str]) -> int:
+    """Compose ``conf/<command>.yaml`` with ``args`` and run the command. Returns the exit code."""
+    register()
+    args = [*(a for a in args if a in _SWITCHES), *(a for a in args if a not in _SWITCHES)]
+    wants_traceback = "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "HYDRATUNE_TRACEBACK"))
+    try:
+        _check_arguments(args)
+    except InputError as error:
+        print_error(f"hydratune {command}: {error}")
+        return error.exit_code
+    argv = [sys.argv[0], command, *args]
+    try:
+        with _environment_of_hydra(command, args):
+            _compose_and_execute(command, argv)
+    except KeyboardInterrupt:
+        print_error("\ninterrupted")
+        return 130
+    except Exception as error:
+        if wants_traceback and not isinstance(error, OSError | RecursionError):
+            print_error(traceback.format_exc())
+        return _report(error, command, args)
+    return 0
+
+
+def _check_arguments(args: Sequence[str]) -> None:
+    """Refuse secrets, and files of the user that take too long to read, before Hydra reads them."""
+    refuse_secrets(list(args))
+    for folder in _own_folders(args):
+        for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+            check_yaml(file)
+
+
+def _own_folders(args: Sequence[str]) -> Iterator[Path]:
+    """Yield the folders with settings of the user: ``--config-dir`` and ``hydra.searchpath``."""
+    for arg, following in zip(args, [*args, ""][1:], strict=True):
+        name, _, value = arg.lstrip("+~").partition("=")
+        if name in ("-cd", "--config-dir"):
+            yield Path(value or following)
+        elif name == "hydra.searchpath":
+            for folder in value.strip("[]").split(","):
+                yield Path(folder.strip(" '\"").removeprefix("file://"))
+
+
+@contextmanager
+def _environment_of_hydra(command: str, args: Sequence[str]) -> Iterator[None]:
+    """Give Hydra its command line, and have it raise errors instead of printing them."""
+    completes = "-sc" in args or "--shell-completion" in args  # the program is then one word
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["hydratune" if completes else f"hydratune {command}", *args]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _compose_and_execute(command: str, argv: list[str]) -> None:
+    """Let Hydra read the command line and run the command once, or once per job of a sweep.
+
+    ``argv``: the command line from which Lightning starts the other processes of a data-parallel
+    run. Raises whatever the command raises, later than Hydra, which would print a line of its own.
+    """
+    raised: list[Exception] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
+    def job(composed: DictConfig) -> None:
+        sys.argv = argv
+        try:
+            frame.execute(
+                composed,
+                COMMANDS[command],
+                lambda: import_module(f"hydratune.commands.{command}").run,
+            )
+        except Exception as error:
+            raised.append(error)
+
+    job()
+    if raised:
+        raise raised[0]
+
+
+def _report(error: Exception, command: str, args: Sequence[str]) -> int:
+    """Print an error as one message. Returns the exit code."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        explained = explain(error, command, args)
+        print_error(f"\nhydratune {command}: {explained}")
+        return explained.exit_code
+    if isinstance(error, OSError):  # Hydra makes the run directory before a command can check it
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            what += " (a part of this path is a file)"
+        hint = "the folder of a run is chosen with hydra.run.dir=DIR"
+        print_error(f"\nhydratune {command}: {what}; {hint}")
+        return InputError.exit_code
+    if isinstance(error, RecursionError):
+        print_error(
+            f"\nhydratune {command}: a setting is nested too deeply to be read; give it in a file,"
+            " such as data.schema_file=FILE"
+        )
+        return InputError.exit_code
+    summary = mask(f"{type(error).__name__}: {error}")
+    print_error(f"\nhydratune {command}: unexpected error: {summary}")
+    print_error("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut")
+    return HydratuneError.exit_code

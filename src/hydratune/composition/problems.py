@@ -1,0 +1,235 @@
+"""What an error of Hydra or OmegaConf says about a setting: why it is wrong and what to do.
+
+Hydra's errors are texts, so each rule recognises one by its words. The first rule that applies
+makes the problem.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from hydratune.composition.resolvers import CONF
+from hydratune.composition.suggestions import (
+    SHOW_LAUNCHER,
+    describe_type,
+    nearest_option,
+    unknown_setting,
+)
+from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
+from hydratune.settings.checks import configuration_problems
+from hydratune.settings.commands import COMMANDS
+from hydratune.settings.registry import all_variants, typed
+
+_NO_OPTION = re.compile(
+    r"In '[^']*': Could not find '([^']+)/([^'/]+)'"
+    r"(?:\s*\n\nAvailable options in '[^']*':\n(.*?))?\n(?:Config|$)",
+    re.S,
+)
+_OFF = re.compile(r"(?:In '([^']+)': )?.*Invalid value 'False', expected one of \[.*\boff\b", re.S)
+
+
+def explain(error: Exception, command: str, args: Sequence[str]) -> HydratuneError:
+    """Return an error of Hydra or OmegaConf as one of ours, with every problem of the settings."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, HydratuneError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    overrides = [arg for arg in args if "=" in arg and not arg.startswith("-")]
+    is_sweep = "-m" in args or "--multirun" in args
+    # the search for further problems knows the shipped settings only
+    has_own_folder = any(arg.startswith(("-cd", "--config-dir")) for arg in args) or any(
+        "searchpath" in override for override in overrides
+    )
+    if not is_sweep and not has_own_folder:
+        problems = composition_problems(command, overrides)
+        if problems:
+            return ConfigError(problems)
+    problem = find_problem(error, overrides)
+    return ConfigError([problem]) if problem else InputError(_first_lines(str(error)))
+
+
+def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem]:
+    """Return every problem of ``overrides``.
+
+    Hydra stops at the first, so what it complains about is removed and the rest composed again.
+    """
+    problems: list[Problem] = []
+    remaining = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        while True:
+            try:
+                composed = hydra.compose(command, remaining, return_hydra_config=False)
+                return problems + configuration_problems(typed(composed, COMMANDS[command]))
+            except (HydraException, OmegaConfBaseException) as error:
+                problem = find_problem(error, remaining)
+                if problem is None:
+                    return problems
+                problems.append(problem)
+                fewer = [o for o in remaining if o.lstrip("+~").split("=", 1)[0] != problem.key]
+                if len(fewer) == len(remaining):  # not one of the overrides: nothing to remove
+                    return problems
+                remaining = fewer
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error of Hydra or OmegaConf, and the overrides that led to it."""
+
+    error: BaseException
+    values: dict[str, str]  # of the overrides, by key
+
+    @property
+    def text(self) -> str:
+        return str(self.error)
+
+    @property
+    def cause(self) -> BaseException:
+        """OmegaConf's error where Hydra's is raised from one, else the error itself."""
+        inner = self.error.__cause__
+        return inner if isinstance(inner, OmegaConfBaseException) else self.error
+
+
+def find_problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
+    """Return what ``error`` says about one setting, or None if no rule recognises it."""
+    values = dict(o.lstrip("+~").split("=", 1) for o in overrides if "=" in o)
+    failure = _Failure(error, values)
+    return next((problem for rule in _RULES if (problem := rule(failure)) is not None), None)
+
+
+def _chosen_with_a_dot(failure: _Failure) -> Problem | None:
+    """hydra.launcher=pack would replace the settings of the launcher by a word."""
+    for key in ("hydra.launcher", "hydra.sweeper"):
+        value = failure.values.get(key, "{")
+        if value.isidentifier():
+            why = "it is chosen with a slash, not with a dot"
+            return Problem(key, value, why, f"{key.replace('.', '/')}={value}")
+    return None
+
+
+def _halving_as_a_number(failure: _Failure) -> Problem | None:
+    key = "hydra.launcher.halving"
+    steps = failure.values.get(key, "{")
+    if not steps.isdigit():
+        return None
+    return Problem(key, steps, "it has several settings", f"{key}.min_steps={steps}")
+
+
+def _unreadable_override(failure: _Failure) -> Problem | None:
+    """What Hydra's grammar refuses."""
+    if not isinstance(failure.error, OverrideParseException):
+        return None
+    override = failure.error.override
+    key, equals, value = override.partition("=")
+    if not equals:
+        why = "a setting is written KEY=VALUE, without spaces"
+        return Problem(override, "", why, f"{key}=VALUE")
+    fix = f"quote a value that holds special signs: '{key}=\"{value}\"'"
+    return Problem(override, "", _first_lines(failure.text, 1), fix)
+
+
+def _several_values_without_m(failure: _Failure) -> Problem | None:
+    match = re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", failure.text)
+    if not match:
+        return None
+    fix = f"add -m for a sweep, or write a list: {match[1]}=[{match[2]}]"
+    return Problem(match[1], match[2], "several values are a sweep", fix)
+
+
+def _interval_in_a_grid(failure: _Failure) -> Problem | None:
+    key = next((key for key, value in failure.values.items() if "interval(" in value), "")
+    if not key or "does not support sweep type" not in failure.text:
+        return None
+    why = "a grid runs every value, and an interval has infinitely many"
+    fix = "add hydra/sweeper=optuna or hydra/sweeper=random, or name the values: a,b,c"
+    return Problem(key, failure.values[key], why, fix)
+
+
+def _no_such_group(failure: _Failure) -> Problem | None:
+    match = re.search(
+        r"Could not override '([^']+)'\.\s*No match in the defaults list", failure.text
+    )
+    if not match:
+        return None
+    return unknown_setting(match[1], failure.values.get(match[1], ""), list(all_variants()), "")
+
+
+def _no_such_option(failure: _Failure) -> Problem | None:
+    match = _NO_OPTION.search(failure.text)
+    if not match:
+        return None
+    group, value = match[1], match[2]
+    if group == "data" and "." in value:
+        why = "this is the place for a kind of data, not for a file"
+        return Problem("data", value, why, f"data=files data.train={value}")
+    options = [line.strip() for line in (match[3] or "").splitlines() if line.strip()]
+    why = f"there is no such option in the group {group!r}"
+    return Problem(group, value, why, nearest_option(value, options))
+
+
+def _off_without_quotes(failure: _Failure) -> Problem | None:
+    match = _OFF.search(failure.text)
+    if not match:
+        return None
+    key = match[1] or "data.quality"
+    return Problem(key, "off", "YAML reads off as false", 'write it in quotes: "off"')
+
+
+def _wrong_setting(failure: _Failure) -> Problem | None:
+    """A key that is missing or unknown, or a value of the wrong type."""
+    text, cause, values = failure.text, failure.cause, failure.values
+    match = re.search(r"Could not override '([^']+)'", text)
+    key = match[1] if match else getattr(cause, "full_key", None)
+    if not key:
+        return None
+    if "mandatory" in text.lower() or "Missing" in type(cause).__name__:
+        fix = f"give it on the command line: {key}=VALUE"
+        return Problem(key, "???", "this setting has no default", fix)
+    message = _first_lines(str(cause), 1)
+    if values.get(key, "").startswith("{"):
+        return _wrong_mapping(key, values[key], message)
+    if "not in" in message or (match and cause is failure.error):
+        kind = getattr(cause, "object_type", None)
+        names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
+        return unknown_setting(key, values.get(key, ""), names, key.rpartition(".")[0])
+    if key not in values:
+        related = [k for k in values if key.startswith(k) or k.startswith(key)]
+        key = related[0] if related else key
+    return Problem(key, values.get(key, ""), message, describe_type(key))
+
+
+def _wrong_mapping(key: str, value: str, message: str) -> Problem:
+    """A mapping that was typed as a whole."""
+    if "not in" not in message:
+        why = "keys of a mapping are added one by one"
+        return Problem(key, value, why, f"+{key}.NAME=VALUE")
+    fix = f"a key that is not there yet is added: +{key}.NAME=VALUE"
+    if key.startswith("hydra"):
+        fix = f"{SHOW_LAUNCHER} shows what there is"
+    return Problem(key, value, message, fix)
+
+
+_RULES: tuple[Callable[[_Failure], Problem | None], ...] = (
+    _chosen_with_a_dot,
+    _halving_as_a_number,
+    _unreadable_override,
+    _several_values_without_m,
+    _interval_in_a_grid,
+    _no_such_group,
+    _no_such_option,
+    _off_without_quotes,
+    _wrong_setting,
+)
+
+
+def _first_lines(text: str, count: int = 6) -> str:
+    """Return the first lines of a message, without OmegaConf's internals."""
+    internal = ("full_key:", "object_type=")
+    lines = [line for line in text.strip().splitlines() if not line.strip().startswith(internal)]
+    return "\n".join(lines[:count])

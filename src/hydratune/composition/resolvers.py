@@ -1,0 +1,70 @@
+"""Where the shipped settings are, and the functions that they call."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from hydra_plugins import hydratune_sweeper
+from hydratune.data.rows import stable_hash
+from hydratune.errors import ConfigError, Problem
+from hydratune.settings.commands import register_commands
+
+_FOLDERS = (Path(__file__).parents[3] / "conf", Path(__file__).parents[1] / "conf")
+# beside src/ in a clone, inside the package in a wheel
+CONF = next(path for path in _FOLDERS if path.is_dir()).resolve()
+_SEARCH = ("sampler", "seed", "objectives", "options")  # of hydra.sweeper: they make another search
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
+
+
+def register() -> None:
+    """Make the settings, the sweepers and the resolvers of ``conf/`` known to Hydra."""
+    register_commands()
+    hydratune_sweeper.register()
+    resolvers: dict[str, Callable[..., object]] = {
+        "run_name": run_name,
+        "path_name": lambda path: Path(str(path)).name or "model",
+        "unless": lambda other, value: value if other is None else None,
+        "mul": lambda *factors: math.prod(factors),
+        "sweep_name": sweep_name,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def run_name(name: str | None, data: str) -> str:
+    """Return ``name``, or the name of the data set where it is null.
+
+    It is one folder under outputs/. Raises ``ConfigError`` for a path.
+    """
+    name = str(data if name is None else name)
+    if not _NAME.fullmatch(name) or ".." in name:
+        why = "the name becomes a folder under outputs/ and must stay there"
+        fix = "use letters, digits, '.', '_', '-' only; to choose a place, set hydra.run.dir=DIR"
+        raise ConfigError([Problem("name", name, why, fix)])
+    return name
+
+
+def sweep_name(
+    name: str,
+    overrides: Sequence[str],
+    params: Mapping[str, str] | None,
+    sweeper: Mapping[str, object] | None = None,
+) -> str:
+    """Return ``<name>-<swept keys>-<hash>``; equal for equal sweeps, different for others.
+
+    ``params`` is Hydra's ``hydra.sweeper.params``. For a search, ``sweeper`` says how it searches;
+    the number of trials does not count, so that more trials continue the same search.
+    """
+    typed = [override for override in overrides if not override.startswith("resume=")]
+    settings = [f"{key}={value}" for key, value in (params or {}).items()] + typed
+    swept = [
+        setting.split("=", 1)[0].lstrip("+").rsplit(".", 1)[-1]
+        for setting in settings
+        if "," in setting or "(" in setting
+    ]
+    if sweeper:
+        settings += [f"hydra.sweeper.{key}={sweeper[key]}" for key in _SEARCH if key in sweeper]
+    return "-".join([name, *dict.fromkeys(swept), stable_hash(sorted(settings))[:8]])

@@ -1,0 +1,89 @@
+"""The closing report on the terminal: results, where the time went, what to type next."""
+
+import shlex
+
+from rich.markup import escape
+
+from hydratune.adapters.methods.full import FullFinetune
+from hydratune.console import console, section
+from hydratune.data.sources.contracts import ContractsData
+from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, terminal
+from hydratune.evaluation.result_rows import without_leaks
+from hydratune.experiment.job import Job
+from hydratune.models import turn_ends
+from hydratune.records.metrics import RunMetrics
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.sweep import read_sweep
+
+
+def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hint: str) -> None:
+    """Print the results and the commands that continue from here.
+
+    ``tracker_hint``: the address of the W&B run or the command that shows it, or "".
+    """
+    section("results")
+    _print_results(job, metrics)
+    section("next")
+    _print_next(job, record)
+    if tracker_hint:
+        console.print(f"W&B         {tracker_hint}", soft_wrap=True)
+
+
+def _print_results(job: Job, metrics: RunMetrics) -> None:
+    content, values = metrics.to_json(), metrics.values
+    console.print(terminal.results(content, metrics.systems, len(job.examples)))
+    console.print(terminal.times(job.seconds))
+    speed, memory = values["cost/tokens_per_second"], values["cost/peak_memory_bytes"]
+    console.print(
+        f"validation loss {values['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory"
+        f" {memory / 2**30:.1f} GiB"
+    )
+    if "forgetting/within_budget" in values:
+        _print_forgetting(job, metrics)
+    if "memorisation/difference" in values:
+        console.print(memorisation.told(content, metrics.intervals), soft_wrap=True)
+    if "memorisation/canary_difference" in values:
+        console.print(canaries.told(content, metrics.intervals), soft_wrap=True)
+    clean = without_leaks(content)
+    if clean:
+        console.print(f"[yellow]{clean}", soft_wrap=True)
+    overfitted = metrics.course["verdict"] == overfitting.Verdict.overfitted.value
+    colour = "[yellow]" if overfitted else ""
+    console.print(f"{colour}{metrics.course['advice']}", soft_wrap=True)
+
+
+def _print_forgetting(job: Job, metrics: RunMetrics) -> None:
+    content = metrics.to_json()
+    console.print(terminal.forgetting(content))
+    budgets = job.config.evaluation.forgetting
+    for most, colour in ((budgets.fail, "red"), (budgets.warn, "yellow")):
+        for excess in forgetting.exceeded(content, most):
+            console.print(f"[{colour}]forgotten too much: {escape(excess)}", soft_wrap=True)
+
+
+def _print_next(job: Job, record: RunDirectory) -> None:
+    folder = record.shown
+    place = escape(str(folder))
+    console.print(f"adapter     {place}/adapter  [dim](PEFT format)", soft_wrap=True)
+    ends = _where_answers_end(job, f"{folder}/adapter")
+    console.print(f"ends        {escape(ends)}", soft_wrap=True)
+    console.print(f"read        {place}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
+    console.print(f"measure     hydratune evaluate run={place}", soft_wrap=True)
+    if not read_sweep(record.path.parent):
+        sweep = "optimizer.lr=3e-4,1e-3,3e-3, after your own settings"
+        if isinstance(job.config.data, ContractsData):
+            sweep = "sweep=learning_rate"
+        console.print(f"sweep       hydratune train -m {sweep}", soft_wrap=True)
+
+
+def _where_answers_end(job: Job, folder: str) -> str:
+    """Return which tokens end an answer, and how to use them where the base model has others."""
+    tokens = turn_ends.told(job.tokenizer, job.answer_ends)
+    text = f"an answer ends with {tokens}, as generation_config.json in it says"
+    if isinstance(job.config.adapter, FullFinetune) or job.base_knows_ends:
+        return text
+    return (
+        f"{text}; the base model's own does not: model.generation_config ="
+        f" GenerationConfig.from_pretrained({folder!r}); vLLM --generation-config"
+        f" {shlex.quote(folder)}"
+    )

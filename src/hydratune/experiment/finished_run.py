@@ -1,0 +1,135 @@
+"""A finished run opened again: its settings, its metrics and its fine-tuned model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from hydratune import digests
+from hydratune.bounds import load_yaml
+from hydratune.errors import RunError
+from hydratune.records.environment import Environment
+from hydratune.records.files import read_json
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.checks import configuration_problems
+from hydratune.settings.commands import EvaluateConfig, TrainConfig, load
+from hydratune.settings.optimizer import AdamWOptimizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hydratune.experiment.job import Job
+
+Metrics = dict[str, Any]  # the content of metrics.json
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run directory with metrics."""
+
+    record: RunDirectory
+    settings: TrainConfig
+    metrics: Metrics
+
+    @property
+    def measured_with(self) -> dict[str, Any]:
+        """How the metrics of the fine-tuned model were taken: task, rows, token limit ..."""
+        settings: dict[str, Any] = self.metrics["settings"]["eval"]
+        return settings
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema of the answers; None if there is none."""
+        file = self.record.schema_file
+        return read_json(file) if file.is_file() else None
+
+
+def open_run(folder: str) -> FinishedRun:
+    """Open the run in ``folder``. Raises ``RunError`` if it has no metrics."""
+    record = RunDirectory(Path(folder).resolve())
+    metrics = read_json(record.metrics_file)
+    if not isinstance(metrics, dict) or "eval" not in metrics.get("settings", {}):
+        raise RunError(f"{record.metrics_file} holds no metrics of a finished run; train it again")
+    return FinishedRun(record, load_settings(record), metrics)
+
+
+def load_settings(record: RunDirectory) -> TrainConfig:
+    """Return the settings of a run. Raises ``RunError`` if they cannot be read."""
+    if record.config_file.is_file():
+        digests.content(record.config_file)
+    try:
+        return load(record.config_file)
+    except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"{record.config_file} is not the settings of a run ({reason}); it was changed or cut"
+        ) from error
+
+
+def require_files(settings: TrainConfig, record: RunDirectory) -> None:
+    """Raise ``RunError`` if files that the settings name are missing.
+
+    Their paths are relative to the folder in which the run was started.
+    """
+    if problems := configuration_problems(settings):
+        origin = record.path / ".hydra" / "hydra.yaml"
+        started = load_yaml(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise RunError(f"the run cannot be repeated here; it was started in {started}\n{lines}")
+
+
+def has_adapter(record: RunDirectory) -> bool:
+    """Return whether the run has trained weights."""
+    return any(record.adapter.glob("*.safetensors"))
+
+
+def load_model(run: FinishedRun, config: EvaluateConfig) -> "tuple[Job, PreTrainedModel]":
+    """Prepare the run again and return it with its fine-tuned model.
+
+    Raises ``RunError`` if the data or the base model has changed.
+    """
+    from hydratune.adapters import attach
+    from hydratune.experiment.prepare import prepare
+
+    if not has_adapter(run.record):
+        raise RunError(
+            f"{run.record.adapter} holds no weights (*.safetensors); this run has no adapter to"
+            " evaluate"
+        )
+    settings = _settings_for_evaluation(run, config)
+    require_files(settings, run.record)
+    job = prepare(settings)
+    recorded = Environment.read(run.record.environment_file)
+    if recorded.base != job.source.identity:
+        raise RunError(
+            f"the base model has changed since this run: {recorded.base} then,"
+            f" {job.source.identity} now"
+        )
+    if recorded.data_fingerprint != job.data_facts["fingerprint"]:
+        raise RunError(
+            "the data has changed since this run: its fingerprint differs; its stored predictions"
+            f" can still be scored:\n  hydratune evaluate run={config.run} source=predictions"
+        )
+    model = attach.load_tuned(
+        settings.model, settings.adapter, job.source, run.record.adapter, job.compute
+    )
+    return job, model
+
+
+def _settings_for_evaluation(run: FinishedRun, config: EvaluateConfig) -> TrainConfig:
+    """Return the settings of the run, adapted to this machine and to what is measured."""
+    settings = run.settings
+    if config.batch_size is not None:
+        settings.evaluation.batch_size = config.batch_size
+    # the recorded limit is 0 for documents
+    settings.evaluation.max_new_tokens = run.measured_with["max_new_tokens"] or None
+    if config.accelerator is not None:
+        settings.trainer.accelerator = config.accelerator
+        settings.trainer.devices, settings.trainer.strategy = 1, "auto"
+    if settings.model.adapter is not None:  # the one it began with: what became of it is its own
+        settings.model.adapter = str(run.record.adapter)
+    # nothing is trained, so the requirements of the run's own optimizer do not matter
+    settings.optimizer = AdamWOptimizer()
+    return settings

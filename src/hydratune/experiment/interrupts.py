@@ -1,0 +1,69 @@
+"""Ctrl-C, a kill and a closed terminal: one of them ends a run, and what was trained is saved."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+
+from hydratune.console import discard_output
+
+_UNNOTICED = 30.0  # seconds; Python drops an exception that is raised inside a destructor
+_SAVING = (
+    b"\nending: the trained weights are being saved (Ctrl-\\ ends it at once, and loses them)\n"
+)
+
+
+@dataclass
+class _Ending:
+    """What is known of the end that a signal asked for."""
+
+    asked_at: float | None = None  # by ``time.monotonic``
+    saving: bool = False  # the run has noticed, and only saves its work
+
+
+_ending = _Ending()
+
+
+def listen() -> None:
+    """From now on a signal ends the run: its work is saved, and its status is stopped.
+
+    The first signal is enough; further ones change nothing. A signal that the parent process has
+    set to be ignored stays ignored.
+    """
+    _ending.asked_at, _ending.saving = None, False
+    _install()
+
+
+def ignore_signals() -> None:
+    """From now on no signal interrupts the run, because it only saves its work."""
+    _ending.asked_at, _ending.saving = _ending.asked_at or time.monotonic(), True
+    _install()
+
+
+def _install() -> None:
+    handlers = {"SIGINT": interrupt, "SIGTERM": interrupt, "SIGHUP": hang_up}
+    for name, handler in handlers.items():
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is None:
+            continue
+        if name != "SIGINT" or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """Raise ``KeyboardInterrupt`` at the first signal, and again if it was not noticed."""
+    now = time.monotonic()
+    if _ending.asked_at is not None and (_ending.saving or now - _ending.asked_at < _UNNOTICED):
+        with suppress(OSError):  # not print: the signal may have interrupted one
+            os.write(2, _SAVING)
+        return
+    _ending.asked_at = now
+    raise KeyboardInterrupt
+
+
+def hang_up(signum: int, frame: FrameType | None) -> None:
+    """Interrupt the run without printing, which fails once the terminal is closed."""
+    discard_output()
+    interrupt(signum, frame)

@@ -1,0 +1,112 @@
+"""What the terminal says of the model and the data before training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.markup import escape
+
+from hydratune.console import console
+from hydratune.data.prepared import Prepared
+from hydratune.data.quality.findings import describe_places
+from hydratune.data.sources.prepared import PreparedData
+from hydratune.evaluation.assess import can_be_shown
+from hydratune.experiment import fitness
+from hydratune.experiment.job import Job
+from hydratune.settings.evaluation import Baseline
+
+
+def quality(prepared: Prepared) -> dict[str, Any]:
+    """Return what data.json says of the preparation: findings, repairs and rows that were dropped.
+
+    ``left`` are the findings that cleaning would repair, and does not, by the settings.
+    """
+    report = prepared.report
+    checks = {
+        name: {
+            "level": check["level"],
+            "count": check["count"],
+            "splits": check.get("splits", {}),
+        }
+        for name, check in report["checks"].items()
+        if check["count"]
+    }
+    repairs = {name: entry for name, entry in report["cleaning"].items() if entry["rows"]}
+    return {
+        "prepared": report["fingerprint"],
+        "source": report["source"],
+        "quality": checks,
+        "cleaning": {name: entry["rows"] for name, entry in repairs.items() if entry["on"]},
+        "left": {name: entry["rows"] for name, entry in repairs.items() if not entry["on"]},
+        "left_out": report["left_out"],
+    }
+
+
+def print_notices(job: Job, base_warning: str) -> None:
+    """Print what is unusual about the model, the prompts, the data and the precision.
+
+    ``base_warning``: what is unusual about the adapter from which training starts, or "".
+    """
+    for notice in fitness.notices(job.encoder):
+        console.print(f"[yellow]{escape(notice)}", soft_wrap=True)
+    _print_few_shot(job)
+    facts = quality(job.prepared)
+    repaired = ", ".join(f"{name} {rows:,}" for name, rows in facts["cleaning"].items())
+    origin = "taken from the cache" if job.prepared.reused else "prepared and checked"
+    if isinstance(job.config.data, PreparedData):
+        origin = "as it was prepared"
+    cleaned = f"; cleaned: {repaired}" if repaired else ""
+    console.print(f"[dim]data: {origin}{cleaned}", soft_wrap=True)
+    _print_precision(job)
+    if job.config.evaluation.canaries:
+        console.print(
+            f"[yellow]{job.config.evaluation.canaries} canaries, made-up rows with secrets, are"
+            " among the training rows"
+        )
+    findings = _describe_findings(job.prepared, facts)
+    if findings:
+        console.print(
+            f"[yellow]data checks found: {escape(findings)} [dim](hydratune prepare, with the same"
+            " settings, shows the rows)",
+            soft_wrap=True,
+        )
+    if base_warning:
+        console.print(f"[yellow]{escape(base_warning)}", soft_wrap=True)
+
+
+def _print_few_shot(job: Job) -> None:
+    """Say if the few-shot baseline has fewer examples than the settings ask for."""
+    wanted, examples = job.config.evaluation.shots, len(job.examples)
+    if Baseline.fewshot not in job.config.evaluation.baselines or examples >= wanted:
+        return
+    what = f"has {examples} instead of {wanted} examples" if examples else "is skipped"
+    why = "no more fit into the model's context, or there are no more rows"
+    if not all(map(can_be_shown, job.sets.test)):
+        why = "the test rows are documents or use tools, for which examples make no prompt"
+    console.print(f"[yellow]the few-shot baseline {what}: {why}")
+
+
+def _print_precision(job: Job) -> None:
+    """Warn of weights in bf16, which full fine-tuning allows (adapters refuse them)."""
+    if job.config.trainer.precision == "bf16-true":
+        console.print(
+            "[yellow]trainer.precision=bf16-true: weights in bf16 lose updates smaller than 1/256"
+            " of them, most of those of usual learning rates; bf16-mixed keeps them, for twice the"
+            " memory",
+            soft_wrap=True,
+        )
+
+
+def _describe_findings(prepared: Prepared, facts: Mapping[str, Any]) -> str:
+    """Return, in one line, what the checks found and what is not repaired, each with its splits."""
+    checks, repairs = prepared.report["checks"], prepared.report["cleaning"]
+    findings = [
+        f"{name} {check['count']:,} ({describe_places(checks[name])})"
+        for name, check in facts["quality"].items()
+        if name != "size"
+    ]
+    findings += [
+        f"{name} {rows:,} ({describe_places(repairs[name])}; data.clean.{name}=true repairs"
+        f" {'them' if rows > 1 else 'it'})"
+        for name, rows in facts["left"].items()
+    ]
+    return ", ".join(findings).replace(" ()", "").replace("(; ", "(")

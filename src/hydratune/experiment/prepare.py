@@ -1,0 +1,193 @@
+"""Settings -> job: load the model and the data, check what can be checked before training."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from hydratune.adapters import attach, continued
+from hydratune.adapters.folder import AdapterFolder, find
+from hydratune.console import console
+from hydratune.data.answers import json_schema
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.preparation import prepare as prepare_data
+from hydratune.data.prepared import Prepared
+from hydratune.data.rows import Row, stable_hash
+from hydratune.data.sets import RowSets, load_sets
+from hydratune.evaluation import assess, canaries, metrics
+from hydratune.experiment import fitness, notices
+from hydratune.experiment.context import RunContext
+from hydratune.experiment.job import Job
+from hydratune.models import sources
+from hydratune.models.compute import Compute, compute_of
+from hydratune.models.turn_ends import of_model
+from hydratune.records.run_directory import is_main_process
+from hydratune.settings.commands import TrainConfig
+from hydratune.settings.evaluation import Baseline
+from hydratune.training.schedules import total_steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The base model as it is loaded, frozen."""
+
+    source: sources.Source
+    tokenizer: "PreTrainedTokenizerBase"
+    model: "PreTrainedModel"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that fit into the model's context, and their tokens by split."""
+
+    sets: RowSets
+    tokens: dict[str, list[Encoded]]
+    facts: dict[str, dict[str, Any]]  # what data.json says of each split
+
+
+def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
+    """Return the run made ready. Raises ``InputError`` for whatever does not fit together."""
+    context = context or RunContext()
+    resources = context.resources
+    compute = compute_of(config)
+    with resources.seeded(config.seed):
+        schema = json_schema(config.data)
+        prepared = resources.shared("prepared", lambda: prepare_data(config.data))
+        sets = resources.shared("sets", lambda: _load_sets(config, prepared))
+        base = resources.shared("base", lambda: _load_base(config, compute))
+    model = resources.own(base.model)
+    start = find(config.model.adapter) if config.model.adapter is not None else None
+    warning = continued.check_base(config, base.source, start) if start is not None else ""
+    with resources.seeded(config.seed):
+        attach.check(model, config.adapter, start=start)
+    reader = sources.reader_of(config.model, base.tokenizer, model)
+    fitness.check_model(config, reader)
+    encoder = ChatEncoder(base.tokenizer, reader.turn_end_ids)
+    rows = resources.shared("tokens", lambda: _encode(config, encoder, sets))
+    _check_rows(config, reader, rows, model, start)
+    bench = fitness.test_bench(config, reader, encoder, rows.sets.test, schema, prepared.leaks)
+    job = Job(
+        config=config,
+        context=context,
+        compute=compute,
+        source=base.source,
+        tokenizer=base.tokenizer,
+        model=model,
+        reader=reader,
+        encoder=encoder,
+        sets=rows.sets,
+        train=rows.tokens["train"],
+        validation=rows.tokens["validation"],
+        data_facts=_data_facts(config, rows, prepared),
+        prepared=prepared,
+        bench=bench,
+        examples=_few_shot_examples(config, rows.sets, bench),
+        start=start,
+        base_knows_ends=reader.turn_end_ids <= of_model(model.generation_config),
+        sample=_sample_bench(config, rows.sets, encoder, bench),
+    )
+    if is_main_process():
+        notices.print_notices(job, warning)
+    return job
+
+
+def _load_sets(config: TrainConfig, prepared: Prepared) -> RowSets:
+    """Return the rows of each split, with the canaries that the settings ask for."""
+    sets = load_sets(config.data, config.seed, prepared)
+    return canaries.with_canaries(
+        sets, config.evaluation.canaries, config.seed, config.data.system_prompt
+    )
+
+
+def _load_base(config: TrainConfig, compute: Compute) -> _Base:
+    """Return the base model, prepared for its quantisation, and its tokenizer."""
+    source = sources.resolve(config.model)
+    tokenizer = sources.load_tokenizer(config.model, source)
+    model = sources.load_model(config.model, source, compute)
+    model = attach.prepare_quantised(model, config.model.quantization)
+    return _Base(sources.identified(source, config.model, model), tokenizer, model)
+
+
+def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> _Rows:
+    """Return the rows that fit, with their tokens. Raises ``DataError`` for a wrong loss mask."""
+    kept, tokens, reports = fitness.encode(config, encoder, sets)
+    facts: dict[str, dict[str, Any]] = {}
+    for name, rows in kept.items():
+        # equal hashes: losses over these tokens compare
+        tokens_hash = stable_hash(sorted(stable_hash((e.ids, e.loss_mask)) for e in tokens[name]))
+        facts[name] = {
+            **reports[name].summary(),
+            "hash": _hash_rows(rows),
+            "tokens_hash": tokens_hash,
+        }
+        for statement in reports[name].statements(name, config.data) if is_main_process() else ():
+            console.print(f"[yellow]{statement}")
+    return _Rows(kept, tokens, facts)
+
+
+def _hash_rows(rows: list[Row]) -> str:
+    """Return the hash of a split, which does not depend on the order of its rows."""
+    return stable_hash(sorted(row.content_hash for row in rows))
+
+
+def _check_rows(
+    config: TrainConfig,
+    reader: sources.Reader,
+    rows: _Rows,
+    model: "PreTrainedModel",
+    start: AdapterFolder | None,
+) -> None:
+    """Check the encoded rows against the model and the length of training."""
+    splits = {
+        name: fitness.SplitTokens.of(kept, rows.tokens[name]) for name, kept in rows.sets.items()
+    }
+    fitness.check_examples(config, reader, splits)
+    if start is None:
+        attach.check(model, config.adapter, total_steps(config, len(rows.tokens["train"])))
+
+
+def _data_facts(config: TrainConfig, rows: _Rows, prepared: Prepared) -> dict[str, Any]:
+    """Return the content of data.json."""
+    facts = {
+        "fingerprint": rows.sets.fingerprint,
+        "splits": rows.facts,
+        **notices.quality(prepared),
+    }
+    if config.evaluation.canaries:
+        facts["canaries"] = [row.id for row in rows.sets.train if canaries.is_canary(row)]
+    return facts
+
+
+def _few_shot_examples(config: TrainConfig, sets: RowSets, bench: assess.TestBench) -> list[Row]:
+    """Return as many examples of the few-shot prompt as fit into the model's context."""
+    asked = Baseline.fewshot in config.evaluation.baselines
+    if not asked or not all(map(assess.can_be_shown, sets.test)):
+        return []
+    given = [row for row in sets.train if not canaries.is_canary(row)]
+    examples = assess.fit_examples(given, config.evaluation.shots)
+    while examples and not bench.fits(bench.few_shot(examples)):
+        examples = examples[:-1]
+    return examples
+
+
+def _sample_bench(
+    config: TrainConfig, sets: RowSets, encoder: ChatEncoder, test: assess.TestBench
+) -> assess.TestBench | None:
+    """Return the validation rows that are answered during training, or None if none are wanted.
+
+    They are the first different rows in the order of their hashes, scored like the test rows if
+    their answers allow it.
+    """
+    settings = config.evaluation
+    if settings.every_steps is None:
+        return None
+    different = {row.content_hash: row for row in sets.validation}
+    rows = [different[key] for key in sorted(different)[: settings.sample]]
+    references = [*test.references, *map(encoder.reference_answer, rows)]
+    task = metrics.choose_task(settings.task, references, settings.metrics)
+    every_row = replace(settings, max_rows=None)
+    bench = assess.TestBench(rows, encoder, every_row, task, test.schema, test.context)
+    bench.check(bench.zero_shot())
+    return bench

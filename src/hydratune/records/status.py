@@ -1,0 +1,194 @@
+"""status.json: how far a run has come, and why it is not further."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from hydratune.settings.secrets import mask
+
+
+class State(StrEnum):
+    """The value of ``state`` in status.json."""
+
+    waiting = "waiting"
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    stopped = "stopped"
+
+
+class Outcome(StrEnum):
+    """A state together with its reason: what a sweep decides by."""
+
+    no_run = "no run"  # the directory holds none
+    waiting = "waiting"  # to be started, or started again
+    paused = "paused"  # until its sweep decides whether it continues
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    stopped = "stopped"  # by the user
+    halved = "halved"  # stopped by successive halving, because other runs were better
+    cannot_share_pack = "cannot share a pack"  # stopped, to be run again alone in a process
+
+
+class Rung(NamedTuple):
+    """A validation loss that a run reported to its sweep."""
+
+    step: int
+    loss: float | None  # None: not a finite number
+
+
+@dataclass(frozen=True)
+class Halved:
+    """Where successive halving stopped a run."""
+
+    step: int
+    value: float | None = None  # validation loss there; None: not a finite number
+    rung: int | None = None  # number of the rung, from 0
+
+
+# what does not outlast a new start of the run
+_REASONS = ("halved", "paused", "cannot_share_pack")
+
+
+@dataclass(frozen=True)
+class Status:
+    """The content of status.json.
+
+    ``content`` is what the file holds, in its order, keys of other versions included; the
+    properties read it. A value of the wrong type counts as missing. The methods return a changed
+    copy.
+    """
+
+    content: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def state(self) -> State | None:
+        """None if there is no run, or a state that this version does not know."""
+        value = self.content.get("state")
+        return State(value) if isinstance(value, str) and value in set(State) else None
+
+    @property
+    def outcome(self) -> Outcome:
+        """State and reason in one."""
+        if self.state is None:
+            return Outcome.no_run
+        if self.halved is not None:
+            return Outcome.halved
+        if self.state is State.stopped and self.cannot_share_pack is not None:
+            return Outcome.cannot_share_pack
+        if self.state is State.waiting and self.is_paused:
+            return Outcome.paused
+        return Outcome(self.state.value)
+
+    @property
+    def started(self) -> str | None:
+        """When the run started first, in ISO 8601 (UTC)."""
+        return self._text("started")
+
+    @property
+    def error(self) -> str | None:
+        """Why the run failed or was stopped, for people; programs read ``outcome``."""
+        return self._text("error")
+
+    @property
+    def wandb_id(self) -> str | None:
+        return self._text("wandb_id")
+
+    @property
+    def tries(self) -> int | None:
+        """How often the job was started in a pack that was killed; None: never."""
+        value = self.content.get("tries")
+        return value if isinstance(value, int) else None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the run has stopped, with a checkpoint, for its sweep to decide."""
+        return bool(self.content.get("paused"))
+
+    @property
+    def cannot_share_pack(self) -> str | None:
+        """Why the run has to be alone in its process."""
+        return self._text("cannot_share_pack")
+
+    @property
+    def halved(self) -> Halved | None:
+        """Where successive halving stopped the run."""
+        value = self.content.get("halved")
+        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+            return None
+        loss, rung = value.get("value"), value.get("rung")
+        return Halved(
+            value["step"],
+            float(loss) if isinstance(loss, (int, float)) else None,
+            rung if isinstance(rung, int) else None,
+        )
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The losses that the run has reported to its sweep, in the order of their steps."""
+        value = self.content.get("rungs")
+        return tuple(Rung(step, loss) for step, loss in value) if isinstance(value, list) else ()
+
+    def _text(self, key: str) -> str | None:
+        value = self.content.get(key)
+        return value if isinstance(value, str) else None
+
+    def changed(self, **values: object) -> "Status":
+        """Return a copy with these keys of the file set."""
+        return Status({**self.content, **values})
+
+    def start(self, *, resumed: bool) -> "Status":
+        """Return the status of a run that starts.
+
+        ``resumed``: from a checkpoint; then it keeps when it was started first, its W&B run and
+        its rungs.
+        """
+        before = self.content if resumed else {}
+        if not resumed and "tries" in self.content:
+            before = {"tries": self.content["tries"]}
+        kept = {key: value for key, value in before.items() if key not in _REASONS}
+        content = {"wandb_id": None, **kept, "state": State.running.value}
+        started = (self.started if resumed else None) or _now()
+        return Status({**content, "started": started, "ended": None, "error": None})
+
+    def end(self, state: State, error: str | None = None) -> "Status":
+        """Return the status of a run that ended; secrets in ``error`` are masked."""
+        text = mask(error) if error else None
+        return self.changed(state=state.value, ended=_now(), error=text)
+
+    def wait(self) -> "Status":
+        """Return the status of a run that will be started again, as if nothing had happened."""
+        return self.changed(state=State.waiting.value, error=None)
+
+    def pause(self) -> "Status":
+        """Return the status of a run that waits for its sweep to decide."""
+        return self.changed(state=State.waiting.value, paused=True)
+
+    def report(self, step: int, loss: float | None) -> "Status":
+        """Return the status with the loss at a rung; ``loss`` is None if it is not finite.
+
+        What was reported at later steps, before the run was resumed, is dropped.
+        """
+        earlier = [[rung.step, rung.loss] for rung in self.rungs if rung.step < step]
+        return self.changed(rungs=[*earlier, [step, loss]])
+
+    def halve(self) -> "Status":
+        """Return the status of a run that is stopped at its last rung."""
+        step, loss = self.rungs[-1]
+        why = f"halved at step {step}"
+        if loss is not None:
+            why = f"halved: not among the best at step {step} (validation loss {loss:.4f})"
+        halved = {"step": step, "value": loss, "rung": len(self.rungs) - 1}
+        return self.changed(halved=halved).end(State.stopped, why)
+
+    def leave_pack(self, why: str) -> "Status":
+        """Return the status of a run that cannot share a pack, and has to run alone."""
+        error = f"runs alone: {why}"
+        return self.changed(state=State.stopped.value, error=error, cannot_share_pack=why)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

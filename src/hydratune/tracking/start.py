@@ -1,0 +1,41 @@
+"""Start the tracker that the settings ask for."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from hydratune.settings.tracking import TrackingConfig, TrackingMode
+from hydratune.tracking.tensorboard import TensorBoardTracker
+from hydratune.tracking.tracker import NoTracker, Tracker
+from hydratune.tracking.wandb import RunNames, start_run
+
+_OLDER_NAMES = {"dryrun": "offline"}  # of values of WANDB_MODE
+
+
+def start_tracker(
+    config: TrackingConfig,
+    settings: Mapping[str, object],
+    *,
+    folder: Path,
+    group: str | None,
+    name: str,
+    job_type: str,
+    resumed_id: str | None = None,
+    on_stop: Callable[[], None] | None = None,
+    run_folder: Path | None = None,
+) -> Tracker:
+    """Start tracking a run. ``settings`` is its resolved configuration, as plain nested values.
+
+    W&B's files go to ``folder``, TensorBoard's to ``run_folder``. ``resumed_id`` is the W&B id of
+    the run that an interrupted job had, which is resumed; offline, ``restore_history`` replaces its
+    old files. ``on_stop`` is called when the user presses Stop on W&B; None: as for Ctrl-C.
+    ``WANDB_MODE`` takes precedence over ``tracking.mode``, unless that is TensorBoard.
+    """
+    if config.mode is TrackingMode.tensorboard:
+        return TensorBoardTracker(run_folder or folder, settings)
+    mode = os.environ.get("WANDB_MODE") or config.mode.value
+    mode = _OLDER_NAMES.get(mode, mode)
+    if mode == TrackingMode.disabled.value:
+        return NoTracker()
+    names = RunNames(folder, group, name, job_type)
+    return start_run(config, mode, settings, names, resumed_id=resumed_id, on_stop=on_stop)

@@ -1,0 +1,82 @@
+"""Checkpoints: written whole or not at all, verified when they are read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from hydratune import digests
+from hydratune.errors import RunError
+from hydratune.records.files import atomic
+from hydratune.training.interrupts import delay_signals
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint under another name and renames it.
+
+    Lightning's own writer copies from the system's temporary folder, so a full disk leaves half a
+    checkpoint.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write ``checkpoint`` and its digest. Raises ``RunError`` if the disk is full."""
+        try:
+            with delay_signals(), atomic(Path(path), digest=True) as stream:
+                torch.save(checkpoint, stream)
+        except RuntimeError as error:  # how torch's zip writer reports a full disk
+            raise RunError(
+                f"cannot write the checkpoint {path} ({error}); free some space and start again"
+            ) from error
+
+
+def best_checkpoint(folder: Path) -> ModelCheckpoint:
+    """Return the callback that keeps ``best.ckpt``, the trained parameters with the lowest
+    validation loss.
+    """
+    # By default Lightning would look at the end of an epoch only, and miss a better validation
+    # before it.
+    return ModelCheckpoint(
+        folder,
+        filename="best",
+        monitor="val/loss",
+        mode="min",
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+
+
+def read_checkpoint(file: Path) -> tuple[dict[str, Any], bool]:
+    """Return the content of a checkpoint, and whether it was verified by its digest.
+
+    Raises ``RunError`` if it is not what was written, or cannot be read.
+    """
+    try:
+        verified = digests.verify(file)
+        return dict(torch.load(file, map_location="cpu", weights_only=True)), verified
+    except RunError:
+        raise
+    except Exception as error:
+        # torch, its zip reader and its unpickler each have their own errors, whose advice must not
+        # be followed
+        raise RunError(
+            f"{file} cannot be read as a checkpoint ({type(error).__name__}): it was changed or cut"
+        ) from error
+
+
+def best_weights(checkpoint: Path) -> Mapping[str, torch.Tensor]:
+    """Return the trained parameters of a checkpoint by the module's names.
+
+    Raises ``RunError`` if it was damaged since.
+    """
+    try:
+        state: Mapping[str, torch.Tensor] = read_checkpoint(checkpoint)[0]["state_dict"]
+    except RunError as error:
+        raise RunError(
+            f"{error}. The same command again is resumed from what is whole, or begins anew"
+        ) from error
+    return state

@@ -1,0 +1,50 @@
+"""What training needs of whoever calls it, as small protocols.
+
+A run on its own uses the defaults (``NeverHalved``, ``OwnResources``). A sweep that computes
+several runs in one process implements the same protocols for each of them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+Made = TypeVar("Made")
+
+
+class HalvingDecisions(Protocol):
+    """Decides after some steps of a run whether it is worth to be continued."""
+
+    def rungs(self, total: int) -> Sequence[int]:
+        """Return the steps, of a run of ``total`` optimizer steps, after which it is judged."""
+
+    def judged(self, step: int) -> bool:
+        """Return whether the run was judged after ``step`` before it was interrupted."""
+
+    def may_continue(self, step: int, loss: float) -> bool:
+        """Return whether the run continues after ``step`` with this validation loss."""
+
+
+class NeverHalved:
+    """The decisions for a run that is never judged."""
+
+    def rungs(self, total: int) -> Sequence[int]:
+        return ()
+
+    def judged(self, step: int) -> bool:
+        return True
+
+    def may_continue(self, step: int, loss: float) -> bool:
+        return True
+
+
+class SharedResources(Protocol):
+    """Makes things once for all runs of a process."""
+
+    def shared(self, name: str, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` makes; runs that share resources get one object for each name."""
+
+
+class OwnResources:
+    """The resources of a run that shares nothing."""
+
+    def shared(self, name: str, make: Callable[[], Made]) -> Made:
+        return make()

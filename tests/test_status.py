@@ -1,0 +1,92 @@
+"""status.json as a typed record: reasons are fields, and what is on disk keeps its form."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Halved, Outcome, Rung, State, Status
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path)
+
+
+def stored(record: RunDirectory) -> dict[str, object]:
+    return dict(json.loads(record.status_file.read_text()))
+
+
+def test_a_directory_without_a_run_has_an_empty_status(record: RunDirectory) -> None:
+    assert record.read_status() == Status() and record.read_status().outcome is Outcome.no_run
+
+
+def test_keys_stand_in_the_order_of_older_versions(record: RunDirectory) -> None:
+    record.start()
+    record.update(wandb_id="abc")
+    record.end(State.failed, "the loss is not finite")
+    assert list(stored(record)) == ["wandb_id", "state", "started", "ended", "error"]
+    assert stored(record)["state"] == "failed" and record.read_status().outcome is Outcome.failed
+
+
+def test_halving_is_a_field_and_not_read_from_the_error(record: RunDirectory) -> None:
+    record.start()
+    for step, loss in ((4, 2.0), (8, 1.25)):
+        record.change_status(lambda status, at=step, loss=loss: status.report(at, loss))
+    assert record.read_status().rungs == (Rung(4, 2.0), Rung(8, 1.25))
+    record.change_status(Status.halve)
+    status = record.read_status()
+    assert status.outcome is Outcome.halved and status.halved == Halved(8, 1.25, 1)
+    assert stored(record)["halved"] == {"step": 8, "value": 1.25, "rung": 1}
+    assert status.error == "halved: not among the best at step 8 (validation loss 1.2500)"
+
+
+def test_a_loss_that_is_reported_again_replaces_what_came_later() -> None:
+    status = Status({"rungs": [[4, 2.0], [8, 1.5]]}).report(4, None)
+    assert status.rungs == (Rung(4, None),)
+
+
+def test_a_run_that_cannot_share_a_pack_says_why_and_starts_without_it(
+    record: RunDirectory,
+) -> None:
+    record.start()
+    record.change_status(lambda status: status.leave_pack("it trains weights of the base model"))
+    status = record.read_status()
+    assert status.outcome is Outcome.cannot_share_pack
+    assert status.cannot_share_pack == "it trains weights of the base model"
+    assert status.error == "runs alone: it trains weights of the base model"
+    record.start(resumed=True)
+    assert record.read_status().outcome is Outcome.running
+    assert "cannot_share_pack" not in stored(record)
+
+
+def test_the_error_alone_decides_nothing() -> None:
+    status = Status({"state": "stopped", "error": "runs alone: halved at step 4"})
+    assert status.outcome is Outcome.stopped
+
+
+def test_a_resumed_run_keeps_its_start_its_rungs_and_unknown_keys(record: RunDirectory) -> None:
+    record.start()
+    record.update(started="2026-01-01T00:00:00+00:00", note="of another version", tries=2)
+    record.change_status(lambda status: status.report(4, 1.0).pause())
+    assert record.read_status().outcome is Outcome.paused
+    record.start(resumed=True)
+    status = record.read_status()
+    assert status.started == "2026-01-01T00:00:00+00:00" and status.rungs == (Rung(4, 1.0),)
+    assert stored(record)["note"] == "of another version" and not status.is_paused
+    record.start()
+    assert list(stored(record)) == ["wandb_id", "tries", "state", "started", "ended", "error"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state": "dreaming"},
+        {"state": 7, "halved": "yes", "rungs": 3, "error": [], "tries": "two"},
+    ],
+)
+def test_values_of_the_wrong_type_count_as_missing(content: dict[str, object]) -> None:
+    status = Status(content)
+    assert status.outcome is Outcome.no_run and status.halved is None and status.rungs == ()
+    assert status.error is None and status.tries is None
