@@ -9,8 +9,8 @@ from hydratune.console import console
 from hydratune.data.answers import json_schema
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.preparation import prepare as prepare_data
 from hydratune.data.prepared import Prepared
-from hydratune.data.prepared import prepare as prepare_data
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.evaluation import assess, canaries, metrics

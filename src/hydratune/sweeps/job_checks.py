@@ -11,6 +11,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.adapters.folder import adopt
+from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory
@@ -18,7 +19,6 @@ from hydratune.records.status import Outcome
 from hydratune.records.sweep import SweepJob, varying
 from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import Resume, TrainConfig, load
-from hydratune.settings.data import FilesData
 from hydratune.settings.registry import typed
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import PlannedJob, without_hydra

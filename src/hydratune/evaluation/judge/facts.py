@@ -88,8 +88,8 @@ def _note(client: Client, asked: int, opinions: Sequence[Opinion], why: str) -> 
 
 
 def _example(row: Row, opinion: Opinion) -> dict[str, object]:
-    texts = [pii.hidden(text)[:_LONGEST] for text in (_request(row), row.answer)]
-    feedback = pii.hidden(opinion.feedback)[:_LONGEST]
+    texts = [pii.mask_all(text)[:_LONGEST] for text in (_request(row), row.answer)]
+    feedback = pii.mask_all(opinion.feedback)[:_LONGEST]
     return {"rows": [row.id, row.id], "texts": texts, "note": feedback}
 
 
