@@ -44,7 +44,7 @@ from hydratune.metric_table import (
     title,
 )
 from hydratune.records.files import read_json, read_jsonl, read_text, write_text
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
@@ -62,7 +62,7 @@ Predictions = Mapping[str, Sequence[Prediction]]  # by system
 
 def write(record: RunDirectory) -> Path:
     """Write the page, and return its path. Raises ``RunError`` if the disk refuses it."""
-    file = record.path / "report.html"
+    file = record.file(RunFile.report)
     write_text(file, render(record))
     return file
 
@@ -91,7 +91,7 @@ def render(record: RunDirectory) -> str:
 def _heading(record: RunDirectory, settings: Mapping[str, Any]) -> dict[str, str]:
     status = _json(record.status_file)
     errors = [str(status["error"])] if status.get("error") else []
-    damaged = [*digests.problems(record.path), *digests.problems(record.path / ".hydra")]
+    damaged = [*digests.problems(record.path), *digests.problems(record.file(RunFile.hydra))]
     return {
         "name": str(settings.get("name") or record.path.name),
         "path": mask(str(record.path)),
@@ -152,7 +152,7 @@ def _rows(record: RunDirectory, system: str) -> list[dict[str, Any]]:
 
 def _overrides(record: RunDirectory) -> list[str]:
     """Return what was typed on the command line."""
-    file = record.path / ".hydra" / "overrides.yaml"
+    file = record.file(RunFile.hydra) / "overrides.yaml"
     try:
         overrides = OmegaConf.to_container(load_yaml(file)) if file.is_file() else []
     except _YAML_ERRORS:
@@ -293,12 +293,12 @@ def _with_unit(unit: Unit, value: float) -> str:
 
 
 def _environment(record: RunDirectory) -> dict[str, str]:
-    facts = _json(record.path / "environment.json")
+    facts = _json(record.environment_file)
     return {key: mask(str(value)) for key, value in flat(facts).items()} if facts else {}
 
 
 def _data(record: RunDirectory) -> dict[str, Any]:
-    facts = _json(record.path / "data.json")
+    facts = _json(record.data_file)
     splits = [
         {
             "name": name,
@@ -317,7 +317,7 @@ def _data(record: RunDirectory) -> dict[str, Any]:
         "splits": splits,
         "findings": findings,
         "canaries": len(facts.get("canaries", [])),
-        "page": (record.path / "data.html").is_file(),
+        "page": record.file(RunFile.data_page).is_file(),
     }
 
 

@@ -15,6 +15,7 @@ from hydratune.evaluation.measures import Measure, Prediction, difference, group
 from hydratune.experiment.finished_run import FinishedRun, load_model
 from hydratune.metric_table import is_likelihood
 from hydratune.records.files import read_jsonl, write_json, write_jsonl
+from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 from hydratune.settings.evaluation import EvaluationConfig
 
@@ -52,7 +53,7 @@ def evaluate_constrained(run: FinishedRun, config: EvaluateConfig) -> None:
         table = _new_table(title, evaluation)
         content |= _compare(system, pair[0], pair[1], groups_of(constrained), evaluation, table)
         console.print(table)
-    write_json(run.record.path / "evaluation_constrained.json", content)
+    write_json(run.record.file(RunFile.evaluation_constrained), content)
     console.print(
         f"written     {escape(str(run.record.path))}/evaluation_constrained.json  [dim](and"
         " predictions_*constrained.jsonl)",

@@ -13,7 +13,7 @@ from hydratune.errors import RunError
 from hydratune.records.environment import Environment
 from hydratune.records.files import read_json
 from hydratune.records.metrics import RunMetrics
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import EvaluateConfig, TrainConfig, load
 from hydratune.settings.optimizer import AdamWOptimizer
@@ -72,7 +72,7 @@ def require_files(settings: TrainConfig, record: RunDirectory) -> None:
     Their paths are relative to the folder in which the run was started.
     """
     if problems := configuration_problems(settings):
-        origin = record.path / ".hydra" / "hydra.yaml"
+        origin = record.file(RunFile.hydra) / "hydra.yaml"
         started = load_yaml(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise RunError(f"the run cannot be repeated here; it was started in {started}\n{lines}")

@@ -16,7 +16,7 @@ from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome
-from hydratune.records.sweep import SweepJob, varying
+from hydratune.records.sweep import SWEEP_FILE, SweepJob, varying
 from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.registry import typed
@@ -29,7 +29,7 @@ _RESERVED_NAMES = (
     "",
     "wandb",
     "comparison",
-    "sweep.json",
+    SWEEP_FILE,
     "multirun.yaml",
     "pack.log",
     "study.log",
@@ -145,7 +145,7 @@ def refuse_other_environment(finished: Sequence[RunDirectory], resume: Resume) -
     if resume is Resume.force:
         return
     for record in finished:
-        changes = environment.changes(read_json(record.path / "environment.json"))
+        changes = environment.changes(read_json(record.environment_file))
         if changes:
             why = (
                 f"job {record.path.name} is finished, and since then {'; '.join(changes)}: the"
