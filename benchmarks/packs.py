@@ -23,7 +23,7 @@ import torch
 
 from fresh import _cpu_seconds
 from hydratune.adapters import attach
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware, sources
 from hydratune.models.compute import on_cpu
 from hydratune.records.run_directory import RunDirectory
@@ -39,8 +39,8 @@ def rows(count: int, tokens: int, vocabulary: int) -> list[list[Encoded]]:
     """``count`` micro-packs of one row."""
     generator = torch.Generator().manual_seed(tokens)
     drawn = torch.randint(5, vocabulary, (count, tokens + 1), generator=generator)
-    trained = (*[False] * (tokens + 1 - tokens // 2), *[True] * (tokens // 2))
-    return [[Encoded(tuple(ids), trained)] for ids in drawn.tolist()]
+    loss_mask = (*[False] * (tokens + 1 - tokens // 2), *[True] * (tokens // 2))
+    return [[Encoded(tuple(ids), loss_mask)] for ids in drawn.tolist()]
 
 
 class Pack:

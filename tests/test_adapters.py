@@ -11,26 +11,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import SMALL
 from hydratune.adapters import attach
+from hydratune.adapters.methods.adalora import AdaLoraAdapter
+from hydratune.adapters.methods.freeze import PartialFinetune
+from hydratune.adapters.methods.ia3 import Ia3Adapter
+from hydratune.adapters.methods.lora import LoraAdapter, LoraBias
+from hydratune.adapters.methods.oft import OftAdapter
+from hydratune.adapters.methods.prefix_tuning import PrefixInit, PrefixTuning
+from hydratune.adapters.methods.prompt_tuning import PromptInit, PromptTuning
+from hydratune.adapters.methods.vera import VeraAdapter
 from hydratune.composition import CONF
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import ConfigError
 from hydratune.evaluation.generation import answer
 from hydratune.models import sources
 from hydratune.models.attention import NAME
 from hydratune.models.compute import on_cpu
-from hydratune.settings.adapter import (
-    AdaLoraAdapter,
-    Ia3Adapter,
-    LoraAdapter,
-    LoraBias,
-    OftAdapter,
-    PartialFinetune,
-    PrefixInit,
-    PrefixTuning,
-    PromptInit,
-    PromptTuning,
-    VeraAdapter,
-)
 from hydratune.settings.model import Quantization, TinyModel
 from hydratune.training.adalora import RankAllocation, orthogonality
 from hydratune.training.objective import Objective
@@ -533,7 +528,7 @@ def test_an_architecture_that_peft_does_not_know_needs_names() -> None:
         (
             ["adapter=prompt_tuning", "adapter.prompt_tuning_init=TEXT"],
             "adapter.prompt_tuning_init_text",
-            "begin as this text",
+            "start as this text",
         ),
         (
             ["adapter=prompt_tuning", "adapter.prompt_tuning_init_text=Go"],

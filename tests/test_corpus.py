@@ -9,6 +9,9 @@ import torch
 
 from conftest import SHARED_DATA
 from hydratune.adapters import attach
+from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.adapters.methods.prefix_tuning import PrefixTuning
+from hydratune.adapters.methods.prompt_tuning import PromptTuning
 from hydratune.cache import cache_folder
 from hydratune.evaluation.corpus import (
     Passage,
@@ -19,7 +22,6 @@ from hydratune.evaluation.corpus import (
     windows,
 )
 from hydratune.models.attention import NAME
-from hydratune.settings.adapter import LoraAdapter, PrefixTuning, PromptTuning
 
 USERS_CACHE = cache_folder()  # before the tests get one of their own: the real model is in it
 TEXTS = [

@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM
 
 from conftest import SMALL, edited
 from hydratune.adapters import attach, folder
-from hydratune.settings.adapter import LoraAdapter, PrefixTuning
+from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.adapters.methods.prefix_tuning import PrefixTuning
 from test_adapters import IDS, original, prepared, train
 from test_pack import assert_same_run, history
 from test_resume import interrupt_after

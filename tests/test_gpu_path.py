@@ -16,13 +16,13 @@ from peft.tuners.lora import Linear as PeftLinear
 
 from conftest import SMALL
 from hydratune.adapters import attach
-from hydratune.data.masking import Encoded
+from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.evaluation import assess, corpus, generation
 from hydratune.evaluation.generation import answer, batches_of
 from hydratune.models import compute, memory_plan, sources, varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import Compute, as_trained, remember_autocast
-from hydratune.settings.adapter import LoraAdapter
 from hydratune.settings.commands import register_commands
 from hydratune.sweeps.pack import count_computing_threads
 from hydratune.sweeps.pack_arguments import PackArguments

@@ -18,11 +18,12 @@ import torch
 
 from conftest import write_rows
 from hydratune.adapters import attach
-from hydratune.data.masking import Encoded
+from hydratune.adapters.methods.ia3 import Ia3Adapter
+from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import Leaving
 from hydratune.models.attention import NAME
 from hydratune.records.run_directory import RunDirectory
-from hydratune.settings.adapter import Ia3Adapter, LoraAdapter
 from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.sweeps.worker_pool import Task, WorkerPool

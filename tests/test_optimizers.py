@@ -12,10 +12,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from conftest import SMALL, edited
 from hydratune.adapters.attach import add_adapter
+from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.composition import CONF
 from hydratune.errors import ConfigError
 from hydratune.settings import checks
-from hydratune.settings.adapter import LoraAdapter
 from hydratune.settings.commands import load
 from hydratune.settings.optimizer import AdamWOptimizer, OptimizerConfig
 from hydratune.settings.registry import plain, variants

@@ -18,13 +18,14 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from conftest import SMALL, write_rows
+from hydratune.adapters.methods.full import FullFinetune
+from hydratune.adapters.methods.lora import LoraBias
 from hydratune.errors import Paused, RunError, SweepError
 from hydratune.experiment import run as experiment
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.adapter import FullFinetune, LoraBias
 from hydratune.settings.data import Control
 from hydratune.sweeps import pack
 from hydratune.sweeps.options import HalvingOptions, PackOptions

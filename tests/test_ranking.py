@@ -77,7 +77,7 @@ def test_seeds_are_one_entry_ranked_by_its_mean() -> None:
     )
 
 
-def test_means_within_the_noise_are_not_told_apart() -> None:
+def test_means_within_the_noise_are_indistinguishable() -> None:
     noisy = [
         run("a", 0.1, 1, 0.30),
         run("b", 0.1, 2, 0.40),
@@ -142,8 +142,8 @@ def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow
 
 
 @pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])
-def test_settings_that_do_nothing_are_rarely_told_apart(seeds: int, others: int) -> None:
-    """Their seeds are drawn alike: one pair in 20 may look different."""
+def test_settings_that_do_nothing_rarely_differ_significantly(seeds: int, others: int) -> None:
+    """Their seeds have the same distribution: one pair in 20 may look different."""
     noise = random.Random(3)
     pairs = [
         [[noise.gauss(1, 0.1) for _ in range(count)] for count in (seeds, others)]
@@ -260,7 +260,7 @@ def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
     assert [r.path.name for r in second.runs] == ["2"]
 
 
-def test_names_and_values_are_as_short_as_tells_them_apart() -> None:
+def test_names_and_values_are_as_short_as_is_unambiguous() -> None:
     names = short_names(["optimizer.lr", "optimizer.name", "adapter.name", "seed"])
     assert names == {
         "optimizer.lr": "lr",

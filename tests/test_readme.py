@@ -78,6 +78,8 @@ def test_readme_names_its_commands() -> None:
     [
         "data",
         "data/cases",
+        "data/encoding",
+        "data/formats",
         "data/quality",
         "models",
         "training",

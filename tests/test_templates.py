@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from conftest import SMALL, write_rows
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.errors import Defect, MaskError
 from hydratune.data.gate import gate, stretches
-from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.settings.data import TrainOn
 
@@ -179,14 +181,14 @@ def build(tiny: tuple[Any, Any, Any]) -> Build:
 
 
 def trained_texts(encoder: ChatEncoder, example: Encoded) -> list[str]:
-    return [encoder.decode(example.ids[start:end]) for start, end in stretches(example.trained)]
+    return [encoder.decode(example.ids[start:end]) for start, end in stretches(example.loss_mask)]
 
 
 def prompts_are_those_of_inference(encoder: ChatEncoder, row: Row, example: Encoded) -> bool:
-    spans = stretches(example.trained)
+    spans = stretches(example.loss_mask)
     turns = [i for i, m in enumerate(row.messages) if m.role == "assistant"][-len(spans) :]
     return all(
-        list(example.ids[:start]) == encoder.prompt(row.messages[:turn], row.tools)
+        list(example.ids[:start]) == encoder.prompt_tokens(row.messages[:turn], row.tools)
         for (start, _), turn in zip(spans, turns, strict=True)
     )
 
@@ -225,7 +227,7 @@ def test_calls_are_trained_and_what_tools_return_is_not(build: Build, name: str,
     )
     assert prompts_are_those_of_inference(encoder, row, example)
     assert '"weather"' in encoder.decode(
-        example.ids[: example.trained.index(True)]
+        example.ids[: example.loss_mask.index(True)]
     )  # the tools are shown
     gate(encoder, [row], [example])
 
@@ -249,8 +251,8 @@ def test_template_that_moves_or_drops_earlier_text_needs_train_on_last(
 def test_reference_of_a_call_is_the_call_as_written(build: Build, name: str) -> None:
     encoder, family = build(name), FAMILIES[name]
     wanted = family.call.removeprefix(family.preamble).removesuffix(family.ends[0])
-    assert encoder.reference(TOOL_TALKS["tools, last turn is a call"]) == wanted
-    assert encoder.reference(TALKS["one turn"]) == "Paris, since 987."
+    assert encoder.reference_answer(TOOL_TALKS["tools, last turn is a call"]) == wanted
+    assert encoder.reference_answer(TALKS["one turn"]) == "Paris, since 987."
 
 
 def test_builtin_tools_of_llama_end_with_their_own_token(build: Build) -> None:
@@ -271,7 +273,7 @@ def test_thinking_of_the_last_turn_is_trained(build: Build) -> None:
     assert trained_texts(encoder, example) == [
         "<think>\nThey asked for France.\n</think>\n\nParis, since 987.<|im_end|>"
     ]
-    assert encoder.decode(example.ids[: example.trained.index(True)]).endswith(
+    assert encoder.decode(example.ids[: example.loss_mask.index(True)]).endswith(
         "<|im_start|>assistant\n"
     )
     gate(encoder, [THINKING], [example])
@@ -324,11 +326,13 @@ def test_switched_off_thinking_leaves_the_empty_block_to_the_prompt(build: Build
 def test_what_was_thought_is_no_part_of_the_answer_that_is_scored(build: Build) -> None:
     encoder = build("qwen3")
     for row in (THINKING, TALKS["one turn"]):
-        assert encoder.said(row, "<think>\nOther thoughts.\n</think>\n\nLyon") == "Lyon"
-        assert encoder.said(row, "<think>\n\n</think>\n\nLyon") == "Lyon"
-        assert encoder.said(row, "<think>\nendless thoughts") == "<think>\nendless thoughts"
-    assert build("mistral").said(TALKS["one turn"], " Lyon") == "Lyon"
-    assert build("chatml").said(TALKS["one turn"], "Lyon") == "Lyon"
+        assert encoder.extract_answer(row, "<think>\nOther thoughts.\n</think>\n\nLyon") == "Lyon"
+        assert encoder.extract_answer(row, "<think>\n\n</think>\n\nLyon") == "Lyon"
+        assert (
+            encoder.extract_answer(row, "<think>\nendless thoughts") == "<think>\nendless thoughts"
+        )
+    assert build("mistral").extract_answer(TALKS["one turn"], " Lyon") == "Lyon"
+    assert build("chatml").extract_answer(TALKS["one turn"], "Lyon") == "Lyon"
 
 
 def test_generation_stops_at_the_first_turn_end_so_nothing_after_it_is_trained(

@@ -14,16 +14,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from conftest import SMALL
 from hydratune.adapters import attach, trained
+from hydratune.adapters.methods.freeze import PartialFinetune
+from hydratune.adapters.methods.full import FullFinetune
+from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.adapters.methods.prefix_tuning import PrefixTuning
+from hydratune.adapters.methods.vera import VeraAdapter
 from hydratune.adapters.targets import layer_number, matches, without_effect
 from hydratune.errors import ConfigError
-from hydratune.settings.adapter import (
-    AdapterConfig,
-    FullFinetune,
-    LoraAdapter,
-    PartialFinetune,
-    PrefixTuning,
-    VeraAdapter,
-)
+from hydratune.settings.adapter import AdapterConfig
 from test_adapters import IDS, prepared, train
 
 Command = Callable[..., tuple[int, str]]

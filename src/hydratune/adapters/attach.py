@@ -18,35 +18,26 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from hydratune import digests
-from hydratune.adapters import continued, initialisation, methods, targets, trained
+from hydratune.adapters import continued, initialisation, targets, trained
+from hydratune.adapters.base import LayerAdapter, PeftAdapter
 from hydratune.adapters.folder import AdapterFolder
-from hydratune.adapters.methods import changes_base
-from hydratune.adapters.targets import layer_number, matches, short_names, unreadable
+from hydratune.adapters.methods.full import FullFinetune
+from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models import turn_ends
 from hydratune.models.compute import Compute
 from hydratune.models.sources import Source, load_model
-from hydratune.settings.adapter import (
-    AdapterConfig,
-    FullFinetune,
-    LayerAdapter,
-    LoraAdapter,
-    PartialFinetune,
-    PeftAdapter,
-    PromptAdapter,
-)
+from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.model import ModelConfig, Quantization
 from hydratune.training.patches import ModelPatches
 
 __all__ = [
     "add_adapter",
-    "changes_base",
     "check",
     "count_parameters",
     "load_tuned",
     "prepare_quantised",
     "save",
-    "virtual_tokens",
 ]
 
 
@@ -67,7 +58,7 @@ def add_adapter(
         ModelPatches(continued_model).use_lean_layers()
         return continued_model
     if isinstance(adapter, FullFinetune):
-        chosen = _trained(model, adapter)
+        chosen = adapter.trained_parameters(model)
         for name, parameter in model.named_parameters(remove_duplicate=False):
             if name in chosen:
                 parameter.requires_grad_(True)
@@ -80,7 +71,7 @@ def add_adapter(
     )
     try:
         with _peft_warnings():
-            result = get_peft_model(model, methods.peft_config(model, adapter, steps))  # type: ignore[arg-type]
+            result = get_peft_model(model, adapter.peft_config(model, steps))  # type: ignore[arg-type]
     except (ValueError, TypeError, NotImplementedError) as error:
         why = f"PEFT refuses it: {error}"
         raise ConfigError(
@@ -89,7 +80,7 @@ def add_adapter(
     assert isinstance(result, PeftModel)
     if isinstance(adapter, LayerAdapter) and not adapter.extra.get("target_parameters"):
         _refuse_other_parts(result, adapter, meant)
-    if changes_base(adapter):
+    if adapter.changes_base():
         result.start = initialisation.start_of(result)
     if isinstance(adapter, LoraAdapter) and adapter.init_lora_weights == "loftq":
         initialisation.loftq(result)
@@ -134,69 +125,13 @@ def check(
     """Raises ``ConfigError`` for settings that this architecture, or a run of ``steps``, cannot
     take; changes nothing.
     """
-    problems: list[Problem] = []
     if start is not None:
         assert isinstance(adapter, PeftAdapter)
         continued.check(model, start, adapter)
         return
-    if isinstance(adapter, FullFinetune):
-        _trained(model, adapter)
-    elif isinstance(adapter, PeftAdapter):
-        problems = list(methods.problems(model, adapter, steps))
+    problems = list(adapter.model_problems(model, steps))
     if problems:
         raise ConfigError(problems)
-
-
-def virtual_tokens(adapter: AdapterConfig) -> int:
-    """How many tokens ``adapter`` puts before every row."""
-    return adapter.num_virtual_tokens if isinstance(adapter, PromptAdapter) else 0
-
-
-def _trained(model: PreTrainedModel, adapter: FullFinetune) -> set[str]:
-    """Names of the parameters that are trained in full.
-
-    Raises ``ConfigError`` for what the model does not have.
-    """
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    if not isinstance(adapter, PartialFinetune):
-        return set(names)
-    problems = list(unreadable("adapter.trainable", adapter.trainable))
-    problems += (
-        [] if problems else list(targets.glob_like("adapter.trainable", adapter.trainable, names))
-    )
-    layers = sorted({number for name in names if (number := layer_number(name, None)) is not None})
-    if adapter.last_layers > len(layers):
-        why = f"this model has {len(layers)} layers"
-        problems.append(
-            Problem(
-                "adapter.last_layers",
-                adapter.last_layers,
-                why,
-                f"set adapter.last_layers={len(layers)} or less",
-            )
-        )
-    top = layers[len(layers) - adapter.last_layers :]
-    chosen = {name for name in names if layer_number(name, None) in top}
-    for pattern in adapter.trainable if not problems else ():
-        found = {name for name in names if any(matches(part, pattern) for part in _parts(name))}
-        if not found:
-            why = f"this model has no module or parameter called {pattern}"
-            parents = short_names(
-                [part for name in names for part in _parts(name)[:-1] if not part[-1].isdigit()]
-            )
-            problems.append(
-                Problem("adapter.trainable", adapter.trainable, why, f"some of: {parents}")
-            )
-        chosen |= found
-    if problems:
-        raise ConfigError(problems)
-    return chosen
-
-
-def _parts(name: str) -> list[str]:
-    """``a.b.c`` -> a, a.b, a.b.c: the modules a parameter is in, and itself."""
-    words = name.split(".")
-    return [".".join(words[:end]) for end in range(1, len(words) + 1)]
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -21,11 +21,11 @@ from peft import (
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.folder import KEY, AdapterFolder, settings_of_run
 from hydratune.errors import ConfigError, Problem
 from hydratune.models.sources import Source
 from hydratune.records.files import read_json
-from hydratune.settings.adapter import PeftAdapter, PrefixTuning, PromptTuning
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.model import HubModel
 from hydratune.settings.registry import plain
@@ -83,10 +83,7 @@ def _bare(model: PreTrainedModel, found: AdapterFolder, adapter: PeftAdapter) ->
             )
             if hasattr(config, "init_lora_weights"):
                 config.init_lora_weights = True
-            if isinstance(adapter, PromptTuning):
-                config.prompt_tuning_init, config.prompt_tuning_init_text = "RANDOM", None
-            if isinstance(adapter, PrefixTuning):
-                config.prefix_projection, config.init_weights = False, None
+            adapter.restart(config)
             for name in ("lora_dropout", "vera_dropout", "module_dropout"):
                 if hasattr(adapter, name):
                     setattr(config, name, getattr(adapter, name))

@@ -13,33 +13,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune import digests
+from hydratune.adapters.base import PeftAdapter
+from hydratune.adapters.methods.full import FullFinetune
 from hydratune.errors import ConfigError, Problem
-from hydratune.settings.adapter import (
-    AdapterConfig,
-    FullFinetune,
-    Ia3Adapter,
-    LoraAdapter,
-    OftAdapter,
-    PeftAdapter,
-    PrefixTuning,
-    PromptInit,
-    PromptTuning,
-    VeraAdapter,
-)
+from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.commands import TrainConfig, load
-from hydratune.settings.registry import plain
+from hydratune.settings.registry import plain, variants
 
 SETTINGS_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 KEY = "model.adapter"
-_KINDS: dict[str, type[PeftAdapter]] = {
-    "LORA": LoraAdapter,
-    "IA3": Ia3Adapter,
-    "VERA": VeraAdapter,
-    "OFT": OftAdapter,
-    "PROMPT_TUNING": PromptTuning,
-    "PREFIX_TUNING": PrefixTuning,
-}
 # PEFT's: the base of such weights is not the untouched one
 _STARTS_IN_THE_BASE = (
     "pissa",
@@ -170,6 +153,12 @@ def _read(given: str, folder: Path, run: Path | None) -> AdapterFolder:
     return AdapterFolder(folder, run, settings)
 
 
+def _methods() -> dict[str, type[PeftAdapter]]:
+    """Return the adapter methods by PEFT's names of them."""
+    kinds = variants("adapter").values()
+    return {kind.peft_type: kind for kind in kinds if issubclass(kind, PeftAdapter)}
+
+
 def described(found: AdapterFolder) -> PeftAdapter:
     """The settings of the adapter as this program has them.
 
@@ -179,12 +168,13 @@ def described(found: AdapterFolder) -> PeftAdapter:
     method = str(settings.get("peft_type"))
     start = str(settings.get("init_lora_weights", "")).lower()
     why = ""
-    if method == "ADALORA":
-        why = "AdaLoRA deals its ranks out over one run, so it cannot be trained further"
-    elif method not in _KINDS:
+    kind = _methods().get(method)
+    if kind is not None and kind.resume_obstacle:
+        why = f"{kind.resume_obstacle}, so it cannot be trained further"
+    elif kind is None:
         why = (
             f"its method is {method}, which is not trained here (trained are"
-            f" {', '.join(map(str.lower, _KINDS))})"
+            f" {', '.join(sorted(map(str.lower, _methods())))})"
         )
     elif settings.get("task_type") not in (None, "CAUSAL_LM"):
         why = f"it was made for {settings['task_type']}, not for the next token (CAUSAL_LM)"
@@ -204,7 +194,7 @@ def described(found: AdapterFolder) -> PeftAdapter:
             else f"give another adapter, or begin a new one: leave {KEY} out"
         )
         raise ConfigError([Problem(KEY, given, why, fix)])
-    kind = _KINDS[method]
+    assert kind is not None
     known = {f.name for f in fields(kind)} - {"method", "extra"}
     values = {name: _value(name, settings[name]) for name in known & settings.keys()}
     values = {
@@ -212,10 +202,7 @@ def described(found: AdapterFolder) -> PeftAdapter:
         for name, value in values.items()
         if value is not None or name in ("target_modules", "feedforward_modules")
     }
-    if issubclass(kind, PromptTuning):
-        values |= {"prompt_tuning_init": PromptInit.RANDOM, "prompt_tuning_init_text": None}
-    if issubclass(kind, PrefixTuning):  # what was saved is what its network made of the embeddings
-        values = {"num_virtual_tokens": values.get("num_virtual_tokens")}
+    values = kind().saved_values(values)
     try:
         result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
     except OmegaConfBaseException as error:

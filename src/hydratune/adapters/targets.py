@@ -5,6 +5,7 @@ show the names that exist.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from peft import utils as peft_utils
@@ -12,26 +13,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hydratune.errors import ConfigError, Problem
-from hydratune.settings.adapter import (
-    AdaLoraAdapter,
-    Ia3Adapter,
-    LayerAdapter,
-    LoraAdapter,
-    OftAdapter,
-    VeraAdapter,
-)
+
+if TYPE_CHECKING:
+    from hydratune.adapters.base import LayerAdapter
 
 ALL_LINEAR = "all-linear"
-_PEFTS_CHOICE: dict[type[LayerAdapter], Mapping[str, Sequence[str]]] = {  # architecture -> names
-    LoraAdapter: peft_utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-    AdaLoraAdapter: peft_utils.TRANSFORMERS_MODELS_TO_ADALORA_TARGET_MODULES_MAPPING,
-    Ia3Adapter: peft_utils.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
-    VeraAdapter: peft_utils.TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING,
-    OftAdapter: peft_utils.TRANSFORMERS_MODELS_TO_OFT_TARGET_MODULES_MAPPING,
-}
-_PEFTS_FEEDFORWARD: Mapping[str, Sequence[str]] = (
-    peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
-)
 _LAYER_LISTS = ("layers", "h", "block", "blocks", "layer")  # as PEFT looks for them
 
 
@@ -116,14 +102,16 @@ def layer_number(name: str, pattern: str | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def wanted(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
+def wanted(model: PreTrainedModel, adapter: "LayerAdapter") -> list[str]:
     """``adapter.target_modules``, or PEFT's choice for the architecture.
 
     Raises ``ConfigError`` where PEFT knows none.
     """
     if adapter.target_modules is not None:
         return list(adapter.target_modules)
-    known = _PEFTS_CHOICE[type(adapter)]
+    # architecture -> names
+    mapping = f"TRANSFORMERS_MODELS_TO_{adapter.peft_type}_TARGET_MODULES_MAPPING"
+    known: Mapping[str, Sequence[str]] = getattr(peft_utils, mapping)
     kind = model.config.model_type
     if kind not in known or isinstance(known[kind], str):
         why = (
@@ -142,22 +130,7 @@ def adapter_name(adapter: object) -> str:
     return str(getattr(adapter, "method", type(adapter).__name__))
 
 
-def feedforward(model: PreTrainedModel, adapter: Ia3Adapter) -> list[str]:
-    """Names of the targets whose input is scaled. Raises ``ConfigError`` where PEFT knows none."""
-    if adapter.feedforward_modules is not None:
-        return list(adapter.feedforward_modules)
-    kind = model.config.model_type
-    if kind not in _PEFTS_FEEDFORWARD:
-        why = f"PEFT does not know the feed-forward layers of the architecture {kind!r}"
-        fix = (
-            "name those among adapter.target_modules: adapter.feedforward_modules=[...], or [] if"
-            " there are none"
-        )
-        raise ConfigError([Problem("adapter.feedforward_modules", None, why, fix)])
-    return list(_PEFTS_FEEDFORWARD[kind])
-
-
-def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn.Module]:
+def targets(model: PreTrainedModel, adapter: "LayerAdapter") -> dict[str, torch.nn.Module]:
     """The layers that ``adapter`` changes, by name.
 
     Raises ``ConfigError`` for names that match nothing.
@@ -216,7 +189,7 @@ def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn
     return chosen
 
 
-def _excluded_shorthand(adapter: LayerAdapter, body: Sequence[str]) -> Iterator[Problem]:
+def _excluded_shorthand(adapter: "LayerAdapter", body: Sequence[str]) -> Iterator[Problem]:
     if ALL_LINEAR in adapter.exclude_modules:
         why = (
             f"{ALL_LINEAR} is a word for targets; here it would exclude nothing, and meant as it"
@@ -227,7 +200,7 @@ def _excluded_shorthand(adapter: LayerAdapter, body: Sequence[str]) -> Iterator[
 
 
 def _left_out(
-    adapter: LayerAdapter, before: Iterable[str], chosen: Iterable[str]
+    adapter: "LayerAdapter", before: Iterable[str], chosen: Iterable[str]
 ) -> Iterator[Problem]:
     """Names of which every layer is left out again; ``before``: the layers without
     ``layers_to_transform``.
@@ -249,7 +222,7 @@ def _left_out(
         yield Problem("adapter.target_modules", adapter.target_modules, why, fix)
 
 
-def without_effect(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
+def without_effect(model: PreTrainedModel, adapter: "LayerAdapter") -> list[str]:
     """Names in ``exclude_modules`` that are no target anyway."""
     patterns = adapter.exclude_modules
     others = set(targets(model, replace(adapter, exclude_modules=[]))) if patterns else set()
@@ -292,7 +265,7 @@ def saved_modules(model: PreTrainedModel, patterns: Sequence[str]) -> dict[str, 
     }
 
 
-def meant(model: PreTrainedModel, adapter: LayerAdapter) -> tuple[set[str], set[str]]:
+def meant(model: PreTrainedModel, adapter: "LayerAdapter") -> tuple[set[str], set[str]]:
     """(names of the layers that ``adapter`` changes, names of the modules that are trained in full
     beside it).
 
@@ -338,7 +311,7 @@ def saved_for_peft(model: PreTrainedModel, patterns: Sequence[str]) -> list[str]
     return sorted(f"base_model.model.{name}" for name in meant)
 
 
-def _wrong_layers(model: PreTrainedModel, adapter: LayerAdapter) -> Iterator[Problem]:
+def _wrong_layers(model: PreTrainedModel, adapter: "LayerAdapter") -> Iterator[Problem]:
     if adapter.layers_to_transform is None:
         return
     numbers = {layer_number(name, adapter.layers_pattern) for name, _ in model.named_modules()} - {
@@ -364,7 +337,7 @@ def _wrong_layers(model: PreTrainedModel, adapter: LayerAdapter) -> Iterator[Pro
         )
 
 
-def for_peft(model: PreTrainedModel, adapter: LayerAdapter) -> str | list[str]:
+def for_peft(model: PreTrainedModel, adapter: "LayerAdapter") -> str | list[str]:
     """``target_modules`` of the PEFT config: as short as they can be written, else every name."""
     choice = wanted(model, adapter)
     if adapter.exclude_modules or adapter.layers_to_transform is not None:

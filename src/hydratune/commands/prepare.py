@@ -16,10 +16,10 @@ from rich.text import Text
 from hydratune import digests
 from hydratune.console import console, progress, section
 from hydratune.data.answers import SCHEMA_FILE
-from hydratune.data.calls import TEXT_ARGUMENTS
 from hydratune.data.described import SHOWN, count_tokens, described
-from hydratune.data.examples import encoded_examples
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.call_arguments import TEXT_ARGUMENTS
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.examples import encode_examples
 from hydratune.data.prepared import Prepared, prepare, write_prepared
 from hydratune.data.preview import show
 from hydratune.data.quality.findings import by_split, refusals
@@ -292,7 +292,7 @@ def _masked(
     for raw in prepared.rows("train"):
         try:
             examples = list(
-                encoded_examples(
+                encode_examples(
                     encoder, [with_system(raw, config.data.system_prompt)], config.data, "train"
                 )
             )

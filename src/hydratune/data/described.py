@@ -5,7 +5,8 @@ trained. For report.json and report.html.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.prepared import Prepared
 from hydratune.data.preview import pieces
 from hydratune.data.reading import SPLIT_NAMES, with_system

@@ -4,14 +4,10 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydratune.data.masking import (
-    TOGETHER,
-    ChatEncoder,
-    Defect,
-    Encoded,
-    MaskError,
-    turns_melt_error,
-)
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.errors import Defect, MaskError, turns_melt_error
+from hydratune.data.encoding.tokenizing import ROWS_PER_CALL
 from hydratune.data.rows import Message, Row
 
 
@@ -22,8 +18,8 @@ def gate(encoder: ChatEncoder, rows: Sequence[Row], encoded: Sequence[Encoded]) 
     inference sends; the stretch is one assistant turn and ends with the turn-end token; no other
     token is trained; no doubled begin-of-text token.
     """
-    for start in range(0, len(rows), TOGETHER):
-        part = slice(start, start + TOGETHER)
+    for start in range(0, len(rows), ROWS_PER_CALL):
+        part = slice(start, start + ROWS_PER_CALL)
         _check_prompts(
             encoder,
             [
@@ -66,7 +62,7 @@ def _check_row(encoder: ChatEncoder, row: Row, example: Encoded) -> _Checked:
             " model.chat_template",
             Defect.double_bos,
         )
-    spans = stretches(example.trained)
+    spans = stretches(example.loss_mask)
     if row.is_text:
         _check_document(encoder, row, example, where)
         return _Checked(row, example, [], [])
@@ -82,13 +78,13 @@ def _check_document(encoder: ChatEncoder, row: Row, example: Encoded, where: str
     """All of its text is trained but its first token, or but its context, and its end where it
     ends.
     """
-    start, end = stretches(example.trained)[0]
+    start, end = stretches(example.loss_mask)[0]
     has_context = len(row.answer) < len(row.text)
     text = encoder.decode(example.ids[start:end])
     whole = row.answer.strip() in text if has_context else start == 1
-    if not whole or not all(example.trained[start:-1]):
+    if not whole or not all(example.loss_mask[start:-1]):
         raise MaskError(f"{where}: part of the text is not trained", Defect.answer_untrained)
-    if not example.trained[-1] or not (
+    if not example.loss_mask[-1] or not (
         row.messages[-1].continues or example.ids[-1] in encoder.turn_end_ids
     ):
         raise _end_untrained(where)
@@ -100,7 +96,9 @@ def _check_prompts(encoder: ChatEncoder, part: Sequence[_Checked]) -> None:
         for c in part
         for (start, end), turn in zip(c.spans, c.turns, strict=True)
     ]
-    right = encoder.sends([(c.row, turn, c.example.ids[:start]) for c, start, _, turn in asked])
+    right = encoder.prompts_match_inference(
+        [(c.row, turn, c.example.ids[:start]) for c, start, _, turn in asked]
+    )
     for (checked, start, end, turn), is_right in zip(asked, right, strict=True):
         where = checked.row.where or checked.row.id
         if not is_right:
@@ -117,16 +115,18 @@ def _check_prompts(encoder: ChatEncoder, part: Sequence[_Checked]) -> None:
 def _quoted_ends(encoder: ChatEncoder, message: Message) -> int:
     """Turn-end tokens that the turn's own texts hold."""
     quoted = [message.content, message.reasoning or "", str(message.tool_calls)]
-    return sum(token in encoder.turn_end_ids for text in quoted for token in encoder.tokens(text))
+    return sum(token in encoder.turn_end_ids for text in quoted for token in encoder.tokenize(text))
 
 
 def _wrong_start(encoder: ChatEncoder, row: Row, example: Encoded) -> MaskError:
     """Why a trained stretch does not begin where inference begins to generate."""
     where = row.where or row.id
     turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and m.train]
-    prompts = {turn: tuple(encoder.prompt(row.messages[:turn], row.tools, where)) for turn in turns}
+    prompts = {
+        turn: tuple(encoder.prompt_tokens(row.messages[:turn], row.tools, where)) for turn in turns
+    }
     texts = {encoder.decode(prompt): turn for turn, prompt in prompts.items()}
-    for start, end in stretches(example.trained):
+    for start, end in stretches(example.loss_mask):
         context = example.ids[:start]
         turn = texts.get(encoder.decode(context))
         if turn is not None and prompts[turn] != context:

@@ -10,8 +10,9 @@ from typing import Any
 
 from hydratune.data.cases import CASES
 from hydratune.data.contracts import contract_rows
-from hydratune.data.formats import Naming, open_hub, read_file, read_hub
-from hydratune.data.preferences import ANY
+from hydratune.data.formats.columns import Naming
+from hydratune.data.formats.preferences import ANY
+from hydratune.data.formats.reader import open_hub, read_file, read_hub
 from hydratune.data.rows import Message, Row
 from hydratune.data.splits import SPLITS, unit_hash
 from hydratune.errors import DataError

@@ -4,6 +4,7 @@ import shlex
 
 from rich.markup import escape
 
+from hydratune.adapters.methods.full import FullFinetune
 from hydratune.console import console, section
 from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, terminal
 from hydratune.evaluation.result_rows import without_leaks
@@ -12,7 +13,6 @@ from hydratune.models import turn_ends
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.adapter import FullFinetune
 from hydratune.settings.data import ContractsData
 
 

@@ -16,7 +16,6 @@ from yaml import YAMLError
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.adapter import AdaLoraAdapter, FullFinetune
 from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.registry import flat, plain, typed
 
@@ -96,7 +95,7 @@ def _key(override: str) -> str:
 
 def _changed(changes: Sequence[_Change], stored: TrainConfig, record: RunDirectory) -> ConfigError:
     start = f"model.adapter={record.shown}/adapter"
-    if isinstance(stored.adapter, FullFinetune):
+    if stored.adapter.trains_base:
         start = f"model=local model.path={record.shown}/adapter"
     problems = []
     for change in changes:
@@ -138,8 +137,8 @@ def _stored(record: RunDirectory) -> TrainConfig:
     except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
         why = f"{record.config_file} cannot be read ({(str(error).splitlines() or [''])[0]})"
         raise _problem(why, "bring the file back") from error
-    if isinstance(stored.adapter, AdaLoraAdapter):
-        why = "AdaLoRA distributes its ranks over one run, so it cannot be trained further"
+    if stored.adapter.resume_obstacle:
+        why = f"{stored.adapter.resume_obstacle}, so it cannot be trained further"
         raise _problem(why, "begin a longer run in another hydra.run.dir")
     return stored
 

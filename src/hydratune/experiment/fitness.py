@@ -12,9 +12,11 @@ from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.data.answers import json_schema
-from hydratune.data.examples import EncodingReport, encode_split
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.examples import EncodingReport, encode_split
+from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Encoded, adds_begin
 from hydratune.data.prepared import Prepared
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import RowSets, load_sets, test_rows
@@ -23,7 +25,6 @@ from hydratune.errors import ConfigError, DataError, InputError, Problem
 from hydratune.evaluation import metrics
 from hydratune.models.sources import Reader
 from hydratune.records.run_directory import is_main_process
-from hydratune.settings.adapter import AdaLoraAdapter, PromptAdapter
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control, Level, Overlength
 from hydratune.settings.model import HubModel, LocalModel
@@ -80,7 +81,7 @@ def notices(encoder: ChatEncoder) -> list[str]:
     except InputError:  # a template that needs more than this; the rows will show it
         return []
     unusual = []
-    if adds_begin(tokenizer) and encoder.tokens(text)[:1] != [tokenizer.bos_token_id]:
+    if adds_begin(tokenizer) and encoder.tokenize(text)[:1] != [tokenizer.bos_token_id]:
         unusual.append(
             f"the tokenizer begins every text with {tokenizer.bos_token}, and the chat template"
             " begins none with it; if the model was pre-trained with it, begin the file of"
@@ -114,10 +115,7 @@ def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, Spl
         raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, fix)])
     steps = schedules.total_steps(config, splits["train"].kept)
     schedules.check(config.optimizer, steps)
-    if isinstance(config.adapter, AdaLoraAdapter):
-        from hydratune.adapters.methods import adalora_phases
-
-        adalora_phases(config.adapter, steps)
+    config.adapter.check_steps(steps)
     if splits["validation"].kept < config.trainer.devices:
         why = (
             f"there are only {splits['validation'].kept} validation rows, and every device"
@@ -140,7 +138,7 @@ def test_bench(
     """Return the test rows as the model will answer them. Raises ``InputError`` if it cannot."""
     from hydratune.evaluation.assess import TestBench  # imports PEFT, which takes a second
 
-    references = [encoder.reference(row) for row in rows]
+    references = [encoder.reference_answer(row) for row in rows]
     task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     context = reader.context_window - _virtual_tokens(config)
     bench = TestBench(rows, encoder, config.evaluation, task, schema, context, leaky=leaky)
@@ -194,7 +192,7 @@ def _look_for_special_tokens(
 
 
 def _virtual_tokens(config: TrainConfig) -> int:
-    return config.adapter.num_virtual_tokens if isinstance(config.adapter, PromptAdapter) else 0
+    return config.adapter.virtual_tokens()
 
 
 def _no_such_embedding(config: TrainConfig, reader: Reader, token: int, where: str) -> Problem:
@@ -258,7 +256,7 @@ def check_prepared(
         check_examples(config, reader, splits)
         rows = sets.test
     if _certainly_fit(config, reader, rows, tokens):
-        references = [encoder.reference(row) for row in rows]
+        references = [encoder.reference_answer(row) for row in rows]
         metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     else:
         test_bench(config, reader, encoder, rows, json_schema(config.data), prepared.leaks)

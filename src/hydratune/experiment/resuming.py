@@ -12,12 +12,12 @@ from typing import Any
 from rich.markup import escape
 
 from hydratune.adapters import continued
+from hydratune.adapters.methods.adalora import AdaLoraAdapter
 from hydratune.console import console
 from hydratune.errors import ConfigError, Problem
 from hydratune.experiment import extension
 from hydratune.experiment.job import Job
 from hydratune.records.run_directory import RunDirectory
-from hydratune.settings.adapter import AdaLoraAdapter
 from hydratune.settings.commands import Resume
 from hydratune.settings.registry import flat, plain
 from hydratune.tracking import environment

@@ -140,7 +140,7 @@ def _load_as_saved(job: Job, record: RunDirectory) -> None:
 
     What is saved for a base in bf16 differs from the trained model by rounding.
     """
-    if not attach.changes_base(job.config.adapter):
+    if not job.config.adapter.changes_base():
         return
     del job.model  # its memory is needed
     job.model = attach.load_tuned(

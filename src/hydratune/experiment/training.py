@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.markup import escape
 
 from hydratune.adapters import attach, trained
+from hydratune.adapters.base import LayerAdapter
 from hydratune.adapters.targets import without_effect
 from hydratune.console import console
 from hydratune.data.rows import stable_hash
@@ -18,7 +19,6 @@ from hydratune.models.memory_plan import MemoryPlan
 from hydratune.records.environment import Environment
 from hydratune.records.run_directory import RunDirectory, is_main_process
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.adapter import LayerAdapter
 from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, optimizers
 from hydratune.training.fit import Fitted, fit

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from hydratune.errors import ConfigError, Problem
-from hydratune.settings.adapter import FullFinetune
 from hydratune.settings.commands import TrainConfig
 
 
@@ -68,9 +67,7 @@ def weights_dtype(config: TrainConfig, chosen: str) -> torch.dtype:
     """A frozen base is stored as it is computed with; trained weights stay in fp32 under mixed
     precision.
     """
-    if chosen == "bf16-true" or (
-        chosen == "bf16-mixed" and not isinstance(config.adapter, FullFinetune)
-    ):
+    if chosen == "bf16-true" or (chosen == "bf16-mixed" and not config.adapter.trains_base):
         return torch.bfloat16
     return torch.float32
 

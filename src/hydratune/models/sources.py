@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from hydratune import digests
 from hydratune.cache import build_once
 from hydratune.console import console
-from hydratune.data.masking import adds_begin
+from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.models.attention import NAME as ATTENTION

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from hydratune.data.rendering import render
+from hydratune.data.encoding.rendering import render
 
 _SAID = "\u2740\u2740"  # an answer that no template changes and no token holds
 CARD_TITLE = "## Where an answer ends"

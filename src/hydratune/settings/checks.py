@@ -18,23 +18,11 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from hydratune.data.files import SUFFIXES
-from hydratune.data.layouts import COLUMNS
-from hydratune.data.roles import ROLES_OF_TURNS
+from hydratune.data.formats.files import SUFFIXES
+from hydratune.data.formats.layouts import COLUMNS
+from hydratune.data.formats.roles import ROLES_OF_TURNS
 from hydratune.errors import ConfigError, Problem
-from hydratune.settings.adapter import (
-    AdaLoraAdapter,
-    FullFinetune,
-    LayerAdapter,
-    LoraAdapter,
-    OftAdapter,
-    PartialFinetune,
-    PrefixTuning,
-    PromptAdapter,
-    PromptInit,
-    PromptTuning,
-    VeraAdapter,
-)
+from hydratune.settings.adapter import AdapterContext
 from hydratune.settings.commands import (
     AskingConfig,
     DecideConfig,
@@ -79,6 +67,7 @@ from hydratune.settings.optimizer import (
     Schedule,
     SgdOptimizer,
 )
+from hydratune.settings.ranges import at_least, between
 from hydratune.settings.registry import plain, variants
 from hydratune.settings.secrets import secret_problems
 from hydratune.settings.trainer import TrainerConfig
@@ -102,7 +91,7 @@ def configuration_problems(config: Any) -> list[Problem]:
         return [
             *_train(config),
             *_asking("facts.", config.facts),
-            *_at_least("facts.rows", config.facts.rows, 1),
+            *at_least("facts.rows", config.facts.rows, 1),
         ]
     if isinstance(config, TrainConfig):
         return list(_train(config))
@@ -113,32 +102,16 @@ def configuration_problems(config: Any) -> list[Problem]:
     return []
 
 
-def _at_least(key: str, value: float | None, least: float, unit: str = "") -> Iterator[Problem]:
-    if value is not None and not (value >= least and math.isfinite(value)):
-        yield Problem(
-            key, value, f"must be at least {least:g}{unit}", f"set {key}={least:g} or more"
-        )
-
-
-def _between(
-    key: str, value: float, low: float, high: float, *, open_high: bool = False
-) -> Iterator[Problem]:
-    if not (low <= value <= high) or (open_high and value == high):
-        yield Problem(
-            key,
-            value,
-            f"must be in [{low:g}, {high:g}{')' if open_high else ']'}",
-            f"for example {key}={(low + high) / 4:g}",
-        )
-
-
 def _train(config: TrainConfig) -> Iterator[Problem]:
     if not 0 <= config.seed < 2**32:
         yield Problem("seed", config.seed, "must be in [0, 4294967295]", "for example seed=0")
-    yield from _at_least("preview", config.preview, 0)
+    yield from at_least("preview", config.preview, 0)
     yield from _model(config)
     yield from _data(config.data)
-    yield from _adapter(config)
+    context = AdapterContext(
+        config.model.quantization, config.model.context_window, config.trainer.neftune_alpha
+    )
+    yield from config.adapter.problems(context)
     yield from _optimizer(config)
     yield from _trainer(config.trainer)
     yield from _evaluation(config.evaluation)
@@ -186,14 +159,14 @@ def _model(config: TrainConfig) -> Iterator[Problem]:
             f"{model.name} reads at most {model.context_window} tokens",
             f"set data.max_length={model.context_window} or less, or choose another model",
         )
-    if model.quantization is not Quantization.none and isinstance(config.adapter, FullFinetune):
+    if model.quantization is not Quantization.none and config.adapter.trains_base:
         yield Problem(
             "model.quantization",
             model.quantization.value,
             "the weights of a quantised base cannot be trained: they are frozen codes",
             "set adapter=lora (QLoRA), or model.quantization=none",
         )
-    if config.trainer.precision == "bf16-true" and not isinstance(config.adapter, FullFinetune):
+    if config.trainer.precision == "bf16-true" and not config.adapter.trains_base:
         yield Problem(
             "trainer.precision",
             "bf16-true",
@@ -204,10 +177,10 @@ def _model(config: TrainConfig) -> Iterator[Problem]:
 
 
 def _data(data: DataConfig) -> Iterator[Problem]:
-    yield from _at_least("data.batch_size", data.batch_size, 1, " row")
-    yield from _at_least("data.max_length", data.max_length, 8, " tokens")
+    yield from at_least("data.batch_size", data.batch_size, 1, " row")
+    yield from at_least("data.max_length", data.max_length, 8, " tokens")
     if data.split_overlap is not None:
-        yield from _at_least("data.split_overlap", data.split_overlap, 0, " tokens")
+        yield from at_least("data.split_overlap", data.split_overlap, 0, " tokens")
     most = max(0, (data.max_length - 3) // 2)
     if data.overlength is Overlength.split and (data.split_overlap or 0) > most:
         why = (
@@ -218,9 +191,9 @@ def _data(data: DataConfig) -> Iterator[Problem]:
             "data.split_overlap", data.split_overlap, why, f"set data.split_overlap={most} or less"
         )
     for name in ("max_train_rows", "max_validation_rows", "max_test_rows", "overfit_rows"):
-        yield from _at_least(f"data.{name}", getattr(data, name), 1, " row")
-    yield from _between("data.validation_fraction", data.validation_fraction, 0, 1, open_high=True)
-    yield from _between("data.test_fraction", data.test_fraction, 0, 1, open_high=True)
+        yield from at_least(f"data.{name}", getattr(data, name), 1, " row")
+    yield from between("data.validation_fraction", data.validation_fraction, 0, 1, open_high=True)
+    yield from between("data.test_fraction", data.test_fraction, 0, 1, open_high=True)
     if (
         data.validation_fraction < 1
         and data.test_fraction < 1
@@ -284,7 +257,7 @@ def _source(data: DataConfig) -> Iterator[Problem]:
             yield Problem(f"data.{name}", "…", "a prepared data set is taken as it is", fix)
     if isinstance(data, ContractsData):
         for name in ("train_rows", "validation_rows", "test_rows"):
-            yield from _at_least(f"data.{name}", getattr(data, name), 1, " row")
+            yield from at_least(f"data.{name}", getattr(data, name), 1, " row")
     if isinstance(data, FilesData):
         for name in ("train", "validation", "test"):
             path = getattr(data, name)
@@ -401,182 +374,13 @@ def _case(data: CaseData) -> Iterator[Problem]:
                 "nothing would be asked",
                 f"some of: {', '.join(CodeTask)}",
             )
-        yield from _at_least("data.min_lines", data.min_lines, 1, " line")
+        yield from at_least("data.min_lines", data.min_lines, 1, " line")
         if data.max_lines < data.min_lines:
             yield Problem(
                 "data.max_lines",
                 data.max_lines,
                 "below data.min_lines, so no function fits",
                 f"set {data.min_lines} or more",
-            )
-
-
-def _adapter(config: TrainConfig) -> Iterator[Problem]:
-    adapter = config.adapter
-    if isinstance(adapter, LayerAdapter):
-        yield from _targets(adapter)
-    for name in ("lora_dropout", "vera_dropout", "module_dropout"):
-        if hasattr(adapter, name):
-            yield from _between(f"adapter.{name}", getattr(adapter, name), 0, 1, open_high=True)
-    if isinstance(adapter, LoraAdapter | AdaLoraAdapter) and not adapter.lora_alpha > 0:
-        yield Problem(
-            "adapter.lora_alpha", adapter.lora_alpha, "must be above 0", "usual: 2 * adapter.r"
-        )
-    if isinstance(adapter, LoraAdapter):
-        yield from _lora(adapter, config.model.quantization)
-    if isinstance(adapter, AdaLoraAdapter):
-        yield from _adalora(adapter)
-    if isinstance(adapter, VeraAdapter):
-        yield from _at_least("adapter.r", adapter.r, 1)
-    if isinstance(adapter, OftAdapter):
-        yield from _at_least("adapter.oft_block_size", adapter.oft_block_size, 2)
-        yield from _at_least(
-            "adapter.num_cayley_neumann_terms", adapter.num_cayley_neumann_terms, 2
-        )
-        if not adapter.eps > 0:
-            yield Problem("adapter.eps", adapter.eps, "must be above 0", "usual: 6e-5")
-    if isinstance(adapter, PromptAdapter):
-        yield from _prompt(adapter, config.model.context_window)
-        if config.trainer.neftune_alpha > 0:
-            why = (
-                "it needs rows laid end to end, and this adapter puts virtual tokens before"
-                " every row"
-            )
-            yield Problem(
-                "trainer.neftune_alpha",
-                config.trainer.neftune_alpha,
-                why,
-                "set trainer.neftune_alpha=0, or adapter=lora",
-            )
-    if isinstance(adapter, PartialFinetune):
-        yield from _at_least("adapter.last_layers", adapter.last_layers, 0)
-        if adapter.last_layers == 0 and not adapter.trainable:
-            yield Problem(
-                "adapter.last_layers",
-                0,
-                "nothing would be trained",
-                "set adapter.last_layers=2, or name adapter.trainable=[...]",
-            )
-
-
-def _targets(adapter: LayerAdapter) -> Iterator[Problem]:
-    if adapter.target_modules == []:
-        fix = "set adapter.target_modules=[all-linear], or null for PEFT's choice"
-        yield Problem(
-            "adapter.target_modules", adapter.target_modules, "nothing would be trained", fix
-        )
-    if adapter.layers_pattern is not None and adapter.layers_to_transform is None:
-        why = "it says where adapter.layers_to_transform counts, which is not set"
-        yield Problem(
-            "adapter.layers_pattern",
-            adapter.layers_pattern,
-            why,
-            "set adapter.layers_to_transform as well",
-        )
-
-
-def _lora(adapter: LoraAdapter, quantization: Quantization) -> Iterator[Problem]:
-    yield from _at_least("adapter.r", adapter.r, 1)
-    for pattern, r in adapter.rank_pattern.items():
-        yield from _at_least(f"adapter.rank_pattern.{pattern}", r, 1)
-    for field in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(adapter, field):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                fix = "give the name of a layer, or mend the expression"
-                yield Problem(
-                    f"adapter.{field}", pattern, f"not a regular expression ({error})", fix
-                )
-    key, start = "adapter.init_lora_weights", adapter.init_lora_weights
-    if not re.fullmatch(r"(?i:true)|gaussian|orthogonal|pissa(_niter_\d+)?|olora|loftq", start):
-        yield Problem(
-            key,
-            start,
-            "no such start",
-            "one of: true, gaussian, orthogonal, pissa, pissa_niter_16, olora, loftq",
-        )
-    if start == "orthogonal" and any(r % 2 for r in (adapter.r, *adapter.rank_pattern.values())):
-        yield Problem(
-            "adapter.r",
-            adapter.r,
-            "an orthogonal start needs even ranks",
-            f"set adapter.r={adapter.r + adapter.r % 2}",
-        )
-    if start == "loftq" and quantization is not Quantization.nf4:
-        why = (
-            "it makes up for what 4-bit quantisation loses, and"
-            f" model.quantization={quantization.value}"
-        )
-        yield Problem(key, start, why, "set model.quantization=nf4, or adapter=lora")
-    if start.startswith(("pissa", "olora")) and quantization is not Quantization.none:
-        why = (
-            "it takes a part out of the base's weights; quantised, the rest would be another base"
-            " than the one the adapter is saved for"
-        )
-        yield Problem(
-            key,
-            start,
-            why,
-            "set adapter.init_lora_weights=loftq (nf4), or true, or model.quantization=none",
-        )
-    if start == "loftq" and adapter.use_dora:
-        yield Problem(
-            "adapter.use_dora",
-            True,
-            "DoRA's magnitudes would not fit LoftQ's start",
-            "choose one of adapter=dora, adapter=loftq",
-        )
-
-
-def _adalora(adapter: AdaLoraAdapter) -> Iterator[Problem]:
-    yield from _at_least("adapter.target_r", adapter.target_r, 1)
-    if adapter.init_r <= adapter.target_r:
-        why = f"ranks fall from init_r to target_r={adapter.target_r}"
-        yield Problem(
-            "adapter.init_r",
-            adapter.init_r,
-            why,
-            f"set adapter.init_r={3 * adapter.target_r // 2 + 1}",
-        )
-    for name in ("tinit", "tfinal"):
-        yield from _at_least(f"adapter.{name}", getattr(adapter, name), 0, " steps")
-    yield from _at_least("adapter.deltaT", adapter.deltaT, 1, " step")
-    yield from _at_least("adapter.orth_reg_weight", adapter.orth_reg_weight, 0)
-    for name in ("beta1", "beta2"):
-        if not 0 < getattr(adapter, name) < 1:
-            yield Problem(
-                f"adapter.{name}", getattr(adapter, name), "must be in (0, 1)", "usual: 0.85"
-            )
-
-
-def _prompt(adapter: PromptAdapter, context: int | None) -> Iterator[Problem]:
-    tokens = adapter.num_virtual_tokens
-    yield from _at_least("adapter.num_virtual_tokens", tokens, 1)
-    if context is not None and tokens + 8 > context:
-        why = f"the model reads {context} tokens, so nothing is left for the rows"
-        yield Problem("adapter.num_virtual_tokens", tokens, why, "usual: 20")
-    if isinstance(adapter, PromptTuning):
-        text = adapter.prompt_tuning_init_text
-        if adapter.prompt_tuning_init is PromptInit.TEXT and not text:
-            yield Problem(
-                "adapter.prompt_tuning_init_text",
-                text,
-                "the virtual tokens are to begin as this text",
-                "give a sentence",
-            )
-        if adapter.prompt_tuning_init is not PromptInit.TEXT and text:
-            fix = "set adapter.prompt_tuning_init=TEXT, or take it out"
-            yield Problem("adapter.prompt_tuning_init_text", text, "nothing reads it", fix)
-    if isinstance(adapter, PrefixTuning):
-        yield from _at_least("adapter.encoder_hidden_size", adapter.encoder_hidden_size, 1)
-        if adapter.encoder_hidden_size is not None and not adapter.prefix_projection:
-            fix = "set adapter.prefix_projection=true, or take it out"
-            yield Problem(
-                "adapter.encoder_hidden_size",
-                adapter.encoder_hidden_size,
-                "there is no network to have this width",
-                fix,
             )
 
 
@@ -589,11 +393,11 @@ def _optimizer(config: TrainConfig) -> Iterator[Problem]:
             "the learning rate must be above 0",
             "usual for LoRA: 1e-4 to 1e-3",
         )
-    yield from _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
+    yield from at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
     yield from _schedule(optimizer)
     yield from _rates(config)
     yield from _optimizer_kind(optimizer)
-    if isinstance(optimizer, MuonOptimizer) and not isinstance(config.adapter, FullFinetune):
+    if isinstance(optimizer, MuonOptimizer) and not config.adapter.trains_base:
         why = (
             "it makes the update of a whole weight matrix orthogonal; an adapter trains other"
             " things, such as thin factors"
@@ -616,7 +420,7 @@ def _optimizer_kind(optimizer: OptimizerConfig) -> Iterator[Problem]:
     if isinstance(optimizer, AdamWOptimizer | MuonOptimizer) and not optimizer.eps > 0:
         yield Problem("optimizer.eps", optimizer.eps, "must be above 0", "usual: 1e-8")
     if isinstance(optimizer, MuonOptimizer | SgdOptimizer):
-        yield from _between("optimizer.momentum", optimizer.momentum, 0, 1, open_high=True)
+        yield from between("optimizer.momentum", optimizer.momentum, 0, 1, open_high=True)
     if isinstance(optimizer, SgdOptimizer) and optimizer.nesterov and optimizer.momentum == 0:
         why = "Nesterov's step needs momentum"
         yield Problem(
@@ -637,7 +441,7 @@ def _optimizer_kind(optimizer: OptimizerConfig) -> Iterator[Problem]:
                 "optimizer.decay_rate", optimizer.decay_rate, "must be below 0", "usual: -0.8"
             )
         if optimizer.beta1 is not None:
-            yield from _between("optimizer.beta1", optimizer.beta1, 0, 1, open_high=True)
+            yield from between("optimizer.beta1", optimizer.beta1, 0, 1, open_high=True)
 
 
 def paged_on_cpu(optimizer: PagedAdamWOptimizer | PagedAdamW8bitOptimizer) -> Problem:
@@ -653,8 +457,8 @@ def paged_on_cpu(optimizer: PagedAdamWOptimizer | PagedAdamW8bitOptimizer) -> Pr
 
 def _schedule(optimizer: OptimizerConfig) -> Iterator[Problem]:
     if optimizer.warmup_ratio is not None:
-        yield from _between("optimizer.warmup_ratio", optimizer.warmup_ratio, 0, 1, open_high=True)
-    yield from _at_least("optimizer.warmup_steps", optimizer.warmup_steps, 0, " steps")
+        yield from between("optimizer.warmup_ratio", optimizer.warmup_ratio, 0, 1, open_high=True)
+    yield from at_least("optimizer.warmup_steps", optimizer.warmup_steps, 0, " steps")
     if optimizer.warmup_ratio is not None and optimizer.warmup_steps is not None:
         fix = "give one of the two; the other is null"
         yield Problem(
@@ -663,9 +467,9 @@ def _schedule(optimizer: OptimizerConfig) -> Iterator[Problem]:
             "optimizer.warmup_ratio is set as well",
             fix,
         )
-    yield from _between("optimizer.min_lr_ratio", optimizer.min_lr_ratio, 0, 1)
+    yield from between("optimizer.min_lr_ratio", optimizer.min_lr_ratio, 0, 1)
     if optimizer.schedule is Schedule.wsd:
-        yield from _between("optimizer.decay_ratio", optimizer.decay_ratio, 0, 1)
+        yield from between("optimizer.decay_ratio", optimizer.decay_ratio, 0, 1)
         if optimizer.decay_ratio + (optimizer.warmup_ratio or 0) > 1:
             fix = "keep its sum with optimizer.warmup_ratio at 1 or below"
             yield Problem(
@@ -705,7 +509,7 @@ def _rates(config: TrainConfig) -> Iterator[Problem]:
             why,
             "usual: 0.9; 1 or null for equal rates",
         )
-    if optimizer.loraplus_lr_ratio is not None and isinstance(config.adapter, FullFinetune):
+    if optimizer.loraplus_lr_ratio is not None and config.adapter.trains_base:
         why = "it is the rate of LoRA's matrix B, and full fine-tuning has none"
         yield Problem(
             "optimizer.loraplus_lr_ratio",
@@ -735,22 +539,22 @@ def _rates(config: TrainConfig) -> Iterator[Problem]:
 
 
 def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
-    yield from _at_least("trainer.max_epochs", trainer.max_epochs, 1, " epoch")
+    yield from at_least("trainer.max_epochs", trainer.max_epochs, 1, " epoch")
     for name in ("max_steps", "devices", "accumulate_grad_batches", "validations_per_epoch"):
-        yield from _at_least(f"trainer.{name}", getattr(trainer, name), 1)
-    yield from _at_least("trainer.early_stopping_patience", trainer.early_stopping_patience, 1)
+        yield from at_least(f"trainer.{name}", getattr(trainer, name), 1)
+    yield from at_least("trainer.early_stopping_patience", trainer.early_stopping_patience, 1)
     if trainer.max_loss_ratio is not None and not trainer.max_loss_ratio > 1:
         why, fix = (
             "a loss equal to the usual one would stop the run",
             "usual: 5; null stops only at NaN or inf",
         )
         yield Problem("trainer.max_loss_ratio", trainer.max_loss_ratio, why, fix)
-    yield from _at_least("trainer.cpu_workers", trainer.cpu_workers, 1)
-    yield from _at_least("trainer.micro_tokens", trainer.micro_tokens, 16)
-    yield from _between("trainer.label_smoothing", trainer.label_smoothing, 0, 1, open_high=True)
-    yield from _at_least("trainer.z_loss", trainer.z_loss, 0)
-    yield from _at_least("trainer.frozen_cache_gb", trainer.frozen_cache_gb, 0)
-    yield from _at_least("trainer.neftune_alpha", trainer.neftune_alpha, 0)
+    yield from at_least("trainer.cpu_workers", trainer.cpu_workers, 1)
+    yield from at_least("trainer.micro_tokens", trainer.micro_tokens, 16)
+    yield from between("trainer.label_smoothing", trainer.label_smoothing, 0, 1, open_high=True)
+    yield from at_least("trainer.z_loss", trainer.z_loss, 0)
+    yield from at_least("trainer.frozen_cache_gb", trainer.frozen_cache_gb, 0)
+    yield from at_least("trainer.neftune_alpha", trainer.neftune_alpha, 0)
     if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val > 0:
         fix = "set a positive norm, or null for no clipping"
         yield Problem(
@@ -786,8 +590,8 @@ def _trainer(trainer: TrainerConfig) -> Iterator[Problem]:
 
 def _forgetting(config: ForgettingConfig) -> Iterator[Problem]:
     for key in ("answer_tokens", "items", "batch_size"):
-        yield from _at_least(f"evaluation.forgetting.{key}", getattr(config, key), 1)
-    yield from _at_least("evaluation.forgetting.window", config.window, 16)
+        yield from at_least(f"evaluation.forgetting.{key}", getattr(config, key), 1)
+    yield from at_least("evaluation.forgetting.window", config.window, 16)
     for key in ("warn", "fail"):
         for name, most in getattr(config, key).items():
             if name not in FORGETTING:
@@ -846,16 +650,16 @@ def _metric_families(evaluation: EvaluationConfig) -> Iterator[Problem]:
 
 def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
     yield from _metric_families(evaluation)
-    yield from _at_least("evaluation.shots", evaluation.shots, 1)
-    yield from _at_least("evaluation.batch_size", evaluation.batch_size, 1)
-    yield from _at_least("evaluation.batch_tokens", evaluation.batch_tokens, 1)
-    yield from _at_least("evaluation.max_new_tokens", evaluation.max_new_tokens, 1)
-    yield from _at_least("evaluation.max_rows", evaluation.max_rows, 1)
-    yield from _at_least("evaluation.bootstrap_samples", evaluation.bootstrap_samples, 100)
-    yield from _at_least("evaluation.memorisation", evaluation.memorisation, 0)
-    yield from _at_least("evaluation.canaries", evaluation.canaries, 0)
-    yield from _at_least("evaluation.every_steps", evaluation.every_steps, 1)
-    yield from _at_least("evaluation.sample", evaluation.sample, 1)
+    yield from at_least("evaluation.shots", evaluation.shots, 1)
+    yield from at_least("evaluation.batch_size", evaluation.batch_size, 1)
+    yield from at_least("evaluation.batch_tokens", evaluation.batch_tokens, 1)
+    yield from at_least("evaluation.max_new_tokens", evaluation.max_new_tokens, 1)
+    yield from at_least("evaluation.max_rows", evaluation.max_rows, 1)
+    yield from at_least("evaluation.bootstrap_samples", evaluation.bootstrap_samples, 100)
+    yield from at_least("evaluation.memorisation", evaluation.memorisation, 0)
+    yield from at_least("evaluation.canaries", evaluation.canaries, 0)
+    yield from at_least("evaluation.every_steps", evaluation.every_steps, 1)
+    yield from at_least("evaluation.sample", evaluation.sample, 1)
     yield from _forgetting(evaluation.forgetting)
     if not 0.5 <= evaluation.confidence < 1:
         yield Problem(
@@ -872,7 +676,7 @@ def _decide(config: DecideConfig) -> Iterator[Problem]:
         ("passage_words", config.passage_words, 10),
         ("rows", config.rows, 1),
     ):
-        yield from _at_least(key, value, least)
+        yield from at_least(key, value, least)
     if not 0 <= config.margin < 1:
         yield Problem("margin", config.margin, "must be in [0, 1)", "usual: 0.02")
 
@@ -888,7 +692,7 @@ def _evaluate(config: EvaluateConfig) -> Iterator[Problem]:
             "texts and tasks have no JSON schema to be held to",
             "leave one of the two out",
         )
-    yield from _at_least("batch_size", config.batch_size, 1)
+    yield from at_least("batch_size", config.batch_size, 1)
     if config.accelerator not in (None, *ACCELERATORS):
         yield Problem(
             "accelerator",
@@ -919,16 +723,16 @@ def _judge(config: JudgeConfig) -> Iterator[Problem]:
             "see hydratune judge --cfg job",
         )
     yield from _asking("", config)
-    yield from _at_least("rows", config.rows, 1)
-    yield from _at_least("bootstrap_samples", config.bootstrap_samples, 100)
+    yield from at_least("rows", config.rows, 1)
+    yield from at_least("bootstrap_samples", config.bootstrap_samples, 100)
     yield from secret_problems("", plain(config))
 
 
 def _asking(prefix: str, config: AskingConfig) -> Iterator[Problem]:
     for key in ("max_tokens", "attempts", "concurrency", "batch_size"):
-        yield from _at_least(f"{prefix}{key}", getattr(config, key), 1)
+        yield from at_least(f"{prefix}{key}", getattr(config, key), 1)
     for key in ("retries", "price_in", "price_out", "budget"):
-        yield from _at_least(f"{prefix}{key}", getattr(config, key), 0)
+        yield from at_least(f"{prefix}{key}", getattr(config, key), 0)
     if config.time_limit is not None and not config.time_limit > 0:
         yield Problem(
             f"{prefix}time_limit",

@@ -9,6 +9,7 @@ instant.
 """
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +20,16 @@ from omegaconf import DictConfig, OmegaConf
 Config = TypeVar("Config")
 _GROUPS = ("model", "data", "adapter", "optimizer", "trainer", "evaluation", "tracking")
 _VARIANTS: dict[str, dict[str, type]] = {group: {} for group in _GROUPS}  # by name
-# where the variants are defined; importing these modules registers them
-_MODULES = tuple(f"hydratune.settings.{group}" for group in _GROUPS)
+# where the variants are defined: modules, and packages with one module for each variant
+_HOMES = (
+    "hydratune.settings.model",
+    "hydratune.settings.data",
+    "hydratune.adapters.methods",
+    "hydratune.settings.optimizer",
+    "hydratune.settings.trainer",
+    "hydratune.settings.evaluation",
+    "hydratune.settings.tracking",
+)
 _VARIANT_FIELD = {
     "model": "source",
     "data": "source",
@@ -51,8 +60,10 @@ def variants(group: str) -> Mapping[str, type]:
 
 def all_variants() -> Mapping[str, Mapping[str, type]]:
     """Return the dataclasses of every config group: group -> name -> dataclass."""
-    for module in _MODULES:
-        importlib.import_module(module)
+    for name in _HOMES:
+        home = importlib.import_module(name)
+        for module in pkgutil.iter_modules(getattr(home, "__path__", ()), f"{name}."):
+            importlib.import_module(module.name)
     return _VARIANTS
 
 

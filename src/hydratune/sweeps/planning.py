@@ -9,12 +9,9 @@ from hydratune.data.rows import stable_hash
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Status
 from hydratune.records.sweep import Job
-from hydratune.settings.adapter import FullFinetune, LoraAdapter, LoraBias
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control
 from hydratune.settings.registry import plain
-
-_BASE_CHANGING_STARTS = ("pissa", "olora", "loftq")
 
 
 @dataclass(frozen=True)
@@ -81,14 +78,9 @@ def plan(configs: Mapping[int, TrainConfig], size: int | None) -> Plan:
 def why_alone(config: TrainConfig) -> str | None:
     """Return why a job cannot share frozen weights and threads with others, or None."""
     adapter, trainer = config.adapter, config.trainer
-    if isinstance(adapter, FullFinetune):
-        return "it trains the base model's own weights"
-    if isinstance(adapter, LoraAdapter):
-        start = str(adapter.init_lora_weights)
-        if start.startswith(_BASE_CHANGING_STARTS):
-            return f"adapter.init_lora_weights={start} changes the base model's weights"
-        if adapter.bias is not LoraBias.none:
-            return f"adapter.bias={adapter.bias.value} trains biases of the base model"
+    obstacle = adapter.pack_obstacle()
+    if obstacle is not None:
+        return obstacle
     if trainer.devices > 1 or trainer.strategy != "auto":
         return "it runs on several devices"
     draws = getattr(adapter, "lora_dropout", 0.0) > 0 or trainer.neftune_alpha > 0

@@ -68,10 +68,10 @@ def check_facts(rows: Iterable[Row], config: FactsConfig, client: Client) -> Fac
 
 
 def _judge(sample: Sequence[Row], config: FactsConfig, client: Client) -> list[Judgement]:
-    asked = [questions.ask_support(_request(row), row.answer) for row in sample]
+    support = [questions.ask_support(_request(row), row.answer) for row in sample]
     cache = ReplyCache(client.identity, config.max_tokens)
     try:
-        return ask_all(client, asked, cache, config.attempts)
+        return ask_all(client, support, cache, config.attempts)
     except RunError as error:
         return [Judgement(why=str(error).splitlines()[0]) for _ in sample]
 

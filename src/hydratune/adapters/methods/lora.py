@@ -1,0 +1,127 @@
+"""LoRA (arXiv:2106.09685), rsLoRA, DoRA, and the starts that depend on the base's weights."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
+
+from hydratune.adapters.base import LayerAdapter, dropout_problems
+from hydratune.errors import Problem
+from hydratune.settings.adapter import AdapterContext
+from hydratune.settings.model import Quantization
+from hydratune.settings.ranges import at_least
+from hydratune.settings.registry import variant
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_STARTS = r"(?i:true)|gaussian|orthogonal|pissa(_niter_\d+)?|olora|loftq"
+_BASE_CHANGING_STARTS = ("pissa", "olora")
+
+
+class LoraBias(StrEnum):
+    """Which biases of the base are trained beside LoRA."""
+
+    none = "none"
+    all = "all"
+    lora_only = "lora_only"  # those of the layers that get an adapter
+
+
+@variant("adapter", "lora")
+@dataclass
+class LoraAdapter(LayerAdapter):
+    """Low-rank adaptation (arXiv:2106.09685) and relatives with another scale, form or start."""
+
+    peft_type: ClassVar[str] = "LORA"
+    saves_tied_embeddings: ClassVar[bool] = True
+
+    method: str = "lora"
+    r: int = 16
+    lora_alpha: float = 32
+    lora_dropout: float = 0.0
+    # scaled by alpha / sqrt(r) instead of alpha / r (rsLoRA, arXiv:2312.03732)
+    use_rslora: bool = False
+    use_dora: bool = False  # direction by LoRA, magnitude on its own (DoRA, arXiv:2402.09353)
+    # true, gaussian, orthogonal, pissa, pissa_niter_N, olora or loftq
+    init_lora_weights: str = "true"
+    # names or regular expressions of layers -> their own r
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    # names or regular expressions of layers -> their own lora_alpha
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    bias: LoraBias = LoraBias.none
+
+    def problems(self, context: AdapterContext) -> Iterator[Problem]:
+        yield from super().problems(context)
+        yield from dropout_problems("adapter.lora_dropout", self.lora_dropout)
+        if not self.lora_alpha > 0:
+            fix = "usual: 2 * adapter.r"
+            yield Problem("adapter.lora_alpha", self.lora_alpha, "must be above 0", fix)
+        yield from at_least("adapter.r", self.r, 1)
+        for pattern, r in self.rank_pattern.items():
+            yield from at_least(f"adapter.rank_pattern.{pattern}", r, 1)
+        yield from self._unreadable_patterns()
+        yield from self._start_problems(context.quantization)
+
+    def _unreadable_patterns(self) -> Iterator[Problem]:
+        for name in ("rank_pattern", "alpha_pattern"):
+            for pattern in getattr(self, name):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    why = f"not a regular expression ({error})"
+                    fix = "give the name of a layer, or mend the expression"
+                    yield Problem(f"adapter.{name}", pattern, why, fix)
+
+    def _start_problems(self, quantization: Quantization) -> Iterator[Problem]:
+        """Yield what does not fit ``init_lora_weights``."""
+        key, start = "adapter.init_lora_weights", self.init_lora_weights
+        if not re.fullmatch(_STARTS, start):
+            fix = "one of: true, gaussian, orthogonal, pissa, pissa_niter_16, olora, loftq"
+            yield Problem(key, start, "no such start", fix)
+        if start == "orthogonal" and any(r % 2 for r in (self.r, *self.rank_pattern.values())):
+            fix = f"set adapter.r={self.r + self.r % 2}"
+            yield Problem("adapter.r", self.r, "an orthogonal start needs even ranks", fix)
+        if start == "loftq" and quantization is not Quantization.nf4:
+            why = (
+                "it makes up for what 4-bit quantisation loses, and"
+                f" model.quantization={quantization.value}"
+            )
+            yield Problem(key, start, why, "set model.quantization=nf4, or adapter=lora")
+        if self.changes_base() and quantization is not Quantization.none:
+            why = (
+                "it takes a part out of the base's weights; quantised, the rest would be another"
+                " base than the one the adapter is saved for"
+            )
+            fix = "set adapter.init_lora_weights=loftq (nf4), or true, or model.quantization=none"
+            yield Problem(key, start, why, fix)
+        if start == "loftq" and self.use_dora:
+            why = "DoRA's magnitudes would not fit LoftQ's start"
+            yield Problem("adapter.use_dora", True, why, "choose adapter=dora or adapter=loftq")
+
+    def model_problems(self, model: "PreTrainedModel", steps: int | None) -> Iterator[Problem]:
+        from hydratune.adapters.lora_rules import lora_problems
+
+        yield from super().model_problems(model, steps)
+        yield from lora_problems(model, self)
+
+    def peft_values(self, model: "PreTrainedModel", steps: int) -> dict[str, object]:
+        start = self.init_lora_weights
+        return super().peft_values(model, steps) | {
+            # LoftQ's start is computed afterwards, from the weights before quantisation
+            "init_lora_weights": True if start.lower() in ("true", "loftq") else start,
+            "rank_pattern": dict(self.rank_pattern),
+            "alpha_pattern": dict(self.alpha_pattern),
+            "bias": self.bias.value,
+        }
+
+    def changes_base(self) -> bool:
+        return self.init_lora_weights.startswith(_BASE_CHANGING_STARTS)
+
+    def pack_obstacle(self) -> str | None:
+        start = self.init_lora_weights
+        if start.startswith((*_BASE_CHANGING_STARTS, "loftq")):
+            return f"adapter.init_lora_weights={start} changes the base model's weights"
+        if self.bias is not LoraBias.none:
+            return f"adapter.bias={self.bias.value} trains biases of the base model"
+        return None

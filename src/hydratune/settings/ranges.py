@@ -1,0 +1,22 @@
+"""Rules on one number: a least value, an interval."""
+
+import math
+from collections.abc import Iterator
+
+from hydratune.errors import Problem
+
+
+def at_least(key: str, value: float | None, least: float, unit: str = "") -> Iterator[Problem]:
+    """Yield a problem if ``value`` is below ``least`` or not finite; None passes."""
+    if value is not None and not (value >= least and math.isfinite(value)):
+        why = f"must be at least {least:g}{unit}"
+        yield Problem(key, value, why, f"set {key}={least:g} or more")
+
+
+def between(
+    key: str, value: float, low: float, high: float, *, open_high: bool = False
+) -> Iterator[Problem]:
+    """Yield a problem if ``value`` is not in [low, high], or with ``open_high`` in [low, high)."""
+    if not (low <= value <= high) or (open_high and value == high):
+        why = f"must be in [{low:g}, {high:g}{')' if open_high else ']'}"
+        yield Problem(key, value, why, f"for example {key}={(low + high) / 4:g}")
