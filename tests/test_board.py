@@ -9,7 +9,7 @@ from rich.console import Console
 from hydratune import console
 from hydratune.console import Stage, progress, redirect_output
 from hydratune.records.status import Status
-from hydratune.records.sweep import Job, write_sweep
+from hydratune.records.sweep import SweepJob, write_sweep
 from hydratune.sweeps import board as boards
 from hydratune.sweeps.board import Board
 from hydratune.sweeps.job_table import (
@@ -35,7 +35,7 @@ def test_the_board_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
     """The loss of a step stays while the model is validated, the best validation loss after
     training.
     """
-    write_sweep(tmp_path, [Job("0", (), {"optimizer.lr": "0.1"})])
+    write_sweep(tmp_path, [SweepJob("0", (), {"optimizer.lr": "0.1"})])
     board = Board(tmp_path, ["0"])
     board.began("0")
     with redirect_output(io.StringIO(), board.listener("0")):
@@ -146,7 +146,7 @@ def test_without_a_terminal_the_same_facts_are_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Whichever thread prints them, they do not go to the run.log of a job."""
-    write_sweep(tmp_path, [Job(name, (), {"optimizer.lr": name}) for name in "01"])
+    write_sweep(tmp_path, [SweepJob(name, (), {"optimizer.lr": name}) for name in "01"])
     assert not console.console.is_terminal
     with Board(tmp_path, ["0", "1"]) as board:
         board.began("0")

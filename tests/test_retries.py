@@ -15,7 +15,7 @@ from hydratune.errors import ConfigError
 from hydratune.records.files import write_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
-from hydratune.records.sweep import Job
+from hydratune.records.sweep import SweepJob
 from hydratune.sweeps import devices, launch, pack_processes
 from hydratune.sweeps.launch import run_in_packs
 from hydratune.sweeps.options import HalvingOptions, PackOptions
@@ -128,7 +128,7 @@ def test_the_next_best_jobs_replace_those_that_failed(tmp_path: Path) -> None:
             record.update(halved={"step": 2})
             record.end(State.stopped, "halved")
         items.append(
-            PlannedJob(Job(name, (), {}), record, compose(), OmegaConf.create({"hydra": {}}))
+            PlannedJob(SweepJob(name, (), {}), record, compose(), OmegaConf.create({"hydra": {}}))
         )
     pack, halving = (
         PlannedPack("pack 1 of 1: 3 jobs", tuple(items), 2),
@@ -201,7 +201,7 @@ class Sweep:
         (self.folder / "starts.jsonl").unlink(missing_ok=True)
         planned = [
             PlannedJob(
-                Job(str(n), (), {}),
+                SweepJob(str(n), (), {}),
                 RunDirectory(self.folder / str(n)),
                 self.settings,
                 OmegaConf.create({"hydra": {}}),

@@ -8,7 +8,7 @@ from pathlib import Path
 from hydratune.comparison import wandb_runs
 from hydratune.comparison.runs import Run, read_run
 from hydratune.errors import InputError
-from hydratune.records.sweep import Job, read_sweep
+from hydratune.records.sweep import SweepJob, read_sweep
 from hydratune.tracking import wandb_file
 
 
@@ -71,7 +71,7 @@ def _natural_order(path: Path) -> tuple[str, int, str]:
 
 
 def _with_settings_of_sweep(
-    run: Run, jobs: Mapping[str, Job], recorded: Mapping[str, Mapping[str, object]]
+    run: Run, jobs: Mapping[str, SweepJob], recorded: Mapping[str, Mapping[str, object]]
 ) -> Run:
     """Return a run that recorded no settings with those of its sweep.
 

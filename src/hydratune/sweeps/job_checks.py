@@ -15,7 +15,7 @@ from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome
-from hydratune.records.sweep import Job, varying
+from hydratune.records.sweep import SweepJob, varying
 from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.data import FilesData
@@ -103,7 +103,7 @@ def check_job(
         return None, list(error.problems)
     name = str(composed.hydra.sweep.subdir)
     record = RunDirectory(Path(str(sweep.hydra.sweep.dir)).absolute() / name)
-    job = PlannedJob(Job(name, tuple(overrides), {}), record, settings, composed)
+    job = PlannedJob(SweepJob(name, tuple(overrides), {}), record, settings, composed)
     return job, configuration_problems(settings)
 
 

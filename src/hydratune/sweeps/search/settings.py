@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydratune.records.run_directory import RunDirectory
-from hydratune.records.sweep import Job
+from hydratune.records.sweep import SweepJob
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.search.objectives import Objective
 from hydratune.sweeps.search.space import SearchSpace
@@ -52,7 +52,7 @@ class Search:
         """Return the run directory of the trial with this number."""
         return RunDirectory(self.folder / str(number))
 
-    def job(self, trial: Trial | FrozenTrial) -> Job:
+    def job(self, trial: Trial | FrozenTrial) -> SweepJob:
         """Return the job of ``trial``: the fixed overrides and those of its parameters.
 
         A trial that another program added to the study may lack parameters.
@@ -61,7 +61,7 @@ class Search:
         dimensions = [d for d in self.space.dimensions if d.name in params]
         overrides = [dimension.override(params[dimension.name]) for dimension in dimensions]
         varying = dict(override.lstrip("+").split("=", 1) for override in overrides)
-        return Job(str(trial.number), (*self.space.fixed, *overrides), varying)
+        return SweepJob(str(trial.number), (*self.space.fixed, *overrides), varying)
 
     def requested_trials(self) -> list[FrozenTrial]:
         """Return every trial of the study but those that are queued and not yet taken."""
