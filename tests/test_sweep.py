@@ -143,7 +143,7 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(
         (["hydra.launcher=process"], "hydra/launcher=process"),
         (["hydra.launcher.halving=8"], "hydra.launcher.halving.min_steps=8"),
         (["hydra.launcher.merge_tokens=many"], "--cfg hydra -p hydra.launcher shows its type"),
-        (["hydra.launcher.retries=-1"], "a job is tried once at least"),
+        (["hydra.launcher.retries=-1"], "a job is tried at least once"),
         (["hydra.launcher.lay_out=some"], "--cfg hydra -p hydra.launcher shows its type"),
     ],
 )

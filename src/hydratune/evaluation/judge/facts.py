@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hydratune.data.quality import pii
-from hydratune.data.quality.findings import MOST_EXAMPLES, Finding
+from hydratune.data.quality.findings import MOST_EXAMPLES, Example, Finding
 from hydratune.data.rows import Row
 from hydratune.errors import RunError
 from hydratune.evaluation.judge import questions

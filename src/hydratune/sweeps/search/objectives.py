@@ -9,7 +9,7 @@ from hydratune.metric_table import ANSWER_METRICS, PACKAGE_METRICS, RUN_METRICS
 
 # names of metrics.json that a trial can be judged by, and what such names begin with
 _METRICS = (
-    *(row.name for row in RUN_METRICS if row.name.startswith(("val/", "train/", "objective"))),
+    *("val/loss", "train/loss", "objective"),
     *(row.name for row in RUN_METRICS if row.name.startswith("cost/")),
     *(f"eval/{row.name}" for row in ANSWER_METRICS if not row.name.endswith("/*")),
 )
