@@ -36,6 +36,7 @@ from hydratune.settings.commands import TrainConfig
 from hydratune.settings.registry import typed
 from hydratune.training import optimizers, schedules
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 
 ROWS = (
     "data.batch_size=4",
@@ -110,7 +111,7 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
     optimizers.check_machine(settings, accelerator)
     job = prepare(settings)
     lightning.seed_everything(settings.seed, verbose=False)
-    model = attach.add_adapter(job.model, settings.adapter)
+    model = with_lean_layers(attach.add_adapter(job.model, settings.adapter))
     workers = hardware.cpu_count() if accelerator == "cpu" else 1
     total, clip = settings.trainer.max_steps or 20, settings.trainer.gradient_clip_val
     with Objective(

@@ -16,7 +16,7 @@ from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.examples import EncodingReport, encode_split
 from hydratune.data.encoding.tokenizing import adds_begin
-from hydratune.data.gate import gate
+from hydratune.data.mask_check import check_masks
 from hydratune.data.prepared import Prepared
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import RowSets, load_sets, test_rows
@@ -159,7 +159,7 @@ def encode(
     for name, rows in sets.items():
         _look_for_special_tokens(config, encoder, name, rows)
         kept[name], tokens[name], reports[name] = encode_split(encoder, rows, config.data, name)
-        gate(encoder, kept[name], tokens[name])
+        check_masks(encoder, kept[name], tokens[name])
     return RowSets(kept["train"], kept["validation"], kept["test"]), tokens, reports
 
 

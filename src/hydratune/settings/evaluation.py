@@ -5,14 +5,6 @@ from enum import StrEnum
 
 from hydratune.settings.registry import variant
 
-METRIC_FAMILIES = ("json", "match", "rouge", "bleu", "label", "code")
-
-
-FORGETTING = ("bits_per_byte", "nll", "instructions", "kl")  # what evaluation.forgetting measures
-
-
-METRICS_GROUP = "hydratune.metrics"  # entry points of packages that bring other metrics
-
 
 class Task(StrEnum):
     """How an answer is scored. ``auto``: json if all references are JSON objects, else text."""

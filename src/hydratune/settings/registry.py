@@ -23,7 +23,8 @@ _VARIANTS: dict[str, dict[str, type]] = {group: {} for group in _GROUPS}  # by n
 # where the variants are defined: modules, and packages with one module for each variant
 _HOMES = (
     "hydratune.settings.model",
-    "hydratune.settings.data",
+    "hydratune.data.sources",
+    "hydratune.data.cases",
     "hydratune.adapters.methods",
     "hydratune.settings.optimizer",
     "hydratune.settings.trainer",
