@@ -14,7 +14,7 @@ They derive from Hydra's ``CompactHydraException``, so a Hydra program that embe
 them without a traceback as well.
 """  # noqa: E501
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hydra.errors import CompactHydraException
@@ -94,3 +94,10 @@ class ConfigError(InputError):
         )
         lines = "\n".join(f"  {problem}" for problem in self.problems)
         super().__init__(f"{prefix}{count}; nothing was run.\n{lines}")
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise ``ConfigError`` with all ``problems``, if there are any."""
+    every = list(problems)
+    if every:
+        raise ConfigError(every)

@@ -12,7 +12,6 @@ from hydratune.models import turn_ends
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.adapter import FullFinetune
 from hydratune.settings.data import ContractsData
 
 
@@ -80,7 +79,7 @@ def _where_answers_end(job: Job, folder: str) -> str:
     """Return which tokens end an answer, and how to use them where the base model has others."""
     tokens = turn_ends.told(job.tokenizer, job.answer_ends)
     text = f"an answer ends with {tokens}, as generation_config.json in it says"
-    if isinstance(job.config.adapter, FullFinetune) or job.base_knows_ends:
+    if job.config.adapter.trains_base or job.base_knows_ends:
         return text
     return (
         f"{text}; the base model's own does not: model.generation_config ="

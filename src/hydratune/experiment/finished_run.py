@@ -13,9 +13,8 @@ from hydratune.errors import RunError
 from hydratune.records.environment import Environment
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory
-from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import EvaluateConfig, TrainConfig, load
-from hydratune.settings.optimizer import AdamWOptimizer
+from hydratune.training.optimizers.adamw import AdamWOptimizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

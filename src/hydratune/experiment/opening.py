@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from hydratune.adapters import continued
+from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.folder import told
 from hydratune.console import console
 from hydratune.data.described import SHOWN, count_tokens, described
@@ -14,7 +15,6 @@ from hydratune.models import hardware
 from hydratune.records.environment import Environment
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory, RunFile
-from hydratune.settings.adapter import PeftAdapter
 from hydratune.tracking.environment import code_hash, git_commit, versions
 
 

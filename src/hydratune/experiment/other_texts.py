@@ -67,11 +67,10 @@ def _read_texts(config: EvaluateConfig) -> list[tuple[str, str]]:
 
 def _window(run: FinishedRun, config: EvaluateConfig, job: "Job") -> _Window:
     """Return the window of the settings, by default all that the model reads."""
-    from hydratune.adapters import attach
     from hydratune.models.sources import context_window
 
     settings = run.settings
-    most = context_window(settings.model, job.model) - attach.virtual_tokens(settings.adapter)
+    most = context_window(settings.model, job.model) - settings.adapter.virtual_tokens()
     size = most if config.window is None else config.window
     stride = size if config.stride is None else config.stride
     if not 1 <= stride <= size <= most:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.markup import escape
 
 from hydratune.adapters import attach, trained
+from hydratune.adapters.base import LayerAdapter
 from hydratune.adapters.targets import without_effect
 from hydratune.console import console
 from hydratune.data.rows import stable_hash
@@ -18,11 +19,11 @@ from hydratune.models.memory_plan import MemoryPlan
 from hydratune.records.environment import Environment
 from hydratune.records.run_directory import RunDirectory, is_main_process
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.adapter import LayerAdapter
 from hydratune.tracking.tracker import Tracker
-from hydratune.training import ddp, optimizers
+from hydratune.training import ddp
 from hydratune.training.fit import Fitted, fit
 from hydratune.training.interrupts import delay_signals
+from hydratune.training.parameter_groups import refuse_unused_rates
 from hydratune.training.schedules import total_steps
 from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 
@@ -38,7 +39,7 @@ def adapt(job: Job, tracker: Tracker, facts: Mapping[str, object]) -> None:
     without = _excluded_without_effect(job)
     attach_adapter(job)
     job.context.compute.accept(job.model)
-    optimizers.check(job.model, job.config.optimizer)
+    refuse_unused_rates(job.model, job.config.optimizer)
     trainable, total = attach.count_parameters(job.model)
     tracker.log_facts({**facts, "trainable_parameters": trainable, "parameters": total})
     for line in trained.lines(job.model):

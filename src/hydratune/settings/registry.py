@@ -25,7 +25,7 @@ _HOMES = (
     "hydratune.settings.model",
     "hydratune.settings.data",
     "hydratune.adapters.methods",
-    "hydratune.settings.optimizer",
+    "hydratune.training.optimizers",
     "hydratune.settings.trainer",
     "hydratune.settings.evaluation",
     "hydratune.settings.tracking",
