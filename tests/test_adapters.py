@@ -23,10 +23,11 @@ from hydratune.composition import CONF
 from hydratune.data.masking import Encoded
 from hydratune.errors import ConfigError
 from hydratune.evaluation.generation import answer
-from hydratune.models import sources
+from hydratune.models import loading
 from hydratune.models.attention import NAME
 from hydratune.models.compute import on_cpu
-from hydratune.settings.model import Quantization, TinyModel
+from hydratune.models.sources.tiny import TinyModel
+from hydratune.settings.model import Quantization
 from hydratune.training.adalora import RankAllocation, orthogonality
 from hydratune.training.objective import Objective
 from test_config import problems
@@ -127,7 +128,7 @@ def prepared(
 ) -> Any:
     """The tiny model with ``adapter``, not yet trained."""
     settings = TinyModel(name="tiny", context_window=2048, quantization=quantization)
-    model = attach.prepare_quantised(sources.load_model(settings, tiny[1], on_cpu()), quantization)
+    model = attach.prepare_quantised(loading.load_model(settings, tiny[1], on_cpu()), quantization)
     attach.check(model, adapter, steps)
     torch.manual_seed(0)
     return attach.add_adapter(model, adapter, steps)

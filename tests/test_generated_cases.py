@@ -15,7 +15,7 @@ from hydratune.data.formats import read_file
 from hydratune.data.gate import gate
 from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.errors import DataError
-from hydratune.models.sources import plain_template
+from hydratune.models.loading import plain_template
 from hydratune.settings.data import DataConfig, TrainOn
 
 MOST_REFUSED = 0.02  # of the valid inputs

@@ -23,6 +23,7 @@ from hydratune.data.masking import ChatEncoder
 from hydratune.data.prepared import Prepared, prepare, write_prepared
 from hydratune.data.preview import show
 from hydratune.data.quality.findings import by_split, refusals
+from hydratune.data.reader import Reader
 from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.report import write_html
 from hydratune.data.tokens import TokenCheck
@@ -31,8 +32,7 @@ from hydratune.evaluation.judge import facts
 from hydratune.evaluation.judge.client import Budget, Client
 from hydratune.evaluation.judge.clients import make_client
 from hydratune.experiment import fitness
-from hydratune.models import sources
-from hydratune.models.sources import Reader
+from hydratune.models import loading
 from hydratune.records.files import write_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import PrepareConfig
@@ -69,7 +69,7 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
         else None
     )
     section("data")
-    reader = sources.reader(config.model)
+    reader = loading.load_reader(config.model)
     fitness.check_model(config, reader)
     prepared = prepare(config.data)
     for statement in prepared.report["source"]:

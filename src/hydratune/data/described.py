@@ -8,10 +8,10 @@ from typing import Any
 from hydratune.data.masking import ChatEncoder, Encoded
 from hydratune.data.prepared import Prepared
 from hydratune.data.preview import pieces
+from hydratune.data.reader import Reader
 from hydratune.data.reading import SPLIT_NAMES, with_system
 from hydratune.data.rows import Row
 from hydratune.data.tokens import TokenCheck
-from hydratune.models.sources import Reader
 from hydratune.settings.data import DataConfig
 
 SHOWN = 5  # rows whose mask is in the report

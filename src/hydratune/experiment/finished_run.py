@@ -72,7 +72,7 @@ def require_files(settings: TrainConfig, record: RunDirectory) -> None:
 
     Their paths are relative to the folder in which the run was started.
     """
-    if problems := configuration_problems(settings):
+    if problems := list(settings.problems()):
         origin = record.path / ".hydra" / "hydra.yaml"
         started = load_yaml(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
         lines = "\n".join(f"  {problem}" for problem in problems)

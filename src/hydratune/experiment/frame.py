@@ -26,7 +26,6 @@ from hydratune.records.files import write_text
 from hydratune.records.run_directory import RunDirectory, RunFile, alone, is_main_process
 from hydratune.records.status import State, Status
 from hydratune.records.sweep import read_sweep
-from hydratune.settings import checks
 from hydratune.settings.commands import Resume, TrainConfig
 from hydratune.settings.registry import typed
 from hydratune.settings.secrets import mask
@@ -55,7 +54,7 @@ def execute(composed: DictConfig, kind: type[object], load: Callable[[], Command
         config = typed(composed, kind)
         if isinstance(config, TrainConfig):
             config = _complete(config, directory, settings)
-        checks.check(config)
+        config.check()
         keeps_record = kind is TrainConfig and is_main_process()
         if not isinstance(config, TrainConfig) or config.preview:
             keeps_record = False

@@ -67,7 +67,7 @@ def _written_after_an_answer(tokenizer: Any) -> list[int]:
     )
 
 
-def name_the_end(tokenizer: Any) -> None:
+def add_missing_eos(tokenizer: Any) -> None:
     """A tokenizer without an end-of-text token gets the token with which its template ends an
     answer.
     """

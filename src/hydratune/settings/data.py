@@ -1,11 +1,13 @@
 """Settings of the data: what all sources share, and the fields of each source."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from omegaconf import MISSING, OmegaConf
 
+from hydratune.errors import Problem
 from hydratune.settings.registry import variant, variants
 
 
@@ -162,6 +164,12 @@ class DataConfig:
     control: Control = Control.none
     # train, validate and test on these many rows: loss must go to 0
     overfit_rows: int | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield every problem of these settings."""
+        from hydratune.settings.checks import data_problems
+
+        yield from data_problems(self)
 
 
 @variant("data", "contracts")

@@ -1,4 +1,4 @@
-"""The settings that every optimizer shares, and the interface of ``hydratune.training.optimizers``."""
+"""The settings of every optimizer, and the interface of ``hydratune.training.optimizers``."""
 
 import math
 import re

@@ -28,7 +28,13 @@ def above_zero(key: str, value: float, fix: str) -> Iterator[Problem]:
         yield Problem(key, value, "must be above 0", fix)
 
 
-def one_of(key: str, value: str | None, options: Sequence[str]) -> Iterator[Problem]:
-    """Yield a problem if ``value`` is not one of ``options``."""
+def one_of(
+    key: str, value: str, options: Sequence[str], alternative: str = ""
+) -> Iterator[Problem]:
+    """Yield a problem if ``value`` is not one of ``options``.
+
+    ``alternative``: what else is allowed, at the end of the message.
+    """
     if value not in options:
-        yield Problem(key, value, "no such option", f"one of: {', '.join(options)}")
+        fix = f"one of: {', '.join(options)}{f',{alternative}' if alternative else ''}"
+        yield Problem(key, value, "no such option", fix)

@@ -31,7 +31,6 @@ from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory, State, alone
 from hydratune.records.status import Outcome
 from hydratune.records.sweep import Job, read_study, read_sweep, varying, write_sweep
-from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.data import FilesData
 from hydratune.settings.registry import typed
@@ -283,9 +282,8 @@ def check_job(
     except ConfigError as error:
         return None, list(error.problems)
     record = RunDirectory(Path(str(sweep.hydra.sweep.dir)).absolute() / name)
-    return Planned(Job(name, tuple(job), {}), record, settings, composed), configuration_problems(
-        settings
-    )
+    planned = Planned(Job(name, tuple(job), {}), record, settings, composed)
+    return planned, list(settings.problems())
 
 
 def _refuse_study(folder: Path) -> None:
