@@ -175,7 +175,7 @@ def _print_plan(job: Job, record: RunDirectory, plan: MemoryPlan) -> None:
     _record_plan(record, plan)
     if job.compute.accelerator == "gpu" and is_main_process():
         device = job.compute.device
-        console.print(f"{hardware.name_of(device)} ({device}): {plan.told()}", soft_wrap=True)
+        console.print(f"{hardware.name_of(device)} ({device}): {plan.describe()}", soft_wrap=True)
 
 
 def _record_plan(record: RunDirectory, plan: MemoryPlan) -> None:
