@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,13 +16,9 @@ _LAYER = re.compile(r"(?:^|\.)(\d+)\.")  # the first number in a parameter's nam
 _LORA_B = re.compile(r"\blora_(embedding_)?B\b")
 
 
-class ParameterGroup(TypedDict):
-    """One of torch's parameter groups; ``lr_factor`` is its rate over that of the settings."""
-
-    params: list[torch.nn.Parameter]
-    lr: float
-    lr_factor: float
-    weight_decay: float
+# One of torch's parameter groups, with params, lr, weight_decay, and as lr_factor its rate over
+# that of the settings. The type is the one that torch's optimizers accept.
+ParameterGroup = dict[str, Any]
 
 
 def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -1,6 +1,6 @@
 """AdamW (arXiv:1711.05101), and its forms with 8-bit and with paged moments."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class AdamWOptimizer(OptimizerConfig):
         return fused_adamw(groups, lr=self.lr, betas=self.betas, eps=self.eps)
 
     def _build_with(
-        self, kind: "type[torch.optim.Optimizer]", model: "torch.nn.Module"
+        self, kind: "Callable[..., torch.optim.Optimizer]", model: "torch.nn.Module"
     ) -> "torch.optim.Optimizer":
         """Return the optimizer of class ``kind``, one of bitsandbytes'."""
         from hydratune.training.parameter_groups import parameter_groups

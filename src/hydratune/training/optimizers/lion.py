@@ -1,6 +1,6 @@
 """Lion (arXiv:2302.06675), with a 32-bit or an 8-bit momentum."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ class LionOptimizer(OptimizerConfig):
         return self._build_with(Lion32bit, model)
 
     def _build_with(
-        self, kind: "type[torch.optim.Optimizer]", model: "torch.nn.Module"
+        self, kind: "Callable[..., torch.optim.Optimizer]", model: "torch.nn.Module"
     ) -> "torch.optim.Optimizer":
         """Return the optimizer of class ``kind``, one of bitsandbytes'."""
         from hydratune.training.parameter_groups import parameter_groups
