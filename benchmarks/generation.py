@@ -89,9 +89,7 @@ def prepared(args: argparse.Namespace, *, own: bool) -> tuple[list[list[int]], A
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, args.adapter)
-    prompts = [
-        ids[: trained.index(True)] for ids, trained in zip(rows.ids, rows.trained, strict=True)
-    ]
+    prompts = [ids[: mask.index(True)] for ids, mask in zip(rows.ids, rows.loss_mask, strict=True)]
     return prompts, model.eval(), loading.load_tokenizer(config.model, source)
 
 

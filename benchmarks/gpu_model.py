@@ -206,16 +206,16 @@ def random_rows(
     ids = [
         start + [draw.randrange(1, shape.vocabulary) for _ in range(n - common)] for n in lengths
     ]
-    trained = [[i >= n - n // 4 for i in range(n)] for n in lengths]
-    return Rows("random tokens", ids, trained, order(trained, config), [])
+    masks = [[i >= n - n // 4 for i in range(n)] for n in lengths]
+    return Rows("random tokens", ids, masks, order(masks, config), [])
 
 
 def encoded(rows: Rows) -> list[Any]:
-    from hydratune.data.masking import Encoded
+    from hydratune.data.encoding.encoded import Encoded
 
     return [
-        Encoded(tuple(ids), tuple(trained))
-        for ids, trained in zip(rows.ids, rows.trained, strict=True)
+        Encoded(tuple(ids), tuple(loss_mask))
+        for ids, loss_mask in zip(rows.ids, rows.loss_mask, strict=True)
     ]
 
 
@@ -335,7 +335,7 @@ def plain_training(
     model.train()
     for step in rows.steps:
         numbers = [i for micro in step for i in micro]
-        count = sum(sum(rows.trained[i]) for i in numbers)
+        count = sum(sum(rows.loss_mask[i]) for i in numbers)
         total = torch.zeros((), device=place.device)
         for start in range(0, len(numbers), at_once):
             with place.mixed(mixed):

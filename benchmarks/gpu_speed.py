@@ -275,7 +275,7 @@ def trials(way: str, many: Trials, place: Place) -> dict[str, Any]:
     """All trials' steps by one of ``MODES``: ``Objective``, clipping and AdamW, in threads as jobs
     of a pack are.
 
-    The machinery is that of ``hydratune.sweeps.pack`` (``PackResources``, ``JobWorkers``,
+    The machinery is that of ``hydratune.sweeps`` (``PackResources``, ``JobWorkers``,
     ``WorkerPool``, ``BaseReplica``) without Lightning, files and processes around it. Merged:
     micro-packs that wait at the same moment are one pass over the frozen base.
     """
@@ -286,7 +286,7 @@ def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
     from hydratune.adapters import attach
     from hydratune.models.attention import NAME
     from hydratune.records.run_directory import RunDirectory
-    from hydratune.sweeps.pack import JobWorkers, PackResources
+    from hydratune.sweeps.pack_resources import JobWorkers, PackResources
     from hydratune.sweeps.watch import Heartbeat
 
     config = place.settings(f"data.batch_size={many.rows}")
@@ -295,7 +295,7 @@ def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
     merge_tokens = 4 * many.tokens * count if way == "pack, merged" else 0
     resources = PackResources(1, merge_tokens)
     packed = way != "one by one"
-    heartbeat = Heartbeat(RunDirectory(Path("pack")), resources.asked)
+    heartbeat = Heartbeat(RunDirectory(Path("pack")), resources.leave)
     taken = []
     for seed in range(count):
         torch.manual_seed(seed)
@@ -311,7 +311,7 @@ def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
                 encoded(drawn),
                 many,
                 place,
-                resources.asked,
+                resources.leave,
             )
         )
     place.release()
@@ -325,17 +325,17 @@ def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
                 place.synchronize()
                 seconds = time.perf_counter() - started
             except BaseException:
-                resources.asked.set()  # the others end as soon as they can
+                resources.leave.set()  # the others end as soon as they can
                 raise
     finally:
-        resources.threads.dismiss()
+        resources.workers.close()
     steps = count * many.rounds
-    crew = resources.threads
+    workers = resources.workers
     return {
         "trial_steps_per_second": steps / seconds,
         "tokens_per_second": steps * many.tokens / seconds,
         "peak_memory": place.peak(),
-        "merged": crew.merged / crew.micro_packs if crew.micro_packs else 0.0,
+        "merged": workers.merged / workers.micro_packs if workers.micro_packs else 0.0,
         "losses": [trial.losses[-1].item() for trial in taken],
     }
 

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from fresh import markdown
 from hydratune.adapters import attach
 from hydratune.adapters.methods.lora import LoraAdapter
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import memory_plan, varlen
 from hydratune.models.attention import NAME
 from hydratune.settings.model import Quantization
@@ -85,9 +85,9 @@ def kept(shape: dict[str, Any], layers: int) -> int:
 
     parameters = {p.untyped_storage()._cdata for p in tuned.parameters()}
     length = TOKENS // 4
-    trained = tuple(i > 3 * length // 4 for i in range(length + 1))
+    loss_mask = tuple(i > 3 * length // 4 for i in range(length + 1))
     rows = [
-        Encoded(tuple((first + i) % 64 for i in range(length + 1)), trained) for first in range(4)
+        Encoded(tuple((first + i) % 64 for i in range(length + 1)), loss_mask) for first in range(4)
     ]  # that begin differently
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         objective.gradients(rows)

@@ -26,7 +26,7 @@ import torch
 from hydratune import composition
 from hydratune.adapters import attach
 from hydratune.data.datamodule import OptimizerBatches
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import ConfigError, refuse
 from hydratune.experiment.prepare import prepare
 from hydratune.models import hardware

@@ -4,8 +4,8 @@
     python benchmarks/packs.py --trials 8 --tokens 32,64 --repeats 3 --workers 1 adapter.r=8
 
 Every trial has a LoRA adapter of its own on the default model, and hands in one micro-pack of one
-row after the other (half of its tokens trained) to the crew that all trials share, for forward and
-backward without an optimizer; the crew computes them one by one, or takes in common what waits at
+row after the other (half of its tokens trained) to the worker pool that all trials share, for forward and
+backward without an optimizer; the pool computes them one by one, or computes in one pass what waits at
 the same moment, as in a sweep. Both take turns. Reported are seconds per micro-pack of every trial:
 medians of ``--repeats`` rounds. Words with "=" are settings of `hydratune train`.
 """  # noqa: E501
@@ -23,11 +23,11 @@ import torch
 
 from fresh import _cpu_seconds
 from hydratune.adapters import attach
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware, loading
 from hydratune.models.compute import on_cpu
 from hydratune.records.run_directory import RunDirectory
-from hydratune.sweeps.pack import JobWorkers, PackResources
+from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.training.objective import Objective
 from workloads import settings
@@ -39,8 +39,8 @@ def rows(count: int, tokens: int, vocabulary: int) -> list[list[Encoded]]:
     """``count`` micro-packs of one row."""
     generator = torch.Generator().manual_seed(tokens)
     drawn = torch.randint(5, vocabulary, (count, tokens + 1), generator=generator)
-    trained = (*[False] * (tokens + 1 - tokens // 2), *[True] * (tokens // 2))
-    return [[Encoded(tuple(ids), trained)] for ids in drawn.tolist()]
+    loss_mask = (*[False] * (tokens + 1 - tokens // 2), *[True] * (tokens // 2))
+    return [[Encoded(tuple(ids), loss_mask)] for ids in drawn.tolist()]
 
 
 class Pack:
@@ -50,7 +50,7 @@ class Pack:
         self, base: Any, config: Any, trials: int, workers: int, merge_tokens: int
     ) -> None:
         self.resources = PackResources(workers, merge_tokens)
-        heartbeat = Heartbeat(RunDirectory(Path("job")), self.resources.asked)
+        heartbeat = Heartbeat(RunDirectory(Path("job")), self.resources.leave)
         self.objectives = []
         for seed in range(trials):
             torch.manual_seed(seed)
@@ -64,13 +64,13 @@ class Pack:
     def gradients(self, parts: list[list[Encoded]]) -> tuple[float, float]:
         """(CPU-seconds, wall seconds) of one micro-pack for as many trials as there are parts."""
 
-        def station(objective: Objective, part: list[Encoded]) -> None:
+        def compute(objective: Objective, part: list[Encoded]) -> None:
             for _ in range(IN_A_ROUND):
                 objective.gradients(part)
 
-        with ThreadPoolExecutor(len(parts)) as stations:
+        with ThreadPoolExecutor(len(parts)) as threads:
             cpu, wall = _cpu_seconds(), time.perf_counter()
-            list(stations.map(station, self.objectives, parts))
+            list(threads.map(compute, self.objectives, parts))
             return (_cpu_seconds() - cpu) / IN_A_ROUND, (time.perf_counter() - wall) / IN_A_ROUND
 
 
@@ -124,10 +124,12 @@ def main() -> None:
                 f" {wall_merged:.2f} | {cpu_merged / cpu:.2f} / {wall_merged / wall:.2f} |",
                 flush=True,
             )
-    crew = merged.resources.threads
-    print(f"{crew.merged} of {crew.micro_packs} micro-packs were computed together with others")
+    workers = merged.resources.workers
+    print(
+        f"{workers.merged} of {workers.micro_packs} micro-packs were computed together with others"
+    )
     for each in (alone, merged):
-        each.resources.threads.dismiss()
+        each.resources.workers.close()
 
 
 if __name__ == "__main__":

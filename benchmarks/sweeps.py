@@ -130,18 +130,18 @@ def write_rows(args: argparse.Namespace, folder: Path) -> None:
     workloads.write_chats(training, folder / "train.jsonl")
     workloads.write_chats(taken[args.rows : -2], folder / "validation.jsonl")
     workloads.write_chats(taken[-2:], folder / "test.jsonl")
-    ids, trained = (
+    ids, masks = (
         [list(row.ids) for _, row in training],
-        [list(row.trained) for _, row in training],
+        [list(row.loss_mask) for _, row in training],
     )
-    steps = workloads.order(trained, config) * args.epochs
+    steps = workloads.order(masks, config) * args.epochs
     judges = [row for _, row in taken[args.rows : -2]]
-    validation = [[list(row.ids) for row in judges], [list(row.trained) for row in judges]]
+    validation = [[list(row.ids) for row in judges], [list(row.loss_mask) for row in judges]]
     title, validations = (
         workloads.WORKLOADS[args.workload].title,
         2 * args.epochs,
     )  # twice an epoch, hydratune's default
-    workloads.Rows(title, ids, trained, steps, batch, validation, validations).write(
+    workloads.Rows(title, ids, masks, steps, batch, validation, validations).write(
         folder / "rows.json"
     )
 

@@ -36,7 +36,7 @@ def ours(
     from lightning.pytorch.loggers.logger import Logger
 
     from hydratune.adapters import attach
-    from hydratune.data.masking import Encoded
+    from hydratune.data.encoding.encoded import Encoded
     from hydratune.models import loading
     from hydratune.models.compute import compute_of
     from hydratune.records.run_directory import RunDirectory
@@ -60,8 +60,8 @@ def ours(
         model = attach.add_adapter(base, config.adapter)
         begin(model, meter)
         train = [
-            Encoded(tuple(ids), tuple(trained))
-            for ids, trained in zip(rows.ids, rows.trained, strict=True)
+            Encoded(tuple(ids), tuple(loss_mask))
+            for ids, loss_mask in zip(rows.ids, rows.loss_mask, strict=True)
         ]
         with tempfile.TemporaryDirectory() as folder:
             record = RunDirectory(Path(folder))
@@ -104,7 +104,7 @@ def plain(
     model.train()
     begin(model, meter)
     for step in rows.steps:
-        count = sum(sum(rows.trained[i]) for micro in step for i in micro)
+        count = sum(sum(rows.loss_mask[i]) for micro in step for i in micro)
         total = torch.zeros((), device=device)
         for numbers in [[i] for micro in step for i in micro] if alone else step:
             ids, mask, labels = (t.to(device) for t in padded(rows, numbers))
@@ -165,7 +165,7 @@ def trl(
     in_order = [i for step in rows.steps for micro in step for i in micro]
     columns = {
         "input_ids": [rows.ids[i] for i in in_order],
-        "completion_mask": [list(map(int, rows.trained[i])) for i in in_order],
+        "completion_mask": [list(map(int, rows.loss_mask[i])) for i in in_order],
     }
     base = base_model(config, layers, torch.float32)
     torch.manual_seed(config.seed)
@@ -191,13 +191,13 @@ def trl(
         tokenizer = loading.load_tokenizer(config.model, loading.locate(config.model))
         data = {"train_dataset": Dataset.from_dict(columns), "processing_class": tokenizer}
         if validating:
-            ids, trained = rows.validation
+            ids, masks = rows.validation
             data["eval_dataset"] = Dataset.from_dict(
-                {"input_ids": ids, "completion_mask": [list(map(int, mask)) for mask in trained]}
+                {"input_ids": ids, "completion_mask": [list(map(int, mask)) for mask in masks]}
             )
         trainer = Recorded(base, arguments, **data, peft_config=lora(config), callbacks=[Steps()])
         wanted = [
-            [t if m else -100 for t, m in zip(rows.ids[i], rows.trained[i], strict=True)]
+            [t if m else -100 for t, m in zip(rows.ids[i], rows.loss_mask[i], strict=True)]
             for i in in_order
         ]
         assert (

@@ -1,18 +1,18 @@
-"""How often `hydratune compare` tells apart what does not differ (5 % are allowed), and finds what
-does. By simulation, before and now.
+"""How often `hydratune compare` calls equal settings different, and finds real differences.
 
     python benchmarks/ties.py                          # two settings; 10 minutes
     python benchmarks/ties.py --entries 5 --rows 200   # the best of several against the others
-    python benchmarks/ties.py --fit 1 --shared 0.8     # rows suit settings differently; seeds are alike for both settings
+    python benchmarks/ties.py --fit 1 --shared 0.8     # rows suit settings; paired seeds
 
-Runs of the same settings differ in their seeds. A run has a loss and a hit or a miss on each test
-row, and a validation loss; the luck of its seed shifts all of them. What varies: seeds of each,
-test rows, and the variance of that luck, as a multiple of the variance that the rows leave in the
-mean of a run; "1/row" is as large as that of a single row. Power: a difference of 3.5 standard
-errors of the rows, which they alone would tell in 94 % of all cases. "before" is Satterthwaite's t
-of rows and seeds (rows counted twice), Holm's correction over the test rows, and beside it a test
-of the validation loss with a correction of its own; either of them told apart.
-"""  # noqa: E501
+A simulation of the present tests and of the former ones; 5 % of equal settings may be called
+different. Runs of the same settings differ in their seeds. A run has a loss and a hit or a miss on
+each test row, and a validation loss; its seed shifts all of them. What varies is the number of
+seeds and of test rows, and the variance of that shift, as a multiple of the variance that the rows
+leave in the mean of a run ("1/row": as large as that of a single row). The power is that for a
+difference of 3.5 standard errors of the rows, which they alone would show in 94 % of all cases.
+"before" is Satterthwaite's t of rows and seeds (rows counted twice) with Holm's correction over the
+test rows, and a test of the validation loss with a correction of its own; either may count.
+"""
 
 import argparse
 import itertools

@@ -102,7 +102,7 @@ def size(rows: Path) -> dict[str, int]:
     return {
         "rows": len(content["ids"]),
         "tokens": sum(map(len, content["ids"])),
-        "supervised": sum(map(sum, content["trained"])),
+        "supervised": sum(map(sum, content["loss_mask"])),
         "steps": len(content["steps"]),
     }
 

@@ -59,7 +59,7 @@ class Rows:
 
     title: str
     ids: list[list[int]]
-    trained: list[list[bool]]
+    loss_mask: list[list[bool]]
     steps: list[list[list[int]]]  # optimizer step -> micro-batch -> row numbers
     overrides: list[str]  # for ``settings``
     # ids and masks of rows to validate on
@@ -73,7 +73,7 @@ class Rows:
 
     @property
     def supervised(self) -> int:
-        return sum(map(sum, self.trained))
+        return sum(map(sum, self.loss_mask))
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +123,8 @@ def take(
         ],
     ]
     config, taken = first(name, data, count or share, batch)
-    ids, trained = [list(row.ids) for _, row in taken], [list(row.trained) for _, row in taken]
-    return Rows(WORKLOADS[name].title, ids, trained, order(trained, config), [*batch, *overrides])
+    ids, masks = [list(row.ids) for _, row in taken], [list(row.loss_mask) for _, row in taken]
+    return Rows(WORKLOADS[name].title, ids, masks, order(masks, config), [*batch, *overrides])
 
 
 def first(
@@ -133,7 +133,7 @@ def first(
     """The settings of a workload, and its first rows as read and as encoded: so many, or a share of
     their usual number.
     """
-    from hydratune.data.masking import ChatEncoder
+    from hydratune.data.encoding.encoder import ChatEncoder
     from hydratune.data.sets import load_sets
     from hydratune.evaluation.metrics import as_json_text
     from hydratune.models import loading
@@ -172,7 +172,7 @@ def write_chats(taken: Sequence[tuple[Any, Any]], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def order(trained: Sequence[Sequence[bool]], config: Any) -> list[list[list[int]]]:
+def order(loss_masks: Sequence[Sequence[bool]], config: Any) -> list[list[list[int]]]:
     """hydratune's own order of the first epoch: optimizer step -> micro-batch -> row numbers."""
     from hydratune.data.datamodule import OptimizerBatches
 
@@ -180,7 +180,7 @@ def order(trained: Sequence[Sequence[bool]], config: Any) -> list[list[list[int]
     micro = [
         list(rows)
         for rows, _ in OptimizerBatches(
-            [sum(t) for t in trained], config.data.batch_size, accumulate, config.seed
+            [sum(mask) for mask in loss_masks], config.data.batch_size, accumulate, config.seed
         )
     ]
     return [micro[i : i + accumulate] for i in range(0, len(micro), accumulate)]
@@ -198,7 +198,7 @@ def padded(rows: Rows, numbers: list[int]) -> tuple[Any, Any, Any]:
     mask = [[*[1] * len(rows.ids[i]), *[0] * n] for i, n in zip(numbers, fill, strict=True)]
     labels = [
         [
-            *(t if m else -100 for t, m in zip(rows.ids[i], rows.trained[i], strict=True)),
+            *(t if m else -100 for t, m in zip(rows.ids[i], rows.loss_mask[i], strict=True)),
             *[-100] * n,
         ]
         for i, n in zip(numbers, fill, strict=True)

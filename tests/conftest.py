@@ -65,7 +65,7 @@ def model(tiny: tuple[Any, Any, Any]) -> Any:
 
 @pytest.fixture
 def encoder(tiny: tuple[Any, Any, Any], model: Any) -> Any:
-    from hydratune.data.masking import ChatEncoder
+    from hydratune.data.encoding.encoder import ChatEncoder
     from hydratune.models import loading
 
     return ChatEncoder(tiny[2], loading.turn_end_ids(tiny[2], model))

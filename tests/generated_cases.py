@@ -553,18 +553,18 @@ def write(case: Case, folder: Path) -> Path:
 class Wanted:
     """The tokens of one example:
 
-    ``ids`` and which of them are trained, and where its trained texts stand.
+    ``ids``, the loss mask over them, and where its trained texts stand.
     """
 
     ids: list[int]
-    trained: list[bool]
+    loss_mask: list[bool]
     text: str
     starts: list[int]  # characters at which a trained text begins
     joined: bool  # up to one of these, the text alone is not cut as it is within the whole
 
 
 def wanted(case: Case, tok: Any) -> list[Wanted]:
-    """What should be trained, one entry for each example."""
+    """Return what should be trained, one entry for each example."""
     form = FORMATS[case.format]
     answers = [i for i, turn in enumerate(case.turns) if turn["role"] == "assistant"]
     examples = [case.turns[: i + 1] for i in answers] if case.train_on == "each" else [case.turns]
@@ -581,22 +581,22 @@ def wanted(case: Case, tok: Any) -> list[Wanted]:
 
 def _example(pieces: Pieces, last_only: bool, tok: Any) -> Wanted:
     text, regions = "", []
-    for piece, trained in pieces:
-        if trained:
+    for piece, is_trained in pieces:
+        if is_trained:
             regions.append((len(text), len(text) + len(piece)))
         text += piece
     regions = regions[-1:] if last_only else regions
     encoded = tok(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = encoded["offset_mapping"]
-    trained = [
+    loss_mask = [
         any(start < stop and end > begin for begin, stop in regions) for start, end in offsets
     ]
     alone = [tok(text[:begin], add_special_tokens=False)["input_ids"] for begin, _ in regions]
     joined = any(encoded["input_ids"][: len(ids)] != ids for ids in alone)
-    length = max(i for i, is_trained in enumerate(trained) if is_trained) + 1
+    length = max(i for i, is_target in enumerate(loss_mask) if is_target) + 1
     return Wanted(
         encoded["input_ids"][:length],
-        trained[:length],
+        loss_mask[:length],
         text[: regions[-1][1]],
         [begin for begin, _ in regions],
         joined,

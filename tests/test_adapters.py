@@ -20,7 +20,7 @@ from hydratune.adapters.methods.prefix_tuning import PrefixInit, PrefixTuning
 from hydratune.adapters.methods.prompt_tuning import PromptInit, PromptTuning
 from hydratune.adapters.methods.vera import VeraAdapter
 from hydratune.composition import CONF
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import ConfigError
 from hydratune.evaluation.generation import answer
 from hydratune.models import loading

@@ -94,7 +94,7 @@ def test_floor_takes_the_weights_from_the_model() -> None:
 def test_padding_is_never_a_target(rows: workloads.Rows) -> None:
     ids, mask, labels = workloads.padded(rows, [0, 1, 2])
     assert ids.shape == mask.shape == labels.shape and (labels[mask == 0] == -100).all()
-    assert (labels != -100).sum() == sum(sum(rows.trained[i]) for i in (0, 1, 2))
+    assert (labels != -100).sum() == sum(sum(rows.loss_mask[i]) for i in (0, 1, 2))
 
 
 def entry(adapters: tuple[str, str]) -> dict[str, object]:

@@ -8,16 +8,26 @@ from rich.console import Console
 
 from hydratune import console
 from hydratune.console import Stage, progress, redirect_output
+from hydratune.records.status import Status
 from hydratune.records.sweep import Job, write_sweep
 from hydratune.sweeps import board as boards
-from hydratune.sweeps.board import Board, Line, choose, plain, span, summary, table, time_left
+from hydratune.sweeps.board import Board
+from hydratune.sweeps.job_table import (
+    JobLine,
+    choose,
+    describe,
+    span,
+    summary,
+    table,
+    time_left,
+)
 
 
-def line(state: str = "running", **values: object) -> Line:
-    return Line(**{"settings": "lr=1", "state": state, **values})  # type: ignore[arg-type]
+def line(state: str = "running", **values: object) -> JobLine:
+    return JobLine(**{"settings": "lr=1", "state": state, **values})  # type: ignore[arg-type]
 
 
-def training(share: float, began: float = 0.0, since: float = 0.0) -> Line:
+def training(share: float, began: float = 0.0, since: float = 0.0) -> JobLine:
     return line(began=began, since=since, stage=Stage("training", 100 * share, 100))
 
 
@@ -28,7 +38,7 @@ def test_numbers_of_the_work_arrive_as_numbers(tmp_path: Path) -> None:
     write_sweep(tmp_path, [Job("0", (), {"optimizer.lr": "0.1"})])
     board = Board(tmp_path, ["0"])
     board.began("0")
-    with redirect_output(io.StringIO(), board.teller("0")):
+    with redirect_output(io.StringIO(), board.listener("0")):
         with progress("training", 4) as ticker:
             ticker.advance(1, 10, loss=2.0)
             ticker.advance(0, 0, val_loss=1.5)
@@ -118,7 +128,7 @@ def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
         ),
     ],
 )
-def test_time_left(lines: list[Line], left: float | None) -> None:
+def test_time_left(lines: list[JobLine], left: float | None) -> None:
     assert time_left(lines, 10.0) == (pytest.approx(left) if left is not None else None)
 
 
@@ -140,14 +150,15 @@ def test_without_a_terminal_the_same_facts_are_lines(
     assert not console.console.is_terminal
     with Board(tmp_path, ["0", "1"]) as board:
         board.began("0")
-        board.teller("0")(Stage("training", 5, 10, 123.0, {"loss": 1.5, "val loss": 1.25}))
-        board.say()
+        board.listener("0")(Stage("training", 5, 10, 123.0, {"loss": 1.5, "val loss": 1.25}))
+        board.print_progress()
         assert capfd.readouterr().out == ""
         monkeypatch.setattr(boards, "_PLAIN_INTERVAL", 0.0)
-        board.say()
+        board.print_progress()
         said = capfd.readouterr().out
-        board.ended("0", {"state": "finished"})
-        board.ended("1", {"state": "stopped", "halved": {"step": 7, "value": 2.0, "rung": 0}})
+        board.ended("0", Status({"state": "finished"}))
+        halved = {"step": 7, "value": 2.0, "rung": 0}
+        board.ended("1", Status({"state": "stopped", "halved": halved}))
     assert (
         "0 of 2 jobs ended; 1 running, 1 waiting" in said
         and "best so far: job 0 (lr=0) 1.2500" in said
@@ -163,12 +174,12 @@ def test_what_was_done_before_is_no_speed(tmp_path: Path) -> None:
     """A job that goes on from its checkpoint at step 80 of 100 has done 10 steps in 10 s."""
     assert Stage("training", 90, 100, resumed_at=80).seconds_left(10.0) == 10
     board = Board(tmp_path, ["0"])
-    with redirect_output(io.StringIO(), board.teller("0")), progress("training", 10) as ticker:
+    with redirect_output(io.StringIO(), board.listener("0")), progress("training", 10) as ticker:
         ticker.resume_at(8)
     stage = board.lines["0"].stage
     assert (stage.fraction, stage.seconds_left(5.0)) == (0.8, None)
 
 
 def test_a_job_that_has_not_said_anything() -> None:
-    assert plain("7", line()) == "job 7: starting"
+    assert describe("7", line()) == "job 7: starting"
     assert Stage("x", 5, -1).fraction == 0.0

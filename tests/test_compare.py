@@ -86,7 +86,7 @@ def hits(count: int, of: int = 40) -> list[bool]:
     return [i < count for i in range(of)]
 
 
-def test_copies_of_one_run_are_never_told_apart(tmp_path: Path) -> None:
+def test_copies_of_one_run_are_indistinguishable(tmp_path: Path) -> None:
     noise = random.Random(0)
     nll = [noise.gauss(1, 0.3) for _ in range(40)]
     for n in range(12):
@@ -115,7 +115,7 @@ def test_38_of_40_against_37_is_not_distinguishable(hydratune: Command, tmp_path
     assert code == 0 and "the candidate is not worse" in text
 
 
-def test_a_clear_difference_on_the_same_rows_is_told_apart(tmp_path: Path) -> None:
+def test_a_clear_difference_on_the_same_rows_is_significant(tmp_path: Path) -> None:
     make(tmp_path / "a", right=hits(38), lr=1.0, loss=0.4)
     make(tmp_path / "b", right=hits(20), lr=2.0, loss=0.5)
     compared = compare(collect_runs([tmp_path]))
@@ -149,8 +149,8 @@ def test_many_equal_comparisons_are_corrected(tmp_path: Path) -> None:
     assert not compare(collect_runs([tmp_path])).paired_tests[1]["exact_match"].significant
 
 
-def test_what_is_plain_is_told_apart_among_two_hundred(tmp_path: Path) -> None:
-    """The least p that drawn samples can show, times 200, must stay below what tells apart."""
+def test_a_clear_difference_is_significant_among_two_hundred(tmp_path: Path) -> None:
+    """The least p that samples can show, times 200, must stay below the level of significance."""
     for n in range(200):
         make(
             tmp_path / str(n),
@@ -213,7 +213,7 @@ def test_seeds_that_differ_more_than_settings_are_a_tie(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])
-def test_settings_that_do_nothing_are_rarely_told_apart_on_the_test_rows(
+def test_settings_that_do_nothing_rarely_differ_significantly_on_the_test_rows(
     tmp_path: Path, seeds: int, others: int
 ) -> None:
     """What differs is the luck of the seed, which shifts all rows: one pair in 20 may look
@@ -717,8 +717,8 @@ def test_an_unknown_export_is_refused_before_anything_is_written(
 
 # ---------------------------------------------------------------- one family of tests, and few rows
 def test_validation_losses_and_test_rows_are_corrected_together(tmp_path: Path) -> None:
-    """Losses of three seeds that differ with p = 0.03 are one test of three: nothing is told apart
-    by it alone.
+    """Losses of three seeds that differ with p = 0.03 are one test of three: nothing is
+    significant by it alone.
     """
     for side, losses in ((0, (0.50, 0.52, 0.51)), (1, (0.53, 0.56, 0.545))):
         for seed, loss in enumerate(losses):

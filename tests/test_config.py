@@ -7,10 +7,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from hydratune.composition import CONF, composition_problems, register, sweep_name
-from hydratune.data.cases import CASES
+from hydratune.data.cases.base import CaseData
 from hydratune.errors import ConfigError
 from hydratune.settings.commands import COMMANDS, TrainConfig, load
-from hydratune.settings.registry import plain, typed
+from hydratune.settings.registry import plain, typed, variants
 from hydratune.settings.secrets import mask, refuse_secrets
 
 
@@ -26,6 +26,7 @@ def problems(*overrides: str) -> dict[str, str]:
     return {p.key: str(p) for p in composition_problems("train", ["name=test", *overrides])}
 
 
+CASES = [name for name, kind in variants("data").items() if issubclass(kind, CaseData)]
 REQUIRED = {
     "model=local": ["model.path=."],
     "model=hub": ["model.id=a/b"],

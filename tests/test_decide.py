@@ -240,7 +240,7 @@ def test_the_prompt_that_was_asked_is_stored_and_its_hash_is_that_of_its_tokens(
     for file in files:
         for row in map(json.loads, file.read_text().splitlines()):
             asked = [Message(turn["role"], turn["content"]) for turn in row["prompt"]]
-            tokens = encoder.prompt(asked, (), "test")
+            tokens = encoder.prompt_tokens(asked, (), "test")
             assert (
                 stable_hash(tokens) == row["prompt_hash"] and len(tokens) == row["prompt_tokens"]
             ), file

@@ -442,16 +442,17 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
-    from hydratune.sweeps.study import _Mending, _storage
+    from hydratune.sweeps.search.journal import JournalLock
+    from hydratune.sweeps.search.study import open_storage
 
     journal = tmp_path / "study.log"
-    study = optuna.create_study(storage=_storage(str(journal)), study_name="s")
+    study = optuna.create_study(storage=open_storage(str(journal)), study_name="s")
     for value in (0.25, 0.75):
         trial = study.ask()
         trial.suggest_float("x", 0, 1)
         study.tell(trial, value)
     content, seal = journal.read_bytes(), (tmp_path / "study.log.sha256").read_bytes()
-    assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 2
+    assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 2
     for damaged in (
         content.replace(b"0.75", b"0.35"),
         content[: content.rindex(b"\n", 0, -1) + 1],
@@ -459,19 +460,19 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     ):
         journal.write_bytes(damaged)
         with pytest.raises(RunError, match=r"study[.]log is not as it was written"):
-            _storage(str(journal))
+            open_storage(str(journal))
     journal.write_bytes(content + b'{"half a li')  # of a driver that was killed
-    assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 2
+    assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 2
     (tmp_path / "study.log.sha256").write_bytes(b"\xff" + seal[1:])
     with pytest.raises(RunError, match=r"study[.]log[.]sha256"):
-        _storage(str(journal))
+        open_storage(str(journal))
     (
         tmp_path / "study.log.sha256"
     ).unlink()  # the fix that the message names; as of an older version, too
-    two = [JournalStorage(JournalFileBackend(str(journal), _Mending(journal))) for _ in range(2)]
+    two = [JournalStorage(JournalFileBackend(str(journal), JournalLock(journal))) for _ in range(2)]
     for number in range(6):  # two drivers take turns
         optuna.load_study(storage=two[number % 2], study_name="s").ask()
-    assert len(optuna.load_study(storage=_storage(str(journal)), study_name="s").trials) == 8
+    assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 8
 
 
 # ------------------------------------------------------------------------ the same in every process

@@ -13,9 +13,12 @@ import pytest
 
 from conftest import SMALL, write_rows
 from hydratune.data import thoughts
-from hydratune.data.examples import each_turn, encode_split, parts_of
-from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
+from hydratune.data.encoding.document_parts import split_document
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.errors import Defect, MaskError
+from hydratune.data.encoding.examples import encode_split, split_turns
+from hydratune.data.mask_check import check_masks
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import DataError
 from hydratune.settings.data import DataConfig, Overlength, TrainOn
@@ -61,8 +64,8 @@ def under(encoder: ChatEncoder, template: str) -> ChatEncoder:
 
 def halves(encoder: ChatEncoder, example: Encoded) -> tuple[str, str]:
     """The text that is read and the text that is trained, where one follows the other."""
-    start = example.trained.index(True)
-    assert all(example.trained[start:])
+    start = example.loss_mask.index(True)
+    assert all(example.loss_mask[start:])
     return encoder.decode(example.ids[:start]), encoder.decode(example.ids[start:])
 
 
@@ -76,7 +79,7 @@ def test_each_turn_is_an_example_with_the_history_that_inference_sends(
     kept, examples, report = encode_split(
         encoder, [TALK], DataConfig(train_on=TrainOn.each), "train"
     )
-    gate(encoder, kept, examples)
+    check_masks(encoder, kept, examples)
     assert [halves(encoder, example)[1] for example in examples] == [
         f"<think>\n\n</think>\n\n{city}<|im_end|>" for city in ("Paris", "Madrid")
     ]
@@ -96,8 +99,8 @@ def test_each_leaves_out_context_turns_and_keeps_single_turns_as_they_are() -> N
         TALK,
         messages=(TALK.messages[0], replace(TALK.messages[1], train=False), *TALK.messages[2:]),
     )
-    assert each_turn(context) == [context]
-    assert each_turn(replace(TALK, messages=TALK.messages[:2])) == [
+    assert split_turns(context) == [context]
+    assert split_turns(replace(TALK, messages=TALK.messages[:2])) == [
         replace(TALK, messages=TALK.messages[:2])
     ]
 
@@ -171,9 +174,9 @@ DOCUMENT = Row(
 def test_long_document_is_trained_in_parts_every_character_once(
     encoder: ChatEncoder, overlap: int
 ) -> None:
-    parts = parts_of(encoder, DOCUMENT, 64, overlap)
+    parts = split_document(encoder, DOCUMENT, 64, overlap)
     examples = [encoder.encode(part) for part in parts]
-    gate(encoder, parts, examples)
+    check_masks(encoder, parts, examples)
     assert len(parts) > 5 and all(len(example.ids) <= 64 for example in examples)
     assert "".join(part.answer for part in parts) == DOCUMENT.text
     assert all(part.answer[0] == " " for part in parts[1:])  # cut between words
@@ -185,9 +188,9 @@ def test_long_document_is_trained_in_parts_every_character_once(
         if overlap:
             assert before.text.endswith(context) and context
             assert read == context and trained.removesuffix("<|im_end|>") == part.answer
-            assert abs(example.trained.index(True) - overlap) <= 1
+            assert abs(example.loss_mask.index(True) - overlap) <= 1
         else:
-            assert not context and example.trained.index(True) == 1
+            assert not context and example.loss_mask.index(True) == 1
 
 
 def test_only_documents_are_split_and_the_rest_is_dropped_with_a_count(
@@ -208,9 +211,9 @@ def test_only_documents_are_split_and_the_rest_is_dropped_with_a_count(
 
 def test_characters_of_many_tokens_are_never_cut(encoder: ChatEncoder) -> None:
     text = "🙂🙃日本語" * 40
-    parts = parts_of(encoder, Row("emoji", (Message("text", text),)), 40, 8)
+    parts = split_document(encoder, Row("emoji", (Message("text", text),)), 40, 8)
     assert "".join(part.answer for part in parts) == text
-    gate(encoder, parts, [encoder.encode(part) for part in parts])
+    check_masks(encoder, parts, [encoder.encode(part) for part in parts])
 
 
 def test_advice_about_length_names_nothing_that_is_in_force(encoder: ChatEncoder) -> None:
@@ -285,7 +288,7 @@ def test_documents_are_split_trained_and_measured_from_the_command_line(
 def test_thoughts_are_parted_from_the_answer(
     content: str, opened: bool, expected: tuple[str, str] | None
 ) -> None:
-    assert thoughts.parted(content, opened=opened) == expected
+    assert thoughts.split_thoughts(content, opened=opened) == expected
 
 
 def asked(content: str) -> Row:
@@ -301,7 +304,7 @@ def test_thought_that_the_prompt_opens_is_closed_once(
 ) -> None:
     encoder, row = under(encoder, template), asked(content)
     example = encoder.encode(row)
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
     # the row's text, where the template writes none
     own = content.removeprefix("<think>").lstrip("\n")
     trained = own if template is OPENS_AND_DROPS else "T\n</think>\n\nA"
@@ -309,7 +312,11 @@ def test_thought_that_the_prompt_opens_is_closed_once(
         "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n<think>\n",
         f"{trained}<|im_end|>",
     )
-    assert encoder.reference(row) == "A" == encoder.said(row, "Other thoughts\n</think>\n\nA")
+    assert (
+        encoder.reference_answer(row)
+        == "A"
+        == encoder.extract_answer(row, "Other thoughts\n</think>\n\nA")
+    )
 
 
 def test_rows_without_thoughts_are_refused_where_the_prompt_opens_one(encoder: ChatEncoder) -> None:
@@ -343,7 +350,9 @@ def test_thoughts_stay_in_the_text_where_the_template_knows_none(encoder: ChatEn
     row = asked("<think>T</think>A")
     encoder = under(encoder, PLAIN_CHAT)
     assert halves(encoder, encoder.encode(row))[1] == "<think>T</think>A<|im_end|>"
-    assert encoder.reference(row) == "A" == encoder.said(row, "<think>other</think>A")
+    assert (
+        encoder.reference_answer(row) == "A" == encoder.extract_answer(row, "<think>other</think>A")
+    )
 
 
 def test_doubled_close_is_refused_with_a_way_that_works(encoder: ChatEncoder) -> None:
@@ -380,7 +389,7 @@ def test_thought_of_any_tag_that_the_prompt_opens_is_closed_once(
 ) -> None:
     encoder, row = under(encoder, template), asked(f"T\n</{tag}>\n\nA")
     assert halves(encoder, encoder.encode(row))[1] == f"T\n</{tag}>\n\nA<|im_end|>"
-    assert encoder.reference(row) == "A"
+    assert encoder.reference_answer(row) == "A"
 
 
 def test_thoughts_apart_are_written_where_the_template_opens_them_and_drops_them(
@@ -389,10 +398,10 @@ def test_thoughts_apart_are_written_where_the_template_opens_them_and_drops_them
     encoder = under(encoder, OPENS_AND_DROPS)
     row = Row("row", (Message("user", "Where?"), Message("assistant", "A", reasoning="T")))
     example = encoder.encode(row)
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
     assert (
         halves(encoder, example)[1] == "T\n</think>\n\nA<|im_end|>"
-        and encoder.reference(row) == "A"
+        and encoder.reference_answer(row) == "A"
     )
 
 
@@ -478,7 +487,7 @@ def test_every_argument_of_every_call_is_written(
         assert caught.value.defect is Defect.calls_ignored
         return
     example = encoder.encode(row)
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
     assert halves(encoder, example)[1].count("[weather{") == 2
 
 

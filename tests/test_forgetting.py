@@ -54,7 +54,7 @@ def test_divergence_is_that_of_the_whole_distributions(model: Any, encoder: Any)
     after = probe(tuned, encoder, config)
     found = forgetting.divergences(before, after)
     row = panel.load(config).neutral[0]
-    ids = torch.tensor([encoder.prompt(row.prompt)])
+    ids = torch.tensor([encoder.prompt_tokens(row.prompt)])
     with torch.no_grad():
         new = tuned(input_ids=ids).logits[0].log_softmax(-1)
         with tuned.disable_adapter():

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from conftest import write_rows
-from hydratune.data import formats
+from hydratune.data.formats import reader
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 
@@ -34,7 +34,7 @@ TYPES = ("jsonl", "json", "csv", "tsv", "parquet")
 
 
 def read_file(*args: Any) -> list[Row]:
-    return list(formats.read_file(*args))
+    return list(reader.read_file(*args))
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -217,6 +217,12 @@ def test_wrong_encoding_and_wrong_delimiter_are_told(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("prompt;completion\na;b\n")
     with pytest.raises(DataError, match="semicolons"):
         read_file(tmp_path / "b.csv", {})
+
+
+def test_utf_16_is_stated_and_the_file_has_no_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,completion\na,bcd\n")  # an even number of bytes
+    with pytest.raises(DataError, match=r"a\.csv: not utf-16; save the file as UTF-8"):
+        read_file(tmp_path / "a.csv", {}, "utf-16")
 
 
 TOOL = {
@@ -832,4 +838,4 @@ def test_rows_whose_last_turns_are_left_out_are_counted(
     path = write_rows(
         tmp_path / "rows.jsonl", [{"messages": turns}, *[{"messages": context}] * count]
     )
-    assert said(path) == ["read as messages", f"{words}turns after the last trained one left out"]
+    assert said(path) == ["read as messages", f"{words}turns after the last trained one dropped"]

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from generated_cases import END, FORMATS, Case, Wanted, cases, tokenizer, wanted, write
-from hydratune.data.examples import encode_split
-from hydratune.data.formats import read_file
-from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.examples import encode_split
+from hydratune.data.formats.reader import read_file
+from hydratune.data.mask_check import check_masks
 from hydratune.errors import DataError
 from hydratune.models.loading import plain_template
 from hydratune.settings.data import DataConfig, TrainOn
@@ -37,7 +38,7 @@ def trained(case: Case, folder: Path) -> tuple[ChatEncoder, list[Encoded]]:
     kept, examples, _ = encode_split(
         encoder, rows, DataConfig(train_on=TrainOn(case.train_on), max_length=100_000), "train"
     )
-    gate(encoder, kept, examples)
+    check_masks(encoder, kept, examples)
     return encoder, examples
 
 
@@ -46,14 +47,14 @@ def is_right(encoder: ChatEncoder, example: Encoded, want: Wanted) -> bool:
     cut after the prompt.
     """
     if not want.joined:
-        return list(example.ids) == want.ids and list(example.trained) == want.trained
-    prompt = encoder.tokens(want.text[: want.starts[-1]])
+        return list(example.ids) == want.ids and list(example.loss_mask) == want.loss_mask
+    prompt = encoder.tokenize(want.text[: want.starts[-1]])
     start = (
-        len(example.trained) - list(reversed(example.trained)).index(False)
-        if False in example.trained
+        len(example.loss_mask) - list(reversed(example.loss_mask)).index(False)
+        if False in example.loss_mask
         else 0
     )
-    same = encoder.decode(example.ids) == encoder.decode(encoder.tokens(want.text))
+    same = encoder.decode(example.ids) == encoder.decode(encoder.tokenize(want.text))
     return same and list(example.ids[:start]) == prompt
 
 

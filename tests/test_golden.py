@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from golden import compare, execution
 from golden.commands import COMMANDS, Command, Step
 from golden.execution import GoldenError, Runner, key_of, run_all, worktree
-from golden.normalise import IGNORED_FILES, RULES, numbers, rule_for
+from golden.normalise import IGNORED_FILES, LEFT_OUT, RULES, numbers, rule_for
 from golden.outcome import MOST_PER_FILE, Difference, Place, compare_folders, equal, most_per_file
 
 ROOT = Path(__file__).parents[1]
@@ -204,7 +204,9 @@ def test_numbers_keep_signs_and_exponents_and_no_names() -> None:
 
 
 def test_every_rule_has_a_reason_and_hides_no_result() -> None:
-    assert all(rule.reason for rule in RULES) and all(file.reason for file in IGNORED_FILES)
+    assert all(rule.reason for rule in RULES) and all(
+        file.reason for file in (*IGNORED_FILES, *LEFT_OUT)
+    )
     for file, key in (
         ("run/metrics.json", "eval/nll"),
         ("run/metrics.json", "cost/tokens"),
@@ -300,10 +302,11 @@ def test_the_exit_code_says_whether_the_trees_are_equal(
     set_commands(monkeypatch, step("write=VALUE"))
     assert compare.main(["--base", "HEAD"]) == 0
     assert "equal to the last bit" in capsys.readouterr().out
-    (repository / "src" / "hydratune" / "__init__.py").write_text("VALUE = 2\n")
+    # of another length, since bytecode is found stale by time in seconds and length
+    (repository / "src" / "hydratune" / "__init__.py").write_text("VALUE = 20\n")
     assert compare.main(["--base", "HEAD"]) == 1
     text = capsys.readouterr().out
-    assert "one: run/metrics.json, value: 1 -> 2" in text
+    assert "one: run/metrics.json, value: 1 -> 20" in text
     assert "2 results of an earlier run are used" in text and "different: one" in text
     assert worktrees(repository) == 1 and list((repository / "outputs").rglob("metrics.json"))
 
@@ -319,6 +322,20 @@ def test_another_exit_code_is_a_difference_and_its_users_are_not_run(
     assert compare.main(["--base", "HEAD"]) == 1
     text = capsys.readouterr().out
     assert "[0, 0] -> [0, 3]" in text and "not run, because one failed" in text
+
+
+def test_a_tree_that_changes_during_the_run_is_no_result(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_commands(monkeypatch, step("write=VALUE"))
+
+    def changing(*_: object) -> None:
+        (repository / "src" / "hydratune" / "new.py").write_text("")
+
+    assert compare.main(["--base", "HEAD"]) == 0
+    monkeypatch.setattr(compare.Result, "store", changing)
+    assert compare.main(["--base", "HEAD"]) == 2
+    assert "src or conf changed while the commands ran" in capsys.readouterr().err
 
 
 def test_a_base_that_fails_is_an_error(

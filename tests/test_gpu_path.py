@@ -17,14 +17,15 @@ from peft.tuners.lora import Linear as PeftLinear
 from conftest import SMALL
 from hydratune.adapters import attach
 from hydratune.adapters.methods.lora import LoraAdapter
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.evaluation import assess, corpus, generation
 from hydratune.evaluation.generation import answer, batches_of
 from hydratune.models import compute, loading, memory_plan, varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import Compute, as_trained, remember_autocast
 from hydratune.settings.commands import register_commands
-from hydratune.sweeps.pack import computing_threads
+from hydratune.sweeps.pack import count_computing_threads
+from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.sweeps.planning import shared_by
 from hydratune.training import packing
 from hydratune.training.adalora import RankAllocation
@@ -110,20 +111,24 @@ def stored(folder: Path, *overrides: str) -> Path:
     return folder
 
 
+def threads_of(folder: Path, *names: str) -> int:
+    return count_computing_threads(PackArguments(folder, names, together=2, threads=16))
+
+
 def test_a_pack_on_a_gpu_has_one_computing_thread(two_gpus: list[Any], tmp_path: Path) -> None:
     register_commands()
-    assert computing_threads(stored(tmp_path, "trainer=gpu"), ["done", "0"], 16) == 1
-    assert computing_threads(stored(tmp_path, "trainer=auto"), ["0"], 16) == 1
-    assert computing_threads(stored(tmp_path, "trainer=cpu"), ["0"], 16) == 16
+    assert threads_of(stored(tmp_path, "trainer=gpu"), "done", "0") == 1
+    assert threads_of(stored(tmp_path, "trainer=auto"), "0") == 1
+    assert threads_of(stored(tmp_path, "trainer=cpu"), "0") == 16
 
 
 def test_a_pack_without_a_gpu_has_a_thread_per_core(tmp_path: Path) -> None:
     register_commands()
-    assert computing_threads(stored(tmp_path), ["0"], 16) == 16
+    assert threads_of(stored(tmp_path), "0") == 16
     assert (
-        computing_threads(stored(tmp_path, "trainer=gpu"), ["0"], 16) == 16
+        threads_of(stored(tmp_path, "trainer=gpu"), "0") == 16
     )  # whose jobs say that there is none
-    assert computing_threads(tmp_path / "nothing", ["0"], 16) == 16
+    assert threads_of(tmp_path / "nothing", "0") == 16
 
 
 def test_answers_are_computed_by_the_threads_of_the_pool_alone(model: Any) -> None:

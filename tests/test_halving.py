@@ -15,7 +15,8 @@ import pytest
 
 from conftest import SMALL
 from hydratune.errors import ConfigError, Paused
-from hydratune.sweeps.halving import Halving, HalvingScheduler
+from hydratune.sweeps.halving import HalvingScheduler, JobState
+from hydratune.sweeps.options import HalvingOptions, PackOptions
 from hydratune.training.halving import HalvingRungs
 from hydratune.training.module import FineTuning
 from test_pack import assert_same_run, history, states
@@ -43,7 +44,7 @@ RUN = (
     ],
 )
 def test_rungs(min_steps: int, eta: int, total: int, rungs: list[int]) -> None:
-    assert Halving(min_steps, eta).rungs(total) == rungs
+    assert HalvingOptions(min_steps, eta).rungs(total) == rungs
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_rungs(min_steps: int, eta: int, total: int, rungs: list[int]) -> None:
             [
                 "halving.eta = 4",
                 "halving.kind = asha",
-                "nobody is halved while min_steps is not set",
+                "no job is halved while min_steps is not set",
             ],
         ),
         ({"min_steps": 0, "eta": 1}, ["halving.min_steps = 0", "halving.eta = 1"]),
@@ -66,45 +67,48 @@ def test_rungs(min_steps: int, eta: int, total: int, rungs: list[int]) -> None:
 )
 def test_what_cannot_be_is_refused(values: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
-        Halving.asked_for(
-            {"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync", **values}
+        HalvingOptions(
+            **{"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync", **values}
         )
     for word in words:
         assert word in str(raised.value)
 
 
-def test_nobody_is_halved_unless_asked_for() -> None:
-    assert (
-        Halving.asked_for({})
-        is Halving.asked_for({"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync"})
-        is None
-    )
+def test_no_job_is_halved_unless_it_is_asked_for() -> None:
+    default = {"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync"}
+    for values in (None, {}, default):
+        assert not PackOptions.from_mapping({"halving": values}).is_halving
+    assert not HalvingOptions().is_on and HalvingOptions().rungs(100) == []
 
 
 def simulate(
-    turns: HalvingScheduler, quality: dict[str, float], total: int, workers: int, fails: str = ""
+    scheduler: HalvingScheduler,
+    quality: dict[str, float],
+    total: int,
+    workers: int,
+    fails: str = "",
 ) -> dict[str, int]:
     """Runs jobs whose loss is ``quality`` in threads; returns how many steps each was trained."""
-    assert turns.halving is not None
-    rungs = turns.halving.rungs(total)
+    assert scheduler.halving.is_on
+    rungs = scheduler.halving.rungs(total)
     steps = dict.fromkeys(quality, 0)
 
     def work() -> None:
-        while (name := turns.next()) is not None:
-            state, final = "finished", quality[name]
+        while (name := scheduler.next_job()) is not None:
+            state, final = JobState.finished, quality[name]
             while True:
                 time.sleep(random.random() / 300)
                 left = [step for step in rungs if step > steps[name]]
                 steps[name] = left[0] if left else total
                 if name == fails and steps[name] >= rungs[-1]:
-                    state, final = "failed", float("inf")
+                    state, final = JobState.failed, float("inf")
                     break
                 if not left:
                     break
-                if not turns.reached(name, rungs.index(left[0]), quality[name]):
-                    state = "paused"
+                if not scheduler.report_rung(name, rungs.index(left[0]), quality[name]):
+                    state = JobState.paused
                     break
-            turns.ended(name, state, final)
+            scheduler.end(name, state, final)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
     for thread in threads:
@@ -119,9 +123,8 @@ def simulate(
 def test_the_best_third_goes_on(workers: int) -> None:
     quality = {str(n): (n * 7 % 16) / 10 for n in range(16)}
     out: list[str] = []
-    turns = HalvingScheduler(list(quality), Halving(2))
-    turns.on_out = out.append
-    steps = simulate(turns, quality, 20, workers)
+    scheduler = HalvingScheduler(list(quality), HalvingOptions(2), on_halved=out.append)
+    steps = simulate(scheduler, quality, 20, workers)
     by_quality = sorted(quality, key=lambda n: quality[n])
     assert [steps[n] for n in by_quality] == [20] + [6] * 4 + [2] * 11
     assert sorted(out) == sorted(by_quality[1:])
@@ -130,7 +133,9 @@ def test_the_best_third_goes_on(workers: int) -> None:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_without_waiting_somebody_comes_to_the_end_and_few_steps_are_spent(workers: int) -> None:
     quality = {str(n): (n * 7 % 27) / 10 for n in range(27)}
-    steps = simulate(HalvingScheduler(list(quality), Halving(1, kind="asha")), quality, 9, workers)
+    steps = simulate(
+        HalvingScheduler(list(quality), HalvingOptions(1, kind="asha")), quality, 9, workers
+    )
     assert steps[min(quality, key=lambda n: quality[n])] == 9
     assert sum(steps.values()) < 27 * 9 / 2
     assert list(steps.values()).count(1) >= 9
@@ -138,7 +143,7 @@ def test_without_waiting_somebody_comes_to_the_end_and_few_steps_are_spent(worke
 
 def test_whoever_fails_takes_no_place_and_nobody_waits_for_it() -> None:
     quality = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "e": 0.5, "f": 0.6}
-    steps = simulate(HalvingScheduler(list(quality), Halving(1)), quality, 9, 2, fails="a")
+    steps = simulate(HalvingScheduler(list(quality), HalvingOptions(1)), quality, 9, 2, fails="a")
     assert steps == {
         "a": 3,
         "b": 9,
@@ -148,99 +153,104 @@ def test_whoever_fails_takes_no_place_and_nobody_waits_for_it() -> None:
         "f": 1,
     }  # c has the place that a leaves
     assert simulate(
-        HalvingScheduler(list(quality), Halving(1)), dict.fromkeys(quality, float("inf")), 9, 2
+        HalvingScheduler(list(quality), HalvingOptions(1)),
+        dict.fromkeys(quality, float("inf")),
+        9,
+        2,
     ) == dict.fromkeys(quality, 1)
 
 
 def test_without_waiting_whoever_fails_leaves_its_place_as_well() -> None:
-    turns = HalvingScheduler(list("abcd"), Halving(1, kind="asha"))
+    scheduler = HalvingScheduler(list("abcd"), HalvingOptions(1, kind="asha"))
     for name, value in zip("abc", (0.6, 0.5, 0.4), strict=True):
-        assert turns.next() == name
-        assert turns.reached(name, 0, value) is (name == "c")  # the best of three
-        turns.ended(name, "failed" if name == "c" else "paused")
-    assert turns.next() == "b"
+        assert scheduler.next_job() == name
+        assert scheduler.report_rung(name, 0, value) is (name == "c")  # the best of three
+        scheduler.end(name, JobState.failed if name == "c" else JobState.paused)
+    assert scheduler.next_job() == "b"
 
 
 def test_a_substitute_comes_from_those_who_were_out_already() -> None:
     out: list[str] = []
-    turns = HalvingScheduler(list("abc"), Halving(1))
-    turns.on_out = out.append
+    scheduler = HalvingScheduler(list("abc"), HalvingOptions(1), on_halved=out.append)
     for name, value in zip("abc", (0.1, 0.2, 0.3), strict=True):
-        assert turns.next() == name
-        if not turns.reached(name, 0, value):
-            turns.ended(name, "paused")
-    assert turns.next() == "a" and out == ["b", "c"]
-    turns.ended("a", "failed")
-    assert turns.next() == "b" and turns.reached("b", 1, 0.2)
-    turns.ended("b", "finished", 0.2)
-    assert turns.next() is None and out == ["b", "c"]
+        assert scheduler.next_job() == name
+        if not scheduler.report_rung(name, 0, value):
+            scheduler.end(name, JobState.paused)
+    assert scheduler.next_job() == "a" and out == ["b", "c"]
+    scheduler.end("a", JobState.failed)
+    assert scheduler.next_job() == "b" and scheduler.report_rung("b", 1, 0.2)
+    scheduler.end("b", JobState.finished, 0.2)
+    assert scheduler.next_job() is None and out == ["b", "c"]
 
 
 def test_whoever_waits_looks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting threads must not wake each other again and again while somebody trains."""
-    turns = HalvingScheduler(list("abc"), Halving(1))
+    scheduler = HalvingScheduler(list("abc"), HalvingOptions(1))
     looks: list[float] = []
-    judge = turns._judge
-    monkeypatch.setattr(turns, "_judge", lambda: looks.append(time.monotonic()) or judge())
+    judge = scheduler._halve_losers
+    monkeypatch.setattr(
+        scheduler, "_halve_losers", lambda: looks.append(time.monotonic()) or judge()
+    )
     for name in "abc":
-        assert turns.next() == name
+        assert scheduler.next_job() == name
     looks.clear()
-    waiting = [threading.Thread(target=turns.next, daemon=True) for _ in range(3)]
+    waiting = [threading.Thread(target=scheduler.next_job, daemon=True) for _ in range(3)]
     for thread in waiting:
         thread.start()
     time.sleep(1.2)
     assert 3 <= len(looks) <= 12
     for name in "abc":
-        turns.ended(name, "finished", 0.1)
+        scheduler.end(name, JobState.finished, 0.1)
     for thread in waiting:
         thread.join(5)
         assert not thread.is_alive()
 
 
 def test_what_is_known_from_an_earlier_start_counts() -> None:
-    turns = HalvingScheduler(list("abcdef"), Halving(1))
-    turns.known("a", [0.6], "paused")
-    turns.known("b", [0.1, 0.1], "paused")
-    turns.known("c", [], "finished", 0.2)
-    steps = simulate(turns, {"a": 0.6, "b": 0.1, "c": 0.2, "d": 0.3, "e": 0.4, "f": 0.5}, 9, 1)
+    scheduler = HalvingScheduler(list("abcdef"), HalvingOptions(1))
+    scheduler.restore("a", [0.6], JobState.paused)
+    scheduler.restore("b", [0.1, 0.1], JobState.paused)
+    scheduler.restore("c", [], JobState.finished, 0.2)
+    steps = simulate(scheduler, {"a": 0.6, "b": 0.1, "c": 0.2, "d": 0.3, "e": 0.4, "f": 0.5}, 9, 1)
     assert steps["c"] == steps["a"] == 0 and steps["d"] == steps["e"] == steps["f"] == 1
 
 
 def test_whoever_was_given_up_does_not_come_back() -> None:
     """It hung while a checkpoint was written, say, and wakes up: nobody would wait for its end."""
-    turns = HalvingScheduler(["a", "b"], Halving(1))
-    assert turns.next() == "a"
-    turns.ended("a", "failed")
-    assert not turns.reached("a", 0, 0.1)
-    assert turns.next() == "b" and turns.reached("b", 0, 0.5)  # the best of all that are left
+    scheduler = HalvingScheduler(["a", "b"], HalvingOptions(1))
+    assert scheduler.next_job() == "a"
+    scheduler.end("a", JobState.failed)
+    assert not scheduler.report_rung("a", 0, 0.1)
+    assert scheduler.next_job() == "b" and scheduler.report_rung(
+        "b", 0, 0.5
+    )  # the best of all that are left
 
 
 def test_without_waiting_those_that_failed_early_lend_nobody_their_places() -> None:
-    turns = HalvingScheduler(list("abcdef"), Halving(1, kind="asha"))
+    scheduler = HalvingScheduler(list("abcdef"), HalvingOptions(1, kind="asha"))
     for name in "abcd":
-        assert turns.next() == name
+        assert scheduler.next_job() == name
     for name in "abc":
-        turns.ended(name, "failed")
-    assert not turns.reached("d", 0, 0.9)  # one of one, and not of four
+        scheduler.end(name, JobState.failed)
+    assert not scheduler.report_rung("d", 0, 0.9)  # one of one, and not of four
 
 
 def test_nobody_waits_while_somebody_is_put_out_and_a_full_disk_stops_nobody() -> None:
-    turns = HalvingScheduler(["a", "b", "c"], Halving(1))
     free: list[bool] = []
 
     def out(name: str) -> None:
-        asking = threading.Thread(target=lambda: turns.reached("a", 0, 0.1))
+        asking = threading.Thread(target=lambda: scheduler.report_rung("a", 0, 0.1))
         asking.start()
         asking.join(5)
         free.append(not asking.is_alive())
         raise OSError("no space left on device")
 
-    turns.on_out = out
+    scheduler = HalvingScheduler(["a", "b", "c"], HalvingOptions(1), on_halved=out)
     for name, value in (("a", 0.1), ("b", 0.2), ("c", 0.3)):
-        assert turns.next() == name
-        if not turns.reached(name, 0, value):
-            turns.ended(name, "paused")
-    assert turns.next() == "a"
+        assert scheduler.next_job() == name
+        if not scheduler.report_rung(name, 0, value):
+            scheduler.end(name, JobState.paused)
+    assert scheduler.next_job() == "a"
     assert free == [True, True]
 
 
@@ -269,10 +279,10 @@ def test_a_run_that_passed_a_rung_unasked_is_asked_when_it_goes_on() -> None:
 
 def test_asked_to_leave_nobody_waits() -> None:
     asked = threading.Event()
-    turns = HalvingScheduler(["a"], Halving(1), asked)
-    assert turns.next() == "a"
+    scheduler = HalvingScheduler(["a"], HalvingOptions(1), asked)
+    assert scheduler.next_job() == "a"
     threading.Timer(0.2, asked.set).start()
-    assert turns.next() is None
+    assert scheduler.next_job() is None
 
 
 def sweep(folder: Path, *more: str) -> tuple[str, ...]:
@@ -324,11 +334,9 @@ def test_losers_leave_and_the_winner_is_the_same_as_without_them(
     assert (tmp_path / "halved" / "multirun.yaml").read_text() == before
     # the same command again has nothing to do; without halving, the losers go on to the end
     code, text = hydratune(*sweep(tmp_path / "halved", halving))
-    assert (
-        code == 0
-        and f"{len(winners)} of 4 jobs finished before, {4 - len(winners)} left early; skipped"
-        in text
-    )
+    early = f"{4 - len(winners)} stopped early by halving"
+    assert code == 0
+    assert f"{len(winners)} of 4 jobs finished before, {early}; skipped" in text
     if kind == "sync":  # the rest is the same, and slow
         return
     code, text = hydratune(*sweep(tmp_path / "halved"))

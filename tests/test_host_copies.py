@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conftest import SMALL
 from hydratune.console import progress
 from hydratune.data.datamodule import Batch
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import sent

@@ -17,7 +17,7 @@ import pytest
 from conftest import SMALL, write_rows
 from hydratune import bounds, console
 from hydratune.bounds import TooSlowError, check_yaml, depth, time_limit
-from hydratune.data import answers, files, rendering
+from hydratune.data import answers
 from hydratune.data.answers import (
     is_schema_valid,
     is_valid_answer,
@@ -25,6 +25,8 @@ from hydratune.data.answers import (
     parse_strict,
     schema_errors,
 )
+from hydratune.data.encoding import rendering
+from hydratune.data.formats import limits
 from hydratune.errors import InputError
 from hydratune.evaluation import json_scores
 
@@ -156,7 +158,7 @@ def test_a_schema_nested_without_end(levels: int, hydratune: Run, tmp_path: Path
 
 def test_a_schema_of_usual_depth_is_used(tmp_path: Path) -> None:
     (tmp_path / "ok.json").write_text(nested(20, "not"))
-    from hydratune.settings.data import FilesData
+    from hydratune.data.sources.files import FilesData
 
     assert json_schema(FilesData(train="x", schema_file=str(tmp_path / "ok.json"))) is not None
 
@@ -188,10 +190,10 @@ def test_the_deepest_answer_is_scored() -> None:
         "$defs": {"node": {"type": "object", "properties": {"a": {"$ref": "#/$defs/node"}}}},
     }
     found = json_scores.score(
-        nested(answers.DEEPEST - 1, "a"), nested(answers.DEEPEST - 1, "a"), schema, "source"
+        nested(answers.MAX_DEPTH - 1, "a"), nested(answers.MAX_DEPTH - 1, "a"), schema, "source"
     )
     assert found["schema_valid"] and found["exact_match"]
-    assert depth(parse_strict(nested(answers.DEEPEST - 1, "a")), 100) == answers.DEEPEST - 1
+    assert depth(parse_strict(nested(answers.MAX_DEPTH - 1, "a")), 100) == answers.MAX_DEPTH - 1
 
 
 def test_a_setting_nested_without_end(hydratune: Run, tmp_path: Path) -> None:
@@ -284,7 +286,7 @@ def test_a_yaml_file_of_a_hundred_megabytes(tmp_path: Path) -> None:
 def test_a_row_that_is_too_large(
     kind: str, hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MOST_CHARACTERS", 100_000)
+    monkeypatch.setattr(limits, "MAX_ROW_CHARACTERS", 100_000)
     text, file = "word " * 40_000, tmp_path / f"rows.{kind}"
     row = {"prompt": text, "completion": "yes"}
     content = {
@@ -321,10 +323,11 @@ def test_a_row_of_200_megabytes_needs_little_memory(kind: str, tmp_path: Path) -
         first = {"jsonl": json.dumps(ROWS[0]), "csv": "prompt,completion", "txt": ""}[kind]
         file.write_text(first + "\n" + "word " * 40_000_000)
     program = (
-        "import re\nfrom pathlib import Path\nfrom hydratune.data.files import records\nfrom"
-        " hydratune.errors import DataError\n"
-        f"try:\n    print(len(list(records(Path({str(file)!r}), 'utf-8'))))\nexcept DataError as"
-        " error:\n    print(error)\n"
+        "import re\nfrom pathlib import Path\n"
+        "from hydratune.data.formats.files import read_records\n"
+        "from hydratune.errors import DataError\n"
+        f"try:\n    print(len(list(read_records(Path({str(file)!r}), 'utf-8'))))\nexcept"
+        " DataError as error:\n    print(error)\n"
         # of this program alone, unlike ru_maxrss
         "print(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])"
     )
@@ -372,7 +375,7 @@ def test_references_in_a_circle(schema: dict[str, Any], hydratune: Run, tmp_path
     ],
 )
 def test_references_that_end_are_used(schema: dict[str, Any]) -> None:
-    answers._check_schema(schema, "data.schema")
+    answers.check_schema(schema, "data.schema")
 
 
 def test_a_reference_into_the_network_is_not_followed(hydratune: Run, tmp_path: Path) -> None:
@@ -396,7 +399,7 @@ SLOW = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(x
 def test_a_pattern_that_takes_for_ever(
     hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "SECONDS", 0.5)
+    monkeypatch.setattr(answers, "MAX_SECONDS", 0.5)
     answer = json.dumps({"a": "x" * 60})
     start = time.monotonic()
     assert not is_schema_valid(json.loads(answer), SLOW)
@@ -461,7 +464,7 @@ ENDLESS = {
 def test_a_template_that_never_ends(
     name: str, hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "SECONDS", 2)
+    monkeypatch.setattr(rendering, "MAX_SECONDS", 2)
     write_rows(tmp_path / "rows.jsonl", ROWS)
     (tmp_path / "endless.jinja").write_text(ENDLESS[name] + FINE)
     start = time.monotonic()
@@ -478,7 +481,7 @@ def test_a_template_that_never_ends(
 def test_a_template_that_never_ends_for_some_rows(
     hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "SECONDS", 2)
+    monkeypatch.setattr(rendering, "MAX_SECONDS", 2)
     write_rows(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "now", "completion": "yes"}])
     (tmp_path / "trap.jinja").write_text(
         "{% if messages[0].content == 'now' %}" + ENDLESS["loops"] + "{% endif %}" + FINE
@@ -526,7 +529,7 @@ def test_the_fix_for_a_template_works(hydratune: Run, tmp_path: Path) -> None:
 def test_real_templates_are_tried_without_harm(name: str) -> None:
     template = (Path(__file__).parent / "templates" / name).read_text()
     assert (
-        rendering._tried(
+        rendering.try_template(
             template,
             {
                 "messages": [{"role": "user", "content": "x"}],
@@ -542,7 +545,7 @@ def test_real_templates_are_tried_without_harm(name: str) -> None:
 def test_a_schema_without_patterns_that_takes_for_ever(
     hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "SECONDS", 0.5)
+    monkeypatch.setattr(answers, "MAX_SECONDS", 0.5)
     levels = {f"n{n}": {"allOf": [{"$ref": f"#/$defs/n{n + 1}"}] * 2} for n in range(40)}
     write_rows(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "x", "completion": '{"a": {}}'}])
     (tmp_path / "wide.json").write_text(

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from conftest import write_rows
-from hydratune.data import formats
-from hydratune.data.formats import Naming
+from hydratune.data.formats import reader
+from hydratune.data.formats.columns import Naming
 from hydratune.data.rows import Row
 from hydratune.errors import DataError
 
@@ -26,7 +26,7 @@ SPOKEN = [("user", QUESTION), ("assistant", ANSWER)]
 def read(path: Path, naming: Any = None) -> tuple[list[Row], list[str]]:
     """The rows of a file, and what was stated, without its path."""
     statements: list[str] = []
-    rows = list(formats.read_file(path, naming or {}, "utf-8", statements))
+    rows = list(reader.read_file(path, naming or {}, "utf-8", statements))
     return rows, [s.removeprefix(f"{path}: ") for s in statements]
 
 
@@ -166,7 +166,7 @@ def test_the_fix_for_an_unknown_role_works_when_typed(
 
 
 def test_roles_that_are_named_come_first(tmp_path: Path) -> None:
-    turns = [{"from": "bot", "value": QUESTION}, {"from": "MergeableBatch", "value": ANSWER}]
+    turns = [{"from": "bot", "value": QUESTION}, {"from": "Guest", "value": ANSWER}]
     path = write_rows(tmp_path / "a.jsonl", [{"conversations": turns}])
     assert spoken(read(path, Naming(roles={"bot": "user", "guest": "assistant"}))[0][0]) == SPOKEN
 
@@ -292,7 +292,7 @@ def test_turns_in_cells_of_csv_are_turns_in_pairs_too(tmp_path: Path) -> None:
 def test_an_encoding_that_is_set_is_not_advised(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "caf\x81\xe9", "completion": "b"}\n')
     try:
-        list(formats.read_file(tmp_path / "a.jsonl", {}, encoding))
+        list(reader.read_file(tmp_path / "a.jsonl", {}, encoding))
     except DataError as error:
         assert f"data.encoding={encoding}" not in str(error) and f"(or {encoding})" not in str(
             error
@@ -484,7 +484,7 @@ def test_the_fix_for_answers_marked_as_bad_works(
     assert wanted is not None
     rows, said = read(path, Naming(keep={column: wanted[1] == "true"}))
     assert [spoken(row) for row in rows] == [SPOKEN]
-    assert said[1] == f"rows with {column} = {wanted[1]}: 1 of 2; the others left out"
+    assert said[1] == f"rows with {column} = {wanted[1]}: 1 of 2; the others dropped"
     assert f"+data.keep.{column}=any" in message
     assert len(read(path, Naming(keep={column: "any"}))[0]) == 2
 

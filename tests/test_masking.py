@@ -3,9 +3,11 @@ from typing import Any
 
 import pytest
 
-from hydratune.data.examples import encode_split
-from hydratune.data.gate import gate, stretches
-from hydratune.data.masking import ChatEncoder, Defect, Encoded, MaskError
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.errors import Defect, MaskError
+from hydratune.data.encoding.examples import encode_split
+from hydratune.data.mask_check import check_masks, trained_spans
 from hydratune.data.preview import Piece, coloured, legend, pieces
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
@@ -72,7 +74,7 @@ def with_template(encoder: ChatEncoder, template: str) -> ChatEncoder:
 def trained_text(encoder: ChatEncoder, example: Encoded) -> str:
     return str(
         encoder.tokenizer.decode(
-            [t for t, m in zip(example.ids, example.trained, strict=True) if m]
+            [t for t, m in zip(example.ids, example.loss_mask, strict=True) if m]
         )
     )
 
@@ -84,7 +86,7 @@ def test_exactly_the_answers_and_their_turn_ends_are_trained(
     encoder = with_template(encoder, template)
     example = encoder.encode(CHAT)
     assert trained_text(encoder, example).split("<|im_end|>") == [*_answers(template), ""]
-    gate(encoder, [CHAT], [example])
+    check_masks(encoder, [CHAT], [example])
 
 
 def _answers(template: str) -> list[str]:
@@ -94,7 +96,9 @@ def _answers(template: str) -> list[str]:
 def test_untrained_tokens_of_a_single_turn_are_what_inference_sends(encoder: ChatEncoder) -> None:
     single = row("What is the capital of France?", "Paris")
     example = encoder.encode(single)
-    assert list(example.ids[: example.trained.index(True)]) == encoder.prompt(single.prompt)
+    assert list(example.ids[: example.loss_mask.index(True)]) == encoder.prompt_tokens(
+        single.prompt
+    )
 
 
 def test_only_the_last_turn_is_trained_on_request(encoder: ChatEncoder) -> None:
@@ -104,7 +108,7 @@ def test_only_the_last_turn_is_trained_on_request(encoder: ChatEncoder) -> None:
 def test_nothing_after_the_turn_end_is_kept(encoder: ChatEncoder) -> None:
     example = encoder.encode(row("a", "b"))
     assert example.ids[-1] in encoder.turn_end_ids
-    assert example.trained[-1]
+    assert example.loss_mask[-1]
 
 
 def test_answer_that_quotes_the_turn_end_is_trained_whole(encoder: ChatEncoder) -> None:
@@ -137,9 +141,9 @@ def test_template_that_rewrites_history_is_refused_unless_only_the_last_turn_is_
 
 
 def test_what_a_template_writes_before_the_answer_is_no_part_of_it(encoder: ChatEncoder) -> None:
-    assert with_template(encoder, REWRITES_HISTORY).preamble(CHAT) == "<think></think>"
-    assert with_template(encoder, MISTRAL).preamble(CHAT) == " "
-    assert encoder.preamble(CHAT) == ""
+    assert with_template(encoder, REWRITES_HISTORY).template.preamble(CHAT) == "<think></think>"
+    assert with_template(encoder, MISTRAL).template.preamble(CHAT) == " "
+    assert encoder.template.preamble(CHAT) == ""
 
 
 def test_template_error_names_the_row(encoder: ChatEncoder) -> None:
@@ -149,16 +153,16 @@ def test_template_error_names_the_row(encoder: ChatEncoder) -> None:
 
 
 def spans(encoder: ChatEncoder, talk: Row) -> list[tuple[int, int]]:
-    return stretches(encoder.encode(talk).trained)
+    return trained_spans(encoder.encode(talk).loss_mask)
 
 
 def masked(example: Encoded, *changed: int | slice, value: bool) -> Encoded:
     """``example`` with some positions trained or not."""
-    trained = list(example.trained)
+    loss_mask = list(example.loss_mask)
     for where in changed:
-        for position in range(len(trained))[where] if isinstance(where, slice) else [where]:
-            trained[position] = value
-    return Encoded(example.ids, tuple(trained))
+        for position in range(len(loss_mask))[where] if isinstance(where, slice) else [where]:
+            loss_mask[position] = value
+    return Encoded(example.ids, tuple(loss_mask))
 
 
 BROKEN: dict[str, tuple[Any, Defect, str]] = {
@@ -209,7 +213,7 @@ BROKEN: dict[str, tuple[Any, Defect, str]] = {
     ),
     "prompt of another row": (
         lambda good, one, two: Encoded(
-            (good.ids[0], good.ids[0] + 40, *good.ids[2:]), good.trained
+            (good.ids[0], good.ids[0] + 40, *good.ids[2:]), good.loss_mask
         ),
         Defect.prompt_differs,
         "the training prompt is not the inference prompt",
@@ -221,9 +225,9 @@ BROKEN: dict[str, tuple[Any, Defect, str]] = {
 def test_gate_refuses_every_broken_mask_by_name(encoder: ChatEncoder, name: str) -> None:
     change, defect, words = BROKEN[name]
     good = encoder.encode(CHAT)
-    gate(encoder, [CHAT], [good])
+    check_masks(encoder, [CHAT], [good])
     with pytest.raises(MaskError, match=words) as caught:
-        gate(encoder, [CHAT, CHAT], [good, change(good, *spans(encoder, CHAT))])
+        check_masks(encoder, [CHAT, CHAT], [good, change(good, *spans(encoder, CHAT))])
     assert caught.value.defect is defect
 
 
@@ -242,9 +246,9 @@ def test_context_turn_is_not_trained_and_the_gate_knows(encoder: ChatEncoder) ->
     example = encoder.encode(talk)
     assert trained_text(encoder, example) == "Madrid<|im_end|>"
     assert encoder.decode(example.ids).count("Paris") == 1
-    gate(encoder, [talk], [example])
+    check_masks(encoder, [talk], [example])
     with pytest.raises(MaskError, match="a token of a user, system, tool or context turn"):
-        gate(encoder, [talk], [encoder.encode(CHAT)])
+        check_masks(encoder, [talk], [encoder.encode(CHAT)])
 
 
 def test_row_of_context_turns_only_is_refused(encoder: ChatEncoder) -> None:
@@ -288,10 +292,12 @@ def test_answer_is_cut_into_tokens_as_after_its_prompt() -> None:
     encoder = ChatEncoder(own, frozenset({own.convert_tokens_to_ids(END)}))
     asked = row("Where?", "Oskar left")
     example = encoder.encode(asked)
-    assert encoder.answer(asked, "Oskar left") == list(
-        example.ids[example.trained.index(True) : -1]
+    assert encoder.answer_tokens(asked, "Oskar left") == list(
+        example.ids[example.loss_mask.index(True) : -1]
     )
-    assert encoder.answer(asked, "Oskar left") != own.encode("Oskar left", add_special_tokens=False)
+    assert encoder.answer_tokens(asked, "Oskar left") != own.encode(
+        "Oskar left", add_special_tokens=False
+    )
 
 
 DOCUMENT = Row(
@@ -317,7 +323,7 @@ def test_document_is_trained_whole_after_the_begin_of_text(encoder: ChatEncoder)
     example = begun.encode(DOCUMENT)
     assert begun.decode(example.ids) == "<|endoftext|>Once upon a time there was a café.<|im_end|>"
     assert trained_text(begun, example) == "Once upon a time there was a café.<|im_end|>"
-    gate(begun, [DOCUMENT], [example])
+    check_masks(begun, [DOCUMENT], [example])
 
 
 def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(
@@ -325,8 +331,8 @@ def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(
 ) -> None:
     example = encoder.encode(DOCUMENT)
     assert encoder.decode(example.ids) == "Once upon a time there was a café.<|im_end|>"
-    assert stretches(example.trained) == [(1, len(example.ids))]
-    gate(encoder, [DOCUMENT], [example])
+    assert trained_spans(example.loss_mask) == [(1, len(example.ids))]
+    check_masks(encoder, [DOCUMENT], [example])
 
 
 @pytest.mark.parametrize(
@@ -334,7 +340,7 @@ def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(
 )
 def test_gate_knows_documents(encoder: ChatEncoder, position: int, defect: Defect) -> None:
     with pytest.raises(MaskError) as caught:
-        gate(encoder, [DOCUMENT], [masked(encoder.encode(DOCUMENT), position, value=False)])
+        check_masks(encoder, [DOCUMENT], [masked(encoder.encode(DOCUMENT), position, value=False)])
     assert caught.value.defect is defect
 
 
@@ -342,7 +348,7 @@ def test_document_that_begins_with_the_begin_of_text_is_refused(encoder: ChatEnc
     begun = with_begin(encoder)
     doubled = Row("document", (Message("text", "<|endoftext|>Once"),))
     with pytest.raises(MaskError, match="two begin-of-text"):
-        gate(begun, [doubled], [begun.encode(doubled)])
+        check_masks(begun, [doubled], [begun.encode(doubled)])
 
 
 def test_long_document_is_dropped_and_never_cut(encoder: ChatEncoder) -> None:
@@ -359,7 +365,7 @@ def test_gate_refuses_two_begin_tokens(encoder: ChatEncoder) -> None:
     encoder = with_template(encoder, DOUBLE_BOS)
     single = row("a", "b")
     with pytest.raises(DataError, match="two begin-of-text"):
-        gate(encoder, [single], [encoder.encode(single)])
+        check_masks(encoder, [single], [encoder.encode(single)])
 
 
 def long_rows(encoder: ChatEncoder) -> list[Row]:
@@ -385,7 +391,7 @@ def test_long_prompts_are_cut_but_never_the_answer(encoder: ChatEncoder) -> None
         kept[1].prompt[-1].content.endswith("finish") and "start" not in kept[1].prompt[-1].content
     )
     assert trained_text(encoder, encoded[1]) == "the answer<|im_end|>"
-    gate(encoder, kept, encoded)
+    check_masks(encoder, kept, encoded)
 
 
 def test_answer_longer_than_the_limit_is_dropped_even_when_prompts_are_cut(
@@ -442,7 +448,7 @@ def test_pieces_keep_characters_whole_and_join_to_the_text(encoder: ChatEncoder)
     """Every mask, even one that cuts through a character's bytes."""
     example = encoder.encode(row("日本語のテキスト 🙂", "Ça va: naïve 🙂🙃"))
     whole = encoder.decode(example.ids)
-    assert "\ufffd" not in whole and len(encoder.tokens("🙂")) > 1  # else this test says nothing
+    assert "\ufffd" not in whole and len(encoder.tokenize("🙂")) > 1  # else this test says nothing
     for cut in range(1, len(example.ids)):
         parts = pieces(
             encoder, Encoded(example.ids, tuple(i >= cut for i in range(len(example.ids))))
@@ -469,19 +475,21 @@ def test_gate_compares_every_turn_with_what_inference_sends(encoder: ChatEncoder
     turns = [("user", "Hi"), ("assistant", "the"), ("user", "Hello"), ("assistant", "to")]
     talk = Row("chat", tuple(Message(*turn) for turn in turns), where="f.jsonl:7")
     encoder = with_template(encoder, melting)
-    first = encoder.prompt(talk.messages[:1])
-    assert encoder.prompt(talk.messages[:3])[: len(first)] != first  # else this test says nothing
+    first = encoder.prompt_tokens(talk.messages[:1])
+    assert (
+        encoder.prompt_tokens(talk.messages[:3])[: len(first)] != first
+    )  # else this test says nothing
     with pytest.raises(MaskError, match="turn 4 would be trained after other tokens") as caught:
-        gate(encoder, [talk], [encoder.encode(talk)])
+        check_masks(encoder, [talk], [encoder.encode(talk)])
     assert caught.value.defect is Defect.turns_melt
-    gate(encoder, [talk], [encoder.encode(talk, TrainOn.last)])
+    check_masks(encoder, [talk], [encoder.encode(talk, TrainOn.last)])
 
 
 def test_plain_template_passes_the_gate_over_several_turns(encoder: ChatEncoder) -> None:
     from hydratune.models.loading import PLAIN_TEMPLATE
 
     encoder = with_template(encoder, PLAIN_TEMPLATE)
-    gate(encoder, [CHAT], [encoder.encode(CHAT)])
+    check_masks(encoder, [CHAT], [encoder.encode(CHAT)])
 
 
 def test_a_template_that_leaves_out_the_begin_of_text_is_said(encoder: ChatEncoder) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import SMALL
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.evaluation.memorisation import chosen, halves, newcombe, probe, summary, told
 
 

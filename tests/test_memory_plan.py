@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from conftest import SMALL
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware, memory_plan
 from hydratune.models.attention import NAME
 from hydratune.models.memory_plan import MemoryPlan, training_plan

@@ -20,11 +20,11 @@ from conftest import write_rows
 from hydratune.adapters import attach
 from hydratune.adapters.methods.ia3 import Ia3Adapter
 from hydratune.adapters.methods.lora import LoraAdapter
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import Leaving
 from hydratune.models.attention import NAME
 from hydratune.records.run_directory import RunDirectory
-from hydratune.sweeps.pack import JobWorkers, PackResources
+from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.sweeps.worker_pool import Task, WorkerPool
 from hydratune.training.elementwise import EAGER
@@ -325,17 +325,17 @@ def test_a_model_on_other_weights_is_no_guest() -> None:
 
 # ---------------------------------------------------------------------------------------- the queue
 class Recorder:
-    """Stands for a host: remembers how many tokens each guest of each pass had."""
+    """Stands for a replica: remembers how many tokens each guest of each pass had."""
 
     def __init__(self, error: Exception | None = None, seconds: float = 0.0) -> None:
         self.passes, self.error, self.seconds = list[list[int]](), error, seconds
 
-    def run(self, guests: Sequence[MergeableBatch]) -> list[Any]:
-        self.passes.append([guest.tokens for guest in guests])
+    def run(self, batches: Sequence[MergeableBatch]) -> list[Any]:
+        self.passes.append([batch.tokens for batch in batches])
         time.sleep(self.seconds)
         if self.error is not None:
             raise self.error
-        return [("merged", guest.tokens) for guest in guests]
+        return [("merged", batch.tokens) for batch in batches]
 
 
 HEAD = torch.zeros(1)
@@ -349,7 +349,7 @@ def task(
     error: Exception | None = None,
     **options: Any,
 ) -> Task:
-    guest = MergeableBatch(
+    batch = MergeableBatch(
         SimpleNamespace(first=""),
         [Encoded((1,) * (tokens + 1), (True,) * (tokens + 1))],
         PLAIN,
@@ -366,28 +366,28 @@ def task(
             raise error
         return "alone", tokens
 
-    return Task(work, guest if small else None, **options)
+    return Task(work, batch if small else None, **options)
 
 
 @contextmanager
-def crew_of(
-    host: Any, merge_tokens: int = 80, workers: int = 1
+def busy_pool(
+    replica: Any, merge_tokens: int = 80, workers: int = 1
 ) -> Iterator[tuple[WorkerPool, threading.Event]]:
-    """A crew whose threads are all busy until the event is set."""
-    crew, go = WorkerPool(workers, merge_tokens), threading.Event()
-    crew.host = host
+    """A worker pool whose threads are all busy until the event is set."""
+    pool, go = WorkerPool(workers, merge_tokens), threading.Event()
+    pool.replica = replica
     for _ in range(workers):
-        crew.submit([Task(go.wait)])
-    while crew._waiting:
+        pool.submit([Task(go.wait)])
+    while pool._queue:
         time.sleep(0.001)
-    yield crew, go
+    yield pool, go
     go.set()
-    crew.dismiss()
+    pool.close()
 
 
 def test_small_micro_packs_that_wait_are_taken_along_and_the_rest_stays_in_order() -> None:
-    host, done = Recorder(), list[Any]()
-    with crew_of(host) as (crew, go):
+    replica, done = Recorder(), list[Any]()
+    with busy_pool(replica) as (pool, go):
         first = [
             task(20, done),
             task(300, done),
@@ -397,11 +397,11 @@ def test_small_micro_packs_that_wait_are_taken_along_and_the_rest_stays_in_order
             task(18, done),
         ]
         second = [task(17, done), task(16, done), task(400, done)]
-        crew.submit(first)
-        crew.submit(second)
+        pool.submit(first)
+        pool.submit(second)
         go.set()
         results = [t.future.result(10) for t in (*first, *second)]
-    assert host.passes == [[20, 19, 18, 17]] and done == [
+    assert replica.passes == [[20, 19, 18, 17]] and done == [
         300,
         21,
         5,
@@ -420,66 +420,66 @@ def test_small_micro_packs_that_wait_are_taken_along_and_the_rest_stays_in_order
         "alone",
     ]
     assert [tokens for _, tokens in results] == [20, 300, 19, 21, 5, 18, 17, 16, 400]
-    assert (crew.merged, crew.micro_packs) == (4, 8)
+    assert (pool.merged, pool.micro_packs) == (4, 8)
 
 
 def test_nothing_is_merged_where_nothing_waits_or_it_is_switched_off() -> None:
-    for host, limit in ((Recorder(), 80), (Recorder(), 0), (None, 80)):
+    for replica, limit in ((Recorder(), 80), (Recorder(), 0), (None, 80)):
         done = list[Any]()
-        with crew_of(host, limit) as (crew, go):
-            tasks = [task(5, done) for _ in range(3 if limit == 0 or host is None else 1)]
-            crew.submit(tasks)
+        with busy_pool(replica, limit) as (pool, go):
+            tasks = [task(5, done) for _ in range(3 if limit == 0 or replica is None else 1)]
+            pool.submit(tasks)
             go.set()
             assert {t.future.result(10)[0] for t in tasks} == {"alone"}
-        assert crew.merged == 0
+        assert pool.merged == 0
 
 
-def test_guests_of_two_kinds_are_not_in_one_pass() -> None:
-    host, done = Recorder(), list[Any]()
-    with crew_of(host) as (crew, go):
+def test_micro_packs_of_two_kinds_are_not_in_one_pass() -> None:
+    replica, done = Recorder(), list[Any]()
+    with busy_pool(replica) as (pool, go):
         tasks = [task(number, done) for number in range(3, 9)]
         for one in tasks[::2]:
-            assert one.guest is not None
-            one.guest = replace(one.guest, gradients=False)
-        crew.submit(tasks)
+            assert one.batch is not None
+            one.batch = replace(one.batch, gradients=False)
+        pool.submit(tasks)
         go.set()
-    assert host.passes == [[3, 5, 7], [4, 6, 8]] and not done
+    assert replica.passes == [[3, 5, 7], [4, 6, 8]] and not done
 
 
 def test_threads_take_equal_parts() -> None:
-    host, done = Recorder(seconds=0.2), list[Any]()
-    crew = WorkerPool(2, 80)
-    crew.host = host  # type: ignore[assignment]
-    while len(crew._shares) < 2:
+    replica, done = Recorder(seconds=0.2), list[Any]()
+    pool = WorkerPool(2, 80)
+    pool.replica = replica  # type: ignore[assignment]
+    while len(pool._tokens) < 2:
         time.sleep(0.001)
     tasks = [task(10, done) for _ in range(6)]
-    crew.submit(tasks)
-    crew.dismiss()
-    assert host.passes == [[10] * 3] * 2
+    pool.submit(tasks)
+    pool.close()
+    assert replica.passes == [[10] * 3] * 2
 
 
 def test_where_a_pass_fails_everybody_is_computed_alone_and_only_the_guilty_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    host, done = Recorder(ValueError("a bad row")), list[Any]()
-    with crew_of(host) as (crew, go):
+    replica, done = Recorder(ValueError("a bad row")), list[Any]()
+    with busy_pool(replica) as (pool, go):
         tasks = [task(5, done), task(6, done, error=ValueError("a bad row")), task(7, done)]
-        crew.submit(tasks)
+        pool.submit(tasks)
         go.set()
         assert tasks[0].future.result(10) == ("alone", 5) and tasks[2].future.result(10) == (
             "alone",
             7,
         )
         assert isinstance(tasks[1].future.exception(10), ValueError)
-        assert crew.merge_tokens and not caplog.records
+        assert pool.merge_tokens and not caplog.records
     done.clear()
-    with crew_of(host) as (crew, go):  # nobody's fault: it is not tried again
+    with busy_pool(replica) as (pool, go):  # nobody's fault: it is not tried again
         tasks = [task(5, done), task(7, done)]
-        crew.submit(tasks)
+        pool.submit(tasks)
         go.set()
         assert [t.future.result(10) for t in tasks] == [("alone", 5), ("alone", 7)]
     assert (
-        not crew.merge_tokens
+        not pool.merge_tokens
         and "no longer computed together: ValueError: a bad row" in caplog.text
     )
 
@@ -490,15 +490,15 @@ def test_who_is_to_leave_is_not_computed_and_time_is_shared_by_tokens() -> None:
 
     spent: dict[int, float] = {}
     done: list[Any] = []
-    with crew_of(Recorder()) as (crew, go):
+    with busy_pool(Recorder()) as (pool, go):
         tasks = [task(n, done, count=partial(spent.__setitem__, n)) for n in (5, 15)]
         gone, cancelled = task(9, done, admit=leave), task(8, done)
-        crew.submit([*tasks, gone, cancelled])
+        pool.submit([*tasks, gone, cancelled])
         cancelled.future.cancel()
         go.set()
         assert [t.future.result(10)[0] for t in tasks] == ["merged", "merged"]
         assert isinstance(gone.future.exception(10), Leaving)
-    assert crew.merged == 2 and not done
+    assert pool.merged == 2 and not done
     assert spent[15] == pytest.approx(3 * spent[5])
 
 
@@ -506,7 +506,7 @@ def test_who_is_to_leave_is_not_computed_and_time_is_shared_by_tokens() -> None:
 def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> None:
     base = base_of()
     resources = PackResources(1, 4096)
-    heartbeat = Heartbeat(RunDirectory(Path("job")), resources.asked)
+    heartbeat = Heartbeat(RunDirectory(Path("job")), resources.leave)
     objectives = []
     for seed, name in enumerate(("all", "dropout", "few")):
         model = trial(resources.own(base, heartbeat), ADAPTERS[name], seed)
@@ -519,38 +519,38 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
                 seed=seed,
             )
         )
-    crew, parts = resources.threads, [rows(2 + seed, seed) for seed in range(3)]
+    pool, parts = resources.workers, [rows(2 + seed, seed) for seed in range(3)]
 
     def together(parts: Sequence[list[Encoded]]) -> list[Future[Any]]:
         go = threading.Event()
-        crew.submit([Task(go.wait)])
-        with ThreadPoolExecutor(3) as stations:
+        pool.submit([Task(go.wait)])
+        with ThreadPoolExecutor(3) as threads:
             for objective in objectives:  # what they draw
                 objective.generator.manual_seed(0)
             futures = [
-                stations.submit(objective.gradients, part)
+                threads.submit(objective.gradients, part)
                 for objective, part in zip(objectives, parts, strict=True)
             ]
-            while len(crew._waiting) < 6:
+            while len(pool._queue) < 6:
                 time.sleep(0.001)
             go.set()
         return futures
 
     results = [future.result() for future in together(parts)]
-    assert (crew.merged, crew.micro_packs) == (6, 6)
-    crew.host = None
+    assert (pool.merged, pool.micro_packs) == (6, 6)
+    pool.replica = None
     alone = [future.result() for future in together(parts)]
-    assert crew.merged == 6
+    assert pool.merged == 6
     for result, expected in zip(results, alone, strict=True):
         assert_same(result, expected, 1e-5)
-    crew.host = resources.shared("host", lambda: None, heartbeat)  # type: ignore[arg-type, return-value]
+    pool.replica = resources.shared("replica", lambda: None, heartbeat)  # type: ignore[arg-type, return-value]
     outside = [Encoded((1, 96_000, 3, 4), (False, False, True, True))] * 2
     good, bad, also = together([parts[0], outside, parts[2]])
     assert isinstance(bad.exception(), IndexError)
     assert_same(good.result(), alone[0], 1e-5)
     assert_same(also.result(), alone[2], 1e-5)
-    assert crew.merge_tokens
-    crew.dismiss()
+    assert pool.merge_tokens
+    pool.close()
 
 
 @pytest.mark.slow  # six processes

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL
-from hydratune import checks, config, metric_table
+from hydratune import config, metric_table
 from hydratune.evaluation import families, result_rows, run_report
 from hydratune.evaluation.families import Answered
 from hydratune.metric_table import ANSWER_METRICS, RUN_METRICS, Direction, Metric, Unit
-from hydratune.records import RunDirectory
+from hydratune.records.run_directory import RunDirectory
 
 Command = Callable[..., tuple[int, str]]
 SAMPLES = {
@@ -81,7 +81,7 @@ def new_metric(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
     families.per_answer(short_answers)
     monkeypatch.setattr(metric_table, "ANSWER_METRICS", (*ANSWER_METRICS, row))
-    monkeypatch.setattr(checks, "METRIC_FAMILIES", metric_table.families())
+    monkeypatch.setattr(config, "METRIC_FAMILIES", metric_table.families())
     families.family.cache_clear()
     yield row.name
     families.family.cache_clear()

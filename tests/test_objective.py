@@ -11,7 +11,7 @@ import transformers
 
 from hydratune.adapters import attach
 from hydratune.adapters.methods.lora import LoraAdapter
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.attention import NAME, supports_packing
 from hydratune.settings.model import Quantization
 from hydratune.training import plan
@@ -53,8 +53,8 @@ def rows(count: int = 5, seed: int = 0) -> list[Encoded]:
     for i in range(count):
         length = 9 + 5 * i
         ids = torch.randint(1, 96, (length,), generator=generator).tolist()
-        trained = [j > length // 2 or (i == 1 and j in (2, 3)) for j in range(length)]
-        result.append(Encoded(tuple(ids), tuple(trained)))
+        loss_mask = [j > length // 2 or (i == 1 and j in (2, 3)) for j in range(length)]
+        result.append(Encoded(tuple(ids), tuple(loss_mask)))
     return result
 
 
@@ -77,7 +77,7 @@ def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
     mask = torch.tensor([[1] * len(e.ids) + [0] * (longest - len(e.ids)) for e in examples])
     labels = torch.tensor(
         [
-            [t if m else -100 for t, m in zip(e.ids, e.trained, strict=True)]
+            [t if m else -100 for t, m in zip(e.ids, e.loss_mask, strict=True)]
             + [-100] * (longest - len(e.ids))
             for e in examples
         ]
@@ -174,7 +174,7 @@ def test_capped_attention_logits_are_not_packed() -> None:
 def opening(common: list[int], seed: int = 0) -> list[Encoded]:
     """Five rows that begin with the same tokens."""
     return [
-        Encoded((*common, *row.ids), (*[False] * len(common), *row.trained))
+        Encoded((*common, *row.ids), (*[False] * len(common), *row.loss_mask))
         for row in rows(seed=seed)
     ]
 

@@ -24,7 +24,7 @@ for name in without_packages.DISTRIBUTIONS.values():
         continue
     raise AssertionError(f"{name} was to be hidden")
 
-modules = ["config", "run", "data.masking", "data.datamodule", "evaluation.generation", "sweeps.crew", "sweeps.pack", "commands.train"]
+modules = ["settings", "experiment.run", "data.masking", "data.datamodule", "evaluation.generation", "sweeps.worker_pool", "sweeps.pack", "commands.train"]
 for package in ("models", "training"):
     folder = str(Path(import_module(f"hydratune.{package}").__file__).parent)
     modules += [f"{package}.{module.name}" for module in pkgutil.iter_modules([folder])]
@@ -36,8 +36,8 @@ import torch
 from gpu_model import TOY_CHECKED, ComputeDevice, build, fit, ours, random_rows
 
 from hydratune.evaluation.generation import answer
-from hydratune.records import RunDirectory
-from hydratune.sweeps.pack import JobWorkers, PackResources
+from hydratune.records.run_directory import RunDirectory
+from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
 
 place = ComputeDevice(torch.device("cpu"))
@@ -48,12 +48,12 @@ alone = fit(model, rows, config, place)
 
 base = build(TOY_CHECKED, place, torch.float32)
 resources = PackResources(2)
-pulses = [Heartbeat(RunDirectory(Path(f"trial{n}")), resources.asked) for n in range(2)]
-trials = [ours(resources.own(base, heartbeat), config) for heartbeat in pulses]
-crews = [JobWorkers(resources, heartbeat, threading.Event()) for heartbeat in pulses]
+heartbeats = [Heartbeat(RunDirectory(Path(f"trial{n}")), resources.leave) for n in range(2)]
+trials = [ours(resources.own(base, heartbeat), config) for heartbeat in heartbeats]
+pools = [JobWorkers(resources, heartbeat, threading.Event()) for heartbeat in heartbeats]
 with ThreadPoolExecutor(2) as threads:
-    packed = list(threads.map(lambda trial, crew: fit(trial, rows, config, place, pool=crew), trials, crews))
-resources.threads.dismiss()
+    packed = list(threads.map(lambda trial, pool: fit(trial, rows, config, place, pool=pool), trials, pools))
+resources.workers.close()
 assert len(alone.losses) == 2 and all(fitted.losses == alone.losses for fitted in packed)
 (said,) = answer(model, [[5, 6, 7]], [[8, 9]], stop=frozenset(), pad=0, max_new_tokens=3, batch_size=1, title="")
 assert len(said.tokens) == 3

@@ -23,12 +23,16 @@ from hydratune.adapters.methods.lora import LoraBias
 from hydratune.errors import Paused, RunError, SweepError
 from hydratune.experiment import run as experiment
 from hydratune.records.files import write_json, write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.data import Control
 from hydratune.sweeps import pack
-from hydratune.sweeps.halving import Halving
-from hydratune.sweeps.planning import SETTINGS, plan, why_alone
+from hydratune.sweeps.options import HalvingOptions, PackOptions
+from hydratune.sweeps.pack_arguments import PackArguments
+from hydratune.sweeps.pack_job import Pack
+from hydratune.sweeps.planning import plan, why_alone
+from hydratune.sweeps.watch import Heartbeat
 from hydratune.training import products
 from test_config import compose
 
@@ -442,7 +446,7 @@ def jobs(folder: Path, *names: str) -> dict[str, RunDirectory]:
     for name in names:
         (folder / name).mkdir()
         write_text(
-            folder / SETTINGS / f"{name}.yaml",
+            PackArguments(folder, names, 1, 1).settings_file(name),
             OmegaConf.to_yaml(OmegaConf.structured(compose("resume=never"))),
         )
     return {name: RunDirectory(folder / name) for name in names}
@@ -456,21 +460,21 @@ def test_a_pack_that_breaks_hands_on_whom_nobody_stopped(
     for record in records.values():
         record.start()
 
-    def one(settings: Any, heartbeat: Any, resources: pack.PackResources, *rest: Any) -> None:
+    def run_job(pack: Pack, settings: Any, heartbeat: Heartbeat) -> None:
         if heartbeat.name == "breaks":
-            while records["ends"].status()["state"] != "stopped":
+            while records["ends"].read_status().state is not State.stopped:
                 time.sleep(0.01)
             raise OSError("the disk is gone")
         if heartbeat.name == "works":
-            resources.asked.wait(20)
+            pack.resources.leave.wait(20)
         heartbeat.record.end(State.stopped, "interrupted by the user")
 
-    monkeypatch.setattr(pack, "_one", one)
+    monkeypatch.setattr(pack, "run_job", run_job)
     with pytest.raises(SweepError, match="the disk is gone"):
-        pack.run(tmp_path, list(records), together=3, workers=1)
-    assert records["ends"].status()["state"] == "stopped"  # by somebody, before
-    assert records["works"].status() == {
-        **records["works"].status(),
+        pack.run(PackArguments(tmp_path, tuple(records), together=3, threads=1))
+    assert records["ends"].read_status().state is State.stopped  # by somebody, before
+    assert records["works"].read_status().content == {
+        **records["works"].read_status().content,
         "state": "waiting",
         "error": None,
     }
@@ -501,7 +505,9 @@ def test_the_place_of_a_winner_that_fails_goes_to_the_next_best_where_it_was_sto
 
     monkeypatch.setattr(experiment, "run_experiment", run)
     records = jobs(tmp_path, *losses)
-    pack.run(tmp_path, list(losses), together=together, workers=1, halving=Halving(2))
+    options = PackOptions(halving=HalvingOptions(2))
+    pack.run(PackArguments(tmp_path, tuple(losses), together, threads=1, options=options))
     assert states(tmp_path) == {"0": "finished", "1": "failed", "2": "failed", "3": "stopped"}
     assert sorted(done) == [("0", 2), ("0", 6), ("1", 2), ("1", 6), ("2", 2), ("2", 6), ("3", 2)]
-    assert "halved" not in records["0"].status() and records["3"].status()["halved"]["step"] == 2
+    halved = records["3"].read_status().halved
+    assert records["0"].read_status().halved is None and halved is not None and halved.step == 2

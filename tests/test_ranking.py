@@ -17,11 +17,12 @@ from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
 from hydratune.comparison.entries import Entry, group_runs
 from hydratune.comparison.formatting import format_distinct, short_names
-from hydratune.comparison.runs import Halving, Run
+from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import seed_p_values
 from hydratune.comparison.verdict import verdict
 from hydratune.records.files import write_json, write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Halved, State
 from hydratune.records.sweep import Job, write_sweep
 
 
@@ -76,7 +77,7 @@ def test_seeds_are_one_entry_ranked_by_its_mean() -> None:
     )
 
 
-def test_means_within_the_noise_are_not_told_apart() -> None:
+def test_means_within_the_noise_are_indistinguishable() -> None:
     noisy = [
         run("a", 0.1, 1, 0.30),
         run("b", 0.1, 2, 0.40),
@@ -141,8 +142,8 @@ def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow
 
 
 @pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])
-def test_settings_that_do_nothing_are_rarely_told_apart(seeds: int, others: int) -> None:
-    """Their seeds are drawn alike: one pair in 20 may look different."""
+def test_settings_that_do_nothing_rarely_differ_significantly(seeds: int, others: int) -> None:
+    """Their seeds have the same distribution: one pair in 20 may look different."""
     noise = random.Random(3)
     pairs = [
         [[noise.gauss(1, 0.1) for _ in range(count)] for count in (seeds, others)]
@@ -185,10 +186,10 @@ def test_seeds_that_did_not_finish_are_counted_and_say_why() -> None:
 def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:
     runs = [
         run("failed", 0.4, 1, None),
-        run("early", 0.1, 1, None, state="stopped", halved=Halving(4, 0.01)),
+        run("early", 0.1, 1, None, state="stopped", halved=Halved(4, 0.01)),
     ]
     runs += [
-        run("late", 0.2, 1, None, state="stopped", halved=Halving(12, 0.3)),
+        run("late", 0.2, 1, None, state="stopped", halved=Halved(12, 0.3)),
         run("good", 0.3, 1, 0.5),
     ]
     table, best = ranking_table(runs)
@@ -259,7 +260,7 @@ def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
     assert [r.path.name for r in second.runs] == ["2"]
 
 
-def test_names_and_values_are_as_short_as_tells_them_apart() -> None:
+def test_names_and_values_are_as_short_as_is_unambiguous() -> None:
     names = short_names(["optimizer.lr", "optimizer.name", "adapter.name", "seed"])
     assert names == {
         "optimizer.lr": "lr",
@@ -293,7 +294,7 @@ def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path: Path) -> None:
 
 
 def test_halved_runs_whose_loss_was_no_number_come_after_those_that_had_one() -> None:
-    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved=Halving(4, value))
+    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved=Halved(4, value))
               for n, value in enumerate((math.nan, 0.3, math.inf, 0.2, math.nan, 0.1))]  # fmt: skip
     assert [
         entry.runs[0].path.name for entry in group_runs([*halved, run("good", 9.0, 1, 0.5)])

@@ -13,60 +13,75 @@ from omegaconf import OmegaConf
 
 from hydratune.errors import ConfigError
 from hydratune.records.files import write_json
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
 from hydratune.records.sweep import Job
-from hydratune.sweeps import gpus, pack_processes, processes
-from hydratune.sweeps.halving import Halving
-from hydratune.sweeps.planning import GOES_ON, Packing, Planned
-from hydratune.sweeps.processes import _run_packs
-from hydratune.sweeps.retries import Again, Death, after
+from hydratune.sweeps import devices, launch, pack_processes
+from hydratune.sweeps.launch import run_in_packs
+from hydratune.sweeps.options import HalvingOptions, PackOptions
+from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK
+from hydratune.sweeps.planning import PlannedJob, PlannedPack
+from hydratune.sweeps.retries import (
+    KilledPack,
+    RetriedPack,
+    packs_for_unfinished,
+    plan_retries,
+)
 from test_config import compose
 
 
 def test_who_was_waiting_goes_on_and_who_was_at_work_is_tried_alone() -> None:
-    packs, lost = after(Death("ab", "cde", together=2), {"a": 1, "b": 1}, retries=1)
-    assert packs == [Again(("c", "d", "e"), 2), Again(("a",), 1), Again(("b",), 1)] and lost == []
+    packs, lost = plan_retries(KilledPack("ab", "cde", together=2), {"a": 1, "b": 1}, retries=1)
+    assert (
+        packs == [RetriedPack(("c", "d", "e"), 2), RetriedPack(("a",), 1), RetriedPack(("b",), 1)]
+        and lost == []
+    )
 
 
 def test_with_more_tries_packs_become_smaller_until_jobs_are_alone() -> None:
-    packs, lost = after(Death("abcd", "", together=4), dict.fromkeys("abcd", 1), retries=3)
-    assert packs == [Again(("a", "b"), 2), Again(("c", "d"), 2)] and lost == []
-    packs, lost = after(Death("ab", "", together=2), dict.fromkeys("ab", 2), retries=3)
-    assert packs == [Again(("a",), 1), Again(("b",), 1)] and lost == []
-    assert after(Death("a", "", together=1), {"a": 3}, retries=3) == ([Again(("a",), 1)], [])
-    assert after(Death("a", "", together=1), {"a": 4}, retries=3) == ([], ["a"])
+    packs, lost = plan_retries(
+        KilledPack("abcd", "", together=4), dict.fromkeys("abcd", 1), retries=3
+    )
+    assert packs == [RetriedPack(("a", "b"), 2), RetriedPack(("c", "d"), 2)] and lost == []
+    packs, lost = plan_retries(KilledPack("ab", "", together=2), dict.fromkeys("ab", 2), retries=3)
+    assert packs == [RetriedPack(("a",), 1), RetriedPack(("b",), 1)] and lost == []
+    assert plan_retries(KilledPack("a", "", together=1), {"a": 3}, retries=3) == (
+        [RetriedPack(("a",), 1)],
+        [],
+    )
+    assert plan_retries(KilledPack("a", "", together=1), {"a": 4}, retries=3) == ([], ["a"])
 
 
 def test_without_retries_who_was_at_work_has_failed() -> None:
-    assert after(Death("ab", "c", together=2), {"a": 1, "b": 1}, retries=0) == (
-        [Again(("c",), 2)],
+    assert plan_retries(KilledPack("ab", "c", together=2), {"a": 1, "b": 1}, retries=0) == (
+        [RetriedPack(("c",), 2)],
         ["a", "b"],
     )
 
 
 def test_a_pack_that_dies_before_its_work_is_tried_as_it_is() -> None:
-    assert after(Death("", "abc", together=2), dict.fromkeys("abc", 1), retries=1) == (
-        [Again(("a", "b", "c"), 2)],
+    assert plan_retries(KilledPack("", "abc", together=2), dict.fromkeys("abc", 1), retries=1) == (
+        [RetriedPack(("a", "b", "c"), 2)],
         [],
     )
-    assert after(Death("", "abc", together=2), dict.fromkeys("abc", 2), retries=1) == (
+    assert plan_retries(KilledPack("", "abc", together=2), dict.fromkeys("abc", 2), retries=1) == (
         [],
         ["a", "b", "c"],
     )
 
 
 def test_jobs_that_are_judged_together_stay_together() -> None:
-    death = Death("abcd", "e", together=4, one_pack=True)
-    assert after(death, dict.fromkeys("abcd", 1), retries=2) == (
-        [Again(("a", "b", "c", "d", "e"), 2)],
+    death = KilledPack("abcd", "e", together=4, is_halving=True)
+    assert plan_retries(death, dict.fromkeys("abcd", 1), retries=2) == (
+        [RetriedPack(("a", "b", "c", "d", "e"), 2)],
         [],
     )
-    assert after(death, dict.fromkeys("abcd", 1), retries=1) == (
-        [Again(("a", "b", "c", "d", "e"), 1)],
+    assert plan_retries(death, dict.fromkeys("abcd", 1), retries=1) == (
+        [RetriedPack(("a", "b", "c", "d", "e"), 1)],
         [],
     )
-    assert after(death, {"a": 2, "b": 1, "c": 1, "d": 1}, retries=1) == (
-        [Again(("b", "c", "d", "e"), 1)],
+    assert plan_retries(death, {"a": 2, "b": 1, "c": 1, "d": 1}, retries=1) == (
+        [RetriedPack(("b", "c", "d", "e"), 1)],
         ["a"],
     )
 
@@ -86,20 +101,20 @@ def test_gpus_by_the_variable(
     variable: str, found: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    assert gpus.visible_gpus() == found
+    assert devices.visible_gpus() == found
 
 
 def test_gpus_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus.visible_gpus() == []
+    assert devices.visible_gpus() == []
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
         "#!/bin/sh\necho 'GPU 0: X (UUID: GPU-1a)'\necho '  MIG 1g.5gb Device 0: (UUID:"
         " MIG-2)'\necho 'GPU 1: X (UUID: GPU-3b)'\n"
     )
     tool.chmod(0o755)
-    assert gpus.visible_gpus() == ["GPU-1a", "GPU-3b"]
+    assert devices.visible_gpus() == ["GPU-1a", "GPU-3b"]
 
 
 def test_the_next_best_have_the_places_of_jobs_that_died(tmp_path: Path) -> None:
@@ -112,31 +127,35 @@ def test_the_next_best_have_the_places_of_jobs_that_died(tmp_path: Path) -> None
         if name != "winner":
             record.update(halved={"step": 2})
             record.end(State.stopped, "halved")
-        items.append(Planned(Job(name, (), {}), record, compose(), OmegaConf.create({"hydra": {}})))
+        items.append(
+            PlannedJob(Job(name, (), {}), record, compose(), OmegaConf.create({"hydra": {}}))
+        )
     pack, halving = (
-        pack_processes.Pack("pack 1 of 1: 3 jobs", tuple(items), 2),
-        Packing(retries=1, halving=Halving(2)),
+        PlannedPack("pack 1 of 1: 3 jobs", tuple(items), 2),
+        PackOptions(retries=1, halving=HalvingOptions(2)),
     )
     tries: dict[str, int] = {}
-    (again,) = pack_processes._what_is_left(pack, -9, tries, halving)
-    assert again.lost == () and "again: 1 job" in again.title  # the winner once more
+    (again,) = packs_for_unfinished(pack, -9, tries, halving)
+    assert again.failed == () and "again: 1 job" in again.title  # the winner once more
     items[0].record.update(state="running")
-    (instead,) = pack_processes._what_is_left(again, -9, tries, halving)
+    (instead,) = packs_for_unfinished(again, -9, tries, halving)
     assert (
-        instead.lost == ("winner",)
-        and len(instead.items) == 3
-        and instead.title == "pack 1, again: for the places of jobs that failed"
+        instead.failed == ("winner",)
+        and len(instead.jobs) == 3
+        and instead.title == "pack 1, again: in place of jobs that failed"
     )
     assert (
-        pack_processes._what_is_left(instead, 0, tries, halving)
+        packs_for_unfinished(instead, 0, tries, halving)
         == []
-        == pack_processes._what_is_left(instead, GOES_ON, tries, halving)
+        == packs_for_unfinished(instead, NEEDS_NEW_PACK, tries, halving)
     )
-    (instead,) = pack_processes._what_is_left(
-        pack, GOES_ON, tries, halving
+    (instead,) = packs_for_unfinished(
+        pack, NEEDS_NEW_PACK, tries, halving
     )  # the winner hung, and was given up
-    assert instead.lost == ("winner",)
-    assert pack_processes._what_is_left(pack, GOES_ON, tries, Packing()) == []  # nobody left early
+    assert instead.failed == ("winner",)
+    assert (
+        packs_for_unfinished(pack, NEEDS_NEW_PACK, tries, PackOptions()) == []
+    )  # nobody left early
 
 
 # A pack that only does what is planned: the process that starts packs is tested, not the packs.
@@ -181,7 +200,7 @@ class Sweep:
         write_json(self.folder / "plan.json", plan)
         (self.folder / "starts.jsonl").unlink(missing_ok=True)
         planned = [
-            Planned(
+            PlannedJob(
                 Job(str(n), (), {}),
                 RunDirectory(self.folder / str(n)),
                 self.settings,
@@ -192,7 +211,9 @@ class Sweep:
         context: Any = None
         self.failed = [
             item.job.name
-            for item in _run_packs(context, self.folder, planned, Packing(together=2, **packing))
+            for item in run_in_packs(
+                context, self.folder, planned, PackOptions(together=2, **packing)
+            )
         ]
         return {str(n): self.status(n)["state"] for n in range(jobs)}
 
@@ -217,7 +238,7 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(pack_processes.subprocess, "Popen", popen)
-    monkeypatch.setattr(processes, "visible_gpus", list)
+    monkeypatch.setattr(launch, "visible_gpus", list)
     return Sweep(tmp_path)
 
 
@@ -257,7 +278,7 @@ def test_a_pack_that_cannot_begin_does_not_begin_for_ever(sweep: Sweep) -> None:
 
 
 def test_a_job_that_hangs_in_the_crew_is_not_tried_again_and_the_others_go_on(sweep: Sweep) -> None:
-    assert sweep.run({"1": [GOES_ON]}) == {
+    assert sweep.run({"1": [NEEDS_NEW_PACK]}) == {
         "0": "finished",
         "1": "failed",
         "2": "finished",
@@ -268,7 +289,7 @@ def test_a_job_that_hangs_in_the_crew_is_not_tried_again_and_the_others_go_on(sw
 
 
 def test_halving_goes_on_with_all_its_members(sweep: Sweep) -> None:
-    assert set(sweep.run({"1": [9]}, halving=Halving(1)).values()) == {"finished"}
+    assert set(sweep.run({"1": [9]}, halving=HalvingOptions(1)).values()) == {"finished"}
     assert [(together, names) for _, together, names, _ in sweep.starts()] == [
         (2, list("0123")),
         (1, list("0123")),
@@ -279,7 +300,7 @@ def test_packs_are_dealt_out_to_gpus_one_each_at_a_time(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Two side by side, the third on the GPU that is free first."""
-    monkeypatch.setattr(processes, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    monkeypatch.setattr(launch, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
     assert set(sweep.run({"seconds": 1.0}, jobs=6, pack_size=2).values()) == {"finished"}
     starts = sorted(sweep.starts(), key=lambda start: float(start[3]))
     assert sorted(gpu for gpu, *_ in starts[:2]) == ["GPU-a", "GPU-b"] and len(starts) == 3
@@ -291,7 +312,7 @@ def test_packs_are_dealt_out_to_gpus_one_each_at_a_time(
 def test_a_sweep_is_parted_for_the_gpus_that_are_there(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
+    monkeypatch.setattr(launch, "visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
     sweep.run({}, jobs=7)
     assert sorted((gpu, names) for gpu, _, names, _ in sweep.starts()) == [
         ("GPU-a", list("012")),
@@ -306,14 +327,14 @@ def test_a_sweep_is_parted_for_the_gpus_that_are_there(
 def test_one_gpu_or_none_wanted_is_as_without(
     accelerator: str, found: list[str], sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "visible_gpus", lambda: found)
+    monkeypatch.setattr(launch, "visible_gpus", lambda: found)
     sweep.settings.trainer.accelerator = accelerator
     sweep.run({})
     assert [(gpu, names) for gpu, _, names, _ in sweep.starts()] == [(None, list("0123"))]
 
 
 def test_ctrl_c_ends_every_pack_at_once(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    monkeypatch.setattr(launch, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
     began, pause, pressed = time.monotonic(), time.sleep, list[int]()
 
     def sleep(seconds: float) -> None:
@@ -332,7 +353,7 @@ def test_ctrl_c_ends_every_pack_at_once(sweep: Sweep, monkeypatch: pytest.Monkey
 
 def test_what_a_pack_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError) as error:
-        Packing(pack_size=0, together=-1, patience=0, retries=-1)
+        PackOptions(pack_size=0, together=-1, patience=0, retries=-1)
     assert [problem.key.rpartition(".")[2] for problem in error.value.problems] == [
         "pack_size",
         "together",

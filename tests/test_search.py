@@ -28,19 +28,17 @@ from conftest import SMALL
 from hydratune.composition import sweep_name
 from hydratune.errors import ConfigError
 from hydratune.records.files import write_json, write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
 from hydratune.records.sweep import Job, write_sweep
-from hydratune.sweeps import processes
-from hydratune.sweeps.processes import wait_for_left
-from hydratune.sweeps.space import Dimension, read_space
-from hydratune.sweeps.study import (
-    COMPOSED,
-    Objective,
-    Wanted,
-    open_study,
-    read_objectives,
-    sampler_for,
-)
+from hydratune.sweeps import job_processes
+from hydratune.sweeps.job_processes import wait_for_unfinished
+from hydratune.sweeps.planning import PlannedJob
+from hydratune.sweeps.search.objectives import Objective, read_objectives
+from hydratune.sweeps.search.samplers import make_sampler
+from hydratune.sweeps.search.settings import SearchSettings
+from hydratune.sweeps.search.space import Dimension, read_space
+from hydratune.sweeps.search.study import COMPOSED, open_study
 
 Command = Callable[..., tuple[int, str]]
 LOSS = [Objective("val/loss", "min")]
@@ -51,7 +49,7 @@ def space(*overrides: str) -> tuple[list[Dimension], list[str]]:
     return read_space(OverridesParser.create().parse_overrides(list(overrides)))
 
 
-def wanted(**values: Any) -> Wanted:
+def wanted(**values: Any) -> SearchSettings:
     given = {
         "sampler": "random",
         "n_trials": 4,
@@ -60,7 +58,9 @@ def wanted(**values: Any) -> Wanted:
         "objectives": "val/loss:min",
         "options": {},
     }
-    return Wanted(**{**given, "storage": None, "study_name": None, "params": None, **values})
+    return SearchSettings(
+        **{**given, "storage": None, "study_name": None, "params": None, **values}
+    )
 
 
 def opened(folder: Path) -> optuna.Study:
@@ -152,7 +152,7 @@ def test_a_later_override_replaces_an_earlier_one() -> None:
         ("x=tag(log, range(1,9,2))", "no step"),
         ("x=tag(log, choice(1,2))", "no scale"),
         ("x=tag(normal, interval(0,1))", "the tag 'normal'"),
-        ("x=4,4", "4 is there twice"),
+        ("x=4,4", "4 is listed twice"),
         ("x=4", "nothing to search"),
     ],
 )
@@ -188,7 +188,7 @@ def test_objectives_are_read_from_a_list_or_a_mapping(given: Any) -> None:
     [
         ("val/los:min", "one of: val/loss, "),
         ("val/loss", "val/loss:min or val/loss:max"),
-        ("val/loss:down", "is less of it better, or more?"),
+        ("val/loss:down", "its direction must be min or max"),
         ([], "nothing to search for"),
         (["val/loss:min", "val/loss:max"], "twice"),
     ],
@@ -213,7 +213,7 @@ def test_unclear_objectives_are_refused(given: Any, why: str) -> None:
 def test_what_no_sampler_can_do_is_refused(values: dict[str, Any], why: str) -> None:
     dimensions, _ = space("a=interval(0,1)", "b=1,2")
     with pytest.raises(ConfigError, match=why):
-        sampler_for(wanted(**values), dimensions, LOSS)
+        make_sampler(wanted(**values), dimensions, LOSS)
 
 
 def drawn(file: Path, parts: Sequence[int], **values: Any) -> list[dict[str, Any]]:
@@ -225,7 +225,7 @@ def drawn(file: Path, parts: Sequence[int], **values: Any) -> list[dict[str, Any
     )
     for part in parts:
         study = open_study(
-            str(file), "s", sampler_for(wanted(**values), dimensions, LOSS), LOSS, {}
+            str(file), "s", make_sampler(wanted(**values), dimensions, LOSS), LOSS, {}
         )
         for _ in range(part):
             trial = study.ask()
@@ -359,7 +359,7 @@ def loss(lr: float, r: int) -> float:
 def instead_of_training(delay: float = 0.0) -> Callable[..., int]:
     """Runs no job, but leaves what one leaves. A rate above 5e-3 fails; rank 8 was halved."""
 
-    def run(context: Any, item: processes.Planned) -> int:
+    def run(context: Any, item: PlannedJob) -> int:
         record, settings = item.record, item.settings
         lr, r = settings.optimizer.lr, settings.adapter.r  # type: ignore[attr-defined]
         tries = record.path / "tries"
@@ -398,7 +398,7 @@ def instead_of_training(delay: float = 0.0) -> Callable[..., int]:
 
 @pytest.fixture
 def formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_run_one", instead_of_training())
+    monkeypatch.setattr(job_processes, "run_job_process", instead_of_training())
 
 
 def search(*more: str, sweeper: str = "random") -> list[str]:
@@ -560,7 +560,7 @@ def driver(folder: Path, *more: str, delay: float = 0.2) -> subprocess.Popen[str
     words = [*search(*more, sweeper="optuna"), f"hydra.sweep.dir={folder}"]
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_search; from"
-        " hydratune.sweeps import processes\nprocesses._run_one ="
+        " hydratune.sweeps import job_processes\njob_processes.run_job_process ="
         f" test_search.instead_of_training({delay})\nfrom hydratune.cli import main;"
         f" sys.exit(main({words!r}))"
     )
@@ -611,12 +611,12 @@ def test_a_killed_driver_leaves_nothing_running_and_nothing_is_repeated(tmp_path
 
 
 def test_a_run_that_outlived_its_driver_is_waited_for(tmp_path: Path) -> None:
-    wait_for_left(RunDirectory(tmp_path / "none"))
+    wait_for_unfinished(RunDirectory(tmp_path / "none"))
     child = FileLock(tmp_path / ".lock", thread_local=False)  # a thread stands for a process
     child.acquire()
     timer = threading.Timer(0.3, child.release)
     timer.start()
-    wait_for_left(RunDirectory(tmp_path))
+    wait_for_unfinished(RunDirectory(tmp_path))
     assert timer.finished.is_set() and not child.is_locked
 
 

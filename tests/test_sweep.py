@@ -103,11 +103,11 @@ def test_wrong_type_in_one_job_is_refused_before_the_first_one(
 def test_same_sweep_finds_its_folder_again(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydratune.sweeps import processes
+    from hydratune.sweeps import job_processes
 
     monkeypatch.setattr(
-        processes,
-        "_run_one",
+        job_processes,
+        "run_job_process",
         lambda context, item: (
             item.record.start() or item.record.update(state="failed", error="x") or 1
         ),

@@ -22,7 +22,7 @@ from hydratune.evaluation.measures import mean, rate
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("ratio", ["0", "1", "10", "1/row"])
-def test_what_does_not_differ_is_told_apart_as_rarely_as_promised(seeds: int, ratio: str) -> None:
+def test_what_does_not_differ_is_significant_as_rarely_as_promised(seeds: int, ratio: str) -> None:
     """400 pairs: 5 % are allowed, and 2.3 times the standard error of chance.
 
     One family, and each test alone.

@@ -162,10 +162,10 @@ def test_first_step_equals_plain_transformers_and_peft(
     from transformers import AutoModelForCausalLM
 
     from hydratune.data.datamodule import OptimizerBatches
-    from hydratune.data.masking import ChatEncoder
+    from hydratune.data.encoding.encoder import ChatEncoder
     from hydratune.data.sets import load_sets
+    from hydratune.data.sources.contracts import ContractsData
     from hydratune.settings.commands import load
-    from hydratune.settings.data import ContractsData
 
     assert hydratune("train", *SMALL)[0] == 0
     config = load(only_run(tmp_path) / "config.yaml")
@@ -184,7 +184,7 @@ def test_first_step_equals_plain_transformers_and_peft(
     ids = torch.tensor([[*e.ids, *[0] * (longest - len(e.ids))] for e in batch])
     labels = torch.tensor(
         [
-            [t if m else -100 for t, m in zip(e.ids, e.trained, strict=True)]
+            [t if m else -100 for t, m in zip(e.ids, e.loss_mask, strict=True)]
             + [-100] * (longest - len(e.ids))
             for e in batch
         ]

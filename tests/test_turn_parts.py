@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from conftest import write_rows
-from hydratune.data import formats
-from hydratune.data.masking import ChatEncoder, MaskError
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.errors import MaskError
+from hydratune.data.formats import reader
+from hydratune.data.formats.columns import Naming
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 from hydratune.settings.data import TrainOn
@@ -25,7 +27,7 @@ def read(
 ) -> tuple[list[Row], list[str]]:
     """The rows of a file, and what was stated, without its path."""
     statements: list[str] = []
-    rows = list(formats.read_file(write_rows(path, records), naming or {}, "utf-8", statements))
+    rows = list(reader.read_file(write_rows(path, records), naming or {}, "utf-8", statements))
     return rows, [s.removeprefix(f"{path}: ") for s in statements]
 
 
@@ -329,7 +331,7 @@ def test_turns_that_are_marked_are_context(
     ) == 1
     example = encoder.encode(row, TrainOn.all)
     trained = encoder.decode(
-        [t for t, is_target in zip(example.ids, example.trained, strict=True) if is_target]
+        [t for t, is_target in zip(example.ids, example.loss_mask, strict=True) if is_target]
     )
     assert "WRONG" not in trained and "In the attic." in trained
 
@@ -497,25 +499,25 @@ def check_both(rows: list[Row]) -> None:
 def test_typed_columns_give_no_call_the_arguments_of_another(tmp_path: Path) -> None:
     rows, said = read(tmp_path / "a.parquet", BOTH)
     check_both(rows)
-    assert said[1].startswith("2 null arguments of tool calls left out") and said[2].startswith(
-        "2 nulls in the schemas of tools left out"
+    assert said[1].startswith("2 null arguments of tool calls dropped") and said[2].startswith(
+        "2 nulls in the schemas of tools dropped"
     )
 
 
 def test_json_lines_written_from_a_typed_column_are_read_alike(tmp_path: Path) -> None:
     path = as_jsonl(write_rows(tmp_path / "a.parquet", BOTH))
     assert '"ticker": null' in path.read_text()
-    check_both(list(formats.read_file(path, {})))
+    check_both(list(reader.read_file(path, {})))
 
 
 def test_data_sets_of_the_datasets_library_are_read_alike(tmp_path: Path) -> None:
     import datasets
 
     datasets.Dataset.from_list(BOTH).save_to_disk(tmp_path / "saved")
-    opened = formats.open_hub(str(tmp_path / "saved"), None, "train", None)
-    check_both(list(formats.read_hub(opened, "saved", "train", {})))
+    opened = reader.open_hub(str(tmp_path / "saved"), None, "train", None)
+    check_both(list(reader.read_hub(opened, "saved", "train", {})))
     datasets.Dataset.from_list(BOTH).to_json(tmp_path / "b.jsonl")
-    check_both(list(formats.read_file(tmp_path / "b.jsonl", {})))
+    check_both(list(reader.read_file(tmp_path / "b.jsonl", {})))
 
 
 def test_json_lines_padded_before_they_were_split_are_known_by_the_tools(tmp_path: Path) -> None:
@@ -602,7 +604,7 @@ def test_maps_are_objects(tmp_path: Path) -> None:
         [{"messages": [ASK, *given]}], pyarrow.schema([("messages", pyarrow.list_(turn))])
     )
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    (row,) = formats.read_file(tmp_path / "a.parquet", {})
+    (row,) = reader.read_file(tmp_path / "a.parquet", {})
     assert row.messages[1].tool_calls == (call("f", a="1", b=None),)
 
 
@@ -723,7 +725,7 @@ def test_arguments_are_given_as_the_template_takes_them(
     chosen = templated(TEMPLATES[template])
     example = chosen.encode(row, TrainOn.all)
     trained = chosen.decode(
-        [t for t, is_target in zip(example.ids, example.trained, strict=True) if is_target]
+        [t for t, is_target in zip(example.ids, example.loss_mask, strict=True) if is_target]
     )
     shown = 'town=Attic "Zürich"' if template == "items" else ARGUMENTS
     assert trained == f"<call>weather{shown}<|im_end|>In the attic.<|im_end|>"
@@ -896,9 +898,9 @@ def test_deep_nesting_is_refused_with_its_line(tmp_path: Path) -> None:
         )
         if depth > 1_000:
             with pytest.raises(DataError, match=r"jsonl:1: .*nested too deeply"):
-                list(formats.read_file(path, {}))
+                list(reader.read_file(path, {}))
         else:
-            assert len(list(formats.read_file(path, {}))) == 1
+            assert len(list(reader.read_file(path, {}))) == 1
 
 
 # ---------------------------------------------------------------------- arguments under other names
@@ -1159,9 +1161,7 @@ def test_the_fix_for_results_without_calls_works(tmp_path: Path, text: str) -> N
         '"tool_calls": [{"name": ..., "arguments": {...}}]' in said
         and "+data.roles.tool=user" in said
     )
-    (row,), _ = read(
-        tmp_path / "b.jsonl", [{"messages": turns}], formats.Naming(roles={"tool": "user"})
-    )
+    (row,), _ = read(tmp_path / "b.jsonl", [{"messages": turns}], Naming(roles={"tool": "user"}))
     assert [m.role for m in row.messages] == [
         "user",
         "assistant",
@@ -1202,10 +1202,10 @@ def test_lists_as_python_prints_them_are_refused_with_what_to_write(tmp_path: Pa
         DataError,
         match=r"write it with json\.dumps\(\.\.\.\), or the file as JSON lines or Parquet",
     ):
-        list(formats.read_file(path, {}))
+        list(reader.read_file(path, {}))
     for text in (json.dumps([ASK, SAID]),):
         assert (
-            len(list(formats.read_file(write_rows(tmp_path / "b.csv", [{"messages": text}]), {})))
+            len(list(reader.read_file(write_rows(tmp_path / "b.csv", [{"messages": text}]), {})))
             == 1
         )
 

@@ -72,7 +72,7 @@ def test_the_kernel_is_given_what_rows_see(
         examples = [
             type(e)(
                 (*range(LEAST_SAVED // 3 + 1), *e.ids),
-                (*[False] * (LEAST_SAVED // 3 + 1), *e.trained),
+                (*[False] * (LEAST_SAVED // 3 + 1), *e.loss_mask),
             )
             for e in examples
         ]

@@ -16,9 +16,12 @@ from hydratune.console import progress
 from hydratune.errors import HydratuneError, Leaving
 from hydratune.experiment.context import RunContext
 from hydratune.records.files import write_text
-from hydratune.records.run_directory import RunDirectory, State
-from hydratune.sweeps import pack, watch
-from hydratune.sweeps.planning import GOES_ON, SETTINGS
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
+from hydratune.sweeps import pack, pack_job, watch
+from hydratune.sweeps.options import HalvingOptions, PackOptions
+from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK, PackArguments
+from hydratune.sweeps.pack_logging import LogByThread
 from test_config import compose
 
 PATIENCE = 1.0
@@ -47,25 +50,20 @@ def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> 
     monkeypatch.setattr(
         pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng
     )  # set back at the end
-    monkeypatch.setattr(watch, "_LEAVING", 3.0)
+    monkeypatch.setattr(watch, "_TIME_TO_LEAVE", 3.0)
 
-    def run(patience: float | None, halving: dict[str, Any] | None = None, **tasks: Task) -> int:
+    def run(patience: float | None, halving: HalvingOptions | None = None, **tasks: Task) -> int:
         def work(config: Any, record: RunDirectory, context: RunContext) -> None:
             tasks[record.path.name](context)
 
         monkeypatch.setattr("hydratune.experiment.run.run_experiment", work)
+        options = PackOptions(patience=patience, halving=halving)
+        arguments = PackArguments(tmp_path, tuple(tasks), together=2, threads=2, options=options)
         for name in tasks:
             (tmp_path / name).mkdir(exist_ok=True)
-            write_text(tmp_path / SETTINGS / f"{name}.yaml", settings)
-        options = {
-            "together": 2,
-            "workers": 2,
-            "halving": halving,
-            "patience": patience,
-            "lost": [],
-        }
+            write_text(arguments.settings_file(name), settings)
         try:
-            return pack.main([str(tmp_path), json.dumps(options), *tasks])
+            return pack.main(arguments.command()[3:])
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -96,13 +94,13 @@ def test_a_job_that_cannot_begin_is_not_handed_out_for_ever(
             raise HydratuneError("no space left on device")
         record.start()
 
-    monkeypatch.setattr(pack, "begin", begin)
+    monkeypatch.setattr(pack_job, "begin", begin)
     for name, value in (("a", 0.1), ("b", 0.5)):  # both came to the first rung, and a is to go on
         record = RunDirectory(tmp_path / name)
         record.start()
         record.update(state="waiting", paused=True, rungs=[[1, value]])
         write_text(record.checkpoints / "last.ckpt", "")
-    assert run_pack(None, {"min_steps": 1, "eta": 2}, a=quick, b=quick) == 0
+    assert run_pack(None, HalvingOptions(1, 2), a=quick, b=quick) == 0
     assert (
         began == ["a", "b"] and status(tmp_path / "b")["state"] == "finished"
     )  # who has the place of a
@@ -114,8 +112,8 @@ def test_a_full_disk_costs_lines_of_the_log_and_no_job(
     def full(self: Any, record: Any) -> str:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(pack._ByThread, "format", full)
-    monkeypatch.setattr(pack._ByThread, "handleError", lambda self, record: None)
+    monkeypatch.setattr(LogByThread, "format", full)
+    monkeypatch.setattr(LogByThread, "handleError", lambda self, record: None)
 
     def speaks(context: RunContext) -> None:
         logging.getLogger("hydratune").warning("something")
@@ -182,9 +180,9 @@ def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
         with context.resources.one_at_a_time("key"):
             pass
 
-    assert run_pack(PATIENCE, hang=hang, behind=behind, later=quick) == GOES_ON
+    assert run_pack(PATIENCE, hang=hang, behind=behind, later=quick) == NEEDS_NEW_PACK
     assert "gave no sign of life" in status(tmp_path / "hang")["error"]
-    assert "awake.wait()" in (tmp_path / "hang" / "run.log").read_text().split("thread crew")[1]
+    assert "awake.wait()" in (tmp_path / "hang" / "run.log").read_text().split("thread worker")[1]
     assert (
         status(tmp_path / "behind")["state"] == "waiting"
         and status(tmp_path / "behind")["error"] is None
@@ -217,7 +215,7 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(
 
         return task
 
-    assert run_pack(PATIENCE, a=crossing("x", "y"), b=crossing("y", "x")) == GOES_ON
+    assert run_pack(PATIENCE, a=crossing("x", "y"), b=crossing("y", "x")) == NEEDS_NEW_PACK
     failed, other = sorted(status(tmp_path / name)["state"] for name in "ab")
     assert failed == "failed" and other in (
         "finished",
@@ -236,8 +234,8 @@ def test_whoever_was_given_up_does_not_go_on(tmp_path: Path) -> None:
     heartbeat.given_up = True
     for sign in (
         heartbeat.beat,
-        heartbeat.begins,
-        lambda: heartbeat.telling(lambda stage: None)(None),
+        heartbeat.task_begins,
+        lambda: heartbeat.listener(lambda stage: None)(None),
     ):  # type: ignore[arg-type]
         with pytest.raises(Leaving):
             sign()

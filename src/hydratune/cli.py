@@ -1,4 +1,4 @@
-"""The command table and the hand-over to Hydra.
+"""The table of commands, and the way from the command line to a command.
 
 ``hydratune COMMAND [overrides]`` composes ``conf/<command>.yaml`` and hands it to
 ``hydratune.commands.<command>``. Imports nothing heavy: help is instant, and a wrong setting is
@@ -22,9 +22,9 @@ COMMANDS = {
 _EXAMPLES = """\
 examples:
   hydratune train                                       the built-in task, end to end
-  hydratune train debug=smoke                           the same way in under a minute, on a toy model
+  hydratune train debug=smoke                           the same in under a minute, on a toy model
   hydratune train preview=3                             see which tokens are trained, then stop
-  hydratune prepare data=files data.train=my.jsonl      look at your own rows before anything is trained on them
+  hydratune prepare data=files data.train=my.jsonl      look at your own rows before training
   hydratune train data=files data.train=my.jsonl        your own rows
   hydratune train -m optimizer.lr=3e-4,1e-3 adapter.r=4,16    a sweep
   hydratune train -m sweep=learning_rate                a prepared sweep from sweeps/
@@ -34,7 +34,7 @@ examples:
   hydratune train --cfg job                             show the composed configuration, run nothing
 
 exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted
-"""  # noqa: E501
+"""
 
 
 def _help() -> str:
@@ -43,8 +43,9 @@ def _help() -> str:
 
 
 def _complete(args: list[str]) -> int:
-    """Installs completion, or answers the shell: commands from here, settings from Hydra, which
-    must not see the command.
+    """Install completion, or answer the shell. Returns the exit code.
+
+    Commands are completed here, and settings by Hydra, which must not see the command.
     """
     line = os.environ.get("COMP_LINE", "")
     words = line.split()
@@ -61,7 +62,7 @@ def _complete(args: list[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+    """Run one command. Returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     if args[:1] in (["-sc"], ["--shell-completion"]):
         return _complete(args)

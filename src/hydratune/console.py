@@ -31,7 +31,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 # What ``redirect_output`` sets for the thread of one job of a pack:
-# .console is where its output goes, .listener is told how far its work has come.
+# .console is where its output goes, .listener receives the progress of its work.
 _thread = threading.local()
 
 _TAB, _LINE_FEED = 9, 10
@@ -158,8 +158,9 @@ class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         unit, amount = task.fields["unit"], task.fields["amount"]
         elapsed = task.elapsed or 0.0
-        known = elapsed > 0 and amount
-        return Text(f"{amount / elapsed:,.0f} {unit}/s" if known else "", style="cyan")
+        if elapsed <= 0 or not amount:
+            return Text("")
+        return Text(f"{amount / elapsed:,.0f} {unit}/s", style="cyan")
 
 
 class Ticker:

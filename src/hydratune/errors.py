@@ -1,18 +1,18 @@
-"""The error tree. Every message says what is wrong, where, and what to do.
+"""The tree of errors. Every message says what is wrong, where, and what to do.
 
 HydratuneError            exit 1: the work failed
 ├── SweepError            some jobs of a sweep failed; the others are kept
-├── UnpackedError         a job of a pack has to run by itself; it is run again, alone
+├── UnpackedError         a job cannot share a pack; it is run again, alone in its process
 ├── RunError              a run directory cannot be used as asked
-├── DivergedError         training was stopped: a loss or gradient that is not finite, or far above the usual
+├── DivergedError         training was stopped: a loss or gradient that is not finite, or too large
 └── InputError            exit 2: what the user gave is wrong; no compute was spent
     ├── ConfigError       a setting; carries every problem found, not only the first
     └── DataError         a data file or row; carries file:line
-        └── MaskError     a row that cannot be trained honestly (in data/masking.py)
+        └── MaskError     a row whose loss mask would be wrong (in data)
 
-They derive from Hydra's ``CompactHydraException``, so a Hydra program that embeds hydratune prints
-them without a traceback as well.
-"""  # noqa: E501
+They derive from Hydra's ``CompactHydraException``, so that a Hydra program that embeds hydratune
+prints them without a traceback as well.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,13 +27,14 @@ class HydratuneError(CompactHydraException):
 
 
 class Leaving(Exception):
-    """Ends a run in a thread that is asked to leave, as ``KeyboardInterrupt`` does in the main
-    thread; what was learnt is kept.
+    """Ends a run in a thread of a pack, as ``KeyboardInterrupt`` does in the main thread.
+
+    Its trained weights are saved.
     """
 
 
 class Paused(Exception):
-    """Ends a run that waits for the verdict on all jobs of its sweep; its checkpoint is written."""
+    """Ends a run that waits, with a checkpoint, until its sweep decides whether it continues."""
 
 
 class SweepError(HydratuneError):
@@ -41,7 +42,7 @@ class SweepError(HydratuneError):
 
 
 class UnpackedError(HydratuneError):
-    """A job cannot share a process with others, which showed when its model was there."""
+    """A job cannot share a process with others, which only its loaded model shows."""
 
 
 class RunError(HydratuneError):
@@ -49,9 +50,9 @@ class RunError(HydratuneError):
 
 
 class DivergedError(HydratuneError):
-    """Training was stopped because it no longer worked.
+    """Training was stopped because the loss diverged.
 
-    ``usable`` says whether the model still holds finite weights.
+    ``usable`` says whether the model still has finite weights.
     """
 
     def __init__(self, message: str, *, usable: bool) -> None:

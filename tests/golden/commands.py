@@ -15,7 +15,7 @@ TOY = (
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",
     "data.batch_size=4",
-    "data.max_train_rows=8",
+    "data.max_train_rows=9",  # an uneven last batch, shares of an epoch that are rounded
     "data.max_validation_rows=4",
     "data.max_test_rows=3",
     "trainer.max_steps=3",
@@ -75,6 +75,21 @@ def conversation(prompt: str, answer: str) -> dict[str, object]:
     return {"prompt": prompt, "completion": answer}
 
 
+def labelled_rows() -> str:
+    """Return rows with JSON answers, among them a conflict, near duplicates and a repeated id."""
+    dishes = ("soup", "bread", "salad", "curry", "cake", "stew", "pasta", "fish")
+    good, bad = json.dumps({"label": "good"}), json.dumps({"label": "bad"})
+    ways = (("was wonderful from first to last", good), ("was cold and far too salty", bad))
+    rows = [
+        {"id": f"{dish}-{number}", **conversation(f"The {dish} {words}, we all said.", label)}
+        for dish in dishes
+        for number, (words, label) in enumerate(ways)
+    ]
+    conflict = {"id": "conflict", **conversation(str(rows[2]["prompt"]), bad)}
+    near = {"id": "near", **conversation(f"{rows[4]['prompt']} Really", good)}
+    return jsonl([*rows, conflict, near, {"id": "near", **conversation("The tea was fine.", good)}])
+
+
 def rows_with_findings() -> dict[str, str]:
     """Return three files with duplicates, leaks, conflicts, personal data and over-long rows."""
     topics = ("tides", "bees", "rail gauges", "bread", "glaciers", "violins", "kelp", "maps")
@@ -120,13 +135,14 @@ FILES = (
 CLEANED = ("data.clean.drop_duplicates=true", "data.clean.drop_leaks=true", "data.clean.html=true")
 PREPARE = Command(
     "prepare",
-    "prepare on files with findings, refused and then cleaned",
+    "prepare on files with findings: refused, cleaned, with labels",
     (
         Step(("prepare", *FILES, "output=refused"), exit_code=2),
         Step(("prepare", *FILES, *CLEANED, "data.quality.exact_leaks=warn", "output=cleaned")),
+        Step(("prepare", "data=files", "data.train=labels.jsonl", "model=tiny", "output=labels")),
     ),
-    ("refused", "cleaned"),
-    files=rows_with_findings(),
+    ("refused", "cleaned", "labels"),
+    files={**rows_with_findings(), "labels.jsonl": labelled_rows()},
     toy_only=True,
 )
 THINGS = ("apple", "brick", "cloud", "drum", "eel", "fern", "glove", "hat")

@@ -190,6 +190,16 @@ def folder_names(commands: Sequence[Command]) -> dict[str, str]:
     return {name: f"{name}-{key_of(command, by_name)}" for name, command in by_name.items()}
 
 
+def sources(tree: Path) -> list[tuple[str, int, int]]:
+    """Return (path, time of change, bytes) of every file that decides what is computed."""
+    files = [path for name in ("src", "conf", "sweeps") for path in (tree / name).rglob("*")]
+    return sorted(
+        (str(path), path.stat().st_mtime_ns, path.stat().st_size)
+        for path in files
+        if path.is_file() and path.suffix != ".pyc"
+    )
+
+
 def models(real: bool) -> Path | None:
     """Return the folder of downloaded models, which both trees use with --real."""
     if not real:
@@ -260,7 +270,10 @@ def run(options: argparse.Namespace) -> int:
             stack.callback(shutil.rmtree, root, ignore_errors=True)
         runner = Runner(ROOT, root, folder_names(commands), models(options.real))
         runner.check_tree()
+        before = sources(ROOT)
         new = run_with_progress(runner, commands, options.jobs, "working tree")
+        if sources(ROOT) != before:
+            raise GoldenError("src or conf changed while the commands ran; start again")
         return report([compared(c, base[c.name], new[c.name]) for c in commands])
 
 

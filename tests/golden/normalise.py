@@ -48,6 +48,12 @@ IGNORED_FILES = (
     IgnoredFile("*.hydra/hydra.yaml", "Hydra's own state: paths, job ids, versions"),
     IgnoredFile("*multirun.yaml", "Hydra's own state: paths, job ids, versions"),
 )
+LEFT_OUT = (  # also not looked for
+    IgnoredFile(
+        "cache/data/*",
+        "keyed by a hash of the source; its rows are those of prepare and of data.json",
+    ),
+)
 _TIMES = r"(cpu_seconds|wall_seconds|tokens_per_second|peak_memory_bytes)"
 RULES = (
     Rule("speed", "a time", "*history.csv", r"row \d+ > tokens_per_second"),
@@ -58,6 +64,7 @@ RULES = (
     Rule("W&B id", "drawn at random for each run", "*status.json", "wandb_id"),
     Rule("error", "a message", "*status.json", "error", Treatment.numbers),
     Rule("code", "a hash of the source that is being changed", "*environment.json", "code"),
+    Rule("prepared", "a key with a hash of the source in it", "*data.json", "prepared"),
     Rule("git", "the commit differs on purpose", "*environment.json", "git( > .*)?"),
     Rule("free memory", "of the moment", "*environment.json", "memory_plan > generation_tokens"),
     Rule("code", "a hash of the source that is being changed", "*.ckpt", "made_of > code"),
@@ -106,6 +113,11 @@ _NUMBER = re.compile(r"(?<![A-Za-z_])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\bnan\b
 def ignored(file: str) -> IgnoredFile | None:
     """Return why the content of ``file`` (a path inside a compared folder) is not compared."""
     return next((entry for entry in IGNORED_FILES if fnmatch(file, entry.pattern)), None)
+
+
+def left_out(file: str) -> bool:
+    """Tell whether ``file`` (a path inside a compared folder) may be missing on one side."""
+    return any(fnmatch(file, entry.pattern) for entry in LEFT_OUT)
 
 
 def rule_for(file: str, key: str) -> Rule | None:

@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from golden.normalise import Treatment, ignored, numbers, rule_for, without_places
+from golden.normalise import Treatment, ignored, left_out, numbers, rule_for, without_places
 
 MOST_PER_FILE = 20  # differences that are shown
 _WIDTH = 60  # characters of a value that are shown
@@ -210,7 +210,7 @@ def compare_folders(
                 names[f"{folder}/{file}"] = None
     found: list[Difference] = []
     for file in sorted(names):
-        if any(file.startswith(f"{folder}/") for folder in without):
+        if left_out(file) or any(file.startswith(f"{folder}/") for folder in without):
             continue
         there = [(place.folder / file).exists() for place in (base, new)]
         if not all(there):

@@ -1,15 +1,21 @@
-"""Hydra launchers ``pack`` and ``process``: hand a sweep to ``hydratune.sweeps``.
+"""Hydra launchers ``pack`` and ``process``: they hand a sweep to ``hydratune.sweeps.launch``.
 
 Kept tiny: a bug here breaks every Hydra program.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+
+from hydratune.sweeps.options import PackOptions
+
+if TYPE_CHECKING:
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
 
 
 @dataclass
@@ -20,80 +26,48 @@ class ProcessLauncherConfig:
 
 
 @dataclass
-class HalvingConfig:
-    """Most jobs leave early, see ``hydratune.sweeps.halving``."""
-
-    min_steps: int | None = (
-        None  # optimizer steps before the first verdict; null: all jobs are trained to their end
-    )
-    eta: int = 3  # the best one of so many goes on
-    metric: str = "val/loss"
-    kind: str = "sync"  # or asha: nobody waits for the others
-
-
-@dataclass
-class PackLauncherConfig:
+class PackLauncherConfig(PackOptions, ProcessLauncherConfig):
     """Jobs that share base model and data in one process, at the same time."""
 
     _target_: str = "hydra_plugins.hydratune_launcher.PackLauncher"
-    pack_size: int | None = None  # jobs of one pack at most; null: all
-    together: int | None = (
-        None  # jobs of a pack that run at the same time; null: two more than cores
-    )
-    patience: float | None = (
-        1800.0  # seconds without a sign of life after which a job is given up; null: never
-    )
-    retries: int = (
-        1  # how often a job is tried again whose pack was killed while it ran, the last time alone
-    )
-    halving: HalvingConfig | None = field(default_factory=HalvingConfig)
-    merge_tokens: int | None = (
-        # tokens of a pass for short micro-packs of several jobs; 0: none; null: 512 where
-        # no bit depends on it
-        None
-    )
-    lay_out: bool | None = (
-        # copies of frozen weights as a CPU reads them fastest; null: for several jobs, in
-        # 1/8 of the memory
-        None
+
+
+for _name, _config in (("pack", PackLauncherConfig), ("process", ProcessLauncherConfig)):
+    ConfigStore.instance().store(
+        group="hydra/launcher", name=_name, node=_config, provider="hydratune"
     )
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher", name="pack", node=PackLauncherConfig, provider="hydratune"
-)
-ConfigStore.instance().store(
-    group="hydra/launcher", name="process", node=ProcessLauncherConfig, provider="hydratune"
-)
+class ProcessLauncher(Launcher):  # type: ignore[misc]  # Hydra's class is untyped
+    """Runs the jobs of a sweep one after the other, each in a process of its own."""
 
+    hydra_context: "HydraContext"
+    config: "DictConfig"
 
-class ProcessLauncher(Launcher):  # type: ignore[misc]
-    """See ``hydratune.sweeps.processes``."""
-
-    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+    def setup(
+        self, *, hydra_context: "HydraContext", task_function: "TaskFunction", config: "DictConfig"
+    ) -> None:
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from hydratune.sweeps.processes import launch
+        from hydratune.sweeps.launch import launch
 
-        launch(self.hydra_context, self.config, job_overrides, initial_job_idx, self.packing())
+        options = self.pack_options()
+        launch(self.hydra_context, self.config, job_overrides, initial_job_idx, options)
         return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
 
-    def packing(self) -> Any:
-        """How jobs share a process; None: not at all."""
+    def pack_options(self) -> PackOptions | None:
+        """Return how jobs share a process; None: they do not."""
         return None
 
 
 class PackLauncher(ProcessLauncher):
-    """See ``hydratune.sweeps.pack``."""
+    """Runs the jobs of a sweep in packs, see ``hydratune.sweeps``."""
 
-    def __init__(self, halving: dict[str, Any] | None = None, **options: Any) -> None:
-        self.halving, self.options = halving, options
+    def __init__(self, **options: Any) -> None:
+        self.options = options
 
-    def packing(self) -> Any:
-        from hydratune.sweeps.halving import Halving
-        from hydratune.sweeps.planning import Packing
-
-        return Packing(**self.options, halving=Halving.asked_for(self.halving or {}))
+    def pack_options(self) -> PackOptions:
+        return PackOptions.from_mapping(self.options)

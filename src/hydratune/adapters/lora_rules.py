@@ -2,19 +2,22 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
 
-from hydratune.adapters.methods.lora import LoraAdapter, LoraBias
 from hydratune.adapters.peft_rules import rank_problems
 from hydratune.adapters.targets import glob_like, linear_layers, short_names, targets
 from hydratune.errors import Problem
 
+if TYPE_CHECKING:
+    from hydratune.adapters.methods.lora import LoraAdapter
+
 Layers = Mapping[str, torch.nn.Module]  # by name
 
 
-def lora_problems(model: PreTrainedModel, adapter: LoraAdapter) -> Iterator[Problem]:
+def lora_problems(model: PreTrainedModel, adapter: "LoraAdapter") -> Iterator[Problem]:
     """Yield what ``model`` cannot accept of ranks, patterns, biases and DoRA."""
     layers = targets(model, adapter)
     yield from rank_problems("adapter.r", adapter.r, layers, everywhere=adapter.changes_base())
@@ -24,7 +27,7 @@ def lora_problems(model: PreTrainedModel, adapter: LoraAdapter) -> Iterator[Prob
     yield from _bias_problems(model, adapter, layers)
 
 
-def _dora_problems(adapter: LoraAdapter, layers: Layers) -> Iterator[Problem]:
+def _dora_problems(adapter: "LoraAdapter", layers: Layers) -> Iterator[Problem]:
     def is_8bit_on_cpu(layer: torch.nn.Module) -> bool:
         is_8bit = hasattr(layer, "state") and hasattr(layer.weight, "SCB")
         return is_8bit and layer.weight.device.type == "cpu"
@@ -36,7 +39,7 @@ def _dora_problems(adapter: LoraAdapter, layers: Layers) -> Iterator[Problem]:
 
 
 def _pattern_problems(
-    adapter: LoraAdapter, setting: str, patterns: Mapping[str, float], layers: Layers
+    adapter: "LoraAdapter", setting: str, patterns: Mapping[str, float], layers: Layers
 ) -> Iterator[Problem]:
     """Yield the patterns that decide nothing, and ranks that are too high for their layers.
 
@@ -63,11 +66,11 @@ def _pattern_problems(
 
 
 def _bias_problems(
-    model: PreTrainedModel, adapter: LoraAdapter, layers: Layers
+    model: PreTrainedModel, adapter: "LoraAdapter", layers: Layers
 ) -> Iterator[Problem]:
-    if adapter.bias is LoraBias.none:
+    if adapter.bias.value == "none":
         return
-    trained = layers if adapter.bias is LoraBias.lora_only else linear_layers(model)
+    trained = layers if adapter.bias.value == "lora_only" else linear_layers(model)
     if all(getattr(layer, "bias", None) is None for layer in trained.values()):
         why = "the layers of this model have no bias"
         yield Problem("adapter.bias", adapter.bias.value, why, "set adapter.bias=none")

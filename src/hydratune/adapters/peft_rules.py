@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftType
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hydratune.adapters.base import LayerAdapter, PeftAdapter
 from hydratune.adapters.targets import (
     elsewhere,
     for_peft,
@@ -24,6 +24,9 @@ from hydratune.adapters.targets import (
 )
 from hydratune.errors import ConfigError, Problem
 
+if TYPE_CHECKING:
+    from hydratune.adapters.base import LayerAdapter, PeftAdapter
+
 _TOKENS = "adapter.extra.trainable_token_indices"
 # fields of PEFT's configs that follow from the model or from other settings
 _DERIVED = {
@@ -33,13 +36,13 @@ _DERIVED = {
 }  # fmt: skip
 
 
-def config_class(adapter: PeftAdapter) -> type[PeftConfig]:
+def config_class(adapter: "PeftAdapter") -> type[PeftConfig]:
     """Return PEFT's config class of an adapter method."""
     kind: type[PeftConfig] = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[adapter.peft_type]]
     return kind
 
 
-def layer_values(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, object]:
+def layer_values(model: PreTrainedModel, adapter: "LayerAdapter") -> dict[str, object]:
     """Return the fields of PEFT's config that say which layers of ``model`` are changed."""
     values: dict[str, object] = {
         "target_modules": for_peft(model, adapter),
@@ -51,7 +54,7 @@ def layer_values(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, obj
     return values
 
 
-def layer_problems(model: PreTrainedModel, adapter: LayerAdapter) -> Iterator[Problem]:
+def layer_problems(model: PreTrainedModel, adapter: "LayerAdapter") -> Iterator[Problem]:
     """Yield what ``model`` cannot accept of the layers that are named."""
     chosen = targets(model, adapter)
     yield from _modules_to_save(model, adapter, chosen)
@@ -59,7 +62,7 @@ def layer_problems(model: PreTrainedModel, adapter: LayerAdapter) -> Iterator[Pr
     yield from _tied_head(model, adapter, chosen)
 
 
-def refuse_unknown_extra(adapter: PeftAdapter) -> None:
+def refuse_unknown_extra(adapter: "PeftAdapter") -> None:
     """Raise ``ConfigError`` for fields of ``adapter.extra`` that PEFT's config does not have."""
     problems = [
         problem
@@ -70,7 +73,7 @@ def refuse_unknown_extra(adapter: PeftAdapter) -> None:
         raise ConfigError(problems)
 
 
-def _extra_problem(adapter: PeftAdapter, name: str, value: object) -> Iterator[Problem]:
+def _extra_problem(adapter: "PeftAdapter", name: str, value: object) -> Iterator[Problem]:
     kind, key = config_class(adapter), f"adapter.extra.{name}"
     settings = {field.name for field in fields(adapter)}
     known = {field.name: field for field in fields(kind) if field.name not in settings | _DERIVED}
@@ -87,7 +90,7 @@ def _extra_problem(adapter: PeftAdapter, name: str, value: object) -> Iterator[P
         yield Problem(key, value, f"PEFT wants {expected.__name__}", "correct the value")
 
 
-def tied_modules(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
+def tied_modules(model: PreTrainedModel, adapter: "LayerAdapter") -> list[str]:
     """Return those of ``modules_to_save`` that are embeddings and output head in one matrix."""
     if not ties_embeddings(model):
         return []
@@ -98,7 +101,7 @@ def tied_modules(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
 
 
 def _modules_to_save(
-    model: PreTrainedModel, adapter: LayerAdapter, chosen: Mapping[str, torch.nn.Module]
+    model: PreTrainedModel, adapter: "LayerAdapter", chosen: Mapping[str, torch.nn.Module]
 ) -> Iterator[Problem]:
     key, patterns = "adapter.modules_to_save", adapter.modules_to_save
     names = [name for name, _ in model.named_modules() if name]
@@ -123,7 +126,7 @@ def _modules_to_save(
 
 
 def _no_such_module(
-    model: PreTrainedModel, key: str, adapter: LayerAdapter, pattern: str
+    model: PreTrainedModel, key: str, adapter: "LayerAdapter", pattern: str
 ) -> Problem:
     names = [name for name, _ in model.named_modules() if name]
     ends = [name for name in names if name.endswith(pattern)]
@@ -138,7 +141,7 @@ def _no_such_module(
 
 
 def _tied_head(
-    model: PreTrainedModel, adapter: LayerAdapter, chosen: Mapping[str, torch.nn.Module]
+    model: PreTrainedModel, adapter: "LayerAdapter", chosen: Mapping[str, torch.nn.Module]
 ) -> Iterator[Problem]:
     head = next(
         (name for name, module in chosen.items() if module is model.get_output_embeddings()), None

@@ -5,14 +5,17 @@ show the names that exist.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from peft import utils as peft_utils
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hydratune.adapters.base import LayerAdapter
 from hydratune.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from hydratune.adapters.base import LayerAdapter
 
 ALL_LINEAR = "all-linear"
 _LAYER_LISTS = ("layers", "h", "block", "blocks", "layer")  # as PEFT looks for them
@@ -99,7 +102,7 @@ def layer_number(name: str, pattern: str | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def wanted(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
+def wanted(model: PreTrainedModel, adapter: "LayerAdapter") -> list[str]:
     """``adapter.target_modules``, or PEFT's choice for the architecture.
 
     Raises ``ConfigError`` where PEFT knows none.
@@ -127,7 +130,7 @@ def adapter_name(adapter: object) -> str:
     return str(getattr(adapter, "method", type(adapter).__name__))
 
 
-def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn.Module]:
+def targets(model: PreTrainedModel, adapter: "LayerAdapter") -> dict[str, torch.nn.Module]:
     """The layers that ``adapter`` changes, by name.
 
     Raises ``ConfigError`` for names that match nothing.
@@ -186,7 +189,7 @@ def targets(model: PreTrainedModel, adapter: LayerAdapter) -> dict[str, torch.nn
     return chosen
 
 
-def _excluded_shorthand(adapter: LayerAdapter, body: Sequence[str]) -> Iterator[Problem]:
+def _excluded_shorthand(adapter: "LayerAdapter", body: Sequence[str]) -> Iterator[Problem]:
     if ALL_LINEAR in adapter.exclude_modules:
         why = (
             f"{ALL_LINEAR} is a word for targets; here it would exclude nothing, and meant as it"
@@ -197,7 +200,7 @@ def _excluded_shorthand(adapter: LayerAdapter, body: Sequence[str]) -> Iterator[
 
 
 def _left_out(
-    adapter: LayerAdapter, before: Iterable[str], chosen: Iterable[str]
+    adapter: "LayerAdapter", before: Iterable[str], chosen: Iterable[str]
 ) -> Iterator[Problem]:
     """Names of which every layer is left out again; ``before``: the layers without
     ``layers_to_transform``.
@@ -219,7 +222,7 @@ def _left_out(
         yield Problem("adapter.target_modules", adapter.target_modules, why, fix)
 
 
-def without_effect(model: PreTrainedModel, adapter: LayerAdapter) -> list[str]:
+def without_effect(model: PreTrainedModel, adapter: "LayerAdapter") -> list[str]:
     """Names in ``exclude_modules`` that are no target anyway."""
     patterns = adapter.exclude_modules
     others = set(targets(model, replace(adapter, exclude_modules=[]))) if patterns else set()
@@ -262,7 +265,7 @@ def saved_modules(model: PreTrainedModel, patterns: Sequence[str]) -> dict[str, 
     }
 
 
-def meant(model: PreTrainedModel, adapter: LayerAdapter) -> tuple[set[str], set[str]]:
+def meant(model: PreTrainedModel, adapter: "LayerAdapter") -> tuple[set[str], set[str]]:
     """(names of the layers that ``adapter`` changes, names of the modules that are trained in full
     beside it).
 
@@ -308,7 +311,7 @@ def saved_for_peft(model: PreTrainedModel, patterns: Sequence[str]) -> list[str]
     return sorted(f"base_model.model.{name}" for name in meant)
 
 
-def _wrong_layers(model: PreTrainedModel, adapter: LayerAdapter) -> Iterator[Problem]:
+def _wrong_layers(model: PreTrainedModel, adapter: "LayerAdapter") -> Iterator[Problem]:
     if adapter.layers_to_transform is None:
         return
     numbers = {layer_number(name, adapter.layers_pattern) for name, _ in model.named_modules()} - {
@@ -334,7 +337,7 @@ def _wrong_layers(model: PreTrainedModel, adapter: LayerAdapter) -> Iterator[Pro
         )
 
 
-def for_peft(model: PreTrainedModel, adapter: LayerAdapter) -> str | list[str]:
+def for_peft(model: PreTrainedModel, adapter: "LayerAdapter") -> str | list[str]:
     """``target_modules`` of the PEFT config: as short as they can be written, else every name."""
     choice = wanted(model, adapter)
     if adapter.exclude_modules or adapter.layers_to_transform is not None:

@@ -63,8 +63,5 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     write_text(output / "report.html", page)
     section("decision")
     print_decision(result, evaluation)
-    console.print(
-        f"report      {escape(str(output))}/report.html  [dim](and decision.json,"
-        " predictions_*.jsonl)",
-        soft_wrap=True,
-    )
+    others = "[dim](and decision.json, predictions_*.jsonl)"
+    console.print(f"report      {escape(str(output))}/report.html  {others}", soft_wrap=True)

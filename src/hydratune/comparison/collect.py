@@ -50,11 +50,11 @@ def _runs_below(folder: Path) -> list[Run]:
     runs = [read_run(path) for path in paths]
     runs += [Run(path, "not started", None, {}, {}) for path in missing]
     direct = {run.path.name: run.settings for run in runs if run.path.parent == folder}
-    known = {name: settings for name, settings in direct.items() if settings}
+    recorded = {name: settings for name, settings in direct.items() if settings}
     return [
         run
         if run.settings or run.path.parent != folder
-        else _with_settings_of_sweep(run, jobs, known)
+        else _with_settings_of_sweep(run, jobs, recorded)
         for run in runs
     ]
 
@@ -71,18 +71,18 @@ def _natural_order(path: Path) -> tuple[str, int, str]:
 
 
 def _with_settings_of_sweep(
-    run: Run, jobs: Mapping[str, Job], known: Mapping[str, Mapping[str, object]]
+    run: Run, jobs: Mapping[str, Job], recorded: Mapping[str, Mapping[str, object]]
 ) -> Run:
     """Return a run that recorded no settings with those of its sweep.
 
     These are the settings of a job that differs in its seed alone, or else those that vary.
-    ``known``: job name -> recorded settings.
+    ``recorded``: job name -> recorded settings.
     """
     if run.path.name not in jobs:
         return run
     varying = jobs[run.path.name].varying
     without_seed = _without_seed(varying)
-    for name, settings in known.items():
+    for name, settings in recorded.items():
         if "seed" not in varying or name not in jobs:
             continue
         if without_seed == _without_seed(jobs[name].varying):

@@ -160,15 +160,12 @@ def compare(
     why_not_ranked = why_not_comparable(ranked, by)
     if why_not_ranked:
         ranked = _without_order(ranked)
-    keys = varying_settings(runs)
-    if any(len(entry.runs) > 1 for entry in ranked):
-        keys = [key for key in keys if key not in seed_keys(runs)]
+    keys = _compared_settings(runs, ranked)
     main = next((name for run in runs if (name := main_metric(run)) is not None), None)
-    significance, own_effects = Significance(), list[Effect]()
+    significance, own_effects, comparable = Significance(), list[Effect](), list[Run]()
     if not why_not_ranked:
         significance = _test_entries(ranked, by, main, confidence, tests=tests)
-        own_effects = find_effects(ranked, by, confidence)
-    fronts = pareto_fronts([] if why_not_ranked else runs, by, pareto)
+        own_effects, comparable = find_effects(ranked, by, confidence), list(runs)
     return Comparison(
         by,
         tuple(runs),
@@ -181,9 +178,18 @@ def compare(
         significance.on_seeds,
         significance.count,
         tuple(own_effects),
-        tuple(fronts),
+        tuple(pareto_fronts(comparable, by, pareto)),
         confidence,
     )
+
+
+def _compared_settings(runs: Sequence[Run], ranked: Sequence[Entry]) -> list[str]:
+    """Return the settings that vary, without the seed if an entry has several."""
+    keys = varying_settings(runs)
+    if any(len(entry.runs) > 1 for entry in ranked):
+        seeds = seed_keys(runs)
+        keys = [key for key in keys if key not in seeds]
+    return keys
 
 
 def _without_order(ranked: Sequence[Entry]) -> list[Entry]:

@@ -119,7 +119,9 @@ def _run_order(run: Run, by: Criterion) -> tuple[bool, float, bool, int, float, 
     """Return a sort key: finished runs by score, halved ones by their last step, others by name."""
     score, halved = score_of(run, by), run.halved
     cost = 0.0 if score is None else _cost(score, by)
-    step = halved.step if halved else 0
-    loss = (halved.value or 0.0) if halved else 0.0
-    last = loss if math.isfinite(loss) else math.inf
-    return score is None, cost, not halved, -step, last, str(run.path)
+    step, last_loss = 0, 0.0
+    if halved:
+        step, last_loss = halved.step, math.inf
+        if halved.value is not None and math.isfinite(halved.value):
+            last_loss = halved.value
+    return score is None, cost, not halved, -step, last_loss, str(run.path)

@@ -88,8 +88,10 @@ class Options:
             )
         for name in self.texts:
             if name not in _CHECK_OPTIONS:
-                known = ", ".join(_CHECK_OPTIONS)
-                raise InputError(f"{name}: a check of two runs has no such option; it has {known}")
+                accepted = ", ".join(_CHECK_OPTIONS)
+                raise InputError(
+                    f"{name}: a check of two runs has no such option; it has {accepted}"
+                )
 
 
 def parse_options(args: Sequence[str]) -> Options:

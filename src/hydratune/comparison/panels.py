@@ -73,9 +73,11 @@ def _overview(compared: Comparison) -> "list[Panel]":
                 columns=columns, title="parallel coordinates", layout=layout
             )
         )
-    left, right = (_layout(x, _OVERVIEW_HEIGHT, _HALF, _ROW) for x in (0, _HALF))
-    importance = reports.ParameterImportancePlot(with_respect_to=compared.by.metric, layout=left)
-    return [*panels, importance, reports.RunComparer(diff_only=True, layout=right)]
+    left_half, right_half = (_layout(x, _OVERVIEW_HEIGHT, _HALF, _ROW) for x in (0, _HALF))
+    importance = reports.ParameterImportancePlot(
+        with_respect_to=compared.by.metric, layout=left_half
+    )
+    return [*panels, importance, reports.RunComparer(diff_only=True, layout=right_half)]
 
 
 def _curves() -> "list[Panel]":

@@ -120,8 +120,7 @@ def _draw_front(figure: "Figure", compared: Comparison) -> bool:
     measured = [r for r in finished if None not in (r.value(front.x), r.value(front.y))]
     for run in measured:
         _draw_point(axes, run, front.x, front.y)
-    xs = [run.value(front.x) for run in front.runs]
-    ys = [run.value(front.y) for run in front.runs]
+    xs, ys = ([run.value(key) or 0.0 for run in front.runs] for key in (front.x, front.y))
     axes.plot(xs, ys, ":", color="0.4", zorder=0)
     axes.set(xlabel=title(front.x), ylabel=title(front.y))
     _style(axes)
@@ -135,8 +134,8 @@ def _draw_point(axes: "Axes", run: Run, x: str, y: str) -> None:
     for value, metric in zip(at, (x, y), strict=True):
         interval = run.interval(metric) or (value, value)
         errors.append([[abs(value - edge)] for edge in interval])
-    style = {"fmt": "o", "color": "C0", "capsize": 2, "markersize": 5}
-    axes.errorbar(*at, xerr=errors[0], yerr=errors[1], **style)
+    x_error, y_error = errors
+    axes.errorbar(*at, xerr=x_error, yerr=y_error, fmt="o", color="C0", capsize=2, markersize=5)
     axes.annotate(run.name, at, textcoords="offset points", xytext=(5, 4), fontsize=7)
 
 

@@ -16,19 +16,12 @@ from hydratune.bounds import check_yaml
 from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
 from hydratune.records.files import read_json, read_jsonl, read_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Halved, State
 from hydratune.settings.registry import flat
 
 UNREADABLE = "unreadable"  # the state of a run whose files are broken
 Prediction = dict[str, Any]  # a line of predictions.jsonl
-
-
-@dataclass(frozen=True)
-class Halving:
-    """Where successive halving stopped a run."""
-
-    step: int = 0
-    value: float | None = None  # the validation loss it had then
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Run:
     settings: Mapping[str, object]  # by flat name, such as optimizer.lr
     metrics: Mapping[str, object]  # the content of metrics.json
     validation_hash: str = ""  # of the validation rows, as tokens
-    halved: Halving | None = None
+    halved: Halved | None = None
     environment: Mapping[str, object] = field(default_factory=dict)  # of environment.json
     data: Mapping[str, object] = field(default_factory=dict)  # of data.json
     wandb_id: str | None = None
@@ -138,34 +131,26 @@ def read_run(path: Path) -> Run:
     """Read one run directory; a broken one is "unreadable", so that the others can be ranked."""
     record = RunDirectory(path)
     try:
-        status = record.status()
+        status = record.read_status()
         settings = _read_settings(record.config_file) if record.config_file.is_file() else {}
-        data = _read_object(path / "data.json")
+        data = _read_object(record.data_file)
         validation = nested_value(data, "splits", "validation")
         hashes = [nested_value(validation, name) for name in ("tokens_hash", "hash")]
         return Run(
             path,
-            str(status.get("state") or "unknown"),
-            status.get("error"),
+            str(status.content.get("state") or "unknown"),
+            status.error,
             settings,
             _read_object(record.metrics_file),
             validation_hash=next((str(value) for value in hashes if value), ""),
-            halved=_halving(status.get("halved")),
-            environment=_read_object(path / "environment.json"),
+            halved=status.halved,
+            environment=_read_object(record.environment_file),
             data=data,
-            wandb_id=status.get("wandb_id"),
+            wandb_id=status.wandb_id,
             damage=tuple(digests.problems(path)),
         )
     except (InputError, RunError, yaml.YAMLError, ValueError, AttributeError) as error:
         return Run(path, UNREADABLE, str(error), {}, {})
-
-
-def _halving(recorded: object) -> Halving | None:
-    """Return the halving of status.json; None if the run was not halved."""
-    if not isinstance(recorded, dict) or not recorded:
-        return None
-    value = recorded.get("value")
-    return Halving(int(recorded.get("step", 0)), float(value) if value is not None else None)
 
 
 class _SettingsLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

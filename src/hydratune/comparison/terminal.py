@@ -32,7 +32,7 @@ from hydratune.comparison.verdict import (
 )
 from hydratune.console import console
 from hydratune.metric_table import cost_headings, title, written
-from hydratune.records.run_directory import State
+from hydratune.records.status import State
 
 _MOST_SETTINGS = 6  # columns
 _MOST_ROWS = 40  # lines of the ranking; the page has all of it
@@ -161,14 +161,14 @@ def _entry_tables(
 def _distribute(groups: Sequence[Sequence[_Column]], room: int) -> list[list[_Column]]:
     """Distribute groups of columns over tables of ``room`` letters."""
     tables: list[list[_Column]] = []
-    left = room
+    remaining = room
     for group in groups:
         width = sum(column.width for column in group)
-        if not tables or width > left:
+        if not tables or width > remaining:
             tables.append([])
-            left = room
+            remaining = room
         tables[-1] += group
-        left -= width
+        remaining -= width
     return [columns for columns in tables if columns]
 
 

@@ -5,7 +5,7 @@ from hydratune.comparison.formatting import format_list, format_mean, format_p, 
 from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import ONE_SEED
 from hydratune.metric_table import title
-from hydratune.records.run_directory import State
+from hydratune.records.status import State
 from hydratune.settings.secrets import mask
 
 _LONGEST_REASON = 40  # letters; status.json has all of it

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydratune.comparison.runs import UNREADABLE, Halving, Prediction, Run
+from hydratune.comparison.runs import UNREADABLE, Prediction, Run
 from hydratune.errors import RunError
-from hydratune.records.run_directory import State
+from hydratune.records.status import Halved, State
 from hydratune.settings.registry import flat
 from hydratune.tracking import wandb_file
 
@@ -64,7 +64,7 @@ def _run(log: wandb_file.Log) -> Run:
     halved = None
     if "halved_at_step" in metrics and "objective" not in log.summary:  # else it was resumed later
         value = metrics.get("val/loss")
-        halved = Halving(int(metrics["halved_at_step"]), None if value is None else float(value))
+        halved = Halved(int(metrics["halved_at_step"]), None if value is None else float(value))
     facts = log.config.get("facts")
     facts = facts if isinstance(facts, dict) else {}
     settings = {key: value for key, value in log.config.items() if key not in _NO_SETTINGS}

@@ -1,4 +1,4 @@
-"""The order of rows, and the batches of an optimizer step."""
+"""Deal encoded rows into optimizer steps and micro-batches, in an order that the seed decides."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -7,16 +7,20 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
+
+MicroBatch = tuple[tuple[int, ...], int]  # (row numbers, normaliser)
 
 
 class Batch:
-    """Rows of one micro-batch on one device, and ``numbers``: which rows of their split these are.
+    """Rows of one micro-batch on one device.
 
-    ``normaliser`` is the number of trained tokens in the *whole* optimizer batch: all its
-    micro-batches on all devices. A loss summed over tokens and divided by it is the mean over
-    tokens, however rows were dealt out. It is no dataclass, because Lightning looks for tensors
-    inside those, to convert them, by assigning to every field.
+    ``numbers`` says which rows of their split these are. ``normaliser`` is the number of trained
+    tokens in the *whole* optimizer batch: all its micro-batches on all devices. A loss summed over
+    tokens and divided by it is the mean over tokens, however rows were dealt out.
+
+    This is no dataclass, because Lightning looks for tensors inside dataclasses, to move them, by
+    assigning to every field.
     """
 
     def __init__(
@@ -26,16 +30,17 @@ class Batch:
 
     @property
     def tokens(self) -> int:
+        """Number of tokens that are read to predict another one."""
         return sum(len(row.ids) - 1 for row in self.rows)
 
 
-class OptimizerBatches(Sampler[tuple[tuple[int, ...], int]]):
-    """Yields (row numbers, normaliser) per micro-batch; the order is a pure function of (seed,
-    epoch).
+class OptimizerBatches(Sampler[MicroBatch]):
+    """Yields (row numbers, normaliser) for each micro-batch of an epoch.
 
-    Every rank knows the whole order, so it can count the tokens of the other ranks without talking
-    to them. Rows left over at the end of an epoch make a smaller last optimizer batch; every rank
-    gets the same number of micro-batches, some of them possibly empty.
+    The order is a pure function of (seed, epoch). Every rank knows the whole order, so it can count
+    the tokens of the other ranks without communication. Rows that remain at the end of an epoch
+    make a smaller last optimizer batch; every rank gets the same number of micro-batches, some of
+    them possibly empty.
     """
 
     def __init__(
@@ -52,45 +57,48 @@ class OptimizerBatches(Sampler[tuple[tuple[int, ...], int]]):
         self.skip = 0  # micro-batches at the beginning that were trained before
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before every epoch."""
+        """Set the epoch; Lightning calls this before every epoch."""
         self.epoch = epoch
 
     @property
     def rows_per_update(self) -> int:
+        """Rows of a whole optimizer batch on all ranks."""
         return self.batch_size * self.accumulate * self.world
 
     def __len__(self) -> int:
-        """Micro-batches per epoch on one rank, without those that are skipped."""
-        full, left = divmod(len(self.supervised), self.rows_per_update)
-        return full * self.accumulate + -(-left // (self.batch_size * self.world)) - self.skip
+        """Return the micro-batches per epoch on one rank, without those that are skipped."""
+        full, remaining = divmod(len(self.supervised), self.rows_per_update)
+        rows_per_micro_batch = self.batch_size * self.world
+        return full * self.accumulate + -(-remaining // rows_per_micro_batch) - self.skip
 
-    def __iter__(self) -> Iterator[tuple[tuple[int, ...], int]]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         return itertools.islice(self._whole_epoch(), self.skip, None)
 
-    def _whole_epoch(self) -> Iterator[tuple[tuple[int, ...], int]]:
+    def _whole_epoch(self) -> Iterator[MicroBatch]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.supervised), generator=generator).tolist()
+        rows_per_micro_batch = self.batch_size * self.world
         for start in range(0, len(order), self.rows_per_update):
-            window = order[start : start + self.rows_per_update]
-            normaliser = sum(self.supervised[i] for i in window)
-            for micro in range(0, len(window), self.batch_size * self.world):
-                share = window[micro : micro + self.batch_size * self.world]
-                yield tuple(share[self.rank :: self.world]), normaliser
+            update = order[start : start + self.rows_per_update]
+            normaliser = sum(self.supervised[row] for row in update)
+            for first in range(0, len(update), rows_per_micro_batch):
+                rows = update[first : first + rows_per_micro_batch]
+                yield tuple(rows[self.rank :: self.world]), normaliser
 
 
 class EncodedRows(Dataset[Batch]):
-    """Indexed by what the sampler yields."""
+    """A data set whose indices are the micro-batches that the sampler yields."""
 
     def __init__(self, rows: Sequence[Encoded]) -> None:
         self.rows = rows
 
-    def __getitem__(self, index: tuple[tuple[int, ...], int]) -> Batch:
+    def __getitem__(self, index: MicroBatch) -> Batch:
         numbers, normaliser = index
-        return Batch(tuple(self.rows[i] for i in numbers), normaliser, numbers)
+        return Batch(tuple(self.rows[number] for number in numbers), normaliser, numbers)
 
 
 class ConversationData(lightning.LightningDataModule):
-    """Encoded rows as Lightning wants them."""
+    """The encoded rows of a run as a Lightning data module."""
 
     def __init__(
         self,
@@ -104,59 +112,55 @@ class ConversationData(lightning.LightningDataModule):
         super().__init__()
         self.train, self.validation = train, validation
         self.batch_size, self.accumulate, self.seed = batch_size, accumulate, seed
-        self._begun = (0, 0)  # (epoch, micro-batches of it) that were trained before
+        self._resumed = (0, 0)  # (epoch, micro-batches of it) that were trained before
 
-    def go_on(self, epoch: int, batches: int) -> None:
-        """Training begins in ``epoch`` after so many micro-batches; the Trainer must ask for a new
-        loader every epoch.
+    def resume_at(self, epoch: int, batches: int) -> None:
+        """Begin training in ``epoch`` after ``batches`` micro-batches.
+
+        The Trainer must ask for a new loader every epoch.
         """
-        self._begun = (epoch, batches)
+        self._resumed = (epoch, batches)
 
-    def place(self, epoch: int, batches: int) -> tuple[int, int]:
-        """(epoch, micro-batches of it done), from how the Trainer counts: since it began, in this
-        epoch.
+    def position(self, epoch: int, batches: int) -> tuple[int, int]:
+        """Return (epoch, micro-batches of it that are done).
+
+        ``batches`` is what the Trainer counts: those of this epoch since this process began.
         """
-        done = batches + (self._begun[1] if epoch == self._begun[0] else 0)
-        return (epoch, done) if done < len(self._order()) else (epoch + 1, 0)
+        done = batches + (self._resumed[1] if epoch == self._resumed[0] else 0)
+        return (epoch, done) if done < len(self._sampler()) else (epoch + 1, 0)
 
-    def _order(self) -> OptimizerBatches:
+    def _sampler(self) -> OptimizerBatches:
         assert self.trainer is not None
-        rank, world = self.trainer.global_rank, self.trainer.world_size
         return OptimizerBatches(
             [row.supervised for row in self.train],
             self.batch_size,
             self.accumulate,
             self.seed,
-            rank,
-            world,
+            self.trainer.global_rank,
+            self.trainer.world_size,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Training rows in the order of this epoch, from where it was left."""
+        """Return training rows in the order of this epoch, without those trained before."""
         assert self.trainer is not None
-        sampler = self._order()
-        if self.trainer.current_epoch == self._begun[0]:
-            sampler.skip = self._begun[1]
+        sampler = self._sampler()
+        if self.trainer.current_epoch == self._resumed[0]:
+            sampler.skip = self._resumed[1]
         return self._loader(self.train, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Validation rows in order; every rank reads its share."""
+        """Return validation rows in order; every rank reads its share."""
         assert self.trainer is not None
         rank, world = self.trainer.global_rank, self.trainer.world_size
         own = list(range(len(self.validation)))[rank::world]
-        shares = [tuple(own[i : i + self.batch_size]) for i in range(0, len(own), self.batch_size)]
-        return self._loader(self.validation, [(share, 1) for share in shares])
+        batches = [tuple(own[i : i + self.batch_size]) for i in range(0, len(own), self.batch_size)]
+        return self._loader(self.validation, [(numbers, 1) for numbers in batches])
 
     def _loader(
-        self,
-        rows: Sequence[Encoded],
-        sampler: Sampler[tuple[tuple[int, ...], int]] | list[tuple[tuple[int, ...], int]],
+        self, rows: Sequence[Encoded], sampler: Sampler[MicroBatch] | list[MicroBatch]
     ) -> DataLoader[Batch]:
-        # Its own generator: the loader must not draw from the global one, or the run
-        # depends on how often it is read.
-        return DataLoader(
-            EncodedRows(rows),
-            sampler=sampler,
-            batch_size=None,
-            generator=torch.Generator().manual_seed(self.seed),
-        )  # type: ignore[arg-type]
+        # The loader has a generator of its own. It must not draw from the global one, or the run
+        # would depend on how often the loader is read.
+        generator = torch.Generator().manual_seed(self.seed)
+        # torch types a sampler as one of single rows
+        return DataLoader(EncodedRows(rows), sampler=sampler, batch_size=None, generator=generator)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydratune import __version__
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
 from hydratune.evaluation.constrained import Guide
@@ -48,10 +48,8 @@ class TestBench:
         self.rows = rows if config.max_rows is None else rows[: config.max_rows]
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
-        self.answers = [
-            [t for t, is_target in zip(e.ids, e.trained, strict=True) if is_target] for e in encoded
-        ]
-        self.references = [encoder.reference(row) for row in self.rows]
+        self.answers = [e.target_ids for e in encoded]
+        self.references = [encoder.reference_answer(row) for row in self.rows]
         self.families = names(config.metrics, task)
         self.leaky = leaky
         others = _other_answers(self.rows, self.references)
@@ -110,7 +108,7 @@ class TestBench:
             text = self.encoder.tokenizer.decode(
                 kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
-            text = self.encoder.said(row, text) if kept else text
+            text = self.encoder.extract_answer(row, text) if kept else text
             result.append(
                 {
                     "id": row.id,
@@ -134,9 +132,9 @@ class TestBench:
     def _tokens(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
         if self.documents:  # their first token, or their context, stands for a prompt
             encoded = [self.encoder.encode(row) for row in self.rows]
-            return [list(e.ids[: e.trained.index(True)]) for e in encoded]
+            return [list(e.ids[: e.loss_mask.index(True)]) for e in encoded]
         return [
-            self.encoder.prompt(prompt, row.tools, row.where or row.id)
+            self.encoder.prompt_tokens(prompt, row.tools, row.where or row.id)
             for prompt, row in zip(prompts, self.rows, strict=True)
         ]
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import RowSets
 from hydratune.evaluation.generation import answer
@@ -99,8 +99,8 @@ def probe(
         while len(others) < CANDIDATES:
             others.add(_secret(drawn))
         texts = [row.answer, *sorted(others - {row.answer})]
-        prompt = encoder.prompt(row.prompt, row.tools, row.id)
-        answers = [encoder.answer(row, text) for text in texts]
+        prompt = encoder.prompt_tokens(row.prompt, row.tools, row.id)
+        answers = [encoder.answer_tokens(row, text) for text in texts]
         found = answer(
             model,
             [prompt] * len(texts),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.evaluation import corpus, generation, instructions
 from hydratune.evaluation.corpus import Passage
 from hydratune.evaluation.measures import Measure, difference, rate, share
@@ -75,7 +75,7 @@ def probe(
             "nll": -float(values.double().sum()),
             "tokens": len(values),
         }
-    prompts = [encoder.prompt(row.prompt) for row in panel.neutral]
+    prompts = [encoder.prompt_tokens(row.prompt) for row in panel.neutral]
     read, kept = [], 0
     for row, ids in zip(panel.neutral, prompts, strict=True):
         if kept + len(ids) <= _KEPT:
@@ -89,7 +89,7 @@ def probe(
 
     corpus.read(model, [passage for _, passage in read], keep, **options)
     if panel.instructions:
-        asked = [encoder.prompt(_turns(i.prompt)) for i in panel.instructions]
+        asked = [encoder.prompt_tokens(_turns(i.prompt)) for i in panel.instructions]
         fitting = [n for n, ids in enumerate(asked) if len(ids) + config.answer_tokens <= window]
         answers = generation.answer(
             model,
@@ -124,7 +124,7 @@ def _turns(prompt: str) -> Any:
 
 def _answer(encoder: ChatEncoder, row: Any) -> Passage:
     encoded = encoder.encode(row, TrainOn.last)
-    first = encoded.trained.index(True)
+    first = encoded.loss_mask.index(True)
     return Passage(encoded.ids[:first], encoded.ids[first:])
 
 

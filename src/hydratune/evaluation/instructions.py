@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hydratune.data.quality.texts import likeliest
+from hydratune.data.quality.languages import most_likely_language
 from hydratune.errors import DataError
 
 _CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -128,7 +128,7 @@ RULES: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
     "keywords:letter_frequency": lambda a, k: _compared(
         a.lower().count(k["letter"].lower()), k["let_relation"], k["let_frequency"]
     ),
-    "language:response_language": lambda a, k: likeliest(a) == k["language"],
+    "language:response_language": lambda a, k: most_likely_language(a) == k["language"],
     "length_constraints:number_sentences": lambda a, k: _compared(
         _sentences(a), k["relation"], k["num_sentences"]
     ),
@@ -164,7 +164,9 @@ RULES: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
     "change_case:capital_word_frequency": lambda a, k: _compared(
         sum(word.isupper() for word in _words(a)), k["capital_relation"], k["capital_frequency"]
     ),
-    "change_case:english_capital": lambda a, _: a.isupper() and likeliest(a.lower()) == "en",
-    "change_case:english_lowercase": lambda a, _: a.islower() and likeliest(a) == "en",
+    "change_case:english_capital": lambda a, _: (
+        a.isupper() and most_likely_language(a.lower()) == "en"
+    ),
+    "change_case:english_lowercase": lambda a, _: a.islower() and most_likely_language(a) == "en",
     "punctuation:no_comma": lambda a, _: "," not in a,
 }

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.rows import stable_hash
 from hydratune.evaluation.generation import answer
 from hydratune.evaluation.statistics import Interval, wilson
@@ -21,9 +21,9 @@ PARTS = ("train", "heldout")
 
 def halves(row: Encoded) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """(what is given, what would be known by heart) of the last answer; None: too short."""
-    start = len(row.trained) - next(
-        (n for n, trained in enumerate(reversed(row.trained)) if not trained), len(row.trained)
-    )
+    backwards = enumerate(reversed(row.loss_mask))
+    length = next((n for n, is_target in backwards if not is_target), len(row.ids))
+    start = len(row.ids) - length
     middle = (start + len(row.ids)) // 2
     return (row.ids[:middle], row.ids[middle:]) if len(row.ids) - middle >= _LEAST else None
 

@@ -4,7 +4,9 @@ import shlex
 
 from rich.markup import escape
 
+from hydratune.adapters.methods.full import FullFinetune
 from hydratune.console import console, section
+from hydratune.data.sources.contracts import ContractsData
 from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, terminal
 from hydratune.evaluation.result_rows import without_leaks
 from hydratune.experiment.job import Job
@@ -12,7 +14,6 @@ from hydratune.models import turn_ends
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.data import ContractsData
 
 
 def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hint: str) -> None:
@@ -79,7 +80,7 @@ def _where_answers_end(job: Job, folder: str) -> str:
     """Return which tokens end an answer, and how to use them where the base model has others."""
     tokens = turn_ends.describe(job.tokenizer, job.answer_ends)
     text = f"an answer ends with {tokens}, as generation_config.json in it says"
-    if job.config.adapter.trains_base or job.base_knows_ends:
+    if isinstance(job.config.adapter, FullFinetune) or job.base_knows_ends:
         return text
     return (
         f"{text}; the base model's own does not: model.generation_config ="

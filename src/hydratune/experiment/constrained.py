@@ -103,7 +103,7 @@ def _compare(
 ) -> dict[str, Any]:
     """Return the metrics and their differences for the file, and add a row for each to ``table``.
 
-    Likelihoods are those of the model, whatever the decoding, and are left out.
+    Likelihoods are those of the model, whatever the decoding, and are skipped.
     """
     content: dict[str, Any] = {}
     confidence, samples = evaluation.confidence, evaluation.bootstrap_samples

@@ -1,11 +1,10 @@
-"""Whether a job of a sweep has the rows that its finished jobs had: what was trained on others
-would not compare.
+"""The check that a job of a sweep has the same rows as its finished jobs had: results on different
+rows would not compare.
 """
 
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, Problem
@@ -16,62 +15,65 @@ from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.registry import plain
 
 log = logging.getLogger(__name__)
-_MOST = 32  # finished jobs that are looked at: all have the same data as a rule
-Peer = tuple[str, Mapping[str, str]]  # name of a job, and the hash of its rows by split
-Shared = Callable[[str, Callable[[], Peer | None]], Peer | None]
+_MOST = 32  # finished jobs that are looked at; as a rule the first has the same data settings
+FinishedJob = tuple[str, Mapping[str, str]]  # name of a job, and the hash of its rows by split
+Shared = Callable[[str, Callable[[], FinishedJob | None]], FinishedJob | None]
 
 
 def refuse_other_rows(
-    settings: TrainConfig, folder: Path, splits: Mapping[str, Mapping[str, Any]], shared: Shared
+    settings: TrainConfig,
+    folder: Path,
+    splits: Mapping[str, Mapping[str, object]],
+    shared: Shared,
 ) -> None:
-    """Raises ``ConfigError`` if a finished job beside the one in ``folder`` asked for the same data
-    and got other rows.
+    """Raise ``ConfigError`` if a finished job beside the one in ``folder`` has the same data
+    settings and was trained on other rows.
 
-    ``splits`` are those of the job, as in data.json. ``shared``: the peer of each kind of data is
-    looked for once in a pack.
+    ``splits``: those of the job, as in data.json. ``shared`` (``Resources.shared``) has the jobs of
+    a pack look for the finished job once.
     """
     if settings.resume is Resume.force:
         return
-    kind = _kind(settings)
-    peer = shared(f"a finished job with {kind}", lambda: _finished(folder.parent, kind))
-    if peer is None:
+    key = _data_key(settings)
+    finished = shared(f"a finished job with {key}", lambda: _find_finished(folder.parent, key))
+    if finished is None:
         return
-    name, rows = peer
-    other = [
+    name, rows = finished
+    different = [
         split for split in rows if split in splits and splits[split].get("hash") != rows[split]
     ]
-    if other:
+    if different:
         why = (
-            f"job {name} of this sweep is finished, and its {' and '.join(other)} rows were others:"
-            " the data changed since"
+            f"job {name} of this sweep is finished, and its {' and '.join(different)} rows were"
+            " others: the data changed since"
         )
         fix = (
-            "bring them back; or choose another hydra.sweep.dir; resume=force compares the jobs all"
-            " the same"
+            "restore the data; or choose another hydra.sweep.dir; resume=force compares the jobs"
+            " all the same"
         )
         raise ConfigError([Problem("data", str(plain(settings.data)["source"]), why, fix)])
 
 
-def _kind(settings: TrainConfig) -> str:
-    """Equal where the same rows are asked for."""
+def _data_key(settings: TrainConfig) -> str:
+    """Return a hash that is equal for jobs that should have the same rows."""
     data = {key: value for key, value in plain(settings.data).items() if key != "batch_size"}
     return stable_hash([data, plain(settings.model), settings.seed, settings.evaluation.canaries])
 
 
-def _finished(sweep: Path, kind: str) -> Peer | None:
-    """The last finished job of ``sweep`` that asked for such data."""
-    looked_at = 0
+def _find_finished(sweep: Path, key: str) -> FinishedJob | None:
+    """Return the last finished job of ``sweep`` with this key of its data settings."""
+    count = 0
     for name in reversed(read_sweep(sweep)):
         record = RunDirectory(sweep / name)
         try:
             if not record.is_finished():
                 continue
-            looked_at += 1
-            if _kind(load(record.config_file)) == kind:
-                splits = read_json(record.path / "data.json")["splits"]
+            count += 1
+            if _data_key(load(record.config_file)) == key:
+                splits = read_json(record.data_file)["splits"]
                 return name, {split: str(facts["hash"]) for split, facts in splits.items()}
-        except Exception as error:  # of an older version, or damaged: nothing is known of it, and this job is not to suffer  # noqa: E501
+        except Exception as error:  # an old or damaged record says nothing about this job
             log.info("job %s cannot be compared with: %s", name, error)
-        if looked_at == _MOST:
+        if count == _MOST:
             break
     return None

@@ -1,11 +1,12 @@
-"""``resume=extend``: a finished run is trained further, with its optimizer's state, as if it had
-been planned longer.
+"""``resume=extend``: a finished run is trained further, as if it had been planned longer.
 
-Its settings are those of its ``config.yaml``; only how long it is trained may be another. The
-learning rate follows, from the next step on, the schedule of the whole longer run.
+It keeps its optimizer's state. Its settings are those of its ``config.yaml``; only how long it is
+trained may change. From the next step on, the learning rate follows the schedule of the whole
+longer run.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -19,12 +20,9 @@ from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.registry import flat, plain, typed
 
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.early_stopping_patience")
-# of what is trained: may be others
-_NO_PART = (
-    "evaluation",
-    "tracking",
-    "trainer.checkpoint_minutes",
-)
+# settings that have no part in what is trained, and may change
+_FREE = ("evaluation", "tracking", "trainer.checkpoint_minutes")
+_NOT_COPIED = ("hydra", "resume", "preview", "name")  # settings of the command, not of the run
 _GROUPS = (
     "model",
     "data",
@@ -40,115 +38,136 @@ _GROUPS = (
 
 
 def settings(composed: TrainConfig, record: RunDirectory, overrides: Sequence[str]) -> TrainConfig:
-    """Those of the run in ``record``, with the length that ``overrides`` ask for.
+    """Return the settings of the run in ``record``, with the length that ``overrides`` ask for.
 
-    Raises ``ConfigError``.
+    Raises ``ConfigError`` if they ask for anything else, or if the run cannot be extended.
     """
     stored = _stored(record)
-    wanted, values = flat(plain(composed)), plain(stored)
-    problems = []
-    for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+~").split("@")[0].split("/")[0]
-        if key.split(".")[0] in ("hydra", "resume", "preview", "name"):
-            continue
-        own = {other.split("=", 1)[0].lstrip("+~") for other in overrides if other != override}
-        for leaf in _leaves(key, wanted):
-            if leaf in own:  # said with the override that names it
-                continue
-            if leaf in LENGTH or leaf.startswith(_NO_PART):
-                _put(values, leaf, wanted[leaf])
-            elif str(flat(values).get(leaf)) != str(wanted[leaf]):
-                problems.append((leaf, wanted[leaf], flat(values).get(leaf), override))
-    if problems:
-        again = f"model.adapter={record.shown}/adapter"
-        if stored.adapter.trains_base:
-            again = f"model=local model.path={record.shown}/adapter"
-        fix = (
-            "leave {} out; to train with other settings from what was learnt: "
-            + again
-            + ", in another hydra.run.dir"
-        )
-        why = "the run was trained with {}, and resume=extend changes nothing but its length"
-        raise ConfigError(
-            [
-                Problem(k, v, why.format(old), fix.format(typed))
-                for k, v, old, typed in dict.fromkeys(problems)
-            ]
-        )
-    result = typed(
-        OmegaConf.create({**values, "resume": "extend", "preview": composed.preview}), TrainConfig
-    )
+    values = plain(stored)
+    changes = _merge(values, flat(plain(composed)), overrides)
+    if changes:
+        raise _changed(changes, stored, record)
+    extended = OmegaConf.create({**values, "resume": "extend", "preview": composed.preview})
+    result = typed(extended, TrainConfig)
     if record.is_finished() and not _is_longer(stored, result):
-        epochs = stored.trainer.max_epochs
-        fix = f"set trainer.max_epochs={epochs + 1} or more"
-        if stored.trainer.max_steps is not None:
-            fix += (
-                f" and trainer.max_steps=null, or trainer.max_steps={stored.trainer.max_steps * 2}"
-            )
-        raise ConfigError(
-            [
-                Problem(
-                    "trainer.max_epochs",
-                    result.trainer.max_epochs,
-                    "the run was trained so long before",
-                    fix,
-                )
-            ]
-        )
+        raise _not_longer(stored, result)
     return result
 
 
-def _stored(record: RunDirectory) -> TrainConfig:
-    """The settings of a run that can be trained further. Raises ``ConfigError``."""
-    key, value = "resume", Resume.extend.value
-    if not record.status() or not record.config_file.is_file():
-        why = f"there is no run in {record.path}"
-        raise ConfigError(
-            [Problem(key, value, why, "give the directory of a finished run: hydra.run.dir=DIR")]
+@dataclass(frozen=True)
+class _Change:
+    """A setting that must stay as it was, and the override that changes it."""
+
+    key: str
+    value: object
+    stored: object
+    override: str
+
+
+def _merge(
+    values: dict[str, Any], composed: Mapping[str, object], overrides: Sequence[str]
+) -> list[_Change]:
+    """Put what may change into ``values``, the settings of the run. Returns all other changes.
+
+    ``composed``: the value of every setting as typed, by its full key.
+    """
+    changes: list[_Change] = []
+    for override in overrides:
+        key = _key(override).split("@")[0].split("/")[0]
+        if key.split(".")[0] in _NOT_COPIED:
+            continue
+        named_by_others = {_key(other) for other in overrides if other != override}
+        for leaf in _leaves(key, composed):
+            if leaf in named_by_others:
+                continue
+            stored = flat(values).get(leaf)
+            if leaf in LENGTH or leaf.startswith(_FREE):
+                _put(values, leaf, composed[leaf])
+            elif str(stored) != str(composed[leaf]):
+                change = _Change(leaf, composed[leaf], stored, override)
+                changes += [change] if change not in changes else []
+    return changes
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _changed(changes: Sequence[_Change], stored: TrainConfig, record: RunDirectory) -> ConfigError:
+    start = f"model.adapter={record.shown}/adapter"
+    if stored.adapter.trains_base:
+        start = f"model=local model.path={record.shown}/adapter"
+    problems = []
+    for change in changes:
+        why = (
+            f"the run was trained with {change.stored}, and resume=extend changes nothing but its"
+            " length"
         )
+        fix = (
+            f"remove {change.override}; to train with other settings from the trained weights:"
+            f" {start}, in another hydra.run.dir"
+        )
+        problems.append(Problem(change.key, change.value, why, fix))
+    return ConfigError(problems)
+
+
+def _not_longer(stored: TrainConfig, result: TrainConfig) -> ConfigError:
+    fix = f"set trainer.max_epochs={stored.trainer.max_epochs + 1} or more"
+    steps = stored.trainer.max_steps
+    if steps is not None:
+        fix += f" and trainer.max_steps=null, or trainer.max_steps={steps * 2}"
+    why = "the run was already trained for so long"
+    return ConfigError([Problem("trainer.max_epochs", result.trainer.max_epochs, why, fix)])
+
+
+def _stored(record: RunDirectory) -> TrainConfig:
+    """Return the settings of a run that can be trained further. Raises ``ConfigError``."""
+    if not record.read_status().content or not record.config_file.is_file():
+        why = f"there is no run in {record.path}"
+        raise _problem(why, "give the directory of a finished run: hydra.run.dir=DIR")
+    start = f"begin a run from its adapter: model.adapter={record.shown}"
     if record.path.name in read_sweep(record.path.parent):
         why = "this run is a job of a sweep, which would no longer compare with the others"
-        fix = (
-            f"begin a run from its adapter: model.adapter={record.shown}, with its settings, in"
-            " another hydra.run.dir"
-        )
-        raise ConfigError([Problem(key, value, why, fix)])
+        raise _problem(why, f"{start}, with its settings, in another hydra.run.dir")
     if not record.last_checkpoint.is_file():
         why = f"{record.last_checkpoint}, with the optimizer's state, is not there"
-        fix = (
-            f"begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
-        )
-        raise ConfigError([Problem(key, value, why, fix)])
+        raise _problem(why, f"{start}, in another hydra.run.dir")
     try:
         stored = load(record.config_file)
     except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
         why = f"{record.config_file} cannot be read ({(str(error).splitlines() or [''])[0]})"
-        raise ConfigError([Problem(key, value, why, "bring the file back")]) from error
+        raise _problem(why, "bring the file back") from error
     if stored.adapter.resume_obstacle:
         why = f"{stored.adapter.resume_obstacle}, so it cannot be trained further"
-        raise ConfigError([Problem(key, value, why, "begin a longer run in another hydra.run.dir")])
+        raise _problem(why, "begin a longer run in another hydra.run.dir")
     return stored
 
 
+def _problem(why: str, fix: str) -> ConfigError:
+    return ConfigError([Problem("resume", Resume.extend.value, why, fix)])
+
+
 def _is_longer(before: TrainConfig, now: TrainConfig) -> bool:
-    """Whether ``now`` may take more steps; how many there are is known with the rows."""
+    """Return whether ``now`` may take more steps; the exact number depends on the rows."""
     old, new = before.trainer, now.trainer
     steps = (old.max_steps or float("inf"), new.max_steps or float("inf"))
     patience = (
         old.early_stopping_patience is not None
         and old.early_stopping_patience != new.early_stopping_patience
     )
-    # of one that was stopped early, some steps are left
+    # a run that was stopped early has steps left
     return new.max_epochs > old.max_epochs or steps[1] > steps[0] or patience
 
 
-def _leaves(key: str, every: Mapping[str, Any]) -> list[str]:
+def _leaves(key: str, every: Mapping[str, object]) -> list[str]:
+    """Return the full keys of all settings that the override of ``key`` sets."""
     if key in ("experiment", "debug", "sweep"):
         return [leaf for leaf in every if leaf.split(".")[0] in _GROUPS]
     return [leaf for leaf in every if leaf == key or leaf.startswith(f"{key}.")]
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
+def _put(values: dict[str, Any], key: str, value: object) -> None:
+    """Set a value of nested settings by its full key."""
     *groups, name = key.split(".")
     for group in groups:
         values = values.setdefault(group, {})

@@ -1,8 +1,7 @@
-"""Whether settings, model, tokenizer and rows go together: one list of checks, of which ``train``
-and ``prepare`` make the same.
+"""Whether settings, model, tokenizer and rows fit together: the checks of ``train``, ``prepare``.
 
-``check_model`` needs no row, ``check_examples`` what the rows became as tokens, ``test_bench`` the
-test rows. None needs weights.
+``check_model`` needs no row, ``check_examples`` needs the rows as tokens, ``test_bench`` the test
+rows. None of them needs the weights of the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,11 @@ from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.data.answers import json_schema
-from hydratune.data.examples import EncodingReport, encode_split
-from hydratune.data.gate import gate
-from hydratune.data.masking import ChatEncoder, Encoded, adds_begin
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.encoding.examples import EncodingReport, encode_split
+from hydratune.data.encoding.tokenizing import adds_begin
+from hydratune.data.mask_check import check_masks
 from hydratune.data.prepared import Prepared
 from hydratune.data.reader import Reader
 from hydratune.data.rows import Message, Row
@@ -31,22 +32,21 @@ from hydratune.training import schedules
 if TYPE_CHECKING:
     from hydratune.evaluation.assess import TestBench
 
-_LEAST = 8  # tokens of a row
-_FEW = 32  # tokens that can be named one by one
+_MIN_TOKENS = 8  # of a row
+_FEW_TOKENS = 32  # that can be named one by one in a command
 
 
 @dataclass(frozen=True)
 class SplitTokens:
-    """What the examples of one split are like; ``highest``: their largest token id, and where it
-    is.
-    """
+    """What the checks need to know of the encoded rows of one split."""
 
-    kept: int
-    longest: int
-    highest: tuple[int, str] = (0, "")
+    kept: int  # rows
+    longest: int  # tokens of the longest row
+    highest: tuple[int, str] = (0, "")  # the largest token id, and the row that has it
 
     @staticmethod
     def of(rows: Sequence[Row], encoded: Sequence[Encoded]) -> "SplitTokens":
+        """Return the facts of ``rows`` and their tokens, which are in the same order."""
         longest = max((len(example.ids) for example in encoded), default=0)
         highest = max(
             ((max(e.ids), r.where or r.id) for r, e in zip(rows, encoded, strict=True)),
@@ -58,7 +58,7 @@ class SplitTokens:
 
 # --------------------------------------------------------------------------------------- the checks
 def check_model(config: TrainConfig, reader: Reader) -> None:
-    """Settings against the model's sizes. Raises ``ConfigError``."""
+    """Check the settings against the model's sizes. Raises ``ConfigError``."""
     window = reader.context_window
     if config.data.max_length > window:
         why, fix = (
@@ -67,36 +67,36 @@ def check_model(config: TrainConfig, reader: Reader) -> None:
         )
         raise ConfigError([Problem("data.max_length", config.data.max_length, why, fix)])
     taken = _virtual_tokens(config)
-    if taken and window - taken < _LEAST:
+    if taken and window - taken < _MIN_TOKENS:
         why = f"the model reads {window} tokens, so nothing is left for the rows"
         raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, "usual: 20")])
 
 
 def notices(encoder: ChatEncoder) -> list[str]:
-    """What people should know of the model and its template, though it stops nothing."""
+    """Return what is unusual about the model and its chat template, but no error."""
     tokenizer = encoder.tokenizer
     try:
         text = encoder.render([Message("user", "a")], generation_prompt=True)
-    except InputError:  # a template that wants more; the rows will tell
+    except InputError:  # a template that needs more than this; the rows will show it
         return []
-    said = []
-    if adds_begin(tokenizer) and encoder.tokens(text)[:1] != [tokenizer.bos_token_id]:
-        said.append(
+    unusual = []
+    if adds_begin(tokenizer) and encoder.tokenize(text)[:1] != [tokenizer.bos_token_id]:
+        unusual.append(
             f"the tokenizer begins every text with {tokenizer.bos_token}, and the chat template"
             " begins none with it; if the model was pre-trained with it, begin the file of"
             " model.chat_template with {{ bos_token }}"
         )
     if text[-1:] in (" ", "\t"):
-        said.append(
+        unusual.append(
             "the generation prompt of the chat template ends in a space, after which answers are"
-            " written in other tokens than in running text; a template whose generation prompt ends"
-            " without it serves better"
+            " written in other tokens than in running text; prefer a template whose generation"
+            " prompt ends without it"
         )
-    return said
+    return unusual
 
 
 def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, SplitTokens]) -> None:
-    """What rows became as tokens against the model's sizes and the length of the run.
+    """Check the encoded rows against the model's sizes and the length of the run.
 
     Raises ``ConfigError``.
     """
@@ -110,7 +110,7 @@ def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, Spl
             f"they leave {max(context, 0)} tokens of the model's context, and the longest row has"
             f" {longest}"
         )
-        fix = f"set fewer, or data.max_length={context}" if context > _LEAST else "set fewer"
+        fix = f"set fewer, or data.max_length={context}" if context > _MIN_TOKENS else "set fewer"
         raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, fix)])
     steps = schedules.total_steps(config, splits["train"].kept)
     schedules.check(config.optimizer, steps)
@@ -134,12 +134,10 @@ def test_bench(
     schema: Mapping[str, Any] | None,
     leaky: frozenset[str],
 ) -> "TestBench":
-    """The test rows as they will be asked. Raises ``InputError`` if they cannot be."""
-    from hydratune.evaluation.assess import (
-        TestBench,
-    )  # with PEFT and all that generates, which takes a second to import
+    """Return the test rows as the model will answer them. Raises ``InputError`` if it cannot."""
+    from hydratune.evaluation.assess import TestBench  # imports PEFT, which takes a second
 
-    references = [encoder.reference(row) for row in rows]
+    references = [encoder.reference_answer(row) for row in rows]
     task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     context = reader.context_window - _virtual_tokens(config)
     bench = TestBench(rows, encoder, config.evaluation, task, schema, context, leaky=leaky)
@@ -150,9 +148,9 @@ def test_bench(
 def encode(
     config: TrainConfig, encoder: ChatEncoder, sets: RowSets
 ) -> tuple[RowSets, dict[str, list[Encoded]], dict[str, EncodingReport]]:
-    """The examples that are trained and asked, and how they became so.
+    """Return the rows of each split that fit, their tokens, and a report of how they were encoded.
 
-    Raises ``DataError`` for a wrong mask.
+    Raises ``DataError`` for a wrong loss mask.
     """
     kept: dict[str, list[Row]] = {}
     tokens: dict[str, list[Encoded]] = {}
@@ -160,26 +158,28 @@ def encode(
     for name, rows in sets.items():
         _look_for_special_tokens(config, encoder, name, rows)
         kept[name], tokens[name], reports[name] = encode_split(encoder, rows, config.data, name)
-        gate(encoder, kept[name], tokens[name])
+        check_masks(encoder, kept[name], tokens[name])
     return RowSets(kept["train"], kept["validation"], kept["test"]), tokens, reports
 
 
 def _look_for_special_tokens(
     config: TrainConfig, encoder: ChatEncoder, name: str, rows: list[Row]
 ) -> None:
-    """The one check of texts that depends on the model.
+    """Check the texts for special tokens of the model: the one check of texts that depends on it.
 
-    Raises ``DataError`` where it is an error.
+    Raises ``DataError`` or prints, as ``data.quality.template_tokens`` says.
     """
     level = config.data.quality.template_tokens
-    found = [] if level is Level.off else with_special_tokens(encoder.tokenizer, rows)
-    if not found:
+    if level is Level.off:
         return
-    row, token = found[0]
+    suspicious = with_special_tokens(encoder.tokenizer, rows)
+    if not suspicious:
+        return
+    row, token = suspicious[0]
     first = f"the first: {row.where or row.id}, {token!r}"
     what = (
-        f"{len(found)} of {len(rows)} {name} rows hold special tokens of the model in their texts"
-        f" ({first})"
+        f"{len(suspicious)} of {len(rows)} {name} rows hold special tokens of the model in their"
+        f" texts ({first})"
     )
     if level is Level.error:
         raise DataError(
@@ -195,7 +195,10 @@ def _virtual_tokens(config: TrainConfig) -> int:
 
 
 def _no_such_embedding(config: TrainConfig, reader: Reader, token: int, where: str) -> Problem:
-    """A tokenizer that is larger than the model, with the command that mends the model."""
+    """Return the problem of a tokenizer with more tokens than the model has embeddings.
+
+    Its fix is the command that enlarges the model.
+    """
     key, name = config.model.own_name()
     size, rows = len(reader.tokenizer), reader.embeddings
     word = reader.tokenizer.convert_ids_to_tokens(token)
@@ -212,7 +215,7 @@ def _no_such_embedding(config: TrainConfig, reader: Reader, token: int, where: s
     new = ",".join(map(str, range(rows, size)))
     rows_trained = (
         f"+adapter.extra.trainable_token_indices=[{new}]"
-        if size - rows <= _FEW
+        if size - rows <= _FEW_TOKENS
         else "adapter.modules_to_save=[embed_tokens]"
     )
     fix = (
@@ -231,13 +234,12 @@ def check_prepared(
     prepared: Prepared,
     tokens: TokenCheck,
 ) -> None:
-    """The checks of ``train`` on a whole prepared set. Raises what ``train`` would raise on the
-    rows that it would take.
+    """Check a prepared data set as ``train`` would check the rows that it takes from it.
 
-    As a rule the numbers in ``tokens`` are enough; else the rows of a run are made as it makes
-    them.
+    Raises what ``train`` would raise. Usually the numbers in ``tokens`` are enough; otherwise the
+    rows are encoded as a run encodes them.
     """
-    splits = _at_least(config, tokens)
+    splits = _fewest_rows(config, tokens)
     try:
         if splits is None:
             raise InputError
@@ -245,41 +247,35 @@ def check_prepared(
         rows = test_rows(config.data, prepared)
     except InputError:
         sets, encoded, _ = encode(config, encoder, load_sets(config.data, config.seed, prepared))
-        check_examples(
-            config,
-            reader,
-            {name: SplitTokens.of(rows, encoded[name]) for name, rows in sets.items()},
-        )
+        splits = {name: SplitTokens.of(rows, encoded[name]) for name, rows in sets.items()}
+        check_examples(config, reader, splits)
         rows = sets.test
-    if _surely_fit(config, reader, rows, tokens):
-        metrics.choose_task(
-            config.evaluation.task,
-            [encoder.reference(row) for row in rows],
-            config.evaluation.metrics,
-        )
+    if _certainly_fit(config, reader, rows, tokens):
+        references = [encoder.reference_answer(row) for row in rows]
+        metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     else:
         test_bench(config, reader, encoder, rows, json_schema(config.data), prepared.leaks)
 
 
-def _surely_fit(
+def _certainly_fit(
     config: TrainConfig, reader: Reader, rows: Sequence[Row], tokens: TokenCheck
 ) -> bool:
-    """Whether the model reads the longest test row and as much again: then nothing is left to be
-    found out about its prompt.
+    """Return whether the model can certainly read the longest test prompt and write its answer.
+
+    That is so if twice the longest row fits; the exact check then needs no rendered prompt.
     """
-    lengths = tokens.lengths.get("test" if config.data.overfit_rows is None else "train") or [
-        reader.context_window
-    ]
+    split = "test" if config.data.overfit_rows is None else "train"
+    lengths = tokens.lengths.get(split) or [reader.context_window]
     longest = min(max(lengths), config.data.max_length)
     answer = max(config.evaluation.max_new_tokens or 0, -(-21 * longest // 20))
-    return len(
-        {row.is_text for row in rows}
-    ) == 1 and longest + answer <= reader.context_window - _virtual_tokens(config)
+    one_kind = len({row.is_text for row in rows}) == 1  # documents or conversations
+    return one_kind and longest + answer <= reader.context_window - _virtual_tokens(config)
 
 
-def _at_least(config: TrainConfig, tokens: TokenCheck) -> dict[str, SplitTokens] | None:
-    """The fewest examples that a run takes of what was counted, and the longest they can be; None
-    where that says too little.
+def _fewest_rows(config: TrainConfig, tokens: TokenCheck) -> dict[str, SplitTokens] | None:
+    """Return the fewest rows that a run takes of what was counted, and their greatest length.
+
+    None if the counts are not enough to say.
     """
     data = config.data
     if data.control is not Control.none:
@@ -292,15 +288,13 @@ def _at_least(config: TrainConfig, tokens: TokenCheck) -> dict[str, SplitTokens]
     splits = {}
     for name in limits:
         part = name if data.overfit_rows is None else "train"
+        lengths = tokens.lengths.get(part, ())
+        fitting = [length for length in lengths if length <= data.max_length]
         given = [limit for limit in (limits[part], data.overfit_rows) if limit is not None]
-        fitting = [length for length in tokens.lengths.get(part, ()) if length <= data.max_length]
-        kept = min([len(tokens.lengths.get(part, ())), *given]) - tokens.too_long[part]
+        kept = min([len(lengths), *given]) - tokens.too_long[part]
         if kept < 1 or not fitting:
             return None
-        longest = (
-            data.max_length
-            if data.overlength is Overlength.truncate_prompt and tokens.too_long[part]
-            else max(fitting)
-        )
+        truncated = data.overlength is Overlength.truncate_prompt and tokens.too_long[part]
+        longest = data.max_length if truncated else max(fitting)
         splits[name] = SplitTokens(kept, longest, tokens.highest(part))
     return splits

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hydratune.adapters.folder import AdapterFolder
-from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.prepared import Prepared
 from hydratune.data.reader import Reader
 from hydratune.data.rows import Row

@@ -112,19 +112,20 @@ def _measure_texts(
     )
     write_json(run.record.path / "evaluation_texts.json", content)
     systems: Mapping[str, Mapping[str, float]] = content["systems"]
-    console.print(
-        _systems_table(
-            {
-                system: {key: value for key, value in own.items() if key != "interval"}
-                for system, own in systems.items()
-            }
-        )
-    )
-    delta = content["bits_per_byte_delta"]
-    interval = f"({len(names)} text{'s'[: len(names) > 1]} cannot tell: no interval)"
+    numbers = {
+        system: {key: value for key, value in own.items() if key != "interval"}
+        for system, own in systems.items()
+    }
+    console.print(_systems_table(numbers))
+    console.print(_difference_line(content["bits_per_byte_delta"], len(names), window))
+
+
+def _difference_line(delta: Mapping[str, Any], count: int, window: _Window) -> str:
+    """Return what fine-tuning changed on ``count`` texts."""
+    interval = f"({count} text{'s'[: count > 1]} cannot tell: no interval)"
     if delta["interval"]:
         interval = "[{:+.4f}, {:+.4f}]".format(*delta["interval"])
-    console.print(
+    return (
         f"bits per byte: {delta['value']:+.4f} {escape(interval)} by fine-tuning; windows of"
         f" {window.size} tokens, stride {window.stride}"
     )

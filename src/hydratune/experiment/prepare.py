@@ -7,9 +7,10 @@ from hydratune.adapters import attach, continued
 from hydratune.adapters.folder import AdapterFolder, find
 from hydratune.console import console
 from hydratune.data.answers import json_schema
-from hydratune.data.masking import ChatEncoder, Encoded
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.preparation import prepare as prepare_data
 from hydratune.data.prepared import Prepared
-from hydratune.data.prepared import prepare as prepare_data
 from hydratune.data.reader import Reader
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
@@ -117,7 +118,7 @@ def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> _Rows:
     facts: dict[str, dict[str, Any]] = {}
     for name, rows in kept.items():
         # equal hashes: losses over these tokens compare
-        tokens_hash = stable_hash(sorted(stable_hash((e.ids, e.trained)) for e in tokens[name]))
+        tokens_hash = stable_hash(sorted(stable_hash((e.ids, e.loss_mask)) for e in tokens[name]))
         facts[name] = {
             **reports[name].summary(),
             "hash": _hash_rows(rows),
@@ -186,7 +187,7 @@ def _sample_bench(
         return None
     different = {row.content_hash: row for row in sets.validation}
     rows = [different[key] for key in sorted(different)[: settings.sample]]
-    references = [*test.references, *map(encoder.reference, rows)]
+    references = [*test.references, *map(encoder.reference_answer, rows)]
     task = metrics.choose_task(settings.task, references, settings.metrics)
     every_row = replace(settings, max_rows=None)
     bench = assess.TestBench(rows, encoder, every_row, task, test.schema, test.context)

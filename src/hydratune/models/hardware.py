@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
 import torch
 
 from hydratune.errors import ConfigError, Problem

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hydratune.data.rendering import render
+from hydratune.data.encoding.rendering import render
 
 _ANSWER = "\u2740\u2740"  # an answer that no template changes and no token contains
 CARD_TITLE = "## Where an answer ends"

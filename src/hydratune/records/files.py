@@ -17,10 +17,10 @@ from hydratune.errors import RunError
 
 @contextmanager
 def atomic(path: Path, *, digest: bool = False) -> Iterator[IO[bytes]]:
-    """A binary file that appears at ``path`` whole or not at all. Raises ``RunError`` if the disk
-    refuses it.
+    """Open a binary file that appears at ``path`` complete or not at all.
 
-    ``digest``: it is read again one day, and verified then.
+    ``digest``: its digest is stored, so that it is verified when it is read. Raises ``RunError`` if
+    it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -45,30 +45,31 @@ def atomic(path: Path, *, digest: bool = False) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str, *, digest: bool = False) -> None:
+    """Write UTF-8; half a character, which a model may write, becomes an escape."""
     with atomic(path, digest=digest) as stream:
-        stream.write(
-            text.encode("utf-8", errors="backslashreplace")
-        )  # a model may write half a character
+        stream.write(text.encode("utf-8", errors="backslashreplace"))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Write one JSON value, indented."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", digest=True)
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_text(
-        path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), digest=True
-    )
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write one JSON object per line."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, lines, digest=True)
 
 
 def read_json(path: Path) -> Any:
-    """Raises ``RunError`` if the file is missing, not JSON or not what was written."""
+    """Read one JSON value.
+
+    Raises ``RunError`` if the file is missing, not JSON or not what was written.
+    """
     try:
         return json.loads(digests.content(path).decode("utf-8"))
     except FileNotFoundError:
-        raise RunError(
-            f"{path} does not exist: the run did not get that far, or this is not a run directory"
-        ) from None
+        raise _missing(path) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(
             f"{path} is not readable JSON ({error}); the file was changed or cut"
@@ -76,7 +77,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """Of a record or a file like it.
+    """Read a text file of a record, with line ends as "\\n".
 
     Raises ``RunError`` if it is not what was written, or no text, ``OSError`` if it cannot be read.
     """
@@ -87,14 +88,15 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Raises ``RunError`` with file:line for a broken line, or if the file is not what was written."""  # noqa: E501
+    """Read one JSON object per line.
+
+    Raises ``RunError`` with file:line for a broken line, or if the file is not what was written.
+    """
     rows: list[dict[str, Any]] = []
     try:
         lines = read_text(path).removesuffix("\n").split("\n")
     except FileNotFoundError:
-        raise RunError(
-            f"{path} does not exist: the run did not get that far, or this is not a run directory"
-        ) from None
+        raise _missing(path) from None
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
@@ -103,3 +105,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
                 f"{path}:{number}: not readable JSON ({error.msg}); the file was changed or cut"
             ) from None
     return rows
+
+
+def _missing(path: Path) -> RunError:
+    return RunError(
+        f"{path} does not exist: the run did not get that far, or this is not a run directory"
+    )

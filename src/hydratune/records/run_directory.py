@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -17,8 +16,7 @@ from hydratune import digests
 from hydratune.console import relative_path
 from hydratune.errors import InputError, RunError
 from hydratune.records.files import read_json, write_json, write_text
-from hydratune.records.status import State as State
-from hydratune.records.status import Status
+from hydratune.records.status import State, Status
 
 HISTORY_COLUMNS = (
     "step",
@@ -176,14 +174,10 @@ class RunDirectory:
 
     def read_status(self) -> Status:
         """Return the status; it is empty if the directory holds no run. Raises ``RunError``."""
-        return Status(self.status())
-
-    def status(self) -> dict[str, Any]:
-        """Return the content of status.json, or {}. Raises ``RunError``."""
         if not self.status_file.is_file():
-            return {}
+            return Status()
         try:
-            return dict(read_json(self.status_file))
+            return Status(dict(read_json(self.status_file)))
         except (RunError, TypeError, ValueError) as error:
             why = f"{self.status_file} holds no object"
             if isinstance(error, RunError):
@@ -215,7 +209,8 @@ class RunDirectory:
     def checkpoint_to_resume(self) -> Path | None:
         """Return the checkpoint that an unfinished run left behind, or None."""
         file = self.last_checkpoint
-        return file if self.status() and not self.is_finished() and file.is_file() else None
+        has_run = bool(self.read_status().content)
+        return file if has_run and not self.is_finished() and file.is_file() else None
 
     def contents(self) -> list[Path]:
         """Return the files and folders that the run has written so far."""

@@ -119,7 +119,12 @@ class Status:
         value = self.content.get("halved")
         if not isinstance(value, dict) or not isinstance(value.get("step"), int):
             return None
-        return Halved(value["step"], value.get("value"), value.get("rung"))
+        loss, rung = value.get("value"), value.get("rung")
+        return Halved(
+            value["step"],
+            float(loss) if isinstance(loss, (int, float)) else None,
+            rung if isinstance(rung, int) else None,
+        )
 
     @property
     def rungs(self) -> tuple[Rung, ...]:

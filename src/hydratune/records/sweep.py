@@ -6,6 +6,8 @@ from typing import Any
 
 from hydratune.records.files import read_json, write_json
 
+SWEEP_FILE = "sweep.json"  # in the folder of a sweep
+
 
 @dataclass(frozen=True)
 class Job:
@@ -17,7 +19,7 @@ class Job:
 
 
 def varying(overrides: list[list[str]]) -> list[dict[str, str]]:
-    """Per job, the settings whose value is not the same in all jobs."""
+    """Return, for each job, the settings whose value is not the same in all jobs."""
     jobs = [dict(o.lstrip("+").split("=", 1) for o in job if "=" in o) for job in overrides]
     keys = dict.fromkeys(key for job in jobs for key in job)
     differing = [key for key in keys if len({job.get(key) for job in jobs}) > 1]
@@ -25,20 +27,23 @@ def varying(overrides: list[list[str]]) -> list[dict[str, str]]:
 
 
 def write_sweep(folder: Path, jobs: list[Job], study: dict[str, str] | None = None) -> None:
-    """``study``: storage and name of the Optuna study whose trials the jobs are."""
+    """Write sweep.json.
+
+    ``study``: storage and name of the Optuna study whose trials the jobs are.
+    """
     content = {job.name: {"overrides": list(job.overrides), "varying": job.varying} for job in jobs}
-    write_json(folder / "sweep.json", {"jobs": content, **({"study": study} if study else {})})
+    write_json(folder / SWEEP_FILE, {"jobs": content, **({"study": study} if study else {})})
 
 
 def read_study(folder: Path) -> dict[str, str]:
-    """Storage and name of the study in ``folder``; empty if no search lives there."""
-    file = folder / "sweep.json"
+    """Return storage and name of the Optuna study in ``folder``; empty if there is none."""
+    file = folder / SWEEP_FILE
     return dict(read_json(file).get("study", {})) if file.is_file() else {}
 
 
 def read_sweep(folder: Path) -> dict[str, Job]:
-    """Jobs by folder name; empty if ``folder`` is not a sweep directory."""
-    file = folder / "sweep.json"
+    """Return the jobs by folder name; empty if ``folder`` is not a sweep directory."""
+    file = folder / SWEEP_FILE
     if not file.is_file():
         return {}
     content: dict[str, Any] = read_json(file)["jobs"]

@@ -24,7 +24,8 @@ _VARIANTS: dict[str, dict[str, type]] = {group: {} for group in _GROUPS}  # by n
 # where the variants are defined: modules, and packages in which every module defines some
 _HOMES = (
     "hydratune.models.sources",
-    "hydratune.settings.data",
+    "hydratune.data.sources",
+    "hydratune.data.cases",
     "hydratune.adapters.methods",
     "hydratune.training.optimizers",
     "hydratune.settings.trainer",

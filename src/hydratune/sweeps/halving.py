@@ -1,323 +1,260 @@
-"""Which job of a pack runs next, and which leaves early. Needs no torch.
+"""Which job of a pack runs next, and which is stopped early. Needs no torch.
 
-Successive halving (arXiv:1502.07943): at each *rung* (``min_steps``, then ``eta`` times as many
-optimizer steps, and so on) the best ``1 / eta`` of the jobs go on. Whoever has to wait for the
-verdict leaves its checkpoint and its place to others, and goes on from there, to the last bit, if
-it is among the best. ``sync`` decides when all jobs have come to a rung; ``asha``
-(arXiv:1810.05934) lets a job go on as soon as it is among the best of those seen so far, so nobody
-waits, and some go on who would not have.
+Successive halving (arXiv:1502.07943): at each *rung* (after ``min_steps`` optimizer steps, then
+after ``eta`` times as many, and so on) the best ``1 / eta`` of the jobs are trained further. A job
+that waits for the decision saves a checkpoint and leaves its thread to others; if it is among the
+best, it is resumed from there, equal to the last bit. ``sync`` decides when all jobs have reached a
+rung. ``asha`` (arXiv:1810.05934) resumes a job as soon as it is among the best of those seen so
+far, so no job waits, and some jobs are trained further that ``sync`` would have stopped.
 """
 
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
 
-from hydratune.errors import ConfigError, Problem
+from hydratune.sweeps.options import HalvingOptions
 
 log = logging.getLogger(__name__)
-METRICS = ("val/loss",)
-KINDS = ("sync", "asha")
+_POLL = 0.5  # seconds after which a waiting thread looks whether it is asked to leave
 
 
-@dataclass(frozen=True)
-class Halving:
-    """``hydra.launcher.halving``."""
+class JobState(Enum):
+    """A job as the scheduler sees it."""
 
-    min_steps: int  # optimizer steps before the first verdict
-    eta: int = 3  # one of so many goes on
-    metric: str = "val/loss"
-    kind: str = "sync"
-
-    @classmethod
-    def asked_for(cls, values: Mapping[str, Any]) -> "Halving | None":
-        """None unless ``min_steps`` is set.
-
-        Raises ``ConfigError`` if something else is, which would have no effect.
-        """
-        if values.get("min_steps") is not None:
-            return cls.of(values)
-        idle = [
-            f
-            for f in fields(cls)
-            if f.name != "min_steps" and values.get(f.name, f.default) != f.default
-        ]
-        if idle:
-            why, fix = (
-                "nobody is halved while min_steps is not set",
-                "add hydra.launcher.halving.min_steps=8",
-            )
-            raise ConfigError(
-                [
-                    Problem(f"hydra.launcher.halving.{f.name}", values[f.name], why, fix)
-                    for f in idle
-                ]
-            )
-        return None
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Halving":
-        """Raises ``ConfigError`` for whatever cannot be."""
-        made = cls(**values)
-        checks = {
-            "min_steps": (
-                made.min_steps >= 1,
-                "a job must be trained before it is judged",
-                "set 1 or more",
-            ),
-            "eta": (made.eta >= 2, "the best one of eta jobs goes on", "set 2 or more; usual is 3"),
-            "metric": (
-                made.metric in METRICS,
-                "it is not known in the middle of training",
-                f"set {' or '.join(METRICS)}",
-            ),
-            "kind": (made.kind in KINDS, "there is no such kind", f"set {' or '.join(KINDS)}"),
-        }
-        wrong = [(name, why, fix) for name, (right, why, fix) in checks.items() if not right]
-        if wrong:
-            raise ConfigError(
-                [
-                    Problem(f"hydra.launcher.halving.{name}", values[name], why, fix)
-                    for name, why, fix in wrong
-                ]
-            )
-        return made
-
-    def rungs(self, total: int) -> list[int]:
-        """Steps at which a job of ``total`` steps is judged; never at its end."""
-        count = (
-            max(0, math.ceil(math.log(total / self.min_steps, self.eta) - 1e-9))
-            if total > self.min_steps
-            else 0
-        )
-        return [
-            self.min_steps * self.eta**k
-            for k in range(count)
-            if self.min_steps * self.eta**k < total
-        ]
+    new = auto()
+    running = auto()
+    pausing = auto()  # it was told to pause, and still saves its checkpoint
+    paused = auto()  # it waits at a rung
+    halved = auto()  # it was stopped early; it is resumed if a better job fails
+    finished = auto()
+    failed = auto()
 
 
 @dataclass
 class _Job:
-    values: dict[int, float] = field(default_factory=dict)  # by number of rung
-    state: str = "new"  # running, leaving, paused, finished, failed, out
-    final: float | None = None
+    losses: dict[int, float] = field(default_factory=dict)  # by the number of the rung
+    state: JobState = JobState.new
+    final_loss: float | None = None
 
-    def at(self, rung: int) -> float | None:
-        """Its value at ``rung``; None: not known yet.
+    @property
+    def rung(self) -> int:
+        """The last rung that the job has reached; -1 before the first."""
+        return max(self.losses, default=-1)
 
-        Whoever fails, whenever that is, leaves its place to the next best.
+    def loss_at(self, rung: int) -> float | None:
+        """Return its loss at ``rung``; None if it is not known yet.
+
+        A job that has failed, whenever that was, leaves its place at all rungs to the next best. A
+        job that finished without being judged counts with its final loss.
         """
-        if self.state == "failed":
+        if self.state is JobState.failed:
             return math.inf
-        if rung in self.values:
-            return self.values[rung]
-        if self.state == "finished":
-            return self.final if self.final is not None else math.inf
+        if rung in self.losses:
+            return self.losses[rung]
+        if self.state is JobState.finished:
+            return self.final_loss if self.final_loss is not None else math.inf
         return None
 
 
 class HalvingScheduler:
-    """Hands out jobs to threads, in order; with ``halving``, each until its next rung."""
+    """Hands out the jobs of a pack to threads, in order; with halving, each until its next rung."""
 
     def __init__(
         self,
         names: Sequence[str],
-        halving: Halving | None = None,
-        asked: threading.Event | None = None,
+        halving: HalvingOptions | None = None,
+        leave: threading.Event | None = None,
+        on_halved: Callable[[str], None] = lambda name: None,
     ) -> None:
-        """``asked``: set when everybody is to leave."""
-        self.halving = halving
-        self._jobs = {name: _Job() for name in names}
-        self._news = threading.Condition()
-        self._asked = asked or threading.Event()
-        self._out: list[str] = []  # of whom nobody was told yet
-        self._telling: set[str] = set()  # of whom somebody is just being told
-        # told who is out, while others go on
-        self.on_out: Callable[[str], None] = lambda name: None
-
-    def known(
-        self, name: str, values: Sequence[float], state: str, final: float | None = None
-    ) -> None:
-        """A job of an earlier start of this sweep: its values at the rungs, and ``state``: new,
-        paused, finished or failed.
+        """``leave``: set when the whole pack is to leave. ``on_halved`` is called once for a job
+        that is stopped early, by any of the threads, while the others continue.
         """
-        self._jobs[name] = _Job(dict(enumerate(values)), state, final)
+        self.halving = halving or HalvingOptions()
+        self._jobs = {name: _Job() for name in names}
+        self._changed = threading.Condition()
+        self._leave = leave or threading.Event()
+        self._on_halved = on_halved
+        self._unannounced: list[str] = []  # halved jobs for which ``on_halved`` is to be called
+        self._announcing: set[str] = set()  # those for which it is being called
 
-    # ----------------------------------------------------------------------------- asked by threads
-    def next(self) -> str | None:
-        """A job to run now; waits while others may still make one free.
+    def restore(
+        self, name: str, losses: Sequence[float], state: JobState, final_loss: float | None = None
+    ) -> None:
+        """Take over a job from an earlier start of this sweep, with its losses at the rungs."""
+        self._jobs[name] = _Job(dict(enumerate(losses)), state, final_loss)
+
+    # ----------------------------------------------------------------------- called by job threads
+    def next_job(self) -> str | None:
+        """Return a job to run now; wait for one as long as a running job may make one free.
 
         None: there is nothing more to do.
         """
-        while not self._asked.is_set():
-            with self._news:
-                self._judge()
-                ready, closed = self._ready(), False
-                busy = (
-                    self._out
-                    or self._telling
-                    or any(job.state in ("running", "leaving") for job in self._jobs.values())
-                )
-                if ready is None and not busy:
-                    ready = self._last_resort()
-                    closed = ready is None
-                    if closed:
-                        self._close()
-                        self._news.notify_all()
-                if ready is not None:
-                    self._jobs[ready].state = "running"
-                elif not closed and not self._out:
-                    self._news.wait(0.5)
-            self._tell()
-            if ready is not None or closed:
-                return ready
+        while not self._leave.is_set():
+            with self._changed:
+                self._halve_losers()
+                name, is_over = self._ready_job(), False
+                if name is None and not self._is_busy():
+                    name = self._best_paused_job()
+                    is_over = name is None
+                if name is not None:
+                    self._jobs[name].state = JobState.running
+                elif is_over:
+                    self._halve_all_paused()
+                    self._changed.notify_all()
+                elif not self._unannounced:
+                    self._changed.wait(_POLL)
+            self._announce_halved()
+            if name is not None or is_over:
+                return name
         return None
 
-    def reached(self, name: str, rung: int, value: float) -> bool:
-        """Whether ``name`` goes on at once; otherwise it is to write its checkpoint and leave."""
-        with self._news:
+    def report_rung(self, name: str, rung: int, loss: float) -> bool:
+        """Return whether ``name``, which has reached ``rung``, continues at once.
+
+        If not, it is to save its checkpoint and to call ``end`` with ``paused``.
+        """
+        with self._changed:
             job = self._jobs[name]
-            if job.state != "running":  # it was given up
+            if job.state is not JobState.running:  # it was given up because it hung
                 return False
-            job.values[rung] = value if math.isfinite(value) else math.inf
-            goes_on = self._may_go_on(name)
-            job.state = "running" if goes_on else "leaving"
-            self._news.notify_all()
-            return goes_on
+            job.losses[rung] = loss if math.isfinite(loss) else math.inf
+            continues = self._is_among_best(name)
+            job.state = JobState.running if continues else JobState.pausing
+            self._changed.notify_all()
+            return continues
 
-    def ended(self, name: str, state: str, final: float | None = None) -> None:
-        """``state``: finished, failed, or paused after ``reached`` said so."""
-        with self._news:
+    def end(self, name: str, state: JobState, final_loss: float | None = None) -> None:
+        """Take note that ``name`` runs no longer: ``state`` is finished, failed, halved or, after
+        ``report_rung`` said so, paused.
+        """
+        with self._changed:
             job = self._jobs[name]
-            if job.state != "out":
-                job.state, job.final = state, final
-            self._judge()
-            self._news.notify_all()
-        self._tell()
+            if job.state is not JobState.halved:
+                job.state, job.final_loss = state, final_loss
+            self._halve_losers()
+            self._changed.notify_all()
+        self._announce_halved()
 
-    def _tell(self) -> None:
-        """Of those who are out, outside the lock: it writes files and talks to servers, and nobody
-        is to wait for that.
+    def _announce_halved(self) -> None:
+        """Call ``on_halved`` for the jobs that were halved since the last call.
+
+        It writes files and talks to servers, so it is called without the lock.
         """
-        with self._news:
-            out, self._out = self._out, []
-            self._telling.update(out)
-        if not out:
+        with self._changed:
+            names, self._unannounced = self._unannounced, []
+            self._announcing.update(names)
+        if not names:
             return
-        for name in out:
+        for name in names:
             try:
-                self.on_out(name)
-            except (
-                Exception
-            ):  # on disk it waits for a verdict, and gets the same one at the next start
-                log.exception("job %s is out, and that could not be written down", name)
-        with self._news:
-            self._telling.difference_update(out)
-            self._news.notify_all()
+                self._on_halved(name)
+            except Exception:  # its record says that it waits; the next start decides the same
+                log.exception("job %s is stopped early, and that could not be written", name)
+        with self._changed:
+            self._announcing.difference_update(names)
+            self._changed.notify_all()
 
-    # ------------------------------------------------------------------------------------- verdicts
-    def _rung(self, job: _Job) -> int:
-        return max(job.values, default=-1)
+    # ----------------------------------------------------------- decisions, made with the lock held
+    def _is_among_best(self, name: str) -> bool:
+        """Return whether ``name`` is trained beyond the last rung that it has reached."""
+        rung = self._jobs[name].rung
+        if not self.halving.waits_for_all:
+            return name in self._best_so_far(rung)
+        return name in self._winners(rung, self._members(rung))
 
-    def _best(self, rung: int) -> list[str]:
-        """Who goes on from ``rung``: one of ``eta`` of the jobs that came to it; values that are
-        equal go by order of jobs.
-        """
-        assert self.halving is not None
-        came = [
-            (job.at(rung), number, name)
-            for number, (name, job) in enumerate(self._jobs.items())
-            if rung in job.values
-        ]
-        able = sorted(
-            (value, number, name)
-            for value, number, name in came
-            if value is not None and math.isfinite(value)
-        )
-        return [name for _, _, name in able[: len(came) // self.halving.eta]]
+    def _best_so_far(self, rung: int) -> list[str]:
+        """Return the best ``1 / eta`` of the jobs that have reached ``rung`` by now."""
+        jobs = {name: job for name, job in self._jobs.items() if rung in job.losses}
+        reached = {name: job.loss_at(rung) for name, job in jobs.items()}
+        return _sorted_by_loss(reached)[: len(reached) // self.halving.eta]
 
     def _members(self, rung: int) -> list[str]:
-        """Who comes to ``rung`` at all: everybody to the first, to the next the best of the one
-        before.
+        """Return the jobs that reach ``rung`` at all: all of them the first, and the best at a rung
+        the next. Empty as long as the best are not known.
         """
         members = list(self._jobs)
-        for before in range(rung):
-            members = self._winners(before, members)
+        for earlier in range(rung):
+            members = self._winners(earlier, members)
         return members
 
-    def _winners(self, rung: int, members: Sequence[str]) -> list[str]:
-        assert self.halving is not None
-        known = [(self._jobs[name].at(rung), number, name) for number, name in enumerate(members)]
-        if any(value is None for value, _, _ in known):
+    def _winners(self, rung: int, members: Iterable[str]) -> list[str]:
+        """Return the best ``1 / eta`` of ``members`` at ``rung``, at least one.
+
+        Empty as long as the loss of one of them is not known.
+        """
+        losses = {name: self._jobs[name].loss_at(rung) for name in members}
+        if any(loss is None for loss in losses.values()):
             return []
-        able = sorted(
-            (value, number, name)
-            for value, number, name in known
-            if value is not None and math.isfinite(value)
-        )
-        return [name for _, _, name in able[: max(1, len(members) // self.halving.eta)]]
+        return _sorted_by_loss(losses)[: max(1, len(losses) // self.halving.eta)]
 
-    def _may_go_on(self, name: str) -> bool:
-        assert self.halving is not None
-        rung = self._rung(self._jobs[name])
-        if self.halving.kind == "asha":
-            return name in self._best(rung)
-        members = self._members(rung)
-        return name in members and name in self._winners(rung, members)
-
-    def _judge(self) -> None:
-        """In ``sync``, whoever is not among the winners of a rung that all have come to is out."""
-        if self.halving is None or self.halving.kind == "asha":
+    def _halve_losers(self) -> None:
+        """Halve the paused jobs that are not among the winners of a rung, once these are known."""
+        if not self.halving.waits_for_all:
             return
         for name, job in self._jobs.items():
-            if job.state == "paused" and job.values:
-                rung = self._rung(job)
-                members = self._members(rung)
-                decided = bool(members) and bool(self._winners(rung, members))
-                if decided and not self._may_go_on(name):
-                    job.state = "out"
-                    self._out.append(name)
+            if job.state is JobState.paused and job.losses:
+                winners = self._winners(job.rung, self._members(job.rung))
+                if winners and name not in winners:
+                    self._halve(name)
 
-    def _ready(self) -> str | None:
-        there = {
+    def _halve_all_paused(self) -> None:
+        if self.halving.is_on:
+            for name, job in self._jobs.items():
+                if job.state is JobState.paused and job.losses:
+                    self._halve(name)
+
+    def _halve(self, name: str) -> None:
+        self._jobs[name].state = JobState.halved
+        self._unannounced.append(name)
+
+    def _is_busy(self) -> bool:
+        """Return whether a job may become ready without the calling thread."""
+        running = (JobState.running, JobState.pausing)
+        return bool(self._unannounced or self._announcing) or any(
+            job.state in running for job in self._jobs.values()
+        )
+
+    def _ready_job(self) -> str | None:
+        """Return the job at the highest rung that may be resumed, else the next new one."""
+        resumable = [
+            name
+            for name, job in self._jobs.items()
+            if job.state in (JobState.paused, JobState.halved)
+            and job.losses
+            and name not in self._unannounced
+            and name not in self._announcing
+            and self._is_among_best(name)
+        ]
+        if resumable:
+            return max(resumable, key=lambda name: self._jobs[name].rung)
+        return next((n for n, job in self._jobs.items() if job.state is JobState.new), None)
+
+    def _best_paused_job(self) -> str | None:
+        """Return the best job at the highest rung if no job would finish otherwise.
+
+        Of two jobs, say, none is among the best third.
+        """
+        if any(job.state is JobState.finished for job in self._jobs.values()):
+            return None
+        paused = {
             name: job
             for name, job in self._jobs.items()
-            if job.values and name not in self._out and name not in self._telling
+            if job.state is JobState.paused and job.losses
         }
-        waiting = [
-            name
-            for name, job in there.items()
-            if job.state in ("paused", "out") and self._may_go_on(name)
-        ]
-        if waiting:
-            return max(waiting, key=lambda name: self._rung(self._jobs[name]))
-        return next((name for name, job in self._jobs.items() if job.state == "new"), None)
-
-    def _last_resort(self) -> str | None:
-        """Nobody is among the best third of two, say: the best at the highest rung goes on, so that
-        somebody comes to the end.
-        """
-        paused = [name for name, job in self._jobs.items() if job.state == "paused" and job.values]
-        if not paused or any(job.state == "finished" for job in self._jobs.values()):
+        if not paused:
             return None
-        top = max(self._rung(self._jobs[name]) for name in paused)
-        best = min(
-            (name for name in paused if self._rung(self._jobs[name]) == top),
-            key=lambda n: self._jobs[n].values[top],
-        )
-        return best if math.isfinite(self._jobs[best].values[top]) else None
-
-    def _close(self) -> None:
-        for name, job in self._jobs.items() if self.halving is not None else ():
-            if job.state == "paused" and job.values:
-                job.state = "out"
-                self._out.append(name)
+        top = max(job.rung for job in paused.values())
+        losses = {name: job.losses[top] for name, job in paused.items() if job.rung == top}
+        best = min(losses, key=lambda name: losses[name])
+        return best if math.isfinite(losses[best]) else None
 
 
-def values_of(status: Mapping[str, object]) -> list[float]:
-    """At the rungs a job has come to, from its status.json."""
-    rungs = status.get("rungs") or []
-    return [float(value) if value is not None else math.inf for _, value in rungs]  # type: ignore[attr-defined]
+def _sorted_by_loss(losses: Mapping[str, float | None]) -> list[str]:
+    """Return the names with a finite loss, the lowest first; equal ones in their order."""
+    finite = {
+        name: loss for name, loss in losses.items() if loss is not None and math.isfinite(loss)
+    }
+    return sorted(finite, key=lambda name: finite[name])

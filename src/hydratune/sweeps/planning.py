@@ -1,156 +1,107 @@
 """Which jobs of a sweep can share a process, and why the others cannot. Needs no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
 from hydratune.data.rows import stable_hash
-from hydratune.errors import ConfigError, Problem
 from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Status
 from hydratune.records.sweep import Job
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control
 from hydratune.settings.registry import plain
-from hydratune.sweeps.halving import Halving
-
-GOES_ON = 75  # exit code of a pack that cannot go on, and whose jobs can
-SETTINGS = ".pack"  # folder in that of the sweep: settings of the jobs that a pack is to run
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A job, its folder and what it is run with."""
+class PlannedJob:
+    """A job of a sweep that was composed and checked: its folder and its settings."""
 
     job: Job
     record: RunDirectory
     settings: TrainConfig
-    composed: DictConfig
+    composed: DictConfig  # the whole Hydra config, with the node ``hydra``
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    @property
+    def status(self) -> Status:
+        """What the job's folder says of it now."""
+        return self.record.read_status()
 
 
 @dataclass(frozen=True)
-class Packing:
-    """How jobs share a process."""
+class PlannedPack:
+    """Jobs that are to share a process."""
 
-    pack_size: int | None = None  # jobs in a pack at most; None: as many as there are
-    together: int | None = (
-        None  # jobs of a pack that run at the same time; None: two more than cores
-    )
-    halving: Halving | None = None  # who leaves early; None: nobody
-    patience: float | None = (
-        1800.0  # seconds without a sign of life after which a job is given up; None: never
-    )
-    merge_tokens: int | None = (
-        # tokens of a pass for short micro-packs of several jobs; 0: none; None: where no
-        # bit depends on it
-        None
-    )
-    lay_out: bool | None = (
-        # copies of frozen weights as a CPU reads them fastest; None: for several jobs, if
-        # there is room
-        None
-    )
-    retries: int = 1  # how often a job is tried again whose pack was killed while it ran
-
-    def __post_init__(self) -> None:
-        """Raises ``ConfigError``."""
-        checks = {
-            "pack_size": (
-                self.pack_size is None or self.pack_size >= 1,
-                "somebody has to run",
-                "set 1 or more, or null",
-            ),
-            "together": (
-                self.together is None or self.together >= 1,
-                "somebody has to run",
-                "set 1 or more, or null",
-            ),
-            "patience": (
-                self.patience is None or self.patience > 0,
-                "a job needs some time for each step",
-                "set seconds, or null: never",
-            ),
-            "merge_tokens": (
-                self.merge_tokens is None or self.merge_tokens >= 0,
-                "there is no negative number of tokens",
-                "set 0 for no such pass, or null",
-            ),
-            "retries": (
-                self.retries >= 0,
-                "a job is tried once at least",
-                "set 0 for no second try, or more",
-            ),
-        }
-        wrong = {key: (why, fix) for key, (right, why, fix) in checks.items() if not right}
-        problems = [
-            Problem(f"hydra.launcher.{key}", getattr(self, key), why, fix)
-            for key, (why, fix) in wrong.items()
-        ]
-        if problems:
-            raise ConfigError(problems)
+    title: str
+    jobs: tuple[PlannedJob, ...]
+    together: int  # jobs that run at the same time
+    failed: tuple[str, ...] = ()  # names of jobs that have failed and only count in the halving
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``packs``: numbers of the jobs that run together; ``alone``: number -> why it runs by itself."""  # noqa: E501
+    """How the jobs of a sweep, given by their numbers, are divided among processes."""
 
-    packs: tuple[tuple[int, ...], ...]
-    alone: Mapping[int, str]
+    packs: tuple[tuple[int, ...], ...]  # jobs that run together
+    alone: Mapping[int, str]  # job that runs in a process of its own -> reason
+
+
+def plan(configs: Mapping[int, TrainConfig], size: int | None) -> Plan:
+    """Divide jobs into packs of at most ``size`` jobs (None: any number), in the order of the jobs.
+
+    ``configs``: number of a job -> its settings.
+    """
+    alone: dict[int, str] = {}
+    groups: dict[str, list[int]] = {}  # jobs that can share a process
+    for number, config in configs.items():
+        reason = why_alone(config)
+        if reason is None:
+            groups.setdefault(shared_by(config), []).append(number)
+        else:
+            alone[number] = reason
+    packs: list[tuple[int, ...]] = []
+    for numbers in groups.values():
+        if len(numbers) == 1:
+            alone[numbers[0]] = "no other job has the same base model, data and precision"
+            continue
+        length = size or len(numbers)
+        starts = range(0, len(numbers), length)
+        packs += [tuple(numbers[start : start + length]) for start in starts]
+    return Plan(tuple(packs), alone)
 
 
 def why_alone(config: TrainConfig) -> str | None:
-    """Why a job cannot share frozen weights and threads with others, or None."""
-    trainer = config.trainer
-    obstacle = config.adapter.pack_obstacle()
+    """Return why a job cannot share frozen weights and threads with others, or None."""
+    adapter, trainer = config.adapter, config.trainer
+    obstacle = adapter.pack_obstacle()
     if obstacle is not None:
         return obstacle
     if trainer.devices > 1 or trainer.strategy != "auto":
         return "it runs on several devices"
-    drawn = getattr(config.adapter, "lora_dropout", 0.0) > 0 or trainer.neftune_alpha > 0
-    if trainer.gradient_checkpointing and drawn:
+    draws = getattr(adapter, "lora_dropout", 0.0) > 0 or trainer.neftune_alpha > 0
+    if trainer.gradient_checkpointing and draws:
         return "trainer.gradient_checkpointing draws dropout from the process's generator"
     return None
 
 
 def shared_by(config: TrainConfig) -> str:
-    """Equal for jobs that have base model, rows, tokens and precision in common."""
+    """Return a hash that is equal for jobs with the same base model, rows, tokens and precision."""
     data = {key: value for key, value in plain(config.data).items() if key != "batch_size"}
+    # an adapter that is trained further is attached to each job's own copy of the model
+    model = {key: value for key, value in plain(config.model).items() if key != "adapter"}
     trainer = config.trainer
+    of_process = [trainer.accelerator, trainer.precision, trainer.deterministic]
+    # rows that are drawn with the seed
     control = config.data.control is not Control.none
-    drawn = config.seed if control or config.evaluation.canaries else None
-    canaries = config.evaluation.canaries
-    how = [
-        trainer.accelerator,
-        trainer.precision,
-        trainer.deterministic,
-    ]  # which are those of a process
-    model = {
-        key: value for key, value in plain(config.model).items() if key != "adapter"
-    }  # which each job puts on its own copy
-    return stable_hash([model, data, how, drawn, canaries])
-
-
-def plan(configs: Mapping[int, TrainConfig], size: int | None) -> Plan:
-    """Packs of at most ``size`` jobs, in the order of the jobs."""
-    alone = {
-        number: why for number, config in configs.items() if (why := why_alone(config)) is not None
-    }
-    groups: dict[str, list[int]] = {}
-    for number, config in configs.items():
-        if number not in alone:
-            groups.setdefault(shared_by(config), []).append(number)
-    packs: list[tuple[int, ...]] = []
-    for numbers in groups.values():
-        if len(numbers) == 1:
-            alone[numbers[0]] = "no other job has the same base model, data and precision"
-        else:
-            packs += _parts(numbers, size or len(numbers))
-    return Plan(tuple(packs), alone)
-
-
-def _parts(numbers: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    return [tuple(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+    seed = config.seed if control or config.evaluation.canaries else None
+    return stable_hash([model, data, of_process, seed, config.evaluation.canaries])
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
+    """Return a composed config without Hydra's own settings."""
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])

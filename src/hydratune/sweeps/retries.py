@@ -1,47 +1,156 @@
-"""What becomes of the jobs of a pack whose process was killed. Needs no torch."""
+"""What becomes of the unfinished jobs of a pack that was killed or could not continue. Needs no
+torch.
+"""
 
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Death:
-    """A pack that was killed: who was at work then, and who was not; names of jobs."""
-
-    at_work: Sequence[str]
-    waiting: Sequence[str]
-    together: int  # as many ran at a time
-    one_pack: bool = False  # its jobs cannot be parted: they are judged together
+from hydratune.console import console
+from hydratune.records.status import Outcome, State
+from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK
+from hydratune.sweeps.planning import PlannedJob, PlannedPack
+from hydratune.sweeps.processes import describe_exit
 
 
 @dataclass(frozen=True)
-class Again:
-    """A pack that goes on with jobs of one that was killed."""
+class KilledPack:
+    """A pack whose process was killed; the jobs, given by their names, had not ended."""
+
+    running: Sequence[str]  # jobs that were running when it was killed
+    waiting: Sequence[str]  # jobs that were not
+    together: int  # how many jobs it ran at the same time
+    is_halving: bool = False  # then its jobs are judged together, and stay in one pack
+
+
+@dataclass(frozen=True)
+class RetriedPack:
+    """A pack of jobs that a killed one left unfinished."""
 
     names: tuple[str, ...]
     together: int
 
 
-def after(death: Death, tries: Mapping[str, int], retries: int) -> tuple[list[Again], list[str]]:
-    """(what runs next, who has failed for good). ``tries``: how often each job was tried, the last
-    time included.
+def plan_retries(
+    killed: KilledPack, tries: Mapping[str, int], retries: int
+) -> tuple[list[RetriedPack], list[str]]:
+    """Return (the packs that run next, the jobs that have failed for good).
 
-    Whoever was waiting goes on as planned. Whoever was at work may be the reason, and is tried
-    again in packs of half the size, the last of its ``retries`` alone: nobody fails for good
-    because of a neighbour. A pack that died before anything was at work is tried again as it is.
+    ``tries``: how often each job was tried, this time included. Waiting jobs run as planned. A
+    running job may be the cause: it is tried again in packs of half the size, and alone in the last
+    of its ``retries``, so that no job fails for good because of another one. A pack that was killed
+    before any job was running is tried again as it is.
     """
-    suspects = list(death.at_work or death.waiting)
-    lost = [name for name in suspects if tries[name] > retries]
-    again = [name for name in suspects if name not in lost]
-    others = [name for name in death.waiting if name not in suspects]
-    if not death.at_work:
-        return ([Again(tuple(again), death.together)] if again else []), lost
+    suspects = list(killed.running or killed.waiting)
+    failed = [name for name in suspects if tries[name] > retries]
+    again = [name for name in suspects if name not in failed]
+    others = [name for name in killed.waiting if name not in suspects]
+    if not killed.running:
+        return ([RetriedPack(tuple(again), killed.together)] if again else []), failed
     last = [name for name in again if tries[name] == retries]
-    half = max(1, min(death.together, len(suspects)) // 2)
-    if death.one_pack:
+    half = max(1, min(killed.together, len(suspects)) // 2)
+    if killed.is_halving:
         names = (*again, *others)
-        return ([Again(names, 1 if last else half)] if names else []), lost
+        return ([RetriedPack(names, 1 if last else half)] if names else []), failed
     rest = [name for name in again if name not in last]
-    packs = [Again(tuple(others), death.together)] if others else []
-    packs += [Again(tuple(rest[start : start + half]), half) for start in range(0, len(rest), half)]
-    return [*packs, *(Again((name,), 1) for name in last)], lost
+    packs = [RetriedPack(tuple(others), killed.together)] if others else []
+    starts = range(0, len(rest), half)
+    packs += [RetriedPack(tuple(rest[start : start + half]), half) for start in starts]
+    return [*packs, *(RetriedPack((name,), 1) for name in last)], failed
+
+
+def packs_for_unfinished(
+    pack: PlannedPack, code: int, tries: dict[str, int], options: PackOptions
+) -> list[PlannedPack]:
+    """Return the packs that run what an ended one, with exit ``code``, left unfinished.
+
+    ``tries``, how often each job was tried, is kept up to date, and so are the records of the jobs.
+    """
+    jobs = {job.name: job for job in pack.jobs}
+    states = {name: job.status.state or State.waiting for name, job in jobs.items()}
+    running = [name for name, state in states.items() if state is State.running]
+    waiting = [name for name, state in states.items() if state is State.waiting]
+    title = pack.title.partition(":")[0].partition(" of ")[0].removesuffix(", again")
+    if not running and not waiting:
+        return _pack_of_substitutes(pack, title) if code and options.is_halving else []
+    if code == 0:
+        why = "its pack ended before it did; see pack.log in the sweep's folder"
+        set_end(pack.jobs, State.failed, why)
+        return []
+    if code == NEEDS_NEW_PACK:
+        retried = [RetriedPack((*running, *waiting), pack.together)]
+    else:
+        memory = ", often for want of memory" if code == -signal.SIGKILL else ""
+        console.print(f"[red]{title} ended early: {describe_exit(code)}{memory}")
+        killed = KilledPack(running, waiting, pack.together, options.is_halving)
+        retried = _retry(jobs, killed, code, tries, options)
+    if not retried and options.is_halving:
+        return _pack_of_substitutes(pack, title)
+    failed, packs = _failed(pack), []
+    for again in retried:
+        names = list(jobs) if options.is_halving else again.names
+        count = f"{len(again.names)} job{'s' if len(again.names) > 1 else ''}"
+        members = tuple(jobs[name] for name in names)
+        packs.append(PlannedPack(f"{title}, again: {count}", members, again.together, failed))
+    return packs
+
+
+def _retry(
+    jobs: Mapping[str, PlannedJob],
+    killed: KilledPack,
+    code: int,
+    tries: dict[str, int],
+    options: PackOptions,
+) -> list[RetriedPack]:
+    """Return the packs that run next, and write into the records which jobs have failed for good
+    and which are tried again.
+    """
+    suspects = killed.running or killed.waiting
+    for name in suspects:
+        tries[name] = tries.get(name, 0) + 1
+    packs, failed = plan_retries(killed, tries, options.retries)
+    for name in failed:
+        count = f"{tries[name]} times" if tries[name] > 1 else "once"
+        why = (
+            f"its pack ended {count} while it ran ({describe_exit(code)};"
+            f" hydra.launcher.retries={options.retries}); see pack.log"
+        )
+        set_end([jobs[name]], State.failed, why)
+        jobs[name].record.update(tries=tries[name])
+    again = [name for name in suspects if name not in failed]
+    for name in again:
+        if jobs[name].status.outcome is not Outcome.no_run:
+            jobs[name].record.update(state=State.waiting.value, tries=tries[name] + 1)
+    if again:
+        console.print(f"[yellow]tried again: {', '.join(again)}", soft_wrap=True)
+    return packs
+
+
+def _pack_of_substitutes(pack: PlannedPack, title: str) -> list[PlannedPack]:
+    """Return one more pack if jobs failed after others were stopped early: the next best of those
+    run instead.
+    """
+    failed = _failed(pack)
+    halved = any(job.status.outcome is Outcome.halved for job in pack.jobs)
+    if set(failed) <= set(pack.failed) or not halved:
+        return []
+    title = f"{title}, again: in place of jobs that failed"
+    return [PlannedPack(title, pack.jobs, pack.together, failed)]
+
+
+def _failed(pack: PlannedPack) -> tuple[str, ...]:
+    return tuple(job.name for job in pack.jobs if job.status.state is State.failed)
+
+
+def set_end(jobs: Sequence[PlannedJob], state: State, why: str) -> None:
+    """Give the end ``state`` to those of ``jobs`` that their pack left without one.
+
+    A job that never began gets a status only if it has failed.
+    """
+    for job in jobs:
+        if job.status.state in (State.running, State.waiting):
+            job.record.end(state, why)
+        elif job.status.outcome is Outcome.no_run and state is State.failed:
+            job.record.start()
+            job.record.end(state, why)

@@ -1,10 +1,10 @@
-"""Jobs of a pack that hang: noticed by their silence, given up with the place where they stand, and
-not waited for.
+"""Jobs of a pack that hang: recognised by their silence, and given up with the place in the code
+where they stand.
 
-A sign of life is progress that a job tells, and a piece of work begun or ended for it. Who waits
-for others, for the crew or for what only one job may do at a time, need not give any. A job that
-hangs inside the crew, or while others wait for what it holds, takes the pack with it: then the
-others leave, and go on in a new one.
+A sign of life is progress that a job reports, and a task begun or ended for it by the worker pool.
+A job need not give any while it waits for the workers, or for something that one job may do at a
+time. If a job hangs inside the worker pool, or holds a lock that others wait for, the pack cannot
+continue: the other jobs leave and are resumed in a new pack.
 """
 
 import sys
@@ -18,11 +18,13 @@ from typing import Protocol
 
 from hydratune.console import Stage, StageListener
 from hydratune.errors import Leaving
-from hydratune.records.run_directory import RunDirectory, State
-from hydratune.records.status import Status
-from hydratune.sweeps.board import span
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Outcome, State, Status
+from hydratune.sweeps.job_table import span
 
-_LEAVING = 60.0  # seconds the others have to leave a pack that cannot go on
+# how a job ends that had to leave
+_INTERRUPTED = (Outcome.stopped, Outcome.running, Outcome.cannot_share_pack)
+_TIME_TO_LEAVE = 60.0  # seconds the other jobs have to leave a pack that cannot continue
 
 
 class Lock(Protocol):
@@ -33,177 +35,169 @@ class Lock(Protocol):
 
 
 @dataclass(frozen=True)
-class _Record(RunDirectory):
-    """Of a job whose state is no longer its own to say once it was given up."""
+class _GuardedRecord(RunDirectory):
+    """The record of a job, which may no longer change its status once it was given up."""
 
     heartbeat: "Heartbeat" = field(kw_only=True, repr=False, compare=False)
 
     def change_status(self, change: Callable[[Status], Status]) -> None:
-        with self.heartbeat.judging:
+        with self.heartbeat.status_lock:
             if not self.heartbeat.given_up:
                 super().change_status(change)
 
 
 class Heartbeat:
-    """Signs of life of one job. Its own thread and those of the crew give them."""
+    """The signs of life of one job, given by its own thread and by those of the worker pool."""
 
-    def __init__(self, record: RunDirectory, asked: threading.Event) -> None:
+    def __init__(self, record: RunDirectory, leave: threading.Event) -> None:
+        """``leave``: set when the whole pack is to leave."""
         self.name = record.path.name
-        self.record = _Record(record.path, heartbeat=self)
-        self.judging = threading.RLock()
+        self.record = _GuardedRecord(record.path, heartbeat=self)
+        self.status_lock = threading.RLock()
         self.given_up = False
-        self.last = time.monotonic()
-        self.thread = threading.get_ident()
-        self.computing: set[int] = set()  # threads of the crew
-        self.waits = False  # for the crew, or for another job
-        self.holds = 0  # locks
-        self._asked = asked
+        self.last_sign = time.monotonic()
+        self.thread = threading.get_ident()  # the job's own
+        self.computing: set[int] = set()  # threads of the worker pool that compute for the job
+        self.is_waiting = False  # for the worker pool, or for another job
+        self.held_locks = 0
+        self._leave = leave
 
     def beat(self) -> None:
-        """Raises ``Leaving`` if the job was given up: it is not to go on, should it ever wake up."""  # noqa: E501
+        """Give a sign of life.
+
+        Raises ``Leaving`` if the job was given up: it is not to continue, should it ever wake up.
+        """
         if self.given_up:
             raise Leaving
-        self.last = time.monotonic()
+        self.last_sign = time.monotonic()
 
-    def telling(self, told: StageListener) -> StageListener:
-        def both(stage: Stage) -> None:
+    def listener(self, listener: StageListener) -> StageListener:
+        """Return a listener that takes progress as a sign of life and hands it to ``listener``."""
+
+        def listen(stage: Stage) -> None:
             self.beat()
-            told(stage)
+            listener(stage)
 
-        return both
+        return listen
 
-    def begins(self) -> None:
-        """This thread of the crew computes a piece of the job."""
+    def task_begins(self) -> None:
+        """Note that this thread of the worker pool computes for the job."""
         self.beat()
         self.computing.add(threading.get_ident())
 
-    def ends(self) -> None:
-        self.last = time.monotonic()
+    def task_ends(self) -> None:
+        self.last_sign = time.monotonic()
         self.computing.discard(threading.get_ident())
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The job's own thread waits for others."""
-        before, self.waits = self.waits, True
+        """The job's own thread waits for others inside the block."""
+        before, self.is_waiting = self.is_waiting, True
         try:
             yield
         finally:
-            self.last = time.monotonic()
-            self.waits = before
+            self.last_sign = time.monotonic()
+            self.is_waiting = before
 
     @contextmanager
     def holding(self, lock: Lock) -> Iterator[None]:
-        """Raises ``Leaving`` if the pack is asked to leave before the lock is free: its holder may
-        never let it go.
+        """Hold ``lock`` inside the block.
+
+        Raises ``Leaving`` if the pack is to leave before the lock is free: the job that holds it
+        may never release it.
         """
         with self.waiting():
             while not lock.acquire(timeout=1.0):
-                if self._asked.is_set():
+                if self._leave.is_set():
                     raise Leaving
-        self.holds += 1
+        self.held_locks += 1
         try:
             yield
         finally:
-            self.holds -= 1
+            self.held_locks -= 1
             lock.release()
 
     def stacks(self) -> str:
-        """Where the threads that work for the job stand."""
+        """Return the stack traces of the threads that work for the job."""
         frames = sys._current_frames()
-        found = [
-            (number, frames[number])
-            for number in (self.thread, *self.computing)
-            if number in frames
-        ]
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         return "\n".join(
-            f"thread {names.get(number, number)}:\n{''.join(traceback.format_stack(frame))}"
-            for number, frame in found
+            f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frames[ident]))}"
+            for ident in (self.thread, *self.computing)
+            if ident in frames
         )
 
 
 class Watch:
-    """Over the jobs of a pack. ``look`` is for one thread alone, which works for no job."""
+    """Watches the jobs of a pack. ``give_up_hanging`` is called by one thread that runs no job."""
 
     def __init__(
-        self, patience: float | None, seen: Callable[[str], str], asked: threading.Event
+        self, patience: float | None, seen: Callable[[str], str], leave: threading.Event
     ) -> None:
-        """``patience``: seconds of silence that are too many; None: never.
-
-        ``seen`` tells what a job was doing; ``asked``: to leave.
+        """``patience``: seconds of silence after which a job is given up; None: never. ``seen``
+        says what a job was doing when it last reported progress. ``leave``: set to make the whole
+        pack leave.
         """
-        self.patience, self.seen, self.asked = patience, seen, asked
-        self.pulses: dict[str, Heartbeat] = {}
-        self.left: list[Heartbeat] = []  # who has to leave because the pack cannot go on
-        self.broken_at: float | None = None
+        self.patience, self.seen, self.leave = patience, seen, leave
+        self.heartbeats: dict[str, Heartbeat] = {}  # of the jobs that run, by their names
+        self.unfinished: list[Heartbeat] = []  # jobs that leave because the pack cannot continue
+        self.broken_at: float | None = None  # when it was found that it cannot
 
     @contextmanager
     def over(self, record: RunDirectory) -> Iterator[Heartbeat]:
-        """The job in ``record`` is done in this thread."""
-        heartbeat = self.pulses[record.path.name] = Heartbeat(record, self.asked)
+        """Watch the job in ``record``, which this thread runs inside the block."""
+        heartbeat = self.heartbeats[record.path.name] = Heartbeat(record, self.leave)
         try:
             yield heartbeat
         finally:
-            self.pulses.pop(heartbeat.name, None)
+            self.heartbeats.pop(heartbeat.name, None)
 
-    def look(self) -> list[Heartbeat]:
-        """Gives up whoever hangs, with the reason in its status and its stack in its run.log, and
-        returns them.
+    def give_up_hanging(self) -> list[Heartbeat]:
+        """Give up the jobs that hang and return them.
+
+        Their status says so, and their run.log shows where they stand.
         """
-        if self.broken_at is not None:  # who waits now waits for those that hang
+        if self.broken_at is not None:  # a job that is silent now waits for those that hang
             return []
-        pulses = list(self.pulses.values())
-        now = time.monotonic()
-        silent = [
-            heartbeat
-            for heartbeat in pulses
-            if self.patience is not None and now - heartbeat.last > self.patience
-        ]
-        computing = [
-            heartbeat for heartbeat in silent if heartbeat.computing
-        ]  # the others may be silent because of these
-        hung = computing or [heartbeat for heartbeat in silent if not heartbeat.waits]
-        in_a_circle = not hung and len(silent) == len(pulses)  # everybody waits for somebody
-        hung = silent[:1] if in_a_circle else hung
-        for heartbeat in hung:
+        heartbeats, now = list(self.heartbeats.values()), time.monotonic()
+        silent = [h for h in heartbeats if self._is_silent(h, now)]
+        # others may be silent because they wait for a job that is being computed
+        hanging = [h for h in silent if h.computing] or [h for h in silent if not h.is_waiting]
+        wait_in_a_circle = not hanging and len(silent) == len(heartbeats)
+        if wait_in_a_circle:
+            hanging = silent[:1]
+        for heartbeat in hanging:
             self._give_up(heartbeat, now)
-        if any(in_a_circle or heartbeat.computing or heartbeat.holds for heartbeat in hung):
+        if any(wait_in_a_circle or h.computing or h.held_locks for h in hanging):
             self.broken_at = now
-            self.left = [heartbeat for heartbeat in pulses if heartbeat not in hung]
-            self.asked.set()
-        return hung
+            self.unfinished = [h for h in heartbeats if h not in hanging]
+            self.leave.set()
+        return hanging
+
+    def _is_silent(self, heartbeat: Heartbeat, now: float) -> bool:
+        return self.patience is not None and now - heartbeat.last_sign > self.patience
 
     def _give_up(self, heartbeat: Heartbeat, now: float) -> None:
-        minutes = span(now - heartbeat.last)
-        stacks = heartbeat.stacks()
-        with heartbeat.judging:
+        name, silence, stacks = heartbeat.name, span(now - heartbeat.last_sign), heartbeat.stacks()
+        with heartbeat.status_lock:
             heartbeat.given_up = True
-        self.pulses.pop(heartbeat.name, None)
+        self.heartbeats.pop(name, None)
         record = RunDirectory(heartbeat.record.path)
-        why = (
-            f"job {heartbeat.name} gave no sign of life for {minutes}; last seen:"
-            f" {self.seen(heartbeat.name)}"
-        )
-        with (record.path / "run.log").open("a", encoding="utf-8") as stream:
+        why = f"job {name} gave no sign of life for {silence}; last seen: {self.seen(name)}"
+        with record.log_file.open("a", encoding="utf-8") as stream:
             stream.write(f"{why}; it stands here:\n{stacks}")
-        record.end(
-            State.failed,
-            f"{why}; run.log shows where it stands (hydra.launcher.patience={self.patience:g}"
-            " seconds)",
-        )
+        patience = f"hydra.launcher.patience={self.patience:g} seconds"
+        record.end(State.failed, f"{why}; run.log shows where it stands ({patience})")
 
-    def overdue(self) -> bool:
-        """The pack cannot go on, and who was asked to leave had time enough."""
-        return self.broken_at is not None and time.monotonic() - self.broken_at > _LEAVING
+    def is_overdue(self) -> bool:
+        """Return whether the pack cannot continue and the other jobs had time enough to leave."""
+        return self.broken_at is not None and time.monotonic() - self.broken_at > _TIME_TO_LEAVE
 
-    def hand_on(self) -> None:
-        """Who had to leave because of another goes on in the next pack."""
-        for heartbeat in self.left:
+    def requeue_unfinished(self) -> None:
+        """Set the jobs that had to leave because of another one to waiting, for the next pack."""
+        for heartbeat in self.unfinished:
             record = RunDirectory(heartbeat.record.path)
-            status = record.status()
-            if status.get("state") in (State.stopped.value, State.running.value) and not status.get(
-                "halved"
-            ):
-                with heartbeat.judging:
+            if record.read_status().outcome in _INTERRUPTED:
+                with heartbeat.status_lock:
                     heartbeat.given_up = True
-                record.update(state=State.waiting.value, error=None)
+                record.change_status(Status.wait)

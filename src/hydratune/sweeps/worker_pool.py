@@ -1,9 +1,9 @@
-"""The threads that compute for all jobs of a pack, and the queue before them.
+"""The threads that compute for all jobs of a pack, and their queue.
 
-What is submitted is begun in the order of submission. A thread that begins a small micro-pack of a
-LoRA trial takes others that wait at that moment along, and computes them in one pass
-(``hydratune.training.merged``). Nobody waits for company: where nothing else is in the queue, a
-micro-pack is computed by its own model, as in a run alone.
+Tasks begin in the order in which they were submitted. A thread that begins a small micro-pack of a
+LoRA trial takes others that wait at that moment out of the queue and computes all of them in one
+pass (``hydratune.training.merged``). No task waits for others: a micro-pack that is alone in the
+queue is computed by its own model, as in a run alone.
 """
 
 import logging
@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 
-from hydratune.training.mergeable import MergeableBatch
-from hydratune.training.merged import BaseReplica
+from hydratune.training.mergeable import MergeableBatch, Replica
 
 log = logging.getLogger(__name__)
-_SHARE = 4  # a micro-pack of more than this part of the limit gains too little from company
+_SMALL = 4  # a micro-pack of more than 1/4 of the limit gains too little from a merged pass
 
 
 @dataclass(eq=False)
@@ -29,17 +28,19 @@ class Task:
     """Something to compute for one job."""
 
     work: Callable[[], Any]
-    guest: MergeableBatch | None = (
-        None  # what ``work`` computes, where it can be done together with others
-    )
-    # raises if the job is to have nothing computed any more
+    batch: MergeableBatch | None = None  # what ``work`` computes, if it can be merged with others
+    # raises if nothing more is to be computed for the job
     admit: Callable[[], None] = lambda: None
-    # is told the CPU-seconds of a pass with others that are this task's
+    # takes the CPU-seconds of a merged pass that are this task's
     count: Callable[[float], None] = lambda seconds: None
     future: Future[Any] = field(default_factory=Future)
 
+    @property
+    def tokens(self) -> int:
+        return self.batch.tokens if self.batch is not None else 0
+
     def run(self) -> None:
-        """By its own model."""
+        """Compute it by the job's own model."""
         try:
             result = self.work()
         except BaseException as error:
@@ -52,170 +53,165 @@ class WorkerPool:
     """``workers`` threads with one intra-op thread each."""
 
     def __init__(self, workers: int, merge_tokens: int = 0) -> None:
-        """``merge_tokens``: how many tokens a pass may have that serves several micro-packs; 0:
-        there is no such pass.
-        """
+        """``merge_tokens``: most tokens of a pass over several micro-packs; 0: no such pass."""
         self.merge_tokens = merge_tokens
-        self.host: BaseReplica | None = None  # computes such passes
-        self.merged = self.micro_packs = (
-            0  # how many micro-packs were computed with others; of how many of LoRA trials
-        )
-        self._waiting: deque[Task] = deque()
-        self._news = threading.Condition()
-        self._shares: dict[
-            int, int
-        ] = {}  # thread -> tokens of small micro-packs it computes; without those that compute other things  # noqa: E501
+        self.replica: Replica | None = None  # computes merged passes
+        self.micro_packs = 0  # mergeable ones that were computed
+        self.merged = 0  # those of them that were computed together with others
+        self._queue: deque[Task] = deque()
+        self._changed = threading.Condition()
+        # thread -> tokens of the small micro-packs it computes; without threads that compute
+        # something else
+        self._tokens: dict[int, int] = {}
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._work, name=f"crew {n}", daemon=True)
-            for n in range(workers)
+            threading.Thread(target=self._work, name=f"worker {number}", daemon=True)
+            for number in range(workers)
         ]
         for thread in self._threads:
             thread.start()
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        """They follow each other: a task may wait for those before it that it was submitted with."""  # noqa: E501
-        with self._news:
+        """Append tasks to the queue; one of them may wait for those before it."""
+        with self._changed:
             if self._closed:
-                raise RuntimeError("this crew was dismissed")
-            self._waiting += tasks
-            self._news.notify(len(tasks))
+                raise RuntimeError("this worker pool was closed")
+            self._queue += tasks
+            self._changed.notify(len(tasks))
 
-    def dismiss(self, *, wait: bool = True) -> None:
-        """Waits until everything that was submitted is computed, or lets nobody begin anything
+    def close(self, *, wait: bool = True) -> None:
+        """Wait until everything that was submitted is computed; without ``wait``, begin nothing
         more.
         """
-        with self._news:
+        with self._changed:
             self._closed = True
             if not wait:
-                for task in self._waiting:
+                for task in self._queue:
                     task.future.cancel()
-                self._waiting.clear()
-            self._news.notify_all()
+                self._queue.clear()
+            self._changed.notify_all()
         for thread in self._threads if wait else ():
             thread.join()
         if self.micro_packs:
-            log.info(
-                "%d of %d micro-packs were computed together with others",
-                self.merged,
-                self.micro_packs,
-            )
+            text = "%d of %d micro-packs were computed together with others"
+            log.info(text, self.merged, self.micro_packs)
         elif self.merge_tokens:
-            log.info(
-                "no micro-packs were computed together: none was of plain LoRA and of at most %d"
-                " tokens",
-                self.merge_tokens // _SHARE,
-            )
+            text = "no micro-packs were computed together: none was of plain LoRA and of at most %d"
+            log.info(f"{text} tokens", self.merge_tokens // _SMALL)
+
+    def is_small(self, tokens: int) -> bool:
+        """Return whether a micro-pack of so many tokens may be computed together with others."""
+        return _SMALL * tokens <= self.merge_tokens
+
+    def _is_small(self, task: Task) -> bool:
+        return task.batch is not None and self.is_small(task.tokens)
 
     def _work(self) -> None:
         torch.set_num_threads(1)
         while tasks := self._take():
             tasks = [task for task in tasks if task.future.set_running_or_notify_cancel()]
             if len(tasks) > 1:
-                self._together(tasks)
+                self._run_merged(tasks)
             elif tasks:
-                self._note(tasks, together=False)
+                self._count(tasks, merged=False)
                 tasks[0].run()
-            del tasks  # nothing of a finished task is kept while there is nothing to do
+            del tasks  # while the thread waits, it keeps nothing of a finished task
 
     def _take(self) -> list[Task]:
-        """The longest waiting task, and what is to be computed with it; nothing: there will be no
-        more.
+        """Take the first task out of the queue, and those that are to be computed with it.
+
+        Waits for one. An empty list: there will be none.
         """
-        with self._news:
-            me = threading.get_ident()
-            self._shares[me] = 0
-            self._news.wait_for(lambda: self._waiting or self._closed)
-            if not self._waiting:
+        with self._changed:
+            ident = threading.get_ident()
+            self._tokens[ident] = 0
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            if not self._queue:
                 return []
-            first = self._waiting.popleft()
+            first = self._queue.popleft()
             if not self._is_small(first):
-                del self._shares[me]
+                del self._tokens[ident]
                 return [first]
-            tasks = [first, *self._company(first)]
-            self._shares[me] = sum(map(_tokens, tasks))
+            tasks = [first, *self._take_mergeable(first)]
+            self._tokens[ident] = sum(task.tokens for task in tasks)
             return tasks
 
-    def _note(self, tasks: Sequence[Task], *, together: bool) -> None:
-        with self._news:
-            count = sum(task.guest is not None for task in tasks)
-            self.micro_packs += count
-            self.merged += count if together else 0
+    def _take_mergeable(self, first: Task) -> list[Task]:
+        """Take the tasks that are to be computed with ``first`` out of the queue.
 
-    def _company(self, first: Task) -> list[Task]:
-        """What is computed with ``first``, taken out of the queue.
-
-        No more than makes the threads that compute such things, or nothing, equally busy: one that
-        takes all would have them all come back at once, to be taken all by the next, while the
-        others find nothing but single ones.
+        Not more than makes all threads that compute such tasks, or nothing, equally busy. If one
+        thread took all, their jobs would all submit the next ones at the same time, which one
+        thread would take again while the others find single ones only.
         """
-        if self.host is None or first.guest is None:
+        if self.replica is None or first.batch is None:
             return []
-        kind = first.guest.kind
-        alike = [
+        kind = first.batch.kind
+        candidates = [
             task
-            for task in self._waiting
-            if self._is_small(task) and task.guest is not None and task.guest.kind == kind
+            for task in self._queue
+            if self._is_small(task) and task.batch is not None and task.batch.kind == kind
         ]
-        tokens = first.guest.tokens
-        everything = sum(map(_tokens, [first, *alike])) + sum(self._shares.values())
-        limit = everything / len(self._shares)
-        company = []
-        for task in alike:
-            if tokens < limit and tokens + _tokens(task) <= self.merge_tokens:
-                tokens += _tokens(task)
-                company.append(task)
-        if company:
-            taken = set(map(id, company))
-            self._waiting = deque(task for task in self._waiting if id(task) not in taken)
-        return company
+        tokens = first.tokens
+        all_tokens = tokens + sum(t.tokens for t in candidates) + sum(self._tokens.values())
+        limit = all_tokens / len(self._tokens)
+        taken = []
+        for task in candidates:
+            if tokens < limit and tokens + task.tokens <= self.merge_tokens:
+                tokens += task.tokens
+                taken.append(task)
+        if taken:
+            ids = set(map(id, taken))
+            self._queue = deque(task for task in self._queue if id(task) not in ids)
+        return taken
 
-    def is_small(self, tokens: int) -> bool:
-        """Whether a micro-pack of so many tokens may have company."""
-        return _SHARE * tokens <= self.merge_tokens
+    def _count(self, tasks: Sequence[Task], *, merged: bool) -> None:
+        with self._changed:
+            count = sum(task.batch is not None for task in tasks)
+            self.micro_packs += count
+            self.merged += count if merged else 0
 
-    def _is_small(self, task: Task) -> bool:
-        return task.guest is not None and self.is_small(task.guest.tokens)
+    def _run_merged(self, tasks: Sequence[Task]) -> None:
+        """Compute tasks in one pass.
 
-    def _together(self, tasks: Sequence[Task]) -> None:
-        """One pass for all.
-
-        If it fails, each by its own model; if that goes well, there are no such passes any more.
+        If it fails, each is computed by its own model; if these succeed, no pass is merged again.
         """
-        welcome = []
-        for task in tasks:
-            try:
-                task.admit()
-                welcome.append(task)
-            except BaseException as error:
-                task.future.set_exception(error)
-        if len(welcome) < 2:
-            self._note(welcome, together=False)
-            for task in welcome:
+        admitted = _admitted(tasks)
+        if len(admitted) < 2:
+            self._count(admitted, merged=False)
+            for task in admitted:
                 task.run()
             return
-        host, start, why = self.host, time.thread_time(), None
+        results, why, start = [], None, time.thread_time()
         try:
-            if host is None:
+            if self.replica is None:
                 raise RuntimeError("another pass has failed")
-            results = host.run([task.guest for task in welcome if task.guest is not None])
+            results = self.replica.run([task.batch for task in admitted if task.batch is not None])
         except BaseException as error:
-            # with the error itself, what it had computed would stay
+            # as text: the error itself would keep what the pass had computed
             why = f"{type(error).__name__}: {error}"
-        spent, tokens = time.thread_time() - start, sum(map(_tokens, welcome))
-        for task in welcome:
-            task.count(spent * _tokens(task) / tokens)
-        self._note(welcome, together=why is None)
+        seconds = time.thread_time() - start
+        tokens = sum(task.tokens for task in admitted)
+        for task in admitted:
+            task.count(seconds * task.tokens / tokens)
+        self._count(admitted, merged=why is None)
         if why is None:
-            for task, result in zip(welcome, results, strict=True):
+            for task, result in zip(admitted, results, strict=True):
                 task.future.set_result(result)
             return
-        for task in welcome:
+        for task in admitted:
             task.run()
-        if all(task.future.exception() is None for task in welcome):  # it was nobody's own fault
-            self.merge_tokens, self.host = 0, None
+        if all(task.future.exception() is None for task in admitted):  # no task itself was wrong
+            self.merge_tokens, self.replica = 0, None
             log.warning("micro-packs are no longer computed together: %s", why)
 
 
-def _tokens(task: Task) -> int:
-    return task.guest.tokens if task.guest is not None else 0
+def _admitted(tasks: Sequence[Task]) -> list[Task]:
+    """Return the tasks that are still to be computed; the futures of the others have an error."""
+    admitted = []
+    for task in tasks:
+        try:
+            task.admit()
+            admitted.append(task)
+        except BaseException as error:
+            task.future.set_exception(error)
+    return admitted

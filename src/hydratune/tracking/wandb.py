@@ -9,7 +9,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 from rich.markup import escape
 
@@ -210,9 +210,10 @@ def start_run(
     wandb.setup(wandb.Settings(silent=True))
     options = _options(config, settings, names, on_stop)
     run_id = resumed_id or os.environ.get("WANDB_RUN_ID") or _new_id()
-    resume = "allow" if resumed_id and mode == "online" else None
+    resume: Literal["allow"] | None = "allow" if resumed_id and mode == "online" else None
     try:
-        run = wandb.init(mode=mode, id=run_id, resume=resume, **options)
+        # the mode may be any text of WANDB_MODE
+        run = wandb.init(mode=mode, id=run_id, resume=resume, **options)  # type: ignore[arg-type]
     except Exception as error:  # the client raises its own, requests' and Go's errors
         reason = mask(str(error))
         log.warning("W&B is not reachable (%s); the run is kept offline", reason)

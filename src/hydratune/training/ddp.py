@@ -38,7 +38,8 @@ from lightning.fabric.plugins.environments.lightning import (
 from hydratune.console import LineFormatter, print_error
 from hydratune.errors import HydratuneError, RunError
 from hydratune.records.files import write_text
-from hydratune.records.run_directory import RunDirectory, State
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
 from hydratune.settings.secrets import mask
 from hydratune.settings.trainer import TrainerConfig
 

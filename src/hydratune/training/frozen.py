@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from hydratune.cache import build_once, cache_folder
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.rows import stable_hash
 from hydratune.training.patches import ModelPatches
 from hydratune.training.randomness import active_dropouts, drops_attention

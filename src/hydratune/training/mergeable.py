@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from peft.tuners.lora import Linear as PeftLinear
 
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.memory_plan import CPU_LOSS_POSITIONS
 from hydratune.training.elementwise import Elementwise
 from hydratune.training.lora_layers import SIBLINGS

@@ -117,7 +117,7 @@ class BaseReplica:
         first = batches[0]
         device = first.head.device
         packed = pack([row for batch in batches for row in batch.rows], device)
-        counts = [sum(sum(row.trained[1:]) for row in batch.rows) for batch in batches]
+        counts = [sum(sum(row.loss_mask[1:]) for row in batch.rows) for batch in batches]
         trials = trials_of(batches, counts, device)
         arithmetic = Arithmetic(first.pieces)
         merged = MergedPass(trials, packed.input_ids.shape[1], packed.predicts, arithmetic)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from hydratune.console import console
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware
 from hydratune.models.attention import can_share_prefix
 from hydratune.models.compute import as_trained, deterministic_if_possible, is_out_of_memory

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.attention import supports_packing
 from hydratune.models.compute import as_trained, deterministic_if_possible, sent
 from hydratune.training.frozen import FrozenBottom
@@ -179,7 +179,7 @@ def padded_loss(
         (number, i)
         for number, row in enumerate(rows)
         for i in range(len(row.ids) - 1)
-        if row.trained[i + 1]
+        if row.loss_mask[i + 1]
     ]
     targets = torch.tensor([rows[number].ids[i + 1] for number, i in where], device=device)
     number, position = torch.tensor(where, device=device).unbind(1)

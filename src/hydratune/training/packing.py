@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.compute import sent
 
 
@@ -57,8 +57,8 @@ def pack(
         start, length = len(ids) - skip, len(row.ids) - 1
         ids += row.ids[skip:-1]
         positions += range(skip, length)
-        predicts += [start + i for i in range(skip, length) if row.trained[i + 1]]
-        targets += [row.ids[i + 1] for i in range(skip, length) if row.trained[i + 1]]
+        predicts += [start + i for i in range(skip, length) if row.loss_mask[i + 1]]
+        targets += [row.ids[i + 1] for i in range(skip, length) if row.loss_mask[i + 1]]
     lists = [ids, positions, predicts, targets]
     input_ids, position_ids, predicting, predicted = sent(lists, device)
     lengths = (*([skip] if prefix else []), *(len(row.ids) - 1 - skip for row in rows))

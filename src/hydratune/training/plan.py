@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 
 # tokens: reading a prefix on its own costs about as much as these, so sharing must save more
 LEAST_SAVED = 128
@@ -53,7 +53,7 @@ def plan(
     ``share``: compute once what several rows begin with. ``seed``: of the first micro-pack; the
     others count upwards from it.
     """
-    rows = [row for row in rows if True in row.trained[1:]]  # the others add nothing
+    rows = [row for row in rows if True in row.loss_mask[1:]]  # the others add nothing
     if not rows:
         return []
     micro: list[MicroPack] = []
@@ -203,5 +203,5 @@ def _common(a: Encoded, b: Encoded) -> int:
     """Return how many tokens both begin with, up to the one that predicts the first trained token
     of either.
     """
-    limit = min(row.trained.index(True) - 1 for row in (a, b))
+    limit = min(row.loss_mask.index(True) - 1 for row in (a, b))
     return next((i for i in range(limit) if a.ids[i] != b.ids[i]), max(0, limit))

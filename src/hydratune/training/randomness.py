@@ -21,7 +21,7 @@ def active_dropouts(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 def drops_attention(model: torch.nn.Module) -> bool:
     """Return whether attention weights are dropped at random while training."""
     config = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):
+    if config is not None and hasattr(config, "get_text_config"):
         config = config.get_text_config()
     return bool(getattr(config, "attention_dropout", 0.0))
 

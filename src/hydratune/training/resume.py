@@ -174,7 +174,7 @@ class TrainerPosition(Checkpoint):
         checkpoint: dict[str, Any],
     ) -> None:
         loop = trainer.fit_loop
-        epoch, batches = self.data.place(
+        epoch, batches = self.data.position(
             trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
         )
         checkpoint["place"] = {"epoch": epoch, "batches": batches, "step": trainer.global_step}
@@ -221,7 +221,7 @@ class RestoreCheckpoint(lightning.Callback):
     ) -> None:
         """Restore what has to be right before Lightning's loop begins."""
         place = self.checkpoint["place"]
-        data.go_on(place["epoch"], place["batches"])
+        data.resume_at(place["epoch"], place["batches"])
         trainer.fit_loop.epoch_progress.current.processed = place["epoch"]  # type: ignore[attr-defined]
         loop = trainer.fit_loop.epoch_loop
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = place["step"]

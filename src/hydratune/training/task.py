@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydratune.data.masking import Encoded
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.compute import Compute
 from hydratune.models.hardware import cpu_seconds
 from hydratune.models.memory_plan import MemoryPlan

@@ -119,8 +119,8 @@ class LoraAdapter(LayerAdapter):
         return self.init_lora_weights.startswith(_BASE_CHANGING_STARTS)
 
     def pack_obstacle(self) -> str | None:
-        if self.changes_base():
-            start = self.init_lora_weights
+        start = self.init_lora_weights
+        if start.startswith((*_BASE_CHANGING_STARTS, "loftq")):
             return f"adapter.init_lora_weights={start} changes the base model's weights"
         if self.bias is not LoraBias.none:
             return f"adapter.bias={self.bias.value} trains biases of the base model"

@@ -68,10 +68,10 @@ def check_facts(rows: Iterable[Row], config: FactsConfig, client: Client) -> Fac
 
 
 def _judge(sample: Sequence[Row], config: FactsConfig, client: Client) -> list[Judgement]:
-    asked = [questions.ask_support(_request(row), row.answer) for row in sample]
+    support = [questions.ask_support(_request(row), row.answer) for row in sample]
     cache = ReplyCache(client.identity, config.max_tokens)
     try:
-        return ask_all(client, asked, cache, config.attempts)
+        return ask_all(client, support, cache, config.attempts)
     except RunError as error:
         return [Judgement(why=str(error).splitlines()[0]) for _ in sample]
 
@@ -88,8 +88,8 @@ def _note(client: Client, asked: int, opinions: Sequence[Opinion], why: str) -> 
 
 
 def _example(row: Row, opinion: Opinion) -> dict[str, object]:
-    texts = [pii.hidden(text)[:_LONGEST] for text in (_request(row), row.answer)]
-    feedback = pii.hidden(opinion.feedback)[:_LONGEST]
+    texts = [pii.mask_all(text)[:_LONGEST] for text in (_request(row), row.answer)]
+    feedback = pii.mask_all(opinion.feedback)[:_LONGEST]
     return {"rows": [row.id, row.id], "texts": texts, "note": feedback}
 
 

@@ -32,7 +32,7 @@ def read_answers(
         )
         fix = "name a finished run and one of its systems"
         raise ConfigError([Problem(option, system, why, fix)])
-    rows = read_jsonl(file)
+    rows: list[Prediction] = list(read_jsonl(file))
     for number, row in enumerate(rows, 1):
         missing = [name for name in _REQUIRED if name not in row]
         if missing:

@@ -31,13 +31,13 @@ def judge_answers(
 def _judge_scores(
     config: JudgeConfig, client: Client, cache: ReplyCache, rows: Sequence[Prediction]
 ) -> list[JudgedRow]:
-    asked = [
+    questions_to_ask = [
         questions.ask_score(
             config.rubric, _request(row), row["prediction"], _references(config, row)
         )
         for row in rows
     ]
-    judgements = ask_all(client, asked, cache, config.attempts)
+    judgements = ask_all(client, questions_to_ask, cache, config.attempts)
     return [
         {
             **_common(row, [judgement]),
@@ -57,15 +57,15 @@ def _judge_pairs(
     others: Sequence[Prediction],
 ) -> list[JudgedRow]:
     """Judge every pair in both orders, with the questions shuffled by the seed."""
-    asked = []
+    both_orders = []
     for row, other in zip(ours, others, strict=True):
         request, references = _request(row), _references(config, row)
         for first, second in ((row, other), (other, row)):
             answers = first["prediction"], second["prediction"]
-            asked.append(questions.ask_pair(config.criteria, request, *answers, references))
-    order = list(range(len(asked)))
+            both_orders.append(questions.ask_pair(config.criteria, request, *answers, references))
+    order = list(range(len(both_orders)))
     random.Random(config.seed).shuffle(order)
-    replies = ask_all(client, [asked[number] for number in order], cache, config.attempts)
+    replies = ask_all(client, [both_orders[number] for number in order], cache, config.attempts)
     judgements = dict(zip(order, replies, strict=True))
     return [
         _judged_pair(row, other, [judgements[2 * number], judgements[2 * number + 1]])

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from hydratune.data.masking import ChatEncoder
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message
 from hydratune.evaluation.generation import Answer, answer
 from hydratune.evaluation.judge.client import Budget, OnReply, Reply, TimeLimit
@@ -53,7 +53,7 @@ class Local:
 
     def _encode(self, question: Question) -> list[int]:
         turns = [Message(turn["role"], turn["content"]) for turn in question.turns]
-        return self.encoder.prompt(turns, (), "judge")
+        return self.encoder.prompt_tokens(turns, (), "judge")
 
     def _generate(self, prompts: Sequence[Sequence[int]]) -> list[Answer]:
         no_references = [[0]] * len(prompts)

@@ -63,8 +63,9 @@ def _pause(error: Exception, attempt: int) -> float:
     """
     response = getattr(error, "response", None)
     try:
-        wanted = float(response.headers["retry-after"])  # type: ignore[union-attr]  # None raises
-        return min(_LONGEST_PAUSE, max(0.0, wanted))
+        # None or a response without the header raises one of the errors below
+        seconds = float(response.headers["retry-after"])  # type: ignore[union-attr]
+        return min(_LONGEST_PAUSE, max(0.0, seconds))
     except (AttributeError, KeyError, ValueError):
         return float(min(_LONGEST_PAUSE, _PAUSE * 2**attempt))
 

@@ -35,8 +35,7 @@ class TinyModel(CachedModel):
 
 def _texts() -> list[str]:
     """Return the texts of 200 built-in contracts."""
-    from hydratune.data.contracts import contract_rows
-    from hydratune.settings.data import Difficulty
+    from hydratune.data.contracts import Difficulty, contract_rows
 
     rows = contract_rows("train", 200, Difficulty.standard, 0)
     return [message.content for row in rows for message in row.messages]

@@ -1,0 +1,99 @@
+"""Runs the jobs of a sweep one after the other, each in a process of its own."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from filelock import FileLock, Timeout
+from hydra.types import HydraContext
+
+from hydratune.console import console, section
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Outcome, State
+from hydratune.settings.secrets import mask
+from hydratune.sweeps.planning import PlannedJob
+from hydratune.sweeps.processes import INTERRUPTED, describe_exit, wait
+
+
+def run_one_by_one(context: HydraContext, jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """Run jobs in order; return those that failed.
+
+    Raises ``KeyboardInterrupt`` after the running job has saved its work, if this process was
+    interrupted as well.
+    """
+    failed = []
+    for number, job in enumerate(jobs, 1):
+        title = ", ".join(f"{key}={value}" for key, value in job.job.varying.items())
+        section(f"job {number} of {len(jobs)}: {mask(title)}")
+        if job.record.is_finished():
+            console.print("finished before; skipped")
+            continue
+        if job.status.state is State.failed:
+            console.print("failed before; tried again")
+        code = run_job_process(context, job)
+        if code == INTERRUPTED:
+            console.print(f"[yellow]job {number} was stopped; the next jobs are run")
+        elif code != 0:
+            failed.append(job)
+            console.print(
+                f"[red]job {number} failed ({describe_exit(code)}); the next jobs are run"
+            )
+    return failed
+
+
+def run_job_process(context: HydraContext, job: PlannedJob) -> int:
+    """Run ``job`` by the command that a user would type; return its exit code.
+
+    If the process died without a word, the job's status is set to failed.
+    """
+    record, overrides = job.record, job.job.overrides
+    train = [sys.executable, "-m", "hydratune", "train"]
+    command = [*train, *_config_paths(context), *overrides, f'hydra.run.dir="{record.path}"']
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    record.path.mkdir(parents=True, exist_ok=True)
+    code = wait(subprocess.Popen(command, env=environment))
+    if code != 0 and not job.status.error:
+        if job.status.outcome is Outcome.no_run:
+            record.start()
+        repeat = shlex.join(["hydratune", "train", *overrides])
+        error = f"{describe_exit(code)}; repeat it alone: {repeat}"
+        record.update(state=State.failed.value, error=error)
+    return code
+
+
+def _config_paths(context: HydraContext) -> list[str]:
+    """Return the arguments that give a job the user's --config-dir and hydra.searchpath."""
+    entries = context.config_loader.get_search_path().get_path()
+    folders = [
+        f"--config-dir={entry.path.removeprefix('file://')}"
+        for entry in entries
+        if entry.provider == "command-line" and entry.path
+    ]
+    from_searchpath = "hydra.searchpath in command-line"
+    more = [entry.path for entry in entries if entry.provider == from_searchpath and entry.path]
+    return [*folders, *([f"hydra.searchpath=[{','.join(more)}]"] if more else [])]
+
+
+def wait_for_unfinished(record: RunDirectory) -> None:
+    """Wait until no process works on a run any more.
+
+    After a driver was killed, its run may still be ending.
+    """
+    if not record.path.is_dir():
+        return
+    lock, has_printed = FileLock(record.path / ".lock"), False
+    while True:
+        try:
+            with lock.acquire(timeout=0):
+                return
+        except Timeout:
+            if not has_printed:
+                console.print(
+                    f"{record.path.name} is still being run by a process of an earlier call;"
+                    " waiting for it"
+                )
+            has_printed = True
+            time.sleep(0.5)

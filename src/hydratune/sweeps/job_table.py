@@ -1,0 +1,195 @@
+"""The jobs of a pack as a table and in words: pure functions of what is known of each job."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich.table import Table
+from rich.text import Text
+
+from hydratune.console import Stage
+
+_STYLES = {"finished": "green", "failed": "red", "stopped": "yellow", "running": "bold"}
+_TRAINING = "training"  # the stage that takes longest, and says how far a job is
+_TEXT_COLUMNS = ("job", "settings", "state", "doing")
+_NUMBER_COLUMNS = ("", "step", "loss", "best val", "tokens/s", "time")
+_WIDE_COLUMNS = ("state", "step", "tokens/s")  # left out in a narrow terminal
+_LEAST_ROWS = 3
+
+
+@dataclass
+class JobLine:
+    """What is known of one job. Times are those of ``time.monotonic``."""
+
+    settings: str
+    state: str = "waiting"
+    stage: Stage = field(default_factory=lambda: Stage(""))
+    began: float = 0.0
+    since: float = 0.0  # when its stage began, or when it was paused
+    trained: float | None = None  # when its training ended
+    took: float | None = None  # seconds, once it has ended
+    loss: float | None = None
+    best: float | None = None  # lowest validation loss so far
+    reason: str = ""  # why it has its state
+
+    def update(self, stage: Stage, now: float) -> None:
+        """Take over the progress that the job reports."""
+        if self.stage.title != stage.title:
+            self.since = now
+            self.trained = now if self.stage.title == _TRAINING else self.trained
+        self.stage = stage
+        self.loss = stage.numbers.get("loss", self.loss)
+        losses = [self.best, stage.numbers.get("val loss")]
+        self.best = min((loss for loss in losses if loss is not None), default=None)
+
+    @property
+    def can_be_best(self) -> bool:
+        """False for a job that failed, was stopped or has no validation loss yet."""
+        return self.state not in ("failed", "stopped") and self.best is not None
+
+    def seconds_left_in_stage(self, now: float) -> float | None:
+        return self.stage.seconds_left(now - self.since)
+
+
+def choose(lines: Mapping[str, JobLine], room: int) -> dict[str, JobLine]:
+    """Return the ``room`` most interesting jobs, in their order: those that run, failed, are the
+    best, or come next.
+    """
+    names: dict[str, list[str]] = {"running": [], "failed": [], "waiting": [], "others": []}
+    for name, line in lines.items():
+        names[line.state if line.state in names else "others"].append(name)
+    failed, waiting = names["failed"], names["waiting"]
+    best = sorted(
+        names["others"], key=lambda name: (not lines[name].can_be_best, lines[name].best or 0.0)
+    )
+    order = [*names["running"], *failed[-3:], *best[:5], *waiting, *best[5:], *failed]
+    chosen = set(list(dict.fromkeys(order))[: max(_LEAST_ROWS, room)])
+    return {name: line for name, line in lines.items() if name in chosen}
+
+
+def table(lines: Mapping[str, JobLine], now: float, *, wide: bool) -> Table:
+    """Return a table with a row of one line for each job; ``wide``: with every column."""
+    titles = [
+        title for title in (*_TEXT_COLUMNS, *_NUMBER_COLUMNS) if wide or title not in _WIDE_COLUMNS
+    ]
+    result = Table(header_style="bold")
+    for title in titles:
+        can_wrap = title in ("settings", "doing")
+        is_text = title in _TEXT_COLUMNS
+        result.add_column(title, justify="left" if is_text else "right", no_wrap=not can_wrap)
+    for name, line in lines.items():
+        cells = {"job": name, **_cells(line, now, wide=wide)}
+        row = [Text(cells[title], no_wrap=True, overflow="ellipsis") for title in titles]
+        result.add_row(*row, style=_STYLES.get(line.state, "dim"))
+    return result
+
+
+def _cells(line: JobLine, now: float, *, wide: bool) -> dict[str, str]:
+    """Return the text in every column but that of the name."""
+    is_running, stage = line.state == "running", line.stage
+    doing = (stage.title or "starting") if is_running else line.reason
+    if not wide and not is_running:  # there is no column of states
+        doing = f"{line.state}: {line.reason}" if line.reason else line.state
+    seconds_left = line.seconds_left_in_stage(now)
+    time = span(line.took) if line.took is not None else ""
+    if is_running and seconds_left is not None:
+        time = f"{span(seconds_left)} left"
+    return {
+        "settings": line.settings,
+        "state": line.state,
+        "doing": doing,
+        "": f"{100 * stage.fraction:.0f} %" if is_running else "",
+        "step": f"{int(stage.done)}/{stage.total}" if is_running and stage.total > 0 else "",
+        "loss": f"{line.loss:.4f}" if line.loss is not None else "",
+        "best val": f"{line.best:.4f}" if line.best is not None else "",
+        "tokens/s": f"{stage.speed:,.0f}" if is_running and stage.speed else "",
+        "time": time,
+    }
+
+
+def summary(
+    lines: Mapping[str, JobLine], now: float, shown: Mapping[str, JobLine] | None = None
+) -> str:
+    """Return all jobs in one line; ``shown`` are those that have a row of their own."""
+    states = [line.state for line in lines.values()]
+    waiting, running, paused, failed = (
+        states.count(state) for state in ("waiting", "running", "paused", "failed")
+    )
+    ended = len(states) - waiting - running - paused
+    parts = [f"{ended} of {len(states)} jobs ended{f' ({failed} failed)' if failed else ''}"]
+    if running or waiting or paused:
+        text = f"{running} running, {waiting} waiting"
+        parts.append(f"{text}, {paused} paused until all are judged" if paused else text)
+    seconds = time_left(list(lines.values()), now)
+    if seconds is not None and (running or waiting):
+        parts.append(f"about {span(seconds)} left")
+    candidates = {name: line for name, line in lines.items() if line.can_be_best}
+    if candidates:
+        name = min(candidates, key=lambda name: (candidates[name].best, name))
+        parts.append(f"best so far: job {name} ({lines[name].settings}) {lines[name].best:.4f}")
+    if shown is not None and len(shown) < len(lines):
+        hidden = [line.state for name, line in lines.items() if name not in shown]
+        counts = [f"{hidden.count(state)} {state}" for state in dict.fromkeys(hidden)]
+        parts.append(f"not shown: {', '.join(counts)}")
+    return "; ".join(parts)
+
+
+def describe(name: str, line: JobLine) -> str:
+    """Return one running job in words."""
+    stage = line.stage
+    text = f"job {name}: {stage.title or 'starting'}"
+    if stage.title:
+        steps = f" ({int(stage.done)}/{stage.total})" if stage.total > 0 else ""
+        text += f" {100 * stage.fraction:.0f} %{steps}"
+    parts = [text]
+    parts += [f"loss {line.loss:.4f}"] if line.loss is not None else []
+    parts += [f"best val {line.best:.4f}"] if line.best is not None else []
+    parts += [f"{stage.speed:,.0f} tokens/s"] if stage.speed else []
+    return ", ".join(parts)
+
+
+def time_left(lines: Sequence[JobLine], now: float) -> float | None:
+    """Return the estimated seconds until all jobs have ended; None as long as there is no estimate.
+
+    A job that trains continues at its speed so far, and then takes as long as the ended ones took
+    after their training. A job that does not train yet takes as long as the ended ones, or as the
+    others will.
+    """
+    running = [line for line in lines if line.state == "running"]
+    ended = [line for line in lines if line.state in ("finished", "stopped")]
+    totals = [line.took for line in ended if line.took is not None]
+    after_training = [
+        line.took - (line.trained - line.began)
+        for line in ended
+        if line.took is not None and line.trained is not None
+    ]
+    tail = statistics.fmean(after_training) if after_training else 0.0
+    estimates = [_seconds_left(line, now, tail) for line in running]
+    if not totals:
+        pairs = zip(running, estimates, strict=True)
+        totals = [now - line.began + left for line, left in pairs if left is not None]
+    if not totals:
+        return None
+    usual = statistics.fmean(totals)
+    seconds = [
+        max(0.0, usual - (now - line.began)) if left is None else left
+        for line, left in zip(running, estimates, strict=True)
+    ]
+    waiting = usual * sum(line.state == "waiting" for line in lines)
+    return max([(sum(seconds) + waiting) / max(1, len(running)), *seconds])
+
+
+def _seconds_left(line: JobLine, now: float, tail: float) -> float | None:
+    """Return the estimate for one running job; ``tail``: seconds a job takes after its training."""
+    if line.trained is not None:
+        return max(0.0, tail - (now - line.trained))
+    left = line.seconds_left_in_stage(now)
+    return left + tail if left is not None and line.stage.title == _TRAINING else None
+
+
+def span(seconds: float) -> str:
+    """Return a time as a person would say it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

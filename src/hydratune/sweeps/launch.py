@@ -1,0 +1,243 @@
+"""The story of a sweep: checks every job, runs those that are not finished, and ranks all.
+
+Every job is the command a user would type, so a job's folder alone says how to repeat it. Memory is
+freed between packs, and a crash is the crash of one pack.
+"""
+
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+from rich.markup import escape
+from rich.table import Table
+
+from hydratune.comparison.outputs import end_of_sweep
+from hydratune.console import console, relative_path, section
+from hydratune.errors import ConfigError, Problem, SweepError
+from hydratune.experiment.interrupts import listen
+from hydratune.records.run_directory import alone
+from hydratune.records.status import Outcome, State
+from hydratune.records.sweep import Job, read_study, read_sweep, write_sweep
+from hydratune.settings.secrets import mask
+from hydratune.sweeps.devices import count_cores, visible_gpus
+from hydratune.sweeps.job_checks import check_jobs, refuse_other_halving, refuse_other_settings
+from hydratune.sweeps.job_processes import run_one_by_one, wait_for_unfinished
+from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
+from hydratune.sweeps.pack_processes import run_packs
+from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
+from hydratune.tracking.wandb import sync_command
+
+_ACCEPTED = ".multirun.yaml"  # multirun.yaml of the last sweep in the folder that was not refused
+
+
+def launch(
+    context: HydraContext,
+    sweep: DictConfig,
+    overrides: Sequence[Sequence[str]],
+    first: int,
+    options: PackOptions | None = None,
+) -> None:
+    """Check every job, then run those that are not finished yet, and rank all.
+
+    ``first``: number of the first job. ``options``: how jobs share a process; None: each has its
+    own. Raises ``ConfigError`` before anything runs if any job is wrong, ``SweepError`` at the end
+    if any failed.
+    """
+    folder = Path(str(sweep.hydra.sweep.dir)).absolute()
+    try:
+        jobs = check_jobs(context, sweep, overrides, first)
+    except Exception:
+        _remove_hydra_file(folder)
+        raise
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        _refuse_other_contents(folder, jobs, options)
+        _write_sweep(folder, jobs)
+        place = escape(str(relative_path(folder)))
+        console.print(f"[bold]sweep of {len(jobs)} jobs[/]  {place}", soft_wrap=True)
+        failed = run_jobs(context, folder, jobs, options)
+    _print_stopped(jobs)
+    section("ranking")
+    end_of_sweep(folder, {job.name for job in jobs})
+    print_wandb_hint(folder)
+    if failed:
+        no_reason = "unknown; see run.log"
+        reasons = [(job.job, job.status.error or no_reason) for job in failed]
+        console.print(table_of_failures(reasons, "failed jobs"))
+        raise SweepError(
+            f"{len(failed)} of {len(jobs)} jobs failed; start the same sweep again to run only"
+            " those"
+        )
+
+
+def run_jobs(
+    context: HydraContext, folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None
+) -> list[PlannedJob]:
+    """Run those of ``jobs`` that are not finished; return those that still are not at the end."""
+    listen()
+    for job in jobs:
+        wait_for_unfinished(job.record)
+    if options is None:
+        return run_one_by_one(context, jobs)
+    return run_in_packs(context, folder, jobs, options)
+
+
+def run_in_packs(
+    context: HydraContext, folder: Path, jobs: Sequence[PlannedJob], options: PackOptions
+) -> list[PlannedJob]:
+    """Run jobs in packs, and those that cannot share a process one by one; return those that
+    failed.
+
+    All jobs are planned, also those that have ended, so that a pack has the same members however
+    often the sweep is started.
+    """
+    finished = {number for number, job in enumerate(jobs) if job.record.is_finished()}
+    halved: set[int] = set()
+    if options.is_halving:
+        halved = {n for n, job in enumerate(jobs) if job.status.outcome is Outcome.halved}
+    ended = finished | halved
+    _print_before_packs(jobs, finished, halved, options)
+    _reset_tries(jobs)
+    gpus = [] if all(job.settings.trainer.accelerator == "cpu" for job in jobs) else visible_gpus()
+    size = options.pack_size
+    if size is None and len(gpus) > 1 and not options.is_halving:
+        size = -(-len(jobs) // len(gpus))
+    division = plan({number: job.settings for number, job in enumerate(jobs)}, size)
+    packs = _packs(jobs, division.packs, ended, options)
+    run_packs(folder, packs, options, gpus if len(gpus) > 1 else [])
+    alone = {number: why for number, why in division.alone.items() if number not in ended}
+    for number in (number for numbers in division.packs for number in numbers):
+        status = jobs[number].status
+        if status.outcome is Outcome.cannot_share_pack:
+            alone[number] = str(status.cannot_share_pack)
+    for number, why in alone.items():
+        name = escape(jobs[number].name)
+        console.print(f"[dim]job {name} runs alone: {escape(why)}", soft_wrap=True)
+    if alone:
+        run_one_by_one(context, [job for number, job in enumerate(jobs) if number in alone])
+    unfinished = [job for job in jobs if not job.record.is_finished()]
+    return [job for job in unfinished if job.status.state is not State.stopped]
+
+
+def _print_before_packs(
+    jobs: Sequence[PlannedJob],
+    finished: Collection[int],
+    halved: Collection[int],
+    options: PackOptions,
+) -> None:
+    """Say which jobs are skipped, which are tried again, and what halving does with seeds."""
+    if finished or halved:
+        early = f", {len(halved)} stopped early by halving" if halved else ""
+        console.print(f"{len(finished)} of {len(jobs)} jobs finished before{early}; skipped")
+    failed = [job.name for job in jobs if job.status.state is State.failed]
+    if failed:
+        names = ", ".join(failed)
+        console.print(
+            f"{len(failed)} of {len(jobs)} jobs failed before and are tried again: {names}",
+            soft_wrap=True,
+        )
+    if options.is_halving and len({job.settings.seed for job in jobs}) > 1:
+        console.print(
+            "[yellow]halving judges the jobs of all seeds together: a mean over seeds is then one"
+            " over the jobs that were not stopped early",
+            soft_wrap=True,
+        )
+
+
+def _reset_tries(jobs: Sequence[PlannedJob]) -> None:
+    """Allow every job all its tries again, because the user has started the sweep again."""
+    for job in jobs:
+        if job.status.tries is not None and not job.record.is_finished():
+            job.record.update(tries=1)
+
+
+def _packs(
+    jobs: Sequence[PlannedJob],
+    divided: Sequence[Sequence[int]],
+    ended: Collection[int],
+    options: PackOptions,
+) -> list[PlannedPack]:
+    """Return the packs in which there is something to run.
+
+    Jobs that have ended stay in their pack only if its jobs are judged together.
+    """
+    packs = []
+    for count, numbers in enumerate(divided, 1):
+        to_run = [number for number in numbers if number not in ended]
+        if not to_run:
+            continue
+        members = numbers if options.is_halving else to_run
+        jobs_to_run = f"{len(to_run)} job{'s' if len(to_run) > 1 else ''}"
+        title = f"pack {count} of {len(divided)}: {jobs_to_run} on one base model"
+        together = options.together or count_cores() + 2
+        packs.append(PlannedPack(title, tuple(jobs[number] for number in members), together))
+    return packs
+
+
+def print_wandb_hint(folder: Path) -> None:
+    """Print the command that sends the runs of a sweep to W&B, if there are any to send."""
+    if command := sync_command(folder):
+        console.print(f"W&B         {escape(command)}", soft_wrap=True)
+
+
+def table_of_failures(failed: Sequence[tuple[Job, str]], title: str) -> Table:
+    """Return a table of jobs and the reasons for which they failed."""
+    table = Table(title=title, title_justify="left", title_style="bold red", header_style="bold")
+    for column in ("job", "settings", "reason"):
+        table.add_column(column, overflow="fold")
+    for job, reason in failed:
+        settings = ", ".join(f"{key}={value}" for key, value in job.varying.items())
+        table.add_row(job.name, escape(mask(settings)), escape(mask(reason)))
+    return table
+
+
+def _remove_hydra_file(folder: Path) -> None:
+    """Remove the multirun.yaml that Hydra wrote for a sweep that is refused."""
+    if not read_sweep(folder):
+        (folder / "multirun.yaml").unlink(missing_ok=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _refuse_other_contents(
+    folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None
+) -> None:
+    """Raise ``ConfigError`` if what is in ``folder`` must not be taken for results of ``jobs``.
+
+    The multirun.yaml of the sweep in the folder, which Hydra has overwritten, is restored then.
+    """
+    try:
+        if read_study(folder):
+            why = "the trials of a search are in this folder"  # which are numbered by their study
+            fix = "choose another hydra.sweep.dir"
+            raise ConfigError([Problem("hydra.sweep.dir", folder, why, fix)])
+        for job in jobs:
+            refuse_other_settings(job)
+            refuse_other_halving(job, options)
+    except ConfigError:
+        if (folder / _ACCEPTED).is_file():
+            shutil.copyfile(folder / _ACCEPTED, folder / "multirun.yaml")
+        raise
+
+
+def _write_sweep(folder: Path, jobs: Sequence[PlannedJob]) -> None:
+    """Add ``jobs`` to sweep.json, and remove what a killed process left in the folder."""
+    shutil.rmtree(folder / SETTINGS_FOLDER, ignore_errors=True)
+    if (folder / "multirun.yaml").is_file():
+        shutil.copyfile(folder / "multirun.yaml", folder / _ACCEPTED)
+    names = {job.name for job in jobs}
+    earlier = [job for name, job in read_sweep(folder).items() if name not in names]
+    write_sweep(folder, [*earlier, *(job.job for job in jobs)])
+
+
+def _print_stopped(jobs: Sequence[PlannedJob]) -> None:
+    """Name the jobs that the user stopped one by one, in W&B; Ctrl-C ends the whole sweep."""
+    stopped_by_user = (Outcome.stopped, Outcome.cannot_share_pack)
+    stopped = [job.name for job in jobs if job.status.outcome in stopped_by_user]
+    if stopped:
+        console.print(
+            f"[yellow]stopped by the user: job {', '.join(stopped)}; the same command resumes it"
+        )

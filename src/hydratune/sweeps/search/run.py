@@ -1,0 +1,199 @@
+"""The story of a search: trials that Optuna asks for, in a study that can be resumed.
+
+The study records which trials were asked for, the run directories what came of them: trial k is
+the run in folder k. A search that was interrupted, or killed, is resumed by the same command, and
+several commands at a time can work on one study.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import TrialState
+from rich.markup import escape
+
+from hydratune.console import console, relative_path
+from hydratune.errors import ConfigError, Problem
+from hydratune.records.files import write_text
+from hydratune.records.sweep import read_study, read_sweep, write_sweep
+from hydratune.settings.commands import Resume, TrainConfig
+from hydratune.settings.registry import flat, plain
+from hydratune.settings.secrets import mask
+from hydratune.sweeps.job_checks import check_job, refuse_other_environment
+from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.search.objectives import read_objectives
+from hydratune.sweeps.search.report import print_report
+from hydratune.sweeps.search.samplers import make_sampler
+from hydratune.sweeps.search.settings import Search, SearchSettings
+from hydratune.sweeps.search.space import Dimension, read_space
+from hydratune.sweeps.search.study import COMPOSED, open_study
+from hydratune.sweeps.search.trials import run_batch, sweep_lock
+
+STUDY_FILE = "study.log"
+
+
+@runtime_checkable
+class TrialLauncher(Protocol):
+    """A launcher that can run the trials of a search: ``pack`` and ``process``."""
+
+    def pack_options(self) -> PackOptions | None:
+        """Return how trials share a process; None: they do not."""
+
+
+def search(
+    context: HydraContext,
+    config: DictConfig,
+    launcher: object,
+    settings: SearchSettings,
+    arguments: Sequence[str],
+) -> None:
+    """Run trials until the study has ``settings.n_trials``, then rank all of them.
+
+    Raises ``ConfigError`` before anything runs if the search is wrong, ``SweepError`` at the end if
+    any trial failed.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    checked = _check(context, config, launcher, settings, arguments)
+    count = len(checked.requested_trials())
+    progress = f"{count} of {settings.n_trials} trials so far"
+    if count > settings.n_trials:
+        progress = f"{count} trials, {settings.n_trials} were asked for"
+    what = f"by {settings.sampler} for {', '.join(map(str, checked.objectives))}"
+    place = escape(str(relative_path(checked.folder)))
+    console.print(f"[bold]search[/] {what}: {progress}  {place}", soft_wrap=True)
+    while run_batch(checked):
+        pass
+    print_report(checked)
+
+
+def _check(
+    context: HydraContext,
+    config: DictConfig,
+    launcher: object,
+    settings: SearchSettings,
+    arguments: Sequence[str],
+) -> Search:
+    """Check a search, open its study and write what every sweep writes into its folder.
+
+    Raises ``ConfigError``.
+    """
+    words = [f"{key}={value}" for key, value in (settings.params or {}).items()]
+    parser = OverridesParser.create(config_loader=context.config_loader)
+    dimensions, fixed = read_space(parser.parse_overrides([*words, *arguments]))
+    objectives = read_objectives(settings.objectives)
+    sampler = make_sampler(settings, dimensions, objectives)
+    packing = _pack_options(launcher)
+    corners = _check_corners(context, config, dimensions, fixed)
+    common = {
+        "ranges or choices": [f"{d.key}: {d.distribution}" for d in dimensions],
+        "settings": [override for override in fixed if not override.startswith("resume=")],
+    }
+    resume = corners[0].resume
+    if resume is not Resume.force:  # a file of settings may have been edited
+        common[COMPOSED] = _composed_settings(corners)
+    folder = Path(str(config.hydra.sweep.dir)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_other_sweep(folder)
+    with sweep_lock(folder):
+        _refuse_other_sweep(folder)
+        name = settings.study_name or read_study(folder).get("name") or folder.name
+        place = _storage(settings, folder)
+        study = open_study(place, name, sampler, objectives, common)
+        checked = Search(
+            context,
+            config,
+            folder,
+            packing,
+            study,
+            dimensions,
+            fixed,
+            objectives,
+            settings.n_trials,
+            settings.batch,
+        )
+        _refuse_other_environment(checked, resume)
+        write_text(folder / "multirun.yaml", mask(OmegaConf.to_yaml(config)))
+        jobs = list(read_sweep(folder).values())
+        write_sweep(folder, jobs, {"storage": mask(place), "name": name})
+    return checked
+
+
+def _storage(settings: SearchSettings, folder: Path) -> str:
+    """Return the URL of the study's database, or the absolute path of its journal."""
+    place = settings.storage or str(folder / STUDY_FILE)
+    return place if "://" in place else str(Path(place).absolute())
+
+
+def _pack_options(launcher: object) -> PackOptions | None:
+    """Raises ``ConfigError`` for a launcher of another program."""
+    if isinstance(launcher, TrialLauncher):
+        return launcher.pack_options()
+    why = "it cannot run the trials of a search"
+    fix = "set hydra/launcher=pack or hydra/launcher=process"
+    raise ConfigError([Problem("hydra/launcher", type(launcher).__name__, why, fix)])
+
+
+def _check_corners(
+    context: HydraContext, config: DictConfig, dimensions: Sequence[Dimension], fixed: Sequence[str]
+) -> list[TrainConfig]:
+    """Compose and check a job for every choice and both ends of every range; return the settings of
+    all.
+
+    Raises ``ConfigError``, or Hydra's own errors, before anything runs.
+    """
+    first = {dimension.key: dimension.corners()[0] for dimension in dimensions}
+    corners = [first]
+    for dimension in dimensions:
+        corners += [{**first, dimension.key: value} for value in dimension.corners()[1:]]
+    problems: list[Problem] = []
+    settings: list[TrainConfig] = []
+    for number, corner in enumerate(corners):
+        varied = [dimension.override(corner[dimension.key]) for dimension in dimensions]
+        job, job_problems = check_job(context, config, number, [*fixed, *varied])
+        problems += [problem for problem in job_problems if problem not in problems]
+        if job is None:
+            continue
+        settings.append(job.settings)
+        if job.name != str(number):
+            why = "trial 7 of a search has the folder 7"
+            fix = "leave it at its default, ${hydra.job.num}"
+            problems.append(Problem("hydra.sweep.subdir", job.name, why, fix))
+            break
+    if problems:
+        raise ConfigError(problems, prefix="search: ")
+    return settings
+
+
+def _composed_settings(corners: Sequence[TrainConfig]) -> list[str]:
+    """Return every setting of every corner, except for paths: another driver of the study may be on
+    another machine.
+    """
+    every = [flat(plain(replace(settings, resume=Resume.auto))) for settings in corners]
+    texts = {
+        f"{key}={value}"
+        for settings in every
+        for key, value in settings.items()
+        if not str(value).startswith("/")
+    }
+    return sorted(map(mask, texts))
+
+
+def _refuse_other_sweep(folder: Path) -> None:
+    """Raise ``ConfigError`` if a sweep without a search is in ``folder``."""
+    if read_sweep(folder) and not read_study(folder):
+        why, fix = "the jobs of another sweep are in it", "choose another hydra.sweep.dir"
+        raise ConfigError([Problem("hydra.sweep.dir", folder, why, fix)])
+
+
+def _refuse_other_environment(search: Search, resume: Resume) -> None:
+    """Raise ``ConfigError`` if further trials would not compare with the finished ones."""
+    trials = search.requested_trials()
+    if len(trials) < search.n_trials:
+        complete = [search.record(t.number) for t in trials if t.state is TrialState.COMPLETE]
+        finished = [record for record in complete if record.is_finished()]
+        refuse_other_environment(finished, resume)

@@ -1,0 +1,228 @@
+"""The trials of one batch of a search: taken from the study, run, and reported to it.
+
+Several drivers may work on one study. A driver holds a lock for every trial it runs; a running
+trial whose lock is free belongs to a driver that was killed, and is taken over.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from hydratune.console import section
+from hydratune.errors import InputError
+from hydratune.records.files import read_json
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Outcome, State
+from hydratune.records.sweep import read_study, read_sweep, write_sweep
+from hydratune.settings.secrets import mask
+from hydratune.sweeps.job_checks import check_job, refuse_other_halving, refuse_other_settings
+from hydratune.sweeps.job_processes import wait_for_unfinished
+from hydratune.sweeps.launch import run_jobs
+from hydratune.sweeps.planning import PlannedJob
+from hydratune.sweeps.search.objectives import Objective
+from hydratune.sweeps.search.settings import Search
+
+_LOCKS = ".trials"  # folder in that of the sweep: a lock for every trial that is being run
+_LOCK_SECONDS = 120.0  # a driver waits for the lock of the sweep, which is held for moments
+
+
+def run_batch(search: Search) -> bool:
+    """Take trials, run them, and report their results to the study.
+
+    Returns False if there is nothing to run any more. If it is interrupted, it reports the trials
+    that have ended, and the others are resumed by the next call; with halving all of them are, so
+    that they are judged together.
+    """
+    held: list[tuple[Trial, FileLock]] = []
+    is_complete = False
+    try:
+        with sweep_lock(search.folder):
+            _take(search, held)
+            _write_jobs(search, [trial for trial, _ in held])
+        _run(search, [trial for trial, _ in held])
+        is_complete = True
+    finally:
+        for trial, lock in held:
+            has_ended = not search.is_halving and _has_ended(search.record(trial.number))
+            if is_complete or has_ended:
+                _report(search, trial)
+            lock.release()
+    return bool(held)
+
+
+@contextmanager
+def sweep_lock(folder: Path) -> Iterator[None]:
+    """Let one driver at a time into the block.
+
+    A sweep without a search holds the same lock as long as it runs. Raises ``InputError`` then.
+    """
+    try:
+        with FileLock(folder / ".lock", timeout=_LOCK_SECONDS):
+            yield
+    except Timeout:
+        raise InputError(
+            f"another process is working in {folder}; wait for it, or choose another"
+            " hydra.sweep.dir"
+        ) from None
+
+
+def _take(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
+    """Append trials and their locks to ``held``: those that a killed driver left running, or if
+    there are none new ones, at most a batch.
+    """
+    (search.folder / _LOCKS).mkdir(exist_ok=True)
+    _take_abandoned(search, held)
+    if not held:
+        count = min(search.batch, search.n_trials - len(search.requested_trials()))
+        for _ in range(count):
+            trial = search.study.ask()
+            lock = _try_lock(search, trial.number)
+            assert lock is not None, "no other driver knows the trial"
+            held.append((trial, lock))
+    for trial, _ in held:
+        for dimension in search.dimensions:
+            dimension.suggest(trial)
+        trial.set_user_attr("run", str(search.record(trial.number).path))
+
+
+def _take_abandoned(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
+    """Append the running trials that no driver runs, at most a batch."""
+    study = search.study
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if _is_elsewhere(search, trial):
+            continue
+        lock = _try_lock(search, trial.number)
+        if lock is None:
+            continue
+        # its driver may have reported it since
+        if study.get_trials(deepcopy=False)[trial.number].state is not TrialState.RUNNING:
+            lock.release()
+            continue
+        held.append((Trial(study, trial._trial_id), lock))
+        if len(held) == search.batch:
+            break
+
+
+def _is_elsewhere(search: Search, trial: FrozenTrial) -> bool:
+    """Return whether the trial belongs to a driver in another folder, perhaps on another machine,
+    whose locks are there.
+    """
+    storage = Path(str(read_study(search.folder).get("storage") or ""))
+    if storage.parent == search.folder:  # nobody else uses the study
+        return False
+    run = trial.user_attrs.get("run", search.record(trial.number).path)
+    return Path(run).parent != search.folder
+
+
+def _try_lock(search: Search, number: int) -> FileLock | None:
+    """Return the lock of a trial, held; None if another driver holds it."""
+    lock = FileLock(search.folder / _LOCKS / f"{number}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
+
+
+def _write_jobs(search: Search, trials: Sequence[Trial]) -> None:
+    """Add the jobs of ``trials`` to sweep.json."""
+    jobs = read_sweep(search.folder)
+    new = {str(trial.number): search.job(trial) for trial in trials}
+    if not new.keys() <= jobs.keys():
+        write_sweep(search.folder, list({**jobs, **new}.values()), read_study(search.folder))
+
+
+def _run(search: Search, trials: Sequence[Trial]) -> None:
+    """Have the launcher run the trials that have not ended.
+
+    A trial that cannot be composed or is refused fails alone.
+    """
+    jobs = []
+    for trial in trials:
+        wait_for_unfinished(search.record(trial.number))
+        job = _compose(search, trial)
+        if job is not None:
+            refuse_other_settings(job)
+            refuse_other_halving(job, search.packing)
+            jobs.append(job)
+    if all(_has_ended(job.record) for job in jobs):
+        return
+    if search.is_halving:
+        # Trials that were finished or halved before are judged beside the others, which takes no
+        # time.
+        jobs = [job for job in jobs if job.status.state is not State.failed]
+    else:
+        jobs = [job for job in jobs if not _has_ended(job.record)]
+    names = ", ".join(job.name for job in jobs)
+    section(f"trial{'s' if len(jobs) > 1 else ''} {names} of {search.n_trials}")
+    run_jobs(search.context, search.folder, jobs, search.packing)
+
+
+def _compose(search: Search, trial: Trial) -> PlannedJob | None:
+    """Return the job of ``trial``; None if it is wrong, which its record then says."""
+    job = search.job(trial)
+    try:
+        planned, problems = check_job(search.context, search.config, trial.number, job.overrides)
+        why = "; ".join(f"{p.key} = {p.value}: {p.why}; {p.fix}" for p in problems)
+    except (HydraException, OmegaConfBaseException) as error:
+        planned, why = None, " ".join(str(error).split())
+    if planned is not None and not why:
+        return PlannedJob(job, planned.record, planned.settings, planned.composed)
+    record = search.record(trial.number)
+    if not _has_ended(record):
+        record.path.mkdir(exist_ok=True)
+        record.start()
+        record.end(State.failed, why)
+    return None
+
+
+def _has_ended(record: RunDirectory) -> bool:
+    """Return whether a run has ended otherwise than by an interruption."""
+    return record.is_finished() or record.read_status().outcome in (Outcome.failed, Outcome.halved)
+
+
+def _report(search: Search, trial: Trial) -> None:
+    """Report to the study what is in the record of ``trial``, unless that was done before."""
+    stored = search.study.get_trials(deepcopy=False)[trial.number]
+    if stored.state is not TrialState.RUNNING:
+        return
+    record = search.record(trial.number)
+    status = record.read_status()
+    if [objective.is_validation_loss for objective in search.objectives] == [True]:
+        for step, loss in status.rungs:  # losses at rungs are validation losses
+            if step not in stored.intermediate_values:
+                trial.report(math.nan if loss is None else loss, step)
+    # by halving, or by the user, who can stop one run in W&B
+    if status.state is State.stopped:
+        trial.set_user_attr("reason", status.error or "stopped")
+        search.study.tell(trial, state=TrialState.PRUNED)
+        return
+    values, why = _values(record, search.objectives)
+    if why:
+        trial.set_user_attr("reason", mask(why))
+        search.study.tell(trial, state=TrialState.FAIL)
+    else:
+        search.study.tell(trial, values)
+
+
+def _values(record: RunDirectory, objectives: Sequence[Objective]) -> tuple[list[float], str]:
+    """Return (a value for every objective, why there is none)."""
+    if not record.is_finished():
+        status = record.read_status()
+        return [], status.error or f"it ended as {status.state or 'not started'}; see run.log"
+    metrics = read_json(record.metrics_file)
+    values = []
+    for objective in objectives:
+        value = metrics.get(objective.metric)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            what = f"is {value}" if objective.metric in metrics else "is not there"
+            names = ", ".join(key for key, v in metrics.items() if isinstance(v, int | float))
+            return [], f"{objective.metric} {what} in metrics.json, which has {names}"
+        values.append(float(value))
+    return values, ""
