@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL
-from hydratune import config, metric_table
+from hydratune import metric_table
 from hydratune.evaluation import families, result_rows, run_report
 from hydratune.evaluation.families import Answered
 from hydratune.metric_table import ANSWER_METRICS, RUN_METRICS, Direction, Metric, Unit
 from hydratune.records.run_directory import RunDirectory
+from hydratune.settings import evaluation as config
 
 Command = Callable[..., tuple[int, str]]
 SAMPLES = {

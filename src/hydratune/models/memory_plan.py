@@ -40,7 +40,7 @@ class MemoryPlan:
     free: int | None = None  # bytes, with weights and adapter loaded
     bytes_per_token: int | None = None  # of a training step, beyond the weights
 
-    def stored(self) -> dict[str, int | None]:
+    def stored(self) -> dict[str, object]:
         """Return what environment.json says of it."""
         return asdict(self)
 
