@@ -21,7 +21,7 @@ from hydratune.data.encoding.encoded import Encoded
 from hydratune.evaluation import assess, corpus, prompt_reader
 from hydratune.evaluation.batches import batches_of
 from hydratune.evaluation.generation import answer
-from hydratune.models import compute, memory_plan, sources, varlen
+from hydratune.models import compute, loading, memory_plan, varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import Compute, as_trained, remember_autocast
 from hydratune.settings.commands import register_commands
@@ -260,16 +260,16 @@ def test_the_device_of_a_rank_is_current_before_anything_is_loaded_straight_onto
     rank: int, two_gpus: list[Any], tiny: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    loading = sources.AutoModelForCausalLM.from_pretrained
+    from_pretrained = loading.AutoModelForCausalLM.from_pretrained
 
     def noted(*args: Any, device_map: Any = None, **options: Any) -> Any:
         two_gpus.append(("loaded", device_map, options["dtype"]))
-        return loading(*args, **options)
+        return from_pretrained(*args, **options)
 
-    monkeypatch.setattr(sources.AutoModelForCausalLM, "from_pretrained", noted)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", noted)
     settings = compose("trainer=ddp", "trainer.accelerator=gpu", "model=tiny")
     chosen = compute.compute_of(settings)
-    sources.load_model(tiny[0], tiny[1], chosen)
+    loading.load_model(tiny[0], tiny[1], chosen)
     device = f"cuda:{rank}"
     assert two_gpus == [
         "deterministic",
@@ -301,7 +301,7 @@ def test_a_rank_that_was_left_in_the_environment_is_refused(
 
 
 def test_weights_arrive_on_the_device_in_their_final_type(tiny: tuple[Any, Any, Any]) -> None:
-    model = sources.load_model(
+    model = loading.load_model(
         tiny[0], tiny[1], Compute("gpu", torch.device("meta"), "bf16-mixed", torch.bfloat16)
     )
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
@@ -313,16 +313,16 @@ def test_an_adapter_is_loaded_onto_the_device_of_its_base(
     """PEFT itself takes the first GPU it sees, also for a base on the CPU."""
     model = with_lean_layers(
         attach.add_adapter(
-            sources.load_model(tiny[0], tiny[1], compute.on_cpu()), LoraAdapter(r=2, lora_alpha=4)
+            loading.load_model(tiny[0], tiny[1], compute.on_cpu()), LoraAdapter(r=2, lora_alpha=4)
         )
     )
     attach.save(model, tiny[2], tmp_path / "adapter")
     devices: list[Any] = []
-    loading = attach.PeftModel.load_adapter
+    load_adapter = attach.PeftModel.load_adapter
 
     def noted(self: Any, *args: Any, torch_device: Any = None, **options: Any) -> Any:
         devices.append(torch_device)
-        return loading(self, *args, torch_device=torch_device, **options)
+        return load_adapter(self, *args, torch_device=torch_device, **options)
 
     monkeypatch.setattr(attach.PeftModel, "load_adapter", noted)
     attach.load_tuned(

@@ -78,7 +78,7 @@ def _print_next(job: Job, record: RunDirectory) -> None:
 
 def _where_answers_end(job: Job, folder: str) -> str:
     """Return which tokens end an answer, and how to use them where the base model has others."""
-    tokens = turn_ends.told(job.tokenizer, job.answer_ends)
+    tokens = turn_ends.describe(job.tokenizer, job.answer_ends)
     text = f"an answer ends with {tokens}, as generation_config.json in it says"
     if isinstance(job.config.adapter, FullFinetune) or job.base_knows_ends:
         return text

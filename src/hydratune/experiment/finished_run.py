@@ -14,9 +14,8 @@ from hydratune.records.environment import Environment
 from hydratune.records.files import read_json
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, RunFile
-from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import EvaluateConfig, TrainConfig, load
-from hydratune.settings.optimizer import AdamWOptimizer
+from hydratune.training.optimizers.adamw import AdamWOptimizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,7 +70,7 @@ def require_files(settings: TrainConfig, record: RunDirectory) -> None:
 
     Their paths are relative to the folder in which the run was started.
     """
-    if problems := configuration_problems(settings):
+    if problems := list(settings.problems()):
         origin = record.file(RunFile.hydra) / "hydra.yaml"
         started = load_yaml(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
         lines = "\n".join(f"  {problem}" for problem in problems)

@@ -68,7 +68,7 @@ def _read_texts(config: EvaluateConfig) -> list[tuple[str, str]]:
 
 def _window(run: FinishedRun, config: EvaluateConfig, job: "Job") -> _Window:
     """Return the window of the settings, by default all that the model reads."""
-    from hydratune.models.sources import context_window
+    from hydratune.models.loading import context_window
 
     settings = run.settings
     most = context_window(settings.model, job.model) - settings.adapter.virtual_tokens()

@@ -17,7 +17,6 @@ from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome
 from hydratune.records.sweep import SWEEP_FILE, SweepJob, varying
-from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.registry import typed
 from hydratune.sweeps.options import PackOptions
@@ -104,7 +103,7 @@ def check_job(
     name = str(composed.hydra.sweep.subdir)
     record = RunDirectory(Path(str(sweep.hydra.sweep.dir)).absolute() / name)
     job = PlannedJob(SweepJob(name, tuple(overrides), {}), record, settings, composed)
-    return job, configuration_problems(settings)
+    return job, list(settings.problems())
 
 
 def refuse_other_settings(job: PlannedJob) -> None:

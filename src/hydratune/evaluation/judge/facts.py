@@ -14,8 +14,8 @@ from hydratune.evaluation.judge import questions
 from hydratune.evaluation.judge.ask import Judgement, ReplyCache, ask_all
 from hydratune.evaluation.judge.client import Client
 from hydratune.evaluation.judge.questions import Opinion
-from hydratune.settings.commands import FactsConfig
 from hydratune.settings.data import Level
+from hydratune.settings.judge import FactsConfig
 
 _LONGEST = 600  # letters of a request or an answer in an example
 
