@@ -36,8 +36,8 @@ from hydratune.settings.registry import typed
 from hydratune.training import schedules
 from hydratune.training.joint_optimizer import JointOptimizer
 from hydratune.training.objective import Objective
-from hydratune.training.patches import with_lean_layers
 from hydratune.training.parameter_groups import build_optimizer
+from hydratune.training.patches import with_lean_layers
 
 ROWS = (
     "data.batch_size=4",

@@ -18,11 +18,11 @@ from hydratune.errors import ConfigError
 from hydratune.settings.commands import load
 from hydratune.settings.optimizer import OptimizerConfig
 from hydratune.settings.registry import plain, variants
-from hydratune.training.patches import with_lean_layers
 from hydratune.training.fused import can_fuse
 from hydratune.training.joint_optimizer import JointOptimizer
 from hydratune.training.optimizers.adamw import AdamWOptimizer
 from hydratune.training.parameter_groups import build_optimizer
+from hydratune.training.patches import with_lean_layers
 from test_config import compose
 
 Command = Callable[..., tuple[int, str]]

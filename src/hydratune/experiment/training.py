@@ -23,8 +23,8 @@ from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp
 from hydratune.training.fit import Fitted, fit
 from hydratune.training.interrupts import delay_signals
-from hydratune.training.patches import with_lean_layers
 from hydratune.training.parameter_groups import refuse_unused_rates
+from hydratune.training.patches import with_lean_layers
 from hydratune.training.schedules import total_steps
 from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 

@@ -122,7 +122,9 @@ class EvaluationConfig:
             if name not in families:
                 near = difflib.get_close_matches(name, families, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(families)}"
-                fix = f"{hint} (a package brings others: entry points {metric_table.PACKAGE_METRICS})"
+                fix = (
+                    f"{hint} (a package brings others: entry points {metric_table.PACKAGE_METRICS})"
+                )
                 yield Problem(key, name, "no such family of metrics", fix)
         if "code" in self.metrics and not self.run_code:
             why = (
