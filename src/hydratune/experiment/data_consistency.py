@@ -29,8 +29,8 @@ def refuse_other_rows(
     """Raise ``ConfigError`` if a finished job beside the one in ``folder`` has the same data
     settings and was trained on other rows.
 
-    ``splits``: those of the job, as in data.json. ``shared`` (``Resources.shared``) has the jobs of a
-    pack look for the finished job once.
+    ``splits``: those of the job, as in data.json. ``shared`` (``Resources.shared``) lets the jobs
+    of a pack look for the finished job once.
     """
     if settings.resume is Resume.force:
         return
