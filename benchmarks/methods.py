@@ -55,7 +55,7 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     from hydratune.adapters import attach
     from hydratune.composition import register
     from hydratune.experiment.prepare import prepare
-    from hydratune.models import hardware, sources
+    from hydratune.models import hardware, loading
     from hydratune.records.run_directory import RunDirectory
     from hydratune.settings.commands import TrainConfig
     from hydratune.settings.registry import typed
@@ -99,7 +99,7 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
         expected = logits(model, job.validation)
         del model, job.model
         again = attach.load_tuned(
-            config.model, config.adapter, sources.resolve(config.model), record.adapter, job.compute
+            config.model, config.adapter, loading.locate(config.model), record.adapter, job.compute
         )
         difference = max(
             float((a - b).abs().max())

@@ -23,10 +23,11 @@ from hydratune.composition import CONF
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import ConfigError
 from hydratune.evaluation.generation import answer
-from hydratune.models import sources
+from hydratune.models import loading
 from hydratune.models.attention import NAME
 from hydratune.models.compute import on_cpu
-from hydratune.settings.model import Quantization, TinyModel
+from hydratune.models.sources.tiny import TinyModel
+from hydratune.settings.model import Quantization
 from hydratune.training.adalora import RankAllocation, orthogonality
 from hydratune.training.objective import Objective
 from hydratune.training.patches import with_lean_layers
@@ -128,7 +129,7 @@ def prepared(
 ) -> Any:
     """The tiny model with ``adapter``, not yet trained."""
     settings = TinyModel(name="tiny", context_window=2048, quantization=quantization)
-    model = attach.prepare_quantised(sources.load_model(settings, tiny[1], on_cpu()), quantization)
+    model = attach.prepare_quantised(loading.load_model(settings, tiny[1], on_cpu()), quantization)
     attach.check(model, adapter, steps)
     torch.manual_seed(0)
     return with_lean_layers(attach.add_adapter(model, adapter, steps))

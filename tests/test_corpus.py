@@ -126,16 +126,16 @@ def test_nothing_to_read(model: Any, tiny: tuple[Any, Any, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs the published data")
 def test_perplexity_of_wikitext_is_the_published_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydratune.models import sources
+    from hydratune.models import loading
     from hydratune.models.compute import on_cpu
     from test_config import compose
 
     monkeypatch.setenv("HYDRATUNE_CACHE", str(USERS_CACHE))
     settings = compose().model
-    source = sources.resolve(settings)
+    source = loading.locate(settings)
     tokenizer, model = (
-        sources.load_tokenizer(settings, source),
-        sources.load_model(settings, source, on_cpu()),
+        loading.load_tokenizer(settings, source),
+        loading.load_model(settings, source, on_cpu()),
     )
     text = Path(SHARED_DATA / "wikitext2" / "test.txt").read_text()[:6000].strip()
     (score,) = score_texts(

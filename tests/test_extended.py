@@ -553,7 +553,7 @@ def test_methods_that_are_not_trained_here_are_named(tiny: Any, tmp_path: Path) 
         LoHaConfig(target_modules=["q_proj"]),
         AdaLoraConfig(target_modules=["q_proj"], total_step=10),
     ):
-        folder = tmp_path / str(config.peft_type)
-        get_peft_model(original(tiny), config).save_pretrained(folder)
+        saved = tmp_path / str(config.peft_type)
+        get_peft_model(original(tiny), config).save_pretrained(saved)
         with pytest.raises(Exception, match="trained"):
-            folder.described(folder.find(str(folder)))
+            folder.described(folder.find(str(saved)))

@@ -33,7 +33,7 @@ def test_an_untrained_adapter_forgets_nothing(model: Any, encoder: Any) -> None:
     before = probe(model, encoder, config)
     tuned = with_lean_layers(attach.add_adapter(model, LoraAdapter(r=2)))
     values, intervals = forgetting.summary(
-        forgetting.together(before, probe(tuned, encoder, config)), config, 0.95, 200
+        forgetting.join_records(before, probe(tuned, encoder, config)), config, 0.95, 200
     )
     assert (
         abs(values["forgetting/bits_per_byte_delta"]) < 1e-6

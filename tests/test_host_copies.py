@@ -21,12 +21,12 @@ from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import sent
 from hydratune.records.run_directory import RunDirectory
-from hydratune.settings.optimizer import AdamWOptimizer
 from hydratune.training import history as recording
 from hydratune.training import trainer as training_loop
 from hydratune.training.history import History, OptimizerStep
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
+from hydratune.training.optimizers.adamw import AdamWOptimizer
 from hydratune.training.sampling import Sampling
 from hydratune.training.watchdog import Watchdog
 from test_objective import build, opening, rows, with_lora

@@ -388,7 +388,7 @@ def busy_pool(
     pool.close()
 
 
-def test_small_micro_packs_that_wait_are_taken_along_and_the_rest_stays_in_order() -> None:
+def test_small_micro_packs_that_wait_are_merged_and_the_rest_stays_in_order() -> None:
     replica, done = Recorder(), list[Any]()
     with busy_pool(replica) as (pool, go):
         first = [
@@ -461,7 +461,7 @@ def test_threads_take_equal_parts() -> None:
     assert replica.passes == [[10] * 3] * 2
 
 
-def test_where_a_pass_fails_everybody_is_computed_alone_and_only_the_guilty_fails(
+def test_where_a_pass_fails_each_is_computed_alone_and_only_the_wrong_one_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     replica, done = Recorder(ValueError("a bad row")), list[Any]()
@@ -476,7 +476,7 @@ def test_where_a_pass_fails_everybody_is_computed_alone_and_only_the_guilty_fail
         assert isinstance(tasks[1].future.exception(10), ValueError)
         assert pool.merge_tokens and not caplog.records
     done.clear()
-    with busy_pool(replica) as (pool, go):  # nobody's fault: it is not tried again
+    with busy_pool(replica) as (pool, go):  # no task was wrong: merging is not tried again
         tasks = [task(5, done), task(7, done)]
         pool.submit(tasks)
         go.set()
@@ -487,7 +487,7 @@ def test_where_a_pass_fails_everybody_is_computed_alone_and_only_the_guilty_fail
     )
 
 
-def test_who_is_to_leave_is_not_computed_and_time_is_shared_by_tokens() -> None:
+def test_a_job_that_leaves_is_not_computed_and_time_is_divided_by_tokens() -> None:
     def leave() -> None:
         raise Leaving
 

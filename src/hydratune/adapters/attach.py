@@ -26,9 +26,9 @@ from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models import turn_ends
 from hydratune.models.compute import Compute
-from hydratune.models.sources import Source, load_model
+from hydratune.models.loading import load_model
 from hydratune.settings.adapter import AdapterConfig
-from hydratune.settings.model import ModelConfig, Quantization
+from hydratune.settings.model import ModelConfig, Quantization, Source
 
 __all__ = [
     "add_adapter",

@@ -196,7 +196,7 @@ class OtherProcesses:
         if error and code > 0:
             detail = f"; it said:\n  {error}\n  run.log has all that it printed"
             log.error("what the process of rank %d printed:\n%s", number, printed)
-        if (self.record.checkpoints / "last.ckpt").is_file():
+        if self.record.last_checkpoint.is_file():
             resumable = (
                 "\n  the same command with this hydra.run.dir resumes from the last checkpoint"
             )

@@ -22,7 +22,7 @@ from hydratune.data.datamodule import ConversationData
 from hydratune.errors import RunError
 from hydratune.models.hardware import cpu_seconds
 from hydratune.records.files import atomic
-from hydratune.records.run_directory import is_main_process
+from hydratune.records.run_directory import BEST_CHECKPOINT, LAST_CHECKPOINT, is_main_process
 from hydratune.training.checkpoints import read_checkpoint
 from hydratune.training.ddp import gathered
 from hydratune.training.history import STEPS_UNREAD, HistoryRow
@@ -38,7 +38,7 @@ def load(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     validation and holds as much. A run cannot be resumed from ``last.ckpt`` where the best weights
     before it are damaged: they would be missing in the end.
     """
-    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    last, best = folder / LAST_CHECKPOINT, folder / BEST_CHECKPOINT
     if not last.is_file():
         return None
     newest, older = _readable(last), _readable(best)

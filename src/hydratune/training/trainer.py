@@ -74,7 +74,7 @@ class TrainingLoop:
         times = ValidationTimes(validation_steps(total, settings.validations_per_epoch * epochs))
         watchdog = Watchdog(history, settings.max_loss_ratio)
         position = TrainerPosition(
-            task.record.checkpoints / "last.ckpt",
+            task.record.last_checkpoint,
             self.data,
             resumption,
             settings.checkpoint_minutes,
