@@ -26,7 +26,8 @@ def answers(system: str, args: argparse.Namespace) -> dict[str, Any]:
     """What one system says, and what it cost."""
     import torch
 
-    from hydratune.evaluation.generation import answer, even_batches
+    from hydratune.evaluation.batches import even_batches
+    from hydratune.evaluation.generation import answer
     from hydratune.models import loading
     from hydratune.models.hardware import keep_memory
 

@@ -61,6 +61,7 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     from hydratune.settings.registry import typed
     from hydratune.training.fit import fit
     from hydratune.training.objective import Objective
+    from hydratune.training.patches import with_lean_layers
     from hydratune.training.schedules import total_steps
     from hydratune.training.task import TrainingTask
 
@@ -81,7 +82,9 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     with Objective(job.model, micro_tokens=1024, workers=1) as objective:
         before = float(objective.loss(job.validation)) / trained_tokens
     torch.manual_seed(0)
-    model = attach.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+    model = with_lean_layers(
+        attach.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+    )
     trainable, total = attach.count_parameters(model)
     with tempfile.TemporaryDirectory() as folder:
         record = RunDirectory(Path(folder))

@@ -37,6 +37,7 @@ from hydratune.training import schedules
 from hydratune.training.joint_optimizer import JointOptimizer
 from hydratune.training.objective import Objective
 from hydratune.training.parameter_groups import build_optimizer
+from hydratune.training.patches import with_lean_layers
 
 ROWS = (
     "data.batch_size=4",
@@ -111,7 +112,7 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
     refuse(settings.optimizer.accelerator_problems(accelerator))
     job = prepare(settings)
     lightning.seed_everything(settings.seed, verbose=False)
-    model = attach.add_adapter(job.model, settings.adapter)
+    model = with_lean_layers(attach.add_adapter(job.model, settings.adapter))
     workers = hardware.cpu_count() if accelerator == "cpu" else 1
     total, clip = settings.trainer.max_steps or 20, settings.trainer.gradient_clip_val
     with Objective(

@@ -30,6 +30,7 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 from workloads import settings
 
 IN_A_ROUND = 4  # micro-packs of every trial
@@ -54,7 +55,9 @@ class Pack:
         self.objectives = []
         for seed in range(trials):
             torch.manual_seed(seed)
-            model = attach.add_adapter(self.resources.own(base, heartbeat), config.adapter, 10)
+            model = with_lean_layers(
+                attach.add_adapter(self.resources.own(base, heartbeat), config.adapter, 10)
+            )
             model.train()
             pool = JobWorkers(self.resources, heartbeat, threading.Event())
             self.objectives.append(

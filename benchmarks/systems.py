@@ -41,6 +41,7 @@ def ours(
     from hydratune.models.compute import compute_of
     from hydratune.records.run_directory import RunDirectory
     from hydratune.training.fit import fit
+    from hydratune.training.patches import with_lean_layers
     from hydratune.training.task import TrainingTask
 
     class Steps(Logger):
@@ -57,7 +58,7 @@ def ours(
         base = loading.load_model(config.model, loading.locate(config.model), compute)
         base = attach.prepare_quantised(truncated(base, layers), config.model.quantization)
         lightning.seed_everything(config.seed, verbose=False)
-        model = attach.add_adapter(base, config.adapter)
+        model = with_lean_layers(attach.add_adapter(base, config.adapter))
         begin(model, meter)
         train = [
             Encoded(tuple(ids), tuple(loss_mask))

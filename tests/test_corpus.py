@@ -22,6 +22,7 @@ from hydratune.evaluation.corpus import (
     windows,
 )
 from hydratune.models.attention import NAME
+from hydratune.training.patches import with_lean_layers
 
 USERS_CACHE = cache_folder()  # before the tests get one of their own: the real model is in it
 TEXTS = [
@@ -66,7 +67,7 @@ def test_every_token_has_the_likelihood_of_its_text_alone(
     [PromptTuning(num_virtual_tokens=3), PrefixTuning(num_virtual_tokens=3), LoraAdapter(r=2)],
 )
 def test_adapters_are_read_with(model: Any, adapter: Any) -> None:
-    tuned = attach.add_adapter(model, adapter)
+    tuned = with_lean_layers(attach.add_adapter(model, adapter))
     for name, parameter in tuned.named_parameters():
         if parameter.requires_grad and "lora_A" not in name:
             torch.nn.init.normal_(parameter, std=0.5)

@@ -100,7 +100,7 @@ def steps_on_meta(
     objective = Objective(model, micro_tokens=60, workers=1)
     on_meta(model, objective)
     if half:  # the kernel for rows of uneven length has an implementation for meta tensors
-        monkeypatch.setattr(varlen, "can_take", lambda query, *_: query.dtype == torch.bfloat16)
+        monkeypatch.setattr(varlen, "supports", lambda query, *_: query.dtype == torch.bfloat16)
     module = FineTuning(model, objective, AdamWOptimizer(), 3)
     optimizer = module.configure_optimizers()["optimizer"]
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: False))

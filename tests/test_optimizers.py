@@ -22,6 +22,7 @@ from hydratune.training.fused import can_fuse
 from hydratune.training.joint_optimizer import JointOptimizer
 from hydratune.training.optimizers.adamw import AdamWOptimizer
 from hydratune.training.parameter_groups import build_optimizer
+from hydratune.training.patches import with_lean_layers
 from test_config import compose
 
 Command = Callable[..., tuple[int, str]]
@@ -41,7 +42,7 @@ def full(model: Any) -> Any:
 
 @pytest.fixture
 def lora(model: Any) -> Any:
-    return add_adapter(model.requires_grad_(False), LoraAdapter())
+    return with_lean_layers(add_adapter(model.requires_grad_(False), LoraAdapter()))
 
 
 def rates(
@@ -248,8 +249,11 @@ def test_layers_further_down_learn_more_slowly(full: Any) -> None:
 
 
 def test_distance_counts_from_the_top_of_the_model_not_of_the_adapter(model: Any) -> None:
-    only = add_adapter(
-        model.requires_grad_(False), LoraAdapter(target_modules=["q_proj"], layers_to_transform=[0])
+    only = with_lean_layers(
+        add_adapter(
+            model.requires_grad_(False),
+            LoraAdapter(target_modules=["q_proj"], layers_to_transform=[0]),
+        )
     )
     found = rates(only, build_optimizer(only, settings("adamw", lr=1.0, layer_lr_decay=0.5)))
     assert {rate for rate, _ in found.values()} == {0.5}

@@ -25,6 +25,7 @@ from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.folder import KEY, AdapterFolder, settings_of_run
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
+from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.model import Source
 from hydratune.settings.registry import plain
@@ -159,7 +160,7 @@ def check_base(config: TrainConfig, source: Source, found: AdapterFolder) -> str
     """
     other, mine = Path(str(found.base)), Path(source.name)
     copies = other.is_dir() and mine.is_dir() and _same_weights(other, mine)
-    stored = found.run / "environment.json" if found.run is not None else None
+    stored = found.run / RunFile.environment if found.run is not None else None
     if found.run is not None and stored is not None and stored.is_file():
         before = str(read_json(stored).get("base"))
         if before == source.identity or (

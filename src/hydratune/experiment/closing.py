@@ -41,9 +41,9 @@ def _print_results(job: Job, metrics: RunMetrics) -> None:
     if "forgetting/within_budget" in values:
         _print_forgetting(job, metrics)
     if "memorisation/difference" in values:
-        console.print(memorisation.told(content, metrics.intervals), soft_wrap=True)
+        console.print(memorisation.sentence(content, metrics.intervals), soft_wrap=True)
     if "memorisation/canary_difference" in values:
-        console.print(canaries.told(content, metrics.intervals), soft_wrap=True)
+        console.print(canaries.sentence(content, metrics.intervals), soft_wrap=True)
     clean = without_leaks(content)
     if clean:
         console.print(f"[yellow]{clean}", soft_wrap=True)

@@ -16,6 +16,7 @@ from hydratune.evaluation.decision import TITLES
 from hydratune.evaluation.retrieval import documents
 from hydratune.experiment.finished_run import FinishedRun, load_model
 from hydratune.records.files import write_json
+from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _measure_texts(
         evaluation.confidence,
         evaluation.bootstrap_samples,
     )
-    write_json(run.record.path / "evaluation_texts.json", content)
+    write_json(run.record.file(RunFile.evaluation_texts), content)
     systems: Mapping[str, Mapping[str, float]] = content["systems"]
     numbers = {
         system: {key: value for key, value in own.items() if key != "interval"}
@@ -151,7 +152,7 @@ def _measure_tasks(
     }
     settings = {"tasks": config.lm_eval, **options}
     content = {"systems": results, "settings": settings}
-    write_json(run.record.path / "evaluation_lm_eval.json", content)
+    write_json(run.record.file(RunFile.evaluation_lm_eval), content)
     console.print(
         _systems_table(
             {

@@ -16,7 +16,7 @@ from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.evaluation import assess, canaries, metrics
 from hydratune.experiment import fitness, notices
-from hydratune.experiment.context import RunContext
+from hydratune.experiment.context import Resources, RunContext
 from hydratune.experiment.job import Job
 from hydratune.models import loading
 from hydratune.models.compute import Compute, compute_of
@@ -60,10 +60,7 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
         sets = resources.shared("sets", lambda: _load_sets(config, prepared))
         base = resources.shared("base", lambda: _load_base(config, compute))
     model = resources.own(base.model)
-    start = find(config.model.adapter) if config.model.adapter is not None else None
-    warning = continued.check_base(config, base.source, start) if start is not None else ""
-    with resources.seeded(config.seed):
-        attach.check(model, config.adapter, start=start)
+    start, warning = _check_adapter(config, base, model, resources)
     reader = loading.reader_of(config.model, base.tokenizer, model)
     fitness.check_model(config, reader)
     encoder = ChatEncoder(base.tokenizer, reader.turn_end_ids)
@@ -93,6 +90,21 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
     if is_main_process():
         notices.print_notices(job, warning)
     return job
+
+
+def _check_adapter(
+    config: TrainConfig, base: _Base, model: "PreTrainedModel", resources: Resources
+) -> tuple[AdapterFolder | None, str]:
+    """Check that the model can take the adapter.
+
+    Returns the trained adapter from which training starts, if any, and what could not be verified
+    about it.
+    """
+    start = find(config.model.adapter) if config.model.adapter is not None else None
+    warning = continued.check_base(config, base.source, start) if start is not None else ""
+    with resources.seeded(config.seed):
+        attach.check(model, config.adapter, start=start)
+    return start, warning
 
 
 def _load_sets(config: TrainConfig, prepared: Prepared) -> RowSets:

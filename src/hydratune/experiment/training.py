@@ -24,6 +24,7 @@ from hydratune.training import ddp
 from hydratune.training.fit import Fitted, fit
 from hydratune.training.interrupts import delay_signals
 from hydratune.training.parameter_groups import refuse_unused_rates
+from hydratune.training.patches import with_lean_layers
 from hydratune.training.schedules import total_steps
 from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 
@@ -59,8 +60,10 @@ def attach_adapter(job: Job) -> None:
     """Attach the adapter, with the same initial weights whatever was drawn before."""
     config = job.config
     with job.context.resources.seeded(config.seed):
-        job.model = attach.add_adapter(
-            job.model, config.adapter, total_steps(config, len(job.train)), job.start
+        job.model = with_lean_layers(
+            attach.add_adapter(
+                job.model, config.adapter, total_steps(config, len(job.train)), job.start
+            )
         )
 
 

@@ -6,13 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import entry_points
 
+from hydratune import metric_table
 from hydratune.errors import Problem
 from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
-
-METRIC_FAMILIES = ("json", "match", "rouge", "bleu", "label", "code")
-FORGETTING = ("bits_per_byte", "nll", "instructions", "kl")  # what evaluation.forgetting measures
-METRICS_GROUP = "hydratune.metrics"  # entry points of packages that bring other metrics
 
 
 class Task(StrEnum):
@@ -54,10 +51,11 @@ class ForgettingConfig:
         for key in ("answer_tokens", "items", "batch_size"):
             yield from at_least(f"evaluation.forgetting.{key}", getattr(self, key), 1)
         yield from at_least("evaluation.forgetting.window", self.window, 16)
+        measures = metric_table.forgetting_budgets()
         for key in ("warn", "fail"):
             for name, most in getattr(self, key).items():
-                if name not in FORGETTING:
-                    fix = f"one of: {', '.join(FORGETTING)}"
+                if name not in measures:
+                    fix = f"one of: {', '.join(measures)}"
                     key_of_budget = f"evaluation.forgetting.{key}.{name}"
                     yield Problem(key_of_budget, most, "no such measure", fix)
         if (self.warn or self.fail) and not self.measure:
@@ -118,12 +116,15 @@ class EvaluationConfig:
         if not self.metrics:
             fix = "set evaluation.metrics=null for those of the task"
             yield Problem(key, [], "names no family", fix)
-        families = [*METRIC_FAMILIES, *(point.name for point in entry_points(group=METRICS_GROUP))]
+        packages = entry_points(group=metric_table.PACKAGE_METRICS)
+        families = [*metric_table.families(), *(point.name for point in packages)]
         for name in self.metrics:
             if name not in families:
                 near = difflib.get_close_matches(name, families, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(families)}"
-                fix = f"{hint} (a package brings others: entry points {METRICS_GROUP})"
+                fix = (
+                    f"{hint} (a package brings others: entry points {metric_table.PACKAGE_METRICS})"
+                )
                 yield Problem(key, name, "no such family of metrics", fix)
         if "code" in self.metrics and not self.run_code:
             why = (
