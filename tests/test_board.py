@@ -1,4 +1,4 @@
-"""What a pack shows of its jobs: which of them, what in one line, and when it will be over."""
+"""What a pack shows of its jobs: which of them, what in one line, and the time left."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.console import Console
 from hydratune import console
 from hydratune.console import Stage, progress, redirect_output
 from hydratune.records.status import Status
-from hydratune.records.sweep import Job, write_sweep
+from hydratune.records.sweep import SweepJob, write_sweep
 from hydratune.sweeps import board as boards
 from hydratune.sweeps.board import Board
 from hydratune.sweeps.job_table import (
@@ -31,11 +31,11 @@ def training(share: float, began: float = 0.0, since: float = 0.0) -> JobLine:
     return line(began=began, since=since, stage=Stage("training", 100 * share, 100))
 
 
-def test_numbers_of_the_work_arrive_as_numbers(tmp_path: Path) -> None:
-    """The loss of a step stays while the model is validated, the best validation loss when work
-    goes on.
+def test_the_board_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
+    """The loss of a step stays while the model is validated, the best validation loss after
+    training.
     """
-    write_sweep(tmp_path, [Job("0", (), {"optimizer.lr": "0.1"})])
+    write_sweep(tmp_path, [SweepJob("0", (), {"optimizer.lr": "0.1"})])
     board = Board(tmp_path, ["0"])
     board.began("0")
     with redirect_output(io.StringIO(), board.listener("0")):
@@ -72,7 +72,7 @@ def test_notes_of_a_bar_are_the_same_numbers(capfd: pytest.CaptureFixture[str]) 
     )
 
 
-def test_a_long_sweep_shows_who_runs_who_failed_and_the_best() -> None:
+def test_a_long_sweep_shows_running_and_failed_jobs_and_the_best() -> None:
     lines = {str(n): line("waiting") for n in range(40)}
     lines |= {str(n): line("finished", best=100.0 - n, took=1.0) for n in range(20)}
     lines |= {"3": line("failed"), "4": line("stopped", best=0.1), "22": line(), "23": line()}
@@ -145,8 +145,8 @@ def test_times_as_a_person_says_them() -> None:
 def test_without_a_terminal_the_same_facts_are_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever says them, they are not for the run.log of a job."""
-    write_sweep(tmp_path, [Job(name, (), {"optimizer.lr": name}) for name in "01"])
+    """Whichever thread prints them, they do not go to the run.log of a job."""
+    write_sweep(tmp_path, [SweepJob(name, (), {"optimizer.lr": name}) for name in "01"])
     assert not console.console.is_terminal
     with Board(tmp_path, ["0", "1"]) as board:
         board.began("0")
@@ -170,8 +170,8 @@ def test_without_a_terminal_the_same_facts_are_lines(
     ]
 
 
-def test_what_was_done_before_is_no_speed(tmp_path: Path) -> None:
-    """A job that goes on from its checkpoint at step 80 of 100 has done 10 steps in 10 s."""
+def test_steps_before_a_resumption_do_not_count_as_speed(tmp_path: Path) -> None:
+    """A job that is resumed from its checkpoint at step 80 of 100 has done 10 steps in 10 s."""
     assert Stage("training", 90, 100, resumed_at=80).seconds_left(10.0) == 10
     board = Board(tmp_path, ["0"])
     with redirect_output(io.StringIO(), board.listener("0")), progress("training", 10) as ticker:
@@ -180,6 +180,6 @@ def test_what_was_done_before_is_no_speed(tmp_path: Path) -> None:
     assert (stage.fraction, stage.seconds_left(5.0)) == (0.8, None)
 
 
-def test_a_job_that_has_not_said_anything() -> None:
+def test_a_job_that_has_reported_nothing() -> None:
     assert describe("7", line()) == "job 7: starting"
     assert Stage("x", 5, -1).fraction == 0.0

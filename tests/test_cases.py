@@ -27,7 +27,6 @@ from hydratune.data.cases.tldr import parse_page
 from hydratune.data.rows import Row
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.errors import ConfigError, DataError
-from hydratune.settings import checks
 from hydratune.settings.data import DataConfig
 from hydratune.settings.registry import variants
 from test_config import compose
@@ -112,7 +111,7 @@ def test_answers_are_valid_under_the_cases_schema(case: tuple[DataConfig, RowSet
 @pytest.mark.parametrize("name", CASES)
 def test_missing_folder_is_refused_before_anything_runs(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="no such folder") as caught:
-        checks.check(compose(f"experiment={name}", f"data.path={tmp_path}/none"))
+        compose(f"experiment={name}", f"data.path={tmp_path}/none").check()
     assert [p.key for p in caught.value.problems] == ["data.path"]
 
 
@@ -458,7 +457,7 @@ def test_missing_pages_are_refused_under_their_own_key(tmp_path: Path, where: st
         f"data.tldr={tmp_path / where}",
     )
     with pytest.raises(ConfigError) as caught:
-        checks.check(settings)
+        settings.check()
     assert [p.key for p in caught.value.problems] == ["data.tldr"]
     with pytest.raises(DataError, match=r"data\.tldr = .*: neither"):
         rows_of(TechSupportData(path=str(tmp_path), tldr=str(tmp_path)))
@@ -676,7 +675,7 @@ def test_code_base_without_usable_functions_is_refused(tmp_path: Path) -> None:
 def test_empty_tasks_and_impossible_sizes_are_refused(tmp_path: Path) -> None:
     overrides = [f"data.path={tmp_path}", "data.tasks=[]", "data.min_lines=9", "data.max_lines=3"]
     with pytest.raises(ConfigError) as caught:
-        checks.check(compose("data=repository", *overrides))
+        compose("data=repository", *overrides).check()
     assert [p.key for p in caught.value.problems] == ["data.tasks", "data.max_lines"]
 
 

@@ -14,7 +14,7 @@ from hydratune.experiment import data_consistency
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
-from hydratune.records.sweep import Job, write_sweep
+from hydratune.records.sweep import SweepJob, write_sweep
 from test_config import compose
 from test_pack import states
 
@@ -34,7 +34,7 @@ def finished(sweep: Path, name: str, *overrides: str, rows: Any = ROWS) -> None:
     write_json(record.metrics_file, {"val/loss": 1.0})
     record.end(State.finished)
     names = [path.parent.name for path in sorted(sweep.glob("*/status.json"))]
-    write_sweep(sweep, [Job(n, (), {}) for n in [*names, "new"]])
+    write_sweep(sweep, [SweepJob(n, (), {}) for n in [*names, "new"]])
 
 
 def check(sweep: Path, *overrides: str, rows: Any = ROWS) -> None:

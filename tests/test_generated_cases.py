@@ -16,7 +16,7 @@ from hydratune.data.encoding.examples import encode_split
 from hydratune.data.formats.reader import read_file
 from hydratune.data.mask_check import check_masks
 from hydratune.errors import DataError
-from hydratune.models.sources import plain_template
+from hydratune.models.loading import plain_template
 from hydratune.settings.data import DataConfig, TrainOn
 
 MOST_REFUSED = 0.02  # of the valid inputs

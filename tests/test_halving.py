@@ -1,4 +1,4 @@
-"""Most jobs of a sweep leave early; those that stay are what they would be without the others."""
+"""Most jobs of a sweep are stopped early; the others are what they would be in a sweep without."""
 
 import json
 import random
@@ -65,7 +65,7 @@ def test_rungs(min_steps: int, eta: int, total: int, rungs: list[int]) -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused(values: dict[str, Any], words: list[str]) -> None:
+def test_wrong_options_are_refused(values: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
         HalvingOptions(
             **{"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync", **values}
@@ -120,7 +120,7 @@ def simulate(
 
 
 @pytest.mark.parametrize("workers", [1, 3, 20])
-def test_the_best_third_goes_on(workers: int) -> None:
+def test_the_best_third_is_trained_further(workers: int) -> None:
     quality = {str(n): (n * 7 % 16) / 10 for n in range(16)}
     out: list[str] = []
     scheduler = HalvingScheduler(list(quality), HalvingOptions(2), on_halved=out.append)
@@ -131,7 +131,7 @@ def test_the_best_third_goes_on(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_without_waiting_somebody_comes_to_the_end_and_few_steps_are_spent(workers: int) -> None:
+def test_asha_finishes_a_job_and_spends_few_steps(workers: int) -> None:
     quality = {str(n): (n * 7 % 27) / 10 for n in range(27)}
     steps = simulate(
         HalvingScheduler(list(quality), HalvingOptions(1, kind="asha")), quality, 9, workers
@@ -141,7 +141,7 @@ def test_without_waiting_somebody_comes_to_the_end_and_few_steps_are_spent(worke
     assert list(steps.values()).count(1) >= 9
 
 
-def test_whoever_fails_takes_no_place_and_nobody_waits_for_it() -> None:
+def test_a_failed_job_leaves_its_place_and_no_job_waits_for_it() -> None:
     quality = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "e": 0.5, "f": 0.6}
     steps = simulate(HalvingScheduler(list(quality), HalvingOptions(1)), quality, 9, 2, fails="a")
     assert steps == {
@@ -151,7 +151,7 @@ def test_whoever_fails_takes_no_place_and_nobody_waits_for_it() -> None:
         "d": 1,
         "e": 1,
         "f": 1,
-    }  # c has the place that a leaves
+    }  # c is trained further in place of a
     assert simulate(
         HalvingScheduler(list(quality), HalvingOptions(1)),
         dict.fromkeys(quality, float("inf")),
@@ -160,7 +160,7 @@ def test_whoever_fails_takes_no_place_and_nobody_waits_for_it() -> None:
     ) == dict.fromkeys(quality, 1)
 
 
-def test_without_waiting_whoever_fails_leaves_its_place_as_well() -> None:
+def test_asha_gives_the_place_of_a_failed_job_to_the_next_best() -> None:
     scheduler = HalvingScheduler(list("abcd"), HalvingOptions(1, kind="asha"))
     for name, value in zip("abc", (0.6, 0.5, 0.4), strict=True):
         assert scheduler.next_job() == name
@@ -169,7 +169,7 @@ def test_without_waiting_whoever_fails_leaves_its_place_as_well() -> None:
     assert scheduler.next_job() == "b"
 
 
-def test_a_substitute_comes_from_those_who_were_out_already() -> None:
+def test_a_halved_job_is_resumed_in_place_of_a_failed_one() -> None:
     out: list[str] = []
     scheduler = HalvingScheduler(list("abc"), HalvingOptions(1), on_halved=out.append)
     for name, value in zip("abc", (0.1, 0.2, 0.3), strict=True):
@@ -183,8 +183,8 @@ def test_a_substitute_comes_from_those_who_were_out_already() -> None:
     assert scheduler.next_job() is None and out == ["b", "c"]
 
 
-def test_whoever_waits_looks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting threads must not wake each other again and again while somebody trains."""
+def test_waiting_threads_look_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting threads must not wake each other again and again while a job trains."""
     scheduler = HalvingScheduler(list("abc"), HalvingOptions(1))
     looks: list[float] = []
     judge = scheduler._halve_losers
@@ -206,7 +206,7 @@ def test_whoever_waits_looks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not thread.is_alive()
 
 
-def test_what_is_known_from_an_earlier_start_counts() -> None:
+def test_results_of_an_earlier_start_count() -> None:
     scheduler = HalvingScheduler(list("abcdef"), HalvingOptions(1))
     scheduler.restore("a", [0.6], JobState.paused)
     scheduler.restore("b", [0.1, 0.1], JobState.paused)
@@ -215,18 +215,18 @@ def test_what_is_known_from_an_earlier_start_counts() -> None:
     assert steps["c"] == steps["a"] == 0 and steps["d"] == steps["e"] == steps["f"] == 1
 
 
-def test_whoever_was_given_up_does_not_come_back() -> None:
-    """It hung while a checkpoint was written, say, and wakes up: nobody would wait for its end."""
+def test_a_job_that_was_given_up_does_not_come_back() -> None:
+    """It hung while a checkpoint was written, say, and wakes up: no thread waits for its end."""
     scheduler = HalvingScheduler(["a", "b"], HalvingOptions(1))
     assert scheduler.next_job() == "a"
     scheduler.end("a", JobState.failed)
     assert not scheduler.report_rung("a", 0, 0.1)
     assert scheduler.next_job() == "b" and scheduler.report_rung(
         "b", 0, 0.5
-    )  # the best of all that are left
+    )  # the best of the remaining jobs
 
 
-def test_without_waiting_those_that_failed_early_lend_nobody_their_places() -> None:
+def test_asha_does_not_count_jobs_that_failed_before_the_rung() -> None:
     scheduler = HalvingScheduler(list("abcdef"), HalvingOptions(1, kind="asha"))
     for name in "abcd":
         assert scheduler.next_job() == name
@@ -235,7 +235,7 @@ def test_without_waiting_those_that_failed_early_lend_nobody_their_places() -> N
     assert not scheduler.report_rung("d", 0, 0.9)  # one of one, and not of four
 
 
-def test_nobody_waits_while_somebody_is_put_out_and_a_full_disk_stops_nobody() -> None:
+def test_no_job_waits_while_another_is_halved_and_a_full_disk_stops_none() -> None:
     free: list[bool] = []
 
     def out(name: str) -> None:
@@ -254,8 +254,8 @@ def test_nobody_waits_while_somebody_is_put_out_and_a_full_disk_stops_nobody() -
     assert free == [True, True]
 
 
-def test_a_run_that_passed_a_rung_unasked_is_asked_when_it_goes_on() -> None:
-    """It was killed between its checkpoint and the question, or was not halved then."""
+def test_a_run_that_passed_a_rung_without_a_decision_is_judged_when_it_is_resumed() -> None:
+    """It was killed between its checkpoint and the decision, or was not halved then."""
     asked: list[tuple[int, float]] = []
 
     def ask(step: int, loss: float) -> bool:
@@ -277,7 +277,7 @@ def test_a_run_that_passed_a_rung_unasked_is_asked_when_it_goes_on() -> None:
     assert asked == []
 
 
-def test_asked_to_leave_nobody_waits() -> None:
+def test_no_thread_waits_when_the_pack_is_to_leave() -> None:
     asked = threading.Event()
     scheduler = HalvingScheduler(["a"], HalvingOptions(1), asked)
     assert scheduler.next_job() == "a"
@@ -299,7 +299,7 @@ def sweep(folder: Path, *more: str) -> tuple[str, ...]:
 
 @pytest.mark.slow  # two sweeps each
 @pytest.mark.parametrize("kind", ["sync", "asha"])
-def test_losers_leave_and_the_winner_is_the_same_as_without_them(
+def test_the_winner_is_the_same_as_without_the_halved_jobs(
     hydratune: Command, tmp_path: Path, kind: str
 ) -> None:
     halving = f"hydra.launcher.halving={{min_steps: 3, kind: {kind}}}"
@@ -347,7 +347,7 @@ def test_losers_leave_and_the_winner_is_the_same_as_without_them(
 
 
 @pytest.mark.slow  # two sweeps in processes of their own
-def test_a_sweep_killed_among_the_rungs_ends_like_one_that_was_not(
+def test_a_sweep_killed_between_rungs_ends_like_one_that_was_not(
     hydratune: Command, tmp_path: Path
 ) -> None:
     halving = "hydra.launcher.halving={min_steps: 5}"
@@ -382,9 +382,7 @@ def test_a_sweep_killed_among_the_rungs_ends_like_one_that_was_not(
             assert history(tmp_path / "killed" / name) == history(tmp_path / "whole" / name)
 
 
-def test_beginning_anew_is_not_beginning_anew_at_every_rung(
-    hydratune: Command, tmp_path: Path
-) -> None:
+def test_resume_never_does_not_start_anew_at_every_rung(hydratune: Command, tmp_path: Path) -> None:
     words = [
         *sweep(
             tmp_path / "sweep",

@@ -273,7 +273,7 @@ def test_tokenizer_that_changes_the_text_is_refused(encoder: ChatEncoder) -> Non
 
 
 def test_plain_template_begins_as_the_tokenizer_begins_a_text(encoder: ChatEncoder) -> None:
-    from hydratune.models.sources import plain_template
+    from hydratune.models.loading import plain_template
 
     begun = with_begin(encoder)
     for one, opening in ((begun, "<|endoftext|>"), (encoder, "")):
@@ -486,7 +486,7 @@ def test_gate_compares_every_turn_with_what_inference_sends(encoder: ChatEncoder
 
 
 def test_plain_template_passes_the_gate_over_several_turns(encoder: ChatEncoder) -> None:
-    from hydratune.models.sources import PLAIN_TEMPLATE
+    from hydratune.models.loading import PLAIN_TEMPLATE
 
     encoder = with_template(encoder, PLAIN_TEMPLATE)
     check_masks(encoder, [CHAT], [encoder.encode(CHAT)])

@@ -226,8 +226,8 @@ def states(sweep: Path) -> dict[str, str]:
     }
 
 
-def test_failing_jobs_leave_and_change_nobody(hydratune: Command, tmp_path: Path) -> None:
-    """A rank the model cannot bear, an infinite loss, and more memory than there is; the fourth is
+def test_failing_jobs_do_not_change_the_other_jobs(hydratune: Command, tmp_path: Path) -> None:
+    """A rank that is too high, an infinite loss, and more memory than there is; the fourth is
     as alone.
     """
     sweep, config = tmp_path / "sweep", tmp_path / "own" / "experiment"
@@ -271,7 +271,7 @@ def test_failing_jobs_leave_and_change_nobody(hydratune: Command, tmp_path: Path
 
 
 @pytest.mark.slow  # two sweeps
-def test_ctrl_c_keeps_every_adapter_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_every_adapter_and_the_same_command_resumes(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     words = [
         *QUICK,
@@ -321,8 +321,10 @@ def test_ctrl_c_keeps_every_adapter_and_the_same_command_goes_on(tmp_path: Path)
 
 @pytest.mark.slow  # two sweeps each
 @pytest.mark.parametrize("kills", [1, None])
-def test_a_killed_pack_goes_on_in_another(tmp_path: Path, kills: int | None) -> None:
-    """Killed once while job 1 is at work: everything is finished in the end.
+def test_the_jobs_of_a_killed_pack_are_resumed_in_another(
+    tmp_path: Path, kills: int | None
+) -> None:
+    """Killed once while job 1 is running: everything is finished in the end.
 
     Killed whenever it is: it has failed, and no other.
     """
@@ -428,7 +430,7 @@ def test_packs_hold_what_has_base_data_and_precision_in_common() -> None:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a pack sets for its whole process is put back."""
+    """Restores what a pack sets for its whole process."""
     monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)
     threads, level = torch.get_num_threads(), logging.root.level
     before = {
@@ -453,7 +455,7 @@ def jobs(folder: Path, *names: str) -> dict[str, RunDirectory]:
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_pack_that_breaks_hands_on_whom_nobody_stopped(
+def test_jobs_that_an_error_of_the_pack_stopped_are_requeued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = jobs(tmp_path, "ends", "works", "breaks")
@@ -472,7 +474,7 @@ def test_a_pack_that_breaks_hands_on_whom_nobody_stopped(
     monkeypatch.setattr(pack, "run_job", run_job)
     with pytest.raises(SweepError, match="the disk is gone"):
         pack.run(PackArguments(tmp_path, tuple(records), together=3, threads=1))
-    assert records["ends"].read_status().state is State.stopped  # by somebody, before
+    assert records["ends"].read_status().state is State.stopped  # before the error
     assert records["works"].read_status().content == {
         **records["works"].read_status().content,
         "state": "waiting",
@@ -482,7 +484,7 @@ def test_a_pack_that_breaks_hands_on_whom_nobody_stopped(
 
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("together", [1, 3])
-def test_the_place_of_a_winner_that_fails_goes_to_the_next_best_where_it_was_stopped(
+def test_the_next_best_job_is_resumed_in_place_of_a_winner_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
     """Once to the second, who fails as well, and then to the third; nobody begins anew,

@@ -23,7 +23,7 @@ from hydratune.comparison.verdict import verdict
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Halved, State
-from hydratune.records.sweep import Job, write_sweep
+from hydratune.records.sweep import SweepJob, write_sweep
 
 
 def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
@@ -246,7 +246,7 @@ def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
     write_sweep(
         tmp_path,
         [
-            Job(str(n), (), {"optimizer.lr": lr, "seed": str(n % 2)})
+            SweepJob(str(n), (), {"optimizer.lr": lr, "seed": str(n % 2)})
             for n, lr in enumerate(("1e-3", "1e-3", "2e-3"))
         ],
     )

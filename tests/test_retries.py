@@ -1,4 +1,4 @@
-"""What becomes of the jobs of a pack that was killed, and on which GPUs packs run."""
+"""What becomes of the unfinished jobs of a killed pack, and on which GPUs packs run."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from hydratune.errors import ConfigError
 from hydratune.records.files import write_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
-from hydratune.records.sweep import Job
+from hydratune.records.sweep import SweepJob
 from hydratune.sweeps import devices, launch, pack_processes
 from hydratune.sweeps.launch import run_in_packs
 from hydratune.sweeps.options import HalvingOptions, PackOptions
@@ -30,7 +30,7 @@ from hydratune.sweeps.retries import (
 from test_config import compose
 
 
-def test_who_was_waiting_goes_on_and_who_was_at_work_is_tried_alone() -> None:
+def test_waiting_jobs_are_resumed_and_running_jobs_are_tried_alone() -> None:
     packs, lost = plan_retries(KilledPack("ab", "cde", together=2), {"a": 1, "b": 1}, retries=1)
     assert (
         packs == [RetriedPack(("c", "d", "e"), 2), RetriedPack(("a",), 1), RetriedPack(("b",), 1)]
@@ -38,7 +38,7 @@ def test_who_was_waiting_goes_on_and_who_was_at_work_is_tried_alone() -> None:
     )
 
 
-def test_with_more_tries_packs_become_smaller_until_jobs_are_alone() -> None:
+def test_with_more_retries_packs_become_smaller_until_jobs_are_alone() -> None:
     packs, lost = plan_retries(
         KilledPack("abcd", "", together=4), dict.fromkeys("abcd", 1), retries=3
     )
@@ -52,14 +52,14 @@ def test_with_more_tries_packs_become_smaller_until_jobs_are_alone() -> None:
     assert plan_retries(KilledPack("a", "", together=1), {"a": 4}, retries=3) == ([], ["a"])
 
 
-def test_without_retries_who_was_at_work_has_failed() -> None:
+def test_without_retries_running_jobs_have_failed() -> None:
     assert plan_retries(KilledPack("ab", "c", together=2), {"a": 1, "b": 1}, retries=0) == (
         [RetriedPack(("c",), 2)],
         ["a", "b"],
     )
 
 
-def test_a_pack_that_dies_before_its_work_is_tried_as_it_is() -> None:
+def test_a_pack_killed_before_any_job_ran_is_tried_again_as_it_is() -> None:
     assert plan_retries(KilledPack("", "abc", together=2), dict.fromkeys("abc", 1), retries=1) == (
         [RetriedPack(("a", "b", "c"), 2)],
         [],
@@ -117,8 +117,8 @@ def test_gpus_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert devices.visible_gpus() == ["GPU-1a", "GPU-3b"]
 
 
-def test_the_next_best_have_the_places_of_jobs_that_died(tmp_path: Path) -> None:
-    """When nobody else was left in their pack; once for each of them."""
+def test_the_next_best_jobs_replace_those_that_failed(tmp_path: Path) -> None:
+    """When no other job was left in their pack; once for each of them."""
     items = []
     for name in ("winner", "second", "third"):
         record = RunDirectory(tmp_path / name)
@@ -128,7 +128,7 @@ def test_the_next_best_have_the_places_of_jobs_that_died(tmp_path: Path) -> None
             record.update(halved={"step": 2})
             record.end(State.stopped, "halved")
         items.append(
-            PlannedJob(Job(name, (), {}), record, compose(), OmegaConf.create({"hydra": {}}))
+            PlannedJob(SweepJob(name, (), {}), record, compose(), OmegaConf.create({"hydra": {}}))
         )
     pack, halving = (
         PlannedPack("pack 1 of 1: 3 jobs", tuple(items), 2),
@@ -155,7 +155,7 @@ def test_the_next_best_have_the_places_of_jobs_that_died(tmp_path: Path) -> None
     assert instead.failed == ("winner",)
     assert (
         packs_for_unfinished(pack, NEEDS_NEW_PACK, tries, PackOptions()) == []
-    )  # nobody left early
+    )  # no job was halved
 
 
 # A pack that only does what is planned: the process that starts packs is tested, not the packs.
@@ -201,7 +201,7 @@ class Sweep:
         (self.folder / "starts.jsonl").unlink(missing_ok=True)
         planned = [
             PlannedJob(
-                Job(str(n), (), {}),
+                SweepJob(str(n), (), {}),
                 RunDirectory(self.folder / str(n)),
                 self.settings,
                 OmegaConf.create({"hydra": {}}),
@@ -269,7 +269,7 @@ def test_starting_again_tries_a_failed_job_again(
     assert "1 of 4 jobs failed before and are tried again: 1" in capfd.readouterr().out
 
 
-def test_a_pack_that_cannot_begin_does_not_begin_for_ever(sweep: Sweep) -> None:
+def test_a_pack_that_cannot_begin_is_not_started_for_ever(sweep: Sweep) -> None:
     (sweep.folder / "stub.py").write_text(
         f"open({str(sweep.folder / 'count')!r}, 'a').write('x'); raise SystemExit(3)"
     )
@@ -277,7 +277,9 @@ def test_a_pack_that_cannot_begin_does_not_begin_for_ever(sweep: Sweep) -> None:
     assert (sweep.folder / "count").read_text() == "xxx"
 
 
-def test_a_job_that_hangs_in_the_crew_is_not_tried_again_and_the_others_go_on(sweep: Sweep) -> None:
+def test_a_job_that_hangs_in_a_worker_is_not_tried_again_and_the_others_are_resumed(
+    sweep: Sweep,
+) -> None:
     assert sweep.run({"1": [NEEDS_NEW_PACK]}) == {
         "0": "finished",
         "1": "failed",
@@ -288,7 +290,7 @@ def test_a_job_that_hangs_in_the_crew_is_not_tried_again_and_the_others_go_on(sw
     assert "tries" not in sweep.status(2) and sweep.status(1)["error"] == "it hangs"
 
 
-def test_halving_goes_on_with_all_its_members(sweep: Sweep) -> None:
+def test_a_retried_pack_with_halving_keeps_all_its_jobs(sweep: Sweep) -> None:
     assert set(sweep.run({"1": [9]}, halving=HalvingOptions(1)).values()) == {"finished"}
     assert [(together, names) for _, together, names, _ in sweep.starts()] == [
         (2, list("0123")),
@@ -296,7 +298,7 @@ def test_halving_goes_on_with_all_its_members(sweep: Sweep) -> None:
     ]
 
 
-def test_packs_are_dealt_out_to_gpus_one_each_at_a_time(
+def test_every_gpu_runs_one_pack_at_a_time(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Two side by side, the third on the GPU that is free first."""
@@ -309,9 +311,7 @@ def test_packs_are_dealt_out_to_gpus_one_each_at_a_time(
     assert "pack 1 of 3 | hello from 0 1" in text and "pack 3 of 3 | hello from 4 5" in text
 
 
-def test_a_sweep_is_parted_for_the_gpus_that_are_there(
-    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_is_divided_among_the_gpus(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
     sweep.run({}, jobs=7)
     assert sorted((gpu, names) for gpu, _, names, _ in sweep.starts()) == [
@@ -324,7 +324,7 @@ def test_a_sweep_is_parted_for_the_gpus_that_are_there(
 @pytest.mark.parametrize(
     ("accelerator", "found"), [("auto", ["GPU-a"]), ("cpu", ["GPU-a", "GPU-b"])]
 )
-def test_one_gpu_or_none_wanted_is_as_without(
+def test_one_gpu_or_cpu_training_is_as_without_gpus(
     accelerator: str, found: list[str], sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "visible_gpus", lambda: found)
@@ -351,7 +351,7 @@ def test_ctrl_c_ends_every_pack_at_once(sweep: Sweep, monkeypatch: pytest.Monkey
     assert not (sweep.folder / ".pack").exists()
 
 
-def test_what_a_pack_cannot_be_is_refused() -> None:
+def test_wrong_options_of_the_launcher_are_refused() -> None:
     with pytest.raises(ConfigError) as error:
         PackOptions(pack_size=0, together=-1, patience=0, retries=-1)
     assert [problem.key.rpartition(".")[2] for problem in error.value.problems] == [

@@ -30,7 +30,7 @@ from hydratune.errors import ConfigError
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
-from hydratune.records.sweep import Job, write_sweep
+from hydratune.records.sweep import SweepJob, write_sweep
 from hydratune.sweeps import job_processes
 from hydratune.sweeps.job_processes import wait_for_unfinished
 from hydratune.sweeps.planning import PlannedJob
@@ -549,7 +549,7 @@ def test_a_trial_that_the_checks_refuse_fails_alone(hydratune: Command, tmp_path
 def test_a_search_does_not_move_into_the_folder_of_a_grid(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    write_sweep(tmp_path / "sweep", [Job("0", ("adapter.r=4",), {})])
+    write_sweep(tmp_path / "sweep", [SweepJob("0", ("adapter.r=4",), {})])
     code, text = hydratune(*search(f"hydra.sweep.dir={tmp_path}/sweep"))
     assert code == 2 and "another sweep" in text
     assert not (tmp_path / "sweep" / "study.log").exists()

@@ -23,10 +23,10 @@ def states(sweep: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow  # a process for each job; in packs: test_pack.py
-def test_failing_job_stops_nobody_and_only_it_runs_again(
+def test_a_failing_job_does_not_stop_the_others_and_is_run_again_alone(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """Three jobs, each a process: one with a rank the model cannot bear."""
+    """Three jobs, each a process: one with a rank that is too high."""
     command = (
         "train",
         "-m",
@@ -143,7 +143,7 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(
         (["hydra.launcher=process"], "hydra/launcher=process"),
         (["hydra.launcher.halving=8"], "hydra.launcher.halving.min_steps=8"),
         (["hydra.launcher.merge_tokens=many"], "--cfg hydra -p hydra.launcher shows its type"),
-        (["hydra.launcher.retries=-1"], "a job is tried once at least"),
+        (["hydra.launcher.retries=-1"], "a job is tried at least once"),
         (["hydra.launcher.lay_out=some"], "--cfg hydra -p hydra.launcher shows its type"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A job of a pack that hangs is given up, says where it stands, and nobody waits for it."""
+"""A job of a pack that hangs is given up, its log shows where, and no job waits for it."""
 
 import json
 import logging
@@ -83,7 +83,7 @@ def quick(context: RunContext) -> None:
         ) == [1, 2]
 
 
-def test_a_job_that_cannot_begin_is_not_handed_out_for_ever(
+def test_a_job_that_cannot_begin_is_not_started_for_ever(
     run_pack: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began: list[str] = []
@@ -103,7 +103,7 @@ def test_a_job_that_cannot_begin_is_not_handed_out_for_ever(
     assert run_pack(None, HalvingOptions(1, 2), a=quick, b=quick) == 0
     assert (
         began == ["a", "b"] and status(tmp_path / "b")["state"] == "finished"
-    )  # who has the place of a
+    )  # b runs in place of a
 
 
 def test_a_full_disk_costs_lines_of_the_log_and_no_job(
@@ -160,10 +160,10 @@ def test_a_job_that_hangs_is_given_up_and_the_others_finish(
     assert status(tmp_path / "hang")["state"] == "failed"
 
 
-def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
+def test_a_hanging_task_ends_the_pack_and_the_other_jobs_are_requeued(
     run_pack: Callable[..., int], tmp_path: Path, awake: threading.Event
 ) -> None:
-    """The crew has lost a thread.
+    """The worker pool has lost a thread.
 
     Who is at work leaves; who waits for what the hanging one holds is not blamed.
     """
@@ -190,7 +190,9 @@ def test_a_hanging_piece_ends_the_pack_and_the_others_go_on_in_another(
     assert not (tmp_path / "later" / "status.json").exists()
 
 
-def test_waiting_for_others_is_no_silence(run_pack: Callable[..., int], tmp_path: Path) -> None:
+def test_a_job_that_waits_for_others_does_not_hang(
+    run_pack: Callable[..., int], tmp_path: Path
+) -> None:
     def slow(context: RunContext) -> None:
         with context.resources.one_at_a_time("key"), progress("training", 14) as ticker:
             for _ in range(14):
@@ -223,12 +225,12 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(
     )  # it may get what the other one lets go
 
 
-def test_without_patience_nobody_is_given_up(run_pack: Callable[..., int], tmp_path: Path) -> None:
+def test_without_patience_no_job_is_given_up(run_pack: Callable[..., int], tmp_path: Path) -> None:
     assert run_pack(None, a=lambda context: time.sleep(1.0), b=quick) == 0
     assert status(tmp_path / "a")["state"] == "finished"
 
 
-def test_whoever_was_given_up_does_not_go_on(tmp_path: Path) -> None:
+def test_a_job_that_was_given_up_does_not_continue(tmp_path: Path) -> None:
     heartbeat = watch.Heartbeat(RunDirectory(tmp_path), threading.Event())
     heartbeat.record.start()
     heartbeat.given_up = True

@@ -18,6 +18,7 @@ from hydratune.data.output_folder import (
 from hydratune.data.preparation import prepare, rare_garbage_collection
 from hydratune.data.prepared import Prepared
 from hydratune.data.preview import show
+from hydratune.data.reader import Reader
 from hydratune.data.report_content import (
     MASKS_SHOWN,
     count_tokens_with_progress,
@@ -33,8 +34,7 @@ from hydratune.evaluation.judge import facts
 from hydratune.evaluation.judge.client import Budget, Client
 from hydratune.evaluation.judge.clients import make_client
 from hydratune.experiment import fitness
-from hydratune.models import sources
-from hydratune.models.sources import Reader
+from hydratune.models import loading
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import PrepareConfig
 
@@ -48,7 +48,7 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
     folder = choose_folder(config)
     judge = _judge(config)
     section("data")
-    reader = sources.reader(config.model)
+    reader = loading.load_reader(config.model)
     fitness.check_model(config, reader)
     prepared = prepare(config.data)
     for statement in prepared.report["source"]:

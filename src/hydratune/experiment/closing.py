@@ -41,9 +41,9 @@ def _print_results(job: Job, metrics: RunMetrics) -> None:
     if "forgetting/within_budget" in values:
         _print_forgetting(job, metrics)
     if "memorisation/difference" in values:
-        console.print(memorisation.told(content, metrics.intervals), soft_wrap=True)
+        console.print(memorisation.sentence(content, metrics.intervals), soft_wrap=True)
     if "memorisation/canary_difference" in values:
-        console.print(canaries.told(content, metrics.intervals), soft_wrap=True)
+        console.print(canaries.sentence(content, metrics.intervals), soft_wrap=True)
     clean = without_leaks(content)
     if clean:
         console.print(f"[yellow]{clean}", soft_wrap=True)
@@ -78,7 +78,7 @@ def _print_next(job: Job, record: RunDirectory) -> None:
 
 def _where_answers_end(job: Job, folder: str) -> str:
     """Return which tokens end an answer, and how to use them where the base model has others."""
-    tokens = turn_ends.told(job.tokenizer, job.answer_ends)
+    tokens = turn_ends.describe(job.tokenizer, job.answer_ends)
     text = f"an answer ends with {tokens}, as generation_config.json in it says"
     if isinstance(job.config.adapter, FullFinetune) or job.base_knows_ends:
         return text

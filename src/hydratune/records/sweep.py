@@ -10,7 +10,7 @@ SWEEP_FILE = "sweep.json"  # in the folder of a sweep
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One job of a sweep."""
 
     name: str  # its folder
@@ -26,7 +26,7 @@ def varying(overrides: list[list[str]]) -> list[dict[str, str]]:
     return [{key: job[key] for key in differing if key in job} for job in jobs]
 
 
-def write_sweep(folder: Path, jobs: list[Job], study: dict[str, str] | None = None) -> None:
+def write_sweep(folder: Path, jobs: list[SweepJob], study: dict[str, str] | None = None) -> None:
     """Write sweep.json.
 
     ``study``: storage and name of the Optuna study whose trials the jobs are.
@@ -41,12 +41,13 @@ def read_study(folder: Path) -> dict[str, str]:
     return dict(read_json(file).get("study", {})) if file.is_file() else {}
 
 
-def read_sweep(folder: Path) -> dict[str, Job]:
+def read_sweep(folder: Path) -> dict[str, SweepJob]:
     """Return the jobs by folder name; empty if ``folder`` is not a sweep directory."""
     file = folder / SWEEP_FILE
     if not file.is_file():
         return {}
     content: dict[str, Any] = read_json(file)["jobs"]
     return {
-        name: Job(name, tuple(job["overrides"]), job["varying"]) for name, job in content.items()
+        name: SweepJob(name, tuple(job["overrides"]), job["varying"])
+        for name, job in content.items()
     }

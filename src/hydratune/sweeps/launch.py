@@ -19,7 +19,7 @@ from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.experiment.interrupts import listen
 from hydratune.records.run_directory import alone
 from hydratune.records.status import Outcome, State
-from hydratune.records.sweep import Job, read_study, read_sweep, write_sweep
+from hydratune.records.sweep import SweepJob, read_study, read_sweep, write_sweep
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.devices import count_cores, visible_gpus
 from hydratune.sweeps.job_checks import check_jobs, refuse_other_halving, refuse_other_settings
@@ -183,7 +183,7 @@ def print_wandb_hint(folder: Path) -> None:
         console.print(f"W&B         {escape(command)}", soft_wrap=True)
 
 
-def table_of_failures(failed: Sequence[tuple[Job, str]], title: str) -> Table:
+def table_of_failures(failed: Sequence[tuple[SweepJob, str]], title: str) -> Table:
     """Return a table of jobs and the reasons for which they failed."""
     table = Table(title=title, title_justify="left", title_style="bold red", header_style="bold")
     for column in ("job", "settings", "reason"):

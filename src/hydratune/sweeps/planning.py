@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydratune.data.rows import stable_hash
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Status
-from hydratune.records.sweep import Job
+from hydratune.records.sweep import SweepJob
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control
 from hydratune.settings.registry import plain
@@ -18,7 +18,7 @@ from hydratune.settings.registry import plain
 class PlannedJob:
     """A job of a sweep that was composed and checked: its folder and its settings."""
 
-    job: Job
+    job: SweepJob
     record: RunDirectory
     settings: TrainConfig
     composed: DictConfig  # the whole Hydra config, with the node ``hydra``

@@ -37,8 +37,10 @@ class CodeTask(StrEnum):
     test = "test"  # source -> a test of the code base that calls it
 
 
-_EXCLUDED: tuple[str, ...] = (".*", "__pycache__", "build", "dist", "node_modules", "site-packages")
-_EXCLUDED += ("*.egg-info", "_vendor")
+_EXCLUDED = (
+    *(".*", "__pycache__", "build", "dist", "node_modules", "site-packages"),
+    *("*.egg-info", "_vendor"),
+)
 
 
 @variant("data", "repository")

@@ -30,7 +30,7 @@ from hydratune.sweeps.search.objectives import read_objectives
 from hydratune.sweeps.search.report import print_report
 from hydratune.sweeps.search.samplers import make_sampler
 from hydratune.sweeps.search.settings import Search, SearchSettings
-from hydratune.sweeps.search.space import Dimension, read_space
+from hydratune.sweeps.search.space import SearchSpace, read_space
 from hydratune.sweeps.search.study import COMPOSED, open_study
 from hydratune.sweeps.search.trials import run_batch, sweep_lock
 
@@ -84,16 +84,12 @@ def _check(
     """
     words = [f"{key}={value}" for key, value in (settings.params or {}).items()]
     parser = OverridesParser.create(config_loader=context.config_loader)
-    dimensions, fixed = read_space(parser.parse_overrides([*words, *arguments]))
+    space = read_space(parser.parse_overrides([*words, *arguments]))
     objectives = read_objectives(settings.objectives)
-    sampler = make_sampler(settings, dimensions, objectives)
+    sampler = make_sampler(settings, space.dimensions, objectives)
     packing = _pack_options(launcher)
-    corners = _check_corners(context, config, dimensions, fixed)
-    common = {
-        "ranges or choices": [f"{d.key}: {d.distribution}" for d in dimensions],
-        "settings": [override for override in fixed if not override.startswith("resume=")],
-    }
-    resume = corners[0].resume
+    corners = _check_corners(context, config, space)
+    resume, common = corners[0].resume, space.describe()
     if resume is not Resume.force:  # a file of settings may have been edited
         common[COMPOSED] = _composed_settings(corners)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
@@ -104,18 +100,7 @@ def _check(
         name = settings.study_name or read_study(folder).get("name") or folder.name
         place = _storage(settings, folder)
         study = open_study(place, name, sampler, objectives, common)
-        checked = Search(
-            context,
-            config,
-            folder,
-            packing,
-            study,
-            dimensions,
-            fixed,
-            objectives,
-            settings.n_trials,
-            settings.batch,
-        )
+        checked = Search(context, config, folder, settings, packing, space, objectives, study)
         _refuse_other_environment(checked, resume)
         write_text(folder / "multirun.yaml", mask(OmegaConf.to_yaml(config)))
         jobs = list(read_sweep(folder).values())
@@ -139,22 +124,17 @@ def _pack_options(launcher: object) -> PackOptions | None:
 
 
 def _check_corners(
-    context: HydraContext, config: DictConfig, dimensions: Sequence[Dimension], fixed: Sequence[str]
+    context: HydraContext, config: DictConfig, space: SearchSpace
 ) -> list[TrainConfig]:
     """Compose and check a job for every choice and both ends of every range; return the settings of
     all.
 
     Raises ``ConfigError``, or Hydra's own errors, before anything runs.
     """
-    first = {dimension.key: dimension.corners()[0] for dimension in dimensions}
-    corners = [first]
-    for dimension in dimensions:
-        corners += [{**first, dimension.key: value} for value in dimension.corners()[1:]]
     problems: list[Problem] = []
     settings: list[TrainConfig] = []
-    for number, corner in enumerate(corners):
-        varied = [dimension.override(corner[dimension.key]) for dimension in dimensions]
-        job, job_problems = check_job(context, config, number, [*fixed, *varied])
+    for number, overrides in enumerate(space.corners()):
+        job, job_problems = check_job(context, config, number, overrides)
         problems += [problem for problem in job_problems if problem not in problems]
         if job is None:
             continue
@@ -193,7 +173,7 @@ def _refuse_other_sweep(folder: Path) -> None:
 def _refuse_other_environment(search: Search, resume: Resume) -> None:
     """Raise ``ConfigError`` if further trials would not compare with the finished ones."""
     trials = search.requested_trials()
-    if len(trials) < search.n_trials:
+    if len(trials) < search.settings.n_trials:
         complete = [search.record(t.number) for t in trials if t.state is TrialState.COMPLETE]
         finished = [record for record in complete if record.is_finished()]
         refuse_other_environment(finished, resume)

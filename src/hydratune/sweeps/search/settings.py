@@ -10,10 +10,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydratune.records.run_directory import RunDirectory
-from hydratune.records.sweep import Job
+from hydratune.records.sweep import SweepJob
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.search.objectives import Objective
-from hydratune.sweeps.search.space import Dimension
+from hydratune.sweeps.search.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,11 @@ class Search:
     context: HydraContext
     config: DictConfig
     folder: Path  # of the sweep; trial k is the run in its folder k
+    settings: SearchSettings
     packing: PackOptions | None  # None: each trial in a process of its own
-    study: Study
-    dimensions: Sequence[Dimension]
-    fixed: Sequence[str]  # overrides that are the same for every trial
+    space: SearchSpace
     objectives: Sequence[Objective]
-    n_trials: int
-    batch: int
+    study: Study
 
     @property
     def is_halving(self) -> bool:
@@ -54,15 +52,16 @@ class Search:
         """Return the run directory of the trial with this number."""
         return RunDirectory(self.folder / str(number))
 
-    def job(self, trial: Trial | FrozenTrial) -> Job:
+    def job(self, trial: Trial | FrozenTrial) -> SweepJob:
         """Return the job of ``trial``: the fixed overrides and those of its parameters.
 
         A trial that another program added to the study may lack parameters.
         """
         params = trial.params
-        overrides = [d.override(params[d.name]) for d in self.dimensions if d.name in params]
+        dimensions = [d for d in self.space.dimensions if d.name in params]
+        overrides = [dimension.override(params[dimension.name]) for dimension in dimensions]
         varying = dict(override.lstrip("+").split("=", 1) for override in overrides)
-        return Job(str(trial.number), (*self.fixed, *overrides), varying)
+        return SweepJob(str(trial.number), (*self.space.fixed, *overrides), varying)
 
     def requested_trials(self) -> list[FrozenTrial]:
         """Return every trial of the study but those that are queued and not yet taken."""

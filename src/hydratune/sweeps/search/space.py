@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from hydra.core.override_parser.types import (
     ChoiceSweep,
@@ -73,8 +74,33 @@ class Dimension:
         return not isinstance(self.distribution, CategoricalDistribution)
 
 
-def read_space(overrides: Sequence[Override]) -> tuple[list[Dimension], list[str]]:
-    """Return (what varies, overrides that are the same for every trial).
+class SearchSpace(NamedTuple):
+    """What a search varies, and what it does not."""
+
+    dimensions: list[Dimension]
+    fixed: list[str]  # overrides that are the same for every trial
+
+    def corners(self) -> list[list[str]]:
+        """Return the overrides of one job for every choice and both ends of every range."""
+        first = {dimension.key: dimension.corners()[0] for dimension in self.dimensions}
+        corners = [first]
+        for dimension in self.dimensions:
+            corners += [{**first, dimension.key: value} for value in dimension.corners()[1:]]
+        return [
+            [*self.fixed, *(d.override(corner[d.key]) for d in self.dimensions)]
+            for corner in corners
+        ]
+
+    def describe(self) -> dict[str, list[str]]:
+        """Return what trials of one study must have in common, by topic."""
+        return {
+            "ranges or choices": [f"{d.key}: {d.distribution}" for d in self.dimensions],
+            "settings": [text for text in self.fixed if not text.startswith("resume=")],
+        }
+
+
+def read_space(overrides: Sequence[Override]) -> SearchSpace:
+    """Return the space that ``overrides`` span.
 
     Raises ``ConfigError`` with everything that is wrong.
     """
@@ -96,7 +122,7 @@ def read_space(overrides: Sequence[Override]) -> tuple[list[Dimension], list[str
         problems.append(Problem("hydra/sweeper", "a search", why, fix))
     if problems:
         raise ConfigError(problems, prefix="search: ")
-    return list(dimensions.values()), list(fixed.values())
+    return SearchSpace(list(dimensions.values()), list(fixed.values()))
 
 
 def _dimension(key: str, override: Override) -> Dimension:

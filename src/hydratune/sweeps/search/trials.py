@@ -79,14 +79,14 @@ def _take(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
     (search.folder / _LOCKS).mkdir(exist_ok=True)
     _take_abandoned(search, held)
     if not held:
-        count = min(search.batch, search.n_trials - len(search.requested_trials()))
-        for _ in range(count):
+        missing = search.settings.n_trials - len(search.requested_trials())
+        for _ in range(min(search.settings.batch, missing)):
             trial = search.study.ask()
             lock = _try_lock(search, trial.number)
             assert lock is not None, "no other driver knows the trial"
             held.append((trial, lock))
     for trial, _ in held:
-        for dimension in search.dimensions:
+        for dimension in search.space.dimensions:
             dimension.suggest(trial)
         trial.set_user_attr("run", str(search.record(trial.number).path))
 
@@ -105,7 +105,7 @@ def _take_abandoned(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
             lock.release()
             continue
         held.append((Trial(study, trial._trial_id), lock))
-        if len(held) == search.batch:
+        if len(held) == search.settings.batch:
             break
 
 
@@ -160,7 +160,7 @@ def _run(search: Search, trials: Sequence[Trial]) -> None:
     else:
         jobs = [job for job in jobs if not _has_ended(job.record)]
     names = ", ".join(job.name for job in jobs)
-    section(f"trial{'s' if len(jobs) > 1 else ''} {names} of {search.n_trials}")
+    section(f"trial{'s' if len(jobs) > 1 else ''} {names} of {search.settings.n_trials}")
     run_jobs(search.context, search.folder, jobs, search.packing)
 
 
