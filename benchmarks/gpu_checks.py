@@ -335,7 +335,9 @@ def _generated(
     return found[:, longest:].tolist()
 
 
-def _logits(model: Any, prompt: Sequence[int], tokens: Sequence[int], place: ComputeDevice) -> torch.Tensor:
+def _logits(
+    model: Any, prompt: Sequence[int], tokens: Sequence[int], place: ComputeDevice
+) -> torch.Tensor:
     """(tokens, vocabulary) in fp32, each row before its token was read."""
     ids = torch.tensor([[*prompt, *tokens[:-1]]], device=place.device)
     return model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].float()
