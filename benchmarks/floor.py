@@ -58,9 +58,9 @@ def linear_weights(config: Any, layers: int | None) -> dict[str, int]:
     """
     from transformers import AutoConfig
 
-    from hydratune.models import sources
+    from hydratune.models import loading
 
-    described = AutoConfig.from_pretrained(sources.resolve(config.model).name).get_text_config()
+    described = AutoConfig.from_pretrained(loading.locate(config.model).name).get_text_config()
     described.num_hidden_layers = layers or described.num_hidden_layers
     return weights_of(described, config.adapter.r)
 

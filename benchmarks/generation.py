@@ -26,13 +26,14 @@ def answers(system: str, args: argparse.Namespace) -> dict[str, Any]:
     """What one system says, and what it cost."""
     import torch
 
-    from hydratune.evaluation.generation import answer, even_batches
-    from hydratune.models import sources
+    from hydratune.evaluation.batches import even_batches
+    from hydratune.evaluation.generation import answer
+    from hydratune.models import loading
     from hydratune.models.hardware import keep_memory
 
     keep_memory()
     prompts, model, tokenizer = prepared(args, own=system == "ours")
-    stop, pad = sources.turn_end_ids(tokenizer, model), tokenizer.pad_token_id
+    stop, pad = loading.turn_end_ids(tokenizer, model), tokenizer.pad_token_id
     meter, limit = fresh.Meter(), args.max_new_tokens
     meter.start()
     if system == "ours":
@@ -72,15 +73,15 @@ def prepared(args: argparse.Namespace, *, own: bool) -> tuple[list[list[int]], A
     """(prompts, model, tokenizer); ``own``: with hydratune's attention."""
     import torch
 
-    from hydratune.models import sources
+    from hydratune.models import loading
     from hydratune.models.compute import on_cpu
     from systems import base_model, truncated
 
     rows = Rows.read(args.rows)
     config = settings(rows.overrides)
-    source = sources.resolve(config.model)
+    source = loading.locate(config.model)
     base = (
-        sources.load_model(config.model, source, on_cpu())
+        loading.load_model(config.model, source, on_cpu())
         if own
         else base_model(config, None, torch.float32)
     )
@@ -90,7 +91,7 @@ def prepared(args: argparse.Namespace, *, own: bool) -> tuple[list[list[int]], A
 
         model = PeftModel.from_pretrained(model, args.adapter)
     prompts = [ids[: mask.index(True)] for ids, mask in zip(rows.ids, rows.loss_mask, strict=True)]
-    return prompts, model.eval(), sources.load_tokenizer(config.model, source)
+    return prompts, model.eval(), loading.load_tokenizer(config.model, source)
 
 
 def gaps(

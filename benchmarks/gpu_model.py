@@ -159,11 +159,12 @@ def ours(base: Any, config: Any) -> Any:
     from hydratune.adapters import attach
     from hydratune.models.attention import NAME
     from hydratune.models.compute import remember_autocast
+    from hydratune.training.patches import with_lean_layers
 
     base.set_attn_implementation(NAME)
     remember_autocast(base, torch.bfloat16 if base.dtype == torch.bfloat16 else None)
     torch.manual_seed(config.seed)
-    return attach.add_adapter(base, config.adapter)
+    return with_lean_layers(attach.add_adapter(base, config.adapter))
 
 
 def theirs(base: Any, config: Any) -> Any:

@@ -288,6 +288,7 @@ def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
     from hydratune.records.run_directory import RunDirectory
     from hydratune.sweeps.pack_resources import JobWorkers, PackResources
     from hydratune.sweeps.watch import Heartbeat
+    from hydratune.training.patches import with_lean_layers
 
     config = place.settings(f"data.batch_size={many.rows}")
     base = build(many.shape, place, torch.bfloat16 if many.bf16 else torch.float32)
@@ -299,7 +300,9 @@ def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
     taken = []
     for seed in range(count):
         torch.manual_seed(seed)
-        model = attach.add_adapter(resources.own(base, heartbeat), config.adapter).train()
+        model = with_lean_layers(
+            attach.add_adapter(resources.own(base, heartbeat), config.adapter)
+        ).train()
         pool = JobWorkers(resources, heartbeat, threading.Event()) if packed else None
         drawn = random_rows(
             many.rows * (many.rounds + 1), many.shape, many.length, many.length, config, seed=seed

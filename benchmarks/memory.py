@@ -23,6 +23,7 @@ from hydratune.models import memory_plan, varlen
 from hydratune.models.attention import NAME
 from hydratune.settings.model import Quantization
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 
 SHAPES = {
     "Llama 3.2 1B": {
@@ -69,8 +70,10 @@ def kept(shape: dict[str, Any], layers: int) -> int:
     """
     model: Any = LlamaForCausalLM(config_of(shape, layers, 64)).to(torch.bfloat16)
     model.set_attn_implementation(NAME)
-    tuned = attach.add_adapter(
-        attach.prepare_quantised(model, Quantization.none), LoraAdapter(r=16, lora_alpha=32)
+    tuned = with_lean_layers(
+        attach.add_adapter(
+            attach.prepare_quantised(model, Quantization.none), LoraAdapter(r=16, lora_alpha=32)
+        )
     )
     objective = Objective(tuned.to(torch.bfloat16), micro_tokens=2 * TOKENS, workers=1)
     tuned.to("meta").train()
@@ -100,7 +103,7 @@ def main() -> None:
     ).parse_args()
     enabled = torch.is_autocast_enabled
     torch.is_autocast_enabled = lambda kind="cuda": kind != "meta" and enabled(kind)  # type: ignore[assignment]
-    varlen.can_take = lambda *_: True  # type: ignore[assignment]
+    varlen.supports = lambda *_: True  # type: ignore[assignment]
     table = []
     for name, shape in SHAPES.items():
         one, two = kept(shape, 1), kept(shape, 2)

@@ -55,12 +55,13 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     from hydratune.adapters import attach
     from hydratune.composition import register
     from hydratune.experiment.prepare import prepare
-    from hydratune.models import hardware, sources
+    from hydratune.models import hardware, loading
     from hydratune.records.run_directory import RunDirectory
     from hydratune.settings.commands import TrainConfig
     from hydratune.settings.registry import typed
     from hydratune.training.fit import fit
     from hydratune.training.objective import Objective
+    from hydratune.training.patches import with_lean_layers
     from hydratune.training.schedules import total_steps
     from hydratune.training.task import TrainingTask
 
@@ -81,7 +82,9 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     with Objective(job.model, micro_tokens=1024, workers=1) as objective:
         before = float(objective.loss(job.validation)) / trained_tokens
     torch.manual_seed(0)
-    model = attach.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+    model = with_lean_layers(
+        attach.add_adapter(job.model, config.adapter, total_steps(config, len(job.train)))
+    )
     trainable, total = attach.count_parameters(model)
     with tempfile.TemporaryDirectory() as folder:
         record = RunDirectory(Path(folder))
@@ -96,7 +99,7 @@ def measure(name: str, steps: int, overrides: list[str]) -> dict[str, Any]:
         expected = logits(model, job.validation)
         del model, job.model
         again = attach.load_tuned(
-            config.model, config.adapter, sources.resolve(config.model), record.adapter, job.compute
+            config.model, config.adapter, loading.locate(config.model), record.adapter, job.compute
         )
         difference = max(
             float((a - b).abs().max())

@@ -27,15 +27,17 @@ from hydratune import composition
 from hydratune.adapters import attach
 from hydratune.data.datamodule import OptimizerBatches
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.errors import ConfigError
+from hydratune.errors import ConfigError, refuse
 from hydratune.experiment.prepare import prepare
 from hydratune.models import hardware
 from hydratune.models.memory_plan import CPU_MICRO_TOKENS
-from hydratune.settings import checks
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.registry import typed
-from hydratune.training import optimizers, schedules
+from hydratune.training import schedules
+from hydratune.training.joint_optimizer import JointOptimizer
 from hydratune.training.objective import Objective
+from hydratune.training.parameter_groups import build_optimizer
+from hydratune.training.patches import with_lean_layers
 
 ROWS = (
     "data.batch_size=4",
@@ -52,7 +54,7 @@ def compose(overrides: list[str]) -> TrainConfig:
     composition.register()
     with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
         settings = typed(hydra.compose("train", ["name=benchmark", *ROWS, *overrides]), TrainConfig)
-    checks.check(settings)
+    settings.check()
     return settings
 
 
@@ -85,7 +87,7 @@ def step(
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(parameters, clip)
     threads = torch.get_num_threads()
-    torch.set_num_threads(threads if isinstance(optimizer, optimizers.Together) else 1)
+    torch.set_num_threads(threads if isinstance(optimizer, JointOptimizer) else 1)
     optimizer.step()
     torch.set_num_threads(threads)
 
@@ -107,16 +109,16 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
     """One line of the table."""
     settings = compose([f"optimizer={name}", *ONLY_FULL.get(name, []), *overrides])
     accelerator = hardware.accelerator(settings)
-    optimizers.check_machine(settings, accelerator)
+    refuse(settings.optimizer.accelerator_problems(accelerator))
     job = prepare(settings)
     lightning.seed_everything(settings.seed, verbose=False)
-    model = attach.add_adapter(job.model, settings.adapter)
+    model = with_lean_layers(attach.add_adapter(job.model, settings.adapter))
     workers = hardware.cpu_count() if accelerator == "cpu" else 1
     total, clip = settings.trainer.max_steps or 20, settings.trainer.gradient_clip_val
     with Objective(
         model, micro_tokens=settings.trainer.micro_tokens or CPU_MICRO_TOKENS, workers=workers
     ) as objective:
-        optimizer = optimizers.build(model, settings.optimizer)
+        optimizer = build_optimizer(model, settings.optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, schedules.learning_rate_factor(settings.optimizer, total + 1)
         )
@@ -148,7 +150,7 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
         with torch.no_grad():
             for parameter, weight in zip(objective.parameters(), stored["weights"], strict=True):
                 parameter.copy_(weight)
-        loaded = optimizers.build(model, settings.optimizer)
+        loaded = build_optimizer(model, settings.optimizer)
         loaded.load_state_dict(stored["optimizer"])
         step(objective, loaded, rows, clip)
         difference = max(

@@ -24,12 +24,13 @@ import torch
 from fresh import _cpu_seconds
 from hydratune.adapters import attach
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.models import hardware, sources
+from hydratune.models import hardware, loading
 from hydratune.models.compute import on_cpu
 from hydratune.records.run_directory import RunDirectory
 from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 from workloads import settings
 
 IN_A_ROUND = 4  # micro-packs of every trial
@@ -54,7 +55,9 @@ class Pack:
         self.objectives = []
         for seed in range(trials):
             torch.manual_seed(seed)
-            model = attach.add_adapter(self.resources.own(base, heartbeat), config.adapter, 10)
+            model = with_lean_layers(
+                attach.add_adapter(self.resources.own(base, heartbeat), config.adapter, 10)
+            )
             model.train()
             pool = JobWorkers(self.resources, heartbeat, threading.Event())
             self.objectives.append(
@@ -96,7 +99,7 @@ def main() -> None:
     torch.set_num_threads(1)
     hardware.keep_memory()
     config = settings(args.overrides)
-    base = sources.load_model(config.model, sources.resolve(config.model), on_cpu())
+    base = loading.load_model(config.model, loading.locate(config.model), on_cpu())
     alone, merged = (
         Pack(copy.deepcopy(base), config, max(trials), args.workers, tokens)
         for tokens in (0, args.merge_tokens)

@@ -37,10 +37,11 @@ def ours(
 
     from hydratune.adapters import attach
     from hydratune.data.encoding.encoded import Encoded
-    from hydratune.models import sources
+    from hydratune.models import loading
     from hydratune.models.compute import compute_of
     from hydratune.records.run_directory import RunDirectory
     from hydratune.training.fit import fit
+    from hydratune.training.patches import with_lean_layers
     from hydratune.training.task import TrainingTask
 
     class Steps(Logger):
@@ -54,10 +55,10 @@ def ours(
 
     compute = compute_of(config)
     with parts.without(part, config) if part else nullcontext():
-        base = sources.load_model(config.model, sources.resolve(config.model), compute)
+        base = loading.load_model(config.model, loading.locate(config.model), compute)
         base = attach.prepare_quantised(truncated(base, layers), config.model.quantization)
         lightning.seed_everything(config.seed, verbose=False)
-        model = attach.add_adapter(base, config.adapter)
+        model = with_lean_layers(attach.add_adapter(base, config.adapter))
         begin(model, meter)
         train = [
             Encoded(tuple(ids), tuple(loss_mask))
@@ -145,7 +146,7 @@ def trl(
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from hydratune.models import sources
+    from hydratune.models import loading
 
     losses: list[torch.Tensor] = []
 
@@ -188,7 +189,7 @@ def trl(
             disable_tqdm=True,
             **options,
         )
-        tokenizer = sources.load_tokenizer(config.model, sources.resolve(config.model))
+        tokenizer = loading.load_tokenizer(config.model, loading.locate(config.model))
         data = {"train_dataset": Dataset.from_dict(columns), "processing_class": tokenizer}
         if validating:
             ids, masks = rows.validation
@@ -228,9 +229,9 @@ SYSTEMS: dict[str, System] = {
 def base_model(config: Any, layers: int | None, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
-    from hydratune.models import sources
+    from hydratune.models import loading
 
-    source = sources.resolve(config.model)
+    source = loading.locate(config.model)
     return truncated(
         AutoModelForCausalLM.from_pretrained(source.name, revision=source.revision, dtype=dtype),
         layers,

@@ -136,7 +136,7 @@ def first(
     from hydratune.data.encoding.encoder import ChatEncoder
     from hydratune.data.sets import load_sets
     from hydratune.evaluation.metrics import as_json_text
-    from hydratune.models import sources
+    from hydratune.models import loading
 
     chosen = WORKLOADS[name]
     path = [f"data.path={Path(str(data)).resolve() / chosen.folder}"] if chosen.folder else []
@@ -151,7 +151,7 @@ def first(
         else max(config.data.batch_size, round(chosen.rows * size / 8) * 8)
     )
     config.data.max_train_rows = 2 * size
-    reader = sources.reader(config.model)
+    reader = loading.load_reader(config.model)
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
     every = ((row, encoder.encode(row)) for row in load_sets(config.data, config.seed).train)
     taken = [(row, encoded) for row, encoded in every if len(encoded.ids) <= chosen.longest][:size]

@@ -46,29 +46,29 @@ def ctrl_c() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny() -> tuple[Any, Any, Any]:
     """(settings, source, tokenizer) of the random-weight model."""
-    from hydratune.models import sources
-    from hydratune.settings.model import TinyModel
+    from hydratune.models import loading
+    from hydratune.models.sources.tiny import TinyModel
 
     settings = TinyModel(name="tiny", context_window=2048)
-    source = sources.resolve(settings)
-    return settings, source, sources.load_tokenizer(settings, source)
+    source = loading.locate(settings)
+    return settings, source, loading.load_tokenizer(settings, source)
 
 
 @pytest.fixture
 def model(tiny: tuple[Any, Any, Any]) -> Any:
     """A fresh tiny model."""
-    from hydratune.models import sources
+    from hydratune.models import loading
     from hydratune.models.compute import on_cpu
 
-    return sources.load_model(tiny[0], tiny[1], on_cpu())
+    return loading.load_model(tiny[0], tiny[1], on_cpu())
 
 
 @pytest.fixture
 def encoder(tiny: tuple[Any, Any, Any], model: Any) -> Any:
     from hydratune.data.encoding.encoder import ChatEncoder
-    from hydratune.models import sources
+    from hydratune.models import loading
 
-    return ChatEncoder(tiny[2], sources.turn_end_ids(tiny[2], model))
+    return ChatEncoder(tiny[2], loading.turn_end_ids(tiny[2], model))
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ Command = Callable[..., tuple[int, str]]
 
 def test_canaries_are_drawn_by_the_seed_and_those_for_comparison_are_others() -> None:
     first, again, other = (
-        canaries.made(6, 0, "be brief"),
-        canaries.made(6, 0, "be brief"),
-        canaries.made(6, 1, "be brief"),
+        canaries.make_canaries(6, 0, "be brief"),
+        canaries.make_canaries(6, 0, "be brief"),
+        canaries.make_canaries(6, 1, "be brief"),
     )
-    control = canaries.made(6, 0, "be brief", trained=False)
+    control = canaries.make_canaries(6, 0, "be brief", trained=False)
     assert first == again and all(map(canaries.is_canary, first))
     secrets = [{row.answer for row in rows} for rows in (first, other, control)]
     assert all(
@@ -55,7 +55,10 @@ def test_exposure_is_the_rank_among_the_candidates(
         ]
 
     monkeypatch.setattr(canaries, "answer", scored)
-    rows, control = canaries.made(1, 0, None), canaries.made(1, 0, None, trained=False)
+    rows, control = (
+        canaries.make_canaries(1, 0, None),
+        canaries.make_canaries(1, 0, None, trained=False),
+    )
     records = canaries.probe(None, encoder, rows, control, 0, pad=0, pool=None)
     assert [(r["trained"], r["rank"]) for r in records] == [(True, 1), (False, 127)]
     assert [r["exposure"] for r in records] == [7.0, pytest.approx(math.log2(128 / 127))]
@@ -73,13 +76,13 @@ def test_a_difference_shows_with_enough_canaries() -> None:
     assert values["memorisation/canary_difference"] == pytest.approx(6.25 - 1.125)
     assert intervals["memorisation/canary_difference"][
         0
-    ] > 3 and "can be drawn out" in canaries.told(values, intervals)
+    ] > 3 and "can be extracted" in canaries.sentence(values, intervals)
     values, intervals = canaries.summary(some(1, 2, 0.5, 3, 2, 1, 0.5, 2), 0.95, 1000)
-    assert "no sign" in canaries.told(values, intervals)
+    assert "no sign" in canaries.sentence(values, intervals)
 
 
 def test_a_model_that_learnt_its_canaries_is_exposed(hydratune: Command, tmp_path: Path) -> None:
-    """A tiny model that knows its training rows by heart; the rows that are measured stay what they
+    """A tiny model that has memorised its training rows; the rows that are measured stay what they
     were.
     """
     learns = (
@@ -108,7 +111,7 @@ def test_a_model_that_learnt_its_canaries_is_exposed(hydratune: Command, tmp_pat
         and data["splits"]["train"]["kept"] == 10
     )
     assert found["memorisation/canary_exposure"] > 6 and found["memorisation/canary_difference"] > 2
-    assert "can be drawn out of this model" in text and "in the untouched model" in text
+    assert "can be extracted from this model" in text and "in the untouched model" in text
     each = [
         json.loads(line) for line in (tmp_path / "run" / "canaries.jsonl").read_text().splitlines()
     ]

@@ -15,24 +15,20 @@ import pytest
 
 from conftest import SHARED_DATA, SMALL
 from hydratune.data.answers import is_valid_answer, json_schema
-from hydratune.data.cases import CASES, cuad, mts_dialog
-from hydratune.data.cases.brand_style import plain_notes
+from hydratune.data.cases import cuad_answers, mts_dialog
+from hydratune.data.cases.base import CaseData
+from hydratune.data.cases.brand_style import BrandStyleData, plain_notes
+from hydratune.data.cases.cuad import CuadData
+from hydratune.data.cases.mts_dialog import MtsDialogData
+from hydratune.data.cases.repository import CodeTask, RepositoryData
+from hydratune.data.cases.snips import SnipsData
+from hydratune.data.cases.tech_support import TechSupportData
 from hydratune.data.cases.tldr import parse_page
 from hydratune.data.rows import Row
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.errors import ConfigError, DataError
-from hydratune.settings import checks
-from hydratune.settings.data import (
-    BrandStyleData,
-    CaseData,
-    CodeTask,
-    CuadData,
-    DataConfig,
-    MtsDialogData,
-    RepositoryData,
-    SnipsData,
-    TechSupportData,
-)
+from hydratune.settings.data import DataConfig
+from hydratune.settings.registry import variants
 from test_config import compose
 
 FOLDERS = {
@@ -44,6 +40,8 @@ FOLDERS = {
 }
 SOURCE = Path(__file__).parents[1] / "src"
 
+CASES = [name for name, kind in variants("data").items() if issubclass(kind, CaseData)]
+
 
 def published(case: str) -> str:
     """The folder of the published files, or a skipped test."""
@@ -54,7 +52,7 @@ def published(case: str) -> str:
 
 
 def rows_of(data: CaseData) -> list[Row]:
-    return [row for rows in CASES[data.source](data) for row in rows or ()]
+    return [row for rows in data.read() for row in rows or ()]
 
 
 def question(row: Row) -> str:
@@ -113,7 +111,7 @@ def test_answers_are_valid_under_the_cases_schema(case: tuple[DataConfig, RowSet
 @pytest.mark.parametrize("name", CASES)
 def test_missing_folder_is_refused_before_anything_runs(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="no such folder") as caught:
-        checks.check(compose(f"experiment={name}", f"data.path={tmp_path}/none"))
+        compose(f"experiment={name}", f"data.path={tmp_path}/none").check()
     assert [p.key for p in caught.value.problems] == ["data.path"]
 
 
@@ -260,7 +258,7 @@ def test_answer_that_the_passages_contradict_leaves_the_contract_out(
 ) -> None:
     with caplog.at_level("INFO"):
         assert len(rows_of(contracts(tmp_path, {}, changes))) == 1
-    assert f"1 of 2 contracts used; left out: {reason}" in caplog.text
+    assert f"1 of 2 contracts used; dropped: {reason}" in caplog.text
 
 
 def test_answer_without_a_passage_or_left_open_is_null_and_said(tmp_path: Path) -> None:
@@ -293,7 +291,7 @@ def test_contract_that_runs_on_is_perpetual(tmp_path: Path) -> None:
     ],
 )
 def test_usual_ways_to_write_a_day_are_understood(text: str) -> None:
-    assert "2003-01-02" in {day.isoformat() for day in cuad.dates_in(f"made on {text}.")}
+    assert "2003-01-02" in {day.isoformat() for day in cuad_answers.dates_in(f"made on {text}.")}
 
 
 @pytest.mark.parametrize(
@@ -308,7 +306,7 @@ def test_usual_ways_to_write_a_day_are_understood(text: str) -> None:
     ],
 )
 def test_renewals_are_spelled_one_way(published_renewal: str, expected: str | None) -> None:
-    assert cuad.renewal(published_renewal) == expected
+    assert cuad_answers.renewal(published_renewal) == expected
 
 
 def test_malformed_cuad_file_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -342,7 +340,7 @@ def dialogues(
 
 
 def test_dialogue_is_asked_for_its_section_in_words(tmp_path: Path) -> None:
-    train, validation, test = CASES["mts_dialog"](dialogues(tmp_path))
+    train, validation, test = dialogues(tmp_path).read()
     assert [row.id for rows in (train, validation, test) for row in rows or ()] == [
         "train-0",
         "validation-0",
@@ -375,7 +373,7 @@ def test_malformed_mts_file_is_refused_with_its_line(tmp_path: Path, text: str, 
 
 
 def test_published_mts_dialog() -> None:
-    splits = CASES["mts_dialog"](MtsDialogData(path=published("mts_dialog")))
+    splits = MtsDialogData(path=published("mts_dialog")).read()
     assert [len(rows or ()) for rows in splits] == [1201, 100, 200]
 
 
@@ -459,7 +457,7 @@ def test_missing_pages_are_refused_under_their_own_key(tmp_path: Path, where: st
         f"data.tldr={tmp_path / where}",
     )
     with pytest.raises(ConfigError) as caught:
-        checks.check(settings)
+        settings.check()
     assert [p.key for p in caught.value.problems] == ["data.tldr"]
     with pytest.raises(DataError, match=r"data\.tldr = .*: neither"):
         rows_of(TechSupportData(path=str(tmp_path), tldr=str(tmp_path)))
@@ -677,7 +675,7 @@ def test_code_base_without_usable_functions_is_refused(tmp_path: Path) -> None:
 def test_empty_tasks_and_impossible_sizes_are_refused(tmp_path: Path) -> None:
     overrides = [f"data.path={tmp_path}", "data.tasks=[]", "data.min_lines=9", "data.max_lines=3"]
     with pytest.raises(ConfigError) as caught:
-        checks.check(compose("data=repository", *overrides))
+        compose("data=repository", *overrides).check()
     assert [p.key for p in caught.value.problems] == ["data.tasks", "data.max_lines"]
 
 

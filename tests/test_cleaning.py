@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from hydratune.data import cleaning
+from hydratune.data import boilerplate, cleaning
 from hydratune.data.rows import Message, Row
 from hydratune.settings.data import CleaningConfig
 
@@ -14,78 +14,94 @@ def row(question: str, answer: str, number: int = 0) -> Row:
 @pytest.mark.parametrize(
     ("repair", "before", "after"),
     [
-        (cleaning.encoding, "cafÃ© and naÃ¯ve", "café and naïve"),
-        (cleaning.encoding, "café “quoted” ﬁne", "café “quoted” ﬁne"),
-        (cleaning.control, "a\u200bb\x07c\ufeff", "abc"),
-        (cleaning.encoding, "\x93quoted\x94 caf\xe9", "“quoted” café"),
-        (cleaning.whitespace, "one\u2028two\x0cthree\x85four", "one\ntwo\nthree\nfour"),
-        (cleaning.control, "👩\u200d💻 می\u200cخواهم\tx\n", "👩\u200d💻 می\u200cخواهم\tx\n"),
-        (cleaning.whitespace, " \n a \t\r\nb\u00a0c\n\n\n\n\n\nd \n ", " a \t\nb c\n\n\nd"),
-        (cleaning.whitespace, "    y = x\n    return y", "    y = x\n    return y"),
-        (cleaning.whitespace, " context\n \n-old\n+new", " context\n \n-old\n+new"),
-        (cleaning.whitespace, "one  \ntwo", "one  \ntwo"),
-        (cleaning.whitespace, "\n\n", ""),
-        (cleaning.whitespace, " Paris ", "Paris"),
-        (cleaning.whitespace, "全角\u3000空白", "全角\u3000空白"),
-        (cleaning.encoding, "The bytes Ã© mean é", "The bytes Ã© mean é"),
-        (cleaning.encoding, "Il écrit cafÃ©", "Il écrit cafÃ©"),
-        (cleaning.encoding, "“cafÃ©” for 5 €", "“café” for 5 €"),
+        (cleaning.repair_encoding, "cafÃ© and naÃ¯ve", "café and naïve"),
+        (cleaning.repair_encoding, "café “quoted” ﬁne", "café “quoted” ﬁne"),
+        (cleaning.remove_control_characters, "a\u200bb\x07c\ufeff", "abc"),
+        (cleaning.repair_encoding, "\x93quoted\x94 caf\xe9", "“quoted” café"),
+        (cleaning.tidy_whitespace, "one\u2028two\x0cthree\x85four", "one\ntwo\nthree\nfour"),
         (
-            cleaning.encoding,
+            cleaning.remove_control_characters,
+            "👩\u200d💻 می\u200cخواهم\tx\n",
+            "👩\u200d💻 می\u200cخواهم\tx\n",
+        ),
+        (cleaning.tidy_whitespace, " \n a \t\r\nb\u00a0c\n\n\n\n\n\nd \n ", " a \t\nb c\n\n\nd"),
+        (cleaning.tidy_whitespace, "    y = x\n    return y", "    y = x\n    return y"),
+        (cleaning.tidy_whitespace, " context\n \n-old\n+new", " context\n \n-old\n+new"),
+        (cleaning.tidy_whitespace, "one  \ntwo", "one  \ntwo"),
+        (cleaning.tidy_whitespace, "\n\n", ""),
+        (cleaning.tidy_whitespace, " Paris ", "Paris"),
+        (cleaning.tidy_whitespace, "全角\u3000空白", "全角\u3000空白"),
+        (cleaning.repair_encoding, "The bytes Ã© mean é", "The bytes Ã© mean é"),
+        (cleaning.repair_encoding, "Il écrit cafÃ©", "Il écrit cafÃ©"),
+        (cleaning.repair_encoding, "“cafÃ©” for 5 €", "“café” for 5 €"),
+        (
+            cleaning.repair_encoding,
             "Ã© is a UTF-8 letter read as Latin-1",
             "Ã© is a UTF-8 letter read as Latin-1",
         ),
-        (cleaning.control, "a\x1b[0m b\x1b[1;31mred\x1b[K\x1b]0;title\x07", "a bred"),
-        (cleaning.whitespace, "def f():\n    return  1", "def f():\n    return  1"),
         (
-            cleaning.without_html,
+            cleaning.remove_control_characters,
+            "a\x1b[0m b\x1b[1;31mred\x1b[K\x1b]0;title\x07",
+            "a bred",
+        ),
+        (cleaning.tidy_whitespace, "def f():\n    return  1", "def f():\n    return  1"),
+        (
+            cleaning.remove_html,
             "<p>Hi &amp; <b>bye</b><br/>x</p><script>alert(1)</script>",
             "Hi & bye\nx\n",
         ),
-        (cleaning.without_html, "if a < b and c > d: List[<T>]", "if a < b and c > d: List[<T>]"),
-        (cleaning.without_html, "if (a<b && c>d) return <a b=c", "if (a<b && c>d) return <a b=c"),
+        (cleaning.remove_html, "if a < b and c > d: List[<T>]", "if a < b and c > d: List[<T>]"),
+        (cleaning.remove_html, "if (a<b && c>d) return <a b=c", "if (a<b && c>d) return <a b=c"),
         (
-            cleaning.without_html,
+            cleaning.remove_html,
             "std::vector<a> v; List<table> t; x<i>y",
             "std::vector<a> v; List<table> t; x<i>y",
         ),
-        (cleaning.without_html, "cp <source> <title>", "cp <source> <title>"),
+        (cleaning.remove_html, "cp <source> <title>", "cp <source> <title>"),
         (
-            cleaning.without_html,
+            cleaning.remove_html,
             "<p>First<p>Second, see `<b>x</b>` or vector<a>.<br>",
             "\nFirst\nSecond, see `<b>x</b>` or vector<a>.\n",
         ),
-        (cleaning.without_html, '<a href="x.html" hidden>here</a>', "here"),
-        (cleaning.without_html, "&copy the file, AT&amp;T", "&copy the file, AT&T"),
-        (cleaning.code_fence, '```json\n{"a": 1}\n```', '{"a": 1}'),
-        (cleaning.code_fence, "```python\nprint(1)\n```", "```python\nprint(1)\n```"),
-        (cleaning.code_fence, 'Here: ```json\n{"a": 1}\n```', 'Here: ```json\n{"a": 1}\n```'),
-        (cleaning.chatter, "It is Paris. I hope this helps!", "It is Paris."),
-        (cleaning.chatter, "It is Paris.\n\nLet me know if you need more.", "It is Paris."),
+        (cleaning.remove_html, '<a href="x.html" hidden>here</a>', "here"),
+        (cleaning.remove_html, "&copy the file, AT&amp;T", "&copy the file, AT&T"),
+        (cleaning.remove_code_fence, '```json\n{"a": 1}\n```', '{"a": 1}'),
+        (cleaning.remove_code_fence, "```python\nprint(1)\n```", "```python\nprint(1)\n```"),
         (
-            cleaning.chatter,
+            cleaning.remove_code_fence,
+            'Here: ```json\n{"a": 1}\n```',
+            'Here: ```json\n{"a": 1}\n```',
+        ),
+        (cleaning.remove_chatter, "It is Paris. I hope this helps!", "It is Paris."),
+        (cleaning.remove_chatter, "It is Paris.\n\nLet me know if you need more.", "It is Paris."),
+        (
+            cleaning.remove_chatter,
             "It is 5. I hope this helps! Please let me know if you have any further questions. 😊",
             "It is 5.",
         ),
-        (cleaning.chatter, "Yes.\nIf you have any other questions, feel free to ask!", "Yes."),
         (
-            cleaning.chatter,
+            cleaning.remove_chatter,
+            "Yes.\nIf you have any other questions, feel free to ask!",
+            "Yes.",
+        ),
+        (
+            cleaning.remove_chatter,
             "Ok.\nHope this helps the patient recover and take 5mg daily",
             "Ok.\nHope this helps the patient recover and take 5mg daily",
         ),
         (
-            cleaning.chatter,
+            cleaning.remove_chatter,
             "Done. Feel free to ask for a refund within 30 days.",
             "Done. Feel free to ask for a refund within 30 days.",
         ),
         (
-            cleaning.chatter,
+            cleaning.remove_chatter,
             "Done. Let me know if you have the form.",
             "Done. Let me know if you have the form.",
         ),
-        (cleaning.chatter, "Let me know if you need more.", "Let me know if you need more."),
+        (cleaning.remove_chatter, "Let me know if you need more.", "Let me know if you need more."),
         (
-            cleaning.chatter,
+            cleaning.remove_chatter,
             "I told them I hope this helps the team. Then I left.",
             "I told them I hope this helps the team. Then I left.",
         ),
@@ -100,7 +116,7 @@ def test_default_repairs_are_applied_and_shown_before_and_after() -> None:
     cleaner = cleaning.Cleaner(CleaningConfig())
     cleaned = cleaner(row("cafÃ© ", '```json\n{"a": 1}\n```'))
     assert [m.content for m in cleaned.messages] == ["café", '{"a": 1}']
-    told = cleaning.summary(cleaner.changes)
+    told = cleaning.summarise_changes(cleaner.changes)
     assert told["encoding"]["rows"] == told["whitespace"]["rows"] == told["code_fence"]["rows"] == 1
     assert told["encoding"]["examples"] == [{"id": "row-0", "before": "cafÃ© ", "after": "café "}]
 
@@ -129,19 +145,19 @@ def test_lines_that_many_rows_share_are_found_and_removed_at_the_edges_only() ->
     rows = [
         row(f"CONFIDENTIAL - internal only\nQuestion number {i}?", "Yes.", i) for i in range(30)
     ]
-    found = cleaning.Boilerplate()
+    found = boilerplate.Boilerplate()
     for each in rows:
         found.see(each)
     assert found.lines() == {"CONFIDENTIAL - internal only": 30}
     assert (
-        cleaning.without_lines(rows[3], found.lines()).messages[0].content == "Question number 3?"
+        boilerplate.remove_lines(rows[3], found.lines()).messages[0].content == "Question number 3?"
     )
     lonely = row("CONFIDENTIAL - internal only", "Yes.")
-    assert cleaning.without_lines(lonely, found.lines()) is lonely
+    assert boilerplate.remove_lines(lonely, found.lines()) is lonely
 
 
-def looked_at(texts: list[str]) -> cleaning.Boilerplate:
-    found = cleaning.Boilerplate()
+def looked_at(texts: list[str]) -> boilerplate.Boilerplate:
+    found = boilerplate.Boilerplate()
     for i, text in enumerate(texts):
         found.see(row(text, "a", i))
     return found
@@ -192,9 +208,9 @@ def test_preview_counts_the_rows_that_removal_changes() -> None:
     found = looked_at(texts)
     lines = found.lines()
     assert list(lines) == [footer, header]
-    removed = [cleaning.without_lines(row(text, "a"), lines) for text in texts]
+    removed = [boilerplate.remove_lines(row(text, "a"), lines) for text in texts]
     assert (
-        found.changed_rows()
+        len(found.changed_rows())
         == sum(
             after.messages[0].content != text for after, text in zip(removed, texts, strict=True)
         )
@@ -206,7 +222,7 @@ def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> N
     """Whatever comes first: a line of 6 % of the rows is found, with at most 0.5 % of the rows
     missing.
     """
-    monkeypatch.setattr(cleaning.Boilerplate, "MOST_LINES", 500)
+    monkeypatch.setattr(boilerplate.Boilerplate, "MOST_LINES", 500)
     texts = [f"an only line with number {i}\nanother only one, number {i}" for i in range(4700)] + [
         f"This message is for its recipient only.\nBody {i}" for i in range(300)
     ]
@@ -214,7 +230,7 @@ def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> N
         found = looked_at(order)
         assert len(found.seen) < 1000
         assert list(found.lines()) == ["This message is for its recipient only."]
-        assert 275 <= found.changed_rows() <= 300
+        assert 275 <= len(found.changed_rows()) <= 300
 
 
 @pytest.mark.parametrize(
@@ -227,5 +243,5 @@ def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_long_answers_are_looked_at_quickly(text: str) -> None:
     started = time.perf_counter()
-    assert cleaning.chatter(text) == text
+    assert cleaning.remove_chatter(text) == text
     assert time.perf_counter() - started < 1

@@ -7,11 +7,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from hydratune.composition import CONF, composition_problems, register, sweep_name
-from hydratune.data.cases import CASES
+from hydratune.data.cases.base import CaseData
 from hydratune.errors import ConfigError
-from hydratune.settings import checks
 from hydratune.settings.commands import COMMANDS, TrainConfig, load
-from hydratune.settings.registry import plain, typed
+from hydratune.settings.registry import plain, typed, variants
 from hydratune.settings.secrets import mask, refuse_secrets
 
 
@@ -27,6 +26,7 @@ def problems(*overrides: str) -> dict[str, str]:
     return {p.key: str(p) for p in composition_problems("train", ["name=test", *overrides])}
 
 
+CASES = [name for name, kind in variants("data").items() if issubclass(kind, CaseData)]
 REQUIRED = {
     "model=local": ["model.path=."],
     "model=hub": ["model.id=a/b"],
@@ -180,21 +180,21 @@ def test_all_problems_are_shown_at_once() -> None:
 )
 def test_value_out_of_range_is_refused_with_a_fix(override: str, key: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        checks.check(compose(override))
+        compose(override).check()
     assert [p.key for p in caught.value.problems] == [key]
     assert all(p.why and p.fix for p in caught.value.problems)
 
 
 def test_quantised_base_cannot_be_trained_in_full() -> None:
     with pytest.raises(ConfigError, match="QLoRA"):
-        checks.check(compose("adapter=none", "model.quantization=nf4"))
+        compose("adapter=none", "model.quantization=nf4").check()
 
 
 def test_missing_file_and_mandatory_value(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
-        checks.check(compose("data=files", f"data.train={tmp_path}/none.jsonl"))
+        compose("data=files", f"data.train={tmp_path}/none.jsonl").check()
     with pytest.raises(ConfigError, match="folder, not a file"):
-        checks.check(compose("data=files", f"data.train={tmp_path}"))
+        compose("data=files", f"data.train={tmp_path}").check()
 
 
 def test_secret_among_the_settings_is_refused_and_not_shown(
@@ -202,11 +202,11 @@ def test_secret_among_the_settings_is_refused_and_not_shown(
 ) -> None:
     monkeypatch.setenv("SOME_API_KEY", "canary-0123456789")
     with pytest.raises(ConfigError) as caught:
-        checks.check(compose("tracking.tags=[canary-0123456789]"))
+        compose("tracking.tags=[canary-0123456789]").check()
     assert "secret" in str(caught.value)
     assert "canary" not in str(caught.value)
     with pytest.raises(ConfigError, match="secret"):
-        checks.check(compose("tracking.entity=hf_" + "a" * 30))
+        compose("tracking.entity=hf_" + "a" * 30).check()
 
 
 def test_stored_configuration_is_only_data(tmp_path: Path) -> None:

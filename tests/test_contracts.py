@@ -6,10 +6,10 @@ from omegaconf import OmegaConf
 
 from hydratune.composition import CONF
 from hydratune.data.answers import is_schema_valid
-from hydratune.data.contracts import KEYS, contract_rows
-from hydratune.data.contracts.generate import _order_belongs_to_test, in_words
+from hydratune.data.contracts import KEYS, Difficulty, contract_rows
+from hydratune.data.contracts.generate import _order_belongs_to_test
+from hydratune.data.contracts.values import in_words
 from hydratune.data.contracts.wordings import TEST, TRAIN
-from hydratune.settings.data import Difficulty
 
 SCHEMA = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "contracts.yaml").schema)
 LEVELS = list(Difficulty)

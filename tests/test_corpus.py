@@ -22,6 +22,7 @@ from hydratune.evaluation.corpus import (
     windows,
 )
 from hydratune.models.attention import NAME
+from hydratune.training.patches import with_lean_layers
 
 USERS_CACHE = cache_folder()  # before the tests get one of their own: the real model is in it
 TEXTS = [
@@ -66,7 +67,7 @@ def test_every_token_has_the_likelihood_of_its_text_alone(
     [PromptTuning(num_virtual_tokens=3), PrefixTuning(num_virtual_tokens=3), LoraAdapter(r=2)],
 )
 def test_adapters_are_read_with(model: Any, adapter: Any) -> None:
-    tuned = attach.add_adapter(model, adapter)
+    tuned = with_lean_layers(attach.add_adapter(model, adapter))
     for name, parameter in tuned.named_parameters():
         if parameter.requires_grad and "lora_A" not in name:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -125,16 +126,16 @@ def test_nothing_to_read(model: Any, tiny: tuple[Any, Any, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs the published data")
 def test_perplexity_of_wikitext_is_the_published_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydratune.models import sources
+    from hydratune.models import loading
     from hydratune.models.compute import on_cpu
     from test_config import compose
 
     monkeypatch.setenv("HYDRATUNE_CACHE", str(USERS_CACHE))
     settings = compose().model
-    source = sources.resolve(settings)
+    source = loading.locate(settings)
     tokenizer, model = (
-        sources.load_tokenizer(settings, source),
-        sources.load_model(settings, source, on_cpu()),
+        loading.load_tokenizer(settings, source),
+        loading.load_model(settings, source, on_cpu()),
     )
     text = Path(SHARED_DATA / "wikitext2" / "test.txt").read_text()[:6000].strip()
     (score,) = score_texts(

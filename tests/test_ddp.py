@@ -335,7 +335,7 @@ def test_a_killed_rank_ends_the_run_with_its_reason(
         "the process of rank 1, of a run on 2 devices, was killed by signal 9" in text
         and "Traceback" not in text
     )
-    assert "goes on from the last checkpoint" in text
+    assert "resumes from the last checkpoint" in text
     assert (
         status(tmp_path / "run")["state"] == "failed"
         and "killed by signal 9" in status(tmp_path / "run")["error"]

@@ -18,7 +18,7 @@ from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.errors import Defect, MaskError
 from hydratune.data.encoding.examples import encode_split, split_turns
-from hydratune.data.gate import gate
+from hydratune.data.mask_check import check_masks
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import DataError
 from hydratune.settings.data import DataConfig, Overlength, TrainOn
@@ -79,7 +79,7 @@ def test_each_turn_is_an_example_with_the_history_that_inference_sends(
     kept, examples, report = encode_split(
         encoder, [TALK], DataConfig(train_on=TrainOn.each), "train"
     )
-    gate(encoder, kept, examples)
+    check_masks(encoder, kept, examples)
     assert [halves(encoder, example)[1] for example in examples] == [
         f"<think>\n\n</think>\n\n{city}<|im_end|>" for city in ("Paris", "Madrid")
     ]
@@ -176,7 +176,7 @@ def test_long_document_is_trained_in_parts_every_character_once(
 ) -> None:
     parts = split_document(encoder, DOCUMENT, 64, overlap)
     examples = [encoder.encode(part) for part in parts]
-    gate(encoder, parts, examples)
+    check_masks(encoder, parts, examples)
     assert len(parts) > 5 and all(len(example.ids) <= 64 for example in examples)
     assert "".join(part.answer for part in parts) == DOCUMENT.text
     assert all(part.answer[0] == " " for part in parts[1:])  # cut between words
@@ -213,7 +213,7 @@ def test_characters_of_many_tokens_are_never_cut(encoder: ChatEncoder) -> None:
     text = "🙂🙃日本語" * 40
     parts = split_document(encoder, Row("emoji", (Message("text", text),)), 40, 8)
     assert "".join(part.answer for part in parts) == text
-    gate(encoder, parts, [encoder.encode(part) for part in parts])
+    check_masks(encoder, parts, [encoder.encode(part) for part in parts])
 
 
 def test_advice_about_length_names_nothing_that_is_in_force(encoder: ChatEncoder) -> None:
@@ -304,7 +304,7 @@ def test_thought_that_the_prompt_opens_is_closed_once(
 ) -> None:
     encoder, row = under(encoder, template), asked(content)
     example = encoder.encode(row)
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
     # the row's text, where the template writes none
     own = content.removeprefix("<think>").lstrip("\n")
     trained = own if template is OPENS_AND_DROPS else "T\n</think>\n\nA"
@@ -398,7 +398,7 @@ def test_thoughts_apart_are_written_where_the_template_opens_them_and_drops_them
     encoder = under(encoder, OPENS_AND_DROPS)
     row = Row("row", (Message("user", "Where?"), Message("assistant", "A", reasoning="T")))
     example = encoder.encode(row)
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
     assert (
         halves(encoder, example)[1] == "T\n</think>\n\nA<|im_end|>"
         and encoder.reference_answer(row) == "A"
@@ -487,7 +487,7 @@ def test_every_argument_of_every_call_is_written(
         assert caught.value.defect is Defect.calls_ignored
         return
     example = encoder.encode(row)
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
     assert halves(encoder, example)[1].count("[weather{") == 2
 
 

@@ -29,6 +29,7 @@ from conftest import SMALL, edited
 from hydratune.adapters import attach, folder
 from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.adapters.methods.prefix_tuning import PrefixTuning
+from hydratune.training.patches import with_lean_layers
 from test_adapters import IDS, original, prepared, train
 from test_pack import assert_same_run, history
 from test_resume import interrupt_after
@@ -314,7 +315,7 @@ def test_an_adapter_that_peft_wrote_begins_with_its_weights_and_learns(
     attach.check(model, settings, start=found)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     model.requires_grad_(False)
-    ours = attach.add_adapter(model, settings, 4, found).eval()
+    ours = with_lean_layers(attach.add_adapter(model, settings, 4, found)).eval()
     with torch.no_grad():
         torch.testing.assert_close(
             ours(input_ids=IDS).logits, theirs(input_ids=IDS).logits, rtol=0, atol=1e-5
@@ -538,7 +539,9 @@ def test_an_adapter_of_this_program_with_a_start_in_the_base_is_plain_lora(
         8,
         "true",
     )
-    again = attach.add_adapter(original(tiny).requires_grad_(False), settings, 2, found).eval()
+    again = with_lean_layers(
+        attach.add_adapter(original(tiny).requires_grad_(False), settings, 2, found)
+    ).eval()
     with torch.no_grad():
         torch.testing.assert_close(
             again(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=0, atol=1e-5
@@ -550,7 +553,7 @@ def test_methods_that_are_not_trained_here_are_named(tiny: Any, tmp_path: Path) 
         LoHaConfig(target_modules=["q_proj"]),
         AdaLoraConfig(target_modules=["q_proj"], total_step=10),
     ):
-        folder = tmp_path / str(config.peft_type)
-        get_peft_model(original(tiny), config).save_pretrained(folder)
+        saved = tmp_path / str(config.peft_type)
+        get_peft_model(original(tiny), config).save_pretrained(saved)
         with pytest.raises(Exception, match="trained"):
-            folder.described(folder.find(str(folder)))
+            folder.described(folder.find(str(saved)))

@@ -16,6 +16,7 @@ from hydratune.errors import ConfigError, DataError
 from hydratune.evaluation import forgetting, panel
 from hydratune.records.files import read_jsonl
 from hydratune.settings.evaluation import ForgettingConfig
+from hydratune.training.patches import with_lean_layers
 
 Hydratune = Callable[..., tuple[int, str]]
 MEASURED = ("evaluation.forgetting.measure=true", "evaluation.forgetting.answer_tokens=4")
@@ -30,9 +31,9 @@ def probe(model: Any, encoder: Any, config: ForgettingConfig) -> forgetting.Prob
 def test_an_untrained_adapter_forgets_nothing(model: Any, encoder: Any) -> None:
     config = ForgettingConfig(measure=True, answer_tokens=4)
     before = probe(model, encoder, config)
-    tuned = attach.add_adapter(model, LoraAdapter(r=2))
+    tuned = with_lean_layers(attach.add_adapter(model, LoraAdapter(r=2)))
     values, intervals = forgetting.summary(
-        forgetting.together(before, probe(tuned, encoder, config)), config, 0.95, 200
+        forgetting.join_records(before, probe(tuned, encoder, config)), config, 0.95, 200
     )
     assert (
         abs(values["forgetting/bits_per_byte_delta"]) < 1e-6
@@ -46,7 +47,7 @@ def test_an_untrained_adapter_forgets_nothing(model: Any, encoder: Any) -> None:
 def test_divergence_is_that_of_the_whole_distributions(model: Any, encoder: Any) -> None:
     config = ForgettingConfig(measure=True, answers=False)
     before = probe(model, encoder, config)
-    tuned = attach.add_adapter(model, LoraAdapter(r=2))
+    tuned = with_lean_layers(attach.add_adapter(model, LoraAdapter(r=2)))
     torch.manual_seed(0)
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:

@@ -14,9 +14,9 @@ from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.examples import encode_split
 from hydratune.data.formats.reader import read_file
-from hydratune.data.gate import gate
+from hydratune.data.mask_check import check_masks
 from hydratune.errors import DataError
-from hydratune.models.sources import plain_template
+from hydratune.models.loading import plain_template
 from hydratune.settings.data import DataConfig, TrainOn
 
 MOST_REFUSED = 0.02  # of the valid inputs
@@ -38,7 +38,7 @@ def trained(case: Case, folder: Path) -> tuple[ChatEncoder, list[Encoded]]:
     kept, examples, _ = encode_split(
         encoder, rows, DataConfig(train_on=TrainOn(case.train_on), max_length=100_000), "train"
     )
-    gate(encoder, kept, examples)
+    check_masks(encoder, kept, examples)
     return encoder, examples
 
 

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 import torch
 
-from hydratune.evaluation.generation import answer, common_prefix
+from hydratune.evaluation.generation import answer
+from hydratune.evaluation.prompt_reader import common_prefix
 from hydratune.models.attention import NAME
 
 PROMPTS = [[1, 2, 3, 4, 9, 8, 7], [1, 2, 3, 5], [1, 2, 3, 6, 6, 6, 6, 6, 6, 6, 6], [1, 2, 3, 9, 1]]

@@ -18,9 +18,10 @@ from conftest import SMALL
 from hydratune.adapters import attach
 from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.evaluation import assess, corpus, generation
-from hydratune.evaluation.generation import answer, batches_of
-from hydratune.models import compute, memory_plan, sources, varlen
+from hydratune.evaluation import assess, corpus, prompt_reader
+from hydratune.evaluation.batches import batches_of
+from hydratune.evaluation.generation import answer
+from hydratune.models import compute, loading, memory_plan, varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import Compute, as_trained, remember_autocast
 from hydratune.settings.commands import register_commands
@@ -30,6 +31,7 @@ from hydratune.sweeps.planning import shared_by
 from hydratune.training import packing
 from hydratune.training.adalora import RankAllocation
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 from hydratune.training.prefix import Prefix, View
 from test_config import compose
 from test_generation import PROMPTS, REFERENCES
@@ -153,7 +155,7 @@ def test_batches_hold_no_more_tokens_than_they_may() -> None:
     references = [[1] * 10] * len(prompts)
     found = batches_of(prompts, references, 20, at_most=50, tokens=2000)
     assert sorted(n for batch in found for n in batch) == list(range(8))
-    shared = len(generation.common_prefix(prompts))
+    shared = len(prompt_reader.common_prefix(prompts))
     for batch in found:
         longest = max(len(prompts[n]) for n in batch) - shared + 20
         assert len(batch) == 1 or len(batch) * longest <= 2000
@@ -196,13 +198,13 @@ def test_memory_of_a_token_covers_its_keys_and_values(model: Any) -> None:
 
 def test_settings_bound_the_tokens_of_a_batch(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, ...]] = []
-    read = generation._Reader.read
+    read = prompt_reader.PromptReader.read
 
     def noted(self: Any, prompts: Sequence[Sequence[int]], capacity: int) -> Any:
         sizes.append(tuple(map(len, prompts)))
         return read(self, prompts, capacity)
 
-    monkeypatch.setattr(generation._Reader, "read", noted)
+    monkeypatch.setattr(prompt_reader.PromptReader, "read", noted)
     options: dict[str, Any] = {
         "stop": frozenset([2]),
         "pad": 0,
@@ -232,7 +234,7 @@ def test_answers_go_on_in_halves_where_memory_runs_out(
         "quiet": True,
     }
     expected = answer(model, PROMPTS, REFERENCES, **options)
-    read = generation._Reader.read
+    read = prompt_reader.PromptReader.read
     most = 2
 
     def small(self: Any, prompts: Sequence[Sequence[int]], capacity: int) -> Any:
@@ -240,7 +242,7 @@ def test_answers_go_on_in_halves_where_memory_runs_out(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return read(self, prompts, capacity)
 
-    monkeypatch.setattr(generation._Reader, "read", small)
+    monkeypatch.setattr(prompt_reader.PromptReader, "read", small)
     found = answer(model, PROMPTS, REFERENCES, **options)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
     assert (
@@ -258,16 +260,16 @@ def test_the_device_of_a_rank_is_current_before_anything_is_loaded_straight_onto
     rank: int, two_gpus: list[Any], tiny: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    loading = sources.AutoModelForCausalLM.from_pretrained
+    from_pretrained = loading.AutoModelForCausalLM.from_pretrained
 
     def noted(*args: Any, device_map: Any = None, **options: Any) -> Any:
         two_gpus.append(("loaded", device_map, options["dtype"]))
-        return loading(*args, **options)
+        return from_pretrained(*args, **options)
 
-    monkeypatch.setattr(sources.AutoModelForCausalLM, "from_pretrained", noted)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", noted)
     settings = compose("trainer=ddp", "trainer.accelerator=gpu", "model=tiny")
     chosen = compute.compute_of(settings)
-    sources.load_model(tiny[0], tiny[1], chosen)
+    loading.load_model(tiny[0], tiny[1], chosen)
     device = f"cuda:{rank}"
     assert two_gpus == [
         "deterministic",
@@ -299,7 +301,7 @@ def test_a_rank_that_was_left_in_the_environment_is_refused(
 
 
 def test_weights_arrive_on_the_device_in_their_final_type(tiny: tuple[Any, Any, Any]) -> None:
-    model = sources.load_model(
+    model = loading.load_model(
         tiny[0], tiny[1], Compute("gpu", torch.device("meta"), "bf16-mixed", torch.bfloat16)
     )
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
@@ -309,16 +311,18 @@ def test_an_adapter_is_loaded_onto_the_device_of_its_base(
     hydratune: Command, tmp_path: Path, tiny: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PEFT itself takes the first GPU it sees, also for a base on the CPU."""
-    model = attach.add_adapter(
-        sources.load_model(tiny[0], tiny[1], compute.on_cpu()), LoraAdapter(r=2, lora_alpha=4)
+    model = with_lean_layers(
+        attach.add_adapter(
+            loading.load_model(tiny[0], tiny[1], compute.on_cpu()), LoraAdapter(r=2, lora_alpha=4)
+        )
     )
     attach.save(model, tiny[2], tmp_path / "adapter")
     devices: list[Any] = []
-    loading = attach.PeftModel.load_adapter
+    load_adapter = attach.PeftModel.load_adapter
 
     def noted(self: Any, *args: Any, torch_device: Any = None, **options: Any) -> Any:
         devices.append(torch_device)
-        return loading(self, *args, torch_device=torch_device, **options)
+        return load_adapter(self, *args, torch_device=torch_device, **options)
 
     monkeypatch.setattr(attach.PeftModel, "load_adapter", noted)
     attach.load_tuned(
@@ -350,9 +354,9 @@ def test_the_kernel_is_only_taken_where_it_exists(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     query: Any = SimpleNamespace(device=CUDA, dtype=torch.bfloat16, shape=(1, 4, 9, width))
-    assert varlen.can_take(query, query, 0.0) is taken
+    assert varlen.supports(query, query, 0.0) is taken
     query.dtype = torch.float32
-    assert not varlen.can_take(query, query, 0.0)
+    assert not varlen.supports(query, query, 0.0)
 
 
 def test_bf16_on_an_old_gpu_is_said_to_be_slow(
@@ -600,13 +604,13 @@ def test_keys_and_values_are_held_in_the_dtype_of_attention(
 ) -> None:
     remember_autocast(model, torch.bfloat16)
     dtypes = set()
-    show = generation._Reserved._show
+    show = prompt_reader.ReservedLayer._slice_buffers
 
     def noted(self: Any) -> None:
         show(self)
         dtypes.update((self.keys.dtype, self.values.dtype))
 
-    monkeypatch.setattr(generation._Reserved, "_show", noted)
+    monkeypatch.setattr(prompt_reader.ReservedLayer, "_slice_buffers", noted)
     nlls(model)
     assert dtypes == {torch.bfloat16}
 

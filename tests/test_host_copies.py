@@ -21,12 +21,12 @@ from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import sent
 from hydratune.records.run_directory import RunDirectory
-from hydratune.settings.optimizer import AdamWOptimizer
 from hydratune.training import history as recording
 from hydratune.training import trainer as training_loop
 from hydratune.training.history import History, OptimizerStep
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
+from hydratune.training.optimizers.adamw import AdamWOptimizer
 from hydratune.training.sampling import Sampling
 from hydratune.training.watchdog import Watchdog
 from test_objective import build, opening, rows, with_lora
@@ -100,7 +100,7 @@ def steps_on_meta(
     objective = Objective(model, micro_tokens=60, workers=1)
     on_meta(model, objective)
     if half:  # the kernel for rows of uneven length has an implementation for meta tensors
-        monkeypatch.setattr(varlen, "can_take", lambda query, *_: query.dtype == torch.bfloat16)
+        monkeypatch.setattr(varlen, "supports", lambda query, *_: query.dtype == torch.bfloat16)
     module = FineTuning(model, objective, AdamWOptimizer(), 3)
     optimizer = module.configure_optimizers()["optimizer"]
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: False))

@@ -158,7 +158,7 @@ def test_a_schema_nested_without_end(levels: int, hydratune: Run, tmp_path: Path
 
 def test_a_schema_of_usual_depth_is_used(tmp_path: Path) -> None:
     (tmp_path / "ok.json").write_text(nested(20, "not"))
-    from hydratune.settings.data import FilesData
+    from hydratune.data.sources.files import FilesData
 
     assert json_schema(FilesData(train="x", schema_file=str(tmp_path / "ok.json"))) is not None
 

@@ -346,7 +346,7 @@ def test_people_say_whether_to_trust_it(
     ("settings", "told"),
     [
         (["run=nowhere", "judge=x"], "not a run directory"),
-        (["run=run"], "nobody to ask"),
+        (["run=run"], "there is no judge to be asked"),
         (["run=run", "judge=x", "against=nowhere"], "neither a folder nor a system"),
         (["run=run", "judge=x", "against=fewshot"], "no predictions_fewshot.jsonl"),
         (["run=run", "judge=x", "system=best"], "no such system"),

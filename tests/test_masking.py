@@ -7,7 +7,7 @@ from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.errors import Defect, MaskError
 from hydratune.data.encoding.examples import encode_split
-from hydratune.data.gate import gate, stretches
+from hydratune.data.mask_check import check_masks, trained_spans
 from hydratune.data.preview import Piece, coloured, legend, pieces
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
@@ -86,7 +86,7 @@ def test_exactly_the_answers_and_their_turn_ends_are_trained(
     encoder = with_template(encoder, template)
     example = encoder.encode(CHAT)
     assert trained_text(encoder, example).split("<|im_end|>") == [*_answers(template), ""]
-    gate(encoder, [CHAT], [example])
+    check_masks(encoder, [CHAT], [example])
 
 
 def _answers(template: str) -> list[str]:
@@ -153,7 +153,7 @@ def test_template_error_names_the_row(encoder: ChatEncoder) -> None:
 
 
 def spans(encoder: ChatEncoder, talk: Row) -> list[tuple[int, int]]:
-    return stretches(encoder.encode(talk).loss_mask)
+    return trained_spans(encoder.encode(talk).loss_mask)
 
 
 def masked(example: Encoded, *changed: int | slice, value: bool) -> Encoded:
@@ -225,9 +225,9 @@ BROKEN: dict[str, tuple[Any, Defect, str]] = {
 def test_gate_refuses_every_broken_mask_by_name(encoder: ChatEncoder, name: str) -> None:
     change, defect, words = BROKEN[name]
     good = encoder.encode(CHAT)
-    gate(encoder, [CHAT], [good])
+    check_masks(encoder, [CHAT], [good])
     with pytest.raises(MaskError, match=words) as caught:
-        gate(encoder, [CHAT, CHAT], [good, change(good, *spans(encoder, CHAT))])
+        check_masks(encoder, [CHAT, CHAT], [good, change(good, *spans(encoder, CHAT))])
     assert caught.value.defect is defect
 
 
@@ -246,9 +246,9 @@ def test_context_turn_is_not_trained_and_the_gate_knows(encoder: ChatEncoder) ->
     example = encoder.encode(talk)
     assert trained_text(encoder, example) == "Madrid<|im_end|>"
     assert encoder.decode(example.ids).count("Paris") == 1
-    gate(encoder, [talk], [example])
+    check_masks(encoder, [talk], [example])
     with pytest.raises(MaskError, match="a token of a user, system, tool or context turn"):
-        gate(encoder, [talk], [encoder.encode(CHAT)])
+        check_masks(encoder, [talk], [encoder.encode(CHAT)])
 
 
 def test_row_of_context_turns_only_is_refused(encoder: ChatEncoder) -> None:
@@ -273,7 +273,7 @@ def test_tokenizer_that_changes_the_text_is_refused(encoder: ChatEncoder) -> Non
 
 
 def test_plain_template_begins_as_the_tokenizer_begins_a_text(encoder: ChatEncoder) -> None:
-    from hydratune.models.sources import plain_template
+    from hydratune.models.loading import plain_template
 
     begun = with_begin(encoder)
     for one, opening in ((begun, "<|endoftext|>"), (encoder, "")):
@@ -323,7 +323,7 @@ def test_document_is_trained_whole_after_the_begin_of_text(encoder: ChatEncoder)
     example = begun.encode(DOCUMENT)
     assert begun.decode(example.ids) == "<|endoftext|>Once upon a time there was a café.<|im_end|>"
     assert trained_text(begun, example) == "Once upon a time there was a café.<|im_end|>"
-    gate(begun, [DOCUMENT], [example])
+    check_masks(begun, [DOCUMENT], [example])
 
 
 def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(
@@ -331,8 +331,8 @@ def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(
 ) -> None:
     example = encoder.encode(DOCUMENT)
     assert encoder.decode(example.ids) == "Once upon a time there was a café.<|im_end|>"
-    assert stretches(example.loss_mask) == [(1, len(example.ids))]
-    gate(encoder, [DOCUMENT], [example])
+    assert trained_spans(example.loss_mask) == [(1, len(example.ids))]
+    check_masks(encoder, [DOCUMENT], [example])
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(
 )
 def test_gate_knows_documents(encoder: ChatEncoder, position: int, defect: Defect) -> None:
     with pytest.raises(MaskError) as caught:
-        gate(encoder, [DOCUMENT], [masked(encoder.encode(DOCUMENT), position, value=False)])
+        check_masks(encoder, [DOCUMENT], [masked(encoder.encode(DOCUMENT), position, value=False)])
     assert caught.value.defect is defect
 
 
@@ -348,7 +348,7 @@ def test_document_that_begins_with_the_begin_of_text_is_refused(encoder: ChatEnc
     begun = with_begin(encoder)
     doubled = Row("document", (Message("text", "<|endoftext|>Once"),))
     with pytest.raises(MaskError, match="two begin-of-text"):
-        gate(begun, [doubled], [begun.encode(doubled)])
+        check_masks(begun, [doubled], [begun.encode(doubled)])
 
 
 def test_long_document_is_dropped_and_never_cut(encoder: ChatEncoder) -> None:
@@ -365,7 +365,7 @@ def test_gate_refuses_two_begin_tokens(encoder: ChatEncoder) -> None:
     encoder = with_template(encoder, DOUBLE_BOS)
     single = row("a", "b")
     with pytest.raises(DataError, match="two begin-of-text"):
-        gate(encoder, [single], [encoder.encode(single)])
+        check_masks(encoder, [single], [encoder.encode(single)])
 
 
 def long_rows(encoder: ChatEncoder) -> list[Row]:
@@ -391,7 +391,7 @@ def test_long_prompts_are_cut_but_never_the_answer(encoder: ChatEncoder) -> None
         kept[1].prompt[-1].content.endswith("finish") and "start" not in kept[1].prompt[-1].content
     )
     assert trained_text(encoder, encoded[1]) == "the answer<|im_end|>"
-    gate(encoder, kept, encoded)
+    check_masks(encoder, kept, encoded)
 
 
 def test_answer_longer_than_the_limit_is_dropped_even_when_prompts_are_cut(
@@ -480,16 +480,16 @@ def test_gate_compares_every_turn_with_what_inference_sends(encoder: ChatEncoder
         encoder.prompt_tokens(talk.messages[:3])[: len(first)] != first
     )  # else this test says nothing
     with pytest.raises(MaskError, match="turn 4 would be trained after other tokens") as caught:
-        gate(encoder, [talk], [encoder.encode(talk)])
+        check_masks(encoder, [talk], [encoder.encode(talk)])
     assert caught.value.defect is Defect.turns_melt
-    gate(encoder, [talk], [encoder.encode(talk, TrainOn.last)])
+    check_masks(encoder, [talk], [encoder.encode(talk, TrainOn.last)])
 
 
 def test_plain_template_passes_the_gate_over_several_turns(encoder: ChatEncoder) -> None:
-    from hydratune.models.sources import PLAIN_TEMPLATE
+    from hydratune.models.loading import PLAIN_TEMPLATE
 
     encoder = with_template(encoder, PLAIN_TEMPLATE)
-    gate(encoder, [CHAT], [encoder.encode(CHAT)])
+    check_masks(encoder, [CHAT], [encoder.encode(CHAT)])
 
 
 def test_a_template_that_leaves_out_the_begin_of_text_is_said(encoder: ChatEncoder) -> None:

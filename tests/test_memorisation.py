@@ -9,7 +9,7 @@ import pytest
 
 from conftest import SMALL
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.evaluation.memorisation import chosen, halves, newcombe, probe, summary, told
+from hydratune.evaluation.memorisation import chosen, halves, newcombe, probe, sentence, summary
 
 
 def row(*answer: int, prompt: tuple[int, ...] = (1, 2, 3)) -> Encoded:
@@ -62,7 +62,8 @@ def test_a_model_that_writes_what_was_trained_is_found_out(model: Any) -> None:
         probe(model, own, others, 6, stop=frozenset(), pad=0, batch_size=4, pool=None), 0.95
     )
     assert values["memorisation/train"] == 1.0 and values["memorisation/heldout"] == 0.0
-    assert intervals["memorisation/difference"][0] > 0 and "by heart" in told(values, intervals)
+    assert intervals["memorisation/difference"][0] > 0
+    assert "has memorised" in sentence(values, intervals)
 
 
 def test_interval_of_a_difference() -> None:
@@ -73,6 +74,6 @@ def test_interval_of_a_difference() -> None:
 
 def test_a_run_says_it(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     code, out = hydratune("train", *SMALL, "evaluation.memorisation=4", "hydra.run.dir=run")
-    assert code == 0 and "no sign of rows known by heart" in out, out
+    assert code == 0 and "no sign of memorised rows" in out, out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["memorisation/difference"] == 0 and "memorisation/train" in metrics["intervals"]

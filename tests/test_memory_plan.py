@@ -120,7 +120,7 @@ def test_where_a_measured_step_does_not_fit_smaller_ones_are_measured(
     if fits < 512:
         assert plan == MemoryPlan(256, 256, 1000, 2**30, None)
         assert (
-            plan.told()
+            plan.describe()
             == "micro-packs of 256 tokens, loss chunks of 256 positions, 1,000 tokens in generation"
         )
     else:

@@ -32,6 +32,7 @@ from hydratune.training.losses import PLAIN, LossShape
 from hydratune.training.mergeable import MergeableBatch, MergingPool, Replica
 from hydratune.training.merged import BaseReplica
 from hydratune.training.objective import Objective
+from hydratune.training.patches import with_lean_layers
 from test_objective import ARCHITECTURES, SIZES, build, rows
 from test_pack import QUICK, assert_same_run, history
 
@@ -46,7 +47,7 @@ ADAPTERS = {
 
 
 class Together(MergingPool):
-    """Computes all guests of one call in one pass."""
+    """Keeps the mergeable micro-packs of one call, and computes each by its own model."""
 
     def __init__(self, replica: Replica | None) -> None:
         self.replica, self.passes = replica, list[int]()
@@ -81,22 +82,22 @@ def own(base: Any) -> Any:
 
 def trial(base: Any, adapter: LoraAdapter, seed: int) -> Any:
     torch.manual_seed(seed)
-    model = attach.add_adapter(own(base), adapter)
+    model = with_lean_layers(attach.add_adapter(own(base), adapter))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return model.train()
 
 
-def guests_of(
+def batches_of(
     base: Any, names: Sequence[str], **options: Any
 ) -> tuple[BaseReplica, list[MergeableBatch], list[Any]]:
-    """The host, a guest for every adapter, and (loss, gradients) of each alone."""
-    host = BaseReplica(own(base))
-    guests, alone = [], []
+    """The replica, a micro-pack of every adapter, and (loss, gradients) of each alone."""
+    replica = BaseReplica(own(base))
+    batches, alone = [], []
     shapes = [PLAIN, LossShape(label_smoothing=0.1), LossShape(z_loss=1e-3)]
     for number, name in enumerate(names):
-        pool = Together(host)
+        pool = Together(replica)
         model = trial(base, ADAPTERS[name], number)
         objective = Objective(
             model,
@@ -109,10 +110,10 @@ def guests_of(
             **options,
         )
         alone.append(objective.gradients(rows(2 + number, seed=number)))
-        (guest,) = pool.batches
-        assert guest is not None
-        guests.append(guest)
-    return host, guests, alone
+        (batch,) = pool.batches
+        assert batch is not None
+        batches.append(batch)
+    return replica, batches, alone
 
 
 def assert_same(result: Any, alone: Any, tolerance: float) -> None:
@@ -128,16 +129,16 @@ def assert_same(result: Any, alone: Any, tolerance: float) -> None:
 @pytest.mark.parametrize(
     "architecture", ["Llama", "Qwen2", "Qwen3", "Gemma3Text", "Mistral", "Phi3", "GPTNeoX"]
 )
-def test_every_guest_gets_its_own_loss_and_gradients(architecture: str) -> None:
+def test_every_trial_gets_its_own_loss_and_gradients(architecture: str) -> None:
     names = list(ADAPTERS) if architecture not in ("Phi3", "GPTNeoX") else ["all", "strong dropout"]
-    host, guests, alone = guests_of(base_of(architecture), names)
-    for result, expected in zip(host.run(guests), alone, strict=True):
+    replica, batches, alone = batches_of(base_of(architecture), names)
+    for result, expected in zip(replica.run(batches), alone, strict=True):
         assert_same(result, expected, 1e-5)
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As in those of a crew."""
+    """As in those of a worker pool."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -148,7 +149,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize(
     "architecture", ["Llama", "Qwen2", "Qwen3", "Gemma3Text", "Mistral", "Phi3", "GPTNeoX"]
 )
-def test_no_bit_of_a_guest_depends_on_its_company(
+def test_no_bit_of_a_trial_depends_on_the_others(
     architecture: str, gradients: bool, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
@@ -159,13 +160,13 @@ def test_no_bit_of_a_guest_depends_on_its_company(
             ARCHITECTURES, architecture, {**ARCHITECTURES[architecture], "head_dim": 16}
         )
     base = base_of(architecture)
-    host = BaseReplica(own(base), steadily=True)
+    replica = BaseReplica(own(base), steadily=True)
     names = [
         name
         for name in ADAPTERS
         if architecture not in ("Phi3", "GPTNeoX") or name in ("all", "strong dropout")
     ]
-    pools = [Together(host) for _ in names]
+    pools = [Together(replica) for _ in names]
     alone = []
     for seed, (name, pool) in enumerate(zip(names, pools, strict=True)):
         model = trial(base, ADAPTERS[name], seed).train(gradients)
@@ -177,16 +178,16 @@ def test_no_bit_of_a_guest_depends_on_its_company(
             else rows(1 + seed, seed)
         )
         alone.append(objective.gradients(own_rows) if gradients else (objective.loss(own_rows), []))
-    if not host.supports(None):
+    if not replica.supports(None):
         pytest.skip("products are not steady on this machine")
-    guests = [pool.batches[0] for pool in pools]
-    kinds = {guest.kind for guest in guests}
+    batches = [pool.batches[0] for pool in pools]
+    kinds = {batch.kind for batch in batches}
     assert len(kinds) == (1 if len(names) == 2 else 2)  # "top" trains nothing in layer 0
     for kind in kinds:
-        chosen = [number for number, guest in enumerate(guests) if guest.kind == kind]
+        chosen = [number for number, batch in enumerate(batches) if batch.kind == kind]
         for order in (chosen, chosen[::-1], chosen[:2]):
             for number, (loss, found) in zip(
-                order, host.run([guests[number] for number in order]), strict=True
+                order, replica.run([batches[number] for number in order]), strict=True
             ):
                 expected, wanted = alone[number]
                 assert torch.equal(loss, expected), names[number]
@@ -195,30 +196,30 @@ def test_no_bit_of_a_guest_depends_on_its_company(
                 ]
 
 
-def test_guests_differ_from_alone_by_rounding_only() -> None:
+def test_merged_differs_from_alone_by_rounding_only() -> None:
     """In float64 nothing else is left.
 
     Not with layer 1 alone: the norms of layer 0 are then transformers' own, in fp32.
     """
-    host, guests, alone = guests_of(
+    replica, batches, alone = batches_of(
         base_of(dtype=torch.float64), ["all", "few", "dropout", "attention"]
     )
-    for result, expected in zip(host.run(guests), alone, strict=True):
+    for result, expected in zip(replica.run(batches), alone, strict=True):
         assert_same(result, expected, 1e-12)
 
 
 def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
     base = base_of()
-    host, guests, expected = BaseReplica(own(base)), [], []
+    replica, batches, expected = BaseReplica(own(base)), [], []
     for seed, name in enumerate(("dropout", "all")):
-        pool = Together(host)
+        pool = Together(replica)
         model = trial(base, ADAPTERS[name], seed).eval()
         objective = Objective(
             model, micro_tokens=512, workers=1, pool=pool, shape=LossShape(0.1, 0.1)
         )
         expected.append(objective.loss(rows(3, seed)))
-        guests += pool.batches
-    found = host.run(guests)
+        batches += pool.batches
+    found = replica.run(batches)
     assert all(gradients == () and not loss.requires_grad for loss, gradients in found)
     torch.testing.assert_close(
         torch.stack([loss for loss, _ in found]), torch.stack(expected), rtol=1e-6, atol=0
@@ -241,11 +242,11 @@ def test_two_micro_packs_of_one_trial_get_a_gradient_each() -> None:
     assert_same((torch.stack([loss for loss, _ in results]).sum(), summed), total, 1e-5)
 
 
-def test_a_guest_that_is_not_finite_spoils_nobody() -> None:
-    host, guests, alone = guests_of(base_of(), ["all", "few", "dropout"])
+def test_a_trial_that_is_not_finite_does_not_affect_the_others() -> None:
+    replica, batches, alone = batches_of(base_of(), ["all", "few", "dropout"])
     with torch.no_grad():
-        guests[1].adapter.parameters[0].fill_(float("inf"))
-    results = host.run(guests)
+        batches[1].adapter.parameters[0].fill_(float("inf"))
+    results = replica.run(batches)
     assert not results[1][0].isfinite()
     for number in (0, 2):
         assert_same(results[number], alone[number], 1e-5)
@@ -253,57 +254,59 @@ def test_a_guest_that_is_not_finite_spoils_nobody() -> None:
 
 def test_bf16_under_autocast_is_what_each_gets_alone() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        host, guests, alone = guests_of(base_of(dtype=torch.bfloat16), ["all", "few", "dropout"])
-    for guest in guests:
-        assert (
-            guest.autocast is torch.bfloat16 and guest.adapter.parameters[0].dtype is torch.float32
+        replica, batches, alone = batches_of(
+            base_of(dtype=torch.bfloat16), ["all", "few", "dropout"]
         )
-    for result, expected in zip(host.run(guests), alone, strict=True):
+    for batch in batches:
+        assert (
+            batch.autocast is torch.bfloat16 and batch.adapter.parameters[0].dtype is torch.float32
+        )
+    for result, expected in zip(replica.run(batches), alone, strict=True):
         assert_same(result, expected, 5e-2)
 
 
-# ------------------------------------------------------------------------------- who can be a guest
-def guest_of(
+# ------------------------------------------------------------------------------- what is mergeable
+def offered_by(
     base: Any, adapter: Any, rows_: Sequence[Encoded] = (), **options: Any
 ) -> list[MergeableBatch | None] | None:
     """What an objective offers; None if it does not even ask."""
     pool = Together(BaseReplica(own(base)))
-    model = attach.add_adapter(own(base), adapter)
+    model = with_lean_layers(attach.add_adapter(own(base), adapter))
     objective = Objective(model.train(), micro_tokens=256, workers=1, pool=pool, **options)
     objective.gradients(rows_ or rows(2))
     return getattr(pool, "batches", None)
 
 
-def test_plain_lora_is_a_guest_and_others_are_not() -> None:
+def test_plain_lora_is_mergeable_and_others_are_not() -> None:
     base = base_of()
-    (guest,) = guest_of(base, ADAPTERS["all"]) or [None]
-    assert guest is not None and guest.tokens == sum(len(row.ids) - 1 for row in rows(2))
+    (batch,) = offered_by(base, ADAPTERS["all"]) or [None]
+    assert batch is not None and batch.tokens == sum(len(row.ids) - 1 for row in rows(2))
     for other in (
         LoraAdapter(r=2, use_dora=True),
         Ia3Adapter(),
         LoraAdapter(r=2, modules_to_save=["lm_head"]),
     ):
-        assert guest_of(base, other) is None, other
-    assert guest_of(base, ADAPTERS["all"], neftune_alpha=1.0) is None
-    assert guest_of(base, ADAPTERS["all"], checkpointing=True) is None
-    assert guest_of(base_of("Llama", torch.bfloat16), ADAPTERS["all"]) == [
+        assert offered_by(base, other) is None, other
+    assert offered_by(base, ADAPTERS["all"], neftune_alpha=1.0) is None
+    assert offered_by(base, ADAPTERS["all"], checkpointing=True) is None
+    assert offered_by(base_of("Llama", torch.bfloat16), ADAPTERS["all"]) == [
         None
     ]  # PEFT keeps A and B in fp32: its own forward
 
 
-def test_rows_behind_a_shared_prefix_are_no_guests() -> None:
+def test_rows_behind_a_shared_prefix_are_not_mergeable() -> None:
     same = tuple(range(1, 60)) * 3
     alike = [
         Encoded((*same, number, 7), (False,) * (len(same) + 1) + (True,)) for number in range(8)
     ]
     others = rows(2)
-    found = guest_of(base_of(), ADAPTERS["all"], [*alike, *others])
+    found = offered_by(base_of(), ADAPTERS["all"], [*alike, *others])
     assert found is not None and {
-        len(guest.rows) if guest is not None else 0 for guest in found
+        len(batch.rows) if batch is not None else 0 for batch in found
     } == {0, 2}
 
 
-def test_a_frozen_bottom_is_not_entered_in_company(
+def test_micro_packs_with_stored_states_are_not_mergeable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
@@ -315,7 +318,7 @@ def test_a_frozen_bottom_is_not_entered_in_company(
     assert pool.batches == [None]
 
 
-def test_a_model_on_other_weights_is_no_guest() -> None:
+def test_a_model_on_other_weights_is_not_mergeable() -> None:
     pool = Together(BaseReplica(base_of()))
     Objective(
         trial(base_of(), ADAPTERS["all"], 0), micro_tokens=256, workers=1, pool=pool

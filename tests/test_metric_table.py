@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL
-from hydratune import config, metric_table
+from hydratune import metric_table
 from hydratune.evaluation import families, result_rows, run_report
 from hydratune.evaluation.families import Answered
 from hydratune.metric_table import ANSWER_METRICS, RUN_METRICS, Direction, Metric, Unit
 from hydratune.records.run_directory import RunDirectory
-from hydratune.settings import checks
 
 Command = Callable[..., tuple[int, str]]
 SAMPLES = {
@@ -28,9 +27,8 @@ def test_names_are_there_once() -> None:
         assert len({row.name for row in rows}) == len(rows)
 
 
-def test_the_settings_know_the_families_of_the_table_and_each_has_its_functions() -> None:
-    assert set(config.METRIC_FAMILIES) == set(metric_table.families()) == set(families.FAMILIES)
-    assert {*metric_table.forgetting_measures(), "kl"} == set(config.FORGETTING)
+def test_every_family_of_the_table_has_its_functions() -> None:
+    assert set(metric_table.families()) == set(families.FAMILIES)
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)
@@ -82,7 +80,6 @@ def new_metric(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
     families.per_answer(short_answers)
     monkeypatch.setattr(metric_table, "ANSWER_METRICS", (*ANSWER_METRICS, row))
-    monkeypatch.setattr(checks, "METRIC_FAMILIES", metric_table.families())
     families.family.cache_clear()
     yield row.name
     families.family.cache_clear()

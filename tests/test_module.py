@@ -3,9 +3,9 @@ from typing import Any
 
 import torch
 
-from hydratune.settings.optimizer import AdamWOptimizer
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
+from hydratune.training.optimizers.adamw import AdamWOptimizer
 
 
 def test_loading_a_checkpoint_goes_on_drawing_where_it_was_written(model: Any) -> None:

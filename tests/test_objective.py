@@ -20,6 +20,7 @@ from hydratune.training.losses import HeadLoss, with_gradients
 from hydratune.training.objective import Objective
 from hydratune.training.pack_loss import padded_loss
 from hydratune.training.packing import pack
+from hydratune.training.patches import with_lean_layers
 from hydratune.training.plan import micro_packs
 
 SIZES = {
@@ -92,9 +93,11 @@ def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
 
 
 def with_lora(model: Any, **options: Any) -> Any:
-    model = attach.add_adapter(
-        attach.prepare_quantised(model, Quantization.none),
-        LoraAdapter(r=4, lora_alpha=8, **options),
+    model = with_lean_layers(
+        attach.add_adapter(
+            attach.prepare_quantised(model, Quantization.none),
+            LoraAdapter(r=4, lora_alpha=8, **options),
+        )
     )
     torch.manual_seed(1)
     for (
@@ -404,8 +407,10 @@ def test_a_4_bit_base_takes_the_lean_path(tmp_path: Any) -> None:
     base = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=quantization, dtype=torch.float32
     )
-    model = attach.add_adapter(
-        attach.prepare_quantised(base, Quantization.nf4), LoraAdapter(r=4, lora_alpha=8)
+    model = with_lean_layers(
+        attach.add_adapter(
+            attach.prepare_quantised(base, Quantization.nf4), LoraAdapter(r=4, lora_alpha=8)
+        )
     )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -15,11 +15,14 @@ from hydratune.adapters.attach import add_adapter
 from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.composition import CONF
 from hydratune.errors import ConfigError
-from hydratune.settings import checks
 from hydratune.settings.commands import load
-from hydratune.settings.optimizer import AdamWOptimizer, OptimizerConfig
+from hydratune.settings.optimizer import OptimizerConfig
 from hydratune.settings.registry import plain, variants
-from hydratune.training import optimizers
+from hydratune.training.fused import can_fuse
+from hydratune.training.joint_optimizer import JointOptimizer
+from hydratune.training.optimizers.adamw import AdamWOptimizer
+from hydratune.training.parameter_groups import build_optimizer
+from hydratune.training.patches import with_lean_layers
 from test_config import compose
 
 Command = Callable[..., tuple[int, str]]
@@ -39,7 +42,7 @@ def full(model: Any) -> Any:
 
 @pytest.fixture
 def lora(model: Any) -> Any:
-    return add_adapter(model.requires_grad_(False), LoraAdapter())
+    return with_lean_layers(add_adapter(model.requires_grad_(False), LoraAdapter()))
 
 
 def rates(
@@ -97,22 +100,22 @@ def test_every_optimizer_trains(hydratune: Command, tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize("kind", ON_CPU)
 def test_next_step_after_loading_is_the_next_step(full: Any, tmp_path: Path, kind: str) -> None:
-    optimizer = optimizers.build(full, settings(kind, layer_lr_decay=0.5, weight_decay=0.1))
+    optimizer = build_optimizer(full, settings(kind, layer_lr_decay=0.5, weight_decay=0.1))
     for number in range(3):
         step(full, optimizer, number)
     torch.save(optimizer.state_dict(), tmp_path / "state")
     other = copy.deepcopy(full)
     # of another rate: the stored one counts
-    loaded = optimizers.build(other, settings(kind, lr=7.0))
+    loaded = build_optimizer(other, settings(kind, lr=7.0))
     with pytest.raises(ValueError):
         loaded.load_state_dict(torch.load(tmp_path / "state", weights_only=True))  # of other groups
-    loaded = optimizers.build(other, settings(kind, lr=7.0, layer_lr_decay=0.5, weight_decay=0.1))
+    loaded = build_optimizer(other, settings(kind, lr=7.0, layer_lr_decay=0.5, weight_decay=0.1))
     loaded.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     forgetful = copy.deepcopy(full)
     for model, its in (
         (full, optimizer),
         (other, loaded),
-        (forgetful, optimizers.build(forgetful, settings(kind, layer_lr_decay=0.5))),
+        (forgetful, build_optimizer(forgetful, settings(kind, layer_lr_decay=0.5))),
     ):
         step(model, its, 3)
     pairs = list(zip(full.parameters(), other.parameters(), strict=True))
@@ -123,8 +126,8 @@ def test_next_step_after_loading_is_the_next_step(full: Any, tmp_path: Path, kin
 
 
 def test_muon_moves_hidden_matrices_and_adamw_the_rest(full: Any) -> None:
-    optimizer = optimizers.build(full, settings("muon"))
-    assert isinstance(optimizer, optimizers.Together)
+    optimizer = build_optimizer(full, settings("muon"))
+    assert isinstance(optimizer, JointOptimizer)
     muon, adamw = optimizer.optimizers
     assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
     names = {id(p): name for name, p in full.named_parameters()}
@@ -139,7 +142,7 @@ def test_muon_and_adamw_step_as_if_alone(full: Any) -> None:
     alone = copy.deepcopy(full)
     hidden = [p for name, p in alone.named_parameters() if name.endswith("_proj.weight")]
     others = [p for name, p in alone.named_parameters() if not name.endswith("_proj.weight")]
-    both = optimizers.build(full, settings("muon", lr=0.01))
+    both = build_optimizer(full, settings("muon", lr=0.01))
     schedule = torch.optim.lr_scheduler.LambdaLR(both, lambda step: 1 / (step + 1))
     muon = torch.optim.Muon(hidden, lr=0.01, weight_decay=0, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(others, lr=0.01, weight_decay=0)
@@ -158,10 +161,8 @@ def test_muon_and_adamw_step_as_if_alone(full: Any) -> None:
 
 def test_fused_kernel_is_used(lora: Any, full: Any) -> None:
     for kind in ("adamw", "sgd"):
-        assert all(group["fused"] for group in optimizers.build(full, settings(kind)).param_groups)
-    assert not optimizers._can_fuse(
-        [{"params": [torch.nn.Parameter(torch.zeros(1, device="meta"))]}]
-    )
+        assert all(group["fused"] for group in build_optimizer(full, settings(kind)).param_groups)
+    assert not can_fuse([{"params": [torch.nn.Parameter(torch.zeros(1, device="meta"))]}])
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_one_thread_updates_the_weights_unless_matrices_are_multiplied(
 
 def test_adamw_equals_torch_without_the_fused_kernel(full: Any) -> None:
     other = copy.deepcopy(full)
-    fused = optimizers.build(full, settings("adamw", weight_decay=0.1, decay_norms_and_biases=True))
+    fused = build_optimizer(full, settings("adamw", weight_decay=0.1, decay_norms_and_biases=True))
     plain = torch.optim.AdamW(other.parameters(), lr=1e-3, weight_decay=0.1, fused=False)
     for number in range(3):
         step(full, fused, number)
@@ -205,7 +206,7 @@ def test_adamw_equals_torch_without_the_fused_kernel(full: Any) -> None:
 
 def test_norms_and_biases_do_not_decay_unless_asked(full: Any) -> None:
     for asked in (False, True):
-        optimizer = optimizers.build(
+        optimizer = build_optimizer(
             full, settings("adamw", weight_decay=0.1, decay_norms_and_biases=asked)
         )
         decays = {name: decay for name, (_, decay) in rates(full, optimizer).items()}
@@ -220,7 +221,7 @@ def test_groups_have_their_own_rates_and_the_first_pattern_counts(full: Any) -> 
     decays = {"norm": 2.0, "embed": 0.0}
     found = rates(
         full,
-        optimizers.build(
+        build_optimizer(
             full,
             settings(
                 "adamw", lr=0.1, weight_decay=0.1, lr_groups=groups, weight_decay_groups=decays
@@ -238,7 +239,7 @@ def test_layers_further_down_learn_more_slowly(full: Any) -> None:
     found = {
         name: rate
         for name, (rate, _) in rates(
-            full, optimizers.build(full, settings("adamw", lr=1.0, layer_lr_decay=0.5))
+            full, build_optimizer(full, settings("adamw", lr=1.0, layer_lr_decay=0.5))
         ).items()
     }
     assert found["model.norm.weight"] == 1.0
@@ -248,17 +249,20 @@ def test_layers_further_down_learn_more_slowly(full: Any) -> None:
 
 
 def test_distance_counts_from_the_top_of_the_model_not_of_the_adapter(model: Any) -> None:
-    only = add_adapter(
-        model.requires_grad_(False), LoraAdapter(target_modules=["q_proj"], layers_to_transform=[0])
+    only = with_lean_layers(
+        add_adapter(
+            model.requires_grad_(False),
+            LoraAdapter(target_modules=["q_proj"], layers_to_transform=[0]),
+        )
     )
-    found = rates(only, optimizers.build(only, settings("adamw", lr=1.0, layer_lr_decay=0.5)))
+    found = rates(only, build_optimizer(only, settings("adamw", lr=1.0, layer_lr_decay=0.5)))
     assert {rate for rate, _ in found.values()} == {0.5}
 
 
 def test_loraplus_multiplies_the_rate_of_b_only(lora: Any) -> None:
     found = rates(
         lora,
-        optimizers.build(
+        build_optimizer(
             lora, settings("adamw", lr=0.1, loraplus_lr_ratio=16.0, layer_lr_decay=0.5)
         ),
     )
@@ -329,7 +333,7 @@ def test_what_would_change_nothing_or_cannot_work_is_refused(
 )
 def test_wrong_setting_is_refused_with_a_fix(overrides: list[str], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        checks.check(compose(*overrides))
+        compose(*overrides).check()
     assert [p.key for p in caught.value.problems] == [key]
 
 

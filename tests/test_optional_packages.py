@@ -24,7 +24,7 @@ for name in without_packages.DISTRIBUTIONS.values():
         continue
     raise AssertionError(f"{name} was to be hidden")
 
-modules = ["settings", "experiment.run", "data.masking", "data.datamodule", "evaluation.generation", "sweeps.worker_pool", "sweeps.pack", "commands.train"]
+modules = ["settings", "experiment.run", "data.encoding.encoder", "data.datamodule", "evaluation.generation", "sweeps.worker_pool", "sweeps.pack", "commands.train"]
 for package in ("models", "training"):
     folder = str(Path(import_module(f"hydratune.{package}").__file__).parent)
     modules += [f"{package}.{module.name}" for module in pkgutil.iter_modules([folder])]

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 
 from conftest import SHARED_DATA, SMALL, write_rows
-from hydratune.data.prepared import prepare, read_prepared
+from hydratune.data.preparation import prepare
+from hydratune.data.prepared import read_prepared
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import load_sets
+from hydratune.data.sources.files import FilesData
+from hydratune.data.sources.mixed import MixedData
+from hydratune.data.sources.prepared import PreparedData
 from hydratune.data.store import RowStore, RowWriter
 from hydratune.errors import DataError
-from hydratune.settings.data import FilesData, MixedData, PreparedData, TrainOn
+from hydratune.settings.data import TrainOn
 
 Run = Callable[..., tuple[int, str]]
 WORDS = [
@@ -209,7 +213,7 @@ def test_test_row_in_validation_is_called_so_and_its_fix_removes_the_validation_
     code, printed = hydratune(*settings)
     assert code == 2
     assert (
-        "exact_leaks: 1 requests of one split that an earlier one has too (1 test in validation);"
+        "exact_leaks: 1 requests that an earlier split contains too (1 test in validation);"
         " the first: leaked" in printed
     )
     assert "data.clean.drop_leaks=true removes 1 validation row," in printed
@@ -315,7 +319,7 @@ def test_empty_requests_are_refused_with_their_line(hydratune: Run, tmp_path: Pa
     settings = ("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "output=out")
     code, printed = hydratune(*settings)
     assert code == 2
-    assert "empty_requests: 1 rows with a user turn in which nothing is said" in printed
+    assert "empty_requests: 1 rows with an empty user turn" in printed
     assert "rows.jsonl:8" in printed
     assert hydratune(*settings, *fixes(printed, "empty_requests"))[0] == 0
 
@@ -372,7 +376,7 @@ def test_split_that_leaves_little_for_training_is_an_error(hydratune: Run, tmp_p
     assert min(shares.values()) < 20 < max(shares.values())  # the big group is on either side
     for fraction, told in by_fraction.items():
         lopsided = shares[fraction] < 0.5 * (0.9 - fraction) * 100
-        assert ("left for training" in told["checks"]["splits"]["note"]) == lopsided
+        assert ("remain for training" in told["checks"]["splits"]["note"]) == lopsided
     none = ("data.validation_fraction=0", "data.test_fraction=0")
     code, printed = hydratune("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", *none)
     assert (code, "the data set has no validation and no test rows" in printed) == (2, True)
@@ -470,7 +474,7 @@ def test_overlength_is_counted_by_split(hydratune: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["output=full"], "holds other things: mine.txt"),
+        (["output=full"], "contains other files: mine.txt"),
         (["output=rows.jsonl"], "this is a file"),
         (["data.quality.exact_leaks=never"], "expected one of"),
         (["data.quality.exact_leak=warn"], "exact_leaks"),
@@ -563,7 +567,7 @@ def test_rows_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     writer.close()
     store = RowStore(tmp_path / "rows.arrow")
     assert list(store) == rows
-    assert (len(store), store[1199], store.value("key", 600)) == (1200, rows[1199], "A")
+    assert (len(store), store[1199], store.key(600)) == (1200, rows[1199], "A")
 
 
 def test_context_turns_and_tools_survive_preparation(tmp_path: Path) -> None:
@@ -706,7 +710,7 @@ def test_gsm8k_is_clean(hydratune: Run, tmp_path: Path) -> None:
 
 @real
 def test_nl2bash_keeps_several_answers_and_shows_addresses() -> None:
-    from hydratune.settings.data import TechSupportData
+    from hydratune.data.cases.tech_support import TechSupportData
 
     told = prepare(TechSupportData(path=str(SHARED_DATA / "nl2bash"))).report
     assert (
@@ -724,10 +728,10 @@ def test_nl2bash_keeps_several_answers_and_shows_addresses() -> None:
 def test_cuad_split_keeps_companies_and_near_duplicates_together_and_is_stable(
     tmp_path: Path,
 ) -> None:
+    from hydratune.data.cases.cuad import CuadData
     from hydratune.data.quality.duplicates import grams, jaccard
     from hydratune.data.quality.equality import normalised
-    from hydratune.data.quality.texts import request
-    from hydratune.settings.data import CuadData
+    from hydratune.data.quality.row_checks import request
 
     full = prepare(CuadData(path=str(SHARED_DATA / "cuad")))
     rows = {name: list(full.rows(name)) for name in ("train", "validation", "test")}

@@ -7,25 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydratune.data.quality import pii, texts
-from hydratune.data.quality.duplicates import grams, jaccard, near_pairs, spelled_alike
-from hydratune.data.quality.equality import core, exact, normalised, words
+from hydratune.data.quality import pii, row_checks
+from hydratune.data.quality.duplicates import find_near_pairs, grams, jaccard
+from hydratune.data.quality.equality import exact, normalised, words
 from hydratune.data.quality.findings import CHECKS, level_of, refusals
 from hydratune.data.quality.grounding import ungrounded
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.quality.leaks import Leak
-from hydratune.data.quality.verdict import Verdict
+from hydratune.data.quality.set_checks import run_checks
+from hydratune.data.quality.spelling import find_spelling_variants
+from hydratune.data.quality.variants import key_words
 from hydratune.data.rows import Message, Row
+from hydratune.data.sources.contracts import ContractsData
 from hydratune.data.splits import Side
 from hydratune.data.store import RowStore, RowWriter
-from hydratune.settings.data import (
-    CleaningConfig,
-    ContractsData,
-    DataConfig,
-    Level,
-    QualityConfig,
-    TrainOn,
-)
+from hydratune.settings.data import CleaningConfig, DataConfig, Level, QualityConfig, TrainOn
 
 
 def row(question: str, answer: str = "Yes, it is.", **more: Any) -> Row:
@@ -51,7 +47,7 @@ def found(
     inspection.divide(
         store, {Side.train, *(sides or [])} if sides else set(Side), lambda steps: None
     )
-    return {f.name: f for f in Verdict(inspection, store).findings()}
+    return {f.name: f for f in run_checks(inspection, store)}
 
 
 # --------------------------------------------------------------------------------------- duplicates
@@ -89,7 +85,7 @@ def test_near_pairs_are_exactly_those_of_comparing_all(threshold: float) -> None
         for j in range(i + 1, len(sets))
         if len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= threshold
     }
-    pairs = near_pairs(len(texts_), texts_.__getitem__, threshold)
+    pairs = find_near_pairs(len(texts_), texts_.__getitem__, threshold)
     assert set(pairs) == expected
     assert threshold == 1.0 or len(expected) > 10
     assert not pairs.capped
@@ -101,14 +97,14 @@ def test_an_instruction_before_every_request_makes_them_not_alike() -> None:
     instruction = "".join(rng.choices(string.ascii_lowercase + " ", k=700))
     reviews = ["".join(rng.choices(string.ascii_lowercase + " ", k=40)) for _ in range(300)]
     texts_ = [instruction + review for review in reviews] + [f"{instruction}{reviews[7]} ok"]
-    assert set(near_pairs(len(texts_), texts_.__getitem__, 0.8)) == {(7, 300)}
+    assert set(find_near_pairs(len(texts_), texts_.__getitem__, 0.8)) == {(7, 300)}
 
 
 def test_too_many_alike_is_said_and_not_waited_for() -> None:
     rng = random.Random(2)
     families = ["".join(rng.choices(string.ascii_lowercase + " ", k=200)) for _ in range(12)]
     texts_ = [f"{family}{i:03}" for family in families for i in range(150)]
-    pairs = near_pairs(len(texts_), texts_.__getitem__, 0.8)
+    pairs = find_near_pairs(len(texts_), texts_.__getitem__, 0.8)
     assert pairs.capped
     assert len(np.unique(np.concatenate([pairs.first, pairs.second]))) > 0.9 * len(texts_)
     assert all(a // 150 == b // 150 for a, b in pairs)
@@ -153,14 +149,14 @@ def test_personal_data_is_found_and_look_alikes_are_not(
 
 
 def test_personal_data_is_shown_masked() -> None:
-    check = texts.row_checks(QualityConfig(), None)["pii_email"]
+    check = row_checks.row_checks(QualityConfig(), None)["pii_email"]
     assert check(row("I am jo.doe@example.com")) == "j•••.•••@•••.•••"
-    assert pii.masked("a@b.de") == "a@•••.•••"
-    assert pii.masked("4111 1111 1111 1111") == "4••• ••• ••• •••"
+    assert pii.mask("a@b.de") == "a@•••.•••"
+    assert pii.mask("4111 1111 1111 1111") == "4••• ••• ••• •••"
 
 
 def test_personal_data_is_looked_for_in_all_that_a_row_says() -> None:
-    check = texts.row_checks(QualityConfig(), None)["pii_email"]
+    check = row_checks.row_checks(QualityConfig(), None)["pii_email"]
     asked, said = Message("user", "Send it"), Message("assistant", "Done")
     call = {"function": {"name": "send", "arguments": {"to": ["jo@example.com"]}}}
     as_text = {"function": {"name": "send", "arguments": '{"to": "jo@example.com"}'}}
@@ -175,7 +171,7 @@ def test_personal_data_is_looked_for_in_all_that_a_row_says() -> None:
     ]
     assert [each.id for each in rows if check(each) is None] == []
     number = {"function": {"name": "pay", "arguments": {"card": 4111111111111111}}}
-    assert texts.row_checks(QualityConfig(), None)["pii_card"](
+    assert row_checks.row_checks(QualityConfig(), None)["pii_card"](
         Row("n", (asked, Message("assistant", "", tool_calls=(number,))))
     )
     assert check(Row("none", (asked, said))) is None
@@ -186,14 +182,14 @@ def test_every_hit_in_an_excerpt_is_hidden() -> None:
         "jo@example.com, an@b.de, (212) 555-0123, 4111 1111 1111 1111, 10.20.30.40, 123-45-6789,"
         " DE89370400440532013000, jo@example.com"
     )
-    after = pii.hidden(text)
+    after = pii.mask_all(text)
     assert after.startswith("j•••@•••.•••, a•••@•••.•••, (•••) •••-•••, 4•••")
     assert [
         name
         for name in ("pii_email", "pii_phone", "pii_card", "pii_iban", "pii_ip", "pii_ssn")
         if pii.FINDERS[name](after)
     ] == []
-    assert pii.hidden("On 2020-03-04 it cost 1,500.") == "On 2020-03-04 it cost 1,500."
+    assert pii.mask_all("On 2020-03-04 it cost 1,500.") == "On 2020-03-04 it cost 1,500."
 
 
 # ---------------------------------------------------------------------------------------- grounding
@@ -259,12 +255,12 @@ def test_what_the_source_does_not_contain_is_named(
 )
 def test_texts_that_should_not_be_learnt(check: str, answer: str, is_found: bool) -> None:
     assert (
-        texts.row_checks(QualityConfig(), None)[check](row("Question?", answer)) is not None
+        row_checks.row_checks(QualityConfig(), None)[check](row("Question?", answer)) is not None
     ) is is_found
 
 
 def test_check_that_is_off_is_not_run() -> None:
-    assert "refusals" not in texts.row_checks(QualityConfig(refusals=Level.off), None)
+    assert "refusals" not in row_checks.row_checks(QualityConfig(refusals=Level.off), None)
 
 
 def test_every_setting_of_the_gate_has_its_words() -> None:
@@ -503,12 +499,12 @@ def test_a_further_check_joins_in(tmp_path: Path) -> None:
     writer.close()
     store = RowStore(tmp_path / "rows.arrow")
     inspection.divide(store, set(Side), lambda steps: None)
-    finding = next(f for f in Verdict(inspection, store).findings() if f.name == "ungrounded")
+    finding = next(f for f in run_checks(inspection, store) if f.name == "ungrounded")
     assert (finding.rows, finding.examples[0]["note"]) == (["b"], "made up")
 
 
 def test_builtin_contracts_pass_their_own_checks() -> None:
-    from hydratune.data.prepared import prepare
+    from hydratune.data.preparation import prepare
 
     report = prepare(ContractsData(train_rows=60, validation_rows=20, test_rows=30)).report
     assert {n for n, c in report["checks"].items() if c["count"]} <= {
@@ -632,8 +628,10 @@ def test_loose_rule_keeps_letters_with_their_marks_and_never_ends_with_nothing()
     ],
 )
 def test_short_requests_are_alike_by_their_words(one: str, other: str, alike: bool) -> None:
-    cores = {i: told for i, text in enumerate((one, other)) if (told := core(normalised(text)))}
-    assert list(spelled_alike(cores)) == ([(0, 1)] if alike else [])
+    cores = {
+        i: told for i, text in enumerate((one, other)) if (told := key_words(normalised(text)))
+    }
+    assert list(find_spelling_variants(cores)) == ([(0, 1)] if alike else [])
 
 
 BANKING = [
@@ -913,8 +911,8 @@ def test_leaks_say_between_which_splits_and_how_many_rows_the_fix_removes(tmp_pa
     assert finding.splits == {"validation": 1, "test": 3}
     assert (
         finding.fix
-        == "data.clean.drop_leaks=true removes 2 train rows and 2 validation rows, which validation"
-        " or test asks too"
+        == "data.clean.drop_leaks=true removes 2 train rows and 2 validation rows, whose"
+        " requests are in validation or test too"
     )
     after = found(tmp_path, rows, sides, clean=CleaningConfig(drop_leaks=True))
     assert (after["exact_leaks"].count, after["size"].count) == (0, 2)
@@ -1082,7 +1080,7 @@ def test_own_split_keeps_spellings_together(tmp_path: Path) -> None:
     ],
 )
 def test_special_tokens_of_any_model_are_found_in_any_text(token: str) -> None:
-    check = texts.row_checks(QualityConfig(), None)["rendered"]
+    check = row_checks.row_checks(QualityConfig(), None)["rendered"]
     assert token in str(check(row("How?", f"Like this.{token}")))
     assert check(row(f"How?{token}", "Like this."))
     assert check(
@@ -1099,14 +1097,14 @@ def test_special_tokens_of_any_model_are_found_in_any_text(token: str) -> None:
     "a list[int] | None", "<|>", "the <end> of it",
 ])  # fmt: skip
 def test_what_looks_a_little_like_a_special_token_is_not_found(text: str) -> None:
-    assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text)) is None
+    assert row_checks.row_checks(QualityConfig(), None)["rendered"](row("How?", text)) is None
 
 
 @pytest.mark.parametrize(
     "text", ["<s> Hello there.</s>", "<s>[INST] Hi", "Hello.</s>\n", "a</s>b", "<s>Hello"]
 )
 def test_begin_and_end_of_text_are_told_from_struck_text(text: str) -> None:
-    assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
+    assert row_checks.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
 
 
 @pytest.mark.parametrize("text", [
@@ -1114,7 +1112,7 @@ def test_begin_and_end_of_text_are_told_from_struck_text(text: str) -> None:
     "Sure.<|im_end|", "Sure.<|im_end", "Sure.<|endoftext|\nmore", "Sure.im_end|>", "Sure.<|eot_id", "Sure.<|custom_mark|", "Sure.</s",  # noqa: E501
 ])  # fmt: skip
 def test_cut_and_unusual_marks_of_turns_are_found(text: str) -> None:
-    assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
+    assert row_checks.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
 
 
 @pytest.mark.parametrize("text", [
@@ -1125,7 +1123,7 @@ def test_cut_and_unusual_marks_of_turns_are_found(text: str) -> None:
     "services:\n  web:\n    user: root",
 ])  # fmt: skip
 def test_what_looks_a_little_like_a_mark_of_a_turn_is_not_found(text: str) -> None:
-    assert texts.row_checks(QualityConfig(), None)["rendered"](row("How?", text)) is None
+    assert row_checks.row_checks(QualityConfig(), None)["rendered"](row("How?", text)) is None
 
 
 @pytest.mark.parametrize("answer", [
@@ -1136,7 +1134,7 @@ def test_what_looks_a_little_like_a_mark_of_a_turn_is_not_found(text: str) -> No
 def test_answers_that_break_off_in_brackets_code_or_before_what_must_follow_are_cut(
     answer: str,
 ) -> None:
-    assert texts.truncated(row("How?", answer))
+    assert row_checks.check_truncated(row("How?", answer))
 
 
 @pytest.mark.parametrize("answer", [
@@ -1146,7 +1144,7 @@ def test_answers_that_break_off_in_brackets_code_or_before_what_must_follow_are_
     "Send it, so that I can log in", "see (1", "He said ``no'' to it", "1) first 2) second", "go to", "reply to", "card not working as",  # noqa: E501
 ])  # fmt: skip
 def test_whole_answers_are_not_taken_for_cut_ones(answer: str) -> None:
-    assert texts.truncated(row("How?", answer)) is None
+    assert row_checks.check_truncated(row("How?", answer)) is None
 
 
 def test_half_a_word_with_a_capital_is_found_where_others_have_the_whole(tmp_path: Path) -> None:
@@ -1244,7 +1242,7 @@ def test_own_split_keeps_symbol_and_prompt_variants_together_and_stable(tmp_path
         writer.close()
         store = RowStore(tmp_path / "rows.arrow")
         inspection.divide(store, {Side.train}, lambda steps: None)
-        findings = {f.name: f for f in Verdict(inspection, store).findings()}
+        findings = {f.name: f for f in run_checks(inspection, store)}
         return findings, {
             each.id: int(side) for each, side in zip(own, inspection.sides, strict=True)
         }

@@ -78,6 +78,7 @@ def test_readme_names_its_commands() -> None:
     [
         "data",
         "data/cases",
+        "data/sources",
         "data/encoding",
         "data/formats",
         "data/quality",

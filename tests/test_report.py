@@ -11,15 +11,8 @@ from typing import Any
 import pytest
 
 from hydratune.data.quality.findings import CHECKS
-from hydratune.data.report import (
-    IDS_SHOWN,
-    histograms,
-    label_bars,
-    render,
-    share,
-    verdict,
-    write_html,
-)
+from hydratune.data.report import IDS_SHOWN, render, share, verdict, write_html
+from hydratune.data.report_charts import histograms, label_bars
 from hydratune.data.spans import (
     character_differences,
     named,
@@ -381,7 +374,7 @@ def test_trained_text_is_marked_without_colour_too(report: dict[str, Any]) -> No
         (
             {"refusals": _check("refusals", count=3), "mask": _check("mask", "error", 1200)},
             "error",
-            "Not fit for training: rows whose mask is wrong (1,200).",
+            "Not fit for training: rows whose loss mask is wrong (1,200).",
         ),
     ],
 )

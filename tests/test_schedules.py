@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 
 from hydratune.errors import ConfigError
-from hydratune.settings.optimizer import AdamWOptimizer, Schedule
+from hydratune.settings.optimizer import Schedule
 from hydratune.training import schedules
+from hydratune.training.optimizers.adamw import AdamWOptimizer
 
 
 def curve(total: int, **settings: Any) -> list[float]:

@@ -6,8 +6,10 @@ import pytest
 from hydratune.data.answers import json_schema
 from hydratune.data.rows import stable_hash
 from hydratune.data.sets import load_sets
+from hydratune.data.sources.contracts import ContractsData
+from hydratune.data.sources.files import FilesData
 from hydratune.errors import DataError
-from hydratune.settings.data import ContractsData, Control, FilesData
+from hydratune.settings.data import Control
 
 
 def contracts(**options: object) -> ContractsData:

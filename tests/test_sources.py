@@ -17,9 +17,10 @@ import torch
 from conftest import SMALL
 from hydratune.adapters import attach
 from hydratune.cache import build_once
-from hydratune.models import sources
+from hydratune.models import loading
 from hydratune.models.compute import on_cpu
-from hydratune.settings.model import Quantization, TinyModel
+from hydratune.models.sources.tiny import TinyModel
+from hydratune.settings.model import Quantization
 
 Command = Callable[..., tuple[int, str]]
 
@@ -103,7 +104,7 @@ def test_quantised_base_trains_and_is_evaluated_again(
 def test_evaluating_does_not_change_quantised_weights(tiny: tuple[Any, Any, Any]) -> None:
     settings = TinyModel(name="tiny", quantization=Quantization.nf4)
     model = attach.prepare_quantised(
-        sources.load_model(settings, tiny[1], on_cpu()), Quantization.nf4
+        loading.load_model(settings, tiny[1], on_cpu()), Quantization.nf4
     )
     ids = torch.arange(5, 25)[None]
     model.train()

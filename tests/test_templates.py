@@ -15,7 +15,7 @@ from conftest import SMALL, write_rows
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.errors import Defect, MaskError
-from hydratune.data.gate import gate, stretches
+from hydratune.data.mask_check import check_masks, trained_spans
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.settings.data import TrainOn
 
@@ -181,11 +181,13 @@ def build(tiny: tuple[Any, Any, Any]) -> Build:
 
 
 def trained_texts(encoder: ChatEncoder, example: Encoded) -> list[str]:
-    return [encoder.decode(example.ids[start:end]) for start, end in stretches(example.loss_mask)]
+    return [
+        encoder.decode(example.ids[start:end]) for start, end in trained_spans(example.loss_mask)
+    ]
 
 
 def prompts_are_those_of_inference(encoder: ChatEncoder, row: Row, example: Encoded) -> bool:
-    spans = stretches(example.loss_mask)
+    spans = trained_spans(example.loss_mask)
     turns = [i for i, m in enumerate(row.messages) if m.role == "assistant"][-len(spans) :]
     return all(
         list(example.ids[:start]) == encoder.prompt_tokens(row.messages[:turn], row.tools)
@@ -208,7 +210,7 @@ def test_exactly_the_answers_and_their_turn_ends_are_trained(
         answers[-1:] if train_on is TrainOn.last else answers
     )
     assert prompts_are_those_of_inference(encoder, row, example)
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
 
 
 @pytest.mark.parametrize("name", WITH_TOOLS)
@@ -229,7 +231,7 @@ def test_calls_are_trained_and_what_tools_return_is_not(build: Build, name: str,
     assert '"weather"' in encoder.decode(
         example.ids[: example.loss_mask.index(True)]
     )  # the tools are shown
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ def test_thinking_of_the_last_turn_is_trained(build: Build) -> None:
     assert encoder.decode(example.ids[: example.loss_mask.index(True)]).endswith(
         "<|im_start|>assistant\n"
     )
-    gate(encoder, [THINKING], [example])
+    check_masks(encoder, [THINKING], [example])
 
 
 def test_thinking_before_a_call_stays_while_the_question_is_the_same(build: Build) -> None:
@@ -292,7 +294,7 @@ def test_thinking_before_a_call_stays_while_the_question_is_the_same(build: Buil
         (True, False),
         (False, True),
     ]
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
 
 
 def test_earlier_thinking_is_dropped_so_only_the_last_turn_can_be_trained(build: Build) -> None:
@@ -302,7 +304,7 @@ def test_earlier_thinking_is_dropped_so_only_the_last_turn_can_be_trained(build:
     assert caught.value.defect is Defect.thinking_dropped
     example = encoder.encode(row, TrainOn.last)
     assert "They asked" not in encoder.decode(example.ids)
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
 
 
 def test_first_turn_alone_can_be_trained_with_its_thinking(build: Build) -> None:
@@ -313,14 +315,14 @@ def test_first_turn_alone_can_be_trained_with_its_thinking(build: Build) -> None
     )
     example = encoder.encode(row)
     assert trained_texts(encoder, example) == trained_texts(encoder, encoder.encode(THINKING))
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
 
 
 def test_switched_off_thinking_leaves_the_empty_block_to_the_prompt(build: Build) -> None:
     encoder = build("qwen3", lambda text: "{%- set enable_thinking = false -%}" + text)
     example = encoder.encode(TALKS["one turn"])
     assert trained_texts(encoder, example) == ["Paris, since 987.<|im_end|>"]
-    gate(encoder, [TALKS["one turn"]], [example])
+    check_masks(encoder, [TALKS["one turn"]], [example])
 
 
 def test_what_was_thought_is_no_part_of_the_answer_that_is_scored(build: Build) -> None:
@@ -353,7 +355,7 @@ def test_answer_that_quotes_the_turn_end_is_trained_whole(build: Build, name: st
     assert trained_texts(encoder, example) == [
         f"{family.preamble}With {family.ends[0]} of course{family.ends[0]}"
     ]
-    gate(encoder, [row], [example])
+    check_masks(encoder, [row], [example])
 
 
 # ---------------------------------------------------------------------------------- planted defects
@@ -423,7 +425,7 @@ def test_planted_defect_is_caught_by_its_own_message(
     row = replace(row, where="f.jsonl:7")
     encoder = build(name, plant(name))
     with pytest.raises(MaskError, match=words) as caught:
-        gate(encoder, [row], [encoder.encode(row)])
+        check_masks(encoder, [row], [encoder.encode(row)])
     assert caught.value.defect is defect
     assert str(caught.value).startswith("f.jsonl:7: ")
 
@@ -432,7 +434,7 @@ def test_planted_defect_is_caught_by_its_own_message(
 def test_doubled_begin_of_text_is_caught(build: Build, name: str) -> None:
     encoder, row = build(name, lambda text: "{{- bos_token -}}" + text), TALKS["one turn"]
     with pytest.raises(MaskError, match="begins with two begin-of-text tokens") as caught:
-        gate(encoder, [row], [encoder.encode(row)])
+        check_masks(encoder, [row], [encoder.encode(row)])
     assert caught.value.defect is Defect.double_bos
 
 
@@ -496,7 +498,7 @@ def test_arguments_that_quote_the_user_are_no_leak(build: Build) -> None:
     )
     for name in WITH_TOOLS:
         encoder = build(name)
-        gate(encoder, [row], [encoder.encode(row)])
+        check_masks(encoder, [row], [encoder.encode(row)])
 
 
 def test_template_file_of_a_family_trains_calls_and_leaves_few_shot_out(

@@ -164,8 +164,8 @@ def test_first_step_equals_plain_transformers_and_peft(
     from hydratune.data.datamodule import OptimizerBatches
     from hydratune.data.encoding.encoder import ChatEncoder
     from hydratune.data.sets import load_sets
+    from hydratune.data.sources.contracts import ContractsData
     from hydratune.settings.commands import load
-    from hydratune.settings.data import ContractsData
 
     assert hydratune("train", *SMALL)[0] == 0
     config = load(only_run(tmp_path) / "config.yaml")

@@ -83,7 +83,7 @@ def test_the_kernel_is_given_what_rows_see(
     monkeypatch.setattr(varlen, "kernel", counted)
     monkeypatch.setattr(
         varlen,
-        "can_take",
+        "supports",
         lambda query, value, dropout, windowed: not (dropout or (kernel is first and windowed)),
     )
     loss, gradients = Objective(model, micro_tokens=1000, workers=1, share=share).gradients(
@@ -103,6 +103,6 @@ def test_the_kernel_is_given_what_rows_see(
 
 def test_it_is_left_alone_where_it_cannot_be_used() -> None:
     x = torch.zeros(1, 2, 4, 8, dtype=torch.bfloat16)
-    assert not varlen.can_take(x, x, 0.0)  # no GPU
+    assert not varlen.supports(x, x, 0.0)  # no GPU
     meta = x.to("meta")
-    assert not varlen.can_take(meta, meta, 0.0)
+    assert not varlen.supports(meta, meta, 0.0)

@@ -14,7 +14,7 @@ They derive from Hydra's ``CompactHydraException``, so that a Hydra program that
 prints them without a traceback as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hydra.errors import CompactHydraException
@@ -95,3 +95,10 @@ class ConfigError(InputError):
         )
         lines = "\n".join(f"  {problem}" for problem in self.problems)
         super().__init__(f"{prefix}{count}; nothing was run.\n{lines}")
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise ``ConfigError`` with all ``problems``, if there are any."""
+    every = list(problems)
+    if every:
+        raise ConfigError(every)

@@ -14,6 +14,7 @@ from enum import Enum
 
 OBJECTIVE = "objective"  # the validation loss under the name by which runs are ranked
 LIKELIHOOD, GENERATION = "likelihood", "generation"  # measured in every evaluation of answers
+PACKAGE_METRICS = "hydratune.metrics"  # entry points of packages that bring other metrics
 _ANY = "*"  # the last part of a row's name that stands for every field, class or package
 
 
@@ -98,9 +99,9 @@ ANSWER_METRICS = (
 
 # of the run as a whole, under the names of metrics.json
 RUN_METRICS = (
-    Metric(OBJECTIVE, "val loss", Unit.nats, _LOWER),
     Metric("val/loss", "val loss", Unit.nats, _LOWER),
     Metric("train/loss", "train loss", Unit.nats, _LOWER),
+    Metric(OBJECTIVE, "val loss", Unit.nats, _LOWER),
     Metric("cost/cpu_seconds", "CPU-seconds", Unit.seconds, _LOWER, short="CPU-s"),
     Metric("cost/wall_seconds", "seconds", Unit.seconds, _LOWER, short="seconds"),
     Metric("cost/tokens", "tokens trained", Unit.count, _NEITHER, short="tokens"),
@@ -274,3 +275,8 @@ def forgetting_measures() -> tuple[str, ...]:
     names = [row.name for row in RUN_METRICS if row.name.startswith("forgetting/")]
     deltas = [name for name in names if name.endswith("_delta")]
     return tuple(name.removeprefix("forgetting/").removesuffix("_delta") for name in deltas)
+
+
+def forgetting_budgets() -> tuple[str, ...]:
+    """Return what ``evaluation.forgetting.fail`` and ``warn`` may limit."""
+    return (*forgetting_measures(), "kl")

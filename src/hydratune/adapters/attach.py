@@ -26,10 +26,9 @@ from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models import turn_ends
 from hydratune.models.compute import Compute
-from hydratune.models.sources import Source, load_model
+from hydratune.models.loading import load_model
 from hydratune.settings.adapter import AdapterConfig
-from hydratune.settings.model import ModelConfig, Quantization
-from hydratune.training.patches import ModelPatches
+from hydratune.settings.model import ModelConfig, Quantization, Source
 
 __all__ = [
     "add_adapter",
@@ -54,9 +53,7 @@ def add_adapter(
     """
     if start is not None:
         assert isinstance(adapter, PeftAdapter)
-        continued_model = continued.put_on(model, start, adapter)
-        ModelPatches(continued_model).use_lean_layers()
-        return continued_model
+        return continued.put_on(model, start, adapter)
     if isinstance(adapter, FullFinetune):
         chosen = adapter.trained_parameters(model)
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -84,7 +81,6 @@ def add_adapter(
         result.start = initialisation.start_of(result)
     if isinstance(adapter, LoraAdapter) and adapter.init_lora_weights == "loftq":
         initialisation.loftq(result)
-    ModelPatches(result).use_lean_layers()
     return result
 
 

@@ -24,10 +24,10 @@ from transformers import PreTrainedModel
 from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.folder import KEY, AdapterFolder, settings_of_run
 from hydratune.errors import ConfigError, Problem
-from hydratune.models.sources import Source
 from hydratune.records.files import read_json
+from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import TrainConfig
-from hydratune.settings.model import HubModel
+from hydratune.settings.model import Source
 from hydratune.settings.registry import plain
 
 _SAMPLES = 64  # pieces of a file of weights that are compared
@@ -160,7 +160,7 @@ def check_base(config: TrainConfig, source: Source, found: AdapterFolder) -> str
     """
     other, mine = Path(str(found.base)), Path(source.name)
     copies = other.is_dir() and mine.is_dir() and _same_weights(other, mine)
-    stored = found.run / "environment.json" if found.run is not None else None
+    stored = found.run / RunFile.environment if found.run is not None else None
     if found.run is not None and stored is not None and stored.is_file():
         before = str(read_json(stored).get("base"))
         if before == source.identity or (
@@ -191,7 +191,7 @@ def check_base(config: TrainConfig, source: Source, found: AdapterFolder) -> str
                 )
             ]
         )
-    if isinstance(config.model, HubModel) and not other.is_absolute():
+    if config.model.on_hub and not other.is_absolute():
         raise ConfigError([_another(config, found, f"it was trained on {found.base}", None)])
     return (
         f"the adapter names {found.base} as its base model, and this is {source.name}: only names"

@@ -16,6 +16,8 @@ from hydratune import digests
 from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.methods.full import FullFinetune
 from hydratune.errors import ConfigError, Problem
+from hydratune.records.run_directory import RunFile
+from hydratune.records.sweep import SWEEP_FILE
 from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.commands import TrainConfig, load
 from hydratune.settings.registry import plain, variants
@@ -64,7 +66,7 @@ def find(given: str) -> AdapterFolder:
         run = (
             place.resolve().parent
             if place.resolve().name == "adapter"
-            and (place.resolve().parent / "config.yaml").is_file()
+            and (place.resolve().parent / RunFile.config).is_file()
             else None
         )
         return _read(given, place, run)
@@ -90,7 +92,7 @@ def _not_found(given: str, place: Path) -> Problem:
                 f"{model} holds a whole model and no adapter",
                 f"set model=local model.path={model}, without {KEY}",
             )
-    if (place / "sweep.json").is_file():
+    if (place / SWEEP_FILE).is_file():
         jobs = sorted(path.parent.parent for path in place.glob(f"*/adapter/{SETTINGS_FILE}"))
         fix = (
             f"choose one of its jobs: {', '.join(f'{KEY}={job}' for job in jobs[:3])}"
@@ -106,7 +108,7 @@ def _not_found(given: str, place: Path) -> Problem:
             f"no {SETTINGS_FILE} in it, but in {inner[0].name}/",
             f"set {KEY}={inner[0]}",
         )
-    if (place / "status.json").is_file():
+    if (place / RunFile.status).is_file():
         return Problem(KEY, given, "this run has saved no adapter", "give a run that was finished")
     return Problem(KEY, given, f"the folder has no {SETTINGS_FILE}", own)
 
@@ -328,6 +330,6 @@ def _key(override: str) -> str:
 def settings_of_run(run: Path) -> TrainConfig | None:
     """Of the run that an adapter belongs to; None if they cannot be read."""
     try:
-        return load(run / "config.yaml")
+        return load(run / RunFile.config)
     except (OSError, OmegaConfBaseException, KeyError, AssertionError, ValueError):
         return None

@@ -23,7 +23,7 @@ from hydratune.experiment.frame import write_page
 from hydratune.experiment.other_texts import evaluate_other_texts
 from hydratune.records.files import read_jsonl, write_json, write_jsonl
 from hydratune.records.predictions import Prediction
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 from hydratune.settings.evaluation import Task
 
@@ -60,16 +60,16 @@ def _reproduce(finished: FinishedRun, config: EvaluateConfig) -> None:
     measured_with = metrics.settings(evaluation, task, limit, predictions)
     source = config.source.value
     content = {"intervals": intervals, "source": source, "settings": measured_with}
-    write_json(record.path / "evaluation.json", {**values, **content})
+    write_json(record.file(RunFile.evaluation), {**values, **content})
     write_page(record)
     for problem in digests.problems(record.path):  # the page lacks what is damaged
         console.print(f"[yellow]{escape(problem)}", soft_wrap=True)
     if config.source is EvaluationSource.adapter:
-        write_jsonl(record.path / "evaluation_predictions.jsonl", predictions)
-    console.print(reproduction_table(finished.metrics, values))
+        write_jsonl(record.file(RunFile.evaluation_predictions), predictions)
+    console.print(reproduction_table(finished.metrics.values, values))
     if clean := without_leaks(values):
         console.print(f"[yellow]{clean}", soft_wrap=True)
-    if different := differing_metrics(finished.metrics, values):
+    if different := differing_metrics(finished.metrics.values, values):
         why = explain_difference(different, len(values), finished.measured_with, measured_with)
         raise RunError(
             f"{why}\n  the new values are in {record.path}/evaluation.json; compare the versions"

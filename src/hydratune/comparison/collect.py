@@ -8,6 +8,7 @@ from pathlib import Path
 from hydratune.comparison import wandb_runs
 from hydratune.comparison.runs import Run, read_run
 from hydratune.errors import InputError
+from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SweepJob, read_sweep
 from hydratune.tracking import wandb_file
 
@@ -30,7 +31,7 @@ def collect_runs(folders: Sequence[Path]) -> list[Run]:
 
 def _wandb_files(folder: Path) -> list[Path]:
     """Return the .wandb files to read; empty if there are run directories to read instead."""
-    if folder.suffix != ".wandb" and any(folder.glob("**/status.json")):
+    if folder.suffix != ".wandb" and any(folder.glob(f"**/{RunFile.status}")):
         return []
     return wandb_file.find_logs(folder)
 
@@ -41,7 +42,9 @@ def _runs_below(folder: Path) -> list[Run]:
         raise InputError(
             f"{folder}: {_what_is_there(folder)}; give a sweep or run directory from outputs/"
         )
-    paths = sorted((file.parent for file in folder.glob("**/status.json")), key=_natural_order)
+    paths = sorted(
+        (file.parent for file in folder.glob(f"**/{RunFile.status}")), key=_natural_order
+    )
     jobs = read_sweep(folder)
     missing = [folder / name for name in jobs if folder / name not in paths]
     if not paths and not missing:

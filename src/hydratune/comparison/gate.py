@@ -19,6 +19,7 @@ from hydratune.errors import InputError
 from hydratune.evaluation.measures import comparison, difference
 from hydratune.evaluation.statistics import Difference, corrected
 from hydratune.metric_table import lower_is_better, title
+from hydratune.records.run_directory import RunFile
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LIMIT = re.compile(
@@ -83,7 +84,7 @@ def _parse_limit(text: str) -> Limit:
 def read_checked_run(option: str, folder: str) -> Run:
     """Return the run that an option names. Raises ``InputError`` if it is none, or damaged."""
     path = Path(folder)
-    if not (path / "status.json").is_file():
+    if not (path / RunFile.status).is_file():
         raise InputError(f"{option}: {folder} is no run directory (no status.json)")
     run = read_run(path)
     if run.damage:

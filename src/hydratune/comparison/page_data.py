@@ -13,6 +13,7 @@ from hydratune.comparison.verdict import describe_outcome, describe_state
 from hydratune.errors import RunError
 from hydratune.evaluation.measures import user_text
 from hydratune.metric_table import lower_is_better, title
+from hydratune.records.run_directory import RunFile
 from hydratune.settings.secrets import mask
 
 _MOST_POINTS = 120  # of a learning curve
@@ -21,11 +22,11 @@ _MOST_ROWS = 60  # test rows
 _LONGEST_TEXT = 1500  # letters
 _MOST_LETTERS = 2_000_000  # of all answers together
 _LINKS = (
-    ("report.html", "report"),
-    ("data.html", "data"),
-    ("data.json", "data"),
-    ("run.log", "log"),
-    ("predictions.jsonl", "answers"),
+    (RunFile.report, "report"),
+    (RunFile.data_page, "data"),
+    (RunFile.data, "data"),
+    (RunFile.log, "log"),
+    (RunFile.predictions, "answers"),
 )
 Json = int | float | bool | str | None
 

@@ -21,7 +21,6 @@ from hydratune.composition.suggestions import (
     unknown_setting,
 )
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
-from hydratune.settings.checks import configuration_problems
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.registry import all_variants, typed
 
@@ -66,7 +65,7 @@ def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem
         while True:
             try:
                 composed = hydra.compose(command, remaining, return_hydra_config=False)
-                return problems + configuration_problems(typed(composed, COMMANDS[command]))
+                return [*problems, *typed(composed, COMMANDS[command]).problems()]
             except (HydraException, OmegaConfBaseException) as error:
                 problem = find_problem(error, remaining)
                 if problem is None:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from hydratune.bounds import TooSlowError, depth, time_limit
 from hydratune.errors import DataError
-from hydratune.settings.data import DataConfig, PreparedData
+from hydratune.settings.data import DataConfig
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -35,9 +35,8 @@ def json_schema(data: DataConfig) -> dict[str, Any] | None:
     Raises ``DataError`` if it is not a valid schema.
     """
     schema, file = data.schema, data.schema_file
-    if isinstance(data, PreparedData) and schema is None and file is None:
-        own_file = Path(data.path) / SCHEMA_FILE
-        file = str(own_file) if own_file.is_file() else None
+    if schema is None and file is None:
+        file = data.own_schema_file()
     if file is not None:
         schema = _read_schema(file)
     if schema is None:

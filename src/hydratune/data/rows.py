@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool", "text")
+SPLIT_NAMES = ("train", "validation", "test")
 
 Record = Mapping[str, Any]  # one row as its source has it: column -> value
 Records = Iterator[tuple[str, Record]]  # (file:line, record)
@@ -119,3 +120,10 @@ def stable_hash(value: object) -> str:
     """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def with_system(row: Row, system: str | None) -> Row:
+    """Return ``row`` with a system turn in front, if it has none of its own."""
+    if system is None or row.messages[0].role in ("system", "text"):
+        return row
+    return replace(row, messages=(Message("system", system), *row.messages))

@@ -6,9 +6,9 @@ import logging
 import random
 from dataclasses import dataclass, replace
 
-from hydratune.data.prepared import Prepared, prepare
-from hydratune.data.reading import with_system
-from hydratune.data.rows import Row, stable_hash
+from hydratune.data.preparation import prepare
+from hydratune.data.prepared import Prepared
+from hydratune.data.rows import Row, stable_hash, with_system
 from hydratune.data.splits import unit_hash
 from hydratune.errors import DataError
 from hydratune.settings.data import Control, DataConfig
@@ -25,65 +25,71 @@ class RowSets:
     test: list[Row]
 
     def items(self) -> list[tuple[str, list[Row]]]:
+        """Return (name, rows) of each split."""
         return [("train", self.train), ("validation", self.validation), ("test", self.test)]
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any text of any split changes."""
+        """A hash that changes when any text of any split changes."""
         return stable_hash(
             {name: [row.content_hash for row in rows] for name, rows in self.items()}
         )
 
 
 def load_sets(data: DataConfig, seed: int, prepared: Prepared | None = None) -> RowSets:
-    """Prepared rows, sampled. ``seed`` decides only the control's shuffling, never which split a
-    row is in.
+    """Return the sampled rows of a data set, which is prepared if ``prepared`` is not given.
 
-    Raises ``DataError`` if a check refuses the data.
+    ``seed`` decides only how the control shuffles, never which split a row is in. Raises
+    ``DataError`` if a check forbids training on the data.
     """
     prepared = prepared or prepare(data)
-    errors = list(prepared.errors().values())
-    if data.overfit_rows is not None:  # needs training rows only
-        errors = [error for name, error in prepared.errors().items() if name != "splits"]
-    if errors:
-        count = f"{len(errors)} check{'s' if len(errors) > 1 else ''} of the data found errors"
-        listed = "\n".join(f"  {error}" for error in errors)
-        raise DataError(
-            f"{count}; nothing was trained.\n{listed}\n  hydratune prepare, with the same settings,"
-            " shows the rows"
-        )
-    limits = {
-        "train": data.max_train_rows,
-        "validation": data.max_validation_rows,
-        "test": data.max_test_rows,
-    }
-    train, validation, test = (_sample(prepared, name, limit) for name, limit in limits.items())
-    if data.overfit_rows is not None:
-        train = validation = test = train[: data.overfit_rows]
-    for name, rows in (("train", train), ("validation", validation), ("test", test)):
+    _refuse_errors(data, prepared)
+    sets = _sample_sets(data, prepared)
+    for name, rows in sets.items():
         if not rows:
             raise DataError(
                 f"the data set has no {name} rows; hydratune prepare, with the same settings, shows"
                 " where they went"
             )
+    train, validation, test = sets.train, sets.validation, sets.test
     if data.control is Control.shuffled_targets:
-        train, validation = _shuffled_targets(train, seed), _shuffled_targets(validation, seed)
+        train, validation = _shuffle_targets(train, seed), _shuffle_targets(validation, seed)
     sets = RowSets(
         *(
             [with_system(row, data.system_prompt) for row in rows]
             for rows in (train, validation, test)
         )
     )
-    log.info(
-        "rows: %s; fingerprint %s",
-        ", ".join(f"{name} {len(rows)}" for name, rows in sets.items()),
-        sets.fingerprint,
-    )
+    counts = ", ".join(f"{name} {len(rows)}" for name, rows in sets.items())
+    log.info("rows: %s; fingerprint %s", counts, sets.fingerprint)
     return sets
 
 
+def _refuse_errors(data: DataConfig, prepared: Prepared) -> None:
+    """Raise ``DataError`` with every check that forbids training."""
+    errors = prepared.errors()
+    if data.overfit_rows is not None:  # only training rows are needed
+        errors.pop("splits", None)
+    if errors:
+        count = f"{len(errors)} check{'s' if len(errors) > 1 else ''} of the data found errors"
+        listed = "\n".join(f"  {error}" for error in errors.values())
+        raise DataError(
+            f"{count}; nothing was trained.\n{listed}\n  hydratune prepare, with the same settings,"
+            " shows the rows"
+        )
+
+
+def _sample_sets(data: DataConfig, prepared: Prepared) -> RowSets:
+    train = _sample(prepared, "train", data.max_train_rows)
+    validation = _sample(prepared, "validation", data.max_validation_rows)
+    test = _sample(prepared, "test", data.max_test_rows)
+    if data.overfit_rows is not None:
+        train = validation = test = train[: data.overfit_rows]
+    return RowSets(train, validation, test)
+
+
 def test_rows(data: DataConfig, prepared: Prepared) -> list[Row]:
-    """The test rows alone, as ``load_sets`` takes them."""
+    """Return the test rows alone, as ``load_sets`` takes them."""
     if data.overfit_rows is not None:
         rows = _sample(prepared, "train", data.max_train_rows)[: data.overfit_rows]
     else:
@@ -92,30 +98,33 @@ def test_rows(data: DataConfig, prepared: Prepared) -> list[Row]:
 
 
 def _sample(prepared: Prepared, split: str, limit: int | None) -> list[Row]:
-    """The rows that come first by a hash, in file order: the same for every seed, and nearly the
-    same when rows are added.
+    """Return the rows of a split that come first by a hash, in file order.
+
+    They are the same for every seed, and nearly the same when rows are added.
     """
-    if limit is None or limit >= prepared.report["splits"][split]["rows"]:
+    if limit is None or limit >= prepared.row_count(split):
         return list(prepared.rows(split))
     ranks = [unit_hash(f"sample/{row.id}/{row.content_hash}") for row in prepared.rows(split)]
     chosen = set(sorted(range(len(ranks)), key=ranks.__getitem__)[:limit])
     return [row for number, row in enumerate(prepared.rows(split)) if number in chosen]
 
 
-def _shuffled_targets(rows: list[Row], seed: int) -> list[Row]:
-    """Every prompt gets the answer of another row: a rotation in random order, so none keeps its
-    own. Raises ``DataError``.
+def _shuffle_targets(rows: list[Row], seed: int) -> list[Row]:
+    """Give every prompt the answer of another row: a rotation in random order, so that no row keeps
+    its own.
+
+    Raises ``DataError`` for plain texts.
     """
     document = next((row for row in rows if row.is_text), None)
     if document is not None:
         raise DataError(
             f"{document.where or document.id}: a text row has no prompt and no answer, so"
-            " data.control=shuffled_targets cannot be had"
+            " data.control=shuffled_targets is not possible"
         )
     order = list(range(len(rows)))
     random.Random(f"control/{seed}").shuffle(order)
-    given = dict(zip(order, order[1:] + order[:1], strict=True))
+    giver_of = dict(zip(order, order[1:] + order[:1], strict=True))
     return [
-        replace(row, messages=(*row.prompt, rows[given[i]].messages[-1]))
+        replace(row, messages=(*row.prompt, rows[giver_of[i]].messages[-1]))
         for i, row in enumerate(rows)
     ]

@@ -13,7 +13,7 @@ from hydratune.data import thoughts
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.examples import encode_examples
 from hydratune.data.encoding.tokenizing import ROWS_PER_CALL
-from hydratune.data.gate import gate
+from hydratune.data.mask_check import check_masks
 from hydratune.data.quality.findings import MOST_EXAMPLES, MOST_ROWS, Finding, level_of
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
@@ -117,7 +117,9 @@ class TokenCheck:
     def _count(self, name: str, rows: Sequence[Row]) -> None:
         """Count tokens. Raises ``DataError``, having counted nothing, if a mask is wrong."""
         examples = list(encode_examples(self.encoder, rows, self.data, name))
-        gate(self.encoder, [row for row, _ in examples], [example for _, example in examples])
+        check_masks(
+            self.encoder, [row for row, _ in examples], [example for _, example in examples]
+        )
         has_more_tokens = len(self.encoder.tokenizer) > self.embeddings
         for row, example in examples:
             self.lengths[name].append(len(example.ids))

@@ -1,17 +1,18 @@
-"""Asks one system the test rows and scores what it says: the rows of predictions.jsonl."""
+"""Ask one system the test rows, and score its answers: the rows of predictions.jsonl."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydratune import __version__
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
+from hydratune.evaluation.batches import batches_of
 from hydratune.evaluation.constrained import Guide
 from hydratune.evaluation.families import Answered, names
-from hydratune.evaluation.generation import NOT_ASKED, answer, batches_of
+from hydratune.evaluation.generation import NOT_ASKED, Answer, answer
 from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.models import hardware
 from hydratune.models.compute import autocast_of
@@ -21,18 +22,23 @@ from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.settings.data import TrainOn
 from hydratune.settings.evaluation import EvaluationConfig, Task
 
-# what a cached prediction holds; other words, other caches
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# part of the cache key: what a cached prediction holds
 _STORED = "the prompt that was asked, and beside it the row's own"
-# of a prediction: what else is right, or known of its row
-_OF_THE_DATA = (
-    "references",
-    "tests",
-    "leaky",
-)
+# fields of a prediction that come from the data as they are now
+_OF_THE_DATA = ("references", "tests", "leaky")
+
+Schema = Mapping[str, Any]
+Prompt = Sequence[Message]  # a conversation up to the answer
 
 
 class TestBench:
-    """The frozen test rows, and everything that must be equal for all systems that are asked them."""  # noqa: E501
+    """The frozen test rows, and everything that must be equal for all systems.
+
+    Documents are not answered: their likelihood is all there is to measure.
+    """
 
     def __init__(
         self,
@@ -40,25 +46,25 @@ class TestBench:
         encoder: ChatEncoder,
         config: EvaluationConfig,
         task: Task,
-        schema: Mapping[str, Any] | None,
+        schema: Schema | None,
         context: int,
         leaky: frozenset[str] = frozenset(),
     ) -> None:
-        """``leaky``: ids of rows whose request is in training, or nearly."""
+        """Encode the rows. ``leaky`` are ids of rows whose request is in training, or nearly.
+
+        Raises ``DataError`` where documents and conversations are mixed.
+        """
         self.rows = rows if config.max_rows is None else rows[: config.max_rows]
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
+        self.families, self.leaky, self.context = names(config.metrics, task), leaky, context
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
         self.answers = [e.target_ids for e in encoded]
         self.references = [encoder.reference_answer(row) for row in self.rows]
-        self.families = names(config.metrics, task)
-        self.leaky = leaky
         others = _other_answers(self.rows, self.references)
         self.extra = [
             _extra(row, more, row.id in leaky) for row, more in zip(self.rows, others, strict=True)
         ]
-        self.documents = self.rows[
-            0
-        ].is_text  # nothing to ask: their likelihood is all there is to measure
+        self.documents = self.rows[0].is_text
         other = next((row for row in self.rows if row.is_text is not self.documents), None)
         if other is not None:
             raise DataError(
@@ -66,15 +72,13 @@ class TestBench:
                 " one kind at a time"
             )
         longest = max(map(len, self.answers))
-        self.max_new_tokens = (
-            0 if self.documents else config.max_new_tokens or -(-21 * longest // 20)
-        )
-        self.context = context
+        by_default = -(-21 * longest // 20)  # 5 % more than the longest reference
+        self.max_new_tokens = 0 if self.documents else config.max_new_tokens or by_default
 
     def ask(
         self,
-        model: Any,
-        prompts: Sequence[Sequence[Message]],
+        model: "PreTrainedModel",
+        prompts: Sequence[Prompt],
         *,
         title: str,
         pad: int,
@@ -82,17 +86,13 @@ class TestBench:
         pool: Executor | None = None,
         guide: Guide | None = None,
     ) -> list[Prediction]:
-        """One prediction per test row.
-
-        ``prompts`` are conversations up to the answer, in the order of the rows.
-        """
+        """Return one prediction per test row; ``prompts`` are in the order of the rows."""
         ids = self._tokens(prompts)
-        stop = self.encoder.turn_end_ids
         answers = answer(
             model,
             ids,
             self.answers,
-            stop=stop,
+            stop=self.encoder.turn_end_ids,
             pad=pad,
             max_new_tokens=self.max_new_tokens,
             batch_size=self.config.batch_size,
@@ -102,35 +102,44 @@ class TestBench:
             pool=pool,
             guide=guide,
         )
-        result = []
-        for i, row in enumerate(self.rows):
-            kept = [t for t in answers[i].tokens if t not in stop]
-            text = self.encoder.tokenizer.decode(
-                kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-            text = self.encoder.extract_answer(row, text) if kept else text
-            result.append(
-                {
-                    "id": row.id,
-                    "group": row.group,
-                    "item_hash": row.content_hash,
-                    "prompt_hash": stable_hash(ids[i]),
-                    **_prompt(row, prompts[i]),
-                    "prediction": text,
-                    "reference": self.references[i],
-                    "finish_reason": answers[i].finish_reason,
-                    "prompt_tokens": len(ids[i]),
-                    "generated_tokens": len(answers[i].tokens),
-                    "nll": answers[i].nll,
-                    "answer_tokens": len(self.answers[i]),
-                    "answer_bytes": len(self.references[i].encode()),
-                    **self.extra[i],
-                }
-            )
-        return rescore(result, self.families, self.schema)
+        predictions = [
+            self._prediction(i, prompt, tokens, one)
+            for i, (prompt, tokens, one) in enumerate(zip(prompts, ids, answers, strict=True))
+        ]
+        return rescore(predictions, self.families, self.schema)
 
-    def _tokens(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
-        if self.documents:  # their first token, or their context, stands for a prompt
+    def _prediction(
+        self, number: int, prompt: Prompt, prompt_ids: Sequence[int], answer: Answer
+    ) -> dict[str, Any]:
+        """Return the answer to one test row as a row of predictions.jsonl, without scores."""
+        row, reference = self.rows[number], self.references[number]
+        return {
+            "id": row.id,
+            "group": row.group,
+            "item_hash": row.content_hash,
+            "prompt_hash": stable_hash(prompt_ids),
+            **_prompt(row, prompt),
+            "prediction": self._text(row, answer),
+            "reference": reference,
+            "finish_reason": answer.finish_reason,
+            "prompt_tokens": len(prompt_ids),
+            "generated_tokens": len(answer.tokens),
+            "nll": answer.nll,
+            "answer_tokens": len(self.answers[number]),
+            "answer_bytes": len(reference.encode()),
+            **self.extra[number],
+        }
+
+    def _text(self, row: Row, answer: Answer) -> str:
+        """Return the answer without its turn-end, in the form of the reference."""
+        kept = [token for token in answer.tokens if token not in self.encoder.turn_end_ids]
+        text = self.encoder.tokenizer.decode(
+            kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return self.encoder.extract_answer(row, text) if kept else text
+
+    def _tokens(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        if self.documents:  # their first token, or their context, is the prompt
             encoded = [self.encoder.encode(row) for row in self.rows]
             return [list(e.ids[: e.loss_mask.index(True)]) for e in encoded]
         return [
@@ -138,8 +147,8 @@ class TestBench:
             for prompt, row in zip(prompts, self.rows, strict=True)
         ]
 
-    def check(self, prompts: Sequence[Sequence[Message]]) -> None:
-        """Raises ``ConfigError`` if the model could not read a prompt and write its answer."""
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Raise ``ConfigError`` if the model cannot read a prompt and write its answer."""
         longest = self._longest(prompts)
         if longest > self.context:
             why = (
@@ -151,52 +160,48 @@ class TestBench:
                 [Problem("evaluation.max_new_tokens", self.config.max_new_tokens, why, fix)]
             )
 
-    def fits(self, prompts: Sequence[Sequence[Message]]) -> bool:
-        """Whether the model can read every prompt and write its answer."""
+    def fits(self, prompts: Sequence[Prompt]) -> bool:
+        """Return whether the model can read every prompt and write its answer."""
         return self._longest(prompts) <= self.context
 
-    def _longest(self, prompts: Sequence[Sequence[Message]]) -> int:
-        return max(map(len, self._tokens(prompts))) + max(
-            self.max_new_tokens, *map(len, self.answers)
-        )
+    def _longest(self, prompts: Sequence[Prompt]) -> int:
+        longest_answer = max(self.max_new_tokens, *map(len, self.answers))
+        return max(map(len, self._tokens(prompts))) + longest_answer
 
     def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[Prediction]:
-        """Stored answers to the same rows, with what the rows and the scoring are now."""
-        known = [{k: v for k, v in p.items() if k not in _OF_THE_DATA} for p in stored]
-        named = [
+        """Return stored answers to the same rows, with the rows and the scoring as they are now."""
+        kept = [{k: v for k, v in p.items() if k not in _OF_THE_DATA} for p in stored]
+        predictions = [
             {**p, "id": row.id, "group": row.group, **extra}
-            for p, row, extra in zip(known, self.rows, self.extra, strict=True)
+            for p, row, extra in zip(kept, self.rows, self.extra, strict=True)
         ]
-        return rescore(named, self.families, self.schema)
+        return rescore(predictions, self.families, self.schema)
 
     def zero_shot(self) -> list[tuple[Message, ...]]:
-        """The prompts as they are in the data."""
+        """Return the prompts as they are in the data."""
         return [row.prompt for row in self.rows]
 
     def few_shot(self, examples: Sequence[Row]) -> list[tuple[Message, ...]]:
-        """The best prompt a careful user would write: the schema, then ``examples``, then the
-        question.
+        """Return the best prompts a careful user would write.
+
+        They are the system prompt with the schema, then ``examples``, then the question.
         """
-        shown: list[Message] = []
-        for example in examples:
-            shown += [m for m in example.messages if m.role != "system"]
+        turns = [m for example in examples for m in example.messages if m.role != "system"]
         prompts = []
         for row in self.rows:
             system = row.messages[0].content if row.messages[0].role == "system" else ""
             if self.schema is not None:
-                system = (
-                    f"{system}\nThe JSON object follows this JSON schema:"
-                    f" {as_json_text(self.schema)}".strip()
-                )
+                schema = as_json_text(self.schema)
+                system = f"{system}\nThe JSON object follows this JSON schema: {schema}".strip()
             opening = [Message("system", system)] if system else []
-            prompts.append((*opening, *shown, *(m for m in row.prompt if m.role != "system")))
+            prompts.append((*opening, *turns, *(m for m in row.prompt if m.role != "system")))
         return prompts
 
-    def cache_key(self, identity: str, prompts: Sequence[Sequence[Message]], model: Any) -> str:
-        """Of the predictions of the untouched ``model``: equal keys, equal predictions to the last
-        bit.
+    def cache_key(self, identity: str, prompts: Sequence[Prompt], model: "PreTrainedModel") -> str:
+        """Return the key of the predictions of the untouched ``model``.
 
-        Another device, another arithmetic and other batches all round differently.
+        Equal keys mean predictions that are equal to the last bit: another device, another
+        arithmetic and other batches all round differently.
         """
         limit = self.config.batch_tokens or generation_tokens(model)
         batches = batches_of(
@@ -221,32 +226,28 @@ class TestBench:
 
 
 def rescore(
-    predictions: Sequence[Mapping[str, Any]],
-    families: Sequence[str],
-    schema: Mapping[str, Any] | None,
+    predictions: Sequence[Mapping[str, Any]], families: Sequence[str], schema: Schema | None
 ) -> list[Prediction]:
-    """Predictions with scores computed from their texts; what was not asked has none."""
-    result = []
-    for row in predictions:
-        asked = row["finish_reason"] != NOT_ASKED
-        scores = score_row(answered(row, schema), families) if asked else {}
-        result.append(cast("Prediction", {**row, "scores": scores}))
-    return result
+    """Return predictions with scores computed from their texts; documents have none."""
+
+    def scores(prediction: Mapping[str, Any]) -> dict[str, Any]:
+        if prediction["finish_reason"] == NOT_ASKED:
+            return {}
+        return score_row(answered(prediction, schema), families)
+
+    return [cast("Prediction", {**p, "scores": scores(p)}) for p in predictions]
 
 
-def answered(prediction: Mapping[str, Any], schema: Mapping[str, Any] | None) -> Answered:
-    """A row of predictions.jsonl as it is scored."""
-    return Answered(
-        prediction["prediction"],
-        [prediction["reference"], *prediction.get("references", [])],
-        schema,
-        prediction,
-    )
+def answered(prediction: Mapping[str, Any], schema: Schema | None) -> Answered:
+    """Return a row of predictions.jsonl as it is scored."""
+    references = [prediction["reference"], *prediction.get("references", [])]
+    return Answered(prediction["prediction"], references, schema, prediction)
 
 
 def _other_answers(rows: Sequence[Row], references: Sequence[str]) -> list[list[str]]:
-    """Of every row, what else is right: its field ``references``, and the answers of rows with the
-    very same request.
+    """Return what else is right for every row.
+
+    That is its field ``references``, and the answers of rows with the very same request.
     """
     by_request: dict[str, list[str]] = {}
     requests = [stable_hash([m.turn() for m in row.prompt]) for row in rows]
@@ -260,52 +261,52 @@ def _other_answers(rows: Sequence[Row], references: Sequence[str]) -> list[list[
     ]
 
 
-def _prompt(row: Row, asked: Sequence[Message]) -> dict[str, Any]:
-    """``prompt``: the turns that were asked, of which ``prompt_hash`` are the tokens.
+def _prompt(row: Row, prompt: Prompt) -> dict[str, Any]:
+    """Return ``prompt``: the turns of which ``prompt_hash`` are the tokens.
 
-    ``request``: the row's own, where that is another.
+    ``request`` beside it is the row's own prompt, where that is another.
     """
-    prompt, own = [m.turn() for m in asked], [m.turn() for m in row.prompt]
-    return {"prompt": prompt, **({"request": own} if own != prompt else {})}
+    turns, own = [m.turn() for m in prompt], [m.turn() for m in row.prompt]
+    return {"prompt": turns, **({"request": own} if own != turns else {})}
 
 
 def _extra(row: Row, others: Sequence[str], leaky: bool) -> dict[str, Any]:
-    """What a prediction holds only where there is such a thing."""
+    """Return the fields that a prediction has only where they say something."""
     tests = row.meta.get("tests")
-    told = {
+    fields = {
         "references": list(others) if not row.is_text else [],
         "tests": str(tests) if tests else "",
         "leaky": leaky,
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def cached(file: Path) -> list[Prediction] | None:
-    """Predictions stored under a cache key, if there are any."""
+    """Return the predictions in a cache file; None where there is none, or it is broken."""
     try:
         return read_predictions(file) if file.is_file() else None
-    except RunError:  # a broken cache is an empty one
+    except RunError:
         return None
 
 
 def remember(file: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
+    """Write predictions to a cache file."""
     write_jsonl(file, predictions)
 
 
 def can_be_shown(row: Row) -> bool:
-    """Whether a row may stand in a few-shot prompt, or be asked after one: no document, and nothing
-    to do with tools.
+    """Return whether a row may stand in a few-shot prompt, or be asked after one.
+
+    Documents may not, and rows with tools.
     """
-    return (
-        not row.tools
-        and not row.is_text
-        and all(m.role != "tool" and not m.tool_calls for m in row.messages)
-    )
+    with_tools = any(m.role == "tool" or m.tool_calls for m in row.messages)
+    return not row.tools and not row.is_text and not with_tools
 
 
 def fit_examples(examples: Sequence[Row], count: int) -> list[Row]:
-    """The first ``count`` different training rows in the order of their hashes, so every run shows
-    the same ones.
+    """Return the first ``count`` different training rows in the order of their hashes.
+
+    So every run shows the same ones.
     """
     different = {row.content_hash: row for row in examples if can_be_shown(row)}
     return [different[key] for key in sorted(different)[:count]]

@@ -1,24 +1,26 @@
-"""Constrained decoding: only tokens with which the answer can still become valid under the JSON
-schema (llguidance).
+"""Constrained decoding: only tokens with which the answer can still become valid JSON.
 
-What a model says so is measured beside what it says freely, never instead of it: a valid answer is
-then no achievement.
+Valid is what the JSON schema allows (llguidance). Such answers are measured in addition to the free
+ones, never instead of them: a valid answer is then no achievement of the model.
 """
 
 import functools
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.errors import ConfigError, Problem
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 _EXTRA = "pip install 'hydratune[constrained]'"
-_SPACE = (
-    r"[ \n\t]{0,16}"  # between parts of an answer: without a limit a model can go on writing spaces
-)
+# between parts of an answer: without a limit, a model can write spaces without end
+_SPACE = r"[ \n\t]{0,16}"
 
 
 class Guide:
@@ -26,15 +28,15 @@ class Guide:
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: "PreTrainedTokenizerBase",
         schema: Mapping[str, Any],
         stop: frozenset[int],
         vocabulary: int,
         key: str = "constrained",
     ) -> None:
-        """``vocabulary``: as wide as logits are.
+        """Compile the schema; ``vocabulary`` is the width of the logits.
 
-        Raises ``ConfigError``, under ``key``, if the schema cannot be had this way.
+        Raises ``ConfigError``, under ``key``, if the schema cannot be enforced.
         """
         self._library = library(key)
         options = {"whitespace_flexible": True, "whitespace_pattern": _SPACE}
@@ -47,29 +49,20 @@ class Guide:
             self._tokenizer = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=sorted(stop))
         except ValueError as error:
             fix = "leave it out, or use a model with a fast tokenizer"
-            raise ConfigError(
-                [Problem(key, True, f"not with this tokenizer: {error}", fix)]
-            ) from None
+            why = f"not with this tokenizer: {error}"
+            raise ConfigError([Problem(key, True, why, fix)]) from None
         self._width = vocabulary
-        wrong, told = self._library.LLMatcher.validate_grammar_with_warnings(
+        is_wrong, reasons = self._library.LLMatcher.validate_grammar_with_warnings(
             self._grammar, self._tokenizer
         )
-        if wrong:
-            raise ConfigError(
-                [
-                    Problem(
-                        key,
-                        True,
-                        f"the JSON schema asks for what cannot be enforced: {told[0]}",
-                        "simplify the schema",
-                    )
-                ]
-            )
+        if is_wrong:
+            why = f"the JSON schema asks for what cannot be enforced: {reasons[0]}"
+            raise ConfigError([Problem(key, True, why, "simplify the schema")])
 
     def row(self) -> "Guided":
-        return Guided(
-            self._library.LLMatcher(self._tokenizer, self._grammar, log_level=0), self._width
-        )
+        """Return the state of a new answer."""
+        matcher = self._library.LLMatcher(self._tokenizer, self._grammar, log_level=0)
+        return Guided(matcher, self._width)
 
 
 class Guided:
@@ -79,18 +72,19 @@ class Guided:
         self._matcher, self._width = matcher, width
 
     def allowed(self) -> torch.Tensor:
-        """(vocabulary,): tokens that may come next."""
+        """Return which tokens may come next, (vocabulary,)."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         flags = np.unpackbits(bits, bitorder="little")[: self._width]
         return torch.from_numpy(np.pad(flags, (0, self._width - len(flags))).astype(bool))
 
     def take(self, token: int) -> None:
+        """Continue the answer with a token."""
         self._matcher.consume_token(token)
 
 
 @functools.cache
 def library(key: str) -> Any:
-    """Raises ``ConfigError`` where it is not installed."""
+    """Return llguidance. Raises ``ConfigError`` where it is not installed."""
     try:
         import llguidance
     except ImportError:
@@ -99,14 +93,20 @@ def library(key: str) -> Any:
 
 
 def guide_for(
-    schema: Mapping[str, Any] | None, encoder: Any, model: Any, key: str = "constrained"
+    schema: Mapping[str, Any] | None,
+    encoder: ChatEncoder,
+    model: "PreTrainedModel",
+    key: str = "constrained",
 ) -> Guide:
-    """For the answers of ``model``. Raises ``ConfigError`` where there is no schema."""
+    """Return the guide for the answers of ``model``. Raises ``ConfigError`` without a schema."""
     if schema is None:
-        why, fix = (
-            "there is no JSON schema to hold the answers to",
-            "give data.schema_file=FILE in training, or leave it out",
-        )
-        raise ConfigError([Problem(key, True, why, fix)])
+        raise no_schema(key)
     vocabulary = model.get_output_embeddings().weight.shape[0]
     return Guide(encoder.tokenizer, schema, encoder.turn_end_ids, vocabulary, key)
+
+
+def no_schema(key: str = "constrained") -> ConfigError:
+    """Return the error of answers that are to be constrained without a schema."""
+    why = "there is no JSON schema to hold the answers to"
+    fix = "give data.schema_file=FILE in training, or leave it out"
+    return ConfigError([Problem(key, True, why, fix)])

@@ -1,10 +1,10 @@
-"""Tests that no honest answer passes, made from the row's own: an answer that passes these as well
-has forged its verdict.
+"""Controls: tests that no honest answer passes, made from the tests of a row.
 
-A control is the tests with one assertion made false, chosen at random among those that surely run:
-the expected value is replaced by another of its type, or the comparison is inverted. Nothing else
-tells it from the tests, so an answer must know what is right in order to tell them apart. Where no
-assertion surely runs, a false one is added at the end.
+An answer that passes these as well has forged its verdict. A control is the tests with one
+assertion made false, chosen at random among those that surely run: the expected value is replaced
+by another of its type, or the comparison is inverted. Nothing else distinguishes it from the tests,
+so an answer would have to know what is right in order to recognise it. Where no assertion surely
+runs, a false one is added at the end.
 """
 
 import ast
@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-COUNT = (
-    2  # controls for an answer that passes, beside the one for results that are equal to everything
-)
+# controls for an answer that passes, beside the one for results that are equal to everything
+COUNT = 2
 _CHOICE = random.SystemRandom()
 _INVERTED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
@@ -34,25 +33,26 @@ _NOT_SURE = (ast.Return, ast.Yield, ast.YieldFrom, ast.Await, ast.Break, ast.Con
 
 
 def controls(tests: str) -> tuple[list[str], str]:
-    """The controls, and what the last one says where a result is equal to everything, or nothing if
-    there is no such control.
+    """Return (the controls, the message of the last one where a result is equal to everything).
+
+    The message is empty if there is no such control.
     """
     try:
         if ">>>" in tests:
             return [_doctests(tests) for _ in range(COUNT)], ""
         tree = ast.parse(tests)
-        found = [_mutated(deepcopy(tree)) for _ in range(COUNT)]
+        mutated = [_mutated(deepcopy(tree)) for _ in range(COUNT)]
         said = str(_CHOICE.randrange(10**9, 10**10))
         unequal = _unequal(tree, said)
     except (SyntaxError, ValueError):
         return [], ""  # nothing passes these
     except (RecursionError, MemoryError):
         return [f"{tests}\n{_false_statement()}\n"], ""
-    return ([*found, unequal], said) if unequal else (found, "")
+    return ([*mutated, unequal], said) if unequal else (mutated, "")
 
 
 def other(value: Any) -> Any:
-    """Another value of the same type, which looks as likely."""
+    """Return another value of the same type, which looks as likely."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float | complex):
@@ -114,8 +114,9 @@ def _mutated(tree: ast.Module) -> str:
 
 
 def _sure(tree: ast.Module) -> Iterator[ast.AST]:
-    """Assertions that run whenever the tests pass: of the module, of functions it calls, of test
-    cases it runs.
+    """Yield the assertions that run whenever the tests pass.
+
+    They are those of the module, of functions it calls, and of test cases it runs.
     """
     body = [
         inner
@@ -139,25 +140,22 @@ def _sure(tree: ast.Module) -> Iterator[ast.AST]:
             and not _leaves(function)
         ):
             yield from _statements(function.body)
-    words = ast.unparse(tree)
-    if (
-        any(ast.unparse(call.func) == "unittest.main" for call in calls)
-        and "skip" not in words.lower()
-    ):
-        cases = [
-            node
-            for node in body
-            if isinstance(node, ast.ClassDef)
-            and any("TestCase" in ast.unparse(base) for base in node.bases)
-        ]
-        for method in [
-            one
-            for case in cases
-            for one in case.body
-            if isinstance(one, ast.FunctionDef) and one.name.startswith("test")
-        ]:
+    runs_cases = any(ast.unparse(call.func) == "unittest.main" for call in calls)
+    if runs_cases and "skip" not in ast.unparse(tree).lower():
+        for method in _test_methods(body):
             if not method.decorator_list and not _leaves(method):
                 yield from _statements(method.body)
+
+
+def _test_methods(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
+    """Yield the test methods of the test cases in ``body``."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and any(
+            "TestCase" in ast.unparse(base) for base in node.bases
+        ):
+            for member in node.body:
+                if isinstance(member, ast.FunctionDef) and member.name.startswith("test"):
+                    yield member
 
 
 def _is_main(node: ast.If) -> bool:
@@ -194,7 +192,7 @@ def _unittest_assertion(node: ast.AST) -> bool:
 
 
 def _falsify(node: ast.AST) -> bool:
-    """Makes this assertion false. Whether it could."""
+    """Make this assertion false, and return whether that was possible."""
     if isinstance(node, ast.Assert):
         test = node.test
         if isinstance(test, ast.Compare) and len(test.ops) == 1:
@@ -230,7 +228,7 @@ def _replace_literal(sides: list[list[ast.expr]], node: ast.AST) -> bool:
 
 
 def _doctests(tests: str) -> str:
-    """One expected output is another; where none can be, a false example is added."""
+    """Replace one expected output; where none can be replaced, add a false example."""
     lines = tests.splitlines()
     examples = [
         one
@@ -263,10 +261,11 @@ def _value_of(text: str) -> str | None:
 
 # ------------------------------------------------------------------- nothing is equal to everything
 def _unequal(tree: ast.Module, said: str) -> str:
-    """Every equality is between the answer's side and a random value, and must not hold; else the
-    assertion says ``said``.
+    """Return tests in which every equality is with a random value, and must not hold.
+
+    A failing assertion has the message ``said``.
     """
-    own, found = _own_names(tree), False
+    own, is_changed = _own_names(tree), False
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Assert)
@@ -282,8 +281,8 @@ def _unequal(tree: ast.Module, said: str) -> str:
             else:
                 pair = (_other_literal(left) or wrong, right)
             node.test = ast.UnaryOp(ast.Not(), ast.Compare(pair[0], [ast.Eq()], [pair[1]]))
-            node.msg, found = ast.Constant(said), True
-    if not found:
+            node.msg, is_changed = ast.Constant(said), True
+    if not is_changed:
         return ""
     return f"{ast.unparse(ast.fix_missing_locations(tree))}\n{_false_statement()}\n"
 
@@ -311,8 +310,9 @@ def _is_own(node: ast.AST, own: set[str]) -> bool:
 
 
 def _own_names(tree: ast.Module) -> set[str]:
-    """Names that the tests bind without the answer: what they import, their classes, and values
-    made from these alone.
+    """Return the names that the tests bind without the answer.
+
+    They are what the tests import, their classes, and values made only from these.
     """
     import builtins
 

@@ -1,30 +1,31 @@
 """Likelihood of running text: every token given those before it, in windows that a model can read.
 
 A text begins after the token that opens texts for its tokenizer, so its first token is predicted as
-well. One that is longer than the window is read in several, which predict every token once. So far
-this is lm-eval's rolling log-likelihood (there, ``stride`` is the window). Logits are handed on and
-forgotten, batch by batch: those of a whole corpus would fit nowhere.
+well. One that is longer than the window is read in several passages, which predict every token
+once. This is lm-eval's rolling log-likelihood, except that there the stride is always the window.
+Logits are handed to a function batch by batch: those of a whole corpus would not fit into memory.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hydratune.console import progress
+from hydratune.evaluation.batches import run_batches
 from hydratune.models.attention import NAME, supports_packing
 from hydratune.models.compute import as_trained, deterministic_if_possible
-from hydratune.models.hardware import cpu_count
 
-_TOGETHER = (
-    1024  # tokens of one forward, unless a single passage has more: their logits have to fit
-)
-Visit = Callable[
-    [int, torch.Tensor], None
-]  # number of a passage, fp32 logits (targets, vocabulary) of what it predicts
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# tokens of one forward pass, unless a single passage has more: their logits have to fit
+_BATCH_TOKENS = 1024
+# (number of a passage, fp32 logits of its targets (targets, vocabulary))
+Visit = Callable[[int, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Passage:
 
     @property
     def inputs(self) -> tuple[int, ...]:
+        """What the model reads: all tokens but the last one."""
         return (*self.context, *self.target[:-1])
 
 
@@ -49,6 +51,7 @@ class TextScore:
 
     @property
     def nll(self) -> float:
+        """Negative log-likelihood per token, in nats."""
         return -self.log_likelihood / self.tokens if self.tokens else 0.0
 
     @property
@@ -69,34 +72,31 @@ class TextScore:
         )
 
 
-def opening_token(tokenizer: Any) -> int:
-    """What stands before a text: begin-of-text, or where a tokenizer has none, the end of the text
-    before.
-    """
-    return int(
-        tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    )
+def opening_token(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the token before a text: begin-of-text, or where there is none, end-of-text."""
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return int(begin if begin is not None else end)
 
 
 def windows(
     tokens: Sequence[int], opening: int, window: int, stride: int | None = None
 ) -> list[Passage]:
-    """Passages of at most ``window`` input tokens that predict every one of ``tokens`` once.
+    """Return passages of at most ``window`` input tokens that predict each of ``tokens`` once.
 
-    All but the first predict ``stride`` tokens each (the last fewer) after as much context as fits;
-    None: ``window``. Smaller strides give every token more context and take longer.
+    All but the first predict ``stride`` tokens each (the last one fewer) after as much context as
+    fits; None: ``window``. Smaller strides give every token more context and take longer.
     """
-    sequence, done, result = (opening, *tokens), 0, []
+    sequence, done, passages = (opening, *tokens), 0, []
     while done < len(tokens):
         end = min(len(tokens), done + (window if done == 0 or stride is None else stride))
         start = max(0, end - window) if done else 0
-        result.append(Passage(sequence[start : done + 1], sequence[done + 1 : end + 1]))
+        passages.append(Passage(sequence[start : done + 1], sequence[done + 1 : end + 1]))
         done = end
-    return result
+    return passages
 
 
 def read(
-    model: Any,
+    model: "PreTrainedModel",
     passages: Sequence[Passage],
     visit: Visit,
     *,
@@ -107,22 +107,15 @@ def read(
     quiet: bool = False,
     pool: Executor | None = None,
 ) -> None:
-    """Calls ``visit`` once for every passage, in any order and from several threads.
+    """Call ``visit`` once for every passage, in any order and from several threads.
 
-    Passages of a batch are laid end to end where the model can do that, else padded; a model with
-    virtual tokens before every row reads them one by one. On a CPU batches run side by side, on
-    threads of their own or those of ``pool``.
+    For the threads and ``pool`` see ``run_batches``. How the passages of a batch are laid out, see
+    ``_Layout``.
     """
     model.eval()
     passages = list(passages)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    settings = getattr(model, "active_peft_config", None)
-    alone = settings is not None and settings.is_prompt_learning
-    packs = (
-        not alone and base.config._attn_implementation == NAME and supports_packing(base) is None
-    )
-    device = next(model.parameters()).device
-    batches = _batches(passages, 1 if alone else batch_size)
+    layout = _Layout(model, pad, padding_side)
+    batches = _batches(passages, 1 if layout.one_by_one else batch_size)
 
     @torch.inference_mode()
     def work(numbers: Sequence[int]) -> None:
@@ -131,150 +124,139 @@ def read(
 
     def read_batch(numbers: Sequence[int]) -> None:
         part = [passages[number] for number in numbers]
-        if packs:
-            logits = _packed(base, part, device)
-        elif alone:
-            ids = torch.tensor([part[0].inputs], device=device)
-            logits = [
-                model(input_ids=ids, use_cache=False, logits_to_keep=len(part[0].target)).logits[0]
-            ]
-        else:
-            logits = _padded(base, part, device, pad, padding_side)
-        for number, own in zip(numbers, logits, strict=True):
-            visit(number, own.float())
+        for number, logits in zip(numbers, layout.logits(part), strict=True):
+            visit(number, logits.float())
         ticker.advance(len(part), sum(len(passage.inputs) for passage in part))
 
-    workers = min(len(batches), cpu_count()) if device.type == "cpu" else 1
     with progress(title, len(passages), quiet=quiet) as ticker:
-        if pool is not None:
-            list(pool.map(work, batches))
-            return
-        threads = torch.get_num_threads()
-        if workers < 2:
-            for batch in batches:
-                work(batch)
-            return
-        with ThreadPoolExecutor(
-            workers, "read", initializer=torch.set_num_threads, initargs=(1,)
-        ) as own_pool:
-            try:
-                list(own_pool.map(work, batches))
-            finally:
-                own_pool.shutdown(cancel_futures=True)
-                torch.set_num_threads(threads)
+        run_batches(work, batches, layout.device, pool)
 
 
 def _batches(passages: Sequence[Passage], at_most: int) -> list[list[int]]:
-    """Numbers of passages of about the same length, at most ``at_most`` of them and ``_TOGETHER``
-    tokens in one.
+    """Return the numbers of the passages of each batch, which have about the same length.
+
+    A batch has at most ``at_most`` passages and ``_BATCH_TOKENS`` tokens.
     """
     batches: list[list[int]] = []
     # the longest first: threads end together
     for number in sorted(range(len(passages)), key=lambda i: -len(passages[i].inputs)):
         longest = len(passages[batches[-1][0]].inputs) if batches else 0
-        if (
-            not batches
-            or len(batches[-1]) == at_most
-            or (len(batches[-1]) + 1) * longest > _TOGETHER
-        ):
+        rows = len(batches[-1]) if batches else at_most
+        if rows == at_most or (rows + 1) * longest > _BATCH_TOKENS:
             batches.append([])
         batches[-1].append(number)
     return batches
 
 
-def _packed(base: Any, passages: Sequence[Passage], device: torch.device) -> Sequence[torch.Tensor]:
-    lengths = tuple(len(passage.inputs) for passage in passages)
-    ends = torch.tensor(lengths).cumsum(0).tolist()
-    wanted = [
-        torch.arange(end - len(passage.target), end)
-        for end, passage in zip(ends, passages, strict=True)
-    ]
-    logits: torch.Tensor = base(
-        input_ids=torch.tensor(
-            [[token for passage in passages for token in passage.inputs]], device=device
-        ),
-        attention_mask=torch.zeros(
-            1, 1, 1, 1, dtype=torch.bool, device=device
-        ),  # 4-D: handed through, and ignored
-        position_ids=torch.cat([torch.arange(length, device=device) for length in lengths])[None],
-        use_cache=False,
-        logits_to_keep=torch.cat(wanted).to(device),
-        row_lengths=lengths,
-    ).logits[0]
-    return logits.split([len(passage.target) for passage in passages])
+class _Layout:
+    """How a model reads a batch: laid end to end where it can do that, else padded.
 
+    A model with virtual tokens before every row reads passages one by one.
+    """
 
-def _padded(
-    base: Any, passages: Sequence[Passage], device: torch.device, pad: int, side: str
-) -> list[torch.Tensor]:
-    longest = max(len(passage.inputs) for passage in passages)
-    left = side == "left"
+    def __init__(self, model: "PreTrainedModel", pad: int, side: str) -> None:
+        self.model, self.pad, self.left = model, pad, side == "left"
+        self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.device = next(model.parameters()).device
+        settings = getattr(model, "active_peft_config", None)
+        self.one_by_one = settings is not None and settings.is_prompt_learning
+        self.packs = (
+            not self.one_by_one
+            and self.base.config._attn_implementation == NAME
+            and supports_packing(self.base) is None
+        )
 
-    def filled(values: Sequence[int], filler: int) -> list[int]:
-        rest = [filler] * (longest - len(values))
-        return [*rest, *values] if left else [*values, *rest]
+    def logits(self, passages: Sequence[Passage]) -> Sequence[torch.Tensor]:
+        """Return the logits of each passage's targets, (targets, vocabulary)."""
+        if self.packs:
+            return self._packed(passages)
+        if not self.one_by_one:
+            return self._padded(passages)
+        (only,) = passages
+        ids = torch.tensor([only.inputs], device=self.device)
+        output = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(only.target))
+        return [output.logits[0]]
 
-    mask = torch.tensor(
-        [filled([1] * len(passage.inputs), 0) for passage in passages], device=device
-    )
-    logits: torch.Tensor = base(
-        input_ids=torch.tensor(
-            [filled(passage.inputs, pad) for passage in passages], device=device
-        ),
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        use_cache=False,
-        logits_to_keep=max(len(passage.target) for passage in passages) if left else 0,
-    ).logits
-    if left:
-        return [
-            row[len(row) - len(passage.target) :]
-            for row, passage in zip(logits, passages, strict=True)
+    def _packed(self, passages: Sequence[Passage]) -> Sequence[torch.Tensor]:
+        lengths = tuple(len(passage.inputs) for passage in passages)
+        ends = torch.tensor(lengths).cumsum(0).tolist()
+        targets = [
+            torch.arange(end - len(passage.target), end)
+            for end, passage in zip(ends, passages, strict=True)
         ]
-    ends = [len(passage.inputs) for passage in passages]
-    return [
-        row[end - len(passage.target) : end]
-        for row, end, passage in zip(logits, ends, passages, strict=True)
-    ]
+        ids = [token for passage in passages for token in passage.inputs]
+        positions = torch.cat([torch.arange(length, device=self.device) for length in lengths])
+        ignored_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # 4-D: as is
+        logits: torch.Tensor = self.base(
+            input_ids=torch.tensor([ids], device=self.device),
+            attention_mask=ignored_mask,
+            position_ids=positions[None],
+            use_cache=False,
+            logits_to_keep=torch.cat(targets).to(self.device),
+            row_lengths=lengths,
+        ).logits[0]
+        return logits.split([len(passage.target) for passage in passages])
+
+    def _padded(self, passages: Sequence[Passage]) -> list[torch.Tensor]:
+        longest = max(len(passage.inputs) for passage in passages)
+
+        def padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+            rests = [[filler] * (longest - len(row)) for row in rows]
+            both = zip(rests, rows, strict=True)
+            filled = [[*rest, *row] if self.left else [*row, *rest] for rest, row in both]
+            return torch.tensor(filled, device=self.device)
+
+        mask = padded([[1] * len(passage.inputs) for passage in passages], 0)
+        targets = [len(passage.target) for passage in passages]
+        logits: torch.Tensor = self.base(
+            input_ids=padded([passage.inputs for passage in passages], self.pad),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=max(targets) if self.left else 0,
+        ).logits
+        if self.left:
+            return [row[len(row) - n :] for row, n in zip(logits, targets, strict=True)]
+        ends = [len(passage.inputs) for passage in passages]
+        return [row[end - n : end] for row, end, n in zip(logits, ends, targets, strict=True)]
 
 
 def token_log_likelihoods(
-    model: Any, passages: Sequence[Passage], **options: Any
+    model: "PreTrainedModel", passages: Sequence[Passage], **options: Any
 ) -> list[torch.Tensor]:
-    """Natural logarithm of every target's probability, passage by passage; for ``options`` see
-    ``read``.
+    """Return the natural logarithm of every target's probability, passage by passage.
+
+    For ``options`` see ``read``.
     """
-    found: dict[int, torch.Tensor] = {}
+    likelihoods: dict[int, torch.Tensor] = {}
 
     def keep(number: int, logits: torch.Tensor) -> None:
         target = torch.tensor(passages[number].target, device=logits.device)[:, None]
-        found[number] = torch.log_softmax(logits, dim=-1).gather(1, target)[:, 0].cpu()
+        likelihoods[number] = torch.log_softmax(logits, dim=-1).gather(1, target)[:, 0].cpu()
 
     read(model, passages, keep, **options)
-    return [found[number] for number in range(len(passages))]
+    return [likelihoods[number] for number in range(len(passages))]
 
 
 def score_texts(
-    model: Any,
-    tokenizer: Any,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     texts: Sequence[str],
     *,
     window: int,
     stride: int | None = None,
     **options: Any,
 ) -> list[TextScore]:
-    """One score for every text; for ``options`` see ``read``."""
-    encoded = (
-        tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if texts else []
-    )
+    """Return one score for every text; for ``options`` see ``read``."""
+    encoded: list[list[int]] = []
+    if texts:
+        encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
     opening = opening_token(tokenizer)
     parts = [windows(tokens, opening, window, stride) for tokens in encoded]
-    found = iter(
-        token_log_likelihoods(model, [passage for part in parts for passage in part], **options)
-    )
-    return [
-        TextScore(
-            sum(float(next(found).double().sum()) for _ in part), len(tokens), len(text.encode())
-        )
-        for text, tokens, part in zip(texts, encoded, parts, strict=True)
-    ]
+    passages = [passage for part in parts for passage in part]
+    likelihoods = iter(token_log_likelihoods(model, passages, **options))
+    scores = []
+    for text, tokens, part in zip(texts, encoded, parts, strict=True):
+        total = sum(float(next(likelihoods).double().sum()) for _ in part)
+        scores.append(TextScore(total, len(tokens), len(text.encode())))
+    return scores

@@ -16,8 +16,16 @@ from importlib.metadata import EntryPoint, entry_points
 
 from hydratune.errors import RunError
 from hydratune.evaluation import code_scores, json_scores, label_scores, text_scores
-from hydratune.evaluation.measures import Measure, Prediction, Scores, mean, rate, request_turns
-from hydratune.settings.evaluation import METRICS_GROUP, Task
+from hydratune.evaluation.measures import (
+    Measure,
+    Prediction,
+    Scores,
+    mean,
+    rate,
+    request_turns,
+)
+from hydratune.metric_table import PACKAGE_METRICS
+from hydratune.settings.evaluation import Task
 
 
 @dataclass(frozen=True)
@@ -113,13 +121,13 @@ def family(name: str) -> Family:
     """
     if name in FAMILIES:
         return FAMILIES[name]
-    point = next((point for point in entry_points(group=METRICS_GROUP) if point.name == name), None)
-    if point is None:
+    points = [point for point in entry_points(group=PACKAGE_METRICS) if point.name == name]
+    if not points:
         raise RunError(
             f"the metric {name!r} is not installed: no package has an entry point of this name in"
-            f" the group {METRICS_GROUP}"
+            f" the group {PACKAGE_METRICS}"
         )
-    return _of_package(point)
+    return _of_package(points[0])
 
 
 def _of_package(point: EntryPoint) -> Family:

@@ -1,39 +1,54 @@
-"""What fine-tuning cost elsewhere: a panel before and after it.
+"""What fine-tuning cost elsewhere: a panel of texts, questions and instructions, before and after.
 
-Every number is a function of forgetting.jsonl's items.
+Every number is a function of the items of forgetting.jsonl.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
 from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.rows import Message, Row
 from hydratune.evaluation import corpus, generation, instructions
 from hydratune.evaluation.corpus import Passage
 from hydratune.evaluation.measures import Measure, difference, rate, share
-from hydratune.evaluation.panel import Panel
+from hydratune.evaluation.panel import Instruction, Panel
 from hydratune.metric_table import lower_is_better
 from hydratune.settings.data import TrainOn
 from hydratune.settings.evaluation import ForgettingConfig
 
-_KEPT = 512  # tokens whose whole distribution is kept to compare with
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_DISTRIBUTION_TOKENS = 512  # tokens whose whole distribution is kept for the divergence
+
+Item = dict[str, Any]  # of forgetting.jsonl: the part of the panel, and sums over tokens
 
 
 @dataclass
 class Probe:
     """One model on the panel."""
 
-    items: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> part and sums
+    items: dict[str, Item] = field(default_factory=dict)  # by id
     # neutral prompt -> log-probabilities (tokens, vocabulary)
     distributions: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
+class _Reading(TypedDict):
+    """Options of ``corpus.read``."""
+
+    pad: int
+    batch_size: int
+    pool: Executor | None
+    quiet: bool
+
+
 def probe(
-    model: Any,
+    model: "PreTrainedModel",
     encoder: ChatEncoder,
     panel: Panel,
     config: ForgettingConfig,
@@ -43,57 +58,17 @@ def probe(
     title: str,
     pool: Executor | None,
 ) -> Probe:
-    """``model`` reads and answers the panel. ``window``: tokens it reads."""
-    found = Probe()
-    options: dict[str, Any] = {
-        "pad": pad,
-        "batch_size": config.batch_size,
-        "pool": pool,
-        "quiet": True,
-    }
-    scores = corpus.score_texts(
-        model,
-        encoder.tokenizer,
-        [text for _, text in panel.texts],
-        window=min(window, config.window),
-        **options,
-    )
-    for number, ((name, _), score) in enumerate(zip(panel.texts, scores, strict=True), 1):
-        found.items[f"text {number}"] = {
-            "part": "texts",
-            "name": name,
-            "nll": -score.log_likelihood,
-            "bytes": score.bytes,
-        }
-    rows = [row for row in panel.questions if len(encoder.encode(row, TrainOn.last).ids) <= window]
-    passages = [_answer(encoder, row) for row in rows]
-    for row, values in zip(
-        rows, corpus.token_log_likelihoods(model, passages, **options), strict=True
-    ):
-        found.items[row.id] = {
-            "part": "questions",
-            "nll": -float(values.double().sum()),
-            "tokens": len(values),
-        }
-    prompts = [encoder.prompt_tokens(row.prompt) for row in panel.neutral]
-    read, kept = [], 0
-    for row, ids in zip(panel.neutral, prompts, strict=True):
-        if kept + len(ids) <= _KEPT:
-            read.append(
-                (row, Passage(tuple(ids[:1]), (*ids[1:], ids[-1])))
-            )  # the last prediction, of the answer's first token, counts
-            kept += len(ids)
-
-    def keep(number: int, logits: torch.Tensor) -> None:
-        found.distributions[read[number][0].id] = logits.log_softmax(-1).cpu()
-
-    corpus.read(model, [passage for _, passage in read], keep, **options)
+    """Have ``model`` read and answer the panel. ``window`` is how many tokens it reads."""
+    options = _Reading(pad=pad, batch_size=config.batch_size, pool=pool, quiet=True)
+    items = _read_texts(model, encoder, panel, min(window, config.window), options)
+    items |= _read_questions(model, encoder, panel.questions, window, options)
+    distributions = _read_neutral(model, encoder, panel.neutral, options)
     if panel.instructions:
-        asked = [encoder.prompt_tokens(_turns(i.prompt)) for i in panel.instructions]
-        fitting = [n for n, ids in enumerate(asked) if len(ids) + config.answer_tokens <= window]
+        prompts = [encoder.prompt_tokens((Message("user", i.prompt),)) for i in panel.instructions]
+        fitting = [n for n, ids in enumerate(prompts) if len(ids) + config.answer_tokens <= window]
         answers = generation.answer(
             model,
-            [asked[n] for n in fitting],
+            [prompts[n] for n in fitting],
             [[pad]] * len(fitting),
             stop=frozenset(encoder.turn_end_ids),
             pad=pad,
@@ -102,61 +77,119 @@ def probe(
             title=title,
             pool=pool,
         )
-        for n, one in zip(fitting, answers, strict=True):
+        for n, answer in zip(fitting, answers, strict=True):
             instruction = panel.instructions[n]
-            text = encoder.tokenizer.decode(
-                [t for t in one.tokens if t not in encoder.turn_end_ids], skip_special_tokens=False
-            ).strip()
-            followed = instructions.followed(text, instruction.rules)
-            found.items[f"instruction {instruction.id}"] = {
-                "part": "instructions",
-                "followed": followed,
-                "answer": text,
-            }
-    return found
+            items[f"instruction {instruction.id}"] = _checked(encoder, instruction, answer.tokens)
+    return Probe(items, distributions)
 
 
-def _turns(prompt: str) -> Any:
-    from hydratune.data.rows import Message
+def _read_texts(
+    model: "PreTrainedModel", encoder: ChatEncoder, panel: Panel, window: int, options: _Reading
+) -> dict[str, Item]:
+    texts = [text for _, text in panel.texts]
+    scores = corpus.score_texts(model, encoder.tokenizer, texts, window=window, **options)
+    return {
+        f"text {number}": {
+            "part": "texts",
+            "name": name,
+            "nll": -score.log_likelihood,
+            "bytes": score.bytes,
+        }
+        for number, ((name, _), score) in enumerate(zip(panel.texts, scores, strict=True), 1)
+    }
 
-    return (Message("user", prompt),)
+
+def _read_questions(
+    model: "PreTrainedModel",
+    encoder: ChatEncoder,
+    questions: Sequence[Row],
+    window: int,
+    options: _Reading,
+) -> dict[str, Item]:
+    """Return the likelihood of the reference answers to the questions that fit into ``window``."""
+    encoded = {row.id: encoder.encode(row, TrainOn.last) for row in questions}
+    fitting = {name: e for name, e in encoded.items() if len(e.ids) <= window}
+    starts = [e.loss_mask.index(True) for e in fitting.values()]
+    passages = [
+        Passage(e.ids[:start], e.ids[start:])
+        for e, start in zip(fitting.values(), starts, strict=True)
+    ]
+    likelihoods = corpus.token_log_likelihoods(model, passages, **options)
+    return {
+        name: {
+            "part": "questions",
+            "nll": -float(values.double().sum()),
+            "tokens": len(values),
+        }
+        for name, values in zip(fitting, likelihoods, strict=True)
+    }
 
 
-def _answer(encoder: ChatEncoder, row: Any) -> Passage:
-    encoded = encoder.encode(row, TrainOn.last)
-    first = encoded.loss_mask.index(True)
-    return Passage(encoded.ids[:first], encoded.ids[first:])
+def _read_neutral(
+    model: "PreTrainedModel", encoder: ChatEncoder, neutral: Sequence[Row], options: _Reading
+) -> dict[str, torch.Tensor]:
+    """Return the log-probabilities after every token of the first neutral prompts."""
+    names: list[str] = []
+    passages: list[Passage] = []
+    kept = 0
+    for row in neutral:
+        ids = encoder.prompt_tokens(row.prompt)
+        if kept + len(ids) <= _DISTRIBUTION_TOKENS:
+            # the last prediction, of the answer's first token, counts: its target can be any token
+            passages.append(Passage(tuple(ids[:1]), (*ids[1:], ids[-1])))
+            names.append(row.id)
+            kept += len(ids)
+    distributions: dict[str, torch.Tensor] = {}
+
+    def keep(number: int, logits: torch.Tensor) -> None:
+        distributions[names[number]] = logits.log_softmax(-1).cpu()
+
+    corpus.read(model, passages, keep, **options)
+    return distributions
 
 
-def divergences(base: Probe, tuned: Probe) -> dict[str, dict[str, Any]]:
-    """KL(tuned || base) of every neutral prompt, summed over its tokens, in nats."""
-    found = {}
+def _checked(encoder: ChatEncoder, instruction: Instruction, tokens: Sequence[int]) -> Item:
+    """Return whether an answer follows its instruction."""
+    kept = [token for token in tokens if token not in encoder.turn_end_ids]
+    text = encoder.tokenizer.decode(kept, skip_special_tokens=False).strip()
+    followed = instructions.followed(text, instruction.rules)
+    return {"part": "instructions", "followed": followed, "answer": text}
+
+
+def divergences(base: Probe, tuned: Probe) -> dict[str, Item]:
+    """Return KL(tuned || base) of every neutral prompt, summed over its tokens, in nats."""
+    items = {}
     for name, before in base.distributions.items():
         after = tuned.distributions[name]
         kl = (after.exp() * (after - before)).sum(-1).clamp(min=0)
-        found[name] = {"part": "neutral", "kl": float(kl.double().sum()), "tokens": len(kl)}
-    return found
+        items[name] = {"part": "neutral", "kl": float(kl.double().sum()), "tokens": len(kl)}
+    return items
 
 
-def together(base: Probe, tuned: Probe) -> list[dict[str, Any]]:
-    """The rows of forgetting.jsonl: each item with what both models made of it."""
+def join_records(base: Probe, tuned: Probe) -> list[Item]:
+    """Return the rows of forgetting.jsonl: each item with the values of both models."""
     rows = [
-        {"id": name, "part": item["part"], "base": _own(item), "tuned": _own(tuned.items[name])}
+        {
+            "id": name,
+            "part": item["part"],
+            "base": _without_part(item),
+            "tuned": _without_part(tuned.items[name]),
+        }
         for name, item in base.items.items()
         if name in tuned.items
     ]
     return [*rows, *({"id": name, **values} for name, values in divergences(base, tuned).items())]
 
 
-def _own(item: Mapping[str, Any]) -> dict[str, Any]:
+def _without_part(item: Item) -> Item:
     return {key: value for key, value in item.items() if key != "part"}
 
 
 def _measure(part: str, items: Sequence[Mapping[str, Any]]) -> tuple[str, Measure]:
+    """Return the name and the measure of one part of the panel."""
     if part == "texts":
-        return "bits_per_byte", share(
-            [i["nll"] / math.log(2) for i in items], [i["bytes"] for i in items]
-        )
+        bits = [i["nll"] / math.log(2) for i in items]
+        return "bits_per_byte", share(bits, [i["bytes"] for i in items])
     if part == "questions":
         return "nll", share([i["nll"] for i in items], [i["tokens"] for i in items])
     return "instructions", rate([i["followed"] for i in items])
@@ -165,18 +198,20 @@ def _measure(part: str, items: Sequence[Mapping[str, Any]]) -> tuple[str, Measur
 def summary(
     rows: Sequence[Mapping[str, Any]], config: ForgettingConfig, confidence: float, samples: int
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """(flat metrics, their intervals): each measure before and after, its ``_delta``, the
-    divergence, and whether budgets are kept.
+    """Return (metrics, their intervals) for metrics.json.
+
+    These are each measure before and after training, its ``_delta``, the divergence from the base,
+    and whether the budgets are kept.
     """
     values: dict[str, Any] = {}
     intervals: dict[str, list[float]] = {}
     for part in ("texts", "questions", "instructions"):
-        some = [row for row in rows if row["part"] == part]
-        if not some:
+        items = [row for row in rows if row["part"] == part]
+        if not items:
             continue
-        groups = [str(row["id"]) for row in some]
-        name, before = _measure(part, [row["base"] for row in some])
-        after = _measure(part, [row["tuned"] for row in some])[1]
+        groups = [str(row["id"]) for row in items]
+        name, before = _measure(part, [row["base"] for row in items])
+        after = _measure(part, [row["tuned"] for row in items])[1]
         delta = difference(after, before, groups, confidence, samples)
         values |= {
             f"forgetting/{name}_base": before.value,
@@ -189,24 +224,25 @@ def summary(
     if neutral:
         kl = share([row["kl"] for row in neutral], [row["tokens"] for row in neutral])
         values["forgetting/kl"] = kl.value
-        if (
-            edges := kl.interval([str(row["id"]) for row in neutral], confidence, samples)
-        ) is not None:
-            intervals["forgetting/kl"] = list(edges)
+        interval = kl.interval([str(row["id"]) for row in neutral], confidence, samples)
+        if interval is not None:
+            intervals["forgetting/kl"] = list(interval)
     values["forgetting/within_budget"] = not exceeded(values, config.fail)
     return values, intervals
 
 
 def exceeded(values: Mapping[str, Any], budgets: Mapping[str, float]) -> list[str]:
-    """What is over its budget, in words.
+    """Return a sentence for each measure that is over its budget.
 
-    A budget is the largest loss: of bits, nats, or share of instructions; or the largest kl.
+    A budget is the largest loss: of bits, of nats, or of the share of instructions that are
+    followed; for ``kl`` the largest divergence.
     """
-    told = []
+    sentences = []
     for name, most in budgets.items():
         key = "forgetting/kl" if name == "kl" else f"forgetting/{name}_delta"
         loss = values.get(key)
-        loss = -loss if loss is not None and lower_is_better(key) is False else loss
+        if loss is not None and lower_is_better(key) is False:
+            loss = -loss
         if loss is not None and loss > most:
-            told.append(f"{name}: {loss:+.4f}, budget {most:g}")
-    return told
+            sentences.append(f"{name}: {loss:+.4f}, budget {most:g}")
+    return sentences

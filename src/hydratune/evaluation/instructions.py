@@ -1,9 +1,8 @@
-"""Was an instruction followed, to the letter? The rules of IFEval (Zhou et al. 2023), in its strict
-reading.
+"""Whether an instruction was followed, by the rules of IFEval (Zhou et al. 2023), strictly read.
 
-Each rule sees the answer and what the data set tells of it. Sentences are counted by their end
-marks, where IFEval uses a trained splitter: the counts differ where abbreviations do. Languages are
-told by langid's model.
+Each rule gets the answer and the options that the data set gives it. Sentences are counted by their
+end marks, where IFEval uses a trained splitter: the counts differ where abbreviations occur.
+Languages are recognised by langid's model.
 """
 
 import json
@@ -11,23 +10,26 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hydratune.data.quality.texts import likeliest
+from hydratune.data.quality.languages import most_likely_language
 from hydratune.errors import DataError
 
 _CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _LESS = "less than"  # every other relation is "at least"
 
+Options = Mapping[str, Any]  # of a rule
+Rules = Sequence[tuple[str, Options]]  # (name, options)
 
-def known(rules: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Raises ``DataError`` for a rule nobody knows."""
+
+def known(rules: Rules) -> None:
+    """Raise ``DataError`` for a rule that is not one of ``RULES``."""
     for name, _ in rules:
         if name not in RULES:
             raise DataError(f"no such instruction: {name}; known: {', '.join(RULES)}")
 
 
-def followed(answer: str, rules: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
-    """Whether all ``rules`` are kept by an answer that is not empty."""
-    return bool(answer.strip()) and all(RULES[name](answer, told) for name, told in rules)
+def followed(answer: str, rules: Rules) -> bool:
+    """Return whether an answer is not empty and keeps all ``rules``."""
+    return bool(answer.strip()) and all(RULES[name](answer, options) for name, options in rules)
 
 
 def _compared(count: int, relation: str | None, number: float) -> bool:
@@ -39,13 +41,8 @@ def _words(text: str) -> list[str]:
 
 
 def _sentences(text: str) -> int:
-    return len(
-        [
-            part
-            for part in re.split(r"(?<=[.!?])[\"')\]]*\s+|\n{2,}", text.strip())
-            if re.search(r"\w", part)
-        ]
-    )
+    parts = re.split(r"(?<=[.!?])[\"')\]]*\s+|\n{2,}", text.strip())
+    return len([part for part in parts if re.search(r"\w", part)])
 
 
 def _times(word: str, text: str) -> int:
@@ -53,42 +50,37 @@ def _times(word: str, text: str) -> int:
 
 
 def _paragraphs(text: str) -> list[str]:
-    """Separated by ***; an empty one inside is a mistake, at the ends it is none."""
+    """Split at ``***``; empty paragraphs at the ends are dropped, inside they are a mistake."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
-    return parts[
-        1 if not parts[0] else 0 : len(parts) - 1
-        if len(parts) > 1 and not parts[-1]
-        else len(parts)
-    ]
+    end = len(parts) - 1 if len(parts) > 1 and not parts[-1] else len(parts)
+    return parts[0 if parts[0] else 1 : end]
 
 
-def _is_paragraphs(text: str, told: Mapping[str, Any]) -> bool:
+def _has_paragraphs(text: str, options: Options) -> bool:
     parts = _paragraphs(text)
-    return all(parts) and len(parts) == told["num_paragraphs"]
+    return all(parts) and len(parts) == options["num_paragraphs"]
 
 
-def _first_word(text: str, told: Mapping[str, Any]) -> bool:
+def _has_first_word(text: str, options: Options) -> bool:
     parts = [part.strip() for part in re.split(r"\n\n", text) if part.strip()]
-    number = told["nth_paragraph"]
-    if len(parts) != told["num_paragraphs"] or number > len(parts):
+    number = options["nth_paragraph"]
+    if len(parts) != options["num_paragraphs"] or number > len(parts):
         return False
     word = re.split(r"[.,?!'\"]", parts[number - 1].split()[0].lstrip("'\""))[0]
-    return word.lower() == str(told["first_word"]).lower()
+    return word.lower() == str(options["first_word"]).lower()
 
 
 def _highlights(text: str) -> int:
-    single = [found for found in re.findall(r"\*[^\n*]*\*", text) if found.strip("*").strip()]
-    double = [found for found in re.findall(r"\*\*[^\n*]*\*\*", text) if found.strip("*").strip()]
-    return len(single) + len(double)
+    matches = re.findall(r"\*[^\n*]*\*", text) + re.findall(r"\*\*[^\n*]*\*\*", text)
+    return sum(bool(match.strip("*").strip()) for match in matches)
 
 
 def _bullets(text: str) -> int:
-    return len(re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)) + len(
-        re.findall(r"^\s*-.*$", text, re.MULTILINE)
-    )
+    stars = re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)
+    return len(stars) + len(re.findall(r"^\s*-.*$", text, re.MULTILINE))
 
 
-def _is_json(text: str, _: Mapping[str, Any]) -> bool:
+def _is_json(text: str, _: Options) -> bool:
     inner = re.sub(r"^```(?:json|JSON|Json)?\s*|\s*```$", "", text.strip())
     try:
         json.loads(inner)
@@ -97,7 +89,7 @@ def _is_json(text: str, _: Mapping[str, Any]) -> bool:
     return True
 
 
-def _two(text: str, _: Mapping[str, Any]) -> bool:
+def _has_two_responses(text: str, _: Options) -> bool:
     parts = text.split("******")
     inner = [
         part.strip()
@@ -107,15 +99,14 @@ def _two(text: str, _: Mapping[str, Any]) -> bool:
     return len(inner) == 2 and all(inner) and inner[0] != inner[1]
 
 
-def _postscript(text: str, told: Mapping[str, Any]) -> bool:
-    marker = str(told["postscript_marker"]).strip()
-    pattern = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}.get(
-        marker, re.escape(marker.lower())
-    )
+def _has_postscript(text: str, options: Options) -> bool:
+    marker = str(options["postscript_marker"]).strip()
+    patterns = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
+    pattern = patterns.get(marker, re.escape(marker.lower()))
     return bool(re.search(rf"\s*{pattern}.*$", text.lower(), re.MULTILINE))
 
 
-RULES: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
+RULES: dict[str, Callable[[str, Options], bool]] = {
     "keywords:existence": lambda a, k: all(
         re.search(re.escape(word), a, re.IGNORECASE) for word in k["keywords"]
     ),
@@ -128,19 +119,19 @@ RULES: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
     "keywords:letter_frequency": lambda a, k: _compared(
         a.lower().count(k["letter"].lower()), k["let_relation"], k["let_frequency"]
     ),
-    "language:response_language": lambda a, k: likeliest(a) == k["language"],
+    "language:response_language": lambda a, k: most_likely_language(a) == k["language"],
     "length_constraints:number_sentences": lambda a, k: _compared(
         _sentences(a), k["relation"], k["num_sentences"]
     ),
-    "length_constraints:number_paragraphs": _is_paragraphs,
+    "length_constraints:number_paragraphs": _has_paragraphs,
     "length_constraints:number_words": lambda a, k: _compared(
         len(_words(a)), k["relation"], k["num_words"]
     ),
-    "length_constraints:nth_paragraph_first_word": _first_word,
+    "length_constraints:nth_paragraph_first_word": _has_first_word,
     "detectable_content:number_placeholders": lambda a, k: (
         len(re.findall(r"\[.*?\]", a)) >= k["num_placeholders"]
     ),
-    "detectable_content:postscript": _postscript,
+    "detectable_content:postscript": _has_postscript,
     "detectable_format:number_bullet_lists": lambda a, k: _bullets(a) == k["num_bullets"],
     "detectable_format:constrained_response": lambda a, _: any(choice in a for choice in _CHOICES),
     "detectable_format:number_highlighted_sections": lambda a, k: (
@@ -151,9 +142,9 @@ RULES: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
     ),
     "detectable_format:json_format": _is_json,
     "detectable_format:title": lambda a, _: any(
-        found.strip("<> ") for found in re.findall(r"<<[^\n]+>>", a)
+        title.strip("<> ") for title in re.findall(r"<<[^\n]+>>", a)
     ),
-    "combination:two_responses": _two,
+    "combination:two_responses": _has_two_responses,
     "combination:repeat_prompt": lambda a, k: (
         a.strip().lower().startswith(k["prompt_to_repeat"].strip().lower())
     ),
@@ -164,7 +155,9 @@ RULES: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
     "change_case:capital_word_frequency": lambda a, k: _compared(
         sum(word.isupper() for word in _words(a)), k["capital_relation"], k["capital_frequency"]
     ),
-    "change_case:english_capital": lambda a, _: a.isupper() and likeliest(a.lower()) == "en",
-    "change_case:english_lowercase": lambda a, _: a.islower() and likeliest(a) == "en",
+    "change_case:english_capital": lambda a, _: (
+        a.isupper() and most_likely_language(a.lower()) == "en"
+    ),
+    "change_case:english_lowercase": lambda a, _: a.islower() and most_likely_language(a) == "en",
     "punctuation:no_comma": lambda a, _: "," not in a,
 }

@@ -7,7 +7,10 @@ from typing import Any
 
 from hydratune.data.answers import NotStrictJson, is_schema_valid, parse_strict, schema_errors
 from hydratune.data.quality.grounding import ungrounded
-from hydratune.evaluation.measures import Measure, rate, share
+from hydratune.evaluation.measures import Measure, Scores, rate, share
+
+Json = dict[str, Any]  # an object
+Schema = Mapping[str, Any]
 
 HOW = {
     "json": (
@@ -28,12 +31,11 @@ HOW = {
 }
 
 
-def fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """(path, value) of every leaf that is not null. Items of a list share a path, so their order
-    does not count.
+def fields(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (path, value) of every leaf that is not null.
 
-    Texts are compared without case and repeated spaces; 12 and 12.0 are the same number, "12" is
-    not.
+    Items of a list share a path, so their order does not count. Texts are compared without case and
+    repeated spaces; 12 and 12.0 are the same number, "12" is not.
     """
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -49,9 +51,10 @@ def fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, " ".join(str(value).casefold().split())
 
 
-def _canonical(value: Any) -> Any:
-    """``value`` so that what scoring calls the same is equal: null and missing, 1 and 1.0, texts
-    without case, lists in any order.
+def _canonical(value: object) -> object:
+    """Return ``value`` in a form in which values that score the same are equal.
+
+    These are null and missing, 1 and 1.0, texts that differ in case, lists in another order.
     """
     if isinstance(value, dict):
         return {key: _canonical(inner) for key, inner in value.items() if inner is not None}
@@ -62,8 +65,8 @@ def _canonical(value: Any) -> Any:
     return ("bool", value) if isinstance(value, bool) else value
 
 
-def paths(value: Any, path: str = "") -> Iterator[str]:
-    """The path of every key, those of nested objects included."""
+def paths(value: object, path: str = "") -> Iterator[str]:
+    """Yield the path of every key, also of nested objects."""
     if isinstance(value, dict):
         for key, inner in value.items():
             here = f"{path}.{key}" if path else key
@@ -74,8 +77,8 @@ def paths(value: Any, path: str = "") -> Iterator[str]:
             yield from paths(inner, f"{path}[]")
 
 
-def allowed(schema: Mapping[str, Any] | bool | None, path: str = "") -> Iterator[str]:
-    """The paths a schema names; one that ends in ``.*`` stands for any key there."""
+def allowed(schema: Schema | bool | None, path: str = "") -> Iterator[str]:
+    """Yield the paths a schema names; one that ends in ``.*`` stands for any key there."""
     if not isinstance(schema, Mapping):
         return
     for key, inner in (schema.get("properties") or {}).items():
@@ -90,29 +93,28 @@ def allowed(schema: Mapping[str, Any] | bool | None, path: str = "") -> Iterator
             yield from allowed(inner, path)
 
 
-def invented(
-    found: Mapping[str, Any], expected: Mapping[str, Any], schema: Mapping[str, Any] | None
-) -> list[str]:
-    """Keys that neither the reference has nor the schema names."""
-    known = {*paths(expected), *allowed(schema)}
-    anything = tuple(path[:-1] for path in known if path.endswith("*"))
+def invented(stated: Json, expected: Json, schema: Schema | None) -> list[str]:
+    """Return the keys that neither the reference has nor the schema names."""
+    named = {*paths(expected), *allowed(schema)}
+    open_paths = tuple(path[:-1] for path in named if path.endswith("*"))
     return [
         path
-        for path in dict.fromkeys(paths(found))
-        if path not in known and not any(path.startswith(start) for start in anything)
+        for path in dict.fromkeys(paths(stated))
+        if path not in named and not path.startswith(open_paths)
     ]
 
 
-def in_source(value: Any, source: str) -> tuple[int, int]:
-    """(found, stated) over the texts and numbers of ``value``: written in ``source``, or a date or
-    number that it writes otherwise.
+def in_source(value: object, source: str) -> tuple[int, int]:
+    """Return (texts and numbers of ``value`` that are in ``source``, all of them) as counts.
+
+    A date or number counts as well that ``source`` writes in another way.
     """
     leaves = [leaf for leaf in _leaves(value) if not isinstance(leaf, bool)]
     plain = " ".join(source.casefold().split())
     return sum(_stands_in(str(leaf), plain, source) for leaf in leaves), len(leaves)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _leaves(value: object) -> Iterator[object]:
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _leaves(inner)
@@ -121,95 +123,115 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _stands_in(text: str, plain: str, source: str) -> bool:
-    wanted = " ".join(text.casefold().split())
-    whole_word = re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", plain) is not None
+    words = " ".join(text.casefold().split())
+    whole_word = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", plain) is not None
     return whole_word or (any(letter.isdigit() for letter in text) and not ungrounded(source, text))
 
 
-def score(
-    prediction: str, reference: str, schema: Mapping[str, Any] | None, source: str = ""
-) -> dict[str, Any]:
-    """Scores of one answer to the request ``source``.
+def score(prediction: str, reference: str, schema: Schema | None, source: str = "") -> Scores:
+    """Return the scores of one answer to the request ``source``.
 
     ``fields`` maps each top-level key of either side to (true positives, predicted, expected,
-    equal): null counts as not stated. An answer that is not strict JSON states nothing, and
-    ``json_error`` says why. ``silent``: how many keys have no value in truth, and how many of those
-    the answer states. ``in_source``: see there; with the reference's own beside it, because a right
-    answer may be worded otherwise than its source.
+    equal); null counts as not stated. An answer that is not strict JSON states nothing, and
+    ``json_error`` says why. ``silent`` is how many keys have no true value, and how many of those
+    the answer gives one. ``in_source`` is what the function of this name returns for the answer and
+    for the reference, because a right answer may be worded otherwise than its source.
     """
     expected = parse_strict(reference)
-    why = ""
+    stated: Json | None = None
+    error = ""
     try:
-        found: dict[str, Any] | None = parse_strict(prediction.strip())
-    except NotStrictJson as error:
-        found, why = None, str(error)
-    by_key: dict[str, list[int]] = {}
-    for key in dict.fromkeys([*expected, *(found or {})]):
-        wanted = Counter(fields(expected.get(key), key))
-        stated = Counter(fields((found or {}).get(key), key))
-        hits = sum((wanted & stated).values())
-        equal = found is not None and _canonical(expected.get(key)) == _canonical(found.get(key))
-        by_key[key] = [hits, sum(stated.values()), sum(wanted.values()), int(equal)]
+        stated = parse_strict(prediction.strip())
+    except NotStrictJson as why:
+        error = str(why)
+    by_key = _by_key(stated, expected)
     result: dict[str, Any] = {
-        "json_valid": found is not None,
-        "schema_valid": found is not None and schema is not None and is_schema_valid(found, schema),
-        "exact_match": found is not None and all(equal for *_, equal in by_key.values()),
+        "json_valid": stated is not None,
+        "schema_valid": (
+            stated is not None and schema is not None and is_schema_valid(stated, schema)
+        ),
+        "exact_match": stated is not None and all(equal for *_, equal in by_key.values()),
         "fields": by_key,
     }
-    if found is None:
-        return {**result, "json_error": why}
+    if stated is None:
+        return {**result, "json_error": error}
     if schema is not None and not result["schema_valid"]:
-        result["schema_errors"] = schema_errors(found, schema)
-    silent = {
-        key
-        for key in [*((schema or {}).get("properties") or {}), *expected]
-        if expected.get(key) is None
-    }
+        result["schema_errors"] = schema_errors(stated, schema)
+    keys = [*((schema or {}).get("properties") or {}), *expected]
+    silent = {key for key in keys if expected.get(key) is None}
     result["silent"] = [len(silent), sum(by_key.get(key, [0, 0])[1] > 0 for key in silent)]
-    result["invented"] = invented(found, expected, schema)
+    result["invented"] = invented(stated, expected, schema)
     if source:
-        result["in_source"] = [*in_source(found, source), *in_source(expected, source)]
+        result["in_source"] = [*in_source(stated, source), *in_source(expected, source)]
     return result
 
 
-def agreement(scores: Mapping[str, Any]) -> float:
-    """Field F1 of one answer."""
-    hits, stated, wanted = (sum(f[i] for f in scores["fields"].values()) for i in range(3))
-    return 2 * hits / (stated + wanted) if stated + wanted else float(scores["json_valid"])
+def _by_key(stated: Json | None, expected: Json) -> dict[str, list[int]]:
+    """Return (true positives, predicted, expected, equal) of every top-level key."""
+    by_key = {}
+    for key in dict.fromkeys([*expected, *(stated or {})]):
+        expected_fields = Counter(fields(expected.get(key), key))
+        stated_fields = Counter(fields((stated or {}).get(key), key))
+        hits = (expected_fields & stated_fields).total()
+        equal = stated is not None and _canonical(expected.get(key)) == _canonical(stated.get(key))
+        by_key[key] = [hits, stated_fields.total(), expected_fields.total(), int(equal)]
+    return by_key
 
 
-def measures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
-    """``schema_valid`` means something only where there is a schema: the caller knows."""
+def agreement(scores: Scores) -> float:
+    """Return the field F1 of one answer."""
+    hits, stated, expected = _totals(scores)
+    count = stated + expected
+    return 2 * hits / count if count else float(scores["json_valid"])
+
+
+def _totals(scores: Scores) -> list[int]:
+    """Return (true positives, predicted, expected) over all fields of one answer."""
+    return [sum(counts[i] for counts in scores["fields"].values()) for i in range(3)]
+
+
+def measures(scores: Sequence[Scores]) -> dict[str, Measure]:
+    """Return the metrics over all rows.
+
+    ``schema_valid`` means something only where there is a schema, which the caller knows.
+    """
     if "fields" not in scores[0]:
         return {}
+    totals = [_totals(s) for s in scores]
+    hits, stated, expected = ([row[i] for row in totals] for i in range(3))
     result = {
         "json_valid": rate([s["json_valid"] for s in scores]),
         "schema_valid": rate([s["schema_valid"] for s in scores]),
+        "field_precision": share(hits, stated),
+        "field_recall": share(hits, expected),
+        "field_f1": share(*_f1_columns(totals)),
     }
-    counts = [[sum(f[i] for f in s["fields"].values()) for i in range(3)] for s in scores]
-    result["field_precision"] = share([c[0] for c in counts], [c[1] for c in counts])
-    result["field_recall"] = share([c[0] for c in counts], [c[2] for c in counts])
-    result["field_f1"] = share([2 * c[0] for c in counts], [c[1] + c[2] for c in counts])
-    for key in dict.fromkeys(
-        key
-        for s in scores
-        for key in s["fields"]
-        if any(p["fields"].get(key, [0, 0, 0])[2] for p in scores)
-    ):
-        parts = [s["fields"].get(key, [0, 0, 0, 1]) for s in scores]
-        result[f"field_f1/{key}"] = share([2 * p[0] for p in parts], [p[1] + p[2] for p in parts])
-        result[f"field_accuracy/{key}"] = rate(
-            [s["json_valid"] and bool(p[3]) for s, p in zip(scores, parts, strict=True)]
-        )
+    result |= _field_measures(scores)
     result["exact_match"] = rate([s["exact_match"] for s in scores])
-    result["invented_keys"] = share(
-        [bool(s.get("invented")) for s in scores], [s["json_valid"] for s in scores]
-    )
+    with_invented = [bool(s.get("invented")) for s in scores]
+    result["invented_keys"] = share(with_invented, [s["json_valid"] for s in scores])
     silent = [s.get("silent", [0, 0]) for s in scores]
-    if any(s[0] for s in silent):
+    if any(keys for keys, _ in silent):
         result["hallucinated"] = share([s[1] for s in silent], [s[0] for s in silent])
     sources = [s.get("in_source", [0] * 4) for s in scores]
     if any(s[1] for s in sources):
         result["in_source"] = share([s[0] for s in sources], [s[1] for s in sources])
         result["in_source_reference"] = share([s[2] for s in sources], [s[3] for s in sources])
+    return result
+
+
+def _f1_columns(counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """Return the columns whose sums divide to F1, from (true positives, predicted, expected)."""
+    return [2 * c[0] for c in counts], [c[1] + c[2] for c in counts]
+
+
+def _field_measures(scores: Sequence[Scores]) -> dict[str, Measure]:
+    """Return F1 and accuracy of each top-level key that some reference states."""
+    result = {}
+    for key in dict.fromkeys(key for s in scores for key in s["fields"]):
+        counts = [s["fields"].get(key, [0, 0, 0, 1]) for s in scores]
+        if any(c[2] for c in counts):
+            equal = [s["json_valid"] and bool(c[3]) for s, c in zip(scores, counts, strict=True)]
+            result[f"field_f1/{key}"] = share(*_f1_columns(counts))
+            result[f"field_accuracy/{key}"] = rate(equal)
     return result

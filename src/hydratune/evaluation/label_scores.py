@@ -1,11 +1,10 @@
 """Classification: the answer is one of the labels that occur as references."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from hydratune.evaluation.measures import Measure, rate
+from hydratune.evaluation.measures import Measure, Scores, rate
 
 HOW = {
     "label_f1": (
@@ -16,7 +15,8 @@ HOW = {
 _SHOWN = 20  # labels with an F1 of their own
 
 
-def score(prediction: str, reference: str) -> dict[str, Any]:
+def score(prediction: str, reference: str) -> dict[str, str]:
+    """Return the labels that the answer and the reference name."""
     return {"label": _label(prediction), "expected_label": _label(reference)}
 
 
@@ -24,8 +24,8 @@ def _label(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".")
 
 
-def measures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
-    """Accuracy, macro F1, F1 of each label, and how many answers are no label at all."""
+def measures(scores: Sequence[Scores]) -> dict[str, Measure]:
+    """Return accuracy, macro F1, F1 of each label, and the share of answers that are no label."""
     if "expected_label" not in scores[0]:
         return {}
     labels = sorted({s["expected_label"] for s in scores})
@@ -43,18 +43,21 @@ def measures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
     return result
 
 
-def _counts(scores: Sequence[Mapping[str, Any]], label: str) -> list[list[float]]:
-    """Columns: hits, and twice what F1 divides by: said and expected."""
-    said = [float(s["label"] == label) for s in scores]
+def _counts(scores: Sequence[Scores], label: str) -> list[list[float]]:
+    """Return two columns: hits, and how often the label is in the answer and in the reference."""
+    predicted = [float(s["label"] == label) for s in scores]
     expected = [float(s["expected_label"] == label) for s in scores]
     return [
-        [a * b for a, b in zip(said, expected, strict=True)],
-        [a + b for a, b in zip(said, expected, strict=True)],
+        [a * b for a, b in zip(predicted, expected, strict=True)],
+        [a + b for a, b in zip(predicted, expected, strict=True)],
     ]
 
 
 def _macro_f1(sums: np.ndarray) -> np.ndarray:
-    """Mean over labels of 2 hits / (said + expected); a label that was not drawn takes no part."""
+    """Return the mean over labels of 2 hits / (predicted + expected).
+
+    A label that was not drawn in the bootstrap takes no part.
+    """
     hits, both = sums[..., 0::2], sums[..., 1::2]
     present = both > 0
     each = np.divide(2 * hits, both, out=np.zeros(np.shape(both)), where=present)

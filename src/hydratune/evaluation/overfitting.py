@@ -1,4 +1,7 @@
-"""Did training go on for too long, or not long enough? A pure function of history.csv's rows."""
+"""Whether training went on for too long, or not for long enough.
+
+A pure function of the rows of history.csv.
+"""
 
 import math
 import statistics
@@ -8,6 +11,8 @@ from enum import StrEnum
 from typing import Any
 
 _NOISE = 0.01  # of the best validation loss; a smaller change between validations says nothing
+
+HistoryRow = Mapping[str, Any]  # step, epoch, train/loss, and val/loss where there was a validation
 
 
 class Verdict(StrEnum):
@@ -21,8 +26,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Epoch:
-    """``train`` is the mean over the epoch's steps, ``validation`` the last in it: training loss
-    lags behind in the first epoch.
+    """The losses of one epoch.
+
+    ``train`` is the mean over its steps, ``validation`` the last one in it: in the first epoch, the
+    training loss lags behind.
     """
 
     epoch: int
@@ -31,6 +38,7 @@ class Epoch:
 
     @property
     def gap(self) -> float | None:
+        """The validation loss less the training loss."""
         return None if self.validation is None else self.validation - self.train
 
 
@@ -46,90 +54,93 @@ class Course:
     rise: float | None = None  # of the last validation loss over the lowest, as a share of it
 
     def flat(self) -> dict[str, float]:
-        """For metrics.json and the trackers."""
-        last = self.epochs[-1].gap if self.epochs else None
+        """Return the numbers for metrics.json and the trackers."""
         values = {
             "fit/best_step": self.best_step,
             "fit/best_epoch": self.best_epoch,
             "fit/rise": self.rise,
-            "fit/gap": last,
+            "fit/gap": self.epochs[-1].gap if self.epochs else None,
         }
         return {name: value for name, value in values.items() if value is not None}
 
     def stored(self) -> dict[str, Any]:
+        """Return the rest for metrics.json."""
         epochs = [{**asdict(epoch), "gap": epoch.gap} for epoch in self.epochs]
         return {"verdict": self.verdict.value, "advice": self.advice, "epochs": epochs}
 
 
-def course(history: Sequence[Mapping[str, Any]]) -> Course:
-    """``history``: rows with step, epoch, train/loss and, where there was a validation, val/loss."""  # noqa: E501
+def course(history: Sequence[HistoryRow]) -> Course:
+    """Return how training went, from the rows of history.csv."""
     epochs = _epochs(history)
-    seen = [
-        (int(r["step"]), float(r["epoch"]), float(r["val/loss"]))
-        for r in history
-        if _number(r.get("val/loss")) is not None
+    validations = [
+        (int(row["step"]), float(row["epoch"]), loss)
+        for row in history
+        if (loss := _number(row.get("val/loss"))) is not None and math.isfinite(loss)
     ]
-    seen = [entry for entry in seen if math.isfinite(entry[2])]
-    if not seen:
+    if not validations:
         return Course(Verdict.unknown, "no validation: nothing can be said", epochs)
-    step, epoch, best = min(seen, key=lambda entry: entry[2])
-    last = seen[-1][2]
+    step, epoch, best = min(validations, key=lambda entry: entry[2])
+    last = validations[-1][2]
     rise = last / best - 1 if best > 0 else 0.0
-    known = step, epoch, rise
-    if len(seen) < 2:
-        return Course(
-            Verdict.unknown,
-            "one validation: set trainer.validations_per_epoch=2 or more to see the course",
-            epochs,
-            *known,
+    verdict, advice = _judge(validations, step, epoch, rise)
+    return Course(verdict, advice, epochs, step, epoch, rise)
+
+
+def _judge(
+    validations: Sequence[tuple[int, float, float]], step: int, epoch: float, rise: float
+) -> tuple[Verdict, str]:
+    """Return (verdict, advice) for validations (step, epoch, loss), best at ``step``."""
+    if len(validations) < 2:
+        return Verdict.unknown, (
+            "one validation: set trainer.validations_per_epoch=2 or more to see the course"
         )
     if rise > _NOISE:
-        advice = (
+        return Verdict.overfitted, (
             f"over-fitted after epoch {epoch:.3g}: the validation loss rose by {100 * rise:.1f} %"
-            " from there; the weights of that point "
+            " from there; the weights of that point are kept; stop there"
+            f" ({_stop(epoch)}), or give more rows, a lower rate or rank"
         )
-        advice += f"are kept; stop there ({_stop(epoch)}), or give more rows, a lower rate or rank"
-        return Course(Verdict.overfitted, advice, epochs, *known)
-    before = min(loss for _, _, loss in seen[:-1])
+    last = validations[-1][2]
+    before = min(loss for _, _, loss in validations[:-1])
     fall = before / last - 1 if last > 0 else 0.0
-    if seen[-1][0] == step and fall > _NOISE:
-        fell = f"the last validation is the lowest, {100 * fall:.1f} % below the others"
-        return Course(
-            Verdict.learning, f"still learning: {fell}; more epochs may pay", epochs, *known
+    if validations[-1][0] == step and fall > _NOISE:
+        return Verdict.learning, (
+            f"still learning: the last validation is the lowest, {100 * fall:.1f} % below the"
+            " others; more epochs may help"
         )
-    return Course(
-        Verdict.settled,
-        f"settled: the lowest validation loss came at epoch {epoch:.3g}, and the last is no worse",
-        epochs,
-        *known,
+    return Verdict.settled, (
+        f"settled: the lowest validation loss came at epoch {epoch:.3g}, and the last is no worse"
     )
 
 
 def _stop(epoch: float) -> str:
-    return f"trainer.max_epochs={max(1, math.ceil(epoch - 1e-3))}"
+    return f"trainer.max_epochs={_epoch_number(epoch)}"
 
 
-def _epochs(history: Sequence[Mapping[str, Any]]) -> tuple[Epoch, ...]:
-    found: dict[int, list[Mapping[str, Any]]] = {}
+def _epoch_number(epoch: float) -> int:
+    """Return the number of the epoch that is running after ``epoch`` epochs, from 1 on."""
+    return max(1, math.ceil(epoch - 1e-3))
+
+
+def _epochs(history: Sequence[HistoryRow]) -> tuple[Epoch, ...]:
+    by_number: dict[int, list[HistoryRow]] = {}
     for row in history:
-        found.setdefault(max(1, math.ceil(float(row["epoch"]) - 1e-3)), []).append(row)
+        by_number.setdefault(_epoch_number(float(row["epoch"])), []).append(row)
     return tuple(
         Epoch(
             number,
             statistics.fmean(float(row["train/loss"]) for row in rows),
-            next(
-                (
-                    loss
-                    for row in reversed(rows)
-                    if (loss := _number(row.get("val/loss"))) is not None
-                ),
-                None,
-            ),
+            _last_validation(rows),
         )
-        for number, rows in sorted(found.items())
+        for number, rows in sorted(by_number.items())
     )
 
 
-def _number(value: Any) -> float | None:
-    """Empty cells of a CSV are None."""
-    return None if value is None or value == "" else float(value)
+def _last_validation(rows: Sequence[HistoryRow]) -> float | None:
+    losses = (_number(row.get("val/loss")) for row in reversed(rows))
+    return next((loss for loss in losses if loss is not None), None)
+
+
+def _number(value: object) -> float | None:
+    """Return the number in a cell of a CSV; None where it is empty."""
+    return None if value is None or value == "" else float(str(value))

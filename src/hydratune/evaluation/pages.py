@@ -1,10 +1,10 @@
-"""What the pages of runs, decisions and judges share: one style, no scripts, no links to elsewhere;
-autoescape makes text of texts.
+"""What the pages of runs, decisions and judges share.
+
+One style, no scripts, no links to other sites; all texts are escaped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -13,10 +13,15 @@ from hydratune.evaluation.statistics import Interval
 
 _HERE = Path(__file__).parent
 _BAR = 180  # pixels
+_LEFT, _TOP, _WIDTH, _HEIGHT = 52, 12, 640, 240  # of the area of a chart
+
+Point = tuple[float, float]
+Line = tuple[str, str, Sequence[Point]]  # (title, class in the style sheet, points)
+Range = tuple[float, float]
 
 
-def page(template: str, **values: Any) -> str:
-    """``template`` filled; it inherits from page.html.j2."""
+def page(template: str, **values: object) -> str:
+    """Return ``template``, which inherits from page.html.j2, filled with ``values``."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -28,7 +33,7 @@ def page(template: str, **values: Any) -> str:
 
 
 def bar(value: float, interval: Interval | None, largest: float, *, best: bool = False) -> Markup:
-    """A bar with its interval as a line; ``largest`` fills it."""
+    """Return a bar with its interval as a line; a value of ``largest`` fills it."""
     scale = _BAR / max(1e-9, largest)
     width = round(scale * max(0.0, value), 1)
     low, high = (round(scale * max(0.0, edge), 1) for edge in interval or (value, value))
@@ -40,61 +45,67 @@ def bar(value: float, interval: Interval | None, largest: float, *, best: bool =
     )
 
 
-def curves(
-    lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]],
-    mark: tuple[float, float] | None,
-    across: str,
-) -> Markup:
-    """``lines``:
+def curves(lines: Sequence[Line], mark: Point | None, across: str) -> Markup:
+    """Return lines over common axes; empty without points.
 
-    (title, look, points), drawn over common axes; ``mark``: the point that counts. Empty without
-    points.
+    ``mark`` is the point to emphasise, ``across`` the title of the horizontal axis.
     """
     points = [point for _, _, some in lines for point in some]
     if not points:
         return Markup("")
-    left, top, width, height = 52, 12, 640, 240
-    x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
-    y_high = (
-        sorted(p[1] for p in points)[max(0, int(0.98 * len(points)) - 1)]
-        if len(points) > 20
-        else max(p[1] for p in points)
-    )
-    y_low = min(0.0, *(p[1] for p in points))
+    xs = (min(p[0] for p in points), max(p[0] for p in points))
+    ys = _heights([p[1] for p in points])
 
-    def at(point: tuple[float, float]) -> tuple[float, float]:
-        x = left + width * (point[0] - x_low) / max(1e-9, x_high - x_low)
-        y = top + height * (1 - (min(point[1], y_high) - y_low) / max(1e-9, y_high - y_low))
+    def at(point: Point) -> Point:
+        x = _LEFT + _WIDTH * (point[0] - xs[0]) / max(1e-9, xs[1] - xs[0])
+        y = _TOP + _HEIGHT * (1 - (min(point[1], ys[1]) - ys[0]) / max(1e-9, ys[1] - ys[0]))
         return round(x, 1), round(y, 1)
 
+    middle, bottom = _LEFT + _WIDTH / 2, _TOP + _HEIGHT + 38
     parts = [
-        f'<svg class="chart" viewBox="0 0 {left + width + 20} {top + height + 44}" role="img"'
-        ' aria-label="learning curve">'
+        f'<svg class="chart" viewBox="0 0 {_LEFT + _WIDTH + 20} {_TOP + _HEIGHT + 44}" role="img"'
+        ' aria-label="learning curve">',
+        *_axes(xs, ys, at),
+        f'<text x="{middle}" y="{bottom}" text-anchor="middle">{across}</text>',
     ]
-    for step in range(5):
-        value = y_low + (y_high - y_low) * step / 4
-        y = at((x_low, value))[1]
-        parts.append(f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
-    for step in range(5):
-        value = x_low + (x_high - x_low) * step / 4
-        parts.append(
-            f'<text x="{at((value, y_low))[0]}" y="{top + height + 18}"'
-            f' text-anchor="middle">{value:.0f}</text>'
-        )
-    parts.append(
-        f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle">{across}</text>'
-    )
-    for number, (title, look, some) in enumerate(lines):
-        path = " ".join(f"{x},{y}" for x, y in map(at, some))
-        parts.append(f'<polyline class="{look}" points="{path}"/>')
-        if len(some) < 30:
-            parts += [f'<circle class="{look}" cx="{x}" cy="{y}" r="3"/>' for x, y in map(at, some)]
-        parts.append(
-            f'<text class="{look}" x="{left + width - 4}" y="{top + 16 + 18 * number}"'
-            f' text-anchor="end">{title}</text>'
-        )
+    for number, line in enumerate(lines):
+        parts += _curve(line, number, at)
     if mark is not None:
         x, y = at(mark)
         parts.append(f'<circle class="mark" cx="{x}" cy="{y}" r="6"/>')
     return Markup("".join([*parts, "</svg>"]))
+
+
+def _heights(ys: Sequence[float]) -> Range:
+    """Return the range of the vertical axis: of many points, the highest 2 % are cut off."""
+    place = max(0, int(0.98 * len(ys)) - 1)
+    high = sorted(ys)[place] if len(ys) > 20 else max(ys)
+    return min(0.0, *ys), high
+
+
+def _axes(xs: Range, ys: Range, at: Callable[[Point], Point]) -> list[str]:
+    """Return grid lines and the numbers beside both axes."""
+    parts = []
+    right = _LEFT + _WIDTH
+    for step in range(5):
+        value = ys[0] + (ys[1] - ys[0]) * step / 4
+        y = at((xs[0], value))[1]
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
+    for step in range(5):
+        value = xs[0] + (xs[1] - xs[0]) * step / 4
+        x, y = at((value, ys[0]))[0], _TOP + _HEIGHT + 18
+        parts.append(f'<text x="{x}" y="{y}" text-anchor="middle">{value:.0f}</text>')
+    return parts
+
+
+def _curve(line: Line, number: int, at: Callable[[Point], Point]) -> list[str]:
+    """Return a line with its title; few points are marked by circles."""
+    title, look, points = line
+    places = [at(point) for point in points]
+    path = " ".join(f"{x},{y}" for x, y in places)
+    parts = [f'<polyline class="{look}" points="{path}"/>']
+    if len(points) < 30:
+        parts += [f'<circle class="{look}" cx="{x}" cy="{y}" r="3"/>' for x, y in places]
+    x, y = _LEFT + _WIDTH - 4, _TOP + 16 + 18 * number
+    return [*parts, f'<text class="{look}" x="{x}" y="{y}" text-anchor="end">{title}</text>']

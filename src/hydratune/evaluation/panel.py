@@ -1,14 +1,13 @@
-"""What a model could do before it was fine-tuned: a fixed panel of texts, questions, instructions
-and neutral prompts.
+"""What a model could do before it was fine-tuned: a fixed panel of items.
 
-A small one, made for this project, comes with the package; a user's own files take the place of its
-parts.
+Its parts are texts, questions, instructions and neutral prompts. A small panel, made for this
+project, comes with the package; a user's own files take the place of its parts.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem
@@ -17,16 +16,20 @@ from hydratune.evaluation.retrieval import documents, pieces
 from hydratune.records.files import read_jsonl
 from hydratune.settings.evaluation import ForgettingConfig
 
-_OWN = Path(__file__).with_name("panel.jsonl")
-_WORDS = 300  # of a piece of a text of the user's
+_BUILT_IN = Path(__file__).with_name("panel.jsonl")
+_WORDS = 300  # of a piece of a user's text
 _QUESTIONS = ("question", "prompt", "turns", "instruction")
 _ANSWERS = ("answer", "reference", "response", "output", "completion")
+
+T = TypeVar("T")
+Record = dict[str, Any]  # a line of a JSONL file
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """A prompt whose answer can be checked: names of rules (see ``instructions``) and what each is
-    told.
+    """A prompt whose answer can be checked.
+
+    ``rules`` are names of rules (see instructions.py), each with its options.
     """
 
     id: str
@@ -36,7 +39,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Panel:
-    """The parts; an empty one is not measured."""
+    """The parts of the panel; an empty one is not measured."""
 
     texts: tuple[tuple[str, str], ...]  # (name, text)
     questions: tuple[Row, ...]  # with reference answers
@@ -45,6 +48,7 @@ class Panel:
 
     @property
     def fingerprint(self) -> str:
+        """A hash of all items."""
         return stable_hash(
             [
                 self.texts,
@@ -55,87 +59,64 @@ class Panel:
 
 
 def load(config: ForgettingConfig) -> Panel:
-    """The panel that ``config`` means, at most ``config.items`` of each part.
+    """Return the panel that ``config`` means, with at most ``config.items`` of each part.
 
     Raises ``ConfigError`` and ``DataError``.
     """
-    own = read_jsonl(_OWN)
+    built_in = read_jsonl(_BUILT_IN)
 
-    def of(part: str) -> list[dict[str, Any]]:
-        return [record for record in own if record["part"] == part]
+    def of(part: str) -> list[Record]:
+        return [record for record in built_in if record["part"] == part]
 
+    texts = [(f"text {number}", record["text"]) for number, record in enumerate(of("text"), 1)]
     if config.texts is not None:
-        named = [(name, piece) for name, text in documents(Path(config.texts).expanduser(), "evaluation.forgetting.texts")  # noqa: E501
-                 for piece in pieces(text, _WORDS)]  # fmt: skip
-    else:
-        named = [(f"text {number}", record["text"]) for number, record in enumerate(of("text"), 1)]
-    asked = (
-        [*of("maths"), *of("chat")]
-        if config.questions is None
-        else _read(config.questions, "questions")
-    )
-    instructed = (
-        of("instruction")
-        if config.instructions is None
-        else _read(config.instructions, "instructions")
-    )
+        named = documents(Path(config.texts).expanduser(), "evaluation.forgetting.texts")
+        texts = [(name, piece) for name, text in named for piece in pieces(text, _WORDS)]
+    questions = [*of("maths"), *of("chat")]
+    if config.questions is not None:
+        questions = _read(config.questions, "questions")
+    instructions = of("instruction")
+    if config.instructions is not None:
+        instructions = _read(config.instructions, "instructions")
     most = config.items
+    instructions = _spread(instructions, most) if config.answers else []
     return Panel(
-        tuple(_spread(named, most)),
-        tuple(
-            _question(record, number, config.questions)
-            for number, record in enumerate(_spread(asked, most), 1)
-        ),
-        tuple(
-            _row(f"neutral {n}", record["question"], "")
-            for n, record in enumerate(of("neutral")[:most], 1)
-        ),
-        (
-            tuple(
-                _instruction(record, n, config.instructions)
-                for n, record in enumerate(_spread(instructed, most), 1)
-            )
-            if config.answers
-            else ()
-        ),
+        tuple(_spread(texts, most)),
+        tuple(_question(r, n, config.questions) for n, r in enumerate(_spread(questions, most), 1)),
+        tuple(_row(f"neutral {n}", r["question"]) for n, r in enumerate(of("neutral")[:most], 1)),
+        tuple(_instruction(r, n, config.instructions) for n, r in enumerate(instructions, 1)),
     )
 
 
 def check(config: ForgettingConfig) -> None:
-    """Before anything is computed. Raises ``ConfigError`` and ``DataError``."""
+    """Check the panel before anything is computed. Raises ``ConfigError`` and ``DataError``."""
     if config.measure:
         for instruction in load(config).instructions:
             known(instruction.rules)
 
 
-def _spread(items: list[Any], most: int) -> list[Any]:
-    """At most ``most``, evenly from the whole list: files are often sorted by kind."""
+def _spread(items: list[T], most: int) -> list[T]:
+    """Return at most ``most`` items, evenly from the whole list: files are often sorted by kind."""
     return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
 
 
-def _read(file: str, key: str) -> list[dict[str, Any]]:
+def _read(file: str, part: str) -> list[Record]:
     path = Path(file).expanduser()
     if not path.is_file():
-        raise ConfigError(
-            [
-                Problem(
-                    f"evaluation.forgetting.{key}",
-                    file,
-                    "no such file",
-                    "give a JSONL file, or null for the built-in panel",
-                )
-            ]
-        )
+        fix = "give a JSONL file, or null for the built-in panel"
+        key = f"evaluation.forgetting.{part}"
+        raise ConfigError([Problem(key, file, "no such file", fix)])
     return read_jsonl(path)
 
 
-def _first(record: Mapping[str, Any], names: Iterable[str]) -> str | None:
+def _first(record: Record, names: Iterable[str]) -> str | None:
+    """Return the first text among the fields ``names``, or the first of a list of texts."""
     value = next((record[name] for name in names if record.get(name)), None)
     value = value[0] if isinstance(value, list) and value else value
     return value if isinstance(value, str) else None
 
 
-def _question(record: Any, number: int, file: str | None) -> Row:
+def _question(record: object, number: int, file: str | None) -> Row:
     fields = record if isinstance(record, dict) else {}
     question, answer = _first(fields, _QUESTIONS), _first(fields, _ANSWERS)
     if question is None or answer is None:
@@ -144,23 +125,21 @@ def _question(record: Any, number: int, file: str | None) -> Row:
     return _row(f"question {number}", question, answer)
 
 
-def _row(name: str, question: str, answer: str) -> Row:
+def _row(name: str, question: str, answer: str = "") -> Row:
     return Row(name, (Message("user", question), Message("assistant", answer)))
 
 
-def _instruction(record: Any, number: int, file: str | None) -> Instruction:
+def _instruction(record: object, number: int, file: str | None) -> Instruction:
     fields = record if isinstance(record, dict) else {}
-    names, told = fields.get("instruction_id_list"), fields.get("kwargs")
+    prompt = fields.get("prompt")
+    names, options = fields.get("instruction_id_list"), fields.get("kwargs")
     if (
-        not isinstance(fields.get("prompt"), str)
+        not isinstance(prompt, str)
         or not isinstance(names, list)
-        or not isinstance(told, list)
-        or len(names) != len(told)
+        or not isinstance(options, list)
+        or len(names) != len(options)
     ):
-        raise DataError(
-            f"{file}: entry {number}: an instruction needs prompt, instruction_id_list and as many"
-            " kwargs"
-        )
-    return Instruction(
-        str(fields.get("key", number)), fields["prompt"], tuple(zip(names, told, strict=True))
-    )
+        what = "an instruction needs prompt, instruction_id_list and as many kwargs"
+        raise DataError(f"{file}: entry {number}: {what}")
+    rules = tuple(zip(names, options, strict=True))
+    return Instruction(str(fields.get("key", number)), prompt, rules)

@@ -1,9 +1,8 @@
-"""Looking things up: passages of documents, ranked by BM25 (bm25s)."""
+"""Passages of documents, retrieved by BM25 (bm25s)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydratune.data.rows import Message, Row
 from hydratune.errors import ConfigError, InputError, Problem
@@ -26,7 +25,7 @@ class Library:
     """Passages that can be searched."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
-        """Raises ``InputError`` if there is nothing to search."""
+        """Index the passages. Raises ``InputError`` if there is nothing to search."""
         import bm25s
 
         self.passages = list(passages)
@@ -38,22 +37,18 @@ class Library:
         self._index.index(corpus, show_progress=False)
 
     def search(self, query: str, count: int) -> list[Passage]:
-        """The ``count`` nearest passages that share a word with ``query``, the best first."""
+        """Return the ``count`` nearest passages that share a word with ``query``, best first."""
         words = [word for word in _words([query])[0] if word in self._known]
         if not words:
             return []
-        found, scores = self._index.retrieve(
-            [words], k=min(count, len(self.passages)), show_progress=False
-        )
-        return [
-            self.passages[number]
-            for number, score in zip(found[0], scores[0], strict=True)
-            if score > 0
-        ]
+        count = min(count, len(self.passages))
+        numbers, scores = self._index.retrieve([words], k=count, show_progress=False)
+        ranked = zip(numbers[0], scores[0], strict=True)
+        return [self.passages[number] for number, score in ranked if score > 0]
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
-    """Lower-case words without the most frequent English ones."""
+    """Return the lower-case words of each text without the most frequent English ones."""
     import bm25s
 
     words: list[list[str]] = bm25s.tokenize(list(texts), return_ids=False, show_progress=False)
@@ -61,60 +56,51 @@ def _words(texts: Sequence[str]) -> list[list[str]]:
 
 
 def pieces(text: str, words: int) -> list[str]:
-    """``text`` in pieces of about ``words`` words, cut between paragraphs where they are short
-    enough.
+    """Split ``text`` into pieces of about ``words`` words.
+
+    They are cut between paragraphs where these are short enough.
     """
-    found: list[str] = []
+    finished: list[str] = []
     here: list[str] = []
     count = 0
     for paragraph in text.split("\n\n"):
         tokens = paragraph.split()
         for start in range(0, len(tokens), words) or [0]:
-            part = (
-                paragraph.strip()
-                if len(tokens) <= words
-                else " ".join(tokens[start : start + words])
-            )
+            is_short = len(tokens) <= words
+            part = paragraph.strip() if is_short else " ".join(tokens[start : start + words])
             size = min(words, len(tokens) - start)
             if here and count + size > words:
-                found.append("\n\n".join(here))
+                finished.append("\n\n".join(here))
                 here, count = [], 0
             if part:
                 here.append(part)
                 count += size
-    return [*found, *(["\n\n".join(here)] if here else [])]
+    return [*finished, *(["\n\n".join(here)] if here else [])]
 
 
 def documents(place: Path, setting: str) -> list[tuple[str, str]]:
-    """(name, text) of a text file or of every one below a folder; of a JSONL file one a line.
+    """Return (name, text) of a text file, or of every one below a folder.
 
-    Raises ``ConfigError``.
+    A JSONL file has one document per line. Raises ``ConfigError``.
     """
-    files = (
-        sorted(p for p in place.rglob("*") if p.suffix in _ENDINGS and p.is_file())
-        if place.is_dir()
-        else [place]
-    )
+    files = [place]
+    if place.is_dir():
+        files = sorted(p for p in place.rglob("*") if p.suffix in _ENDINGS and p.is_file())
     if not place.exists() or not files:
-        why = (
-            "no such file or folder"
-            if not place.exists()
-            else f"no text in it ({', '.join(_ENDINGS)})"
-        )
+        nothing = f"no text in it ({', '.join(_ENDINGS)})"
+        why = nothing if place.exists() else "no such file or folder"
         raise ConfigError([Problem(setting, place, why, "give a text file or a folder of texts")])
-    found: list[tuple[str, str]] = []
+    texts: list[tuple[str, str]] = []
     for file in files:
         if file.suffix == ".jsonl":
-            found += [
-                _document(record, file, number) for number, record in enumerate(read_jsonl(file), 1)
-            ]
+            texts += [_document(record, file, n) for n, record in enumerate(read_jsonl(file), 1)]
         else:
-            found.append((file.stem, file.read_text("utf-8", errors="replace")))
-    return found
+            texts.append((file.stem, file.read_text("utf-8", errors="replace")))
+    return texts
 
 
 def from_files(place: Path, words: int) -> list[Passage]:
-    """Passages of the documents in a file or folder. Raises ``ConfigError``."""
+    """Return the passages of the documents in a file or folder. Raises ``ConfigError``."""
     return [
         Passage(name, piece)
         for name, text in documents(place, "knowledge")
@@ -122,18 +108,17 @@ def from_files(place: Path, words: int) -> list[Passage]:
     ]
 
 
-def _document(record: Any, file: Path, number: int) -> tuple[str, str]:
+def _document(record: object, file: Path, number: int) -> tuple[str, str]:
     fields = record if isinstance(record, dict) else {}
     text = next((fields[name] for name in _TEXTS if isinstance(fields.get(name), str)), None)
     if text is None:
         raise InputError(f"{file}:{number}: a document needs one of the fields {', '.join(_TEXTS)}")
-    return str(
-        next((fields[name] for name in _TITLES if fields.get(name)), f"{file.stem} {number}")
-    ), text
+    title = next((fields[name] for name in _TITLES if fields.get(name)), f"{file.stem} {number}")
+    return str(title), text
 
 
 def from_rows(rows: Sequence[Row]) -> list[Passage]:
-    """Each training row as what was asked and what was answered."""
+    """Return each training row as a passage: its request and its answer."""
     return [
         Passage(f"example {n}", f"{request(row)}\nAnswer: {row.answer}")
         for n, row in enumerate(rows, 1)
@@ -141,15 +126,15 @@ def from_rows(rows: Sequence[Row]) -> list[Passage]:
 
 
 def request(row: Row) -> str:
-    """What is looked for: the turns of the user."""
+    """Return what is searched for: the turns of the user."""
     return "\n".join(m.content for m in row.prompt if m.role == "user")
 
 
 def with_sources(prompt: Sequence[Message], passages: Sequence[Passage]) -> tuple[Message, ...]:
-    """The prompt with what was found before its last turn's text."""
+    """Return the prompt with ``passages`` before the text of its last turn."""
     if not passages:
         return tuple(prompt)
     listed = "\n\n".join(f"[{number}] {p.source}: {p.text}" for number, p in enumerate(passages, 1))
-    asked = prompt[-1]
-    text = f"Sources:\n\n{listed}\n\nAnswer from the sources where they help.\n\n{asked.content}"
-    return (*prompt[:-1], Message(asked.role, text))
+    last = prompt[-1]
+    text = f"Sources:\n\n{listed}\n\nAnswer from the sources where they help.\n\n{last.content}"
+    return (*prompt[:-1], Message(last.role, text))

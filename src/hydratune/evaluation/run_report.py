@@ -1,6 +1,6 @@
-"""report.html of a run: a pure function of its directory, finished or not.
+"""The page report.html of a run: a pure function of its directory, finished or not.
 
-What is not there is left out.
+A part whose files are missing or broken is not on the page.
 """
 
 import csv
@@ -18,9 +18,23 @@ from hydratune.bounds import load_yaml
 from hydratune.errors import InputError, RunError
 from hydratune.evaluation import canaries, memorisation, metrics
 from hydratune.evaluation.json_scores import agreement
-from hydratune.evaluation.measures import count_cut, cut_sentence, difference, groups_of, user_text
+from hydratune.evaluation.measures import (
+    Measure,
+    Prediction,
+    count_cut,
+    cut_sentence,
+    difference,
+    groups_of,
+    user_text,
+)
 from hydratune.evaluation.pages import bar, curves, page
-from hydratune.evaluation.result_rows import Change, answer_metrics, changes, without_leaks
+from hydratune.evaluation.result_rows import (
+    Change,
+    Measured,
+    answer_metrics,
+    changes,
+    without_leaks,
+)
 from hydratune.metric_table import (
     RUN_METRICS,
     SYSTEM_TITLES,
@@ -30,64 +44,41 @@ from hydratune.metric_table import (
     title,
 )
 from hydratune.records.files import read_json, read_jsonl, read_text, write_text
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
 
 _SHOWN = 40  # rows whose answers are on the page
-_LONGEST = 3000  # letters of a text
+_LONGEST = 3000  # characters of a text
+_YAML_ERRORS = (InputError, OmegaConfBaseException, YAMLError, ValueError)
 ONE_RUN = (
     "All this is of one run: by how much another seed of the same settings would differ is not in"
     " these intervals."
 )
 
+Predictions = Mapping[str, Sequence[Prediction]]  # by system
+
 
 def write(record: RunDirectory) -> Path:
-    """Raises ``RunError`` if the disk refuses it."""
-    file = record.path / "report.html"
+    """Write the page, and return its path. Raises ``RunError`` if the disk refuses it."""
+    file = record.file(RunFile.report)
     write_text(file, render(record))
     return file
 
 
 def render(record: RunDirectory) -> str:
+    """Return the page."""
     measured = _json(record.metrics_file)
-    intervals: Mapping[str, Any] = measured.get("intervals", {})
     settings = _settings(record)
     predictions = {system: rows for system in SYSTEM_TITLES if (rows := _rows(record, system))}
-    status = _json(record.status_file)
-    damaged = [*digests.problems(record.path), *digests.problems(record.path / ".hydra")]
-    systems = [
-        system for system in SYSTEM_TITLES if any(key.startswith(f"{system}/") for key in measured)
-    ]
     main = main_metric(measured)
-    evaluation = EvaluationConfig(metrics=settings.get("evaluation.metrics"))
     return page(
         "run_report.html.j2",
-        name=str(settings.get("name") or record.path.name),
-        path=mask(str(record.path)),
-        state=str(status.get("state", "unknown")),
-        error=mask(". ".join([*([str(status["error"])] if status.get("error") else []), *damaged])),
-        model=str(settings.get("model.name", "")),
-        systems=[SYSTEM_TITLES[system] for system in systems],
-        main=title(f"eval/{main}") if main else "",
-        bars=_bars(measured, intervals, systems, main),
-        rows=_table(measured, intervals, systems),
-        verdicts=_verdicts(predictions, main, evaluation, "eval/schema_valid" in measured),
-        clean=without_leaks(measured),
-        course=measured.get("course") or {},
+        **_heading(record, settings),
+        **_results(measured, main),
+        verdicts=_verdicts(predictions, main, settings, "eval/schema_valid" in measured),
         chart=_chart(record, measured),
-        lost=_lost(measured),
-        heart=(
-            memorisation.told(measured, intervals) if "memorisation/difference" in measured else ""
-        ),
-        secrets=(
-            canaries.told(measured, intervals)
-            if "memorisation/canary_difference" in measured
-            else ""
-        ),
-        costs=_costs(measured),
-        seconds=measured.get("seconds", {}),
         changed=_overrides(record),
         settings={key: mask(str(value)) for key, value in settings.items()},
         environment=_environment(record),
@@ -97,169 +88,185 @@ def render(record: RunDirectory) -> str:
     )
 
 
+def _heading(record: RunDirectory, settings: Mapping[str, Any]) -> dict[str, str]:
+    status = _json(record.status_file)
+    errors = [str(status["error"])] if status.get("error") else []
+    damaged = [*digests.problems(record.path), *digests.problems(record.file(RunFile.hydra))]
+    return {
+        "name": str(settings.get("name") or record.path.name),
+        "path": mask(str(record.path)),
+        "state": str(status.get("state", "unknown")),
+        "error": mask(". ".join([*errors, *damaged])),
+        "model": str(settings.get("model.name", "")),
+    }
+
+
+def _results(measured: Measured, main: str | None) -> dict[str, Any]:
+    """Return what the page says of metrics.json."""
+    systems = [s for s in SYSTEM_TITLES if any(key.startswith(f"{s}/") for key in measured)]
+    intervals = measured.get("intervals", {})
+    heart = secrets = ""
+    if "memorisation/difference" in measured:
+        heart = memorisation.sentence(measured, intervals)
+    if "memorisation/canary_difference" in measured:
+        secrets = canaries.sentence(measured, intervals)
+    return {
+        "systems": [SYSTEM_TITLES[system] for system in systems],
+        "main": title(f"eval/{main}") if main else "",
+        "bars": _bars(measured, systems, main),
+        "rows": _table(measured, systems),
+        "clean": without_leaks(measured),
+        "course": measured.get("course") or {},
+        "lost": _lost(measured),
+        "heart": heart,
+        "secrets": secrets,
+        "costs": _costs(measured),
+        "seconds": measured.get("seconds", {}),
+    }
+
+
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found = read_json(file) if file.is_file() else {}
+        content = read_json(file) if file.is_file() else {}
     except RunError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _settings(record: RunDirectory) -> dict[str, Any]:
+    file = record.config_file
     try:
-        return (
-            flat(OmegaConf.to_container(load_yaml(record.config_file)))
-            if record.config_file.is_file()
-            else {}
-        )
-    except (InputError, OmegaConfBaseException, YAMLError, ValueError):
+        return flat(OmegaConf.to_container(load_yaml(file))) if file.is_file() else {}
+    except _YAML_ERRORS:
         return {}
 
 
 def _rows(record: RunDirectory, system: str) -> list[dict[str, Any]]:
     file = record.predictions_file(system)
     try:
-        return (
-            [row for row in read_jsonl(file) if isinstance(row, dict) and "prediction" in row]
-            if file.is_file()
-            else []
-        )
+        rows = read_jsonl(file) if file.is_file() else []
     except RunError:
         return []
+    return [row for row in rows if isinstance(row, dict) and "prediction" in row]
 
 
 def _overrides(record: RunDirectory) -> list[str]:
-    """What was typed."""
-    file = record.path / ".hydra" / "overrides.yaml"
+    """Return what was typed on the command line."""
+    file = record.file(RunFile.hydra) / "overrides.yaml"
     try:
-        found = OmegaConf.to_container(load_yaml(file)) if file.is_file() else []
-    except (InputError, OmegaConfBaseException, YAMLError, ValueError):
+        overrides = OmegaConf.to_container(load_yaml(file)) if file.is_file() else []
+    except _YAML_ERRORS:
         return []
-    return [mask(str(one)) for one in found] if isinstance(found, list) else []
+    return [mask(str(one)) for one in overrides] if isinstance(overrides, list) else []
 
 
-def _bars(
-    measured: Mapping[str, Any],
-    intervals: Mapping[str, Any],
-    systems: Sequence[str],
-    main: str | None,
-) -> list[dict[str, Any]]:
+def _bars(measured: Measured, systems: Sequence[str], main: str | None) -> list[dict[str, Any]]:
+    """Return a bar for the main metric of each system."""
     if main is None:
         return []
-    known = [
-        (system, float(measured[f"{system}/{main}"]), intervals.get(f"{system}/{main}"))
-        for system in systems
-        if f"{system}/{main}" in measured
-    ]
-    largest = max([value for _, value, _ in known] + [edge[1] for _, _, edge in known if edge])
+    intervals = measured.get("intervals", {})
+    keys = {system: f"{system}/{main}" for system in systems if f"{system}/{main}" in measured}
+    edges = [intervals[key][1] for key in keys.values() if intervals.get(key)]
+    largest = max([float(measured[key]) for key in keys.values()] + edges)
     return [
         {
             "title": SYSTEM_TITLES[system],
-            "value": f"{value:.3f}",
-            "interval": edge,
-            "bar": bar(value, edge, largest, best=system == "eval"),
+            "value": f"{float(measured[key]):.3f}",
+            "interval": intervals.get(key),
+            "bar": bar(float(measured[key]), intervals.get(key), largest, best=system == "eval"),
         }
-        for system, value, edge in known
+        for system, key in keys.items()
     ]
 
 
-def _table(
-    measured: Mapping[str, Any], intervals: Mapping[str, Any], systems: Sequence[str]
-) -> list[tuple[str, list[str]]]:
+def _table(measured: Measured, systems: Sequence[str]) -> list[tuple[str, list[str]]]:
     return [
-        (row.title, [_number(measured, intervals, f"{system}/{row.name}") for system in systems])
+        (row.title, [_number(measured, f"{system}/{row.name}") for system in systems])
         for row in answer_metrics(measured, systems)
     ]
 
 
-def _number(measured: Mapping[str, Any], intervals: Mapping[str, Any], key: str) -> str:
+def _number(measured: Measured, key: str) -> str:
     if key not in measured:
         return "-"
-    edge = intervals.get(key)
+    interval = measured.get("intervals", {}).get(key)
     value = f"{measured[key]:,.4g}"
-    return f"{value} [{edge[0]:.3g}, {edge[1]:.3g}]" if edge else value
+    return f"{value} [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else value
 
 
 def _verdicts(
-    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
-    main: str | None,
-    config: EvaluationConfig,
-    has_schema: bool,
+    predictions: Predictions, main: str | None, settings: Mapping[str, Any], has_schema: bool
 ) -> list[str]:
-    """The fine-tuned model against each baseline, paired over the same rows."""
-    ours = predictions.get("eval")
-    told = []
+    """Return the fine-tuned model against each baseline, paired over the same rows, in words."""
+    config = EvaluationConfig(metrics=settings.get("evaluation.metrics"))
+    sentences: list[str] = []
     for system in ("fewshot", "base"):
-        theirs = predictions.get(system)
-        if (
-            not ours
-            or not theirs
-            or [row.get("item_hash") for row in ours] != [row.get("item_hash") for row in theirs]
-        ):
+        if not _are_paired(predictions, system):
             continue
         try:
-            both = [
+            ours, theirs = (
                 metrics.measures(rows, metrics.families_of(rows, config), has_schema=has_schema)
-                for rows in (ours, theirs)
-            ]
-            names = [name for name in (main, "nll") if name and name in both[0] and name in both[1]]
-            for name in names:
-                found = difference(
-                    both[0][name],
-                    both[1][name],
-                    groups_of(ours),
-                    config.confidence,
-                    config.bootstrap_samples,
-                )
-                better = (found.value < 0) == lower_is_better(f"eval/{name}")
-                word = (
-                    ("better" if better else "worse")
-                    if found.p < 1 - config.confidence
-                    else "not distinguishable"
-                )
-                change = f"{found.value:+.3f} {found.interval_text('+.3f')}, p = {found.p:.2g}"
-                against = f"{title(f'eval/{name}')}, fine-tuned against {SYSTEM_TITLES[system]}"
-                told.append(f"{against}: {change}: {word}")
+                for rows in (predictions["eval"], predictions[system])
+            )
+            groups = groups_of(predictions["eval"])
+            for name in (main, "nll"):
+                if name and name in ours and name in theirs:
+                    verdict = _verdict(name, ours[name], theirs[name], groups, config)
+                    against = f"{title(f'eval/{name}')}, fine-tuned against {SYSTEM_TITLES[system]}"
+                    sentences.append(f"{against}: {verdict}")
         except (RunError, KeyError, TypeError, ValueError):
             continue
     cut = [
         cut_sentence(count_cut(rows), len(rows), SYSTEM_TITLES[system])
         for system, rows in predictions.items()
     ]
-    return [*told, *([ONE_RUN] if told else []), *filter(None, cut)]
+    return [*sentences, *([ONE_RUN] if sentences else []), *filter(None, cut)]
 
 
-def _chart(record: RunDirectory, measured: Mapping[str, Any]) -> str:
+def _are_paired(predictions: Predictions, system: str) -> bool:
+    """Return whether the fine-tuned model and ``system`` answered the same rows."""
+    ours, theirs = predictions.get("eval"), predictions.get(system)
+    if not ours or not theirs:
+        return False
+    return [row.get("item_hash") for row in ours] == [row.get("item_hash") for row in theirs]
+
+
+def _verdict(
+    name: str, ours: Measure, theirs: Measure, groups: Sequence[str], config: EvaluationConfig
+) -> str:
+    change = difference(ours, theirs, groups, config.confidence, config.bootstrap_samples)
+    better = (change.value < 0) == lower_is_better(f"eval/{name}")
+    word = "not distinguishable"
+    if change.p < 1 - config.confidence:
+        word = "better" if better else "worse"
+    return f"{change.value:+.3f} {change.interval_text('+.3f')}, p = {change.p:.2g}: {word}"
+
+
+def _chart(record: RunDirectory, measured: Measured) -> str:
+    """Return the learning curves; empty without a readable history."""
+    file = record.history_file
     try:
-        history = (
-            list(csv.DictReader(io.StringIO(read_text(record.history_file))))
-            if record.history_file.is_file()
-            else []
+        history = list(csv.DictReader(io.StringIO(read_text(file)))) if file.is_file() else []
+        train, validation = (
+            [(float(row["step"]), float(row[key])) for row in history if row.get(key)]
+            for key in ("train/loss", "val/loss")
         )
-        lines = []
-        for key, title, look in (
-            ("train/loss", "training loss", "train"),
-            ("val/loss", "validation loss", "val"),
-        ):
-            lines.append(
-                (
-                    title,
-                    look,
-                    [(float(row["step"]), float(row[key])) for row in history if row.get(key)],
-                )
-            )
     except (RunError, OSError, ValueError, KeyError, csv.Error):
         return ""
-    step = measured.get("fit/best_step")
-    best = next((point for point in lines[1][2] if point[0] == step), None)
-    finite = [
-        (title, look, [p for p in points if p[1] == p[1] and abs(p[1]) < 1e9])
-        for title, look, points in lines
+    best_step = measured.get("fit/best_step")
+    best = next((point for point in validation if point[0] == best_step), None)
+    lines = [
+        (name, look, [p for p in points if p[1] == p[1] and abs(p[1]) < 1e9])
+        for name, look, points in (
+            ("training loss", "train", train),
+            ("validation loss", "val", validation),
+        )
     ]
-    return curves(finite, best, "optimizer step")
+    return curves(lines, best, "optimizer step")
 
 
-def _lost(measured: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def _lost(measured: Measured) -> list[tuple[str, str, str, str]]:
+    """Return (title, before, after, difference) for each measure of forgetting."""
     rows = []
     for change in changes(measured):
         before = "" if change.before is None else f"{change.before:.4f}"
@@ -276,7 +283,7 @@ def _edges(change: Change) -> str:
     return f"[{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
 
 
-def _costs(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _costs(measured: Measured) -> list[tuple[str, str]]:
     rows = [row for row in RUN_METRICS if row.name.startswith("cost/") and row.name in measured]
     return [(row.title, _with_unit(row.unit, measured[row.name])) for row in rows]
 
@@ -286,80 +293,71 @@ def _with_unit(unit: Unit, value: float) -> str:
 
 
 def _environment(record: RunDirectory) -> dict[str, str]:
-    found = _json(record.path / "environment.json")
-    return {key: mask(str(value)) for key, value in flat(found).items()} if found else {}
+    facts = _json(record.environment_file)
+    return {key: mask(str(value)) for key, value in flat(facts).items()} if facts else {}
 
 
 def _data(record: RunDirectory) -> dict[str, Any]:
-    found = _json(record.path / "data.json")
+    facts = _json(record.data_file)
     splits = [
         {
             "name": name,
-            "rows": one.get("rows", 0),
-            "kept": one.get("kept", 0),
-            "tokens": one.get("tokens", 0),
-            "trained": one.get("trained_tokens", 0),
+            "rows": split.get("rows", 0),
+            "kept": split.get("kept", 0),
+            "tokens": split.get("tokens", 0),
+            "trained": split.get("trained_tokens", 0),
         }
-        for name, one in found.get("splits", {}).items()
+        for name, split in facts.get("splits", {}).items()
     ]
     findings = [
-        (name, one.get("level", ""), one.get("count", 0))
-        for name, one in found.get("quality", {}).items()
+        (name, finding.get("level", ""), finding.get("count", 0))
+        for name, finding in facts.get("quality", {}).items()
     ]
-    page = (record.path / "data.html").is_file()
     return {
         "splits": splits,
         "findings": findings,
-        "canaries": len(found.get("canaries", [])),
-        "page": page,
+        "canaries": len(facts.get("canaries", [])),
+        "page": record.file(RunFile.data_page).is_file(),
     }
 
 
-def _answers(
-    predictions: Mapping[str, Sequence[Mapping[str, Any]]], main: str | None
-) -> list[dict[str, Any]]:
-    """The fine-tuned model's worst answers first, with what the others said."""
+def _answers(predictions: Predictions, main: str | None) -> list[dict[str, Any]]:
+    """Return the fine-tuned model's worst answers first, with those of the other systems."""
     ours = predictions.get("eval", [])
-    order = sorted(
-        range(len(ours)), key=lambda i: (_quality(ours[i], main), -float(ours[i].get("nll") or 0.0))
-    )
+
+    def badness(row: Prediction) -> tuple[float, float]:
+        return _quality(row, main), -float(row.get("nll") or 0.0)
+
     others = {
-        system: {row.get("item_hash"): row for row in rows}
+        SYSTEM_TITLES[system]: {row.get("item_hash"): row for row in rows}
         for system, rows in predictions.items()
         if system != "eval"
     }
-    shown = []
-    for i in order[:_SHOWN]:
-        row, scores = ours[i], ours[i].get("scores") or {}
-        said = [(SYSTEM_TITLES["eval"], str(row["prediction"])[:_LONGEST])]
-        said += [
-            (SYSTEM_TITLES[s], str(rows[row.get("item_hash")]["prediction"])[:_LONGEST])
-            for s, rows in others.items()
-            if row.get("item_hash") in rows
-        ]
-        wrong = (
-            [str(error) for error in scores.get("errors", [])][:5]
-            if isinstance(scores.get("errors"), list)
-            else []
-        )
-        request = user_text(row)
-        shown.append(
-            {
-                "id": str(row.get("id")),
-                "score": f"{_quality(row, main):.2f}",
-                "leaky": bool(row.get("leaky")),
-                "cut": row.get("finish_reason") == "length",
-                "request": request[:_LONGEST],
-                "reference": str(row.get("reference"))[:_LONGEST],
-                "said": said,
-                "errors": wrong,
-            }
-        )
-    return shown
+    return [_answer(row, main, others) for row in sorted(ours, key=badness)[:_SHOWN]]
 
 
-def _quality(row: Mapping[str, Any], main: str | None) -> float:
-    """Of one answer, in [0, 1]."""
+def _answer(
+    row: Prediction, main: str | None, others: Mapping[str, Mapping[Any, Prediction]]
+) -> dict[str, Any]:
+    """Return one test row; ``others`` are the rows of other systems by title and hash."""
+    item = row.get("item_hash")
+    texts = {SYSTEM_TITLES["eval"]: row}
+    texts |= {name: rows[item] for name, rows in others.items() if item in rows}
+    errors = (row.get("scores") or {}).get("errors")
+    return {
+        "id": str(row.get("id")),
+        "score": f"{_quality(row, main):.2f}",
+        "leaky": bool(row.get("leaky")),
+        "cut": row.get("finish_reason") == "length",
+        "request": user_text(row)[:_LONGEST],
+        "reference": str(row.get("reference"))[:_LONGEST],
+        "said": [(name, str(other["prediction"])[:_LONGEST]) for name, other in texts.items()],
+        "errors": [str(error) for error in errors][:5] if isinstance(errors, list) else [],
+    }
+
+
+def _quality(row: Prediction, main: str | None) -> float:
+    """Return how good one answer is, in [0, 1]."""
     scores = row.get("scores") or {}
     if "fields" in scores:
         return agreement(scores)

@@ -1,8 +1,8 @@
-"""How sure a number is, and whether two can be told apart. Pure functions on numbers.
+"""How sure a number is, and whether two numbers differ significantly. Pure functions on numbers.
 
 Nearly every metric is a function of sums over rows: a rate is hits / rows, macro F1 a mean over
 labels of ratios of sums. ``Of`` is that function; with it, rows can be drawn again and the metric
-taken of what was drawn.
+computed from what was drawn.
 """
 
 import math
@@ -18,13 +18,13 @@ Of = Callable[[np.ndarray], np.ndarray]  # sums (..., columns) -> values (...)
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
-    """The first column over the second; 0 where there is nothing to divide by."""
+    """Return the first column over the second; 0 where the second is 0."""
     above, below = sums[..., 0], sums[..., 1]
     return np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)
 
 
 def wilson(successes: int, trials: int, confidence: float) -> Interval:
-    """Interval of a rate (Wilson 1927): honest near 0 and 1 and for few trials."""
+    """Return the interval of a rate (Wilson 1927), which covers near 0 and 1 and for few trials."""
     if trials == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -42,10 +42,10 @@ def wilson(successes: int, trials: int, confidence: float) -> Interval:
 def bootstrap(
     columns: Columns, of: Of, groups: Sequence[str], confidence: float, samples: int, seed: int = 0
 ) -> Interval:
-    """Percentile interval of ``of`` the sums of ``columns`` when whole groups are drawn again, with
-    replacement.
+    """Return the percentile interval of ``of`` the sums of ``columns``, from resampled groups.
 
-    Rows of one group (one contract, one dialogue) are not independent, so a group is drawn whole.
+    Rows of one group (one contract, one dialogue) are not independent, so whole groups are drawn,
+    with replacement.
     """
     return _middle(of(_resampled(columns, groups, samples, seed)), confidence)
 
@@ -58,7 +58,7 @@ def bootstrap_ratio(
     samples: int,
     seed: int = 0,
 ) -> Interval:
-    """Of sum(numerators) / sum(denominators)."""
+    """Return the interval of sum(numerators) / sum(denominators)."""
     return bootstrap([numerators, denominators], ratio, groups, confidence, samples, seed)
 
 
@@ -66,12 +66,12 @@ def bootstrap_ratio(
 class Difference:
     """How much more one system has than another on the same rows.
 
-    The interval excludes 0 exactly where ``p`` tells them apart.
+    The interval excludes 0 exactly where ``p`` is significant.
     """
 
     value: float
-    interval: Interval | None  # None: ``groups`` are too few to show any difference, however large
-    p: float  # how often chance alone makes as much of a difference, or more
+    interval: Interval | None  # None: too few ``groups`` to show any difference, however large
+    p: float  # probability of a difference at least as large, by chance
     groups: int = 0  # independent rows, or groups of rows
 
     @property
@@ -80,7 +80,7 @@ class Difference:
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
     def interval_text(self, form: str = "+.3g", scale: float = 1.0) -> str:
-        """The interval as people write it, or why there is none."""
+        """Return the interval for people, or why there is none."""
         if not math.isfinite(self.value):
             return "(no number)"
         if self.interval is None:
@@ -88,7 +88,7 @@ class Difference:
         return f"[{scale * self.interval[0]:{form}}, {scale * self.interval[1]:{form}}]"
 
     def negative(self) -> "Difference":
-        """Of theirs to ours."""
+        """Return the difference of theirs to ours."""
         return replace(
             self,
             value=-self.value,
@@ -100,15 +100,15 @@ Part = tuple[float, float]  # (variance, its degrees of freedom)
 
 
 def half_width(parts: Sequence[Part], alpha: float) -> float:
-    """Of an interval of a normal value whose variance is the sum of independently estimated
-    ``parts``: sqrt(sum of t^2 * variance).
+    """Return half the interval of a normal value whose variance is the sum of ``parts``.
 
-    t is Student's for the degrees of freedom of each part. It covers in at least 1 - ``alpha`` of
-    all cases whatever the true variances are (Banerjee 1960, Sankhya 22, 359; Cochran 1964,
-    Biometrics 20, 191): the chance that Z^2 <= x is concave in x, so that of a mixture is at least
-    the mixture of the chances, each of which is 1 - alpha. Satterthwaite's t (1946), which
-    estimates the degrees of freedom of the sum, has no such bound: it believes a spread of two
-    seeds that is small by chance.
+    The parts are estimated independently; the result is sqrt(sum of t^2 * variance), where t is
+    Student's for the degrees of freedom of each part. It covers in at least 1 - ``alpha`` of all
+    cases whatever the true variances are (Banerjee 1960, Sankhya 22, 359; Cochran 1964, Biometrics
+    20, 191): the probability that Z^2 <= x is concave in x, so that of a mixture is at least the
+    mixture of the probabilities, each of which is 1 - alpha. Satterthwaite's t (1946), which
+    estimates the degrees of freedom of the sum, has no such bound: a spread of two seeds that is
+    small by chance makes its interval too narrow.
     """
     from scipy.special import stdtrit
 
@@ -122,35 +122,35 @@ def half_width(parts: Sequence[Part], alpha: float) -> float:
 
 
 def p_from_parts(value: float, parts: Sequence[Part]) -> float:
-    """p: the largest ``alpha`` for which the interval of ``half_width`` still holds 0."""
+    """Return p: the largest ``alpha`` for which the interval of ``half_width`` still holds 0."""
     from scipy.special import stdtr
 
     if value == 0:
         return 1.0
-    known = [(variance, freedom) for variance, freedom in parts if variance > 0]
-    if not known:
+    positive = [(variance, freedom) for variance, freedom in parts if variance > 0]
+    if not positive:
         return 0.0
-    if len(known) == 1:
-        return float(2 * stdtr(known[0][1], -abs(value) / math.sqrt(known[0][0])))
+    if len(positive) == 1:
+        ((variance, freedom),) = positive
+        return float(2 * stdtr(freedom, -abs(value) / math.sqrt(variance)))
     low, high = math.log(1e-300), 0.0
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (
-            (middle, high) if half_width(known, math.exp(middle)) > abs(value) else (low, middle)
+            (middle, high) if half_width(positive, math.exp(middle)) > abs(value) else (low, middle)
         )
     return math.exp(high)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference before it is known how many others are tested beside it.
+    """A difference before it is known how many others are tested with it.
 
-    ``bounds``: the parts of its variance, in one or several ways of which the most careful counts.
-    ``informative``: groups that differ at all. Each of them is as likely to differ to the other
-    side if there is no difference, so p is at least 2^(1 - informative).
-    ``discordant``: for rows that
-    are right or wrong, those that only ours, and only theirs, got right, of so many; p is then
-    McNemar's.
+    ``bounds`` are the parts of its variance, estimated in one or several ways, of which the most
+    careful counts. ``informative`` is how many groups differ at all: if there is no difference,
+    each of them is as likely to differ to either side, so p is at least 2^(1 - informative). For
+    rows that are right or wrong, ``discordant`` is (rows that only ours got right, rows that only
+    theirs got right, all rows); p is then McNemar's.
     """
 
     value: float
@@ -160,18 +160,18 @@ class Comparison:
     discordant: tuple[int, int, int] | None = None
 
     @property
-    def _known(self) -> bool:
-        """Whether all of it are numbers: of a loss that is none, nothing is known."""
+    def _is_finite(self) -> bool:
+        """Whether the value and its variances are finite; without them, nothing is known."""
         return math.isfinite(self.value) and all(
             math.isfinite(variance) for parts in self.bounds for variance, _ in parts
         )
 
     @property
     def p(self) -> float:
-        """Of this one alone."""
+        """The p of this comparison as the only one."""
         if self.discordant is not None:
             return mcnemar(self.discordant[0], self.discordant[1])
-        if not self._known:
+        if not self._is_finite:
             return 1.0
         return min(
             1.0,
@@ -182,10 +182,11 @@ class Comparison:
         )
 
     def interval(self, alpha: float) -> Interval | None:
-        """Excludes 0 exactly where p < ``alpha``; None where so few groups could not, whatever they
-        say.
+        """Return the interval, which excludes 0 exactly where p < ``alpha``.
+
+        None where there are too few groups for a significant difference, whatever their values.
         """
-        if 2.0 ** (1 - self.groups) >= alpha or not self._known:
+        if 2.0 ** (1 - self.groups) >= alpha or not self._is_finite:
             return None
         half = max(half_width(parts, alpha) for parts in self.bounds)
         low, high = self.value - half, self.value + half
@@ -196,10 +197,12 @@ class Comparison:
         return low, high
 
     def _exact(self, alpha: float, low: float, high: float) -> Interval:
-        """That of McNemar's test: Clopper and Pearson's of the share of ours among the rows that
-        differ, times their share of all rows (Fay and Lumbard 2021, Statistics in Medicine 40,
-        1147). Away from 0 the wider of it and ``low``, ``high`` counts, for how many rows differ is
-        chance as well.
+        """Return the interval that belongs to McNemar's test.
+
+        It is Clopper and Pearson's interval of the share of ours among the rows that differ, times
+        their share of all rows (Fay and Lumbard 2021, Statistics in Medicine 40, 1147). Away from
+        0, the wider of it and ``low``, ``high`` counts: how many rows differ is subject to chance
+        as well.
         """
         from scipy.special import betaincinv
 
@@ -210,19 +213,19 @@ class Comparison:
             return 0.0, 0.0
         least = float(betaincinv(ours, theirs + 1, alpha / 2)) if ours else 0.0
         most = float(betaincinv(ours + 1, theirs, 1 - alpha / 2)) if theirs else 1.0
-        near = (2 * least - 1) * trials / rows, (2 * most - 1) * trials / rows
-        return near[0] if ours > theirs else min(near[0], low), near[1] if ours < theirs else max(
-            near[1], high
+        exact_low, exact_high = (2 * least - 1) * trials / rows, (2 * most - 1) * trials / rows
+        return (
+            exact_low if ours > theirs else min(exact_low, low),
+            exact_high if ours < theirs else max(exact_high, high),
         )
 
 
 def corrected(comparisons: Sequence[Comparison], confidence: float) -> list[Difference]:
-    """All comparisons of one family: p after Holm (1979), and intervals that exclude 0 exactly
-    where that p is below 1 - ``confidence``.
+    """Return all comparisons of one family, corrected for each other (Holm 1979).
 
-    An interval is at the level at which Holm's procedure judges its comparison: alpha / n for the
-    smallest p, alpha / (n - 1) for the next, and from the first one that tells nothing apart on,
-    that one's.
+    The intervals exclude 0 exactly where the corrected p is below 1 - ``confidence``: each is at
+    the level at which Holm's procedure judges its comparison. That is alpha / n for the smallest p
+    and alpha / (n - 1) for the next; from the first one that is not significant on, its level.
     """
     raw = [one.p for one in comparisons]
     levels = holm_levels(raw, 1 - confidence)
@@ -235,11 +238,10 @@ def corrected(comparisons: Sequence[Comparison], confidence: float) -> list[Diff
 def paired(
     ours: Columns, theirs: Columns, of: Of, groups: Sequence[str], samples: int, seed: int = 0
 ) -> Comparison:
-    """``of`` the sums of ``ours`` less that of ``theirs``, over the same groups of rows, by
-    Student's t.
+    """Compare ``of`` the sums of ``ours`` with that of ``theirs``, over the same groups of rows.
 
-    Its variance is that over groups drawn again, with replacement (bootstrap), times n / (n - 1)
-    for n groups.
+    The test is Student's t. The variance is that over groups drawn again, with replacement
+    (bootstrap), times n / (n - 1) for n groups.
     """
     sums = _resampled([*ours, *theirs], groups, samples, seed)
     differences = of(sums[:, : len(ours)]) - of(sums[:, len(ours) :])
@@ -254,7 +256,7 @@ def paired(
 def from_samples(
     value: float, samples: np.ndarray, groups: Sequence[str], informative: int
 ) -> Comparison:
-    """A difference whose ``samples`` are those over groups drawn again."""
+    """Return the comparison of a difference whose ``samples`` are over groups drawn again."""
     count = len(set(groups))
     return Comparison(
         without_rounding(value), ((bootstrap_part(samples, count),),), count, informative
@@ -262,22 +264,25 @@ def from_samples(
 
 
 def bootstrap_part(samples: np.ndarray, groups: int) -> Part:
-    """The variance that the rows make, from ``samples`` over ``groups`` drawn again."""
-    known = bool(np.isfinite(samples).all())
-    variance = float(np.var(samples, ddof=1)) * groups / max(1, groups - 1) if known else math.inf
-    # equal rows, summed in another order, do not differ
+    """Return the variance of the rows, from ``samples`` over ``groups`` drawn again."""
+    finite = bool(np.isfinite(samples).all())
+    variance = float(np.var(samples, ddof=1)) * groups / max(1, groups - 1) if finite else math.inf
+    # smaller ones are rounding errors of equal rows that were summed in another order
     return (variance if variance > 1e-24 else 0.0), float(max(1, groups - 1))
 
 
 def without_rounding(value: float) -> float:
-    """Equal rows, summed in another order, do not differ."""
+    """Return 0 for a rounding error: equal rows may be summed in another order."""
     return 0.0 if abs(value) < 1e-12 else value
 
 
 def count_differing(
     ours: Sequence[Columns], theirs: Sequence[Columns], groups: Sequence[str]
 ) -> int:
-    """In how many groups the two sides, each the mean of several runs, have not the same."""
+    """Return in how many groups the two sides differ.
+
+    Each side is the mean of several runs.
+    """
     sides = [
         np.mean([np.asarray(columns, dtype=float) for columns in runs], axis=0)
         for runs in (ours, theirs)
@@ -295,17 +300,16 @@ def paired_bootstrap(
     samples: int,
     seed: int = 0,
 ) -> Difference:
-    """Of sum(ours) / sum(denominators) to sum(theirs) / sum(denominators)."""
-    (found,) = corrected(
-        [paired([ours, denominators], [theirs, denominators], ratio, groups, samples, seed)],
-        confidence,
-    )
-    return found
+    """Return the difference of sum(ours) and sum(theirs), both over sum(denominators)."""
+    columns = [ours, denominators], [theirs, denominators]
+    (only,) = corrected([paired(*columns, ratio, groups, samples, seed)], confidence)
+    return only
 
 
 def pooled_variance(samples: Sequence[Sequence[float]]) -> tuple[float, int] | None:
-    """(variance of values around the mean of their own sample, its degrees of freedom); None where
-    no sample has two values.
+    """Return (variance of values around the mean of their own sample, its degrees of freedom).
+
+    None where no sample has two values.
     """
     freedom = sum(len(sample) - 1 for sample in samples if sample)
     if freedom < 1:
@@ -317,16 +321,18 @@ def pooled_variance(samples: Sequence[Sequence[float]]) -> tuple[float, int] | N
 
 
 def mcnemar(ours_alone: int, theirs_alone: int) -> float:
-    """Exact two-sided p of two systems on the same rows, by the rows that one of them alone got
-    right (McNemar 1947).
+    """Return the exact two-sided p of two systems on the same rows (McNemar 1947).
+
+    The arguments count the rows that only one of them got right.
     """
     trials, fewer = ours_alone + theirs_alone, min(ours_alone, theirs_alone)
     return min(1.0, 2 * sum(math.comb(trials, k) for k in range(fewer + 1)) / 2**trials)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """``ps`` of several comparisons, made larger so that all of them together are wrong as rarely
-    as one (Holm 1979).
+    """Return ``ps`` of several comparisons, corrected for each other (Holm 1979).
+
+    All of them together are then wrong as rarely as one.
     """
     order = sorted(range(len(ps)), key=ps.__getitem__)
     adjusted, largest = [0.0] * len(ps), 0.0
@@ -337,22 +343,22 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def holm_levels(ps: Sequence[float], alpha: float) -> list[float]:
-    """The level at which Holm's procedure judges each of ``ps``: below it p is told apart."""
+    """Return the level at which Holm's procedure judges each of ``ps``: significant below it."""
     order = sorted(range(len(ps)), key=ps.__getitem__)
     levels, level = [alpha] * len(ps), 0.0
     for place, index in enumerate(order):
-        if place == 0 or ps[order[place - 1]] < level:  # so far all were told apart
+        if place == 0 or ps[order[place - 1]] < level:  # so far all were significant
             level = alpha / (len(ps) - place)
         levels[index] = level
     return levels
 
 
 def least_difference(rows: int, disagreeing: float, confidence: float, power: float = 0.8) -> float:
-    """The smallest difference of two rates on the same ``rows`` that a test would find with
-    probability ``power``.
+    """Return the smallest difference of two rates that a test would find.
 
-    ``disagreeing`` is the share of rows on which one system is right and the other is wrong (Connor
-    1987); 1 if the rows are too few for any difference.
+    The rates are on the same ``rows``, and it is found with probability ``power``. ``disagreeing``
+    is the share of rows on which one system is right and the other is wrong (Connor 1987). The
+    result is 1 if the rows are too few for any difference.
     """
     if rows == 0 or disagreeing <= 0:
         return 1.0
@@ -371,7 +377,7 @@ def least_difference(rows: int, disagreeing: float, confidence: float, power: fl
 
 
 def _resampled(columns: Columns, groups: Sequence[str], samples: int, seed: int) -> np.ndarray:
-    """Sums of every column over groups drawn with replacement (samples, columns)."""
+    """Return the sums of every column over groups drawn with replacement (samples, columns)."""
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     totals = [
         np.bincount(index, weights=np.asarray(column, dtype=float), minlength=len(names))
@@ -379,13 +385,14 @@ def _resampled(columns: Columns, groups: Sequence[str], samples: int, seed: int)
     ]
     generator = np.random.default_rng(seed)
     sums = np.empty((samples, len(columns)))
-    for sample in range(samples):  # one at a time: all at once would not fit for a large test set
+    for sample in range(samples):  # all at once would not fit into memory for a large test set
         drawn = generator.integers(len(names), size=len(names))
         sums[sample] = [total[drawn].sum() for total in totals]
     return sums
 
 
 def _middle(values: np.ndarray, confidence: float) -> Interval:
+    """Return the middle share ``confidence`` of the values."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

@@ -6,6 +6,7 @@ from rich.markup import escape
 
 from hydratune.adapters.methods.full import FullFinetune
 from hydratune.console import console, section
+from hydratune.data.sources.contracts import ContractsData
 from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, terminal
 from hydratune.evaluation.result_rows import without_leaks
 from hydratune.experiment.job import Job
@@ -13,7 +14,6 @@ from hydratune.models import turn_ends
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.data import ContractsData
 
 
 def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hint: str) -> None:
@@ -41,9 +41,9 @@ def _print_results(job: Job, metrics: RunMetrics) -> None:
     if "forgetting/within_budget" in values:
         _print_forgetting(job, metrics)
     if "memorisation/difference" in values:
-        console.print(memorisation.told(content, metrics.intervals), soft_wrap=True)
+        console.print(memorisation.sentence(content, metrics.intervals), soft_wrap=True)
     if "memorisation/canary_difference" in values:
-        console.print(canaries.told(content, metrics.intervals), soft_wrap=True)
+        console.print(canaries.sentence(content, metrics.intervals), soft_wrap=True)
     clean = without_leaks(content)
     if clean:
         console.print(f"[yellow]{clean}", soft_wrap=True)
@@ -78,7 +78,7 @@ def _print_next(job: Job, record: RunDirectory) -> None:
 
 def _where_answers_end(job: Job, folder: str) -> str:
     """Return which tokens end an answer, and how to use them where the base model has others."""
-    tokens = turn_ends.told(job.tokenizer, job.answer_ends)
+    tokens = turn_ends.describe(job.tokenizer, job.answer_ends)
     text = f"an answer ends with {tokens}, as generation_config.json in it says"
     if isinstance(job.config.adapter, FullFinetune) or job.base_knows_ends:
         return text

@@ -9,12 +9,13 @@ from rich.table import Table
 from hydratune.console import console
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation import metrics
-from hydratune.evaluation.constrained import guide_for, library
+from hydratune.evaluation.constrained import guide_for, library, no_schema
 from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.measures import Measure, Prediction, difference, groups_of
 from hydratune.experiment.finished_run import FinishedRun, load_model
 from hydratune.metric_table import is_likelihood
 from hydratune.records.files import read_jsonl, write_json, write_jsonl
+from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 from hydratune.settings.evaluation import EvaluationConfig
 
@@ -34,7 +35,7 @@ def evaluate_constrained(run: FinishedRun, config: EvaluateConfig) -> None:
         why = "answers held to the schema need the model"
         raise ConfigError([Problem("source", "predictions", why, "leave source out")])
     if run.schema is None:
-        guide_for(None, None, None)  # raises
+        raise no_schema()
     library("constrained")
     job, tuned = load_model(run, config)
     content: dict[str, Any] = {
@@ -52,7 +53,7 @@ def evaluate_constrained(run: FinishedRun, config: EvaluateConfig) -> None:
         table = _new_table(title, evaluation)
         content |= _compare(system, pair[0], pair[1], groups_of(constrained), evaluation, table)
         console.print(table)
-    write_json(run.record.path / "evaluation_constrained.json", content)
+    write_json(run.record.file(RunFile.evaluation_constrained), content)
     console.print(
         f"written     {escape(str(run.record.path))}/evaluation_constrained.json  [dim](and"
         " predictions_*constrained.jsonl)",

@@ -26,11 +26,11 @@ def refuse_other_rows(
     splits: Mapping[str, Mapping[str, object]],
     shared: Shared,
 ) -> None:
-    """Raise ``ConfigError`` if a finished job beside the one in ``folder`` has the same data
-    settings and was trained on other rows.
+    """Raise ``ConfigError`` if a finished job with the same data settings had other rows.
 
-    ``splits``: those of the job, as in data.json. ``shared`` (``Resources.shared``) lets the jobs
-    of a pack look for the finished job once.
+    ``folder``: that of the job; the finished jobs are beside it. ``splits``: those of the job, as
+    in data.json. ``shared``: with ``Resources.shared`` the jobs of a pack look for the finished job
+    once.
     """
     if settings.resume is Resume.force:
         return

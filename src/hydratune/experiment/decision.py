@@ -19,7 +19,8 @@ from hydratune.evaluation.decision_prompts import Found, Prompts, base_prompts, 
 from hydratune.evaluation.overfitting import Verdict
 from hydratune.evaluation.retrieval import Library, Passage, from_files, from_rows, request
 from hydratune.experiment.finished_run import has_adapter, load_settings, require_files
-from hydratune.records.files import read_json, write_jsonl
+from hydratune.records.files import write_jsonl
+from hydratune.records.metrics import RunMetrics
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import DecideConfig, TrainConfig
@@ -205,8 +206,9 @@ def decide_systems(
 
 
 def _was_still_learning(record: RunDirectory) -> bool:
-    recorded = read_json(record.metrics_file) if record.metrics_file.is_file() else {}
-    course = recorded.get("course") or {}
+    if not record.metrics_file.is_file():
+        return False
+    course = RunMetrics.read(record.metrics_file).course or {}
     return bool(course.get("verdict") == Verdict.learning.value)
 
 

@@ -12,17 +12,15 @@ from hydratune.bounds import load_yaml
 from hydratune.errors import RunError
 from hydratune.records.environment import Environment
 from hydratune.records.files import read_json
-from hydratune.records.run_directory import RunDirectory
-from hydratune.settings.checks import configuration_problems
+from hydratune.records.metrics import RunMetrics
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.commands import EvaluateConfig, TrainConfig, load
-from hydratune.settings.optimizer import AdamWOptimizer
+from hydratune.training.optimizers.adamw import AdamWOptimizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hydratune.experiment.job import Job
-
-Metrics = dict[str, Any]  # the content of metrics.json
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,12 @@ class FinishedRun:
 
     record: RunDirectory
     settings: TrainConfig
-    metrics: Metrics
+    metrics: RunMetrics
 
     @property
     def measured_with(self) -> dict[str, Any]:
         """How the metrics of the fine-tuned model were taken: task, rows, token limit ..."""
-        settings: dict[str, Any] = self.metrics["settings"]["eval"]
-        return settings
+        return self.metrics.settings["eval"]
 
     @property
     def schema(self) -> dict[str, Any] | None:
@@ -49,8 +46,8 @@ class FinishedRun:
 def open_run(folder: str) -> FinishedRun:
     """Open the run in ``folder``. Raises ``RunError`` if it has no metrics."""
     record = RunDirectory(Path(folder).resolve())
-    metrics = read_json(record.metrics_file)
-    if not isinstance(metrics, dict) or "eval" not in metrics.get("settings", {}):
+    metrics = RunMetrics.read(record.metrics_file)
+    if "eval" not in metrics.settings:
         raise RunError(f"{record.metrics_file} holds no metrics of a finished run; train it again")
     return FinishedRun(record, load_settings(record), metrics)
 
@@ -73,8 +70,8 @@ def require_files(settings: TrainConfig, record: RunDirectory) -> None:
 
     Their paths are relative to the folder in which the run was started.
     """
-    if problems := configuration_problems(settings):
-        origin = record.path / ".hydra" / "hydra.yaml"
+    if problems := list(settings.problems()):
+        origin = record.file(RunFile.hydra) / "hydra.yaml"
         started = load_yaml(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise RunError(f"the run cannot be repeated here; it was started in {started}\n{lines}")

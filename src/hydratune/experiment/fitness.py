@@ -16,18 +16,17 @@ from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.examples import EncodingReport, encode_split
 from hydratune.data.encoding.tokenizing import adds_begin
-from hydratune.data.gate import gate
+from hydratune.data.mask_check import check_masks
 from hydratune.data.prepared import Prepared
+from hydratune.data.reader import Reader
 from hydratune.data.rows import Message, Row
 from hydratune.data.sets import RowSets, load_sets, test_rows
 from hydratune.data.tokens import TokenCheck, with_special_tokens
 from hydratune.errors import ConfigError, DataError, InputError, Problem
 from hydratune.evaluation import metrics
-from hydratune.models.sources import Reader
 from hydratune.records.run_directory import is_main_process
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control, Level, Overlength
-from hydratune.settings.model import HubModel, LocalModel
 from hydratune.training import schedules
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ def encode(
     for name, rows in sets.items():
         _look_for_special_tokens(config, encoder, name, rows)
         kept[name], tokens[name], reports[name] = encode_split(encoder, rows, config.data, name)
-        gate(encoder, kept[name], tokens[name])
+        check_masks(encoder, kept[name], tokens[name])
     return RowSets(kept["train"], kept["validation"], kept["test"]), tokens, reports
 
 
@@ -200,11 +199,7 @@ def _no_such_embedding(config: TrainConfig, reader: Reader, token: int, where: s
 
     Its fix is the command that enlarges the model.
     """
-    model = config.model
-    key, name = (
-        ("model.path", model.path) if isinstance(model, LocalModel) else ("model", model.name)
-    )
-    key, name = ("model.id", model.id) if isinstance(model, HubModel) else (key, name)
+    key, name = config.model.own_name()
     size, rows = len(reader.tokenizer), reader.embeddings
     word = reader.tokenizer.convert_ids_to_tokens(token)
     why = (

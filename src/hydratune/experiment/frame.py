@@ -26,8 +26,7 @@ from hydratune.records.files import write_text
 from hydratune.records.run_directory import RunDirectory, RunFile, alone, is_main_process
 from hydratune.records.status import State, Status
 from hydratune.records.sweep import read_sweep
-from hydratune.settings import checks
-from hydratune.settings.commands import Resume, TrainConfig
+from hydratune.settings.commands import CommandConfig, Resume, TrainConfig
 from hydratune.settings.registry import typed
 from hydratune.settings.secrets import mask
 
@@ -37,7 +36,7 @@ STARTED = time.perf_counter()  # this module is imported before anything slow
 Command = Callable[[Any, RunDirectory], None]  # each command has its own class of settings
 
 
-def execute(composed: DictConfig, kind: type[object], load: Callable[[], Command]) -> None:
+def execute(composed: DictConfig, kind: type[CommandConfig], load: Callable[[], Command]) -> None:
     """Check ``composed`` as an instance of ``kind``, then run the command that ``load`` imports.
 
     The command is imported after the check, because it imports torch. Only ``train`` keeps a
@@ -55,7 +54,7 @@ def execute(composed: DictConfig, kind: type[object], load: Callable[[], Command
         config = typed(composed, kind)
         if isinstance(config, TrainConfig):
             config = _complete(config, directory, settings)
-        checks.check(config)
+        config.check()
         keeps_record = kind is TrainConfig and is_main_process()
         if not isinstance(config, TrainConfig) or config.preview:
             keeps_record = False

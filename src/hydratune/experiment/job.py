@@ -10,14 +10,15 @@ from hydratune.adapters.folder import AdapterFolder
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.prepared import Prepared
+from hydratune.data.reader import Reader
 from hydratune.data.rows import Row
 from hydratune.data.sets import RowSets
 from hydratune.evaluation.assess import TestBench
 from hydratune.experiment.context import RunContext
 from hydratune.models import turn_ends
 from hydratune.models.compute import Compute
-from hydratune.models.sources import Reader, Source
 from hydratune.settings.commands import TrainConfig
+from hydratune.settings.model import Source
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -7,11 +7,11 @@ from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.data.prepared import Prepared
-from hydratune.data.quality.findings import places
+from hydratune.data.quality.findings import describe_places
+from hydratune.data.sources.prepared import PreparedData
 from hydratune.evaluation.assess import can_be_shown
 from hydratune.experiment import fitness
 from hydratune.experiment.job import Job
-from hydratune.settings.data import PreparedData
 from hydratune.settings.evaluation import Baseline
 
 
@@ -100,12 +100,12 @@ def _describe_findings(prepared: Prepared, facts: Mapping[str, Any]) -> str:
     """Return, in one line, what the checks found and what is not repaired, each with its splits."""
     checks, repairs = prepared.report["checks"], prepared.report["cleaning"]
     findings = [
-        f"{name} {check['count']:,} ({places(checks[name])})"
+        f"{name} {check['count']:,} ({describe_places(checks[name])})"
         for name, check in facts["quality"].items()
         if name != "size"
     ]
     findings += [
-        f"{name} {rows:,} ({places(repairs[name])}; data.clean.{name}=true repairs"
+        f"{name} {rows:,} ({describe_places(repairs[name])}; data.clean.{name}=true repairs"
         f" {'them' if rows > 1 else 'it'})"
         for name, rows in facts["left"].items()
     ]

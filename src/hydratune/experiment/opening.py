@@ -8,8 +8,8 @@ from hydratune.adapters import continued
 from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.folder import told
 from hydratune.console import console
-from hydratune.data.described import SHOWN, count_tokens, described
 from hydratune.data.report import render
+from hydratune.data.report_content import MASKS_SHOWN, count_tokens, report_content
 from hydratune.experiment.job import Job
 from hydratune.models import hardware
 from hydratune.records.environment import Environment
@@ -79,8 +79,8 @@ def _print_opening(job: Job, record: RunDirectory) -> None:
 def _data_page(job: Job) -> str:
     """Return the report of ``hydratune prepare``, with the loss masks of the first rows."""
     tokens = count_tokens(job.config.data, job.prepared, job.encoder, job.reader)
-    examples = zip(job.sets.train[:SHOWN], job.train[:SHOWN], strict=True)
+    examples = zip(job.sets.train[:MASKS_SHOWN], job.train[:MASKS_SHOWN], strict=True)
     splits = job.data_facts["splits"]
     used = ", ".join(f"{facts['kept']} {name} rows" for name, facts in splits.items())
     name, model = str(job.config.name), job.config.model.name
-    return render(described(name, model, job.prepared, tokens, examples, used))
+    return render(report_content(name, model, job.prepared, tokens, examples, used))

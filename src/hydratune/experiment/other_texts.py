@@ -16,6 +16,7 @@ from hydratune.evaluation.decision import TITLES
 from hydratune.evaluation.retrieval import documents
 from hydratune.experiment.finished_run import FinishedRun, load_model
 from hydratune.records.files import write_json
+from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _read_texts(config: EvaluateConfig) -> list[tuple[str, str]]:
 
 def _window(run: FinishedRun, config: EvaluateConfig, job: "Job") -> _Window:
     """Return the window of the settings, by default all that the model reads."""
-    from hydratune.models.sources import context_window
+    from hydratune.models.loading import context_window
 
     settings = run.settings
     most = context_window(settings.model, job.model) - settings.adapter.virtual_tokens()
@@ -110,7 +111,7 @@ def _measure_texts(
         evaluation.confidence,
         evaluation.bootstrap_samples,
     )
-    write_json(run.record.path / "evaluation_texts.json", content)
+    write_json(run.record.file(RunFile.evaluation_texts), content)
     systems: Mapping[str, Mapping[str, float]] = content["systems"]
     numbers = {
         system: {key: value for key, value in own.items() if key != "interval"}
@@ -151,7 +152,7 @@ def _measure_tasks(
     }
     settings = {"tasks": config.lm_eval, **options}
     content = {"systems": results, "settings": settings}
-    write_json(run.record.path / "evaluation_lm_eval.json", content)
+    write_json(run.record.file(RunFile.evaluation_lm_eval), content)
     console.print(
         _systems_table(
             {

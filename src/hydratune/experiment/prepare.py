@@ -9,20 +9,22 @@ from hydratune.console import console
 from hydratune.data.answers import json_schema
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.preparation import prepare as prepare_data
 from hydratune.data.prepared import Prepared
-from hydratune.data.prepared import prepare as prepare_data
+from hydratune.data.reader import Reader
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.evaluation import assess, canaries, metrics
 from hydratune.experiment import fitness, notices
-from hydratune.experiment.context import RunContext
+from hydratune.experiment.context import Resources, RunContext
 from hydratune.experiment.job import Job
-from hydratune.models import sources
+from hydratune.models import loading
 from hydratune.models.compute import Compute, compute_of
 from hydratune.models.turn_ends import of_model
 from hydratune.records.run_directory import is_main_process
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.evaluation import Baseline
+from hydratune.settings.model import Source
 from hydratune.training.schedules import total_steps
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 class _Base:
     """The base model as it is loaded, frozen."""
 
-    source: sources.Source
+    source: Source
     tokenizer: "PreTrainedTokenizerBase"
     model: "PreTrainedModel"
 
@@ -58,11 +60,8 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
         sets = resources.shared("sets", lambda: _load_sets(config, prepared))
         base = resources.shared("base", lambda: _load_base(config, compute))
     model = resources.own(base.model)
-    start = find(config.model.adapter) if config.model.adapter is not None else None
-    warning = continued.check_base(config, base.source, start) if start is not None else ""
-    with resources.seeded(config.seed):
-        attach.check(model, config.adapter, start=start)
-    reader = sources.reader_of(config.model, base.tokenizer, model)
+    start, warning = _check_adapter(config, base, model, resources)
+    reader = loading.reader_of(config.model, base.tokenizer, model)
     fitness.check_model(config, reader)
     encoder = ChatEncoder(base.tokenizer, reader.turn_end_ids)
     rows = resources.shared("tokens", lambda: _encode(config, encoder, sets))
@@ -93,6 +92,21 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
     return job
 
 
+def _check_adapter(
+    config: TrainConfig, base: _Base, model: "PreTrainedModel", resources: Resources
+) -> tuple[AdapterFolder | None, str]:
+    """Check that the model can take the adapter.
+
+    Returns the trained adapter from which training starts, if any, and what could not be verified
+    about it.
+    """
+    start = find(config.model.adapter) if config.model.adapter is not None else None
+    warning = continued.check_base(config, base.source, start) if start is not None else ""
+    with resources.seeded(config.seed):
+        attach.check(model, config.adapter, start=start)
+    return start, warning
+
+
 def _load_sets(config: TrainConfig, prepared: Prepared) -> RowSets:
     """Return the rows of each split, with the canaries that the settings ask for."""
     sets = load_sets(config.data, config.seed, prepared)
@@ -103,11 +117,11 @@ def _load_sets(config: TrainConfig, prepared: Prepared) -> RowSets:
 
 def _load_base(config: TrainConfig, compute: Compute) -> _Base:
     """Return the base model, prepared for its quantisation, and its tokenizer."""
-    source = sources.resolve(config.model)
-    tokenizer = sources.load_tokenizer(config.model, source)
-    model = sources.load_model(config.model, source, compute)
+    source = loading.locate(config.model)
+    tokenizer = loading.load_tokenizer(config.model, source)
+    model = loading.load_model(config.model, source, compute)
     model = attach.prepare_quantised(model, config.model.quantization)
-    return _Base(sources.identified(source, config.model, model), tokenizer, model)
+    return _Base(loading.identified(source, config.model, model), tokenizer, model)
 
 
 def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> _Rows:
@@ -134,7 +148,7 @@ def _hash_rows(rows: list[Row]) -> str:
 
 def _check_rows(
     config: TrainConfig,
-    reader: sources.Reader,
+    reader: Reader,
     rows: _Rows,
     model: "PreTrainedModel",
     start: AdapterFolder | None,

@@ -127,7 +127,7 @@ class ForgettingProbe:
             return Measured()
         with job.timed("the panel, after"):
             tuned = self._measure(panel.load(config.forgetting), "the panel, after")
-        rows = forgetting.together(self._base, tuned)
+        rows = forgetting.join_records(self._base, tuned)
         write_jsonl(self._record.file(RunFile.forgetting), rows)
         return Measured(
             *forgetting.summary(
@@ -198,13 +198,13 @@ class CanaryProbe:
         config = self._job.config.evaluation
         if not config.canaries:
             return Measured()
-        rows = canaries.together(self._base, self._measure())
+        rows = canaries.join_records(self._base, self._measure())
         write_jsonl(self._record.file(RunFile.canaries), rows)
         return Measured(*canaries.summary(rows, config.confidence, config.bootstrap_samples))
 
     def _measure(self) -> list[dict[str, Any]]:
         job, config = self._job, self._job.config
-        never_trained = canaries.made(
+        never_trained = canaries.make_canaries(
             config.evaluation.canaries, config.seed, config.data.system_prompt, trained=False
         )
         with job.timed("canaries"):

@@ -12,7 +12,6 @@ from typing import Any
 from rich.markup import escape
 
 from hydratune.adapters import continued
-from hydratune.adapters.methods.adalora import AdaLoraAdapter
 from hydratune.console import console
 from hydratune.errors import ConfigError, Problem
 from hydratune.experiment import extension
@@ -64,8 +63,8 @@ def find_checkpoint(job: Job, record: RunDirectory) -> Mapping[str, Any] | None:
             raise _nothing_to_extend(job, record)
         return None
     file, checkpoint = stored
-    if isinstance(job.config.adapter, AdaLoraAdapter):
-        console.print("[yellow]AdaLoRA cannot be resumed from a checkpoint: the run begins anew")
+    if job.config.adapter.resume_obstacle:
+        console.print(f"[yellow]{job.config.adapter.resume_obstacle}: the run begins anew")
         return None
     changes = _compare(job, checkpoint["made_of"])
     if changes.settings or changes.surroundings:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from hydratune.adapters import attach
 from hydratune.console import console, section
 from hydratune.data.preview import show
-from hydratune.errors import Leaving, Paused
+from hydratune.errors import Leaving, Paused, refuse
 from hydratune.evaluation import panel
 from hydratune.experiment import closing, data_consistency, opening, probes, results, training
 from hydratune.experiment.context import RunContext
@@ -26,7 +26,7 @@ from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, RunFile, is_main_process
 from hydratune.settings.commands import TrainConfig
 from hydratune.tracking.tracker import Tracker
-from hydratune.training import ddp, optimizers, resume
+from hydratune.training import ddp, resume
 from hydratune.training.elementwise import pieces_for
 
 
@@ -93,7 +93,7 @@ def _prepare(
 ) -> Job:
     """Return the job made ready, with the checkpoint from which it is resumed."""
     with timed(seconds, "model and data"):
-        optimizers.check_machine(config, hardware.accelerator(config))
+        refuse(config.optimizer.accelerator_problems(hardware.accelerator(config)))
         panel.check(config.evaluation.forgetting)
         pieces_for(config.trainer.compile)
         job = prepare(config, context)

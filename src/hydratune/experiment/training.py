@@ -20,9 +20,11 @@ from hydratune.records.environment import Environment
 from hydratune.records.run_directory import RunDirectory, is_main_process
 from hydratune.records.sweep import read_sweep
 from hydratune.tracking.tracker import Tracker
-from hydratune.training import ddp, optimizers
+from hydratune.training import ddp
 from hydratune.training.fit import Fitted, fit
 from hydratune.training.interrupts import delay_signals
+from hydratune.training.parameter_groups import refuse_unused_rates
+from hydratune.training.patches import with_lean_layers
 from hydratune.training.schedules import total_steps
 from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 
@@ -38,7 +40,7 @@ def adapt(job: Job, tracker: Tracker, facts: Mapping[str, object]) -> None:
     without = _excluded_without_effect(job)
     attach_adapter(job)
     job.context.compute.accept(job.model)
-    optimizers.check(job.model, job.config.optimizer)
+    refuse_unused_rates(job.model, job.config.optimizer)
     trainable, total = attach.count_parameters(job.model)
     tracker.log_facts({**facts, "trainable_parameters": trainable, "parameters": total})
     for line in trained.lines(job.model):
@@ -58,8 +60,10 @@ def attach_adapter(job: Job) -> None:
     """Attach the adapter, with the same initial weights whatever was drawn before."""
     config = job.config
     with job.context.resources.seeded(config.seed):
-        job.model = attach.add_adapter(
-            job.model, config.adapter, total_steps(config, len(job.train)), job.start
+        job.model = with_lean_layers(
+            attach.add_adapter(
+                job.model, config.adapter, total_steps(config, len(job.train)), job.start
+            )
         )
 
 
@@ -174,7 +178,7 @@ def _print_plan(job: Job, record: RunDirectory, plan: MemoryPlan) -> None:
     _record_plan(record, plan)
     if job.compute.accelerator == "gpu" and is_main_process():
         device = job.compute.device
-        console.print(f"{hardware.name_of(device)} ({device}): {plan.told()}", soft_wrap=True)
+        console.print(f"{hardware.name_of(device)} ({device}): {plan.describe()}", soft_wrap=True)
 
 
 def _record_plan(record: RunDirectory, plan: MemoryPlan) -> None:

@@ -20,22 +20,21 @@ from hydratune.models import varlen
 from hydratune.models.row_attention import RowAttention, flash
 
 NAME = "hydratune"
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]  # (1, key heads, tokens, width) each
 
 
 class SharedPrefix(Protocol):
-    """By number of layer: keys and values of the prefix, (1, key heads, prefix, width)."""
+    """Keys and values of a prefix by number of layer, (1, key heads, prefix, width)."""
 
-    def __getitem__(self, layer: int, /) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def __getitem__(self, layer: int, /) -> KeysAndValues: ...
 
 
 class Recorder(Protocol):
-    """Takes keys and values of a layer, (1, key heads, tokens, width); the layer goes on with what
-    is returned.
+    """Is shown keys and values of a layer, (1, key heads, tokens, width); the layer continues with
+    those that are returned.
     """
 
-    def __call__(
-        self, layer: int, key: torch.Tensor, value: torch.Tensor, /
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def __call__(self, layer: int, key: torch.Tensor, value: torch.Tensor, /) -> KeysAndValues: ...
 
 
 def attention(
@@ -49,7 +48,8 @@ def attention(
     record: Recorder | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """(rows, heads, tokens, width) -> (rows, tokens, heads, width).
+    """Return attention (rows, tokens, heads, width) of query, key and value (rows, heads, tokens,
+    width), and None: no weights.
 
     With ``row_lengths`` (training): one row of tokens holds many rows end to end, each attends to
     itself only. A loop of causal calls is 4.5x faster on a CPU than one call with a block-diagonal
@@ -66,15 +66,15 @@ def attention(
     if row_lengths is not None:
         return _rows(query, key, value, row_lengths, prefix, kwargs), None
     if prefix is not None:
-        return (
-            _after_prefix(query, key, value, attention_mask, *prefix, kwargs.get("scaling")),
-            None,
-        )
+        scale = kwargs.get("scaling")
+        return _after_prefix(query, key, value, attention_mask, prefix, scale), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
 def in_one_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What autocast makes of the inputs of attention: rotary embeddings hand on fp32 beside bf16."""  # noqa: E501
+    """Return what autocast makes of the inputs of attention: rotary embeddings return fp32 beside
+    bf16.
+    """
     kind = tensors[0].device.type
     if torch.is_autocast_enabled(kind):
         return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
@@ -86,10 +86,10 @@ def _behind_prefix(
     key: torch.Tensor,
     value: torch.Tensor,
     lengths: tuple[int, ...],
-    record: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    record: Callable[[torch.Tensor, torch.Tensor], KeysAndValues],
     settings: Mapping[str, Any],
 ) -> torch.Tensor:
-    """Attention of rows laid end to end, the first of which is the prefix of all others."""
+    """Return attention of rows laid end to end, the first of which is the prefix of all others."""
     first, rest = lengths[:1], lengths[1:]
     (own_q, q), (own_k, k), (own_v, v) = (
         x.split([first[0], sum(rest)], dim=2) for x in (query, key, value)
@@ -107,17 +107,14 @@ def _rows(
     key: torch.Tensor,
     value: torch.Tensor,
     lengths: tuple[int, ...],
-    prefix: tuple[torch.Tensor, torch.Tensor] | None,
+    prefix: KeysAndValues | None,
     settings: Mapping[str, Any],
 ) -> torch.Tensor:
-    """Attention of rows laid end to end, each to the prefix and to itself."""
-    scale, dropout, window = (
-        settings.get("scaling"),
-        settings.get("dropout", 0.0),
-        settings.get("sliding_window"),
-    )
+    """Return attention of rows laid end to end, each to the prefix and to itself."""
+    scale, window = settings.get("scaling"), settings.get("sliding_window")
+    dropout = settings.get("dropout", 0.0)
     windowed = window is not None and max(lengths) > window
-    if varlen.can_take(query, value, dropout, windowed) and not (windowed and prefix is not None):
+    if varlen.supports(query, value, dropout, windowed) and not (windowed and prefix is not None):
         return varlen.attend(
             query, key, value, lengths, prefix, scale, window if windowed else None
         )
@@ -133,7 +130,21 @@ def _rows(
         scale = scale if scale is not None else query.shape[-1] ** -0.5
         result: torch.Tensor = RowAttention.apply(query, key, value, *pair, lengths, scale)  # type: ignore[no-untyped-call]
         return result
-    grouped = query.shape[1] != key.shape[1]
+    return _row_by_row(query, key, value, lengths, prefix, settings)
+
+
+def _row_by_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: tuple[int, ...],
+    prefix: KeysAndValues | None,
+    settings: Mapping[str, Any],
+) -> torch.Tensor:
+    """Return the same by one call of SDPA for every row: with dropout, a window or on a GPU without
+    the kernel.
+    """
+    window, grouped = settings.get("sliding_window"), query.shape[1] != key.shape[1]
     outputs, start = [], 0
     for length in lengths:
         rows = slice(start, start := start + length)
@@ -153,8 +164,8 @@ def _rows(
                 v,
                 attn_mask=mask,
                 is_causal=mask is None,
-                dropout_p=dropout,
-                scale=scale,
+                dropout_p=settings.get("dropout", 0.0),
+                scale=settings.get("scaling"),
                 enable_gqa=grouped,
             )
         )
@@ -166,69 +177,109 @@ def _after_prefix(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | None,
-    prefix_key: torch.Tensor,
-    prefix_value: torch.Tensor,
+    prefix: KeysAndValues,
     scale: float | None,
 ) -> torch.Tensor:
-    """Attention to a prefix that all rows share, (1, key heads, prefix, width), and to the row's
-    own keys.
-
-    One new token per row reads the prefix once for all rows instead of once per row, and query
-    heads that share a key head are taken as its queries, so nothing is copied.
+    """Return attention to a prefix that all rows share, (1, key heads, prefix, width), and to the
+    row's own keys.
     """
     rows, heads, length, width = query.shape
     if length > 1:
-        keys, values = (
-            torch.cat([p.expand(rows, -1, -1, -1), own], dim=2)
-            for p, own in ((prefix_key, key), (prefix_value, value))
-        )
-        own_mask = (
-            mask
-            if mask is not None
-            else torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).tril(
-                key.shape[2] - length
-            )
-        )
-        sees = torch.cat(
-            [own_mask.new_ones((*own_mask.shape[:-1], prefix_key.shape[2])), own_mask], dim=-1
-        )
-        result = F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=sees, scale=scale, enable_gqa=heads != key.shape[1]
-        )
-        return result.transpose(1, 2)
-    key_heads = key.shape[1]
+        return _many_after_prefix(query, key, value, mask, prefix, scale)
     scale = scale if scale is not None else width**-0.5
-    q = query.reshape(rows, key_heads, -1, width)
-    # every row's queries against one prefix
-    together = q.transpose(0, 1).reshape(1, key_heads, -1, width)
-    if query.device.type == "cpu" and value.shape[-1] == width:
-        own, total = flash(q, key, value, 0.0, False, attn_mask=_added(mask, q.dtype), scale=scale)
-        seen, other = (
-            x[0].unflatten(1, (rows, -1)).transpose(0, 1)
-            for x in flash(together, prefix_key, prefix_value, 0.0, False, scale=scale)
+    # query heads that share a key head are taken as its queries, so nothing is copied
+    q = query.reshape(rows, key.shape[1], -1, width)
+    by_flash = query.device.type == "cpu" and value.shape[-1] == width
+    one_token = _one_after_prefix_by_flash if by_flash else _one_after_prefix
+    return one_token(q, key, value, mask, prefix, scale).reshape(rows, 1, heads, width)
+
+
+def _many_after_prefix(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    prefix: KeysAndValues,
+    scale: float | None,
+) -> torch.Tensor:
+    """Return the attention of several new tokens per row; the prefix is copied for every row."""
+    rows, heads, length, _ = query.shape
+    keys, values = (
+        torch.cat([p.expand(rows, -1, -1, -1), own], dim=2)
+        for p, own in zip(prefix, (key, value), strict=True)
+    )
+    own_mask = (
+        mask
+        if mask is not None
+        else torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).tril(
+            key.shape[2] - length
         )
-        return torch.lerp(own, seen, torch.sigmoid(other - total)[..., None].to(q.dtype)).reshape(
-            rows, 1, heads, width
-        )
+    )
+    of_prefix = own_mask.new_ones((*own_mask.shape[:-1], prefix[0].shape[2]))
+    result = F.scaled_dot_product_attention(
+        query,
+        keys,
+        values,
+        attn_mask=torch.cat([of_prefix, own_mask], dim=-1),
+        scale=scale,
+        enable_gqa=heads != key.shape[1],
+    )
+    return result.transpose(1, 2)
+
+
+def _queries_of_all_rows(q: torch.Tensor) -> torch.Tensor:
+    """Lay the queries (rows, key heads, queries, width) of all rows side by side, (1, key heads,
+    rows * queries, width): the prefix is read once for all of them.
+    """
+    return q.transpose(0, 1).reshape(1, q.shape[1], -1, q.shape[-1])
+
+
+def _one_after_prefix_by_flash(
+    q: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    prefix: KeysAndValues,
+    scale: float,
+) -> torch.Tensor:
+    """Return the attention of one new token per row on a CPU, for q (rows, key heads, queries,
+    width): two calls of the flash kernel, merged by their log-sum-exp.
+    """
+    own, total = flash(q, key, value, 0.0, False, attn_mask=_added(mask, q.dtype), scale=scale)
+    seen, other = (
+        x[0].unflatten(1, (len(q), -1)).transpose(0, 1)
+        for x in flash(_queries_of_all_rows(q), *prefix, 0.0, False, scale=scale)
+    )
+    return torch.lerp(own, seen, torch.sigmoid(other - total)[..., None].to(q.dtype))
+
+
+def _one_after_prefix(
+    q: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    prefix: KeysAndValues,
+    scale: float,
+) -> torch.Tensor:
+    """Return the attention of one new token per row, for q (rows, key heads, queries, width)."""
+    rows, (prefix_key, prefix_value) = len(q), prefix
     to_prefix = (
-        (together[0] @ prefix_key[0].transpose(1, 2) * scale)
+        (_queries_of_all_rows(q)[0] @ prefix_key[0].transpose(1, 2) * scale)
         .unflatten(1, (rows, -1))
         .transpose(0, 1)
     )
     to_self = q @ key.transpose(2, 3) * scale
     if mask is not None:
         to_self = to_self.masked_fill(~mask, float("-inf"))
-    weights = (
-        torch.cat([to_prefix, to_self], dim=-1).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    )
+    scores = torch.cat([to_prefix, to_self], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
     on_prefix, on_self = weights.split([prefix_key.shape[2], key.shape[2]], dim=-1)
     shared = on_prefix.transpose(0, 1).flatten(1, 2) @ prefix_value[0]
-    result = shared.unflatten(1, (rows, -1)).transpose(0, 1) + on_self @ value
-    return result.reshape(rows, 1, heads, width)
+    return shared.unflatten(1, (rows, -1)).transpose(0, 1) + on_self @ value
 
 
 def _added(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """What is added to scores where ``mask`` says who is seen."""
+    """Return what is added to scores: 0 where ``mask`` is True, else minus infinity."""
     return (
         None
         if mask is None
@@ -237,8 +288,8 @@ def _added(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None
 
 
 def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """(length, length) mask of sliding-window attention: each token sees itself and ``window - 1``
-    before it.
+    """Return the (length, length) mask of sliding-window attention: each token attends to itself
+    and to ``window - 1`` tokens before it.
     """
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
     return (distance >= 0) & (distance < window)
@@ -249,8 +300,8 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def can_share_prefix(model: PreTrainedModel) -> bool:
-    """Whether generation may keep one prefix for all rows: our attention in every layer, no window
-    that would cut it.
+    """Return whether one prefix can serve all rows: our attention in every layer, and no window
+    that would cut the prefix.
     """
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
     windowed = getattr(model.config.get_text_config(), "sliding_window", None) and any(
@@ -264,7 +315,7 @@ def can_share_prefix(model: PreTrainedModel) -> bool:
 
 
 def supports_packing(model: PreTrainedModel) -> str | None:
-    """None if rows can be laid end to end in ``model``, else why not."""
+    """Return None if rows can be laid end to end in ``model``, else why not."""
     config = model.config.get_text_config()
     if not getattr(model, "_supports_attention_backend", False):
         return f"{type(model).__name__} does not use transformers' attention interface"

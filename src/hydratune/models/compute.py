@@ -1,8 +1,8 @@
-"""Where a run computes and in which arithmetic: decided once, before anything is loaded.
+"""The device and the number formats of a run, decided once, before anything is loaded.
 
 In a data-parallel run every rank computes on the device of its own rank. The device is made current
-before any weight is loaded, so nothing of a rank ever lands on the first GPU, and weights are read
-straight onto it.
+before any weight is loaded, so that no rank uses the first GPU by mistake, and weights are loaded
+directly onto it.
 """
 
 import os
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -32,24 +32,25 @@ class Compute:
     weights: torch.dtype  # in which the base model is stored
 
     def stored(self) -> dict[str, str]:
-        """For environment.json."""
+        """Return what environment.json says of it."""
         device = f"{self.device}, {hardware.name_of(self.device)}"
         return {"accelerator": self.accelerator, "device": device, "precision": self.precision}
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """The dtype of products under mixed precision; None: that of the weights."""
+        """Return the dtype of products under mixed precision; None: that of the weights."""
         return torch.bfloat16 if self.precision == "bf16-mixed" else None
 
 
 def on_cpu(weights: torch.dtype = torch.float32) -> Compute:
-    """The CPU, without autocast."""
+    """Return the CPU, without autocast."""
     return Compute("cpu", CPU, "32-true" if weights is torch.float32 else "bf16-true", weights)
 
 
 def for_answers() -> Compute:
-    """The first GPU in bf16 where it has that, else in fp32, else the CPU: for a model that is only
-    asked.
+    """Return the device of a model that only generates.
+
+    That is the first GPU, in bf16 if it has bf16 units and else in fp32; without a GPU, the CPU.
     """
     if not torch.cuda.is_available():
         return on_cpu()
@@ -60,20 +61,19 @@ def for_answers() -> Compute:
 
 
 def compute_of(config: TrainConfig) -> Compute:
-    """What ``config`` asks for on this machine; a GPU is made the current device.
+    """Return the device and formats of ``config``, and make a GPU the current device.
 
-    Raises ``ConfigError`` if it cannot be had.
+    Raises ``ConfigError`` if this machine does not have them.
     """
     accelerator = hardware.accelerator(config)
     device = device_of_rank(accelerator, config.trainer.strategy)
     precision = hardware.precision(config, accelerator)
     hardware.keep_memory()
     if accelerator == "gpu":
-        (
+        if config.trainer.deterministic:
             be_deterministic()
-            if config.trainer.deterministic
-            else torch.use_deterministic_algorithms(False)
-        )
+        else:
+            torch.use_deterministic_algorithms(False)
         torch.cuda.set_device(device)
         if "bf16" in precision and not hardware.has_fast_bf16(device):
             name = torch.cuda.get_device_name(device)
@@ -85,44 +85,44 @@ def compute_of(config: TrainConfig) -> Compute:
 
 
 def device_of_rank(accelerator: str, strategy: str) -> torch.device:
-    """The CPU, the first GPU, or in a data-parallel run the GPU whose number is this process's rank
-    (``LOCAL_RANK``).
+    """Return the device of this process.
+
+    That is the CPU, the first GPU, or in a data-parallel run the GPU whose number is this process's
+    rank (``LOCAL_RANK``).
     """
     if accelerator == "cpu":
         return CPU
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if strategy == "ddp" else 0)
+    number = int(os.environ.get("LOCAL_RANK", "0")) if strategy == "ddp" else 0
+    return torch.device("cuda", number)
 
 
 def be_deterministic() -> None:
-    """Has CUDA add up in the same order every time, from here on in this process.
+    """Make CUDA add numbers in the same order every time, from now on in this process.
 
-    By default flash-attention's backward pass adds in whatever order its blocks end, and cuBLAS may
-    choose between workspaces. Filling fresh memory, which PyTorch's deterministic mode does as
-    well, is for finding bugs: it is left out.
+    By default the sums of flash-attention's backward pass depend on the order in which its blocks
+    end, and cuBLAS may choose between workspaces. PyTorch's deterministic mode also fills new
+    memory, which helps to find bugs and is not needed here.
     https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
-    # the two that PyTorch knows to be deterministic
-    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (
-        ":4096:8",
-        ":16:8",
-    ):
+    # the two settings with which PyTorch knows cuBLAS to be deterministic
+    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
+    # torch does not declare the attribute
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-# part of the error that PyTorch raises for such an operation
+# part of the error that PyTorch raises for an operation that is not deterministic
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"
 
 
 def deterministic_if_possible(
     compute: Callable[[], Result], before_again: Callable[[], None] = lambda: None
 ) -> Result:
-    """The result of ``compute``; where PyTorch refuses an operation of it, computed again without
-    deterministic algorithms.
+    """Return the result of ``compute``, without deterministic algorithms if there are none.
 
-    ``before_again`` is called in between. From then on this process warns of such operations
-    instead of refusing them. Whatever runs a model belongs inside.
+    If PyTorch refuses an operation, ``before_again`` is called and ``compute`` a second time. From
+    then on this process only warns of such operations. Every use of a model belongs inside.
     """
     try:
         return compute()
@@ -143,8 +143,9 @@ def deterministic_if_possible(
 
 @contextmanager
 def nothing_refused() -> Iterator[None]:
-    """PyTorch only warns of operations without a deterministic implementation: for those whose used
-    results are deterministic.
+    """Let PyTorch run operations without a deterministic implementation, without a warning.
+
+    For operations of which only deterministic results are used.
     """
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -160,32 +161,31 @@ def nothing_refused() -> Iterator[None]:
 
 
 def has_one_autograd_thread(device: torch.device) -> bool:
-    """Whether all backward passes on ``device`` run in one thread, as on every GPU; on a CPU each
-    runs in its caller's.
+    """Return whether all backward passes on ``device`` run in one thread.
 
-    Then nothing in a backward pass may wait for another backward pass.
+    They do on a GPU, so that nothing in a backward pass may wait for another backward pass. On a
+    CPU each runs in the thread of its caller.
     """
     return device.type != "cpu"
 
 
 def sent(values: Sequence[Sequence[int]], device: torch.device | None) -> list[torch.Tensor]:
-    """Lists of integers as int64 tensors on ``device``, in one copy that the host does not wait
-    for.
+    """Return lists of integers as int64 tensors on ``device``, sent in one copy.
 
-    Making each tensor on a GPU by itself would stop the host until the GPU has done all it was
-    given before.
+    The CPU does not wait for the copy. To create each tensor on a GPU by itself would block the CPU
+    until the GPU has finished all earlier work.
     """
     lengths = [len(part) for part in values]
-    together = torch.tensor([number for part in values for number in part], dtype=torch.long)
+    joined = torch.tensor([number for part in values for number in part], dtype=torch.long)
     if device is None or device.type == "cpu":
-        return list(together.split(lengths))
+        return list(joined.split(lengths))
     if device.type == "cuda":
-        together = together.pin_memory()
-    return list(together.to(device, non_blocking=True).split(lengths))
+        joined = joined.pin_memory()
+    return list(joined.to(device, non_blocking=True).split(lengths))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that a device or this machine had no memory left for a tensor."""
+    """Return whether ``error`` says that there was no memory left for a tensor."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     words = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -193,28 +193,30 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def remember_autocast(model: torch.nn.Module, autocast: torch.dtype | None) -> None:
-    """Notes on ``model`` what its products are computed in, for whoever evaluates it; see
-    ``as_trained``.
-    """
+    """Store on ``model`` the dtype of its products, which ``as_trained`` reads."""
+    # a module takes any attribute, though its declaration says tensors and modules
     model.hydratune_autocast = autocast  # type: ignore[assignment]
 
 
-def autocast_of(model: Any) -> torch.dtype | None:
-    """The dtype of products of ``model``, with or without an adapter around it; None: that of its
-    weights.
+def autocast_of(model: torch.nn.Module) -> torch.dtype | None:
+    """Return the dtype of products of ``model``; None: that of its weights.
+
+    ``model`` may have an adapter around it.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap = getattr(model, "get_base_model", None)
+    base = unwrap() if callable(unwrap) else model
     dtype: torch.dtype | None = getattr(base, "hydratune_autocast", None)
     return dtype
 
 
 @contextmanager
-def as_trained(model: Any) -> Iterator[None]:
-    """In this thread, ``model`` computes in the arithmetic of its training steps: whatever
-    evaluates it belongs inside.
+def as_trained(model: torch.nn.Module) -> Iterator[None]:
+    """Let ``model`` compute in the number formats of its training steps, in this thread.
+
+    Every evaluation of it belongs inside.
     """
     dtype = autocast_of(model)
-    context: AbstractContextManager[Any] = nullcontext()
+    context: AbstractContextManager[object] = nullcontext()
     if dtype is not None:
         context = torch.autocast(next(model.parameters()).device.type, dtype=dtype)
     with context:

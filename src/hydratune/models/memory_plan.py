@@ -1,49 +1,51 @@
-"""How much is computed at once, from the memory that a device has left.
+"""How much is computed at once, derived from the free memory of a device.
 
-None of these sizes changes a result but for rounding. All can be set by hand: trainer.micro_tokens,
-evaluation.batch_tokens; the loss chunk follows from the vocabulary.
+These sizes change results by rounding only. trainer.micro_tokens and evaluation.batch_tokens set
+them by hand; the size of a loss chunk follows from the vocabulary.
 """
 
 import gc
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from hydratune.models.compute import is_out_of_memory
 from hydratune.models.hardware import cpu_count, memory
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
 CPU_MICRO_TOKENS = 1024  # measured on two cores: 512 and 2,048 cost 2 % and 6 % more CPU-seconds
 CPU_LOSS_POSITIONS = 128  # the logits of a chunk stay in the last-level cache
-SCORED_TOGETHER = (
-    8  # rows whose references are scored at once; the logits of more would not fit small machines
-)
-SCORED_TOKENS = 4096  # of those rows: documents are long
-_MOST_MICRO_TOKENS = 16384  # beyond this a GPU has nothing to gain from larger products
+# rows whose references are scored at once; the logits of more would not fit small machines
+SCORED_TOGETHER = 8
+SCORED_TOKENS = 4096  # tokens of those rows, at most: documents are long
+_MOST_MICRO_TOKENS = 16384  # beyond this, larger products are no faster on a GPU
 _LEAST_MICRO_TOKENS = 256
 _LOSS_BYTES = 2**29  # of the logits of a chunk on a GPU, with what is computed from them
-_KEPT_FREE = (
-    0.2  # of the memory that is free: fragments, a longer row than those measured, optimizer state
-)
+# share of the free memory that is left for fragments, longer rows than those measured, and the
+# state of the optimizer
+_KEPT_FREE = 0.2
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Sizes of one run; ``free`` and ``bytes_per_token`` are None where nothing was measured."""
+    """The sizes of one run; ``free`` and ``bytes_per_token`` are None if nothing was measured."""
 
     micro_tokens: int  # tokens of one forward and backward pass
     loss_positions: int  # trained tokens whose logits exist at once
-    generation_tokens: int  # of prompts and answers that are held at once while the model writes
+    generation_tokens: int  # tokens of prompts and answers held at once during generation
     free: int | None = None  # bytes, with weights and adapter loaded
-    bytes_per_token: int | None = None  # that a training step takes beyond its weights
+    bytes_per_token: int | None = None  # of a training step, beyond the weights
 
-    def stored(self) -> dict[str, Any]:
-        """For environment.json."""
+    def stored(self) -> dict[str, object]:
+        """Return what environment.json says of it."""
         return asdict(self)
 
-    def told(self) -> str:
-        """For the terminal."""
+    def describe(self) -> str:
+        """Return one line for the terminal."""
         measured = ""
         if self.free is not None and self.bytes_per_token is not None:
             measured = (
@@ -58,10 +60,10 @@ class MemoryPlan:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that new tensors on ``device`` may take.
+    """Return the bytes that new tensors on ``device`` may take.
 
-    On a GPU what the driver has and what PyTorch holds unused; on a CPU half of the machine's
-    memory.
+    On a GPU, the driver's free memory and what PyTorch holds unused; on a CPU, half of the
+    machine's memory.
     """
     if device.type != "cuda":
         return memory() // 2
@@ -77,12 +79,12 @@ def training_plan(
     micro_tokens: int | None,
     measure: Callable[[int], int],
 ) -> MemoryPlan:
-    """The sizes of a training run that writes with ``generation`` tokens at once.
+    """Return the sizes of a training run that generates with ``generation`` tokens at once.
 
-    ``measure(tokens)`` runs a training step of so many tokens on ``device`` and returns the most
-    bytes that it took. Two steps tell what a token takes, smaller ones where they do not fit; if
-    the smallest do not, the smallest size is left to try. ``micro_tokens`` is what the user has
-    set, or None. On a CPU nothing is measured.
+    ``measure(tokens)`` runs a training step of that many tokens on ``device`` and returns the most
+    bytes that it took. The bytes of a token follow from two steps, or from smaller ones if those do
+    not fit; if the smallest do not fit either, the least size is chosen. ``micro_tokens`` is the
+    user's setting, or None. On a CPU nothing is measured.
     """
     if device.type == "cpu":
         return MemoryPlan(micro_tokens or CPU_MICRO_TOKENS, CPU_LOSS_POSITIONS, generation)
@@ -91,13 +93,13 @@ def training_plan(
         return MemoryPlan(micro_tokens, positions, generation)
     for few, more in ((512, 2048), (256, 1024), (128, 512)):
         try:
-            measure(few)  # libraries take their workspaces at the first call
+            measure(few)  # libraries allocate their workspaces at the first call
             first, second = measure(few), measure(more)
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        released(device)  # here the error is gone, and what it kept alive
+        released(device)  # after the except block, the error no longer keeps tensors alive
     else:
         return MemoryPlan(_LEAST_MICRO_TOKENS, positions, generation, free_memory(device))
     per_token = max(1, (second - first) // (more - few))
@@ -110,8 +112,9 @@ def training_plan(
 
 
 def loss_positions(device: torch.device, vocabulary: int) -> int:
-    """Trained tokens whose logits exist at once: on a CPU those that stay in its cache, on a GPU
-    half a GiB of them.
+    """Return the number of trained tokens whose logits exist at once.
+
+    On a CPU they stay in its cache; on a GPU they take half a GiB.
     """
     if device.type == "cpu":
         return CPU_LOSS_POSITIONS
@@ -121,31 +124,32 @@ def loss_positions(device: torch.device, vocabulary: int) -> int:
 
 
 def power_of_two_below(number: float) -> int:
-    """The largest power of two that is at most ``number``; 1 if there is none."""
+    """Return the largest power of two that is at most ``number``; 1 if there is none."""
     return 1 << max(0, int(number).bit_length() - 1) if number >= 1 else 1
 
 
-def generation_tokens(model: Any) -> int:
-    """Tokens of prompts and answers that may be held at once while ``model`` writes: keys and
-    values, and reading the prompts.
+def generation_tokens(model: "PreTrainedModel") -> int:
+    """Return how many tokens of prompts and answers fit while ``model`` generates.
 
-    Several batches run side by side on a CPU, and share its memory.
+    Their keys and values are held, and activations while prompts are read. On a CPU, several
+    batches run at the same time and share its memory.
     """
     parameter = next(model.parameters())
     config = model.config.get_text_config()
     itemsize = max(2, getattr(model, "dtype", parameter.dtype).itemsize)
     at_once = cpu_count() if parameter.device.type == "cpu" else 1
     free = free_memory(parameter.device) * (1 - _KEPT_FREE) / at_once
-    # logits of references, and a copy while they are put together
+    # logits of references, and a copy while they are joined
     scoring = 2 * SCORED_TOKENS * config.vocab_size * itemsize
-    return max(
-        1, int((free - min(scoring, free / 2)) / bytes_per_generated_token(config, itemsize))
-    )
+    per_token = bytes_per_generated_token(config, itemsize)
+    return max(1, int((free - min(scoring, free / 2)) / per_token))
 
 
-def bytes_per_generated_token(config: Any, itemsize: int) -> int:
-    """Bytes of one token: keys and values of all layers, twice while a prompt is read, and the
-    widest activations of one layer.
+def bytes_per_generated_token(config: "PretrainedConfig", itemsize: int) -> int:
+    """Return the bytes that one token takes during generation.
+
+    They hold the keys and values of all layers, twice while a prompt is read, and the widest
+    activations of one layer.
     """
     width: int = config.hidden_size
     heads: int = config.num_attention_heads
@@ -156,13 +160,12 @@ def bytes_per_generated_token(config: Any, itemsize: int) -> int:
     return itemsize * (2 * cached + 6 * width + 3 * inner)
 
 
-def prefix_share(config: Any) -> float:
-    """What a token of a shared prefix takes for each row behind it, over what a token takes in a
-    training step.
+def prefix_share(config: "PretrainedConfig") -> float:
+    """Return the memory of a token of a shared prefix for each row that follows it.
 
-    PyTorch's kernel for rows of uneven length wants the keys and values of the prefix before every
-    row; a training step keeps them, beside two activations of the inner width and about eight of
-    the width.
+    It is given as a share of what a token takes in a training step. PyTorch's kernel for rows of
+    uneven length needs a copy of the prefix's keys and values before every row; a training step
+    keeps them, beside two activations of the inner width and about eight of the width.
     """
     width: int = config.hidden_size
     heads: int = config.num_attention_heads
@@ -173,7 +176,7 @@ def prefix_share(config: Any) -> float:
 
 
 def released(device: torch.device) -> None:
-    """Gives memory of tensors that nobody holds any more back to ``device``, after it ran out."""
+    """Free the memory of tensors that are no longer used on ``device``, after it ran out."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -17,7 +17,7 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 class RowAttention(torch.autograd.Function):
-    """Every token sees the prefix, and the tokens of its own row up to itself.
+    """Attention of every token to the prefix, and to the tokens of its own row up to itself.
 
     query (1, heads, tokens, width), key and value (1, key heads, tokens, width), prefix_key and
     prefix_value (1, key heads, prefix, width) or None -> (1, tokens, heads, width).
@@ -36,10 +36,7 @@ class RowAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         heads, tokens, width = query.shape[1:]
         result = query.new_empty(1, tokens, heads, width)
-        q, out = (
-            _by_key_head(query, key.shape[1]),
-            _by_key_head(result.transpose(1, 2), key.shape[1]),
-        )
+        q, out = (_by_key_head(x, key.shape[1]) for x in (query, result.transpose(1, 2)))
         groups = q.shape[1]
         k, v = _for_group(key, groups), _for_group(value, groups)
         total = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
@@ -50,15 +47,8 @@ class RowAttention(torch.autograd.Function):
                 q[:, :, row], k[:, :, row], v[:, :, row], 0.0, True, scale=scale
             )
         if prefix_key is not None and prefix_value is not None:
-            own = total
-            seen, other = flash(
-                q,
-                _for_group(prefix_key, groups),
-                _for_group(prefix_value, groups),
-                0.0,
-                False,
-                scale=scale,
-            )
+            own, pair = total, (_for_group(x, groups) for x in (prefix_key, prefix_value))
+            seen, other = flash(q, *pair, 0.0, False, scale=scale)
             total = torch.logaddexp(own, other)
             out.mul_((own - total).exp_()[..., None]).add_(
                 seen.mul_((other - total).exp_()[..., None])
@@ -105,19 +95,21 @@ class RowAttention(torch.autograd.Function):
 
 
 def _by_key_head(x: torch.Tensor, key_heads: int) -> torch.Tensor:
-    """(1, heads, tokens, width) -> (key heads, heads per key head, tokens, width), the same memory."""  # noqa: E501
+    """Return x (1, heads, tokens, width) as (key heads, heads per key head, tokens, width), in the
+    same memory.
+    """
     return x[0].unflatten(0, (key_heads, -1))
 
 
 def _for_group(x: torch.Tensor, groups: int) -> torch.Tensor:
-    """(1, key heads, tokens, width) -> (key heads, groups, tokens, width), the same memory for
-    every head of a group.
+    """Return x (1, key heads, tokens, width) as (key heads, groups, tokens, width), in the same
+    memory for every head of a group.
     """
     return x[0][:, None].expand(-1, groups, -1, -1)
 
 
 def _like(x: torch.Tensor) -> torch.Tensor:
-    """Empty, of the shape of ``x`` (1, heads, tokens, width), with a token's heads side by side as
-    linear layers want them.
+    """Return an empty tensor of the shape of ``x`` (1, heads, tokens, width), in which the heads of
+    a token are side by side, as linear layers read them.
     """
     return x.new_empty(1, x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)

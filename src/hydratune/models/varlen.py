@@ -1,7 +1,7 @@
 """Attention of rows laid end to end on a GPU, by PyTorch's flash kernel for rows of uneven length.
 
 The kernel reads half precision only and has no dropout; everything else loops over the rows. Not
-run on a GPU so far: the tests compare what is handed to the kernel against a kernel of their own.
+run on a GPU so far: the tests compare what the kernel is given with a kernel of their own.
 """
 
 import inspect
@@ -28,17 +28,17 @@ def _has(kernel: Callable[..., object] | None, *names: str) -> bool:
     )
 
 
-def can_take(
+def supports(
     query: torch.Tensor, value: torch.Tensor, dropout: float, windowed: bool = False
 ) -> bool:
-    """Whether the kernel computes attention of these tensors, forward and backward; ``windowed``:
-    in a sliding window.
+    """Return whether the kernel computes attention of these tensors, forward and backward;
+    ``windowed``: in a sliding window.
     """
     return (
         query.device.type == "cuda"
         and query.dtype in (torch.float16, torch.bfloat16)
         and query.shape[-1] == value.shape[-1]
-        and takes_heads(query.shape[-1], torch.cuda.get_device_capability(query.device))
+        and supports_heads(query.shape[-1], torch.cuda.get_device_capability(query.device))
         and not dropout
         and (
             _has(kernel, "window_size") or (_has(kernel, "is_causal") and not windowed)
@@ -46,12 +46,12 @@ def can_take(
     )
 
 
-def takes_heads(width: int, capability: tuple[int, int]) -> bool:
-    """Whether flash-attention takes heads of ``width`` on a GPU of this compute capability, forward
-    and backward.
+def supports_heads(width: int, capability: tuple[int, int]) -> bool:
+    """Return whether flash-attention computes heads of ``width`` on a GPU of this compute
+    capability, forward and backward.
 
-    It needs 8.0 (Ampere). The backward pass of 193 to 224 needs more shared memory than 8.6, 8.9
-    and 12.x have: PyTorch's own choice of kernels leaves them out as well (sdp_utils.cpp).
+    It needs 8.0 (Ampere). The backward pass of widths from 193 to 224 needs more shared memory than
+    8.6, 8.9 and 12.x have: PyTorch's own choice of kernels excludes them as well (sdp_utils.cpp).
     """
     small = capability in ((8, 6), (8, 7), (8, 9)) or capability[0] == 12
     return (
@@ -71,37 +71,29 @@ def attend(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """Every token sees the prefix, and its own row up to itself, ``window`` tokens at most.
+    """Return attention of every token to the prefix, and to its own row up to itself, ``window``
+    tokens at most.
 
-    query (1, heads, tokens, width), key and value (1, key heads, tokens, width), prefix (1, key
-    heads, prefix, width)
-    -> (1, tokens, heads, width).
+    Shapes: query (1, heads, tokens, width), key and value (1, key heads, tokens, width), prefix (1,
+    key heads, prefix, width), result (1, tokens, heads, width).
     """
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     extra = 0
     if prefix is not None:
-        # the last query sees the last key, so a row's keys are the prefix and its own
+        # the last query attends to the last key, so a row's keys are the prefix and its own
         extra = prefix[0].shape[2]
         k, v = (
             BeforeEach.apply(p[0].transpose(0, 1), x, lengths)  # type: ignore[no-untyped-call]
             for p, x in zip(prefix, (k, v), strict=True)
         )
-    options: dict[str, object] = {}
-    if q.shape[1] != k.shape[1]:
-        if _has(kernel, "enable_gqa"):
-            options["enable_gqa"] = True
-        else:
-            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    grouped = q.shape[1] != k.shape[1]
+    options = _options(grouped, scale, window)
+    if grouped and "enable_gqa" not in options:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    if scale is not None and "scale" not in options:  # it divides by the root of the width
+        q = q * (scale * q.shape[-1] ** 0.5)
     starts, key_starts = (_starts(lengths, more, q.device) for more in (0, extra))
     longest = max(lengths)
-    if _has(kernel, "window_size"):
-        options["window_size"] = (window - 1 if window is not None else -1, 0)
-    else:
-        options["is_causal"] = True
-    if _has(kernel, "scale"):
-        options["scale"] = scale
-    elif scale is not None:  # the kernel divides by the root of the width
-        q = q * (scale * q.shape[-1] ** 0.5)
     assert kernel is not None
     attended: Any = kernel(
         q.contiguous(),
@@ -115,6 +107,23 @@ def attend(
     )
     result: torch.Tensor = attended[None]
     return result
+
+
+def _options(grouped: bool, scale: float | None, window: int | None) -> dict[str, object]:
+    """Return the keyword arguments of the kernel, which depend on the version of PyTorch.
+
+    ``grouped``: several query heads share a key head.
+    """
+    options: dict[str, object] = {}
+    if grouped and _has(kernel, "enable_gqa"):
+        options["enable_gqa"] = True
+    if _has(kernel, "window_size"):
+        options["window_size"] = (window - 1 if window is not None else -1, 0)
+    else:
+        options["is_causal"] = True
+    if _has(kernel, "scale"):
+        options["scale"] = scale
+    return options
 
 
 class BeforeEach(torch.autograd.Function):
@@ -143,8 +152,11 @@ class BeforeEach(torch.autograd.Function):
 
 @lru_cache(maxsize=16)  # the same for every layer of a micro-pack
 def _places(lengths: tuple[int, ...], prefix: int, device: torch.device) -> list[torch.Tensor]:
-    """(what stands where when the prefix is before every row, counted in prefix and x end to end;
-    places of the copies; of the rows).
+    """Return three lists of positions for a prefix before every row.
+
+    The first has, for every position of the result, where it is in prefix and x laid end to end.
+    The second has the positions of the copies of the prefix in the result, the third those of the
+    rows.
     """
     places: list[int] = []
     of_prefix: list[int] = []
@@ -160,8 +172,8 @@ def _places(lengths: tuple[int, ...], prefix: int, device: torch.device) -> list
 
 @lru_cache(maxsize=16)  # the same for every layer of a micro-pack
 def _starts(lengths: tuple[int, ...], more: int, device: torch.device) -> torch.Tensor:
-    """Where rows begin that are ``more`` longer than ``lengths`` say, and where the last one ends;
-    int32, as the kernel wants it.
+    """Return where rows begin that are ``more`` tokens longer than ``lengths``, and where the last
+    one ends; int32, as the kernel requires.
     """
     with torch.inference_mode(False):  # answers and training steps may share it
         (starts,) = sent([[0, *itertools.accumulate(length + more for length in lengths)]], device)

@@ -161,6 +161,11 @@ class RunDirectory:
         """The state of training after the last step, from which a run is resumed."""
         return self.checkpoints / LAST_CHECKPOINT
 
+    @property
+    def best_checkpoint(self) -> Path:
+        """The state of training at the lowest validation loss."""
+        return self.checkpoints / BEST_CHECKPOINT
+
     def predictions_file(self, system: str = "eval") -> Path:
         """``system``: eval (the fine-tuned model), base or fewshot."""
         return self.path / (

@@ -1,42 +1,65 @@
-"""The complete settings of each command."""
+"""The complete settings of each command, and the rules between their groups."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from omegaconf import MISSING, DictConfig
 
 from hydratune.bounds import load_yaml
-from hydratune.settings.adapter import AdapterConfig
+from hydratune.errors import Problem, refuse
+from hydratune.settings.adapter import AdapterConfig, AdapterContext
 from hydratune.settings.data import DataConfig
 from hydratune.settings.evaluation import EvaluationConfig
-from hydratune.settings.model import ModelConfig
-from hydratune.settings.optimizer import OptimizerConfig
-from hydratune.settings.registry import register, typed
+from hydratune.settings.judge import AskingConfig, FactsConfig
+from hydratune.settings.model import ModelConfig, Quantization
+from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext
+from hydratune.settings.ranges import at_least, one_of
+from hydratune.settings.registry import plain, register, typed
+from hydratune.settings.secrets import secret_problems
 from hydratune.settings.tracking import TrackingConfig
-from hydratune.settings.trainer import TrainerConfig
+from hydratune.settings.trainer import ACCELERATORS, TrainerConfig
+
+SYSTEMS = ("eval", "base", "fewshot")  # whose answers a run has
 
 
 class Resume(StrEnum):
     """What to do where the run directory holds a run."""
 
-    # go on from its last checkpoint; refuse if settings, data, base model, code or versions
-    # changed since
+    # resume from its last checkpoint; refuse if settings, data, base model, code or versions have
+    # changed
     auto = "auto"
-    force = "force"  # go on although data, base model, code or versions changed
-    never = "never"  # begin anew; what was there is moved to previous/
-    # train a finished run further, to a larger trainer.max_epochs or max_steps; what it was is
-    # moved to finished/
+    force = "force"  # resume although data, base model, code or versions have changed
+    never = "never"  # start again; the earlier run is moved to previous/
+    # train a finished run further, to a larger trainer.max_epochs or max_steps; its finished state
+    # is moved to finished/
     extend = "extend"
 
 
 @dataclass
-class TrainConfig:
-    """One experiment."""
+class CommandConfig:
+    """The settings of a command."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield every problem of the settings, in the order of their groups.
+
+        What only the machine or the model can tell is checked later, with the same ``Problem``.
+        """
+        yield from ()
+
+    def check(self) -> None:
+        """Raise ``ConfigError`` with every problem of the settings, if there are any."""
+        refuse(self.problems())
+
+
+@dataclass
+class TrainConfig(CommandConfig):
+    """Settings of one experiment."""
 
     name: str | None = None  # folder under outputs/; null: the name of the data set
     seed: int = 0
-    preview: int = 0  # show these many rows with the trained tokens coloured, then stop
+    preview: int = 0  # show this many rows with the trained tokens coloured, then stop; 0: train
     resume: Resume = Resume.auto
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
@@ -46,117 +69,149 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
+    def problems(self) -> Iterator[Problem]:
+        if not 0 <= self.seed < 2**32:
+            yield Problem("seed", self.seed, "must be in [0, 4294967295]", "for example seed=0")
+        yield from at_least("preview", self.preview, 0)
+        yield from self.model.problems()
+        yield from self._model_and_others()
+        yield from self.data.problems()
+        yield from self.adapter.problems(self._adapter_context())
+        yield from self.optimizer.problems(self._optimizer_context())
+        yield from self.trainer.problems()
+        yield from self.evaluation.problems()
+        yield from self.tracking.problems()
+        yield from secret_problems("", asdict(self))
 
-@dataclass
-class AskingConfig:
-    """A judge: who is asked, and at what cost.
+    def _adapter_context(self) -> AdapterContext:
+        model, trainer = self.model, self.trainer
+        return AdapterContext(model.quantization, model.context_window, trainer.neftune_alpha)
 
-    A server's key is never a setting: ``key_env`` names where it is.
-    """
+    def _optimizer_context(self) -> OptimizerContext:
+        return OptimizerContext(self.adapter.trains_base, self.trainer.accelerator)
 
-    base_url: str = "https://api.openai.com/v1"  # any server that speaks its chat completions
-    judge: str | None = None  # name of the model there
-    # name of the environment variable with the key; null: the server wants none
-    key_env: str | None = "OPENAI_API_KEY"
-    # instead of a server: folder or hub id of a chat model, or base: that of the run
-    local: str | None = None
-    max_tokens: int = 400  # of a judgement
-    attempts: int = 2  # requests for one judgement until it can be read
-    concurrency: int = 4  # requests at a time
-    # seconds for a request; one that takes longer is given up, and not asked again
-    timeout: float = 60.0
-    # seconds for all requests together; what was answered until then counts and is kept; null:
-    # no limit
-    time_limit: float | None = 3600.0
-    retries: int = 4  # after 429, 5xx and lost connections, with growing pauses
-    price_in: float = 0.0  # of a million tokens, in any money
-    price_out: float = 0.0
-    budget: float | None = None  # most to spend, in that money; null: no limit
-    batch_size: int = 4  # rows that a local judge answers together
-
-
-@dataclass
-class FactsConfig(AskingConfig):
-    """Training answers read by a judge: does the request support what they say?
-
-    Off unless ``judge`` or ``local`` is given.
-    """
-
-    rows: int | None = 200  # of the training rows, drawn by their hashes; null: all
+    def _model_and_others(self) -> Iterator[Problem]:
+        """Yield what does not fit the base model: lengths of rows, and what is trained."""
+        model, window = self.model, self.model.context_window
+        if window is not None and self.data.max_length > window:
+            why = f"{model.name} reads at most {window} tokens"
+            fix = f"set data.max_length={window} or less, or choose another model"
+            yield Problem("data.max_length", self.data.max_length, why, fix)
+        if model.quantization is not Quantization.none and self.adapter.trains_base:
+            why = "the weights of a quantised base cannot be trained: they are frozen codes"
+            fix = "set adapter=lora (QLoRA), or model.quantization=none"
+            yield Problem("model.quantization", model.quantization.value, why, fix)
+        if self.trainer.precision == "bf16-true" and not self.adapter.trains_base:
+            why = (
+                "the adapter's weights would be bf16, in which most updates of AdamW round to"
+                " nothing"
+            )
+            fix = (
+                "set trainer.precision=bf16-mixed: the base is bf16 as well, and the adapter stays"
+                " in fp32"
+            )
+            yield Problem("trainer.precision", "bf16-true", why, fix)
 
 
 @dataclass
 class PrepareConfig(TrainConfig):
-    """Look at a data set, and write it down ready for training.
+    """Settings of inspecting a data set and writing it ready for training.
 
-    Takes every setting of train, so that both see the same rows.
+    Every setting of train belongs to them, so that both commands see the same rows.
     """
 
     output: str | None = None  # folder; null: outputs/prepared/<name>
     facts: FactsConfig = field(default_factory=FactsConfig)
 
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        yield from self.facts.asking_problems("facts.")
+        yield from at_least("facts.rows", self.facts.rows, 1)
+
 
 @dataclass
 class DecideConfig(TrainConfig):
-    """Ask the base with several prompts, with retrieval, and a fine-tuned run.
+    """Settings of comparing prompts, retrieval and fine-tuning.
 
-    Takes a run, or the settings of train.
+    Either a run is given, or the settings of train.
     """
 
     run: str | None = None  # directory of a finished run
-    # folder or file with texts to look things up in; null: the training rows
+    # folder or file with texts that are searched for each request; null: the training rows
     knowledge: str | None = None
-    passages: int = 3  # shown in the prompt
-    passage_words: int = 120
-    # which decides; null: label_accuracy, field_f1 or rougeL, by the task
+    passages: int = 3  # passages in the prompt
+    passage_words: int = 120  # words of a passage
+    # the metric that decides; null: label_accuracy, field_f1 or rougeL, by the task
     metric: str | None = None
-    # also answers held to the JSON schema, which take no part in the decision
+    # also generate answers under the constraint of the JSON schema; they do not count in the
+    # decision
     constrained: bool = False
-    margin: float = 0.02  # a smaller difference of the metric is no reason for anything
+    margin: float = 0.02  # smaller differences of the metric do not count
     rows: int | None = None  # of the test set; null: all
     output: str | None = None  # folder; null: outputs/decide/<name>
+
+    def problems(self) -> Iterator[Problem]:
+        if self.run is not None:
+            yield from _run_problems(self.run, ", or leave it out")
+        yield from at_least("passages", self.passages, 1)
+        yield from at_least("passage_words", self.passage_words, 10)
+        yield from at_least("rows", self.rows, 1)
+        if not 0 <= self.margin < 1:
+            yield Problem("margin", self.margin, "must be in [0, 1)", "usual: 0.02")
+        if self.run is None:
+            yield from super().problems()
 
 
 class EvaluationSource(StrEnum):
     """What ``hydratune evaluate`` starts from."""
 
-    adapter = "adapter"  # generates again
-    predictions = "predictions"  # scores the stored predictions; loads no model
+    adapter = "adapter"  # generate the answers again
+    predictions = "predictions"  # score the stored predictions; no model is loaded
 
 
 @dataclass
-class EvaluateConfig:
-    """Measure a finished run again."""
+class EvaluateConfig(CommandConfig):
+    """Settings of measuring a finished run again."""
 
     run: str = MISSING  # its directory
     source: EvaluationSource = EvaluationSource.adapter
     batch_size: int | None = None  # rows generated together; null: the run's own
     accelerator: str | None = None  # auto, cpu or gpu; null: the run's own
-    constrained: bool = False  # answers held to the JSON schema instead, beside those of the run
-    # file or folder of running texts: their likelihood instead, of the base and of the
+    constrained: bool = False  # generate under the constraint of the JSON schema, beside the run's
+    # file or folder of running texts whose likelihood is measured instead, under the base and the
     # fine-tuned model
     texts: str | None = None
-    window: int | None = None  # tokens the model sees of a text at once; null: as many as it reads
+    window: int | None = None  # tokens of a text that the model reads at once; null: all it can
     # tokens predicted in a window, the others are context; null: the whole window
     stride: int | None = None
-    # tasks of lm-eval instead, of the base and of the fine-tuned model
+    # tasks of lm-eval that are measured instead, for the base and the fine-tuned model
     lm_eval: list[str] | None = None
-    lm_eval_path: str | None = None  # folder with task files of one's own
+    lm_eval_path: str | None = None  # folder with your own task files
     lm_eval_limit: int | None = None  # rows of each task; null: all
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _run_problems(self.run)
+        if self.constrained and (self.texts is not None or self.lm_eval is not None):
+            why = "texts and tasks have no JSON schema that could constrain the answers"
+            yield Problem("constrained", True, why, "leave one of the two out")
+        yield from at_least("batch_size", self.batch_size, 1)
+        if self.accelerator is not None:
+            yield from one_of("accelerator", self.accelerator, ACCELERATORS, " or null")
 
 
 @dataclass
-class JudgeConfig(AskingConfig):
-    """A model reads the answers of a run."""
+class JudgeConfig(AskingConfig, CommandConfig):
+    """Settings of having a model judge the answers of a run."""
 
     run: str = MISSING  # directory of a finished run
     system: str = "eval"  # whose answers: eval (fine-tuned), base or fewshot
-    # pairs with the answers of another run (its directory), or of a system of this one
+    # compare with the answers of another run (its directory), or of a system of this one; null:
+    # score by the rubric
     against: str | None = None
     rows: int | None = None  # of the test set; null: all
-    rubric: dict[int, str] = field(default_factory=dict)
-    criteria: str = ""
-    references: bool = True  # show the right answer to the judge
+    rubric: dict[int, str] = field(default_factory=dict)  # score -> what it means
+    criteria: str = ""  # what matters in a comparison
+    references: bool = True  # show the reference answer to the judge
     # JSONL of people's labels: id and score, or winner (ours, theirs, tie)
     labels: str | None = None
     confidence: float = 0.95
@@ -164,8 +219,32 @@ class JudgeConfig(AskingConfig):
     seed: int = 0
     output: str | None = None  # folder; null: judge/ in the run's
 
+    def problems(self) -> Iterator[Problem]:
+        yield from _run_problems(self.run)
+        if self.system not in SYSTEMS:
+            fix = f"one of: {', '.join(SYSTEMS)}"
+            yield Problem("system", self.system, "no such system", fix)
+        if self.local is None and not self.judge:
+            fix = "set judge=NAME and base_url=URL of a server, or local=DIR, or local=base"
+            yield Problem("judge", None, "there is no judge to be asked", fix)
+        if set(self.rubric) != {1, 2, 3, 4, 5}:
+            why = "a text for each of the scores 1 to 5 is needed"
+            yield Problem("rubric", sorted(self.rubric), why, "see hydratune judge --cfg job")
+        yield from self.asking_problems("")
+        yield from at_least("rows", self.rows, 1)
+        yield from at_least("bootstrap_samples", self.bootstrap_samples, 100)
+        yield from secret_problems("", plain(self))
 
-COMMANDS: dict[str, type] = {
+
+def _run_problems(run: str, alternative: str = "") -> Iterator[Problem]:
+    """Yield a problem if ``run`` is no run directory."""
+    if not (Path(run) / "config.yaml").is_file():
+        why = "this is not a run directory (no config.yaml in it)"
+        fix = f"give a run directory such as outputs/contracts/<timestamp>{alternative}"
+        yield Problem("run", run, why, fix)
+
+
+COMMANDS: dict[str, type[CommandConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -175,9 +254,9 @@ COMMANDS: dict[str, type] = {
 
 
 def load(path: Path) -> TrainConfig:
-    """The configuration of a run directory's ``config.yaml``.
+    """Return the settings in a run directory's ``config.yaml``.
 
-    Loading it never imports or runs anything it names.
+    Loading the file never imports or runs anything that it names.
     """
     config = load_yaml(path)
     assert isinstance(config, DictConfig)

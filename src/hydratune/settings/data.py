@@ -1,20 +1,18 @@
-"""Settings of the data: what all sources share, and the fields of each source."""
+"""Settings of the data that all sources share, and their rules.
 
+The settings of each source are in its own module, in ``hydratune.data.sources`` and
+``hydratune.data.cases``.
+"""
+
+import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-
-from hydratune.settings.registry import variant, variants
-
-
-class Difficulty(StrEnum):
-    """How hard the built-in contracts are to read."""
-
-    easy = "easy"
-    standard = "standard"
-    hard = "hard"
+from hydratune.errors import Problem
+from hydratune.settings.ranges import at_least, between
 
 
 class Overlength(StrEnum):
@@ -130,7 +128,22 @@ class QualityConfig:
     length_outliers: Level = Level.warn  # answers far longer or shorter than the rest
     label_balance: Level = Level.warn  # one label is most of the rows, or a label is very rare
     size: Level = Level.warn  # fewer than 500 training rows, or more than 5,000
-    similarity: float = 0.8  # Jaccard similarity of character 5-grams from which requests are near
+    # least Jaccard similarity of the character 5-grams of nearly equal requests
+    similarity: float = 0.8
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield every problem of these settings."""
+        if not 0.5 <= self.similarity <= 1:
+            why = "must be in [0.5, 1]: below, most texts count as similar"
+            yield Problem("data.quality.similarity", self.similarity, why, "usual: 0.8")
+        is_installed = importlib.util.find_spec("presidio_analyzer") is not None
+        if self.pii_names is not Level.off and not is_installed:
+            fix = (
+                'pip install "hydratune[pii]" and python -m spacy download en_core_web_lg, or set'
+                " it to off"
+            )
+            why = "presidio is not installed"
+            yield Problem("data.quality.pii_names", self.pii_names.value, why, fix)
 
 
 @dataclass
@@ -163,190 +176,58 @@ class DataConfig:
     # train, validate and test on these many rows: loss must go to 0
     overfit_rows: int | None = None
 
+    def problems(self) -> Iterator[Problem]:
+        """Yield every problem of these settings."""
+        yield from at_least("data.batch_size", self.batch_size, 1, " row")
+        yield from at_least("data.max_length", self.max_length, 8, " tokens")
+        yield from self._overlap_problems()
+        for name in ("max_train_rows", "max_validation_rows", "max_test_rows", "overfit_rows"):
+            yield from at_least(f"data.{name}", getattr(self, name), 1, " row")
+        yield from self._fraction_problems()
+        yield from self._schema_problems()
+        if self.overfit_rows is not None and self.control is not Control.none:
+            why, fix = "data.overfit_rows is set as well", "use one of the two"
+            yield Problem("data.control", self.control.value, why, fix)
+        yield from self.quality.problems()
+        yield from self.source_problems()
 
-@variant("data", "contracts")
-@dataclass
-class ContractsData(DataConfig):
-    """Synthetic contracts and the JSON object of their terms; see ``hydratune.data.contracts``."""
+    def source_problems(self) -> Iterator[Problem]:
+        """Yield the problems of the settings that only this source has."""
+        yield from ()
 
-    source: str = "contracts"
-    train_rows: int = 280
-    validation_rows: int = 50
-    test_rows: int = 100
-    difficulty: Difficulty = Difficulty.standard
-    seed: int = 0  # of the generator; another seed is another set of contracts
+    def own_schema_file(self) -> str | None:
+        """Return the file of a JSON schema that belongs to the data, if the source has one."""
+        return None
 
+    def default_name(self) -> str | None:
+        """Return the name of the folder of the prepared data, if the source suggests one."""
+        return None
 
-@variant("data", "files")
-@dataclass
-class FilesData(DataConfig):
-    """JSONL, JSON, CSV, TSV, Parquet or text files; format and columns are detected and stated."""
+    def _overlap_problems(self) -> Iterator[Problem]:
+        if self.split_overlap is not None:
+            yield from at_least("data.split_overlap", self.split_overlap, 0, " tokens")
+        most = max(0, (self.max_length - 3) // 2)
+        if self.overlength is Overlength.split and (self.split_overlap or 0) > most:
+            why = (
+                f"each part of a document has at most data.max_length = {self.max_length} tokens,"
+                " and less than half of them may be repeated"
+            )
+            fix = f"set data.split_overlap={most} or less"
+            yield Problem("data.split_overlap", self.split_overlap, why, fix)
 
-    source: str = "files"
-    train: str = MISSING
-    validation: str | None = None
-    test: str | None = None
-    # e.g. {prompt: question, completion: answer, group: customer}
-    columns: dict[str, str] = field(default_factory=dict)
-    roles: dict[str, Any] = field(
-        default_factory=dict
-    )  # speaker -> role, e.g. {narrator: system}; or role -> speakers, {user: [Mr. X, Ann]}
-    # rows whose column has this value, e.g. {label: true}; any: the column is no mark
-    keep: dict[str, Any] = field(default_factory=dict)
-    encoding: str = "utf-8"
+    def _fraction_problems(self) -> Iterator[Problem]:
+        validation, test = self.validation_fraction, self.test_fraction
+        yield from between("data.validation_fraction", validation, 0, 1, open_high=True)
+        yield from between("data.test_fraction", test, 0, 1, open_high=True)
+        if validation < 1 and test < 1 and validation + test >= 1:
+            why = "validation_fraction and test_fraction together leave nothing to train on"
+            fix = "keep their sum below 1"
+            yield Problem("data.validation_fraction", validation, why, fix)
 
-
-@variant("data", "hub")
-@dataclass
-class HubData(DataConfig):
-    """A data set on the Hugging Face hub (or a local folder that ``datasets.load_dataset`` reads)."""
-
-    source: str = "hub"
-    id: str = MISSING
-    subset: str | None = None
-    revision: str | None = None
-    train: str = "train"  # names of the splits
-    validation: str | None = None
-    test: str | None = None
-    columns: dict[str, str] = field(default_factory=dict)
-    roles: dict[str, Any] = field(default_factory=dict)  # as with data=files; so is keep
-    keep: dict[str, Any] = field(default_factory=dict)
-
-
-class CodeTask(StrEnum):
-    """What a row of ``data=repository`` asks for, given one function of the code base."""
-
-    body = "body"  # signature and docstring -> body
-    docstring = "docstring"  # source without its docstring -> docstring
-    test = "test"  # source -> a test of the code base that calls it
-
-
-@dataclass
-class CaseData(DataConfig):
-    """A case study read from a folder of published files; ``hydratune.data.cases`` holds a reader
-    for each ``source``.
-    """
-
-    holds: ClassVar[str] = "the published files"  # what the folder must hold, for messages
-
-    source: str = MISSING
-    path: str = MISSING  # the folder
-
-
-@variant("data", "snips")
-@dataclass
-class SnipsData(CaseData):
-    """SNIPS voice requests -> {"intent", "slots"}."""
-
-    holds: ClassVar[str] = "train_*_full.json and validate_*.json"
-
-    source: str = "snips"
-
-
-@variant("data", "cuad")
-@dataclass
-class CuadData(CaseData):
-    """CUAD's marked contract clauses -> JSON object of what they settle."""
-
-    holds: ClassVar[str] = "master_clauses.csv"
-
-    source: str = "cuad"
-
-
-@variant("data", "mts_dialog")
-@dataclass
-class MtsDialogData(CaseData):
-    """MTS-Dialog: doctor-patient dialogue -> one section of the clinical note."""
-
-    holds: ClassVar[str] = (
-        "MTS-Dialog-TrainingSet.csv, MTS-Dialog-ValidationSet.csv and"
-        " MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv"
-    )
-
-    source: str = "mts_dialog"
-
-
-@variant("data", "tech_support")
-@dataclass
-class TechSupportData(CaseData):
-    """NL2Bash: request -> shell command; with ``tldr`` also the examples of tldr pages."""
-
-    holds: ClassVar[str] = "all.nl and all.cm"
-
-    source: str = "tech_support"
-    tldr: str | None = None  # a folder of tldr pages, as for data=brand_style; null: NL2Bash alone
-
-
-@variant("data", "brand_style")
-@dataclass
-class BrandStyleData(CaseData):
-    """Plain notes on a command -> its page in the style of the tldr project."""
-
-    holds: ClassVar[str] = "pages_common_linux.jsonl, or a clone of tldr-pages"
-
-    source: str = "brand_style"
-
-
-@variant("data", "repository")
-@dataclass
-class RepositoryData(CaseData):
-    """Your own Python code base -> body, docstring and test of its functions.
-
-    Code is parsed, never imported or run.
-    """
-
-    holds: ClassVar[str] = "Python files"
-
-    source: str = "repository"
-    tasks: list[CodeTask] = field(default_factory=lambda: list(CodeTask))
-    # globs on a path inside the folder or on any of its parts; virtual environments are left
-    # out anyway
-    exclude: list[str] = field(
-        default_factory=lambda: [
-            ".*",
-            "__pycache__",
-            "build",
-            "dist",
-            "node_modules",
-            "site-packages",
-            "*.egg-info",
-            "_vendor",
-        ]
-    )
-    min_lines: int = 3  # of a function, decorators and docstring counted
-    max_lines: int = 60
-
-
-@variant("data", "mixed")
-@dataclass
-class MixedData(DataConfig):
-    """Several sources in one set. ``parts.NAME`` holds the settings of one: its ``source``, that
-    source's own, and ``weight``.
-
-    Of the shared settings a part has its own ``system_prompt`` and ``max_train_rows``; the others
-    are those of the whole.
-    """
-
-    source: str = "mixed"
-    parts: dict[str, Any] = field(default_factory=dict)
-
-
-@variant("data", "prepared")
-@dataclass
-class PreparedData(DataConfig):
-    """What ``hydratune prepare`` wrote: read as it is, and refused if a file was changed since."""
-
-    source: str = "prepared"
-    path: str = MISSING
-
-
-def part(values: dict[str, Any]) -> tuple[DataConfig, float]:
-    """Return one of ``data.parts`` as its own source's settings, and its weight.
-
-    Raises OmegaConf's own errors and ``KeyError``.
-    """
-    own = {name: value for name, value in values.items() if name != "weight"}
-    schema = OmegaConf.structured(variants("data")[own["source"]])
-    typed_part = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(own)))
-    assert isinstance(typed_part, DataConfig)
-    return typed_part, float(values.get("weight", 1))
+    def _schema_problems(self) -> Iterator[Problem]:
+        if self.schema is not None and self.schema_file is not None:
+            why, fix = "data.schema is set as well", "give one of the two"
+            yield Problem("data.schema_file", self.schema_file, why, fix)
+        if self.schema_file is not None and not Path(self.schema_file).is_file():
+            fix = "give a JSON schema file"
+            yield Problem("data.schema_file", self.schema_file, "no such file", fix)

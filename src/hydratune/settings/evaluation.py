@@ -1,17 +1,15 @@
 """Settings of what is measured on the test rows."""
 
+import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib.metadata import entry_points
 
+from hydratune import metric_table
+from hydratune.errors import Problem
+from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
-
-METRIC_FAMILIES = ("json", "match", "rouge", "bleu", "label", "code")
-
-
-FORGETTING = ("bits_per_byte", "nll", "instructions", "kl")  # what evaluation.forgetting measures
-
-
-METRICS_GROUP = "hydratune.metrics"  # entry points of packages that bring other metrics
 
 
 class Task(StrEnum):
@@ -31,28 +29,44 @@ class Baseline(StrEnum):
 
 @dataclass
 class ForgettingConfig:
-    """A panel of what the model could do before, read by the untouched and by the fine-tuned model."""
+    """Settings of forgetting: what the base model can do, measured before and after fine-tuning."""
 
     measure: bool = False
-    # file or folder of running texts; null: the small panel that comes along, as below
+    # file or folder of running texts; null here and below: the small panel that is built in
     texts: str | None = None
     questions: str | None = None  # JSONL with questions and reference answers
-    instructions: str | None = None  # JSONL in IFEval's form, whose answers are checked by rules
-    answers: bool = True  # have the instructions answered, which takes most of the time
-    answer_tokens: int = 96  # of such an answer
-    items: int = 64  # of each part
-    window: int = 1024  # tokens of a text read at once
+    instructions: str | None = None  # JSONL in IFEval's form; rules check the answers
+    answers: bool = True  # generate answers to the instructions, which takes most of the time
+    answer_tokens: int = 96  # tokens of such an answer, at most
+    items: int = 64  # items of each part, at most
+    window: int = 1024  # tokens of a text that the model reads at once
     batch_size: int = 8
-    # measure -> most that may be lost: bits_per_byte, nll, instructions, kl
+    # measure -> the largest loss without a warning: bits_per_byte, nll, instructions, kl
     warn: dict[str, float] = field(default_factory=dict)
     # likewise; a run that loses more is never called the best
     fail: dict[str, float] = field(default_factory=dict)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield every problem of these settings."""
+        for key in ("answer_tokens", "items", "batch_size"):
+            yield from at_least(f"evaluation.forgetting.{key}", getattr(self, key), 1)
+        yield from at_least("evaluation.forgetting.window", self.window, 16)
+        measures = metric_table.forgetting_budgets()
+        for key in ("warn", "fail"):
+            for name, most in getattr(self, key).items():
+                if name not in measures:
+                    fix = f"one of: {', '.join(measures)}"
+                    key_of_budget = f"evaluation.forgetting.{key}.{name}"
+                    yield Problem(key_of_budget, most, "no such measure", fix)
+        if (self.warn or self.fail) and not self.measure:
+            why = "there is a budget, and nothing is measured"
+            yield Problem("evaluation.forgetting.measure", False, why, "set it to true")
 
 
 @variant("evaluation", "evaluation")
 @dataclass
 class EvaluationConfig:
-    """What is measured on the test rows before and after training."""
+    """Settings of what is measured on the test rows before and after training."""
 
     task: Task = Task.auto
     # families: json, match, rouge, bleu, label, code, or of a package; null: those of the task
@@ -65,17 +79,60 @@ class EvaluationConfig:
     batch_tokens: int | None = None
     max_new_tokens: int | None = None  # null: the longest reference answer + 5 %
     max_rows: int | None = None  # of the test set; null: all
-    confidence: float = 0.95
+    confidence: float = 0.95  # of all intervals
     bootstrap_samples: int = 2000
-    # optimizer steps after which a sample of the validation rows is answered in training; null:
-    # never
+    # optimizer steps between two evaluations of a sample of the validation rows during training;
+    # null: never
     every_steps: int | None = None
     sample: int = 8  # rows of that sample
-    # training and held-out rows whose answers are to be continued from their middle; 0: none
+    # number of training and held-out rows whose answers are continued from their middle; 0: none
     memorisation: int = 0
-    # made-up rows with secrets put among the training rows, to see how well they are
-    # remembered; 0: none
+    # number of invented rows with secrets added to the training rows, to measure how well they are
+    # memorised; 0: none
     canaries: int = 0
     forgetting: ForgettingConfig = field(default_factory=ForgettingConfig)
-    # take an identical baseline from the cache instead of generating it again
+    # take the answers of an identical baseline from the cache instead of generating them again
     reuse_baselines: bool = True
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield every problem of these settings."""
+        yield from self._metrics_problems()
+        for name in ("shots", "batch_size", "batch_tokens", "max_new_tokens", "max_rows"):
+            yield from at_least(f"evaluation.{name}", getattr(self, name), 1)
+        yield from at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 100)
+        yield from at_least("evaluation.memorisation", self.memorisation, 0)
+        yield from at_least("evaluation.canaries", self.canaries, 0)
+        yield from at_least("evaluation.every_steps", self.every_steps, 1)
+        yield from at_least("evaluation.sample", self.sample, 1)
+        yield from self.forgetting.problems()
+        if not 0.5 <= self.confidence < 1:
+            why = "must be in [0.5, 1)"
+            yield Problem("evaluation.confidence", self.confidence, why, "usual: 0.95")
+
+    def _metrics_problems(self) -> Iterator[Problem]:
+        key = "evaluation.metrics"
+        if self.metrics is None:
+            return
+        if not self.metrics:
+            fix = "set evaluation.metrics=null for those of the task"
+            yield Problem(key, [], "names no family", fix)
+        packages = entry_points(group=metric_table.PACKAGE_METRICS)
+        families = [*metric_table.families(), *(point.name for point in packages)]
+        for name in self.metrics:
+            if name not in families:
+                near = difflib.get_close_matches(name, families, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(families)}"
+                fix = (
+                    f"{hint} (a package brings others: entry points {metric_table.PACKAGE_METRICS})"
+                )
+                yield Problem(key, name, "no such family of metrics", fix)
+        if "code" in self.metrics and not self.run_code:
+            why = (
+                "it executes what the model writes; its limits of time and memory are no security"
+                " boundary"
+            )
+            fix = "set evaluation.run_code=true, or leave out the family code"
+            yield Problem("evaluation.run_code", False, why, fix)
+        if "json" in self.metrics and self.task is Task.text:
+            why = "evaluation.task=text answers are not JSON objects"
+            yield Problem(key, "json", why, "set evaluation.task=json")

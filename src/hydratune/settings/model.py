@@ -1,11 +1,14 @@
-"""Settings of the base model: the source it is loaded from, and how its weights are stored."""
+"""The settings of every model source, and the interface of ``hydratune.models.sources``."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar
 
 from omegaconf import MISSING
 
-from hydratune.settings.registry import variant
+from hydratune.errors import HydratuneError, Problem
 
 
 class Quantization(StrEnum):
@@ -16,62 +19,66 @@ class Quantization(StrEnum):
     int8 = "int8"  # LLM.int8() (arXiv:2208.07339)
 
 
+@dataclass(frozen=True)
+class Source:
+    """What ``from_pretrained`` is given, and how the same weights are recognised again."""
+
+    name: str  # a folder or a hub id
+    revision: str | None
+    identity: str  # checksum, commit or folder
+
+
 @dataclass
 class ModelConfig:
-    """What every model source shares."""
+    """The base model.
 
-    name: str = MISSING  # how the model is called in tables and in W&B
+    A subclass is one module of ``hydratune.models.sources`` with its settings, its rules and the
+    way to its weights. It is registered by ``@variant("model", NAME)``, and has a field ``source``
+    with that name.
+    """
+
+    # whether the model has an id on the Hugging Face hub instead of a folder here
+    on_hub: ClassVar[bool] = False
+
+    name: str = MISSING  # what the model is called in tables and in W&B
     licence: str = "unknown"  # as its publisher states it; check it before you ship
     context_window: int | None = None  # tokens; null: what the model's own config says
     # a Jinja file, or "plain" for a base model without one; null: the tokenizer's own
     chat_template: str | None = None
     quantization: Quantization = Quantization.none
-    # runs code from the model's repository; leave off unless you have read that code
+    # run code from the model's repository; leave it off unless you have read that code
     trust_remote_code: bool = False
     # an adapter that is trained further: a run directory, its adapter/, or a folder that PEFT
-    # wrote
+    # wrote; null: a new adapter
     adapter: str | None = None
 
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong with the settings, before the model is located."""
+        yield from self.own_problems()
+        template = self.chat_template
+        if template not in (None, "plain") and not Path(str(template)).is_file():
+            fix = "give a Jinja file, or plain, or null"
+            yield Problem("model.chat_template", template, "no such file", fix)
 
-@variant("model", "wheel")
-@dataclass
-class WheelModel(ModelConfig):
-    """A model inside a package of the Python package index: no account, no model hub."""
+    def own_problems(self) -> Iterator[Problem]:
+        """Yield what is wrong with the settings that only this source has."""
+        yield from ()
 
-    source: str = "wheel"
-    requirement: str = MISSING  # "package==version"
-    member: str = MISSING  # path of the GGUF file inside the wheel
-    sha256: str = MISSING  # of the wheel
+    def locate(self) -> Source:
+        """Return where the model is, after making it available unless it is on the hub.
 
+        Raises ``InputError`` if it cannot be made available.
+        """
+        raise NotImplementedError(type(self).__name__)
 
-@variant("model", "hub")
-@dataclass
-class HubModel(ModelConfig):
-    """A model on the Hugging Face hub."""
+    def loaded_identity(self, source: Source, commit: str | None) -> str:
+        """Return what identifies the loaded weights; ``commit`` is that of a hub model."""
+        return source.identity
 
-    source: str = "hub"
-    id: str = MISSING  # ORG/NAME
-    revision: str | None = None  # commit, tag or branch; null: main
+    def loading_error(self, source: Source, reason: str) -> HydratuneError:
+        """Return the error of a model that cannot be loaded."""
+        raise NotImplementedError(type(self).__name__)
 
-
-@variant("model", "local")
-@dataclass
-class LocalModel(ModelConfig):
-    """A model in a local Hugging Face folder."""
-
-    source: str = "local"
-    path: str = MISSING
-
-
-@variant("model", "tiny")
-@dataclass
-class TinyModel(ModelConfig):
-    """A random-weight Llama of a few thousand parameters, for trying the machinery.
-
-    It learns nothing useful.
-    """
-
-    source: str = "tiny"
-    hidden_size: int = 64
-    layers: int = 2
-    seed: int = 0
+    def own_name(self) -> tuple[str, str]:
+        """Return the setting by which a user names the model, and its value."""
+        return "model", self.name

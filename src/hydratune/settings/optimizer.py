@@ -1,9 +1,17 @@
-"""Settings of the optimizer and of the learning-rate schedule."""
+"""The settings of every optimizer, and the interface of ``hydratune.training.optimizers``."""
 
+import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
 
-from hydratune.settings.registry import variant
+from hydratune.errors import Problem
+from hydratune.settings.ranges import at_least, between
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Schedule(StrEnum):
@@ -15,149 +23,134 @@ class Schedule(StrEnum):
     # warm-up, stable, decay: falls only in the last ``optimizer.decay_ratio`` of the steps
     # (arXiv:2404.06395)
     wsd = "wsd"
-    polynomial = "polynomial"  # (1 - share done) ** ``optimizer.power``
+    # (1 - progress) ** ``optimizer.power``, with progress from 0 to 1
+    polynomial = "polynomial"
 
 
-class MuonRate(StrEnum):
-    """How Muon's learning rate follows a matrix's shape; names are torch's."""
+@dataclass(frozen=True)
+class OptimizerContext:
+    """The settings outside the group ``optimizer`` that the rules of an optimizer read."""
 
-    original = "original"  # lr * sqrt(max(1, rows / columns))
-    # lr * 0.2 sqrt(max(rows, columns)): AdamW's lr and weight decay fit (arXiv:2502.16982)
-    match_rms_adamw = "match_rms_adamw"
+    trains_base: bool = False  # whether parameters of the base model itself are trained
+    accelerator: str = "auto"  # auto, cpu or gpu
 
 
 @dataclass
 class OptimizerConfig:
-    """What every optimizer shares: the learning rate, its schedule, and which parameters get how
-    much of it.
+    """The learning rate, its schedule, and which parameters get how much of it.
 
     A parameter's learning rate is ``lr`` times the schedule's factor times the factors of
     ``lr_groups``, ``loraplus_lr_ratio`` and ``layer_lr_decay``. Patterns are regular expressions
-    looked for anywhere in a parameter's name
-    (``model.layers.0.self_attn.q_proj.lora_A.default.weight``); of those that match, the first
+    that may match anywhere in a parameter's name
+    (``model.layers.0.self_attn.q_proj.lora_A.default.weight``). Of several that match, the first
     counts.
+
+    A subclass is one module of ``hydratune.training.optimizers`` with its settings, its rules and
+    its implementation. It is registered by ``@variant("optimizer", NAME)``, and has a field
+    ``kind`` with that name.
     """
 
+    # whether a step multiplies large matrices, so that several threads are worthwhile on a CPU
+    multiplies_matrices: ClassVar[bool] = False
+
     lr: float = 1e-3
-    weight_decay: float = 0.0  # decoupled: a step takes lr * weight_decay of the weight away
-    # also what has one dimension: norms, biases, adapters' scaling vectors
+    weight_decay: float = 0.0  # decoupled: a step subtracts lr * weight_decay * weight
+    # whether one-dimensional parameters decay: norms, biases, adapters' scaling vectors
     decay_norms_and_biases: bool = False
     schedule: Schedule = Schedule.cosine
-    warmup_ratio: float | None = 0.05  # share of all optimizer steps
+    warmup_ratio: float | None = 0.05  # share of all optimizer steps; null: see warmup_steps
     warmup_steps: int | None = None  # optimizer steps, instead of warmup_ratio
     min_lr_ratio: float = 0.0  # the schedule ends at lr * min_lr_ratio
-    # of schedule=wsd: share of all optimizer steps, the last ones, in which the rate falls
+    # with schedule=wsd: the share of all optimizer steps, at the end, in which the rate falls
     # linearly
     decay_ratio: float = 0.2
-    power: float = 2.0  # of schedule=polynomial; 1 is linear
+    power: float = 2.0  # with schedule=polynomial; 1 is linear
     # learning rate of LoRA's B over that of A (LoRA+, arXiv:2402.12354); null: 1
     loraplus_lr_ratio: float | None = None
-    # each layer below the top learns at this times the rate of the one above; null: 1
+    # learning rate of each layer over that of the layer above it; null: 1
     layer_lr_decay: float | None = None
     lr_groups: dict[str, float] = field(default_factory=dict)  # pattern -> factor of lr
     # pattern -> factor of weight_decay
     weight_decay_groups: dict[str, float] = field(default_factory=dict)
 
+    def problems(self, context: OptimizerContext) -> Iterator[Problem]:
+        """Yield what is wrong with the settings, whatever the model."""
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            why, fix = "the learning rate must be above 0", "usual for LoRA: 1e-4 to 1e-3"
+            yield Problem("optimizer.lr", self.lr, why, fix)
+        yield from at_least("optimizer.weight_decay", self.weight_decay, 0)
+        yield from self._schedule_problems()
+        yield from self._rate_problems(context)
+        yield from self._group_problems()
+        yield from self.own_problems(context)
+        yield from self.accelerator_problems(context.accelerator)
 
-@variant("optimizer", "adamw")
-@dataclass
-class AdamWOptimizer(OptimizerConfig):
-    """AdamW (arXiv:1711.05101), torch's fused kernel where there is one."""
+    def own_problems(self, context: OptimizerContext) -> Iterator[Problem]:
+        """Yield what is wrong with the settings that only this optimizer has."""
+        yield from ()
 
-    kind: str = "adamw"
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
+    def accelerator_problems(self, accelerator: str) -> Iterator[Problem]:
+        """Yield why the optimizer cannot work on ``accelerator`` ("cpu", "gpu" or "auto")."""
+        yield from ()
 
+    def build(self, model: "torch.nn.Module") -> "torch.optim.Optimizer":
+        """Return the optimizer of all that ``model`` trains, on the device where it is now."""
+        raise NotImplementedError(type(self).__name__)
 
-@variant("optimizer", "adamw_8bit")
-@dataclass
-class AdamW8bitOptimizer(AdamWOptimizer):
-    """AdamW whose moments are 8-bit codes, in blocks of 256 (arXiv:2110.02861, bitsandbytes): a
-    quarter of the memory.
-    """
+    def _schedule_problems(self) -> Iterator[Problem]:
+        ratio = self.warmup_ratio
+        if ratio is not None:
+            yield from between("optimizer.warmup_ratio", ratio, 0, 1, open_high=True)
+        yield from at_least("optimizer.warmup_steps", self.warmup_steps, 0, " steps")
+        if ratio is not None and self.warmup_steps is not None:
+            why = "optimizer.warmup_ratio is set as well"
+            fix = "give one of the two; the other is null"
+            yield Problem("optimizer.warmup_steps", self.warmup_steps, why, fix)
+        yield from between("optimizer.min_lr_ratio", self.min_lr_ratio, 0, 1)
+        if self.schedule is Schedule.wsd:
+            yield from between("optimizer.decay_ratio", self.decay_ratio, 0, 1)
+            if self.decay_ratio + (ratio or 0) > 1:
+                why = "the rate would have to fall before it has risen"
+                fix = "keep its sum with optimizer.warmup_ratio at 1 or below"
+                yield Problem("optimizer.decay_ratio", self.decay_ratio, why, fix)
+        has_power = self.power > 0 and math.isfinite(self.power)
+        if self.schedule is Schedule.polynomial and not has_power:
+            fix = "1 is linear, 2 falls faster at first"
+            yield Problem("optimizer.power", self.power, "must be above 0", fix)
 
-    kind: str = "adamw_8bit"
+    def _rate_problems(self, context: OptimizerContext) -> Iterator[Problem]:
+        """Yield what is wrong with the learning rates of layers and of LoRA's matrices."""
+        for name, usual in (("loraplus_lr_ratio", "16"), ("layer_lr_decay", "0.9")):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                yield Problem(f"optimizer.{name}", value, "must be above 0", f"usual: {usual}")
+        if self.layer_lr_decay is not None and self.layer_lr_decay > 1:
+            why = "above 1, the layers next to the input would learn fastest"
+            fix = "usual: 0.9; 1 or null for equal rates"
+            yield Problem("optimizer.layer_lr_decay", self.layer_lr_decay, why, fix)
+        if self.loraplus_lr_ratio is not None and context.trains_base:
+            why = "it is the rate of LoRA's matrix B, and full fine-tuning has none"
+            fix = "set adapter=lora, or leave it at null"
+            yield Problem("optimizer.loraplus_lr_ratio", self.loraplus_lr_ratio, why, fix)
 
-
-@variant("optimizer", "paged_adamw")
-@dataclass
-class PagedAdamWOptimizer(AdamWOptimizer):
-    """AdamW whose moments move to the CPU's memory when the GPU's is full (arXiv:2305.14314,
-    bitsandbytes).
-    """
-
-    kind: str = "paged_adamw"
-
-
-@variant("optimizer", "paged_adamw_8bit")
-@dataclass
-class PagedAdamW8bitOptimizer(AdamWOptimizer):
-    """Both: 8-bit moments that move to the CPU's memory when the GPU's is full."""
-
-    kind: str = "paged_adamw_8bit"
-
-
-@variant("optimizer", "adafactor")
-@dataclass
-class AdafactorOptimizer(OptimizerConfig):
-    """Adafactor (arXiv:1804.04235) as transformers has it, with a given learning rate: moments of
-    rows and columns only.
-
-    torch's own always scales the step by the size of the weights, which nearly stands still where
-    LoRA's B begins: at 0.
-    """
-
-    kind: str = "adafactor"
-    clip_threshold: float = 1.0  # root mean square of an update
-    decay_rate: float = -0.8  # of the second moment, as a power of the step
-    beta1: float | None = None  # null: no first moment
-    scale_parameter: bool = False  # the step is lr times the size of the weights
-
-
-@variant("optimizer", "lion")
-@dataclass
-class LionOptimizer(OptimizerConfig):
-    """Lion (arXiv:2302.06675, bitsandbytes): steps by the sign, so it wants 3 to 10 times less lr
-    than AdamW.
-    """
-
-    kind: str = "lion"
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-
-
-@variant("optimizer", "lion_8bit")
-@dataclass
-class Lion8bitOptimizer(LionOptimizer):
-    """Lion with an 8-bit momentum."""
-
-    kind: str = "lion_8bit"
-
-
-@variant("optimizer", "muon")
-@dataclass
-class MuonOptimizer(OptimizerConfig):
-    """Muon (Jordan et al. 2024) for hidden weight matrices in full fine-tuning; the rest is trained
-    by AdamW.
-    """
-
-    kind: str = "muon"
-    momentum: float = 0.95
-    nesterov: bool = True
-    ns_steps: int = 5  # Newton-Schulz iterations
-    adjust_lr_fn: MuonRate = MuonRate.match_rms_adamw
-    # of AdamW: embeddings, output head, norms, biases
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8  # likewise
+    def _group_problems(self) -> Iterator[Problem]:
+        """Yield factors that are out of range, and patterns that are no regular expression."""
+        for key, least in (("lr_groups", "above 0"), ("weight_decay_groups", "at least 0")):
+            for pattern, factor in getattr(self, key).items():
+                name = f"optimizer.{key}.{pattern}"
+                if not math.isfinite(factor) or factor < 0 or (factor == 0 and key == "lr_groups"):
+                    why = f"the factor must be {least}"
+                    yield Problem(name, factor, why, "1 leaves it as it is")
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    why = f"the pattern is no regular expression ({error})"
+                    fix = "a part of a parameter's name will do, such as lora_B"
+                    yield Problem(name, factor, why, fix)
 
 
-@variant("optimizer", "sgd")
-@dataclass
-class SgdOptimizer(OptimizerConfig):
-    """Stochastic gradient descent with momentum; wants a far higher lr than the others.
-
-    Weight decay goes into the gradient (L2).
-    """
-
-    kind: str = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = False
+def betas_problems(betas: list[float]) -> Iterator[Problem]:
+    """Yield a problem if ``betas`` are not two decay rates of moments."""
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        why = "two numbers in [0, 1) are needed"
+        yield Problem("optimizer.betas", betas, why, "usual: [0.9,0.999]")

@@ -11,6 +11,7 @@ instant.
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,27 +21,26 @@ from omegaconf import DictConfig, OmegaConf
 Config = TypeVar("Config")
 _GROUPS = ("model", "data", "adapter", "optimizer", "trainer", "evaluation", "tracking")
 _VARIANTS: dict[str, dict[str, type]] = {group: {} for group in _GROUPS}  # by name
-# where the variants are defined: modules, and packages with one module for each variant
+# where the variants are defined: modules, and packages in which every module defines some
 _HOMES = (
-    "hydratune.settings.model",
-    "hydratune.settings.data",
+    "hydratune.models.sources",
+    "hydratune.data.sources",
+    "hydratune.data.cases",
     "hydratune.adapters.methods",
-    "hydratune.settings.optimizer",
+    "hydratune.training.optimizers",
     "hydratune.settings.trainer",
     "hydratune.settings.evaluation",
     "hydratune.settings.tracking",
 )
-_VARIANT_FIELD = {
-    "model": "source",
-    "data": "source",
-    "adapter": "method",
-    "optimizer": "kind",
-}  # names the class in a stored config
-
-
-_BEFORE_VARIANTS = {
-    "optimizer": "adamw"
-}  # what a configuration was whose group had no such field yet
+# the field that names the variant in a stored configuration
+_VARIANT_FIELD = {"model": "source", "data": "source", "adapter": "method", "optimizer": "kind"}
+# the variant of a configuration that is older than the field
+_BEFORE_VARIANTS = {"optimizer": "adamw"}
+# settings of data and model that are paths, in which ~ stands for the home folder
+_PATHS = (
+    *("train", "validation", "test", "path", "tldr", "schema_file"),  # of data, path also of model
+    *("chat_template", "adapter"),  # of model
+)
 
 
 def variant(group: str, name: str) -> Callable[[type[Config]], type[Config]]:
@@ -54,17 +54,19 @@ def variant(group: str, name: str) -> Callable[[type[Config]], type[Config]]:
 
 
 def variants(group: str) -> Mapping[str, type]:
-    """Return the dataclasses of a config group by name."""
+    """Return the dataclasses of a config group, sorted by name."""
     return all_variants()[group]
 
 
+@cache
 def all_variants() -> Mapping[str, Mapping[str, type]]:
-    """Return the dataclasses of every config group: group -> name -> dataclass."""
+    """Return the dataclasses of every config group: group -> name -> dataclass, both sorted."""
     for name in _HOMES:
         home = importlib.import_module(name)
-        for module in pkgutil.iter_modules(getattr(home, "__path__", ()), f"{name}."):
-            importlib.import_module(module.name)
-    return _VARIANTS
+        modules = pkgutil.iter_modules(getattr(home, "__path__", ()), f"{name}.")
+        for module in sorted(module.name for module in modules):
+            importlib.import_module(module)
+    return {group: dict(sorted(_VARIANTS[group].items())) for group in sorted(_GROUPS)}
 
 
 def register(commands: Mapping[str, type]) -> None:
@@ -82,42 +84,38 @@ def register(commands: Mapping[str, type]) -> None:
 
 
 def typed(config: DictConfig, kind: type[Config]) -> Config:
-    """``config`` as an instance of ``kind``; interpolations are resolved.
+    """Return ``config`` as an instance of ``kind``, with interpolations resolved.
 
-    Raises OmegaConf's own errors.
+    Raises OmegaConf's own errors, and ``ValueError`` for a variant that does not exist.
     """
     tree = OmegaConf.structured(kind)
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
-    for group, variant_field in _VARIANT_FIELD.items():
-        if isinstance(values.get(group), dict):
-            variant = (
-                values[group][variant_field]
-                if group not in _BEFORE_VARIANTS
-                else values[group].get(variant_field, _BEFORE_VARIANTS[group])
-            )
-            tree[group] = OmegaConf.structured(variants(group)[variant])
+    for group in _VARIANT_FIELD:
+        settings = values.get(group)
+        if isinstance(settings, dict):
+            tree[group] = OmegaConf.structured(_variant_of(group, settings))
     result = OmegaConf.to_object(OmegaConf.merge(tree, values))
     assert isinstance(result, kind)
     for part in (getattr(result, "data", None), getattr(result, "model", None)):
-        for name in (
-            "train",
-            "validation",
-            "test",
-            "path",
-            "tldr",
-            "schema_file",
-            "chat_template",
-            "adapter",
-        ):
+        for name in _PATHS:
             file = getattr(part, name, None)
             if isinstance(file, str) and file.startswith("~"):
                 setattr(part, name, str(Path(file).expanduser()))
     return result
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
+def _variant_of(group: str, settings: Mapping[object, object]) -> type:
+    """Return the dataclass of composed or stored ``settings`` of a group."""
+    field = _VARIANT_FIELD[group]
+    name = str(settings.get(field, _BEFORE_VARIANTS.get(group)))
+    if name not in variants(group):
+        raise ValueError(f"{group}.{field} = {name}: one of {', '.join(variants(group))}")
+    return variants(group)[name]
+
+
+def flat(value: object, prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted key."""
     if not isinstance(value, dict):
         return {prefix: value}
     result: dict[str, Any] = {}
@@ -126,8 +124,8 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """A dataclass as nested plain values (enums by name): what is stored and sent to W&B."""
+def plain(config: object) -> dict[str, Any]:
+    """Return a dataclass as nested plain values, enums by name: what is stored and sent to W&B."""
     values = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

@@ -1,8 +1,10 @@
 """Settings of Weights & Biases and TensorBoard."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hydratune.errors import Problem
 from hydratune.settings.registry import variant
 
 
@@ -18,9 +20,10 @@ class TrackingMode(StrEnum):
 @variant("tracking", "tracking")
 @dataclass
 class TrackingConfig:
-    """Weights & Biases.
+    """Settings of Weights & Biases.
 
-    Secrets never belong here: the key is read from WANDB_API_KEY, WANDB_MODE wins over ``mode``.
+    Secrets never belong here: the key is read from WANDB_API_KEY. WANDB_MODE takes precedence over
+    ``mode``.
     """
 
     mode: TrackingMode = TrackingMode.offline
@@ -36,3 +39,9 @@ class TrackingConfig:
     # log_text=false
     log_data: bool = False
     log_adapter: bool = False  # the adapter as an artifact with the alias best
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield every problem of these settings."""
+        if self.log_predictions and not self.log_text:
+            why = "tracking.log_text=false keeps all texts on this machine"
+            yield Problem("tracking.log_predictions", True, why, "leave out one of the two")

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from hydratune.console import Stage, StageListener, console
-from hydratune.records.files import read_json
+from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State, Status
 from hydratune.records.sweep import read_sweep
@@ -133,7 +133,7 @@ def _line(folder: Path, varying: Mapping[str, str]) -> JobLine:
     words = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in varying.items()]
     settings = mask(", ".join(words))
     if record.is_finished():
-        best = read_json(record.metrics_file).get("objective")
+        best = RunMetrics.read(record.metrics_file).values.get("objective")
         return JobLine(settings, State.finished.value, best=best)
     if record.read_status().outcome is Outcome.halved:
         return JobLine(settings, State.stopped.value)

@@ -11,14 +11,13 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.adapters.folder import adopt
+from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome
-from hydratune.records.sweep import SweepJob, varying
-from hydratune.settings.checks import configuration_problems
+from hydratune.records.sweep import SWEEP_FILE, SweepJob, varying
 from hydratune.settings.commands import Resume, TrainConfig, load
-from hydratune.settings.data import FilesData
 from hydratune.settings.registry import typed
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import PlannedJob, without_hydra
@@ -29,7 +28,7 @@ _RESERVED_NAMES = (
     "",
     "wandb",
     "comparison",
-    "sweep.json",
+    SWEEP_FILE,
     "multirun.yaml",
     "pack.log",
     "study.log",
@@ -104,7 +103,7 @@ def check_job(
     name = str(composed.hydra.sweep.subdir)
     record = RunDirectory(Path(str(sweep.hydra.sweep.dir)).absolute() / name)
     job = PlannedJob(SweepJob(name, tuple(overrides), {}), record, settings, composed)
-    return job, configuration_problems(settings)
+    return job, list(settings.problems())
 
 
 def refuse_other_settings(job: PlannedJob) -> None:
@@ -145,7 +144,7 @@ def refuse_other_environment(finished: Sequence[RunDirectory], resume: Resume) -
     if resume is Resume.force:
         return
     for record in finished:
-        changes = environment.changes(read_json(record.path / "environment.json"))
+        changes = environment.changes(read_json(record.environment_file))
         if changes:
             why = (
                 f"job {record.path.name} is finished, and since then {'; '.join(changes)}: the"

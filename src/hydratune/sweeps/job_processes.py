@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from hydra.types import HydraContext
 
 from hydratune.console import console, section
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.status import Outcome, State
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.planning import PlannedJob
@@ -84,7 +84,7 @@ def wait_for_unfinished(record: RunDirectory) -> None:
     """
     if not record.path.is_dir():
         return
-    lock, has_printed = FileLock(record.path / ".lock"), False
+    lock, has_printed = FileLock(record.file(RunFile.lock)), False
     while True:
         try:
             with lock.acquire(timeout=0):

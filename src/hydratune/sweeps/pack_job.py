@@ -12,7 +12,7 @@ from hydratune.console import console, redirect_output
 from hydratune.errors import HydratuneError, Leaving, Paused, UnpackedError
 from hydratune.experiment import run as experiment
 from hydratune.experiment.frame import begin, recorded
-from hydratune.records.files import read_json
+from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, alone
 from hydratune.records.status import Outcome, State, Status
 from hydratune.settings.commands import Resume, TrainConfig
@@ -102,7 +102,8 @@ def _state_of(record: RunDirectory) -> tuple[JobState, float | None]:
     """Return (state, final validation loss) of a job that does not run."""
     status = record.read_status()
     if record.is_finished():
-        return JobState.finished, read_json(record.metrics_file).get("val/loss")
+        metrics = RunMetrics.read(record.metrics_file)
+        return JobState.finished, metrics.values.get("val/loss")
     if status.outcome is Outcome.halved:
         return JobState.halved, None
     return JobState.paused if status.state is State.waiting else JobState.failed, None

@@ -4,10 +4,10 @@ The main process is rank 0; it alone keeps the record. Just before training it s
 with its own command line. They prepare the same rows and the same model, train, and end with it.
 What they print is shown only if they fail.
 
-Lightning can start the processes as well. It is not left to do so, because it kills the main
-process too when another ends early, so that no status and no reason is written down, because Ctrl-C
-does nothing until all processes have met, and because its handler of SIGTERM talks to the other
-processes in the midst of a step.
+Lightning could start the processes as well. It does not, for three reasons: it kills the main
+process too when another ends early, so that no status and no reason is recorded; Ctrl-C does
+nothing until all processes are connected; and its handler of SIGTERM communicates with the other
+processes in the middle of a step.
 """
 
 import atexit
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -44,9 +44,9 @@ from hydratune.settings.secrets import mask
 from hydratune.settings.trainer import TrainerConfig
 
 log = logging.getLogger(__name__)
-# environment: the folder where the processes of one run meet before training
+# environment variable: the folder where the processes of one run report that they are ready
 _MEETING = "HYDRATUNE_DDP_FOLDER"
-_PARENT = "HYDRATUNE_DDP_PARENT"  # environment: process number of the main process
+_PARENT = "HYDRATUNE_DDP_PARENT"  # environment variable: process number of the main process
 _CHANGED = (
     "LOCAL_RANK",
     "NODE_RANK",
@@ -62,23 +62,23 @@ _LEAVE = 20.0  # seconds that the main process has to notice that another ended;
 
 
 def rank() -> int:
-    """Of this process; 0 is the main process, and any process of a run on one device."""
+    """Return the rank of this process; 0 is the main process, and the only one on one device."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def gathered(value: Any) -> list[Any]:
-    """The ``value`` of every rank, in their order; every rank must ask."""
+    """Return the ``value`` of every rank, in their order; every rank must call it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def summed(value: torch.Tensor) -> torch.Tensor:
-    """The sum of the ``value`` of every rank; every rank must ask.
+    """Return the sum of the ``value`` of every rank; every rank must call it.
 
-    On a GPU the host does not wait, as it does in Lightning's way.
+    On a GPU the CPU does not wait for it, as it does in Lightning's way.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         value = value.clone()
@@ -87,14 +87,14 @@ def summed(value: torch.Tensor) -> torch.Tensor:
 
 
 def plugins() -> list[Any]:
-    """What Lightning's Trainer must know of the processes: that they are there already, whatever
-    else started this one.
+    """Return what tells Lightning's Trainer that the processes exist already, whatever else started
+    this one.
     """
     return [LightningEnvironment()] if _MEETING in os.environ else []
 
 
 class RankSetup(lightning.Callback):
-    """Every rank draws its own random numbers, and SIGTERM means what it means in a run on one
+    """Gives every rank its own random numbers, and SIGTERM the handler that it has in a run on one
     device.
     """
 
@@ -106,11 +106,11 @@ class RankSetup(lightning.Callback):
             return
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.on_sigterm)
-        if trainer.global_rank:  # otherwise all would leave out the same with dropout
-            further = 1_000_003 * trainer.global_rank
+        if trainer.global_rank:  # otherwise dropout would be the same on all ranks
+            offset = 1_000_003 * trainer.global_rank
             generator: torch.Generator = module.objective.generator
-            generator.manual_seed(generator.initial_seed() + further)
-            torch.manual_seed(torch.initial_seed() + further)
+            generator.manual_seed(generator.initial_seed() + offset)
+            torch.manual_seed(torch.initial_seed() + offset)
             random.seed(torch.initial_seed())
 
 
@@ -122,100 +122,98 @@ class OtherProcesses:
 
     def __init__(self, record: RunDirectory, folder: Path | None = None) -> None:
         self.record, self.folder = record, folder
-        self.cpu_seconds = 0.0  # that they took, once they have ended
+        self.cpu_seconds = 0.0  # of the processes, once they have ended
         self.starting_seconds = 0.0  # until all of them were ready to train
         self._processes: list[subprocess.Popen[bytes]] = []
         self._printed: list[IO[bytes]] = []
         self._over = threading.Event()
 
     def start(self, count: int, prepared: str) -> None:
-        """Returns when they have prepared what is to be trained.
+        """Start ``count`` processes, and return when they have prepared what is to be trained.
 
         Raises ``RunError`` if one fails or has prepared something else.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         assert self.folder is not None
-        place = str(self.record.path).replace("\\", "\\\\").replace('"', '\\"')
-        command = [sys.executable, "-m", "hydratune", *sys.argv[1:], f'hydra.run.dir="{place}"']
+        path = str(self.record.path).replace("\\", "\\\\").replace('"', '\\"')
+        command = [sys.executable, "-m", "hydratune", *sys.argv[1:], f'hydra.run.dir="{path}"']
         for number in range(1, count + 1):
-            self._printed.append((self.folder / f"{number}.txt").open("w+b"))
-            environment = {**os.environ, "LOCAL_RANK": str(number)}
-            options: dict[str, Any] = {
-                "stdout": self._printed[-1],
-                "stderr": subprocess.STDOUT,
-                "stdin": subprocess.DEVNULL,
-            }
-            # In a session of its own, Ctrl-C reaches the main process only, which ends the others.
-            self._processes.append(
-                subprocess.Popen(
-                    command,
-                    env=environment,
-                    cwd=get_original_cwd(),
-                    start_new_session=True,
-                    **options,
-                )
-            )
+            self._start_one(command, number)
         threading.Thread(target=self._watch, name="ddp", daemon=True).start()
-        waiting = list(range(1, count + 1))
+        self._await_ready(count, prepared)
+        self.starting_seconds = time.perf_counter() - start
+
+    def _start_one(self, command: Sequence[str], number: int) -> None:
+        """Start the process of rank ``number``; what it prints goes to a file."""
+        assert self.folder is not None
+        self._printed.append((self.folder / f"{number}.txt").open("w+b"))
+        # In a session of its own, Ctrl-C reaches the main process only, which ends the others.
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "LOCAL_RANK": str(number)},
+            cwd=get_original_cwd(),
+            start_new_session=True,
+            stdout=self._printed[-1],
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        self._processes.append(process)
+
+    def _await_ready(self, count: int, prepared: str) -> None:
+        assert self.folder is not None
+        waiting = [_ready_file(self.folder, number) for number in range(1, count + 1)]
         while waiting:
             if why := self.failure():
                 raise RunError(why)
-            ready = [number for number in waiting if _ready_file(self.folder, number).is_file()]
-            if any(
-                _ready_file(self.folder, number).read_text("utf-8") != prepared for number in ready
-            ):
+            ready = [file for file in waiting if file.is_file()]
+            if any(file.read_text("utf-8") != prepared for file in ready):
                 raise RunError(
-                    "the processes of this run found different rows, code or settings: something"
+                    "the processes of this run read different rows, code or settings: something"
                     " was changed while it started"
                 )
-            waiting = [number for number in waiting if number not in ready]
+            waiting = [file for file in waiting if file not in ready]
             time.sleep(0.02)
-        self.starting_seconds = time.perf_counter() - began
 
     def failure(self) -> str | None:
-        """What to say of the first process that failed, if one did."""
+        """Return the message about the first process that failed; None if none did."""
         for number, process in enumerate(self._processes, 1):
             code = process.poll()
             if code:
-                how = (
-                    f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                )
-                text = (
-                    mask((self.folder / f"{number}.txt").read_text("utf-8", "replace"))
-                    if self.folder is not None
-                    else ""
-                )
-                said = (
-                    text.rpartition("hydratune train: ")[2].strip()
-                    if "hydratune train: " in text
-                    else "\n".join(text.splitlines()[-3:])
-                )
-                told = (
-                    f"; it said:\n  {said}\n  run.log has all that it printed"
-                    if said and code > 0
-                    else ""
-                )
-                kept = (
-                    "\n  the same command with this hydra.run.dir goes on from the last checkpoint"
-                )
-                kept = kept if (self.record.checkpoints / "last.ckpt").is_file() else ""
-                if told:
-                    log.error("what the process of rank %d printed:\n%s", number, text)
-                return (
-                    f"the process of rank {number}, of a run on {len(self._processes) + 1} devices,"
-                    f" {how}{told}{kept}"
-                )
+                return self._describe(number, code)
         return None
 
+    def _describe(self, number: int, code: int) -> str:
+        """Describe the failure of the process of rank ``number``, which ended with ``code``."""
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        printed = ""
+        if self.folder is not None:
+            printed = mask((self.folder / f"{number}.txt").read_text("utf-8", "replace"))
+        if "hydratune train: " in printed:
+            error = printed.rpartition("hydratune train: ")[2].strip()
+        else:
+            error = "\n".join(printed.splitlines()[-3:])
+        detail = resumable = ""
+        if error and code > 0:
+            detail = f"; it said:\n  {error}\n  run.log has all that it printed"
+            log.error("what the process of rank %d printed:\n%s", number, printed)
+        if self.record.last_checkpoint.is_file():
+            resumable = (
+                "\n  the same command with this hydra.run.dir resumes from the last checkpoint"
+            )
+        return (
+            f"the process of rank {number}, of a run on {len(self._processes) + 1} devices,"
+            f" {how}{detail}{resumable}"
+        )
+
     def reason(self, error: Exception) -> str | None:
-        """``failure`` of the process behind an ``error`` of this one, which may not have ended
-        quite yet; None if there is none.
+        """Return the ``failure`` of the process that caused an ``error`` of this one, which may not
+        have ended quite yet; None if there is none.
         """
         text = str(error).lower()
-        from_talking = isinstance(error, torch.distributed.DistError) or any(
+        of_communication = isinstance(error, torch.distributed.DistError) or any(
             word in text for word in ("gloo", "nccl", "connection")
         )
-        until = time.monotonic() + (_NOTICE if from_talking else 0.0)
+        until = time.monotonic() + (_NOTICE if of_communication else 0.0)
         while True:
             why = self.failure()
             if why is not None or time.monotonic() >= until:
@@ -223,7 +221,7 @@ class OtherProcesses:
             time.sleep(0.1)
 
     def end(self) -> None:
-        """Ends them all at once: they have nothing to keep."""
+        """End all processes at once: they have nothing to save."""
         self._over.set()
         before = _cpu_seconds_of_ended()
         for process in self._processes:
@@ -237,7 +235,7 @@ class OtherProcesses:
         self._processes, self._printed = [], []
 
     def _watch(self) -> None:
-        """Ends a main process that waits for ever for one that ended."""
+        """End a main process that would wait for ever for a process that ended."""
         while not self._over.wait(0.5):
             if any(process.poll() for process in self._processes) and not self._over.wait(_LEAVE):
                 why = self.failure() or "a process of this run ended"
@@ -263,11 +261,12 @@ def _cpu_seconds_of_ended() -> float:
 def other_processes(
     config: TrainerConfig, record: RunDirectory, prepared: str
 ) -> Iterator[OtherProcesses]:
-    """Starts the other ranks of a data-parallel run, and ends them after the block; in another
-    rank, tells the main process.
+    """Start the other ranks of a data-parallel run, and end them after the block; in another rank,
+    report to the main process that it is ready.
 
-    ``prepared`` says what is to be trained, and must be the same in all of them. Raises
-    ``RunError``, instead of what the main process made of it, if another process failed.
+    ``prepared`` identifies what is to be trained, and must be the same in all of them. Raises
+    ``RunError``, instead of the error that it caused in the main process, if another process
+    failed.
     """
     if config.strategy != "ddp":
         yield OtherProcesses(record)
@@ -278,15 +277,7 @@ def other_processes(
         yield OtherProcesses(record)
         _leave_group()
         return
-    before = {name: os.environ.get(name) for name in _CHANGED}
-    with tempfile.TemporaryDirectory(prefix="hydratune-ddp-") as folder:
-        os.environ |= {
-            "LOCAL_RANK": "0",
-            "NODE_RANK": "0",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(find_free_network_port()),
-        }
-        os.environ |= {_MEETING: folder, _PARENT: str(os.getpid())}
+    with tempfile.TemporaryDirectory(prefix="hydratune-ddp-") as folder, _main_rank(folder):
         others = OtherProcesses(record, Path(folder))
         try:
             others.start(config.devices - 1, prepared)
@@ -300,14 +291,31 @@ def other_processes(
         finally:
             others.end()
             _leave_group()
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
+
+
+@contextmanager
+def _main_rank(folder: str) -> Iterator[None]:
+    """Make this process rank 0 of a run whose processes meet in ``folder``."""
+    before = {name: os.environ.get(name) for name in _CHANGED}
+    os.environ |= {
+        "LOCAL_RANK": "0",
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(find_free_network_port()),
+        _MEETING: folder,
+        _PARENT: str(os.getpid()),
+    }
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _leave_group() -> None:
-    """What follows is done by one process, and must not wait for others."""
+    """Leave the process group: what follows is done by one process, and must not wait."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     # its orderly end waits for processes that may be gone
@@ -318,8 +326,9 @@ def _leave_group() -> None:
 
 
 def join_main_process() -> None:
-    """In another rank: logs to where the main process looks if this one fails, and ends when the
-    main process does.
+    """Make this process follow the main process, in another rank.
+
+    It logs to where the main process looks if this one fails, and ends when the main process does.
     """
     root = logging.getLogger()
     for handler in [

@@ -1,7 +1,7 @@
-"""What norms and gated MLPs compute element by element, as it is or fused by ``torch.compile``.
+"""What norms and gated MLPs compute element by element, eagerly or fused by ``torch.compile``.
 
-Eagerly every operation reads and writes whole tensors; compiled, one pass does. The formulas are
-the same.
+Eagerly every operation reads and writes whole tensors; compiled, one pass does all. The formulas
+are the same.
 """
 
 from collections.abc import Callable
@@ -99,11 +99,12 @@ class Elementwise:
         [torch.Tensor, torch.Tensor, torch.Tensor, str],
         tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     ]
-    """Gradient of f(gate) * up (overwritten), gate, up, activation -> (f(gate) * up, d gate, d up)."""  # noqa: E501
+    """Gradient of f(gate) * up (overwritten), gate, up, activation
+    -> (f(gate) * up, d gate, d up)."""
     is_compiled: bool = False
 
     def warm_up(self, dtype: torch.dtype) -> None:
-        """Compiles what is to be compiled, for as many intra-op threads as this thread uses."""
+        """Compile the pieces, if they are to be, for the intra-op threads that this thread uses."""
         if self.is_compiled:
             with torch.no_grad():
                 x = torch.ones(3, 4, dtype=dtype)
@@ -118,9 +119,9 @@ EAGER = Elementwise(_norm, _norm_gradient, _gated, _gated_gradient)
 
 @cache
 def compiled() -> Elementwise:
-    """Fused by ``torch.compile``, for any number of tokens.
+    """Return the pieces fused by ``torch.compile``, for any number of tokens.
 
-    Raises whatever the compiler does if it does not work here.
+    Raises whatever the compiler raises if it does not work here.
     """
 
     functions: tuple[Any, ...] = (_norm, _pure_norm_gradient, _gated, _pure_gated_gradient)

@@ -164,7 +164,7 @@ def _load_best(loop: TrainingLoop) -> bool:
             if history.rows and trainer.is_global_zero:
                 history.write(trainer)
             if loop.best.best_model_path:
-                weights = best_weights(loop.task.record.checkpoints / "best.ckpt")
+                weights = best_weights(loop.task.record.best_checkpoint)
                 loop.module.load_state_dict(weights, strict=False)
     except KeyboardInterrupt:
         return True

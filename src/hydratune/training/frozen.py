@@ -152,7 +152,7 @@ def _build(
             for part, states in zip(parts, results, strict=True):
                 stream.write(states.view(torch.uint8).numpy().tobytes())
                 options.advance(len(part), sum(len(row.ids) for row in part))
-        finally:  # after Ctrl-C nobody waits for the rest
+        finally:  # after Ctrl-C the rest is not computed
             own.shutdown(cancel_futures=True)
 
 

@@ -140,7 +140,7 @@ def gated_activation(
     module: torch.nn.Module, qualifies: Callable[[torch.nn.Module], bool]
 ) -> str | None:
     """Return the activation's name if ``module`` is down(f(gate(x)) * up(x)), all three linear
-    layers qualify, and nobody replaced its forward.
+    layers qualify, and its forward is not replaced.
     """
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     function = getattr(module, "act_fn", None)

@@ -6,7 +6,7 @@ and other variants, several adapters, 8-bit, several dtypes) keep PEFT's forward
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
@@ -14,10 +14,8 @@ from peft.tuners.lora import LoraLayer
 
 from hydratune.training.low_rank import Factors, FrozenLinear, LoraShare
 
-if TYPE_CHECKING:
-    LinearLayer = PeftLinear | torch.nn.Linear
-else:
-    LinearLayer = torch.nn.Module
+# a linear layer, or PEFT's LoRA around one (PEFT has no types)
+LinearLayer: TypeAlias = Any
 
 # names of linear layers that read one input
 SIBLINGS = (

@@ -8,10 +8,11 @@ import lightning
 import torch
 
 from hydratune.data.datamodule import Batch
-from hydratune.settings.optimizer import MuonOptimizer, OptimizerConfig
-from hydratune.training import ddp, optimizers
+from hydratune.settings.optimizer import OptimizerConfig
+from hydratune.training import ddp
 from hydratune.training.losses import with_gradients
 from hydratune.training.objective import Objective
+from hydratune.training.parameter_groups import build_optimizer
 from hydratune.training.schedules import learning_rate_factor
 
 
@@ -101,7 +102,7 @@ class FineTuning(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
-        optimizer = optimizers.build(self.model, config)
+        optimizer = build_optimizer(self.model, config)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, learning_rate_factor(config, self.total_steps)
         )
@@ -116,7 +117,7 @@ class FineTuning(lightning.LightningModule):
         """
         if self.device.type == "cpu":
             torch.set_num_threads(
-                self.objective.threads if isinstance(self.optimizer_config, MuonOptimizer) else 1
+                self.objective.threads if self.optimizer_config.multiplies_matrices else 1
             )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -57,12 +57,7 @@ class Objective:
         ``loss_positions``: trained tokens whose logits exist at once. ``seed``: of what is drawn at
         random in training.
         """
-        self.pack_loss = PackLoss(
-            model,
-            loss_positions=loss_positions,
-            neftune_alpha=neftune_alpha,
-            checkpointing=checkpointing,
-        )
+        self.pack_loss = PackLoss(model, loss_positions, neftune_alpha, checkpointing)
         base = self.pack_loss.base
         self.model = self.pack_loss.model
         self.micro_tokens, self.workers = micro_tokens, workers
@@ -71,17 +66,14 @@ class Objective:
             share and self.unpackable is None and can_share_prefix(base) and not checkpointing
         )
         # of a shared prefix, what a GPU's attention copies for each row
-        self.copied = (
-            0.0 if base.device.type == "cpu" else prefix_share(base.config.get_text_config())
-        )
+        on_cpu = base.device.type == "cpu"
+        self.copied = 0.0 if on_cpu else prefix_share(base.config.get_text_config())
         if checkpointing:
             _checkpoint_activations(base)
         self.lora_weights = lora_weights(self.model)
         self._parameters: list[torch.nn.Parameter] | None = None
-        self._dropouts, self._drops_attention = (
-            list(active_dropouts(self.model)),
-            drops_attention(base),
-        )
+        self._dropouts = list(active_dropouts(self.model))
+        self._drops_attention = drops_attention(base)
         self._halved = False
         self.threads = torch.get_num_threads()  # intra-op, of this thread, when no worker is busy
         self.generator = torch.Generator().manual_seed(seed)

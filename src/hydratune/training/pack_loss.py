@@ -28,7 +28,6 @@ class PackLoss:
     def __init__(
         self,
         model: Any,
-        *,
         loss_positions: int,
         neftune_alpha: float = 0.0,
         checkpointing: bool = False,

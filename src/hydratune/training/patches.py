@@ -15,10 +15,11 @@ method                       what is replaced                                by
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from hydratune.training.lean_blocks import LeanMlp, gated_activation, last_mlps, lean_norm
@@ -27,6 +28,8 @@ from hydratune.training.lora_layers import is_frozen_dense, is_plain_lora, sibli
 from hydratune.training.merged_layers import MergedLinears, MergedMlp
 from hydratune.training.products import ONEDNN, through
 from hydratune.training.step import TrainedLayerReached, current_step
+
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 class ModelPatches:
@@ -67,9 +70,14 @@ class ModelPatches:
 
     # ---------------------------------------------------------------------------- training a model
     def use_lean_layers(self) -> None:
-        """Replace the forwards of LoRA layers, norms and MLPs that a training step computes."""
-        self.use_lean_linears()
-        self.use_lean_blocks()
+        """Replace the forwards of LoRA layers, norms and MLPs of a model with an adapter.
+
+        A model that is trained without an adapter keeps its own, and so does one whose forwards are
+        replaced already.
+        """
+        if isinstance(self.model, PeftModel) and not any(map(is_lean, self.model.modules())):
+            self.use_lean_linears()
+            self.use_lean_blocks()
 
     def use_lean_linears(self) -> int:
         """Replace the forward of every plain LoRA layer, and of frozen linear layers beside them;
@@ -169,6 +177,14 @@ class ModelPatches:
             names[id(getattr(module, part))] for part in ("gate_proj", "up_proj", "down_proj")
         )
         return MergedMlp(module, (gate, up, down), activation, is_last)
+
+
+def with_lean_layers(model: Model) -> Model:
+    """Return ``model`` after ``ModelPatches.use_lean_layers``: what is done with every model to
+    which an adapter was just attached.
+    """
+    ModelPatches(model).use_lean_layers()
+    return model
 
 
 @dataclass(eq=False)

@@ -1,16 +1,15 @@
-"""A prefix that several rows share: computed once, read by many micro-packs, its gradients
-collected from all of them.
+"""A prefix that several rows share: computed once, read by many micro-packs.
 
-The prefix is laid before the rows of the first micro-pack of its group. Every other micro-pack
-reads the keys and values of its layers, cut off from its graph, and runs its own backward pass down
-to them; the first micro-pack then goes backward with their sum. Layer by layer: a micro-pack may
-read layer 3 while the first is at layer 4, and the first may go back through layer 9 while the last
-micro-pack is at layer 8. So nobody waits long, and the sums run in a fixed order all the same. That
-needs a backward pass to be able to wait for another one: on a GPU, where all of them run in one
-thread, the first micro-pack goes backward only once every gradient is there
-(``wait_for_gradients``).
+The prefix is computed in front of the rows of the first micro-pack of its group. Every other
+micro-pack reads the keys and values of its layers, detached from its graph, and runs its own
+backward pass down to them; the first micro-pack then goes backward with the sum of their gradients.
+This happens layer by layer: a micro-pack may read layer 3 while the first computes layer 4, and the
+first may go back through layer 9 while the last micro-pack is at layer 8. So no pass waits long,
+and the sums still run in a fixed order. It requires that a backward pass can wait for another one:
+on a GPU, where all of them run in one thread, the first micro-pack goes backward only after all
+gradients are delivered (``wait_for_gradients``).
 
-Gradients are delivered and summed in fp32, whatever keys and values are stored in.
+Gradients are delivered and summed in fp32, whatever the dtype of keys and values.
 """
 
 import threading
@@ -21,61 +20,59 @@ from torch.autograd.function import once_differentiable
 
 from hydratune.training.products import exact
 
-Pair = tuple[
-    torch.Tensor, torch.Tensor
-]  # keys and values of one layer, (1, key heads, prefix, width)
+# keys and values of one layer, (1, key heads, prefix, width)
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class Prefix:
-    """Keys and values of every layer, as they become known; and their gradients, as the other
-    micro-packs deliver them.
-    """
+    """Keys and values of every layer, and their gradients, exchanged between threads."""
 
-    def __init__(self, packs: int) -> None:
-        self._packs = packs  # that read it, and deliver
+    def __init__(self, readers: int) -> None:
+        """``readers``: micro-packs that read it, and deliver gradients."""
+        self._readers = readers
         self._news = threading.Condition()
         self._pairs: dict[int, Pair] = {}  # by number of layer
-        self._gradients: dict[
-            int, list[dict[int, torch.Tensor]]
-        ] = {}  # by layer, for key and value: by pack
+        # by layer, for key and value: by number of reader
+        self._gradients: dict[int, list[dict[int, torch.Tensor]]] = {}
         self._failed = False
 
-    # ----------------------------------------------------------------- the micro-pack that holds it
+    # -------------------------------------------- called by the micro-pack that holds the prefix
     def record(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
-        """Called by the attention of every layer with the prefix's keys and values; it goes on with
-        what is returned.
+        """Store the prefix's keys and values of ``layer``; its attention continues with those that
+        are returned.
         """
-        if torch.is_grad_enabled() and self._packs:
+        if torch.is_grad_enabled() and self._readers:
             key, value = _Collected.apply(key, value, self, layer)  # type: ignore[no-untyped-call]
         with self._news:
-            assert layer not in self._pairs, "what was delivered for this layer would be lost"
+            assert layer not in self._pairs, "gradients delivered for this layer would be lost"
             self._pairs[layer] = key.detach(), value.detach()
             self._gradients[layer] = [{}, {}]
             self._news.notify_all()
         return key, value
 
     def fail(self) -> None:
-        """Something went wrong in some thread: nobody waits any longer."""
+        """Note that a pass failed: passes that wait for another one raise ``RuntimeError``."""
         with self._news:
             self._failed = True
             self._news.notify_all()
 
-    # ----------------------------------------------------------------------------------- the others
+    # ------------------------------------------------------------- called by the other micro-packs
     def pair(self, layer: int) -> Pair:
-        """Waits until the prefix has come to ``layer``."""
+        """Return keys and values of ``layer``, after waiting until they are computed."""
         with self._news:
             self._news.wait_for(lambda: self._failed or layer in self._pairs)
             if layer not in self._pairs:
                 raise RuntimeError("the prefix could not be computed")
             return self._pairs[layer]
 
-    def deliver(self, layer: int, which: int, pack: int, gradient: torch.Tensor) -> None:
+    def deliver(self, layer: int, which: int, reader: int, gradient: torch.Tensor) -> None:
+        """Hand over the gradient of the keys (``which`` 0) or values (1) of ``layer``."""
         with self._news:
-            self._gradients[layer][which][pack] = gradient
+            self._gradients[layer][which][reader] = gradient
             self._news.notify_all()
 
     def wait_for_gradients(self) -> None:
-        """Waits until every other micro-pack has delivered the gradients of every layer."""
+        """Wait until every other micro-pack has delivered the gradients of every layer."""
         with self._news:
             self._news.wait_for(lambda: self._failed or self._is_complete())
             if not self._is_complete():
@@ -83,30 +80,31 @@ class Prefix:
 
     def _is_complete(self) -> bool:
         return all(
-            len(delivered) == self._packs for both in self._gradients.values() for delivered in both
+            len(delivered) == self._readers
+            for both in self._gradients.values()
+            for delivered in both
         )
 
     def collected(self, layer: int, which: int) -> torch.Tensor:
-        """Sum of what all micro-packs delivered, in the order of the packs. Waits for them."""
+        """Wait for the gradients of all readers, and return their sum in the order of readers."""
         delivered = self._gradients[layer][which]
         with self._news:
-            self._news.wait_for(lambda: self._failed or len(delivered) == self._packs)
-            if len(delivered) < self._packs:
+            self._news.wait_for(lambda: self._failed or len(delivered) == self._readers)
+            if len(delivered) < self._readers:
                 raise RuntimeError("a micro-pack could not be computed")
         total = delivered.pop(0)
-        for pack in range(1, self._packs):
-            total = total + delivered.pop(pack)
+        for reader in range(1, self._readers):
+            total = total + delivered.pop(reader)
         return total
 
 
 class View:
-    """What one micro-pack sees of a prefix; indexed by number of layer."""
+    """A prefix as one micro-pack reads it; indexed by number of layer."""
 
-    def __init__(self, prefix: Prefix, pack: int) -> None:
-        self.prefix, self.pack = prefix, pack
-        self.leaves: list[
-            torch.Tensor
-        ] = []  # gradients must be asked for these: that delivers them
+    def __init__(self, prefix: Prefix, reader: int) -> None:
+        self.prefix, self.reader = prefix, reader
+        # the backward pass must compute gradients of these: that delivers them
+        self.leaves: list[torch.Tensor] = []
 
     def __getitem__(self, layer: int) -> Pair:
         key, value = self.prefix.pair(layer)
@@ -115,15 +113,17 @@ class View:
         leaves = exact(key.detach()).requires_grad_(), exact(value.detach()).requires_grad_()
         for which, leaf in enumerate(leaves):
             leaf.register_hook(
-                lambda gradient, which=which: self.prefix.deliver(layer, which, self.pack, gradient)
+                lambda gradient, which=which: self.prefix.deliver(
+                    layer, which, self.reader, gradient
+                )
             )
         self.leaves += leaves
         return leaves
 
 
 class _Collected(torch.autograd.Function):
-    """Keys and values unchanged; on the way back, the gradients that the micro-packs delivered are
-    added.
+    """Returns keys and values unchanged; the backward pass adds the gradients that the other
+    micro-packs delivered.
     """
 
     @staticmethod

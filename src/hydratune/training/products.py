@@ -1,18 +1,17 @@
-"""Matrix products with frozen weights, by either of the two libraries that PyTorch carries for
-CPUs.
+"""Matrix products with frozen weights, by either of the two libraries in PyTorch for CPUs.
 
-PyTorch hands fp32 products to MKL, which on processors not made by Intel reads streamed weights
-5-10 % slower than oneDNN does (measured on an AMD EPYC: 95 against 103 GFLOP/s a core; 109 on
-weights that are ``laid out``). But oneDNN adds up long sums one by one, and rounds more: where it
-also computed the gradients of adapters, sums over all tokens, the worst of a 135M model was 2.4e-5
-off; 9.6e-6 where it computes products with frozen weights alone, 7.6e-6 by MKL. So these are its
-share in training, and the gradient of the head, a sum over the vocabulary, is not. Answers are
-written with oneDNN altogether.
+By default PyTorch computes fp32 products by MKL, which on processors not made by Intel is 5-10 %
+slower than oneDNN (measured on an AMD EPYC: 95 against 103 GFLOP/s per core; 109 on weights in
+oneDNN's own layout). But oneDNN adds long sums sequentially and rounds more. The largest error of a
+gradient of a 135M model was 7.6e-6 by MKL, 9.6e-6 with oneDNN for products with frozen weights
+alone, and 2.4e-5 with oneDNN also for the gradients of adapters, which are sums over all tokens. So
+in training oneDNN computes the products with frozen weights, but not the gradient of the head,
+which is a sum over the vocabulary. In generation it computes everything.
 
-In training no row of a product may depend on what other rows are computed with it: then rows of
-several trials can share a product, and every trial's numbers stay what they are alone, to the last
-bit. Libraries choose another kernel for a handful of rows, so fewer than ``LEAST`` are never handed
-over (``steadily``); ``is_steady`` tries whether that is enough here.
+In training no row of a product may depend on the other rows that are computed with it: then rows of
+several trials can share a product, and the numbers of every trial are the same as alone, to the
+last bit. The libraries use another kernel for a few rows, so products have at least ``LEAST`` rows
+(``steadily``); ``is_steady`` tests whether that suffices on this machine.
 """
 
 import platform
@@ -37,8 +36,8 @@ def _prefers_onednn() -> bool:
 ONEDNN = _prefers_onednn()
 
 
-LEAST = 8  # rows; MKL takes other kernels below 4, oneDNN below 2
-_LAID_FOR = 640  # rows: what a micro-pack has, about
+LEAST = 8  # rows; MKL uses other kernels below 4, oneDNN below 2
+_LAID_FOR = 640  # rows for which the layout of weights is chosen: about those of a micro-pack
 
 
 def _suits_onednn(x: torch.Tensor) -> bool:
@@ -64,21 +63,21 @@ def times(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def through(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """x W' + b for a frozen W."""
+    """Return x W' + b for a frozen W."""
     if not _suits_onednn(x):
         return F.linear(x, weight, bias)
-    # of one row, laid-out weights bring nothing but other last digits
-    alone = x.numel() == x.shape[-1]
-    return _onednn(x, weight if alone else _laid(weight, False), bias)
+    # for one row, the layout only changes the last digits
+    one_row = x.numel() == x.shape[-1]
+    return _onednn(x, weight if one_row else _laid(weight, False), bias)
 
 
 def back(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x W for a frozen W."""
+    """Return x W for a frozen W."""
     return _onednn(x, _laid(weight, True)) if _suits_onednn(x) else x @ weight
 
 
 def add_back(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``total`` + x W for a frozen W; ``total`` may be overwritten."""
+    """Return ``total`` + x W for a frozen W; ``total`` may be overwritten."""
     if _suits_onednn(x):
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
             x, total, _laid(weight, True), None, "add"
@@ -95,34 +94,29 @@ def _onednn(
 
 
 class _Layouts:
-    """One frozen weight once more, arranged as oneDNN wants it: what it otherwise does at every
-    product. Made when first asked for.
+    """Copies of one frozen weight in oneDNN's own layout, which it otherwise makes for every
+    product. They are made when they are first used.
     """
 
     def __init__(self, weight: torch.Tensor) -> None:
-        self._of = weight.detach()  # and its memory: nothing else is ever found at its address
-        self._made: dict[bool, torch.Tensor] = {}
+        self._of = weight.detach()  # keeps its memory: its address is never used for another tensor
+        self._copies: dict[bool, torch.Tensor] = {}  # by whether it is transposed
         self._making = threading.Lock()
 
     def of(self, weight: torch.Tensor, transposed: bool) -> torch.Tensor:
-        """Of W, or of W'."""
+        """Return the copy of W, or of W'."""
         if weight.data_ptr() != self._of.data_ptr():  # it holds other numbers now
             return weight.t() if transposed else weight
-        made = self._made.get(transposed)
-        if made is None:
-            # answers and training share it
-            with (
-                self._making,
-                torch.inference_mode(False),
-                torch.no_grad(),
-            ):
-                made = self._made.get(transposed)
-                if made is None:
+        copy = self._copies.get(transposed)
+        if copy is None:
+            # generation and training share it
+            with self._making, torch.inference_mode(False), torch.no_grad():
+                copy = self._copies.get(transposed)
+                if copy is None:
                     plain = weight.t().contiguous() if transposed else weight
-                    made = self._made[transposed] = torch.ops.mkldnn._reorder_linear_weight(
-                        plain, _LAID_FOR
-                    )
-        return made
+                    copy = torch.ops.mkldnn._reorder_linear_weight(plain, _LAID_FOR)
+                    self._copies[transposed] = copy
+        return copy
 
 
 def _laid(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
@@ -133,13 +127,13 @@ def _laid(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
 
 
 def lay_out(model: torch.nn.Module, limit: float) -> int:
-    """Has products with the weights of frozen linears of ``model`` use laid-out copies from now on;
-    returns bytes at most taken.
+    """Have products with the weights of linear layers of ``model`` use copies in oneDNN's layout;
+    return how many bytes they take at most.
 
-    The same numbers to the last bit, and a tenth faster; it takes the weights' memory twice more.
-    Nothing where that would be more than ``limit`` bytes, where another library computes, or where
-    this machine rounds otherwise on them (tried with one of every shape). Weights that are changed
-    in place afterwards would not be noticed.
+    The results are the same to the last bit, and come a tenth faster; the copies take twice the
+    memory of the weights. Nothing is done where that would be more than ``limit`` bytes, where
+    another library computes, or where this machine rounds differently with the copies (tested with
+    one weight of every shape). Weights that are changed in place afterwards are not noticed.
     """
     if not ONEDNN or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return 0
@@ -148,17 +142,17 @@ def lay_out(model: torch.nn.Module, limit: float) -> int:
         for m in model.modules()
         if type(m) is torch.nn.Linear and m.weight.device.type == "cpu"
     ]
-    every = {
+    weights = {
         id(w): w
         for w in linears
         if w.dtype == torch.float32 and not hasattr(w, "hydratune_layouts")
     }
-    needed = 2 * sum(w.numel() * w.element_size() for w in every.values())
+    needed = 2 * sum(w.numel() * w.element_size() for w in weights.values())
     if needed > limit or not all(
-        _rounds_alike(w) for w in {w.shape: w for w in every.values()}.values()
+        _rounds_the_same(w) for w in {w.shape: w for w in weights.values()}.values()
     ):
         return 0
-    for weight in every.values():
+    for weight in weights.values():
         weight.hydratune_layouts = _Layouts(weight)  # type: ignore[attr-defined]
     return needed
 
@@ -179,14 +173,14 @@ def steadily(
 
 
 @torch.no_grad()
-def _rounds_alike(weight: torch.Tensor) -> bool:
-    """Whether products with ``weight`` have the same bits when it is laid out."""
+def _rounds_the_same(weight: torch.Tensor) -> bool:
+    """Return whether products with ``weight`` have the same bits in oneDNN's layout."""
     plain = weight.detach()  # its Python object is another one, without layouts
     generator, layouts = torch.Generator().manual_seed(0), _Layouts(plain)
     for rows in (LEAST, 33, 200):
         outer, inner = (torch.randn(rows, width, generator=generator) for width in weight.shape)
-        for x, wanted, transposed in ((inner, plain, False), (outer, plain.t(), True)):
-            if not torch.equal(_onednn(x, layouts.of(plain, transposed)), _onednn(x, wanted)):
+        for x, unchanged, transposed in ((inner, plain, False), (outer, plain.t(), True)):
+            if not torch.equal(_onednn(x, layouts.of(plain, transposed)), _onednn(x, unchanged)):
                 return False
         sums = (
             torch.ops.mkldnn._linear_pointwise.binary(outer, inner, w, None, "add")
@@ -201,12 +195,12 @@ def _rounds_alike(weight: torch.Tensor) -> bool:
 def is_steady(
     weights: Iterable[torch.Tensor], dtype: torch.dtype, rows: int, *, of_head: bool = False
 ) -> bool:
-    """Whether that is so on this machine for these weights (out, in): tried with one of every
-    shape, on up to ``rows`` rows.
+    """Return whether ``steadily`` keeps its promise on this machine for these weights (out, in):
+    tested with one of every shape, on up to ``rows`` rows.
 
-    ``of_head``: as an output head is used, else as the layers below are. Not where results are no
-    multiple of two of the widest registers wide: what computes their elements one by one has other
-    code, which rounds otherwise, for what is left over at the end.
+    ``of_head``: in the products of an output head, else in those of the layers below. False where
+    the width of a result is not a multiple of two of the widest registers: elementwise code treats
+    the remaining elements in another way, which rounds differently.
     """
     generator = torch.Generator().manual_seed(0)
     for weight in {weight.shape: weight for weight in weights}.values():
@@ -218,17 +212,17 @@ def is_steady(
         outer, inner = (
             torch.randn(rows, width, generator=generator).to(dtype) for width in weight.shape
         )
-        tried: list[tuple[Callable[..., torch.Tensor], Sequence[torch.Tensor], Sequence[Any]]]
-        tried = [(through, (inner,), ())]
+        products: list[tuple[Callable[..., torch.Tensor], Sequence[torch.Tensor], Sequence[Any]]]
+        products = [(through, (inner,), ())]
         if of_head:
-            tried += [(times, (outer,), ())]
+            products += [(times, (outer,), ())]
         else:
-            tried += [
+            products += [
                 (back, (outer,), ()),
                 (through, (inner,), (outer[0],)),
                 (add_back, (inner, outer), ()),
             ]
-        for product, inputs, rest in tried:
+        for product, inputs, rest in products:
             every = steadily(product, [x.clone() for x in inputs], frozen, *rest)
             for part in (*_FEW, slice(1, rows // 3), slice(rows // 2, rows)):
                 if not torch.equal(
@@ -243,5 +237,5 @@ _FEW = (slice(0, 1), slice(1, 4), slice(2, 9), slice(3, 11), slice(5, 22), slice
 
 
 def exact(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in at least fp32, in which sums are taken; the same tensor if it is so already."""
+    """Return ``x`` in at least fp32, in which sums are computed; the same tensor if it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""What training needs of whoever calls it, as small protocols.
+"""What training needs of its caller, as small protocols.
 
 A run on its own uses the defaults (``NeverHalved``, ``OwnResources``). A sweep that computes
 several runs in one process implements the same protocols for each of them.

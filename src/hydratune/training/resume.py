@@ -22,7 +22,7 @@ from hydratune.data.datamodule import ConversationData
 from hydratune.errors import RunError
 from hydratune.models.hardware import cpu_seconds
 from hydratune.records.files import atomic
-from hydratune.records.run_directory import is_main_process
+from hydratune.records.run_directory import BEST_CHECKPOINT, LAST_CHECKPOINT, is_main_process
 from hydratune.training.checkpoints import read_checkpoint
 from hydratune.training.ddp import gathered
 from hydratune.training.history import STEPS_UNREAD, HistoryRow
@@ -38,41 +38,42 @@ def load(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     validation and holds as much. A run cannot be resumed from ``last.ckpt`` where the best weights
     before it are damaged: they would be missing in the end.
     """
-    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    last, best = folder / LAST_CHECKPOINT, folder / BEST_CHECKPOINT
     if not last.is_file():
         return None
     newest, older = _readable(last), _readable(best)
-    if newest is not None and (older is not None or _best_step(newest) is None):
-        return last, newest
-    if newest is not None and _best_step(newest) == newest["place"]["step"]:
-        console.print(
-            f"[yellow]{escape(str(last))} holds the same weights as {best.name} did: restored"
-            " from it",
-            soft_wrap=True,
-        )
-        if is_main_process():
-            with atomic(best, digest=True) as target, last.open("rb") as source:
-                shutil.copyfileobj(source, target)
-        return last, newest
     if newest is not None:
-        why = (
+        best_step = _best_step(newest)
+        if older is not None or best_step is None:
+            return last, newest
+        if best_step == newest["place"]["step"]:
+            _restore_best(last, best)
+            return last, newest
+        _warn(
             f"{escape(str(last))} alone is not enough: the best weights were written before it, at"
-            f" step {_best_step(newest)}"
+            f" step {best_step}: the run begins anew"
         )
-        console.print(f"[yellow]{why}: the run begins anew", soft_wrap=True)
         return None
     if older is not None:
-        console.print(
-            f"[yellow]the run is resumed from {escape(str(best))} instead, the validation with the"
-            " lowest loss",
-            soft_wrap=True,
+        _warn(
+            f"the run is resumed from {escape(str(best))} instead, the validation with the lowest"
+            " loss"
         )
         return best, older
-    console.print(
-        f"[yellow]no checkpoint in {escape(str(folder))} is left whole: the run begins anew",
-        soft_wrap=True,
-    )
+    _warn(f"no checkpoint in {escape(str(folder))} is left whole: the run begins anew")
     return None
+
+
+def _warn(text: str) -> None:
+    console.print(f"[yellow]{text}", soft_wrap=True)
+
+
+def _restore_best(last: Path, best: Path) -> None:
+    """Copy ``last``, which holds the best weights, to the damaged ``best``."""
+    _warn(f"{escape(str(last))} holds the same weights as {best.name} did: restored from it")
+    if is_main_process():
+        with atomic(best, digest=True) as target, last.open("rb") as source:
+            shutil.copyfileobj(source, target)
 
 
 def _readable(file: Path) -> dict[str, Any] | None:
@@ -85,15 +86,12 @@ def _readable(file: Path) -> dict[str, Any] | None:
     try:
         checkpoint, verified = read_checkpoint(file)
     except RunError as error:
-        console.print(f"[yellow]a checkpoint cannot be read: {escape(str(error))}", soft_wrap=True)
+        _warn(f"a checkpoint cannot be read: {escape(str(error))}")
         return None
     if "place" not in checkpoint:
         return None
     if not verified:
-        console.print(
-            f"[yellow]{escape(str(file))} is used unverified: no digest of it was stored with it",
-            soft_wrap=True,
-        )
+        _warn(f"{escape(str(file))} is used unverified: no digest of it was stored with it")
     return checkpoint
 
 

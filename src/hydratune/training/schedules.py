@@ -12,75 +12,63 @@ from hydratune.settings.optimizer import OptimizerConfig, Schedule
 
 
 def warmup_steps(config: OptimizerConfig, total: int) -> int:
-    """Optimizer steps, of ``total``, in which the rate rises."""
-    return (
-        config.warmup_steps
-        if config.warmup_steps is not None
-        else round((config.warmup_ratio or 0.0) * total)
-    )
+    """Return the number of optimizer steps, of ``total``, in which the rate rises."""
+    if config.warmup_steps is not None:
+        return config.warmup_steps
+    return round((config.warmup_ratio or 0.0) * total)
 
 
 def learning_rate_factor(config: OptimizerConfig, total: int) -> Callable[[int], float]:
-    """Share of ``optimizer.lr`` at each optimizer step (from 0): linear warm-up, then the schedule
-    down to ``min_lr_ratio``.
+    """Return the share of ``optimizer.lr`` as a function of the optimizer step (from 0).
+
+    It rises linearly in the warm-up, and then falls to ``min_lr_ratio`` by the schedule.
     """
     warmup = warmup_steps(config, total)
-    falls_from = (
-        max(warmup, total - round(config.decay_ratio * total))
-        if config.schedule is Schedule.wsd
-        else warmup
-    )
-    shapes: dict[Schedule, Callable[[float], float]] = {  # of the share done of the part that falls
-        Schedule.cosine: lambda done: 0.5 * (1 + math.cos(math.pi * done)),
-        Schedule.linear: lambda done: 1 - done,
-        Schedule.wsd: lambda done: 1 - done,
-        Schedule.polynomial: lambda done: (1 - done) ** config.power,
-    }
-    shape = shapes.get(config.schedule)
+    decay_start = warmup
+    if config.schedule is Schedule.wsd:
+        decay_start = max(warmup, total - round(config.decay_ratio * total))
+    curve = _curves(config).get(config.schedule)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        if shape is None or step < falls_from:
+        if curve is None or step < decay_start:
             return 1.0
-        done = min(1.0, (step - falls_from) / max(1, total - falls_from))
-        return config.min_lr_ratio + (1 - config.min_lr_ratio) * shape(done)
+        progress = min(1.0, (step - decay_start) / max(1, total - decay_start))
+        return config.min_lr_ratio + (1 - config.min_lr_ratio) * curve(progress)
 
     return factor
 
 
+def _curves(config: OptimizerConfig) -> dict[Schedule, Callable[[float], float]]:
+    """Return how the rate falls from 1 to 0, as functions of the progress from 0 to 1."""
+    return {
+        Schedule.cosine: lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+        Schedule.linear: lambda progress: 1 - progress,
+        Schedule.wsd: lambda progress: 1 - progress,
+        Schedule.polynomial: lambda progress: (1 - progress) ** config.power,
+    }
+
+
 def check(config: OptimizerConfig, total: int) -> None:
-    """Raises ``ConfigError`` if the run, of ``total`` optimizer steps, would end before its warm-up
-    does.
-    """
+    """Raise ``ConfigError`` if a run of ``total`` optimizer steps ends before its warm-up."""
     if config.warmup_steps is not None and config.warmup_steps >= total:
         why = (
             f"the run has only {total} optimizer steps, so the learning rate would never reach"
             " optimizer.lr"
         )
-        raise ConfigError(
-            [
-                Problem(
-                    "optimizer.warmup_steps",
-                    config.warmup_steps,
-                    why,
-                    "set fewer, or train for longer",
-                )
-            ]
-        )
+        fix = "set fewer, or train for longer"
+        raise ConfigError([Problem("optimizer.warmup_steps", config.warmup_steps, why, fix)])
 
 
 def updates_per_epoch(config: TrainConfig, rows: int) -> int:
-    """Optimizer steps in one epoch of ``rows`` training rows."""
-    return -(
-        -rows
-        // (
-            config.data.batch_size * config.trainer.accumulate_grad_batches * config.trainer.devices
-        )
-    )
+    """Return the number of optimizer steps in one epoch of ``rows`` training rows."""
+    trainer = config.trainer
+    rows_per_step = config.data.batch_size * trainer.accumulate_grad_batches * trainer.devices
+    return -(-rows // rows_per_step)  # rounded up
 
 
 def total_steps(config: TrainConfig, rows: int) -> int:
-    """Optimizer steps of a run on ``rows`` training rows."""
+    """Return the number of optimizer steps of a run on ``rows`` training rows."""
     total = config.trainer.max_epochs * updates_per_epoch(config, rows)
     return min(total, config.trainer.max_steps) if config.trainer.max_steps else total

@@ -18,7 +18,7 @@ from hydratune.training.history import History
 from hydratune.training.module import FineTuning
 from hydratune.training.resume import RestoreCheckpoint, TrainerPosition
 from hydratune.training.sampling import Sampling
-from hydratune.training.task import Resumption, TrainingServices, TrainingTask
+from hydratune.training.task import Answer, Resumption, TrainingServices, TrainingTask
 from hydratune.training.validation import Patience, ValidationTimes, validation_steps
 from hydratune.training.watchdog import Stopped, Watchdog
 
@@ -68,44 +68,42 @@ class TrainingLoop:
         self, resumption: Resumption, services: TrainingServices
     ) -> list[lightning.Callback]:
         """Return the callbacks in the order in which they are called at every hook."""
-        task, settings = self.task, self.task.config.trainer
+        task, settings, history = self.task, self.task.config.trainer, self.history
         total = task.total_steps
         epochs = max(1, round(total / task.updates_per_epoch))
         times = ValidationTimes(validation_steps(total, settings.validations_per_epoch * epochs))
-        every = task.config.evaluation.every_steps
-        watchdog = Watchdog(self.history, settings.max_loss_ratio)
+        watchdog = Watchdog(history, settings.max_loss_ratio)
         position = TrainerPosition(
-            task.record.checkpoints / "last.ckpt",
+            task.record.last_checkpoint,
             self.data,
             resumption,
             settings.checkpoint_minutes,
             before=watchdog.before_checkpoint,
             validated=times.steps,
         )
+        rungs = HalvingRungs(
+            services.decisions, total, history, validated=times.steps, write=position.write
+        )
         return [
             *([ddp.RankSetup()] if settings.strategy == "ddp" else []),
             *rank_allocation(task.model),
             times,
-            self.history,
-            *(
-                [Sampling(every, services.answer, self.history)]
-                if services.answer is not None and every is not None
-                else []
-            ),
+            history,
+            *self._sampling(services.answer),
             watchdog,
             self.patience,
             self.best,
             position,
             # before the rungs, which need the loss as it was at the checkpoint
             *([self._restore] if self._restore is not None else []),
-            HalvingRungs(
-                services.decisions,
-                total,
-                self.history,
-                validated=times.steps,
-                write=position.write,
-            ),
+            rungs,
         ]
+
+    def _sampling(self, answer: Answer | None) -> list[lightning.Callback]:
+        every = self.task.config.evaluation.every_steps
+        if answer is None or every is None:
+            return []
+        return [Sampling(every, answer, self.history)]
 
     def run(self) -> LoopEnd:
         """Train to the end, or until something ends it; other errors are raised."""

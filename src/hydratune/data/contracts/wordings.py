@@ -1,4 +1,4 @@
-"""What the built-in contracts are written with: two disjoint worlds of names and sentences.
+"""The wordings of the built-in contracts: two disjoint worlds of names and sentences.
 
 ``TRAIN`` words make the training and validation rows, ``TEST`` words the test rows. No company,
 place, role, sentence or clause order of the test world occurs in the training world, so a model
@@ -7,7 +7,9 @@ cannot score by memory. Date and number *forms* are shared on purpose: turning "
 
 Fields in a sentence: ``{a} {b}`` the parties' roles, ``{A} {B}`` their names, ``{date}``,
 ``{period}`` (a duration in months or years), ``{days}`` (a duration in days), ``{place}``,
-``{money}``; ``{n}`` a number that means nothing.
+``{money}``; ``{n}`` a number without meaning.
+
+The file is long because it is data: each sentence stands on a line of its own.
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class World:
-    """Everything one world is written with; see the module docstring for the fields."""
+    """The names and sentences of one world; the module docstring explains their fields."""
 
     stems: tuple[str, ...]
     trades: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Encode rows: tokens with a loss mask. ``data/gate.py`` checks the masks before training.
+"""Encode rows: tokens with a loss mask. ``data/mask_check.py`` checks the masks before training.
 
 The tokenizer's own chat template is the only source of truth. A conversation is rendered up to each
 trained assistant turn, once without it (with the generation prompt, exactly what inference sends)

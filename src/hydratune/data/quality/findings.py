@@ -1,8 +1,8 @@
-"""What a check found, and what every check means to people."""
+"""The findings of the data checks, and what each check means to people."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from hydratune.settings.data import Level, QualityConfig
 
@@ -12,33 +12,39 @@ MOST_EXAMPLES = 20  # shown of one finding
 
 @dataclass(frozen=True)
 class Check:
-    """The words for one check."""
+    """The words for one check: what it finds, why that matters, and how to mend it."""
 
     title: str
-    why: str  # it matters
+    why: str
     fix: str
+
+
+def _personal_data(kind: str) -> Check:
+    return Check(
+        f"rows with {kind}", "a model can repeat personal data", "replace them by placeholders"
+    )
 
 
 CHECKS: dict[str, Check] = {
     "exact_leaks": Check(
-        "requests of one split that an earlier one has too",
-        "the score would measure memory",
+        "requests that an earlier split contains too",
+        "the score would measure memorisation",
         "data.clean.drop_leaks=true removes them from the earlier split",
     ),
     "near_leaks": Check(
-        "requests of one split that an earlier one has too, or nearly",
-        "the score would partly measure memory",
+        "requests that an earlier split contains too, exactly or nearly",
+        "the score would partly measure memorisation",
         "data.clean.drop_leaks=true removes them from the earlier split",
     ),
     "turn_leaks": Check(
-        "rows of one split whose user turn and answer an earlier one has under another system"
+        "rows whose last user turn and answer an earlier split contains too, under another system"
         " prompt or after other turns",
-        "the answer can be known by heart",
+        "the answer can be memorised",
         "data.clean.drop_leaks=true removes them from the earlier split",
     ),
     "group_leaks": Check(
-        "rows whose group is also on another side of the split",
-        "rows of one document or customer resemble each other, so the score would be too good",
+        "rows whose group has rows in another split too",
+        "rows of one document or customer resemble each other, so the score would be too high",
         "split by group: give one file and let hydratune split it",
     ),
     "exact_duplicates": Check(
@@ -53,7 +59,7 @@ CHECKS: dict[str, Check] = {
     ),
     "label_conflicts": Check(
         "requests with different labels or JSON answers",
-        "the model is told two things at once",
+        "the model would be trained on contradictory answers",
         "decide which answer is right",
     ),
     "multi_answer": Check(
@@ -62,45 +68,46 @@ CHECKS: dict[str, Check] = {
         "nothing, if all are right",
     ),
     "duplicate_ids": Check(
-        "rows whose id another row has",
-        "predictions could not be traced back",
+        "rows whose id another row has too",
+        "predictions could not be traced back to their rows",
         "give every row an id of its own",
     ),
     "encoding": Check(
         "rows with text that was decoded wrongly, or from a file in another encoding",
-        "the model would learn the garbage",
-        "save the source as UTF-8; what can be repaired is, with data.clean.encoding=true",
+        "the model would learn the wrong characters",
+        "save the source as UTF-8; data.clean.encoding=true repairs what can be repaired",
     ),
     "template_tokens": Check(
-        "texts that hold the model's own special tokens",
+        "texts that contain the model's own special tokens",
         "they would open or close turns in the middle of a text",
         "remove them from the texts; they belong to the chat template",
     ),
     "rendered": Check(
-        "texts that look like the output of a chat template, or hold special tokens of some model",
-        "roles and ends of turns would be learnt as text",
+        "texts that look like the output of a chat template, or contain special tokens of some"
+        " model",
+        "role names and turn ends would be learnt as text",
         "give the conversation as turns (messages), not as one rendered text, and remove such"
         " tokens from the texts",
     ),
     "empty_requests": Check(
-        "rows with a user turn in which nothing is said",
-        "the model would learn to answer nothing",
+        "rows with an empty user turn",
+        "the model would learn to answer without a request",
         "remove these rows, or correct them",
     ),
     "splits": Check(
         "splits that cannot be used",
-        "training needs rows in all three",
+        "training needs rows in all three splits",
         "give data.validation=FILE and data.test=FILE or larger fractions;"
-        " data.quality.near_leaks=off splits without looking at likeness",
+        " data.quality.near_leaks=off splits without regard to similarity",
     ),
     "straddling": Check(
-        "rows left out: their group or a near-duplicate is on two sides of the split",
-        "on either side they would leak",
-        "nothing, if they are few; data.quality.near_leaks=off splits without looking at likeness",
+        "rows dropped because their group or a near-duplicate is in two splits",
+        "they would leak from either split",
+        "nothing, if they are few; data.quality.near_leaks=off splits without regard to similarity",
     ),
     "mask": Check(
-        "rows whose mask is wrong",
-        "other tokens would be trained than you think",
+        "rows whose loss mask is wrong",
+        "other tokens would be trained than intended",
         "do what each message says",
     ),
     "overlength": Check(
@@ -114,55 +121,30 @@ CHECKS: dict[str, Check] = {
         "complete or remove them",
     ),
     "refusals": Check(
-        "answers that refuse",
+        "answers that refuse the request",
         "the model would learn to refuse",
-        "remove them, unless they are meant",
+        "remove them, unless they are intended",
     ),
     "language_mix": Check(
         "requests in another language than most",
-        "the model is taught several languages",
-        "fine if it is meant",
+        "the model is trained on several languages",
+        "nothing, if it is intended",
     ),
     "length_outliers": Check(
         "answers far longer or shorter than the rest", "often a mistake in the source", "read them"
     ),
-    "pii_email": Check(
-        "rows with e-mail addresses",
-        "a model can repeat personal data",
-        "replace them by placeholders",
-    ),
-    "pii_phone": Check(
-        "rows with phone numbers",
-        "a model can repeat personal data",
-        "replace them by placeholders",
-    ),
-    "pii_card": Check(
-        "rows with payment card numbers",
-        "a model can repeat personal data",
-        "replace them by placeholders",
-    ),
-    "pii_iban": Check(
-        "rows with bank account numbers (IBAN)",
-        "a model can repeat personal data",
-        "replace them by placeholders",
-    ),
-    "pii_ip": Check(
-        "rows with IP addresses", "a model can repeat personal data", "replace them by placeholders"
-    ),
-    "pii_ssn": Check(
-        "rows with US social security numbers",
-        "a model can repeat personal data",
-        "replace them by placeholders",
-    ),
-    "pii_names": Check(
-        "rows with names of persons or places",
-        "a model can repeat personal data",
-        "replace them by placeholders",
-    ),
+    "pii_email": _personal_data("e-mail addresses"),
+    "pii_phone": _personal_data("phone numbers"),
+    "pii_card": _personal_data("payment card numbers"),
+    "pii_iban": _personal_data("bank account numbers (IBAN)"),
+    "pii_ip": _personal_data("IP addresses"),
+    "pii_ssn": _personal_data("US social security numbers"),
+    "pii_names": _personal_data("names of persons or places"),
     "ungrounded": Check(
         "answers with numbers, dates or names that the request does not contain",
         "a model trained to extract or summarise would learn to invent",
-        "correct them; data.quality.ungrounded=off for tasks that are not drawn from a source",
+        "correct them; data.quality.ungrounded=off for tasks whose answers are not drawn from the"
+        " request",
     ),
     "unsupported": Check(
         "answers that a judge finds unsupported by their request",
@@ -171,11 +153,11 @@ CHECKS: dict[str, Check] = {
     ),
     "schema": Check(
         "answers that are not valid under the JSON schema",
-        "the model would learn to break it",
+        "the model would learn to violate it",
         "correct them, or the schema",
     ),
     "mixed_answers": Check(
-        "answers that are no JSON object while most are",
+        "answers that are not a JSON object while most are",
         "the model would learn two formats",
         "correct or remove them",
     ),
@@ -187,33 +169,53 @@ CHECKS: dict[str, Check] = {
     "label_balance": Check(
         "labels that are very frequent or very rare",
         "the model would learn to guess the frequent one",
-        "balance them, or judge by class",
+        "balance them, or evaluate each class by itself",
     ),
 }
-ALWAYS_ERRORS = ("mask", "splits")  # nothing good can come of training on these
+ALWAYS_ERRORS = ("mask", "splits")  # training on such data is never useful
+
+
+class Example(TypedDict):
+    """Rows to look at: their ids, their texts (fewer than ids, or none) and what is wrong."""
+
+    rows: list[str]
+    texts: list[str]
+    note: str
+
+
+class CheckReport(TypedDict, total=False):
+    """One check in report.json. Reports of older versions lack some of the keys."""
+
+    level: str
+    count: int
+    title: str
+    why: str
+    fix: str
+    note: str
+    rows: list[str]
+    where: list[str]
+    splits: dict[str, int]
+    found_in: list[str]
+    examples: list[Example]
 
 
 @dataclass
 class Finding:
-    """What one check found.
-
-    ``examples`` hold ``rows`` (ids), ``texts`` and ``note``, for people to look at.
-    """
+    """The result of one check: how many rows it concerns, which, and some examples."""
 
     name: str
     level: Level
     count: int = 0
-    rows: list[str] = field(default_factory=list)
-    examples: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)  # ids
+    examples: list[Example] = field(default_factory=list)
     note: str = ""
-    where: list[str] = field(default_factory=list)  # file:line of the rows, as far as they have one
-    splits: dict[str, int] = field(default_factory=dict)  # split -> how much of the count is there
-    # of leaks: the earlier splits that hold each row
-    found_in: list[str] = field(default_factory=list)
-    fix: str = ""  # where it depends on the rows
+    where: list[str] = field(default_factory=list)  # file:line of the rows, as far as it is known
+    splits: dict[str, int] = field(default_factory=dict)  # split -> its part of the count
+    found_in: list[str] = field(default_factory=list)  # of leaks: the earlier splits with each row
+    fix: str = ""  # replaces the check's own where the remedy depends on the rows
 
-    def plain(self) -> dict[str, Any]:
-        """For report.json."""
+    def plain(self) -> CheckReport:
+        """Return the finding as plain values for report.json."""
         check = CHECKS[self.name]
         return {
             "level": self.level.value,
@@ -231,33 +233,42 @@ class Finding:
 
 
 def level_of(config: QualityConfig, name: str) -> Level:
-    """As configured; checks that have no setting always refuse, or only report."""
+    """Return the configured level of a check.
+
+    Checks without a setting are always an error (``ALWAYS_ERRORS``) or always a warning.
+    """
     if name in ALWAYS_ERRORS:
         return Level.error
-    own = getattr(config, name, Level.warn)
-    assert isinstance(own, Level)
-    return own
+    level = getattr(config, name, Level.warn)
+    assert isinstance(level, Level)
+    return level
 
 
-def by_split(check: Mapping[str, Any]) -> str:
-    """In which splits what was found is:
+def format_splits(splits: Mapping[str, int]) -> str:
+    """Return counts by split as text: "train 3, test 2"."""
+    return ", ".join(f"{split} {count:,}" for split, count in splits.items())
 
-    "train 3, test 2"; empty where a note says it, or where it is of no split.
+
+def describe_splits(check: CheckReport) -> str:
+    """Return in which splits the check found something.
+
+    Empty for leaks, whose note says it, and for what belongs to no split.
     """
-    return (
-        ""
-        if check.get("found_in")
-        else ", ".join(f"{split} {count:,}" for split, count in check.get("splits", {}).items())
-    )
+    return "" if check.get("found_in") else format_splits(check.get("splits", {}))
 
 
-def places(check: Mapping[str, Any]) -> str:
-    """As ``by_split``; of leaks, where they were found too."""
-    return str(check["note"]) if check.get("found_in") else by_split(check)
+def describe_places(check: CheckReport) -> str:
+    """Like ``describe_splits``, but for leaks the note, which says where they were found."""
+    return check["note"] if check.get("found_in") else describe_splits(check)
 
 
-def refusals(checks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """check -> what it found, why it matters and what to do, for the ``plain`` findings that refuse
+def describe_check(check: CheckReport) -> str:
+    """Return the splits and the note of a check, joined; empty if it has neither."""
+    return "; ".join(filter(None, (describe_splits(check), check["note"])))
+
+
+def refusals(checks: Mapping[str, CheckReport]) -> dict[str, str]:
+    """check -> what it found, why it matters and what to do, for every check that forbids
     training.
     """
     return {
@@ -267,17 +278,17 @@ def refusals(checks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _refusal(name: str, check: Mapping[str, Any]) -> str:
-    first = [
+def _refusal(name: str, check: CheckReport) -> str:
+    first_rows = [
         f"{row} ({where})" if where else row
         for row, where in zip(check["rows"][:3], check["where"], strict=False)
     ]
-    told = f"; the first: {', '.join(first)}" if first else ""
-    note = "; ".join(filter(None, (by_split(check), check["note"])))
-    note = f" ({note})" if note else ""
+    rows = f"; the first: {', '.join(first_rows)}" if first_rows else ""
+    description = describe_check(check)
+    note = f" ({description})" if description else ""
     reason = f"\n    {check['examples'][0]['note']}" if name == "mask" and check["examples"] else ""
     fix = check["fix"] if name in ALWAYS_ERRORS else f"{check['fix']}, or data.quality.{name}=warn"
     return (
-        f"{name}: {check['count']:,} {check['title']}{note}{told}{reason}\n    why:"
-        f" {check['why']}\n    fix: {fix}"
+        f"{name}: {check['count']:,} {check['title']}{note}{rows}{reason}\n"
+        f"    why: {check['why']}\n    fix: {fix}"
     )

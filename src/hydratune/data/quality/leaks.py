@@ -1,8 +1,8 @@
-"""Which rows of one split are in another: by the same request, by one nearly like it, or by the
-same turn and answer.
+"""Which rows of one split are in another: by the same request, by a nearly equal one, or by the
+same last user turn and answer.
 
-A test row is sought in training and validation, a validation row in training. Splits are bits: 1
-train, 2 validation, 4 test.
+Test rows are searched for in training and validation, validation rows in training. Sets of splits
+are bits: 1 train, 2 validation, 4 test.
 """
 
 from array import array
@@ -15,23 +15,24 @@ from numpy.typing import NDArray
 
 from hydratune.data.splits import SPLITS, Side
 
-Bits = NDArray[np.int8]  # of each row
+SplitBits = NDArray[np.int8]  # (rows,): a set of splits for each row
+_TRAIN, _VALIDATION, _TEST = (np.int8(1 << side) for side in SPLITS)
 
 
 class Leak(StrEnum):
-    """In what way a row is in another split; the names of the checks."""
+    """In what way a row is in another split; the values are the names of the checks."""
 
     exact = "exact_leaks"
-    # exact ones, those nearly like it, and those asked in the middle of a trained conversation
+    # Exact leaks, nearly equal requests, and requests in the middle of a trained conversation.
     near = "near_leaks"
-    # the last user turn and the answer, under another system prompt or after other turns
+    # The last user turn and the answer, under another system prompt or after other turns.
     turn = "turn_leaks"
 
 
-class Keys:
-    """Hashes of something that rows hold, with the number of the row.
+class RowKeys:
+    """Hashes of some property of rows, each with the position of its row.
 
-    A row may hold several, or none.
+    A row may have several hashes, or none.
     """
 
     def __init__(self) -> None:
@@ -39,122 +40,124 @@ class Keys:
         self._numbers: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def add(self, row: int, key: int) -> None:
+        """Add one hash of the row at position ``row``."""
         self.rows.append(row)
         self.hashes.append(key)
 
     def numbers(self) -> NDArray[np.int64]:
-        """The number of each hash among the different ones."""
+        """Number the distinct hashes, and return the number of each hash."""
         if len(self._numbers) != len(self.hashes):
-            self._numbers = np.unique(np.frombuffer(self.hashes, np.uint64), return_inverse=True)[
-                1
-            ].astype(np.int64)
+            hashes = np.frombuffer(self.hashes, np.uint64)
+            self._numbers = np.unique(hashes, return_inverse=True)[1].astype(np.int64)
         return self._numbers
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Return (positions, hashes), one entry per hash."""
         return np.frombuffer(self.rows, np.int64), np.frombuffer(self.hashes, np.uint64)
 
 
 @dataclass(frozen=True)
-class Held:
-    """What all rows hold.
+class RowContents:
+    """What is compared between rows: their requests, and hashes of their turns."""
 
-    ``requests``: the number of each row's request; ``near`` names the requests nearly like one.
-    """
-
-    requests: NDArray[np.int64]
-    count: int  # of different requests
-    near: Mapping[int, Sequence[int]]
-    own: Keys  # the request of each row, and its forms
-    inner: Keys  # the same of requests in the middle of a conversation whose answer is trained
-    turns: Keys  # last user turn and answer of each row
-    inner_turns: Keys  # the same in the middle of a conversation
+    requests: NDArray[np.int64]  # (rows,): the number of each row's request
+    request_count: int  # distinct requests
+    near: Mapping[int, Sequence[int]]  # request -> the requests nearly equal to it
+    own: RowKeys  # the request of each row, in the forms in which it is compared
+    inner: RowKeys  # the same for requests inside a conversation whose answers are trained
+    turns: RowKeys  # last user turn and answer of each row
+    inner_turns: RowKeys  # the same for turns inside a conversation
 
 
-def found_in(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
-    """Of each row the earlier splits that hold it: train and validation of a test row, train of a
-    validation row.
+def find_leaks(contents: RowContents, sides: NDArray[np.int8], kind: Leak) -> SplitBits:
+    """Return for each row the earlier splits that contain it.
+
+    These are training and validation for a test row, and training for a validation row.
     """
     earlier = np.zeros(len(sides), np.int8)
-    earlier[sides == Side.validation], earlier[sides == Side.test] = 1, 3
-    bits = _there(held, sides, kind) & earlier
+    earlier[sides == Side.validation] = _TRAIN
+    earlier[sides == Side.test] = _TRAIN | _VALIDATION
+    bits = _splits_with(contents, sides, kind) & earlier
     if kind is Leak.turn:
-        said = _there(held, sides, Leak.exact) | _meeting(held.own, held.own, sides)
-        bits[(said & earlier) > 0] = 0  # said already
+        as_request = _splits_with(contents, sides, Leak.exact)
+        as_request |= _shared_splits(contents.own, contents.own, sides)
+        bits[(as_request & earlier) > 0] = 0  # reported by the other two checks
     return bits
 
 
-def removed(held: Held, sides: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """The rows without which nothing leaks: validation rows that are in test, then training rows
-    that are in validation or test.
+def rows_to_remove(contents: RowContents, sides: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Return for each row whether it must be removed so that nothing leaks.
+
+    Removed are validation rows that are in test, then training rows that are in validation or test.
     """
-    left, gone = sides.copy(), np.zeros(len(sides), bool)
-    for side, later in ((Side.validation, 4), (Side.train, 6)):
-        bits = _there(held, left, Leak.near) | _asked(held.own, held.inner, left)
-        bits |= _there(held, left, Leak.turn) | _asked(held.turns, held.inner_turns, left)
-        leaking = (left == side) & (bits & later > 0)
-        gone |= leaking
-        left[leaking] = Side.leak
-    return gone
+    remaining, unwanted = sides.copy(), np.zeros(len(sides), bool)
+    for side, later in ((Side.validation, _TEST), (Side.train, _VALIDATION | _TEST)):
+        bits = _splits_with(contents, remaining, Leak.near)
+        bits |= _shared_splits(contents.inner, contents.own, remaining)
+        bits |= _splits_with(contents, remaining, Leak.turn)
+        bits |= _shared_splits(contents.inner_turns, contents.turns, remaining)
+        leaking = (remaining == side) & (bits & later > 0)
+        unwanted |= leaking
+        remaining[leaking] = Side.leak
+    return unwanted
 
 
-def holders(held: Held, sides: NDArray[np.int8], kind: Leak, row: int) -> list[int]:
-    """One row of an earlier split that holds ``row``, to be shown beside it; none, if it lies
-    inside a conversation.
+def find_holder(contents: RowContents, sides: NDArray[np.int8], kind: Leak, row: int) -> int | None:
+    """Return a row of an earlier split that contains ``row``, to be shown beside it.
+
+    None if there is none, because ``row`` is inside a conversation.
     """
     earlier = sides < sides[row]
-    request = int(held.requests[row])
-    for candidate in (request, *(held.near.get(request, ()) if kind is Leak.near else ())):
-        same = np.flatnonzero((held.requests == candidate) & earlier)
+    request = int(contents.requests[row])
+    near = contents.near.get(request, ()) if kind is Leak.near else ()
+    for candidate in (request, *near):
+        same = np.flatnonzero((contents.requests == candidate) & earlier)
         if len(same):
-            return [int(same[0])]
-    mine, other = (held.turns, held.inner_turns) if kind is Leak.turn else (held.own, held.inner)
-    for keys in (mine, other):
+            return int(same[0])
+    is_turn = kind is Leak.turn
+    own = contents.turns if is_turn else contents.own
+    inner = contents.inner_turns if is_turn else contents.inner
+    own_rows, own_hashes = own.arrays()
+    for keys in (own, inner):
         rows, hashes = keys.arrays()
-        asked = mine.arrays()[1][mine.arrays()[0] == row]
-        same = rows[np.isin(hashes, asked) & earlier[rows]]
+        same = rows[np.isin(hashes, own_hashes[own_rows == row]) & earlier[rows]]
         if len(same):
-            return [int(same[0])]
-    return []
+            return int(same[0])
+    return None
 
 
-def _there(held: Held, sides: NDArray[np.int8], kind: Leak) -> Bits:
-    """Of each row the splits that hold it in this way, its own among them."""
+def _splits_with(contents: RowContents, sides: NDArray[np.int8], kind: Leak) -> SplitBits:
+    """Return for each row the splits that contain it in this way, its own among them."""
+    turns = contents.turns
     if kind is Leak.turn:
-        return _meeting(held.turns, held.turns, sides) | _meeting(
-            held.turns, held.inner_turns, sides
-        )
-    of_requests = np.zeros(held.count, np.int8)
+        bits = _shared_splits(turns, turns, sides)
+        return bits | _shared_splits(turns, contents.inner_turns, sides)
+    of_request = np.zeros(contents.request_count, np.int8)
     for side in SPLITS:
-        of_requests[held.requests[sides == side]] |= np.int8(1 << side)
+        of_request[contents.requests[sides == side]] |= np.int8(1 << side)
     if kind is Leak.exact:
-        return of_requests[held.requests]
-    nearly = of_requests.copy()
-    for request, others in held.near.items():
+        return of_request[contents.requests]
+    of_near_request = of_request.copy()
+    for request, others in contents.near.items():
         for other in others:
-            nearly[request] |= of_requests[other]
-    return (
-        nearly[held.requests]
-        | _meeting(held.own, held.own, sides)
-        | _meeting(held.own, held.inner, sides)
-    )
+            of_near_request[request] |= of_request[other]
+    bits = of_near_request[contents.requests] | _shared_splits(contents.own, contents.own, sides)
+    return bits | _shared_splits(contents.own, contents.inner, sides)
 
 
-def _meeting(asked: Keys, offered: Keys, sides: NDArray[np.int8]) -> Bits:
-    """Of each row that asks, the splits of the rows that offer the same."""
+def _shared_splits(keys: RowKeys, others: RowKeys, sides: NDArray[np.int8]) -> SplitBits:
+    """Return for each row the splits of the rows that have one of its ``keys`` in ``others``."""
     bits = np.zeros(len(sides), np.int8)
-    if asked is offered:
-        rows, number = asked.arrays()[0], asked.numbers()
-        held = np.zeros(len(rows), np.int8)
+    rows, hashes = keys.arrays()
+    if keys is others:
+        number = keys.numbers()
+        of_number = np.zeros(len(rows), np.int8)
         for side in SPLITS:
-            held[number[sides[rows] == side]] |= np.int8(1 << side)
-        np.bitwise_or.at(bits, rows, held[number])
+            of_number[number[sides[rows] == side]] |= np.int8(1 << side)
+        np.bitwise_or.at(bits, rows, of_number[number])
         return bits
-    (rows, hashes), (there, theirs) = asked.arrays(), offered.arrays()
-    for side in SPLITS if len(theirs) else ():
-        bits[rows[np.isin(hashes, theirs[sides[there] == side])]] |= np.int8(1 << side)
+    other_rows, other_hashes = others.arrays()
+    for side in SPLITS if len(other_hashes) else ():
+        shared = np.isin(hashes, other_hashes[sides[other_rows] == side])
+        bits[rows[shared]] |= np.int8(1 << side)
     return bits
-
-
-def _asked(asked: Keys, inner: Keys, sides: NDArray[np.int8]) -> Bits:
-    """Of each row the splits of the rows that ask what it says in the middle of its conversation."""  # noqa: E501
-    return _meeting(inner, asked, sides)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from hydratune.console import console
 from hydratune.evaluation.judge.questions import Question
-from hydratune.settings.commands import AskingConfig
+from hydratune.settings.judge import AskingConfig
 
 _SILENCE = 10.0  # seconds without a reply after which a line says so
 _TURN_BYTES = 16  # of the format around a turn, at most

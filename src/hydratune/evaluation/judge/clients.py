@@ -5,8 +5,10 @@ from pathlib import Path
 
 from hydratune.evaluation.judge.client import Budget, Client
 from hydratune.evaluation.judge.server import Server
-from hydratune.settings.commands import AskingConfig
-from hydratune.settings.model import HubModel, LocalModel, ModelConfig
+from hydratune.models.sources.hub import HubModel
+from hydratune.models.sources.local import LocalModel
+from hydratune.settings.judge import AskingConfig
+from hydratune.settings.model import ModelConfig
 
 
 def make_client(config: AskingConfig, base: Callable[[], ModelConfig], budget: Budget) -> Client:

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hydratune.data.quality import pii
-from hydratune.data.quality.findings import MOST_EXAMPLES, Finding
+from hydratune.data.quality.findings import MOST_EXAMPLES, Example, Finding
 from hydratune.data.rows import Row
 from hydratune.errors import RunError
 from hydratune.evaluation.judge import questions
 from hydratune.evaluation.judge.ask import Judgement, ReplyCache, ask_all
 from hydratune.evaluation.judge.client import Client
 from hydratune.evaluation.judge.questions import Opinion
-from hydratune.settings.commands import FactsConfig
 from hydratune.settings.data import Level
+from hydratune.settings.judge import FactsConfig
 
 _LONGEST = 600  # letters of a request or an answer in an example
 
@@ -87,9 +87,9 @@ def _note(client: Client, asked: int, opinions: Sequence[Opinion], why: str) -> 
     return f"{asked} rows asked of {client.identity}: {counts}{without}"
 
 
-def _example(row: Row, opinion: Opinion) -> dict[str, object]:
-    texts = [pii.hidden(text)[:_LONGEST] for text in (_request(row), row.answer)]
-    feedback = pii.hidden(opinion.feedback)[:_LONGEST]
+def _example(row: Row, opinion: Opinion) -> Example:
+    texts = [pii.mask_all(text)[:_LONGEST] for text in (_request(row), row.answer)]
+    feedback = pii.mask_all(opinion.feedback)[:_LONGEST]
     return {"rows": [row.id, row.id], "texts": texts, "note": feedback}
 
 

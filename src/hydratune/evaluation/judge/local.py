@@ -8,9 +8,9 @@ from hydratune.data.rows import Message
 from hydratune.evaluation.generation import Answer, answer
 from hydratune.evaluation.judge.client import Budget, OnReply, Reply, TimeLimit
 from hydratune.evaluation.judge.questions import Question
-from hydratune.models import hardware, sources
+from hydratune.models import hardware, loading
 from hydratune.models.compute import for_answers
-from hydratune.settings.commands import AskingConfig
+from hydratune.settings.judge import AskingConfig
 from hydratune.settings.model import ModelConfig
 
 
@@ -18,15 +18,15 @@ class Local:
     """Asks a model, which answers greedily."""
 
     def __init__(self, model: ModelConfig, config: AskingConfig, budget: Budget) -> None:
-        source = sources.resolve(model)
+        source = loading.locate(model)
         self.config, self.budget, self._time = config, budget, TimeLimit(config)
-        self.tokenizer = sources.load_tokenizer(model, source)
+        self.tokenizer = loading.load_tokenizer(model, source)
         hardware.keep_memory()
-        self.model = sources.load_model(model, source, for_answers())
-        self.stop = frozenset(sources.turn_end_ids(self.tokenizer, self.model))
+        self.model = loading.load_model(model, source, for_answers())
+        self.stop = frozenset(loading.turn_end_ids(self.tokenizer, self.model))
         self.encoder = ChatEncoder(self.tokenizer, self.stop)
-        self.context = sources.context_window(model, self.model)
-        self.identity = f"local {sources.identified(source, model, self.model).identity}"
+        self.context = loading.context_window(model, self.model)
+        self.identity = f"local {loading.identified(source, model, self.model).identity}"
 
     def ask(self, questions: Sequence[Question], on_reply: OnReply) -> None:
         """Ask the questions in groups, so that replies can be kept while others are generated."""

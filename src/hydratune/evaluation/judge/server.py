@@ -12,7 +12,7 @@ from hydratune.console import console, progress
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation.judge.client import Budget, OnReply, Reply, TimeLimit
 from hydratune.evaluation.judge.questions import Question
-from hydratune.settings.commands import AskingConfig
+from hydratune.settings.judge import AskingConfig
 from hydratune.settings.secrets import mask
 
 if TYPE_CHECKING:

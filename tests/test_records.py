@@ -1,10 +1,13 @@
-"""status.json as a typed record: reasons are fields, and what is on disk keeps its form."""
+"""Typed records: what is on disk keeps its form, and no text that people read is parsed."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from hydratune.errors import RunError
+from hydratune.records.environment import Environment
+from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Halved, Outcome, Rung, State, Status
 
@@ -90,3 +93,74 @@ def test_values_of_the_wrong_type_count_as_missing(content: dict[str, object]) -
     status = Status(content)
     assert status.outcome is Outcome.no_run and status.halved is None and status.rungs == ()
     assert status.error is None and status.tries is None
+
+
+METRICS = {  # in the order in which versions without typed records wrote it
+    "base/exact_match": 0.25,
+    "eval/exact_match": 0.5,
+    "fit/rise": 0.01,
+    "course": {"verdict": "settled", "advice": "settled", "epochs": []},
+    "train/loss": 1.0,
+    "val/loss": 1.5,
+    "objective": 1.5,
+    "cost/tokens": 100,
+    "settings": {"base": {"rows": 4}, "eval": {"rows": 4}, "objective": {"mode": "min"}},
+    "intervals": {"eval/exact_match": [0.1, 0.9]},
+    "seconds": {"training": 2.5},
+    "forgetting/within_budget": True,
+    "memorisation/difference": 0.0,
+    "note": "of another version",
+}
+
+
+def test_metrics_are_written_as_they_were_read(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps(METRICS, indent=2) + "\n")
+    before = file.read_bytes()
+    metrics = RunMetrics.read(file)
+    metrics.write(file)
+    assert file.read_bytes() == before
+    assert metrics.values["val/loss"] == 1.5 and metrics.systems == ["base", "eval"]
+    assert metrics.values["memorisation/difference"] == 0.0 and "note" not in metrics.values
+
+
+def test_metrics_of_an_older_version_lack_what_it_did_not_write() -> None:
+    metrics = RunMetrics.from_json({"eval/exact_match": 0.5, "val/loss": 1.0})
+    assert metrics.settings == {} and metrics.course == {} and metrics.systems == []
+
+
+ENVIRONMENT = {
+    "versions": {"python": "3.11.9"},
+    "hardware": {"cores": 2},
+    "code": "abc",
+    "seed": 3,
+    "model": {"name": "toy", "licence": None, "source": "toy", "identity": "toy@1"},
+    "base": "toy@1",
+    "data_fingerprint": "def",
+    "git": {"commit": "0123", "dirty": False},
+    "precision": "32-true",
+    "memory_plan": {"micro_tokens": 512},
+    "note": "of another version",
+}
+
+
+@pytest.mark.parametrize("without", [None, "memory_plan"])
+def test_the_environment_is_written_as_it_was_read(tmp_path: Path, without: str | None) -> None:
+    file = tmp_path / "environment.json"
+    content = {key: value for key, value in ENVIRONMENT.items() if key != without}
+    file.write_text(json.dumps(content, indent=2) + "\n")
+    before = file.read_bytes()
+    environment = Environment.read(file)
+    environment.write(file)
+    assert file.read_bytes() == before
+    assert list(environment.facts()) == ["base", "data_fingerprint", "git", "precision"]
+
+
+@pytest.mark.parametrize("record", [RunMetrics, Environment])
+def test_a_file_that_holds_no_object_is_refused(
+    tmp_path: Path, record: type[RunMetrics] | type[Environment]
+) -> None:
+    file = tmp_path / "file.json"
+    file.write_text("[1, 2]")
+    with pytest.raises(RunError, match="changed or cut"):
+        record.read(file)

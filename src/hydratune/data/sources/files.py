@@ -1,0 +1,75 @@
+"""``data=files``: your own files."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from hydratune import digests
+from hydratune.data.formats.files import SUFFIXES
+from hydratune.data.rows import SPLIT_NAMES
+from hydratune.data.sources.base import OpenedSource
+from hydratune.data.sources.records import RecordsConfig
+from hydratune.errors import Problem
+from hydratune.settings.registry import variant
+
+_GENERIC_NAMES = ("train", "training", "data")  # of files: their folder says what they are
+
+
+@variant("data", "files")
+@dataclass
+class FilesData(RecordsConfig):
+    """JSONL, JSON, CSV, TSV, Parquet or text files; format and columns are detected and stated."""
+
+    source: str = "files"
+    train: str = MISSING
+    validation: str | None = None
+    test: str | None = None
+    # e.g. {prompt: question, completion: answer, group: customer}
+    columns: dict[str, str] = field(default_factory=dict)
+    # speaker -> role, e.g. {narrator: system}; or role -> speakers, {user: [Mr. X, Ann]}
+    roles: dict[str, Any] = field(default_factory=dict)
+    # rows whose column has this value, e.g. {label: true}; any: the column selects no rows
+    keep: dict[str, Any] = field(default_factory=dict)
+    encoding: str = "utf-8"
+
+    def files(self) -> dict[str, Path]:
+        """split -> its file."""
+        return {name: Path(file) for name in SPLIT_NAMES if (file := getattr(self, name))}
+
+    def source_problems(self) -> Iterator[Problem]:
+        """Yield the problems of the settings that only this source has."""
+        for name in SPLIT_NAMES:
+            file = getattr(self, name)
+            if file is not None and not Path(file).is_file():
+                why = "this is a folder, not a file" if Path(file).is_dir() else "no such file"
+                fix = f"give a file that ends with {', '.join(SUFFIXES)}"
+                yield Problem(f"data.{name}", file, why, fix)
+        yield from self.record_problems()
+
+    def default_name(self) -> str:
+        """Return the name of the training file, or of its folder if the name says nothing."""
+        file = Path(self.train)
+        return file.resolve().parent.name if file.stem in _GENERIC_NAMES else file.stem
+
+    def open(self) -> OpenedSource:
+        """Read the files, one record after the other."""
+        from hydratune.data.formats.reader import read_file
+
+        statements: list[str] = []
+        files, naming = self.files(), self.naming()
+        rows = {
+            name: read_file(path, naming, self.encoding, statements) for name, path in files.items()
+        }
+        identity = {name: digests.of_file(path) for name, path in files.items()}
+        return OpenedSource(rows, identity, sum(map(_count_lines, files.values())), statements)
+
+
+def _count_lines(path: Path) -> int:
+    """Return about how many rows a file has."""
+    if path.suffix.lower() == ".parquet":
+        return 0
+    with path.open("rb") as stream:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(1 << 20), b""))

@@ -1,0 +1,161 @@
+"""``data=mixed``: several sources in one data set."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hydratune.data.rows import Row, with_system
+from hydratune.data.sources.base import OpenedSource, SourceConfig
+from hydratune.errors import DataError, Problem
+from hydratune.settings.data import DataConfig
+from hydratune.settings.registry import plain, variant, variants
+
+_NOT_MIXED = ("mixed", "prepared")
+_OWN_OF_A_PART = {"system_prompt", "max_train_rows"}  # shared settings that each part may have
+_NO_DEFAULT = "???"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the mixture: its settings, and its weight among the training rows."""
+
+    settings: SourceConfig
+    weight: float
+
+
+@variant("data", "mixed")
+@dataclass
+class MixedData(SourceConfig):
+    """Several sources in one set. ``parts.NAME`` has the settings of one: its ``source``, that
+    source's own settings, and ``weight``.
+
+    Of the shared settings a part has its own ``system_prompt`` and ``max_train_rows``; the others
+    are those of the whole.
+    """
+
+    source: str = "mixed"
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    def source_problems(self) -> Iterator[Problem]:
+        """Yield the problems of the parts."""
+        if not self.parts:
+            fix = "+data.parts.NAME.source=files +data.parts.NAME.train=FILE"
+            yield Problem("data.parts", "{}", "there is nothing to mix", fix)
+        for name, values in self.parts.items():
+            yield from _part_problems(f"data.parts.{name}", values)
+
+    def open(self) -> OpenedSource:
+        """Open all parts together.
+
+        The training rows of a part are as many as its weight allows without repeating a row of any
+        part. Which of them are used is decided by a hash, so that rows added to one part change few
+        rows of the others. Raises ``DataError`` if the parts have different splits.
+        """
+        parts = {name: read_part(values) for name, values in self.parts.items()}
+        sources = {name: part.settings.open() for name, part in parts.items()}
+        splits = _common_splits(sources)
+        used = _choose_rows(parts)
+        total = sum(map(len, used.values()))
+        statements = [
+            f"{name}: {len(rows):,} of its training rows, {100 * len(rows) / total:.0f} % of all"
+            for name, rows in used.items()
+        ]
+        rows = {split: _rows(parts, sources, split, used, statements) for split in splits}
+        identity = {name: source.identity for name, source in sources.items()}
+        about = sum(source.about for source in sources.values())
+        return OpenedSource(rows, identity, about, statements)
+
+
+def read_part(values: Mapping[str, Any]) -> Part:
+    """Return one of ``data.parts``.
+
+    Raises OmegaConf's own errors and ``KeyError``.
+    """
+    own = {name: value for name, value in values.items() if name != "weight"}
+    schema = OmegaConf.structured(variants("data")[own["source"]])
+    settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(own)))
+    assert isinstance(settings, SourceConfig)
+    return Part(settings, float(values.get("weight", 1)))
+
+
+def _part_problems(key: str, values: object) -> Iterator[Problem]:
+    """Yield the problems of the part with the settings ``values``, whose key is ``key``."""
+    settings: dict[str, Any] = values if isinstance(values, dict) else {}
+    source, weight = settings.get("source"), settings.get("weight", 1)
+    sources = [name for name in variants("data") if name not in _NOT_MIXED]
+    if source not in sources:
+        yield Problem(f"{key}.source", source, "no such source", f"one of: {', '.join(sources)}")
+        return
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not is_number or not 0 < weight < math.inf:
+        yield Problem(f"{key}.weight", weight, "must be a number above 0", "for example 1")
+        return
+    shared = {shared.name for shared in fields(DataConfig)} - _OWN_OF_A_PART
+    for name in sorted(shared & settings.keys()):
+        why = "this is decided for all parts together"
+        yield Problem(f"{key}.{name}", settings[name], why, f"set data.{name}")
+    try:
+        own = read_part(settings).settings
+    except OmegaConfBaseException as error:
+        name = getattr(error, "full_key", None) or ""
+        why, fix = str(error).splitlines()[0], f"see conf/data/{source}.yaml"
+        yield Problem(f"{key}.{name}", settings.get(name, ""), why, fix)
+        return
+    missing = next((name for name, value in plain(own).items() if value == _NO_DEFAULT), None)
+    if missing is not None:
+        why, fix = "this setting has no default", f"+{key}.{missing}=VALUE"
+        yield Problem(f"{key}.{missing}", _NO_DEFAULT, why, fix)
+        return
+    for problem in own.source_problems():
+        yield replace(problem, key=problem.key.replace("data.", f"{key}.", 1))
+
+
+def _common_splits(sources: Mapping[str, OpenedSource]) -> list[str]:
+    """Return the splits that all parts have. Raises ``DataError`` if they are different."""
+    splits = {name: sorted(source.rows) for name, source in sources.items()}
+    if len(set(map(tuple, splits.values()))) > 1:
+        listed = "; ".join(f"{name}: {', '.join(own)}" for name, own in splits.items())
+        raise DataError(
+            f"data.parts: some have rows of their own for a split and others do not ({listed});"
+            " give them to all, or to none"
+        )
+    return next(iter(splits.values()))
+
+
+def _choose_rows(parts: Mapping[str, Part]) -> dict[str, frozenset[int]]:
+    """part -> the numbers of the training rows that are used."""
+    from hydratune.data.splits import unit_hash
+
+    ranked: dict[str, list[int]] = {}
+    for name, part in parts.items():
+        rows = part.settings.open().rows["train"]
+        hashes = [unit_hash(f"mix/{name}/{row.id}") for row in rows]
+        order = sorted(range(len(hashes)), key=hashes.__getitem__)
+        ranked[name] = order[: part.settings.max_train_rows]
+    unit = min(len(ranked[name]) / part.weight for name, part in parts.items())
+    return {
+        name: frozenset(ranked[name][: round(unit * part.weight)]) for name, part in parts.items()
+    }
+
+
+def _rows(
+    parts: Mapping[str, Part],
+    sources: Mapping[str, OpenedSource],
+    split: str,
+    used: Mapping[str, frozenset[int]],
+    statements: list[str],
+) -> Iterator[Row]:
+    """Yield the rows of one split, part by part, and add the statements of each part."""
+    for name, part in parts.items():
+        source = sources[name]
+        for number, row in enumerate(source.rows[split]):
+            if split == "train" and number not in used[name]:
+                continue
+            named = replace(row, id=f"{name}/{row.id}", meta={**row.meta, "part": name})
+            yield with_system(named, part.settings.system_prompt)
+        named_statements = [f"{name}: {statement}" for statement in source.statements]
+        statements += [text for text in named_statements if text not in statements]

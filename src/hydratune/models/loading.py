@@ -1,0 +1,188 @@
+"""Tokenizers and models of every source, loaded in the same way.
+
+A source ends in a folder or a hub name, which ``transformers`` loads by its usual way.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from hydratune.data.encoding.tokenizing import adds_begin
+from hydratune.data.reader import Reader
+from hydratune.errors import ConfigError, Problem
+from hydratune.models.attention import NAME as ATTENTION
+from hydratune.models.attention import supports_packing
+from hydratune.models.compute import Compute, remember_autocast
+from hydratune.models.turn_ends import add_missing_eos, turn_ends
+from hydratune.settings.model import ModelConfig, Quantization, Source
+
+# one line break between turns: two could merge into one token, or not, depending on what follows
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + eos_token + '\n' }}"
+    "{% else %}{{ m['content'] | trim + '\n' }}{% endif %}{% endfor %}"
+)
+Loaded = TypeVar("Loaded", covariant=True)
+
+
+class _AutoClass(Protocol[Loaded]):
+    """One of transformers' classes with ``from_pretrained``."""
+
+    def from_pretrained(self, name: str, /, **options: Any) -> Loaded: ...
+
+
+def locate(model: ModelConfig) -> Source:
+    """Return where the model is, after making it available unless it is on the hub.
+
+    Raises ``InputError`` if it cannot be made available.
+    """
+    if not model.on_hub:  # a download deserves a progress bar
+        transformers_logging.disable_progress_bar()
+    return model.locate()
+
+
+def load_tokenizer(model: ModelConfig, source: Source) -> PreTrainedTokenizerBase:
+    """Return the tokenizer with the configured chat template and a padding token.
+
+    Raises ``ConfigError`` without a template.
+    """
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, model, source)
+    if model.chat_template == "plain":
+        tokenizer.chat_template = plain_template(tokenizer)
+    elif model.chat_template is not None:
+        tokenizer.chat_template = Path(model.chat_template).read_text("utf-8")
+    if tokenizer.chat_template is None:
+        why = f"{model.name} is a base model: its tokenizer has no chat template"
+        fix = "set model.chat_template=plain, or give a Jinja file"
+        raise ConfigError([Problem("model.chat_template", None, why, fix)])
+    add_missing_eos(tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the built-in chat template, which begins as the tokenizer begins a text."""
+    return ("{{ bos_token }}" if adds_begin(tokenizer) else "") + PLAIN_TEMPLATE
+
+
+def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrainedModel:
+    """Return the base model in evaluation mode, loaded onto its device and in its final dtype."""
+    options: dict[str, object] = {"dtype": compute.weights}
+    quantised = model.quantization is not Quantization.none
+    # on a CPU, bitsandbytes would take the first GPU unless it is named
+    if compute.device.type != "cpu" or quantised:
+        options["device_map"] = {"": str(compute.device)}
+    if quantised:
+        options["quantization_config"] = _quantization(model.quantization, compute.weights)
+    loaded: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, model, source, **options)
+    if supports_packing(loaded) is None:
+        loaded.set_attn_implementation(ATTENTION)
+    remember_autocast(loaded, compute.autocast)
+    return loaded.eval()
+
+
+def identified(source: Source, model: ModelConfig, loaded: PreTrainedModel) -> Source:
+    """Return ``source`` with an identity that is equal only for equal weights.
+
+    It has the commit that a hub model was really loaded from, and the quantisation.
+    """
+    identity = model.loaded_identity(source, getattr(loaded.config, "_commit_hash", None))
+    if model.quantization is not Quantization.none:
+        identity += f"+{model.quantization}"
+    return replace(source, identity=identity)
+
+
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> frozenset[int]:
+    """Return every token that ends generation for this model."""
+    return turn_ends(tokenizer, model.generation_config)
+
+
+def context_window(model: ModelConfig, loaded: PreTrainedModel) -> int:
+    """Return how many tokens the model can read.
+
+    The smaller of the numbers in the settings and in the model's own config counts.
+    """
+    return _window(model, loaded.config)
+
+
+def _window(model: ModelConfig, config: PretrainedConfig) -> int:
+    own = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min(limit for limit in (own, model.context_window, 2**31) if limit is not None)
+
+
+def load_reader(model: ModelConfig) -> Reader:
+    """Return tokenizer, turn ends and context window, as ``load_model`` would find them.
+
+    No weights are loaded. Raises ``InputError``.
+    """
+    source = locate(model)
+    tokenizer = load_tokenizer(model, source)
+    config: PretrainedConfig = _from_pretrained(AutoConfig, model, source)
+    try:
+        generation = GenerationConfig.from_pretrained(source.name, revision=source.revision)
+    except OSError:  # without that file, the model's config says how it generates
+        generation = GenerationConfig.from_model_config(config)
+    rows = int(config.get_text_config().vocab_size)
+    pad_within(tokenizer, rows)
+    return Reader(tokenizer, turn_ends(tokenizer, generation), _window(model, config), rows)
+
+
+def reader_of(
+    model: ModelConfig, tokenizer: PreTrainedTokenizerBase, loaded: PreTrainedModel
+) -> Reader:
+    """Return the same as ``load_reader`` for a model that is loaded."""
+    embeddings = loaded.get_input_embeddings()
+    assert embeddings is not None
+    rows = int(embeddings.weight.shape[0])
+    pad_within(tokenizer, rows)
+    return Reader(tokenizer, turn_end_ids(tokenizer, loaded), context_window(model, loaded), rows)
+
+
+def pad_within(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Pad with the end-of-text token if the model has no embedding for the padding token.
+
+    Such padding tokens are common. ``rows``: of the embeddings.
+    """
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if pad is not None and pad >= rows and end is not None and end < rows:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _from_pretrained(
+    kind: _AutoClass[Loaded], model: ModelConfig, source: Source, **options: object
+) -> Loaded:
+    try:
+        return kind.from_pretrained(
+            source.name,
+            revision=source.revision,
+            trust_remote_code=model.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise model.loading_error(source, reason) from error
+
+
+def _quantization(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if kind is Quantization.int8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )

@@ -1,0 +1,39 @@
+"""A model on the Hugging Face hub."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from hydratune.errors import ConfigError, HydratuneError, Problem
+from hydratune.settings.model import ModelConfig, Source
+from hydratune.settings.registry import variant
+
+
+@variant("model", "hub")
+@dataclass
+class HubModel(ModelConfig):
+    """A model on the Hugging Face hub."""
+
+    on_hub: ClassVar[bool] = True
+
+    source: str = "hub"
+    id: str = MISSING  # ORG/NAME
+    revision: str | None = None  # commit, tag or branch; null: main
+
+    def locate(self) -> Source:
+        identity = f"hub:{self.id}@{self.revision or 'main'}"
+        return Source(self.id, self.revision, identity)
+
+    def loaded_identity(self, source: Source, commit: str | None) -> str:
+        return f"hub:{self.id}@{commit}" if commit else source.identity
+
+    def loading_error(self, source: Source, reason: str) -> HydratuneError:
+        fix = (
+            "check the name, the network, and for a gated model your access and HF_TOKEN; or"
+            " download it and use model=local model.path=DIR"
+        )
+        return ConfigError([Problem("model.id", source.name, f"cannot be loaded ({reason})", fix)])
+
+    def own_name(self) -> tuple[str, str]:
+        return "model.id", self.id
