@@ -14,7 +14,7 @@ The reference computes the cross-entropy of its logits in float64 (``systems.py`
 ``--fp32-loss`` takes PyTorch's). A second plain loop that takes its rows one by one, unpadded,
 shows what rounding alone makes of the same training: Adam divides every gradient by its size, so
 the smallest of them, which rounding decides, move the adapter as far as the largest.
-"""  # noqa: E501
+"""
 
 import argparse
 import os

@@ -10,7 +10,7 @@ possible), the same end tokens and limit, two threads, fp32, SDPA. ``generate`` 
 batches; hydratune is asked for the likelihood of one token besides, which is the least it can be
 asked for. Where the answers differ, the gap between the logits of the two tokens is shown, from one
 forward of the whole row without a cache: near 0, the two were a tie that rounding decided.
-"""  # noqa: E501
+"""
 
 import argparse
 import json

@@ -13,7 +13,7 @@ one by one and in a pack. Every part has a time estimate, catches its own errors
 as soon as it is done, so a run that is cut short keeps what it has. Running out of memory is a
 result. Exit code 1: a check failed, or a part broke. ``gpu_wheels.sh`` collects the packages that a
 machine without a network lacks.
-"""  # noqa: E501
+"""
 
 import argparse
 import gc
@@ -81,7 +81,7 @@ NOTE = (
 
 
 class OutOfTime(BaseException):
-    """A part took longer than the whole run may; no ``except Exception`` on the way is to catch it."""  # noqa: E501
+    """A part took longer than the whole run may; no ``except Exception`` on the way is to catch it."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Part:
 
 
 class Run:
-    """Runs parts one after the other within a time, and keeps a JSON file that is whole after each."""  # noqa: E501
+    """Runs parts one after the other within a time, and keeps a JSON file that is whole after each."""
 
     def __init__(
         self,

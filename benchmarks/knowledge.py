@@ -8,7 +8,7 @@ pages that hold the answers.
 
 Pages of test questions are in no training row, as tomorrow's commands would be: weights cannot know
 them, a look at the page can.
-"""  # noqa: E501
+"""
 
 import argparse
 import json

@@ -8,7 +8,7 @@ Words without "=" are optimizers, the others are settings of `hydratune train` f
 begins with the same model and the same rows: the built-in contracts, 4 a step. The last column is
 the largest difference of any parameter between going on for one step and going on from a file; 0
 means that not a bit is lost.
-"""  # noqa: E501
+"""
 
 import json
 import sys

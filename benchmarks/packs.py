@@ -8,7 +8,7 @@ row after the other (half of its tokens trained) to the worker pool that all tri
 backward without an optimizer; the pool computes them one by one, or computes in one pass what waits at
 the same moment, as in a sweep. Both take turns. Reported are seconds per micro-pack of every trial:
 medians of ``--repeats`` rounds. Words with "=" are settings of `hydratune train`.
-"""  # noqa: E501
+"""
 
 import argparse
 import copy

@@ -15,7 +15,7 @@ answer two test rows besides; TRL's runs only load and train, but for those that
 without validation losses a sweep has no winner. TRL and the one-process-per-job launcher are run
 for some jobs and scaled up, which the table says. TRL has two arrangements: one run on all cores,
 and one run per core side by side; the better counts, on each measure.
-"""  # noqa: E501
+"""
 
 import argparse
 import json
@@ -217,7 +217,7 @@ def sweep(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def winners(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """With and without halving, over several seeds: how much worse is the winner's validation loss?"""  # noqa: E501
+    """With and without halving, over several seeds: how much worse is the winner's validation loss?"""
     found: dict[str, Any] = {
         "settings": {k: v for k, v in vars(args).items() if k not in ("show", "folder")},
         "winners": [],

@@ -16,7 +16,7 @@ the median counts.
 TRL runs with gradient checkpointing off and on; the better counts, on each measure. Its ``packing``
 and ``padding_free`` are made for flash attention, which a CPU has not: with SDPA the rows get one
 block-diagonal mask, which costs more than padding (``--systems trl-padding-free`` shows it).
-"""  # noqa: E501
+"""
 
 import argparse
 import json

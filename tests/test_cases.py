@@ -332,7 +332,7 @@ def test_published_cuad() -> None:
 # --------------------------------------------------------------------------------------- mts_dialog
 def dialogues(
     folder: Path,
-    text: str = 'ID,section_header,section_text,dialogue\n0,GENHX,Well.,"Doctor:  Hi. \r\n\r\nPatient: Hi."\n',  # noqa: E501
+    text: str = 'ID,section_header,section_text,dialogue\n0,GENHX,Well.,"Doctor:  Hi. \r\n\r\nPatient: Hi."\n',
 ) -> MtsDialogData:
     for file in mts_dialog.FILES.values():
         (folder / file).write_bytes(text.encode())

@@ -35,7 +35,7 @@ from hydratune.cli import main
 assert main(["{command}", "--cfg", "job"]) == 0
 heavy = [m for m in ("torch", "transformers", "lightning", "peft", "wandb", "datasets", "optuna") if m in sys.modules]
 assert not heavy, heavy
-"""  # noqa: E501
+"""
     done = python(code)
     assert done.returncode == 0, done.stderr
 

@@ -44,7 +44,7 @@ CUDA = torch.device("cuda", 0)
 # -------------------------------------------------------------- 1: backward passes share one thread
 @pytest.fixture
 def one_autograd_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a GPU: every backward pass of the process runs in the same thread, one after the other."""  # noqa: E501
+    """As on a GPU: every backward pass of the process runs in the same thread, one after the other."""
     grad = torch.autograd.grad
     with ThreadPoolExecutor(1, "autograd of the device") as device:
         monkeypatch.setattr(
@@ -169,7 +169,7 @@ def test_batches_hold_no_more_tokens_than_they_may() -> None:
 
 
 def test_memory_of_a_token_covers_its_keys_and_values(model: Any) -> None:
-    """50 prompts of 8,000 tokens of an 8B model are 53 GB of keys and values: they were one batch."""  # noqa: E501
+    """50 prompts of 8,000 tokens of an 8B model are 53 GB of keys and values: they were one batch."""
     from transformers import DynamicCache, LlamaConfig
 
     cache = DynamicCache(config=model.config)
@@ -663,7 +663,7 @@ def test_a_run_in_mixed_precision_measures_in_it(
         *files,
         *options,
         "data.max_validation_rows=null",
-        f"adapter={adapter}",  # fmt: skip  # noqa: RUF028
+        f"adapter={adapter}",
         "trainer.precision=bf16-mixed",
         f"hydra.run.dir={tmp_path}/run",
     )

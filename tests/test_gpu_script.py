@@ -33,7 +33,7 @@ without_packages.hide(set(without_packages.DISTRIBUTIONS) - {"bitsandbytes"})  #
 import gpu
 
 sys.exit(gpu.main(["--toy", "--out", *sys.argv[1:]]))
-"""  # noqa: E501
+"""
 
 
 def started(file: Path, *arguments: str) -> subprocess.Popen[str]:

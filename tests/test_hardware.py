@@ -27,7 +27,7 @@ modest = hardware.give_back(2**30)
 gave = hardware.give_back(2**28)
 after = resident()
 print(json.dumps({"calm": calm, "modest": modest, "gave": gave, "less": before - after, "sum": sum(float(k.sum()) for k in kept)}))
-"""  # noqa: E501
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")

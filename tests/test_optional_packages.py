@@ -60,7 +60,7 @@ assert len(said.tokens) == 3
 loaded = {name for name in without_packages.DISTRIBUTIONS.values() if name in sys.modules}
 assert not loaded, loaded
 print("trained")
-"""  # noqa: E501
+"""
 
 
 def test_training_generation_and_packs_need_none_of_the_packages_of_other_commands(

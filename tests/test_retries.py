@@ -183,7 +183,7 @@ for name in names:
     (folder / name / "metrics.json").write_text("{}")
     if ends:
         sys.exit(75)
-"""  # noqa: E501
+"""
 
 
 class Sweep:
