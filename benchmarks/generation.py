@@ -1,9 +1,9 @@
-"""Greedy answers: hydratune's batched generation beside transformers' ``generate``, each in a fresh
-process.
+"""Compare hydratune's batched greedy answers with transformers' ``generate``, in fresh processes.
 
-    python benchmarks/generation.py --data FOLDER        100 prompts of workload (a), base model
-    python benchmarks/generation.py --only s --count 8 --layers 3    quickly, on synthetic contracts
-    python benchmarks/generation.py --adapter DIR        a fine-tuned model, whose answers end by themselves
+    python benchmarks/generation.py --data FOLDER                  100 prompts of workload (a)
+    python benchmarks/generation.py --only s --count 8 --layers 3  synthetic contracts, quickly
+    python benchmarks/generation.py --adapter DIR                  a fine-tuned model, whose answers
+                                                                   end by themselves
 
 Both get the same batches (rows sorted by length, as few batches of at most ``--batch-size`` as
 possible), the same end tokens and limit, two threads, fp32, SDPA. ``generate`` gets left-padded

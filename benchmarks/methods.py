@@ -1,8 +1,7 @@
-"""Every adapter on the real base for a few steps: what it trains, what it learns, what it weighs,
-what loading it gives.
+"""Train every adapter on the real base for a few steps, and show its loss, size and reloading.
 
-    python benchmarks/methods.py                      all of conf/adapter, and QLoRA; a fresh process for each
-    python benchmarks/methods.py --only lora,dora     some of them
+    python benchmarks/methods.py                   all of conf/adapter, and QLoRA; a process each
+    python benchmarks/methods.py --only lora,dora  some of them
     python benchmarks/methods.py --steps 40 --set data.max_length=512
 
 Rows are the built-in contracts, shortened. Loss before: of the untouched base. Reload: the largest

@@ -1,7 +1,6 @@
-"""Every optimizer on the real model: does it learn, what does it keep in memory, does a checkpoint
-continue it exactly.
+"""Train every optimizer on the real model: its loss, its memory, and whether a checkpoint is exact.
 
-    python benchmarks/optimizers.py                        every config of conf/optimizer that works on this machine
+    python benchmarks/optimizers.py    every config of conf/optimizer that works on this machine
     python benchmarks/optimizers.py adamw lion trainer.max_steps=40 adapter=none optimizer.lr=2e-5
 
 Words without "=" are optimizers, the others are settings of `hydratune train` for all of them. Each

@@ -174,16 +174,14 @@ def looked_at(texts: list[str]) -> boilerplate.Boilerplate:
         [f"What is meant by this text?\nText {i}" for i in range(60)],
         [
             "\n".join(
-                [f"{i} {j}" for j in range(i % 50 + 6)] + ["a line that all of them have", *"xyzuv"]
+                [*(f"{i} {j}" for j in range(i % 50 + 6)), "a line that all of them have", *"xyzuv"]
             )
             for i in range(60)
         ],
+        # a field
+        [f"Write it down for {'children' if i % 2 else 'experts'}\nSubject {i}" for i in range(60)],
         [
-            f"{'Write it down for children' if i % 2 else 'Write it down for experts'}\nSubject {i}"
-            for i in range(60)
-        ],  # a field
-        [
-            f"{'The tone has to be friendly' if i % 2 else f'The tone is number {i}'}\nSubject {i // 2}"
+            f"The tone {'has to be friendly' if i % 2 else f'is number {i}'}\nSubject {i // 2}"
             for i in range(60)
         ],
     ],

@@ -880,11 +880,8 @@ def test_answers_that_were_cut_are_counted(hydratune: Command, tmp_path: Path) -
     make(tmp_path / "s" / "b", lr=2.0, loss=0.7, **{"eval/cut": 0.0})
     code, text = hydratune("compare", "s", "export=markdown")
     flat = " ".join(text.split())
-    assert (
-        code == 0
-        and "answers were cut at the token limit (evaluation.max_new_tokens) and are scored as they stand, in a (3)"
-        in flat
-    ), text
+    cut = "answers were cut at the token limit (evaluation.max_new_tokens)"
+    assert code == 0 and f"{cut} and are scored as they stand, in a (3)" in flat, text
     assert (
         "answers cut at the token limit"
         in (tmp_path / "s" / "comparison" / "ranking.md").read_text()

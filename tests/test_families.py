@@ -117,7 +117,8 @@ import json, sys
 from rouge_score import rouge_scorer
 names, pairs = json.load(sys.stdin)
 scorer = rouge_scorer.RougeScorer(names, use_stemmer=False)
-print(json.dumps([{name: f.fmeasure for name, f in scorer.score(wanted, said).items()} for said, wanted in pairs]))
+scores = [scorer.score(wanted, said) for said, wanted in pairs]
+print(json.dumps([{name: f.fmeasure for name, f in score.items()} for score in scores]))
 """
 
 

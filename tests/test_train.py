@@ -825,8 +825,9 @@ def test_few_shot_prompt_takes_as_many_examples_as_fit(hydratune: Command, tmp_p
 def test_cached_baseline_has_the_groups_of_this_run(hydratune: Command, tmp_path: Path) -> None:
     pairs = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(9)]
     for name, more in (("plain", {}), ("grouped", {"group": "g"})):
+        rows = [{**pair, **more} for pair in pairs]
         files = [
-            f"data.{split}={write_rows(tmp_path / name / f'{split}.jsonl', [{**p, **more} for p in pairs])}"
+            f"data.{split}={write_rows(tmp_path / name / f'{split}.jsonl', rows)}"
             for split in ("train", "validation", "test")
         ]
         run = f"hydra.run.dir={tmp_path}/{name}/run"

@@ -90,7 +90,8 @@ TOLD: dict[str, tuple[AdapterConfig, list[str]]] = {
     "the top layer and a norm": (
         PartialFinetune(last_layers=0, trainable=["norm", "layers.1.mlp"]),
         [
-            "in full: gate_proj x1 (layer 1), up_proj x1 (layer 1), down_proj x1 (layer 1), model.norm x1"
+            "in full: gate_proj x1 (layer 1), up_proj x1 (layer 1), down_proj x1 (layer 1),"
+            " model.norm x1"
         ],
     ),
 }
@@ -198,7 +199,7 @@ def test_a_name_that_would_mean_nothing_or_something_else_is_refused(case: str) 
         PartialFinetune(last_layers=0, trainable=["model.layers.1.*"]),
     ],
 )
-def test_an_expression_that_reads_like_one_layer_and_takes_eleven_is_refused_with_both_that_may_be_meant(
+def test_an_expression_for_one_layer_that_matches_eleven_is_refused_with_two_fixes(
     adapter: Any,
 ) -> None:
     text = refused(adapter, layers=12)

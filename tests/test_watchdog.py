@@ -65,7 +65,7 @@ def test_a_model_that_is_new_may_know_nothing() -> None:
 
 
 def test_weights_that_were_blown_up_stop_the_run(hydratune: Command, tmp_path: Path) -> None:
-    """The logits are so large that nothing has a gradient any more; the loss itself looks harmless."""
+    """Logits so large leave nothing a gradient, while the loss itself looks harmless."""
     code, text = hydratune(
         "train",
         *SMALL,
