@@ -1,5 +1,4 @@
-"""What gpu.py checks before it measures: hydratune's numbers on this device against a plain
-transformers + PEFT step.
+"""The checks of gpu.py: a step of hydratune on this device against plain transformers + PEFT.
 
 Errors of gradients are ``norm(a - b) / norm(b)`` of each LoRA matrix, the worst of all. Every check
 returns its figures and whether they are within its tolerance.

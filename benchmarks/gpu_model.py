@@ -1,5 +1,4 @@
-"""Random-weight Llamas of published shapes, made on the device, and the two ways of training them
-that gpu.py compares.
+"""Random-weight Llamas of published shapes, and the two ways of training them that gpu.py compares.
 
 Everything gpu.py knows of hydratune's own interfaces is here. Layers are made, and quantised, one
 after the other on the device, so a 4-bit model never exists in bf16 as a whole, and nothing is read

@@ -1,5 +1,4 @@
-"""The memory table of docs/gpu.md: what a training step of LoRA keeps per token, counted without a
-GPU.
+"""Count, without a GPU, what a training step of LoRA keeps per token: the table of docs/gpu.md.
 
     python benchmarks/memory.py
 
@@ -102,7 +101,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     enabled = torch.is_autocast_enabled
-    torch.is_autocast_enabled = lambda kind="cuda": kind != "meta" and enabled(kind)  # type: ignore[assignment]
+    torch.is_autocast_enabled = (  # type: ignore[assignment]
+        lambda kind="cuda": kind != "meta" and enabled(kind)
+    )
     varlen.supports = lambda *_: True  # type: ignore[assignment]
     table = []
     for name, shape in SHAPES.items():

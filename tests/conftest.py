@@ -1,4 +1,4 @@
-"""Shared: a cache of its own, no network, a tiny real model, and the command line in this process."""  # noqa: E501
+"""Fixtures: an own cache, no network, a tiny real model, and the command line in this process."""
 
 import csv
 import json

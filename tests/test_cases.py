@@ -330,10 +330,12 @@ def test_published_cuad() -> None:
 
 
 # --------------------------------------------------------------------------------------- mts_dialog
-def dialogues(
-    folder: Path,
-    text: str = 'ID,section_header,section_text,dialogue\n0,GENHX,Well.,"Doctor:  Hi. \r\n\r\nPatient: Hi."\n',  # noqa: E501
-) -> MtsDialogData:
+DIALOGUE = (
+    'ID,section_header,section_text,dialogue\n0,GENHX,Well.,"Doctor:  Hi. \r\n\r\nPatient: Hi."\n'
+)
+
+
+def dialogues(folder: Path, text: str = DIALOGUE) -> MtsDialogData:
     for file in mts_dialog.FILES.values():
         (folder / file).write_bytes(text.encode())
     return MtsDialogData(path=str(folder))

@@ -1,5 +1,6 @@
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -238,7 +239,8 @@ def test_mistyped_overrides_say_how_to_write_them() -> None:
 
 def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert compose("data=files", "data.train='~/rows.jsonl'").data.train == f"{tmp_path}/rows.jsonl"  # type: ignore[attr-defined]
+    data: Any = compose("data=files", "data.train='~/rows.jsonl'").data
+    assert data.train == f"{tmp_path}/rows.jsonl"
 
 
 def test_column_that_cannot_be_mapped_names_the_nearest() -> None:

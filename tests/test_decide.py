@@ -1,4 +1,4 @@
-"""Prompt, retrieve or fine-tune: what is looked up, what follows from the numbers, and the command."""  # noqa: E501
+"""Prompt, retrieve or fine-tune: the search for passages, the decision, and the command."""
 
 import json
 from collections.abc import Callable

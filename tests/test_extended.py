@@ -55,7 +55,7 @@ WEIGHTS = "adapter_model.safetensors"
         ("adapter.lora_dropout=0.2", "optimizer=lion", "optimizer.lr=1e-4"),
         pytest.param(("adapter=none", "optimizer.lr=1e-3"), marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_a_run_that_is_extended_is_the_longer_run_to_the_last_bit(
     hydratune: Command, tmp_path: Path, options: tuple[str, ...]
 ) -> None:

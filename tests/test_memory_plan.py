@@ -1,4 +1,4 @@
-"""How much is computed at once, from the memory of a device; and what happens where it does not do."""  # noqa: E501
+"""How much is computed at once, given the memory of a device, and what happens if it runs out."""
 
 import json
 from collections.abc import Callable

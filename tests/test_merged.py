@@ -546,7 +546,11 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
     assert pool.merged == 6
     for result, expected in zip(results, alone, strict=True):
         assert_same(result, expected, 1e-5)
-    pool.replica = resources.shared("replica", lambda: None, heartbeat)  # type: ignore[arg-type, return-value]
+
+    def no_replica() -> Any:
+        return None
+
+    pool.replica = resources.shared("replica", no_replica, heartbeat)
     outside = [Encoded((1, 96_000, 3, 4), (False, False, True, True))] * 2
     good, bad, also = together([parts[0], outside, parts[2]])
     assert isinstance(bad.exception(), IndexError)

@@ -270,7 +270,11 @@ def test_names_and_values_are_as_short_as_is_unambiguous() -> None:
     }
     long = "You are a helpful assistant who answers in "
     assert list(format_distinct([f"{long}one\nline", f"{long}verse", 8, 8.0, None]).values()) == [
-        "You are a helpful assist ...", "You are a helpful assist ... (2)", "8", "-"]  # fmt: skip
+        "You are a helpful assist ...",
+        "You are a helpful assist ... (2)",
+        "8",
+        "-",
+    ]
 
 
 def test_the_same_number_written_in_two_ways_is_one_setting() -> None:
@@ -294,8 +298,10 @@ def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path: Path) -> None:
 
 
 def test_halved_runs_whose_loss_was_no_number_come_after_those_that_had_one() -> None:
-    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved=Halved(4, value))
-              for n, value in enumerate((math.nan, 0.3, math.inf, 0.2, math.nan, 0.1))]  # fmt: skip
+    halved = [
+        run(str(n), 0.1 + n, 1, None, state="stopped", halved=Halved(4, value))
+        for n, value in enumerate((math.nan, 0.3, math.inf, 0.2, math.nan, 0.1))
+    ]
     assert [
         entry.runs[0].path.name for entry in group_runs([*halved, run("good", 9.0, 1, 0.5)])
     ] == [

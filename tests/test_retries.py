@@ -167,7 +167,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may ignor
 folder, options, names = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 plan = json.loads((folder / "plan.json").read_text())
 with (folder / "starts.jsonl").open("a") as stream:
-    stream.write(json.dumps([os.environ.get("CUDA_VISIBLE_DEVICES"), options["together"], names, time.time()]) + chr(10))
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    stream.write(json.dumps([devices, options["together"], names, time.time()]) + chr(10))
 print("hello from", *names, flush=True)
 time.sleep(plan.get("seconds", 0))
 for name in names:
@@ -179,11 +180,12 @@ for name in names:
         file.write_text(json.dumps({**status, "state": "running"}))
     if ends and ends != [75]:
         os._exit(ends[0])
-    file.write_text(json.dumps({**status, "state": "failed" if ends else "finished", "error": "it hangs" if ends else None}))
+    end = {"state": "failed", "error": "it hangs"} if ends else {"state": "finished", "error": None}
+    file.write_text(json.dumps({**status, **end}))
     (folder / name / "metrics.json").write_text("{}")
     if ends:
         sys.exit(75)
-"""  # noqa: E501
+"""
 
 
 class Sweep:

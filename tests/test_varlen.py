@@ -15,9 +15,18 @@ from test_objective import ARCHITECTURES, build, plain_loss, rows
 
 
 def with_options(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor, max_q: int, max_k: int,  # noqa: E501
-    *, scale: float | None = None, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,  # noqa: E501
-) -> torch.Tensor:  # fmt: skip
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+) -> torch.Tensor:
     """As documented: (tokens, heads, width); the last query of a row sees its last key."""
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     assert max_q == int(cu_seq_q.diff().max())
