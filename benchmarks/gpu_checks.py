@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gpu_model import (
-    Place,
+    ComputeDevice,
     Shape,
     build,
     deterministic,
@@ -46,7 +46,7 @@ FARTHER = 1.5  # how much farther from fp32 than a plain bf16 step ours may be
 class Setting:
     """What the checks compute on."""
 
-    place: Place
+    place: ComputeDevice
     shape: Shape
     shortest: int  # tokens of a row
     longest: int
@@ -318,7 +318,7 @@ def generation(setting: Setting, kind: str, new_tokens: int = 16) -> dict[str, A
 
 
 def _generated(
-    model: Any, prompts: Sequence[Sequence[int]], place: Place, new_tokens: int
+    model: Any, prompts: Sequence[Sequence[int]], place: ComputeDevice, new_tokens: int
 ) -> list[list[int]]:
     longest = max(map(len, prompts))
     ids = torch.tensor([[*[0] * (longest - len(p)), *p] for p in prompts], device=place.device)
@@ -335,7 +335,9 @@ def _generated(
     return found[:, longest:].tolist()
 
 
-def _logits(model: Any, prompt: Sequence[int], tokens: Sequence[int], place: Place) -> torch.Tensor:
+def _logits(
+    model: Any, prompt: Sequence[int], tokens: Sequence[int], place: ComputeDevice
+) -> torch.Tensor:
     """(tokens, vocabulary) in fp32, each row before its token was read."""
     ids = torch.tensor([[*prompt, *tokens[:-1]]], device=place.device)
     return model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].float()

@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from floor import weights_of, work
 from gpu_model import (
-    Place,
+    ComputeDevice,
     Shape,
     build,
     deterministic,
@@ -48,7 +48,7 @@ ANCHORS = (  # published by others, on other data and settings: what is usual, n
 )
 
 
-def device_rate(place: Place) -> float:
+def device_rate(place: ComputeDevice) -> float:
     """FLOP/s of a large product of matrices: in bf16 on a GPU, in fp32 on a CPU."""
     on_gpu = place.accelerator == "gpu"
     size, dtype, repeats = (
@@ -70,7 +70,7 @@ class StepClock:
     optimizer steps inside.
     """
 
-    place: Place
+    place: ComputeDevice
     seconds: float | None = None  # of all timed steps
     peak: int | None = None  # bytes, up to the last of them
     counters: dict[str, Any] = field(default_factory=dict)
@@ -170,7 +170,7 @@ class Cell:
             f" {self.system}{order}"
         )
 
-    def config(self, place: Place) -> Any:
+    def config(self, place: ComputeDevice) -> Any:
         precision = "bf16-mixed" if self.bf16 else "32-true"
         order = f"trainer.deterministic={str(not self.in_any_order).lower()}"
         return place.settings(
@@ -197,7 +197,7 @@ class Cell:
         )
 
 
-def speed(cell: Cell, place: Place, rate: float) -> dict[str, Any]:
+def speed(cell: Cell, place: ComputeDevice, rate: float) -> dict[str, Any]:
     """Tokens per second of one system. Out of memory: with half as much at once, and the same
     optimizer step.
 
@@ -271,7 +271,7 @@ class Trials:
 MODES = ("one by one", "pack", "pack, merged")
 
 
-def trials(way: str, many: Trials, place: Place) -> dict[str, Any]:
+def trials(way: str, many: Trials, place: ComputeDevice) -> dict[str, Any]:
     """All trials' steps by one of ``MODES``: ``Objective``, clipping and AdamW, in threads as jobs
     of a pack are.
 
@@ -282,7 +282,7 @@ def trials(way: str, many: Trials, place: Place) -> dict[str, Any]:
     return halving(lambda count: _trials(way, many, count, place), many.count, 1, place)
 
 
-def _trials(way: str, many: Trials, count: int, place: Place) -> dict[str, Any]:
+def _trials(way: str, many: Trials, count: int, place: ComputeDevice) -> dict[str, Any]:
     from hydratune.adapters import attach
     from hydratune.models.attention import NAME
     from hydratune.records.run_directory import RunDirectory
@@ -351,7 +351,7 @@ class Trial:
     config: Any
     rows: list[Any]
     many: Trials
-    place: Place
+    place: ComputeDevice
     asked: threading.Event  # to end
     losses: list[torch.Tensor] = field(default_factory=list)
 

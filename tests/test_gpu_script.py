@@ -200,7 +200,7 @@ def test_a_part_ends_with_the_time_of_the_run(run: gpu.Run) -> None:
 
 
 def test_out_of_memory_is_a_result_and_halves_what_is_computed_at_once(run: gpu.Run) -> None:
-    place = gpu_model.Place(torch.device("cpu"))
+    place = gpu_model.ComputeDevice(torch.device("cpu"))
 
     def fits(limit: int) -> Any:
         def step(at_once: int) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def test_a_4_bit_base_has_the_bits_that_transformers_makes_of_the_same_weights(
 ) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    place, shape = gpu_model.Place(torch.device("cpu")), gpu_model.TOY_1B
+    place, shape = gpu_model.ComputeDevice(torch.device("cpu")), gpu_model.TOY_1B
     gpu_model.build(shape, place, torch.bfloat16).save_pretrained(tmp_path)
     options = {
         "bnb_4bit_quant_type": "nf4",

@@ -72,6 +72,6 @@ def without_leaks(measured: Measured) -> str:
     name = main_metric(measured) or "nll"
     every, clean = measured[f"eval/{name}"], measured[f"eval_clean/{name}"]
     return (
-        f"some test rows are in the training set, or nearly: without them {title(f'eval/{name}')}"
+        f"some test rows are in training, or nearly: without them {title(f'eval/{name}')}"
         f" is {clean:.3f} instead of {every:.3f} ({measured['eval_clean/rows']:.0f} rows)"
     )

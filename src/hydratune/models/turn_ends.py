@@ -127,8 +127,9 @@ def write_card(
 
 _CARD = """{title}
 
-An answer ends with one of {ends}. `generation_config.json` in this folder holds them; the base
-model's own may not, which is the one that `generate` reads unless the model is given another:
+An answer ends with one of {ends}. `generation_config.json` in this folder holds them; the base \
+model's own may not,
+which is the one that `generate` reads unless the model is given another:
 
 ```python
 from peft import PeftModel
@@ -139,9 +140,8 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), folder)
 model.generation_config = GenerationConfig.from_pretrained(folder)
 turns = [{{"role": "user", "content": "..."}}]
-prompt = tokenizer.apply_chat_template(
-    turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-)
+prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", \
+return_dict=True)
 output = model.generate(**prompt, max_new_tokens=256)
 print(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
 ```

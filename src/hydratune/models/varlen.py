@@ -78,10 +78,9 @@ def attend(
     key heads, prefix, width), result (1, tokens, heads, width).
     """
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    extra = 0
+    extra = 0 if prefix is None else prefix[0].shape[2]
     if prefix is not None:
         # the last query attends to the last key, so a row's keys are the prefix and its own
-        extra = prefix[0].shape[2]
         k, v = (
             BeforeEach.apply(p[0].transpose(0, 1), x, lengths)  # type: ignore[no-untyped-call]
             for p, x in zip(prefix, (k, v), strict=True)
@@ -94,17 +93,9 @@ def attend(
         q = q * (scale * q.shape[-1] ** 0.5)
     starts, key_starts = (_starts(lengths, more, q.device) for more in (0, extra))
     longest = max(lengths)
+    tensors = q.contiguous(), k.contiguous(), v.contiguous(), starts, key_starts
     assert kernel is not None
-    attended: Any = kernel(
-        q.contiguous(),
-        k.contiguous(),
-        v.contiguous(),
-        starts,
-        key_starts,
-        longest,
-        longest + extra,
-        **options,  # type: ignore[arg-type]
-    )
+    attended: Any = kernel(*tensors, longest, longest + extra, **options)  # type: ignore[arg-type]  # depend on its version
     result: torch.Tensor = attended[None]
     return result
 

@@ -1,30 +1,26 @@
-"""Secrets of the environment: refused among settings, hidden in whatever is stored."""
+"""Secrets of the environment: refused among settings, hidden in everything that is stored."""
 
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
 
-from hydratune.errors import ConfigError, Problem
+from hydratune.errors import Problem, refuse
 
 _SECRET_NAME = re.compile(
-    r"TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|_PWD$|(^|_)(PASS|AUTH|DATABASE_URL|DSN)(_|$)",
+    r"TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|_PWD$"
+    r"|(^|_)(PASS|AUTH|DATABASE_URL|DSN)(_|$)",
     re.I,
 )
-
-
 _PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+(?=@)")  # of a URL
-
-
 _SECRET_VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b"
 )
 
 
 def secrets() -> dict[str, str]:
-    """Environment variables whose name says that they are secret: value -> name.
+    """Return the values of environment variables that are secret by their names: value -> name.
 
-    The path of a file is no secret.
+    The path of an existing file is no secret.
     """
     named = {
         value: name
@@ -35,26 +31,30 @@ def secrets() -> dict[str, str]:
 
 
 def _exists(path: str) -> bool:
-    """Never raises: a long token is no possible path, to which pathlib objects."""
+    # unlike pathlib, os.path accepts any text: a long token would be an error for pathlib
     return os.path.exists(os.path.expanduser(path))  # noqa: PTH110, PTH111
 
 
 def mask(text: str) -> str:
-    """``text`` without any secret of the environment."""
+    """Return ``text`` with every secret of the environment replaced by asterisks."""
     for secret in sorted(secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
     return _PASSWORD.sub(r"\1:***", _SECRET_VALUE.sub("***", text))
 
 
 def refuse_secrets(overrides: list[str]) -> None:
-    """The command line is stored as well. Raises ``ConfigError`` without showing the value."""
-    problems = [p for o in overrides for p in secret_problems(o.split("=", 1)[0], o)]
-    if problems:
-        raise ConfigError(problems)
+    """Raise ``ConfigError`` for secrets on the command line, which is stored as well.
+
+    The message does not show them.
+    """
+    refuse(p for o in overrides for p in secret_problems(o.split("=", 1)[0], o))
 
 
-def secret_problems(key: str, value: Any) -> Iterator[Problem]:
-    """Settings are stored and sent to W&B, so a secret among them is refused, unshown."""
+def secret_problems(key: str, value: object) -> Iterator[Problem]:
+    """Yield a problem, without the value, for every secret in ``value``, which may be nested.
+
+    Settings are stored and sent to W&B.
+    """
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from secret_problems(f"{key}.{name}" if key else str(name), inner)
@@ -62,21 +62,12 @@ def secret_problems(key: str, value: Any) -> Iterator[Problem]:
         for inner in value:
             yield from secret_problems(key, inner)
     elif isinstance(value, str) and mask(value) != value:
+        variables = (name for secret, name in secrets().items() if secret in value)
+        name = next(variables, None)
+        source = f" (the value of the environment variable {name})" if name else ""
+        why = f"this looks like a secret{source}, and settings are stored in the run directory"
         fix = (
             "remove it here and rotate it; keys are read from environment variables such as"
             " WANDB_API_KEY or HF_TOKEN"
         )
-        named = next(
-            (
-                f" (the value of the environment variable {name})"
-                for secret, name in secrets().items()
-                if secret in value
-            ),
-            "",
-        )
-        yield Problem(
-            key,
-            "***",
-            f"this looks like a secret{named}, and settings are stored in the run directory",
-            fix,
-        )
+        yield Problem(key, "***", why, fix)

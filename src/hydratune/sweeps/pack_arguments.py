@@ -17,7 +17,7 @@ NEEDS_NEW_PACK = 75  # exit code of a pack that cannot continue, but whose unfin
 
 @dataclass(frozen=True)
 class PackArguments:
-    """What the process of a pack is told."""
+    """The arguments of the process of a pack."""
 
     folder: Path  # of the sweep
     names: tuple[str, ...]  # of the jobs; those that ended before only count in the halving

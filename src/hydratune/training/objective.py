@@ -58,16 +58,15 @@ class Objective:
         random in training.
         """
         self.pack_loss = PackLoss(model, loss_positions, neftune_alpha, checkpointing)
-        base = self.pack_loss.base
-        self.model = self.pack_loss.model
+        base, self.model = self.pack_loss.base, self.pack_loss.model
         self.micro_tokens, self.workers = micro_tokens, workers
         self.shape, self.pieces = shape, pieces
         self.share = (
             share and self.unpackable is None and can_share_prefix(base) and not checkpointing
         )
         # of a shared prefix, what a GPU's attention copies for each row
-        on_cpu = base.device.type == "cpu"
-        self.copied = 0.0 if on_cpu else prefix_share(base.config.get_text_config())
+        of_gpu = base.device.type != "cpu"
+        self.copied = prefix_share(base.config.get_text_config()) if of_gpu else 0.0
         if checkpointing:
             _checkpoint_activations(base)
         self.lora_weights = lora_weights(self.model)
