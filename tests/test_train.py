@@ -797,7 +797,7 @@ def test_run_in_the_folder_of_a_failed_one_keeps_none_of_its_files(
 
 def test_few_shot_prompt_takes_as_many_examples_as_fit(hydratune: Command, tmp_path: Path) -> None:
     files = [f"data.{split}={tmp_path}/{split}.jsonl" for split in ("train", "validation", "test")]
-    for length, shown in (("word " * 140, "instead of 3 examples"), ("word " * 300, "left out")):
+    for length, shown in (("word " * 140, "instead of 3 examples"), ("word " * 300, "is skipped")):
         rows = [{"prompt": f"{i} {length}", "completion": "yes"} for i in range(9)]
         for split in ("train", "validation", "test"):
             write_rows(tmp_path / f"{split}.jsonl", rows)
