@@ -137,9 +137,8 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument(
-        "--system", choices=["ours", "transformers"], help=argparse.SUPPRESS
-    )  # a child's work
+    # a child's work
+    parser.add_argument("--system", choices=["ours", "transformers"], help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("result", type=Path, nargs="?", help=argparse.SUPPRESS)
     args = parser.parse_args()

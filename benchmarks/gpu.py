@@ -500,9 +500,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.minutes <= 0:
         parser.error(f"--minutes {args.minutes:g}: give more than 0")
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # before CUDA begins: cuBLAS adds up the same way every time
+    # before CUDA begins: cuBLAS adds up the same way every time
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     import torch

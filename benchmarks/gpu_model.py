@@ -384,9 +384,8 @@ def halving(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        tried.append(
-            f"{size}: out of memory"
-        )  # here the error is gone, and with it what it kept alive
+        # here the error is gone, and with it what it kept alive
+        tried.append(f"{size}: out of memory")
         place.release()
         if size <= least:
             raise OutOfMemory("; ".join(tried))

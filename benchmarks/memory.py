@@ -88,9 +88,10 @@ def kept(shape: dict[str, Any], layers: int) -> int:
     parameters = {p.untyped_storage()._cdata for p in tuned.parameters()}
     length = TOKENS // 4
     loss_mask = tuple(i > 3 * length // 4 for i in range(length + 1))
+    # that begin differently
     rows = [
         Encoded(tuple((first + i) % 64 for i in range(length + 1)), loss_mask) for first in range(4)
-    ]  # that begin differently
+    ]
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         objective.gradients(rows)
     return sum(storage.nbytes() for key, storage in storages.items() if key not in parameters)

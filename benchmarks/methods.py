@@ -157,9 +157,8 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="*", default=[], help="further settings, such as data.max_length=512"
     )
-    parser.add_argument(
-        "--here", help=argparse.SUPPRESS
-    )  # one method, in this process; the result as JSON in the last line
+    # one method, in this process; the result as JSON in the last line
+    parser.add_argument("--here", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
         print(json.dumps(measure(args.here, args.steps, args.set)))

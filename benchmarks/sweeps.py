@@ -70,9 +70,8 @@ def measured(
             subprocess.Popen(list(c), stdout=stream, stderr=subprocess.STDOUT, env=options)
             for c in commands
         ]
-        ended = [
-            os.wait4(process.pid, 0) for process in started
-        ]  # the usage of a process and of its children
+        # the usage of a process and of its children
+        ended = [os.wait4(process.pid, 0) for process in started]
     wall = time.perf_counter() - start
     if any(status for _, status, _ in ended):
         print(f"  failed; the end of {log}:\n{log.read_text()[-1500:]}", flush=True)
@@ -140,10 +139,8 @@ def write_rows(args: argparse.Namespace, folder: Path) -> None:
     steps = workloads.order(masks, config) * args.epochs
     judges = [row for _, row in taken[args.rows : -2]]
     validation = [[list(row.ids) for row in judges], [list(row.loss_mask) for row in judges]]
-    title, validations = (
-        workloads.WORKLOADS[args.workload].title,
-        2 * args.epochs,
-    )  # twice an epoch, hydratune's default
+    # twice an epoch, hydratune's default
+    title, validations = (workloads.WORKLOADS[args.workload].title, 2 * args.epochs)
     workloads.Rows(title, ids, masks, steps, batch, validation, validations).write(
         folder / "rows.json"
     )

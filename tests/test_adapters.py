@@ -421,9 +421,10 @@ def test_only_the_chosen_layers_are_trained(tiny: Any) -> None:
     assert "model.norm.weight" in frozen and all(
         ".layers.1." in name for name in frozen - {"model.norm.weight"}
     )
+    # one matrix
     assert touched(PartialFinetune(last_layers=0, trainable=["lm_head"])) == {
         "model.embed_tokens.weight"
-    }  # one matrix
+    }
 
 
 def test_parameters_of_a_4_bit_base_are_counted_as_those_it_stands_for(tiny: Any) -> None:

@@ -793,12 +793,13 @@ def test_where_a_few_rows_cannot_tell_no_interval_is_shown_anywhere(
         and "4 independent test rows cannot show that any candidate is worse: give 30 or more"
         in flat
     ), text
+    # nothing is certain here
     assert (
         hydratune(
             "compare", "baseline=s/a", "candidate=s/b", "fail_if=eval/nll>0.1", "certain=true"
         )[0]
         == 0
-    )  # nothing is certain here
+    )
     assert hydratune("compare", "baseline=s/a", "candidate=s/b", "fail_if=eval/nll>0.1")[0] == 1
 
 

@@ -89,9 +89,8 @@ def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
         k: [float(v) for v in str(values).split(",")] for k, values in own.items()
     }
     read_by_wandb = yaml.safe_load(file.read_text())["parameters"]
-    assert all(
-        isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"]
-    )  # to YAML 1.1, 1e-4 is a text
+    # to YAML 1.1, 1e-4 is a text
+    assert all(isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"])
     for key, parameter in twin.parameters.items():
         settings = compose(f"{key}={parameter['values'][0]}")
         assert float(attrgetter(key)(settings)) == float(parameter["values"][0])

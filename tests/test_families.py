@@ -43,25 +43,13 @@ TRUE = '{"name": "Zoë Ltd", "kind": "a", "signed": null, "place": {"city": "Ł�
         (f"{TRUE}{TRUE}", False, False, 0.0),  # two objects
         (TRUE.replace('"a"', "NaN"), False, False, 0.0),
         (TRUE.replace('"kind"', '"name"'), False, False, 0.0),  # a key twice
-        (
-            TRUE.replace(', "signed": null', ""),
-            True,
-            True,
-            1.0,
-        ),  # null and missing both say nothing
-        (
-            TRUE.replace("null", '""'),
-            True,
-            False,
-            6 / 7,
-        ),  # an empty text says something, and is no date
+        # null and missing both say nothing
+        (TRUE.replace(', "signed": null', ""), True, True, 1.0),
+        # an empty text says something, and is no date
+        (TRUE.replace("null", '""'), True, False, 6 / 7),
         (TRUE.replace('"a"', '"c"'), True, False, 4 / 6),  # not in the enum
-        (
-            TRUE.replace("ł", "\\u0142").replace("ë", "\\u00eb"),
-            True,
-            True,
-            1.0,
-        ),  # escapes are the same letters
+        # escapes are the same letters
+        (TRUE.replace("ł", "\\u0142").replace("ë", "\\u00eb"), True, True, 1.0),
         (TRUE.replace('{"city": "Łódź"}', '"Łódź"'), True, False, 4 / 6),  # flat instead of nested
         ("[" * 3000 + "]" * 3000, False, False, 0.0),
     ],

@@ -68,9 +68,8 @@ def test_a_backward_pass_never_waits_for_another_one(
         examples
     )
     with Objective(model, micro_tokens=16, workers=workers) as objective:
-        assert (
-            sum(micro.reader is not None for micro in objective.plan(examples)) >= 2
-        )  # several wait for one
+        # several wait for one
+        assert sum(micro.reader is not None for micro in objective.plan(examples)) >= 2
         for _ in range(3):
             loss, gradients = objective.gradients(examples)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -127,9 +126,8 @@ def test_a_pack_on_a_gpu_has_one_computing_thread(two_gpus: list[Any], tmp_path:
 def test_a_pack_without_a_gpu_has_a_thread_per_core(tmp_path: Path) -> None:
     register_commands()
     assert threads_of(stored(tmp_path), "0") == 16
-    assert (
-        threads_of(stored(tmp_path, "trainer=gpu"), "0") == 16
-    )  # whose jobs say that there is none
+    # whose jobs say that there is none
+    assert threads_of(stored(tmp_path, "trainer=gpu"), "0") == 16
     assert threads_of(tmp_path / "nothing", "0") == 16
 
 

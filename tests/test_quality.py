@@ -266,12 +266,13 @@ def test_check_that_is_off_is_not_run() -> None:
 def test_every_setting_of_the_gate_has_its_words() -> None:
     settings = {name for name in QualityConfig.__dataclass_fields__ if name != "similarity"}
     assert settings <= CHECKS.keys()
+    # the last by a judge
     assert {name for name in CHECKS if name not in settings} == {
         "mask",
         "overlength",
         "splits",
         "unsupported",
-    }  # the last by a judge
+    }
     assert level_of(QualityConfig(), "mask") is Level.error
 
 

@@ -110,17 +110,11 @@ def replicated(*samples: list[float]) -> list[Entry]:
 @pytest.mark.parametrize(
     ("a", "b", "p"),
     [
-        (
-            [1.0, 3.0],
-            [4.9, 6.9],
-            ttest_ind([1.0, 3.0], [4.9, 6.9]).pvalue,
-        ),  # 2.8 standard errors, and p = 0.11
+        # 2.8 standard errors, and p = 0.11
+        ([1.0, 3.0], [4.9, 6.9], ttest_ind([1.0, 3.0], [4.9, 6.9]).pvalue),
         ([1.0, 3.0, 2.0], [4.9, 6.9], ttest_ind([1.0, 3.0, 2.0], [4.9, 6.9]).pvalue),
-        (
-            [1.0, 3.0],
-            [7.0],
-            2 * t.sf(5 / math.sqrt(2 * 1.5), 1),
-        ),  # one run beside several: their spread is all there is
+        # one run beside several: their spread is all there is
+        ([1.0, 3.0], [7.0], 2 * t.sf(5 / math.sqrt(2 * 1.5), 1)),
     ],
 )
 def test_few_seeds_know_little_of_their_own_spread(
@@ -136,9 +130,10 @@ def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow
     # of the third entry: variance 0.02, one degree of freedom
     spread = t.sf(1 / math.sqrt(0.02 * 2), 1) * 2
     found = seed_p_values(replicated([1.0], [2.0], [8.9, 9.1]))
+    # Holm
     assert found[1] == pytest.approx(spread) and found[2] == pytest.approx(
         2 * t.sf(8 / math.sqrt(0.02 * 1.5), 1) * 2
-    )  # Holm
+    )
 
 
 @pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])

@@ -149,13 +149,11 @@ def test_the_next_best_jobs_replace_those_that_failed(tmp_path: Path) -> None:
         == []
         == packs_for_unfinished(instead, NEEDS_NEW_PACK, tries, halving)
     )
-    (instead,) = packs_for_unfinished(
-        pack, NEEDS_NEW_PACK, tries, halving
-    )  # the winner hung, and was given up
+    # the winner hung, and was given up
+    (instead,) = packs_for_unfinished(pack, NEEDS_NEW_PACK, tries, halving)
     assert instead.failed == ("winner",)
-    assert (
-        packs_for_unfinished(pack, NEEDS_NEW_PACK, tries, PackOptions()) == []
-    )  # no job was halved
+    # no job was halved
+    assert packs_for_unfinished(pack, NEEDS_NEW_PACK, tries, PackOptions()) == []
 
 
 # A pack that only does what is planned: the process that starts packs is tested, not the packs.

@@ -67,9 +67,10 @@ def test_the_simulation_tests_as_the_program_does(kind: str) -> None:
         noise = estimate_seed_noise(sides, drawn)
         assert isinstance(noise, SeedNoise)
         program = compare_means(sides[0], sides[1], drawn, noise).p
+        # rows are drawn there
         assert np.log(simulation.now(found[0], found[1])) == pytest.approx(
             np.log(program), rel=0.15, abs=0.1
-        )  # rows are drawn there
+        )
 
 
 def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

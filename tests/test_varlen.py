@@ -99,12 +99,10 @@ def test_the_kernel_is_given_what_rows_see(
         examples
     )
     windowed = "sliding_window" in ARCHITECTURES[name]
-    assert bool(calls) is not (
-        kernel is first and name == "Mistral"
-    )  # of whose layers all have a window
-    assert any(int(call[4][-1]) > int(call[3][-1]) for call in calls) is (
-        share and not windowed
-    )  # more keys than queries
+    # of whose layers all have a window
+    assert bool(calls) is not (kernel is first and name == "Mistral")
+    # more keys than queries
+    assert any(int(call[4][-1]) > int(call[3][-1]) for call in calls) is (share and not windowed)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for found, own in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)

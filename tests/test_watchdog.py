@@ -22,13 +22,8 @@ TOO_FAST = (
 
 
 @pytest.mark.parametrize(
-    (
-        "loss",
-        "grad_norm",
-        "before",
-        "limit",
-        "wrong",
-    ),  # the first loss is 1, that of a model that knows nothing is 10
+    # the first loss is 1, that of a model that knows nothing is 10
+    ("loss", "grad_norm", "before", "limit", "wrong"),
     [
         (math.nan, 1.0, [], None, "the loss is nan"),
         (math.inf, 1.0, [1.0] * 20, 5.0, "the loss is inf"),

@@ -68,7 +68,8 @@ def add_adapter(
     )
     try:
         with _peft_warnings():
-            result = get_peft_model(model, adapter.peft_config(model, steps))  # type: ignore[arg-type]
+            config = adapter.peft_config(model, steps)
+            result = get_peft_model(model, config)  # type: ignore[arg-type]
     except (ValueError, TypeError, NotImplementedError) as error:
         why = f"PEFT refuses it: {error}"
         raise ConfigError(

@@ -128,7 +128,9 @@ def _rows(
     ):
         pair = prefix if prefix is not None else (None, None)
         scale = scale if scale is not None else query.shape[-1] ** -0.5
-        result: torch.Tensor = RowAttention.apply(query, key, value, *pair, lengths, scale)  # type: ignore[no-untyped-call]
+        result: torch.Tensor = RowAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, *pair, lengths, scale
+        )
         return result
     return _row_by_row(query, key, value, lengths, prefix, settings)
 

@@ -59,7 +59,9 @@ class RowAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_result: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, d_result: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         query, key, value, prefix_key, prefix_value, result, total = ctx.saved_tensors
         heads = key.shape[1]
         q, out, d_out = (

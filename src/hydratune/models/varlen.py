@@ -95,7 +95,12 @@ def attend(
     longest = max(lengths)
     tensors = q.contiguous(), k.contiguous(), v.contiguous(), starts, key_starts
     assert kernel is not None
-    attended: Any = kernel(*tensors, longest, longest + extra, **options)  # type: ignore[arg-type]  # depend on its version
+    attended: Any = kernel(
+        *tensors,
+        longest,
+        longest + extra,
+        **options,  # type: ignore[arg-type]  # they depend on its version
+    )
     result: torch.Tensor = attended[None]
     return result
 
@@ -134,7 +139,9 @@ class BeforeEach(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         _, of_prefix, of_rows = _places(ctx.lengths, ctx.prefix, gradient.device)
         shares = gradient.index_select(0, of_prefix).unflatten(0, (len(ctx.lengths), ctx.prefix))
         total = shares.sum(0, dtype=torch.promote_types(gradient.dtype, torch.float32))

@@ -44,7 +44,9 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, dy: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         return ctx.pieces.norm_gradient(dy, *ctx.saved_tensors, ctx.from_y), None, None, None
 
 
@@ -75,7 +77,9 @@ class GatedDown(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, dy: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         (gate, up), terms = saved_terms(ctx)
         dy = dy.reshape(-1, dy.shape[-1])
         d_ups = [term.outer_gradients([dy]) for term in terms]
@@ -99,5 +103,7 @@ def gated_down(
     arithmetic: Arithmetic = STANDARD,
 ) -> torch.Tensor:
     """Return the output of ``GatedDown``, recorded for the backward pass."""
-    output: torch.Tensor = GatedDown.apply(gate, up, activation, linear, shares, arithmetic, *flat)  # type: ignore[no-untyped-call]
+    output: torch.Tensor = GatedDown.apply(  # type: ignore[no-untyped-call]
+        gate, up, activation, linear, shares, arithmetic, *flat
+    )
     return output

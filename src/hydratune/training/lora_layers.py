@@ -92,9 +92,10 @@ def supports(layer: LinearLayer, x: torch.Tensor) -> bool:
         return False
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type) == compute_dtype(layer)
-    return x.dtype == compute_dtype(layer) and (
-        not has_lora or factors_of(layer)[0].dtype == x.dtype  # type: ignore[arg-type]  # LoraLayer is a mixin of PeftLinear
-    )
+    if x.dtype != compute_dtype(layer):
+        return False
+    # LoraLayer is a mixin of PeftLinear
+    return not has_lora or factors_of(layer)[0].dtype == x.dtype  # type: ignore[arg-type]
 
 
 def as_computed(x: torch.Tensor) -> torch.Tensor:

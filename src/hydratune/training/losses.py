@@ -132,7 +132,9 @@ def head_loss(
     at_once: int = CPU_LOSS_POSITIONS,
 ) -> torch.Tensor:
     """Return the sums (groups,) of ``HeadLoss``, recorded for the backward pass."""
-    losses: torch.Tensor = HeadLoss.apply(hidden, weight, targets, counts, shapes, at_once)  # type: ignore[no-untyped-call]
+    losses: torch.Tensor = HeadLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, counts, shapes, at_once
+    )
     return losses
 
 
@@ -151,7 +153,9 @@ class LogitLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, scale: torch.Tensor
+    ) -> tuple[torch.Tensor | None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * scale.to(gradient.dtype), None, None
 
@@ -175,7 +179,9 @@ class LossWithGradients(torch.autograd.Function):
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, scale: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         dtypes = {g.dtype for g in ctx.gradients}
         if len(dtypes) == 1:
             return (None, None, *torch._foreach_mul(ctx.gradients, scale.to(*dtypes)))
@@ -186,5 +192,7 @@ def with_gradients(
     loss: torch.Tensor, gradients: list[torch.Tensor], parameters: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """Return ``loss`` such that its backward pass gives ``parameters`` these gradients."""
-    result: torch.Tensor = LossWithGradients.apply(loss, gradients, *parameters)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = LossWithGradients.apply(  # type: ignore[no-untyped-call]
+        loss, gradients, *parameters
+    )
     return result

@@ -259,5 +259,7 @@ def apply_lora(
     arithmetic: Arithmetic = STANDARD,
 ) -> tuple[torch.Tensor, ...]:
     """Return the outputs of ``LoraFunction``, recorded for the backward pass."""
-    outputs: tuple[torch.Tensor, ...] = LoraFunction.apply(x, linears, shares, arithmetic, *flat)  # type: ignore[no-untyped-call]
+    outputs: tuple[torch.Tensor, ...] = LoraFunction.apply(  # type: ignore[no-untyped-call]
+        x, linears, shares, arithmetic, *flat
+    )
     return outputs

@@ -220,7 +220,8 @@ class RestoreCheckpoint(lightning.Callback):
         """Restore what has to be right before Lightning's loop begins."""
         place = self.checkpoint["place"]
         data.resume_at(place["epoch"], place["batches"])
-        trainer.fit_loop.epoch_progress.current.processed = place["epoch"]  # type: ignore[attr-defined]
+        epochs = trainer.fit_loop.epoch_progress.current
+        epochs.processed = place["epoch"]  # type: ignore[attr-defined]
         loop = trainer.fit_loop.epoch_loop
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = place["step"]
         loop._batches_that_stepped = place["step"]
