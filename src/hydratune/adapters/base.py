@@ -5,7 +5,7 @@ Needs neither torch nor PEFT until there is a model: settings are checked before
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from hydratune.errors import Problem
 from hydratune.settings.adapter import AdapterConfig, AdapterContext
@@ -23,7 +23,7 @@ class PeftAdapter(AdapterConfig):
     peft_type: ClassVar[str] = ""  # PEFT's name of the method, as in adapter_config.json
 
     # any other field of the method's PEFT config, checked against it
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
 
     def peft_values(self, model: "PreTrainedModel", steps: int) -> dict[str, object]:
         """Return the fields of PEFT's config that follow from these settings.
@@ -49,7 +49,7 @@ class PeftAdapter(AdapterConfig):
         refuse_unknown_extra(self)
         yield from ()
 
-    def saved_values(self, values: dict[str, Any]) -> dict[str, Any]:
+    def saved_values(self, values: dict[str, object]) -> dict[str, object]:
         """Return the settings of a saved adapter, from those fields of its PEFT config.
 
         ``values``: the fields that have the names of settings.
