@@ -5,7 +5,7 @@ Needs neither torch nor PEFT until there is a model: settings are checked before
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydratune.errors import Problem
 from hydratune.settings.adapter import AdapterConfig, AdapterContext
@@ -22,8 +22,8 @@ class PeftAdapter(AdapterConfig):
 
     peft_type: ClassVar[str] = ""  # PEFT's name of the method, as in adapter_config.json
 
-    # any other field of the method's PEFT config, checked against it
-    extra: dict[str, object] = field(default_factory=dict)
+    # any other field of the method's PEFT config, checked against it; OmegaConf refuses ``object``
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def peft_values(self, model: "PreTrainedModel", steps: int) -> dict[str, object]:
         """Return the fields of PEFT's config that follow from these settings.
