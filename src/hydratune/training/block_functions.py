@@ -4,22 +4,28 @@ What an elementwise operation can compute again is not saved.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from hydratune.models.autograd import Context
 from hydratune.training.arithmetic import STANDARD, Arithmetic
 from hydratune.training.elementwise import EAGER, Elementwise
 from hydratune.training.low_rank import (
     FrozenLinear,
     LoraShare,
+    TermsContext,
     in_flat_order,
     low_rank_forward,
     save_terms,
     saved_terms,
 )
 from hydratune.training.products import back, exact, steadily
+
+
+class _NormContext(Context[torch.Tensor, torch.Tensor, torch.Tensor]):
+    from_y: bool
+    pieces: Elementwise
 
 
 class RmsNorm(torch.autograd.Function):
@@ -30,7 +36,7 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _NormContext,
         x: torch.Tensor,
         weight: torch.Tensor,
         eps: float,
@@ -45,9 +51,15 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(  # type: ignore[override]
-        ctx: Any, dy: torch.Tensor
+        ctx: _NormContext, dy: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         return ctx.pieces.norm_gradient(dy, *ctx.saved_tensors, ctx.from_y), None, None, None
+
+
+class _GatedContext(TermsContext):
+    activation: str
+    linear: FrozenLinear
+    pieces: Elementwise
 
 
 class GatedDown(torch.autograd.Function):
@@ -59,7 +71,7 @@ class GatedDown(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _GatedContext,
         gate: torch.Tensor,
         up: torch.Tensor,
         activation: str,
@@ -78,7 +90,7 @@ class GatedDown(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(  # type: ignore[override]
-        ctx: Any, dy: torch.Tensor
+        ctx: _GatedContext, dy: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         (gate, up), terms = saved_terms(ctx)
         dy = dy.reshape(-1, dy.shape[-1])
