@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on where it was left, and ends as if nothing had happened."""
+"""An interrupted run is resumed where its checkpoint was written, and ends as if it had not been."""
 
 import json
 import os
@@ -214,7 +214,7 @@ def test_never_begins_anew_and_a_broken_checkpoint_does_too(
             file.write_bytes(file.read_bytes()[:2000])
     code, text = hydratune(*words)
     assert code == 0, text
-    assert "cannot be read" in text and "goes on" not in text
+    assert "cannot be read" in text and "resumed after step" not in text
     assert (tmp_path / "run" / "previous" / "history.csv").is_file()
 
 
