@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on where it was left, and ends as if nothing had happened."""
+"""A resumed run continues where its checkpoint was written, and ends like one without a stop."""
 
 import json
 import os
@@ -176,7 +176,8 @@ def test_what_changed_since_is_said_and_refused(
     assert code == 2 and "resume=force" not in text.split("fix:")[1]
     monkeypatch.setattr("hydratune.tracking.environment.code_hash", lambda: "other")
     code, text = hydratune(*words)
-    assert code == 2 and "the code of hydratune changed" in text and "resume=force goes on" in text
+    assert code == 2 and "the code of hydratune changed" in text
+    assert "resume=force resumes it" in text
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(file, weights_only=True)
     assert checkpoint["place"]["step"] == 4  # nothing is lost
@@ -210,7 +211,7 @@ def test_never_begins_anew_and_a_broken_checkpoint_does_too(
             file.write_bytes(file.read_bytes()[:2000])
     code, text = hydratune(*words)
     assert code == 0, text
-    assert "cannot be read" in text and "goes on" not in text
+    assert "cannot be read" in text and "resumed after step" not in text
     assert (tmp_path / "run" / "previous" / "history.csv").is_file()
 
 
