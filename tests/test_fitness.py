@@ -138,7 +138,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], str]] = {
         alike(), ("evaluation.max_new_tokens=2040",), "the longest test prompt and its answer"
     ),
     "a control that documents cannot have": (
-        [{"text": f"{row['prompt']} {row['completion']}"} for row in alike()], ("data.control=shuffled_targets",), "cannot be had"  # noqa: E501
+        [{"text": f"{row['prompt']} {row['completion']}"} for row in alike()], ("data.control=shuffled_targets",), "is not possible"  # noqa: E501
     ),
 }  # fmt: skip
 
