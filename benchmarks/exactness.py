@@ -1,9 +1,8 @@
-"""hydratune beside a plain transformers + PEFT loop (padded, full logits), step by step and in the
-trained adapter.
+"""Compare hydratune with a plain transformers + PEFT loop (padded, full logits), step by step.
 
-    python benchmarks/exactness.py                       30 steps on the synthetic contracts, whole model
-    python benchmarks/exactness.py --only c --data FOLDER    on MTS-Dialog, whose rows are from 50 to 600 tokens
-    python benchmarks/exactness.py --layers 4            quickly
+    python benchmarks/exactness.py                         30 steps on synthetic contracts
+    python benchmarks/exactness.py --only c --data FOLDER  MTS-Dialog: rows of 50 to 600 tokens
+    python benchmarks/exactness.py --layers 4              a part of the model, which is quick
 
 Two rows per micro-batch, two micro-batches per step, and a last step of three rows, so that the
 micro-batches of a step have unequal numbers of trained tokens. Compared are the loss of every step,
@@ -14,7 +13,7 @@ The reference computes the cross-entropy of its logits in float64 (``systems.py`
 ``--fp32-loss`` takes PyTorch's). A second plain loop that takes its rows one by one, unpadded,
 shows what rounding alone makes of the same training: Adam divides every gradient by its size, so
 the smallest of them, which rounding decides, move the adapter as far as the largest.
-"""  # noqa: E501
+"""
 
 import argparse
 import os

@@ -104,9 +104,8 @@ def cpu_rate(seconds: float = 4.0) -> dict[str, float]:
 
     cores = cpu_count()
     with ThreadPoolExecutor(cores) as pool:
-        list(
-            pool.map(multiply, [time.perf_counter() + 0.5] * cores)
-        )  # threads and caches are warm from here on
+        # threads and caches are warm from here on
+        list(pool.map(multiply, [time.perf_counter() + 0.5] * cores))
         cpu, wall = used(), time.perf_counter()
         count = sum(pool.map(multiply, [wall + seconds] * cores))
         cpu, wall = used() - cpu, time.perf_counter() - wall

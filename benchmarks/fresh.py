@@ -1,8 +1,7 @@
-"""One measurement in one fresh process: the parent's side (`run`) and the child's side (`Meter`,
-`peak_memory`).
+"""One measurement in one fresh process.
 
-The parent imports nothing heavy: it must not warm or crowd the machine on which its children are
-measured.
+`run` is the parent's side, `Meter` and `peak_memory` are the child's side. The parent
+imports nothing heavy: it must not warm or crowd the machine on which its children are measured.
 """
 
 import json

@@ -1,16 +1,16 @@
-"""Greedy answers: hydratune's batched generation beside transformers' ``generate``, each in a fresh
-process.
+"""Compare hydratune's batched greedy answers with transformers' ``generate``, in fresh processes.
 
-    python benchmarks/generation.py --data FOLDER        100 prompts of workload (a), base model
-    python benchmarks/generation.py --only s --count 8 --layers 3    quickly, on synthetic contracts
-    python benchmarks/generation.py --adapter DIR        a fine-tuned model, whose answers end by themselves
+    python benchmarks/generation.py --data FOLDER                  100 prompts of workload (a)
+    python benchmarks/generation.py --only s --count 8 --layers 3  synthetic contracts, quickly
+    python benchmarks/generation.py --adapter DIR                  a fine-tuned model, whose answers
+                                                                   end by themselves
 
 Both get the same batches (rows sorted by length, as few batches of at most ``--batch-size`` as
 possible), the same end tokens and limit, two threads, fp32, SDPA. ``generate`` gets left-padded
 batches; hydratune is asked for the likelihood of one token besides, which is the least it can be
 asked for. Where the answers differ, the gap between the logits of the two tokens is shown, from one
 forward of the whole row without a cache: near 0, the two were a tie that rounding decided.
-"""  # noqa: E501
+"""
 
 import argparse
 import json
@@ -137,9 +137,8 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument(
-        "--system", choices=["ours", "transformers"], help=argparse.SUPPRESS
-    )  # a child's work
+    # a child's work
+    parser.add_argument("--system", choices=["ours", "transformers"], help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("result", type=Path, nargs="?", help=argparse.SUPPRESS)
     args = parser.parse_args()

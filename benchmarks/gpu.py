@@ -1,10 +1,11 @@
-"""hydratune on one GPU: is it right there, and how fast is it beside a plain transformers + PEFT
-loop?
+"""Check hydratune on one GPU, and compare its speed with a plain transformers + PEFT loop.
 
-    python benchmarks/gpu.py                     needs CUDA; ends within 6.5 minutes and writes outputs/bench/gpu-*/gpu.json
-    python benchmarks/gpu.py --minutes 3         less: parts that would take too long are left out, and it says so
-    python benchmarks/gpu.py --only check        parts whose names contain one of these words
-    python benchmarks/gpu.py --toy               the very same code on a CPU with toys, in a minute
+    python benchmarks/gpu.py               needs CUDA; ends within 6.5 minutes
+    python benchmarks/gpu.py --minutes 3   less: parts that would take too long are skipped, by name
+    python benchmarks/gpu.py --only check  parts whose names contain one of these words
+    python benchmarks/gpu.py --toy         the very same code on a CPU with toys, in a minute
+
+The results are written to ``outputs/bench/gpu-*/gpu.json``.
 
 First come the checks (``gpu_checks.py``), then the measurements (``gpu_speed.py``): models of the
 shapes of Llama 3.2 1B and Llama 3.1 8B with random weights, LoRA r=16 on all linear layers, on a
@@ -13,7 +14,7 @@ one by one and in a pack. Every part has a time estimate, catches its own errors
 as soon as it is done, so a run that is cut short keeps what it has. Running out of memory is a
 result. Exit code 1: a check failed, or a part broke. ``gpu_wheels.sh`` collects the packages that a
 machine without a network lacks.
-"""  # noqa: E501
+"""
 
 import argparse
 import gc
@@ -81,7 +82,10 @@ NOTE = (
 
 
 class OutOfTime(BaseException):
-    """A part took longer than the whole run may; no ``except Exception`` on the way is to catch it."""  # noqa: E501
+    """A part took longer than the whole run may.
+
+    Not an ``Exception``, so that no ``except Exception`` on the way catches it.
+    """
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,10 @@ class Part:
 
 
 class Run:
-    """Runs parts one after the other within a time, and keeps a JSON file that is whole after each."""  # noqa: E501
+    """Runs parts one after the other within a time limit.
+
+    The JSON file of results is complete after each part.
+    """
 
     def __init__(
         self,
@@ -493,9 +500,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.minutes <= 0:
         parser.error(f"--minutes {args.minutes:g}: give more than 0")
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # before CUDA begins: cuBLAS adds up the same way every time
+    # before CUDA begins: cuBLAS adds up the same way every time
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     import torch

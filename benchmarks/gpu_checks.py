@@ -1,5 +1,4 @@
-"""What gpu.py checks before it measures: hydratune's numbers on this device against a plain
-transformers + PEFT step.
+"""The checks of gpu.py: a step of hydratune on this device against plain transformers + PEFT.
 
 Errors of gradients are ``norm(a - b) / norm(b)`` of each LoRA matrix, the worst of all. Every check
 returns its figures and whether they are within its tolerance.
@@ -30,14 +29,10 @@ from workloads import Rows
 LOSS = {"fp32": 1e-5, "bf16": 5e-3}  # relative
 GRADIENT = {"fp32": 2e-4, "bf16": 5e-2}
 NLL = {"fp32": 1e-5, "bf16": 1e-2}
-LOGIT = {
-    "fp32": 1e-3,
-    "bf16": 0.2,
-}  # standard deviations of the logits by which a token we chose may miss the largest logit
-AGREEMENT = {
-    "fp32": 0.95,
-    "bf16": 0.0,
-}  # of answers; in bf16 one rounding changes all that a random model says after it
+# standard deviations of the logits by which a token we chose may miss the largest logit
+LOGIT = {"fp32": 1e-3, "bf16": 0.2}
+# of answers; in bf16 one rounding changes all that a random model says after it
+AGREEMENT = {"fp32": 0.95, "bf16": 0.0}
 CHOSEN = {"fp32": 0.95, "bf16": 0.8}  # of tokens, after the very same tokens
 FARTHER = 1.5  # how much farther from fp32 than a plain bf16 step ours may be
 

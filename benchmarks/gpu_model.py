@@ -1,5 +1,4 @@
-"""Random-weight Llamas of published shapes, made on the device, and the two ways of training them
-that gpu.py compares.
+"""Random-weight Llamas of published shapes, and the two ways of training them that gpu.py compares.
 
 Everything gpu.py knows of hydratune's own interfaces is here. Layers are made, and quantised, one
 after the other on the device, so a 4-bit model never exists in bf16 as a whole, and nothing is read
@@ -385,9 +384,8 @@ def halving(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        tried.append(
-            f"{size}: out of memory"
-        )  # here the error is gone, and with it what it kept alive
+        # here the error is gone, and with it what it kept alive
+        tried.append(f"{size}: out of memory")
         place.release()
         if size <= least:
             raise OutOfMemory("; ".join(tried))

@@ -1,5 +1,6 @@
-"""What gpu.py measures: training steps of hydratune and of a plain transformers + PEFT loop, and
-trials one by one and in a pack.
+"""The measurements of gpu.py: training steps of hydratune and of a plain transformers + PEFT loop.
+
+Trials of a sweep are measured one by one and in a pack.
 
 A step is timed from the end of one optimizer update to the end of another, by torch's hook on all
 optimizers, so both systems are measured alike and whole: hydratune with Lightning, its history and

@@ -1,14 +1,17 @@
-"""A task that needs facts: which option of a command does what. Writes rows of questions and the
-pages that hold the answers.
+r"""Write a task that needs facts: questions about a command's options, and the pages that answer.
 
-    python benchmarks/knowledge.py FOLDER outputs/knowledge        FOLDER: published tldr pages, or a clone of tldr-pages
-    hydratune train data=files data.train=outputs/knowledge/train.jsonl data.validation=outputs/knowledge/validation.jsonl \
-        data.test=outputs/knowledge/test.jsonl hydra.run.dir=outputs/knowledge/run
-    hydratune decide run=outputs/knowledge/run knowledge=outputs/knowledge/pages.jsonl metric=normalised_match passages=1
+    python benchmarks/knowledge.py FOLDER outputs/knowledge
+    hydratune train data=files data.train=outputs/knowledge/train.jsonl \
+        data.validation=outputs/knowledge/validation.jsonl data.test=outputs/knowledge/test.jsonl \
+        hydra.run.dir=outputs/knowledge/run
+    hydratune decide run=outputs/knowledge/run knowledge=outputs/knowledge/pages.jsonl \
+        metric=normalised_match passages=1
+
+FOLDER holds the published tldr pages, or is a clone of tldr-pages.
 
 Pages of test questions are in no training row, as tomorrow's commands would be: weights cannot know
 them, a look at the page can.
-"""  # noqa: E501
+"""
 
 import argparse
 import json

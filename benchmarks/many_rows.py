@@ -1,5 +1,4 @@
-"""Writes synthetic rows with planted repeats, to see what `hydratune prepare` makes of a large
-file.
+"""Write synthetic rows with planted repeats, to see what `hydratune prepare` makes of a large file.
 
     python benchmarks/many_rows.py 200000 rows.jsonl
     /usr/bin/time -v hydratune prepare data=files data.train=rows.jsonl output=prepared

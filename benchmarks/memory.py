@@ -1,5 +1,4 @@
-"""The memory table of docs/gpu.md: what a training step of LoRA keeps per token, counted without a
-GPU.
+"""Count, without a GPU, what a training step of LoRA keeps per token: the table of docs/gpu.md.
 
     python benchmarks/memory.py
 
@@ -89,9 +88,10 @@ def kept(shape: dict[str, Any], layers: int) -> int:
     parameters = {p.untyped_storage()._cdata for p in tuned.parameters()}
     length = TOKENS // 4
     loss_mask = tuple(i > 3 * length // 4 for i in range(length + 1))
+    # that begin differently
     rows = [
         Encoded(tuple((first + i) % 64 for i in range(length + 1)), loss_mask) for first in range(4)
-    ]  # that begin differently
+    ]
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         objective.gradients(rows)
     return sum(storage.nbytes() for key, storage in storages.items() if key not in parameters)
@@ -102,7 +102,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     enabled = torch.is_autocast_enabled
-    torch.is_autocast_enabled = lambda kind="cuda": kind != "meta" and enabled(kind)  # type: ignore[assignment]
+    torch.is_autocast_enabled = (  # type: ignore[assignment]
+        lambda kind="cuda": kind != "meta" and enabled(kind)
+    )
     varlen.supports = lambda *_: True  # type: ignore[assignment]
     table = []
     for name, shape in SHAPES.items():

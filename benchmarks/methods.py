@@ -1,15 +1,14 @@
-"""Every adapter on the real base for a few steps: what it trains, what it learns, what it weighs,
-what loading it gives.
+"""Train every adapter on the real base for a few steps, and show its loss, size and reloading.
 
-    python benchmarks/methods.py                      all of conf/adapter, and QLoRA; a fresh process for each
-    python benchmarks/methods.py --only lora,dora     some of them
+    python benchmarks/methods.py                   all of conf/adapter, and QLoRA; a process each
+    python benchmarks/methods.py --only lora,dora  some of them
     python benchmarks/methods.py --steps 40 --set data.max_length=512
 
 Rows are the built-in contracts, shortened. Loss before: of the untouched base. Reload: the largest
 difference of any logit of four validation rows (they reach 40) between the trained model and what
 plain PEFT loads from disk on the untouched base; up to 5e-4 is fp32 rounding, because plain LoRA
 and converted starts are computed in another order after loading.
-"""  # noqa: E501
+"""
 
 import argparse
 import json
@@ -22,9 +21,16 @@ from typing import Any
 
 CONF = Path(__file__).parents[1] / "conf"
 RATES = {  # what each method takes; elsewhere LoRA's
-    "lora_plus": 2e-4, "adalora": 1e-2, "ia3": 1e-2, "vera": 1e-2, "oft": 1e-3, "prompt_tuning": 3e-2, "prefix_tuning": 1e-2,  # noqa: E501
-    "freeze": 1e-4, "none": 2e-5,
-}  # fmt: skip
+    "lora_plus": 2e-4,
+    "adalora": 1e-2,
+    "ia3": 1e-2,
+    "vera": 1e-2,
+    "oft": 1e-3,
+    "prompt_tuning": 3e-2,
+    "prefix_tuning": 1e-2,
+    "freeze": 1e-4,
+    "none": 2e-5,
+}
 VARIANTS = {
     "lora_plus": ["adapter=lora", "optimizer.loraplus_lr_ratio=16"],
     "loftq": ["adapter=loftq", "model.quantization=nf4"],
@@ -151,9 +157,8 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="*", default=[], help="further settings, such as data.max_length=512"
     )
-    parser.add_argument(
-        "--here", help=argparse.SUPPRESS
-    )  # one method, in this process; the result as JSON in the last line
+    # one method, in this process; the result as JSON in the last line
+    parser.add_argument("--here", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
         print(json.dumps(measure(args.here, args.steps, args.set)))

@@ -1,14 +1,13 @@
-"""Every optimizer on the real model: does it learn, what does it keep in memory, does a checkpoint
-continue it exactly.
+"""Train every optimizer on the real model: its loss, its memory, and whether a checkpoint is exact.
 
-    python benchmarks/optimizers.py                        every config of conf/optimizer that works on this machine
+    python benchmarks/optimizers.py    every config of conf/optimizer that works on this machine
     python benchmarks/optimizers.py adamw lion trainer.max_steps=40 adapter=none optimizer.lr=2e-5
 
 Words without "=" are optimizers, the others are settings of `hydratune train` for all of them. Each
 begins with the same model and the same rows: the built-in contracts, 4 a step. The last column is
 the largest difference of any parameter between going on for one step and going on from a file; 0
 means that not a bit is lost.
-"""  # noqa: E501
+"""
 
 import json
 import sys

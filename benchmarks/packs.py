@@ -1,14 +1,15 @@
 """Short micro-packs of several trials, one by one and in common passes over the frozen base.
 
-    python benchmarks/packs.py                                        trials 1,2,4,8 x tokens 32,64,128,256,512
+    python benchmarks/packs.py              trials 1,2,4,8 x tokens 32,64,128,256,512
     python benchmarks/packs.py --trials 8 --tokens 32,64 --repeats 3 --workers 1 adapter.r=8
 
 Every trial has a LoRA adapter of its own on the default model, and hands in one micro-pack of one
-row after the other (half of its tokens trained) to the worker pool that all trials share, for forward and
-backward without an optimizer; the pool computes them one by one, or computes in one pass what waits at
-the same moment, as in a sweep. Both take turns. Reported are seconds per micro-pack of every trial:
-medians of ``--repeats`` rounds. Words with "=" are settings of `hydratune train`.
-"""  # noqa: E501
+row after the other (half of its tokens trained) to the worker pool that all trials share, for
+forward and backward without an optimizer; the pool computes them one by one, or computes in one
+pass what waits at the same moment, as in a sweep. The two are measured alternately. Reported are
+seconds per micro-pack of every trial: medians of ``--repeats`` rounds. Words with "=" are settings
+of `hydratune train`.
+"""
 
 import argparse
 import copy

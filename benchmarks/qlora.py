@@ -1,8 +1,7 @@
-"""Memory of QLoRA: training on a 4-bit base beside an fp32 base, each in a fresh process; and one
-run that learns.
+"""Compare the memory of QLoRA with that of training on an fp32 base, each in a fresh process.
 
-    python benchmarks/qlora.py                           synthetic contracts, whole model
-    python benchmarks/qlora.py --rows-share 0.125 --train-rows 16    quickly
+    python benchmarks/qlora.py                                     synthetic contracts, whole model
+    python benchmarks/qlora.py --rows-share 0.125 --train-rows 16  quickly
 
 Shown are the base's weights as stored, resident memory when the model is loaded and its peak over
 the whole process (imports, loading and training included), and the loss of the first and last step.

@@ -1,13 +1,16 @@
-"""A whole sweep, as typed: in packs, in packs with halving, one process per job; and TRL's
-SFTTrainer run after run.
+"""Compare whole sweeps of hydratune, as typed, with TRL's SFTTrainer run after run.
 
-    python benchmarks/sweeps.py                                  hours: 16 jobs (4 learning rates x 4 ranks), 256 rows x 2 epochs
-    python benchmarks/sweeps.py --rows 64 --batch 4              a quarter of it
-    python benchmarks/sweeps.py --workload a --data FOLDER       rows that share a long prompt (workloads.py)
-    python benchmarks/sweeps.py --ranks 16                       fewer jobs: 4 learning rates x 1 rank
+    python benchmarks/sweeps.py                             16 jobs: 4 learning rates x 4 ranks, for
+                                                            256 rows x 2 epochs; takes hours
+    python benchmarks/sweeps.py --rows 64 --batch 4         a quarter of it
+    python benchmarks/sweeps.py --workload a --data FOLDER  rows that share a long prompt
+    python benchmarks/sweeps.py --ranks 16                  fewer jobs: 4 learning rates x 1 rank
     python benchmarks/sweeps.py --winners 5 --workload b --data FOLDER --rows 32 --batch 4
-                                                                 is the winner with halving as good as that without? over 5 seeds
+                                                            whether halving finds as good a winner,
+                                                            over 5 seeds
     python benchmarks/sweeps.py --show outputs/bench/.../sweeps.json
+
+hydratune sweeps in packs, in packs with halving, and with one process per job.
 
 Measured are whole commands with their imports: CPU-seconds of all their processes, wall seconds,
 the peak of resident memory of the largest process. hydratune's commands validate, save adapters and
@@ -15,7 +18,7 @@ answer two test rows besides; TRL's runs only load and train, but for those that
 without validation losses a sweep has no winner. TRL and the one-process-per-job launcher are run
 for some jobs and scaled up, which the table says. TRL has two arrangements: one run on all cores,
 and one run per core side by side; the better counts, on each measure.
-"""  # noqa: E501
+"""
 
 import argparse
 import json
@@ -67,9 +70,8 @@ def measured(
             subprocess.Popen(list(c), stdout=stream, stderr=subprocess.STDOUT, env=options)
             for c in commands
         ]
-        ended = [
-            os.wait4(process.pid, 0) for process in started
-        ]  # the usage of a process and of its children
+        # the usage of a process and of its children
+        ended = [os.wait4(process.pid, 0) for process in started]
     wall = time.perf_counter() - start
     if any(status for _, status, _ in ended):
         print(f"  failed; the end of {log}:\n{log.read_text()[-1500:]}", flush=True)
@@ -137,10 +139,8 @@ def write_rows(args: argparse.Namespace, folder: Path) -> None:
     steps = workloads.order(masks, config) * args.epochs
     judges = [row for _, row in taken[args.rows : -2]]
     validation = [[list(row.ids) for row in judges], [list(row.loss_mask) for row in judges]]
-    title, validations = (
-        workloads.WORKLOADS[args.workload].title,
-        2 * args.epochs,
-    )  # twice an epoch, hydratune's default
+    # twice an epoch, hydratune's default
+    title, validations = (workloads.WORKLOADS[args.workload].title, 2 * args.epochs)
     workloads.Rows(title, ids, masks, steps, batch, validation, validations).write(
         folder / "rows.json"
     )
@@ -217,7 +217,7 @@ def sweep(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def winners(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """With and without halving, over several seeds: how much worse is the winner's validation loss?"""  # noqa: E501
+    """Return how much worse the winner's validation loss is with halving, over several seeds."""
     found: dict[str, Any] = {
         "settings": {k: v for k, v in vars(args).items() if k not in ("show", "folder")},
         "winners": [],

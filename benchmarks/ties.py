@@ -31,10 +31,8 @@ SEEDS, ROWS, RATIOS = (2, 3, 5), (50, 200, 500), ("0", "0.1", "0.3", "1", "3", "
 EFFECT = 3.5  # standard errors of the rows
 ALPHA = 0.05
 KINDS = ("losses", "hits", "validation")
-_HITS_SLOPE, _HITS_NOISE = (
-    0.5 / math.sqrt(math.pi),
-    1 / 6,
-)  # of the share of hits by the shift; variance of a hit, given its row
+# of the share of hits by the shift; variance of a hit, given its row
+_HITS_SLOPE, _HITS_NOISE = (0.5 / math.sqrt(math.pi), 1 / 6)
 
 
 @dataclass(frozen=True)

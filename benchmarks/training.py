@@ -1,22 +1,23 @@
-"""hydratune beside TRL's SFTTrainer and a plain transformers + PEFT loop: the same rows, each run
-in a fresh process.
+"""Compare hydratune with TRL's SFTTrainer and a plain transformers + PEFT loop on the same rows.
 
-    python benchmarks/training.py --data FOLDER                       everything; hours on two cores
-    python benchmarks/training.py --only s --rows-share 0.25 --layers 4 --repeats 1    minutes, to try it
-    python benchmarks/training.py --only a --ablate                   hydratune with one part left out at a time
-    python benchmarks/training.py --show outputs/bench/.../training.json               the tables again
+    python benchmarks/training.py --data FOLDER          everything; hours on two cores
+    python benchmarks/training.py --only s --rows-share 0.25 --layers 4 --repeats 1
+                                                         minutes, to try it
+    python benchmarks/training.py --only a --ablate      hydratune with one part left out at a time
+    python benchmarks/training.py --show outputs/bench/.../training.json
+                                                         the tables again
 
-Per workload the systems take turns (ours, TRL, plain, ours, TRL ...). Written down are CPU-seconds
-and wall seconds of training alone, tokens per second, the peak of resident memory of the whole
-process, the largest relative difference of a step's loss from the plain loop (from hydratune where
-that did not run), and the distance to the floor (``floor.py``): CPU-seconds over those of the
-multiplications that cannot be left out, at the rate measured between the runs. Of several repeats
-the median counts.
+Each run has a fresh process. Per workload the systems alternate (ours, TRL, plain, ours, TRL ...).
+Written down are CPU-seconds and wall seconds of training alone, tokens per second, the peak of
+resident memory of the whole process, the largest relative difference of a step's loss from the
+plain loop (from hydratune where that did not run), and the distance to the floor (``floor.py``):
+CPU-seconds over those of the multiplications that cannot be left out, at the rate measured between
+the runs. Of several repeats the median counts.
 
 TRL runs with gradient checkpointing off and on; the better counts, on each measure. Its ``packing``
 and ``padding_free`` are made for flash attention, which a CPU has not: with SDPA the rows get one
 block-diagonal mask, which costs more than padding (``--systems trl-padding-free`` shows it).
-"""  # noqa: E501
+"""
 
 import argparse
 import json

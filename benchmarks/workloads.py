@@ -1,5 +1,4 @@
-"""The rows that every system of the benchmark trains on, written to one file as tokens, masks and
-order.
+"""Write the rows that every system of the benchmark trains on to a file: tokens, masks and order.
 
     python benchmarks/workloads.py a --data FOLDER rows.json
 

@@ -1,4 +1,4 @@
-"""Shared: a cache of its own, no network, a tiny real model, and the command line in this process."""  # noqa: E501
+"""Fixtures: an own cache, no network, a tiny real model, and the command line in this process."""
 
 import csv
 import json
@@ -21,9 +21,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYDRATUNE_CACHE", str(folder))
-        patch.setenv(
-            "HF_DATASETS_CACHE", str(folder / "datasets")
-        )  # before anything imports datasets
+        # before anything imports datasets
+        patch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))
         yield folder
 
 

@@ -171,9 +171,8 @@ class Format:
     """One chat template, in Jinja and in Python."""
 
     jinja: str
-    write: Callable[
-        [list[Turn], list[Any]], Pieces
-    ]  # pieces of the conversation; answers and their ends are trained
+    # pieces of the conversation; answers and their ends are trained
+    write: Callable[[list[Turn], list[Any]], Pieces]
     system: bool = True
     tools: bool = False
     thoughts: bool = False

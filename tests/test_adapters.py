@@ -168,13 +168,18 @@ FORMS: dict[str, Any] = {
     "top layer only": LoraAdapter(layers_to_transform=[1]),
     "all but one": LoraAdapter(exclude_modules=["o_proj"]),
     "PEFT's choice": LoraAdapter(target_modules=None),
-    "patterns": LoraAdapter(rank_pattern={"q_proj": 4, r"layers\.1\.mlp.down_proj": 8}, alpha_pattern={"v_proj": 3.0}),  # noqa: E501
+    "patterns": LoraAdapter(
+        rank_pattern={"q_proj": 4, r"layers\.1\.mlp.down_proj": 8}, alpha_pattern={"v_proj": 3.0}
+    ),
     "tied embeddings in full": LoraAdapter(modules_to_save=["lm_head"]),
     "gaussian": LoraAdapter(init_lora_weights="gaussian"),
     "orthogonal": LoraAdapter(init_lora_weights="orthogonal"),
     "PiSSA, exact": LoraAdapter(init_lora_weights="pissa"),
     "PiSSA, rsLoRA, patterns": LoraAdapter(
-        init_lora_weights="pissa", use_rslora=True, rank_pattern={"q_proj": 4}, alpha_pattern={"v_proj": 3.0}  # noqa: E501
+        init_lora_weights="pissa",
+        use_rslora=True,
+        rank_pattern={"q_proj": 4},
+        alpha_pattern={"v_proj": 3.0},
     ),
     "PiSSA, DoRA": LoraAdapter(init_lora_weights="pissa", use_dora=True),
     "OLoRA, norms in full": LoraAdapter(init_lora_weights="olora", modules_to_save=["norm"]),
@@ -185,11 +190,15 @@ FORMS: dict[str, Any] = {
     "VeRA, projection drawn again": VeraAdapter(r=16, save_projection=False),
     "OFT, exact": OftAdapter(oft_block_size=16, use_cayley_neumann=False),
     "prompt, random": PromptTuning(prompt_tuning_init=PromptInit.RANDOM),
-    "prompt, text": PromptTuning(prompt_tuning_init=PromptInit.TEXT, prompt_tuning_init_text="Extract the terms."),  # noqa: E501
+    "prompt, text": PromptTuning(
+        prompt_tuning_init=PromptInit.TEXT, prompt_tuning_init_text="Extract the terms."
+    ),
     "prefix, projected": PrefixTuning(prefix_projection=True, encoder_hidden_size=24),
     "prefix, random": PrefixTuning(init_weights=PrefixInit.random),
-    "freeze, head and norm": PartialFinetune(last_layers=0, trainable=["lm_head", "model.norm", r".*layernorm"]),  # noqa: E501
-}  # fmt: skip
+    "freeze, head and norm": PartialFinetune(
+        last_layers=0, trainable=["lm_head", "model.norm", r".*layernorm"]
+    ),
+}
 
 
 @pytest.mark.filterwarnings("ignore:Specified to not (save|load) vera_A:UserWarning")
@@ -412,9 +421,10 @@ def test_only_the_chosen_layers_are_trained(tiny: Any) -> None:
     assert "model.norm.weight" in frozen and all(
         ".layers.1." in name for name in frozen - {"model.norm.weight"}
     )
+    # one matrix
     assert touched(PartialFinetune(last_layers=0, trainable=["lm_head"])) == {
         "model.embed_tokens.weight"
-    }  # one matrix
+    }
 
 
 def test_parameters_of_a_4_bit_base_are_counted_as_those_it_stands_for(tiny: Any) -> None:
@@ -426,35 +436,109 @@ def test_parameters_of_a_4_bit_base_are_counted_as_those_it_stands_for(tiny: Any
 
 
 REFUSED = {
-    "no such layer": (LoraAdapter(target_modules=["query"]), "no linear layer called query", "q_proj"),  # noqa: E501
-    "not a regular expression": (LoraAdapter(target_modules=["q_proj("]), "not a regular expression", "q_proj("),  # noqa: E501
-    "layer out of range": (LoraAdapter(layers_to_transform=[0, 2]), "has 2 layers, with the numbers 0 to 1", "[0, 2]"),  # noqa: E501
-    "layers called otherwise": (LoraAdapter(layers_to_transform=[0], layers_pattern="blk"), "no numbered layers called blk", "layers"),  # noqa: E501
-    "nothing left": (LoraAdapter(target_modules=["q_proj"], exclude_modules=["q_proj"]), "leave no layer", "v_proj"),  # noqa: E501
-    "rank above every layer": (LoraAdapter(r=65), "no target layer is wider than 64", "adapter.r=64"),  # noqa: E501
-    "rank of a pattern above its layer": (LoraAdapter(rank_pattern={"k_proj": 33}), "wider than 32", "adapter.rank_pattern.k_proj"),  # noqa: E501
-    "rank above one layer, which PiSSA needs": (LoraAdapter(r=33, init_lora_weights="pissa"), "only 32 wide", "adapter.r=32"),  # noqa: E501
-    "rank_pattern of nothing": (LoraAdapter(rank_pattern={"query": 4}), "no target layer has this name", "q_proj"),  # noqa: E501
+    "no such layer": (
+        LoraAdapter(target_modules=["query"]),
+        "no linear layer called query",
+        "q_proj",
+    ),
+    "not a regular expression": (
+        LoraAdapter(target_modules=["q_proj("]),
+        "not a regular expression",
+        "q_proj(",
+    ),
+    "layer out of range": (
+        LoraAdapter(layers_to_transform=[0, 2]),
+        "has 2 layers, with the numbers 0 to 1",
+        "[0, 2]",
+    ),
+    "layers called otherwise": (
+        LoraAdapter(layers_to_transform=[0], layers_pattern="blk"),
+        "no numbered layers called blk",
+        "layers",
+    ),
+    "nothing left": (
+        LoraAdapter(target_modules=["q_proj"], exclude_modules=["q_proj"]),
+        "leave no layer",
+        "v_proj",
+    ),
+    "rank above every layer": (
+        LoraAdapter(r=65),
+        "no target layer is wider than 64",
+        "adapter.r=64",
+    ),
+    "rank of a pattern above its layer": (
+        LoraAdapter(rank_pattern={"k_proj": 33}),
+        "wider than 32",
+        "adapter.rank_pattern.k_proj",
+    ),
+    "rank above one layer, which PiSSA needs": (
+        LoraAdapter(r=33, init_lora_weights="pissa"),
+        "only 32 wide",
+        "adapter.r=32",
+    ),
+    "rank_pattern of nothing": (
+        LoraAdapter(rank_pattern={"query": 4}),
+        "no target layer has this name",
+        "q_proj",
+    ),
     "alpha_pattern of no target": (
-        LoraAdapter(target_modules=["v_proj"], alpha_pattern={"q_proj": 4}), "no target layer has this name", "v_proj"  # noqa: E501
+        LoraAdapter(target_modules=["v_proj"], alpha_pattern={"q_proj": 4}),
+        "no target layer has this name",
+        "v_proj",
     ),
     "no bias": (LoraAdapter(bias=LoraBias.all), "have no bias", "adapter.bias=none"),
-    "no module to save": (LoraAdapter(modules_to_save=["head"]), "no module called head", "lm_head"),  # noqa: E501
+    "no module to save": (
+        LoraAdapter(modules_to_save=["head"]),
+        "no module called head",
+        "lm_head",
+    ),
     "trained twice": (LoraAdapter(modules_to_save=["q_proj"]), "is, or holds, a target", "q_proj"),
-    "tied head": (LoraAdapter(target_modules=["all-linear", "lm_head"]), "one matrix", "leave lm_head out"),  # noqa: E501
+    "tied head": (
+        LoraAdapter(target_modules=["all-linear", "lm_head"]),
+        "one matrix",
+        "leave lm_head out",
+    ),
     "tied head, OFT": (OftAdapter(target_modules=["lm_head"]), "one matrix", "leave lm_head out"),
-    "tied modules to save": (VeraAdapter(modules_to_save=["embed_tokens"]), "one matrix", "adapter=lora"),  # noqa: E501
-    "unknown extra": (LoraAdapter(extra={"nonsense": 1}), "LoraConfig has no such field", "lora_bias"),  # noqa: E501
-    "extra that is a setting": (LoraAdapter(extra={"use_dora": True}), "a setting of its own", "adapter.use_dora=True"),  # noqa: E501
+    "tied modules to save": (
+        VeraAdapter(modules_to_save=["embed_tokens"]),
+        "one matrix",
+        "adapter=lora",
+    ),
+    "unknown extra": (
+        LoraAdapter(extra={"nonsense": 1}),
+        "LoraConfig has no such field",
+        "lora_bias",
+    ),
+    "extra that is a setting": (
+        LoraAdapter(extra={"use_dora": True}),
+        "a setting of its own",
+        "adapter.use_dora=True",
+    ),
     "extra of a wrong type": (LoraAdapter(extra={"lora_bias": 3}), "PEFT wants bool", "lora_bias"),
-    "unknown extra of another method": (PrefixTuning(extra={"r": 3}), "PrefixTuningConfig has no such field", "adapter.extra.r"),  # noqa: E501
+    "unknown extra of another method": (
+        PrefixTuning(extra={"r": 3}),
+        "PrefixTuningConfig has no such field",
+        "adapter.extra.r",
+    ),
     "AdaLoRA's rank": (AdaLoraAdapter(init_r=65, target_r=8), "wider than 64", "adapter.init_r=64"),
     "AdaLoRA's phases": (AdaLoraAdapter(tinit=3, tfinal=3), "6 optimizer steps", "train longer"),
     "OFT's blocks": (OftAdapter(oft_block_size=48), "must divide", "2, 4, 8, 16, 32, 64"),
-    "IA3's feed-forward": (Ia3Adapter(target_modules=["k_proj"], feedforward_modules=["up_proj"]), "none of the target layers", "k_proj"),  # noqa: E501
-    "more layers than there are": (PartialFinetune(last_layers=3), "has 2 layers", "adapter.last_layers=2"),  # noqa: E501
-    "nothing to train": (PartialFinetune(trainable=["head"]), "no module or parameter called head", "lm_head"),  # noqa: E501
-}  # fmt: skip
+    "IA3's feed-forward": (
+        Ia3Adapter(target_modules=["k_proj"], feedforward_modules=["up_proj"]),
+        "none of the target layers",
+        "k_proj",
+    ),
+    "more layers than there are": (
+        PartialFinetune(last_layers=3),
+        "has 2 layers",
+        "adapter.last_layers=2",
+    ),
+    "nothing to train": (
+        PartialFinetune(trainable=["head"]),
+        "no module or parameter called head",
+        "lm_head",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", list(REFUSED))

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(
-    0, str(Path(__file__).parents[1] / "benchmarks")
-)  # scripts, which find each other this way as well
+# scripts, which find each other this way as well
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import parts
 import workloads

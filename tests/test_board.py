@@ -114,10 +114,8 @@ def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
         ([training(0.1), training(0.5)], 90),  # the longest
         ([line("finished", took=20.0), line("waiting"), line("waiting")], 40),
         ([line("finished", took=20.0), training(0.0)], 10),
-        (
-            [line("finished", took=20.0, trained=15.0), training(0.5)],
-            10 + 5,
-        ),  # what comes after training
+        # what comes after training
+        ([line("finished", took=20.0, trained=15.0), training(0.5)], 10 + 5),
         ([line("failed", took=1.0), line("finished", took=20.0), line("waiting")], 20),
         (
             [

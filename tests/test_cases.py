@@ -330,10 +330,12 @@ def test_published_cuad() -> None:
 
 
 # --------------------------------------------------------------------------------------- mts_dialog
-def dialogues(
-    folder: Path,
-    text: str = 'ID,section_header,section_text,dialogue\n0,GENHX,Well.,"Doctor:  Hi. \r\n\r\nPatient: Hi."\n',  # noqa: E501
-) -> MtsDialogData:
+DIALOGUE = (
+    'ID,section_header,section_text,dialogue\n0,GENHX,Well.,"Doctor:  Hi. \r\n\r\nPatient: Hi."\n'
+)
+
+
+def dialogues(folder: Path, text: str = DIALOGUE) -> MtsDialogData:
     for file in mts_dialog.FILES.values():
         (folder / file).write_bytes(text.encode())
     return MtsDialogData(path=str(folder))
@@ -629,9 +631,8 @@ def test_name_defined_twice_keeps_its_id_unique(tmp_path: Path) -> None:
 def test_excluded_folders_and_environments_are_not_read(tmp_path: Path) -> None:
     code = 'def f():\n    """Doc."""\n    return 1\n'
     for folder in (".hidden", "a/node_modules/b", "myenv/lib", "kept", "kept/gen"):
-        (tmp_path / "build" / folder).mkdir(
-            parents=True
-        )  # excluded names above the folder do not count
+        # excluded names above the folder do not count
+        (tmp_path / "build" / folder).mkdir(parents=True)
         (tmp_path / "build" / folder / "x.py").write_text(code)
     (tmp_path / "build" / "myenv" / "pyvenv.cfg").write_text("")
     path = str(tmp_path / "build")

@@ -172,12 +172,21 @@ def looked_at(texts: list[str]) -> boilerplate.Boilerplate:
         [f"Section: allergies and history\nDialogue {i}" for i in range(60)],
         [f"Doctor asks number {i}\nPatient: No, not that I know." for i in range(60)],
         [f"What is meant by this text?\nText {i}" for i in range(60)],
-        ["\n".join([f"{i} {j}" for j in range(i % 50 + 6)] + ["a line that all of them have", *"xyzuv"]) for i in range(60)],  # noqa: E501
-        [f"{'Write it down for children' if i % 2 else 'Write it down for experts'}\nSubject {i}" for i in range(60)],  # a field  # noqa: E501
-        [f"{'The tone has to be friendly' if i % 2 else f'The tone is number {i}'}\nSubject {i // 2}" for i in range(60)],  # noqa: E501
+        [
+            "\n".join(
+                [*(f"{i} {j}" for j in range(i % 50 + 6)), "a line that all of them have", *"xyzuv"]
+            )
+            for i in range(60)
+        ],
+        # a field
+        [f"Write it down for {'children' if i % 2 else 'experts'}\nSubject {i}" for i in range(60)],
+        [
+            f"The tone {'has to be friendly' if i % 2 else f'is number {i}'}\nSubject {i // 2}"
+            for i in range(60)
+        ],
     ],
     ids=["rare", "short", "label", "dialogue", "question", "inside", "field", "telling"],
-)  # fmt: skip
+)
 def test_lines_that_tell_rows_apart_are_no_boilerplate(texts: list[str]) -> None:
     assert looked_at(texts).lines() == {}
 

@@ -33,9 +33,10 @@ def test_showing_the_configuration_imports_nothing_heavy(command: str) -> None:
 import sys
 from hydratune.cli import main
 assert main(["{command}", "--cfg", "job"]) == 0
-heavy = [m for m in ("torch", "transformers", "lightning", "peft", "wandb", "datasets", "optuna") if m in sys.modules]
+names = ("torch", "transformers", "lightning", "peft", "wandb", "datasets", "optuna")
+heavy = [name for name in names if name in sys.modules]
 assert not heavy, heavy
-"""  # noqa: E501
+"""
     done = python(code)
     assert done.returncode == 0, done.stderr
 

@@ -3,8 +3,6 @@
 As root and as a normal user.
 """
 
-# ruff: noqa: E501 (an attack is easier to read on one line)
-
 import os
 import resource
 import shutil
@@ -293,7 +291,8 @@ import re, sys
 def seen():
     found, frame = [], sys._getframe()
     while frame:
-        found += [repr(value) for value in frame.f_locals.values() if 'SECRETS' not in repr(value) and 'def seen' not in repr(value)]
+        texts = [repr(value) for value in frame.f_locals.values()]
+        found += [text for text in texts if 'SECRETS' not in text and 'def seen' not in text]
         frame = frame.f_back
     return ' '.join(found)
 told = seen()

@@ -421,8 +421,14 @@ def test_metrics_know_which_way_is_better() -> None:
 
 
 def test_every_number_of_a_run_has_a_meaning(hydratune: Command, tmp_path: Path) -> None:
-    wanted = ("evaluation.forgetting.measure=true", "evaluation.forgetting.items=2", "evaluation.forgetting.answer_tokens=2",  # noqa: E501
-              "evaluation.canaries=2", "evaluation.memorisation=4", "evaluation.baselines=[base,fewshot]")  # fmt: skip  # noqa: E501
+    wanted = (
+        "evaluation.forgetting.measure=true",
+        "evaluation.forgetting.items=2",
+        "evaluation.forgetting.answer_tokens=2",
+        "evaluation.canaries=2",
+        "evaluation.memorisation=4",
+        "evaluation.baselines=[base,fewshot]",
+    )
     code, text = hydratune("train", *SMALL, *wanted, f"hydra.run.dir={tmp_path}/run")
     assert code == 0, text
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -787,12 +793,13 @@ def test_where_a_few_rows_cannot_tell_no_interval_is_shown_anywhere(
         and "4 independent test rows cannot show that any candidate is worse: give 30 or more"
         in flat
     ), text
+    # nothing is certain here
     assert (
         hydratune(
             "compare", "baseline=s/a", "candidate=s/b", "fail_if=eval/nll>0.1", "certain=true"
         )[0]
         == 0
-    )  # nothing is certain here
+    )
     assert hydratune("compare", "baseline=s/a", "candidate=s/b", "fail_if=eval/nll>0.1")[0] == 1
 
 
@@ -874,11 +881,8 @@ def test_answers_that_were_cut_are_counted(hydratune: Command, tmp_path: Path) -
     make(tmp_path / "s" / "b", lr=2.0, loss=0.7, **{"eval/cut": 0.0})
     code, text = hydratune("compare", "s", "export=markdown")
     flat = " ".join(text.split())
-    assert (
-        code == 0
-        and "answers were cut at the token limit (evaluation.max_new_tokens) and are scored as they stand, in a (3)"  # noqa: E501
-        in flat
-    ), text
+    cut = "answers were cut at the token limit (evaluation.max_new_tokens)"
+    assert code == 0 and f"{cut} and are scored as they stand, in a (3)" in flat, text
     assert (
         "answers cut at the token limit"
         in (tmp_path / "s" / "comparison" / "ranking.md").read_text()

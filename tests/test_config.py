@@ -1,5 +1,6 @@
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -88,9 +89,8 @@ def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
         k: [float(v) for v in str(values).split(",")] for k, values in own.items()
     }
     read_by_wandb = yaml.safe_load(file.read_text())["parameters"]
-    assert all(
-        isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"]
-    )  # to YAML 1.1, 1e-4 is a text
+    # to YAML 1.1, 1e-4 is a text
+    assert all(isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"])
     for key, parameter in twin.parameters.items():
         settings = compose(f"{key}={parameter['values'][0]}")
         assert float(attrgetter(key)(settings)) == float(parameter["values"][0])
@@ -238,7 +238,8 @@ def test_mistyped_overrides_say_how_to_write_them() -> None:
 
 def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert compose("data=files", "data.train='~/rows.jsonl'").data.train == f"{tmp_path}/rows.jsonl"  # type: ignore[attr-defined]
+    data: Any = compose("data=files", "data.train='~/rows.jsonl'").data
+    assert data.train == f"{tmp_path}/rows.jsonl"
 
 
 def test_column_that_cannot_be_mapped_names_the_nearest() -> None:

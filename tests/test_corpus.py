@@ -88,9 +88,8 @@ def test_windows_predict_every_token_once_in_order(window: int, stride: int | No
         assert 1 <= len(passage.inputs) <= window
         start = [1, *tokens].index(passage.context[0])
         assert [1, *tokens][start : start + len(passage.inputs)] == list(passage.inputs)
-    assert (
-        len({len(passage.inputs) for passage in passages}) == 1
-    )  # as much context as fits, in the last one too
+    # as much context as fits, in the last one too
+    assert len({len(passage.inputs) for passage in passages}) == 1
     if stride == 2:
         assert [len(passage.target) for passage in passages] == [4, 2, 2, 2, 1]
 

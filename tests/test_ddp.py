@@ -108,9 +108,8 @@ def test_two_devices_train_what_one_does(
     code, text = hydratune("train", *words, f"hydra.run.dir={tmp_path}/one")
     assert code == 0, text
     assert len(history(two[0])) == 6
-    assert_equal(
-        two[0], tmp_path / "one", 1e-5
-    )  # AdamW divides by the root of squared gradients, which may be next to nothing
+    # AdamW divides by the root of squared gradients, which may be next to nothing
+    assert_equal(two[0], tmp_path / "one", 1e-5)
     assert (two[0] / "sample.jsonl").read_text().count("\n") == (
         tmp_path / "one" / "sample.jsonl"
     ).read_text().count("\n")

@@ -1,4 +1,4 @@
-"""Prompt, retrieve or fine-tune: what is looked up, what follows from the numbers, and the command."""  # noqa: E501
+"""Prompt, retrieve or fine-tune: the search for passages, the decision, and the command."""
 
 import json
 from collections.abc import Callable
@@ -75,10 +75,8 @@ def test_sources_stand_before_the_question() -> None:
         ({"base": 0, "fewshot": 40, "rag": 60, "tuned": 50, "tuned_rag": 90}, "tune_and_retrieve"),
         ({"base": 0, "fewshot": 40, "rag": 90, "tuned": 50, "tuned_rag": 90}, "retrieve"),
         ({"base": 0, "fewshot": 40, "rag": 90, "tuned": 50, "tuned_rag": 50}, "retrieve"),
-        (
-            {"base": 0, "fewshot": 88, "rag": 80, "tuned": 89, "tuned_rag": 90},
-            "prompt",
-        ),  # a point is no reason
+        # a point is no reason
+        ({"base": 0, "fewshot": 88, "rag": 80, "tuned": 89, "tuned_rag": 90}, "prompt"),
         ({"base": 0, "fewshot": 40, "rag": 45}, "open"),
         ({"base": 10, "tuned": 90}, "tune"),
     ],

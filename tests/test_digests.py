@@ -279,9 +279,10 @@ def test_a_flipped_bit_in_a_file_of_an_interrupted_run_is_noticed_or_harmless(
 def test_the_advice_of_the_message_works(hydratune: Command, whole: Path) -> None:
     run = copied(whole)
     rows = read_jsonl(run / "predictions.jsonl")
+    # the same
     (run / "predictions.jsonl").write_text(
         "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-    )  # the same
+    )
     code, text = hydratune("evaluate", f"run={run}", "source=predictions")
     assert code == 1 and f"{run}/predictions.jsonl is not as it was written" in text
     command = text.split("if you changed it yourself, ")[1].split(" makes the files")[0]

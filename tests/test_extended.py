@@ -55,7 +55,7 @@ WEIGHTS = "adapter_model.safetensors"
         ("adapter.lora_dropout=0.2", "optimizer=lion", "optimizer.lr=1e-4"),
         pytest.param(("adapter=none", "optimizer.lr=1e-3"), marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_a_run_that_is_extended_is_the_longer_run_to_the_last_bit(
     hydratune: Command, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -70,9 +70,10 @@ def test_a_run_that_is_extended_is_the_longer_run_to_the_last_bit(
         name: (short / name).read_bytes()
         for name in ("metrics.json", "predictions.jsonl", "history.csv")
     }
+    # its settings are its own
     code, text = hydratune(
         "train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={short}"
-    )  # its settings are its own
+    )
     assert code == 0 and "resumed after step 5 of 10" in text, text
     for run in (whole, short):
         lines = (run / "config.yaml").read_text().splitlines()
@@ -180,10 +181,8 @@ def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
     cases = [
         ((), "was already trained for so long"),
         (("trainer.max_epochs=1",), "set trainer.max_epochs=2 or more"),
-        (
-            ("trainer.max_epochs=2",),
-            "has taken 3 optimizer steps, and this would be 3",
-        ),  # max_steps still ends it
+        # max_steps still ends it
+        (("trainer.max_epochs=2",), "has taken 3 optimizer steps, and this would be 3"),
         (("trainer.max_steps=6", "optimizer.lr=0.5"), "remove optimizer.lr=0.5"),
         (("trainer.max_steps=6", "adapter=dora"), "remove adapter=dora"),
         (("trainer.max_steps=6", "seed=5"), "remove seed=5"),

@@ -71,9 +71,16 @@ def sized(tiny: Any, folder: Path, rows: int | None = None, **changes: Any) -> P
         " }}{% endif %}"
     )
     config = LlamaConfig(
-        vocab_size=rows or size, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,  # noqa: E501
-        max_position_embeddings=256, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=rows or size,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -120,27 +127,53 @@ def alike(count: int = 40, words: str = "") -> list[dict[str, Any]]:
 
 
 CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], str]] = {
-    "max_length beyond the window": (alike(), ("data.max_length=4096", "model.context_window=null"), "reads at most 2048 tokens"),  # noqa: E501
-    "every row too long": (alike(words=LONG), ("data.max_length=32",), "every train row was dropped"),  # noqa: E501
+    "max_length beyond the window": (
+        alike(),
+        ("data.max_length=4096", "model.context_window=null"),
+        "reads at most 2048 tokens",
+    ),
+    "every row too long": (
+        alike(words=LONG),
+        ("data.max_length=32",),
+        "every train row was dropped",
+    ),
     "an answer too long to be cut to": (
-        [{**row, "completion": LONG} for row in alike()], ("data.max_length=32", "data.overlength=truncate_prompt"), "was dropped"  # noqa: E501
+        [{**row, "completion": LONG} for row in alike()],
+        ("data.max_length=32", "data.overlength=truncate_prompt"),
+        "was dropped",
     ),
     "no room beside virtual tokens": (
-        alike(words=LONG), ("adapter=prompt_tuning", "adapter.num_virtual_tokens=1900"), "the longest row has"  # noqa: E501
+        alike(words=LONG),
+        ("adapter=prompt_tuning", "adapter.num_virtual_tokens=1900"),
+        "the longest row has",
     ),
-    "warm-up longer than the run": (alike(), ("optimizer.warmup_steps=50", "optimizer.warmup_ratio=null"), "has only 2 optimizer steps"),  # noqa: E501
-    "phases longer than the run": (alike(), ("adapter=adalora", "adapter.tinit=1", "adapter.tfinal=1"), "leave none to reduce"),  # noqa: E501
+    "warm-up longer than the run": (
+        alike(),
+        ("optimizer.warmup_steps=50", "optimizer.warmup_ratio=null"),
+        "has only 2 optimizer steps",
+    ),
+    "phases longer than the run": (
+        alike(),
+        ("adapter=adalora", "adapter.tinit=1", "adapter.tfinal=1"),
+        "leave none to reduce",
+    ),
     "fewer validation rows than devices": (
-        alike(), ("trainer=ddp", "trainer.devices=9", "trainer.accelerator=cpu"), "every device needs one"  # noqa: E501
+        alike(),
+        ("trainer=ddp", "trainer.devices=9", "trainer.accelerator=cpu"),
+        "every device needs one",
     ),
     "answers that are no JSON": (alike(), ("evaluation.task=json",), "is not one JSON object"),
     "answers that do not fit behind their prompts": (
-        alike(), ("evaluation.max_new_tokens=2040",), "the longest test prompt and its answer"
+        alike(),
+        ("evaluation.max_new_tokens=2040",),
+        "the longest test prompt and its answer",
     ),
     "a control that documents cannot have": (
-        [{"text": f"{row['prompt']} {row['completion']}"} for row in alike()], ("data.control=shuffled_targets",), "is not possible"  # noqa: E501
+        [{"text": f"{row['prompt']} {row['completion']}"} for row in alike()],
+        ("data.control=shuffled_targets",),
+        "cannot be had",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", list(CASES))

@@ -203,9 +203,8 @@ def test_columns_that_are_named_win_over_a_known_layout(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.csv", [record])
     (row,) = read_file(file, {"prompt": "question", "completion": "answer", "group": "customer"})
     assert [m.content for m in row.messages] == [QUESTION, ANSWER] and row.group == "c1"
-    (row,) = read_file(
-        file, {"group": "customer"}
-    )  # names no text column: the layout is recognised
+    # names no text column: the layout is recognised
+    (row,) = read_file(file, {"group": "customer"})
     assert [m.content for m in row.messages] == ["wrong", "wrong"] and row.group == "c1"
 
 

@@ -101,9 +101,8 @@ def test_lora_function_of_two_adapters_each_on_its_own_rows_and_places() -> None
     torch.testing.assert_close(
         third[:, :3], F.linear(x[:, :3], weights[2] + 0.5 * pairs[3] @ pairs[2])
     )
-    assert torch.equal(
-        second[:, :3], F.linear(x, weights[1], fixed(3, seed=3))[:, :3]
-    )  # of the same shape: fewer rows may round otherwise
+    # of the same shape: fewer rows may round otherwise
+    assert torch.equal(second[:, :3], F.linear(x, weights[1], fixed(3, seed=3))[:, :3])
 
 
 def test_linears_without_any_adapter_keep_nothing_for_the_backward_pass() -> None:
@@ -332,9 +331,8 @@ def expected_loss(logits: torch.Tensor, targets: torch.Tensor, shape: LossShape)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(
-    "at_once", [4, 128]
-)  # positions: a chunk ends within a group, or holds all of them
+# positions: a chunk ends within a group, or holds all of them
+@pytest.mark.parametrize("at_once", [4, 128])
 def test_head_loss(shape: LossShape, at_once: int) -> None:
     hidden, weight, targets = leaf(10, 5, seed=1), 3 * fixed(7, 5, seed=2), torch.arange(10) % 7
     counts, shapes = (3, 0, 7), (shape, LossShape(), LossShape(z_loss=0.2))

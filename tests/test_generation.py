@@ -99,9 +99,17 @@ def test_windowed_layers_are_scored_right() -> None:
 
     torch.manual_seed(0)
     config = transformers.Gemma3TextConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,  # noqa: E501
-        head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"], max_position_embeddings=64,  # noqa: E501
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        max_position_embeddings=64,
+    )
     windowed = transformers.Gemma3ForCausalLM(config).eval()
     prompts = [[3, *range(4, 4 + length)] for length in (20, 30, 25)]
     references = [[9, 8, 7, 2], [5, 2], [11, 12, 13, 14, 2]]

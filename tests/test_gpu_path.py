@@ -44,7 +44,7 @@ CUDA = torch.device("cuda", 0)
 # -------------------------------------------------------------- 1: backward passes share one thread
 @pytest.fixture
 def one_autograd_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a GPU: every backward pass of the process runs in the same thread, one after the other."""  # noqa: E501
+    """Run every backward pass of the process in one thread, one after the other, as on a GPU."""
     grad = torch.autograd.grad
     with ThreadPoolExecutor(1, "autograd of the device") as device:
         monkeypatch.setattr(
@@ -68,9 +68,8 @@ def test_a_backward_pass_never_waits_for_another_one(
         examples
     )
     with Objective(model, micro_tokens=16, workers=workers) as objective:
-        assert (
-            sum(micro.reader is not None for micro in objective.plan(examples)) >= 2
-        )  # several wait for one
+        # several wait for one
+        assert sum(micro.reader is not None for micro in objective.plan(examples)) >= 2
         for _ in range(3):
             loss, gradients = objective.gradients(examples)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -127,9 +126,8 @@ def test_a_pack_on_a_gpu_has_one_computing_thread(two_gpus: list[Any], tmp_path:
 def test_a_pack_without_a_gpu_has_a_thread_per_core(tmp_path: Path) -> None:
     register_commands()
     assert threads_of(stored(tmp_path), "0") == 16
-    assert (
-        threads_of(stored(tmp_path, "trainer=gpu"), "0") == 16
-    )  # whose jobs say that there is none
+    # whose jobs say that there is none
+    assert threads_of(stored(tmp_path, "trainer=gpu"), "0") == 16
     assert threads_of(tmp_path / "nothing", "0") == 16
 
 
@@ -169,7 +167,7 @@ def test_batches_hold_no_more_tokens_than_they_may() -> None:
 
 
 def test_memory_of_a_token_covers_its_keys_and_values(model: Any) -> None:
-    """50 prompts of 8,000 tokens of an 8B model are 53 GB of keys and values: they were one batch."""  # noqa: E501
+    """50 prompts of 8,000 tokens of an 8B model have 53 GB of keys and values: once one batch."""
     from transformers import DynamicCache, LlamaConfig
 
     cache = DynamicCache(config=model.config)
@@ -503,7 +501,8 @@ def test_ranks_are_dealt_out_where_nothing_is_refused(nothing_deterministic: Non
     allocate = lambda step: refusing.append(  # noqa: E731
         not torch.is_deterministic_algorithms_warn_only_enabled()
     )
-    callback.model = SimpleNamespace(base_model=SimpleNamespace(update_and_allocate=allocate))  # type: ignore[assignment]
+    base_model = SimpleNamespace(update_and_allocate=allocate)
+    callback.model = SimpleNamespace(base_model=base_model)  # type: ignore[assignment]
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: False))
     trainer: Any = SimpleNamespace(global_step=1, fit_loop=loop)
     compute.be_deterministic()
@@ -663,7 +662,7 @@ def test_a_run_in_mixed_precision_measures_in_it(
         *files,
         *options,
         "data.max_validation_rows=null",
-        f"adapter={adapter}",  # fmt: skip  # noqa: RUF028
+        f"adapter={adapter}",
         "trainer.precision=bf16-mixed",
         f"hydra.run.dir={tmp_path}/run",
     )

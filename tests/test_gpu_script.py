@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.insert(
-    0, str(Path(__file__).parents[1] / "benchmarks")
-)  # scripts, which find each other this way as well
+# scripts, which find each other this way as well
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import gpu
 import gpu_model
@@ -29,11 +28,12 @@ TOY = """
 import sys
 import without_packages
 
-without_packages.hide(set(without_packages.DISTRIBUTIONS) - {"bitsandbytes"})  # as on a machine with what gpu_wheels.sh collects
+# as on a machine with what gpu_wheels.sh collects
+without_packages.hide(set(without_packages.DISTRIBUTIONS) - {"bitsandbytes"})
 import gpu
 
 sys.exit(gpu.main(["--toy", "--out", *sys.argv[1:]]))
-"""  # noqa: E501
+"""
 
 
 def started(file: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -192,8 +192,12 @@ def test_what_is_missing_or_would_take_too_long_is_left_out_with_the_reason(run:
 
 
 def test_a_part_ends_with_the_time_of_the_run(run: gpu.Run) -> None:
+    def sleep() -> dict[str, Any]:
+        time.sleep(20)
+        return {}
+
     run.ends = time.monotonic() + 0.3
-    entry = run.do(gpu.Part("first", lambda: time.sleep(20) or {}, lambda: 0.1))  # type: ignore[func-returns-value]
+    entry = run.do(gpu.Part("first", sleep, lambda: 0.1))
     assert entry["status"] == "out of time" and entry["seconds"] < 5
     assert run.do(gpu.Part("second", dict))["status"] == "skipped"
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0

@@ -144,6 +144,7 @@ def test_asha_finishes_a_job_and_spends_few_steps(workers: int) -> None:
 def test_a_failed_job_leaves_its_place_and_no_job_waits_for_it() -> None:
     quality = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "e": 0.5, "f": 0.6}
     steps = simulate(HalvingScheduler(list(quality), HalvingOptions(1)), quality, 9, 2, fails="a")
+    # c is trained further in place of a
     assert steps == {
         "a": 3,
         "b": 9,
@@ -151,7 +152,7 @@ def test_a_failed_job_leaves_its_place_and_no_job_waits_for_it() -> None:
         "d": 1,
         "e": 1,
         "f": 1,
-    }  # c is trained further in place of a
+    }
     assert simulate(
         HalvingScheduler(list(quality), HalvingOptions(1)),
         dict.fromkeys(quality, float("inf")),
@@ -221,9 +222,8 @@ def test_a_job_that_was_given_up_does_not_come_back() -> None:
     assert scheduler.next_job() == "a"
     scheduler.end("a", JobState.failed)
     assert not scheduler.report_rung("a", 0, 0.1)
-    assert scheduler.next_job() == "b" and scheduler.report_rung(
-        "b", 0, 0.5
-    )  # the best of the remaining jobs
+    # the best of the remaining jobs
+    assert scheduler.next_job() == "b" and scheduler.report_rung("b", 0, 0.5)
 
 
 def test_asha_does_not_count_jobs_that_failed_before_the_rung() -> None:

@@ -43,7 +43,7 @@ READS = {
 
 
 class Counted(TorchDispatchMode):
-    """Counts operations that make the host wait for the device, and copies to the device that do."""  # noqa: E501
+    """Counts operations, and copies to the device, that make the host wait for the device."""
 
     def __init__(self) -> None:
         super().__init__()

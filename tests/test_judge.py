@@ -378,8 +378,17 @@ def test_other_rows_are_not_compared(
 def test_a_local_model_is_asked(hydratune: Hydratune, run: Path, tmp_path: Path) -> None:
     """It is a toy with random weights, so nothing it says is a judgement."""
 
-    code, out = hydratune("train", "debug=smoke", "data.max_train_rows=8", "data.max_validation_rows=4", "data.max_test_rows=2",  # noqa: E501
-                          "trainer.max_steps=2", "evaluation.baselines=[]", "evaluation.max_new_tokens=4", "hydra.run.dir=toy")  # fmt: skip  # noqa: E501
+    code, out = hydratune(
+        "train",
+        "debug=smoke",
+        "data.max_train_rows=8",
+        "data.max_validation_rows=4",
+        "data.max_test_rows=2",
+        "trainer.max_steps=2",
+        "evaluation.baselines=[]",
+        "evaluation.max_new_tokens=4",
+        "hydra.run.dir=toy",
+    )
     assert code == 0, out
     code, out = hydratune("judge", "run=toy", "local=base", "max_tokens=8")
     assert code == 1 and "none of 2 rows was judged: unparsed" in out

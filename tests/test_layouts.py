@@ -580,10 +580,8 @@ def test_the_fix_for_kto_works_when_typed(tmp_path: Path, hydratune: Run) -> Non
     assert code == 2 and fixes == ["+data.keep.label=true", "+data.keep.label=any"]
     code, text = hydratune(*command, fixes[0])
     assert code == 0 and "rows with label = true: 20 of 40" in text
-    assert hydratune(*command, fixes[1])[0] in (
-        0,
-        2,
-    )  # the checks may mind the repeated answer, the reader does not
+    # the checks may mind the repeated answer, the reader does not
+    assert hydratune(*command, fixes[1])[0] in (0, 2)
     code, text = hydratune(*command, "data.stratify=label")
     assert "says that this answer is not to be learned" not in text
 

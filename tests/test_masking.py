@@ -476,9 +476,8 @@ def test_gate_compares_every_turn_with_what_inference_sends(encoder: ChatEncoder
     talk = Row("chat", tuple(Message(*turn) for turn in turns), where="f.jsonl:7")
     encoder = with_template(encoder, melting)
     first = encoder.prompt_tokens(talk.messages[:1])
-    assert (
-        encoder.prompt_tokens(talk.messages[:3])[: len(first)] != first
-    )  # else this test says nothing
+    # else this test says nothing
+    assert encoder.prompt_tokens(talk.messages[:3])[: len(first)] != first
     with pytest.raises(MaskError, match="turn 4 would be trained after other tokens") as caught:
         check_masks(encoder, [talk], [encoder.encode(talk)])
     assert caught.value.defect is Defect.turns_melt

@@ -67,9 +67,8 @@ def test_a_model_that_writes_what_was_trained_is_found_out(model: Any) -> None:
 
 
 def test_interval_of_a_difference() -> None:
-    assert newcombe((56, 70), (48, 80), 0.95) == pytest.approx(
-        (0.0524, 0.3339), abs=5e-4
-    )  # Newcombe's own example
+    # Newcombe's own example
+    assert newcombe((56, 70), (48, 80), 0.95) == pytest.approx((0.0524, 0.3339), abs=5e-4)
 
 
 def test_a_run_says_it(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How much is computed at once, from the memory of a device; and what happens where it does not do."""  # noqa: E501
+"""How much is computed at once, given the memory of a device, and what happens if it runs out."""
 
 import json
 from collections.abc import Callable
@@ -70,9 +70,8 @@ def test_what_does_not_depend_on_tokens_is_set_aside(card: Callable[[float], Non
     assert (
         training_plan(CUDA, 1000, 0, 1000, None, taking(MIB, fixed=5 * 2**30)).micro_tokens == 2048
     )
-    assert (
-        training_plan(CUDA, 1000, 500_000_000, 1000, None, taking(MIB)).micro_tokens == 2048
-    )  # gradient and Adam: 6 GB
+    # gradient and Adam: 6 GB
+    assert training_plan(CUDA, 1000, 500_000_000, 1000, None, taking(MIB)).micro_tokens == 2048
 
 
 def test_chunks_of_the_loss_are_bounded_by_bytes(card: Callable[[float], None]) -> None:
@@ -150,9 +149,8 @@ def test_measuring_a_step_changes_nothing(dropout: float) -> None:
         torch.manual_seed(3)
         objective = Objective(model.eval(), micro_tokens=40, workers=1, seed=5)
         if measured:
-            assert (
-                objective.peak_of_a_step(600) == 0
-            )  # a CPU counts nothing; the model reads 64 tokens, and knows 96
+            # a CPU counts nothing; the model reads 64 tokens, and knows 96
+            assert objective.peak_of_a_step(600) == 0
             assert not any(module.training for module in model.modules())
         model.train()
         results.append((*objective.gradients(rows()), torch.rand(3)))

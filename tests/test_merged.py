@@ -152,9 +152,8 @@ def one_thread() -> Iterator[None]:
 def test_no_bit_of_a_trial_depends_on_the_others(
     architecture: str, gradients: bool, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(
-        SIZES, "hidden_size", 64
-    )  # as wide as is asked for, keys and values included
+    # as wide as is asked for, keys and values included
+    monkeypatch.setitem(SIZES, "hidden_size", 64)
     if "head_dim" in ARCHITECTURES[architecture]:
         monkeypatch.setitem(
             ARCHITECTURES, architecture, {**ARCHITECTURES[architecture], "head_dim": 16}
@@ -289,9 +288,8 @@ def test_plain_lora_is_mergeable_and_others_are_not() -> None:
         assert offered_by(base, other) is None, other
     assert offered_by(base, ADAPTERS["all"], neftune_alpha=1.0) is None
     assert offered_by(base, ADAPTERS["all"], checkpointing=True) is None
-    assert offered_by(base_of("Llama", torch.bfloat16), ADAPTERS["all"]) == [
-        None
-    ]  # PEFT keeps A and B in fp32: its own forward
+    # PEFT keeps A and B in fp32: its own forward
+    assert offered_by(base_of("Llama", torch.bfloat16), ADAPTERS["all"]) == [None]
 
 
 def test_rows_behind_a_shared_prefix_are_not_mergeable() -> None:
@@ -404,13 +402,8 @@ def test_small_micro_packs_that_wait_are_merged_and_the_rest_stays_in_order() ->
         pool.submit(second)
         go.set()
         results = [t.future.result(10) for t in (*first, *second)]
-    assert replica.passes == [[20, 19, 18, 17]] and done == [
-        300,
-        21,
-        5,
-        16,
-        400,
-    ]  # 20 is a quarter of 80; 74 tokens, and 16 more are too many
+    # 20 is a quarter of 80; 74 tokens, and 16 more are too many
+    assert replica.passes == [[20, 19, 18, 17]] and done == [300, 21, 5, 16, 400]
     assert [how for how, _ in results] == [
         "merged",
         "alone",
@@ -546,7 +539,11 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
     assert pool.merged == 6
     for result, expected in zip(results, alone, strict=True):
         assert_same(result, expected, 1e-5)
-    pool.replica = resources.shared("replica", lambda: None, heartbeat)  # type: ignore[arg-type, return-value]
+
+    def no_replica() -> Any:
+        return None
+
+    pool.replica = resources.shared("replica", no_replica, heartbeat)
     outside = [Encoded((1, 96_000, 3, 4), (False, False, True, True))] * 2
     good, bad, also = together([parts[0], outside, parts[2]])
     assert isinstance(bad.exception(), IndexError)

@@ -28,9 +28,22 @@ SCHEMA = {
 
 @pytest.mark.parametrize(
     "text",
-    ["", "no json", '```json\n{"a": 1}\n```', '{"a": 1} and more', '{"a": 1}{"a": 2}', '{"a": NaN}', '{"a": Infinity}', '{"a": 1, "a": 2}',  # noqa: E501
-     '{"a": 1', "[1]", "1", '{"b": {"a": 1, "a": 1}}', "{'a': 1}"],
-)  # fmt: skip
+    [
+        "",
+        "no json",
+        '```json\n{"a": 1}\n```',
+        '{"a": 1} and more',
+        '{"a": 1}{"a": 2}',
+        '{"a": NaN}',
+        '{"a": Infinity}',
+        '{"a": 1, "a": 2}',
+        '{"a": 1',
+        "[1]",
+        "1",
+        '{"b": {"a": 1, "a": 1}}',
+        "{'a': 1}",
+    ],
+)
 def test_anything_but_one_json_object_is_refused(text: str) -> None:
     with pytest.raises(NotStrictJson):
         parse_strict(text)
@@ -42,9 +55,16 @@ def test_one_json_object_is_accepted() -> None:
 
 @pytest.mark.parametrize(
     ("value", "valid"),
-    [({"a": 1}, True), ({"a": None}, True), ({}, False), ({"a": "1"}, False), ({"a": 1, "z": 2}, False),  # noqa: E501
-     ({"a": 1, "d": "2024-02-29"}, True), ({"a": 1, "d": "2023-02-29"}, False)],
-)  # fmt: skip
+    [
+        ({"a": 1}, True),
+        ({"a": None}, True),
+        ({}, False),
+        ({"a": "1"}, False),
+        ({"a": 1, "z": 2}, False),
+        ({"a": 1, "d": "2024-02-29"}, True),
+        ({"a": 1, "d": "2023-02-29"}, False),
+    ],
+)
 def test_schema_validity_includes_formats(value: dict, valid: bool) -> None:
     assert is_schema_valid(value, SCHEMA) is valid
 
@@ -92,9 +112,8 @@ def test_a_schema_never_fetches_what_it_refers_to() -> None:
 def test_exact_match_needs_every_field_but_not_their_order() -> None:
     reference = '{"a": 1, "n": null}'
     assert score('{"n": null, "a": 1}', reference, SCHEMA)["exact_match"]
-    assert score('{"a": 1}', reference, SCHEMA)[
-        "exact_match"
-    ]  # a missing key and null both say nothing
+    # a missing key and null both say nothing
+    assert score('{"a": 1}', reference, SCHEMA)["exact_match"]
     assert not score('{"a": 1, "n": 2}', reference, SCHEMA)["exact_match"]
     assert not score('{"a": 1, "n": null} done', reference, SCHEMA)["exact_match"]
     pairs = '{"l": [{"n": "x", "v": 1}, {"n": "y", "v": 2}]}'

@@ -513,9 +513,8 @@ def test_frozen_layers_are_computed_once_and_change_nothing(
         for ours, theirs in zip(gradients, wanted, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not shown
-    assert (
-        objective.loss(rows(seed=5)).item() > 0
-    )  # rows it does not know are computed from the bottom
+    # rows it does not know are computed from the bottom
+    assert objective.loss(rows(seed=5)).item() > 0
 
 
 @pytest.mark.parametrize(("limit", "options"), [(1e9, {}), (100.0, {"layers_to_transform": [1]})])

@@ -66,7 +66,8 @@ def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, number: int) 
 
 def test_every_optimizer_is_shipped() -> None:
     assert sorted(file.stem for file in (CONF / "optimizer").glob("*.yaml")) == KINDS
-    assert [variants("optimizer")[kind]().kind for kind in KINDS] == KINDS  # type: ignore[attr-defined]
+    classes: dict[str, Any] = variants("optimizer")
+    assert [classes[kind]().kind for kind in KINDS] == KINDS
 
 
 @pytest.mark.parametrize("kind", ON_CPU)
@@ -79,7 +80,7 @@ def test_every_optimizer_trains(hydratune: Command, tmp_path: Path, kind: str) -
         f"optimizer={kind}",
         *adapter,
         "trainer.max_steps=3",
-        "trainer.max_epochs=2",  # fmt: skip  # noqa: RUF028
+        "trainer.max_epochs=2",
         "trainer.validations_per_epoch=3",
         f"hydra.run.dir={tmp_path}/run",
     )
@@ -93,8 +94,13 @@ def test_every_optimizer_trains(hydratune: Command, tmp_path: Path, kind: str) -
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)[
         "optimizer_states"
     ][0]["state"]
-    kinds = {v.dtype for entry in state.values() for part in (entry, *filter(lambda v: isinstance(v, dict), entry.values()))  # noqa: E501
-             for v in part.values() if isinstance(v, torch.Tensor)}  # fmt: skip
+    kinds = {
+        v.dtype
+        for entry in state.values()
+        for part in (entry, *filter(lambda v: isinstance(v, dict), entry.values()))
+        for v in part.values()
+        if isinstance(v, torch.Tensor)
+    }
     assert (torch.uint8 in kinds) == kind.endswith("8bit")
 
 
@@ -280,7 +286,7 @@ def test_history_has_the_rate_of_the_schedule_whatever_the_groups(
         *SMALL,
         "optimizer.schedule=constant",
         "optimizer.warmup_steps=1",
-        "optimizer.loraplus_lr_ratio=4",  # fmt: skip  # noqa: RUF028
+        "optimizer.loraplus_lr_ratio=4",
         "+optimizer.lr_groups.lora_A=2",
         f"hydra.run.dir={tmp_path}/run",
     )
@@ -339,8 +345,15 @@ def test_wrong_setting_is_refused_with_a_fix(overrides: list[str], key: str) -> 
 
 def test_configuration_of_an_older_run_still_loads(tmp_path: Path) -> None:
     values = plain(compose("model=tiny"))
-    values["optimizer"] = {"lr": 3e-4, "weight_decay": 0.0, "betas": [0.9, 0.999], "eps": 1e-8, "schedule": "cosine", "warmup_ratio": 0.05,  # noqa: E501
-                           "min_lr_ratio": 0.0}  # fmt: skip
+    values["optimizer"] = {
+        "lr": 3e-4,
+        "weight_decay": 0.0,
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
+        "schedule": "cosine",
+        "warmup_ratio": 0.05,
+        "min_lr_ratio": 0.0,
+    }
     del values["trainer"]["max_loss_ratio"]
     (tmp_path / "config.yaml").write_text(json.dumps(values))
     assert load(tmp_path / "config.yaml").optimizer == AdamWOptimizer(lr=3e-4)

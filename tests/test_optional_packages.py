@@ -24,7 +24,8 @@ for name in without_packages.DISTRIBUTIONS.values():
         continue
     raise AssertionError(f"{name} was to be hidden")
 
-modules = ["settings", "experiment.run", "data.encoding.encoder", "data.datamodule", "evaluation.generation", "sweeps.worker_pool", "sweeps.pack", "commands.train"]
+modules = ["settings", "experiment.run", "data.encoding.encoder", "data.datamodule"]
+modules += ["evaluation.generation", "sweeps.worker_pool", "sweeps.pack", "commands.train"]
 for package in ("models", "training"):
     folder = str(Path(import_module(f"hydratune.{package}").__file__).parent)
     modules += [f"{package}.{module.name}" for module in pkgutil.iter_modules([folder])]
@@ -52,15 +53,17 @@ heartbeats = [Heartbeat(RunDirectory(Path(f"trial{n}")), resources.leave) for n 
 trials = [ours(resources.own(base, heartbeat), config) for heartbeat in heartbeats]
 pools = [JobWorkers(resources, heartbeat, threading.Event()) for heartbeat in heartbeats]
 with ThreadPoolExecutor(2) as threads:
-    packed = list(threads.map(lambda trial, pool: fit(trial, rows, config, place, pool=pool), trials, pools))
+    trained = lambda trial, pool: fit(trial, rows, config, place, pool=pool)
+    packed = list(threads.map(trained, trials, pools))
 resources.workers.close()
 assert len(alone.losses) == 2 and all(fitted.losses == alone.losses for fitted in packed)
-(said,) = answer(model, [[5, 6, 7]], [[8, 9]], stop=frozenset(), pad=0, max_new_tokens=3, batch_size=1, title="")
+options = {"stop": frozenset(), "pad": 0, "max_new_tokens": 3, "batch_size": 1, "title": ""}
+(said,) = answer(model, [[5, 6, 7]], [[8, 9]], **options)
 assert len(said.tokens) == 3
 loaded = {name for name in without_packages.DISTRIBUTIONS.values() if name in sys.modules}
 assert not loaded, loaded
 print("trained")
-"""  # noqa: E501
+"""
 
 
 def test_training_generation_and_packs_need_none_of_the_packages_of_other_commands(

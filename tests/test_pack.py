@@ -116,9 +116,8 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(
         and not torch.cuda.is_available()
     )
     logs = [log.read_text() for log in sweep.glob("*/run.log")]
-    assert (
-        sum("copies of the frozen weights" in log for log in logs) == lays_out
-    )  # those alone do without
+    # those alone do without
+    assert sum("copies of the frozen weights" in log for log in logs) == lays_out
     jobs = read_sweep(sweep)
     for number, name in enumerate(TRIALS):
         assert jobs[str(number)].varying == {"experiment": name}

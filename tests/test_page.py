@@ -174,9 +174,8 @@ def test_sorting_and_filtering(opened: Any) -> None:
     heading.click()
     assert names(opened)[:2] == ["0", "1"]
     heading.click()
-    assert (
-        names(opened)[:2] == ["11", "10"] and names(opened)[-1] == "2"
-    )  # what has no value stays last
+    # what has no value stays last
+    assert names(opened)[:2] == ["11", "10"] and names(opened)[-1] == "2"
     opened.fill("#filter", "r=8 finished")
     assert (
         sorted(names(opened), key=int) == ["1", "3", "5", "7", "9", "11"]
@@ -226,9 +225,8 @@ def test_two_runs_and_their_answers(opened: Any) -> None:
         and opened.query_selector("#answer-view script") is None
     )
     opened.check("#answer-differ")
-    assert opened.inner_text("#answer-note").startswith(
-        "4 of 40 rows"
-    )  # the first, and 36 to 38: runs 0, 1 and 3 are shown
+    # the first, and 36 to 38: runs 0, 1 and 3 are shown
+    assert opened.inner_text("#answer-note").startswith("4 of 40 rows")
     opened.click("#answer-next")
     assert "37: 36" in opened.eval_on_selector(
         "#answer-row", "s => s.selectedOptions[0].textContent"

@@ -96,7 +96,8 @@ def test_layers_compute_what_the_step_context_says() -> None:
 
     def states(**options: Any) -> torch.Tensor:
         with computing(StepContext(torch.Generator().manual_seed(1), **options)):
-            return model.get_base_model().model(input_ids=ids).last_hidden_state  # type: ignore[no-any-return]
+            hidden: torch.Tensor = model.get_base_model().model(input_ids=ids).last_hidden_state
+            return hidden
 
     assert torch.equal(states(), states())
     dropped = states()

@@ -713,9 +713,8 @@ def test_nl2bash_keeps_several_answers_and_shows_addresses() -> None:
     from hydratune.data.cases.tech_support import TechSupportData
 
     told = prepare(TechSupportData(path=str(SHARED_DATA / "nl2bash"))).report
-    assert (
-        abs(told["checks"]["multi_answer"]["count"] - 881) <= 2
-    )  # 892 with ".JPG" and ".jpg", "Unix_" and "unix_" as one request
+    # 892 with ".JPG" and ".jpg", "Unix_" and "unix_" as one request
+    assert abs(told["checks"]["multi_answer"]["count"] - 881) <= 2
     assert abs(told["checks"]["pii_email"]["count"] - 52) <= 5
     assert told["checks"]["label_conflicts"]["count"] == 0
     assert (
@@ -750,9 +749,8 @@ def test_cuad_split_keeps_companies_and_near_duplicates_together_and_is_stable(
 
     table = list(csv.reader(io.StringIO(lines, newline="")))
     with (tmp_path / "master_clauses.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows(
-            table[:-50]
-        )  # what there was before the last 50 contracts were added
+        # what there was before the last 50 contracts were added
+        csv.writer(stream).writerows(table[:-50])
     fewer, all_of_them = sides(prepare(CuadData(path=str(tmp_path)))), sides(full)
     assert len(all_of_them) - len(fewer) > 40
     assert {row: side for row, side in all_of_them.items() if row in fewer} == fewer

@@ -266,12 +266,13 @@ def test_check_that_is_off_is_not_run() -> None:
 def test_every_setting_of_the_gate_has_its_words() -> None:
     settings = {name for name in QualityConfig.__dataclass_fields__ if name != "similarity"}
     assert settings <= CHECKS.keys()
+    # the last by a judge
     assert {name for name in CHECKS if name not in settings} == {
         "mask",
         "overlength",
         "splits",
         "unsupported",
-    }  # the last by a judge
+    }
     assert level_of(QualityConfig(), "mask") is Level.error
 
 
@@ -644,7 +645,7 @@ BANKING = [
         "an extra fee",
         "my direct debit",
     )
-    for when in (  # 60 requests of a bank's customers  # fmt: skip  # noqa: RUF028
+    for when in (  # 60 requests of a bank's customers
         "from last week",
         "in another country",
         "on the website",
@@ -723,11 +724,25 @@ def test_every_planted_variant_is_counted_where_it_belongs(tmp_path: Path) -> No
 
 
 def test_repeats_are_sought_loosely_and_conflicts_claimed_strictly(tmp_path: Path) -> None:
-    rows = [row(*said, id=f"r{i}") for i, said in enumerate([
-        ("sort in C++", "std::sort"), ("sort in C#", "Array.Sort"), ("is 5 < 7", '{"a": true}'), ("is 5 > 7", '{"a": false}'),  # noqa: E501
-        ("top up", "Add money."), ("Top-up", "Add money."), ("(help)", "Ask."), ("help", "Ask."),
-        ("fees", '{"a": 1, "b": 2}'), ("Fees?", '{"b": 2,  "a": 1}'), ("the rates", '{"a": 1}'), ("The rates!", '{"a": 2}'),  # noqa: E501
-    ])]  # fmt: skip
+    rows = [
+        row(*said, id=f"r{i}")
+        for i, said in enumerate(
+            [
+                ("sort in C++", "std::sort"),
+                ("sort in C#", "Array.Sort"),
+                ("is 5 < 7", '{"a": true}'),
+                ("is 5 > 7", '{"a": false}'),
+                ("top up", "Add money."),
+                ("Top-up", "Add money."),
+                ("(help)", "Ask."),
+                ("help", "Ask."),
+                ("fees", '{"a": 1, "b": 2}'),
+                ("Fees?", '{"b": 2,  "a": 1}'),
+                ("the rates", '{"a": 1}'),
+                ("The rates!", '{"a": 2}'),
+            ]
+        )
+    ]
     findings = found(tmp_path, rows)
     assert findings["exact_duplicates"].rows == ["r5", "r7", "r9"]
     assert (findings["label_conflicts"].count, findings["label_conflicts"].rows) == (
@@ -746,15 +761,33 @@ def test_repeats_are_sought_loosely_and_conflicts_claimed_strictly(tmp_path: Pat
 
 
 NOT_ONE_REQUEST = [
-    ("5'", '5"'), ("f'", "f"), ("what is f’", "what is f"), ("save!", "save"), ("explain save!", "explain save"), ("empty?", "empty"),  # noqa: E501
-    ("git add .", "git add"), ("list all files in .", "list all files in"), ("cd ..", "cd ."), ("ls -d", "ls -D"), ("sum a", "sum A"),  # noqa: E501
-    ("what does ' mean in SQL", 'what does " mean in SQL'), ("(n+1)!", "(n+1)"), ("regex a.", "regex a?"),  # noqa: E501
+    ("5'", '5"'),
+    ("f'", "f"),
+    ("what is f’", "what is f"),
+    ("save!", "save"),
+    ("explain save!", "explain save"),
+    ("empty?", "empty"),
+    ("git add .", "git add"),
+    ("list all files in .", "list all files in"),
+    ("cd ..", "cd ."),
+    ("ls -d", "ls -D"),
+    ("sum a", "sum A"),
+    ("what does ' mean in SQL", 'what does " mean in SQL'),
+    ("(n+1)!", "(n+1)"),
+    ("regex a.", "regex a?"),
     ("the regex ab.", "the regex ab?"),
-    ('print "1"', "print 1"), ("run `a`", "run 'a'"), ("show $PATH", "show $path"), ("show PATH", "show path"),  # noqa: E501
+    ('print "1"', "print 1"),
+    ("run `a`", "run 'a'"),
+    ("show $PATH", "show $path"),
+    ("show PATH", "show path"),
     ("what is -5", "what is −5!"),
-    ("5²", "52"), ("x, y", "x y"), ("top-up", "top up"), ("की बात", "का बात"), ("كتاب جديد", "کتاب جديد"),  # noqa: E501
+    ("5²", "52"),
+    ("x, y", "x y"),
+    ("top-up", "top up"),
+    ("की बात", "का बात"),
+    ("كتاب جديد", "کتاب جديد"),
     ("année passée", "annee passee"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("one", "other"), NOT_ONE_REQUEST)
@@ -768,12 +801,22 @@ def test_no_conflict_is_claimed_of_requests_that_differ_in_a_symbol(
     assert found(tmp_path, several)["multi_answer"].count == 0
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ("Paris is big", "paris is big."), ("List files", "list files!"), ("Can I pay by card?", "can i  pay\nby card"),  # noqa: E501
-    ("I'm lost", "i'm lost"),
-    ("Don’t go", "don't go."), ("WHERE IS MY CARD?", "where is my card"), ('say “no”', 'say "no"'), ("ｆｕｌｌ width", "full width"),  # noqa: E501
-    ("cafe\u0301 near me", "café near me"), ("Print the files.", "print the files"), ("Ist sie da?", "ist sie da"),  # noqa: E501
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Paris is big", "paris is big."),
+        ("List files", "list files!"),
+        ("Can I pay by card?", "can i  pay\nby card"),
+        ("I'm lost", "i'm lost"),
+        ("Don’t go", "don't go."),
+        ("WHERE IS MY CARD?", "where is my card"),
+        ("say “no”", 'say "no"'),
+        ("ｆｕｌｌ width", "full width"),
+        ("cafe\u0301 near me", "café near me"),
+        ("Print the files.", "print the files"),
+        ("Ist sie da?", "ist sie da"),
+    ],
+)
 def test_conflicts_are_claimed_of_requests_that_say_the_same(
     tmp_path: Path, one: str, other: str
 ) -> None:
@@ -929,15 +972,31 @@ def leaks_of(tmp_path: Path, train: Row, test: Row, **data: Any) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ("Send me an e-mail", "send me an email"), ("e-mail", "email"), ("buy a t-shirt", "buy a tshirt"), ("x-ray", "xray"),  # noqa: E501
-    ("wi-fi", "WiFi"),
-    ("(e-mail) address", "email address"), ("résumé des années", "resume des annees"), ("¿Dónde está?", "donde esta"),  # noqa: E501
-    ("Всё ещё", "все еще"),
-    ("كَتَبَ الوَلَدُ", "كتب الولد"), ("كتاب", "کتاب"), ("שָׁלוֹם", "שלום"), ("می‌خواهم", "میخواهم"), ("این ۱۲ کتاب", "این 12 کتاب"),  # noqa: E501
-    ("🚀🚀 now", "🚀 now"), ("fish &amp; chips", "fish & chips"), ("<b>urgent</b> help", "urgent help"), ("caf&eacute;", "café"),  # noqa: E501
-    ("<p>Hello</p><a href=\"x\">there</a>", "Hello there"), ("the rabbit's toy", "the rabbits toy"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Send me an e-mail", "send me an email"),
+        ("e-mail", "email"),
+        ("buy a t-shirt", "buy a tshirt"),
+        ("x-ray", "xray"),
+        ("wi-fi", "WiFi"),
+        ("(e-mail) address", "email address"),
+        ("résumé des années", "resume des annees"),
+        ("¿Dónde está?", "donde esta"),
+        ("Всё ещё", "все еще"),
+        ("كَتَبَ الوَلَدُ", "كتب الولد"),
+        ("كتاب", "کتاب"),
+        ("שָׁלוֹם", "שלום"),
+        ("می‌خواهم", "میخواهم"),
+        ("این ۱۲ کتاب", "این 12 کتاب"),
+        ("🚀🚀 now", "🚀 now"),
+        ("fish &amp; chips", "fish & chips"),
+        ("<b>urgent</b> help", "urgent help"),
+        ("caf&eacute;", "café"),
+        ('<p>Hello</p><a href="x">there</a>', "Hello there"),
+        ("the rabbit's toy", "the rabbits toy"),
+    ],
+)
 def test_spellings_of_one_request_with_the_same_answer_are_near_leaks(
     tmp_path: Path, one: str, other: str
 ) -> None:
@@ -949,14 +1008,22 @@ def test_spellings_of_one_request_with_the_same_answer_are_near_leaks(
     )
 
 
-@pytest.mark.parametrize(("one", "other", "leaks"), [
-    ("où est ma commande", "ou est ma commande", True), ("launch 🚀🚀 now", "launch 🚀 now", True),
-    ("refund my order", "erfund my order", True),
-    ("fish &amp; chips near here", "fish & chips near here", True), ("this is <b>urgent</b> help", "this is urgent help", True),  # noqa: E501
-    ("How old is the universe?", "how old's the universe", True), ("light on", "night on", False),
-    ("play form alpha", "play from alpha", False), ("की बात", "का बात", False), ("1.5 cups", "15 cups", False),  # noqa: E501
-    ("e-mail", "email", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "other", "leaks"),
+    [
+        ("où est ma commande", "ou est ma commande", True),
+        ("launch 🚀🚀 now", "launch 🚀 now", True),
+        ("refund my order", "erfund my order", True),
+        ("fish &amp; chips near here", "fish & chips near here", True),
+        ("this is <b>urgent</b> help", "this is urgent help", True),
+        ("How old is the universe?", "how old's the universe", True),
+        ("light on", "night on", False),
+        ("play form alpha", "play from alpha", False),
+        ("की बात", "का बात", False),
+        ("1.5 cups", "15 cups", False),
+        ("e-mail", "email", False),
+    ],
+)
 def test_spellings_are_near_whatever_the_answers_where_nothing_else_is_meant(
     tmp_path: Path, one: str, other: str, leaks: bool
 ) -> None:
@@ -966,10 +1033,20 @@ def test_spellings_are_near_whatever_the_answers_where_nothing_else_is_meant(
     ) is leaks
 
 
-@pytest.mark.parametrize(("one", "other", "is_exact"), [
-    ("Yes.", "yes", True), ("YES!", "Yes", True), ('{"a": "Yes"}', '{"a":"yes"}', True), ("It is “big.”", "it is “big”", True),  # noqa: E501
-    ("ls -d", "ls -D", False), ("a", "A", False), ("5", "-5", False), ("1.5", "15", False), ("5!", "5", False),  # noqa: E501
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "other", "is_exact"),
+    [
+        ("Yes.", "yes", True),
+        ("YES!", "Yes", True),
+        ('{"a": "Yes"}', '{"a":"yes"}', True),
+        ("It is “big.”", "it is “big”", True),
+        ("ls -d", "ls -D", False),
+        ("a", "A", False),
+        ("5", "-5", False),
+        ("1.5", "15", False),
+        ("5!", "5", False),
+    ],
+)
 def test_answers_that_differ_in_case_or_final_mark_are_the_same_for_leaks(
     tmp_path: Path, one: str, other: str, is_exact: bool
 ) -> None:
@@ -1091,11 +1168,21 @@ def test_special_tokens_of_any_model_are_found_in_any_text(token: str) -> None:
     )
 
 
-@pytest.mark.parametrize("text", [
-    "It costs <s>49 €</s> 39 € now.", "if a <| b |> c then", "x |> f |> g", "a[EO]", "<span>1</span>", "vector<s> of them",  # noqa: E501
-    "press <s> to stop",
-    "a list[int] | None", "<|>", "the <end> of it",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It costs <s>49 €</s> 39 € now.",
+        "if a <| b |> c then",
+        "x |> f |> g",
+        "a[EO]",
+        "<span>1</span>",
+        "vector<s> of them",
+        "press <s> to stop",
+        "a list[int] | None",
+        "<|>",
+        "the <end> of it",
+    ],
+)
 def test_what_looks_a_little_like_a_special_token_is_not_found(text: str) -> None:
     assert row_checks.row_checks(QualityConfig(), None)["rendered"](row("How?", text)) is None
 
@@ -1107,42 +1194,102 @@ def test_begin_and_end_of_text_are_told_from_struck_text(text: str) -> None:
     assert row_checks.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
 
 
-@pytest.mark.parametrize("text", [
-    "Sure.\nUser: hi", "Sure.\n\nHuman:\nhi", "Sure. ### Human: hi", "Sure.### Response: hi", "Sure.<END>", "Sure. <END>\n",  # noqa: E501
-    "Sure.<|im_end|", "Sure.<|im_end", "Sure.<|endoftext|\nmore", "Sure.im_end|>", "Sure.<|eot_id", "Sure.<|custom_mark|", "Sure.</s",  # noqa: E501
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sure.\nUser: hi",
+        "Sure.\n\nHuman:\nhi",
+        "Sure. ### Human: hi",
+        "Sure.### Response: hi",
+        "Sure.<END>",
+        "Sure. <END>\n",
+        "Sure.<|im_end|",
+        "Sure.<|im_end",
+        "Sure.<|endoftext|\nmore",
+        "Sure.im_end|>",
+        "Sure.<|eot_id",
+        "Sure.<|custom_mark|",
+        "Sure.</s",
+    ],
+)
 def test_cut_and_unusual_marks_of_turns_are_found(text: str) -> None:
     assert row_checks.row_checks(QualityConfig(), None)["rendered"](row("How?", text))
 
 
-@pytest.mark.parametrize("text", [
-    "User: the one who pays.", "See the User: field", "# Response: how to write one", "cut -c <START>-<END> file", "f <|x|> y <| z",  # noqa: E501
-    "a.map <|f",
-    "user:\n  name: jo", "x |> y", "list <|> other", "Issue ###", "Patient: hi\nDoctor: hello", "super user: root",  # noqa: E501
-    "Log in:\nUser: root\nPassword: x", "grep 'im_end' x | less",
-    "services:\n  web:\n    user: root",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "User: the one who pays.",
+        "See the User: field",
+        "# Response: how to write one",
+        "cut -c <START>-<END> file",
+        "f <|x|> y <| z",
+        "a.map <|f",
+        "user:\n  name: jo",
+        "x |> y",
+        "list <|> other",
+        "Issue ###",
+        "Patient: hi\nDoctor: hello",
+        "super user: root",
+        "Log in:\nUser: root\nPassword: x",
+        "grep 'im_end' x | less",
+        "services:\n  web:\n    user: root",
+    ],
+)
 def test_what_looks_a_little_like_a_mark_of_a_turn_is_not_found(text: str) -> None:
     assert row_checks.row_checks(QualityConfig(), None)["rendered"](row("How?", text)) is None
 
 
-@pytest.mark.parametrize("answer", [
-    "The details are given in the manual (page", "You can find it there (see chapter 4 and", "First, you need to", "You will be able to",  # noqa: E501
-    "The ticket will cost about $", "It should cost around €", "Use `ls -", "Then run `git commit", "It is one of the most [important",  # noqa: E501
-    "To see them all, press Ctrl and then", "You can do this if", "It is known as", "We recommend that you should", "The price of this",  # noqa: E501
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "The details are given in the manual (page",
+        "You can find it there (see chapter 4 and",
+        "First, you need to",
+        "You will be able to",
+        "The ticket will cost about $",
+        "It should cost around €",
+        "Use `ls -",
+        "Then run `git commit",
+        "It is one of the most [important",
+        "To see them all, press Ctrl and then",
+        "You can do this if",
+        "It is known as",
+        "We recommend that you should",
+        "The price of this",
+    ],
+)
 def test_answers_that_break_off_in_brackets_code_or_before_what_must_follow_are_cut(
     answer: str,
 ) -> None:
     assert row_checks.check_truncated(row("How?", answer))
 
 
-@pytest.mark.parametrize("answer", [
-    "See the manual (page 4)", "a) one b) two c) three", "Yes, it is :(", "It costs 5 $", "Use `ls -a`",  # noqa: E501
-    "The GNU style is `quoted' text here",
-    "find . \\( -name x", "grep foo$", "echo $", "The place I like to go to.", "(", "a list [1, 2)", "what the fee is for the card",  # noqa: E501
-    "Send it, so that I can log in", "see (1", "He said ``no'' to it", "1) first 2) second", "go to", "reply to", "card not working as",  # noqa: E501
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "See the manual (page 4)",
+        "a) one b) two c) three",
+        "Yes, it is :(",
+        "It costs 5 $",
+        "Use `ls -a`",
+        "The GNU style is `quoted' text here",
+        "find . \\( -name x",
+        "grep foo$",
+        "echo $",
+        "The place I like to go to.",
+        "(",
+        "a list [1, 2)",
+        "what the fee is for the card",
+        "Send it, so that I can log in",
+        "see (1",
+        "He said ``no'' to it",
+        "1) first 2) second",
+        "go to",
+        "reply to",
+        "card not working as",
+    ],
+)
 def test_whole_answers_are_not_taken_for_cut_ones(answer: str) -> None:
     assert row_checks.check_truncated(row("How?", answer)) is None
 

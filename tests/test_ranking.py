@@ -110,17 +110,11 @@ def replicated(*samples: list[float]) -> list[Entry]:
 @pytest.mark.parametrize(
     ("a", "b", "p"),
     [
-        (
-            [1.0, 3.0],
-            [4.9, 6.9],
-            ttest_ind([1.0, 3.0], [4.9, 6.9]).pvalue,
-        ),  # 2.8 standard errors, and p = 0.11
+        # 2.8 standard errors, and p = 0.11
+        ([1.0, 3.0], [4.9, 6.9], ttest_ind([1.0, 3.0], [4.9, 6.9]).pvalue),
         ([1.0, 3.0, 2.0], [4.9, 6.9], ttest_ind([1.0, 3.0, 2.0], [4.9, 6.9]).pvalue),
-        (
-            [1.0, 3.0],
-            [7.0],
-            2 * t.sf(5 / math.sqrt(2 * 1.5), 1),
-        ),  # one run beside several: their spread is all there is
+        # one run beside several: their spread is all there is
+        ([1.0, 3.0], [7.0], 2 * t.sf(5 / math.sqrt(2 * 1.5), 1)),
     ],
 )
 def test_few_seeds_know_little_of_their_own_spread(
@@ -136,9 +130,10 @@ def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow
     # of the third entry: variance 0.02, one degree of freedom
     spread = t.sf(1 / math.sqrt(0.02 * 2), 1) * 2
     found = seed_p_values(replicated([1.0], [2.0], [8.9, 9.1]))
+    # Holm
     assert found[1] == pytest.approx(spread) and found[2] == pytest.approx(
         2 * t.sf(8 / math.sqrt(0.02 * 1.5), 1) * 2
-    )  # Holm
+    )
 
 
 @pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])
@@ -270,7 +265,11 @@ def test_names_and_values_are_as_short_as_is_unambiguous() -> None:
     }
     long = "You are a helpful assistant who answers in "
     assert list(format_distinct([f"{long}one\nline", f"{long}verse", 8, 8.0, None]).values()) == [
-        "You are a helpful assist ...", "You are a helpful assist ... (2)", "8", "-"]  # fmt: skip
+        "You are a helpful assist ...",
+        "You are a helpful assist ... (2)",
+        "8",
+        "-",
+    ]
 
 
 def test_the_same_number_written_in_two_ways_is_one_setting() -> None:
@@ -294,8 +293,10 @@ def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path: Path) -> None:
 
 
 def test_halved_runs_whose_loss_was_no_number_come_after_those_that_had_one() -> None:
-    halved = [run(str(n), 0.1 + n, 1, None, state="stopped", halved=Halved(4, value))
-              for n, value in enumerate((math.nan, 0.3, math.inf, 0.2, math.nan, 0.1))]  # fmt: skip
+    halved = [
+        run(str(n), 0.1 + n, 1, None, state="stopped", halved=Halved(4, value))
+        for n, value in enumerate((math.nan, 0.3, math.inf, 0.2, math.nan, 0.1))
+    ]
     assert [
         entry.runs[0].path.name for entry in group_runs([*halved, run("good", 9.0, 1, 0.5)])
     ] == [

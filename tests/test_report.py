@@ -483,10 +483,8 @@ def test_word_differences() -> None:
 
 
 def test_character_differences_leave_out_what_the_cut_made() -> None:
-    before, after = (
-        "caf\u00c3\u00a9 no",
-        "caf\u00e9 now",
-    )  # both cut to one length before they came here
+    # both cut to one length before they came here
+    before, after = ("caf\u00c3\u00a9 no", "caf\u00e9 now")
     old, new = character_differences(before, after)
     assert [before[a:b] for a, b in old] == ["\u00c3\u00a9"]
     assert [after[a:b] for a, b in new] == ["\u00e9"]
@@ -510,9 +508,8 @@ def test_spans_make_up_the_text() -> None:
 
 def test_hidden_characters_have_names() -> None:
     assert named("a\u200bb\ud83d\r") == r"aU+200BbU+D83D\r"
-    assert (
-        named("अनुच्छेद \u200c می\u200cخواهم\n") == "अनुच्छेद \u200c می\u200cخواهم\n"
-    )  # joiners are spelling, not noise
+    # joiners are spelling, not noise
+    assert named("अनुच्छेद \u200c می\u200cخواهم\n") == "अनुच्छेद \u200c می\u200cخواهم\n"
 
 
 def test_occurrences_are_whole_words() -> None:

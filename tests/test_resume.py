@@ -62,12 +62,8 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(7, 1e-9, 7, ODD[:1], marks=pytest.mark.slow),  # within the second
         (5, 1e-9, 5, ODD),  # accumulation: 3 steps in an epoch, the last of them of one row
         pytest.param(6, 1e-9, 6, ODD, marks=pytest.mark.slow),  # at the end of an epoch
-        (
-            8,
-            None,
-            5,
-            ("optimizer=lion", "optimizer.lr=1e-4"),
-        ),  # only validations write: at the end of the first epoch
+        # only validations write: at the end of the first epoch
+        (8, None, 5, ("optimizer=lion", "optimizer.lr=1e-4")),
         pytest.param(
             5,
             1e-9,

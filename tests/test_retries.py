@@ -149,13 +149,11 @@ def test_the_next_best_jobs_replace_those_that_failed(tmp_path: Path) -> None:
         == []
         == packs_for_unfinished(instead, NEEDS_NEW_PACK, tries, halving)
     )
-    (instead,) = packs_for_unfinished(
-        pack, NEEDS_NEW_PACK, tries, halving
-    )  # the winner hung, and was given up
+    # the winner hung, and was given up
+    (instead,) = packs_for_unfinished(pack, NEEDS_NEW_PACK, tries, halving)
     assert instead.failed == ("winner",)
-    assert (
-        packs_for_unfinished(pack, NEEDS_NEW_PACK, tries, PackOptions()) == []
-    )  # no job was halved
+    # no job was halved
+    assert packs_for_unfinished(pack, NEEDS_NEW_PACK, tries, PackOptions()) == []
 
 
 # A pack that only does what is planned: the process that starts packs is tested, not the packs.
@@ -167,7 +165,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may ignor
 folder, options, names = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 plan = json.loads((folder / "plan.json").read_text())
 with (folder / "starts.jsonl").open("a") as stream:
-    stream.write(json.dumps([os.environ.get("CUDA_VISIBLE_DEVICES"), options["together"], names, time.time()]) + chr(10))
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    stream.write(json.dumps([devices, options["together"], names, time.time()]) + chr(10))
 print("hello from", *names, flush=True)
 time.sleep(plan.get("seconds", 0))
 for name in names:
@@ -179,11 +178,12 @@ for name in names:
         file.write_text(json.dumps({**status, "state": "running"}))
     if ends and ends != [75]:
         os._exit(ends[0])
-    file.write_text(json.dumps({**status, "state": "failed" if ends else "finished", "error": "it hangs" if ends else None}))
+    end = {"state": "failed", "error": "it hangs"} if ends else {"state": "finished", "error": None}
+    file.write_text(json.dumps({**status, **end}))
     (folder / name / "metrics.json").write_text("{}")
     if ends:
         sys.exit(75)
-"""  # noqa: E501
+"""
 
 
 class Sweep:

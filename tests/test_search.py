@@ -255,9 +255,8 @@ def test_the_same_seed_draws_the_same_trials_however_often_it_is_interrupted(
 def test_adaptive_samplers_learn(tmp_path: Path) -> None:
     for sampler in ("tpe", "cmaes"):
         late = drawn(tmp_path / sampler, [30], sampler=sampler)[20:]
-        assert sum(trial["a"] + trial["b"] for trial in late) / 10 < 0.7, (
-            sampler
-        )  # 1 for one that draws at random
+        # 1 for one that draws at random
+        assert sum(trial["a"] + trial["b"] for trial in late) / 10 < 0.7, sampler
 
 
 def test_half_a_line_of_a_killed_driver_is_removed(tmp_path: Path) -> None:
@@ -300,9 +299,8 @@ def test_other_ranges_settings_or_objectives_are_another_study(tmp_path: Path) -
         again(**{"ranges or choices": []})
     with pytest.raises(ConfigError, match="other objectives"):
         again("max")
-    assert (
-        again(**{COMPOSED: ["b=2", "c=1"]})._study_id == again()._study_id
-    )  # of a study that was made without
+    # of a study that was made without
+    assert again(**{COMPOSED: ["b=2", "c=1"]})._study_id == again()._study_id
     with pytest.raises(ConfigError, match=r"other settings when composed \(was c=1; is c=3"):
         again(**{COMPOSED: ["b=2", "c=3"]})
     with pytest.raises(
@@ -604,10 +602,8 @@ def test_a_killed_driver_leaves_nothing_running_and_nothing_is_repeated(tmp_path
     assert [trial.params for trial in opened(folder).trials][:4] == params
     assert {file: file.stat().st_mtime_ns for file in done} == done
     tries = [len((folder / str(n) / "tries").read_text().split()) for n in range(5)]
-    assert tries in (
-        [1, 1, 1, 2, 1],
-        [1, 1, 1, 1, 1],
-    )  # the fourth may have been killed before it began
+    # the fourth may have been killed before it began
+    assert tries in ([1, 1, 1, 2, 1], [1, 1, 1, 1, 1])
 
 
 def test_a_run_that_outlived_its_driver_is_waited_for(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,8 @@ from hydratune.settings.data import Control
 
 
 def contracts(**options: object) -> ContractsData:
-    return ContractsData(**{"train_rows": 20, "validation_rows": 6, "test_rows": 6, **options})  # type: ignore[arg-type]
+    values: dict[str, Any] = {"train_rows": 20, "validation_rows": 6, "test_rows": 6, **options}
+    return ContractsData(**values)
 
 
 def files(path: Path, count: int, groups: int | None = None, **options: object) -> FilesData:

@@ -131,8 +131,14 @@ def test_models_of_conv1d_layers_train(
     tokenizer.save_pretrained(folder)
     for targets in ("[all-linear]", "[c_attn]"):
         run = tmp_path / targets.strip("[]")
-        code, text = hydratune("train", *SMALL, "model=local", f"model.path={folder}", f"adapter.target_modules={targets}",  # noqa: E501
-                               f"hydra.run.dir={run}")  # fmt: skip
+        code, text = hydratune(
+            "train",
+            *SMALL,
+            "model=local",
+            f"model.path={folder}",
+            f"adapter.target_modules={targets}",
+            f"hydra.run.dir={run}",
+        )
         assert code == 0, text
         assert hydratune("evaluate", f"run={run}")[0] == 0
     assert loss(tmp_path / "c_attn") != loss(tmp_path / "all-linear")

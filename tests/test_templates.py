@@ -228,9 +228,8 @@ def test_calls_are_trained_and_what_tools_return_is_not(build: Build, name: str,
         written[-1:] if train_on is TrainOn.last else written
     )
     assert prompts_are_those_of_inference(encoder, row, example)
-    assert '"weather"' in encoder.decode(
-        example.ids[: example.loss_mask.index(True)]
-    )  # the tools are shown
+    # the tools are shown
+    assert '"weather"' in encoder.decode(example.ids[: example.loss_mask.index(True)])
     check_masks(encoder, [row], [example])
 
 
@@ -414,9 +413,8 @@ PLANTED: dict[Defect, tuple[Callable[[str], Callable[[str], str]], Row, str]] = 
 
 @pytest.mark.parametrize(
     ("name", "defect"),
-    [
-        (n, d) for n in FAMILIES for d in PLANTED if (n, d) != ("qwen3", Defect.history_rewritten)
-    ],  # which drops thinking first
+    # which drops thinking first
+    [(n, d) for n in FAMILIES for d in PLANTED if (n, d) != ("qwen3", Defect.history_rewritten)],
 )
 def test_planted_defect_is_caught_by_its_own_message(
     build: Build, name: str, defect: Defect
@@ -504,9 +502,10 @@ def test_arguments_that_quote_the_user_are_no_leak(build: Build) -> None:
 def test_template_file_of_a_family_trains_calls_and_leaves_few_shot_out(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
+    # none nearly like another
     questions = [
         Message("user", f"Will it rain in {stable_hash(i)}, {stable_hash(-i)}?") for i in range(12)
-    ]  # none nearly like another
+    ]
     rows = [
         {"messages": [m.turn() for m in (SYSTEM, question, ASKED[1])], "tools": TOOLS}
         for question in questions

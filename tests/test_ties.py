@@ -4,6 +4,7 @@ the whole table).
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,10 +41,10 @@ def test_before_it_was_not() -> None:
 
 @pytest.mark.parametrize("world", [{"fit": 1.0}, {"shared": 0.8}, {"entries": 4}])
 def test_nor_where_rows_suit_settings_seeds_are_paired_or_several_are_compared(
-    world: dict[str, float],
+    world: dict[str, Any],
 ) -> None:
     for ratio in (0.3, 10.0):
-        found = simulation.shares(simulation.World(2, 100, ratio, **world), 250, seed=2)  # type: ignore[arg-type]
+        found = simulation.shares(simulation.World(2, 100, ratio, **world), 250, seed=2)
         assert found["now all"] <= 0.08
 
 
@@ -66,9 +67,10 @@ def test_the_simulation_tests_as_the_program_does(kind: str) -> None:
         noise = estimate_seed_noise(sides, drawn)
         assert isinstance(noise, SeedNoise)
         program = compare_means(sides[0], sides[1], drawn, noise).p
+        # rows are drawn there
         assert np.log(simulation.now(found[0], found[1])) == pytest.approx(
             np.log(program), rel=0.15, abs=0.1
-        )  # rows are drawn there
+        )
 
 
 def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,9 +67,8 @@ def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_p
         capture_output=True,
         text=True,
     )
-    assert (
-        dry.returncode == 0 and "2 run(s)" in dry.stdout + dry.stderr
-    )  # of an older client, other options are no options any more
+    # of an older client, other options are no options any more
+    assert dry.returncode == 0 and "2 run(s)" in dry.stdout + dry.stderr
 
 
 def test_disabled_tracking_leaves_no_folder_and_imports_no_client(tmp_path: Path) -> None:

@@ -47,8 +47,21 @@ def test_smoke_run_leaves_a_whole_record(hydratune: Command, tmp_path: Path) -> 
     assert code == 0, text
     run = only_run(tmp_path)
     names = {p.name for p in run.iterdir()}
-    assert {"config.yaml", "status.json", "environment.json", "data.json", "metrics.json", "history.csv", "predictions.jsonl",  # noqa: E501
-            "predictions_base.jsonl", "predictions_fewshot.jsonl", "adapter", "checkpoints", "run.log", ".hydra"} <= names  # fmt: skip  # noqa: E501
+    assert {
+        "config.yaml",
+        "status.json",
+        "environment.json",
+        "data.json",
+        "metrics.json",
+        "history.csv",
+        "predictions.jsonl",
+        "predictions_base.jsonl",
+        "predictions_fewshot.jsonl",
+        "adapter",
+        "checkpoints",
+        "run.log",
+        ".hydra",
+    } <= names
     assert "wandb" not in names  # WANDB_MODE=disabled wins over tracking.mode
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     values = metrics(run)
@@ -104,9 +117,19 @@ def test_best_checkpoint_may_lie_inside_an_epoch(hydratune: Command, tmp_path: P
     """
     for seed in range(6):
         run = tmp_path / str(seed)
-        code, text = hydratune("train", *SMALL, "data.batch_size=1", "trainer.max_steps=null", "trainer.validations_per_epoch=8",  # noqa: E501
-                               "optimizer=sgd", "optimizer.lr=30", "optimizer.schedule=constant", "optimizer.warmup_ratio=0.9",  # noqa: E501
-                               f"seed={seed}", f"hydra.run.dir={run}")  # fmt: skip
+        code, text = hydratune(
+            "train",
+            *SMALL,
+            "data.batch_size=1",
+            "trainer.max_steps=null",
+            "trainer.validations_per_epoch=8",
+            "optimizer=sgd",
+            "optimizer.lr=30",
+            "optimizer.schedule=constant",
+            "optimizer.warmup_ratio=0.9",
+            f"seed={seed}",
+            f"hydra.run.dir={run}",
+        )
         assert code == 0, text
         losses = {int(row["step"]): float(row["val/loss"]) for row in history(run)}
         assert len(losses) == 8
@@ -305,16 +328,33 @@ def test_full_fine_tuning_runs_and_is_evaluated_again(hydratune: Command, tmp_pa
 
 
 def test_overfit_brings_the_loss_down(hydratune: Command, tmp_path: Path) -> None:
-    code, text = hydratune("train", "debug=overfit", "model=tiny", "adapter=none", "optimizer.lr=0.01", "data.overfit_rows=2",  # noqa: E501
-                           "data.difficulty=easy", "trainer.max_epochs=40", "evaluation.max_new_tokens=4")  # fmt: skip  # noqa: E501
+    code, text = hydratune(
+        "train",
+        "debug=overfit",
+        "model=tiny",
+        "adapter=none",
+        "optimizer.lr=0.01",
+        "data.overfit_rows=2",
+        "data.difficulty=easy",
+        "trainer.max_epochs=40",
+        "evaluation.max_new_tokens=4",
+    )
     assert code == 0, text
     losses = [float(r["train/loss"]) for r in history(only_run(tmp_path, "overfit"))]
     assert losses[-1] < 0.5 * losses[0]
 
 
 def test_early_stopping_stops(hydratune: Command, tmp_path: Path) -> None:
-    code, text = hydratune("train", *SMALL, "data.batch_size=1", "trainer.max_steps=null", "trainer.early_stopping_patience=1",  # noqa: E501
-                           "trainer.validations_per_epoch=8", "optimizer.lr=0.1", "optimizer.schedule=constant")  # fmt: skip  # noqa: E501
+    code, text = hydratune(
+        "train",
+        *SMALL,
+        "data.batch_size=1",
+        "trainer.max_steps=null",
+        "trainer.early_stopping_patience=1",
+        "trainer.validations_per_epoch=8",
+        "optimizer.lr=0.1",
+        "optimizer.schedule=constant",
+    )
     assert code == 0, text
     run = only_run(tmp_path)
     steps = len(history(run))
@@ -503,7 +543,7 @@ def test_strangers_rows_train_with_no_other_setting(
         "model=tiny",
         "data=files",
         f"data.train={train}",
-        f"data.validation={validation}",  # fmt: skip  # noqa: RUF028
+        f"data.validation={validation}",
         "evaluation.max_new_tokens=4",
         "evaluation.bootstrap_samples=100",
     )
@@ -761,8 +801,18 @@ def test_few_shot_prompt_takes_as_many_examples_as_fit(hydratune: Command, tmp_p
         rows = [{"prompt": f"{i} {length}", "completion": "yes"} for i in range(9)]
         for split in ("train", "validation", "test"):
             write_rows(tmp_path / f"{split}.jsonl", rows)
-        code, text = hydratune("train", *SMALL, "data=files", *files, *SAME_ROWS, "evaluation.baselines=[fewshot]", "evaluation.shots=3",  # noqa: E501
-                               "model.context_window=1500", "data.max_length=1400", f"hydra.run.dir={tmp_path}/{len(length)}")  # fmt: skip  # noqa: E501
+        code, text = hydratune(
+            "train",
+            *SMALL,
+            "data=files",
+            *files,
+            *SAME_ROWS,
+            "evaluation.baselines=[fewshot]",
+            "evaluation.shots=3",
+            "model.context_window=1500",
+            "data.max_length=1400",
+            f"hydra.run.dir={tmp_path}/{len(length)}",
+        )
         assert code == 0, text
         assert shown in text
         found = (
@@ -775,8 +825,9 @@ def test_few_shot_prompt_takes_as_many_examples_as_fit(hydratune: Command, tmp_p
 def test_cached_baseline_has_the_groups_of_this_run(hydratune: Command, tmp_path: Path) -> None:
     pairs = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(9)]
     for name, more in (("plain", {}), ("grouped", {"group": "g"})):
+        rows = [{**pair, **more} for pair in pairs]
         files = [
-            f"data.{split}={write_rows(tmp_path / name / f'{split}.jsonl', [{**p, **more} for p in pairs])}"  # noqa: E501
+            f"data.{split}={write_rows(tmp_path / name / f'{split}.jsonl', rows)}"
             for split in ("train", "validation", "test")
         ]
         run = f"hydra.run.dir={tmp_path}/{name}/run"

@@ -59,11 +59,16 @@ ATTENTION = "k_proj x{0}, o_proj x{0}, q_proj x{0}, v_proj x{0}"
 TOLD: dict[str, tuple[AdapterConfig, list[str]]] = {
     "names": (LoraAdapter(target_modules=["q_proj", "v_proj"]), ["LoRA on q_proj x2, v_proj x2"]),
     "attention of one layer": (
-        LoraAdapter(target_modules=[r".*self_attn.*"], layers_to_transform=[1]), [f"LoRA on {ATTENTION.format(1)} (layer 1)"]  # noqa: E501
+        LoraAdapter(target_modules=[r".*self_attn.*"], layers_to_transform=[1]),
+        [f"LoRA on {ATTENTION.format(1)} (layer 1)"],
     ),
-    "the output head": (LoraAdapter(target_modules=["q_proj", "lm_head"]), ["LoRA on lm_head x1, q_proj x2"]),  # noqa: E501
+    "the output head": (
+        LoraAdapter(target_modules=["q_proj", "lm_head"]),
+        ["LoRA on lm_head x1, q_proj x2"],
+    ),
     "the last norm alone": (
-        LoraAdapter(target_modules=["q_proj"], modules_to_save=["norm"]), ["LoRA on q_proj x2", "saved in full: model.norm x1"]  # noqa: E501
+        LoraAdapter(target_modules=["q_proj"], modules_to_save=["norm"]),
+        ["LoRA on q_proj x2", "saved in full: model.norm x1"],
     ),
     "one norm of one layer": (
         LoraAdapter(target_modules=["q_proj"], modules_to_save=["layers.1.input_layernorm"]),
@@ -74,7 +79,8 @@ TOLD: dict[str, tuple[AdapterConfig, list[str]]] = {
         ["VeRA on q_proj x2", "saved in full: input_layernorm x2, post_attention_layernorm x2"],
     ),
     "a module and what is in it": (
-        LoraAdapter(target_modules=["q_proj"], modules_to_save=[r".*\.mlp.*"]), ["LoRA on q_proj x2", "saved in full: mlp x2"]  # noqa: E501
+        LoraAdapter(target_modules=["q_proj"], modules_to_save=[r".*\.mlp.*"]),
+        ["LoRA on q_proj x2", "saved in full: mlp x2"],
     ),
     "single tokens": (
         LoraAdapter(target_modules=["q_proj"], extra={"trainable_token_indices": [5, 6]}),
@@ -83,9 +89,12 @@ TOLD: dict[str, tuple[AdapterConfig, list[str]]] = {
     "virtual tokens": (PrefixTuning(num_virtual_tokens=3), ["3 virtual tokens (prefix_tuning)"]),
     "the top layer and a norm": (
         PartialFinetune(last_layers=0, trainable=["norm", "layers.1.mlp"]),
-        ["in full: gate_proj x1 (layer 1), up_proj x1 (layer 1), down_proj x1 (layer 1), model.norm x1"],  # noqa: E501
+        [
+            "in full: gate_proj x1 (layer 1), up_proj x1 (layer 1), down_proj x1 (layer 1),"
+            " model.norm x1"
+        ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", list(TOLD))
@@ -105,29 +114,72 @@ def test_the_lines_of_everything_and_of_one_matrix() -> None:
 
 
 REFUSED: dict[str, tuple[AdapterConfig, str, str]] = {
-    "the end of a name": (LoraAdapter(modules_to_save=["layernorm"]), "PEFT would train the 4 modules", "input_layernorm, post_attention"),  # noqa: E501
-    "the beginning of a name": (LoraAdapter(modules_to_save=["embed"]), "no module called embed", "alike: embed_tokens"),  # noqa: E501
-    "the end of layers": (LoraAdapter(target_modules=["proj"]), "no linear layer called proj", "alike: down_proj"),  # noqa: E501
+    "the end of a name": (
+        LoraAdapter(modules_to_save=["layernorm"]),
+        "PEFT would train the 4 modules",
+        "input_layernorm, post_attention",
+    ),
+    "the beginning of a name": (
+        LoraAdapter(modules_to_save=["embed"]),
+        "no module called embed",
+        "alike: embed_tokens",
+    ),
+    "the end of layers": (
+        LoraAdapter(target_modules=["proj"]),
+        "no linear layer called proj",
+        "alike: down_proj",
+    ),
     "a head among numbered layers": (
-        LoraAdapter(target_modules=["q_proj", "lm_head"], layers_to_transform=[0]), "leaves lm_head out", "adapter.target_modules=[q_proj]"  # noqa: E501
+        LoraAdapter(target_modules=["q_proj", "lm_head"], layers_to_transform=[0]),
+        "leaves lm_head out",
+        "adapter.target_modules=[q_proj]",
     ),
     "a target that is excluded": (
         LoraAdapter(target_modules=["q_proj", "v_proj"], exclude_modules=["v_proj"]),
-        "leaves no layer of v_proj", "adapter.target_modules=[q_proj]",
+        "leaves no layer of v_proj",
+        "adapter.target_modules=[q_proj]",
     ),
-    "a word for targets": (LoraAdapter(exclude_modules=["all-linear"]), "a word for targets", "q_proj"),  # noqa: E501
+    "a word for targets": (
+        LoraAdapter(exclude_modules=["all-linear"]),
+        "a word for targets",
+        "q_proj",
+    ),
     "a pattern behind another": (
-        LoraAdapter(rank_pattern={"q_proj": 4, "layers.1.self_attn.q_proj": 2}), "from the earlier q_proj", "before q_proj"  # noqa: E501
+        LoraAdapter(rank_pattern={"q_proj": 4, "layers.1.self_attn.q_proj": 2}),
+        "from the earlier q_proj",
+        "before q_proj",
     ),
-    "an alpha behind another": (LoraAdapter(alpha_pattern={".*": 4.0, "q_proj": 2.0}), "from the earlier .*", "before .*"),  # noqa: E501
-    "no such parameter": (LoraAdapter(extra={"target_parameters": ["experts.up"]}), "no parameter called experts.up", "q_proj.weight"),  # noqa: E501
-    "a token that is not there": (LoraAdapter(extra={"trainable_token_indices": [5, 1024]}), "1024 is no row", "from 0 to 1023"),  # noqa: E501
-    "no token": (LoraAdapter(extra={"trainable_token_indices": []}), "no token is named", "from 0 to 1023"),  # noqa: E501
+    "an alpha behind another": (
+        LoraAdapter(alpha_pattern={".*": 4.0, "q_proj": 2.0}),
+        "from the earlier .*",
+        "before .*",
+    ),
+    "no such parameter": (
+        LoraAdapter(extra={"target_parameters": ["experts.up"]}),
+        "no parameter called experts.up",
+        "q_proj.weight",
+    ),
+    "a token that is not there": (
+        LoraAdapter(extra={"trainable_token_indices": [5, 1024]}),
+        "1024 is no row",
+        "from 0 to 1023",
+    ),
+    "no token": (
+        LoraAdapter(extra={"trainable_token_indices": []}),
+        "no token is named",
+        "from 0 to 1023",
+    ),
     "tokens of another layer": (
-        LoraAdapter(extra={"trainable_token_indices": {"wte": [1]}}), "no module called wte", "model.embed_tokens"  # noqa: E501
+        LoraAdapter(extra={"trainable_token_indices": {"wte": [1]}}),
+        "no module called wte",
+        "model.embed_tokens",
     ),
-    "no expression": (LoraAdapter(modules_to_save=["norm("]), "not a regular expression", "mend the expression"),  # noqa: E501
-}  # fmt: skip
+    "no expression": (
+        LoraAdapter(modules_to_save=["norm("]),
+        "not a regular expression",
+        "mend the expression",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", list(REFUSED))
@@ -147,7 +199,7 @@ def test_a_name_that_would_mean_nothing_or_something_else_is_refused(case: str) 
         PartialFinetune(last_layers=0, trainable=["model.layers.1.*"]),
     ],
 )
-def test_an_expression_that_reads_like_one_layer_and_takes_eleven_is_refused_with_both_that_may_be_meant(  # noqa: E501
+def test_an_expression_for_one_layer_that_matches_eleven_is_refused_with_two_fixes(
     adapter: Any,
 ) -> None:
     text = refused(adapter, layers=12)

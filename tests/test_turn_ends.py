@@ -103,11 +103,12 @@ def test_an_adapter_ends_its_answer_with_the_generation_config_beside_it(
     assert (scored["prediction"], scored["finish_reason"]) == ("green", "stop")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
     without = said(model, folder)
+    # the limit
     assert (
         (without[-1] == END and without.count(END) == 1)
         if KINDS[kind][1] == END
         else len(without) == 20
-    )  # the limit
+    )
     model.generation_config = GenerationConfig.from_pretrained(folder)
     words = said(model, folder)
     assert words[-1] == END and words.count(END) == 1

@@ -531,14 +531,10 @@ def test_json_lines_padded_before_they_were_split_are_known_by_the_tools(tmp_pat
 @pytest.mark.parametrize(
     "calls",
     [
-        [
-            call("weather", town="Ulm"),
-            call("price", ticker="ABC", town=None),
-        ],  # other calls have other keys
-        [
-            call("weather", town="Ulm", unit=None),
-            call("weather", town="Bonn", unit="C"),
-        ],  # its own argument
+        # other calls have other keys
+        [call("weather", town="Ulm"), call("price", ticker="ABC", town=None)],
+        # its own argument
+        [call("weather", town="Ulm", unit=None), call("weather", town="Bonn", unit="C")],
         [call("weather", town=None)],
         [call("weather", town="Ulm", unit=None)],
     ],
@@ -816,12 +812,8 @@ def test_tools_of_other_providers(tmp_path: Path) -> None:
     schema = WEATHER["function"]["parameters"]
     for given in (
         {"name": "weather", "description": "x", "input_schema": schema},  # Anthropic's
-        {
-            "type": "function",
-            "name": "weather",
-            "description": "x",
-            "parameters": schema,
-        },  # OpenAI's responses
+        # OpenAI's responses
+        {"type": "function", "name": "weather", "description": "x", "parameters": schema},
     ):
         assert chat(tmp_path / "a.jsonl", ASK, SAID, tools=[given]).tools == (WEATHER,)
 

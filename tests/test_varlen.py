@@ -15,9 +15,18 @@ from test_objective import ARCHITECTURES, build, plain_loss, rows
 
 
 def with_options(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor, max_q: int, max_k: int,  # noqa: E501
-    *, scale: float | None = None, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,  # noqa: E501
-) -> torch.Tensor:  # fmt: skip
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+) -> torch.Tensor:
     """As documented: (tokens, heads, width); the last query of a row sees its last key."""
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     assert max_q == int(cu_seq_q.diff().max())
@@ -90,12 +99,10 @@ def test_the_kernel_is_given_what_rows_see(
         examples
     )
     windowed = "sliding_window" in ARCHITECTURES[name]
-    assert bool(calls) is not (
-        kernel is first and name == "Mistral"
-    )  # of whose layers all have a window
-    assert any(int(call[4][-1]) > int(call[3][-1]) for call in calls) is (
-        share and not windowed
-    )  # more keys than queries
+    # of whose layers all have a window
+    assert bool(calls) is not (kernel is first and name == "Mistral")
+    # more keys than queries
+    assert any(int(call[4][-1]) > int(call[3][-1]) for call in calls) is (share and not windowed)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for found, own in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)

@@ -169,10 +169,8 @@ def test_logs_are_ranked_like_runs(hydratune: Command, tmp_path: Path) -> None:
         tmp_path / "wandb" / "offline-run-20260101_000000-idb"
     )
     compared = compare(collect_runs([tmp_path / "wandb"]))
-    assert [entry.runs[0].name for entry in compared.finished] == [
-        "b",
-        "a",
-    ]  # neither the failed one nor that without an end
+    # neither the failed one nor that without an end
+    assert [entry.runs[0].name for entry in compared.finished] == ["b", "a"]
     assert compared.keys == ("optimizer.lr",)
     assert [run.state for run in compared.runs].count("unreadable") == 1 and len(compared.runs) == 5
     assert compared.finished[0].runs[0].history() == [

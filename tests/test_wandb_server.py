@@ -103,9 +103,8 @@ def test_a_sweep_live(tmp_path: Path, project: str) -> None:
         run = found[wandb_id(tmp_path / "live" / job)]
         metrics = json.loads((tmp_path / "live" / job / "metrics.json").read_text())
         assert run.summary["objective"] == pytest.approx(metrics["objective"])
-        assert (
-            run.config["facts"]["trainable_parameters"] > 0 and run.config["optimizer"]["lr"] > 0
-        )  # numbers in nested settings
+        # numbers in nested settings
+        assert run.config["facts"]["trainable_parameters"] > 0 and run.config["optimizer"]["lr"] > 0
         kinds = {artifact.type: artifact for artifact in run.logged_artifacts()}
         assert kinds.keys() >= {"model", "dataset"} and "best" in kinds["model"].aliases
     import wandb

@@ -47,9 +47,8 @@ def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> 
     code.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(
-        pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng
-    )  # set back at the end
+    # set back at the end
+    monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)
     monkeypatch.setattr(watch, "_TIME_TO_LEAVE", 3.0)
 
     def run(patience: float | None, halving: HalvingOptions | None = None, **tasks: Task) -> int:
@@ -101,9 +100,8 @@ def test_a_job_that_cannot_begin_is_not_started_for_ever(
         record.update(state="waiting", paused=True, rungs=[[1, value]])
         write_text(record.checkpoints / "last.ckpt", "")
     assert run_pack(None, HalvingOptions(1, 2), a=quick, b=quick) == 0
-    assert (
-        began == ["a", "b"] and status(tmp_path / "b")["state"] == "finished"
-    )  # b runs in place of a
+    # b runs in place of a
+    assert began == ["a", "b"] and status(tmp_path / "b")["state"] == "finished"
 
 
 def test_a_full_disk_costs_lines_of_the_log_and_no_job(
@@ -219,10 +217,8 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(
 
     assert run_pack(PATIENCE, a=crossing("x", "y"), b=crossing("y", "x")) == NEEDS_NEW_PACK
     failed, other = sorted(status(tmp_path / name)["state"] for name in "ab")
-    assert failed == "failed" and other in (
-        "finished",
-        "waiting",
-    )  # it may get what the other one lets go
+    # it may get what the other one lets go
+    assert failed == "failed" and other in ("finished", "waiting")
 
 
 def test_without_patience_no_job_is_given_up(run_pack: Callable[..., int], tmp_path: Path) -> None:

@@ -22,13 +22,8 @@ TOO_FAST = (
 
 
 @pytest.mark.parametrize(
-    (
-        "loss",
-        "grad_norm",
-        "before",
-        "limit",
-        "wrong",
-    ),  # the first loss is 1, that of a model that knows nothing is 10
+    # the first loss is 1, that of a model that knows nothing is 10
+    ("loss", "grad_norm", "before", "limit", "wrong"),
     [
         (math.nan, 1.0, [], None, "the loss is nan"),
         (math.inf, 1.0, [1.0] * 20, 5.0, "the loss is inf"),
@@ -65,9 +60,17 @@ def test_a_model_that_is_new_may_know_nothing() -> None:
 
 
 def test_weights_that_were_blown_up_stop_the_run(hydratune: Command, tmp_path: Path) -> None:
-    """The logits are so large that nothing has a gradient any more; the loss itself looks harmless."""  # noqa: E501
-    code, text = hydratune("train", *SMALL, "optimizer.lr=1e9", "optimizer.schedule=constant", "optimizer.warmup_ratio=0",  # noqa: E501
-                           "trainer.max_epochs=3", "trainer.max_steps=null", f"hydra.run.dir={tmp_path}/run")  # fmt: skip  # noqa: E501
+    """Logits so large leave nothing a gradient, while the loss itself looks harmless."""
+    code, text = hydratune(
+        "train",
+        *SMALL,
+        "optimizer.lr=1e9",
+        "optimizer.schedule=constant",
+        "optimizer.warmup_ratio=0",
+        "trainer.max_epochs=3",
+        "trainer.max_steps=null",
+        f"hydra.run.dir={tmp_path}/run",
+    )
     assert code == 1, text
     assert "the gradient is 0: nothing more can be learnt" in text and "lower optimizer.lr" in text
 
@@ -81,8 +84,14 @@ def test_loss_that_is_no_number_stops_before_the_update(hydratune: Command, tmp_
         ("one", 1, "after step 1 of 1: the validation loss"),
         ("two", 2, "before the update of step 2 of 2"),
     ):
-        code, text = hydratune("train", *SMALL, *TOO_FAST, "trainer.validations_per_epoch=1", f"trainer.max_steps={steps}",  # noqa: E501
-                               f"hydra.run.dir={tmp_path}/{name}")  # fmt: skip
+        code, text = hydratune(
+            "train",
+            *SMALL,
+            *TOO_FAST,
+            "trainer.validations_per_epoch=1",
+            f"trainer.max_steps={steps}",
+            f"hydra.run.dir={tmp_path}/{name}",
+        )
         assert code == 1 and message in text and "lower optimizer.lr (now 1e+30)" in text, text
         assert json.loads((tmp_path / name / "status.json").read_text())["state"] == "failed"
         assert not list((tmp_path / name).glob("checkpoints/*"))  # none of ruined weights
@@ -113,9 +122,22 @@ def test_spike_stops_and_names_the_row(hydratune: Command, tmp_path: Path, limit
         f"data.{split}={write_rows(tmp_path / f'{split}.jsonl', rows[:1])}"
         for split in ("validation", "test")
     ]
-    code, text = hydratune("train", *SMALL, "data=files", *files, "data.quality.exact_leaks=warn", "data.quality.group_leaks=warn",  # noqa: E501
-                           "data.batch_size=1", "data.max_train_rows=null", "trainer.max_steps=null", "adapter=none", "optimizer.lr=0.01",  # noqa: E501
-                           "optimizer.schedule=constant", f"trainer.max_loss_ratio={limit}", f"hydra.run.dir={tmp_path}/run")  # fmt: skip  # noqa: E501
+    code, text = hydratune(
+        "train",
+        *SMALL,
+        "data=files",
+        *files,
+        "data.quality.exact_leaks=warn",
+        "data.quality.group_leaks=warn",
+        "data.batch_size=1",
+        "data.max_train_rows=null",
+        "trainer.max_steps=null",
+        "adapter=none",
+        "optimizer.lr=0.01",
+        "optimizer.schedule=constant",
+        f"trainer.max_loss_ratio={limit}",
+        f"hydra.run.dir={tmp_path}/run",
+    )
     with (tmp_path / "run" / "history.csv").open() as stream:
         steps = len(list(csv.DictReader(stream)))
     if limit == "null":

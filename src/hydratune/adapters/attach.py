@@ -10,12 +10,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import PeftModel, PeftType, get_peft_model
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hydratune import digests
 from hydratune.adapters import continued, initialisation, targets, trained
@@ -68,7 +67,8 @@ def add_adapter(
     )
     try:
         with _peft_warnings():
-            result = get_peft_model(model, adapter.peft_config(model, steps))  # type: ignore[arg-type]
+            config = adapter.peft_config(model, steps)
+            result = get_peft_model(model, config)  # type: ignore[arg-type]
     except (ValueError, TypeError, NotImplementedError) as error:
         why = f"PEFT refuses it: {error}"
         raise ConfigError(
@@ -141,7 +141,10 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def save(
-    model: PeftModel | PreTrainedModel, tokenizer: Any, folder: Path, ends: Sequence[int] = ()
+    model: PeftModel | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    ends: Sequence[int] = (),
 ) -> None:
     """A PEFT adapter folder, or after full fine-tuning a Hugging Face model folder; whole or not at
     all. Raises ``RunError``.
@@ -197,7 +200,7 @@ def _save_adapter(model: PeftModel, folder: Path) -> None:
     _sort_sets(config, folder / "adapter_config.json")
 
 
-def _sort_sets(config: Any, file: Path) -> None:
+def _sort_sets(config: PeftConfig, file: Path) -> None:
     """PEFT writes sets (``target_modules``) in an order that changes with every process."""
     content = json.loads(file.read_text("utf-8"))
     for name, value in content.items():
@@ -214,7 +217,7 @@ def _kept(values: torch.Tensor) -> list[bool]:
 
 def load_tuned(
     model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, compute: Compute
-) -> Any:
+) -> PeftModel | PreTrainedModel:
     """The fine-tuned model of a run, from its base and its adapter folder, on its device.
 
     Raises ``RunError`` if that was damaged.

@@ -22,7 +22,7 @@ class PeftAdapter(AdapterConfig):
 
     peft_type: ClassVar[str] = ""  # PEFT's name of the method, as in adapter_config.json
 
-    # any other field of the method's PEFT config, checked against it
+    # any other field of the method's PEFT config, checked against it; OmegaConf refuses ``object``
     extra: dict[str, Any] = field(default_factory=dict)
 
     def peft_values(self, model: "PreTrainedModel", steps: int) -> dict[str, object]:
@@ -49,7 +49,7 @@ class PeftAdapter(AdapterConfig):
         refuse_unknown_extra(self)
         yield from ()
 
-    def saved_values(self, values: dict[str, Any]) -> dict[str, Any]:
+    def saved_values(self, values: dict[str, object]) -> dict[str, object]:
         """Return the settings of a saved adapter, from those fields of its PEFT config.
 
         ``values``: the fields that have the names of settings.

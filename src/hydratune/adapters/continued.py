@@ -7,7 +7,6 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import (
@@ -75,7 +74,7 @@ def _bare(model: PreTrainedModel, found: AdapterFolder, adapter: PeftAdapter) ->
             )
             warnings.filterwarnings("ignore", message="Specified to not (save|load) vera_A")
             warnings.filterwarnings("error", message="Unexpected keyword arguments")
-            config: Any = PeftConfig.from_pretrained(str(found.path))
+            config = PeftConfig.from_pretrained(str(found.path))
             config.inference_mode, config.task_type, config.base_model_name_or_path = (
                 False,
                 "CAUSAL_LM",

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +15,7 @@ from hydratune import digests
 from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.methods.full import FullFinetune
 from hydratune.errors import ConfigError, Problem
+from hydratune.records.files import Json
 from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SWEEP_FILE
 from hydratune.settings.adapter import AdapterConfig
@@ -47,7 +47,7 @@ class AdapterFolder:
 
     path: Path
     run: Path | None
-    settings: Mapping[str, Any]  # of adapter_config.json
+    settings: Mapping[str, Json]  # of adapter_config.json
 
     @property
     def weights(self) -> Path:
@@ -216,7 +216,7 @@ def described(found: AdapterFolder) -> PeftAdapter:
     return result
 
 
-def _value(name: str, value: Any) -> Any:
+def _value(name: str, value: Json) -> Json:
     """PEFT's value of a field in the type that it has here."""
     if name in ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules"):
         return [value] if isinstance(value, str) else sorted(value) if value is not None else None
@@ -285,7 +285,7 @@ def _contradictions(
                 )
 
 
-def _form(adapter: AdapterConfig) -> tuple[Any, ...]:
+def _form(adapter: AdapterConfig) -> tuple[object, ...]:
     """What tells the options of one method apart."""
     start = str(getattr(adapter, "init_lora_weights", "")).lower()
     return (
@@ -317,7 +317,7 @@ def told(adapter: PeftAdapter) -> str:
     return f"{_told(adapter)}{size}"
 
 
-def _comparable(value: Any) -> Any:
+def _comparable(value: object) -> object:
     if isinstance(value, list):
         return sorted(map(str, value))
     return value.value if isinstance(value, Enum) else value

@@ -3,7 +3,6 @@
 import copy
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -11,6 +10,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from hydratune.errors import ConfigError, Problem
 
@@ -55,7 +55,7 @@ def loftq(model: PeftModel) -> None:
                 layer.lora_B[adapter].weight.copy_(u[:, :r] * root[:r])
 
 
-def _tensor_files(base: Any) -> dict[str, Path]:
+def _tensor_files(base: PreTrainedModel) -> dict[str, Path]:
     """Name of every stored tensor -> its file."""
     folder = Path(base.name_or_path)
     if not folder.is_dir():

@@ -30,10 +30,21 @@ if TYPE_CHECKING:
 _TOKENS = "adapter.extra.trainable_token_indices"
 # fields of PEFT's configs that follow from the model or from other settings
 _DERIVED = {
-    "task_type", "peft_type", "inference_mode", "auto_mapping", "base_model_name_or_path",
-    "fan_in_fan_out", "peft_version", "total_step", "token_dim", "num_layers",
-    "num_attention_heads", "tokenizer_name_or_path", "loftq_config", "ensure_weight_tying",
-}  # fmt: skip
+    "task_type",
+    "peft_type",
+    "inference_mode",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "fan_in_fan_out",
+    "peft_version",
+    "total_step",
+    "token_dim",
+    "num_layers",
+    "num_attention_heads",
+    "tokenizer_name_or_path",
+    "loftq_config",
+    "ensure_weight_tying",
+}
 
 
 def config_class(adapter: "PeftAdapter") -> type[PeftConfig]:

@@ -3,7 +3,6 @@ asked for.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -66,7 +65,7 @@ def _parts(model: torch.nn.Module) -> Iterator[tuple[str, list[str]]]:
         else:
             yield "in full:", _without_ends(name for name, trained in parameters if trained)
         return
-    config: Any = model.peft_config[model.active_adapter]
+    config = model.peft_config[model.active_adapter]
     title = {
         "LORA": "LoRA",
         "ADALORA": "AdaLoRA",

@@ -23,7 +23,8 @@ from hydratune.records.run_directory import RunFile
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LIMIT = re.compile(
-    rf"\s*(?P<metric>[A-Za-z][\w/.\-]*)\s*(?P<sign>[<>])\s*(?P<number>{_NUMBER})\s*(?P<percent>%?)\s*"
+    rf"\s*(?P<metric>[A-Za-z][\w/.\-]*)\s*(?P<sign>[<>])\s*"
+    rf"(?P<number>{_NUMBER})\s*(?P<percent>%?)\s*"
 )
 _SAMPLES = 2000
 _FORM = (

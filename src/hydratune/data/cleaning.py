@@ -92,7 +92,10 @@ _TAG = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _BREAKS = {"br", "hr"}
-_BLOCKS = set("body div h1 h2 h3 h4 h5 h6 html ol table tbody td thead tr ul".split())  # noqa: SIM905
+_BLOCKS = {
+    *("body", "div", "h1", "h2", "h3", "h4", "h5", "h6", "html"),
+    *("ol", "table", "tbody", "td", "thead", "tr", "ul"),
+}
 _OFTEN_UNCLOSED = {"p", "li"}  # old pages do not close these
 _BREAK = re.compile(r"<(?:br|hr)\s*/?>|</(?:p|div|li|tr|h[1-6]|title)>", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{2,6}|#x[0-9a-f]{2,5});", re.IGNORECASE)

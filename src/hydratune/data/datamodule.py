@@ -162,5 +162,9 @@ class ConversationData(lightning.LightningDataModule):
         # The loader has a generator of its own. It must not draw from the global one, or the run
         # would depend on how often the loader is read.
         generator = torch.Generator().manual_seed(self.seed)
-        # torch types a sampler as one of single rows
-        return DataLoader(EncodedRows(rows), sampler=sampler, batch_size=None, generator=generator)  # type: ignore[arg-type]
+        return DataLoader(
+            EncodedRows(rows),
+            sampler=sampler,  # type: ignore[arg-type]  # torch types it as one of single rows
+            batch_size=None,
+            generator=generator,
+        )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from hydratune import __version__
 from hydratune.data.encoding.encoder import ChatEncoder
@@ -17,7 +17,7 @@ from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.models import hardware
 from hydratune.models.compute import autocast_of
 from hydratune.models.memory_plan import generation_tokens
-from hydratune.records.files import write_jsonl
+from hydratune.records.files import Json, write_jsonl
 from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.settings.data import TrainOn
 from hydratune.settings.evaluation import EvaluationConfig, Task
@@ -30,7 +30,7 @@ _STORED = "the prompt that was asked, and beside it the row's own"
 # fields of a prediction that come from the data as they are now
 _OF_THE_DATA = ("references", "tests", "leaky")
 
-Schema = Mapping[str, Any]
+Schema = Mapping[str, Json]
 Prompt = Sequence[Message]  # a conversation up to the answer
 
 
@@ -110,7 +110,7 @@ class TestBench:
 
     def _prediction(
         self, number: int, prompt: Prompt, prompt_ids: Sequence[int], answer: Answer
-    ) -> dict[str, Any]:
+    ) -> dict[str, Json]:
         """Return the answer to one test row as a row of predictions.jsonl, without scores."""
         row, reference = self.rows[number], self.references[number]
         return {
@@ -168,7 +168,7 @@ class TestBench:
         longest_answer = max(self.max_new_tokens, *map(len, self.answers))
         return max(map(len, self._tokens(prompts))) + longest_answer
 
-    def rescored(self, stored: Sequence[Mapping[str, Any]]) -> list[Prediction]:
+    def rescored(self, stored: Sequence[Mapping[str, Json]]) -> list[Prediction]:
         """Return stored answers to the same rows, with the rows and the scoring as they are now."""
         kept = [{k: v for k, v in p.items() if k not in _OF_THE_DATA} for p in stored]
         predictions = [
@@ -226,11 +226,11 @@ class TestBench:
 
 
 def rescore(
-    predictions: Sequence[Mapping[str, Any]], families: Sequence[str], schema: Schema | None
+    predictions: Sequence[Mapping[str, Json]], families: Sequence[str], schema: Schema | None
 ) -> list[Prediction]:
     """Return predictions with scores computed from their texts; documents have none."""
 
-    def scores(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    def scores(prediction: Mapping[str, Json]) -> dict[str, Json]:
         if prediction["finish_reason"] == NOT_ASKED:
             return {}
         return score_row(answered(prediction, schema), families)
@@ -238,7 +238,7 @@ def rescore(
     return [cast("Prediction", {**p, "scores": scores(p)}) for p in predictions]
 
 
-def answered(prediction: Mapping[str, Any], schema: Schema | None) -> Answered:
+def answered(prediction: Mapping[str, Json], schema: Schema | None) -> Answered:
     """Return a row of predictions.jsonl as it is scored."""
     references = [prediction["reference"], *prediction.get("references", [])]
     return Answered(prediction["prediction"], references, schema, prediction)
@@ -261,7 +261,7 @@ def _other_answers(rows: Sequence[Row], references: Sequence[str]) -> list[list[
     ]
 
 
-def _prompt(row: Row, prompt: Prompt) -> dict[str, Any]:
+def _prompt(row: Row, prompt: Prompt) -> dict[str, Json]:
     """Return ``prompt``: the turns of which ``prompt_hash`` are the tokens.
 
     ``request`` beside it is the row's own prompt, where that is another.
@@ -270,7 +270,7 @@ def _prompt(row: Row, prompt: Prompt) -> dict[str, Any]:
     return {"prompt": turns, **({"request": own} if own != turns else {})}
 
 
-def _extra(row: Row, others: Sequence[str], leaky: bool) -> dict[str, Any]:
+def _extra(row: Row, others: Sequence[str], leaky: bool) -> dict[str, Json]:
     """Return the fields that a prediction has only where they say something."""
     tests = row.meta.get("tests")
     fields = {
@@ -289,7 +289,7 @@ def cached(file: Path) -> list[Prediction] | None:
         return None
 
 
-def remember(file: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
+def remember(file: Path, predictions: Sequence[Mapping[str, Json]]) -> None:
     """Write predictions to a cache file."""
     write_jsonl(file, predictions)
 

@@ -12,7 +12,7 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from hydratune.data.sets import RowSets
 from hydratune.evaluation.generation import answer
 from hydratune.evaluation.measures import mean
 from hydratune.evaluation.statistics import bootstrap
+from hydratune.records.files import Json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +34,7 @@ _NAMES = (
     *("heron", "iris", "juniper", "kestrel", "larch", "maple", "north"),
 )
 
-Record = dict[str, Any]  # a row of canaries.jsonl
+Record = dict[str, Json]  # a row of canaries.jsonl
 
 
 def make_canaries(count: int, seed: int, system: str | None, *, trained: bool = True) -> list[Row]:
@@ -114,7 +115,7 @@ def probe(
 
 
 def join_records(
-    untouched: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]
+    untouched: Sequence[Mapping[str, Json]], tuned: Sequence[Mapping[str, Json]]
 ) -> list[Record]:
     """Return the rows of canaries.jsonl: the records of the fine-tuned model, with the exposure
     before training.
@@ -126,7 +127,7 @@ def join_records(
 
 
 def summary(
-    records: Sequence[Mapping[str, Any]], confidence: float, samples: int
+    records: Sequence[Mapping[str, Json]], confidence: float, samples: int
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Return (metrics, intervals) for metrics.json.
 

@@ -26,13 +26,14 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from hydratune.errors import HydratuneError
 from hydratune.evaluation.controls import COUNT, controls
 from hydratune.evaluation.measures import Measure, Scores, rate
 from hydratune.evaluation.sandbox.folders import homes, remove
 from hydratune.evaluation.sandbox.judge import MAX_REPORT, OUTCOMES
+from hydratune.records.files import Json
 
 SECONDS, MEGABYTES = 5, 512  # for one answer
 _PATIENCE = 5  # seconds of waiting that an answer may have beside its CPU time
@@ -40,7 +41,7 @@ _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 _RUNNER = Path(__file__).with_name("sandbox") / "__main__.py"
 _PROBE = "import ctypes, decimal, json, random\nx = 1"  # an answer that passes in every isolation
 
-Reply = dict[str, Any]  # of the judge: outcome, why, shut (what is shut off), clean
+Reply = dict[str, Json]  # of the judge: outcome, why, shut (what is shut off), clean
 
 _lock = threading.Lock()
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def how() -> dict[str, str]:
 
 
 def _run(code: str, tests: str, seconds: int, megabytes: int, isolation: Isolation) -> Reply:
-    request: dict[str, Any] = {
+    request: dict[str, Json] = {
         "code": code,
         "tests": tests,
         "seconds": seconds,
@@ -208,7 +209,7 @@ class _Judge:
             self.owner == os.getpid() and self.process is not None and self.process.poll() is None
         )
 
-    def ask(self, request: Mapping[str, Any], seconds: float) -> Reply | None:
+    def ask(self, request: Mapping[str, Json], seconds: float) -> Reply | None:
         """Return the reply, or None if the judge gives none in time."""
         if self.process is None:
             return None

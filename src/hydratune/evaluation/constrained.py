@@ -7,7 +7,8 @@ ones, never instead of them: a valid answer is then no achievement of the model.
 import functools
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from llguidance import LLMatcher
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _EXTRA = "pip install 'hydratune[constrained]'"
@@ -29,7 +31,7 @@ class Guide:
     def __init__(
         self,
         tokenizer: "PreTrainedTokenizerBase",
-        schema: Mapping[str, Any],
+        schema: Mapping[str, object],
         stop: frozenset[int],
         vocabulary: int,
         key: str = "constrained",
@@ -68,7 +70,7 @@ class Guide:
 class Guided:
     """How far one answer has come."""
 
-    def __init__(self, matcher: Any, width: int) -> None:
+    def __init__(self, matcher: "LLMatcher", width: int) -> None:
         self._matcher, self._width = matcher, width
 
     def allowed(self) -> torch.Tensor:
@@ -83,7 +85,7 @@ class Guided:
 
 
 @functools.cache
-def library(key: str) -> Any:
+def library(key: str) -> ModuleType:
     """Return llguidance. Raises ``ConfigError`` where it is not installed."""
     try:
         import llguidance
@@ -93,7 +95,7 @@ def library(key: str) -> Any:
 
 
 def guide_for(
-    schema: Mapping[str, Any] | None,
+    schema: Mapping[str, object] | None,
     encoder: ChatEncoder,
     model: "PreTrainedModel",
     key: str = "constrained",

@@ -204,8 +204,10 @@ def _falsify(node: ast.AST) -> bool:
                 return True
             test.ops = [_INVERTED[type(test.ops[0])]()]
         else:
-            is_not = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
-            node.test = test.operand if is_not else ast.UnaryOp(ast.Not(), test)  # type: ignore[attr-defined]
+            if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+                node.test = test.operand
+            else:
+                node.test = ast.UnaryOp(ast.Not(), test)
         return True
     call = node.value  # type: ignore[attr-defined]
     if call.func.attr == "assertEqual":

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -12,6 +11,7 @@ from hydratune.evaluation import metrics
 from hydratune.evaluation.assess import TestBench
 from hydratune.evaluation.decision import TITLES, Decision
 from hydratune.evaluation.measures import Measure, Prediction, count_cut, groups_of
+from hydratune.records.files import Json
 from hydratune.settings.commands import DecideConfig
 from hydratune.settings.evaluation import EvaluationConfig
 
@@ -45,7 +45,7 @@ def cost_of_calls(rows: Sequence[Prediction], seconds: float) -> dict[str, float
 
 def decision_content(
     result: DecisionResult, config: DecideConfig, evaluation: EvaluationConfig, bench: TestBench
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return the content of decision.json."""
     measured_with = metrics.settings(
         evaluation, bench.task, bench.max_new_tokens, result.predictions["base"]
@@ -79,7 +79,7 @@ def _system_content(
     cost: Mapping[str, float],
     evaluation: EvaluationConfig,
     bench: TestBench,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     has_schema, families = bench.schema is not None, bench.families
     measured = metrics.metrics(rows, evaluation, has_schema=has_schema, families=families)
     values, intervals = metrics.flat(system, measured)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
@@ -18,6 +18,7 @@ from hydratune.evaluation.corpus import Passage
 from hydratune.evaluation.measures import Measure, difference, rate, share
 from hydratune.evaluation.panel import Instruction, Panel
 from hydratune.metric_table import lower_is_better
+from hydratune.records.files import Json
 from hydratune.settings.data import TrainOn
 from hydratune.settings.evaluation import ForgettingConfig
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _DISTRIBUTION_TOKENS = 512  # tokens whose whole distribution is kept for the divergence
 
-Item = dict[str, Any]  # of forgetting.jsonl: the part of the panel, and sums over tokens
+Item = dict[str, Json]  # of forgetting.jsonl: the part of the panel, and sums over tokens
 
 
 @dataclass
@@ -185,7 +186,7 @@ def _without_part(item: Item) -> Item:
     return {key: value for key, value in item.items() if key != "part"}
 
 
-def _measure(part: str, items: Sequence[Mapping[str, Any]]) -> tuple[str, Measure]:
+def _measure(part: str, items: Sequence[Mapping[str, Json]]) -> tuple[str, Measure]:
     """Return the name and the measure of one part of the panel."""
     if part == "texts":
         bits = [i["nll"] / math.log(2) for i in items]
@@ -196,14 +197,14 @@ def _measure(part: str, items: Sequence[Mapping[str, Any]]) -> tuple[str, Measur
 
 
 def summary(
-    rows: Sequence[Mapping[str, Any]], config: ForgettingConfig, confidence: float, samples: int
-) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    rows: Sequence[Mapping[str, Json]], config: ForgettingConfig, confidence: float, samples: int
+) -> tuple[dict[str, Json], dict[str, list[float]]]:
     """Return (metrics, their intervals) for metrics.json.
 
     These are each measure before and after training, its ``_delta``, the divergence from the base,
     and whether the budgets are kept.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Json] = {}
     intervals: dict[str, list[float]] = {}
     for part in ("texts", "questions", "instructions"):
         items = [row for row in rows if row["part"] == part]
@@ -231,7 +232,7 @@ def summary(
     return values, intervals
 
 
-def exceeded(values: Mapping[str, Any], budgets: Mapping[str, float]) -> list[str]:
+def exceeded(values: Mapping[str, Json], budgets: Mapping[str, float]) -> list[str]:
     """Return a sentence for each measure that is over its budget.
 
     A budget is the largest loss: of bits, of nats, or of the share of instructions that are

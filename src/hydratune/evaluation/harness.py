@@ -3,10 +3,11 @@
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models.compute import as_trained, deterministic_if_possible
+from hydratune.records.files import Json
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -62,7 +63,7 @@ def ask(
     )
     options = {"limit": limit, "log_samples": False, "bootstrap_iters": 1000}
 
-    def evaluate() -> dict[str, Any]:
+    def evaluate() -> dict[str, Json]:
         manager = _manager(folder)
         return simple_evaluate(loaded, tasks=list(tasks), task_manager=manager, **options)
 

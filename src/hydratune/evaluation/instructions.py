@@ -8,15 +8,15 @@ Languages are recognised by langid's model.
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from hydratune.data.quality.languages import most_likely_language
 from hydratune.errors import DataError
+from hydratune.records.files import Json
 
 _CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _LESS = "less than"  # every other relation is "at least"
 
-Options = Mapping[str, Any]  # of a rule
+Options = Mapping[str, Json]  # of a rule
 Rules = Sequence[tuple[str, Options]]  # (name, options)
 
 

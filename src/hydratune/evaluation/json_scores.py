@@ -3,14 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from hydratune.data.answers import NotStrictJson, is_schema_valid, parse_strict, schema_errors
 from hydratune.data.quality.grounding import ungrounded
 from hydratune.evaluation.measures import Measure, Scores, rate, share
+from hydratune.records.files import Json
 
-Json = dict[str, Any]  # an object
-Schema = Mapping[str, Any]
+JsonObject = dict[str, Json]  # an object
+Schema = Mapping[str, Json]
 
 HOW = {
     "json": (
@@ -93,7 +93,7 @@ def allowed(schema: Schema | bool | None, path: str = "") -> Iterator[str]:
             yield from allowed(inner, path)
 
 
-def invented(stated: Json, expected: Json, schema: Schema | None) -> list[str]:
+def invented(stated: JsonObject, expected: JsonObject, schema: Schema | None) -> list[str]:
     """Return the keys that neither the reference has nor the schema names."""
     named = {*paths(expected), *allowed(schema)}
     open_paths = tuple(path[:-1] for path in named if path.endswith("*"))
@@ -138,14 +138,14 @@ def score(prediction: str, reference: str, schema: Schema | None, source: str = 
     for the reference, because a right answer may be worded otherwise than its source.
     """
     expected = parse_strict(reference)
-    stated: Json | None = None
+    stated: JsonObject | None = None
     error = ""
     try:
         stated = parse_strict(prediction.strip())
     except NotStrictJson as why:
         error = str(why)
     by_key = _by_key(stated, expected)
-    result: dict[str, Any] = {
+    result: dict[str, Json] = {
         "json_valid": stated is not None,
         "schema_valid": (
             stated is not None and schema is not None and is_schema_valid(stated, schema)
@@ -166,7 +166,7 @@ def score(prediction: str, reference: str, schema: Schema | None, source: str = 
     return result
 
 
-def _by_key(stated: Json | None, expected: Json) -> dict[str, list[int]]:
+def _by_key(stated: JsonObject | None, expected: JsonObject) -> dict[str, list[int]]:
     """Return (true positives, predicted, expected, equal) of every top-level key."""
     by_key = {}
     for key in dict.fromkeys([*expected, *(stated or {})]):

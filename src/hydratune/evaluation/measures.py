@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from hydratune.evaluation import statistics
 from hydratune.evaluation.statistics import Columns, Comparison, Difference, Interval, Of
+from hydratune.records.files import Json
 
-Prediction = Mapping[str, Any]  # one row of predictions.jsonl
-Scores = Mapping[str, Any]  # of one answer, stored in its row
+Prediction = Mapping[str, Json]  # one row of predictions.jsonl
+Scores = Mapping[str, Json]  # of one answer, stored in its row
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def mean(values: Sequence[float]) -> Measure:
     return share(values, [1.0] * len(values))
 
 
-def request_turns(prediction: Prediction) -> list[Mapping[str, Any]]:
+def request_turns(prediction: Prediction) -> list[Mapping[str, Json]]:
     """Return the turns of the row up to the answer.
 
     What a system's prompt had in addition is not among them: examples, passages, a schema.

@@ -8,12 +8,13 @@ between the two kinds of rows says something.
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.rows import stable_hash
 from hydratune.evaluation.generation import answer
 from hydratune.evaluation.statistics import Interval, wilson
+from hydratune.records.files import Json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +54,7 @@ def probe(
     pad: int,
     batch_size: int,
     pool: Executor | None,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
     """Return one record for each row.
 
     It holds the row's part, how many tokens the rest has, and how many of these, from the first one
@@ -97,7 +98,7 @@ def _count_equal(tokens: Sequence[int], expected: Sequence[int]) -> int:
 
 
 def summary(
-    records: Sequence[Mapping[str, Any]], confidence: float
+    records: Sequence[Mapping[str, Json]], confidence: float
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Return (metrics, intervals) for metrics.json; nothing where one of the parts has no rows.
 

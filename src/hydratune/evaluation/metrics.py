@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from hydratune.evaluation.measures import (
     share,
 )
 from hydratune.evaluation.statistics import Interval, ratio
+from hydratune.records.files import Json
 from hydratune.settings.evaluation import EvaluationConfig, Task
 
 Flat = tuple[dict[str, float], dict[str, list[float]]]  # (values, intervals) by name
@@ -61,9 +61,9 @@ def choose_task(
     return Task.json
 
 
-def score_row(answered: Answered, families: Sequence[str]) -> dict[str, Any]:
+def score_row(answered: Answered, families: Sequence[str]) -> dict[str, Json]:
     """Return the scores of one answer, which are stored with it."""
-    scores: dict[str, Any] = {}
+    scores: dict[str, Json] = {}
     for name in families:
         scores |= family(name).score(answered)
     return scores
@@ -141,7 +141,7 @@ def families_of(predictions: Sequence[Prediction], config: EvaluationConfig) -> 
 
 def settings(
     config: EvaluationConfig, task: Task, max_new_tokens: int, predictions: Sequence[Prediction]
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return how the metrics were taken: without it, a number cannot be compared with another."""
     percent = round(100 * config.confidence)
     families = names(config.metrics, task)
@@ -193,6 +193,6 @@ def flat_with_clean(
     return values, intervals
 
 
-def as_json_text(schema: Mapping[str, Any]) -> str:
+def as_json_text(schema: Mapping[str, Json]) -> str:
     """Return a schema as it is shown to a model."""
     return json.dumps(schema, separators=(",", ":"), ensure_ascii=False)

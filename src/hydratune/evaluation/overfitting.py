@@ -8,11 +8,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+
+from hydratune.records.files import Json
 
 _NOISE = 0.01  # of the best validation loss; a smaller change between validations says nothing
 
-HistoryRow = Mapping[str, Any]  # step, epoch, train/loss, and val/loss where there was a validation
+HistoryRow = Mapping[
+    str, Json
+]  # step, epoch, train/loss, and val/loss where there was a validation
 
 
 class Verdict(StrEnum):
@@ -63,7 +66,7 @@ class Course:
         }
         return {name: value for name, value in values.items() if value is not None}
 
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, Json]:
         """Return the rest for metrics.json."""
         epochs = [{**asdict(epoch), "gap": epoch.gap} for epoch in self.epochs]
         return {"verdict": self.verdict.value, "advice": self.advice, "epochs": epochs}

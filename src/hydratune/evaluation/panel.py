@@ -7,13 +7,13 @@ project, comes with the package; a user's own files take the place of its parts.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem
 from hydratune.evaluation.instructions import known
 from hydratune.evaluation.retrieval import documents, pieces
-from hydratune.records.files import read_jsonl
+from hydratune.records.files import Json, read_jsonl
 from hydratune.settings.evaluation import ForgettingConfig
 
 _BUILT_IN = Path(__file__).with_name("panel.jsonl")
@@ -22,7 +22,7 @@ _QUESTIONS = ("question", "prompt", "turns", "instruction")
 _ANSWERS = ("answer", "reference", "response", "output", "completion")
 
 T = TypeVar("T")
-Record = dict[str, Any]  # a line of a JSONL file
+Record = dict[str, Json]  # a line of a JSONL file
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Instruction:
 
     id: str
     prompt: str
-    rules: tuple[tuple[str, Mapping[str, Any]], ...]
+    rules: tuple[tuple[str, Mapping[str, Json]], ...]
 
 
 @dataclass(frozen=True)

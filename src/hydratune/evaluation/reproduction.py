@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
+
+from hydratune.records.files import Json
 
 # of any metric; the arithmetic of another machine or thread count differs in the last digits
 TOLERANCE = 1e-4
 _MOST_NAMES = 6  # of metrics in a message
 
 
-def differing_metrics(recorded: Mapping[str, Any], values: Mapping[str, float]) -> list[str]:
+def differing_metrics(recorded: Mapping[str, Json], values: Mapping[str, float]) -> list[str]:
     """Return the metrics that differ from the recorded ones by more than the tolerance.
 
     Older runs did not count truncated answers, so that these are not missed.
@@ -32,8 +33,8 @@ def differing_metrics(recorded: Mapping[str, Any], values: Mapping[str, float]) 
 def explain_difference(
     different: list[str],
     count: int,
-    recorded_with: Mapping[str, Any],
-    measured_with: Mapping[str, Any],
+    recorded_with: Mapping[str, Json],
+    measured_with: Mapping[str, Json],
 ) -> str:
     """Return that metrics differ, and which settings of the measurement do.
 
@@ -51,7 +52,7 @@ def explain_difference(
     )
 
 
-def reproduction_table(recorded: Mapping[str, Any], values: Mapping[str, float]) -> Table:
+def reproduction_table(recorded: Mapping[str, Json], values: Mapping[str, float]) -> Table:
     """Return a row for each metric that is not of a single field or class."""
     table = Table(header_style="bold")
     table.add_column("metric")

@@ -5,12 +5,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hydratune import metric_table
 from hydratune.metric_table import Direction, Metric, Unit, main_metric, title
+from hydratune.records.files import Json
 
-Measured = Mapping[str, Any]
+Measured = Mapping[str, Json]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,7 +42,7 @@ from hydratune.metric_table import (
     main_metric,
     title,
 )
-from hydratune.records.files import read_json, read_jsonl, read_text, write_text
+from hydratune.records.files import Json, read_json, read_jsonl, read_text, write_text
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.registry import flat
@@ -88,7 +87,7 @@ def render(record: RunDirectory) -> str:
     )
 
 
-def _heading(record: RunDirectory, settings: Mapping[str, Any]) -> dict[str, str]:
+def _heading(record: RunDirectory, settings: Mapping[str, Json]) -> dict[str, str]:
     status = _json(record.status_file)
     errors = [str(status["error"])] if status.get("error") else []
     damaged = [*digests.problems(record.path), *digests.problems(record.file(RunFile.hydra))]
@@ -101,7 +100,7 @@ def _heading(record: RunDirectory, settings: Mapping[str, Any]) -> dict[str, str
     }
 
 
-def _results(measured: Measured, main: str | None) -> dict[str, Any]:
+def _results(measured: Measured, main: str | None) -> dict[str, Json]:
     """Return what the page says of metrics.json."""
     systems = [s for s in SYSTEM_TITLES if any(key.startswith(f"{s}/") for key in measured)]
     intervals = measured.get("intervals", {})
@@ -125,7 +124,7 @@ def _results(measured: Measured, main: str | None) -> dict[str, Any]:
     }
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path) -> dict[str, Json]:
     try:
         content = read_json(file) if file.is_file() else {}
     except RunError:
@@ -133,7 +132,7 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _settings(record: RunDirectory) -> dict[str, Any]:
+def _settings(record: RunDirectory) -> dict[str, Json]:
     file = record.config_file
     try:
         return flat(OmegaConf.to_container(load_yaml(file))) if file.is_file() else {}
@@ -141,7 +140,7 @@ def _settings(record: RunDirectory) -> dict[str, Any]:
         return {}
 
 
-def _rows(record: RunDirectory, system: str) -> list[dict[str, Any]]:
+def _rows(record: RunDirectory, system: str) -> list[dict[str, Json]]:
     file = record.predictions_file(system)
     try:
         rows = read_jsonl(file) if file.is_file() else []
@@ -160,7 +159,7 @@ def _overrides(record: RunDirectory) -> list[str]:
     return [mask(str(one)) for one in overrides] if isinstance(overrides, list) else []
 
 
-def _bars(measured: Measured, systems: Sequence[str], main: str | None) -> list[dict[str, Any]]:
+def _bars(measured: Measured, systems: Sequence[str], main: str | None) -> list[dict[str, Json]]:
     """Return a bar for the main metric of each system."""
     if main is None:
         return []
@@ -195,7 +194,7 @@ def _number(measured: Measured, key: str) -> str:
 
 
 def _verdicts(
-    predictions: Predictions, main: str | None, settings: Mapping[str, Any], has_schema: bool
+    predictions: Predictions, main: str | None, settings: Mapping[str, Json], has_schema: bool
 ) -> list[str]:
     """Return the fine-tuned model against each baseline, paired over the same rows, in words."""
     config = EvaluationConfig(metrics=settings.get("evaluation.metrics"))
@@ -297,7 +296,7 @@ def _environment(record: RunDirectory) -> dict[str, str]:
     return {key: mask(str(value)) for key, value in flat(facts).items()} if facts else {}
 
 
-def _data(record: RunDirectory) -> dict[str, Any]:
+def _data(record: RunDirectory) -> dict[str, Json]:
     facts = _json(record.data_file)
     splits = [
         {
@@ -321,7 +320,7 @@ def _data(record: RunDirectory) -> dict[str, Any]:
     }
 
 
-def _answers(predictions: Predictions, main: str | None) -> list[dict[str, Any]]:
+def _answers(predictions: Predictions, main: str | None) -> list[dict[str, Json]]:
     """Return the fine-tuned model's worst answers first, with those of the other systems."""
     ours = predictions.get("eval", [])
 
@@ -337,8 +336,8 @@ def _answers(predictions: Predictions, main: str | None) -> list[dict[str, Any]]
 
 
 def _answer(
-    row: Prediction, main: str | None, others: Mapping[str, Mapping[Any, Prediction]]
-) -> dict[str, Any]:
+    row: Prediction, main: str | None, others: Mapping[str, Mapping[object, Prediction]]
+) -> dict[str, Json]:
     """Return one test row; ``others`` are the rows of other systems by title and hash."""
     item = row.get("item_hash")
     texts = {SYSTEM_TITLES["eval"]: row}

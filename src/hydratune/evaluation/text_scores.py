@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hydratune.evaluation.measures import Measure, Scores, mean, rate
+from hydratune.records.files import Json
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 ROUGE_HOW = {
@@ -44,7 +49,7 @@ def signatures(references: Sequence[int]) -> dict[str, str]:
     }
 
 
-def match(prediction: str, references: Sequence[str]) -> dict[str, Any]:
+def match(prediction: str, references: Sequence[str]) -> dict[str, Json]:
     """Return whether the answer is one of the references.
 
     ``normalised_match`` ignores case and white space.
@@ -85,14 +90,14 @@ def rouge_measures(scores: Sequence[Scores]) -> dict[str, Measure]:
 
 
 @cache
-def _sacrebleu() -> tuple[Any, Any]:
+def _sacrebleu() -> tuple["BLEU", "CHRF"]:
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
     return BLEU(effective_order=True), CHRF()
 
 
-def bleu(prediction: str, references: Sequence[str]) -> dict[str, Any]:
+def bleu(prediction: str, references: Sequence[str]) -> dict[str, Json]:
     """Return the counts that are summed over rows.
 
     ``bleu``: matched n-grams, all n-grams, words of the answer and of the reference; ``chrf``: for

@@ -1,10 +1,10 @@
 """Running texts: perplexity with its window, bits per byte, and what fine-tuning changed."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hydratune.evaluation.corpus import TextScore
 from hydratune.evaluation.measures import Measure, difference, share
+from hydratune.records.files import Json
 
 Scores = Mapping[str, Sequence[TextScore]]  # of every text, by system
 
@@ -21,14 +21,14 @@ def summary(
     stride: int | None,
     confidence: float,
     samples: int,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return what is stored of the texts ``names`` that every system of ``scores`` has read.
 
     ``tuned`` is compared with ``base``. An interval is that of a bootstrap over texts, so that a
     single text has none.
     """
     groups = [f"text {number}" for number in range(len(names))]
-    content: dict[str, Any] = {
+    content: dict[str, Json] = {
         "settings": {"window": window, "stride": stride or window, "texts": len(names)},
         "systems": {},
     }
@@ -58,7 +58,7 @@ def summary(
 
 def _delta(
     scores: Scores, groups: Sequence[str], confidence: float, samples: int
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return the change of bits per byte by fine-tuning; a single text has no p."""
     tuned, base = bits_per_byte(scores["tuned"]), bits_per_byte(scores["base"])
     change = difference(tuned, base, groups, confidence, samples)

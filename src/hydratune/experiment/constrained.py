@@ -1,7 +1,7 @@
 """Answers held to the JSON schema, beside the free answers of a finished run."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
@@ -38,7 +38,7 @@ def evaluate_constrained(run: FinishedRun, config: EvaluateConfig) -> None:
         raise no_schema()
     library("constrained")
     job, tuned = load_model(run, config)
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "settings": {**run.measured_with, "decoding": "greedy, held to the JSON schema"}
     }
     evaluation = run.settings.evaluation
@@ -101,12 +101,12 @@ def _compare(
     groups: list[str],
     evaluation: EvaluationConfig,
     table: Table,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the metrics and their differences for the file, and add a row for each to ``table``.
 
     Likelihoods are those of the model, whatever the decoding, and are skipped.
     """
-    content: dict[str, Any] = {}
+    content: dict[str, object] = {}
     confidence, samples = evaluation.confidence, evaluation.bootstrap_samples
     for name, measure in constrained.items():
         if "/" in name or name not in free or is_likelihood(name):

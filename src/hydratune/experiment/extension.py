@@ -7,13 +7,13 @@ longer run.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hydratune.errors import ConfigError, Problem
+from hydratune.records.files import Json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import Resume, TrainConfig, load
@@ -65,7 +65,7 @@ class _Change:
 
 
 def _merge(
-    values: dict[str, Any], composed: Mapping[str, object], overrides: Sequence[str]
+    values: dict[str, Json], composed: Mapping[str, object], overrides: Sequence[str]
 ) -> list[_Change]:
     """Put what may change into ``values``, the settings of the run. Returns all other changes.
 
@@ -166,7 +166,7 @@ def _leaves(key: str, every: Mapping[str, object]) -> list[str]:
     return [leaf for leaf in every if leaf == key or leaf.startswith(f"{key}.")]
 
 
-def _put(values: dict[str, Any], key: str, value: object) -> None:
+def _put(values: dict[str, Json], key: str, value: object) -> None:
     """Set a value of nested settings by its full key."""
     *groups, name = key.split(".")
     for group in groups:

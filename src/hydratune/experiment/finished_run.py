@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -11,7 +11,7 @@ from hydratune import digests
 from hydratune.bounds import load_yaml
 from hydratune.errors import RunError
 from hydratune.records.environment import Environment
-from hydratune.records.files import read_json
+from hydratune.records.files import Json, read_json
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.commands import EvaluateConfig, TrainConfig, load
@@ -32,12 +32,12 @@ class FinishedRun:
     metrics: RunMetrics
 
     @property
-    def measured_with(self) -> dict[str, Any]:
+    def measured_with(self) -> dict[str, Json]:
         """How the metrics of the fine-tuned model were taken: task, rows, token limit ..."""
         return self.metrics.settings["eval"]
 
     @property
-    def schema(self) -> dict[str, Any] | None:
+    def schema(self) -> dict[str, Json] | None:
         """The JSON schema of the answers; None if there is none."""
         file = self.record.schema_file
         return read_json(file) if file.is_file() else None

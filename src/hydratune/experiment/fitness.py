@@ -6,7 +6,7 @@ rows. None of them needs the weights of the model.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -131,7 +131,7 @@ def test_bench(
     reader: Reader,
     encoder: ChatEncoder,
     rows: Sequence[Row],
-    schema: Mapping[str, Any] | None,
+    schema: Mapping[str, object] | None,
     leaky: frozenset[str],
 ) -> "TestBench":
     """Return the test rows as the model will answer them. Raises ``InputError`` if it cannot."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydratune.adapters.folder import AdapterFolder
 from hydratune.data.encoding.encoded import Encoded
@@ -17,6 +17,7 @@ from hydratune.evaluation.assess import TestBench
 from hydratune.experiment.context import RunContext
 from hydratune.models import turn_ends
 from hydratune.models.compute import Compute
+from hydratune.records.files import Json
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.model import Source
 
@@ -40,7 +41,7 @@ class Job:
     sets: RowSets
     train: list[Encoded]  # the tokens of ``sets.train``, in the same order
     validation: list[Encoded]
-    data_facts: dict[str, Any]  # the content of data.json
+    data_facts: dict[str, Json]  # the content of data.json
     prepared: Prepared
     bench: TestBench
     examples: list[Row]  # for the few-shot prompt, as many as fit
@@ -48,7 +49,7 @@ class Job:
     base_knows_ends: bool  # the base model's generation config has every token that ends an answer
     sample: TestBench | None = None  # validation rows that are answered during training
     # the checkpoint from which the run is resumed; PyTorch's checkpoints are untyped
-    checkpoint: Mapping[str, Any] | None = None
+    checkpoint: Mapping[str, Json] | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # wall seconds by stage
     other_cpu_seconds: float = 0.0  # of the other processes of a data-parallel run
 

@@ -1,7 +1,6 @@
 """What the terminal says of the model and the data before training."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.markup import escape
 
@@ -12,10 +11,11 @@ from hydratune.data.sources.prepared import PreparedData
 from hydratune.evaluation.assess import can_be_shown
 from hydratune.experiment import fitness
 from hydratune.experiment.job import Job
+from hydratune.records.files import Json
 from hydratune.settings.evaluation import Baseline
 
 
-def quality(prepared: Prepared) -> dict[str, Any]:
+def quality(prepared: Prepared) -> dict[str, Json]:
     """Return what data.json says of the preparation: findings, repairs and rows that were dropped.
 
     ``left`` are the findings that cleaning would repair, and does not, by the settings.
@@ -96,7 +96,7 @@ def _print_precision(job: Job) -> None:
         )
 
 
-def _describe_findings(prepared: Prepared, facts: Mapping[str, Any]) -> str:
+def _describe_findings(prepared: Prepared, facts: Mapping[str, Json]) -> str:
     """Return, in one line, what the checks found and what is not repaired, each with its splits."""
     checks, repairs = prepared.report["checks"], prepared.report["cleaning"]
     findings = [

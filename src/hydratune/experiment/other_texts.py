@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
@@ -15,7 +15,7 @@ from hydratune.evaluation.corpus import score_texts
 from hydratune.evaluation.decision import TITLES
 from hydratune.evaluation.retrieval import documents
 from hydratune.experiment.finished_run import FinishedRun, load_model
-from hydratune.records.files import write_json
+from hydratune.records.files import Json, write_json
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 
@@ -121,7 +121,7 @@ def _measure_texts(
     console.print(_difference_line(content["bits_per_byte_delta"], len(names), window))
 
 
-def _difference_line(delta: Mapping[str, Any], count: int, window: _Window) -> str:
+def _difference_line(delta: Mapping[str, Json], count: int, window: _Window) -> str:
     """Return what fine-tuning changed on ``count`` texts."""
     interval = f"({count} text{'s'[: count > 1]} cannot tell: no interval)"
     if delta["interval"]:
@@ -141,7 +141,7 @@ def _measure_tasks(
 ) -> None:
     """Measure tasks of lm-eval."""
     assert config.lm_eval is not None
-    options: dict[str, Any] = {
+    options: dict[str, Json] = {
         "window": window.size,
         "limit": config.lm_eval_limit,
         "batch_size": config.batch_size or _LM_EVAL_BATCH,

@@ -1,7 +1,7 @@
 """Settings -> job: load the model and the data, check what can be checked before training."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydratune.adapters import attach, continued
 from hydratune.adapters.folder import AdapterFolder, find
@@ -21,6 +21,7 @@ from hydratune.experiment.job import Job
 from hydratune.models import loading
 from hydratune.models.compute import Compute, compute_of
 from hydratune.models.turn_ends import of_model
+from hydratune.records.files import Json
 from hydratune.records.run_directory import is_main_process
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.evaluation import Baseline
@@ -46,7 +47,7 @@ class _Rows:
 
     sets: RowSets
     tokens: dict[str, list[Encoded]]
-    facts: dict[str, dict[str, Any]]  # what data.json says of each split
+    facts: dict[str, dict[str, Json]]  # what data.json says of each split
 
 
 def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
@@ -127,7 +128,7 @@ def _load_base(config: TrainConfig, compute: Compute) -> _Base:
 def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> _Rows:
     """Return the rows that fit, with their tokens. Raises ``DataError`` for a wrong loss mask."""
     kept, tokens, reports = fitness.encode(config, encoder, sets)
-    facts: dict[str, dict[str, Any]] = {}
+    facts: dict[str, dict[str, Json]] = {}
     for name, rows in kept.items():
         # equal hashes: losses over these tokens compare
         tokens_hash = stable_hash(sorted(stable_hash((e.ids, e.loss_mask)) for e in tokens[name]))
@@ -162,7 +163,7 @@ def _check_rows(
         attach.check(model, config.adapter, total_steps(config, len(rows.tokens["train"])))
 
 
-def _data_facts(config: TrainConfig, rows: _Rows, prepared: Prepared) -> dict[str, Any]:
+def _data_facts(config: TrainConfig, rows: _Rows, prepared: Prepared) -> dict[str, Json]:
     """Return the content of data.json."""
     facts = {
         "fingerprint": rows.sets.fingerprint,

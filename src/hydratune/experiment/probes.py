@@ -6,14 +6,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from hydratune.cache import cache_folder
 from hydratune.console import console
 from hydratune.data.rows import Message, stable_hash
 from hydratune.evaluation import assess, canaries, forgetting, memorisation, metrics, panel
 from hydratune.experiment.job import Job
-from hydratune.records.files import write_jsonl
+from hydratune.records.files import Json, write_jsonl
 from hydratune.records.predictions import Prediction, write_predictions
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.evaluation import Baseline
@@ -24,7 +24,7 @@ from hydratune.settings.registry import plain
 class Measured:
     """What a probe measured: metrics and their confidence intervals, by name."""
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Json] = field(default_factory=dict)
     intervals: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -188,7 +188,7 @@ class CanaryProbe:
 
     def __init__(self, job: Job, record: RunDirectory) -> None:
         self._job, self._record = job, record
-        self._base: list[dict[str, Any]] = []
+        self._base: list[dict[str, Json]] = []
 
     def before(self) -> None:
         if self._job.config.evaluation.canaries:
@@ -202,7 +202,7 @@ class CanaryProbe:
         write_jsonl(self._record.file(RunFile.canaries), rows)
         return Measured(*canaries.summary(rows, config.confidence, config.bootstrap_samples))
 
-    def _measure(self) -> list[dict[str, Any]]:
+    def _measure(self) -> list[dict[str, Json]]:
         job, config = self._job, self._job.config
         never_trained = canaries.make_canaries(
             config.evaluation.canaries, config.seed, config.data.system_prompt, trained=False

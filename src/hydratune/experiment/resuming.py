@@ -7,7 +7,6 @@ checkpoint of the same identity, so that its results are those of an uninterrupt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
@@ -16,6 +15,7 @@ from hydratune.console import console
 from hydratune.errors import ConfigError, Problem
 from hydratune.experiment import extension
 from hydratune.experiment.job import Job
+from hydratune.records.files import Json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import Resume
 from hydratune.settings.registry import flat, plain
@@ -30,7 +30,7 @@ _FREE = "trainer.checkpoint_minutes"  # a setting of them that does not
 _UNCHANGED = ("training data", "base model", "starting adapter")  # with which a run is resumed
 
 
-def identity(job: Job) -> dict[str, Any]:
+def identity(job: Job) -> dict[str, Json]:
     """Return what must be unchanged for a run to be resumed: settings, rows, base, versions."""
     settings = {
         key: str(value)
@@ -51,7 +51,7 @@ def identity(job: Job) -> dict[str, Any]:
     }
 
 
-def find_checkpoint(job: Job, record: RunDirectory) -> Mapping[str, Any] | None:
+def find_checkpoint(job: Job, record: RunDirectory) -> Mapping[str, Json] | None:
     """Return the checkpoint from which this run is resumed, or None if it starts anew.
 
     Raises ``ConfigError`` if the checkpoint is not one of this run.
@@ -89,7 +89,7 @@ class _Changes:
     surroundings: list[str]  # rows, base model, versions; ignored with ``resume=force``
 
 
-def _compare(job: Job, before: Mapping[str, Any]) -> _Changes:
+def _compare(job: Job, before: Mapping[str, Json]) -> _Changes:
     """Compare the job with the identity ``before`` that the checkpoint holds."""
     now = identity(job)
     old, new = before["settings"], now["settings"]
@@ -146,7 +146,7 @@ def _older_format(job: Job, file: Path) -> ConfigError:
     return _problem(job, why, fix)
 
 
-def _lengthen(job: Job, checkpoint: Mapping[str, Any], total: int) -> None:
+def _lengthen(job: Job, checkpoint: Mapping[str, Json], total: int) -> None:
     """Turn ``checkpoint``, of a shorter run, into one of this run of ``total`` steps.
 
     Raises ``ConfigError`` if this run is not longer.

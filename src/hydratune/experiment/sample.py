@@ -1,7 +1,6 @@
 """The model's answers to a few validation rows during training: sample.jsonl."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.markup import escape
 
@@ -11,7 +10,7 @@ from hydratune.evaluation import metrics
 from hydratune.evaluation.assess import TestBench
 from hydratune.experiment.job import Job
 from hydratune.metric_table import main_metric, title
-from hydratune.records.files import read_jsonl, write_jsonl
+from hydratune.records.files import Json, read_jsonl, write_jsonl
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 from hydratune.training.task import Answer
@@ -51,7 +50,7 @@ def _sample_row(step: int, prediction: Prediction) -> dict[str, object]:
     }
 
 
-def _earlier_rows(record: RunDirectory, step: int) -> list[dict[str, Any]]:
+def _earlier_rows(record: RunDirectory, step: int) -> list[dict[str, Json]]:
     """Return the stored rows of earlier steps.
 
     Later ones are of a part of the run that is repeated after the checkpoint.

@@ -7,7 +7,7 @@ use one model at the same time.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,9 @@ class Recorder(Protocol):
     """
 
     def __call__(self, layer: int, key: torch.Tensor, value: torch.Tensor, /) -> KeysAndValues: ...
+
+
+Settings: TypeAlias = Mapping[str, Any]  # what transformers passes: scaling, dropout, ...
 
 
 def attention(
@@ -87,7 +90,7 @@ def _behind_prefix(
     value: torch.Tensor,
     lengths: tuple[int, ...],
     record: Callable[[torch.Tensor, torch.Tensor], KeysAndValues],
-    settings: Mapping[str, Any],
+    settings: Settings,
 ) -> torch.Tensor:
     """Return attention of rows laid end to end, the first of which is the prefix of all others."""
     first, rest = lengths[:1], lengths[1:]
@@ -108,7 +111,7 @@ def _rows(
     value: torch.Tensor,
     lengths: tuple[int, ...],
     prefix: KeysAndValues | None,
-    settings: Mapping[str, Any],
+    settings: Settings,
 ) -> torch.Tensor:
     """Return attention of rows laid end to end, each to the prefix and to itself."""
     scale, window = settings.get("scaling"), settings.get("sliding_window")
@@ -128,7 +131,9 @@ def _rows(
     ):
         pair = prefix if prefix is not None else (None, None)
         scale = scale if scale is not None else query.shape[-1] ** -0.5
-        result: torch.Tensor = RowAttention.apply(query, key, value, *pair, lengths, scale)  # type: ignore[no-untyped-call]
+        result: torch.Tensor = RowAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, *pair, lengths, scale
+        )
         return result
     return _row_by_row(query, key, value, lengths, prefix, settings)
 
@@ -139,7 +144,7 @@ def _row_by_row(
     value: torch.Tensor,
     lengths: tuple[int, ...],
     prefix: KeysAndValues | None,
-    settings: Mapping[str, Any],
+    settings: Settings,
 ) -> torch.Tensor:
     """Return the same by one call of SDPA for every row: with dropout, a window or on a GPU without
     the kernel.

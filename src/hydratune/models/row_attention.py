@@ -7,13 +7,28 @@ the kernel's own backward takes the merged values, so no mask is built and nothi
 row.
 """
 
-from typing import Any
-
 import torch
 from torch.autograd.function import once_differentiable
 
+from hydratune.models.autograd import Context
+
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class _RowContext(
+    Context[
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor | None,
+        torch.Tensor | None,
+        torch.Tensor,
+        torch.Tensor,
+    ]
+):
+    lengths: tuple[int, ...]
+    scale: float
 
 
 class RowAttention(torch.autograd.Function):
@@ -25,7 +40,7 @@ class RowAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _RowContext,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -59,7 +74,9 @@ class RowAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_result: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: _RowContext, d_result: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         query, key, value, prefix_key, prefix_value, result, total = ctx.saved_tensors
         heads = key.shape[1]
         q, out, d_out = (
@@ -86,7 +103,7 @@ class RowAttention(torch.autograd.Function):
             )
             torch.sum(d_k, 1, out=d_key[0, :, row])
             torch.sum(d_v, 1, out=d_value[0, :, row])
-        if prefix_key is None:
+        if prefix_key is None or prefix_value is None:
             return d_query, d_key, d_value, None, None, None, None
         k, v = _for_group(prefix_key, groups), _for_group(prefix_value, groups)
         more, d_k, d_v = _backward(d_out, q, k, v, out, total, 0.0, False, scale=ctx.scale)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from hydratune.models.autograd import Context
 from hydratune.models.compute import sent
 
 try:
@@ -95,7 +96,12 @@ def attend(
     longest = max(lengths)
     tensors = q.contiguous(), k.contiguous(), v.contiguous(), starts, key_starts
     assert kernel is not None
-    attended: Any = kernel(*tensors, longest, longest + extra, **options)  # type: ignore[arg-type]  # depend on its version
+    attended: Any = kernel(
+        *tensors,
+        longest,
+        longest + extra,
+        **options,  # type: ignore[arg-type]  # they depend on its version
+    )
     result: torch.Tensor = attended[None]
     return result
 
@@ -117,6 +123,12 @@ def _options(grouped: bool, scale: float | None, window: int | None) -> dict[str
     return options
 
 
+class _BeforeEachContext(Context[()]):
+    lengths: tuple[int, ...]
+    prefix: int  # tokens of the prefix
+    dtype: torch.dtype  # of the prefix
+
+
 class BeforeEach(torch.autograd.Function):
     """A prefix (prefix, heads, width) put before every one of the rows laid end to end in x
     (tokens, heads, width).
@@ -126,7 +138,7 @@ class BeforeEach(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, prefix: torch.Tensor, x: torch.Tensor, lengths: tuple[int, ...]
+        ctx: _BeforeEachContext, prefix: torch.Tensor, x: torch.Tensor, lengths: tuple[int, ...]
     ) -> torch.Tensor:
         ctx.lengths, ctx.prefix, ctx.dtype = lengths, len(prefix), prefix.dtype
         places, _, _ = _places(lengths, len(prefix), x.device)
@@ -134,7 +146,9 @@ class BeforeEach(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: _BeforeEachContext, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         _, of_prefix, of_rows = _places(ctx.lengths, ctx.prefix, gradient.device)
         shares = gradient.index_select(0, of_prefix).unflatten(0, (len(ctx.lengths), ctx.prefix))
         total = shares.sum(0, dtype=torch.promote_types(gradient.dtype, torch.float32))

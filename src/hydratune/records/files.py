@@ -9,10 +9,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from hydratune import digests
 from hydratune.errors import RunError
+
+Json: TypeAlias = Any  # a value read from JSON, or to be written: its type is that of the file
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     write_text(path, lines, digest=True)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Json:
     """Read one JSON value.
 
     Raises ``RunError`` if the file is missing, not JSON or not what was written.
@@ -87,12 +89,12 @@ def read_text(path: Path) -> str:
         raise RunError(f"{path} is not UTF-8 ({error}); the file was changed or cut") from None
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path) -> list[dict[str, Json]]:
     """Read one JSON object per line.
 
     Raises ``RunError`` with file:line for a broken line, or if the file is not what was written.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Json]] = []
     try:
         lines = read_text(path).removesuffix("\n").split("\n")
     except FileNotFoundError:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hydratune.errors import RunError
-from hydratune.records.files import read_json, write_json
+from hydratune.records.files import Json, read_json, write_json
 
 _STRUCTURES = ("course", "settings", "intervals", "seconds")
 _TRAINING = ("train/loss", "val/loss", "objective", "cost/")
@@ -18,14 +17,14 @@ class RunMetrics:
     """The content of metrics.json. Its metrics are numbers by name, in three parts."""
 
     # of the answers to the test rows ("eval/exact_match") and of the loss curve ("fit/rise")
-    answers: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)  # losses, objective, "cost/..."
-    probes: dict[str, Any] = field(default_factory=dict)  # "forgetting/...", "memorisation/..."
-    course: dict[str, Any] = field(default_factory=dict)  # verdict and advice on the loss curve
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # how it was measured
+    answers: dict[str, Json] = field(default_factory=dict)
+    training: dict[str, Json] = field(default_factory=dict)  # losses, objective, "cost/..."
+    probes: dict[str, Json] = field(default_factory=dict)  # "forgetting/...", "memorisation/..."
+    course: dict[str, Json] = field(default_factory=dict)  # verdict and advice on the loss curve
+    settings: dict[str, dict[str, Json]] = field(default_factory=dict)  # how it was measured
     intervals: dict[str, list[float]] = field(default_factory=dict)  # by name of a metric
     seconds: dict[str, float] = field(default_factory=dict)  # wall seconds by stage
-    other: dict[str, Any] = field(default_factory=dict)  # what another version wrote
+    other: dict[str, Json] = field(default_factory=dict)  # what another version wrote
 
     @property
     def values(self) -> dict[str, float]:
@@ -38,7 +37,7 @@ class RunMetrics:
         """The systems whose answers were measured: base, fewshot, eval."""
         return [name for name in self.settings if name != "objective"]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the content of the file, in the order in which it is written."""
         return {
             **self.answers,
@@ -52,7 +51,7 @@ class RunMetrics:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "RunMetrics":
+    def from_json(cls, content: Mapping[str, Json]) -> "RunMetrics":
         """Read the content of a file; whatever an older version did not write is empty."""
         metrics = cls(**{name: content[name] for name in _STRUCTURES if name in content})
         for name, value in content.items():

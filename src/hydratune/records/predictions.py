@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
-from hydratune.records.files import read_jsonl, write_jsonl
+from hydratune.records.files import Json, read_jsonl, write_jsonl
 
 
 class Prediction(TypedDict):
@@ -18,8 +18,8 @@ class Prediction(TypedDict):
     group: str  # rows of one group are resampled together
     item_hash: str  # of the row: equal hashes, the same row
     prompt_hash: str  # of the tokens of the prompt
-    prompt: list[dict[str, Any]]  # the turns that were asked
-    request: NotRequired[list[dict[str, Any]]]  # the row's own turns, where they differ
+    prompt: list[dict[str, Json]]  # the turns that were asked
+    request: NotRequired[list[dict[str, Json]]]  # the row's own turns, where they differ
     prediction: str
     reference: str
     references: NotRequired[list[str]]  # other right answers
@@ -31,7 +31,7 @@ class Prediction(TypedDict):
     answer_bytes: int
     tests: NotRequired[str]  # code that an answer in code must pass
     leaky: NotRequired[bool]  # whether the row's request is in training, or nearly
-    scores: NotRequired[Mapping[str, Any]]  # by metric, empty if the row was not asked
+    scores: NotRequired[Mapping[str, Json]]  # by metric, empty if the row was not asked
 
 
 def read_predictions(file: Path) -> list[Prediction]:

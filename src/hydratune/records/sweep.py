@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hydratune.records.files import read_json, write_json
+from hydratune.records.files import Json, read_json, write_json
 
 SWEEP_FILE = "sweep.json"  # in the folder of a sweep
 
@@ -46,7 +45,7 @@ def read_sweep(folder: Path) -> dict[str, SweepJob]:
     file = folder / SWEEP_FILE
     if not file.is_file():
         return {}
-    content: dict[str, Any] = read_json(file)["jobs"]
+    content: dict[str, Json] = read_json(file)["jobs"]
     return {
         name: SweepJob(name, tuple(job["overrides"]), job["varying"])
         for name, job in content.items()

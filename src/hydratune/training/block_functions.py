@@ -4,22 +4,28 @@ What an elementwise operation can compute again is not saved.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from hydratune.models.autograd import Context
 from hydratune.training.arithmetic import STANDARD, Arithmetic
 from hydratune.training.elementwise import EAGER, Elementwise
 from hydratune.training.low_rank import (
     FrozenLinear,
     LoraShare,
+    TermsContext,
     in_flat_order,
     low_rank_forward,
     save_terms,
     saved_terms,
 )
 from hydratune.training.products import back, exact, steadily
+
+
+class _NormContext(Context[torch.Tensor, torch.Tensor, torch.Tensor]):
+    from_y: bool
+    pieces: Elementwise
 
 
 class RmsNorm(torch.autograd.Function):
@@ -30,7 +36,7 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _NormContext,
         x: torch.Tensor,
         weight: torch.Tensor,
         eps: float,
@@ -44,8 +50,16 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: _NormContext, dy: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         return ctx.pieces.norm_gradient(dy, *ctx.saved_tensors, ctx.from_y), None, None, None
+
+
+class _GatedContext(TermsContext):
+    activation: str
+    linear: FrozenLinear
+    pieces: Elementwise
 
 
 class GatedDown(torch.autograd.Function):
@@ -57,7 +71,7 @@ class GatedDown(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _GatedContext,
         gate: torch.Tensor,
         up: torch.Tensor,
         activation: str,
@@ -75,7 +89,9 @@ class GatedDown(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: _GatedContext, dy: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         (gate, up), terms = saved_terms(ctx)
         dy = dy.reshape(-1, dy.shape[-1])
         d_ups = [term.outer_gradients([dy]) for term in terms]
@@ -99,5 +115,7 @@ def gated_down(
     arithmetic: Arithmetic = STANDARD,
 ) -> torch.Tensor:
     """Return the output of ``GatedDown``, recorded for the backward pass."""
-    output: torch.Tensor = GatedDown.apply(gate, up, activation, linear, shares, arithmetic, *flat)  # type: ignore[no-untyped-call]
+    output: torch.Tensor = GatedDown.apply(  # type: ignore[no-untyped-call]
+        gate, up, activation, linear, shares, arithmetic, *flat
+    )
     return output

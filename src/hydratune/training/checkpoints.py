@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -12,6 +11,7 @@ from hydratune import digests
 from hydratune.errors import RunError
 from hydratune.records.files import atomic
 from hydratune.training.interrupts import delay_signals
+from hydratune.training.task import Checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -22,7 +22,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
         """Write ``checkpoint`` and its digest. Raises ``RunError`` if the disk is full."""
         try:
@@ -50,7 +50,7 @@ def best_checkpoint(folder: Path) -> ModelCheckpoint:
     )
 
 
-def read_checkpoint(file: Path) -> tuple[dict[str, Any], bool]:
+def read_checkpoint(file: Path) -> tuple[Checkpoint, bool]:
     """Return the content of a checkpoint, and whether it was verified by its digest.
 
     Raises ``RunError`` if it is not what was written, or cannot be read.

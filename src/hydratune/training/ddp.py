@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import lightning
 import torch
@@ -43,6 +43,7 @@ from hydratune.records.status import State
 from hydratune.settings.secrets import mask
 from hydratune.settings.trainer import TrainerConfig
 
+Value = TypeVar("Value")
 log = logging.getLogger(__name__)
 # environment variable: the folder where the processes of one run report that they are ready
 _MEETING = "HYDRATUNE_DDP_FOLDER"
@@ -66,11 +67,11 @@ def rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def gathered(value: Any) -> list[Any]:
+def gathered(value: Value) -> list[Value]:
     """Return the ``value`` of every rank, in their order; every rank must call it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
+    values: list[Value] = [value] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
 
@@ -86,7 +87,7 @@ def summed(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def plugins() -> list[Any]:
+def plugins() -> list[LightningEnvironment]:
     """Return what tells Lightning's Trainer that the processes exist already, whatever else started
     this one.
     """
@@ -101,7 +102,7 @@ class RankSetup(lightning.Callback):
     def __init__(self) -> None:
         self.on_sigterm = signal.getsignal(signal.SIGTERM)
 
-    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:  # FineTuning
         if trainer.world_size == 1:
             return
         if threading.current_thread() is threading.main_thread():

@@ -124,7 +124,12 @@ def compiled() -> Elementwise:
     Raises whatever the compiler raises if it does not work here.
     """
 
-    functions: tuple[Any, ...] = (_norm, _pure_norm_gradient, _gated, _pure_gated_gradient)
+    functions: tuple[Any, ...] = (
+        _norm,
+        _pure_norm_gradient,
+        _gated,
+        _pure_gated_gradient,
+    )
     norm, norm_gradient, gated, gated_gradient = (
         torch.compile(function, dynamic=True) for function in functions
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, InvalidStateError
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -78,7 +78,7 @@ class Execution:
         Without ``options.parameters`` there are no gradients. Those that hold a prefix come last.
         """
         jobs = self.jobs()
-        outputs: Iterator[Any]
+        outputs: Iterator[Result]
         if pool is None or not jobs:
             outputs = itertools.starmap(self._guarded, jobs)
         elif merging is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,10 +21,14 @@ from hydratune.data.rows import stable_hash
 from hydratune.training.patches import ModelPatches
 from hydratune.training.randomness import active_dropouts, drops_attention
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
 StatesOf = Callable[[Sequence[Encoded]], torch.Tensor]  # rows -> states (1, tokens, width)
 
 
-def decoder_layers(model: Any) -> torch.nn.ModuleList | None:
+def decoder_layers(model: "PreTrainedModel | PeftModel") -> torch.nn.ModuleList | None:
     """Return the decoder layers of a transformers model."""
     layers = getattr(model.base_model, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList):
@@ -32,7 +36,7 @@ def decoder_layers(model: Any) -> torch.nn.ModuleList | None:
     return layers if any(module is layers for module in model.modules()) else None
 
 
-def frozen_layers(model: Any) -> int:
+def frozen_layers(model: "PreTrainedModel | PeftModel") -> int:
     """Return how many layers at the bottom, and the embeddings below them, are not trained and draw
     no random numbers.
     """
@@ -57,7 +61,9 @@ def frozen_layers(model: Any) -> int:
 class FrozenBottom:
     """The hidden states that enter the first trained layer, for every token of some rows."""
 
-    def __init__(self, model: Any, layers: int, rows: Sequence[Encoded], file: Path) -> None:
+    def __init__(
+        self, model: "PreTrainedModel | PeftModel", layers: int, rows: Sequence[Encoded], file: Path
+    ) -> None:
         self.layers = layers
         self._starts: dict[int, int] = {}  # ``id`` of a row -> number of its first token
         position = 0
@@ -97,7 +103,11 @@ class StoreOptions:
 
 
 def frozen_bottom(
-    model: Any, rows: Sequence[Encoded], identity: str, states_of: StatesOf, options: StoreOptions
+    model: "PreTrainedModel | PeftModel",
+    rows: Sequence[Encoded],
+    identity: str,
+    states_of: StatesOf,
+    options: StoreOptions,
 ) -> FrozenBottom | None:
     """Return the states of ``rows``, from the cache or computed by ``states_of``; None where this
     saves nothing or does not fit.
@@ -122,7 +132,7 @@ def frozen_bottom(
     return FrozenBottom(model, count, rows, folder / "states.bin")
 
 
-def _fits(model: Any, rows: Sequence[Encoded], limit: float) -> bool:
+def _fits(model: "PreTrainedModel | PeftModel", rows: Sequence[Encoded], limit: float) -> bool:
     width, itemsize = model.config.get_text_config().hidden_size, model.dtype.itemsize
     size = sum(len(row.ids) - 1 for row in rows) * width * itemsize
     folder = cache_folder()

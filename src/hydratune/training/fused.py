@@ -44,5 +44,6 @@ def _allow_clipping(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     Lightning refuses, because such an optimizer might unscale fp16 gradients itself. There is no
     fp16 here: bf16 needs no loss scaling, so nothing is unscaled.
     """
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch declares it nowhere
+    # torch declares this attribute nowhere
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Container
-from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
@@ -59,7 +58,7 @@ class HalvingRungs(Checkpoint):
                 raise Paused  # the checkpoint from which it is resumed still exists
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: object
     ) -> None:
         assert isinstance(module, FineTuning)
         step = trainer.global_step

@@ -15,7 +15,7 @@ from hydratune.training.module import FineTuning
 
 _SECONDS_UNREAD = 1.0  # for which a GPU's numbers may stay there
 STEPS_UNREAD = 8  # likewise, in a data-parallel run
-HistoryRow = dict[str, Any]  # a row of history.csv: column -> number
+HistoryRow = dict[str, float]  # a row of history.csv: column -> number
 
 
 @dataclass
@@ -71,7 +71,10 @@ class History(lightning.Callback):
         self.recorded: list[OptimizerStep] = []  # recorded, and not seen by the watchdog yet
 
     def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         assert isinstance(module, FineTuning)
         assert module.train_loss is not None
@@ -86,7 +89,7 @@ class History(lightning.Callback):
             OptimizerStep.read([self.step])
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: object
     ) -> None:
         assert isinstance(module, FineTuning)
         if trainer.fit_loop.epoch_loop._should_accumulate():
@@ -136,11 +139,11 @@ class History(lightning.Callback):
         row: HistoryRow = {
             "step": step.number,
             "epoch": round(step.number / self.per_epoch, 4),
-            "train/loss": step.loss,
+            "train/loss": float(step.loss),
             "lr": step.lr,
             "tokens": step.tokens,
             "tokens_per_second": speed,
-            "grad_norm": step.grad_norm,
+            "grad_norm": float(step.grad_norm),
         }
         self.ticker.advance(1, step.tokens - self.tokens, loss=float(step.loss))
         self.tokens = step.tokens
@@ -149,7 +152,7 @@ class History(lightning.Callback):
             logged = {k: v for k, v in row.items() if k not in ("step", "epoch")}
             trainer.logger.log_metrics(logged, step=step.number)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         elapsed = time.perf_counter() - self.started
         return {
             "rows": self.rows,

@@ -38,7 +38,9 @@ class LeanNorm:
             return output
         weight = self.module.weight + 1 if self.adds_one else self.module.weight
         pieces = current_step().arithmetic.pieces
-        normed: torch.Tensor = RmsNorm.apply(x, weight, self.eps, pieces)  # type: ignore[no-untyped-call]
+        normed: torch.Tensor = RmsNorm.apply(  # type: ignore[no-untyped-call]
+            x, weight, self.eps, pieces
+        )
         return normed
 
 
@@ -67,7 +69,8 @@ def lean_norm(module: torch.nn.Module) -> LeanNorm | None:
         with torch.no_grad():
             try:
                 expected = module(x)
-                same = torch.allclose(expected, RmsNorm.apply(x, scale, eps), rtol=1e-3, atol=1e-4)  # type: ignore[no-untyped-call]
+                normed = RmsNorm.apply(x, scale, eps)  # type: ignore[no-untyped-call]
+                same = torch.allclose(expected, normed, rtol=1e-3, atol=1e-4)
             except (RuntimeError, TypeError):
                 return None
         if same:

@@ -7,7 +7,6 @@ state the function does not cover computes by its own forward.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -68,7 +67,7 @@ class LeanLinear:
     layer: LinearLayer
     siblings: Siblings
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         """Return the output of the layer for x (..., in)."""
         if args or kwargs or not all(supports(layer, x) for layer in self.siblings.layers):
             output: torch.Tensor = type(self.layer).forward(self.layer, x, *args, **kwargs)
@@ -98,7 +97,7 @@ def own_share(
     """Return what a model's own adapter adds to ``layers`` on all rows: one share and its weights,
     or none.
     """
-    with_lora: Any = [
+    with_lora = [
         (place, layer) for place, layer in enumerate(layers) if isinstance(layer, LoraLayer)
     ]
     if not with_lora:
@@ -109,5 +108,5 @@ def own_share(
 
 def lora_weights(model: torch.nn.Module) -> list[torch.Tensor]:
     """Return A and B of every LoRA layer of ``model`` whose forward is replaced."""
-    layers: Any = [m for m in model.modules() if is_lean(m) and isinstance(m, LoraLayer)]
+    layers = [m for m in model.modules() if is_lean(m) and isinstance(m, LoraLayer)]
     return [weight for layer in layers for weight in factors_of(layer)]

@@ -62,12 +62,12 @@ def factors_of(layer: PeftLinear) -> Factors:
 
 def frozen_linear(layer: LinearLayer) -> FrozenLinear:
     """Return the frozen weight and bias of ``layer``, with or without LoRA."""
-    base: Any = layer.base_layer if isinstance(layer, LoraLayer) else layer
+    base: LinearLayer = layer.base_layer if isinstance(layer, LoraLayer) else layer
     return FrozenLinear(_weight_reader(base), base.bias)
 
 
-def _weight_reader(base: torch.nn.Module) -> Callable[[], torch.Tensor]:
-    weight: Any = base.weight
+def _weight_reader(base: LinearLayer) -> Callable[[], torch.Tensor]:
+    weight = base.weight
     if getattr(weight, "quant_state", None) is None:
         return lambda: weight
     from bitsandbytes.functional import dequantize_4bit  # loaded already: something made this layer
@@ -77,7 +77,7 @@ def _weight_reader(base: torch.nn.Module) -> Callable[[], torch.Tensor]:
 
 def compute_dtype(layer: LinearLayer) -> torch.dtype:
     """Return the dtype in which the frozen weight takes part in products."""
-    base: Any = layer.base_layer if isinstance(layer, LoraLayer) else layer
+    base: LinearLayer = layer.base_layer if isinstance(layer, LoraLayer) else layer
     state = getattr(base.weight, "quant_state", None)
     dtype: torch.dtype = base.weight.dtype if state is None else state.dtype
     return dtype
@@ -92,9 +92,10 @@ def supports(layer: LinearLayer, x: torch.Tensor) -> bool:
         return False
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type) == compute_dtype(layer)
-    return x.dtype == compute_dtype(layer) and (
-        not has_lora or factors_of(layer)[0].dtype == x.dtype  # type: ignore[arg-type]  # LoraLayer is a mixin of PeftLinear
-    )
+    if x.dtype != compute_dtype(layer):
+        return False
+    # LoraLayer is a mixin of PeftLinear
+    return not has_lora or factors_of(layer)[0].dtype == x.dtype  # type: ignore[arg-type]
 
 
 def as_computed(x: torch.Tensor) -> torch.Tensor:
@@ -122,7 +123,7 @@ def is_plain_lora(layer: torch.nn.Module) -> TypeGuard[PeftLinear]:
     """Return whether ``layer`` is LoRA and nothing else, on a dense or 4-bit linear layer."""
     if not isinstance(layer, LoraLayer) or len(layer.active_adapters) != 1:
         return False
-    base: Any = layer.get_base_layer()
+    base: LinearLayer = layer.get_base_layer()
     name = layer.active_adapters[0]
     dense = type(layer) is PeftLinear and type(base) is torch.nn.Linear
     quantised = (

@@ -6,11 +6,11 @@ the same time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from hydratune.models.autograd import Context
 from hydratune.models.memory_plan import CPU_LOSS_POSITIONS
 from hydratune.training.products import exact, steadily, through, times
 
@@ -56,6 +56,10 @@ def loss_and_gradient(
     return losses[:, 0], logits
 
 
+class _HeadContext(Context[torch.Tensor]):
+    counts: Sequence[int]
+
+
 class HeadLoss(torch.autograd.Function):
     """Summed losses of ``hidden`` (positions, width) under the frozen ``weight`` (vocabulary,
     width), a few positions at a time.
@@ -68,7 +72,7 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _HeadContext,
         hidden: torch.Tensor,
         weight: torch.Tensor,
         targets: torch.Tensor,
@@ -101,7 +105,7 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, scales: torch.Tensor
+        ctx: _HeadContext, scales: torch.Tensor
     ) -> tuple[torch.Tensor | None, None, None, None, None, None]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
         parts = zip(
@@ -132,7 +136,9 @@ def head_loss(
     at_once: int = CPU_LOSS_POSITIONS,
 ) -> torch.Tensor:
     """Return the sums (groups,) of ``HeadLoss``, recorded for the backward pass."""
-    losses: torch.Tensor = HeadLoss.apply(hidden, weight, targets, counts, shapes, at_once)  # type: ignore[no-untyped-call]
+    losses: torch.Tensor = HeadLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, counts, shapes, at_once
+    )
     return losses
 
 
@@ -143,7 +149,7 @@ class LogitLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, targets: torch.Tensor, shape: LossShape
+        ctx: Context[torch.Tensor], logits: torch.Tensor, targets: torch.Tensor, shape: LossShape
     ) -> torch.Tensor:
         losses, gradient = loss_and_gradient(exact(logits), targets, shape, ctx.needs_input_grad[0])
         ctx.save_for_backward(gradient.to(logits.dtype) if ctx.needs_input_grad[0] else None)
@@ -151,7 +157,9 @@ class LogitLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Context[torch.Tensor], scale: torch.Tensor
+    ) -> tuple[torch.Tensor | None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * scale.to(gradient.dtype), None, None
 
@@ -162,6 +170,10 @@ def logit_loss(logits: torch.Tensor, targets: torch.Tensor, shape: LossShape) ->
     return loss
 
 
+class _GradientsContext(Context[()]):
+    gradients: list[torch.Tensor]
+
+
 class LossWithGradients(torch.autograd.Function):
     """A loss whose gradients are already known: ``loss.backward()`` only adds them to the
     parameters.
@@ -169,16 +181,22 @@ class LossWithGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, loss: torch.Tensor, gradients: list[torch.Tensor], *parameters: torch.Tensor
+        ctx: _GradientsContext,
+        loss: torch.Tensor,
+        gradients: list[torch.Tensor],
+        *parameters: torch.Tensor,
     ) -> torch.Tensor:
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: _GradientsContext, scale: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         dtypes = {g.dtype for g in ctx.gradients}
         if len(dtypes) == 1:
-            return (None, None, *torch._foreach_mul(ctx.gradients, scale.to(*dtypes)))
+            (dtype,) = dtypes
+            return (None, None, *torch._foreach_mul(ctx.gradients, scale.to(dtype)))
         return (None, None, *(g * scale.to(g.dtype) for g in ctx.gradients))
 
 
@@ -186,5 +204,7 @@ def with_gradients(
     loss: torch.Tensor, gradients: list[torch.Tensor], parameters: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """Return ``loss`` such that its backward pass gives ``parameters`` these gradients."""
-    result: torch.Tensor = LossWithGradients.apply(loss, gradients, *parameters)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = LossWithGradients.apply(  # type: ignore[no-untyped-call]
+        loss, gradients, *parameters
+    )
     return result

@@ -11,11 +11,11 @@ layers without LoRA are computed by it too.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from hydratune.models.autograd import Context
 from hydratune.training.arithmetic import STANDARD, Arithmetic
 from hydratune.training.products import add_back, back, steadily, through, times, times_transposed
 
@@ -184,7 +184,16 @@ def in_flat_order(
             yield d_b
 
 
-def save_terms(ctx: Any, tensors: Sequence[torch.Tensor], terms: Sequence[LowRankTerm]) -> None:
+class TermsContext(Context[*tuple[torch.Tensor, ...]]):
+    """The ``ctx`` of a function that saves low-rank terms for its backward pass."""
+
+    shares: Sequence[LoraShare]
+    count: int  # tensors that are saved before those of the terms
+
+
+def save_terms(
+    ctx: TermsContext, tensors: Sequence[torch.Tensor], terms: Sequence[LowRankTerm]
+) -> None:
     """Save ``tensors`` and ``terms`` for the backward pass."""
     ctx.shares, ctx.count = [term.share for term in terms], len(tensors)
     factors = [weight for term in terms for pair in term.factors for weight in pair]
@@ -192,15 +201,20 @@ def save_terms(ctx: Any, tensors: Sequence[torch.Tensor], terms: Sequence[LowRan
     ctx.save_for_backward(*tensors, *factors, *(term.thin for term in terms), *masks)
 
 
-def saved_terms(ctx: Any) -> tuple[list[torch.Tensor], list[LowRankTerm]]:
+def saved_terms(ctx: TermsContext) -> tuple[list[torch.Tensor], list[LowRankTerm]]:
     """Return what ``save_terms`` saved."""
-    shares: Sequence[LoraShare] = ctx.shares
+    shares = ctx.shares
     remaining = iter(ctx.saved_tensors)
     tensors = [next(remaining) for _ in range(ctx.count)]
     factors = by_share(shares, remaining)
     thins = [next(remaining) for _ in shares]
     masks = [[next(remaining) for _ in share.places] if share.dropout else [] for share in shares]
     return tensors, list(map(LowRankTerm, shares, factors, thins, masks))
+
+
+class _LoraContext(TermsContext):
+    linears: Sequence[FrozenLinear]
+    shape: torch.Size  # of x
 
 
 class LoraFunction(torch.autograd.Function):
@@ -214,7 +228,7 @@ class LoraFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _LoraContext,
         x: torch.Tensor,
         linears: Sequence[FrozenLinear],
         shares: Sequence[LoraShare],
@@ -230,7 +244,7 @@ class LoraFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: _LoraContext, *outer: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         rows, terms = saved_terms(ctx)
         d_outputs = [dy.reshape(-1, dy.shape[-1]) if dy is not None else None for dy in outer]
         d_ups = [term.outer_gradients(d_outputs) for term in terms]
@@ -259,5 +273,7 @@ def apply_lora(
     arithmetic: Arithmetic = STANDARD,
 ) -> tuple[torch.Tensor, ...]:
     """Return the outputs of ``LoraFunction``, recorded for the backward pass."""
-    outputs: tuple[torch.Tensor, ...] = LoraFunction.apply(x, linears, shares, arithmetic, *flat)  # type: ignore[no-untyped-call]
+    outputs: tuple[torch.Tensor, ...] = LoraFunction.apply(  # type: ignore[no-untyped-call]
+        x, linears, shares, arithmetic, *flat
+    )
     return outputs

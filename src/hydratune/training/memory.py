@@ -1,8 +1,5 @@
 """How much of a run is computed at once: measured on a GPU, the same on every CPU."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
 from hydratune.data.rows import stable_hash
@@ -17,13 +14,14 @@ from hydratune.settings.registry import plain
 from hydratune.training import ddp
 from hydratune.training.objective import Objective
 from hydratune.training.protocols import SharedResources
+from hydratune.training.task import Checkpoint
 
 
 def plan_memory(
     objective: Objective,
     config: TrainConfig,
     device: torch.device,
-    checkpoint: Mapping[str, Any] | None,
+    checkpoint: Checkpoint | None,
     resources: SharedResources,
 ) -> MemoryPlan:
     """Return how much is computed at once, and have ``objective`` do so; a resumed run keeps the

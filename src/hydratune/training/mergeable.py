@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
@@ -110,7 +110,7 @@ class MergingPool(Executor):
     def map_mergeable(
         self,
         work: Callable[..., Output],
-        jobs: Sequence[tuple[Any, ...]],
+        jobs: Sequence[tuple[object, ...]],
         batches: Sequence[MergeableBatch | None],
     ) -> Iterator[Output | Result]:
         """Yield ``work(*job)`` of every job, as ``map`` does; a job with a mergeable batch may be

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -20,7 +20,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from hydratune.models.memory_plan import CPU_LOSS_POSITIONS
 from hydratune.training.arithmetic import Arithmetic
 from hydratune.training.lean_linears import is_lean
-from hydratune.training.lora_layers import factors_of
+from hydratune.training.lora_layers import LinearLayer, factors_of
 from hydratune.training.losses import head_loss
 from hydratune.training.mergeable import MergeableBatch, Result, TrialAdapter
 from hydratune.training.merged_pass import MergedPass, trials_of
@@ -28,6 +28,9 @@ from hydratune.training.packing import pack
 from hydratune.training.patches import ModelPatches
 from hydratune.training.products import is_steady
 from hydratune.training.step import StepContext, computing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 _ROWS = 512  # on which products are tried
@@ -39,7 +42,7 @@ def trial_adapter(
     """Return what is trained in ``base``, into which PEFT put its layers; None if that is not plain
     LoRA on dense linear layers alone.
     """
-    layers: dict[str, Any] = {
+    layers: dict[str, LinearLayer] = {
         name: module for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)
     }
     if not layers or not all(map(is_lean, layers.values())):
@@ -59,7 +62,7 @@ class BaseReplica:
     time.
     """
 
-    def __init__(self, base: Any, *, steadily: bool = False) -> None:
+    def __init__(self, base: "PreTrainedModel", *, steadily: bool = False) -> None:
         """``base``: modules that are used for nothing else, on the weights that all trials share.
         ``steadily``: passes are merged only where no bit of a trial's numbers depends on the
         others.

@@ -1,6 +1,6 @@
 """The forwards that replace those of the base model's layers where trials share passes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -25,7 +25,7 @@ class MergedLinears:
     def frozen(self) -> list[FrozenLinear]:
         return list(map(frozen_linear, self.linears))
 
-    def forward_of(self, place: int) -> Any:
+    def forward_of(self, place: int) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the forward of linear layer number ``place``."""
         return partial(self._output, place)
 

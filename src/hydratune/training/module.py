@@ -1,11 +1,11 @@
 """The LightningModule: one optimizer step of one model."""
 
 import random
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from hydratune.data.datamodule import Batch
 from hydratune.settings.optimizer import OptimizerConfig
@@ -14,13 +14,22 @@ from hydratune.training.losses import with_gradients
 from hydratune.training.objective import Objective
 from hydratune.training.parameter_groups import build_optimizer
 from hydratune.training.schedules import learning_rate_factor
+from hydratune.training.task import Checkpoint
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class FineTuning(lightning.LightningModule):
     """Trains what ``model`` leaves trainable; the rest is frozen and never enters a checkpoint."""
 
     def __init__(
-        self, model: Any, objective: Objective, optimizer: OptimizerConfig, total_steps: int
+        self,
+        model: "PreTrainedModel | PeftModel",
+        objective: Objective,
+        optimizer: OptimizerConfig,
+        total_steps: int,
     ) -> None:
         super().__init__()
         self.model = model
@@ -100,7 +109,7 @@ class FineTuning(lightning.LightningModule):
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         self.log("val/loss", (total[0] / total[1]).float(), rank_zero_only=False, logger=False)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config = self.optimizer_config
         optimizer = build_optimizer(self.model, config)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -152,9 +161,7 @@ class FineTuning(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.restore_random_state(checkpoint)
 
-    def restore_random_state(
-        self, checkpoint: Mapping[str, Any], *, of_process: bool = True
-    ) -> None:
+    def restore_random_state(self, checkpoint: Checkpoint, *, of_process: bool = True) -> None:
         """Set the generators and the token count of this rank to those at the checkpoint; the order
         of rows needs no generator.
 

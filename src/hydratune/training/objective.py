@@ -9,7 +9,7 @@ thread was faster.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -31,6 +31,10 @@ from hydratune.training.pack_loss import PackLoss
 from hydratune.training.plan import MicroPack, PlanOptions, plan
 from hydratune.training.randomness import RandomState, active_dropouts, drops_attention
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
 Output = TypeVar("Output")
 
 
@@ -39,7 +43,7 @@ class Objective:
 
     def __init__(
         self,
-        model: Any,
+        model: "PreTrainedModel | PeftModel",
         *,
         micro_tokens: int,
         workers: int,
@@ -299,7 +303,7 @@ class Objective:
                 module.training = mode
 
 
-def _checkpoint_activations(base: Any) -> None:
+def _checkpoint_activations(base: "PreTrainedModel") -> None:
     """Have layers computed again in the backward pass."""
     enable = (
         getattr(base, "activation_checkpointing_enable", None)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from hydratune.data.encoding.encoded import Encoded
@@ -27,7 +28,7 @@ class PackLoss:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel | PeftModel,
         loss_positions: int,
         neftune_alpha: float = 0.0,
         checkpointing: bool = False,
@@ -84,7 +85,7 @@ class PackLoss:
         ]
 
     def _last_states(
-        self, packed: Pack, micro: MicroPack, inputs: Mapping[str, Any], step: StepContext
+        self, packed: Pack, micro: MicroPack, inputs: Mapping[str, object], step: StepContext
     ) -> torch.Tensor:
         """Return the last hidden states (tokens, width), right where a token is predicted."""
         if not self.checkpointing:  # else layers are computed again when the step has ended
@@ -140,7 +141,7 @@ def plain_head(model: PreTrainedModel) -> torch.Tensor | None:
     """Return the output weight (vocabulary, width) if logits are nothing but hidden states times
     it, and it is not trained; else None.
     """
-    head: Any = model.get_output_embeddings()
+    head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
         return None
     if not torch.is_floating_point(head.weight) or model.base_model is model:

@@ -15,12 +15,13 @@ method                       what is replaced                                by
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import PreTrainedModel
 
 from hydratune.training.lean_blocks import LeanMlp, gated_activation, last_mlps, lean_norm
 from hydratune.training.lean_linears import LeanLinear, Siblings, is_lean
@@ -55,7 +56,7 @@ class ModelPatches:
     ) -> None:
         self.revert()
 
-    def _replace(self, module: torch.nn.Module, forward: Callable[..., Any]) -> None:
+    def _replace(self, module: torch.nn.Module, forward: Callable[..., object]) -> None:
         self._before.append((module, vars(module).get("forward")))
         vars(module)["forward"] = forward
 
@@ -83,7 +84,7 @@ class ModelPatches:
         """Replace the forward of every plain LoRA layer, and of frozen linear layers beside them;
         return how many have LoRA.
         """
-        model: Any = self.model
+        model: PreTrainedModel | PeftModel = self.model
         if not any(map(is_plain_lora, model.modules())):
             return 0
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -141,7 +142,7 @@ class ModelPatches:
         """Have a base model compute what the trials of a merged pass add; return its linear layers
         by name.
         """
-        model: Any = self.model
+        model: PreTrainedModel = self.model
         names = {id(module): name for name, module in model.named_modules()}
         head = model.get_output_embeddings()
         linears = {
@@ -167,7 +168,9 @@ class ModelPatches:
                     self._replace(layer, merged.forward_of(place))
         return linears
 
-    def _merged_mlp(self, module: Any, names: dict[int, str], *, is_last: bool) -> MergedMlp | None:
+    def _merged_mlp(
+        self, module: torch.nn.Module, names: dict[int, str], *, is_last: bool
+    ) -> MergedMlp | None:
         if not hasattr(module, "gate_proj"):
             return None
         activation = gated_activation(module, is_frozen_dense)
@@ -191,10 +194,10 @@ def with_lean_layers(model: Model) -> Model:
 class _StoredEntry:
     """Holds the forward of a decoder layer at or below the first trained one."""
 
-    own: Callable[..., Any]  # the forward that the layer had before
+    own: Callable[..., object]  # the forward that the layer had before
     is_first_trained: bool
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> object:
         """Return what the layer does, or ``hidden_states`` where it is skipped."""
         step = current_step()
         if self.is_first_trained:

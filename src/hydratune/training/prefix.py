@@ -13,11 +13,11 @@ Gradients are delivered and summed in fp32, whatever the dtype of keys and value
 """
 
 import threading
-from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from hydratune.models.autograd import Context
 from hydratune.training.products import exact
 
 # keys and values of one layer, (1, key heads, prefix, width)
@@ -121,6 +121,11 @@ class View:
         return leaves
 
 
+class _CollectedContext(Context[()]):
+    prefix: Prefix
+    layer: int
+
+
 class _Collected(torch.autograd.Function):
     """Returns keys and values unchanged; the backward pass adds the gradients that the other
     micro-packs delivered.
@@ -128,7 +133,7 @@ class _Collected(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, key: torch.Tensor, value: torch.Tensor, prefix: Prefix, layer: int
+        ctx: _CollectedContext, key: torch.Tensor, value: torch.Tensor, prefix: Prefix, layer: int
     ) -> Pair:
         ctx.prefix, ctx.layer = prefix, layer
         return key.view_as(key), value.view_as(value)
@@ -136,7 +141,7 @@ class _Collected(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, d_key: torch.Tensor, d_value: torch.Tensor
+        ctx: _CollectedContext, d_key: torch.Tensor, d_value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # type: ignore[override]
         key, value = (ctx.prefix.collected(ctx.layer, which) for which in (0, 1))
         return (

@@ -18,7 +18,6 @@ import platform
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +159,7 @@ def lay_out(model: torch.nn.Module, limit: float) -> int:
 def steadily(
     product: Callable[..., torch.Tensor],
     rows: Sequence[torch.Tensor],
-    *rest: Any,
+    *rest: torch.Tensor | None,
     fast: bool = False,
 ) -> torch.Tensor:
     """Return ``product(*rows, *rest)``, in which a row has the same bits whatever other rows there
@@ -212,7 +211,9 @@ def is_steady(
         outer, inner = (
             torch.randn(rows, width, generator=generator).to(dtype) for width in weight.shape
         )
-        products: list[tuple[Callable[..., torch.Tensor], Sequence[torch.Tensor], Sequence[Any]]]
+        products: list[
+            tuple[Callable[..., torch.Tensor], Sequence[torch.Tensor], Sequence[torch.Tensor]]
+        ]
         products = [(through, (inner,), ())]
         if of_head:
             products += [(times, (outer,), ())]

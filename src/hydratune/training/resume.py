@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from rich.markup import escape
 
 from hydratune.console import console
@@ -27,10 +27,10 @@ from hydratune.training.checkpoints import read_checkpoint
 from hydratune.training.ddp import gathered
 from hydratune.training.history import STEPS_UNREAD, HistoryRow
 from hydratune.training.module import FineTuning
-from hydratune.training.task import Resumption
+from hydratune.training.task import Checkpoint, Resumption
 
 
-def load(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def load(folder: Path) -> tuple[Path, Checkpoint] | None:
     """Return the newest checkpoint in ``folder`` from which a run can be resumed, and its content;
     None if there is none.
 
@@ -76,7 +76,7 @@ def _restore_best(last: Path, best: Path) -> None:
             shutil.copyfileobj(source, target)
 
 
-def _readable(file: Path) -> dict[str, Any] | None:
+def _readable(file: Path) -> Checkpoint | None:
     """Return the content of a checkpoint; None if it does not exist or cannot be resumed from.
 
     A damaged or unverified one is reported on the console.
@@ -95,7 +95,7 @@ def _readable(file: Path) -> dict[str, Any] | None:
     return checkpoint
 
 
-def _best_step(checkpoint: Mapping[str, Any]) -> int | None:
+def _best_step(checkpoint: Checkpoint) -> int | None:
     """Return the step whose weights are in ``best.ckpt`` beside ``checkpoint``; None before the
     first validation.
     """
@@ -103,12 +103,12 @@ def _best_step(checkpoint: Mapping[str, Any]) -> int | None:
     return int(min(validated, key=lambda row: row["val/loss"])["step"]) if validated else None
 
 
-def history(checkpoint: Mapping[str, Any] | None) -> list[HistoryRow]:
+def history(checkpoint: Checkpoint | None) -> list[HistoryRow]:
     """Return the steps before the checkpoint, as ``History`` kept them."""
     return list(checkpoint["callbacks"]["History"]["rows"]) if checkpoint is not None else []
 
 
-class TrainerPosition(Checkpoint):
+class TrainerPosition(CheckpointCallback):
     """Writes ``last.ckpt``: after every validation, and every so many minutes in between.
 
     In the list of callbacks it comes after those that learn something from a validation, so that
@@ -148,7 +148,7 @@ class TrainerPosition(Checkpoint):
     ) -> None:
         self.write(trainer)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: object) -> None:
         if (
             self.seconds is None
             or trainer.global_step in self.validated
@@ -169,7 +169,7 @@ class TrainerPosition(Checkpoint):
         self,
         trainer: lightning.Trainer,
         module: lightning.LightningModule,
-        checkpoint: dict[str, Any],
+        checkpoint: dict[str, object],
     ) -> None:
         loop = trainer.fit_loop
         epoch, batches = self.data.position(
@@ -181,7 +181,7 @@ class TrainerPosition(Checkpoint):
         checkpoint["cpu_seconds"] = self.resumption.cpu_seconds() + other_ranks
 
 
-def _moved(state: Mapping[str, Any], callback: Any) -> dict[str, Any]:
+def _moved(state: Mapping[str, Any], callback: Any) -> dict[str, object]:
     """Return the state of a ModelCheckpoint with the paths of its present folder.
 
     With those of another folder Lightning would forget which checkpoint was the best.
@@ -208,7 +208,7 @@ def _moved(state: Mapping[str, Any], callback: Any) -> dict[str, Any]:
 class RestoreCheckpoint(lightning.Callback):
     """Sets a new Trainer to the position at which ``checkpoint`` was written."""
 
-    def __init__(self, checkpoint: Mapping[str, Any], *, shares_process: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, shares_process: bool) -> None:
         """``shares_process``: the process's own generators belong to other runs as well, and this
         one does not use them.
         """
@@ -220,7 +220,8 @@ class RestoreCheckpoint(lightning.Callback):
         """Restore what has to be right before Lightning's loop begins."""
         place = self.checkpoint["place"]
         data.resume_at(place["epoch"], place["batches"])
-        trainer.fit_loop.epoch_progress.current.processed = place["epoch"]  # type: ignore[attr-defined]
+        epochs = trainer.fit_loop.epoch_progress.current
+        epochs.processed = place["epoch"]  # type: ignore[attr-defined]
         loop = trainer.fit_loop.epoch_loop
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = place["step"]
         loop._batches_that_stepped = place["step"]

@@ -4,7 +4,6 @@ They change nothing in training.
 """
 
 import time
-from typing import Any
 
 import lightning
 
@@ -25,7 +24,7 @@ class Sampling(lightning.Callback):
         self.every, self.ask, self.history = every, ask, history
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: object
     ) -> None:
         step = trainer.global_step
         if trainer.fit_loop.epoch_loop._should_accumulate() or step % self.every:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.compute import Compute
@@ -19,21 +19,28 @@ from hydratune.training.protocols import (
 )
 from hydratune.training.schedules import total_steps, updates_per_epoch
 
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
 # step -> metrics of the model's answers to a few validation rows
 Answer = Callable[[int], Mapping[str, float]]
+
+Checkpoint: TypeAlias = Mapping[str, Any]  # Lightning's content of a checkpoint, and this package's
 
 
 @dataclass(frozen=True)
 class TrainingTask:
     """A prepared model, its rows, the settings, and where the run is recorded."""
 
-    model: Any  # a transformers or PEFT model
+    model: "PreTrainedModel | PeftModel"
     train: Sequence[Encoded]
     validation: Sequence[Encoded]
     config: TrainConfig
     record: RunDirectory
     compute: Compute
-    logger: Any = False  # Lightning's; False: none
+    logger: "Logger | bool" = False  # False: none
     row_names: Sequence[str] = ()  # what the training rows are called in messages
     base_identity: str = ""  # identifies the frozen weights
 
@@ -52,9 +59,9 @@ class TrainingTask:
 class Resumption:
     """From where a run is resumed, and what its own checkpoints hold besides the weights."""
 
-    checkpoint: Mapping[str, Any] | None = None  # None: the run begins anew
+    checkpoint: Checkpoint | None = None  # None: the run begins anew
     # compared with that of a later run before it is resumed
-    identity: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, object] = field(default_factory=dict)
     cpu_seconds: Callable[[], float] = cpu_seconds  # of the run so far
 
 

@@ -1,7 +1,5 @@
 """When training is validated, and when it ends because validations no longer improve."""
 
-from typing import Any
-
 import lightning
 from lightning.pytorch.callbacks import EarlyStopping
 
@@ -23,7 +21,7 @@ class ValidationTimes(lightning.Callback):
     def __init__(self, steps: set[int]) -> None:
         self.steps = steps
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: object) -> None:
         updated = trainer.fit_loop.epoch_loop._should_accumulate() is False
         trainer.val_check_batch = (
             1 if updated and trainer.global_step in self.steps else float("inf")

@@ -95,7 +95,7 @@ class Watchdog(lightning.Callback):
         self.before: deque[float] = deque(maxlen=20)
         self.first: float | None = None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"before": list(self.before), "first": self.first}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -103,7 +103,10 @@ class Watchdog(lightning.Callback):
         self.first = state_dict["first"]
 
     def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: Any
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         assert isinstance(module, FineTuning)
         step = self.history.step
@@ -141,7 +144,7 @@ class Watchdog(lightning.Callback):
                 )
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, *args: object
     ) -> None:
         self.check_recorded(trainer, module)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from hydratune.adapters.base import PromptAdapter
 from hydratune.errors import Problem
@@ -47,7 +47,7 @@ class PrefixTuning(PromptAdapter):
         start = None if random else self.init_weights.value
         return super().peft_values(model, steps) | {"init_weights": start}
 
-    def saved_values(self, values: dict[str, Any]) -> dict[str, Any]:
+    def saved_values(self, values: dict[str, object]) -> dict[str, object]:
         """Return the settings of a saved adapter: it holds what the network made of the prefix."""
         return {"num_virtual_tokens": values.get("num_virtual_tokens")}
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from hydratune.adapters.base import PromptAdapter
 from hydratune.errors import Problem
@@ -52,7 +52,7 @@ class PromptTuning(PromptAdapter):
             "tokenizer_name_or_path": model.name_or_path if has_text else None,
         }
 
-    def saved_values(self, values: dict[str, Any]) -> dict[str, Any]:
+    def saved_values(self, values: dict[str, object]) -> dict[str, object]:
         """Return the settings of a saved adapter, whose embeddings replace any start."""
         return values | {"prompt_tuning_init": PromptInit.RANDOM, "prompt_tuning_init_text": None}
 

@@ -39,6 +39,7 @@ from hydratune.settings.registry import variant
 log = logging.getLogger(__name__)
 
 _FILE = "master_clauses.csv"
+# CUAD's name, in the order of its columns -> the key of the answer
 CATEGORIES = {
     "Document Name": "document_name",
     "Parties": "parties",
@@ -48,7 +49,7 @@ CATEGORIES = {
     "Renewal Term": "renewal_term",
     "Notice Period to Terminate Renewal": "notice_to_terminate_renewal",
     "Governing Law": "governing_law",
-}  # CUAD's name, in the order of its columns -> the key of the answer
+}
 
 
 @variant("data", "cuad")

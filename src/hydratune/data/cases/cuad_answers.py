@@ -58,6 +58,7 @@ _DEFINED_TERM = re.compile(
     r"|[\"“”]",
     re.I,
 )
+# one name per law, where CUAD has several
 _LAWS = {
     "england": "England and Wales",
     "wales": "England and Wales",
@@ -71,12 +72,9 @@ _LAWS = {
     "china": "People's Republic of China",
     "federal republic of germany": "Germany",
     "massachussets": "Massachusetts",
-}  # one name per law, where CUAD has several
-_OTHER_WORDS = {
-    "china": ("prc", "chinese"),
-    "england": ("english",),
-    "switzerland": ("swiss",),
-}  # for a place
+}
+# for a place
+_OTHER_WORDS = {"china": ("prc", "chinese"), "england": ("english",), "switzerland": ("swiss",)}
 
 
 class Unusable(ValueError):

@@ -18,6 +18,7 @@ FILES = {
     "test": "MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv",
 }
 _COLUMNS = ("ID", "section_header", "section_text", "dialogue")
+# the published header -> what it stands for
 SECTIONS = {
     "ALLERGY": "allergies",
     "ASSESSMENT": "assessment",
@@ -39,7 +40,7 @@ SECTIONS = {
     "PLAN": "plan",
     "PROCEDURES": "procedures",
     "ROS": "review of systems",
-}  # the published header -> what it stands for
+}
 
 
 @variant("data", "mts_dialog")

@@ -32,9 +32,8 @@ _MODELS = re.compile(
 )
 ROLES_OF_TURNS = tuple(_NAMES)  # what data.roles may name
 
-RoleMapping = Mapping[
-    str, str | Sequence[str]
-]  # data.roles: name -> role, or role -> a list of names
+# data.roles: name -> role, or role -> a list of names
+RoleMapping = Mapping[str, str | Sequence[str]]
 
 
 def role_of(speaker: object, mapping: RoleMapping, where: str) -> str:

@@ -49,7 +49,10 @@ _FIRST_PERSON = re.compile(
 # the end may belong to the pattern or the name.
 _PATTERN_TOPICS = tuple(
     f" {word}"
-    for word in "expression glob operator pattern regex string suffix symbol syntax".split()  # noqa: SIM905
+    for word in (
+        *("expression", "glob", "operator", "pattern", "regex", "string", "suffix", "symbol"),
+        "syntax",
+    )
 )
 _NAME_TOPICS = tuple(
     f" {word}"

@@ -46,7 +46,9 @@ _CONTRACTIONS = {
 _CONTRACTION = re.compile(
     rf"(?<!\S)(?:{'|'.join(sorted(_CONTRACTIONS, key=len, reverse=True))})(?!\S)"
 )
-_FILLERS = frozenset("a an the is are be please pls plz kindly just hi hello hey me s".split())  # noqa: SIM905
+_FILLERS = frozenset(
+    "a an the is are be please pls plz kindly just hi hello hey me s".split()  # noqa: SIM905
+)
 # At the end of a request they are letters, not an article or "'s": "vitamin a".
 _FINAL_LETTERS = {"a": "A", "s": "S"}
 _BRACKETS = str.maketrans(dict.fromkeys("()[]{},;", " "))

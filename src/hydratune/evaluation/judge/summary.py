@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -18,14 +17,15 @@ from hydratune.evaluation.judge.agreement import (
 )
 from hydratune.evaluation.measures import groups_of, mean
 from hydratune.evaluation.statistics import wilson
+from hydratune.records.files import Json
 
 _FEW_LABELS = 30
 _TRUSTED, _DOUBTED = 0.6, 0.4  # kappa
 _MOST_INCONSISTENT = 0.2  # share of verdicts that may change with the order without a warning
 _LENGTH_CORRELATION = 0.5  # of scores with the length of answers, above which there is a warning
 OUTCOMES = ("theirs", "tie", "ours")
-JudgedRow = Mapping[str, Any]  # a row of judgements.jsonl
-Summary = dict[str, Any]  # a part of judge.json
+JudgedRow = Mapping[str, Json]  # a row of judgements.jsonl
+Summary = dict[str, Json]  # a part of judge.json
 
 
 def outcome(ours_first: str, theirs_first: str) -> tuple[str, bool]:

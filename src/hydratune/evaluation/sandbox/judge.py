@@ -11,11 +11,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from . import kernel
 from .folders import WORKING_FOLDER, enter_namespaces, remove
-from .worker import work
+from .worker import Request, work
 
 OUTCOMES = ("passed", "failed", "error", "syntax", "time", "memory")
 MAX_REPORT = 65536  # bytes
@@ -110,7 +109,7 @@ def _watch(worker: int, source: int, nonce: bytes, until: float) -> tuple[bytes,
     return b"", "time"
 
 
-def _start_worker(request: dict[str, Any]) -> tuple[int, int]:
+def _start_worker(request: Request) -> tuple[int, int]:
     """Return (process id of a new worker, the judge's end of its socket)."""
     for _ in range(os.urandom(1)[0] % 4):  # the worker's number does not say which run this is
         if (unused := os.fork()) == 0:
@@ -128,7 +127,7 @@ def _start_worker(request: dict[str, Any]) -> tuple[int, int]:
     return worker, source
 
 
-def attempt(request: dict[str, Any]) -> dict[str, str]:
+def attempt(request: Request) -> dict[str, str]:
     """Run the answer once on ``request["tests"]`` in a worker; none of its processes is left."""
     wall = request["seconds"] + request["patience"]
     worker, source = _start_worker(request)
@@ -149,7 +148,7 @@ def attempt(request: dict[str, Any]) -> dict[str, str]:
     return reported or _why_it_ended(status, used.ru_utime + used.ru_stime, request["seconds"])
 
 
-def _outcome(report: bytes, nonce: str, request: dict[str, Any]) -> dict[str, str] | None:
+def _outcome(report: bytes, nonce: str, request: Request) -> dict[str, str] | None:
     """Return the outcome of a report with the right nonce; store its rights in ``request``."""
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
         values = json.loads(report)
@@ -172,7 +171,7 @@ def _why_it_ended(status: int, cpu_seconds: float, limit: int) -> dict[str, str]
     return {"outcome": "error", "why": why}
 
 
-def judged(request: dict[str, Any]) -> dict[str, str]:
+def judged(request: Request) -> dict[str, str]:
     """Return the verdict: an answer that passes must fail where nothing honest can pass."""
     waiting = request["waiting"]
     outcome = attempt(request)

@@ -9,13 +9,14 @@ import resource
 import signal
 import sys
 import types
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from . import kernel
 
 REPORT = 3  # the worker's socket to the judge
 _MAX_THREADS = 16
+Request: TypeAlias = dict[str, Any]  # the JSON object of one answer
 
 
 def verdict(code: str, tests: str, free_memory: Callable[[], None]) -> dict[str, str]:
@@ -27,7 +28,7 @@ def verdict(code: str, tests: str, free_memory: Callable[[], None]) -> dict[str,
     doctest = __import__("doctest") if ">>>" in tests else None
     has_cases = "unittest" in tests
     main = types.ModuleType("__main__")
-    names: dict[str, Any] = vars(main)
+    names: dict[str, object] = vars(main)
     names["__name__"] = "answer"
     sys.modules["__main__"] = sys.modules["answer"] = main  # where unittest looks for test cases
     original = dict(vars(builtins))
@@ -68,7 +69,7 @@ def _compile_tests(tests: str, doctest: Any) -> tuple[Any, str]:
 
 
 def _execute(
-    code: str, names: dict[str, Any], free_memory: Callable[[], None]
+    code: str, names: dict[str, object], free_memory: Callable[[], None]
 ) -> dict[str, str] | None:
     """Execute the answer's code; None if it ran to its end."""
     try:
@@ -86,7 +87,7 @@ def _execute(
     return None
 
 
-def _run_doctests(doctest: Any, parsed: list[Any], names: dict[str, Any]) -> dict[str, str]:
+def _run_doctests(doctest: Any, parsed: list[Any], names: dict[str, object]) -> dict[str, str]:
     output: list[str] = []
     examples = [part for part in parsed if isinstance(part, doctest.Example)]
     test = doctest.DocTest(examples, names, "tests", None, 0, "")
@@ -107,7 +108,9 @@ def _make_unittest_raise() -> None:
 
     main, run = unittest.main, unittest.TextTestRunner.run
 
-    def checked(self: Any, test: Any) -> Any:
+    def checked(
+        self: "unittest.TextTestRunner", test: "unittest.TestSuite | unittest.TestCase"
+    ) -> "unittest.TextTestResult":
         result = run(self, test)
         if not result.wasSuccessful():
             tracebacks = [lines for _, lines in (*result.failures, *result.errors)]
@@ -117,7 +120,7 @@ def _make_unittest_raise() -> None:
             raise AssertionError("unittest has found no test")
         return result
 
-    def main_without_exit(*args: Any, **options: Any) -> Any:
+    def main_without_exit(*args: Any, **options: Any) -> "unittest.TestProgram":
         return main(*args, **{**options, "exit": False})
 
     # stubs of a class and a function cannot be assigned to
@@ -125,7 +128,7 @@ def _make_unittest_raise() -> None:
     unittest.main = main_without_exit  # type: ignore[misc, assignment]
 
 
-def work(request: dict[str, Any], socket: int) -> None:
+def work(request: Request, socket: int) -> None:
     """Execute a request and report its outcome to the socket ``REPORT``. Never returns.
 
     What the code prints is thrown away.
@@ -181,7 +184,7 @@ def _redirect_output(socket: int) -> None:
         del sys.modules[name]  # an answer cannot import this package, as elsewhere
 
 
-def _give_up_everything(request: Mapping[str, Any]) -> dict[str, bool]:
+def _give_up_everything(request: Request) -> dict[str, bool]:
     """Give up shared memory, rights, time, memory and processes, for the answer and its tests."""
     with contextlib.suppress(kernel.Unavailable, AttributeError):
         kernel.call("unshare", kernel.UNSHARE["ipc"])  # no shared memory stays for the next run
