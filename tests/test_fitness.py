@@ -171,7 +171,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], str]] = {
     "a control that documents cannot have": (
         [{"text": f"{row['prompt']} {row['completion']}"} for row in alike()],
         ("data.control=shuffled_targets",),
-        "cannot be had",
+        "is not possible",
     ),
 }
 
