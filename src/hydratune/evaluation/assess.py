@@ -30,7 +30,7 @@ _STORED = "the prompt that was asked, and beside it the row's own"
 # fields of a prediction that come from the data as they are now
 _OF_THE_DATA = ("references", "tests", "leaky")
 
-Schema = Mapping[str, Json]
+Schema = Mapping[str, object]
 Prompt = Sequence[Message]  # a conversation up to the answer
 
 
@@ -168,7 +168,7 @@ class TestBench:
         longest_answer = max(self.max_new_tokens, *map(len, self.answers))
         return max(map(len, self._tokens(prompts))) + longest_answer
 
-    def rescored(self, stored: Sequence[Mapping[str, Json]]) -> list[Prediction]:
+    def rescored(self, stored: Sequence[Mapping[str, object]]) -> list[Prediction]:
         """Return stored answers to the same rows, with the rows and the scoring as they are now."""
         kept = [{k: v for k, v in p.items() if k not in _OF_THE_DATA} for p in stored]
         predictions = [
@@ -230,7 +230,7 @@ def rescore(
 ) -> list[Prediction]:
     """Return predictions with scores computed from their texts; documents have none."""
 
-    def scores(prediction: Mapping[str, Json]) -> dict[str, Json]:
+    def scores(prediction: Mapping[str, Json]) -> dict[str, object]:
         if prediction["finish_reason"] == NOT_ASKED:
             return {}
         return score_row(answered(prediction, schema), families)
