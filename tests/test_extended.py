@@ -309,7 +309,7 @@ def test_an_adapter_that_peft_wrote_begins_with_its_weights_and_learns(
 ) -> None:
     theirs = written_by_peft(tiny, tmp_path / "start", BY_PEFT[kind]())
     found = folder.find(str(tmp_path / "start"))
-    settings = folder.described(found)
+    settings = folder.saved_settings(found)
     before = {name: p.clone() for name, p in model.named_parameters()}
     attach.check(model, settings, start=found)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
@@ -521,7 +521,7 @@ def test_a_prefix_that_was_projected_is_described_as_what_was_saved(
     tiny: Any, tmp_path: Path
 ) -> None:
     written_by_peft(tiny, tmp_path / "start", BY_PEFT["prefix, projected"]())
-    assert folder.described(folder.find(str(tmp_path / "start"))) == PrefixTuning(
+    assert folder.saved_settings(folder.find(str(tmp_path / "start"))) == PrefixTuning(
         num_virtual_tokens=5
     )
 
@@ -533,7 +533,7 @@ def test_an_adapter_of_this_program_with_a_start_in_the_base_is_plain_lora(
     train(model, 2)
     attach.save(model, tiny[2], tmp_path / "start")
     found = folder.find(str(tmp_path / "start"))
-    settings = folder.described(found)
+    settings = folder.saved_settings(found)
     assert isinstance(settings, LoraAdapter) and (settings.r, settings.init_lora_weights) == (
         8,
         "true",
@@ -555,4 +555,4 @@ def test_methods_that_are_not_trained_here_are_named(tiny: Any, tmp_path: Path) 
         saved = tmp_path / str(config.peft_type)
         get_peft_model(original(tiny), config).save_pretrained(saved)
         with pytest.raises(Exception, match="trained"):
-            folder.described(folder.find(str(saved)))
+            folder.saved_settings(folder.find(str(saved)))

@@ -122,12 +122,12 @@ REFUSED: dict[str, tuple[AdapterConfig, str, str]] = {
     "the beginning of a name": (
         LoraAdapter(modules_to_save=["embed"]),
         "no module called embed",
-        "alike: embed_tokens",
+        "similar: embed_tokens",
     ),
     "the end of layers": (
         LoraAdapter(target_modules=["proj"]),
         "no linear layer called proj",
-        "alike: down_proj",
+        "similar: down_proj",
     ),
     "a head among numbered layers": (
         LoraAdapter(target_modules=["q_proj", "lm_head"], layers_to_transform=[0]),

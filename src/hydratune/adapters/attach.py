@@ -1,13 +1,13 @@
-"""What is trained:
+"""Adding an adapter to a model, and saving and loading what was trained.
 
-PEFT adapters on a frozen base, or parameters of the model itself. PEFT owns weights and files of
-adapters.
+That is a PEFT adapter on a frozen base, or parameters of the model itself. PEFT owns the weights
+and the files of adapters.
 """
 
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from hydratune.adapters import continued, initialisation, targets, trained
 from hydratune.adapters.base import LayerAdapter, PeftAdapter
 from hydratune.adapters.folder import AdapterFolder
 from hydratune.adapters.methods.full import FullFinetune
-from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models import turn_ends
 from hydratune.models.compute import Compute
@@ -45,23 +44,39 @@ def add_adapter(
     steps: int = 0,
     start: AdapterFolder | None = None,
 ) -> PeftModel | PreTrainedModel:
-    """``model`` ready for ``steps`` optimizer steps; ``start``: with an adapter that was trained
-    before.
+    """Return ``model`` ready for ``steps`` optimizer steps.
 
-    Raises ``ConfigError`` for settings this architecture cannot take.
+    ``start``: an adapter that was trained before, which is trained further. Raises ``ConfigError``
+    for settings that this architecture cannot take.
     """
     if start is not None:
         assert isinstance(adapter, PeftAdapter)
-        return continued.put_on(model, start, adapter)
+        return continued.attach_saved(model, start, adapter)
     if isinstance(adapter, FullFinetune):
-        chosen = adapter.trained_parameters(model)
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            if name in chosen:
-                parameter.requires_grad_(True)
+        _unfreeze(model, adapter.trained_parameters(model))
         return model
     assert isinstance(adapter, PeftAdapter)
-    meant = (
-        targets.meant(model, adapter)
+    result = _new_adapter(model, adapter, steps)
+    if adapter.changes_base():
+        result.start = initialisation.start_of(result)
+    adapter.initialise_weights(result)
+    return result
+
+
+def _unfreeze(model: PreTrainedModel, names: Container[str]) -> None:
+    """Train the parameters of these names."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in names:
+            parameter.requires_grad_(True)
+
+
+def _new_adapter(model: PreTrainedModel, adapter: PeftAdapter, steps: int) -> PeftModel:
+    """Return ``model`` with an adapter as PEFT starts it.
+
+    Raises ``ConfigError`` if PEFT refuses the settings, or reads a name in another sense.
+    """
+    expected = (
+        targets.expected_modules(model, adapter)
         if isinstance(adapter, LayerAdapter)
         else (set[str](), set[str]())
     )
@@ -76,19 +91,15 @@ def add_adapter(
         ) from error
     assert isinstance(result, PeftModel)
     if isinstance(adapter, LayerAdapter) and not adapter.extra.get("target_parameters"):
-        _refuse_other_parts(result, adapter, meant)
-    if adapter.changes_base():
-        result.start = initialisation.start_of(result)
-    if isinstance(adapter, LoraAdapter) and adapter.init_lora_weights == "loftq":
-        initialisation.loftq(result)
+        _refuse_other_parts(result, adapter, expected)
     return result
 
 
 def _refuse_other_parts(
-    model: PeftModel, adapter: LayerAdapter, meant: tuple[set[str], set[str]]
+    model: PeftModel, adapter: LayerAdapter, expected: tuple[set[str], set[str]]
 ) -> None:
-    """Raises ``ConfigError`` if PEFT understood a name otherwise than it was meant."""
-    wrong = trained.differences(model, *meant)
+    """Raise ``ConfigError`` if PEFT trains other parts than the ``expected`` ones."""
+    wrong = trained.differences(model, *expected)
     if wrong:
         why = f"PEFT reads these names otherwise: {'; '.join(wrong[:3])}"
         fix = "give whole names, as model.named_modules() has them"
@@ -97,7 +108,7 @@ def _refuse_other_parts(
 
 @contextmanager
 def _peft_warnings() -> Iterator[None]:
-    """Without what PEFT says about transformers' future, and about what is looked after here."""
+    """Hide PEFT's warnings about coming versions of transformers and about cases handled here."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
@@ -118,8 +129,9 @@ def check(
     steps: int | None = None,
     start: AdapterFolder | None = None,
 ) -> None:
-    """Raises ``ConfigError`` for settings that this architecture, or a run of ``steps``, cannot
-    take; changes nothing.
+    """Raise ``ConfigError`` for settings that ``model``, or a run of ``steps``, cannot take.
+
+    ``model`` stays as it is.
     """
     if start is not None:
         assert isinstance(adapter, PeftAdapter)
@@ -131,7 +143,7 @@ def check(
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """(trainable, all). A 4-bit weight is stored two to a byte."""
+    """Return the numbers of trainable and of all parameters; a byte holds two 4-bit weights."""
 
     def size(p: torch.nn.Parameter) -> int:
         return p.numel() * (2 * p.element_size() if hasattr(p, "quant_storage") else 1)
@@ -146,11 +158,10 @@ def save(
     folder: Path,
     ends: Sequence[int] = (),
 ) -> None:
-    """A PEFT adapter folder, or after full fine-tuning a Hugging Face model folder; whole or not at
-    all. Raises ``RunError``.
+    """Write a PEFT adapter folder, or after full fine-tuning a Hugging Face model folder.
 
-    ``ends``: tokens at which an answer ends, for ``generation_config.json``; empty: as model and
-    tokenizer declare them.
+    The folder is written as a whole or not at all. ``ends``: tokens at which an answer ends, for
+    ``generation_config.json``; empty: as model and tokenizer declare them. Raises ``RunError``.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     ends = ends or sorted(turn_ends.turn_ends(tokenizer, base.generation_config))
@@ -161,9 +172,8 @@ def save(
         if isinstance(model, PeftModel):
             _save_adapter(model, temporary)
         else:
-            model.generation_config = (
-                generation  # beside the weights, where ``from_pretrained`` reads it
-            )
+            # beside the weights, where ``from_pretrained`` reads it
+            model.generation_config = generation
             model.save_pretrained(temporary)
         generation.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -184,16 +194,16 @@ def save(
 
 
 def _save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter for the untouched base, the same bytes in every process."""
     config = model.peft_config[model.active_adapter]
     if config.peft_type == PeftType.ADALORA:
         # PEFT remembers the last allocation; the weights may be those of an earlier checkpoint
         values = [
             (name, p) for name, p in model.base_model.model.named_parameters() if ".lora_E." in name
         ]
-        config.rank_pattern = {name: _kept(p) for name, p in values}
-    model.save_pretrained(
-        folder, save_embedding_layers=False
-    )  # the base's embeddings are trained by modules_to_save at most
+        config.rank_pattern = {name: _kept_values(p) for name, p in values}
+    # the base's embeddings are trained by modules_to_save at most
+    model.save_pretrained(folder, save_embedding_layers=False)
     start = getattr(model, "start", None)
     if start is not None:
         initialisation.rewrite_for_original_base(model, start, folder)
@@ -201,7 +211,10 @@ def _save_adapter(model: PeftModel, folder: Path) -> None:
 
 
 def _sort_sets(config: PeftConfig, file: Path) -> None:
-    """PEFT writes sets (``target_modules``) in an order that changes with every process."""
+    """Sort the sets in PEFT's file, such as ``target_modules``.
+
+    PEFT writes them in an order that changes with every process.
+    """
     content = json.loads(file.read_text("utf-8"))
     for name, value in content.items():
         if isinstance(value, list) and isinstance(getattr(config, name, None), set | frozenset):
@@ -209,8 +222,8 @@ def _sort_sets(config: PeftConfig, file: Path) -> None:
     file.write_text(json.dumps(content, indent=2, sort_keys=True), "utf-8")
 
 
-def _kept(values: torch.Tensor) -> list[bool]:
-    """Which singular values AdaLoRA left; one at least, because PEFT stumbles over a rank of 0."""
+def _kept_values(values: torch.Tensor) -> list[bool]:
+    """Return which singular values AdaLoRA kept: at least one, as PEFT cannot load a rank of 0."""
     kept: list[bool] = (values != 0).view(-1).tolist()
     return kept if any(kept) else [True, *kept[1:]]
 
@@ -218,12 +231,12 @@ def _kept(values: torch.Tensor) -> list[bool]:
 def load_tuned(
     model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, compute: Compute
 ) -> PeftModel | PreTrainedModel:
-    """The fine-tuned model of a run, from its base and its adapter folder, on its device.
+    """Load the fine-tuned model of a run, from its base and its adapter folder, on its device.
 
-    Raises ``RunError`` if that was damaged.
+    Raises ``RunError`` if the folder is damaged.
     """
-    if (why := digests.damaged(folder)) is not None:
-        raise RunError(why)
+    if (damage := digests.damaged(folder)) is not None:
+        raise RunError(damage)
     if isinstance(adapter, FullFinetune):
         return load_model(model, Source(str(folder), None, ""), compute)
     base = prepare_quantised(load_model(model, source, compute), model.quantization)
@@ -232,7 +245,7 @@ def load_tuned(
 
 
 def prepare_quantised(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
-    """Freezes everything.
+    """Freeze all parameters, and return ``model``.
 
     On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation, rounding
     their scales: evaluating would change the model that is trained. That is switched off. The

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hydratune.errors import Problem
 from hydratune.settings.adapter import AdapterConfig, AdapterContext
 from hydratune.settings.ranges import at_least, between
+from hydratune.settings.registry import variants
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
 
@@ -21,6 +22,7 @@ class PeftAdapter(AdapterConfig):
     """A method of PEFT on a frozen base; field names are PEFT's."""
 
     peft_type: ClassVar[str] = ""  # PEFT's name of the method, as in adapter_config.json
+    title: ClassVar[str] = ""  # the method's name in the list of what is trained
 
     # any other field of the method's PEFT config, checked against it; OmegaConf refuses ``object``
     extra: dict[str, Any] = field(default_factory=dict)
@@ -43,11 +45,21 @@ class PeftAdapter(AdapterConfig):
         """Return the names of the fields that only this method has."""
         return [f.name for f in fields(self) if f.name not in ("method", "extra")]
 
+    def dropout_fields(self) -> list[str]:
+        """Return the names of the dropout settings.
+
+        They are no part of the weights, so they may change when an adapter is trained further.
+        """
+        return [name for name in self.own_fields() if name.endswith("dropout")]
+
     def model_problems(self, model: "PreTrainedModel", steps: int | None) -> Iterator[Problem]:
         from hydratune.adapters.peft_rules import refuse_unknown_extra
 
         refuse_unknown_extra(self)
         yield from ()
+
+    def initialise_weights(self, model: "PeftModel") -> None:
+        """Change the first weights of the adapter in ``model`` where PEFT's start is not used."""
 
     def saved_values(self, values: dict[str, object]) -> dict[str, object]:
         """Return the settings of a saved adapter, from those fields of its PEFT config.
@@ -58,6 +70,12 @@ class PeftAdapter(AdapterConfig):
 
     def restart(self, config: "PeftConfig") -> None:
         """Change PEFT's ``config`` of a saved adapter so that its weights can be loaded into it."""
+
+
+def peft_methods() -> dict[str, type[PeftAdapter]]:
+    """Return the adapter methods by PEFT's names of them."""
+    kinds = variants("adapter").values()
+    return {kind.peft_type: kind for kind in kinds if issubclass(kind, PeftAdapter)}
 
 
 @dataclass

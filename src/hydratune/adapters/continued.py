@@ -1,5 +1,6 @@
-"""An adapter that was trained before, put on its base model again to be trained further: the same
-weights, to the last bit.
+"""Attaching a saved adapter to its base model again, to train it further.
+
+The adapter gets the saved weights, to the last bit.
 """
 
 import copy
@@ -29,18 +30,18 @@ from hydratune.settings.commands import TrainConfig
 from hydratune.settings.model import Source
 from hydratune.settings.registry import plain
 
-_SAMPLES = 64  # pieces of a file of weights that are compared
+_SAMPLES = 64  # pieces of a weights file that are compared
 _PIECE = 2**16  # bytes
 
 
-def put_on(model: PreTrainedModel, found: AdapterFolder, adapter: PeftAdapter) -> PeftModel:
-    """``model`` with the adapter in ``found``, ready to be trained further.
+def attach_saved(model: PreTrainedModel, saved: AdapterFolder, adapter: PeftAdapter) -> PeftModel:
+    """Return ``model`` with the adapter in ``saved``, ready to be trained further.
 
     Raises ``ConfigError`` if it does not fit.
     """
-    result = _bare(model, found, adapter)
-    weights = _weights(found)
-    problems = list(_misfits(result, weights, found))
+    result = _with_new_adapter(model, saved, adapter)
+    weights = _weights(saved)
+    problems = list(_misfits(result, weights, saved))
     if problems:
         raise ConfigError(problems)
     with torch.no_grad():
@@ -48,25 +49,31 @@ def put_on(model: PreTrainedModel, found: AdapterFolder, adapter: PeftAdapter) -
     return result
 
 
-def check(model: PreTrainedModel, found: AdapterFolder, adapter: PeftAdapter) -> None:
-    """Raises ``ConfigError`` if the adapter does not fit ``model``, which stays as it is.
+def check(model: PreTrainedModel, saved: AdapterFolder, adapter: PeftAdapter) -> None:
+    """Raise ``ConfigError`` if the adapter does not fit ``model``, which stays as it is.
 
-    Draws random numbers.
+    The new adapter draws random numbers.
     """
     tensors = [*model.parameters(), *model.buffers()]
     same_weights = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    trains = [p.requires_grad for p in model.parameters()]
+    trainable = [p.requires_grad for p in model.parameters()]
     try:
-        problems = list(_misfits(_bare(same_weights, found, adapter), _weights(found), found))
+        result = _with_new_adapter(same_weights, saved, adapter)
+        problems = list(_misfits(result, _weights(saved), saved))
     finally:
-        for parameter, was in zip(model.parameters(), trains, strict=True):
+        for parameter, was in zip(model.parameters(), trainable, strict=True):
             parameter.requires_grad_(was)
     if problems:
         raise ConfigError(problems)
 
 
-def _bare(model: PreTrainedModel, found: AdapterFolder, adapter: PeftAdapter) -> PeftModel:
-    """With an adapter of this form, whose weights are not yet those."""
+def _with_new_adapter(
+    model: PreTrainedModel, saved: AdapterFolder, adapter: PeftAdapter
+) -> PeftModel:
+    """Return ``model`` with a new adapter of the saved one's form, without the saved weights.
+
+    Raises ``ConfigError`` if PEFT refuses it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings(
@@ -74,19 +81,7 @@ def _bare(model: PreTrainedModel, found: AdapterFolder, adapter: PeftAdapter) ->
             )
             warnings.filterwarnings("ignore", message="Specified to not (save|load) vera_A")
             warnings.filterwarnings("error", message="Unexpected keyword arguments")
-            config = PeftConfig.from_pretrained(str(found.path))
-            config.inference_mode, config.task_type, config.base_model_name_or_path = (
-                False,
-                "CAUSAL_LM",
-                model.name_or_path,
-            )
-            if hasattr(config, "init_lora_weights"):
-                config.init_lora_weights = True
-            adapter.restart(config)
-            for name in ("lora_dropout", "vera_dropout", "module_dropout"):
-                if hasattr(adapter, name):
-                    setattr(config, name, getattr(adapter, name))
-            result = get_peft_model(model, config)
+            result = get_peft_model(model, _config_to_train(model, saved, adapter))
     except (
         ValueError,
         TypeError,
@@ -96,35 +91,54 @@ def _bare(model: PreTrainedModel, found: AdapterFolder, adapter: PeftAdapter) ->
         UserWarning,
     ) as error:
         why = f"PEFT cannot put it on this model: {' '.join(str(error).split())[:300]}"
-        raise ConfigError([Problem(KEY, found.path, why, _other_base(found))]) from error
+        raise ConfigError([Problem(KEY, saved.path, why, _other_base(saved))]) from error
     assert isinstance(result, PeftModel)
     return result
 
 
-def _weights(found: AdapterFolder) -> dict[str, torch.Tensor]:
+def _config_to_train(
+    model: PreTrainedModel, saved: AdapterFolder, adapter: PeftAdapter
+) -> PeftConfig:
+    """Return PEFT's config of the saved adapter, changed for training on ``model``."""
+    config = PeftConfig.from_pretrained(str(saved.path))
+    config.inference_mode, config.task_type = False, "CAUSAL_LM"
+    config.base_model_name_or_path = model.name_or_path
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True
+    adapter.restart(config)
+    for name in adapter.dropout_fields():
+        setattr(config, name, getattr(adapter, name))
+    return config
+
+
+def _weights(saved: AdapterFolder) -> dict[str, torch.Tensor]:
+    """Read the tensors of the adapter by name. Raises ``ConfigError``."""
     try:
-        return dict(load_peft_weights(str(found.path), device="cpu"))
+        return dict(load_peft_weights(str(saved.path), device="cpu"))
     except (OSError, ValueError, RuntimeError, SafetensorError, EOFError) as error:
         why = (
-            f"{found.weights} cannot be read"
+            f"{saved.weights} cannot be read"
             f" ({(str(error).splitlines() or [type(error).__name__])[0][:200]})"
         )
         raise ConfigError(
-            [Problem(KEY, found.path, why, "bring the file back, or give another adapter")]
+            [Problem(KEY, saved.path, why, "bring the file back, or give another adapter")]
         ) from error
 
 
 def _misfits(
-    model: PeftModel, weights: Mapping[str, torch.Tensor], found: AdapterFolder
+    model: PeftModel, weights: Mapping[str, torch.Tensor], saved: AdapterFolder
 ) -> Iterator[Problem]:
-    """Tensors that are missing, too many, of another shape, or not finite."""
-    here = get_peft_model_state_dict(model, save_embedding_layers=False)
-    missing, more = sorted(here.keys() - weights.keys()), sorted(weights.keys() - here.keys())
-    other = [name for name in here if name in weights and here[name].shape != weights[name].shape]
+    """Yield a problem for tensors that are missing, too many, of another shape, or not finite."""
+    new = get_peft_model_state_dict(model, save_embedding_layers=False)
+    missing, more = sorted(new.keys() - weights.keys()), sorted(weights.keys() - new.keys())
+    reshaped = [name for name in new if name in weights and new[name].shape != weights[name].shape]
     why = ""
-    if other:
-        shapes = tuple(weights[other[0]].shape), tuple(here[other[0]].shape)
-        why = f"{other[0]} has the shape {shapes[0]} there and would have {shapes[1]} on this model"
+    if reshaped:
+        shapes = tuple(weights[reshaped[0]].shape), tuple(new[reshaped[0]].shape)
+        why = (
+            f"{reshaped[0]} has the shape {shapes[0]} there and would have {shapes[1]} on this"
+            " model"
+        )
     elif missing:
         why = f"it has no {missing[0]} ({len(missing)} tensors are missing)"
     elif more:
@@ -133,107 +147,105 @@ def _misfits(
             " tensors)"
         )
     if why:
-        yield Problem(KEY, found.path, why, _other_base(found))
+        yield Problem(KEY, saved.path, why, _other_base(saved))
         return
     broken = next(
         (name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())), None
     )
     if broken is not None:
         yield Problem(
-            KEY, found.path, f"its {broken} holds NaN or infinite numbers", "give another adapter"
+            KEY, saved.path, f"its {broken} holds NaN or infinite numbers", "give another adapter"
         )
 
 
-def _other_base(found: AdapterFolder) -> str:
+def _other_base(saved: AdapterFolder) -> str:
+    """Return the advice to use another base model or another adapter."""
     return (
-        f"give the base model that it was trained on ({found.base or 'unknown'}), or another"
+        f"give the base model that it was trained on ({saved.base or 'unknown'}), or another"
         " adapter"
     )
 
 
-# ----------------------------------------------------------------------------- which base it is for
-def check_base(config: TrainConfig, source: Source, found: AdapterFolder) -> str:
-    """Raises ``ConfigError`` if the adapter was trained on another base model.
+# ---------------------------------------------------------------- the base model of a saved adapter
+def check_base(config: TrainConfig, source: Source, saved: AdapterFolder) -> str:
+    """Raise ``ConfigError`` if the adapter was trained on another base model than ``source``.
 
-    Returns what could not be told, if anything.
+    Returns a warning if that cannot be decided, else an empty string.
     """
-    other, mine = Path(str(found.base)), Path(source.name)
-    copies = other.is_dir() and mine.is_dir() and _same_weights(other, mine)
-    stored = found.run / RunFile.environment if found.run is not None else None
-    if found.run is not None and stored is not None and stored.is_file():
-        before = str(read_json(stored).get("base"))
-        if before == source.identity or (
-            copies and before.partition("+")[2] == source.identity.partition("+")[2]
-        ):
-            return ""
-        settings = settings_of_run(found.run)
-        raise ConfigError(
-            [
-                _another(
-                    config,
-                    found,
-                    f"it was trained on {before}, and this is {source.identity}",
-                    settings,
-                )
-            ]
-        )
-    if found.base is None or found.base == source.name or copies:
+    recorded = saved.run / RunFile.environment if saved.run is not None else None
+    if recorded is not None and recorded.is_file():
+        _check_recorded_base(config, source, saved, str(read_json(recorded).get("base")))
         return ""
-    if other.is_dir() and mine.is_dir():
-        raise ConfigError(
-            [
-                _another(
-                    config,
-                    found,
-                    f"it was trained on {other}, whose weights are not those of {mine}",
-                    None,
-                )
-            ]
-        )
-    if config.model.on_hub and not other.is_absolute():
-        raise ConfigError([_another(config, found, f"it was trained on {found.base}", None)])
+    if saved.base is None or saved.base == source.name or _are_copies(saved, source):
+        return ""
+    before, now = Path(saved.base), Path(source.name)
+    why = ""
+    if before.is_dir() and now.is_dir():
+        why = f"it was trained on {before}, whose weights are not those of {now}"
+    elif config.model.on_hub and not before.is_absolute():
+        why = f"it was trained on {saved.base}"
+    if why:
+        raise ConfigError([Problem(KEY, config.model.adapter, why, _base_named_by(saved))])
     return (
-        f"the adapter names {found.base} as its base model, and this is {source.name}: only names"
+        f"the adapter names {saved.base} as its base model, and this is {source.name}: only names"
         " and shapes of layers were compared"
     )
 
 
-def _another(
-    config: TrainConfig, found: AdapterFolder, why: str, run: TrainConfig | None
-) -> Problem:
-    if run is not None:
-        model = plain(run.model)
-        own = {"hub": "id", "local": "path"}.get(model["source"])
-        words = (
-            f"model={model['source']} model.{own}={model[own]}"
-            if own
-            else "the settings of model in " + str(found.run) + "/config.yaml"
-        )
-        if model["quantization"] != plain(config.model)["quantization"]:
-            words += f" model.quantization={model['quantization']}"
-        fix = (
-            f"set {words}; if the weights are the same all the same, give a copy of adapter/: names"
-            " and shapes are compared then"
-        )
-    else:
-        base = str(found.base)
-        fix = (
-            f"set model=local model.path={base}"
-            if Path(base).is_dir()
-            else f"set model=hub model.id={base}"
-        )
-    return Problem(KEY, config.model.adapter, why, f"{fix}; or leave {KEY} out")
+def _check_recorded_base(
+    config: TrainConfig, source: Source, saved: AdapterFolder, before: str
+) -> None:
+    """Raise ``ConfigError`` if ``before``, the identity of the adapter's base, is not this one."""
+    same_precision = before.partition("+")[2] == source.identity.partition("+")[2]
+    if before == source.identity or (_are_copies(saved, source) and same_precision):
+        return
+    assert saved.run is not None
+    run = settings_of_run(saved.run)
+    why = f"it was trained on {before}, and this is {source.identity}"
+    fix = _base_named_by(saved) if run is None else _base_of_run(config, saved.run, run)
+    raise ConfigError([Problem(KEY, config.model.adapter, why, fix)])
 
 
-def _same_weights(one: Path, other: Path) -> bool:
-    """Compares sizes and samples of all files of weights: two copies of a model are one."""
-    names = [sorted(p.name for p in folder.glob("*.safetensors")) for folder in (one, other)]
+def _base_of_run(config: TrainConfig, directory: Path, run: TrainConfig) -> str:
+    """Return the advice to use the base model of the adapter's run, in words."""
+    model = plain(run.model)
+    own = {"hub": "id", "local": "path"}.get(model["source"])
+    words = (
+        f"model={model['source']} model.{own}={model[own]}"
+        if own
+        else f"the settings of model in {directory}/config.yaml"
+    )
+    if model["quantization"] != plain(config.model)["quantization"]:
+        words += f" model.quantization={model['quantization']}"
+    return (
+        f"set {words}; if the weights are the same all the same, give a copy of adapter/: names"
+        f" and shapes are compared then; or leave {KEY} out"
+    )
+
+
+def _base_named_by(saved: AdapterFolder) -> str:
+    """Return the advice to use the base model that ``saved`` names."""
+    base = str(saved.base)
+    kind = f"model=local model.path={base}" if Path(base).is_dir() else f"model=hub model.id={base}"
+    return f"set {kind}; or leave {KEY} out"
+
+
+def _are_copies(saved: AdapterFolder, source: Source) -> bool:
+    """Return whether the adapter's base and ``source`` are folders with the same weights."""
+    before, now = Path(str(saved.base)), Path(source.name)
+    return before.is_dir() and now.is_dir() and _same_weights(before, now)
+
+
+def _same_weights(first: Path, second: Path) -> bool:
+    """Return whether two folders hold weights of the same sizes and the same sampled bytes."""
+    names = [sorted(p.name for p in folder.glob("*.safetensors")) for folder in (first, second)]
     return names[0] == names[1] and all(
-        _sampled(one / name) == _sampled(other / name) for name in names[0]
+        _sampled(first / name) == _sampled(second / name) for name in names[0]
     )
 
 
 def _sampled(file: Path) -> tuple[int, str]:
+    """Return the size of a file in bytes, and a hash of pieces spread over it."""
     size, digest = file.stat().st_size, hashlib.sha256()
     with file.open("rb") as stream:
         for number in range(_SAMPLES):
@@ -242,10 +254,10 @@ def _sampled(file: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def facts(found: AdapterFolder) -> dict[str, str]:
-    """What a run's record says of the adapter it began with."""
-    with found.weights.open("rb") as stream:
+def facts(saved: AdapterFolder) -> dict[str, str]:
+    """Return what a run's record says of the adapter it starts from."""
+    with saved.weights.open("rb") as stream:
         return {
-            "adapter": str(found.path),
+            "adapter": str(saved.path),
             "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
         }

@@ -1,5 +1,6 @@
-"""An adapter that was trained before, as files: found, described as settings, compared with what is
-typed. Needs no torch.
+"""The files of a saved adapter: finding them, reading its settings, and comparing typed settings.
+
+Needs no torch.
 """
 
 import json
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune import digests
-from hydratune.adapters.base import PeftAdapter
+from hydratune.adapters.base import PeftAdapter, peft_methods
 from hydratune.adapters.methods.full import FullFinetune
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import Json
@@ -20,25 +21,16 @@ from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SWEEP_FILE
 from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.commands import TrainConfig, load
-from hydratune.settings.registry import plain, variants
+from hydratune.settings.registry import plain
 
 SETTINGS_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 KEY = "model.adapter"
 # PEFT's: the base of such weights is not the untouched one
-_STARTS_IN_THE_BASE = (
-    "pissa",
-    "olora",
-    "corda",
-    "lora_ga",
-)
-# what may be changed on the way: it is no part of the weights
-_FREE = (
-    "lora_dropout",
-    "vera_dropout",
-    "module_dropout",
-)
-_OF_THE_START = ("pissa", "olora", "loftq")
+_BASE_CHANGING_STARTS = ("pissa", "olora", "corda", "lora_ga")
+# starts of LoRA that are options of adapter=
+_NAMED_STARTS = ("pissa", "olora", "loftq")
+_REPAIR = "bring the file back, or give another adapter"
 
 
 @dataclass(frozen=True)
@@ -51,16 +43,17 @@ class AdapterFolder:
 
     @property
     def weights(self) -> Path:
+        """The file of the adapter's weights."""
         return next(self.path / name for name in WEIGHT_FILES if (self.path / name).is_file())
 
     @property
     def base(self) -> str | None:
-        """What its writer loaded the base model from."""
+        """The path or Hub name from which the base model was loaded."""
         return self.settings.get("base_model_name_or_path")
 
 
 def find(given: str) -> AdapterFolder:
-    """The adapter in a PEFT folder or a run directory. Raises ``ConfigError``."""
+    """Return the adapter in a PEFT folder or a run directory. Raises ``ConfigError``."""
     place = Path(given).expanduser()
     if (place / SETTINGS_FILE).is_file():
         run = (
@@ -76,6 +69,7 @@ def find(given: str) -> AdapterFolder:
 
 
 def _not_found(given: str, place: Path) -> Problem:
+    """Return why there is no adapter in ``place``, and what to give instead."""
     own = (
         "give a run directory, its adapter/, or a folder that PEFT wrote (adapter_config.json,"
         " adapter_model.safetensors)"
@@ -114,6 +108,10 @@ def _not_found(given: str, place: Path) -> Problem:
 
 
 def _read(given: str, folder: Path, run: Path | None) -> AdapterFolder:
+    """Read the settings in a PEFT folder.
+
+    Raises ``ConfigError`` if a file is missing or damaged.
+    """
     file = folder / SETTINGS_FILE
     if (damage := digests.damaged(folder)) is not None:
         raise ConfigError([Problem(KEY, given, damage, "bring it back, or give another adapter")])
@@ -121,84 +119,24 @@ def _read(given: str, folder: Path, run: Path | None) -> AdapterFolder:
         settings = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            [
-                Problem(
-                    KEY,
-                    given,
-                    f"{file} cannot be read ({error})",
-                    "bring the file back, or give another adapter",
-                )
-            ]
+            [Problem(KEY, given, f"{file} cannot be read ({error})", _REPAIR)]
         ) from None
     if not isinstance(settings, dict):
-        raise ConfigError(
-            [
-                Problem(
-                    KEY,
-                    given,
-                    f"{file} holds no object",
-                    "bring the file back, or give another adapter",
-                )
-            ]
-        )
+        raise ConfigError([Problem(KEY, given, f"{file} holds no object", _REPAIR)])
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
-        raise ConfigError(
-            [
-                Problem(
-                    KEY,
-                    given,
-                    f"{folder} has no weights ({WEIGHT_FILES[0]})",
-                    "bring the file back, or give another adapter",
-                )
-            ]
-        )
+        why = f"{folder} has no weights ({WEIGHT_FILES[0]})"
+        raise ConfigError([Problem(KEY, given, why, _REPAIR)])
     return AdapterFolder(folder, run, settings)
 
 
-def _methods() -> dict[str, type[PeftAdapter]]:
-    """Return the adapter methods by PEFT's names of them."""
-    kinds = variants("adapter").values()
-    return {kind.peft_type: kind for kind in kinds if issubclass(kind, PeftAdapter)}
+def saved_settings(saved: AdapterFolder) -> PeftAdapter:
+    """Return the settings of a saved adapter as this program has them.
 
-
-def described(found: AdapterFolder) -> PeftAdapter:
-    """The settings of the adapter as this program has them.
-
-    Raises ``ConfigError`` for what it cannot go on training.
+    Raises ``ConfigError`` for an adapter that cannot be trained further.
     """
-    settings, given = found.settings, found.path
-    method = str(settings.get("peft_type"))
-    start = str(settings.get("init_lora_weights", "")).lower()
-    why = ""
-    kind = _methods().get(method)
-    if kind is not None and kind.resume_obstacle:
-        why = f"{kind.resume_obstacle}, so it cannot be trained further"
-    elif kind is None:
-        why = (
-            f"its method is {method}, which is not trained here (trained are"
-            f" {', '.join(sorted(map(str.lower, _methods())))})"
-        )
-    elif settings.get("task_type") not in (None, "CAUSAL_LM"):
-        why = f"it was made for {settings['task_type']}, not for the next token (CAUSAL_LM)"
-    elif start.startswith(_STARTS_IN_THE_BASE):
-        why = (
-            f"init_lora_weights={start} took a part out of the base: its weights do not fit the"
-            " untouched model"
-        )
-    if why:
-        convert = (
-            "PeftModel.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=START)"
-            " writes one that does"
-        )
-        fix = (
-            convert
-            if start.startswith(_STARTS_IN_THE_BASE)
-            else f"give another adapter, or begin a new one: leave {KEY} out"
-        )
-        raise ConfigError([Problem(KEY, given, why, fix)])
-    assert kind is not None
-    known = {f.name for f in fields(kind)} - {"method", "extra"}
-    values = {name: _value(name, settings[name]) for name in known & settings.keys()}
+    kind = _trainable_method(saved)
+    names = {f.name for f in fields(kind)} - {"method", "extra"}
+    values = {name: _value(name, saved.settings[name]) for name in names & saved.settings.keys()}
     values = {
         name: value
         for name, value in values.items()
@@ -208,16 +146,48 @@ def described(found: AdapterFolder) -> PeftAdapter:
     try:
         result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
     except OmegaConfBaseException as error:
-        why = f"{found.path / SETTINGS_FILE}: {str(error).splitlines()[0]}"
-        raise ConfigError(
-            [Problem(KEY, given, why, "bring the file back, or give another adapter")]
-        ) from None
+        why = f"{saved.path / SETTINGS_FILE}: {str(error).splitlines()[0]}"
+        raise ConfigError([Problem(KEY, saved.path, why, _REPAIR)]) from None
     assert isinstance(result, PeftAdapter)
     return result
 
 
+def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
+    """Return the method of a saved adapter.
+
+    Raises ``ConfigError`` if adapters of this method, task or start cannot be trained further.
+    """
+    settings, methods = saved.settings, peft_methods()
+    method = str(settings.get("peft_type"))
+    start = str(settings.get("init_lora_weights", "")).lower()
+    kind = methods.get(method)
+    fix = f"give another adapter, or begin a new one: leave {KEY} out"
+    if kind is None:
+        why = (
+            f"its method is {method}, which is not trained here (trained are"
+            f" {', '.join(sorted(map(str.lower, methods)))})"
+        )
+    elif kind.resume_obstacle:
+        why = f"{kind.resume_obstacle}, so it cannot be trained further"
+    elif settings.get("task_type") not in (None, "CAUSAL_LM"):
+        why = f"it was made for {settings['task_type']}, not for the next token (CAUSAL_LM)"
+    elif start.startswith(_BASE_CHANGING_STARTS):
+        why = (
+            f"init_lora_weights={start} took a part out of the base: its weights do not fit the"
+            " untouched model"
+        )
+    else:
+        return kind
+    if start.startswith(_BASE_CHANGING_STARTS):
+        fix = (
+            "PeftModel.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=START)"
+            " writes one that does"
+        )
+    raise ConfigError([Problem(KEY, saved.path, why, fix)])
+
+
 def _value(name: str, value: Json) -> Json:
-    """PEFT's value of a field in the type that it has here."""
+    """Return PEFT's value of a field in the type that it has here."""
     if name in ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules"):
         return [value] if isinstance(value, str) else sorted(value) if value is not None else None
     if name == "layers_to_transform":
@@ -225,12 +195,12 @@ def _value(name: str, value: Json) -> Json:
     if name == "layers_pattern":
         return value[0] if isinstance(value, list) and value else value or None
     if name == "init_lora_weights":
-        return "true"  # whatever its start was, its weights are there
+        return "true"  # the saved weights replace any start
     return value
 
 
 def adopt(config: TrainConfig, overrides: Sequence[str]) -> None:
-    """Takes the settings of the adapter from ``model.adapter``, where that is given.
+    """Replace the settings of the adapter by those of ``model.adapter``, where that is given.
 
     Raises ``ConfigError`` if ``overrides``, as they are typed, ask for another adapter.
     """
@@ -238,64 +208,64 @@ def adopt(config: TrainConfig, overrides: Sequence[str]) -> None:
         return
     typed = config.adapter
     if isinstance(typed, FullFinetune) and any(_key(o) == "adapter" for o in overrides):
-        why = f"{KEY} goes on training an adapter, and this trains the model itself"
+        why = f"{KEY} trains a saved adapter further, and this trains the model itself"
         raise ConfigError(
             [Problem("adapter", plain(typed)["method"], why, f"leave adapter out, or {KEY}")]
         )
-    found = find(config.model.adapter)
-    own = described(found)
-    problems = list(_contradictions(typed, own, overrides, found))
+    saved = find(config.model.adapter)
+    own = saved_settings(saved)
+    problems = list(_contradictions(typed, own, overrides, saved))
     if problems:
         raise ConfigError(problems)
-    for name in _FREE:
-        if f"adapter.{name}" in map(_key, overrides) and hasattr(own, name):
+    for name in own.dropout_fields():
+        if f"adapter.{name}" in map(_key, overrides):
             setattr(own, name, getattr(typed, name))
     config.adapter = own
 
 
 def _contradictions(
-    typed: AdapterConfig, own: PeftAdapter, overrides: Sequence[str], found: AdapterFolder
+    typed: AdapterConfig, own: PeftAdapter, overrides: Sequence[str], saved: AdapterFolder
 ) -> Iterator[Problem]:
-    method = plain(own)["method"]
+    """Yield a problem for each override that differs from the saved adapter's ``own`` settings."""
+    free = {
+        name
+        for adapter in (typed, own)
+        if isinstance(adapter, PeftAdapter)
+        for name in adapter.dropout_fields()
+    }
     fix = (
         "leave it out: the settings of an adapter that is trained further are its own; or leave"
         f" {KEY} out"
     )
     for override in overrides:
-        key, name = _key(override), _key(override).partition(".")[2].split(".")[0]
+        key, value = _key(override), override.partition("=")[2]
+        name = key.partition(".")[2].split(".")[0]
         if key == "adapter" and (type(typed) is not type(own) or _form(typed) != _form(own)):
-            yield Problem(
-                key, override.partition("=")[2], f"the adapter in {found.path} is {_told(own)}", fix
-            )
-        elif key.startswith("adapter.") and name not in _FREE:
-            there = getattr(own, name, None)
+            why = f"the adapter in {saved.path} is {_method_and_form(own)}"
+            yield Problem(key, value, why, fix)
+        elif key.startswith("adapter.") and name not in free:
+            own_value = getattr(own, name, None)
             if not hasattr(own, name) or name == "extra":
-                yield Problem(
-                    key,
-                    override.partition("=")[2],
-                    f"the adapter in {found.path} is {method}, whose settings are fixed",
-                    fix,
-                )
-            elif _comparable(getattr(typed, name, None)) != _comparable(there):
-                yield Problem(
-                    key,
-                    override.partition("=")[2],
-                    f"it is {there} in the adapter in {found.path}",
-                    fix,
-                )
+                method = plain(own)["method"]
+                why = f"the adapter in {saved.path} is {method}, whose settings are fixed"
+                yield Problem(key, value, why, fix)
+            elif _comparable(getattr(typed, name, None)) != _comparable(own_value):
+                why = f"it is {own_value} in the adapter in {saved.path}"
+                yield Problem(key, value, why, fix)
 
 
 def _form(adapter: AdapterConfig) -> tuple[object, ...]:
-    """What tells the options of one method apart."""
+    """Return the settings by which the options of ``adapter=`` for one method differ."""
     start = str(getattr(adapter, "init_lora_weights", "")).lower()
     return (
         getattr(adapter, "use_dora", None),
         getattr(adapter, "use_rslora", None),
-        start if start.startswith(_OF_THE_START) else "",
+        start if start.startswith(_NAMED_STARTS) else "",
     )
 
 
-def _told(adapter: PeftAdapter) -> str:
+def _method_and_form(adapter: PeftAdapter) -> str:
+    """Return the method and its variants, such as ``lora with dora``."""
     form = [
         name.removeprefix("use_")
         for name in ("use_dora", "use_rslora")
@@ -304,8 +274,8 @@ def _told(adapter: PeftAdapter) -> str:
     return " with ".join([str(plain(adapter)["method"]), *form])
 
 
-def told(adapter: PeftAdapter) -> str:
-    """Its method and size, for the terminal."""
+def describe_adapter(adapter: PeftAdapter) -> str:
+    """Return the method and the size of an adapter, for the terminal."""
     size = next(
         (
             f", {name}={getattr(adapter, name)}"
@@ -314,21 +284,23 @@ def told(adapter: PeftAdapter) -> str:
         ),
         "",
     )
-    return f"{_told(adapter)}{size}"
+    return f"{_method_and_form(adapter)}{size}"
 
 
 def _comparable(value: object) -> object:
+    """Return a value so that equal settings are equal: lists sorted, options by name."""
     if isinstance(value, list):
         return sorted(map(str, value))
     return value.value if isinstance(value, Enum) else value
 
 
 def _key(override: str) -> str:
+    """Return the config key of a Hydra override, such as ``adapter.r`` of ``+adapter.r=8``."""
     return override.split("=", 1)[0].lstrip("+~").split("@")[0]
 
 
 def settings_of_run(run: Path) -> TrainConfig | None:
-    """Of the run that an adapter belongs to; None if they cannot be read."""
+    """Return the settings of the run in directory ``run``; None if they cannot be read."""
     try:
         return load(run / RunFile.config)
     except (OSError, OmegaConfBaseException, KeyError, AssertionError, ValueError):

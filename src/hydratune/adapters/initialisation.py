@@ -18,7 +18,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def loftq(model: PeftModel) -> None:
-    """Starts LoRA as the best approximation, of its rank, of what 4-bit quantisation lost
+    """Start LoRA as the best approximation, of its rank, of what 4-bit quantisation lost
     (arXiv:2310.08659, one step).
 
     The quantised base stays as it is, so the saved adapter fits the same base quantised anew.
@@ -56,7 +56,7 @@ def loftq(model: PeftModel) -> None:
 
 
 def _tensor_files(base: PreTrainedModel) -> dict[str, Path]:
-    """Name of every stored tensor -> its file."""
+    """Return the file of every stored tensor, by the tensor's name."""
     folder = Path(base.name_or_path)
     if not folder.is_dir():
         try:
@@ -74,6 +74,7 @@ def _tensor_files(base: PreTrainedModel) -> dict[str, Path]:
 
 
 def _no_originals(why: str) -> ConfigError:
+    """Return the error for a base whose weights before quantisation cannot be read."""
     fix = "use a model with *.safetensors files, or set adapter.init_lora_weights=true"
     return ConfigError(
         [
@@ -88,7 +89,7 @@ def _no_originals(why: str) -> ConfigError:
 
 
 def start_of(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The low-rank factors as they are now, under the names they are saved with."""
+    """Return the low-rank factors as they are now, by the names they are saved with."""
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {
         name: tensor.detach().cpu().clone()
@@ -100,8 +101,9 @@ def start_of(model: PeftModel) -> dict[str, torch.Tensor]:
 def rewrite_for_original_base(
     model: PeftModel, start: dict[str, torch.Tensor], folder: Path
 ) -> None:
-    """Turns a saved adapter whose start was taken out of the base into one for the untouched base,
-    of twice the rank.
+    """Rewrite a saved adapter for the untouched base, with twice the rank.
+
+    The start of the adapter was taken out of the base it was trained on.
 
     W = W' + s B0 A0 at the start and the trained layer is W' + s B A = W + s (B A - B0 A0) = W + s
     [B, -B0] [A; A0]. PEFT's own conversion loses all other trained tensors (modules_to_save,

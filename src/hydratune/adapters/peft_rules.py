@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hydratune.adapters.targets import (
-    elsewhere,
     for_peft,
     glob_like,
     matches,
     saved_for_peft,
     saved_modules,
     short_names,
+    similar_names,
     targets,
     ties_embeddings,
     unreadable,
@@ -58,8 +58,9 @@ def layer_values(model: PreTrainedModel, adapter: "LayerAdapter") -> dict[str, o
     values: dict[str, object] = {
         "target_modules": for_peft(model, adapter),
         "modules_to_save": saved_for_peft(model, adapter.modules_to_save),
-        "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
     }
+    if "fan_in_fan_out" in {field.name for field in fields(config_class(adapter))}:
+        values["fan_in_fan_out"] = any(isinstance(module, Conv1D) for module in model.modules())
     if adapter.saves_tied_embeddings:
         values["ensure_weight_tying"] = bool(tied_modules(model, adapter))
     return values
@@ -147,7 +148,7 @@ def _no_such_module(
         fix = f"name what you mean: {short_names(ends)}"
     else:
         unnumbered = [name for name in names if not name[-1].isdigit()]
-        fix = f"some of: {short_names(unnumbered)}{elsewhere(model, [pattern])}"
+        fix = f"some of: {short_names(unnumbered)}{similar_names(model, [pattern])}"
     return Problem(key, adapter.modules_to_save, why, fix)
 
 

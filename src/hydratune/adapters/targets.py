@@ -1,5 +1,6 @@
-"""Which layers of a model an adapter changes, decided by name before anything is changed; refusals
-show the names that exist.
+"""The layers of a model that an adapter changes.
+
+They are chosen by name before anything is changed. Messages show the names that exist.
 """
 
 import re
@@ -22,8 +23,9 @@ _LAYER_LISTS = ("layers", "h", "block", "blocks", "layer")  # as PEFT looks for 
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether ``pattern`` is the name, its end after a dot, or a regular expression of the whole
-    name.
+    """Return whether ``pattern`` means the module ``name``.
+
+    A pattern is the name, its end after a dot, or a regular expression of the whole name.
     """
     return (
         name == pattern or name.endswith(f".{pattern}") or re.fullmatch(pattern, name) is not None
@@ -31,7 +33,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def unreadable(key: str, patterns: Sequence[str]) -> Iterator[Problem]:
-    """Patterns that are no regular expressions."""
+    """Yield a problem for each pattern that is no regular expression."""
     for pattern in patterns:
         try:
             re.compile(pattern)
@@ -50,8 +52,9 @@ def glob_like(
     names: Iterable[str],
     takes: Callable[[str, str], bool] = matches,
 ) -> Iterator[Problem]:
-    """Regular expressions such as ``layers.1.*`` that take more than their dots say: layer 10 as
-    well as layer 1.
+    """Yield a problem for each expression such as ``layers.1.*``, which matches layer 10 as well.
+
+    ``takes``: whether a name matches a pattern.
     """
     names = list(names)
     for pattern in patterns:
@@ -72,12 +75,12 @@ def glob_like(
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
-    """Everything an adapter can be added to, by name: quantised layers too, and the output head."""
+    """Return all linear layers by name, quantised ones and the output head among them."""
     return {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)}
 
 
 def width(layer: torch.nn.Module) -> tuple[int, int]:
-    """(in, out) of a linear layer; a quantised one no longer shows it in its weight."""
+    """Return the widths (in, out) of a linear layer, which a quantised weight does not show."""
     if isinstance(layer, torch.nn.Linear):
         return layer.in_features, layer.out_features
     assert isinstance(layer, Conv1D)
@@ -85,25 +88,25 @@ def width(layer: torch.nn.Module) -> tuple[int, int]:
 
 
 def short_names(names: Sequence[str]) -> str:
-    """The last parts of ``names``, for messages."""
+    """Return the last parts of ``names``, for messages."""
     return ", ".join(sorted({name.rpartition(".")[2] for name in names}))
 
 
 def ties_embeddings(model: PreTrainedModel) -> bool:
-    """Whether the output head and the embeddings are one matrix."""
+    """Return whether the output head and the embeddings are one matrix."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     return head is not None and embeddings is not None and head.weight is embeddings.weight
 
 
 def layer_number(name: str, pattern: str | None) -> int | None:
-    """Of the layer that module ``name`` is in; None outside of the layers."""
+    """Return the number of the layer that module ``name`` is in; None outside of the layers."""
     lists = "|".join(map(re.escape, (pattern,) if pattern else _LAYER_LISTS))
-    found = re.search(rf"(?:^|\.)(?:{lists})\.(\d+)\.", name)
-    return int(found[1]) if found else None
+    match = re.search(rf"(?:^|\.)(?:{lists})\.(\d+)\.", name)
+    return int(match[1]) if match else None
 
 
-def wanted(model: PreTrainedModel, adapter: "LayerAdapter") -> list[str]:
-    """``adapter.target_modules``, or PEFT's choice for the architecture.
+def target_patterns(model: PreTrainedModel, adapter: "LayerAdapter") -> list[str]:
+    """Return ``adapter.target_modules``, or PEFT's choice for the architecture.
 
     Raises ``ConfigError`` where PEFT knows none.
     """
@@ -111,31 +114,32 @@ def wanted(model: PreTrainedModel, adapter: "LayerAdapter") -> list[str]:
         return list(adapter.target_modules)
     # architecture -> names
     mapping = f"TRANSFORMERS_MODELS_TO_{adapter.peft_type}_TARGET_MODULES_MAPPING"
-    known: Mapping[str, Sequence[str]] = getattr(peft_utils, mapping)
-    kind = model.config.model_type
-    if kind not in known or isinstance(known[kind], str):
+    choices: Mapping[str, Sequence[str]] = getattr(peft_utils, mapping)
+    architecture = model.config.model_type
+    if architecture not in choices or isinstance(choices[architecture], str):
         why = (
-            f"PEFT has no choice of layers for {adapter_name(adapter)} on the architecture {kind!r}"
+            f"PEFT has no choice of layers for {adapter_name(adapter)} on the architecture"
+            f" {architecture!r}"
         )
         fix = (
             "name them: adapter.target_modules=[...], of:"
             f" {short_names(list(linear_layers(model)))}"
         )
         raise ConfigError([Problem("adapter.target_modules", None, why, fix)])
-    return list(known[kind])
+    return list(choices[architecture])
 
 
 def adapter_name(adapter: object) -> str:
-    """``adapter=`` option, for messages."""
+    """Return the option of ``adapter=``, for messages."""
     return str(getattr(adapter, "method", type(adapter).__name__))
 
 
 def targets(model: PreTrainedModel, adapter: "LayerAdapter") -> dict[str, torch.nn.Module]:
-    """The layers that ``adapter`` changes, by name.
+    """Return the layers that ``adapter`` changes, by name.
 
     Raises ``ConfigError`` for names that match nothing.
     """
-    linears, choice = linear_layers(model), wanted(model, adapter)
+    linears, choice = linear_layers(model), target_patterns(model, adapter)
     unclear = [
         *unreadable("adapter.target_modules", choice),
         *unreadable("adapter.exclude_modules", adapter.exclude_modules),
@@ -143,53 +147,64 @@ def targets(model: PreTrainedModel, adapter: "LayerAdapter") -> dict[str, torch.
     if unclear:
         raise ConfigError(unclear)
     head = model.get_output_embeddings()
-    body = [
-        name for name, module in linears.items() if module is not head
-    ]  # the head is only trained if it is named
+    # the head is only trained if it is named
+    body = [name for name, module in linears.items() if module is not head]
     problems = [
         *glob_like("adapter.target_modules", choice, linears),
         *glob_like("adapter.exclude_modules", adapter.exclude_modules, linears),
         *_excluded_shorthand(adapter, body),
+        *_unknown_names(model, linears, "adapter.target_modules", choice),
+        *_unknown_names(model, linears, "adapter.exclude_modules", adapter.exclude_modules),
+        *_wrong_layers(model, adapter),
     ]
-    for key, patterns in (("target_modules", choice), ("exclude_modules", adapter.exclude_modules)):
-        missing = [
-            p for p in patterns if p != ALL_LINEAR and not any(matches(name, p) for name in linears)
-        ]
-        if missing:
-            why = f"this model has no linear layer called {', '.join(missing)}"
-            fix = f"its linear layers: {short_names(list(linears))}{elsewhere(model, missing)}"
-            problems.append(Problem(f"adapter.{key}", patterns, why, fix))
-    chosen = {
+    if problems:
+        raise ConfigError(problems)
+    named = {
         name: module
         for name, module in linears.items()
         if any(name in body if p == ALL_LINEAR else matches(name, p) for p in choice)
         and not any(matches(name, p) for p in adapter.exclude_modules)
     }
-    problems += _wrong_layers(model, adapter)
-    if problems:
-        raise ConfigError(problems)
-    before = chosen
-    if adapter.layers_to_transform is not None:
-        chosen = {
-            n: m
-            for n, m in chosen.items()
-            if layer_number(n, adapter.layers_pattern) in adapter.layers_to_transform
-        }
+    chosen = {name: module for name, module in named.items() if _in_layers(name, adapter)}
     if not chosen:
-        if not linears:
-            why, fix = "this model has no linear layer", "set adapter=none"
-        else:
-            why = "adapter.exclude_modules and adapter.layers_to_transform leave no layer"
-            fix = f"choose among: {short_names(list(linears))}"
-        raise ConfigError([Problem("adapter.target_modules", adapter.target_modules, why, fix)])
-    if adapter.target_modules is not None:
-        problems = list(_left_out(adapter, before, chosen))
+        raise ConfigError([_no_layer(linears, adapter)])
+    problems = list(_unused_names(adapter, named, chosen))
     if problems:
         raise ConfigError(problems)
     return chosen
 
 
+def _in_layers(name: str, adapter: "LayerAdapter") -> bool:
+    """Return whether module ``name`` is in one of ``layers_to_transform``."""
+    numbers = adapter.layers_to_transform
+    return numbers is None or layer_number(name, adapter.layers_pattern) in numbers
+
+
+def _unknown_names(
+    model: PreTrainedModel, linears: Iterable[str], key: str, patterns: Sequence[str]
+) -> Iterator[Problem]:
+    """Yield a problem if some of ``patterns`` match no linear layer."""
+    missing = [
+        p for p in patterns if p != ALL_LINEAR and not any(matches(name, p) for name in linears)
+    ]
+    if missing:
+        why = f"this model has no linear layer called {', '.join(missing)}"
+        fix = f"its linear layers: {short_names(list(linears))}{similar_names(model, missing)}"
+        yield Problem(key, patterns, why, fix)
+
+
+def _no_layer(linears: Iterable[str], adapter: "LayerAdapter") -> Problem:
+    """Return the problem of an adapter that would change no layer."""
+    if not linears:
+        why, fix = "this model has no linear layer", "set adapter=none"
+    else:
+        why = "adapter.exclude_modules and adapter.layers_to_transform leave no layer"
+        fix = f"choose among: {short_names(list(linears))}"
+    return Problem("adapter.target_modules", adapter.target_modules, why, fix)
+
+
 def _excluded_shorthand(adapter: "LayerAdapter", body: Sequence[str]) -> Iterator[Problem]:
+    """Yield a problem if ``all-linear`` is excluded."""
     if ALL_LINEAR in adapter.exclude_modules:
         why = (
             f"{ALL_LINEAR} is a word for targets; here it would exclude nothing, and meant as it"
@@ -199,17 +214,18 @@ def _excluded_shorthand(adapter: "LayerAdapter", body: Sequence[str]) -> Iterato
         yield Problem("adapter.exclude_modules", adapter.exclude_modules, why, fix)
 
 
-def _left_out(
-    adapter: "LayerAdapter", before: Iterable[str], chosen: Iterable[str]
+def _unused_names(
+    adapter: "LayerAdapter", named: Iterable[str], chosen: Iterable[str]
 ) -> Iterator[Problem]:
-    """Names of which every layer is left out again; ``before``: the layers without
-    ``layers_to_transform``.
+    """Yield a problem for each target name that decides nothing, because no layer of it is chosen.
+
+    ``named``: the layers before ``layers_to_transform`` is applied.
     """
     for pattern in adapter.target_modules or ():
         if pattern == ALL_LINEAR or any(matches(name, pattern) for name in chosen):
             continue
         rest = [p for p in adapter.target_modules or () if p != pattern]
-        unnumbered = [name for name in before if matches(name, pattern)]
+        unnumbered = [name for name in named if matches(name, pattern)]
         why = f"adapter.exclude_modules leaves no layer of {pattern}"
         fix = f"set adapter.target_modules=[{','.join(rest)}]"
         if unnumbered:
@@ -223,53 +239,49 @@ def _left_out(
 
 
 def without_effect(model: PreTrainedModel, adapter: "LayerAdapter") -> list[str]:
-    """Names in ``exclude_modules`` that are no target anyway."""
+    """Return the names in ``exclude_modules`` that are no target anyway."""
     patterns = adapter.exclude_modules
     others = set(targets(model, replace(adapter, exclude_modules=[]))) if patterns else set()
     return [pattern for pattern in patterns if not any(matches(name, pattern) for name in others)]
 
 
-def elsewhere(model: PreTrainedModel, missing: Iterable[str]) -> str:
-    """What a name may have meant that is the beginning or the end of others, as an addition to a
-    message.
-    """
+def similar_names(model: PreTrainedModel, missing: Iterable[str]) -> str:
+    """Return the names of modules that contain a missing name, as the end of a message."""
     names = {
         name.rpartition(".")[2]
         for name, _ in model.named_modules()
         if name and not name[-1].isdigit()
     }
-    near = [
+    similar = [
         name
         for name in sorted(names)
         if any(len(word) > 2 and word in name and word != name for word in missing)
     ]
-    return f" (alike: {', '.join(near)})" if near else ""
+    return f" (similar: {', '.join(similar)})" if similar else ""
 
 
 # -------------------------------------------------------------------------- modules trained in full
 def saved_modules(model: PreTrainedModel, patterns: Sequence[str]) -> dict[str, list[str]]:
-    """Of every name or expression in ``modules_to_save``, the modules it means: whole names, or
-    ends after a dot.
+    """Return the modules that each name or expression in ``modules_to_save`` means.
 
     A module inside another that is trained in full is not listed: it is a part of it.
     """
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    found = {pattern: [name for name in names if matches(name, pattern)] for pattern in patterns}
-    every = {name for some in found.values() for name in some}
+    matched = {pattern: [name for name in names if matches(name, pattern)] for pattern in patterns}
+    every = {name for some in matched.values() for name in some}
 
     def is_inside(name: str) -> bool:
         return any(name.startswith(f"{outer}.") for outer in every)
 
     return {
-        pattern: [name for name in some if not is_inside(name)] for pattern, some in found.items()
+        pattern: [name for name in some if not is_inside(name)] for pattern, some in matched.items()
     }
 
 
-def meant(model: PreTrainedModel, adapter: "LayerAdapter") -> tuple[set[str], set[str]]:
-    """(names of the layers that ``adapter`` changes, names of the modules that are trained in full
-    beside it).
+def expected_modules(model: PreTrainedModel, adapter: "LayerAdapter") -> tuple[set[str], set[str]]:
+    """Return the names of the layers that are adapted, and of the modules trained in full.
 
-    Of the embeddings and the output head in one matrix, both are named where one is.
+    If the embeddings and the output head are one matrix, both are named where one is.
     """
     saved = {
         name for some in saved_modules(model, adapter.modules_to_save).values() for name in some
@@ -285,9 +297,11 @@ def meant(model: PreTrainedModel, adapter: "LayerAdapter") -> tuple[set[str], se
 
 
 def saved_for_peft(model: PreTrainedModel, patterns: Sequence[str]) -> list[str] | None:
-    """``modules_to_save`` of the PEFT config. PEFT takes every module whose name *ends* with an
-    entry, ``input_layernorm`` for ``norm``: where that is more than what was meant, whole names are
-    given."""
+    """Return ``modules_to_save`` of the PEFT config.
+
+    PEFT takes every module whose name *ends* with an entry, ``input_layernorm`` for ``norm``. Where
+    that is more than the names match by ``matches``, whole names are returned.
+    """
     if not patterns:
         return None
     names = [
@@ -295,7 +309,7 @@ def saved_for_peft(model: PreTrainedModel, patterns: Sequence[str]) -> list[str]
         for name, _ in model.named_modules(remove_duplicate=False)
         if name
     ]
-    meant = {name for some in saved_modules(model, patterns).values() for name in some}
+    expected = {name for some in saved_modules(model, patterns).values() for name in some}
 
     def taken(entries: Iterable[str]) -> set[str]:
         return {
@@ -305,13 +319,14 @@ def saved_for_peft(model: PreTrainedModel, patterns: Sequence[str]) -> list[str]
         }
 
     short = list(patterns)
-    for entries in (short, sorted(meant)):
-        if taken(entries) == meant:
+    for entries in (short, sorted(expected)):
+        if taken(entries) == expected:
             return entries
-    return sorted(f"base_model.model.{name}" for name in meant)
+    return sorted(f"base_model.model.{name}" for name in expected)
 
 
 def _wrong_layers(model: PreTrainedModel, adapter: "LayerAdapter") -> Iterator[Problem]:
+    """Yield a problem if ``layers_to_transform`` names layers that ``model`` does not have."""
     if adapter.layers_to_transform is None:
         return
     numbers = {layer_number(name, adapter.layers_pattern) for name, _ in model.named_modules()} - {
@@ -338,8 +353,8 @@ def _wrong_layers(model: PreTrainedModel, adapter: "LayerAdapter") -> Iterator[P
 
 
 def for_peft(model: PreTrainedModel, adapter: "LayerAdapter") -> str | list[str]:
-    """``target_modules`` of the PEFT config: as short as they can be written, else every name."""
-    choice = wanted(model, adapter)
+    """Return ``target_modules`` of the PEFT config: short names if they suffice, else all names."""
+    choice = target_patterns(model, adapter)
     if adapter.exclude_modules or adapter.layers_to_transform is not None:
         return sorted(targets(model, adapter))
     if choice == [ALL_LINEAR]:

@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from hydratune.adapters import continued
 from hydratune.adapters.base import PeftAdapter
-from hydratune.adapters.folder import told
+from hydratune.adapters.folder import describe_adapter
 from hydratune.console import console
 from hydratune.data.report import render
 from hydratune.data.report_content import MASKS_SHOWN, count_tokens, report_content
@@ -64,8 +64,8 @@ def _print_opening(job: Job, record: RunDirectory) -> None:
         assert isinstance(config.adapter, PeftAdapter)
         console.print(
             escape(
-                f"starts from the adapter in {job.start.path} ({told(config.adapter)}); the"
-                " baselines are the base model without it"
+                f"starts from the adapter in {job.start.path} ({describe_adapter(config.adapter)});"
+                " the baselines are the base model without it"
             ),
             soft_wrap=True,
         )

@@ -20,6 +20,7 @@ class AdaLoraAdapter(LayerAdapter):
     """LoRA that gives more rank to important layers while it trains (arXiv:2303.10512)."""
 
     peft_type: ClassVar[str] = "ADALORA"
+    title: ClassVar[str] = "AdaLoRA"
     saves_tied_embeddings: ClassVar[bool] = True
     resume_obstacle: ClassVar[str] = "AdaLoRA plans its ranks for the steps of one run"
 

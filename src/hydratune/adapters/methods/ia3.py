@@ -20,6 +20,7 @@ class Ia3Adapter(LayerAdapter):
     """Learned factors on keys, values and feed-forward activations (arXiv:2205.05638)."""
 
     peft_type: ClassVar[str] = "IA3"
+    title: ClassVar[str] = "(IA)3"
 
     method: str = "ia3"
     # targets whose input is scaled instead of the output; null: PEFT's choice

@@ -14,6 +14,7 @@ from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 _STARTS = r"(?i:true)|gaussian|orthogonal|pissa(_niter_\d+)?|olora|loftq"
@@ -34,6 +35,7 @@ class LoraAdapter(LayerAdapter):
     """Low-rank adaptation (arXiv:2106.09685) and relatives with another scale, form or start."""
 
     peft_type: ClassVar[str] = "LORA"
+    title: ClassVar[str] = "LoRA"
     saves_tied_embeddings: ClassVar[bool] = True
 
     method: str = "lora"
@@ -117,6 +119,13 @@ class LoraAdapter(LayerAdapter):
 
     def changes_base(self) -> bool:
         return self.init_lora_weights.startswith(_BASE_CHANGING_STARTS)
+
+    def initialise_weights(self, model: "PeftModel") -> None:
+        """Give the adapter LoftQ's start, which PEFT itself computes on a GPU only."""
+        if self.init_lora_weights == "loftq":
+            from hydratune.adapters.initialisation import loftq
+
+            loftq(model)
 
     def pack_obstacle(self) -> str | None:
         start = self.init_lora_weights

@@ -21,6 +21,7 @@ class OftAdapter(LayerAdapter):
     """Orthogonal rotation of the inputs by blocks (OFT, arXiv:2306.07280)."""
 
     peft_type: ClassVar[str] = "OFT"
+    title: ClassVar[str] = "OFT"
 
     method: str = "oft"
     oft_block_size: int = 32  # must divide the input width of every target

@@ -17,6 +17,7 @@ class VeraAdapter(LayerAdapter):
     """Random projections shared by all layers, and trained scaling vectors for each layer."""
 
     peft_type: ClassVar[str] = "VERA"
+    title: ClassVar[str] = "VeRA"
 
     method: str = "vera"
     r: int = 256  # far higher than in LoRA: a rank costs one number per layer
