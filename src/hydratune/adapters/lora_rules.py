@@ -28,6 +28,8 @@ def lora_problems(model: PreTrainedModel, adapter: "LoraAdapter") -> Iterator[Pr
 
 
 def _dora_problems(adapter: "LoraAdapter", layers: Layers) -> Iterator[Problem]:
+    """Yield a problem if DoRA is added to 8-bit layers on a CPU."""
+
     def is_8bit_on_cpu(layer: torch.nn.Module) -> bool:
         is_8bit = hasattr(layer, "state") and hasattr(layer.weight, "SCB")
         return is_8bit and layer.weight.device.type == "cpu"
@@ -68,6 +70,7 @@ def _pattern_problems(
 def _bias_problems(
     model: PreTrainedModel, adapter: "LoraAdapter", layers: Layers
 ) -> Iterator[Problem]:
+    """Yield a problem if biases are to be trained and the layers have none."""
     if adapter.bias.value == "none":
         return
     trained = layers if adapter.bias.value == "lora_only" else linear_layers(model)
@@ -77,5 +80,5 @@ def _bias_problems(
 
 
 def _in_pattern(name: str, pattern: str) -> bool:
-    """Match as PEFT does for the keys of ``rank_pattern`` and ``alpha_pattern``."""
+    """Return whether a key of ``rank_pattern`` or ``alpha_pattern`` means a layer, as in PEFT."""
     return re.match(rf"(.*\.)?({pattern})$", name) is not None

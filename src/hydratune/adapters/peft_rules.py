@@ -86,6 +86,7 @@ def refuse_unknown_extra(adapter: "PeftAdapter") -> None:
 
 
 def _extra_problem(adapter: "PeftAdapter", name: str, value: object) -> Iterator[Problem]:
+    """Yield why PEFT's config cannot take a field of ``adapter.extra``."""
     kind, key = config_class(adapter), f"adapter.extra.{name}"
     settings = {field.name for field in fields(adapter)}
     known = {field.name: field for field in fields(kind) if field.name not in settings | _DERIVED}
@@ -115,6 +116,7 @@ def tied_modules(model: PreTrainedModel, adapter: "LayerAdapter") -> list[str]:
 def _modules_to_save(
     model: PreTrainedModel, adapter: "LayerAdapter", chosen: Mapping[str, torch.nn.Module]
 ) -> Iterator[Problem]:
+    """Yield what ``model`` cannot accept of ``modules_to_save``."""
     key, patterns = "adapter.modules_to_save", adapter.modules_to_save
     names = [name for name, _ in model.named_modules() if name]
     wrong = list(unreadable(key, patterns))
@@ -140,6 +142,7 @@ def _modules_to_save(
 def _no_such_module(
     model: PreTrainedModel, key: str, adapter: "LayerAdapter", pattern: str
 ) -> Problem:
+    """Return the problem of a name in ``modules_to_save`` that no module has."""
     names = [name for name, _ in model.named_modules() if name]
     ends = [name for name in names if name.endswith(pattern)]
     why = f"this model has no module called {pattern}"
@@ -155,6 +158,7 @@ def _no_such_module(
 def _tied_head(
     model: PreTrainedModel, adapter: "LayerAdapter", chosen: Mapping[str, torch.nn.Module]
 ) -> Iterator[Problem]:
+    """Yield a problem if a target is the output head and the embeddings in one matrix."""
     head = next(
         (name for name, module in chosen.items() if module is model.get_output_embeddings()), None
     )
@@ -200,6 +204,7 @@ def _extra_names(model: PreTrainedModel, extra: Mapping[str, object]) -> Iterato
 
 
 def _target_parameters(model: PreTrainedModel, names: object) -> Iterator[Problem]:
+    """Yield a problem for each name in ``target_parameters`` that no parameter has."""
     parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     for name in names if isinstance(names, list | tuple) else ():
         if not any(parameter == name or parameter.endswith(f".{name}") for parameter in parameters):
@@ -212,7 +217,10 @@ def _target_parameters(model: PreTrainedModel, names: object) -> Iterator[Proble
 def _token_layers(
     model: PreTrainedModel, tokens: Mapping[str, Sequence[object]]
 ) -> Iterator[Problem]:
-    """``tokens``: name of an embedding layer -> numbers of the tokens that are trained in it."""
+    """Yield a problem for each unknown embedding layer or token.
+
+    ``tokens``: name of an embedding layer -> numbers of the tokens that are trained in it.
+    """
     modules = dict(model.named_modules(remove_duplicate=False))
     for layer, numbers in tokens.items():
         if not any(name == layer or name.endswith(f".{layer}") for name in modules):
@@ -224,6 +232,7 @@ def _token_layers(
 
 
 def _token_numbers(model: PreTrainedModel, numbers: Sequence[object]) -> Iterator[Problem]:
+    """Yield a problem if the numbers are no rows of the embeddings."""
     rows = model.get_input_embeddings().weight.shape[0]
     wrong = [
         number
