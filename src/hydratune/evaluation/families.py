@@ -5,8 +5,8 @@ row are stored with it in predictions.jsonl, so a measure is a pure function of 
 
 A metric that scores one answer at a time is one function at the end of this file, with
 ``@per_answer``, and one row in hydratune/metric_table.py: the name of the function is both the name
-of the metric and of its family. An installed package brings such a function by an entry point in the group
-``hydratune.metrics``.
+of the metric and of its family. An installed package brings such a function by an entry point in
+the group ``hydratune.metrics``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
