@@ -377,7 +377,7 @@ def test_a_main_process_that_waits_for_ever_is_ended(tmp_path: Path) -> None:
     program = """
 import subprocess, sys, threading, time
 from pathlib import Path
-from hydratune.records import RunDirectory
+from hydratune.records.run_directory import RunDirectory
 from hydratune.training import ddp
 ddp._LEAVE = 0.5
 record = RunDirectory(Path(sys.argv[1]))

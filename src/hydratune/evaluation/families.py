@@ -3,10 +3,10 @@
 A family is chosen by name in ``evaluation.metrics``; null takes those of the task. The scores of a
 row are stored with it in predictions.jsonl, so a measure is a pure function of that file.
 
-A metric that scores one answer at a time is one function below with ``@per_answer`` and one row in
-hydratune/metric_table.py: the name of the function is both the name of the metric and of its
-family. An installed package brings such a function by an entry point in the group
-``hydratune.metrics``.
+A metric that scores one answer at a time is one function at the end of this file, with
+``@per_answer``, and one row in hydratune/metric_table.py: the name of the function is both the name
+of the metric and of its family. An installed package brings such a function by an entry point in
+the group ``hydratune.metrics``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -100,13 +100,6 @@ _BY_TASK = {Task.json: ("json",), Task.text: ("rouge", "match")}
 AnswerFunction = Callable[[str, list[str], Prediction], float]
 
 
-def per_answer(function: AnswerFunction) -> AnswerFunction:
-    """Make a family of one metric from a function that scores one answer."""
-    name = function.__name__
-    FAMILIES[name] = _of_function(name, function, f"mean over the answers of {name}")
-    return function
-
-
 def names(metrics: Sequence[str] | None, task: Task) -> tuple[str, ...]:
     """Return the families that ``evaluation.metrics`` means for a task."""
     return tuple(metrics) if metrics is not None else _BY_TASK[task]
@@ -164,3 +157,16 @@ def _of_function(name: str, function: AnswerFunction, what: str, where: str = ""
         return {name: rate(values) if all(isinstance(v, bool) for v in values) else mean(values)}
 
     return Family(score, measures, lambda _: {name: what})
+
+
+def per_answer(function: AnswerFunction) -> AnswerFunction:
+    """Make a family of one metric from a function that scores one answer."""
+    name = function.__name__
+    FAMILIES[name] = _of_function(name, function, f"mean over the answers of {name}")
+    return function
+
+
+# ------------------------------------------------------------------ metrics of one answer at a time
+# @per_answer
+# def starts_alike(prediction: str, references: list[str], row: Prediction) -> bool:
+#     return prediction.split()[:1] == references[0].split()[:1]

@@ -152,7 +152,7 @@ def _end_unexpectedly(directory: RunDirectory, error: BaseException) -> NoReturn
     if summary.startswith(_NO_MEMORY):
         raise HydratuneError(summary) from error
     raise HydratuneError(
-        f"unexpected error: {mask(summary)}\n  the full story is in {directory.log_file}"
+        f"unexpected error: {mask(summary)}\n  details are in {directory.log_file}"
     ) from error
 
 
