@@ -8,7 +8,7 @@ import pytest
 from hydratune.errors import RunError
 from hydratune.records.environment import Environment
 from hydratune.records.metrics import RunMetrics
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import STAYS, RunDirectory, RunFile
 from hydratune.records.status import Halved, Outcome, Rung, State, Status
 
 
@@ -164,3 +164,45 @@ def test_a_file_that_holds_no_object_is_refused(
     file.write_text("[1, 2]")
     with pytest.raises(RunError, match="changed or cut"):
         record.read(file)
+
+
+def write_every_file(record: RunDirectory) -> None:
+    for name in RunFile:
+        if name in ("adapter", "checkpoints", "judge", ".hydra"):
+            record.file(name).mkdir()
+            (record.file(name) / "content").write_text("old")
+        elif name is RunFile.status:
+            record.end(State.finished)
+        else:
+            record.file(name).write_text("old")
+    record.predictions_file("base").write_text("old")
+
+
+def test_every_file_of_a_run_moves_to_previous_when_it_starts_anew(record: RunDirectory) -> None:
+    write_every_file(record)
+    record.clear()
+    moved = {path.name for path in (record.path / "previous").iterdir()}
+    for name in RunFile:
+        assert record.file(name).exists() == (name in STAYS), name
+        assert (name in moved) == (name not in STAYS), name
+    assert "predictions_base.jsonl" in moved and not record.predictions_file("base").exists()
+    # the status is changed in place, the log is appended to, .hydra is written again, and the lock
+    # is held by the process that clears the directory
+    assert set(STAYS) == {RunFile.status, RunFile.log, RunFile.hydra, RunFile.lock}
+
+
+def test_a_run_that_is_resumed_keeps_its_checkpoints_and_sample(record: RunDirectory) -> None:
+    write_every_file(record)
+    record.clear(keep_checkpoints=True)
+    kept = {*STAYS, RunFile.checkpoints, RunFile.sample}
+    assert {name for name in RunFile if record.file(name).exists()} == kept
+
+
+def test_every_file_of_a_finished_run_is_restored(record: RunDirectory) -> None:
+    write_every_file(record)
+    finished = record.read_status()
+    record.clear(keep_checkpoints=True, into=record.next_finished_folder())
+    record.start()
+    record.restore_finished(finished)
+    assert all(record.file(name).exists() for name in RunFile)
+    assert record.read_status() == finished and not (record.path / "finished").exists()

@@ -2,14 +2,18 @@
 there.
 """
 
+import html
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from conftest import SMALL, edited
-from hydratune.evaluation import run_report
+from hydratune.evaluation import json_scores, run_report
+from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 
 Command = Callable[..., tuple[int, str]]
@@ -136,3 +140,27 @@ def test_a_failed_run_says_why(hydratune: Command, tmp_path: Path) -> None:
     assert code == 1
     page = (tmp_path / "run" / "report.html").read_text()
     assert "smoke: failed" in page and "training was stopped" in page
+
+
+def test_answers_that_are_not_valid_say_why(hydratune: Command, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert hydratune("train", *SMALL, f"hydra.run.dir={run}")[0] == 0
+    page = (run / "report.html").read_text()
+    assert page.count("<th>not valid</th><td><pre>not strict JSON: ") == 2  # of two test rows
+    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    schema = json.loads((run / "schema.json").read_text())
+    lines[0]["prediction"] = lines[0]["reference"]
+    lines[1]["prediction"] = '{"parties": "<b>nobody</b>"}'
+    for line in lines:
+        line["scores"] = json_scores.score(line["prediction"], line["reference"], schema)
+    edited(run / "predictions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    page = run_report.render(RunDirectory(run))
+    (listed,) = re.findall(r"<th>not valid</th><td><pre>(.*?)</pre>", page, re.S)
+    errors = lines[1]["scores"]["schema_errors"]
+    assert errors and html.unescape(listed).split("\n") == errors and "<b>" not in listed
+
+
+def test_a_valid_answer_and_a_text_have_no_validity_errors() -> None:
+    for scores in ({"json_valid": True, "fields": {}}, {"exact_match": 0.0}, {}):
+        row = cast(Prediction, {"prediction": "text", "scores": scores})
+        assert run_report.validity_errors(row) == []

@@ -4,6 +4,7 @@ Needs no torch.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -54,7 +55,8 @@ class AdapterFolder:
 
 def find(given: str) -> AdapterFolder:
     """Return the adapter in a PEFT folder or a run directory. Raises ``ConfigError``."""
-    place = Path(given).expanduser()
+    # Path.expanduser raises an error for a folder that is called ~name
+    place = Path(os.path.expanduser(given))  # noqa: PTH111
     if (place / SETTINGS_FILE).is_file():
         run = (
             place.resolve().parent
@@ -227,15 +229,9 @@ def _contradictions(
     typed: AdapterConfig, own: PeftAdapter, overrides: Sequence[str], saved: AdapterFolder
 ) -> Iterator[Problem]:
     """Yield a problem for each override that differs from the saved adapter's ``own`` settings."""
-    free = {
-        name
-        for adapter in (typed, own)
-        if isinstance(adapter, PeftAdapter)
-        for name in adapter.dropout_fields()
-    }
     fix = (
-        "leave it out: the settings of an adapter that is trained further are its own; or leave"
-        f" {KEY} out"
+        "leave it out: the settings of an adapter that is trained further are fixed, apart from"
+        f" its dropout; or leave {KEY} out"
     )
     for override in overrides:
         key, value = _key(override), override.partition("=")[2]
@@ -243,15 +239,30 @@ def _contradictions(
         if key == "adapter" and (type(typed) is not type(own) or _form(typed) != _form(own)):
             why = f"the adapter in {saved.path} is {_method_and_form(own)}"
             yield Problem(key, value, why, fix)
-        elif key.startswith("adapter.") and name not in free:
+        elif key.startswith("adapter.") and name not in own.dropout_fields():
             own_value = getattr(own, name, None)
             if not hasattr(own, name) or name == "extra":
-                method = plain(own)["method"]
-                why = f"the adapter in {saved.path} is {method}, whose settings are fixed"
-                yield Problem(key, value, why, fix)
+                yield _foreign_setting(key, value, own, saved, fix)
             elif _comparable(getattr(typed, name, None)) != _comparable(own_value):
                 why = f"it is {own_value} in the adapter in {saved.path}"
                 yield Problem(key, value, why, fix)
+
+
+def _foreign_setting(
+    key: str, value: str, own: PeftAdapter, saved: AdapterFolder, fix: str
+) -> Problem:
+    """Return the problem of a setting that the saved adapter's method lacks.
+
+    For a dropout it names the method's own setting of dropout, if there is one.
+    """
+    method = plain(own)["method"]
+    why = f"the adapter in {saved.path} is {method}, which has no such setting"
+    if key == "adapter.extra" or key.startswith("adapter.extra."):
+        why = f"the adapter in {saved.path} is {method}, whose settings are fixed"
+    dropouts = own.dropout_fields()
+    if key.endswith("dropout") and dropouts:
+        fix = f"set its own dropout: adapter={method} adapter.{dropouts[0]}={value}"
+    return Problem(key, value, why, fix)
 
 
 def _form(adapter: AdapterConfig) -> tuple[object, ...]:

@@ -5,11 +5,13 @@ makes the problem.
 """
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,6 +31,7 @@ _NO_OPTION = re.compile(
     r"(?:\s*\n\nAvailable options in '[^']*':\n(.*?))?\n(?:Config|$)",
     re.S,
 )
+_NEEDS_QUOTES = re.compile(r"[^A-Za-z0-9_/\\+.$%*@?|:\s-]")  # what is no plain text for Hydra
 _OFF = re.compile(r"(?:In '([^']+)': )?.*Invalid value 'False', expected one of \[.*\boff\b", re.S)
 
 
@@ -68,8 +71,8 @@ def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem
                 return [*problems, *typed(composed, COMMANDS[command]).problems()]
             except (HydraException, OmegaConfBaseException) as error:
                 problem = find_problem(error, remaining)
-                if problem is None:
-                    return problems
+                if problem is None or problem.key in [other.key for other in problems]:
+                    return problems  # a setting that was removed is missing, which is not reported
                 problems.append(problem)
                 fewer = [o for o in remaining if o.lstrip("+~").split("=", 1)[0] != problem.key]
                 if len(fewer) == len(remaining):  # not one of the overrides: nothing to remove
@@ -125,20 +128,65 @@ def _unreadable_override(failure: _Failure) -> Problem | None:
     if not isinstance(failure.error, OverrideParseException):
         return None
     override = failure.error.override
-    key, equals, value = override.partition("=")
+    typed_key, equals, value = override.partition("=")
     if not equals:
         why = "a setting is written KEY=VALUE, without spaces"
-        return Problem(override, "", why, f"{key}=VALUE")
-    fix = f"quote a value that holds special signs: '{key}=\"{value}\"'"
-    return Problem(override, "", _first_lines(failure.text, 1), fix)
+        return Problem(override, "", why, f"{typed_key}=VALUE")
+    if not _is_readable(f"{typed_key}=0"):
+        why = "this is not the name of a setting"
+        return Problem(typed_key, value, why, "a setting is written GROUP.NAME=VALUE")
+    characters = "  ".join(dict.fromkeys(_NEEDS_QUOTES.findall(value)))
+    why = "Hydra cannot read this value"
+    if characters:
+        why = f"Hydra reads these characters only between quotes: {characters}"
+    return Problem(typed_key.lstrip("+~"), value, why, _advice_to_quote(typed_key, value))
+
+
+def _advice_to_quote(key: str, value: str) -> str:
+    """Return how a value is typed that Hydra cannot read without quotes."""
+    as_one_text = _quoted(key, value)
+    if value[:1] in ("[", "{"):
+        example = shlex.quote(f'{key}=["a~b",c]')
+        return (
+            f"in a list or mapping, close every bracket and quote the texts, such as {example}; if"
+            f" the whole value is one text: {as_one_text}"
+        )
+    advice = f"type both pairs of quotes: {as_one_text}"
+    if "," in value:
+        advice += f"; or, for the values of a sweep: {_quoted(key, *value.split(','))}"
+    return advice
+
+
+def _quoted(key: str, *values: str) -> str:
+    """Return an override as it is typed in a shell so that Hydra takes each value as a text.
+
+    In Hydra's quotes a backslash escapes a quote, and another backslash if a quote follows.
+    """
+    texts = []
+    for value in values:
+        escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+        texts.append('"' + re.sub(r"(\\+)\Z", r"\1\1", escaped) + '"')
+    return shlex.quote(f"{key}={','.join(texts)}")
+
+
+def _is_readable(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
 
 
 def _several_values_without_m(failure: _Failure) -> Problem | None:
-    match = re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", failure.text)
+    match = re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", failure.text)
     if not match:
         return None
-    fix = f"add -m for a sweep, or write a list: {match[1]}=[{match[2]}]"
-    return Problem(match[1], match[2], "several values are a sweep", fix)
+    key, value = match[1], match[2]
+    fix = (
+        f"add -m for a sweep; write a list: {shlex.quote(f'{key}=[{value}]')}; or, if it is one"
+        f" text, type it with both pairs of quotes: {_quoted(key, value)}"
+    )
+    return Problem(key, value, "several values are a sweep", fix)
 
 
 def _interval_in_a_grid(failure: _Failure) -> Problem | None:

@@ -25,6 +25,7 @@ from hydratune.data.quality.findings import MOST_ROWS
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.quality.set_checks import run_checks
 from hydratune.data.rows import SPLIT_NAMES, Row, stable_hash
+from hydratune.data.source_errors import open_source
 from hydratune.data.sources.base import OpenedSource, SourceConfig
 from hydratune.data.sources.prepared import PreparedData
 from hydratune.data.splits import SPLITS, Side
@@ -50,7 +51,7 @@ def prepare(data: DataConfig) -> Prepared:
     if isinstance(data, PreparedData):
         return read_prepared(Path(data.path))
     assert isinstance(data, SourceConfig), type(data)
-    source = data.open()
+    source = open_source(data)
     schema = json_schema(data)
     shared = {name: value for name, value in plain(data).items() if name in _PREPARING}
     settings = {

@@ -342,7 +342,6 @@ def _answer(
     item = row.get("item_hash")
     texts = {SYSTEM_TITLES["eval"]: row}
     texts |= {name: rows[item] for name, rows in others.items() if item in rows}
-    errors = (row.get("scores") or {}).get("errors")
     return {
         "id": str(row.get("id")),
         "score": f"{_quality(row, main):.2f}",
@@ -351,8 +350,20 @@ def _answer(
         "request": user_text(row)[:_LONGEST],
         "reference": str(row.get("reference"))[:_LONGEST],
         "said": [(name, str(other["prediction"])[:_LONGEST]) for name, other in texts.items()],
-        "errors": [str(error) for error in errors][:5] if isinstance(errors, list) else [],
+        "errors": validity_errors(row),
     }
+
+
+def validity_errors(row: Prediction) -> list[str]:
+    """Return why an answer is not strict JSON, or where it violates the schema.
+
+    The list is empty for a valid answer, and for answers that need not be JSON.
+    """
+    scores = row.get("scores") or {}
+    if scores.get("json_error"):
+        return [f"not strict JSON: {scores['json_error']}"]
+    errors = scores.get("schema_errors")
+    return [str(error) for error in errors] if isinstance(errors, list) else []
 
 
 def _quality(row: Prediction, main: str | None) -> float:

@@ -61,25 +61,17 @@ class RunFile(StrEnum):
 
 LAST_CHECKPOINT = "last.ckpt"  # in the folder of the checkpoints
 BEST_CHECKPOINT = "best.ckpt"
-# what moves away when a run starts anew, beside every file of predictions
-_OF_ONE_RUN = (
-    RunFile.config,
-    RunFile.environment,
-    RunFile.data,
-    RunFile.data_page,
-    RunFile.schema,
-    RunFile.metrics,
-    RunFile.evaluation,
-    RunFile.evaluation_texts,
-    RunFile.evaluation_constrained,
-    RunFile.evaluation_lm_eval,
-    RunFile.judge,
-    RunFile.history,
-    RunFile.sample,
-    RunFile.canaries,
-    RunFile.report,
-    RunFile.adapter,
-    RunFile.checkpoints,
+# What stays in the directory when a run starts anew.
+STAYS = (
+    RunFile.status,  # it is changed in place, and keeps the id of the run at W&B
+    RunFile.log,  # it is open before the directory is cleared; a run appends to it
+    RunFile.hydra,  # it is written again when a run starts
+    RunFile.lock,  # this process holds it
+)
+_ALL_PREDICTIONS = "*predictions*.jsonl"  # those of the baselines have names of their own
+# What moves away when a run starts anew, beside every file of predictions.
+_OF_ONE_RUN = tuple(
+    name for name in RunFile if name not in STAYS and not Path(name).match(_ALL_PREDICTIONS)
 )
 
 
@@ -220,7 +212,7 @@ class RunDirectory:
     def contents(self) -> list[Path]:
         """Return the files and folders that the run has written so far."""
         named = [self.path / name for name in _OF_ONE_RUN]
-        predictions = sorted(self.path.glob("*predictions*.jsonl"))
+        predictions = sorted(self.path.glob(_ALL_PREDICTIONS))
         return [path for path in named if path.exists()] + predictions
 
     def next_finished_folder(self) -> Path:

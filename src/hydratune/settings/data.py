@@ -184,12 +184,16 @@ class DataConfig:
         for name in ("max_train_rows", "max_validation_rows", "max_test_rows", "overfit_rows"):
             yield from at_least(f"data.{name}", getattr(self, name), 1, " row")
         yield from self._fraction_problems()
-        yield from self._schema_problems()
         if self.overfit_rows is not None and self.control is not Control.none:
             why, fix = "data.overfit_rows is set as well", "use one of the two"
             yield Problem("data.control", self.control.value, why, fix)
         yield from self.quality.problems()
-        yield from self.source_problems()
+        try:
+            yield from self._schema_problems()
+            yield from self.source_problems()
+        except OSError as error:  # of looking whether a file is there
+            fix = "give a path that can be opened"
+            yield Problem("data", error.filename, f"no access ({error.strerror})", fix)
 
     def source_problems(self) -> Iterator[Problem]:
         """Yield the problems of the settings that only this source has."""

@@ -9,6 +9,7 @@ instant.
 """
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -101,7 +102,8 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
         for name in _PATHS:
             file = getattr(part, name, None)
             if isinstance(file, str) and file.startswith("~"):
-                setattr(part, name, str(Path(file).expanduser()))
+                # Path.expanduser raises an error for a file that is called ~name
+                setattr(part, name, str(Path(os.path.expanduser(file))))  # noqa: PTH111
     return result
 
 

@@ -31,7 +31,11 @@ class SourceConfig(DataConfig):
     """
 
     def open(self) -> OpenedSource:
-        """Open the source. Raises ``InputError``, also while its rows are read."""
+        """Open the source. Raises ``InputError``, also while its rows are read.
+
+        It may raise what reading a file raises, such as ``OSError`` and ``UnicodeDecodeError``, as
+        well: ``data.source_errors`` explains such errors to the user.
+        """
         raise NotImplementedError
 
     def own_settings(self) -> dict[str, Any]:

@@ -44,9 +44,8 @@ class FilesData(RecordsConfig):
         for name in SPLIT_NAMES:
             file = getattr(self, name)
             if file is not None and not Path(file).is_file():
-                why = "this is a folder, not a file" if Path(file).is_dir() else "no such file"
                 fix = f"give a file that ends with {', '.join(SUFFIXES)}"
-                yield Problem(f"data.{name}", file, why, fix)
+                yield Problem(f"data.{name}", file, _why_no_file(Path(file)), fix)
         yield from self.record_problems()
 
     def default_name(self) -> str:
@@ -65,6 +64,15 @@ class FilesData(RecordsConfig):
         }
         identity = {name: digests.of_file(path) for name, path in files.items()}
         return OpenedSource(rows, identity, sum(map(_count_lines, files.values())), statements)
+
+
+def _why_no_file(path: Path) -> str:
+    """Return why a path is not a file that can be read."""
+    if path.is_dir():
+        return "this is a folder, not a file"
+    if path.is_symlink() and not path.exists():
+        return f"this is a link to {path.readlink()}, which does not exist"
+    return "this is a pipe or a device, not a file" if path.exists() else "no such file"
 
 
 def _count_lines(path: Path) -> int:
