@@ -511,7 +511,7 @@ REFUSED = {
     ),
     "extra that is a setting": (
         LoraAdapter(extra={"use_dora": True}),
-        "a setting of its own",
+        "this setting exists outside extra",
         "adapter.use_dora=True",
     ),
     "extra of a wrong type": (LoraAdapter(extra={"lora_bias": 3}), "PEFT wants bool", "lora_bias"),

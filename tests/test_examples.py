@@ -498,9 +498,7 @@ def test_document_that_the_tokenizer_does_not_write_is_refused(encoder: ChatEnco
     lower.tokenizer.backend_tokenizer.normalizer = Lowercase()
     with pytest.raises(
         MaskError,
-        match=(
-            r"f\.jsonl:7: the tokenizer does not write the text as it is \('Once' becomes 'once'\)"
-        ),
+        match=(r"f\.jsonl:7: the tokenizer does not reproduce the text \('Once' becomes 'once'\)"),
     ) as caught:
         lower.encode(Row("text", (Message("text", "Once"),), where="f.jsonl:7"))
     assert caught.value.defect is Defect.tokens_differ

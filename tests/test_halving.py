@@ -328,8 +328,10 @@ def test_the_winner_is_the_same_as_without_the_halved_jobs(
     # other rungs would compare what cannot be compared, and a refusal leaves everything as it was
     before = (tmp_path / "halved" / "multirun.yaml").read_text()
     code, text = hydratune(*sweep(tmp_path / "halved", "hydra.launcher.halving.min_steps=4"))
-    assert code == 2 and "was judged after 3 steps, and now it would be after 4" in text.replace(
-        "3, 9 steps", "3 steps"
+    assert (
+        code == 2
+        and "was compared after 3 steps, and these settings compare the jobs after 4"
+        in text.replace("3, 9 steps", "3 steps")
     )
     assert (tmp_path / "halved" / "multirun.yaml").read_text() == before
     # the same command again has nothing to do; without halving, the losers go on to the end

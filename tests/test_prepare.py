@@ -533,7 +533,7 @@ def test_prepared_files_that_were_changed_are_refused(hydratune: Run, tmp_path: 
     with pytest.raises(DataError, match=r"train\.parquet: changed since"):
         read_prepared(tmp_path / "out")
     code, printed = hydratune("train", "data=prepared", "data.path=out", "data.test_fraction=0.5")
-    assert (code, "a prepared data set is taken as it is" in printed) == (2, True)
+    assert (code, "a prepared data set is read without changes" in printed) == (2, True)
     code, printed = hydratune("train", "data=prepared", "data.path=elsewhere")
     assert (code, "no prepared data set" in printed) == (2, True)
 

@@ -1,4 +1,4 @@
-"""Whether two systems can be told apart."""
+"""Whether two systems are statistically indistinguishable."""
 
 import numpy as np
 import pytest

@@ -22,7 +22,7 @@ TOO_FAST = (
 
 
 @pytest.mark.parametrize(
-    # the first loss is 1, that of a model that knows nothing is 10
+    # the first loss is 1, that of uniform predictions is 10
     ("loss", "grad_norm", "before", "limit", "wrong"),
     [
         (math.nan, 1.0, [], None, "the loss is nan"),
@@ -43,7 +43,7 @@ TOO_FAST = (
             1.0,
             [1.0, 9.8],
             5.0,
-            "as of a model that knows nothing (10.00), and it was 1.0000 at first",
+            "as of uniform predictions over the vocabulary (10.00), and the first loss was 1.0000",
         ),
         (9.9, 1.0, [1.0, 9.8], None, None),
     ],
@@ -56,7 +56,7 @@ def test_what_stops_a_run(
 
 
 def test_a_model_that_is_new_may_know_nothing() -> None:
-    assert what_is_wrong(9.9, 1.0, [9.9, 9.8], 5.0, first=9.9, blind=10.0) is None
+    assert what_is_wrong(9.9, 1.0, [9.9, 9.8], 5.0, first=9.9, uniform=10.0) is None
 
 
 def test_weights_that_were_blown_up_stop_the_run(hydratune: Command, tmp_path: Path) -> None:

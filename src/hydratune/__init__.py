@@ -1,4 +1,4 @@
-"""Config-driven fine-tuning experiments: honest, cheap, tracked."""
+"""Config-driven fine-tuning experiments: reproducible, cheap, tracked."""
 
 import logging
 

@@ -218,8 +218,8 @@ def _base_of_run(config: TrainConfig, directory: Path, run: TrainConfig) -> str:
     if model["quantization"] != plain(config.model)["quantization"]:
         words += f" model.quantization={model['quantization']}"
     return (
-        f"set {words}; if the weights are the same all the same, give a copy of adapter/: names"
-        f" and shapes are compared then; or leave {KEY} out"
+        f"set {words}; if the weights are equal nevertheless, give a copy of adapter/, of which"
+        f" only names and shapes are compared; or leave {KEY} out"
     )
 
 

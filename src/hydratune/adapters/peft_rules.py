@@ -91,7 +91,9 @@ def _extra_problem(adapter: "PeftAdapter", name: str, value: object) -> Iterator
     settings = {field.name for field in fields(adapter)}
     known = {field.name: field for field in fields(kind) if field.name not in settings | _DERIVED}
     if name in settings:
-        yield Problem(key, value, "this is a setting of its own", f"set adapter.{name}={value}")
+        yield Problem(
+            key, value, "this setting exists outside extra", f"set adapter.{name}={value}"
+        )
         return
     if name not in known:
         why = f"PEFT's {kind.__name__} has no such field, or it follows from other settings"

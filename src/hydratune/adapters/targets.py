@@ -207,10 +207,10 @@ def _excluded_shorthand(adapter: "LayerAdapter", body: Sequence[str]) -> Iterato
     """Yield a problem if ``all-linear`` is excluded."""
     if ALL_LINEAR in adapter.exclude_modules:
         why = (
-            f"{ALL_LINEAR} is a word for targets; here it would exclude nothing, and meant as it"
-            " reads it would leave nothing to train"
+            f"{ALL_LINEAR} is understood as a target only; as an exclusion it would leave nothing"
+            " to train"
         )
-        fix = f"name what is to stay as it is, some of: {short_names(body)}"
+        fix = f"name the layers that are not to be trained, some of: {short_names(body)}"
         yield Problem("adapter.exclude_modules", adapter.exclude_modules, why, fix)
 
 

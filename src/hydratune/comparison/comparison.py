@@ -242,8 +242,8 @@ def _notes(
     notes = []
     if by.on_test:
         notes.append(
-            f"chosen by {title(by.metric)} on the test rows: the winner looks better than it is;"
-            " choose on validation"
+            f"chosen by {title(by.metric)} on the test rows: the score of the best is"
+            " optimistically biased; choose on validation"
         )
     notes += significance.notes
     notes += [f"run {run.name}: {damage}" for run in runs for damage in run.damage]

@@ -20,7 +20,7 @@ class Criterion:
 
     @property
     def on_test(self) -> bool:
-        """Whether runs are chosen on the test rows, so that the winner looks better than it is."""
+        """Whether runs are chosen on the test rows, which biases the score of the best."""
         return split_system(self.metric)[0] is not None
 
 

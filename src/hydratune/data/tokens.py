@@ -88,7 +88,7 @@ class TokenCheck:
     def split(
         self, name: str, rows: Iterable[Row], advance: Callable[[int], None] = lambda steps: None
     ) -> None:
-        """Check all rows of one split; ``advance`` is told how many rows were done each time."""
+        """Check all rows of one split; ``advance`` is called with the number of rows done."""
         self.lengths.setdefault(name, [])
         self._split = name
         remaining = iter(rows)

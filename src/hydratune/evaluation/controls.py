@@ -1,4 +1,4 @@
-"""Controls: tests that no honest answer passes, made from the tests of a row.
+"""Controls: tests that no correct answer passes, made from the tests of a row.
 
 An answer that passes these as well has forged its verdict. A control is the tests with one
 assertion made false, chosen at random among those that surely run: the expected value is replaced

@@ -42,7 +42,7 @@ class Comparison:
     ours: str
     theirs: str
     value: float  # positive: ours is better
-    interval: Interval | None  # corrected as p is; None: the rows are too few to tell anything
+    interval: Interval | None  # corrected as p is; None: too few rows for an interval
     p: float
     better: bool  # significantly, and by more than the margin
     between: str  # the interval in points, or why there is none
@@ -229,8 +229,8 @@ def _choice(scores: Mapping[str, float], prompt: str, wins: Wins) -> tuple[str, 
     ):
         if "rag" in scores and not wins("tuned", "rag"):
             return "tune", (
-                "fine-tune: it beats every prompt; these rows cannot tell whether retrieval would"
-                " be as good"
+                "fine-tune: it beats every prompt; its difference from retrieval is not"
+                " significant on these rows"
             )
         return "tune", "fine-tune: neither a better prompt nor retrieval is as good"
     if wins("rag", prompt):
@@ -252,8 +252,8 @@ def _kind_of_gap(measures: Measures, prompt: str, choice: str) -> list[str]:
         )
     if choice in ("retrieve", "tune_and_retrieve"):
         sentences.append(
-            "what has to be known changes or is too much to learn by heart: a document can be"
-            " replaced tomorrow, weights cannot"
+            "the required knowledge changes or is too large to be memorised: a document can be"
+            " replaced at any time, weights cannot"
         )
     return sentences
 

@@ -111,7 +111,7 @@ class _Answering:
         self.reader, self.prompts, self.references = reader, prompts, references
         self.stop, self.max_new_tokens, self.guide = stop, max_new_tokens, guide
         self.results: dict[int, Answer] = {}
-        self.abandoned = threading.Event()  # set once nobody waits for further answers
+        self.abandoned = threading.Event()  # set once no thread waits for further answers
         weights = CastWeights(lora_weights(reader.whole), autocast_of(reader.whole))
         self.step = StepContext(arithmetic=Arithmetic(weights=weights, fast=True))
         self.work = HalvingBatches(self._answer_as_trained, reader.device)

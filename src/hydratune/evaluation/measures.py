@@ -82,7 +82,7 @@ def cut_sentence(cut: int, count: int, system: str) -> str:
 def groups_of(predictions: Sequence[Prediction]) -> list[str]:
     """Return the group that each row is drawn with in a bootstrap.
 
-    A row without a group is one of its own, whatever its id.
+    A row without a group is a group by itself, whatever its id.
     """
     return [
         f"group {p['group']}" if p.get("group") else f"row {i}" for i, p in enumerate(predictions)

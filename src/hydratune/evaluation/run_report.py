@@ -104,9 +104,9 @@ def _results(measured: Measured, main: str | None) -> dict[str, Json]:
     """Return what the page says of metrics.json."""
     systems = [s for s in SYSTEM_TITLES if any(key.startswith(f"{s}/") for key in measured)]
     intervals = measured.get("intervals", {})
-    heart = secrets = ""
+    memorised = secrets = ""
     if "memorisation/difference" in measured:
-        heart = memorisation.sentence(measured, intervals)
+        memorised = memorisation.sentence(measured, intervals)
     if "memorisation/canary_difference" in measured:
         secrets = canaries.sentence(measured, intervals)
     return {
@@ -116,8 +116,8 @@ def _results(measured: Measured, main: str | None) -> dict[str, Json]:
         "rows": _table(measured, systems),
         "clean": without_leaks(measured),
         "course": measured.get("course") or {},
-        "lost": _lost(measured),
-        "heart": heart,
+        "forgotten": _forgotten(measured),
+        "memorised": memorised,
         "secrets": secrets,
         "costs": _costs(measured),
         "seconds": measured.get("seconds", {}),
@@ -235,7 +235,7 @@ def _verdict(
 ) -> str:
     change = difference(ours, theirs, groups, config.confidence, config.bootstrap_samples)
     better = (change.value < 0) == lower_is_better(f"eval/{name}")
-    word = "not distinguishable"
+    word = "statistically indistinguishable"
     if change.p < 1 - config.confidence:
         word = "better" if better else "worse"
     return f"{change.value:+.3f} {change.interval_text('+.3f')}, p = {change.p:.2g}: {word}"
@@ -264,7 +264,7 @@ def _chart(record: RunDirectory, measured: Measured) -> str:
     return curves(lines, best, "optimizer step")
 
 
-def _lost(measured: Measured) -> list[tuple[str, str, str, str]]:
+def _forgotten(measured: Measured) -> list[tuple[str, str, str, str]]:
     """Return (title, before, after, difference) for each measure of forgetting."""
     rows = []
     for change in changes(measured):
@@ -278,7 +278,7 @@ def _lost(measured: Measured) -> list[tuple[str, str, str, str]]:
 
 def _edges(change: Change) -> str:
     if not change.interval:
-        return "(too few to tell)"
+        return "(too few items for an interval)"
     return f"[{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
 
 

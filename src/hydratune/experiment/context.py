@@ -116,7 +116,7 @@ class SingleRunResources:
 
 
 class SingleRunCompute:
-    """The run computes with threads of its own, and everything the process does is its work."""
+    """The run computes with its own threads, and the whole process works for it."""
 
     pool: Executor | None = None
 

@@ -45,11 +45,11 @@ def refuse_other_rows(
     if different:
         why = (
             f"job {name} of this sweep is finished, and its {' and '.join(different)} rows were"
-            " others: the data changed since"
+            " different: the data changed since"
         )
         fix = (
             "restore the data; or choose another hydra.sweep.dir; resume=force compares the jobs"
-            " all the same"
+            " nevertheless"
         )
         raise ConfigError([Problem("data", str(plain(settings.data)["source"]), why, fix)])
 

@@ -145,7 +145,7 @@ def recorded(config: TrainConfig, directory: RunDirectory) -> Iterator[None]:
 
 
 def _end_unexpectedly(directory: RunDirectory, error: BaseException) -> NoReturn:
-    """Record an error that nobody expected, and raise it as a ``HydratuneError``."""
+    """Record an unexpected error, and raise it as a ``HydratuneError``."""
     log.error("unexpected error\n%s", mask(traceback.format_exc()))
     summary = _describe_out_of_memory(error) or f"{type(error).__name__}: {error}"
     directory.end(State.failed, summary)

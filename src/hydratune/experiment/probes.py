@@ -92,7 +92,7 @@ class TestRowsProbe:
             write_predictions(self._record.predictions_file(system), self.predictions[system])
 
     def _answer(self, system: str, title: str, prompts: Sequence[Sequence[Message]]) -> None:
-        """Let the model, as it is now, answer the test rows, and write its answers down."""
+        """Let the model in its present state answer the test rows, and write its answers down."""
         job, pool = self._job, self._job.context.compute.pool
         self.predictions[system] = job.bench.ask(
             job.model, prompts, title=title, pad=job.pad, pool=pool
@@ -150,7 +150,7 @@ class ForgettingProbe:
 
 
 class MemorisationProbe:
-    """How much of its training rows the fine-tuned model completes by heart.
+    """How much of its training rows the fine-tuned model has memorised.
 
     Held-out rows take the place of the base model, so there is nothing to measure before.
     """

@@ -82,7 +82,7 @@ def find_checkpoint(job: Job, record: RunDirectory) -> Mapping[str, Json] | None
 
 @dataclass(frozen=True)
 class _Changes:
-    """What is not as it was when the checkpoint was written, in words."""
+    """What differs from the time when the checkpoint was written, in words."""
 
     length: list[str]  # settings of a run that is extended: they may differ
     settings: list[str]  # all other settings

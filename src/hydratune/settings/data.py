@@ -92,7 +92,7 @@ class QualityConfig:
     # last user turn and answer are in an earlier split, under another system prompt or history
     turn_leaks: Level = Level.warn
     group_leaks: Level = Level.error  # a group with rows on both sides of a split
-    # rows left out because they belong to two sides of the split at once
+    # rows dropped because they belong to two splits at once
     straddling: Level = Level.warn
     # texts with the model's own special tokens: they would steer the template
     template_tokens: Level = Level.error

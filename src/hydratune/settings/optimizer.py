@@ -140,7 +140,7 @@ class OptimizerConfig:
                 name = f"optimizer.{key}.{pattern}"
                 if not math.isfinite(factor) or factor < 0 or (factor == 0 and key == "lr_groups"):
                     why = f"the factor must be {least}"
-                    yield Problem(name, factor, why, "1 leaves it as it is")
+                    yield Problem(name, factor, why, "1 changes nothing")
                 try:
                     re.compile(pattern)
                 except re.error as error:

@@ -26,7 +26,7 @@ class JobState(Enum):
 
     new = auto()
     running = auto()
-    pausing = auto()  # it was told to pause, and still saves its checkpoint
+    pausing = auto()  # it was asked to pause, and still saves its checkpoint
     paused = auto()  # it waits at a rung
     halved = auto()  # it was stopped early; it is resumed if a better job fails
     finished = auto()

@@ -148,15 +148,16 @@ def refuse_other_environment(finished: Sequence[RunDirectory], resume: Resume) -
         if changes:
             why = (
                 f"job {record.path.name} is finished, and since then {'; '.join(changes)}: the"
-                " others would not compare with it"
+                " other jobs could not be compared with it"
             )
-            fix = "resume=force compares them all the same; or choose another hydra.sweep.dir"
+            fix = "resume=force compares them nevertheless; or choose another hydra.sweep.dir"
             raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, fix)])
 
 
 def refuse_other_halving(job: PlannedJob, options: PackOptions | None) -> None:
-    """Raise ``ConfigError`` if the job was judged at other steps than halving would judge it at:
-    its losses would not compare with those of the other jobs.
+    """Raise ``ConfigError`` if the job has results at other steps than those of the rungs.
+
+    Its losses could not be compared with those of the other jobs.
     """
     halving = options.halving if options is not None else None
     steps = [rung.step for rung in job.status.rungs]
@@ -165,9 +166,9 @@ def refuse_other_halving(job: PlannedJob, options: PackOptions | None) -> None:
     rungs = halving.first_rungs(len(steps))
     if steps != rungs:
         why = (
-            f"job {job.name} was judged after {', '.join(map(str, steps))} steps, and now it would"
-            f" be after {rungs[0]}"
+            f"job {job.name} was compared after {', '.join(map(str, steps))} steps, and these"
+            f" settings compare the jobs after {', '.join(map(str, rungs))}"
         )
-        fix = "halve as before, not at all, or in another hydra.sweep.dir"
+        fix = "set halving as before, or switch it off; or choose another hydra.sweep.dir"
         value = f"min_steps {halving.min_steps}, eta {halving.eta}"
         raise ConfigError([Problem("hydra.launcher.halving", value, why, fix)])

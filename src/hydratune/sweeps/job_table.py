@@ -13,7 +13,7 @@ _STYLES = {"finished": "green", "failed": "red", "stopped": "yellow", "running":
 _TRAINING = "training"  # the stage that takes longest, and says how far a job is
 _TEXT_COLUMNS = ("job", "settings", "state", "doing")
 _NUMBER_COLUMNS = ("", "step", "loss", "best val", "tokens/s", "time")
-_WIDE_COLUMNS = ("state", "step", "tokens/s")  # left out in a narrow terminal
+_WIDE_COLUMNS = ("state", "step", "tokens/s")  # not shown in a narrow terminal
 _LEAST_ROWS = 3
 
 

@@ -40,7 +40,7 @@ def plan_retries(
     ``tries``: how often each job was tried, this time included. Waiting jobs run as planned. A
     running job may be the cause: it is tried again in packs of half the size, and alone in the last
     of its ``retries``, so that no job fails for good because of another one. A pack that was killed
-    before any job was running is tried again as it is.
+    before any job was running is tried again unchanged.
     """
     suspects = list(killed.running or killed.waiting)
     failed = [name for name in suspects if tries[name] > retries]

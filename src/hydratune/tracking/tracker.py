@@ -47,7 +47,7 @@ class Tracker(Protocol):
         ...
 
     def restore_history(self, rows: Sequence[HistoryRow]) -> None:
-        """Log what was logged before an interruption, as far as it was lost."""
+        """Log what was logged before an interruption, if it did not reach the server."""
         ...
 
     def finish(self, exit_code: int) -> None:

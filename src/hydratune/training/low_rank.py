@@ -45,7 +45,7 @@ class LoraShare:
 class LowRankTerm:
     """One adapter's share in one forward pass, with what the backward pass needs of it.
 
-    Every place has columns of its own in ``thin``, and a random selection of x of its own.
+    Every place has its own columns in ``thin``, and its own random selection of x.
     """
 
     share: LoraShare

@@ -1,4 +1,4 @@
-"""How the rows of a batch are divided into micro-packs, and which begin alike.
+"""How the rows of a batch are divided into micro-packs, and which share a prefix.
 
 Pure functions of token ids and loss masks: no tensor, no model. A plan is a list of ``MicroPack``,
 each of which is one forward and backward pass.

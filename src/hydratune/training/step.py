@@ -1,7 +1,7 @@
 """What the layers of a model need to know of the pass that is computed: the step context.
 
-Whoever computes a pass makes a ``StepContext`` and hands it on as an argument. The replaced
-forwards of layers (``hydratune.training.patches``) are called by transformers, whose calls have no
+The caller of a pass makes a ``StepContext`` and passes it on as an argument. The replaced forwards
+of layers (``hydratune.training.patches``) are called by transformers, whose calls have no
 argument for it. For them alone, ``computing`` makes the context the current one of the thread that
 executes the forward pass, and they ask for it by ``current_step``. This is the only state of a
 thread in training. Autograd functions get what they need as arguments and never ask: a backward

@@ -37,16 +37,16 @@ def what_is_wrong(
     before: Sequence[float],
     limit: float | None,
     first: float,
-    blind: float,
+    uniform: float,
 ) -> str | None:
     """Return why the update of a step must not be made, or None.
 
     ``before`` are the losses of the latest steps; a loss of more than ``limit`` times their median
     is wrong. The first steps vary too much to be judged by their median. A loss below 0.1 may jump
     to many times its median for one unusual row, and nothing is broken: the median counts as at
-    least 0.1. ``blind`` is the loss of a model that knows nothing, the logarithm of the
-    vocabulary's size. A run whose first loss (``first``) was far below it, and whose loss is about
-    ``blind`` at two steps in a row, has lost what the model knew.
+    least 0.1. ``uniform`` is the loss of a uniform distribution over the vocabulary, the logarithm
+    of its size. If the first loss of a run (``first``) was far below it, and the losses of two
+    steps in a row are about ``uniform``, the model has lost its pretraining.
     """
     if not math.isfinite(loss):
         return f"the loss is {loss}"
@@ -56,10 +56,10 @@ def what_is_wrong(
         return f"the loss is {loss:.4f} and the gradient is 0: nothing more can be learnt"
     if limit is None:
         return None
-    if first < blind / 2 and before and min(loss, before[-1]) > 0.95 * blind:
+    if first < uniform / 2 and before and min(loss, before[-1]) > 0.95 * uniform:
         return (
-            f"the loss is {loss:.4f}, as of a model that knows nothing ({blind:.2f}), and it was"
-            f" {first:.4f} at first"
+            f"the loss is {loss:.4f}, as of uniform predictions over the vocabulary"
+            f" ({uniform:.2f}), and the first loss was {first:.4f}"
         )
     if len(before) < 10:
         return None
@@ -122,9 +122,9 @@ class Watchdog(lightning.Callback):
         """Return what is wrong with a step that was read, or None."""
         loss = float(step.loss)
         self.first = loss if self.first is None else self.first
-        blind = math.log(module.objective.model.config.get_text_config().vocab_size)
+        uniform = math.log(module.objective.model.config.get_text_config().vocab_size)
         norm = float(step.grad_norm)
-        reason = what_is_wrong(loss, norm, self.before, self.limit, self.first, blind)
+        reason = what_is_wrong(loss, norm, self.before, self.limit, self.first, uniform)
         if reason is None:
             self.before.append(loss)
         return reason

@@ -39,7 +39,7 @@ class Ia3Adapter(LayerAdapter):
                 yield Problem(_KEY, self.feedforward_modules, why, fix)
 
     def peft_values(self, model: "PreTrainedModel", steps: int) -> dict[str, object]:
-        """PEFT wants ``feedforward_modules`` to be some of its target_modules, written alike."""
+        """Return PEFT's ``feedforward_modules``: some of target_modules, in the same form."""
         from hydratune.adapters.targets import for_peft, matches, targets
 
         patterns, targets_for_peft = self._feedforward(model), for_peft(model, self)

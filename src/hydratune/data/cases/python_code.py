@@ -81,7 +81,7 @@ def parse_folder(folder: Path, exclude: Sequence[str]) -> tuple[list[Module], li
 
 def python_files(folder: Path, exclude: Sequence[str]) -> Iterator[Path]:
     """Yield the files that no glob of ``exclude`` matches, by path inside ``folder`` or by any part
-    of it; virtual environments are left out.
+    of it; virtual environments are skipped.
     """
     for place, folders, files in os.walk(folder):
         inside = Path(place).relative_to(folder)

@@ -42,7 +42,7 @@ def _refuse_lost_text(tokenizer: TextTokenizer, row: Row, text_ids: Sequence[int
         return
     at = first_difference(text, decoded)
     raise MaskError(
-        f"{row.position}: the tokenizer does not write the text as it is"
+        f"{row.position}: the tokenizer does not reproduce the text"
         f" ({text[at : at + 12]!r} becomes {decoded[at : at + 12]!r}), so the model would learn"
         " another one; replace such characters in the text, or use another model",
         Defect.tokens_differ,

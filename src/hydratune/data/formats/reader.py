@@ -270,7 +270,7 @@ def _read_pair(record: Record, columns: Columns, reader: TurnReader) -> list[Mes
     if thoughts is not None and messages[-1].role == "assistant":
         if messages[-1].reasoning not in (None, thoughts):
             raise DataError(
-                f"{where}: the {second} has thoughts of its own, which differ from those of the"
+                f"{where}: the {second} has thoughts in its text, which differ from those of the"
                 " column of thoughts; keep one of them"
             )
         messages[-1] = replace(messages[-1], reasoning=thoughts)

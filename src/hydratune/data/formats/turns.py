@@ -314,7 +314,7 @@ def _merge_call(turn: Message, call: Message, where: str) -> Message:
         )
     if turn.reasoning and call.reasoning:
         raise DataError(
-            f"{where}: two calls of one assistant turn have thoughts of their own; put the result"
+            f"{where}: two calls of one assistant turn have different thoughts; put the result"
             " of the first between them"
         )
     return replace(

@@ -15,7 +15,7 @@ def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# A name made of words of these four sets alone is a mark; of the strong ones, one word is enough.
+# A name made of words of these four sets alone is a mark; a single strong one is enough.
 _GOOD_STRONG = _set("""
     acceptable accepted approved chosen correct desirable factual faithful harmless helpful liked
     passed preferred safe successful trusted truthful upvote upvoted usable valid

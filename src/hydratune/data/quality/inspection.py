@@ -228,7 +228,7 @@ class Inspection:
         return np.flatnonzero(np.isin(self.sides, sides)).tolist()
 
     def count_by_split(self, rows: Sequence[int]) -> dict[str, int]:
-        """split -> how many of ``rows`` it has; splits without any are left out."""
+        """split -> how many of ``rows`` it has; splits without any are missing."""
         counts = np.bincount(self.sides[np.asarray(rows, np.int64)], minlength=len(Side))
         return {side.name: int(counts[side]) for side in SPLITS if counts[side]}
 

@@ -1,4 +1,4 @@
-"""Find short requests with the same key words, up to one word that is spelled otherwise."""
+"""Find short requests with the same key words except for one that is spelled differently."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -120,8 +120,8 @@ def _common_splits(sources: Mapping[str, OpenedSource]) -> list[str]:
     if len(set(map(tuple, splits.values()))) > 1:
         listed = "; ".join(f"{name}: {', '.join(own)}" for name, own in splits.items())
         raise DataError(
-            f"data.parts: some have rows of their own for a split and others do not ({listed});"
-            " give them to all, or to none"
+            f"data.parts: some parts have a split that other parts lack ({listed}); give every part"
+            " the same splits"
         )
     return next(iter(splits.values()))
 

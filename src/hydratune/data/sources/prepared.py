@@ -19,9 +19,10 @@ _DECIDED = ("clean", "stratify", "validation_fraction", "test_fraction")
 @variant("data", "prepared")
 @dataclass
 class PreparedData(SourceConfig):
-    """What ``hydratune prepare`` wrote: read as it is, and refused if a file was changed since.
+    """What ``hydratune prepare`` wrote: read without changes.
 
-    It is divided already, so ``prepared.read_prepared`` reads it instead of ``open``.
+    It is refused if a file was changed since. It is divided already, so
+    ``prepared.read_prepared`` reads it instead of ``open``.
     """
 
     source: str = "prepared"
@@ -40,7 +41,7 @@ class PreparedData(SourceConfig):
         if quality != usual.quality:
             changed.append("quality")
         for name in changed:
-            why = "a prepared data set is taken as it is"
+            why = "a prepared data set is read without changes"
             fix = f"give data.{name} to hydratune prepare, which decides it"
             yield Problem(f"data.{name}", "…", why, fix)
 

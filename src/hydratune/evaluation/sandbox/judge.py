@@ -132,7 +132,9 @@ def attempt(request: Request) -> dict[str, str]:
     wall = request["seconds"] + request["patience"]
     worker, source = _start_worker(request)
     nonce = os.urandom(16).hex()  # the worker's memory does not have it
-    if request["tell"]:  # where no namespace holds it, whoever started this can end it
+    if request[
+        "tell"
+    ]:  # without a namespace, the process that started this one must be able to end it
         os.write(1, json.dumps({"worker": worker}).encode() + b"\n")
     report, why = _watch(worker, source, nonce.encode(), time.monotonic() + wall)
     with contextlib.suppress(OSError):
@@ -172,7 +174,7 @@ def _why_it_ended(status: int, cpu_seconds: float, limit: int) -> dict[str, str]
 
 
 def judged(request: Request) -> dict[str, str]:
-    """Return the verdict: an answer that passes must fail where nothing honest can pass."""
+    """Return the verdict: an answer that passes must fail the controls."""
     waiting = request["waiting"]
     outcome = attempt(request)
     if outcome["outcome"] != "passed":
@@ -238,5 +240,5 @@ def main() -> None:
         _serve(shut)
     finally:
         if "namespaces" not in sys.argv and "bubblewrap" not in sys.argv:
-            remove(Path.cwd())  # whoever made this folder may have ended
+            remove(Path.cwd())  # the process that made this folder may have ended
         os._exit(0)
