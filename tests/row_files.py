@@ -16,6 +16,7 @@ ASSISTANT_TURN = {"role": "assistant", "content": ANSWER}
 CHAT = [USER_TURN, ASSISTANT_TURN]
 TURNS = [("user", QUESTION), ("assistant", ANSWER)]  # turns_of() the row of CHAT
 PAIR = {"prompt": QUESTION, "completion": ANSWER}
+SHORT_PAIR = {"prompt": "p", "completion": "c"}
 
 
 def read(path: Path, naming: Any = None) -> tuple[list[Row], list[str]]:
@@ -23,6 +24,16 @@ def read(path: Path, naming: Any = None) -> tuple[list[Row], list[str]]:
     statements: list[str] = []
     rows = list(reader.read_file(path, naming or {}, "utf-8", statements))
     return rows, [s.removeprefix(f"{path}: ") for s in statements]
+
+
+def read_rows(path: Path, naming: Any, encoding: str = "utf-8") -> list[Row]:
+    """Return the rows of a file."""
+    return list(reader.read_file(path, naming, encoding))
+
+
+def statements_of(path: Path, naming: Any = None) -> list[str]:
+    """Return the reader's statements about a file, without its path."""
+    return read(path, naming)[1]
 
 
 def write_and_read(
