@@ -88,6 +88,32 @@ def hydratune(
     return call
 
 
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Any]]:
+    """Start a scripted judge (judge_server.Judge); all of them are closed after the test."""
+    from judge_server import Judge
+
+    started: list[Judge] = []
+
+    def start(script: Callable[[list[dict[str, str]], int], Any]) -> Judge:
+        started.append(Judge(script))
+        return started[-1]
+
+    yield start
+    for judge in started:
+        judge.close()
+
+
+@pytest.fixture
+def judged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run directory whose answers a scripted judge can judge, and the key for its server."""
+    from judge_server import KEY, write_answers
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path / "cache"))
+    return write_answers(tmp_path / "run")
+
+
 def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:
     """``records`` in the format that the ending of ``path`` names."""
     path.parent.mkdir(parents=True, exist_ok=True)
