@@ -71,24 +71,6 @@ def encoder(tiny: tuple[Any, Any, Any], model: Any) -> Any:
 
 
 @pytest.fixture
-def hydratune(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
-    """Runs a command line in an empty folder; returns (exit code, everything printed)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args: str) -> tuple[int, str]:
-        from hydratune.cli import main
-
-        capfd.readouterr()
-        code = main(list(args))
-        printed = capfd.readouterr()
-        return code, printed.out + printed.err
-
-    return call
-
-
-@pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
     """Start a scripted judge (judge_server.Judge); all of them are closed after the test."""
     from judge_server import Judge
@@ -112,6 +94,24 @@ def judged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path / "cache"))
     return write_answers(tmp_path / "run")
+
+
+@pytest.fixture
+def hydratune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Runs a command line in an empty folder; returns (exit code, everything printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> tuple[int, str]:
+        from hydratune.cli import main
+
+        capfd.readouterr()
+        code = main(list(args))
+        printed = capfd.readouterr()
+        return code, printed.out + printed.err
+
+    return call
 
 
 def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:
