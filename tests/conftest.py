@@ -71,6 +71,17 @@ def encoder(tiny: tuple[Any, Any, Any], model: Any) -> Any:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread: products of a few numbers are not faster with more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
     """Start a scripted judge (judge_server.Judge); all of them are closed after the test."""
     from judge_server import Judge
