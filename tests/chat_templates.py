@@ -63,7 +63,7 @@ DOCUMENT = Row(
 
 
 def with_begin(encoder: ChatEncoder) -> ChatEncoder:
-    """A tokenizer that puts a begin-of-text token of its own in front, as Llama's does."""
+    """Return an encoder whose tokenizer adds a begin-of-text token, as Llama's does."""
     from tokenizers.processors import TemplateProcessing
 
     begins_itself = with_template(encoder, CHATML)
@@ -75,7 +75,7 @@ def with_begin(encoder: ChatEncoder) -> ChatEncoder:
     return begins_itself
 
 
-# writes a block of thoughts, if only an empty one, in the last turn and nowhere else
+# writes a block of thoughts, empty or not, in the last turn only
 LAST_THINKS = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and"
     " loop.last %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m['content']"

@@ -93,20 +93,35 @@ def _call(rng: random.Random, number: int) -> dict[str, Any]:
     }
 
 
+def _calls_and_results(rng: random.Random, number: int, layout: str) -> list[Turn]:
+    """Return an assistant turn with calls, and the turns of the tool with their results."""
+    calls = [_call(rng, 10 * number + i) for i in range(rng.randint(1, 3))]
+    arguments = calls[0]["function"]["arguments"]
+    # a typed column cannot distinguish null from a missing argument
+    if layout != "typed.parquet" and "what" in arguments and rng.random() < 0.3:
+        arguments["room"] = None
+    content = rng.choice(["", _text(rng, edges=False)])
+    return [
+        {"role": "assistant", "content": content, "tool_calls": calls},
+        *({"role": "tool", "content": _text(rng), "tool_call_id": call["id"]} for call in calls),
+    ]
+
+
+LAYOUTS = [
+    "messages.jsonl",
+    "messages.json",
+    "messages.parquet",
+    "typed.parquet",
+    "sharegpt.jsonl",
+    "pairs.csv",
+    "pairs.jsonl",
+]
+
+
 def _case(rng: random.Random) -> Case:
     name = rng.choice(list(FORMATS))
     chat_format = FORMATS[name]
-    layout = rng.choice(
-        [
-            "messages.jsonl",
-            "messages.json",
-            "messages.parquet",
-            "typed.parquet",
-            "sharegpt.jsonl",
-            "pairs.csv",
-            "pairs.jsonl",
-        ]
-    )
+    layout = rng.choice(LAYOUTS)
     several = not layout.startswith("pairs")
     turns: list[Turn] = (
         [{"role": "system", "content": _text(rng)}]
@@ -121,26 +136,7 @@ def _case(rng: random.Random) -> Case:
     for number in range(rng.randint(1, 4) if several else 1):
         turns.append({"role": "user", "content": _text(rng)})
         if tools and rng.random() < 0.5:
-            calls = [_call(rng, 10 * number + i) for i in range(rng.randint(1, 3))]
-            if (
-                layout != "typed.parquet"
-                and "what" in calls[0]["function"]["arguments"]
-                and rng.random() < 0.3
-            ):
-                calls[0]["function"]["arguments"]["room"] = (
-                    None  # a typed column cannot distinguish this from a missing argument
-                )
-            turns.append(
-                {
-                    "role": "assistant",
-                    "content": rng.choice(["", _text(rng, edges=False)]),
-                    "tool_calls": calls,
-                }
-            )
-            turns += [
-                {"role": "tool", "content": _text(rng), "tool_call_id": call["id"]}
-                for call in calls
-            ]
+            turns += _calls_and_results(rng, number, layout)
         answer: Turn = {"role": "assistant", "content": _text(rng)}
         if chat_format.thoughts and several and layout != "sharegpt.jsonl" and rng.random() < 0.4:
             answer["reasoning_content"] = _text(rng, edges=False)
@@ -158,29 +154,32 @@ def _case(rng: random.Random) -> Case:
     return case
 
 
-def write(case: Case, folder: Path) -> Path:
-    """The file of a case."""
-    path = folder / case.layout
+def _record(case: Case) -> dict[str, Any]:
+    """Return the row of a case in its layout."""
     kind = case.layout.partition(".")[0]
     if kind == "pairs":
         record = {turn["role"]: turn["content"] for turn in case.turns}
-        record = {
+        return {
             "prompt": record["user"],
             "completion": record["assistant"],
             **({"system": record["system"]} if "system" in record else {}),
         }
-    elif kind == "sharegpt":
+    if kind == "sharegpt":
         names = {
             "user": ("human", "Human", "user")[len(case.turns) % 3],
             "assistant": ("gpt", "chatgpt", "bot")[len(case.turns) % 3],
         }
-        record = {
+        return {
             "conversations": [
                 {"from": names.get(t["role"], t["role"]), "value": t["content"]} for t in case.turns
             ]
         }
-    else:
-        record = {"messages": case.turns, **({"tools": case.tools} if case.tools else {})}
+    return {"messages": case.turns, **({"tools": case.tools} if case.tools else {})}
+
+
+def write(case: Case, folder: Path) -> Path:
+    """Write the file of a case and return its path."""
+    path, record = folder / case.layout, _record(case)
     if path.suffix == ".csv":
         with path.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, list(record))
@@ -195,7 +194,7 @@ def write(case: Case, folder: Path) -> Path:
         rows = [
             (
                 record
-                if kind == "typed"
+                if case.layout == "typed.parquet"
                 else {name: json.dumps(value, ensure_ascii=False) for name, value in record.items()}
             )
         ]

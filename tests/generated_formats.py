@@ -25,7 +25,7 @@ class Format:
     system: bool = True
     tools: bool = False
     thoughts: bool = False
-    rewrites: bool = False  # what it writes for a turn depends on whether later ones follow
+    rewrites: bool = False  # what is written for a turn depends on whether later turns follow
     begin: bool = False  # writes begin-of-text itself
 
     def pieces(self, turns: list[Turn], tools: list[Any]) -> Pieces:
@@ -95,7 +95,7 @@ def _calls(turn: Turn) -> str:
 
 
 def _agent(turns: list[Turn], tools: list[Any]) -> Pieces:
-    """ChatML with tools, calls and thoughts, all of which stay in the history."""
+    """Write ChatML with tools, calls and thoughts, all of which stay in the history."""
     pieces: Pieces = (
         [("<|system|>\nTools: " + _as_json(tools) + END + "\n", False)] if tools else []
     )
@@ -112,9 +112,7 @@ def _agent(turns: list[Turn], tools: list[Any]) -> Pieces:
 
 
 def _thinker(turns: list[Turn], tools: list[Any]) -> Pieces:
-    """As ``_agent``, but thoughts are written (if only as an empty block) in the last turn and
-    nowhere else.
-    """
+    """Write as ``_agent`` does, but thoughts, or an empty block of them, in the last turn only."""
     pieces: Pieces = (
         [("<|system|>\nTools: " + _as_json(tools) + END + "\n", False)] if tools else []
     )

@@ -53,7 +53,7 @@ SPECIAL = [BEGIN, END, "<|user|>", "<|system|>", "<|assistant|>", "<|tool|>", "<
 
 
 def corpus() -> list[str]:
-    """Texts that tokenizers are trained on."""
+    """Return the texts that tokenizers are trained on."""
     rng = random.Random(0)
     lines = [
         " ".join(rng.choices(WORDS, k=8)) + rng.choice([".", "?", "!\n", "\n\n"])
@@ -81,9 +81,9 @@ def byte_level(regex: str | None = None) -> Any:
 
 
 def sentencepiece(scheme: str) -> Any:
-    """As converted from SentencePiece:
+    """Return a tokenizer as it is converted from SentencePiece.
 
-    Metaspace that prepends ``first`` or ``always``, or the ``legacy`` Prepend and Replace.
+    Metaspace prepends by the ``scheme`` ``first`` or ``always``; ``legacy`` is Prepend and Replace.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -137,7 +137,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
 
 
 def tokenizer(kind: str, *, adds_begin: bool) -> Any:
-    """A tokenizer without a chat template."""
+    """Return a tokenizer without a chat template."""
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 

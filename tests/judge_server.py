@@ -12,6 +12,19 @@ from conftest import write_rows
 KEY = "sk-loopback-very-secret-1234567890"
 
 
+def completion(answer: Any, finish_reason: str) -> dict[str, Any]:
+    """Return the body of a chat completion."""
+    message = {"role": "assistant", "content": answer}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "scripted",
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+    }
+
+
 class Judge:
     """A server whose replies a script decides.
 
@@ -29,17 +42,7 @@ class Judge:
                 judge.requests.append({**body, "key": self.headers["Authorization"]})
                 answer = script(body["messages"], len(judge.requests))
                 status, headers = (200, {}) if isinstance(answer, str) else answer
-                message = {"role": "assistant", "content": answer}
-                content = {
-                    "id": "1",
-                    "object": "chat.completion",
-                    "created": 0,
-                    "model": "scripted",
-                    "choices": [
-                        {"index": 0, "message": message, "finish_reason": judge.finish_reason}
-                    ],
-                    "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-                }
+                content = completion(answer, judge.finish_reason)
                 data = json.dumps(
                     content if status == 200 else {"error": {"message": f"scripted {status}"}}
                 ).encode()

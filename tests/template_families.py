@@ -22,7 +22,7 @@ class Family:
     bos: str | None = None
     eos: str | None = None  # where it is not the end of an answer
     preamble: str = ""  # before the last answer
-    call: str = ""  # how the call of TOOLS_TALK is written, with the turn end
+    call: str = ""  # how the call of TOOL_TALKS is written, with the turn end
     # conversations whose earlier turns are rewritten, so only the last can be trained
     moves: frozenset[str] = frozenset()
     refuses: dict[str, Defect] = field(default_factory=dict)

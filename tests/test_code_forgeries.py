@@ -101,12 +101,12 @@ def test_a_verdict_cannot_be_forged(name: str, tests: str) -> None:
 SECRETS = """
 import re, sys
 def seen():
-    found, frame = [], sys._getframe()
+    seen_texts, frame = [], sys._getframe()
     while frame:
         texts = [repr(value) for value in frame.f_locals.values()]
-        found += [text for text in texts if 'SECRETS' not in text and 'def seen' not in text]
+        seen_texts += [text for text in texts if 'SECRETS' not in text and 'def seen' not in text]
         frame = frame.f_back
-    return ' '.join(found)
+    return ' '.join(seen_texts)
 frame_texts = seen()
 """
 

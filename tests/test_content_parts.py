@@ -178,24 +178,30 @@ def test_an_object_in_an_answer_column_is_still_json(tmp_path: Path) -> None:
     assert row.answer == '{"room": "attic"}'
 
 
+TWO_USES = {
+    "role": "assistant",
+    "content": [
+        {"type": "tool_use", "id": t, "name": "find", "input": {"thing": "kettle"}}
+        for t in ("t1", "t2")
+    ],
+}
+TWO_RESULTS = [
+    {"type": "tool_result", "tool_use_id": "t1", "content": "attic"},
+    {
+        "type": "tool_result",
+        "tool_use_id": "t2",
+        "content": [{"type": "text", "text": "gar"}, {"type": "text", "text": "age"}],
+    },
+]
+
+
 def test_results_in_a_user_turn_become_turns_of_the_tool(tmp_path: Path) -> None:
-    use = {
-        "role": "assistant",
-        "content": [
-            {"type": "tool_use", "id": t, "name": "find", "input": {"thing": "kettle"}}
-            for t in ("t1", "t2")
-        ],
-    }
-    results = [
-        {"type": "tool_result", "tool_use_id": "t1", "content": "attic"},
-        {
-            "type": "tool_result",
-            "tool_use_id": "t2",
-            "content": [{"type": "text", "text": "gar"}, {"type": "text", "text": "age"}],
-        },
-    ]
     row = read_chat(
-        tmp_path / "a.jsonl", USER_TURN, use, {"role": "user", "content": results}, ASSISTANT_TURN
+        tmp_path / "a.jsonl",
+        USER_TURN,
+        TWO_USES,
+        {"role": "user", "content": TWO_RESULTS},
+        ASSISTANT_TURN,
     )
     assert [m.turn() for m in row.messages[2:]] == [
         {"role": "tool", "content": "attic", "tool_call_id": "t1"},
@@ -205,8 +211,8 @@ def test_results_in_a_user_turn_become_turns_of_the_tool(tmp_path: Path) -> None
     row = read_chat(
         tmp_path / "b.jsonl",
         USER_TURN,
-        use,
-        {"role": "user", "content": [*results, {"type": "text", "text": "So?"}]},
+        TWO_USES,
+        {"role": "user", "content": [*TWO_RESULTS, {"type": "text", "text": "So?"}]},
         ASSISTANT_TURN,
     )
     assert [m.role for m in row.messages] == [
@@ -220,14 +226,14 @@ def test_results_in_a_user_turn_become_turns_of_the_tool(tmp_path: Path) -> None
     row = read_chat(
         tmp_path / "c.jsonl",
         USER_TURN,
-        use,
-        {"role": "tool", "content": results[:1]},
-        {"role": "tool", "content": results[1:]},
+        TWO_USES,
+        {"role": "tool", "content": TWO_RESULTS[:1]},
+        {"role": "tool", "content": TWO_RESULTS[1:]},
         ASSISTANT_TURN,
     )
     assert [m.role for m in row.messages] == ["user", "assistant", "tool", "tool", "assistant"]
     nothing = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1"}]}
-    assert read_chat(tmp_path / "e.jsonl", USER_TURN, use, nothing, ASSISTANT_TURN).messages[
+    assert read_chat(tmp_path / "e.jsonl", USER_TURN, TWO_USES, nothing, ASSISTANT_TURN).messages[
         2
     ].turn() == {
         "role": "tool",
@@ -237,8 +243,8 @@ def test_results_in_a_user_turn_become_turns_of_the_tool(tmp_path: Path) -> None
     assert "results come first" in refusal_of(
         tmp_path / "d.jsonl",
         USER_TURN,
-        use,
-        {"role": "user", "content": [{"type": "text", "text": "So?"}, *results]},
+        TWO_USES,
+        {"role": "user", "content": [{"type": "text", "text": "So?"}, *TWO_RESULTS]},
         ASSISTANT_TURN,
     )
 

@@ -67,42 +67,43 @@ def test_training_conversation_that_asks_a_test_request_is_removed_with_the_leak
     assert "there were 1 before" in findings["near_leaks"].note
 
 
+def banking_variant(kind: str, i: int) -> Row:
+    """Return a variant of the training row ``i`` of ``banking``."""
+    text, answer = BANKING[i], f"Label {i % 7}"
+    if kind == "prompt":
+        turns = (
+            Message("system", "You are the assistant of a bank."),
+            Message("user", f"{text}?"),
+            Message("assistant", answer),
+        )
+        return Row(f"{kind}-{i}", turns)
+    changed = {
+        "case": text.upper() + " !",
+        "hyphen": (
+            text.replace(" ", "-", 3)
+            if i % 2
+            else text.replace(" the ", " the-").replace(" my ", " my-")
+        ),
+        "symbol": f"[{text}] #1".replace(" #1", " $"),
+        "near": (
+            f"please {text.replace(' I ', ' i ')}".replace("charged", "chargd").replace(
+                "where", "hello where"
+            )
+        ),
+    }[kind]
+    return row(changed, answer, id=f"{kind}-{i}")
+
+
 def banking() -> tuple[list[Row], list[Side], dict[str, int]]:
     """Return rows, their sides, and how many variants of each kind the test rows hold."""
-    prompt = "You are the assistant of a bank."
     rows = [row(f"{text}?", f"Label {i % 7}", id=f"train-{i}") for i, text in enumerate(BANKING)]
     train = len(rows)
     planted = {"case": 3, "hyphen": 4, "symbol": 5, "near": 6, "prompt": 7}
 
-    def variant(kind: str, i: int) -> Row:
-        text, answer = BANKING[i], f"Label {i % 7}"
-        if kind == "prompt":
-            turns = (
-                Message("system", prompt),
-                Message("user", f"{text}?"),
-                Message("assistant", answer),
-            )
-            return Row(f"{kind}-{i}", turns)
-        changed = {
-            "case": text.upper() + " !",
-            "hyphen": (
-                text.replace(" ", "-", 3)
-                if i % 2
-                else text.replace(" the ", " the-").replace(" my ", " my-")
-            ),
-            "symbol": f"[{text}] #1".replace(" #1", " $"),
-            "near": (
-                f"please {text.replace(' I ', ' i ')}".replace("charged", "chargd").replace(
-                    "where", "hello where"
-                )
-            ),
-        }[kind]
-        return row(changed, answer, id=f"{kind}-{i}")
-
     at = 0
     for kind, count in planted.items():
         for _ in range(count):
-            rows.append(variant(kind, at))
+            rows.append(banking_variant(kind, at))
             at += 1
     rows += [
         row(f"an entirely other matter number {word}", "Label 1", id=f"clean-{word}")

@@ -141,7 +141,7 @@ def test_plain_template_begins_as_the_tokenizer_begins_a_text(encoder: ChatEncod
 
 
 def test_answer_is_cut_into_tokens_as_after_its_prompt() -> None:
-    """So are a canary's candidates, which are compared with the trained answer."""
+    """The candidates of a canary, which are compared with the trained answer, are cut so too."""
     from generated_formats import FORMATS
     from generated_tokenizers import END, tokenizer
 

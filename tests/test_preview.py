@@ -32,7 +32,7 @@ def test_pieces_distinguish_trained_and_special_tokens(encoder: ChatEncoder) -> 
 
 
 def test_pieces_keep_characters_whole_and_join_to_the_text(encoder: ChatEncoder) -> None:
-    """True of every mask, even one that divides the bytes of a character."""
+    """The pieces join to the text under any mask, even one that divides a character's bytes."""
     example = encoder.encode(chat_row("日本語のテキスト 🙂", "Ça va: naïve 🙂🙃"))
     whole = encoder.decode(example.ids)
     assert (
