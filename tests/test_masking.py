@@ -179,7 +179,7 @@ def test_first_token_of_a_document_is_context_where_no_begin_of_text_is_added(
 
 
 def test_a_template_without_the_begin_of_text_is_reported(encoder: ChatEncoder) -> None:
-    from hydratune.experiment.fitness import notices
+    from hydratune.experiment.compatibility import notices
 
     begins_itself = with_begin(encoder)
     (notice,) = notices(begins_itself)

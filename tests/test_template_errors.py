@@ -103,7 +103,7 @@ def test_advice_for_a_refused_system_turn_is_to_put_it_into_the_first_question(
 
 
 def test_a_generation_prompt_that_ends_in_a_space_is_reported(encoder: ChatEncoder) -> None:
-    from hydratune.experiment.fitness import notices
+    from hydratune.experiment.compatibility import notices
 
     spaced = CHATML.replace("assistant\n{% endif", "assistant: {% endif").replace(
         "{{ m['role'] }}\n", "{{ m['role'] }}: "
