@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Family:
-    """What the tokenizer of a family has, and what its template is known to do."""
+    """The special tokens of a family's tokenizer, and what its template does."""
 
     specials: tuple[str, ...]
     ends: tuple[str, ...]  # as in the generation config; the first is the end of an ordinary answer

@@ -1,4 +1,4 @@
-"""What an answer that is run may use, read and write, and what it leaves."""
+"""Isolation of answers that are run: what they may use, read and write, and what they leave."""
 
 import os
 import socket
