@@ -26,7 +26,7 @@ from hydratune.models.attention import NAME
 from hydratune.records.run_directory import RunDirectory
 from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
-from hydratune.sweeps.worker_pool import Task, WorkerPool
+from hydratune.sweeps.worker_pool import PoolTask, WorkerPool
 from hydratune.training.elementwise import EAGER
 from hydratune.training.losses import PLAIN, LossShape
 from hydratune.training.mergeable import MergeableBatch, MergingPool, Replica
@@ -349,7 +349,7 @@ def task(
     small: bool = True,
     error: Exception | None = None,
     **options: Any,
-) -> Task:
+) -> PoolTask:
     batch = MergeableBatch(
         SimpleNamespace(first=""),
         [Encoded((1,) * (tokens + 1), (True,) * (tokens + 1))],
@@ -367,7 +367,7 @@ def task(
             raise error
         return "alone", tokens
 
-    return Task(work, batch if small else None, **options)
+    return PoolTask(work, batch if small else None, **options)
 
 
 @contextmanager
@@ -378,7 +378,7 @@ def busy_pool(
     pool, go = WorkerPool(workers, merge_tokens), threading.Event()
     pool.replica = replica
     for _ in range(workers):
-        pool.submit([Task(go.wait)])
+        pool.submit([PoolTask(go.wait)])
     while pool._queue:
         time.sleep(0.001)
     yield pool, go
@@ -519,7 +519,7 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
 
     def together(parts: Sequence[list[Encoded]]) -> list[Future[Any]]:
         go = threading.Event()
-        pool.submit([Task(go.wait)])
+        pool.submit([PoolTask(go.wait)])
         with ThreadPoolExecutor(3) as threads:
             for objective in objectives:  # what they draw
                 objective.generator.manual_seed(0)

@@ -34,14 +34,14 @@ from hydratune.records.sweep import SweepJob, write_sweep
 from hydratune.sweeps import job_processes
 from hydratune.sweeps.job_processes import wait_for_unfinished
 from hydratune.sweeps.planning import PlannedJob
-from hydratune.sweeps.search.objectives import Objective, read_objectives
+from hydratune.sweeps.search.objectives import SearchObjective, read_objectives
 from hydratune.sweeps.search.samplers import make_sampler
 from hydratune.sweeps.search.settings import SearchSettings
 from hydratune.sweeps.search.space import Dimension, read_space
 from hydratune.sweeps.search.study import COMPOSED, open_study
 
 Command = Callable[..., tuple[int, str]]
-LOSS = [Objective("val/loss", "min")]
+LOSS = [SearchObjective("val/loss", "min")]
 SPACE = ("optimizer.lr=tag(log, interval(1e-5,1e-2))", "adapter.r=4,8")
 
 
@@ -179,8 +179,8 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     ],
 )
 def test_objectives_are_read_from_a_list_or_a_mapping(given: Any) -> None:
-    assert read_objectives(given) == [*LOSS, Objective("eval/field_f1", "max")]
-    assert read_objectives("eval/field_f1/law:max") == [Objective("eval/field_f1/law", "max")]
+    assert read_objectives(given) == [*LOSS, SearchObjective("eval/field_f1", "max")]
+    assert read_objectives("eval/field_f1/law:max") == [SearchObjective("eval/field_f1/law", "max")]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_other_ranges_settings_or_objectives_are_another_study(tmp_path: Path) -
             str(tmp_path / "s"),
             "s",
             optuna.samplers.RandomSampler(),
-            [Objective("val/loss", objective)],
+            [SearchObjective("val/loss", objective)],
             given,
         )
 

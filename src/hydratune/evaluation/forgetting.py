@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 _DISTRIBUTION_TOKENS = 512  # tokens whose whole distribution is kept for the divergence
 
-Item = dict[str, Json]  # of forgetting.jsonl: the part of the panel, and sums over tokens
+Item = dict[str, object]  # of forgetting.jsonl: the part of the panel, and sums over tokens
 
 
 @dataclass
-class Probe:
+class PanelScores:
     """One model on the panel."""
 
     items: dict[str, Item] = field(default_factory=dict)  # by id
@@ -58,7 +58,7 @@ def probe(
     window: int,
     title: str,
     pool: Executor | None,
-) -> Probe:
+) -> PanelScores:
     """Have ``model`` read and answer the panel. ``window`` is how many tokens it reads."""
     options = _Reading(pad=pad, batch_size=config.batch_size, pool=pool, quiet=True)
     items = _read_texts(model, encoder, panel, min(window, config.window), options)
@@ -81,7 +81,7 @@ def probe(
         for n, answer in zip(fitting, answers, strict=True):
             instruction = panel.instructions[n]
             items[f"instruction {instruction.id}"] = _checked(encoder, instruction, answer.tokens)
-    return Probe(items, distributions)
+    return PanelScores(items, distributions)
 
 
 def _read_texts(
@@ -157,7 +157,7 @@ def _checked(encoder: ChatEncoder, instruction: Instruction, tokens: Sequence[in
     return {"part": "instructions", "followed": followed, "answer": text}
 
 
-def divergences(base: Probe, tuned: Probe) -> dict[str, Item]:
+def divergences(base: PanelScores, tuned: PanelScores) -> dict[str, Item]:
     """Return KL(tuned || base) of every neutral prompt, summed over its tokens, in nats."""
     items = {}
     for name, before in base.distributions.items():
@@ -167,7 +167,7 @@ def divergences(base: Probe, tuned: Probe) -> dict[str, Item]:
     return items
 
 
-def join_records(base: Probe, tuned: Probe) -> list[Item]:
+def join_records(base: PanelScores, tuned: PanelScores) -> list[Item]:
     """Return the rows of forgetting.jsonl: each item with the values of both models."""
     rows = [
         {
@@ -204,7 +204,7 @@ def summary(
     These are each measure before and after training, its ``_delta``, the divergence from the base,
     and whether the budgets are kept.
     """
-    values: dict[str, Json] = {}
+    values: dict[str, object] = {}
     intervals: dict[str, list[float]] = {}
     for part in ("texts", "questions", "instructions"):
         items = [row for row in rows if row["part"] == part]

@@ -1,0 +1,24 @@
+"""Settings that are paths: ``~`` stands for the home folder in them."""
+
+import os
+from dataclasses import field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+_IS_PATH = "path"  # in the metadata of a field
+
+
+def path_setting(default: str | None = MISSING) -> Any:  # Any: as dataclasses.field is typed
+    """Return a field of a settings dataclass whose value is a path."""
+    return field(default=default, metadata={_IS_PATH: True})
+
+
+def expand_paths(settings: object) -> None:
+    """Replace ``~`` in the path settings of a dataclass, which is changed."""
+    for setting in fields(settings):  # type: ignore[arg-type]  # any dataclass
+        value = getattr(settings, setting.name)
+        if setting.metadata.get(_IS_PATH) and isinstance(value, str) and value.startswith("~"):
+            # Path.expanduser raises an error for a file that is called ~name
+            setattr(settings, setting.name, str(Path(os.path.expanduser(value))))  # noqa: PTH111
