@@ -175,4 +175,4 @@ def test_incompatible_parts_are_refused(hydratune: Run, tmp_path: Path) -> None:
     assert "data.parts.b.source = fils" in printed
     b = ("+data.parts.b.source=files", "+data.parts.b.train=a.jsonl", "+data.parts.b.test=a.jsonl")
     code, printed = hydratune("prepare", "model=tiny", "data=mixed", *a, *b)
-    assert (code, "give them to all, or to none" in printed) == (2, True)
+    assert (code, "give every part the same splits" in printed) == (2, True)
