@@ -49,7 +49,7 @@ def test_other_rows_under_the_same_settings_are_refused(tmp_path: Path) -> None:
     check(tmp_path, "data.batch_size=2", "adapter.r=4")
     changed = {**ROWS, "validation": {"hash": "cc"}}
     with pytest.raises(
-        ConfigError, match=r"job 0 of this sweep is finished, and its validation rows were others"
+        ConfigError, match=r"job 0 of this sweep is finished, and its validation rows were different"
     ):
         check(tmp_path, "data.batch_size=2", rows=changed)
     check(tmp_path, "resume=force", rows=changed)
