@@ -48,9 +48,8 @@ def test_other_rows_under_the_same_settings_are_refused(tmp_path: Path) -> None:
     finished(tmp_path, "0", "optimizer.lr=1e-3")
     check(tmp_path, "data.batch_size=2", "adapter.r=4")
     changed = {**ROWS, "validation": {"hash": "cc"}}
-    with pytest.raises(
-        ConfigError, match=r"job 0 of this sweep is finished, and its validation rows were different"
-    ):
+    refusal = r"job 0 of this sweep is finished, and its validation rows were different"
+    with pytest.raises(ConfigError, match=refusal):
         check(tmp_path, "data.batch_size=2", rows=changed)
     check(tmp_path, "resume=force", rows=changed)
     for other in ("data.max_train_rows=5", "model=tiny", "seed=7", "evaluation.canaries=2"):
