@@ -10,12 +10,24 @@ import pytest
 
 from conftest import SMALL
 from hydratune import metric_table
+from hydratune.comparison.criterion import Criterion, parse_criterion
+from hydratune.errors import InputError
 from hydratune.evaluation import families, result_rows, run_report
 from hydratune.evaluation.families import Answered
-from hydratune.metric_table import ANSWER_METRICS, RUN_METRICS, Direction, Metric, Unit
+from hydratune.metric_table import (
+    ANSWER_METRICS,
+    RUN_METRICS,
+    Direction,
+    Metric,
+    Unit,
+    find,
+    lower_is_better,
+)
 from hydratune.records.run_directory import RunDirectory
 
 Command = Callable[..., tuple[int, str]]
+
+
 SAMPLES = {
     "json": Answered('{"a": 1, "b": "x"}', ['{"a": 1, "b": null}'], {"type": "object"}),
     "code": Answered("def f(): return 1", ["def f(): return 1"], row={"tests": "assert f() == 1"}),
@@ -101,3 +113,55 @@ def test_a_function_and_a_row_make_a_metric_everywhere(
     assert "<td>short answers</td>" in run_report.render(RunDirectory(run))
     code, text = hydratune("compare", str(run), "metric=eval/short_answers")
     assert code == 0 and "short answers" in text, text
+
+
+def test_metrics_know_which_way_is_better() -> None:
+    lower = (
+        "val/loss",
+        "objective",
+        "eval/nll",
+        "base/perplexity",
+        "cost/peak_memory_bytes",
+        "forgetting/kl",
+        "eval/invented_keys",
+    )
+    assert all(lower_is_better(name) is True for name in (*lower, "forgetting/bits_per_byte_delta"))
+    assert all(
+        lower_is_better(name) is False
+        for name in (
+            "eval/field_f1",
+            "base/rougeL",
+            "cost/tokens_per_second",
+            "eval/field_f1/party",
+        )
+    )
+    assert lower_is_better("eval/my_own") is None
+    assert parse_criterion("eval/my_own", "max") == Criterion("eval/my_own", lower=False)
+    with pytest.raises(InputError, match="mode=min or mode=max"):
+        parse_criterion("eval/my_own", None)
+
+
+def test_every_number_of_a_run_has_a_meaning(hydratune: Command, tmp_path: Path) -> None:
+    wanted = (
+        "evaluation.forgetting.measure=true",
+        "evaluation.forgetting.items=2",
+        "evaluation.forgetting.answer_tokens=2",
+        "evaluation.canaries=2",
+        "evaluation.memorisation=4",
+        "evaluation.baselines=[base,fewshot]",
+    )
+    code, text = hydratune("train", *SMALL, *wanted, f"hydra.run.dir={tmp_path}/run")
+    assert code == 0, text
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    numbers = [name for name, value in metrics.items() if isinstance(value, (int, float))]
+    assert {name.split("/")[0] for name in numbers} >= {
+        "eval",
+        "base",
+        "fewshot",
+        "forgetting",
+        "memorisation",
+        "fit",
+        "cost",
+        "val",
+    }
+    assert [name for name in numbers if find(name) is None] == []

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from compared_runs import hits, make
 from hydratune.comparison import page
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
-from test_compare import hits, make
 
 EVIL = "<script>window.broken = 1</script>"
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from compared_runs import hits, make
 from hydratune.comparison import publish
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
 from hydratune.comparison.panels import panels_by_section
 from hydratune.tracking import wandb_server
 from hydratune.tracking.wandb_server import Project
-from test_compare import hits, make
 
 pytest.importorskip("wandb_workspaces")
 Command = Callable[..., tuple[int, str]]
