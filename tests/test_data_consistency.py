@@ -15,8 +15,8 @@ from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
 from hydratune.records.sweep import SweepJob, write_sweep
+from run_files import states
 from test_config import compose
-from test_pack import states
 
 Command = Callable[..., tuple[int, str]]
 ROWS = {"train": {"hash": "aa"}, "validation": {"hash": "bb"}}

@@ -20,7 +20,7 @@ from hydratune.tracking import wandb_file
 from hydratune.training import ddp
 from hydratune.training.history import History
 from hydratune.training.resume import TrainerPosition
-from test_pack import assert_same_run
+from run_files import assert_same_run
 from test_resume import interrupt_after
 
 Command = Callable[..., tuple[int, str]]

@@ -18,7 +18,7 @@ from hydratune.comparison.runs import read_run
 from hydratune.errors import RunError
 from hydratune.records.files import read_json, read_jsonl, write_json, write_jsonl
 from hydratune.records.run_directory import RunDirectory
-from test_pack import assert_same_run
+from run_files import assert_same_run
 from test_resume import RUN, interrupt_after
 
 Command = Callable[..., tuple[int, str]]

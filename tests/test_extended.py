@@ -30,8 +30,8 @@ from hydratune.adapters import attach, folder
 from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.adapters.methods.prefix_tuning import PrefixTuning
 from hydratune.training.patches import with_lean_layers
+from run_files import assert_same_run, history
 from test_adapters import IDS, original, prepared, train
-from test_pack import assert_same_run, history
 from test_resume import interrupt_after
 
 Command = Callable[..., tuple[int, str]]

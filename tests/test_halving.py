@@ -19,7 +19,7 @@ from hydratune.sweeps.halving import HalvingScheduler, JobState
 from hydratune.sweeps.options import HalvingOptions, PackOptions
 from hydratune.training.halving import HalvingRungs
 from hydratune.training.module import FineTuning
-from test_pack import assert_same_run, history, states
+from run_files import assert_same_run, history, states
 
 Command = Callable[..., tuple[int, str]]
 # 18 steps

@@ -21,8 +21,8 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.training.history import History
 from hydratune.training.module import FineTuning
 from hydratune.training.resume import _moved
+from run_files import assert_same_run, history
 from test_config import compose
-from test_pack import assert_same_run, history
 
 Command = Callable[..., tuple[int, str]]
 RUN = (

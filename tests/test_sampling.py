@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import SMALL, write_rows
-from test_pack import assert_same_run
+from run_files import assert_same_run
 from test_resume import RUN, interrupt_after
 
 Command = Callable[..., tuple[int, str]]
