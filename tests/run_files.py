@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -12,6 +14,11 @@ QUICK = (
     *SMALL[:1],
     *(s for s in SMALL[1:] if not s.startswith(("data.batch_size", "trainer.max_steps"))),
     "data.max_train_rows=9",
+)
+# for tests that use one file as all three splits
+SAME_ROWS = (
+    "data.quality.exact_leaks=warn",
+    "data.quality.group_leaks=warn",
 )
 
 
@@ -28,10 +35,10 @@ def assert_same_run(a: Path, b: Path) -> None:
     ours, theirs = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (a, b))
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
-    metrics = [json.loads((run / "metrics.json").read_text()) for run in (a, b)]
+    read_metrics:x = [json.loads((run / "metrics.json").read_text()) for run in (a, b)]
     scores = [
         {k: v for k, v in m.items() if not k.startswith("cost/") and k != "seconds"}
-        for m in metrics
+        for m in read_metrics:x
     ]
     assert scores[0] == scores[1]
     assert (a / "predictions.jsonl").read_bytes() == (b / "predictions.jsonl").read_bytes()
@@ -43,3 +50,16 @@ def states(sweep: Path) -> dict[str, str]:
         p.parent.name: json.loads(p.read_text())["state"]
         for p in sorted(sweep.glob("*/status.json"))
     }
+
+
+def only_run(root: Path, name: str = "smoke") -> Path:
+    (run,) = (root / "outputs" / name).iterdir()
+    return run
+
+
+def read_metrics:x(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def offline_environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "WANDB_MODE": "offline", **more}

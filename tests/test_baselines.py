@@ -1,0 +1,60 @@
+"""Baselines of a run: the base model, few-shot prompts, and their cache."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import SMALL, write_rows
+from run_files import SAME_ROWS
+
+Command = Callable[..., tuple[int, str]]
+
+
+def test_few_shot_prompt_takes_as_many_examples_as_fit(hydratune: Command, tmp_path: Path) -> None:
+    files = [f"data.{split}={tmp_path}/{split}.jsonl" for split in ("train", "validation", "test")]
+    for length, shown in (("word " * 140, "instead of 3 examples"), ("word " * 300, "is skipped")):
+        rows = [{"prompt": f"{i} {length}", "completion": "yes"} for i in range(9)]
+        for split in ("train", "validation", "test"):
+            write_rows(tmp_path / f"{split}.jsonl", rows)
+        code, text = hydratune(
+            "train",
+            *SMALL,
+            "data=files",
+            *files,
+            *SAME_ROWS,
+            "evaluation.baselines=[fewshot]",
+            "evaluation.shots=3",
+            "model.context_window=1500",
+            "data.max_length=1400",
+            f"hydra.run.dir={tmp_path}/{len(length)}",
+        )
+        assert code == 0, text
+        assert shown in text
+        found = (
+            "fewshot"
+            in json.loads((tmp_path / str(len(length)) / "metrics.json").read_text())["settings"]
+        )
+        assert found == ("instead" in shown)
+
+
+def test_cached_baseline_has_the_groups_of_this_run(hydratune: Command, tmp_path: Path) -> None:
+    pairs = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(9)]
+    for name, more in (("plain", {}), ("grouped", {"group": "g"})):
+        rows = [{**pair, **more} for pair in pairs]
+        files = [
+            f"data.{split}={write_rows(tmp_path / name / f'{split}.jsonl', rows)}"
+            for split in ("train", "validation", "test")
+        ]
+        run = f"hydra.run.dir={tmp_path}/{name}/run"
+        code, text = hydratune(
+            "train", *SMALL, "data=files", *files, *SAME_ROWS, "evaluation.baselines=[base]", run
+        )
+        assert code == 0, text
+    assert "taken from the cache" in text
+    stored = [
+        json.loads(line)
+        for line in (
+            (tmp_path / "grouped" / "run" / "predictions_base.jsonl").read_text().splitlines()
+        )
+    ]
+    assert {row["group"] for row in stored} == {"g"}
