@@ -35,10 +35,10 @@ def assert_same_run(a: Path, b: Path) -> None:
     ours, theirs = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (a, b))
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
-    read_metrics:x = [json.loads((run / "metrics.json").read_text()) for run in (a, b)]
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in (a, b)]
     scores = [
         {k: v for k, v in m.items() if not k.startswith("cost/") and k != "seconds"}
-        for m in read_metrics:x
+        for m in metrics
     ]
     assert scores[0] == scores[1]
     assert (a / "predictions.jsonl").read_bytes() == (b / "predictions.jsonl").read_bytes()
@@ -57,7 +57,7 @@ def only_run(root: Path, name: str = "smoke") -> Path:
     return run
 
 
-def read_metrics:x(run: Path) -> dict[str, Any]:
+def read_metrics(run: Path) -> dict[str, Any]:
     return json.loads((run / "metrics.json").read_text())
 
 

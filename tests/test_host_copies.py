@@ -2,7 +2,6 @@
 which no number can be read.
 """
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from hydratune.training.objective import Objective
 from hydratune.training.optimizers.adamw import AdamWOptimizer
 from hydratune.training.sampling import Sampling
 from hydratune.training.watchdog import Watchdog
+from run_files import history
 from test_objective import build, opening, rows, with_lora
 from test_watchdog import TOO_FAST
 
@@ -226,14 +226,6 @@ def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(training_loop, "History", later)
     monkeypatch.setattr(recording, "_SECONDS_UNREAD", 1e9)
-
-
-def history(run: Path) -> list[dict[str, str]]:
-    with (run / "history.csv").open() as stream:
-        return [
-            {key: value for key, value in row.items() if key != "tokens_per_second"}
-            for row in csv.DictReader(stream)
-        ]
 
 
 LONGER = [*SMALL, "trainer.max_steps=8", "trainer.max_epochs=4", "trainer.validations_per_epoch=1"]
