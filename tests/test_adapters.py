@@ -31,8 +31,8 @@ from hydratune.settings.model import Quantization
 from hydratune.training.adalora import RankAllocation, orthogonality
 from hydratune.training.objective import Objective
 from hydratune.training.patches import with_lean_layers
+from small_models import build
 from test_config import problems
-from test_objective import build
 
 Command = Callable[..., tuple[int, str]]
 SHIPPED = sorted(file.stem for file in (CONF / "adapter").glob("*.yaml"))

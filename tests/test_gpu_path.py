@@ -33,9 +33,9 @@ from hydratune.training.adalora import RankAllocation
 from hydratune.training.objective import Objective
 from hydratune.training.patches import with_lean_layers
 from hydratune.training.prefix import Prefix, View
+from small_models import build, opening, rows, with_lora
 from test_config import compose
 from test_generation import PROMPTS, REFERENCES
-from test_objective import build, opening, rows, with_lora
 
 Command = Callable[..., tuple[int, str]]
 CUDA = torch.device("cuda", 0)

@@ -29,7 +29,7 @@ from hydratune.training.optimizers.adamw import AdamWOptimizer
 from hydratune.training.sampling import Sampling
 from hydratune.training.watchdog import Watchdog
 from run_files import history
-from test_objective import build, opening, rows, with_lora
+from small_models import build, opening, rows, with_lora
 from test_watchdog import TOO_FAST
 
 Command = Callable[..., tuple[int, str]]

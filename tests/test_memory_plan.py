@@ -20,8 +20,8 @@ from hydratune.training.memory import plan_memory
 from hydratune.training.objective import Objective
 from hydratune.training.packing import pack
 from hydratune.training.plan import micro_packs
+from small_models import build, rows, with_lora
 from test_config import compose
-from test_objective import build, rows, with_lora
 
 Command = Callable[..., tuple[int, str]]
 CUDA = torch.device("cuda", 0)

@@ -34,7 +34,7 @@ from hydratune.training.merged import BaseReplica
 from hydratune.training.objective import Objective
 from hydratune.training.patches import with_lean_layers
 from run_files import QUICK, assert_same_run, history
-from test_objective import ARCHITECTURES, SIZES, build, rows
+from small_models import ARCHITECTURES, SIZES, build, rows
 
 ADAPTERS = {
     "all": LoraAdapter(r=4, lora_alpha=8),

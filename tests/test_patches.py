@@ -14,7 +14,7 @@ from hydratune.training.lean_linears import is_lean
 from hydratune.training.patches import ModelPatches, with_lean_layers
 from hydratune.training.randomness import RandomState, draws_outside_lora, drops_attention
 from hydratune.training.step import StepContext, computing, current_step
-from test_objective import build, with_lora
+from small_models import build, with_lora
 
 
 @pytest.fixture

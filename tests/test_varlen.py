@@ -11,7 +11,7 @@ from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.training.objective import Objective
 from hydratune.training.plan import LEAST_SAVED
-from test_objective import ARCHITECTURES, build, plain_loss, rows
+from small_models import ARCHITECTURES, build, plain_loss, rows
 
 
 def with_options(

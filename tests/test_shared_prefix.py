@@ -1,0 +1,128 @@
+"""Rows that begin with the same tokens: the common prefix is computed once, with the same gradients."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from hydratune.data.encoding.encoded import Encoded
+from hydratune.models.attention import NAME
+from hydratune.training import plan
+from hydratune.training.losses import HeadLoss
+from hydratune.training.objective import Objective
+from hydratune.training.packing import pack
+from small_models import ARCHITECTURES, build, opening, rows, with_lora
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(
+    "name", [n for n, options in ARCHITECTURES.items() if "sliding_window" not in options]
+)
+def test_a_shared_prefix_changes_neither_loss_nor_gradients(
+    name: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = with_lora(build(name))
+    model.get_base_model().set_attn_implementation(NAME)
+    examples = [
+        *opening([5, 6, 7, 8, 9, 10]),
+        *opening([5, 9, 3, 4, 2, 11, 12], seed=4),
+        rows(seed=9)[2],
+    ]
+    assert [g.prefix for g in plan.groups_by_prefix(examples, 20)] == [6, 7, 0]
+    expected, wanted = Objective(model, micro_tokens=1000, workers=1, share=False).gradients(
+        examples
+    )
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 20)
+    with Objective(model, micro_tokens=40, workers=workers) as objective:
+        assert objective.share
+        loss, gradients = objective.gradients(examples)
+        again, repeated = objective.gradients(examples)
+        assert objective.loss(examples).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert loss.item() == again.item()
+    assert all(torch.equal(a, b) for a, b in zip(gradients, repeated, strict=True))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others have read all of the prefix and are done, and a free thread takes the end of the
+    micro-pack that holds it.
+    """
+    model = with_lora(build("Llama"))
+    model.get_base_model().set_attn_implementation(NAME)
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 20)
+    wanted = Objective(model, micro_tokens=40, workers=1).gradients(opening([5, 6, 7, 8, 9, 10]))[1]
+    head = HeadLoss.apply
+    late = threading.Event()
+
+    def slow(*args: Any) -> torch.Tensor:
+        if not late.is_set():
+            late.set()
+            time.sleep(0.5)
+        result: torch.Tensor = head(*args)
+        return result
+
+    monkeypatch.setattr(HeadLoss, "apply", slow)
+    with Objective(model, micro_tokens=40, workers=3) as objective:
+        for ours, theirs in zip(
+            objective.gradients(opening([5, 6, 7, 8, 9, 10]))[1], wanted, strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_models_with_windows_do_not_share_a_prefix() -> None:
+    model = with_lora(build("Mistral"))
+    model.get_base_model().set_attn_implementation(NAME)
+    assert not Objective(model, micro_tokens=40, workers=1).share
+
+
+@pytest.mark.parametrize("number", [0, 3])  # the one that holds the prefix, or one that reads it
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_one_micro_pack_ends_all_of_them(
+    workers: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 8)
+    model = with_lora(build("Llama"))
+    model.get_base_model().set_attn_implementation(NAME)
+    calls = iter(range(100))
+
+    def failing(*args: Any, **options: Any) -> Any:
+        if next(calls) == number:
+            raise ArithmeticError("no more")
+        return pack(*args, **options)
+
+    monkeypatch.setattr("hydratune.training.pack_loss.pack", failing)
+    with (
+        Objective(model, micro_tokens=16, workers=workers) as objective,
+        pytest.raises(ArithmeticError, match="no more"),
+    ):
+        objective.gradients(opening([5, 6, 7, 8]))
+
+
+def test_only_what_pays_is_shared() -> None:
+    def row(*ids: int) -> Encoded:
+        return Encoded((*ids, 90, 91), (*[False] * len(ids), True, True))
+
+    two = [row(1, 2, 3), row(1, 2, 4)]
+    assert [(g.prefix, len(g.rows)) for g in plan.groups_by_prefix(two, 3)] == [(0, 2)]
+    assert [(g.prefix, len(g.rows)) for g in plan.groups_by_prefix(two, 2)] == [(2, 2)]
+    four = [row(1, 2, 3, 7), row(1, 5, 6, 7), row(1, 2, 3, 8), row(1, 5, 6, 8)]
+    assert [(g.prefix, g.rows) for g in plan.groups_by_prefix(four, 3)] == [
+        (3, (four[0], four[2])),
+        (3, (four[1], four[3])),
+    ]
+    # the token that predicts the first trained one is never in a prefix, so a row always has
+    # one of its own
+    assert plan.groups_by_prefix([row(1, 2, 3), row(1, 2, 3)], 1)[0].prefix == 2
+    assert plan.groups_by_prefix([], 1) == []
+
+
+def test_a_thousand_rows_that_begin_alike_are_divided_without_recursion() -> None:
+    many = [Encoded((*range(200), 200 + i), (*[False] * 200, True)) for i in range(1500)]
+    (group,) = plan.groups_by_prefix(many)
+    assert len(group.rows) == 1500 and group.prefix == 199
