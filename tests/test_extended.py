@@ -25,13 +25,13 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from adapter_cases import IDS, original, prepared, train
 from conftest import SMALL, edited
 from hydratune.adapters import attach, folder
 from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.adapters.methods.prefix_tuning import PrefixTuning
 from hydratune.training.patches import with_lean_layers
 from run_files import assert_same_run, history
-from test_adapters import IDS, original, prepared, train
 from test_resume import interrupt_after
 
 Command = Callable[..., tuple[int, str]]

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from adapter_cases import IDS, prepared, train
 from conftest import SMALL
 from hydratune.adapters import attach, trained
 from hydratune.adapters.methods.freeze import PartialFinetune
@@ -22,7 +23,6 @@ from hydratune.adapters.methods.vera import VeraAdapter
 from hydratune.adapters.targets import layer_number, matches, without_effect
 from hydratune.errors import ConfigError
 from hydratune.settings.adapter import AdapterConfig
-from test_adapters import IDS, prepared, train
 
 Command = Callable[..., tuple[int, str]]
 
