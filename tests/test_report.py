@@ -4,96 +4,14 @@ fetched.
 
 import copy
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hydratune.data.quality.findings import CHECKS
 from hydratune.data.report import IDS_SHOWN, render, share, verdict, write_html
 from hydratune.data.report_charts import histograms, label_bars
-from hydratune.data.spans import (
-    character_differences,
-    named,
-    occurrences,
-    shortened,
-    spans,
-    word_differences,
-)
-
-EVIL = (
-    '<script>alert(1)</script></style></title><img src=x onerror=alert(2)>" onmouseover="alert(3)"'
-    " ' https://evil.example/ {{ 7 * 7 }}"
-)
-MAY_STAND_IN = {
-    *(
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "header",
-        "nav",
-        "section",
-        "footer",
-        "h1",
-        "h2",
-        "h3",
-        "p",
-        "a",
-        "b",
-        "small",
-    ),
-    *(
-        "dl",
-        "div",
-        "dt",
-        "dd",
-        "span",
-        "code",
-        "mark",
-        "details",
-        "summary",
-        "figure",
-        "figcaption",
-        "table",
-        "caption",
-        "thead",
-        "tbody",
-    ),
-    *("tr", "th", "td", "svg", "desc", "rect", "line", "text"),
-}
-
-
-def _check(name: str, level: str = "warn", count: int = 0, **more: Any) -> dict[str, Any]:
-    words = CHECKS[name]
-    plain = {
-        "level": level,
-        "count": count,
-        "title": words.title,
-        "why": words.why,
-        "fix": words.fix,
-        "note": "",
-        "rows": [],
-        "examples": [],
-    }
-    return {**plain, **more}
-
-
-def _split(
-    rows: int, longest: int = 40, histogram: tuple[int, ...] = (0, 0, 0, 0)
-) -> dict[str, Any]:
-    quantiles = {"0": 5, "50": longest // 2, "90": longest, "99": longest, "100": longest}
-    return {
-        "rows": rows,
-        "too_long": 0,
-        "tokens": 20 * rows,
-        "trained_tokens": 7 * rows,
-        "quantiles": quantiles,
-        "histogram": list(histogram),
-    }
+from report_cases import EVIL, MAY_STAND_IN, Page, _check, _cleaning, _hostile, _split
 
 
 @pytest.fixture
@@ -170,72 +88,6 @@ def report(empty: dict[str, Any]) -> dict[str, Any]:
     ]
     full["mask"] = [{"id": "id-1", "trained": 2, "tokens": 9, "pieces": pieces}]
     return full
-
-
-def _cleaning(on: bool, rows: int, title: str, examples: list[dict[str, str]]) -> dict[str, Any]:
-    return {"on": on, "rows": rows, "title": title, "examples": examples}
-
-
-class Page(HTMLParser):
-    """What a browser would make of the page: elements, attributes and visible text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = self.css = ""
-        self.marked: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] == ["style"]:
-            self.css += data
-        else:
-            self.text += data
-        if self.open[-1:] == ["mark"]:
-            self.marked.append(data)
-
-    def with_class(self, name: str) -> list[str]:
-        return [
-            tag
-            for tag, attributes in self.elements
-            if name in (attributes.get("class") or "").split()
-        ]
-
-
-def _poisoned(value: Any) -> Any:
-    """``value`` with all texts replaced but those of our own code."""
-    ours = {"level", "overlength", "quantiles", "splits", "tokens", "checks", "cleaning"}
-    if isinstance(value, dict):
-        return {key: item if key in ours else _poisoned(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_poisoned(item) for item in value]
-    return f"{EVIL}{value}" if isinstance(value, str) else value
-
-
-def _hostile(report: dict[str, Any]) -> dict[str, Any]:
-    """Every text of ``report`` that data, files or names could have put there."""
-    hostile = _poisoned(report)
-    hostile["checks"] = {
-        name: {**_poisoned(check), "level": check["level"]}
-        for name, check in report["checks"].items()
-    }
-    hostile["cleaning"] = {name: _poisoned(entry) for name, entry in report["cleaning"].items()}
-    hostile["labels"] = {EVIL: {f"{EVIL}{i}": i + 1 for i in range(30)}}
-    hostile["tokens"] = {**report["tokens"], "model": EVIL}
-    return hostile
 
 
 def test_no_text_becomes_markup(report: dict[str, Any]) -> None:
@@ -467,63 +319,6 @@ def test_rare_labels_are_put_together() -> None:
 )
 def test_share(part: int, whole: int, text: str) -> None:
     assert share(part, whole) == text
-
-
-def test_word_differences() -> None:
-    one, two = "Close my old account, please", "Close our account, please"
-    assert [
-        [text[a:b] for a, b in found]
-        for text, found in zip((one, two), word_differences([one, two]), strict=True)
-    ] == [
-        ["my old"],
-        ["our"],
-    ]
-    assert word_differences(["same", "same", "same"]) == [[], [], []]
-    assert word_differences([]) == []
-
-
-def test_character_differences_leave_out_what_the_cut_made() -> None:
-    # both cut to one length before they came here
-    before, after = ("caf\u00c3\u00a9 no", "caf\u00e9 now")
-    old, new = character_differences(before, after)
-    assert [before[a:b] for a, b in old] == ["\u00c3\u00a9"]
-    assert [after[a:b] for a, b in new] == ["\u00e9"]
-
-
-def test_spans_make_up_the_text() -> None:
-    text = "one two  three"
-    assert [(s.text, s.changed) for s in spans(text, [(4, 7)])] == [
-        ("one ", False),
-        ("two", True),
-        ("  three", False),
-    ]
-    assert [(s.text, s.hidden) for s in spans(text, [(7, 9)])] == [
-        ("one two", False),
-        ("··", True),
-        ("three", False),
-    ]
-    assert [s.text for s in spans("\n", spaces=True)] == ["↵\n"]
-    assert spans("") == []
-
-
-def test_hidden_characters_have_names() -> None:
-    assert named("a\u200bb\ud83d\r") == r"aU+200BbU+D83D\r"
-    # joiners are spelling, not noise
-    assert named("अनुच्छेद \u200c می\u200cخواهم\n") == "अनुच्छेद \u200c می\u200cخواهم\n"
-
-
-def test_occurrences_are_whole_words() -> None:
-    text = "in 19 or 1931\n→ 19 and 1931"
-    assert [text[a:b] for a, b in occurrences(text, ["19", "", "1931"], text.rfind("\n→ "))] == [
-        "19",
-        "1931",
-    ]
-    assert occurrences(text, []) == []
-
-
-def test_shortened_says_how_much_is_missing() -> None:
-    assert shortened("short", 100) == "short"
-    assert shortened("a" * 500 + "b" * 500, 30) == f"{'a' * 20} [… 970 characters …] {'b' * 10}"
 
 
 def test_findings_and_cleaning_say_in_which_splits_they_are(report: dict[str, Any]) -> None:

@@ -1,0 +1,147 @@
+"""Entries of a data report, hostile texts for all of them, and a parser of the page."""
+
+from html.parser import HTMLParser
+from typing import Any
+
+from hydratune.data.quality.findings import CHECKS
+
+EVIL = (
+    '<script>alert(1)</script></style></title><img src=x onerror=alert(2)>" onmouseover="alert(3)"'
+    " ' https://evil.example/ {{ 7 * 7 }}"
+)
+
+
+MAY_STAND_IN = {
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "header",
+        "nav",
+        "section",
+        "footer",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "a",
+        "b",
+        "small",
+    ),
+    *(
+        "dl",
+        "div",
+        "dt",
+        "dd",
+        "span",
+        "code",
+        "mark",
+        "details",
+        "summary",
+        "figure",
+        "figcaption",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+    ),
+    *("tr", "th", "td", "svg", "desc", "rect", "line", "text"),
+}
+
+
+def _check(name: str, level: str = "warn", count: int = 0, **more: Any) -> dict[str, Any]:
+    words = CHECKS[name]
+    plain = {
+        "level": level,
+        "count": count,
+        "title": words.title,
+        "why": words.why,
+        "fix": words.fix,
+        "note": "",
+        "rows": [],
+        "examples": [],
+    }
+    return {**plain, **more}
+
+
+def _split(
+    rows: int, longest: int = 40, histogram: tuple[int, ...] = (0, 0, 0, 0)
+) -> dict[str, Any]:
+    quantiles = {"0": 5, "50": longest // 2, "90": longest, "99": longest, "100": longest}
+    return {
+        "rows": rows,
+        "too_long": 0,
+        "tokens": 20 * rows,
+        "trained_tokens": 7 * rows,
+        "quantiles": quantiles,
+        "histogram": list(histogram),
+    }
+
+
+def _cleaning(on: bool, rows: int, title: str, examples: list[dict[str, str]]) -> dict[str, Any]:
+    return {"on": on, "rows": rows, "title": title, "examples": examples}
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: elements, attributes and visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = self.css = ""
+        self.marked: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["style"]:
+            self.css += data
+        else:
+            self.text += data
+        if self.open[-1:] == ["mark"]:
+            self.marked.append(data)
+
+    def with_class(self, name: str) -> list[str]:
+        return [
+            tag
+            for tag, attributes in self.elements
+            if name in (attributes.get("class") or "").split()
+        ]
+
+
+def _poisoned(value: Any) -> Any:
+    """``value`` with all texts replaced but those of our own code."""
+    ours = {"level", "overlength", "quantiles", "splits", "tokens", "checks", "cleaning"}
+    if isinstance(value, dict):
+        return {key: item if key in ours else _poisoned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_poisoned(item) for item in value]
+    return f"{EVIL}{value}" if isinstance(value, str) else value
+
+
+def _hostile(report: dict[str, Any]) -> dict[str, Any]:
+    """Every text of ``report`` that data, files or names could have put there."""
+    hostile = _poisoned(report)
+    hostile["checks"] = {
+        name: {**_poisoned(check), "level": check["level"]}
+        for name, check in report["checks"].items()
+    }
+    hostile["cleaning"] = {name: _poisoned(entry) for name, entry in report["cleaning"].items()}
+    hostile["labels"] = {EVIL: {f"{EVIL}{i}": i + 1 for i in range(30)}}
+    hostile["tokens"] = {**report["tokens"], "model": EVIL}
+    return hostile
