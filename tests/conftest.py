@@ -42,6 +42,16 @@ def ctrl_c() -> Iterator[None]:
     usual()
 
 
+@pytest.fixture
+def determinism_reset() -> Iterator[None]:
+    """Switch deterministic algorithms off again when the test ends."""
+    import torch
+
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+
+
 @pytest.fixture(scope="session")
 def tiny() -> tuple[Any, Any, Any]:
     """(settings, source, tokenizer) of the random-weight model."""

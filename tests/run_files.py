@@ -45,6 +45,10 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert (a / "config.yaml").read_bytes() == (b / "config.yaml").read_bytes()
 
 
+def status(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "status.json").read_text()))
+
+
 def states(sweep: Path) -> dict[str, str]:
     return {
         p.parent.name: json.loads(p.read_text())["state"]

@@ -22,8 +22,6 @@ from small_models import build
 from test_config import problems
 
 Command = Callable[..., tuple[int, str]]
-# PEFT takes its own file of AdaLoRA's ranks for LoRA's rank_pattern
-pytestmark = pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
 
 
 REFUSED = {

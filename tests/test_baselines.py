@@ -3,8 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
 
 from conftest import SMALL, write_rows
+from hydratune.evaluation import assess
 from run_files import SAME_ROWS
 
 Command = Callable[..., tuple[int, str]]
@@ -58,3 +64,44 @@ def test_cached_baseline_has_the_groups_of_this_run(hydratune: Command, tmp_path
         )
     ]
     assert {row["group"] for row in stored} == {"g"}
+
+
+def test_baselines_are_found_again_only_where_they_would_be_the_same(
+    model: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydratune.data.rows import Message, Row
+    from hydratune.settings.evaluation import EvaluationConfig, Task
+
+    test_rows = [
+        Row(
+            f"r{n}", (Message("user", f"question {n}" * (n + 1)), Message("assistant", "yes")), None
+        )
+        for n in range(4)
+    ]
+    bench = assess.TestBench(test_rows, encoder, EvaluationConfig(), Task.text, None, 2048)
+
+    def key(**more: Any) -> str:
+        return bench.cache_key("base", bench.zero_shot(), SimpleNamespace(**(known | more)))
+
+    known: dict[str, Any] = {
+        "dtype": torch.bfloat16,
+        "device": torch.device("cpu"),
+        "config": model.config,
+    }
+    known["parameters"] = lambda: iter([torch.zeros(1)])
+    first = key()
+    assert key() == first
+    assert key(dtype=torch.float32) != first
+    assert key(hydratune_autocast=torch.bfloat16) != first
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"card {device.index}")
+    on_gpu = [key(device=torch.device("cuda", number)) for number in (0, 1)]
+    assert len({first, *on_gpu}) == 3
+    bench.config = EvaluationConfig(batch_size=2)
+    halved = key()
+    assert halved != first
+    bench.config = EvaluationConfig(batch_size=50, batch_tokens=1)
+    assert key() not in (first, halved)
+    bench.config = EvaluationConfig(batch_size=1)
+    one_by_one = key()
+    bench.config = EvaluationConfig(batch_size=50, batch_tokens=1)
+    assert key() == one_by_one  # the same batches for another reason

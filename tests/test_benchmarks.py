@@ -15,6 +15,7 @@ from fresh import Meter
 from systems import SYSTEMS
 from training import difference, summary, tables
 
+ROOT = Path(__file__).parents[1]
 TINY = ["model=tiny", "data.batch_size=2", "trainer.accumulate_grad_batches=2"]
 
 
@@ -140,3 +141,14 @@ def test_a_workload_without_its_data_says_why(tmp_path: Path) -> None:
     assert workloads.missing("s", None) is None
     assert workloads.DATA in str(workloads.missing("a", None))
     assert "snips does not exist" in str(workloads.missing("b", str(tmp_path)))
+
+
+def test_the_wheels_that_are_collected_have_a_version() -> None:
+    script = (ROOT / "benchmarks" / "gpu_wheels.sh").read_text()
+    (names,) = [
+        line.split(" in ")[1].split(";")[0].split()
+        for line in script.splitlines()
+        if line.startswith("for name in")
+    ]
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {*names, "antlr4-python3-runtime"} <= pinned and "peft" in names

@@ -20,7 +20,7 @@ from hydratune.tracking import wandb_file
 from hydratune.training import ddp
 from hydratune.training.history import History
 from hydratune.training.resume import TrainerPosition
-from run_files import assert_same_run
+from run_files import assert_same_run, status
 from test_resume import interrupt_after
 
 Command = Callable[..., tuple[int, str]]
@@ -47,10 +47,6 @@ def history(run: Path) -> list[dict[str, float]]:
         {key: float(value) for key, value in row.items() if value and key != "tokens_per_second"}
         for row in rows
     ]
-
-
-def status(run: Path) -> dict[str, Any]:
-    return dict(json.loads((run / "status.json").read_text()))
 
 
 def assert_equal(run: Path, other: Path, weights_within: float) -> None:

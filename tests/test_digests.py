@@ -1,4 +1,4 @@
-"""Digests of stored files: how they are written, and damage in the cache, prepared data and searches."""
+"""Digests of stored files, and damage in the cache, in prepared data and in searches."""
 
 import json
 import os

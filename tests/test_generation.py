@@ -6,9 +6,7 @@ import torch
 from hydratune.evaluation.generation import answer
 from hydratune.evaluation.prompt_reader import common_prefix
 from hydratune.models.attention import NAME
-
-PROMPTS = [[1, 2, 3, 4, 9, 8, 7], [1, 2, 3, 5], [1, 2, 3, 6, 6, 6, 6, 6, 6, 6, 6], [1, 2, 3, 9, 1]]
-REFERENCES = [[11, 12, 2], [13, 2], [14, 15, 16, 17, 2], [2]]
+from reference_answers import PROMPTS, REFERENCES
 
 
 def by_hand(model: Any, prompt: list[int], stop: set[int], limit: int) -> list[int]:

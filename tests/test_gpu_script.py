@@ -328,17 +328,6 @@ def test_without_bitsandbytes_4_bit_parts_say_why_they_are_left_out(
     assert "bitsandbytes cannot be imported" in str(gpu.no_bitsandbytes())
 
 
-def test_the_wheels_that_are_collected_have_a_version() -> None:
-    script = (ROOT / "benchmarks" / "gpu_wheels.sh").read_text()
-    (names,) = [
-        line.split(" in ")[1].split(";")[0].split()
-        for line in script.splitlines()
-        if line.startswith("for name in")
-    ]
-    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    assert {*names, "antlr4-python3-runtime"} <= pinned and "peft" in names
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

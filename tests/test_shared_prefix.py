@@ -1,4 +1,4 @@
-"""Rows that begin with the same tokens: the common prefix is computed once, with the same gradients."""
+"""Rows that begin with the same tokens: their prefix is computed once, with the same gradients."""
 
 import threading
 import time

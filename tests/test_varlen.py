@@ -113,3 +113,16 @@ def test_it_is_left_alone_where_it_cannot_be_used() -> None:
     assert not varlen.supports(x, x, 0.0)  # no GPU
     meta = x.to("meta")
     assert not varlen.supports(meta, meta, 0.0)
+
+
+def test_where_rows_begin_is_made_once_for_all_layers() -> None:
+    varlen._starts.cache_clear()
+    varlen._places.cache_clear()
+    with torch.inference_mode():  # an answer comes first: a training step must be able to keep it
+        first = varlen._starts((3, 4), 0, torch.device("cpu"))
+        assert not any(
+            part.is_inference() for part in (first, *varlen._places((3, 4), 2, torch.device("cpu")))
+        )
+    assert first.tolist() == [0, 3, 7] and first.dtype == torch.int32
+    assert varlen._starts((3, 4), 0, torch.device("cpu")) is first
+    assert varlen._starts((3, 4), 2, torch.device("cpu")).tolist() == [0, 5, 11]

@@ -14,9 +14,6 @@ from hydratune.settings.model import Quantization
 from hydratune.training.patches import with_lean_layers
 from small_models import build
 
-# PEFT takes its own file of AdaLoRA's ranks for LoRA's rank_pattern
-pytestmark = pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
-
 
 def by_hand(model: Any, prompt: list[int], limit: int) -> list[int]:
     ids = list(prompt)
