@@ -52,7 +52,7 @@ def base_of(name: str = "Llama", dtype: torch.dtype = torch.float32) -> Any:
     return model
 
 
-def own(base: Any) -> Any:
+def sharing_weights(base: Any) -> Any:
     return copy.deepcopy(
         base, {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     )
@@ -60,7 +60,7 @@ def own(base: Any) -> Any:
 
 def trial(base: Any, adapter: LoraAdapter, seed: int) -> Any:
     torch.manual_seed(seed)
-    model = with_lean_layers(attach.add_adapter(own(base), adapter))
+    model = with_lean_layers(attach.add_adapter(sharing_weights(base), adapter))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -68,9 +68,9 @@ def trial(base: Any, adapter: LoraAdapter, seed: int) -> Any:
 
 
 def assert_same(result: Any, alone: Any, tolerance: float) -> None:
-    (loss, gradients), (expected, wanted) = result, alone
+    (loss, gradients), (expected, expected_gradients) = result, alone
     torch.testing.assert_close(loss.double(), expected.double(), rtol=tolerance, atol=0)
-    for ours, theirs in zip(gradients, wanted, strict=True):
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(
             ours, theirs, rtol=tolerance, atol=tolerance * max(1e-3, theirs.abs().max().item())

@@ -31,7 +31,7 @@ def space(*overrides: str) -> tuple[list[Dimension], list[str]]:
     return read_space(OverridesParser.create().parse_overrides(list(overrides)))
 
 
-def wanted(**values: Any) -> SearchSettings:
+def search_settings(**values: Any) -> SearchSettings:
     given = {
         "sampler": "random",
         "n_trials": 4,

@@ -228,8 +228,8 @@ def test_an_architecture_that_peft_does_not_know_needs_names() -> None:
 def test_settings_that_do_not_go_together_are_refused_at_once(
     settings: list[str], key: str, why: str
 ) -> None:
-    found = problems(*settings)
-    assert set(found) == {key} and why in found[key]
+    problems_found = problems(*settings)
+    assert set(problems_found) == {key} and why in problems_found[key]
 
 
 def test_virtual_tokens_that_leave_the_rows_no_room_are_refused_before_training(

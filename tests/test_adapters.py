@@ -62,15 +62,15 @@ def test_every_shipped_adapter_learns_and_loads_with_plain_peft_on_the_untouched
             row["prompt"], add_generation_prompt=True, return_dict=False
         )
         target = tokenizer(row["reference"] + "<|im_end|>", add_special_tokens=False).input_ids
-        found = []
+        nlls = []
         for model in (tuned, base):
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([prompt + target])).logits[
                     0, -len(target) - 1 : -1
                 ]
-            found.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(target))))
-        assert found[0] == pytest.approx(row["nll"] / len(target), abs=1e-5)
-        changed += abs(found[1] - found[0])
+            nlls.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(target))))
+        assert nlls[0] == pytest.approx(row["nll"] / len(target), abs=1e-5)
+        changed += abs(nlls[1] - nlls[0])
     assert changed > 1e-4  # the adapter did something
     recorded = json.loads((run / "metrics.json").read_text())
     code, text = hydratune("evaluate", f"run={run}")
@@ -181,12 +181,12 @@ def test_quantised_bases_on_a_cpu(
 
 def test_loftq_starts_nearer_to_the_unquantised_model(tiny: Any) -> None:
     with torch.no_grad():
-        wanted = original(tiny)(input_ids=IDS).logits
+        unquantised = original(tiny)(input_ids=IDS).logits
         plain = prepared(tiny, LoraAdapter(), Quantization.nf4)(input_ids=IDS).logits
         start = prepared(tiny, LoraAdapter(init_lora_weights="loftq"), Quantization.nf4)(
             input_ids=IDS
         ).logits
-    assert (start - wanted).norm() < 0.8 * (plain - wanted).norm()
+    assert (start - unquantised).norm() < 0.8 * (plain - unquantised).norm()
 
 
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "olora"])

@@ -36,11 +36,11 @@ def test_few_shot_prompt_takes_as_many_examples_as_fit(hydratune: Command, tmp_p
         )
         assert code == 0, text
         assert shown in text
-        found = (
+        was_measured = (
             "fewshot"
             in json.loads((tmp_path / str(len(length)) / "metrics.json").read_text())["settings"]
         )
-        assert found == ("instead" in shown)
+        assert was_measured == ("instead" in shown)
 
 
 def test_cached_baseline_has_the_groups_of_this_run(hydratune: Command, tmp_path: Path) -> None:
@@ -81,14 +81,14 @@ def test_baselines_are_found_again_only_where_they_would_be_the_same(
     bench = assess.TestBench(test_rows, encoder, EvaluationConfig(), Task.text, None, 2048)
 
     def key(**more: Any) -> str:
-        return bench.cache_key("base", bench.zero_shot(), SimpleNamespace(**(known | more)))
+        return bench.cache_key("base", bench.zero_shot(), SimpleNamespace(**(attributes | more)))
 
-    known: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "dtype": torch.bfloat16,
         "device": torch.device("cpu"),
         "config": model.config,
     }
-    known["parameters"] = lambda: iter([torch.zeros(1)])
+    attributes["parameters"] = lambda: iter([torch.zeros(1)])
     first = key()
     assert key() == first
     assert key(dtype=torch.float32) != first

@@ -75,8 +75,8 @@ def test_floor_counts_every_distinct_beginning_once(rows: workloads.Rows) -> Non
     tokens, pairs = sum(map(len, seen)), sum(len(prefix) for step in seen for prefix in step)
     shared = work(rows, linears, shared=True)
     assert shared == {"tokens": tokens, "flops": 4600 * tokens + 40 * rows.supervised + 12 * pairs}
-    apart = work(rows, linears, shared=False)
-    assert apart["tokens"] == sum(len(ids) - 1 for ids in rows.ids) > tokens
+    separate = work(rows, linears, shared=False)
+    assert separate["tokens"] == sum(len(ids) - 1 for ids in rows.ids) > tokens
 
 
 def test_floor_takes_the_weights_from_the_model() -> None:

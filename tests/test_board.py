@@ -44,8 +44,14 @@ def test_the_board_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
             ticker.advance(0, 0, val_loss=1.5)
             ticker.advance(1, 10, loss=1.0)
             ticker.advance(0, 0, val_loss=1.75)
-        found = board.lines["0"]
-        assert (found.settings, found.state, found.loss, found.best, found.stage.fraction) == (
+        job_line = board.lines["0"]
+        assert (
+            job_line.settings,
+            job_line.state,
+            job_line.loss,
+            job_line.best,
+            job_line.stage.fraction,
+        ) == (
             "lr=0.1",
             "running",
             1.0,
@@ -55,7 +61,7 @@ def test_the_board_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
         assert board.seen("0") == "training 50 %"
         with progress("fine-tuned", 8):
             pass
-    assert (found.loss, found.best, found.stage.done, found.trained is not None) == (
+    assert (job_line.loss, job_line.best, job_line.stage.done, job_line.trained is not None) == (
         1.0,
         1.5,
         0,
@@ -105,7 +111,7 @@ def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "left"),
+    ("lines", "seconds_left"),
     [
         ([line("waiting")], None),
         ([training(0.0), line("waiting")], None),  # nobody knows yet
@@ -126,8 +132,10 @@ def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
         ),
     ],
 )
-def test_time_left(lines: list[JobLine], left: float | None) -> None:
-    assert time_left(lines, 10.0) == (pytest.approx(left) if left is not None else None)
+def test_time_left(lines: list[JobLine], seconds_left: float | None) -> None:
+    assert time_left(lines, 10.0) == (
+        pytest.approx(seconds_left) if seconds_left is not None else None
+    )
 
 
 def test_times_as_a_person_says_them() -> None:
@@ -153,15 +161,15 @@ def test_without_a_terminal_the_same_facts_are_lines(
         assert capfd.readouterr().out == ""
         monkeypatch.setattr(boards, "_PLAIN_INTERVAL", 0.0)
         board.print_progress()
-        said = capfd.readouterr().out
+        printed = capfd.readouterr().out
         board.ended("0", Status({"state": "finished"}))
         halved = {"step": 7, "value": 2.0, "rung": 0}
         board.ended("1", Status({"state": "stopped", "halved": halved}))
     assert (
-        "0 of 2 jobs ended; 1 running, 1 waiting" in said
-        and "best so far: job 0 (lr=0) 1.2500" in said
+        "0 of 2 jobs ended; 1 running, 1 waiting" in printed
+        and "best so far: job 0 (lr=0) 1.2500" in printed
     )
-    assert "job 0: training 50 % (5/10), loss 1.5000, best val 1.2500, 123 tokens/s" in said
+    assert "job 0: training 50 % (5/10), loss 1.5000, best val 1.2500, 123 tokens/s" in printed
     assert capfd.readouterr().out.splitlines() == [
         "job 0 (lr=0) finished after 0 s, val loss 1.2500",
         "job 1 (lr=1) stopped after 0 s: halved at step 7",

@@ -78,7 +78,7 @@ def test_runs_that_cannot_be_checked(hydratune: Command, tmp_path: Path) -> None
     make(tmp_path / "nan", nll=[float("nan")] + [1.0] * 39)
     make(tmp_path / "silent")
     (tmp_path / "silent" / "predictions.jsonl").unlink()
-    for candidate, more, told in (
+    for candidate, more, message in (
         ("failed", [], "not a finished run"),
         ("nowhere", [], "no run directory"),
         ("other", [], "different rows"),
@@ -92,7 +92,7 @@ def test_runs_that_cannot_be_checked(hydratune: Command, tmp_path: Path) -> None
         ("silent", [], "predictions.jsonl is missing"),
     ):
         code, text = hydratune("compare", "baseline=a", f"candidate={candidate}", *more)
-        assert code == 2 and told in text and "Traceback" not in text, text
+        assert code == 2 and message in text and "Traceback" not in text, text
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), None])

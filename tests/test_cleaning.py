@@ -116,9 +116,16 @@ def test_default_repairs_are_applied_and_shown_before_and_after() -> None:
     cleaner = cleaning.Cleaner(CleaningConfig())
     cleaned = cleaner(row("cafÃ© ", '```json\n{"a": 1}\n```'))
     assert [m.content for m in cleaned.messages] == ["café", '{"a": 1}']
-    told = cleaning.summarise_changes(cleaner.changes)
-    assert told["encoding"]["rows"] == told["whitespace"]["rows"] == told["code_fence"]["rows"] == 1
-    assert told["encoding"]["examples"] == [{"id": "row-0", "before": "cafÃ© ", "after": "café "}]
+    summary = cleaning.summarise_changes(cleaner.changes)
+    assert (
+        summary["encoding"]["rows"]
+        == summary["whitespace"]["rows"]
+        == summary["code_fence"]["rows"]
+        == 1
+    )
+    assert summary["encoding"]["examples"] == [
+        {"id": "row-0", "before": "cafÃ© ", "after": "café "}
+    ]
 
 
 def test_what_is_switched_off_is_counted_and_not_done() -> None:
@@ -145,22 +152,23 @@ def test_lines_that_many_rows_share_are_found_and_removed_at_the_edges_only() ->
     rows = [
         row(f"CONFIDENTIAL - internal only\nQuestion number {i}?", "Yes.", i) for i in range(30)
     ]
-    found = boilerplate.Boilerplate()
+    counter = boilerplate.Boilerplate()
     for each in rows:
-        found.see(each)
-    assert found.lines() == {"CONFIDENTIAL - internal only": 30}
+        counter.see(each)
+    assert counter.lines() == {"CONFIDENTIAL - internal only": 30}
     assert (
-        boilerplate.remove_lines(rows[3], found.lines()).messages[0].content == "Question number 3?"
+        boilerplate.remove_lines(rows[3], counter.lines()).messages[0].content
+        == "Question number 3?"
     )
     lonely = row("CONFIDENTIAL - internal only", "Yes.")
-    assert boilerplate.remove_lines(lonely, found.lines()) is lonely
+    assert boilerplate.remove_lines(lonely, counter.lines()) is lonely
 
 
 def looked_at(texts: list[str]) -> boilerplate.Boilerplate:
-    found = boilerplate.Boilerplate()
+    counter = boilerplate.Boilerplate()
     for i, text in enumerate(texts):
-        found.see(row(text, "a", i))
-    return found
+        counter.see(row(text, "a", i))
+    return counter
 
 
 @pytest.mark.parametrize(
@@ -214,12 +222,12 @@ def test_preview_counts_the_rows_that_removal_changes() -> None:
     texts += (
         [f"{header}\n{footer}"] * 3 + [f"{header}"] * 3 + [f"Body {i}\nmore" for i in range(60, 90)]
     )
-    found = looked_at(texts)
-    lines = found.lines()
+    counter = looked_at(texts)
+    lines = counter.lines()
     assert list(lines) == [footer, header]
     removed = [boilerplate.remove_lines(row(text, "a"), lines) for text in texts]
     assert (
-        len(found.changed_rows())
+        len(counter.changed_rows())
         == sum(
             after.messages[0].content != text for after, text in zip(removed, texts, strict=True)
         )
@@ -236,10 +244,10 @@ def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> N
         f"This message is for its recipient only.\nBody {i}" for i in range(300)
     ]
     for order in (texts, texts[::-1], [texts[i * 1999 % 5000] for i in range(5000)]):
-        found = looked_at(order)
-        assert len(found.seen) < 1000
-        assert list(found.lines()) == ["This message is for its recipient only."]
-        assert 275 <= len(found.changed_rows()) <= 300
+        counter = looked_at(order)
+        assert len(counter.seen) < 1000
+        assert list(counter.lines()) == ["This message is for its recipient only."]
+        assert 275 <= len(counter.changed_rows()) <= 300
 
 
 @pytest.mark.parametrize(

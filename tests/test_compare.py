@@ -91,9 +91,10 @@ def test_what_the_verdict_says_is_so(tmp_path: Path) -> None:
     make(tmp_path / "s" / "a", right=hits(20), loss=0.4, lr=1.0)
     make(tmp_path / "s" / "b", right=hits(38), loss=0.5, lr=2.0)
     compared = compare(collect_runs([tmp_path / "s"]))
-    told = "\n".join(verdict(compared))
+    sentences = "\n".join(verdict(compared))
     assert (
-        "significantly better than it on the test rows: optimizer.lr=2 (exact match +0.45)" in told
+        "significantly better than it on the test rows: optimizer.lr=2 (exact match +0.45)"
+        in sentences
     )
     make(tmp_path / "s" / "c", right=hits(38, 41), loss=0.6, lr=3.0)
     assert "significantly different from the 1 others that could be tested" in "\n".join(
@@ -128,7 +129,7 @@ def test_a_test_metric_that_chooses_is_said(hydratune: Command, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["metric=eval/exact_matsch"], "did you mean eval/exact_match"),
         (["metric=exact_match", "mode=max"], "did you mean eval/exact_match"),
@@ -144,11 +145,11 @@ def test_a_test_metric_that_chooses_is_said(hydratune: Command, tmp_path: Path) 
     ],
 )
 def test_wrong_words_are_one_message(
-    hydratune: Command, tmp_path: Path, words: list[str], told: str
+    hydratune: Command, tmp_path: Path, words: list[str], message: str
 ) -> None:
     make(tmp_path / "runs" / "a")
     code, text = hydratune("compare", *([] if "candidate=runs/a" in words else ["runs"]), *words)
-    assert code == 2 and told in text and "Traceback" not in text, text
+    assert code == 2 and message in text and "Traceback" not in text, text
 
 
 def test_broken_runs_are_shown_and_never_best(hydratune: Command, tmp_path: Path) -> None:
@@ -217,13 +218,13 @@ def test_a_page_that_cannot_be_written_is_one_message(hydratune: Command, tmp_pa
 
 def test_nothing_to_compare(hydratune: Command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for words, told in (
+    for words, message in (
         (["empty"], "no run in it"),
         (["nowhere"], "no such directory"),
         (["metric=val/loss"], "nothing to compare"),
     ):
         code, text = hydratune("compare", *words)
-        assert code == 2 and told in text
+        assert code == 2 and message in text
 
 
 def test_what_is_said_of_single_seeds_is_of_these_runs(hydratune: Command, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ REQUIRED = {
 
 
 def options() -> list[str]:
-    found = []
+    groups_and_names = []
     for group in (
         "model",
         "data",
@@ -54,8 +54,10 @@ def options() -> list[str]:
         "debug",
         "sweep",
     ):
-        found += [f"{group}={file.stem}" for file in sorted((CONF / group).glob("*.yaml"))]
-    return found
+        groups_and_names += [
+            f"{group}={file.stem}" for file in sorted((CONF / group).glob("*.yaml"))
+        ]
+    return groups_and_names
 
 
 @pytest.mark.parametrize("option", options())
@@ -84,9 +86,9 @@ def test_default_is_the_contracts_experiment() -> None:
 )
 def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
     twin = OmegaConf.load(file)
-    own = OmegaConf.load(CONF.parent / "sweeps" / file.name).hydra.sweeper.params
+    hydra_params = OmegaConf.load(CONF.parent / "sweeps" / file.name).hydra.sweeper.params
     assert {k: [float(v) for v in p["values"]] for k, p in twin.parameters.items()} == {
-        k: [float(v) for v in str(values).split(",")] for k, values in own.items()
+        k: [float(v) for v in str(values).split(",")] for k, values in hydra_params.items()
     }
     read_by_wandb = yaml.safe_load(file.read_text())["parameters"]
     # to YAML 1.1, 1e-4 is a text
@@ -124,9 +126,9 @@ def test_added_key_is_refused_like_a_typo() -> None:
 
 
 def test_wrong_type_and_bad_enum_are_refused() -> None:
-    found = problems("adapter.r=abc", "data.overlength=crop")
-    assert "abc" in found["adapter.r"]
-    assert "drop" in found["data.overlength"]
+    refused = problems("adapter.r=abc", "data.overlength=crop")
+    assert "abc" in refused["adapter.r"]
+    assert "drop" in refused["data.overlength"]
 
 
 def test_unknown_group_and_option_are_refused() -> None:
@@ -135,7 +137,7 @@ def test_unknown_group_and_option_are_refused() -> None:
 
 
 def test_all_problems_are_shown_at_once() -> None:
-    found = problems(
+    refused = problems(
         "adapter.rnak=8",
         "optimizer.lr=0",
         "trainer.max_epochs=0",
@@ -150,7 +152,7 @@ def test_all_problems_are_shown_at_once() -> None:
         "adapter.r",
         "model",
         "data.batch_size",
-    } <= set(found)
+    } <= set(refused)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +245,8 @@ def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_column_that_cannot_be_mapped_names_the_nearest() -> None:
-    found = problems("data=files", "data.train=x.jsonl", "+data.columns.grup=customer")
-    assert "did you mean data.columns.group?" in found["data.columns.grup"]
+    refused = problems("data=files", "data.train=x.jsonl", "+data.columns.grup=customer")
+    assert "did you mean data.columns.group?" in refused["data.columns.grup"]
 
 
 def test_the_password_in_an_address_is_a_secret() -> None:
@@ -276,7 +278,7 @@ def test_secrets_are_known_by_the_names_of_their_variables(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert mask(f"a {value} b") == ("a *** b" if is_secret else f"a {value} b")
-    found = problems(f"tracking.entity='{value}'")
-    assert ("tracking.entity" in found) == is_secret
+    refused = problems(f"tracking.entity='{value}'")
+    assert ("tracking.entity" in refused) == is_secret
     if is_secret:
-        assert name in found["tracking.entity"] and value not in found["tracking.entity"]
+        assert name in refused["tracking.entity"] and value not in refused["tracking.entity"]

@@ -57,8 +57,8 @@ def test_a_model_that_knows_nothing_writes_valid_answers(model: Any, encoder: An
     guided = asked(model, encoder, guide_for(SCHEMA, encoder, model))
     whole = [
         text
-        for text, one in zip(texts(encoder, guided), guided, strict=True)
-        if one.finish_reason == "stop"
+        for text, answered in zip(texts(encoder, guided), guided, strict=True)
+        if answered.finish_reason == "stop"
     ]
     assert len(whole) >= 5
     for text in whole:
@@ -108,7 +108,7 @@ def test_constrained_answers_stand_beside_the_free_ones(hydratune: Command, tmp_
         code == 0 and "fine-tuned, constrained" in text and "base, few-shot, constrained" in text
     ), text
     assert all((run / file).read_bytes() == content for file, content in before.items())
-    found = json.loads((run / "evaluation_constrained.json").read_text())
+    scores = json.loads((run / "evaluation_constrained.json").read_text())
     rows = [
         json.loads(line)
         for line in (run / "predictions_constrained.jsonl").read_text().splitlines()
@@ -117,12 +117,12 @@ def test_constrained_answers_stand_beside_the_free_ones(hydratune: Command, tmp_
     for row in rows:
         if row["finish_reason"] == "stop":
             jsonschema.validate(json.loads(row["prediction"]), schema)
-    assert found["eval_constrained/schema_valid"] == sum(
+    assert scores["eval_constrained/schema_valid"] == sum(
         r["finish_reason"] == "stop" for r in rows
     ) / len(rows)
     assert (
-        "value" in found["fewshot_constrained/schema_valid_difference"]
-        and "eval_constrained/nll" not in found
+        "value" in scores["fewshot_constrained/schema_valid_difference"]
+        and "eval_constrained/nll" not in scores
     )
     code, text = hydratune("evaluate", f"run={run}", "constrained=true", "source=predictions")
     assert code == 2 and "need the model" in text

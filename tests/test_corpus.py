@@ -54,10 +54,10 @@ def test_every_token_has_the_likelihood_of_its_text_alone(
     model.set_attn_implementation("eager")
     expected = [by_hand(model, passage) for passage in passages]
     model.set_attn_implementation(attention)
-    found = token_log_likelihoods(
+    likelihoods = token_log_likelihoods(
         model, passages, pad=0, batch_size=batch_size, padding_side=side, quiet=True
     )
-    assert [values.tolist() for values in found] == [
+    assert [values.tolist() for values in likelihoods] == [
         pytest.approx(values, rel=1e-5) for values in expected
     ]
 
@@ -73,8 +73,8 @@ def test_adapters_are_read_with(model: Any, adapter: Any) -> None:
             torch.nn.init.normal_(parameter, std=0.5)
     passages = [Passage((1,), (5, 6, 7)), Passage((1, 9), (3, 8, 8, 8, 2))]
     expected = [by_hand(tuned.eval(), passage) for passage in passages]
-    found = token_log_likelihoods(tuned, passages, pad=0, quiet=True)
-    assert [values.tolist() for values in found] == [
+    likelihoods = token_log_likelihoods(tuned, passages, pad=0, quiet=True)
+    assert [values.tolist() for values in likelihoods] == [
         pytest.approx(values, rel=1e-4) for values in expected
     ]
 

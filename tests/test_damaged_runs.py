@@ -30,22 +30,22 @@ _PLACES = (0.02, 0.4, 0.97)
 
 def files(run: Path) -> list[str]:
     """What a run leaves: all but locks and what is there to be looked at only."""
-    found = sorted(
+    names = sorted(
         str(file.relative_to(run))
         for file in run.rglob("*")
         if file.is_file() and file.stat().st_size
     )
-    return [name for name in found if not name.endswith((".lock", ".log", ".html", "README.md"))]
+    return [name for name in names if not name.endswith((".lock", ".log", ".html", "README.md"))]
 
 
 def once(
     factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None], target: Path
 ) -> Path:
     """A copy of what ``make`` made for the first test that wanted it."""
-    made = factory.getbasetemp() / f"digests-{name}"
-    if not made.is_dir():
-        make(made)
-    shutil.copytree(made, target / name)
+    original = factory.getbasetemp() / f"digests-{name}"
+    if not original.is_dir():
+        make(original)
+    shutil.copytree(original, target / name)
     return target / name
 
 
@@ -180,14 +180,14 @@ def test_every_file_of_a_finished_run_is_verified_by_whoever_reads_it(
     hydratune: Command, whole: Path
 ) -> None:
     """The quick part of the test below: one place in each file, no model."""
-    code, told = hydratune("compare", str(copied(whole)), "html=false")
+    code, undamaged_text = hydratune("compare", str(copied(whole)), "html=false")
     assert code == 0
     for name in files(whole):
         run = copied(whole)
         flip(run / name, 0.4)
         named = Path(name).name
         code, text = hydratune("compare", str(run), "html=false")
-        assert named in "".join(text.split("\n")) or text == told, name
+        assert named in "".join(text.split("\n")) or text == undamaged_text, name
         record = RunDirectory(run)
         if name.count("/") == 0 and name != digests.INDEX:
             with pytest.raises(RunError, match=f"{named} is not as it was written"):
@@ -211,7 +211,7 @@ def test_every_file_of_a_finished_run_is_verified_by_whoever_reads_it(
 def test_a_flipped_bit_in_a_file_of_a_finished_run_is_noticed_or_harmless(
     hydratune: Command, whole: Path, command: tuple[str, ...], place: float
 ) -> None:
-    def asked(run: Path) -> tuple[int, str, str]:
+    def outcome_of(run: Path) -> tuple[int, str, str]:
         words = (
             [command[0], str(run), "html=false"]
             if command[0] == "compare"
@@ -227,16 +227,20 @@ def test_a_flipped_bit_in_a_file_of_a_finished_run_is_noticed_or_harmless(
         values = json.loads(stored or "{}")
         return code, text, json.dumps(timeless({k: v for k, v in values.items() if k != "run"}))
 
-    wanted = asked(copied(whole))
-    assert wanted[0] == 0, wanted
+    undamaged = outcome_of(copied(whole))
+    assert undamaged[0] == 0, undamaged
     silent = []
     for name in files(whole):
         run = copied(whole)
         shutil.rmtree(run.parent / "out", ignore_errors=True)
         flip(run / name, place)
-        code, text, result = asked(run)
+        code, text, result = outcome_of(run)
         named = Path(name).name in "".join(text.split("\n"))
-        same = code == 0 and result == wanted[2] and (command[0] != "compare" or text == wanted[1])
+        same = (
+            code == 0
+            and result == undamaged[2]
+            and (command[0] != "compare" or text == undamaged[1])
+        )
         if not (named or same):
             silent.append((name, code, text[-600:]))
     assert not silent

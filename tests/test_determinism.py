@@ -25,7 +25,7 @@ def test_an_operation_that_has_no_order_is_named_and_training_goes_on(
 ) -> None:
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
-    expected, wanted = Objective(model, micro_tokens=1000, workers=1).gradients(rows())
+    expected, expected_gradients = Objective(model, micro_tokens=1000, workers=1).gradients(rows())
     real = packing.pack
 
     def strict(*args: Any, **options: Any) -> Any:
@@ -46,7 +46,7 @@ def test_an_operation_that_has_no_order_is_named_and_training_goes_on(
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     compute.be_deterministic()
     loss, gradients = objective.gradients(rows())
-    assert torch.equal(loss, expected) and all(map(torch.equal, gradients, wanted))
+    assert torch.equal(loss, expected) and all(map(torch.equal, gradients, expected_gradients))
     assert (
         "histc_cuda has no deterministic implementation on this device" in capsys.readouterr().out
     )

@@ -28,8 +28,8 @@ def test_a_process_killed_between_the_two_writes_leaves_a_file_that_is_known(
     write_json(file, {"a": 1})
     before = digests._write
 
-    def killed(index: Path, known: dict[str, list[str]]) -> None:
-        before(index, known)
+    def killed(index: Path, entries: dict[str, list[str]]) -> None:
+        before(index, entries)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(digests, "_write", killed)

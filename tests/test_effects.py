@@ -17,8 +17,10 @@ from hydratune.comparison.fronts import pareto_front
 def test_a_few_points_prove_no_correlation_and_noise_has_no_importance(tmp_path: Path) -> None:
     for n in range(4):
         make(tmp_path / "few" / str(n), loss=0.1 + n, lr=n + 1.0)
-    (found,) = find_effects(group_runs(collect_runs([tmp_path / "few"])), Criterion())
-    assert found.correlation == pytest.approx(1) and found.correlation_p == pytest.approx(2 / 24)
+    (effect_of_lr,) = find_effects(group_runs(collect_runs([tmp_path / "few"])), Criterion())
+    assert effect_of_lr.correlation == pytest.approx(
+        1
+    ) and effect_of_lr.correlation_p == pytest.approx(2 / 24)
     noise = random.Random(2)
     for n in range(24):
         make(
@@ -54,12 +56,12 @@ def test_effects_are_those_that_were_put_in(tmp_path: Path) -> None:
                 )
                 make(tmp_path / str(n), loss=loss, lr=lr, rank=rank, seed=seed)
                 n += 1
-    found = {
+    effects = {
         effect.key: effect
         for effect in find_effects(group_runs(collect_runs([tmp_path])), Criterion())
     }
-    assert list(found) == ["optimizer.lr", "adapter.r", "seed"] and found["seed"].is_noise
-    rate = found["optimizer.lr"]
+    assert list(effects) == ["optimizer.lr", "adapter.r", "seed"] and effects["seed"].is_noise
+    rate = effects["optimizer.lr"]
     assert [level.value for level in rate.levels] == [1e-4, 1e-3, 1e-2] and [
         level.runs for level in rate.levels
     ] == [4, 4, 4]
@@ -69,12 +71,12 @@ def test_effects_are_those_that_were_put_in(tmp_path: Path) -> None:
     assert (
         rate.importance is not None
         and rate.importance > 0.9
-        and (found["seed"].importance or 0) < 0.05
+        and (effects["seed"].importance or 0) < 0.05
     )
     assert (
         rate.correlation is not None
         and 0 < rate.correlation < 1
-        and found["seed"].correlation is None
+        and effects["seed"].correlation is None
     )
 
 

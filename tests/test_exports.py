@@ -12,7 +12,7 @@ Command = Callable[..., tuple[int, str]]
 
 def some_runs(folder: Path) -> Path:
     for n, (lr, seed) in enumerate([(1.0, 1), (1.0, 2), (2.0, 1), (2.0, 2)]):
-        one = make(
+        run = make(
             folder / str(n),
             loss=0.4 + n / 10,
             lr=lr,
@@ -20,7 +20,7 @@ def some_runs(folder: Path) -> Path:
             right=hits(38 - n),
             **{"cost/cpu_seconds": 9.0 - n},
         )
-        (one / "history.csv").write_text(
+        (run / "history.csv").write_text(
             "step,epoch,train/loss,val/loss\n1,1,1.0,\n2,2,0.9,0.8\n4,4,0.5,0.4\n"
         )
     make(folder / "4", state="failed", lr=3.0, seed=1)
@@ -69,14 +69,15 @@ def test_pictures_for_papers(hydratune: Command, tmp_path: Path) -> None:
     some_runs(tmp_path / "s")
     code, text = hydratune("compare", "s", "export=png,svg", "output=pictures", "html=false")
     assert code == 0, text
-    made = {file.name: file.read_bytes() for file in (tmp_path / "pictures").iterdir()}
-    assert set(made) == {
+    pictures = {file.name: file.read_bytes() for file in (tmp_path / "pictures").iterdir()}
+    assert set(pictures) == {
         f"{name}.{kind}" for name in ("curves", "settings", "tradeoff") for kind in ("png", "svg")
     }
     assert all(
-        made[f"{name}.png"].startswith(b"\x89PNG") for name in ("curves", "settings", "tradeoff")
+        pictures[f"{name}.png"].startswith(b"\x89PNG")
+        for name in ("curves", "settings", "tradeoff")
     )
-    assert b"optimizer.lr" in made["settings.svg"] or b"<svg" in made["settings.svg"]
+    assert b"optimizer.lr" in pictures["settings.svg"] or b"<svg" in pictures["settings.svg"]
 
 
 def test_an_unknown_export_is_refused_before_anything_is_written(

@@ -100,12 +100,12 @@ def test_the_rate_of_an_extended_run_follows_the_longer_schedule_and_says_so(
     assert code == 0, text  # the whole command with another length is right as well
     whole = rates(tmp_path / "whole")
     assert rates(tmp_path / "short") == [*before, *whole[5:]]
-    told = re.search(
+    message = re.search(
         r"cosine schedule of all 10 steps from here: it had (\S+) at step 5 and has (\S+) at the"
         r" next",
         " ".join(text.split()),
     )
-    assert told and (float(told[1]), float(told[2])) == (
+    assert message and (float(message[1]), float(message[2])) == (
         pytest.approx(before[-1], rel=0.01),
         pytest.approx(whole[5], rel=0.01),
     )
@@ -166,9 +166,9 @@ def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
         (("trainer.max_steps=6", "adapter=dora"), "remove adapter=dora"),
         (("trainer.max_steps=6", "seed=5"), "remove seed=5"),
     ]
-    for options, told in cases:
+    for options, message in cases:
         code, text = hydratune("train", "resume=extend", *options, f"hydra.run.dir={run}")
-        assert code == 2 and told in text, text
+        assert code == 2 and message in text, text
         assert sorted(p.name for p in run.iterdir()) == names
         assert all(
             p.read_bytes() == content

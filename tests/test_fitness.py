@@ -32,16 +32,16 @@ LONG = " ".join(["a long sentence without an end"] * 40)
 
 def refused(hydratune: Command, *settings: str) -> str:
     """What both commands say, which must be the same."""
-    said = []
+    messages = []
     for command, place in (("train", "hydra.run.dir=run"), ("prepare", "output=out")):
         code, text = hydratune(command, *QUICK, *settings, place)
         assert code == 2, (command, text)
-        said.append(text.split(f"hydratune {command}: ")[1])
+        messages.append(text.split(f"hydratune {command}: ")[1])
         assert not Path("out/train.parquet").exists()
         shutil.rmtree("out", ignore_errors=True)
         shutil.rmtree("run", ignore_errors=True)
-    assert said[0] == said[1]
-    return said[0]
+    assert messages[0] == messages[1]
+    return messages[0]
 
 
 def accepted(hydratune: Command, *settings: str) -> None:
@@ -178,11 +178,11 @@ CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_prepare_refuses_what_train_would(hydratune: Command, tmp_path: Path, case: str) -> None:
-    rows, settings, told = CASES[case]
+    rows, settings, message = CASES[case]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     quality = ("data.quality.near_leaks=off", "data.quality.exact_leaks=warn")
     text = refused(hydratune, "model=tiny", "data=files", f"data.train={file}", *quality, *settings)
-    assert told in " ".join(text.split())
+    assert message in " ".join(text.split())
     if case.startswith("max_length"):
         fix = re.search(r"set (data\.max_length=\d+)", text)
         assert fix is not None

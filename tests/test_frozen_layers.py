@@ -20,7 +20,7 @@ def test_frozen_layers_are_computed_once_and_change_nothing(
     model = with_lora(build(name), layers_to_transform=[1])
     model.get_base_model().set_attn_implementation(NAME)
     examples = [*opening([5, 6, 7]), rows(seed=8)[4]]
-    expected, wanted = Objective(model, micro_tokens=40, workers=1).gradients(examples)
+    expected, expected_gradients = Objective(model, micro_tokens=40, workers=1).gradients(examples)
     shown: list[Any] = []
     calls: list[int] = []
     for _ in range(2):  # written, and found again
@@ -41,7 +41,7 @@ def test_frozen_layers_are_computed_once_and_change_nothing(
         assert not calls
         hook.remove()
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-        for ours, theirs in zip(gradients, wanted, strict=True):
+        for ours, theirs in zip(gradients, expected_gradients, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not shown
     # rows it does not know are computed from the bottom

@@ -24,11 +24,11 @@ MOST_REFUSED = 0.02  # of the valid inputs
 
 @functools.cache
 def encoder_of(kind: str, adds_begin: bool, form: str) -> ChatEncoder:
-    own = tokenizer(kind, adds_begin=adds_begin)
-    own.chat_template = (
-        plain_template(own) if FORMATS[form].jinja == "plain" else FORMATS[form].jinja
+    its_tokenizer = tokenizer(kind, adds_begin=adds_begin)
+    its_tokenizer.chat_template = (
+        plain_template(its_tokenizer) if FORMATS[form].jinja == "plain" else FORMATS[form].jinja
     )
-    return ChatEncoder(own, frozenset({own.convert_tokens_to_ids(END)}))
+    return ChatEncoder(its_tokenizer, frozenset({its_tokenizer.convert_tokens_to_ids(END)}))
 
 
 def trained(case: Case, folder: Path) -> tuple[ChatEncoder, list[Encoded]]:
@@ -98,22 +98,24 @@ def test_generated_conversations_are_trained_as_they_are_written(
 
 def test_generated_cases_hold_every_kind_there_is() -> None:
     """The test above would say little if its cases were all alike."""
-    made = list(cases(1000, 2))
+    generated = list(cases(1000, 2))
     counts: dict[str, Counter[Any]] = {
-        "tokenizer": Counter(case.tokenizer for case in made),
-        "format": Counter(case.format for case in made),
-        "layout": Counter(case.layout for case in made),
-        "train_on": Counter(case.train_on for case in made),
+        "tokenizer": Counter(case.tokenizer for case in generated),
+        "format": Counter(case.format for case in generated),
+        "layout": Counter(case.layout for case in generated),
+        "train_on": Counter(case.train_on for case in generated),
     }
     assert all(least >= 50 for counter in counts.values() for least in counter.values())
-    assert sum(any("tool_calls" in turn for turn in case.turns) for case in made) >= 40
-    assert sum(len(turn.get("tool_calls", [])) > 1 for case in made for turn in case.turns) >= 20
-    assert sum("reasoning_content" in turn for case in made for turn in case.turns) >= 40
-    assert sum(bool(case.invalid) for case in made) >= 20
+    assert sum(any("tool_calls" in turn for turn in case.turns) for case in generated) >= 40
+    assert (
+        sum(len(turn.get("tool_calls", [])) > 1 for case in generated for turn in case.turns) >= 20
+    )
+    assert sum("reasoning_content" in turn for case in generated for turn in case.turns) >= 40
+    assert sum(bool(case.invalid) for case in generated) >= 20
     assert (
         sum(
             want.joined
-            for case in made
+            for case in generated
             for want in wanted(case, encoder_of(case.tokenizer, False, "ChatML").tokenizer)
         )
         >= 3

@@ -51,7 +51,7 @@ def test_answers_and_likelihoods_equal_one_row_at_a_time(
     expected = [by_hand(model, p, stops, 8) for p in prompts]
     likelihoods = [nll_by_hand(model, p, r) for p, r in zip(prompts, REFERENCES, strict=True)]
     model.set_attn_implementation(attention)
-    found = answer(
+    answers = answer(
         model,
         prompts,
         REFERENCES,
@@ -62,12 +62,12 @@ def test_answers_and_likelihoods_equal_one_row_at_a_time(
         title="",
         quiet=True,
     )
-    assert [list(a.tokens) for a in found] == expected
-    assert [a.finish_reason for a in found] == [
+    assert [list(a.tokens) for a in answers] == expected
+    assert [a.finish_reason for a in answers] == [
         "stop" if e[-1] in stops else "length" for e in expected
     ]
-    assert {a.finish_reason for a in found} == {"stop", "length"} or prompts is not PROMPTS
-    assert [a.nll for a in found] == pytest.approx(likelihoods, rel=1e-5)
+    assert {a.finish_reason for a in answers} == {"stop", "length"} or prompts is not PROMPTS
+    assert [a.nll for a in answers] == pytest.approx(likelihoods, rel=1e-5)
 
 
 def test_nothing_to_answer_and_nothing_to_score(model: Any) -> None:
@@ -80,8 +80,8 @@ def test_nothing_to_answer_and_nothing_to_score(model: Any) -> None:
         "quiet": True,
     }
     assert answer(model, [], [], max_new_tokens=3, **options) == []
-    (found,) = answer(model, [[1, 2, 3]], [[]], max_new_tokens=0, **options)
-    assert found.tokens == () and found.nll == 0
+    (empty,) = answer(model, [[1, 2, 3]], [[]], max_new_tokens=0, **options)
+    assert empty.tokens == () and empty.nll == 0
 
 
 def test_common_prefix_leaves_every_prompt_a_token_of_its_own() -> None:
@@ -112,7 +112,7 @@ def test_windowed_layers_are_scored_right() -> None:
     prompts = [[3, *range(4, 4 + length)] for length in (20, 30, 25)]
     references = [[9, 8, 7, 2], [5, 2], [11, 12, 13, 14, 2]]
     windowed.set_attn_implementation(NAME)
-    found = answer(
+    answers = answer(
         windowed,
         prompts,
         references,
@@ -124,7 +124,7 @@ def test_windowed_layers_are_scored_right() -> None:
         quiet=True,
     )
     windowed.set_attn_implementation("eager")
-    assert [a.nll for a in found] == pytest.approx(
+    assert [a.nll for a in answers] == pytest.approx(
         [nll_by_hand(windowed, p, r) for p, r in zip(prompts, references, strict=True)], rel=1e-4
     )
-    assert [list(a.tokens) for a in found] == [by_hand(windowed, p, {2}, 6) for p in prompts]
+    assert [list(a.tokens) for a in answers] == [by_hand(windowed, p, {2}, 6) for p in prompts]

@@ -16,13 +16,13 @@ from reference_answers import PROMPTS, REFERENCES
 def test_batches_hold_no_more_tokens_than_they_may() -> None:
     prompts = [[0, 1, *range(length)] for length in (5, 900, 7, 40, 41, 42, 900, 8000)]
     references = [[1] * 10] * len(prompts)
-    found = batches_of(prompts, references, 20, at_most=50, tokens=2000)
-    assert sorted(n for batch in found for n in batch) == list(range(8))
+    batches = batches_of(prompts, references, 20, at_most=50, tokens=2000)
+    assert sorted(n for batch in batches for n in batch) == list(range(8))
     shared = len(prompt_reader.common_prefix(prompts))
-    for batch in found:
+    for batch in batches:
         longest = max(len(prompts[n]) for n in batch) - shared + 20
         assert len(batch) == 1 or len(batch) * longest <= 2000
-    assert len(found) > 1
+    assert len(batches) > 1
     assert batches_of(prompts, references, 20, at_most=50, tokens=10**9) == [
         sorted(range(8), key=lambda n: len(prompts[n]))
     ]
@@ -79,10 +79,14 @@ def test_settings_bound_the_tokens_of_a_batch(model: Any, monkeypatch: pytest.Mo
     together = answer(model, PROMPTS, REFERENCES, **options)
     assert len(sizes) == 1
     sizes.clear()
-    apart = answer(model, PROMPTS, REFERENCES, batch_tokens=16, **options)
+    one_by_one = answer(model, PROMPTS, REFERENCES, batch_tokens=16, **options)
     assert len(sizes) == 4
-    assert [one.tokens for one in apart] == [one.tokens for one in together]
-    assert [one.nll for one in apart] == pytest.approx([one.nll for one in together], rel=1e-5)
+    assert [answered.tokens for answered in one_by_one] == [
+        answered.tokens for answered in together
+    ]
+    assert [answered.nll for answered in one_by_one] == pytest.approx(
+        [answered.nll for answered in together], rel=1e-5
+    )
 
 
 def test_answers_go_on_in_halves_where_memory_runs_out(
@@ -106,8 +110,8 @@ def test_answers_go_on_in_halves_where_memory_runs_out(
         return read(self, prompts, capacity)
 
     monkeypatch.setattr(prompt_reader.PromptReader, "read", small)
-    found = answer(model, PROMPTS, REFERENCES, **options)
-    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    answers = answer(model, PROMPTS, REFERENCES, **options)
+    assert [answered.tokens for answered in answers] == [answered.tokens for answered in expected]
     assert (
         capsys.readouterr().out.count("out of memory with 4 answers at once: batches are halved")
         == 1

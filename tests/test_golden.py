@@ -215,10 +215,10 @@ def test_an_interrupt_ends_everything_and_removes_the_worktree(
 
 @pytest.mark.slow  # runs the cheapest command of the real program twice
 def test_the_committed_tree_is_equal_to_itself(tmp_path: Path) -> None:
-    asked = subprocess.run(
+    status = subprocess.run(
         ["git", "status", "--porcelain", "src", "conf"], cwd=ROOT, capture_output=True, check=False
     )
-    if asked.returncode or asked.stdout.strip():
+    if status.returncode or status.stdout.strip():
         pytest.skip("not a git checkout, or src or conf differ from the last commit")
     words = [sys.executable, str(SCRIPT), "--base", "HEAD", "--only", "prepare"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)

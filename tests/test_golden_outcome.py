@@ -112,8 +112,8 @@ def test_a_changed_value_is_one_line(
     pair: tuple[Path, Path], change: Callable[[Path], None], line: str
 ) -> None:
     change(pair[1] / "run")
-    (found,) = differences(pair)
-    assert line in found.line("lora") and found.line("lora").startswith("lora: run/")
+    (difference,) = differences(pair)
+    assert line in difference.line("lora") and difference.line("lora").startswith("lora: run/")
 
 
 @pytest.mark.parametrize(("name", "file"), [("weight", 2), ("moment", 1)])
@@ -121,9 +121,9 @@ def test_one_bit_of_a_tensor_is_found(tmp_path: Path, name: str, file: int) -> N
     before = {"weight": 0.5, "moment": 0.25}[name]
     after = torch.nextafter(torch.tensor(before), torch.tensor(1.0)).item()
     pair = write_run(tmp_path / "base"), write_run(tmp_path / "new", **{name: after})
-    found = differences(pair)
-    assert len(found) == file  # weights are in the adapter and in the checkpoint
-    assert all("1 of" in one.key and one.base == repr(before) for one in found)
+    lines = differences(pair)
+    assert len(lines) == file  # weights are in the adapter and in the checkpoint
+    assert all("1 of" in line.key and line.base == repr(before) for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -153,17 +153,17 @@ def test_a_missing_and_an_additional_file_are_differences(
     pair: tuple[Path, Path], file: str, side: int
 ) -> None:
     (pair[side] / "run" / file).unlink()
-    (found,) = differences(pair)
+    (difference,) = differences(pair)
     shown = ("missing", "exists") if side == 0 else ("exists", "missing")
-    assert (found.file, found.base, found.new) == (f"run/{file}", *shown)
+    assert (difference.file, difference.base, difference.new) == (f"run/{file}", *shown)
     assert differences(pair, "run") == []
 
 
 def test_a_file_that_cannot_be_read_is_a_difference(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         (folder / "run" / "metrics.json").write_text("{")
-    (found,) = differences(pair)
-    assert found.key == "cannot be read"
+    (difference,) = differences(pair)
+    assert difference.key == "cannot be read"
 
 
 @pytest.mark.parametrize(
@@ -186,8 +186,8 @@ def test_equality_is_of_type_and_bits(base: object, new: object, same: bool) -> 
 
 
 def test_at_most_twenty_differences_of_a_file_are_shown() -> None:
-    found = [Difference("a.csv", f"row {n}", "1", "2") for n in range(MOST_PER_FILE + 5)]
-    lines = most_per_file([*found, Difference("b.csv", "row 1", "1", "2")], "lora")
+    many = [Difference("a.csv", f"row {n}", "1", "2") for n in range(MOST_PER_FILE + 5)]
+    lines = most_per_file([*many, Difference("b.csv", "row 1", "1", "2")], "lora")
     assert len(lines) == MOST_PER_FILE + 2
     assert lines[-2:] == ["lora: a.csv: 5 more differences", "lora: b.csv, row 1: 1 -> 2"]
 

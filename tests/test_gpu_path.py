@@ -54,17 +54,17 @@ def test_a_backward_pass_never_waits_for_another_one(
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     examples = opening([5, 6, 7, 8, 9, 10])
-    expected, wanted = Objective(model, micro_tokens=1000, workers=1, share=False).gradients(
-        examples
-    )
+    expected, expected_gradients = Objective(
+        model, micro_tokens=1000, workers=1, share=False
+    ).gradients(examples)
     with Objective(model, micro_tokens=16, workers=workers) as objective:
         # several wait for one
         assert sum(micro.reader is not None for micro in objective.plan(examples)) >= 2
         for _ in range(3):
             loss, gradients = objective.gradients(examples)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    for found, own in zip(gradients, wanted, strict=True):
-        torch.testing.assert_close(found, own, rtol=2e-4, atol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
 
 
 def test_only_a_cpu_runs_backward_passes_side_by_side() -> None:

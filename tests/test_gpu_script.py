@@ -62,8 +62,8 @@ def toy(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
 def test_every_check_passes_with_its_figures_and_its_tolerance(
     toy: tuple[dict[str, Any], str, int],
 ) -> None:
-    found, printed, code = toy
-    checks = {name: part for name, part in found["parts"].items() if name.startswith("check: ")}
+    record, printed, code = toy
+    checks = {name: part for name, part in record["parts"].items() if name.startswith("check: ")}
     assert len(checks) == 9 and code == 0, printed[-3000:]
     assert {part["status"] for part in checks.values()} == {"passed"}, checks
     step = checks["check: packed step, fp32"]["result"]
@@ -81,9 +81,9 @@ def test_every_check_passes_with_its_figures_and_its_tolerance(
 def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(
     toy: tuple[dict[str, Any], str, int],
 ) -> None:
-    found, printed, _ = toy
+    record, printed, _ = toy
     speeds = {
-        name: part["result"] for name, part in found["parts"].items() if name.startswith("speed: ")
+        name: part["result"] for name, part in record["parts"].items() if name.startswith("speed: ")
     }
     assert len(speeds) == 2 * 2 * 2 * 2 + 3 and all(speeds.values())
     for result in speeds.values():
@@ -106,7 +106,9 @@ def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(
             speeds[plain.replace("plain", "ours")]["first_loss"], rel=1e-5
         )
     trials = {
-        name: part["result"] for name, part in found["parts"].items() if name.startswith("trials: ")
+        name: part["result"]
+        for name, part in record["parts"].items()
+        if name.startswith("trials: ")
     }
     assert [name.split("step, ")[1] for name in trials] == list(gpu_speed.MODES)
     assert all(
@@ -118,7 +120,7 @@ def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(
         all(f"| {name.partition(': ')[2]} |" in printed for name in (*speeds, *trials))
         and "3,083 tokens/s" in printed
     )
-    assert found["ended"] == "by itself" and found["versions"]["torch"]
+    assert record["ended"] == "by itself" and record["versions"]["torch"]
 
 
 def test_a_run_that_is_killed_keeps_the_parts_that_were_done(cache: Path, tmp_path: Path) -> None:
@@ -214,13 +216,13 @@ def test_out_of_memory_is_a_result_and_halves_what_is_computed_at_once(run: gpu.
 
         return step
 
-    found = gpu_model.halving(fits(300), 1024, 128, place)
-    assert found == {
+    result = gpu_model.halving(fits(300), 1024, 128, place)
+    assert result == {
         "step_seconds": 1.0,
         "batch": 256,
         "out_of_memory": ["1024: out of memory", "512: out of memory"],
     }
-    assert "256 (halved)" in gpu.line("speed: x", {"result": found})
+    assert "256 (halved)" in gpu.line("speed: x", {"result": result})
     entry = run.do(gpu.Part("first", lambda: gpu_model.halving(fits(64), 256, 128, place)))
     assert (
         entry["status"] == "out of memory"
@@ -244,8 +246,8 @@ def test_launches_and_waits_are_counted_by_the_names_of_the_profiler() -> None:
         "Memcpy HtoD (Pageable -> Device)": 9,
         "cudaDeviceSynchronize": 1,
     }
-    found = gpu_speed.counted(events)
-    assert found == {
+    counts = gpu_speed.counted(events)
+    assert counts == {
         "kernel_launches": 80,
         "stream_syncs": 4,
         "device_syncs": 1,
@@ -302,13 +304,13 @@ def test_a_4_bit_base_has_the_bits_that_transformers_makes_of_the_same_weights(
     loaded = AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=quantization, dtype=torch.bfloat16
     )
-    made = gpu_model.build(shape, place, torch.bfloat16, nf4=True)
-    for name, module in made.model.layers.named_modules():
+    built = gpu_model.build(shape, place, torch.bfloat16, nf4=True)
+    for name, module in built.model.layers.named_modules():
         if hasattr(module, "compute_dtype"):
-            own, theirs = module.weight, loaded.model.layers.get_submodule(name).weight
-            states = own.quant_state, theirs.quant_state
+            ours, theirs = module.weight, loaded.model.layers.get_submodule(name).weight
+            states = ours.quant_state, theirs.quant_state
             pairs = [
-                (own, theirs),
+                (ours, theirs),
                 *((getattr(s, key) for s in states) for key in ("absmax", "code", "offset")),
             ]
             pairs += [(getattr(s.state2, key) for s in states) for key in ("absmax", "code")]
@@ -317,7 +319,7 @@ def test_a_4_bit_base_has_the_bits_that_transformers_makes_of_the_same_weights(
                 and states[0].dtype == states[1].dtype
             ), name
             assert module.compute_dtype == torch.bfloat16
-    assert sum(hasattr(module, "compute_dtype") for module in made.modules()) == 7 * shape.layers
+    assert sum(hasattr(module, "compute_dtype") for module in built.modules()) == 7 * shape.layers
 
 
 def test_without_bitsandbytes_4_bit_parts_say_why_they_are_left_out(
@@ -329,7 +331,7 @@ def test_without_bitsandbytes_4_bit_parts_say_why_they_are_left_out(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--only", "nonsense"], "--only nonsense: no part has this in its name"),
         (["--minutes", "0"], "--minutes 0: give more than 0"),
@@ -341,13 +343,13 @@ def test_arguments_that_make_no_sense_are_refused(
     capsys: pytest.CaptureFixture[str],
     threads: None,
     arguments: list[str],
-    told: str,
+    message: str,
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         gpu.main(["--toy", "--out", str(tmp_path / "gpu.json"), *arguments])
     printed = capsys.readouterr().err
-    assert ended.value.code == 2 and told in printed
-    assert "check: packed step, fp32" in printed or "minutes" in told
+    assert ended.value.code == 2 and message in printed
+    assert "check: packed step, fp32" in printed or "minutes" in message
 
 
 def test_a_file_that_cannot_be_written_is_one_message(

@@ -98,14 +98,14 @@ def simulate(
             state, final = JobState.finished, quality[name]
             while True:
                 time.sleep(random.random() / 300)
-                left = [step for step in rungs if step > steps[name]]
-                steps[name] = left[0] if left else total
+                remaining = [step for step in rungs if step > steps[name]]
+                steps[name] = remaining[0] if remaining else total
                 if name == fails and steps[name] >= rungs[-1]:
                     state, final = JobState.failed, float("inf")
                     break
-                if not left:
+                if not remaining:
                     break
-                if not scheduler.report_rung(name, rungs.index(left[0]), quality[name]):
+                if not scheduler.report_rung(name, rungs.index(remaining[0]), quality[name]):
                     state = JobState.paused
                     break
             scheduler.end(name, state, final)
@@ -256,10 +256,10 @@ def test_no_job_waits_while_another_is_halved_and_a_full_disk_stops_none() -> No
 
 def test_a_run_that_passed_a_rung_without_a_decision_is_judged_when_it_is_resumed() -> None:
     """It was killed between its checkpoint and the decision, or was not halved then."""
-    asked: list[tuple[int, float]] = []
+    reported: list[tuple[int, float]] = []
 
     def ask(step: int, loss: float) -> bool:
-        asked.append((step, loss))
+        reported.append((step, loss))
         return step < 24
 
     module = FineTuning.__new__(FineTuning)
@@ -271,17 +271,17 @@ def test_a_run_that_passed_a_rung_without_a_decision_is_judged_when_it_is_resume
     rungs = HalvingRungs(decisions, 80, history)
     with pytest.raises(Paused):
         rungs.on_train_start(SimpleNamespace(global_step=40), module)  # type: ignore[arg-type]
-    assert asked == [(8, 0.9), (24, 0.7)]
-    asked.clear()
+    assert reported == [(8, 0.9), (24, 0.7)]
+    reported.clear()
     rungs.on_train_start(SimpleNamespace(global_step=5), module)  # type: ignore[arg-type]
-    assert asked == []
+    assert reported == []
 
 
 def test_no_thread_waits_when_the_pack_is_to_leave() -> None:
-    asked = threading.Event()
-    scheduler = HalvingScheduler(["a"], HalvingOptions(1), asked)
+    was_asked = threading.Event()
+    scheduler = HalvingScheduler(["a"], HalvingOptions(1), was_asked)
     assert scheduler.next_job() == "a"
-    threading.Timer(0.2, asked.set).start()
+    threading.Timer(0.2, was_asked.set).start()
     assert scheduler.next_job() is None
 
 
@@ -307,11 +307,11 @@ def test_the_winner_is_the_same_as_without_the_halved_jobs(
     assert code == 0, text
     code, whole = hydratune(*sweep(tmp_path / "whole"))
     assert code == 0, whole
-    found = states(tmp_path / "halved")
-    winners = [name for name, state in found.items() if state == "finished"]
+    job_states = states(tmp_path / "halved")
+    winners = [name for name, state in job_states.items() if state == "finished"]
     assert winners and (kind == "asha" or len(winners) == 1)
-    assert len(found) == 4
-    for name, state in found.items():
+    assert len(job_states) == 4
+    for name, state in job_states.items():
         ours, theirs = (history(tmp_path / which / name) for which in ("halved", "whole"))
         if state == "finished":
             assert_same_run(tmp_path / "halved" / name, tmp_path / "whole" / name)
@@ -342,7 +342,7 @@ def test_the_winner_is_the_same_as_without_the_halved_jobs(
     code, text = hydratune(*sweep(tmp_path / "halved"))
     assert code == 0, text
     assert states(tmp_path / "halved") == dict.fromkeys("0123", "finished")
-    for name in found:
+    for name in job_states:
         assert_same_run(tmp_path / "halved" / name, tmp_path / "whole" / name)
 
 

@@ -115,10 +115,10 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "told", "kept", "broken"), CASES)
-def test_rules(rule: str, told: dict[str, Any], kept: str, broken: str) -> None:
-    assert followed(kept, [(rule, told)]) is True
-    assert followed(broken, [(rule, told)]) is False
+@pytest.mark.parametrize(("rule", "arguments", "kept", "broken"), CASES)
+def test_rules(rule: str, arguments: dict[str, Any], kept: str, broken: str) -> None:
+    assert followed(kept, [(rule, arguments)]) is True
+    assert followed(broken, [(rule, arguments)]) is False
 
 
 def test_every_rule_has_a_case_and_an_empty_answer_keeps_none() -> None:

@@ -30,9 +30,9 @@ def test_lean_forwards_equal_those_of_transformers_and_peft(name: str) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     loss = plain_loss(model, rows())
     gradients = torch.autograd.grad(loss, parameters)
-    own = plain_loss(without_lean_forwards(model), rows())
-    assert loss.item() == pytest.approx(own.item(), rel=1e-6)
-    for ours, theirs in zip(gradients, torch.autograd.grad(own, parameters), strict=True):
+    original_loss = plain_loss(without_lean_forwards(model), rows())
+    assert loss.item() == pytest.approx(original_loss.item(), rel=1e-6)
+    for ours, theirs in zip(gradients, torch.autograd.grad(original_loss, parameters), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
 
 
@@ -50,8 +50,8 @@ def test_lean_forwards_follow_autocast_as_pefts_own_do() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = plain_loss(prepare(model), rows())
         results.append((loss.item(), torch.autograd.grad(loss, parameters)))
-    (loss, ours), (own, theirs) = results
-    assert loss == pytest.approx(own, rel=5e-3)
+    (loss, ours), (original_loss, theirs) = results
+    assert loss == pytest.approx(original_loss, rel=5e-3)
     for a, b in zip(ours, theirs, strict=True):
         assert a.dtype == torch.float32
         assert (a - b).norm() <= 0.05 * b.norm() + 1e-4
@@ -91,10 +91,12 @@ def test_a_4_bit_base_takes_the_lean_path(tmp_path: Any) -> None:
     assert sum("forward" in m.__dict__ for m in model.modules() if hasattr(m, "lora_A")) == 14
     parameters = [p for p in model.parameters() if p.requires_grad]
     loss = plain_loss(model, rows())
-    own = plain_loss(without_lean_forwards(model), rows())
-    assert loss.item() == pytest.approx(own.item(), rel=1e-6)
+    original_loss = plain_loss(without_lean_forwards(model), rows())
+    assert loss.item() == pytest.approx(original_loss.item(), rel=1e-6)
     for ours, theirs in zip(
-        torch.autograd.grad(loss, parameters), torch.autograd.grad(own, parameters), strict=True
+        torch.autograd.grad(loss, parameters),
+        torch.autograd.grad(original_loss, parameters),
+        strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
 

@@ -50,16 +50,16 @@ def test_a_model_that_writes_what_was_trained_is_found_out(model: Any) -> None:
     assert len(first) == 6 and {record["part"] for record in first} == {"train"}
     import torch
 
-    own = []
+    answers = []
     for prompt in prompts:
         ids = torch.tensor([[*prompt, 4, 4, 4, 4]])
         for _ in range(4):
             with torch.no_grad():
                 ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
-        own.append(row(*ids[0, 3:].tolist(), prompt=prompt))
+        answers.append(row(*ids[0, 3:].tolist(), prompt=prompt))
     others = [row(*range(50, 58), prompt=p) for p in prompts]
     values, intervals = summary(
-        probe(model, own, others, 6, stop=frozenset(), pad=0, batch_size=4, pool=None), 0.95
+        probe(model, answers, others, 6, stop=frozenset(), pad=0, batch_size=4, pool=None), 0.95
     )
     assert values["memorisation/train"] == 1.0 and values["memorisation/heldout"] == 0.0
     assert intervals["memorisation/difference"][0] > 0

@@ -190,7 +190,7 @@ def test_a_step_that_does_not_fit_is_computed_again_in_halves(
     options: dict[str, Any] = {"workers": workers, "checkpointing": checkpointing, "seed": 5}
     torch.manual_seed(1)
     with Objective(model, micro_tokens=32, **options) as objective:
-        expected, wanted = objective.gradients(rows())
+        expected, expected_gradients = objective.gradients(rows())
         later = objective.gradients(rows(3))
     calls: list[int] = []
     monkeypatch.setattr(pack_loss, "pack", running_out(calls, lambda number: number == 2))
@@ -199,7 +199,7 @@ def test_a_step_that_does_not_fit_is_computed_again_in_halves(
         loss, gradients = objective.gradients(rows())
         assert objective.micro_tokens == 32
         after = objective.gradients(rows(3))
-    assert torch.equal(loss, expected) and all(map(torch.equal, gradients, wanted))
+    assert torch.equal(loss, expected) and all(map(torch.equal, gradients, expected_gradients))
     assert torch.equal(after[0], later[0]) and all(map(torch.equal, after[1], later[1]))
     printed = capsys.readouterr().out
     assert "out of memory: micro-packs of 32 tokens from here on instead of 64" in printed
@@ -258,11 +258,11 @@ def test_scoring_references_is_set_aside(model: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(memory_plan, "cpu_count", lambda: 1)
     taken = memory_plan.bytes_per_generated_token(model.config, 4)
     logits = 2 * memory_plan.SCORED_TOKENS * model.config.vocab_size * 4
-    for free, left in ((10 * logits, 9 * logits), (logits, logits / 2)):
+    for free, remaining in ((10 * logits, 9 * logits), (logits, logits / 2)):
         monkeypatch.setattr(
             memory_plan, "free_memory", lambda device, free=free: int(free / 0.8) + 1
         )
-        assert memory_plan.generation_tokens(model) == pytest.approx(left / taken, rel=1e-3)
+        assert memory_plan.generation_tokens(model) == pytest.approx(remaining / taken, rel=1e-3)
 
 
 def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None:
@@ -273,7 +273,7 @@ def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     seen: list[int] = []
-    made: dict[str, MemoryPlan] = {}
+    plans: dict[str, MemoryPlan] = {}
 
     def plan_of(*settings: str) -> MemoryPlan:
         objective = Objective(model, micro_tokens=1024, workers=1)
@@ -282,9 +282,9 @@ def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None
         )  # type: ignore[method-assign, func-returns-value]
 
         def shared(name: str, make: Callable[[], MemoryPlan]) -> MemoryPlan:
-            if name not in made:
-                made[name] = make()
-            return made[name]
+            if name not in plans:
+                plans[name] = make()
+            return plans[name]
 
         resources: Any = SimpleNamespace(shared=shared)
         plan = plan_memory(objective, compose("model=tiny", *settings), CUDA, None, resources)
@@ -297,7 +297,7 @@ def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None
     first = plan_of("adapter.r=4")
     assert first.micro_tokens == 16384 and set(seen) == {first.loss_positions} == {4096}
     assert plan_of("adapter.r=4", "optimizer.lr=0.1") is first
-    assert plan_of("adapter.r=64") is not first and len(made) == 2
+    assert plan_of("adapter.r=64") is not first and len(plans) == 2
 
 
 # ------------------------------------------------------------------------- through the command line

@@ -16,7 +16,7 @@ from hydratune.training.mergeable import MergeableBatch
 from hydratune.training.merged import BaseReplica
 from hydratune.training.objective import Objective
 from hydratune.training.patches import with_lean_layers
-from mergeable_trials import ADAPTERS, Together, assert_same, base_of, own, trial
+from mergeable_trials import ADAPTERS, Together, assert_same, base_of, sharing_weights, trial
 from small_models import ARCHITECTURES, SIZES, rows
 
 
@@ -24,7 +24,7 @@ def batches_of(
     base: Any, names: Sequence[str], **options: Any
 ) -> tuple[BaseReplica, list[MergeableBatch], list[Any]]:
     """The replica, a micro-pack of every adapter, and (loss, gradients) of each alone."""
-    replica = BaseReplica(own(base))
+    replica = BaseReplica(sharing_weights(base))
     batches, alone = [], []
     shapes = [PLAIN, LossShape(label_smoothing=0.1), LossShape(z_loss=1e-3)]
     for number, name in enumerate(names):
@@ -80,7 +80,7 @@ def test_no_bit_of_a_trial_depends_on_the_others(
             ARCHITECTURES, architecture, {**ARCHITECTURES[architecture], "head_dim": 16}
         )
     base = base_of(architecture)
-    replica = BaseReplica(own(base), steadily=True)
+    replica = BaseReplica(sharing_weights(base), steadily=True)
     names = [
         name
         for name in ADAPTERS
@@ -106,14 +106,14 @@ def test_no_bit_of_a_trial_depends_on_the_others(
     for kind in kinds:
         chosen = [number for number, batch in enumerate(batches) if batch.kind == kind]
         for order in (chosen, chosen[::-1], chosen[:2]):
-            for number, (loss, found) in zip(
+            for number, (loss, computed) in zip(
                 order, replica.run([batches[number] for number in order]), strict=True
             ):
-                expected, wanted = alone[number]
+                expected, expected_gradients = alone[number]
                 assert torch.equal(loss, expected), names[number]
-                assert len(found) == len(wanted) and all(map(torch.equal, found, wanted)), names[
-                    number
-                ]
+                assert len(computed) == len(expected_gradients) and all(
+                    map(torch.equal, computed, expected_gradients)
+                ), names[number]
 
 
 def test_merged_differs_from_alone_by_rounding_only() -> None:
@@ -130,7 +130,7 @@ def test_merged_differs_from_alone_by_rounding_only() -> None:
 
 def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
     base = base_of()
-    replica, batches, expected = BaseReplica(own(base)), [], []
+    replica, batches, expected = BaseReplica(sharing_weights(base)), [], []
     for seed, name in enumerate(("dropout", "all")):
         pool = Together(replica)
         model = trial(base, ADAPTERS[name], seed).eval()
@@ -139,16 +139,16 @@ def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
         )
         expected.append(objective.loss(rows(3, seed)))
         batches += pool.batches
-    found = replica.run(batches)
-    assert all(gradients == () and not loss.requires_grad for loss, gradients in found)
+    results = replica.run(batches)
+    assert all(gradients == () and not loss.requires_grad for loss, gradients in results)
     torch.testing.assert_close(
-        torch.stack([loss for loss, _ in found]), torch.stack(expected), rtol=1e-6, atol=0
+        torch.stack([loss for loss, _ in results]), torch.stack(expected), rtol=1e-6, atol=0
     )
 
 
 def test_two_micro_packs_of_one_trial_get_a_gradient_each() -> None:
     base = base_of()
-    pool = Together(BaseReplica(own(base)))
+    pool = Together(BaseReplica(sharing_weights(base)))
     objective = Objective(
         trial(base, ADAPTERS["all"], 0), micro_tokens=24, workers=1, share=False, pool=pool
     )
@@ -189,8 +189,8 @@ def offered_by(
     base: Any, adapter: Any, rows_: Sequence[Encoded] = (), **options: Any
 ) -> list[MergeableBatch | None] | None:
     """What an objective offers; None if it does not even ask."""
-    pool = Together(BaseReplica(own(base)))
-    model = with_lean_layers(attach.add_adapter(own(base), adapter))
+    pool = Together(BaseReplica(sharing_weights(base)))
+    model = with_lean_layers(attach.add_adapter(sharing_weights(base), adapter))
     objective = Objective(model.train(), micro_tokens=256, workers=1, pool=pool, **options)
     objective.gradients(rows_ or rows(2))
     return getattr(pool, "batches", None)
@@ -214,13 +214,13 @@ def test_plain_lora_is_mergeable_and_others_are_not() -> None:
 
 def test_rows_behind_a_shared_prefix_are_not_mergeable() -> None:
     same = tuple(range(1, 60)) * 3
-    alike = [
+    same_beginning = [
         Encoded((*same, number, 7), (False,) * (len(same) + 1) + (True,)) for number in range(8)
     ]
     others = rows(2)
-    found = offered_by(base_of(), ADAPTERS["all"], [*alike, *others])
-    assert found is not None and {
-        len(batch.rows) if batch is not None else 0 for batch in found
+    offered = offered_by(base_of(), ADAPTERS["all"], [*same_beginning, *others])
+    assert offered is not None and {
+        len(batch.rows) if batch is not None else 0 for batch in offered
     } == {0, 2}
 
 
@@ -229,7 +229,7 @@ def test_micro_packs_with_stored_states_are_not_mergeable(
 ) -> None:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
     base = base_of()
-    pool = Together(BaseReplica(own(base)))
+    pool = Together(BaseReplica(sharing_weights(base)))
     objective = Objective(trial(base, ADAPTERS["top"], 0), micro_tokens=256, workers=1, pool=pool)
     assert objective.keep_bottom(rows(2), "base", 1e9, lambda *_: None) == 1
     objective.gradients(rows(2))

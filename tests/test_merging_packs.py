@@ -41,8 +41,8 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
     pool, parts = resources.workers, [rows(2 + seed, seed) for seed in range(3)]
 
     def together(parts: Sequence[list[Encoded]]) -> list[Future[Any]]:
-        go = threading.Event()
-        pool.submit([Task(go.wait)])
+        start = threading.Event()
+        pool.submit([Task(start.wait)])
         with ThreadPoolExecutor(3) as threads:
             for objective in objectives:  # what they draw
                 objective.generator.manual_seed(0)
@@ -52,7 +52,7 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
             ]
             while len(pool._queue) < 6:
                 time.sleep(0.001)
-            go.set()
+            start.set()
         return futures
 
     results = [future.result() for future in together(parts)]
@@ -107,11 +107,11 @@ def test_a_sweep_of_short_rows_is_computed_together_and_its_numbers_are_those_of
         f"hydra.sweep.dir={sweep}",
     )
     assert code == 0, text
-    said = re.search(
+    counts = re.search(
         r"(\d+) of (\d+) micro-packs were computed together with others",
         (sweep / "pack.log").read_text(),
     )
-    assert said is not None and 0 < int(said[1]) <= int(said[2])
+    assert counts is not None and 0 < int(counts[1]) <= int(counts[2])
     for number, trial_ in (
         ("0", ["adapter.r=2", "adapter.lora_dropout=0"]),
         ("3", ["adapter.r=8", "adapter.lora_dropout=0.2"]),
@@ -128,5 +128,5 @@ def test_a_sweep_of_short_rows_is_computed_together_and_its_numbers_are_those_of
             for f in (sweep, tmp_path)
         )
         assert len(ours) == len(theirs) == 4
-        for mine, wanted in zip(ours, theirs, strict=True):
-            assert mine == pytest.approx(wanted, rel=1e-5)
+        for mine, expected in zip(ours, theirs, strict=True):
+            assert mine == pytest.approx(expected, rel=1e-5)

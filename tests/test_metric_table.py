@@ -142,7 +142,7 @@ def test_metrics_know_which_way_is_better() -> None:
 
 
 def test_every_number_of_a_run_has_a_meaning(hydratune: Command, tmp_path: Path) -> None:
-    wanted = (
+    settings = (
         "evaluation.forgetting.measure=true",
         "evaluation.forgetting.items=2",
         "evaluation.forgetting.answer_tokens=2",
@@ -150,7 +150,7 @@ def test_every_number_of_a_run_has_a_meaning(hydratune: Command, tmp_path: Path)
         "evaluation.memorisation=4",
         "evaluation.baselines=[base,fewshot]",
     )
-    code, text = hydratune("train", *SMALL, *wanted, f"hydra.run.dir={tmp_path}/run")
+    code, text = hydratune("train", *SMALL, *settings, f"hydra.run.dir={tmp_path}/run")
     assert code == 0, text
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     numbers = [name for name, value in metrics.items() if isinstance(value, (int, float))]

@@ -20,11 +20,11 @@ def test_packed_loss_and_gradients_equal_a_padded_batch_with_full_logits(name: s
     examples = rows()
     expected = plain_loss(base, examples)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    wanted = torch.autograd.grad(expected, parameters)
+    expected_gradients = torch.autograd.grad(expected, parameters)
     base.set_attn_implementation(NAME)
     loss, gradients = Objective(model, micro_tokens=1000, workers=1).gradients(examples)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    for ours, theirs in zip(gradients, wanted, strict=True):
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
 
 
@@ -33,14 +33,14 @@ def test_packed_loss_and_gradients_equal_a_padded_batch_with_full_logits(name: s
 def test_micro_packs_and_workers_change_nothing(budget: int, workers: int) -> None:
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
-    expected, wanted = Objective(model, micro_tokens=1000, workers=1).gradients(rows())
+    expected, expected_gradients = Objective(model, micro_tokens=1000, workers=1).gradients(rows())
     with Objective(model, micro_tokens=budget, workers=workers) as objective:
         loss, gradients = objective.gradients(rows())
         again, _ = objective.gradients(rows())
         assert objective.loss(rows()).item() == pytest.approx(expected.item(), rel=1e-5)
     assert loss.item() == again.item()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    for ours, theirs in zip(gradients, wanted, strict=True):
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_capped_attention_logits_are_not_packed() -> None:
 def test_checkpointing_changes_no_gradient() -> None:
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
-    expected, wanted = Objective(model, micro_tokens=40, workers=1).gradients(rows())
+    expected, expected_gradients = Objective(model, micro_tokens=40, workers=1).gradients(rows())
     objective, calls = (
         Objective(model.train(), micro_tokens=1000, workers=1, checkpointing=True),
         [],
@@ -89,7 +89,7 @@ def test_checkpointing_changes_no_gradient() -> None:
     loss, gradients = objective.gradients(rows())
     assert len(calls) == 2  # once more in the backward pass
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    for ours, theirs in zip(gradients, wanted, strict=True):
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
@@ -175,10 +175,10 @@ def test_fp32_weights_under_autocast(trained: str | None) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = plain_loss(model, rows())
-        wanted = torch.autograd.grad(expected, parameters)
+        expected_gradients = torch.autograd.grad(expected, parameters)
         model.set_attn_implementation(NAME)
         loss, gradients = Objective(model, micro_tokens=1000, workers=1).gradients(rows())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-2)
-    for ours, theirs in zip(gradients, wanted, strict=True):
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
         assert ours.dtype == theirs.dtype == torch.float32
         assert (ours - theirs).norm() < 0.05 * theirs.norm()

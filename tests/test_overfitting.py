@@ -45,19 +45,19 @@ def history(
     ],
 )
 def test_verdicts(validations: list[float | None], verdict: Verdict, epoch: float | None) -> None:
-    found = course(history(validations))
-    assert (found.verdict, found.best_epoch) == (verdict, epoch)
+    fit = course(history(validations))
+    assert (fit.verdict, fit.best_epoch) == (verdict, epoch)
 
 
 def test_advice_names_the_epoch_to_stop_at() -> None:
-    found = course(history([1.0, 0.8, 0.9, 1.0]))
-    assert "25.0 %" in found.advice and "trainer.max_epochs=2" in found.advice
-    assert found.flat()["fit/rise"] == pytest.approx(0.25)
+    fit = course(history([1.0, 0.8, 0.9, 1.0]))
+    assert "25.0 %" in fit.advice and "trainer.max_epochs=2" in fit.advice
+    assert fit.flat()["fit/rise"] == pytest.approx(0.25)
 
 
 def test_gap_by_epoch() -> None:
-    found = course(history([1.0, 0.8], train=0.6))
-    assert [(e.epoch, e.train, e.gap) for e in found.epochs] == [
+    fit = course(history([1.0, 0.8], train=0.6))
+    assert [(e.epoch, e.train, e.gap) for e in fit.epochs] == [
         (1, 0.6, pytest.approx(0.4)),
         (2, 0.3, pytest.approx(0.5)),
     ]

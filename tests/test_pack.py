@@ -247,14 +247,16 @@ def test_ctrl_c_keeps_every_adapter_and_the_same_command_resumes(tmp_path: Path)
     assert process.returncode == 130, text
     assert "Traceback" not in text
     assert not (sweep / ".pack").exists()
-    found = states(sweep)
-    assert set(found.values()) <= {"finished", "stopped"} and "stopped" in found.values(), found
-    for name, state in found.items():
+    after_ctrl_c = states(sweep)
+    assert (
+        set(after_ctrl_c.values()) <= {"finished", "stopped"} and "stopped" in after_ctrl_c.values()
+    ), after_ctrl_c
+    for name, state in after_ctrl_c.items():
         if state == "stopped" and (sweep / name / "history.csv").is_file():
             assert (sweep / name / "adapter" / "adapter_model.safetensors").is_file()
     finished = {
         name: (sweep / name / "metrics.json").stat().st_mtime_ns
-        for name, state in found.items()
+        for name, state in after_ctrl_c.items()
         if state == "finished"
     }
     done = subprocess.run(command, check=False, **options)  # type: ignore[call-overload]

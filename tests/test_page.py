@@ -22,15 +22,15 @@ EVIL = "<script>window.broken = 1</script>"
 
 
 def packed(text: str, name: str) -> str:
-    found = re.search(rf'id="{name}">([^<]*)<', text)
-    assert found is not None
-    return gzip.decompress(base64.b64decode(found[1])).decode()
+    match = re.search(rf'id="{name}">([^<]*)<', text)
+    assert match is not None
+    return gzip.decompress(base64.b64decode(match[1])).decode()
 
 
 def sweep(folder: Path, count: int = 12) -> Path:
     """Learning rates 1, 2, 3 ... with ever higher losses; the third run failed."""
     for n in range(count):
-        one = make(
+        run = make(
             folder / str(n),
             loss=0.1 + n / 100,
             lr=n + 1.0,
@@ -41,15 +41,15 @@ def sweep(folder: Path, count: int = 12) -> Path:
         history = "".join(
             f"{s},{s / 8},{1 / s},{1 / s if s % 4 == 0 else ''},0.1,{s},1,1\n" for s in range(1, 17)
         )
-        (one / "history.csv").write_text(
+        (run / "history.csv").write_text(
             f"step,epoch,train/loss,val/loss,lr,tokens,tokens_per_second,grad_norm\n{history}"
         )
         if n != 2:
             rows = [
-                json.loads(line) for line in (one / "predictions.jsonl").read_text().splitlines()
+                json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()
             ]
             rows[0] |= {"prediction": f"{EVIL}{n}", "reference": f"{EVIL} & more"}
-            (one / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
@@ -137,9 +137,9 @@ def browser() -> Iterator[Any]:
             "--use-angle=swiftshader",
             "--enable-unsafe-swiftshader",
         ]
-        found = driver.chromium.launch(executable_path=chromium, args=options)
-        yield found
-        found.close()
+        launched = driver.chromium.launch(executable_path=chromium, args=options)
+        yield launched
+        launched.close()
 
 
 @pytest.fixture
@@ -195,8 +195,8 @@ def test_brushing_an_axis_leaves_its_runs(opened: Any) -> None:
     opened.wait_for_function(
         "document.getElementById('count').textContent !== '12 of 12 runs'", timeout=10_000
     )
-    left = names(opened)
-    assert left and set(left) < {str(n) for n in range(12)} and "2" not in left
+    shown = names(opened)
+    assert shown and set(shown) < {str(n) for n in range(12)} and "2" not in shown
     opened.click("#unbrush")
     opened.wait_for_function(
         "document.getElementById('count').textContent === '12 of 12 runs'", timeout=10_000

@@ -38,9 +38,9 @@ def test_packs_hold_what_has_base_data_and_precision_in_common() -> None:
     configs[4].data.batch_size = 31
     configs[5].trainer.precision = "bf16-true"
     configs[6].adapter = FullFinetune(method="none")
-    found = plan(configs, None)
-    assert found.packs == ((0, 1, 4), (2, 3))
-    assert set(found.alone) == {5, 6}
+    planned = plan(configs, None)
+    assert planned.packs == ((0, 1, 4), (2, 3))
+    assert set(planned.alone) == {5, 6}
     assert plan(configs, 2).packs == ((0, 1), (4,), (2, 3))
     for number in (0, 1, 4):
         configs[number].data.control = Control.shuffled_targets

@@ -55,15 +55,19 @@ def test_likelihoods_are_those_of_the_validation(
         "forward",
         lambda self, *args, **kwargs: slow.append(self) or forward(self, *args, **kwargs),
     )
-    found = reference_nlls(tuned)
+    evaluated = reference_nlls(tuned)
     assert not slow  # none by PEFT's own way, in fp32
-    wanted = losses(tuned)
+    validated = losses(tuned)
     remember_autocast(tuned.get_base_model(), None)
-    before = reference_nlls(tuned)  # as it was: without autocast
+    without_autocast = reference_nlls(tuned)  # as it was: without autocast
     assert slow
-    apart = max(abs(a - b) / b for a, b in zip(found, wanted, strict=True))
-    assert apart < 2e-3 < max(abs(a - b) / b for a, b in zip(before, wanted, strict=True)) * 10
-    assert apart <= max(abs(a - b) / b for a, b in zip(before, wanted, strict=True))
+    error = max(abs(a - b) / b for a, b in zip(evaluated, validated, strict=True))
+    assert (
+        error
+        < 2e-3
+        < max(abs(a - b) / b for a, b in zip(without_autocast, validated, strict=True)) * 10
+    )
+    assert error <= max(abs(a - b) / b for a, b in zip(without_autocast, validated, strict=True))
 
 
 def test_weights_trained_in_fp32_are_asked_in_bf16_as_well(model: Any) -> None:

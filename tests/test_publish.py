@@ -50,7 +50,7 @@ def sent(compared: Any) -> str:
         for b in publish._blocks(compared, Project("me", "p"), ["id0", "id1", "id2"])
         if type(b).__name__ != "PanelGrid"
     ]
-    panels = [panel for own in panels_by_section(compared).values() for panel in own]
+    panels = [panel for section in panels_by_section(compared).values() for panel in section]
     return json.dumps(
         [
             part._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -66,7 +66,11 @@ def test_the_report_says_what_the_terminal_says(tmp_path: Path) -> None:
     assert "What each setting did" in text
     assert "config:optimizer.value.lr" in text and "summary:eval/exact_match" in text
     assert '"targetKey": "objective"' in text
-    names = [type(panel).__name__ for own in panels_by_section(compared).values() for panel in own]
+    names = [
+        type(panel).__name__
+        for section in panels_by_section(compared).values()
+        for panel in section
+    ]
     assert names[:5] == [
         "ParallelCoordinatesPlot",
         "ParameterImportancePlot",
@@ -85,8 +89,8 @@ def test_answers_are_shown_where_they_were_sent(tmp_path: Path) -> None:
 def test_no_panel_lies_on_another(tmp_path: Path) -> None:
     places = [
         panel.layout
-        for own in panels_by_section(sweep(tmp_path, log_predictions=True)).values()
-        for panel in own
+        for section in panels_by_section(sweep(tmp_path, log_predictions=True)).values()
+        for panel in section
     ]
     cells = [
         (x, y) for at in places for x in range(at.x, at.x + at.w) for y in range(at.y, at.y + at.h)
@@ -115,11 +119,11 @@ def test_the_view_has_these_runs_and_marks_the_best(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tracked", "told"),
+    ("tracked", "message"),
     [(False, "none of these runs was tracked"), (True, "send them first: wandb sync")],
 )
 def test_what_cannot_be_published_is_said(
-    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: bool, told: str
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: bool, message: str
 ) -> None:
     if tracked:
         sweep(tmp_path / "s")
@@ -128,7 +132,7 @@ def test_what_cannot_be_published_is_said(
     monkeypatch.setattr(wandb_server, "project_of", lambda project, entity: Project("me", "p"))
     monkeypatch.setattr(wandb_server, "ids_on_server", lambda project, ids: set())
     code, text = hydratune("compare", str(tmp_path / "s"), "html=false", "--to-wandb")
-    assert code == 2 and told in text
+    assert code == 2 and message in text
 
 
 def test_a_server_that_does_not_answer_is_one_message(

@@ -129,9 +129,9 @@ def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow
     assert seed_p_values(replicated([1.0], [2.0], [3.0])) == {}
     # of the third entry: variance 0.02, one degree of freedom
     spread = t.sf(1 / math.sqrt(0.02 * 2), 1) * 2
-    found = seed_p_values(replicated([1.0], [2.0], [8.9, 9.1]))
+    p_values = seed_p_values(replicated([1.0], [2.0], [8.9, 9.1]))
     # Holm
-    assert found[1] == pytest.approx(spread) and found[2] == pytest.approx(
+    assert p_values[1] == pytest.approx(spread) and p_values[2] == pytest.approx(
         2 * t.sf(8 / math.sqrt(0.02 * 1.5), 1) * 2
     )
 
@@ -233,8 +233,8 @@ def test_a_setting_that_follows_the_seed_does_not_separate_replicates() -> None:
 
 
 def test_the_same_run_twice_is_no_replicate() -> None:
-    found = group_runs([run("a", 0.1, 1, 0.4), run("b", 0.1, 1, 0.4), run("c", 0.1, 2, 0.5)])
-    assert [[r.path.name for r in entry.runs] for entry in found] == [["b"], ["a", "c"]]
+    entries = group_runs([run("a", 0.1, 1, 0.4), run("b", 0.1, 1, 0.4), run("c", 0.1, 2, 0.5)])
+    assert [[r.path.name for r in entry.runs] for entry in entries] == [["b"], ["a", "c"]]
 
 
 def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
@@ -273,8 +273,8 @@ def test_names_and_values_are_as_short_as_is_unambiguous() -> None:
 
 
 def test_the_same_number_written_in_two_ways_is_one_setting() -> None:
-    found = group_runs([run("a", 1.0, 1, 0.4), run("b", 1, 2, 0.5)])
-    assert len(found) == 1
+    entries = group_runs([run("a", 1.0, 1, 0.4), run("b", 1, 2, 0.5)])
+    assert len(entries) == 1
 
 
 def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands() -> list[str]:
-    found = re.findall(r"`(hydratune [^`]*)`", README)
-    return sorted({c for c in found if not re.search(r"COMMAND|-sc |--config-dir", c)})
+    quoted = re.findall(r"`(hydratune [^`]*)`", README)
+    return sorted({c for c in quoted if not re.search(r"COMMAND|-sc |--config-dir", c)})
 
 
 @pytest.mark.parametrize("command", commands())

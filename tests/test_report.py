@@ -58,11 +58,11 @@ def report(empty: dict[str, Any]) -> dict[str, Any]:
         "texts": ["close my account\n→ billing", "close the account\n→ billing"],
         "note": "a pair",
     }
-    lone = {"rows": ["id-9"], "texts": ["born when?\n→ in 1931, in Bern"], "note": "1931, Bern"}
+    date = {"rows": ["id-9"], "texts": ["born when?\n→ in 1931, in Bern"], "note": "1931, Bern"}
     full["checks"] = {
         "near_duplicates": _check("near_duplicates", count=1, rows=["id-8"], examples=[pair]),
         "exact_leaks": _check("exact_leaks", "error", 2, rows=["id-3", "id-4"], note="2 test"),
-        "ungrounded": _check("ungrounded", count=1, rows=["id-9"], examples=[lone]),
+        "ungrounded": _check("ungrounded", count=1, rows=["id-9"], examples=[date]),
         "refusals": _check("refusals"),
     }
     full["cleaning"] = {
@@ -187,12 +187,12 @@ def test_every_finding_change_and_piece_is_there(report: dict[str, Any]) -> None
 
 
 def test_errors_are_open_and_warnings_closed(report: dict[str, Any]) -> None:
-    found = {
+    is_open = {
         a["id"]: "open" in a
         for tag, a in Page(render(report)).elements
         if tag == "details" and "id" in a
     }
-    assert found == {
+    assert is_open == {
         "check-exact_leaks": True,
         "check-near_duplicates": False,
         "check-ungrounded": False,

@@ -56,7 +56,7 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "minutes", "left", "options"),
+    ("step", "minutes", "resumed_from", "options"),
     [
         (3, 1e-9, 3, ()),  # within the first epoch
         pytest.param(7, 1e-9, 7, ODD[:1], marks=pytest.mark.slow),  # within the second
@@ -79,7 +79,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     monkeypatch: pytest.MonkeyPatch,
     step: int,
     minutes: float,
-    left: int,
+    resumed_from: int,
     options: tuple[str, ...],
 ) -> None:
     words = (
@@ -96,7 +96,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert len(history(tmp_path / "broken")) == step
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
     assert code == 0, text
-    assert f"resumed after step {left} of" in text
+    assert f"resumed after step {resumed_from} of" in text
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
     assert code == 2 and "already holds a finished run" in text

@@ -87,7 +87,7 @@ def test_jobs_that_are_judged_together_stay_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "found"),
+    ("variable", "gpus"),
     [
         ("0,1", ["0", "1"]),
         (" 2 ", ["2"]),
@@ -98,10 +98,10 @@ def test_jobs_that_are_judged_together_stay_together() -> None:
     ],
 )
 def test_gpus_by_the_variable(
-    variable: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+    variable: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    assert devices.visible_gpus() == found
+    assert devices.visible_gpus() == gpus
 
 
 def test_gpus_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -322,12 +322,12 @@ def test_a_sweep_is_divided_among_the_gpus(sweep: Sweep, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "found"), [("auto", ["GPU-a"]), ("cpu", ["GPU-a", "GPU-b"])]
+    ("accelerator", "gpus"), [("auto", ["GPU-a"]), ("cpu", ["GPU-a", "GPU-b"])]
 )
 def test_one_gpu_or_cpu_training_is_as_without_gpus(
-    accelerator: str, found: list[str], sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+    accelerator: str, gpus: list[str], sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "visible_gpus", lambda: found)
+    monkeypatch.setattr(launch, "visible_gpus", lambda: gpus)
     sweep.settings.trainer.accelerator = accelerator
     sweep.run({})
     assert [(gpu, names) for gpu, _, names, _ in sweep.starts()] == [(None, list("0123"))]

@@ -113,8 +113,8 @@ def test_what_only_the_model_or_data_can_tell_is_refused_clearly(
 ) -> None:
     if overrides == ["trainer=gpu"] and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    found, text = hydratune("train", *SMALL, *overrides)
-    assert (found, message in text) == (code, True), text
+    exit_code, text = hydratune("train", *SMALL, *overrides)
+    assert (exit_code, message in text) == (code, True), text
     status = json.loads((only_run(tmp_path) / "status.json").read_text())
     assert status["state"] == "failed" and status["error"]
 

@@ -34,17 +34,17 @@ def test_a_run_leaves_a_page_that_says_what_metrics_json_says(
     hydratune: Command, run: Path
 ) -> None:
     page = (run / "report.html").read_text()
-    found = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
     for words in (
         "smoke: finished",
-        f"{found['eval/nll']:,.4g} [",
+        f"{metrics['eval/nll']:,.4g} [",
         "base, zero-shot",
         "fine-tuned against base, zero-shot",
         "canaries: exposure",
     ):
         assert words in page, words
     assert (
-        found["course"]["advice"] in page
+        metrics["course"]["advice"] in page
         and "3 canaries, made-up rows" in page
         and "memorisation:" in page
     )

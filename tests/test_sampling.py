@@ -52,15 +52,17 @@ def test_training_is_the_same_with_and_without_it(
         json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("with", "without")
     )
     assert all(ours[key] == theirs[key] for key in ours if key.startswith(("eval/", "val/")))
-    told = rows(tmp_path / "with")
-    assert [bool(row["sample/nll"]) for row in told] == [int(row["step"]) % 2 == 0 for row in told]
-    said = [
+    history_rows = rows(tmp_path / "with")
+    assert [bool(row["sample/nll"]) for row in history_rows] == [
+        int(row["step"]) % 2 == 0 for row in history_rows
+    ]
+    samples = [
         json.loads(line) for line in (tmp_path / "with" / "sample.jsonl").read_text().splitlines()
     ]
-    assert [row["step"] for row in said] == [
-        step for step in range(2, len(told) + 1, 2) for _ in range(3)
+    assert [row["step"] for row in samples] == [
+        step for step in range(2, len(history_rows) + 1, 2) for _ in range(3)
     ]
-    assert len({row["id"] for row in said}) == 3
+    assert len({row["id"] for row in samples}) == 3
 
 
 def test_what_is_sampled_last_is_what_the_trained_model_says(

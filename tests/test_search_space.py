@@ -36,10 +36,10 @@ from search_cases import LOSS, space
     ],
 )
 def test_every_kind_of_dimension_is_read(text: str, distribution: Any) -> None:
-    (found,), fixed = space(f"x={text}", "y=[1,2]")
-    assert found.distribution == distribution and fixed == ["y=[1,2]"]
+    (dimension,), fixed = space(f"x={text}", "y=[1,2]")
+    assert dimension.distribution == distribution and fixed == ["y=[1,2]"]
     if isinstance(distribution, CategoricalDistribution):
-        assert [type(c) for c in found.distribution.choices] == [
+        assert [type(c) for c in dimension.distribution.choices] == [
             type(c) for c in distribution.choices
         ]  # type: ignore[attr-defined]
 
@@ -55,17 +55,17 @@ def test_every_kind_of_dimension_is_read(text: str, distribution: Any) -> None:
     ],
 )
 def test_an_override_sets_exactly_what_the_study_says(text: str) -> None:
-    (found,), _ = space(f"+x={text}")
+    (dimension,), _ = space(f"+x={text}")
     (grid,) = OverridesParser.create().parse_overrides([f"+x={text}"])
     written = [
         OverridesParser.create().parse_override(f"+x={value}").value()
         for value in grid.sweep_string_iterator()
     ]
-    values = found.corners() if not found.is_range() else [0.1 + 0.1 * k for k in range(8)]
+    values = dimension.corners() if not dimension.is_range() else [0.1 + 0.1 * k for k in range(8)]
     for value, expected in zip(values, written, strict=True):
-        override = OverridesParser.create().parse_override(found.override(value))
+        override = OverridesParser.create().parse_override(dimension.override(value))
         assert override.get_key_element() == "+x" and override.value() == (
-            value if found.is_range() else expected
+            value if dimension.is_range() else expected
         )
 
 

@@ -13,7 +13,7 @@ from hydratune.errors import ConfigError
 from hydratune.sweeps.search.objectives import Objective
 from hydratune.sweeps.search.samplers import make_sampler
 from hydratune.sweeps.search.study import COMPOSED, open_study
-from search_cases import LOSS, space, wanted
+from search_cases import LOSS, search_settings, space
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from search_cases import LOSS, space, wanted
 def test_what_no_sampler_can_do_is_refused(values: dict[str, Any], why: str) -> None:
     dimensions, _ = space("a=interval(0,1)", "b=1,2")
     with pytest.raises(ConfigError, match=why):
-        make_sampler(wanted(**values), dimensions, LOSS)
+        make_sampler(search_settings(**values), dimensions, LOSS)
 
 
 def drawn(file: Path, parts: Sequence[int], **values: Any) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def drawn(file: Path, parts: Sequence[int], **values: Any) -> list[dict[str, Any
     )
     for part in parts:
         study = open_study(
-            str(file), "s", make_sampler(wanted(**values), dimensions, LOSS), LOSS, {}
+            str(file), "s", make_sampler(search_settings(**values), dimensions, LOSS), LOSS, {}
         )
         for _ in range(part):
             trial = study.ask()

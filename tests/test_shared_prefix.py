@@ -31,9 +31,9 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(
         rows(seed=9)[2],
     ]
     assert [g.prefix for g in plan.groups_by_prefix(examples, 20)] == [6, 7, 0]
-    expected, wanted = Objective(model, micro_tokens=1000, workers=1, share=False).gradients(
-        examples
-    )
+    expected, expected_gradients = Objective(
+        model, micro_tokens=1000, workers=1, share=False
+    ).gradients(examples)
     monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 20)
     with Objective(model, micro_tokens=40, workers=workers) as objective:
         assert objective.share
@@ -43,7 +43,7 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(
     assert loss.item() == again.item()
     assert all(torch.equal(a, b) for a, b in zip(gradients, repeated, strict=True))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    for ours, theirs in zip(gradients, wanted, strict=True):
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -56,7 +56,9 @@ def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 20)
-    wanted = Objective(model, micro_tokens=40, workers=1).gradients(opening([5, 6, 7, 8, 9, 10]))[1]
+    expected_gradients = Objective(model, micro_tokens=40, workers=1).gradients(
+        opening([5, 6, 7, 8, 9, 10])
+    )[1]
     head = HeadLoss.apply
     late = threading.Event()
 
@@ -70,7 +72,7 @@ def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(
     monkeypatch.setattr(HeadLoss, "apply", slow)
     with Objective(model, micro_tokens=40, workers=3) as objective:
         for ours, theirs in zip(
-            objective.gradients(opening([5, 6, 7, 8, 9, 10]))[1], wanted, strict=True
+            objective.gradients(opening([5, 6, 7, 8, 9, 10]))[1], expected_gradients, strict=True
         ):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 

@@ -37,14 +37,14 @@ def test_a_clear_difference_on_the_same_rows_is_significant(tmp_path: Path) -> N
     make(tmp_path / "b", right=hits(20), lr=2.0, loss=0.5)
     compared = compare(collect_runs([tmp_path]))
     assert not compared.indistinguishable()
-    found = compared.paired_tests[1]["exact_match"]
+    paired = compared.paired_tests[1]["exact_match"]
     assert (
-        found.significant
-        and not found.better
-        and found.value == pytest.approx(-18 / 40)
-        and found.interval[1] < 0
+        paired.significant
+        and not paired.better
+        and paired.value == pytest.approx(-18 / 40)
+        and paired.interval[1] < 0
     )
-    assert found.p == pytest.approx(2 * 2**-17)  # McNemar's, 18 rows all to one side, of two tests
+    assert paired.p == pytest.approx(2 * 2**-17)  # McNemar's, 18 rows all to one side, of two tests
     assert "significantly different from all others" in "\n".join(verdict(compared))
 
 
@@ -95,12 +95,12 @@ def test_seeds_that_differ_more_than_settings_are_a_tie(tmp_path: Path) -> None:
             loss=0.41 + seed / 50,
         )
     compared = compare(collect_runs([tmp_path]))
-    found = compared.paired_tests[1]["exact_match"]
+    paired = compared.paired_tests[1]["exact_match"]
     assert (
-        found.includes_seed_noise
-        and not found.significant
-        and found.interval[0] < -0.1
-        and found.interval[1] > 0.1
+        paired.includes_seed_noise
+        and not paired.significant
+        and paired.interval[0] < -0.1
+        and paired.interval[1] > 0.1
     )
     alone = compare([run for run in compared.runs if run.name in ("a0", "b0")]).paired_tests[1][
         "exact_match"

@@ -53,14 +53,14 @@ def test_hub_data_set_trains(hydratune: Command, tmp_path: Path) -> None:
     for split, count in (("train", 12), ("validation", 3), ("test", 3)):
         pairs = [{"question": f"{split} {i}?", "answer": f"It is {i}."} for i in range(count)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    own = (
+    environment = (
         "data=hub",
         f"data.id={folder}",
         "data.validation=validation",
         "data.test=test",
         "data.max_train_rows=null",
     )
-    code, text = hydratune("train", *SMALL, *own, f"hydra.run.dir={tmp_path}/run")
+    code, text = hydratune("train", *SMALL, *environment, f"hydra.run.dir={tmp_path}/run")
     assert code == 0, text
     splits = json.loads((tmp_path / "run" / "data.json").read_text())["splits"]
     assert {name: split["rows"] for name, split in splits.items()} == {

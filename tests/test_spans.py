@@ -11,10 +11,10 @@ from hydratune.data.spans import (
 
 
 def test_word_differences() -> None:
-    one, two = "Close my old account, please", "Close our account, please"
+    first, second = "Close my old account, please", "Close our account, please"
     assert [
-        [text[a:b] for a, b in found]
-        for text, found in zip((one, two), word_differences([one, two]), strict=True)
+        [text[a:b] for a, b in changed]
+        for text, changed in zip((first, second), word_differences([first, second]), strict=True)
     ] == [
         ["my old"],
         ["our"],

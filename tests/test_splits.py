@@ -79,7 +79,7 @@ def test_strata_have_equal_shares_on_every_side(count: int) -> None:
     strata = ["rare" if i % 4 == 0 else "common" for i in range(count)]
     sides = split(candidates([0.99] * count, strata=strata), {}, 0.2, 0.1)
     for label in ("rare", "common"):
-        mine = [int(s) for s, own in zip(sides, strata, strict=True) if own == label]
+        mine = [int(s) for s, stratum in zip(sides, strata, strict=True) if stratum == label]
         assert mine.count(Side.validation) == pytest.approx(0.2 * len(mine), abs=1.5)
         assert mine.count(Side.test) == pytest.approx(0.1 * len(mine), abs=1.5)
 

@@ -89,25 +89,29 @@ def test_an_adapter_that_peft_wrote_begins_with_its_weights_and_learns(
     tiny: Any, tmp_path: Path, model: Any, kind: str
 ) -> None:
     theirs = written_by_peft(tiny, tmp_path / "start", BY_PEFT[kind]())
-    found = folder.find(str(tmp_path / "start"))
-    settings = folder.saved_settings(found)
+    start = folder.find(str(tmp_path / "start"))
+    settings = folder.saved_settings(start)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    attach.check(model, settings, start=found)
+    attach.check(model, settings, start=start)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     model.requires_grad_(False)
-    ours = with_lean_layers(attach.add_adapter(model, settings, 4, found)).eval()
+    ours = with_lean_layers(attach.add_adapter(model, settings, 4, start)).eval()
     with torch.no_grad():
         torch.testing.assert_close(
             ours(input_ids=IDS).logits, theirs(input_ids=IDS).logits, rtol=0, atol=1e-5
         )
     attach.save(ours, tiny[2], tmp_path / "again")
-    one, other = (load_file(tmp_path / name / WEIGHTS) for name in ("start", "again"))
-    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+    before_training, saved_again = (
+        load_file(tmp_path / name / WEIGHTS) for name in ("start", "again")
+    )
+    assert before_training.keys() == saved_again.keys() and all(
+        before_training[name].equal(saved_again[name]) for name in before_training
+    )
     losses = train(ours, 4)
     assert losses[-1] < losses[0]
     attach.save(ours, tiny[2], tmp_path / "trained")
     assert any(
-        not one[name].equal(tensor)
+        not before_training[name].equal(tensor)
         for name, tensor in load_file(tmp_path / "trained" / WEIGHTS).items()
     )
 
@@ -159,7 +163,7 @@ def test_settings_that_are_not_the_adapters_are_refused(
 ) -> None:
     written_by_peft(tiny, tmp_path / "start", LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     start = f"model.adapter={tmp_path}/start"
-    for typed, told in (
+    for typed, message in (
         ("adapter.r=8", "it is 4 in the adapter"),
         ("adapter=dora", "is lora"),
         ("adapter=pissa", "is lora"),
@@ -169,9 +173,9 @@ def test_settings_that_are_not_the_adapters_are_refused(
         ("+adapter.rank_pattern.q_proj=2", "it is {} in the adapter"),
     ):
         code, text = hydratune("train", *SMALL, start, typed)
-        assert code == 2 and told in text and "leave" in text.split("fix:")[1], text
+        assert code == 2 and message in text and "leave" in text.split("fix:")[1], text
         code, text = hydratune("prepare", "model=tiny", start, typed)
-        assert code == 2 and told in text, text
+        assert code == 2 and message in text, text
     code, text = hydratune("train", "-m", *SMALL, start, "adapter.r=4,8")
     assert code == 2 and "it is 4 in the adapter" in text, text
     same = (
@@ -219,7 +223,7 @@ def test_folders_that_are_no_adapter_of_this_model_are_refused(
     def changed(**values: Any) -> None:
         (start / "adapter_config.json").write_text(json.dumps({**config, **values}))
 
-    for values, told in (
+    for values, message in (
         ({"peft_type": "ADALORA"}, "cannot be trained further"),
         ({"peft_type": "LOHA"}, "its method is LOHA"),
         ({"task_type": "SEQ_CLS"}, "made for SEQ_CLS"),
@@ -235,7 +239,7 @@ def test_folders_that_are_no_adapter_of_this_model_are_refused(
         ({"a_field_of_tomorrow": 3}, "PEFT cannot put it on this model"),
     ):
         changed(**values)
-        assert told in refusal(hydratune, start), values
+        assert message in refusal(hydratune, start), values
     (start / "adapter_config.json").write_text("[]")
     assert "holds no object" in refusal(hydratune, start)
     (start / "adapter_config.json").write_text("{")
@@ -270,31 +274,33 @@ def test_another_base_is_refused_with_the_one_to_type_and_a_copy_is_none(
         "model=local",
     ]
 
-    def go(path: Path, name: str, *more: str) -> tuple[int, str]:
+    def train_on(path: Path, name: str, *more: str) -> tuple[int, str]:
         code, text = hydratune(
             "train", *options, f"model.path={path}", *more, f"hydra.run.dir={tmp_path}/{name}"
         )
         return code, " ".join(text.split())
 
-    assert go(base, "first")[0] == 0
+    assert train_on(base, "first")[0] == 0
     shutil.copytree(tmp_path / "first" / "adapter", tmp_path / "loose")
     for start in ("first", "loose"):
-        code, text = go(other, "wrong", f"model.adapter={tmp_path}/{start}")
+        code, text = train_on(other, "wrong", f"model.adapter={tmp_path}/{start}")
         assert (
             code == 2
             and "it was trained on" in text
             and f"set model=local model.path={base}" in text
         ), text
-        code, text = go(copy, f"second-{start}", f"model.adapter={tmp_path}/{start}")
+        code, text = train_on(copy, f"second-{start}", f"model.adapter={tmp_path}/{start}")
         assert code == 0, text
-    code, text = go(base, "quantised", f"model.adapter={tmp_path}/first", "model.quantization=nf4")
+    code, text = train_on(
+        base, "quantised", f"model.adapter={tmp_path}/first", "model.quantization=nf4"
+    )
     assert code == 2 and "model.quantization=none" in text, text
     config = json.loads((tmp_path / "loose" / "adapter_config.json").read_text())
     edited(
         tmp_path / "loose" / "adapter_config.json",
         json.dumps({**config, "base_model_name_or_path": "somebody/else"}),
     )
-    code, text = go(base, "unsure", f"model.adapter={tmp_path}/loose")
+    code, text = train_on(base, "unsure", f"model.adapter={tmp_path}/loose")
     assert code == 0 and "the adapter names somebody/else as its base model" in text
 
 
@@ -313,14 +319,14 @@ def test_an_adapter_of_this_program_with_a_start_in_the_base_is_plain_lora(
     model = prepared(tiny, LoraAdapter(r=4, init_lora_weights="pissa"))
     train(model, 2)
     attach.save(model, tiny[2], tmp_path / "start")
-    found = folder.find(str(tmp_path / "start"))
-    settings = folder.saved_settings(found)
+    saved = folder.find(str(tmp_path / "start"))
+    settings = folder.saved_settings(saved)
     assert isinstance(settings, LoraAdapter) and (settings.r, settings.init_lora_weights) == (
         8,
         "true",
     )
     again = with_lean_layers(
-        attach.add_adapter(original(tiny).requires_grad_(False), settings, 2, found)
+        attach.add_adapter(original(tiny).requires_grad_(False), settings, 2, saved)
     ).eval()
     with torch.no_grad():
         torch.testing.assert_close(

@@ -133,7 +133,7 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["hydra/launcher=process", "hydra.launcher.halving.min_steps=4"],
@@ -148,10 +148,12 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(
     ],
 )
 def test_wrong_settings_of_launchers_are_refused(
-    hydratune: Command, words: list[str], said: str
+    hydratune: Command, words: list[str], message: str
 ) -> None:
     code, text = hydratune("train", "-m", *SMALL, "seed=1,2", *words)
-    assert code == 2 and words[-1].split("=")[0] in text.replace(" = ", "=") and said in text, text
+    assert code == 2 and words[-1].split("=")[0] in text.replace(" = ", "=") and message in text, (
+        text
+    )
 
 
 def test_a_damaged_status_says_what_to_do(hydratune: Command, tmp_path: Path) -> None:

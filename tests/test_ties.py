@@ -28,10 +28,10 @@ def test_what_does_not_differ_is_significant_as_rarely_as_promised(seeds: int, r
 
     One family, and each test alone.
     """
-    found = simulation.shares(
+    shares = simulation.shares(
         simulation.World(seeds, 100, simulation.number(ratio, 100)), 400, seed=1
     )
-    assert max(found["now all"], found["now losses"], found["now hits"]) <= 0.075
+    assert max(shares["now all"], shares["now losses"], shares["now hits"]) <= 0.075
 
 
 def test_before_it_was_not() -> None:
@@ -44,8 +44,8 @@ def test_nor_where_rows_suit_settings_seeds_are_paired_or_several_are_compared(
     world: dict[str, Any],
 ) -> None:
     for ratio in (0.3, 10.0):
-        found = simulation.shares(simulation.World(2, 100, ratio, **world), 250, seed=2)
-        assert found["now all"] <= 0.08
+        shares = simulation.shares(simulation.World(2, 100, ratio, **world), 250, seed=2)
+        assert shares["now all"] <= 0.08
 
 
 @pytest.mark.parametrize(("seeds", "least"), [(2, 0.36), (3, 0.64), (5, 0.77)])
@@ -53,27 +53,27 @@ def test_what_differs_is_found(seeds: int, least: float) -> None:
     """3.5 standard errors of the rows and no luck of seeds: the rows alone would tell in 94 %, and
     nobody knows that there is no luck.
     """
-    found = simulation.shares(simulation.World(seeds, 100, 0.0), 300, effect=1.0, seed=3)
-    assert found["now losses"] > least and found["now hits"] > least
+    shares = simulation.shares(simulation.World(seeds, 100, 0.0), 300, effect=1.0, seed=3)
+    assert shares["now losses"] > least and shares["now hits"] > least
 
 
 @pytest.mark.parametrize("kind", ["losses", "hits"])
 def test_the_simulation_tests_as_the_program_does(kind: str) -> None:
     rng = np.random.default_rng(5)
     for effect in (0.0, 1.0):
-        found = simulation.World(3, 120, 3.0).draw(rng, effect)[kind]
-        sides = [[(rate if kind == "hits" else mean)(list(run)) for run in side] for side in found]
+        world = simulation.World(3, 120, 3.0).draw(rng, effect)[kind]
+        sides = [[(rate if kind == "hits" else mean)(list(run)) for run in side] for side in world]
         drawn = GroupBootstrap([str(i) for i in range(120)])
         noise = estimate_seed_noise(sides, drawn)
         assert isinstance(noise, SeedNoise)
         program = compare_means(sides[0], sides[1], drawn, noise).p
         # rows are drawn there
-        assert np.log(simulation.now(found[0], found[1])) == pytest.approx(
+        assert np.log(simulation.now(world[0], world[1])) == pytest.approx(
             np.log(program), rel=0.15, abs=0.1
         )
 
 
 def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     simulation.main(["--trials", "3", "--rows", "20", "--seeds", "2", "--ratios", "1"])
-    told = capsys.readouterr().out
-    assert "level, %" in told and "power, %" in told and "largest" in told
+    printed = capsys.readouterr().out
+    assert "level, %" in printed and "power, %" in printed and "largest" in printed

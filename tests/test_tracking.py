@@ -40,19 +40,19 @@ def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_p
         assert b"eval/field_f1" in content and b"val/loss" in content
         assert b"trainer/global_step" in content
         assert wandb_file.read_log(log).exit_code == 0
-    own, logged = (
+    stored, logged = (
         compare(collect_runs([tmp_path / "my-sweep"])),
         compare(collect_runs([tmp_path / "my-sweep" / "wandb"])),
     )
-    assert own.best is not None and logged.best is not None
+    assert stored.best is not None and logged.best is not None
     assert (
-        logged.best.scores == own.best.scores
-        and own.best.runs[0].settings["seed"] == logged.best.runs[0].settings["seed"]
+        logged.best.scores == stored.best.scores
+        and stored.best.runs[0].settings["seed"] == logged.best.runs[0].settings["seed"]
     )
-    assert own.best.runs[0].validation_hash == logged.best.runs[0].validation_hash
+    assert stored.best.runs[0].validation_hash == logged.best.runs[0].validation_hash
     losses = [
         [row["train/loss"] for row in c.best.finished[0].history() if "train/loss" in row]
-        for c in (own, logged)
+        for c in (stored, logged)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     ids = {

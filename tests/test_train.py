@@ -40,7 +40,7 @@ def test_smoke_run_leaves_a_whole_record(hydratune: Command, tmp_path: Path) -> 
     assert "wandb" not in names  # WANDB_MODE=disabled wins over tracking.mode
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     values = read_metrics(run)
-    wanted = [
+    expected = [
         "train/loss",
         "val/loss",
         "objective",
@@ -49,7 +49,7 @@ def test_smoke_run_leaves_a_whole_record(hydratune: Command, tmp_path: Path) -> 
         "fewshot/nll",
         "cost/cpu_seconds",
     ]
-    assert all(isinstance(values[key], float) for key in wanted)
+    assert all(isinstance(values[key], float) for key in expected)
     assert (
         values["objective"]
         == values["val/loss"]

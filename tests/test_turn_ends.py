@@ -180,7 +180,7 @@ def test_only_an_added_token_right_behind_the_answer_is_its_end(tiny: Any, tmp_p
     tokenizer = AutoTokenizer.from_pretrained(
         mismatched(tiny, tmp_path / "base", TEXT_END, TEXT_END)
     )
-    own = frozenset([tokenizer.convert_tokens_to_ids(TEXT_END)])
+    text_end = frozenset([tokenizer.convert_tokens_to_ids(TEXT_END)])
     template = "{% for m in messages %}{{ m['role'] + m['content'] + END }}{% endfor %}"
     for end, more in (
         ("'\n'", set()),
@@ -190,9 +190,9 @@ def test_only_an_added_token_right_behind_the_answer_is_its_end(tiny: Any, tmp_p
         (f"'{END}{TEXT_END}'", set()),
     ):
         tokenizer.chat_template = template.replace("END", end)
-        assert turn_ends.turn_ends(tokenizer, None) == own | {
+        assert turn_ends.turn_ends(tokenizer, None) == text_end | {
             tokenizer.convert_tokens_to_ids(t) for t in more
         }, end
     tokenizer.chat_template = "{{ raise_exception('only three turns') }}"
-    assert turn_ends.turn_ends(tokenizer, None) == own
+    assert turn_ends.turn_ends(tokenizer, None) == text_end
     assert turn_ends.in_order({5, 2, 9}, [2, 9, 9]) == [9, 2, 5]

@@ -38,9 +38,11 @@ def with_options(
         q = query[cu_seq_q[number] : cu_seq_q[number + 1]]
         k, v = (x[cu_seq_k[number] : cu_seq_k[number + 1]] for x in (key, value))
         distance = torch.arange(len(q))[:, None] + (len(k) - len(q)) - torch.arange(len(k))
-        left, right = window_size
-        seen = (distance >= -right) & (
-            (distance <= left) if left >= 0 else torch.ones_like(distance, dtype=torch.bool)
+        window_left, window_right = window_size
+        seen = (distance >= -window_right) & (
+            (distance <= window_left)
+            if window_left >= 0
+            else torch.ones_like(distance, dtype=torch.bool)
         )
         scores = torch.einsum("qhd,khd->hqk", q, k) * (
             scale if scale is not None else q.shape[-1] ** -0.5
@@ -87,7 +89,7 @@ def test_the_kernel_is_given_what_rows_see(
         ]
     model = build(name)
     expected = plain_loss(model, examples)
-    wanted = torch.autograd.grad(expected, list(model.parameters()))
+    expected_gradients = torch.autograd.grad(expected, list(model.parameters()))
     model.set_attn_implementation(NAME)
     monkeypatch.setattr(varlen, "kernel", counted)
     monkeypatch.setattr(
@@ -104,8 +106,8 @@ def test_the_kernel_is_given_what_rows_see(
     # more keys than queries
     assert any(int(call[4][-1]) > int(call[3][-1]) for call in calls) is (share and not windowed)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    for found, own in zip(gradients, wanted, strict=True):
-        torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_it_is_left_alone_where_it_cannot_be_used() -> None:

@@ -49,7 +49,7 @@ def test_answers_and_likelihoods_see_the_virtual_tokens(
     for parameter in model.prompt_encoder.parameters():
         parameter.data.normal_()
     references = [[11, 12, 2], [13, 2]]
-    found = answer(
+    answers = answer(
         model,
         prompts,
         references,
@@ -60,7 +60,7 @@ def test_answers_and_likelihoods_see_the_virtual_tokens(
         title="",
         quiet=True,
     )
-    for row, prompt, reference in zip(found, prompts, references, strict=True):
+    for row, prompt, reference in zip(answers, prompts, references, strict=True):
         assert list(row.tokens) == by_hand(model, prompt, 5)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([prompt + reference])).logits[

@@ -75,10 +75,10 @@ def wandb_id(run: Path) -> str:
 
 
 def clients_left() -> list[str]:
-    found = subprocess.run(
+    processes = subprocess.run(
         ["pgrep", "-f", "wandb-core"], capture_output=True, text=True, check=False
     )
-    return found.stdout.split()
+    return processes.stdout.split()
 
 
 def test_a_sweep_live(tmp_path: Path, project: str) -> None:
@@ -95,12 +95,12 @@ def test_a_sweep_live(tmp_path: Path, project: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     time.sleep(5)
     assert clients_left() == before
-    found = {run.id: run for run in runs(project)}
-    assert len(found) == 2 and all(
-        run.state == "finished" and run.group == "live" for run in found.values()
+    by_id = {run.id: run for run in runs(project)}
+    assert len(by_id) == 2 and all(
+        run.state == "finished" and run.group == "live" for run in by_id.values()
     )
     for job in "01":
-        run = found[wandb_id(tmp_path / "live" / job)]
+        run = by_id[wandb_id(tmp_path / "live" / job)]
         metrics = json.loads((tmp_path / "live" / job / "metrics.json").read_text())
         assert run.summary["objective"] == pytest.approx(metrics["objective"])
         # numbers in nested settings
@@ -151,20 +151,20 @@ def test_offline_and_sent_later_is_the_same(tmp_path: Path, project: str) -> Non
         assert done.returncode == 0, done.stdout + done.stderr
     assert len(runs(project)) == 2
     assert call(tmp_path, *client("sync", "offline/wandb")).returncode == 0
-    found = {run.id: run for run in runs(project)}
+    by_id = {run.id: run for run in runs(project)}
     for job in "01":
-        one, other = (found[wandb_id(tmp_path / name / job)] for name in ("offline", "online"))
+        offline, online = (by_id[wandb_id(tmp_path / name / job)] for name in ("offline", "online"))
         assert (
-            (one.state, one.name)
-            == (other.state, other.name)
+            (offline.state, offline.name)
+            == (online.state, online.name)
             == ("finished", f"seed={int(job) + 1}")
         )
         losses = [
             [row["train/loss"] for row in run.scan_history(keys=["train/loss"])]
-            for run in (one, other)
+            for run in (offline, online)
         ]
         assert losses[0] == losses[1] and len(losses[0]) == 2
-        assert one.summary["val/loss"] == other.summary["val/loss"]
+        assert offline.summary["val/loss"] == online.summary["val/loss"]
 
 
 def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -> None:
@@ -239,10 +239,10 @@ class Line:
     def cut(self) -> None:
         self.listening.shutdown(socket.SHUT_RDWR)
         self.listening.close()
-        for one in self.open:
+        for connection in self.open:
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
 
 
 def test_a_server_that_dies_costs_a_minute_and_nothing_is_lost(
@@ -274,9 +274,9 @@ def test_a_server_that_dies_costs_a_minute_and_nothing_is_lost(
     assert "lacks 2 runs" in hint
     words = hint.partition("wandb sync ")[2].partition("#")[0].split()
     assert call(tmp_path, *client("sync", *words)).returncode == 0
-    found = {run.id: run for run in runs(project)}
+    by_id = {run.id: run for run in runs(project)}
     for job in "01":
-        run = found[wandb_id(tmp_path / "s" / job)]
+        run = by_id[wandb_id(tmp_path / "s" / job)]
         assert run.state == "finished" and len(list(run.scan_history(keys=["train/loss"]))) == 60
 
 
@@ -294,10 +294,10 @@ def test_a_wandb_sweep(tmp_path: Path, project: str) -> None:
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    made = call(
+    created = call(
         tmp_path, *client("sweep", "--project", project.split("/")[-1], "sweep.yaml"), PATH=path
     )
-    name = (made.stdout + made.stderr).partition("wandb agent ")[2].split()[0]
+    name = (created.stdout + created.stderr).partition("wandb agent ")[2].split()[0]
     assert call(tmp_path, *client("agent", name), PATH=path).returncode == 0
     best = wandb.Api().sweep(name).best_run()
     ours = {

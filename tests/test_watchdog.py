@@ -51,8 +51,8 @@ TOO_FAST = (
 def test_what_stops_a_run(
     loss: float, grad_norm: float, before: list[float], limit: float | None, wrong: str | None
 ) -> None:
-    found = what_is_wrong(loss, grad_norm, before, limit, 1.0, 10.0)
-    assert found is None if wrong is None else found is not None and wrong in found
+    reason = what_is_wrong(loss, grad_norm, before, limit, 1.0, 10.0)
+    assert reason is None if wrong is None else reason is not None and wrong in reason
 
 
 def test_a_model_that_is_new_may_know_nothing() -> None:
@@ -98,11 +98,11 @@ def test_loss_that_is_no_number_stops_before_the_update(hydratune: Command, tmp_
     assert (
         "rows of this step: " in text and "kept: the weights as they were before that step" in text
     )
-    one, two = (
+    first, second = (
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
         for name in ("one", "two")
     )
-    assert one.keys() == two.keys() and all(one[key].equal(two[key]) for key in one)
+    assert first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)
     with (tmp_path / "two" / "history.csv").open() as stream:
         assert [math.isfinite(float(row["train/loss"])) for row in csv.DictReader(stream)] == [
             True,

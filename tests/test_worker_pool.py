@@ -70,20 +70,20 @@ def busy_pool(
     replica: Any, merge_tokens: int = 80, workers: int = 1
 ) -> Iterator[tuple[WorkerPool, threading.Event]]:
     """A worker pool whose threads are all busy until the event is set."""
-    pool, go = WorkerPool(workers, merge_tokens), threading.Event()
+    pool, start = WorkerPool(workers, merge_tokens), threading.Event()
     pool.replica = replica
     for _ in range(workers):
-        pool.submit([Task(go.wait)])
+        pool.submit([Task(start.wait)])
     while pool._queue:
         time.sleep(0.001)
-    yield pool, go
-    go.set()
+    yield pool, start
+    start.set()
     pool.close()
 
 
 def test_small_micro_packs_that_wait_are_merged_and_the_rest_stays_in_order() -> None:
     replica, done = Recorder(), list[Any]()
-    with busy_pool(replica) as (pool, go):
+    with busy_pool(replica) as (pool, start):
         first = [
             task(20, done),
             task(300, done),
@@ -95,7 +95,7 @@ def test_small_micro_packs_that_wait_are_merged_and_the_rest_stays_in_order() ->
         second = [task(17, done), task(16, done), task(400, done)]
         pool.submit(first)
         pool.submit(second)
-        go.set()
+        start.set()
         results = [t.future.result(10) for t in (*first, *second)]
     # 20 is a quarter of 80; 74 tokens, and 16 more are too many
     assert replica.passes == [[20, 19, 18, 17]] and done == [300, 21, 5, 16, 400]
@@ -117,23 +117,23 @@ def test_small_micro_packs_that_wait_are_merged_and_the_rest_stays_in_order() ->
 def test_nothing_is_merged_where_nothing_waits_or_it_is_switched_off() -> None:
     for replica, limit in ((Recorder(), 80), (Recorder(), 0), (None, 80)):
         done = list[Any]()
-        with busy_pool(replica, limit) as (pool, go):
+        with busy_pool(replica, limit) as (pool, start):
             tasks = [task(5, done) for _ in range(3 if limit == 0 or replica is None else 1)]
             pool.submit(tasks)
-            go.set()
+            start.set()
             assert {t.future.result(10)[0] for t in tasks} == {"alone"}
         assert pool.merged == 0
 
 
 def test_micro_packs_of_two_kinds_are_not_in_one_pass() -> None:
     replica, done = Recorder(), list[Any]()
-    with busy_pool(replica) as (pool, go):
+    with busy_pool(replica) as (pool, start):
         tasks = [task(number, done) for number in range(3, 9)]
-        for one in tasks[::2]:
-            assert one.batch is not None
-            one.batch = replace(one.batch, gradients=False)
+        for chosen in tasks[::2]:
+            assert chosen.batch is not None
+            chosen.batch = replace(chosen.batch, gradients=False)
         pool.submit(tasks)
-        go.set()
+        start.set()
     assert replica.passes == [[3, 5, 7], [4, 6, 8]] and not done
 
 
@@ -153,10 +153,10 @@ def test_where_a_pass_fails_each_is_computed_alone_and_only_the_wrong_one_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     replica, done = Recorder(ValueError("a bad row")), list[Any]()
-    with busy_pool(replica) as (pool, go):
+    with busy_pool(replica) as (pool, start):
         tasks = [task(5, done), task(6, done, error=ValueError("a bad row")), task(7, done)]
         pool.submit(tasks)
-        go.set()
+        start.set()
         assert tasks[0].future.result(10) == ("alone", 5) and tasks[2].future.result(10) == (
             "alone",
             7,
@@ -164,10 +164,10 @@ def test_where_a_pass_fails_each_is_computed_alone_and_only_the_wrong_one_fails(
         assert isinstance(tasks[1].future.exception(10), ValueError)
         assert pool.merge_tokens and not caplog.records
     done.clear()
-    with busy_pool(replica) as (pool, go):  # no task was wrong: merging is not tried again
+    with busy_pool(replica) as (pool, start):  # no task was wrong: merging is not tried again
         tasks = [task(5, done), task(7, done)]
         pool.submit(tasks)
-        go.set()
+        start.set()
         assert [t.future.result(10) for t in tasks] == [("alone", 5), ("alone", 7)]
     assert (
         not pool.merge_tokens
@@ -181,13 +181,13 @@ def test_a_job_that_leaves_is_not_computed_and_time_is_divided_by_tokens() -> No
 
     spent: dict[int, float] = {}
     done: list[Any] = []
-    with busy_pool(Recorder()) as (pool, go):
+    with busy_pool(Recorder()) as (pool, start):
         tasks = [task(n, done, count=partial(spent.__setitem__, n)) for n in (5, 15)]
-        gone, cancelled = task(9, done, admit=leave), task(8, done)
-        pool.submit([*tasks, gone, cancelled])
+        leaving, cancelled = task(9, done, admit=leave), task(8, done)
+        pool.submit([*tasks, leaving, cancelled])
         cancelled.future.cancel()
-        go.set()
+        start.set()
         assert [t.future.result(10)[0] for t in tasks] == ["merged", "merged"]
-        assert isinstance(gone.future.exception(10), Leaving)
+        assert isinstance(leaving.future.exception(10), Leaving)
     assert pool.merged == 2 and not done
     assert spent[15] == pytest.approx(3 * spent[5])

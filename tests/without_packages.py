@@ -53,9 +53,11 @@ class Finder(PathFinder):
         context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008
     ) -> Iterator[Distribution]:
         hidden = {name.lower().replace("-", "_") for name in cls.hidden}
-        found: Iterable[Distribution] = PathFinder.find_distributions(context)
+        distributions: Iterable[Distribution] = PathFinder.find_distributions(context)
         return (
-            d for d in found if (d.metadata["Name"] or "").lower().replace("-", "_") not in hidden
+            d
+            for d in distributions
+            if (d.metadata["Name"] or "").lower().replace("-", "_") not in hidden
         )
 
 
