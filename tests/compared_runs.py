@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 
-def make(
+def write_run(
     folder: Path,
     *,
     loss: float | None = 0.5,

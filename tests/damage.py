@@ -4,14 +4,14 @@ import shutil
 from pathlib import Path
 
 
-def flip(file: Path, place: float) -> None:
+def flip_bit(file: Path, place: float) -> None:
     """Changes one bit, ``place`` of the way through the file."""
     content = bytearray(file.read_bytes())
     content[int(place * (len(content) - 1))] ^= 1 << int(place * 7)
     file.write_bytes(content)
 
 
-def copied(run: Path, name: str = "copy") -> Path:
+def copy_run(run: Path, name: str = "copy") -> Path:
     target = run.parent / name
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run, target)

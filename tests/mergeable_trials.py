@@ -24,7 +24,7 @@ ADAPTERS = {
 }
 
 
-class Together(MergingPool):
+class RecordingPool(MergingPool):
     """Keeps the mergeable micro-packs of one call, and computes each by its own model."""
 
     def __init__(self, replica: Replica | None) -> None:

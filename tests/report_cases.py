@@ -5,13 +5,13 @@ from typing import Any
 
 from hydratune.data.quality.findings import CHECKS
 
-EVIL = (
+HOSTILE = (
     '<script>alert(1)</script></style></title><img src=x onerror=alert(2)>" onmouseover="alert(3)"'
     " ' https://evil.example/ {{ 7 * 7 }}"
 )
 
 
-MAY_STAND_IN = {
+ALLOWED_TAGS = {
     *(
         "html",
         "head",
@@ -52,7 +52,7 @@ MAY_STAND_IN = {
 }
 
 
-def _check(name: str, level: str = "warn", count: int = 0, **more: Any) -> dict[str, Any]:
+def check_entry(name: str, level: str = "warn", count: int = 0, **more: Any) -> dict[str, Any]:
     words = CHECKS[name]
     plain = {
         "level": level,
@@ -67,7 +67,7 @@ def _check(name: str, level: str = "warn", count: int = 0, **more: Any) -> dict[
     return {**plain, **more}
 
 
-def _split(
+def split_entry(
     rows: int, longest: int = 40, histogram: tuple[int, ...] = (0, 0, 0, 0)
 ) -> dict[str, Any]:
     quantiles = {"0": 5, "50": longest // 2, "90": longest, "99": longest, "100": longest}
@@ -81,7 +81,9 @@ def _split(
     }
 
 
-def _cleaning(on: bool, rows: int, title: str, examples: list[dict[str, str]]) -> dict[str, Any]:
+def cleaning_entry(
+    on: bool, rows: int, title: str, examples: list[dict[str, str]]
+) -> dict[str, Any]:
     return {"on": on, "rows": rows, "title": title, "examples": examples}
 
 
@@ -124,24 +126,28 @@ class Page(HTMLParser):
         ]
 
 
-def _poisoned(value: Any) -> Any:
+def with_hostile_texts(value: Any) -> Any:
     """``value`` with all texts replaced but those of our own code."""
     ours = {"level", "overlength", "quantiles", "splits", "tokens", "checks", "cleaning"}
     if isinstance(value, dict):
-        return {key: item if key in ours else _poisoned(item) for key, item in value.items()}
+        return {
+            key: item if key in ours else with_hostile_texts(item) for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [_poisoned(item) for item in value]
-    return f"{EVIL}{value}" if isinstance(value, str) else value
+        return [with_hostile_texts(item) for item in value]
+    return f"{HOSTILE}{value}" if isinstance(value, str) else value
 
 
-def _hostile(report: dict[str, Any]) -> dict[str, Any]:
+def hostile_report(report: dict[str, Any]) -> dict[str, Any]:
     """Every text of ``report`` that data, files or names could have put there."""
-    hostile = _poisoned(report)
+    hostile = with_hostile_texts(report)
     hostile["checks"] = {
-        name: {**_poisoned(check), "level": check["level"]}
+        name: {**with_hostile_texts(check), "level": check["level"]}
         for name, check in report["checks"].items()
     }
-    hostile["cleaning"] = {name: _poisoned(entry) for name, entry in report["cleaning"].items()}
-    hostile["labels"] = {EVIL: {f"{EVIL}{i}": i + 1 for i in range(30)}}
-    hostile["tokens"] = {**report["tokens"], "model": EVIL}
+    hostile["cleaning"] = {
+        name: with_hostile_texts(entry) for name, entry in report["cleaning"].items()
+    }
+    hostile["labels"] = {HOSTILE: {f"{HOSTILE}{i}": i + 1 for i in range(30)}}
+    hostile["tokens"] = {**report["tokens"], "model": HOSTILE}
     return hostile

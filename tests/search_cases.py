@@ -45,21 +45,21 @@ def search_settings(**values: Any) -> SearchSettings:
     )
 
 
-def opened(folder: Path) -> optuna.Study:
+def load_study(folder: Path) -> optuna.Study:
     """As the README says."""
     storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
     return optuna.load_study(study_name=None, storage=storage)
 
 
-def states(folder: Path) -> list[str]:
-    return [trial.state.name for trial in opened(folder).trials]
+def trial_states(folder: Path) -> list[str]:
+    return [trial.state.name for trial in load_study(folder).trials]
 
 
 def loss(lr: float, r: int) -> float:
     return (math.log10(lr) + 3) ** 2 + r / 100
 
 
-def instead_of_training(delay: float = 0.0) -> Callable[..., int]:
+def formula_runner(delay: float = 0.0) -> Callable[..., int]:
     """Runs no job, but leaves what one leaves. A rate above 5e-3 fails; rank 8 was halved."""
 
     def run(context: Any, item: PlannedJob) -> int:
@@ -99,7 +99,7 @@ def instead_of_training(delay: float = 0.0) -> Callable[..., int]:
     return run
 
 
-def search(*more: str, sweeper: str = "random") -> list[str]:
+def search_words(*more: str, sweeper: str = "random") -> list[str]:
     return [
         "train",
         "-m",
@@ -120,7 +120,7 @@ def wait_for(
         time.sleep(0.02)
 
 
-def ended(folder: Path) -> list[Path]:
+def ended_jobs(folder: Path) -> list[Path]:
     return [
         file
         for file in sorted(folder.glob("*/status.json"))

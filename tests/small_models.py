@@ -102,7 +102,7 @@ def with_lora(model: Any, **options: Any) -> Any:
     return model
 
 
-def opening(common: list[int], seed: int = 0) -> list[Encoded]:
+def rows_with_prefix(common: list[int], seed: int = 0) -> list[Encoded]:
     """Five rows that begin with the same tokens."""
     return [
         Encoded((*common, *row.ids), (*[False] * len(common), *row.loss_mask))

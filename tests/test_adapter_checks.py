@@ -131,7 +131,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", list(REFUSED))
-def test_what_a_model_cannot_take_is_refused_with_the_names_it_has(model: Any, case: str) -> None:
+def test_settings_that_do_not_fit_the_model_are_refused_with_its_valid_names(
+    model: Any, case: str
+) -> None:
     adapter, why, shown = REFUSED[case]
     before = {name: p.clone() for name, p in model.named_parameters()}
     with pytest.raises(ConfigError) as refused:

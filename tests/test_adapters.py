@@ -190,7 +190,9 @@ def test_loftq_starts_nearer_to_the_unquantised_model(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "olora"])
-def test_a_start_that_changes_the_base_leaves_the_model_as_it_was(tiny: Any, start: str) -> None:
+def test_an_initialisation_that_changes_the_base_does_not_change_the_outputs(
+    tiny: Any, start: str
+) -> None:
     model = prepared(tiny, LoraAdapter(init_lora_weights=start))
     weight = model.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight
     with torch.no_grad():
@@ -221,7 +223,7 @@ def test_only_the_chosen_layers_are_trained(tiny: Any) -> None:
     }
 
 
-def test_parameters_of_a_4_bit_base_are_counted_as_those_it_stands_for(tiny: Any) -> None:
+def test_parameters_of_a_4_bit_base_are_counted_before_packing(tiny: Any) -> None:
     whole, packed = (
         attach.count_parameters(prepared(tiny, LoraAdapter(), q))
         for q in (Quantization.none, Quantization.nf4)
@@ -230,7 +232,7 @@ def test_parameters_of_a_4_bit_base_are_counted_as_those_it_stands_for(tiny: Any
 
 
 @pytest.mark.parametrize("name", ["pissa", pytest.param("dora", marks=pytest.mark.slow)])
-def test_in_bf16_the_saved_adapter_is_what_was_measured(
+def test_in_bf16_the_saved_adapter_gives_the_measured_likelihood(
     hydratune: Command, tmp_path: Path, name: str
 ) -> None:
     """PiSSA's trained base and the untouched one differ by more than the conversion says: each is

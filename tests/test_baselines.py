@@ -16,7 +16,7 @@ from run_files import SAME_ROWS
 Command = Callable[..., tuple[int, str]]
 
 
-def test_few_shot_prompt_takes_as_many_examples_as_fit(hydratune: Command, tmp_path: Path) -> None:
+def test_few_shot_prompt_has_as_many_examples_as_fit(hydratune: Command, tmp_path: Path) -> None:
     files = [f"data.{split}={tmp_path}/{split}.jsonl" for split in ("train", "validation", "test")]
     for length, shown in (("word " * 140, "instead of 3 examples"), ("word " * 300, "is skipped")):
         rows = [{"prompt": f"{i} {length}", "completion": "yes"} for i in range(9)]
@@ -43,7 +43,7 @@ def test_few_shot_prompt_takes_as_many_examples_as_fit(hydratune: Command, tmp_p
         assert was_measured == ("instead" in shown)
 
 
-def test_cached_baseline_has_the_groups_of_this_run(hydratune: Command, tmp_path: Path) -> None:
+def test_cached_baseline_has_the_row_groups_of_this_run(hydratune: Command, tmp_path: Path) -> None:
     pairs = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(9)]
     for name, more in (("plain", {}), ("grouped", {"group": "g"})):
         rows = [{**pair, **more} for pair in pairs]
@@ -66,7 +66,7 @@ def test_cached_baseline_has_the_groups_of_this_run(hydratune: Command, tmp_path
     assert {row["group"] for row in stored} == {"g"}
 
 
-def test_baselines_are_found_again_only_where_they_would_be_the_same(
+def test_cached_baselines_are_used_only_for_equal_computations(
     model: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hydratune.data.rows import Message, Row

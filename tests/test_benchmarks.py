@@ -44,7 +44,7 @@ def test_every_part_can_be_left_out_and_changes_no_loss(part: str, rows: workloa
     assert difference(losses("ours", rows, part)[0], losses("plain", rows)[0]) < 1e-5
 
 
-def test_rows_survive_their_file(rows: workloads.Rows, tmp_path: Path) -> None:
+def test_rows_are_equal_after_writing_and_reading(rows: workloads.Rows, tmp_path: Path) -> None:
     rows.write(tmp_path / "rows.json")
     assert workloads.Rows.read(tmp_path / "rows.json") == rows
 
@@ -124,7 +124,7 @@ def entry(adapters: tuple[str, str]) -> dict[str, object]:
     }
 
 
-def test_tables_compare_with_the_better_peer() -> None:
+def test_tables_compare_with_the_faster_other_system() -> None:
     text = tables({"workloads": {"s": entry(("x", "x"))}})
     assert (
         "| TRL | 8.0 | 2.00 | 2.0 | 5 | 1.00 | 0.0e+00 | 4.00 | 8.00 |" in text

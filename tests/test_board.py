@@ -138,7 +138,7 @@ def test_time_left(lines: list[JobLine], seconds_left: float | None) -> None:
     )
 
 
-def test_times_as_a_person_says_them() -> None:
+def test_times_in_words() -> None:
     assert [span(s) for s in (3.2, 99, 100, 3600, 7500)] == [
         "3 s",
         "99 s",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compared_runs import hits, make
+from compared_runs import hits, write_run
 from hydratune.comparison.gate import parse_limits
 from hydratune.errors import InputError
 
@@ -28,16 +28,18 @@ Command = Callable[..., tuple[int, str]]
     ],
 )
 def test_limits_of_a_check(hydratune: Command, tmp_path: Path, fail_if: str, code: int) -> None:
-    make(tmp_path / "a", right=hits(38), loss=0.4)
-    make(tmp_path / "b", right=hits(37), loss=0.5)
+    write_run(tmp_path / "a", right=hits(38), loss=0.4)
+    write_run(tmp_path / "b", right=hits(37), loss=0.5)
     ended, text = hydratune("compare", "baseline=a", "candidate=b", f"fail_if={fail_if}")
     assert ended == code and ("FAIL" in text) is bool(code), text
 
 
-def test_certain_asks_for_the_whole_interval(hydratune: Command, tmp_path: Path) -> None:
-    make(tmp_path / "a", right=hits(38))
-    make(tmp_path / "b", right=hits(37))
-    make(tmp_path / "c", right=hits(10))
+def test_certain_requires_the_whole_interval_beyond_the_limit(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "a", right=hits(38))
+    write_run(tmp_path / "b", right=hits(37))
+    write_run(tmp_path / "c", right=hits(10))
     words = ("baseline=a", "fail_if=eval/exact_match<-0.02", "certain=true")
     assert hydratune("compare", "candidate=b", *words)[0] == 0
     assert hydratune("compare", "candidate=c", *words)[0] == 1
@@ -46,8 +48,8 @@ def test_certain_asks_for_the_whole_interval(hydratune: Command, tmp_path: Path)
 def test_without_limits_a_significantly_worse_candidate_fails(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    make(tmp_path / "a", right=hits(38))
-    make(tmp_path / "b", right=hits(20))
+    write_run(tmp_path / "a", right=hits(38))
+    write_run(tmp_path / "b", right=hits(20))
     assert hydratune("compare", "baseline=a", "candidate=b")[0] == 1
     assert hydratune("compare", "baseline=b", "candidate=a")[0] == 0
 
@@ -65,18 +67,18 @@ def test_without_limits_a_significantly_worse_candidate_fails(
         "",
     ],
 )
-def test_limits_that_mean_nothing(text: str) -> None:
+def test_malformed_limits_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="fail_if"):
         parse_limits(text)
 
 
 def test_runs_that_cannot_be_checked(hydratune: Command, tmp_path: Path) -> None:
-    make(tmp_path / "a")
-    make(tmp_path / "failed", state="failed")
-    make(tmp_path / "other", right=hits(41, 41))
-    make(tmp_path / "validated", rows="other rows")
-    make(tmp_path / "nan", nll=[float("nan")] + [1.0] * 39)
-    make(tmp_path / "silent")
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "failed", state="failed")
+    write_run(tmp_path / "other", right=hits(41, 41))
+    write_run(tmp_path / "validated", rows="other rows")
+    write_run(tmp_path / "nan", nll=[float("nan")] + [1.0] * 39)
+    write_run(tmp_path / "silent")
     (tmp_path / "silent" / "predictions.jsonl").unlink()
     for candidate, more, message in (
         ("failed", [], "not a finished run"),
@@ -108,8 +110,8 @@ def test_runs_that_cannot_be_checked(hydratune: Command, tmp_path: Path) -> None
 def test_a_candidate_without_a_validation_loss_fails(
     hydratune: Command, tmp_path: Path, loss: float | None, more: list[str]
 ) -> None:
-    make(tmp_path / "a")
-    make(tmp_path / "b", loss=loss)
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", loss=loss)
     code, text = hydratune("compare", "baseline=a", "candidate=b", *more)
     flat = " ".join(text.split())
     assert (
@@ -130,13 +132,13 @@ def test_a_candidate_without_a_validation_loss_fails(
 def test_a_candidate_that_lacks_the_loss_or_forgot_too_much_fails(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    make(tmp_path / "a")
-    make(tmp_path / "b")
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b")
     values = json.loads((tmp_path / "b" / "metrics.json").read_text())
     del values["objective"]
     (tmp_path / "b" / "metrics.json").write_text(json.dumps(values))
     code, text = hydratune("compare", "baseline=a", "candidate=b")
     assert code == 1 and "no number (missing)" in text, text
-    make(tmp_path / "c", **{"forgetting/within_budget": False})
+    write_run(tmp_path / "c", **{"forgetting/within_budget": False})
     code, text = hydratune("compare", "baseline=a", "candidate=c")
     assert code == 1 and "forgetting within its budget" in " ".join(text.split()), text

@@ -128,7 +128,7 @@ def test_default_repairs_are_applied_and_shown_before_and_after() -> None:
     ]
 
 
-def test_what_is_switched_off_is_counted_and_not_done() -> None:
+def test_disabled_repairs_are_counted_and_not_applied() -> None:
     cleaner = cleaning.Cleaner(CleaningConfig(encoding=False))
     dirty = row("<b>cafÃ©</b>", "Paris. Hope this helps!")
     assert cleaner(dirty) is dirty
@@ -164,7 +164,7 @@ def test_lines_that_many_rows_share_are_found_and_removed_at_the_edges_only() ->
     assert boilerplate.remove_lines(lonely, counter.lines()) is lonely
 
 
-def looked_at(texts: list[str]) -> boilerplate.Boilerplate:
+def counted_lines(texts: list[str]) -> boilerplate.Boilerplate:
     counter = boilerplate.Boilerplate()
     for i, text in enumerate(texts):
         counter.see(row(text, "a", i))
@@ -195,8 +195,8 @@ def looked_at(texts: list[str]) -> boilerplate.Boilerplate:
     ],
     ids=["rare", "short", "label", "dialogue", "question", "inside", "field", "telling"],
 )
-def test_lines_that_tell_rows_apart_are_no_boilerplate(texts: list[str]) -> None:
-    assert looked_at(texts).lines() == {}
+def test_lines_that_distinguish_rows_are_no_boilerplate(texts: list[str]) -> None:
+    assert counted_lines(texts).lines() == {}
 
 
 def test_boilerplate_has_one_place() -> None:
@@ -211,7 +211,7 @@ def test_boilerplate_has_one_place() -> None:
         )
         for i in range(95)
     ]
-    assert looked_at(texts).lines() == {}
+    assert counted_lines(texts).lines() == {}
 
 
 def test_preview_counts_the_rows_that_removal_changes() -> None:
@@ -222,7 +222,7 @@ def test_preview_counts_the_rows_that_removal_changes() -> None:
     texts += (
         [f"{header}\n{footer}"] * 3 + [f"{header}"] * 3 + [f"Body {i}\nmore" for i in range(60, 90)]
     )
-    counter = looked_at(texts)
+    counter = counted_lines(texts)
     lines = counter.lines()
     assert list(lines) == [footer, header]
     removed = [boilerplate.remove_lines(row(text, "a"), lines) for text in texts]
@@ -244,7 +244,7 @@ def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> N
         f"This message is for its recipient only.\nBody {i}" for i in range(300)
     ]
     for order in (texts, texts[::-1], [texts[i * 1999 % 5000] for i in range(5000)]):
-        counter = looked_at(order)
+        counter = counted_lines(order)
         assert len(counter.seen) < 1000
         assert list(counter.lines()) == ["This message is for its recipient only."]
         assert 275 <= len(counter.changed_rows()) <= 300
@@ -258,7 +258,7 @@ def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> N
         "Yes!" + " \n" * 20_000 + "x",
     ],
 )
-def test_long_answers_are_looked_at_quickly(text: str) -> None:
+def test_long_answers_are_checked_quickly(text: str) -> None:
     started = time.perf_counter()
     assert cleaning.remove_chatter(text) == text
     assert time.perf_counter() - started < 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compared_runs import hits, make
+from compared_runs import hits, write_run
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
 from hydratune.comparison.verdict import verdict
@@ -15,8 +15,8 @@ Command = Callable[..., tuple[int, str]]
 
 
 def test_38_of_40_against_37_is_not_distinguishable(hydratune: Command, tmp_path: Path) -> None:
-    make(tmp_path / "sweep" / "a", right=hits(38), lr=1.0, loss=0.4)
-    make(tmp_path / "sweep" / "b", right=hits(37), lr=2.0, loss=0.5)
+    write_run(tmp_path / "sweep" / "a", right=hits(38), lr=1.0, loss=0.4)
+    write_run(tmp_path / "sweep" / "b", right=hits(37), lr=2.0, loss=0.5)
     code, text = hydratune("compare", str(tmp_path / "sweep"))
     assert (
         code == 0
@@ -32,7 +32,7 @@ def test_38_of_40_against_37_is_not_distinguishable(hydratune: Command, tmp_path
 def test_costs_and_intervals_are_on_the_terminal(hydratune: Command, tmp_path: Path) -> None:
     cost = {"cost/cpu_seconds": 1234.5, "cost/tokens": 56789, "cost/peak_memory_bytes": 3 * 2**30}
     for n in range(2):
-        make(
+        write_run(
             tmp_path / str(n),
             right=hits(30),
             lr=n + 1.0,
@@ -51,8 +51,8 @@ def test_costs_and_intervals_are_on_the_terminal(hydratune: Command, tmp_path: P
 
 
 def test_runs_of_different_data_are_not_ranked(hydratune: Command, tmp_path: Path) -> None:
-    make(tmp_path / "a", rows="these", loss=0.4, lr=1.0)
-    make(tmp_path / "b", rows="those", loss=0.3, lr=2.0)
+    write_run(tmp_path / "a", rows="these", loss=0.4, lr=1.0)
+    write_run(tmp_path / "b", rows="those", loss=0.3, lr=2.0)
     code, text = hydratune("compare", str(tmp_path))
     assert (
         code == 0
@@ -64,14 +64,14 @@ def test_runs_of_different_data_are_not_ranked(hydratune: Command, tmp_path: Pat
     )
 
 
-def test_a_test_metric_asks_for_the_same_test_rows_and_no_other(
+def test_ranking_by_a_test_metric_needs_equal_test_rows_only(
     hydratune: Command, tmp_path: Path
 ) -> None:
     """Two base models have other tokens, so other losses; their answers to the same rows can be
     ranked.
     """
-    make(tmp_path / "s" / "a", rows="these tokens", right=hits(30), lr=1.0)
-    make(tmp_path / "s" / "b", rows="those tokens", right=hits(39), lr=2.0)
+    write_run(tmp_path / "s" / "a", rows="these tokens", right=hits(30), lr=1.0)
+    write_run(tmp_path / "s" / "b", rows="those tokens", right=hits(39), lr=2.0)
     code, text = hydratune("compare", "s", "metric=eval/exact_match", "html=false")
     assert (
         code == 0
@@ -79,35 +79,35 @@ def test_a_test_metric_asks_for_the_same_test_rows_and_no_other(
         and "best: s/b" in text
         and "worse (exact match)" in " ".join(text.split())
     ), text
-    make(tmp_path / "s" / "c", right=hits(40, 41), lr=3.0)
+    write_run(tmp_path / "s" / "c", right=hits(40, 41), lr=3.0)
     code, text = hydratune("compare", "s", "metric=eval/exact_match", "html=false")
     assert code == 0 and "no best run: these runs were tested on different rows" in text, text
 
 
-def test_what_the_verdict_says_is_so(tmp_path: Path) -> None:
+def test_verdict_names_better_runs_untested_runs_and_unfinished_seeds(tmp_path: Path) -> None:
     """Better on the test rows than the one validation chose; not tested; of few seeds that
     finished.
     """
-    make(tmp_path / "s" / "a", right=hits(20), loss=0.4, lr=1.0)
-    make(tmp_path / "s" / "b", right=hits(38), loss=0.5, lr=2.0)
+    write_run(tmp_path / "s" / "a", right=hits(20), loss=0.4, lr=1.0)
+    write_run(tmp_path / "s" / "b", right=hits(38), loss=0.5, lr=2.0)
     compared = compare(collect_runs([tmp_path / "s"]))
     sentences = "\n".join(verdict(compared))
     assert (
         "significantly better than it on the test rows: optimizer.lr=2 (exact match +0.45)"
         in sentences
     )
-    make(tmp_path / "s" / "c", right=hits(38, 41), loss=0.6, lr=3.0)
+    write_run(tmp_path / "s" / "c", right=hits(38, 41), loss=0.6, lr=3.0)
     assert "significantly different from the 1 others that could be tested" in "\n".join(
         verdict(compare(collect_runs([tmp_path / "s"])))
     )
     for seed in range(3):
-        make(
+        write_run(
             tmp_path / "t" / str(seed),
             loss=0.3 + seed,
             seed=seed,
             state="finished" if seed == 0 else "failed",
         )
-    make(tmp_path / "t" / "3", loss=0.9, lr=7.0)
+    write_run(tmp_path / "t" / "3", loss=0.9, lr=7.0)
     compared = compare(collect_runs([tmp_path / "t"]))
     assert any("1 of 3 seeds of optimizer.lr=0.001 finished" in note for note in compared.notes)
     (tmp_path / "s" / "a" / "predictions.jsonl").write_text('{"id"')
@@ -116,9 +116,9 @@ def test_what_the_verdict_says_is_so(tmp_path: Path) -> None:
     )
 
 
-def test_a_test_metric_that_chooses_is_said(hydratune: Command, tmp_path: Path) -> None:
-    make(tmp_path / "a", right=hits(30), loss=0.4, lr=1.0)
-    make(tmp_path / "b", right=hits(35), loss=0.5, lr=2.0)
+def test_choosing_by_a_test_metric_is_reported(hydratune: Command, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", right=hits(30), loss=0.4, lr=1.0)
+    write_run(tmp_path / "b", right=hits(35), loss=0.5, lr=2.0)
     code, text = hydratune("compare", str(tmp_path), "metric=eval/exact_match")
     assert (
         code == 0
@@ -144,23 +144,23 @@ def test_a_test_metric_that_chooses_is_said(hydratune: Command, tmp_path: Path) 
         (["baseline=a"], "baseline=DIR and candidate=DIR"),
     ],
 )
-def test_wrong_words_are_one_message(
+def test_wrong_arguments_give_one_message(
     hydratune: Command, tmp_path: Path, words: list[str], message: str
 ) -> None:
-    make(tmp_path / "runs" / "a")
+    write_run(tmp_path / "runs" / "a")
     code, text = hydratune("compare", *([] if "candidate=runs/a" in words else ["runs"]), *words)
     assert code == 2 and message in text and "Traceback" not in text, text
 
 
 def test_broken_runs_are_shown_and_never_best(hydratune: Command, tmp_path: Path) -> None:
-    make(tmp_path / "good", loss=0.5, lr=1.0)
-    make(tmp_path / "nan", loss=float("nan"), lr=2.0)
-    make(tmp_path / "half", loss=0.1, lr=3.0)
+    write_run(tmp_path / "good", loss=0.5, lr=1.0)
+    write_run(tmp_path / "nan", loss=float("nan"), lr=2.0)
+    write_run(tmp_path / "half", loss=0.1, lr=3.0)
     (tmp_path / "half" / "metrics.json").write_text('{"objective": 0.')
-    make(tmp_path / "none", loss=None, lr=4.0)
-    make(tmp_path / "list", loss=0.1, lr=5.0)
+    write_run(tmp_path / "none", loss=None, lr=4.0)
+    write_run(tmp_path / "list", loss=0.1, lr=5.0)
     (tmp_path / "list" / "metrics.json").write_text("[1]")
-    make(tmp_path / "cut", loss=0.6, lr=6.0)
+    write_run(tmp_path / "cut", loss=0.6, lr=6.0)
     (tmp_path / "cut" / "predictions.jsonl").write_text('{"id": "0", "sco')
     code, text = hydratune("compare", str(tmp_path))
     assert (
@@ -186,27 +186,29 @@ def test_broken_runs_are_shown_and_never_best(hydratune: Command, tmp_path: Path
         ("config.yaml", "- 1\n"),
     ],
 )
-def test_files_that_hold_something_else_cost_no_other_run_its_place(
+def test_malformed_files_of_one_run_do_not_affect_the_others(
     hydratune: Command, tmp_path: Path, file: str, content: str
 ) -> None:
-    make(tmp_path / "s" / "good", lr=1.0)
-    make(tmp_path / "s" / "odd", lr=2.0, loss=0.7)
+    write_run(tmp_path / "s" / "good", lr=1.0)
+    write_run(tmp_path / "s" / "odd", lr=2.0, loss=0.7)
     (tmp_path / "s" / "odd" / file).write_text(content)
     code, text = hydratune("compare", "s", "export=csv,markdown,latex")
     assert code == 0 and "best: s/good" in text, text
 
 
-def test_names_are_text_whatever_brackets_they_hold(hydratune: Command, tmp_path: Path) -> None:
+def test_brackets_in_names_are_printed_as_text(hydratune: Command, tmp_path: Path) -> None:
     for n in range(2):
-        make(
+        write_run(
             tmp_path / "[" / "x]" / f"[red]{n}[/red]", lr=n + 1.0, loss=0.1 + n, right=hits(30 + n)
         )
     code, text = hydratune("compare", "[/x]", "export=csv")
     assert code == 0 and "[/x]/comparison/report.html" in text and "[red]0[/red]" in text, text
 
 
-def test_a_page_that_cannot_be_written_is_one_message(hydratune: Command, tmp_path: Path) -> None:
-    make(tmp_path / "runs" / "a")
+def test_a_page_that_cannot_be_written_gives_one_message(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "runs" / "a")
     code, text = hydratune("compare", "runs", "output=/proc/nothing")
     assert (
         code == 1
@@ -227,9 +229,11 @@ def test_nothing_to_compare(hydratune: Command, tmp_path: Path) -> None:
         assert code == 2 and message in text
 
 
-def test_what_is_said_of_single_seeds_is_of_these_runs(hydratune: Command, tmp_path: Path) -> None:
-    make(tmp_path / "s" / "a", right=hits(38), lr=1.0)
-    make(tmp_path / "s" / "b", right=hits(20), lr=2.0, loss=0.6)
+def test_conclusions_from_single_seeds_are_limited_to_these_runs(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "s" / "a", right=hits(38), lr=1.0)
+    write_run(tmp_path / "s" / "b", right=hits(20), lr=2.0, loss=0.6)
     for words in (("s", "html=false"), ("baseline=s/a", "candidate=s/b")):
         assert "one seed each, so this holds for these runs only" in " ".join(
             hydratune("compare", *words)[1].split()
@@ -238,7 +242,7 @@ def test_what_is_said_of_single_seeds_is_of_these_runs(hydratune: Command, tmp_p
 
 def test_intervals_that_are_no_numbers_are_not_shown(hydratune: Command, tmp_path: Path) -> None:
     for n in range(2):
-        make(
+        write_run(
             tmp_path / "s" / str(n),
             lr=n + 1.0,
             loss=0.1 + n,
@@ -252,9 +256,9 @@ def test_intervals_that_are_no_numbers_are_not_shown(hydratune: Command, tmp_pat
     ), text
 
 
-def test_answers_that_were_cut_are_counted(hydratune: Command, tmp_path: Path) -> None:
-    make(tmp_path / "s" / "a", lr=1.0, **{"eval/cut": 3.0})
-    make(tmp_path / "s" / "b", lr=2.0, loss=0.7, **{"eval/cut": 0.0})
+def test_answers_cut_at_the_token_limit_are_counted(hydratune: Command, tmp_path: Path) -> None:
+    write_run(tmp_path / "s" / "a", lr=1.0, **{"eval/cut": 3.0})
+    write_run(tmp_path / "s" / "b", lr=2.0, loss=0.7, **{"eval/cut": 0.0})
     code, text = hydratune("compare", "s", "export=markdown")
     flat = " ".join(text.split())
     cut = "answers were cut at the token limit (evaluation.max_new_tokens)"
@@ -266,10 +270,10 @@ def test_answers_that_were_cut_are_counted(hydratune: Command, tmp_path: Path) -
     assert lower_is_better("eval/cut") is True and find("base/cut")
 
 
-def test_runs_that_did_not_count_what_was_cut_are_counted_by_what_finished(tmp_path: Path) -> None:
+def test_cut_answers_of_older_runs_are_computed_from_finished_answers(tmp_path: Path) -> None:
     settings = {"settings": {"eval": {"rows": 40}}}
-    make(tmp_path / "a", lr=1.0, **{"eval/finished": 0.95}, **settings)
-    make(tmp_path / "b", lr=2.0, loss=0.7, **{"eval/finished": 1.0}, **settings)
+    write_run(tmp_path / "a", lr=1.0, **{"eval/finished": 0.95}, **settings)
+    write_run(tmp_path / "b", lr=2.0, loss=0.7, **{"eval/finished": 1.0}, **settings)
     compared = compare(collect_runs([tmp_path]))
     assert (
         any(note.endswith("in a (2)") for note in compared.notes)

@@ -66,7 +66,7 @@ def test_every_token_has_the_likelihood_of_its_text_alone(
     "adapter",
     [PromptTuning(num_virtual_tokens=3), PrefixTuning(num_virtual_tokens=3), LoraAdapter(r=2)],
 )
-def test_adapters_are_read_with(model: Any, adapter: Any) -> None:
+def test_likelihoods_are_those_of_the_adapted_model(model: Any, adapter: Any) -> None:
     tuned = with_lean_layers(attach.add_adapter(model, adapter))
     for name, parameter in tuned.named_parameters():
         if parameter.requires_grad and "lora_A" not in name:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import SMALL
-from damage import copied, flip
+from damage import copy_run, flip_bit
 from hydratune import digests
 from hydratune.comparison.runs import read_run
 from hydratune.errors import RunError
@@ -28,7 +28,7 @@ WORDS = ("train", *RUN, "trainer.checkpoint_minutes=1e-9", "evaluation.baselines
 _PLACES = (0.02, 0.4, 0.97)
 
 
-def files(run: Path) -> list[str]:
+def stored_files(run: Path) -> list[str]:
     """What a run leaves: all but locks and what is there to be looked at only."""
     names = sorted(
         str(file.relative_to(run))
@@ -38,7 +38,7 @@ def files(run: Path) -> list[str]:
     return [name for name in names if not name.endswith((".lock", ".log", ".html", "README.md"))]
 
 
-def once(
+def cached_copy(
     factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None], target: Path
 ) -> Path:
     """A copy of what ``make`` made for the first test that wanted it."""
@@ -49,13 +49,15 @@ def once(
     return target / name
 
 
-def timeless(value: Any) -> Any:
+def without_times(value: Any) -> Any:
     """Without what was measured by a clock."""
     if isinstance(value, dict):
         return {
-            key: timeless(item) for key, item in value.items() if key not in ("seconds", "costs")
+            key: without_times(item)
+            for key, item in value.items()
+            if key not in ("seconds", "costs")
         }
-    return [timeless(item) for item in value] if isinstance(value, list) else value
+    return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def whole(hydratune: Command, tmp_path: Path, tmp_path_factory: pytest.TempPathF
         code, text = hydratune(*WORDS, f"hydra.run.dir={run}")
         assert code == 0, text
 
-    return once(tmp_path_factory, "whole", make, tmp_path)
+    return cached_copy(tmp_path_factory, "whole", make, tmp_path)
 
 
 @pytest.fixture
@@ -76,16 +78,16 @@ def interrupted(hydratune: Command, whole: Path, tmp_path_factory: pytest.TempPa
             interrupt_after(8, patch)
             assert hydratune(*WORDS, f"hydra.run.dir={run}")[0] == 130
 
-    return once(tmp_path_factory, "interrupted", make, whole.parent)
+    return cached_copy(tmp_path_factory, "interrupted", make, whole.parent)
 
 
 @pytest.mark.parametrize(
     "place", [0.4, *(pytest.param(place, marks=pytest.mark.slow) for place in (0.02, 0.75, 0.97))]
 )
-def test_a_damaged_last_checkpoint_is_noticed_and_the_best_is_taken(
+def test_a_damaged_last_checkpoint_is_reported_and_the_best_is_used(
     hydratune: Command, interrupted: Path, place: float
 ) -> None:
-    flip(interrupted / "checkpoints" / "last.ckpt", place)
+    flip_bit(interrupted / "checkpoints" / "last.ckpt", place)
     code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
     assert code == 0, text
     assert f"{interrupted}/checkpoints/last.ckpt is not as it was written" in text
@@ -97,7 +99,7 @@ def test_a_damaged_last_checkpoint_is_noticed_and_the_best_is_taken(
 
 
 def test_a_damaged_best_checkpoint_is_made_again(hydratune: Command, interrupted: Path) -> None:
-    flip(interrupted / "checkpoints" / "best.ckpt", 0.4)
+    flip_bit(interrupted / "checkpoints" / "best.ckpt", 0.4)
     code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
     assert code == 0 and f"{interrupted}/checkpoints/best.ckpt is not as it was written" in text, (
         text
@@ -122,11 +124,11 @@ def test_a_damaged_best_checkpoint_is_restored_where_the_last_is_the_same(
     assert_same_run(run, whole)
 
 
-def test_without_a_whole_checkpoint_the_run_begins_anew(
+def test_without_an_undamaged_checkpoint_the_run_starts_again(
     hydratune: Command, interrupted: Path
 ) -> None:
     for name in ("last", "best"):
-        flip(interrupted / "checkpoints" / f"{name}.ckpt", 0.4)
+        flip_bit(interrupted / "checkpoints" / f"{name}.ckpt", 0.4)
     code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
     assert (
         code == 0 and "is left whole: the run begins anew" in text and "resumed after" not in text
@@ -135,7 +137,7 @@ def test_without_a_whole_checkpoint_the_run_begins_anew(
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2000, 0.5, 0.99])
-def test_a_cut_checkpoint_without_a_digest_is_explained_in_our_own_words(
+def test_a_truncated_checkpoint_without_a_digest_gives_a_plain_message(
     tmp_path: Path, keep: float
 ) -> None:
     import torch
@@ -151,7 +153,7 @@ def test_a_cut_checkpoint_without_a_digest_is_explained_in_our_own_words(
     assert "weights_only" not in str(caught.value) and "pickle" not in str(caught.value).lower()
 
 
-def test_a_best_checkpoint_that_is_damaged_before_the_end_is_not_taken(
+def test_a_best_checkpoint_that_is_damaged_before_the_end_is_not_used(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hydratune.training import fit
@@ -161,7 +163,7 @@ def test_a_best_checkpoint_that_is_damaged_before_the_end_is_not_taken(
     def damaging(checkpoint: Path) -> Any:
         if not done:
             done.append(1)
-            flip(checkpoint, 0.4)
+            flip_bit(checkpoint, 0.4)
         return load(checkpoint)
 
     monkeypatch.setattr(fit, "best_weights", damaging)
@@ -176,15 +178,15 @@ def test_a_best_checkpoint_that_is_damaged_before_the_end_is_not_taken(
     assert code == 0, text
 
 
-def test_every_file_of_a_finished_run_is_verified_by_whoever_reads_it(
+def test_every_file_of_a_finished_run_is_verified_when_it_is_read(
     hydratune: Command, whole: Path
 ) -> None:
     """The quick part of the test below: one place in each file, no model."""
-    code, undamaged_text = hydratune("compare", str(copied(whole)), "html=false")
+    code, undamaged_text = hydratune("compare", str(copy_run(whole)), "html=false")
     assert code == 0
-    for name in files(whole):
-        run = copied(whole)
-        flip(run / name, 0.4)
+    for name in stored_files(whole):
+        run = copy_run(whole)
+        flip_bit(run / name, 0.4)
         named = Path(name).name
         code, text = hydratune("compare", str(run), "html=false")
         assert named in "".join(text.split("\n")) or text == undamaged_text, name
@@ -225,15 +227,19 @@ def test_a_flipped_bit_in_a_file_of_a_finished_run_is_noticed_or_harmless(
         )
         stored = result.read_text() if result.is_file() and command[0] != "compare" else ""
         values = json.loads(stored or "{}")
-        return code, text, json.dumps(timeless({k: v for k, v in values.items() if k != "run"}))
+        return (
+            code,
+            text,
+            json.dumps(without_times({k: v for k, v in values.items() if k != "run"})),
+        )
 
-    undamaged = outcome_of(copied(whole))
+    undamaged = outcome_of(copy_run(whole))
     assert undamaged[0] == 0, undamaged
     silent = []
-    for name in files(whole):
-        run = copied(whole)
+    for name in stored_files(whole):
+        run = copy_run(whole)
         shutil.rmtree(run.parent / "out", ignore_errors=True)
-        flip(run / name, place)
+        flip_bit(run / name, place)
         code, text, result = outcome_of(run)
         named = Path(name).name in "".join(text.split("\n"))
         same = (
@@ -252,9 +258,9 @@ def test_a_flipped_bit_in_a_file_of_an_interrupted_run_is_noticed_or_harmless(
     hydratune: Command, interrupted: Path, place: float
 ) -> None:
     wrong = []
-    for name in files(interrupted):
-        run = copied(interrupted)
-        flip(run / name, place)
+    for name in stored_files(interrupted):
+        run = copy_run(interrupted)
+        flip_bit(run / name, place)
         code, text = hydratune(*WORDS, f"hydra.run.dir={run}")
         if code == 0:
             try:
@@ -267,7 +273,7 @@ def test_a_flipped_bit_in_a_file_of_an_interrupted_run_is_noticed_or_harmless(
 
 
 def test_the_advice_of_the_message_works(hydratune: Command, whole: Path) -> None:
-    run = copied(whole)
+    run = copy_run(whole)
     rows = read_jsonl(run / "predictions.jsonl")
     # the same
     (run / "predictions.jsonl").write_text(
@@ -282,8 +288,8 @@ def test_the_advice_of_the_message_works(hydratune: Command, whole: Path) -> Non
 
 
 def test_a_check_of_two_runs_refuses_a_damaged_one(hydratune: Command, whole: Path) -> None:
-    other = copied(whole, "other")
-    flip(other / "history.csv", 0.5)
+    other = copy_run(whole, "other")
+    flip_bit(other / "history.csv", 0.5)
     code, text = hydratune("compare", f"baseline={whole}", f"candidate={other}")
     assert code == 2 and f"candidate: {other}/history.csv is not as it was written" in text
     code, text = hydratune("compare", str(other), "html=false")
@@ -293,12 +299,12 @@ def test_a_check_of_two_runs_refuses_a_damaged_one(hydratune: Command, whole: Pa
 def test_damaged_adapter_is_not_trained_further(
     hydratune: Command, whole: Path, tmp_path: Path
 ) -> None:
-    flip(whole / "adapter" / "adapter_model.safetensors", 0.5)
+    flip_bit(whole / "adapter" / "adapter_model.safetensors", 0.5)
     code, text = hydratune(*WORDS, f"model.adapter={whole}", f"hydra.run.dir={tmp_path}/further")
     assert code == 2 and "adapter_model.safetensors is not as it was written" in text, text
 
 
-def test_finished_run_whose_extension_ends_before_its_first_step_is_what_it_was(
+def test_finished_run_whose_extension_ends_before_its_first_step_is_unchanged(
     hydratune: Command, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hydratune.experiment import run as experiment

@@ -57,7 +57,7 @@ def test_other_rows_under_the_same_settings_are_refused(tmp_path: Path) -> None:
         check(tmp_path, other, rows=changed)  # these are asked for
 
 
-def test_what_cannot_be_read_says_nothing(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_read_are_ignored(tmp_path: Path) -> None:
     finished(tmp_path, "0", rows={"train": {"hash": "zz"}})
     finished(tmp_path, "1")
     (tmp_path / "1" / "config.yaml").write_text("data: [")

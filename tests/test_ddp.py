@@ -64,7 +64,7 @@ def assert_equal(run: Path, other: Path, weights_within: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def two_device_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """(run directory, what was printed) of a run on two devices, with accumulation, samples and
     W&B, as a user starts it.
     """
@@ -93,7 +93,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_two_devices_train_what_one_does(
-    hydratune: Command, tmp_path: Path, two: tuple[Path, str]
+    hydratune: Command, tmp_path: Path, two_device_run: tuple[Path, str]
 ) -> None:
     words = (
         *UNEVEN,
@@ -103,10 +103,10 @@ def test_two_devices_train_what_one_does(
     )
     code, text = hydratune("train", *words, f"hydra.run.dir={tmp_path}/one")
     assert code == 0, text
-    assert len(history(two[0])) == 6
+    assert len(history(two_device_run[0])) == 6
     # AdamW divides by the root of squared gradients, which may be next to nothing
-    assert_equal(two[0], tmp_path / "one", 1e-5)
-    assert (two[0] / "sample.jsonl").read_text().count("\n") == (
+    assert_equal(two_device_run[0], tmp_path / "one", 1e-5)
+    assert (two_device_run[0] / "sample.jsonl").read_text().count("\n") == (
         tmp_path / "one" / "sample.jsonl"
     ).read_text().count("\n")
 
@@ -122,8 +122,8 @@ def test_two_devices_train_what_one_does_without_accumulation(
     assert_equal(tmp_path / "two", tmp_path / "one", 1e-6)
 
 
-def test_one_record_is_written_by_the_main_process(two: tuple[Path, str]) -> None:
-    run, text = two
+def test_one_record_is_written_by_the_main_process(two_device_run: tuple[Path, str]) -> None:
+    run, text = two_device_run
     names = {path.name for path in run.iterdir()}
     assert names >= {
         "status.json",
@@ -146,9 +146,9 @@ def test_one_record_is_written_by_the_main_process(two: tuple[Path, str]) -> Non
     assert values["cost/wall_seconds"] == pytest.approx(sum(values["seconds"].values()), abs=0.1)
 
 
-def test_w_and_b_has_one_run(two: tuple[Path, str]) -> None:
-    (log,) = two[0].parent.rglob("*.wandb")
-    assert log.stem == f"run-{status(two[0])['wandb_id']}"
+def test_w_and_b_has_one_run(two_device_run: tuple[Path, str]) -> None:
+    (log,) = two_device_run[0].parent.rglob("*.wandb")
+    assert log.stem == f"run-{status(two_device_run[0])['wandb_id']}"
     assert wandb_file.read_log(log).exit_code == 0
 
 
@@ -188,7 +188,7 @@ def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Non
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
+def interrupted_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
     """(settings, run directory) of a run on two devices that Ctrl-C ended after five of six steps.
 
     Its checkpoint is of the fifth step, because the main process thought it was time; the other
@@ -222,8 +222,10 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], P
     return words, run
 
 
-def test_every_rank_has_random_numbers_of_its_own(broken: tuple[tuple[str, ...], Path]) -> None:
-    ranks = torch.load(broken[1] / "checkpoints" / "last.ckpt", weights_only=True)["ranks"]
+def test_every_rank_has_random_numbers_of_its_own(
+    interrupted_run: tuple[tuple[str, ...], Path],
+) -> None:
+    ranks = torch.load(interrupted_run[1] / "checkpoints" / "last.ckpt", weights_only=True)["ranks"]
     assert len(ranks) == 2
     for name in ("objective", "torch"):
         assert not ranks[0]["rng"][name].equal(ranks[1]["rng"][name])
@@ -231,20 +233,20 @@ def test_every_rank_has_random_numbers_of_its_own(broken: tuple[tuple[str, ...],
 
 
 def test_another_number_of_devices_is_refused(
-    hydratune: Command, broken: tuple[tuple[str, ...], Path]
+    hydratune: Command, interrupted_run: tuple[tuple[str, ...], Path]
 ) -> None:
-    words, run = broken
+    words, run = interrupted_run
     code, text = hydratune(*words, "trainer.devices=3", f"hydra.run.dir={run}")
     assert code == 2
     assert "trainer.devices was 2 and is 3" in text and text.count("resume=never begins anew") == 1
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_an_interrupted_run_ends_like_one_that_was_not(
-    hydratune: Command, tmp_path: Path, broken: tuple[tuple[str, ...], Path]
+def test_an_interrupted_run_equals_an_uninterrupted_run(
+    hydratune: Command, tmp_path: Path, interrupted_run: tuple[tuple[str, ...], Path]
 ) -> None:
     """To the last bit: two ranks have one order of adding up."""
-    words, run = broken
+    words, run = interrupted_run
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/whole")
     assert code == 0, text
     code, text = hydratune(*words, f"hydra.run.dir={run}")
@@ -253,14 +255,14 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert_same_run(run, tmp_path / "whole")
 
 
-def test_wrong_settings_are_told_once(hydratune: Command, tmp_path: Path) -> None:
+def test_wrong_settings_are_reported_once(hydratune: Command, tmp_path: Path) -> None:
     code, text = hydratune("train", *SMALL, *TWO, "adapter.r=500", f"hydra.run.dir={tmp_path}/run")
     assert code == 2 and text.count("no target layer is wider than") == 1
     assert "LOCAL_RANK" not in os.environ
 
 
 @pytest.mark.slow  # four processes
-def test_a_killed_run_goes_on(hydratune: Command, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed(hydratune: Command, tmp_path: Path) -> None:
     words = (
         *UNEVEN,
         *TWO,
@@ -339,7 +341,7 @@ def test_a_killed_rank_ends_the_run_with_its_reason(
 
 
 @pytest.mark.parametrize("when", ["prepare", pytest.param("training", marks=pytest.mark.slow)])
-def test_an_error_of_another_rank_is_told(
+def test_an_error_of_another_rank_is_reported(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     (tmp_path / "site").mkdir()

@@ -81,7 +81,7 @@ def test_sources_stand_before_the_question() -> None:
         ({"base": 10, "tuned": 90}, "tune"),
     ],
 )
-def test_what_follows_from_the_numbers(right: dict[str, int], choice: str) -> None:
+def test_recommendation_follows_from_the_metrics(right: dict[str, int], choice: str) -> None:
     measures = {
         system: {"exact_match": rate([i < hits for i in range(100)])}
         for system, hits in right.items()
@@ -99,7 +99,9 @@ def test_what_follows_from_the_numbers(right: dict[str, int], choice: str) -> No
 @pytest.mark.parametrize(
     ("tokens", "tuned", "choice"), [(700, 90, "either"), (150, 90, "prompt"), (700, 60, "prompt")]
 )
-def test_as_good_with_far_shorter_prompts_is_said(tokens: int, tuned: int, choice: str) -> None:
+def test_equal_quality_with_shorter_prompts_is_reported(
+    tokens: int, tuned: int, choice: str
+) -> None:
     right = {"base": 0, "fewshot": 88, "tuned": tuned}
     measures = {
         system: {"exact_match": rate([i < hits for i in range(100)])}
@@ -161,7 +163,9 @@ def test_answers_on_the_page_are_text() -> None:
     )
 
 
-def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+def test_decide_writes_its_report(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     records = [
         {"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}, of course."}
         for i in range(30)
@@ -203,7 +207,7 @@ def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) 
     assert code == 2 and "not a run directory" in text
 
 
-def test_the_prompt_that_was_asked_is_stored_and_its_hash_is_that_of_its_tokens(
+def test_the_whole_prompt_is_stored_with_the_hash_of_its_tokens(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path, encoder: Any
 ) -> None:
     """Of every system, from the cache as well; beside it the row's own request, which is what is

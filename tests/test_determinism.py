@@ -20,7 +20,7 @@ from small_models import build, rows, with_lora
 from test_config import compose
 
 
-def test_an_operation_that_has_no_order_is_named_and_training_goes_on(
+def test_a_nondeterministic_operation_in_training_is_reported_once_and_training_continues(
     determinism_reset: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = with_lora(build("Llama"))
@@ -52,7 +52,7 @@ def test_an_operation_that_has_no_order_is_named_and_training_goes_on(
     )
 
 
-def apart(model: Any) -> list[float]:
+def nlls_without_shared_prefix(model: Any) -> list[float]:
     """Likelihoods after prompts that share no beginning: nothing is read before the batches."""
     options: dict[str, Any] = {
         "stop": frozenset([2]),
@@ -65,7 +65,7 @@ def apart(model: Any) -> list[float]:
     return [one.nll for one in answer(model, [[1, 2, 3], [4, 5]], [[6], [7]], **options)]
 
 
-def passages(model: Any) -> list[list[float]]:
+def passage_likelihoods(model: Any) -> list[list[float]]:
     both = [corpus.Passage((1, 2), (3, 4)), corpus.Passage((1,), (5,))]
     return [
         values.tolist() for values in corpus.token_log_likelihoods(model, both, pad=0, quiet=True)
@@ -74,10 +74,10 @@ def passages(model: Any) -> list[list[float]]:
 
 @pytest.mark.parametrize(
     "evaluated",
-    [lambda model: reference_nlls(model), apart, passages],
+    [lambda model: reference_nlls(model), nlls_without_shared_prefix, passage_likelihoods],
     ids=["shared beginning", "answers", "passages"],
 )
-def test_whatever_is_evaluated_goes_on_as_well(
+def test_a_nondeterministic_operation_in_evaluation_is_reported_and_evaluation_continues(
     model: Any,
     determinism_reset: None,
     capsys: pytest.CaptureFixture[str],
@@ -101,7 +101,7 @@ def test_whatever_is_evaluated_goes_on_as_well(
     assert "cumsum_cuda_kernel has no deterministic implementation" in capsys.readouterr().out
 
 
-def test_what_only_warns_is_set_back(determinism_reset: None) -> None:
+def test_warning_instead_of_refusing_is_temporary(determinism_reset: None) -> None:
     compute.be_deterministic()
     with compute.nothing_refused():
         assert torch.is_deterministic_algorithms_warn_only_enabled()
@@ -114,7 +114,7 @@ def test_what_only_warns_is_set_back(determinism_reset: None) -> None:
         assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_ranks_are_dealt_out_where_nothing_is_refused(determinism_reset: None) -> None:
+def test_adalora_ranks_are_allocated_while_nothing_is_refused(determinism_reset: None) -> None:
     """AdaLoRA's threshold is a k-th smallest value, which CUDA refuses in deterministic mode;
     computed twice, ranks would differ.
     """
@@ -137,7 +137,7 @@ def test_jobs_that_are_deterministic_share_no_process_with_others() -> None:
     assert shared_by(compose()) != shared_by(compose("trainer.deterministic=false"))
 
 
-def test_only_workspaces_that_are_deterministic_are_left(
+def test_only_deterministic_cublas_workspaces_are_kept(
     determinism_reset: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for given, used in ((":16:8", ":16:8"), (":0:0", ":4096:8"), ("", ":4096:8")):

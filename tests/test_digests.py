@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL
-from damage import copied, flip
+from damage import copy_run, flip_bit
 from hydratune import digests
 from hydratune.cache import build_once
 from hydratune.errors import RunError
@@ -21,7 +21,7 @@ from run_files import assert_same_run
 Command = Callable[..., tuple[int, str]]
 
 
-def test_a_process_killed_between_the_two_writes_leaves_a_file_that_is_known(
+def test_a_process_killed_between_the_two_writes_leaves_a_file_with_its_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "metrics.json"
@@ -95,7 +95,7 @@ def test_a_damaged_entry_of_the_cache_is_built_again(
 
     for damage in (
         lambda file: None,
-        lambda file: flip(file, 0.5),
+        lambda file: flip_bit(file, 0.5),
         lambda file: file.write_bytes(b""),
         lambda file: file.unlink(),
     ):
@@ -123,7 +123,7 @@ def test_every_file_of_the_cache_is_verified(
             and file.suffix not in (".lock", ".html")
             and file.name != "digests.json"
         ):
-            flip(file, 0.5)
+            flip_bit(file, 0.5)
     monkeypatch.setattr("hydratune.cache._verified", set[Path]())
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/second")
     assert (
@@ -150,8 +150,8 @@ def test_a_damaged_prepared_data_set_is_refused(hydratune: Command, tmp_path: Pa
     ]
     assert hydratune(*words)[0] == 0
     for name in ("report.json", "train.parquet"):
-        folder = copied(tmp_path / "out")
-        flip(folder / name, 0.6)
+        folder = copy_run(tmp_path / "out")
+        flip_bit(folder / name, 0.6)
         code, text = hydratune("train", *SMALL, "data=prepared", f"data.path={folder}", "preview=1")
         assert code == 2 and name in text, text
     assert hydratune(*words)[0] == 0  # the fix: hydratune prepare again
@@ -194,7 +194,7 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 8
 
 
-def test_the_files_of_a_run_are_the_same_whatever_the_hash_seed(tmp_path: Path) -> None:
+def test_the_files_of_a_run_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
     words = (
         "adapter.target_modules=[q_proj,k_proj,v_proj,o_proj,gate_proj]",
         "adapter.modules_to_save=[lm_head,norm]",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compared_runs import make
+from compared_runs import write_run
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
 from hydratune.comparison.criterion import Criterion
@@ -14,16 +14,16 @@ from hydratune.comparison.entries import group_runs
 from hydratune.comparison.fronts import pareto_front
 
 
-def test_a_few_points_prove_no_correlation_and_noise_has_no_importance(tmp_path: Path) -> None:
+def test_few_points_show_no_correlation_and_noise_has_no_importance(tmp_path: Path) -> None:
     for n in range(4):
-        make(tmp_path / "few" / str(n), loss=0.1 + n, lr=n + 1.0)
+        write_run(tmp_path / "few" / str(n), loss=0.1 + n, lr=n + 1.0)
     (effect_of_lr,) = find_effects(group_runs(collect_runs([tmp_path / "few"])), Criterion())
     assert effect_of_lr.correlation == pytest.approx(
         1
     ) and effect_of_lr.correlation_p == pytest.approx(2 / 24)
     noise = random.Random(2)
     for n in range(24):
-        make(
+        write_run(
             tmp_path / "noise" / str(n),
             loss=noise.random(),
             lr=noise.random(),
@@ -40,7 +40,7 @@ def test_a_few_points_prove_no_correlation_and_noise_has_no_importance(tmp_path:
     )
 
 
-def test_effects_are_those_that_were_put_in(tmp_path: Path) -> None:
+def test_effects_of_a_simulated_sweep_are_recovered(tmp_path: Path) -> None:
     """The loss follows the learning rate, hardly the rank, and not at all the seed."""
     noise = random.Random(1)
     n = 0
@@ -54,7 +54,7 @@ def test_effects_are_those_that_were_put_in(tmp_path: Path) -> None:
                     + 0.01 * (rank == 16)
                     + noise.gauss(0, 0.001)
                 )
-                make(tmp_path / str(n), loss=loss, lr=lr, rank=rank, seed=seed)
+                write_run(tmp_path / str(n), loss=loss, lr=lr, rank=rank, seed=seed)
                 n += 1
     effects = {
         effect.key: effect
@@ -80,7 +80,7 @@ def test_effects_are_those_that_were_put_in(tmp_path: Path) -> None:
     )
 
 
-def test_a_front_is_what_nothing_beats_twice(tmp_path: Path) -> None:
+def test_pareto_front_holds_the_runs_that_no_run_dominates(tmp_path: Path) -> None:
     for name, loss, cost in (
         ("a", 0.1, 9.0),
         ("b", 0.2, 5.0),
@@ -88,7 +88,7 @@ def test_a_front_is_what_nothing_beats_twice(tmp_path: Path) -> None:
         ("d", 0.4, 1.0),
         ("e", 0.4, 2.0),
     ):
-        make(tmp_path / name, loss=loss, lr=cost, **{"cost/cpu_seconds": cost})
+        write_run(tmp_path / name, loss=loss, lr=cost, **{"cost/cpu_seconds": cost})
     runs = collect_runs([tmp_path])
     assert [run.name for run in pareto_front(runs, "cost/cpu_seconds", "val/loss").runs] == [
         "d",

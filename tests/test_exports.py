@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from compared_runs import hits, make
+from compared_runs import hits, write_run
 
 Command = Callable[..., tuple[int, str]]
 
 
 def some_runs(folder: Path) -> Path:
     for n, (lr, seed) in enumerate([(1.0, 1), (1.0, 2), (2.0, 1), (2.0, 2)]):
-        run = make(
+        run = write_run(
             folder / str(n),
             loss=0.4 + n / 10,
             lr=lr,
@@ -23,7 +23,7 @@ def some_runs(folder: Path) -> Path:
         (run / "history.csv").write_text(
             "step,epoch,train/loss,val/loss\n1,1,1.0,\n2,2,0.9,0.8\n4,4,0.5,0.4\n"
         )
-    make(folder / "4", state="failed", lr=3.0, seed=1)
+    write_run(folder / "4", state="failed", lr=3.0, seed=1)
     return folder
 
 

@@ -35,7 +35,7 @@ RUN = (
         pytest.param(("adapter=none", "optimizer.lr=1e-3"), marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_is_extended_is_the_longer_run_to_the_last_bit(
+def test_an_extended_run_equals_the_longer_run_to_the_last_bit(
     hydratune: Command, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     whole, short = tmp_path / "whole", tmp_path / "short"
@@ -111,7 +111,7 @@ def test_the_rate_of_an_extended_run_follows_the_longer_schedule_and_says_so(
     )
 
 
-def test_an_extension_that_was_interrupted_goes_on_and_keeps_the_finished_record(
+def test_an_interrupted_extension_is_resumed_and_keeps_the_finished_record(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, short = tmp_path / "whole", tmp_path / "short"
@@ -144,7 +144,7 @@ def test_an_extension_that_was_interrupted_goes_on_and_keeps_the_finished_record
     ).read_bytes() == first
 
 
-def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
+def test_runs_that_cannot_be_extended_are_refused_and_not_changed(
     hydratune: Command, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -196,7 +196,7 @@ def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
     assert code == 2 and "model.adapter=run, in another hydra.run.dir" in text
 
 
-def test_a_run_that_was_stopped_early_has_its_patience_anew(
+def test_extending_an_early_stopped_run_resets_its_patience(
     hydratune: Command, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

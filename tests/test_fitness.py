@@ -87,7 +87,7 @@ def sized(tiny: Any, folder: Path, rows: int | None = None, **changes: Any) -> P
 
 
 @pytest.mark.slow
-def test_a_tokenizer_larger_than_the_model_is_refused_and_what_is_to_be_typed_works(
+def test_a_tokenizer_larger_than_the_model_is_refused_and_the_advice_works(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
     model, rows = sized(tiny, tmp_path / "model"), write_rows(tmp_path / "rows.jsonl", records(40))
@@ -108,7 +108,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused_and_what_is_to_be_typed_wo
     accepted(hydratune, *shlex.split(command[2]), *data)
 
 
-def test_more_embeddings_than_tokens_are_fine_and_so_are_tokens_that_no_row_has(
+def test_unused_embeddings_and_unused_tokens_are_accepted(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", records(40))
@@ -177,7 +177,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", list(CASES))
-def test_prepare_refuses_what_train_would(hydratune: Command, tmp_path: Path, case: str) -> None:
+def test_prepare_and_train_refuse_the_same(hydratune: Command, tmp_path: Path, case: str) -> None:
     rows, settings, message = CASES[case]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     quality = ("data.quality.near_leaks=off", "data.quality.exact_leaks=warn")

@@ -102,7 +102,7 @@ def test_summary_by_hand() -> None:
     assert forgetting.exceeded(values, {"instructions": 0.6}) == []
 
 
-def test_own_files_take_the_place_of_parts(tmp_path: Path) -> None:
+def test_own_files_replace_parts_of_the_probe(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("word " * 700)
     questions = write_rows(
         tmp_path / "q.jsonl", [{"turns": ["Why?", "And?"], "reference": ["Because.", "So."]}] * 3
@@ -179,7 +179,7 @@ def test_measuring_changes_nothing_else(hydratune: Hydratune, tmp_path: Path) ->
     assert losses[0] == losses[1]
 
 
-def test_who_forgets_too_much_is_never_best(hydratune: Hydratune, tmp_path: Path) -> None:
+def test_a_run_that_forgets_too_much_is_never_best(hydratune: Hydratune, tmp_path: Path) -> None:
     budget = "+evaluation.forgetting.fail.kl=0.0"
     code, out = hydratune(
         "train", *SMALL, *MEASURED, budget, "optimizer.lr=0.05", "hydra.run.dir=sweep/forgetful"

@@ -8,18 +8,18 @@ import torch
 from hydratune.models.attention import NAME
 from hydratune.training.frozen import frozen_layers
 from hydratune.training.objective import Objective
-from small_models import build, opening, rows, with_lora
+from small_models import build, rows, rows_with_prefix, with_lora
 
 
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Gemma3Text", "Phi3"])
-def test_frozen_layers_are_computed_once_and_change_nothing(
+def test_frozen_layers_are_computed_once_with_equal_results(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
     monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 8)
     model = with_lora(build(name), layers_to_transform=[1])
     model.get_base_model().set_attn_implementation(NAME)
-    examples = [*opening([5, 6, 7]), rows(seed=8)[4]]
+    examples = [*rows_with_prefix([5, 6, 7]), rows(seed=8)[4]]
     expected, expected_gradients = Objective(model, micro_tokens=40, workers=1).gradients(examples)
     shown: list[Any] = []
     calls: list[int] = []
@@ -49,7 +49,7 @@ def test_frozen_layers_are_computed_once_and_change_nothing(
 
 
 @pytest.mark.parametrize(("limit", "options"), [(1e9, {}), (100.0, {"layers_to_transform": [1]})])
-def test_layers_are_not_kept_where_all_are_trained_or_the_disk_is_too_small(
+def test_layer_outputs_are_not_stored_if_all_layers_are_trained_or_the_disk_is_too_small(
     limit: float, options: Any, tmp_path: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))

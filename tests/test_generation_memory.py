@@ -13,7 +13,7 @@ from hydratune.models import memory_plan
 from reference_answers import PROMPTS, REFERENCES
 
 
-def test_batches_hold_no_more_tokens_than_they_may() -> None:
+def test_batches_stay_within_the_token_limit() -> None:
     prompts = [[0, 1, *range(length)] for length in (5, 900, 7, 40, 41, 42, 900, 8000)]
     references = [[1] * 10] * len(prompts)
     batches = batches_of(prompts, references, 20, at_most=50, tokens=2000)
@@ -89,7 +89,7 @@ def test_settings_bound_the_tokens_of_a_batch(model: Any, monkeypatch: pytest.Mo
     )
 
 
-def test_answers_go_on_in_halves_where_memory_runs_out(
+def test_batches_of_answers_are_halved_when_memory_runs_out(
     model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options: dict[str, Any] = {

@@ -117,7 +117,7 @@ def test_a_changed_value_is_one_line(
 
 
 @pytest.mark.parametrize(("name", "file"), [("weight", 2), ("moment", 1)])
-def test_one_bit_of_a_tensor_is_found(tmp_path: Path, name: str, file: int) -> None:
+def test_one_bit_of_a_tensor_is_a_difference(tmp_path: Path, name: str, file: int) -> None:
     before = {"weight": 0.5, "moment": 0.25}[name]
     after = torch.nextafter(torch.tensor(before), torch.tensor(1.0)).item()
     pair = write_run(tmp_path / "base"), write_run(tmp_path / "new", **{name: after})

@@ -23,7 +23,7 @@ from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.training.objective import Objective
 from hydratune.training.patches import with_lean_layers
 from reference_answers import PROMPTS, REFERENCES
-from small_models import build, opening, with_lora
+from small_models import build, rows_with_prefix, with_lora
 from test_config import compose
 
 Command = Callable[..., tuple[int, str]]
@@ -53,7 +53,7 @@ def test_a_backward_pass_never_waits_for_another_one(
     monkeypatch.setattr("hydratune.training.execution.has_one_autograd_thread", lambda device: True)
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
-    examples = opening([5, 6, 7, 8, 9, 10])
+    examples = rows_with_prefix([5, 6, 7, 8, 9, 10])
     expected, expected_gradients = Objective(
         model, micro_tokens=1000, workers=1, share=False
     ).gradients(examples)
@@ -90,7 +90,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return done
 
 
-def stored(folder: Path, *overrides: str) -> Path:
+def store_job_settings(folder: Path, *overrides: str) -> Path:
     """The settings of job 0 of a pack."""
     from omegaconf import OmegaConf
 
@@ -101,23 +101,23 @@ def stored(folder: Path, *overrides: str) -> Path:
     return folder
 
 
-def threads_of(folder: Path, *names: str) -> int:
+def computing_threads(folder: Path, *names: str) -> int:
     return count_computing_threads(PackArguments(folder, names, together=2, threads=16))
 
 
 def test_a_pack_on_a_gpu_has_one_computing_thread(two_gpus: list[Any], tmp_path: Path) -> None:
     register_commands()
-    assert threads_of(stored(tmp_path, "trainer=gpu"), "done", "0") == 1
-    assert threads_of(stored(tmp_path, "trainer=auto"), "0") == 1
-    assert threads_of(stored(tmp_path, "trainer=cpu"), "0") == 16
+    assert computing_threads(store_job_settings(tmp_path, "trainer=gpu"), "done", "0") == 1
+    assert computing_threads(store_job_settings(tmp_path, "trainer=auto"), "0") == 1
+    assert computing_threads(store_job_settings(tmp_path, "trainer=cpu"), "0") == 16
 
 
 def test_a_pack_without_a_gpu_has_a_thread_per_core(tmp_path: Path) -> None:
     register_commands()
-    assert threads_of(stored(tmp_path), "0") == 16
+    assert computing_threads(store_job_settings(tmp_path), "0") == 16
     # whose jobs say that there is none
-    assert threads_of(stored(tmp_path, "trainer=gpu"), "0") == 16
-    assert threads_of(tmp_path / "nothing", "0") == 16
+    assert computing_threads(store_job_settings(tmp_path, "trainer=gpu"), "0") == 16
+    assert computing_threads(tmp_path / "nothing", "0") == 16
 
 
 def test_answers_are_computed_by_the_threads_of_the_pool_alone(model: Any) -> None:
@@ -137,7 +137,7 @@ def test_answers_are_computed_by_the_threads_of_the_pool_alone(model: Any) -> No
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_device_of_a_rank_is_current_before_anything_is_loaded_straight_onto_it(
+def test_the_device_of_a_rank_is_current_before_weights_are_loaded_onto_it(
     rank: int, two_gpus: list[Any], tiny: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", str(rank))
@@ -164,7 +164,7 @@ def test_the_device_of_a_rank_is_current_before_anything_is_loaded_straight_onto
     )
 
 
-def test_a_rank_that_was_left_in_the_environment_is_refused(
+def test_a_local_rank_without_ddp_is_refused(
     hydratune: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would keep no record, and compute on another GPU than Lightning."""
@@ -229,7 +229,7 @@ def test_an_adapter_is_loaded_onto_the_device_of_its_base(
         ((12, 0), 128, True),
     ],
 )
-def test_the_kernel_is_only_taken_where_it_exists(
+def test_the_kernel_is_used_only_on_supported_gpus(
     capability: tuple[int, int], width: int, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
@@ -239,7 +239,7 @@ def test_the_kernel_is_only_taken_where_it_exists(
     assert not varlen.supports(query, query, 0.0)
 
 
-def test_bf16_on_an_old_gpu_is_said_to_be_slow(
+def test_bf16_on_an_old_gpu_is_reported_as_slow(
     two_gpus: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
@@ -253,7 +253,7 @@ def test_bf16_on_an_old_gpu_is_said_to_be_slow(
     assert "Tesla T4 has no bf16 units" in capsys.readouterr().out
 
 
-def test_determinism_is_asked_for_before_the_gpu_is_used(
+def test_determinism_is_switched_on_before_the_gpu_is_used(
     two_gpus: list[Any], determinism_reset: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.use_deterministic_algorithms(True)  # by an earlier run in this process

@@ -36,7 +36,7 @@ sys.exit(gpu.main(["--toy", "--out", *sys.argv[1:]]))
 """
 
 
-def started(file: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_toy_run(file: Path, *arguments: str) -> subprocess.Popen[str]:
     """The toy run in a process of its own, without the packages that only other commands need."""
     search = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "benchmarks"), *sys.path])
     command = [sys.executable, "-c", TOY, str(file), *arguments]
@@ -53,7 +53,7 @@ def started(file: Path, *arguments: str) -> subprocess.Popen[str]:
 def toy(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, int]:
     """(what is in the file, what was printed, exit code)."""
     file = tmp_path_factory.mktemp("gpu") / "gpu.json"
-    process = started(file)
+    process = start_toy_run(file)
     printed, _ = process.communicate()
     assert file.is_file(), printed[-3000:]
     return json.loads(file.read_text()), printed, process.returncode
@@ -125,7 +125,7 @@ def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(
 
 def test_a_run_that_is_killed_keeps_the_parts_that_were_done(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
-    process = started(file)
+    process = start_toy_run(file)
     try:
         while sum("seconds" in part for part in parts_of(file).values()) < 3:
             assert process.poll() is None
@@ -181,7 +181,9 @@ def test_a_part_that_raises_is_written_down_and_the_others_run(run: gpu.Run) -> 
     assert "| first | error |" in gpu.report(run) and "| check: third | FAILED |" in gpu.report(run)
 
 
-def test_what_is_missing_or_would_take_too_long_is_left_out_with_the_reason(run: gpu.Run) -> None:
+def test_parts_that_lack_something_or_take_too_long_are_skipped_with_the_reason(
+    run: gpu.Run,
+) -> None:
     run.do(gpu.Part("first", dict, lacks=lambda: "no such package"))
     run.do(gpu.Part("second", dict, lambda: 3600.0))
     assert [part["status"] for part in parts_of(run.file).values()] == ["skipped", "skipped"]
@@ -322,7 +324,7 @@ def test_a_4_bit_base_has_the_bits_that_transformers_makes_of_the_same_weights(
     assert sum(hasattr(module, "compute_dtype") for module in built.modules()) == 7 * shape.layers
 
 
-def test_without_bitsandbytes_4_bit_parts_say_why_they_are_left_out(
+def test_without_bitsandbytes_4_bit_parts_are_skipped_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert gpu.no_bitsandbytes() is None
@@ -361,14 +363,14 @@ def test_a_file_that_cannot_be_written_is_one_message(
     assert printed.startswith("gpu.py: ") and "Traceback" not in printed
 
 
-def test_a_run_of_which_nothing_was_done_is_no_success(
+def test_a_run_without_a_completed_part_fails(
     run: gpu.Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gpu.work_through(run, [gpu.Part("check: first", dict, lambda: 3600.0)], []) == 1
     assert "nothing was run" in capsys.readouterr().out
 
 
-def test_without_the_rate_of_the_device_speeds_are_left_out(run: gpu.Run) -> None:
+def test_without_the_rate_of_the_device_speeds_are_skipped(run: gpu.Run) -> None:
     (part,) = [
         part
         for part in gpu.planned(run, toy=True)

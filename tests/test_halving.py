@@ -74,7 +74,7 @@ def test_wrong_options_are_refused(values: dict[str, Any], words: list[str]) -> 
         assert word in str(raised.value)
 
 
-def test_no_job_is_halved_unless_it_is_asked_for() -> None:
+def test_no_job_is_halved_by_default() -> None:
     default = {"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync"}
     for values in (None, {}, default):
         assert not PackOptions.from_mapping({"halving": values}).is_halving
@@ -184,7 +184,7 @@ def test_a_halved_job_is_resumed_in_place_of_a_failed_one() -> None:
     assert scheduler.next_job() is None and out == ["b", "c"]
 
 
-def test_waiting_threads_look_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_threads_poll_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting threads must not wake each other again and again while a job trains."""
     scheduler = HalvingScheduler(list("abc"), HalvingOptions(1))
     looks: list[float] = []
@@ -216,7 +216,7 @@ def test_results_of_an_earlier_start_count() -> None:
     assert steps["c"] == steps["a"] == 0 and steps["d"] == steps["e"] == steps["f"] == 1
 
 
-def test_a_job_that_was_given_up_does_not_come_back() -> None:
+def test_a_job_that_was_given_up_is_not_resumed() -> None:
     """It hung while a checkpoint was written, say, and wakes up: no thread waits for its end."""
     scheduler = HalvingScheduler(["a", "b"], HalvingOptions(1))
     assert scheduler.next_job() == "a"
@@ -277,7 +277,7 @@ def test_a_run_that_passed_a_rung_without_a_decision_is_judged_when_it_is_resume
     assert reported == []
 
 
-def test_no_thread_waits_when_the_pack_is_to_leave() -> None:
+def test_no_thread_waits_when_the_pack_ends() -> None:
     was_asked = threading.Event()
     scheduler = HalvingScheduler(["a"], HalvingOptions(1), was_asked)
     assert scheduler.next_job() == "a"
@@ -347,7 +347,7 @@ def test_the_winner_is_the_same_as_without_the_halved_jobs(
 
 
 @pytest.mark.slow  # two sweeps in processes of their own
-def test_a_sweep_killed_between_rungs_ends_like_one_that_was_not(
+def test_a_sweep_killed_between_rungs_equals_an_undisturbed_sweep(
     hydratune: Command, tmp_path: Path
 ) -> None:
     halving = "hydra.launcher.halving={min_steps: 5}"

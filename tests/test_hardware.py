@@ -33,7 +33,7 @@ print(json.dumps(facts))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_freed_blocks_between_others_go_back_and_the_others_stay():
+def test_freed_blocks_between_used_blocks_are_returned_to_the_system():
     ran = subprocess.run(
         [sys.executable, "-c", _HOLES], capture_output=True, text=True, timeout=120, check=True
     )

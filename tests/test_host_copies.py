@@ -29,7 +29,7 @@ from hydratune.training.optimizers.adamw import AdamWOptimizer
 from hydratune.training.sampling import Sampling
 from hydratune.training.watchdog import Watchdog
 from run_files import history
-from small_models import build, opening, rows, with_lora
+from small_models import build, rows, rows_with_prefix, with_lora
 from test_watchdog import TOO_FAST
 
 Command = Callable[..., tuple[int, str]]
@@ -141,7 +141,7 @@ def test_a_training_step_reads_nothing_from_the_device(
 ) -> None:
     monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 8)
     counted, history = steps_on_meta(
-        opening([5, 6, 7, 8, 9]) if shared else rows(), tmp_path, monkeypatch, half
+        rows_with_prefix([5, 6, 7, 8, 9]) if shared else rows(), tmp_path, monkeypatch, half
     )
     assert counted.operations > 500
     assert counted.reads == [] and counted.blocking_copies == 0
@@ -153,7 +153,7 @@ def test_a_training_step_reads_nothing_from_the_device(
     )
 
 
-def test_the_counter_sees_what_it_is_to_count() -> None:
+def test_the_counter_counts_reads_from_the_device() -> None:
     x = torch.ones(3, device="meta")
     with Counted() as counted:
         torch.ones(3).to("meta")
@@ -231,7 +231,7 @@ def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
 LONGER = [*SMALL, "trainer.max_steps=8", "trainer.max_epochs=4", "trainer.validations_per_epoch=1"]
 
 
-def test_history_is_the_same_however_late_it_is_read(
+def test_history_does_not_depend_on_when_losses_are_read(
     hydratune: Command, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     code, text = hydratune(

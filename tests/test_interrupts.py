@@ -86,7 +86,7 @@ def test_signals_after_the_first_do_not_cost_the_adapter(tmp_path: Path, delay: 
     ) is None
 
 
-def test_a_signal_while_the_adapter_of_a_whole_training_is_saved_waits_for_it(
+def test_a_signal_while_the_final_adapter_is_saved_waits_for_it(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hydratune.adapters import attach
@@ -111,7 +111,7 @@ def test_a_signal_while_the_adapter_of_a_whole_training_is_saved_waits_for_it(
         assert json.loads((tmp_path / name / "status.json").read_text())["state"] == "stopped"
 
 
-def test_a_signal_that_nobody_noticed_is_not_the_last_that_works(
+def test_a_signal_after_a_lost_one_still_interrupts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from hydratune.experiment import interrupts

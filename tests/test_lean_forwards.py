@@ -60,7 +60,7 @@ def test_lean_forwards_follow_autocast_as_pefts_own_do() -> None:
 @pytest.mark.skipif(
     not Path("/proc/self/maps").is_file(), reason="only Linux says what is mapped into memory"
 )
-def test_a_quantised_base_lets_go_of_its_file(tmp_path: Path) -> None:
+def test_the_file_of_a_quantised_base_is_unmapped(tmp_path: Path) -> None:
     build("Llama").save_pretrained(tmp_path)
     quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     base = transformers.AutoModelForCausalLM.from_pretrained(
@@ -72,7 +72,7 @@ def test_a_quantised_base_lets_go_of_its_file(tmp_path: Path) -> None:
     assert all(not p.requires_grad for p in model.parameters())
 
 
-def test_a_4_bit_base_takes_the_lean_path(tmp_path: Any) -> None:
+def test_a_4_bit_base_uses_lean_forwards(tmp_path: Any) -> None:
     build("Llama").save_pretrained(tmp_path)
     quantization = transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32

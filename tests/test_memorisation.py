@@ -34,7 +34,7 @@ def test_rows_are_chosen_whatever_their_order() -> None:
     )
 
 
-def test_a_model_that_writes_what_was_trained_is_found_out(model: Any) -> None:
+def test_a_model_that_writes_its_training_answers_is_detected(model: Any) -> None:
     """Of the toy model's own continuations every one is known; of other rows none."""
     prompts = [(1, 2, n) for n in range(20, 26)]
     first = probe(
@@ -71,7 +71,9 @@ def test_interval_of_a_difference() -> None:
     assert newcombe((56, 70), (48, 80), 0.95) == pytest.approx((0.0524, 0.3339), abs=5e-4)
 
 
-def test_a_run_says_it(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+def test_a_run_reports_memorisation(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     code, out = hydratune("train", *SMALL, "evaluation.memorisation=4", "hydra.run.dir=run")
     assert code == 0 and "no sign of memorised rows" in out, out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

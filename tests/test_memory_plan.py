@@ -64,7 +64,7 @@ def test_micro_packs_are_as_large_as_memory_allows(
     assert plan.micro_tokens * per_token <= gib * 2**30 or plan.micro_tokens == 256
 
 
-def test_what_does_not_depend_on_tokens_is_set_aside(card: Callable[[float], None]) -> None:
+def test_memory_that_does_not_depend_on_tokens_is_reserved(card: Callable[[float], None]) -> None:
     card(10)
     assert training_plan(CUDA, 1000, 0, 1000, None, taking(MIB)).micro_tokens == 8192
     assert (
@@ -88,7 +88,7 @@ def test_chunks_of_the_loss_are_bounded_by_bytes(card: Callable[[float], None]) 
         assert positions == 128 or 10 * vocabulary * positions <= 2**29
 
 
-def test_what_the_user_sets_is_taken_without_measuring(card: Callable[[float], None]) -> None:
+def test_the_users_plan_is_used_without_measuring(card: Callable[[float], None]) -> None:
     card(70)
 
     def measure(tokens: int) -> int:
@@ -206,7 +206,7 @@ def test_a_step_that_does_not_fit_is_computed_again_in_halves(
     assert "trainer.micro_tokens=32" in printed
 
 
-def test_memory_that_does_not_do_for_halves_either_ends_the_run(
+def test_a_run_ends_if_halved_micro_packs_do_not_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = with_lora(build("Llama"))
@@ -231,7 +231,7 @@ def test_a_validation_that_does_not_fit_is_computed_again_in_halves(
     assert torch.equal(Objective(model, micro_tokens=64, workers=1).loss(rows()), expected)
 
 
-def test_what_attention_copies_of_a_prefix_is_counted() -> None:
+def test_copies_of_a_prefix_in_attention_are_counted() -> None:
     shared, many = 100, 40
     some = [
         Encoded((*range(shared), number, 5, 6), (*[False] * (shared + 1), True, True))
@@ -254,7 +254,9 @@ def test_what_attention_copies_of_a_prefix_is_counted() -> None:
     assert Objective(model, micro_tokens=64, workers=1).copied == 0  # on a CPU nothing is copied
 
 
-def test_scoring_references_is_set_aside(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_for_scoring_references_is_reserved(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory_plan, "cpu_count", lambda: 1)
     taken = memory_plan.bytes_per_generated_token(model.config, 4)
     logits = 2 * memory_plan.SCORED_TOKENS * model.config.vocab_size * 4
@@ -265,7 +267,7 @@ def test_scoring_references_is_set_aside(model: Any, monkeypatch: pytest.MonkeyP
         assert memory_plan.generation_tokens(model) == pytest.approx(remaining / taken, rel=1e-3)
 
 
-def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None:
+def test_the_measured_plan_is_used(card: Callable[[float], None]) -> None:
     """The chunks of the loss are known before a step is measured; another adapter is measured for
     itself.
     """
@@ -329,7 +331,7 @@ def test_the_plan_is_recorded_and_can_be_set(hydratune: Command, tmp_path: Path)
     assert plan["micro_tokens"] == 96 and plan["generation_tokens"] == 500
 
 
-def test_a_run_goes_on_after_its_memory_ran_out(
+def test_a_run_continues_after_it_ran_out_of_memory(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = (*SMALL, "trainer.max_steps=4")
@@ -347,7 +349,7 @@ def test_a_run_goes_on_after_its_memory_ran_out(
     assert environment_of(tmp_path / "run")["memory_plan"]["micro_tokens"] == 256
 
 
-def test_a_run_whose_memory_never_does_says_what_helps(
+def test_a_run_that_never_fits_says_what_helps(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pack_loss, "pack", running_out([], lambda number: True))
@@ -364,6 +366,6 @@ def test_a_run_whose_memory_never_does_says_what_helps(
 @pytest.mark.parametrize(
     ("key", "value"), [("trainer.micro_tokens", 3), ("evaluation.batch_tokens", 0)]
 )
-def test_sizes_that_cannot_be_are_refused(hydratune: Command, key: str, value: int) -> None:
+def test_impossible_sizes_are_refused(hydratune: Command, key: str, value: int) -> None:
     code, text = hydratune("train", *SMALL, f"{key}={value}")
     assert code == 2 and f"{key} = {value}" in text and "must be at least" in text

@@ -16,7 +16,7 @@ from hydratune.training.mergeable import MergeableBatch
 from hydratune.training.merged import BaseReplica
 from hydratune.training.objective import Objective
 from hydratune.training.patches import with_lean_layers
-from mergeable_trials import ADAPTERS, Together, assert_same, base_of, sharing_weights, trial
+from mergeable_trials import ADAPTERS, RecordingPool, assert_same, base_of, sharing_weights, trial
 from small_models import ARCHITECTURES, SIZES, rows
 
 
@@ -28,7 +28,7 @@ def batches_of(
     batches, alone = [], []
     shapes = [PLAIN, LossShape(label_smoothing=0.1), LossShape(z_loss=1e-3)]
     for number, name in enumerate(names):
-        pool = Together(replica)
+        pool = RecordingPool(replica)
         model = trial(base, ADAPTERS[name], number)
         objective = Objective(
             model,
@@ -86,7 +86,7 @@ def test_no_bit_of_a_trial_depends_on_the_others(
         for name in ADAPTERS
         if architecture not in ("Phi3", "GPTNeoX") or name in ("all", "strong dropout")
     ]
-    pools = [Together(replica) for _ in names]
+    pools = [RecordingPool(replica) for _ in names]
     alone = []
     for seed, (name, pool) in enumerate(zip(names, pools, strict=True)):
         model = trial(base, ADAPTERS[name], seed).train(gradients)
@@ -132,7 +132,7 @@ def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
     base = base_of()
     replica, batches, expected = BaseReplica(sharing_weights(base)), [], []
     for seed, name in enumerate(("dropout", "all")):
-        pool = Together(replica)
+        pool = RecordingPool(replica)
         model = trial(base, ADAPTERS[name], seed).eval()
         objective = Objective(
             model, micro_tokens=512, workers=1, pool=pool, shape=LossShape(0.1, 0.1)
@@ -148,7 +148,7 @@ def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
 
 def test_two_micro_packs_of_one_trial_get_a_gradient_each() -> None:
     base = base_of()
-    pool = Together(BaseReplica(sharing_weights(base)))
+    pool = RecordingPool(BaseReplica(sharing_weights(base)))
     objective = Objective(
         trial(base, ADAPTERS["all"], 0), micro_tokens=24, workers=1, share=False, pool=pool
     )
@@ -172,7 +172,7 @@ def test_a_trial_that_is_not_finite_does_not_affect_the_others() -> None:
         assert_same(results[number], alone[number], 1e-5)
 
 
-def test_bf16_under_autocast_is_what_each_gets_alone() -> None:
+def test_bf16_under_autocast_equals_each_trial_alone() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         replica, batches, alone = batches_of(
             base_of(dtype=torch.bfloat16), ["all", "few", "dropout"]
@@ -189,7 +189,7 @@ def offered_by(
     base: Any, adapter: Any, rows_: Sequence[Encoded] = (), **options: Any
 ) -> list[MergeableBatch | None] | None:
     """What an objective offers; None if it does not even ask."""
-    pool = Together(BaseReplica(sharing_weights(base)))
+    pool = RecordingPool(BaseReplica(sharing_weights(base)))
     model = with_lean_layers(attach.add_adapter(sharing_weights(base), adapter))
     objective = Objective(model.train(), micro_tokens=256, workers=1, pool=pool, **options)
     objective.gradients(rows_ or rows(2))
@@ -229,7 +229,7 @@ def test_micro_packs_with_stored_states_are_not_mergeable(
 ) -> None:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
     base = base_of()
-    pool = Together(BaseReplica(sharing_weights(base)))
+    pool = RecordingPool(BaseReplica(sharing_weights(base)))
     objective = Objective(trial(base, ADAPTERS["top"], 0), micro_tokens=256, workers=1, pool=pool)
     assert objective.keep_bottom(rows(2), "base", 1e9, lambda *_: None) == 1
     objective.gradients(rows(2))
@@ -237,7 +237,7 @@ def test_micro_packs_with_stored_states_are_not_mergeable(
 
 
 def test_a_model_on_other_weights_is_not_mergeable() -> None:
-    pool = Together(BaseReplica(base_of()))
+    pool = RecordingPool(BaseReplica(base_of()))
     Objective(
         trial(base_of(), ADAPTERS["all"], 0), micro_tokens=256, workers=1, pool=pool
     ).gradients(rows(2))

@@ -22,7 +22,7 @@ from run_files import QUICK, assert_same_run, history
 from small_models import rows
 
 
-def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> None:
+def test_trials_of_a_pack_share_passes_and_a_bad_row_fails_its_own_trial_only() -> None:
     base = base_of()
     resources = PackResources(1, 4096)
     heartbeat = Heartbeat(RunDirectory(Path("job")), resources.leave)
@@ -78,7 +78,7 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_is_its_trial_s_alone() -> N
 
 @pytest.mark.slow  # six processes
 @pytest.mark.parametrize("merge_tokens", [None, 8192])
-def test_a_sweep_of_short_rows_is_computed_together_and_its_numbers_are_those_of_each_alone(
+def test_a_sweep_of_short_rows_is_merged_and_equals_each_job_alone(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path, merge_tokens: int | None
 ) -> None:
     """To the last bit, unless passes are asked for wherever they can be."""

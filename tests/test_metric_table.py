@@ -34,7 +34,7 @@ SAMPLES = {
 }
 
 
-def test_names_are_there_once() -> None:
+def test_names_are_unique() -> None:
     for rows in (ANSWER_METRICS, RUN_METRICS):
         assert len({row.name for row in rows}) == len(rows)
 
@@ -64,12 +64,12 @@ def test_a_metric_without_a_row_has_the_documented_defaults() -> None:
     assert metric_table.lower_is_better("lr") is None
 
 
-def test_a_field_may_be_called_as_a_loss_is() -> None:
+def test_a_field_may_have_the_name_of_a_loss() -> None:
     assert metric_table.lower_is_better("eval/field_f1/loss") is False
     assert metric_table.title("eval/field_f1/loss") == "field F1: loss"
 
 
-def test_rows_without_leaks_are_known_of_every_system() -> None:
+def test_scores_without_leaks_are_in_the_table_for_every_system() -> None:
     assert metric_table.title("base_clean/nll") == "base: clean rows: NLL per token"
     assert metric_table.find("fewshot_clean/rows") is not None
     assert metric_table.split_system("clean/nll") == (None, "")
@@ -115,7 +115,7 @@ def test_a_function_and_a_row_make_a_metric_everywhere(
     assert code == 0 and "short answers" in text, text
 
 
-def test_metrics_know_which_way_is_better() -> None:
+def test_metrics_have_a_direction() -> None:
     lower = (
         "val/loss",
         "objective",
@@ -141,7 +141,7 @@ def test_metrics_know_which_way_is_better() -> None:
         parse_criterion("eval/my_own", None)
 
 
-def test_every_number_of_a_run_has_a_meaning(hydratune: Command, tmp_path: Path) -> None:
+def test_every_number_of_a_run_is_in_the_table(hydratune: Command, tmp_path: Path) -> None:
     settings = (
         "evaluation.forgetting.measure=true",
         "evaluation.forgetting.items=2",

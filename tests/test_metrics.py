@@ -248,7 +248,7 @@ def test_the_closing_table_stands_where_a_system_has_nothing_to_count() -> None:
     assert "-" in line and "50.0" in line
 
 
-def test_answers_that_were_cut_are_counted() -> None:
+def test_answers_cut_at_the_token_limit_are_counted() -> None:
     row = {
         "nll": 1.0,
         "answer_tokens": 1,

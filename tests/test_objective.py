@@ -139,7 +139,7 @@ def test_disabled_adapter_gives_the_base_model() -> None:
     torch.testing.assert_close(off, build("Llama")(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
 
 
-def test_handover_delivers_scaled_gradients() -> None:
+def test_precomputed_gradients_are_scaled_in_the_backward_pass() -> None:
     parameter = torch.nn.Parameter(torch.zeros(3))
     loss = with_gradients(torch.tensor(2.0), [torch.tensor([1.0, 2.0, 3.0])], [parameter])
     (loss / 4).backward()
@@ -147,7 +147,7 @@ def test_handover_delivers_scaled_gradients() -> None:
     assert parameter.grad is not None and parameter.grad.tolist() == [0.25, 0.5, 0.75]
 
 
-def test_the_head_is_found_while_an_adapter_drops() -> None:
+def test_the_head_is_found_with_adapter_dropout() -> None:
     model = with_lora(build("Llama"), lora_dropout=0.5).train()
     assert Objective(model, micro_tokens=1000, workers=1).pack_loss.head is not None
     assert model.training and all(

@@ -144,7 +144,7 @@ def test_muon_moves_hidden_matrices_and_adamw_the_rest(full: Any) -> None:
     ) - hidden
 
 
-def test_muon_and_adamw_step_as_if_alone(full: Any) -> None:
+def test_muon_and_adamw_steps_equal_separate_steps(full: Any) -> None:
     alone = copy.deepcopy(full)
     hidden = [p for name, p in alone.named_parameters() if name.endswith("_proj.weight")]
     others = [p for name, p in alone.named_parameters() if not name.endswith("_proj.weight")]
@@ -210,7 +210,7 @@ def test_adamw_equals_torch_without_the_fused_kernel(full: Any) -> None:
     )
 
 
-def test_norms_and_biases_do_not_decay_unless_asked(full: Any) -> None:
+def test_norms_and_biases_do_not_decay_by_default(full: Any) -> None:
     for decay_all in (False, True):
         optimizer = build_optimizer(
             full, settings("adamw", weight_decay=0.1, decay_norms_and_biases=decay_all)
@@ -307,7 +307,7 @@ def test_history_has_the_rate_of_the_schedule_whatever_the_groups(
         (["optimizer=muon"], "adapter=none"),
     ],
 )
-def test_what_would_change_nothing_or_cannot_work_is_refused(
+def test_settings_without_effect_or_that_cannot_work_are_refused(
     hydratune: Command, overrides: list[str], message: str
 ) -> None:
     if overrides == ["optimizer=paged_adamw"] and torch.cuda.is_available():

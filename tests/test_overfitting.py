@@ -70,7 +70,9 @@ def test_cells_of_a_csv_file_are_texts() -> None:
     assert course(rows) == course(history([1.0, 0.7, 0.9]))
 
 
-def test_a_run_says_how_it_went(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+def test_a_run_reports_its_course(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     code, out = hydratune(
         "train", *SMALL, "trainer.max_steps=4", "trainer.max_epochs=2", "hydra.run.dir=run"
     )

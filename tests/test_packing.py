@@ -6,7 +6,7 @@ import torch
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.training.packing import pack
 from hydratune.training.plan import micro_packs
-from small_models import opening, rows
+from small_models import rows, rows_with_prefix
 
 
 def test_micro_packs_keep_every_row_within_the_budget() -> None:
@@ -25,7 +25,7 @@ def test_pack_positions_restart_and_last_tokens_are_only_targets() -> None:
 
 
 def test_a_prefix_stands_once_in_front_of_a_pack() -> None:
-    examples = opening([5, 6, 7, 8])[:2]
+    examples = rows_with_prefix([5, 6, 7, 8])[:2]
     packed = pack(examples, skip=4, prefix=True)
     assert packed.input_ids[0, :4].tolist() == [5, 6, 7, 8]
     assert packed.row_lengths == (4, 8, 13)
@@ -37,7 +37,7 @@ def test_a_prefix_stands_once_in_front_of_a_pack() -> None:
 
 
 def test_every_pack_has_a_row_even_beside_a_long_prefix() -> None:
-    packs = micro_packs(opening(list(range(60)))[:3], 70, at_least=2, prefix=60)
+    packs = micro_packs(rows_with_prefix(list(range(60)))[:3], 70, at_least=2, prefix=60)
     assert all(packs)
     assert sorted(len(r.ids) for p in packs for r in p) == [69, 74, 79]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from compared_runs import hits, make
+from compared_runs import hits, write_run
 from hydratune.comparison import page
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
@@ -30,7 +30,7 @@ def packed(text: str, name: str) -> str:
 def sweep(folder: Path, count: int = 12) -> Path:
     """Learning rates 1, 2, 3 ... with ever higher losses; the third run failed."""
     for n in range(count):
-        run = make(
+        run = write_run(
             folder / str(n),
             loss=0.1 + n / 100,
             lr=n + 1.0,
@@ -103,9 +103,9 @@ def test_two_hundred_runs_stay_below_three_megabytes(tmp_path: Path) -> None:
     assert len(json.loads(packed(text, "data"))["answering"]) == 12
 
 
-def test_runs_of_different_data_have_no_places(tmp_path: Path) -> None:
-    make(tmp_path / "s" / "a", rows="these", loss=0.4, lr=1.0)
-    make(tmp_path / "s" / "b", rows="those", loss=0.3, lr=2.0)
+def test_runs_of_different_data_have_no_rank(tmp_path: Path) -> None:
+    write_run(tmp_path / "s" / "a", rows="these", loss=0.4, lr=1.0)
+    write_run(tmp_path / "s" / "b", rows="those", loss=0.3, lr=2.0)
     _, text = written(tmp_path / "s")
     assert "not ranked" in text and "no best run" in text
     assert all(
@@ -114,7 +114,7 @@ def test_runs_of_different_data_have_no_places(tmp_path: Path) -> None:
 
 
 def test_a_single_unfinished_run_makes_a_page(tmp_path: Path) -> None:
-    make(tmp_path / "s" / "0", state="running")
+    write_run(tmp_path / "s" / "0", state="running")
     _, text = written(tmp_path / "s")
     assert json.loads(packed(text, "data"))["runs"][0]["state"].startswith("running")
 
@@ -183,7 +183,7 @@ def test_sorting_and_filtering(opened: Any) -> None:
     )
 
 
-def test_brushing_an_axis_leaves_its_runs(opened: Any) -> None:
+def test_brushing_an_axis_shows_its_runs_only(opened: Any) -> None:
     opened.locator("#parallel").scroll_into_view_if_needed()
     opened.wait_for_selector("#parallel-plot .parcoords .y-axis")
     axis = opened.locator("#parallel-plot .y-axis").first.locator(".axis-brush").bounding_box()
@@ -203,7 +203,7 @@ def test_brushing_an_axis_leaves_its_runs(opened: Any) -> None:
     )
 
 
-def test_every_picture_is_drawn_where_it_comes_into_view(opened: Any) -> None:
+def test_every_picture_is_drawn_when_it_comes_into_view(opened: Any) -> None:
     for section, plot in (
         ("effects", "setting-plot"),
         ("curves", "curve-plot"),

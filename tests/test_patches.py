@@ -34,7 +34,7 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=torch.arange(12)[None]).logits  # type: ignore[no-any-return]
 
 
-def test_reverted_patches_leave_a_model_as_it_was(one_thread: None) -> None:
+def test_reverted_patches_restore_the_model(one_thread: None) -> None:
     model = with_lora(build("Llama"))
     ModelPatches(model)  # does nothing by itself
     before, lean = logits(model), replaced(model)
@@ -123,7 +123,7 @@ def test_a_random_state_is_restored() -> None:
     assert torch.equal(torch.rand(2), first[1])
 
 
-def test_who_draws_random_numbers() -> None:
+def test_models_that_draw_random_numbers() -> None:
     assert not draws_outside_lora(with_lora(build("Llama"), lora_dropout=0.5))
     assert draws_outside_lora(with_lora(build("Llama"), lora_dropout=0.5, use_dora=True))
     assert draws_outside_lora(build("Llama", attention_dropout=0.1))

@@ -30,7 +30,7 @@ def test_why_a_job_runs_alone(change: dict[str, dict[str, object]], why: str) ->
     assert why in str(why_alone(settings))
 
 
-def test_packs_hold_what_has_base_data_and_precision_in_common() -> None:
+def test_jobs_of_a_pack_have_base_data_and_precision_in_common() -> None:
     configs = {number: compose() for number in range(7)}
     configs[1].optimizer.lr = 0.5
     configs[2].data.max_length = 7

@@ -25,7 +25,7 @@ from small_models import with_lora
 Command = Callable[..., tuple[int, str]]
 
 
-def half(model: Any) -> Any:
+def bf16_lora_model(model: Any) -> Any:
     """LoRA in fp32 on a base in bf16: what bf16-mixed trains."""
     model = with_lora(model.to(torch.bfloat16))
     remember_autocast(model.get_base_model(), torch.bfloat16)
@@ -33,7 +33,7 @@ def half(model: Any) -> Any:
     return model.eval()
 
 
-def losses(model: Any) -> list[float]:
+def validation_losses(model: Any) -> list[float]:
     """By the objective, as a validation in training computes them."""
     objective = Objective(model, micro_tokens=1000, workers=1)
     examples = [
@@ -44,10 +44,10 @@ def losses(model: Any) -> list[float]:
         return [float(objective.loss([row])) for row in examples]
 
 
-def test_likelihoods_are_those_of_the_validation(
+def test_likelihoods_of_evaluation_equal_those_of_validation(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuned = half(model)
+    tuned = bf16_lora_model(model)
     slow: list[Any] = []
     forward = PeftLinear.forward
     monkeypatch.setattr(
@@ -57,7 +57,7 @@ def test_likelihoods_are_those_of_the_validation(
     )
     evaluated = reference_nlls(tuned)
     assert not slow  # none by PEFT's own way, in fp32
-    validated = losses(tuned)
+    validated = validation_losses(tuned)
     remember_autocast(tuned.get_base_model(), None)
     without_autocast = reference_nlls(tuned)  # as it was: without autocast
     assert slow
@@ -70,7 +70,7 @@ def test_likelihoods_are_those_of_the_validation(
     assert error <= max(abs(a - b) / b for a, b in zip(without_autocast, validated, strict=True))
 
 
-def test_weights_trained_in_fp32_are_asked_in_bf16_as_well(model: Any) -> None:
+def test_weights_trained_in_fp32_are_evaluated_in_bf16(model: Any) -> None:
     """After full fine-tuning with bf16-mixed everything was fp32, and attention looped over the
     rows.
     """
@@ -102,7 +102,7 @@ def test_keys_and_values_are_held_in_the_dtype_of_attention(
     assert dtypes == {torch.bfloat16}
 
 
-def test_the_arithmetic_goes_with_the_model_into_threads_and_adapters(model: Any) -> None:
+def test_autocast_of_a_model_applies_in_threads_and_with_adapters(model: Any) -> None:
     remember_autocast(model, torch.bfloat16)
     with ThreadPoolExecutor(1) as pool:
         assert reference_nlls(model, pool=pool) == reference_nlls(model)
@@ -115,7 +115,7 @@ def test_the_arithmetic_goes_with_the_model_into_threads_and_adapters(model: Any
 
 
 @pytest.mark.parametrize("adapter", ["lora", "none"])
-def test_a_run_in_mixed_precision_measures_in_it(
+def test_a_run_in_mixed_precision_is_evaluated_in_it(
     hydratune: Command, tmp_path: Path, adapter: str
 ) -> None:
     """Through the command line: the same rows validated in training and asked after it have the
@@ -187,7 +187,7 @@ def test_small_updates_are_lost_in_bf16_and_kept_in_fp32() -> None:
         assert (weight != 0.5).float().mean().item() == moved
 
 
-def test_full_fine_tuning_in_bf16_is_warned_of(hydratune: Command, tmp_path: Path) -> None:
+def test_full_fine_tuning_in_bf16_gives_a_warning(hydratune: Command, tmp_path: Path) -> None:
     code, text = hydratune(
         "train",
         *SMALL,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from compared_runs import hits, make
+from compared_runs import hits, write_run
 from hydratune.comparison import publish
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
@@ -25,7 +25,7 @@ Command = Callable[..., tuple[int, str]]
 def sweep(folder: Path, prompts: tuple[str, ...] = ("", "", ""), **tracking: Any) -> Any:
     """Three tracked runs."""
     for number, prompt in enumerate(prompts):
-        run = make(
+        run = write_run(
             folder / str(number), loss=0.5 + number / 10, lr=10.0**-number, right=hits(20 + number)
         )
         (run / "status.json").write_text(
@@ -59,7 +59,7 @@ def sent(compared: Any) -> str:
     )
 
 
-def test_the_report_says_what_the_terminal_says(tmp_path: Path) -> None:
+def test_the_report_has_the_verdict_of_the_terminal(tmp_path: Path) -> None:
     compared = sweep(tmp_path)
     text = sent(compared)
     assert "| 1 | 1 | 0.5000 |" in text and "validation loss 0.5000" in text
@@ -86,7 +86,7 @@ def test_answers_are_shown_where_they_were_sent(tmp_path: Path) -> None:
     assert type(panels["Answers"][0]).__name__ == "WeavePanelSummaryTable"
 
 
-def test_no_panel_lies_on_another(tmp_path: Path) -> None:
+def test_panels_do_not_overlap(tmp_path: Path) -> None:
     places = [
         panel.layout
         for section in panels_by_section(sweep(tmp_path, log_predictions=True)).values()
@@ -98,7 +98,7 @@ def test_no_panel_lies_on_another(tmp_path: Path) -> None:
     assert len(cells) == len(set(cells)) and all(at.x + at.w <= 24 for at in places)
 
 
-def test_texts_stay_here_if_that_is_asked_for(tmp_path: Path) -> None:
+def test_texts_are_not_sent_if_log_text_is_off(tmp_path: Path) -> None:
     prompts = ("You are a secret.", "You are another secret.", "Be brief.")
     assert "You are a secret" in sent(sweep(tmp_path / "told", prompts))
     kept = sent(sweep(tmp_path / "kept", prompts, log_text=False))
@@ -122,13 +122,13 @@ def test_the_view_has_these_runs_and_marks_the_best(tmp_path: Path) -> None:
     ("tracked", "message"),
     [(False, "none of these runs was tracked"), (True, "send them first: wandb sync")],
 )
-def test_what_cannot_be_published_is_said(
+def test_runs_that_cannot_be_published_give_a_message(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: bool, message: str
 ) -> None:
     if tracked:
         sweep(tmp_path / "s")
     else:
-        make(tmp_path / "s" / "0")
+        write_run(tmp_path / "s" / "0")
     monkeypatch.setattr(wandb_server, "project_of", lambda project, entity: Project("me", "p"))
     monkeypatch.setattr(wandb_server, "ids_on_server", lambda project, ids: set())
     code, text = hydratune("compare", str(tmp_path / "s"), "html=false", "--to-wandb")

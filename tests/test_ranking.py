@@ -117,15 +117,11 @@ def replicated(*samples: list[float]) -> list[Entry]:
         ([1.0, 3.0], [7.0], 2 * t.sf(5 / math.sqrt(2 * 1.5), 1)),
     ],
 )
-def test_few_seeds_know_little_of_their_own_spread(
-    a: list[float], b: list[float], p: float
-) -> None:
+def test_few_seeds_estimate_their_spread_poorly(a: list[float], b: list[float], p: float) -> None:
     assert seed_p_values(replicated(a, b)) == {1: pytest.approx(p)}
 
 
-def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow_the_spread() -> (
-    None
-):
+def test_without_replicates_seeds_are_not_tested_and_single_seeds_use_the_pooled_spread() -> None:
     assert seed_p_values(replicated([1.0], [2.0], [3.0])) == {}
     # of the third entry: variance 0.02, one degree of freedom
     spread = t.sf(1 / math.sqrt(0.02 * 2), 1) * 2
@@ -148,7 +144,7 @@ def test_settings_that_do_nothing_rarely_differ_significantly(seeds: int, others
     assert wrong / len(pairs) < 0.09
 
 
-def test_one_seed_each_is_the_table_without_seeds() -> None:
+def test_a_table_of_single_seeds_has_no_seed_columns() -> None:
     table, best = ranking_table([run("a", 0.1, 0, 0.5), run("b", 0.2, 0, 0.4)])
     assert [c.header for c in table.columns] == ["", "run", "lr", "val loss", "field F1", "state"]
     assert (
@@ -237,7 +233,7 @@ def test_the_same_run_twice_is_no_replicate() -> None:
     assert [[r.path.name for r in entry.runs] for entry in entries] == [["b"], ["a", "c"]]
 
 
-def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
+def test_jobs_that_never_began_are_counted_with_their_seeds(tmp_path: Path) -> None:
     write_sweep(
         tmp_path,
         [
@@ -255,7 +251,7 @@ def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
     assert [r.path.name for r in second.runs] == ["2"]
 
 
-def test_names_and_values_are_as_short_as_is_unambiguous() -> None:
+def test_names_and_values_are_shortened_while_unambiguous() -> None:
     names = short_names(["optimizer.lr", "optimizer.name", "adapter.name", "seed"])
     assert names == {
         "optimizer.lr": "lr",

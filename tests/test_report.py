@@ -11,7 +11,15 @@ import pytest
 
 from hydratune.data.report import IDS_SHOWN, render, share, verdict, write_html
 from hydratune.data.report_charts import histograms, label_bars
-from report_cases import EVIL, MAY_STAND_IN, Page, _check, _cleaning, _hostile, _split
+from report_cases import (
+    ALLOWED_TAGS,
+    HOSTILE,
+    Page,
+    check_entry,
+    cleaning_entry,
+    hostile_report,
+    split_entry,
+)
 
 
 @pytest.fixture
@@ -37,7 +45,7 @@ def empty() -> dict[str, Any]:
         "labels": {},
         "left_out": {"straddles": {"rows": 0, "ids": []}},
         "fingerprint": "0123",
-        "tokens": {**tokens, "splits": {name: _split(0) for name in splits}},
+        "tokens": {**tokens, "splits": {name: split_entry(0) for name in splits}},
         "mask": [],
         "used": None,
     }
@@ -51,7 +59,7 @@ def report(empty: dict[str, Any]) -> dict[str, Any]:
     full["splits"]["train"].update(rows=90, groups=80, characters=9_000)
     full["splits"]["validation"].update(rows=10, groups=9, characters=1_000)
     full["tokens"]["splits"].update(
-        train=_split(90, 40, (20, 50, 15, 5)), validation=_split(10, 30, (2, 6, 2, 0))
+        train=split_entry(90, 40, (20, 50, 15, 5)), validation=split_entry(10, 30, (2, 6, 2, 0))
     )
     pair = {
         "rows": ["id-7", "id-8"],
@@ -60,23 +68,23 @@ def report(empty: dict[str, Any]) -> dict[str, Any]:
     }
     date = {"rows": ["id-9"], "texts": ["born when?\n→ in 1931, in Bern"], "note": "1931, Bern"}
     full["checks"] = {
-        "near_duplicates": _check("near_duplicates", count=1, rows=["id-8"], examples=[pair]),
-        "exact_leaks": _check("exact_leaks", "error", 2, rows=["id-3", "id-4"], note="2 test"),
-        "ungrounded": _check("ungrounded", count=1, rows=["id-9"], examples=[date]),
-        "refusals": _check("refusals"),
+        "near_duplicates": check_entry("near_duplicates", count=1, rows=["id-8"], examples=[pair]),
+        "exact_leaks": check_entry("exact_leaks", "error", 2, rows=["id-3", "id-4"], note="2 test"),
+        "ungrounded": check_entry("ungrounded", count=1, rows=["id-9"], examples=[date]),
+        "refusals": check_entry("refusals"),
     }
     full["cleaning"] = {
-        "whitespace": _cleaning(
+        "whitespace": cleaning_entry(
             True,
             4,
             "white space tidied",
             [{"id": "id-1", "before": "end \r\nz\u200by", "after": "end\nzy"}],
         ),
-        "html": _cleaning(
+        "html": cleaning_entry(
             False, 3, "HTML removed", [{"id": "id-2", "before": "<b>so</b>", "after": "so"}]
         ),
-        "chatter": _cleaning(False, 0, "closing phrase removed", []),
-        "drop_leaks": {**_cleaning(False, 0, "leaking rows removed", []), "ids": []},
+        "chatter": cleaning_entry(False, 0, "closing phrase removed", []),
+        "drop_leaks": {**cleaning_entry(False, 0, "leaking rows removed", []), "ids": []},
     }
     full["labels"] = {"queue": {"billing": 70, "support": 30}}
     full["left_out"] = {"straddles": {"rows": 2, "ids": ["id-90", "id-91"]}}
@@ -91,8 +99,8 @@ def report(empty: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_no_text_becomes_markup(report: dict[str, Any]) -> None:
-    page = Page(render(_hostile(report)))
-    assert {tag for tag, _ in page.elements} <= MAY_STAND_IN
+    page = Page(render(hostile_report(report)))
+    assert {tag for tag, _ in page.elements} <= ALLOWED_TAGS
     assert not page.open
     for text in (
         "id-7",
@@ -106,12 +114,12 @@ def test_no_text_becomes_markup(report: dict[str, Any]) -> None:
         "white space tidied",
         "29",
     ):
-        assert f"{EVIL}{text}" in page.text
+        assert f"{HOSTILE}{text}" in page.text
     assert page.text.count("<script>alert(1)</script>") >= 30
 
 
 def test_nothing_is_fetched_and_nothing_runs(report: dict[str, Any]) -> None:
-    page = Page(render(_hostile(report)))
+    page = Page(render(hostile_report(report)))
     harmless = {
         *(
             "class",
@@ -170,7 +178,7 @@ def test_links_inside_the_page_lead_somewhere(report: dict[str, Any]) -> None:
             assert target in ids
 
 
-def test_every_finding_change_and_piece_is_there(report: dict[str, Any]) -> None:
+def test_every_finding_change_and_mask_piece_is_shown(report: dict[str, Any]) -> None:
     page = Page(render(report))
     for check in report["checks"].values():
         if check["count"]:
@@ -216,15 +224,29 @@ def test_trained_text_is_marked_without_colour_too(report: dict[str, Any]) -> No
     ("checks", "state", "sentence"),
     [
         ({}, "fit", "Fit for training: no check found anything."),
-        ({"refusals": _check("refusals")}, "fit", "Fit for training: no check found anything."),
-        ({"refusals": _check("refusals", count=3)}, "warn", "Fit for training, with 1 warning."),
         (
-            {"refusals": _check("refusals", count=3), "encoding": _check("encoding", count=1)},
+            {"refusals": check_entry("refusals")},
+            "fit",
+            "Fit for training: no check found anything.",
+        ),
+        (
+            {"refusals": check_entry("refusals", count=3)},
+            "warn",
+            "Fit for training, with 1 warning.",
+        ),
+        (
+            {
+                "refusals": check_entry("refusals", count=3),
+                "encoding": check_entry("encoding", count=1),
+            },
             "warn",
             "Fit for training, with 2 warnings.",
         ),
         (
-            {"refusals": _check("refusals", count=3), "mask": _check("mask", "error", 1200)},
+            {
+                "refusals": check_entry("refusals", count=3),
+                "mask": check_entry("mask", "error", 1200),
+            },
             "error",
             "Not fit for training: rows whose loss mask is wrong (1,200).",
         ),
@@ -272,13 +294,15 @@ def test_broken_and_endless_texts(tmp_path: Path, report: dict[str, Any]) -> Non
 
 def test_personal_data_is_not_repeated(empty: dict[str, Any]) -> None:
     example = {"rows": ["id-5"], "texts": ["write to jo@example.com"], "note": "jo•••••••m"}
-    empty["checks"] = {"pii_email": _check("pii_email", count=1, rows=["id-5"], examples=[example])}
+    empty["checks"] = {
+        "pii_email": check_entry("pii_email", count=1, rows=["id-5"], examples=[example])
+    }
     page = Page(render(empty))
     assert "jo@example.com" not in page.text
     assert "jo•••••••m" in page.text
 
 
-def test_limit_is_drawn_where_it_is_near_and_named_where_it_is_far(report: dict[str, Any]) -> None:
+def test_a_near_limit_is_drawn_and_a_far_limit_is_named(report: dict[str, Any]) -> None:
     report["tokens"].update(max_length=44)
     (train, *_), page = histograms(report["tokens"]), Page(render(report))
     assert [limit.x is None for limit in train.limits] == [False, True]
@@ -291,8 +315,8 @@ def test_a_few_long_rows_do_not_squeeze_the_rest(report: dict[str, Any]) -> None
     edges = [100.0 * i for i in range(41)]
     report["tokens"].update(edges=edges, max_length=200)
     report["tokens"]["splits"] = {
-        "train": _split(1003, 4000, (500, 300, 200, *[0] * 36, 3)),
-        "test": _split(0, 0, (0,) * 40),
+        "train": split_entry(1003, 4000, (500, 300, 200, *[0] * 36, 3)),
+        "test": split_entry(0, 0, (0,) * 40),
     }
     train = histograms(report["tokens"])[0]
     assert (train.end, train.beyond) == (300.0, 3)

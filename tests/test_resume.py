@@ -73,7 +73,7 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_an_interrupted_run_ends_like_one_that_was_not(
+def test_an_interrupted_run_equals_an_uninterrupted_run(
     hydratune: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +102,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert code == 2 and "already holds a finished run" in text
 
 
-def test_a_validation_that_was_interrupted_is_done_again(
+def test_an_interrupted_validation_is_repeated(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9")
@@ -159,7 +159,7 @@ def test_ctrl_c_while_the_report_is_written_leaves_a_finished_run(
     assert record.is_finished()
 
 
-def test_what_changed_since_is_said_and_refused(
+def test_changed_settings_or_data_are_reported_and_refused(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9", f"hydra.run.dir={tmp_path}/run")
@@ -198,7 +198,7 @@ def test_what_changed_since_is_said_and_refused(
     )
 
 
-def test_never_begins_anew_and_a_broken_checkpoint_does_too(
+def test_resume_never_starts_again_and_so_does_a_broken_checkpoint(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9", f"hydra.run.dir={tmp_path}/run")
@@ -216,7 +216,7 @@ def test_never_begins_anew_and_a_broken_checkpoint_does_too(
 
 
 @pytest.mark.slow  # three processes
-def test_a_killed_run_goes_on_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [
         *RUN,

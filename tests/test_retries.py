@@ -59,7 +59,7 @@ def test_without_retries_running_jobs_have_failed() -> None:
     )
 
 
-def test_a_pack_killed_before_any_job_ran_is_tried_again_as_it_is() -> None:
+def test_a_pack_killed_before_any_job_ran_is_retried_unchanged() -> None:
     assert plan_retries(KilledPack("", "abc", together=2), dict.fromkeys("abc", 1), retries=1) == (
         [RetriedPack(("a", "b", "c"), 2)],
         [],
@@ -70,7 +70,7 @@ def test_a_pack_killed_before_any_job_ran_is_tried_again_as_it_is() -> None:
     )
 
 
-def test_jobs_that_are_judged_together_stay_together() -> None:
+def test_jobs_that_are_halved_together_stay_together() -> None:
     death = KilledPack("abcd", "e", together=4, is_halving=True)
     assert plan_retries(death, dict.fromkeys("abcd", 1), retries=2) == (
         [RetriedPack(("a", "b", "c", "d", "e"), 2)],
@@ -269,7 +269,7 @@ def test_starting_again_tries_a_failed_job_again(
     assert "1 of 4 jobs failed before and are tried again: 1" in capfd.readouterr().out
 
 
-def test_a_pack_that_cannot_begin_is_not_started_for_ever(sweep: Sweep) -> None:
+def test_a_pack_that_cannot_start_is_not_retried_forever(sweep: Sweep) -> None:
     (sweep.folder / "stub.py").write_text(
         f"open({str(sweep.folder / 'count')!r}, 'a').write('x'); raise SystemExit(3)"
     )

@@ -45,7 +45,7 @@ def test_run_name_cannot_leave_outputs(hydratune: Command, tmp_path: Path, name:
     assert not list(tmp_path.parent.glob("escape*"))
 
 
-def test_folder_with_other_files_is_left_as_it_was(hydratune: Command, tmp_path: Path) -> None:
+def test_folder_with_other_files_is_not_changed(hydratune: Command, tmp_path: Path) -> None:
     for folder in (tmp_path / "mine", tmp_path / "outputs" / "mine"):
         (folder / ".hydra").mkdir(parents=True)
         (folder / ".hydra" / "keep.yaml").write_text("a: 1")
@@ -108,7 +108,7 @@ def test_finished_run_is_not_overwritten(hydratune: Command, tmp_path: Path) -> 
         (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], 1, "the validation loss is nan"),
     ],
 )
-def test_what_only_the_model_or_data_can_tell_is_refused_clearly(
+def test_settings_that_do_not_fit_the_model_or_data_are_refused(
     hydratune: Command, tmp_path: Path, overrides: list[str], code: int, message: str
 ) -> None:
     if overrides == ["trainer=gpu"] and torch.cuda.is_available():

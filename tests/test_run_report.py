@@ -75,7 +75,7 @@ def test_the_page_on_the_data_says_which_rows_the_run_took_and_shows_their_masks
     )
 
 
-def test_texts_are_text_and_the_worst_come_first(run: Path) -> None:
+def test_texts_are_escaped_and_the_worst_answers_come_first(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     lines[1] |= {
         "prediction": EVIL,
@@ -105,7 +105,7 @@ def test_texts_are_text_and_the_worst_come_first(run: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("content", [None, "", "{", "[1]", '{"a": 1}\n', "step,val/loss\n1,x\n"])
-def test_broken_or_missing_files_leave_their_part_out(
+def test_parts_of_the_page_whose_files_are_broken_or_missing_are_omitted(
     run_once: Path, tmp_path: Path, file: str, content: str | None
 ) -> None:
     import shutil

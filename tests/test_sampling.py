@@ -65,7 +65,7 @@ def test_training_is_the_same_with_and_without_it(
     assert len({row["id"] for row in samples}) == 3
 
 
-def test_what_is_sampled_last_is_what_the_trained_model_says(
+def test_the_last_sample_equals_the_answers_of_the_trained_model(
     hydratune: Command, tmp_path: Path
 ) -> None:
     """The sample's likelihood at the last step is that of the validation rows after training,
@@ -85,7 +85,7 @@ def test_what_is_sampled_last_is_what_the_trained_model_says(
     assert float(last["sample/nll"]) == pytest.approx(float(last["val/loss"]), abs=1e-5)
 
 
-def test_it_goes_on_with_a_run(
+def test_samples_are_continued_when_a_run_is_resumed(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("train", *RUN, *ODD, *SAMPLED)
@@ -99,7 +99,7 @@ def test_it_goes_on_with_a_run(
     ).read_bytes()
 
 
-def test_in_a_pack_as_alone(hydratune: Command, tmp_path: Path) -> None:
+def test_samples_in_a_pack_equal_those_of_the_job_alone(hydratune: Command, tmp_path: Path) -> None:
     words = (*RUN, *ODD, *SAMPLED)
     code, text = hydratune(
         "train",
@@ -118,7 +118,7 @@ def test_in_a_pack_as_alone(hydratune: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["evaluation.every_steps=0", "evaluation.sample=0"])
-def test_nonsense_is_refused(hydratune: Command, setting: str) -> None:
+def test_wrong_sampling_settings_are_refused(hydratune: Command, setting: str) -> None:
     code, text = hydratune("train", *SMALL, setting)
     assert code == 2 and setting.split("=")[0] in text
 

@@ -20,23 +20,32 @@ from conftest import SMALL
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import SweepJob, write_sweep
 from hydratune.sweeps import job_processes
-from search_cases import SPACE, ended, instead_of_training, loss, opened, search, states, wait_for
+from search_cases import (
+    SPACE,
+    ended_jobs,
+    formula_runner,
+    load_study,
+    loss,
+    search_words,
+    trial_states,
+    wait_for,
+)
 
 Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
 def formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_processes, "run_job_process", instead_of_training())
+    monkeypatch.setattr(job_processes, "run_job_process", formula_runner())
 
 
 @pytest.mark.usefixtures("formula")
-def test_a_search_runs_as_many_trials_as_asked_for_and_goes_on_with_more(
+def test_a_search_runs_n_trials_and_continues_when_n_is_raised(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    code, text = hydratune(*search("hydra.sweeper.n_trials=4", "hydra.sweeper.batch=3"))
+    code, text = hydratune(*search_words("hydra.sweeper.n_trials=4", "hydra.sweeper.batch=3"))
     (folder,) = (tmp_path / "outputs").iterdir()
-    trials = opened(folder).trials
+    trials = load_study(folder).trials
     assert [trial.number for trial in trials] == list(range(4)) and len(
         list(folder.glob("*/status.json"))
     ) == 4
@@ -63,18 +72,18 @@ def test_a_search_runs_as_many_trials_as_asked_for_and_goes_on_with_more(
             assert trial.user_attrs["reason"] == "halved: not among the best at step 2"
         if trial.state is TrialState.FAIL:
             assert trial.user_attrs["reason"] == "the loss is not finite"
-    failed = states(folder).count("FAIL")
+    failed = trial_states(folder).count("FAIL")
     assert code == 1 and f"{failed} of 4 trials failed" in text and text.count("failed trials") == 1
     assert text.count("ranking by validation loss") == 1 and text.count("best: ") == 1
-    assert f"best: outputs/{folder.name}/{opened(folder).best_trial.number} " in text
+    assert f"best: outputs/{folder.name}/{load_study(folder).best_trial.number} " in text
 
     before = {file: file.stat().st_mtime_ns for file in folder.glob("*/status.json")}
-    opened(folder).ask()  # as if a driver had been killed before the trial had parameters
-    assert hydratune(*search("hydra.sweeper.n_trials=6", "resume=auto"))[0] == 1
-    assert len(opened(folder).trials[4].params) == 2 and "RUNNING" not in states(folder)
-    assert len(states(folder)) == 6 and list((tmp_path / "outputs").iterdir()) == [folder]
+    load_study(folder).ask()  # as if a driver had been killed before the trial had parameters
+    assert hydratune(*search_words("hydra.sweeper.n_trials=6", "resume=auto"))[0] == 1
+    assert len(load_study(folder).trials[4].params) == 2 and "RUNNING" not in trial_states(folder)
+    assert len(trial_states(folder)) == 6 and list((tmp_path / "outputs").iterdir()) == [folder]
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert [trial.params for trial in opened(folder).trials[:4]] == [
+    assert [trial.params for trial in load_study(folder).trials[:4]] == [
         trial.params for trial in trials
     ]
 
@@ -82,14 +91,14 @@ def test_a_search_runs_as_many_trials_as_asked_for_and_goes_on_with_more(
         "train", "-m", "debug=smoke", "adapter.r=4,8", f"hydra.sweep.dir={folder}"
     )
     assert code == 2 and "the trials of a search are in this folder" in text
-    code, text = hydratune(*search("adapter.r=4,8,16", f"hydra.sweep.dir={folder}"))
+    code, text = hydratune(*search_words("adapter.r=4,8,16", f"hydra.sweep.dir={folder}"))
     assert code == 2 and "other ranges or choices" in text and "(4, 8, 16)" in text
-    assert len(states(folder)) == 6
+    assert len(trial_states(folder)) == 6
 
 
 @pytest.mark.usefixtures("formula")
 def test_several_objectives_end_in_a_pareto_front(hydratune: Command, tmp_path: Path) -> None:
-    words = search(
+    words = search_words(
         "adapter.r=4",
         "hydra.sweeper.objectives=[val/loss:min,cost/tokens:min]",
         "hydra.sweeper.n_trials=4",
@@ -99,8 +108,11 @@ def test_several_objectives_end_in_a_pareto_front(hydratune: Command, tmp_path: 
         *words, "optimizer.lr=tag(log, interval(1e-5,4e-3))", f"hydra.sweep.dir={tmp_path}/sweep"
     )
     assert code == 0, text
-    best = opened(tmp_path / "sweep").best_trials
-    assert len(best) > 1 and opened(tmp_path / "sweep").metric_names == ["val/loss", "cost/tokens"]
+    best = load_study(tmp_path / "sweep").best_trials
+    assert len(best) > 1 and load_study(tmp_path / "sweep").metric_names == [
+        "val/loss",
+        "cost/tokens",
+    ]
     front = text.split("Pareto front")[1]
     assert all(f"sweep/{trial.number} " in front for trial in best)
     assert "best: " not in text
@@ -120,7 +132,7 @@ def test_several_objectives_end_in_a_pareto_front(hydratune: Command, tmp_path: 
 def test_a_search_that_cannot_work_is_refused_before_the_first_trial(
     hydratune: Command, tmp_path: Path, more: list[str], why: str
 ) -> None:
-    code, text = hydratune(*search(*more, f"hydra.sweep.dir={tmp_path}/sweep"))
+    code, text = hydratune(*search_words(*more, f"hydra.sweep.dir={tmp_path}/sweep"))
     assert code == 2 and why in text, text
     assert not (tmp_path / "sweep").exists()
 
@@ -150,7 +162,7 @@ def test_a_trial_that_the_checks_refuse_fails_alone(hydratune: Command, tmp_path
         "hydra.sweeper.n_trials=5",
         f"hydra.sweep.dir={tmp_path}/sweep",
     )
-    trials = opened(tmp_path / "sweep").trials
+    trials = load_study(tmp_path / "sweep").trials
     wrong = [
         trial
         for trial in trials
@@ -163,11 +175,9 @@ def test_a_trial_that_the_checks_refuse_fails_alone(hydratune: Command, tmp_path
     assert code == 1 and f"{len(wrong)} of 5 trials failed" in text
 
 
-def test_a_search_does_not_move_into_the_folder_of_a_grid(
-    hydratune: Command, tmp_path: Path
-) -> None:
+def test_a_search_in_the_folder_of_a_grid_is_refused(hydratune: Command, tmp_path: Path) -> None:
     write_sweep(tmp_path / "sweep", [SweepJob("0", ("adapter.r=4",), {})])
-    code, text = hydratune(*search(f"hydra.sweep.dir={tmp_path}/sweep"))
+    code, text = hydratune(*search_words(f"hydra.sweep.dir={tmp_path}/sweep"))
     assert code == 2 and "another sweep" in text
     assert not (tmp_path / "sweep" / "study.log").exists()
 
@@ -176,7 +186,7 @@ def test_a_search_does_not_move_into_the_folder_of_a_grid(
 def test_a_driver_in_another_folder_keeps_its_trials(hydratune: Command, tmp_path: Path) -> None:
     """It may be on another machine, where its locks are."""
     file = tmp_path / "shared.log"
-    words = search(f"hydra.sweeper.storage={file}", "hydra.sweeper.study_name=both")
+    words = search_words(f"hydra.sweeper.storage={file}", "hydra.sweeper.study_name=both")
     code, text = hydratune(*words, "hydra.sweeper.n_trials=2", f"hydra.sweep.dir={tmp_path}/one")
     assert code in (0, 1), text
     study = optuna.load_study(
@@ -193,7 +203,7 @@ def test_a_driver_in_another_folder_keeps_its_trials(hydratune: Command, tmp_pat
 
 
 def assert_study_is_that_of_the_runs(folder: Path, count: int) -> None:
-    study = opened(folder)
+    study = load_study(folder)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * count
     for trial in study.trials:
         record = RunDirectory(folder / str(trial.number))
@@ -257,12 +267,15 @@ def test_a_killed_search_over_packs_ends_like_an_undisturbed_one(
         text=True,
     ) as first:
         wait_for(
-            lambda: len(ended(folder)) >= 1 and len(list(folder.glob("*/history.csv"))) >= 2, first
+            lambda: len(ended_jobs(folder)) >= 1 and len(list(folder.glob("*/history.csv"))) >= 2,
+            first,
         )
         first.send_signal(signal.SIGKILL)
-    assert "RUNNING" in states(folder)
+    assert "RUNNING" in trial_states(folder)
     finished = {
-        file: file.stat().st_mtime_ns for file in ended(folder) if "finished" in file.read_text()
+        file: file.stat().st_mtime_ns
+        for file in ended_jobs(folder)
+        if "finished" in file.read_text()
     }
     again = subprocess.run(
         [*command, f"hydra.sweep.dir={folder}"], capture_output=True, text=True, check=False
@@ -270,7 +283,7 @@ def test_a_killed_search_over_packs_ends_like_an_undisturbed_one(
     assert again.returncode == 0, again.stdout + again.stderr
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
     ours, theirs = (
-        [(t.state.name, t.params, t.values, t.intermediate_values) for t in opened(path).trials]
+        [(t.state.name, t.params, t.values, t.intermediate_values) for t in load_study(path).trials]
         for path in (folder, undisturbed)
     )
     assert ours == theirs and len(ours) == 6

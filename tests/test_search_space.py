@@ -54,7 +54,7 @@ def test_every_kind_of_dimension_is_read(text: str, distribution: Any) -> None:
         "range(0.1,0.9,0.1)",
     ],
 )
-def test_an_override_sets_exactly_what_the_study_says(text: str) -> None:
+def test_an_override_sets_the_value_in_the_study(text: str) -> None:
     (dimension,), _ = space(f"+x={text}")
     (grid,) = OverridesParser.create().parse_overrides([f"+x={text}"])
     written = [
@@ -92,12 +92,12 @@ def test_a_later_override_replaces_an_earlier_one() -> None:
         ("x=4", "nothing to search"),
     ],
 )
-def test_what_spans_nothing_is_refused(text: str, why: str) -> None:
+def test_empty_or_malformed_dimensions_are_refused(text: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         space(text)
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_problems_of_a_search_space_are_reported_at_once() -> None:
     with pytest.raises(ConfigError, match="3 problems"):
         space("x=glob(*)", "y=interval(3,1)", "z=4,4", "w=1,2")
 

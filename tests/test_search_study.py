@@ -28,7 +28,7 @@ from search_cases import LOSS, search_settings, space
         ({"sampler": "nsgaii", "options": {"population_size": 1}}, "population_size"),
     ],
 )
-def test_what_no_sampler_can_do_is_refused(values: dict[str, Any], why: str) -> None:
+def test_settings_that_a_sampler_cannot_use_are_refused(values: dict[str, Any], why: str) -> None:
     dimensions, _ = space("a=interval(0,1)", "b=1,2")
     with pytest.raises(ConfigError, match=why):
         make_sampler(search_settings(**values), dimensions, LOSS)
@@ -77,7 +77,7 @@ def test_adaptive_samplers_learn(tmp_path: Path) -> None:
         assert sum(trial["a"] + trial["b"] for trial in late) / 10 < 0.7, sampler
 
 
-def test_half_a_line_of_a_killed_driver_is_removed(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_a_killed_driver_is_removed(tmp_path: Path) -> None:
     file = tmp_path / "study.log"
     before = drawn(file, [2])
     with file.open("a") as stream:
@@ -85,7 +85,9 @@ def test_half_a_line_of_a_killed_driver_is_removed(tmp_path: Path) -> None:
     assert drawn(file, [1])[:2] == before and len(drawn(file, [])) == 3
 
 
-def test_half_a_line_of_another_driver_is_removed_while_this_one_works(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_another_driver_is_removed_while_this_driver_works(
+    tmp_path: Path,
+) -> None:
     """Of one whose disk was full, say: whatever this one appended to it could never be read."""
     study = open_study(str(tmp_path / "s"), "s", optuna.samplers.RandomSampler(), LOSS, {})
     study.tell(study.ask(), 0.5)
@@ -133,7 +135,7 @@ def test_other_ranges_settings_or_objectives_are_another_study(tmp_path: Path) -
         open_study(str(tmp_path / "t"), "s", optuna.samplers.RandomSampler(), LOSS, {})
 
 
-def test_a_database_holds_a_study_as_well(tmp_path: Path) -> None:
+def test_a_study_can_be_stored_in_a_database(tmp_path: Path) -> None:
     place = f"sqlite:///{tmp_path}/study.db"
     open_study(place, "s", optuna.samplers.RandomSampler(), LOSS, {}).ask()
     assert len(open_study(place, "s", optuna.samplers.RandomSampler(), LOSS, {}).trials) == 1

@@ -13,7 +13,7 @@ from hydratune.training import plan
 from hydratune.training.losses import HeadLoss
 from hydratune.training.objective import Objective
 from hydratune.training.packing import pack
-from small_models import ARCHITECTURES, build, opening, rows, with_lora
+from small_models import ARCHITECTURES, build, rows, rows_with_prefix, with_lora
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -26,8 +26,8 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(
     model = with_lora(build(name))
     model.get_base_model().set_attn_implementation(NAME)
     examples = [
-        *opening([5, 6, 7, 8, 9, 10]),
-        *opening([5, 9, 3, 4, 2, 11, 12], seed=4),
+        *rows_with_prefix([5, 6, 7, 8, 9, 10]),
+        *rows_with_prefix([5, 9, 3, 4, 2, 11, 12], seed=4),
         rows(seed=9)[2],
     ]
     assert [g.prefix for g in plan.groups_by_prefix(examples, 20)] == [6, 7, 0]
@@ -47,7 +47,7 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(
+def test_micro_packs_wait_for_a_slow_micro_pack_that_holds_their_prefix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The others have read all of the prefix and are done, and a free thread takes the end of the
@@ -57,7 +57,7 @@ def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(
     model.get_base_model().set_attn_implementation(NAME)
     monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 20)
     expected_gradients = Objective(model, micro_tokens=40, workers=1).gradients(
-        opening([5, 6, 7, 8, 9, 10])
+        rows_with_prefix([5, 6, 7, 8, 9, 10])
     )[1]
     head = HeadLoss.apply
     late = threading.Event()
@@ -72,7 +72,9 @@ def test_whoever_holds_a_prefix_is_waited_for_while_its_head_is_slow(
     monkeypatch.setattr(HeadLoss, "apply", slow)
     with Objective(model, micro_tokens=40, workers=3) as objective:
         for ours, theirs in zip(
-            objective.gradients(opening([5, 6, 7, 8, 9, 10]))[1], expected_gradients, strict=True
+            objective.gradients(rows_with_prefix([5, 6, 7, 8, 9, 10]))[1],
+            expected_gradients,
+            strict=True,
         ):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -103,10 +105,10 @@ def test_an_error_in_one_micro_pack_ends_all_of_them(
         Objective(model, micro_tokens=16, workers=workers) as objective,
         pytest.raises(ArithmeticError, match="no more"),
     ):
-        objective.gradients(opening([5, 6, 7, 8]))
+        objective.gradients(rows_with_prefix([5, 6, 7, 8]))
 
 
-def test_only_what_pays_is_shared() -> None:
+def test_a_prefix_is_shared_only_where_it_saves_enough_tokens() -> None:
     def row(*ids: int) -> Encoded:
         return Encoded((*ids, 90, 91), (*[False] * len(ids), True, True))
 
@@ -124,7 +126,7 @@ def test_only_what_pays_is_shared() -> None:
     assert plan.groups_by_prefix([], 1) == []
 
 
-def test_a_thousand_rows_that_begin_alike_are_divided_without_recursion() -> None:
+def test_many_rows_with_one_prefix_are_grouped_without_recursion() -> None:
     many = [Encoded((*range(200), 200 + i), (*[False] * 200, True)) for i in range(1500)]
     (group,) = plan.groups_by_prefix(many)
     assert len(group.rows) == 1500 and group.prefix == 199

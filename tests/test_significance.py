@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compared_runs import hits, make
+from compared_runs import hits, write_run
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
 from hydratune.comparison.criterion import Criterion
@@ -22,7 +22,7 @@ def test_copies_of_one_run_are_indistinguishable(tmp_path: Path) -> None:
     noise = random.Random(0)
     nll = [noise.gauss(1, 0.3) for _ in range(40)]
     for n in range(12):
-        make(tmp_path / str(n), right=hits(31), nll=nll, lr=n + 1.0)
+        write_run(tmp_path / str(n), right=hits(31), nll=nll, lr=n + 1.0)
     compared = compare(collect_runs([tmp_path]))
     assert len(compared.indistinguishable()) == 11
     assert all(
@@ -33,8 +33,8 @@ def test_copies_of_one_run_are_indistinguishable(tmp_path: Path) -> None:
 
 
 def test_a_clear_difference_on_the_same_rows_is_significant(tmp_path: Path) -> None:
-    make(tmp_path / "a", right=hits(38), lr=1.0, loss=0.4)
-    make(tmp_path / "b", right=hits(20), lr=2.0, loss=0.5)
+    write_run(tmp_path / "a", right=hits(38), lr=1.0, loss=0.4)
+    write_run(tmp_path / "b", right=hits(20), lr=2.0, loss=0.5)
     compared = compare(collect_runs([tmp_path]))
     assert not compared.indistinguishable()
     paired = compared.paired_tests[1]["exact_match"]
@@ -48,28 +48,28 @@ def test_a_clear_difference_on_the_same_rows_is_significant(tmp_path: Path) -> N
     assert "significantly different from all others" in "\n".join(verdict(compared))
 
 
-def test_many_equal_comparisons_are_corrected(tmp_path: Path) -> None:
+def test_p_values_of_many_comparisons_are_corrected(tmp_path: Path) -> None:
     """7 rows to one side have p = 0.016: a find alone, nothing among ten. 6 have 0.03: nothing
     where two metrics are tested.
     """
-    make(tmp_path / "best", right=hits(30), loss=0.1, lr=9.0)
-    make(tmp_path / "0", right=hits(23), loss=0.5, lr=1.0)
+    write_run(tmp_path / "best", right=hits(30), loss=0.1, lr=9.0)
+    write_run(tmp_path / "0", right=hits(23), loss=0.5, lr=1.0)
     assert compare(collect_runs([tmp_path])).paired_tests[1]["exact_match"].significant
-    make(tmp_path / "other" / "best", right=hits(30), loss=0.1, lr=9.0)
-    make(tmp_path / "other" / "0", right=hits(24), loss=0.5, lr=1.0)
+    write_run(tmp_path / "other" / "best", right=hits(30), loss=0.1, lr=9.0)
+    write_run(tmp_path / "other" / "0", right=hits(24), loss=0.5, lr=1.0)
     assert (
         not compare(collect_runs([tmp_path / "other"])).paired_tests[1]["exact_match"].significant
     )
     shutil.rmtree(tmp_path / "other")
     for n in range(1, 10):
-        make(tmp_path / str(n), right=hits(30 - n % 3), loss=0.5 + n, lr=n + 1.0)
+        write_run(tmp_path / str(n), right=hits(30 - n % 3), loss=0.5 + n, lr=n + 1.0)
     assert not compare(collect_runs([tmp_path])).paired_tests[1]["exact_match"].significant
 
 
 def test_a_clear_difference_is_significant_among_two_hundred(tmp_path: Path) -> None:
     """The least p that samples can show, times 200, must stay below the level of significance."""
     for n in range(200):
-        make(
+        write_run(
             tmp_path / str(n),
             nll=[1.0 + i / 100 + (i % 7 + 1) * (n == 1) for i in range(40)],
             loss=0.1 + n,
@@ -79,15 +79,15 @@ def test_a_clear_difference_is_significant_among_two_hundred(tmp_path: Path) -> 
     assert against[1]["nll"].significant and not against[2]["nll"].significant
 
 
-def test_seeds_that_differ_more_than_settings_are_a_tie(tmp_path: Path) -> None:
+def test_settings_that_differ_less_than_their_seeds_are_a_tie(tmp_path: Path) -> None:
     """Row by row every seed of b beats the worst seed of a; the seeds of a differ as much among
     themselves.
     """
     for seed, count in enumerate((100, 140)):
-        make(
+        write_run(
             tmp_path / f"a{seed}", right=hits(count, 200), lr=1.0, seed=seed, loss=0.40 + seed / 50
         )
-        make(
+        write_run(
             tmp_path / f"b{seed}",
             right=hits(count + 8, 200),
             lr=2.0,
@@ -123,7 +123,7 @@ def test_settings_that_do_nothing_rarely_differ_significantly_on_the_test_rows(
             for seed in range(count):
                 shift = noise.gauss(0, 0.05)
                 nll = [row + shift + noise.gauss(0, 0.02) for row in rows]
-                make(
+                write_run(
                     tmp_path / f"{trial}" / f"{side}{seed}",
                     nll=nll,
                     right=[True] * 30,
@@ -134,9 +134,9 @@ def test_settings_that_do_nothing_rarely_differ_significantly_on_the_test_rows(
     assert wrong <= 10
 
 
-def test_other_test_rows_are_not_paired(tmp_path: Path) -> None:
-    make(tmp_path / "a", lr=1.0, loss=0.4)
-    make(tmp_path / "b", lr=2.0, loss=0.5, right=hits(30, 41))
+def test_runs_tested_on_different_rows_are_not_paired(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", lr=1.0, loss=0.4)
+    write_run(tmp_path / "b", lr=2.0, loss=0.5, right=hits(30, 41))
     compared = compare(collect_runs([tmp_path]))
     assert not compared.paired_tests and "not paired with the best: b" in compared.notes[0]
 
@@ -147,7 +147,7 @@ def test_validation_losses_and_test_rows_are_corrected_together(tmp_path: Path) 
     """
     for side, losses in ((0, (0.50, 0.52, 0.51)), (1, (0.53, 0.56, 0.545))):
         for seed, loss in enumerate(losses):
-            make(
+            write_run(
                 tmp_path / f"{side}{seed}",
                 lr=1.0 + side,
                 seed=seed,
@@ -167,7 +167,9 @@ def test_validation_losses_and_test_rows_are_corrected_together(tmp_path: Path) 
 def test_a_metric_of_the_test_rows_that_ranks_is_tested_once(tmp_path: Path) -> None:
     for side in (0, 1):
         for seed in range(2):
-            make(tmp_path / f"{side}{seed}", lr=1.0 + side, seed=seed, right=hits(30 - side - seed))
+            write_run(
+                tmp_path / f"{side}{seed}", lr=1.0 + side, seed=seed, right=hits(30 - side - seed)
+            )
     compared = compare(collect_runs([tmp_path]), Criterion("eval/exact_match", lower=False))
     assert (
         compared.test_count == 2
@@ -181,14 +183,12 @@ def test_a_metric_of_the_test_rows_that_ranks_is_tested_once(tmp_path: Path) -> 
     ) == {1}  # the seeds are all there is
 
 
-def test_where_a_few_rows_cannot_tell_no_interval_is_shown_anywhere(
-    hydratune: Command, tmp_path: Path
-) -> None:
+def test_too_few_rows_have_no_interval_in_any_output(hydratune: Command, tmp_path: Path) -> None:
     import csv
 
     for name, hit, at in (("a", True, 1.0), ("b", False, 1.3)):
         nll = [at + i / 100 for i in range(4)]
-        make(tmp_path / "s" / name, right=[hit] * 4, nll=nll, lr=at, loss=at)
+        write_run(tmp_path / "s" / name, right=[hit] * 4, nll=nll, lr=at, loss=at)
     code, text = hydratune("compare", "s", "export=csv,markdown,latex")
     flat = " ".join(text.split())
     assert (

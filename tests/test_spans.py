@@ -23,7 +23,7 @@ def test_word_differences() -> None:
     assert word_differences([]) == []
 
 
-def test_character_differences_leave_out_what_the_cut_made() -> None:
+def test_character_differences_ignore_what_truncation_caused() -> None:
     # both cut to one length before they came here
     before, after = ("caf\u00c3\u00a9 no", "caf\u00e9 now")
     old, new = character_differences(before, after)
@@ -31,7 +31,7 @@ def test_character_differences_leave_out_what_the_cut_made() -> None:
     assert [after[a:b] for a, b in new] == ["\u00e9"]
 
 
-def test_spans_make_up_the_text() -> None:
+def test_spans_join_to_the_text() -> None:
     text = "one two  three"
     assert [(s.text, s.changed) for s in spans(text, [(4, 7)])] == [
         ("one ", False),

@@ -158,7 +158,7 @@ def test_a_run_starts_from_the_adapter_of_another_in_a_pack_and_alone(
     ]
 
 
-def test_settings_that_are_not_the_adapters_are_refused(
+def test_settings_that_contradict_the_saved_adapter_are_refused(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
     written_by_peft(tiny, tmp_path / "start", LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
@@ -200,7 +200,7 @@ def refusal(hydratune: Command, start: Path, *options: str) -> str:
     return " ".join(text.split())
 
 
-def test_folders_that_are_no_adapter_of_this_model_are_refused(
+def test_folders_without_an_adapter_for_this_model_are_refused(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
     start = tmp_path / "start"
@@ -255,7 +255,7 @@ def test_folders_that_are_no_adapter_of_this_model_are_refused(
     assert "has no weights" in refusal(hydratune, start)
 
 
-def test_another_base_is_refused_with_the_one_to_type_and_a_copy_is_none(
+def test_another_base_is_refused_with_the_right_setting_and_a_copy_is_accepted(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
     base, copy, other = tmp_path / "base", tmp_path / "copy", tmp_path / "other"
@@ -304,7 +304,7 @@ def test_another_base_is_refused_with_the_one_to_type_and_a_copy_is_none(
     assert code == 0 and "the adapter names somebody/else as its base model" in text
 
 
-def test_a_prefix_that_was_projected_is_described_as_what_was_saved(
+def test_a_saved_projected_prefix_is_described_without_its_projection(
     tiny: Any, tmp_path: Path
 ) -> None:
     written_by_peft(tiny, tmp_path / "start", BY_PEFT["prefix, projected"]())
@@ -313,9 +313,7 @@ def test_a_prefix_that_was_projected_is_described_as_what_was_saved(
     )
 
 
-def test_an_adapter_of_this_program_with_a_start_in_the_base_is_plain_lora(
-    tiny: Any, tmp_path: Path
-) -> None:
+def test_a_saved_pissa_adapter_is_plain_lora(tiny: Any, tmp_path: Path) -> None:
     model = prepared(tiny, LoraAdapter(r=4, init_lora_weights="pissa"))
     train(model, 2)
     attach.save(model, tiny[2], tmp_path / "start")

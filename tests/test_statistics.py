@@ -29,13 +29,13 @@ def test_holm() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
 
-def test_two_runs_of_the_same_answers_are_not_told_apart() -> None:
+def test_two_runs_of_the_same_answers_are_indistinguishable() -> None:
     right = [1.0] * 30 + [0.0] * 10
     same = paired_bootstrap(right, right, [1.0] * 40, list(map(str, range(40))), 0.95, 500)
     assert same.value == 0 and same.interval == (0, 0) and same.p == 1.0 and not same.significant
 
 
-def test_38_of_40_and_37_of_40_are_not_told_apart_and_many_such_rows_are() -> None:
+def test_38_of_40_and_37_of_40_are_indistinguishable_and_differ_with_many_such_rows() -> None:
     def difference(times: int) -> bool:
         ours, theirs = [1.0] * 38 + [0.0] * 2, [1.0] * 37 + [0.0] * 3
         rows = 40 * times
@@ -50,7 +50,7 @@ def test_38_of_40_and_37_of_40_are_not_told_apart_and_many_such_rows_are() -> No
     assert difference(40)
 
 
-def test_rows_of_one_group_are_no_evidence_of_their_own() -> None:
+def test_rows_of_one_group_are_not_independent() -> None:
     ours, theirs, groups = [1.0] * 60, [0.0] * 30 + [1.0] * 30, ["a"] * 30 + ["b"] * 30
     ungrouped = paired_bootstrap(ours, theirs, [1.0] * 60, list(map(str, range(60))), 0.95, 1000)
     grouped = paired_bootstrap(ours, theirs, [1.0] * 60, groups, 0.95, 1000)
@@ -68,7 +68,7 @@ def test_pairing_finds_what_two_intervals_hide() -> None:
     ).significant
 
 
-def test_chance_is_called_a_difference_as_rarely_as_promised() -> None:
+def test_false_positives_are_as_rare_as_the_level_says() -> None:
     generator = np.random.default_rng(1)
     groups, ones = list(map(str, range(100))), [1.0] * 100
     wrong = 0
@@ -83,7 +83,7 @@ def test_chance_is_called_a_difference_as_rarely_as_promised() -> None:
     assert wrong <= 20  # 10 are expected
 
 
-def test_the_least_difference_is_found_as_often_as_promised() -> None:
+def test_power_at_the_smallest_detectable_difference() -> None:
     rows, disagreeing = 200, 0.3
     least = least_difference(rows, disagreeing, 0.95)
     generator = np.random.default_rng(2)
@@ -97,7 +97,7 @@ def test_the_least_difference_is_found_as_often_as_promised() -> None:
     assert least_difference(5, 0.1, 0.95) == least_difference(0, 0.5, 0.95) == 1.0
 
 
-def test_two_rows_prove_nothing_however_often_they_are_drawn() -> None:
+def test_two_rows_are_never_significant() -> None:
     interval = paired_bootstrap([1.0, 1.0], [0.0, 0.0], [1.0, 1.0], ["a", "b"], 0.95, 1000)
     assert interval.value == 1.0 and interval.p == 0.5
 
@@ -106,7 +106,7 @@ def test_two_rows_prove_nothing_however_often_they_are_drawn() -> None:
     "parts", [[(1.0, 2)], [(0.3, 2), (1.0, 199)], [(1.0, 1), (1.0, 4), (0.1, 30)]]
 )
 @pytest.mark.parametrize("value", [0.1, 2.0, 9.0, 400.0])
-def test_the_interval_excludes_zero_exactly_where_p_tells_apart(
+def test_the_interval_excludes_zero_exactly_where_p_is_significant(
     value: float, parts: list[tuple[float, float]]
 ) -> None:
     p = p_from_parts(value, parts)
@@ -162,7 +162,7 @@ def test_intervals_of_a_family_agree_with_its_corrected_p() -> None:
     ("rows", "message"),
     [(1, "(1 independent row cannot tell)"), (5, "(5 independent rows cannot tell)")],
 )
-def test_so_few_rows_have_no_interval_and_say_so(rows: int, message: str) -> None:
+def test_too_few_rows_have_no_interval_and_give_a_message(rows: int, message: str) -> None:
     groups = [str(i) for i in range(rows)]
     for ours, theirs in (
         (rate([True] * rows), rate([False] * rows)),
@@ -176,7 +176,7 @@ def test_so_few_rows_have_no_interval_and_say_so(rows: int, message: str) -> Non
         )
 
 
-def test_few_rows_that_differ_prove_nothing_among_many() -> None:
+def test_few_rows_that_differ_among_many_are_not_significant() -> None:
     """5 of 40 rows, all to one side: p = 0.06 by their signs, whatever their spread, and the
     interval holds 0.
     """
@@ -204,7 +204,7 @@ def test_mcnemars_p_has_its_own_interval() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_of_what_is_no_number_nothing_is_said(bad: float) -> None:
+def test_values_that_are_no_numbers_have_no_interval(bad: float) -> None:
     groups = [str(i) for i in range(40)]
     for ours, theirs in (([1.0] * 39 + [bad], [1.0] * 40), ([1.0] * 40, [bad] * 40)):
         result = difference(mean(ours), mean(theirs), groups, 0.95, 200)

@@ -56,7 +56,9 @@ def test_a_failing_job_does_not_stop_the_others_and_is_run_again_alone(
     assert OmegaConf.load(sweep / "0" / ".hydra" / "overrides.yaml") == [*SMALL, "adapter.r=2"]
 
 
-def test_wrong_job_is_refused_before_the_first_one(hydratune: Command, tmp_path: Path) -> None:
+def test_a_wrong_job_is_refused_before_the_first_job_runs(
+    hydratune: Command, tmp_path: Path
+) -> None:
     code, text = hydratune(
         "train",
         "-m",
@@ -169,7 +171,7 @@ def test_a_damaged_status_says_what_to_do(hydratune: Command, tmp_path: Path) ->
     assert status.read_text() == '{"state": "fin' and not (tmp_path / "sweep" / "0").exists()
 
 
-def test_compare_ranks_what_it_finds_and_refuses_what_is_not_there(
+def test_compare_ranks_existing_runs_and_refuses_missing_ones(
     hydratune: Command, tmp_path: Path
 ) -> None:
     for name, lr in (("a", "1e-3"), ("b", "1e-2")):
@@ -200,5 +202,5 @@ def test_runs_that_did_not_finish_are_never_best() -> None:
     assert verdict(compare(runs[:1])) == []
 
 
-def test_what_varies() -> None:
+def test_settings_that_vary_between_runs() -> None:
     assert varying([["a=1", "b=2"], ["a=1", "b=3", "+c=4"]]) == [{"b": "2"}, {"b": "3", "c": "4"}]

@@ -73,7 +73,7 @@ def test_texts_of_a_folder(hydratune: Hydratune, trained: Path, tmp_path: Path) 
         (["texts=empty.txt", "source=predictions"], "source"),
     ],
 )
-def test_what_cannot_be_read(
+def test_wrong_settings_of_texts_are_refused(
     hydratune: Hydratune, trained: Path, tmp_path: Path, settings: list[str], message: str
 ) -> None:
     (tmp_path / "empty.txt").write_text("")

@@ -23,7 +23,7 @@ from hydratune.evaluation.measures import mean, rate
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("ratio", ["0", "1", "10", "1/row"])
-def test_what_does_not_differ_is_significant_as_rarely_as_promised(seeds: int, ratio: str) -> None:
+def test_false_positives_are_as_rare_as_the_level(seeds: int, ratio: str) -> None:
     """400 pairs: 5 % are allowed, and 2.3 times the standard error of chance.
 
     One family, and each test alone.
@@ -34,13 +34,13 @@ def test_what_does_not_differ_is_significant_as_rarely_as_promised(seeds: int, r
     assert max(shares["now all"], shares["now losses"], shares["now hits"]) <= 0.075
 
 
-def test_before_it_was_not() -> None:
+def test_an_uncorrected_test_exceeds_the_level() -> None:
     """So that the test above can fail: two seeds whose luck is worth ten times the rows."""
     assert simulation.shares(simulation.World(2, 100, 10.0), 400, seed=1)["before all"] > 0.085
 
 
 @pytest.mark.parametrize("world", [{"fit": 1.0}, {"shared": 0.8}, {"entries": 4}])
-def test_nor_where_rows_suit_settings_seeds_are_paired_or_several_are_compared(
+def test_level_holds_with_interactions_paired_seeds_and_many_settings(
     world: dict[str, Any],
 ) -> None:
     for ratio in (0.3, 10.0):
@@ -49,7 +49,7 @@ def test_nor_where_rows_suit_settings_seeds_are_paired_or_several_are_compared(
 
 
 @pytest.mark.parametrize(("seeds", "least"), [(2, 0.36), (3, 0.64), (5, 0.77)])
-def test_what_differs_is_found(seeds: int, least: float) -> None:
+def test_power_of_a_real_difference(seeds: int, least: float) -> None:
     """3.5 standard errors of the rows and no luck of seeds: the rows alone would tell in 94 %, and
     nobody knows that there is no luck.
     """

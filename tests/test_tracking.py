@@ -90,7 +90,7 @@ def test_environment_wins_over_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.slow  # the client tries for half a minute
-def test_absent_server_costs_a_moment_and_the_run_is_kept_offline(tmp_path: Path) -> None:
+def test_without_a_server_the_run_is_kept_offline_after_a_moment(tmp_path: Path) -> None:
     done = train(
         tmp_path,
         "tracking=online",
@@ -135,7 +135,7 @@ def test_tensorboard_has_every_run_of_a_sweep(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("**/wandb"))
 
 
-def test_no_text_leaves_the_machine_if_that_is_asked_for(tmp_path: Path) -> None:
+def test_no_text_is_sent_if_log_text_is_off(tmp_path: Path) -> None:
     prompt = "You are the secret recipe of this company."
     words = ("tracking=offline", f"data.system_prompt='{prompt}'")
     done = train(tmp_path, *words, "tracking.log_text=false", f"hydra.run.dir={tmp_path}/run")

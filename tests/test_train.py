@@ -286,7 +286,7 @@ def test_mixed_precision_and_dropout_run(hydratune: Command, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
-def test_strangers_rows_train_with_no_other_setting(
+def test_files_of_every_format_train_with_default_settings(
     hydratune: Command, tmp_path: Path, kind: str
 ) -> None:
     def write(name: str, numbers: range) -> Path:

@@ -80,7 +80,7 @@ def overfitted(hydratune: Command, tmp_path: Path, model: Path, *options: str) -
     return run / "adapter", text
 
 
-def said(model: Any, folder: Path) -> list[str]:
+def generated_tokens(model: Any, folder: Path) -> list[str]:
     """The tokens of plain ``generate``, as words."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     turns = [{"role": "user", "content": "Which colour?"}]
@@ -102,7 +102,7 @@ def test_an_adapter_ends_its_answer_with_the_generation_config_beside_it(
     scored = json.loads((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()[0])
     assert (scored["prediction"], scored["finish_reason"]) == ("green", "stop")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
-    without = said(model, folder)
+    without = generated_tokens(model, folder)
     # the limit
     assert (
         (without[-1] == END and without.count(END) == 1)
@@ -110,7 +110,7 @@ def test_an_adapter_ends_its_answer_with_the_generation_config_beside_it(
         else len(without) == 20
     )
     model.generation_config = GenerationConfig.from_pretrained(folder)
-    words = said(model, folder)
+    words = generated_tokens(model, folder)
     assert words[-1] == END and words.count(END) == 1
     assert f"an answer ends with {END} (" in text and text.count(
         "the base model's own does not"
@@ -128,17 +128,17 @@ def tokens(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["they disagree", "neither knows one"])
-def test_a_model_trained_in_full_ends_its_answer_as_it_is(
+def test_a_fully_fine_tuned_model_ends_its_answer(
     hydratune: Command, tmp_path: Path, tiny: Any, kind: str
 ) -> None:
     base = mismatched(tiny, tmp_path / "base", *KINDS[kind])
     folder, text = overfitted(hydratune, tmp_path, base, "optimizer.lr=0.003", "adapter=none")
-    words = said(AutoModelForCausalLM.from_pretrained(folder).eval(), folder)
+    words = generated_tokens(AutoModelForCausalLM.from_pretrained(folder).eval(), folder)
     assert words[-1] == END and words.count(END) == 1
     assert "the base model's own does not" not in text
 
 
-def test_what_the_model_card_shows_runs_and_ends(
+def test_the_code_in_the_model_card_runs_and_its_answer_ends(
     hydratune: Command, tmp_path: Path, tiny: Any, monkeypatch: Any, capfd: Any
 ) -> None:
     base = mismatched(tiny, tmp_path / "base", *KINDS["they disagree"])
@@ -151,7 +151,7 @@ def test_what_the_model_card_shows_runs_and_ends(
     assert capfd.readouterr().out.splitlines()[-1] == "green"
 
 
-def test_a_generation_config_that_contradicts_itself_costs_no_run(
+def test_a_contradictory_generation_config_does_not_end_a_run(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
     """transformers refuses to save it, at the end of training."""

@@ -68,7 +68,7 @@ def first(*args: Any, is_causal: bool = False) -> torch.Tensor:
 @pytest.mark.parametrize("kernel", [with_options, without_gqa, first])
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Gemma3Text", "Qwen3"])
 @pytest.mark.parametrize("share", [False, True])
-def test_the_kernel_is_given_what_rows_see(
+def test_the_kernel_gets_the_keys_that_rows_attend_to(
     monkeypatch: pytest.MonkeyPatch, name: str, kernel: Any, share: bool
 ) -> None:
     calls = []
@@ -110,14 +110,14 @@ def test_the_kernel_is_given_what_rows_see(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_it_is_left_alone_where_it_cannot_be_used() -> None:
+def test_the_kernel_is_not_used_where_it_is_unsupported() -> None:
     x = torch.zeros(1, 2, 4, 8, dtype=torch.bfloat16)
     assert not varlen.supports(x, x, 0.0)  # no GPU
     meta = x.to("meta")
     assert not varlen.supports(meta, meta, 0.0)
 
 
-def test_where_rows_begin_is_made_once_for_all_layers() -> None:
+def test_row_starts_are_computed_once_for_all_layers() -> None:
     varlen._starts.cache_clear()
     varlen._places.cache_clear()
     with torch.inference_mode():  # an answer comes first: a training step must be able to keep it

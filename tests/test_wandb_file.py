@@ -121,7 +121,7 @@ def test_every_length_around_the_end_of_a_block(tmp_path: Path) -> None:
         )
 
 
-def test_a_cut_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_a_truncated_log_is_read_up_to_its_end(tmp_path: Path) -> None:
     whole = log(run("a", 0.5))
     file = write(tmp_path, "a", whole)
     for size in range(len(log(run("a", 0.5)[:1])), len(whole)):
@@ -139,14 +139,14 @@ NO_LOGS = [
 
 
 @pytest.mark.parametrize(("content", "message"), NO_LOGS)
-def test_what_is_no_log_is_said(tmp_path: Path, content: bytes, message: str) -> None:
+def test_files_that_are_no_log_give_a_message(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "run-x.wandb"
     file.write_bytes(content)
     with pytest.raises(RunError, match=message):
         wandb_file.read_log(file)
 
 
-def test_summaries_of_a_least_are_numbers() -> None:
+def test_summaries_of_a_minimum_are_numbers() -> None:
     values = {
         "val/loss": {"min": 0.25},
         "deep": {"a": {"b": 1}},

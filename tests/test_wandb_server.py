@@ -43,7 +43,7 @@ def project(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     yield f"{os.environ.get('WANDB_ENTITY', '')}/{name}".lstrip("/")
 
 
-def own(**more: str) -> dict[str, str]:
+def separate_environment(**more: str) -> dict[str, str]:
     """The environment of a process with a client of its own: this one has asked the server too, and
     has one running.
     """
@@ -52,7 +52,12 @@ def own(**more: str) -> dict[str, str]:
 
 def call(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, env=own(**environment), capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=separate_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -137,7 +142,7 @@ def test_a_failed_run_is_marked(tmp_path: Path, project: str) -> None:
     assert sorted(run.state for run in runs(project)) == ["failed", "finished"]
 
 
-def test_offline_and_sent_later_is_the_same(tmp_path: Path, project: str) -> None:
+def test_a_run_synced_later_equals_an_online_run(tmp_path: Path, project: str) -> None:
     for name in ("offline", "online"):
         done = hydratune(
             tmp_path,
@@ -167,7 +172,7 @@ def test_offline_and_sent_later_is_the_same(tmp_path: Path, project: str) -> Non
         assert offline.summary["val/loss"] == online.summary["val/loss"]
 
 
-def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -> None:
+def test_an_interrupted_run_is_resumed_with_its_id(tmp_path: Path, project: str) -> None:
     words = (
         *SMALL,
         "tracking=online",
@@ -179,7 +184,7 @@ def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -
     process = subprocess.Popen(
         [sys.executable, "-m", "hydratune", "train", *long],
         cwd=tmp_path,
-        env=own(),
+        env=separate_environment(),
         stdout=subprocess.DEVNULL,
     )
     while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
@@ -192,7 +197,7 @@ def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -
     process = subprocess.Popen(
         [sys.executable, "-m", "hydratune", "train", *long],
         cwd=tmp_path,
-        env=own(),
+        env=separate_environment(),
         stdout=subprocess.DEVNULL,
     )
     assert process.wait(300) == 0
@@ -245,7 +250,7 @@ class Line:
             connection.close()
 
 
-def test_a_server_that_dies_costs_a_minute_and_nothing_is_lost(
+def test_a_server_that_stops_delays_a_run_by_a_minute_and_no_data_is_lost(
     tmp_path: Path, project: str
 ) -> None:
     line = Line()
@@ -259,7 +264,11 @@ def test_a_server_that_dies_costs_a_minute_and_nothing_is_lost(
     )
     command = [sys.executable, "-m", "hydratune", "train", "-m", *words]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=own(WANDB_BASE_URL=line.url)
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=separate_environment(WANDB_BASE_URL=line.url),
     )
     while len(list(tmp_path.glob("s/wandb/run-*"))) < 2 or not all(
         (tmp_path / "s" / job / "history.csv").is_file() for job in "01"

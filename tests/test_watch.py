@@ -104,7 +104,7 @@ def test_a_job_that_cannot_begin_is_not_started_for_ever(
     assert began == ["a", "b"] and status(tmp_path / "b")["state"] == "finished"
 
 
-def test_a_full_disk_costs_lines_of_the_log_and_no_job(
+def test_a_full_disk_drops_lines_of_the_log_and_ends_no_job(
     run_pack: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Any, record: Any) -> str:

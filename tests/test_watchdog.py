@@ -55,11 +55,11 @@ def test_what_stops_a_run(
     assert reason is None if wrong is None else reason is not None and wrong in reason
 
 
-def test_a_model_that_is_new_may_know_nothing() -> None:
+def test_an_untrained_model_may_have_a_high_loss() -> None:
     assert what_is_wrong(9.9, 1.0, [9.9, 9.8], 5.0, first=9.9, blind=10.0) is None
 
 
-def test_weights_that_were_blown_up_stop_the_run(hydratune: Command, tmp_path: Path) -> None:
+def test_diverged_weights_stop_the_run(hydratune: Command, tmp_path: Path) -> None:
     """Logits so large leave nothing a gradient, while the loss itself looks harmless."""
     code, text = hydratune(
         "train",

@@ -20,7 +20,7 @@ from hydratune.training.losses import PLAIN
 from hydratune.training.mergeable import MergeableBatch
 
 
-class Recorder:
+class RecordingReplica:
     """Stands for a replica: remembers how many tokens each micro-pack of each pass had."""
 
     def __init__(self, error: Exception | None = None, seconds: float = 0.0) -> None:
@@ -34,7 +34,7 @@ class Recorder:
         return [("merged", batch.tokens) for batch in batches]
 
 
-HEAD = torch.zeros(1)
+OUTPUT_WEIGHTS = torch.zeros(1)
 
 
 def task(
@@ -49,7 +49,7 @@ def task(
         SimpleNamespace(first=""),
         [Encoded((1,) * (tokens + 1), (True,) * (tokens + 1))],
         PLAIN,
-        HEAD,
+        OUTPUT_WEIGHTS,
         EAGER,
         None,
         True,
@@ -82,7 +82,7 @@ def busy_pool(
 
 
 def test_small_micro_packs_that_wait_are_merged_and_the_rest_stays_in_order() -> None:
-    replica, done = Recorder(), list[Any]()
+    replica, done = RecordingReplica(), list[Any]()
     with busy_pool(replica) as (pool, start):
         first = [
             task(20, done),
@@ -114,8 +114,8 @@ def test_small_micro_packs_that_wait_are_merged_and_the_rest_stays_in_order() ->
     assert (pool.merged, pool.micro_packs) == (4, 8)
 
 
-def test_nothing_is_merged_where_nothing_waits_or_it_is_switched_off() -> None:
-    for replica, limit in ((Recorder(), 80), (Recorder(), 0), (None, 80)):
+def test_nothing_is_merged_when_nothing_waits_or_merging_is_off() -> None:
+    for replica, limit in ((RecordingReplica(), 80), (RecordingReplica(), 0), (None, 80)):
         done = list[Any]()
         with busy_pool(replica, limit) as (pool, start):
             tasks = [task(5, done) for _ in range(3 if limit == 0 or replica is None else 1)]
@@ -126,7 +126,7 @@ def test_nothing_is_merged_where_nothing_waits_or_it_is_switched_off() -> None:
 
 
 def test_micro_packs_of_two_kinds_are_not_in_one_pass() -> None:
-    replica, done = Recorder(), list[Any]()
+    replica, done = RecordingReplica(), list[Any]()
     with busy_pool(replica) as (pool, start):
         tasks = [task(number, done) for number in range(3, 9)]
         for chosen in tasks[::2]:
@@ -137,8 +137,8 @@ def test_micro_packs_of_two_kinds_are_not_in_one_pass() -> None:
     assert replica.passes == [[3, 5, 7], [4, 6, 8]] and not done
 
 
-def test_threads_take_equal_parts() -> None:
-    replica, done = Recorder(seconds=0.2), list[Any]()
+def test_threads_compute_equal_shares() -> None:
+    replica, done = RecordingReplica(seconds=0.2), list[Any]()
     pool = WorkerPool(2, 80)
     pool.replica = replica  # type: ignore[assignment]
     while len(pool._tokens) < 2:
@@ -149,10 +149,10 @@ def test_threads_take_equal_parts() -> None:
     assert replica.passes == [[10] * 3] * 2
 
 
-def test_where_a_pass_fails_each_is_computed_alone_and_only_the_wrong_one_fails(
+def test_after_a_failed_pass_each_micro_pack_is_computed_alone_and_only_the_faulty_one_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    replica, done = Recorder(ValueError("a bad row")), list[Any]()
+    replica, done = RecordingReplica(ValueError("a bad row")), list[Any]()
     with busy_pool(replica) as (pool, start):
         tasks = [task(5, done), task(6, done, error=ValueError("a bad row")), task(7, done)]
         pool.submit(tasks)
@@ -181,7 +181,7 @@ def test_a_job_that_leaves_is_not_computed_and_time_is_divided_by_tokens() -> No
 
     spent: dict[int, float] = {}
     done: list[Any] = []
-    with busy_pool(Recorder()) as (pool, start):
+    with busy_pool(RecordingReplica()) as (pool, start):
         tasks = [task(n, done, count=partial(spent.__setitem__, n)) for n in (5, 15)]
         leaving, cancelled = task(9, done, admit=leave), task(8, done)
         pool.submit([*tasks, leaving, cancelled])
