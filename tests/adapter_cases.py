@@ -19,7 +19,7 @@ from hydratune.training.patches import with_lean_layers
 
 
 def original(tiny: Any, quantization: Quantization = Quantization.none) -> Any:
-    """The untouched base, by plain transformers."""
+    """Return the untouched base, loaded by plain transformers."""
     from transformers import BitsAndBytesConfig
 
     options: dict[str, Any] = {"dtype": torch.float32}
@@ -41,7 +41,7 @@ def original(tiny: Any, quantization: Quantization = Quantization.none) -> Any:
 
 
 def reloaded(folder: Path, tiny: Any, quantization: Quantization = Quantization.none) -> Any:
-    """The tuned model, as somebody without this package loads it."""
+    """Return the tuned model as a user without this package loads it."""
     if not (folder / "adapter_config.json").is_file():
         return AutoModelForCausalLM.from_pretrained(folder).eval()
     return PeftModel.from_pretrained(original(tiny, quantization), str(folder)).eval()
@@ -60,7 +60,7 @@ def examples(count: int = 4) -> list[Encoded]:
 def prepared(
     tiny: Any, adapter: Any, quantization: Quantization = Quantization.none, steps: int = 6
 ) -> Any:
-    """The tiny model with ``adapter``, not yet trained."""
+    """Return the tiny model with ``adapter``, not yet trained."""
     settings = TinyModel(name="tiny", context_window=2048, quantization=quantization)
     model = attach.prepare_quantised(loading.load_model(settings, tiny[1], on_cpu()), quantization)
     attach.check(model, adapter, steps)
@@ -69,7 +69,7 @@ def prepared(
 
 
 def train(model: Any, steps: int) -> list[float]:
-    """Losses of ``steps`` steps of Adam."""
+    """Train ``steps`` steps with Adam; return the losses."""
     objective = Objective(model, micro_tokens=1000, workers=1)
     parameters = objective.parameters()
     optimizer = torch.optim.Adam(parameters, lr=0.01)

@@ -18,7 +18,7 @@ def write_run(
     rows: str = "validation rows",
     **metrics: Any,
 ) -> Path:
-    """A run directory as hydratune train leaves it, scored by exact matches."""
+    """Write a run directory as hydratune train leaves it, scored by exact matches."""
     folder.mkdir(parents=True)
     right = right or [True] * 40
     nll = nll or [1.0] * len(right)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def flip_bit(file: Path, place: float) -> None:
-    """Changes one bit, ``place`` of the way through the file."""
+    """Change one bit, ``place`` of the way through the file."""
     content = bytearray(file.read_bytes())
     content[int(place * (len(content) - 1))] ^= 1 << int(place * 7)
     file.write_bytes(content)

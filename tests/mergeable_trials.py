@@ -25,7 +25,9 @@ ADAPTERS = {
 
 
 class RecordingPool(MergingPool):
-    """Keeps the mergeable micro-packs of one call, and computes each by its own model."""
+    """A pool that stores the mergeable micro-packs of one call and computes each with its own
+    model.
+    """
 
     def __init__(self, replica: Replica | None) -> None:
         self.replica, self.passes = replica, list[int]()

@@ -88,7 +88,7 @@ def cleaning_entry(
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page: elements, attributes and visible text."""
+    """The page as a browser sees it: elements, attributes and visible text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Page(HTMLParser):
 
 
 def with_hostile_texts(value: Any) -> Any:
-    """``value`` with all texts replaced but those of our own code."""
+    """Return ``value`` with all texts replaced except those that our own code writes."""
     ours = {"level", "overlength", "quantiles", "splits", "tokens", "checks", "cleaning"}
     if isinstance(value, dict):
         return {
@@ -139,7 +139,7 @@ def with_hostile_texts(value: Any) -> Any:
 
 
 def hostile_report(report: dict[str, Any]) -> dict[str, Any]:
-    """Every text of ``report`` that data, files or names could have put there."""
+    """Return ``report`` with hostile texts wherever data, files or names could have put texts."""
     hostile = with_hostile_texts(report)
     hostile["checks"] = {
         name: {**with_hostile_texts(check), "level": check["level"]}

@@ -46,7 +46,7 @@ def search_settings(**values: Any) -> SearchSettings:
 
 
 def load_study(folder: Path) -> optuna.Study:
-    """As the README says."""
+    """Load the study of a search as the README says."""
     storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
     return optuna.load_study(study_name=None, storage=storage)
 
@@ -60,7 +60,9 @@ def loss(lr: float, r: int) -> float:
 
 
 def formula_runner(delay: float = 0.0) -> Callable[..., int]:
-    """Runs no job, but leaves what one leaves. A rate above 5e-3 fails; rank 8 was halved."""
+    """Return a function that writes the files of a job without training it. Learning rates above
+    5e-3 fail; jobs of rank 8 are halved.
+    """
 
     def run(context: Any, item: PlannedJob) -> int:
         record, settings = item.record, item.settings

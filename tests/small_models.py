@@ -41,7 +41,9 @@ ARCHITECTURES = {
 
 
 def rows(count: int = 5, seed: int = 0) -> list[Encoded]:
-    """Rows of uneven length; the second half of each is trained, one row in two turns."""
+    """Return rows of uneven length; the second half of each is trained, and one row has two trained
+    turns.
+    """
     generator = torch.Generator().manual_seed(seed)
     result = []
     for i in range(count):
@@ -63,8 +65,8 @@ def build(name: str, **options: Any) -> Any:
 
 
 def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
-    """What everybody computes: padded batch, full logits, shifted labels, -100 for what is not
-    trained; summed.
+    """Return the standard loss: padded batch, full logits, shifted labels, -100 where the loss mask
+    is false; summed over tokens.
     """
     longest = max(len(e.ids) for e in examples)
     ids = torch.tensor([[*e.ids, *[0] * (longest - len(e.ids))] for e in examples])
@@ -96,14 +98,14 @@ def with_lora(model: Any, **options: Any) -> Any:
     for (
         name,
         parameter,
-    ) in model.named_parameters():  # B starts at zero, which would hide a wrong gradient of A
+    ) in model.named_parameters():  # B is zero at first, which would hide a wrong gradient of A
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
     return model
 
 
 def rows_with_prefix(common: list[int], seed: int = 0) -> list[Encoded]:
-    """Five rows that begin with the same tokens."""
+    """Return five rows that begin with the same tokens."""
     return [
         Encoded((*common, *row.ids), (*[False] * len(common), *row.loss_mask))
         for row in rows(seed=seed)

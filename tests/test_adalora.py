@@ -40,7 +40,7 @@ def test_adalora_prunes_to_its_target_and_saves_the_ranks_of_the_weights_it_save
 
 
 def train_on(model: Any, steps: range) -> int:
-    """Goes on training AdaLoRA at the given step numbers; returns how many."""
+    """Continue training AdaLoRA at the given step numbers; return their count."""
     objective = Objective(model, micro_tokens=1000, workers=1)
     parameters = objective.parameters()
     optimizer = torch.optim.SGD(parameters, lr=1e-3)

@@ -164,8 +164,8 @@ def test_an_architecture_that_peft_does_not_know_needs_names() -> None:
     shapes = {
         name.split(".")[-3]: tuple(p.shape) for name, p in model.named_parameters() if "ia3" in name
     }
-    assert shapes["down_proj"] == (1, 64)  # its input is scaled
-    assert shapes["qkv_proj"][1] == 1  # its output is
+    assert shapes["down_proj"] == (1, 64)  # scales the input
+    assert shapes["qkv_proj"][1] == 1  # scales the output
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_every_shipped_adapter_learns_and_loads_with_plain_peft_on_the_untouched
             nlls.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(target))))
         assert nlls[0] == pytest.approx(row["nll"] / len(target), abs=1e-5)
         changed += abs(nlls[1] - nlls[0])
-    assert changed > 1e-4  # the adapter did something
+    assert changed > 1e-4  # the adapter changes the likelihoods
     recorded = json.loads((run / "metrics.json").read_text())
     code, text = hydratune("evaluate", f"run={run}")
     assert code == 0 and "are reproduced" in text, text
@@ -217,7 +217,7 @@ def test_only_the_chosen_layers_are_trained(tiny: Any) -> None:
     assert "model.norm.weight" in frozen and all(
         ".layers.1." in name for name in frozen - {"model.norm.weight"}
     )
-    # one matrix
+    # the head is tied to it
     assert touched(PartialFinetune(last_layers=0, trainable=["lm_head"])) == {
         "model.embed_tokens.weight"
     }
@@ -235,8 +235,8 @@ def test_parameters_of_a_4_bit_base_are_counted_before_packing(tiny: Any) -> Non
 def test_in_bf16_the_saved_adapter_gives_the_measured_likelihood(
     hydratune: Command, tmp_path: Path, name: str
 ) -> None:
-    """PiSSA's trained base and the untouched one differ by more than the conversion says: each is
-    rounded for itself.
+    """In bf16, PiSSA's trained base and the untouched base differ by more than the conversion,
+    because each is rounded separately.
     """
     run = tmp_path / "run"
     settings = (

@@ -104,4 +104,4 @@ def test_cached_baselines_are_used_only_for_equal_computations(
     bench.config = EvaluationConfig(batch_size=1)
     one_by_one = key()
     bench.config = EvaluationConfig(batch_size=50, batch_tokens=1)
-    assert key() == one_by_one  # the same batches for another reason
+    assert key() == one_by_one  # the batches are the same

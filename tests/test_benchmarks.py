@@ -1,11 +1,11 @@
-"""What the benchmark compares is comparable, and its floor counts what it says."""
+"""The benchmark compares equal work, and its lower bound counts that work correctly."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-# scripts, which find each other this way as well
+# the scripts find each other by this path as well
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import parts

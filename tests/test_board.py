@@ -1,4 +1,4 @@
-"""What a pack shows of its jobs: which of them, what in one line, and the time left."""
+"""What a pack shows of its jobs: which jobs, one line for each, and the time left."""
 
 import io
 from pathlib import Path
@@ -32,7 +32,7 @@ def training(share: float, began: float = 0.0, since: float = 0.0) -> JobLine:
 
 
 def test_the_board_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
-    """The loss of a step stays while the model is validated, the best validation loss after
+    """The loss of the last step is shown during validation, and the best validation loss after
     training.
     """
     write_sweep(tmp_path, [SweepJob("0", (), {"optimizer.lr": "0.1"})])
@@ -114,10 +114,10 @@ def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
     ("lines", "seconds_left"),
     [
         ([line("waiting")], None),
-        ([training(0.0), line("waiting")], None),  # nobody knows yet
+        ([training(0.0), line("waiting")], None),  # unknown yet
         ([training(0.25), line("waiting")], 30 + 40),  # at 10 s: 30 s more, and the next takes 40 s
         ([training(0.25), training(0.25), line("waiting")], (30 + 30 + 40) / 2),
-        ([training(0.1), training(0.5)], 90),  # the longest
+        ([training(0.1), training(0.5)], 90),  # the time of the longest job
         ([line("finished", took=20.0), line("waiting"), line("waiting")], 40),
         ([line("finished", took=20.0), training(0.0)], 10),
         # what comes after training
@@ -151,7 +151,7 @@ def test_times_in_words() -> None:
 def test_without_a_terminal_the_same_facts_are_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whichever thread prints them, they do not go to the run.log of a job."""
+    """No matter which thread prints the lines, they are not written to the run.log of a job."""
     write_sweep(tmp_path, [SweepJob(name, (), {"optimizer.lr": name}) for name in "01"])
     assert not console.console.is_terminal
     with Board(tmp_path, ["0", "1"]) as board:

@@ -1,4 +1,4 @@
-"""Canaries: made-up secrets in training; and scores without the rows that leak from it."""
+"""Canaries: artificial secrets in training; and scores without leaked test rows."""
 
 import json
 import math
@@ -39,8 +39,8 @@ def test_canaries_are_drawn_by_the_seed_and_those_for_comparison_are_others() ->
 def test_exposure_is_the_rank_among_the_candidates(
     monkeypatch: pytest.MonkeyPatch, encoder: Any
 ) -> None:
-    """The true secret comes first in what is scored: its likelihood is made the best, or the worst
-    but for one.
+    """The true secret is the first candidate that is scored; its likelihood is set to the best or
+    to the second worst.
     """
     from hydratune.evaluation.generation import Answer
 
@@ -82,9 +82,7 @@ def test_a_difference_shows_with_enough_canaries() -> None:
 
 
 def test_a_model_that_learnt_its_canaries_is_exposed(hydratune: Command, tmp_path: Path) -> None:
-    """A tiny model that has memorised its training rows; the rows that are measured stay what they
-    were.
-    """
+    """A tiny model has memorised its training rows; the measured rows stay the same."""
     learns = (
         "adapter=none",
         "optimizer.lr=0.003",
@@ -146,7 +144,7 @@ def test_jobs_with_and_without_canaries_share_no_pack(hydratune: Command, tmp_pa
 
 # ------------------------------------------------------------------------------------- clean scores
 def leaky_files(folder: Path) -> list[str]:
-    """Two of six test requests are in training."""
+    """Write files in which two of six test requests are also training rows."""
 
     def rows(start: int, count: int) -> list[dict[str, Any]]:
         return [

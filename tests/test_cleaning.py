@@ -200,7 +200,7 @@ def test_lines_that_distinguish_rows_are_no_boilerplate(texts: list[str]) -> Non
 
 
 def test_boilerplate_has_one_place() -> None:
-    """A line that is anywhere among the first few is content that occurs often."""
+    """A frequent line at varying places among the first lines is content, not boilerplate."""
     texts = [
         "\n".join(
             [
@@ -236,7 +236,7 @@ def test_preview_counts_the_rows_that_removal_changes() -> None:
 
 
 def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever comes first: a line of 6 % of the rows is found, with at most 0.5 % of the rows
+    """In any order, a line in 6 % of the rows is detected, with at most 0.5 % of the rows
     missing.
     """
     monkeypatch.setattr(boilerplate.Boilerplate, "MOST_LINES", 500)

@@ -67,8 +67,8 @@ def test_runs_of_different_data_are_not_ranked(hydratune: Command, tmp_path: Pat
 def test_ranking_by_a_test_metric_needs_equal_test_rows_only(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """Two base models have other tokens, so other losses; their answers to the same rows can be
-    ranked.
+    """Two base models have different tokens, so their losses cannot be compared; their answers to
+    the same rows can be ranked.
     """
     write_run(tmp_path / "s" / "a", rows="these tokens", right=hits(30), lr=1.0)
     write_run(tmp_path / "s" / "b", rows="those tokens", right=hits(39), lr=2.0)
@@ -85,8 +85,8 @@ def test_ranking_by_a_test_metric_needs_equal_test_rows_only(
 
 
 def test_verdict_names_better_runs_untested_runs_and_unfinished_seeds(tmp_path: Path) -> None:
-    """Better on the test rows than the one validation chose; not tested; of few seeds that
-    finished.
+    """A run that is better on the test rows than the one with the best validation loss, a run that
+    could not be tested, and settings of which few seeds finished.
     """
     write_run(tmp_path / "s" / "a", right=hits(20), loss=0.4, lr=1.0)
     write_run(tmp_path / "s" / "b", right=hits(38), loss=0.5, lr=2.0)

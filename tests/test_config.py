@@ -22,7 +22,7 @@ def compose(*overrides: str, command: str = "train") -> TrainConfig:
 
 
 def problems(*overrides: str) -> dict[str, str]:
-    """key -> message of every problem."""
+    """Return key -> message of every problem."""
     register()
     return {p.key: str(p) for p in composition_problems("train", ["name=test", *overrides])}
 
@@ -91,14 +91,14 @@ def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
         k: [float(v) for v in str(values).split(",")] for k, values in hydra_params.items()
     }
     read_by_wandb = yaml.safe_load(file.read_text())["parameters"]
-    # to YAML 1.1, 1e-4 is a text
+    # YAML 1.1 reads 1e-4 as a string
     assert all(isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"])
     for key, parameter in twin.parameters.items():
         settings = compose(f"{key}={parameter['values'][0]}")
         assert float(attrgetter(key)(settings)) == float(parameter["values"][0])
     program, command, *fixed, swept = yaml.safe_load(file.read_text())["command"]
     assert (program, command, swept) == ("hydratune", "train", "${args_no_hyphens}")
-    assert not any("${" in word for word in fixed)  # the agent would take it for one of its own
+    assert not any("${" in word for word in fixed)  # the agent would expand it
     chosen = [f"{key}={parameter['values'][-1]}" for key, parameter in twin.parameters.items()]
     assert compose(*fixed, "tracking=offline", *chosen) == compose(f"sweep={file.stem}", *chosen)
 

@@ -1,4 +1,4 @@
-"""Answers held to a JSON schema."""
+"""Answers constrained to a JSON schema."""
 
 import json
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def texts(encoder: Any, answers: list[Any]) -> list[str]:
 
 
 def test_an_untrained_model_writes_valid_answers(model: Any, encoder: Any) -> None:
-    """Freely it writes none."""
+    """Without the constraint it writes none."""
     guided = answers_of(model, encoder, guide_for(SCHEMA, encoder, model))
     whole = [
         text

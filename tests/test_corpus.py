@@ -1,4 +1,4 @@
-"""The likelihood of running text, against forwards by hand and the published reference."""
+"""The likelihood of running text, against single forward passes and the published reference."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ from hydratune.evaluation.corpus import (
 from hydratune.models.attention import NAME
 from hydratune.training.patches import with_lean_layers
 
-USERS_CACHE = cache_folder()  # before the tests get one of their own: the real model is in it
+USERS_CACHE = cache_folder()  # before the tests set an empty one: the real model is in this cache
 TEXTS = [
     "The supplier shall deliver within ten days.",
     "Café",
@@ -88,7 +88,7 @@ def test_windows_predict_every_token_once_in_order(window: int, stride: int | No
         assert 1 <= len(passage.inputs) <= window
         start = [1, *tokens].index(passage.context[0])
         assert [1, *tokens][start : start + len(passage.inputs)] == list(passage.inputs)
-    # as much context as fits, in the last one too
+    # every window has as much context as fits, also the last
     assert len({len(passage.inputs) for passage in passages}) == 1
     if stride == 2:
         assert [len(passage.target) for passage in passages] == [4, 2, 2, 2, 1]

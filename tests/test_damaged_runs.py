@@ -1,4 +1,4 @@
-"""A flipped bit in any file of a run is noticed with the file named, or harmless."""
+"""A flipped bit in any file of a run is reported with the file named, or changes no result."""
 
 import json
 import shutil
@@ -29,7 +29,9 @@ _PLACES = (0.02, 0.4, 0.97)
 
 
 def stored_files(run: Path) -> list[str]:
-    """What a run leaves: all but locks and what is there to be looked at only."""
+    """Return the names of the files of a run, without locks and files that are only read by
+    people.
+    """
     names = sorted(
         str(file.relative_to(run))
         for file in run.rglob("*")
@@ -41,7 +43,7 @@ def stored_files(run: Path) -> list[str]:
 def cached_copy(
     factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None], target: Path
 ) -> Path:
-    """A copy of what ``make`` made for the first test that wanted it."""
+    """Return a copy of the run that ``make`` writes once, for the first test that needs it."""
     original = factory.getbasetemp() / f"digests-{name}"
     if not original.is_dir():
         make(original)
@@ -50,7 +52,7 @@ def cached_copy(
 
 
 def without_times(value: Any) -> Any:
-    """Without what was measured by a clock."""
+    """Return ``value`` without measured times."""
     if isinstance(value, dict):
         return {
             key: without_times(item)
@@ -71,7 +73,9 @@ def whole(hydratune: Command, tmp_path: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def interrupted(hydratune: Command, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """After step 8: the last checkpoint is of step 8, the best one of step 5."""
+    """A run that was interrupted after step 8: its last checkpoint is of step 8, its best of step
+    5.
+    """
 
     def make(run: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -174,14 +178,14 @@ def test_a_best_checkpoint_that_is_damaged_before_the_end_is_not_used(
         and "best.ckpt is not as it was written" in text
         and "The same command again is resumed from what is whole" in text
     )
-    code, text = hydratune(*words)  # the fix, as it is typed
+    code, text = hydratune(*words)  # the advice of the message
     assert code == 0, text
 
 
 def test_every_file_of_a_finished_run_is_verified_when_it_is_read(
     hydratune: Command, whole: Path
 ) -> None:
-    """The quick part of the test below: one place in each file, no model."""
+    """The fast part of the test below: one place in each file, without a model."""
     code, undamaged_text = hydratune("compare", str(copy_run(whole)), "html=false")
     assert code == 0
     for name in stored_files(whole):

@@ -1,4 +1,4 @@
-"""Jobs of a sweep that compare were trained on the same rows."""
+"""The jobs of one sweep were trained on the same rows, or compare refuses them."""
 
 import json
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def test_other_rows_under_the_same_settings_are_refused(tmp_path: Path) -> None:
         check(tmp_path, "data.batch_size=2", rows=changed)
     check(tmp_path, "resume=force", rows=changed)
     for other in ("data.max_train_rows=5", "model=tiny", "seed=7", "evaluation.canaries=2"):
-        check(tmp_path, other, rows=changed)  # these are asked for
+        check(tmp_path, other, rows=changed)  # the refused rows are those of this job
 
 
 def test_runs_that_cannot_be_read_are_ignored(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_runs_that_cannot_be_read_are_ignored(tmp_path: Path) -> None:
 def test_a_job_that_is_tried_again_on_changed_data_fails_and_says_so(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """Of a mixed data set, whose files the settings name in any depth."""
+    """The data set is mixed: settings at any depth name its files."""
     rows = [
         {"prompt": f"{a} and {b}?", "completion": f"It is {a + b}."}
         for a in range(2, 9)

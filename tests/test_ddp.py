@@ -1,4 +1,4 @@
-"""Runs on two devices: two real processes that talk over gloo, and one record."""
+"""Runs on two devices: two processes that communicate over gloo, and one record."""
 
 import csv
 import json
@@ -50,9 +50,7 @@ def history(run: Path) -> list[dict[str, float]]:
 
 
 def assert_equal(run: Path, other: Path, weights_within: float) -> None:
-    """Losses and weights differ by no more than what another order of the same sums in fp32 makes
-    of them.
-    """
+    """Check that losses and weights differ by no more than another order of the same fp32 sums."""
     for ours, theirs in zip(history(run), history(other), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)
     weights, expected = (
@@ -65,8 +63,8 @@ def assert_equal(run: Path, other: Path, weights_within: float) -> None:
 
 @pytest.fixture(scope="module")
 def two_device_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """(run directory, what was printed) of a run on two devices, with accumulation, samples and
-    W&B, as a user starts it.
+    """Return (run directory, printed text) of a run on two devices with accumulation, samples and
+    W&B, started as a user starts it.
     """
     folder = tmp_path_factory.mktemp("two")
     words = (
@@ -104,7 +102,7 @@ def test_two_devices_train_what_one_does(
     code, text = hydratune("train", *words, f"hydra.run.dir={tmp_path}/one")
     assert code == 0, text
     assert len(history(two_device_run[0])) == 6
-    # AdamW divides by the root of squared gradients, which may be next to nothing
+    # AdamW divides by the root of squared gradients, which may be close to zero
     assert_equal(two_device_run[0], tmp_path / "one", 1e-5)
     assert (two_device_run[0] / "sample.jsonl").read_text().count("\n") == (
         tmp_path / "one" / "sample.jsonl"
@@ -153,7 +151,7 @@ def test_w_and_b_has_one_run(two_device_run: tuple[Path, str]) -> None:
 
 
 def started_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Where the process number of rank 1 will be found."""
+    """Return a list that will hold the process number of rank 1."""
     started: list[int] = []
     start = ddp.OtherProcesses.start
 
@@ -166,15 +164,15 @@ def started_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def assert_alone(started: list[int]) -> None:
-    """This process is one on one device again."""
+    """Check that this process is again the only one, on one device."""
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
     assert "LOCAL_RANK" not in os.environ and not torch.distributed.is_initialized()
 
 
 def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> list[int]:
-    """In the main process, has ``act(process number of rank 1)`` done after ``step``; returns where
-    that number will be.
+    """Call ``act(process number of rank 1)`` in the main process after ``step``; return a list that
+    will hold that number.
     """
     started, before = started_processes(monkeypatch), History.on_train_batch_end
 
@@ -189,10 +187,9 @@ def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Non
 
 @pytest.fixture(scope="module")
 def interrupted_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
-    """(settings, run directory) of a run on two devices that Ctrl-C ended after five of six steps.
-
-    Its checkpoint is of the fifth step, because the main process thought it was time; the other
-    rank did not.
+    """Return (settings, run directory) of a run on two devices that Ctrl-C ended after five of six
+    steps. Its checkpoint is of the fifth step, because a checkpoint was due in the main process; it
+    was not due in the other rank.
     """
     from hydratune.cli import main
 
@@ -245,7 +242,7 @@ def test_another_number_of_devices_is_refused(
 def test_an_interrupted_run_equals_an_uninterrupted_run(
     hydratune: Command, tmp_path: Path, interrupted_run: tuple[tuple[str, ...], Path]
 ) -> None:
-    """To the last bit: two ranks have one order of adding up."""
+    """Equal to the last bit: sums of two ranks have only one order."""
     words, run = interrupted_run
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/whole")
     assert code == 0, text
@@ -371,7 +368,7 @@ def test_an_error_of_another_rank_is_reported(
 
 
 def test_a_main_process_that_waits_for_ever_is_ended(tmp_path: Path) -> None:
-    """As NCCL waits for a process that is gone."""
+    """NCCL waits forever for a process that has ended."""
     program = """
 import subprocess, sys, threading, time
 from pathlib import Path

@@ -75,7 +75,7 @@ def test_sources_stand_before_the_question() -> None:
         ({"base": 0, "fewshot": 40, "rag": 60, "tuned": 50, "tuned_rag": 90}, "tune_and_retrieve"),
         ({"base": 0, "fewshot": 40, "rag": 90, "tuned": 50, "tuned_rag": 90}, "retrieve"),
         ({"base": 0, "fewshot": 40, "rag": 90, "tuned": 50, "tuned_rag": 50}, "retrieve"),
-        # a point is no reason
+        # a difference of one point does not decide
         ({"base": 0, "fewshot": 88, "rag": 80, "tuned": 89, "tuned_rag": 90}, "prompt"),
         ({"base": 0, "fewshot": 40, "rag": 45}, "open"),
         ({"base": 10, "tuned": 90}, "tune"),
@@ -210,8 +210,8 @@ def test_decide_writes_its_report(
 def test_the_whole_prompt_is_stored_with_the_hash_of_its_tokens(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path, encoder: Any
 ) -> None:
-    """Of every system, from the cache as well; beside it the row's own request, which is what is
-    judged and searched for values.
+    """This holds for every system, also from the cache. The row's own request is stored beside it:
+    it is what is judged and searched for values.
     """
     records = [
         {"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}."} for i in range(30)
@@ -221,7 +221,7 @@ def test_the_whole_prompt_is_stored_with_the_hash_of_its_tokens(
         f"data.train={write_rows(tmp_path / 'rows.jsonl', records)}",
         "evaluation.baselines=[base,fewshot]",
     ]
-    for name in ("run", "again"):  # the second from the cache
+    for name in ("run", "again"):  # the second run uses the cache
         code, text = hydratune(
             "train",
             *[s for s in SMALL if "baselines" not in s],
@@ -308,4 +308,4 @@ def test_few_rows_decide_nothing_and_show_no_interval() -> None:
         and "(1 independent row cannot tell)" in page
         and '<th class="n">cut</th>' in page
     )
-    assert page.count('<td class="n">8</td>') == 2  # cut, of both
+    assert page.count('<td class="n">8</td>') == 2  # counts of cut answers of both

@@ -1,4 +1,4 @@
-"""Deterministic algorithms: operations that have none are named, and nothing ends."""
+"""Deterministic algorithms: operations that lack one are reported, and the run continues."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from hydratune.sweeps.planning import shared_by
 from hydratune.training import packing
 from hydratune.training.adalora import RankAllocation
 from hydratune.training.objective import Objective
-from reference_answers import reference_nlls
+from reference_answers import OPTIONS, reference_nlls
 from small_models import build, rows, with_lora
 from test_config import compose
 
@@ -37,12 +37,12 @@ def test_a_nondeterministic_operation_in_training_is_reported_once_and_training_
                 "histc_cuda does not have a deterministic implementation, but you set"
                 " 'torch.use_deterministic_algorithms(True)'"
             )
-        return real(*args, **options)
+        return real(*args, **OPTIONS)
 
     monkeypatch.setattr("hydratune.training.pack_loss.pack", strict)
     compute.be_deterministic()
     objective = Objective(model, micro_tokens=1000, workers=1)
-    objective.peak_of_a_step(64)  # which comes first, to plan the memory
+    objective.peak_of_a_step(64)  # as in a run, which plans its memory first
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     compute.be_deterministic()
     loss, gradients = objective.gradients(rows())
@@ -53,16 +53,10 @@ def test_a_nondeterministic_operation_in_training_is_reported_once_and_training_
 
 
 def nlls_without_shared_prefix(model: Any) -> list[float]:
-    """Likelihoods after prompts that share no beginning: nothing is read before the batches."""
-    options: dict[str, Any] = {
-        "stop": frozenset([2]),
-        "pad": 0,
-        "max_new_tokens": 3,
-        "batch_size": 4,
-        "title": "",
-        "quiet": True,
-    }
-    return [one.nll for one in answer(model, [[1, 2, 3], [4, 5]], [[6], [7]], **options)]
+    """Return the likelihoods of answers to prompts without a common prefix, which is otherwise
+    computed before the batches.
+    """
+    return [one.nll for one in answer(model, [[1, 2, 3], [4, 5]], [[6], [7]], **OPTIONS)]
 
 
 def passage_likelihoods(model: Any) -> list[list[float]]:
@@ -115,8 +109,8 @@ def test_warning_instead_of_refusing_is_temporary(determinism_reset: None) -> No
 
 
 def test_adalora_ranks_are_allocated_while_nothing_is_refused(determinism_reset: None) -> None:
-    """AdaLoRA's threshold is a k-th smallest value, which CUDA refuses in deterministic mode;
-    computed twice, ranks would differ.
+    """AdaLoRA's threshold is a k-th smallest value, which CUDA refuses in deterministic mode.
+    Computed on each rank separately, it could differ.
     """
     refusing: list[bool] = []
     callback = object.__new__(RankAllocation)

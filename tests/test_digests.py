@@ -105,7 +105,7 @@ def test_a_damaged_entry_of_the_cache_is_built_again(
         assert (build_once("x", build) / "in" / "states.bin").read_bytes() == bytes(range(100))
         assert ("states.bin" in capfd.readouterr().out) == (len(times) > 1)
     assert len(times) == 4
-    (fresh_cache / "x" / "digests.json").unlink()  # of an older version
+    (fresh_cache / "x" / "digests.json").unlink()  # an older version wrote none
     monkeypatch.setattr("hydratune.cache._verified", set[Path]())
     build_once("x", build)
     assert len(times) == 4
@@ -154,7 +154,7 @@ def test_a_damaged_prepared_data_set_is_refused(hydratune: Command, tmp_path: Pa
         flip_bit(folder / name, 0.6)
         code, text = hydratune("train", *SMALL, "data=prepared", f"data.path={folder}", "preview=1")
         assert code == 2 and name in text, text
-    assert hydratune(*words)[0] == 0  # the fix: hydratune prepare again
+    assert hydratune(*words)[0] == 0  # the advice of the message: hydratune prepare again
 
 
 def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
         journal.write_bytes(damaged)
         with pytest.raises(RunError, match=r"study[.]log is not as it was written"):
             open_storage(str(journal))
-    journal.write_bytes(content + b'{"half a li')  # of a driver that was killed
+    journal.write_bytes(content + b'{"half a li')  # written by a driver that was killed
     assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 2
     (tmp_path / "study.log.sha256").write_bytes(b"\xff" + seal[1:])
     with pytest.raises(RunError, match=r"study[.]log[.]sha256"):
@@ -189,7 +189,7 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
         tmp_path / "study.log.sha256"
     ).unlink()  # the fix that the message names; as of an older version, too
     two = [JournalStorage(JournalFileBackend(str(journal), JournalLock(journal))) for _ in range(2)]
-    for number in range(6):  # two drivers take turns
+    for number in range(6):  # two drivers alternate
         optuna.load_study(storage=two[number % 2], study_name="s").ask()
     assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 8
 
@@ -241,7 +241,7 @@ def test_writing_rows_and_values_takes_a_digest_each(tmp_path: Path) -> None:
 
 
 def test_every_bit_of_an_index_that_matters_is_noticed(tmp_path: Path) -> None:
-    """Taken for another program's file, a damaged index would have everything beside it used
+    """If a damaged index counted as the file of another program, all files beside it would be used
     unverified.
     """
     write_json(tmp_path / "settings.json", {"a": 1})
@@ -255,7 +255,7 @@ def test_every_bit_of_an_index_that_matters_is_noticed(tmp_path: Path) -> None:
                 silent.append(place)
         except RunError:
             continue
-    name = stored.index(b"settings.json")  # of a file that is not listed nothing is known
+    name = stored.index(b"settings.json")  # a file that is not listed is not verified
     assert set(silent) <= set(range(name, name + len("settings.json")))
     index.write_bytes(b"\377\376")
     with pytest.raises(RunError, match="not readable"):

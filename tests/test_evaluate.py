@@ -25,7 +25,7 @@ def test_evaluate_reproduces_the_metrics(hydratune: Command, tmp_path: Path, sou
     assert again["eval/nll"] == pytest.approx(read_metrics(run)["eval/nll"], abs=1e-6)
     assert (tmp_path / "outputs" / "smoke").is_dir() and len(
         list((tmp_path / "outputs").glob("*/*"))
-    ) == 1  # no run of its own
+    ) == 1  # evaluate creates no run
 
 
 def test_evaluate_from_elsewhere_says_where_the_run_was_started(
@@ -91,7 +91,7 @@ def test_broken_run_directory_is_one_clear_message(
     assert "Traceback" not in text
     if command == "evaluate":
         assert code in (1, 2) and message in text
-    elif message == "not readable JSON":  # nothing is left to compare
+    elif message == "not readable JSON":  # no run can be compared
         assert code == 2 and "nothing here can be read" in text and message in text
     else:
         assert code == 0 and "run" in text

@@ -49,7 +49,7 @@ def test_an_extended_run_equals_the_longer_run_to_the_last_bit(
         name: (short / name).read_bytes()
         for name in ("metrics.json", "predictions.jsonl", "history.csv")
     }
-    # its settings are its own
+    # the stored settings are used
     code, text = hydratune(
         "train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={short}"
     )
@@ -97,7 +97,7 @@ def test_the_rate_of_an_extended_run_follows_the_longer_schedule_and_says_so(
         "trainer.max_epochs=2",
         f"hydra.run.dir={tmp_path}/short",
     )
-    assert code == 0, text  # the whole command with another length is right as well
+    assert code == 0, text  # the whole command with another length works as well
     whole = rates(tmp_path / "whole")
     assert rates(tmp_path / "short") == [*before, *whole[5:]]
     message = re.search(

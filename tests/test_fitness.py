@@ -1,5 +1,5 @@
-"""Whatever ``train`` refuses of rows, tokenizer, model and settings, ``prepare`` refuses with the
-same words, and the other way round.
+"""``prepare`` and ``train`` refuse the same rows, tokenizers, models and settings with the same
+messages.
 """
 
 import json
@@ -31,7 +31,7 @@ LONG = " ".join(["a long sentence without an end"] * 40)
 
 
 def refused(hydratune: Command, *settings: str) -> str:
-    """What both commands say, which must be the same."""
+    """Return the message that both commands print."""
     messages = []
     for command, place in (("train", "hydra.run.dir=run"), ("prepare", "output=out")):
         code, text = hydratune(command, *QUICK, *settings, place)
@@ -55,8 +55,8 @@ def accepted(hydratune: Command, *settings: str) -> None:
 
 
 def sized(tiny: Any, folder: Path, rows: int | None = None, **changes: Any) -> Path:
-    """The tiny model's tokenizer with two tokens more, used by its template, and a model with so
-    many embeddings.
+    """Save the tiny model's tokenizer with two more tokens, which its template uses, and a model
+    with ``rows`` embeddings (by default too few for the two tokens).
     """
     tokenizer = AutoTokenizer.from_pretrained(tiny[1].name)
     size = len(tokenizer)
@@ -114,7 +114,7 @@ def test_unused_embeddings_and_unused_tokens_are_accepted(
     rows = write_rows(tmp_path / "rows.jsonl", records(40))
     data = ("data=files", f"data.train={rows}", "data.max_length=200", "model=local")
     accepted(hydratune, f"model.path={sized(tiny, tmp_path / 'padded', 2048)}", *data)
-    # many models pad with a token that they have no row for
+    # many models pad with a token that has no embedding
     unused = sized(tiny, tmp_path / "unused", pad_token="<|user|>")
     tokenizer = AutoTokenizer.from_pretrained(unused)
     tokenizer.chat_template = AutoTokenizer.from_pretrained(tiny[1].name).chat_template

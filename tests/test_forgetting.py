@@ -1,4 +1,4 @@
-"""Forgetting: the panel, what is made of it, and its budgets."""
+"""Forgetting: the panel of rows that measures it, its metrics, and its budgets."""
 
 import json
 import math
@@ -102,7 +102,7 @@ def test_summary_by_hand() -> None:
     assert forgetting.exceeded(values, {"instructions": 0.6}) == []
 
 
-def test_own_files_replace_parts_of_the_probe(tmp_path: Path) -> None:
+def test_own_files_replace_parts_of_the_panel(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("word " * 700)
     questions = write_rows(
         tmp_path / "q.jsonl", [{"turns": ["Why?", "And?"], "reference": ["Because.", "So."]}] * 3

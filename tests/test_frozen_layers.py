@@ -23,7 +23,7 @@ def test_frozen_layers_are_computed_once_with_equal_results(
     expected, expected_gradients = Objective(model, micro_tokens=40, workers=1).gradients(examples)
     shown: list[Any] = []
     calls: list[int] = []
-    for _ in range(2):  # written, and found again
+    for _ in range(2):  # stored at first, then read
         objective = Objective(model, micro_tokens=40, workers=2)
         calls.clear()
         shown.clear()
@@ -44,7 +44,7 @@ def test_frozen_layers_are_computed_once_with_equal_results(
         for ours, theirs in zip(gradients, expected_gradients, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not shown
-    # rows it does not know are computed from the bottom
+    # rows without stored outputs are computed from the first layer
     assert objective.loss(rows(seed=5)).item() > 0
 
 

@@ -1,4 +1,4 @@
-"""Which tokens are trained, for many made-up conversations, against an account that shares no code
+"""Loss masks of many generated conversations, against a second implementation that shares no code
 with the project's.
 """
 
@@ -32,7 +32,9 @@ def encoder_of(kind: str, adds_begin: bool, form: str) -> ChatEncoder:
 
 
 def trained(case: Case, folder: Path) -> tuple[ChatEncoder, list[Encoded]]:
-    """Through the readers, the encoder and the gate, as ``hydratune train`` does it."""
+    """Return the loss mask after the readers, the encoder and the mask check, as ``hydratune
+    train`` computes it.
+    """
     encoder = encoder_of(case.tokenizer, case.adds_begin, case.format)
     rows = list(read_file(write(case, folder), {}))
     kept, examples, _ = encode_split(
@@ -43,8 +45,8 @@ def trained(case: Case, folder: Path) -> tuple[ChatEncoder, list[Encoded]]:
 
 
 def is_right(encoder: ChatEncoder, example: Encoded, want: Wanted) -> bool:
-    """The tokens of the whole text; where one of these would join prompt and answer, the same text,
-    cut after the prompt.
+    """Check the tokens of the whole text. Where a token would join prompt and answer, check the
+    same text cut after the prompt.
     """
     if not want.joined:
         return list(example.ids) == want.ids and list(example.loss_mask) == want.loss_mask
@@ -97,7 +99,7 @@ def test_generated_conversations_are_trained_as_they_are_written(
 
 
 def test_generated_cases_hold_every_kind_there_is() -> None:
-    """The test above would say little if its cases were all alike."""
+    """The test above would show little if its cases were all of one kind."""
     generated = list(cases(1000, 2))
     counts: dict[str, Counter[Any]] = {
         "tokenizer": Counter(case.tokenizer for case in generated),

@@ -10,7 +10,7 @@ from reference_answers import PROMPTS, REFERENCES
 
 
 def by_hand(model: Any, prompt: list[int], stop: set[int], limit: int) -> list[int]:
-    """Greedy decoding without cache, batch or prefix."""
+    """Decode greedily without cache, batch or prefix."""
     ids = list(prompt)
     while len(ids) - len(prompt) < limit:
         with torch.no_grad():
@@ -30,7 +30,9 @@ def nll_by_hand(model: Any, prompt: list[int], reference: list[int]) -> float:
 
 @pytest.fixture
 def stops(model: Any) -> set[int]:
-    """Tokens this random model really produces, so that some rows stop early and others do not."""
+    """Return tokens that this random model really generates, so that some rows stop early and
+    others do not.
+    """
     model.set_attn_implementation("eager")
     first = [by_hand(model, p, set(), 8) for p in PROMPTS]
     model.set_attn_implementation(NAME)
@@ -92,7 +94,9 @@ def test_common_prefix_leaves_every_prompt_a_token_of_its_own() -> None:
 
 
 def test_windowed_layers_are_scored_right() -> None:
-    """Gemma 3's cache forgets what left the window; prompts here are longer than it."""
+    """Gemma 3's cache drops tokens outside the window; the prompts here are longer than the
+    window.
+    """
     import transformers
 
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from hydratune.evaluation import prompt_reader
 from hydratune.evaluation.batches import batches_of
 from hydratune.evaluation.generation import answer
 from hydratune.models import memory_plan
-from reference_answers import PROMPTS, REFERENCES
+from reference_answers import OPTIONS, PROMPTS, REFERENCES
 
 
 def test_batches_stay_within_the_token_limit() -> None:
@@ -32,7 +32,9 @@ def test_batches_stay_within_the_token_limit() -> None:
 
 
 def test_memory_of_a_token_covers_its_keys_and_values(model: Any) -> None:
-    """50 prompts of 8,000 tokens of an 8B model have 53 GB of keys and values: once one batch."""
+    """50 prompts of 8,000 tokens of an 8B model need 53 GB of keys and values, which an earlier
+    version computed as one batch.
+    """
     from transformers import DynamicCache, LlamaConfig
 
     cache = DynamicCache(config=model.config)
@@ -68,18 +70,10 @@ def test_settings_bound_the_tokens_of_a_batch(model: Any, monkeypatch: pytest.Mo
         return read(self, prompts, capacity)
 
     monkeypatch.setattr(prompt_reader.PromptReader, "read", noted)
-    options: dict[str, Any] = {
-        "stop": frozenset([2]),
-        "pad": 0,
-        "max_new_tokens": 3,
-        "batch_size": 4,
-        "title": "",
-        "quiet": True,
-    }
-    together = answer(model, PROMPTS, REFERENCES, **options)
+    together = answer(model, PROMPTS, REFERENCES, **OPTIONS)
     assert len(sizes) == 1
     sizes.clear()
-    one_by_one = answer(model, PROMPTS, REFERENCES, batch_tokens=16, **options)
+    one_by_one = answer(model, PROMPTS, REFERENCES, batch_tokens=16, **OPTIONS)
     assert len(sizes) == 4
     assert [answered.tokens for answered in one_by_one] == [
         answered.tokens for answered in together
@@ -92,15 +86,7 @@ def test_settings_bound_the_tokens_of_a_batch(model: Any, monkeypatch: pytest.Mo
 def test_batches_of_answers_are_halved_when_memory_runs_out(
     model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options: dict[str, Any] = {
-        "stop": frozenset([2]),
-        "pad": 0,
-        "max_new_tokens": 3,
-        "batch_size": 4,
-        "title": "",
-        "quiet": True,
-    }
-    expected = answer(model, PROMPTS, REFERENCES, **options)
+    expected = answer(model, PROMPTS, REFERENCES, **OPTIONS)
     read = prompt_reader.PromptReader.read
     most = 2
 
@@ -110,7 +96,7 @@ def test_batches_of_answers_are_halved_when_memory_runs_out(
         return read(self, prompts, capacity)
 
     monkeypatch.setattr(prompt_reader.PromptReader, "read", small)
-    answers = answer(model, PROMPTS, REFERENCES, **options)
+    answers = answer(model, PROMPTS, REFERENCES, **OPTIONS)
     assert [answered.tokens for answered in answers] == [answered.tokens for answered in expected]
     assert (
         capsys.readouterr().out.count("out of memory with 4 answers at once: batches are halved")
@@ -118,4 +104,4 @@ def test_batches_of_answers_are_halved_when_memory_runs_out(
     )
     most = 1  # halved once, and no more
     with pytest.raises(torch.OutOfMemoryError):
-        answer(model, PROMPTS, REFERENCES, **options)
+        answer(model, PROMPTS, REFERENCES, **OPTIONS)

@@ -99,7 +99,7 @@ def test_the_exit_code_says_whether_the_trees_are_equal(
     set_commands(monkeypatch, step("write=VALUE"))
     assert compare.main(["--base", "HEAD"]) == 0
     assert "equal to the last bit" in capsys.readouterr().out
-    # of another length, since bytecode is found stale by time in seconds and length
+    # another length, because stale bytecode is detected by time in seconds and length
     (repository / "src" / "hydratune" / "__init__.py").write_text("VALUE = 20\n")
     assert compare.main(["--base", "HEAD"]) == 1
     text = capsys.readouterr().out

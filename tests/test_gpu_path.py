@@ -22,7 +22,7 @@ from hydratune.sweeps.pack import count_computing_threads
 from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.training.objective import Objective
 from hydratune.training.patches import with_lean_layers
-from reference_answers import PROMPTS, REFERENCES
+from reference_answers import OPTIONS, PROMPTS, REFERENCES
 from small_models import build, rows_with_prefix, with_lora
 from test_config import compose
 
@@ -58,7 +58,7 @@ def test_a_backward_pass_never_waits_for_another_one(
         model, micro_tokens=1000, workers=1, share=False
     ).gradients(examples)
     with Objective(model, micro_tokens=16, workers=workers) as objective:
-        # several wait for one
+        # several micro-packs wait for one
         assert sum(micro.reader is not None for micro in objective.plan(examples)) >= 2
         for _ in range(3):
             loss, gradients = objective.gradients(examples)
@@ -74,8 +74,8 @@ def test_only_a_cpu_runs_backward_passes_side_by_side() -> None:
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A machine with two GPUs of compute capability 8.0, as far as PyTorch is asked; what is done
-    to them is noted.
+    """A machine with two GPUs of compute capability 8.0, as PyTorch reports it; returns the calls
+    that change them.
     """
     done: list[Any] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -91,7 +91,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def store_job_settings(folder: Path, *overrides: str) -> Path:
-    """The settings of job 0 of a pack."""
+    """Write the settings of job 0 of a pack."""
     from omegaconf import OmegaConf
 
     (folder / ".pack").mkdir(exist_ok=True)
@@ -115,7 +115,7 @@ def test_a_pack_on_a_gpu_has_one_computing_thread(two_gpus: list[Any], tmp_path:
 def test_a_pack_without_a_gpu_has_a_thread_per_core(tmp_path: Path) -> None:
     register_commands()
     assert computing_threads(store_job_settings(tmp_path), "0") == 16
-    # whose jobs say that there is none
+    # its jobs ask for a GPU that does not exist
     assert computing_threads(store_job_settings(tmp_path, "trainer=gpu"), "0") == 16
     assert computing_threads(tmp_path / "nothing", "0") == 16
 
@@ -123,14 +123,7 @@ def test_a_pack_without_a_gpu_has_a_thread_per_core(tmp_path: Path) -> None:
 def test_answers_are_computed_by_the_threads_of_the_pool_alone(model: Any) -> None:
     threads = set()
     model.register_forward_pre_hook(lambda *args: threads.add(threading.current_thread().name))
-    options: dict[str, Any] = {
-        "stop": frozenset([2]),
-        "pad": 0,
-        "max_new_tokens": 3,
-        "batch_size": 2,
-        "title": "",
-        "quiet": True,
-    }
+    options = {**OPTIONS, "batch_size": 2}
     with ThreadPoolExecutor(1, "the only one") as pool:
         answer(model, PROMPTS, REFERENCES, pool=pool, **options)
     assert threads == {"the only one_0"}
@@ -167,7 +160,7 @@ def test_the_device_of_a_rank_is_current_before_weights_are_loaded_onto_it(
 def test_a_local_rank_without_ddp_is_refused(
     hydratune: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would keep no record, and compute on another GPU than Lightning."""
+    """Such a run would write no record, and would compute on another GPU than Lightning."""
     monkeypatch.setenv("LOCAL_RANK", "1")
     code, text = hydratune("train", *SMALL)
     assert (
@@ -191,7 +184,7 @@ def test_weights_arrive_on_the_device_in_their_final_type(tiny: tuple[Any, Any, 
 def test_an_adapter_is_loaded_onto_the_device_of_its_base(
     hydratune: Command, tmp_path: Path, tiny: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PEFT itself takes the first GPU it sees, also for a base on the CPU."""
+    """PEFT by itself uses the first GPU, also for a base on the CPU."""
     model = with_lean_layers(
         attach.add_adapter(
             loading.load_model(tiny[0], tiny[1], compute.on_cpu()), LoraAdapter(r=2, lora_alpha=4)

@@ -1,5 +1,5 @@
-"""benchmarks/gpu.py, as far as a CPU can tell: all its parts with toys, and what it keeps when
-something goes wrong.
+"""benchmarks/gpu.py on a CPU: all its parts with small models, and what its file holds when a part
+fails.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-# scripts, which find each other this way as well
+# the scripts find each other by this path as well
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import gpu
@@ -28,7 +28,7 @@ TOY = """
 import sys
 import without_packages
 
-# as on a machine with what gpu_wheels.sh collects
+# as on a machine with the packages that gpu_wheels.sh collects
 without_packages.hide(set(without_packages.DISTRIBUTIONS) - {"bitsandbytes"})
 import gpu
 
@@ -37,7 +37,9 @@ sys.exit(gpu.main(["--toy", "--out", *sys.argv[1:]]))
 
 
 def start_toy_run(file: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The toy run in a process of its own, without the packages that only other commands need."""
+    """Start the toy run in a separate process, without the packages that only other commands
+    need.
+    """
     search = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "benchmarks"), *sys.path])
     command = [sys.executable, "-c", TOY, str(file), *arguments]
     return subprocess.Popen(
@@ -51,7 +53,7 @@ def start_toy_run(file: Path, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def toy(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, int]:
-    """(what is in the file, what was printed, exit code)."""
+    """Return (content of the file, printed text, exit code)."""
     file = tmp_path_factory.mktemp("gpu") / "gpu.json"
     process = start_toy_run(file)
     printed, _ = process.communicate()
@@ -148,7 +150,7 @@ def parts_of(file: Path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def just_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script counts from its first line, which was imported long ago here."""
+    """The script measures time from its import, which was long ago in this process."""
     monkeypatch.setattr(gpu, "STARTED", time.monotonic())
 
 

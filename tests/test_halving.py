@@ -1,4 +1,4 @@
-"""Most jobs of a sweep are stopped early; the others are what they would be in a sweep without."""
+"""Most jobs of a sweep are stopped early; the others equal those of a sweep without halving."""
 
 import json
 import random
@@ -88,7 +88,7 @@ def simulate(
     workers: int,
     fails: str = "",
 ) -> dict[str, int]:
-    """Runs jobs whose loss is ``quality`` in threads; returns how many steps each was trained."""
+    """Run jobs whose loss is ``quality`` in threads; return how many steps each was trained."""
     assert scheduler.halving.is_on
     rungs = scheduler.halving.rungs(total)
     steps = dict.fromkeys(quality, 0)
@@ -165,7 +165,7 @@ def test_asha_gives_the_place_of_a_failed_job_to_the_next_best() -> None:
     scheduler = HalvingScheduler(list("abcd"), HalvingOptions(1, kind="asha"))
     for name, value in zip("abc", (0.6, 0.5, 0.4), strict=True):
         assert scheduler.next_job() == name
-        assert scheduler.report_rung(name, 0, value) is (name == "c")  # the best of three
+        assert scheduler.report_rung(name, 0, value) is (name == "c")  # c is the best of three
         scheduler.end(name, JobState.failed if name == "c" else JobState.paused)
     assert scheduler.next_job() == "b"
 
@@ -217,7 +217,9 @@ def test_results_of_an_earlier_start_count() -> None:
 
 
 def test_a_job_that_was_given_up_is_not_resumed() -> None:
-    """It hung while a checkpoint was written, say, and wakes up: no thread waits for its end."""
+    """For example, it hung while a checkpoint was written and continues later: no thread waits for
+    its end.
+    """
     scheduler = HalvingScheduler(["a", "b"], HalvingOptions(1))
     assert scheduler.next_job() == "a"
     scheduler.end("a", JobState.failed)
@@ -232,7 +234,7 @@ def test_asha_does_not_count_jobs_that_failed_before_the_rung() -> None:
         assert scheduler.next_job() == name
     for name in "abc":
         scheduler.end(name, JobState.failed)
-    assert not scheduler.report_rung("d", 0, 0.9)  # one of one, and not of four
+    assert not scheduler.report_rung("d", 0, 0.9)  # counted as one of one, not one of four
 
 
 def test_no_job_waits_while_another_is_halved_and_a_full_disk_stops_none() -> None:
@@ -325,14 +327,14 @@ def test_the_winner_is_the_same_as_without_the_halved_jobs(
                 row["train/loss"] for row in theirs[: len(ours)]
             ]
             assert (tmp_path / "halved" / name / "adapter" / "adapter_model.safetensors").is_file()
-    # other rungs would compare what cannot be compared, and a refusal leaves everything as it was
+    # other rungs cannot be compared with these, and a refusal changes nothing
     before = (tmp_path / "halved" / "multirun.yaml").read_text()
     code, text = hydratune(*sweep(tmp_path / "halved", "hydra.launcher.halving.min_steps=4"))
     assert code == 2 and "was judged after 3 steps, and now it would be after 4" in text.replace(
         "3, 9 steps", "3 steps"
     )
     assert (tmp_path / "halved" / "multirun.yaml").read_text() == before
-    # the same command again has nothing to do; without halving, the losers go on to the end
+    # the same command again has nothing to do; without halving, halved jobs are trained to the end
     code, text = hydratune(*sweep(tmp_path / "halved", halving))
     early = f"{4 - len(winners)} stopped early by halving"
     assert code == 0

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Blocks between which others stay: what glibc alone never gives back.
+# Freed blocks between used blocks, which glibc by itself never returns.
 _HOLES = """
 import json
 import resource

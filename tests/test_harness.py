@@ -1,5 +1,5 @@
-"""lm-eval's tasks on local files; in a process of its own, for lm-eval sets logging and warnings as
-it likes.
+"""lm-eval's tasks on local files, in a separate process, because lm-eval changes logging and
+warnings.
 """
 
 import importlib.util

@@ -1,5 +1,5 @@
-"""A training step on a GPU never waits for the host, nor the host for it: on meta tensors, from
-which no number can be read.
+"""A training step on a GPU does not synchronise with the host: shown on meta tensors, from which no
+number can be read.
 """
 
 import json
@@ -74,8 +74,8 @@ class Counted(TorchDispatchMode):
 
 
 def on_meta(model: Any, objective: Objective) -> None:
-    """Moves a model that ``objective`` was made for; what is asked of a CPU once, when it is made,
-    is known by then.
+    """Move a model that ``objective`` was made for to meta tensors. What is computed once on a CPU,
+    at construction, is available by then.
     """
     model.to("meta")
     objective.pack_loss.head = model.get_base_model().lm_head.weight
@@ -86,8 +86,8 @@ def on_meta(model: Any, objective: Objective) -> None:
 def steps_on_meta(
     examples: list[Encoded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bool
 ) -> tuple[Counted, History]:
-    """Three optimizer steps as Lightning makes them: forward, backward, history, watchdog,
-    clipping, AdamW.
+    """Run three optimizer steps as Lightning does: forward, backward, history, watchdog, clipping,
+    AdamW.
     """
     enabled = torch.is_autocast_enabled
     monkeypatch.setattr(
@@ -175,7 +175,7 @@ def test_lists_are_sent_in_one_copy() -> None:
 
 
 def casts(objective: Objective, examples: list[Encoded]) -> int:
-    """fp32 -> bf16 casts of single tensors in one call of ``gradients``."""
+    """Return the number of fp32 -> bf16 casts of single tensors in one call of ``gradients``."""
     with (
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
         torch.autocast("cpu", torch.bfloat16),
@@ -185,8 +185,8 @@ def casts(objective: Objective, examples: list[Encoded]) -> int:
 
 
 def test_every_rank_records_at_the_same_steps() -> None:
-    """The watchdog of a rank that alone had recorded would wait for the others, who wait in the
-    next step.
+    """If only one rank recorded, its watchdog would wait for the others, which wait in the next
+    step.
     """
     recorded: list[Any] = []
     record: Any = SimpleNamespace(record_pending=recorded.append)
@@ -218,7 +218,7 @@ def test_the_weights_of_adapters_are_cast_together(monkeypatch: pytest.MonkeyPat
 # ------------------------------------------------------------------- what is read later is the same
 @pytest.fixture
 def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: nothing is read before a validation or a checkpoint asks for it."""
+    """As on a GPU: losses are read at a validation or a checkpoint."""
 
     def later(*args: Any, at_once: bool) -> History:
         assert at_once  # on a CPU
@@ -269,5 +269,5 @@ def test_a_loss_that_is_read_later_still_ends_the_run(
     assert "rows of this step: " in text and "kept: " in text
     assert not (
         tmp_path / "run" / "checkpoints" / "best.ckpt"
-    ).exists()  # nothing damaged is written
+    ).exists()  # no diverged weights are saved
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

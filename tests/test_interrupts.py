@@ -1,4 +1,4 @@
-"""Signals, closed pipes and closed terminals while a run works."""
+"""Signals, closed pipes and closed terminals during a run."""
 
 import collections
 import json
@@ -130,7 +130,9 @@ def test_a_signal_after_a_lost_one_still_interrupts(
 
 
 def test_ctrl_c_during_a_checkpoint_waits_for_it(tmp_path: Path) -> None:
-    """Interrupted in its midst, torch's zip writer raises what a full disk raises."""
+    """When interrupted while it writes, torch's zip writer raises the same error as for a full
+    disk.
+    """
     from hydratune.training.checkpoints import AtomicCheckpointIO
 
     class Interrupting:

@@ -16,7 +16,7 @@ from small_models import ARCHITECTURES, build, plain_loss, rows, with_lora
 
 
 def without_lean_forwards(model: Any) -> Any:
-    """The modules compute as transformers and PEFT wrote them."""
+    """Restore the forwards of transformers and PEFT."""
     for module in model.modules():
         module.__dict__.pop("forward", None)
     return model
@@ -41,7 +41,7 @@ def test_lean_forwards_follow_autocast_as_pefts_own_do() -> None:
     for (
         name,
         parameter,
-    ) in model.named_parameters():  # as adapters are trained under mixed precision
+    ) in model.named_parameters():  # as in mixed precision
         if "lora_" not in name:
             parameter.data = parameter.data.bfloat16()
     parameters = [p for p in model.parameters() if p.requires_grad]

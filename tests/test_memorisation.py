@@ -1,4 +1,4 @@
-"""Continuing rows that were trained, and rows that were not."""
+"""Continuations of rows that were trained, and of rows that were not."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def test_rows_are_chosen_whatever_their_order() -> None:
 
 
 def test_a_model_that_writes_its_training_answers_is_detected(model: Any) -> None:
-    """Of the toy model's own continuations every one is known; of other rows none."""
+    """The toy model's own continuations all count as memorised; those of other rows do not."""
     prompts = [(1, 2, n) for n in range(20, 26)]
     first = probe(
         model,

@@ -30,7 +30,7 @@ MIB = 2**20
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets how many GiB are free on a GPU that is not there."""
+    """Return a function that sets the free memory in GiB of a simulated GPU."""
 
     def of(gib: float) -> None:
         monkeypatch.setattr(memory_plan, "free_memory", lambda device: int(gib * 2**30))
@@ -39,7 +39,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def taking(per_token: int, fixed: int = 0) -> Callable[[int], int]:
-    """A training step that holds so many bytes per token, and ``fixed`` whatever its size."""
+    """Return a training step that uses so many bytes per token, and ``fixed`` bytes in addition."""
     return lambda tokens: fixed + tokens * per_token
 
 
@@ -149,7 +149,7 @@ def test_measuring_a_step_changes_nothing(dropout: float) -> None:
         torch.manual_seed(3)
         objective = Objective(model.eval(), micro_tokens=40, workers=1, seed=5)
         if measured:
-            # a CPU counts nothing; the model reads 64 tokens, and knows 96
+            # on a CPU nothing is counted; the model has 64 positions and 96 tokens
             assert objective.peak_of_a_step(600) == 0
             assert not any(module.training for module in model.modules())
         model.train()
@@ -163,8 +163,8 @@ def test_measuring_a_step_changes_nothing(dropout: float) -> None:
 
 
 def running_out(calls: list[int], fails: Callable[[int], bool]) -> Callable[..., Any]:
-    """``pack``, which runs out of memory where ``fails(number of the call)``; ``calls`` are the
-    rows of each.
+    """Return ``pack`` that runs out of memory where ``fails(number of the call)``; ``calls`` gets
+    the rows of each call.
     """
 
     def failing(some: Any, *args: Any, **options: Any) -> Any:
@@ -218,7 +218,7 @@ def test_a_run_ends_if_halved_micro_packs_do_not_fit(
     assert objective.micro_tokens == 32
     with pytest.raises(torch.OutOfMemoryError):
         objective.loss(rows())
-    assert objective.micro_tokens == 32  # once
+    assert objective.micro_tokens == 32  # halved once
 
 
 def test_a_validation_that_does_not_fit_is_computed_again_in_halves(
@@ -268,8 +268,8 @@ def test_memory_for_scoring_references_is_reserved(
 
 
 def test_the_measured_plan_is_used(card: Callable[[float], None]) -> None:
-    """The chunks of the loss are known before a step is measured; another adapter is measured for
-    itself.
+    """The chunks of the loss are planned before a step is measured; another adapter is measured
+    separately.
     """
     card(30)
     model = with_lora(build("Llama"))

@@ -1,4 +1,4 @@
-"""Micro-packs of several trials in one pass: every trial gets what it would have got alone."""
+"""Micro-packs of several trials in one pass: every trial gets the gradients it would get alone."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +23,9 @@ from small_models import ARCHITECTURES, SIZES, rows
 def batches_of(
     base: Any, names: Sequence[str], **options: Any
 ) -> tuple[BaseReplica, list[MergeableBatch], list[Any]]:
-    """The replica, a micro-pack of every adapter, and (loss, gradients) of each alone."""
+    """Return the replica, a micro-pack of every adapter, and (loss, gradients) of each computed
+    alone.
+    """
     replica = BaseReplica(sharing_weights(base))
     batches, alone = [], []
     shapes = [PLAIN, LossShape(label_smoothing=0.1), LossShape(z_loss=1e-3)]
@@ -59,7 +61,7 @@ def test_every_trial_gets_its_own_loss_and_gradients(architecture: str) -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As in those of a worker pool."""
+    """One thread for each operation, as in the threads of a worker pool."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -73,7 +75,7 @@ def one_thread() -> Iterator[None]:
 def test_no_bit_of_a_trial_depends_on_the_others(
     architecture: str, gradients: bool, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # as wide as is asked for, keys and values included
+    # the width that merging requires, also of keys and values
     monkeypatch.setitem(SIZES, "hidden_size", 64)
     if "head_dim" in ARCHITECTURES[architecture]:
         monkeypatch.setitem(
@@ -117,9 +119,8 @@ def test_no_bit_of_a_trial_depends_on_the_others(
 
 
 def test_merged_differs_from_alone_by_rounding_only() -> None:
-    """In float64 nothing else is left.
-
-    Not with layer 1 alone: the norms of layer 0 are then transformers' own, in fp32.
+    """In float64 the difference vanishes. The adapter of layer 1 alone is not among these, because
+    the norms of layer 0 are then transformers' own, in fp32.
     """
     replica, batches, alone = batches_of(
         base_of(dtype=torch.float64), ["all", "few", "dropout", "attention"]
@@ -188,7 +189,9 @@ def test_bf16_under_autocast_equals_each_trial_alone() -> None:
 def offered_by(
     base: Any, adapter: Any, rows_: Sequence[Encoded] = (), **options: Any
 ) -> list[MergeableBatch | None] | None:
-    """What an objective offers; None if it does not even ask."""
+    """Return the mergeable micro-packs that an objective offers; None if it offers no list at
+    all.
+    """
     pool = RecordingPool(BaseReplica(sharing_weights(base)))
     model = with_lean_layers(attach.add_adapter(sharing_weights(base), adapter))
     objective = Objective(model.train(), micro_tokens=256, workers=1, pool=pool, **options)
@@ -208,7 +211,7 @@ def test_plain_lora_is_mergeable_and_others_are_not() -> None:
         assert offered_by(base, other) is None, other
     assert offered_by(base, ADAPTERS["all"], neftune_alpha=1.0) is None
     assert offered_by(base, ADAPTERS["all"], checkpointing=True) is None
-    # PEFT keeps A and B in fp32: its own forward
+    # PEFT keeps A and B in fp32, so its own forward is used
     assert offered_by(base_of("Llama", torch.bfloat16), ADAPTERS["all"]) == [None]
 
 

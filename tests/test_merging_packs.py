@@ -44,7 +44,7 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_fails_its_own_trial_only() 
         start = threading.Event()
         pool.submit([Task(start.wait)])
         with ThreadPoolExecutor(3) as threads:
-            for objective in objectives:  # what they draw
+            for objective in objectives:  # the same random numbers in both calls
                 objective.generator.manual_seed(0)
             futures = [
                 threads.submit(objective.gradients, part)
@@ -81,7 +81,7 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_fails_its_own_trial_only() 
 def test_a_sweep_of_short_rows_is_merged_and_equals_each_job_alone(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path, merge_tokens: int | None
 ) -> None:
-    """To the last bit, unless passes are asked for wherever they can be."""
+    """Equal to the last bit, unless merge_tokens is set, which merges wherever possible."""
     pairs = [(a, b) for a in range(2, 9) for b in range(2, 9)]
     write_rows(
         tmp_path / "rows.jsonl",

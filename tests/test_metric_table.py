@@ -83,7 +83,7 @@ def test_metrics_of_packages_come_after_those_of_the_table() -> None:
 
 @pytest.fixture
 def new_metric(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A metric as a contributor adds it: a function, and a row."""
+    """Add a metric as a contributor does: a function and a row."""
 
     def short_answers(prediction: str, references: list[str], row: Mapping[str, object]) -> bool:
         return len(prediction) <= len(references[0])

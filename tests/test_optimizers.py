@@ -72,7 +72,7 @@ def test_every_optimizer_is_shipped() -> None:
 
 @pytest.mark.parametrize("kind", ON_CPU)
 def test_every_optimizer_trains(hydratune: Command, tmp_path: Path, kind: str) -> None:
-    # toy adapters are too small for 8-bit moments
+    # the toy adapters are too small for 8-bit moments
     adapter = ["adapter=none"] if kind in ("muon", "adamw_8bit", "lion_8bit") else []
     code, text = hydratune(
         "train",
@@ -111,10 +111,10 @@ def test_next_step_after_loading_is_the_next_step(full: Any, tmp_path: Path, kin
         step(full, optimizer, number)
     torch.save(optimizer.state_dict(), tmp_path / "state")
     other = copy.deepcopy(full)
-    # of another rate: the stored one counts
+    # with another rate: the stored rate is used
     loaded = build_optimizer(other, settings(kind, lr=7.0))
     with pytest.raises(ValueError):
-        loaded.load_state_dict(torch.load(tmp_path / "state", weights_only=True))  # of other groups
+        loaded.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     loaded = build_optimizer(other, settings(kind, lr=7.0, layer_lr_decay=0.5, weight_decay=0.1))
     loaded.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     forgetful = copy.deepcopy(full)

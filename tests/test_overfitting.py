@@ -14,7 +14,7 @@ from hydratune.evaluation.overfitting import Verdict, course
 def history(
     validations: list[float | None], train: float = 0.5, per_epoch: int = 4
 ) -> list[dict[str, Any]]:
-    """One validation (or none) at the end of each epoch."""
+    """Return a history with one validation (or none) at the end of each epoch."""
     rows: list[dict[str, Any]] = []
     for epoch, loss in enumerate(validations):
         steps = range(1, per_epoch + 1)

@@ -71,7 +71,7 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(
         and not torch.cuda.is_available()
     )
     logs = [log.read_text() for log in sweep.glob("*/run.log")]
-    # those alone do without
+    # jobs that run alone have no copies
     assert sum("copies of the frozen weights" in log for log in logs) == lays_out
     jobs = read_sweep(sweep)
     for number, name in enumerate(TRIALS):
@@ -101,8 +101,8 @@ REAL_TRIALS = {
 
 @pytest.fixture(scope="module")
 def on_the_real_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Runs experiments of ``REAL_TRIALS``, 40 steps each: by name, in packs or alone; returns the
-    folder.
+    """Return a function that runs experiments of ``REAL_TRIALS`` with 40 steps each, by name, in
+    packs or alone, and returns the folder.
     """
     place = tmp_path_factory.mktemp("real")
     folder = place / "own" / "experiment"
@@ -152,7 +152,7 @@ def on_the_real_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     return call
 
 
-@pytest.mark.slow  # the real base: five minutes, then one for each
+@pytest.mark.slow  # the real base: five minutes, then one for each job
 @pytest.mark.parametrize("name", list(REAL_TRIALS))
 def test_on_the_real_base_each_of_eight_jobs_is_the_same_as_alone(
     on_the_real_base: Callable[..., Path], name: str
@@ -166,7 +166,7 @@ def test_on_the_real_base_each_of_eight_jobs_is_the_same_as_alone(
 def test_on_the_real_base_jobs_are_the_same_in_another_pack(
     on_the_real_base: Callable[..., Path],
 ) -> None:
-    """Fewer, in another order."""
+    """The other pack has fewer jobs, in another order."""
     names = ["attention", "drops", "small"]
     sweep, fewer = on_the_real_base(list(REAL_TRIALS)), on_the_real_base(names)
     for number, name in enumerate(names):
@@ -174,8 +174,8 @@ def test_on_the_real_base_jobs_are_the_same_in_another_pack(
 
 
 def test_failing_jobs_do_not_change_the_other_jobs(hydratune: Command, tmp_path: Path) -> None:
-    """A rank that is too high, an infinite loss, and more memory than there is; the fourth is
-    as alone.
+    """Three jobs fail: a rank that is too high, an infinite loss, and more memory than available.
+    The fourth equals the job alone.
     """
     sweep, config = tmp_path / "sweep", tmp_path / "own" / "experiment"
     config.mkdir(parents=True)
@@ -273,9 +273,8 @@ def test_ctrl_c_keeps_every_adapter_and_the_same_command_resumes(tmp_path: Path)
 def test_the_jobs_of_a_killed_pack_are_resumed_in_another(
     tmp_path: Path, kills: int | None
 ) -> None:
-    """Killed once while job 1 is running: everything is finished in the end.
-
-    Killed whenever it is: it has failed, and no other.
+    """If the pack is killed once while job 1 runs, every job finishes. If it is killed whenever job
+    1 runs, only job 1 fails.
     """
     sweep = tmp_path / "sweep"
     words = [

@@ -1,5 +1,5 @@
-"""The page of a comparison: whole in one file, nothing of a run is taken for HTML, and what moves
-works in a browser.
+"""The page of a comparison: one self-contained file, in which texts of runs are escaped and
+interactive parts work in a browser.
 """
 
 import base64
@@ -28,7 +28,7 @@ def packed(text: str, name: str) -> str:
 
 
 def sweep(folder: Path, count: int = 12) -> Path:
-    """Learning rates 1, 2, 3 ... with ever higher losses; the third run failed."""
+    """Write runs with learning rates 1, 2, 3 ... and increasing losses; the third run failed."""
     for n in range(count):
         run = write_run(
             folder / str(n),
@@ -174,7 +174,7 @@ def test_sorting_and_filtering(opened: Any) -> None:
     heading.click()
     assert names(opened)[:2] == ["0", "1"]
     heading.click()
-    # what has no value stays last
+    # runs without a value stay last
     assert names(opened)[:2] == ["11", "10"] and names(opened)[-1] == "2"
     opened.fill("#filter", "r=8 finished")
     assert (

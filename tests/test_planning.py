@@ -44,5 +44,5 @@ def test_jobs_of_a_pack_have_base_data_and_precision_in_common() -> None:
     assert plan(configs, 2).packs == ((0, 1), (4,), (2, 3))
     for number in (0, 1, 4):
         configs[number].data.control = Control.shuffled_targets
-    configs[1].seed = 7  # shuffles otherwise: other rows
+    configs[1].seed = 7  # another shuffle, so other rows
     assert plan(configs, None).packs == ((0, 4), (2, 3))

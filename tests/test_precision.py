@@ -26,7 +26,7 @@ Command = Callable[..., tuple[int, str]]
 
 
 def bf16_lora_model(model: Any) -> Any:
-    """LoRA in fp32 on a base in bf16: what bf16-mixed trains."""
+    """Return LoRA in fp32 on a base in bf16, which is what bf16-mixed trains."""
     model = with_lora(model.to(torch.bfloat16))
     remember_autocast(model.get_base_model(), torch.bfloat16)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
@@ -34,7 +34,7 @@ def bf16_lora_model(model: Any) -> Any:
 
 
 def validation_losses(model: Any) -> list[float]:
-    """By the objective, as a validation in training computes them."""
+    """Return the losses that the objective computes in a validation during training."""
     objective = Objective(model, micro_tokens=1000, workers=1)
     examples = [
         Encoded((*p, *r), (*[False] * len(p), *[True] * len(r)))
@@ -56,10 +56,10 @@ def test_likelihoods_of_evaluation_equal_those_of_validation(
         lambda self, *args, **kwargs: slow.append(self) or forward(self, *args, **kwargs),
     )
     evaluated = reference_nlls(tuned)
-    assert not slow  # none by PEFT's own way, in fp32
+    assert not slow  # no layer is computed by PEFT's own forward, in fp32
     validated = validation_losses(tuned)
     remember_autocast(tuned.get_base_model(), None)
-    without_autocast = reference_nlls(tuned)  # as it was: without autocast
+    without_autocast = reference_nlls(tuned)
     assert slow
     error = max(abs(a - b) / b for a, b in zip(evaluated, validated, strict=True))
     assert (
@@ -71,8 +71,8 @@ def test_likelihoods_of_evaluation_equal_those_of_validation(
 
 
 def test_weights_trained_in_fp32_are_evaluated_in_bf16(model: Any) -> None:
-    """After full fine-tuning with bf16-mixed everything was fp32, and attention looped over the
-    rows.
+    """In an earlier version, everything was fp32 after full fine-tuning with bf16-mixed, and
+    attention looped over the rows.
     """
     remember_autocast(model, torch.bfloat16)
     seen, queries = set(), set()
@@ -118,8 +118,8 @@ def test_autocast_of_a_model_applies_in_threads_and_with_adapters(model: Any) ->
 def test_a_run_in_mixed_precision_is_evaluated_in_it(
     hydratune: Command, tmp_path: Path, adapter: str
 ) -> None:
-    """Through the command line: the same rows validated in training and asked after it have the
-    same likelihood.
+    """Through the command line: the same rows have the same likelihood in the validation of
+    training and in the evaluation after it.
     """
     lines = [
         {"prompt": f"clause {n} of contract {n * 7}", "completion": f"party {n}, term {n} years"}
@@ -178,7 +178,7 @@ def test_adapters_in_bf16_are_refused(hydratune: Command, tmp_path: Path, adapte
 
 
 def test_small_updates_are_lost_in_bf16_and_kept_in_fp32() -> None:
-    """Why it is refused: AdamW's first step is as large as the learning rate."""
+    """The reason for the refusal: AdamW's first step is as large as the learning rate."""
     for dtype, moved in ((torch.bfloat16, 0.0), (torch.float32, 1.0)):
         weight = torch.nn.Parameter(torch.full((64,), 0.5, dtype=dtype))
         optimizer = torch.optim.AdamW([weight], lr=2e-4, weight_decay=0.0)

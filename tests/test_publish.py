@@ -43,7 +43,9 @@ def sweep(folder: Path, prompts: tuple[str, ...] = ("", "", ""), **tracking: Any
 
 
 def sent(compared: Any) -> str:
-    """But for the grid of panels, which asks the server for the project's number."""
+    """Return what is sent, without the grid of panels, which needs the project's number from the
+    server.
+    """
     compared = publish._without_texts(compared)
     blocks = [
         b

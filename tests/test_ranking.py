@@ -27,7 +27,7 @@ from hydratune.records.sweep import SweepJob, write_sweep
 
 
 def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
-    """The table of the ranking, and the conclusion."""
+    """Return the table of the ranking and its conclusion."""
     compared = compare(runs)
     return terminal.ranking_table(compared), "\n".join(verdict(compared))
 
@@ -50,7 +50,7 @@ def column(table: Table, title: str) -> list[str]:
 
 
 def test_seeds_are_one_entry_ranked_by_its_mean() -> None:
-    """The single best run belongs to the worse settings: it does not lead."""
+    """The single best run belongs to the worse settings, which are not ranked first."""
     runs = [run("a", 0.1, 1, 0.20), run("b", 0.1, 2, 0.90), run("c", 0.1, 3, 0.70)]
     runs += [run("d", 0.2, 1, 0.32), run("e", 0.2, 2, 0.30), run("f", 0.2, 3, 0.31)]
     table, best = ranking_table(runs)
@@ -98,7 +98,7 @@ def test_means_within_the_noise_are_indistinguishable() -> None:
 
 
 def replicated(*samples: list[float]) -> list[Entry]:
-    """Entries with these losses, the best mean first."""
+    """Return entries with these losses, the best mean first."""
     runs = [
         run(f"{n}.{seed}", n + 1.0, seed, loss)
         for n, some in enumerate(samples)
@@ -113,7 +113,7 @@ def replicated(*samples: list[float]) -> list[Entry]:
         # 2.8 standard errors, and p = 0.11
         ([1.0, 3.0], [4.9, 6.9], ttest_ind([1.0, 3.0], [4.9, 6.9]).pvalue),
         ([1.0, 3.0, 2.0], [4.9, 6.9], ttest_ind([1.0, 3.0, 2.0], [4.9, 6.9]).pvalue),
-        # one run beside several: their spread is all there is
+        # one run against several: only their spread is known
         ([1.0, 3.0], [7.0], 2 * t.sf(5 / math.sqrt(2 * 1.5), 1)),
     ],
 )
@@ -134,7 +134,9 @@ def test_without_replicates_seeds_are_not_tested_and_single_seeds_use_the_pooled
 
 @pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])
 def test_settings_that_do_nothing_rarely_differ_significantly(seeds: int, others: int) -> None:
-    """Their seeds have the same distribution: one pair in 20 may look different."""
+    """Seeds of both settings have the same distribution: one pair in 20 may differ
+    significantly.
+    """
     noise = random.Random(3)
     pairs = [
         [[noise.gauss(1, 0.1) for _ in range(count)] for count in (seeds, others)]
@@ -192,8 +194,8 @@ def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:
 
 
 def test_a_setting_that_follows_the_seed_does_not_separate_replicates() -> None:
-    """With ``data.seed=${seed}`` the rows follow as well: comparable as long as every entry saw the
-    same ones.
+    """With ``data.seed=${seed}`` the rows change with the seed: runs are comparable if every entry
+    saw the same rows.
     """
 
     def drawn(name: str, lr: float, seed: int, loss: float) -> Run:

@@ -1,4 +1,4 @@
-"""The README's commands compose, and the architecture page names the files there are."""
+"""The README's commands compose, and the architecture page names existing files."""
 
 import re
 import shlex
@@ -40,7 +40,7 @@ DOCS = sorted({*(ROOT / "docs").glob("*.md")} - {ARCHITECTURE})
 
 
 def lines_of_code(page: Path) -> list[str]:
-    """What a page shows to be typed: indented lines and what is between backticks, without
+    """Return the lines that a page shows as commands: indented lines and text in backticks, without
     comments.
     """
     text = page.read_text()

@@ -1,4 +1,4 @@
-"""The registry of config groups: variants are found in their packages, before torch is needed."""
+"""The registry of config groups: variants are found in their packages without importing torch."""
 
 import json
 import subprocess

@@ -1,6 +1,4 @@
-"""report.html: everything that was found is on the page, nothing in it can run, and nothing is
-fetched.
-"""
+"""report.html: every finding is on the page, nothing in it can run, and nothing is fetched."""
 
 import copy
 import json
@@ -53,7 +51,7 @@ def empty() -> dict[str, Any]:
 
 @pytest.fixture
 def report(empty: dict[str, Any]) -> dict[str, Any]:
-    """A report with something of everything."""
+    """A report with an entry of every kind."""
     full = copy.deepcopy(empty)
     full["name"], full["source"] = "tickets", ["tickets.csv: read as latin-1"]
     full["splits"]["train"].update(rows=90, groups=80, characters=9_000)

@@ -27,7 +27,7 @@ from test_config import compose
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restores what a pack sets for its whole process."""
+    """Restore what a pack sets for its whole process."""
     monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)
     threads, level = torch.get_num_threads(), logging.root.level
     before = {
@@ -84,8 +84,8 @@ def test_jobs_that_an_error_of_the_pack_stopped_are_requeued(
 def test_the_next_best_job_is_resumed_in_place_of_a_winner_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    """Once to the second, who fails as well, and then to the third; nobody begins anew,
-    resume=never or not.
+    """The second-best job is resumed first, fails as well, and then the third is resumed. No job
+    starts again from the beginning, with resume=never or without.
     """
     losses, done = {"0": 0.3, "1": 0.2, "2": 0.1, "3": 0.4}, []
 

@@ -1,4 +1,4 @@
-"""A resumed run continues where its checkpoint was written, and ends like one without a stop."""
+"""A resumed run continues from its checkpoint and equals a run without an interruption."""
 
 import json
 import os
@@ -42,7 +42,7 @@ ODD = (
 
 
 def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the middle of the step after ``step``, once."""
+    """Raise Ctrl-C once, in the middle of the step after ``step``."""
     done: list[int] = []
     before = History.on_before_optimizer_step
 
@@ -60,7 +60,7 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (3, 1e-9, 3, ()),  # within the first epoch
         pytest.param(7, 1e-9, 7, ODD[:1], marks=pytest.mark.slow),  # within the second
-        (5, 1e-9, 5, ODD),  # accumulation: 3 steps in an epoch, the last of them of one row
+        (5, 1e-9, 5, ODD),  # accumulation: 3 steps in an epoch, the last with one row
         pytest.param(6, 1e-9, 6, ODD, marks=pytest.mark.slow),  # at the end of an epoch
         # only validations write: at the end of the first epoch
         (8, None, 5, ("optimizer=lion", "optimizer.lr=1e-4")),
@@ -180,7 +180,7 @@ def test_changed_settings_or_data_are_reported_and_refused(
     assert "resume=force resumes it" in text
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(file, weights_only=True)
-    assert checkpoint["place"]["step"] == 4  # nothing is lost
+    assert checkpoint["place"]["step"] == 4  # the checkpoint is unchanged
     (file.parent / "digests.json").unlink()  # an older version wrote none
     torch.save({key: value for key, value in checkpoint.items() if key != "ranks"}, file)
     code, text = hydratune(*words, "resume=force")

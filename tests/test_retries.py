@@ -1,4 +1,4 @@
-"""What becomes of the unfinished jobs of a killed pack, and on which GPUs packs run."""
+"""How the unfinished jobs of a killed pack are retried, and on which GPUs packs run."""
 
 import json
 import subprocess
@@ -118,7 +118,9 @@ def test_gpus_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_the_next_best_jobs_replace_those_that_failed(tmp_path: Path) -> None:
-    """When no other job was left in their pack; once for each of them."""
+    """They replace failed jobs when no other job was left in their pack; once for each failed
+    job.
+    """
     items = []
     for name in ("winner", "second", "third"):
         record = RunDirectory(tmp_path / name)
@@ -136,7 +138,7 @@ def test_the_next_best_jobs_replace_those_that_failed(tmp_path: Path) -> None:
     )
     tries: dict[str, int] = {}
     (again,) = packs_for_unfinished(pack, -9, tries, halving)
-    assert again.failed == () and "again: 1 job" in again.title  # the winner once more
+    assert again.failed == () and "again: 1 job" in again.title  # the winner is tried once more
     items[0].record.update(state="running")
     (instead,) = packs_for_unfinished(again, -9, tries, halving)
     assert (
@@ -156,12 +158,12 @@ def test_the_next_best_jobs_replace_those_that_failed(tmp_path: Path) -> None:
     assert packs_for_unfinished(pack, NEEDS_NEW_PACK, tries, PackOptions()) == []
 
 
-# A pack that only does what is planned: the process that starts packs is tested, not the packs.
-# Imports nothing of ours: it is quick.
+# A pack that ends as planned: the process that starts packs is tested, not the packs.
+# It imports nothing of hydratune, so it is fast.
 STUB = """
 import json, os, signal, sys, time
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may ignore it
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process that runs the tests may ignore it
 folder, options, names = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 plan = json.loads((folder / "plan.json").read_text())
 with (folder / "starts.jsonl").open("a") as stream:
@@ -187,7 +189,7 @@ for name in names:
 
 
 class Sweep:
-    """Jobs in ``folder`` whose packs do as planned: name of job -> exit code of its pack, at its
+    """Jobs in ``folder`` whose packs end as planned: name of job -> exit code of its pack at its
     first try, its second, ...
     """
 
@@ -196,7 +198,7 @@ class Sweep:
         self.settings = compose()
 
     def run(self, plan: dict[str, Any], jobs: int = 4, **packing: Any) -> dict[str, str]:
-        """States at the end."""
+        """Run the sweep; return the final states."""
         write_json(self.folder / "plan.json", plan)
         (self.folder / "starts.jsonl").unlink(missing_ok=True)
         planned = [
@@ -221,7 +223,7 @@ class Sweep:
         return dict(json.loads((self.folder / str(number) / "status.json").read_text()))
 
     def starts(self) -> list[Any]:
-        """(GPU, how many at a time, jobs, when) of every pack."""
+        """Return (GPU, jobs at a time, jobs, time) of every pack."""
         return [
             json.loads(line) for line in (self.folder / "starts.jsonl").read_text().splitlines()
         ]
@@ -301,7 +303,7 @@ def test_a_retried_pack_with_halving_keeps_all_its_jobs(sweep: Sweep) -> None:
 def test_every_gpu_runs_one_pack_at_a_time(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Two side by side, the third on the GPU that is free first."""
+    """Two packs run side by side, the third on the GPU that is free first."""
     monkeypatch.setattr(launch, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
     assert set(sweep.run({"seconds": 1.0}, jobs=6, pack_size=2).values()) == {"finished"}
     starts = sorted(sweep.starts(), key=lambda start: float(start[3]))

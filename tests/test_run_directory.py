@@ -141,7 +141,7 @@ def test_full_disk_at_save_is_one_clear_message(
     assert "No space left on device" in text and "free some space" in text
     run = only_run(tmp_path)
     assert not list(run.glob("checkpoints/*")) and not list(run.glob("checkpoints/.*"))
-    assert (run / "adapter" / "adapter_model.safetensors").is_file()  # what was learnt is kept
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()  # the trained adapter is kept
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
 
 

@@ -1,6 +1,4 @@
-"""report.html of a run: what is in its directory and nothing else, whatever is missing or broken
-there.
-"""
+"""report.html of a run shows what is in its directory, also if files are missing or broken."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Answers to a sample of validation rows during training change nothing in it."""
+"""Answers to a sample of validation rows during training do not change the training."""
 
 import csv
 import json
@@ -126,8 +126,8 @@ def test_wrong_sampling_settings_are_refused(hydratune: Command, setting: str) -
 def test_validation_answers_that_cannot_be_scored_as_the_test_rows_are(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """Test answers are JSON, validation answers are not: scored as texts, or refused before
-    training where JSON is asked for.
+    """Test answers are JSON, validation answers are not: they are scored as texts, or refused
+    before training where JSON is required.
     """
     answers = {"train": '{"a": 1}', "validation": "nothing", "test": '{"a": 1}'}
     files = []

@@ -78,7 +78,7 @@ def test_a_search_runs_n_trials_and_continues_when_n_is_raised(
     assert f"best: outputs/{folder.name}/{load_study(folder).best_trial.number} " in text
 
     before = {file: file.stat().st_mtime_ns for file in folder.glob("*/status.json")}
-    load_study(folder).ask()  # as if a driver had been killed before the trial had parameters
+    load_study(folder).ask()  # as after a driver that was killed before the trial had parameters
     assert hydratune(*search_words("hydra.sweeper.n_trials=6", "resume=auto"))[0] == 1
     assert len(load_study(folder).trials[4].params) == 2 and "RUNNING" not in trial_states(folder)
     assert len(trial_states(folder)) == 6 and list((tmp_path / "outputs").iterdir()) == [folder]
@@ -139,7 +139,7 @@ def test_a_search_that_cannot_work_is_refused_before_the_first_trial(
 
 @pytest.mark.usefixtures("formula")
 def test_a_trial_that_the_checks_refuse_fails_alone(hydratune: Command, tmp_path: Path) -> None:
-    """Each setting is right by itself, but not both together."""
+    """Each setting is valid by itself, but not together with the other."""
     given = (
         "train",
         "-m",
@@ -184,7 +184,7 @@ def test_a_search_in_the_folder_of_a_grid_is_refused(hydratune: Command, tmp_pat
 
 @pytest.mark.usefixtures("formula")
 def test_a_driver_in_another_folder_keeps_its_trials(hydratune: Command, tmp_path: Path) -> None:
-    """It may be on another machine, where its locks are."""
+    """That driver may be on another machine, where its locks are."""
     file = tmp_path / "shared.log"
     words = search_words(f"hydra.sweeper.storage={file}", "hydra.sweeper.study_name=both")
     code, text = hydratune(*words, "hydra.sweeper.n_trials=2", f"hydra.sweep.dir={tmp_path}/one")

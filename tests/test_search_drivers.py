@@ -15,7 +15,7 @@ from search_cases import ended_jobs, load_study, search_words, trial_states, wai
 
 
 def driver(folder: Path, *more: str, delay: float = 0.2) -> subprocess.Popen[str]:
-    """A search in a process of its own, with a formula for a trial."""
+    """Start a search in a separate process, with a formula for a trial."""
     words = [*search_words(*more, sweeper="optuna"), f"hydra.sweep.dir={folder}"]
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import search_cases; from"

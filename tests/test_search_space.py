@@ -1,4 +1,4 @@
-"""What a search varies, and the objectives it is for."""
+"""The dimensions of a search space, and the objectives of a search."""
 
 from typing import Any
 

@@ -35,8 +35,8 @@ def test_settings_that_a_sampler_cannot_use_are_refused(values: dict[str, Any], 
 
 
 def drawn(file: Path, parts: Sequence[int], **values: Any) -> list[dict[str, Any]]:
-    """Parameters of trials that are asked for by one driver after the other, each as many as
-    ``parts`` says.
+    """Return the parameters of trials that several drivers, one after the other, ask for; ``parts``
+    holds the number of trials of each driver.
     """
     dimensions, _ = space(
         "a=interval(0,1)", "b=interval(0,1)", "c=1,2,3", "d=int(interval(0,1000))"
@@ -64,7 +64,7 @@ def test_the_same_seed_draws_the_same_trials_however_often_it_is_interrupted(
     once = drawn(tmp_path / "a", [8], sampler=sampler, options=options)
     assert once == drawn(tmp_path / "b", [3, 1, 4], sampler=sampler, options=options)
     assert once != drawn(tmp_path / "c", [8], sampler=sampler, options=options, seed=1)
-    if sampler != "nsgaii":  # whose children inherit
+    if sampler != "nsgaii":  # whose trials inherit values of earlier trials
         assert len({trial["a"] for trial in once}) == 8 and all(
             trial["a"] != trial["b"] for trial in once
         )
@@ -73,7 +73,7 @@ def test_the_same_seed_draws_the_same_trials_however_often_it_is_interrupted(
 def test_adaptive_samplers_learn(tmp_path: Path) -> None:
     for sampler in ("tpe", "cmaes"):
         late = drawn(tmp_path / sampler, [30], sampler=sampler)[20:]
-        # 1 for one that draws at random
+        # random sampling has a mean of 1
         assert sum(trial["a"] + trial["b"] for trial in late) / 10 < 0.7, sampler
 
 
@@ -88,7 +88,9 @@ def test_an_incomplete_line_of_a_killed_driver_is_removed(tmp_path: Path) -> Non
 def test_an_incomplete_line_of_another_driver_is_removed_while_this_driver_works(
     tmp_path: Path,
 ) -> None:
-    """Of one whose disk was full, say: whatever this one appended to it could never be read."""
+    """For example, the other driver's disk was full. Lines that this driver appended to an
+    incomplete line could never be read.
+    """
     study = open_study(str(tmp_path / "s"), "s", optuna.samplers.RandomSampler(), LOSS, {})
     study.tell(study.ask(), 0.5)
     with (tmp_path / "s").open("a") as stream:
@@ -119,13 +121,13 @@ def test_other_ranges_settings_or_objectives_are_another_study(tmp_path: Path) -
         again(**{"ranges or choices": []})
     with pytest.raises(ConfigError, match="other objectives"):
         again("max")
-    # of a study that was made without
+    # the study was created without these
     assert again(**{COMPOSED: ["b=2", "c=1"]})._study_id == again()._study_id
     with pytest.raises(ConfigError, match=r"other settings when composed \(was c=1; is c=3"):
         again(**{COMPOSED: ["b=2", "c=3"]})
     with pytest.raises(
         ConfigError, match="other settings "
-    ) as raised:  # what follows from them is not said again
+    ) as raised:  # the composed settings that follow from them are not listed again
         again(settings=["b=3"], **{COMPOSED: ["b=3", "c=1"]})
     assert COMPOSED not in str(raised.value)
     optuna.create_study(

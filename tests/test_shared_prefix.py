@@ -50,8 +50,8 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(
 def test_micro_packs_wait_for_a_slow_micro_pack_that_holds_their_prefix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The others have read all of the prefix and are done, and a free thread takes the end of the
-    micro-pack that holds it.
+    """The other micro-packs have read the whole prefix and are done, and a free thread computes the
+    end of the micro-pack that holds it.
     """
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
@@ -85,7 +85,7 @@ def test_models_with_windows_do_not_share_a_prefix() -> None:
     assert not Objective(model, micro_tokens=40, workers=1).share
 
 
-@pytest.mark.parametrize("number", [0, 3])  # the one that holds the prefix, or one that reads it
+@pytest.mark.parametrize("number", [0, 3])  # holds the prefix, or reads it
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_in_one_micro_pack_ends_all_of_them(
     workers: int, number: int, monkeypatch: pytest.MonkeyPatch

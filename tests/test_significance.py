@@ -49,8 +49,8 @@ def test_a_clear_difference_on_the_same_rows_is_significant(tmp_path: Path) -> N
 
 
 def test_p_values_of_many_comparisons_are_corrected(tmp_path: Path) -> None:
-    """7 rows to one side have p = 0.016: a find alone, nothing among ten. 6 have 0.03: nothing
-    where two metrics are tested.
+    """7 rows to one side have p = 0.016, which is significant alone and not among ten comparisons.
+    6 rows have p = 0.03, which is not significant where two metrics are tested.
     """
     write_run(tmp_path / "best", right=hits(30), loss=0.1, lr=9.0)
     write_run(tmp_path / "0", right=hits(23), loss=0.5, lr=1.0)
@@ -67,7 +67,9 @@ def test_p_values_of_many_comparisons_are_corrected(tmp_path: Path) -> None:
 
 
 def test_a_clear_difference_is_significant_among_two_hundred(tmp_path: Path) -> None:
-    """The least p that samples can show, times 200, must stay below the level of significance."""
+    """The smallest p that samples can show, times 200, must stay below the level of
+    significance.
+    """
     for n in range(200):
         write_run(
             tmp_path / str(n),
@@ -80,8 +82,8 @@ def test_a_clear_difference_is_significant_among_two_hundred(tmp_path: Path) -> 
 
 
 def test_settings_that_differ_less_than_their_seeds_are_a_tie(tmp_path: Path) -> None:
-    """Row by row every seed of b beats the worst seed of a; the seeds of a differ as much among
-    themselves.
+    """Row by row every seed of b is better than the worst seed of a, but the seeds of a differ
+    among themselves by as much.
     """
     for seed, count in enumerate((100, 140)):
         write_run(
@@ -112,8 +114,8 @@ def test_settings_that_differ_less_than_their_seeds_are_a_tie(tmp_path: Path) ->
 def test_settings_that_do_nothing_rarely_differ_significantly_on_the_test_rows(
     tmp_path: Path, seeds: int, others: int
 ) -> None:
-    """What differs is the luck of the seed, which shifts all rows: one pair in 20 may look
-    different.
+    """Only the effect of the seed differs, which shifts all rows: one pair in 20 may differ
+    significantly.
     """
     noise = random.Random(5)
     wrong = 0
@@ -142,8 +144,8 @@ def test_runs_tested_on_different_rows_are_not_paired(tmp_path: Path) -> None:
 
 
 def test_validation_losses_and_test_rows_are_corrected_together(tmp_path: Path) -> None:
-    """Losses of three seeds that differ with p = 0.03 are one test of three: nothing is
-    significant by it alone.
+    """Losses of three seeds that differ with p = 0.03 are one test of three: alone they are not
+    significant.
     """
     for side, losses in ((0, (0.50, 0.52, 0.51)), (1, (0.53, 0.56, 0.545))):
         for seed, loss in enumerate(losses):
@@ -180,7 +182,7 @@ def test_a_metric_of_the_test_rows_that_ranks_is_tested_once(tmp_path: Path) -> 
         file.unlink()
     assert set(
         compare(collect_runs([tmp_path]), Criterion("eval/exact_match", lower=False)).seed_p_values
-    ) == {1}  # the seeds are all there is
+    ) == {1}  # only the seeds can be tested
 
 
 def test_too_few_rows_have_no_interval_in_any_output(hydratune: Command, tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_too_few_rows_have_no_interval_in_any_output(hydratune: Command, tmp_pat
         and "4 independent test rows cannot show that any candidate is worse: give 30 or more"
         in flat
     ), text
-    # nothing is certain here
+    # no interval, so nothing is certain
     assert (
         hydratune(
             "compare", "baseline=s/a", "candidate=s/b", "fail_if=eval/nll>0.1", "certain=true"

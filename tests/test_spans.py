@@ -24,7 +24,7 @@ def test_word_differences() -> None:
 
 
 def test_character_differences_ignore_what_truncation_caused() -> None:
-    # both cut to one length before they came here
+    # both were truncated to one length before
     before, after = ("caf\u00c3\u00a9 no", "caf\u00e9 now")
     old, new = character_differences(before, after)
     assert [before[a:b] for a, b in old] == ["\u00c3\u00a9"]
@@ -49,7 +49,7 @@ def test_spans_join_to_the_text() -> None:
 
 def test_hidden_characters_have_names() -> None:
     assert named("a\u200bb\ud83d\r") == r"aU+200BbU+D83D\r"
-    # joiners are spelling, not noise
+    # joiners are part of the spelling
     assert named("अनुच्छेद \u200c می\u200cخواهم\n") == "अनुच्छेद \u200c می\u200cخواهم\n"
 
 

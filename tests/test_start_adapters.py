@@ -66,7 +66,7 @@ BY_PEFT: dict[str, Callable[[], Any]] = {
 
 
 def written_by_peft(tiny: Any, folder: Path, config: Any) -> Any:
-    """Writes an adapter that does something; returns it as plain PEFT loads it."""
+    """Write an adapter with random weights; return it as plain PEFT loads it."""
     import copy
 
     torch.manual_seed(3)
@@ -140,7 +140,7 @@ def test_a_run_starts_from_the_adapter_of_another_in_a_pack_and_alone(
     losses = [
         float(row["train/loss"]) for run in ("first", "second") for row in history(tmp_path / run)
     ]
-    assert losses[2] < losses[0] - 0.01  # it begins where the first had come to
+    assert losses[2] < losses[0] - 0.01  # training starts where the first run ended
     shutil.move(first, tmp_path / "moved")
     code, text = hydratune("evaluate", f"run={tmp_path}/second")
     assert code == 0 and "are reproduced" in text, text

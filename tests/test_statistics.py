@@ -1,4 +1,4 @@
-"""Whether two systems can be told apart."""
+"""Tests of whether two systems are statistically distinguishable."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_rows_of_one_group_are_not_independent() -> None:
 
 
 def test_pairing_finds_what_two_intervals_hide() -> None:
-    """Rows differ far more than systems do."""
+    """Rows differ from each other far more than the systems do."""
     generator = np.random.default_rng(0)
     hard = generator.normal(0, 10, 200)
     ours, theirs = hard + 0.3 + generator.normal(0, 0.5, 200), hard
@@ -92,7 +92,7 @@ def test_power_at_the_smallest_detectable_difference() -> None:
         rows, [ours_alone, disagreeing - ours_alone, 1 - disagreeing], size=2000
     )
     power = np.mean([mcnemar(int(ours), int(theirs)) < 0.05 for ours, theirs, _ in draws])
-    assert 0.70 < power < 0.85  # 0.8, and the exact test is a little careful
+    assert 0.70 < power < 0.85  # 0.8 is planned, and the exact test is conservative
     assert least_difference(rows * 4, disagreeing, 0.95) == pytest.approx(least / 2, rel=0.03)
     assert least_difference(5, 0.1, 0.95) == least_difference(0, 0.5, 0.95) == 1.0
 
@@ -118,8 +118,8 @@ def test_the_interval_excludes_zero_exactly_where_p_is_significant(
 
 
 def test_two_variances_cover_whatever_their_ratio() -> None:
-    """Two degrees of freedom beside two hundred, where Satterthwaite's t is wrong in 7 to 9 % of
-    all cases.
+    """Two degrees of freedom combined with two hundred, where Satterthwaite's t is wrong in 7 to 9
+    % of all cases.
     """
     generator = np.random.default_rng(4)
     for ratio in (0.0, 0.3, 1.0, 3.0, 10.0, 1e4):
@@ -177,8 +177,8 @@ def test_too_few_rows_have_no_interval_and_give_a_message(rows: int, message: st
 
 
 def test_few_rows_that_differ_among_many_are_not_significant() -> None:
-    """5 of 40 rows, all to one side: p = 0.06 by their signs, whatever their spread, and the
-    interval holds 0.
+    """5 of 40 rows differ, all to one side: p = 0.06 by the sign test, and the interval
+    contains 0.
     """
     groups, many = [str(i) for i in range(40)], 5
     result = difference(mean([1.0] * many + [0.0] * 35), mean([0.0] * 40), groups, 0.95, 500)

@@ -26,7 +26,7 @@ def states(sweep: Path) -> dict[str, str]:
 def test_a_failing_job_does_not_stop_the_others_and_is_run_again_alone(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """Three jobs, each a process: one with a rank that is too high."""
+    """Three jobs, each in a process; one has a rank that is too high."""
     command = (
         "train",
         "-m",
@@ -127,7 +127,7 @@ def test_same_sweep_finds_its_folder_again(
 def test_run_with_other_settings_in_a_jobs_folder_is_refused(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """It must not be taken for the job's result, and the sweep's own record stays as it was."""
+    """Such a run must not count as the job's result, and the sweep's own record is not changed."""
     assert hydratune("train", *SMALL, "seed=1", f"hydra.run.dir={tmp_path}/sweep/0")[0] == 0
     code, text = hydratune("train", "-m", *SMALL, "seed=3,4", f"hydra.sweep.dir={tmp_path}/sweep")
     assert code == 2 and "other settings" in text

@@ -24,9 +24,8 @@ from hydratune.evaluation.measures import mean, rate
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("ratio", ["0", "1", "10", "1/row"])
 def test_false_positives_are_as_rare_as_the_level(seeds: int, ratio: str) -> None:
-    """400 pairs: 5 % are allowed, and 2.3 times the standard error of chance.
-
-    One family, and each test alone.
+    """400 pairs: 5 % plus 2.3 standard errors are allowed. This holds for the family of tests and
+    for each test alone.
     """
     shares = simulation.shares(
         simulation.World(seeds, 100, simulation.number(ratio, 100)), 400, seed=1
@@ -35,7 +34,9 @@ def test_false_positives_are_as_rare_as_the_level(seeds: int, ratio: str) -> Non
 
 
 def test_an_uncorrected_test_exceeds_the_level() -> None:
-    """So that the test above can fail: two seeds whose luck is worth ten times the rows."""
+    """Shows that the test above can fail: two seeds whose variance is ten times that of the
+    rows.
+    """
     assert simulation.shares(simulation.World(2, 100, 10.0), 400, seed=1)["before all"] > 0.085
 
 
@@ -50,8 +51,8 @@ def test_level_holds_with_interactions_paired_seeds_and_many_settings(
 
 @pytest.mark.parametrize(("seeds", "least"), [(2, 0.36), (3, 0.64), (5, 0.77)])
 def test_power_of_a_real_difference(seeds: int, least: float) -> None:
-    """3.5 standard errors of the rows and no luck of seeds: the rows alone would tell in 94 %, and
-    nobody knows that there is no luck.
+    """The difference is 3.5 standard errors of the rows, without variance of seeds. The rows alone
+    would detect it in 94 %, but the test must allow for variance of seeds.
     """
     shares = simulation.shares(simulation.World(seeds, 100, 0.0), 300, effect=1.0, seed=3)
     assert shares["now losses"] > least and shares["now hits"] > least

@@ -67,7 +67,7 @@ def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_p
         capture_output=True,
         text=True,
     )
-    # of an older client, other options are no options any more
+    # of an older client; other options no longer exist
     assert dry.returncode == 0 and "2 run(s)" in dry.stdout + dry.stderr
 
 

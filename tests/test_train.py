@@ -87,8 +87,8 @@ def test_checkpoint_holds_the_trained_parameters_only(hydratune: Command, tmp_pa
 
 
 def test_best_checkpoint_may_lie_inside_an_epoch(hydratune: Command, tmp_path: Path) -> None:
-    """At this rate a toy's losses go up and down, and where they are lowest depends on the
-    processor: some seed has it inside.
+    """At this learning rate the losses of the toy model go up and down, and the place of the
+    minimum depends on the processor; with some seed it is inside the epoch.
     """
     for seed in range(6):
         run = tmp_path / str(seed)
@@ -153,8 +153,8 @@ def test_accumulation_equals_one_large_batch(hydratune: Command, tmp_path: Path)
 def test_first_step_equals_plain_transformers_and_peft(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
-    """Padded batch, full logits, -100 labels, transformers' own loss; the rows of the run's first
-    step.
+    """The reference: padded batch, full logits, -100 labels, transformers' own loss, and the rows
+    of the run's first step.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -1,5 +1,5 @@
-"""What is trained is what was named, it is said before training, and a name that means something
-else is refused.
+"""The named parameters are trained and reported before training; names that match something else
+are refused.
 """
 
 import re
@@ -28,7 +28,7 @@ Command = Callable[..., tuple[int, str]]
 
 
 def llama(layers: int = 2, tied: bool = False) -> Any:
-    """A random model of which nothing is trained yet."""
+    """Return a random model with frozen parameters."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "hidden_size": 32,
@@ -219,7 +219,7 @@ def test_an_expression_for_one_layer_that_matches_eleven_is_refused_with_two_fix
         } == numbers
     reported_lines(
         LoraAdapter(target_modules=["model.layers.1.*"])
-    )  # with two layers it says what it means
+    )  # with two layers the expression is unambiguous
 
 
 def test_saved_weights_loaded_by_plain_peft_are_the_named_ones(tiny: Any, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""What is saved ends an answer where evaluation does, for whoever loads it with plain transformers
-and PEFT.
+"""A saved model ends an answer where evaluation does, when it is loaded with plain transformers and
+PEFT.
 """
 
 import json
@@ -20,7 +20,7 @@ Command = Callable[..., tuple[int, str]]
 END, TEXT_END = "<|im_end|>", "<|endoftext|>"
 KINDS: dict[
     str, tuple[str | None, str | None]
-] = {  # what the tokenizer and the generation config call the end
+] = {  # the end tokens of the tokenizer and of the generation config
     "they disagree": (END, TEXT_END),
     "a base model": (TEXT_END, TEXT_END),
     "neither knows one": (None, None),
@@ -50,7 +50,7 @@ def mismatched(tiny: Any, folder: Path, tokenizer_end: str | None, model_end: st
 
 
 def overfitted(hydratune: Command, tmp_path: Path, model: Path, *options: str) -> tuple[Path, str]:
-    """(the saved folder of a run that knows one answer by heart, what was printed)."""
+    """Return (the saved folder of a run that has memorised one answer, printed text)."""
     rows = write_rows(
         tmp_path / "rows.jsonl", [{"prompt": "Which colour?", "completion": "green"}] * 2
     )
@@ -81,7 +81,7 @@ def overfitted(hydratune: Command, tmp_path: Path, model: Path, *options: str) -
 
 
 def generated_tokens(model: Any, folder: Path) -> list[str]:
-    """The tokens of plain ``generate``, as words."""
+    """Return the tokens of plain ``generate`` as strings."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     turns = [{"role": "user", "content": "Which colour?"}]
     prompt = tokenizer.apply_chat_template(
@@ -154,7 +154,7 @@ def test_the_code_in_the_model_card_runs_and_its_answer_ends(
 def test_a_contradictory_generation_config_does_not_end_a_run(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
-    """transformers refuses to save it, at the end of training."""
+    """transformers refuses to save such a config, at the end of training."""
     base = mismatched(tiny, tmp_path / "base", END, END)
     config = base / "generation_config.json"
     config.write_text(

@@ -1,6 +1,4 @@
-"""What is handed to the GPU's kernel for rows of uneven length; a kernel written here stands in for
-it.
-"""
+"""The arguments of the GPU kernel for rows of uneven length; a kernel written here replaces it."""
 
 from typing import Any
 
@@ -56,12 +54,12 @@ def with_options(
 def without_gqa(
     *args: Any, scale: float | None = None, window_size: tuple[int, int] = (-1, -1)
 ) -> torch.Tensor:
-    """The kernel before it knew query heads that share a key head."""
+    """The kernel without support for query heads that share a key head."""
     return with_options(*args, scale=scale, window_size=window_size)
 
 
 def first(*args: Any, is_causal: bool = False) -> torch.Tensor:
-    """The kernel as it came: no scale, no window."""
+    """The first version of the kernel: no scale, no window."""
     return with_options(*args, window_size=(-1, 0) if is_causal else (-1, -1))
 
 
@@ -79,7 +77,7 @@ def test_the_kernel_gets_the_keys_that_rows_attend_to(
 
     counted.__signature__ = varlen.inspect.signature(kernel)  # type: ignore[attr-defined]
     examples = rows(4)
-    if share:  # all begin alike
+    if share:  # a common prefix
         examples = [
             type(e)(
                 (*range(LEAST_SAVED // 3 + 1), *e.ids),
@@ -101,7 +99,7 @@ def test_the_kernel_gets_the_keys_that_rows_attend_to(
         examples
     )
     windowed = "sliding_window" in ARCHITECTURES[name]
-    # of whose layers all have a window
+    # all its layers have a window
     assert bool(calls) is not (kernel is first and name == "Mistral")
     # more keys than queries
     assert any(int(call[4][-1]) > int(call[3][-1]) for call in calls) is (share and not windowed)
@@ -120,7 +118,7 @@ def test_the_kernel_is_not_used_where_it_is_unsupported() -> None:
 def test_row_starts_are_computed_once_for_all_layers() -> None:
     varlen._starts.cache_clear()
     varlen._places.cache_clear()
-    with torch.inference_mode():  # an answer comes first: a training step must be able to keep it
+    with torch.inference_mode():  # as in generation; training may reuse the tensors
         first = varlen._starts((3, 4), 0, torch.device("cpu"))
         assert not any(
             part.is_inference() for part in (first, *varlen._places((3, 4), 2, torch.device("cpu")))

@@ -1,5 +1,5 @@
-"""W&B's transaction logs, read without a server: records over several blocks, cut and foreign
-files, comparisons made of them.
+"""W&B's transaction logs, read without a server: records over several blocks, truncated files,
+files of other programs, and comparisons of them.
 """
 
 import json
@@ -22,8 +22,8 @@ HEADER, BLOCK = b":W&B\xe1\xbe\x00", 32768
 
 
 def log(content: list[Record]) -> bytes:
-    """As the client writes it: pieces that end where a block ends, and zeros where not even a
-    header fits.
+    """Write a log as the client does: pieces that end where a block ends, and zeros where no header
+    fits.
     """
     written = bytearray(HEADER)
     for record in content:
@@ -167,7 +167,7 @@ def test_logs_are_ranked_like_runs(hydratune: Command, tmp_path: Path) -> None:
         tmp_path / "wandb" / "offline-run-20260101_000000-idb"
     )
     compared = compare(collect_runs([tmp_path / "wandb"]))
-    # neither the failed one nor that without an end
+    # without the failed run and the run without an end
     assert [entry.runs[0].name for entry in compared.finished] == ["b", "a"]
     assert compared.keys == ("optimizer.lr",)
     assert [run.state for run in compared.runs].count("unreadable") == 1 and len(compared.runs) == 5

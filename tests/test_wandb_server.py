@@ -1,7 +1,5 @@
-"""What a W&B server receives, asked from it through the client's public API.
-
-Needs a server on this machine, and skips without one: HYDRATUNE_TEST_WANDB=http://127.0.0.1:PORT,
-WANDB_API_KEY and WANDB_ENTITY.
+"""What a W&B server receives, read through the client's public API. Needs a server on this machine,
+and skips without one: HYDRATUNE_TEST_WANDB=http://127.0.0.1:PORT, WANDB_API_KEY and WANDB_ENTITY.
 """
 
 import json
@@ -30,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A project of the test's own; the client in this process and in those it starts talks to the
+    """A project for this test; the client in this process and in those it starts uses the
     server.
     """
     assert urllib.parse.urlparse(SERVER).hostname in ("127.0.0.1", "localhost"), (
@@ -44,8 +42,8 @@ def project(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
 
 
 def separate_environment(**more: str) -> dict[str, str]:
-    """The environment of a process with a client of its own: this one has asked the server too, and
-    has one running.
+    """Return the environment of a process with its own client, because the client of this process
+    is already running.
     """
     return {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | more
 

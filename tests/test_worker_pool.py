@@ -21,7 +21,7 @@ from hydratune.training.mergeable import MergeableBatch
 
 
 class RecordingReplica:
-    """Stands for a replica: remembers how many tokens each micro-pack of each pass had."""
+    """Replaces a replica: records how many tokens each micro-pack of each pass had."""
 
     def __init__(self, error: Exception | None = None, seconds: float = 0.0) -> None:
         self.passes, self.error, self.seconds = list[list[int]](), error, seconds
@@ -69,7 +69,7 @@ def task(
 def busy_pool(
     replica: Any, merge_tokens: int = 80, workers: int = 1
 ) -> Iterator[tuple[WorkerPool, threading.Event]]:
-    """A worker pool whose threads are all busy until the event is set."""
+    """Yield a worker pool whose threads are all busy until the event is set, and the event."""
     pool, start = WorkerPool(workers, merge_tokens), threading.Event()
     pool.replica = replica
     for _ in range(workers):
@@ -97,7 +97,7 @@ def test_small_micro_packs_that_wait_are_merged_and_the_rest_stays_in_order() ->
         pool.submit(second)
         start.set()
         results = [t.future.result(10) for t in (*first, *second)]
-    # 20 is a quarter of 80; 74 tokens, and 16 more are too many
+    # 20 is a quarter of 80; the pass has 74 tokens, and 16 more would exceed 80
     assert replica.passes == [[20, 19, 18, 17]] and done == [300, 21, 5, 16, 400]
     assert [how for how, _ in results] == [
         "merged",
@@ -164,7 +164,7 @@ def test_after_a_failed_pass_each_micro_pack_is_computed_alone_and_only_the_faul
         assert isinstance(tasks[1].future.exception(10), ValueError)
         assert pool.merge_tokens and not caplog.records
     done.clear()
-    with busy_pool(replica) as (pool, start):  # no task was wrong: merging is not tried again
+    with busy_pool(replica) as (pool, start):  # no task alone fails: merging is not tried again
         tasks = [task(5, done), task(7, done)]
         pool.submit(tasks)
         start.set()
