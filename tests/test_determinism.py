@@ -37,7 +37,7 @@ def test_a_nondeterministic_operation_in_training_is_reported_once_and_training_
                 "histc_cuda does not have a deterministic implementation, but you set"
                 " 'torch.use_deterministic_algorithms(True)'"
             )
-        return real(*args, **OPTIONS)
+        return real(*args, **options)
 
     monkeypatch.setattr("hydratune.training.pack_loss.pack", strict)
     compute.be_deterministic()
