@@ -91,7 +91,7 @@ def cpu_rate(seconds: float = 4.0) -> dict[str, float]:
     """FLOP/s with one thread per core, each on its own (1024, 576) @ (576, 1536) in fp32: the
     shapes of the default model.
     """
-    from hydratune.models.hardware import cpu_count
+    from hydratune.cores import cpu_count
 
     def multiply(until: float) -> int:
         torch.set_num_threads(1)

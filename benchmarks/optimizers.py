@@ -24,6 +24,7 @@ import torch
 
 from hydratune import composition
 from hydratune.adapters import attach
+from hydratune.cores import cpu_count
 from hydratune.data.datamodule import OptimizerBatches
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import ConfigError, refuse
@@ -112,7 +113,7 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
     job = prepare(settings)
     lightning.seed_everything(settings.seed, verbose=False)
     model = with_lean_layers(attach.add_adapter(job.model, settings.adapter))
-    workers = hardware.cpu_count() if accelerator == "cpu" else 1
+    workers = cpu_count() if accelerator == "cpu" else 1
     total, clip = settings.trainer.max_steps or 20, settings.trainer.gradient_clip_val
     with Objective(
         model, micro_tokens=settings.trainer.micro_tokens or CPU_MICRO_TOKENS, workers=workers

@@ -24,6 +24,7 @@ import torch
 
 from fresh import _cpu_seconds
 from hydratune.adapters import attach
+from hydratune.cores import cpu_count
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware, loading
 from hydratune.models.compute import on_cpu
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--trials", default="1,2,4,8")
     parser.add_argument("--tokens", default="32,64,128,256,512", help="of a micro-pack")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=hardware.cpu_count())
+    parser.add_argument("--workers", type=int, default=cpu_count())
     parser.add_argument(
         "--merge-tokens",
         type=int,

@@ -25,7 +25,7 @@ from scipy.special import ndtr, stdtr
 
 from hydratune.comparison.seed_noise import SeedNoise, log_odds, variance_bounds
 from hydratune.evaluation.measures import rate
-from hydratune.evaluation.statistics import Comparison, Part, holm, pooled_variance
+from hydratune.evaluation.statistics import Part, UncorrectedDifference, holm, pooled_variance
 
 SEEDS, ROWS, RATIOS = (2, 3, 5), (50, 200, 500), ("0", "0.1", "0.3", "1", "3", "10", "1/row")
 EFFECT = 3.5  # standard errors of the rows
@@ -109,7 +109,7 @@ def now(ours: np.ndarray, theirs: np.ndarray) -> float:
         spread = pooled_variance(odds_of)
         noise = replace(noise, logits=spread[0] if spread else None)
         odds = float(np.mean(odds_of[1]) - np.mean(odds_of[0]))
-    return Comparison(
+    return UncorrectedDifference(
         value, variance_bounds(rows, noise, share, value, odds), ours.shape[1], informative
     ).p
 

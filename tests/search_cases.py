@@ -17,11 +17,11 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from hydratune.records.files import write_json, write_text
 from hydratune.records.status import State
 from hydratune.sweeps.planning import PlannedJob
-from hydratune.sweeps.search.objectives import Objective
+from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.settings import SearchSettings
 from hydratune.sweeps.search.space import Dimension, read_space
 
-LOSS = [Objective("val/loss", "min")]
+LOSS = [SearchObjective("val/loss", "min")]
 
 
 SPACE = ("optimizer.lr=tag(log, interval(1e-5,1e-2))", "adapter.r=4,8")

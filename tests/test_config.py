@@ -1,3 +1,4 @@
+from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from omegaconf import OmegaConf
 
 from hydratune.composition import CONF, composition_problems, register, sweep_name
 from hydratune.data.cases.base import CaseData
+from hydratune.data.sources.files import FilesData
+from hydratune.data.sources.mixed import read_part
 from hydratune.errors import ConfigError
 from hydratune.settings.commands import COMMANDS, TrainConfig, load
 from hydratune.settings.registry import plain, typed, variants
@@ -242,6 +245,26 @@ def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     data: Any = compose("data=files", "data.train='~/rows.jsonl'").data
     assert data.train == f"{tmp_path}/rows.jsonl"
+    model: Any = compose("model=local", "model.path='~/model'", "model.adapter='~/run'").model
+    assert (model.path, model.adapter) == (f"{tmp_path}/model", f"{tmp_path}/run")
+    part = read_part({"source": "files", "train": "~/rows.jsonl"}).settings
+    assert part == FilesData(train=f"{tmp_path}/rows.jsonl")
+
+
+def test_every_setting_that_is_a_path_is_marked() -> None:
+    """``~`` is understood in all of them; those of commands are expanded where they are read."""
+    marked = {
+        (group, setting.name)
+        for group in ("model", "data")
+        for kind in variants(group).values()
+        for setting in fields(kind)
+        if setting.metadata.get("path")
+    }
+    assert marked == {
+        *(("data", name) for name in ("path", "schema_file", "test", "tldr", "train")),
+        *(("data", "validation"), ("model", "adapter"), ("model", "chat_template")),
+        ("model", "path"),
+    }
 
 
 def test_column_that_cannot_be_mapped_names_the_nearest() -> None:

@@ -531,7 +531,7 @@ def test_system_turn_that_a_template_refuses_is_to_go_into_the_first_question(
 
 
 def test_generation_prompt_that_ends_in_a_space_is_said(encoder: ChatEncoder) -> None:
-    from hydratune.experiment.fitness import notices
+    from hydratune.experiment.compatibility import notices
 
     spaced = PLAIN_CHAT.replace("assistant\n{% endif", "assistant: {% endif").replace(
         "{{ m['role'] }}\n", "{{ m['role'] }}: "

@@ -22,7 +22,7 @@ Hydratune = Callable[..., tuple[int, str]]
 MEASURED = ("evaluation.forgetting.measure=true", "evaluation.forgetting.answer_tokens=4")
 
 
-def probe(model: Any, encoder: Any, config: ForgettingConfig) -> forgetting.Probe:
+def probe(model: Any, encoder: Any, config: ForgettingConfig) -> forgetting.PanelScores:
     return forgetting.probe(
         model, encoder, panel.load(config), config, pad=0, window=512, title="", pool=None
     )

@@ -492,7 +492,7 @@ def test_plain_template_passes_the_gate_over_several_turns(encoder: ChatEncoder)
 
 
 def test_a_template_that_leaves_out_the_begin_of_text_is_said(encoder: ChatEncoder) -> None:
-    from hydratune.experiment.fitness import notices
+    from hydratune.experiment.compatibility import notices
 
     begun = with_begin(encoder)
     (said,) = notices(begun)

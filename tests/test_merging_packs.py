@@ -15,7 +15,7 @@ from hydratune.data.encoding.encoded import Encoded
 from hydratune.records.run_directory import RunDirectory
 from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
-from hydratune.sweeps.worker_pool import Task
+from hydratune.sweeps.worker_pool import PoolTask
 from hydratune.training.objective import Objective
 from mergeable_trials import ADAPTERS, assert_same, base_of, trial
 from run_files import QUICK, assert_same_run, history
@@ -42,7 +42,7 @@ def test_trials_of_a_pack_share_passes_and_a_bad_row_fails_its_own_trial_only() 
 
     def together(parts: Sequence[list[Encoded]]) -> list[Future[Any]]:
         start = threading.Event()
-        pool.submit([Task(start.wait)])
+        pool.submit([PoolTask(start.wait)])
         with ThreadPoolExecutor(3) as threads:
             for objective in objectives:  # the same random numbers in both calls
                 objective.generator.manual_seed(0)

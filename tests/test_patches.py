@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import peft
 import pytest
 import torch
 
@@ -121,6 +122,13 @@ def test_a_random_state_is_restored() -> None:
     state.restore()
     assert torch.equal(torch.rand(2, generator=generator), first[0])
     assert torch.equal(torch.rand(2), first[1])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_in_the_forward_of_another_peft_method_is_seen(dropout: float) -> None:
+    settings = peft.LoKrConfig(r=4, target_modules=["q_proj"], rank_dropout=dropout)
+    model = peft.get_peft_model(build("Llama"), settings)
+    assert draws_outside_lora(model) is (dropout > 0)
 
 
 def test_models_that_draw_random_numbers() -> None:

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hydratune.errors import ConfigError
-from hydratune.sweeps.search.objectives import Objective, read_objectives
+from hydratune.sweeps.search.objectives import SearchObjective, read_objectives
 from search_cases import LOSS, space
 
 
@@ -112,8 +112,8 @@ def test_all_problems_of_a_search_space_are_reported_at_once() -> None:
     ],
 )
 def test_objectives_are_read_from_a_list_or_a_mapping(given: Any) -> None:
-    assert read_objectives(given) == [*LOSS, Objective("eval/field_f1", "max")]
-    assert read_objectives("eval/field_f1/law:max") == [Objective("eval/field_f1/law", "max")]
+    assert read_objectives(given) == [*LOSS, SearchObjective("eval/field_f1", "max")]
+    assert read_objectives("eval/field_f1/law:max") == [SearchObjective("eval/field_f1/law", "max")]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from hydratune.composition import sweep_name
 from hydratune.errors import ConfigError
-from hydratune.sweeps.search.objectives import Objective
+from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.samplers import make_sampler
 from hydratune.sweeps.search.study import COMPOSED, open_study
 from search_cases import LOSS, search_settings, space
@@ -110,7 +110,7 @@ def test_other_ranges_settings_or_objectives_are_another_study(tmp_path: Path) -
             str(tmp_path / "s"),
             "s",
             optuna.samplers.RandomSampler(),
-            [Objective("val/loss", objective)],
+            [SearchObjective("val/loss", objective)],
             given,
         )
 

@@ -18,6 +18,7 @@ from hydratune.adapters import attach, trained
 from hydratune.adapters.methods.freeze import PartialFinetune
 from hydratune.adapters.methods.full import FullFinetune
 from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.adapters.methods.oft import OftAdapter
 from hydratune.adapters.methods.prefix_tuning import PrefixTuning
 from hydratune.adapters.methods.vera import VeraAdapter
 from hydratune.adapters.targets import layer_number, matches, without_effect
@@ -265,3 +266,24 @@ def test_a_run_reports_what_it_trains_and_exclusions_without_effect(hydratune: C
     assert without_effect(llama(), LoraAdapter(exclude_modules=["lm_head", "q_proj"])) == [
         "lm_head"
     ]
+
+
+def test_what_peft_refuses_is_refused_before_anything_is_trained() -> None:
+    adapter = LoraAdapter(use_dora=True, extra={"megatron_config": {"a": 1}})
+    with pytest.raises(ConfigError, match="PEFT refuses it: DoRA does not support megatron"):
+        attach.check(llama(2, tied=False), adapter, 6)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "draws"),
+    [
+        (LoraAdapter(), False),
+        (LoraAdapter(lora_dropout=0.1), True),
+        (VeraAdapter(vera_dropout=0.1), True),
+        (OftAdapter(module_dropout=0.1), True),
+        (LoraAdapter(extra={"rank_dropout": 0.1}), True),
+        (FullFinetune(), False),
+    ],
+)
+def test_dropout_under_any_name_draws_random_numbers(adapter: AdapterConfig, draws: bool) -> None:
+    assert adapter.draws_random() is draws

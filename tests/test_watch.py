@@ -25,7 +25,7 @@ from hydratune.sweeps.pack_logging import LogByThread
 from test_config import compose
 
 PATIENCE = 1.0
-Task = Callable[[RunContext], None]
+JobBody = Callable[[RunContext], None]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> 
     monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)
     monkeypatch.setattr(watch, "_TIME_TO_LEAVE", 3.0)
 
-    def run(patience: float | None, halving: HalvingOptions | None = None, **tasks: Task) -> int:
+    def run(patience: float | None, halving: HalvingOptions | None = None, **tasks: JobBody) -> int:
         def work(config: Any, record: RunDirectory, context: RunContext) -> None:
             tasks[record.path.name](context)
 
@@ -207,7 +207,7 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(
 ) -> None:
     both = threading.Barrier(2)
 
-    def crossing(first: str, second: str) -> Task:
+    def crossing(first: str, second: str) -> JobBody:
         def task(context: RunContext) -> None:
             with context.resources.one_at_a_time(first):
                 both.wait()

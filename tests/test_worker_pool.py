@@ -14,7 +14,7 @@ import torch
 
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.errors import Leaving
-from hydratune.sweeps.worker_pool import Task, WorkerPool
+from hydratune.sweeps.worker_pool import PoolTask, WorkerPool
 from hydratune.training.elementwise import EAGER
 from hydratune.training.losses import PLAIN
 from hydratune.training.mergeable import MergeableBatch
@@ -44,7 +44,7 @@ def task(
     small: bool = True,
     error: Exception | None = None,
     **options: Any,
-) -> Task:
+) -> PoolTask:
     batch = MergeableBatch(
         SimpleNamespace(first=""),
         [Encoded((1,) * (tokens + 1), (True,) * (tokens + 1))],
@@ -62,7 +62,7 @@ def task(
             raise error
         return "alone", tokens
 
-    return Task(work, batch if small else None, **options)
+    return PoolTask(work, batch if small else None, **options)
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def busy_pool(
     pool, start = WorkerPool(workers, merge_tokens), threading.Event()
     pool.replica = replica
     for _ in range(workers):
-        pool.submit([Task(start.wait)])
+        pool.submit([PoolTask(start.wait)])
     while pool._queue:
         time.sleep(0.001)
     yield pool, start

@@ -80,15 +80,9 @@ def _new_adapter(model: PreTrainedModel, adapter: PeftAdapter, steps: int) -> Pe
         if isinstance(adapter, LayerAdapter)
         else (set[str](), set[str]())
     )
-    try:
-        with _peft_warnings():
-            config = adapter.peft_config(model, steps)
-            result = get_peft_model(model, config)  # type: ignore[arg-type]
-    except (ValueError, TypeError, NotImplementedError) as error:
-        why = f"PEFT refuses it: {error}"
-        raise ConfigError(
-            [Problem("adapter", getattr(adapter, "method", ""), why, "change the setting it names")]
-        ) from error
+    with _peft_errors(adapter):
+        config = adapter.peft_config(model, steps)
+        result = get_peft_model(model, config)  # type: ignore[arg-type]
     assert isinstance(result, PeftModel)
     if isinstance(adapter, LayerAdapter) and not adapter.extra.get("target_parameters"):
         _refuse_other_parts(result, adapter, expected)
@@ -104,6 +98,19 @@ def _refuse_other_parts(
         why = f"PEFT reads these names otherwise: {'; '.join(wrong[:3])}"
         fix = "give whole names, as model.named_modules() has them"
         raise ConfigError([Problem("adapter.target_modules", adapter.target_modules, why, fix)])
+
+
+@contextmanager
+def _peft_errors(adapter: PeftAdapter) -> Iterator[None]:
+    """Raise ``ConfigError`` instead of PEFT's errors."""
+    try:
+        with _peft_warnings():
+            yield
+    except (ValueError, TypeError, NotImplementedError) as error:
+        why = f"PEFT refuses it: {error}"
+        raise ConfigError(
+            [Problem("adapter", getattr(adapter, "method", ""), why, "change the setting it names")]
+        ) from error
 
 
 @contextmanager
@@ -131,7 +138,7 @@ def check(
 ) -> None:
     """Raise ``ConfigError`` for settings that ``model``, or a run of ``steps``, cannot take.
 
-    ``model`` stays as it is.
+    ``model`` is not changed. PEFT's config is made only if ``steps`` is given.
     """
     if start is not None:
         assert isinstance(adapter, PeftAdapter)
@@ -140,6 +147,9 @@ def check(
     problems = list(adapter.model_problems(model, steps))
     if problems:
         raise ConfigError(problems)
+    if steps is not None and isinstance(adapter, PeftAdapter):
+        with _peft_errors(adapter):
+            adapter.peft_config(model, steps)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -52,6 +52,11 @@ class PeftAdapter(AdapterConfig):
         """
         return [name for name in self.own_fields() if name.endswith("dropout")]
 
+    def draws_random(self) -> bool:
+        own = [getattr(self, name) for name in self.dropout_fields()]
+        extra = [value for name, value in self.extra.items() if name.endswith("dropout")]
+        return any(bool(value) for value in (*own, *extra))
+
     def model_problems(self, model: "PreTrainedModel", steps: int | None) -> Iterator[Problem]:
         from hydratune.adapters.peft_rules import refuse_unknown_extra
 

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hydratune import digests
 from hydratune.adapters.base import PeftAdapter, peft_methods
 from hydratune.adapters.methods.full import FullFinetune
+from hydratune.adapters.methods.lora import BASE_CHANGING_STARTS, NAMED_STARTS
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import Json
 from hydratune.records.run_directory import RunFile
@@ -26,10 +27,6 @@ from hydratune.settings.registry import plain
 SETTINGS_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 KEY = "model.adapter"
-# PEFT's: the base of such weights is not the untouched one
-_BASE_CHANGING_STARTS = ("pissa", "olora", "corda", "lora_ga")
-# starts of LoRA that are options of adapter=
-_NAMED_STARTS = ("pissa", "olora", "loftq")
 _REPAIR = "bring the file back, or give another adapter"
 
 
@@ -171,14 +168,14 @@ def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
         why = f"{kind.resume_obstacle}, so it cannot be trained further"
     elif settings.get("task_type") not in (None, "CAUSAL_LM"):
         why = f"it was made for {settings['task_type']}, not for the next token (CAUSAL_LM)"
-    elif start.startswith(_BASE_CHANGING_STARTS):
+    elif start.startswith(BASE_CHANGING_STARTS):
         why = (
             f"init_lora_weights={start} took a part out of the base: its weights do not fit the"
             " untouched model"
         )
     else:
         return kind
-    if start.startswith(_BASE_CHANGING_STARTS):
+    if start.startswith(BASE_CHANGING_STARTS):
         fix = (
             "PeftModel.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=START)"
             " writes one that does"
@@ -260,7 +257,7 @@ def _form(adapter: AdapterConfig) -> tuple[object, ...]:
     return (
         getattr(adapter, "use_dora", None),
         getattr(adapter, "use_rslora", None),
-        start if start.startswith(_NAMED_STARTS) else "",
+        start if start.startswith(NAMED_STARTS) else "",
     )
 
 

@@ -33,7 +33,7 @@ from hydratune.errors import InputError, RunError
 from hydratune.evaluation.judge import facts
 from hydratune.evaluation.judge.client import Budget, Client
 from hydratune.evaluation.judge.clients import make_client
-from hydratune.experiment import fitness
+from hydratune.experiment import compatibility
 from hydratune.models import loading
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import PrepareConfig
@@ -49,12 +49,12 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
     judge = _judge(config)
     section("data")
     reader = loading.load_reader(config.model)
-    fitness.check_model(config, reader)
+    compatibility.check_model(config, reader)
     prepared = prepare(config.data)
     for statement in prepared.report["source"]:
         console.print(escape(statement), soft_wrap=True)
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
-    for notice in fitness.notices(encoder):
+    for notice in compatibility.notices(encoder):
         console.print(f"[yellow]{escape(notice)}", soft_wrap=True)
     tokens = count_tokens_with_progress(config.data, prepared, encoder, reader)
     if encoder.text_arguments:
@@ -113,7 +113,7 @@ def _unfit(
 ) -> InputError | None:
     """Return why ``train`` would refuse these rows with this model."""
     try:
-        fitness.check_prepared(config, reader, encoder, prepared, tokens)
+        compatibility.check_prepared(config, reader, encoder, prepared, tokens)
     except InputError as error:
         return error
     return None

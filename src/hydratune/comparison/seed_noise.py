@@ -13,8 +13,8 @@ import numpy as np
 
 from hydratune.evaluation.measures import Measure, discordant, is_exact
 from hydratune.evaluation.statistics import (
-    Comparison,
     Part,
+    UncorrectedDifference,
     bootstrap_part,
     count_differing,
     from_samples,
@@ -102,7 +102,7 @@ def compare_means(
     theirs: Sequence[Measure],
     bootstrap: GroupBootstrap,
     noise: SeedNoise | None,
-) -> Comparison:
+) -> UncorrectedDifference:
     """Compare the means of two entries, ``theirs`` less ``ours``, with one measure for each seed.
 
     Without ``noise`` only the variance over rows counts.
@@ -132,7 +132,7 @@ def compare_means(
     rows = bootstrap_part(samples, bootstrap.count)
     share = 1 / len(ours) + 1 / len(theirs)
     bounds = variance_bounds(rows, noise, share, value, odds)
-    return Comparison(without_rounding(value), bounds, bootstrap.count, informative)
+    return UncorrectedDifference(without_rounding(value), bounds, bootstrap.count, informative)
 
 
 def variance_bounds(

@@ -24,10 +24,10 @@ from hydratune.errors import RunError
 from hydratune.evaluation import metrics
 from hydratune.evaluation.measures import Measure, groups_of
 from hydratune.evaluation.statistics import (
-    Comparison,
     Difference,
     Interval,
     Part,
+    UncorrectedDifference,
     corrected,
     pooled_variance,
 )
@@ -154,7 +154,7 @@ class _Pair:
 
     position: int
     metric: str
-    test: Comparison
+    test: UncorrectedDifference
     includes_seed_noise: bool
 
 
@@ -214,7 +214,7 @@ def _pair_metric(
     return pairs
 
 
-def _compare_seeds(ranked: Sequence[Entry]) -> dict[int, Comparison]:
+def _compare_seeds(ranked: Sequence[Entry]) -> dict[int, UncorrectedDifference]:
     """Return position -> comparison of the mean score with that of the best, over the seeds.
 
     This is Student's t test; empty if no entry has several seeds. The entry that is truly the best
@@ -230,5 +230,5 @@ def _compare_seeds(ranked: Sequence[Entry]) -> dict[int, Comparison]:
         variance, freedom = pooled_variance([best, own]) or spread_of_all
         part: Part = variance * (1 / len(best) + 1 / len(own)), float(freedom)
         value = statistics.fmean(own) - statistics.fmean(best)
-        comparisons[position] = Comparison(value, ((part,),), _NO_BOUND, _NO_BOUND)
+        comparisons[position] = UncorrectedDifference(value, ((part,),), _NO_BOUND, _NO_BOUND)
     return comparisons

@@ -8,9 +8,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import torch
 
 from hydratune.console import console
+from hydratune.cores import cpu_count
 from hydratune.evaluation.prompt_reader import Tokens, common_prefix
 from hydratune.models.compute import is_out_of_memory
-from hydratune.models.hardware import cpu_count
 from hydratune.models.memory_plan import released
 
 

@@ -33,7 +33,7 @@ Wins = Callable[[str, str], bool]  # whether one system was found better than an
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SystemComparison:
     """One system against another on the same rows.
 
     ``p`` is corrected for all comparisons of the decision (Holm).
@@ -66,7 +66,7 @@ class Decision:
     choice: str
     headline: str
     reasons: tuple[str, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[SystemComparison, ...]
 
 
 def decide(
@@ -130,7 +130,7 @@ def _compare(
     config: EvaluationConfig,
     prompt: str,
     scores: Mapping[str, float],
-) -> dict[tuple[str, str], Comparison]:
+) -> dict[tuple[str, str], SystemComparison]:
     """Return the comparisons that the decision needs, corrected for each other."""
     plain = max((s for s in (prompt, *RETRIEVAL) if s in scores), key=scores.__getitem__)
     candidates = [
@@ -152,11 +152,11 @@ def _compare(
         gain = test.negative() if lower else test
         better = gain.p < 1 - config.confidence and gain.value > margin
         between = gain.interval_text("+.1f", 100)
-        compared[a, b] = Comparison(a, b, gain.value, gain.interval, gain.p, better, between)
+        compared[a, b] = SystemComparison(a, b, gain.value, gain.interval, gain.p, better, between)
     return compared
 
 
-def _is_as_good(comparison: Comparison | None, margin: float) -> bool:
+def _is_as_good(comparison: SystemComparison | None, margin: float) -> bool:
     """Return whether ours may be better, and is at most ``margin`` worse."""
     if comparison is None or comparison.interval is None:
         return False

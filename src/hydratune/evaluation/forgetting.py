@@ -31,7 +31,7 @@ Item = dict[str, Json]  # of forgetting.jsonl: the part of the panel, and sums o
 
 
 @dataclass
-class Probe:
+class PanelScores:
     """One model on the panel."""
 
     items: dict[str, Item] = field(default_factory=dict)  # by id
@@ -58,7 +58,7 @@ def probe(
     window: int,
     title: str,
     pool: Executor | None,
-) -> Probe:
+) -> PanelScores:
     """Have ``model`` read and answer the panel. ``window`` is how many tokens it reads."""
     options = _Reading(pad=pad, batch_size=config.batch_size, pool=pool, quiet=True)
     items = _read_texts(model, encoder, panel, min(window, config.window), options)
@@ -81,7 +81,7 @@ def probe(
         for n, answer in zip(fitting, answers, strict=True):
             instruction = panel.instructions[n]
             items[f"instruction {instruction.id}"] = _checked(encoder, instruction, answer.tokens)
-    return Probe(items, distributions)
+    return PanelScores(items, distributions)
 
 
 def _read_texts(
@@ -157,7 +157,7 @@ def _checked(encoder: ChatEncoder, instruction: Instruction, tokens: Sequence[in
     return {"part": "instructions", "followed": followed, "answer": text}
 
 
-def divergences(base: Probe, tuned: Probe) -> dict[str, Item]:
+def divergences(base: PanelScores, tuned: PanelScores) -> dict[str, Item]:
     """Return KL(tuned || base) of every neutral prompt, summed over its tokens, in nats."""
     items = {}
     for name, before in base.distributions.items():
@@ -167,7 +167,7 @@ def divergences(base: Probe, tuned: Probe) -> dict[str, Item]:
     return items
 
 
-def join_records(base: Probe, tuned: Probe) -> list[Item]:
+def join_records(base: PanelScores, tuned: PanelScores) -> list[Item]:
     """Return the rows of forgetting.jsonl: each item with the values of both models."""
     rows = [
         {

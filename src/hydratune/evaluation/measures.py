@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hydratune.evaluation import statistics
-from hydratune.evaluation.statistics import Columns, Comparison, Difference, Interval, Of
+from hydratune.evaluation.statistics import Columns, Difference, Interval, Of, UncorrectedDifference
 from hydratune.records.files import Json
 
 Prediction = Mapping[str, Json]  # one row of predictions.jsonl
@@ -89,7 +89,9 @@ def groups_of(predictions: Sequence[Prediction]) -> list[str]:
     ]
 
 
-def comparison(ours: Measure, theirs: Measure, groups: Sequence[str], samples: int) -> Comparison:
+def comparison(
+    ours: Measure, theirs: Measure, groups: Sequence[str], samples: int
+) -> UncorrectedDifference:
     """Compare two systems on the same rows.
 
     Where rows are right or wrong and independent, p is that of McNemar's exact test.

@@ -31,7 +31,7 @@ Flat = tuple[dict[str, float], dict[str, list[float]]]  # (values, intervals) by
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricValue:
     """A value and its confidence interval."""
 
     value: float
@@ -115,21 +115,21 @@ def metrics(
     *,
     has_schema: bool,
     families: Sequence[str] | None = None,
-) -> dict[str, Measured]:
+) -> dict[str, MetricValue]:
     """Return every metric with its interval.
 
     ``families`` defaults to those that ``config`` and the scores of the rows mean.
     """
     groups = groups_of(predictions)
     families = families or families_of(predictions, config)
-    result: dict[str, Measured] = {}
+    result: dict[str, MetricValue] = {}
     for name, measure in measures(predictions, families, has_schema=has_schema).items():
         interval = measure.interval(groups, config.confidence, config.bootstrap_samples)
-        result[name] = Measured(measure.value, interval)
+        result[name] = MetricValue(measure.value, interval)
     if predictions[0]["scores"]:
         generated = sum(p["generated_tokens"] for p in predictions)
-        result["generated_tokens"] = Measured(float(generated))
-        result["cut"] = Measured(float(count_cut(predictions)))
+        result["generated_tokens"] = MetricValue(float(generated))
+        result["cut"] = MetricValue(float(count_cut(predictions)))
     return result
 
 
@@ -165,7 +165,7 @@ def settings(
     }
 
 
-def flat(system: str, measured: Mapping[str, Measured]) -> Flat:
+def flat(system: str, measured: Mapping[str, MetricValue]) -> Flat:
     """Return values and intervals under their names in metrics.json: ``eval/field_f1`` ..."""
     values = {f"{system}/{name}": m.value for name, m in measured.items()}
     intervals = {f"{system}/{name}": list(m.interval) for name, m in measured.items() if m.interval}
@@ -181,7 +181,7 @@ def flat_with_clean(
     """
     families = families_of(predictions, config) if predictions[0]["scores"] else None
 
-    def measured(rows: Sequence[Prediction]) -> dict[str, Measured]:
+    def measured(rows: Sequence[Prediction]) -> dict[str, MetricValue]:
         return metrics(rows, config, has_schema=has_schema, families=families)
 
     values, intervals = flat(system, measured(predictions))

@@ -10,7 +10,7 @@ from hydratune import metric_table
 from hydratune.metric_table import Direction, Metric, Unit, main_metric, title
 from hydratune.records.files import Json
 
-Measured = Mapping[str, Json]
+MeasuredValues = Mapping[str, Json]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Change:
     interval: Sequence[float] | None = None
 
 
-def answer_metrics(measured: Measured, systems: Sequence[str]) -> list[Metric]:
+def answer_metrics(measured: MeasuredValues, systems: Sequence[str]) -> list[Metric]:
     """Return the metrics that some of ``systems`` has, in the order of the table.
 
     Metrics of packages, which have no row in the table, come last.
@@ -50,7 +50,7 @@ def _new(name: str) -> bool:
     return metric_table.answer_metric(name) is None
 
 
-def changes(measured: Measured) -> list[Change]:
+def changes(measured: MeasuredValues) -> list[Change]:
     """Return what the fine-tuned model gained or lost on the panel, one row for each measure."""
     intervals = measured.get("intervals", {})
     rows = []
@@ -65,7 +65,7 @@ def changes(measured: Measured) -> list[Change]:
     return rows
 
 
-def without_leaks(measured: Measured) -> str:
+def without_leaks(measured: MeasuredValues) -> str:
     """Return a sentence about test rows that are in training; empty where there are none."""
     if "eval_clean/rows" not in measured:
         return ""

@@ -29,7 +29,7 @@ from hydratune.evaluation.measures import (
 from hydratune.evaluation.pages import bar, curves, page
 from hydratune.evaluation.result_rows import (
     Change,
-    Measured,
+    MeasuredValues,
     answer_metrics,
     changes,
     without_leaks,
@@ -100,7 +100,7 @@ def _heading(record: RunDirectory, settings: Mapping[str, Json]) -> dict[str, st
     }
 
 
-def _results(measured: Measured, main: str | None) -> dict[str, Json]:
+def _results(measured: MeasuredValues, main: str | None) -> dict[str, Json]:
     """Return what the page says of metrics.json."""
     systems = [s for s in SYSTEM_TITLES if any(key.startswith(f"{s}/") for key in measured)]
     intervals = measured.get("intervals", {})
@@ -159,7 +159,9 @@ def _overrides(record: RunDirectory) -> list[str]:
     return [mask(str(one)) for one in overrides] if isinstance(overrides, list) else []
 
 
-def _bars(measured: Measured, systems: Sequence[str], main: str | None) -> list[dict[str, Json]]:
+def _bars(
+    measured: MeasuredValues, systems: Sequence[str], main: str | None
+) -> list[dict[str, Json]]:
     """Return a bar for the main metric of each system."""
     if main is None:
         return []
@@ -178,14 +180,14 @@ def _bars(measured: Measured, systems: Sequence[str], main: str | None) -> list[
     ]
 
 
-def _table(measured: Measured, systems: Sequence[str]) -> list[tuple[str, list[str]]]:
+def _table(measured: MeasuredValues, systems: Sequence[str]) -> list[tuple[str, list[str]]]:
     return [
         (row.title, [_number(measured, f"{system}/{row.name}") for system in systems])
         for row in answer_metrics(measured, systems)
     ]
 
 
-def _number(measured: Measured, key: str) -> str:
+def _number(measured: MeasuredValues, key: str) -> str:
     if key not in measured:
         return "-"
     interval = measured.get("intervals", {}).get(key)
@@ -241,7 +243,7 @@ def _verdict(
     return f"{change.value:+.3f} {change.interval_text('+.3f')}, p = {change.p:.2g}: {word}"
 
 
-def _chart(record: RunDirectory, measured: Measured) -> str:
+def _chart(record: RunDirectory, measured: MeasuredValues) -> str:
     """Return the learning curves; empty without a readable history."""
     file = record.history_file
     try:
@@ -264,7 +266,7 @@ def _chart(record: RunDirectory, measured: Measured) -> str:
     return curves(lines, best, "optimizer step")
 
 
-def _lost(measured: Measured) -> list[tuple[str, str, str, str]]:
+def _lost(measured: MeasuredValues) -> list[tuple[str, str, str, str]]:
     """Return (title, before, after, difference) for each measure of forgetting."""
     rows = []
     for change in changes(measured):
@@ -282,7 +284,7 @@ def _edges(change: Change) -> str:
     return f"[{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
 
 
-def _costs(measured: Measured) -> list[tuple[str, str]]:
+def _costs(measured: MeasuredValues) -> list[tuple[str, str]]:
     rows = [row for row in RUN_METRICS if row.name.startswith("cost/") and row.name in measured]
     return [(row.title, _with_unit(row.unit, measured[row.name])) for row in rows]
 

@@ -143,7 +143,7 @@ def p_from_parts(value: float, parts: Sequence[Part]) -> float:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class UncorrectedDifference:
     """A difference before it is known how many others are tested with it.
 
     ``bounds`` are the parts of its variance, estimated in one or several ways, of which the most
@@ -220,7 +220,7 @@ class Comparison:
         )
 
 
-def corrected(comparisons: Sequence[Comparison], confidence: float) -> list[Difference]:
+def corrected(comparisons: Sequence[UncorrectedDifference], confidence: float) -> list[Difference]:
     """Return all comparisons of one family, corrected for each other (Holm 1979).
 
     The intervals exclude 0 exactly where the corrected p is below 1 - ``confidence``: each is at
@@ -237,7 +237,7 @@ def corrected(comparisons: Sequence[Comparison], confidence: float) -> list[Diff
 
 def paired(
     ours: Columns, theirs: Columns, of: Of, groups: Sequence[str], samples: int, seed: int = 0
-) -> Comparison:
+) -> UncorrectedDifference:
     """Compare ``of`` the sums of ``ours`` with that of ``theirs``, over the same groups of rows.
 
     The test is Student's t. The variance is that over groups drawn again, with replacement
@@ -255,10 +255,10 @@ def paired(
 
 def from_samples(
     value: float, samples: np.ndarray, groups: Sequence[str], informative: int
-) -> Comparison:
+) -> UncorrectedDifference:
     """Return the comparison of a difference whose ``samples`` are over groups drawn again."""
     count = len(set(groups))
-    return Comparison(
+    return UncorrectedDifference(
         without_rounding(value), ((bootstrap_part(samples, count),),), count, informative
     )
 

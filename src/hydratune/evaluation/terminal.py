@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune.evaluation.result_rows import Change, Measured, answer_metrics, changes
+from hydratune.evaluation.result_rows import Change, MeasuredValues, answer_metrics, changes
 from hydratune.metric_table import SYSTEM_TITLES, Unit
 
 _MAX_FIELDS = 12  # of a JSON answer, shown one by one
 
 
-def results(measured: Measured, systems: Sequence[str], shots: int) -> Table:
+def results(measured: MeasuredValues, systems: Sequence[str], shots: int) -> Table:
     """Return the metrics of ``systems`` on the same test rows, with their intervals."""
     settings = measured["settings"]["eval"]
     confidence = settings["intervals"].split(":")[0]
@@ -33,7 +33,7 @@ def _titled(title: str) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", header_style="bold")
 
 
-def _add_fields(table: Table, measured: Measured, systems: Sequence[str]) -> None:
+def _add_fields(table: Table, measured: MeasuredValues, systems: Sequence[str]) -> None:
     """Add the F1 of each field of the JSON answers, unless there are too many to be read."""
     prefix = f"{systems[-1]}/field_f1/"
     fields = [key.removeprefix(prefix) for key in measured if key.startswith(prefix)]
@@ -42,7 +42,7 @@ def _add_fields(table: Table, measured: Measured, systems: Sequence[str]) -> Non
         table.add_row(f"[dim]  {escape(field)}", *cells, style="dim")
 
 
-def _cell(measured: Measured, key: str, unit: Unit) -> str:
+def _cell(measured: MeasuredValues, key: str, unit: Unit) -> str:
     """Return a value with its interval; a dash where the system's answers have nothing to count."""
     if key not in measured:
         return "-"
@@ -57,7 +57,7 @@ def _cell(measured: Measured, key: str, unit: Unit) -> str:
     return f"{text} [dim]\\[{low}, {high}][/]"
 
 
-def forgetting(measured: Measured) -> Table:
+def forgetting(measured: MeasuredValues) -> Table:
     """Return what the fine-tuned model lost on the panel."""
     table = _titled("forgetting")
     for column in ("", "before", "after", "difference"):

@@ -9,7 +9,7 @@ logger. The defaults in this module are those of a run that is alone in its proc
 ``hydratune.sweeps`` has those of a job of a pack.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from hydratune.experiment.frame import STARTED
 from hydratune.experiment.interrupts import ignore_signals
+from hydratune.training.protocols import (
+    HalvingDecisions,
+    NeverHalved,
+    OwnResources,
+    SharedResources,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,14 +31,8 @@ Made = TypeVar("Made")
 Model = TypeVar("Model", bound="nn.Module")
 
 
-class Resources(Protocol):
+class Resources(SharedResources, Protocol):
     """What a run has to itself, or shares with the other runs of its process."""
-
-    def shared(self, name: str, make: Callable[[], Made]) -> Made:
-        """Return what ``make`` makes.
-
-        Runs that share resources get the same object for the same name; nobody may change it.
-        """
 
     def own(self, model: Model) -> Model:
         """Return a form of the base ``model`` to which the run may attach its adapter."""
@@ -64,8 +64,11 @@ class ComputeEngine(Protocol):
         """Return the CPU-seconds that the run has taken so far."""
 
 
-class Schedule(Protocol):
-    """When a run began, and what decides whether it continues."""
+class RunSchedule(HalvingDecisions, Protocol):
+    """When a run began, and what decides whether it continues.
+
+    A run that may not continue saves its work and raises ``Paused``.
+    """
 
     @property
     def began(self) -> float:
@@ -75,27 +78,12 @@ class Schedule(Protocol):
     def stop(self) -> Callable[[], None] | None:
         """Ends this run alone and keeps its work; None: an interrupt of the process does that."""
 
-    def rungs(self, total: int) -> Sequence[int]:
-        """Return the steps, of a run of ``total``, after which to call ``may_continue``."""
-
-    def judged(self, step: int) -> bool:
-        """Return whether the run from which this one is resumed was judged at ``step``."""
-
-    def may_continue(self, step: int, loss: float) -> bool:
-        """Return whether the run continues after ``step``, with validation loss ``loss``.
-
-        If not, the run saves its work and raises ``Paused``.
-        """
-
     def ignore_interrupts(self) -> None:
         """Ignore interrupts from here on, because the run only saves its work."""
 
 
-class SingleRunResources:
+class SingleRunResources(OwnResources):
     """Everything is the run's own."""
-
-    def shared(self, name: str, make: Callable[[], Made]) -> Made:
-        return make()
 
     def own(self, model: Model) -> Model:
         return model
@@ -129,7 +117,7 @@ class SingleRunCompute:
         return hardware.cpu_seconds()
 
 
-class SingleRunSchedule:
+class SingleRunSchedule(NeverHalved):
     """The run continues to its end, unless the user interrupts it."""
 
     stop: Callable[[], None] | None = None
@@ -137,15 +125,6 @@ class SingleRunSchedule:
     @property
     def began(self) -> float:
         return STARTED
-
-    def rungs(self, total: int) -> Sequence[int]:
-        return ()
-
-    def judged(self, step: int) -> bool:
-        return True
-
-    def may_continue(self, step: int, loss: float) -> bool:
-        return True
 
     def ignore_interrupts(self) -> None:
         ignore_signals()
@@ -157,4 +136,4 @@ class RunContext:
 
     resources: Resources = field(default_factory=SingleRunResources)
     compute: ComputeEngine = field(default_factory=SingleRunCompute)
-    schedule: Schedule = field(default_factory=SingleRunSchedule)
+    schedule: RunSchedule = field(default_factory=SingleRunSchedule)

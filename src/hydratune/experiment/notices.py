@@ -9,7 +9,7 @@ from hydratune.data.prepared import Prepared
 from hydratune.data.quality.findings import describe_places
 from hydratune.data.sources.prepared import PreparedData
 from hydratune.evaluation.assess import can_be_shown
-from hydratune.experiment import fitness
+from hydratune.experiment import compatibility
 from hydratune.experiment.job import Job
 from hydratune.records.files import Json
 from hydratune.settings.evaluation import Baseline
@@ -46,7 +46,7 @@ def print_notices(job: Job, base_warning: str) -> None:
 
     ``base_warning``: what is unusual about the adapter from which training starts, or "".
     """
-    for notice in fitness.notices(job.encoder):
+    for notice in compatibility.notices(job.encoder):
         console.print(f"[yellow]{escape(notice)}", soft_wrap=True)
     _print_few_shot(job)
     facts = quality(job.prepared)

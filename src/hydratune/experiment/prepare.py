@@ -15,7 +15,7 @@ from hydratune.data.reader import Reader
 from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.evaluation import assess, canaries, metrics
-from hydratune.experiment import fitness, notices
+from hydratune.experiment import compatibility, notices
 from hydratune.experiment.context import Resources, RunContext
 from hydratune.experiment.job import Job
 from hydratune.models import loading
@@ -63,11 +63,13 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
     model = resources.own(base.model)
     start, warning = _check_adapter(config, base, model, resources)
     reader = loading.reader_of(config.model, base.tokenizer, model)
-    fitness.check_model(config, reader)
+    compatibility.check_model(config, reader)
     encoder = ChatEncoder(base.tokenizer, reader.turn_end_ids)
     rows = resources.shared("tokens", lambda: _encode(config, encoder, sets))
     _check_rows(config, reader, rows, model, start)
-    bench = fitness.test_bench(config, reader, encoder, rows.sets.test, schema, prepared.leaks)
+    bench = compatibility.test_bench(
+        config, reader, encoder, rows.sets.test, schema, prepared.leaks
+    )
     job = Job(
         config=config,
         context=context,
@@ -127,7 +129,7 @@ def _load_base(config: TrainConfig, compute: Compute) -> _Base:
 
 def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> _Rows:
     """Return the rows that fit, with their tokens. Raises ``DataError`` for a wrong loss mask."""
-    kept, tokens, reports = fitness.encode(config, encoder, sets)
+    kept, tokens, reports = compatibility.encode(config, encoder, sets)
     facts: dict[str, dict[str, Json]] = {}
     for name, rows in kept.items():
         # equal hashes: losses over these tokens compare
@@ -156,9 +158,10 @@ def _check_rows(
 ) -> None:
     """Check the encoded rows against the model and the length of training."""
     splits = {
-        name: fitness.SplitTokens.of(kept, rows.tokens[name]) for name, kept in rows.sets.items()
+        name: compatibility.SplitTokens.of(kept, rows.tokens[name])
+        for name, kept in rows.sets.items()
     }
-    fitness.check_examples(config, reader, splits)
+    compatibility.check_examples(config, reader, splits)
     if start is None:
         attach.check(model, config.adapter, total_steps(config, len(rows.tokens["train"])))
 

@@ -21,7 +21,7 @@ from hydratune.settings.registry import plain
 
 
 @dataclass
-class Measured:
+class ProbeResult:
     """What a probe measured: metrics and their confidence intervals, by name."""
 
     values: dict[str, Json] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Probe(Protocol):
     def before(self) -> None:
         """Measure the base model."""
 
-    def after(self) -> Measured:
+    def after(self) -> ProbeResult:
         """Measure the fine-tuned model, and compare."""
 
 
@@ -57,11 +57,11 @@ class TestRowsProbe:
                 title = f"base model, {len(self._job.examples)}-shot"
                 self._answer_or_reuse(baseline, title, prompts)
 
-    def after(self) -> Measured:
+    def after(self) -> ProbeResult:
         prompts = self._job.bench.zero_shot()
         with self._job.timed("fine-tuned model on the test rows"):
             self._answer("eval", "fine-tuned", prompts)
-        measured = Measured()
+        measured = ProbeResult()
         has_schema = self._job.bench.schema is not None
         for system, rows in self.predictions.items():
             values, intervals = metrics.flat_with_clean(
@@ -108,7 +108,7 @@ class ForgettingProbe:
 
     def __init__(self, job: Job, record: RunDirectory) -> None:
         self._job, self._record = job, record
-        self._base: forgetting.Probe | None = None
+        self._base: forgetting.PanelScores | None = None
 
     def before(self) -> None:
         job, config = self._job, self._job.config.evaluation.forgetting
@@ -121,21 +121,21 @@ class ForgettingProbe:
                 f"panel {key}", lambda: self._measure(items, "the panel, before")
             )
 
-    def after(self) -> Measured:
+    def after(self) -> ProbeResult:
         job, config = self._job, self._job.config.evaluation
         if self._base is None:
-            return Measured()
+            return ProbeResult()
         with job.timed("the panel, after"):
             tuned = self._measure(panel.load(config.forgetting), "the panel, after")
         rows = forgetting.join_records(self._base, tuned)
         write_jsonl(self._record.file(RunFile.forgetting), rows)
-        return Measured(
+        return ProbeResult(
             *forgetting.summary(
                 rows, config.forgetting, config.confidence, config.bootstrap_samples
             )
         )
 
-    def _measure(self, items: panel.Panel, title: str) -> forgetting.Probe:
+    def _measure(self, items: panel.Panel, title: str) -> forgetting.PanelScores:
         job = self._job
         return forgetting.probe(
             job.model,
@@ -161,10 +161,10 @@ class MemorisationProbe:
     def before(self) -> None:
         pass
 
-    def after(self) -> Measured:
+    def after(self) -> ProbeResult:
         job, config = self._job, self._job.config.evaluation
         if not config.memorisation:
-            return Measured()
+            return ProbeResult()
         with job.timed("memorisation"):
             rows = zip(job.sets.train, job.train, strict=True)
             results = memorisation.probe(
@@ -177,7 +177,7 @@ class MemorisationProbe:
                 pad=job.pad,
                 pool=job.context.compute.pool,
             )
-        return Measured(*memorisation.summary(results, config.confidence))
+        return ProbeResult(*memorisation.summary(results, config.confidence))
 
 
 class CanaryProbe:
@@ -194,13 +194,13 @@ class CanaryProbe:
         if self._job.config.evaluation.canaries:
             self._base = self._job.context.resources.shared("canaries", self._measure)
 
-    def after(self) -> Measured:
+    def after(self) -> ProbeResult:
         config = self._job.config.evaluation
         if not config.canaries:
-            return Measured()
+            return ProbeResult()
         rows = canaries.join_records(self._base, self._measure())
         write_jsonl(self._record.file(RunFile.canaries), rows)
-        return Measured(*canaries.summary(rows, config.confidence, config.bootstrap_samples))
+        return ProbeResult(*canaries.summary(rows, config.confidence, config.bootstrap_samples))
 
     def _measure(self) -> list[dict[str, Json]]:
         job, config = self._job, self._job.config

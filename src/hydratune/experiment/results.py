@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hydratune.evaluation import metrics, overfitting
 from hydratune.experiment.job import Job
-from hydratune.experiment.probes import Measured
+from hydratune.experiment.probes import ProbeResult
 from hydratune.models import hardware
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.predictions import Prediction
@@ -21,8 +21,8 @@ def collect(
     job: Job,
     fitted: Fitted,
     predictions: dict[str, list[Prediction]],
-    answers: Measured,
-    probes: Sequence[Measured],
+    answers: ProbeResult,
+    probes: Sequence[ProbeResult],
 ) -> RunMetrics:
     """Return the content of metrics.json.
 

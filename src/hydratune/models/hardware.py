@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hydratune.cores import cpu_count
 from hydratune.errors import ConfigError, Problem
 from hydratune.settings.commands import TrainConfig
 
@@ -64,13 +65,6 @@ def has_fast_bf16(device: torch.device) -> bool:
     They have compute capability 8.0 (Ampere) or newer; others emulate bf16, slower than fp32.
     """
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def cpu_count() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory() -> int:

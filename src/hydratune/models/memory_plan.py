@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hydratune.cores import cpu_count
 from hydratune.models.compute import is_out_of_memory
-from hydratune.models.hardware import cpu_count, memory
+from hydratune.models.hardware import memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

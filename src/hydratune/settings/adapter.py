@@ -55,6 +55,10 @@ class AdapterConfig:
         """Return why a job cannot share its frozen weights with others, or None."""
         return None
 
+    def draws_random(self) -> bool:
+        """Return whether training draws random numbers for it, for dropout of any kind."""
+        return False
+
     def virtual_tokens(self) -> int:
         """Return how many tokens are put before every row."""
         return 0

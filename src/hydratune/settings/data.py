@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.errors import Problem
+from hydratune.settings.paths import path_setting
 from hydratune.settings.ranges import at_least, between
 
 
@@ -161,7 +162,7 @@ class DataConfig:
     train_on: TrainOn = TrainOn.all
     # JSON schema of the answers; used for scoring and for the few-shot prompt
     schema: dict[str, Any] | None = None
-    schema_file: str | None = None  # the same from a file
+    schema_file: str | None = path_setting(None)  # the same from a file
     max_train_rows: int | None = None  # take a fixed sample of the training rows, whatever the seed
     max_validation_rows: int | None = None
     max_test_rows: int | None = None

@@ -9,6 +9,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from hydratune.errors import HydratuneError, Problem
+from hydratune.settings.paths import path_setting
 
 
 class Quantization(StrEnum):
@@ -44,13 +45,13 @@ class ModelConfig:
     licence: str = "unknown"  # as its publisher states it; check it before you ship
     context_window: int | None = None  # tokens; null: what the model's own config says
     # a Jinja file, or "plain" for a base model without one; null: the tokenizer's own
-    chat_template: str | None = None
+    chat_template: str | None = path_setting(None)
     quantization: Quantization = Quantization.none
     # run code from the model's repository; leave it off unless you have read that code
     trust_remote_code: bool = False
     # an adapter that is trained further: a run directory, its adapter/, or a folder that PEFT
     # wrote; null: a new adapter
-    adapter: str | None = None
+    adapter: str | None = path_setting(None)
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong with the settings, before the model is located."""

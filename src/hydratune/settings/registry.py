@@ -12,11 +12,12 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+
+from hydratune.settings.paths import expand_paths
 
 Config = TypeVar("Config")
 _GROUPS = ("model", "data", "adapter", "optimizer", "trainer", "evaluation", "tracking")
@@ -36,11 +37,6 @@ _HOMES = (
 _VARIANT_FIELD = {"model": "source", "data": "source", "adapter": "method", "optimizer": "kind"}
 # the variant of a configuration that is older than the field
 _BEFORE_VARIANTS = {"optimizer": "adamw"}
-# settings of data and model that are paths, in which ~ stands for the home folder
-_PATHS = (
-    *("train", "validation", "test", "path", "tldr", "schema_file"),  # of data, path also of model
-    *("chat_template", "adapter"),  # of model
-)
 
 
 def variant(group: str, name: str) -> Callable[[type[Config]], type[Config]]:
@@ -97,11 +93,9 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
             tree[group] = OmegaConf.structured(_variant_of(group, settings))
     result = OmegaConf.to_object(OmegaConf.merge(tree, values))
     assert isinstance(result, kind)
-    for part in (getattr(result, "data", None), getattr(result, "model", None)):
-        for name in _PATHS:
-            file = getattr(part, name, None)
-            if isinstance(file, str) and file.startswith("~"):
-                setattr(part, name, str(Path(file).expanduser()))
+    for group in ("data", "model"):
+        if hasattr(result, group):
+            expand_paths(getattr(result, group))
     return result
 
 

@@ -1,4 +1,4 @@
-"""The cores and GPUs of this machine, found without torch, which would make a process large."""
+"""The GPUs of this machine, found without torch, which would make a process large."""
 
 import os
 import re
@@ -23,10 +23,3 @@ def visible_gpus() -> list[str]:
         return []
     # by their ids: nvidia-smi's order of numbers is not CUDA's
     return re.findall(r"^GPU \d+:.*\(UUID: (GPU-[^)]+)\)", text, re.MULTILINE)
-
-
-def count_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -15,13 +15,14 @@ from rich.table import Table
 
 from hydratune.comparison.outputs import end_of_sweep
 from hydratune.console import console, relative_path, section
+from hydratune.cores import cpu_count
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.experiment.interrupts import listen
 from hydratune.records.run_directory import alone
 from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import SweepJob, read_study, read_sweep, write_sweep
 from hydratune.settings.secrets import mask
-from hydratune.sweeps.devices import count_cores, visible_gpus
+from hydratune.sweeps.devices import visible_gpus
 from hydratune.sweeps.job_checks import check_jobs, refuse_other_halving, refuse_other_settings
 from hydratune.sweeps.job_processes import run_one_by_one, wait_for_unfinished
 from hydratune.sweeps.options import PackOptions
@@ -172,7 +173,7 @@ def _packs(
         members = numbers if options.is_halving else to_run
         jobs_to_run = f"{len(to_run)} job{'s' if len(to_run) > 1 else ''}"
         title = f"pack {count} of {len(divided)}: {jobs_to_run} on one base model"
-        together = options.together or count_cores() + 2
+        together = options.together or cpu_count() + 2
         packs.append(PlannedPack(title, tuple(jobs[number] for number in members), together))
     return packs
 

@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from rich.text import Text
 
 from hydratune.console import console, section
+from hydratune.cores import cpu_count
 from hydratune.experiment.frame import write_hydra_files
 from hydratune.records.files import write_text
 from hydratune.records.status import Outcome, State, Status
-from hydratune.sweeps.devices import count_cores
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER, PackArguments
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, without_hydra
@@ -51,7 +51,7 @@ def run_packs(
             while queue and free_gpus:
                 pack = queue.popleft()
                 section(pack.title)
-                threads = max(1, count_cores() // max(1, len(gpus)))
+                threads = max(1, cpu_count() // max(1, len(gpus)))
                 running.append(_start(folder, pack, options, free_gpus.pop(0), threads))
             ended = next((pack for pack in running if pack.process.poll() is not None), None)
             if ended is None:

@@ -15,7 +15,7 @@ from torch import nn
 from hydratune.errors import Leaving
 from hydratune.models.hardware import memory
 from hydratune.sweeps.watch import Heartbeat
-from hydratune.sweeps.worker_pool import Task, WorkerPool
+from hydratune.sweeps.worker_pool import PoolTask, WorkerPool
 from hydratune.tracking.tracker import Tracker
 from hydratune.training.mergeable import MergeableBatch, MergingPool, Replica
 from hydratune.training.merged import BaseReplica
@@ -123,7 +123,7 @@ class JobWorkers(MergingPool):
         self, function: Callable[..., Result], /, *args: object, **kwargs: object
     ) -> Future[Result]:
         self._heartbeat.beat()
-        task = Task(partial(self._counted, function, *args, **kwargs))
+        task = PoolTask(partial(self._counted, function, *args, **kwargs))
         self._resources.workers.submit([task])
         return task.future
 
@@ -142,13 +142,13 @@ class JobWorkers(MergingPool):
     def map_mergeable(
         self,
         work: Callable[..., Any],
-        jobs: Sequence[tuple[Any, ...]],
+        arguments: Sequence[tuple[Any, ...]],
         batches: Sequence[MergeableBatch | None],
     ) -> Iterator[Any]:
         self._heartbeat.beat()
         tasks = [
-            Task(partial(self._counted, work, *job), batch, self._begin, self._end)
-            for job, batch in zip(jobs, batches, strict=True)
+            PoolTask(partial(self._counted, work, *own), batch, self._begin, self._end)
+            for own, batch in zip(arguments, batches, strict=True)
         ]
         self._resources.workers.submit(tasks)
         return self._results([task.future for task in tasks])

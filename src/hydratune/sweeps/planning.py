@@ -83,7 +83,7 @@ def why_alone(config: TrainConfig) -> str | None:
         return obstacle
     if trainer.devices > 1 or trainer.strategy != "auto":
         return "it runs on several devices"
-    draws = getattr(adapter, "lora_dropout", 0.0) > 0 or trainer.neftune_alpha > 0
+    draws = adapter.draws_random() or trainer.neftune_alpha > 0
     if trainer.gradient_checkpointing and draws:
         return "trainer.gradient_checkpointing draws dropout from the process's generator"
     return None

@@ -24,7 +24,7 @@ _SMALL = 4  # a micro-pack of more than 1/4 of the limit gains too little from a
 
 
 @dataclass(eq=False)
-class Task:
+class PoolTask:
     """Something to compute for one job."""
 
     work: Callable[[], Any]
@@ -58,7 +58,7 @@ class WorkerPool:
         self.replica: Replica | None = None  # computes merged passes
         self.micro_packs = 0  # mergeable ones that were computed
         self.merged = 0  # those of them that were computed together with others
-        self._queue: deque[Task] = deque()
+        self._queue: deque[PoolTask] = deque()
         self._changed = threading.Condition()
         # thread -> tokens of the small micro-packs it computes; without threads that compute
         # something else
@@ -71,7 +71,7 @@ class WorkerPool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, tasks: Sequence[Task]) -> None:
+    def submit(self, tasks: Sequence[PoolTask]) -> None:
         """Append tasks to the queue; one of them may wait for those before it."""
         with self._changed:
             if self._closed:
@@ -103,7 +103,7 @@ class WorkerPool:
         """Return whether a micro-pack of so many tokens may be computed together with others."""
         return _SMALL * tokens <= self.merge_tokens
 
-    def _is_small(self, task: Task) -> bool:
+    def _is_small(self, task: PoolTask) -> bool:
         return task.batch is not None and self.is_small(task.tokens)
 
     def _work(self) -> None:
@@ -117,7 +117,7 @@ class WorkerPool:
                 tasks[0].run()
             del tasks  # while the thread waits, it keeps nothing of a finished task
 
-    def _take(self) -> list[Task]:
+    def _take(self) -> list[PoolTask]:
         """Take the first task out of the queue, and those that are to be computed with it.
 
         Waits for one. An empty list: there will be none.
@@ -136,7 +136,7 @@ class WorkerPool:
             self._tokens[ident] = sum(task.tokens for task in tasks)
             return tasks
 
-    def _take_mergeable(self, first: Task) -> list[Task]:
+    def _take_mergeable(self, first: PoolTask) -> list[PoolTask]:
         """Take the tasks that are to be computed with ``first`` out of the queue.
 
         Not more than makes all threads that compute such tasks, or nothing, equally busy. If one
@@ -164,13 +164,13 @@ class WorkerPool:
             self._queue = deque(task for task in self._queue if id(task) not in ids)
         return taken
 
-    def _count(self, tasks: Sequence[Task], *, merged: bool) -> None:
+    def _count(self, tasks: Sequence[PoolTask], *, merged: bool) -> None:
         with self._changed:
             count = sum(task.batch is not None for task in tasks)
             self.micro_packs += count
             self.merged += count if merged else 0
 
-    def _run_merged(self, tasks: Sequence[Task]) -> None:
+    def _run_merged(self, tasks: Sequence[PoolTask]) -> None:
         """Compute tasks in one pass.
 
         If it fails, each is computed by its own model; if these succeed, no pass is merged again.
@@ -205,7 +205,7 @@ class WorkerPool:
             log.warning("micro-packs are no longer computed together: %s", why)
 
 
-def _admitted(tasks: Sequence[Task]) -> list[Task]:
+def _admitted(tasks: Sequence[PoolTask]) -> list[PoolTask]:
     """Return the tasks that are still to be computed; the futures of the others have an error."""
     admitted = []
     for task in tasks:

@@ -24,7 +24,7 @@ from hydratune.training.prefix import Prefix, View
 from hydratune.training.step import StepContext
 
 Output = TypeVar("Output")
-Job = tuple[Callable[[int], Result | None], int]  # what is done with the micro-pack of this number
+Work = tuple[Callable[[int], Result | None], int]  # a function, and the number of its micro-pack
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Execution:
             if micro.holds_prefix
         }
 
-    def jobs(self) -> list[Job]:
-        """Return what is to be done, in this order.
+    def work(self) -> list[Work]:
+        """Return the functions to call, in this order.
 
         Micro-packs that hold a prefix go forward first and backward last, so no pass waits for one
         that has not begun.
@@ -77,15 +77,15 @@ class Execution:
 
         Without ``options.parameters`` there are no gradients. Those that hold a prefix come last.
         """
-        jobs = self.jobs()
+        work = self.work()
         outputs: Iterator[Result]
-        if pool is None or not jobs:
-            outputs = itertools.starmap(self._guarded, jobs)
+        if pool is None or not work:
+            outputs = itertools.starmap(self._guarded, work)
         elif merging is not None:
-            batches = [merging.batch_of(self.plan[number], self) for _, number in jobs]
-            outputs = merging.pool.map_mergeable(self._guarded_elsewhere, jobs, batches)
+            batches = [merging.batch_of(self.plan[number], self) for _, number in work]
+            outputs = merging.pool.map_mergeable(self._guarded_elsewhere, work, batches)
         else:
-            outputs = pool.map(self._guarded_elsewhere, *zip(*jobs, strict=True))
+            outputs = pool.map(self._guarded_elsewhere, *zip(*work, strict=True))
         return itertools.islice(self._until_failure(outputs), len(self._held), None)
 
     def _until_failure(self, outputs: Iterator[Output]) -> Iterator[Output]:
@@ -102,21 +102,21 @@ class Execution:
         for prefix in self._prefixes.values():
             prefix.fail()
 
-    def _guarded(self, job: Callable[[int], Output], number: int) -> Output:
+    def _guarded(self, compute: Callable[[int], Output], number: int) -> Output:
         try:
             with torch.set_grad_enabled(self.options.parameters is not None):
-                return job(number)
+                return compute(number)
         except BaseException:
             self._give_up()
             raise
 
-    def _guarded_elsewhere(self, job: Callable[[int], Output], number: int) -> Output:
+    def _guarded_elsewhere(self, compute: Callable[[int], Output], number: int) -> Output:
         """Do it in a worker thread, under the autocast of the thread that asked for it."""
         autocast: AbstractContextManager[object] = nullcontext()
         if self.options.autocast is not None:
             autocast = torch.autocast(self.device.type, dtype=self.options.autocast)
         with autocast:
-            return self._guarded(job, number)
+            return self._guarded(compute, number)
 
     # --------------------------------------------------------------------------- one micro-pack
     def _forward(self, number: int) -> torch.Tensor:

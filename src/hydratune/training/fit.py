@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from hydratune.console import console, progress
+from hydratune.cores import cpu_count
 from hydratune.errors import ConfigError, DivergedError, Problem
-from hydratune.models.hardware import cpu_count
 from hydratune.models.memory_plan import CPU_MICRO_TOKENS, MemoryPlan
 from hydratune.settings.commands import TrainConfig
 from hydratune.training import ddp
@@ -115,7 +115,7 @@ def _workers(model: torch.nn.Module, config: TrainConfig, accelerator: str) -> i
 
     What is drawn at random must not depend on which of them is faster.
     """
-    draws = getattr(config.adapter, "lora_dropout", 0.0) > 0 or config.trainer.neftune_alpha > 0
+    draws = config.adapter.draws_random() or config.trainer.neftune_alpha > 0
     if (
         accelerator != "cpu"
         or draws_outside_lora(model)

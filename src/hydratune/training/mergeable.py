@@ -110,9 +110,10 @@ class MergingPool(Executor):
     def map_mergeable(
         self,
         work: Callable[..., Output],
-        jobs: Sequence[tuple[object, ...]],
+        arguments: Sequence[tuple[object, ...]],
         batches: Sequence[MergeableBatch | None],
     ) -> Iterator[Output | Result]:
-        """Yield ``work(*job)`` of every job, as ``map`` does; a job with a mergeable batch may be
-        computed by ``replica`` instead.
+        """Yield what ``work`` returns for each of ``arguments``, as ``map`` does.
+
+        What has a mergeable batch may be computed by ``replica`` instead.
         """

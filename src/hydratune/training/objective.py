@@ -77,7 +77,7 @@ class Objective:
         self._parameters: list[torch.nn.Parameter] | None = None
         self._dropouts = list(active_dropouts(self.model))
         self._drops_attention = drops_attention(base)
-        self._halved = False
+        self._was_split = False
         self.threads = torch.get_num_threads()  # intra-op, of this thread, when no worker is busy
         self.generator = torch.Generator().manual_seed(seed)
         self._shared, self._pool = pool, pool
@@ -163,10 +163,10 @@ class Objective:
         """Return the summed loss and its gradient for every trainable parameter; ``.grad`` is not
         touched.
 
-        Where memory does not suffice, micro-packs are halved once and everything is computed again,
-        from the same random numbers.
+        Where memory does not suffice, micro-packs are split in two once and everything is computed
+        again, from the same random numbers.
         """
-        return self._halved_if_necessary(lambda: self._gradients(rows))
+        return self._split_if_necessary(lambda: self._gradients(rows))
 
     def _gradients(self, rows: Sequence[Encoded]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         parameters, draws = self.parameters(), self.draws()
@@ -190,7 +190,7 @@ class Objective:
         """Return the summed cross-entropy, without what is added to it in training; where memory
         does not suffice, as in ``gradients``.
         """
-        return self._halved_if_necessary(lambda: self._loss(rows))
+        return self._split_if_necessary(lambda: self._loss(rows))
 
     def _loss(self, rows: Sequence[Encoded]) -> torch.Tensor:
         parts = [loss for loss, _ in self._results(self.plan(rows), None)]
@@ -234,19 +234,19 @@ class Objective:
         """
         return RandomState(self.generator, self.model.device, of_process=self._shared is None)
 
-    def _halved_if_necessary(self, compute: Callable[[], Output]) -> Output:
+    def _split_if_necessary(self, compute: Callable[[], Output]) -> Output:
         state = self._random_state()
         try:
             return deterministic_if_possible(compute, state.restore)
         except (RuntimeError, MemoryError) as error:  # RuntimeError: CUDA's out of memory
-            if self._halved or not is_out_of_memory(error):
+            if self._was_split or not is_out_of_memory(error):
                 raise
-        self._halve()  # here the error is gone, and the tensors that it kept
+        self._split_micro_packs()  # here the error is gone, and the tensors that it kept
         state.restore()
         return deterministic_if_possible(compute, state.restore)
 
-    def _halve(self) -> None:
-        self._halved = True
+    def _split_micro_packs(self) -> None:
+        self._was_split = True
         before, self.micro_tokens = self.micro_tokens, max(1, self.micro_tokens // 2)
         released(self.model.device)
         console.print(
@@ -274,7 +274,7 @@ class Objective:
                 )
 
         with self._in_one_micro_pack(2 * tokens):
-            (peak,) = pool.map(lambda job: job(), [step]) if pool is not None else [step()]
+            (peak,) = pool.map(lambda work: work(), [step]) if pool is not None else [step()]
             return peak
 
     def _made_up_rows(self, tokens: int) -> list[Encoded]:

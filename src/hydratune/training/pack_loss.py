@@ -17,7 +17,7 @@ from hydratune.models.attention import supports_packing
 from hydratune.models.compute import as_trained, deterministic_if_possible, sent
 from hydratune.training.frozen import FrozenBottom
 from hydratune.training.losses import PLAIN, LossShape, head_loss, logit_loss
-from hydratune.training.packing import Pack, pack
+from hydratune.training.packing import PackedRows, pack
 from hydratune.training.plan import MicroPack
 from hydratune.training.prefix import Prefix, View
 from hydratune.training.step import StepContext, TrainedLayerReached, computing
@@ -85,7 +85,7 @@ class PackLoss:
         ]
 
     def _last_states(
-        self, packed: Pack, micro: MicroPack, inputs: Mapping[str, object], step: StepContext
+        self, packed: PackedRows, micro: MicroPack, inputs: Mapping[str, object], step: StepContext
     ) -> torch.Tensor:
         """Return the last hidden states (tokens, width), right where a token is predicted."""
         if not self.checkpointing:  # else layers are computed again when the step has ended
@@ -99,7 +99,7 @@ class PackLoss:
             states: torch.Tensor = self.model.base_model(**inputs).last_hidden_state
         return states[0]
 
-    def _inputs(self, packed: Pack, generator: torch.Generator | None) -> dict[str, Any]:
+    def _inputs(self, packed: PackedRows, generator: torch.Generator | None) -> dict[str, Any]:
         inputs = packed.inputs()
         if self.neftune_alpha > 0 and torch.is_grad_enabled():
             ids = inputs.pop("input_ids")

@@ -11,7 +11,7 @@ from hydratune.models.compute import sent
 
 
 @dataclass(frozen=True)
-class Pack:
+class PackedRows:
     """Rows laid end to end; the last token of a row is only ever a target, never an input."""
 
     input_ids: torch.Tensor  # (1, tokens)
@@ -43,7 +43,7 @@ def pack(
     skip: int = 0,
     *,
     prefix: bool = False,
-) -> Pack:
+) -> PackedRows:
     """Lay ``rows`` end to end, without their first ``skip`` tokens, none of which may predict a
     trained one.
 
@@ -62,4 +62,4 @@ def pack(
     lists = [ids, positions, predicts, targets]
     input_ids, position_ids, predicting, predicted = sent(lists, device)
     lengths = (*([skip] if prefix else []), *(len(row.ids) - 1 - skip for row in rows))
-    return Pack(input_ids[None], position_ids[None], lengths, predicting, predicted)
+    return PackedRows(input_ids[None], position_ids[None], lengths, predicting, predicted)

@@ -1,4 +1,4 @@
-"""What training needs of its caller, as small protocols.
+"""What training needs of its caller, as small protocols; ``experiment/context.py`` extends them.
 
 A run on its own uses the defaults (``NeverHalved``, ``OwnResources``). A sweep that computes
 several runs in one process implements the same protocols for each of them.
@@ -17,7 +17,7 @@ class HalvingDecisions(Protocol):
         """Return the steps, of a run of ``total`` optimizer steps, after which it is judged."""
 
     def judged(self, step: int) -> bool:
-        """Return whether the run was judged after ``step`` before it was interrupted."""
+        """Return whether the run from which this one is resumed was judged after ``step``."""
 
     def may_continue(self, step: int, loss: float) -> bool:
         """Return whether the run continues after ``step`` with this validation loss."""
@@ -40,7 +40,10 @@ class SharedResources(Protocol):
     """Makes things once for all runs of a process."""
 
     def shared(self, name: str, make: Callable[[], Made]) -> Made:
-        """Return what ``make`` makes; runs that share resources get one object for each name."""
+        """Return what ``make`` makes.
+
+        Runs that share resources get the same object for the same name; nobody may change it.
+        """
 
 
 class OwnResources:

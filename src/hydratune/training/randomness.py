@@ -26,11 +26,25 @@ def drops_attention(model: torch.nn.Module) -> bool:
     return bool(getattr(config, "attention_dropout", 0.0))
 
 
+def other_peft_dropout(model: torch.nn.Module) -> bool:
+    """Return whether the adapter of ``model`` has a dropout that is not LoRA's.
+
+    Some methods of PEFT draw it in their own forward (``rank_dropout`` of LoKr), without a module.
+    """
+    configs = getattr(model, "peft_config", {}).values()
+    return any(
+        bool(value)
+        for config in configs
+        for name, value in vars(config).items()
+        if name.endswith("dropout") and name != "lora_dropout"
+    )
+
+
 def draws_outside_lora(model: torch.nn.Module) -> bool:
     """Return whether some layer draws from the process's generator, whose order depends on threads:
     dropout other than that of LoRA layers whose forward is replaced.
     """
-    if drops_attention(model):
+    if drops_attention(model) or other_peft_dropout(model):
         return True
     of_lora = {
         id(dropout)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _STARTS = r"(?i:true)|gaussian|orthogonal|pissa(_niter_\d+)?|olora|loftq"
-_BASE_CHANGING_STARTS = ("pissa", "olora")
+# PEFT's starts after which the base of the weights is not the untouched one
+BASE_CHANGING_STARTS = ("pissa", "olora", "corda", "lora_ga")
+NAMED_STARTS = ("pissa", "olora", "loftq")  # those that are options of adapter=
 
 
 class LoraBias(StrEnum):
@@ -118,7 +120,7 @@ class LoraAdapter(LayerAdapter):
         }
 
     def changes_base(self) -> bool:
-        return self.init_lora_weights.startswith(_BASE_CHANGING_STARTS)
+        return self.init_lora_weights.startswith(BASE_CHANGING_STARTS)
 
     def initialise_weights(self, model: "PeftModel") -> None:
         """Give the adapter LoftQ's start, which PEFT itself computes on a GPU only."""
@@ -129,7 +131,7 @@ class LoraAdapter(LayerAdapter):
 
     def pack_obstacle(self) -> str | None:
         start = self.init_lora_weights
-        if start.startswith((*_BASE_CHANGING_STARTS, "loftq")):
+        if start.startswith((*BASE_CHANGING_STARTS, "loftq")):
             return f"adapter.init_lora_weights={start} changes the base model's weights"
         if self.bias is not LoraBias.none:
             return f"adapter.bias={self.bias.value} trains biases of the base model"

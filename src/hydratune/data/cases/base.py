@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from hydratune.data.rows import SPLIT_NAMES, Row
 from hydratune.data.sources.base import OpenedSource, SourceConfig
 from hydratune.errors import Problem
+from hydratune.settings.paths import path_setting
 
 # The rows of training, validation and test; None: this split is split off the training rows.
 CaseRows = tuple[list[Row], list[Row] | None, list[Row] | None]
@@ -23,7 +24,7 @@ class CaseData(SourceConfig):
     pattern: ClassVar[str] = "*"  # of the names of the files that are read
 
     source: str = MISSING
-    path: str = MISSING  # the folder
+    path: str = path_setting()  # the folder
 
     def read(self) -> CaseRows:
         """Return the rows of each split. Raises ``DataError``."""

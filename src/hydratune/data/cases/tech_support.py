@@ -12,6 +12,7 @@ from hydratune.data.cases.published import published_file, published_text
 from hydratune.data.cases.tldr import TLDR_CONTENTS, Page, read_pages
 from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
+from hydratune.settings.paths import path_setting
 from hydratune.settings.registry import variant
 
 
@@ -23,7 +24,8 @@ class TechSupportData(CaseData):
     contents: ClassVar[str] = "all.nl and all.cm"
 
     source: str = "tech_support"
-    tldr: str | None = None  # a folder of tldr pages, as for data=brand_style; null: NL2Bash alone
+    # a folder of tldr pages, as for data=brand_style; null: NL2Bash alone
+    tldr: str | None = path_setting(None)
 
     def folders(self) -> dict[str, tuple[str, str]]:
         """setting -> (folder, what it must contain)."""

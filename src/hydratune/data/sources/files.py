@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
 from hydratune import digests
 from hydratune.data.formats.files import SUFFIXES
 from hydratune.data.rows import SPLIT_NAMES
 from hydratune.data.sources.base import OpenedSource
 from hydratune.data.sources.records import RecordsConfig
 from hydratune.errors import Problem
+from hydratune.settings.paths import path_setting
 from hydratune.settings.registry import variant
 
 _GENERIC_NAMES = ("train", "training", "data")  # of files: their folder says what they are
@@ -24,9 +23,9 @@ class FilesData(RecordsConfig):
     """JSONL, JSON, CSV, TSV, Parquet or text files; format and columns are detected and stated."""
 
     source: str = "files"
-    train: str = MISSING
-    validation: str | None = None
-    test: str | None = None
+    train: str = path_setting()
+    validation: str | None = path_setting(None)
+    test: str | None = path_setting(None)
     # e.g. {prompt: question, completion: answer, group: customer}
     columns: dict[str, str] = field(default_factory=dict)
     # speaker -> role, e.g. {narrator: system}; or role -> speakers, {user: [Mr. X, Ann]}

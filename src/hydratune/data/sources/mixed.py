@@ -12,6 +12,7 @@ from hydratune.data.rows import Row, with_system
 from hydratune.data.sources.base import OpenedSource, SourceConfig
 from hydratune.errors import DataError, Problem
 from hydratune.settings.data import DataConfig
+from hydratune.settings.paths import expand_paths
 from hydratune.settings.registry import plain, variant, variants
 
 _NOT_MIXED = ("mixed", "prepared")
@@ -79,6 +80,7 @@ def read_part(values: Mapping[str, Any]) -> Part:
     schema = OmegaConf.structured(variants("data")[own["source"]])
     settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(own)))
     assert isinstance(settings, SourceConfig)
+    expand_paths(settings)
     return Part(settings, float(values.get("weight", 1)))
 
 

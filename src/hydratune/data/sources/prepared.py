@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omegaconf import MISSING
-
 from hydratune.data.answers import SCHEMA_FILE
 from hydratune.data.sources.base import SourceConfig
 from hydratune.errors import Problem
 from hydratune.settings.data import DataConfig
+from hydratune.settings.paths import path_setting
 from hydratune.settings.registry import variant
 
 # Settings that hydratune prepare decides; "quality" too, but for the check that needs the model.
@@ -25,7 +24,7 @@ class PreparedData(SourceConfig):
     """
 
     source: str = "prepared"
-    path: str = MISSING
+    path: str = path_setting()
 
     def source_problems(self) -> Iterator[Problem]:
         """Yield the problems of the settings that only this source has."""

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import MISSING
-
 from hydratune import digests
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 from hydratune.settings.model import ModelConfig, Source
+from hydratune.settings.paths import path_setting
 from hydratune.settings.registry import variant
 
 
@@ -19,7 +18,7 @@ class LocalModel(ModelConfig):
     """A model in a local folder in the format of Hugging Face."""
 
     source: str = "local"
-    path: str = MISSING  # the folder
+    path: str = path_setting()  # the folder
 
     def own_problems(self) -> Iterator[Problem]:
         folder = Path(self.path)

@@ -22,7 +22,7 @@ _KEY = "hydra.sweeper.objectives"
 
 
 @dataclass(frozen=True)
-class Objective:
+class SearchObjective:
     """A metric to minimise or maximise."""
 
     metric: str
@@ -36,7 +36,7 @@ class Objective:
         return self.metric in _VALIDATION_LOSS
 
 
-def read_objectives(value: object) -> list[Objective]:
+def read_objectives(value: object) -> list[SearchObjective]:
     """Return the objectives in ``METRIC:min``, in a list of such texts, or in a mapping from METRIC
     to min or max.
 
@@ -49,7 +49,7 @@ def read_objectives(value: object) -> list[Objective]:
         problems.append(Problem(_KEY, value, why, "for example [val/loss:min,eval/field_f1:max]"))
     if problems:
         raise ConfigError(problems, prefix="search: ")
-    return [Objective(metric, direction) for metric, direction in pairs]
+    return [SearchObjective(metric, direction) for metric, direction in pairs]
 
 
 def _pairs(value: object) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hydratune.errors import ConfigError, Problem
-from hydratune.sweeps.search.objectives import Objective
+from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.settings import SearchSettings
 from hydratune.sweeps.search.space import Dimension
 
@@ -30,7 +30,7 @@ _FIXED: Mapping[str, Mapping[str, bool]] = {
 
 
 def make_sampler(
-    settings: SearchSettings, dimensions: Sequence[Dimension], objectives: Sequence[Objective]
+    settings: SearchSettings, dimensions: Sequence[Dimension], objectives: Sequence[SearchObjective]
 ) -> BaseSampler:
     """Return the sampler of ``settings``. Raises ``ConfigError`` with everything it cannot do."""
     problems = _problems_of_numbers(settings)
@@ -84,7 +84,7 @@ def _problems_of_numbers(settings: SearchSettings) -> list[Problem]:
 
 
 def _problems_of_cmaes(
-    dimensions: Sequence[Dimension], objectives: Sequence[Objective]
+    dimensions: Sequence[Dimension], objectives: Sequence[SearchObjective]
 ) -> list[Problem]:
     key, problems = "hydra.sweeper.sampler", []
     if len(objectives) > 1:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import SweepJob
 from hydratune.sweeps.options import PackOptions
-from hydratune.sweeps.search.objectives import Objective
+from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.space import SearchSpace
 
 
@@ -41,7 +41,7 @@ class Search:
     settings: SearchSettings
     packing: PackOptions | None  # None: each trial in a process of its own
     space: SearchSpace
-    objectives: Sequence[Objective]
+    objectives: Sequence[SearchObjective]
     study: Study
 
     @property

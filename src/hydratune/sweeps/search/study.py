@@ -12,7 +12,7 @@ from optuna.study import Study, StudyDirection
 from hydratune.errors import ConfigError, Problem
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.search.journal import open_journal
-from hydratune.sweeps.search.objectives import Objective
+from hydratune.sweeps.search.objectives import SearchObjective
 
 COMPOSED = "settings when composed"
 _COMMON = "hydratune"  # user attribute of the study: what all its trials have in common
@@ -28,7 +28,7 @@ def open_study(
     place: str,
     name: str,
     sampler: BaseSampler,
-    objectives: Sequence[Objective],
+    objectives: Sequence[SearchObjective],
     common: Mapping[str, Sequence[str]],
 ) -> Study:
     """Return the study ``name`` at ``place`` (a journal file or the URL of a database), which is
@@ -60,7 +60,9 @@ def open_study(
     return study
 
 
-def _describe_new_study(study: Study, common: Common, objectives: Sequence[Objective]) -> None:
+def _describe_new_study(
+    study: Study, common: Common, objectives: Sequence[SearchObjective]
+) -> None:
     """Store in a new study what its trials have in common.
 
     Raises ``ConfigError`` if the study has trials already: another program made it.

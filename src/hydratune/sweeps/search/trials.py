@@ -25,7 +25,7 @@ from hydratune.sweeps.job_checks import check_job, refuse_other_halving, refuse_
 from hydratune.sweeps.job_processes import wait_for_unfinished
 from hydratune.sweeps.launch import run_jobs
 from hydratune.sweeps.planning import PlannedJob
-from hydratune.sweeps.search.objectives import Objective
+from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.settings import Search
 
 _LOCKS = ".trials"  # folder in that of the sweep: a lock for every trial that is being run
@@ -211,7 +211,7 @@ def _report(search: Search, trial: Trial) -> None:
         search.study.tell(trial, values)
 
 
-def _values(record: RunDirectory, objectives: Sequence[Objective]) -> tuple[list[float], str]:
+def _values(record: RunDirectory, objectives: Sequence[SearchObjective]) -> tuple[list[float], str]:
     """Return (a value for every objective, why there is none)."""
     if not record.is_finished():
         status = record.read_status()

@@ -1,0 +1,22 @@
+"""Settings that are paths: ``~`` stands for the home folder in them."""
+
+from dataclasses import field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+_IS_PATH = "path"  # in the metadata of a field
+
+
+def path_setting(default: str | None = MISSING) -> Any:  # Any: as dataclasses.field is typed
+    """Return a field of a settings dataclass whose value is a path."""
+    return field(default=default, metadata={_IS_PATH: True})
+
+
+def expand_paths(settings: object) -> None:
+    """Replace ``~`` in the path settings of a dataclass, which is changed."""
+    for setting in fields(settings):  # type: ignore[arg-type]  # any dataclass
+        value = getattr(settings, setting.name)
+        if setting.metadata.get(_IS_PATH) and isinstance(value, str) and value.startswith("~"):
+            setattr(settings, setting.name, str(Path(value).expanduser()))
