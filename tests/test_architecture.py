@@ -24,7 +24,7 @@ def broken(config: str, tmp_path: Path) -> str:
     return result.stdout if result.returncode else ""
 
 
-def test_packages_import_only_what_is_below_them_and_nothing_imports_in_a_circle(
+def test_packages_import_only_lower_packages_and_without_cycles(
     tmp_path: Path,
 ) -> None:
     assert not broken(PYPROJECT.read_text(), tmp_path)

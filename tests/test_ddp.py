@@ -90,7 +90,7 @@ def two_device_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
     return folder / "run", done.stdout
 
 
-def test_two_devices_train_what_one_does(
+def test_two_devices_train_like_one(
     hydratune: Command, tmp_path: Path, two_device_run: tuple[Path, str]
 ) -> None:
     words = (
@@ -109,7 +109,7 @@ def test_two_devices_train_what_one_does(
     ).read_text().count("\n")
 
 
-def test_two_devices_train_what_one_does_without_accumulation(
+def test_two_devices_train_like_one_without_accumulation(
     hydratune: Command, tmp_path: Path
 ) -> None:
     steps = (*UNEVEN, "optimizer=sgd", "optimizer.lr=1")

@@ -31,7 +31,7 @@ metric_list: [{metric: bits_per_byte}]
 
 
 @pytest.mark.slow
-def test_own_task_gives_the_bits_per_byte_of_our_own(
+def test_a_local_lm_eval_task_gives_our_bits_per_byte(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     code, out = hydratune("train", *SMALL, "hydra.run.dir=run")

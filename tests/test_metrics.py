@@ -231,7 +231,7 @@ def test_rouge_counts_shared_words_and_their_order() -> None:
     assert set(rouge("", ["something"]).values()) == {0.0}
 
 
-def test_the_closing_table_stands_where_a_system_has_nothing_to_count() -> None:
+def test_the_results_table_handles_systems_without_counts() -> None:
     settings = {"rows": 2, "intervals": "95 %: ..."}
     recorded = {
         "eval/json_valid": 1.0,

@@ -74,7 +74,7 @@ def test_the_page_needs_nothing_else_and_shows_texts_as_text(tmp_path: Path) -> 
     assert packed(text, "plotly").startswith("/**\n* plotly.js")
 
 
-def test_the_table_says_what_the_comparison_says(tmp_path: Path) -> None:
+def test_the_table_has_the_values_of_the_comparison(tmp_path: Path) -> None:
     _, text = written(sweep(tmp_path / "s"))
     data = json.loads(packed(text, "data"))
     first, failed = data["runs"][0], next(run for run in data["runs"] if run["name"] == "2")

@@ -87,7 +87,7 @@ def test_a_step_context_belongs_to_its_thread_and_ends_with_its_block() -> None:
     assert current_step() == StepContext() == elsewhere[0]
 
 
-def test_layers_compute_what_the_step_context_says() -> None:
+def test_layers_follow_the_step_context() -> None:
     """Dropout draws from its generator, the last MLP is computed where it is needed, and stored
     states replace the layers below.
     """

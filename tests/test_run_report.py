@@ -28,9 +28,7 @@ def run(hydratune: Command, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_leaves_a_page_that_says_what_metrics_json_says(
-    hydratune: Command, run: Path
-) -> None:
+def test_the_page_of_a_run_shows_the_values_of_metrics_json(hydratune: Command, run: Path) -> None:
     page = (run / "report.html").read_text()
     metrics = json.loads((run / "metrics.json").read_text())
     for words in (
@@ -58,7 +56,7 @@ def test_a_run_leaves_a_page_that_says_what_metrics_json_says(
     assert (run / "report.html").read_text() == page
 
 
-def test_the_page_on_the_data_says_which_rows_the_run_took_and_shows_their_masks(run: Path) -> None:
+def test_the_data_page_names_the_rows_of_the_run_and_shows_their_masks(run: Path) -> None:
     page = (run / "data.html").read_text()
     splits = json.loads((run / "data.json").read_text())["splits"]
     assert (

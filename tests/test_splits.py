@@ -95,7 +95,7 @@ def test_small_sets_have_no_empty_split_and_groups_stay_together() -> None:
     assert sides.tolist() == [Side.validation, Side.validation, Side.test, Side.train]
 
 
-def test_place_depends_on_the_group_or_else_on_the_prompt() -> None:
+def test_split_depends_on_the_group_or_else_on_the_prompt() -> None:
     def row(question: str, answer: str, group: str | None = None) -> Row:
         return Row("id", (Message("user", question), Message("assistant", answer)), group)
 
