@@ -23,8 +23,9 @@ train: setup
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
+# a slow test may take more than the ten minutes after which a fast one counts as hanging
 test-all: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -o faulthandler_timeout=3600
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks

@@ -183,7 +183,7 @@ def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
     raise ConfigError([Problem(KEY, saved.path, why, fix)])
 
 
-def _value(name: str, value: Json) -> Json:
+def _value(name: str, value: Json) -> object:
     """Return PEFT's value of a field in the type that it has here."""
     if name in ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules"):
         return [value] if isinstance(value, str) else sorted(value) if value is not None else None

@@ -28,7 +28,7 @@ _LINKS = (
     (RunFile.log, "log"),
     (RunFile.predictions, "answers"),
 )
-Json = int | float | bool | str | None
+Scalar = int | float | bool | str | None
 
 
 class MetricData(TypedDict):
@@ -49,7 +49,7 @@ class RunData(TypedDict):
     state: str
     against: str
     objective: float | None
-    settings: dict[str, Json]
+    settings: dict[str, Scalar]
     cells: dict[str, str]  # the settings as they are shown
     measured: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -148,7 +148,7 @@ def _other_metrics(runs: Sequence[Run], compared: Comparison) -> list[str]:
     return [key for key in shown if key not in (*compared.metrics, compared.by.metric, "objective")]
 
 
-def _json_value(value: object) -> Json:
+def _json_value(value: object) -> Scalar:
     """Return a setting as JSON can hold it."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

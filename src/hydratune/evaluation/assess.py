@@ -110,7 +110,7 @@ class TestBench:
 
     def _prediction(
         self, number: int, prompt: Prompt, prompt_ids: Sequence[int], answer: Answer
-    ) -> dict[str, Json]:
+    ) -> dict[str, object]:
         """Return the answer to one test row as a row of predictions.jsonl, without scores."""
         row, reference = self.rows[number], self.references[number]
         return {
@@ -230,7 +230,7 @@ def rescore(
 ) -> list[Prediction]:
     """Return predictions with scores computed from their texts; documents have none."""
 
-    def scores(prediction: Mapping[str, Json]) -> dict[str, object]:
+    def scores(prediction: Mapping[str, object]) -> dict[str, object]:
         if prediction["finish_reason"] == NOT_ASKED:
             return {}
         return score_row(answered(prediction, schema), families)
@@ -261,7 +261,7 @@ def _other_answers(rows: Sequence[Row], references: Sequence[str]) -> list[list[
     ]
 
 
-def _prompt(row: Row, prompt: Prompt) -> dict[str, Json]:
+def _prompt(row: Row, prompt: Prompt) -> dict[str, object]:
     """Return ``prompt``: the turns of which ``prompt_hash`` are the tokens.
 
     ``request`` beside it is the row's own prompt, where that is another.
@@ -289,7 +289,7 @@ def cached(file: Path) -> list[Prediction] | None:
         return None
 
 
-def remember(file: Path, predictions: Sequence[Mapping[str, Json]]) -> None:
+def remember(file: Path, predictions: Sequence[Mapping[str, object]]) -> None:
     """Write predictions to a cache file."""
     write_jsonl(file, predictions)
 

@@ -34,7 +34,7 @@ _NAMES = (
     *("heron", "iris", "juniper", "kestrel", "larch", "maple", "north"),
 )
 
-Record = dict[str, Json]  # a row of canaries.jsonl
+Record = dict[str, object]  # a row of canaries.jsonl
 
 
 def make_canaries(count: int, seed: int, system: str | None, *, trained: bool = True) -> list[Row]:
@@ -115,7 +115,7 @@ def probe(
 
 
 def join_records(
-    untouched: Sequence[Mapping[str, Json]], tuned: Sequence[Mapping[str, Json]]
+    untouched: Sequence[Mapping[str, Json]], tuned: Sequence[Mapping[str, object]]
 ) -> list[Record]:
     """Return the rows of canaries.jsonl: the records of the fine-tuned model, with the exposure
     before training.

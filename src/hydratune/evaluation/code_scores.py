@@ -130,7 +130,7 @@ def how() -> dict[str, str]:
 
 
 def _run(code: str, tests: str, seconds: int, megabytes: int, isolation: Isolation) -> Reply:
-    request: dict[str, Json] = {
+    request: dict[str, object] = {
         "code": code,
         "tests": tests,
         "seconds": seconds,

@@ -11,7 +11,6 @@ from hydratune.evaluation import metrics
 from hydratune.evaluation.assess import TestBench
 from hydratune.evaluation.decision import TITLES, Decision
 from hydratune.evaluation.measures import Measure, Prediction, count_cut, groups_of
-from hydratune.records.files import Json
 from hydratune.settings.commands import DecideConfig
 from hydratune.settings.evaluation import EvaluationConfig
 
@@ -45,7 +44,7 @@ def cost_of_calls(rows: Sequence[Prediction], seconds: float) -> dict[str, float
 
 def decision_content(
     result: DecisionResult, config: DecideConfig, evaluation: EvaluationConfig, bench: TestBench
-) -> dict[str, Json]:
+) -> dict[str, object]:
     """Return the content of decision.json."""
     measured_with = metrics.settings(
         evaluation, bench.task, bench.max_new_tokens, result.predictions["base"]
@@ -79,7 +78,7 @@ def _system_content(
     cost: Mapping[str, float],
     evaluation: EvaluationConfig,
     bench: TestBench,
-) -> dict[str, Json]:
+) -> dict[str, object]:
     has_schema, families = bench.schema is not None, bench.families
     measured = metrics.metrics(rows, evaluation, has_schema=has_schema, families=families)
     values, intervals = metrics.flat(system, measured)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _DISTRIBUTION_TOKENS = 512  # tokens whose whole distribution is kept for the divergence
 
-Item = dict[str, Json]  # of forgetting.jsonl: the part of the panel, and sums over tokens
+Item = dict[str, object]  # of forgetting.jsonl: the part of the panel, and sums over tokens
 
 
 @dataclass
@@ -204,7 +204,7 @@ def summary(
     These are each measure before and after training, its ``_delta``, the divergence from the base,
     and whether the budgets are kept.
     """
-    values: dict[str, Json] = {}
+    values: dict[str, object] = {}
     intervals: dict[str, list[float]] = {}
     for part in ("texts", "questions", "instructions"):
         items = [row for row in rows if row["part"] == part]

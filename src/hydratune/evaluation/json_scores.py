@@ -9,7 +9,7 @@ from hydratune.data.quality.grounding import ungrounded
 from hydratune.evaluation.measures import Measure, Scores, rate, share
 from hydratune.records.files import Json
 
-JsonObject = dict[str, Json]  # an object
+JsonObject = dict[str, object]  # an object
 Schema = Mapping[str, Json]
 
 HOW = {
@@ -145,7 +145,7 @@ def score(prediction: str, reference: str, schema: Schema | None, source: str = 
     except NotStrictJson as why:
         error = str(why)
     by_key = _by_key(stated, expected)
-    result: dict[str, Json] = {
+    result: dict[str, object] = {
         "json_valid": stated is not None,
         "schema_valid": (
             stated is not None and schema is not None and is_schema_valid(stated, schema)

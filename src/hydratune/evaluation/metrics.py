@@ -61,7 +61,7 @@ def choose_task(
     return Task.json
 
 
-def score_row(answered: Answered, families: Sequence[str]) -> dict[str, Json]:
+def score_row(answered: Answered, families: Sequence[str]) -> dict[str, object]:
     """Return the scores of one answer, which are stored with it."""
     scores: dict[str, Json] = {}
     for name in families:
@@ -141,7 +141,7 @@ def families_of(predictions: Sequence[Prediction], config: EvaluationConfig) -> 
 
 def settings(
     config: EvaluationConfig, task: Task, max_new_tokens: int, predictions: Sequence[Prediction]
-) -> dict[str, Json]:
+) -> dict[str, object]:
     """Return how the metrics were taken: without it, a number cannot be compared with another."""
     percent = round(100 * config.confidence)
     families = names(config.metrics, task)

@@ -66,7 +66,7 @@ class Course:
         }
         return {name: value for name, value in values.items() if value is not None}
 
-    def stored(self) -> dict[str, Json]:
+    def stored(self) -> dict[str, object]:
         """Return the rest for metrics.json."""
         epochs = [{**asdict(epoch), "gap": epoch.gap} for epoch in self.epochs]
         return {"verdict": self.verdict.value, "advice": self.advice, "epochs": epochs}
