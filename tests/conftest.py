@@ -81,6 +81,43 @@ def encoder(tiny: tuple[Any, Any, Any], model: Any) -> Any:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread: products of a few numbers are not faster with more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Any]]:
+    """Start a scripted judge (judge_server.Judge); all of them are closed after the test."""
+    from judge_server import Judge
+
+    started: list[Judge] = []
+
+    def start(script: Callable[[list[dict[str, str]], int], Any]) -> Judge:
+        started.append(Judge(script))
+        return started[-1]
+
+    yield start
+    for judge in started:
+        judge.close()
+
+
+@pytest.fixture
+def judged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run directory whose answers a scripted judge can judge, and the key for its server."""
+    from judge_server import KEY, write_answers
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path / "cache"))
+    return write_answers(tmp_path / "run")
+
+
+@pytest.fixture
 def hydratune(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:

@@ -17,7 +17,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from conftest import write_rows
-from test_prepare import records
+from prepared_sets import records
 
 Command = Callable[..., tuple[int, str]]
 QUICK = (

@@ -1,11 +1,8 @@
-"""The autograd functions of the training step, in float64 against numerical gradients, and against
-PyTorch's own.
-"""
+"""The autograd functions of the training step, against numerical gradients and PyTorch's own."""
 
-import copy
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,33 +11,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from double_tensors import fixed, leaf
 from hydratune.errors import ConfigError
 from hydratune.models.row_attention import RowAttention
-from hydratune.training import elementwise, products
+from hydratune.training import elementwise
 from hydratune.training.arithmetic import STANDARD, Arithmetic
 from hydratune.training.block_functions import RmsNorm, gated_down
 from hydratune.training.elementwise import ACTIVATIONS, EAGER, compiled
-from hydratune.training.losses import HeadLoss, LogitLoss, LossShape
 from hydratune.training.low_rank import FrozenLinear, LoraShare, apply_lora
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices of a few numbers are not worth waiting for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def leaf(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(
-        shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-    ).requires_grad_(True)
-
-
-def fixed(*shape: int, seed: int = 0) -> torch.Tensor:
-    return leaf(*shape, seed=seed).detach()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -154,60 +134,6 @@ def test_gated_down(activation: str, dropout: float) -> None:
         )
 
 
-def test_a_row_of_a_product_does_not_depend_on_its_company() -> None:
-    """By padding what is short, if the library is steady from there on; one whose last bit depends
-    on the number of rows is found out.
-    """
-    weights = [
-        torch.randn(size, generator=torch.Generator().manual_seed(1))
-        for size in ((64, 96), (96, 64), (64, 96))
-    ]
-    x = torch.randn(200, 96, generator=torch.Generator().manual_seed(2))
-    if products.is_steady(weights, torch.float32, 160):
-        every = products.steadily(products.through, (x,), weights[0])
-        for part in (slice(0, 1), slice(7, 10), slice(50, 64)):
-            assert torch.equal(
-                products.steadily(products.through, (x[part],), weights[0]), every[part]
-            )
-    few = products.steadily(products.add_back, (torch.ones(2, 64), x[:2]), weights[1])
-    torch.testing.assert_close(few, x[:2] @ weights[1] + 1)
-
-
-def test_products_that_depend_on_the_number_of_rows_are_not_steady(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    weights = [torch.eye(32)]
-    monkeypatch.setattr(products, "through", lambda x, w, b=None: F.linear(x, w, b))
-    assert products.is_steady(weights, torch.float32, 160)
-    monkeypatch.setattr(
-        products, "through", lambda x, w, b=None: F.linear(x, w, b) * (1 + 1e-6 * (len(x) > 20))
-    )
-    assert not products.is_steady(weights, torch.float32, 160)
-    assert not products.is_steady([torch.ones(48, 32)], torch.float32, 160)
-
-
-def test_a_kernel_for_a_few_rows_is_never_met(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may round otherwise: fewer than ``LEAST`` rows are filled up, on a CPU, unless speed is
-    preferred.
-    """
-    met: list[int] = []
-
-    def product(
-        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        met.append(len(x))
-        return F.linear(x, weight, bias) * (1 + 1e-6 * (len(x) < 4))
-
-    monkeypatch.setattr(products, "through", product)
-    assert products.is_steady([torch.eye(32)], torch.float32, 160)
-    assert min(met) == products.LEAST and products.steadily(
-        product, (torch.ones(3, 32),), torch.eye(32)
-    ).equal(torch.ones(3, 32))
-    few = products.steadily(product, (torch.ones(3, 32),), torch.eye(32), fast=True)
-    assert few.shape == (3, 32)
-    assert met[-1] == 3
-
-
 def test_rms_norm() -> None:
     weight = fixed(6, seed=1) + 3
     x = leaf(2, 3, 6, seed=2)
@@ -250,7 +176,7 @@ def test_without_a_compiler_the_message_names_the_setting(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow  # compiling takes half a minute
-@pytest.mark.filterwarnings("default")  # of the compiler's own
+@pytest.mark.filterwarnings("default")  # the compiler gives warnings
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_pieces_compute_the_same(dtype: torch.dtype) -> None:
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -262,10 +188,12 @@ def test_compiled_pieces_compute_the_same(dtype: torch.dtype) -> None:
     def both(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
         leaves = [x.detach().to(dtype).requires_grad_(True) for x in inputs]
         expected = function(STANDARD, *leaves)
-        found = function(Arithmetic(pieces), *leaves)
+        computed = function(Arithmetic(pieces), *leaves)
         close = {} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
-        torch.testing.assert_close(found, expected, **close)
-        gradients = (torch.autograd.grad(y, leaves, torch.ones_like(y)) for y in (found, expected))
+        torch.testing.assert_close(computed, expected, **close)
+        gradients = (
+            torch.autograd.grad(y, leaves, torch.ones_like(y)) for y in (computed, expected)
+        )
         for ours, theirs in zip(*gradients, strict=True):
             torch.testing.assert_close(ours, theirs, **close)
 
@@ -318,165 +246,3 @@ def test_row_attention(key_heads: int, prefix: int) -> None:
         query, k, v, attn_mask=sees, scale=0.3, enable_gqa=True
     )
     torch.testing.assert_close(ours(*inputs), expected.transpose(1, 2))
-
-
-SHAPES = [LossShape(), LossShape(label_smoothing=0.2), LossShape(z_loss=0.1), LossShape(0.1, 0.05)]
-
-
-def expected_loss(logits: torch.Tensor, targets: torch.Tensor, shape: LossShape) -> torch.Tensor:
-    smoothed = F.cross_entropy(
-        logits, targets, reduction="sum", label_smoothing=shape.label_smoothing
-    )
-    return smoothed + shape.z_loss * logits.logsumexp(1).square().sum()
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-# positions: a chunk ends within a group, or holds all of them
-@pytest.mark.parametrize("at_once", [4, 128])
-def test_head_loss(shape: LossShape, at_once: int) -> None:
-    hidden, weight, targets = leaf(10, 5, seed=1), 3 * fixed(7, 5, seed=2), torch.arange(10) % 7
-    counts, shapes = (3, 0, 7), (shape, LossShape(), LossShape(z_loss=0.2))
-    assert torch.autograd.gradcheck(
-        lambda h: HeadLoss.apply(h, weight, targets, counts, shapes, at_once), (hidden,)
-    )
-    logits = hidden @ weight.t()
-    expected = [
-        expected_loss(logits[:3], targets[:3], shape),
-        torch.tensor(0.0),
-        expected_loss(logits[3:], targets[3:], shapes[2]),
-    ]
-    losses = HeadLoss.apply(hidden, weight, targets, counts, shapes, at_once)
-    torch.testing.assert_close(losses, torch.stack(expected), check_dtype=False)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_logit_loss(shape: LossShape) -> None:
-    logits, targets = leaf(6, 7, seed=1), torch.arange(6) % 7
-    assert torch.autograd.gradcheck(lambda x: LogitLoss.apply(x * 1, targets, shape), (logits,))
-    torch.testing.assert_close(
-        LogitLoss.apply(logits * 1, targets, shape), expected_loss(logits, targets, shape)
-    )
-
-
-def test_losses_of_large_logits_are_finite() -> None:
-    logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
-    loss = LogitLoss.apply(logits * 1, torch.tensor([1]), LossShape())
-    assert loss.item() == pytest.approx(2e4)
-    assert torch.autograd.grad(loss, logits)[0].tolist() == [[1.0, -1.0, 0.0]]
-
-
-@pytest.mark.parametrize("onednn", [True, False])
-def test_products(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if onednn and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        pytest.skip("this PyTorch has no oneDNN")
-    monkeypatch.setattr(products, "ONEDNN", onednn)
-    x, weight, bias = fixed(5, 4).float(), fixed(3, 4, seed=1).float(), fixed(3, seed=2).float()
-    dy, total = fixed(5, 3, seed=3).float(), fixed(5, 4, seed=4).float()
-    by_onednn = []
-    monkeypatch.setattr(
-        torch.ops.mkldnn,
-        "_linear_pointwise",
-        lambda *args: by_onednn.append(args) or x @ weight.t() + bias,
-    )
-    products.times_transposed(x, weight, bias)
-    assert not by_onednn  # sums of training are exact
-    products.times_transposed(x, weight, bias, fast=True)
-    assert bool(by_onednn) is onednn
-    monkeypatch.undo()
-    monkeypatch.setattr(products, "ONEDNN", onednn)
-    torch.testing.assert_close(
-        products.times_transposed(x, weight, bias, fast=True), x @ weight.t() + bias
-    )
-    torch.testing.assert_close(products.times(dy, weight), dy @ weight)
-    torch.testing.assert_close(products.through(x, weight, bias), x @ weight.t() + bias)
-    torch.testing.assert_close(products.back(dy, weight), dy @ weight)
-    torch.testing.assert_close(products.add_back(total.clone(), dy, weight), total + dy @ weight)
-
-
-@pytest.fixture
-def by_onednn() -> None:
-    if not products.ONEDNN or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        pytest.skip("oneDNN computes nothing on this machine")
-
-
-def test_laid_out_weights_give_the_same_bits(
-    by_onednn: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(4)
-    plain = torch.nn.Linear(96, 64).requires_grad_(False)
-    laid = copy.deepcopy(plain)
-    assert products.lay_out(laid, 1e9) == 2 * 4 * 96 * 64
-    assert products.lay_out(laid, 1e9) == 0  # they are already
-    generator = torch.Generator().manual_seed(5)
-    inner, outer = (torch.randn(70, width, generator=generator) for width in (96, 64))
-    met: list[bool] = []
-    inside = products._onednn
-    monkeypatch.setattr(
-        products,
-        "_onednn",
-        lambda x, weight, bias=None: met.append(weight.is_mkldnn) or inside(x, weight, bias),
-    )
-    for rows in (1, 2, 8, 33, 70):
-        x, dy, total = inner[:rows], outer[:rows], inner[:rows].clone()
-        for product, inputs, rest in (
-            (products.through, (x,), ()),
-            (products.through, (x,), (plain.bias,)),
-            (products.back, (dy,), ()),
-            (products.add_back, (total, dy), ()),
-        ):
-            expected, found = (
-                product(*(part.clone() for part in inputs), m.weight, *rest) for m in (plain, laid)
-            )
-            assert torch.equal(found, expected) or (
-                rows == 1 and product is not products.through
-            ), (rows, product)
-            assert torch.allclose(found, expected, atol=1e-5)
-    assert sum(met) == 2 * 4 + 5  # never of one row going forward
-
-
-def test_weights_that_changed_are_not_taken_for_the_laid_out_ones(by_onednn: None) -> None:
-    layer = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
-    products.lay_out(layer, 1e9)
-    x = torch.randn(9, 64)
-    before = products.through(x, layer.weight)
-    layer.weight.data = 2 * layer.weight.data
-    torch.testing.assert_close(products.through(x, layer.weight), 2 * before)
-    torch.testing.assert_close(products.back(x[:, :32], layer.weight), x[:, :32] @ layer.weight)
-
-
-def test_weights_are_laid_out_within_a_limit(
-    by_onednn: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer, half = torch.nn.Linear(64, 32), torch.nn.Linear(64, 32).bfloat16()
-    assert products.lay_out(half, 1e9) == 0  # oneDNN computes fp32 here
-    assert products.lay_out(layer, 2 * 4 * 64 * 32 - 1) == 0 and not hasattr(
-        layer.weight, "hydratune_layouts"
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(products, "ONEDNN", False)
-        assert products.lay_out(layer, 1e9) == 0
-    assert products.lay_out(layer, 2 * 4 * 64 * 32) == 2 * 4 * 64 * 32
-
-
-def test_weights_are_not_laid_out_where_that_changes_the_last_digits(
-    by_onednn: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer, inside = torch.nn.Linear(64, 32), products._onednn
-    monkeypatch.setattr(
-        products,
-        "_onednn",
-        lambda x, weight, bias=None: inside(x, weight, bias) * (1 + 1e-6 * weight.is_mkldnn),
-    )
-    assert products.lay_out(layer, 1e9) == 0 and not hasattr(layer.weight, "hydratune_layouts")
-
-
-def test_answers_and_training_share_laid_out_weights(by_onednn: None) -> None:
-    layer = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
-    products.lay_out(layer, 1e9)
-    x = torch.randn(9, 64, requires_grad=True)
-    with torch.inference_mode():
-        answered = products.through(x, layer.weight)
-    (trained,) = apply_lora(x, [FrozenLinear(lambda: layer.weight)])
-    trained.sum().backward()
-    torch.testing.assert_close(trained.detach(), answered)
-    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(9, -1))

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from generated_cases import END, FORMATS, Case, Wanted, cases, tokenizer, wanted, write
+from generated_cases import Case, Wanted, cases, wanted, write
+from generated_formats import FORMATS
+from generated_tokenizers import END, tokenizer
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.encoding.examples import encode_split

@@ -1,11 +1,9 @@
-"""The mask under the chat templates of real families, and every way in which a template can spoil
-it.
-"""
+"""The loss mask under the chat templates of real families."""
 
-import copy
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,166 +16,28 @@ from hydratune.data.encoding.errors import Defect, MaskError
 from hydratune.data.mask_check import check_masks, trained_spans
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.settings.data import TrainOn
-
-FOLDER = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Family:
-    """What the tokenizer of a family has, and what its template is known to do."""
-
-    specials: tuple[str, ...]
-    ends: tuple[str, ...]  # as in the generation config; the first is the end of an ordinary answer
-    bos: str | None = None
-    eos: str | None = None  # where it is not the end of an answer
-    preamble: str = ""  # before the last answer
-    call: str = ""  # how the call of TOOLS_TALK is written, with the turn end
-    # conversations whose earlier turns are rewritten, so only the last can be trained
-    moves: frozenset[str] = frozenset()
-    refuses: dict[str, Defect] = field(default_factory=dict)
-
-
-QWEN_CALL = (
-    '<think>\n\n</think>\n\n<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich",'
-    ' "days": 2}}\n</tool_call><|im_end|>'
+from template_families import (
+    FAMILIES,
+    FIRST,
+    FOLDER,
+    QWEN_CALL,
+    SECOND,
+    SYSTEM,
+    TALKS,
+    THINKING,
+    TOOL_TALKS,
+    TOOL_TURNS,
+    TOOLS,
+    WITH_TOOLS,
+    Build,
+    family_encoder,
 )
-MISTRAL_CALL = (
-    '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Zürich", "days": 2}, "id":'
-    ' "call00001"}]</s>'
-)
-FAMILIES = {
-    "chatml": Family(("<|im_start|>", "<|im_end|>"), ("<|im_end|>",)),
-    "llama3": Family(
-        (
-            "<|begin_of_text|>",
-            "<|start_header_id|>",
-            "<|end_header_id|>",
-            "<|eot_id|>",
-            "<|eom_id|>",
-            "<|python_tag|>",
-        ),
-        ("<|eot_id|>", "<|eom_id|>"),
-        bos="<|begin_of_text|>",
-        call='{"name": "weather", "parameters": {"city": "Zürich", "days": 2}}<|eot_id|>',
-    ),
-    "mistral": Family(
-        (
-            "<s>",
-            "</s>",
-            "[INST]",
-            "[/INST]",
-            "[AVAILABLE_TOOLS]",
-            "[/AVAILABLE_TOOLS]",
-            "[TOOL_CALLS]",
-            "[TOOL_RESULTS]",
-            "[/TOOL_RESULTS]",
-        ),
-        ("</s>",),
-        bos="<s>",
-        preamble=" ",
-        call=MISTRAL_CALL,
-        moves=frozenset({"system, several turns", "tools, another question"}),
-    ),
-    "gemma": Family(
-        ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
-        ("<end_of_turn>", "<eos>"),
-        bos="<bos>",
-        eos="<eos>",
-    ),
-    "qwen3": Family(
-        (
-            "<|im_start|>",
-            "<|im_end|>",
-            "<think>",
-            "</think>",
-            "<tool_call>",
-            "</tool_call>",
-            "<tool_response>",
-            "</tool_response>",
-        ),
-        ("<|im_end|>",),
-        preamble="<think>\n\n</think>\n\n",
-        call=QWEN_CALL,
-        moves=frozenset(
-            {"several turns", "system, several turns", "tools", "tools, another question"}
-        ),
-    ),
-    "phi3": Family(
-        ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"),
-        ("<|end|>", "<|assistant|>", "<|endoftext|>"),
-        eos="<|endoftext|>",
-    ),
-    "phi4": Family(("<|im_start|>", "<|im_sep|>", "<|im_end|>"), ("<|im_end|>",)),
-}
-WITH_TOOLS = [name for name, family in FAMILIES.items() if family.call]
-NO_TOOLS = [name for name in FAMILIES if name not in WITH_TOOLS]
-TOOLS = (
-    {
-        "type": "function",
-        "function": {
-            "name": "weather",
-            "description": "The weather of the coming days",
-            "parameters": {
-                "type": "object",
-                "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-            },
-        },
-    },
-)
-CALL = {
-    "id": "call00001",
-    "type": "function",
-    "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2}},
-}
-SYSTEM = Message("system", "You are terse.")
-FIRST = (
-    Message("user", "What is the capital of France?"),
-    Message("assistant", "Paris, since 987."),
-)
-SECOND = (Message("user", "And of the Kingdom of Spain?"), Message("assistant", "Madrid"))
-ASKED = (
-    Message("user", "Will it rain in Zürich?"),
-    Message("assistant", "", tool_calls=(CALL,)),
-    Message("tool", '{"rain": true}', tool_call_id="call00001", name="weather"),
-)
-TALKS = {
-    "one turn": Row("one", FIRST),
-    "several turns": Row("several", (*FIRST, *SECOND)),
-    "system": Row("system", (SYSTEM, *FIRST)),
-    "system, several turns": Row("system-several", (SYSTEM, *FIRST, *SECOND)),
-}
-TOOL_TALKS = {
-    "tools, last turn is a call": Row("call", (SYSTEM, *ASKED[:2]), tools=TOOLS),
-    "tools": Row("tools", (*ASKED, Message("assistant", "Yes, take a coat.")), tools=TOOLS),
-    "tools, another question": Row(
-        "again", (*ASKED, Message("assistant", "Yes, take a coat."), *SECOND), tools=TOOLS
-    ),
-}
-THINKING = Row("thinking", (FIRST[0], replace(FIRST[1], reasoning="They asked for France.")))
-Build = Callable[..., ChatEncoder]
 
 
 @pytest.fixture
 def build(tiny: tuple[Any, Any, Any]) -> Build:
-    """An encoder for a family: the toy vocabulary with the family's special tokens, template and
-    turn ends.
-    """
-
-    def encoder(name: str, change: Callable[[str], str] = lambda text: text) -> ChatEncoder:
-        from tokenizers import AddedToken
-
-        family = FAMILIES[name]
-        tokenizer = copy.deepcopy(tiny[2])
-        tokenizer.add_tokens(
-            [AddedToken(token, special=True, normalized=False) for token in family.specials]
-        )
-        tokenizer.bos_token, tokenizer.eos_token = family.bos, family.eos or family.ends[0]
-        template = (FOLDER / f"{name}.jinja").read_text("utf-8")
-        tokenizer.chat_template = change(template)
-        assert change("x") == "x" or tokenizer.chat_template != template  # else nothing was planted
-        return ChatEncoder(tokenizer, frozenset(tokenizer.convert_tokens_to_ids(list(family.ends))))
-
-    return encoder
+    """Build the encoder of a family, with its template changed or not."""
+    return partial(family_encoder, tiny[2])
 
 
 def trained_texts(encoder: ChatEncoder, example: Encoded) -> list[str]:
@@ -251,8 +111,8 @@ def test_template_that_moves_or_drops_earlier_text_needs_train_on_last(
 @pytest.mark.parametrize("name", WITH_TOOLS)
 def test_reference_of_a_call_is_the_call_as_written(build: Build, name: str) -> None:
     encoder, family = build(name), FAMILIES[name]
-    wanted = family.call.removeprefix(family.preamble).removesuffix(family.ends[0])
-    assert encoder.reference_answer(TOOL_TALKS["tools, last turn is a call"]) == wanted
+    expected = family.call.removeprefix(family.preamble).removesuffix(family.ends[0])
+    assert encoder.reference_answer(TOOL_TALKS["tools, last turn is a call"]) == expected
     assert encoder.reference_answer(TALKS["one turn"]) == "Paris, since 987."
 
 
@@ -261,7 +121,7 @@ def test_builtin_tools_of_llama_end_with_their_own_token(build: Build) -> None:
         "type": "function",
         "function": {"name": "brave_search", "arguments": {"query": "rain"}},
     }
-    row = Row("search", (ASKED[0], Message("assistant", "", tool_calls=(call,))), tools=TOOLS)
+    row = Row("search", (TOOL_TURNS[0], Message("assistant", "", tool_calls=(call,))), tools=TOOLS)
     encoder = build("llama3")
     assert trained_texts(encoder, encoder.encode(row)) == [
         '<|python_tag|>brave_search.call(query="rain")<|eom_id|>'
@@ -280,10 +140,10 @@ def test_thinking_of_the_last_turn_is_trained(build: Build) -> None:
     check_masks(encoder, [THINKING], [example])
 
 
-def test_thinking_before_a_call_stays_while_the_question_is_the_same(build: Build) -> None:
-    first = replace(ASKED[1], reasoning="Ask the service.")
+def test_thinking_before_a_call_stays_until_the_next_question(build: Build) -> None:
+    first = replace(TOOL_TURNS[1], reasoning="Ask the service.")
     last = Message("assistant", "Yes, take a coat.", reasoning="It will rain.")
-    row = Row("agent", (ASKED[0], first, ASKED[2], last), tools=TOOLS)
+    row = Row("agent", (TOOL_TURNS[0], first, TOOL_TURNS[2], last), tools=TOOLS)
     encoder = build("qwen3")
     example = encoder.encode(row)
     assert [
@@ -324,7 +184,7 @@ def test_switched_off_thinking_leaves_the_empty_block_to_the_prompt(build: Build
     check_masks(encoder, [TALKS["one turn"]], [example])
 
 
-def test_what_was_thought_is_no_part_of_the_answer_that_is_scored(build: Build) -> None:
+def test_thoughts_are_no_part_of_the_scored_answer(build: Build) -> None:
     encoder = build("qwen3")
     for row in (THINKING, TALKS["one turn"]):
         assert encoder.extract_answer(row, "<think>\nOther thoughts.\n</think>\n\nLyon") == "Lyon"
@@ -357,157 +217,15 @@ def test_answer_that_quotes_the_turn_end_is_trained_whole(build: Build, name: st
     check_masks(encoder, [row], [example])
 
 
-# ---------------------------------------------------------------------------------- planted defects
-def ends_removed(name: str) -> Callable[[str], str]:
-    def change(text: str) -> str:
-        for end in set(FAMILIES[name].ends) - {"<|assistant|>"}:
-            text = text.replace(end, "")
-        return text.replace("eos_token", "''")
-
-    return change
-
-
-def before(prefix: str) -> Callable[[str], Callable[[str], str]]:
-    return lambda name: lambda text: prefix + text
-
-
-def instead(old: str, new: str) -> Callable[[str], Callable[[str], str]]:
-    return lambda name: lambda text: text.replace(old, new)
-
-
-OTHERS = (
-    "(message.content if message.role != 'assistant' else messages[0].content + message.content)"
-)
-COUNTED = "{{- messages | selectattr('role', 'equalto', 'user') | list | length -}}"
-PLANTED: dict[Defect, tuple[Callable[[str], Callable[[str], str]], Row, str]] = {
-    Defect.turn_end_missing: (
-        ends_removed,
-        TALKS["one turn"],
-        "does not end the assistant's turn with a turn-end token",
-    ),
-    Defect.prompt_differs: (
-        lambda name: (
-            lambda text: text + "{%- if add_generation_prompt -%}{{- 'Sure: ' -}}{%- endif -%}"
-        ),
-        TALKS["one turn"],
-        "renders an answer differently from the prompt",
-    ),
-    Defect.answer_changed: (
-        instead("message.content", "(message.content | upper)"),
-        TALKS["one turn"],
-        "changes the assistant's text",
-    ),
-    Defect.history_rewritten: (before(COUNTED), TALKS["several turns"], "rewrites earlier turns"),
-    Defect.others_trained: (
-        instead("message.content", OTHERS),
-        TALKS["one turn"],
-        "text of a user, system or tool turn is trained",
-    ),
-    Defect.template_refuses: (
-        before("{{- raise_exception('no') -}}"),
-        TALKS["one turn"],
-        "the chat template refuses this conversation",
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "defect"),
-    # which drops thinking first
-    [(n, d) for n in FAMILIES for d in PLANTED if (n, d) != ("qwen3", Defect.history_rewritten)],
-)
-def test_planted_defect_is_caught_by_its_own_message(
-    build: Build, name: str, defect: Defect
-) -> None:
-    plant, row, words = PLANTED[defect]
-    row = replace(row, where="f.jsonl:7")
-    encoder = build(name, plant(name))
-    with pytest.raises(MaskError, match=words) as caught:
-        check_masks(encoder, [row], [encoder.encode(row)])
-    assert caught.value.defect is defect
-    assert str(caught.value).startswith("f.jsonl:7: ")
-
-
-@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.bos])
-def test_doubled_begin_of_text_is_caught(build: Build, name: str) -> None:
-    encoder, row = build(name, lambda text: "{{- bos_token -}}" + text), TALKS["one turn"]
-    with pytest.raises(MaskError, match="begins with two begin-of-text tokens") as caught:
-        check_masks(encoder, [row], [encoder.encode(row)])
-    assert caught.value.defect is Defect.double_bos
-
-
-@pytest.mark.parametrize("name", WITH_TOOLS)
-@pytest.mark.parametrize(
-    ("change", "defect", "words"),
-    [
-        (before("{%- set tools = none -%}"), Defect.tools_ignored, "ignores the tools of this row"),
-        (
-            instead("message.tool_calls", "message.nothing"),
-            Defect.calls_ignored,
-            "leaves out the call to weather",
-        ),
-    ],
-)
-def test_template_that_ignores_tools_is_caught(
-    build: Build, name: str, change: Any, defect: Defect, words: str
-) -> None:
-    encoder = build(name, change(name))
-    with pytest.raises(MaskError, match=words) as caught:
-        encoder.encode(TOOL_TALKS["tools, last turn is a call"])
-    assert caught.value.defect is defect
-
-
-@pytest.mark.parametrize("name", NO_TOOLS)
-def test_family_without_tools_refuses_rows_with_them(build: Build, name: str) -> None:
-    answered = Row("answered", FIRST, tools=TOOLS)
-    with pytest.raises(MaskError) as caught:
-        build(name).encode(answered)
-    assert caught.value.defect is Defect.tools_ignored
-    with pytest.raises(MaskError) as caught:
-        build(name).encode(replace(TOOL_TALKS["tools, last turn is a call"], tools=()))
-    assert caught.value.defect is Defect.calls_ignored
-
-
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "qwen3"])
-def test_family_without_thinking_refuses_rows_with_it(build: Build, name: str) -> None:
-    with pytest.raises(MaskError, match="leaves out the thinking") as caught:
-        build(name).encode(THINKING)
-    assert caught.value.defect is Defect.thinking_ignored
-
-
-def test_gemma_refuses_turns_that_do_not_alternate(build: Build) -> None:
-    with pytest.raises(MaskError, match="must alternate") as caught:
-        build("gemma").encode(Row("twice", (FIRST[0], *FIRST)))
-    assert caught.value.defect is Defect.template_refuses
-
-
-def test_arguments_that_quote_the_user_are_no_leak(build: Build) -> None:
-    """The user's words belong into the call; only a template that repeats the turn is wrong."""
-    words = "Will it rain in the old town of Zürich this weekend?"
-    call = {
-        "type": "function",
-        "id": "call00002",
-        "function": {"name": "weather", "arguments": {"city": words}},
-    }
-    row = Row(
-        "quoting",
-        (Message("user", words), Message("assistant", "", tool_calls=(call,))),
-        tools=TOOLS,
-    )
-    for name in WITH_TOOLS:
-        encoder = build(name)
-        check_masks(encoder, [row], [encoder.encode(row)])
-
-
-def test_template_file_of_a_family_trains_calls_and_leaves_few_shot_out(
+def test_template_file_of_a_family_trains_calls_and_skips_the_few_shot_baseline(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    # none nearly like another
+    # no question nearly equals another
     questions = [
         Message("user", f"Will it rain in {stable_hash(i)}, {stable_hash(-i)}?") for i in range(12)
     ]
     rows = [
-        {"messages": [m.turn() for m in (SYSTEM, question, ASKED[1])], "tools": TOOLS}
+        {"messages": [m.turn() for m in (SYSTEM, question, TOOL_TURNS[1])], "tools": TOOLS}
         for question in questions
     ]
     train, run = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
