@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from generated_cases import Case, Wanted, cases, wanted, write
+from generated_cases import Case, ExpectedTokens, cases, expected_tokens, write
 from generated_formats import FORMATS
 from generated_tokenizers import END, tokenizer
 from hydratune.data.encoding.encoded import Encoded
@@ -46,7 +46,7 @@ def trained(case: Case, folder: Path) -> tuple[ChatEncoder, list[Encoded]]:
     return encoder, examples
 
 
-def is_right(encoder: ChatEncoder, example: Encoded, want: Wanted) -> bool:
+def is_right(encoder: ChatEncoder, example: Encoded, want: ExpectedTokens) -> bool:
     """Check the tokens of the whole text. Where a token would join prompt and answer, check the
     same text cut after the prompt.
     """
@@ -69,7 +69,7 @@ def judged(case: Case, folder: Path) -> str:
         return "refused, rightly" if case.invalid else f"refused: {error}"
     if case.invalid:
         return f"trained, though {case.invalid}"
-    wants = wanted(case, encoder.tokenizer)
+    wants = expected_tokens(case, encoder.tokenizer)
     same = len(examples) == len(wants) and all(
         is_right(encoder, e, w) for e, w in zip(examples, wants, strict=True)
     )
@@ -120,7 +120,7 @@ def test_generated_cases_hold_every_kind_there_is() -> None:
         sum(
             want.joined
             for case in generated
-            for want in wanted(case, encoder_of(case.tokenizer, False, "ChatML").tokenizer)
+            for want in expected_tokens(case, encoder_of(case.tokenizer, False, "ChatML").tokenizer)
         )
         >= 3
     )
