@@ -1,4 +1,4 @@
-"""Fixtures: an own cache, no network, a tiny real model, and the command line in this process."""
+"""Fixtures: an empty cache, no network, a tiny real model, and the command line in this process."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty model cache, so that no test depends on what another run left behind."""
+    """An empty model cache, so that no test depends on what an earlier run stored."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYDRATUNE_CACHE", str(folder))
@@ -28,18 +28,28 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
-    """A run that was interrupted ignores Ctrl-C at its end; the next test, and the processes it
-    starts, must not.
+    """Restore the signal handlers. An interrupted run ignores Ctrl-C at its end; the next test and
+    the processes it starts must not.
     """
 
-    def usual() -> None:  # whatever ran before, in a fixture of a whole module too
+    def restore() -> None:  # also after a fixture of a whole module
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
 
-    usual()
+    restore()
     yield
-    usual()
+    restore()
+
+
+@pytest.fixture
+def determinism_reset() -> Iterator[None]:
+    """Switch deterministic algorithms off again when the test ends."""
+    import torch
+
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +65,7 @@ def tiny() -> tuple[Any, Any, Any]:
 
 @pytest.fixture
 def model(tiny: tuple[Any, Any, Any]) -> Any:
-    """A fresh tiny model."""
+    """A new tiny model."""
     from hydratune.models import loading
     from hydratune.models.compute import on_cpu
 
@@ -111,7 +121,7 @@ def judged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def hydratune(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Runs a command line in an empty folder; returns (exit code, everything printed)."""
+    """Run a command line in an empty folder; return (exit code, everything printed)."""
     monkeypatch.chdir(tmp_path)
 
     def call(*args: str) -> tuple[int, str]:
@@ -126,7 +136,7 @@ def hydratune(
 
 
 def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:
-    """``records`` in the format that the ending of ``path`` names."""
+    """Write ``records`` in the format of the suffix of ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -151,14 +161,14 @@ def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:
 
 
 def edited(path: Path, text: str) -> None:
-    """A file of a run that somebody changed on purpose: then its digests are removed, as the
-    message about it says.
+    """Change a file of a run as a user does on purpose: its digests are removed, as the message
+    says.
     """
     path.write_text(text)
     (path.parent / "digests.json").unlink()
 
 
-# a run of a second
+# settings of a run that takes about a second
 SMALL = (
     "debug=smoke",
     "trainer.precision=32-true",  # on processors with AMX, auto is bf16

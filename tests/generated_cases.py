@@ -209,7 +209,7 @@ def write(case: Case, folder: Path) -> Path:
 
 # ---------------------------------------------------------------------------------- expected tokens
 @dataclass(frozen=True)
-class Wanted:
+class ExpectedTokens:
     """The expected tokens of one example, their loss mask, and where its trained texts begin."""
 
     ids: list[int]
@@ -219,7 +219,7 @@ class Wanted:
     joined: bool  # the text before a start has other tokens alone than within the whole text
 
 
-def wanted(case: Case, tokenizer: Any) -> list[Wanted]:
+def expected_tokens(case: Case, tokenizer: Any) -> list[ExpectedTokens]:
     """Return what should be trained, one entry for each example."""
     chat_format = FORMATS[case.format]
     answers = [i for i, turn in enumerate(case.turns) if turn["role"] == "assistant"]
@@ -235,7 +235,7 @@ def wanted(case: Case, tokenizer: Any) -> list[Wanted]:
     ]
 
 
-def _example(pieces: Pieces, last_only: bool, tokenizer: Any) -> Wanted:
+def _example(pieces: Pieces, last_only: bool, tokenizer: Any) -> ExpectedTokens:
     text, regions = "", []
     for piece, is_trained in pieces:
         if is_trained:
@@ -250,7 +250,7 @@ def _example(pieces: Pieces, last_only: bool, tokenizer: Any) -> Wanted:
     alone = [tokenizer(text[:begin], add_special_tokens=False)["input_ids"] for begin, _ in regions]
     joined = any(encoded["input_ids"][: len(ids)] != ids for ids in alone)
     length = max(i for i, is_target in enumerate(loss_mask) if is_target) + 1
-    return Wanted(
+    return ExpectedTokens(
         encoded["input_ids"][:length],
         loss_mask[:length],
         text[: regions[-1][1]],

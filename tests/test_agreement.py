@@ -28,7 +28,7 @@ def test_far_disagreements_weigh_more() -> None:
     )
 
 
-def test_a_rater_who_says_one_thing_only_tells_nothing() -> None:
+def test_agreement_is_undefined_for_constant_ratings() -> None:
     assert math.isnan(cohen_kappa([("y", "y")] * 5, ["y", "n"]))
     assert cohen_kappa([("y", "y"), ("n", "y")], ["y", "n"]) == pytest.approx(0)
     assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))

@@ -1,6 +1,5 @@
-"""The order of the packages, and that no modules import each other in a circle.
-
-The rules stand in pyproject.toml under ``tool.importlinter``; ``lint-imports`` checks them as well.
+"""The order of the packages, and the absence of import cycles. The rules are in pyproject.toml
+under ``tool.importlinter``; ``lint-imports`` checks them as well.
 """
 
 import subprocess
@@ -14,9 +13,8 @@ LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_
 
 
 def broken(config: str, tmp_path: Path) -> str:
-    """Return the report of import-linter under ``config``; empty if no rule is broken.
-
-    In a process of its own, because it disables the loggers that there are.
+    """Return the report of import-linter under ``config``; empty if no rule is broken. It runs in a
+    separate process, because it disables all existing loggers.
     """
     file = tmp_path / "pyproject.toml"
     file.write_text(config)
@@ -26,7 +24,7 @@ def broken(config: str, tmp_path: Path) -> str:
     return result.stdout if result.returncode else ""
 
 
-def test_packages_import_only_what_is_below_them_and_nothing_imports_in_a_circle(
+def test_packages_import_only_lower_packages_and_without_cycles(
     tmp_path: Path,
 ) -> None:
     assert not broken(PYPROJECT.read_text(), tmp_path)

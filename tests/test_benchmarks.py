@@ -1,11 +1,11 @@
-"""What the benchmark compares is comparable, and its floor counts what it says."""
+"""The benchmark compares equal work, and its lower bound counts that work correctly."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-# scripts, which find each other this way as well
+# the scripts find each other by this path as well
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import parts
@@ -15,6 +15,7 @@ from fresh import Meter
 from systems import SYSTEMS
 from training import difference, summary, tables
 
+ROOT = Path(__file__).parents[1]
 TINY = ["model=tiny", "data.batch_size=2", "trainer.accumulate_grad_batches=2"]
 
 
@@ -43,7 +44,7 @@ def test_every_part_can_be_left_out_and_changes_no_loss(part: str, rows: workloa
     assert difference(losses("ours", rows, part)[0], losses("plain", rows)[0]) < 1e-5
 
 
-def test_rows_survive_their_file(rows: workloads.Rows, tmp_path: Path) -> None:
+def test_rows_are_equal_after_writing_and_reading(rows: workloads.Rows, tmp_path: Path) -> None:
     rows.write(tmp_path / "rows.json")
     assert workloads.Rows.read(tmp_path / "rows.json") == rows
 
@@ -74,8 +75,8 @@ def test_floor_counts_every_distinct_beginning_once(rows: workloads.Rows) -> Non
     tokens, pairs = sum(map(len, seen)), sum(len(prefix) for step in seen for prefix in step)
     shared = work(rows, linears, shared=True)
     assert shared == {"tokens": tokens, "flops": 4600 * tokens + 40 * rows.supervised + 12 * pairs}
-    apart = work(rows, linears, shared=False)
-    assert apart["tokens"] == sum(len(ids) - 1 for ids in rows.ids) > tokens
+    separate = work(rows, linears, shared=False)
+    assert separate["tokens"] == sum(len(ids) - 1 for ids in rows.ids) > tokens
 
 
 def test_floor_takes_the_weights_from_the_model() -> None:
@@ -123,7 +124,7 @@ def entry(adapters: tuple[str, str]) -> dict[str, object]:
     }
 
 
-def test_tables_compare_with_the_better_peer() -> None:
+def test_tables_compare_with_the_faster_other_system() -> None:
     text = tables({"workloads": {"s": entry(("x", "x"))}})
     assert (
         "| TRL | 8.0 | 2.00 | 2.0 | 5 | 1.00 | 0.0e+00 | 4.00 | 8.00 |" in text
@@ -140,3 +141,14 @@ def test_a_workload_without_its_data_says_why(tmp_path: Path) -> None:
     assert workloads.missing("s", None) is None
     assert workloads.DATA in str(workloads.missing("a", None))
     assert "snips does not exist" in str(workloads.missing("b", str(tmp_path)))
+
+
+def test_the_wheels_that_are_collected_have_a_version() -> None:
+    script = (ROOT / "benchmarks" / "gpu_wheels.sh").read_text()
+    (names,) = [
+        line.split(" in ")[1].split(";")[0].split()
+        for line in script.splitlines()
+        if line.startswith("for name in")
+    ]
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {*names, "antlr4-python3-runtime"} <= pinned and "peft" in names

@@ -1,4 +1,4 @@
-"""What a pack shows of its jobs: which of them, what in one line, and the time left."""
+"""What a pack shows of its jobs: which jobs, one line for each, and the time left."""
 
 import io
 from pathlib import Path
@@ -32,7 +32,7 @@ def training(share: float, began: float = 0.0, since: float = 0.0) -> JobLine:
 
 
 def test_the_board_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
-    """The loss of a step stays while the model is validated, the best validation loss after
+    """The loss of the last step is shown during validation, and the best validation loss after
     training.
     """
     write_sweep(tmp_path, [SweepJob("0", (), {"optimizer.lr": "0.1"})])
@@ -44,8 +44,14 @@ def test_the_board_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
             ticker.advance(0, 0, val_loss=1.5)
             ticker.advance(1, 10, loss=1.0)
             ticker.advance(0, 0, val_loss=1.75)
-        found = board.lines["0"]
-        assert (found.settings, found.state, found.loss, found.best, found.stage.fraction) == (
+        job_line = board.lines["0"]
+        assert (
+            job_line.settings,
+            job_line.state,
+            job_line.loss,
+            job_line.best,
+            job_line.stage.fraction,
+        ) == (
             "lr=0.1",
             "running",
             1.0,
@@ -55,7 +61,7 @@ def test_the_board_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
         assert board.seen("0") == "training 50 %"
         with progress("fine-tuned", 8):
             pass
-    assert (found.loss, found.best, found.stage.done, found.trained is not None) == (
+    assert (job_line.loss, job_line.best, job_line.stage.done, job_line.trained is not None) == (
         1.0,
         1.5,
         0,
@@ -105,13 +111,13 @@ def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "left"),
+    ("lines", "seconds_left"),
     [
         ([line("waiting")], None),
-        ([training(0.0), line("waiting")], None),  # nobody knows yet
+        ([training(0.0), line("waiting")], None),  # unknown yet
         ([training(0.25), line("waiting")], 30 + 40),  # at 10 s: 30 s more, and the next takes 40 s
         ([training(0.25), training(0.25), line("waiting")], (30 + 30 + 40) / 2),
-        ([training(0.1), training(0.5)], 90),  # the longest
+        ([training(0.1), training(0.5)], 90),  # the time of the longest job
         ([line("finished", took=20.0), line("waiting"), line("waiting")], 40),
         ([line("finished", took=20.0), training(0.0)], 10),
         # what comes after training
@@ -126,11 +132,13 @@ def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
         ),
     ],
 )
-def test_time_left(lines: list[JobLine], left: float | None) -> None:
-    assert time_left(lines, 10.0) == (pytest.approx(left) if left is not None else None)
+def test_time_left(lines: list[JobLine], seconds_left: float | None) -> None:
+    assert time_left(lines, 10.0) == (
+        pytest.approx(seconds_left) if seconds_left is not None else None
+    )
 
 
-def test_times_as_a_person_says_them() -> None:
+def test_times_in_words() -> None:
     assert [span(s) for s in (3.2, 99, 100, 3600, 7500)] == [
         "3 s",
         "99 s",
@@ -143,7 +151,7 @@ def test_times_as_a_person_says_them() -> None:
 def test_without_a_terminal_the_same_facts_are_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whichever thread prints them, they do not go to the run.log of a job."""
+    """No matter which thread prints the lines, they are not written to the run.log of a job."""
     write_sweep(tmp_path, [SweepJob(name, (), {"optimizer.lr": name}) for name in "01"])
     assert not console.console.is_terminal
     with Board(tmp_path, ["0", "1"]) as board:
@@ -153,15 +161,15 @@ def test_without_a_terminal_the_same_facts_are_lines(
         assert capfd.readouterr().out == ""
         monkeypatch.setattr(boards, "_PLAIN_INTERVAL", 0.0)
         board.print_progress()
-        said = capfd.readouterr().out
+        printed = capfd.readouterr().out
         board.ended("0", Status({"state": "finished"}))
         halved = {"step": 7, "value": 2.0, "rung": 0}
         board.ended("1", Status({"state": "stopped", "halved": halved}))
     assert (
-        "0 of 2 jobs ended; 1 running, 1 waiting" in said
-        and "best so far: job 0 (lr=0) 1.2500" in said
+        "0 of 2 jobs ended; 1 running, 1 waiting" in printed
+        and "best so far: job 0 (lr=0) 1.2500" in printed
     )
-    assert "job 0: training 50 % (5/10), loss 1.5000, best val 1.2500, 123 tokens/s" in said
+    assert "job 0: training 50 % (5/10), loss 1.5000, best val 1.2500, 123 tokens/s" in printed
     assert capfd.readouterr().out.splitlines() == [
         "job 0 (lr=0) finished after 0 s, val loss 1.2500",
         "job 1 (lr=1) stopped after 0 s: halved at step 7",

@@ -1,4 +1,4 @@
-"""Canaries: made-up secrets in training; and scores without the rows that leak from it."""
+"""Canaries: artificial secrets in training; and scores without leaked test rows."""
 
 import json
 import math
@@ -39,8 +39,8 @@ def test_canaries_are_drawn_by_the_seed_and_those_for_comparison_are_others() ->
 def test_exposure_is_the_rank_among_the_candidates(
     monkeypatch: pytest.MonkeyPatch, encoder: Any
 ) -> None:
-    """The true secret comes first in what is scored: its likelihood is made the best, or the worst
-    but for one.
+    """The true secret is the first candidate that is scored; its likelihood is set to the best or
+    to the second worst.
     """
     from hydratune.evaluation.generation import Answer
 
@@ -82,9 +82,7 @@ def test_a_difference_shows_with_enough_canaries() -> None:
 
 
 def test_a_model_that_learnt_its_canaries_is_exposed(hydratune: Command, tmp_path: Path) -> None:
-    """A tiny model that has memorised its training rows; the rows that are measured stay what they
-    were.
-    """
+    """A tiny model has memorised its training rows; the measured rows stay the same."""
     learns = (
         "adapter=none",
         "optimizer.lr=0.003",
@@ -104,22 +102,25 @@ def test_a_model_that_learnt_its_canaries_is_exposed(hydratune: Command, tmp_pat
     assert (
         code == 0 and "6 canaries, made-up rows with secrets, are among the training rows" in text
     ), text
-    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert (
         data["canaries"] == [f"canary-{n}" for n in range(6)]
         and data["splits"]["train"]["kept"] == 10
     )
-    assert found["memorisation/canary_exposure"] > 6 and found["memorisation/canary_difference"] > 2
+    assert (
+        metrics["memorisation/canary_exposure"] > 6
+        and metrics["memorisation/canary_difference"] > 2
+    )
     assert "can be extracted from this model" in text and "in the untouched model" in text
     each = [
         json.loads(line) for line in (tmp_path / "run" / "canaries.jsonl").read_text().splitlines()
     ]
     assert [r["trained"] for r in each] == [True] * 6 + [False] * 6
-    assert found["memorisation/canary_base"] == pytest.approx(
+    assert metrics["memorisation/canary_base"] == pytest.approx(
         sum(r["base_exposure"] for r in each[:6]) / 6
     )
-    assert found["memorisation/canary_base"] < found["memorisation/canary_exposure"] - 2
+    assert metrics["memorisation/canary_base"] < metrics["memorisation/canary_exposure"] - 2
     assert hydratune("evaluate", f"run={tmp_path}/run")[0] == 0
 
 
@@ -143,7 +144,7 @@ def test_jobs_with_and_without_canaries_share_no_pack(hydratune: Command, tmp_pa
 
 # ------------------------------------------------------------------------------------- clean scores
 def leaky_files(folder: Path) -> list[str]:
-    """Two of six test requests are in training."""
+    """Write files in which two of six test requests are also training rows."""
 
     def rows(start: int, count: int) -> list[dict[str, Any]]:
         return [
@@ -182,23 +183,23 @@ def test_scores_without_leaky_rows_stand_beside_the_raw_ones(
     assert (
         code == 0 and "some test rows are in training, or nearly" in text and "(4 rows)" in text
     ), text
-    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     rows = [
         json.loads(line)
         for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
     ]
     assert [row.get("leaky", False) for row in rows].count(True) == 2
     clean = [row for row in rows if not row.get("leaky")]
-    assert found["eval_clean/nll"] == pytest.approx(
+    assert metrics["eval_clean/nll"] == pytest.approx(
         sum(r["nll"] for r in clean) / sum(r["answer_tokens"] for r in clean)
     )
     assert (
-        found["eval_clean/nll"] != found["eval/nll"]
-        and "base_clean/rougeL" in found
-        and "eval_clean/rougeL" in found["intervals"]
+        metrics["eval_clean/nll"] != metrics["eval/nll"]
+        and "base_clean/rougeL" in metrics
+        and "eval_clean/rougeL" in metrics["intervals"]
     )
     for words in (("source=predictions",), ()):
         code, text = hydratune("evaluate", f"run={tmp_path}/run", *words)
         assert code == 0 and "some test rows are in training" in text, text
     again = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert again["eval_clean/nll"] == pytest.approx(found["eval_clean/nll"])
+    assert again["eval_clean/nll"] == pytest.approx(metrics["eval_clean/nll"])

@@ -116,12 +116,19 @@ def test_default_repairs_are_applied_and_shown_before_and_after() -> None:
     cleaner = cleaning.Cleaner(CleaningConfig())
     cleaned = cleaner(row("cafÃ© ", '```json\n{"a": 1}\n```'))
     assert [m.content for m in cleaned.messages] == ["café", '{"a": 1}']
-    told = cleaning.summarise_changes(cleaner.changes)
-    assert told["encoding"]["rows"] == told["whitespace"]["rows"] == told["code_fence"]["rows"] == 1
-    assert told["encoding"]["examples"] == [{"id": "row-0", "before": "cafÃ© ", "after": "café "}]
+    summary = cleaning.summarise_changes(cleaner.changes)
+    assert (
+        summary["encoding"]["rows"]
+        == summary["whitespace"]["rows"]
+        == summary["code_fence"]["rows"]
+        == 1
+    )
+    assert summary["encoding"]["examples"] == [
+        {"id": "row-0", "before": "cafÃ© ", "after": "café "}
+    ]
 
 
-def test_what_is_switched_off_is_counted_and_not_done() -> None:
+def test_disabled_repairs_are_counted_and_not_applied() -> None:
     cleaner = cleaning.Cleaner(CleaningConfig(encoding=False))
     dirty = row("<b>cafÃ©</b>", "Paris. Hope this helps!")
     assert cleaner(dirty) is dirty
@@ -145,22 +152,23 @@ def test_lines_that_many_rows_share_are_found_and_removed_at_the_edges_only() ->
     rows = [
         row(f"CONFIDENTIAL - internal only\nQuestion number {i}?", "Yes.", i) for i in range(30)
     ]
-    found = boilerplate.Boilerplate()
+    counter = boilerplate.Boilerplate()
     for each in rows:
-        found.see(each)
-    assert found.lines() == {"CONFIDENTIAL - internal only": 30}
+        counter.see(each)
+    assert counter.lines() == {"CONFIDENTIAL - internal only": 30}
     assert (
-        boilerplate.remove_lines(rows[3], found.lines()).messages[0].content == "Question number 3?"
+        boilerplate.remove_lines(rows[3], counter.lines()).messages[0].content
+        == "Question number 3?"
     )
     lonely = row("CONFIDENTIAL - internal only", "Yes.")
-    assert boilerplate.remove_lines(lonely, found.lines()) is lonely
+    assert boilerplate.remove_lines(lonely, counter.lines()) is lonely
 
 
-def looked_at(texts: list[str]) -> boilerplate.Boilerplate:
-    found = boilerplate.Boilerplate()
+def counted_lines(texts: list[str]) -> boilerplate.Boilerplate:
+    counter = boilerplate.Boilerplate()
     for i, text in enumerate(texts):
-        found.see(row(text, "a", i))
-    return found
+        counter.see(row(text, "a", i))
+    return counter
 
 
 @pytest.mark.parametrize(
@@ -187,12 +195,12 @@ def looked_at(texts: list[str]) -> boilerplate.Boilerplate:
     ],
     ids=["rare", "short", "label", "dialogue", "question", "inside", "field", "telling"],
 )
-def test_lines_that_tell_rows_apart_are_no_boilerplate(texts: list[str]) -> None:
-    assert looked_at(texts).lines() == {}
+def test_lines_that_distinguish_rows_are_no_boilerplate(texts: list[str]) -> None:
+    assert counted_lines(texts).lines() == {}
 
 
 def test_boilerplate_has_one_place() -> None:
-    """A line that is anywhere among the first few is content that occurs often."""
+    """A frequent line at varying places among the first lines is content, not boilerplate."""
     texts = [
         "\n".join(
             [
@@ -203,7 +211,7 @@ def test_boilerplate_has_one_place() -> None:
         )
         for i in range(95)
     ]
-    assert looked_at(texts).lines() == {}
+    assert counted_lines(texts).lines() == {}
 
 
 def test_preview_counts_the_rows_that_removal_changes() -> None:
@@ -214,12 +222,12 @@ def test_preview_counts_the_rows_that_removal_changes() -> None:
     texts += (
         [f"{header}\n{footer}"] * 3 + [f"{header}"] * 3 + [f"Body {i}\nmore" for i in range(60, 90)]
     )
-    found = looked_at(texts)
-    lines = found.lines()
+    counter = counted_lines(texts)
+    lines = counter.lines()
     assert list(lines) == [footer, header]
     removed = [boilerplate.remove_lines(row(text, "a"), lines) for text in texts]
     assert (
-        len(found.changed_rows())
+        len(counter.changed_rows())
         == sum(
             after.messages[0].content != text for after, text in zip(removed, texts, strict=True)
         )
@@ -228,7 +236,7 @@ def test_preview_counts_the_rows_that_removal_changes() -> None:
 
 
 def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever comes first: a line of 6 % of the rows is found, with at most 0.5 % of the rows
+    """In any order, a line in 6 % of the rows is detected, with at most 0.5 % of the rows
     missing.
     """
     monkeypatch.setattr(boilerplate.Boilerplate, "MOST_LINES", 500)
@@ -236,10 +244,10 @@ def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> N
         f"This message is for its recipient only.\nBody {i}" for i in range(300)
     ]
     for order in (texts, texts[::-1], [texts[i * 1999 % 5000] for i in range(5000)]):
-        found = looked_at(order)
-        assert len(found.seen) < 1000
-        assert list(found.lines()) == ["This message is for its recipient only."]
-        assert 275 <= len(found.changed_rows()) <= 300
+        counter = counted_lines(order)
+        assert len(counter.seen) < 1000
+        assert list(counter.lines()) == ["This message is for its recipient only."]
+        assert 275 <= len(counter.changed_rows()) <= 300
 
 
 @pytest.mark.parametrize(
@@ -250,7 +258,7 @@ def test_frequent_lines_survive_forgetting(monkeypatch: pytest.MonkeyPatch) -> N
         "Yes!" + " \n" * 20_000 + "x",
     ],
 )
-def test_long_answers_are_looked_at_quickly(text: str) -> None:
+def test_long_answers_are_checked_quickly(text: str) -> None:
     started = time.perf_counter()
     assert cleaning.remove_chatter(text) == text
     assert time.perf_counter() - started < 1

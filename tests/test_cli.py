@@ -102,6 +102,6 @@ def test_users_own_experiment_folder(hydratune, tmp_path) -> None:
 def test_a_command_without_any_setting_is_composed(
     hydratune: Callable[..., tuple[int, str]],
 ) -> None:
-    """As ``make train`` types it; this one has a setting that must be given."""
+    """As ``make train`` calls it; this command has a setting without a default."""
     code, text = hydratune("evaluate")
     assert code == 2 and "run" in text and "Traceback" not in text

@@ -1,5 +1,5 @@
-"""Whatever ``train`` refuses of rows, tokenizer, model and settings, ``prepare`` refuses with the
-same words, and the other way round.
+"""``prepare`` and ``train`` refuse the same rows, tokenizers, models and settings with the same
+messages.
 """
 
 import json
@@ -31,17 +31,17 @@ LONG = " ".join(["a long sentence without an end"] * 40)
 
 
 def refused(hydratune: Command, *settings: str) -> str:
-    """What both commands say, which must be the same."""
-    said = []
+    """Return the message that both commands print."""
+    messages = []
     for command, place in (("train", "hydra.run.dir=run"), ("prepare", "output=out")):
         code, text = hydratune(command, *QUICK, *settings, place)
         assert code == 2, (command, text)
-        said.append(text.split(f"hydratune {command}: ")[1])
+        messages.append(text.split(f"hydratune {command}: ")[1])
         assert not Path("out/train.parquet").exists()
         shutil.rmtree("out", ignore_errors=True)
         shutil.rmtree("run", ignore_errors=True)
-    assert said[0] == said[1]
-    return said[0]
+    assert messages[0] == messages[1]
+    return messages[0]
 
 
 def accepted(hydratune: Command, *settings: str) -> None:
@@ -55,8 +55,8 @@ def accepted(hydratune: Command, *settings: str) -> None:
 
 
 def sized(tiny: Any, folder: Path, rows: int | None = None, **changes: Any) -> Path:
-    """The tiny model's tokenizer with two tokens more, used by its template, and a model with so
-    many embeddings.
+    """Save the tiny model's tokenizer with two more tokens, which its template uses, and a model
+    with ``rows`` embeddings (by default too few for the two tokens).
     """
     tokenizer = AutoTokenizer.from_pretrained(tiny[1].name)
     size = len(tokenizer)
@@ -87,7 +87,7 @@ def sized(tiny: Any, folder: Path, rows: int | None = None, **changes: Any) -> P
 
 
 @pytest.mark.slow
-def test_a_tokenizer_larger_than_the_model_is_refused_and_what_is_to_be_typed_works(
+def test_a_tokenizer_larger_than_the_model_is_refused_and_the_advice_works(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
     model, rows = sized(tiny, tmp_path / "model"), write_rows(tmp_path / "rows.jsonl", records(40))
@@ -108,13 +108,13 @@ def test_a_tokenizer_larger_than_the_model_is_refused_and_what_is_to_be_typed_wo
     accepted(hydratune, *shlex.split(command[2]), *data)
 
 
-def test_more_embeddings_than_tokens_are_fine_and_so_are_tokens_that_no_row_has(
+def test_unused_embeddings_and_unused_tokens_are_accepted(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", records(40))
     data = ("data=files", f"data.train={rows}", "data.max_length=200", "model=local")
     accepted(hydratune, f"model.path={sized(tiny, tmp_path / 'padded', 2048)}", *data)
-    # many models pad with a token that they have no row for
+    # many models pad with a token that has no embedding
     unused = sized(tiny, tmp_path / "unused", pad_token="<|user|>")
     tokenizer = AutoTokenizer.from_pretrained(unused)
     tokenizer.chat_template = AutoTokenizer.from_pretrained(tiny[1].name).chat_template
@@ -177,12 +177,12 @@ CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", list(CASES))
-def test_prepare_refuses_what_train_would(hydratune: Command, tmp_path: Path, case: str) -> None:
-    rows, settings, told = CASES[case]
+def test_prepare_and_train_refuse_the_same(hydratune: Command, tmp_path: Path, case: str) -> None:
+    rows, settings, message = CASES[case]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     quality = ("data.quality.near_leaks=off", "data.quality.exact_leaks=warn")
     text = refused(hydratune, "model=tiny", "data=files", f"data.train={file}", *quality, *settings)
-    assert told in " ".join(text.split())
+    assert message in " ".join(text.split())
     if case.startswith("max_length"):
         fix = re.search(r"set (data\.max_length=\d+)", text)
         assert fix is not None

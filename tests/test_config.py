@@ -25,7 +25,7 @@ def compose(*overrides: str, command: str = "train") -> TrainConfig:
 
 
 def problems(*overrides: str) -> dict[str, str]:
-    """key -> message of every problem."""
+    """Return key -> message of every problem."""
     register()
     return {p.key: str(p) for p in composition_problems("train", ["name=test", *overrides])}
 
@@ -44,7 +44,7 @@ REQUIRED = {
 
 
 def options() -> list[str]:
-    found = []
+    groups_and_names = []
     for group in (
         "model",
         "data",
@@ -57,8 +57,10 @@ def options() -> list[str]:
         "debug",
         "sweep",
     ):
-        found += [f"{group}={file.stem}" for file in sorted((CONF / group).glob("*.yaml"))]
-    return found
+        groups_and_names += [
+            f"{group}={file.stem}" for file in sorted((CONF / group).glob("*.yaml"))
+        ]
+    return groups_and_names
 
 
 @pytest.mark.parametrize("option", options())
@@ -87,19 +89,19 @@ def test_default_is_the_contracts_experiment() -> None:
 )
 def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
     twin = OmegaConf.load(file)
-    own = OmegaConf.load(CONF.parent / "sweeps" / file.name).hydra.sweeper.params
+    hydra_params = OmegaConf.load(CONF.parent / "sweeps" / file.name).hydra.sweeper.params
     assert {k: [float(v) for v in p["values"]] for k, p in twin.parameters.items()} == {
-        k: [float(v) for v in str(values).split(",")] for k, values in own.items()
+        k: [float(v) for v in str(values).split(",")] for k, values in hydra_params.items()
     }
     read_by_wandb = yaml.safe_load(file.read_text())["parameters"]
-    # to YAML 1.1, 1e-4 is a text
+    # YAML 1.1 reads 1e-4 as a string
     assert all(isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"])
     for key, parameter in twin.parameters.items():
         settings = compose(f"{key}={parameter['values'][0]}")
         assert float(attrgetter(key)(settings)) == float(parameter["values"][0])
     program, command, *fixed, swept = yaml.safe_load(file.read_text())["command"]
     assert (program, command, swept) == ("hydratune", "train", "${args_no_hyphens}")
-    assert not any("${" in word for word in fixed)  # the agent would take it for one of its own
+    assert not any("${" in word for word in fixed)  # the agent would expand it
     chosen = [f"{key}={parameter['values'][-1]}" for key, parameter in twin.parameters.items()]
     assert compose(*fixed, "tracking=offline", *chosen) == compose(f"sweep={file.stem}", *chosen)
 
@@ -127,9 +129,9 @@ def test_added_key_is_refused_like_a_typo() -> None:
 
 
 def test_wrong_type_and_bad_enum_are_refused() -> None:
-    found = problems("adapter.r=abc", "data.overlength=crop")
-    assert "abc" in found["adapter.r"]
-    assert "drop" in found["data.overlength"]
+    refused = problems("adapter.r=abc", "data.overlength=crop")
+    assert "abc" in refused["adapter.r"]
+    assert "drop" in refused["data.overlength"]
 
 
 def test_unknown_group_and_option_are_refused() -> None:
@@ -138,7 +140,7 @@ def test_unknown_group_and_option_are_refused() -> None:
 
 
 def test_all_problems_are_shown_at_once() -> None:
-    found = problems(
+    refused = problems(
         "adapter.rnak=8",
         "optimizer.lr=0",
         "trainer.max_epochs=0",
@@ -153,7 +155,7 @@ def test_all_problems_are_shown_at_once() -> None:
         "adapter.r",
         "model",
         "data.batch_size",
-    } <= set(found)
+    } <= set(refused)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +268,8 @@ def test_every_setting_that_is_a_path_is_marked() -> None:
 
 
 def test_column_that_cannot_be_mapped_names_the_nearest() -> None:
-    found = problems("data=files", "data.train=x.jsonl", "+data.columns.grup=customer")
-    assert "did you mean data.columns.group?" in found["data.columns.grup"]
+    refused = problems("data=files", "data.train=x.jsonl", "+data.columns.grup=customer")
+    assert "did you mean data.columns.group?" in refused["data.columns.grup"]
 
 
 def test_the_password_in_an_address_is_a_secret() -> None:
@@ -299,7 +301,7 @@ def test_secrets_are_known_by_the_names_of_their_variables(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert mask(f"a {value} b") == ("a *** b" if is_secret else f"a {value} b")
-    found = problems(f"tracking.entity='{value}'")
-    assert ("tracking.entity" in found) == is_secret
+    refused = problems(f"tracking.entity='{value}'")
+    assert ("tracking.entity" in refused) == is_secret
     if is_secret:
-        assert name in found["tracking.entity"] and value not in found["tracking.entity"]
+        assert name in refused["tracking.entity"] and value not in refused["tracking.entity"]

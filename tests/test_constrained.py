@@ -1,4 +1,4 @@
-"""Answers held to a JSON schema."""
+"""Answers constrained to a JSON schema."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ SCHEMA = {
 }
 
 
-def asked(
+def answers_of(
     model: Any, encoder: Any, guide: Guide | None, most: int = 200, batch: int = 4
 ) -> list[Any]:
     prompts = [encoder.tokenizer.encode(f"row {n} " * (n + 1)) for n in range(7)]
@@ -52,38 +52,38 @@ def texts(encoder: Any, answers: list[Any]) -> list[str]:
     ]
 
 
-def test_a_model_that_knows_nothing_writes_valid_answers(model: Any, encoder: Any) -> None:
-    """Freely it writes none."""
-    guided = asked(model, encoder, guide_for(SCHEMA, encoder, model))
+def test_an_untrained_model_writes_valid_answers(model: Any, encoder: Any) -> None:
+    """Without the constraint it writes none."""
+    guided = answers_of(model, encoder, guide_for(SCHEMA, encoder, model))
     whole = [
         text
-        for text, one in zip(texts(encoder, guided), guided, strict=True)
-        if one.finish_reason == "stop"
+        for text, answered in zip(texts(encoder, guided), guided, strict=True)
+        if answered.finish_reason == "stop"
     ]
     assert len(whole) >= 5
     for text in whole:
         jsonschema.validate(json.loads(text), SCHEMA)
-    for text in texts(encoder, asked(model, encoder, None)):
+    for text in texts(encoder, answers_of(model, encoder, None)):
         with pytest.raises(ValueError):
             json.loads(text)
 
 
 def test_a_row_does_not_depend_on_its_batch(model: Any, encoder: Any) -> None:
     guide = guide_for(SCHEMA, encoder, model)
-    assert texts(encoder, asked(model, encoder, guide, batch=7)) == texts(
-        encoder, asked(model, encoder, guide, batch=1)
+    assert texts(encoder, answers_of(model, encoder, guide, batch=7)) == texts(
+        encoder, answers_of(model, encoder, guide, batch=1)
     )
 
 
 def test_likelihoods_are_those_of_the_model(model: Any, encoder: Any) -> None:
     guided, free = (
-        asked(model, encoder, guide_for(SCHEMA, encoder, model), 4),
-        asked(model, encoder, None, 4),
+        answers_of(model, encoder, guide_for(SCHEMA, encoder, model), 4),
+        answers_of(model, encoder, None, 4),
     )
     assert [a.nll for a in guided] == [a.nll for a in free]
 
 
-def test_what_cannot_be_enforced_is_named(model: Any, encoder: Any) -> None:
+def test_schemas_that_cannot_be_enforced_are_refused(model: Any, encoder: Any) -> None:
     with pytest.raises(ConfigError, match="cannot be enforced"):
         guide_for(
             {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?<=a)b"}}},
@@ -94,7 +94,9 @@ def test_what_cannot_be_enforced_is_named(model: Any, encoder: Any) -> None:
         guide_for(None, encoder, model)
 
 
-def test_constrained_answers_stand_beside_the_free_ones(hydratune: Command, tmp_path: Path) -> None:
+def test_constrained_answers_are_stored_beside_the_free_ones(
+    hydratune: Command, tmp_path: Path
+) -> None:
     words = [s for s in SMALL if not s.startswith("evaluation.baselines")]
     run = tmp_path / "run"
     small = ("evaluation.baselines=[fewshot]", "evaluation.shots=1", "evaluation.max_new_tokens=60")
@@ -108,7 +110,7 @@ def test_constrained_answers_stand_beside_the_free_ones(hydratune: Command, tmp_
         code == 0 and "fine-tuned, constrained" in text and "base, few-shot, constrained" in text
     ), text
     assert all((run / file).read_bytes() == content for file, content in before.items())
-    found = json.loads((run / "evaluation_constrained.json").read_text())
+    scores = json.loads((run / "evaluation_constrained.json").read_text())
     rows = [
         json.loads(line)
         for line in (run / "predictions_constrained.jsonl").read_text().splitlines()
@@ -117,12 +119,12 @@ def test_constrained_answers_stand_beside_the_free_ones(hydratune: Command, tmp_
     for row in rows:
         if row["finish_reason"] == "stop":
             jsonschema.validate(json.loads(row["prediction"]), schema)
-    assert found["eval_constrained/schema_valid"] == sum(
+    assert scores["eval_constrained/schema_valid"] == sum(
         r["finish_reason"] == "stop" for r in rows
     ) / len(rows)
     assert (
-        "value" in found["fewshot_constrained/schema_valid_difference"]
-        and "eval_constrained/nll" not in found
+        "value" in scores["fewshot_constrained/schema_valid_difference"]
+        and "eval_constrained/nll" not in scores
     )
     code, text = hydratune("evaluate", f"run={run}", "constrained=true", "source=predictions")
     assert code == 2 and "need the model" in text
@@ -143,7 +145,9 @@ def test_constrained_answers_stand_beside_the_free_ones(hydratune: Command, tmp_
     assert "held to the JSON schema" in (tmp_path / "d" / "report.html").read_text()
 
 
-def test_without_a_schema_nothing_is_held_to_it(hydratune: Command, tmp_path: Path) -> None:
+def test_without_a_schema_constrained_decoding_is_refused(
+    hydratune: Command, tmp_path: Path
+) -> None:
     rows = [
         {"prompt": f"say the number {n}", "completion": f"the number is {n}"} for n in range(40)
     ]

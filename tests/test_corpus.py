@@ -1,4 +1,4 @@
-"""The likelihood of running text, against forwards by hand and the published reference."""
+"""The likelihood of running text, against single forward passes and the published reference."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ from hydratune.evaluation.corpus import (
 from hydratune.models.attention import NAME
 from hydratune.training.patches import with_lean_layers
 
-USERS_CACHE = cache_folder()  # before the tests get one of their own: the real model is in it
+USERS_CACHE = cache_folder()  # before the tests set an empty one: the real model is in this cache
 TEXTS = [
     "The supplier shall deliver within ten days.",
     "Café",
@@ -54,10 +54,10 @@ def test_every_token_has_the_likelihood_of_its_text_alone(
     model.set_attn_implementation("eager")
     expected = [by_hand(model, passage) for passage in passages]
     model.set_attn_implementation(attention)
-    found = token_log_likelihoods(
+    likelihoods = token_log_likelihoods(
         model, passages, pad=0, batch_size=batch_size, padding_side=side, quiet=True
     )
-    assert [values.tolist() for values in found] == [
+    assert [values.tolist() for values in likelihoods] == [
         pytest.approx(values, rel=1e-5) for values in expected
     ]
 
@@ -66,15 +66,15 @@ def test_every_token_has_the_likelihood_of_its_text_alone(
     "adapter",
     [PromptTuning(num_virtual_tokens=3), PrefixTuning(num_virtual_tokens=3), LoraAdapter(r=2)],
 )
-def test_adapters_are_read_with(model: Any, adapter: Any) -> None:
+def test_likelihoods_are_those_of_the_adapted_model(model: Any, adapter: Any) -> None:
     tuned = with_lean_layers(attach.add_adapter(model, adapter))
     for name, parameter in tuned.named_parameters():
         if parameter.requires_grad and "lora_A" not in name:
             torch.nn.init.normal_(parameter, std=0.5)
     passages = [Passage((1,), (5, 6, 7)), Passage((1, 9), (3, 8, 8, 8, 2))]
     expected = [by_hand(tuned.eval(), passage) for passage in passages]
-    found = token_log_likelihoods(tuned, passages, pad=0, quiet=True)
-    assert [values.tolist() for values in found] == [
+    likelihoods = token_log_likelihoods(tuned, passages, pad=0, quiet=True)
+    assert [values.tolist() for values in likelihoods] == [
         pytest.approx(values, rel=1e-4) for values in expected
     ]
 
@@ -88,7 +88,7 @@ def test_windows_predict_every_token_once_in_order(window: int, stride: int | No
         assert 1 <= len(passage.inputs) <= window
         start = [1, *tokens].index(passage.context[0])
         assert [1, *tokens][start : start + len(passage.inputs)] == list(passage.inputs)
-    # as much context as fits, in the last one too
+    # every window has as much context as fits, also the last
     assert len({len(passage.inputs) for passage in passages}) == 1
     if stride == 2:
         assert [len(passage.target) for passage in passages] == [4, 2, 2, 2, 1]

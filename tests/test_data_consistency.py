@@ -1,4 +1,4 @@
-"""Jobs of a sweep that compare were trained on the same rows."""
+"""The jobs of one sweep were trained on the same rows, or compare refuses them."""
 
 import json
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
 from hydratune.records.sweep import SweepJob, write_sweep
+from run_files import states
 from test_config import compose
-from test_pack import states
 
 Command = Callable[..., tuple[int, str]]
 ROWS = {"train": {"hash": "aa"}, "validation": {"hash": "bb"}}
@@ -53,10 +53,10 @@ def test_other_rows_under_the_same_settings_are_refused(tmp_path: Path) -> None:
         check(tmp_path, "data.batch_size=2", rows=changed)
     check(tmp_path, "resume=force", rows=changed)
     for other in ("data.max_train_rows=5", "model=tiny", "seed=7", "evaluation.canaries=2"):
-        check(tmp_path, other, rows=changed)  # these are asked for
+        check(tmp_path, other, rows=changed)  # the refused rows are those of this job
 
 
-def test_what_cannot_be_read_says_nothing(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_read_are_ignored(tmp_path: Path) -> None:
     finished(tmp_path, "0", rows={"train": {"hash": "zz"}})
     finished(tmp_path, "1")
     (tmp_path / "1" / "config.yaml").write_text("data: [")
@@ -69,7 +69,7 @@ def test_what_cannot_be_read_says_nothing(tmp_path: Path) -> None:
 def test_a_job_that_is_tried_again_on_changed_data_fails_and_says_so(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """Of a mixed data set, whose files the settings name in any depth."""
+    """The data set is mixed: settings at any depth name its files."""
     rows = [
         {"prompt": f"{a} and {b}?", "completion": f"It is {a + b}."}
         for a in range(2, 9)

@@ -1,4 +1,4 @@
-"""Runs on two devices: two real processes that talk over gloo, and one record."""
+"""Runs on two devices: two processes that communicate over gloo, and one record."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from hydratune.tracking import wandb_file
 from hydratune.training import ddp
 from hydratune.training.history import History
 from hydratune.training.resume import TrainerPosition
-from test_pack import assert_same_run
+from run_files import assert_same_run, status
 from test_resume import interrupt_after
 
 Command = Callable[..., tuple[int, str]]
@@ -49,14 +49,8 @@ def history(run: Path) -> list[dict[str, float]]:
     ]
 
 
-def status(run: Path) -> dict[str, Any]:
-    return dict(json.loads((run / "status.json").read_text()))
-
-
 def assert_equal(run: Path, other: Path, weights_within: float) -> None:
-    """Losses and weights differ by no more than what another order of the same sums in fp32 makes
-    of them.
-    """
+    """Check that losses and weights differ by no more than another order of the same fp32 sums."""
     for ours, theirs in zip(history(run), history(other), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)
     weights, expected = (
@@ -68,9 +62,9 @@ def assert_equal(run: Path, other: Path, weights_within: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """(run directory, what was printed) of a run on two devices, with accumulation, samples and
-    W&B, as a user starts it.
+def two_device_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return (run directory, printed text) of a run on two devices with accumulation, samples and
+    W&B, started as a user starts it.
     """
     folder = tmp_path_factory.mktemp("two")
     words = (
@@ -96,8 +90,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "run", done.stdout
 
 
-def test_two_devices_train_what_one_does(
-    hydratune: Command, tmp_path: Path, two: tuple[Path, str]
+def test_two_devices_train_like_one(
+    hydratune: Command, tmp_path: Path, two_device_run: tuple[Path, str]
 ) -> None:
     words = (
         *UNEVEN,
@@ -107,15 +101,15 @@ def test_two_devices_train_what_one_does(
     )
     code, text = hydratune("train", *words, f"hydra.run.dir={tmp_path}/one")
     assert code == 0, text
-    assert len(history(two[0])) == 6
-    # AdamW divides by the root of squared gradients, which may be next to nothing
-    assert_equal(two[0], tmp_path / "one", 1e-5)
-    assert (two[0] / "sample.jsonl").read_text().count("\n") == (
+    assert len(history(two_device_run[0])) == 6
+    # AdamW divides by the root of squared gradients, which may be close to zero
+    assert_equal(two_device_run[0], tmp_path / "one", 1e-5)
+    assert (two_device_run[0] / "sample.jsonl").read_text().count("\n") == (
         tmp_path / "one" / "sample.jsonl"
     ).read_text().count("\n")
 
 
-def test_two_devices_train_what_one_does_without_accumulation(
+def test_two_devices_train_like_one_without_accumulation(
     hydratune: Command, tmp_path: Path
 ) -> None:
     steps = (*UNEVEN, "optimizer=sgd", "optimizer.lr=1")
@@ -126,8 +120,8 @@ def test_two_devices_train_what_one_does_without_accumulation(
     assert_equal(tmp_path / "two", tmp_path / "one", 1e-6)
 
 
-def test_one_record_is_written_by_the_main_process(two: tuple[Path, str]) -> None:
-    run, text = two
+def test_one_record_is_written_by_the_main_process(two_device_run: tuple[Path, str]) -> None:
+    run, text = two_device_run
     names = {path.name for path in run.iterdir()}
     assert names >= {
         "status.json",
@@ -150,14 +144,14 @@ def test_one_record_is_written_by_the_main_process(two: tuple[Path, str]) -> Non
     assert values["cost/wall_seconds"] == pytest.approx(sum(values["seconds"].values()), abs=0.1)
 
 
-def test_w_and_b_has_one_run(two: tuple[Path, str]) -> None:
-    (log,) = two[0].parent.rglob("*.wandb")
-    assert log.stem == f"run-{status(two[0])['wandb_id']}"
+def test_w_and_b_has_one_run(two_device_run: tuple[Path, str]) -> None:
+    (log,) = two_device_run[0].parent.rglob("*.wandb")
+    assert log.stem == f"run-{status(two_device_run[0])['wandb_id']}"
     assert wandb_file.read_log(log).exit_code == 0
 
 
 def started_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Where the process number of rank 1 will be found."""
+    """Return a list that will hold the process number of rank 1."""
     started: list[int] = []
     start = ddp.OtherProcesses.start
 
@@ -170,15 +164,15 @@ def started_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def assert_alone(started: list[int]) -> None:
-    """This process is one on one device again."""
+    """Check that this process is again the only one, on one device."""
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
     assert "LOCAL_RANK" not in os.environ and not torch.distributed.is_initialized()
 
 
 def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> list[int]:
-    """In the main process, has ``act(process number of rank 1)`` done after ``step``; returns where
-    that number will be.
+    """Call ``act(process number of rank 1)`` in the main process after ``step``; return a list that
+    will hold that number.
     """
     started, before = started_processes(monkeypatch), History.on_train_batch_end
 
@@ -192,11 +186,10 @@ def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Non
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
-    """(settings, run directory) of a run on two devices that Ctrl-C ended after five of six steps.
-
-    Its checkpoint is of the fifth step, because the main process thought it was time; the other
-    rank did not.
+def interrupted_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
+    """Return (settings, run directory) of a run on two devices that Ctrl-C ended after five of six
+    steps. Its checkpoint is of the fifth step, because a checkpoint was due in the main process; it
+    was not due in the other rank.
     """
     from hydratune.cli import main
 
@@ -226,8 +219,10 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], P
     return words, run
 
 
-def test_every_rank_has_random_numbers_of_its_own(broken: tuple[tuple[str, ...], Path]) -> None:
-    ranks = torch.load(broken[1] / "checkpoints" / "last.ckpt", weights_only=True)["ranks"]
+def test_every_rank_has_random_numbers_of_its_own(
+    interrupted_run: tuple[tuple[str, ...], Path],
+) -> None:
+    ranks = torch.load(interrupted_run[1] / "checkpoints" / "last.ckpt", weights_only=True)["ranks"]
     assert len(ranks) == 2
     for name in ("objective", "torch"):
         assert not ranks[0]["rng"][name].equal(ranks[1]["rng"][name])
@@ -235,20 +230,20 @@ def test_every_rank_has_random_numbers_of_its_own(broken: tuple[tuple[str, ...],
 
 
 def test_another_number_of_devices_is_refused(
-    hydratune: Command, broken: tuple[tuple[str, ...], Path]
+    hydratune: Command, interrupted_run: tuple[tuple[str, ...], Path]
 ) -> None:
-    words, run = broken
+    words, run = interrupted_run
     code, text = hydratune(*words, "trainer.devices=3", f"hydra.run.dir={run}")
     assert code == 2
     assert "trainer.devices was 2 and is 3" in text and text.count("resume=never begins anew") == 1
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_an_interrupted_run_ends_like_one_that_was_not(
-    hydratune: Command, tmp_path: Path, broken: tuple[tuple[str, ...], Path]
+def test_an_interrupted_run_equals_an_uninterrupted_run(
+    hydratune: Command, tmp_path: Path, interrupted_run: tuple[tuple[str, ...], Path]
 ) -> None:
-    """To the last bit: two ranks have one order of adding up."""
-    words, run = broken
+    """Equal to the last bit: sums of two ranks have only one order."""
+    words, run = interrupted_run
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/whole")
     assert code == 0, text
     code, text = hydratune(*words, f"hydra.run.dir={run}")
@@ -257,14 +252,14 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert_same_run(run, tmp_path / "whole")
 
 
-def test_wrong_settings_are_told_once(hydratune: Command, tmp_path: Path) -> None:
+def test_wrong_settings_are_reported_once(hydratune: Command, tmp_path: Path) -> None:
     code, text = hydratune("train", *SMALL, *TWO, "adapter.r=500", f"hydra.run.dir={tmp_path}/run")
     assert code == 2 and text.count("no target layer is wider than") == 1
     assert "LOCAL_RANK" not in os.environ
 
 
 @pytest.mark.slow  # four processes
-def test_a_killed_run_goes_on(hydratune: Command, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed(hydratune: Command, tmp_path: Path) -> None:
     words = (
         *UNEVEN,
         *TWO,
@@ -343,7 +338,7 @@ def test_a_killed_rank_ends_the_run_with_its_reason(
 
 
 @pytest.mark.parametrize("when", ["prepare", pytest.param("training", marks=pytest.mark.slow)])
-def test_an_error_of_another_rank_is_told(
+def test_an_error_of_another_rank_is_reported(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     (tmp_path / "site").mkdir()
@@ -373,7 +368,7 @@ def test_an_error_of_another_rank_is_told(
 
 
 def test_a_main_process_that_waits_for_ever_is_ended(tmp_path: Path) -> None:
-    """As NCCL waits for a process that is gone."""
+    """NCCL waits forever for a process that has ended."""
     program = """
 import subprocess, sys, threading, time
 from pathlib import Path

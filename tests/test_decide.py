@@ -39,10 +39,10 @@ def test_pieces_keep_paragraphs_together_and_lose_no_word() -> None:
     text = "\n\n".join(
         " ".join(f"w{i}.{j}" for j in range(n)) for i, n in enumerate([5, 30, 3, 3, 70, 1])
     )
-    found = pieces(text, 32)
-    assert " ".join(found).split() == text.split()
-    assert max(len(piece.split()) for piece in found) <= 32
-    assert any("w2.2\n\nw3.0" in piece for piece in found)
+    passages = pieces(text, 32)
+    assert " ".join(passages).split() == text.split()
+    assert max(len(piece.split()) for piece in passages) <= 32
+    assert any("w2.2\n\nw3.0" in piece for piece in passages)
 
 
 def test_documents_of_a_folder(tmp_path: Path) -> None:
@@ -75,21 +75,21 @@ def test_sources_stand_before_the_question() -> None:
         ({"base": 0, "fewshot": 40, "rag": 60, "tuned": 50, "tuned_rag": 90}, "tune_and_retrieve"),
         ({"base": 0, "fewshot": 40, "rag": 90, "tuned": 50, "tuned_rag": 90}, "retrieve"),
         ({"base": 0, "fewshot": 40, "rag": 90, "tuned": 50, "tuned_rag": 50}, "retrieve"),
-        # a point is no reason
+        # a difference of one point does not decide
         ({"base": 0, "fewshot": 88, "rag": 80, "tuned": 89, "tuned_rag": 90}, "prompt"),
         ({"base": 0, "fewshot": 40, "rag": 45}, "open"),
         ({"base": 10, "tuned": 90}, "tune"),
     ],
 )
-def test_what_follows_from_the_numbers(right: dict[str, int], choice: str) -> None:
+def test_recommendation_follows_from_the_metrics(right: dict[str, int], choice: str) -> None:
     measures = {
         system: {"exact_match": rate([i < hits for i in range(100)])}
         for system, hits in right.items()
     }
     rows = {system: [{"group": None}] * 100 for system in right}
-    found = decide(measures, rows, "exact_match", 0.02, EvaluationConfig(bootstrap_samples=300))
-    assert found.choice == choice, found
-    for comparison in found.comparisons:
+    decision = decide(measures, rows, "exact_match", 0.02, EvaluationConfig(bootstrap_samples=300))
+    assert decision.choice == choice, decision
+    for comparison in decision.comparisons:
         assert comparison.value == pytest.approx(
             (right[comparison.ours] - right[comparison.theirs]) / 100
         )
@@ -99,7 +99,9 @@ def test_what_follows_from_the_numbers(right: dict[str, int], choice: str) -> No
 @pytest.mark.parametrize(
     ("tokens", "tuned", "choice"), [(700, 90, "either"), (150, 90, "prompt"), (700, 60, "prompt")]
 )
-def test_as_good_with_far_shorter_prompts_is_said(tokens: int, tuned: int, choice: str) -> None:
+def test_equal_quality_with_shorter_prompts_is_reported(
+    tokens: int, tuned: int, choice: str
+) -> None:
     right = {"base": 0, "fewshot": 88, "tuned": tuned}
     measures = {
         system: {"exact_match": rate([i < hits for i in range(100)])}
@@ -109,8 +111,8 @@ def test_as_good_with_far_shorter_prompts_is_said(tokens: int, tuned: int, choic
         system: [{"group": None, "prompt_tokens": tokens if system == "fewshot" else 100}] * 100
         for system in right
     }
-    found = decide(measures, rows, "exact_match", 0.02, EvaluationConfig(bootstrap_samples=300))
-    assert found.choice == choice and ("7.0 times as long" in found.headline) is (
+    decision = decide(measures, rows, "exact_match", 0.02, EvaluationConfig(bootstrap_samples=300))
+    assert decision.choice == choice and ("7.0 times as long" in decision.headline) is (
         choice == "either"
     )
 
@@ -161,53 +163,55 @@ def test_answers_on_the_page_are_text() -> None:
     )
 
 
-def test_the_command(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+def test_decide_writes_its_report(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     records = [
         {"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}, of course."}
         for i in range(30)
     ]
     data = ["data=files", f"data.train={write_rows(tmp_path / 'rows.jsonl', records)}"]
-    code, said = hydratune("train", *SMALL, *data, "hydra.run.dir=run")
-    assert code == 0, said
+    code, text = hydratune("train", *SMALL, *data, "hydra.run.dir=run")
+    assert code == 0, text
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "sums.md").write_text("Two and two is four.\n\nThree plus three is six.")
-    code, said = hydratune(
+    code, text = hydratune(
         "decide", "run=run", "knowledge=docs", "output=decided", "evaluation.shots=1"
     )
-    assert code == 0, said
-    found = json.loads(Path("decided/decision.json").read_text())
-    assert set(found["systems"]) == {"base", "fewshot", "nearest", "rag", "tuned", "tuned_rag"}
-    assert any("are too few to build on" in reason for reason in found["reasons"])
-    assert found["metric"] == "rougeL" and found["headline"] in said
+    assert code == 0, text
+    decision = json.loads(Path("decided/decision.json").read_text())
+    assert set(decision["systems"]) == {"base", "fewshot", "nearest", "rag", "tuned", "tuned_rag"}
+    assert any("are too few to build on" in reason for reason in decision["reasons"])
+    assert decision["metric"] == "rougeL" and decision["headline"] in text
     assert (
-        found["systems"]["rag"]["per_1000_calls"]["tokens_in"]
-        > found["systems"]["base"]["per_1000_calls"]["tokens_in"]
+        decision["systems"]["rag"]["per_1000_calls"]["tokens_in"]
+        > decision["systems"]["base"]["per_1000_calls"]["tokens_in"]
     )
     page = Path("decided/report.html").read_text()
     assert (
-        found["headline"] in page
+        decision["headline"] in page
         and "http:" not in page
         and "https:" not in page
         and "<script" not in page
     )
-    told = json.loads(Path("run/metrics.json").read_text())
-    assert found["systems"]["tuned"]["metrics"]["tuned/nll"] == pytest.approx(
-        told["eval/nll"], rel=1e-5
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert decision["systems"]["tuned"]["metrics"]["tuned/nll"] == pytest.approx(
+        metrics["eval/nll"], rel=1e-5
     )
 
-    code, said = hydratune("decide", "run=run", "data.batch_size=2", "output=decided")
-    assert code == 2 and "run=DIR brings its own settings" in said
-    code, said = hydratune("decide", "run=run", "metric=field_f1", "output=decided")
-    assert code == 2 and "rougeL" in said
-    code, said = hydratune("decide", "run=nowhere")
-    assert code == 2 and "not a run directory" in said
+    code, text = hydratune("decide", "run=run", "data.batch_size=2", "output=decided")
+    assert code == 2 and "run=DIR brings its own settings" in text
+    code, text = hydratune("decide", "run=run", "metric=field_f1", "output=decided")
+    assert code == 2 and "rougeL" in text
+    code, text = hydratune("decide", "run=nowhere")
+    assert code == 2 and "not a run directory" in text
 
 
-def test_the_prompt_that_was_asked_is_stored_and_its_hash_is_that_of_its_tokens(
+def test_the_whole_prompt_is_stored_with_the_hash_of_its_tokens(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path, encoder: Any
 ) -> None:
-    """Of every system, from the cache as well; beside it the row's own request, which is what is
-    judged and searched for values.
+    """This holds for every system, also from the cache. The row's own request is stored beside it:
+    it is what is judged and searched for values.
     """
     records = [
         {"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}."} for i in range(30)
@@ -217,18 +221,18 @@ def test_the_prompt_that_was_asked_is_stored_and_its_hash_is_that_of_its_tokens(
         f"data.train={write_rows(tmp_path / 'rows.jsonl', records)}",
         "evaluation.baselines=[base,fewshot]",
     ]
-    for name in ("run", "again"):  # the second from the cache
-        code, said = hydratune(
+    for name in ("run", "again"):  # the second run uses the cache
+        code, text = hydratune(
             "train",
             *[s for s in SMALL if "baselines" not in s],
             *data,
             "evaluation.shots=2",
             f"hydra.run.dir={name}",
         )
-        assert code == 0, said
-    assert "taken from the cache" in said
-    code, said = hydratune("decide", "run=run", "output=decided", "evaluation.shots=2")
-    assert code == 0, said
+        assert code == 0, text
+    assert "taken from the cache" in text
+    code, text = hydratune("decide", "run=run", "output=decided", "evaluation.shots=2")
+    assert code == 0, text
     files = [
         file
         for name in ("run", "again", "decided")
@@ -237,16 +241,16 @@ def test_the_prompt_that_was_asked_is_stored_and_its_hash_is_that_of_its_tokens(
     assert len(files) == 3 + 3 + 6
     for file in files:
         for row in map(json.loads, file.read_text().splitlines()):
-            asked = [Message(turn["role"], turn["content"]) for turn in row["prompt"]]
-            tokens = encoder.prompt_tokens(asked, (), "test")
+            prompt = [Message(turn["role"], turn["content"]) for turn in row["prompt"]]
+            tokens = encoder.prompt_tokens(prompt, (), "test")
             assert (
                 stable_hash(tokens) == row["prompt_hash"] and len(tokens) == row["prompt_tokens"]
             ), file
-            own = request_turns(row)
-            assert [turn["role"] for turn in own] == ["user"] and own[0]["content"].startswith(
-                "What is"
-            )
-            assert user_text(row) == own[0]["content"]
+            request = request_turns(row)
+            assert [turn["role"] for turn in request] == ["user"] and request[0][
+                "content"
+            ].startswith("What is")
+            assert user_text(row) == request[0]["content"]
             plain = file.stem in ("predictions", "predictions_base", "predictions_tuned")
             assert ("request" in row) is not plain, file
             if "fewshot" in file.stem:
@@ -288,20 +292,20 @@ def test_few_rows_decide_nothing_and_show_no_interval() -> None:
     }
     config = EvaluationConfig(bootstrap_samples=200)
     predictions = dict.fromkeys(measures, rows)
-    found = decide(measures, predictions, "exact_match", 0.02, config)
-    (one,) = found.comparisons
+    decision = decide(measures, predictions, "exact_match", 0.02, config)
+    (comparison,) = decision.comparisons
     assert (
-        one.interval is None
-        and one.p == 1
-        and not one.better
-        and "(1 independent row cannot tell)" in one.sentence()
+        comparison.interval is None
+        and comparison.p == 1
+        and not comparison.better
+        and "(1 independent row cannot tell)" in comparison.sentence()
     )
-    assert any("one run of one seed" in reason for reason in found.reasons)
+    assert any("one run of one seed" in reason for reason in decision.reasons)
     costs = {system: {"tokens_in": 1, "tokens_out": 1, "seconds": 1} for system in measures}
-    page = render("n", "exact_match", found, measures, predictions, costs, config)
+    page = render("n", "exact_match", decision, measures, predictions, costs, config)
     assert (
         "one group of rows: none" in page
         and "(1 independent row cannot tell)" in page
         and '<th class="n">cut</th>' in page
     )
-    assert page.count('<td class="n">8</td>') == 2  # cut, of both
+    assert page.count('<td class="n">8</td>') == 2  # counts of cut answers of both

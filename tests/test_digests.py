@@ -1,315 +1,35 @@
-"""A flipped bit in a stored file is noticed with the file named, or harmless."""
+"""Digests of stored files, and damage in the cache, in prepared data and in searches."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from conftest import SMALL
+from damage import copy_run, flip_bit
 from hydratune import digests
 from hydratune.cache import build_once
-from hydratune.comparison.runs import read_run
 from hydratune.errors import RunError
-from hydratune.records.files import read_json, read_jsonl, write_json, write_jsonl
+from hydratune.records.files import read_json, write_json, write_jsonl
 from hydratune.records.run_directory import RunDirectory
-from test_pack import assert_same_run
-from test_resume import RUN, interrupt_after
+from run_files import assert_same_run
 
 Command = Callable[..., tuple[int, str]]
-WORDS = ("train", *RUN, "trainer.checkpoint_minutes=1e-9", "evaluation.baselines=[base]")
-_PLACES = (0.02, 0.4, 0.97)
 
 
-def flip(file: Path, place: float) -> None:
-    """Changes one bit, ``place`` of the way through the file."""
-    content = bytearray(file.read_bytes())
-    content[int(place * (len(content) - 1))] ^= 1 << int(place * 7)
-    file.write_bytes(content)
-
-
-def files(run: Path) -> list[str]:
-    """What a run leaves: all but locks and what is there to be looked at only."""
-    found = sorted(
-        str(file.relative_to(run))
-        for file in run.rglob("*")
-        if file.is_file() and file.stat().st_size
-    )
-    return [name for name in found if not name.endswith((".lock", ".log", ".html", "README.md"))]
-
-
-def copied(run: Path, name: str = "copy") -> Path:
-    target = run.parent / name
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(run, target)
-    return target
-
-
-def once(
-    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None], target: Path
-) -> Path:
-    """A copy of what ``make`` made for the first test that wanted it."""
-    made = factory.getbasetemp() / f"digests-{name}"
-    if not made.is_dir():
-        make(made)
-    shutil.copytree(made, target / name)
-    return target / name
-
-
-def timeless(value: Any) -> Any:
-    """Without what was measured by a clock."""
-    if isinstance(value, dict):
-        return {
-            key: timeless(item) for key, item in value.items() if key not in ("seconds", "costs")
-        }
-    return [timeless(item) for item in value] if isinstance(value, list) else value
-
-
-@pytest.fixture
-def whole(hydratune: Command, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def make(run: Path) -> None:
-        code, text = hydratune(*WORDS, f"hydra.run.dir={run}")
-        assert code == 0, text
-
-    return once(tmp_path_factory, "whole", make, tmp_path)
-
-
-@pytest.fixture
-def interrupted(hydratune: Command, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """After step 8: the last checkpoint is of step 8, the best one of step 5."""
-
-    def make(run: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            interrupt_after(8, patch)
-            assert hydratune(*WORDS, f"hydra.run.dir={run}")[0] == 130
-
-    return once(tmp_path_factory, "interrupted", make, whole.parent)
-
-
-# -------------------------------------------------------------------------------------- checkpoints
-@pytest.mark.parametrize(
-    "place", [0.4, *(pytest.param(place, marks=pytest.mark.slow) for place in (0.02, 0.75, 0.97))]
-)
-def test_a_damaged_last_checkpoint_is_noticed_and_the_best_is_taken(
-    hydratune: Command, interrupted: Path, place: float
-) -> None:
-    flip(interrupted / "checkpoints" / "last.ckpt", place)
-    code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
-    assert code == 0, text
-    assert f"{interrupted}/checkpoints/last.ckpt is not as it was written" in text
-    assert (
-        f"the run is resumed from {interrupted}/checkpoints/best.ckpt instead" in text
-        and "resumed after step 5 of 15" in text
-    )
-    assert_same_run(interrupted, interrupted.parent / "whole")
-
-
-def test_a_damaged_best_checkpoint_is_made_again(hydratune: Command, interrupted: Path) -> None:
-    flip(interrupted / "checkpoints" / "best.ckpt", 0.4)
-    code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
-    assert code == 0 and f"{interrupted}/checkpoints/best.ckpt is not as it was written" in text, (
-        text
-    )
-    assert (
-        "last.ckpt alone is not enough" in text
-        and "the run begins anew" in text
-        and "resumed after" not in text
-    )
-    assert_same_run(interrupted, interrupted.parent / "whole")
-
-
-def test_a_damaged_best_checkpoint_is_restored_where_the_last_is_the_same(
-    hydratune: Command, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = whole.parent / "broken"
-    interrupt_after(5, monkeypatch)
-    assert hydratune(*WORDS, f"hydra.run.dir={run}")[0] == 130
-    (run / "checkpoints" / "best.ckpt").unlink()
-    code, text = hydratune(*WORDS, f"hydra.run.dir={run}")
-    assert code == 0 and "restored from it" in text and "resumed after step 5 of 15" in text, text
-    assert_same_run(run, whole)
-
-
-def test_without_a_whole_checkpoint_the_run_begins_anew(
-    hydratune: Command, interrupted: Path
-) -> None:
-    for name in ("last", "best"):
-        flip(interrupted / "checkpoints" / f"{name}.ckpt", 0.4)
-    code, text = hydratune(*WORDS, f"hydra.run.dir={interrupted}")
-    assert (
-        code == 0 and "is left whole: the run begins anew" in text and "resumed after" not in text
-    ), text
-    assert_same_run(interrupted, interrupted.parent / "whole")
-
-
-@pytest.mark.parametrize("keep", [0, 1, 2000, 0.5, 0.99])
-def test_a_cut_checkpoint_without_a_digest_is_explained_in_our_own_words(
-    tmp_path: Path, keep: float
-) -> None:
-    import torch
-
-    from hydratune.training.checkpoints import read_checkpoint
-
-    file = tmp_path / "last.ckpt"
-    torch.save({"state_dict": {"w": torch.ones(1000)}, "place": {}}, file)
-    content = file.read_bytes()
-    file.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(RunError, match=r"last[.]ckpt cannot be read as a checkpoint") as caught:
-        read_checkpoint(file)
-    assert "weights_only" not in str(caught.value) and "pickle" not in str(caught.value).lower()
-
-
-def test_a_best_checkpoint_that_is_damaged_before_the_end_is_not_taken(
-    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hydratune.training import fit
-
-    load, done = fit.best_weights, list[int]()
-
-    def damaging(checkpoint: Path) -> Any:
-        if not done:
-            done.append(1)
-            flip(checkpoint, 0.4)
-        return load(checkpoint)
-
-    monkeypatch.setattr(fit, "best_weights", damaging)
-    words = ("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
-    code, text = hydratune(*words)
-    assert (
-        code == 1
-        and "best.ckpt is not as it was written" in text
-        and "The same command again is resumed from what is whole" in text
-    )
-    code, text = hydratune(*words)  # the fix, as it is typed
-    assert code == 0, text
-
-
-# --------------------------------------------------------------------------------------- every file
-def test_every_file_of_a_finished_run_is_verified_by_whoever_reads_it(
-    hydratune: Command, whole: Path
-) -> None:
-    """The quick part of the test below: one place in each file, no model."""
-    code, told = hydratune("compare", str(copied(whole)), "html=false")
-    assert code == 0
-    for name in files(whole):
-        run = copied(whole)
-        flip(run / name, 0.4)
-        named = Path(name).name
-        code, text = hydratune("compare", str(run), "html=false")
-        assert named in "".join(text.split("\n")) or text == told, name
-        record = RunDirectory(run)
-        if name.count("/") == 0 and name != digests.INDEX:
-            with pytest.raises(RunError, match=f"{named} is not as it was written"):
-                digests.content(run / name)
-            assert named in str(read_run(run).error) + str(read_run(run).damage), name
-        elif name.startswith("adapter/"):
-            assert named in str(digests.damaged(record.adapter)), name
-
-
-@pytest.mark.slow  # a minute or two each: every file is damaged in turn
-@pytest.mark.parametrize("place", _PLACES)
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("evaluate",),
-        ("evaluate", "source=predictions"),
-        ("compare",),
-        ("decide", "rows=2", "output=out"),
-    ],
-)
-def test_a_flipped_bit_in_a_file_of_a_finished_run_is_noticed_or_harmless(
-    hydratune: Command, whole: Path, command: tuple[str, ...], place: float
-) -> None:
-    def asked(run: Path) -> tuple[int, str, str]:
-        words = (
-            [command[0], str(run), "html=false"]
-            if command[0] == "compare"
-            else [command[0], f"run={run}", *command[1:]]
-        )
-        code, text = hydratune(*words)
-        result = (
-            run / "evaluation.json"
-            if command[0] == "evaluate"
-            else run.parent / "out" / "decision.json"
-        )
-        stored = result.read_text() if result.is_file() and command[0] != "compare" else ""
-        values = json.loads(stored or "{}")
-        return code, text, json.dumps(timeless({k: v for k, v in values.items() if k != "run"}))
-
-    wanted = asked(copied(whole))
-    assert wanted[0] == 0, wanted
-    silent = []
-    for name in files(whole):
-        run = copied(whole)
-        shutil.rmtree(run.parent / "out", ignore_errors=True)
-        flip(run / name, place)
-        code, text, result = asked(run)
-        named = Path(name).name in "".join(text.split("\n"))
-        same = code == 0 and result == wanted[2] and (command[0] != "compare" or text == wanted[1])
-        if not (named or same):
-            silent.append((name, code, text[-600:]))
-    assert not silent
-
-
-@pytest.mark.slow  # some minutes: a run is resumed for every file
-@pytest.mark.parametrize("place", _PLACES)
-def test_a_flipped_bit_in_a_file_of_an_interrupted_run_is_noticed_or_harmless(
-    hydratune: Command, interrupted: Path, place: float
-) -> None:
-    wrong = []
-    for name in files(interrupted):
-        run = copied(interrupted)
-        flip(run / name, place)
-        code, text = hydratune(*WORDS, f"hydra.run.dir={run}")
-        if code == 0:
-            try:
-                assert_same_run(run, run.parent / "whole")
-            except AssertionError as error:
-                wrong.append((name, str(error)[:300]))
-        elif Path(name).name not in "".join(text.split("\n")):
-            wrong.append((name, text[-600:]))
-    assert not wrong
-
-
-def test_the_advice_of_the_message_works(hydratune: Command, whole: Path) -> None:
-    run = copied(whole)
-    rows = read_jsonl(run / "predictions.jsonl")
-    # the same
-    (run / "predictions.jsonl").write_text(
-        "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-    )
-    code, text = hydratune("evaluate", f"run={run}", "source=predictions")
-    assert code == 1 and f"{run}/predictions.jsonl is not as it was written" in text
-    command = text.split("if you changed it yourself, ")[1].split(" makes the files")[0]
-    subprocess.run(command.replace("\n", ""), shell=True, check=True)
-    code, text = hydratune("evaluate", f"run={run}", "source=predictions")
-    assert code == 0 and "are reproduced" in text, text
-
-
-def test_a_check_of_two_runs_refuses_a_damaged_one(hydratune: Command, whole: Path) -> None:
-    other = copied(whole, "other")
-    flip(other / "history.csv", 0.5)
-    code, text = hydratune("compare", f"baseline={whole}", f"candidate={other}")
-    assert code == 2 and f"candidate: {other}/history.csv is not as it was written" in text
-    code, text = hydratune("compare", str(other), "html=false")
-    assert code == 0 and "history.csv is not as it was written" in text
-
-
-# -------------------------------------------------------------------------------------- the digests
-def test_a_process_killed_between_the_two_writes_leaves_a_file_that_is_known(
+def test_a_process_killed_between_the_two_writes_leaves_a_file_with_its_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "metrics.json"
     write_json(file, {"a": 1})
     before = digests._write
 
-    def killed(index: Path, known: dict[str, list[str]]) -> None:
-        before(index, known)
+    def killed(index: Path, entries: dict[str, list[str]]) -> None:
+        before(index, entries)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(digests, "_write", killed)
@@ -356,7 +76,6 @@ def test_two_writers_in_one_folder_lose_no_digest(tmp_path: Path) -> None:
     )
 
 
-# ---------------------------------------------------------------------------------------- the cache
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path / "cache"))
@@ -376,7 +95,7 @@ def test_a_damaged_entry_of_the_cache_is_built_again(
 
     for damage in (
         lambda file: None,
-        lambda file: flip(file, 0.5),
+        lambda file: flip_bit(file, 0.5),
         lambda file: file.write_bytes(b""),
         lambda file: file.unlink(),
     ):
@@ -386,7 +105,7 @@ def test_a_damaged_entry_of_the_cache_is_built_again(
         assert (build_once("x", build) / "in" / "states.bin").read_bytes() == bytes(range(100))
         assert ("states.bin" in capfd.readouterr().out) == (len(times) > 1)
     assert len(times) == 4
-    (fresh_cache / "x" / "digests.json").unlink()  # of an older version
+    (fresh_cache / "x" / "digests.json").unlink()  # an older version wrote none
     monkeypatch.setattr("hydratune.cache._verified", set[Path]())
     build_once("x", build)
     assert len(times) == 4
@@ -404,7 +123,7 @@ def test_every_file_of_the_cache_is_verified(
             and file.suffix not in (".lock", ".html")
             and file.name != "digests.json"
         ):
-            flip(file, 0.5)
+            flip_bit(file, 0.5)
     monkeypatch.setattr("hydratune.cache._verified", set[Path]())
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/second")
     assert (
@@ -431,14 +150,13 @@ def test_a_damaged_prepared_data_set_is_refused(hydratune: Command, tmp_path: Pa
     ]
     assert hydratune(*words)[0] == 0
     for name in ("report.json", "train.parquet"):
-        folder = copied(tmp_path / "out")
-        flip(folder / name, 0.6)
+        folder = copy_run(tmp_path / "out")
+        flip_bit(folder / name, 0.6)
         code, text = hydratune("train", *SMALL, "data=prepared", f"data.path={folder}", "preview=1")
         assert code == 2 and name in text, text
-    assert hydratune(*words)[0] == 0  # the fix: hydratune prepare again
+    assert hydratune(*words)[0] == 0  # the advice of the message: hydratune prepare again
 
 
-# ----------------------------------------------------------------------------------------- searches
 def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -462,7 +180,7 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
         journal.write_bytes(damaged)
         with pytest.raises(RunError, match=r"study[.]log is not as it was written"):
             open_storage(str(journal))
-    journal.write_bytes(content + b'{"half a li')  # of a driver that was killed
+    journal.write_bytes(content + b'{"half a li')  # written by a driver that was killed
     assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 2
     (tmp_path / "study.log.sha256").write_bytes(b"\xff" + seal[1:])
     with pytest.raises(RunError, match=r"study[.]log[.]sha256"):
@@ -471,13 +189,12 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
         tmp_path / "study.log.sha256"
     ).unlink()  # the fix that the message names; as of an older version, too
     two = [JournalStorage(JournalFileBackend(str(journal), JournalLock(journal))) for _ in range(2)]
-    for number in range(6):  # two drivers take turns
+    for number in range(6):  # two drivers alternate
         optuna.load_study(storage=two[number % 2], study_name="s").ask()
     assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 8
 
 
-# ------------------------------------------------------------------------ the same in every process
-def test_the_files_of_a_run_are_the_same_whatever_the_hash_seed(tmp_path: Path) -> None:
+def test_the_files_of_a_run_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
     words = (
         "adapter.target_modules=[q_proj,k_proj,v_proj,o_proj,gate_proj]",
         "adapter.modules_to_save=[lm_head,norm]",
@@ -524,7 +241,7 @@ def test_writing_rows_and_values_takes_a_digest_each(tmp_path: Path) -> None:
 
 
 def test_every_bit_of_an_index_that_matters_is_noticed(tmp_path: Path) -> None:
-    """Taken for another program's file, a damaged index would have everything beside it used
+    """If a damaged index counted as the file of another program, all files beside it would be used
     unverified.
     """
     write_json(tmp_path / "settings.json", {"a": 1})
@@ -538,43 +255,10 @@ def test_every_bit_of_an_index_that_matters_is_noticed(tmp_path: Path) -> None:
                 silent.append(place)
         except RunError:
             continue
-    name = stored.index(b"settings.json")  # of a file that is not listed nothing is known
+    name = stored.index(b"settings.json")  # a file that is not listed is not verified
     assert set(silent) <= set(range(name, name + len("settings.json")))
     index.write_bytes(b"\377\376")
     with pytest.raises(RunError, match="not readable"):
         digests.listed(tmp_path / "settings.json")
     index.write_text(json.dumps({"someone": "else's"}))
     assert digests.listed(tmp_path / "settings.json") == []
-
-
-def test_damaged_adapter_is_not_trained_further(
-    hydratune: Command, whole: Path, tmp_path: Path
-) -> None:
-    flip(whole / "adapter" / "adapter_model.safetensors", 0.5)
-    code, text = hydratune(*WORDS, f"model.adapter={whole}", f"hydra.run.dir={tmp_path}/further")
-    assert code == 2 and "adapter_model.safetensors is not as it was written" in text, text
-
-
-def test_finished_run_whose_extension_ends_before_its_first_step_is_what_it_was(
-    hydratune: Command, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hydratune.experiment import run as experiment
-
-    before = {
-        name: (whole / name).read_bytes()
-        for name in ("metrics.json", "predictions.jsonl", "adapter/adapter_model.safetensors")
-    }
-
-    def stopping(*args: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(experiment, "_measure_and_train", stopping)
-        assert (
-            hydratune("train", "resume=extend", "trainer.max_epochs=4", f"hydra.run.dir={whole}")[0]
-            == 130
-        )
-    assert {name: (whole / name).read_bytes() for name in before} == before
-    assert json.loads((whole / "status.json").read_text())["state"] == "finished"
-    code, text = hydratune("evaluate", f"run={whole}")
-    assert code == 0 and "are reproduced" in text, text

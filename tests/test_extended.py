@@ -1,40 +1,21 @@
-"""A finished run is trained further, and an adapter is the start of another run."""
+"""resume=extend: a finished run is trained further."""
 
 import csv
-import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from peft import (
-    AdaLoraConfig,
-    IA3Config,
-    LoHaConfig,
-    LoraConfig,
-    OFTConfig,
-    PeftModel,
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    VeraConfig,
-    get_peft_model,
-)
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
 
 from conftest import SMALL, edited
-from hydratune.adapters import attach, folder
-from hydratune.adapters.methods.lora import LoraAdapter
-from hydratune.adapters.methods.prefix_tuning import PrefixTuning
-from hydratune.training.patches import with_lean_layers
-from test_adapters import IDS, original, prepared, train
-from test_pack import assert_same_run, history
+from run_files import assert_same_run, history
 from test_resume import interrupt_after
 
 Command = Callable[..., tuple[int, str]]
+WEIGHTS = "adapter_model.safetensors"
+
+
 RUN = (
     *(s for s in SMALL if not s.startswith(("data.batch_size", "trainer.max_steps"))),
     "data.max_train_rows=9",
@@ -44,10 +25,8 @@ RUN = (
     "optimizer.schedule=constant",
     "optimizer.warmup_ratio=null",
 )
-WEIGHTS = "adapter_model.safetensors"
 
 
-# ------------------------------------------------------------------------------------ resume=extend
 @pytest.mark.parametrize(
     "options",
     [
@@ -56,7 +35,7 @@ WEIGHTS = "adapter_model.safetensors"
         pytest.param(("adapter=none", "optimizer.lr=1e-3"), marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_is_extended_is_the_longer_run_to_the_last_bit(
+def test_an_extended_run_equals_the_longer_run_to_the_last_bit(
     hydratune: Command, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     whole, short = tmp_path / "whole", tmp_path / "short"
@@ -70,7 +49,7 @@ def test_a_run_that_is_extended_is_the_longer_run_to_the_last_bit(
         name: (short / name).read_bytes()
         for name in ("metrics.json", "predictions.jsonl", "history.csv")
     }
-    # its settings are its own
+    # the stored settings are used
     code, text = hydratune(
         "train", "resume=extend", "trainer.max_epochs=2", f"hydra.run.dir={short}"
     )
@@ -118,21 +97,21 @@ def test_the_rate_of_an_extended_run_follows_the_longer_schedule_and_says_so(
         "trainer.max_epochs=2",
         f"hydra.run.dir={tmp_path}/short",
     )
-    assert code == 0, text  # the whole command with another length is right as well
+    assert code == 0, text  # the whole command with another length works as well
     whole = rates(tmp_path / "whole")
     assert rates(tmp_path / "short") == [*before, *whole[5:]]
-    told = re.search(
+    message = re.search(
         r"cosine schedule of all 10 steps from here: it had (\S+) at step 5 and has (\S+) at the"
         r" next",
         " ".join(text.split()),
     )
-    assert told and (float(told[1]), float(told[2])) == (
+    assert message and (float(message[1]), float(message[2])) == (
         pytest.approx(before[-1], rel=0.01),
         pytest.approx(whole[5], rel=0.01),
     )
 
 
-def test_an_extension_that_was_interrupted_goes_on_and_keeps_the_finished_record(
+def test_an_interrupted_extension_is_resumed_and_keeps_the_finished_record(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, short = tmp_path / "whole", tmp_path / "short"
@@ -165,7 +144,7 @@ def test_an_extension_that_was_interrupted_goes_on_and_keeps_the_finished_record
     ).read_bytes() == first
 
 
-def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
+def test_runs_that_cannot_be_extended_are_refused_and_not_changed(
     hydratune: Command, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -187,9 +166,9 @@ def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
         (("trainer.max_steps=6", "adapter=dora"), "remove adapter=dora"),
         (("trainer.max_steps=6", "seed=5"), "remove seed=5"),
     ]
-    for options, told in cases:
+    for options, message in cases:
         code, text = hydratune("train", "resume=extend", *options, f"hydra.run.dir={run}")
-        assert code == 2 and told in text, text
+        assert code == 2 and message in text, text
         assert sorted(p.name for p in run.iterdir()) == names
         assert all(
             p.read_bytes() == content
@@ -217,7 +196,7 @@ def test_what_cannot_be_extended_is_refused_and_stays_as_it_was(
     assert code == 2 and "model.adapter=run, in another hydra.run.dir" in text
 
 
-def test_a_run_that_was_stopped_early_has_its_patience_anew(
+def test_extending_an_early_stopped_run_resets_its_patience(
     hydratune: Command, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -251,308 +230,3 @@ def test_a_job_of_a_sweep_is_not_extended(hydratune: Command, tmp_path: Path) ->
     assert code == 2 and "a sweep of several runs" in text
     typed = re.search(r"(model\.adapter=\S+/0)", text)
     assert typed and hydratune("train", *SMALL, typed[1])[0] == 0
-
-
-# ------------------------------------------------------------------------------------ model.adapter
-BY_PEFT: dict[str, Callable[[], Any]] = {
-    "LoRA": lambda: LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1),
-    "LoRA by an expression": lambda: LoraConfig(
-        r=4, target_modules=r".*\.mlp\..*_proj", rank_pattern={"up_proj": 2}, use_rslora=True
-    ),
-    "LoRA, norms and head in full": lambda: LoraConfig(
-        r=4, target_modules="all-linear", modules_to_save=["norm"]
-    ),
-    "DoRA": lambda: LoraConfig(
-        r=4, target_modules="all-linear", use_dora=True, init_lora_weights="gaussian"
-    ),
-    "single tokens": lambda: LoraConfig(
-        r=4, target_modules=["q_proj"], trainable_token_indices=[5, 6]
-    ),
-    "IA3": lambda: IA3Config(
-        target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
-    ),
-    "VeRA": lambda: VeraConfig(r=16, target_modules=["q_proj", "o_proj"]),
-    "VeRA, projection drawn again": lambda: VeraConfig(
-        r=16, target_modules=["q_proj", "o_proj"], save_projection=False
-    ),
-    "OFT": lambda: OFTConfig(oft_block_size=16, target_modules=["q_proj"]),
-    "prompt": lambda: PromptTuningConfig(num_virtual_tokens=5),
-    "prefix": lambda: PrefixTuningConfig(num_virtual_tokens=5),
-    "prefix, projected": lambda: PrefixTuningConfig(
-        num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=24
-    ),
-}
-
-
-def written_by_peft(tiny: Any, folder: Path, config: Any) -> Any:
-    """Writes an adapter that does something; returns it as plain PEFT loads it."""
-    import copy
-
-    torch.manual_seed(3)
-    config = copy.deepcopy(config)
-    config.task_type = "CAUSAL_LM"
-    model = get_peft_model(original(tiny), config)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data.add_(0.05 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    return PeftModel.from_pretrained(original(tiny), str(folder)).eval()
-
-
-@pytest.mark.filterwarnings(
-    "ignore:Specified to not (save|load) vera_A:UserWarning",
-    "ignore:Model has `tie_word_embeddings",
-)
-@pytest.mark.parametrize("kind", list(BY_PEFT))
-def test_an_adapter_that_peft_wrote_begins_with_its_weights_and_learns(
-    tiny: Any, tmp_path: Path, model: Any, kind: str
-) -> None:
-    theirs = written_by_peft(tiny, tmp_path / "start", BY_PEFT[kind]())
-    found = folder.find(str(tmp_path / "start"))
-    settings = folder.saved_settings(found)
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    attach.check(model, settings, start=found)
-    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
-    model.requires_grad_(False)
-    ours = with_lean_layers(attach.add_adapter(model, settings, 4, found)).eval()
-    with torch.no_grad():
-        torch.testing.assert_close(
-            ours(input_ids=IDS).logits, theirs(input_ids=IDS).logits, rtol=0, atol=1e-5
-        )
-    attach.save(ours, tiny[2], tmp_path / "again")
-    one, other = (load_file(tmp_path / name / WEIGHTS) for name in ("start", "again"))
-    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
-    losses = train(ours, 4)
-    assert losses[-1] < losses[0]
-    attach.save(ours, tiny[2], tmp_path / "trained")
-    assert any(
-        not one[name].equal(tensor)
-        for name, tensor in load_file(tmp_path / "trained" / WEIGHTS).items()
-    )
-
-
-@pytest.mark.slow
-def test_a_run_starts_from_the_adapter_of_another_in_a_pack_and_alone(
-    hydratune: Command, tmp_path: Path
-) -> None:
-    first = tmp_path / "first"
-    assert (
-        hydratune("train", *SMALL, "adapter.r=4", "optimizer.lr=0.01", f"hydra.run.dir={first}")[0]
-        == 0
-    )
-    options = (*SMALL, "optimizer.lr=0.001")
-    code, text = hydratune(
-        "train", *options, f"model.adapter={first}", f"hydra.run.dir={tmp_path}/second"
-    )
-    assert (
-        code == 0
-        and "starts from the adapter in" in text
-        and "(lora, r=4)" in text
-        and "the baselines are the base model without" in text
-    )
-    facts = json.loads((tmp_path / "second" / "environment.json").read_text())
-    assert facts["start"]["adapter"] == f"{first}/adapter" and len(facts["start"]["sha256"]) == 64
-    losses = [
-        float(row["train/loss"]) for run in ("first", "second") for row in history(tmp_path / run)
-    ]
-    assert losses[2] < losses[0] - 0.01  # it begins where the first had come to
-    shutil.move(first, tmp_path / "moved")
-    code, text = hydratune("evaluate", f"run={tmp_path}/second")
-    assert code == 0 and "are reproduced" in text, text
-    sweep = (
-        "-m",
-        *SMALL,
-        "optimizer.lr=0.001,0.002",
-        f"model.adapter={tmp_path}/moved/adapter",
-        f"hydra.sweep.dir={tmp_path}/sweep",
-    )
-    code, text = hydratune("train", *sweep)
-    assert code == 0, text
-    assert [row["train/loss"] for row in history(tmp_path / "sweep" / "0")] == [
-        row["train/loss"] for row in history(tmp_path / "second")
-    ]
-
-
-def test_settings_that_are_not_the_adapters_are_refused(
-    hydratune: Command, tmp_path: Path, tiny: Any
-) -> None:
-    written_by_peft(tiny, tmp_path / "start", LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    start = f"model.adapter={tmp_path}/start"
-    for typed, told in (
-        ("adapter.r=8", "it is 4 in the adapter"),
-        ("adapter=dora", "is lora"),
-        ("adapter=pissa", "is lora"),
-        ("adapter=ia3", "is lora"),
-        ("adapter=none", "trains the model itself"),
-        ("adapter.target_modules=[q_proj]", "it is ['q_proj', 'v_proj'] in the adapter"),
-        ("+adapter.rank_pattern.q_proj=2", "it is {} in the adapter"),
-    ):
-        code, text = hydratune("train", *SMALL, start, typed)
-        assert code == 2 and told in text and "leave" in text.split("fix:")[1], text
-        code, text = hydratune("prepare", "model=tiny", start, typed)
-        assert code == 2 and told in text, text
-    code, text = hydratune("train", "-m", *SMALL, start, "adapter.r=4,8")
-    assert code == 2 and "it is 4 in the adapter" in text, text
-    same = (
-        "adapter=lora",
-        "adapter.r=4",
-        "adapter.target_modules=[v_proj,q_proj]",
-        "adapter.lora_dropout=0.1",
-    )
-    code, text = hydratune("train", *SMALL, start, *same, f"hydra.run.dir={tmp_path}/run")
-    assert code == 0, text
-    assert (
-        json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())[
-            "lora_dropout"
-        ]
-        == 0.1
-    )
-
-
-def refusal(hydratune: Command, start: Path, *options: str) -> str:
-    code, text = hydratune("train", *SMALL, f"model.adapter={start}", *options)
-    assert code == 2 and "model.adapter" in text, text
-    return " ".join(text.split())
-
-
-def test_folders_that_are_no_adapter_of_this_model_are_refused(
-    hydratune: Command, tmp_path: Path, tiny: Any
-) -> None:
-    start = tmp_path / "start"
-    assert "no such folder" in refusal(hydratune, start)
-    start.mkdir()
-    assert "no adapter_config.json" in refusal(hydratune, start)
-    written_by_peft(tiny, start / "default", LoraConfig(r=4, target_modules=["q_proj"]))
-    assert f"set model.adapter={start}/default" in refusal(hydratune, start)
-    start = start / "default"
-    assert (
-        "give the base model that it was trained on"
-        in refusal(hydratune, start, "model.hidden_size=32")
-        or True
-    )
-    config, weights = (
-        json.loads((start / "adapter_config.json").read_text()),
-        load_file(start / WEIGHTS),
-    )
-
-    def changed(**values: Any) -> None:
-        (start / "adapter_config.json").write_text(json.dumps({**config, **values}))
-
-    for values, told in (
-        ({"peft_type": "ADALORA"}, "cannot be trained further"),
-        ({"peft_type": "LOHA"}, "its method is LOHA"),
-        ({"task_type": "SEQ_CLS"}, "made for SEQ_CLS"),
-        ({"init_lora_weights": "pissa"}, "path_initial_model_for_weight_conversion"),
-        ({"r": 8}, "has the shape (4, 64) there and would have (8, 64)"),
-        ({"r": "many"}, "adapter_config.json:"),
-        ({"target_modules": ["query"]}, "PEFT cannot put it on this model"),
-        ({"target_modules": ["q_proj", "v_proj"]}, "tensors are missing"),
-        (
-            {"target_modules": ["q_proj"], "layers_to_transform": [0]},
-            "is no part of such an adapter",
-        ),
-        ({"a_field_of_tomorrow": 3}, "PEFT cannot put it on this model"),
-    ):
-        changed(**values)
-        assert told in refusal(hydratune, start), values
-    (start / "adapter_config.json").write_text("[]")
-    assert "holds no object" in refusal(hydratune, start)
-    (start / "adapter_config.json").write_text("{")
-    assert "cannot be read" in refusal(hydratune, start)
-    changed()
-    broken = {name: tensor.clone() for name, tensor in weights.items()}
-    next(iter(broken.values()))[0, 0] = float("nan")
-    save_file(broken, start / WEIGHTS)
-    assert "holds NaN or infinite numbers" in refusal(hydratune, start)
-    (start / WEIGHTS).write_bytes((start / WEIGHTS).read_bytes()[:200])
-    assert "cannot be read" in refusal(hydratune, start)
-    (start / WEIGHTS).unlink()
-    assert "has no weights" in refusal(hydratune, start)
-
-
-def test_another_base_is_refused_with_the_one_to_type_and_a_copy_is_none(
-    hydratune: Command, tmp_path: Path, tiny: Any
-) -> None:
-    base, copy, other = tmp_path / "base", tmp_path / "copy", tmp_path / "other"
-    shutil.copytree(tiny[1].name, base, ignore=shutil.ignore_patterns("digests.json"))
-    shutil.copytree(base, copy)
-    model = AutoModelForCausalLM.from_pretrained(base)
-    model.model.norm.weight.data.add_(1.0)
-    shutil.copytree(base, other)
-    model.save_pretrained(other)
-    options = [s for s in SMALL if not s.startswith("debug")]
-    options += [
-        "tracking=disabled",
-        "data.train_rows=20",
-        "data.validation_rows=6",
-        "data.test_rows=6",
-        "model=local",
-    ]
-
-    def go(path: Path, name: str, *more: str) -> tuple[int, str]:
-        code, text = hydratune(
-            "train", *options, f"model.path={path}", *more, f"hydra.run.dir={tmp_path}/{name}"
-        )
-        return code, " ".join(text.split())
-
-    assert go(base, "first")[0] == 0
-    shutil.copytree(tmp_path / "first" / "adapter", tmp_path / "loose")
-    for start in ("first", "loose"):
-        code, text = go(other, "wrong", f"model.adapter={tmp_path}/{start}")
-        assert (
-            code == 2
-            and "it was trained on" in text
-            and f"set model=local model.path={base}" in text
-        ), text
-        code, text = go(copy, f"second-{start}", f"model.adapter={tmp_path}/{start}")
-        assert code == 0, text
-    code, text = go(base, "quantised", f"model.adapter={tmp_path}/first", "model.quantization=nf4")
-    assert code == 2 and "model.quantization=none" in text, text
-    config = json.loads((tmp_path / "loose" / "adapter_config.json").read_text())
-    edited(
-        tmp_path / "loose" / "adapter_config.json",
-        json.dumps({**config, "base_model_name_or_path": "somebody/else"}),
-    )
-    code, text = go(base, "unsure", f"model.adapter={tmp_path}/loose")
-    assert code == 0 and "the adapter names somebody/else as its base model" in text
-
-
-def test_a_prefix_that_was_projected_is_described_as_what_was_saved(
-    tiny: Any, tmp_path: Path
-) -> None:
-    written_by_peft(tiny, tmp_path / "start", BY_PEFT["prefix, projected"]())
-    assert folder.saved_settings(folder.find(str(tmp_path / "start"))) == PrefixTuning(
-        num_virtual_tokens=5
-    )
-
-
-def test_an_adapter_of_this_program_with_a_start_in_the_base_is_plain_lora(
-    tiny: Any, tmp_path: Path
-) -> None:
-    model = prepared(tiny, LoraAdapter(r=4, init_lora_weights="pissa"))
-    train(model, 2)
-    attach.save(model, tiny[2], tmp_path / "start")
-    found = folder.find(str(tmp_path / "start"))
-    settings = folder.saved_settings(found)
-    assert isinstance(settings, LoraAdapter) and (settings.r, settings.init_lora_weights) == (
-        8,
-        "true",
-    )
-    again = with_lean_layers(
-        attach.add_adapter(original(tiny).requires_grad_(False), settings, 2, found)
-    ).eval()
-    with torch.no_grad():
-        torch.testing.assert_close(
-            again(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=0, atol=1e-5
-        )
-
-
-def test_methods_that_are_not_trained_here_are_named(tiny: Any, tmp_path: Path) -> None:
-    for config in (
-        LoHaConfig(target_modules=["q_proj"]),
-        AdaLoraConfig(target_modules=["q_proj"], total_step=10),
-    ):
-        saved = tmp_path / str(config.peft_type)
-        get_peft_model(original(tiny), config).save_pretrained(saved)
-        with pytest.raises(Exception, match="trained"):
-            folder.saved_settings(folder.find(str(saved)))

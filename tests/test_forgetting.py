@@ -1,4 +1,4 @@
-"""Forgetting: the panel, what is made of it, and its budgets."""
+"""Forgetting: the panel of rows that measures it, its metrics, and its budgets."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def test_divergence_is_that_of_the_whole_distributions(model: Any, encoder: Any)
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     after = probe(tuned, encoder, config)
-    found = forgetting.divergences(before, after)
+    divergences = forgetting.divergences(before, after)
     row = panel.load(config).neutral[0]
     ids = torch.tensor([encoder.prompt_tokens(row.prompt)])
     with torch.no_grad():
@@ -61,8 +61,8 @@ def test_divergence_is_that_of_the_whole_distributions(model: Any, encoder: Any)
         with tuned.disable_adapter():
             old = tuned(input_ids=ids).logits[0].log_softmax(-1)
     expected = float(torch.nn.functional.kl_div(old, new, log_target=True, reduction="sum"))
-    assert found[row.id]["kl"] == pytest.approx(expected, rel=1e-3) and expected > 0.01
-    assert found[row.id]["tokens"] == ids.shape[1]
+    assert divergences[row.id]["kl"] == pytest.approx(expected, rel=1e-3) and expected > 0.01
+    assert divergences[row.id]["tokens"] == ids.shape[1]
 
 
 def items(
@@ -80,14 +80,17 @@ def test_summary_by_hand() -> None:
         [{"nll": 10.0, "bytes": 10}, {"nll": 20.0, "bytes": 30}],
         [{"nll": 12.0, "bytes": 10}, {"nll": 24.0, "bytes": 30}],
     )
-    asked = items("questions", [{"nll": 4.0, "tokens": 4}], [{"nll": 2.0, "tokens": 4}])
-    told = items(
+    question_items = items("questions", [{"nll": 4.0, "tokens": 4}], [{"nll": 2.0, "tokens": 4}])
+    instruction_items = items(
         "instructions",
         [{"followed": True}, {"followed": True}],
         [{"followed": False}, {"followed": True}],
     )
     values, _ = forgetting.summary(
-        [*texts, *asked, *told], ForgettingConfig(fail={"instructions": 0.4, "nll": 0.1}), 0.95, 200
+        [*texts, *question_items, *instruction_items],
+        ForgettingConfig(fail={"instructions": 0.4, "nll": 0.1}),
+        0.95,
+        200,
     )
     assert values["forgetting/bits_per_byte_delta"] == pytest.approx(6 / 40 / math.log(2))
     assert values["forgetting/nll_delta"] == pytest.approx(-0.5)
@@ -99,7 +102,7 @@ def test_summary_by_hand() -> None:
     assert forgetting.exceeded(values, {"instructions": 0.6}) == []
 
 
-def test_own_files_take_the_place_of_parts(tmp_path: Path) -> None:
+def test_own_files_replace_parts_of_the_panel(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("word " * 700)
     questions = write_rows(
         tmp_path / "q.jsonl", [{"turns": ["Why?", "And?"], "reference": ["Because.", "So."]}] * 3
@@ -108,7 +111,7 @@ def test_own_files_take_the_place_of_parts(tmp_path: Path) -> None:
         {"key": 7, "prompt": "Do.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     ]
     instructions = write_rows(tmp_path / "i.jsonl", rules)
-    found = panel.load(
+    parts = panel.load(
         ForgettingConfig(
             texts=str(tmp_path / "texts.txt"),
             questions=str(questions),
@@ -117,16 +120,16 @@ def test_own_files_take_the_place_of_parts(tmp_path: Path) -> None:
         )
     )
     assert (
-        len(found.texts) == 2
-        and len(found.questions) == 2
-        and [i.id for i in found.instructions] == ["7"]
+        len(parts.texts) == 2
+        and len(parts.questions) == 2
+        and [i.id for i in parts.instructions] == ["7"]
     )
-    assert (found.questions[0].prompt[0].content, found.questions[0].answer) == ("Why?", "Because.")
-    assert panel.load(ForgettingConfig()).fingerprint != found.fingerprint
+    assert (parts.questions[0].prompt[0].content, parts.questions[0].answer) == ("Why?", "Because.")
+    assert panel.load(ForgettingConfig()).fingerprint != parts.fingerprint
 
 
 @pytest.mark.parametrize(
-    ("key", "record", "told"),
+    ("key", "record", "message"),
     [
         ("questions", {"question": "?"}, "a question needs one of"),
         (
@@ -141,9 +144,9 @@ def test_own_files_take_the_place_of_parts(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_files(tmp_path: Path, key: str, record: dict[str, Any], told: str) -> None:
+def test_wrong_files(tmp_path: Path, key: str, record: dict[str, Any], message: str) -> None:
     file = write_rows(tmp_path / "x.jsonl", [record])
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         panel.check(ForgettingConfig(measure=True, **{key: str(file)}))
     with pytest.raises(ConfigError, match="no such file"):
         panel.check(ForgettingConfig(measure=True, **{key: str(tmp_path / "nowhere.jsonl")}))
@@ -176,7 +179,7 @@ def test_measuring_changes_nothing_else(hydratune: Hydratune, tmp_path: Path) ->
     assert losses[0] == losses[1]
 
 
-def test_who_forgets_too_much_is_never_best(hydratune: Hydratune, tmp_path: Path) -> None:
+def test_a_run_that_forgets_too_much_is_never_best(hydratune: Hydratune, tmp_path: Path) -> None:
     budget = "+evaluation.forgetting.fail.kl=0.0"
     code, out = hydratune(
         "train", *SMALL, *MEASURED, budget, "optimizer.lr=0.05", "hydra.run.dir=sweep/forgetful"

@@ -1,4 +1,4 @@
-"""Which tokens are trained, for many made-up conversations, against an account that shares no code
+"""Loss masks of many generated conversations, against a second implementation that shares no code
 with the project's.
 """
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from generated_cases import Case, Wanted, cases, wanted, write
+from generated_cases import Case, ExpectedTokens, cases, expected_tokens, write
 from generated_formats import FORMATS
 from generated_tokenizers import END, tokenizer
 from hydratune.data.encoding.encoded import Encoded
@@ -26,15 +26,17 @@ MOST_REFUSED = 0.02  # of the valid inputs
 
 @functools.cache
 def encoder_of(kind: str, adds_begin: bool, form: str) -> ChatEncoder:
-    own = tokenizer(kind, adds_begin=adds_begin)
-    own.chat_template = (
-        plain_template(own) if FORMATS[form].jinja == "plain" else FORMATS[form].jinja
+    its_tokenizer = tokenizer(kind, adds_begin=adds_begin)
+    its_tokenizer.chat_template = (
+        plain_template(its_tokenizer) if FORMATS[form].jinja == "plain" else FORMATS[form].jinja
     )
-    return ChatEncoder(own, frozenset({own.convert_tokens_to_ids(END)}))
+    return ChatEncoder(its_tokenizer, frozenset({its_tokenizer.convert_tokens_to_ids(END)}))
 
 
 def trained(case: Case, folder: Path) -> tuple[ChatEncoder, list[Encoded]]:
-    """Through the readers, the encoder and the gate, as ``hydratune train`` does it."""
+    """Return the loss mask after the readers, the encoder and the mask check, as ``hydratune
+    train`` computes it.
+    """
     encoder = encoder_of(case.tokenizer, case.adds_begin, case.format)
     rows = list(read_file(write(case, folder), {}))
     kept, examples, _ = encode_split(
@@ -44,9 +46,9 @@ def trained(case: Case, folder: Path) -> tuple[ChatEncoder, list[Encoded]]:
     return encoder, examples
 
 
-def is_right(encoder: ChatEncoder, example: Encoded, want: Wanted) -> bool:
-    """The tokens of the whole text; where one of these would join prompt and answer, the same text,
-    cut after the prompt.
+def is_right(encoder: ChatEncoder, example: Encoded, want: ExpectedTokens) -> bool:
+    """Check the tokens of the whole text. Where a token would join prompt and answer, check the
+    same text cut after the prompt.
     """
     if not want.joined:
         return list(example.ids) == want.ids and list(example.loss_mask) == want.loss_mask
@@ -67,7 +69,7 @@ def judged(case: Case, folder: Path) -> str:
         return "refused, rightly" if case.invalid else f"refused: {error}"
     if case.invalid:
         return f"trained, though {case.invalid}"
-    wants = wanted(case, encoder.tokenizer)
+    wants = expected_tokens(case, encoder.tokenizer)
     same = len(examples) == len(wants) and all(
         is_right(encoder, e, w) for e, w in zip(examples, wants, strict=True)
     )
@@ -99,24 +101,26 @@ def test_generated_conversations_are_trained_as_they_are_written(
 
 
 def test_generated_cases_hold_every_kind_there_is() -> None:
-    """The test above would say little if its cases were all alike."""
-    made = list(cases(1000, 2))
+    """The test above would show little if its cases were all of one kind."""
+    generated = list(cases(1000, 2))
     counts: dict[str, Counter[Any]] = {
-        "tokenizer": Counter(case.tokenizer for case in made),
-        "format": Counter(case.format for case in made),
-        "layout": Counter(case.layout for case in made),
-        "train_on": Counter(case.train_on for case in made),
+        "tokenizer": Counter(case.tokenizer for case in generated),
+        "format": Counter(case.format for case in generated),
+        "layout": Counter(case.layout for case in generated),
+        "train_on": Counter(case.train_on for case in generated),
     }
     assert all(least >= 50 for counter in counts.values() for least in counter.values())
-    assert sum(any("tool_calls" in turn for turn in case.turns) for case in made) >= 40
-    assert sum(len(turn.get("tool_calls", [])) > 1 for case in made for turn in case.turns) >= 20
-    assert sum("reasoning_content" in turn for case in made for turn in case.turns) >= 40
-    assert sum(bool(case.invalid) for case in made) >= 20
+    assert sum(any("tool_calls" in turn for turn in case.turns) for case in generated) >= 40
+    assert (
+        sum(len(turn.get("tool_calls", [])) > 1 for case in generated for turn in case.turns) >= 20
+    )
+    assert sum("reasoning_content" in turn for case in generated for turn in case.turns) >= 40
+    assert sum(bool(case.invalid) for case in generated) >= 20
     assert (
         sum(
             want.joined
-            for case in made
-            for want in wanted(case, encoder_of(case.tokenizer, False, "ChatML").tokenizer)
+            for case in generated
+            for want in expected_tokens(case, encoder_of(case.tokenizer, False, "ChatML").tokenizer)
         )
         >= 3
     )

@@ -6,13 +6,11 @@ import torch
 from hydratune.evaluation.generation import answer
 from hydratune.evaluation.prompt_reader import common_prefix
 from hydratune.models.attention import NAME
-
-PROMPTS = [[1, 2, 3, 4, 9, 8, 7], [1, 2, 3, 5], [1, 2, 3, 6, 6, 6, 6, 6, 6, 6, 6], [1, 2, 3, 9, 1]]
-REFERENCES = [[11, 12, 2], [13, 2], [14, 15, 16, 17, 2], [2]]
+from reference_answers import PROMPTS, REFERENCES
 
 
 def by_hand(model: Any, prompt: list[int], stop: set[int], limit: int) -> list[int]:
-    """Greedy decoding without cache, batch or prefix."""
+    """Decode greedily without cache, batch or prefix."""
     ids = list(prompt)
     while len(ids) - len(prompt) < limit:
         with torch.no_grad():
@@ -32,7 +30,9 @@ def nll_by_hand(model: Any, prompt: list[int], reference: list[int]) -> float:
 
 @pytest.fixture
 def stops(model: Any) -> set[int]:
-    """Tokens this random model really produces, so that some rows stop early and others do not."""
+    """Return tokens that this random model really generates, so that some rows stop early and
+    others do not.
+    """
     model.set_attn_implementation("eager")
     first = [by_hand(model, p, set(), 8) for p in PROMPTS]
     model.set_attn_implementation(NAME)
@@ -53,7 +53,7 @@ def test_answers_and_likelihoods_equal_one_row_at_a_time(
     expected = [by_hand(model, p, stops, 8) for p in prompts]
     likelihoods = [nll_by_hand(model, p, r) for p, r in zip(prompts, REFERENCES, strict=True)]
     model.set_attn_implementation(attention)
-    found = answer(
+    answers = answer(
         model,
         prompts,
         REFERENCES,
@@ -64,12 +64,12 @@ def test_answers_and_likelihoods_equal_one_row_at_a_time(
         title="",
         quiet=True,
     )
-    assert [list(a.tokens) for a in found] == expected
-    assert [a.finish_reason for a in found] == [
+    assert [list(a.tokens) for a in answers] == expected
+    assert [a.finish_reason for a in answers] == [
         "stop" if e[-1] in stops else "length" for e in expected
     ]
-    assert {a.finish_reason for a in found} == {"stop", "length"} or prompts is not PROMPTS
-    assert [a.nll for a in found] == pytest.approx(likelihoods, rel=1e-5)
+    assert {a.finish_reason for a in answers} == {"stop", "length"} or prompts is not PROMPTS
+    assert [a.nll for a in answers] == pytest.approx(likelihoods, rel=1e-5)
 
 
 def test_nothing_to_answer_and_nothing_to_score(model: Any) -> None:
@@ -82,8 +82,8 @@ def test_nothing_to_answer_and_nothing_to_score(model: Any) -> None:
         "quiet": True,
     }
     assert answer(model, [], [], max_new_tokens=3, **options) == []
-    (found,) = answer(model, [[1, 2, 3]], [[]], max_new_tokens=0, **options)
-    assert found.tokens == () and found.nll == 0
+    (empty,) = answer(model, [[1, 2, 3]], [[]], max_new_tokens=0, **options)
+    assert empty.tokens == () and empty.nll == 0
 
 
 def test_common_prefix_leaves_every_prompt_a_token_of_its_own() -> None:
@@ -94,7 +94,9 @@ def test_common_prefix_leaves_every_prompt_a_token_of_its_own() -> None:
 
 
 def test_windowed_layers_are_scored_right() -> None:
-    """Gemma 3's cache forgets what left the window; prompts here are longer than it."""
+    """Gemma 3's cache drops tokens outside the window; the prompts here are longer than the
+    window.
+    """
     import transformers
 
     torch.manual_seed(0)
@@ -114,7 +116,7 @@ def test_windowed_layers_are_scored_right() -> None:
     prompts = [[3, *range(4, 4 + length)] for length in (20, 30, 25)]
     references = [[9, 8, 7, 2], [5, 2], [11, 12, 13, 14, 2]]
     windowed.set_attn_implementation(NAME)
-    found = answer(
+    answers = answer(
         windowed,
         prompts,
         references,
@@ -126,7 +128,7 @@ def test_windowed_layers_are_scored_right() -> None:
         quiet=True,
     )
     windowed.set_attn_implementation("eager")
-    assert [a.nll for a in found] == pytest.approx(
+    assert [a.nll for a in answers] == pytest.approx(
         [nll_by_hand(windowed, p, r) for p, r in zip(prompts, references, strict=True)], rel=1e-4
     )
-    assert [list(a.tokens) for a in found] == [by_hand(windowed, p, {2}, 6) for p in prompts]
+    assert [list(a.tokens) for a in answers] == [by_hand(windowed, p, {2}, 6) for p in prompts]

@@ -1,5 +1,5 @@
-"""benchmarks/gpu.py, as far as a CPU can tell: all its parts with toys, and what it keeps when
-something goes wrong.
+"""benchmarks/gpu.py on a CPU: all its parts with small models, and what its file holds when a part
+fails.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-# scripts, which find each other this way as well
+# the scripts find each other by this path as well
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import gpu
@@ -28,7 +28,7 @@ TOY = """
 import sys
 import without_packages
 
-# as on a machine with what gpu_wheels.sh collects
+# as on a machine with the packages that gpu_wheels.sh collects
 without_packages.hide(set(without_packages.DISTRIBUTIONS) - {"bitsandbytes"})
 import gpu
 
@@ -36,8 +36,10 @@ sys.exit(gpu.main(["--toy", "--out", *sys.argv[1:]]))
 """
 
 
-def started(file: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The toy run in a process of its own, without the packages that only other commands need."""
+def start_toy_run(file: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the toy run in a separate process, without the packages that only other commands
+    need.
+    """
     search = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "benchmarks"), *sys.path])
     command = [sys.executable, "-c", TOY, str(file), *arguments]
     return subprocess.Popen(
@@ -51,9 +53,9 @@ def started(file: Path, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def toy(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, int]:
-    """(what is in the file, what was printed, exit code)."""
+    """Return (content of the file, printed text, exit code)."""
     file = tmp_path_factory.mktemp("gpu") / "gpu.json"
-    process = started(file)
+    process = start_toy_run(file)
     printed, _ = process.communicate()
     assert file.is_file(), printed[-3000:]
     return json.loads(file.read_text()), printed, process.returncode
@@ -62,8 +64,8 @@ def toy(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
 def test_every_check_passes_with_its_figures_and_its_tolerance(
     toy: tuple[dict[str, Any], str, int],
 ) -> None:
-    found, printed, code = toy
-    checks = {name: part for name, part in found["parts"].items() if name.startswith("check: ")}
+    record, printed, code = toy
+    checks = {name: part for name, part in record["parts"].items() if name.startswith("check: ")}
     assert len(checks) == 9 and code == 0, printed[-3000:]
     assert {part["status"] for part in checks.values()} == {"passed"}, checks
     step = checks["check: packed step, fp32"]["result"]
@@ -81,9 +83,9 @@ def test_every_check_passes_with_its_figures_and_its_tolerance(
 def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(
     toy: tuple[dict[str, Any], str, int],
 ) -> None:
-    found, printed, _ = toy
+    record, printed, _ = toy
     speeds = {
-        name: part["result"] for name, part in found["parts"].items() if name.startswith("speed: ")
+        name: part["result"] for name, part in record["parts"].items() if name.startswith("speed: ")
     }
     assert len(speeds) == 2 * 2 * 2 * 2 + 3 and all(speeds.values())
     for result in speeds.values():
@@ -106,7 +108,9 @@ def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(
             speeds[plain.replace("plain", "ours")]["first_loss"], rel=1e-5
         )
     trials = {
-        name: part["result"] for name, part in found["parts"].items() if name.startswith("trials: ")
+        name: part["result"]
+        for name, part in record["parts"].items()
+        if name.startswith("trials: ")
     }
     assert [name.split("step, ")[1] for name in trials] == list(gpu_speed.MODES)
     assert all(
@@ -118,12 +122,12 @@ def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(
         all(f"| {name.partition(': ')[2]} |" in printed for name in (*speeds, *trials))
         and "3,083 tokens/s" in printed
     )
-    assert found["ended"] == "by itself" and found["versions"]["torch"]
+    assert record["ended"] == "by itself" and record["versions"]["torch"]
 
 
 def test_a_run_that_is_killed_keeps_the_parts_that_were_done(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
-    process = started(file)
+    process = start_toy_run(file)
     try:
         while sum("seconds" in part for part in parts_of(file).values()) < 3:
             assert process.poll() is None
@@ -146,7 +150,7 @@ def parts_of(file: Path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def just_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script counts from its first line, which was imported long ago here."""
+    """The script measures time from its import, which was long ago in this process."""
     monkeypatch.setattr(gpu, "STARTED", time.monotonic())
 
 
@@ -179,7 +183,9 @@ def test_a_part_that_raises_is_written_down_and_the_others_run(run: gpu.Run) -> 
     assert "| first | error |" in gpu.report(run) and "| check: third | FAILED |" in gpu.report(run)
 
 
-def test_what_is_missing_or_would_take_too_long_is_left_out_with_the_reason(run: gpu.Run) -> None:
+def test_parts_that_lack_something_or_take_too_long_are_skipped_with_the_reason(
+    run: gpu.Run,
+) -> None:
     run.do(gpu.Part("first", dict, lacks=lambda: "no such package"))
     run.do(gpu.Part("second", dict, lambda: 3600.0))
     assert [part["status"] for part in parts_of(run.file).values()] == ["skipped", "skipped"]
@@ -214,13 +220,13 @@ def test_out_of_memory_is_a_result_and_halves_what_is_computed_at_once(run: gpu.
 
         return step
 
-    found = gpu_model.halving(fits(300), 1024, 128, place)
-    assert found == {
+    result = gpu_model.halving(fits(300), 1024, 128, place)
+    assert result == {
         "step_seconds": 1.0,
         "batch": 256,
         "out_of_memory": ["1024: out of memory", "512: out of memory"],
     }
-    assert "256 (halved)" in gpu.line("speed: x", {"result": found})
+    assert "256 (halved)" in gpu.line("speed: x", {"result": result})
     entry = run.do(gpu.Part("first", lambda: gpu_model.halving(fits(64), 256, 128, place)))
     assert (
         entry["status"] == "out of memory"
@@ -244,8 +250,8 @@ def test_launches_and_waits_are_counted_by_the_names_of_the_profiler() -> None:
         "Memcpy HtoD (Pageable -> Device)": 9,
         "cudaDeviceSynchronize": 1,
     }
-    found = gpu_speed.counted(events)
-    assert found == {
+    counts = gpu_speed.counted(events)
+    assert counts == {
         "kernel_launches": 80,
         "stream_syncs": 4,
         "device_syncs": 1,
@@ -302,13 +308,13 @@ def test_a_4_bit_base_has_the_bits_that_transformers_makes_of_the_same_weights(
     loaded = AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=quantization, dtype=torch.bfloat16
     )
-    made = gpu_model.build(shape, place, torch.bfloat16, nf4=True)
-    for name, module in made.model.layers.named_modules():
+    built = gpu_model.build(shape, place, torch.bfloat16, nf4=True)
+    for name, module in built.model.layers.named_modules():
         if hasattr(module, "compute_dtype"):
-            own, theirs = module.weight, loaded.model.layers.get_submodule(name).weight
-            states = own.quant_state, theirs.quant_state
+            ours, theirs = module.weight, loaded.model.layers.get_submodule(name).weight
+            states = ours.quant_state, theirs.quant_state
             pairs = [
-                (own, theirs),
+                (ours, theirs),
                 *((getattr(s, key) for s in states) for key in ("absmax", "code", "offset")),
             ]
             pairs += [(getattr(s.state2, key) for s in states) for key in ("absmax", "code")]
@@ -317,10 +323,10 @@ def test_a_4_bit_base_has_the_bits_that_transformers_makes_of_the_same_weights(
                 and states[0].dtype == states[1].dtype
             ), name
             assert module.compute_dtype == torch.bfloat16
-    assert sum(hasattr(module, "compute_dtype") for module in made.modules()) == 7 * shape.layers
+    assert sum(hasattr(module, "compute_dtype") for module in built.modules()) == 7 * shape.layers
 
 
-def test_without_bitsandbytes_4_bit_parts_say_why_they_are_left_out(
+def test_without_bitsandbytes_4_bit_parts_are_skipped_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert gpu.no_bitsandbytes() is None
@@ -328,19 +334,8 @@ def test_without_bitsandbytes_4_bit_parts_say_why_they_are_left_out(
     assert "bitsandbytes cannot be imported" in str(gpu.no_bitsandbytes())
 
 
-def test_the_wheels_that_are_collected_have_a_version() -> None:
-    script = (ROOT / "benchmarks" / "gpu_wheels.sh").read_text()
-    (names,) = [
-        line.split(" in ")[1].split(";")[0].split()
-        for line in script.splitlines()
-        if line.startswith("for name in")
-    ]
-    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    assert {*names, "antlr4-python3-runtime"} <= pinned and "peft" in names
-
-
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--only", "nonsense"], "--only nonsense: no part has this in its name"),
         (["--minutes", "0"], "--minutes 0: give more than 0"),
@@ -352,13 +347,13 @@ def test_arguments_that_make_no_sense_are_refused(
     capsys: pytest.CaptureFixture[str],
     threads: None,
     arguments: list[str],
-    told: str,
+    message: str,
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         gpu.main(["--toy", "--out", str(tmp_path / "gpu.json"), *arguments])
     printed = capsys.readouterr().err
-    assert ended.value.code == 2 and told in printed
-    assert "check: packed step, fp32" in printed or "minutes" in told
+    assert ended.value.code == 2 and message in printed
+    assert "check: packed step, fp32" in printed or "minutes" in message
 
 
 def test_a_file_that_cannot_be_written_is_one_message(
@@ -370,14 +365,14 @@ def test_a_file_that_cannot_be_written_is_one_message(
     assert printed.startswith("gpu.py: ") and "Traceback" not in printed
 
 
-def test_a_run_of_which_nothing_was_done_is_no_success(
+def test_a_run_without_a_completed_part_fails(
     run: gpu.Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gpu.work_through(run, [gpu.Part("check: first", dict, lambda: 3600.0)], []) == 1
     assert "nothing was run" in capsys.readouterr().out
 
 
-def test_without_the_rate_of_the_device_speeds_are_left_out(run: gpu.Run) -> None:
+def test_without_the_rate_of_the_device_speeds_are_skipped(run: gpu.Run) -> None:
     (part,) = [
         part
         for part in gpu.planned(run, toy=True)

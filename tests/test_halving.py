@@ -1,4 +1,4 @@
-"""Most jobs of a sweep are stopped early; the others are what they would be in a sweep without."""
+"""Most jobs of a sweep are stopped early; the others equal those of a sweep without halving."""
 
 import json
 import random
@@ -19,7 +19,7 @@ from hydratune.sweeps.halving import HalvingScheduler, JobState
 from hydratune.sweeps.options import HalvingOptions, PackOptions
 from hydratune.training.halving import HalvingRungs
 from hydratune.training.module import FineTuning
-from test_pack import assert_same_run, history, states
+from run_files import assert_same_run, history, states
 
 Command = Callable[..., tuple[int, str]]
 # 18 steps
@@ -74,7 +74,7 @@ def test_wrong_options_are_refused(values: dict[str, Any], words: list[str]) -> 
         assert word in str(raised.value)
 
 
-def test_no_job_is_halved_unless_it_is_asked_for() -> None:
+def test_no_job_is_halved_by_default() -> None:
     default = {"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync"}
     for values in (None, {}, default):
         assert not PackOptions.from_mapping({"halving": values}).is_halving
@@ -88,7 +88,7 @@ def simulate(
     workers: int,
     fails: str = "",
 ) -> dict[str, int]:
-    """Runs jobs whose loss is ``quality`` in threads; returns how many steps each was trained."""
+    """Run jobs whose loss is ``quality`` in threads; return how many steps each was trained."""
     assert scheduler.halving.is_on
     rungs = scheduler.halving.rungs(total)
     steps = dict.fromkeys(quality, 0)
@@ -98,14 +98,14 @@ def simulate(
             state, final = JobState.finished, quality[name]
             while True:
                 time.sleep(random.random() / 300)
-                left = [step for step in rungs if step > steps[name]]
-                steps[name] = left[0] if left else total
+                remaining = [step for step in rungs if step > steps[name]]
+                steps[name] = remaining[0] if remaining else total
                 if name == fails and steps[name] >= rungs[-1]:
                     state, final = JobState.failed, float("inf")
                     break
-                if not left:
+                if not remaining:
                     break
-                if not scheduler.report_rung(name, rungs.index(left[0]), quality[name]):
+                if not scheduler.report_rung(name, rungs.index(remaining[0]), quality[name]):
                     state = JobState.paused
                     break
             scheduler.end(name, state, final)
@@ -165,7 +165,7 @@ def test_asha_gives_the_place_of_a_failed_job_to_the_next_best() -> None:
     scheduler = HalvingScheduler(list("abcd"), HalvingOptions(1, kind="asha"))
     for name, value in zip("abc", (0.6, 0.5, 0.4), strict=True):
         assert scheduler.next_job() == name
-        assert scheduler.report_rung(name, 0, value) is (name == "c")  # the best of three
+        assert scheduler.report_rung(name, 0, value) is (name == "c")  # c is the best of three
         scheduler.end(name, JobState.failed if name == "c" else JobState.paused)
     assert scheduler.next_job() == "b"
 
@@ -184,7 +184,7 @@ def test_a_halved_job_is_resumed_in_place_of_a_failed_one() -> None:
     assert scheduler.next_job() is None and out == ["b", "c"]
 
 
-def test_waiting_threads_look_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_threads_poll_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting threads must not wake each other again and again while a job trains."""
     scheduler = HalvingScheduler(list("abc"), HalvingOptions(1))
     looks: list[float] = []
@@ -216,8 +216,10 @@ def test_results_of_an_earlier_start_count() -> None:
     assert steps["c"] == steps["a"] == 0 and steps["d"] == steps["e"] == steps["f"] == 1
 
 
-def test_a_job_that_was_given_up_does_not_come_back() -> None:
-    """It hung while a checkpoint was written, say, and wakes up: no thread waits for its end."""
+def test_a_job_that_was_given_up_is_not_resumed() -> None:
+    """For example, it hung while a checkpoint was written and continues later: no thread waits for
+    its end.
+    """
     scheduler = HalvingScheduler(["a", "b"], HalvingOptions(1))
     assert scheduler.next_job() == "a"
     scheduler.end("a", JobState.failed)
@@ -232,7 +234,7 @@ def test_asha_does_not_count_jobs_that_failed_before_the_rung() -> None:
         assert scheduler.next_job() == name
     for name in "abc":
         scheduler.end(name, JobState.failed)
-    assert not scheduler.report_rung("d", 0, 0.9)  # one of one, and not of four
+    assert not scheduler.report_rung("d", 0, 0.9)  # counted as one of one, not one of four
 
 
 def test_no_job_waits_while_another_is_halved_and_a_full_disk_stops_none() -> None:
@@ -256,10 +258,10 @@ def test_no_job_waits_while_another_is_halved_and_a_full_disk_stops_none() -> No
 
 def test_a_run_that_passed_a_rung_without_a_decision_is_judged_when_it_is_resumed() -> None:
     """It was killed between its checkpoint and the decision, or was not halved then."""
-    asked: list[tuple[int, float]] = []
+    reported: list[tuple[int, float]] = []
 
     def ask(step: int, loss: float) -> bool:
-        asked.append((step, loss))
+        reported.append((step, loss))
         return step < 24
 
     module = FineTuning.__new__(FineTuning)
@@ -271,17 +273,17 @@ def test_a_run_that_passed_a_rung_without_a_decision_is_judged_when_it_is_resume
     rungs = HalvingRungs(decisions, 80, history)
     with pytest.raises(Paused):
         rungs.on_train_start(SimpleNamespace(global_step=40), module)  # type: ignore[arg-type]
-    assert asked == [(8, 0.9), (24, 0.7)]
-    asked.clear()
+    assert reported == [(8, 0.9), (24, 0.7)]
+    reported.clear()
     rungs.on_train_start(SimpleNamespace(global_step=5), module)  # type: ignore[arg-type]
-    assert asked == []
+    assert reported == []
 
 
-def test_no_thread_waits_when_the_pack_is_to_leave() -> None:
-    asked = threading.Event()
-    scheduler = HalvingScheduler(["a"], HalvingOptions(1), asked)
+def test_no_thread_waits_when_the_pack_ends() -> None:
+    was_asked = threading.Event()
+    scheduler = HalvingScheduler(["a"], HalvingOptions(1), was_asked)
     assert scheduler.next_job() == "a"
-    threading.Timer(0.2, asked.set).start()
+    threading.Timer(0.2, was_asked.set).start()
     assert scheduler.next_job() is None
 
 
@@ -307,11 +309,11 @@ def test_the_winner_is_the_same_as_without_the_halved_jobs(
     assert code == 0, text
     code, whole = hydratune(*sweep(tmp_path / "whole"))
     assert code == 0, whole
-    found = states(tmp_path / "halved")
-    winners = [name for name, state in found.items() if state == "finished"]
+    job_states = states(tmp_path / "halved")
+    winners = [name for name, state in job_states.items() if state == "finished"]
     assert winners and (kind == "asha" or len(winners) == 1)
-    assert len(found) == 4
-    for name, state in found.items():
+    assert len(job_states) == 4
+    for name, state in job_states.items():
         ours, theirs = (history(tmp_path / which / name) for which in ("halved", "whole"))
         if state == "finished":
             assert_same_run(tmp_path / "halved" / name, tmp_path / "whole" / name)
@@ -325,7 +327,7 @@ def test_the_winner_is_the_same_as_without_the_halved_jobs(
                 row["train/loss"] for row in theirs[: len(ours)]
             ]
             assert (tmp_path / "halved" / name / "adapter" / "adapter_model.safetensors").is_file()
-    # other rungs would compare what cannot be compared, and a refusal leaves everything as it was
+    # other rungs cannot be compared with these, and a refusal changes nothing
     before = (tmp_path / "halved" / "multirun.yaml").read_text()
     code, text = hydratune(*sweep(tmp_path / "halved", "hydra.launcher.halving.min_steps=4"))
     assert (
@@ -334,7 +336,7 @@ def test_the_winner_is_the_same_as_without_the_halved_jobs(
         in text.replace("3, 9 steps", "3 steps")
     )
     assert (tmp_path / "halved" / "multirun.yaml").read_text() == before
-    # the same command again has nothing to do; without halving, the losers go on to the end
+    # the same command again has nothing to do; without halving, halved jobs are trained to the end
     code, text = hydratune(*sweep(tmp_path / "halved", halving))
     early = f"{4 - len(winners)} stopped early by halving"
     assert code == 0
@@ -344,12 +346,12 @@ def test_the_winner_is_the_same_as_without_the_halved_jobs(
     code, text = hydratune(*sweep(tmp_path / "halved"))
     assert code == 0, text
     assert states(tmp_path / "halved") == dict.fromkeys("0123", "finished")
-    for name in found:
+    for name in job_states:
         assert_same_run(tmp_path / "halved" / name, tmp_path / "whole" / name)
 
 
 @pytest.mark.slow  # two sweeps in processes of their own
-def test_a_sweep_killed_between_rungs_ends_like_one_that_was_not(
+def test_a_sweep_killed_between_rungs_equals_an_undisturbed_sweep(
     hydratune: Command, tmp_path: Path
 ) -> None:
     halving = "hydra.launcher.halving={min_steps: 5}"
@@ -384,7 +386,7 @@ def test_a_sweep_killed_between_rungs_ends_like_one_that_was_not(
             assert history(tmp_path / "killed" / name) == history(tmp_path / "whole" / name)
 
 
-def test_resume_never_does_not_start_anew_at_every_rung(hydratune: Command, tmp_path: Path) -> None:
+def test_resume_never_restarts_no_job_at_a_rung(hydratune: Command, tmp_path: Path) -> None:
     words = [
         *sweep(
             tmp_path / "sweep",

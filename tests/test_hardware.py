@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Blocks between which others stay: what glibc alone never gives back.
+# Freed blocks between used blocks, which glibc by itself never returns.
 _HOLES = """
 import json
 import resource
@@ -33,13 +33,13 @@ print(json.dumps(facts))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_freed_blocks_between_others_go_back_and_the_others_stay():
+def test_freed_blocks_between_used_blocks_are_returned_to_the_system():
     ran = subprocess.run(
         [sys.executable, "-c", _HOLES], capture_output=True, text=True, timeout=120, check=True
     )
-    found = json.loads(ran.stdout)
-    assert not found["calm"]  # everything is in use
-    assert not found["modest"]  # it keeps less than that
-    assert found["gave"]
-    assert found["less"] > 250 * 2**20
-    assert found["sum"] == 80 * 2**20
+    facts = json.loads(ran.stdout)
+    assert not facts["calm"]  # everything is in use
+    assert not facts["modest"]  # it keeps less than that
+    assert facts["gave"]
+    assert facts["less"] > 250 * 2**20
+    assert facts["sum"] == 80 * 2**20

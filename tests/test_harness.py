@@ -1,5 +1,5 @@
-"""lm-eval's tasks on local files; in a process of its own, for lm-eval sets logging and warnings as
-it likes.
+"""lm-eval's tasks on local files, in a separate process, because lm-eval changes logging and
+warnings.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ metric_list: [{metric: bits_per_byte}]
 
 
 @pytest.mark.slow
-def test_own_task_gives_the_bits_per_byte_of_our_own(
+def test_a_local_lm_eval_task_gives_our_bits_per_byte(
     hydratune: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     code, out = hydratune("train", *SMALL, "hydra.run.dir=run")
@@ -64,7 +64,7 @@ def test_own_task_gives_the_bits_per_byte_of_our_own(
 
 def test_unknown_task_and_folder(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     probe = "from hydratune.evaluation.harness import check; check({}, {})"
-    for tasks, folder, told in (
+    for tasks, folder, message in (
         (["no_such_task_at_all"], None, "no such task"),
         (["wikitext"], "nowhere", "no such folder"),
     ):
@@ -74,4 +74,4 @@ def test_unknown_task_and_folder(hydratune: Callable[..., tuple[int, str]], tmp_
             capture_output=True,
             text=True,
         )
-        assert ended.returncode == 1 and told in ended.stderr, ended.stderr
+        assert ended.returncode == 1 and message in ended.stderr, ended.stderr

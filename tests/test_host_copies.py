@@ -1,8 +1,7 @@
-"""A training step on a GPU never waits for the host, nor the host for it: on meta tensors, from
-which no number can be read.
+"""A training step on a GPU does not synchronise with the host: shown on meta tensors, from which no
+number can be read.
 """
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +28,8 @@ from hydratune.training.objective import Objective
 from hydratune.training.optimizers.adamw import AdamWOptimizer
 from hydratune.training.sampling import Sampling
 from hydratune.training.watchdog import Watchdog
-from test_objective import build, opening, rows, with_lora
+from run_files import history
+from small_models import build, rows, rows_with_prefix, with_lora
 from test_watchdog import TOO_FAST
 
 Command = Callable[..., tuple[int, str]]
@@ -74,8 +74,8 @@ class Counted(TorchDispatchMode):
 
 
 def on_meta(model: Any, objective: Objective) -> None:
-    """Moves a model that ``objective`` was made for; what is asked of a CPU once, when it is made,
-    is known by then.
+    """Move a model that ``objective`` was made for to meta tensors. What is computed once on a CPU,
+    at construction, is available by then.
     """
     model.to("meta")
     objective.pack_loss.head = model.get_base_model().lm_head.weight
@@ -86,8 +86,8 @@ def on_meta(model: Any, objective: Objective) -> None:
 def steps_on_meta(
     examples: list[Encoded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bool
 ) -> tuple[Counted, History]:
-    """Three optimizer steps as Lightning makes them: forward, backward, history, watchdog,
-    clipping, AdamW.
+    """Run three optimizer steps as Lightning does: forward, backward, history, watchdog, clipping,
+    AdamW.
     """
     enabled = torch.is_autocast_enabled
     monkeypatch.setattr(
@@ -141,7 +141,7 @@ def test_a_training_step_reads_nothing_from_the_device(
 ) -> None:
     monkeypatch.setattr("hydratune.training.plan.LEAST_SAVED", 8)
     counted, history = steps_on_meta(
-        opening([5, 6, 7, 8, 9]) if shared else rows(), tmp_path, monkeypatch, half
+        rows_with_prefix([5, 6, 7, 8, 9]) if shared else rows(), tmp_path, monkeypatch, half
     )
     assert counted.operations > 500
     assert counted.reads == [] and counted.blocking_copies == 0
@@ -153,7 +153,7 @@ def test_a_training_step_reads_nothing_from_the_device(
     )
 
 
-def test_the_counter_sees_what_it_is_to_count() -> None:
+def test_the_counter_counts_reads_from_the_device() -> None:
     x = torch.ones(3, device="meta")
     with Counted() as counted:
         torch.ones(3).to("meta")
@@ -175,7 +175,7 @@ def test_lists_are_sent_in_one_copy() -> None:
 
 
 def casts(objective: Objective, examples: list[Encoded]) -> int:
-    """fp32 -> bf16 casts of single tensors in one call of ``gradients``."""
+    """Return the number of fp32 -> bf16 casts of single tensors in one call of ``gradients``."""
     with (
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
         torch.autocast("cpu", torch.bfloat16),
@@ -185,8 +185,8 @@ def casts(objective: Objective, examples: list[Encoded]) -> int:
 
 
 def test_every_rank_records_at_the_same_steps() -> None:
-    """The watchdog of a rank that alone had recorded would wait for the others, who wait in the
-    next step.
+    """If only one rank recorded, its watchdog would wait for the others, which wait in the next
+    step.
     """
     recorded: list[Any] = []
     record: Any = SimpleNamespace(record_pending=recorded.append)
@@ -218,7 +218,7 @@ def test_the_weights_of_adapters_are_cast_together(monkeypatch: pytest.MonkeyPat
 # ------------------------------------------------------------------- what is read later is the same
 @pytest.fixture
 def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: nothing is read before a validation or a checkpoint asks for it."""
+    """As on a GPU: losses are read at a validation or a checkpoint."""
 
     def later(*args: Any, at_once: bool) -> History:
         assert at_once  # on a CPU
@@ -228,18 +228,10 @@ def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "_SECONDS_UNREAD", 1e9)
 
 
-def history(run: Path) -> list[dict[str, str]]:
-    with (run / "history.csv").open() as stream:
-        return [
-            {key: value for key, value in row.items() if key != "tokens_per_second"}
-            for row in csv.DictReader(stream)
-        ]
-
-
 LONGER = [*SMALL, "trainer.max_steps=8", "trainer.max_epochs=4", "trainer.validations_per_epoch=1"]
 
 
-def test_history_is_the_same_however_late_it_is_read(
+def test_history_does_not_depend_on_when_losses_are_read(
     hydratune: Command, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     code, text = hydratune(
@@ -277,5 +269,5 @@ def test_a_loss_that_is_read_later_still_ends_the_run(
     assert "rows of this step: " in text and "kept: " in text
     assert not (
         tmp_path / "run" / "checkpoints" / "best.ckpt"
-    ).exists()  # nothing damaged is written
+    ).exists()  # no diverged weights are saved
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

@@ -115,10 +115,10 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "told", "kept", "broken"), CASES)
-def test_rules(rule: str, told: dict[str, Any], kept: str, broken: str) -> None:
-    assert followed(kept, [(rule, told)]) is True
-    assert followed(broken, [(rule, told)]) is False
+@pytest.mark.parametrize(("rule", "arguments", "kept", "broken"), CASES)
+def test_rules(rule: str, arguments: dict[str, Any], kept: str, broken: str) -> None:
+    assert followed(kept, [(rule, arguments)]) is True
+    assert followed(broken, [(rule, arguments)]) is False
 
 
 def test_every_rule_has_a_case_and_an_empty_answer_keeps_none() -> None:
@@ -135,7 +135,7 @@ def test_unknown_rule() -> None:
         known([("keywords:nothing", {})])
 
 
-def test_the_published_instructions_are_all_known_and_can_be_asked() -> None:
+def test_all_published_instructions_have_a_rule() -> None:
     file = SHARED_DATA / "ifeval" / "input_data.jsonl"
     if not file.is_file():
         pytest.skip(f"{file} is not there")

@@ -1,4 +1,4 @@
-"""Continuing rows that were trained, and rows that were not."""
+"""Continuations of rows that were trained, and of rows that were not."""
 
 import json
 from collections.abc import Callable
@@ -34,8 +34,8 @@ def test_rows_are_chosen_whatever_their_order() -> None:
     )
 
 
-def test_a_model_that_writes_what_was_trained_is_found_out(model: Any) -> None:
-    """Of the toy model's own continuations every one is known; of other rows none."""
+def test_a_model_that_writes_its_training_answers_is_detected(model: Any) -> None:
+    """The toy model's own continuations all count as memorised; those of other rows do not."""
     prompts = [(1, 2, n) for n in range(20, 26)]
     first = probe(
         model,
@@ -50,16 +50,16 @@ def test_a_model_that_writes_what_was_trained_is_found_out(model: Any) -> None:
     assert len(first) == 6 and {record["part"] for record in first} == {"train"}
     import torch
 
-    own = []
+    answers = []
     for prompt in prompts:
         ids = torch.tensor([[*prompt, 4, 4, 4, 4]])
         for _ in range(4):
             with torch.no_grad():
                 ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
-        own.append(row(*ids[0, 3:].tolist(), prompt=prompt))
+        answers.append(row(*ids[0, 3:].tolist(), prompt=prompt))
     others = [row(*range(50, 58), prompt=p) for p in prompts]
     values, intervals = summary(
-        probe(model, own, others, 6, stop=frozenset(), pad=0, batch_size=4, pool=None), 0.95
+        probe(model, answers, others, 6, stop=frozenset(), pad=0, batch_size=4, pool=None), 0.95
     )
     assert values["memorisation/train"] == 1.0 and values["memorisation/heldout"] == 0.0
     assert intervals["memorisation/difference"][0] > 0
@@ -71,7 +71,9 @@ def test_interval_of_a_difference() -> None:
     assert newcombe((56, 70), (48, 80), 0.95) == pytest.approx((0.0524, 0.3339), abs=5e-4)
 
 
-def test_a_run_says_it(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+def test_a_run_reports_memorisation(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     code, out = hydratune("train", *SMALL, "evaluation.memorisation=4", "hydra.run.dir=run")
     assert code == 0 and "no sign of memorised rows" in out, out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

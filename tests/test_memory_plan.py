@@ -20,8 +20,8 @@ from hydratune.training.memory import plan_memory
 from hydratune.training.objective import Objective
 from hydratune.training.packing import pack
 from hydratune.training.plan import micro_packs
+from small_models import build, rows, with_lora
 from test_config import compose
-from test_objective import build, rows, with_lora
 
 Command = Callable[..., tuple[int, str]]
 CUDA = torch.device("cuda", 0)
@@ -30,7 +30,7 @@ MIB = 2**20
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets how many GiB are free on a GPU that is not there."""
+    """Return a function that sets the free memory in GiB of a simulated GPU."""
 
     def of(gib: float) -> None:
         monkeypatch.setattr(memory_plan, "free_memory", lambda device: int(gib * 2**30))
@@ -39,7 +39,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def taking(per_token: int, fixed: int = 0) -> Callable[[int], int]:
-    """A training step that holds so many bytes per token, and ``fixed`` whatever its size."""
+    """Return a training step that uses so many bytes per token, and ``fixed`` bytes in addition."""
     return lambda tokens: fixed + tokens * per_token
 
 
@@ -64,7 +64,7 @@ def test_micro_packs_are_as_large_as_memory_allows(
     assert plan.micro_tokens * per_token <= gib * 2**30 or plan.micro_tokens == 256
 
 
-def test_what_does_not_depend_on_tokens_is_set_aside(card: Callable[[float], None]) -> None:
+def test_memory_that_does_not_depend_on_tokens_is_reserved(card: Callable[[float], None]) -> None:
     card(10)
     assert training_plan(CUDA, 1000, 0, 1000, None, taking(MIB)).micro_tokens == 8192
     assert (
@@ -88,7 +88,7 @@ def test_chunks_of_the_loss_are_bounded_by_bytes(card: Callable[[float], None]) 
         assert positions == 128 or 10 * vocabulary * positions <= 2**29
 
 
-def test_what_the_user_sets_is_taken_without_measuring(card: Callable[[float], None]) -> None:
+def test_the_users_plan_is_used_without_measuring(card: Callable[[float], None]) -> None:
     card(70)
 
     def measure(tokens: int) -> int:
@@ -149,7 +149,7 @@ def test_measuring_a_step_changes_nothing(dropout: float) -> None:
         torch.manual_seed(3)
         objective = Objective(model.eval(), micro_tokens=40, workers=1, seed=5)
         if measured:
-            # a CPU counts nothing; the model reads 64 tokens, and knows 96
+            # on a CPU nothing is counted; the model has 64 positions and 96 tokens
             assert objective.peak_of_a_step(600) == 0
             assert not any(module.training for module in model.modules())
         model.train()
@@ -163,8 +163,8 @@ def test_measuring_a_step_changes_nothing(dropout: float) -> None:
 
 
 def running_out(calls: list[int], fails: Callable[[int], bool]) -> Callable[..., Any]:
-    """``pack``, which runs out of memory where ``fails(number of the call)``; ``calls`` are the
-    rows of each.
+    """Return ``pack`` that runs out of memory where ``fails(number of the call)``; ``calls`` gets
+    the rows of each call.
     """
 
     def failing(some: Any, *args: Any, **options: Any) -> Any:
@@ -190,7 +190,7 @@ def test_a_step_that_does_not_fit_is_computed_again_in_halves(
     options: dict[str, Any] = {"workers": workers, "checkpointing": checkpointing, "seed": 5}
     torch.manual_seed(1)
     with Objective(model, micro_tokens=32, **options) as objective:
-        expected, wanted = objective.gradients(rows())
+        expected, expected_gradients = objective.gradients(rows())
         later = objective.gradients(rows(3))
     calls: list[int] = []
     monkeypatch.setattr(pack_loss, "pack", running_out(calls, lambda number: number == 2))
@@ -199,14 +199,14 @@ def test_a_step_that_does_not_fit_is_computed_again_in_halves(
         loss, gradients = objective.gradients(rows())
         assert objective.micro_tokens == 32
         after = objective.gradients(rows(3))
-    assert torch.equal(loss, expected) and all(map(torch.equal, gradients, wanted))
+    assert torch.equal(loss, expected) and all(map(torch.equal, gradients, expected_gradients))
     assert torch.equal(after[0], later[0]) and all(map(torch.equal, after[1], later[1]))
     printed = capsys.readouterr().out
     assert "out of memory: micro-packs of 32 tokens from here on instead of 64" in printed
     assert "trainer.micro_tokens=32" in printed
 
 
-def test_memory_that_does_not_do_for_halves_either_ends_the_run(
+def test_a_run_ends_if_halved_micro_packs_do_not_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = with_lora(build("Llama"))
@@ -218,7 +218,7 @@ def test_memory_that_does_not_do_for_halves_either_ends_the_run(
     assert objective.micro_tokens == 32
     with pytest.raises(torch.OutOfMemoryError):
         objective.loss(rows())
-    assert objective.micro_tokens == 32  # once
+    assert objective.micro_tokens == 32  # halved once
 
 
 def test_a_validation_that_does_not_fit_is_computed_again_in_halves(
@@ -231,7 +231,7 @@ def test_a_validation_that_does_not_fit_is_computed_again_in_halves(
     assert torch.equal(Objective(model, micro_tokens=64, workers=1).loss(rows()), expected)
 
 
-def test_what_attention_copies_of_a_prefix_is_counted() -> None:
+def test_copies_of_a_prefix_in_attention_are_counted() -> None:
     shared, many = 100, 40
     some = [
         Encoded((*range(shared), number, 5, 6), (*[False] * (shared + 1), True, True))
@@ -254,26 +254,28 @@ def test_what_attention_copies_of_a_prefix_is_counted() -> None:
     assert Objective(model, micro_tokens=64, workers=1).copied == 0  # on a CPU nothing is copied
 
 
-def test_scoring_references_is_set_aside(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_for_scoring_references_is_reserved(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory_plan, "cpu_count", lambda: 1)
     taken = memory_plan.bytes_per_generated_token(model.config, 4)
     logits = 2 * memory_plan.SCORED_TOKENS * model.config.vocab_size * 4
-    for free, left in ((10 * logits, 9 * logits), (logits, logits / 2)):
+    for free, remaining in ((10 * logits, 9 * logits), (logits, logits / 2)):
         monkeypatch.setattr(
             memory_plan, "free_memory", lambda device, free=free: int(free / 0.8) + 1
         )
-        assert memory_plan.generation_tokens(model) == pytest.approx(left / taken, rel=1e-3)
+        assert memory_plan.generation_tokens(model) == pytest.approx(remaining / taken, rel=1e-3)
 
 
-def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None:
-    """The chunks of the loss are known before a step is measured; another adapter is measured for
-    itself.
+def test_the_measured_plan_is_used(card: Callable[[float], None]) -> None:
+    """The chunks of the loss are planned before a step is measured; another adapter is measured
+    separately.
     """
     card(30)
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     seen: list[int] = []
-    made: dict[str, MemoryPlan] = {}
+    plans: dict[str, MemoryPlan] = {}
 
     def plan_of(*settings: str) -> MemoryPlan:
         objective = Objective(model, micro_tokens=1024, workers=1)
@@ -282,9 +284,9 @@ def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None
         )  # type: ignore[method-assign, func-returns-value]
 
         def shared(name: str, make: Callable[[], MemoryPlan]) -> MemoryPlan:
-            if name not in made:
-                made[name] = make()
-            return made[name]
+            if name not in plans:
+                plans[name] = make()
+            return plans[name]
 
         resources: Any = SimpleNamespace(shared=shared)
         plan = plan_memory(objective, compose("model=tiny", *settings), CUDA, None, resources)
@@ -297,7 +299,7 @@ def test_what_is_measured_is_what_is_used(card: Callable[[float], None]) -> None
     first = plan_of("adapter.r=4")
     assert first.micro_tokens == 16384 and set(seen) == {first.loss_positions} == {4096}
     assert plan_of("adapter.r=4", "optimizer.lr=0.1") is first
-    assert plan_of("adapter.r=64") is not first and len(made) == 2
+    assert plan_of("adapter.r=64") is not first and len(plans) == 2
 
 
 # ------------------------------------------------------------------------- through the command line
@@ -329,7 +331,7 @@ def test_the_plan_is_recorded_and_can_be_set(hydratune: Command, tmp_path: Path)
     assert plan["micro_tokens"] == 96 and plan["generation_tokens"] == 500
 
 
-def test_a_run_goes_on_after_its_memory_ran_out(
+def test_a_run_continues_after_it_ran_out_of_memory(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = (*SMALL, "trainer.max_steps=4")
@@ -347,7 +349,7 @@ def test_a_run_goes_on_after_its_memory_ran_out(
     assert environment_of(tmp_path / "run")["memory_plan"]["micro_tokens"] == 256
 
 
-def test_a_run_whose_memory_never_does_says_what_helps(
+def test_a_run_that_never_fits_says_what_helps(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pack_loss, "pack", running_out([], lambda number: True))
@@ -364,6 +366,6 @@ def test_a_run_whose_memory_never_does_says_what_helps(
 @pytest.mark.parametrize(
     ("key", "value"), [("trainer.micro_tokens", 3), ("evaluation.batch_tokens", 0)]
 )
-def test_sizes_that_cannot_be_are_refused(hydratune: Command, key: str, value: int) -> None:
+def test_impossible_sizes_are_refused(hydratune: Command, key: str, value: int) -> None:
     code, text = hydratune("train", *SMALL, f"{key}={value}")
     assert code == 2 and f"{key} = {value}" in text and "must be at least" in text

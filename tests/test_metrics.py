@@ -223,15 +223,15 @@ def test_rows_without_a_group_are_no_group_even_if_they_share_an_id() -> None:
 
 
 def test_rouge_counts_shared_words_and_their_order() -> None:
-    found = rouge("the cat sat on the mat", ["The cat lay on the mat."])
-    assert found["rouge1"] == pytest.approx(5 / 6)
-    assert found["rouge2"] == pytest.approx(3 / 5)
-    assert found["rougeL"] == pytest.approx(5 / 6)
+    scores = rouge("the cat sat on the mat", ["The cat lay on the mat."])
+    assert scores["rouge1"] == pytest.approx(5 / 6)
+    assert scores["rouge2"] == pytest.approx(3 / 5)
+    assert scores["rougeL"] == pytest.approx(5 / 6)
     assert rouge("mat the on sat cat the", ["the cat sat on the mat"])["rougeL"] <= 0.5
     assert set(rouge("", ["something"]).values()) == {0.0}
 
 
-def test_the_closing_table_stands_where_a_system_has_nothing_to_count() -> None:
+def test_the_results_table_handles_systems_without_counts() -> None:
     settings = {"rows": 2, "intervals": "95 %: ..."}
     recorded = {
         "eval/json_valid": 1.0,
@@ -248,7 +248,7 @@ def test_the_closing_table_stands_where_a_system_has_nothing_to_count() -> None:
     assert "-" in line and "50.0" in line
 
 
-def test_answers_that_were_cut_are_counted() -> None:
+def test_answers_cut_at_the_token_limit_are_counted() -> None:
     row = {
         "nll": 1.0,
         "answer_tokens": 1,
@@ -267,9 +267,9 @@ def test_one_group_of_rows_has_no_interval() -> None:
         "finish_reason": "stop",
         "scores": {"exact_match": True, "normalised_match": True},
     }
-    found = metrics(
+    result = metrics(
         [{**row, "group": "all"} for _ in range(4)],
         EvaluationConfig(metrics=["match"]),
         has_schema=False,
     )
-    assert found["exact_match"].interval is None and found["nll"].interval is None
+    assert result["exact_match"].interval is None and result["nll"].interval is None

@@ -8,7 +8,7 @@ from hydratune.training.objective import Objective
 from hydratune.training.optimizers.adamw import AdamWOptimizer
 
 
-def test_loading_a_checkpoint_goes_on_drawing_where_it_was_written(model: Any) -> None:
+def test_loading_a_checkpoint_restores_the_random_state(model: Any) -> None:
     module = FineTuning(model, Objective(model, micro_tokens=64, workers=1), AdamWOptimizer(), 1)
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)

@@ -72,7 +72,7 @@ def test_every_optimizer_is_shipped() -> None:
 
 @pytest.mark.parametrize("kind", ON_CPU)
 def test_every_optimizer_trains(hydratune: Command, tmp_path: Path, kind: str) -> None:
-    # toy adapters are too small for 8-bit moments
+    # the toy adapters are too small for 8-bit moments
     adapter = ["adapter=none"] if kind in ("muon", "adamw_8bit", "lion_8bit") else []
     code, text = hydratune(
         "train",
@@ -111,10 +111,10 @@ def test_next_step_after_loading_is_the_next_step(full: Any, tmp_path: Path, kin
         step(full, optimizer, number)
     torch.save(optimizer.state_dict(), tmp_path / "state")
     other = copy.deepcopy(full)
-    # of another rate: the stored one counts
+    # with another rate: the stored rate is used
     loaded = build_optimizer(other, settings(kind, lr=7.0))
     with pytest.raises(ValueError):
-        loaded.load_state_dict(torch.load(tmp_path / "state", weights_only=True))  # of other groups
+        loaded.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     loaded = build_optimizer(other, settings(kind, lr=7.0, layer_lr_decay=0.5, weight_decay=0.1))
     loaded.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     forgetful = copy.deepcopy(full)
@@ -144,7 +144,7 @@ def test_muon_moves_hidden_matrices_and_adamw_the_rest(full: Any) -> None:
     ) - hidden
 
 
-def test_muon_and_adamw_step_as_if_alone(full: Any) -> None:
+def test_muon_and_adamw_steps_equal_separate_steps(full: Any) -> None:
     alone = copy.deepcopy(full)
     hidden = [p for name, p in alone.named_parameters() if name.endswith("_proj.weight")]
     others = [p for name, p in alone.named_parameters() if not name.endswith("_proj.weight")]
@@ -210,14 +210,14 @@ def test_adamw_equals_torch_without_the_fused_kernel(full: Any) -> None:
     )
 
 
-def test_norms_and_biases_do_not_decay_unless_asked(full: Any) -> None:
-    for asked in (False, True):
+def test_norms_and_biases_do_not_decay_by_default(full: Any) -> None:
+    for decay_all in (False, True):
         optimizer = build_optimizer(
-            full, settings("adamw", weight_decay=0.1, decay_norms_and_biases=asked)
+            full, settings("adamw", weight_decay=0.1, decay_norms_and_biases=decay_all)
         )
         decays = {name: decay for name, (_, decay) in rates(full, optimizer).items()}
         assert {decay for name, decay in decays.items() if "norm" in name} == {
-            0.1 if asked else 0.0
+            0.1 if decay_all else 0.0
         }
         assert {decay for name, decay in decays.items() if "norm" not in name} == {0.1}
 
@@ -225,7 +225,7 @@ def test_norms_and_biases_do_not_decay_unless_asked(full: Any) -> None:
 def test_groups_have_their_own_rates_and_the_first_pattern_counts(full: Any) -> None:
     groups = {"q_proj": 3.0, r"layers\.1\.": 0.5}
     decays = {"norm": 2.0, "embed": 0.0}
-    found = rates(
+    by_name = rates(
         full,
         build_optimizer(
             full,
@@ -234,24 +234,24 @@ def test_groups_have_their_own_rates_and_the_first_pattern_counts(full: Any) -> 
             ),
         ),
     )
-    assert found["model.layers.1.self_attn.q_proj.weight"] == pytest.approx((0.3, 0.1))
-    assert found["model.layers.1.mlp.up_proj.weight"] == pytest.approx((0.05, 0.1))
-    assert found["model.layers.0.mlp.up_proj.weight"] == pytest.approx((0.1, 0.1))
-    assert found["model.norm.weight"] == pytest.approx((0.1, 0.2))
-    assert found["model.embed_tokens.weight"] == pytest.approx((0.1, 0.0))
+    assert by_name["model.layers.1.self_attn.q_proj.weight"] == pytest.approx((0.3, 0.1))
+    assert by_name["model.layers.1.mlp.up_proj.weight"] == pytest.approx((0.05, 0.1))
+    assert by_name["model.layers.0.mlp.up_proj.weight"] == pytest.approx((0.1, 0.1))
+    assert by_name["model.norm.weight"] == pytest.approx((0.1, 0.2))
+    assert by_name["model.embed_tokens.weight"] == pytest.approx((0.1, 0.0))
 
 
 def test_layers_further_down_learn_more_slowly(full: Any) -> None:
-    found = {
+    by_layer = {
         name: rate
         for name, (rate, _) in rates(
             full, build_optimizer(full, settings("adamw", lr=1.0, layer_lr_decay=0.5))
         ).items()
     }
-    assert found["model.norm.weight"] == 1.0
-    assert found["model.layers.1.self_attn.q_proj.weight"] == 1.0
-    assert found["model.layers.0.self_attn.q_proj.weight"] == 0.5
-    assert found["model.embed_tokens.weight"] == 0.25
+    assert by_layer["model.norm.weight"] == 1.0
+    assert by_layer["model.layers.1.self_attn.q_proj.weight"] == 1.0
+    assert by_layer["model.layers.0.self_attn.q_proj.weight"] == 0.5
+    assert by_layer["model.embed_tokens.weight"] == 0.25
 
 
 def test_distance_counts_from_the_top_of_the_model_not_of_the_adapter(model: Any) -> None:
@@ -261,19 +261,19 @@ def test_distance_counts_from_the_top_of_the_model_not_of_the_adapter(model: Any
             LoraAdapter(target_modules=["q_proj"], layers_to_transform=[0]),
         )
     )
-    found = rates(only, build_optimizer(only, settings("adamw", lr=1.0, layer_lr_decay=0.5)))
-    assert {rate for rate, _ in found.values()} == {0.5}
+    by_name = rates(only, build_optimizer(only, settings("adamw", lr=1.0, layer_lr_decay=0.5)))
+    assert {rate for rate, _ in by_name.values()} == {0.5}
 
 
 def test_loraplus_multiplies_the_rate_of_b_only(lora: Any) -> None:
-    found = rates(
+    by_name = rates(
         lora,
         build_optimizer(
             lora, settings("adamw", lr=0.1, loraplus_lr_ratio=16.0, layer_lr_decay=0.5)
         ),
     )
     for layer, factor in ((0, 0.5), (1, 1.0)):
-        of_layer = {name: rate for name, (rate, _) in found.items() if f"layers.{layer}." in name}
+        of_layer = {name: rate for name, (rate, _) in by_name.items() if f"layers.{layer}." in name}
         assert {rate for name, rate in of_layer.items() if "lora_A" in name} == {0.1 * factor}
         assert {rate for name, rate in of_layer.items() if "lora_B" in name} == {0.1 * 16 * factor}
 
@@ -307,7 +307,7 @@ def test_history_has_the_rate_of_the_schedule_whatever_the_groups(
         (["optimizer=muon"], "adapter=none"),
     ],
 )
-def test_what_would_change_nothing_or_cannot_work_is_refused(
+def test_settings_without_effect_or_that_cannot_work_are_refused(
     hydratune: Command, overrides: list[str], message: str
 ) -> None:
     if overrides == ["optimizer=paged_adamw"] and torch.cuda.is_available():

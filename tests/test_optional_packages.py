@@ -69,7 +69,7 @@ print("trained")
 def test_training_generation_and_packs_need_none_of_the_packages_of_other_commands(
     cache: Path,
 ) -> None:
-    """In a process that cannot find them."""
+    """They run in a process that cannot import these packages."""
     search = os.pathsep.join([str(TESTS), *sys.path])
     command = [sys.executable, "-c", SCRIPT, str(TESTS.parent / "benchmarks")]
     done = subprocess.run(

@@ -14,7 +14,7 @@ from hydratune.evaluation.overfitting import Verdict, course
 def history(
     validations: list[float | None], train: float = 0.5, per_epoch: int = 4
 ) -> list[dict[str, Any]]:
-    """One validation (or none) at the end of each epoch."""
+    """Return a history with one validation (or none) at the end of each epoch."""
     rows: list[dict[str, Any]] = []
     for epoch, loss in enumerate(validations):
         steps = range(1, per_epoch + 1)
@@ -45,19 +45,19 @@ def history(
     ],
 )
 def test_verdicts(validations: list[float | None], verdict: Verdict, epoch: float | None) -> None:
-    found = course(history(validations))
-    assert (found.verdict, found.best_epoch) == (verdict, epoch)
+    fit = course(history(validations))
+    assert (fit.verdict, fit.best_epoch) == (verdict, epoch)
 
 
 def test_advice_names_the_epoch_to_stop_at() -> None:
-    found = course(history([1.0, 0.8, 0.9, 1.0]))
-    assert "25.0 %" in found.advice and "trainer.max_epochs=2" in found.advice
-    assert found.flat()["fit/rise"] == pytest.approx(0.25)
+    fit = course(history([1.0, 0.8, 0.9, 1.0]))
+    assert "25.0 %" in fit.advice and "trainer.max_epochs=2" in fit.advice
+    assert fit.flat()["fit/rise"] == pytest.approx(0.25)
 
 
 def test_gap_by_epoch() -> None:
-    found = course(history([1.0, 0.8], train=0.6))
-    assert [(e.epoch, e.train, e.gap) for e in found.epochs] == [
+    fit = course(history([1.0, 0.8], train=0.6))
+    assert [(e.epoch, e.train, e.gap) for e in fit.epochs] == [
         (1, 0.6, pytest.approx(0.4)),
         (2, 0.3, pytest.approx(0.5)),
     ]
@@ -70,7 +70,9 @@ def test_cells_of_a_csv_file_are_texts() -> None:
     assert course(rows) == course(history([1.0, 0.7, 0.9]))
 
 
-def test_a_run_says_how_it_went(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+def test_a_run_reports_its_course(
+    hydratune: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     code, out = hydratune(
         "train", *SMALL, "trainer.max_steps=4", "trainer.max_epochs=2", "hydra.run.dir=run"
     )

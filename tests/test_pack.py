@@ -1,47 +1,25 @@
 """Jobs that share a process and a base model: their numbers are those of the same jobs alone."""
 
-import csv
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
-from safetensors.torch import load_file
 
-from conftest import SMALL, write_rows
-from hydratune.adapters.methods.full import FullFinetune
-from hydratune.adapters.methods.lora import LoraBias
-from hydratune.errors import Paused, RunError, SweepError
-from hydratune.experiment import run as experiment
-from hydratune.records.files import write_json, write_text
-from hydratune.records.run_directory import RunDirectory
-from hydratune.records.status import State
+from conftest import write_rows
 from hydratune.records.sweep import read_sweep
-from hydratune.settings.data import Control
-from hydratune.sweeps import pack
-from hydratune.sweeps.options import HalvingOptions, PackOptions
-from hydratune.sweeps.pack_arguments import PackArguments
-from hydratune.sweeps.pack_job import Pack
-from hydratune.sweeps.planning import plan, why_alone
-from hydratune.sweeps.watch import Heartbeat
 from hydratune.training import products
-from test_config import compose
+from run_files import QUICK, assert_same_run, history, states
 
 Command = Callable[..., tuple[int, str]]
-QUICK = (
-    *SMALL[:1],
-    *(s for s in SMALL[1:] if not s.startswith(("data.batch_size", "trainer.max_steps"))),
-    "data.max_train_rows=9",
-)
+
+
 TRIALS = {
     "plain": "adapter: {r: 4}",
     "dropout": "adapter: {r: 8, lora_dropout: 0.2}\nseed: 3",
@@ -60,29 +38,6 @@ TRIALS = {
     "quantities": "defaults:\n  - override /adapter: ia3",
     "lion": "defaults:\n  - override /optimizer: lion\noptimizer: {lr: 1e-4, schedule: wsd}",
 }
-
-
-def history(run: Path) -> list[dict[str, str]]:
-    with (run / "history.csv").open() as stream:
-        return [
-            {k: v for k, v in row.items() if k != "tokens_per_second"}
-            for row in csv.DictReader(stream)
-        ]
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert history(a) == history(b)
-    ours, theirs = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (a, b))
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].equal(theirs[name]) for name in ours)
-    metrics = [json.loads((run / "metrics.json").read_text()) for run in (a, b)]
-    scores = [
-        {k: v for k, v in m.items() if not k.startswith("cost/") and k != "seconds"}
-        for m in metrics
-    ]
-    assert scores[0] == scores[1]
-    assert (a / "predictions.jsonl").read_bytes() == (b / "predictions.jsonl").read_bytes()
-    assert (a / "config.yaml").read_bytes() == (b / "config.yaml").read_bytes()
 
 
 @pytest.fixture
@@ -116,7 +71,7 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(
         and not torch.cuda.is_available()
     )
     logs = [log.read_text() for log in sweep.glob("*/run.log")]
-    # those alone do without
+    # jobs that run alone have no copies
     assert sum("copies of the frozen weights" in log for log in logs) == lays_out
     jobs = read_sweep(sweep)
     for number, name in enumerate(TRIALS):
@@ -146,8 +101,8 @@ REAL_TRIALS = {
 
 @pytest.fixture(scope="module")
 def on_the_real_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Runs experiments of ``REAL_TRIALS``, 40 steps each: by name, in packs or alone; returns the
-    folder.
+    """Return a function that runs experiments of ``REAL_TRIALS`` with 40 steps each, by name, in
+    packs or alone, and returns the folder.
     """
     place = tmp_path_factory.mktemp("real")
     folder = place / "own" / "experiment"
@@ -197,7 +152,7 @@ def on_the_real_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     return call
 
 
-@pytest.mark.slow  # the real base: five minutes, then one for each
+@pytest.mark.slow  # the real base: five minutes, then one for each job
 @pytest.mark.parametrize("name", list(REAL_TRIALS))
 def test_on_the_real_base_each_of_eight_jobs_is_the_same_as_alone(
     on_the_real_base: Callable[..., Path], name: str
@@ -211,23 +166,16 @@ def test_on_the_real_base_each_of_eight_jobs_is_the_same_as_alone(
 def test_on_the_real_base_jobs_are_the_same_in_another_pack(
     on_the_real_base: Callable[..., Path],
 ) -> None:
-    """Fewer, in another order."""
+    """The other pack has fewer jobs, in another order."""
     names = ["attention", "drops", "small"]
     sweep, fewer = on_the_real_base(list(REAL_TRIALS)), on_the_real_base(names)
     for number, name in enumerate(names):
         assert_same_run(fewer / str(number), sweep / str(list(REAL_TRIALS).index(name)))
 
 
-def states(sweep: Path) -> dict[str, str]:
-    return {
-        p.parent.name: json.loads(p.read_text())["state"]
-        for p in sorted(sweep.glob("*/status.json"))
-    }
-
-
 def test_failing_jobs_do_not_change_the_other_jobs(hydratune: Command, tmp_path: Path) -> None:
-    """A rank that is too high, an infinite loss, and more memory than there is; the fourth is
-    as alone.
+    """Three jobs fail: a rank that is too high, an infinite loss, and more memory than available.
+    The fourth equals the job alone.
     """
     sweep, config = tmp_path / "sweep", tmp_path / "own" / "experiment"
     config.mkdir(parents=True)
@@ -299,14 +247,16 @@ def test_ctrl_c_keeps_every_adapter_and_the_same_command_resumes(tmp_path: Path)
     assert process.returncode == 130, text
     assert "Traceback" not in text
     assert not (sweep / ".pack").exists()
-    found = states(sweep)
-    assert set(found.values()) <= {"finished", "stopped"} and "stopped" in found.values(), found
-    for name, state in found.items():
+    after_ctrl_c = states(sweep)
+    assert (
+        set(after_ctrl_c.values()) <= {"finished", "stopped"} and "stopped" in after_ctrl_c.values()
+    ), after_ctrl_c
+    for name, state in after_ctrl_c.items():
         if state == "stopped" and (sweep / name / "history.csv").is_file():
             assert (sweep / name / "adapter" / "adapter_model.safetensors").is_file()
     finished = {
         name: (sweep / name / "metrics.json").stat().st_mtime_ns
-        for name, state in found.items()
+        for name, state in after_ctrl_c.items()
         if state == "finished"
     }
     done = subprocess.run(command, check=False, **options)  # type: ignore[call-overload]
@@ -323,9 +273,8 @@ def test_ctrl_c_keeps_every_adapter_and_the_same_command_resumes(tmp_path: Path)
 def test_the_jobs_of_a_killed_pack_are_resumed_in_another(
     tmp_path: Path, kills: int | None
 ) -> None:
-    """Killed once while job 1 is running: everything is finished in the end.
-
-    Killed whenever it is: it has failed, and no other.
+    """If the pack is killed once while job 1 runs, every job finishes. If it is killed whenever job
+    1 runs, only job 1 fails.
     """
     sweep = tmp_path / "sweep"
     words = [
@@ -386,129 +335,3 @@ def test_jobs_that_cannot_share_run_alone_and_say_why(hydratune: Command, tmp_pa
     )
     assert "no other job has the same base model" in text
     assert states(tmp_path / "sweep") == dict.fromkeys("0123", "finished")
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"trainer": {"devices": 2}}, "several devices"),
-        (
-            {"adapter": {"lora_dropout": 0.1}, "trainer": {"gradient_checkpointing": True}},
-            "gradient_checkpointing",
-        ),
-        ({"adapter": {"init_lora_weights": "olora"}}, "init_lora_weights=olora"),
-        ({"adapter": {"bias": LoraBias.lora_only}}, "adapter.bias=lora_only trains biases"),
-    ],
-)
-def test_why_a_job_runs_alone(change: dict[str, dict[str, object]], why: str) -> None:
-    settings = compose()
-    assert why_alone(settings) is None
-    for group, values in change.items():
-        for key, value in values.items():
-            setattr(getattr(settings, group), key, value)
-    assert why in str(why_alone(settings))
-
-
-def test_packs_hold_what_has_base_data_and_precision_in_common() -> None:
-    configs = {number: compose() for number in range(7)}
-    configs[1].optimizer.lr = 0.5
-    configs[2].data.max_length = 7
-    configs[3].data.max_length = 7
-    configs[4].data.batch_size = 31
-    configs[5].trainer.precision = "bf16-true"
-    configs[6].adapter = FullFinetune(method="none")
-    found = plan(configs, None)
-    assert found.packs == ((0, 1, 4), (2, 3))
-    assert set(found.alone) == {5, 6}
-    assert plan(configs, 2).packs == ((0, 1), (4,), (2, 3))
-    for number in (0, 1, 4):
-        configs[number].data.control = Control.shuffled_targets
-    configs[1].seed = 7  # shuffles otherwise: other rows
-    assert plan(configs, None).packs == ((0, 4), (2, 3))
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restores what a pack sets for its whole process."""
-    monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)
-    threads, level = torch.get_num_threads(), logging.root.level
-    before = {
-        number: signal.getsignal(number)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    yield
-    torch.set_num_threads(threads)
-    logging.root.setLevel(level)
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def jobs(folder: Path, *names: str) -> dict[str, RunDirectory]:
-    for name in names:
-        (folder / name).mkdir()
-        write_text(
-            PackArguments(folder, names, 1, 1).settings_file(name),
-            OmegaConf.to_yaml(OmegaConf.structured(compose("resume=never"))),
-        )
-    return {name: RunDirectory(folder / name) for name in names}
-
-
-@pytest.mark.usefixtures("in_this_process")
-def test_jobs_that_an_error_of_the_pack_stopped_are_requeued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    records = jobs(tmp_path, "ends", "works", "breaks")
-    for record in records.values():
-        record.start()
-
-    def run_job(pack: Pack, settings: Any, heartbeat: Heartbeat) -> None:
-        if heartbeat.name == "breaks":
-            while records["ends"].read_status().state is not State.stopped:
-                time.sleep(0.01)
-            raise OSError("the disk is gone")
-        if heartbeat.name == "works":
-            pack.resources.leave.wait(20)
-        heartbeat.record.end(State.stopped, "interrupted by the user")
-
-    monkeypatch.setattr(pack, "run_job", run_job)
-    with pytest.raises(SweepError, match="the disk is gone"):
-        pack.run(PackArguments(tmp_path, tuple(records), together=3, threads=1))
-    assert records["ends"].read_status().state is State.stopped  # before the error
-    assert records["works"].read_status().content == {
-        **records["works"].read_status().content,
-        "state": "waiting",
-        "error": None,
-    }
-
-
-@pytest.mark.usefixtures("in_this_process")
-@pytest.mark.parametrize("together", [1, 3])
-def test_the_next_best_job_is_resumed_in_place_of_a_winner_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
-) -> None:
-    """Once to the second, who fails as well, and then to the third; nobody begins anew,
-    resume=never or not.
-    """
-    losses, done = {"0": 0.3, "1": 0.2, "2": 0.1, "3": 0.4}, []
-
-    def run(settings: Any, record: RunDirectory, context: Any) -> None:
-        name, checkpoint = record.path.name, record.checkpoints / "last.ckpt"
-        began = int(checkpoint.read_text()) if checkpoint.is_file() else 0
-        for step in (step for step in context.schedule.rungs(12) if step > began):
-            done.append((name, step))
-            record.checkpoints.mkdir(exist_ok=True)
-            checkpoint.write_text(str(step))
-            if not context.schedule.may_continue(step, losses[name]):
-                raise Paused
-        if name != "0":
-            raise RunError("its file cannot be read")
-        write_json(record.metrics_file, {"val/loss": losses[name]})
-
-    monkeypatch.setattr(experiment, "run_experiment", run)
-    records = jobs(tmp_path, *losses)
-    options = PackOptions(halving=HalvingOptions(2))
-    pack.run(PackArguments(tmp_path, tuple(losses), together, threads=1, options=options))
-    assert states(tmp_path) == {"0": "finished", "1": "failed", "2": "failed", "3": "stopped"}
-    assert sorted(done) == [("0", 2), ("0", 6), ("1", 2), ("1", 6), ("2", 2), ("2", 6), ("3", 2)]
-    halved = records["3"].read_status().halved
-    assert records["0"].read_status().halved is None and halved is not None and halved.step == 2

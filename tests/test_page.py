@@ -1,5 +1,5 @@
-"""The page of a comparison: whole in one file, nothing of a run is taken for HTML, and what moves
-works in a browser.
+"""The page of a comparison: one self-contained file, in which texts of runs are escaped and
+interactive parts work in a browser.
 """
 
 import base64
@@ -13,24 +13,24 @@ from typing import Any
 
 import pytest
 
+from compared_runs import hits, write_run
 from hydratune.comparison import page
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
-from test_compare import hits, make
 
 EVIL = "<script>window.broken = 1</script>"
 
 
 def packed(text: str, name: str) -> str:
-    found = re.search(rf'id="{name}">([^<]*)<', text)
-    assert found is not None
-    return gzip.decompress(base64.b64decode(found[1])).decode()
+    match = re.search(rf'id="{name}">([^<]*)<', text)
+    assert match is not None
+    return gzip.decompress(base64.b64decode(match[1])).decode()
 
 
 def sweep(folder: Path, count: int = 12) -> Path:
-    """Learning rates 1, 2, 3 ... with ever higher losses; the third run failed."""
+    """Write runs with learning rates 1, 2, 3 ... and increasing losses; the third run failed."""
     for n in range(count):
-        one = make(
+        run = write_run(
             folder / str(n),
             loss=0.1 + n / 100,
             lr=n + 1.0,
@@ -41,15 +41,15 @@ def sweep(folder: Path, count: int = 12) -> Path:
         history = "".join(
             f"{s},{s / 8},{1 / s},{1 / s if s % 4 == 0 else ''},0.1,{s},1,1\n" for s in range(1, 17)
         )
-        (one / "history.csv").write_text(
+        (run / "history.csv").write_text(
             f"step,epoch,train/loss,val/loss,lr,tokens,tokens_per_second,grad_norm\n{history}"
         )
         if n != 2:
             rows = [
-                json.loads(line) for line in (one / "predictions.jsonl").read_text().splitlines()
+                json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()
             ]
             rows[0] |= {"prediction": f"{EVIL}{n}", "reference": f"{EVIL} & more"}
-            (one / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
@@ -74,7 +74,7 @@ def test_the_page_needs_nothing_else_and_shows_texts_as_text(tmp_path: Path) -> 
     assert packed(text, "plotly").startswith("/**\n* plotly.js")
 
 
-def test_the_table_says_what_the_comparison_says(tmp_path: Path) -> None:
+def test_the_table_has_the_values_of_the_comparison(tmp_path: Path) -> None:
     _, text = written(sweep(tmp_path / "s"))
     data = json.loads(packed(text, "data"))
     first, failed = data["runs"][0], next(run for run in data["runs"] if run["name"] == "2")
@@ -103,9 +103,9 @@ def test_two_hundred_runs_stay_below_three_megabytes(tmp_path: Path) -> None:
     assert len(json.loads(packed(text, "data"))["answering"]) == 12
 
 
-def test_runs_of_different_data_have_no_places(tmp_path: Path) -> None:
-    make(tmp_path / "s" / "a", rows="these", loss=0.4, lr=1.0)
-    make(tmp_path / "s" / "b", rows="those", loss=0.3, lr=2.0)
+def test_runs_of_different_data_have_no_rank(tmp_path: Path) -> None:
+    write_run(tmp_path / "s" / "a", rows="these", loss=0.4, lr=1.0)
+    write_run(tmp_path / "s" / "b", rows="those", loss=0.3, lr=2.0)
     _, text = written(tmp_path / "s")
     assert "not ranked" in text and "no best run" in text
     assert all(
@@ -114,7 +114,7 @@ def test_runs_of_different_data_have_no_places(tmp_path: Path) -> None:
 
 
 def test_a_single_unfinished_run_makes_a_page(tmp_path: Path) -> None:
-    make(tmp_path / "s" / "0", state="running")
+    write_run(tmp_path / "s" / "0", state="running")
     _, text = written(tmp_path / "s")
     assert json.loads(packed(text, "data"))["runs"][0]["state"].startswith("running")
 
@@ -137,9 +137,9 @@ def browser() -> Iterator[Any]:
             "--use-angle=swiftshader",
             "--enable-unsafe-swiftshader",
         ]
-        found = driver.chromium.launch(executable_path=chromium, args=options)
-        yield found
-        found.close()
+        launched = driver.chromium.launch(executable_path=chromium, args=options)
+        yield launched
+        launched.close()
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_sorting_and_filtering(opened: Any) -> None:
     heading.click()
     assert names(opened)[:2] == ["0", "1"]
     heading.click()
-    # what has no value stays last
+    # runs without a value stay last
     assert names(opened)[:2] == ["11", "10"] and names(opened)[-1] == "2"
     opened.fill("#filter", "r=8 finished")
     assert (
@@ -183,7 +183,7 @@ def test_sorting_and_filtering(opened: Any) -> None:
     )
 
 
-def test_brushing_an_axis_leaves_its_runs(opened: Any) -> None:
+def test_brushing_an_axis_shows_its_runs_only(opened: Any) -> None:
     opened.locator("#parallel").scroll_into_view_if_needed()
     opened.wait_for_selector("#parallel-plot .parcoords .y-axis")
     axis = opened.locator("#parallel-plot .y-axis").first.locator(".axis-brush").bounding_box()
@@ -195,15 +195,15 @@ def test_brushing_an_axis_leaves_its_runs(opened: Any) -> None:
     opened.wait_for_function(
         "document.getElementById('count').textContent !== '12 of 12 runs'", timeout=10_000
     )
-    left = names(opened)
-    assert left and set(left) < {str(n) for n in range(12)} and "2" not in left
+    shown = names(opened)
+    assert shown and set(shown) < {str(n) for n in range(12)} and "2" not in shown
     opened.click("#unbrush")
     opened.wait_for_function(
         "document.getElementById('count').textContent === '12 of 12 runs'", timeout=10_000
     )
 
 
-def test_every_picture_is_drawn_where_it_comes_into_view(opened: Any) -> None:
+def test_every_picture_is_drawn_when_it_comes_into_view(opened: Any) -> None:
     for section, plot in (
         ("effects", "setting-plot"),
         ("curves", "curve-plot"),

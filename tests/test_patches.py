@@ -15,7 +15,7 @@ from hydratune.training.lean_linears import is_lean
 from hydratune.training.patches import ModelPatches, with_lean_layers
 from hydratune.training.randomness import RandomState, draws_outside_lora, drops_attention
 from hydratune.training.step import StepContext, computing, current_step
-from test_objective import build, with_lora
+from small_models import build, with_lora
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=torch.arange(12)[None]).logits  # type: ignore[no-any-return]
 
 
-def test_reverted_patches_leave_a_model_as_it_was(one_thread: None) -> None:
+def test_reverted_patches_restore_the_model(one_thread: None) -> None:
     model = with_lora(build("Llama"))
     ModelPatches(model)  # does nothing by itself
     before, lean = logits(model), replaced(model)
@@ -87,7 +87,7 @@ def test_a_step_context_belongs_to_its_thread_and_ends_with_its_block() -> None:
     assert current_step() == StepContext() == elsewhere[0]
 
 
-def test_layers_compute_what_the_step_context_says() -> None:
+def test_layers_follow_the_step_context() -> None:
     """Dropout draws from its generator, the last MLP is computed where it is needed, and stored
     states replace the layers below.
     """
@@ -131,7 +131,7 @@ def test_dropout_in_the_forward_of_another_peft_method_is_seen(dropout: float) -
     assert draws_outside_lora(model) is (dropout > 0)
 
 
-def test_who_draws_random_numbers() -> None:
+def test_models_that_draw_random_numbers() -> None:
     assert not draws_outside_lora(with_lora(build("Llama"), lora_dropout=0.5))
     assert draws_outside_lora(with_lora(build("Llama"), lora_dropout=0.5, use_dora=True))
     assert draws_outside_lora(build("Llama", attention_dropout=0.1))

@@ -27,7 +27,7 @@ from hydratune.records.sweep import SweepJob, write_sweep
 
 
 def ranking_table(runs: Sequence[Run]) -> tuple[Table, str]:
-    """The table of the ranking, and the conclusion."""
+    """Return the table of the ranking and its conclusion."""
     compared = compare(runs)
     return terminal.ranking_table(compared), "\n".join(verdict(compared))
 
@@ -50,7 +50,7 @@ def column(table: Table, title: str) -> list[str]:
 
 
 def test_seeds_are_one_entry_ranked_by_its_mean() -> None:
-    """The single best run belongs to the worse settings: it does not lead."""
+    """The single best run belongs to the worse settings, which are not ranked first."""
     runs = [run("a", 0.1, 1, 0.20), run("b", 0.1, 2, 0.90), run("c", 0.1, 3, 0.70)]
     runs += [run("d", 0.2, 1, 0.32), run("e", 0.2, 2, 0.30), run("f", 0.2, 3, 0.31)]
     table, best = ranking_table(runs)
@@ -98,7 +98,7 @@ def test_means_within_the_noise_are_indistinguishable() -> None:
 
 
 def replicated(*samples: list[float]) -> list[Entry]:
-    """Entries with these losses, the best mean first."""
+    """Return entries with these losses, the best mean first."""
     runs = [
         run(f"{n}.{seed}", n + 1.0, seed, loss)
         for n, some in enumerate(samples)
@@ -113,32 +113,30 @@ def replicated(*samples: list[float]) -> list[Entry]:
         # 2.8 standard errors, and p = 0.11
         ([1.0, 3.0], [4.9, 6.9], ttest_ind([1.0, 3.0], [4.9, 6.9]).pvalue),
         ([1.0, 3.0, 2.0], [4.9, 6.9], ttest_ind([1.0, 3.0, 2.0], [4.9, 6.9]).pvalue),
-        # one run beside several: their spread is all there is
+        # one run against several: only their spread is known
         ([1.0, 3.0], [7.0], 2 * t.sf(5 / math.sqrt(2 * 1.5), 1)),
     ],
 )
-def test_few_seeds_know_little_of_their_own_spread(
-    a: list[float], b: list[float], p: float
-) -> None:
+def test_few_seeds_estimate_their_spread_poorly(a: list[float], b: list[float], p: float) -> None:
     assert seed_p_values(replicated(a, b)) == {1: pytest.approx(p)}
 
 
-def test_where_nobody_has_two_seeds_they_say_nothing_and_else_single_ones_borrow_the_spread() -> (
-    None
-):
+def test_without_replicates_seeds_are_not_tested_and_single_seeds_use_the_pooled_spread() -> None:
     assert seed_p_values(replicated([1.0], [2.0], [3.0])) == {}
     # of the third entry: variance 0.02, one degree of freedom
     spread = t.sf(1 / math.sqrt(0.02 * 2), 1) * 2
-    found = seed_p_values(replicated([1.0], [2.0], [8.9, 9.1]))
+    p_values = seed_p_values(replicated([1.0], [2.0], [8.9, 9.1]))
     # Holm
-    assert found[1] == pytest.approx(spread) and found[2] == pytest.approx(
+    assert p_values[1] == pytest.approx(spread) and p_values[2] == pytest.approx(
         2 * t.sf(8 / math.sqrt(0.02 * 1.5), 1) * 2
     )
 
 
 @pytest.mark.parametrize(("seeds", "others"), [(2, 2), (3, 3), (1, 3)])
 def test_settings_that_do_nothing_rarely_differ_significantly(seeds: int, others: int) -> None:
-    """Their seeds have the same distribution: one pair in 20 may look different."""
+    """Seeds of both settings have the same distribution: one pair in 20 may differ
+    significantly.
+    """
     noise = random.Random(3)
     pairs = [
         [[noise.gauss(1, 0.1) for _ in range(count)] for count in (seeds, others)]
@@ -148,7 +146,7 @@ def test_settings_that_do_nothing_rarely_differ_significantly(seeds: int, others
     assert wrong / len(pairs) < 0.09
 
 
-def test_one_seed_each_is_the_table_without_seeds() -> None:
+def test_a_table_of_single_seeds_has_no_seed_columns() -> None:
     table, best = ranking_table([run("a", 0.1, 0, 0.5), run("b", 0.2, 0, 0.4)])
     assert [c.header for c in table.columns] == ["", "run", "lr", "val loss", "field F1", "state"]
     assert (
@@ -196,8 +194,8 @@ def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:
 
 
 def test_a_setting_that_follows_the_seed_does_not_separate_replicates() -> None:
-    """With ``data.seed=${seed}`` the rows follow as well: comparable as long as every entry saw the
-    same ones.
+    """With ``data.seed=${seed}`` the rows change with the seed: runs are comparable if every entry
+    saw the same rows.
     """
 
     def drawn(name: str, lr: float, seed: int, loss: float) -> Run:
@@ -233,11 +231,11 @@ def test_a_setting_that_follows_the_seed_does_not_separate_replicates() -> None:
 
 
 def test_the_same_run_twice_is_no_replicate() -> None:
-    found = group_runs([run("a", 0.1, 1, 0.4), run("b", 0.1, 1, 0.4), run("c", 0.1, 2, 0.5)])
-    assert [[r.path.name for r in entry.runs] for entry in found] == [["b"], ["a", "c"]]
+    entries = group_runs([run("a", 0.1, 1, 0.4), run("b", 0.1, 1, 0.4), run("c", 0.1, 2, 0.5)])
+    assert [[r.path.name for r in entry.runs] for entry in entries] == [["b"], ["a", "c"]]
 
 
-def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
+def test_jobs_that_never_began_are_counted_with_their_seeds(tmp_path: Path) -> None:
     write_sweep(
         tmp_path,
         [
@@ -255,7 +253,7 @@ def test_jobs_that_never_began_belong_to_their_seeds(tmp_path: Path) -> None:
     assert [r.path.name for r in second.runs] == ["2"]
 
 
-def test_names_and_values_are_as_short_as_is_unambiguous() -> None:
+def test_names_and_values_are_shortened_while_unambiguous() -> None:
     names = short_names(["optimizer.lr", "optimizer.name", "adapter.name", "seed"])
     assert names == {
         "optimizer.lr": "lr",
@@ -273,8 +271,8 @@ def test_names_and_values_are_as_short_as_is_unambiguous() -> None:
 
 
 def test_the_same_number_written_in_two_ways_is_one_setting() -> None:
-    found = group_runs([run("a", 1.0, 1, 0.4), run("b", 1, 2, 0.5)])
-    assert len(found) == 1
+    entries = group_runs([run("a", 1.0, 1, 0.4), run("b", 1, 2, 0.5)])
+    assert len(entries) == 1
 
 
 def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's commands compose, and the architecture page names the files there are."""
+"""The README's commands compose, and the architecture page names existing files."""
 
 import re
 import shlex
@@ -14,8 +14,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands() -> list[str]:
-    found = re.findall(r"`(hydratune [^`]*)`", README)
-    return sorted({c for c in found if not re.search(r"COMMAND|-sc |--config-dir", c)})
+    quoted = re.findall(r"`(hydratune [^`]*)`", README)
+    return sorted({c for c in quoted if not re.search(r"COMMAND|-sc |--config-dir", c)})
 
 
 @pytest.mark.parametrize("command", commands())
@@ -40,7 +40,7 @@ DOCS = sorted({*(ROOT / "docs").glob("*.md")} - {ARCHITECTURE})
 
 
 def lines_of_code(page: Path) -> list[str]:
-    """What a page shows to be typed: indented lines and what is between backticks, without
+    """Return the lines that a page shows as commands: indented lines and text in backticks, without
     comments.
     """
     text = page.read_text()

@@ -1,4 +1,4 @@
-"""Typed records: what is on disk keeps its form, and no text that people read is parsed."""
+"""Typed records: files keep their format, and no message for people is parsed."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The registry of config groups: variants are found in their packages, before torch is needed."""
+"""The registry of config groups: variants are found in their packages without importing torch."""
 
 import json
 import subprocess
@@ -28,8 +28,8 @@ def test_variants_are_sorted_whatever_was_imported_first() -> None:
         [sys.executable, "-c", imports + _LOADED], capture_output=True, text=True, check=True
     ).stdout
     names, heavy = json.loads(printed)
-    assert names == {group: list(found) for group, found in all_variants().items()}
-    assert all(found == sorted(found) for found in names.values())
+    assert names == {group: list(variants) for group, variants in all_variants().items()}
+    assert all(variants == sorted(variants) for variants in names.values())
     assert not heavy
 
 

@@ -1,99 +1,23 @@
-"""report.html: everything that was found is on the page, nothing in it can run, and nothing is
-fetched.
-"""
+"""report.html: every finding is on the page, nothing in it can run, and nothing is fetched."""
 
 import copy
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hydratune.data.quality.findings import CHECKS
 from hydratune.data.report import IDS_SHOWN, render, share, verdict, write_html
 from hydratune.data.report_charts import histograms, label_bars
-from hydratune.data.spans import (
-    character_differences,
-    named,
-    occurrences,
-    shortened,
-    spans,
-    word_differences,
+from report_cases import (
+    ALLOWED_TAGS,
+    HOSTILE,
+    Page,
+    check_entry,
+    cleaning_entry,
+    hostile_report,
+    split_entry,
 )
-
-EVIL = (
-    '<script>alert(1)</script></style></title><img src=x onerror=alert(2)>" onmouseover="alert(3)"'
-    " ' https://evil.example/ {{ 7 * 7 }}"
-)
-MAY_STAND_IN = {
-    *(
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "header",
-        "nav",
-        "section",
-        "footer",
-        "h1",
-        "h2",
-        "h3",
-        "p",
-        "a",
-        "b",
-        "small",
-    ),
-    *(
-        "dl",
-        "div",
-        "dt",
-        "dd",
-        "span",
-        "code",
-        "mark",
-        "details",
-        "summary",
-        "figure",
-        "figcaption",
-        "table",
-        "caption",
-        "thead",
-        "tbody",
-    ),
-    *("tr", "th", "td", "svg", "desc", "rect", "line", "text"),
-}
-
-
-def _check(name: str, level: str = "warn", count: int = 0, **more: Any) -> dict[str, Any]:
-    words = CHECKS[name]
-    plain = {
-        "level": level,
-        "count": count,
-        "title": words.title,
-        "why": words.why,
-        "fix": words.fix,
-        "note": "",
-        "rows": [],
-        "examples": [],
-    }
-    return {**plain, **more}
-
-
-def _split(
-    rows: int, longest: int = 40, histogram: tuple[int, ...] = (0, 0, 0, 0)
-) -> dict[str, Any]:
-    quantiles = {"0": 5, "50": longest // 2, "90": longest, "99": longest, "100": longest}
-    return {
-        "rows": rows,
-        "too_long": 0,
-        "tokens": 20 * rows,
-        "trained_tokens": 7 * rows,
-        "quantiles": quantiles,
-        "histogram": list(histogram),
-    }
 
 
 @pytest.fixture
@@ -119,7 +43,7 @@ def empty() -> dict[str, Any]:
         "labels": {},
         "left_out": {"straddles": {"rows": 0, "ids": []}},
         "fingerprint": "0123",
-        "tokens": {**tokens, "splits": {name: _split(0) for name in splits}},
+        "tokens": {**tokens, "splits": {name: split_entry(0) for name in splits}},
         "mask": [],
         "used": None,
     }
@@ -127,38 +51,38 @@ def empty() -> dict[str, Any]:
 
 @pytest.fixture
 def report(empty: dict[str, Any]) -> dict[str, Any]:
-    """A report with something of everything."""
+    """A report with an entry of every kind."""
     full = copy.deepcopy(empty)
     full["name"], full["source"] = "tickets", ["tickets.csv: read as latin-1"]
     full["splits"]["train"].update(rows=90, groups=80, characters=9_000)
     full["splits"]["validation"].update(rows=10, groups=9, characters=1_000)
     full["tokens"]["splits"].update(
-        train=_split(90, 40, (20, 50, 15, 5)), validation=_split(10, 30, (2, 6, 2, 0))
+        train=split_entry(90, 40, (20, 50, 15, 5)), validation=split_entry(10, 30, (2, 6, 2, 0))
     )
     pair = {
         "rows": ["id-7", "id-8"],
         "texts": ["close my account\n→ billing", "close the account\n→ billing"],
         "note": "a pair",
     }
-    lone = {"rows": ["id-9"], "texts": ["born when?\n→ in 1931, in Bern"], "note": "1931, Bern"}
+    date = {"rows": ["id-9"], "texts": ["born when?\n→ in 1931, in Bern"], "note": "1931, Bern"}
     full["checks"] = {
-        "near_duplicates": _check("near_duplicates", count=1, rows=["id-8"], examples=[pair]),
-        "exact_leaks": _check("exact_leaks", "error", 2, rows=["id-3", "id-4"], note="2 test"),
-        "ungrounded": _check("ungrounded", count=1, rows=["id-9"], examples=[lone]),
-        "refusals": _check("refusals"),
+        "near_duplicates": check_entry("near_duplicates", count=1, rows=["id-8"], examples=[pair]),
+        "exact_leaks": check_entry("exact_leaks", "error", 2, rows=["id-3", "id-4"], note="2 test"),
+        "ungrounded": check_entry("ungrounded", count=1, rows=["id-9"], examples=[date]),
+        "refusals": check_entry("refusals"),
     }
     full["cleaning"] = {
-        "whitespace": _cleaning(
+        "whitespace": cleaning_entry(
             True,
             4,
             "white space tidied",
             [{"id": "id-1", "before": "end \r\nz\u200by", "after": "end\nzy"}],
         ),
-        "html": _cleaning(
+        "html": cleaning_entry(
             False, 3, "HTML removed", [{"id": "id-2", "before": "<b>so</b>", "after": "so"}]
         ),
-        "chatter": _cleaning(False, 0, "closing phrase removed", []),
-        "drop_leaks": {**_cleaning(False, 0, "leaking rows removed", []), "ids": []},
+        "chatter": cleaning_entry(False, 0, "closing phrase removed", []),
+        "drop_leaks": {**cleaning_entry(False, 0, "leaking rows removed", []), "ids": []},
     }
     full["labels"] = {"queue": {"billing": 70, "support": 30}}
     full["left_out"] = {"straddles": {"rows": 2, "ids": ["id-90", "id-91"]}}
@@ -172,75 +96,9 @@ def report(empty: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
-def _cleaning(on: bool, rows: int, title: str, examples: list[dict[str, str]]) -> dict[str, Any]:
-    return {"on": on, "rows": rows, "title": title, "examples": examples}
-
-
-class Page(HTMLParser):
-    """What a browser would make of the page: elements, attributes and visible text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = self.css = ""
-        self.marked: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] == ["style"]:
-            self.css += data
-        else:
-            self.text += data
-        if self.open[-1:] == ["mark"]:
-            self.marked.append(data)
-
-    def with_class(self, name: str) -> list[str]:
-        return [
-            tag
-            for tag, attributes in self.elements
-            if name in (attributes.get("class") or "").split()
-        ]
-
-
-def _poisoned(value: Any) -> Any:
-    """``value`` with all texts replaced but those of our own code."""
-    ours = {"level", "overlength", "quantiles", "splits", "tokens", "checks", "cleaning"}
-    if isinstance(value, dict):
-        return {key: item if key in ours else _poisoned(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_poisoned(item) for item in value]
-    return f"{EVIL}{value}" if isinstance(value, str) else value
-
-
-def _hostile(report: dict[str, Any]) -> dict[str, Any]:
-    """Every text of ``report`` that data, files or names could have put there."""
-    hostile = _poisoned(report)
-    hostile["checks"] = {
-        name: {**_poisoned(check), "level": check["level"]}
-        for name, check in report["checks"].items()
-    }
-    hostile["cleaning"] = {name: _poisoned(entry) for name, entry in report["cleaning"].items()}
-    hostile["labels"] = {EVIL: {f"{EVIL}{i}": i + 1 for i in range(30)}}
-    hostile["tokens"] = {**report["tokens"], "model": EVIL}
-    return hostile
-
-
 def test_no_text_becomes_markup(report: dict[str, Any]) -> None:
-    page = Page(render(_hostile(report)))
-    assert {tag for tag, _ in page.elements} <= MAY_STAND_IN
+    page = Page(render(hostile_report(report)))
+    assert {tag for tag, _ in page.elements} <= ALLOWED_TAGS
     assert not page.open
     for text in (
         "id-7",
@@ -254,12 +112,12 @@ def test_no_text_becomes_markup(report: dict[str, Any]) -> None:
         "white space tidied",
         "29",
     ):
-        assert f"{EVIL}{text}" in page.text
+        assert f"{HOSTILE}{text}" in page.text
     assert page.text.count("<script>alert(1)</script>") >= 30
 
 
 def test_nothing_is_fetched_and_nothing_runs(report: dict[str, Any]) -> None:
-    page = Page(render(_hostile(report)))
+    page = Page(render(hostile_report(report)))
     harmless = {
         *(
             "class",
@@ -318,7 +176,7 @@ def test_links_inside_the_page_lead_somewhere(report: dict[str, Any]) -> None:
             assert target in ids
 
 
-def test_every_finding_change_and_piece_is_there(report: dict[str, Any]) -> None:
+def test_every_finding_change_and_mask_piece_is_shown(report: dict[str, Any]) -> None:
     page = Page(render(report))
     for check in report["checks"].values():
         if check["count"]:
@@ -335,12 +193,12 @@ def test_every_finding_change_and_piece_is_there(report: dict[str, Any]) -> None
 
 
 def test_errors_are_open_and_warnings_closed(report: dict[str, Any]) -> None:
-    found = {
+    is_open = {
         a["id"]: "open" in a
         for tag, a in Page(render(report)).elements
         if tag == "details" and "id" in a
     }
-    assert found == {
+    assert is_open == {
         "check-exact_leaks": True,
         "check-near_duplicates": False,
         "check-ungrounded": False,
@@ -364,15 +222,29 @@ def test_trained_text_is_marked_without_colour_too(report: dict[str, Any]) -> No
     ("checks", "state", "sentence"),
     [
         ({}, "fit", "Fit for training: no check found anything."),
-        ({"refusals": _check("refusals")}, "fit", "Fit for training: no check found anything."),
-        ({"refusals": _check("refusals", count=3)}, "warn", "Fit for training, with 1 warning."),
         (
-            {"refusals": _check("refusals", count=3), "encoding": _check("encoding", count=1)},
+            {"refusals": check_entry("refusals")},
+            "fit",
+            "Fit for training: no check found anything.",
+        ),
+        (
+            {"refusals": check_entry("refusals", count=3)},
+            "warn",
+            "Fit for training, with 1 warning.",
+        ),
+        (
+            {
+                "refusals": check_entry("refusals", count=3),
+                "encoding": check_entry("encoding", count=1),
+            },
             "warn",
             "Fit for training, with 2 warnings.",
         ),
         (
-            {"refusals": _check("refusals", count=3), "mask": _check("mask", "error", 1200)},
+            {
+                "refusals": check_entry("refusals", count=3),
+                "mask": check_entry("mask", "error", 1200),
+            },
             "error",
             "Not fit for training: rows whose loss mask is wrong (1,200).",
         ),
@@ -420,13 +292,15 @@ def test_broken_and_endless_texts(tmp_path: Path, report: dict[str, Any]) -> Non
 
 def test_personal_data_is_not_repeated(empty: dict[str, Any]) -> None:
     example = {"rows": ["id-5"], "texts": ["write to jo@example.com"], "note": "jo•••••••m"}
-    empty["checks"] = {"pii_email": _check("pii_email", count=1, rows=["id-5"], examples=[example])}
+    empty["checks"] = {
+        "pii_email": check_entry("pii_email", count=1, rows=["id-5"], examples=[example])
+    }
     page = Page(render(empty))
     assert "jo@example.com" not in page.text
     assert "jo•••••••m" in page.text
 
 
-def test_limit_is_drawn_where_it_is_near_and_named_where_it_is_far(report: dict[str, Any]) -> None:
+def test_a_near_limit_is_drawn_and_a_far_limit_is_named(report: dict[str, Any]) -> None:
     report["tokens"].update(max_length=44)
     (train, *_), page = histograms(report["tokens"]), Page(render(report))
     assert [limit.x is None for limit in train.limits] == [False, True]
@@ -439,8 +313,8 @@ def test_a_few_long_rows_do_not_squeeze_the_rest(report: dict[str, Any]) -> None
     edges = [100.0 * i for i in range(41)]
     report["tokens"].update(edges=edges, max_length=200)
     report["tokens"]["splits"] = {
-        "train": _split(1003, 4000, (500, 300, 200, *[0] * 36, 3)),
-        "test": _split(0, 0, (0,) * 40),
+        "train": split_entry(1003, 4000, (500, 300, 200, *[0] * 36, 3)),
+        "test": split_entry(0, 0, (0,) * 40),
     }
     train = histograms(report["tokens"])[0]
     assert (train.end, train.beyond) == (300.0, 3)
@@ -467,63 +341,6 @@ def test_rare_labels_are_put_together() -> None:
 )
 def test_share(part: int, whole: int, text: str) -> None:
     assert share(part, whole) == text
-
-
-def test_word_differences() -> None:
-    one, two = "Close my old account, please", "Close our account, please"
-    assert [
-        [text[a:b] for a, b in found]
-        for text, found in zip((one, two), word_differences([one, two]), strict=True)
-    ] == [
-        ["my old"],
-        ["our"],
-    ]
-    assert word_differences(["same", "same", "same"]) == [[], [], []]
-    assert word_differences([]) == []
-
-
-def test_character_differences_leave_out_what_the_cut_made() -> None:
-    # both cut to one length before they came here
-    before, after = ("caf\u00c3\u00a9 no", "caf\u00e9 now")
-    old, new = character_differences(before, after)
-    assert [before[a:b] for a, b in old] == ["\u00c3\u00a9"]
-    assert [after[a:b] for a, b in new] == ["\u00e9"]
-
-
-def test_spans_make_up_the_text() -> None:
-    text = "one two  three"
-    assert [(s.text, s.changed) for s in spans(text, [(4, 7)])] == [
-        ("one ", False),
-        ("two", True),
-        ("  three", False),
-    ]
-    assert [(s.text, s.hidden) for s in spans(text, [(7, 9)])] == [
-        ("one two", False),
-        ("··", True),
-        ("three", False),
-    ]
-    assert [s.text for s in spans("\n", spaces=True)] == ["↵\n"]
-    assert spans("") == []
-
-
-def test_hidden_characters_have_names() -> None:
-    assert named("a\u200bb\ud83d\r") == r"aU+200BbU+D83D\r"
-    # joiners are spelling, not noise
-    assert named("अनुच्छेद \u200c می\u200cخواهم\n") == "अनुच्छेद \u200c می\u200cخواهم\n"
-
-
-def test_occurrences_are_whole_words() -> None:
-    text = "in 19 or 1931\n→ 19 and 1931"
-    assert [text[a:b] for a, b in occurrences(text, ["19", "", "1931"], text.rfind("\n→ "))] == [
-        "19",
-        "1931",
-    ]
-    assert occurrences(text, []) == []
-
-
-def test_shortened_says_how_much_is_missing() -> None:
-    assert shortened("short", 100) == "short"
-    assert shortened("a" * 500 + "b" * 500, 30) == f"{'a' * 20} [… 970 characters …] {'b' * 10}"
 
 
 def test_findings_and_cleaning_say_in_which_splits_they_are(report: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A resumed run continues where its checkpoint was written, and ends like one without a stop."""
+"""A resumed run continues from its checkpoint and equals a run without an interruption."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.training.history import History
 from hydratune.training.module import FineTuning
 from hydratune.training.resume import _moved
+from run_files import assert_same_run, history
 from test_config import compose
-from test_pack import assert_same_run, history
 
 Command = Callable[..., tuple[int, str]]
 RUN = (
@@ -42,7 +42,7 @@ ODD = (
 
 
 def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the middle of the step after ``step``, once."""
+    """Raise Ctrl-C once, in the middle of the step after ``step``."""
     done: list[int] = []
     before = History.on_before_optimizer_step
 
@@ -56,11 +56,11 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "minutes", "left", "options"),
+    ("step", "minutes", "resumed_from", "options"),
     [
         (3, 1e-9, 3, ()),  # within the first epoch
         pytest.param(7, 1e-9, 7, ODD[:1], marks=pytest.mark.slow),  # within the second
-        (5, 1e-9, 5, ODD),  # accumulation: 3 steps in an epoch, the last of them of one row
+        (5, 1e-9, 5, ODD),  # accumulation: 3 steps in an epoch, the last with one row
         pytest.param(6, 1e-9, 6, ODD, marks=pytest.mark.slow),  # at the end of an epoch
         # only validations write: at the end of the first epoch
         (8, None, 5, ("optimizer=lion", "optimizer.lr=1e-4")),
@@ -73,13 +73,13 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_an_interrupted_run_ends_like_one_that_was_not(
+def test_an_interrupted_run_equals_an_uninterrupted_run(
     hydratune: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     step: int,
     minutes: float,
-    left: int,
+    resumed_from: int,
     options: tuple[str, ...],
 ) -> None:
     words = (
@@ -96,13 +96,13 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert len(history(tmp_path / "broken")) == step
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
     assert code == 0, text
-    assert f"resumed after step {left} of" in text
+    assert f"resumed after step {resumed_from} of" in text
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/broken")
     assert code == 2 and "already holds a finished run" in text
 
 
-def test_a_validation_that_was_interrupted_is_done_again(
+def test_an_interrupted_validation_is_repeated(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9")
@@ -159,7 +159,7 @@ def test_ctrl_c_while_the_report_is_written_leaves_a_finished_run(
     assert record.is_finished()
 
 
-def test_what_changed_since_is_said_and_refused(
+def test_changed_settings_or_data_are_reported_and_refused(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9", f"hydra.run.dir={tmp_path}/run")
@@ -180,7 +180,7 @@ def test_what_changed_since_is_said_and_refused(
     assert "resume=force resumes it" in text
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(file, weights_only=True)
-    assert checkpoint["place"]["step"] == 4  # nothing is lost
+    assert checkpoint["place"]["step"] == 4  # the checkpoint is unchanged
     (file.parent / "digests.json").unlink()  # an older version wrote none
     torch.save({key: value for key, value in checkpoint.items() if key != "ranks"}, file)
     code, text = hydratune(*words, "resume=force")
@@ -198,7 +198,7 @@ def test_what_changed_since_is_said_and_refused(
     )
 
 
-def test_never_begins_anew_and_a_broken_checkpoint_does_too(
+def test_resume_never_starts_again_and_so_does_a_broken_checkpoint(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("train", *RUN, "trainer.checkpoint_minutes=1e-9", f"hydra.run.dir={tmp_path}/run")
@@ -216,7 +216,7 @@ def test_never_begins_anew_and_a_broken_checkpoint_does_too(
 
 
 @pytest.mark.slow  # three processes
-def test_a_killed_run_goes_on_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [
         *RUN,

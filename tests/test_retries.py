@@ -1,4 +1,4 @@
-"""What becomes of the unfinished jobs of a killed pack, and on which GPUs packs run."""
+"""How the unfinished jobs of a killed pack are retried, and on which GPUs packs run."""
 
 import json
 import subprocess
@@ -59,7 +59,7 @@ def test_without_retries_running_jobs_have_failed() -> None:
     )
 
 
-def test_a_pack_killed_before_any_job_ran_is_tried_again_as_it_is() -> None:
+def test_a_pack_killed_before_any_job_ran_is_retried_unchanged() -> None:
     assert plan_retries(KilledPack("", "abc", together=2), dict.fromkeys("abc", 1), retries=1) == (
         [RetriedPack(("a", "b", "c"), 2)],
         [],
@@ -70,7 +70,7 @@ def test_a_pack_killed_before_any_job_ran_is_tried_again_as_it_is() -> None:
     )
 
 
-def test_jobs_that_are_judged_together_stay_together() -> None:
+def test_jobs_that_are_halved_together_stay_together() -> None:
     death = KilledPack("abcd", "e", together=4, is_halving=True)
     assert plan_retries(death, dict.fromkeys("abcd", 1), retries=2) == (
         [RetriedPack(("a", "b", "c", "d", "e"), 2)],
@@ -87,7 +87,7 @@ def test_jobs_that_are_judged_together_stay_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "found"),
+    ("variable", "gpus"),
     [
         ("0,1", ["0", "1"]),
         (" 2 ", ["2"]),
@@ -98,10 +98,10 @@ def test_jobs_that_are_judged_together_stay_together() -> None:
     ],
 )
 def test_gpus_by_the_variable(
-    variable: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+    variable: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    assert devices.visible_gpus() == found
+    assert devices.visible_gpus() == gpus
 
 
 def test_gpus_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -118,7 +118,9 @@ def test_gpus_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_the_next_best_jobs_replace_those_that_failed(tmp_path: Path) -> None:
-    """When no other job was left in their pack; once for each of them."""
+    """They replace failed jobs when no other job was left in their pack; once for each failed
+    job.
+    """
     items = []
     for name in ("winner", "second", "third"):
         record = RunDirectory(tmp_path / name)
@@ -136,7 +138,7 @@ def test_the_next_best_jobs_replace_those_that_failed(tmp_path: Path) -> None:
     )
     tries: dict[str, int] = {}
     (again,) = packs_for_unfinished(pack, -9, tries, halving)
-    assert again.failed == () and "again: 1 job" in again.title  # the winner once more
+    assert again.failed == () and "again: 1 job" in again.title  # the winner is tried once more
     items[0].record.update(state="running")
     (instead,) = packs_for_unfinished(again, -9, tries, halving)
     assert (
@@ -156,12 +158,12 @@ def test_the_next_best_jobs_replace_those_that_failed(tmp_path: Path) -> None:
     assert packs_for_unfinished(pack, NEEDS_NEW_PACK, tries, PackOptions()) == []
 
 
-# A pack that only does what is planned: the process that starts packs is tested, not the packs.
-# Imports nothing of ours: it is quick.
+# A pack that ends as planned: the process that starts packs is tested, not the packs.
+# It imports nothing of hydratune, so it is fast.
 STUB = """
 import json, os, signal, sys, time
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may ignore it
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process that runs the tests may ignore it
 folder, options, names = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 plan = json.loads((folder / "plan.json").read_text())
 with (folder / "starts.jsonl").open("a") as stream:
@@ -187,7 +189,7 @@ for name in names:
 
 
 class Sweep:
-    """Jobs in ``folder`` whose packs do as planned: name of job -> exit code of its pack, at its
+    """Jobs in ``folder`` whose packs end as planned: name of job -> exit code of its pack at its
     first try, its second, ...
     """
 
@@ -196,7 +198,7 @@ class Sweep:
         self.settings = compose()
 
     def run(self, plan: dict[str, Any], jobs: int = 4, **packing: Any) -> dict[str, str]:
-        """States at the end."""
+        """Run the sweep; return the final states."""
         write_json(self.folder / "plan.json", plan)
         (self.folder / "starts.jsonl").unlink(missing_ok=True)
         planned = [
@@ -221,7 +223,7 @@ class Sweep:
         return dict(json.loads((self.folder / str(number) / "status.json").read_text()))
 
     def starts(self) -> list[Any]:
-        """(GPU, how many at a time, jobs, when) of every pack."""
+        """Return (GPU, jobs at a time, jobs, time) of every pack."""
         return [
             json.loads(line) for line in (self.folder / "starts.jsonl").read_text().splitlines()
         ]
@@ -269,7 +271,7 @@ def test_starting_again_tries_a_failed_job_again(
     assert "1 of 4 jobs failed before and are tried again: 1" in capfd.readouterr().out
 
 
-def test_a_pack_that_cannot_begin_is_not_started_for_ever(sweep: Sweep) -> None:
+def test_a_pack_that_cannot_start_is_not_retried_forever(sweep: Sweep) -> None:
     (sweep.folder / "stub.py").write_text(
         f"open({str(sweep.folder / 'count')!r}, 'a').write('x'); raise SystemExit(3)"
     )
@@ -301,7 +303,7 @@ def test_a_retried_pack_with_halving_keeps_all_its_jobs(sweep: Sweep) -> None:
 def test_every_gpu_runs_one_pack_at_a_time(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Two side by side, the third on the GPU that is free first."""
+    """Two packs run side by side, the third on the GPU that is free first."""
     monkeypatch.setattr(launch, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
     assert set(sweep.run({"seconds": 1.0}, jobs=6, pack_size=2).values()) == {"finished"}
     starts = sorted(sweep.starts(), key=lambda start: float(start[3]))
@@ -322,12 +324,12 @@ def test_a_sweep_is_divided_among_the_gpus(sweep: Sweep, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "found"), [("auto", ["GPU-a"]), ("cpu", ["GPU-a", "GPU-b"])]
+    ("accelerator", "gpus"), [("auto", ["GPU-a"]), ("cpu", ["GPU-a", "GPU-b"])]
 )
 def test_one_gpu_or_cpu_training_is_as_without_gpus(
-    accelerator: str, found: list[str], sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+    accelerator: str, gpus: list[str], sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "visible_gpus", lambda: found)
+    monkeypatch.setattr(launch, "visible_gpus", lambda: gpus)
     sweep.settings.trainer.accelerator = accelerator
     sweep.run({})
     assert [(gpu, names) for gpu, _, names, _ in sweep.starts()] == [(None, list("0123"))]

@@ -1,6 +1,4 @@
-"""report.html of a run: what is in its directory and nothing else, whatever is missing or broken
-there.
-"""
+"""report.html of a run shows what is in its directory, also if files are missing or broken."""
 
 import html
 import json
@@ -34,21 +32,19 @@ def run(hydratune: Command, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_leaves_a_page_that_says_what_metrics_json_says(
-    hydratune: Command, run: Path
-) -> None:
+def test_the_page_of_a_run_shows_the_values_of_metrics_json(hydratune: Command, run: Path) -> None:
     page = (run / "report.html").read_text()
-    found = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
     for words in (
         "smoke: finished",
-        f"{found['eval/nll']:,.4g} [",
+        f"{metrics['eval/nll']:,.4g} [",
         "base, zero-shot",
         "fine-tuned against base, zero-shot",
         "canaries: exposure",
     ):
         assert words in page, words
     assert (
-        found["course"]["advice"] in page
+        metrics["course"]["advice"] in page
         and "3 canaries, made-up rows" in page
         and "memorisation:" in page
     )
@@ -64,7 +60,7 @@ def test_a_run_leaves_a_page_that_says_what_metrics_json_says(
     assert (run / "report.html").read_text() == page
 
 
-def test_the_page_on_the_data_says_which_rows_the_run_took_and_shows_their_masks(run: Path) -> None:
+def test_the_data_page_names_the_rows_of_the_run_and_shows_their_masks(run: Path) -> None:
     page = (run / "data.html").read_text()
     splits = json.loads((run / "data.json").read_text())["splits"]
     assert (
@@ -79,7 +75,7 @@ def test_the_page_on_the_data_says_which_rows_the_run_took_and_shows_their_masks
     )
 
 
-def test_texts_are_text_and_the_worst_come_first(run: Path) -> None:
+def test_texts_are_escaped_and_the_worst_answers_come_first(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     lines[1] |= {
         "prediction": EVIL,
@@ -109,7 +105,7 @@ def test_texts_are_text_and_the_worst_come_first(run: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("content", [None, "", "{", "[1]", '{"a": 1}\n', "step,val/loss\n1,x\n"])
-def test_broken_or_missing_files_leave_their_part_out(
+def test_parts_of_the_page_whose_files_are_broken_or_missing_are_omitted(
     run_once: Path, tmp_path: Path, file: str, content: str | None
 ) -> None:
     import shutil

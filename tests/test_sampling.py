@@ -1,4 +1,4 @@
-"""Answers to a sample of validation rows during training change nothing in it."""
+"""Answers to a sample of validation rows during training do not change the training."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import SMALL, write_rows
-from test_pack import assert_same_run
+from run_files import assert_same_run
 from test_resume import RUN, interrupt_after
 
 Command = Callable[..., tuple[int, str]]
@@ -52,18 +52,20 @@ def test_training_is_the_same_with_and_without_it(
         json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("with", "without")
     )
     assert all(ours[key] == theirs[key] for key in ours if key.startswith(("eval/", "val/")))
-    told = rows(tmp_path / "with")
-    assert [bool(row["sample/nll"]) for row in told] == [int(row["step"]) % 2 == 0 for row in told]
-    said = [
+    history_rows = rows(tmp_path / "with")
+    assert [bool(row["sample/nll"]) for row in history_rows] == [
+        int(row["step"]) % 2 == 0 for row in history_rows
+    ]
+    samples = [
         json.loads(line) for line in (tmp_path / "with" / "sample.jsonl").read_text().splitlines()
     ]
-    assert [row["step"] for row in said] == [
-        step for step in range(2, len(told) + 1, 2) for _ in range(3)
+    assert [row["step"] for row in samples] == [
+        step for step in range(2, len(history_rows) + 1, 2) for _ in range(3)
     ]
-    assert len({row["id"] for row in said}) == 3
+    assert len({row["id"] for row in samples}) == 3
 
 
-def test_what_is_sampled_last_is_what_the_trained_model_says(
+def test_the_last_sample_equals_the_answers_of_the_trained_model(
     hydratune: Command, tmp_path: Path
 ) -> None:
     """The sample's likelihood at the last step is that of the validation rows after training,
@@ -83,7 +85,7 @@ def test_what_is_sampled_last_is_what_the_trained_model_says(
     assert float(last["sample/nll"]) == pytest.approx(float(last["val/loss"]), abs=1e-5)
 
 
-def test_it_goes_on_with_a_run(
+def test_samples_are_continued_when_a_run_is_resumed(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("train", *RUN, *ODD, *SAMPLED)
@@ -97,7 +99,7 @@ def test_it_goes_on_with_a_run(
     ).read_bytes()
 
 
-def test_in_a_pack_as_alone(hydratune: Command, tmp_path: Path) -> None:
+def test_samples_in_a_pack_equal_those_of_the_job_alone(hydratune: Command, tmp_path: Path) -> None:
     words = (*RUN, *ODD, *SAMPLED)
     code, text = hydratune(
         "train",
@@ -116,7 +118,7 @@ def test_in_a_pack_as_alone(hydratune: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["evaluation.every_steps=0", "evaluation.sample=0"])
-def test_nonsense_is_refused(hydratune: Command, setting: str) -> None:
+def test_wrong_sampling_settings_are_refused(hydratune: Command, setting: str) -> None:
     code, text = hydratune("train", *SMALL, setting)
     assert code == 2 and setting.split("=")[0] in text
 
@@ -124,8 +126,8 @@ def test_nonsense_is_refused(hydratune: Command, setting: str) -> None:
 def test_validation_answers_that_cannot_be_scored_as_the_test_rows_are(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """Test answers are JSON, validation answers are not: scored as texts, or refused before
-    training where JSON is asked for.
+    """Test answers are JSON, validation answers are not: they are scored as texts, or refused
+    before training where JSON is required.
     """
     answers = {"train": '{"a": 1}', "validation": "nothing", "test": '{"a": 1}'}
     files = []

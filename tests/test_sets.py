@@ -91,7 +91,7 @@ def test_hash_is_the_same_on_every_machine() -> None:
 
 @pytest.mark.parametrize("count", range(3, 12))
 def test_small_file_leaves_no_split_empty(tmp_path: Path, count: int) -> None:
-    for name in "abc":  # whatever the hashes say
+    for name in "abc":  # whatever the hashes are
         sets = load_sets(files(tmp_path / f"{name}-{count}.jsonl", count, groups=3), 0)
         groups = [{row.group for row in rows} for _, rows in sets.items()]
         assert all(groups) and sum(map(len, groups)) == 3

@@ -53,14 +53,14 @@ def test_hub_data_set_trains(hydratune: Command, tmp_path: Path) -> None:
     for split, count in (("train", 12), ("validation", 3), ("test", 3)):
         pairs = [{"question": f"{split} {i}?", "answer": f"It is {i}."} for i in range(count)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    own = (
+    environment = (
         "data=hub",
         f"data.id={folder}",
         "data.validation=validation",
         "data.test=test",
         "data.max_train_rows=null",
     )
-    code, text = hydratune("train", *SMALL, *own, f"hydra.run.dir={tmp_path}/run")
+    code, text = hydratune("train", *SMALL, *environment, f"hydra.run.dir={tmp_path}/run")
     assert code == 0, text
     splits = json.loads((tmp_path / "run" / "data.json").read_text())["splits"]
     assert {name: split["rows"] for name, split in splits.items()} == {
@@ -154,7 +154,7 @@ def test_damaged_model_files_are_one_message(
     assert code == 2 and "cannot be loaded" in text and "unexpected" not in text
 
 
-def test_what_a_killed_process_left_in_the_cache_is_removed(
+def test_old_incomplete_cache_entries_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import os
@@ -168,7 +168,7 @@ def test_what_a_killed_process_left_in_the_cache_is_removed(
     assert (old.exists(), new.exists()) == (False, True)
 
 
-def test_what_two_need_at_the_same_time_is_built_once(
+def test_a_cache_entry_that_two_processes_need_is_built_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))

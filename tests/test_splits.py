@@ -20,7 +20,7 @@ def candidates(
     )
 
 
-def test_hash_decides_where_nothing_else_does() -> None:
+def test_rows_are_split_by_hash() -> None:
     assert split(candidates([0.05, 0.15, 0.5, 0.99]), {}, 0.1, 0.1).tolist() == [
         Side.validation,
         Side.test,
@@ -34,18 +34,18 @@ def test_group_follows_its_first_row() -> None:
     assert sides.tolist() == [Side.validation, Side.train, Side.validation]
 
 
-def test_near_duplicate_follows_the_earlier_one_and_one_of_two_sides_is_left_out() -> None:
+def test_near_duplicate_joins_the_earlier_row_and_is_dropped_between_two_splits() -> None:
     near = {0: [2, 3], 1: [3], 2: [0], 3: [0, 1]}
     sides = split(candidates([0.05, 0.5, 0.9, 0.9]), near, 0.1, 0.0)
     assert sides.tolist() == [Side.validation, Side.train, Side.validation, Side.straddles]
 
 
-def test_row_whose_group_is_here_and_near_duplicate_there_is_left_out() -> None:
+def test_row_whose_group_and_near_duplicate_are_in_different_splits_is_dropped() -> None:
     sides = split(candidates([0.05, 0.5, 0.9], groups=[1, 2, 2]), {0: [2], 2: [0]}, 0.1, 0.0)
     assert sides.tolist() == [Side.validation, Side.train, Side.straddles]
 
 
-def test_added_rows_move_no_other_whatever_they_resemble() -> None:
+def test_added_rows_move_no_other_row() -> None:
     rng = np.random.default_rng(0)
     count, more = 400, 60
     places, groups = rng.random(count + more), rng.integers(-1, 80, count + more)
@@ -75,11 +75,11 @@ def test_added_rows_move_no_other_whatever_they_resemble() -> None:
 
 
 @pytest.mark.parametrize("count", [40, 41, 57, 400])
-def test_strata_have_equal_shares_on_every_side(count: int) -> None:
+def test_strata_have_equal_shares_in_every_split(count: int) -> None:
     strata = ["rare" if i % 4 == 0 else "common" for i in range(count)]
     sides = split(candidates([0.99] * count, strata=strata), {}, 0.2, 0.1)
     for label in ("rare", "common"):
-        mine = [int(s) for s, own in zip(sides, strata, strict=True) if own == label]
+        mine = [int(s) for s, stratum in zip(sides, strata, strict=True) if stratum == label]
         assert mine.count(Side.validation) == pytest.approx(0.2 * len(mine), abs=1.5)
         assert mine.count(Side.test) == pytest.approx(0.1 * len(mine), abs=1.5)
 
@@ -90,12 +90,12 @@ def test_stratified_rows_stay_where_they_are_when_rows_are_added() -> None:
     assert (split(candidates([0.5] * 90, strata=strata), {}, 0.2, 0.2)[:60] == before).all()
 
 
-def test_small_set_leaves_no_side_empty_and_keeps_together_what_belongs_together() -> None:
+def test_small_sets_have_no_empty_split_and_groups_stay_together() -> None:
     sides = split(candidates([0.5, 0.6, 0.7, 0.9], groups=[1, 1, 2, 3]), {}, 0.1, 0.1)
     assert sides.tolist() == [Side.validation, Side.validation, Side.test, Side.train]
 
 
-def test_place_depends_on_the_group_or_else_on_the_prompt() -> None:
+def test_split_depends_on_the_group_or_else_on_the_prompt() -> None:
     def row(question: str, answer: str, group: str | None = None) -> Row:
         return Row("id", (Message("user", question), Message("assistant", answer)), group)
 

@@ -1,4 +1,4 @@
-"""Whether two systems are statistically indistinguishable."""
+"""Tests of whether two systems are statistically distinguishable."""
 
 import numpy as np
 import pytest
@@ -29,37 +29,37 @@ def test_holm() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
 
-def test_two_runs_of_the_same_answers_are_not_told_apart() -> None:
+def test_two_runs_of_the_same_answers_are_indistinguishable() -> None:
     right = [1.0] * 30 + [0.0] * 10
     same = paired_bootstrap(right, right, [1.0] * 40, list(map(str, range(40))), 0.95, 500)
     assert same.value == 0 and same.interval == (0, 0) and same.p == 1.0 and not same.significant
 
 
-def test_38_of_40_and_37_of_40_are_not_told_apart_and_many_such_rows_are() -> None:
+def test_38_of_40_and_37_of_40_are_indistinguishable_and_differ_with_many_such_rows() -> None:
     def difference(times: int) -> bool:
         ours, theirs = [1.0] * 38 + [0.0] * 2, [1.0] * 37 + [0.0] * 3
         rows = 40 * times
-        found = paired_bootstrap(
+        interval = paired_bootstrap(
             ours * times, theirs * times, [1.0] * rows, list(map(str, range(rows))), 0.95, 1000
         )
-        assert found.value == pytest.approx(0.025)
-        assert found.significant == (found.p < 0.05)
-        return found.significant
+        assert interval.value == pytest.approx(0.025)
+        assert interval.significant == (interval.p < 0.05)
+        return interval.significant
 
     assert not difference(1) and mcnemar(1, 0) == 1.0
     assert difference(40)
 
 
-def test_rows_of_one_group_are_no_evidence_of_their_own() -> None:
+def test_rows_of_one_group_are_not_independent() -> None:
     ours, theirs, groups = [1.0] * 60, [0.0] * 30 + [1.0] * 30, ["a"] * 30 + ["b"] * 30
-    apart = paired_bootstrap(ours, theirs, [1.0] * 60, list(map(str, range(60))), 0.95, 1000)
+    ungrouped = paired_bootstrap(ours, theirs, [1.0] * 60, list(map(str, range(60))), 0.95, 1000)
     grouped = paired_bootstrap(ours, theirs, [1.0] * 60, groups, 0.95, 1000)
-    assert apart.significant and not grouped.significant
-    assert apart.value == grouped.value == 0.5
+    assert ungrouped.significant and not grouped.significant
+    assert ungrouped.value == grouped.value == 0.5
 
 
 def test_pairing_finds_what_two_intervals_hide() -> None:
-    """Rows differ far more than systems do."""
+    """Rows differ from each other far more than the systems do."""
     generator = np.random.default_rng(0)
     hard = generator.normal(0, 10, 200)
     ours, theirs = hard + 0.3 + generator.normal(0, 0.5, 200), hard
@@ -68,7 +68,7 @@ def test_pairing_finds_what_two_intervals_hide() -> None:
     ).significant
 
 
-def test_chance_is_called_a_difference_as_rarely_as_promised() -> None:
+def test_false_positives_are_as_rare_as_the_level_says() -> None:
     generator = np.random.default_rng(1)
     groups, ones = list(map(str, range(100))), [1.0] * 100
     wrong = 0
@@ -83,7 +83,7 @@ def test_chance_is_called_a_difference_as_rarely_as_promised() -> None:
     assert wrong <= 20  # 10 are expected
 
 
-def test_the_least_difference_is_found_as_often_as_promised() -> None:
+def test_power_at_the_smallest_detectable_difference() -> None:
     rows, disagreeing = 200, 0.3
     least = least_difference(rows, disagreeing, 0.95)
     generator = np.random.default_rng(2)
@@ -91,22 +91,22 @@ def test_the_least_difference_is_found_as_often_as_promised() -> None:
     draws = generator.multinomial(
         rows, [ours_alone, disagreeing - ours_alone, 1 - disagreeing], size=2000
     )
-    found = np.mean([mcnemar(int(ours), int(theirs)) < 0.05 for ours, theirs, _ in draws])
-    assert 0.70 < found < 0.85  # 0.8, and the exact test is a little careful
+    power = np.mean([mcnemar(int(ours), int(theirs)) < 0.05 for ours, theirs, _ in draws])
+    assert 0.70 < power < 0.85  # 0.8 is planned, and the exact test is conservative
     assert least_difference(rows * 4, disagreeing, 0.95) == pytest.approx(least / 2, rel=0.03)
     assert least_difference(5, 0.1, 0.95) == least_difference(0, 0.5, 0.95) == 1.0
 
 
-def test_two_rows_prove_nothing_however_often_they_are_drawn() -> None:
-    found = paired_bootstrap([1.0, 1.0], [0.0, 0.0], [1.0, 1.0], ["a", "b"], 0.95, 1000)
-    assert found.value == 1.0 and found.p == 0.5
+def test_two_rows_are_never_significant() -> None:
+    interval = paired_bootstrap([1.0, 1.0], [0.0, 0.0], [1.0, 1.0], ["a", "b"], 0.95, 1000)
+    assert interval.value == 1.0 and interval.p == 0.5
 
 
 @pytest.mark.parametrize(
     "parts", [[(1.0, 2)], [(0.3, 2), (1.0, 199)], [(1.0, 1), (1.0, 4), (0.1, 30)]]
 )
 @pytest.mark.parametrize("value", [0.1, 2.0, 9.0, 400.0])
-def test_the_interval_excludes_zero_exactly_where_p_tells_apart(
+def test_the_interval_excludes_zero_exactly_where_p_is_significant(
     value: float, parts: list[tuple[float, float]]
 ) -> None:
     p = p_from_parts(value, parts)
@@ -118,8 +118,8 @@ def test_the_interval_excludes_zero_exactly_where_p_tells_apart(
 
 
 def test_two_variances_cover_whatever_their_ratio() -> None:
-    """Two degrees of freedom beside two hundred, where Satterthwaite's t is wrong in 7 to 9 % of
-    all cases.
+    """Two degrees of freedom combined with two hundred, where Satterthwaite's t is wrong in 7 to 9
+    % of all cases.
     """
     generator = np.random.default_rng(4)
     for ratio in (0.0, 0.3, 1.0, 3.0, 10.0, 1e4):
@@ -149,42 +149,44 @@ def test_intervals_of_a_family_agree_with_its_corrected_p() -> None:
                 else [mean(list(generator.normal(size=rows) + s)) for s in (0.0, shift)]
             )
             tests.append(comparison(ours, theirs, groups, 200))
-        for found in corrected(tests, 0.95):
-            assert found.significant == (found.p < 0.05)
-            assert (found.interval is None) == (2.0 ** (1 - rows) >= 0.05 or found.interval is None)
-            if found.interval is not None:
-                assert found.interval[0] <= found.value <= found.interval[1]
+        for result in corrected(tests, 0.95):
+            assert result.significant == (result.p < 0.05)
+            assert (result.interval is None) == (
+                2.0 ** (1 - rows) >= 0.05 or result.interval is None
+            )
+            if result.interval is not None:
+                assert result.interval[0] <= result.value <= result.interval[1]
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [(1, "(1 independent row cannot tell)"), (5, "(5 independent rows cannot tell)")],
 )
-def test_so_few_rows_have_no_interval_and_say_so(rows: int, told: str) -> None:
+def test_too_few_rows_have_no_interval_and_give_a_message(rows: int, message: str) -> None:
     groups = [str(i) for i in range(rows)]
     for ours, theirs in (
         (rate([True] * rows), rate([False] * rows)),
         (mean([1.0 + i / 100 for i in range(rows)]), mean([0.0] * rows)),
     ):
-        found = difference(ours, theirs, groups, 0.95, 500)
+        result = difference(ours, theirs, groups, 0.95, 500)
         assert (
-            found.interval is None
-            and found.p == 2.0 ** (1 - rows)
-            and found.interval_text() == told
+            result.interval is None
+            and result.p == 2.0 ** (1 - rows)
+            and result.interval_text() == message
         )
 
 
-def test_few_rows_that_differ_prove_nothing_among_many() -> None:
-    """5 of 40 rows, all to one side: p = 0.06 by their signs, whatever their spread, and the
-    interval holds 0.
+def test_few_rows_that_differ_among_many_are_not_significant() -> None:
+    """5 of 40 rows differ, all to one side: p = 0.06 by the sign test, and the interval
+    contains 0.
     """
     groups, many = [str(i) for i in range(40)], 5
-    found = difference(mean([1.0] * many + [0.0] * 35), mean([0.0] * 40), groups, 0.95, 500)
+    result = difference(mean([1.0] * many + [0.0] * 35), mean([0.0] * 40), groups, 0.95, 500)
     assert (
-        found.p == 2.0**-4
-        and found.interval is not None
-        and found.interval[0] == 0
-        and not found.significant
+        result.p == 2.0**-4
+        and result.interval is not None
+        and result.interval[0] == 0
+        and not result.significant
     )
     more = difference(mean([1.0] * 9 + [0.0] * 31), mean([0.0] * 40), groups, 0.95, 500)
     assert more.significant and more.p < 0.05
@@ -192,21 +194,23 @@ def test_few_rows_that_differ_prove_nothing_among_many() -> None:
 
 def test_mcnemars_p_has_its_own_interval() -> None:
     """9 rows to 1: p = 0.021. 8 to 1: 0.039; 7 to 1: 0.07."""
-    for ours, apart in ((9, True), (8, True), (7, False)):
-        one = [True] * ours + [False] + [True] * 20 + [False] * 20
+    for ours, significant in ((9, True), (8, True), (7, False)):
+        first = [True] * ours + [False] + [True] * 20 + [False] * 20
         other = [False] * ours + [True] + [True] * 20 + [False] * 20
-        found = difference(rate(one), rate(other), [str(i) for i in range(len(one))], 0.95, 500)
-        assert found.p == pytest.approx(mcnemar(ours, 1)) and found.significant is apart
+        result = difference(
+            rate(first), rate(other), [str(i) for i in range(len(first))], 0.95, 500
+        )
+        assert result.p == pytest.approx(mcnemar(ours, 1)) and result.significant is significant
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_of_what_is_no_number_nothing_is_said(bad: float) -> None:
+def test_values_that_are_no_numbers_have_no_interval(bad: float) -> None:
     groups = [str(i) for i in range(40)]
     for ours, theirs in (([1.0] * 39 + [bad], [1.0] * 40), ([1.0] * 40, [bad] * 40)):
-        found = difference(mean(ours), mean(theirs), groups, 0.95, 200)
+        result = difference(mean(ours), mean(theirs), groups, 0.95, 200)
         assert (
-            found.p == 1
-            and found.interval is None
-            and not found.significant
-            and found.interval_text() == "(no number)"
+            result.p == 1
+            and result.interval is None
+            and not result.significant
+            and result.interval_text() == "(no number)"
         )

@@ -26,7 +26,7 @@ def states(sweep: Path) -> dict[str, str]:
 def test_a_failing_job_does_not_stop_the_others_and_is_run_again_alone(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """Three jobs, each a process: one with a rank that is too high."""
+    """Three jobs, each in a process; one has a rank that is too high."""
     command = (
         "train",
         "-m",
@@ -56,7 +56,9 @@ def test_a_failing_job_does_not_stop_the_others_and_is_run_again_alone(
     assert OmegaConf.load(sweep / "0" / ".hydra" / "overrides.yaml") == [*SMALL, "adapter.r=2"]
 
 
-def test_wrong_job_is_refused_before_the_first_one(hydratune: Command, tmp_path: Path) -> None:
+def test_a_wrong_job_is_refused_before_the_first_job_runs(
+    hydratune: Command, tmp_path: Path
+) -> None:
     code, text = hydratune(
         "train",
         "-m",
@@ -125,7 +127,7 @@ def test_same_sweep_finds_its_folder_again(
 def test_run_with_other_settings_in_a_jobs_folder_is_refused(
     hydratune: Command, tmp_path: Path
 ) -> None:
-    """It must not be taken for the job's result, and the sweep's own record stays as it was."""
+    """Such a run must not count as the job's result, and the sweep's own record is not changed."""
     assert hydratune("train", *SMALL, "seed=1", f"hydra.run.dir={tmp_path}/sweep/0")[0] == 0
     code, text = hydratune("train", "-m", *SMALL, "seed=3,4", f"hydra.sweep.dir={tmp_path}/sweep")
     assert code == 2 and "other settings" in text
@@ -133,7 +135,7 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["hydra/launcher=process", "hydra.launcher.halving.min_steps=4"],
@@ -148,10 +150,12 @@ def test_run_with_other_settings_in_a_jobs_folder_is_refused(
     ],
 )
 def test_wrong_settings_of_launchers_are_refused(
-    hydratune: Command, words: list[str], said: str
+    hydratune: Command, words: list[str], message: str
 ) -> None:
     code, text = hydratune("train", "-m", *SMALL, "seed=1,2", *words)
-    assert code == 2 and words[-1].split("=")[0] in text.replace(" = ", "=") and said in text, text
+    assert code == 2 and words[-1].split("=")[0] in text.replace(" = ", "=") and message in text, (
+        text
+    )
 
 
 def test_a_damaged_status_says_what_to_do(hydratune: Command, tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_a_damaged_status_says_what_to_do(hydratune: Command, tmp_path: Path) ->
     assert status.read_text() == '{"state": "fin' and not (tmp_path / "sweep" / "0").exists()
 
 
-def test_compare_ranks_what_it_finds_and_refuses_what_is_not_there(
+def test_compare_ranks_existing_runs_and_refuses_missing_ones(
     hydratune: Command, tmp_path: Path
 ) -> None:
     for name, lr in (("a", "1e-3"), ("b", "1e-2")):
@@ -198,5 +202,5 @@ def test_runs_that_did_not_finish_are_never_best() -> None:
     assert verdict(compare(runs[:1])) == []
 
 
-def test_what_varies() -> None:
+def test_settings_that_vary_between_runs() -> None:
     assert varying([["a=1", "b=2"], ["a=1", "b=3", "+c=4"]]) == [{"b": "2"}, {"b": "3", "c": "4"}]

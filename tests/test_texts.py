@@ -17,11 +17,11 @@ Hydratune = Callable[..., tuple[int, str]]
 def test_summary_sums_over_texts_and_compares_them_in_pairs() -> None:
     base = [TextScore(-10.0, 5, 20), TextScore(-30.0, 10, 40), TextScore(-21.0, 9, 33)]
     tuned = [TextScore(-11.0, 5, 20), TextScore(-33.0, 10, 40), TextScore(-25.0, 9, 33)]
-    found = summary({"base": base, "tuned": tuned}, ["a", "b", "c"], 128, None, 0.95, 500)
-    assert found["systems"]["base"]["log_likelihood"] == -61.0
-    assert found["systems"]["base"]["perplexity_w128"] == pytest.approx(2.718281828 ** (61 / 24))
-    assert found["systems"]["base"]["bits_per_byte"] == pytest.approx(61 / 0.6931471806 / 93)
-    delta = found["bits_per_byte_delta"]
+    result = summary({"base": base, "tuned": tuned}, ["a", "b", "c"], 128, None, 0.95, 500)
+    assert result["systems"]["base"]["log_likelihood"] == -61.0
+    assert result["systems"]["base"]["perplexity_w128"] == pytest.approx(2.718281828 ** (61 / 24))
+    assert result["systems"]["base"]["bits_per_byte"] == pytest.approx(61 / 0.6931471806 / 93)
+    delta = result["bits_per_byte_delta"]
     # three texts cannot tell
     assert delta == {"value": pytest.approx(8 / 0.6931471806 / 93), "interval": None, "p": 0.25}
     many = summary(
@@ -32,10 +32,10 @@ def test_summary_sums_over_texts_and_compares_them_in_pairs() -> None:
 
 
 def test_one_text_has_no_interval() -> None:
-    one = [TextScore(-10.0, 5, 20)]
-    found = summary({"base": one, "tuned": one}, ["a"], 128, 64, 0.95, 500)
-    assert found["systems"]["base"]["interval"] is None
-    assert found["bits_per_byte_delta"] == {"value": 0.0, "interval": None, "p": None}
+    scores = [TextScore(-10.0, 5, 20)]
+    result = summary({"base": scores, "tuned": scores}, ["a"], 128, 64, 0.95, 500)
+    assert result["systems"]["base"]["interval"] is None
+    assert result["bits_per_byte_delta"] == {"value": 0.0, "interval": None, "p": None}
 
 
 @pytest.fixture
@@ -53,15 +53,17 @@ def test_texts_of_a_folder(hydratune: Hydratune, trained: Path, tmp_path: Path) 
     )
     code, out = hydratune("evaluate", "run=run", "texts=texts", "window=64", "stride=32")
     assert code == 0, out
-    found = json.loads((trained / "evaluation_texts.json").read_text())
-    assert found["settings"] == {"window": 64, "stride": 32, "texts": 2}
-    assert found["systems"]["base"]["bytes"] == 8 * 39 + 27
-    assert found["systems"]["base"]["log_likelihood"] != found["systems"]["tuned"]["log_likelihood"]
+    stored = json.loads((trained / "evaluation_texts.json").read_text())
+    assert stored["settings"] == {"window": 64, "stride": 32, "texts": 2}
+    assert stored["systems"]["base"]["bytes"] == 8 * 39 + 27
+    assert (
+        stored["systems"]["base"]["log_likelihood"] != stored["systems"]["tuned"]["log_likelihood"]
+    )
     assert "perplexity_w64" in out and "bits per byte" in out
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (["texts=nowhere"], "no such file or folder"),
         (["texts=run/config.yaml", "window=0"], "window"),
@@ -71,12 +73,12 @@ def test_texts_of_a_folder(hydratune: Hydratune, trained: Path, tmp_path: Path) 
         (["texts=empty.txt", "source=predictions"], "source"),
     ],
 )
-def test_what_cannot_be_read(
-    hydratune: Hydratune, trained: Path, tmp_path: Path, settings: list[str], told: str
+def test_wrong_settings_of_texts_are_refused(
+    hydratune: Hydratune, trained: Path, tmp_path: Path, settings: list[str], message: str
 ) -> None:
     (tmp_path / "empty.txt").write_text("")
     code, out = hydratune("evaluate", "run=run", *settings)
-    assert code == 2 and told in out, out
+    assert code == 2 and message in out, out
     assert not (trained / "evaluation_texts.json").exists()
 
 

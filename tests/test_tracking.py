@@ -40,19 +40,19 @@ def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_p
         assert b"eval/field_f1" in content and b"val/loss" in content
         assert b"trainer/global_step" in content
         assert wandb_file.read_log(log).exit_code == 0
-    own, logged = (
+    stored, logged = (
         compare(collect_runs([tmp_path / "my-sweep"])),
         compare(collect_runs([tmp_path / "my-sweep" / "wandb"])),
     )
-    assert own.best is not None and logged.best is not None
+    assert stored.best is not None and logged.best is not None
     assert (
-        logged.best.scores == own.best.scores
-        and own.best.runs[0].settings["seed"] == logged.best.runs[0].settings["seed"]
+        logged.best.scores == stored.best.scores
+        and stored.best.runs[0].settings["seed"] == logged.best.runs[0].settings["seed"]
     )
-    assert own.best.runs[0].validation_hash == logged.best.runs[0].validation_hash
+    assert stored.best.runs[0].validation_hash == logged.best.runs[0].validation_hash
     losses = [
         [row["train/loss"] for row in c.best.finished[0].history() if "train/loss" in row]
-        for c in (own, logged)
+        for c in (stored, logged)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     ids = {
@@ -67,7 +67,7 @@ def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_p
         capture_output=True,
         text=True,
     )
-    # of an older client, other options are no options any more
+    # of an older client; other options no longer exist
     assert dry.returncode == 0 and "2 run(s)" in dry.stdout + dry.stderr
 
 
@@ -90,7 +90,7 @@ def test_environment_wins_over_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.slow  # the client tries for half a minute
-def test_absent_server_costs_a_moment_and_the_run_is_kept_offline(tmp_path: Path) -> None:
+def test_without_a_server_the_run_is_kept_offline_after_a_moment(tmp_path: Path) -> None:
     done = train(
         tmp_path,
         "tracking=online",
@@ -135,7 +135,7 @@ def test_tensorboard_has_every_run_of_a_sweep(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("**/wandb"))
 
 
-def test_no_text_leaves_the_machine_if_that_is_asked_for(tmp_path: Path) -> None:
+def test_no_text_is_sent_if_log_text_is_off(tmp_path: Path) -> None:
     prompt = "You are the secret recipe of this company."
     words = ("tracking=offline", f"data.system_prompt='{prompt}'")
     done = train(tmp_path, *words, "tracking.log_text=false", f"hydra.run.dir={tmp_path}/run")

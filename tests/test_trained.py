@@ -1,5 +1,5 @@
-"""What is trained is what was named, it is said before training, and a name that means something
-else is refused.
+"""The named parameters are trained and reported before training; names that match something else
+are refused.
 """
 
 import re
@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from adapter_cases import IDS, prepared, train
 from conftest import SMALL
 from hydratune.adapters import attach, trained
 from hydratune.adapters.methods.freeze import PartialFinetune
@@ -23,13 +24,12 @@ from hydratune.adapters.methods.vera import VeraAdapter
 from hydratune.adapters.targets import layer_number, matches, without_effect
 from hydratune.errors import ConfigError
 from hydratune.settings.adapter import AdapterConfig
-from test_adapters import IDS, prepared, train
 
 Command = Callable[..., tuple[int, str]]
 
 
 def llama(layers: int = 2, tied: bool = False) -> Any:
-    """A random model of which nothing is trained yet."""
+    """Return a random model with frozen parameters."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "hidden_size": 32,
@@ -43,7 +43,7 @@ def llama(layers: int = 2, tied: bool = False) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def told(adapter: AdapterConfig, layers: int = 2, tied: bool = False) -> list[str]:
+def reported_lines(adapter: AdapterConfig, layers: int = 2, tied: bool = False) -> list[str]:
     model = llama(layers, tied)
     attach.check(model, adapter, 6)
     return trained.lines(attach.add_adapter(model, adapter, 6))
@@ -57,7 +57,7 @@ def refused(adapter: AdapterConfig, layers: int = 2, tied: bool = False) -> str:
 
 
 ATTENTION = "k_proj x{0}, o_proj x{0}, q_proj x{0}, v_proj x{0}"
-TOLD: dict[str, tuple[AdapterConfig, list[str]]] = {
+REPORTED: dict[str, tuple[AdapterConfig, list[str]]] = {
     "names": (LoraAdapter(target_modules=["q_proj", "v_proj"]), ["LoRA on q_proj x2, v_proj x2"]),
     "attention of one layer": (
         LoraAdapter(target_modules=[r".*self_attn.*"], layers_to_transform=[1]),
@@ -98,18 +98,23 @@ TOLD: dict[str, tuple[AdapterConfig, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", list(TOLD))
-def test_what_is_trained_is_told_by_name_and_count(case: str) -> None:
-    adapter, lines = TOLD[case]
-    assert told(adapter) == lines
+@pytest.mark.parametrize("case", list(REPORTED))
+def test_trained_parameters_are_reported_by_name_and_count(case: str) -> None:
+    adapter, lines = REPORTED[case]
+    assert reported_lines(adapter) == lines
 
 
-def test_the_lines_of_everything_and_of_one_matrix() -> None:
-    assert told(FullFinetune())[0].startswith("every parameter: model.embed_tokens x1, q_proj x2,")
+def test_the_report_of_full_fine_tuning_and_of_one_matrix() -> None:
+    assert reported_lines(FullFinetune())[0].startswith(
+        "every parameter: model.embed_tokens x1, q_proj x2,"
+    )
     both = ["LoRA on q_proj x2", "saved in full: lm_head x1, model.embed_tokens x1"]
     for name in ("lm_head", "embed_tokens", "model.embed_tokens"):
         assert (
-            told(LoraAdapter(target_modules=["q_proj"], modules_to_save=[name]), tied=True) == both
+            reported_lines(
+                LoraAdapter(target_modules=["q_proj"], modules_to_save=[name]), tied=True
+            )
+            == both
         )
     assert trained.ranges([7, 0, 2, 1]) == "0-2, 7"
 
@@ -184,7 +189,7 @@ REFUSED: dict[str, tuple[AdapterConfig, str, str]] = {
 
 
 @pytest.mark.parametrize("case", list(REFUSED))
-def test_a_name_that_would_mean_nothing_or_something_else_is_refused(case: str) -> None:
+def test_names_that_match_nothing_or_something_else_are_refused(case: str) -> None:
     adapter, why, fix = REFUSED[case]
     text = refused(adapter)
     assert why in text and fix in text.split("fix:")[1]
@@ -213,12 +218,12 @@ def test_an_expression_for_one_layer_that_matches_eleven_is_refused_with_two_fix
             for name in names
             if matches(name, expression) or matches(name, f"model.{expression}")
         } == numbers
-    told(LoraAdapter(target_modules=["model.layers.1.*"]))  # with two layers it says what it means
+    reported_lines(
+        LoraAdapter(target_modules=["model.layers.1.*"])
+    )  # with two layers the expression is unambiguous
 
 
-def test_what_is_saved_and_loaded_by_plain_peft_is_what_was_named(
-    tiny: Any, tmp_path: Path
-) -> None:
+def test_saved_weights_loaded_by_plain_peft_are_the_named_ones(tiny: Any, tmp_path: Path) -> None:
     untouched = AutoModelForCausalLM.from_pretrained(tiny[1].name).state_dict()
     for adapter in (
         LoraAdapter(modules_to_save=["norm"]),
@@ -247,7 +252,7 @@ def test_what_is_saved_and_loaded_by_plain_peft_is_what_was_named(
         )
 
 
-def test_a_run_says_what_it_trains_and_which_exclusion_has_no_effect(hydratune: Command) -> None:
+def test_a_run_reports_what_it_trains_and_exclusions_without_effect(hydratune: Command) -> None:
     settings = (
         "adapter.target_modules=[q_proj]",
         "adapter.exclude_modules=[v_proj]",

@@ -1,5 +1,5 @@
-"""What is saved ends an answer where evaluation does, for whoever loads it with plain transformers
-and PEFT.
+"""A saved model ends an answer where evaluation does, when it is loaded with plain transformers and
+PEFT.
 """
 
 import json
@@ -20,7 +20,7 @@ Command = Callable[..., tuple[int, str]]
 END, TEXT_END = "<|im_end|>", "<|endoftext|>"
 KINDS: dict[
     str, tuple[str | None, str | None]
-] = {  # what the tokenizer and the generation config call the end
+] = {  # the end tokens of the tokenizer and of the generation config
     "they disagree": (END, TEXT_END),
     "a base model": (TEXT_END, TEXT_END),
     "neither knows one": (None, None),
@@ -50,7 +50,7 @@ def mismatched(tiny: Any, folder: Path, tokenizer_end: str | None, model_end: st
 
 
 def overfitted(hydratune: Command, tmp_path: Path, model: Path, *options: str) -> tuple[Path, str]:
-    """(the saved folder of a run that knows one answer by heart, what was printed)."""
+    """Return (the saved folder of a run that has memorised one answer, printed text)."""
     rows = write_rows(
         tmp_path / "rows.jsonl", [{"prompt": "Which colour?", "completion": "green"}] * 2
     )
@@ -80,8 +80,8 @@ def overfitted(hydratune: Command, tmp_path: Path, model: Path, *options: str) -
     return run / "adapter", text
 
 
-def said(model: Any, folder: Path) -> list[str]:
-    """The tokens of plain ``generate``, as words."""
+def generated_tokens(model: Any, folder: Path) -> list[str]:
+    """Return the tokens of plain ``generate`` as strings."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     turns = [{"role": "user", "content": "Which colour?"}]
     prompt = tokenizer.apply_chat_template(
@@ -102,7 +102,7 @@ def test_an_adapter_ends_its_answer_with_the_generation_config_beside_it(
     scored = json.loads((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()[0])
     assert (scored["prediction"], scored["finish_reason"]) == ("green", "stop")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
-    without = said(model, folder)
+    without = generated_tokens(model, folder)
     # the limit
     assert (
         (without[-1] == END and without.count(END) == 1)
@@ -110,7 +110,7 @@ def test_an_adapter_ends_its_answer_with_the_generation_config_beside_it(
         else len(without) == 20
     )
     model.generation_config = GenerationConfig.from_pretrained(folder)
-    words = said(model, folder)
+    words = generated_tokens(model, folder)
     assert words[-1] == END and words.count(END) == 1
     assert f"an answer ends with {END} (" in text and text.count(
         "the base model's own does not"
@@ -128,17 +128,17 @@ def tokens(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["they disagree", "neither knows one"])
-def test_a_model_trained_in_full_ends_its_answer_as_it_is(
+def test_a_fully_fine_tuned_model_ends_its_answer(
     hydratune: Command, tmp_path: Path, tiny: Any, kind: str
 ) -> None:
     base = mismatched(tiny, tmp_path / "base", *KINDS[kind])
     folder, text = overfitted(hydratune, tmp_path, base, "optimizer.lr=0.003", "adapter=none")
-    words = said(AutoModelForCausalLM.from_pretrained(folder).eval(), folder)
+    words = generated_tokens(AutoModelForCausalLM.from_pretrained(folder).eval(), folder)
     assert words[-1] == END and words.count(END) == 1
     assert "the base model's own does not" not in text
 
 
-def test_what_the_model_card_shows_runs_and_ends(
+def test_the_code_in_the_model_card_runs_and_its_answer_ends(
     hydratune: Command, tmp_path: Path, tiny: Any, monkeypatch: Any, capfd: Any
 ) -> None:
     base = mismatched(tiny, tmp_path / "base", *KINDS["they disagree"])
@@ -151,10 +151,10 @@ def test_what_the_model_card_shows_runs_and_ends(
     assert capfd.readouterr().out.splitlines()[-1] == "green"
 
 
-def test_a_generation_config_that_contradicts_itself_costs_no_run(
+def test_a_contradictory_generation_config_does_not_end_a_run(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
-    """transformers refuses to save it, at the end of training."""
+    """transformers refuses to save such a config, at the end of training."""
     base = mismatched(tiny, tmp_path / "base", END, END)
     config = base / "generation_config.json"
     config.write_text(
@@ -180,7 +180,7 @@ def test_only_an_added_token_right_behind_the_answer_is_its_end(tiny: Any, tmp_p
     tokenizer = AutoTokenizer.from_pretrained(
         mismatched(tiny, tmp_path / "base", TEXT_END, TEXT_END)
     )
-    own = frozenset([tokenizer.convert_tokens_to_ids(TEXT_END)])
+    text_end = frozenset([tokenizer.convert_tokens_to_ids(TEXT_END)])
     template = "{% for m in messages %}{{ m['role'] + m['content'] + END }}{% endfor %}"
     for end, more in (
         ("'\n'", set()),
@@ -190,9 +190,9 @@ def test_only_an_added_token_right_behind_the_answer_is_its_end(tiny: Any, tmp_p
         (f"'{END}{TEXT_END}'", set()),
     ):
         tokenizer.chat_template = template.replace("END", end)
-        assert turn_ends.turn_ends(tokenizer, None) == own | {
+        assert turn_ends.turn_ends(tokenizer, None) == text_end | {
             tokenizer.convert_tokens_to_ids(t) for t in more
         }, end
     tokenizer.chat_template = "{{ raise_exception('only three turns') }}"
-    assert turn_ends.turn_ends(tokenizer, None) == own
+    assert turn_ends.turn_ends(tokenizer, None) == text_end
     assert turn_ends.in_order({5, 2, 9}, [2, 9, 9]) == [9, 2, 5]

@@ -1,6 +1,4 @@
-"""What is handed to the GPU's kernel for rows of uneven length; a kernel written here stands in for
-it.
-"""
+"""The arguments of the GPU kernel for rows of uneven length; a kernel written here replaces it."""
 
 from typing import Any
 
@@ -11,7 +9,7 @@ from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.training.objective import Objective
 from hydratune.training.plan import LEAST_SAVED
-from test_objective import ARCHITECTURES, build, plain_loss, rows
+from small_models import ARCHITECTURES, build, plain_loss, rows
 
 
 def with_options(
@@ -38,9 +36,11 @@ def with_options(
         q = query[cu_seq_q[number] : cu_seq_q[number + 1]]
         k, v = (x[cu_seq_k[number] : cu_seq_k[number + 1]] for x in (key, value))
         distance = torch.arange(len(q))[:, None] + (len(k) - len(q)) - torch.arange(len(k))
-        left, right = window_size
-        seen = (distance >= -right) & (
-            (distance <= left) if left >= 0 else torch.ones_like(distance, dtype=torch.bool)
+        window_left, window_right = window_size
+        seen = (distance >= -window_right) & (
+            (distance <= window_left)
+            if window_left >= 0
+            else torch.ones_like(distance, dtype=torch.bool)
         )
         scores = torch.einsum("qhd,khd->hqk", q, k) * (
             scale if scale is not None else q.shape[-1] ** -0.5
@@ -54,19 +54,19 @@ def with_options(
 def without_gqa(
     *args: Any, scale: float | None = None, window_size: tuple[int, int] = (-1, -1)
 ) -> torch.Tensor:
-    """The kernel before it knew query heads that share a key head."""
+    """The kernel without support for query heads that share a key head."""
     return with_options(*args, scale=scale, window_size=window_size)
 
 
 def first(*args: Any, is_causal: bool = False) -> torch.Tensor:
-    """The kernel as it came: no scale, no window."""
+    """The first version of the kernel: no scale, no window."""
     return with_options(*args, window_size=(-1, 0) if is_causal else (-1, -1))
 
 
 @pytest.mark.parametrize("kernel", [with_options, without_gqa, first])
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Gemma3Text", "Qwen3"])
 @pytest.mark.parametrize("share", [False, True])
-def test_the_kernel_is_given_what_rows_see(
+def test_the_kernel_gets_the_keys_that_rows_attend_to(
     monkeypatch: pytest.MonkeyPatch, name: str, kernel: Any, share: bool
 ) -> None:
     calls = []
@@ -77,7 +77,7 @@ def test_the_kernel_is_given_what_rows_see(
 
     counted.__signature__ = varlen.inspect.signature(kernel)  # type: ignore[attr-defined]
     examples = rows(4)
-    if share:  # all begin alike
+    if share:  # a common prefix
         examples = [
             type(e)(
                 (*range(LEAST_SAVED // 3 + 1), *e.ids),
@@ -87,7 +87,7 @@ def test_the_kernel_is_given_what_rows_see(
         ]
     model = build(name)
     expected = plain_loss(model, examples)
-    wanted = torch.autograd.grad(expected, list(model.parameters()))
+    expected_gradients = torch.autograd.grad(expected, list(model.parameters()))
     model.set_attn_implementation(NAME)
     monkeypatch.setattr(varlen, "kernel", counted)
     monkeypatch.setattr(
@@ -99,17 +99,30 @@ def test_the_kernel_is_given_what_rows_see(
         examples
     )
     windowed = "sliding_window" in ARCHITECTURES[name]
-    # of whose layers all have a window
+    # all its layers have a window
     assert bool(calls) is not (kernel is first and name == "Mistral")
     # more keys than queries
     assert any(int(call[4][-1]) > int(call[3][-1]) for call in calls) is (share and not windowed)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    for found, own in zip(gradients, wanted, strict=True):
-        torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_it_is_left_alone_where_it_cannot_be_used() -> None:
+def test_the_kernel_is_not_used_where_it_is_unsupported() -> None:
     x = torch.zeros(1, 2, 4, 8, dtype=torch.bfloat16)
     assert not varlen.supports(x, x, 0.0)  # no GPU
     meta = x.to("meta")
     assert not varlen.supports(meta, meta, 0.0)
+
+
+def test_row_starts_are_computed_once_for_all_layers() -> None:
+    varlen._starts.cache_clear()
+    varlen._places.cache_clear()
+    with torch.inference_mode():  # as in generation; training may reuse the tensors
+        first = varlen._starts((3, 4), 0, torch.device("cpu"))
+        assert not any(
+            part.is_inference() for part in (first, *varlen._places((3, 4), 2, torch.device("cpu")))
+        )
+    assert first.tolist() == [0, 3, 7] and first.dtype == torch.int32
+    assert varlen._starts((3, 4), 0, torch.device("cpu")) is first
+    assert varlen._starts((3, 4), 2, torch.device("cpu")).tolist() == [0, 5, 11]

@@ -1,5 +1,5 @@
-"""W&B's transaction logs, read without a server: records over several blocks, cut and foreign
-files, comparisons made of them.
+"""W&B's transaction logs, read without a server: records over several blocks, truncated files,
+files of other programs, and comparisons of them.
 """
 
 import json
@@ -22,32 +22,32 @@ HEADER, BLOCK = b":W&B\xe1\xbe\x00", 32768
 
 
 def log(content: list[Record]) -> bytes:
-    """As the client writes it: pieces that end where a block ends, and zeros where not even a
-    header fits.
+    """Write a log as the client does: pieces that end where a block ends, and zeros where no header
+    fits.
     """
     written = bytearray(HEADER)
     for record in content:
-        left, first = record.SerializeToString(), True
-        while first or left:
+        remaining, first = record.SerializeToString(), True
+        while first or remaining:
             room = BLOCK - len(written) % BLOCK
             if room < 7:
                 written += bytes(room)
                 continue
-            piece, left = left[: room - 7], left[room - 7 :]
-            kind = (1 if not left else 2) if first else (4 if not left else 3)
+            piece, remaining = remaining[: room - 7], remaining[room - 7 :]
+            kind = (1 if not remaining else 2) if first else (4 if not remaining else 3)
             written += struct.pack("<IHB", 0, len(piece), kind) + piece
             first = False
     return bytes(written)
 
 
 def record(kind: str, values: dict[str, Any]) -> Record:
-    made = Record()
-    part = getattr(made, kind)
+    result = Record()
+    part = getattr(result, kind)
     for key, value in values.items():
         item = part.item.add() if kind == "history" else part.update.add()
         item.nested_key.extend(key.split(".")) if "." in key else setattr(item, "key", key)
         item.value_json = json.dumps(value)
-    return made
+    return result
 
 
 def run(
@@ -104,32 +104,30 @@ def write(folder: Path, name: str, content: bytes) -> Path:
 def test_a_log_over_several_blocks(tmp_path: Path) -> None:
     file = write(tmp_path, "a", log(run("a", 0.5, more="x" * 70_000)))
     assert file.stat().st_size > 4 * BLOCK
-    found = wandb_file.read_log(file)
-    assert (found.id, found.name, found.group, found.exit_code) == ("ida", "a", "sweep", 0)
-    assert found.config["optimizer"] == {"lr": 1e-3}
-    assert [row["train/loss"] for row in found.history] == [2.0, 1.0]
-    assert found.summary["val/loss"] == 0.5
+    read = wandb_file.read_log(file)
+    assert (read.id, read.name, read.group, read.exit_code) == ("ida", "a", "sweep", 0)
+    assert read.config["optimizer"] == {"lr": 1e-3}
+    assert [row["train/loss"] for row in read.history] == [2.0, 1.0]
+    assert read.summary["val/loss"] == 0.5
 
 
 def test_every_length_around_the_end_of_a_block(tmp_path: Path) -> None:
     file = tmp_path / "run-x.wandb"
     for more in range(BLOCK - 400, BLOCK + 40, 1):
         file.write_bytes(log(run("a", 0.5, more="x" * more)))
-        found = wandb_file.read_log(file)
+        read = wandb_file.read_log(file)
         assert (
-            found.exit_code == 0
-            and len(found.history) == 2
-            and len(found.history[1]["text"]) == more
+            read.exit_code == 0 and len(read.history) == 2 and len(read.history[1]["text"]) == more
         )
 
 
-def test_a_cut_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_a_truncated_log_is_read_up_to_its_end(tmp_path: Path) -> None:
     whole = log(run("a", 0.5))
     file = write(tmp_path, "a", whole)
     for size in range(len(log(run("a", 0.5)[:1])), len(whole)):
         file.write_bytes(whole[:size])
-        found = wandb_file.read_log(file)
-        assert found.id == "ida" and found.exit_code is None
+        read = wandb_file.read_log(file)
+        assert read.id == "ida" and read.exit_code is None
 
 
 NO_LOGS = [
@@ -140,15 +138,15 @@ NO_LOGS = [
 ]
 
 
-@pytest.mark.parametrize(("content", "told"), NO_LOGS)
-def test_what_is_no_log_is_said(tmp_path: Path, content: bytes, told: str) -> None:
+@pytest.mark.parametrize(("content", "message"), NO_LOGS)
+def test_files_that_are_no_log_give_a_message(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "run-x.wandb"
     file.write_bytes(content)
-    with pytest.raises(RunError, match=told):
+    with pytest.raises(RunError, match=message):
         wandb_file.read_log(file)
 
 
-def test_summaries_of_a_least_are_numbers() -> None:
+def test_summaries_of_a_minimum_are_numbers() -> None:
     values = {
         "val/loss": {"min": 0.25},
         "deep": {"a": {"b": 1}},
@@ -169,7 +167,7 @@ def test_logs_are_ranked_like_runs(hydratune: Command, tmp_path: Path) -> None:
         tmp_path / "wandb" / "offline-run-20260101_000000-idb"
     )
     compared = compare(collect_runs([tmp_path / "wandb"]))
-    # neither the failed one nor that without an end
+    # without the failed run and the run without an end
     assert [entry.runs[0].name for entry in compared.finished] == ["b", "a"]
     assert compared.keys == ("optimizer.lr",)
     assert [run.state for run in compared.runs].count("unreadable") == 1 and len(compared.runs) == 5

@@ -1,7 +1,5 @@
-"""What a W&B server receives, asked from it through the client's public API.
-
-Needs a server on this machine, and skips without one: HYDRATUNE_TEST_WANDB=http://127.0.0.1:PORT,
-WANDB_API_KEY and WANDB_ENTITY.
+"""What a W&B server receives, read through the client's public API. Needs a server on this machine,
+and skips without one: HYDRATUNE_TEST_WANDB=http://127.0.0.1:PORT, WANDB_API_KEY and WANDB_ENTITY.
 """
 
 import json
@@ -30,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A project of the test's own; the client in this process and in those it starts talks to the
+    """A project for this test; the client in this process and in those it starts uses the
     server.
     """
     assert urllib.parse.urlparse(SERVER).hostname in ("127.0.0.1", "localhost"), (
@@ -43,16 +41,21 @@ def project(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     yield f"{os.environ.get('WANDB_ENTITY', '')}/{name}".lstrip("/")
 
 
-def own(**more: str) -> dict[str, str]:
-    """The environment of a process with a client of its own: this one has asked the server too, and
-    has one running.
+def separate_environment(**more: str) -> dict[str, str]:
+    """Return the environment of a process with its own client, because the client of this process
+    is already running.
     """
     return {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | more
 
 
 def call(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, env=own(**environment), capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=separate_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -75,10 +78,10 @@ def wandb_id(run: Path) -> str:
 
 
 def clients_left() -> list[str]:
-    found = subprocess.run(
+    processes = subprocess.run(
         ["pgrep", "-f", "wandb-core"], capture_output=True, text=True, check=False
     )
-    return found.stdout.split()
+    return processes.stdout.split()
 
 
 def test_a_sweep_live(tmp_path: Path, project: str) -> None:
@@ -95,12 +98,12 @@ def test_a_sweep_live(tmp_path: Path, project: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     time.sleep(5)
     assert clients_left() == before
-    found = {run.id: run for run in runs(project)}
-    assert len(found) == 2 and all(
-        run.state == "finished" and run.group == "live" for run in found.values()
+    by_id = {run.id: run for run in runs(project)}
+    assert len(by_id) == 2 and all(
+        run.state == "finished" and run.group == "live" for run in by_id.values()
     )
     for job in "01":
-        run = found[wandb_id(tmp_path / "live" / job)]
+        run = by_id[wandb_id(tmp_path / "live" / job)]
         metrics = json.loads((tmp_path / "live" / job / "metrics.json").read_text())
         assert run.summary["objective"] == pytest.approx(metrics["objective"])
         # numbers in nested settings
@@ -137,7 +140,7 @@ def test_a_failed_run_is_marked(tmp_path: Path, project: str) -> None:
     assert sorted(run.state for run in runs(project)) == ["failed", "finished"]
 
 
-def test_offline_and_sent_later_is_the_same(tmp_path: Path, project: str) -> None:
+def test_a_run_synced_later_equals_an_online_run(tmp_path: Path, project: str) -> None:
     for name in ("offline", "online"):
         done = hydratune(
             tmp_path,
@@ -151,23 +154,23 @@ def test_offline_and_sent_later_is_the_same(tmp_path: Path, project: str) -> Non
         assert done.returncode == 0, done.stdout + done.stderr
     assert len(runs(project)) == 2
     assert call(tmp_path, *client("sync", "offline/wandb")).returncode == 0
-    found = {run.id: run for run in runs(project)}
+    by_id = {run.id: run for run in runs(project)}
     for job in "01":
-        one, other = (found[wandb_id(tmp_path / name / job)] for name in ("offline", "online"))
+        offline, online = (by_id[wandb_id(tmp_path / name / job)] for name in ("offline", "online"))
         assert (
-            (one.state, one.name)
-            == (other.state, other.name)
+            (offline.state, offline.name)
+            == (online.state, online.name)
             == ("finished", f"seed={int(job) + 1}")
         )
         losses = [
             [row["train/loss"] for row in run.scan_history(keys=["train/loss"])]
-            for run in (one, other)
+            for run in (offline, online)
         ]
         assert losses[0] == losses[1] and len(losses[0]) == 2
-        assert one.summary["val/loss"] == other.summary["val/loss"]
+        assert offline.summary["val/loss"] == online.summary["val/loss"]
 
 
-def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -> None:
+def test_an_interrupted_run_is_resumed_with_its_id(tmp_path: Path, project: str) -> None:
     words = (
         *SMALL,
         "tracking=online",
@@ -179,7 +182,7 @@ def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -
     process = subprocess.Popen(
         [sys.executable, "-m", "hydratune", "train", *long],
         cwd=tmp_path,
-        env=own(),
+        env=separate_environment(),
         stdout=subprocess.DEVNULL,
     )
     while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
@@ -192,7 +195,7 @@ def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path, project: str) -
     process = subprocess.Popen(
         [sys.executable, "-m", "hydratune", "train", *long],
         cwd=tmp_path,
-        env=own(),
+        env=separate_environment(),
         stdout=subprocess.DEVNULL,
     )
     assert process.wait(300) == 0
@@ -239,13 +242,13 @@ class Line:
     def cut(self) -> None:
         self.listening.shutdown(socket.SHUT_RDWR)
         self.listening.close()
-        for one in self.open:
+        for connection in self.open:
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
 
 
-def test_a_server_that_dies_costs_a_minute_and_nothing_is_lost(
+def test_a_server_that_stops_delays_a_run_by_a_minute_and_no_data_is_lost(
     tmp_path: Path, project: str
 ) -> None:
     line = Line()
@@ -259,7 +262,11 @@ def test_a_server_that_dies_costs_a_minute_and_nothing_is_lost(
     )
     command = [sys.executable, "-m", "hydratune", "train", "-m", *words]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=own(WANDB_BASE_URL=line.url)
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=separate_environment(WANDB_BASE_URL=line.url),
     )
     while len(list(tmp_path.glob("s/wandb/run-*"))) < 2 or not all(
         (tmp_path / "s" / job / "history.csv").is_file() for job in "01"
@@ -274,9 +281,9 @@ def test_a_server_that_dies_costs_a_minute_and_nothing_is_lost(
     assert "lacks 2 runs" in hint
     words = hint.partition("wandb sync ")[2].partition("#")[0].split()
     assert call(tmp_path, *client("sync", *words)).returncode == 0
-    found = {run.id: run for run in runs(project)}
+    by_id = {run.id: run for run in runs(project)}
     for job in "01":
-        run = found[wandb_id(tmp_path / "s" / job)]
+        run = by_id[wandb_id(tmp_path / "s" / job)]
         assert run.state == "finished" and len(list(run.scan_history(keys=["train/loss"]))) == 60
 
 
@@ -294,10 +301,10 @@ def test_a_wandb_sweep(tmp_path: Path, project: str) -> None:
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    made = call(
+    created = call(
         tmp_path, *client("sweep", "--project", project.split("/")[-1], "sweep.yaml"), PATH=path
     )
-    name = (made.stdout + made.stderr).partition("wandb agent ")[2].split()[0]
+    name = (created.stdout + created.stderr).partition("wandb agent ")[2].split()[0]
     assert call(tmp_path, *client("agent", name), PATH=path).returncode == 0
     best = wandb.Api().sweep(name).best_run()
     ours = {

@@ -1,4 +1,4 @@
-"""A job of a pack that hangs is given up, its log shows where, and no job waits for it."""
+"""A job of a pack that hangs is given up, its log shows where, and no other job waits for it."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def settings() -> str:
 
 @pytest.fixture
 def awake() -> Iterator[threading.Event]:
-    """Set at the end, so that no thread hangs for longer than its test."""
+    """An event that is set at the end, so that no thread hangs for longer than its test."""
     event = threading.Event()
     yield event
     event.set()
@@ -43,11 +43,11 @@ def awake() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def run_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> Callable[..., int]:
-    """Runs a pack in this process whose jobs do something else than to train; returns its exit
-    code.
+    """Return a function that runs a pack in this process whose jobs call functions instead of
+    training, and returns its exit code.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # set back at the end
+    # restored at the end
     monkeypatch.setattr(pack.lightning_trainer, "isolate_rng", pack.lightning_trainer.isolate_rng)
     monkeypatch.setattr(watch, "_TIME_TO_LEAVE", 3.0)
 
@@ -94,7 +94,10 @@ def test_a_job_that_cannot_begin_is_not_started_for_ever(
         record.start()
 
     monkeypatch.setattr(pack_job, "begin", begin)
-    for name, value in (("a", 0.1), ("b", 0.5)):  # both came to the first rung, and a is to go on
+    for name, value in (
+        ("a", 0.1),
+        ("b", 0.5),
+    ):  # both reached the first rung; a is trained further
         record = RunDirectory(tmp_path / name)
         record.start()
         record.update(state="waiting", paused=True, rungs=[[1, value]])
@@ -104,7 +107,7 @@ def test_a_job_that_cannot_begin_is_not_started_for_ever(
     assert began == ["a", "b"] and status(tmp_path / "b")["state"] == "finished"
 
 
-def test_a_full_disk_costs_lines_of_the_log_and_no_job(
+def test_a_full_disk_drops_lines_of_the_log_and_ends_no_job(
     run_pack: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Any, record: Any) -> str:
@@ -127,9 +130,8 @@ def test_a_job_that_hangs_is_given_up_and_the_others_finish(
     awake: threading.Event,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """With two at a time both places are lost; others take them.
-
-    What a hanging one does later changes nothing.
+    """With two jobs at a time, both hang and other jobs replace them. What a hanging job does later
+    changes nothing.
     """
     woke = threading.Event()
 
@@ -161,9 +163,8 @@ def test_a_job_that_hangs_is_given_up_and_the_others_finish(
 def test_a_hanging_task_ends_the_pack_and_the_other_jobs_are_requeued(
     run_pack: Callable[..., int], tmp_path: Path, awake: threading.Event
 ) -> None:
-    """The worker pool has lost a thread.
-
-    Who is at work leaves; who waits for what the hanging one holds is not blamed.
+    """The worker pool has lost a thread. Running jobs leave, and jobs that wait for the hanging
+    task are not counted as failed.
     """
     inside = threading.Event()
 
@@ -217,7 +218,7 @@ def test_a_circle_of_jobs_that_wait_for_each_other_ends(
 
     assert run_pack(PATIENCE, a=crossing("x", "y"), b=crossing("y", "x")) == NEEDS_NEW_PACK
     failed, other = sorted(status(tmp_path / name)["state"] for name in "ab")
-    # it may get what the other one lets go
+    # it may get the lock that the other job releases
     assert failed == "failed" and other in ("finished", "waiting")
 
 

@@ -22,7 +22,7 @@ TOO_FAST = (
 
 
 @pytest.mark.parametrize(
-    # the first loss is 1, that of uniform predictions is 10
+    # the first loss is 1; that of a uniform prediction is 10
     ("loss", "grad_norm", "before", "limit", "wrong"),
     [
         (math.nan, 1.0, [], None, "the loss is nan"),
@@ -33,11 +33,11 @@ TOO_FAST = (
         (4.9, 1.0, [1.0] * 20, 5.0, None),
         (5.1, 1.0, [1.0] * 20, None, None),
         (5.1, 1.0, [1.0] * 9, 5.0, None),  # too early to say
-        (0.4, 1.0, [0.01] * 20, 5.0, None),  # one odd row
+        (0.4, 1.0, [0.01] * 20, 5.0, None),  # one outlier
         (0.6, 1.0, [0.01] * 20, 5.0, "the loss is 0.6000"),
         (1.0, 0.0, [1.0], 5.0, "the gradient is 0"),
-        (0.05, 0.0, [1.0], 5.0, None),  # everything is learnt
-        (9.9, 1.0, [1.0], 5.0, None),  # one odd row
+        (0.05, 0.0, [1.0], 5.0, None),  # a perfect fit
+        (9.9, 1.0, [1.0], 5.0, None),  # one outlier
         (
             9.9,
             1.0,
@@ -51,16 +51,16 @@ TOO_FAST = (
 def test_what_stops_a_run(
     loss: float, grad_norm: float, before: list[float], limit: float | None, wrong: str | None
 ) -> None:
-    found = what_is_wrong(loss, grad_norm, before, limit, 1.0, 10.0)
-    assert found is None if wrong is None else found is not None and wrong in found
+    reason = what_is_wrong(loss, grad_norm, before, limit, 1.0, 10.0)
+    assert reason is None if wrong is None else reason is not None and wrong in reason
 
 
-def test_a_model_that_is_new_may_know_nothing() -> None:
+def test_an_untrained_model_may_have_a_high_loss() -> None:
     assert what_is_wrong(9.9, 1.0, [9.9, 9.8], 5.0, first=9.9, uniform=10.0) is None
 
 
-def test_weights_that_were_blown_up_stop_the_run(hydratune: Command, tmp_path: Path) -> None:
-    """Logits so large leave nothing a gradient, while the loss itself looks harmless."""
+def test_diverged_weights_stop_the_run(hydratune: Command, tmp_path: Path) -> None:
+    """Large logits leave no gradient, while the loss itself looks normal."""
     code, text = hydratune(
         "train",
         *SMALL,
@@ -76,9 +76,8 @@ def test_weights_that_were_blown_up_stop_the_run(hydratune: Command, tmp_path: P
 
 
 def test_loss_that_is_no_number_stops_before_the_update(hydratune: Command, tmp_path: Path) -> None:
-    """The first step's update ruins the weights; the second's loss is nan.
-
-    What is kept is what one step alone leaves.
+    """The first step's update ruins the weights; the loss of the second is nan. The kept weights
+    are those after one step.
     """
     for name, steps, message in (
         ("one", 1, "after step 1 of 1: the validation loss"),
@@ -94,15 +93,15 @@ def test_loss_that_is_no_number_stops_before_the_update(hydratune: Command, tmp_
         )
         assert code == 1 and message in text and "lower optimizer.lr (now 1e+30)" in text, text
         assert json.loads((tmp_path / name / "status.json").read_text())["state"] == "failed"
-        assert not list((tmp_path / name).glob("checkpoints/*"))  # none of ruined weights
+        assert not list((tmp_path / name).glob("checkpoints/*"))  # no diverged weights are stored
     assert (
         "rows of this step: " in text and "kept: the weights as they were before that step" in text
     )
-    one, two = (
+    first, second = (
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
         for name in ("one", "two")
     )
-    assert one.keys() == two.keys() and all(one[key].equal(two[key]) for key in one)
+    assert first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)
     with (tmp_path / "two" / "history.csv").open() as stream:
         assert [math.isfinite(float(row["train/loss"])) for row in csv.DictReader(stream)] == [
             True,
@@ -112,7 +111,7 @@ def test_loss_that_is_no_number_stops_before_the_update(hydratune: Command, tmp_
 
 @pytest.mark.parametrize("limit", ["5", "null"])
 def test_spike_stops_and_names_the_row(hydratune: Command, tmp_path: Path, limit: str) -> None:
-    """39 equal rows are learnt by heart; the odd one comes late."""
+    """39 equal rows are memorised; the different row comes late."""
     order = [numbers[0] for numbers, _ in OptimizerBatches([1] * 40, 1, 1, 0)]
     odd = order[35]
     rows = [{"prompt": "say it", "completion": "aaaa aaaa aaaa"} for _ in range(40)]

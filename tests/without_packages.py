@@ -1,4 +1,4 @@
-"""Makes packages look as if they were not installed, in the process that imports this: neither
+"""Hides packages in the process that imports this module, as if they were not installed: neither
 modules nor versions are found.
 """
 
@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import Distribution, DistributionFinder
 from typing import Any
 
-DISTRIBUTIONS = {  # that training, generation and packs do without -> the modules they bring
+DISTRIBUTIONS = {  # not needed by training, generation and packs -> their modules
     "wandb": "wandb",
     "datasets": "datasets",
     "bitsandbytes": "bitsandbytes",
@@ -34,7 +34,7 @@ DISTRIBUTIONS = {  # that training, generation and packs do without -> the modul
 
 
 class Finder(PathFinder):
-    """The usual finder of modules and of distributions, without those that are hidden."""
+    """The standard finder of modules and of distributions, without those that are hidden."""
 
     hidden: set[str] = set()  # distributions
 
@@ -53,9 +53,11 @@ class Finder(PathFinder):
         context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008
     ) -> Iterator[Distribution]:
         hidden = {name.lower().replace("-", "_") for name in cls.hidden}
-        found: Iterable[Distribution] = PathFinder.find_distributions(context)
+        distributions: Iterable[Distribution] = PathFinder.find_distributions(context)
         return (
-            d for d in found if (d.metadata["Name"] or "").lower().replace("-", "_") not in hidden
+            d
+            for d in distributions
+            if (d.metadata["Name"] or "").lower().replace("-", "_") not in hidden
         )
 
 
