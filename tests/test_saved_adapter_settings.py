@@ -16,7 +16,7 @@ from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.errors import ConfigError
 from hydratune.settings.commands import TrainConfig
 from test_config import compose
-from test_extended import written_by_peft
+from test_start_adapters import written_by_peft
 
 Command = Callable[..., tuple[int, str]]
 SAVED: dict[str, Callable[[], Any]] = {
