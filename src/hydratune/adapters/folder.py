@@ -4,7 +4,6 @@ Needs no torch.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -23,6 +22,7 @@ from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SWEEP_FILE
 from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.commands import TrainConfig, load
+from hydratune.settings.paths import expanded
 from hydratune.settings.registry import plain
 
 SETTINGS_FILE = "adapter_config.json"
@@ -52,8 +52,7 @@ class AdapterFolder:
 
 def find(given: str) -> AdapterFolder:
     """Return the adapter in a PEFT folder or a run directory. Raises ``ConfigError``."""
-    # Path.expanduser raises an error for a folder that is called ~name
-    place = Path(os.path.expanduser(given))  # noqa: PTH111
+    place = expanded(given)
     if (place / SETTINGS_FILE).is_file():
         run = (
             place.resolve().parent

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydratune.errors import InputError
+from hydratune.settings.paths import expanded
 
 OPTIONS = (
     *("metric", "mode", "pareto", "confidence", "baseline", "candidate", "fail_if", "certain"),
@@ -35,7 +36,7 @@ class Options:
     def output(self) -> Path:
         """The folder for pages and tables."""
         if (output := self.texts.get("output")) is not None:
-            return Path(output).expanduser()
+            return expanded(output)
         if len(self.folders) > 1:
             return Path("outputs/comparison")
         (folder,) = self.folders

@@ -20,5 +20,9 @@ def expand_paths(settings: object) -> None:
     for setting in fields(settings):  # type: ignore[arg-type]  # any dataclass
         value = getattr(settings, setting.name)
         if setting.metadata.get(_IS_PATH) and isinstance(value, str) and value.startswith("~"):
-            # Path.expanduser raises an error for a file that is called ~name
-            setattr(settings, setting.name, str(Path(os.path.expanduser(value))))  # noqa: PTH111
+            setattr(settings, setting.name, str(expanded(value)))
+
+
+def expanded(path: str) -> Path:
+    """Return ``path`` with the home folder in place of ``~``; a file may be called ``~name``."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser fails for ~name
