@@ -111,6 +111,26 @@ def test_a_signal_while_the_final_adapter_is_saved_waits_for_it(
         assert json.loads((tmp_path / name / "status.json").read_text())["state"] == "stopped"
 
 
+def test_a_signal_between_the_choice_of_the_best_weights_and_their_file_keeps_the_adapter(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning remembers the path of the best checkpoint before it writes the file."""
+    from hydratune.training.checkpoints import AtomicCheckpointIO
+
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def interrupted(self: Any, checkpoint: Any, path: Any, **options: Any) -> None:
+        if Path(path).name == "best.ckpt":
+            signal.raise_signal(signal.SIGINT)
+        save(self, checkpoint, path, **options)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", interrupted)
+    code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
+    assert code == 130 and "the adapter so far is in" in text
+    assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_a_signal_after_a_lost_one_still_interrupts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -163,8 +163,10 @@ def _load_best(loop: TrainingLoop) -> bool:
                 history.record_pending(trainer)
             if history.rows and trainer.is_global_zero:
                 history.write(trainer)
-            if loop.best.best_model_path:
-                weights = best_weights(loop.task.record.best_checkpoint)
+            best = loop.task.record.best_checkpoint
+            # Lightning sets the path before it writes the file: an interrupt may come between
+            if loop.best.best_model_path and best.is_file():
+                weights = best_weights(best)
                 loop.module.load_state_dict(weights, strict=False)
     except KeyboardInterrupt:
         return True
