@@ -1,4 +1,7 @@
-from dataclasses import fields
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -8,14 +11,18 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from compared_runs import hits, write_run
 from hydratune.composition import CONF, composition_problems, register, sweep_name
 from hydratune.data.cases.base import CaseData
 from hydratune.data.sources.files import FilesData
 from hydratune.data.sources.mixed import read_part
 from hydratune.errors import ConfigError
 from hydratune.settings.commands import COMMANDS, TrainConfig, load
-from hydratune.settings.registry import plain, typed, variants
+from hydratune.settings.registry import all_variants, plain, typed, variants
 from hydratune.settings.secrets import mask, refuse_secrets
+
+Command = Callable[..., tuple[int, str]]
+PATH_WORDS = r"(?i)\b(path|folder|file|directory|jsonl)\b|\w_(file|path|dir)\b"
 
 
 def compose(*overrides: str, command: str = "train") -> TrainConfig:
@@ -251,20 +258,126 @@ def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert part == FilesData(train=f"{tmp_path}/rows.jsonl")
 
 
+def documented_settings(kind: type) -> Iterator[tuple[Any, str]]:
+    """Yield the fields of a dataclass and of the dataclasses in it, with their line and comment."""
+    for owner in filter(is_dataclass, kind.__mro__):
+        lines = inspect.getsource(owner).splitlines()
+        for setting in fields(owner):
+            if setting.name not in owner.__annotations__:
+                continue
+            if isinstance(setting.type, type) and is_dataclass(setting.type):
+                yield from documented_settings(setting.type)
+                continue
+            last = next(n for n, x in enumerate(lines) if x.startswith(f"    {setting.name}: "))
+            first = last
+            while lines[first - 1].startswith("    #"):
+                first -= 1
+            yield setting, " ".join(lines[first : last + 1])
+
+
 def test_every_setting_that_is_a_path_is_marked() -> None:
-    """``~`` is understood in all of them; those of commands are expanded where they are read."""
-    marked = {
-        (group, setting.name)
-        for group in ("model", "data")
-        for kind in variants(group).values()
-        for setting in fields(kind)
-        if setting.metadata.get("path")
-    }
-    assert marked == {
-        *(("data", name) for name in ("path", "schema_file", "test", "tldr", "train")),
-        *(("data", "validation"), ("model", "adapter"), ("model", "chat_template")),
-        ("model", "path"),
-    }
+    kinds = [
+        *COMMANDS.values(),
+        *(kind for group in all_variants().values() for kind in group.values()),
+    ]
+    marked, described = set(), set()
+    for setting, words in (
+        documented for kind in kinds for documented in documented_settings(kind)
+    ):
+        if setting.metadata.get("path"):
+            marked.add(setting.name)
+        elif setting.type in (str, str | None) and re.search(PATH_WORDS, words):
+            described.add(setting.name)
+    assert described == {"name", "member"}  # one folder under outputs/, a path inside a wheel
+    assert marked >= {"path", "train", "adapter", "run", "texts", "output", "questions", "local"}
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "given"),
+    [
+        ("prepare", "output", []),
+        ("prepare", "facts.local", []),
+        ("train", "evaluation.forgetting.texts", []),
+        ("train", "evaluation.forgetting.questions", []),
+        ("train", "evaluation.forgetting.instructions", []),
+        ("evaluate", "run", []),
+        ("evaluate", "texts", ["run=r"]),
+        ("evaluate", "lm_eval_path", ["run=r"]),
+        ("decide", "run", []),
+        ("decide", "knowledge", []),
+        ("decide", "output", []),
+        ("judge", "run", []),
+        ("judge", "against", ["run=r"]),
+        ("judge", "labels", ["run=r"]),
+        ("judge", "local", ["run=r"]),
+        ("judge", "output", ["run=r"]),
+    ],
+)
+def test_home_folder_is_understood_by_every_command(
+    command: str, key: str, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        settings = typed(hydra.compose(command, [f"{key}='~/x y'", *given]), COMMANDS[command])
+    assert attrgetter(key)(settings) == f"{tmp_path}/x y"
+
+
+@pytest.mark.parametrize("folder", ['"~/runs/1"', "'~/runs/1'", "~/runs/1"])
+def test_a_run_directory_below_the_home_folder(
+    folder: str, hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "home" / "runs" / "1"
+    place.mkdir(parents=True)
+    (place / "metrics.json").write_text("x")
+    code, printed = hydratune("train", "debug=smoke", f"hydra.run.dir={folder}")
+    assert code == 2 and str(place) in printed and "metrics.json" in printed
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_sweep_directory_below_the_home_folder(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home" / "sweep").mkdir(parents=True)
+    (tmp_path / "home" / "sweep" / "sweep.json").write_text("{")
+    code, printed = hydratune(
+        "train", "-m", "debug=smoke", "adapter.r=1,2", 'hydra.sweep.dir="~/sweep"'
+    )
+    assert code != 0 and str(tmp_path / "home" / "sweep" / "sweep.json") in printed
+    code, printed = hydratune(
+        "train", "-m", "debug=smoke", "adapter.r=1,2", 'hydra.sweep.subdir="~/${hydra.job.num}"'
+    )
+    assert code == 2 and "a job is one folder in the sweep's folder" in printed
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_config_folder_below_the_home_folder(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 77\n")
+    for option in (["--config-dir", "~/own"], ["--config-dir=~/own"]):
+        code, printed = hydratune("train", *option, "experiment=mine", "--cfg", "job")
+        assert code == 0 and "seed: 77" in printed
+    code, printed = hydratune("train", "--config-dir", "~/none", "experiment=mine")
+    assert code == 2 and f"--config-dir {tmp_path}/none: no such folder; give" in printed
+
+
+def test_compare_finds_runs_below_the_home_folder(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, loss in (("a", 0.4), ("b", 0.5)):
+        write_run(tmp_path / "sweep" / name, right=hits(38), lr=loss, loss=loss)
+    code, printed = hydratune("compare", "~/sweep", "output=~/pages")
+    assert code == 0 and any((tmp_path / "pages").iterdir()), printed
+    code, printed = hydratune("compare", "baseline=~/sweep/a", "candidate=~/sweep/b")
+    assert code == 0 and "the candidate is not worse" in printed
 
 
 def test_column_that_cannot_be_mapped_names_the_nearest() -> None:

@@ -22,7 +22,6 @@ from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SWEEP_FILE
 from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.commands import TrainConfig, load
-from hydratune.settings.paths import expanded
 from hydratune.settings.registry import plain
 
 SETTINGS_FILE = "adapter_config.json"
@@ -52,7 +51,7 @@ class AdapterFolder:
 
 def find(given: str) -> AdapterFolder:
     """Return the adapter in a PEFT folder or a run directory. Raises ``ConfigError``."""
-    place = expanded(given)
+    place = Path(given)
     if (place / SETTINGS_FILE).is_file():
         run = (
             place.resolve().parent

@@ -24,7 +24,6 @@ from hydratune.experiment.decision import (
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import DecideConfig
-from hydratune.settings.paths import expanded
 
 
 def run(config: DecideConfig, _: RunDirectory) -> None:
@@ -33,7 +32,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
 
     settings, record = choose_settings(config)
     name = str(config.name or settings.name)
-    folder = expanded(config.output) if config.output else None
+    folder = Path(config.output) if config.output else None
     output = folder or Path("outputs/decide") / name
     section("set-up")
     job = prepare(settings)

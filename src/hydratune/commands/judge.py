@@ -25,7 +25,6 @@ from hydratune.experiment.finished_run import load_settings
 from hydratune.records.files import write_json, write_jsonl, write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import JudgeConfig
-from hydratune.settings.paths import expanded
 
 
 def run(config: JudgeConfig, _: RunDirectory) -> None:
@@ -39,7 +38,7 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     labels = read_labels(config)
     budget = Budget(config)
     client = make_client(config, lambda: load_settings(record).model, budget)
-    output = expanded(config.output) if config.output else record.path / "judge"
+    output = Path(config.output) if config.output else record.path / "judge"
     section("judge")
     judgements, numbers = judge_answers(config, client, ours, others)
     content: Summary = {

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +19,7 @@ from hydratune.evaluation.measures import comparison, difference
 from hydratune.evaluation.statistics import Difference, corrected
 from hydratune.metric_table import lower_is_better, title
 from hydratune.records.run_directory import RunFile
+from hydratune.settings.paths import expanded
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LIMIT = re.compile(
@@ -84,7 +84,7 @@ def _parse_limit(text: str) -> Limit:
 
 def read_checked_run(option: str, folder: str) -> Run:
     """Return the run that an option names. Raises ``InputError`` if it is none, or damaged."""
-    path = Path(folder)
+    path = expanded(folder)
     if not (path / RunFile.status).is_file():
         raise InputError(f"{option}: {folder} is no run directory (no status.json)")
     run = read_run(path)

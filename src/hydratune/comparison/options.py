@@ -104,7 +104,7 @@ def parse_options(args: Sequence[str]) -> Options:
     texts: dict[str, str] = {}
     for arg in ("to_wandb=true" if arg == "--to-wandb" else arg for arg in args):
         key, sign, value = arg.partition("=")
-        is_option = bool(sign) and not Path(arg).exists()
+        is_option = bool(sign) and not expanded(arg).exists()
         if is_option and key in OPTIONS:
             texts[key] = value
         elif is_option:
@@ -114,5 +114,5 @@ def parse_options(args: Sequence[str]) -> Options:
         elif arg.startswith("-"):
             raise InputError(f"{arg}: no such option; hydratune compare --help lists them")
         else:
-            folders.append(Path(arg))
+            folders.append(expanded(arg))
     return Options(tuple(folders), texts)

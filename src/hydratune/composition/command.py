@@ -1,11 +1,13 @@
 """Compose the settings of a command, run it, and turn every error into a message and exit code."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import hydra
@@ -20,15 +22,23 @@ from hydratune.console import print_error
 from hydratune.errors import HydratuneError, InputError
 from hydratune.experiment import frame
 from hydratune.settings.commands import COMMANDS
+from hydratune.settings.paths import expanded
 from hydratune.settings.secrets import mask, refuse_secrets
 
 _SWITCHES = ("-m", "--multirun", "--resolve")  # argparse wants them before the settings
+_CONFIG_DIR = ("-cd", "--config-dir")
+# the home folder at the start of a folder that Hydra makes or searches
+_HYDRA_FOLDER = re.compile(
+    r"""\A((?:--config-dir|-cd|\+{0,2}hydra\.(?:run\.dir|sweep\.dir|sweep\.subdir))=["']?)"""
+    r"""(~[^/"']*)"""
+)
 
 
 def run_command(command: str, args: Sequence[str]) -> int:
     """Compose ``conf/<command>.yaml`` with ``args`` and run the command. Returns the exit code."""
     register()
     args = [*(a for a in args if a in _SWITCHES), *(a for a in args if a not in _SWITCHES)]
+    args = _expand_home(args)
     wants_traceback = "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "HYDRATUNE_TRACEBACK"))
     try:
         _check_arguments(args)
@@ -49,8 +59,23 @@ def run_command(command: str, args: Sequence[str]) -> int:
     return 0
 
 
+def _expand_home(args: Sequence[str]) -> list[str]:
+    """Return ``args`` with the home folder in place of ``~`` in the folders that Hydra itself uses.
+
+    Those of the command's own settings are expanded after Hydra has composed them.
+    """
+    expanded_args = [_HYDRA_FOLDER.sub(lambda m: f"{m[1]}{expanded(m[2])}", arg) for arg in args]
+    for number, (option, folder) in enumerate(pairwise(args), 1):
+        if option in _CONFIG_DIR and folder.startswith("~"):
+            expanded_args[number] = str(expanded(folder))
+    return expanded_args
+
+
 def _check_arguments(args: Sequence[str]) -> None:
-    """Refuse secrets, and files of the user that take too long to read, before Hydra reads them."""
+    """Refuse what Hydra must not read: secrets, missing folders, files that take too long.
+
+    Raises ``InputError``.
+    """
     refuse_secrets(list(args))
     for folder in _own_folders(args):
         for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
@@ -61,11 +86,20 @@ def _own_folders(args: Sequence[str]) -> Iterator[Path]:
     """Yield the folders with settings of the user: ``--config-dir`` and ``hydra.searchpath``."""
     for arg, following in zip(args, [*args, ""][1:], strict=True):
         name, _, value = arg.lstrip("+~").partition("=")
-        if name in ("-cd", "--config-dir"):
-            yield Path(value or following)
+        if name in _CONFIG_DIR:
+            yield _existing(Path(value or following))
         elif name == "hydra.searchpath":
             for folder in value.strip("[]").split(","):
                 yield Path(folder.strip(" '\"").removeprefix("file://"))
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise InputError(
+            f"--config-dir {folder}: no such folder; give the folder that holds your settings: that"
+            " of experiment=NAME is the file experiment/NAME.yaml in it"
+        )
+    return folder
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from hydratune.data.sources.prepared import PreparedData
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.records.files import write_json
 from hydratune.settings.commands import PrepareConfig
-from hydratune.settings.paths import expanded
 
 _DATA_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), SCHEMA_FILE)
 _OWN_FILES = {"report.json", "report.html", digests.INDEX, *_DATA_FILES}
@@ -29,7 +28,7 @@ def choose_folder(config: PrepareConfig) -> Path:
 
     Raises ``ConfigError`` if it contains anything else, and ``InputError`` if it cannot be made.
     """
-    folder = expanded(config.output) if config.output else _default_folder(config)
+    folder = Path(config.output) if config.output else _default_folder(config)
     if folder.exists() and not folder.is_dir():
         raise _refusal(folder, "this is a file", "give a folder")
     data = config.data

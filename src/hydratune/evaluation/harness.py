@@ -2,12 +2,12 @@
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models.compute import as_trained, deterministic_if_possible
 from hydratune.records.files import Json
-from hydratune.settings.paths import expanded
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -19,7 +19,7 @@ def check(tasks: Sequence[str], folder: str | None) -> None:
     if importlib.util.find_spec("lm_eval") is None:
         fix = "pip install 'hydratune[lm_eval]'"
         raise ConfigError([Problem("lm_eval", list(tasks), "lm-eval is not installed", fix)])
-    if folder is not None and not expanded(folder).is_dir():
+    if folder is not None and not Path(folder).is_dir():
         fix = "give the folder of your task files (*.yaml), or null"
         raise ConfigError([Problem("lm_eval_path", folder, "no such folder", fix)])
     known = _manager(folder).all_tasks
@@ -33,7 +33,7 @@ def check(tasks: Sequence[str], folder: str | None) -> None:
 def _manager(folder: str | None) -> "TaskManager":
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=str(expanded(folder)) if folder else None)
+    return TaskManager(include_path=folder)
 
 
 def ask(

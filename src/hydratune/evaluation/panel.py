@@ -15,7 +15,6 @@ from hydratune.evaluation.instructions import known
 from hydratune.evaluation.retrieval import documents, pieces
 from hydratune.records.files import Json, read_jsonl
 from hydratune.settings.evaluation import ForgettingConfig
-from hydratune.settings.paths import expanded
 
 _BUILT_IN = Path(__file__).with_name("panel.jsonl")
 _WORDS = 300  # of a piece of a user's text
@@ -71,7 +70,7 @@ def load(config: ForgettingConfig) -> Panel:
 
     texts = [(f"text {number}", record["text"]) for number, record in enumerate(of("text"), 1)]
     if config.texts is not None:
-        named = documents(expanded(config.texts), "evaluation.forgetting.texts")
+        named = documents(Path(config.texts), "evaluation.forgetting.texts")
         texts = [(name, piece) for name, text in named for piece in pieces(text, _WORDS)]
     questions = [*of("maths"), *of("chat")]
     if config.questions is not None:
@@ -102,7 +101,7 @@ def _spread(items: list[T], most: int) -> list[T]:
 
 
 def _read(file: str, part: str) -> list[Record]:
-    path = expanded(file)
+    path = Path(file)
     if not path.is_file():
         fix = "give a JSONL file, or null for the built-in panel"
         key = f"evaluation.forgetting.{part}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -17,7 +18,6 @@ from hydratune.experiment.finished_run import FinishedRun, load_model
 from hydratune.records.files import Json, write_json
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
-from hydratune.settings.paths import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,7 +59,7 @@ def _read_texts(config: EvaluateConfig) -> list[tuple[str, str]]:
     """Return (name, text) of each text; empty if none were asked for."""
     if config.texts is None:
         return []
-    named = documents(expanded(config.texts), "texts")
+    named = documents(Path(config.texts), "texts")
     empty = [name for name, text in named if not text]
     if empty:
         raise ConfigError([Problem("texts", config.texts, f"{empty[0]} is empty", "leave it out")])

@@ -15,6 +15,7 @@ from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.judge import AskingConfig, FactsConfig
 from hydratune.settings.model import ModelConfig, Quantization
 from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext
+from hydratune.settings.paths import path_setting
 from hydratune.settings.ranges import at_least, one_of
 from hydratune.settings.registry import plain, register, typed
 from hydratune.settings.secrets import secret_problems
@@ -120,7 +121,7 @@ class PrepareConfig(TrainConfig):
     Every setting of train belongs to them, so that both commands see the same rows.
     """
 
-    output: str | None = None  # folder; null: outputs/prepared/<name>
+    output: str | None = path_setting(None)  # folder; null: outputs/prepared/<name>
     facts: FactsConfig = field(default_factory=FactsConfig)
 
     def problems(self) -> Iterator[Problem]:
@@ -136,9 +137,9 @@ class DecideConfig(TrainConfig):
     Either a run is given, or the settings of train.
     """
 
-    run: str | None = None  # directory of a finished run
+    run: str | None = path_setting(None)  # directory of a finished run
     # folder or file with texts that are searched for each request; null: the training rows
-    knowledge: str | None = None
+    knowledge: str | None = path_setting(None)
     passages: int = 3  # passages in the prompt
     passage_words: int = 120  # words of a passage
     # the metric that decides; null: label_accuracy, field_f1 or rougeL, by the task
@@ -148,7 +149,7 @@ class DecideConfig(TrainConfig):
     constrained: bool = False
     margin: float = 0.02  # smaller differences of the metric do not count
     rows: int | None = None  # of the test set; null: all
-    output: str | None = None  # folder; null: outputs/decide/<name>
+    output: str | None = path_setting(None)  # folder; null: outputs/decide/<name>
 
     def problems(self) -> Iterator[Problem]:
         if self.run is not None:
@@ -173,20 +174,20 @@ class EvaluationSource(StrEnum):
 class EvaluateConfig(CommandConfig):
     """Settings of measuring a finished run again."""
 
-    run: str = MISSING  # its directory
+    run: str = path_setting()  # its directory
     source: EvaluationSource = EvaluationSource.adapter
     batch_size: int | None = None  # rows generated together; null: the run's own
     accelerator: str | None = None  # auto, cpu or gpu; null: the run's own
     constrained: bool = False  # generate under the constraint of the JSON schema, beside the run's
     # file or folder of running texts whose likelihood is measured instead, under the base and the
     # fine-tuned model
-    texts: str | None = None
+    texts: str | None = path_setting(None)
     window: int | None = None  # tokens of a text that the model reads at once; null: all it can
     # tokens predicted in a window, the others are context; null: the whole window
     stride: int | None = None
     # tasks of lm-eval that are measured instead, for the base and the fine-tuned model
     lm_eval: list[str] | None = None
-    lm_eval_path: str | None = None  # folder with your own task files
+    lm_eval_path: str | None = path_setting(None)  # folder with your own task files
     lm_eval_limit: int | None = None  # rows of each task; null: all
 
     def problems(self) -> Iterator[Problem]:
@@ -203,21 +204,21 @@ class EvaluateConfig(CommandConfig):
 class JudgeConfig(AskingConfig, CommandConfig):
     """Settings of having a model judge the answers of a run."""
 
-    run: str = MISSING  # directory of a finished run
+    run: str = path_setting()  # directory of a finished run
     system: str = "eval"  # whose answers: eval (fine-tuned), base or fewshot
     # compare with the answers of another run (its directory), or of a system of this one; null:
     # score by the rubric
-    against: str | None = None
+    against: str | None = path_setting(None)
     rows: int | None = None  # of the test set; null: all
     rubric: dict[int, str] = field(default_factory=dict)  # score -> what it means
     criteria: str = ""  # what matters in a comparison
     references: bool = True  # show the reference answer to the judge
     # JSONL of people's labels: id and score, or winner (ours, theirs, tie)
-    labels: str | None = None
+    labels: str | None = path_setting(None)
     confidence: float = 0.95
     bootstrap_samples: int = 2000
     seed: int = 0
-    output: str | None = None  # folder; null: judge/ in the run's
+    output: str | None = path_setting(None)  # folder; null: judge/ in the run's
 
     def problems(self) -> Iterator[Problem]:
         yield from _run_problems(self.run)

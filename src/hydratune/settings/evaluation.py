@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 
 from hydratune import metric_table
 from hydratune.errors import Problem
+from hydratune.settings.paths import path_setting
 from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
 
@@ -33,9 +34,9 @@ class ForgettingConfig:
 
     measure: bool = False
     # file or folder of running texts; null here and below: the small panel that is built in
-    texts: str | None = None
-    questions: str | None = None  # JSONL with questions and reference answers
-    instructions: str | None = None  # JSONL in IFEval's form; rules check the answers
+    texts: str | None = path_setting(None)
+    questions: str | None = path_setting(None)  # JSONL with questions and reference answers
+    instructions: str | None = path_setting(None)  # JSONL in IFEval's form; rules check the answers
     answers: bool = True  # generate answers to the instructions, which takes most of the time
     answer_tokens: int = 96  # tokens of such an answer, at most
     items: int = 64  # items of each part, at most

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hydratune.errors import Problem
+from hydratune.settings.paths import path_setting
 from hydratune.settings.ranges import at_least
 
 
@@ -19,7 +20,7 @@ class AskingConfig:
     # name of the environment variable with the key; null: the server needs none
     key_env: str | None = "OPENAI_API_KEY"
     # instead of a server: folder or hub id of a chat model, or base: that of the run
-    local: str | None = None
+    local: str | None = path_setting(None)
     max_tokens: int = 400  # tokens of a judgement, at most
     attempts: int = 2  # requests for one judgement until it can be read
     concurrency: int = 4  # requests at a time

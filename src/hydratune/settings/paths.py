@@ -1,7 +1,7 @@
 """Settings that are paths: ``~`` stands for the home folder in them."""
 
 import os
-from dataclasses import field, fields
+from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ def path_setting(default: str | None = MISSING) -> Any:  # Any: as dataclasses.f
 
 
 def expand_paths(settings: object) -> None:
-    """Replace ``~`` in the path settings of a dataclass, which is changed."""
+    """Replace ``~`` in the path settings of a dataclass and of those in it, which are changed."""
     for setting in fields(settings):  # type: ignore[arg-type]  # any dataclass
         value = getattr(settings, setting.name)
-        if setting.metadata.get(_IS_PATH) and isinstance(value, str) and value.startswith("~"):
+        if is_dataclass(value):
+            expand_paths(value)
+        elif setting.metadata.get(_IS_PATH) and isinstance(value, str) and value.startswith("~"):
             setattr(settings, setting.name, str(expanded(value)))
 
 

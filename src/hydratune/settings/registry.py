@@ -80,7 +80,7 @@ def register(commands: Mapping[str, type]) -> None:
 
 
 def typed(config: DictConfig, kind: type[Config]) -> Config:
-    """Return ``config`` as an instance of ``kind``, with interpolations resolved.
+    """Return ``config`` as an instance of ``kind``: interpolations resolved, ``~`` expanded.
 
     Raises OmegaConf's own errors, and ``ValueError`` for a variant that does not exist.
     """
@@ -93,9 +93,7 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
             tree[group] = OmegaConf.structured(_variant_of(group, settings))
     result = OmegaConf.to_object(OmegaConf.merge(tree, values))
     assert isinstance(result, kind)
-    for group in ("data", "model"):
-        if hasattr(result, group):
-            expand_paths(getattr(result, group))
+    expand_paths(result)
     return result
 
 

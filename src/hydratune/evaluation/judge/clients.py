@@ -1,6 +1,7 @@
 """Choose the client that the settings of a judge ask for."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from hydratune.evaluation.judge.client import Budget, Client
 from hydratune.evaluation.judge.server import Server
@@ -8,7 +9,6 @@ from hydratune.models.sources.hub import HubModel
 from hydratune.models.sources.local import LocalModel
 from hydratune.settings.judge import AskingConfig
 from hydratune.settings.model import ModelConfig
-from hydratune.settings.paths import expanded
 
 
 def make_client(config: AskingConfig, base: Callable[[], ModelConfig], budget: Budget) -> Client:
@@ -22,7 +22,7 @@ def make_client(config: AskingConfig, base: Callable[[], ModelConfig], budget: B
 
     if config.local == "base":
         return Local(base(), config, budget)
-    path = expanded(config.local)
+    path = Path(config.local)
     if path.is_dir():
         return Local(LocalModel(name=path.name, path=str(path)), config, budget)
     return Local(HubModel(name=config.local, id=config.local), config, budget)

@@ -1,5 +1,7 @@
 """Read what ``hydratune judge`` judges: the answers of one or two systems, and people's labels."""
 
+from pathlib import Path
+
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, InputError, Problem, RunError
 from hydratune.evaluation.judge import questions, summary
@@ -7,7 +9,6 @@ from hydratune.evaluation.measures import Prediction, request_turns
 from hydratune.records.files import read_jsonl
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import JudgeConfig
-from hydratune.settings.paths import expanded
 
 SYSTEMS = ("eval", "base", "fewshot")
 _REQUIRED = ("id", "prompt", "prediction", "reference")  # keys of a prediction
@@ -53,7 +54,7 @@ def read_other_answers(
     if config.against in SYSTEMS:
         others = read_answers(record, config.against, "against")
     else:
-        folder = expanded(config.against)
+        folder = Path(config.against)
         if not folder.is_dir():
             why = "neither a folder nor a system"
             fix = f"give a run directory, or a system of the same run: {', '.join(SYSTEMS)}"
@@ -81,7 +82,7 @@ def read_labels(config: JudgeConfig) -> dict[str, Label]:
     """
     if config.labels is None:
         return {}
-    file = expanded(config.labels)
+    file = Path(config.labels)
     if not file.is_file():
         raise ConfigError([Problem("labels", file, "no such file", "give a JSONL file")])
     key, allowed = label_key(config)

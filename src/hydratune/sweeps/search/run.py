@@ -22,6 +22,7 @@ from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import write_text
 from hydratune.records.sweep import read_study, read_sweep, write_sweep
 from hydratune.settings.commands import Resume, TrainConfig
+from hydratune.settings.paths import expanded
 from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.job_checks import check_job, refuse_other_environment
@@ -111,7 +112,7 @@ def _check(
 def _storage(settings: SearchSettings, folder: Path) -> str:
     """Return the URL of the study's database, or the absolute path of its journal."""
     place = settings.storage or str(folder / STUDY_FILE)
-    return place if "://" in place else str(Path(place).absolute())
+    return place if "://" in place else str(expanded(place).absolute())
 
 
 def _pack_options(launcher: object) -> PackOptions | None:
