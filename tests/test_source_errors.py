@@ -16,7 +16,7 @@ from hydratune.data.rows import Message, Row
 from hydratune.data.sources.base import OpenedSource, SourceConfig
 from hydratune.data.sources.files import FilesData
 from hydratune.data.sources.mixed import MixedData
-from hydratune.errors import DataError
+from hydratune.errors import DataError, summarise
 from hydratune.settings import registry
 
 Command = Callable[..., tuple[int, str]]
@@ -179,8 +179,11 @@ def test_an_error_that_is_not_about_a_file_stays_what_it_is(
         raise KeyError("a mistake in the code")
 
     monkeypatch.setattr(TextData, "texts", fail)
-    with pytest.raises(KeyError, match="a mistake in the code"):
+    with pytest.raises(KeyError, match="a mistake in the code") as raised:
         prepare(TextData(path="anything"))
+    note = "the data source text raised it (TextData, test_source_errors)"
+    assert raised.value.__notes__ == [note]
+    assert summarise(raised.value) == f"KeyError: 'a mistake in the code'; {note}"
 
 
 def test_a_part_of_a_mixture_names_its_file(

@@ -97,6 +97,11 @@ class ConfigError(InputError):
         super().__init__(f"{prefix}{count}; nothing was run.\n{lines}")
 
 
+def summarise(error: BaseException) -> str:
+    """Return the type, the text and the notes of an unexpected error."""
+    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+
+
 def refuse(problems: Iterable[Problem]) -> None:
     """Raise ``ConfigError`` with all ``problems``, if there are any."""
     every = list(problems)

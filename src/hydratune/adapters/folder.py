@@ -309,5 +309,5 @@ def settings_of_run(run: Path) -> TrainConfig | None:
     """Return the settings of the run in directory ``run``; None if they cannot be read."""
     try:
         return load(run / RunFile.config)
-    except (OSError, OmegaConfBaseException, KeyError, AssertionError, ValueError):
+    except (ConfigError, OSError, OmegaConfBaseException, KeyError, AssertionError, ValueError):
         return None

@@ -19,7 +19,7 @@ from hydratune.bounds import check_yaml
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
 from hydratune.console import print_error
-from hydratune.errors import HydratuneError, InputError
+from hydratune.errors import HydratuneError, InputError, summarise
 from hydratune.experiment import frame
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.paths import expanded
@@ -162,7 +162,8 @@ def _report(error: Exception, command: str, args: Sequence[str]) -> int:
             " such as data.schema_file=FILE"
         )
         return InputError.exit_code
-    summary = mask(f"{type(error).__name__}: {error}")
-    print_error(f"\nhydratune {command}: unexpected error: {summary}")
-    print_error("  HYDRATUNE_TRACEBACK=1 shows where; a file it read may have been changed or cut")
+    print_error(f"\nhydratune {command}: unexpected error: {mask(summarise(error))}")
+    has_notes = hasattr(error, "__notes__")  # they say where it comes from
+    hint = "" if has_notes else "; a file it read may have been changed or cut"
+    print_error(f"  HYDRATUNE_TRACEBACK=1 shows where{hint}")
     return HydratuneError.exit_code

@@ -238,7 +238,7 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
     if "mandatory" in text.lower() or "Missing" in type(cause).__name__:
         fix = f"give it on the command line: {key}=VALUE"
         return Problem(key, "???", "this setting has no default", fix)
-    message = _first_lines(str(cause), 1)
+    message = _plainer(_first_lines(str(cause), 1))
     if values.get(key, "").startswith("{"):
         return _wrong_mapping(key, values[key], message)
     if "not in" in message or (match and cause is failure.error):
@@ -249,6 +249,15 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
         related = [k for k in values if key.startswith(k) or k.startswith(key)]
         key = related[0] if related else key
     return Problem(key, values.get(key, ""), message, describe_type(key))
+
+
+def _plainer(message: str) -> str:
+    """Return OmegaConf's message about a type, in the words of somebody who types a setting."""
+    if "is not a ListConfig, list or tuple" in message:
+        return "this setting is a list, and the value is not"
+    if re.search(r"Cannot assign \w+ to Dict\[", message):
+        return "this setting is a mapping, and the value is not"
+    return message
 
 
 def _wrong_mapping(key: str, value: str, message: str) -> Problem:

@@ -20,7 +20,7 @@ import pyarrow
 
 from hydratune.data.rows import Row
 from hydratune.data.sources.base import OpenedSource, SourceConfig
-from hydratune.errors import DataError
+from hydratune.errors import DataError, HydratuneError
 from hydratune.settings.registry import flat
 
 # What reading a file raises if it cannot be opened, is broken, or is not what its reader expects.
@@ -57,12 +57,22 @@ def _checked(rows: Iterator[Row], config: SourceConfig) -> Iterator[Row]:
 
 @contextmanager
 def _readable_files(config: SourceConfig) -> Iterator[None]:
-    """Raise errors of files as ``DataError``: which file, what is wrong, and what to do."""
+    """Raise errors of files as ``DataError``: which file, what is wrong, and what to do.
+
+    Any other error keeps its type, and a note says which source raised it.
+    """
     try:
         yield
     except _FILE_ERRORS as error:
         where = _position(error, config) or _paths_in_settings(config)
         raise DataError(f"{where}: {_reason_and_advice(error)}") from error
+    except HydratuneError:
+        raise
+    except Exception as error:
+        kind = type(config)
+        name = getattr(config, "source", kind.__name__)
+        error.add_note(f"the data source {name} raised it ({kind.__qualname__}, {kind.__module__})")
+        raise
 
 
 def _reason_and_advice(error: Exception) -> str:

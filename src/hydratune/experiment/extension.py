@@ -134,6 +134,10 @@ def _stored(record: RunDirectory) -> TrainConfig:
         raise _problem(why, f"{start}, in another hydra.run.dir")
     try:
         stored = load(record.config_file)
+    except ConfigError as error:
+        (problem,) = error.problems
+        fix = "use the version of hydratune that made this run"
+        raise _problem(f"{record.config_file}: {problem.why}", fix) from error
     except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
         why = f"{record.config_file} cannot be read ({(str(error).splitlines() or [''])[0]})"
         raise _problem(why, "bring the file back") from error

@@ -9,7 +9,7 @@ from yaml import YAMLError
 
 from hydratune import digests
 from hydratune.bounds import load_yaml
-from hydratune.errors import RunError
+from hydratune.errors import ConfigError, RunError
 from hydratune.records.environment import Environment
 from hydratune.records.files import Json, read_json
 from hydratune.records.metrics import RunMetrics
@@ -58,6 +58,12 @@ def load_settings(record: RunDirectory) -> TrainConfig:
         digests.content(record.config_file)
     try:
         return load(record.config_file)
+    except ConfigError as error:
+        problems = "; ".join(f"{p.key} = {p.value}: {p.why}" for p in error.problems)
+        raise RunError(
+            f"{record.config_file}: {problems}; use the version of hydratune that made this run, or"
+            " bring back the module that was added for it"
+        ) from error
     except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
@@ -66,15 +72,18 @@ def load_settings(record: RunDirectory) -> TrainConfig:
 
 
 def require_files(settings: TrainConfig, record: RunDirectory) -> None:
-    """Raise ``RunError`` if files that the settings name are missing.
+    """Raise ``RunError`` if settings of a run are refused now, such as files that are missing.
 
     Their paths are relative to the folder in which the run was started.
     """
     if problems := list(settings.problems()):
         origin = record.file(RunFile.hydra) / "hydra.yaml"
         started = load_yaml(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
+        place = ""
+        if started != str(Path.cwd()):
+            place = f" here, and relative paths of files count from where it started: {started}"
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise RunError(f"the run cannot be repeated here; it was started in {started}\n{lines}")
+        raise RunError(f"the run cannot be repeated with its settings{place}\n{lines}")
 
 
 def has_adapter(record: RunDirectory) -> bool:

@@ -19,7 +19,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hydratune.adapters.folder import adopt
-from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Paused, Problem
+from hydratune.errors import (
+    ConfigError,
+    HydratuneError,
+    InputError,
+    Leaving,
+    Paused,
+    Problem,
+    summarise,
+)
 from hydratune.experiment import extension
 from hydratune.experiment.interrupts import listen
 from hydratune.records.files import write_text
@@ -147,7 +155,7 @@ def recorded(config: TrainConfig, directory: RunDirectory) -> Iterator[None]:
 def _end_unexpectedly(directory: RunDirectory, error: BaseException) -> NoReturn:
     """Record an unexpected error, and raise it as a ``HydratuneError``."""
     log.error("unexpected error\n%s", mask(traceback.format_exc()))
-    summary = _describe_out_of_memory(error) or f"{type(error).__name__}: {error}"
+    summary = _describe_out_of_memory(error) or summarise(error)
     directory.end(State.failed, summary)
     if summary.startswith(_NO_MEMORY):
         raise HydratuneError(summary) from error

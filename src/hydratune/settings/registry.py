@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from hydratune.errors import ConfigError, Problem
 from hydratune.settings.paths import expand_paths
 
 Config = TypeVar("Config")
@@ -82,7 +83,7 @@ def register(commands: Mapping[str, type]) -> None:
 def typed(config: DictConfig, kind: type[Config]) -> Config:
     """Return ``config`` as an instance of ``kind``: interpolations resolved, ``~`` expanded.
 
-    Raises OmegaConf's own errors, and ``ValueError`` for a variant that does not exist.
+    Raises OmegaConf's own errors, and ``ConfigError`` for a variant that does not exist.
     """
     tree = OmegaConf.structured(kind)
     values = OmegaConf.to_container(config, resolve=True)
@@ -98,11 +99,16 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
 
 
 def _variant_of(group: str, settings: Mapping[object, object]) -> type:
-    """Return the dataclass of composed or stored ``settings`` of a group."""
+    """Return the dataclass of composed or stored ``settings`` of a group.
+
+    Raises ``ConfigError`` if there is none of that name.
+    """
     field = _VARIANT_FIELD[group]
     name = str(settings.get(field, _BEFORE_VARIANTS.get(group)))
     if name not in variants(group):
-        raise ValueError(f"{group}.{field} = {name}: one of {', '.join(variants(group))}")
+        kind = f"{group} source" if field == "source" else group
+        why, fix = f"this version has no {kind} {name}", f"one of: {', '.join(variants(group))}"
+        raise ConfigError([Problem(f"{group}.{field}", name, why, fix)])
     return variants(group)[name]
 
 

@@ -69,8 +69,9 @@ def launch(
         reasons = [(job.job, job.status.error or no_reason) for job in failed]
         console.print(table_of_failures(reasons, "failed jobs"))
         raise SweepError(
-            f"{len(failed)} of {len(jobs)} jobs failed; start the same sweep again to run only"
-            " those"
+            f"{len(failed)} of {len(jobs)} jobs failed, for the reasons above; the same sweep,"
+            " started again, runs only those; a wrong setting has to be changed, which makes it"
+            " another sweep"
         )
 
 

@@ -31,10 +31,13 @@ class SourceConfig(DataConfig):
     """
 
     def open(self) -> OpenedSource:
-        """Open the source. Raises ``InputError``, also while its rows are read.
+        """Open the source.
 
-        It may raise what reading a file raises, such as ``OSError`` and ``UnicodeDecodeError``, as
-        well: ``data.source_errors`` explains such errors to the user.
+        Raise ``DataError``, also while rows are read, for whatever is wrong with the data: name the
+        file (and line) or the table, what is wrong, and what to do. Errors of reading a file, such
+        as ``OSError`` and ``UnicodeDecodeError``, need not be caught: ``data.source_errors``
+        explains them to the user. Any other exception, such as that of a database, is reported as
+        an unexpected error of this source.
         """
         raise NotImplementedError
 
