@@ -298,14 +298,14 @@ def test_few_rows_decide_nothing_and_show_no_interval() -> None:
         comparison.interval is None
         and comparison.p == 1
         and not comparison.better
-        and "(1 independent row cannot tell)" in comparison.sentence()
+        and "(too few independent rows for an interval: 1)" in comparison.sentence()
     )
     assert any("one run of one seed" in reason for reason in decision.reasons)
     costs = {system: {"tokens_in": 1, "tokens_out": 1, "seconds": 1} for system in measures}
     page = render("n", "exact_match", decision, measures, predictions, costs, config)
     assert (
         "one group of rows: none" in page
-        and "(1 independent row cannot tell)" in page
+        and "(too few independent rows for an interval: 1)" in page
         and '<th class="n">cut</th>' in page
     )
     assert page.count('<td class="n">8</td>') == 2  # counts of cut answers of both

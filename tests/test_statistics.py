@@ -160,7 +160,10 @@ def test_intervals_of_a_family_agree_with_its_corrected_p() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [(1, "(1 independent row cannot tell)"), (5, "(5 independent rows cannot tell)")],
+    [
+        (1, "(too few independent rows for an interval: 1)"),
+        (5, "(too few independent rows for an interval: 5)"),
+    ],
 )
 def test_too_few_rows_have_no_interval_and_give_a_message(rows: int, message: str) -> None:
     groups = [str(i) for i in range(rows)]

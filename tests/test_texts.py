@@ -22,7 +22,7 @@ def test_summary_sums_over_texts_and_compares_them_in_pairs() -> None:
     assert result["systems"]["base"]["perplexity_w128"] == pytest.approx(2.718281828 ** (61 / 24))
     assert result["systems"]["base"]["bits_per_byte"] == pytest.approx(61 / 0.6931471806 / 93)
     delta = result["bits_per_byte_delta"]
-    # three texts cannot tell
+    # three texts are too few for an interval
     assert delta == {"value": pytest.approx(8 / 0.6931471806 / 93), "interval": None, "p": 0.25}
     many = summary(
         {"base": base * 3, "tuned": tuned * 3}, [str(n) for n in range(9)], 128, None, 0.95, 500

@@ -113,7 +113,7 @@ def test_an_adapter_ends_its_answer_with_the_generation_config_beside_it(
     words = generated_tokens(model, folder)
     assert words[-1] == END and words.count(END) == 1
     assert f"an answer ends with {END} (" in text and text.count(
-        "the base model's own does not"
+        "the base model's own file lacks them"
     ) == (KINDS[kind][1] != END)
     typed = re.search(r"GenerationConfig.from_pretrained\('([^']+)'\)", text)
     if typed is not None:
@@ -135,7 +135,7 @@ def test_a_fully_fine_tuned_model_ends_its_answer(
     folder, text = overfitted(hydratune, tmp_path, base, "optimizer.lr=0.003", "adapter=none")
     words = generated_tokens(AutoModelForCausalLM.from_pretrained(folder).eval(), folder)
     assert words[-1] == END and words.count(END) == 1
-    assert "the base model's own does not" not in text
+    assert "the base model's own file lacks them" not in text
 
 
 def test_the_code_in_the_model_card_runs_and_its_answer_ends(

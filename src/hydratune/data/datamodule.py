@@ -17,7 +17,7 @@ class Batch:
 
     ``numbers`` says which rows of their split these are. ``normaliser`` is the number of trained
     tokens in the *whole* optimizer batch: all its micro-batches on all devices. A loss summed over
-    tokens and divided by it is the mean over tokens, however rows were dealt out.
+    tokens and divided by it is the mean over tokens, however rows were distributed.
 
     This is no dataclass, because Lightning looks for tensors inside dataclasses, to move them, by
     assigning to every field.

@@ -94,9 +94,8 @@ def decide(
     if choice == "prompt" and as_good and shorter >= _FAR_SHORTER:
         choice = "either"
         headline = (
-            f"{TITLES[prompt]} is not beaten, but its prompts are {shorter:.1f} times as long as"
-            " those of the fine-tuned model, which is as good: fine-tune for many calls, prompt for"
-            " few"
+            f"the fine-tuned model is only as good as {TITLES[prompt]}, whose prompts are"
+            f" {shorter:.1f} times as long: fine-tune for many calls, prompt for few"
         )
     reasons = [comparison.sentence() for comparison in compared.values()]
     reasons += _kind_of_gap(measures, prompt, choice)
@@ -235,7 +234,7 @@ def _choice(scores: Mapping[str, float], prompt: str, wins: Wins) -> tuple[str, 
         return "tune", "fine-tune: neither a better prompt nor retrieval is as good"
     if wins("rag", prompt):
         return "retrieve", "retrieve, do not fine-tune: the answers are in the documents"
-    return "prompt", f"do not fine-tune: {TITLES[prompt]} is not beaten"
+    return "prompt", f"do not fine-tune: nothing was found to be better than {TITLES[prompt]}"
 
 
 def _kind_of_gap(measures: Measures, prompt: str, choice: str) -> list[str]:

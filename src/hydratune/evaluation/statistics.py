@@ -84,7 +84,7 @@ class Difference:
         if not math.isfinite(self.value):
             return "(no number)"
         if self.interval is None:
-            return f"({self.groups} independent row{'' if self.groups == 1 else 's'} cannot tell)"
+            return f"(too few independent rows for an interval: {self.groups})"
         return f"[{scale * self.interval[0]:{form}}, {scale * self.interval[1]:{form}}]"
 
     def negative(self) -> "Difference":

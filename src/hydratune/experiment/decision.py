@@ -80,7 +80,7 @@ def _refuse_settings_beside_run() -> None:
 def require_prompts(job: "Job", settings: TrainConfig) -> None:
     """Raise ``ConfigError`` for test rows whose prompt cannot be improved."""
     if job.bench.documents or not all(map(assess.can_be_shown, job.sets.test)):
-        why = "the test rows are documents or use tools: there is no prompt to better"
+        why = "the test rows are documents or use tools: they have no prompt that could be improved"
         fix = "give rows of requests and answers"
         raise ConfigError([Problem("data", settings.name, why, fix)])
 

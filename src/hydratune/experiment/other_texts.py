@@ -123,7 +123,7 @@ def _measure_texts(
 
 def _difference_line(delta: Mapping[str, Json], count: int, window: _Window) -> str:
     """Return what fine-tuning changed on ``count`` texts."""
-    interval = f"({count} text{'s'[: count > 1]} cannot tell: no interval)"
+    interval = f"(too few texts for an interval: {count})"
     if delta["interval"]:
         interval = "[{:+.4f}, {:+.4f}]".format(*delta["interval"])
     return (

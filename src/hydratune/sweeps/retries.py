@@ -81,7 +81,7 @@ def packs_for_unfinished(
     if code == NEEDS_NEW_PACK:
         retried = [RetriedPack((*running, *waiting), pack.together)]
     else:
-        memory = ", often for want of memory" if code == -signal.SIGKILL else ""
+        memory = ", often because memory ran out" if code == -signal.SIGKILL else ""
         console.print(f"[red]{title} ended early: {describe_exit(code)}{memory}")
         killed = KilledPack(running, waiting, pack.together, options.is_halving)
         retried = _retry(jobs, killed, code, tries, options)

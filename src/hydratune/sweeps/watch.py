@@ -185,9 +185,9 @@ class Watch:
         record = RunDirectory(heartbeat.record.path)
         why = f"job {name} gave no sign of life for {silence}; last seen: {self.seen(name)}"
         with record.log_file.open("a", encoding="utf-8") as stream:
-            stream.write(f"{why}; it stands here:\n{stacks}")
+            stream.write(f"{why}; the stacks of its threads:\n{stacks}")
         patience = f"hydra.launcher.patience={self.patience:g} seconds"
-        record.end(State.failed, f"{why}; run.log shows where it stands ({patience})")
+        record.end(State.failed, f"{why}; run.log has the stacks of its threads ({patience})")
 
     def is_overdue(self) -> bool:
         """Return whether the pack cannot continue and the other jobs had time enough to leave."""

@@ -110,7 +110,7 @@ def _test_against_half(
         test = replace(test, discordant=(wins, losses, 2 * len(won)))
     (result,) = statistics.corrected([test], confidence)
     if result.interval is None:
-        verdict = f"{result.groups} independent rows cannot tell"
+        verdict = f"too few independent rows for an interval: {result.groups}"
         return {"win_rate_interval": None, "p": result.p, "verdict": verdict}
     verdict = "not distinguishable"
     if result.p < 1 - confidence:
