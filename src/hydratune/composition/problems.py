@@ -106,7 +106,7 @@ def find_problem(error: BaseException, overrides: Sequence[str]) -> Problem | No
 
 
 def _chosen_with_a_dot(failure: _Failure) -> Problem | None:
-    """hydra.launcher=pack would replace the settings of the launcher by a word."""
+    """Recognise hydra.launcher=pack, which would replace the launcher's settings by a word."""
     for key in ("hydra.launcher", "hydra.sweeper"):
         value = failure.values.get(key, "{")
         if value.isidentifier():
@@ -124,7 +124,7 @@ def _halving_as_a_number(failure: _Failure) -> Problem | None:
 
 
 def _unreadable_override(failure: _Failure) -> Problem | None:
-    """What Hydra's grammar refuses."""
+    """Recognise what Hydra's grammar refuses."""
     if not isinstance(failure.error, OverrideParseException):
         return None
     override = failure.error.override
@@ -229,7 +229,7 @@ def _off_without_quotes(failure: _Failure) -> Problem | None:
 
 
 def _wrong_setting(failure: _Failure) -> Problem | None:
-    """A key that is missing or unknown, or a value of the wrong type."""
+    """Recognise a key that is missing or unknown, or a value of the wrong type."""
     text, cause, values = failure.text, failure.cause, failure.values
     match = re.search(r"Could not override '([^']+)'", text)
     key = match[1] if match else getattr(cause, "full_key", None)
@@ -261,7 +261,7 @@ def _plainer(message: str) -> str:
 
 
 def _wrong_mapping(key: str, value: str, message: str) -> Problem:
-    """A mapping that was typed as a whole."""
+    """Return the problem of a mapping that was typed as a whole."""
     if "not in" not in message:
         why = "keys of a mapping are added one by one"
         return Problem(key, value, why, f"+{key}.NAME=VALUE")

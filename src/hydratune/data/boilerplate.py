@@ -82,7 +82,7 @@ class Boilerplate:
         self.sizes.append(len(set(lines)))
 
     def _places(self, lines: list[str]) -> dict[str, int]:
-        """line -> its places at the two edges, as bits: first the beginning, then the end."""
+        """Return line -> its places at the two edges, as bits: the beginning, then the end."""
         places: dict[str, int] = defaultdict(int)
         for i, line in enumerate(lines[: self.EDGE]):
             places[line] |= 1 << i
@@ -100,7 +100,7 @@ class Boilerplate:
         self.missed = {line: count for line, count in self.missed.items() if line in self.seen}
 
     def lines(self) -> dict[str, int]:
-        """line -> number of rows that have it at an edge, the most frequent first; at most 100."""
+        """Return line -> number of rows with it at an edge, most frequent first; at most 100."""
         shared: dict[str, int] = {}
         for place in range(2 * self.EDGE):
             counts = {line: n for line in self.seen if (n := self._rows_with(line, place)) >= 3}
@@ -116,12 +116,12 @@ class Boilerplate:
         return dict(most_frequent[:_MOST_BOILERPLATE])
 
     def _is_field(self, counts: dict[str, int]) -> bool:
-        """Whether nearly all rows have one of several repeated lines in a place."""
+        """Return whether nearly all rows have one of several repeated lines in a place."""
         repeated = sum(n > max(3, self.ERROR * self.rows) for n in counts.values())
         return repeated > 1 and sum(counts.values()) >= self._FEW_VALUES * self.rows
 
     def _rows_with(self, line: str, place: int) -> int:
-        """The number of rows that have ``line`` in ``place``; 0 for a line of fewer than 3."""
+        """Return the number of rows with ``line`` in ``place``; 0 for a line of fewer than 3."""
         requests, places = self.seen[line]
         if len(requests) < 3:
             return 0
@@ -129,7 +129,7 @@ class Boilerplate:
         return len({self.requests[i] for i in at_place})
 
     def changed_rows(self) -> list[int]:
-        """The positions of the rows that ``remove_lines`` would change.
+        """Return the positions of the rows that ``remove_lines`` would change.
 
         They may be fewer than it changes: by ``ERROR`` of the rows for each line that was forgotten
         for a time.
@@ -159,7 +159,7 @@ def remove_lines(row: Row, lines: Iterable[str]) -> Row:
 
 
 def _without_edges(lines: list[str], unwanted: set[str]) -> list[str]:
-    """``lines`` without those of ``unwanted`` among the first and last few that are not empty."""
+    """Return ``lines`` without those of ``unwanted`` among the first and last few filled ones."""
     filled = [i for i, line in enumerate(lines) if line.strip()]
     edges = {*filled[: Boilerplate.EDGE], *filled[-Boilerplate.EDGE :]}
     return [line for i, line in enumerate(lines) if not (i in edges and line.strip() in unwanted)]

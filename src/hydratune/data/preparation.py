@@ -197,7 +197,10 @@ def _write_cleaned(
 
 
 def _changes(cleaner: Cleaner, inspection: Inspection) -> dict[str, dict[str, object]]:
-    """repair -> the rows that it changed or would change; personal data in examples is masked."""
+    """Return repair -> the rows that it changed or would change.
+
+    Personal data in examples is masked.
+    """
     report = summarise_changes(cleaner.changes)
     for name, changes in cleaner.changes.items():
         report[name]["splits"] = inspection.count_by_split(changes.numbers)
@@ -208,8 +211,9 @@ def _changes(cleaner: Cleaner, inspection: Inspection) -> dict[str, dict[str, ob
 
 
 def _removals(inspection: Inspection, store: RowStore) -> dict[str, dict[str, object]]:
-    """The rows that cleaning removed, in the form of ``_changes``; for leaks also the rows that
-    they concerned.
+    """Return the rows that cleaning removed, in the form of ``_changes``.
+
+    For leaks also the rows that they concerned.
     """
     report = {
         name: {

@@ -72,9 +72,7 @@ class Prepared:
         return frozenset(leaks)
 
     def errors(self) -> dict[str, str]:
-        """check -> what it found, why it matters and what to do, for every check that forbids
-        training.
-        """
+        """Return check -> finding, reason and advice, for every check that forbids training."""
         return refusals(self.report["checks"])
 
 

@@ -204,7 +204,7 @@ def shown_repair(entry: Report) -> dict[str, object]:
 
 
 def repairs_without_effect(cleaning: Mapping[str, Report]) -> dict[str, list[str]]:
-    """reason -> the repairs that changed nothing.
+    """Return reason -> the repairs that changed nothing.
 
     Repairs that remove rows (those with "ids") are not tried while they are off, because checks
     count these rows.

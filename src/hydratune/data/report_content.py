@@ -59,7 +59,7 @@ def count_tokens(
 def count_tokens_with_progress(
     data: DataConfig, prepared: Prepared, encoder: ChatEncoder, sizes: ModelSizes
 ) -> TokenCheck:
-    """Like ``count_tokens``, with a progress bar for a large data set."""
+    """Count tokens as ``count_tokens`` does, with a progress bar for a large data set."""
     count = sum(map(prepared.row_count, SPLIT_NAMES))
     quiet = count < _SHOW_PROGRESS
     with progress("counting tokens, checking masks", count, "rows", quiet=quiet) as ticker:

@@ -27,7 +27,7 @@ _ending = _Ending()
 
 
 def listen() -> None:
-    """From now on a signal ends the run: its work is saved, and its status is stopped.
+    """End the run at a signal from now on: its work is saved, and its status is stopped.
 
     The first signal is enough; further ones change nothing. A signal that the parent process has
     set to be ignored stays ignored.
@@ -37,7 +37,7 @@ def listen() -> None:
 
 
 def ignore_signals() -> None:
-    """From now on no signal interrupts the run, because it only saves its work."""
+    """Ignore signals from now on, because the run only saves its work."""
     _ending.asked_at, _ending.saving = _ending.asked_at or time.monotonic(), True
     _install()
 

@@ -54,7 +54,7 @@ class Environment:
 
     @classmethod
     def read(cls, file: Path) -> "Environment":
-        """Raises ``RunError`` if the file is missing, damaged or no object."""
+        """Read the file. Raises ``RunError`` if the file is missing, damaged or no object."""
         content = read_json(file)
         if not isinstance(content, dict):
             raise RunError(f"{file} holds no object; it was changed or cut")

@@ -72,7 +72,7 @@ class RunMetrics:
 
     @classmethod
     def read(cls, file: Path) -> "RunMetrics":
-        """Raises ``RunError`` if the file is missing, damaged or no object."""
+        """Read the file. Raises ``RunError`` if the file is missing, damaged or no object."""
         content = read_json(file)
         if not isinstance(content, dict):
             raise RunError(f"{file} holds no metrics; it was changed or cut")

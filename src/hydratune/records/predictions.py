@@ -35,7 +35,10 @@ class Prediction(TypedDict):
 
 
 def read_predictions(file: Path) -> list[Prediction]:
-    """Raises ``RunError`` with file:line for a broken line, or if the file was changed."""
+    """Read predictions.
+
+    Raises ``RunError`` with file:line for a broken line, or if the file was changed.
+    """
     return read_jsonl(file)  # type: ignore[return-value]  # the file is checked by its digest
 
 

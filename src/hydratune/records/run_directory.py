@@ -159,7 +159,7 @@ class RunDirectory:
         return self.checkpoints / BEST_CHECKPOINT
 
     def predictions_file(self, system: str = "eval") -> Path:
-        """``system``: eval (the fine-tuned model), base or fewshot."""
+        """Return the file of a system's answers: eval (the fine-tuned model), base or fewshot."""
         return self.path / (
             RunFile.predictions if system == "eval" else f"predictions_{system}.jsonl"
         )

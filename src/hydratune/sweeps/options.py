@@ -26,7 +26,7 @@ class HalvingOptions:
     kind: str = "sync"  # or asha: no job waits for the others
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for values that are wrong, or have no effect."""
+        """Check the options. Raises ``ConfigError`` for wrong values and those without effect."""
         wrong = self._unused() if self.min_steps is None else self._wrong(self.min_steps)
         if wrong:
             raise ConfigError(
@@ -97,7 +97,7 @@ class PackOptions:
     lay_out: bool | None = None
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for values that are wrong."""
+        """Check the options. Raises ``ConfigError`` for values that are wrong."""
         wrong = self._wrong()
         if wrong:
             raise ConfigError(

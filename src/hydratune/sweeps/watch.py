@@ -91,7 +91,7 @@ class Heartbeat:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The job's own thread waits for others inside the block."""
+        """Mark the job's own thread as waiting for others inside the block."""
         before, self.is_waiting = self.is_waiting, True
         try:
             yield

@@ -80,6 +80,6 @@ def _matching(names: Sequence[str], pattern: str) -> set[str]:
 
 
 def _prefixes(name: str) -> list[str]:
-    """``a.b.c`` -> a, a.b, a.b.c: the modules a parameter is in, and itself."""
+    """Return the modules a parameter is in, and itself: a, a.b, a.b.c for ``a.b.c``."""
     words = name.split(".")
     return [".".join(words[:end]) for end in range(1, len(words) + 1)]

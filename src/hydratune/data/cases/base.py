@@ -31,7 +31,7 @@ class CaseData(SourceConfig):
         raise NotImplementedError
 
     def folders(self) -> dict[str, tuple[str, str]]:
-        """setting -> (folder, what it must contain)."""
+        """Return setting -> (folder, what it must contain)."""
         return {"path": (self.path, self.contents)}
 
     def source_problems(self) -> Iterator[Problem]:

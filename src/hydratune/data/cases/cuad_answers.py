@@ -257,7 +257,7 @@ def places_of_law(published: str, passages: list[str]) -> str | None:
 
 
 def _names(text: str, place: str) -> bool:
-    """Whether ``text`` names the place, by its own name or by another word for it."""
+    """Return whether ``text`` names the place, by its own name or by another word for it."""
     full = place.split(",")[0].casefold()
     name = re.sub(r"^(people's |federal )?republic of |^province of ", "", full)
     if letters_and_digits(name) in letters_and_digits(text):

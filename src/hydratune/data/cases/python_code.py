@@ -52,7 +52,7 @@ class Module:
 
     @property
     def is_test(self) -> bool:
-        """Whether the file has tests, by its name or its folder."""
+        """Return whether the file has tests, by its name or its folder."""
         path = Path(self.file)
         is_test_file = path.stem.startswith("test_") or path.stem.endswith("_test")
         return is_test_file or path.stem == "conftest" or "tests" in path.parts[:-1]
@@ -191,7 +191,7 @@ def parts_of(function: Function) -> FunctionParts | None:
 def tests_of(
     functions: Sequence[Function], modules: Sequence[Module], max_lines: int
 ) -> dict[int, Function]:
-    """id(function) -> the shortest test that calls it.
+    """Return id(function) -> the shortest test that calls it.
 
     A test is given to one function only, so that no answer is in two splits.
     """
@@ -233,8 +233,10 @@ def _calls_in(node: ast.AST) -> set[tuple[str, str]]:
 def _is_called(
     function: Function, test: ast.Module, calls: set[tuple[str, str]], is_unique: bool
 ) -> bool:
-    """Whether a test calls ``function``, by name: imported from its module or as an attribute of
-    it; a method if the test uses its class as well.
+    """Return whether a test calls ``function`` by name.
+
+    It is imported from its module or an attribute of it; a method counts if the test uses its class
+    as well.
 
     ``is_unique``: no other function has this name.
     """

@@ -153,8 +153,9 @@ def _source_and_answer(
 
 
 def _is_whole(node: ast.FunctionDef | ast.AsyncFunctionDef, moved: Sequence[str]) -> bool:
-    """Whether ``moved`` is the body of ``node``, unchanged by the move to the margin, and more than
-    a placeholder.
+    """Return whether ``moved`` is the whole body of ``node``, and more than a placeholder.
+
+    It is no longer that if the move to the margin has changed it.
     """
     body = node.body[1:]
     if all(_is_placeholder(statement) for statement in body):

@@ -28,7 +28,7 @@ class TechSupportData(CaseData):
     tldr: str | None = path_setting(None)
 
     def folders(self) -> dict[str, tuple[str, str]]:
-        """setting -> (folder, what it must contain)."""
+        """Return setting -> (folder, what it must contain)."""
         tldr = {} if self.tldr is None else {"tldr": (self.tldr, TLDR_CONTENTS)}
         return super().folders() | tldr
 

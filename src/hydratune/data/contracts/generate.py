@@ -216,7 +216,7 @@ def _lay_out(rng: random.Random, clauses: list[tuple[str, str]]) -> str:
 
 
 def _order_belongs_to_test(kinds: list[str]) -> bool:
-    """Whether an order of clauses occurs only in the test world, which has a quarter of them."""
+    """Return whether an order of clauses occurs only in the test world, as a quarter of them do."""
     return int(stable_hash(kinds), 16) % 4 == 0
 
 

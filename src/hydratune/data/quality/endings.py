@@ -63,7 +63,7 @@ def classify_ending(answer: str) -> tuple[Ending, bool]:
 
 
 def is_cut_off(answer: str) -> bool:
-    """Whether a stripped answer ends in something open, an ellipsis or a dangling word."""
+    """Return whether a stripped answer ends in something open, an ellipsis or a dangling word."""
     if answer[:1] in _BRACKETS and not answer.endswith(_BRACKETS[answer[0]]):
         return True
     if answer.count("```") % 2:
@@ -79,15 +79,16 @@ def plain_words(answer: str) -> list[str]:
 
 
 def ends_in_dangling_word(answer: str) -> bool:
-    """Whether prose ends with a word that ends no English sentence ("... in the")."""
+    """Return whether prose ends with a word that ends no English sentence ("... in the")."""
     line = _last_line(answer)
     is_dangling = line.count(" ") >= 3 and bool(_DANGLING.search(line[-40:]))
     return is_dangling and not _NO_PROSE.search(line)
 
 
 def _ends_in_something_open(answer: str) -> bool:
-    """Whether the last line of prose ends in an open bracket, in open code or after a currency
-    symbol.
+    """Return whether the last line of prose ends in something that is not closed.
+
+    This is an open bracket, open code or a currency symbol.
     """
     line = answer.rpartition("\n")[2]
     if line.count(" ") < 1 or line[-1:] in ".!?;":
@@ -153,5 +154,5 @@ class EndingStatistics:
 
 
 def _may_be_cut(word: str) -> bool:
-    """Whether a word is in lower case, or longer and capitalised: no abbreviation."""
+    """Return whether a word is in lower case, or longer and capitalised: no abbreviation."""
     return word.islower() or (len(word) > 3 and word[1:].islower())

@@ -90,7 +90,7 @@ def _lower_capitalised(word: re.Match[str]) -> str:
 
 
 def _ends_in_free_mark(text: str) -> bool:
-    """Whether the mark at the end of a request belongs to the sentence and not to a name in it."""
+    """Return whether the mark at the end of a request belongs to the sentence, not to a name."""
     before, _, last = text.rpartition(" ")
     if not before or last[-1] not in ".?!" or len(last) < 3 or not last[:-1].isalpha():
         return False
@@ -138,7 +138,7 @@ def _is_word(chunk: str) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def _bare(chunk: str) -> str:
-    """A piece between blanks without its quotes and the marks at its end.
+    """Return a piece between blanks without its quotes and the marks at its end.
 
     Empty if the piece is nothing else.
     """

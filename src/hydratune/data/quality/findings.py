@@ -258,7 +258,7 @@ def describe_splits(check: CheckReport) -> str:
 
 
 def describe_places(check: CheckReport) -> str:
-    """Like ``describe_splits``, but for leaks the note, which says where they were found."""
+    """Return what ``describe_splits`` does, but for leaks the note that says where they are."""
     return check["note"] if check.get("found_in") else describe_splits(check)
 
 
@@ -268,9 +268,7 @@ def describe_check(check: CheckReport) -> str:
 
 
 def refusals(checks: Mapping[str, CheckReport]) -> dict[str, str]:
-    """check -> what it found, why it matters and what to do, for every check that forbids
-    training.
-    """
+    """Return check -> finding, reason and advice, for every check that forbids training."""
     return {
         name: _refusal(name, check)
         for name, check in checks.items()

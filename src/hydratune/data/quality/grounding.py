@@ -75,7 +75,7 @@ def _missing_dates(source: str, dates: list[tuple[str, frozenset[datetime.date]]
 
 
 def _missing_numbers(source: str, numbers: list[str]) -> list[str]:
-    """Of ``numbers`` those that the source has neither in digits nor in words."""
+    """Return those of ``numbers`` that the source has neither in digits nor in words."""
     if numbers:
         values = {_value(n) for n in _ANY_NUMBER.findall(source)}
         values |= {n.replace(".", "") for n in _DOTTED_THOUSANDS.findall(source)}
@@ -90,7 +90,7 @@ def _missing_numbers(source: str, numbers: list[str]) -> list[str]:
 
 
 def _missing_names(source: str, names: list[str]) -> list[str]:
-    """Of ``names`` those that are no word of the source, without regard to case and plural."""
+    """Return those of ``names`` that are no word of the source; case and plural do not count."""
     if not names:
         return []
     words = {word.casefold() for word in _WORD.findall(source)}
@@ -116,7 +116,7 @@ def _value(number: str) -> str:
 
 
 def _dates(text: str) -> Iterator[tuple[str, frozenset[datetime.date]]]:
-    """(as written, the days it may mean) of every date with day, month and year.
+    """Return (as written, the days it may mean) of every date with day, month and year.
 
     3/4/2020 may mean two days.
     """
@@ -127,7 +127,7 @@ def _dates(text: str) -> Iterator[tuple[str, frozenset[datetime.date]]]:
 
 
 def _date_candidates(text: str) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
-    """(as written, its readings as (year, month, day)) of everything that looks like a date."""
+    """Yield (as written, its readings as (year, month, day)) of all that looks like a date."""
     for match in _ISO_DATE.finditer(text):
         yield match[0], [(int(match[1]), int(match[2]), int(match[3]))]
     for match in _NUMERIC_DATE.finditer(text):

@@ -40,7 +40,7 @@ class Inspection:
         schema: Mapping[str, object] | None,
         extra: Mapping[str, RowCheck] | None = None,
     ) -> None:
-        """``extra`` are further checks of one row, by their name in ``CHECKS``."""
+        """Prepare the checks; ``extra`` are more checks of one row, by their name in ``CHECKS``."""
         self.data, self.config = data, data.quality
         self.checks = {**row_checks(data.quality, schema), **(extra or {})}
         self.hits: dict[str, array[int]] = defaultdict(lambda: array("q"))  # check -> rows
@@ -170,7 +170,7 @@ class Inspection:
         return candidates, near
 
     def _shared_turns(self, training: NDArray[np.int64]) -> dict[int, list[int]]:
-        """candidate -> numbers of its leak keys that other rows have too."""
+        """Return candidate -> numbers of its leak keys that other rows have too."""
         keys = [self.leak_keys.own.arrays()]
         if self.config.turn_leaks is not Level.off:
             keys.append(self.leak_keys.turns.arrays())
@@ -228,10 +228,10 @@ class Inspection:
         return np.flatnonzero(np.isin(self.sides, sides)).tolist()
 
     def count_by_split(self, rows: Sequence[int]) -> dict[str, int]:
-        """split -> how many of ``rows`` it has; splits without any are missing."""
+        """Return split -> how many of ``rows`` it has; splits without any are missing."""
         counts = np.bincount(self.sides[np.asarray(rows, np.int64)], minlength=len(Side))
         return {side.name: int(counts[side]) for side in SPLITS if counts[side]}
 
     def label_counts(self) -> dict[str, dict[str, int]]:
-        """field -> label -> number of rows, see ``labels``."""
+        """Return field -> label -> number of rows, see ``labels``."""
         return self.labels.counts(self.is_used)

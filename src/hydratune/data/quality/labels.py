@@ -39,7 +39,7 @@ class LabelCounter:
             self._label_of[name].append(-1 if label is None else numbers.get(label, _MOST_LABELS))
 
     def _labels_in(self, row: Row, is_json: bool) -> dict[str, str]:
-        """field -> label of one row."""
+        """Return field -> label of one row."""
         if self._fields and is_json:
             try:
                 answer = parse_strict(row.answer)
@@ -51,7 +51,7 @@ class LabelCounter:
         return {}
 
     def counts(self, is_used: NDArray[np.bool_]) -> dict[str, dict[str, int]]:
-        """field -> label -> number of rows, the most frequent first.
+        """Return field -> label -> number of rows, the most frequent first.
 
         Only rows of ``is_used`` count, and only fields that most of them have. Whole short answers
         are labels where each is given 20 times on average.

@@ -85,8 +85,9 @@ class LeakKeys:
 
 
 def _is_specific(asked: str) -> bool:
-    """Whether a turn says more than "yes" or "go on", to which many conversations have the same
-    answer.
+    """Return whether a turn says more than "yes" or "go on".
+
+    Many conversations have the same answer to those.
     """
     is_long = not asked.isascii() and len(asked) >= 3 * _FEWEST_WORDS
     return is_long or len(asked.split()) >= _FEWEST_WORDS

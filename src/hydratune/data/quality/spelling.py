@@ -42,7 +42,7 @@ def _neighbour_pairs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _find_spellings(words: Iterable[str]) -> dict[str, list[str]]:
-    """word -> the other words one edit away from it (Damerau 1964).
+    """Return word -> the other words one edit away from it (Damerau 1964).
 
     Two such words share a form that is left when one letter is deleted.
     """
@@ -59,16 +59,18 @@ def _find_spellings(words: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _deletion_forms(word: str) -> set[str]:
-    """The word, the word without each letter but the first, and a form for its first two letters
-    in either order.
+    """Return the word, the word without each letter but the first, and one more form.
+
+    That form is the same for the first two letters in either order.
     """
     exchanged_start = min(word[:2], word[1::-1]) + word[2:] + "\0"
     return {word, exchanged_start, *(word[:i] + word[i + 1 :] for i in range(1, len(word)))}
 
 
 def _is_one_edit(a: str, b: str) -> bool:
-    """Whether adding, deleting or replacing one letter, or exchanging two neighbours, turns one
-    word into the other.
+    """Return whether one edit turns one word into the other.
+
+    An edit adds, deletes or replaces one letter, or exchanges two neighbours.
     """
     start = next(
         (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))

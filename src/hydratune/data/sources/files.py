@@ -35,7 +35,7 @@ class FilesData(RecordsConfig):
     encoding: str = "utf-8"
 
     def files(self) -> dict[str, Path]:
-        """split -> its file."""
+        """Return split -> its file."""
         return {name: Path(file) for name in SPLIT_NAMES if (file := getattr(self, name))}
 
     def source_problems(self) -> Iterator[Problem]:

@@ -129,7 +129,7 @@ def _common_splits(sources: Mapping[str, OpenedSource]) -> list[str]:
 
 
 def _choose_rows(parts: Mapping[str, Part]) -> dict[str, frozenset[int]]:
-    """part -> the numbers of the training rows that are used."""
+    """Return part -> the numbers of the training rows that are used."""
     from hydratune.data.splits import unit_hash
 
     ranked: dict[str, list[int]] = {}

@@ -47,7 +47,7 @@ class RecordsConfig(SourceConfig):
 
 
 def _are_speakers(role: str, speakers: object) -> bool:
-    """Whether this maps a role to its speakers: {user: [Mr. X, Ann]}."""
+    """Return whether this maps a role to its speakers: {user: [Mr. X, Ann]}."""
     names = [speakers] if isinstance(speakers, str) else speakers
     is_list = isinstance(names, list) and all(isinstance(name, str | int) for name in names)
     return is_list and role in ROLES_OF_TURNS

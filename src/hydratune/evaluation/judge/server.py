@@ -74,7 +74,7 @@ class Server:
     """Asks a server. The key is read from the environment and not kept anywhere."""
 
     def __init__(self, config: AskingConfig, budget: Budget) -> None:
-        """Raises ``ConfigError`` if the package or the key is missing."""
+        """Create the client. Raises ``ConfigError`` if the package or the key is missing."""
         self._api, key = _import_client(config), _read_key(config)
         self.config, self.budget = config, budget
         self._client = self._api.OpenAI(

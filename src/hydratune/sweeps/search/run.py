@@ -116,7 +116,7 @@ def _storage(settings: SearchSettings, folder: Path) -> str:
 
 
 def _pack_options(launcher: object) -> PackOptions | None:
-    """Raises ``ConfigError`` for a launcher of another program."""
+    """Return the options of packs. Raises ``ConfigError`` for a launcher of another program."""
     if isinstance(launcher, TrialLauncher):
         return launcher.pack_options()
     why = "it cannot run the trials of a search"

@@ -126,7 +126,7 @@ def read_space(overrides: Sequence[Override]) -> SearchSpace:
 
 
 def _dimension(key: str, override: Override) -> Dimension:
-    """Raises ``ValueError(why, fix)``."""
+    """Return the dimension of a setting. Raises ``ValueError(why, fix)``."""
     value = override.value()
     log = _is_log(getattr(value, "tags", set()))
     if isinstance(value, ChoiceSweep):
