@@ -363,29 +363,6 @@ def holm_levels(ps: Sequence[float], alpha: float) -> list[float]:
     return levels
 
 
-def least_difference(rows: int, disagreeing: float, confidence: float, power: float = 0.8) -> float:
-    """Return the smallest difference of two rates that a test would find.
-
-    The rates are on the same ``rows``, and it is found with probability ``power``. ``disagreeing``
-    is the share of rows on which one system is right and the other is wrong (Connor 1987). The
-    result is 1 if the rows are too few for any difference.
-    """
-    if rows == 0 or disagreeing <= 0:
-        return 1.0
-    normal = NormalDist()
-    alpha, beta = normal.inv_cdf(0.5 + confidence / 2), normal.inv_cdf(power)
-    low, high = 0.0, disagreeing
-    if alpha * math.sqrt(disagreeing) + beta * math.sqrt(
-        disagreeing - high * high
-    ) > high * math.sqrt(rows):
-        return 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        needed = alpha * math.sqrt(disagreeing) + beta * math.sqrt(disagreeing - middle * middle)
-        low, high = (middle, high) if needed > middle * math.sqrt(rows) else (low, middle)
-    return high
-
-
 def _resampled(columns: Columns, groups: Sequence[str], samples: int, seed: int) -> np.ndarray:
     """Return the sums of every column over groups drawn with replacement (samples, columns)."""
     names, index = np.unique(np.asarray(groups), return_inverse=True)

@@ -58,7 +58,9 @@ class ComputeEngine(Protocol):
         """The threads that compute; None: the run creates its own."""
 
     def accept(self, model: "nn.Module") -> None:
-        """Raise ``CannotSharePackError`` if this engine cannot execute ``model`` with its adapter."""
+        """Raise ``CannotSharePackError`` if this engine cannot execute ``model`` with its
+        adapter.
+        """
 
     def cpu_seconds(self) -> float:
         """Return the CPU-seconds that the run has taken so far."""

@@ -2,9 +2,9 @@
 
 A short micro-pack costs little more than reading every weight of the base twice, and some thousand
 calls from Python. Here the rows of several trials are laid end to end and go through the base
-together; only what belongs to one trial (A, B, scale, dropout, loss options) is applied to its tokens
-alone. Rows never attend to each other, so every trial has the loss and the gradients that its
-micro-pack has alone: to the last bit where a row of a product does not depend on the other rows
+together; only what belongs to one trial (A, B, scale, dropout, loss options) is applied to its
+tokens alone. Rows never attend to each other, so every trial has the loss and the gradients that
+its micro-pack has alone: to the last bit where a row of a product does not depend on the other rows
 (``hydratune.training.products``), else up to rounding.
 """
 

@@ -50,7 +50,7 @@ class Defect(StrEnum):
     # a token inside a trained turn is not trained
     answer_untrained = "answer_untrained"
     # the same text as at inference is cut into other tokens
-    turns_melt = "turns_melt"
+    merged_tokens = "merged_tokens"
     double_bos = "double_bos"
 
 
@@ -74,7 +74,7 @@ def merged_tokens_error(where: str, turn: int) -> MaskError:
         f"{where}: turn {turn + 1} would be trained after other tokens than inference sends,"
         " because the end of a generation prompt and the beginning of an answer before it are one"
         f" token in the history; {_EACH_OR_LAST}, or use another model.chat_template",
-        Defect.turns_melt,
+        Defect.merged_tokens,
     )
 
 
