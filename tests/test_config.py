@@ -1,4 +1,3 @@
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -18,6 +17,7 @@ from hydratune.data.sources.files import FilesData
 from hydratune.data.sources.mixed import read_part
 from hydratune.errors import ConfigError
 from hydratune.settings.commands import COMMANDS, TrainConfig, load
+from hydratune.settings.reference import settings_of
 from hydratune.settings.registry import all_variants, plain, typed, variants
 from hydratune.settings.secrets import mask, refuse_secrets
 
@@ -258,38 +258,30 @@ def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert part == FilesData(train=f"{tmp_path}/rows.jsonl")
 
 
-def documented_settings(kind: type) -> Iterator[tuple[Any, str]]:
-    """Yield the fields of a dataclass and of the dataclasses in it, with their line and comment."""
-    for owner in filter(is_dataclass, kind.__mro__):
-        lines = inspect.getsource(owner).splitlines()
-        for setting in fields(owner):
-            if setting.name not in owner.__annotations__:
-                continue
-            if isinstance(setting.type, type) and is_dataclass(setting.type):
-                yield from documented_settings(setting.type)
-                continue
-            last = next(n for n, x in enumerate(lines) if x.startswith(f"    {setting.name}: "))
-            first = last
-            while lines[first - 1].startswith("    #"):
-                first -= 1
-            yield setting, " ".join(lines[first : last + 1])
+def marked_paths(kind: type, prefix: str = "") -> Iterator[str]:
+    """Yield the path settings of a dataclass and of the dataclasses in it, by dotted name."""
+    for setting in fields(kind):
+        if isinstance(setting.type, type) and is_dataclass(setting.type):
+            yield from marked_paths(setting.type, f"{prefix}{setting.name}.")
+        elif setting.metadata.get("path"):
+            yield f"{prefix}{setting.name}"
 
 
 def test_every_setting_that_is_a_path_is_marked() -> None:
-    kinds = [
-        *COMMANDS.values(),
-        *(kind for group in all_variants().values() for kind in group.values()),
-    ]
-    marked, described = set(), set()
-    for setting, words in (
-        documented for kind in kinds for documented in documented_settings(kind)
-    ):
-        if setting.metadata.get("path"):
-            marked.add(setting.name)
-        elif setting.type in (str, str | None) and re.search(PATH_WORDS, words):
-            described.add(setting.name)
+    variants_of_groups = [kind for group in all_variants().values() for kind in group.values()]
+    described, all_marked = set(), set()
+    for kind in (*COMMANDS.values(), *variants_of_groups):
+        marked = set(marked_paths(kind))
+        all_marked |= marked
+        described |= {
+            setting.name
+            for setting in settings_of(kind)
+            if setting.type in ("text", "text or null")
+            and re.search(PATH_WORDS, f"{setting.name}: {setting.meaning}")
+            and setting.name not in marked
+        }
     assert described == {"name", "member"}  # one folder under outputs/, a path inside a wheel
-    assert marked >= {"path", "train", "adapter", "run", "texts", "output", "questions", "local"}
+    assert all_marked >= {"path", "train", "adapter", "run", "output", "forgetting.questions"}
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import pytest
 from scipy.stats import t
 
 from hydratune.evaluation.measures import comparison, difference, mean, rate
+from hydratune.evaluation.power import least_difference
 from hydratune.evaluation.statistics import (
     corrected,
     half_width,
     holm,
-    least_difference,
     mcnemar,
     p_from_parts,
     paired_bootstrap,

@@ -24,7 +24,7 @@ class PeftAdapter(AdapterConfig):
     peft_type: ClassVar[str] = ""  # PEFT's name of the method, as in adapter_config.json
     title: ClassVar[str] = ""  # the method's name in the list of what is trained
 
-    # any other field of the method's PEFT config, checked against it; OmegaConf refuses ``object``
+    # any other field of the method's PEFT config, checked against it
     extra: dict[str, Any] = field(default_factory=dict)
 
     def peft_values(self, model: "PreTrainedModel", steps: int) -> dict[str, object]:
@@ -131,7 +131,7 @@ class LayerAdapter(PeftAdapter):
 class PromptAdapter(PeftAdapter):
     """Virtual tokens before every row."""
 
-    num_virtual_tokens: int = 20
+    num_virtual_tokens: int = 20  # trained tokens before every row
 
     def problems(self, context: AdapterContext) -> Iterator[Problem]:
         tokens = self.num_virtual_tokens

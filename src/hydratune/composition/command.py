@@ -1,13 +1,11 @@
 """Compose the settings of a command, run it, and turn every error into a message and exit code."""
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 
 import hydra
@@ -16,32 +14,22 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.bounds import check_yaml
+from hydratune.composition.arguments import check_settings, expand_home, read_arguments
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
 from hydratune.console import print_error
 from hydratune.errors import HydratuneError, InputError, summarise
-from hydratune.experiment import frame
+from hydratune.experiment import lifecycle
 from hydratune.settings.commands import COMMANDS
-from hydratune.settings.paths import expanded
 from hydratune.settings.secrets import mask, refuse_secrets
-
-_SWITCHES = ("-m", "--multirun", "--resolve")  # argparse wants them before the settings
-_CONFIG_DIR = ("-cd", "--config-dir")
-# the home folder at the start of a folder that Hydra makes or searches
-_HYDRA_FOLDER = re.compile(
-    r"""\A((?:--config-dir|-cd|\+{0,2}hydra\.(?:run\.dir|sweep\.dir|sweep\.subdir))=["']?)"""
-    r"""(~[^/"']*)"""
-)
 
 
 def run_command(command: str, args: Sequence[str]) -> int:
     """Compose ``conf/<command>.yaml`` with ``args`` and run the command. Returns the exit code."""
     register()
-    args = [*(a for a in args if a in _SWITCHES), *(a for a in args if a not in _SWITCHES)]
-    args = _expand_home(args)
     wants_traceback = "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "HYDRATUNE_TRACEBACK"))
     try:
-        _check_arguments(args)
+        args = _read(command, args)
     except InputError as error:
         print_error(f"hydratune {command}: {error}")
         return error.exit_code
@@ -59,34 +47,26 @@ def run_command(command: str, args: Sequence[str]) -> int:
     return 0
 
 
-def _expand_home(args: Sequence[str]) -> list[str]:
-    """Return ``args`` with the home folder in place of ``~`` in the folders that Hydra itself uses.
+def _read(command: str, args: Sequence[str]) -> list[str]:
+    """Return ``args`` as Hydra takes them.
 
-    Those of the command's own settings are expanded after Hydra has composed them.
-    """
-    expanded_args = [_HYDRA_FOLDER.sub(lambda m: f"{m[1]}{expanded(m[2])}", arg) for arg in args]
-    for number, (option, folder) in enumerate(pairwise(args), 1):
-        if option in _CONFIG_DIR and folder.startswith("~"):
-            expanded_args[number] = str(expanded(folder))
-    return expanded_args
-
-
-def _check_arguments(args: Sequence[str]) -> None:
-    """Refuse what Hydra must not read: secrets, missing folders, files that take too long.
-
+    Refuses what Hydra must not read: secrets, missing folders, files that take too long.
     Raises ``InputError``.
     """
     refuse_secrets(list(args))
+    args = expand_home(args)
+    arguments = read_arguments(args)
     for folder in _own_folders(args):
         for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
             check_yaml(file)
+    return [*arguments.flags, *check_settings(arguments.settings, command)]
 
 
 def _own_folders(args: Sequence[str]) -> Iterator[Path]:
     """Yield the folders with settings of the user: ``--config-dir`` and ``hydra.searchpath``."""
     for arg, following in zip(args, [*args, ""][1:], strict=True):
         name, _, value = arg.lstrip("+~").partition("=")
-        if name in _CONFIG_DIR:
+        if name in ("-cd", "--config-dir"):
             yield _existing(Path(value or following))
         elif name == "hydra.searchpath":
             for folder in value.strip("[]").split(","):
@@ -130,7 +110,7 @@ def _compose_and_execute(command: str, argv: list[str]) -> None:
     def job(composed: DictConfig) -> None:
         sys.argv = argv
         try:
-            frame.execute(
+            lifecycle.execute(
                 composed,
                 COMMANDS[command],
                 lambda: import_module(f"hydratune.commands.{command}").run,

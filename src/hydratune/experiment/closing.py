@@ -80,7 +80,7 @@ def _where_answers_end(job: Job, folder: str) -> str:
     """Return which tokens end an answer, and how to use them where the base model has others."""
     tokens = turn_ends.describe(job.tokenizer, job.answer_ends)
     text = f"an answer ends with {tokens} (set in the adapter's generation_config.json)"
-    if isinstance(job.config.adapter, FullFinetune) or job.base_knows_ends:
+    if isinstance(job.config.adapter, FullFinetune) or job.base_declares_turn_ends:
         return text
     return (
         f"{text}; the base model's own file lacks them. In Python: model.generation_config ="
