@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hydratune.evaluation.measures import Measure, Prediction, comparison, difference, groups_of
+from hydratune.evaluation.measures import Measure, comparison, difference, groups_of
 from hydratune.evaluation.statistics import Interval, corrected, least_difference
 from hydratune.metric_table import SYSTEM_TITLES, lower_is_better
+from hydratune.records.predictions import Prediction
 from hydratune.settings.evaluation import EvaluationConfig
 
 TITLES = {

@@ -19,7 +19,6 @@ from hydratune.evaluation import canaries, memorisation, metrics
 from hydratune.evaluation.json_scores import agreement
 from hydratune.evaluation.measures import (
     Measure,
-    Prediction,
     count_cut,
     cut_sentence,
     difference,
@@ -42,7 +41,8 @@ from hydratune.metric_table import (
     main_metric,
     title,
 )
-from hydratune.records.files import Json, read_json, read_jsonl, read_text, write_text
+from hydratune.records.files import Json, read_json, read_text, write_text
+from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.registry import flat
@@ -140,10 +140,10 @@ def _settings(record: RunDirectory) -> dict[str, Json]:
         return {}
 
 
-def _rows(record: RunDirectory, system: str) -> list[dict[str, Json]]:
+def _rows(record: RunDirectory, system: str) -> list[Prediction]:
     file = record.predictions_file(system)
     try:
-        rows = read_jsonl(file) if file.is_file() else []
+        rows = read_predictions(file) if file.is_file() else []
     except RunError:
         return []
     return [row for row in rows if isinstance(row, dict) and "prediction" in row]
@@ -329,7 +329,7 @@ def _answers(predictions: Predictions, main: str | None) -> list[dict[str, Json]
     def badness(row: Prediction) -> tuple[float, float]:
         return _quality(row, main), -float(row.get("nll") or 0.0)
 
-    others = {
+    others: dict[str, dict[object, Prediction]] = {
         SYSTEM_TITLES[system]: {row.get("item_hash"): row for row in rows}
         for system, rows in predictions.items()
         if system != "eval"

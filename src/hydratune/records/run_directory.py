@@ -28,6 +28,7 @@ HISTORY_COLUMNS = (
     "tokens_per_second",
     "grad_norm",
 )
+HistoryRow = dict[str, float]  # a row of history.csv: column -> number; without empty ones
 
 
 class RunFile(StrEnum):
