@@ -6,7 +6,6 @@ and the files of adapters.
 
 import json
 import shutil
-import warnings
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from hydratune.adapters import continued, initialisation, targets, trained
 from hydratune.adapters.base import LayerAdapter, PeftAdapter
 from hydratune.adapters.folder import AdapterFolder
 from hydratune.adapters.methods.full import FullFinetune
+from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models import turn_ends
 from hydratune.models.compute import Compute
@@ -104,30 +104,13 @@ def _refuse_other_parts(
 def _peft_errors(adapter: PeftAdapter) -> Iterator[None]:
     """Raise ``ConfigError`` instead of PEFT's errors."""
     try:
-        with _peft_warnings():
+        with hidden_peft_warnings():
             yield
     except (ValueError, TypeError, NotImplementedError) as error:
         why = f"PEFT refuses it: {error}"
         raise ConfigError(
             [Problem("adapter", getattr(adapter, "method", ""), why, "change the setting it names")]
         ) from error
-
-
-@contextmanager
-def _peft_warnings() -> Iterator[None]:
-    """Hide PEFT's warnings about coming versions of transformers and about cases handled here."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
-        )
-        for handled in (
-            "The following rank_pattern keys.*lora_E",  # its own file of AdaLoRA's ranks
-            # its conversion of PiSSA, which is not used
-            "Using Rank-Stabilized LoRA with rank_pattern",
-            "Specified to not (save|load) vera_A",  # adapter.save_projection=false says it
-        ):
-            warnings.filterwarnings("ignore", message=handled)
-        yield
 
 
 def check(
@@ -250,7 +233,7 @@ def load_tuned(
     if isinstance(adapter, FullFinetune):
         return load_model(model, Source(str(folder), None, ""), compute)
     base = prepare_quantised(load_model(model, source, compute), model.quantization)
-    with _peft_warnings():
+    with hidden_peft_warnings():
         return PeftModel.from_pretrained(base, str(folder), torch_device=str(compute.device)).eval()
 
 

@@ -23,7 +23,7 @@ from hydratune.records.sweep import SWEEP_FILE
 from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.commands import TrainConfig, load
 from hydratune.settings.paths import expanded
-from hydratune.settings.registry import plain
+from hydratune.settings.registry import override_key, plain
 
 SETTINGS_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -205,7 +205,7 @@ def adopt(config: TrainConfig, overrides: Sequence[str]) -> None:
     if config.model.adapter is None:
         return
     typed = config.adapter
-    if isinstance(typed, FullFinetune) and any(_key(o) == "adapter" for o in overrides):
+    if isinstance(typed, FullFinetune) and any(override_key(o) == "adapter" for o in overrides):
         why = f"{KEY} trains a saved adapter further, and this trains the model itself"
         raise ConfigError(
             [Problem("adapter", plain(typed)["method"], why, f"leave adapter out, or {KEY}")]
@@ -216,7 +216,7 @@ def adopt(config: TrainConfig, overrides: Sequence[str]) -> None:
     if problems:
         raise ConfigError(problems)
     for name in own.dropout_fields():
-        if f"adapter.{name}" in map(_key, overrides):
+        if f"adapter.{name}" in map(override_key, overrides):
             setattr(own, name, getattr(typed, name))
     config.adapter = own
 
@@ -230,7 +230,7 @@ def _contradictions(
         f" its dropout; or leave {KEY} out"
     )
     for override in overrides:
-        key, value = _key(override), override.partition("=")[2]
+        key, value = override_key(override), override.partition("=")[2]
         name = key.partition(".")[2].split(".")[0]
         if key == "adapter" and (type(typed) is not type(own) or _form(typed) != _form(own)):
             why = f"the adapter in {saved.path} is {_method_and_form(own)}"
@@ -299,11 +299,6 @@ def _comparable(value: object) -> object:
     if isinstance(value, list):
         return sorted(map(str, value))
     return value.value if isinstance(value, Enum) else value
-
-
-def _key(override: str) -> str:
-    """Return the config key of a Hydra override, such as ``adapter.r`` of ``+adapter.r=8``."""
-    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
 
 
 def settings_of_run(run: Path) -> TrainConfig | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
 SCHEMA_FILE = "schema.json"  # beside prepared rows
+REPORT_FILE = "report.json"  # likewise: what was found and changed
 MAX_DEPTH = 64  # levels of an answer, and of its schema: a validator calls itself for each
 MAX_SECONDS = 5.0  # for one answer, because a regular expression can take exponential time
 # keywords whose schemas hold for the same value

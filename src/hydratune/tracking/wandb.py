@@ -1,4 +1,7 @@
-"""A run on Weights & Biases. This module and ``wandb_server`` are the only ones to import wandb."""
+"""A run on Weights & Biases.
+
+Only this module, ``wandb_server`` and ``wandb_file`` import wandb, inside functions.
+"""
 
 import functools
 import logging
