@@ -141,10 +141,10 @@ def test_two_variances_cover_whatever_their_ratio() -> None:
     % of all cases.
     """
     generator = np.random.default_rng(4)
-    for spread in (0.0, 0.3, 1.0, 3.0, 10.0, 1e4):
-        values = generator.normal(size=4000) * np.sqrt(1 + spread)
+    for scale in (0.0, 0.3, 1.0, 3.0, 10.0, 1e4):
+        values = generator.normal(size=4000) * np.sqrt(1 + scale)
         seeds, rows = (
-            spread * generator.chisquare(2, 4000) / 2,
+            scale * generator.chisquare(2, 4000) / 2,
             generator.chisquare(200, 4000) / 200,
         )
         wrong = np.mean(

@@ -100,8 +100,6 @@ def _config_to_train(
     config = PeftConfig.from_pretrained(str(saved.path))
     config.inference_mode, config.task_type = False, "CAUSAL_LM"
     config.base_model_name_or_path = model.name_or_path
-    if hasattr(config, "init_lora_weights"):
-        config.init_lora_weights = True
     adapter.restart(config)
     for name in adapter.dropout_fields():
         setattr(config, name, getattr(adapter, name))
