@@ -86,6 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hydratune.commands.compare import main as compare
 
         return compare(args[1:])
+    if {"-h", "--help"} & set(args[1:]):
+        from hydratune.composition.help import command_help
+
+        print(command_help(command, COMMANDS[command]), end="")
+        return 0
     from hydratune.composition import run_command
 
     return run_command(command, args[1:])

@@ -27,7 +27,7 @@ class PeftAdapter(AdapterConfig):
     size_field: ClassVar[str] = ""  # the setting that says how large an adapter is
     runs_in_vllm: ClassVar[bool] = False  # whether vLLM loads the saved adapter as it is
 
-    # any other field of the method's PEFT config, checked against it; OmegaConf refuses ``object``
+    # any other field of the method's PEFT config, checked against it
     extra: dict[str, Any] = field(default_factory=dict)
 
     def peft_values(self, model: "PreTrainedModel", steps: int) -> dict[str, object]:
@@ -185,7 +185,7 @@ class PromptAdapter(PeftAdapter):
 
     size_field: ClassVar[str] = "num_virtual_tokens"
 
-    num_virtual_tokens: int = 20
+    num_virtual_tokens: int = 20  # trained tokens before every row
 
     def problems(self, context: AdapterContext) -> Iterator[Problem]:
         tokens = self.num_virtual_tokens

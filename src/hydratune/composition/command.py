@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.bounds import check_yaml
+from hydratune.composition.arguments import check_settings, read_arguments
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
 from hydratune.console import print_error
@@ -22,16 +23,13 @@ from hydratune.experiment import frame
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.secrets import mask, refuse_secrets
 
-_SWITCHES = ("-m", "--multirun", "--resolve")  # argparse wants them before the settings
-
 
 def run_command(command: str, args: Sequence[str]) -> int:
     """Compose ``conf/<command>.yaml`` with ``args`` and run the command. Returns the exit code."""
     register()
-    args = [*(a for a in args if a in _SWITCHES), *(a for a in args if a not in _SWITCHES)]
     wants_traceback = "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "HYDRATUNE_TRACEBACK"))
     try:
-        _check_arguments(args)
+        args = _read(command, args)
     except InputError as error:
         print_error(f"hydratune {command}: {error}")
         return error.exit_code
@@ -49,12 +47,18 @@ def run_command(command: str, args: Sequence[str]) -> int:
     return 0
 
 
-def _check_arguments(args: Sequence[str]) -> None:
-    """Refuse secrets, and files of the user that take too long to read, before Hydra reads them."""
+def _read(command: str, args: Sequence[str]) -> list[str]:
+    """Return ``args`` as Hydra takes them.
+
+    Refuses secrets, and files of the user that take too long to read, before Hydra reads them.
+    Raises ``InputError``.
+    """
     refuse_secrets(list(args))
+    arguments = read_arguments(args)
     for folder in _own_folders(args):
         for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
             check_yaml(file)
+    return [*arguments.flags, *check_settings(arguments.settings, command)]
 
 
 def _own_folders(args: Sequence[str]) -> Iterator[Path]:

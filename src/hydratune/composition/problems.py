@@ -6,13 +6,15 @@ makes the problem.
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.composition.resolvers import CONF
@@ -20,6 +22,7 @@ from hydratune.composition.suggestions import (
     SHOW_LAUNCHER,
     describe_type,
     nearest_option,
+    setting_type,
     unknown_setting,
 )
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
@@ -52,7 +55,7 @@ def explain(error: Exception, command: str, args: Sequence[str]) -> HydratuneErr
         problems = composition_problems(command, overrides)
         if problems:
             return ConfigError(problems)
-    problem = find_problem(error, overrides)
+    problem = find_problem(error, command, overrides)
     return ConfigError([problem]) if problem else InputError(_first_lines(str(error)))
 
 
@@ -70,7 +73,7 @@ def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem
                 composed = hydra.compose(command, remaining, return_hydra_config=False)
                 return [*problems, *typed(composed, COMMANDS[command]).problems()]
             except (HydraException, OmegaConfBaseException) as error:
-                problem = find_problem(error, remaining)
+                problem = find_problem(error, command, remaining)
                 if problem is None or problem.key in [other.key for other in problems]:
                     return problems  # a setting that was removed is missing, which is not reported
                 problems.append(problem)
@@ -80,11 +83,22 @@ def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem
                 remaining = fewer
 
 
+@contextmanager
+def _initialised() -> Iterator[None]:
+    """Make ``hydra.compose`` possible, if it is not already."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
 @dataclass(frozen=True)
 class _Failure:
     """An error of Hydra or OmegaConf, and the overrides that led to it."""
 
     error: BaseException
+    command: str
     values: dict[str, str]  # of the overrides, by key
 
     @property
@@ -97,11 +111,41 @@ class _Failure:
         inner = self.error.__cause__
         return inner if isinstance(inner, OmegaConfBaseException) else self.error
 
+    def exists(self, key: str) -> bool:
+        """Return whether a setting exists with the chosen options of all groups."""
+        group, _, name = key.rpartition(".")
+        chosen = [
+            f"{group}={self.values[group].split(',')[0]}"
+            for group in all_variants()
+            if group in self.values
+        ]
+        composed = self._compose(chosen)
+        return composed is None or name in (composed[group] if group else composed)
 
-def find_problem(error: BaseException, overrides: Sequence[str]) -> Problem | None:
+    def options_without(self, key: str) -> list[str]:
+        """Return the typed options of the group of ``key`` that lack this setting."""
+        group, _, name = key.rpartition(".")
+        options = [option for option in self.values.get(group, "").split(",") if option]
+        composed = {option: self._compose([f"{group}={option}"]) for option in options}
+        return [
+            option
+            for option, settings in composed.items()
+            if settings is not None and name not in settings[group]
+        ]
+
+    def _compose(self, choices: list[str]) -> DictConfig | None:
+        """Return the settings with these options of groups; None if that is impossible."""
+        try:
+            with _initialised():
+                return hydra.compose(self.command, choices)
+        except (HydraException, OmegaConfBaseException):
+            return None
+
+
+def find_problem(error: BaseException, command: str, overrides: Sequence[str]) -> Problem | None:
     """Return what ``error`` says about one setting, or None if no rule recognises it."""
     values = dict(o.lstrip("+~").split("=", 1) for o in overrides if "=" in o)
-    failure = _Failure(error, values)
+    failure = _Failure(error, command, values)
     return next((problem for rule in _RULES if (problem := rule(failure)) is not None), None)
 
 
@@ -182,10 +226,12 @@ def _several_values_without_m(failure: _Failure) -> Problem | None:
     if not match:
         return None
     key, value = match[1], match[2]
-    fix = (
-        f"add -m for a sweep; write a list: {shlex.quote(f'{key}=[{value}]')}; or, if it is one"
-        f" text, type it with both pairs of quotes: {_quoted(key, value)}"
-    )
+    kind = setting_type(key)
+    fix = "add -m for a sweep"
+    if "list" in kind:
+        fix += f"; write a list: {shlex.quote(f'{key}=[{value}]')}"
+    if kind.startswith("str"):
+        fix += f"; one text is typed with both pairs of quotes: {_quoted(key, value)}"
     return Problem(key, value, "several values are a sweep", fix)
 
 
@@ -204,7 +250,8 @@ def _no_such_group(failure: _Failure) -> Problem | None:
     )
     if not match:
         return None
-    return unknown_setting(match[1], failure.values.get(match[1], ""), list(all_variants()), "")
+    value = failure.values.get(match[1], "")
+    return unknown_setting(match[1], value, list(all_variants()), "", failure)
 
 
 def _no_such_option(failure: _Failure) -> Problem | None:
@@ -244,7 +291,12 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
     if "not in" in message or (match and cause is failure.error):
         kind = getattr(cause, "object_type", None)
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
-        return unknown_setting(key, values.get(key, ""), names, key.rpartition(".")[0])
+        group = key.rpartition(".")[0]
+        return unknown_setting(key, values.get(key, ""), names, group, failure)
+    typed_list = re.fullmatch(r"\[(.+)\]", values.get(key, ""))
+    if typed_list and "list" not in setting_type(key):
+        fix = f"for a sweep over these values, without brackets: -m {key}={typed_list[1]}"
+        return Problem(key, values[key], "it is one value, not a list", fix)
     if key not in values:
         related = [k for k in values if key.startswith(k) or k.startswith(key)]
         key = related[0] if related else key

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import fields
 from enum import Enum
+from functools import cache
+from typing import Protocol
 
 from hydratune.errors import Problem
 from hydratune.settings.commands import TrainConfig
@@ -42,10 +44,23 @@ _OTHER_NAMES = {  # what other tools call a setting
 }
 
 
-def unknown_setting(key: str, value: str, names: Sequence[str], group: str) -> Problem:
+class ChosenOptions(Protocol):
+    """What is known of the options of the groups that the user has typed."""
+
+    def exists(self, key: str) -> bool:
+        """Return whether a setting exists with them."""
+
+    def options_without(self, key: str) -> list[str]:
+        """Return those of the group of ``key`` that lack this setting."""
+
+
+def unknown_setting(
+    key: str, value: str, names: Sequence[str], group: str, chosen: ChosenOptions
+) -> Problem:
     """Return the problem of a ``key`` that does not exist.
 
-    ``names``: the settings that its ``group`` has; ``group`` is "" at the top level.
+    ``names``: the settings that its ``group`` has; ``group`` is "" at the top level. Settings that
+    do not exist with the ``chosen`` options are not suggested.
     """
     name = key.rpartition(".")[2]
     if key.startswith("hydra.launcher."):
@@ -53,18 +68,56 @@ def unknown_setting(key: str, value: str, names: Sequence[str], group: str) -> P
     if name not in names:
         owners = _variants_with(group, name)
         if owners:
-            why = f"only {' and '.join(f'{group}={owner}' for owner in owners)} has it"
-            return Problem(key, value, why, f"add {group}={owners[0]} {key}={value}")
-    meant = {**_OTHER_NAMES, **{n: f"{group}.{n}" if group else n for n in names}}
-    near = difflib.get_close_matches(name, list(meant), n=1, cutoff=0.6) or [name]
-    suggestion = meant.get(near[0]) or _in_any_group(name)
-    if suggestion:
-        fix = f"did you mean {suggestion}?"
-    elif names:
+            return _setting_of_others(key, value, group, owners, chosen)
+    meant = _meant(key, names, group)
+    suggestions = list(filter(chosen.exists, meant))
+    if suggestions:
+        fix = f"did you mean {' or '.join(suggestions[:3])}?"
+    elif meant:
+        own = unknown_setting(meant[0], value, [], meant[0].rpartition(".")[0], chosen)
+        return Problem(key, value, f"it may be {meant[0]}: {own.why}", own.fix)
+    elif group and names:
         fix = f"known here: {', '.join(sorted(names))}"
     else:
         fix = f"see {_SHOW_SETTINGS}"
     return Problem(key, value, "there is no such setting", fix)
+
+
+def _setting_of_others(
+    key: str, value: str, group: str, owners: Sequence[str], chosen: ChosenOptions
+) -> Problem:
+    """Return the problem of a setting that the chosen option of its group lacks."""
+    having = ", ".join(f"{group}={owner}" for owner in owners)
+    without = chosen.options_without(key)
+    if not without:
+        why = f"only these have it: {having}"
+        return Problem(key, value, why, f"add {group}={owners[0]} {key}={value}")
+    lacking = ", ".join(f"{group}={option}" for option in without)
+    why = f"{lacking} {'have' if len(without) > 1 else 'has'} no such setting (only {having})"
+    return Problem(key, value, why, f"leave out {lacking}, or {key}")
+
+
+def _meant(key: str, names: Sequence[str], group: str) -> list[str]:
+    """Return the settings that ``key`` may stand for.
+
+    In this order: the same name in another group, the name that another tool gives it, and names
+    that are spelled nearly so.
+    """
+    name = key.rpartition(".")[2]
+    exact = _in_any_group(name)
+    if exact:
+        near = difflib.get_close_matches(key, exact, n=1, cutoff=0.75)  # optimzer.lr
+        return near or exact
+    if name in _OTHER_NAMES:
+        return [_OTHER_NAMES[name]]
+    own = {n: f"{group}.{n}" if group else n for n in names}
+    near = difflib.get_close_matches(name, list(own), n=1, cutoff=0.6)
+    if near:
+        return [own[near[0]]]
+    near = difflib.get_close_matches(name, list(_OTHER_NAMES), n=1, cutoff=0.75)
+    if near:
+        return [_OTHER_NAMES[near[0]]]
+    return difflib.get_close_matches(key, _all_settings(), n=1, cutoff=0.75)
 
 
 def _unknown_launcher_setting(key: str, value: str, names: Sequence[str]) -> Problem:
@@ -86,15 +139,18 @@ def _variants_with(group: str, name: str) -> list[str]:
     return [kind for kind, node in variants.items() if name in {f.name for f in fields(node)}]
 
 
-def _in_any_group(name: str) -> str:
-    """Return the full key of a setting that any group has, or ""."""
-    keys = {
-        field.name: f"{group}.{field.name}"
-        for group, kinds in all_variants().items()
-        for kind in kinds.values()
-        for field in fields(kind)
-    }
-    return keys.get(name, "")
+def _in_any_group(name: str) -> list[str]:
+    """Return the full keys of the settings of this name."""
+    return [key for key in _all_settings() if key.rpartition(".")[2] == name]
+
+
+@cache
+def _all_settings() -> list[str]:
+    """Return the full keys of the settings of all groups and variants."""
+    keys = [f.name for f in fields(TrainConfig)]
+    for group, kinds in all_variants().items():
+        keys += [f"{group}.{f.name}" for kind in kinds.values() for f in fields(kind)]
+    return list(dict.fromkeys(keys))
 
 
 def nearest_option(word: str, options: Sequence[str]) -> str:
@@ -106,9 +162,7 @@ def nearest_option(word: str, options: Sequence[str]) -> str:
 
 def describe_type(key: str) -> str:
     """Return, in words, what the type of the setting ``key`` allows."""
-    group, _, name = key.rpartition(".")
-    kinds = all_variants().get(group, {}).values() if group else [TrainConfig]
-    kind = next((f.type for k in kinds for f in fields(k) if f.name == name), None)
+    kind = _declared_type(key)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"one of: {', '.join(member.name for member in kind)}"
     words = {
@@ -122,3 +176,16 @@ def describe_type(key: str) -> str:
         return f"give {description}{' or null' if 'None' in str(kind) else ''}"
     where = SHOW_LAUNCHER if key.startswith("hydra.launcher") else _SHOW_SETTINGS
     return f"{where} shows its type"
+
+
+def setting_type(key: str) -> str:
+    """Return the declared type of a setting, such as ``list[str] | None``; "" if unknown."""
+    kind = _declared_type(key)
+    return getattr(kind, "__name__", "") if isinstance(kind, type) else str(kind or "")
+
+
+def _declared_type(key: str) -> object:
+    """Return the type with which a setting is declared in a dataclass, or None."""
+    group, _, name = key.rpartition(".")
+    kinds = all_variants().get(group, {}).values() if group else [TrainConfig]
+    return next((f.type for k in kinds for f in fields(k) if f.name == name), None)

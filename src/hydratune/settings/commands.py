@@ -59,9 +59,9 @@ class TrainConfig(CommandConfig):
     """Settings of one experiment."""
 
     name: str | None = None  # folder under outputs/; null: the name of the data set
-    seed: int = 0
+    seed: int = 0  # of weights, order and dropout
     preview: int = 0  # show this many rows with the trained tokens coloured, then stop; 0: train
-    resume: Resume = Resume.auto
+    resume: Resume = Resume.auto  # what to do where the run directory holds a run
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     adapter: AdapterConfig = MISSING
@@ -215,9 +215,9 @@ class JudgeConfig(AskingConfig, CommandConfig):
     references: bool = True  # show the reference answer to the judge
     # JSONL of people's labels: id and score, or winner (ours, theirs, tie)
     labels: str | None = None
-    confidence: float = 0.95
-    bootstrap_samples: int = 2000
-    seed: int = 0
+    confidence: float = 0.95  # of intervals
+    bootstrap_samples: int = 2000  # resamples for intervals
+    seed: int = 0  # of the resamples, and of the order in which answers are shown
     output: str | None = None  # folder; null: judge/ in the run's
 
     def problems(self) -> Iterator[Problem]:

@@ -112,11 +112,11 @@ class QualityConfig:
     refusals: Level = Level.warn  # "I'm sorry, but I can't ..."
     # numbers, dates and names in the answer that the request does not contain
     ungrounded: Level = Level.warn
-    pii_email: Level = Level.warn
-    pii_phone: Level = Level.warn
+    pii_email: Level = Level.warn  # e-mail addresses
+    pii_phone: Level = Level.warn  # telephone numbers
     pii_card: Level = Level.warn  # payment cards, by their check digit
-    pii_iban: Level = Level.warn
-    pii_ip: Level = Level.warn
+    pii_iban: Level = Level.warn  # bank accounts
+    pii_ip: Level = Level.warn  # IP addresses
     pii_ssn: Level = Level.warn  # US social security numbers
     pii_names: Level = Level.off  # persons and places, by presidio: pip install "hydratune[pii]"
     # the answer of an earlier row, and its request apart from case, marks and symbols
@@ -124,7 +124,7 @@ class QualityConfig:
     near_duplicates: Level = Level.warn  # a request nearly that of an earlier row
     # one request, different texts as answers: often right, never dropped
     multi_answer: Level = Level.warn
-    duplicate_ids: Level = Level.warn
+    duplicate_ids: Level = Level.warn  # rows with the same id
     language_mix: Level = Level.warn  # rows in another language than most
     length_outliers: Level = Level.warn  # answers far longer or shorter than the rest
     label_balance: Level = Level.warn  # one label is most of the rows, or a label is very rare
@@ -154,18 +154,18 @@ class DataConfig:
     # rows per step and device; times trainer.accumulate_grad_batches per optimizer step
     batch_size: int = 8
     max_length: int = 2048  # tokens of a rendered row
-    overlength: Overlength = Overlength.drop
+    overlength: Overlength = Overlength.drop  # what becomes of rows longer than max_length
     # tokens that each part of a document repeats as context, with overlength=split; null:
     # max_length / 8
     split_overlap: int | None = None
     system_prompt: str | None = None  # put in front of rows that have none
-    train_on: TrainOn = TrainOn.all
+    train_on: TrainOn = TrainOn.all  # which answers of a conversation are trained
     # JSON schema of the answers; used for scoring and for the few-shot prompt
     schema: dict[str, Any] | None = None
     schema_file: str | None = path_setting(None)  # the same from a file
     max_train_rows: int | None = None  # take a fixed sample of the training rows, whatever the seed
-    max_validation_rows: int | None = None
-    max_test_rows: int | None = None
+    max_validation_rows: int | None = None  # take a fixed sample of the validation rows
+    max_test_rows: int | None = None  # take a fixed sample of the test rows
     validation_fraction: float = 0.1  # split off the training rows when there is no validation file
     test_fraction: float = 0.1  # likewise for the test rows
     # keep the shares of a field (of the meta data or of the JSON answer), or of "answer", equal
@@ -173,6 +173,7 @@ class DataConfig:
     stratify: str | None = None
     clean: CleaningConfig = field(default_factory=CleaningConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    # a test of the evaluation: with shuffled targets nothing can be learnt
     control: Control = Control.none
     # train, validate and test on these many rows: loss must go to 0
     overfit_rows: int | None = None

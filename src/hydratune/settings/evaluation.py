@@ -31,7 +31,7 @@ class Baseline(StrEnum):
 class ForgettingConfig:
     """Settings of forgetting: what the base model can do, measured before and after fine-tuning."""
 
-    measure: bool = False
+    measure: bool = False  # whether what the base model knew is measured before and after
     # file or folder of running texts; null here and below: the small panel that is built in
     texts: str | None = None
     questions: str | None = None  # JSONL with questions and reference answers
@@ -40,7 +40,7 @@ class ForgettingConfig:
     answer_tokens: int = 96  # tokens of such an answer, at most
     items: int = 64  # items of each part, at most
     window: int = 1024  # tokens of a text that the model reads at once
-    batch_size: int = 8
+    batch_size: int = 8  # texts that are computed together
     # measure -> the largest loss without a warning: bits_per_byte, nll, instructions, kl
     warn: dict[str, float] = field(default_factory=dict)
     # likewise; a run that loses more is never called the best
@@ -68,10 +68,11 @@ class ForgettingConfig:
 class EvaluationConfig:
     """Settings of what is measured on the test rows before and after training."""
 
-    task: Task = Task.auto
+    task: Task = Task.auto  # how answers are scored
     # families: json, match, rouge, bleu, label, code, or of a package; null: those of the task
     metrics: list[str] | None = None
     run_code: bool = False  # allows the family "code" to execute what the model wrote
+    # prompts with which the untouched base model answers the test rows
     baselines: list[Baseline] = field(default_factory=lambda: [Baseline.base, Baseline.fewshot])
     shots: int = 3  # examples in the few-shot prompt
     batch_size: int = 50  # rows generated together, at most
@@ -80,7 +81,7 @@ class EvaluationConfig:
     max_new_tokens: int | None = None  # null: the longest reference answer + 5 %
     max_rows: int | None = None  # of the test set; null: all
     confidence: float = 0.95  # of all intervals
-    bootstrap_samples: int = 2000
+    bootstrap_samples: int = 2000  # resamples for confidence intervals
     # optimizer steps between two evaluations of a sample of the validation rows during training;
     # null: never
     every_steps: int | None = None

@@ -46,7 +46,7 @@ class ModelConfig:
     context_window: int | None = None  # tokens; null: what the model's own config says
     # a Jinja file, or "plain" for a base model without one; null: the tokenizer's own
     chat_template: str | None = path_setting(None)
-    quantization: Quantization = Quantization.none
+    quantization: Quantization = Quantization.none  # how the frozen weights of the base are stored
     # run code from the model's repository; leave it off unless you have read that code
     trust_remote_code: bool = False
     # an adapter that is trained further: a run directory, its adapter/, or a folder that PEFT

@@ -53,11 +53,11 @@ class OptimizerConfig:
     # whether a step multiplies large matrices, so that several threads are worthwhile on a CPU
     multiplies_matrices: ClassVar[bool] = False
 
-    lr: float = 1e-3
+    lr: float = 1e-3  # learning rate after the warm-up
     weight_decay: float = 0.0  # decoupled: a step subtracts lr * weight_decay * weight
     # whether one-dimensional parameters decay: norms, biases, adapters' scaling vectors
     decay_norms_and_biases: bool = False
-    schedule: Schedule = Schedule.cosine
+    schedule: Schedule = Schedule.cosine  # how the learning rate falls after the warm-up
     warmup_ratio: float | None = 0.05  # share of all optimizer steps; null: see warmup_steps
     warmup_steps: int | None = None  # optimizer steps, instead of warmup_ratio
     min_lr_ratio: float = 0.0  # the schedule ends at lr * min_lr_ratio

@@ -26,10 +26,10 @@ class TrackingConfig:
     ``mode``.
     """
 
-    mode: TrackingMode = TrackingMode.offline
-    project: str = "hydratune"
-    entity: str | None = None
-    tags: list[str] = field(default_factory=list)
+    mode: TrackingMode = TrackingMode.offline  # where the run is mirrored
+    project: str = "hydratune"  # of W&B
+    entity: str | None = None  # user or team of W&B; null: the default of the account
+    tags: list[str] = field(default_factory=list)  # of the W&B run
     # false: no text of prompts or answers leaves the machine, not even the system prompt among
     # the settings
     log_text: bool = True

@@ -25,18 +25,18 @@ class TrainerConfig:
     """Settings of Lightning's Trainer, and of the training step."""
 
     accelerator: str = "auto"  # auto, cpu or gpu
-    devices: int = 1
+    devices: int = 1  # processes, one for each GPU
     strategy: str = "auto"  # auto or ddp
     # 32-true, bf16-mixed, bf16-true; auto: bf16-mixed where the hardware has fast bf16, else
     # 32-true
     precision: str = "auto"
     # on a GPU: the same run twice gives the same bits, a little slower; always so on a CPU
     deterministic: bool = True
-    max_epochs: int = 1
+    max_epochs: int = 1  # passes over the training rows
     max_steps: int | None = None  # optimizer steps; ends training before max_epochs
-    accumulate_grad_batches: int = 1
+    accumulate_grad_batches: int = 1  # batches of one optimizer step
     gradient_clip_val: float | None = 1.0  # norm; null: no clipping
-    validations_per_epoch: int = 2
+    validations_per_epoch: int = 2  # how often the validation loss is measured
     early_stopping_patience: int | None = None  # validations without improvement; null: off
     # stop at a loss above this times the median of the last 20 steps; null: only at NaN or inf
     max_loss_ratio: float | None = 5.0

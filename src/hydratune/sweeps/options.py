@@ -22,7 +22,7 @@ class HalvingOptions:
     # optimizer steps before the first decision; null: every job is trained to its end
     min_steps: int | None = None
     eta: int = 3  # the best one of so many is trained further
-    metric: str = "val/loss"
+    metric: str = "val/loss"  # by which jobs are judged
     kind: str = "sync"  # or asha: no job waits for the others
 
     def __post_init__(self) -> None:

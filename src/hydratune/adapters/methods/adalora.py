@@ -31,8 +31,8 @@ class AdaLoraAdapter(LayerAdapter):
     method: str = "adalora"
     init_r: int = 12  # rank of every layer at the start
     target_r: int = 8  # mean rank at the end
-    lora_alpha: float = 32
-    lora_dropout: float = 0.0
+    lora_alpha: float = 32  # the change is multiplied by lora_alpha / r
+    lora_dropout: float = 0.0  # share of the inputs of LoRA that is dropped in training
     tinit: int | None = None  # optimizer steps before ranks begin to fall; null: a tenth of the run
     # optimizer steps at the end with ranks fixed; null: a fifth of the run
     tfinal: int | None = None

@@ -44,9 +44,9 @@ class LoraAdapter(LayerAdapter):
     saves_tied_embeddings: ClassVar[bool] = True
 
     method: str = "lora"
-    r: int = 16
-    lora_alpha: float = 32
-    lora_dropout: float = 0.0
+    r: int = 16  # rank of the change of a layer
+    lora_alpha: float = 32  # the change is multiplied by lora_alpha / r
+    lora_dropout: float = 0.0  # share of the inputs of LoRA that is dropped in training
     # scaled by alpha / sqrt(r) instead of alpha / r (rsLoRA, arXiv:2312.03732)
     use_rslora: bool = False
     use_dora: bool = False  # direction by LoRA, magnitude on its own (DoRA, arXiv:2402.09353)
@@ -56,7 +56,7 @@ class LoraAdapter(LayerAdapter):
     rank_pattern: dict[str, int] = field(default_factory=dict)
     # names or regular expressions of layers -> their own lora_alpha
     alpha_pattern: dict[str, float] = field(default_factory=dict)
-    bias: LoraBias = LoraBias.none
+    bias: LoraBias = LoraBias.none  # which biases of the base are trained as well
 
     def problems(self, context: AdapterContext) -> Iterator[Problem]:
         yield from super().problems(context)

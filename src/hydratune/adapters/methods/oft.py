@@ -26,13 +26,13 @@ class OftAdapter(LayerAdapter):
 
     method: str = "oft"
     oft_block_size: int = 32  # must divide the input width of every target
-    module_dropout: float = 0.0
+    module_dropout: float = 0.0  # share of the rotations that is left out in training
     coft: bool = False  # keeps the rotation within eps
-    eps: float = 6e-5
+    eps: float = 6e-5  # largest deviation from the identity, with coft
     block_share: bool = False  # one block for a whole layer
     # a series instead of a matrix inverse: faster, nearly orthogonal
     use_cayley_neumann: bool = True
-    num_cayley_neumann_terms: int = 5
+    num_cayley_neumann_terms: int = 5  # terms of the series that replaces the inverse
 
     def problems(self, context: AdapterContext) -> Iterator[Problem]:
         yield from super().problems(context)

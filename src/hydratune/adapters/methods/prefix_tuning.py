@@ -32,7 +32,7 @@ class PrefixTuning(PromptAdapter):
     method: str = "prefix_tuning"
     prefix_projection: bool = False  # through a small network while training
     encoder_hidden_size: int | None = None  # its width; null: that of the keys of one layer
-    init_weights: PrefixInit = PrefixInit.zero
+    init_weights: PrefixInit = PrefixInit.zero  # where the keys and values of the prefix start
 
     def own_problems(self) -> Iterator[Problem]:
         width = self.encoder_hidden_size

@@ -30,7 +30,7 @@ class PromptTuning(PromptAdapter):
     peft_type: ClassVar[str] = "PROMPT_TUNING"
 
     method: str = "prompt_tuning"
-    prompt_tuning_init: PromptInit = PromptInit.SAMPLE_VOCAB
+    prompt_tuning_init: PromptInit = PromptInit.SAMPLE_VOCAB  # where the virtual tokens start
     # with TEXT: its tokens are repeated or cut to num_virtual_tokens
     prompt_tuning_init_text: str | None = None
 

@@ -24,7 +24,7 @@ class VeraAdapter(LayerAdapter):
     method: str = "vera"
     r: int = 256  # far higher than in LoRA: a rank costs one number per layer
     d_initial: float = 0.1  # where the scaling vectors start
-    vera_dropout: float = 0.0
+    vera_dropout: float = 0.0  # share of the inputs of VeRA that is dropped in training
     projection_prng_key: int = 0  # seed of the random projections
     # false: a smaller file; the projections are drawn again on loading, perhaps differently
     # on another machine

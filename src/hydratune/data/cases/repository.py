@@ -55,12 +55,13 @@ class RepositoryData(CaseData):
     pattern: ClassVar[str] = "*.py"
 
     source: str = "repository"
+    # what the model is to write
     tasks: list[CodeTask] = field(default_factory=lambda: list(CodeTask))
     # globs on a path inside the folder or on any part of it; virtual environments are always
     # left out
     exclude: list[str] = field(default_factory=lambda: list(_EXCLUDED))
     min_lines: int = 3  # of a function, decorators and docstring counted
-    max_lines: int = 60
+    max_lines: int = 60  # of a function
 
     def source_problems(self) -> Iterator[Problem]:
         """Yield the problems of the settings that only this source has."""

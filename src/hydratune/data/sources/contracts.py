@@ -16,10 +16,10 @@ class ContractsData(SourceConfig):
     """Synthetic contracts and the JSON object of their terms; see ``hydratune.data.contracts``."""
 
     source: str = "contracts"
-    train_rows: int = 280
-    validation_rows: int = 50
-    test_rows: int = 100
-    difficulty: Difficulty = Difficulty.standard
+    train_rows: int = 280  # rows to generate
+    validation_rows: int = 50  # rows to generate
+    test_rows: int = 100  # rows to generate
+    difficulty: Difficulty = Difficulty.standard  # how much the wording of contracts varies
     seed: int = 0  # of the generator; another seed is another set of contracts
 
     def source_problems(self) -> Iterator[Problem]:

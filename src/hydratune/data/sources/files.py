@@ -23,16 +23,16 @@ class FilesData(RecordsConfig):
     """JSONL, JSON, CSV, TSV, Parquet or text files; format and columns are detected and stated."""
 
     source: str = "files"
-    train: str = path_setting()
-    validation: str | None = path_setting(None)
-    test: str | None = path_setting(None)
+    train: str = path_setting()  # the file with the training rows
+    validation: str | None = path_setting(None)  # a file; null: rows are split off
+    test: str | None = path_setting(None)  # a file; null: rows are split off
     # e.g. {prompt: question, completion: answer, group: customer}
     columns: dict[str, str] = field(default_factory=dict)
     # speaker -> role, e.g. {narrator: system}; or role -> speakers, {user: [Mr. X, Ann]}
     roles: dict[str, Any] = field(default_factory=dict)
     # rows whose column has this value, e.g. {label: true}; any: the column selects no rows
     keep: dict[str, Any] = field(default_factory=dict)
-    encoding: str = "utf-8"
+    encoding: str = "utf-8"  # of text files
 
     def files(self) -> dict[str, Path]:
         """split -> its file."""

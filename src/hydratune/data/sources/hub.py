@@ -19,15 +19,16 @@ class HubData(RecordsConfig):
     """A data set on the Hugging Face hub, or a local folder that ``datasets`` can load."""
 
     source: str = "hub"
-    id: str = MISSING
-    subset: str | None = None
-    revision: str | None = None
+    id: str = MISSING  # name of the data set on the Hugging Face hub
+    subset: str | None = None  # its configuration
+    revision: str | None = None  # commit, branch or tag
     train: str = "train"  # names of the splits
-    validation: str | None = None
-    test: str | None = None
+    validation: str | None = None  # its split; null: rows are split off
+    test: str | None = None  # its split; null: rows are split off
+    # as with data=files
     columns: dict[str, str] = field(default_factory=dict)
-    roles: dict[str, Any] = field(default_factory=dict)  # as with data=files; so is keep
-    keep: dict[str, Any] = field(default_factory=dict)
+    roles: dict[str, Any] = field(default_factory=dict)  # as with data=files
+    keep: dict[str, Any] = field(default_factory=dict)  # as with data=files
 
     def source_problems(self) -> Iterator[Problem]:
         """Yield the problems of the settings that only this source has."""

@@ -39,6 +39,7 @@ class MixedData(SourceConfig):
     """
 
     source: str = "mixed"
+    # name -> source, the settings of that source, and weight
     parts: dict[str, Any] = field(default_factory=dict)
 
     def source_problems(self) -> Iterator[Problem]:

@@ -25,7 +25,7 @@ class PreparedData(SourceConfig):
     """
 
     source: str = "prepared"
-    path: str = path_setting()
+    path: str = path_setting()  # the folder that hydratune prepare wrote
 
     def source_problems(self) -> Iterator[Problem]:
         """Yield the problems of the settings that only this source has."""

@@ -23,8 +23,8 @@ class TinyModel(CachedModel):
     """
 
     source: str = "tiny"
-    hidden_size: int = 64
-    layers: int = 2
+    hidden_size: int = 64  # width of the random model
+    layers: int = 2  # of the random model
     seed: int = 0  # of the random weights
 
     def locate(self) -> Source:

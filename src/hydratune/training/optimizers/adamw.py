@@ -19,8 +19,9 @@ class AdamWOptimizer(OptimizerConfig):
     """AdamW (arXiv:1711.05101), with torch's fused kernel where there is one."""
 
     kind: str = "adamw"
+    # decay of the averages of gradient and squared gradient
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
+    eps: float = 1e-8  # added to the denominator
 
     def own_problems(self, context: OptimizerContext) -> Iterator[Problem]:
         yield from betas_problems(self.betas)

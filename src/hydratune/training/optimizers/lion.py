@@ -21,6 +21,7 @@ class LionOptimizer(OptimizerConfig):
     """
 
     kind: str = "lion"
+    # weight of the average in the update, and its decay
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
 
     def own_problems(self, context: OptimizerContext) -> Iterator[Problem]:

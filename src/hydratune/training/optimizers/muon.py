@@ -33,9 +33,10 @@ class MuonOptimizer(OptimizerConfig):
     multiplies_matrices: ClassVar[bool] = True
 
     kind: str = "muon"
-    momentum: float = 0.95
-    nesterov: bool = True
+    momentum: float = 0.95  # decay of the average of gradients
+    nesterov: bool = True  # Nesterov momentum
     ns_steps: int = 5  # Newton-Schulz iterations
+    # how the learning rate follows the shape of a matrix
     adjust_lr_fn: MuonRate = MuonRate.match_rms_adamw
     # of AdamW, which trains embeddings, output head, norms and biases
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])

@@ -22,8 +22,8 @@ class SgdOptimizer(OptimizerConfig):
     """
 
     kind: str = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = False
+    momentum: float = 0.9  # decay of the average of gradients
+    nesterov: bool = False  # Nesterov momentum
 
     def own_problems(self, context: OptimizerContext) -> Iterator[Problem]:
         yield from between("optimizer.momentum", self.momentum, 0, 1, open_high=True)

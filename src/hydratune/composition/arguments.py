@@ -1,0 +1,177 @@
+"""The arguments of a command as they are typed, and as Hydra takes them.
+
+Flags may stand between settings, ``--key=value`` is a setting (W&B's agent types it so), and the
+value of a setting that is a text stays the text that was typed.
+"""
+
+import difflib
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
+from hydra.errors import HydraException
+
+from hydratune.composition.resolvers import CONF
+from hydratune.composition.suggestions import nearest_option
+from hydratune.errors import ConfigError, InputError, Problem
+from hydratune.settings.commands import COMMANDS
+from hydratune.settings.registry import all_variants
+
+# Hydra's flags, and how many values follow each
+_FLAGS = {
+    **dict.fromkeys(("-h", "--help", "--hydra-help", "--version", "--resolve"), 0),
+    **dict.fromkeys(("-r", "--run", "-m", "--multirun", "-sc", "--shell-completion"), 0),
+    **dict.fromkeys(("-c", "--cfg", "-p", "--package", "-cp", "--config-path"), 1),
+    **dict.fromkeys(("-cn", "--config-name", "-cd", "--config-dir", "--experimental-rerun"), 1),
+}
+_INFO = ("-i", "--info")  # a value may follow
+_INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# what those may mean who leave out a group
+_WITHOUT = {
+    "tracking": "tracking=disabled mirrors the run nowhere; ",
+    "adapter": "adapter=none trains the model itself; ",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The flags of Hydra with their values, and the settings."""
+
+    flags: tuple[str, ...]
+    settings: tuple[str, ...]
+
+
+def read_arguments(args: Sequence[str]) -> Arguments:
+    """Return the flags and settings in ``args``. Raises ``InputError`` for what is neither."""
+    flags: list[str] = []
+    settings: list[str] = []
+    words = iter(enumerate(args))
+    for position, word in words:
+        name, equals, _ = word.partition("=")
+        following = args[position + 1] if position + 1 < len(args) else None
+        if name in _FLAGS or name in _INFO:
+            flags.append(word)
+            wants_value = _FLAGS.get(name, following in _INFO_VALUES) and not equals
+            if wants_value and following is not None:
+                flags.append(following)
+                next(words)
+        elif name.startswith("--") and equals and name != "--":
+            settings.append(word[2:])
+        elif name.startswith("-"):
+            raise InputError(_unknown_flag(word, following))
+        else:
+            settings.append(word)
+    _refuse_flags_together(flags)
+    return Arguments(tuple(flags), tuple(settings))
+
+
+def _unknown_flag(word: str, following: str | None) -> str:
+    """Return what to type instead of a flag that does not exist."""
+    near = difflib.get_close_matches(word, [*_FLAGS, *_INFO], n=1, cutoff=0.75)
+    if near:
+        return f"no such flag: {word}; did you mean {near[0]}?"
+    setting = word.lstrip("-") or "KEY"
+    if "=" not in setting:
+        is_value = following is not None and following[:1] != "-" and "=" not in following
+        setting = f"{setting}={following if is_value else 'VALUE'}"
+    return f"no such flag: {word}; a setting is written {shlex.quote(setting)}, without spaces"
+
+
+def _refuse_flags_together(flags: Sequence[str]) -> None:
+    """Raise ``InputError`` for flags that Hydra refuses together."""
+    is_sweep = "-m" in flags or "--multirun" in flags
+    shows = next((f for f in flags if f.partition("=")[0] in ("-c", "--cfg", *_INFO)), None)
+    if is_sweep and shows is not None:
+        raise InputError(
+            f"-m and {shows.partition('=')[0]} cannot be given together: it shows the settings of"
+            " one run; leave out -m, and give one value to each setting"
+        )
+
+
+def check_settings(settings: Sequence[str], command: str) -> list[str]:
+    """Return ``settings`` with quotes where a text would be read as a number.
+
+    Raises ``ConfigError`` for options of groups that are none, and for ``None``.
+    """
+    problems: list[Problem] = []
+    result: list[str] = []
+    for setting in settings:
+        try:
+            override = OverridesParser.create().parse_override(setting)
+        except HydraException:  # explained when Hydra refuses it
+            result.append(setting)
+            continue
+        if override.key_or_group in all_variants() and override.package is None:
+            problems += _group_problems(override, setting)
+        else:
+            problems += _none_problems(override, setting)
+        result.append(_as_text(override, setting, command))
+    if problems:
+        raise ConfigError(problems)
+    return result
+
+
+def _group_problems(override: Override, setting: str) -> Iterator[Problem]:
+    """Yield what is wrong with the choice of an option of a config group."""
+    group, typed = override.key_or_group, setting.partition("=")[2]
+    options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    listed = f"options: {', '.join(options)}"
+    off = _WITHOUT.get(group, "")
+    value = override._value
+    if override.type is OverrideType.DEL:
+        yield Problem(f"~{group}", typed, "a run needs this group", f"{off}{listed}")
+    elif value is None:
+        yield Problem(group, "null", "a group is one of its options", f"{off}{listed}")
+    elif isinstance(value, list | tuple):
+        names = ",".join(map(str, value))
+        why = "a run has one option of a group"
+        yield Problem(group, typed, why, f"for a sweep over them: -m {group}={names}; {listed}")
+    elif isinstance(value, bool | int | float | dict):
+        yield Problem(group, typed, "there is no such option", nearest_option(typed, options))
+    elif override.type is OverrideType.ADD:
+        why = "every run has an option of this group already, and this would add a second one"
+        yield Problem(f"+{group}", typed, why, f"{group}={typed}, without +")
+
+
+def _none_problems(override: Override, setting: str) -> Iterator[Problem]:
+    """Yield a problem if the value is ``None``, which is a text here."""
+    value = override._value
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    if any(type(one) is str and one == "None" for one in values):
+        key, _, typed = setting.partition("=")
+        null = typed.replace("None", "null")
+        text = shlex.quote(f'{key}="None"')
+        why = "for Hydra this is the text None, not the absence of a value"
+        yield Problem(override.key_or_group, typed, why, f"{key}={null}; the text: {text}")
+
+
+def _as_text(override: Override, setting: str, command: str) -> str:
+    """Return a setting whose type is text with its value in quotes, if Hydra would read a number.
+
+    ``name=1e3`` would be called 1000.0, and ``model.revision=12e4567`` inf.
+    """
+    key, _, typed = setting.partition("=")
+    value = override._value
+    parts = typed.split(",") if isinstance(value, ChoiceSweep) else [typed]
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    if len(parts) != len(values) or not any(isinstance(one, int | float) for one in values):
+        return setting
+    if not _is_text(override.key_or_group, command):
+        return setting
+    quoted = [
+        f'"{part.strip()}"' if isinstance(one, int | float) else part
+        for part, one in zip(parts, values, strict=True)
+    ]
+    return f"{key}={','.join(quoted)}"
+
+
+@cache
+def _is_text(key: str, command: str) -> bool:
+    """Return whether a setting is a text in every variant that has it."""
+    group, _, name = key.rpartition(".")
+    kinds = all_variants().get(group, {}).values() if group else [COMMANDS[command]]
+    types = {str(f.type) for kind in kinds for f in fields(kind) if f.name == name}
+    return bool(types) and types <= {"str", "<class 'str'>", "str | None"}

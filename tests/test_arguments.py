@@ -1,0 +1,141 @@
+"""What is typed after a command: flags anywhere, settings with hyphens, groups, texts and None."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from hydratune.composition.arguments import check_settings, read_arguments
+from hydratune.errors import ConfigError, InputError
+from test_config import problems
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.mark.parametrize(
+    ("typed", "flags", "settings"),
+    [
+        (["a=1", "--cfg", "job", "b=2"], ["--cfg", "job"], ["a=1", "b=2"]),
+        (["a=1", "--cfg=job", "-p", "data"], ["--cfg=job", "-p", "data"], ["a=1"]),
+        (["a=1,2", "-m"], ["-m"], ["a=1,2"]),
+        (["--optimizer.lr=0.001", "--seed=3"], [], ["optimizer.lr=0.001", "seed=3"]),
+        (["--info", "a=1"], ["--info"], ["a=1"]),
+        (["--info", "plugins", "a=1"], ["--info", "plugins"], ["a=1"]),
+        (["-cd", "own", "~x", "+y=1"], ["-cd", "own"], ["~x", "+y=1"]),
+    ],
+)
+def test_flags_may_stand_between_settings(
+    typed: Sequence[str], flags: list[str], settings: list[str]
+) -> None:
+    arguments = read_arguments(typed)
+    assert (list(arguments.flags), list(arguments.settings)) == (flags, settings)
+
+
+@pytest.mark.parametrize(
+    ("typed", "advice"),
+    [
+        (["--seed", "3"], "a setting is written seed=3"),
+        (["--seed"], "a setting is written seed=VALUE"),
+        (["-seed=3"], "a setting is written seed=3"),
+        (["--cfgg", "job"], "did you mean --cfg?"),
+        (["-m", "--cfg", "job"], "-m and --cfg cannot be given together"),
+        (["--info", "-m"], "-m and --info cannot be given together"),
+    ],
+)
+def test_wrong_flags_say_what_to_type(typed: Sequence[str], advice: str) -> None:
+    with pytest.raises(InputError, match=advice):
+        read_arguments(typed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "checked"),
+    [
+        ("name=123E456", 'name="123E456"'),
+        ("name=1e3", 'name="1e3"'),
+        ("name=007,1e3", 'name=007,"1e3"'),
+        ("name=true", 'name="true"'),
+        ("name=a", "name=a"),
+        ("name=null", "name=null"),
+        ("model.revision=12e4567", 'model.revision="12e4567"'),
+        ("data.system_prompt=7", 'data.system_prompt="7"'),
+        ("optimizer.lr=1e-3", "optimizer.lr=1e-3"),
+        ("seed=1,2", "seed=1,2"),
+        ("seed=range(1,3)", "seed=range(1,3)"),
+        ("hydra.run.dir=1e3", "hydra.run.dir=1e3"),
+    ],
+)
+def test_the_value_of_a_text_stays_what_was_typed(setting: str, checked: str) -> None:
+    assert check_settings([setting], "train") == [checked]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("adapter=null", ["adapter = null", "adapter=none trains the model itself", "lora"]),
+        ("tracking=null", ["tracking=disabled mirrors the run nowhere"]),
+        ("model=7", ["no such option", "tiny"]),
+        ("adapter=[lora,dora]", ["-m adapter=lora,dora"]),
+        ("+adapter=dora", ["adapter=dora, without +"]),
+        ("~tracking", ["a run needs this group", "tracking=disabled"]),
+        ("data.system_prompt=None", ["data.system_prompt=null", 'data.system_prompt="None"']),
+        ("name=a,None", ["name=a,null"]),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(setting: str, words: Sequence[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_settings([setting], "train")
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_quoted_none_is_a_text() -> None:
+    assert check_settings(["data.system_prompt='None'"], "train") == ["data.system_prompt='None'"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("lr=1e-4", "optimizer.lr"),
+        ("optimzer.lr=1e-4", "optimizer.lr"),
+        ("trainer.lr=1e-4", "optimizer.lr"),
+        ("batch_size=4", "data.batch_size"),
+        ("epochs=3", "trainer.max_epochs"),
+        ("adapter.lora_r=4", "adapter.r"),
+        ("adapter.lora_alhpa=4", "adapter.lora_alpha"),
+    ],
+)
+def test_the_setting_of_that_name_comes_before_similar_ones(typed: str, meant: str) -> None:
+    key = typed.partition("=")[0]
+    assert f"did you mean {meant}?" in problems(typed)[key]
+
+
+@pytest.mark.parametrize("typed", ["+trainer.num_sanity_val_steps=0", "foo=1"])
+def test_nothing_is_suggested_where_nothing_is_similar(typed: str) -> None:
+    (text,) = problems(typed).values()
+    assert "did you mean" not in text
+
+
+def test_settings_that_the_chosen_option_lacks_are_not_suggested() -> None:
+    text = problems("rank=8", "adapter=ia3")["rank"]
+    assert "it may be adapter.r: adapter=ia3 has no such setting" in text
+    text = problems("adapter.r=8", "adapter=ia3")["adapter.r"]
+    assert "leave out adapter=ia3, or adapter.r" in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "fix"),
+    [
+        (["-m", "adapter=lora,ia3", "adapter.r=8"], "adapter=ia3 has no such setting"),
+        (["-m", "optimizer.lr=[1e-3,1e-4]"], "-m optimizer.lr=1e-3,1e-4"),
+        (["trainer.max_epochs=1,2"], "fix: add -m for a sweep\n"),
+        (["adapter.target_modules=q,v"], "'adapter.target_modules=[q,v]'"),
+        (["optimizer.lr=1e-3,1e-4", "--cfg", "job", "-m"], "cannot be given together"),
+    ],
+)
+def test_advice_about_sweeps(hydratune: Command, typed: Sequence[str], fix: str) -> None:
+    code, text = hydratune("train", *typed)
+    assert code == 2 and fix in text
+
+
+def test_an_agent_may_type_settings_with_hyphens(hydratune: Command) -> None:
+    code, text = hydratune("train", "--optimizer.lr=0.002", "model=tiny", "--cfg", "job", "seed=3")
+    assert code == 0 and "lr: 0.002" in text and "seed: 3" in text
