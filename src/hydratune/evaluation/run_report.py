@@ -87,7 +87,7 @@ def render(record: RunDirectory) -> str:
     )
 
 
-def _heading(record: RunDirectory, settings: Mapping[str, Json]) -> dict[str, str]:
+def _heading(record: RunDirectory, settings: Mapping[str, object]) -> dict[str, str]:
     status = _json(record.status_file)
     errors = [str(status["error"])] if status.get("error") else []
     damaged = [*digests.problems(record.path), *digests.problems(record.file(RunFile.hydra))]
@@ -100,7 +100,7 @@ def _heading(record: RunDirectory, settings: Mapping[str, Json]) -> dict[str, st
     }
 
 
-def _results(measured: MeasuredValues, main: str | None) -> dict[str, Json]:
+def _results(measured: MeasuredValues, main: str | None) -> dict[str, object]:
     """Return what the page says of metrics.json."""
     systems = [s for s in SYSTEM_TITLES if any(key.startswith(f"{s}/") for key in measured)]
     intervals = measured.get("intervals", {})
@@ -132,7 +132,7 @@ def _json(file: Path) -> dict[str, Json]:
     return content if isinstance(content, dict) else {}
 
 
-def _settings(record: RunDirectory) -> dict[str, Json]:
+def _settings(record: RunDirectory) -> dict[str, object]:
     file = record.config_file
     try:
         return flat(OmegaConf.to_container(load_yaml(file))) if file.is_file() else {}
@@ -161,7 +161,7 @@ def _overrides(record: RunDirectory) -> list[str]:
 
 def _bars(
     measured: MeasuredValues, systems: Sequence[str], main: str | None
-) -> list[dict[str, Json]]:
+) -> list[dict[str, object]]:
     """Return a bar for the main metric of each system."""
     if main is None:
         return []
@@ -298,7 +298,7 @@ def _environment(record: RunDirectory) -> dict[str, str]:
     return {key: mask(str(value)) for key, value in flat(facts).items()} if facts else {}
 
 
-def _data(record: RunDirectory) -> dict[str, Json]:
+def _data(record: RunDirectory) -> dict[str, object]:
     facts = _json(record.data_file)
     splits = [
         {
@@ -322,7 +322,7 @@ def _data(record: RunDirectory) -> dict[str, Json]:
     }
 
 
-def _answers(predictions: Predictions, main: str | None) -> list[dict[str, Json]]:
+def _answers(predictions: Predictions, main: str | None) -> list[dict[str, object]]:
     """Return the fine-tuned model's worst answers first, with those of the other systems."""
     ours = predictions.get("eval", [])
 
@@ -339,7 +339,7 @@ def _answers(predictions: Predictions, main: str | None) -> list[dict[str, Json]
 
 def _answer(
     row: Prediction, main: str | None, others: Mapping[str, Mapping[object, Prediction]]
-) -> dict[str, Json]:
+) -> dict[str, object]:
     """Return one test row; ``others`` are the rows of other systems by title and hash."""
     item = row.get("item_hash")
     texts = {SYSTEM_TITLES["eval"]: row}
