@@ -35,10 +35,10 @@ PARTS = {
         replaced={"hydratune.training.patches.ModelPatches.use_lean_blocks": _nothing}
     ),
     "head loss without logits": Part(
-        replaced={"hydratune.training.pack_loss.plain_head": _nothing}
+        replaced={"hydratune.training.micro_pack_loss.plain_head": _nothing}
     ),
     "packing (rows are padded)": Part(
-        replaced={"hydratune.training.pack_loss.supports_packing": lambda model: "left out"}
+        replaced={"hydratune.training.micro_pack_loss.supports_packing": lambda model: "left out"}
     ),
 }
 

@@ -25,7 +25,12 @@ from scipy.special import ndtr, stdtr
 
 from hydratune.comparison.seed_noise import SeedNoise, log_odds, variance_bounds
 from hydratune.evaluation.measures import rate
-from hydratune.evaluation.statistics import Part, UncorrectedDifference, holm, pooled_variance
+from hydratune.evaluation.statistics import (
+    UncorrectedDifference,
+    VarianceComponent,
+    holm,
+    pooled_variance,
+)
 
 SEEDS, ROWS, RATIOS = (2, 3, 5), (50, 200, 500), ("0", "0.1", "0.3", "1", "3", "10", "1/row")
 EFFECT = 3.5  # standard errors of the rows
@@ -80,7 +85,9 @@ class World:
         }
 
 
-def parts(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, Part, SeedNoise, float]:
+def parts(
+    ours: np.ndarray, theirs: np.ndarray
+) -> tuple[float, VarianceComponent, SeedNoise, float]:
     """(difference, what the rows make of its variance, noise of seeds, 1/n + 1/k) of values (seeds,
     rows).
     """

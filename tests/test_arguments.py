@@ -87,6 +87,16 @@ def test_settings_that_cannot_be_meant_are_refused(setting: str, words: Sequence
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("command", "fix"),
+    [("prepare", "output=x"), ("judge", "output=x"), ("evaluate", "to the directory of run=DIR")],
+)
+def test_a_command_without_a_run_directory_refuses_one(command: str, fix: str) -> None:
+    with pytest.raises(ConfigError, match=fix):
+        check_settings(["hydra.run.dir=x"], command)
+    assert check_settings(["hydra.run.dir=x"], "train") == ["hydra.run.dir=x"]
+
+
 def test_a_quoted_none_is_a_text() -> None:
     assert check_settings(["data.system_prompt='None'"], "train") == ["data.system_prompt='None'"]
 

@@ -78,10 +78,12 @@ def test_cached_baselines_are_used_only_for_equal_computations(
         )
         for n in range(4)
     ]
-    bench = assess.TestBench(test_rows, encoder, EvaluationConfig(), Task.text, None, 2048)
+    test_set = assess.TestSet(test_rows, encoder, EvaluationConfig(), Task.text, None, 2048)
 
     def key(**more: Any) -> str:
-        return bench.cache_key("base", bench.zero_shot(), SimpleNamespace(**(attributes | more)))
+        return test_set.cache_key(
+            "base", test_set.zero_shot(), SimpleNamespace(**(attributes | more))
+        )
 
     attributes: dict[str, Any] = {
         "dtype": torch.bfloat16,
@@ -96,12 +98,12 @@ def test_cached_baselines_are_used_only_for_equal_computations(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"card {device.index}")
     on_gpu = [key(device=torch.device("cuda", number)) for number in (0, 1)]
     assert len({first, *on_gpu}) == 3
-    bench.config = EvaluationConfig(batch_size=2)
+    test_set.config = EvaluationConfig(batch_size=2)
     halved = key()
     assert halved != first
-    bench.config = EvaluationConfig(batch_size=50, batch_tokens=1)
+    test_set.config = EvaluationConfig(batch_size=50, batch_tokens=1)
     assert key() not in (first, halved)
-    bench.config = EvaluationConfig(batch_size=1)
+    test_set.config = EvaluationConfig(batch_size=1)
     one_by_one = key()
-    bench.config = EvaluationConfig(batch_size=50, batch_tokens=1)
+    test_set.config = EvaluationConfig(batch_size=50, batch_tokens=1)
     assert key() == one_by_one  # the batches are the same

@@ -59,7 +59,7 @@ def test_exposure_is_the_rank_among_the_candidates(
         canaries.make_canaries(1, 0, None),
         canaries.make_canaries(1, 0, None, trained=False),
     )
-    records = canaries.probe(None, encoder, rows, control, 0, pad=0, pool=None)
+    records = canaries.measure(None, encoder, rows, control, 0, pad=0, pool=None)
     assert [(r["trained"], r["rank"]) for r in records] == [(True, 1), (False, 127)]
     assert [r["exposure"] for r in records] == [7.0, pytest.approx(math.log2(128 / 127))]
 

@@ -14,7 +14,7 @@ from hydratune.adapters.methods.prefix_tuning import PrefixTuning
 from hydratune.adapters.methods.prompt_tuning import PromptTuning
 from hydratune.cache import cache_folder
 from hydratune.evaluation.corpus import (
-    Passage,
+    ScoredSpan,
     TextScore,
     opening_token,
     score_texts,
@@ -32,11 +32,11 @@ TEXTS = [
 ]
 
 
-def by_hand(model: Any, passage: Passage) -> list[float]:
+def by_hand(model: Any, span: ScoredSpan) -> list[float]:
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([passage.inputs])).logits[0, -len(passage.target) :]
+        logits = model(input_ids=torch.tensor([span.inputs])).logits[0, -len(span.target) :]
     return [
-        float(row.log_softmax(-1)[token]) for row, token in zip(logits, passage.target, strict=True)
+        float(row.log_softmax(-1)[token]) for row, token in zip(logits, span.target, strict=True)
     ]
 
 
@@ -46,16 +46,16 @@ def by_hand(model: Any, passage: Passage) -> list[float]:
 def test_every_token_has_the_likelihood_of_its_text_alone(
     model: Any, attention: str, batch_size: int, side: str
 ) -> None:
-    passages = [
-        Passage((1,), (5, 6, 7)),
-        Passage((1, 9, 9, 8), (3,)),
-        Passage((2, 4), tuple(range(10, 40))),
+    spans = [
+        ScoredSpan((1,), (5, 6, 7)),
+        ScoredSpan((1, 9, 9, 8), (3,)),
+        ScoredSpan((2, 4), tuple(range(10, 40))),
     ]
     model.set_attn_implementation("eager")
-    expected = [by_hand(model, passage) for passage in passages]
+    expected = [by_hand(model, span) for span in spans]
     model.set_attn_implementation(attention)
     likelihoods = token_log_likelihoods(
-        model, passages, pad=0, batch_size=batch_size, padding_side=side, quiet=True
+        model, spans, pad=0, batch_size=batch_size, padding_side=side, quiet=True
     )
     assert [values.tolist() for values in likelihoods] == [
         pytest.approx(values, rel=1e-5) for values in expected
@@ -71,9 +71,9 @@ def test_likelihoods_are_those_of_the_adapted_model(model: Any, adapter: Any) ->
     for name, parameter in tuned.named_parameters():
         if parameter.requires_grad and "lora_A" not in name:
             torch.nn.init.normal_(parameter, std=0.5)
-    passages = [Passage((1,), (5, 6, 7)), Passage((1, 9), (3, 8, 8, 8, 2))]
-    expected = [by_hand(tuned.eval(), passage) for passage in passages]
-    likelihoods = token_log_likelihoods(tuned, passages, pad=0, quiet=True)
+    spans = [ScoredSpan((1,), (5, 6, 7)), ScoredSpan((1, 9), (3, 8, 8, 8, 2))]
+    expected = [by_hand(tuned.eval(), span) for span in spans]
+    likelihoods = token_log_likelihoods(tuned, spans, pad=0, quiet=True)
     assert [values.tolist() for values in likelihoods] == [
         pytest.approx(values, rel=1e-4) for values in expected
     ]
@@ -82,16 +82,16 @@ def test_likelihoods_are_those_of_the_adapted_model(model: Any, adapter: Any) ->
 @pytest.mark.parametrize(("window", "stride"), [(4, None), (4, 2), (4, 4), (100, None), (1, None)])
 def test_windows_predict_every_token_once_in_order(window: int, stride: int | None) -> None:
     tokens = list(range(10, 21))
-    passages = windows(tokens, 1, window, stride)
-    assert [token for passage in passages for token in passage.target] == tokens
-    for passage in passages:
-        assert 1 <= len(passage.inputs) <= window
-        start = [1, *tokens].index(passage.context[0])
-        assert [1, *tokens][start : start + len(passage.inputs)] == list(passage.inputs)
+    spans = windows(tokens, 1, window, stride)
+    assert [token for span in spans for token in span.target] == tokens
+    for span in spans:
+        assert 1 <= len(span.inputs) <= window
+        start = [1, *tokens].index(span.context[0])
+        assert [1, *tokens][start : start + len(span.inputs)] == list(span.inputs)
     # every window has as much context as fits, also the last
-    assert len({len(passage.inputs) for passage in passages}) == 1
+    assert len({len(span.inputs) for span in spans}) == 1
     if stride == 2:
-        assert [len(passage.target) for passage in passages] == [4, 2, 2, 2, 1]
+        assert [len(span.target) for span in spans] == [4, 2, 2, 2, 1]
 
 
 def test_score_of_a_text_is_that_of_its_tokens(model: Any, tiny: tuple[Any, Any, Any]) -> None:

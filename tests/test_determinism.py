@@ -26,7 +26,7 @@ def test_a_nondeterministic_operation_in_training_is_reported_once_and_training_
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     expected, expected_gradients = Objective(model, micro_tokens=1000, workers=1).gradients(rows())
-    real = packing.pack
+    real = packing.pack_rows
 
     def strict(*args: Any, **options: Any) -> Any:
         if (
@@ -39,7 +39,7 @@ def test_a_nondeterministic_operation_in_training_is_reported_once_and_training_
             )
         return real(*args, **options)
 
-    monkeypatch.setattr("hydratune.training.pack_loss.pack", strict)
+    monkeypatch.setattr("hydratune.training.micro_pack_loss.pack_rows", strict)
     compute.be_deterministic()
     objective = Objective(model, micro_tokens=1000, workers=1)
     objective.peak_of_a_step(64)  # as in a run, which plans its memory first
@@ -60,7 +60,7 @@ def nlls_without_shared_prefix(model: Any) -> list[float]:
 
 
 def passage_likelihoods(model: Any) -> list[list[float]]:
-    both = [corpus.Passage((1, 2), (3, 4)), corpus.Passage((1,), (5,))]
+    both = [corpus.ScoredSpan((1, 2), (3, 4)), corpus.ScoredSpan((1,), (5,))]
     return [
         values.tolist() for values in corpus.token_log_likelihoods(model, both, pad=0, quiet=True)
     ]

@@ -9,7 +9,7 @@ import pytest
 
 from data_findings import findings_of, row
 from hydratune.data.quality.duplicates import find_near_pairs, grams, jaccard
-from hydratune.data.quality.equality import exact
+from hydratune.data.quality.equality import exact_form
 from hydratune.data.rows import Message, Row
 from hydratune.settings.data import CleaningConfig
 
@@ -178,7 +178,7 @@ DIFFERENT_REQUESTS = [
 def test_requests_that_differ_in_a_symbol_are_no_conflict(
     tmp_path: Path, first: str, second: str
 ) -> None:
-    assert exact(first) != exact(second)
+    assert exact_form(first) != exact_form(second)
     labels = [row(first, '{"a": 1}', id="one"), row(second, '{"a": 2}', id="other")]
     assert findings_of(tmp_path, labels)["label_conflicts"].count == 0
     several = [row(first, "It is this.", id="one"), row(second, "It is that.", id="other")]

@@ -23,7 +23,7 @@ MEASURED = ("evaluation.forgetting.measure=true", "evaluation.forgetting.answer_
 
 
 def probe(model: Any, encoder: Any, config: ForgettingConfig) -> forgetting.PanelScores:
-    return forgetting.probe(
+    return forgetting.measure(
         model, encoder, panel.load(config), config, pad=0, window=512, title="", pool=None
     )
 

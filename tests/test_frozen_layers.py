@@ -32,7 +32,10 @@ def test_frozen_layers_are_computed_once_with_equal_results(
             .base_model.layers[0]
             .self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
         )
-        assert objective.keep_bottom(examples, "base", 1e9, lambda *step: shown.append(step)) == 1
+        assert (
+            objective.store_frozen_layers(examples, "base", 1e9, lambda *step: shown.append(step))
+            == 1
+        )
         assert bool(calls) == bool(shown)
         calls.clear()
         with objective:
@@ -56,7 +59,7 @@ def test_layer_outputs_are_not_stored_if_all_layers_are_trained_or_the_disk_is_t
     model = with_lora(build("Llama"), **options)
     model.get_base_model().set_attn_implementation(NAME)
     objective = Objective(model, micro_tokens=40, workers=1)
-    assert objective.keep_bottom(rows(), "base", limit, lambda *step: None) == 0
+    assert objective.store_frozen_layers(rows(), "base", limit, lambda *step: None) == 0
     assert not list(tmp_path.rglob("*.bin"))
 
 

@@ -164,7 +164,7 @@ def test_without_a_compiler_the_message_names_the_setting(monkeypatch: pytest.Mo
         raise RuntimeError("No working C++ compiler found\nand a long story")
 
     monkeypatch.setattr(elementwise, "compiled", broken)
-    assert elementwise.pieces_for(False) is EAGER
+    assert elementwise.elementwise_for(False) is EAGER
     with pytest.raises(
         ConfigError,
         match=(
@@ -172,7 +172,7 @@ def test_without_a_compiler_the_message_names_the_setting(monkeypatch: pytest.Mo
             r" compiler"
         ),
     ):
-        elementwise.pieces_for(True)
+        elementwise.elementwise_for(True)
 
 
 @pytest.mark.slow  # compiling takes half a minute
@@ -181,14 +181,14 @@ def test_without_a_compiler_the_message_names_the_setting(monkeypatch: pytest.Mo
 def test_compiled_pieces_compute_the_same(dtype: torch.dtype) -> None:
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler here, which torch.compile needs")
-    pieces = compiled()
+    elementwise = compiled()
     linear = FrozenLinear(lambda: fixed(4, 6, seed=1).to(dtype))
     weight = (fixed(6, seed=1) + 3).to(dtype)
 
     def both(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
         leaves = [x.detach().to(dtype).requires_grad_(True) for x in inputs]
         expected = function(STANDARD, *leaves)
-        computed = function(Arithmetic(pieces), *leaves)
+        computed = function(Arithmetic(elementwise), *leaves)
         close = {} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
         torch.testing.assert_close(computed, expected, **close)
         gradients = (
@@ -198,7 +198,9 @@ def test_compiled_pieces_compute_the_same(dtype: torch.dtype) -> None:
             torch.testing.assert_close(ours, theirs, **close)
 
     for tokens in (1, 3, 40):
-        both(lambda how, x: RmsNorm.apply(x, weight, 1e-5, how.pieces), leaf(tokens, 6, seed=3))
+        both(
+            lambda how, x: RmsNorm.apply(x, weight, 1e-5, how.elementwise), leaf(tokens, 6, seed=3)
+        )
         for name in ACTIVATIONS:
             gated = partial(
                 lambda name, how, g, u, a, b: gated_down(

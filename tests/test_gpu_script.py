@@ -275,15 +275,15 @@ def test_rows_that_see_their_neighbours_fail_the_check(
     threads: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from hydratune.training import pack_loss
+    from hydratune.training import micro_pack_loss
 
-    pack = pack_loss.pack
+    pack = micro_pack_loss.pack_rows
 
     def leaking(*args: Any, **options: Any) -> Any:
         packed = pack(*args, **options)
         return replace(packed, row_lengths=(sum(packed.row_lengths),))
 
-    monkeypatch.setattr(pack_loss, "pack", leaking)
+    monkeypatch.setattr(micro_pack_loss, "pack_rows", leaking)
     code = gpu.main(["--toy", "--only", "packed step", "--out", str(tmp_path / "gpu.json")])
     parts = parts_of(tmp_path / "gpu.json")
     assert code == 1 and {

@@ -18,7 +18,7 @@ from hydratune.data.datamodule import Batch
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import varlen
 from hydratune.models.attention import NAME
-from hydratune.models.compute import sent
+from hydratune.models.compute import to_device
 from hydratune.records.run_directory import RunDirectory
 from hydratune.training import history as recording
 from hydratune.training import trainer as training_loop
@@ -78,7 +78,7 @@ def on_meta(model: Any, objective: Objective) -> None:
     at construction, is available by then.
     """
     model.to("meta")
-    objective.pack_loss.head = model.get_base_model().lm_head.weight
+    objective.micro_pack_loss.head = model.get_base_model().lm_head.weight
     objective._parameters = None
     objective.lora_weights = [p for p in model.parameters() if p.requires_grad]
 
@@ -168,10 +168,10 @@ def test_the_counter_counts_reads_from_the_device() -> None:
 
 def test_lists_are_sent_in_one_copy() -> None:
     with Counted() as counted:
-        first, second, third = sent([[1, 2, 3], [], [4]], torch.device("meta"))
+        first, second, third = to_device([[1, 2, 3], [], [4]], torch.device("meta"))
     assert [len(part) for part in (first, second, third)] == [3, 0, 1] and third.dtype == torch.long
     assert counted.blocking_copies == 0
-    assert [part.tolist() for part in sent([[1, 2, 3], [], [4]], None)] == [[1, 2, 3], [], [4]]
+    assert [part.tolist() for part in to_device([[1, 2, 3], [], [4]], None)] == [[1, 2, 3], [], [4]]
 
 
 def casts(objective: Objective, examples: list[Encoded]) -> int:

@@ -159,7 +159,7 @@ def test_mask_check_compares_every_turn_with_what_inference_sends(encoder: ChatE
     assert encoder.prompt_tokens(talk.messages[:3])[: len(first)] != first
     with pytest.raises(MaskError, match="turn 4 would be trained after other tokens") as caught:
         check_masks(encoder, [talk], [encoder.encode(talk)])
-    assert caught.value.defect is Defect.turns_melt
+    assert caught.value.defect is Defect.merged_tokens
     check_masks(encoder, [talk], [encoder.encode(talk, TrainOn.last)])
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import SMALL
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.evaluation.memorisation import chosen, halves, newcombe, probe, sentence, summary
+from hydratune.evaluation.memorisation import chosen, halves, measure, newcombe, sentence, summary
 
 
 def row(*answer: int, prompt: tuple[int, ...] = (1, 2, 3)) -> Encoded:
@@ -37,7 +37,7 @@ def test_rows_are_chosen_whatever_their_order() -> None:
 def test_a_model_that_writes_its_training_answers_is_detected(model: Any) -> None:
     """The toy model's own continuations all count as memorised; those of other rows do not."""
     prompts = [(1, 2, n) for n in range(20, 26)]
-    first = probe(
+    first = measure(
         model,
         [row(*[0] * 8, prompt=p) for p in prompts],
         [],
@@ -59,7 +59,7 @@ def test_a_model_that_writes_its_training_answers_is_detected(model: Any) -> Non
         answers.append(row(*ids[0, 3:].tolist(), prompt=prompt))
     others = [row(*range(50, 58), prompt=p) for p in prompts]
     values, intervals = summary(
-        probe(model, answers, others, 6, stop=frozenset(), pad=0, batch_size=4, pool=None), 0.95
+        measure(model, answers, others, 6, stop=frozenset(), pad=0, batch_size=4, pool=None), 0.95
     )
     assert values["memorisation/train"] == 1.0 and values["memorisation/heldout"] == 0.0
     assert intervals["memorisation/difference"][0] > 0

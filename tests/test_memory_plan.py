@@ -15,10 +15,10 @@ from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware, memory_plan
 from hydratune.models.attention import NAME
 from hydratune.models.memory_plan import MemoryPlan, training_plan
-from hydratune.training import pack_loss
+from hydratune.training import micro_pack_loss
 from hydratune.training.memory import plan_memory
 from hydratune.training.objective import Objective
-from hydratune.training.packing import pack
+from hydratune.training.packing import pack_rows
 from hydratune.training.plan import micro_packs
 from small_models import build, rows, with_lora
 from test_config import compose
@@ -163,15 +163,15 @@ def test_measuring_a_step_changes_nothing(dropout: float) -> None:
 
 
 def running_out(calls: list[int], fails: Callable[[int], bool]) -> Callable[..., Any]:
-    """Return ``pack`` that runs out of memory where ``fails(number of the call)``; ``calls`` gets
-    the rows of each call.
+    """Return ``pack_rows`` that runs out of memory where ``fails(number of the call)``; ``calls``
+    gets the rows of each call.
     """
 
     def failing(some: Any, *args: Any, **options: Any) -> Any:
         calls.append(len(some))
         if fails(len(calls)):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB")
-        return pack(some, *args, **options)
+        return pack_rows(some, *args, **options)
 
     return failing
 
@@ -193,7 +193,9 @@ def test_a_step_that_does_not_fit_is_computed_again_in_halves(
         expected, expected_gradients = objective.gradients(rows())
         later = objective.gradients(rows(3))
     calls: list[int] = []
-    monkeypatch.setattr(pack_loss, "pack", running_out(calls, lambda number: number == 2))
+    monkeypatch.setattr(
+        micro_pack_loss, "pack_rows", running_out(calls, lambda number: number == 2)
+    )
     torch.manual_seed(1)
     with Objective(model, micro_tokens=64, **options) as objective:
         loss, gradients = objective.gradients(rows())
@@ -212,7 +214,7 @@ def test_a_run_ends_if_halved_micro_packs_do_not_fit(
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     objective = Objective(model, micro_tokens=64, workers=1)
-    monkeypatch.setattr(pack_loss, "pack", running_out([], lambda number: True))
+    monkeypatch.setattr(micro_pack_loss, "pack_rows", running_out([], lambda number: True))
     with pytest.raises(torch.OutOfMemoryError):
         objective.gradients(rows())
     assert objective.micro_tokens == 32
@@ -227,7 +229,7 @@ def test_a_validation_that_does_not_fit_is_computed_again_in_halves(
     model = with_lora(build("Llama"))
     model.get_base_model().set_attn_implementation(NAME)
     expected = Objective(model, micro_tokens=32, workers=1).loss(rows())
-    monkeypatch.setattr(pack_loss, "pack", running_out([], lambda number: number == 1))
+    monkeypatch.setattr(micro_pack_loss, "pack_rows", running_out([], lambda number: number == 1))
     assert torch.equal(Objective(model, micro_tokens=64, workers=1).loss(rows()), expected)
 
 
@@ -339,7 +341,7 @@ def test_a_run_continues_after_it_ran_out_of_memory(
         "train", *options, "trainer.micro_tokens=256", f"hydra.run.dir={tmp_path}/small"
     )
     assert code == 0, text
-    monkeypatch.setattr(pack_loss, "pack", running_out([], lambda number: number == 1))
+    monkeypatch.setattr(micro_pack_loss, "pack_rows", running_out([], lambda number: number == 1))
     code, text = hydratune(
         "train", *options, "trainer.micro_tokens=512", f"hydra.run.dir={tmp_path}/run"
     )
@@ -352,7 +354,7 @@ def test_a_run_continues_after_it_ran_out_of_memory(
 def test_a_run_that_never_fits_says_what_helps(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack_loss, "pack", running_out([], lambda number: True))
+    monkeypatch.setattr(micro_pack_loss, "pack_rows", running_out([], lambda number: True))
     code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
     assert code == 1
     assert (

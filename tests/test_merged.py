@@ -11,7 +11,7 @@ from hydratune.adapters import attach
 from hydratune.adapters.methods.ia3 import Ia3Adapter
 from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.training.losses import PLAIN, LossShape
+from hydratune.training.losses import PLAIN, LossOptions
 from hydratune.training.mergeable import MergeableBatch
 from hydratune.training.merged import BaseReplica
 from hydratune.training.objective import Objective
@@ -28,7 +28,7 @@ def batches_of(
     """
     replica = BaseReplica(sharing_weights(base))
     batches, alone = [], []
-    shapes = [PLAIN, LossShape(label_smoothing=0.1), LossShape(z_loss=1e-3)]
+    variants = [PLAIN, LossOptions(label_smoothing=0.1), LossOptions(z_loss=1e-3)]
     for number, name in enumerate(names):
         pool = RecordingPool(replica)
         model = trial(base, ADAPTERS[name], number)
@@ -38,7 +38,7 @@ def batches_of(
             workers=1,
             share=False,
             pool=pool,
-            shape=shapes[number % 3],
+            loss_options=variants[number % 3],
             seed=number,
             **options,
         )
@@ -82,7 +82,7 @@ def test_no_bit_of_a_trial_depends_on_the_others(
             ARCHITECTURES, architecture, {**ARCHITECTURES[architecture], "head_dim": 16}
         )
     base = base_of(architecture)
-    replica = BaseReplica(sharing_weights(base), steadily=True)
+    replica = BaseReplica(sharing_weights(base), row_invariant=True)
     names = [
         name
         for name in ADAPTERS
@@ -136,7 +136,7 @@ def test_losses_without_gradients_are_plain_and_draw_nothing() -> None:
         pool = RecordingPool(replica)
         model = trial(base, ADAPTERS[name], seed).eval()
         objective = Objective(
-            model, micro_tokens=512, workers=1, pool=pool, shape=LossShape(0.1, 0.1)
+            model, micro_tokens=512, workers=1, pool=pool, loss_options=LossOptions(0.1, 0.1)
         )
         expected.append(objective.loss(rows(3, seed)))
         batches += pool.batches
@@ -234,7 +234,7 @@ def test_micro_packs_with_stored_states_are_not_mergeable(
     base = base_of()
     pool = RecordingPool(BaseReplica(sharing_weights(base)))
     objective = Objective(trial(base, ADAPTERS["top"], 0), micro_tokens=256, workers=1, pool=pool)
-    assert objective.keep_bottom(rows(2), "base", 1e9, lambda *_: None) == 1
+    assert objective.store_frozen_layers(rows(2), "base", 1e9, lambda *_: None) == 1
     objective.gradients(rows(2))
     assert pool.batches == [None]
 

@@ -6,9 +6,9 @@ import torch
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.attention import NAME, supports_packing
 from hydratune.training.losses import with_gradients
+from hydratune.training.micro_pack_loss import padded_loss
 from hydratune.training.objective import Objective
-from hydratune.training.pack_loss import padded_loss
-from hydratune.training.packing import pack
+from hydratune.training.packing import pack_rows
 from small_models import ARCHITECTURES, build, plain_loss, rows, with_lora
 
 
@@ -60,7 +60,7 @@ def test_model_without_the_attention_interface_is_padded_and_says_why() -> None:
     type(model)._supports_attention_backend = False
     try:
         objective = Objective(model, micro_tokens=1000, workers=1)
-        assert "attention interface" in str(objective.unpackable)
+        assert "attention interface" in str(objective.padding_reason)
         assert objective.loss(rows()).item() == pytest.approx(
             plain_loss(model, rows()).item(), rel=1e-5
         )
@@ -118,10 +118,10 @@ def test_noise_on_the_embeddings_is_bounded_and_only_for_training() -> None:
     objective.generator.manual_seed(0)
     assert objective.gradients(rows())[0].item() == noisy != plain.gradients(rows())[0].item()
     assert objective.loss(rows()).item() == plain.loss(rows()).item()
-    packed = pack(rows(2))
+    packed = pack_rows(rows(2))
     with torch.no_grad():
         difference = (
-            objective.pack_loss.noisy_embeddings(packed.input_ids, packed.row_lengths)
+            objective.micro_pack_loss.noisy_embeddings(packed.input_ids, packed.row_lengths)
             - objective.model.get_input_embeddings()(packed.input_ids)
         )[0]
     for part, length in zip(
@@ -149,7 +149,7 @@ def test_precomputed_gradients_are_scaled_in_the_backward_pass() -> None:
 
 def test_the_head_is_found_with_adapter_dropout() -> None:
     model = with_lora(build("Llama"), lora_dropout=0.5).train()
-    assert Objective(model, micro_tokens=1000, workers=1).pack_loss.head is not None
+    assert Objective(model, micro_tokens=1000, workers=1).micro_pack_loss.head is not None
     assert model.training and all(
         m.training for m in model.modules() if isinstance(m, torch.nn.Dropout)
     )

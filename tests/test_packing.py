@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.training.packing import pack
+from hydratune.training.packing import pack_rows
 from hydratune.training.plan import micro_packs
 from small_models import rows, rows_with_prefix
 
@@ -18,7 +18,7 @@ def test_micro_packs_keep_every_row_within_the_budget() -> None:
 
 
 def test_pack_positions_restart_and_last_tokens_are_only_targets() -> None:
-    packed = pack(rows(2))
+    packed = pack_rows(rows(2))
     assert packed.row_lengths == (8, 13)
     assert packed.position_ids[0].tolist() == [*range(8), *range(13)]
     assert len(packed.targets) == sum(r.supervised for r in rows(2))
@@ -26,11 +26,11 @@ def test_pack_positions_restart_and_last_tokens_are_only_targets() -> None:
 
 def test_a_prefix_stands_once_in_front_of_a_pack() -> None:
     examples = rows_with_prefix([5, 6, 7, 8])[:2]
-    packed = pack(examples, skip=4, prefix=True)
+    packed = pack_rows(examples, skip=4, prefix=True)
     assert packed.input_ids[0, :4].tolist() == [5, 6, 7, 8]
     assert packed.row_lengths == (4, 8, 13)
     assert packed.position_ids[0].tolist() == [*range(4), *range(4, 12), *range(4, 17)]
-    behind = pack(examples, skip=4)
+    behind = pack_rows(examples, skip=4)
     assert behind.row_lengths == (8, 13)
     assert torch.equal(packed.predicts, behind.predicts + 4)
     assert torch.equal(packed.targets, behind.targets)

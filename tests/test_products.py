@@ -15,20 +15,22 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_a_row_of_a_product_does_not_depend_on_the_other_rows() -> None:
     """Short inputs are padded to a size from which the library computes a row equally in any number
-    of rows; ``is_steady`` says whether it does.
+    of rows; ``is_row_invariant`` says whether it does.
     """
     weights = [
         torch.randn(size, generator=torch.Generator().manual_seed(1))
         for size in ((64, 96), (96, 64), (64, 96))
     ]
     x = torch.randn(200, 96, generator=torch.Generator().manual_seed(2))
-    if products.is_steady(weights, torch.float32, 160):
-        every = products.steadily(products.through, (x,), weights[0])
+    if products.is_row_invariant(weights, torch.float32, 160):
+        every = products.row_invariant(products.frozen_forward, (x,), weights[0])
         for part in (slice(0, 1), slice(7, 10), slice(50, 64)):
             assert torch.equal(
-                products.steadily(products.through, (x[part],), weights[0]), every[part]
+                products.row_invariant(products.frozen_forward, (x[part],), weights[0]), every[part]
             )
-    few = products.steadily(products.add_back, (torch.ones(2, 64), x[:2]), weights[1])
+    few = products.row_invariant(
+        products.add_frozen_backward, (torch.ones(2, 64), x[:2]), weights[1]
+    )
     torch.testing.assert_close(few, x[:2] @ weights[1] + 1)
 
 
@@ -36,13 +38,15 @@ def test_products_that_depend_on_the_number_of_rows_are_not_steady(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     weights = [torch.eye(32)]
-    monkeypatch.setattr(products, "through", lambda x, w, b=None: F.linear(x, w, b))
-    assert products.is_steady(weights, torch.float32, 160)
+    monkeypatch.setattr(products, "frozen_forward", lambda x, w, b=None: F.linear(x, w, b))
+    assert products.is_row_invariant(weights, torch.float32, 160)
     monkeypatch.setattr(
-        products, "through", lambda x, w, b=None: F.linear(x, w, b) * (1 + 1e-6 * (len(x) > 20))
+        products,
+        "frozen_forward",
+        lambda x, w, b=None: F.linear(x, w, b) * (1 + 1e-6 * (len(x) > 20)),
     )
-    assert not products.is_steady(weights, torch.float32, 160)
-    assert not products.is_steady([torch.ones(48, 32)], torch.float32, 160)
+    assert not products.is_row_invariant(weights, torch.float32, 160)
+    assert not products.is_row_invariant([torch.ones(48, 32)], torch.float32, 160)
 
 
 def test_kernels_for_few_rows_are_avoided_by_padding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,12 +59,12 @@ def test_kernels_for_few_rows_are_avoided_by_padding(monkeypatch: pytest.MonkeyP
         row_counts.append(len(x))
         return F.linear(x, weight, bias) * (1 + 1e-6 * (len(x) < 4))
 
-    monkeypatch.setattr(products, "through", product)
-    assert products.is_steady([torch.eye(32)], torch.float32, 160)
-    assert min(row_counts) == products.LEAST and products.steadily(
+    monkeypatch.setattr(products, "frozen_forward", product)
+    assert products.is_row_invariant([torch.eye(32)], torch.float32, 160)
+    assert min(row_counts) == products.LEAST and products.row_invariant(
         product, (torch.ones(3, 32),), torch.eye(32)
     ).equal(torch.ones(3, 32))
-    few = products.steadily(product, (torch.ones(3, 32),), torch.eye(32), fast=True)
+    few = products.row_invariant(product, (torch.ones(3, 32),), torch.eye(32), fast=True)
     assert few.shape == (3, 32)
     assert row_counts[-1] == 3
 
@@ -78,19 +82,21 @@ def test_products(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         "_linear_pointwise",
         lambda *args: onednn_calls.append(args) or x @ weight.t() + bias,
     )
-    products.times_transposed(x, weight, bias)
+    products.matmul_transposed(x, weight, bias)
     assert not onednn_calls  # sums of training are exact
-    products.times_transposed(x, weight, bias, fast=True)
+    products.matmul_transposed(x, weight, bias, fast=True)
     assert bool(onednn_calls) is onednn
     monkeypatch.undo()
     monkeypatch.setattr(products, "ONEDNN", onednn)
     torch.testing.assert_close(
-        products.times_transposed(x, weight, bias, fast=True), x @ weight.t() + bias
+        products.matmul_transposed(x, weight, bias, fast=True), x @ weight.t() + bias
     )
-    torch.testing.assert_close(products.times(dy, weight), dy @ weight)
-    torch.testing.assert_close(products.through(x, weight, bias), x @ weight.t() + bias)
-    torch.testing.assert_close(products.back(dy, weight), dy @ weight)
-    torch.testing.assert_close(products.add_back(total.clone(), dy, weight), total + dy @ weight)
+    torch.testing.assert_close(products.matmul(dy, weight), dy @ weight)
+    torch.testing.assert_close(products.frozen_forward(x, weight, bias), x @ weight.t() + bias)
+    torch.testing.assert_close(products.frozen_backward(dy, weight), dy @ weight)
+    torch.testing.assert_close(
+        products.add_frozen_backward(total.clone(), dy, weight), total + dy @ weight
+    )
 
 
 @pytest.fixture
@@ -105,8 +111,8 @@ def test_laid_out_weights_give_the_same_bits(
     torch.manual_seed(4)
     plain = torch.nn.Linear(96, 64).requires_grad_(False)
     laid_out = copy.deepcopy(plain)
-    assert products.lay_out(laid_out, 1e9) == 2 * 4 * 96 * 64
-    assert products.lay_out(laid_out, 1e9) == 0  # they are laid out already
+    assert products.reorder_weights(laid_out, 1e9) == 2 * 4 * 96 * 64
+    assert products.reorder_weights(laid_out, 1e9) == 0  # they are laid out already
     generator = torch.Generator().manual_seed(5)
     inner, outer = (torch.randn(70, width, generator=generator) for width in (96, 64))
     is_laid_out: list[bool] = []
@@ -121,17 +127,17 @@ def test_laid_out_weights_give_the_same_bits(
     for rows in (1, 2, 8, 33, 70):
         x, dy, total = inner[:rows], outer[:rows], inner[:rows].clone()
         for product, inputs, rest in (
-            (products.through, (x,), ()),
-            (products.through, (x,), (plain.bias,)),
-            (products.back, (dy,), ()),
-            (products.add_back, (total, dy), ()),
+            (products.frozen_forward, (x,), ()),
+            (products.frozen_forward, (x,), (plain.bias,)),
+            (products.frozen_backward, (dy,), ()),
+            (products.add_frozen_backward, (total, dy), ()),
         ):
             expected, computed = (
                 product(*(part.clone() for part in inputs), m.weight, *rest)
                 for m in (plain, laid_out)
             )
             assert torch.equal(computed, expected) or (
-                rows == 1 and product is not products.through
+                rows == 1 and product is not products.frozen_forward
             ), (rows, product)
             assert torch.allclose(computed, expected, atol=1e-5)
     assert sum(is_laid_out) == 2 * 4 + 5  # one row going forward uses the plain layout
@@ -139,26 +145,28 @@ def test_laid_out_weights_give_the_same_bits(
 
 def test_changed_weights_do_not_use_their_old_layout(with_onednn: None) -> None:
     layer = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
-    products.lay_out(layer, 1e9)
+    products.reorder_weights(layer, 1e9)
     x = torch.randn(9, 64)
-    before = products.through(x, layer.weight)
+    before = products.frozen_forward(x, layer.weight)
     layer.weight.data = 2 * layer.weight.data
-    torch.testing.assert_close(products.through(x, layer.weight), 2 * before)
-    torch.testing.assert_close(products.back(x[:, :32], layer.weight), x[:, :32] @ layer.weight)
+    torch.testing.assert_close(products.frozen_forward(x, layer.weight), 2 * before)
+    torch.testing.assert_close(
+        products.frozen_backward(x[:, :32], layer.weight), x[:, :32] @ layer.weight
+    )
 
 
 def test_weights_are_laid_out_within_a_limit(
     with_onednn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, half = torch.nn.Linear(64, 32), torch.nn.Linear(64, 32).bfloat16()
-    assert products.lay_out(half, 1e9) == 0  # oneDNN computes fp32 here
-    assert products.lay_out(layer, 2 * 4 * 64 * 32 - 1) == 0 and not hasattr(
+    assert products.reorder_weights(half, 1e9) == 0  # oneDNN computes fp32 here
+    assert products.reorder_weights(layer, 2 * 4 * 64 * 32 - 1) == 0 and not hasattr(
         layer.weight, "hydratune_layouts"
     )
     with monkeypatch.context() as patch:
         patch.setattr(products, "ONEDNN", False)
-        assert products.lay_out(layer, 1e9) == 0
-    assert products.lay_out(layer, 2 * 4 * 64 * 32) == 2 * 4 * 64 * 32
+        assert products.reorder_weights(layer, 1e9) == 0
+    assert products.reorder_weights(layer, 2 * 4 * 64 * 32) == 2 * 4 * 64 * 32
 
 
 def test_weights_are_not_laid_out_where_that_changes_the_last_digits(
@@ -172,15 +180,17 @@ def test_weights_are_not_laid_out_where_that_changes_the_last_digits(
             onednn_product(x, weight, bias) * (1 + 1e-6 * weight.is_mkldnn)
         ),
     )
-    assert products.lay_out(layer, 1e9) == 0 and not hasattr(layer.weight, "hydratune_layouts")
+    assert products.reorder_weights(layer, 1e9) == 0 and not hasattr(
+        layer.weight, "hydratune_layouts"
+    )
 
 
 def test_answers_and_training_share_laid_out_weights(with_onednn: None) -> None:
     layer = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
-    products.lay_out(layer, 1e9)
+    products.reorder_weights(layer, 1e9)
     x = torch.randn(9, 64, requires_grad=True)
     with torch.inference_mode():
-        answered = products.through(x, layer.weight)
+        answered = products.frozen_forward(x, layer.weight)
     (trained,) = apply_lora(x, [FrozenLinear(lambda: layer.weight)])
     trained.sum().backward()
     torch.testing.assert_close(trained.detach(), answered)

@@ -8,7 +8,7 @@ import pytest
 from hydratune.errors import RunError
 from hydratune.records.environment import Environment
 from hydratune.records.metrics import RunMetrics
-from hydratune.records.run_directory import STAYS, RunDirectory, RunFile
+from hydratune.records.run_directory import KEPT_FILES, RunDirectory, RunFile
 from hydratune.records.status import Halved, Outcome, Rung, State, Status
 
 
@@ -183,18 +183,18 @@ def test_every_file_of_a_run_moves_to_previous_when_it_starts_anew(record: RunDi
     record.clear()
     moved = {path.name for path in (record.path / "previous").iterdir()}
     for name in RunFile:
-        assert record.file(name).exists() == (name in STAYS), name
-        assert (name in moved) == (name not in STAYS), name
+        assert record.file(name).exists() == (name in KEPT_FILES), name
+        assert (name in moved) == (name not in KEPT_FILES), name
     assert "predictions_base.jsonl" in moved and not record.predictions_file("base").exists()
     # the status is changed in place, the log is appended to, .hydra is written again, and the lock
     # is held by the process that clears the directory
-    assert set(STAYS) == {RunFile.status, RunFile.log, RunFile.hydra, RunFile.lock}
+    assert set(KEPT_FILES) == {RunFile.status, RunFile.log, RunFile.hydra, RunFile.lock}
 
 
 def test_a_run_that_is_resumed_keeps_its_checkpoints_and_sample(record: RunDirectory) -> None:
     write_every_file(record)
     record.clear(keep_checkpoints=True)
-    kept = {*STAYS, RunFile.checkpoints, RunFile.sample}
+    kept = {*KEPT_FILES, RunFile.checkpoints, RunFile.sample}
     assert {name for name in RunFile if record.file(name).exists()} == kept
 
 

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from conftest import SMALL
-from hydratune.experiment.frame import recorded
+from hydratune.experiment.lifecycle import recorded
 from hydratune.records.files import write_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.training.history import History
@@ -151,7 +151,7 @@ def test_ctrl_c_while_the_report_is_written_leaves_a_finished_run(
     def interrupted(record: RunDirectory) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hydratune.experiment.frame.write_page", interrupted)
+    monkeypatch.setattr("hydratune.experiment.lifecycle.write_page", interrupted)
     record = RunDirectory(tmp_path)
     record.start()
     with pytest.raises(KeyboardInterrupt), recorded(compose(), record):

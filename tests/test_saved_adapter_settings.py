@@ -41,7 +41,7 @@ def adopted(start: Path, *overrides: str) -> PeftAdapter:
     """The settings of the adapter with which a run begins."""
     config = compose(f"model.adapter={start}", *overrides)
     assert isinstance(config, TrainConfig)
-    folder.adopt(config, overrides)
+    folder.use_saved_settings(config, overrides)
     assert isinstance(config.adapter, PeftAdapter)
     return config.adapter
 

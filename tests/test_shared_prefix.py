@@ -12,7 +12,7 @@ from hydratune.models.attention import NAME
 from hydratune.training import plan
 from hydratune.training.losses import HeadLoss
 from hydratune.training.objective import Objective
-from hydratune.training.packing import pack
+from hydratune.training.packing import pack_rows
 from small_models import ARCHITECTURES, build, rows, rows_with_prefix, with_lora
 
 
@@ -98,9 +98,9 @@ def test_an_error_in_one_micro_pack_ends_all_of_them(
     def failing(*args: Any, **options: Any) -> Any:
         if next(calls) == number:
             raise ArithmeticError("no more")
-        return pack(*args, **options)
+        return pack_rows(*args, **options)
 
-    monkeypatch.setattr("hydratune.training.pack_loss.pack", failing)
+    monkeypatch.setattr("hydratune.training.micro_pack_loss.pack_rows", failing)
     with (
         Objective(model, micro_tokens=16, workers=workers) as objective,
         pytest.raises(ArithmeticError, match="no more"),

@@ -7,12 +7,12 @@ import pytest
 from scipy.stats import t
 
 from hydratune.evaluation.measures import comparison, difference, mean, rate
+from hydratune.evaluation.power import least_difference
 from hydratune.evaluation.statistics import (
     Difference,
     corrected,
     half_width,
     holm,
-    least_difference,
     mcnemar,
     p_from_parts,
     paired,

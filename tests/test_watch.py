@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from hydratune.console import progress
-from hydratune.errors import HydratuneError, Leaving
+from hydratune.errors import HydratuneError, RunInterrupted
 from hydratune.experiment.context import RunContext
 from hydratune.records.files import write_text
 from hydratune.records.run_directory import RunDirectory
@@ -236,7 +236,7 @@ def test_a_job_that_was_given_up_does_not_continue(tmp_path: Path) -> None:
         heartbeat.task_begins,
         lambda: heartbeat.listener(lambda stage: None)(None),
     ):  # type: ignore[arg-type]
-        with pytest.raises(Leaving):
+        with pytest.raises(RunInterrupted):
             sign()
     heartbeat.record.end(State.finished)
     assert status(tmp_path)["state"] == "running"

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.errors import Leaving
+from hydratune.errors import RunInterrupted
 from hydratune.sweeps.worker_pool import PoolTask, WorkerPool
 from hydratune.training.elementwise import EAGER
 from hydratune.training.losses import PLAIN
@@ -177,7 +177,7 @@ def test_after_a_failed_pass_each_micro_pack_is_computed_alone_and_only_the_faul
 
 def test_a_job_that_leaves_is_not_computed_and_time_is_divided_by_tokens() -> None:
     def leave() -> None:
-        raise Leaving
+        raise RunInterrupted
 
     spent: dict[int, float] = {}
     done: list[Any] = []
@@ -188,6 +188,6 @@ def test_a_job_that_leaves_is_not_computed_and_time_is_divided_by_tokens() -> No
         cancelled.future.cancel()
         start.set()
         assert [t.future.result(10)[0] for t in tasks] == ["merged", "merged"]
-        assert isinstance(leaving.future.exception(10), Leaving)
+        assert isinstance(leaving.future.exception(10), RunInterrupted)
     assert pool.merged == 2 and not done
     assert spent[15] == pytest.approx(3 * spent[5])

@@ -2,7 +2,7 @@
 
 HydratuneError            exit 1: the work failed
 ├── SweepError            some jobs of a sweep failed; the others are kept
-├── UnpackedError         a job cannot share a pack; it is run again, alone in its process
+├── CannotSharePackError  a job cannot share a pack; it is run again, alone in its process
 ├── RunError              a run directory cannot be used as asked
 ├── DivergedError         training was stopped: a loss or gradient that is not finite, or too large
 └── InputError            exit 2: what the user gave is wrong; no compute was spent
@@ -26,7 +26,7 @@ class HydratuneError(CompactHydraException):
     exit_code = 1
 
 
-class Leaving(Exception):
+class RunInterrupted(Exception):
     """Ends a run in a thread of a pack, as ``KeyboardInterrupt`` does in the main thread.
 
     Its trained weights are saved.
@@ -41,7 +41,7 @@ class SweepError(HydratuneError):
     """Some jobs of a sweep failed."""
 
 
-class UnpackedError(HydratuneError):
+class CannotSharePackError(HydratuneError):
     """A job cannot share a process with others, which only its loaded model shows."""
 
 

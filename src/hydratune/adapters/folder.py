@@ -166,7 +166,7 @@ def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
     raise ConfigError([Problem(KEY, saved.path, why, fix)])
 
 
-def adopt(config: TrainConfig, overrides: Sequence[str]) -> None:
+def use_saved_settings(config: TrainConfig, overrides: Sequence[str]) -> None:
     """Replace the settings of the adapter by those of ``model.adapter``, where that is given.
 
     Raises ``ConfigError`` if ``overrides``, as they are typed, ask for another adapter.

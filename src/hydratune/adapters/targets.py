@@ -50,11 +50,11 @@ def glob_like(
     key: str,
     patterns: Iterable[str],
     names: Iterable[str],
-    takes: Callable[[str, str], bool] = matches,
+    is_match: Callable[[str, str], bool] = matches,
 ) -> Iterator[Problem]:
     """Yield a problem for each expression such as ``layers.1.*``, which matches layer 10 as well.
 
-    ``takes``: whether a name matches a pattern.
+    ``is_match``: whether a name matches a pattern.
     """
     names = list(names)
     for pattern in patterns:
@@ -64,7 +64,7 @@ def glob_like(
         literal = re.sub(r"(?<!\\)\.(?![*+?])", "[.]", pattern).replace(
             f"{end[1]}.*", f"{end[1]}[.].*"
         )
-        more = [name for name in names if takes(name, pattern) and not takes(name, literal)]
+        more = [name for name in names if is_match(name, pattern) and not is_match(name, literal)]
         if more:
             wide = literal.replace(f"{end[1]}[.].*", f"{end[1]}[0-9]*[.].*")
             why = (

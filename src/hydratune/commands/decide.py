@@ -44,13 +44,13 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     guide = make_guide(job, config)
     systems = Systems(job, output)
     section("base model")
-    systems.ask_base(prompts, guide)
+    systems.generate_base(prompts, guide)
     if record is not None:
         section("fine-tuned model")
-        systems.ask_tuned(record, prompts["base"], knowledge.found, guide)
+        systems.generate_tuned(record, prompts["base"], knowledge.retrieved, guide)
     result = decide_systems(systems, config, settings, record)
     evaluation = settings.evaluation
-    write_json(output / "decision.json", decision_content(result, config, evaluation, job.bench))
+    write_json(output / "decision.json", decision_content(result, config, evaluation, job.test_set))
     page = render(
         name,
         result.metric,

@@ -19,7 +19,7 @@ from hydratune.evaluation.reproduction import (
 from hydratune.evaluation.result_rows import without_leaks
 from hydratune.experiment.constrained import evaluate_constrained
 from hydratune.experiment.finished_run import FinishedRun, load_model, open_run
-from hydratune.experiment.frame import write_page
+from hydratune.experiment.lifecycle import write_page
 from hydratune.experiment.other_texts import evaluate_other_texts
 from hydratune.records.files import write_json, write_jsonl
 from hydratune.records.predictions import Prediction, read_predictions
@@ -86,7 +86,7 @@ def _predictions(finished: FinishedRun, config: EvaluateConfig, task: Task) -> l
     if config.source is EvaluationSource.adapter:
         job, model = load_model(finished, config)
         pad = job.tokenizer.pad_token_id
-        return job.bench.ask(model, job.bench.zero_shot(), title="fine-tuned", pad=pad)
+        return job.test_set.generate(model, job.test_set.zero_shot(), title="fine-tuned", pad=pad)
     file = finished.record.predictions_file()
     stored = read_predictions(file)
     for number, row in enumerate(stored, 1):

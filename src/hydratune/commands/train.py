@@ -1,8 +1,8 @@
 """hydratune train: measure the base model, fine-tune it, measure it again, write everything down.
 
 What happens, in the order in which to read it: ``composition.run_command`` composes the settings,
-``experiment.frame.execute`` checks them and keeps the run's status, ``run`` below is the command,
-``experiment.run.run_experiment`` the run itself.
+``experiment.lifecycle.execute`` checks them and keeps the run's status, ``run`` below is the
+command, ``experiment.run.run_experiment`` the run itself.
 """
 
 from hydratune.experiment.run import preview, run_experiment

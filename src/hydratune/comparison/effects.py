@@ -33,7 +33,7 @@ ScoredRun = tuple[Run, float]
 
 
 @dataclass(frozen=True)
-class Level:
+class SettingValue:
     """The runs with one value of a setting."""
 
     value: object  # "a to b" where there are too many values to list each
@@ -54,7 +54,7 @@ class Effect:
     """What one setting did."""
 
     key: str
-    levels: tuple[Level, ...]  # in order; empty for a text with too many values
+    levels: tuple[SettingValue, ...]  # in order; empty for a text with too many values
     correlation: float | None  # Spearman's, of a number with the metric; seeds count as one point
     correlation_p: float | None
     # the share of the variance of a forest that this setting explains by itself (fANOVA);
@@ -91,7 +91,7 @@ def find_effects(ranked: Sequence[Entry], by: Criterion, confidence: float = 0.9
     return sorted(effects, key=lambda effect: (effect.is_noise, -(effect.importance or 0.0)))
 
 
-def _levels(scored: Sequence[ScoredRun], key: str, confidence: float) -> tuple[Level, ...]:
+def _levels(scored: Sequence[ScoredRun], key: str, confidence: float) -> tuple[SettingValue, ...]:
     """Group scores by the values of a setting, or by ranges of them where there are many."""
     scores: dict[str, list[float]] = {}
     values: dict[str, object] = {}
@@ -118,8 +118,8 @@ def _levels(scored: Sequence[ScoredRun], key: str, confidence: float) -> tuple[L
     return tuple(levels)
 
 
-def _level(value: object, scores: Sequence[float], confidence: float) -> Level:
-    return Level(value, tuple(scores), _interval_of_mean(scores, confidence))
+def _level(value: object, scores: Sequence[float], confidence: float) -> SettingValue:
+    return SettingValue(value, tuple(scores), _interval_of_mean(scores, confidence))
 
 
 def _rank_correlation(

@@ -21,7 +21,7 @@ TABLES = ("csv", "parquet", "markdown", "latex")
 KINDS = (*TABLES, *FORMATS)
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-Record = dict[str, object]  # column -> value
+ExportRow = dict[str, object]  # column -> value
 
 
 def parse_kinds(text: str) -> list[str]:
@@ -57,7 +57,7 @@ def _write_text(file: Path, text: str) -> Path:
 
 
 # ------------------------------------------------------------------------------------ one row a run
-def records(compared: Comparison) -> list[Record]:
+def records(compared: Comparison) -> list[ExportRow]:
     """Return one record for each run: every setting that varies and every number."""
     runs = [run for entry in compared.ranked for run in entry.runs]
     keys = varying_settings(runs)
@@ -73,9 +73,9 @@ def records(compared: Comparison) -> list[Record]:
 
 def _record(
     compared: Comparison, position: int, run: Run, keys: Sequence[str], metrics: Sequence[str]
-) -> Record:
+) -> ExportRow:
     is_ranked = score_of(run, compared.by) is not None and not compared.why_not_ranked
-    record: Record = {
+    record: ExportRow = {
         "place": position + 1 if is_ranked else None,
         "run": str(run.path),
         "state": describe_state(run),
@@ -90,7 +90,7 @@ def _record(
     return record
 
 
-def _test_columns(name: str, test: PairedTest) -> Record:
+def _test_columns(name: str, test: PairedTest) -> ExportRow:
     low, high = test.interval or (None, None)
     return {
         name: test.value,

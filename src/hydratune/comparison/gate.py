@@ -34,7 +34,7 @@ _FORM = (
 
 
 @dataclass(frozen=True)
-class Limit:
+class MetricLimit:
     """Fails a candidate whose difference to the baseline is below (or above) a number."""
 
     metric: str
@@ -59,17 +59,17 @@ class CheckedMetric:
     failed: bool
 
 
-def parse_limits(text: str) -> list[Limit]:
+def parse_limits(text: str) -> list[MetricLimit]:
     """Return the limits of ``fail_if``. Raises ``InputError``."""
     return [_parse_limit(part) for part in text.split(",")]
 
 
-def _parse_limit(text: str) -> Limit:
+def _parse_limit(text: str) -> MetricLimit:
     match = _LIMIT.fullmatch(text)
     if match is None:
         raise InputError(f"fail_if: {text.strip()!r} is not understood; {_FORM}")
     number = float(match["number"]) / (100 if match["percent"] else 1)
-    limit = Limit(match["metric"], match["sign"] == "<", number, bool(match["percent"]))
+    limit = MetricLimit(match["metric"], match["sign"] == "<", number, bool(match["percent"]))
     if (limit.below and number > 0) or (not limit.below and number < 0):
         why = "would fail a candidate that is equal to the baseline"
         raise InputError(f"fail_if: {text.strip()!r} {why}; {_FORM}")
@@ -203,7 +203,7 @@ def _pair_rows(baseline: Run, candidate: Run) -> tuple[ScoredRows, ScoredRows]:
 
 
 def _check_limit(
-    limit: Limit, baseline: Run, candidate: Run, *, certain: bool, confidence: float
+    limit: MetricLimit, baseline: Run, candidate: Run, *, certain: bool, confidence: float
 ) -> CheckedMetric:
     """Check one metric against its limit."""
     before = _value(baseline, limit.metric)

@@ -13,8 +13,8 @@ import numpy as np
 
 from hydratune.evaluation.measures import Measure, discordant, is_exact
 from hydratune.evaluation.statistics import (
-    Part,
     UncorrectedDifference,
+    VarianceComponent,
     bootstrap_part,
     count_differing,
     from_samples,
@@ -136,8 +136,8 @@ def compare_means(
 
 
 def variance_bounds(
-    rows: Part, noise: SeedNoise, share: float, value: float, odds: float | None
-) -> tuple[tuple[Part, ...], ...]:
+    rows: VarianceComponent, noise: SeedNoise, share: float, value: float, odds: float | None
+) -> tuple[tuple[VarianceComponent, ...], ...]:
     """Return (the rows alone, R and T) of ``compare_means``.
 
     ``share`` is 1/n + 1/k, ``odds`` the difference of the mean log odds. Shares of right rows crowd
@@ -149,5 +149,5 @@ def variance_bounds(
     seed_variance = noise.variance
     if noise.logits is not None and odds:
         seed_variance = max(seed_variance, noise.logits * (value / odds) ** 2)
-    seeds: Part = share * seed_variance, float(noise.freedom)
+    seeds: VarianceComponent = share * seed_variance, float(noise.freedom)
     return (rows,), ((rows_variance, rows[1]), seeds)

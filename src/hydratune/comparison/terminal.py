@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from hydratune.comparison.comparison import Comparison
-from hydratune.comparison.effects import Effect, Level
+from hydratune.comparison.effects import Effect, SettingValue
 from hydratune.comparison.entries import Entry, score_of
 from hydratune.comparison.formatting import (
     format_list,
@@ -343,7 +343,7 @@ def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:
     return table
 
 
-def _level_line(key: str, level: Level, compared: Comparison) -> str:
+def _level_line(key: str, level: SettingValue, compared: Comparison) -> str:
     interval = ""
     if level.interval:
         interval = f" \\[{level.interval[0]:.4g}, {level.interval[1]:.4g}]"

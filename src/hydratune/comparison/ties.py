@@ -26,8 +26,8 @@ from hydratune.evaluation.measures import Measure, groups_of
 from hydratune.evaluation.statistics import (
     Difference,
     Interval,
-    Part,
     UncorrectedDifference,
+    VarianceComponent,
     corrected,
     pooled_variance,
 )
@@ -228,7 +228,7 @@ def _compare_seeds(ranked: Sequence[Entry]) -> dict[int, UncorrectedDifference]:
     best = scores.pop(0)
     for position, own in scores.items():
         variance, freedom = pooled_variance([best, own]) or spread_of_all
-        part: Part = variance * (1 / len(best) + 1 / len(own)), float(freedom)
+        part: VarianceComponent = variance * (1 / len(best) + 1 / len(own)), float(freedom)
         value = statistics.fmean(own) - statistics.fmean(best)
         comparisons[position] = UncorrectedDifference(value, ((part,),), _NO_BOUND, _NO_BOUND)
     return comparisons

@@ -34,6 +34,7 @@ _WITHOUT = {
     "tracking": "tracking=disabled mirrors the run nowhere; ",
     "adapter": "adapter=none trains the model itself; ",
 }
+_RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def check_settings(settings: Sequence[str], command: str) -> list[str]:
             continue
         if override.key_or_group in all_variants() and override.package is None:
             problems += _group_problems(override, setting)
+        elif override.key_or_group in _RUN_FOLDERS and command != "train":
+            problems.append(_run_folder_problem(override.key_or_group, setting, command))
         else:
             problems += _none_problems(override, setting)
         result.append(_as_text(override, setting, command))
@@ -134,6 +137,14 @@ def _group_problems(override: Override, setting: str) -> Iterator[Problem]:
     elif override.type is OverrideType.ADD:
         why = "every run has an option of this group already, and this would add a second one"
         yield Problem(f"+{group}", typed, why, f"{group}={typed}, without +")
+
+
+def _run_folder_problem(key: str, setting: str, command: str) -> Problem:
+    """Return what is wrong with a run directory for a command that makes no run."""
+    typed = setting.partition("=")[2]
+    has_output = any(field.name == "output" for field in fields(COMMANDS[command]))
+    fix = f"output={typed}" if has_output else "its results go to the directory of run=DIR"
+    return Problem(key, typed, f"hydratune {command} makes no run directory", fix)
 
 
 def _none_problems(override: Override, setting: str) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
 from hydratune.console import print_error
 from hydratune.errors import HydratuneError, InputError
-from hydratune.experiment import frame
+from hydratune.experiment import lifecycle
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.secrets import mask, refuse_secrets
 
@@ -100,7 +100,7 @@ def _compose_and_execute(command: str, argv: list[str]) -> None:
     def job(composed: DictConfig) -> None:
         sys.argv = argv
         try:
-            frame.execute(
+            lifecycle.execute(
                 composed,
                 COMMANDS[command],
                 lambda: import_module(f"hydratune.commands.{command}").run,

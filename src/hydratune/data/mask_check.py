@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.data.encoding.encoder import ChatEncoder
-from hydratune.data.encoding.errors import Defect, MaskError, turns_melt_error
+from hydratune.data.encoding.errors import Defect, MaskError, merged_tokens_error
 from hydratune.data.encoding.tokenizing import ROWS_PER_CALL
 from hydratune.data.rows import Message, Row
 
@@ -129,7 +129,7 @@ def _wrong_start(encoder: ChatEncoder, row: Row, example: Encoded) -> MaskError:
         context = example.ids[:start]
         turn = turn_of_text.get(encoder.decode(context))
         if turn is not None and prompts[turn] != context:
-            return turns_melt_error(where, turn)
+            return merged_tokens_error(where, turn)
         if turn is not None:
             if any(start < len(prompt) < end for prompt in prompts.values()):
                 return _others_trained(encoder, example.ids[start:end], where)

@@ -95,23 +95,23 @@ def share(part: float, whole: float) -> str:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DataVerdict:
     """Whether training may begin."""
 
     state: str  # error, warn or fit
     sentence: str
 
 
-def verdict(checks: Mapping[str, CheckReport]) -> Verdict:
+def verdict(checks: Mapping[str, CheckReport]) -> DataVerdict:
     """Return one sentence for all checks."""
     errors = [f"{c['title']} ({c['count']:,})" for c in _with_findings(checks, Level.error)]
     warnings = len(_with_findings(checks, Level.warn))
     if errors:
-        return Verdict("error", f"Not fit for training: {'; '.join(errors)}.")
+        return DataVerdict("error", f"Not fit for training: {'; '.join(errors)}.")
     if warnings:
         plural = "s" * (warnings > 1)
-        return Verdict("warn", f"Fit for training, with {warnings} warning{plural}.")
-    return Verdict("fit", "Fit for training: no check found anything.")
+        return DataVerdict("warn", f"Fit for training, with {warnings} warning{plural}.")
+    return DataVerdict("fit", "Fit for training: no check found anything.")
 
 
 def _with_findings(checks: Mapping[str, CheckReport], level: Level) -> list[CheckReport]:

@@ -26,7 +26,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Limit:
+class ChartLimit:
     """A length that matters; ``x`` is None if it lies beyond the picture."""
 
     name: str
@@ -43,7 +43,7 @@ class Histogram:
     bars: list[Bar]
     ticks: list[tuple[float, int]]  # x, tokens
     level: tuple[float, int] | None  # y, rows: one line by which the heights are read
-    limits: list[Limit]
+    limits: list[ChartLimit]
     beyond: int  # rows that are longer than what is drawn
     end: float  # tokens at the right edge
 
@@ -99,7 +99,7 @@ def _histogram(
         ticks=[(x, value) for x, value in ticks if x < _WIDTH - 12],
         level=(round(_BOTTOM - height * level / peak, 1), level) if peak > 1 else None,
         limits=[
-            Limit(limit, value, round(value * scale, 1) if value <= end else None)
+            ChartLimit(limit, value, round(value * scale, 1) if value <= end else None)
             for limit, value in limits.items()
         ],
         beyond=sum(counts) - sum(n for _, _, n in drawn),

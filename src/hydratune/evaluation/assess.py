@@ -13,6 +13,7 @@ from hydratune.evaluation.batches import batches_of
 from hydratune.evaluation.constrained import Guide
 from hydratune.evaluation.families import Answered, names
 from hydratune.evaluation.generation import NOT_ASKED, Answer, answer
+from hydratune.evaluation.json_scores import JsonSchema
 from hydratune.evaluation.metrics import as_json_text, score_row
 from hydratune.models import hardware
 from hydratune.models.compute import autocast_of
@@ -30,11 +31,10 @@ _STORED = "the prompt that was asked, and beside it the row's own"
 # fields of a prediction that come from the data as they are now
 _OF_THE_DATA = ("references", "tests", "leaky")
 
-Schema = Mapping[str, object]
 Prompt = Sequence[Message]  # a conversation up to the answer
 
 
-class TestBench:
+class TestSet:
     """The frozen test rows, and everything that must be equal for all systems.
 
     Documents are not answered: their likelihood is all there is to measure.
@@ -46,7 +46,7 @@ class TestBench:
         encoder: ChatEncoder,
         config: EvaluationConfig,
         task: Task,
-        schema: Schema | None,
+        schema: JsonSchema | None,
         context: int,
         leaky: frozenset[str] = frozenset(),
     ) -> None:
@@ -75,7 +75,7 @@ class TestBench:
         by_default = -(-21 * longest // 20)  # 5 % more than the longest reference
         self.max_new_tokens = 0 if self.documents else config.max_new_tokens or by_default
 
-    def ask(
+    def generate(
         self,
         model: "PreTrainedModel",
         prompts: Sequence[Prompt],
@@ -226,7 +226,7 @@ class TestBench:
 
 
 def rescore(
-    predictions: Sequence[Prediction], families: Sequence[str], schema: Schema | None
+    predictions: Sequence[Prediction], families: Sequence[str], schema: JsonSchema | None
 ) -> list[Prediction]:
     """Return predictions with scores computed from their texts; documents have none."""
 
@@ -238,7 +238,7 @@ def rescore(
     return [cast("Prediction", {**p, "scores": scores(p)}) for p in predictions]
 
 
-def answered(prediction: Prediction, schema: Schema | None) -> Answered:
+def answered(prediction: Prediction, schema: JsonSchema | None) -> Answered:
     """Return a row of predictions.jsonl as it is scored."""
     references = [prediction["reference"], *prediction.get("references", [])]
     return Answered(prediction["prediction"], references, schema, prediction)

@@ -11,7 +11,7 @@ from hydratune.console import console
 from hydratune.cores import cpu_count
 from hydratune.evaluation.prompt_reader import Tokens, common_prefix
 from hydratune.models.compute import is_out_of_memory
-from hydratune.models.memory_plan import released
+from hydratune.models.memory_plan import release_memory
 
 
 def even_batches(count: int, at_most: int) -> list[range]:
@@ -71,7 +71,7 @@ class HalvingBatches:
                     raise
             # after the except clause, the error and the tensors of its frames are freed
             self.halved.set()
-            released(self.device)
+            release_memory(self.device)
             console.print(
                 f"[yellow]out of memory with {len(numbers)} answers at once: batches are halved"
                 " from here on"

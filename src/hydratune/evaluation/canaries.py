@@ -34,7 +34,7 @@ _NAMES = (
     *("heron", "iris", "juniper", "kestrel", "larch", "maple", "north"),
 )
 
-Record = dict[str, object]  # a row of canaries.jsonl
+CanaryRow = dict[str, object]  # a row of canaries.jsonl
 
 
 def make_canaries(count: int, seed: int, system: str | None, *, trained: bool = True) -> list[Row]:
@@ -68,7 +68,7 @@ def is_canary(row: Row) -> bool:
     return bool(row.meta.get(_MARK))
 
 
-def probe(
+def measure(
     model: "PreTrainedModel",
     encoder: ChatEncoder,
     trained: Sequence[Row],
@@ -77,7 +77,7 @@ def probe(
     *,
     pad: int,
     pool: Executor | None,
-) -> list[Record]:
+) -> list[CanaryRow]:
     """Return one record for each canary.
 
     It holds whether the canary was trained, the rank of its secret, and its exposure in bits.
@@ -116,7 +116,7 @@ def probe(
 
 def join_records(
     untouched: Sequence[Mapping[str, Json]], tuned: Sequence[Mapping[str, object]]
-) -> list[Record]:
+) -> list[CanaryRow]:
     """Return the rows of canaries.jsonl: the records of the fine-tuned model, with the exposure
     before training.
     """

@@ -1,7 +1,7 @@
 """Likelihood of running text: every token given those before it, in windows that a model can read.
 
 A text begins after the token that opens texts for its tokenizer, so its first token is predicted as
-well. One that is longer than the window is read in several passages, which predict every token
+well. One that is longer than the window is read in several spans, which predict every token
 once. This is lm-eval's rolling log-likelihood, except that there the stride is always the window.
 Logits are handed to a function batch by batch: those of a whole corpus would not fit into memory.
 """
@@ -22,14 +22,14 @@ from hydratune.models.compute import as_trained, deterministic_if_possible
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# tokens of one forward pass, unless a single passage has more: their logits have to fit
+# tokens of one forward pass, unless a single span has more: their logits have to fit
 _BATCH_TOKENS = 1024
-# (number of a passage, fp32 logits of its targets (targets, vocabulary))
+# (number of a span, fp32 logits of its targets (targets, vocabulary))
 Visit = Callable[[int, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
-class Passage:
+class ScoredSpan:
     """``target`` is predicted; ``context``, at least one token, is only read."""
 
     context: tuple[int, ...]
@@ -80,24 +80,24 @@ def opening_token(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 def windows(
     tokens: Sequence[int], opening: int, window: int, stride: int | None = None
-) -> list[Passage]:
-    """Return passages of at most ``window`` input tokens that predict each of ``tokens`` once.
+) -> list[ScoredSpan]:
+    """Return spans of at most ``window`` input tokens that predict each of ``tokens`` once.
 
     All but the first predict ``stride`` tokens each (the last one fewer) after as much context as
     fits; None: ``window``. Smaller strides give every token more context and take longer.
     """
-    sequence, done, passages = (opening, *tokens), 0, []
+    sequence, done, spans = (opening, *tokens), 0, []
     while done < len(tokens):
         end = min(len(tokens), done + (window if done == 0 or stride is None else stride))
         start = max(0, end - window) if done else 0
-        passages.append(Passage(sequence[start : done + 1], sequence[done + 1 : end + 1]))
+        spans.append(ScoredSpan(sequence[start : done + 1], sequence[done + 1 : end + 1]))
         done = end
-    return passages
+    return spans
 
 
 def read(
     model: "PreTrainedModel",
-    passages: Sequence[Passage],
+    spans: Sequence[ScoredSpan],
     visit: Visit,
     *,
     pad: int,
@@ -107,15 +107,15 @@ def read(
     quiet: bool = False,
     pool: Executor | None = None,
 ) -> None:
-    """Call ``visit`` once for every passage, in any order and from several threads.
+    """Call ``visit`` once for every span, in any order and from several threads.
 
-    For the threads and ``pool`` see ``run_batches``. How the passages of a batch are laid out, see
+    For the threads and ``pool`` see ``run_batches``. How the spans of a batch are laid out, see
     ``_Layout``.
     """
     model.eval()
-    passages = list(passages)
+    spans = list(spans)
     layout = _Layout(model, pad, padding_side)
-    batches = _batches(passages, 1 if layout.one_by_one else batch_size)
+    batches = _batches(spans, 1 if layout.one_by_one else batch_size)
 
     @torch.inference_mode()
     def work(numbers: Sequence[int]) -> None:
@@ -123,24 +123,24 @@ def read(
             deterministic_if_possible(lambda: read_batch(numbers))
 
     def read_batch(numbers: Sequence[int]) -> None:
-        part = [passages[number] for number in numbers]
+        part = [spans[number] for number in numbers]
         for number, logits in zip(numbers, layout.logits(part), strict=True):
             visit(number, logits.float())
-        ticker.advance(len(part), sum(len(passage.inputs) for passage in part))
+        ticker.advance(len(part), sum(len(span.inputs) for span in part))
 
-    with progress(title, len(passages), quiet=quiet) as ticker:
+    with progress(title, len(spans), quiet=quiet) as ticker:
         run_batches(work, batches, layout.device, pool)
 
 
-def _batches(passages: Sequence[Passage], at_most: int) -> list[list[int]]:
-    """Return the numbers of the passages of each batch, which have about the same length.
+def _batches(spans: Sequence[ScoredSpan], at_most: int) -> list[list[int]]:
+    """Return the numbers of the spans of each batch, which have about the same length.
 
-    A batch has at most ``at_most`` passages and ``_BATCH_TOKENS`` tokens.
+    A batch has at most ``at_most`` spans and ``_BATCH_TOKENS`` tokens.
     """
     batches: list[list[int]] = []
     # the longest first: threads end together
-    for number in sorted(range(len(passages)), key=lambda i: -len(passages[i].inputs)):
-        longest = len(passages[batches[-1][0]].inputs) if batches else 0
+    for number in sorted(range(len(spans)), key=lambda i: -len(spans[i].inputs)):
+        longest = len(spans[batches[-1][0]].inputs) if batches else 0
         rows = len(batches[-1]) if batches else at_most
         if rows == at_most or (rows + 1) * longest > _BATCH_TOKENS:
             batches.append([])
@@ -151,7 +151,7 @@ def _batches(passages: Sequence[Passage], at_most: int) -> list[list[int]]:
 class _Layout:
     """How a model reads a batch: laid end to end where it can do that, else padded.
 
-    A model with virtual tokens before every row reads passages one by one.
+    A model with virtual tokens before every row reads spans one by one.
     """
 
     def __init__(self, model: "PreTrainedModel", pad: int, side: str) -> None:
@@ -166,25 +166,24 @@ class _Layout:
             and supports_packing(self.base) is None
         )
 
-    def logits(self, passages: Sequence[Passage]) -> Sequence[torch.Tensor]:
+    def logits(self, spans: Sequence[ScoredSpan]) -> Sequence[torch.Tensor]:
         """Return the logits of each passage's targets, (targets, vocabulary)."""
         if self.packs:
-            return self._packed(passages)
+            return self._packed(spans)
         if not self.one_by_one:
-            return self._padded(passages)
-        (only,) = passages
+            return self._padded(spans)
+        (only,) = spans
         ids = torch.tensor([only.inputs], device=self.device)
         output = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(only.target))
         return [output.logits[0]]
 
-    def _packed(self, passages: Sequence[Passage]) -> Sequence[torch.Tensor]:
-        lengths = tuple(len(passage.inputs) for passage in passages)
+    def _packed(self, spans: Sequence[ScoredSpan]) -> Sequence[torch.Tensor]:
+        lengths = tuple(len(span.inputs) for span in spans)
         ends = torch.tensor(lengths).cumsum(0).tolist()
         targets = [
-            torch.arange(end - len(passage.target), end)
-            for end, passage in zip(ends, passages, strict=True)
+            torch.arange(end - len(span.target), end) for end, span in zip(ends, spans, strict=True)
         ]
-        ids = [token for passage in passages for token in passage.inputs]
+        ids = [token for span in spans for token in span.inputs]
         positions = torch.cat([torch.arange(length, device=self.device) for length in lengths])
         ignored_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # 4-D: as is
         logits: torch.Tensor = self.base(
@@ -195,10 +194,10 @@ class _Layout:
             logits_to_keep=torch.cat(targets).to(self.device),
             row_lengths=lengths,
         ).logits[0]
-        return logits.split([len(passage.target) for passage in passages])
+        return logits.split([len(span.target) for span in spans])
 
-    def _padded(self, passages: Sequence[Passage]) -> list[torch.Tensor]:
-        longest = max(len(passage.inputs) for passage in passages)
+    def _padded(self, spans: Sequence[ScoredSpan]) -> list[torch.Tensor]:
+        longest = max(len(span.inputs) for span in spans)
 
         def padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
             rests = [[filler] * (longest - len(row)) for row in rows]
@@ -206,10 +205,10 @@ class _Layout:
             filled = [[*rest, *row] if self.left else [*row, *rest] for rest, row in both]
             return torch.tensor(filled, device=self.device)
 
-        mask = padded([[1] * len(passage.inputs) for passage in passages], 0)
-        targets = [len(passage.target) for passage in passages]
+        mask = padded([[1] * len(span.inputs) for span in spans], 0)
+        targets = [len(span.target) for span in spans]
         logits: torch.Tensor = self.base(
-            input_ids=padded([passage.inputs for passage in passages], self.pad),
+            input_ids=padded([span.inputs for span in spans], self.pad),
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             use_cache=False,
@@ -217,25 +216,25 @@ class _Layout:
         ).logits
         if self.left:
             return [row[len(row) - n :] for row, n in zip(logits, targets, strict=True)]
-        ends = [len(passage.inputs) for passage in passages]
+        ends = [len(span.inputs) for span in spans]
         return [row[end - n : end] for row, end, n in zip(logits, ends, targets, strict=True)]
 
 
 def token_log_likelihoods(
-    model: "PreTrainedModel", passages: Sequence[Passage], **options: Any
+    model: "PreTrainedModel", spans: Sequence[ScoredSpan], **options: Any
 ) -> list[torch.Tensor]:
-    """Return the natural logarithm of every target's probability, passage by passage.
+    """Return the natural logarithm of every target's probability, span by span.
 
     For ``options`` see ``read``.
     """
     likelihoods: dict[int, torch.Tensor] = {}
 
     def keep(number: int, logits: torch.Tensor) -> None:
-        target = torch.tensor(passages[number].target, device=logits.device)[:, None]
+        target = torch.tensor(spans[number].target, device=logits.device)[:, None]
         likelihoods[number] = torch.log_softmax(logits, dim=-1).gather(1, target)[:, 0].cpu()
 
-    read(model, passages, keep, **options)
-    return [likelihoods[number] for number in range(len(passages))]
+    read(model, spans, keep, **options)
+    return [likelihoods[number] for number in range(len(spans))]
 
 
 def score_texts(
@@ -253,8 +252,8 @@ def score_texts(
         encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
     opening = opening_token(tokenizer)
     parts = [windows(tokens, opening, window, stride) for tokens in encoded]
-    passages = [passage for part in parts for passage in part]
-    likelihoods = iter(token_log_likelihoods(model, passages, **options))
+    spans = [span for part in parts for span in part]
+    likelihoods = iter(token_log_likelihoods(model, spans, **options))
     scores = []
     for text, tokens, part in zip(texts, encoded, parts, strict=True):
         total = sum(float(next(likelihoods).double().sum()) for _ in part)

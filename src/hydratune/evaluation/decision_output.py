@@ -8,7 +8,7 @@ from rich.table import Table
 
 from hydratune.console import console
 from hydratune.evaluation import metrics
-from hydratune.evaluation.assess import TestBench
+from hydratune.evaluation.assess import TestSet
 from hydratune.evaluation.decision import TITLES, Decision
 from hydratune.evaluation.measures import Measure, count_cut, groups_of
 from hydratune.records.predictions import Prediction
@@ -44,11 +44,11 @@ def cost_of_calls(rows: Sequence[Prediction], seconds: float) -> dict[str, float
 
 
 def decision_content(
-    result: DecisionResult, config: DecideConfig, evaluation: EvaluationConfig, bench: TestBench
+    result: DecisionResult, config: DecideConfig, evaluation: EvaluationConfig, test_set: TestSet
 ) -> dict[str, object]:
     """Return the content of decision.json."""
     measured_with = metrics.settings(
-        evaluation, bench.task, bench.max_new_tokens, result.predictions["base"]
+        evaluation, test_set.task, test_set.max_new_tokens, result.predictions["base"]
     )
     decision = result.decision
     return {
@@ -60,7 +60,7 @@ def decision_content(
         "margin": config.margin,
         "comparisons": [asdict(comparison) for comparison in decision.comparisons],
         "systems": {
-            system: _system_content(system, rows, result.costs[system], evaluation, bench)
+            system: _system_content(system, rows, result.costs[system], evaluation, test_set)
             for system, rows in result.predictions.items()
         },
         "settings": {
@@ -78,9 +78,9 @@ def _system_content(
     rows: Sequence[Prediction],
     cost: Mapping[str, float],
     evaluation: EvaluationConfig,
-    bench: TestBench,
+    test_set: TestSet,
 ) -> dict[str, object]:
-    has_schema, families = bench.schema is not None, bench.families
+    has_schema, families = test_set.schema is not None, test_set.families
     measured = metrics.metrics(rows, evaluation, has_schema=has_schema, families=families)
     values, intervals = metrics.flat(system, measured)
     return {"metrics": values, "intervals": intervals, "per_1000_calls": cost}

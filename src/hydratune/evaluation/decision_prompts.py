@@ -5,46 +5,50 @@ from dataclasses import replace
 
 from hydratune.console import console
 from hydratune.data.rows import Message, Row
-from hydratune.evaluation.assess import TestBench
+from hydratune.evaluation.assess import TestSet
 from hydratune.evaluation.retrieval import Library, Passage, request, with_sources
 
 Prompts = list[tuple[Message, ...]]  # one for each test row
-Found = Sequence[Sequence[Passage]]  # for each test row the passages found, the best first
+# for each test row the passages that were retrieved, the best first
+RetrievedPassages = Sequence[Sequence[Passage]]
 
 
 def base_prompts(
-    bench: TestBench,
+    test_set: TestSet,
     examples: Sequence[Row],
     candidates: Sequence[Row],
-    found: Found,
+    retrieved: RetrievedPassages,
     documents: Library | None,
 ) -> dict[str, Prompts]:
     """Return system -> prompts of the base model.
 
     ``examples``: rows for the few-shot prompt. ``candidates``: rows among which the nearest are
-    searched. ``documents``: where ``found`` comes from, if not from the training rows.
+    searched. ``documents``: where ``retrieved`` comes from, if not from the training rows.
     """
-    prompts: dict[str, Prompts] = {"base": bench.zero_shot()}
+    prompts: dict[str, Prompts] = {"base": test_set.zero_shot()}
     if examples:
-        prompts["fewshot"] = bench.few_shot(examples)
-        prompts["nearest"] = _nearest(bench, examples, candidates)
-    prompts["rag"] = _retrieval(bench, examples, found, documents)
+        prompts["fewshot"] = test_set.few_shot(examples)
+        prompts["nearest"] = _nearest(test_set, examples, candidates)
+    prompts["rag"] = _retrieval(test_set, examples, retrieved, documents)
     return prompts
 
 
-def _nearest(bench: TestBench, examples: Sequence[Row], candidates: Sequence[Row]) -> Prompts:
+def _nearest(test_set: TestSet, examples: Sequence[Row], candidates: Sequence[Row]) -> Prompts:
     """Return few-shot prompts with the examples nearest to each test row, the nearest last."""
     library = Library([Passage(str(n), request(row)) for n, row in enumerate(candidates)])
     prompts = []
-    for index, row in enumerate(bench.rows):
+    for index, row in enumerate(test_set.rows):
         nearest = library.search(request(row), len(examples))
         chosen = [candidates[int(passage.source)] for passage in nearest]
-        prompts.append(bench.few_shot(chosen[::-1] or examples)[index])
+        prompts.append(test_set.few_shot(chosen[::-1] or examples)[index])
     return prompts
 
 
 def _retrieval(
-    bench: TestBench, examples: Sequence[Row], found: Found, documents: Library | None
+    test_set: TestSet,
+    examples: Sequence[Row],
+    retrieved: RetrievedPassages,
+    documents: Library | None,
 ) -> Prompts:
     """Return the few-shot prompts with the passages found, and as many examples as fit.
 
@@ -59,29 +63,31 @@ def _retrieval(
             for row, own in zip(shown, passages, strict=True)
         ]
     for count in range(len(shown), 0, -1):
-        prompts = bench.few_shot(shown[:count])
-        if bench.fits(_with_passages(prompts, found, 1)):
-            return with_passages(bench, prompts, found)
-    return with_passages(bench, bench.few_shot([]), found)
+        prompts = test_set.few_shot(shown[:count])
+        if test_set.fits(_with_passages(prompts, retrieved, 1)):
+            return with_passages(test_set, prompts, retrieved)
+    return with_passages(test_set, test_set.few_shot([]), retrieved)
 
 
-def with_passages(bench: TestBench, prompts: Prompts, found: Found) -> Prompts:
+def with_passages(test_set: TestSet, prompts: Prompts, retrieved: RetrievedPassages) -> Prompts:
     """Return the prompts with as many passages as fit into the context with the longest one.
 
     One passage is shown even if it does not fit.
     """
-    most = max(map(len, found))
+    most = max(map(len, retrieved))
     for count in range(most, 0, -1):
-        extended = _with_passages(prompts, found, count)
-        if bench.fits(extended):
+        extended = _with_passages(prompts, retrieved, count)
+        if test_set.fits(extended):
             if count < most:
                 console.print(
                     f"[yellow]{count} instead of {most} passages: no more fit into the model's"
                     " context"
                 )
             return extended
-    return _with_passages(prompts, found, 1)
+    return _with_passages(prompts, retrieved, 1)
 
 
-def _with_passages(prompts: Prompts, found: Found, count: int) -> Prompts:
-    return [with_sources(prompt, own[:count]) for prompt, own in zip(prompts, found, strict=True)]
+def _with_passages(prompts: Prompts, retrieved: RetrievedPassages, count: int) -> Prompts:
+    return [
+        with_sources(prompt, own[:count]) for prompt, own in zip(prompts, retrieved, strict=True)
+    ]

@@ -14,7 +14,7 @@ import torch
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row
 from hydratune.evaluation import corpus, generation, instructions
-from hydratune.evaluation.corpus import Passage
+from hydratune.evaluation.corpus import ScoredSpan
 from hydratune.evaluation.measures import Measure, difference, rate, share
 from hydratune.evaluation.panel import Instruction, Panel
 from hydratune.metric_table import lower_is_better
@@ -48,7 +48,7 @@ class _Reading(TypedDict):
     quiet: bool
 
 
-def probe(
+def measure(
     model: "PreTrainedModel",
     encoder: ChatEncoder,
     panel: Panel,
@@ -111,11 +111,11 @@ def _read_questions(
     encoded = {row.id: encoder.encode(row, TrainOn.last) for row in questions}
     fitting = {name: e for name, e in encoded.items() if len(e.ids) <= window}
     starts = [e.loss_mask.index(True) for e in fitting.values()]
-    passages = [
-        Passage(e.ids[:start], e.ids[start:])
+    spans = [
+        ScoredSpan(e.ids[:start], e.ids[start:])
         for e, start in zip(fitting.values(), starts, strict=True)
     ]
-    likelihoods = corpus.token_log_likelihoods(model, passages, **options)
+    likelihoods = corpus.token_log_likelihoods(model, spans, **options)
     return {
         name: {
             "part": "questions",
@@ -131,13 +131,13 @@ def _read_neutral(
 ) -> dict[str, torch.Tensor]:
     """Return the log-probabilities after every token of the first neutral prompts."""
     names: list[str] = []
-    passages: list[Passage] = []
+    spans: list[ScoredSpan] = []
     kept = 0
     for row in neutral:
         ids = encoder.prompt_tokens(row.prompt)
         if kept + len(ids) <= _DISTRIBUTION_TOKENS:
             # the last prediction, of the answer's first token, counts: its target can be any token
-            passages.append(Passage(tuple(ids[:1]), (*ids[1:], ids[-1])))
+            spans.append(ScoredSpan(tuple(ids[:1]), (*ids[1:], ids[-1])))
             names.append(row.id)
             kept += len(ids)
     distributions: dict[str, torch.Tensor] = {}
@@ -145,7 +145,7 @@ def _read_neutral(
     def keep(number: int, logits: torch.Tensor) -> None:
         distributions[names[number]] = logits.log_softmax(-1).cpu()
 
-    corpus.read(model, passages, keep, **options)
+    corpus.read(model, spans, keep, **options)
     return distributions
 
 

@@ -22,8 +22,8 @@ def check(tasks: Sequence[str], folder: str | None) -> None:
     if folder is not None and not expanded(folder).is_dir():
         fix = "give the folder of your task files (*.yaml), or null"
         raise ConfigError([Problem("lm_eval_path", folder, "no such folder", fix)])
-    known = _manager(folder).all_tasks
-    unknown = [task for task in tasks if task not in known]
+    available = _manager(folder).all_tasks
+    unknown = [task for task in tasks if task not in available]
     if unknown:
         where = f"lm-eval's own {'and those in ' + folder if folder else 'tasks'}"
         why = f"no such task among {where}"

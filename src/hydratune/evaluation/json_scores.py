@@ -10,7 +10,7 @@ from hydratune.evaluation.measures import Measure, Scores, rate, share
 from hydratune.records.files import Json
 
 JsonObject = dict[str, object]  # an object
-Schema = Mapping[str, Json]
+JsonSchema = Mapping[str, Json]
 
 HOW = {
     "json": (
@@ -77,7 +77,7 @@ def paths(value: object, path: str = "") -> Iterator[str]:
             yield from paths(inner, f"{path}[]")
 
 
-def allowed(schema: Schema | bool | None, path: str = "") -> Iterator[str]:
+def allowed(schema: JsonSchema | bool | None, path: str = "") -> Iterator[str]:
     """Yield the paths a schema names; one that ends in ``.*`` stands for any key there."""
     if not isinstance(schema, Mapping):
         return
@@ -93,7 +93,7 @@ def allowed(schema: Schema | bool | None, path: str = "") -> Iterator[str]:
             yield from allowed(inner, path)
 
 
-def invented(stated: JsonObject, expected: JsonObject, schema: Schema | None) -> list[str]:
+def invented(stated: JsonObject, expected: JsonObject, schema: JsonSchema | None) -> list[str]:
     """Return the keys that neither the reference has nor the schema names."""
     named = {*paths(expected), *allowed(schema)}
     open_paths = tuple(path[:-1] for path in named if path.endswith("*"))
@@ -128,7 +128,7 @@ def _stands_in(text: str, plain: str, source: str) -> bool:
     return whole_word or (any(letter.isdigit() for letter in text) and not ungrounded(source, text))
 
 
-def score(prediction: str, reference: str, schema: Schema | None, source: str = "") -> Scores:
+def score(prediction: str, reference: str, schema: JsonSchema | None, source: str = "") -> Scores:
     """Return the scores of one answer to the request ``source``.
 
     ``fields`` maps each top-level key of either side to (true positives, predicted, expected,

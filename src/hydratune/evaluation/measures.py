@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hydratune.evaluation import statistics
-from hydratune.evaluation.statistics import Columns, Difference, Interval, Of, UncorrectedDifference
+from hydratune.evaluation.statistics import (
+    Columns,
+    Difference,
+    Interval,
+    Statistic,
+    UncorrectedDifference,
+)
 from hydratune.records.files import Json
 from hydratune.records.predictions import Prediction
 
@@ -18,7 +24,7 @@ class Measure:
     """``of`` the sums of ``columns`` over the rows."""
 
     columns: Columns
-    of: Of = statistics.ratio
+    of: Statistic = statistics.ratio
     hits: bool = False  # every row is right or wrong: the columns are hits and ones
 
     @property

@@ -44,7 +44,7 @@ def chosen(rows: Sequence[Encoded], count: int) -> list[Encoded]:
     return [different[key] for key in sorted(different)[:count]]
 
 
-def probe(
+def measure(
     model: "PreTrainedModel",
     train: Sequence[Encoded],
     heldout: Sequence[Encoded],

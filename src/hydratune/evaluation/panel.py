@@ -23,7 +23,7 @@ _QUESTIONS = ("question", "prompt", "turns", "instruction")
 _ANSWERS = ("answer", "reference", "response", "output", "completion")
 
 T = TypeVar("T")
-Record = dict[str, Json]  # a line of a JSONL file
+JsonLine = dict[str, Json]  # a line of a JSONL file
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def load(config: ForgettingConfig) -> Panel:
     """
     built_in = read_jsonl(_BUILT_IN)
 
-    def of(part: str) -> list[Record]:
+    def of(part: str) -> list[JsonLine]:
         return [record for record in built_in if record["part"] == part]
 
     texts = [(f"text {number}", record["text"]) for number, record in enumerate(of("text"), 1)]
@@ -101,7 +101,7 @@ def _spread(items: list[T], most: int) -> list[T]:
     return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
 
 
-def _read(file: str, part: str) -> list[Record]:
+def _read(file: str, part: str) -> list[JsonLine]:
     path = expanded(file)
     if not path.is_file():
         fix = "give a JSONL file, or null for the built-in panel"
@@ -110,7 +110,7 @@ def _read(file: str, part: str) -> list[Record]:
     return read_jsonl(path)
 
 
-def _first(record: Record, names: Iterable[str]) -> str | None:
+def _first(record: JsonLine, names: Iterable[str]) -> str | None:
     """Return the first text among the fields ``names``, or the first of a list of texts."""
     value = next((record[name] for name in names if record.get(name)), None)
     value = value[0] if isinstance(value, list) and value else value

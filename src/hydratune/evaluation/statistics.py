@@ -1,8 +1,8 @@
 """How sure a number is, and whether two numbers differ significantly. Pure functions on numbers.
 
 Nearly every metric is a function of sums over rows: a rate is hits / rows, macro F1 a mean over
-labels of ratios of sums. ``Of`` is that function; with it, rows can be drawn again and the metric
-computed from what was drawn.
+labels of ratios of sums. ``Statistic`` is that function; with it, rows can be drawn again and
+the metric computed from what was drawn.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 Interval = tuple[float, float]
 Columns = Sequence[Sequence[float]]  # column -> row -> what is summed
-Of = Callable[[np.ndarray], np.ndarray]  # sums (..., columns) -> values (...)
+Statistic = Callable[[np.ndarray], np.ndarray]  # sums (..., columns) -> values (...)
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -40,7 +40,12 @@ def wilson(successes: int, trials: int, confidence: float) -> Interval:
 
 
 def bootstrap(
-    columns: Columns, of: Of, groups: Sequence[str], confidence: float, samples: int, seed: int = 0
+    columns: Columns,
+    of: Statistic,
+    groups: Sequence[str],
+    confidence: float,
+    samples: int,
+    seed: int = 0,
 ) -> Interval:
     """Return the percentile interval of ``of`` the sums of ``columns``, from resampled groups.
 
@@ -84,10 +89,10 @@ class Difference:
         )
 
 
-Part = tuple[float, float]  # (variance, its degrees of freedom)
+VarianceComponent = tuple[float, float]  # (variance, its degrees of freedom)
 
 
-def half_width(parts: Sequence[Part], alpha: float) -> float:
+def half_width(parts: Sequence[VarianceComponent], alpha: float) -> float:
     """Return half the interval of a normal value whose variance is the sum of ``parts``.
 
     The parts are estimated independently; the result is sqrt(sum of t^2 * variance), where t is
@@ -109,7 +114,7 @@ def half_width(parts: Sequence[Part], alpha: float) -> float:
     )
 
 
-def p_from_parts(value: float, parts: Sequence[Part]) -> float:
+def p_from_parts(value: float, parts: Sequence[VarianceComponent]) -> float:
     """Return p: the largest ``alpha`` for which the interval of ``half_width`` still holds 0."""
     from scipy.special import stdtr
 
@@ -142,7 +147,7 @@ class UncorrectedDifference:
     """
 
     value: float
-    bounds: tuple[tuple[Part, ...], ...]
+    bounds: tuple[tuple[VarianceComponent, ...], ...]
     groups: int
     informative: int
     discordant: tuple[int, int, int] | None = None
@@ -224,7 +229,12 @@ def corrected(comparisons: Sequence[UncorrectedDifference], confidence: float) -
 
 
 def paired(
-    ours: Columns, theirs: Columns, of: Of, groups: Sequence[str], samples: int, seed: int = 0
+    ours: Columns,
+    theirs: Columns,
+    of: Statistic,
+    groups: Sequence[str],
+    samples: int,
+    seed: int = 0,
 ) -> UncorrectedDifference:
     """Compare ``of`` the sums of ``ours`` with that of ``theirs``, over the same groups of rows.
 
@@ -251,7 +261,7 @@ def from_samples(
     )
 
 
-def bootstrap_part(samples: np.ndarray, groups: int) -> Part:
+def bootstrap_part(samples: np.ndarray, groups: int) -> VarianceComponent:
     """Return the variance of the rows, from ``samples`` over ``groups`` drawn again."""
     finite = bool(np.isfinite(samples).all())
     variance = float(np.var(samples, ddof=1)) * groups / max(1, groups - 1) if finite else math.inf
@@ -324,29 +334,6 @@ def holm_levels(ps: Sequence[float], alpha: float) -> list[float]:
             level = alpha / (len(ps) - place)
         levels[index] = level
     return levels
-
-
-def least_difference(rows: int, disagreeing: float, confidence: float, power: float = 0.8) -> float:
-    """Return the smallest difference of two rates that a test would find.
-
-    The rates are on the same ``rows``, and it is found with probability ``power``. ``disagreeing``
-    is the share of rows on which one system is right and the other is wrong (Connor 1987). The
-    result is 1 if the rows are too few for any difference.
-    """
-    if rows == 0 or disagreeing <= 0:
-        return 1.0
-    normal = NormalDist()
-    alpha, beta = normal.inv_cdf(0.5 + confidence / 2), normal.inv_cdf(power)
-    low, high = 0.0, disagreeing
-    if alpha * math.sqrt(disagreeing) + beta * math.sqrt(
-        disagreeing - high * high
-    ) > high * math.sqrt(rows):
-        return 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        needed = alpha * math.sqrt(disagreeing) + beta * math.sqrt(disagreeing - middle * middle)
-        low, high = (middle, high) if needed > middle * math.sqrt(rows) else (low, middle)
-    return high
 
 
 def _resampled(columns: Columns, groups: Sequence[str], samples: int, seed: int) -> np.ndarray:

@@ -79,7 +79,7 @@ def _where_answers_end(job: Job, folder: str) -> str:
     """Return which tokens end an answer, and how to use them where the base model has others."""
     tokens = turn_ends.describe(job.tokenizer, job.answer_ends)
     text = f"an answer ends with {tokens}, as generation_config.json in it says"
-    if job.config.adapter.trains_base or job.base_knows_ends:
+    if job.config.adapter.trains_base or job.base_declares_turn_ends:
         return text
     return (
         f"{text}; the base model's own does not: model.generation_config ="

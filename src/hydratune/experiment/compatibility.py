@@ -1,7 +1,7 @@
 """Whether settings, model, tokenizer and rows fit together: the checks of ``train``, ``prepare``.
 
-``check_model`` needs no row, ``check_examples`` needs the rows as tokens, ``test_bench`` the test
-rows. None of them needs the weights of the model.
+``check_model`` needs no row, ``check_examples`` needs the rows as tokens, ``create_test_set`` the
+test rows. None of them needs the weights of the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from hydratune.settings.data import Control, Level, Overlength
 from hydratune.training import schedules
 
 if TYPE_CHECKING:
-    from hydratune.evaluation.assess import TestBench
+    from hydratune.evaluation.assess import TestSet
 
 _MIN_TOKENS = 8  # of a row
 _FEW_TOKENS = 32  # that can be named one by one in a command
@@ -126,23 +126,23 @@ def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, Spl
         raise ConfigError([Problem("trainer.devices", config.trainer.devices, why, fix)])
 
 
-def test_bench(
+def create_test_set(
     config: TrainConfig,
     reader: Reader,
     encoder: ChatEncoder,
     rows: Sequence[Row],
     schema: Mapping[str, object] | None,
     leaky: frozenset[str],
-) -> "TestBench":
+) -> "TestSet":
     """Return the test rows as the model will answer them. Raises ``InputError`` if it cannot."""
-    from hydratune.evaluation.assess import TestBench  # imports PEFT, which takes a second
+    from hydratune.evaluation.assess import TestSet  # imports PEFT, which takes a second
 
     references = [encoder.reference_answer(row) for row in rows]
     task = metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     context = reader.context_window - _virtual_tokens(config)
-    bench = TestBench(rows, encoder, config.evaluation, task, schema, context, leaky=leaky)
-    bench.check(bench.zero_shot())
-    return bench
+    test_set = TestSet(rows, encoder, config.evaluation, task, schema, context, leaky=leaky)
+    test_set.check(test_set.zero_shot())
+    return test_set
 
 
 def encode(
@@ -254,7 +254,7 @@ def check_prepared(
         references = [encoder.reference_answer(row) for row in rows]
         metrics.choose_task(config.evaluation.task, references, config.evaluation.metrics)
     else:
-        test_bench(config, reader, encoder, rows, json_schema(config.data), prepared.leaks)
+        create_test_set(config, reader, encoder, rows, json_schema(config.data), prepared.leaks)
 
 
 def _certainly_fit(

@@ -46,9 +46,9 @@ def evaluate_constrained(run: FinishedRun, config: EvaluateConfig) -> None:
     for system, model in _systems(run, job, tuned).items():
         title = TITLES[f"{'tuned' if system == 'eval' else system}{CONSTRAINED}"]
         constrained = _ask(run, job, system, model, title)
-        free = job.bench.rescored(read_predictions(run.record.predictions_file(system)))
+        free = job.test_set.rescored(read_predictions(run.record.predictions_file(system)))
         pair = [
-            metrics.measures(rows, job.bench.families, has_schema=True)
+            metrics.measures(rows, job.test_set.families, has_schema=True)
             for rows in (constrained, free)
         ]
         table = _new_table(title, evaluation)
@@ -76,11 +76,11 @@ def _ask(
     run: FinishedRun, job: "Job", system: str, model: "PreTrainedModel", title: str
 ) -> list[Prediction]:
     """Return and write the constrained answers of a system."""
-    bench = job.bench
-    prompts = bench.zero_shot() if system == "eval" else bench.few_shot(job.examples)
+    test_set = job.test_set
+    prompts = test_set.zero_shot() if system == "eval" else test_set.few_shot(job.examples)
     guide = guide_for(run.schema, job.encoder, model)
     pad = job.tokenizer.pad_token_id
-    answers = bench.ask(model, prompts, title=title, pad=pad, guide=guide)
+    answers = test_set.generate(model, prompts, title=title, pad=pad, guide=guide)
     name = "" if system == "eval" else f"{system}_"
     write_jsonl(run.record.path / f"predictions_{name}constrained.jsonl", answers)
     return list(answers)

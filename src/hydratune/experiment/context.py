@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from hydratune.experiment.frame import STARTED
 from hydratune.experiment.interrupts import ignore_signals
+from hydratune.experiment.lifecycle import STARTED
 from hydratune.training.protocols import (
     HalvingDecisions,
     NeverHalved,
@@ -58,7 +58,9 @@ class ComputeEngine(Protocol):
         """The threads that compute; None: the run creates its own."""
 
     def accept(self, model: "nn.Module") -> None:
-        """Raise ``UnpackedError`` if this engine cannot execute ``model``, adapter included."""
+        """Raise ``CannotSharePackError`` if this engine cannot execute ``model`` with its
+        adapter.
+        """
 
     def cpu_seconds(self) -> float:
         """Return the CPU-seconds that the run has taken so far."""

@@ -15,7 +15,12 @@ from hydratune.evaluation.canaries import is_canary
 from hydratune.evaluation.constrained import Guide, guide_for
 from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.decision_output import DecisionResult, cost_of_calls
-from hydratune.evaluation.decision_prompts import Found, Prompts, base_prompts, with_passages
+from hydratune.evaluation.decision_prompts import (
+    Prompts,
+    RetrievedPassages,
+    base_prompts,
+    with_passages,
+)
 from hydratune.evaluation.overfitting import Verdict
 from hydratune.evaluation.retrieval import Library, Passage, from_files, from_rows, request
 from hydratune.experiment.finished_run import has_adapter, load_settings, require_files
@@ -79,7 +84,7 @@ def _refuse_settings_beside_run() -> None:
 
 def require_prompts(job: "Job", settings: TrainConfig) -> None:
     """Raise ``ConfigError`` for test rows whose prompt cannot be improved."""
-    if job.bench.documents or not all(map(assess.can_be_shown, job.sets.test)):
+    if job.test_set.documents or not all(map(assess.can_be_shown, job.sets.test)):
         why = "the test rows are documents or use tools: there is no prompt to better"
         fix = "give rows of requests and answers"
         raise ConfigError([Problem("data", settings.name, why, fix)])
@@ -92,7 +97,7 @@ class Knowledge:
     candidates: list[Row]  # training rows that can be shown as examples
     passages: list[Passage]
     library: Library
-    found: Found
+    retrieved: RetrievedPassages
 
     @classmethod
     def gather(cls, job: "Job", config: DecideConfig) -> "Knowledge":
@@ -104,8 +109,8 @@ class Knowledge:
         else:
             passages = from_rows(candidates)
         library = Library(passages)
-        found = [library.search(request(row), config.passages) for row in job.bench.rows]
-        return cls(candidates, passages, library, found)
+        retrieved = [library.search(request(row), config.passages) for row in job.test_set.rows]
+        return cls(candidates, passages, library, retrieved)
 
 
 @dataclass
@@ -117,31 +122,37 @@ class Systems:
     predictions: dict[str, list[Prediction]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def ask(
+    def generate(
         self, system: str, model: "PreTrainedModel", prompts: Prompts, guide: Guide | None = None
     ) -> None:
         """Ask one system; ``guide`` holds its answers to the schema."""
         start, pad = time.perf_counter(), self.job.tokenizer.pad_token_id
-        rows = self.job.bench.ask(model, prompts, title=TITLES[system], pad=pad, guide=guide)
+        rows = self.job.test_set.generate(
+            model, prompts, title=TITLES[system], pad=pad, guide=guide
+        )
         self.predictions[system] = rows
         self.seconds[system] = time.perf_counter() - start
         write_jsonl(self.output / f"predictions_{system}.jsonl", rows)
 
-    def ask_base(self, prompts: dict[str, Prompts], guide: Guide | None) -> None:
+    def generate_base(self, prompts: dict[str, Prompts], guide: Guide | None) -> None:
         """Ask the base model with every kind of prompt that it can read."""
         for system, own in prompts.items():
-            if system == "base" or self.job.bench.fits(own):
-                self.ask(system, self.job.model, own)
+            if system == "base" or self.job.test_set.fits(own):
+                self.generate(system, self.job.model, own)
             else:
                 console.print(
                     f"[yellow]{TITLES[system]} is skipped: its prompts are longer than the model"
                     " reads"
                 )
         if guide is not None and "fewshot" in self.predictions:
-            self.ask("fewshot_constrained", self.job.model, prompts["fewshot"], guide)
+            self.generate("fewshot_constrained", self.job.model, prompts["fewshot"], guide)
 
-    def ask_tuned(
-        self, record: RunDirectory, prompts: Prompts, found: Found, guide: Guide | None
+    def generate_tuned(
+        self,
+        record: RunDirectory,
+        prompts: Prompts,
+        retrieved: RetrievedPassages,
+        guide: Guide | None,
     ) -> None:
         """Ask the fine-tuned model, which takes the place of the base model in memory."""
         from hydratune.adapters import attach
@@ -151,17 +162,17 @@ class Systems:
         model = attach.load_tuned(
             settings.model, settings.adapter, job.source, record.adapter, job.compute
         )
-        self.ask("tuned", model, prompts)
-        with_sources = with_passages(job.bench, prompts, found)
-        if job.bench.fits(with_sources):
-            self.ask("tuned_rag", model, with_sources)
+        self.generate("tuned", model, prompts)
+        with_sources = with_passages(job.test_set, prompts, retrieved)
+        if job.test_set.fits(with_sources):
+            self.generate("tuned_rag", model, with_sources)
         if guide is not None:
-            self.ask("tuned_constrained", model, prompts, guide)
+            self.generate("tuned_constrained", model, prompts, guide)
 
 
 def make_guide(job: "Job", config: DecideConfig) -> Guide | None:
     """Return what holds answers to the schema, if that was asked for. Raises ``ConfigError``."""
-    return guide_for(job.bench.schema, job.encoder, job.model) if config.constrained else None
+    return guide_for(job.test_set.schema, job.encoder, job.model) if config.constrained else None
 
 
 def base_model_prompts(
@@ -169,21 +180,23 @@ def base_model_prompts(
 ) -> dict[str, Prompts]:
     """Return system -> prompts of the base model."""
     documents = knowledge.library if config.knowledge else None
-    return base_prompts(job.bench, job.examples, knowledge.candidates, knowledge.found, documents)
+    return base_prompts(
+        job.test_set, job.examples, knowledge.candidates, knowledge.retrieved, documents
+    )
 
 
 def decide_systems(
     systems: Systems, config: DecideConfig, settings: TrainConfig, record: RunDirectory | None
 ) -> DecisionResult:
     """Measure the systems and decide. Raises ``ConfigError`` if the metric was not measured."""
-    bench, predictions = systems.job.bench, systems.predictions
-    has_schema = bench.schema is not None
+    test_set, predictions = systems.job.test_set, systems.predictions
+    has_schema = test_set.schema is not None
     measures = {
-        system: metrics.measures(rows, bench.families, has_schema=has_schema)
+        system: metrics.measures(rows, test_set.families, has_schema=has_schema)
         for system, rows in predictions.items()
     }
-    label_metric = "label_accuracy" if "label" in bench.families else None
-    metric = config.metric or label_metric or _MAIN_METRICS[bench.task]
+    label_metric = "label_accuracy" if "label" in test_set.families else None
+    metric = config.metric or label_metric or _MAIN_METRICS[test_set.task]
     if metric not in measures["base"]:
         measured = ", ".join(name for name in measures["base"] if "/" not in name)
         why = f"not measured here; measured: {measured}"
@@ -216,6 +229,6 @@ def knowledge_line(job: "Job", knowledge: Knowledge, config: DecideConfig) -> st
     """Return how many rows are asked and where passages are searched."""
     source = config.knowledge or "the training rows"
     return (
-        f"{len(job.bench.rows)} test rows; {len(knowledge.passages):,} passages to search in"
+        f"{len(job.test_set.rows)} test rows; {len(knowledge.passages):,} passages to search in"
         f" ({source})"
     )

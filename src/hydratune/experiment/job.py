@@ -13,7 +13,7 @@ from hydratune.data.prepared import Prepared
 from hydratune.data.reader import Reader
 from hydratune.data.rows import Row
 from hydratune.data.sets import RowSets
-from hydratune.evaluation.assess import TestBench
+from hydratune.evaluation.assess import TestSet
 from hydratune.experiment.context import RunContext
 from hydratune.models import turn_ends
 from hydratune.models.compute import Compute
@@ -43,11 +43,12 @@ class Job:
     validation: list[Encoded]
     data_facts: dict[str, Json]  # the content of data.json
     prepared: Prepared
-    bench: TestBench
+    test_set: TestSet
     examples: list[Row]  # for the few-shot prompt, as many as fit
     start: AdapterFolder | None  # the adapter that is trained further
-    base_knows_ends: bool  # the base model's generation config has every token that ends an answer
-    sample: TestBench | None = None  # validation rows that are answered during training
+    # the base model's generation config has every token that ends an answer
+    base_declares_turn_ends: bool
+    sample: TestSet | None = None  # validation rows that are answered during training
     # the checkpoint from which the run is resumed; PyTorch's checkpoints are untyped
     checkpoint: Mapping[str, Json] | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # wall seconds by stage

@@ -75,10 +75,10 @@ def print_notices(job: Job, base_warning: str) -> None:
 
 def _print_few_shot(job: Job) -> None:
     """Say if the few-shot baseline has fewer examples than the settings ask for."""
-    wanted, examples = job.config.evaluation.shots, len(job.examples)
-    if Baseline.fewshot not in job.config.evaluation.baselines or examples >= wanted:
+    shots, examples = job.config.evaluation.shots, len(job.examples)
+    if Baseline.fewshot not in job.config.evaluation.baselines or examples >= shots:
         return
-    what = f"has {examples} instead of {wanted} examples" if examples else "is skipped"
+    what = f"has {examples} instead of {shots} examples" if examples else "is skipped"
     why = "no more fit into the model's context, or there are no more rows"
     if not all(map(can_be_shown, job.sets.test)):
         why = "the test rows are documents or use tools, for which examples make no prompt"

@@ -25,8 +25,8 @@ def write_opening(job: Job, record: RunDirectory) -> dict[str, object]:
     write_json(record.data_file, job.data_facts)
     page = job.context.resources.shared("data page", lambda: _data_page(job))
     write_text(record.file(RunFile.data_page), page)
-    if job.bench.schema is not None:
-        write_json(record.schema_file, job.bench.schema)
+    if job.test_set.schema is not None:
+        write_json(record.schema_file, job.test_set.schema)
     _print_opening(job, record)
     validation = job.data_facts["splits"]["validation"]["tokens_hash"]
     return {**environment.facts(), "validation": validation, "code": environment.code}
@@ -73,7 +73,7 @@ def _print_opening(job: Job, record: RunDirectory) -> None:
         f"rows: {counts}; {splits['train']['tokens']:,} training tokens,"
         f" {splits['train']['trained_tokens']:,} of them trained"
     )
-    console.print(f"scored as {job.bench.task.value}; record: {escape(str(record.path))}")
+    console.print(f"scored as {job.test_set.task.value}; record: {escape(str(record.path))}")
 
 
 def _data_page(job: Job) -> str:

@@ -67,7 +67,7 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
     encoder = ChatEncoder(base.tokenizer, reader.turn_end_ids)
     rows = resources.shared("tokens", lambda: _encode(config, encoder, sets))
     _check_rows(config, reader, rows, model, start)
-    bench = compatibility.test_bench(
+    test_set = compatibility.create_test_set(
         config, reader, encoder, rows.sets.test, schema, prepared.leaks
     )
     job = Job(
@@ -84,11 +84,11 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
         validation=rows.tokens["validation"],
         data_facts=_data_facts(config, rows, prepared),
         prepared=prepared,
-        bench=bench,
-        examples=_few_shot_examples(config, rows.sets, bench),
+        test_set=test_set,
+        examples=_few_shot_examples(config, rows.sets, test_set),
         start=start,
-        base_knows_ends=reader.turn_end_ids <= of_model(model.generation_config),
-        sample=_sample_bench(config, rows.sets, encoder, bench),
+        base_declares_turn_ends=reader.turn_end_ids <= of_model(model.generation_config),
+        sample=_sample_set(config, rows.sets, encoder, test_set),
     )
     if is_main_process():
         notices.print_notices(job, warning)
@@ -178,21 +178,21 @@ def _data_facts(config: TrainConfig, rows: _Rows, prepared: Prepared) -> dict[st
     return facts
 
 
-def _few_shot_examples(config: TrainConfig, sets: RowSets, bench: assess.TestBench) -> list[Row]:
+def _few_shot_examples(config: TrainConfig, sets: RowSets, test_set: assess.TestSet) -> list[Row]:
     """Return as many examples of the few-shot prompt as fit into the model's context."""
-    asked = Baseline.fewshot in config.evaluation.baselines
-    if not asked or not all(map(assess.can_be_shown, sets.test)):
+    with_few_shot = Baseline.fewshot in config.evaluation.baselines
+    if not with_few_shot or not all(map(assess.can_be_shown, sets.test)):
         return []
     given = [row for row in sets.train if not canaries.is_canary(row)]
     examples = assess.fit_examples(given, config.evaluation.shots)
-    while examples and not bench.fits(bench.few_shot(examples)):
+    while examples and not test_set.fits(test_set.few_shot(examples)):
         examples = examples[:-1]
     return examples
 
 
-def _sample_bench(
-    config: TrainConfig, sets: RowSets, encoder: ChatEncoder, test: assess.TestBench
-) -> assess.TestBench | None:
+def _sample_set(
+    config: TrainConfig, sets: RowSets, encoder: ChatEncoder, test: assess.TestSet
+) -> assess.TestSet | None:
     """Return the validation rows that are answered during training, or None if none are wanted.
 
     They are the first different rows in the order of their hashes, scored like the test rows if
@@ -206,6 +206,6 @@ def _sample_bench(
     references = [*test.references, *map(encoder.reference_answer, rows)]
     task = metrics.choose_task(settings.task, references, settings.metrics)
     every_row = replace(settings, max_rows=None)
-    bench = assess.TestBench(rows, encoder, every_row, task, test.schema, test.context)
-    bench.check(bench.zero_shot())
-    return bench
+    test_set = assess.TestSet(rows, encoder, every_row, task, test.schema, test.context)
+    test_set.check(test_set.zero_shot())
+    return test_set

@@ -50,19 +50,19 @@ class TestRowsProbe:
     def before(self) -> None:
         for baseline in self._job.config.evaluation.baselines:
             if baseline is Baseline.base:
-                prompts = self._job.bench.zero_shot()
+                prompts = self._job.test_set.zero_shot()
                 self._answer_or_reuse(baseline, "base model, zero-shot", prompts)
             elif self._job.examples:
-                prompts = self._job.bench.few_shot(self._job.examples)
+                prompts = self._job.test_set.few_shot(self._job.examples)
                 title = f"base model, {len(self._job.examples)}-shot"
                 self._answer_or_reuse(baseline, title, prompts)
 
     def after(self) -> ProbeResult:
-        prompts = self._job.bench.zero_shot()
+        prompts = self._job.test_set.zero_shot()
         with self._job.timed("fine-tuned model on the test rows"):
             self._answer("eval", "fine-tuned", prompts)
         measured = ProbeResult()
-        has_schema = self._job.bench.schema is not None
+        has_schema = self._job.test_set.schema is not None
         for system, rows in self.predictions.items():
             values, intervals = metrics.flat_with_clean(
                 system, rows, self._job.config.evaluation, has_schema=has_schema
@@ -76,7 +76,7 @@ class TestRowsProbe:
     ) -> None:
         """Take the answers of the base model from the cache, if the same were computed before."""
         job, system = self._job, baseline.value
-        key = job.bench.cache_key(job.source.identity, prompts, job.model)
+        key = job.test_set.cache_key(job.source.identity, prompts, job.model)
         file = cache_folder() / "baselines" / f"{key}.jsonl"
         with job.timed(title), job.context.resources.one_at_a_time(key):
             stored = assess.cached(file) if job.config.evaluation.reuse_baselines else None
@@ -88,13 +88,13 @@ class TestRowsProbe:
                 f"{title}: taken from the cache ({key}); evaluation.reuse_baselines=false computes"
                 " it again"
             )
-            self.predictions[system] = job.bench.rescored(stored)
+            self.predictions[system] = job.test_set.rescored(stored)
             write_predictions(self._record.predictions_file(system), self.predictions[system])
 
     def _answer(self, system: str, title: str, prompts: Sequence[Sequence[Message]]) -> None:
         """Let the model in its present state answer the test rows, and write its answers down."""
         job, pool = self._job, self._job.context.compute.pool
-        self.predictions[system] = job.bench.ask(
+        self.predictions[system] = job.test_set.generate(
             job.model, prompts, title=title, pad=job.pad, pool=pool
         )
         write_predictions(self._record.predictions_file(system), self.predictions[system])
@@ -116,7 +116,7 @@ class ForgettingProbe:
             return
         with job.timed("the panel, before"):
             items = panel.load(config)
-            key = stable_hash([items.fingerprint, plain(config), job.bench.context])
+            key = stable_hash([items.fingerprint, plain(config), job.test_set.context])
             self._base = job.context.resources.shared(
                 f"panel {key}", lambda: self._measure(items, "the panel, before")
             )
@@ -137,13 +137,13 @@ class ForgettingProbe:
 
     def _measure(self, items: panel.Panel, title: str) -> forgetting.PanelScores:
         job = self._job
-        return forgetting.probe(
+        return forgetting.measure(
             job.model,
             job.encoder,
             items,
             job.config.evaluation.forgetting,
             pad=job.pad,
-            window=job.bench.context,
+            window=job.test_set.context,
             title=title,
             pool=job.context.compute.pool,
         )
@@ -167,7 +167,7 @@ class MemorisationProbe:
             return ProbeResult()
         with job.timed("memorisation"):
             rows = zip(job.sets.train, job.train, strict=True)
-            results = memorisation.probe(
+            results = memorisation.measure(
                 job.model,
                 [tokens for row, tokens in rows if not canaries.is_canary(row)],
                 job.validation,
@@ -208,7 +208,7 @@ class CanaryProbe:
             config.evaluation.canaries, config.seed, config.data.system_prompt, trained=False
         )
         with job.timed("canaries"):
-            return canaries.probe(
+            return canaries.measure(
                 job.model,
                 job.encoder,
                 [row for row in job.sets.train if canaries.is_canary(row)],

@@ -42,8 +42,8 @@ def collect(
         result.intervals |= measured.intervals
     settings = metrics.settings(
         job.config.evaluation,
-        job.bench.task,
-        job.bench.max_new_tokens,
+        job.test_set.task,
+        job.test_set.max_new_tokens,
         next(iter(predictions.values())),
     )
     for system in predictions:

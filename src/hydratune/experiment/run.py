@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from hydratune.adapters import attach
 from hydratune.console import console, section
 from hydratune.data.preview import show
-from hydratune.errors import Leaving, Paused, refuse
+from hydratune.errors import Paused, RunInterrupted, refuse
 from hydratune.evaluation import panel
 from hydratune.experiment import closing, data_consistency, opening, probes, results, training
 from hydratune.experiment.context import RunContext
@@ -27,7 +27,7 @@ from hydratune.records.run_directory import RunDirectory, RunFile, is_main_proce
 from hydratune.settings.commands import TrainConfig
 from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, resume
-from hydratune.training.elementwise import pieces_for
+from hydratune.training.elementwise import elementwise_for
 
 
 def run_experiment(
@@ -37,7 +37,7 @@ def run_experiment(
 
     ``context`` is by default that of a run alone in its process. In a further process of a
     data-parallel run it only trains. Raises ``HydratuneError`` if the run fails, ``Paused`` if its
-    sweep pauses it, ``KeyboardInterrupt`` or ``Leaving`` if it is interrupted.
+    sweep pauses it, ``KeyboardInterrupt`` or ``RunInterrupted`` if it is interrupted.
     """
     context = context or RunContext()
     section("set-up")
@@ -79,7 +79,7 @@ def _tracked(
     except Paused:
         exit_code = None
         raise
-    except (KeyboardInterrupt, Leaving):
+    except (KeyboardInterrupt, RunInterrupted):
         exit_code = 130
         raise
     finally:
@@ -95,7 +95,7 @@ def _prepare(
     with timed(seconds, "model and data"):
         refuse(config.optimizer.accelerator_problems(hardware.accelerator(config)))
         panel.check(config.evaluation.forgetting)
-        pieces_for(config.trainer.compile)
+        elementwise_for(config.trainer.compile)
         job = prepare(config, context)
         data_consistency.refuse_other_rows(
             config, record.path, job.data_facts["splits"], context.resources.shared

@@ -7,7 +7,7 @@ from rich.markup import escape
 from hydratune.console import console
 from hydratune.errors import RunError
 from hydratune.evaluation import metrics
-from hydratune.evaluation.assess import TestBench
+from hydratune.evaluation.assess import TestSet
 from hydratune.experiment.job import Job
 from hydratune.metric_table import main_metric, title
 from hydratune.records.files import Json, read_jsonl, write_jsonl
@@ -18,15 +18,15 @@ from hydratune.training.task import Answer
 
 def sampler(job: Job, record: RunDirectory) -> Answer | None:
     """Return the function that lets the model answer after a step, or None if none is wanted."""
-    bench = job.sample
-    if bench is None:
+    test_set = job.sample
+    if test_set is None:
         return None
 
     def answer(step: int) -> Mapping[str, float]:
         """Return the metrics of the answers after ``step``."""
-        predictions = bench.ask(
+        predictions = test_set.generate(
             job.model,
-            bench.zero_shot(),
+            test_set.zero_shot(),
             title="",
             pad=job.pad,
             quiet=True,
@@ -34,7 +34,7 @@ def sampler(job: Job, record: RunDirectory) -> Answer | None:
         )
         rows = [_sample_row(step, prediction) for prediction in predictions]
         write_jsonl(record.sample_file, [*_earlier_rows(record, step), *rows])
-        return _measure(bench, predictions, step)
+        return _measure(test_set, predictions, step)
 
     return answer
 
@@ -63,11 +63,13 @@ def _earlier_rows(record: RunDirectory, step: int) -> list[dict[str, Json]]:
     return [row for row in rows if row["step"] < step]
 
 
-def _measure(bench: TestBench, predictions: list[Prediction], step: int) -> dict[str, float]:
+def _measure(test_set: TestSet, predictions: list[Prediction], step: int) -> dict[str, float]:
     """Return the metrics of the answers, and print the most important one."""
-    measures = metrics.measures(predictions, bench.families, has_schema=bench.schema is not None)
+    measures = metrics.measures(
+        predictions, test_set.families, has_schema=test_set.schema is not None
+    )
     values = {name: measure.value for name, measure in measures.items() if "/" not in name}
     best = main_metric(values, "") or "nll"
-    name, count = title(f"eval/{best}"), len(bench.rows)
+    name, count = title(f"eval/{best}"), len(test_set.rows)
     console.print(f"step {step}: {name} {values[best]:.3f} on {count} validation rows")
     return values

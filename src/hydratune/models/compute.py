@@ -170,7 +170,7 @@ def has_one_autograd_thread(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def sent(values: Sequence[Sequence[int]], device: torch.device | None) -> list[torch.Tensor]:
+def to_device(values: Sequence[Sequence[int]], device: torch.device | None) -> list[torch.Tensor]:
     """Return lists of integers as int64 tensors on ``device``, sent in one copy.
 
     The CPU does not wait for the copy. To create each tensor on a GPU by itself would block the CPU

@@ -100,7 +100,7 @@ def training_plan(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        released(device)  # after the except block, the error no longer keeps tensors alive
+        release_memory(device)  # after the except block, the error no longer keeps tensors alive
     else:
         return MemoryPlan(_LEAST_MICRO_TOKENS, positions, generation, free_memory(device))
     per_token = max(1, (second - first) // (more - few))
@@ -176,7 +176,7 @@ def prefix_share(config: "PretrainedConfig") -> float:
     return 2 * key_heads * head / (2 * inner + 8 * width)
 
 
-def released(device: torch.device) -> None:
+def release_memory(device: torch.device) -> None:
     """Free the memory of tensors that are no longer used on ``device``, after it ran out."""
     gc.collect()
     if device.type == "cuda":

@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from hydratune.models.autograd import Context
-from hydratune.models.compute import sent
+from hydratune.models.compute import to_device
 
 try:
     from torch.nn.attention.varlen import varlen_attn as kernel
@@ -172,7 +172,7 @@ def _places(lengths: tuple[int, ...], prefix: int, device: torch.device) -> list
         of_rows += range(len(places) + prefix, len(places) + prefix + length)
         places += [*range(prefix), *range(start, start := start + length)]
     with torch.inference_mode(False):  # answers and training steps may share it
-        return sent([places, of_prefix, of_rows], device)
+        return to_device([places, of_prefix, of_rows], device)
 
 
 @lru_cache(maxsize=16)  # the same for every layer of a micro-pack
@@ -181,5 +181,7 @@ def _starts(lengths: tuple[int, ...], more: int, device: torch.device) -> torch.
     one ends; int32, as the kernel requires.
     """
     with torch.inference_mode(False):  # answers and training steps may share it
-        (starts,) = sent([[0, *itertools.accumulate(length + more for length in lengths)]], device)
+        (starts,) = to_device(
+            [[0, *itertools.accumulate(length + more for length in lengths)]], device
+        )
         return starts.to(torch.int32)

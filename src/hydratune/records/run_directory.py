@@ -67,7 +67,7 @@ class RunFile(StrEnum):
 LAST_CHECKPOINT = "last.ckpt"  # in the folder of the checkpoints
 BEST_CHECKPOINT = "best.ckpt"
 # What stays in the directory when a run starts anew.
-STAYS = (
+KEPT_FILES = (
     RunFile.status,  # it is changed in place, and keeps the id of the run at W&B
     RunFile.log,  # it is open before the directory is cleared; a run appends to it
     RunFile.hydra,  # it is written again when a run starts
@@ -76,7 +76,7 @@ STAYS = (
 _ALL_PREDICTIONS = "*predictions*.jsonl"  # those of the baselines have names of their own
 # What moves away when a run starts anew, beside every file of predictions.
 _OF_ONE_RUN = tuple(
-    name for name in RunFile if name not in STAYS and not Path(name).match(_ALL_PREDICTIONS)
+    name for name in RunFile if name not in KEPT_FILES and not Path(name).match(_ALL_PREDICTIONS)
 )
 
 

@@ -10,7 +10,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from hydratune.adapters.folder import adopt
+from hydratune.adapters.folder import use_saved_settings
 from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
@@ -97,7 +97,7 @@ def check_job(
         fix = "leave -m out, and name the run: hydra.run.dir=DIR"
         return None, [Problem("resume", "extend", why, fix)]
     try:
-        adopt(settings, overrides)
+        use_saved_settings(settings, overrides)
     except ConfigError as error:
         return None, list(error.problems)
     name = str(composed.hydra.sweep.subdir)

@@ -167,13 +167,17 @@ def time_left(lines: Sequence[JobLine], now: float) -> float | None:
     estimates = [_seconds_left(line, now, tail) for line in running]
     if not totals:
         pairs = zip(running, estimates, strict=True)
-        totals = [now - line.began + left for line, left in pairs if left is not None]
+        totals = [
+            now - line.began + seconds_left
+            for line, seconds_left in pairs
+            if seconds_left is not None
+        ]
     if not totals:
         return None
     usual = statistics.fmean(totals)
     seconds = [
-        max(0.0, usual - (now - line.began)) if left is None else left
-        for line, left in zip(running, estimates, strict=True)
+        max(0.0, usual - (now - line.began)) if seconds_left is None else seconds_left
+        for line, seconds_left in zip(running, estimates, strict=True)
     ]
     waiting = usual * sum(line.state == "waiting" for line in lines)
     return max([(sum(seconds) + waiting) / max(1, len(running)), *seconds])
@@ -183,8 +187,10 @@ def _seconds_left(line: JobLine, now: float, tail: float) -> float | None:
     """Return the estimate for one running job; ``tail``: seconds a job takes after its training."""
     if line.trained is not None:
         return max(0.0, tail - (now - line.trained))
-    left = line.seconds_left_in_stage(now)
-    return left + tail if left is not None and line.stage.title == _TRAINING else None
+    seconds_left = line.seconds_left_in_stage(now)
+    return (
+        seconds_left + tail if seconds_left is not None and line.stage.title == _TRAINING else None
+    )
 
 
 def span(seconds: float) -> str:

@@ -25,17 +25,17 @@ import torch
 from rich.markup import escape
 
 from hydratune.console import console, discard_output
-from hydratune.errors import HydratuneError, Leaving, SweepError
+from hydratune.errors import HydratuneError, RunInterrupted, SweepError
 from hydratune.models.hardware import accelerator, give_back
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, Status
 from hydratune.settings.commands import load, register_commands
-from hydratune.sweeps.board import Board
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK, PackArguments
 from hydratune.sweeps.pack_job import Pack, create_scheduler, report_end, run_job
 from hydratune.sweeps.pack_logging import log_by_thread
 from hydratune.sweeps.pack_resources import PackResources
 from hydratune.sweeps.processes import INTERRUPTED
+from hydratune.sweeps.progress_table import ProgressTable
 from hydratune.sweeps.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ _MEMORY_SHARE = 1 / 8  # of the machine's memory, for copies of weights that nob
 def run(arguments: PackArguments) -> None:
     """Run the jobs of a pack.
 
-    Raises ``KeyboardInterrupt`` at the end if the pack was interrupted, ``Leaving`` if a job hung
-    in such a way that the pack cannot continue, ``SweepError`` if the pack itself failed.
+    Raises ``KeyboardInterrupt`` at the end if the pack was interrupted, ``RunInterrupted`` if a job
+    hung in such a way that the pack cannot continue, ``SweepError`` if the pack itself failed.
     """
     folder, names = arguments.folder, arguments.names
     torch.set_num_threads(1)
@@ -56,10 +56,10 @@ def run(arguments: PackArguments) -> None:
     vars(lightning_trainer)["isolate_rng"] = nullcontext
     resources = _create_resources(arguments)
     records = {name: RunDirectory(folder / name) for name in names}
-    with log_by_thread(folder / "pack.log") as logs, Board(folder, names) as board:
-        scheduler = create_scheduler(arguments, records, resources, board)
-        watch = Watch(arguments.options.patience, board.seen, resources.leave)
-        pack = Pack(arguments, records, resources, scheduler, watch, board, logs)
+    with log_by_thread(folder / "pack.log") as logs, ProgressTable(folder, names) as progress_table:
+        scheduler = create_scheduler(arguments, records, resources, progress_table)
+        watch = Watch(arguments.options.patience, progress_table.seen, resources.leave)
+        pack = Pack(arguments, records, resources, scheduler, watch, progress_table, logs)
         _leave_on_signals(resources.leave)
         threads = JobThreads(pack)
         threads.run_all()
@@ -68,7 +68,7 @@ def run(arguments: PackArguments) -> None:
         threads.requeue_stopped()
         raise SweepError(threads.errors[0])
     if watch.broken_at is not None:
-        raise Leaving
+        raise RunInterrupted
     if resources.leave.is_set():
         raise KeyboardInterrupt
 
@@ -90,7 +90,7 @@ class JobThreads:
             self._start()
         while self._threads and not pack.watch.is_overdue():
             self._threads[0].join(0.5)  # a wait without a limit would delay signals
-            pack.board.print_progress()
+            pack.progress_table.print_progress()
             give_back(_SPARE_MEMORY)
             if pack.arguments.parent not in (None, os.getppid()):  # it was killed
                 pack.resources.leave.set()
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str]) -> int:
     except SweepError as error:
         console.print(f"[red]{escape(str(error))}", soft_wrap=True)
         return 1
-    except Leaving:
+    except RunInterrupted:
         return NEEDS_NEW_PACK
     return 0
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from hydratune.errors import UnpackedError
+from hydratune.errors import CannotSharePackError
 from hydratune.experiment.context import RunContext, SingleRunResources
 from hydratune.records.run_directory import RunDirectory
 from hydratune.sweeps.halving import HalvingScheduler
@@ -85,11 +85,11 @@ class JobCompute:
         for parameter in trained:  # so that no other job takes it for a trained one of its own
             parameter.requires_grad_(False)
         if trained:
-            raise UnpackedError(
+            raise CannotSharePackError(
                 "its adapter trains weights of the base model, which all jobs share"
             )
         if draws_outside_lora(model):
-            raise UnpackedError(
+            raise CannotSharePackError(
                 "its dropout draws from the process's generator, whose order would depend on the"
                 " other jobs"
             )

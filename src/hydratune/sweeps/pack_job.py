@@ -9,19 +9,19 @@ import torch
 from rich.markup import escape
 
 from hydratune.console import console, redirect_output
-from hydratune.errors import HydratuneError, Leaving, Paused, UnpackedError
+from hydratune.errors import CannotSharePackError, HydratuneError, Paused, RunInterrupted
 from hydratune.experiment import run as experiment
-from hydratune.experiment.frame import begin, recorded
+from hydratune.experiment.lifecycle import begin, recorded
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, alone
 from hydratune.records.status import Outcome, State, Status
 from hydratune.settings.commands import Resume, TrainConfig
-from hydratune.sweeps.board import Board
 from hydratune.sweeps.halving import HalvingScheduler, JobState
 from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.sweeps.pack_context import pack_context
 from hydratune.sweeps.pack_logging import LogByThread
 from hydratune.sweeps.pack_resources import PackResources
+from hydratune.sweeps.progress_table import ProgressTable
 from hydratune.sweeps.watch import Heartbeat, Watch
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Pack:
     resources: PackResources
     scheduler: HalvingScheduler
     watch: Watch
-    board: Board
+    progress_table: ProgressTable
     logs: LogByThread
 
 
@@ -49,7 +49,7 @@ def run_job(pack: Pack, settings: TrainConfig, heartbeat: Heartbeat) -> None:
     try:
         with pack.logs.to_file(record.log_file) as file:
             try:
-                listener = heartbeat.listener(pack.board.listener(heartbeat.name))
+                listener = heartbeat.listener(pack.progress_table.listener(heartbeat.name))
                 with redirect_output(file, listener), alone(record.path):
                     settings = _begin(pack, settings, heartbeat)
                     is_recorded = True
@@ -57,14 +57,14 @@ def run_job(pack: Pack, settings: TrainConfig, heartbeat: Heartbeat) -> None:
                         torch.set_num_threads(1)
                         context = pack_context(pack.resources, heartbeat, pack.scheduler)
                         experiment.run_experiment(settings, record, context)
-            except UnpackedError as error:
+            except CannotSharePackError as error:
                 why = str(error)
                 record.change_status(lambda status: status.leave_pack(why))
             except HydratuneError as error:
                 if not is_recorded:  # another process may hold the folder: nothing is written there
                     text = f"[red]job {heartbeat.name} did not begin: {escape(str(error))}"
                     console.print(text, soft_wrap=True)
-            except (KeyboardInterrupt, Leaving, Paused):
+            except (KeyboardInterrupt, RunInterrupted, Paused):
                 pass
             except BaseException:
                 log.exception("unexpected error")
@@ -72,7 +72,7 @@ def run_job(pack: Pack, settings: TrainConfig, heartbeat: Heartbeat) -> None:
         if not heartbeat.given_up and is_recorded:
             report_end(pack, record)
         elif not heartbeat.given_up:  # so that it is not handed out again and again
-            pack.board.ended(heartbeat.name, record.read_status())
+            pack.progress_table.ended(heartbeat.name, record.read_status())
             pack.scheduler.end(heartbeat.name, JobState.failed)
 
 
@@ -83,18 +83,18 @@ def _begin(pack: Pack, settings: TrainConfig, heartbeat: Heartbeat) -> TrainConf
         settings = replace(settings, resume=Resume.auto)
     begin(settings, heartbeat.record)
     pack.resources.begun.add(name)
-    pack.board.began(name)
+    pack.progress_table.began(name)
     return settings
 
 
 def report_end(pack: Pack, record: RunDirectory) -> None:
-    """Tell the board and the scheduler that a job has ended or is paused."""
+    """Tell the progress table and the scheduler that a job has ended or is paused."""
     name, status = record.path.name, record.read_status()
     if status.state is State.waiting:
-        pack.board.paused(name, status)
+        pack.progress_table.paused(name, status)
     else:
         pack.resources.trackers.pop(name, None)
-        pack.board.ended(name, status)
+        pack.progress_table.ended(name, status)
     pack.scheduler.end(name, *_state_of(record))
 
 
@@ -113,7 +113,7 @@ def create_scheduler(
     arguments: PackArguments,
     records: Mapping[str, RunDirectory],
     resources: PackResources,
-    board: Board,
+    progress_table: ProgressTable,
 ) -> HalvingScheduler:
     """Return the scheduler of a pack, which knows the results of earlier starts of the sweep."""
 
@@ -125,7 +125,7 @@ def create_scheduler(
         if tracker is not None and status.halved is not None:
             tracker.log_summary({"halved_at_step": status.halved.step})
             tracker.finish(0)
-        board.ended(name, status)
+        progress_table.ended(name, status)
 
     halving = arguments.halving
     scheduler = HalvingScheduler(list(records), halving, resources.leave, stop_early)

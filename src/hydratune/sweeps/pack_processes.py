@@ -17,7 +17,7 @@ from rich.text import Text
 
 from hydratune.console import console, section
 from hydratune.cores import cpu_count
-from hydratune.experiment.frame import write_hydra_files
+from hydratune.experiment.lifecycle import write_hydra_files
 from hydratune.records.files import write_text
 from hydratune.records.status import Outcome, State, Status
 from hydratune.sweeps.options import PackOptions

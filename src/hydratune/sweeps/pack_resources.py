@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from hydratune.errors import Leaving
+from hydratune.errors import RunInterrupted
 from hydratune.models.hardware import memory
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.sweeps.worker_pool import PoolTask, WorkerPool
 from hydratune.tracking.tracker import Tracker
 from hydratune.training.mergeable import MergeableBatch, MergingPool, Replica
 from hydratune.training.merged import BaseReplica
-from hydratune.training.products import lay_out
+from hydratune.training.products import reorder_weights
 
 log = logging.getLogger(__name__)
 _MERGE_TOKENS = 512  # of a merged pass, unless the user sets another number
@@ -77,18 +77,18 @@ class PackResources:
 
         with heartbeat.holding(self.lock("own")):
             # once: it also tests whether they change any bit
-            self.shared("layouts", lambda: self._lay_out(model), heartbeat)
+            self.shared("layouts", lambda: self._reorder_weights(model), heartbeat)
             if self.workers.merge_tokens:
                 self.workers.replica = self.shared(
                     "replica",
-                    lambda: BaseReplica(copied(), steadily=self._only_if_equal),
+                    lambda: BaseReplica(copied(), row_invariant=self._only_if_equal),
                     heartbeat,
                 )
             return copied()
 
-    def _lay_out(self, model: nn.Module) -> int:
+    def _reorder_weights(self, model: nn.Module) -> int:
         """Copy the frozen weights into the layout that is read fastest; return the bytes used."""
-        size = lay_out(model, self.memory_share * memory()) if self.memory_share else 0
+        size = reorder_weights(model, self.memory_share * memory()) if self.memory_share else 0
         if size:
             log.info(
                 "copies of the frozen weights as this processor reads them fastest take up to"
@@ -101,7 +101,8 @@ class PackResources:
 class JobWorkers(MergingPool):
     """The worker pool of a pack as one job sees it: what is computed for the job is counted.
 
-    Once the job or the whole pack is to leave, nothing more is computed: ``Leaving`` is raised.
+    Once the job or the whole pack is to leave, nothing more is computed: ``RunInterrupted`` is
+    raised.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class JobWorkers(MergingPool):
 
     def _begin(self) -> None:
         if self._resources.leave.is_set() or self._leave.is_set():
-            raise Leaving
+            raise RunInterrupted
         self._heartbeat.task_begins()
 
     def _end(self, seconds: float) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hydratune.console import Stage, StageListener
-from hydratune.errors import Leaving
+from hydratune.errors import RunInterrupted
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State, Status
 from hydratune.sweeps.job_table import span
@@ -65,10 +65,11 @@ class Heartbeat:
     def beat(self) -> None:
         """Give a sign of life.
 
-        Raises ``Leaving`` if the job was given up: it is not to continue, should it ever wake up.
+        Raises ``RunInterrupted`` if the job was given up: it is not to continue, should it ever
+        wake up.
         """
         if self.given_up:
-            raise Leaving
+            raise RunInterrupted
         self.last_sign = time.monotonic()
 
     def listener(self, listener: StageListener) -> StageListener:
@@ -103,13 +104,13 @@ class Heartbeat:
     def holding(self, lock: Lock) -> Iterator[None]:
         """Hold ``lock`` inside the block.
 
-        Raises ``Leaving`` if the pack is to leave before the lock is free: the job that holds it
-        may never release it.
+        Raises ``RunInterrupted`` if the pack is to leave before the lock is free: the job that
+        holds it may never release it.
         """
         with self.waiting():
             while not lock.acquire(timeout=1.0):
                 if self._leave.is_set():
-                    raise Leaving
+                    raise RunInterrupted
         self.held_locks += 1
         try:
             yield

@@ -48,7 +48,7 @@ UNCAST = CastWeights()
 class Arithmetic:
     """How one pass computes its operations."""
 
-    pieces: Elementwise = EAGER  # norms and gated MLPs
+    elementwise: Elementwise = EAGER  # norms and gated MLPs
     weights: CastWeights = UNCAST  # of LoRA, in the dtype of products
     fast: bool = False  # by the faster library instead of the more exact one; without gradients
 

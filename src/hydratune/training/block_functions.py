@@ -20,12 +20,12 @@ from hydratune.training.low_rank import (
     save_terms,
     saved_terms,
 )
-from hydratune.training.products import back, exact, steadily
+from hydratune.training.products import at_least_fp32, frozen_backward, row_invariant
 
 
 class _NormContext(Context[torch.Tensor, torch.Tensor, torch.Tensor]):
     from_y: bool
-    pieces: Elementwise
+    elementwise: Elementwise
 
 
 class RmsNorm(torch.autograd.Function):
@@ -40,12 +40,12 @@ class RmsNorm(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor,
         eps: float,
-        pieces: Elementwise = EAGER,
+        elementwise: Elementwise = EAGER,
     ) -> torch.Tensor:
-        y, inverse = pieces.norm(x, weight, eps)
-        from_y = exact(x) is x
+        y, inverse = elementwise.norm(x, weight, eps)
+        from_y = at_least_fp32(x) is x
         ctx.save_for_backward(y if from_y else x, weight, inverse)
-        ctx.from_y, ctx.pieces = from_y, pieces
+        ctx.from_y, ctx.elementwise = from_y, elementwise
         return y
 
     @staticmethod
@@ -53,13 +53,13 @@ class RmsNorm(torch.autograd.Function):
     def backward(  # type: ignore[override]
         ctx: _NormContext, dy: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
-        return ctx.pieces.norm_gradient(dy, *ctx.saved_tensors, ctx.from_y), None, None, None
+        return ctx.elementwise.norm_gradient(dy, *ctx.saved_tensors, ctx.from_y), None, None, None
 
 
 class _GatedContext(TermsContext):
     activation: str
     linear: FrozenLinear
-    pieces: Elementwise
+    elementwise: Elementwise
 
 
 class GatedDown(torch.autograd.Function):
@@ -80,11 +80,11 @@ class GatedDown(torch.autograd.Function):
         arithmetic: Arithmetic,
         *flat: torch.Tensor,
     ) -> torch.Tensor:
-        pieces = arithmetic.pieces
-        rows = pieces.gated(gate, up, activation).view(-1, gate.shape[-1])
+        elementwise = arithmetic.elementwise
+        rows = elementwise.gated(gate, up, activation).view(-1, gate.shape[-1])
         (y,), terms = low_rank_forward(rows, [linear], shares, flat, arithmetic)
         save_terms(ctx, (gate, up), terms)
-        ctx.activation, ctx.linear, ctx.pieces = activation, linear, pieces
+        ctx.activation, ctx.linear, ctx.elementwise = activation, linear, elementwise
         return y.view(*gate.shape[:-1], -1)
 
     @staticmethod
@@ -95,10 +95,10 @@ class GatedDown(torch.autograd.Function):
         (gate, up), terms = saved_terms(ctx)
         dy = dy.reshape(-1, dy.shape[-1])
         d_ups = [term.outer_gradients([dy]) for term in terms]
-        d_rows = steadily(back, (dy,), ctx.linear.weight())
+        d_rows = row_invariant(frozen_backward, (dy,), ctx.linear.weight())
         for term in terms:
             term.add_to_input(d_rows)
-        rows, d_gate, d_up = ctx.pieces.gated_gradient(
+        rows, d_gate, d_up = ctx.elementwise.gated_gradient(
             d_rows.view(gate.shape), gate, up, ctx.activation
         )
         d_downs = [term.inner_gradients(rows.view(d_rows.shape)) for term in terms]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from hydratune.errors import ConfigError, Problem
-from hydratune.training.products import exact
+from hydratune.training.products import at_least_fp32
 
 _Derivative = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ACTIVATIONS: dict[
@@ -29,7 +29,7 @@ ACTIVATIONS: dict[
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    precise = exact(x)
+    precise = at_least_fp32(x)
     inverse = (
         torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
         .square_()
@@ -43,12 +43,12 @@ def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tens
 def _norm_gradient(
     dy: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, from_y: bool
 ) -> torch.Tensor:
-    d_scaled = exact(dy) * weight
+    d_scaled = at_least_fp32(dy) * weight
     if from_y:  # x / sqrt(...) = y / w
         scaled = kept / weight
         mean = (dy * kept).mean(-1, keepdim=True)
     else:
-        scaled = exact(kept) * inverse
+        scaled = at_least_fp32(kept) * inverse
         mean = (d_scaled * scaled).mean(-1, keepdim=True)
     return d_scaled.sub_(scaled.mul_(mean)).mul_(inverse).to(dy.dtype)
 
@@ -70,8 +70,8 @@ def _gated_gradient(
 def _pure_norm_gradient(
     dy: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, from_y: bool
 ) -> torch.Tensor:
-    scaled = exact(kept) / weight if from_y else exact(kept) * inverse
-    d_scaled = exact(dy) * weight
+    scaled = at_least_fp32(kept) / weight if from_y else at_least_fp32(kept) * inverse
+    d_scaled = at_least_fp32(dy) * weight
     return ((d_scaled - scaled * (d_scaled * scaled).mean(-1, keepdim=True)) * inverse).to(dy.dtype)
 
 
@@ -85,7 +85,7 @@ def _pure_gated_gradient(
 
 @dataclass(frozen=True)
 class Elementwise:
-    """The four pieces."""
+    """The four functions."""
 
     norm: Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
     """x, weight, eps -> (w x / sqrt(mean(x^2) + eps), 1 / that square root); in fp32 at least."""
@@ -104,7 +104,7 @@ class Elementwise:
     is_compiled: bool = False
 
     def warm_up(self, dtype: torch.dtype) -> None:
-        """Compile the pieces, if they are to be, for the intra-op threads that this thread uses."""
+        """Compile the functions for the intra-op threads of this thread, if they are to be."""
         if self.is_compiled:
             with torch.no_grad():
                 x = torch.ones(3, 4, dtype=dtype)
@@ -119,7 +119,7 @@ EAGER = Elementwise(_norm, _norm_gradient, _gated, _gated_gradient)
 
 @cache
 def compiled() -> Elementwise:
-    """Return the pieces fused by ``torch.compile``, for any number of tokens.
+    """Return the functions fused by ``torch.compile``, for any number of tokens.
 
     Raises whatever the compiler raises if it does not work here.
     """
@@ -133,13 +133,13 @@ def compiled() -> Elementwise:
     norm, norm_gradient, gated, gated_gradient = (
         torch.compile(function, dynamic=True) for function in functions
     )
-    pieces = Elementwise(norm, norm_gradient, gated, gated_gradient, is_compiled=True)
-    pieces.gated(torch.zeros(2, 3), torch.zeros(2, 3), "silu")
-    return pieces
+    elementwise = Elementwise(norm, norm_gradient, gated, gated_gradient, is_compiled=True)
+    elementwise.gated(torch.zeros(2, 3), torch.zeros(2, 3), "silu")
+    return elementwise
 
 
-def pieces_for(compile: bool) -> Elementwise:
-    """Return the pieces, compiled or not. Raises ``ConfigError`` if they cannot be compiled."""
+def elementwise_for(compile: bool) -> Elementwise:
+    """Return the functions, compiled or not. Raises ``ConfigError`` if they cannot be compiled."""
     if not compile:
         return EAGER
     try:

@@ -16,9 +16,9 @@ import torch
 
 from hydratune.models.compute import has_one_autograd_thread
 from hydratune.training.arithmetic import Arithmetic
-from hydratune.training.losses import LossShape
+from hydratune.training.losses import LossOptions
 from hydratune.training.mergeable import MergeableBatch, MergingPool, Result, TrialAdapter
-from hydratune.training.pack_loss import PackLoss
+from hydratune.training.micro_pack_loss import MicroPackLoss
 from hydratune.training.plan import MicroPack
 from hydratune.training.prefix import Prefix, View
 from hydratune.training.step import StepContext
@@ -31,7 +31,7 @@ Work = tuple[Callable[[int], Result | None], int]  # a function, and the number 
 class PassOptions:
     """How all passes of one plan are computed."""
 
-    shape: LossShape
+    loss_options: LossOptions
     arithmetic: Arithmetic
     # gradients of these are computed; None: the loss alone
     parameters: Sequence[torch.nn.Parameter] | None
@@ -41,7 +41,9 @@ class PassOptions:
 class Execution:
     """Computes the micro-packs of one plan, once."""
 
-    def __init__(self, loss: PackLoss, plan: Sequence[MicroPack], options: PassOptions) -> None:
+    def __init__(
+        self, loss: MicroPackLoss, plan: Sequence[MicroPack], options: PassOptions
+    ) -> None:
         self.loss, self.plan, self.options = loss, plan, options
         self.device = loss.model.device
         self._prefixes = {
@@ -126,7 +128,9 @@ class Execution:
         )
         step = StepContext(generator, options.arithmetic)
         holds = self._prefixes[micro.group] if micro.holds_prefix else None
-        return self.loss(micro, options.shape, step, holds=holds, view=self._views.get(number))
+        return self.loss(
+            micro, options.loss_options, step, holds=holds, view=self._views.get(number)
+        )
 
     def _begin(self, number: int) -> None:
         """Forward pass of a micro-pack that holds a prefix."""
@@ -171,9 +175,9 @@ class Merging:
         return MergeableBatch(
             self.adapter,
             micro.rows,
-            options.shape,
+            options.loss_options,
             loss.head,
-            options.arithmetic.pieces,
+            options.arithmetic.elementwise,
             micro.seed,
             options.parameters is not None,
             options.autocast,

@@ -17,9 +17,9 @@ from hydratune.settings.commands import TrainConfig
 from hydratune.training import ddp
 from hydratune.training.checkpoints import best_weights
 from hydratune.training.divergence import Divergence
-from hydratune.training.elementwise import pieces_for
+from hydratune.training.elementwise import elementwise_for
 from hydratune.training.interrupts import delay_signals
-from hydratune.training.losses import LossShape
+from hydratune.training.losses import LossOptions
 from hydratune.training.memory import plan_memory
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
@@ -61,7 +61,7 @@ def fit(
     services.on_plan(plan)
     module = FineTuning(task.model, objective, task.config.optimizer, task.total_steps)
     _quiet_lightning()
-    frozen_seconds = _keep_bottom(task, objective)
+    frozen_seconds = _store_frozen_layers(task, objective)
     threads = torch.get_num_threads()
     with progress("training", task.total_steps, quiet=ddp.rank() > 0) as ticker:
         loop = TrainingLoop(task, module, ticker, resumption, services)
@@ -91,16 +91,16 @@ def _make_objective(task: TrainingTask, services: TrainingServices) -> Objective
         task.model,
         micro_tokens=settings.micro_tokens or CPU_MICRO_TOKENS,
         workers=_workers(task.model, task.config, task.compute.accelerator),
-        shape=LossShape(settings.label_smoothing, settings.z_loss),
+        loss_options=LossOptions(settings.label_smoothing, settings.z_loss),
         share=settings.share_prefix,
         neftune_alpha=settings.neftune_alpha,
         checkpointing=settings.gradient_checkpointing,
-        pieces=pieces_for(settings.compile),
+        elementwise=elementwise_for(settings.compile),
         pool=services.pool,
         seed=task.config.seed,
     )
-    if objective.unpackable:
-        console.print(f"[yellow]rows are padded, not packed: {objective.unpackable}")
+    if objective.padding_reason:
+        console.print(f"[yellow]rows are padded, not packed: {objective.padding_reason}")
         if settings.neftune_alpha:
             fix = "set trainer.neftune_alpha=0"
             alpha = settings.neftune_alpha
@@ -131,7 +131,7 @@ def _quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _keep_bottom(task: TrainingTask, objective: Objective) -> float:
+def _store_frozen_layers(task: TrainingTask, objective: Objective) -> float:
     """Compute once what the layers that are not trained compute; return the seconds that it took.
 
     0: all layers are computed in every step.
@@ -141,7 +141,7 @@ def _keep_bottom(task: TrainingTask, objective: Objective) -> float:
     identity = f"{task.base_identity} {task.compute.accelerator} {task.compute.precision}"
     limit = task.config.trainer.frozen_cache_gb * 1e9
     with progress("layers that stay as they are", len(rows), quiet=quiet) as ticker:
-        layers = objective.keep_bottom(rows, identity, limit, ticker.advance)
+        layers = objective.store_frozen_layers(rows, identity, limit, ticker.advance)
     if not layers:
         return 0.0
     seconds = time.perf_counter() - start

@@ -58,7 +58,7 @@ def frozen_layers(model: "PreTrainedModel | PeftModel") -> int:
     return count if count < len(layers) else 0
 
 
-class FrozenBottom:
+class StoredStates:
     """The hidden states that enter the first trained layer, for every token of some rows."""
 
     def __init__(
@@ -102,13 +102,13 @@ class StoreOptions:
     advance: Callable[[float, float], None] = lambda rows, tokens: None  # reports progress
 
 
-def frozen_bottom(
+def stored_states(
     model: "PreTrainedModel | PeftModel",
     rows: Sequence[Encoded],
     identity: str,
     states_of: StatesOf,
     options: StoreOptions,
-) -> FrozenBottom | None:
+) -> StoredStates | None:
     """Return the states of ``rows``, from the cache or computed by ``states_of``; None where this
     saves nothing or does not fit.
 
@@ -129,7 +129,7 @@ def frozen_bottom(
         ]
     )
     folder = build_once(f"frozen/{key}", lambda target: _build(target, rows, states_of, options))
-    return FrozenBottom(model, count, rows, folder / "states.bin")
+    return StoredStates(model, count, rows, folder / "states.bin")
 
 
 def _fits(model: "PreTrainedModel | PeftModel", rows: Sequence[Encoded], limit: float) -> bool:

@@ -37,9 +37,9 @@ class LeanNorm:
             output: torch.Tensor = type(self.module).forward(self.module, x)
             return output
         weight = self.module.weight + 1 if self.adds_one else self.module.weight
-        pieces = current_step().arithmetic.pieces
+        elementwise = current_step().arithmetic.elementwise
         normed: torch.Tensor = RmsNorm.apply(  # type: ignore[no-untyped-call]
-            x, weight, self.eps, pieces
+            x, weight, self.eps, elementwise
         )
         return normed
 

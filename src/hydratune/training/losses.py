@@ -12,11 +12,11 @@ from torch.autograd.function import once_differentiable
 
 from hydratune.models.autograd import Context
 from hydratune.models.memory_plan import CPU_LOSS_POSITIONS
-from hydratune.training.products import exact, steadily, through, times
+from hydratune.training.products import at_least_fp32, frozen_forward, matmul, row_invariant
 
 
 @dataclass(frozen=True)
-class LossShape:
+class LossOptions:
     """What is added to the cross-entropy while training. Validation losses never contain it."""
 
     # share of the target that is spread evenly over the vocabulary (arXiv:1512.00567)
@@ -25,11 +25,11 @@ class LossShape:
     z_loss: float = 0.0
 
 
-PLAIN = LossShape()
+PLAIN = LossOptions()
 
 
 def loss_and_gradient(
-    logits: torch.Tensor, targets: torch.Tensor, shape: LossShape, want_gradient: bool
+    logits: torch.Tensor, targets: torch.Tensor, options: LossOptions, want_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loss of each position (positions,) and its gradient (positions, vocabulary).
 
@@ -39,20 +39,20 @@ def loss_and_gradient(
     index = targets[:, None]
     largest = logits.amax(dim=1, keepdim=True)
     of_target = logits.gather(1, index)
-    average = logits.mean(dim=1, keepdim=True) if shape.label_smoothing else of_target
+    average = logits.mean(dim=1, keepdim=True) if options.label_smoothing else of_target
     total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
     log_total = total.log().add_(largest)
     losses = (
         log_total
-        - (1 - shape.label_smoothing) * of_target
-        - shape.label_smoothing * average
-        + shape.z_loss * log_total.square()
+        - (1 - options.label_smoothing) * of_target
+        - options.label_smoothing * average
+        + options.z_loss * log_total.square()
     )
     if want_gradient:
-        logits.mul_((1 + 2 * shape.z_loss * log_total) / total)
-        if shape.label_smoothing:
-            logits.sub_(shape.label_smoothing / logits.shape[1])
-        logits.scatter_add_(1, index, torch.full_like(of_target, shape.label_smoothing - 1))
+        logits.mul_((1 + 2 * options.z_loss * log_total) / total)
+        if options.label_smoothing:
+            logits.sub_(options.label_smoothing / logits.shape[1])
+        logits.scatter_add_(1, index, torch.full_like(of_target, options.label_smoothing - 1))
     return losses[:, 0], logits
 
 
@@ -65,7 +65,7 @@ class HeadLoss(torch.autograd.Function):
     width), a few positions at a time.
 
     Positions of several groups follow each other, ``counts`` of each; every group has a sum
-    (groups,) and a loss shape of its own. The logits of ``at_once`` positions exist at a time. The
+    (groups,) and loss options of its own. The logits of ``at_once`` positions exist at a time. The
     gradient is computed in the forward pass, while the logits of a chunk exist; it needs no more
     memory than ``hidden``.
     """
@@ -77,7 +77,7 @@ class HeadLoss(torch.autograd.Function):
         weight: torch.Tensor,
         targets: torch.Tensor,
         counts: Sequence[int],
-        shapes: Sequence[LossShape],
+        group_options: Sequence[LossOptions],
         at_once: int = CPU_LOSS_POSITIONS,
     ) -> torch.Tensor:
         want_gradient = ctx.needs_input_grad[0]
@@ -87,17 +87,17 @@ class HeadLoss(torch.autograd.Function):
             dtype=torch.promote_types(hidden.dtype, torch.float32),
             device=hidden.device,
         )
-        spans = _spans_of_one_shape(counts, shapes)
+        spans = _spans_of_equal_options(counts, group_options)
         for start in range(0, len(targets), at_once):
             stop = min(start + at_once, len(targets))
-            logits = exact(steadily(through, (hidden[start:stop],), weight))
-            for first, last, shape in spans:
+            logits = at_least_fp32(row_invariant(frozen_forward, (hidden[start:stop],), weight))
+            for first, last, options in spans:
                 part = slice(max(first, start), min(last, stop))
                 if part.start < part.stop:  # its logits become their gradient
                     own = logits[part.start - start : part.stop - start]
-                    losses[part], _ = loss_and_gradient(own, targets[part], shape, want_gradient)
+                    losses[part], _ = loss_and_gradient(own, targets[part], options, want_gradient)
             if gradient is not None:
-                gradient[start:stop] = steadily(times, (logits.to(weight.dtype),), weight)
+                gradient[start:stop] = row_invariant(matmul, (logits.to(weight.dtype),), weight)
         ctx.save_for_backward(gradient)
         ctx.counts = counts
         return torch.stack([part.sum() for part in losses.split(list(counts))])
@@ -114,16 +114,16 @@ class HeadLoss(torch.autograd.Function):
         return torch.cat([part * scale for part, scale in parts]), None, None, None, None, None
 
 
-def _spans_of_one_shape(
-    counts: Sequence[int], shapes: Sequence[LossShape]
-) -> list[tuple[int, int, LossShape]]:
-    """Join neighbouring groups of one loss shape: (first position, end, shape)."""
-    spans: list[tuple[int, int, LossShape]] = []
+def _spans_of_equal_options(
+    counts: Sequence[int], group_options: Sequence[LossOptions]
+) -> list[tuple[int, int, LossOptions]]:
+    """Join neighbouring groups of equal options: (first position, end, options)."""
+    spans: list[tuple[int, int, LossOptions]] = []
     end = 0
-    for count, shape in zip(counts, shapes, strict=True):
-        start = spans.pop()[0] if spans and spans[-1][2] == shape else end
+    for count, options in zip(counts, group_options, strict=True):
+        start = spans.pop()[0] if spans and spans[-1][2] == options else end
         end += count
-        spans.append((start, end, shape))
+        spans.append((start, end, options))
     return spans
 
 
@@ -132,12 +132,12 @@ def head_loss(
     weight: torch.Tensor,
     targets: torch.Tensor,
     counts: Sequence[int],
-    shapes: Sequence[LossShape],
+    group_options: Sequence[LossOptions],
     at_once: int = CPU_LOSS_POSITIONS,
 ) -> torch.Tensor:
     """Return the sums (groups,) of ``HeadLoss``, recorded for the backward pass."""
     losses: torch.Tensor = HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, counts, shapes, at_once
+        hidden, weight, targets, counts, group_options, at_once
     )
     return losses
 
@@ -149,9 +149,14 @@ class LogitLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Context[torch.Tensor], logits: torch.Tensor, targets: torch.Tensor, shape: LossShape
+        ctx: Context[torch.Tensor],
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        options: LossOptions,
     ) -> torch.Tensor:
-        losses, gradient = loss_and_gradient(exact(logits), targets, shape, ctx.needs_input_grad[0])
+        losses, gradient = loss_and_gradient(
+            at_least_fp32(logits), targets, options, ctx.needs_input_grad[0]
+        )
         ctx.save_for_backward(gradient.to(logits.dtype) if ctx.needs_input_grad[0] else None)
         return losses.sum()
 
@@ -164,9 +169,9 @@ class LogitLoss(torch.autograd.Function):
         return gradient * scale.to(gradient.dtype), None, None
 
 
-def logit_loss(logits: torch.Tensor, targets: torch.Tensor, shape: LossShape) -> torch.Tensor:
+def logit_loss(logits: torch.Tensor, targets: torch.Tensor, options: LossOptions) -> torch.Tensor:
     """Return the sum of ``LogitLoss``, recorded for the backward pass."""
-    loss: torch.Tensor = LogitLoss.apply(logits, targets, shape)  # type: ignore[no-untyped-call]
+    loss: torch.Tensor = LogitLoss.apply(logits, targets, options)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -17,7 +17,14 @@ from torch.autograd.function import once_differentiable
 
 from hydratune.models.autograd import Context
 from hydratune.training.arithmetic import STANDARD, Arithmetic
-from hydratune.training.products import add_back, back, steadily, through, times, times_transposed
+from hydratune.training.products import (
+    add_frozen_backward,
+    frozen_backward,
+    frozen_forward,
+    matmul,
+    matmul_transposed,
+    row_invariant,
+)
 
 Factors = tuple[torch.Tensor, torch.Tensor]  # A (r, in), B (out, r) of one linear layer
 
@@ -62,12 +69,12 @@ class LowRankTerm:
         downs = [a for a, _ in factors]
         rows = rows[share.span]
         if not share.dropout:
-            thin = times_transposed(rows, torch.cat(downs), fast=fast)
+            thin = matmul_transposed(rows, torch.cat(downs), fast=fast)
             return cls(share, factors, thin)
         masks = [dropout_mask(rows, share.dropout, share.generator) for _ in downs]
         keep = 1 / (1 - share.dropout)
         parts = [
-            times_transposed((rows * mask).mul_(keep), a, fast=fast)
+            matmul_transposed((rows * mask).mul_(keep), a, fast=fast)
             for mask, a in zip(masks, downs, strict=True)
         ]
         return cls(share, factors, torch.cat(parts, dim=1), masks)
@@ -105,8 +112,8 @@ class LowRankTerm:
                 d_ups.append(torch.zeros_like(b))
                 continue
             dy = dy[share.span]
-            torch.mul(times(dy, b.to(dy.dtype)), scale, out=d_part)
-            d_ups.append(times(part.t(), dy).t().mul(scale).to(b.dtype))
+            torch.mul(matmul(dy, b.to(dy.dtype)), scale, out=d_part)
+            d_ups.append(matmul(part.t(), dy).t().mul(scale).to(b.dtype))
         return d_ups
 
     def add_to_input(self, d_rows: torch.Tensor) -> None:
@@ -126,11 +133,11 @@ class LowRankTerm:
         own_rows, downs = rows[self.share.span], [a for a, _ in self.factors]
         if self.masks:
             parts = [
-                times(part.t(), own_rows * mask).mul_(1 / (1 - self.share.dropout))
+                matmul(part.t(), own_rows * mask).mul_(1 / (1 - self.share.dropout))
                 for part, mask in zip(self._columns(self.d_thin), self.masks, strict=True)
             ]
         else:
-            parts = list(times(self.d_thin.t(), own_rows).split([len(a) for a in downs]))
+            parts = list(matmul(self.d_thin.t(), own_rows).split([len(a) for a in downs]))
         return [part.to(a.dtype) for part, a in zip(parts, downs, strict=True)]
 
 
@@ -156,7 +163,8 @@ def low_rank_forward(
     """
     fast = arithmetic.fast
     outputs = [
-        steadily(through, (rows,), linear.weight(), linear.bias, fast=fast) for linear in linears
+        row_invariant(frozen_forward, (rows,), linear.weight(), linear.bias, fast=fast)
+        for linear in linears
     ]
     terms = []
     for share, factors in zip(
@@ -253,9 +261,9 @@ class LoraFunction(torch.autograd.Function):
             if dy is not None and ctx.needs_input_grad[0]:
                 weight = linear.weight()
                 d_x = (
-                    steadily(back, (dy,), weight)
+                    row_invariant(frozen_backward, (dy,), weight)
                     if d_x is None
-                    else steadily(add_back, (d_x, dy), weight)
+                    else row_invariant(add_frozen_backward, (d_x, dy), weight)
                 )
         if d_x is not None:
             for term in terms:

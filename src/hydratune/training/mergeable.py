@@ -18,7 +18,7 @@ from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.memory_plan import CPU_LOSS_POSITIONS
 from hydratune.training.elementwise import Elementwise
 from hydratune.training.lora_layers import SIBLINGS
-from hydratune.training.losses import LossShape
+from hydratune.training.losses import LossOptions
 
 Output = TypeVar("Output")
 Result = tuple[torch.Tensor, Sequence[torch.Tensor]]  # summed loss, and its gradients
@@ -59,9 +59,9 @@ class MergeableBatch:
 
     adapter: TrialAdapter
     rows: Sequence[Encoded]
-    shape: LossShape
+    loss_options: LossOptions
     head: torch.Tensor  # (vocabulary, width)
-    pieces: Elementwise
+    elementwise: Elementwise
     seed: int | None  # of its dropout
     gradients: bool  # False: the loss alone
     autocast: torch.dtype | None
@@ -77,7 +77,7 @@ class MergeableBatch:
         return (
             self.gradients,
             self.autocast,
-            id(self.pieces),
+            id(self.elementwise),
             id(self.head),
             self.adapter.first,
             self.positions,

@@ -2,9 +2,9 @@
 
 A short micro-pack costs little more than reading every weight of the base twice, and some thousand
 calls from Python. Here the rows of several trials are laid end to end and go through the base
-together; only what belongs to one trial (A, B, scale, dropout, loss shape) is applied to its tokens
-alone. Rows never attend to each other, so every trial has the loss and the gradients that its
-micro-pack has alone: to the last bit where a row of a product does not depend on the other rows
+together; only what belongs to one trial (A, B, scale, dropout, loss options) is applied to its
+tokens alone. Rows never attend to each other, so every trial has the loss and the gradients that
+its micro-pack has alone: to the last bit where a row of a product does not depend on the other rows
 (``hydratune.training.products``), else up to rounding.
 """
 
@@ -24,9 +24,9 @@ from hydratune.training.lora_layers import LinearLayer, factors_of
 from hydratune.training.losses import head_loss
 from hydratune.training.mergeable import MergeableBatch, Result, TrialAdapter
 from hydratune.training.merged_pass import MergedPass, trials_of
-from hydratune.training.packing import pack
+from hydratune.training.packing import pack_rows
 from hydratune.training.patches import ModelPatches
-from hydratune.training.products import is_steady
+from hydratune.training.products import is_row_invariant
 from hydratune.training.step import StepContext, computing
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ class BaseReplica:
     time.
     """
 
-    def __init__(self, base: "PreTrainedModel", *, steadily: bool = False) -> None:
+    def __init__(self, base: "PreTrainedModel", *, row_invariant: bool = False) -> None:
         """``base``: modules that are used for nothing else, on the weights that all trials share.
-        ``steadily``: passes are merged only where no bit of a trial's numbers depends on the
+        ``row_invariant``: passes are merged only where no bit of a trial's numbers depends on the
         others.
         """
-        self._base, self._steadily = base, steadily
+        self._base, self._row_invariant = base, row_invariant
         self._linears: dict[str, torch.nn.Linear] | None = None
-        self._steady: dict[torch.dtype, bool] = {}
+        self._invariant: dict[torch.dtype, bool] = {}
         self._preparing = threading.Lock()
 
     def accepts(self, adapter: TrialAdapter) -> bool:
@@ -91,27 +91,27 @@ class BaseReplica:
 
     def supports(self, autocast: torch.dtype | None) -> bool:
         """Return whether passes may be merged in this dtype, or that of the base."""
-        if not self._steadily:
+        if not self._row_invariant:
             return True
         dtype = autocast or self._base.dtype
         with self._preparing:
-            if dtype not in self._steady:
-                self._steady[dtype] = self._is_steady(dtype)
-            return self._steady[dtype]
+            if dtype not in self._invariant:
+                self._invariant[dtype] = self._is_row_invariant(dtype)
+            return self._invariant[dtype]
 
-    def _is_steady(self, dtype: torch.dtype) -> bool:
+    def _is_row_invariant(self, dtype: torch.dtype) -> bool:
         linears = [m.weight for m in (self._linears or {}).values()]
         head = self._base.get_output_embeddings().weight
-        steady = is_steady(linears, dtype, _ROWS) and is_steady(
+        invariant = is_row_invariant(linears, dtype, _ROWS) and is_row_invariant(
             [head], dtype, CPU_LOSS_POSITIONS, of_head=True
         )
-        if not steady:
+        if not invariant:
             log.info(
                 "no micro-packs are computed together: in products in %s on this machine, the last"
                 " digits of a row depend on the other rows",
                 dtype,
             )
-        return steady
+        return invariant
 
     def run(self, batches: Sequence[MergeableBatch]) -> list[Result]:
         """Return (summed loss, gradients of all parameters in their order) of every micro-pack; all
@@ -119,10 +119,10 @@ class BaseReplica:
         """
         first = batches[0]
         device = first.head.device
-        packed = pack([row for batch in batches for row in batch.rows], device)
+        packed = pack_rows([row for batch in batches for row in batch.rows], device)
         counts = [sum(sum(row.loss_mask[1:]) for row in batch.rows) for batch in batches]
         trials = trials_of(batches, counts, device)
-        arithmetic = Arithmetic(first.pieces)
+        arithmetic = Arithmetic(first.elementwise)
         merged = MergedPass(trials, packed.input_ids.shape[1], packed.predicts, arithmetic)
         autocast = (
             torch.autocast(device.type, dtype=first.autocast)
@@ -137,7 +137,7 @@ class BaseReplica:
                 first.head,
                 packed.targets,
                 counts,
-                [batch.shape for batch in batches],
+                [batch.loss_options for batch in batches],
                 first.positions,
             )
             if not first.gradients:

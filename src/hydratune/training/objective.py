@@ -2,8 +2,8 @@
 
 Rows are divided into micro-packs of a bounded number of tokens (``plan.py``). Each is one forward
 and backward pass (``execution.py``), which computes the loss of its rows laid end to end
-(``pack_loss.py``, ``losses.py``). Sums run in a fixed order, so the result does not depend on which
-thread was faster.
+(``micro_pack_loss.py``, ``losses.py``). Sums run in a fixed order, so the result does not depend on
+which thread was faster.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +18,16 @@ from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware
 from hydratune.models.attention import can_share_prefix
 from hydratune.models.compute import as_trained, deterministic_if_possible, is_out_of_memory
-from hydratune.models.memory_plan import CPU_LOSS_POSITIONS, prefix_share, released
+from hydratune.models.memory_plan import CPU_LOSS_POSITIONS, prefix_share, release_memory
 from hydratune.training.arithmetic import Arithmetic, CastWeights
 from hydratune.training.elementwise import EAGER, Elementwise
 from hydratune.training.execution import Execution, Merging, PassOptions
-from hydratune.training.frozen import StoreOptions, frozen_bottom
+from hydratune.training.frozen import StoreOptions, stored_states
 from hydratune.training.lean_linears import lora_weights
-from hydratune.training.losses import PLAIN, LossShape
+from hydratune.training.losses import PLAIN, LossOptions
 from hydratune.training.mergeable import MergingPool, Result
 from hydratune.training.merged import trial_adapter
-from hydratune.training.pack_loss import PackLoss
+from hydratune.training.micro_pack_loss import MicroPackLoss
 from hydratune.training.plan import MicroPack, PlanOptions, plan
 from hydratune.training.randomness import RandomState, active_dropouts, drops_attention
 
@@ -48,11 +48,11 @@ class Objective:
         micro_tokens: int,
         workers: int,
         loss_positions: int = CPU_LOSS_POSITIONS,
-        shape: LossShape = PLAIN,
+        loss_options: LossOptions = PLAIN,
         share: bool = True,
         neftune_alpha: float = 0.0,
         checkpointing: bool = False,
-        pieces: Elementwise = EAGER,
+        elementwise: Elementwise = EAGER,
         pool: Executor | None = None,
         seed: int = 0,
     ) -> None:
@@ -61,12 +61,12 @@ class Objective:
         ``loss_positions``: trained tokens whose logits exist at once. ``seed``: of what is drawn at
         random in training.
         """
-        self.pack_loss = PackLoss(model, loss_positions, neftune_alpha, checkpointing)
-        base, self.model = self.pack_loss.base, self.pack_loss.model
+        self.micro_pack_loss = MicroPackLoss(model, loss_positions, neftune_alpha, checkpointing)
+        base, self.model = self.micro_pack_loss.base, self.micro_pack_loss.model
         self.micro_tokens, self.workers = micro_tokens, workers
-        self.shape, self.pieces = shape, pieces
+        self.loss_options, self.elementwise = loss_options, elementwise
         self.share = (
-            share and self.unpackable is None and can_share_prefix(base) and not checkpointing
+            share and self.padding_reason is None and can_share_prefix(base) and not checkpointing
         )
         # of a shared prefix, what a GPU's attention copies for each row
         of_gpu = base.device.type != "cpu"
@@ -87,7 +87,7 @@ class Objective:
         """Return how micro-packs are offered to ``pool``; None if they cannot be computed together
         with those of others.
         """
-        loss = self.pack_loss
+        loss = self.micro_pack_loss
         if not isinstance(pool, MergingPool) or pool.replica is None:
             return None
         if loss.head is None or loss.checkpointing or loss.neftune_alpha:
@@ -98,18 +98,18 @@ class Objective:
         return Merging(pool, adapter)
 
     @property
-    def unpackable(self) -> str | None:
+    def padding_reason(self) -> str | None:
         """Why rows are padded and not packed; None: they are packed."""
-        return self.pack_loss.unpackable
+        return self.micro_pack_loss.padding_reason
 
     @property
     def loss_positions(self) -> int:
         """Trained tokens whose logits exist at once."""
-        return self.pack_loss.loss_positions
+        return self.micro_pack_loss.loss_positions
 
     @loss_positions.setter
     def loss_positions(self, positions: int) -> None:
-        self.pack_loss.loss_positions = positions
+        self.micro_pack_loss.loss_positions = positions
 
     def __enter__(self) -> "Objective":
         """Start the worker threads; without them micro-packs are computed one after the other.
@@ -123,7 +123,7 @@ class Objective:
                 self.workers, "objective", initializer=torch.set_num_threads, initargs=(1,)
             )
         if self._pool is not None:  # once, or every worker would compile the same
-            self._pool.submit(self.pieces.warm_up, self.model.dtype).result()
+            self._pool.submit(self.elementwise.warm_up, self.model.dtype).result()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -141,7 +141,7 @@ class Objective:
             self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         return self._parameters
 
-    def keep_bottom(
+    def store_frozen_layers(
         self,
         rows: Sequence[Encoded],
         identity: str,
@@ -149,13 +149,13 @@ class Objective:
         advance: Callable[[float, float], None],
     ) -> int:
         """Compute once for ``rows`` what the layers below the first trained one compute, see
-        ``frozen_bottom``; return how many layers these are.
+        ``stored_states``; return how many layers these are.
         """
-        loss = self.pack_loss
+        loss = self.micro_pack_loss
         if loss.head is None or loss.checkpointing or loss.neftune_alpha:
             return 0
         options = StoreOptions(limit, self.micro_tokens, self.workers, self._shared, advance)
-        loss.stored = frozen_bottom(self.model, rows, identity, loss.states_below, options)
+        loss.stored = stored_states(self.model, rows, identity, loss.states_below, options)
         return loss.stored.layers if loss.stored is not None else 0
 
     # ------------------------------------------------------------------------- loss and gradients
@@ -173,7 +173,7 @@ class Objective:
         seed = None
         # A layer that is computed twice must draw the same twice: only the process's generator
         # does that.
-        if draws and not self.pack_loss.checkpointing:
+        if draws and not self.micro_pack_loss.checkpointing:
             seed = int(torch.randint(2**62, (), generator=self.generator).item())
         total = torch.zeros((), device=self.model.device)
         sums: list[torch.Tensor] = []
@@ -201,7 +201,7 @@ class Objective:
         may share.
         """
         return (
-            self.pack_loss.neftune_alpha > 0
+            self.micro_pack_loss.neftune_alpha > 0
             or (self._drops_attention and self.model.training)
             or any(dropout.training for dropout in self._dropouts)
         )
@@ -211,7 +211,7 @@ class Objective:
     ) -> list[MicroPack]:
         """Return the micro-packs of ``rows``; none shares a prefix if the step ``draws``."""
         options = PlanOptions(
-            self.micro_tokens, self.workers, self.unpackable is not None, self.copied
+            self.micro_tokens, self.workers, self.padding_reason is not None, self.copied
         )
         return plan(rows, options, share=self.share and not draws, seed=seed)
 
@@ -220,11 +220,11 @@ class Objective:
     ) -> Iterator[Result]:
         kind = self.model.device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        arithmetic = Arithmetic(self.pieces, CastWeights(self.lora_weights, autocast))
-        shape = self.shape if parameters is not None else PLAIN
-        options = PassOptions(shape, arithmetic, parameters, autocast)
+        arithmetic = Arithmetic(self.elementwise, CastWeights(self.lora_weights, autocast))
+        loss_options = self.loss_options if parameters is not None else PLAIN
+        options = PassOptions(loss_options, arithmetic, parameters, autocast)
         merging = self._merging if self._pool is not None else None
-        return Execution(self.pack_loss, plan, options).results(self._pool, merging)
+        return Execution(self.micro_pack_loss, plan, options).results(self._pool, merging)
 
     # ----------------------------------------------------------------------------- limited memory
     def _random_state(self) -> RandomState:
@@ -248,7 +248,7 @@ class Objective:
     def _split_micro_packs(self) -> None:
         self._was_split = True
         before, self.micro_tokens = self.micro_tokens, max(1, self.micro_tokens // 2)
-        released(self.model.device)
+        release_memory(self.model.device)
         console.print(
             f"[yellow]out of memory: micro-packs of {self.micro_tokens:,} tokens from here on"
             f" instead of {before:,}; what did not fit is computed again."

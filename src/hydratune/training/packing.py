@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.models.compute import sent
+from hydratune.models.compute import to_device
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PackedRows:
         }
 
 
-def pack(
+def pack_rows(
     rows: Sequence[Encoded],
     device: torch.device | None = None,
     skip: int = 0,
@@ -60,6 +60,6 @@ def pack(
         predicts += [start + i for i in range(skip, length) if row.loss_mask[i + 1]]
         targets += [row.ids[i + 1] for i in range(skip, length) if row.loss_mask[i + 1]]
     lists = [ids, positions, predicts, targets]
-    input_ids, position_ids, predicting, predicted = sent(lists, device)
+    input_ids, position_ids, predicting, predicted = to_device(lists, device)
     lengths = (*([skip] if prefix else []), *(len(row.ids) - 1 - skip for row in rows))
     return PackedRows(input_ids[None], position_ids[None], lengths, predicting, predicted)

@@ -27,7 +27,7 @@ from hydratune.training.lean_blocks import LeanMlp, gated_activation, last_mlps,
 from hydratune.training.lean_linears import LeanLinear, Siblings, is_lean
 from hydratune.training.lora_layers import is_frozen_dense, is_plain_lora, sibling_groups
 from hydratune.training.merged_layers import MergedLinears, MergedMlp
-from hydratune.training.products import ONEDNN, through
+from hydratune.training.products import ONEDNN, frozen_forward
 from hydratune.training.step import TrainedLayerReached, current_step
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -221,4 +221,4 @@ class _FastLinear:
         layer = self.layer
         if torch.is_autocast_enabled(x.device.type):  # which does not know oneDNN's own operations
             return F.linear(x, layer.weight, layer.bias)
-        return through(x, layer.weight, layer.bias)
+        return frozen_forward(x, layer.weight, layer.bias)

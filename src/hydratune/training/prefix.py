@@ -18,7 +18,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from hydratune.models.autograd import Context
-from hydratune.training.products import exact
+from hydratune.training.products import at_least_fp32
 
 # keys and values of one layer, (1, key heads, prefix, width)
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -110,7 +110,10 @@ class View:
         key, value = self.prefix.pair(layer)
         if not torch.is_grad_enabled():
             return key, value
-        leaves = exact(key.detach()).requires_grad_(), exact(value.detach()).requires_grad_()
+        leaves = (
+            at_least_fp32(key.detach()).requires_grad_(),
+            at_least_fp32(value.detach()).requires_grad_(),
+        )
         for which, leaf in enumerate(leaves):
             leaf.register_hook(
                 lambda gradient, which=which: self.prefix.deliver(
@@ -145,8 +148,8 @@ class _Collected(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # type: ignore[override]
         key, value = (ctx.prefix.collected(ctx.layer, which) for which in (0, 1))
         return (
-            (exact(d_key) + key).to(d_key.dtype),
-            (exact(d_value) + value).to(d_value.dtype),
+            (at_least_fp32(d_key) + key).to(d_key.dtype),
+            (at_least_fp32(d_value) + value).to(d_value.dtype),
             None,
             None,
         )

@@ -11,7 +11,7 @@ which is a sum over the vocabulary. In generation it computes everything.
 In training no row of a product may depend on the other rows that are computed with it: then rows of
 several trials can share a product, and the numbers of every trial are the same as alone, to the
 last bit. The libraries use another kernel for a few rows, so products have at least ``LEAST`` rows
-(``steadily``); ``is_steady`` tests whether that suffices on this machine.
+(``row_invariant``); ``is_row_invariant`` tests whether that suffices on this machine.
 """
 
 import platform
@@ -36,14 +36,14 @@ ONEDNN = _prefers_onednn()
 
 
 LEAST = 8  # rows; MKL uses other kernels below 4, oneDNN below 2
-_LAID_FOR = 640  # rows for which the layout of weights is chosen: about those of a micro-pack
+_REORDERED_FOR = 640  # rows for which the layout of weights is chosen: about those of a micro-pack
 
 
 def _suits_onednn(x: torch.Tensor) -> bool:
     return ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
 
 
-def times_transposed(
+def matmul_transposed(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -54,12 +54,12 @@ def times_transposed(
     return _onednn(x, weight, bias) if fast and _suits_onednn(x) else F.linear(x, weight, bias)
 
 
-def times(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return x W for x (tokens, out), W (out, in)."""
     return x @ weight
 
 
-def through(
+def frozen_forward(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return x W' + b for a frozen W."""
@@ -67,19 +67,19 @@ def through(
         return F.linear(x, weight, bias)
     # for one row, the layout only changes the last digits
     one_row = x.numel() == x.shape[-1]
-    return _onednn(x, weight if one_row else _laid(weight, False), bias)
+    return _onednn(x, weight if one_row else _reordered(weight, False), bias)
 
 
-def back(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def frozen_backward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return x W for a frozen W."""
-    return _onednn(x, _laid(weight, True)) if _suits_onednn(x) else x @ weight
+    return _onednn(x, _reordered(weight, True)) if _suits_onednn(x) else x @ weight
 
 
-def add_back(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def add_frozen_backward(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return ``total`` + x W for a frozen W; ``total`` may be overwritten."""
     if _suits_onednn(x):
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-            x, total, _laid(weight, True), None, "add"
+            x, total, _reordered(weight, True), None, "add"
         )
         return result
     return total.addmm_(x, weight)
@@ -113,19 +113,19 @@ class _Layouts:
                 copy = self._copies.get(transposed)
                 if copy is None:
                     plain = weight.t().contiguous() if transposed else weight
-                    copy = torch.ops.mkldnn._reorder_linear_weight(plain, _LAID_FOR)
+                    copy = torch.ops.mkldnn._reorder_linear_weight(plain, _REORDERED_FOR)
                     self._copies[transposed] = copy
         return copy
 
 
-def _laid(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
+def _reordered(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
     layouts: _Layouts | None = getattr(weight, "hydratune_layouts", None)
     if layouts is not None:
         return layouts.of(weight, transposed)
     return weight.t() if transposed else weight
 
 
-def lay_out(model: torch.nn.Module, limit: float) -> int:
+def reorder_weights(model: torch.nn.Module, limit: float) -> int:
     """Have products with the weights of linear layers of ``model`` use copies in oneDNN's layout;
     return how many bytes they take at most.
 
@@ -156,7 +156,7 @@ def lay_out(model: torch.nn.Module, limit: float) -> int:
     return needed
 
 
-def steadily(
+def row_invariant(
     product: Callable[..., torch.Tensor],
     rows: Sequence[torch.Tensor],
     *rest: torch.Tensor | None,
@@ -191,11 +191,11 @@ def _rounds_the_same(weight: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def is_steady(
+def is_row_invariant(
     weights: Iterable[torch.Tensor], dtype: torch.dtype, rows: int, *, of_head: bool = False
 ) -> bool:
-    """Return whether ``steadily`` keeps its promise on this machine for these weights (out, in):
-    tested with one of every shape, on up to ``rows`` rows.
+    """Return whether ``row_invariant`` keeps its promise on this machine for these weights
+    (out, in): tested with one of every shape, on up to ``rows`` rows.
 
     ``of_head``: in the products of an output head, else in those of the layers below. False where
     the width of a result is not a multiple of two of the widest registers: elementwise code treats
@@ -214,21 +214,20 @@ def is_steady(
         products: list[
             tuple[Callable[..., torch.Tensor], Sequence[torch.Tensor], Sequence[torch.Tensor]]
         ]
-        products = [(through, (inner,), ())]
+        products = [(frozen_forward, (inner,), ())]
         if of_head:
-            products += [(times, (outer,), ())]
+            products += [(matmul, (outer,), ())]
         else:
             products += [
-                (back, (outer,), ()),
-                (through, (inner,), (outer[0],)),
-                (add_back, (inner, outer), ()),
+                (frozen_backward, (outer,), ()),
+                (frozen_forward, (inner,), (outer[0],)),
+                (add_frozen_backward, (inner, outer), ()),
             ]
         for product, inputs, rest in products:
-            every = steadily(product, [x.clone() for x in inputs], frozen, *rest)
+            every = row_invariant(product, [x.clone() for x in inputs], frozen, *rest)
             for part in (*_FEW, slice(1, rows // 3), slice(rows // 2, rows)):
-                if not torch.equal(
-                    steadily(product, [x[part].clone() for x in inputs], frozen, *rest), every[part]
-                ):
+                some = row_invariant(product, [x[part].clone() for x in inputs], frozen, *rest)
+                if not torch.equal(some, every[part]):
                     return False
     return True
 
@@ -237,6 +236,6 @@ _REGISTERS = 128  # bytes
 _FEW = (slice(0, 1), slice(1, 4), slice(2, 9), slice(3, 11), slice(5, 22), slice(7, 40))  # rows
 
 
-def exact(x: torch.Tensor) -> torch.Tensor:
+def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
     """Return ``x`` in at least fp32, in which sums are computed; the same tensor if it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -9,7 +9,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 
 from hydratune.console import Ticker
 from hydratune.data.datamodule import ConversationData
-from hydratune.errors import Leaving, Paused
+from hydratune.errors import Paused, RunInterrupted
 from hydratune.training import ddp
 from hydratune.training.checkpoints import AtomicCheckpointIO, best_checkpoint
 from hydratune.training.halving import HalvingRungs
@@ -116,7 +116,7 @@ class TrainingLoop:
                 self.trainer.fit(self.module, self.data)
             except Stopped as error:
                 return LoopEnd(stopped=error)
-            except Leaving:
+            except RunInterrupted:
                 return LoopEnd(interrupted=True)
             except Paused:
                 return LoopEnd(paused=True)

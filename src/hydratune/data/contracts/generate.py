@@ -54,7 +54,7 @@ class Difficulty(StrEnum):
 
 
 @dataclass(frozen=True)
-class Level:
+class DifficultySettings:
     """The numbers behind a difficulty; probabilities are per clause."""
 
     absent: float
@@ -64,9 +64,15 @@ class Level:
 
 
 LEVELS = {
-    Difficulty.easy: Level(absent=0.20, amended=0.0, distractors=(0, 0), words_only=0.0),
-    Difficulty.standard: Level(absent=0.42, amended=0.08, distractors=(0, 2), words_only=0.15),
-    Difficulty.hard: Level(absent=0.30, amended=0.25, distractors=(1, 4), words_only=0.4),
+    Difficulty.easy: DifficultySettings(
+        absent=0.20, amended=0.0, distractors=(0, 0), words_only=0.0
+    ),
+    Difficulty.standard: DifficultySettings(
+        absent=0.42, amended=0.08, distractors=(0, 2), words_only=0.15
+    ),
+    Difficulty.hard: DifficultySettings(
+        absent=0.30, amended=0.25, distractors=(1, 4), words_only=0.4
+    ),
 }
 
 
@@ -82,7 +88,7 @@ def _company(rng: random.Random, world: World) -> str:
 class _Draft:
     """A contract while it is being written: its facts so far and the clauses that state them."""
 
-    def __init__(self, rng: random.Random, world: World, level: Level) -> None:
+    def __init__(self, rng: random.Random, world: World, level: DifficultySettings) -> None:
         self.rng, self.world, self.level = rng, world, level
         self.names = [_company(rng, world), _company(rng, world)]
         while self.names[0].split()[0] == self.names[1].split()[0]:
@@ -220,7 +226,7 @@ def _order_belongs_to_test(kinds: list[str]) -> bool:
     return int(stable_hash(kinds), 16) % 4 == 0
 
 
-def _contract(rng: random.Random, world: World, level: Level) -> tuple[str, Facts]:
+def _contract(rng: random.Random, world: World, level: DifficultySettings) -> tuple[str, Facts]:
     """Return the text and the facts of one contract."""
     draft = _Draft(rng, world, level)
     draft.opening()

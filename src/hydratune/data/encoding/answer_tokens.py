@@ -60,7 +60,7 @@ class AnswerTokenizer:
             f" ({answer.prompt[-12:]!r}) and the beginning of the answer ({answer.text[:12]!r})"
             " into one token, which inference cannot do; use a model.chat_template whose"
             " generation prompt ends with a line break or a special token",
-            Defect.turns_melt,
+            Defect.merged_tokens,
         )
 
     def _after_line_break(self, answer: RenderedAnswer) -> list[int]:

@@ -50,7 +50,7 @@ class Defect(StrEnum):
     # a token inside a trained turn is not trained
     answer_untrained = "answer_untrained"
     # the same text as at inference is cut into other tokens
-    turns_melt = "turns_melt"
+    merged_tokens = "merged_tokens"
     double_bos = "double_bos"
 
 
@@ -68,13 +68,13 @@ def first_difference(first: str, second: str) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
-def turns_melt_error(where: str, turn: int) -> MaskError:
+def merged_tokens_error(where: str, turn: int) -> MaskError:
     """Return the error for a prompt that inference cuts into other tokens than the whole row."""
     return MaskError(
         f"{where}: turn {turn + 1} would be trained after other tokens than inference sends,"
         " because the end of a generation prompt and the beginning of an answer before it are one"
         f" token in the history; {_EACH_OR_LAST}, or use another model.chat_template",
-        Defect.turns_melt,
+        Defect.merged_tokens,
     )
 
 
@@ -86,7 +86,7 @@ def history_error(
     ``trained_text`` is the text of these turns, and ``history`` their messages.
     """
     if prompt.startswith(trained_text):
-        return turns_melt_error(where, turn)
+        return merged_tokens_error(where, turn)
     reasoning = [message.reasoning.strip() for message in history if message.reasoning]
     lost_reasoning = any(text in trained_text and text not in prompt for text in reasoning)
     closed = thoughts.count_closing_tags(trained_text)

@@ -70,7 +70,7 @@ class ToolResult:
 
 
 @dataclass(frozen=True)
-class Part:
+class ContentPart:
     """A part of a turn's content.
 
     ``text`` is that of a text, a thought or a refusal; ``call`` has the ``id``, ``name`` and
@@ -84,7 +84,7 @@ class Part:
     type: str = "text"
 
 
-def read_parts(value: object, name: str, where: str, *, strict: bool) -> list[Part] | None:
+def read_parts(value: object, name: str, where: str, *, strict: bool) -> list[ContentPart] | None:
     """Return the parts of a content, or None if it is not a list of parts.
 
     In a conversation (``strict``), every list with an object that has a ``type`` is a list of
@@ -138,24 +138,24 @@ def _is_untyped_part(item: Mapping[str, object]) -> bool:
     return len(keys) == 1 and keys <= _UNTYPED_KEYS
 
 
-def _read_part(item: object) -> Part | None:
+def _read_part(item: object) -> ContentPart | None:
     """Return the part that ``item`` is, or None if it is not one that is known."""
     if isinstance(item, str):
-        return Part(PartKind.text, item)
+        return ContentPart(PartKind.text, item)
     if not isinstance(item, dict) or not isinstance(item.get("type"), str):
         return None
     type_ = item["type"]
     kind = type_.replace("-", "_").lower()
     if kind in _TEXTS and isinstance(item.get("text"), str):
-        return Part(PartKind.text, item["text"])
+        return ContentPart(PartKind.text, item["text"])
     if kind in _THOUGHTS and (thought := _thought_text(item)) is not None:
-        return Part(PartKind.thought, thought, type=type_)
+        return ContentPart(PartKind.thought, thought, type=type_)
     if kind == "refusal" and isinstance(item.get("refusal"), str):
-        return Part(PartKind.refusal, item["refusal"], type=type_)
+        return ContentPart(PartKind.refusal, item["refusal"], type=type_)
     if kind in _CALLS and (call := _read_call(item)) is not None:
-        return Part(PartKind.call, call=call, type=type_)
+        return ContentPart(PartKind.call, call=call, type=type_)
     if kind in _RESULTS and (result := _read_result(item)) is not None:
-        return Part(PartKind.result, result=result, type=type_)
+        return ContentPart(PartKind.result, result=result, type=type_)
     return None
 
 

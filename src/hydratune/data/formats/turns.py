@@ -13,7 +13,13 @@ from hydratune.data.formats.marks import (
 )
 from hydratune.data.formats.notes import Notes
 from hydratune.data.formats.padding import ARGUMENT_KEYS, drop_padding
-from hydratune.data.formats.parts import Part, PartKind, ToolResult, add_gemini_type, read_parts
+from hydratune.data.formats.parts import (
+    ContentPart,
+    PartKind,
+    ToolResult,
+    add_gemini_type,
+    read_parts,
+)
 from hydratune.data.formats.roles import CALL, RoleMapping, is_known, role_of
 from hydratune.data.formats.tagged import read_tagged_calls, split_tagged_calls
 from hydratune.data.formats.turn_keys import (
@@ -214,7 +220,7 @@ class TurnReader:
         text = to_text(value, name, self.where, is_answer=role in ("assistant", "tool"))
         return _Content(text, became_json=becomes_json(value))
 
-    def _count_parts(self, value: object, parts: Sequence[Part]) -> None:
+    def _count_parts(self, value: object, parts: Sequence[ContentPart]) -> None:
         """Count refusals, and keys of parts that nothing reads."""
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, dict):
@@ -222,7 +228,7 @@ class TurnReader:
                 self.notes.keys.update(f"{part['type']}.{key}" for key in unread)
         self.notes.refusals += sum(part.kind is PartKind.refusal for part in parts)
 
-    def _join_parts(self, parts: Sequence[Part], role: str, name: str) -> _Content:
+    def _join_parts(self, parts: Sequence[ContentPart], role: str, name: str) -> _Content:
         """Return the content of a turn that is not the assistant's: results of tools, then text."""
         content = _Content()
         for part in parts:
@@ -248,7 +254,7 @@ class TurnReader:
         text = self._read_content(result.content, "tool", name, strict=False).text
         return Message("tool", text, tool_call_id=result.id or None, name=result.name or None)
 
-    def _join_assistant_parts(self, parts: Sequence[Part], name: str) -> _Content:
+    def _join_assistant_parts(self, parts: Sequence[ContentPart], name: str) -> _Content:
         """Return the content of an assistant turn.
 
         Its parts must be in the order in which templates write them: thoughts, the text, calls.

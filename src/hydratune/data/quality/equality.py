@@ -1,6 +1,6 @@
 """When two texts are equal: one rule in three strengths, each used where its errors do no harm.
 
-``exact`` is for claims of conflict ("one request, different answers"): nearly every character
+``exact_form`` is for claims of conflict ("one request, different answers"): nearly every character
 counts.
 
 ``normalised`` is the strict strength. It ignores case, white space, quotes, dashes and hyphens
@@ -64,7 +64,7 @@ _NAME_TOPICS = tuple(
 )
 
 
-def exact(text: str) -> str:
+def exact_form(text: str) -> str:
     """Return ``text`` as it is compared where conflicts are claimed.
 
     Ignored are white space, curly quotes, full-width forms, the case of capitalised words of

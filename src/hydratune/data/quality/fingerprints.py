@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
-from hydratune.data.quality.equality import exact, normalised, words
+from hydratune.data.quality.equality import exact_form, normalised, words
 from hydratune.data.quality.row_checks import parse_json_object
 from hydratune.data.quality.variants import answer_form
 from hydratune.data.rows import Message, Row
@@ -98,12 +98,12 @@ def _exact_turn(message: Message) -> str:
     """Return a turn before an answer as it is compared where conflicts are claimed."""
     if message.role == "system":
         return _exact_system_turn(message.content)
-    return exact(turn_text(message))
+    return exact_form(turn_text(message))
 
 
 @lru_cache(maxsize=64)
 def _exact_system_turn(text: str) -> str:
-    return exact(text)
+    return exact_form(text)
 
 
 def join_turns(turns: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ _NO_DEFAULT = "???"
 
 
 @dataclass(frozen=True)
-class Part:
+class MixturePart:
     """One part of the mixture: its settings, and its weight among the training rows."""
 
     settings: SourceConfig
@@ -72,7 +72,7 @@ class MixedData(SourceConfig):
         return OpenedSource(rows, identity, about, statements)
 
 
-def read_part(values: Mapping[str, Any]) -> Part:
+def read_part(values: Mapping[str, Any]) -> MixturePart:
     """Return one of ``data.parts``.
 
     Raises OmegaConf's own errors and ``KeyError``.
@@ -82,7 +82,7 @@ def read_part(values: Mapping[str, Any]) -> Part:
     settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(own)))
     assert isinstance(settings, SourceConfig)
     expand_paths(settings)
-    return Part(settings, float(values.get("weight", 1)))
+    return MixturePart(settings, float(values.get("weight", 1)))
 
 
 def _part_problems(key: str, values: object) -> Iterator[Problem]:
@@ -129,7 +129,7 @@ def _common_splits(sources: Mapping[str, OpenedSource]) -> list[str]:
     return next(iter(splits.values()))
 
 
-def _choose_rows(parts: Mapping[str, Part]) -> dict[str, frozenset[int]]:
+def _choose_rows(parts: Mapping[str, MixturePart]) -> dict[str, frozenset[int]]:
     """part -> the numbers of the training rows that are used."""
     from hydratune.data.splits import unit_hash
 
@@ -146,7 +146,7 @@ def _choose_rows(parts: Mapping[str, Part]) -> dict[str, frozenset[int]]:
 
 
 def _rows(
-    parts: Mapping[str, Part],
+    parts: Mapping[str, MixturePart],
     sources: Mapping[str, OpenedSource],
     split: str,
     used: Mapping[str, frozenset[int]],

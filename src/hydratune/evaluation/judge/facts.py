@@ -28,7 +28,7 @@ class FactCheck:
     """
 
     finding: Finding
-    asked: int
+    sample_size: int
     judged: int
     why: str  # the first reason why a row has no verdict
 
@@ -76,15 +76,15 @@ def _judge(sample: Sequence[Row], config: FactsConfig, client: Client) -> list[J
         return [Judgement(why=str(error).splitlines()[0]) for _ in sample]
 
 
-def _note(client: Client, asked: int, opinions: Sequence[Opinion], why: str) -> str:
+def _note(client: Client, sample_size: int, opinions: Sequence[Opinion], why: str) -> str:
     """Return how many rows have which verdict."""
     counts = ", ".join(
         f"{sum(opinion.value == choice for opinion in opinions)} {choice}"
         for choice in questions.SUPPORT
     )
-    unjudged = asked - len(opinions)
+    unjudged = sample_size - len(opinions)
     without = f", {unjudged} without a verdict ({why})" if unjudged else ""
-    return f"{asked} rows asked of {client.identity}: {counts}{without}"
+    return f"{sample_size} rows asked of {client.identity}: {counts}{without}"
 
 
 def _example(row: Row, opinion: Opinion) -> Example:

@@ -10,8 +10,7 @@ from hydratune import console
 from hydratune.console import Stage, progress, redirect_output
 from hydratune.records.status import Status
 from hydratune.records.sweep import SweepJob, write_sweep
-from hydratune.sweeps import board as boards
-from hydratune.sweeps.board import Board
+from hydratune.sweeps import progress_table as progress_tables
 from hydratune.sweeps.job_table import (
     JobLine,
     choose,
@@ -21,6 +20,7 @@ from hydratune.sweeps.job_table import (
     table,
     time_left,
 )
+from hydratune.sweeps.progress_table import ProgressTable
 
 
 def line(state: str = "running", **values: object) -> JobLine:
@@ -31,20 +31,20 @@ def training(share: float, began: float = 0.0, since: float = 0.0) -> JobLine:
     return line(began=began, since=since, stage=Stage("training", 100 * share, 100))
 
 
-def test_the_board_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
+def test_the_progress_table_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
     """The loss of the last step is shown during validation, and the best validation loss after
     training.
     """
     write_sweep(tmp_path, [SweepJob("0", (), {"optimizer.lr": "0.1"})])
-    board = Board(tmp_path, ["0"])
-    board.began("0")
-    with redirect_output(io.StringIO(), board.listener("0")):
+    progress_table = ProgressTable(tmp_path, ["0"])
+    progress_table.began("0")
+    with redirect_output(io.StringIO(), progress_table.listener("0")):
         with progress("training", 4) as ticker:
             ticker.advance(1, 10, loss=2.0)
             ticker.advance(0, 0, val_loss=1.5)
             ticker.advance(1, 10, loss=1.0)
             ticker.advance(0, 0, val_loss=1.75)
-        job_line = board.lines["0"]
+        job_line = progress_table.lines["0"]
         assert (
             job_line.settings,
             job_line.state,
@@ -58,7 +58,7 @@ def test_the_board_shows_losses_and_progress_of_a_job(tmp_path: Path) -> None:
             1.5,
             0.5,
         )
-        assert board.seen("0") == "training 50 %"
+        assert progress_table.seen("0") == "training 50 %"
         with progress("fine-tuned", 8):
             pass
     assert (job_line.loss, job_line.best, job_line.stage.done, job_line.trained is not None) == (
@@ -154,17 +154,19 @@ def test_without_a_terminal_the_same_facts_are_lines(
     """No matter which thread prints the lines, they are not written to the run.log of a job."""
     write_sweep(tmp_path, [SweepJob(name, (), {"optimizer.lr": name}) for name in "01"])
     assert not console.console.is_terminal
-    with Board(tmp_path, ["0", "1"]) as board:
-        board.began("0")
-        board.listener("0")(Stage("training", 5, 10, 123.0, {"loss": 1.5, "val loss": 1.25}))
-        board.print_progress()
+    with ProgressTable(tmp_path, ["0", "1"]) as progress_table:
+        progress_table.began("0")
+        progress_table.listener("0")(
+            Stage("training", 5, 10, 123.0, {"loss": 1.5, "val loss": 1.25})
+        )
+        progress_table.print_progress()
         assert capfd.readouterr().out == ""
-        monkeypatch.setattr(boards, "_PLAIN_INTERVAL", 0.0)
-        board.print_progress()
+        monkeypatch.setattr(progress_tables, "_PLAIN_INTERVAL", 0.0)
+        progress_table.print_progress()
         printed = capfd.readouterr().out
-        board.ended("0", Status({"state": "finished"}))
+        progress_table.ended("0", Status({"state": "finished"}))
         halved = {"step": 7, "value": 2.0, "rung": 0}
-        board.ended("1", Status({"state": "stopped", "halved": halved}))
+        progress_table.ended("1", Status({"state": "stopped", "halved": halved}))
     assert (
         "0 of 2 jobs ended; 1 running, 1 waiting" in printed
         and "best so far: job 0 (lr=0) 1.2500" in printed
@@ -179,10 +181,13 @@ def test_without_a_terminal_the_same_facts_are_lines(
 def test_steps_before_a_resumption_do_not_count_as_speed(tmp_path: Path) -> None:
     """A job that is resumed from its checkpoint at step 80 of 100 has done 10 steps in 10 s."""
     assert Stage("training", 90, 100, resumed_at=80).seconds_left(10.0) == 10
-    board = Board(tmp_path, ["0"])
-    with redirect_output(io.StringIO(), board.listener("0")), progress("training", 10) as ticker:
+    progress_table = ProgressTable(tmp_path, ["0"])
+    with (
+        redirect_output(io.StringIO(), progress_table.listener("0")),
+        progress("training", 10) as ticker,
+    ):
         ticker.resume_at(8)
-    stage = board.lines["0"].stage
+    stage = progress_table.lines["0"].stage
     assert (stage.fraction, stage.seconds_left(5.0)) == (0.8, None)
 
 

@@ -19,8 +19,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydratune.adapters.folder import adopt
-from hydratune.errors import ConfigError, HydratuneError, InputError, Leaving, Paused, Problem
+from hydratune.adapters.folder import use_saved_settings
+from hydratune.errors import (
+    ConfigError,
+    HydratuneError,
+    InputError,
+    Paused,
+    Problem,
+    RunInterrupted,
+)
 from hydratune.experiment import extension
 from hydratune.experiment.interrupts import listen
 from hydratune.records.files import write_text
@@ -84,7 +91,7 @@ def _complete(config: TrainConfig, directory: RunDirectory, settings: HydraConf)
     overrides = list(settings.overrides.task)
     if config.resume is Resume.extend:
         config = extension.settings(config, directory, overrides)
-    adopt(config, overrides)
+    use_saved_settings(config, overrides)
     return config
 
 
@@ -126,7 +133,7 @@ def recorded(config: TrainConfig, directory: RunDirectory) -> Iterator[None]:
     try:
         yield
         directory.end(State.finished)
-    except (KeyboardInterrupt, Leaving):
+    except (KeyboardInterrupt, RunInterrupted):
         log.warning("interrupted")
         directory.end(State.stopped, "interrupted by the user")
         write_page(directory)

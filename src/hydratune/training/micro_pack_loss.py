@@ -14,16 +14,16 @@ from transformers import PreTrainedModel
 
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.attention import supports_packing
-from hydratune.models.compute import as_trained, deterministic_if_possible, sent
-from hydratune.training.frozen import FrozenBottom
-from hydratune.training.losses import PLAIN, LossShape, head_loss, logit_loss
-from hydratune.training.packing import PackedRows, pack
+from hydratune.models.compute import as_trained, deterministic_if_possible, to_device
+from hydratune.training.frozen import StoredStates
+from hydratune.training.losses import PLAIN, LossOptions, head_loss, logit_loss
+from hydratune.training.packing import PackedRows, pack_rows
 from hydratune.training.plan import MicroPack
 from hydratune.training.prefix import Prefix, View
 from hydratune.training.step import StepContext, TrainedLayerReached, computing
 
 
-class PackLoss:
+class MicroPackLoss:
     """Computes the summed loss of micro-packs with one model."""
 
     def __init__(
@@ -41,20 +41,20 @@ class PackLoss:
         has_prompts = base is not model and model.active_peft_config.is_prompt_learning
         self.model = model if has_prompts else base
         self.base = base
-        self.unpackable = (
+        self.padding_reason = (
             "the adapter puts virtual tokens before every row"
             if has_prompts
             else supports_packing(base)
         )
         self.loss_positions = loss_positions
         self.neftune_alpha, self.checkpointing = neftune_alpha, checkpointing
-        self.head = plain_head(base) if self.unpackable is None else None
-        self.stored: FrozenBottom | None = None  # what the layers below the first trained compute
+        self.head = plain_head(base) if self.padding_reason is None else None
+        self.stored: StoredStates | None = None  # what the layers below the first trained compute
 
     def __call__(
         self,
         micro: MicroPack,
-        shape: LossShape,
+        loss_options: LossOptions,
         step: StepContext,
         *,
         holds: Prefix | None = None,
@@ -65,10 +65,10 @@ class PackLoss:
         ``holds``: the prefix that is computed in front of its rows. ``view``: the prefix that it
         reads.
         """
-        if self.unpackable is not None:
+        if self.padding_reason is not None:
             with computing(step):
-                return padded_loss(self.model, micro.rows, shape)
-        packed = pack(micro.rows, self.model.device, micro.prefix, prefix=holds is not None)
+                return padded_loss(self.model, micro.rows, loss_options)
+        packed = pack_rows(micro.rows, self.model.device, micro.prefix, prefix=holds is not None)
         inputs = self._inputs(packed, step.generator)
         if view is not None:
             inputs["shared_prefix"] = view
@@ -77,12 +77,12 @@ class PackLoss:
         if self.head is None:
             with computing(step):
                 logits = self.model(**inputs, logits_to_keep=packed.predicts).logits[0]
-            return logit_loss(logits, packed.targets, shape)
+            return logit_loss(logits, packed.targets, loss_options)
         states = self._last_states(packed, micro, inputs, step)[packed.predicts]
         counts = (len(packed.targets),)
-        return head_loss(states, self.head, packed.targets, counts, (shape,), self.loss_positions)[
-            0
-        ]
+        return head_loss(
+            states, self.head, packed.targets, counts, (loss_options,), self.loss_positions
+        )[0]
 
     def _last_states(
         self, packed: PackedRows, micro: MicroPack, inputs: Mapping[str, object], step: StepContext
@@ -116,7 +116,7 @@ class PackLoss:
         NEFTune (arXiv:2310.05914).
         """
         embedded: torch.Tensor = self.model.get_input_embeddings()(ids)
-        (lengths,) = sent(
+        (lengths,) = to_device(
             [[length for length in row_lengths for _ in range(length)]], embedded.device
         )  # of every token's row
         largest = self.neftune_alpha / (lengths * embedded.shape[-1]).sqrt()
@@ -158,7 +158,7 @@ def plain_head(model: PreTrainedModel) -> torch.Tensor | None:
 
 
 def padded_loss(
-    model: PreTrainedModel, rows: Sequence[Encoded], shape: LossShape = PLAIN
+    model: PreTrainedModel, rows: Sequence[Encoded], loss_options: LossOptions = PLAIN
 ) -> torch.Tensor:
     """Return the summed loss of ``rows`` as a right-padded batch with full logits: for models that
     cannot take rows end to end.
@@ -183,4 +183,4 @@ def padded_loss(
     ]
     targets = torch.tensor([rows[number].ids[i + 1] for number, i in where], device=device)
     number, position = torch.tensor(where, device=device).unbind(1)
-    return logit_loss(logits[number, position], targets, shape)
+    return logit_loss(logits[number, position], targets, loss_options)

@@ -27,7 +27,7 @@ _OTHER_LINES = 7  # lines of the terminal that are not rows of the table
 _WIDE = 110  # columns of a terminal that has room for every column of the table
 
 
-class Board:
+class ProgressTable:
     """Shows the jobs of a pack and how far they are. Several threads may report to it."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ class Board:
             self._live = Live(get_renderable=self.view, console=console, refresh_per_second=2)
         self._printed_at = time.monotonic()
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "ProgressTable":
         if self._live is not None:
             self._live.start()
         return self
