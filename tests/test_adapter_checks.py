@@ -9,6 +9,7 @@ import torch
 
 from conftest import SMALL
 from hydratune.adapters import attach
+from hydratune.adapters.base import LayerAdapter
 from hydratune.adapters.methods.adalora import AdaLoraAdapter
 from hydratune.adapters.methods.freeze import PartialFinetune
 from hydratune.adapters.methods.ia3 import Ia3Adapter
@@ -17,6 +18,8 @@ from hydratune.adapters.methods.oft import OftAdapter
 from hydratune.adapters.methods.prefix_tuning import PrefixTuning
 from hydratune.adapters.methods.vera import VeraAdapter
 from hydratune.errors import ConfigError
+from hydratune.settings.adapter import AdapterContext
+from hydratune.settings.model import Quantization
 from hydratune.training.patches import with_lean_layers
 from small_models import build
 from test_config import problems
@@ -244,3 +247,23 @@ def test_virtual_tokens_that_leave_the_rows_no_room_are_refused_before_training(
         code == 2 and "adapter.num_virtual_tokens = 1900" in text and "the longest row has" in text
     )
     assert not list(tmp_path.glob("outputs/*/*/checkpoints"))
+
+
+@pytest.mark.parametrize("quantization", [Quantization.nf4, Quantization.int8])
+def test_a_layer_adapter_refuses_a_quantised_base_unless_it_says_that_it_supports_it(
+    quantization: Quantization,
+) -> None:
+    class New(LayerAdapter):
+        peft_type, title = "LOHA", "LoHa"
+
+    class Supported(New):
+        supports_quantized_base = True
+
+    context = AdapterContext(quantization=quantization)
+    (problem,) = New().problems(context)
+    assert problem.key == "model.quantization" and problem.value == quantization.value
+    assert problem.why == "LoHa does not support a quantised base"
+    assert not list(New().problems(AdapterContext()))
+    for adapter in (Supported(), LoraAdapter(), AdaLoraAdapter(), Ia3Adapter(), OftAdapter()):
+        assert not list(adapter.problems(context))
+    assert not list(VeraAdapter().problems(context))

@@ -9,7 +9,6 @@ from hydratune.evaluation.judge.agreement import (
     accuracy,
     cohen_kappa,
     krippendorff_alpha,
-    labelled_pairs,
     spearman,
 )
 from hydratune.evaluation.text_scores import rouge
@@ -62,7 +61,8 @@ def test_annotators_of_nl2bash(raters: str, rows: int, expected: float) -> None:
     with file.open(encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream))
     first, second = ([row[f"correct command {rater}"] or None for row in table] for rater in raters)
-    pairs = labelled_pairs(first, second)
+    both = zip(first, second, strict=True)
+    pairs = [(a, b) for a, b in both if a is not None and b is not None]
     assert len(pairs) == rows
     assert cohen_kappa(pairs, ["y", "n"]) == pytest.approx(expected, abs=5e-4)
 

@@ -10,7 +10,7 @@ from hydratune.evaluation import terminal
 from hydratune.evaluation.families import Answered
 from hydratune.evaluation.json_scores import fields, score
 from hydratune.evaluation.metrics import choose_task, flat, metrics, score_row
-from hydratune.evaluation.statistics import bootstrap_ratio, wilson
+from hydratune.evaluation.statistics import bootstrap, ratio, wilson
 from hydratune.evaluation.text_scores import rouge
 from hydratune.settings.evaluation import EvaluationConfig, Task
 
@@ -202,8 +202,8 @@ def test_wilson_against_published_values(
 def test_bootstrap_is_seeded_and_covers_the_ratio() -> None:
     above, below = [1.0, 0.0, 2.0, 1.0] * 25, [2.0] * 100
     names = [str(i) for i in range(100)]
-    interval = bootstrap_ratio(above, below, names, 0.95, 1000)
-    assert interval == bootstrap_ratio(above, below, names, 0.95, 1000)
+    interval = bootstrap([above, below], ratio, names, 0.95, 1000)
+    assert interval == bootstrap([above, below], ratio, names, 0.95, 1000)
     assert interval[0] < 0.5 < interval[1]
     assert 0.05 < interval[1] - interval[0] < 0.2
 
@@ -211,8 +211,8 @@ def test_bootstrap_is_seeded_and_covers_the_ratio() -> None:
 def test_rows_of_one_group_make_the_interval_wider() -> None:
     above = [1.0] * 50 + [0.0] * 50
     below = [1.0] * 100
-    alone = bootstrap_ratio(above, below, [str(i) for i in range(100)], 0.95, 1000)
-    grouped = bootstrap_ratio(above, below, [str(i // 10) for i in range(100)], 0.95, 1000)
+    alone = bootstrap([above, below], ratio, [str(i) for i in range(100)], 0.95, 1000)
+    grouped = bootstrap([above, below], ratio, [str(i // 10) for i in range(100)], 0.95, 1000)
     assert grouped[1] - grouped[0] > 2 * (alone[1] - alone[0])
 
 

@@ -1,5 +1,7 @@
 """Tests of whether two systems are statistically distinguishable."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from scipy.stats import t
@@ -7,13 +9,30 @@ from scipy.stats import t
 from hydratune.evaluation.measures import comparison, difference, mean, rate
 from hydratune.evaluation.power import least_difference
 from hydratune.evaluation.statistics import (
+    Difference,
     corrected,
     half_width,
     holm,
     mcnemar,
     p_from_parts,
-    paired_bootstrap,
+    paired,
+    ratio,
 )
+
+
+def paired_bootstrap(
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    denominators: Sequence[float],
+    groups: Sequence[str],
+    confidence: float,
+    samples: int,
+    seed: int = 0,
+) -> Difference:
+    """Return the difference of sum(ours) and sum(theirs), both over sum(denominators)."""
+    columns = [ours, denominators], [theirs, denominators]
+    (only,) = corrected([paired(*columns, ratio, groups, samples, seed)], confidence)
+    return only
 
 
 @pytest.mark.parametrize(
@@ -122,9 +141,12 @@ def test_two_variances_cover_whatever_their_ratio() -> None:
     % of all cases.
     """
     generator = np.random.default_rng(4)
-    for ratio in (0.0, 0.3, 1.0, 3.0, 10.0, 1e4):
-        values = generator.normal(size=4000) * np.sqrt(1 + ratio)
-        seeds, rows = ratio * generator.chisquare(2, 4000) / 2, generator.chisquare(200, 4000) / 200
+    for scale in (0.0, 0.3, 1.0, 3.0, 10.0, 1e4):
+        values = generator.normal(size=4000) * np.sqrt(1 + scale)
+        seeds, rows = (
+            scale * generator.chisquare(2, 4000) / 2,
+            generator.chisquare(200, 4000) / 200,
+        )
         wrong = np.mean(
             [
                 abs(v) > half_width([(s, 2), (r, 200)], 0.05)

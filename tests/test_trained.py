@@ -147,7 +147,7 @@ REFUSED: dict[str, tuple[AdapterConfig, str, str]] = {
     ),
     "a word for targets": (
         LoraAdapter(exclude_modules=["all-linear"]),
-        "a word for targets",
+        "understood as a target only",
         "q_proj",
     ),
     "a pattern behind another": (

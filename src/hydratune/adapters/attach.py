@@ -6,21 +6,20 @@ and the files of adapters.
 
 import json
 import shutil
-import warnings
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import PeftConfig, PeftModel, PeftType, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hydratune import digests
 from hydratune.adapters import continued, initialisation, targets, trained
-from hydratune.adapters.base import LayerAdapter, PeftAdapter
+from hydratune.adapters.base import LayerAdapter, PeftAdapter, peft_methods
 from hydratune.adapters.folder import AdapterFolder
-from hydratune.adapters.methods.full import FullFinetune
+from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models import turn_ends
 from hydratune.models.compute import Compute
@@ -52,7 +51,7 @@ def add_adapter(
     if start is not None:
         assert isinstance(adapter, PeftAdapter)
         return continued.attach_saved(model, start, adapter)
-    if isinstance(adapter, FullFinetune):
+    if adapter.trains_base:
         _unfreeze(model, adapter.trained_parameters(model))
         return model
     assert isinstance(adapter, PeftAdapter)
@@ -104,30 +103,13 @@ def _refuse_other_parts(
 def _peft_errors(adapter: PeftAdapter) -> Iterator[None]:
     """Raise ``ConfigError`` instead of PEFT's errors."""
     try:
-        with _peft_warnings():
+        with hidden_peft_warnings():
             yield
     except (ValueError, TypeError, NotImplementedError) as error:
         why = f"PEFT refuses it: {error}"
         raise ConfigError(
             [Problem("adapter", getattr(adapter, "method", ""), why, "change the setting it names")]
         ) from error
-
-
-@contextmanager
-def _peft_warnings() -> Iterator[None]:
-    """Hide PEFT's warnings about coming versions of transformers and about cases handled here."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
-        )
-        for handled in (
-            "The following rank_pattern keys.*lora_E",  # its own file of AdaLoRA's ranks
-            # its conversion of PiSSA, which is not used
-            "Using Rank-Stabilized LoRA with rank_pattern",
-            "Specified to not (save|load) vera_A",  # adapter.save_projection=false says it
-        ):
-            warnings.filterwarnings("ignore", message=handled)
-        yield
 
 
 def check(
@@ -190,9 +172,8 @@ def save(
         if isinstance(model, PeftModel):
             config = model.peft_config[model.active_adapter]
             name = str(config.base_model_name_or_path)
-            turn_ends.write_card(
-                temporary, tokenizer, name, ends, is_lora=config.peft_type == PeftType.LORA
-            )
+            method = peft_methods()[config.peft_type.value]
+            turn_ends.write_card(temporary, tokenizer, name, ends, in_vllm=method.runs_in_vllm)
         digests.seal(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -206,12 +187,7 @@ def save(
 def _save_adapter(model: PeftModel, folder: Path) -> None:
     """Write the adapter for the untouched base, the same bytes in every process."""
     config = model.peft_config[model.active_adapter]
-    if config.peft_type == PeftType.ADALORA:
-        # PEFT remembers the last allocation; the weights may be those of an earlier checkpoint
-        values = [
-            (name, p) for name, p in model.base_model.model.named_parameters() if ".lora_E." in name
-        ]
-        config.rank_pattern = {name: _kept_values(p) for name, p in values}
+    peft_methods()[config.peft_type.value].before_saving(model)
     # the base's embeddings are trained by modules_to_save at most
     model.save_pretrained(folder, save_embedding_layers=False)
     start = getattr(model, "start", None)
@@ -232,12 +208,6 @@ def _sort_sets(config: PeftConfig, file: Path) -> None:
     file.write_text(json.dumps(content, indent=2, sort_keys=True), "utf-8")
 
 
-def _kept_values(values: torch.Tensor) -> list[bool]:
-    """Return which singular values AdaLoRA kept: at least one, as PEFT cannot load a rank of 0."""
-    kept: list[bool] = (values != 0).view(-1).tolist()
-    return kept if any(kept) else [True, *kept[1:]]
-
-
 def load_tuned(
     model: ModelConfig, adapter: AdapterConfig, source: Source, folder: Path, compute: Compute
 ) -> PeftModel | PreTrainedModel:
@@ -247,10 +217,10 @@ def load_tuned(
     """
     if (damage := digests.damaged(folder)) is not None:
         raise RunError(damage)
-    if isinstance(adapter, FullFinetune):
+    if adapter.trains_base:
         return load_model(model, Source(str(folder), None, ""), compute)
     base = prepare_quantised(load_model(model, source, compute), model.quantization)
-    with _peft_warnings():
+    with hidden_peft_warnings():
         return PeftModel.from_pretrained(base, str(folder), torch_device=str(compute.device)).eval()
 
 

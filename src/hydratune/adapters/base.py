@@ -3,12 +3,13 @@
 Needs neither torch nor PEFT until there is a model: settings are checked before they are imported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydratune.errors import Problem
 from hydratune.settings.adapter import AdapterConfig, AdapterContext
+from hydratune.settings.model import Quantization
 from hydratune.settings.ranges import at_least, between
 from hydratune.settings.registry import variants
 
@@ -23,6 +24,8 @@ class PeftAdapter(AdapterConfig):
 
     peft_type: ClassVar[str] = ""  # PEFT's name of the method, as in adapter_config.json
     title: ClassVar[str] = ""  # the method's name in the list of what is trained
+    size_field: ClassVar[str] = ""  # the setting that says how large an adapter is
+    runs_in_vllm: ClassVar[bool] = False  # whether vLLM loads the saved adapter as it is
 
     # any other field of the method's PEFT config, checked against it
     extra: dict[str, Any] = field(default_factory=dict)
@@ -66,12 +69,33 @@ class PeftAdapter(AdapterConfig):
     def initialise_weights(self, model: "PeftModel") -> None:
         """Change the first weights of the adapter in ``model`` where PEFT's start is not used."""
 
-    def saved_values(self, values: dict[str, object]) -> dict[str, object]:
-        """Return the settings of a saved adapter, from those fields of its PEFT config.
+    def variant_names(self) -> list[str]:
+        """Return the names of the variants of the method that are switched on, such as ``dora``."""
+        return []
 
-        ``values``: the fields that have the names of settings.
+    @classmethod
+    def saved_obstacle(cls, saved: Mapping[str, object]) -> tuple[str, str] | None:
+        """Return (why a saved adapter cannot be trained further, what to do), or None.
+
+        ``saved``: the content of its adapter_config.json.
         """
-        return values
+        return None
+
+    @classmethod
+    def saved_values(cls, saved: Mapping[str, object]) -> dict[str, object]:
+        """Return the settings of a saved adapter, from the content of its adapter_config.json."""
+        names = {f.name for f in fields(cls)} - {"method", "extra"}
+        values = {name: cls.field_from_peft(name, saved[name]) for name in names & saved.keys()}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def field_from_peft(cls, name: str, value: object) -> object:
+        """Return PEFT's value of the setting ``name`` in the type that it has here."""
+        return value
+
+    @classmethod
+    def before_saving(cls, model: "PeftModel") -> None:
+        """Change PEFT's config of ``model`` where it does not fit the weights that are saved."""
 
     def restart(self, config: "PeftConfig") -> None:
         """Change PEFT's ``config`` of a saved adapter so that its weights can be loaded into it."""
@@ -83,12 +107,19 @@ def peft_methods() -> dict[str, type[PeftAdapter]]:
     return {kind.peft_type: kind for kind in kinds if issubclass(kind, PeftAdapter)}
 
 
+def names_from_peft(names: Any) -> list[str] | None:  # Any: it is read from JSON
+    """Return names of modules as a sorted list; PEFT stores a single one, a list or null."""
+    return [names] if isinstance(names, str) else sorted(names) if names is not None else None
+
+
 @dataclass
 class LayerAdapter(PeftAdapter):
     """A method that adds something to linear layers."""
 
     # whether embeddings that are the output head as well can be trained beside it
     saves_tied_embeddings: ClassVar[bool] = False
+    # whether PEFT adds it to layers of a base in 4 or 8 bits, and keeps these layers frozen
+    supports_quantized_base: ClassVar[bool] = False
 
     # names, regular expressions of whole names, or all-linear (all but the output head); null:
     # PEFT's choice for the architecture
@@ -113,6 +144,27 @@ class LayerAdapter(PeftAdapter):
             why = "it says where adapter.layers_to_transform counts, which is not set"
             fix = "set adapter.layers_to_transform as well"
             yield Problem("adapter.layers_pattern", self.layers_pattern, why, fix)
+        if context.quantization is not Quantization.none and not self.supports_quantized_base:
+            why = f"{self.title or self.peft_type} does not support a quantised base"
+            fix = "set model.quantization=none, or adapter=lora (QLoRA)"
+            yield Problem("model.quantization", context.quantization.value, why, fix)
+
+    @classmethod
+    def saved_values(cls, saved: Mapping[str, object]) -> dict[str, object]:
+        values = super().saved_values(saved)
+        if "target_modules" in saved:  # null is PEFT's choice, not the default
+            values.setdefault("target_modules", None)
+        return values
+
+    @classmethod
+    def field_from_peft(cls, name: str, value: object) -> object:
+        if name in ("target_modules", "exclude_modules", "modules_to_save"):
+            return names_from_peft(value)
+        if name == "layers_to_transform":
+            return [value] if isinstance(value, int) else value
+        if name == "layers_pattern":
+            return value[0] if isinstance(value, list) and value else value or None
+        return value
 
     def peft_config(self, model: "PreTrainedModel", steps: int) -> "PeftConfig":
         from hydratune.adapters.peft_rules import config_class, layer_values
@@ -130,6 +182,8 @@ class LayerAdapter(PeftAdapter):
 @dataclass
 class PromptAdapter(PeftAdapter):
     """Virtual tokens before every row."""
+
+    size_field: ClassVar[str] = "num_virtual_tokens"
 
     num_virtual_tokens: int = 20  # trained tokens before every row
 

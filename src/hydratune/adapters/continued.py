@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.folder import KEY, AdapterFolder, settings_of_run
+from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunFile
@@ -75,11 +76,7 @@ def _with_new_adapter(
     Raises ``ConfigError`` if PEFT refuses it.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
-            )
-            warnings.filterwarnings("ignore", message="Specified to not (save|load) vera_A")
+        with hidden_peft_warnings():
             warnings.filterwarnings("error", message="Unexpected keyword arguments")
             result = get_peft_model(model, _config_to_train(model, saved, adapter))
     except (
@@ -103,8 +100,6 @@ def _config_to_train(
     config = PeftConfig.from_pretrained(str(saved.path))
     config.inference_mode, config.task_type = False, "CAUSAL_LM"
     config.base_model_name_or_path = model.name_or_path
-    if hasattr(config, "init_lora_weights"):
-        config.init_lora_weights = True
     adapter.restart(config)
     for name in adapter.dropout_fields():
         setattr(config, name, getattr(adapter, name))
@@ -213,7 +208,7 @@ def _base_of_run(config: TrainConfig, directory: Path, run: TrainConfig) -> str:
     words = (
         f"model={model['source']} model.{own}={model[own]}"
         if own
-        else f"the settings of model in {directory}/config.yaml"
+        else f"the settings of model in {directory}/{RunFile.config}"
     )
     if model["quantization"] != plain(config.model)["quantization"]:
         words += f" model.quantization={model['quantization']}"

@@ -5,7 +5,7 @@ Needs no torch.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -14,15 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydratune import digests
 from hydratune.adapters.base import PeftAdapter, peft_methods
-from hydratune.adapters.methods.full import FullFinetune
-from hydratune.adapters.methods.lora import BASE_CHANGING_STARTS, NAMED_STARTS
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import Json
 from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SWEEP_FILE
 from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.commands import TrainConfig, load
-from hydratune.settings.registry import plain
+from hydratune.settings.registry import override_key, plain
 
 SETTINGS_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -132,14 +130,7 @@ def saved_settings(saved: AdapterFolder) -> PeftAdapter:
     Raises ``ConfigError`` for an adapter that cannot be trained further.
     """
     kind = _trainable_method(saved)
-    names = {f.name for f in fields(kind)} - {"method", "extra"}
-    values = {name: _value(name, saved.settings[name]) for name in names & saved.settings.keys()}
-    values = {
-        name: value
-        for name, value in values.items()
-        if value is not None or name in ("target_modules", "feedforward_modules")
-    }
-    values = kind().saved_values(values)
+    values = kind.saved_values(saved.settings)
     try:
         result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
     except OmegaConfBaseException as error:
@@ -156,7 +147,6 @@ def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
     """
     settings, methods = saved.settings, peft_methods()
     method = str(settings.get("peft_type"))
-    start = str(settings.get("init_lora_weights", "")).lower()
     kind = methods.get(method)
     fix = f"give another adapter, or begin a new one: leave {KEY} out"
     if kind is None:
@@ -168,32 +158,11 @@ def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
         why = f"{kind.resume_obstacle}, so it cannot be trained further"
     elif settings.get("task_type") not in (None, "CAUSAL_LM"):
         why = f"it was made for {settings['task_type']}, not for the next token (CAUSAL_LM)"
-    elif start.startswith(BASE_CHANGING_STARTS):
-        why = (
-            f"init_lora_weights={start} took a part out of the base: its weights do not fit the"
-            " untouched model"
-        )
+    elif obstacle := kind.saved_obstacle(settings):
+        why, fix = obstacle
     else:
         return kind
-    if start.startswith(BASE_CHANGING_STARTS):
-        fix = (
-            "PeftModel.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=START)"
-            " writes one that does"
-        )
     raise ConfigError([Problem(KEY, saved.path, why, fix)])
-
-
-def _value(name: str, value: Json) -> object:
-    """Return PEFT's value of a field in the type that it has here."""
-    if name in ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules"):
-        return [value] if isinstance(value, str) else sorted(value) if value is not None else None
-    if name == "layers_to_transform":
-        return [value] if isinstance(value, int) else value
-    if name == "layers_pattern":
-        return value[0] if isinstance(value, list) and value else value or None
-    if name == "init_lora_weights":
-        return "true"  # the saved weights replace any start
-    return value
 
 
 def use_saved_settings(config: TrainConfig, overrides: Sequence[str]) -> None:
@@ -204,7 +173,7 @@ def use_saved_settings(config: TrainConfig, overrides: Sequence[str]) -> None:
     if config.model.adapter is None:
         return
     typed = config.adapter
-    if isinstance(typed, FullFinetune) and any(_key(o) == "adapter" for o in overrides):
+    if typed.trains_base and any(override_key(o) == "adapter" for o in overrides):
         why = f"{KEY} trains a saved adapter further, and this trains the model itself"
         raise ConfigError(
             [Problem("adapter", plain(typed)["method"], why, f"leave adapter out, or {KEY}")]
@@ -215,7 +184,7 @@ def use_saved_settings(config: TrainConfig, overrides: Sequence[str]) -> None:
     if problems:
         raise ConfigError(problems)
     for name in own.dropout_fields():
-        if f"adapter.{name}" in map(_key, overrides):
+        if f"adapter.{name}" in map(override_key, overrides):
             setattr(own, name, getattr(typed, name))
     config.adapter = own
 
@@ -229,9 +198,9 @@ def _contradictions(
         f" its dropout; or leave {KEY} out"
     )
     for override in overrides:
-        key, value = _key(override), override.partition("=")[2]
+        key, value = override_key(override), override.partition("=")[2]
         name = key.partition(".")[2].split(".")[0]
-        if key == "adapter" and (type(typed) is not type(own) or _form(typed) != _form(own)):
+        if key == "adapter" and (type(typed) is not type(own) or typed.form() != own.form()):
             why = f"the adapter in {saved.path} is {_method_and_form(own)}"
             yield Problem(key, value, why, fix)
         elif key.startswith("adapter.") and name not in own.dropout_fields():
@@ -260,36 +229,15 @@ def _foreign_setting(
     return Problem(key, value, why, fix)
 
 
-def _form(adapter: AdapterConfig) -> tuple[object, ...]:
-    """Return the settings by which the options of ``adapter=`` for one method differ."""
-    start = str(getattr(adapter, "init_lora_weights", "")).lower()
-    return (
-        getattr(adapter, "use_dora", None),
-        getattr(adapter, "use_rslora", None),
-        start if start.startswith(NAMED_STARTS) else "",
-    )
-
-
 def _method_and_form(adapter: PeftAdapter) -> str:
     """Return the method and its variants, such as ``lora with dora``."""
-    form = [
-        name.removeprefix("use_")
-        for name in ("use_dora", "use_rslora")
-        if getattr(adapter, name, False)
-    ]
-    return " with ".join([str(plain(adapter)["method"]), *form])
+    return " with ".join([str(plain(adapter)["method"]), *adapter.variant_names()])
 
 
 def describe_adapter(adapter: PeftAdapter) -> str:
     """Return the method and the size of an adapter, for the terminal."""
-    size = next(
-        (
-            f", {name}={getattr(adapter, name)}"
-            for name in ("r", "num_virtual_tokens")
-            if hasattr(adapter, name)
-        ),
-        "",
-    )
+    name = adapter.size_field
+    size = f", {name}={getattr(adapter, name)}" if name else ""
     return f"{_method_and_form(adapter)}{size}"
 
 
@@ -298,11 +246,6 @@ def _comparable(value: object) -> object:
     if isinstance(value, list):
         return sorted(map(str, value))
     return value.value if isinstance(value, Enum) else value
-
-
-def _key(override: str) -> str:
-    """Return the config key of a Hydra override, such as ``adapter.r`` of ``+adapter.r=8``."""
-    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
 
 
 def settings_of_run(run: Path) -> TrainConfig | None:

@@ -21,8 +21,8 @@ from hydratune.experiment.constrained import evaluate_constrained
 from hydratune.experiment.finished_run import FinishedRun, load_model, open_run
 from hydratune.experiment.lifecycle import write_page
 from hydratune.experiment.other_texts import evaluate_other_texts
-from hydratune.records.files import read_jsonl, write_json, write_jsonl
-from hydratune.records.predictions import Prediction
+from hydratune.records.files import write_json, write_jsonl
+from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 from hydratune.settings.evaluation import Task
@@ -88,7 +88,7 @@ def _predictions(finished: FinishedRun, config: EvaluateConfig, task: Task) -> l
         pad = job.tokenizer.pad_token_id
         return job.test_set.generate(model, job.test_set.zero_shot(), title="fine-tuned", pad=pad)
     file = finished.record.predictions_file()
-    stored = read_jsonl(file)
+    stored = read_predictions(file)
     for number, row in enumerate(stored, 1):
         missing = [key for key in _REQUIRED if key not in row]
         if missing:

@@ -20,9 +20,10 @@ from hydratune.evaluation.judge.judging import judge_answers
 from hydratune.evaluation.judge.report import render
 from hydratune.evaluation.judge.summary import JudgedRow, Summary
 from hydratune.evaluation.judge.terminal import print_result
-from hydratune.evaluation.measures import Prediction, count_cut
+from hydratune.evaluation.measures import count_cut
 from hydratune.experiment.finished_run import load_settings
 from hydratune.records.files import write_json, write_jsonl, write_text
+from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import JudgeConfig
 

@@ -8,11 +8,12 @@ from typing import TypedDict
 
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.entries import score_of, varying_settings
-from hydratune.comparison.runs import Prediction, Run
+from hydratune.comparison.runs import Run
 from hydratune.comparison.verdict import describe_outcome, describe_state
 from hydratune.errors import RunError
 from hydratune.evaluation.measures import user_text
 from hydratune.metric_table import lower_is_better, title
+from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.secrets import mask
 

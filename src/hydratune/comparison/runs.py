@@ -15,13 +15,13 @@ from hydratune import digests
 from hydratune.bounds import check_yaml
 from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
-from hydratune.records.files import read_json, read_jsonl, read_text
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.files import read_json, read_text
+from hydratune.records.predictions import Prediction, read_predictions
+from hydratune.records.run_directory import HistoryRow, RunDirectory
 from hydratune.records.status import Halved, State
 from hydratune.settings.registry import flat
 
 UNREADABLE = "unreadable"  # the state of a run whose files are broken
-Prediction = dict[str, Any]  # a line of predictions.jsonl
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ class Run:
         Raises ``RunError`` for a broken file.
         """
         file = RunDirectory(self.path).predictions_file(system)
-        return read_jsonl(file) if file.is_file() else []
+        return read_predictions(file) if file.is_file() else []
 
-    def history(self) -> list[dict[str, float]]:
+    def history(self) -> list[HistoryRow]:
         """Return the numbers of each logged step; empty if there is no readable history."""
         file = RunDirectory(self.path).history_file
         try:

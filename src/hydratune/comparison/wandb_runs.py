@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydratune.comparison.runs import UNREADABLE, Prediction, Run
+from hydratune.comparison.runs import UNREADABLE, Run
 from hydratune.errors import RunError
+from hydratune.records.predictions import Prediction
+from hydratune.records.run_directory import HistoryRow
 from hydratune.records.status import Halved, State
 from hydratune.settings.registry import flat
 from hydratune.tracking import wandb_file
@@ -26,7 +28,7 @@ class LoggedRun(Run):
     """A run as W&B's client logged it. The log holds no answers."""
 
     title: str = ""
-    rows: tuple[Mapping[str, float], ...] = ()  # its history
+    rows: tuple[HistoryRow, ...] = ()  # its history
 
     @property
     def only_logged(self) -> bool:
@@ -39,7 +41,7 @@ class LoggedRun(Run):
     def predictions(self, system: str = "eval") -> list[Prediction]:
         return []
 
-    def history(self) -> list[dict[str, float]]:
+    def history(self) -> list[HistoryRow]:
         return [dict(row) for row in self.rows]
 
 
@@ -101,7 +103,7 @@ def _metrics(log: wandb_file.Log) -> dict[str, float | bool]:
     return metrics
 
 
-def _history_row(row: Mapping[str, object]) -> dict[str, float]:
+def _history_row(row: Mapping[str, object]) -> HistoryRow:
     """Return the numbers of a logged step, with "step" and "val/loss" under these names as well."""
     numbers = wandb_file.numbers(row).items()
     values = {key: float(value) for key, value in numbers if not isinstance(value, bool)}

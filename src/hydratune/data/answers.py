@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
 SCHEMA_FILE = "schema.json"  # beside prepared rows
+REPORT_FILE = "report.json"  # likewise: what was found and changed
 MAX_DEPTH = 64  # levels of an answer, and of its schema: a validator calls itself for each
 MAX_SECONDS = 5.0  # for one answer, because a regular expression can take exponential time
 # keywords whose schemas hold for the same value
@@ -29,7 +30,7 @@ class Schema(dict[str, Any]):
 
 
 # ------------------------------------------------------------------------------------------- schema
-def json_schema(data: DataConfig) -> dict[str, Any] | None:
+def json_schema(data: DataConfig) -> dict[str, object] | None:
     """Return the JSON schema of the answers, from the settings or from a file.
 
     Raises ``DataError`` if it is not a valid schema.
@@ -58,7 +59,7 @@ def _read_schema(file: str) -> Any:
         raise DataError(f"data.schema_file = {file}: not readable JSON ({error})") from None
 
 
-def check_schema(schema: Any, where: str) -> None:
+def check_schema(schema: Mapping[str, object], where: str) -> None:
     """Raise ``DataError`` for a schema that is invalid, endless, too deep or too slow."""
     import jsonschema
 
@@ -116,7 +117,7 @@ def _reference_cycles(schema: object) -> Iterator[str]:
                 done.add(node)
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
+def _objects(value: object) -> Iterator[dict[str, object]]:
     """Yield every object in a value."""
     stack = [value]
     while stack:
@@ -128,7 +129,7 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
             stack.extend(value)
 
 
-def _schemas_of_same_value(node: Mapping[str, Any], schema: Any) -> Iterator[tuple[str, int]]:
+def _schemas_of_same_value(node: Mapping[str, object], schema: object) -> Iterator[tuple[str, int]]:
     """Yield (reference or nothing, id) of every schema that ``node`` applies to the same value."""
     reference = node.get("$ref")
     if isinstance(reference, str) and reference.startswith("#"):
@@ -172,7 +173,7 @@ class NotStrictJson(ValueError):
     """The text is not exactly one JSON object."""
 
 
-def parse_strict(text: str) -> dict[str, Any]:
+def parse_strict(text: str) -> dict[str, object]:
     """Return the JSON object that ``text`` is.
 
     Raises ``NotStrictJson`` for anything beside it (fences, prose), NaN, a key that occurs twice,
@@ -191,7 +192,7 @@ def parse_strict(text: str) -> dict[str, Any]:
     return value
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise NotStrictJson("a key occurs twice")

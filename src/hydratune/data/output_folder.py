@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hydratune import digests
-from hydratune.data.answers import SCHEMA_FILE
+from hydratune.data.answers import REPORT_FILE, SCHEMA_FILE
 from hydratune.data.prepared import Prepared, write_prepared
 from hydratune.data.report import write_html
 from hydratune.data.rows import SPLIT_NAMES
@@ -17,7 +17,7 @@ from hydratune.records.files import write_json
 from hydratune.settings.commands import PrepareConfig
 
 _DATA_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), SCHEMA_FILE)
-_OWN_FILES = {"report.json", "report.html", digests.INDEX, *_DATA_FILES}
+_OWN_FILES = {REPORT_FILE, "report.html", digests.INDEX, *_DATA_FILES}
 _PARENT = Path("outputs/prepared")
 _GENERAL_SOURCES = ("files", "hub")  # their names do not say which data is prepared
 _OTHERS_NAMED = 5
@@ -65,7 +65,7 @@ def write_result(
             (folder / name).unlink(missing_ok=True)
         if prepared is not None:
             report |= write_prepared(prepared, folder, config.data)
-        write_json(folder / "report.json", report)
+        write_json(folder / REPORT_FILE, report)
         write_html(folder / "report.html", report)
     except OSError as error:
         raise _cannot_write(folder, error) from error
@@ -84,7 +84,7 @@ def _cannot_write(folder: Path, error: OSError) -> InputError:
 
 def print_report_file(console: Console, folder: Path) -> None:
     """Print where the report is."""
-    text = f"report      {escape(str(folder))}/report.html  [dim](and report.json)"
+    text = f"report      {escape(str(folder))}/report.html  [dim](and {REPORT_FILE})"
     console.print(text, soft_wrap=True)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hydratune.cache import build_once, cache_folder
 from hydratune.console import Ticker, progress
-from hydratune.data.answers import json_schema
+from hydratune.data.answers import REPORT_FILE, json_schema
 from hydratune.data.boilerplate import Boilerplate, remove_lines
 from hydratune.data.cleaning import Cleaner, summarise_changes
 from hydratune.data.prepared import Prepared, fingerprint, read_prepared, write_split
@@ -63,7 +63,7 @@ def prepare(data: DataConfig) -> Prepared:
     key = stable_hash([settings, schema, source.identity, _code_version()])
     reused = (cache_folder() / "data" / key).is_dir()
     folder = build_once(f"data/{key}", lambda path: _build(data, schema, source, path))
-    report = json.loads((folder / "report.json").read_text("utf-8"))
+    report = json.loads((folder / REPORT_FILE).read_text("utf-8"))
     return Prepared(folder, report, reused)
 
 
@@ -124,7 +124,7 @@ def _build(
             "fingerprint": fingerprint(splits),
         }
         store.close()
-    write_json(folder / "report.json", report)
+    write_json(folder / REPORT_FILE, report)
 
 
 def _read(

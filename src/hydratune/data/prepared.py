@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from hydratune import digests
-from hydratune.data.answers import SCHEMA_FILE, json_schema
+from hydratune.data.answers import REPORT_FILE, SCHEMA_FILE, json_schema
 from hydratune.data.quality.findings import refusals
 from hydratune.data.quality.leaks import Leak
 from hydratune.data.rows import SPLIT_NAMES, Row, stable_hash, with_system
@@ -170,7 +170,7 @@ def read_prepared(folder: Path) -> Prepared:
 
     Raises ``DataError`` if there is none, or if a file was changed since.
     """
-    report_file = folder / "report.json"
+    report_file = folder / REPORT_FILE
     nothing = DataError(
         f"data.path = {folder}: no prepared data set in it, or one that is not fit for training;"
         " make one with hydratune prepare"

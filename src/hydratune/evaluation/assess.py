@@ -106,7 +106,7 @@ class TestSet:
             self._prediction(i, prompt, tokens, one)
             for i, (prompt, tokens, one) in enumerate(zip(prompts, ids, answers, strict=True))
         ]
-        return rescore(predictions, self.families, self.schema)
+        return rescore(cast("list[Prediction]", predictions), self.families, self.schema)
 
     def _prediction(
         self, number: int, prompt: Prompt, prompt_ids: Sequence[int], answer: Answer
@@ -168,14 +168,14 @@ class TestSet:
         longest_answer = max(self.max_new_tokens, *map(len, self.answers))
         return max(map(len, self._tokens(prompts))) + longest_answer
 
-    def rescored(self, stored: Sequence[Mapping[str, object]]) -> list[Prediction]:
+    def rescored(self, stored: Sequence[Prediction]) -> list[Prediction]:
         """Return stored answers to the same rows, with the rows and the scoring as they are now."""
         kept = [{k: v for k, v in p.items() if k not in _OF_THE_DATA} for p in stored]
-        predictions = [
+        rows = [
             {**p, "id": row.id, "group": row.group, **extra}
             for p, row, extra in zip(kept, self.rows, self.extra, strict=True)
         ]
-        return rescore(predictions, self.families, self.schema)
+        return rescore(cast("list[Prediction]", rows), self.families, self.schema)
 
     def zero_shot(self) -> list[tuple[Message, ...]]:
         """Return the prompts as they are in the data."""
@@ -226,11 +226,11 @@ class TestSet:
 
 
 def rescore(
-    predictions: Sequence[Mapping[str, Json]], families: Sequence[str], schema: JsonSchema | None
+    predictions: Sequence[Prediction], families: Sequence[str], schema: JsonSchema | None
 ) -> list[Prediction]:
     """Return predictions with scores computed from their texts; documents have none."""
 
-    def scores(prediction: Mapping[str, object]) -> dict[str, object]:
+    def scores(prediction: Prediction) -> Mapping[str, Json]:
         if prediction["finish_reason"] == NOT_ASKED:
             return {}
         return score_row(answered(prediction, schema), families)
@@ -238,7 +238,7 @@ def rescore(
     return [cast("Prediction", {**p, "scores": scores(p)}) for p in predictions]
 
 
-def answered(prediction: Mapping[str, Json], schema: JsonSchema | None) -> Answered:
+def answered(prediction: Prediction, schema: JsonSchema | None) -> Answered:
     """Return a row of predictions.jsonl as it is scored."""
     references = [prediction["reference"], *prediction.get("references", [])]
     return Answered(prediction["prediction"], references, schema, prediction)

@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hydratune.evaluation.measures import Measure, Prediction, comparison, difference, groups_of
+from hydratune.evaluation.measures import Measure, comparison, difference, groups_of
 from hydratune.evaluation.power import least_difference
 from hydratune.evaluation.statistics import Interval, corrected
 from hydratune.metric_table import SYSTEM_TITLES, lower_is_better
+from hydratune.records.predictions import Prediction
 from hydratune.settings.evaluation import EvaluationConfig
 
 TITLES = {

@@ -10,7 +10,8 @@ from hydratune.console import console
 from hydratune.evaluation import metrics
 from hydratune.evaluation.assess import TestSet
 from hydratune.evaluation.decision import TITLES, Decision
-from hydratune.evaluation.measures import Measure, Prediction, count_cut, groups_of
+from hydratune.evaluation.measures import Measure, count_cut, groups_of
+from hydratune.records.predictions import Prediction
 from hydratune.settings.commands import DecideConfig
 from hydratune.settings.evaluation import EvaluationConfig
 

@@ -16,15 +16,9 @@ from importlib.metadata import EntryPoint, entry_points
 
 from hydratune.errors import RunError
 from hydratune.evaluation import code_scores, json_scores, label_scores, text_scores
-from hydratune.evaluation.measures import (
-    Measure,
-    Prediction,
-    Scores,
-    mean,
-    rate,
-    request_turns,
-)
+from hydratune.evaluation.measures import Measure, Scores, mean, rate, request_turns
 from hydratune.metric_table import PACKAGE_METRICS
+from hydratune.records.predictions import EMPTY, Prediction
 from hydratune.settings.evaluation import Task
 
 
@@ -35,7 +29,7 @@ class Answered:
     prediction: str
     references: Sequence[str]  # the row's own first, then others that are right as well
     schema: Mapping[str, object] | None = None
-    row: Prediction = field(default_factory=dict)
+    row: Prediction = field(default_factory=EMPTY.copy)
 
     @property
     def source(self) -> str:
@@ -137,7 +131,7 @@ def _of_function(name: str, function: AnswerFunction, what: str, where: str = ""
 
     def score(answered: Answered) -> Scores:
         try:
-            value = function(answered.prediction, list(answered.references), dict(answered.row))
+            value = function(answered.prediction, list(answered.references), answered.row.copy())
         except Exception as error:
             row = answered.row.get("id", "?")
             raise RunError(

@@ -14,8 +14,8 @@ from hydratune.evaluation.statistics import (
     UncorrectedDifference,
 )
 from hydratune.records.files import Json
+from hydratune.records.predictions import Prediction
 
-Prediction = Mapping[str, Json]  # one row of predictions.jsonl
 Scores = Mapping[str, Json]  # of one answer, stored in its row
 
 
@@ -85,13 +85,13 @@ def cut_sentence(cut: int, count: int, system: str) -> str:
     return f"{cut} of {count} answers of {system} were cut {limit}" if cut else ""
 
 
-def groups_of(predictions: Sequence[Prediction]) -> list[str]:
+def groups_of(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Return the group that each row is drawn with in a bootstrap.
 
     A row without a group is a group by itself, whatever its id.
     """
     return [
-        f"group {p['group']}" if p.get("group") else f"row {i}" for i, p in enumerate(predictions)
+        f"group {row['group']}" if row.get("group") else f"row {i}" for i, row in enumerate(rows)
     ]
 
 

@@ -14,17 +14,10 @@ import numpy as np
 from hydratune.data.answers import NotStrictJson, parse_strict
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation.families import Answered, family, names
-from hydratune.evaluation.measures import (
-    Measure,
-    Prediction,
-    Scores,
-    count_cut,
-    groups_of,
-    rate,
-    share,
-)
+from hydratune.evaluation.measures import Measure, Scores, count_cut, groups_of, rate, share
 from hydratune.evaluation.statistics import Interval, ratio
 from hydratune.records.files import Json
+from hydratune.records.predictions import Prediction
 from hydratune.settings.evaluation import EvaluationConfig, Task
 
 Flat = tuple[dict[str, float], dict[str, list[float]]]  # (values, intervals) by name

@@ -5,17 +5,13 @@ A pure function of the rows of history.csv.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from hydratune.records.files import Json
+from hydratune.records.run_directory import HistoryRow
 
 _NOISE = 0.01  # of the best validation loss; a smaller change between validations says nothing
-
-HistoryRow = Mapping[
-    str, Json
-]  # step, epoch, train/loss, and val/loss where there was a validation
 
 
 class Verdict(StrEnum):

@@ -19,7 +19,6 @@ from hydratune.evaluation import canaries, memorisation, metrics
 from hydratune.evaluation.json_scores import agreement
 from hydratune.evaluation.measures import (
     Measure,
-    Prediction,
     count_cut,
     cut_sentence,
     difference,
@@ -42,7 +41,8 @@ from hydratune.metric_table import (
     main_metric,
     title,
 )
-from hydratune.records.files import Json, read_json, read_jsonl, read_text, write_text
+from hydratune.records.files import Json, read_json, read_text, write_text
+from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.registry import flat
@@ -87,7 +87,7 @@ def render(record: RunDirectory) -> str:
     )
 
 
-def _heading(record: RunDirectory, settings: Mapping[str, Json]) -> dict[str, str]:
+def _heading(record: RunDirectory, settings: Mapping[str, object]) -> dict[str, str]:
     status = _json(record.status_file)
     errors = [str(status["error"])] if status.get("error") else []
     damaged = [*digests.problems(record.path), *digests.problems(record.file(RunFile.hydra))]
@@ -100,7 +100,7 @@ def _heading(record: RunDirectory, settings: Mapping[str, Json]) -> dict[str, st
     }
 
 
-def _results(measured: MeasuredValues, main: str | None) -> dict[str, Json]:
+def _results(measured: MeasuredValues, main: str | None) -> dict[str, object]:
     """Return what the page says of metrics.json."""
     systems = [s for s in SYSTEM_TITLES if any(key.startswith(f"{s}/") for key in measured)]
     intervals = measured.get("intervals", {})
@@ -132,7 +132,7 @@ def _json(file: Path) -> dict[str, Json]:
     return content if isinstance(content, dict) else {}
 
 
-def _settings(record: RunDirectory) -> dict[str, Json]:
+def _settings(record: RunDirectory) -> dict[str, object]:
     file = record.config_file
     try:
         return flat(OmegaConf.to_container(load_yaml(file))) if file.is_file() else {}
@@ -140,10 +140,10 @@ def _settings(record: RunDirectory) -> dict[str, Json]:
         return {}
 
 
-def _rows(record: RunDirectory, system: str) -> list[dict[str, Json]]:
+def _rows(record: RunDirectory, system: str) -> list[Prediction]:
     file = record.predictions_file(system)
     try:
-        rows = read_jsonl(file) if file.is_file() else []
+        rows = read_predictions(file) if file.is_file() else []
     except RunError:
         return []
     return [row for row in rows if isinstance(row, dict) and "prediction" in row]
@@ -161,7 +161,7 @@ def _overrides(record: RunDirectory) -> list[str]:
 
 def _bars(
     measured: MeasuredValues, systems: Sequence[str], main: str | None
-) -> list[dict[str, Json]]:
+) -> list[dict[str, object]]:
     """Return a bar for the main metric of each system."""
     if main is None:
         return []
@@ -298,7 +298,7 @@ def _environment(record: RunDirectory) -> dict[str, str]:
     return {key: mask(str(value)) for key, value in flat(facts).items()} if facts else {}
 
 
-def _data(record: RunDirectory) -> dict[str, Json]:
+def _data(record: RunDirectory) -> dict[str, object]:
     facts = _json(record.data_file)
     splits = [
         {
@@ -322,14 +322,14 @@ def _data(record: RunDirectory) -> dict[str, Json]:
     }
 
 
-def _answers(predictions: Predictions, main: str | None) -> list[dict[str, Json]]:
+def _answers(predictions: Predictions, main: str | None) -> list[dict[str, object]]:
     """Return the fine-tuned model's worst answers first, with those of the other systems."""
     ours = predictions.get("eval", [])
 
     def badness(row: Prediction) -> tuple[float, float]:
         return _quality(row, main), -float(row.get("nll") or 0.0)
 
-    others = {
+    others: dict[str, dict[object, Prediction]] = {
         SYSTEM_TITLES[system]: {row.get("item_hash"): row for row in rows}
         for system, rows in predictions.items()
         if system != "eval"
@@ -339,7 +339,7 @@ def _answers(predictions: Predictions, main: str | None) -> list[dict[str, Json]
 
 def _answer(
     row: Prediction, main: str | None, others: Mapping[str, Mapping[object, Prediction]]
-) -> dict[str, Json]:
+) -> dict[str, object]:
     """Return one test row; ``others`` are the rows of other systems by title and hash."""
     item = row.get("item_hash")
     texts = {SYSTEM_TITLES["eval"]: row}

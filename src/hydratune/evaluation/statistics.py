@@ -55,18 +55,6 @@ def bootstrap(
     return _middle(of(_resampled(columns, groups, samples, seed)), confidence)
 
 
-def bootstrap_ratio(
-    numerators: Sequence[float],
-    denominators: Sequence[float],
-    groups: Sequence[str],
-    confidence: float,
-    samples: int,
-    seed: int = 0,
-) -> Interval:
-    """Return the interval of sum(numerators) / sum(denominators)."""
-    return bootstrap([numerators, denominators], ratio, groups, confidence, samples, seed)
-
-
 @dataclass(frozen=True)
 class Difference:
     """How much more one system has than another on the same rows.
@@ -299,21 +287,6 @@ def count_differing(
     ]  # (columns, rows)
     rows = (np.abs(sides[0] - sides[1]) > 1e-12).any(axis=0)
     return len({group for group, differs in zip(groups, rows, strict=True) if differs})
-
-
-def paired_bootstrap(
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    denominators: Sequence[float],
-    groups: Sequence[str],
-    confidence: float,
-    samples: int,
-    seed: int = 0,
-) -> Difference:
-    """Return the difference of sum(ours) and sum(theirs), both over sum(denominators)."""
-    columns = [ours, denominators], [theirs, denominators]
-    (only,) = corrected([paired(*columns, ratio, groups, samples, seed)], confidence)
-    return only
 
 
 def pooled_variance(samples: Sequence[Sequence[float]]) -> tuple[float, int] | None:

@@ -4,7 +4,6 @@ import shlex
 
 from rich.markup import escape
 
-from hydratune.adapters.methods.full import FullFinetune
 from hydratune.console import console, section
 from hydratune.data.sources.contracts import ContractsData
 from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, terminal
@@ -80,7 +79,7 @@ def _where_answers_end(job: Job, folder: str) -> str:
     """Return which tokens end an answer, and how to use them where the base model has others."""
     tokens = turn_ends.describe(job.tokenizer, job.answer_ends)
     text = f"an answer ends with {tokens} (set in the adapter's generation_config.json)"
-    if isinstance(job.config.adapter, FullFinetune) or job.base_declares_turn_ends:
+    if job.config.adapter.trains_base or job.base_declares_turn_ends:
         return text
     return (
         f"{text}; the base model's own file lacks them. In Python: model.generation_config ="

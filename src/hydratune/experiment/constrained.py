@@ -11,10 +11,11 @@ from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation import metrics
 from hydratune.evaluation.constrained import guide_for, library, no_schema
 from hydratune.evaluation.decision import CONSTRAINED, TITLES
-from hydratune.evaluation.measures import Measure, Prediction, difference, groups_of
+from hydratune.evaluation.measures import Measure, difference, groups_of
 from hydratune.experiment.finished_run import FinishedRun, load_model
 from hydratune.metric_table import is_likelihood
-from hydratune.records.files import read_jsonl, write_json, write_jsonl
+from hydratune.records.files import write_json, write_jsonl
+from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 from hydratune.settings.evaluation import EvaluationConfig
@@ -45,7 +46,7 @@ def evaluate_constrained(run: FinishedRun, config: EvaluateConfig) -> None:
     for system, model in _systems(run, job, tuned).items():
         title = TITLES[f"{'tuned' if system == 'eval' else system}{CONSTRAINED}"]
         constrained = _ask(run, job, system, model, title)
-        free = job.test_set.rescored(read_jsonl(run.record.predictions_file(system)))
+        free = job.test_set.rescored(read_predictions(run.record.predictions_file(system)))
         pair = [
             metrics.measures(rows, job.test_set.families, has_schema=True)
             for rows in (constrained, free)

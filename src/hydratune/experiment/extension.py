@@ -17,7 +17,7 @@ from hydratune.records.files import Json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import Resume, TrainConfig, load
-from hydratune.settings.registry import flat, plain, typed
+from hydratune.settings.registry import flat, override_key, plain, typed
 
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.early_stopping_patience")
 # settings that have no part in what is trained, and may change
@@ -73,10 +73,10 @@ def _merge(
     """
     changes: list[_Change] = []
     for override in overrides:
-        key = _key(override).split("@")[0].split("/")[0]
+        key = override_key(override).split("/")[0]
         if key.split(".")[0] in _NOT_COPIED:
             continue
-        named_by_others = {_key(other) for other in overrides if other != override}
+        named_by_others = {override_key(other) for other in overrides if other != override}
         for leaf in _leaves(key, composed):
             if leaf in named_by_others:
                 continue
@@ -87,10 +87,6 @@ def _merge(
                 change = _Change(leaf, composed[leaf], stored, override)
                 changes += [change] if change not in changes else []
     return changes
-
-
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+~")
 
 
 def _changed(changes: Sequence[_Change], stored: TrainConfig, record: RunDirectory) -> ConfigError:

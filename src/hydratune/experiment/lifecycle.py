@@ -1,6 +1,7 @@
 """What surrounds a command: settings are checked, the status is kept, every end has an exit code.
 
-This is the only module with a broad ``except``, and the last one that sees a ``DictConfig``.
+A command gets typed settings from here, never a ``DictConfig``. Every error of a run that has
+started ends here: as a state in status.json, and as a ``HydratuneError`` with an exit code.
 """
 
 import logging

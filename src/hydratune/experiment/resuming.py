@@ -22,6 +22,7 @@ from hydratune.settings.registry import flat, plain
 from hydratune.tracking import environment
 from hydratune.training import resume, schedules
 from hydratune.training.schedules import total_steps
+from hydratune.training.task import Checkpoint
 from hydratune.training.validation import patience_of
 
 # the groups of settings that decide what is trained
@@ -51,7 +52,7 @@ def identity(job: Job) -> dict[str, Json]:
     }
 
 
-def find_checkpoint(job: Job, record: RunDirectory) -> Mapping[str, Json] | None:
+def find_checkpoint(job: Job, record: RunDirectory) -> Checkpoint | None:
     """Return the checkpoint from which this run is resumed, or None if it starts anew.
 
     Raises ``ConfigError`` if the checkpoint is not one of this run.
@@ -146,7 +147,7 @@ def _older_format(job: Job, file: Path) -> ConfigError:
     return _problem(job, why, fix)
 
 
-def _lengthen(job: Job, checkpoint: Mapping[str, Json], total: int) -> None:
+def _lengthen(job: Job, checkpoint: Checkpoint, total: int) -> None:
     """Turn ``checkpoint``, of a shorter run, into one of this run of ``total`` steps.
 
     Raises ``ConfigError`` if this run is not longer.

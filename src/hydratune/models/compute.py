@@ -17,6 +17,7 @@ import torch
 from hydratune.console import console
 from hydratune.models import hardware
 from hydratune.settings.commands import TrainConfig
+from hydratune.settings.trainer import local_rank
 
 CPU = torch.device("cpu")
 Result = TypeVar("Result")
@@ -92,7 +93,7 @@ def device_of_rank(accelerator: str, strategy: str) -> torch.device:
     """
     if accelerator == "cpu":
         return CPU
-    number = int(os.environ.get("LOCAL_RANK", "0")) if strategy == "ddp" else 0
+    number = local_rank() if strategy == "ddp" else 0
     return torch.device("cuda", number)
 
 

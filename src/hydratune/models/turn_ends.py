@@ -113,14 +113,17 @@ def write_card(
     base: str,
     ends: Sequence[int],
     *,
-    is_lora: bool,
+    in_vllm: bool,
 ) -> None:
-    """Add to the model card that PEFT wrote where an answer ends, and what to type."""
+    """Add to the model card that PEFT wrote where an answer ends, and what to type.
+
+    ``in_vllm``: whether vLLM loads the adapter, so that its command is written as well.
+    """
     card = folder / "README.md"
     if not card.is_file():
         return
     text = _CARD.format(title=CARD_TITLE, ends=describe(tokenizer, ends), base=base)
-    if is_lora:
+    if in_vllm:
         text += _CARD_VLLM.format(base=base, ids=list(ends))
     card.write_text(f"{card.read_text('utf-8').rstrip()}\n\n{text}", "utf-8")
 

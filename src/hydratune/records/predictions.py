@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Final, NotRequired, TypedDict, cast
 
 from hydratune.records.files import Json, read_jsonl, write_jsonl
 
@@ -32,6 +32,9 @@ class Prediction(TypedDict):
     tests: NotRequired[str]  # code that an answer in code must pass
     leaky: NotRequired[bool]  # whether the row's request is in training, or nearly
     scores: NotRequired[Mapping[str, Json]]  # by metric, empty if the row was not asked
+
+
+EMPTY: Final = cast("Prediction", {})  # stands for the row of an answer that has none
 
 
 def read_predictions(file: Path) -> list[Prediction]:

@@ -1,8 +1,10 @@
-"""The files of a run directory: their names stand here and nowhere else."""
+"""The files of a run directory, and their names.
+
+Only the name of the file of settings stands in ``settings.paths``, because ``settings`` checks it.
+"""
 
 import csv
 import io
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from hydratune.console import relative_path
 from hydratune.errors import InputError, RunError
 from hydratune.records.files import read_json, write_json, write_text
 from hydratune.records.status import State, Status
+from hydratune.settings.paths import CONFIG_FILE
+from hydratune.settings.trainer import local_rank
 
 HISTORY_COLUMNS = (
     "step",
@@ -28,13 +32,14 @@ HISTORY_COLUMNS = (
     "tokens_per_second",
     "grad_norm",
 )
+HistoryRow = dict[str, float]  # a row of history.csv: column -> number; without empty ones
 
 
 class RunFile(StrEnum):
     """The names of the files and folders of a run directory."""
 
     status = "status.json"
-    config = "config.yaml"  # the settings, complete
+    config = CONFIG_FILE  # the settings, complete
     environment = "environment.json"  # versions, hardware, base model, git commit
     data = "data.json"  # what was trained on, by split
     data_page = "data.html"
@@ -80,7 +85,7 @@ def is_main_process() -> bool:
 
     The further processes of a data-parallel run do not.
     """
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    return local_rank() == 0
 
 
 @contextmanager

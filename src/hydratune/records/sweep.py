@@ -6,6 +6,7 @@ from pathlib import Path
 from hydratune.records.files import Json, read_json, write_json
 
 SWEEP_FILE = "sweep.json"  # in the folder of a sweep
+HYDRA_FILE = "multirun.yaml"  # likewise: the settings of the sweep, as Hydra writes them
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from hydratune.errors import Problem
 from hydratune.settings.model import Quantization
 
 if TYPE_CHECKING:
+    from lightning import Callback
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -46,6 +48,18 @@ class AdapterConfig:
 
     def check_steps(self, steps: int) -> None:
         """Raise ``ConfigError`` if a run of ``steps`` optimizer steps is too short."""
+
+    def form(self) -> tuple[object, ...]:
+        """Return the settings by which the options of ``adapter=`` for one method differ."""
+        return ()
+
+    def trained_parameters(self, model: "PreTrainedModel") -> set[str]:
+        """Return the names of the parameters of ``model`` itself that are trained."""
+        return set()
+
+    def callbacks(self, model: "PeftModel | PreTrainedModel") -> list["Callback"]:
+        """Return what Lightning's Trainer calls for this method while ``model`` is trained."""
+        return []
 
     def changes_base(self) -> bool:
         """Return whether the start moves a part of the base's weights into the adapter."""

@@ -15,7 +15,7 @@ from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.judge import AskingConfig, FactsConfig
 from hydratune.settings.model import ModelConfig, Quantization
 from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext
-from hydratune.settings.paths import path_setting
+from hydratune.settings.paths import CONFIG_FILE, path_setting
 from hydratune.settings.ranges import at_least, one_of
 from hydratune.settings.registry import plain, register, typed
 from hydratune.settings.secrets import secret_problems
@@ -239,8 +239,8 @@ class JudgeConfig(AskingConfig, CommandConfig):
 
 def _run_problems(run: str, alternative: str = "") -> Iterator[Problem]:
     """Yield a problem if ``run`` is no run directory."""
-    if not (Path(run) / "config.yaml").is_file():
-        why = "this is not a run directory (no config.yaml in it)"
+    if not (Path(run) / CONFIG_FILE).is_file():
+        why = f"this is not a run directory (no {CONFIG_FILE} in it)"
         fix = f"give a run directory such as outputs/contracts/<timestamp>{alternative}"
         yield Problem("run", run, why, fix)
 

@@ -1,4 +1,4 @@
-"""Settings that are paths: ``~`` stands for the home folder in them."""
+"""Settings that are paths, in which ``~`` stands for the home folder; a run's file of settings."""
 
 import os
 from dataclasses import field, fields, is_dataclass
@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+CONFIG_FILE = "config.yaml"  # of a run directory: its settings
 _IS_PATH = "path"  # in the metadata of a field
 
 

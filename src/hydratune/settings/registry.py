@@ -80,6 +80,11 @@ def register(commands: Mapping[str, type]) -> None:
             store.store(group=f"schema/{group}", name=name, node=schema)
 
 
+def override_key(override: str) -> str:
+    """Return the config key of a Hydra override, such as ``adapter.r`` of ``+adapter.r=8``."""
+    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
+
+
 def typed(config: DictConfig, kind: type[Config]) -> Config:
     """Return ``config`` as an instance of ``kind``: interpolations resolved, ``~`` expanded.
 

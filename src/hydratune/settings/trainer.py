@@ -11,6 +11,12 @@ from hydratune.settings.registry import variant
 ACCELERATORS = ("auto", "cpu", "gpu")
 STRATEGIES = ("auto", "ddp")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
+LOCAL_RANK = "LOCAL_RANK"  # environment variable of a process of a data-parallel run
+
+
+def local_rank() -> int:
+    """Return the number of this process in a data-parallel run; 0: the main process."""
+    return int(os.environ.get(LOCAL_RANK, "0"))
 
 
 @variant("trainer", "trainer")
@@ -85,7 +91,7 @@ class TrainerConfig:
         """Yield what does not fit the strategy: several devices, or a process of several."""
         if self.strategy == "ddp":
             return
-        rank = os.environ.get("LOCAL_RANK", "0")
+        rank = os.environ.get(LOCAL_RANK, "0")
         if rank != "0":
             why = (
                 f"this process was started as number {rank} of several (the environment variable"

@@ -14,9 +14,9 @@ from hydratune.adapters.folder import use_saved_settings
 from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.status import Outcome
-from hydratune.records.sweep import SWEEP_FILE, SweepJob, varying
+from hydratune.records.sweep import HYDRA_FILE, SWEEP_FILE, SweepJob, varying
 from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.registry import typed
 from hydratune.sweeps.options import PackOptions
@@ -29,7 +29,7 @@ _RESERVED_NAMES = (
     "wandb",
     "comparison",
     SWEEP_FILE,
-    "multirun.yaml",
+    HYDRA_FILE,
     "pack.log",
     "study.log",
     "study.log.sha256",
@@ -115,7 +115,7 @@ def refuse_other_settings(job: PlannedJob) -> None:
         return
     why = ""
     if replace(load(record.config_file), resume=settings.resume) != settings:
-        why = f"job {job.name} was run there with other settings (see its config.yaml)"
+        why = f"job {job.name} was run there with other settings (see its {RunFile.config})"
     elif record.is_finished() and (files := _changed_data_files(job)):
         why = f"job {job.name} is finished, but {', '.join(files)} changed since"
     if why:

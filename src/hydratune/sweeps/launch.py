@@ -20,7 +20,7 @@ from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.experiment.interrupts import listen
 from hydratune.records.run_directory import alone
 from hydratune.records.status import Outcome, State
-from hydratune.records.sweep import SweepJob, read_study, read_sweep, write_sweep
+from hydratune.records.sweep import HYDRA_FILE, SweepJob, read_study, read_sweep, write_sweep
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.devices import visible_gpus
 from hydratune.sweeps.job_checks import check_jobs, refuse_other_halving, refuse_other_settings
@@ -31,7 +31,7 @@ from hydratune.sweeps.pack_processes import run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
 from hydratune.tracking.wandb import sync_command
 
-_ACCEPTED = ".multirun.yaml"  # multirun.yaml of the last sweep in the folder that was not refused
+_ACCEPTED = f".{HYDRA_FILE}"  # multirun.yaml of the last sweep in the folder that was not refused
 
 
 def launch(
@@ -199,7 +199,7 @@ def table_of_failures(failed: Sequence[tuple[SweepJob, str]], title: str) -> Tab
 def _remove_hydra_file(folder: Path) -> None:
     """Remove the multirun.yaml that Hydra wrote for a sweep that is refused."""
     if not read_sweep(folder):
-        (folder / "multirun.yaml").unlink(missing_ok=True)
+        (folder / HYDRA_FILE).unlink(missing_ok=True)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
@@ -221,15 +221,15 @@ def _refuse_other_contents(
             refuse_other_halving(job, options)
     except ConfigError:
         if (folder / _ACCEPTED).is_file():
-            shutil.copyfile(folder / _ACCEPTED, folder / "multirun.yaml")
+            shutil.copyfile(folder / _ACCEPTED, folder / HYDRA_FILE)
         raise
 
 
 def _write_sweep(folder: Path, jobs: Sequence[PlannedJob]) -> None:
     """Add ``jobs`` to sweep.json, and remove what a killed process left in the folder."""
     shutil.rmtree(folder / SETTINGS_FOLDER, ignore_errors=True)
-    if (folder / "multirun.yaml").is_file():
-        shutil.copyfile(folder / "multirun.yaml", folder / _ACCEPTED)
+    if (folder / HYDRA_FILE).is_file():
+        shutil.copyfile(folder / HYDRA_FILE, folder / _ACCEPTED)
     names = {job.name for job in jobs}
     earlier = [job for name, job in read_sweep(folder).items() if name not in names]
     write_sweep(folder, [*earlier, *(job.job for job in jobs)])

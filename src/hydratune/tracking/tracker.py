@@ -6,13 +6,13 @@ The run directory is the record of a run. A tracker mirrors it in another place:
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from hydratune.records.predictions import Prediction
+from hydratune.records.run_directory import HistoryRow
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
-
-Prediction = Mapping[str, Any]  # a row of predictions.jsonl
-HistoryRow = Mapping[str, Any]  # a row of history.csv
 
 
 class Tracker(Protocol):

@@ -1,4 +1,7 @@
-"""A run on Weights & Biases. This module and ``wandb_server`` are the only ones to import wandb."""
+"""A run on Weights & Biases.
+
+Only this module, ``wandb_server`` and ``wandb_file`` import wandb, inside functions.
+"""
 
 import functools
 import logging
@@ -15,9 +18,10 @@ from rich.markup import escape
 
 from hydratune.console import console, relative_path
 from hydratune.metric_table import lower_is_better
+from hydratune.records.predictions import Prediction
+from hydratune.records.run_directory import HistoryRow
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TrackingConfig
-from hydratune.tracking.tracker import HistoryRow, Prediction
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run as WandbRun
@@ -133,7 +137,7 @@ class WandbTracker:
             last = int(step)
         for row in (row for row in rows if row["step"] > last):
             values = {key: value for key, value in row.items() if key not in ("step", "epoch")}
-            self.logger.log_metrics(values, step=row["step"])
+            self.logger.log_metrics(values, step=int(row["step"]))
 
     @never_fatal
     def finish(self, exit_code: int) -> None:

@@ -5,17 +5,9 @@ The gradient of an orthogonal regularisation is added before it, and ranks are a
 
 import lightning
 import torch
-from peft import PeftModel, PeftType
+from peft import PeftModel
 
 from hydratune.models.compute import nothing_refused
-
-
-def rank_allocation(model: torch.nn.Module) -> list[lightning.Callback]:
-    """Return the callback that AdaLoRA needs; none for any other method."""
-    if not isinstance(model, PeftModel):
-        return []
-    method = model.peft_config[model.active_adapter].peft_type
-    return [RankAllocation(model)] if method == PeftType.ADALORA else []
 
 
 class RankAllocation(lightning.Callback):

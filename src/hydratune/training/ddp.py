@@ -41,7 +41,7 @@ from hydratune.records.files import write_text
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
 from hydratune.settings.secrets import mask
-from hydratune.settings.trainer import TrainerConfig
+from hydratune.settings.trainer import LOCAL_RANK, TrainerConfig, local_rank
 
 Value = TypeVar("Value")
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 _MEETING = "HYDRATUNE_DDP_FOLDER"
 _PARENT = "HYDRATUNE_DDP_PARENT"  # environment variable: process number of the main process
 _CHANGED = (
-    "LOCAL_RANK",
+    LOCAL_RANK,
     "NODE_RANK",
     "WORLD_SIZE",
     "MASTER_ADDR",
@@ -64,7 +64,7 @@ _LEAVE = 20.0  # seconds that the main process has to notice that another ended;
 
 def rank() -> int:
     """Return the rank of this process; 0 is the main process, and the only one on one device."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return local_rank()
 
 
 def gathered(value: Value) -> list[Value]:
@@ -151,7 +151,7 @@ class OtherProcesses:
         # In a session of its own, Ctrl-C reaches the main process only, which ends the others.
         process = subprocess.Popen(
             command,
-            env={**os.environ, "LOCAL_RANK": str(number)},
+            env={**os.environ, LOCAL_RANK: str(number)},
             cwd=get_original_cwd(),
             start_new_session=True,
             stdout=self._printed[-1],
@@ -272,7 +272,7 @@ def other_processes(
     if config.strategy != "ddp":
         yield OtherProcesses(record)
         return
-    if "LOCAL_RANK" in os.environ:  # not started by a person: by the main process, or by torchrun
+    if LOCAL_RANK in os.environ:  # not started by a person: by the main process, or by torchrun
         if rank() and _MEETING in os.environ:
             write_text(_ready_file(Path(os.environ[_MEETING]), rank()), prepared)
         yield OtherProcesses(record)
@@ -299,7 +299,7 @@ def _main_rank(folder: str) -> Iterator[None]:
     """Make this process rank 0 of a run whose processes meet in ``folder``."""
     before = {name: os.environ.get(name) for name in _CHANGED}
     os.environ |= {
-        "LOCAL_RANK": "0",
+        LOCAL_RANK: "0",
         "NODE_RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(find_free_network_port()),

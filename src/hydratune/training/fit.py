@@ -12,12 +12,12 @@ from hydratune.console import console, progress
 from hydratune.cores import cpu_count
 from hydratune.errors import ConfigError, DivergedError, Problem
 from hydratune.models.memory_plan import CPU_MICRO_TOKENS, MemoryPlan
+from hydratune.records.run_directory import HistoryRow
 from hydratune.settings.commands import TrainConfig
 from hydratune.training import ddp
 from hydratune.training.checkpoints import best_weights
 from hydratune.training.divergence import Divergence
 from hydratune.training.elementwise import elementwise_for
-from hydratune.training.history import HistoryRow
 from hydratune.training.interrupts import delay_signals
 from hydratune.training.losses import LossOptions
 from hydratune.training.memory import plan_memory

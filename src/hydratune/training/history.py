@@ -9,13 +9,12 @@ import lightning
 import torch
 
 from hydratune.console import Ticker
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import HistoryRow, RunDirectory
 from hydratune.training.ddp import summed
 from hydratune.training.module import FineTuning
 
 _SECONDS_UNREAD = 1.0  # for which a GPU's numbers may stay there
 STEPS_UNREAD = 8  # likewise, in a data-parallel run
-HistoryRow = dict[str, float]  # a row of history.csv: column -> number
 
 
 @dataclass

@@ -22,10 +22,15 @@ from hydratune.data.datamodule import ConversationData
 from hydratune.errors import RunError
 from hydratune.models.hardware import cpu_seconds
 from hydratune.records.files import atomic
-from hydratune.records.run_directory import BEST_CHECKPOINT, LAST_CHECKPOINT, is_main_process
+from hydratune.records.run_directory import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    HistoryRow,
+    is_main_process,
+)
 from hydratune.training.checkpoints import read_checkpoint
 from hydratune.training.ddp import gathered
-from hydratune.training.history import STEPS_UNREAD, HistoryRow
+from hydratune.training.history import STEPS_UNREAD
 from hydratune.training.module import FineTuning
 from hydratune.training.task import Checkpoint, Resumption
 

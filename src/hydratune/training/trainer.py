@@ -11,7 +11,6 @@ from hydratune.console import Ticker
 from hydratune.data.datamodule import ConversationData
 from hydratune.errors import Paused, RunInterrupted
 from hydratune.training import ddp
-from hydratune.training.adalora import rank_allocation
 from hydratune.training.checkpoints import AtomicCheckpointIO, best_checkpoint
 from hydratune.training.halving import HalvingRungs
 from hydratune.training.history import History
@@ -86,7 +85,7 @@ class TrainingLoop:
         )
         return [
             *([ddp.RankSetup()] if settings.strategy == "ddp" else []),
-            *rank_allocation(task.model),
+            *task.config.adapter.callbacks(task.model),
             times,
             history,
             *self._sampling(services.answer),

@@ -11,6 +11,9 @@ from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
 
 if TYPE_CHECKING:
+    import torch
+    from lightning import Callback
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -21,6 +24,7 @@ class AdaLoraAdapter(LayerAdapter):
 
     peft_type: ClassVar[str] = "ADALORA"
     title: ClassVar[str] = "AdaLoRA"
+    supports_quantized_base: ClassVar[bool] = True
     saves_tied_embeddings: ClassVar[bool] = True
     resume_obstacle: ClassVar[str] = "AdaLoRA plans its ranks for the steps of one run"
 
@@ -88,7 +92,32 @@ class AdaLoraAdapter(LayerAdapter):
             raise ConfigError([Problem(f"adapter.{name}", getattr(self, name), why, fix)])
         return begin, end
 
+    def callbacks(self, model: "PeftModel | PreTrainedModel") -> list["Callback"]:
+        from peft import PeftModel
+
+        from hydratune.training.adalora import RankAllocation
+
+        return [RankAllocation(model)] if isinstance(model, PeftModel) else []
+
+    @classmethod
+    def before_saving(cls, model: "PeftModel") -> None:
+        """Write down the ranks of the weights.
+
+        PEFT remembers the last allocation, and the weights may be those of an earlier checkpoint.
+        """
+        model.peft_config[model.active_adapter].rank_pattern = {
+            name: _kept_values(parameter)
+            for name, parameter in model.base_model.model.named_parameters()
+            if ".lora_E." in name
+        }
+
     def peft_values(self, model: "PreTrainedModel", steps: int) -> dict[str, object]:
         begin, end = self.phases(steps)
         times = {"tinit": begin, "tfinal": end, "total_step": steps}
         return super().peft_values(model, steps) | times
+
+
+def _kept_values(values: "torch.Tensor") -> list[bool]:
+    """Return which singular values AdaLoRA kept: at least one, as PEFT cannot load a rank of 0."""
+    kept: list[bool] = (values != 0).view(-1).tolist()
+    return kept if any(kept) else [True, *kept[1:]]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from hydratune.adapters.base import LayerAdapter
+from hydratune.adapters.base import LayerAdapter, names_from_peft
 from hydratune.errors import ConfigError, Problem
 from hydratune.settings.registry import variant
 
@@ -21,10 +21,17 @@ class Ia3Adapter(LayerAdapter):
 
     peft_type: ClassVar[str] = "IA3"
     title: ClassVar[str] = "(IA)3"
+    supports_quantized_base: ClassVar[bool] = True
 
     method: str = "ia3"
     # targets whose input is scaled instead of the output; null: PEFT's choice
     feedforward_modules: list[str] | None = None
+
+    @classmethod
+    def field_from_peft(cls, name: str, value: object) -> object:
+        if name == "feedforward_modules":
+            return names_from_peft(value)
+        return super().field_from_peft(name, value)
 
     def model_problems(self, model: "PreTrainedModel", steps: int | None) -> Iterator[Problem]:
         from hydratune.adapters.targets import matches, short_names, targets

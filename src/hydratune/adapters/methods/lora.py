@@ -1,7 +1,7 @@
 """LoRA (arXiv:2106.09685), rsLoRA, DoRA, and the starts that depend on the base's weights."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -14,7 +14,7 @@ from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
 _STARTS = r"(?i:true)|gaussian|orthogonal|pissa(_niter_\d+)?|olora|loftq"
@@ -38,6 +38,9 @@ class LoraAdapter(LayerAdapter):
 
     peft_type: ClassVar[str] = "LORA"
     title: ClassVar[str] = "LoRA"
+    size_field: ClassVar[str] = "r"
+    runs_in_vllm: ClassVar[bool] = True
+    supports_quantized_base: ClassVar[bool] = True
     saves_tied_embeddings: ClassVar[bool] = True
 
     method: str = "lora"
@@ -118,6 +121,40 @@ class LoraAdapter(LayerAdapter):
             "alpha_pattern": dict(self.alpha_pattern),
             "bias": self.bias.value,
         }
+
+    def form(self) -> tuple[object, ...]:
+        start = self.init_lora_weights.lower()
+        named_start = start if start.startswith(NAMED_STARTS) else ""
+        return self.use_dora, self.use_rslora, named_start
+
+    def variant_names(self) -> list[str]:
+        variants = {"dora": self.use_dora, "rslora": self.use_rslora}
+        return [name for name, is_on in variants.items() if is_on]
+
+    @classmethod
+    def saved_obstacle(cls, saved: Mapping[str, object]) -> tuple[str, str] | None:
+        """Return why the weights do not fit the base: their start took a part out of it."""
+        start = str(saved.get("init_lora_weights", "")).lower()
+        if not start.startswith(BASE_CHANGING_STARTS):
+            return None
+        why = (
+            f"init_lora_weights={start} took a part out of the base: its weights do not fit the"
+            " untouched model"
+        )
+        fix = (
+            "PeftModel.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=START)"
+            " writes one that does"
+        )
+        return why, fix
+
+    @classmethod
+    def field_from_peft(cls, name: str, value: object) -> object:
+        if name == "init_lora_weights":
+            return "true"  # the saved weights replace any start
+        return super().field_from_peft(name, value)
+
+    def restart(self, config: "LoraConfig") -> None:
+        config.init_lora_weights = True
 
     def changes_base(self) -> bool:
         return self.init_lora_weights.startswith(BASE_CHANGING_STARTS)

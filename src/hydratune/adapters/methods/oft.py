@@ -22,6 +22,7 @@ class OftAdapter(LayerAdapter):
 
     peft_type: ClassVar[str] = "OFT"
     title: ClassVar[str] = "OFT"
+    supports_quantized_base: ClassVar[bool] = True
 
     method: str = "oft"
     oft_block_size: int = 32  # must divide the input width of every target

@@ -1,6 +1,6 @@
 """Prefix tuning (arXiv:2101.00190): trained keys and values before every row, in every layer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -47,9 +47,10 @@ class PrefixTuning(PromptAdapter):
         start = None if random else self.init_weights.value
         return super().peft_values(model, steps) | {"init_weights": start}
 
-    def saved_values(self, values: dict[str, object]) -> dict[str, object]:
+    @classmethod
+    def saved_values(cls, saved: Mapping[str, object]) -> dict[str, object]:
         """Return the settings of a saved adapter: it holds what the network made of the prefix."""
-        return {"num_virtual_tokens": values.get("num_virtual_tokens")}
+        return {"num_virtual_tokens": super().saved_values(saved).get("num_virtual_tokens")}
 
     def restart(self, config: "PrefixTuningConfig") -> None:
         config.prefix_projection, config.init_weights = False, None

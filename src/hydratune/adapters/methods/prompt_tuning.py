@@ -1,6 +1,6 @@
 """Prompt tuning (arXiv:2104.08691): trained embeddings before every row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -52,9 +52,11 @@ class PromptTuning(PromptAdapter):
             "tokenizer_name_or_path": model.name_or_path if has_text else None,
         }
 
-    def saved_values(self, values: dict[str, object]) -> dict[str, object]:
+    @classmethod
+    def saved_values(cls, saved: Mapping[str, object]) -> dict[str, object]:
         """Return the settings of a saved adapter, whose embeddings replace any start."""
-        return values | {"prompt_tuning_init": PromptInit.RANDOM, "prompt_tuning_init_text": None}
+        start = {"prompt_tuning_init": PromptInit.RANDOM, "prompt_tuning_init_text": None}
+        return super().saved_values(saved) | start
 
     def restart(self, config: "PromptTuningConfig") -> None:
         config.prompt_tuning_init, config.prompt_tuning_init_text = "RANDOM", None

@@ -18,6 +18,8 @@ class VeraAdapter(LayerAdapter):
 
     peft_type: ClassVar[str] = "VERA"
     title: ClassVar[str] = "VeRA"
+    size_field: ClassVar[str] = "r"
+    supports_quantized_base: ClassVar[bool] = True
 
     method: str = "vera"
     r: int = 256  # far higher than in LoRA: a rank costs one number per layer

@@ -5,6 +5,7 @@ A layout is ``messages``, ``sharegpt``, ``alpaca``, a pair such as ``prompt/comp
 """
 
 from collections.abc import Iterable, Mapping
+from typing import TypeGuard
 
 from hydratune.data.rows import Record
 from hydratune.errors import DataError
@@ -49,14 +50,14 @@ _CHATS = {"messages": "messages", "conversations": "sharegpt"}  # column -> layo
 _NO_SIDE_OF_A_PAIR = EXTRA | {"text", "source", "context", HISTORY, REASONING}
 
 
-def is_turn(value: object) -> bool:
+def is_turn(value: object) -> TypeGuard[Record]:
     """Return whether an object is a turn of a conversation: it says who speaks, and what."""
     if not isinstance(value, dict) or not any(isinstance(value.get(key), str) for key in ROLE_KEYS):
         return False
     return any(key in value for key in (*CONTENT_KEYS, "tool_calls", "function_call"))
 
 
-def is_turn_list(value: object) -> bool:
+def is_turn_list(value: object) -> TypeGuard[list[Record]]:
     """Return whether a value is a list of turns with at least one of them."""
     return isinstance(value, list) and bool(value) and all(map(is_turn, value))
 

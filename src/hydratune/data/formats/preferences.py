@@ -8,7 +8,6 @@ which rows are to be kept.
 import json
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from hydratune.data.formats.layouts import CONTEXT, is_turn, is_turn_list
 from hydratune.data.formats.marks import MASK_KEYS, TRAIN_KEYS, is_missing, seems_to_decide
@@ -70,7 +69,7 @@ def _context_setting(record: Record, prompt: str) -> str:
     return f" +data.columns.context={context}" if context else ""
 
 
-def _parse_turns(value: Any) -> Any:
+def _parse_turns(value: object) -> object:
     """Return the turns of a cell, which a CSV file holds as JSON text; other values unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from hydratune.data.formats.calls import read_tool_calls
 from hydratune.data.formats.contents import becomes_json, to_text
@@ -119,7 +119,7 @@ class TurnReader:
                 messages += read
         return read_tagged_calls(messages, self.tools, self.notes, self.where)
 
-    def read_side(self, value: Any, role: str, column: str) -> list[Message]:
+    def read_side(self, value: object, role: str, column: str) -> list[Message]:
         """Return the messages of one side of a pair.
 
         It is a text, an object that becomes JSON (answers only), a turn, or a list of turns.
@@ -136,10 +136,12 @@ class TurnReader:
         self.became_json |= content.became_json
         return content.messages(Message(role, ""), self.where)
 
-    def _read_turn(self, turn: Any) -> tuple[str, list[Message]]:
+    def _read_turn(self, turn: object) -> tuple[str, list[Message]]:
         """Return the role of a turn, which may be ``CALL``, and its messages."""
         where = self.where
-        role_key = only_key(turn, ROLE_KEYS, where) if isinstance(turn, dict) else None
+        if not isinstance(turn, dict):
+            raise _incomplete_turn_error(turn, where)
+        role_key = only_key(turn, ROLE_KEYS, where)
         if role_key is None:
             raise _incomplete_turn_error(turn, where)
         role = role_of(turn[role_key], self.roles, where)
@@ -172,7 +174,7 @@ class TurnReader:
         return role, messages
 
     def _split_calls(
-        self, turn: Record, role: str, content: Any
+        self, turn: Record, role: str, content: object
     ) -> tuple[object, tuple[ToolCall, ...]]:
         """Return the content without calls, and the calls; a turn of role ``CALL`` has no other."""
         beside = turn.get("tool_calls") or turn.get("function_call")
@@ -186,7 +188,7 @@ class TurnReader:
             raise DataError(f"{self.where}: a function_call turn holds no call")
         return "", calls
 
-    def _refusal_or_content(self, turn: Record, role: str, content: Any) -> Any:
+    def _refusal_or_content(self, turn: Record, role: str, content: object) -> object:
         """Return the refusal of a turn, which OpenAI stores beside an empty content."""
         refusal = optional_text(turn, "refusal", role, self.where)
         if not refusal:
@@ -199,7 +201,7 @@ class TurnReader:
         self.notes.refusals += 1
         return refusal
 
-    def _read_content(self, value: Any, role: str, name: str, *, strict: bool) -> _Content:
+    def _read_content(self, value: object, role: str, name: str, *, strict: bool) -> _Content:
         """Return what a content says. ``name`` is what messages call it; ``strict``: see parts."""
         parts = read_parts(value, name, self.where, strict=strict)
         if parts is not None:
@@ -218,7 +220,7 @@ class TurnReader:
         text = to_text(value, name, self.where, is_answer=role in ("assistant", "tool"))
         return _Content(text, became_json=becomes_json(value))
 
-    def _count_parts(self, value: Any, parts: Sequence[ContentPart]) -> None:
+    def _count_parts(self, value: object, parts: Sequence[ContentPart]) -> None:
         """Count refusals, and keys of parts that nothing reads."""
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, dict):
@@ -287,7 +289,7 @@ class TurnReader:
         return content
 
 
-def _is_preference_input(value: Any) -> bool:
+def _is_preference_input(value: object) -> TypeGuard[Record]:
     """Return whether a prompt is OpenAI's input of a preference pair: an object with messages."""
     return (
         isinstance(value, dict)

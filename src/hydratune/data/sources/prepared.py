@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydratune.data.answers import SCHEMA_FILE
+from hydratune.data.answers import REPORT_FILE, SCHEMA_FILE
 from hydratune.data.sources.base import SourceConfig
 from hydratune.errors import Problem
 from hydratune.settings.data import DataConfig
@@ -29,8 +29,8 @@ class PreparedData(SourceConfig):
 
     def source_problems(self) -> Iterator[Problem]:
         """Yield the problems of the settings that only this source has."""
-        if not (Path(self.path) / "report.json").is_file():
-            why = "no prepared data set (no report.json in it)"
+        if not (Path(self.path) / REPORT_FILE).is_file():
+            why = f"no prepared data set (no {REPORT_FILE} in it)"
             yield Problem(
                 "data.path", self.path, why, "give the folder that hydratune prepare wrote"
             )

@@ -20,13 +20,6 @@ class Weights(StrEnum):
     quadratic = "quadratic"
 
 
-def labelled_pairs(
-    first: Sequence[Label | None], second: Sequence[Label | None]
-) -> list[tuple[Label, Label]]:
-    """Return the pairs of labels of the rows that both raters labelled."""
-    return [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-
-
 def accuracy(pairs: Sequence[tuple[Label, Label]]) -> float:
     """Return the share of equal labels; nan without rows."""
     return sum(a == b for a, b in pairs) / len(pairs) if pairs else math.nan

@@ -5,8 +5,9 @@ from pathlib import Path
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, InputError, Problem, RunError
 from hydratune.evaluation.judge import questions, summary
-from hydratune.evaluation.measures import Prediction, request_turns
+from hydratune.evaluation.measures import request_turns
 from hydratune.records.files import read_jsonl
+from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import JudgeConfig
 
@@ -32,7 +33,7 @@ def read_answers(
         )
         fix = "name a finished run and one of its systems"
         raise ConfigError([Problem(option, system, why, fix)])
-    rows: list[Prediction] = list(read_jsonl(file))
+    rows = read_predictions(file)
     for number, row in enumerate(rows, 1):
         missing = [name for name in _REQUIRED if name not in row]
         if missing:

@@ -7,7 +7,8 @@ from hydratune.evaluation.judge import questions
 from hydratune.evaluation.judge.ask import Judgement, ReplyCache, ask_all
 from hydratune.evaluation.judge.client import Client
 from hydratune.evaluation.judge.summary import JudgedRow, Summary, outcome, pairwise, scored
-from hydratune.evaluation.measures import Prediction, request_turns
+from hydratune.evaluation.measures import request_turns
+from hydratune.records.predictions import Prediction
 from hydratune.settings.commands import JudgeConfig
 
 

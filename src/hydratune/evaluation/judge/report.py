@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from hydratune.evaluation.judge.summary import JudgedRow, Summary
-from hydratune.evaluation.measures import Prediction, cut_sentence, user_text
+from hydratune.evaluation.measures import cut_sentence, user_text
 from hydratune.evaluation.pages import bar, page
+from hydratune.records.predictions import EMPTY, Prediction
 
 _MOST_ROWS = 60  # on the page
 _LONGEST = 2000  # letters of a text
@@ -23,7 +24,7 @@ def render(
     other_answers = {str(row["id"]): row for row in others}
     order = sorted(judgements, key=lambda row: (not row["why"], _order(row)))
     rows = [
-        _row(row, our_answers.get(str(row["id"]), {}), other_answers.get(str(row["id"])))
+        _row(row, our_answers.get(str(row["id"]), EMPTY), other_answers.get(str(row["id"])))
         for row in order[:_MOST_ROWS]
     ]
     return page(

@@ -20,7 +20,7 @@ from rich.markup import escape
 from hydratune.console import console, relative_path
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import write_text
-from hydratune.records.sweep import read_study, read_sweep, write_sweep
+from hydratune.records.sweep import HYDRA_FILE, read_study, read_sweep, write_sweep
 from hydratune.settings.commands import Resume, TrainConfig
 from hydratune.settings.paths import expanded
 from hydratune.settings.registry import flat, plain
@@ -103,7 +103,7 @@ def _check(
         study = open_study(place, name, sampler, objectives, common)
         checked = Search(context, config, folder, settings, packing, space, objectives, study)
         _refuse_other_environment(checked, resume)
-        write_text(folder / "multirun.yaml", mask(OmegaConf.to_yaml(config)))
+        write_text(folder / HYDRA_FILE, mask(OmegaConf.to_yaml(config)))
         jobs = list(read_sweep(folder).values())
         write_sweep(folder, jobs, {"storage": mask(place), "name": name})
     return checked

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hydratune.console import section
 from hydratune.errors import InputError
 from hydratune.records.files import read_json
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import read_study, read_sweep, write_sweep
 from hydratune.settings.secrets import mask
@@ -63,7 +63,7 @@ def sweep_lock(folder: Path) -> Iterator[None]:
     A sweep without a search holds the same lock as long as it runs. Raises ``InputError`` then.
     """
     try:
-        with FileLock(folder / ".lock", timeout=_LOCK_SECONDS):
+        with FileLock(folder / RunFile.lock, timeout=_LOCK_SECONDS):
             yield
     except Timeout:
         raise InputError(
