@@ -120,7 +120,7 @@ def check_settings(settings: Sequence[str], command: str) -> list[str]:
     for setting in settings:
         try:
             override = OverridesParser.create().parse_override(setting)
-        except HydraException:  # explained when Hydra refuses it
+        except (HydraException, RecursionError):  # explained when Hydra refuses it
             result.append(setting)
             continue
         if override.key_or_group in all_variants() and override.package is None:
