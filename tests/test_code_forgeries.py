@@ -6,7 +6,7 @@ import pytest
 
 from code_runner import HARMLESS, ISOLATION_NAMES, ISOLATIONS, checked_isolation, copied_runner
 from hydratune.evaluation.code_scores import Isolation, run
-from hydratune.evaluation.controls import controls, other
+from hydratune.evaluation.controls import COUNT, controls, other
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,6 +96,13 @@ def test_a_verdict_cannot_be_forged(name: str, tests: str) -> None:
         )
     assert run(FORGERIES[name], TESTS[tests])["outcome"] in ("failed", "error")
     assert run(HARMLESS, TESTS[tests])["outcome"] == "passed"
+
+
+def test_one_control_always_replaces_the_expected_value() -> None:
+    """Inverted comparisons alone would not reveal an answer that reads what is expected."""
+    for _ in range(200):
+        made, _ = controls("assert double(3) == 6")
+        assert any("!=" not in control for control in made[:COUNT])
 
 
 SECRETS = """

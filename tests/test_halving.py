@@ -397,5 +397,4 @@ def test_resume_never_restarts_no_job_at_a_rung(hydratune: Command, tmp_path: Pa
     ]
     words[words.index("optimizer.lr=1e-5,3e-4,1e-3,1e-2")] = "optimizer.lr=1e-3,1e-4"
     code, text = hydratune(*words)
-    assert code == 0, text
-    assert "resumed after step 3" in (tmp_path / "sweep" / "0" / "run.log").read_text()
+    assert code == 0 and "resumed after step 3" in (tmp_path / "sweep/0/run.log").read_text(), text

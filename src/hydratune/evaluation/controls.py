@@ -41,7 +41,11 @@ def controls(tests: str) -> tuple[list[str], str]:
         if ">>>" in tests:
             return [_doctests(tests) for _ in range(COUNT)], ""
         tree = ast.parse(tests)
-        mutated = [_mutated(deepcopy(tree)) for _ in range(COUNT)]
+        # at least one control replaces a value where it can: an answer that reads what is expected
+        # fails those with an inverted comparison, as an honest one does
+        inverted_shares = [0.0, *[0.4] * (COUNT - 1)]
+        _CHOICE.shuffle(inverted_shares)
+        mutated = [_mutated(deepcopy(tree), share) for share in inverted_shares]
         said = str(_CHOICE.randrange(10**9, 10**10))
         unequal = _unequal(tree, said)
     except (SyntaxError, ValueError):
@@ -102,14 +106,18 @@ def _false_statement() -> str:
 
 
 # --------------------------------------------------------------------------- one assertion is false
-def _mutated(tree: ast.Module) -> str:
+def _mutated(tree: ast.Module, inverted_share: float) -> str:
+    """Return the tests with one assertion made false.
+
+    ``inverted_share``: how often a comparison is inverted, although its value could be replaced.
+    """
     sure = list(_sure(tree))
     while sure:
-        if _falsify(sure.pop(_CHOICE.randrange(len(sure)))):
+        if _falsify(sure.pop(_CHOICE.randrange(len(sure))), inverted_share):
             return ast.unparse(ast.fix_missing_locations(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert) or _unittest_assertion(node):
-            _falsify(node)
+            _falsify(node, inverted_share)
     return f"{ast.unparse(ast.fix_missing_locations(tree))}\n{_false_statement()}\n"
 
 
@@ -191,14 +199,14 @@ def _unittest_assertion(node: ast.AST) -> bool:
     return len(node.value.args) >= least
 
 
-def _falsify(node: ast.AST) -> bool:
+def _falsify(node: ast.AST, inverted_share: float) -> bool:
     """Make this assertion false, and return whether that was possible."""
     if isinstance(node, ast.Assert):
         test = node.test
         if isinstance(test, ast.Compare) and len(test.ops) == 1:
             if (
                 isinstance(test.ops[0], ast.Eq)
-                and _CHOICE.random() < 0.8
+                and _CHOICE.random() >= inverted_share
                 and _replace_literal([test.comparators, [test.left]], node)
             ):
                 return True
