@@ -14,7 +14,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.composition.resolvers import CONF
@@ -120,7 +120,7 @@ class _Failure:
             if group in self.values
         ]
         composed = self._compose(chosen)
-        return composed is None or name in (composed[group] if group else composed)
+        return composed is None or name in (_node(composed, group) or ())
 
     def options_without(self, key: str) -> list[str]:
         """Return the typed options of the group of ``key`` that lack this setting."""
@@ -130,7 +130,7 @@ class _Failure:
         return [
             option
             for option, settings in composed.items()
-            if settings is not None and name not in settings[group]
+            if settings is not None and name not in (_node(settings, group) or ())
         ]
 
     def _compose(self, choices: list[str]) -> DictConfig | None:
@@ -140,6 +140,12 @@ class _Failure:
                 return hydra.compose(self.command, choices)
         except (HydraException, OmegaConfBaseException):
             return None
+
+
+def _node(composed: DictConfig, group: str) -> DictConfig | None:
+    """Return the settings below a dotted key, or None; "" stands for all."""
+    node = OmegaConf.select(composed, group) if group else composed
+    return node if isinstance(node, DictConfig) else None
 
 
 def find_problem(error: BaseException, command: str, overrides: Sequence[str]) -> Problem | None:

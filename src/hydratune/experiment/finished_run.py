@@ -81,7 +81,7 @@ def require_files(settings: TrainConfig, record: RunDirectory) -> None:
         started = load_yaml(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
         place = ""
         if started != str(Path.cwd()):
-            place = f" here, and relative paths of files count from where it started: {started}"
+            place = f" here; it was started in {started}, and relative paths count from there"
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise RunError(f"the run cannot be repeated with its settings{place}\n{lines}")
 
