@@ -94,7 +94,10 @@ def test_a_run_that_cannot_be_repeated_names_another_folder_only(
     (tmp_path / ".hydra" / "hydra.yaml").write_text(f"hydra: {{runtime: {{cwd: {tmp_path}}}}}\n")
     with pytest.raises(RunError, match="relative paths") as caught:
         require_files(settings, RunDirectory(tmp_path))
-    assert f"count from where it started: {tmp_path}\n  evaluation.metrics" in str(caught.value)
+    assert (
+        f"it was started in {tmp_path}, and relative paths count from there\n  evaluation.metrics"
+        in str(caught.value)
+    )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError) as caught:
         require_files(settings, RunDirectory(tmp_path))
