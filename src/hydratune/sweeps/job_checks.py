@@ -14,6 +14,7 @@ from rich.markup import escape
 from hydratune.adapters.folder import use_saved_settings
 from hydratune.console import console
 from hydratune.data.rows import stable_hash
+from hydratune.data.source_errors import check_first_rows
 from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
@@ -55,6 +56,8 @@ def check_jobs(
         jobs += [job] if job is not None else []
     if problems:
         raise ConfigError(problems, prefix=f"sweep of {len(overrides)} jobs: ")
+    for data in {stable_hash(plain(job.settings.data)): job.settings.data for job in jobs}.values():
+        check_first_rows(data)
     _check_folder_names([job.name for job in jobs])
     differing = varying([list(job_overrides) for job_overrides in overrides])
     return _without_repeats(
