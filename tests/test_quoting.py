@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from conftest import write_rows
+from conftest import SMALL, write_rows
 from hydratune.composition.problems import composition_problems
+from hydratune.settings.overrides import as_typed
 from test_config import compose
 
 Command = Callable[..., tuple[int, str]]
@@ -92,3 +94,40 @@ def test_the_advice_works_in_a_shell(tmp_path: Path) -> None:
     match = re.search(r"both pairs of quotes: (.*)", refused.stderr)
     assert refused.returncode == 2 and match, refused.stderr
     assert typed(match[1]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "typed"),
+    [
+        ("outputs/a/1", "run=outputs/a/1"),
+        ("with space", "'run=with space'"),
+        ("it's", "'run=\"it'\"'\"'s\"'"),
+        ("a,b=c", "'run=\"a,b=c\"'"),
+        ("1e3", "'run=\"1e3\"'"),
+        ("null", "'run=\"null\"'"),
+        ("$HOME", "'run=$HOME'"),
+    ],
+)
+def test_values_are_printed_as_they_are_typed(value: str, typed: str) -> None:
+    assert as_typed("run", value) == typed
+    (word,) = shlex.split(typed)
+    assert str(OverridesParser.create().parse_override(word).value()) == value
+
+
+def test_the_printed_commands_work_for_a_folder_that_needs_quotes(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = "it's, a run=1"
+    code, text = hydratune("train", *SMALL, *shlex.split(as_typed("hydra.run.dir", folder)))
+    assert code == 0, text
+    line = next(line for line in text.splitlines() if line.startswith("measure"))
+    words = shlex.split(line.removeprefix("measure"))
+    assert words[:2] == ["hydratune", "evaluate"]
+    code, text = hydratune(*words[1:], "source=predictions")
+    assert code == 0, text
+
+
+def test_a_changed_working_directory_is_refused(hydratune: Command) -> None:
+    code, text = hydratune("train", "hydra.job.chdir=true")
+    assert code == 2 and "leave it out; hydra.run.dir=DIR" in text

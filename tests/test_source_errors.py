@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,3 +259,29 @@ def test_a_contributed_source_is_refused_with_exit_code_2(
     code, text = hydratune("train", *SMALL, "data=files", f"data.train={file}")
     assert code == 2 and f"{file}:1: not utf-8 (byte 0xff); save the file as UTF-8" in text, text
     assert "unexpected" not in text and "cannot write" not in text
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")])
+def test_a_wrong_column_is_refused_before_torch_is_loaded(
+    tmp_path: Path, sweep: tuple[str, ...]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{"frage": "a", "antwort": "b"}] * 3)
+    words = ["train", *sweep, "model=tiny", "data=files", "data.train=rows.jsonl"]
+    code = (
+        f"import sys; from hydratune.cli import main; code = main({words});"
+        " sys.exit(code + 10 * ('torch' in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "rows.jsonl:1: no known layout in the columns frage, antwort" in done.stderr
+    assert not list(tmp_path.glob("outputs/*/*/status.json"))
+
+
+def test_parts_of_a_mixture_are_looked_at_as_well(hydratune: Command, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{"frage": "a", "antwort": "b"}] * 3)
+    part = "+data.parts.own"
+    words = [f"{part}.source=files", f"{part}.train={tmp_path}/rows.jsonl"]
+    code, text = hydratune("train", "model=tiny", "data=mixed", *words)
+    assert code == 2 and "no known layout" in text and "set-up" not in text

@@ -102,6 +102,18 @@ def test_wrong_type_in_one_job_is_refused_before_the_first_one(
     assert "fast" in text and not states(tmp_path / "sweep")
 
 
+def test_jobs_with_the_same_settings_are_run_once(hydratune: Command, tmp_path: Path) -> None:
+    words = ["optimizer.lr=1e-3,0.001,2e-3", "seed=0,0", f"hydra.sweep.dir={tmp_path}/sweep"]
+    code, text = hydratune("train", "-m", *SMALL, *words)
+    assert code == 0, text
+    assert "sweep of 2 jobs" in text and states(tmp_path / "sweep") == {
+        "0": "finished",
+        "4": "finished",
+    }
+    assert "has the settings of job 0, and is not run" in text
+    assert "has the settings of job 4, and is not run" in text
+
+
 def test_same_sweep_finds_its_folder_again(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,13 +8,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import SMALL
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
-from hydratune.settings.tracking import TrackingConfig
+from hydratune.experiment.tracker import cut, name_of_job
+from hydratune.records.sweep import SweepJob
+from hydratune.settings.tracking import TrackingConfig, TrackingMode
 from hydratune.tracking import wandb_file
 from hydratune.tracking.start import start_tracker
 from hydratune.tracking.tracker import NoTracker
@@ -148,3 +151,42 @@ def test_no_text_is_sent_if_log_text_is_off(tmp_path: Path) -> None:
     )
     done = train(tmp_path, "tracking.log_text=false", "tracking.log_predictions=true")
     assert done.returncode == 2 and "tracking.log_predictions = True" in done.stdout + done.stderr
+
+
+def test_no_swept_text_is_in_the_name_of_a_run_if_log_text_is_off(tmp_path: Path) -> None:
+    words = ("-m", "tracking=offline", "tracking.log_text=false", "hydra.sweep.dir=s")
+    done = train(tmp_path, *words, "data.system_prompt='secret one','secret two'")
+    assert done.returncode == 0, done.stdout + done.stderr
+    logs = [file.read_bytes() for file in (tmp_path / "s" / "wandb").glob("offline-run-*/*.wandb")]
+    assert len(logs) == 2 and not any(b"secret" in log for log in logs)
+    for name in (b"system_prompt=text 1", b"system_prompt=text 2"):
+        assert sum(name in log for log in logs) == 1
+
+
+def test_names_of_jobs_and_their_length() -> None:
+    key = "data.system_prompt"
+    jobs = {
+        str(n): SweepJob(str(n), (), {key: text, "optimizer.lr": "1e-3"})
+        for n, text in enumerate(("a", "b", "a"))
+    }
+    assert name_of_job("1", jobs, log_text=True) == "system_prompt=b, lr=1e-3"
+    hidden = [name_of_job(job, jobs, log_text=False) for job in jobs]
+    assert hidden == [f"system_prompt=text {n}, lr=1e-3" for n in (1, 2, 1)]
+    assert cut("x" * 128) == "x" * 128 and cut("x" * 129) == "x" * 125 + "..."
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"project": "a/b"}, "cannot contain /"),
+        ({"project": "x" * 129}, "1 to 128 characters, not 129"),
+        ({"project": ""}, "1 to 128 characters, not 0"),
+        ({"tags": ["", "x" * 65]}, "1 to 64 characters, not 0"),
+    ],
+)
+def test_names_that_wandb_refuses_are_refused_before_a_run(
+    settings: dict[str, Any], why: str
+) -> None:
+    first = next(TrackingConfig(**settings).problems())
+    assert why in first.why
+    assert not list(TrackingConfig(mode=TrackingMode.disabled, **settings).problems())

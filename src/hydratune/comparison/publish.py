@@ -19,8 +19,9 @@ from hydratune.errors import InputError, RunError
 from hydratune.metric_table import title
 from hydratune.records.files import read_json, write_json
 from hydratune.settings.secrets import mask
+from hydratune.settings.tracking import TEXT_SETTINGS
 from hydratune.tracking import wandb_server
-from hydratune.tracking.wandb import TEXT_SETTINGS, sync_command
+from hydratune.tracking.wandb import sync_command
 from hydratune.tracking.wandb_server import Project
 
 if TYPE_CHECKING:

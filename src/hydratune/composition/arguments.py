@@ -127,6 +127,10 @@ def check_settings(settings: Sequence[str], command: str) -> list[str]:
             problems += _group_problems(override, setting)
         elif override.key_or_group in _RUN_FOLDERS and command != "train":
             problems.append(_run_folder_problem(override.key_or_group, setting, command))
+        elif override.key_or_group == "hydra.job.chdir" and override._value is True:
+            why = "relative paths of settings would be looked for in the run directory"
+            fix = "leave it out; hydra.run.dir=DIR chooses the place of the results"
+            problems.append(Problem("hydra.job.chdir", "true", why, fix))
         else:
             problems += _none_problems(override, setting)
         result.append(_as_text(override, setting, command))

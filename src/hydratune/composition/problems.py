@@ -27,6 +27,7 @@ from hydratune.composition.suggestions import (
 )
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 from hydratune.settings.commands import COMMANDS
+from hydratune.settings.overrides import as_typed, quoted
 from hydratune.settings.registry import all_variants, typed
 
 _NO_OPTION = re.compile(
@@ -194,7 +195,7 @@ def _unreadable_override(failure: _Failure) -> Problem | None:
 
 def _advice_to_quote(key: str, value: str) -> str:
     """Return how a value is typed that Hydra cannot read without quotes."""
-    as_one_text = _quoted(key, value)
+    as_one_text = quoted(key, value)
     if value[:1] in ("[", "{"):
         example = shlex.quote(f'{key}=["a~b",c]')
         return (
@@ -203,20 +204,8 @@ def _advice_to_quote(key: str, value: str) -> str:
         )
     advice = f"type both pairs of quotes: {as_one_text}"
     if "," in value:
-        advice += f"; or, for the values of a sweep: {_quoted(key, *value.split(','))}"
+        advice += f"; or, for the values of a sweep: {quoted(key, *value.split(','))}"
     return advice
-
-
-def _quoted(key: str, *values: str) -> str:
-    """Return an override as it is typed in a shell so that Hydra takes each value as a text.
-
-    In Hydra's quotes a backslash escapes a quote, and another backslash if a quote follows.
-    """
-    texts = []
-    for value in values:
-        escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-        texts.append('"' + re.sub(r"(\\+)\Z", r"\1\1", escaped) + '"')
-    return shlex.quote(f"{key}={','.join(texts)}")
 
 
 def _is_readable(override: str) -> bool:
@@ -237,7 +226,7 @@ def _several_values_without_m(failure: _Failure) -> Problem | None:
     if "list" in kind:
         fix += f"; write a list: {shlex.quote(f'{key}=[{value}]')}"
     if kind.startswith("str"):
-        fix += f"; one text is typed with both pairs of quotes: {_quoted(key, value)}"
+        fix += f"; one text is typed with both pairs of quotes: {quoted(key, value)}"
     return Problem(key, value, "several values are a sweep", fix)
 
 
@@ -267,7 +256,7 @@ def _no_such_option(failure: _Failure) -> Problem | None:
     group, value = match[1], match[2]
     if group == "data" and "." in value:
         why = "this is the place for a kind of data, not for a file"
-        return Problem("data", value, why, f"data=files data.train={value}")
+        return Problem("data", value, why, f"data=files {as_typed('data.train', value)}")
     options = [line.strip() for line in (match[3] or "").splitlines() if line.strip()]
     why = f"there is no such option in the group {group!r}"
     return Problem(group, value, why, nearest_option(value, options))

@@ -15,6 +15,7 @@ from hydratune.data.sources.prepared import PreparedData
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.records.files import write_json
 from hydratune.settings.commands import PrepareConfig
+from hydratune.settings.overrides import as_typed
 
 _DATA_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), SCHEMA_FILE)
 _OWN_FILES = {REPORT_FILE, "report.html", digests.INDEX, *_DATA_FILES}
@@ -92,6 +93,7 @@ def print_data_files(console: Console, folder: Path) -> None:
     """Print where the data is, and the command that trains on it."""
     path = escape(str(folder))
     files = f"data        {path}/train.parquet, validation.parquet, test.parquet"
-    command = f"train       hydratune train data=prepared data.path={path}"
+    setting = escape(as_typed("data.path", folder))
+    command = f"train       hydratune train data=prepared {setting}"
     for text in (files, command):
         console.print(text, soft_wrap=True)

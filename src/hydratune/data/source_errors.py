@@ -6,6 +6,7 @@ This covers every source: a reader need not expect files that are missing, broke
 import csv
 import io
 import json
+import logging
 import lzma
 import stat
 import traceback
@@ -21,6 +22,7 @@ import pyarrow
 from hydratune.data.rows import Row
 from hydratune.data.sources.base import OpenedSource, SourceConfig
 from hydratune.errors import DataError, HydratuneError
+from hydratune.settings.data import DataConfig
 from hydratune.settings.registry import flat
 
 # What reading a file raises if it cannot be opened, is broken, or is not what its reader expects.
@@ -47,6 +49,25 @@ def open_source(config: SourceConfig) -> OpenedSource:
         source = config.open()
     rows = {split: _checked(rows, config) for split, rows in source.rows.items()}
     return replace(source, rows=rows)
+
+
+def check_first_rows(config: DataConfig) -> None:
+    """Read the first rows of a data source, where that is cheap.
+
+    A wrong column is an error before torch is loaded. What is read is not logged: it will be when
+    the data is prepared. Raises ``InputError``.
+    """
+    if not isinstance(config, SourceConfig):
+        return
+    log = logging.getLogger("hydratune.data")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        _refuse_pipes(config)
+        with _readable_files(config):
+            config.read_first_rows()
+    finally:
+        log.setLevel(level)
 
 
 def _checked(rows: Iterator[Row], config: SourceConfig) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from hydratune.models import turn_ends
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
+from hydratune.settings.overrides import as_typed
 
 
 def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hint: str) -> None:
@@ -62,12 +63,12 @@ def _print_forgetting(job: Job, metrics: RunMetrics) -> None:
 
 def _print_next(job: Job, record: RunDirectory) -> None:
     folder = record.shown
-    place = escape(str(folder))
+    place, command = escape(str(folder)), escape(as_typed("run", folder))
     console.print(f"adapter     {place}/adapter  [dim](PEFT format)", soft_wrap=True)
     ends = _where_answers_end(job, f"{folder}/adapter")
     console.print(f"ends        {escape(ends)}", soft_wrap=True)
     console.print(f"read        {place}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
-    console.print(f"measure     hydratune evaluate run={place}", soft_wrap=True)
+    console.print(f"measure     hydratune evaluate {command}", soft_wrap=True)
     if not read_sweep(record.path.parent):
         sweep = "optimizer.lr=3e-4,1e-3,3e-3, after your own settings"
         if isinstance(job.config.data, ContractsData):

@@ -15,6 +15,7 @@ from hydratune.records.files import Json, read_json
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.commands import EvaluateConfig, TrainConfig, load
+from hydratune.settings.overrides import as_typed
 from hydratune.training.optimizers.adamw import AdamWOptimizer
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def load_model(run: FinishedRun, config: EvaluateConfig) -> "tuple[Job, PreTrain
     if recorded.data_fingerprint != job.data_facts["fingerprint"]:
         raise RunError(
             "the data has changed since this run: its fingerprint differs; its stored predictions"
-            f" can still be scored:\n  hydratune evaluate run={config.run} source=predictions"
+            f" can still be scored:\n  hydratune evaluate {as_typed('run', config.run)}"
+            " source=predictions"
         )
     model = attach.load_tuned(
         settings.model, settings.adapter, job.source, run.record.adapter, job.compute

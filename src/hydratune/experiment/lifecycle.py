@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hydratune.adapters.folder import use_saved_settings
+from hydratune.data.source_errors import check_first_rows
 from hydratune.errors import (
     ConfigError,
     HydratuneError,
@@ -36,6 +37,7 @@ from hydratune.records.run_directory import RunDirectory, RunFile, alone, is_mai
 from hydratune.records.status import State, Status
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import CommandConfig, Resume, TrainConfig
+from hydratune.settings.data import DataConfig
 from hydratune.settings.registry import typed
 from hydratune.settings.secrets import mask
 
@@ -64,6 +66,9 @@ def execute(composed: DictConfig, kind: type[CommandConfig], load: Callable[[], 
         if isinstance(config, TrainConfig):
             config = _complete(config, directory, settings)
         config.check()
+        data = getattr(config, "data", None)
+        if isinstance(data, DataConfig):
+            check_first_rows(data)
         keeps_record = kind is TrainConfig and is_main_process()
         if not isinstance(config, TrainConfig) or config.preview:
             keeps_record = False

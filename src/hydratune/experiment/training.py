@@ -19,6 +19,7 @@ from hydratune.models.memory_plan import MemoryPlan
 from hydratune.records.environment import Environment
 from hydratune.records.run_directory import RunDirectory, is_main_process
 from hydratune.records.sweep import read_sweep
+from hydratune.settings.overrides import as_typed
 from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp
 from hydratune.training.fit import Fitted, fit
@@ -115,9 +116,9 @@ def _print_interrupted(record: RunDirectory) -> None:
         soft_wrap=True,
     )
     if record.last_checkpoint.is_file() and not read_sweep(record.path.parent):
+        folder = escape(as_typed("hydra.run.dir", record.shown))
         console.print(
-            f"the same command with hydra.run.dir={escape(str(record.shown))} resumes from the"
-            " last checkpoint",
+            f"the same command with {folder} resumes from the last checkpoint",
             soft_wrap=True,
         )
 

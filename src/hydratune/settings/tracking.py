@@ -7,6 +7,12 @@ from enum import StrEnum
 from hydratune.errors import Problem
 from hydratune.settings.registry import variant
 
+# settings that are texts for a model: log_text=false keeps them on this machine
+TEXT_SETTINGS = ("system_prompt", "prompt_tuning_init_text", "user_prompt")
+# W&B's rules for names
+_NOT_IN_PROJECTS = "/\\#?%:"
+_LONGEST_PROJECT, _LONGEST_TAG = 128, 64  # characters
+
 
 class TrackingMode(StrEnum):
     """Where Weights & Biases runs go, or TensorBoard's event files instead."""
@@ -45,3 +51,20 @@ class TrackingConfig:
         if self.log_predictions and not self.log_text:
             why = "tracking.log_text=false keeps all texts on this machine"
             yield Problem("tracking.log_predictions", True, why, "leave out one of the two")
+        if self.mode in (TrackingMode.online, TrackingMode.offline):
+            yield from self._name_problems()
+
+    def _name_problems(self) -> Iterator[Problem]:
+        """Yield what W&B would refuse of names when the run begins."""
+        project = self.project
+        wrong = sorted(set(project) & set(_NOT_IN_PROJECTS))
+        if wrong:
+            why = f"W&B's project names cannot contain {' '.join(wrong)}"
+            yield Problem("tracking.project", project, why, "use letters, digits, - and _")
+        if not 0 < len(project) <= _LONGEST_PROJECT:
+            why = f"W&B's project names have 1 to {_LONGEST_PROJECT} characters, not {len(project)}"
+            yield Problem("tracking.project", project, why, "for example hydratune")
+        for tag in self.tags:
+            if not 0 < len(tag) <= _LONGEST_TAG:
+                why = f"a tag of W&B has 1 to {_LONGEST_TAG} characters, not {len(tag)}"
+                yield Problem("tracking.tags", tag, why, "shorten it, or leave it out")

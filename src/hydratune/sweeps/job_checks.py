@@ -9,8 +9,12 @@ from pathlib import Path
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
 
 from hydratune.adapters.folder import use_saved_settings
+from hydratune.console import console
+from hydratune.data.rows import stable_hash
+from hydratune.data.source_errors import check_first_rows
 from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import read_json
@@ -18,7 +22,7 @@ from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.status import Outcome
 from hydratune.records.sweep import HYDRA_FILE, SWEEP_FILE, SweepJob, varying
 from hydratune.settings.commands import Resume, TrainConfig, load
-from hydratune.settings.registry import typed
+from hydratune.settings.registry import plain, typed
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import PlannedJob, without_hydra
 from hydratune.tracking import environment
@@ -52,12 +56,33 @@ def check_jobs(
         jobs += [job] if job is not None else []
     if problems:
         raise ConfigError(problems, prefix=f"sweep of {len(overrides)} jobs: ")
+    for data in {stable_hash(plain(job.settings.data)): job.settings.data for job in jobs}.values():
+        check_first_rows(data)
     _check_folder_names([job.name for job in jobs])
     differing = varying([list(job_overrides) for job_overrides in overrides])
-    return [
-        replace(job, job=replace(job.job, varying=settings))
-        for job, settings in zip(jobs, differing, strict=True)
-    ]
+    return _without_repeats(
+        [
+            replace(job, job=replace(job.job, varying=settings))
+            for job, settings in zip(jobs, differing, strict=True)
+        ]
+    )
+
+
+def _without_repeats(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """Return the jobs without those whose settings an earlier one has, which are named.
+
+    They would train the same twice: ``optimizer.lr=1e-3,0.001``, ``seed=0,0``.
+    """
+    first: dict[str, PlannedJob] = {}
+    for job in jobs:
+        same = first.setdefault(stable_hash(plain(job.settings)), job)
+        if same is not job:
+            console.print(
+                f"[yellow]job {escape(job.name)} ({escape(' '.join(job.job.overrides))}) has the"
+                f" settings of job {escape(same.name)}, and is not run",
+                soft_wrap=True,
+            )
+    return list(first.values())
 
 
 def _check_folder_names(names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from hydratune.metric_table import lower_is_better
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import HistoryRow
 from hydratune.settings.secrets import mask
-from hydratune.settings.tracking import TrackingConfig
+from hydratune.settings.tracking import TEXT_SETTINGS, TrackingConfig
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run as WandbRun
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")
 MOST_PREDICTIONS = 200  # rows of the W&B table
-TEXT_SETTINGS = ("system_prompt", "prompt_tuning_init_text", "user_prompt")  # texts for a model
 _INCOMPLETE = "not-sent"  # a file that marks the folder of a run of which the server lacks a part
 _STEP = "trainer/global_step"
 _LOGGED = ("train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm", "sample/*")

@@ -41,6 +41,12 @@ class SourceConfig(DataConfig):
         """
         raise NotImplementedError
 
+    def read_first_rows(self) -> None:
+        """Read one row of every split if that is cheap, so that wrong columns cost no start-up.
+
+        Needs no torch. Raise the errors of ``open``.
+        """
+
     def own_settings(self) -> dict[str, Any]:
         """Return the settings that decide what is read: those that not all sources share."""
         return {name: value for name, value in plain(self).items() if name not in _SHARED}

@@ -52,6 +52,13 @@ class FilesData(RecordsConfig):
         file = Path(self.train)
         return file.resolve().parent.name if file.stem in _GENERIC_NAMES else file.stem
 
+    def read_first_rows(self) -> None:
+        from hydratune.data.formats.reader import read_file
+
+        naming = self.naming()
+        for path in filter(_is_streamed, self.files().values()):
+            next(read_file(path, naming, self.encoding), None)
+
     def open(self) -> OpenedSource:
         """Read the files, one record after the other."""
         from hydratune.data.formats.reader import read_file
@@ -63,6 +70,11 @@ class FilesData(RecordsConfig):
         }
         identity = {name: digests.of_file(path) for name, path in files.items()}
         return OpenedSource(rows, identity, sum(map(_count_lines, files.values())), statements)
+
+
+def _is_streamed(path: Path) -> bool:
+    """Return whether the first row can be read without the rest of the file."""
+    return path.suffix.lower() in (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
 def _why_no_file(path: Path) -> str:

@@ -50,6 +50,10 @@ class MixedData(SourceConfig):
         for name, values in self.parts.items():
             yield from _part_problems(f"data.parts.{name}", values)
 
+    def read_first_rows(self) -> None:
+        for values in self.parts.values():
+            read_part(values).settings.read_first_rows()
+
     def open(self) -> OpenedSource:
         """Open all parts together.
 

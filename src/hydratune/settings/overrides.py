@@ -1,0 +1,31 @@
+"""Settings as they are typed in a shell, for commands that messages print."""
+
+import re
+import shlex
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+
+def as_typed(key: str, value: object) -> str:
+    """Return ``key=value`` as it is typed in a shell, with the quotes that shell and Hydra need."""
+    plain = f"{key}={value}"
+    try:
+        read = OverridesParser.create().parse_override(plain)._value
+    except HydraException:
+        return quoted(key, str(value))
+    return (
+        shlex.quote(plain) if type(read) is str and read == str(value) else quoted(key, str(value))
+    )
+
+
+def quoted(key: str, *values: str) -> str:
+    """Return an override as it is typed in a shell so that Hydra takes each value as a text.
+
+    In Hydra's quotes a backslash escapes a quote, and another backslash if a quote follows.
+    """
+    texts = []
+    for value in values:
+        escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+        texts.append('"' + re.sub(r"(\\+)\Z", r"\1\1", escaped) + '"')
+    return shlex.quote(f"{key}={','.join(texts)}")
