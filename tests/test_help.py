@@ -104,5 +104,5 @@ def test_help_is_instant_and_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
-    # 0.75 s on a quiet machine; Hydra's own help took 16
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+    # less than 1 s on a quiet machine; Hydra's own help takes 5
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
