@@ -124,6 +124,13 @@ def test_nothing_is_suggested_where_nothing_is_similar(typed: str) -> None:
     assert "did you mean" not in text
 
 
+def test_advice_has_the_quotes_of_the_shell() -> None:
+    assert (
+        "add data=files 'data.train=my file.jsonl'"
+        in problems("data.train=my file.jsonl")["data.train"]
+    )
+
+
 def test_settings_that_the_chosen_option_lacks_are_not_suggested() -> None:
     text = problems("rank=8", "adapter=ia3")["rank"]
     assert "it may be adapter.r: adapter=ia3 has no such setting" in text

@@ -32,7 +32,7 @@ _FLAGS = {
 }
 _INFO = ("-i", "--info")  # a value may follow
 _INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-# what those may mean who leave out a group
+# advice for a group that is set to null or removed
 _WITHOUT = {
     "tracking": "tracking=disabled mirrors the run nowhere; ",
     "adapter": "adapter=none trains the model itself; ",
@@ -149,7 +149,7 @@ def _group_problems(override: Override, setting: str) -> Iterator[Problem]:
     if override.type is OverrideType.DEL:
         yield Problem(f"~{group}", typed, "a run needs this group", f"{off}{listed}")
     elif value is None:
-        yield Problem(group, "null", "a group is one of its options", f"{off}{listed}")
+        yield Problem(group, "null", "a config group needs one of its options", f"{off}{listed}")
     elif isinstance(value, list | tuple):
         names = ",".join(map(str, value))
         why = "a run has one option of a group"
@@ -173,12 +173,12 @@ def _none_problems(override: Override, setting: str) -> Iterator[Problem]:
     """Yield a problem if the value is ``None``, which is a text here."""
     value = override._value
     values = value.list if isinstance(value, ChoiceSweep) else [value]
-    if any(type(one) is str and one == "None" for one in values):
+    if any(type(part) is str and part == "None" for part in values):
         key, _, typed = setting.partition("=")
-        null = typed.replace("None", "null")
+        null = shlex.quote(f"{key}={typed.replace('None', 'null')}")
         text = shlex.quote(f'{key}="None"')
         why = "for Hydra this is the text None, not the absence of a value"
-        yield Problem(override.key_or_group, typed, why, f"{key}={null}; the text: {text}")
+        yield Problem(override.key_or_group, typed, why, f"{null}; the text: {text}")
 
 
 def _as_text(override: Override, setting: str, command: str) -> str:
@@ -190,13 +190,13 @@ def _as_text(override: Override, setting: str, command: str) -> str:
     value = override._value
     parts = typed.split(",") if isinstance(value, ChoiceSweep) else [typed]
     values = value.list if isinstance(value, ChoiceSweep) else [value]
-    if len(parts) != len(values) or not any(isinstance(one, int | float) for one in values):
+    if len(parts) != len(values) or not any(isinstance(read, int | float) for read in values):
         return setting
     if not _is_text(override.key_or_group, command):
         return setting
     quoted = [
-        f'"{part.strip()}"' if isinstance(one, int | float) else part
-        for part, one in zip(parts, values, strict=True)
+        f'"{part.strip()}"' if isinstance(read, int | float) else part
+        for part, read in zip(parts, values, strict=True)
     ]
     return f"{key}={','.join(quoted)}"
 

@@ -290,7 +290,8 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
         return unknown_setting(key, values.get(key, ""), names, group, failure)
     typed_list = re.fullmatch(r"\[(.+)\]", values.get(key, ""))
     if typed_list and "list" not in setting_type(key):
-        fix = f"for a sweep over these values, without brackets: -m {key}={typed_list[1]}"
+        sweep = shlex.quote(f"{key}={typed_list[1]}")
+        fix = f"for a sweep over these values, without brackets: -m {sweep}"
         return Problem(key, values[key], "it is one value, not a list", fix)
     if key not in values:
         related = [k for k in values if key.startswith(k) or k.startswith(key)]

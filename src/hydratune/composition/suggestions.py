@@ -1,6 +1,7 @@
 """What was probably meant by a setting that does not exist, and what type one has."""
 
 import difflib
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from enum import Enum
@@ -91,7 +92,8 @@ def _setting_of_others(
     without = chosen.options_without(key)
     if not without:
         why = f"only these have it: {having}"
-        return Problem(key, value, why, f"add {group}={owners[0]} {key}={value}")
+        setting = shlex.quote(f"{key}={value}")
+        return Problem(key, value, why, f"add {group}={owners[0]} {setting}")
     lacking = ", ".join(f"{group}={option}" for option in without)
     why = f"{lacking} {'have' if len(without) > 1 else 'has'} no such setting (only {having})"
     return Problem(key, value, why, f"leave out {lacking}, or {key}")
